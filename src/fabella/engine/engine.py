@@ -1,0 +1,81 @@
+"""The contract that every engine keeps, and how one is found by its name.
+
+An engine builds a model from its config, takes optimizer steps on global batches, evaluates, and gives
+and takes its state as plain numpy arrays. It knows nothing of files, telemetry or the command line.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabella.config import ModelConfig, Run
+from fabella.data.batches import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that makes the next step what it is, independent of the engine.
+
+    ``weights``: the model by the names of its parameter table, float32. ``moments``: the optimizer's memory,
+    ``first.NAME`` and ``second.NAME`` for Adam. ``numbers``: scalars by name (``step``, the loss scale …).
+    """
+
+    weights: Mapping[str, NDArray[np.float32]]
+    moments: Mapping[str, NDArray[np.float32]]
+    numbers: Mapping[str, int | float]
+
+
+class StepResult(Protocol):
+    """What a step measured. Reading it may wait for the device; a step that nobody reads never waits."""
+
+    def read(self) -> dict[str, float]:
+        """``loss`` (nats a token, of the global batch) and ``gradient_norm`` (before clipping)."""
+        ...
+
+
+class Engine(Protocol):
+    """One model being trained or used. Parameters are those of ``ModelConfig.parameters()``."""
+
+    name: str
+    config: ModelConfig
+
+    def describe(self) -> dict[str, str | int | float]:
+        """Device, precision, threads, versions: for the manifest and for people."""
+        ...
+
+    def step(self, batch: Batch, lr: float) -> StepResult:
+        """One optimizer step on a global batch, its micro-batches accumulated.
+
+        Raises NumericsError, with the weights untouched, where a loss or gradient is not finite.
+        """
+        ...
+
+    def losses(self, batch: Batch) -> NDArray[np.float32]:
+        """Negative log-likelihood of each target in nats, [B T], 0 where ignored. Changes nothing."""
+        ...
+
+    def state(self) -> State:
+        """A snapshot that later steps do not change."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go on from a snapshot of this or another engine. Raises CheckpointError where names or shapes differ."""
+        ...
+
+
+def load(name: str) -> Any:
+    """The module ``engine_NAME``: ``train(run)`` and ``use(config, weights)`` build engines.
+
+    Raises ConfigError where the engine's package is not installed.
+    """
+    from_name = f"fabella.engine.engine_{name}"
+    return importlib.import_module(from_name)
+
+
+def for_training(run: Run, *, device: str = "auto") -> Engine:
+    """A new engine with the run's first weights and an empty optimizer."""
+    return load(run.engine).for_training(run, device)

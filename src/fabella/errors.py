@@ -1,0 +1,91 @@
+"""Every error a user can meet, and the code the command line ends with.
+
+    FabellaError
+    ├── UsageError            2    a command or an argument that cannot be taken
+    │   └── ConfigError       2    a key or a value of a config
+    ├── DataError             3    what is read and learned from
+    │   ├── TextError         3    text that is missing, empty, binary or damaged
+    │   ├── TokenizerError    3    a tokenizer that is missing, foreign or does not fit
+    │   └── PreparedDataError 3    a prepared folder that is damaged or does not fit
+    ├── StorageError          4    what is written and kept
+    │   ├── DiskFullError     4    no space, no quota, or a file too large
+    │   ├── LockedError       4    a folder that another process is using
+    │   └── CheckpointError   4    a checkpoint or run folder that is damaged or foreign
+    ├── NumericsError         5    a loss, gradient or weight that is not finite
+    └── Interrupted         130    Ctrl-C or a termination signal, after everything was saved
+
+Each says what is wrong (with the value), the rule it breaks, and the nearest fix. ``assert`` is kept
+for bugs of our own.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class FabellaError(Exception):
+    """``problem`` says what is wrong and which rule it breaks; ``fix`` what to do next."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, problem: str, *, fix: str = "") -> None:
+        super().__init__(f"{problem} {fix}".rstrip())
+        self.problem = problem
+        self.fix = fix
+
+
+class UsageError(FabellaError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class DataError(FabellaError):
+    exit_code = 3
+
+
+class TextError(DataError):
+    pass
+
+
+class TokenizerError(DataError):
+    pass
+
+
+class PreparedDataError(DataError):
+    pass
+
+
+class StorageError(FabellaError):
+    exit_code = 4
+
+
+class DiskFullError(StorageError):
+    pass
+
+
+class LockedError(StorageError):
+    pass
+
+
+class CheckpointError(StorageError):
+    pass
+
+
+class NumericsError(FabellaError):
+    exit_code = 5
+
+
+class Interrupted(FabellaError):
+    exit_code = 130
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """``Did you mean 'optimizer.lr'?`` for the nearest of ``choices``; otherwise the list of them."""
+    names = sorted(choices)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if nearest:
+        return f"Did you mean '{nearest[0]}'?"
+    return f"Choose from: {', '.join(names)}." if names else ""

@@ -1,0 +1,87 @@
+"""The parameter table: what a family's weights are, before any engine exists.
+
+``Config.parameters()`` maps a weight's name to a :class:`Parameter`. From the table alone come the exact
+counts, the first weights of both engines, the weight-decay mask and the check of every checkpoint.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """Gaussian of mean 0."""
+
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Even between ``-bound`` and ``bound``."""
+
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    value: float
+
+
+Initialisation = Normal | Uniform | Constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One weight. Matrices are stored output × input, as ``y = x @ weight.T``; embeddings row per id."""
+
+    shape: tuple[int, ...]
+    init: Initialisation
+    decay: bool
+    embedding: bool = False
+    """Whether the weight grows with the vocabulary or the number of positions (embeddings, read-out heads)."""
+
+    @property
+    def size(self) -> int:
+        """Number of scalars."""
+        return math.prod(self.shape)
+
+
+Table = Mapping[str, Parameter]
+
+
+def count(table: Table) -> int:
+    """Number of all scalars; tied weights have one name and count once."""
+    return sum(parameter.size for parameter in table.values())
+
+
+def count_without_embeddings(table: Table) -> int:
+    """Number of scalars outside embeddings and read-out heads: 'the blocks'."""
+    return sum(parameter.size for parameter in table.values() if not parameter.embedding)
+
+
+def initial_weights(table: Table, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The first weights, the same in every engine.
+
+    Each weight has a random stream of its own, keyed by (seed, name): adding a layer changes no other weight.
+    """
+    return {name: _draw(parameter, _stream(seed, name)) for name, parameter in table.items()}
+
+
+def _stream(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def _draw(parameter: Parameter, random: np.random.Generator) -> NDArray[np.float32]:
+    match parameter.init:
+        case Normal(std):
+            return random.standard_normal(parameter.shape, dtype=np.float32) * np.float32(std)
+        case Uniform(bound):
+            return (random.random(parameter.shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
+        case Constant(value):
+            return np.full(parameter.shape, value, dtype=np.float32)
