@@ -1,0 +1,128 @@
+"""``fabella``: finds a command by its file in ``fabella/cli``, runs it, and turns errors into words and exit codes.
+
+Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 130 interrupted. Only the chosen command
+is imported; the list of commands is read from the files' docstrings, so ``fabella --help`` loads no engine.
+"""
+
+import ast
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+import fabella
+from fabella.cli.output import say
+from fabella.errors import FabellaError, did_you_mean
+
+NOT_COMMANDS = {"__init__", "main", "output"}
+HELP = """Bring text; get a small language model.
+
+Examples:
+  fabella quickstart                        train a storyteller in two minutes
+  fabella train my-stories.txt              train on your own text
+  fabella generate runs/my-stories "Once"   tell a story"""
+
+
+def command_files() -> dict[str, Path]:
+    """Command name → its file."""
+    files = Path(__file__).parent.glob("*.py")
+    return {path.stem.replace("_", "-"): path for path in sorted(files) if path.stem not in NOT_COMMANDS}
+
+
+class Commands(TyperGroup):
+    """A group whose commands are the files of this folder."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(command_files())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in command_files():
+            return None
+        module = importlib.import_module(f"fabella.cli.{cmd_name.replace('-', '_')}")
+        return _click_command(module, cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in command_files() and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], command_files())
+            raise click.UsageError(f"There is no command '{args[0]}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Written here, without importing the commands: each one's line is the first of its docstring."""
+        formatter.write(f"Usage: fabella [--version] [--debug] COMMAND …\n\n{HELP}\n\nCommands:\n")
+        for name, path in command_files().items():
+            formatter.write(f"  {name:<12} {_summary(path)}\n")
+        formatter.write("\nOptions:\n  --version    Show the version.\n  --debug      Show tracebacks of errors.\n")
+        formatter.write("  --help       Show this text; after a command, its own.\n")
+
+
+def _summary(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.split("\n", 1)[0]
+
+
+def _click_command(module: Any, name: str) -> click.Command:
+    """The module's ``app`` (a group), or its ``command`` with the module's docstring as help."""
+    if hasattr(module, "app"):
+        return typer.main.get_command(module.app)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    # "\b" keeps the layout of the examples as it is written.
+    lines = (module.__doc__ or "").strip().replace("\n\n", "\n\n\b\n")
+    app.command(name, help=lines, context_settings={"help_option_names": ["-h", "--help"]})(module.command)
+    return typer.main.get_command(app)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def _options(ctx: typer.Context, version: bool = False, debug: bool = False) -> None:  # pyright: ignore[reportUnusedFunction]
+    if version:
+        print(f"fabella {fabella.__version__}")
+    elif ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    sys.exit(run(words, debug=debug))
+
+
+def run(words: Sequence[str], *, debug: bool = False) -> int:
+    """Run one command line in this process; its exit code. Errors are said in words, not as tracebacks."""
+    try:
+        code = typer.main.get_command(app).main(list(words), prog_name="fabella", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except FabellaError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"fabella: {error}")
+        return error.exit_code
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        say("\nfabella: interrupted.")
+        return 130
+    except BrokenPipeError:
+        return _reader_is_gone()
+
+
+def _reader_is_gone() -> int:
+    """``fabella … | head``: whoever read our output has left; end quietly, as other tools do."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+    return 0
