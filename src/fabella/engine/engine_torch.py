@@ -1,0 +1,198 @@
+"""The PyTorch engine: builds a family's model, takes optimizer steps, evaluates, gives and takes its state."""
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fabella.config import Float16, ModelConfig, Run
+from fabella.data.batches import Batch
+from fabella.engine.device_torch import describe_device, pick_device, resolve_precision
+from fabella.engine.engine import State
+from fabella.engine.loss_scale import LossScale
+from fabella.engine.optimizer_torch import Optimizer
+from fabella.errors import CheckpointError, ConfigError, NumericsError
+from fabella.models.parameters import initial_weights
+
+
+def for_training(run: Run, device: str = "auto") -> "TorchEngine":
+    """A new engine with the run's first weights and an empty optimizer."""
+    return TorchEngine(run, initial_weights(run.model.parameters(), run.seed), pick_device(device))
+
+
+def for_use(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: str = "auto") -> nn.Module:
+    """The family's model with ``weights``, in evaluation mode. Raises CheckpointError where they do not fit."""
+    return build(config, weights, pick_device(device)).eval()
+
+
+def build(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> nn.Module:
+    """The family's ``Model`` on ``device``; nothing is initialised twice: the layers are made without memory."""
+    module = importlib.import_module(f"fabella.models.{config.family}_torch")
+    with torch.device("meta"):
+        model: nn.Module = module.Model(config)
+    model.to_empty(device=device)
+    load_weights(model, weights)
+    return model
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Copy every array into its parameter, in place. Raises CheckpointError for other names or shapes."""
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    given = {name: tuple(array.shape) for name, array in weights.items()}
+    if expected != given:
+        wrong = sorted(expected.items() ^ given.items())
+        raise CheckpointError(f"Weights do not fit the model; the first that differ: {wrong[:5]}.")
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class TorchStepResult:
+    """Loss and gradient norm of a step, still on the device."""
+
+    step: int
+    loss: Tensor
+    norm: Tensor
+
+    def read(self) -> dict[str, float]:
+        """Wait for the device. Raises NumericsError where the step was not taken because it was not finite."""
+        loss, norm = float(self.loss), float(self.norm)
+        if not np.isfinite(norm):
+            raise NumericsError(
+                f"Step {self.step}: loss {loss:.4g}, gradient norm {norm:.4g}; the weights were left as they were.",
+                fix="Resume with a lower optimizer.lr, or a smaller optimizer.clip.",
+            )
+        return {"loss": loss, "gradient_norm": norm}
+
+
+class TorchEngine:
+    """One model in training on one device. See engine.py for the contract."""
+
+    name = "torch"
+
+    def __init__(self, run: Run, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> None:
+        self.config = run.model
+        self.seed = run.seed
+        self.micro_batch = run.training.micro_batch
+        self.asked_precision = run.training.precision
+        self.device = device
+        self.precision = resolve_precision(self.asked_precision, device)
+        fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
+        self.loss_scale = LossScale.of(fp16)
+        self.model = build(run.model, weights, device).train()
+        self.optimizer = Optimizer(self.model, run.model.parameters(), run.optimizer)
+        self.steps = 0
+
+    def describe(self) -> dict[str, str | int | float]:
+        """For the manifest: what trains, where, how exactly."""
+        precision = str(self.precision.compute).removeprefix("torch.")
+        asked = self.asked_precision.kind
+        remark = "" if asked.replace("bf16", "bfloat16").replace("fp16", "float16") == precision else f" ({asked} on GPUs)"
+        return {
+            "engine": self.name,
+            "torch": torch.__version__,
+            "device": describe_device(self.device),
+            "threads": torch.get_num_threads(),
+            "precision": precision + remark,
+            "tf32": str(torch.backends.cuda.matmul.allow_tf32),
+        }
+
+    def step(self, batch: Batch, lr: float) -> TorchStepResult:
+        """One optimizer step; the micro-batches' gradients add up to that of the global batch's mean loss."""
+        learned = batch.learned
+        if learned == 0:
+            raise ConfigError("A batch has no token to learn from.", fix="Use longer texts, or data.windows.kind=chained.")
+        total = torch.zeros((), device=self.device)
+        for number, (tokens, targets, share) in enumerate(self._micro_batches(batch, learned)):
+            torch.manual_seed(dropout_seed(self.seed, self.steps, number))
+            with self.precision.autocast():
+                loss = self.model.loss(tokens, targets) * share
+            (loss * self.loss_scale.value if self.precision.scaled else loss).backward()
+            total += loss.detach()
+        return self._update(total, lr)
+
+    def _micro_batches(self, batch: Batch, learned: int) -> list[tuple[Tensor, Tensor, float]]:
+        """Tokens, targets and share of the global batch's targets, a micro-batch at a time."""
+        starts = range(0, len(batch.tokens), self.micro_batch)
+        parts = [slice(start, start + self.micro_batch) for start in starts]
+        return [
+            (
+                self._to_device(batch.tokens[part]),
+                self._to_device(batch.targets[part]),
+                int((batch.targets[part] >= 0).sum()) / learned,
+            )
+            for part in parts
+        ]
+
+    def _to_device(self, array: NDArray[np.int32]) -> Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)
+
+    def _update(self, loss: Tensor, lr: float) -> TorchStepResult:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.precision.scaled:
+            torch._foreach_mul_(gradients, 1.0 / self.loss_scale.value)  # noqa: SLF001
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.steps += 1
+        if self.precision.scaled:  # fp16 overflows now and then: that step is left out and the scale lowered
+            finite = bool(torch.isfinite(norm))
+            self.loss_scale.update(finite)
+            norm = norm if finite else torch.zeros_like(norm)
+            if not finite:
+                self.optimizer.forget_gradients()
+                return TorchStepResult(self.steps, loss, norm)
+        self.optimizer.step(lr, norm)
+        result = TorchStepResult(self.steps, loss, norm)
+        if self.device.type == "cpu":
+            self._name_the_culprit(result)
+        self.optimizer.forget_gradients()
+        return result
+
+    def _name_the_culprit(self, result: TorchStepResult) -> None:
+        """On a CPU nothing is gained by looking later: raise at once, and name the first tensor that went wrong."""
+        if bool(torch.isfinite(result.norm)):
+            return
+        bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        self.optimizer.forget_gradients()
+        raise NumericsError(
+            f"Step {result.step}: loss {float(result.loss):.4g}; the gradient of {bad[0] if bad else 'all weights together'} "
+            "is not finite. The weights were left as they were.",
+            fix="Resume with a lower optimizer.lr, or a smaller optimizer.clip.",
+        )
+
+    def losses(self, batch: Batch) -> NDArray[np.float32]:
+        """Negative log-likelihood in nats, [B T], in float32 and without dropout."""
+        self.model.eval()
+        with torch.inference_mode():
+            values = self.model.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
+        self.model.train()
+        return values.float().cpu().numpy()
+
+    def state(self) -> State:
+        """A snapshot; dropout needs none, its seed is a function of (seed, step, micro-batch)."""
+        weights = {name: p.detach().cpu().numpy().copy() for name, p in self.model.named_parameters()}
+        numbers: dict[str, int | float] = {"step": self.steps}
+        if self.precision.scaled:
+            numbers |= {"loss_scale": self.loss_scale.value, "good_steps": self.loss_scale.good_steps}
+        return State(weights, self.optimizer.moments(), numbers)
+
+    def restore(self, state: State) -> None:
+        """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
+        missing = [f"{ours}.{name}" for ours in ("first", "second") for name in state.weights]
+        missing = [name for name in missing if name not in state.moments]
+        if missing or "step" not in state.numbers:
+            raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
+        load_weights(self.model, state.weights)
+        self.steps = int(state.numbers["step"])
+        self.optimizer.restore(state.moments, self.steps)
+        self.loss_scale.value = float(state.numbers.get("loss_scale", self.loss_scale.value))
+        self.loss_scale.good_steps = int(state.numbers.get("good_steps", 0))
+
+
+def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    """A 63-bit seed for the dropout of one micro-batch: no random state has to be kept or restored."""
+    digest = hashlib.blake2b(f"{seed}:{step}:{micro_batch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,1 @@
+"""Training: the recipe in train.py, and everything periodic as an observer of it."""

@@ -1,0 +1,48 @@
+"""The recipe: batches go through the engine, and observers look on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from fabella.data.batches import Batch
+from fabella.engine.engine import Engine, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come: optimizer steps, windows and targets used."""
+
+    step: int = 0
+    windows: int = 0
+    tokens: int = 0
+
+    def after(self, batch: Batch) -> "Progress":
+        """The progress once ``batch`` has been learned from."""
+        return replace(
+            self, step=self.step + 1, windows=self.windows + len(batch.tokens), tokens=self.tokens + batch.learned
+        )
+
+
+Observer = Callable[[Progress, StepResult], None]
+"""Is called after every step, in the order given: log, evaluate, sample, save. It never changes what is learned."""
+
+
+def train(
+    engine: Engine,
+    batches: Iterator[Batch],
+    rate: Callable[[int], float],
+    observers: Sequence[Observer],
+    *,
+    progress: Progress,
+    until: int,
+) -> Progress:
+    """Take optimizer steps from where ``progress`` stands to step ``until``; ``rate(step)`` is the learning rate.
+
+    ``batches`` must begin at ``progress.windows``. Whatever an observer raises ends the training.
+    """
+    while progress.step < until:
+        batch = next(batches)
+        result = engine.step(batch, rate(progress.step))
+        progress = progress.after(batch)
+        for observe in observers:
+            observe(progress, result)
+    return progress
