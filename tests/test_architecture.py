@@ -249,8 +249,10 @@ def unsafe(node: ast.AST) -> str:
         return "reads or writes pickles; use safetensors"
     if callee in {"np.load", "numpy.load"} and keywords.get("allow_pickle") != "False":
         return "must say allow_pickle=False"
-    if callee in {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system"}:
+    if callee in {"yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system"}:
         return "runs what it reads"
+    if callee == "yaml.load" and "Loader" not in keywords:
+        return "must name a safe Loader"
     forbidden = {("weights_only", "False"), ("allow_pickle", "True"), ("trust_remote_code", "True"), ("shell", "True")}
     return ", ".join(f"{name}={value}" for name, value in sorted(forbidden & set(keywords.items())))
 
@@ -270,7 +272,7 @@ def test_nothing_that_is_read_can_run() -> None:
         ("read(path, allow_pickle=True)", "allow_pickle=True"),
         ("load(path, weights_only=False)", "weights_only=False"),
         ("AutoTokenizer.from_pretrained(name, trust_remote_code=True)", "trust_remote_code=True"),
-        ("yaml.load(text)", "runs what it reads"),
+        ("yaml.load(text)", "must name a safe Loader"),
     ],
 )
 def test_the_safety_law_bites(code: str, why: str) -> None:
