@@ -54,6 +54,36 @@ class Parameter:
 Table = Mapping[str, Parameter]
 
 
+# Rows of a table. Weight decay follows the rule of GPT-2's successors: every weight with two dimensions decays,
+# embeddings and read-out heads among them; biases and the scales of norms never do.
+
+
+def linear(name: str, outputs: int, inputs: int, init: Initialisation, *, bias: bool = False) -> dict[str, Parameter]:
+    """``y = x @ weight.T (+ bias)``; a bias begins at 0."""
+    rows = {f"{name}.weight": Parameter(shape=(outputs, inputs), init=init, decay=True)}
+    if bias:
+        rows[f"{name}.bias"] = Parameter(shape=(outputs,), init=Constant(0.0), decay=False)
+    return rows
+
+
+def norm(name: str, dim: int, *, bias: bool = False) -> dict[str, Parameter]:
+    """A norm's scale, which begins at 1, and, where it has one, its offset, which begins at 0."""
+    rows = {f"{name}.weight": Parameter(shape=(dim,), init=Constant(1.0), decay=False)}
+    if bias:
+        rows[f"{name}.bias"] = Parameter(shape=(dim,), init=Constant(0.0), decay=False)
+    return rows
+
+
+def embedding(name: str, rows: int, dim: int, init: Initialisation) -> dict[str, Parameter]:
+    """One row for each id or position; also a read-out head, which has a row for each id."""
+    return {f"{name}.weight": Parameter(shape=(rows, dim), init=init, decay=True, embedding=True)}
+
+
+def within(prefix: str, table: Table) -> dict[str, Parameter]:
+    """The same rows, inside a part of the network: ``within("blocks.0", table)``."""
+    return {f"{prefix}.{name}": parameter for name, parameter in table.items()}
+
+
 def count(table: Table) -> int:
     """Number of all scalars; tied weights have one name and count once."""
     return sum(parameter.size for parameter in table.values())

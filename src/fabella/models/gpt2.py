@@ -1,0 +1,78 @@
+"""GPT-2: the decoder that every other family here is compared with.
+
+    logits = W_head LN(x_L)                            one score for each id of the vocabulary
+       ▲
+     (+)◄── down(GELU(up(LN(x))))      ┐
+      │                                │  × layers
+     (+)◄── softmax(QKᵀ/√E + mask) V   ┘  Q, K, V = W LN(x)
+      ▲
+    x_0 = embedding[token] + positions[t]
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3: the transformer
+decoder of Vaswani et al. 2017 (arXiv 1706.03762), LayerNorm moved before each part and once more before the
+head, positions learned, GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415) between the feed-forward's matrices.
+
+How Fabella's differs from OpenAI's: sizes, tying and the form of GELU are config. The matrices that write into
+the residual stream begin like all others, at N(0, ``init_std``), as the models below publish it, not
+1/√(2·layers) smaller. Dropout falls on the embeddings and on what attention and feed-forward add to the
+stream, not on the attention weights, which no fused kernel on a CPU would then compute.
+
+| preset          | parameters | in the blocks | published                              |
+|-----------------|------------|---------------|----------------------------------------|
+| gpt2-92m        | 91,605,384 | 22,503,600    | –                                      |
+| tinystories-1m  |  3,747,520 |    400,000    | –                                      |
+| tinystories-8m  | 19,708,672 |  6,318,592    | validation loss about 1.62, 3 epochs   |
+| tinystories-28m | 52,000,256 | 25,220,096    | validation loss about 1.32, 2 epochs   |
+"""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from fabella.config import ModelConfig
+from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
+from fabella.models.sizes import Dim, Dropout, Heads, Hidden, Layers, Spread, require_buildable, require_multiple
+
+
+class Config(ModelConfig):
+    family: Literal["gpt2"] = "gpt2"  # pyright: ignore[reportIncompatibleVariableOverride]
+    dim: Dim
+    layers: Layers
+    heads: Heads
+    hidden: Hidden
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    tied: bool = True
+    dropout: Dropout = 0.0
+    init_std: Spread = 0.02
+
+    @classmethod
+    def smallest(cls) -> "Config":
+        """Every feature at a size that the tests can afford."""
+        return cls(vocabulary=61, context=48, dim=24, layers=2, heads=3, hidden=40, tied=False, dropout=0.1)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "Config":
+        require_multiple("dim", self.dim, "heads", self.heads)
+        require_buildable(self.parameters())
+        return self
+
+    def parameters(self) -> dict[str, Parameter]:
+        init = Normal(self.init_std)
+        table = embedding("embedding", self.vocabulary, self.dim, init)
+        table |= embedding("positions", self.context, self.dim, init)
+        for layer in range(self.layers):
+            table |= within(f"blocks.{layer}", self._block(init))
+        table |= norm("norm", self.dim, bias=True)
+        return table if self.tied else table | embedding("head", self.vocabulary, self.dim, init)
+
+    def _block(self, init: Normal) -> dict[str, Parameter]:
+        return {
+            **norm("attention_norm", self.dim, bias=True),
+            **linear("attention.query", self.dim, self.dim, init, bias=True),
+            **linear("attention.key", self.dim, self.dim, init, bias=True),
+            **linear("attention.value", self.dim, self.dim, init, bias=True),
+            **linear("attention.output", self.dim, self.dim, init, bias=True),
+            **norm("feed_forward_norm", self.dim, bias=True),
+            **linear("feed_forward.up", self.hidden, self.dim, init, bias=True),
+            **linear("feed_forward.down", self.dim, self.hidden, init, bias=True),
+        }

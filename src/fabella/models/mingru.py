@@ -1,0 +1,91 @@
+"""MinGRU: a recurrent network that trains in parallel, with a reader's eye on every layer.
+
+    loss = mean of all layers' cross-entropies         logits = those of the last layer
+       ▲
+    head_l: W RMSNorm(x) ◄─┐                    ┐
+      ┌────────────────────┤                    │
+     (+)◄── down(GELU(up(x/rms(x))))            │  × layers
+      │                                         │
+     (+)◄── h_t = (1−z_t)·h_{t−1} + z_t·h̃_t     │  z = σ(W_z y), h̃ = g(W_h y), y = RMSNorm(x)
+      │                                         │
+     (+)◄── embedding_l[token]                  ┘
+      ▲
+    x_0 = 0
+
+Feng et al. 2024, "Were RNNs All We Needed?" (arXiv 2410.01201), section 3.1: gate and candidate of a GRU look at the
+input alone, not at the hidden state, so that all steps of h are one scan. g(x) = x + 0.5 for x ≥ 0 and σ(x) below keeps
+h̃ positive (appendix B). h begins at 0.
+
+How it differs from GPT-2: no attention and no positions; a hidden state of fixed size instead of keys and values, so
+that texts of any length are read at the same speed; RMSNorm; and every layer has its own embedding of the input token
+and its own read-out head, whose losses are averaged (deep supervision, Lee et al. 2015, arXiv 1409.5185). The reference
+system passed the arg-max token of a layer to the next, through which no gradient flows; here the residual stream goes
+on, and each layer adds its embedding to it. The norm before the feed-forward has no scale: ``up`` learns it.
+
+Matrices and biases begin at U(±1/√fan-in) (LeCun et al. 1998, as PyTorch's own layers do), embeddings at N(0, 1).
+
+| preset     | parameters | in the blocks | published    |
+|------------|------------|---------------|--------------|
+| mingru-17m | 17,323,008 | 15,750,144    | samples only |
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fabella.config import ModelConfig
+from fabella.models.parameters import Normal, Parameter, Uniform, embedding, linear, norm, within
+from fabella.models.sizes import Dim, Hidden, Layers, require_buildable
+
+
+class Config(ModelConfig):
+    family: Literal["mingru"] = "mingru"  # pyright: ignore[reportIncompatibleVariableOverride]
+    dim: Dim
+    layers: Layers
+    expansion: float = Field(default=1.0, gt=0.0, le=8.0, description="hidden state's size, as a multiple of dim")
+    hidden: Hidden
+
+    @classmethod
+    def smallest(cls) -> "Config":
+        """Every feature at a size that the tests can afford."""
+        return cls(vocabulary=61, context=48, dim=24, layers=2, expansion=1.5, hidden=40)
+
+    @property
+    def unbounded(self) -> bool:
+        return True
+
+    @property
+    def state_dim(self) -> int:
+        """Size of each layer's hidden state; where it is not ``dim``, an output projection leads back."""
+        return round(self.dim * self.expansion)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "Config":
+        if self.state_dim < 1 or abs(self.state_dim - self.dim * self.expansion) > 1e-6:
+            size = self.dim * self.expansion
+            raise ValueError(f"dim * expansion = {size:g} is not a whole number; try expansion = 1.0")
+        require_buildable(self.parameters())
+        return self
+
+    def parameters(self) -> dict[str, Parameter]:
+        table: dict[str, Parameter] = {}
+        for layer in range(self.layers):
+            table |= within(f"blocks.{layer}", self._block())
+        return table
+
+    def _block(self) -> dict[str, Parameter]:
+        dim, state, hidden = self.dim, self.state_dim, self.hidden
+        table = embedding("embedding", self.vocabulary, dim, Normal(1.0))
+        table |= norm("mixer_norm", dim)
+        table |= linear("mixer.gate", state, dim, _even(dim))
+        table |= linear("mixer.candidate", state, dim, _even(dim))
+        if state != dim:
+            table |= linear("mixer.output", dim, state, _even(state))
+        table |= linear("feed_forward.up", hidden, dim, _even(dim), bias=True)
+        table |= linear("feed_forward.down", dim, hidden, _even(hidden), bias=True)
+        table |= norm("head_norm", dim)
+        return table | embedding("head", self.vocabulary, dim, _even(dim))
+
+
+def _even(fan_in: int) -> Uniform:
+    return Uniform(fan_in**-0.5)

@@ -1,0 +1,101 @@
+"""MiniGPT: a decoder for one GPU and one day.
+
+    logits = embedding @ W_out LN(x_L)                 the embedding is the head, too
+       ▲
+     (+)◄── W_down(silu(W_gate y) · W_up y)     ┐  y = LN(x)
+      │                                         │  × layers
+     (+)◄── softmax(Q'K'ᵀ/√E + mask) V          ┘  Q', K' = Q, K with half of each head turned by its position
+      ▲
+    x_0 = W_in embedding[token]                        384 → 768
+
+How it differs from GPT-2: no biases at all, LayerNorm without offset; positions are not learned but turn pairs
+of neighbouring dims of the first ``rotary_fraction`` of each head (rotary embedding, Su et al. 2021,
+arXiv 2104.09864, eq. 34); SwiGLU for GELU (Shazeer 2020, arXiv 2002.05202, eq. 6); an embedding narrower than the
+model, projected up and down (Lan et al. 2020, arXiv 1909.11942, section 3.1). The choice of parts follows
+Geiping & Goldstein 2022 (arXiv 2212.14034) and Touvron et al. 2023 (arXiv 2302.13971).
+
+Initialisation: N(0, 1/fan-in); what the model writes with (embedding, attention output, feed-forward output,
+output projection) begins small, N(0, ``init_scale``/fan-in). The embedding's fan-in is its width, as in its
+second office as head. Normal, not truncated.
+
+| preset       | parameters  | in the blocks | published                                              |
+|--------------|-------------|---------------|--------------------------------------------------------|
+| minigpt-100m | 105,204,480 | 92,621,568    | loss 2.996 on C4 + books + wiki + news, 26 h on 1 A100 |
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fabella.config import ModelConfig
+from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
+from fabella.models.sizes import (
+    Dim,
+    Heads,
+    Hidden,
+    Layers,
+    RotaryBase,
+    Spread,
+    require_buildable,
+    require_even,
+    require_multiple,
+)
+
+
+class Config(ModelConfig):
+    family: Literal["minigpt"] = "minigpt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    embedding: Dim = Field(description="width of the embedding, projected to dim and back")
+    dim: Dim
+    layers: Layers
+    heads: Heads
+    hidden: Hidden
+    rotary_fraction: float = Field(default=0.5, gt=0.0, le=1.0, description="share of each head's dims that turn")
+    rotary_base: RotaryBase = 10_000.0
+    init_scale: Spread = 0.01
+
+    @classmethod
+    def smallest(cls) -> "Config":
+        """Every feature at a size that the tests can afford."""
+        return cls(vocabulary=61, context=48, embedding=16, dim=24, layers=2, heads=2, hidden=40, rotary_fraction=1 / 3)
+
+    @property
+    def rotary_dims(self) -> int:
+        """Dims of each head that turn with the position; the others stay."""
+        return round(self.dim // self.heads * self.rotary_fraction)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "Config":
+        require_multiple("dim", self.dim, "heads", self.heads)
+        turning = round(self.dim // self.heads * self.rotary_fraction, 6)
+        require_even("dim / heads * rotary_fraction", turning, "dims turn in pairs; try rotary_fraction = 1.0")
+        require_buildable(self.parameters())
+        return self
+
+    def parameters(self) -> dict[str, Parameter]:
+        table = embedding("embedding", self.vocabulary, self.embedding, self._small(self.embedding))
+        table |= linear("input_projection", self.dim, self.embedding, _unit(self.embedding))
+        for layer in range(self.layers):
+            table |= within(f"blocks.{layer}", self._block())
+        table |= norm("norm", self.dim)
+        return table | linear("output_projection", self.embedding, self.dim, self._small(self.dim))
+
+    def _block(self) -> dict[str, Parameter]:
+        return {
+            **norm("attention_norm", self.dim),
+            **linear("attention.query", self.dim, self.dim, _unit(self.dim)),
+            **linear("attention.key", self.dim, self.dim, _unit(self.dim)),
+            **linear("attention.value", self.dim, self.dim, _unit(self.dim)),
+            **linear("attention.output", self.dim, self.dim, self._small(self.dim)),
+            **norm("feed_forward_norm", self.dim),
+            **linear("feed_forward.gate", self.hidden, self.dim, _unit(self.dim)),
+            **linear("feed_forward.up", self.hidden, self.dim, _unit(self.dim)),
+            **linear("feed_forward.down", self.dim, self.hidden, self._small(self.hidden)),
+        }
+
+    def _small(self, fan_in: int) -> Normal:
+        return Normal((self.init_scale / fan_in) ** 0.5)
+
+
+def _unit(fan_in: int) -> Normal:
+    """Keeps the variance: LeCun et al. 1998, "Efficient BackProp", eq. 16."""
+    return Normal(fan_in**-0.5)
