@@ -1,0 +1,41 @@
+"""Files and folders that are whole or absent, whatever kills the process, and errors that say what to do.
+
+The commit: write aside (``.NAME.partial-…``, same parent) → fsync every file → manifest with sizes and sha256
+→ fsync → rename → fsync of the parent. Whoever writes holds a flock on what lies aside; it dies with the
+process, so that :func:`clean_partial` removes what a killed one left and never what a living one writes.
+"""
+
+from fabella.storage.aside import abandoned, clean_partial
+from fabella.storage.files import sha256_of, write_file, write_parts
+from fabella.storage.folders import remove_folder, whole_folder
+from fabella.storage.locks import locked
+from fabella.storage.manifests import (
+    MANIFEST,
+    file_entries,
+    read_manifest,
+    read_verified,
+    render_manifest,
+    verify_folder,
+)
+from fabella.storage.words import escaped, free_bytes, size_in_words, storage_errors
+
+__all__ = [
+    "MANIFEST",
+    "abandoned",
+    "clean_partial",
+    "escaped",
+    "file_entries",
+    "free_bytes",
+    "locked",
+    "read_manifest",
+    "read_verified",
+    "remove_folder",
+    "render_manifest",
+    "sha256_of",
+    "size_in_words",
+    "storage_errors",
+    "verify_folder",
+    "whole_folder",
+    "write_file",
+    "write_parts",
+]
