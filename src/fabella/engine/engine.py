@@ -6,6 +6,7 @@ and takes its state as plain numpy arrays. It knows nothing of files, telemetry 
 
 import importlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from fabella.config import ModelConfig, Run
 from fabella.data.batches import Batch
+from fabella.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class Engine(Protocol):
         """Negative log-likelihood of each target in nats, [B T], 0 where ignored. Changes nothing."""
         ...
 
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """The model as ``generation`` takes it, without dropout; training goes on unchanged afterwards."""
+        ...
+
     def state(self) -> State:
         """A snapshot that later steps do not change."""
         ...
@@ -68,12 +74,16 @@ class Engine(Protocol):
 
 
 def load(name: str) -> Any:
-    """The module ``engine_NAME``: ``train(run)`` and ``use(config, weights)`` build engines.
+    """The module ``engine_NAME``: ``for_training(run, device)`` and ``for_use(config, weights, device)``.
 
-    Raises ConfigError where the engine's package is not installed.
+    Raises ConfigError where there is no such engine, or its package is not installed.
     """
-    from_name = f"fabella.engine.engine_{name}"
-    return importlib.import_module(from_name)
+    try:
+        return importlib.import_module(f"fabella.engine.engine_{name}")
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f"engine = '{name}' cannot be used: Python has no module '{missing.name}'.", fix="Use engine=torch."
+        ) from None
 
 
 def for_training(run: Run, *, device: str = "auto") -> Engine:

@@ -2,7 +2,8 @@
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,11 +166,18 @@ class TorchEngine:
 
     def losses(self, batch: Batch) -> NDArray[np.float32]:
         """Negative log-likelihood in nats, [B T], in float32 and without dropout."""
-        self.model.eval()
-        with torch.inference_mode():
-            values = self.model.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
-        self.model.train()
+        with self.evaluating() as model, torch.inference_mode():
+            values = model.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
         return values.float().cpu().numpy()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The model without dropout for as long as the block lasts."""
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self.model.train()
 
     def state(self) -> State:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, micro-batch)."""

@@ -1,0 +1,96 @@
+"""What people see while a model learns: one line that moves, and lines that stay."""
+
+import sys
+import time
+
+from fabella.telemetry.sinks import Row
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """A remark, a warning or progress: standard error, so that a result can be piped."""
+    print(text, file=sys.stderr, end=end, flush=True)
+
+
+class ProgressLine:
+    """One line that is rewritten in place on a terminal; on anything else, a plain line at most every tenth call."""
+
+    def __init__(self, plain_every: int = 10) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.plain_every = plain_every
+        self._calls = 0
+        self._width = 0
+
+    def update(self, text: str) -> None:
+        """Replace the line (terminal), or print one of ``plain_every`` calls, the first always (elsewhere)."""
+        if self.terminal:
+            say("\r" + text.ljust(self._width), end="")
+            self._width = len(text)
+        elif self._calls % self.plain_every == 0:
+            say(text)
+        self._calls += 1
+
+    def close(self) -> None:
+        """Leave the last line standing."""
+        if self.terminal and self._width:
+            say()
+        self._width = 0
+
+
+class Terminal:
+    """Shows rows: training as one moving line, validation and samples as lines that stay."""
+
+    def __init__(self, steps: int, bits_per_nat: float) -> None:
+        """``steps``: of the whole run. ``bits_per_nat``: bits per byte of text for one nat per token."""
+        self.steps = steps
+        self.bits_per_nat = bits_per_nat
+        self.line = ProgressLine()
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, row: Row) -> None:
+        if row["kind"] == "train":
+            self.line.update(self._training(row))
+        elif row["kind"] == "validation":
+            self._stay(
+                f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {row['perplexity']:.2f}, "
+                f"{row['bits_per_byte']:.4f} bits per byte"
+            )
+        elif row["kind"] == "sample":
+            self._stay(f"step {row['step']:,} tells: {shorten(row['prompt'] + row['text'])}")
+
+    def close(self) -> None:
+        """Leave the last line standing."""
+        self.line.close()
+
+    def _stay(self, text: str) -> None:
+        self.line.close()
+        say(text)
+
+    def _training(self, row: Row) -> str:
+        step = int(row["step"])
+        return (
+            f"{100 * step // self.steps:3d} %  step {step:,}/{self.steps:,}  loss {row['loss']:.3f}  "
+            f"{row['loss'] * self.bits_per_nat:.3f} bits/byte  {row['tokens_per_second']:,.0f} tokens/s  "
+            f"{self._left(step)}"
+        )
+
+    def _left(self, step: int) -> str:
+        """Time left, from the pace since this process began; the monotonic clock never goes back."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+            return "…"
+        first_step, first_time = self._first
+        return f"{duration((now - first_time) * (self.steps - step) / max(1, step - first_step))} left"
+
+
+def duration(seconds: float) -> str:
+    """``1:05`` (minutes and seconds), or ``2:03:04`` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def shorten(text: str, length: int = 300) -> str:
+    """One line of at most ``length`` characters, without control characters: sampled text may hold anything."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= length else line[: length - 1] + "…"

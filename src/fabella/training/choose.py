@@ -1,0 +1,66 @@
+"""``fabella train my-stories.txt``: which tokenizer, model and length suit this text and this machine."""
+
+from dataclasses import dataclass
+
+from fabella.config import BPE, Bytes, Run, Source, Steps, TokenizerSection
+from fabella.config_files import preset, run_from
+
+TOKENS_A_STEP = 32 * 256
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A run that suits, and the reasons in sentences for people."""
+
+    run: Run
+    reasons: tuple[str, ...]
+
+
+def choose(source: Source, name: str, text_bytes: int, *, gpu: bool) -> Choice:
+    """A run named ``name`` for a text of about ``text_bytes`` bytes.
+
+    The model is the quickstart's: what a CPU trains in minutes. With a GPU and enough text (50 MB) it is Piny's shape.
+    The tokenizer's vocabulary grows with the text, so that each id is seen often enough to be learned. The text is
+    read about ten times, within 200 to 3,000 steps (20,000 on a GPU).
+    """
+    tokenizer = _tokenizer(text_bytes, gpu=gpu)
+    ids = tokenizer.vocabulary if isinstance(tokenizer, BPE) else 256
+    large = gpu and text_bytes >= 50_000_000
+    template = preset("piny-37m" if large else "storybook-1m")
+    tokens = text_bytes / _bytes_per_token(ids)
+    batch_tokens = 524_288 if large else TOKENS_A_STEP
+    steps = int(min(max(10 * tokens / batch_tokens, 200), 20_000 if gpu else 3_000))
+    every = max(50, steps // 10)
+    values = template.model_dump(mode="json") | {"name": name, "about": {"description": f"Chosen for {name}."}}
+    values["model"] |= {"vocabulary": ids}
+    values["tokenizer"] = tokenizer.model_dump(mode="json")
+    values["data"] |= {"source": source.model_dump(mode="json"), "validation": {"kind": "held", "fraction": 0.05}}
+    values["training"] |= {"length": Steps(steps=steps).model_dump()}
+    values["validation"] |= {"every": every}
+    values["checkpoint"] |= {"every": every}
+    values["samples"] |= {"every": 2 * every, "prompts": [""]}
+    reasons = (
+        f"{text_bytes / 1e6:,.1f} MB of text: {_in_words(tokenizer)}.",
+        f"{'A GPU' if gpu else 'A CPU'}: a model of the shape of {template.name}.",
+        f"{steps:,} steps of {batch_tokens:,} tokens: the text about {steps * batch_tokens / max(tokens, 1):.0f} times.",
+    )
+    return Choice(run_from(values), reasons)
+
+
+def _tokenizer(text_bytes: int, *, gpu: bool) -> TokenizerSection:
+    if text_bytes < 100_000:
+        return Bytes()
+    if text_bytes < 2_000_000:
+        return BPE(vocabulary=1024)
+    if text_bytes < 20_000_000:
+        return BPE(vocabulary=2048)
+    return BPE(vocabulary=16_384 if gpu else 4096)
+
+
+def _bytes_per_token(ids: int) -> float:
+    """Measured on English stories with Fabella's own BPE; only an estimate of the length depends on it."""
+    return {256: 1.0, 1024: 2.9, 2048: 3.4, 4096: 3.8}.get(ids, 4.2)
+
+
+def _in_words(tokenizer: TokenizerSection) -> str:
+    return f"BPE with {tokenizer.vocabulary:,} ids" if isinstance(tokenizer, BPE) else "too little for BPE, so bytes"

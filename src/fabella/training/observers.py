@@ -1,0 +1,132 @@
+"""What happens beside the steps: log, validate, tell a sample, save, stop. None of them changes what is learned."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fabella.config import Run
+from fabella.engine.engine import Engine, StepResult
+from fabella.errors import DiskFullError, Interrupted
+from fabella.runs.checkpoint import Checkpoint, save, set_best
+from fabella.runs.folder import RunFolder
+from fabella.telemetry.sinks import Row
+from fabella.training.interruption import Interruption
+from fabella.training.train import Progress
+from fabella.training.validate import Score
+
+Write = Callable[[Row], None]
+
+TIMINGS = ("seconds", "tokens_per_second")
+"""The values of a row that depend on the machine's pace; all others are the same in every repetition of a run."""
+
+
+class Log:
+    """Every ``every`` steps: loss, gradient norm, learning rate, tokens a second. Other steps are never waited for."""
+
+    def __init__(self, every: int, rate: Callable[[int], float], write: Write, seconds: float) -> None:
+        """``seconds``: spent on this run by earlier processes."""
+        self.every, self.rate, self.write = every, rate, write
+        self.seconds = seconds
+        self._last = (time.monotonic(), -1)
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if progress.step % self.every and progress.step != 1:
+            return
+        measured = result.read()
+        self.write({
+            "kind": "train",
+            "step": progress.step,
+            "tokens": progress.tokens,
+            **measured,
+            "lr": self.rate(progress.step - 1),
+            **self._pace(progress.tokens),
+        })  # fmt: skip
+
+    def _pace(self, tokens: int) -> dict[str, float]:
+        now = time.monotonic()
+        then, before = self._last
+        self._last = (now, tokens)
+        self.seconds += now - then
+        pace = (tokens - before) / max(now - then, 1e-9) if before >= 0 else 0.0
+        return dict(zip(TIMINGS, (round(self.seconds, 3), round(pace, 1)), strict=True))
+
+
+class Validate:
+    """Every ``every`` steps: the score on the fixed set. ``improved`` tells Save that this step is the best so far."""
+
+    def __init__(self, every: int, score: Callable[[], Score], write: Write, best: float) -> None:
+        """``best``: the lowest loss so far, infinity where there is none."""
+        self.every, self.score, self.write = every, score, write
+        self.best = best
+        self.improved = False
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        self.improved = False
+        if progress.step % self.every:
+            return
+        score = self.score()
+        self.improved = score.loss < self.best
+        self.best = min(self.best, score.loss)
+        self.write(row_of("validation", progress.step, score))
+
+
+def row_of(kind: str, step: int, score: Score) -> dict[str, Any]:
+    """A score as a row of metrics.jsonl."""
+    return {"kind": kind, "step": step, **dataclasses.asdict(score), "perplexity": score.perplexity}
+
+
+class Tell:
+    """Every ``every`` steps: one text for each prompt, so that learning can be read."""
+
+    def __init__(self, every: int, prompts: tuple[str, ...], tell: Callable[[str], str], write: Write) -> None:
+        self.every, self.prompts, self.tell, self.write = every, prompts, tell, write
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if progress.step % self.every:
+            return
+        for prompt in self.prompts:
+            self.write({"kind": "sample", "step": progress.step, "prompt": prompt, "text": self.tell(prompt)})
+
+
+class Save:
+    """Every ``every`` steps, at the best, at the last, and when asked to stop: a checkpoint. Then, if asked, the end.
+
+    A full disk ends the run, or with ``checkpoint.when_full: retry`` is reported and tried again at the next step.
+    """
+
+    def __init__(self, run: Run, folder: RunFolder, engine: Engine, validate: Validate, *, steps: int,
+                 interruption: Interruption, report: Callable[[str], None]) -> None:  # fmt: skip
+        self.section, self.folder, self.engine, self.validate = run.checkpoint, folder, engine, validate
+        self.steps, self.interruption, self.report = steps, interruption, report
+        self._owed = False
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        due = progress.step % self.section.every == 0 or progress.step == self.steps
+        if due or self._owed or self.validate.improved or self.interruption.asked:
+            result.read()  # a step that went wrong raises here, before anything is saved
+            self._save(progress)
+        if self.interruption.asked and progress.step < self.steps:
+            raise Interrupted(
+                f"Stopped at step {progress.step:,} of {self.steps:,}; everything is saved.",
+                fix=f"Go on with: fabella resume {self.folder.path}",
+            )
+
+    def _save(self, progress: Progress) -> None:
+        try:
+            save(self.folder, progress.step, checkpoint_of(self.engine, progress, self.validate.best))
+            if self.validate.improved:
+                set_best(self.folder, progress.step)
+            self._owed = False
+        except DiskFullError as error:
+            if self.section.when_full == "stop":
+                raise
+            self._owed = True
+            self.report(f"Not saved at step {progress.step:,}, tried again at the next: {error}")
+
+
+def checkpoint_of(engine: Engine, progress: Progress, best: float) -> Checkpoint:
+    """Everything a later process needs to go on exactly."""
+    known = {"best_loss": best} if math.isfinite(best) else {}
+    return Checkpoint(state=engine.state(), progress={**dataclasses.asdict(progress), **known})

@@ -1,0 +1,207 @@
+"""One run from its first step or its last checkpoint to its end: everything is put together here.
+
+    start ── prepared data → resolved run → run folder ─┐
+    resume ─ run folder → newest good checkpoint ───────┴→ engine, observers → train → final score
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+from fabella.config import Epochs, Run, Steps
+from fabella.data.feed import feed
+from fabella.data.order import Order
+from fabella.data.prepared import Prepared, open_prepared
+from fabella.data.windows import Windows
+from fabella.engine import engine as engines
+from fabella.engine.engine import Engine
+from fabella.errors import ConfigError, PreparedDataError, TokenizerError
+from fabella.models.parameters import count
+from fabella.runs.checkpoint import load, require_space
+from fabella.runs.folder import RunFolder
+from fabella.runs.metrics import keep_through, read_rows
+from fabella.telemetry.sinks import Fan, MetricsFile, Sink
+from fabella.telemetry.terminal import Terminal, say
+from fabella.training.environment import environment
+from fabella.training.interruption import Interruption, interruptible
+from fabella.training.observers import Log, Save, Tell, Validate, row_of
+from fabella.training.schedule import batch_sizes, learning_rate, steps_for
+from fabella.training.telling import teller_of
+from fabella.training.train import Observer, Progress, train
+from fabella.training.validate import Score, bits_per_nat, fixed_set, validate
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished run gave: its folder, how much it learned from, and its score on all held-out text."""
+
+    folder: Path
+    progress: Progress
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """A run that is about to go on: what it is, where it lies, what it learns from, and who trains it."""
+
+    run: Run
+    folder: RunFolder
+    prepared: Prepared
+    engine: Engine
+
+    @property
+    def steps(self) -> int:
+        assert isinstance(self.run.training.length, Steps), "a saved run is resolved"
+        return self.run.training.length.steps
+
+    def rate(self, step: int) -> float:
+        return learning_rate(self.run.optimizer, step, self.steps)
+
+
+def start(run: Run, out: Path, prepared: Prepared, *, device: str = "auto", sinks: Sequence[Sink] = ()) -> Outcome:
+    """Train a new run in the folder ``out`` to its end.
+
+    Raises ConfigError or TokenizerError where run and data do not fit, StorageError where ``out`` holds something
+    else or has no room, Interrupted (everything saved) after Ctrl-C.
+    """
+    run = resolve(run, prepared)
+    engine = engines.for_training(run, device=device)
+    folder = RunFolder.create(out, run, _manifest(out, prepared, engine))
+    with folder.lock():
+        folder.keep_tokenizer(prepared.tokenizer)
+        require_space(folder, checkpoint_bytes(run) * (run.checkpoint.keep + 2))
+        return _go_on(_Session(run, folder, prepared, engine), Progress(), best=math.inf, sinks=sinks)
+
+
+def resume(
+    path: Path, *, device: str = "auto", prepared: Path | None = None, run: Run | None = None, sinks: Sequence[Sink] = ()
+) -> Outcome:
+    """Go on with the run in ``path`` from its newest good checkpoint, exactly as if it had never stopped.
+
+    ``prepared``: where the data lies now, if it was moved. ``run``: a changed config, already checked against the
+    saved one. Raises CheckpointError, PreparedDataError where data or checkpoints are damaged or others.
+    """
+    folder = RunFolder.open(path)
+    run = run or folder.run
+    data = _same_data(folder, prepared)
+    with folder.lock():
+        engine = engines.for_training(run, device=device)
+        session = _Session(run, folder, data, engine)
+        progress, best = _restore(session)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            keep_through(folder.path / name, progress.step)
+        return _go_on(session, progress, best=best, sinks=sinks)
+
+
+def _restore(session: _Session) -> tuple[Progress, float]:
+    """Engine, progress and best loss from the newest good checkpoint; from the start where there is none yet."""
+    if not session.folder.steps():
+        say("No checkpoint yet: the run begins again at step 0.")
+        return Progress(), math.inf
+    loaded = load(session.folder, "latest")
+    for remark in loaded.ignored:
+        say(remark)
+    saved = dict(loaded.checkpoint.progress)
+    session.engine.restore(loaded.checkpoint.state)
+    best = float(saved.get("best_loss", math.inf))
+    return Progress(int(saved["step"]), int(saved["windows"]), int(saved["tokens"])), best
+
+
+def resolve(run: Run, prepared: Prepared) -> Run:
+    """The run with its length in steps. Raises TokenizerError where an id would have no row in the embedding."""
+    ids, rows = prepared.tokenizer.vocabulary, run.model.vocabulary
+    if ids > rows:
+        raise TokenizerError(
+            f"The tokenizer has {ids:,} ids, the model only {rows:,} rows for them (model.vocabulary).",
+            fix=f"Set model.vocabulary={ids}, or prepare the data with a smaller tokenizer.",
+        )
+    length = run.training.length
+    if isinstance(length, Epochs):
+        windows = len(Windows(prepared.train, run.data.windows, prepared.tokenizer.end))
+        length = Steps(steps=steps_for(run.training, math.ceil(windows * length.epochs)))
+    return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
+
+
+def checkpoint_bytes(run: Run) -> int:
+    """Size of one checkpoint: weights and two moments in float32, and a little for the rest."""
+    return count(run.model.parameters()) * 4 * 3 + 100_000
+
+
+def _manifest(out: Path, prepared: Prepared, engine: Engine) -> dict[str, Any]:
+    return {
+        "environment": environment() | engine.describe(),
+        "data": {"fingerprint": prepared.fingerprint, "folder": os.path.relpath(prepared.folder, out)},
+        "tokenizer": prepared.tokenizer.fingerprint,
+    }
+
+
+def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
+    """The data the run began with. Raises PreparedDataError where it is gone or has changed since."""
+    expected: Mapping[str, str] = folder.manifest["data"]
+    prepared = open_prepared(moved or (folder.path / expected["folder"]).resolve())
+    if prepared.fingerprint != expected["fingerprint"]:
+        raise PreparedDataError(
+            f"The data in {prepared.folder} is not what run {folder.path} began with "
+            f"(fingerprint {prepared.fingerprint[:12]}, then {expected['fingerprint'][:12]}).",
+            fix="Give the original folder with --data, or begin a new run.",
+        )
+    return prepared
+
+
+def _go_on(session: _Session, progress: Progress, *, best: float, sinks: Sequence[Sink]) -> Outcome:
+    run, prepared = session.run, session.prepared
+    held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
+    batch = run.training.micro_batch
+
+    def score(chosen: int) -> Score:
+        return validate(session.engine, held_out, prepared.validation, fixed_set(held_out, chosen), batch)
+
+    terminal = Terminal(session.steps, bits_per_nat(prepared.train))
+    write = Fan(MetricsFile(session.folder.path), [terminal, *sinks], say)
+    try:
+        with interruptible() as interruption:
+            watching = Validate(run.validation.every, lambda: score(run.validation.windows), write, best)
+            observers = _observers(session, watching, write, interruption)
+            progress = _train(session, observers, progress)
+    finally:
+        terminal.close()
+    return Outcome(session.folder.path, progress, _final(session, progress, score, write, len(held_out)))
+
+
+def _observers(session: _Session, watching: Validate, write: Fan, interruption: Interruption) -> list[Observer]:
+    run = session.run
+    rows = read_rows(session.folder.path / "metrics.jsonl")
+    seconds = max((float(row.get("seconds", 0.0)) for row in rows), default=0.0)
+    return [
+        Log(run.training.log_every, session.rate, write, seconds),
+        watching,
+        Tell(run.samples.every, run.samples.prompts, teller_of(session.engine, session.prepared.tokenizer, run), write),
+        Save(run, session.folder, session.engine, watching, steps=session.steps, interruption=interruption, report=say),
+    ]
+
+
+def _train(session: _Session, observers: Sequence[Observer], progress: Progress) -> Progress:
+    """The recipe, fed from where ``progress`` stands."""
+    run, prepared = session.run, session.prepared
+    windows = Windows(prepared.train, run.data.windows, prepared.tokenizer.end)
+    sizes = batch_sizes(run.training, progress.step)
+    order = Order(len(windows), run.seed)
+    with closing(feed(windows, order, progress.windows, sizes)) as batches:
+        return train(session.engine, batches, session.rate, observers, progress=progress, until=session.steps)
+
+
+def _final(
+    session: _Session, progress: Progress, score: Callable[[int], Score], write: Fan, windows: int
+) -> Score:
+    """The score on all held-out windows, measured once a run and kept in its metrics."""
+    rows = [row for row in read_rows(session.folder.path / "metrics.jsonl") if row["kind"] == "final"]
+    if rows:
+        return Score(rows[-1]["loss"], rows[-1]["bits_per_byte"], rows[-1]["tokens"])
+    final = score(windows)
+    write(row_of("final", progress.step, final))
+    return final
