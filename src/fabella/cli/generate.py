@@ -1,0 +1,112 @@
+"""Tell stories with a trained model: the text streams as it is told.
+
+Examples:
+  fabella generate runs/quickstart "Once upon a time"
+  fabella generate runs/quickstart "Once upon a time" "The dragon" --n 2 --tokens 300
+  fabella generate runs/quickstart "Once" --temperature 0           always the most likely word
+  fabella generate runs/quickstart "Once" --seed 7 --json           the same text every time, for programs
+  fabella generate runs/quickstart "Tom said:" --stop "." --checkpoint latest
+"""
+
+import secrets
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fabella.cli.output import say, show_json
+from fabella.generation.escape import escape
+from fabella.generation.sampling import Sampling
+from fabella.generation.teller import Teller, load
+from fabella.generation.telling import Story, Telling
+
+BETWEEN = "\n\n---\n\n"
+"""Stands between two stories."""
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="How each text begins; nothing: the model begins.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Stories for each prompt.")] = 1,
+    tokens: Annotated[int, typer.Option(help="Most tokens a story.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0: the most likely token; higher: more daring.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Choose among the k most likely tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="… among those that hold this share of the probability.")] = 0.95,
+    min_p: Annotated[float, typer.Option(help="… among those this many times as likely as the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: say less again.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same text; otherwise a new one.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    raw: Annotated[bool, typer.Option("--raw", help="Do not escape control characters on a terminal.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    sampling = Sampling(
+        repetition_penalty=repetition_penalty,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+    )
+    teller = load(run, checkpoint=checkpoint, device=device)
+    for remark in teller.remarks:
+        say(remark)
+    telling = teller.tell(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])
+    if as_json:
+        show_json(
+            {
+                "step": teller.step,
+                "sampling": asdict(sampling),
+                "stories": [_facts(story) for story in telling.stories()],
+            }
+        )
+        return
+    _show(telling, harmless=sys.stdout.isatty() and not raw)
+    _report(telling.stories(), sampling, teller)
+
+
+def _facts(story: Story) -> dict[str, str | int | float]:
+    return {"text": story.text, **asdict(story)}
+
+
+def _show(telling: Telling, *, harmless: bool) -> None:
+    """Write story after story as they grow."""
+    now = -1
+    for number, piece in telling.in_order():
+        if number != now:
+            _write(BETWEEN if now >= 0 else "", harmless=False)
+            _write(telling.prompts[number], harmless=harmless)
+            now = number
+        _write(piece, harmless=harmless)
+    _write("\n", harmless=False)
+
+
+def _write(text: str, *, harmless: bool) -> None:
+    shown = escape(text) if harmless else text
+    # A character that the terminal's encoding lacks must not end a story.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _report(stories: list[Story], sampling: Sampling, teller: Teller) -> None:
+    """What the text itself does not tell: on standard error."""
+    cut = sum(story.ended_by == "length" for story in stories)
+    if cut:
+        say(f"{_count(cut, 'story', 'stories')} reached --tokens before an end.")
+    if any(story.rereads for story in stories):
+        say(
+            f"A text outgrew the {teller.context:,} tokens that the model looks back on; "
+            f"each time, it went on from its last {max(1, teller.context // 2):,}."
+        )
+    if sampling.temperature > 0:
+        say(f"Seed {sampling.seed}: --seed {sampling.seed} tells the same again.")
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"

@@ -1,0 +1,103 @@
+"""Choosing the next ids by inverse CDF: one uniform number a row, a cumulative sum and a binary search.
+
+``torch.multinomial`` draws one random number a vocabulary entry and takes ten to twenty-five times as long.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fabella.errors import NumericsError
+from fabella.generation.sampling import Sampling
+
+# The nucleus of a trained model is small: look for it among a few candidates before sorting the vocabulary.
+_CANDIDATES = (64, 1024)
+
+
+def choose(
+    logits: Float[Tensor, "B V"],
+    sampling: Sampling,
+    uniform: Float[Tensor, "B"],
+    seen: Bool[Tensor, "B V"] | None = None,
+) -> Int[Tensor, "B"]:
+    """The next id of every row. ``uniform`` is in [0, 1); ``seen`` marks the ids that are penalised.
+
+    Where ids are equally likely, the greedy choice is the lowest of them. Raises NumericsError where a row holds
+    NaN or +infinity, or nothing but -infinity; single ids at -infinity are never chosen.
+    """
+    logits = logits.float()
+    if seen is not None and sampling.repetition_penalty != 1.0:
+        logits = _penalised(logits, seen, sampling.repetition_penalty)
+    top = logits.amax(-1, keepdim=True)
+    _require_finite(top)
+    if sampling.temperature == 0.0:
+        return logits.argmax(-1)
+    weights = ((logits - top) / sampling.temperature).exp()
+    return _inverse_cdf(_cut(weights, sampling), uniform.unsqueeze(-1))
+
+
+def _penalised(logits: Float[Tensor, "B V"], seen: Bool[Tensor, "B V"], penalty: float) -> Float[Tensor, "B V"]:
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _require_finite(top: Float[Tensor, "B 1"]) -> None:
+    # The maximum is NaN where a row holds NaN, and -infinity where it holds nothing else.
+    if not torch.isfinite(top).all():
+        row = int((~torch.isfinite(top)).flatten().int().argmax())
+        raise NumericsError(
+            f"The logits of row {row} cannot be sampled from: their largest is {float(top[row, 0])}.",
+            fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
+        )
+
+
+def _cut(weights: Float[Tensor, "B V"], sampling: Sampling) -> Float[Tensor, "B V"]:
+    """Zero what top-k, top-p and min-p leave out. ``weights`` are relative to the most likely id, whose weight is 1."""
+    vocabulary = weights.shape[-1]
+    threshold = torch.full_like(weights[:, :1], sampling.min_p)
+    if 0 < sampling.top_k < vocabulary:
+        least = weights.topk(sampling.top_k).values[:, -1:]
+        threshold = torch.maximum(threshold, least)
+        if sampling.top_p < 1.0:
+            kept = torch.where(weights >= least, weights, 0.0)
+            threshold = torch.maximum(threshold, _least_of_nucleus(kept, sampling.top_p))
+    elif sampling.top_p < 1.0:
+        threshold = torch.maximum(threshold, _least_of_nucleus(weights, sampling.top_p))
+    elif sampling.min_p == 0.0:
+        return weights
+    return torch.where(weights >= threshold, weights, 0.0)
+
+
+def _least_of_nucleus(weights: Float[Tensor, "B V"], share: float) -> Float[Tensor, "B 1"]:
+    """Weight of the last id that the nucleus needs to hold ``share`` of all weight."""
+    wanted = weights.sum(-1, keepdim=True) * share
+    ordered, sums = _most_likely(weights, wanted)
+    # The first place at which the sum reaches the share; rounding may keep a sum of everything just below it.
+    place = torch.searchsorted(sums, wanted).clamp_(max=ordered.shape[-1] - 1)
+    return ordered.gather(-1, place)
+
+
+def _most_likely(
+    weights: Float[Tensor, "B V"], wanted: Float[Tensor, "B 1"]
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """As many of the largest weights, in order, as hold what is ``wanted``, or more; with their running sums."""
+    for width in _CANDIDATES:
+        if width < weights.shape[-1]:
+            ordered = weights.topk(width).values
+            sums = ordered.cumsum(-1)
+            if (sums[:, -1:] >= wanted).all():
+                return ordered, sums
+    ordered = weights.sort(-1, descending=True).values
+    return ordered, ordered.cumsum(-1)
+
+
+def _inverse_cdf(weights: Float[Tensor, "B V"], uniform: Float[Tensor, "B 1"]) -> Int[Tensor, "B"]:
+    sums = weights.cumsum(-1)
+    total = sums[:, -1:]
+    # Rounding may lift uniform × total to the total itself, beyond which nothing lies.
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    choice = torch.searchsorted(sums, target, right=True)
+    # A device that sums in parallel may round its sums out of order: never let that choose what was cut.
+    chosen = weights.gather(-1, choice.clamp_(max=weights.shape[-1] - 1))
+    if not chosen.all():
+        choice = torch.where(chosen > 0, choice, weights.argmax(-1, keepdim=True))
+    return choice.squeeze(-1)

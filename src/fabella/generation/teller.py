@@ -1,0 +1,200 @@
+"""The teller of a run: loads it, tells stories, and says how likely it finds a text. Neutral of the engine.
+
+teller = load("runs/my-stories")
+for piece in teller.stream("Once upon a time"): print(piece, end="")
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabella.config import Chained, Documents, ModelConfig
+from fabella.data.batches import Batch
+from fabella.engine import engine as engines
+from fabella.errors import TextError, TokenizerError, UsageError
+from fabella.generation import perplexity
+from fabella.generation.perplexity import Perplexity
+from fabella.generation.sampling import Sampling
+from fabella.generation.telling import Growing, Story, Telling, groups
+from fabella.generation.window import ENDLESS, rereads
+from fabella.runs import checkpoint as checkpoints
+from fabella.runs.folder import RunFolder
+from fabella.tokenizers import loading
+from fabella.tokenizers.tokenizer import Tokenizer
+
+# Texts told at once: more of them gain little on a CPU, and each needs its own state.
+_TOGETHER = 32
+_MOST_TOKENS = 1_000_000
+_USUAL = Sampling()
+
+
+def load(path: str | Path, *, checkpoint: str | int = "best", device: str = "auto") -> "Teller":
+    """The teller of the run folder ``path``; ``checkpoint`` is best, latest, or the number of a step.
+
+    Raises StorageError where there is no run or no such checkpoint, TokenizerError where the tokenizer has ids that
+    the model does not know.
+    """
+    folder = RunFolder.open(Path(path))
+    run = folder.run
+    tokenizer = loading.load(folder.path / "tokenizer")
+    saved = checkpoints.load(folder, _which(checkpoint), weights_only=True)
+    model = engines.load(run.engine).for_use(run.model, saved.checkpoint.state.weights, device)
+    teller = Teller(model, tokenizer, config=run.model, windows=run.data.windows, engine=run.engine)
+    teller.step, teller.remarks = saved.step, saved.ignored
+    return teller
+
+
+def _which(checkpoint: str | int) -> checkpoints.Which:
+    if checkpoint == "best" or checkpoint == "latest" or isinstance(checkpoint, int):
+        return checkpoint
+    if checkpoint.isdecimal():
+        return int(checkpoint)
+    raise UsageError(f"checkpoint = {checkpoint!r} is none.", fix="Give best, latest, or the number of a step.")
+
+
+class Teller:
+    """A model in evaluation mode with its tokenizer.
+
+    A text may be longer than the windows that the model learned from: recurrent families go on without a limit; for
+    the others, whenever ``context`` tokens are full, the last half of them is read anew and the text goes on from
+    there. ``Story.rereads`` says how often.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, *, config: ModelConfig, windows: Chained | Documents, engine: str
+    ) -> None:
+        """``windows``: those that the model learned from. Raises TokenizerError where the vocabularies do not fit."""
+        if tokenizer.vocabulary > config.vocabulary:
+            raise TokenizerError(
+                f"The tokenizer has {tokenizer.vocabulary:,} ids, the model only {config.vocabulary:,}: they do not "
+                "belong together.",
+                fix="Use the tokenizer that the run was trained with (the folder 'tokenizer' of the run).",
+            )
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.step = 0
+        """Optimizer steps that the model had learned for."""
+        self.remarks: list[str] = []
+        """One sentence for each checkpoint that was passed over."""
+        # Positions beyond the windows exist in some models, but nothing was ever learned there.
+        self.context = min(config.context, windows.length)
+        # Documents in a line are told apart by the end id; one document a window begins with its own first token.
+        self.end_first = windows.kind == "chained"
+        self._generate = importlib.import_module(f"fabella.generation.generate_{engine}").generate
+        self._losses = importlib.import_module(f"fabella.generation.perplexity_{engine}").losses
+
+    def tell(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling = _USUAL,
+        *,
+        n: int = 1,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
+    ) -> Telling:
+        """Begin ``n`` stories for every prompt, all told side by side. Iterate to hear them.
+
+        A story depends on its prompt, the sampling with its seed, and its number among the ``n``; not on the others.
+        """
+        _check(n, max_tokens)
+        texts = [(prompt, self._ids(prompt)) for prompt in prompts for _ in range(n)]
+        lengths = [len(ids) for _, ids in texts]
+
+        def steps(group: Sequence[int]) -> Iterator[list[int]]:
+            rows = [number % n for number in group]
+            return self._chosen([texts[number][1] for number in group], sampling, rows=rows, max_tokens=max_tokens)
+
+        return Telling(
+            [
+                Growing(prompt, self.tokenizer, read=len(ids), stops=stop, max_tokens=max_tokens)
+                for prompt, ids in texts
+            ],
+            groups(lengths, spread=max_tokens, most=_TOGETHER),
+            steps,
+            self._rereads,
+        )
+
+    def stream(
+        self, prompt: str, sampling: Sampling = _USUAL, *, max_tokens: int = 200, stop: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """The continuation of ``prompt`` as it is told: whole characters, and never a part of a stop string."""
+        for _, piece in self.tell([prompt], sampling, max_tokens=max_tokens, stop=stop):
+            yield piece
+
+    def generate(
+        self,
+        prompt: str,
+        sampling: Sampling = _USUAL,
+        *,
+        n: int = 1,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
+    ) -> list[Story]:
+        """``n`` stories that begin with ``prompt``."""
+        return self.tell([prompt], sampling, n=n, max_tokens=max_tokens, stop=stop).stories()
+
+    def perplexity(self, text: str) -> Perplexity:
+        """How likely each token of ``text`` was; see perplexity.py for its beginning and for long texts."""
+        _require_utf8(text)
+        return perplexity.measure(
+            self._nats,
+            text,
+            self.tokenizer,
+            context=self.context,
+            end_first=self.end_first,
+            vocabulary=self.config.vocabulary,
+        )
+
+    def _nats(self, batch: Batch) -> NDArray[np.float32]:
+        return self._losses(self.model, batch.tokens, batch.targets)
+
+    def _ids(self, prompt: str) -> NDArray[np.int32]:
+        _require_utf8(prompt)
+        ids = self.tokenizer.encode(prompt)
+        if not self.end_first and not len(ids):
+            raise UsageError(
+                "The prompt is empty, and this model learned documents from their first token on.",
+                fix="Give the first words.",
+            )
+        return np.concatenate([[self.tokenizer.end], ids]).astype(np.int32) if self.end_first else ids
+
+    def _chosen(
+        self, ids: Sequence[NDArray[np.int32]], sampling: Sampling, *, rows: Sequence[int], max_tokens: int
+    ) -> Iterator[list[int]]:
+        return self._generate(
+            self.model,
+            ids,
+            sampling,
+            rows=rows,
+            max_tokens=max_tokens,
+            vocabulary=self.tokenizer.vocabulary,
+            context=ENDLESS if self.config.unbounded else self.context,
+            opening=int(self.end_first),
+        )
+
+    def _rereads(self, length: int) -> int:
+        return 0 if self.config.unbounded else rereads(length, self.context)
+
+
+def _check(n: int, max_tokens: int) -> None:
+    if n < 1:
+        raise UsageError(f"n = {n} is less than 1.", fix="Ask for at least one story.")
+    if not 1 <= max_tokens <= _MOST_TOKENS:
+        raise UsageError(
+            f"tokens = {max_tokens:,} is out of bounds: it must be at least 1 and at most {_MOST_TOKENS:,}.",
+            fix="A story of TinyStories has about 200 tokens.",
+        )
+
+
+def _require_utf8(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"Character {error.start + 1} of the text is half a character (U+{ord(text[error.start]):04X}); "
+            "UTF-8 cannot hold it.",
+            fix="Give text that was read as UTF-8.",
+        ) from error
