@@ -5,7 +5,7 @@ The commit: write aside (``.NAME.partial-…``, same parent) → fsync every fil
 process, so that :func:`clean_partial` removes what a killed one left and never what a living one writes.
 """
 
-from fabella.storage.aside import abandoned, clean_partial
+from fabella.storage.aside import abandoned, clean_partial, put_back
 from fabella.storage.files import sha256_of, write_file, write_parts
 from fabella.storage.folders import remove_folder, whole_folder
 from fabella.storage.locks import locked
@@ -15,6 +15,7 @@ from fabella.storage.manifests import (
     read_manifest,
     read_verified,
     render_manifest,
+    sized_file,
     verify_folder,
 )
 from fabella.storage.words import escaped, free_bytes, size_in_words, storage_errors
@@ -27,12 +28,14 @@ __all__ = [
     "file_entries",
     "free_bytes",
     "locked",
+    "put_back",
     "read_manifest",
     "read_verified",
     "remove_folder",
     "render_manifest",
     "sha256_of",
     "size_in_words",
+    "sized_file",
     "storage_errors",
     "verify_folder",
     "whole_folder",

@@ -29,6 +29,20 @@ def clean_partial(parent: Path) -> list[str]:
         return clean(parent, None)
 
 
+def put_back(parent: Path) -> list[str]:
+    """Restore the folders that stepped aside for a successor whose writer was killed; returns their names."""
+    names: list[str] = []
+    with storage_errors(parent, f"restoring what lies in {escaped(parent.name)}"):
+        for path, match in _asides(parent):
+            lost = match["state"] == "replaced" and not os.path.lexists(parent / match["name"])
+            lock = try_lock(path) if lost else None
+            if lock is not None:
+                names.append(match["name"])
+                _clear(path, match)
+                os.close(lock)
+    return names
+
+
 def abandoned(parent: Path) -> list[tuple[str, Path]]:
     """(name it was meant for, path) of what killed processes left aside in ``parent``; removes nothing."""
     found: list[tuple[str, Path]] = []

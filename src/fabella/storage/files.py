@@ -29,14 +29,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a new file piece by piece. Not yet durable: for use inside ``whole_folder``, which sees to that."""
-    with storage_errors(path, f"writing {escaped(path.name)}"):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            for part in parts:
-                write_all(descriptor, part)
-        finally:
-            os.close(descriptor)
+    """Write a new file piece by piece, for use in a ``whole_folder``, which makes it durable. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        for part in parts:
+            write_all(descriptor, part)
+    finally:
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -17,21 +17,22 @@ from fabella.storage.words import LONGEST_PATH, escaped, storage_errors
 
 
 @contextmanager
-def whole_folder(target: Path, *, replace: bool = False) -> Generator[Path]:
+def whole_folder(target: Path, *, replace: bool = False, needed: int = 0) -> Generator[Path]:
     """An empty folder aside that becomes ``target``, with a manifest, when the block ends without an error.
 
     ``manifest.json`` gets ``files`` (size and sha256 of each), merged into the one written in the block, if any.
+    ``needed``: size of it all in bytes, where known, for the error of a full disk.
     Raises StorageError where ``target`` exists, unless ``replace``; the old one stays until the new one is whole.
     """
     _refuse_existing(target, replace)
     doing = f"writing {escaped(target.name)}"
-    with storage_errors(target, doing):
+    with storage_errors(target, doing, needed=needed):
         target.parent.mkdir(parents=True, exist_ok=True)
         clean(target.parent, target.name)
         aside, lock = new_folder_aside(target)
     try:
         yield aside
-        with storage_errors(target, doing):
+        with storage_errors(target, doing, needed=needed):
             _seal(aside)
             _refuse_existing(target, replace)
             _put_in_place(aside, target)
@@ -91,16 +92,22 @@ def _durable_entry(path: Path) -> dict[str, int | str]:
 
 
 def _put_in_place(aside: Path, target: Path) -> None:
-    """Rename; an older target steps aside for it, and ``clean_partial`` puts it back if we die in between."""
-    older = name_aside(target, "replaced") if os.path.lexists(target) else None
-    if older is not None:
-        target.rename(older)
-    try:
+    """Rename. An older target steps aside for it, and ``put_back`` restores that one if we die in between."""
+    if not os.path.lexists(target):
         aside.rename(target)
-    except BaseException:
-        if older is not None:
+        fsync_folder(target.parent)
+        return
+    lock = try_lock(target)
+    older = name_aside(target, "replaced")
+    try:
+        target.rename(older)
+        try:
+            aside.rename(target)
+        except BaseException:
             older.rename(target)
-        raise
-    fsync_folder(target.parent)
-    if older is not None:
+            raise
+        fsync_folder(target.parent)
         shutil.rmtree(older)
+    finally:
+        if lock is not None:
+            os.close(lock)

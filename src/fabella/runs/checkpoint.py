@@ -1,0 +1,258 @@
+"""Checkpoints: saved so that no death of the process, the disk or the power leaves a half one that looks whole.
+
+save   clean → aside → fsync → manifest → rename → fsync of the folder → ``latest`` → prune
+load   ``latest``, or the newest whole one by step, never by time; an explicit step is never replaced by another
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fabella.engine.engine import State
+from fabella.errors import CheckpointError, DiskFullError, StorageError
+from fabella.models.parameters import Table
+from fabella.runs import contents
+from fabella.runs.folder import RunFolder, name_of, step_of
+from fabella.runs.tensors import decoded, encoded, size_of
+from fabella.storage import (
+    MANIFEST,
+    abandoned,
+    clean_partial,
+    escaped,
+    file_entries,
+    free_bytes,
+    read_manifest,
+    read_verified,
+    remove_folder,
+    size_in_words,
+    sized_file,
+    storage_errors,
+    whole_folder,
+    write_parts,
+)
+
+__all__ = ["Checkpoint", "Loaded", "check", "load", "newest_good", "prune", "require_space", "save", "set_best"]
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+Which = Literal["latest", "best"] | int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a later process, of any engine, needs to go on exactly."""
+
+    state: State
+    progress: Mapping[str, int | float | str]
+    """How far the run has come: steps, windows and tokens used, the best loss; finite numbers and words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint, its step, and one sentence for each that was passed over."""
+
+    checkpoint: Checkpoint
+    step: int
+    ignored: list[str] = field(default_factory=list[str])
+
+
+# ---------------------------------------------------------------- saving
+
+
+def save(folder: RunFolder, step: int, checkpoint: Checkpoint) -> None:
+    """Save the checkpoint of ``step``, let ``latest`` name it, prune older ones. Call it under ``folder.lock()``.
+
+    Raises DiskFullError or StorageError; then nothing half is left, and every older checkpoint is as it was.
+    """
+    check(checkpoint, folder.run.model.parameters(), where=name_of(step))
+    state = json.dumps(_numbers(step, checkpoint), indent=1, allow_nan=False).encode()
+    weights, moments = checkpoint.state.weights, checkpoint.state.moments
+    needed = size_of(weights) + size_of(moments) + len(state)
+    target = folder.checkpoints / name_of(step)
+    try:
+        if folder.checkpoints.is_dir():
+            clean_partial(folder.checkpoints)
+        with (
+            whole_folder(target, replace=True, needed=needed) as aside,
+            storage_errors(target, f"writing {target.name}", needed=needed),
+        ):
+            write_parts(aside / MODEL, encoded(weights))
+            write_parts(aside / OPTIMIZER, encoded(moments))
+            write_parts(aside / STATE, [state])
+            write_parts(aside / MANIFEST, [json.dumps({"format": contents.FORMAT, "step": step}).encode()])
+        folder.point("latest", step)
+        prune(folder, folder.run.checkpoint.keep)
+    except StorageError as error:
+        raise type(error)(f"{error.problem.rstrip('.')}; {_last_good(folder)}.", fix=error.fix) from error
+
+
+def set_best(folder: RunFolder, step: int) -> None:
+    """Let ``best`` name the checkpoint of ``step``, which is kept until another is best."""
+    folder.point("best", step)
+
+
+def prune(folder: RunFolder, keep: int) -> list[int]:
+    """Remove all but the newest ``keep`` whole checkpoints up to ``latest``; returns the steps removed.
+
+    Never ``latest``, ``best``, what this process loaded, what is being written, or anything later than ``latest``.
+    """
+    latest, best = _pointer_or_none(folder, "latest"), _pointer_or_none(folder, "best")
+    if latest is None:
+        return []
+    older = [step for step in reversed(folder.steps()) if step <= latest]
+    kept = [step for step in older if looks_whole(folder, step)][:keep]
+    oldest = kept[-1] if len(kept) == keep else 0
+    victims = [step for step in older if step < oldest and step not in {latest, best, *folder.in_use}]
+    for step in victims:
+        remove_folder(folder.checkpoints / name_of(step))
+    return victims
+
+
+def require_space(folder: RunFolder, needed: int) -> None:
+    """Raises DiskFullError where ``needed`` bytes of checkpoints would not fit: before the first step is taken."""
+    free = free_bytes(folder.path)
+    if free < needed:
+        raise DiskFullError(
+            f"disk full: the checkpoints of this run need {size_in_words(needed)}, "
+            f"{size_in_words(free)} are free at {escaped(str(folder.path), 500)}.",
+            fix="Free some space there, choose another --out, or lower checkpoint.keep.",
+        )
+
+
+def _numbers(step: int, checkpoint: Checkpoint) -> dict[str, Any]:
+    values = {**checkpoint.state.numbers, **checkpoint.progress}
+    endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+    if endless:
+        raise CheckpointError(f"{name_of(step)}: {endless[0]} = {values[endless[0]]} is no finite number; not saved.")
+    return {
+        "format": contents.FORMAT,
+        "step": step,
+        "moments": sorted({name.partition(".")[0] for name in checkpoint.state.moments}),
+        "numbers": dict(checkpoint.state.numbers),
+        "progress": dict(checkpoint.progress),
+    }
+
+
+def _last_good(folder: RunFolder) -> str:
+    step = newest_good(folder)
+    return "there is no checkpoint yet" if step is None else f"the last good checkpoint is {name_of(step)}"
+
+
+def check(checkpoint: Checkpoint, table: Table, *, where: str = "the checkpoint") -> None:
+    """Compare names, shapes and dtypes with a family's parameter table.
+
+    Raises CheckpointError naming the first five that are missing, extra, or of another shape or dtype.
+    """
+    contents.check_weights(checkpoint.state.weights, table, where=f"{where}/{MODEL}")
+    contents.check_moments(checkpoint.state.moments, table, where=f"{where}/{OPTIMIZER}")
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load(folder: RunFolder, which: Which, *, weights_only: bool = False) -> Loaded:
+    """A checkpoint whose every byte was checked: sizes and sha256, then names, shapes and dtypes of the weights.
+
+    ``latest`` and ``best`` fall back to the newest whole one by step, and say so in ``ignored``; a step is that step
+    or a CheckpointError. ``weights_only`` leaves the optimizer's moments unread and empty.
+    """
+    if isinstance(which, int):
+        folder.in_use.add(which)
+        return Loaded(_asked_for(folder, which, weights_only), which)
+    first, ignored = _pointed(folder, which)
+    later = [step for step in reversed(folder.steps()) if step != first]
+    for step in later if first is None else [first, *later]:
+        try:
+            checkpoint = _read(folder, step, weights_only)
+        except StorageError as error:
+            ignored.append(_passed_over(folder, step, error))
+            continue
+        folder.in_use.add(step)
+        ignored += _never_committed(folder, step) if which == "latest" else []
+        verb = "resuming" if which == "latest" else "taking"
+        return Loaded(checkpoint, step, [f"{line}; {verb} {name_of(step)}" for line in ignored])
+    raise CheckpointError(
+        f"{escaped(str(folder.path), 500)} has no whole checkpoint{': ' if ignored else ''}{'; '.join(ignored)}.",
+        fix="Train the run again from its config.yaml." if ignored else f"Train it: fabella resume {folder.path}",
+    )
+
+
+def newest_good(folder: RunFolder) -> int | None:
+    """The newest step whose checkpoint has all its files at their full sizes; ``load`` also reads every byte."""
+    return next((step for step in reversed(folder.steps()) if looks_whole(folder, step)), None)
+
+
+def looks_whole(folder: RunFolder, step: int) -> bool:
+    """Whether a checkpoint's manifest is sound and all its files are there at their full sizes."""
+    path = folder.checkpoints / name_of(step)
+    try:
+        manifest = read_manifest(path)
+        for name in file_entries(path, manifest):
+            sized_file(path, manifest, name)
+    except StorageError:
+        return False
+    return True
+
+
+def _asked_for(folder: RunFolder, step: int, weights_only: bool) -> Checkpoint:
+    try:
+        return _read(folder, step, weights_only)
+    except StorageError as error:
+        others = [name_of(other) for other in folder.steps() if other != step and looks_whole(folder, other)]
+        fix = f"Others of this run: {', '.join(others)}." if others else ""
+        if not (folder.checkpoints / name_of(step)).exists():
+            raise CheckpointError(f"{escaped(str(folder.path), 500)} has no {name_of(step)}.", fix=fix) from None
+        raise CheckpointError(error.problem, fix=fix or error.fix) from error
+
+
+def _pointed(folder: RunFolder, which: str) -> tuple[int | None, list[str]]:
+    """Where ``latest`` or ``best`` points to, and what is wrong with it."""
+    try:
+        step = folder.pointer(which)
+    except StorageError as error:
+        return None, [f"ignoring {which} ({error.problem.rstrip('.')})"]
+    if step is None:
+        return None, [f"there is no pointer {which}"] if folder.steps() else []
+    if step not in folder.steps():
+        return None, [f"ignoring {which} ({name_of(step)} is not there)"]
+    return step, []
+
+
+def _passed_over(folder: RunFolder, step: int, error: StorageError) -> str:
+    if not (folder.checkpoints / name_of(step) / MANIFEST).exists():
+        return f"ignoring incomplete {name_of(step)} (no manifest)"
+    return f"ignoring damaged {name_of(step)} ({error.problem.rstrip('.')})"
+
+
+def _never_committed(folder: RunFolder, loaded: int) -> list[str]:
+    """What a killed process was still writing."""
+    found = [(step_of(name), path) for name, path in abandoned(folder.checkpoints)]
+    return [
+        f"ignoring incomplete {name_of(step)} ({'never committed' if (path / MANIFEST).exists() else 'no manifest'})"
+        for step, path in found
+        if step is not None and step > loaded
+    ]
+
+
+def _pointer_or_none(folder: RunFolder, which: str) -> int | None:
+    """A pointer that names nothing protects nothing; ``load`` is where that is told."""
+    try:
+        return folder.pointer(which)
+    except CheckpointError:
+        return None
+
+
+def _read(folder: RunFolder, step: int, weights_only: bool) -> Checkpoint:
+    """Read and check one checkpoint; nothing of it is used before all of it was checked."""
+    path = folder.checkpoints / name_of(step)
+    manifest = read_manifest(path)
+    numbers = contents.state_of(read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}")
+    table = folder.run.model.parameters()
+    weights = decoded(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
+    contents.check_weights(weights, table, where=f"{path.name}/{MODEL}")
+    moments: Mapping[str, Any] = {}
+    if not weights_only:
+        moments = decoded(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
+        contents.check_moments(moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"])
+    return Checkpoint(State(weights, moments, numbers["numbers"]), numbers["progress"])

@@ -1,0 +1,87 @@
+"""What a checkpoint must hold: the weights of the family's parameter table, their moments, and a few numbers."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabella.errors import CheckpointError
+from fabella.models.parameters import Table
+from fabella.storage import escaped
+
+FORMAT = 1
+"""Of checkpoints. A newer one is refused by name; every older one must be readable: tests/runs/released."""
+NAMED = 5
+"""Differences told in an error: enough to see the pattern."""
+
+Shape = tuple[int, ...]
+
+
+def check_weights(weights: Mapping[str, NDArray[Any]], table: Table, *, where: str) -> None:
+    """Raises CheckpointError naming the first five weights that differ from the table."""
+    _compare(weights, {name: parameter.shape for name, parameter in table.items()}, where)
+
+
+def check_moments(
+    moments: Mapping[str, NDArray[Any]], table: Table, *, where: str, kinds: Sequence[str] | None = None
+) -> None:
+    """``first.NAME``, ``second.NAME`` …: each kind of moment has one array for every weight, of its shape.
+
+    ``kinds``: those there must be; otherwise those of which there is one. Raises CheckpointError naming five.
+    """
+    found = sorted({name.partition(".")[0] for name in moments}) if kinds is None else kinds
+    expected = {f"{kind}.{name}": parameter.shape for kind in found for name, parameter in table.items()}
+    _compare(moments, expected, where)
+
+
+def _compare(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, Shape], where: str) -> None:
+    wrong = [f"{name} is missing" for name in expected if name not in arrays]
+    wrong += [f"{escaped(name)} is none of this model's" for name in arrays if name not in expected]
+    for name, shape in expected.items():
+        if name in arrays and arrays[name].shape != shape:
+            wrong.append(f"{name} is {_sizes(arrays[name].shape)}, not {_sizes(shape)}")
+        elif name in arrays and arrays[name].dtype != np.float32:
+            wrong.append(f"{name} is {arrays[name].dtype}, not float32")
+    if wrong:
+        more = f"; and {len(wrong) - NAMED:,} more" if len(wrong) > NAMED else ""
+        raise CheckpointError(f"{where} does not fit the model: {'; '.join(wrong[:NAMED])}{more}.")
+
+
+def _sizes(shape: Shape) -> str:
+    return " x ".join(str(size) for size in shape) or "a single number"
+
+
+def state_of(data: bytes, *, step: int, where: str) -> dict[str, Any]:
+    """``state.json``, its shape checked: format, step, moments, numbers, progress. Raises CheckpointError."""
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{where}: damaged, it is not JSON.") from None
+    if not isinstance(values, dict) or type(values.get("format")) is not int:
+        raise CheckpointError(f"{where}: no state of a checkpoint: it names no format.")
+    if values["format"] > FORMAT:
+        raise CheckpointError(
+            f"{where}: written in format {values['format']}; this Fabella reads formats up to {FORMAT}.",
+            fix="Use the version of Fabella that wrote it, or a newer one.",
+        )
+    moments, numbers, progress = (values.get(key) for key in ("moments", "numbers", "progress"))
+    sound = (
+        isinstance(moments, list)
+        and all(isinstance(kind, str) for kind in moments)
+        and isinstance(numbers, dict)
+        and all(_is_number(value) for value in numbers.values())
+        and isinstance(progress, dict)
+        and all(isinstance(value, str) or _is_number(value) for value in progress.values())
+    )
+    if not sound:
+        raise CheckpointError(f"{where}: damaged: moments, numbers or progress are missing or of another kind.")
+    if values.get("step") != step:
+        raise CheckpointError(f"{where}: it is of step {escaped(str(values.get('step')))}, not {step}.")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
