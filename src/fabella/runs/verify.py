@@ -1,0 +1,132 @@
+"""Prove a run folder whole: every byte that has a sha256, every pointer, every line, every name of a weight."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fabella.data.prepared import open_prepared
+from fabella.errors import CheckpointError, DataError, FabellaError, StorageError
+from fabella.runs.checkpoint import load
+from fabella.runs.folder import RunFolder, name_of
+from fabella.runs.metrics import read_rows
+from fabella.storage import abandoned, escaped, storage_errors, verify_folder
+from fabella.tokenizers import loading
+
+POINTERS = ("latest", "best")
+ROWS = ("metrics.jsonl", "samples.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``damaged``: something cannot be trusted or used. ``remark``: worth knowing, and harmless."""
+
+    level: Literal["damaged", "remark"]
+    where: str
+    problem: str
+
+
+def verify(path: Path) -> list[Finding]:
+    """Everything that is wrong with the run in ``path``; an empty list means that it is whole."""
+    try:
+        folder = RunFolder.open(path)
+    except FabellaError as error:
+        return [Finding("damaged", "run", str(error))]
+    return [
+        *_tokenizer(folder),
+        *_checkpoints(folder),
+        *_pointers(folder),
+        *_rows(folder),
+        *_data(folder),
+        *_leftovers(folder),
+    ]
+
+
+def _tokenizer(folder: RunFolder) -> Iterator[Finding]:
+    place = folder.path / "tokenizer"
+    try:
+        verify_folder(place)
+        tokenizer = loading.load(place)
+    except FabellaError as error:
+        yield Finding("damaged", "tokenizer", error.problem)
+        return
+    expected = folder.manifest.get("tokenizer")
+    if expected is not None and tokenizer.fingerprint != expected:
+        yield Finding("damaged", "tokenizer", "it is not the one that the run began with: its fingerprint differs.")
+    if tokenizer.vocabulary > folder.run.model.vocabulary:
+        rows = folder.run.model.vocabulary
+        yield Finding("damaged", "tokenizer", f"it has {tokenizer.vocabulary:,} ids, the model rows for {rows:,}.")
+
+
+def _checkpoints(folder: RunFolder) -> Iterator[Finding]:
+    steps = folder.steps()
+    if not steps:
+        yield Finding("remark", "checkpoints", "there are none yet.")
+    for step in steps:
+        try:
+            load(folder, step)
+        except StorageError as error:
+            yield Finding("damaged", name_of(step), error.problem)
+
+
+def _pointers(folder: RunFolder) -> Iterator[Finding]:
+    steps = folder.steps()
+    for name in POINTERS:
+        try:
+            step = folder.pointer(name)
+        except StorageError as error:
+            yield Finding("damaged", name, error.problem)
+            continue
+        if step is not None and step not in steps:
+            yield Finding("damaged", name, f"it names {name_of(step)}, which is not there.")
+        elif name == "latest" and step is None and steps:
+            yield Finding("damaged", name, f"it is missing; the newest checkpoint is {name_of(steps[-1])}.")
+        elif name == "latest" and step is not None and steps[-1] > step:
+            yield Finding("remark", name, f"it names {name_of(step)}, and {name_of(steps[-1])} is there too.")
+
+
+def _rows(folder: RunFolder) -> Iterator[Finding]:
+    for name in ROWS:
+        path = folder.path / name
+        try:
+            read_rows(path)
+            torn = _is_torn(path)
+        except (CheckpointError, StorageError) as error:
+            yield Finding("damaged", name, error.problem)
+            continue
+        if torn:
+            yield Finding("remark", name, "its last line is torn: its writer was killed. Resuming drops it.")
+
+
+def _is_torn(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with storage_errors(path, f"reading {path.name}"), path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _data(folder: RunFolder) -> Iterator[Finding]:
+    """The prepared data may lie elsewhere: without it the run still generates, and with the wrong data it is told."""
+    reference: Any = folder.manifest.get("data")
+    if not isinstance(reference, dict) or not isinstance(reference.get("folder"), str):
+        return
+    place = (folder.path / reference["folder"]).resolve()
+    if not place.exists():
+        yield Finding("remark", "data", f"{escaped(str(place), 500)} is gone; resuming needs it.")
+        return
+    try:
+        fingerprint = open_prepared(place).fingerprint
+    except (DataError, StorageError) as error:
+        yield Finding("damaged", "data", error.problem)
+        return
+    if fingerprint != reference.get("fingerprint"):
+        yield Finding("damaged", "data", f"{escaped(str(place), 500)} is not the data that the run began with.")
+
+
+def _leftovers(folder: RunFolder) -> Iterator[Finding]:
+    for parent in (folder.path, folder.checkpoints):
+        for name, _ in abandoned(parent) if parent.is_dir() else []:
+            problem = "a killed process left it unfinished. The next save removes it."
+            yield Finding("remark", escaped(name), problem)
