@@ -13,7 +13,7 @@ _BOUNDS: dict[str, tuple[float, float, bool, str]] = {
     "top_k": (0, 2**31 - 1, True, "0 keeps all tokens; 40 is usual"),
     "top_p": (0.0, 1.0, False, "1 keeps all tokens; 0.95 is usual"),
     "min_p": (0.0, 1.0, True, "0 keeps all tokens; 0.05 is usual"),
-    "repetition_penalty": (0.0, 100.0, False, "1 is no penalty; 1.1 is usual"),
+    "repetition_penalty": (0.01, 100.0, True, "1 is no penalty; 1.1 is usual"),
     "seed": (0, 2**63 - 1, True, "any whole number gives a text of its own, always the same"),
 }
 

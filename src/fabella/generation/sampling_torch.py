@@ -12,6 +12,8 @@ from fabella.generation.sampling import Sampling
 
 # The nucleus of a trained model is small: look for it among a few candidates before sorting the vocabulary.
 _CANDIDATES = (64, 1024)
+# Any lower temperature is no float32 above 0, and would turn equal logits into 0 / 0.
+_COLDEST = 1e-37
 
 
 def choose(
@@ -32,7 +34,7 @@ def choose(
     _require_finite(top)
     if sampling.temperature == 0.0:
         return logits.argmax(-1)
-    weights = ((logits - top) / sampling.temperature).exp()
+    weights = ((logits - top) / max(sampling.temperature, _COLDEST)).exp()
     return _inverse_cdf(_cut(weights, sampling), uniform.unsqueeze(-1))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fabella.config import Chained, Documents, ModelConfig
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
-from fabella.errors import TextError, TokenizerError, UsageError
+from fabella.errors import TokenizerError, UsageError
 from fabella.generation import perplexity
 from fabella.generation.perplexity import Perplexity
 from fabella.generation.sampling import Sampling
@@ -138,7 +138,6 @@ class Teller:
 
     def perplexity(self, text: str) -> Perplexity:
         """How likely each token of ``text`` was; see perplexity.py for its beginning and for long texts."""
-        _require_utf8(text)
         return perplexity.measure(
             self._nats,
             text,
@@ -152,7 +151,6 @@ class Teller:
         return self._losses(self.model, batch.tokens, batch.targets)
 
     def _ids(self, prompt: str) -> NDArray[np.int32]:
-        _require_utf8(prompt)
         ids = self.tokenizer.encode(prompt)
         if not self.end_first and not len(ids):
             raise UsageError(
@@ -187,14 +185,3 @@ def _check(n: int, max_tokens: int) -> None:
             f"tokens = {max_tokens:,} is out of bounds: it must be at least 1 and at most {_MOST_TOKENS:,}.",
             fix="A story of TinyStories has about 200 tokens.",
         )
-
-
-def _require_utf8(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TextError(
-            f"Character {error.start + 1} of the text is half a character (U+{ord(text[error.start]):04X}); "
-            "UTF-8 cannot hold it.",
-            fix="Give text that was read as UTF-8.",
-        ) from error

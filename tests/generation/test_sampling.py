@@ -1,0 +1,101 @@
+"""Settings of sampling say what they allow; the random numbers of a text depend on nothing but its key."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.errors import UsageError
+from fabella.generation.sampling import Sampling, uniforms
+
+PINNED = [0.4585343599319458, 0.3035680055618286, 0.7294625043869019, 0.8487087488174438]
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "text"),
+    [
+        (
+            "temperature",
+            -0.1,
+            "temperature = -0.1 is out of bounds: it must be at least 0 and at most 100. "
+            "0 always takes the most likely token; 0.8 is usual.",
+        ),
+        (
+            "top_p",
+            0.0,
+            "top_p = 0.0 is out of bounds: it must be more than 0 and at most 1. 1 keeps all tokens; 0.95 is usual.",
+        ),
+        ("top_k", 2.5, "top_k = 2.5 is not a whole number. 0 keeps all tokens; 40 is usual."),
+        ("min_p", "much", "min_p = 'much' is not a number. 0 keeps all tokens; 0.05 is usual."),
+        (
+            "repetition_penalty",
+            0.0,
+            "repetition_penalty = 0.0 is out of bounds: it must be at least 0.01 and at most 100. "
+            "1 is no penalty; 1.1 is usual.",
+        ),
+        ("seed", True, "seed = True is not a whole number. Any whole number gives a text of its own, always the same."),
+    ],
+)
+def test_a_setting_out_of_bounds_is_named_with_its_bounds_and_a_usual_value(
+    setting: str, value: object, text: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        Sampling(**{setting: value})  # type: ignore[arg-type]
+    assert str(error.value) == text
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_k", -1),
+        ("top_p", 1.01),
+        ("top_p", float("nan")),
+        ("min_p", -0.01),
+        ("min_p", 1.5),
+        ("repetition_penalty", 101),
+        ("seed", -1),
+        ("seed", 2**63),
+    ],
+)
+def test_what_is_beyond_any_bound_is_refused(setting: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"^{setting} = .*out of bounds"):
+        Sampling(**{setting: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {"temperature": 100, "top_k": 2**31 - 1, "top_p": 1, "min_p": 1, "repetition_penalty": 100},
+        {"repetition_penalty": 0.01, "temperature": 5e-324, "top_p": 5e-324, "seed": 2**63 - 1},
+    ],
+)
+def test_bounds_themselves_are_allowed(settings: dict[str, float]) -> None:
+    Sampling(**settings)  # type: ignore[arg-type]
+
+
+@given(seed=SEEDS, row=SEEDS, count=st.integers(0, 50), more=st.integers(0, 50))
+def test_a_number_depends_on_seed_row_and_position_alone(seed: int, row: int, count: int, more: int) -> None:
+    longer = uniforms(seed, row, count + more)
+    assert np.array_equal(uniforms(seed, row, count), longer[:count])
+    assert np.array_equal(uniforms(seed, row, count + more), longer)
+    assert ((longer >= 0) & (longer < 1)).all()
+
+
+def test_seeds_and_rows_have_numbers_of_their_own() -> None:
+    # Also (1, 0) against (0, 1), and seeds that differ in their highest bit alone.
+    keys = [(seed, row) for seed in (0, 1, 2, 2**62) for row in (0, 1, 2, 2**62)]
+    assert len({uniforms(seed, row, 8).tobytes() for seed, row in keys}) == len(keys)
+
+
+def test_the_numbers_are_pinned() -> None:
+    """A text told from a seed stays the same from version to version, and from engine to engine."""
+    assert uniforms(1, 0, 4).tolist() == PINNED
+
+
+def test_a_text_has_no_negative_number() -> None:
+    with pytest.raises(UsageError, match="row = -1 is no number of a text"):
+        uniforms(0, -1, 1)
