@@ -1,0 +1,75 @@
+"""MinGRU: the recurrence h_t = (1 − z_t)·h_{t−1} + z_t·h̃_t, whole texts and single tokens alike.
+
+Feng et al. 2024 (arXiv 2410.01201) scan it in log space, because a scan of products underflows. Written as a step from
+h_{t−1} towards h̃_t, with z_t between 0 and 1, nothing grows or vanishes: h stays between the smallest and the
+largest h̃ seen. So it is computed as it is written, in time order, and its gradient by the same recurrence backwards.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class MinGRU(nn.Module):
+    """Gate and candidate look at the input alone (arXiv 2410.01201, section 3.1)."""
+
+    def __init__(self, dim: int, state_dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, state_dim, bias=False)
+        self.candidate = nn.Linear(dim, state_dim, bias=False)
+        self.output = nn.Linear(state_dim, dim, bias=False) if state_dim != dim else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], before: Float[Tensor, "B S"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
+        """Output at every position and the last hidden state; ``before`` is the one to go on from, 0 where None."""
+        gate, candidate = self.gate(x), self.candidate(x)
+        start = gate.new_zeros(gate.shape[0], gate.shape[2], dtype=torch.float32) if before is None else before
+        hidden = recur(gate, candidate, start)
+        return self.output(hidden), hidden[:, -1]
+
+
+def recur(
+    gate: Float[Tensor, "B T S"], candidate: Float[Tensor, "B T S"], before: Float[Tensor, "B S"]
+) -> Float[Tensor, "B T S"]:
+    """All h_t, with z = σ(gate), h̃ = g(candidate), g(x) = x + 0.5 for x ≥ 0 and σ(x) below; h_{−1} = ``before``.
+
+    Computed in float32 or wider, whatever the precision of the inputs.
+    """
+    return _Recurrence.apply(gate, candidate, before)
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, candidate: Tensor, before: Tensor) -> Tensor:
+        dtype = before.dtype
+        z = gate.to(dtype).sigmoid()
+        towards = candidate.to(dtype).clamp(max=0).sigmoid_().add_(candidate.clamp(min=0))
+        hidden = torch.empty_like(towards)
+        last = before
+        for h, h_new, z_t in zip(hidden.unbind(1), towards.unbind(1), z.unbind(1), strict=True):
+            last = torch.lerp(last, h_new, z_t, out=h)
+        ctx.save_for_backward(z, towards, hidden, before)
+        ctx.dtype = gate.dtype
+        return hidden
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z, towards, hidden, before = ctx.saved_tensors
+        keep = 1 - z
+        # total_t is the gradient of everything at or after t: gradient_t + keep_{t+1} · total_{t+1}
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        later = list(zip(total.unbind(1), keep.unbind(1), strict=True))[::-1]
+        for (after, keep_after), (now, _) in pairwise(later):
+            now.addcmul_(keep_after, after)
+        previous = torch.cat((before.unsqueeze(1), hidden[:, :-1]), dim=1)
+        slope = torch.where(towards >= 0.5, 1.0, towards * (1 - towards))
+        candidate_gradient = total * z * slope
+        gate_gradient = total * (towards - previous) * z * keep
+        return gate_gradient.to(ctx.dtype), candidate_gradient.to(ctx.dtype), total[:, 0] * keep[:, 0]
