@@ -1,0 +1,112 @@
+"""The image, read rather than built: hadolint's rules and good sense, and every path that it copies exists."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[1]
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """(INSTRUCTION, its words), with continued lines joined and comments left out."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines()]
+
+
+def complaints(text: str) -> list[str]:
+    """Everything that is wrong with a Dockerfile."""
+    steps = instructions(text)
+    words = [name for name, _ in steps]
+    found = []
+    for name, rest in steps:
+        found += _complaints_about(name, rest)
+    if "USER" not in words or dict(steps)["USER"].split(":")[0] in {"root", "0"}:
+        found.append("runs as root")
+    if words.count("CMD") != 1 or words.count("ENTRYPOINT") > 1:
+        found.append("not exactly one CMD")
+    if "RUN" in words[words.index("USER") if "USER" in words else len(words) :]:
+        found.append("RUN after USER")
+    return found
+
+
+def _complaints_about(name: str, rest: str) -> list[str]:
+    found = []
+    if name == "FROM" and not re.search(r":\d+\.\d+\.\d+[-\w.]*(@sha256:\w+)?( AS \w+)?$", rest):
+        found.append(f"base {rest} is not pinned to a full version")
+    if name == "ADD":
+        found.append("ADD; COPY says what it does")
+    if name in {"CMD", "ENTRYPOINT", "VOLUME"} and not rest.startswith("["):
+        found.append(f"{name} is not in exec form")
+    if name == "WORKDIR" and not rest.startswith("/"):
+        found.append("WORKDIR is not absolute")
+    if name == "RUN":
+        found += _complaints_about_shell(rest)
+    return found
+
+
+def _complaints_about_shell(command: str) -> list[str]:
+    found = []
+    if re.search(r"\bsudo\b", command):
+        found.append("sudo")
+    if re.search(r"(^|[;&|]\s*)cd ", command):
+        found.append("cd; WORKDIR says where")
+    if "apt-get install" in command and not {"--no-install-recommends", "-y"} <= set(command.split()):
+        found.append("apt-get install without -y --no-install-recommends")
+    if "apt-get" in command and "rm -rf /var/lib/apt/lists/*" not in command:
+        found.append("apt lists are left in the layer")
+    for install in re.findall(r"pip install[^;&|]*", command):
+        if "--no-cache-dir" not in install:
+            found.append("pip keeps its cache in the layer")
+        if not {"-c", "--no-deps"} & set(install.split()):
+            found.append("pip installs what no constraint pins")
+    return found
+
+
+def test_the_dockerfile_breaks_no_rule() -> None:
+    assert complaints((HOUSE / "Dockerfile").read_text()) == []
+
+
+SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER teller\nCMD ["fabella"]\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("python:3.12.1-slim", "python:latest", "base python:latest is not pinned to a full version"),
+        ("python:3.12.1-slim", "python", "base python is not pinned to a full version"),
+        ("USER teller\n", "", "runs as root"),
+        ("USER teller", "USER root", "runs as root"),
+        ('CMD ["fabella"]', "CMD fabella", "CMD is not in exec form"),
+        ("RUN true", "ADD . .", "ADD; COPY says what it does"),
+        ("RUN true", "RUN sudo true", "sudo"),
+        ("RUN true", "RUN cd src && make", "cd; WORKDIR says where"),
+        ("RUN true", "WORKDIR here", "WORKDIR is not absolute"),
+        ("RUN true", "RUN apt-get install git", "apt lists are left in the layer"),
+        ("RUN true", "RUN apt-get install git", "apt-get install without -y --no-install-recommends"),
+        ("RUN true", "RUN pip install -c pins.txt .", "pip keeps its cache in the layer"),
+        ("RUN true", "RUN pip install --no-cache-dir .", "pip installs what no constraint pins"),
+        ("RUN true\nUSER teller", "USER teller\nRUN true", "RUN after USER"),
+    ],
+)
+def test_each_rule_bites(old: str, new: str, complaint: str) -> None:
+    assert complaints(SOUND) == []
+    assert complaint in complaints(SOUND.replace(old, new))
+
+
+def test_it_copies_only_what_exists_and_is_not_ignored() -> None:
+    let_through = {line[1:] for line in (HOUSE / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for name, rest in instructions((HOUSE / "Dockerfile").read_text()):
+        if name == "COPY":
+            for source in rest.split()[:-1]:
+                assert (HOUSE / source).exists(), source
+                assert source in let_through, source
+
+
+def test_it_starts_with_the_quickstart_and_keeps_data_and_runs() -> None:
+    steps = dict(instructions((HOUSE / "Dockerfile").read_text()))
+    assert json.loads(steps["ENTRYPOINT"]) + json.loads(steps["CMD"]) == ["fabella", "quickstart"]
+    assert json.loads(steps["VOLUME"]) == ["/story/data", "/story/runs"]
+    assert steps["ARG"] == "COMPUTE=cpu"
