@@ -56,6 +56,7 @@ def abandoned(parent: Path) -> list[tuple[str, Path]]:
 
 
 def name_aside(target: Path, state: str) -> Path:
+    """A name beside ``target`` that nobody else uses; ``state`` is partial or replaced."""
     return target.parent / f".{target.name}.{state}-{secrets.token_hex(6)}"
 
 
