@@ -108,7 +108,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """``values`` with each ``section.key=value`` set. A new ``kind`` or ``family`` starts from its own defaults.
+    """``values`` with each ``section.key=value`` set. A new ``kind`` or ``family`` keeps what both have.
 
     Raises ConfigError for what is no assignment, or names a key that no section has.
     """
@@ -138,10 +138,24 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
         values[name] = dict(inner) if isinstance(inner, Mapping) else {}
         values = values[name]
     if key in {"kind", "family"} and values.get(key) != value:
-        values.clear()
+        kept = _fields_of_kind(sections, value)
+        for name in [name for name in values if name not in kept]:
+            del values[name]
     if key in {"steps", "epochs"}:  # a length is one or the other
         values.clear()
     values[key] = value
+
+
+def _fields_of_kind(path: list[str], kind: Any) -> set[str]:
+    """Fields of the alternative ``kind`` of the section at ``path``, or of the model family of that name."""
+    if path == ["model"]:
+        return set(family_module(kind).Config.model_fields) if kind in families() else set()
+    sections: list[type[Section]] = [Run]
+    for name in path:
+        fields = [section.model_fields[name] for section in sections if name in section.model_fields]
+        sections = [inner for field in fields for inner in _sections_in(field.annotation)]
+    chosen = [s for s in sections if "kind" in s.model_fields and s.model_fields["kind"].default == kind]
+    return set(chosen[0].model_fields) if chosen else set()
 
 
 # ---------------------------------------------------------------- checking
@@ -171,7 +185,7 @@ def _sentence(item: dict[str, Any], family: str) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if item["type"] == "value_error":
-        return f"{key}: {message}." if key else f"{message[0].upper() + message[1:]}."
+        return f"{key}: {message}." if key else f"{message}."
     shown = repr(item["input"])
     return f"{key} = {shown if len(shown) <= 60 else shown[:57] + '…'}: {message}."
 

@@ -23,6 +23,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 
+LONGEST_LIST = 20
+"""Choices that are listed when none is near; more would hide the problem."""
+
+
 class FabellaError(Exception):
     """``problem`` says what is wrong and which rule it breaks; ``fix`` what to do next."""
 
@@ -83,9 +87,14 @@ class Interrupted(FabellaError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """``Did you mean 'optimizer.lr'?`` for the nearest of ``choices``; otherwise the list of them."""
+    """``Did you mean 'optimizer.lr'?`` for the nearest of ``choices``; otherwise the list of them, if it is short.
+
+    A dotted choice is also found by its last part alone: ``lr`` for ``optimizer.lr``.
+    """
     names = sorted(choices)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    parts = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(names)}
+    whole = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    nearest = whole or [parts[part] for part in difflib.get_close_matches(name, parts, n=1, cutoff=0.6)]
     if nearest:
         return f"Did you mean '{nearest[0]}'?"
-    return f"Choose from: {', '.join(names)}." if names else ""
+    return f"Choose from: {', '.join(names)}." if 0 < len(names) <= LONGEST_LIST else ""

@@ -31,6 +31,11 @@ def for_use(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], dev
     return build(config, weights, pick_device(device)).eval()
 
 
+def has_gpu() -> bool:
+    """Whether ``auto`` picks something faster than the CPU."""
+    return pick_device("auto").type != "cpu"
+
+
 def build(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> nn.Module:
     """The family's ``Model`` on ``device``; nothing is initialised twice: the layers are made without memory."""
     module = importlib.import_module(f"fabella.models.{config.family}_torch")

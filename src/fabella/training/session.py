@@ -23,6 +23,7 @@ from fabella.engine.engine import Engine
 from fabella.errors import ConfigError, PreparedDataError, TokenizerError
 from fabella.models.parameters import count
 from fabella.runs.checkpoint import load, require_space
+from fabella.runs.compare import compare_manifests
 from fabella.runs.folder import RunFolder
 from fabella.runs.metrics import keep_through, read_rows
 from fabella.telemetry.sinks import Fan, MetricsFile, Sink
@@ -87,15 +88,25 @@ def resume(
     saved one. Raises CheckpointError, PreparedDataError where data or checkpoints are damaged or others.
     """
     folder = RunFolder.open(path)
-    run = run or folder.run
     data = _same_data(folder, prepared)
     with folder.lock():
+        if run is not None and run != folder.run:
+            folder = folder.with_run(run)
+        run = folder.run
         engine = engines.for_training(run, device=device)
+        _warn_of_changes(folder, _manifest(path, data, engine))
         session = _Session(run, folder, data, engine)
         progress, best = _restore(session)
         for name in ("metrics.jsonl", "samples.jsonl"):
             keep_through(folder.path / name, progress.step)
         return _go_on(session, progress, best=best, sinks=sinks)
+
+
+def _warn_of_changes(folder: RunFolder, now: Mapping[str, Any]) -> None:
+    """Say what differs from where the run began: the bits may, the course will not."""
+    differences = [d for d in compare_manifests(folder.manifest, now) if d.verdict == "warn"]
+    for difference in differences:
+        say(f"Not as when the run began: {difference}")
 
 
 def _restore(session: _Session) -> tuple[Progress, float]:
@@ -200,7 +211,7 @@ def _final(
 ) -> Score:
     """The score on all held-out windows, measured once a run and kept in its metrics."""
     rows = [row for row in read_rows(session.folder.path / "metrics.jsonl") if row["kind"] == "final"]
-    if rows:
+    if rows and rows[-1]["step"] == progress.step:
         return Score(rows[-1]["loss"], rows[-1]["bits_per_byte"], rows[-1]["tokens"])
     final = score(windows)
     write(row_of("final", progress.step, final))

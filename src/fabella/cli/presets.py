@@ -1,0 +1,62 @@
+"""List the presets, or print one as YAML: the five reference systems and the quickstart.
+
+Examples:
+  fabella presets                       a table of all
+  fabella presets piny-37m              its YAML, ready to be copied and changed
+  fabella presets piny-37m --json       its counts and its whole config, for programs
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+from fabella.cli.output import show, show_json
+from fabella.config import Run
+from fabella.config_files import preset, preset_names, preset_text
+from fabella.models.parameters import count, count_without_embeddings
+
+COLUMNS = ("preset", "parameters", "non-embedding", "context", "tokenizer", "published result")
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="A preset; nothing: all of them.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    if as_json:
+        show_json(_facts(preset(name)) if name else {"presets": [_facts(preset(each)) for each in preset_names()]})
+    elif name:
+        show(preset_text(name), end="")
+    else:
+        show(table())
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    weights = run.model.parameters()
+    return {
+        "name": run.name,
+        "parameters": count(weights),
+        "non_embedding_parameters": count_without_embeddings(weights),
+        "context": run.data.windows.length,
+        "published": run.about.published,
+        "config": run.model_dump(mode="json"),
+    }
+
+
+def table() -> str:
+    """All presets, a line each, smallest first, in aligned columns."""
+    runs = sorted((preset(name) for name in preset_names()), key=lambda run: count(run.model.parameters()))
+    rows = [COLUMNS, *(_row(run) for run in runs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    return "\n".join("  ".join(_cell(row, i, widths[i]) for i in range(len(COLUMNS))).rstrip() for row in rows)
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    weights = run.model.parameters()
+    kind = run.tokenizer.kind
+    tokenizer = f"{getattr(run.tokenizer, 'source', kind)} {run.model.vocabulary:,}"
+    numbers = (f"{count(weights):,}", f"{count_without_embeddings(weights):,}", f"{run.data.windows.length:,}")
+    return (run.name, *numbers, tokenizer, run.about.published or "-")
+
+
+def _cell(row: tuple[str, ...], column: int, width: int) -> str:
+    return row[column].rjust(width) if 1 <= column <= 3 else row[column].ljust(width)

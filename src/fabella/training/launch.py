@@ -1,0 +1,123 @@
+"""What was asked for in words becomes a run with its data: the one way of the command line and of ``fabella.train``."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fabella.config import Held, Run, Source
+from fabella.config_files import apply_overrides, load_run, preset_names, run_from
+from fabella.data.prepare import Progress as Preparing
+from fabella.data.prepare import prepare
+from fabella.data.prepared import Prepared, is_prepared, open_prepared
+from fabella.engine import engine as engines
+from fabella.errors import ConfigError, did_you_mean
+from fabella.models.parameters import count
+from fabella.text.source import parse, paths
+from fabella.training.choose import choose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What to train: ``what`` is a preset, a YAML file, or a text as it is (file, folder, glob, storybook, hub:…)."""
+
+    what: str
+    data: str = ""
+    """A source of text, or a folder that ``fabella prepare`` made; empty: the config's own source."""
+    validation: str = ""
+    """A source of text to validate on; empty: the config's own, or a held-out share of ``data``."""
+    engine: str = ""
+    steps: int = 0
+    """Optimizer steps; 0: the config's own length."""
+    overrides: Sequence[str] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The run that was asked for, the prepared folder it named (if it did), and what was chosen on the way."""
+
+    run: Run
+    prepared: Prepared | None
+    reasons: tuple[str, ...]
+
+
+def plan(asked: Asked) -> Plan:
+    """Turn what was asked into a checked run. Raises ConfigError, TextError or PreparedDataError."""
+    prepared = open_prepared(Path(asked.data)) if asked.data and is_prepared(Path(asked.data)) else None
+    changes = _changes(asked, prepared)
+    if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
+        return Plan(load_run(asked.what, asked.overrides, changes), prepared, ())
+    _refuse_misspelt(asked.what)
+    source = parse(asked.what)
+    gpu = engines.load(asked.engine or "torch").has_gpu()
+    choice = choose(source, name_of(asked.what), size_of(source), gpu=gpu)
+    values = choice.run.model_dump(mode="json")
+    for section, value in changes.items():
+        values[section] = values[section] | value if isinstance(value, Mapping) else value
+    return Plan(run_from(apply_overrides(values, asked.overrides)), prepared, choice.reasons)
+
+
+def _changes(asked: Asked, prepared: Prepared | None) -> dict[str, Any]:
+    """Dotted key → value, for what the options say."""
+    changes: dict[str, Any] = {}
+    if prepared:
+        changes["data.source"] = prepared.manifest["data"]["source"]
+        changes["data.validation"] = prepared.manifest["data"]["validation"]
+        changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
+    elif asked.data:
+        changes["data.source"] = parse(asked.data).model_dump(mode="json")
+        changes["data.validation"] = Held().model_dump(mode="json")
+    if asked.validation:
+        source = parse(asked.validation).model_dump(mode="json")
+        changes["data.validation"] = {"kind": "given", "source": source}
+    if asked.engine:
+        changes["engine"] = asked.engine
+    if asked.steps:
+        changes["training.length"] = {"steps": asked.steps}
+    return changes
+
+
+def _refuse_misspelt(what: str) -> None:
+    """A word that is no path and looks like a preset: the preset is what was meant."""
+    if not Path(what).exists() and did_you_mean(what, preset_names()).startswith("Did you mean"):
+        raise ConfigError(f"There is no preset '{what}'.", fix=did_you_mean(what, preset_names()))
+
+
+def name_of(what: str) -> str:
+    """A name for the run of a text: ``stories/my tales.txt.gz`` → ``my-tales``."""
+    stem = Path(what).name.split(".")[0] if Path(what).name.strip(".") else "text"
+    return re.sub(r"[^\w-]+", "-", stem.replace(":", "-")).strip("-").lower() or "text"
+
+
+def size_of(source: Source) -> int:
+    """Bytes of text, about: file sizes, three times that of compressed ones; a guess for generated and hub text."""
+    files = paths(source)
+    if not files:
+        return 860 * getattr(source, "stories", 1_000_000)
+    compressed = (".gz", ".xz", ".zst", ".parquet")
+    return sum(path.stat().st_size * (3 if path.suffix in compressed else 1) for path in files)
+
+
+def prepare_for(run: Run, root: Path, *, workers: int = 0, progress: Callable[[Preparing], None] | None = None) -> Prepared:
+    """The run's data, prepared in a folder of ``root`` named after it, or taken from there if it already is.
+
+    The folder's name holds a hash of the sources' settings, the files' sizes and times, and the tokenizer: what
+    changes any of them makes another folder.
+    """
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths(run.data.source)]
+    key = [run.data.model_dump(mode="json", exclude={"windows"}), run.tokenizer.model_dump(mode="json"), files]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    folder = root / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}-{digest}"
+    return prepare(
+        run.data,
+        run.tokenizer,
+        folder,
+        workers=workers,
+        progress=progress,
+        model_parameters=count(run.model.parameters()),
+    )
+
+
