@@ -1,0 +1,78 @@
+"""Learning rate and batch size as functions of the step."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.config import AdamW, Segment, Steps, Training
+from fabella.config_files import preset
+from fabella.training.schedule import batch_sizes, learning_rate, steps_for, windows_at, windows_before
+
+
+def rates(optimizer: AdamW, total: int, *steps: int) -> list[float]:
+    return [learning_rate(optimizer, step, total) for step in steps]
+
+
+def test_without_a_schedule_the_rate_is_the_peak() -> None:
+    assert rates(AdamW(lr=1e-3), 10, 0, 5, 9) == [1e-3, 1e-3, 1e-3]
+
+
+def test_piny_warms_up_in_50_steps_and_is_constant_at_a_tenth_after_6000() -> None:
+    found = rates(preset("piny-37m").optimizer, 8000, 49, 5999, 7999)  # pyright: ignore[reportArgumentType]
+    assert found == pytest.approx([9e-4, 9e-5, 9e-5])
+
+
+def test_minigpt_rises_from_a_tenth_and_falls_back_to_it() -> None:
+    optimizer = preset("minigpt-100m").optimizer
+    found = rates(optimizer, 20_312, 0, 999, 20_311)  # pyright: ignore[reportArgumentType]
+    assert found == pytest.approx([6e-5, 6e-4, 6e-5], rel=1e-2)
+
+
+def test_the_first_update_of_a_warm_up_from_zero_is_not_wasted() -> None:
+    optimizer = AdamW(lr=1.0, schedule=(Segment(shape="linear", start=0.0, end=1.0, length=4),))
+    assert rates(optimizer, 8, 0, 1, 2, 3, 4) == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_a_cosine_is_half_way_at_its_middle() -> None:
+    optimizer = AdamW(lr=1.0, schedule=(Segment(shape="cosine", start=1.0, end=0.2, length="100%"),))
+    assert rates(optimizer, 100, 49, 99) == pytest.approx([0.6, 0.2])
+
+
+def test_warm_up_stable_decay_is_three_segments() -> None:
+    schedule = (
+        Segment(shape="linear", start=0.0, end=1.0, length=2),
+        Segment(shape="linear", start=1.0, end=1.0, length=4),
+        Segment(shape="linear", start=1.0, end=0.0, length=4),
+    )
+    found = rates(AdamW(lr=1.0, schedule=schedule), 10, *range(10))
+    assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_a_segment_of_no_length_is_passed_over() -> None:
+    schedule = (
+        Segment(shape="linear", start=0.0, end=1.0, length="0%"),
+        Segment(shape="linear", start=1.0, end=0.5, length=2),
+    )
+    assert rates(AdamW(lr=1.0, schedule=schedule), 4, 0, 1) == [0.75, 0.5]
+
+
+SCHEDULES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=0, max_size=4).map(
+    lambda steps: ((0, 2), *zip(itertools.accumulate(n for n, _ in steps), (count for _, count in steps), strict=True))
+)
+
+
+@given(accumulation=SCHEDULES, micro_batch=st.integers(1, 5), step=st.integers(0, 150))
+def test_the_position_in_the_data_is_the_sum_of_all_batches_before(accumulation, micro_batch: int, step: int) -> None:
+    training = Training(length=Steps(steps=1), micro_batch=micro_batch, accumulation=accumulation)
+    sizes = [windows_at(training, number) for number in range(step)]
+    assert windows_before(training, step) == sum(sizes)
+    assert list(itertools.islice(batch_sizes(training, 0), step)) == sizes
+
+
+@given(accumulation=SCHEDULES, windows=st.integers(1, 2000))
+def test_steps_for_is_the_fewest_that_use_all_windows(accumulation, windows: int) -> None:
+    training = Training(length=Steps(steps=1), micro_batch=3, accumulation=accumulation)
+    steps = steps_for(training, windows)
+    assert windows_before(training, steps - 1) < windows <= windows_before(training, steps)
