@@ -18,7 +18,7 @@ VALUES: dict[str, Any] = {
     "name": "smallest",
     "model": {"family": "gpt2", "vocabulary": 256, "context": 8, "dim": 2, "layers": 1, "heads": 1, "hidden": 2},
     "tokenizer": {"kind": "bytes"},
-    "data": {"windows": {"kind": "chained", "length": 8, "stride": 8}},
+    "data": {"windows": {"kind": "chained", "length": 8, "stride": 6}},
     "optimizer": {"kind": "adamw", "lr": 0.001},
     "training": {"length": {"steps": 1000}, "micro_batch": 1},
     "checkpoint": {"every": 10, "keep": 2},

@@ -144,8 +144,8 @@ def check(checkpoint: Checkpoint, table: Table, *, where: str = "the checkpoint"
 
     Raises CheckpointError naming the first five that are missing, extra, or of another shape or dtype.
     """
-    contents.check_weights(checkpoint.state.weights, table, where=f"{where}/{MODEL}")
-    contents.check_moments(checkpoint.state.moments, table, where=f"{where}/{OPTIMIZER}")
+    contents.checked_weights(checkpoint.state.weights, table, where=f"{where}/{MODEL}")
+    contents.checked_moments(checkpoint.state.moments, table, where=f"{where}/{OPTIMIZER}")
 
 
 # ---------------------------------------------------------------- loading
@@ -172,9 +172,10 @@ def load(folder: RunFolder, which: Which, *, weights_only: bool = False) -> Load
         ignored += _never_committed(folder, step) if which == "latest" else []
         verb = "resuming" if which == "latest" else "taking"
         return Loaded(checkpoint, step, [f"{line}; {verb} {name_of(step)}" for line in ignored])
+    place = escaped(str(folder.path), 500)
     raise CheckpointError(
-        f"{escaped(str(folder.path), 500)} has no whole checkpoint{': ' if ignored else ''}{'; '.join(ignored)}.",
-        fix="Train the run again from its config.yaml." if ignored else f"Train it: fabella resume {folder.path}",
+        f"{place} has no whole checkpoint{': ' if ignored else ''}{'; '.join(ignored)}.",
+        fix=f"Train it anew: fabella train {place}/config.yaml" if ignored else f"Train it: fabella resume {place}",
     )
 
 
@@ -250,9 +251,9 @@ def _read(folder: RunFolder, step: int, weights_only: bool) -> Checkpoint:
     numbers = contents.state_of(read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}")
     table = folder.run.model.parameters()
     weights = decoded(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
-    contents.check_weights(weights, table, where=f"{path.name}/{MODEL}")
+    weights = contents.checked_weights(weights, table, where=f"{path.name}/{MODEL}")
     moments: Mapping[str, Any] = {}
     if not weights_only:
         moments = decoded(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
-        contents.check_moments(moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"])
+        moments = contents.checked_moments(moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"])
     return Checkpoint(State(weights, moments, numbers["numbers"]), numbers["progress"])

@@ -18,26 +18,25 @@ NAMED = 5
 """Differences told in an error: enough to see the pattern."""
 
 Shape = tuple[int, ...]
+Arrays = Mapping[str, NDArray[Any]]
 
 
-def check_weights(weights: Mapping[str, NDArray[Any]], table: Table, *, where: str) -> None:
-    """Raises CheckpointError naming the first five weights that differ from the table."""
-    _compare(weights, {name: parameter.shape for name, parameter in table.items()}, where)
+def checked_weights(weights: Arrays, table: Table, *, where: str) -> Arrays:
+    """The weights in the table's order. Raises CheckpointError naming the first five that differ from the table."""
+    return _compared(weights, {name: parameter.shape for name, parameter in table.items()}, where)
 
 
-def check_moments(
-    moments: Mapping[str, NDArray[Any]], table: Table, *, where: str, kinds: Sequence[str] | None = None
-) -> None:
-    """``first.NAME``, ``second.NAME`` …: each kind of moment has one array for every weight, of its shape.
+def checked_moments(moments: Arrays, table: Table, *, where: str, kinds: Sequence[str] | None = None) -> Arrays:
+    """``first.NAME``, ``second.NAME`` …, in order: each kind of moment has one array for every weight, of its shape.
 
     ``kinds``: those there must be; otherwise those of which there is one. Raises CheckpointError naming five.
     """
     found = sorted({name.partition(".")[0] for name in moments}) if kinds is None else kinds
     expected = {f"{kind}.{name}": parameter.shape for kind in found for name, parameter in table.items()}
-    _compare(moments, expected, where)
+    return _compared(moments, expected, where)
 
 
-def _compare(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, Shape], where: str) -> None:
+def _compared(arrays: Arrays, expected: Mapping[str, Shape], where: str) -> Arrays:
     wrong = [f"{name} is missing" for name in expected if name not in arrays]
     wrong += [f"{escaped(name)} is none of this model's" for name in arrays if name not in expected]
     for name, shape in expected.items():
@@ -48,6 +47,7 @@ def _compare(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, Shape], 
     if wrong:
         more = f"; and {len(wrong) - NAMED:,} more" if len(wrong) > NAMED else ""
         raise CheckpointError(f"{where} does not fit the model: {'; '.join(wrong[:NAMED])}{more}.")
+    return {name: arrays[name] for name in expected}
 
 
 def _sizes(shape: Shape) -> str:

@@ -1,0 +1,174 @@
+"""Checkpoints: what is saved comes back bit for bit, and nothing that is not whole is taken for whole."""
+
+import dataclasses
+import math
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fabella.errors import CheckpointError, DiskFullError
+from fabella.runs.checkpoint import Checkpoint, load, newest_good, prune, require_space, save, set_best
+from fabella.runs.folder import RunFolder
+from tests.runs import stub
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [120])
+    loaded = load(RunFolder.open(tmp_path), "latest")
+    assert stub.same(loaded.checkpoint, stub.checkpoint(120))
+    assert (loaded.step, loaded.ignored) == (120, [])
+    assert sorted(item.name for item in folder.checkpoints.iterdir()) == ["step-00000120"]
+
+
+def test_special_floats_and_numbers_come_back_bit_for_bit(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path)
+    made = stub.checkpoint(1)
+    for array in made.state.weights.values():
+        array.reshape(-1)[:2] = np.array([0x7FC00001, 0x80000000], np.uint32).view(np.float32)  # a NaN with a payload
+    progress = {"best_loss": 0.1 + 0.2, "tokens": 2**63 + 1, "words": "naïve\n"}
+    save(folder, 1, Checkpoint(made.state, progress))
+    assert stub.same(load(folder, 1).checkpoint, Checkpoint(made.state, progress))
+
+
+def test_weights_alone_are_read_without_the_optimizer(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [120])
+    (folder.checkpoints / "step-00000120" / "optimizer.safetensors").unlink()
+    loaded = load(folder, 120, weights_only=True)
+    assert loaded.checkpoint.state.moments == {}
+    assert list(loaded.checkpoint.state.weights) == list(stub.TABLE)
+    with pytest.raises(CheckpointError, match=r"step-00000120/optimizer.safetensors: missing\."):
+        load(folder, 120)
+
+
+def test_an_explicit_step_is_never_replaced_by_another(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100, 120])
+    with pytest.raises(CheckpointError) as caught:
+        load(folder, 110)
+    assert str(caught.value) == (f"{tmp_path} has no step-00000110. Others of this run: step-00000100, step-00000120.")
+    (folder.checkpoints / "step-00000120" / "state.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"state.json: size 2 != \d+ in manifest. Others .*: step-00000100\.$"):
+        load(folder, 120)
+
+
+def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100, 120])
+    model = folder.checkpoints / "step-00000120" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:812])
+    loaded = load(folder, "latest")
+    assert loaded.step == 100
+    size = len((folder.checkpoints / "step-00000100" / "model.safetensors").read_bytes())
+    assert loaded.ignored == [
+        f"ignoring damaged step-00000120 (step-00000120/model.safetensors: size 812 != {size} in manifest); "
+        "resuming step-00000100"
+    ]
+
+
+def test_an_incomplete_latest_falls_back_and_says_so(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100, 120])
+    (folder.checkpoints / "step-00000120" / "manifest.json").unlink()
+    assert load(folder, "latest").ignored == ["ignoring incomplete step-00000120 (no manifest); resuming step-00000100"]
+
+
+def test_what_a_killed_save_left_is_told(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100])
+    (folder.checkpoints / ".step-00000120.partial-0123456789ab").mkdir()
+    (folder.checkpoints / ".step-00000090.partial-0123456789ab").mkdir()
+    assert load(folder, "latest").ignored == ["ignoring incomplete step-00000120 (no manifest); resuming step-00000100"]
+
+
+def test_no_whole_checkpoint_is_an_error_that_tells_of_each(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"run has no whole checkpoint\. Train it: fabella resume"):
+        load(folder, "latest")
+    save(folder, 10, stub.checkpoint(10))
+    (folder.checkpoints / "step-00000010" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"whole checkpoint: ignoring incomplete step-00000010 \(no manifest\)\."):
+        load(folder, "latest")
+
+
+def test_best_is_what_it_was_set_to(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100])
+    set_best(folder, 100)
+    save(folder, 110, stub.checkpoint(110))
+    assert load(folder, "best").step == 100
+
+
+def test_without_a_best_the_newest_is_taken_and_told(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100, 110])
+    assert load(folder, "best").ignored == ["there is no pointer best; taking step-00000110"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100, 120])
+    again = Checkpoint(stub.checkpoint(7).state, {"step": 120})
+    save(folder, 120, again)
+    assert stub.same(load(folder, 120).checkpoint, again)
+    assert folder.steps() == [100, 120]
+
+
+def test_a_checkpoint_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100])
+    made = stub.checkpoint(110)
+    lacking = dict(list(made.state.weights.items())[1:])
+    with pytest.raises(CheckpointError, match=r"step-00000110/model.safetensors does not fit the model: embedding"):
+        save(folder, 110, Checkpoint(dataclasses.replace(made.state, weights=lacking), made.progress))
+    with pytest.raises(CheckpointError, match=r"step-00000110: best_loss = inf is no finite number; not saved"):
+        save(folder, 110, Checkpoint(made.state, {"best_loss": math.inf}))
+    assert folder.steps() == [100]
+
+
+def test_pruning_keeps_the_newest_the_best_and_what_was_loaded(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, run=stub.keeping(10))
+    for step in range(10, 90, 10):
+        save(folder, step, stub.checkpoint(step))
+    set_best(folder, 20)
+    load(folder, 30)
+    assert prune(folder, 2) == [60, 50, 40, 10]
+    assert folder.steps() == [20, 30, 70, 80]
+
+
+def test_damaged_checkpoints_do_not_count_as_kept(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [10, 20])
+    (folder.checkpoints / "step-00000020" / "manifest.json").unlink()
+    save(folder, 30, stub.checkpoint(30))
+    assert folder.steps() == [10, 20, 30]
+    save(folder, 40, stub.checkpoint(40))
+    assert folder.steps() == [30, 40]
+
+
+def test_nothing_later_than_latest_is_pruned(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, run=stub.keeping(10))
+    for step in (10, 20, 30, 100):
+        save(folder, step, stub.checkpoint(step))
+    folder.point("latest", 30)
+    assert prune(folder, 1) == [20, 10]
+    (folder.path / "latest").write_text("nonsense")
+    assert prune(folder, 1) == []
+    assert folder.steps() == [30, 100]
+
+
+def test_newest_good_looks_at_manifests_and_sizes(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path)
+    assert newest_good(folder) is None
+    save(folder, 10, stub.checkpoint(10))
+    save(folder, 20, stub.checkpoint(20))
+    assert newest_good(folder) == 20
+    (folder.checkpoints / "step-00000020" / "model.safetensors").write_bytes(b"")
+    assert newest_good(folder) == 10
+
+
+@pytest.mark.fault("A7", cases=1)
+def test_no_space_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stub.folder(tmp_path)
+    usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3_000_000))
+    require_space(folder, 3_000_000)
+    with pytest.raises(DiskFullError) as caught:
+        require_space(folder, 48_000_000)
+    assert str(caught.value) == (
+        f"disk full: the checkpoints of this run need 48 MB, 3.0 MB are free at {tmp_path}. "
+        "Free some space there, choose another --out, or lower checkpoint.keep."
+    )
