@@ -70,7 +70,7 @@ def _speller(decoder: dict[str, Any] | None) -> Speller:
         return _suffixed(steps[0].get("suffix", "</w>"))
     raise TokenizerError(
         f"The tokenizer's decoder ({json.dumps(decoder)[:200]}) is not one that Fabella can turn ids into text with.",
-        fix="Known are ByteLevel, Metaspace, Replace, ByteFallback, WordPiece, BPEDecoder. Or train one: tokenizer.kind=bpe.",
+        fix="Known are ByteLevel, Metaspace, Replace, ByteFallback, WordPiece, BPEDecoder. Or tokenizer.kind=bpe.",
     )
 
 
