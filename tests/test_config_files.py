@@ -1,5 +1,6 @@
 """From presets, YAML and overrides to a checked run: every mistake is named with the nearest right thing."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_length_is_in_steps_or_in_epochs() -> None:
 
 
 def test_an_unknown_preset_suggests_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="There is no preset 'pini-37m'. Did you mean 'piny-37m'?"):
+    with pytest.raises(ConfigError, match=r"There is no preset 'pini-37m'\. Did you mean 'piny-37m'\?"):
         preset_text("pini-37m")
 
 
@@ -131,6 +132,7 @@ VALUES = st.one_of(
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
 )
 KEYS = sorted(known_keys("llama"))
+OVERRIDES = st.text(max_size=40) | st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=20))
 
 
 @pytest.mark.fault("G7", cases=2500)
@@ -144,22 +146,16 @@ def test_any_value_for_any_key_gives_a_run_or_a_config_error(key: str, value: ob
         inner = section.get(name)
         section[name] = section = inner if isinstance(inner, dict) else {}
     section[last] = value
-    try:
-        run_from(values)
-    except ConfigError as error:
-        assert str(error)
+    with contextlib.suppress(ConfigError):  # anything else fails the test
+        assert run_from(values)
 
 
 @pytest.mark.fault("G7", cases=2500)
 @settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
-@given(text=st.text(max_size=60), override=st.text(max_size=40) | st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=20)))
+@given(text=st.text(max_size=60), override=OVERRIDES)
 def test_any_yaml_and_any_override_gives_a_run_or_a_config_error(text: str, override: str) -> None:
     values = preset("storybook-1m").model_dump(mode="json")
-    try:
+    with contextlib.suppress(ConfigError):
         values |= parse_yaml(text, where="fuzz")
-    except ConfigError as error:
-        assert str(error)
-    try:
-        run_from(apply_overrides(values, [override]))
-    except ConfigError as error:
-        assert str(error)
+    with contextlib.suppress(ConfigError):
+        assert run_from(apply_overrides(values, [override]))

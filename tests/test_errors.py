@@ -26,7 +26,9 @@ def test_each_error_has_its_exit_code(error: type[errors.FabellaError], code: in
 
 
 def test_the_table_above_and_the_docstring_name_every_error() -> None:
-    defined = {item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, errors.FabellaError)}
+    defined = {
+        item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, errors.FabellaError)
+    }
     assert defined - {errors.FabellaError} == set(CODES)
     assert all(error.__name__ in (errors.__doc__ or "") for error in defined)
 

@@ -231,7 +231,7 @@ class Segment(Section):
             steps = round(total * float(text[:-1]) / 100) if text.endswith("%") else int(text)
         except (ValueError, OverflowError):
             steps = -1
-        if steps < 0 or text.endswith("%") and steps > total:
+        if steps < 0 or (text.endswith("%") and steps > total):
             raise ValueError(f"length {self.length!r} is neither a number of steps (50) nor a share of the run (10%)")
         return steps
 
@@ -352,6 +352,7 @@ class Run(Section):
         length, context = self.data.windows.length, self.model.context
         if length > context and not self.model.unbounded:
             raise ValueError(
-                f"data.windows.length = {length} is longer than model.context = {context}; lower it, or raise the context"
+                f"data.windows.length = {length} is longer than model.context = {context}; "
+                "lower it, or raise the context"
             )
         return self

@@ -65,7 +65,9 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"Config file {path} cannot be read: {reason}.", fix="Give a preset's name or a YAML file.") from None
+        raise ConfigError(
+            f"Config file {path} cannot be read: {reason}.", fix="Give a preset's name or a YAML file."
+        ) from None
 
 
 def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
@@ -91,7 +93,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", self.peek_event().start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -102,7 +106,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 # ---------------------------------------------------------------- overrides
 
@@ -112,7 +118,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
 
     Raises ConfigError for what is no assignment, or names a key that no section has.
     """
-    result = {key: value for key, value in values.items()}
+    result = dict(values)
     family = values.get("model", {}).get("family", "") if isinstance(values.get("model"), Mapping) else ""
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -128,7 +134,9 @@ def _value(text: str, override: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError):
-        raise ConfigError(f"The value of '{override}' is no YAML value.", fix="Quote it: 'section.key=\"text\"'.") from None
+        raise ConfigError(
+            f"The value of '{override}' is no YAML value.", fix="Quote it: 'section.key=\"text\"'."
+        ) from None
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
@@ -166,7 +174,8 @@ def run_from(values: Mapping[str, Any]) -> Run:
     try:
         return Run.model_validate(dict(values))
     except ValidationError as error:
-        family = str(getattr(values.get("model"), "get", lambda _: "")("family") or "")
+        model = values.get("model")
+        family = str(model.get("family")) if isinstance(model, Mapping) else ""
         raise ConfigError(" ".join(_problems(error, family))) from None
 
 

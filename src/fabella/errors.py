@@ -22,7 +22,6 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-
 LONGEST_LIST = 20
 """Choices that are listed when none is near; more would hide the problem."""
 
@@ -82,7 +81,7 @@ class NumericsError(FabellaError):
     exit_code = 5
 
 
-class Interrupted(FabellaError):
+class Interrupted(FabellaError):  # noqa: N818 - being stopped by the user is no error
     exit_code = 130
 
 

@@ -48,7 +48,9 @@ class Commands(TyperGroup):
         module = importlib.import_module(f"fabella.cli.{cmd_name.replace('-', '_')}")
         return _click_command(module, cmd_name)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in command_files() and not args[0].startswith("-"):
             hint = did_you_mean(args[0], command_files())
             raise click.UsageError(f"There is no command '{args[0]}'. {hint}", ctx)

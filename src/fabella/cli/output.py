@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,11 @@ def show(text: str = "", *, end: str = "\n") -> None:
 
 
 def show_json(value: Mapping[str, Any]) -> None:
-    """A result for programs: one JSON object on standard output. Infinite numbers, which JSON lacks, become null."""
-    print(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False), flush=True)
+    """A result for programs: one JSON object on standard output. Infinite numbers, which JSON lacks, become null.
+
+    On a terminal everything beyond ASCII is escaped: a text may hold characters that a terminal obeys.
+    """
+    print(json.dumps(_finite(value), ensure_ascii=sys.stdout.isatty(), allow_nan=False), flush=True)
 
 
 def _finite(value: Any) -> Any:

@@ -12,11 +12,9 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
-from fabella.cli.preparing import PrepareProgress
-from fabella.telemetry.plot import plot_loss
-from fabella.training.launch import Asked, plan, prepare_for
-from fabella.training.session import Outcome, start
+from fabella.cli.output import say
+from fabella.training.launch import Asked, plan
+from fabella.training.session import start
 
 
 def command(

@@ -10,7 +10,10 @@ from fabella.errors import ConfigError
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto``: a CUDA GPU where there is one, else Apple's, else the CPU. Raises ConfigError for one that is not there."""
+    """``auto``: a CUDA GPU where there is one, else Apple's, else the CPU.
+
+    Raises ConfigError for one that is not there.
+    """
     available = _available()
     if name == "auto":
         return torch.device(available[0])

@@ -2,9 +2,10 @@
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class TorchEngine:
         self.precision = resolve_precision(self.asked_precision, device)
         fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
         self.loss_scale = LossScale.of(fp16)
-        self.model = build(run.model, weights, device).train()
+        self.model: Any = build(run.model, weights, device).train()
         self.optimizer = Optimizer(self.model, run.model.parameters(), run.optimizer)
         self.steps = 0
 
@@ -97,7 +98,9 @@ class TorchEngine:
         """For the manifest: what trains, where, how exactly."""
         precision = str(self.precision.compute).removeprefix("torch.")
         asked = self.asked_precision.kind
-        remark = "" if asked.replace("bf16", "bfloat16").replace("fp16", "float16") == precision else f" ({asked} on GPUs)"
+        remark = (
+            "" if asked.replace("bf16", "bfloat16").replace("fp16", "float16") == precision else f" ({asked} on GPUs)"
+        )
         return {
             "engine": self.name,
             "torch": torch.__version__,
@@ -111,7 +114,9 @@ class TorchEngine:
         """One optimizer step; the micro-batches' gradients add up to that of the global batch's mean loss."""
         learned = batch.learned
         if learned == 0:
-            raise ConfigError("A batch has no token to learn from.", fix="Use longer texts, or data.windows.kind=chained.")
+            raise ConfigError(
+                "A batch has no token to learn from.", fix="Use longer texts, or data.windows.kind=chained."
+            )
         total = torch.zeros((), device=self.device)
         for number, (tokens, targets, share) in enumerate(self._micro_batches(batch, learned)):
             torch.manual_seed(dropout_seed(self.seed, self.steps, number))
@@ -140,7 +145,8 @@ class TorchEngine:
     def _update(self, loss: Tensor, lr: float) -> TorchStepResult:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.precision.scaled:
-            torch._foreach_mul_(gradients, 1.0 / self.loss_scale.value)  # noqa: SLF001
+            for gradient in gradients:
+                gradient.mul_(1.0 / self.loss_scale.value)
         norm = torch.nn.utils.get_total_norm(gradients)
         self.steps += 1
         if self.precision.scaled:  # fp16 overflows now and then: that step is left out and the scale lowered
@@ -163,9 +169,10 @@ class TorchEngine:
             return
         bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         self.optimizer.forget_gradients()
+        culprit = bad[0] if bad else "all weights together"
         raise NumericsError(
-            f"Step {result.step}: loss {float(result.loss):.4g}; the gradient of {bad[0] if bad else 'all weights together'} "
-            "is not finite. The weights were left as they were.",
+            f"Step {result.step}: loss {float(result.loss):.4g}; the gradient of {culprit} is not finite. "
+            "The weights were left as they were.",
             fix="Resume with a lower optimizer.lr, or a smaller optimizer.clip.",
         )
 
@@ -176,7 +183,7 @@ class TorchEngine:
         return values.float().cpu().numpy()
 
     @contextmanager
-    def evaluating(self) -> Iterator[nn.Module]:
+    def evaluating(self) -> Generator[Any]:
         """The model without dropout for as long as the block lasts."""
         self.model.eval()
         try:

@@ -26,7 +26,11 @@ class Optimizer:
             {"params": [p for n, p in self.parameters.items() if not table[n].decay], "weight_decay": 0.0},
         ]
         self.adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=section.lr, betas=section.betas, eps=section.eps, fused=True
+            [group for group in groups if group["params"]],
+            lr=section.lr,
+            betas=section.betas,
+            eps=section.eps,
+            fused=True,
         )
 
     def step(self, lr: float, norm: Tensor) -> None:
@@ -34,10 +38,7 @@ class Optimizer:
 
         The decision is taken on the device, so that no step waits for it.
         """
-        scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
-        for parameter in self.parameters.values():
-            assert parameter.grad is not None, "every parameter of a family takes part in its loss"
-        torch._foreach_mul_([p.grad for p in self.parameters.values()], scale)  # noqa: SLF001
+        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.found_inf = (~torch.isfinite(norm)).float()  # pyright: ignore[reportAttributeAccessIssue]

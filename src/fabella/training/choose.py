@@ -1,6 +1,7 @@
 """``fabella train my-stories.txt``: which tokenizer, model and length suit this text and this machine."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from fabella.config import BPE, Bytes, Run, Source, Steps, TokenizerSection
 from fabella.config_files import preset, run_from
@@ -31,7 +32,10 @@ def choose(source: Source, name: str, text_bytes: int, *, gpu: bool) -> Choice:
     batch_tokens = 524_288 if large else TOKENS_A_STEP
     steps = int(min(max(10 * tokens / batch_tokens, 200), 20_000 if gpu else 3_000))
     every = max(50, steps // 10)
-    values = template.model_dump(mode="json") | {"name": name, "about": {"description": f"Chosen for {name}."}}
+    values: dict[str, Any] = template.model_dump(mode="json") | {
+        "name": name,
+        "about": {"description": f"Chosen for {name}."},
+    }
     values["model"] |= {"vocabulary": ids}
     values["tokenizer"] = tokenizer.model_dump(mode="json")
     values["data"] |= {"source": source.model_dump(mode="json"), "validation": {"kind": "held", "fraction": 0.05}}
@@ -39,10 +43,11 @@ def choose(source: Source, name: str, text_bytes: int, *, gpu: bool) -> Choice:
     values["validation"] |= {"every": every}
     values["checkpoint"] |= {"every": every}
     values["samples"] |= {"every": 2 * every, "prompts": [""]}
+    times = steps * batch_tokens / max(tokens, 1)
     reasons = (
         f"{text_bytes / 1e6:,.1f} MB of text: {_in_words(tokenizer)}.",
         f"{'A GPU' if gpu else 'A CPU'}: a model of the shape of {template.name}.",
-        f"{steps:,} steps of {batch_tokens:,} tokens: the text about {steps * batch_tokens / max(tokens, 1):.0f} times.",
+        f"{steps:,} steps of {batch_tokens:,} tokens: the text about {times:.0f} times.",
     )
     return Choice(run_from(values), reasons)
 

@@ -1,7 +1,7 @@
 """Ctrl-C and termination: the first asks for an end after saving, a second ends at once."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -19,7 +19,7 @@ class Interruption:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible() -> Generator[Interruption]:
     """Handle the signals for as long as the block lasts (main thread only; elsewhere nothing is handled)."""
     interruption = Interruption()
     before = {number: signal.getsignal(number) for number in SIGNALS}

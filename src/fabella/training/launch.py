@@ -101,7 +101,9 @@ def size_of(source: Source) -> int:
     return sum(path.stat().st_size * (3 if path.suffix in compressed else 1) for path in files)
 
 
-def prepare_for(run: Run, root: Path, *, workers: int = 0, progress: Callable[[Preparing], None] | None = None) -> Prepared:
+def prepare_for(
+    run: Run, root: Path, *, workers: int = 0, progress: Callable[[Preparing], None] | None = None
+) -> Prepared:
     """The run's data, prepared in a folder of ``root`` named after it, or taken from there if it already is.
 
     The folder's name holds a hash of the sources' settings, the files' sizes and times, and the tokenizer: what
@@ -119,5 +121,3 @@ def prepare_for(run: Run, root: Path, *, workers: int = 0, progress: Callable[[P
         progress=progress,
         model_parameters=count(run.model.parameters()),
     )
-
-

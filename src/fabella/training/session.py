@@ -1,7 +1,7 @@
 """One run from its first step or its last checkpoint to its end: everything is put together here.
 
-    start ── prepared data → resolved run → run folder ─┐
-    resume ─ run folder → newest good checkpoint ───────┴→ engine, observers → train → final score
+start ── prepared data → resolved run → run folder ─┐
+resume ─ run folder → newest good checkpoint ───────┴→ engine, observers → train → final score
 """
 
 import math
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from fabella.config import Epochs, Run, Steps
 from fabella.data.feed import feed
 from fabella.data.order import Order
@@ -20,7 +19,7 @@ from fabella.data.prepared import Prepared, open_prepared
 from fabella.data.windows import Windows
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine
-from fabella.errors import ConfigError, PreparedDataError, TokenizerError
+from fabella.errors import PreparedDataError, TokenizerError
 from fabella.models.parameters import count
 from fabella.runs.checkpoint import load, require_space
 from fabella.runs.compare import compare_manifests
@@ -80,7 +79,12 @@ def start(run: Run, out: Path, prepared: Prepared, *, device: str = "auto", sink
 
 
 def resume(
-    path: Path, *, device: str = "auto", prepared: Path | None = None, run: Run | None = None, sinks: Sequence[Sink] = ()
+    path: Path,
+    *,
+    device: str = "auto",
+    prepared: Path | None = None,
+    run: Run | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> Outcome:
     """Go on with the run in ``path`` from its newest good checkpoint, exactly as if it had never stopped.
 
@@ -206,9 +210,7 @@ def _train(session: _Session, observers: Sequence[Observer], progress: Progress)
         return train(session.engine, batches, session.rate, observers, progress=progress, until=session.steps)
 
 
-def _final(
-    session: _Session, progress: Progress, score: Callable[[int], Score], write: Fan, windows: int
-) -> Score:
+def _final(session: _Session, progress: Progress, score: Callable[[int], Score], write: Fan, windows: int) -> Score:
     """The score on all held-out windows, measured once a run and kept in its metrics."""
     rows = [row for row in read_rows(session.folder.path / "metrics.jsonl") if row["kind"] == "final"]
     if rows and rows[-1]["step"] == progress.step:
