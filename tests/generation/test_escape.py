@@ -21,7 +21,15 @@ def test_text_may_be_escaped_piece_by_piece(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Once upon a time,\n\tthere was…", "naïve “dragon” – 龍 🐉", "می‌خواهم", "क्‍ष", "👩‍👩‍👧", "שלום"]
+    "text",
+    [
+        "Once upon a time,\n\tthere was…",
+        "naïve “dragon” 龍 🐉",
+        "می\N{ZERO WIDTH NON-JOINER}خواهم",
+        "क्\N{ZERO WIDTH JOINER}ष",
+        "👩\N{ZERO WIDTH JOINER}👧",
+        "שלום",
+    ],
 )
 def test_what_people_write_stays_as_it_is(text: str) -> None:
     assert escape(text) == text

@@ -131,23 +131,20 @@ class Telling:
     def in_order(self) -> Iterator[tuple[int, str]]:
         """The same pieces, story after story: one is heard as it grows, the later ones wait until it has ended.
 
-        Every story begins with an empty piece, also one that stays empty.
+        The first piece of each is what it has said so far, possibly nothing.
         """
         waiting = [""] * len(self._growing)
-        now = 0
-        yield 0, ""
-        for number, piece in self._pieces:
-            waiting[number] += piece
-            while True:
-                if waiting[now]:
-                    yield now, waiting[now]
-                    waiting[now] = ""
-                if not self._growing[now].ended_by or now == len(waiting) - 1:
+        for now, text in enumerate(self._growing):
+            yield now, waiting[now]
+            while not text.ended_by:
+                heard = next(self._pieces, None)
+                if heard is None:  # the end of a story may be silent
                     break
-                now += 1
-                yield now, ""
-        for last in range(now + 1, len(waiting)):
-            yield last, waiting[last]
+                number, piece = heard
+                if number == now:
+                    yield now, piece
+                else:
+                    waiting[number] += piece
 
     def stories(self) -> list[Story]:
         """All stories, in the order of the prompts; told to their ends first where they are still growing."""

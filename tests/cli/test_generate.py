@@ -1,0 +1,283 @@
+"""``fabella generate``: the story on standard output, remarks on standard error, nothing that harms a terminal."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fabella.cli import generate
+from fabella.cli.main import run as fabella
+from fabella.config import Chained
+from fabella.generation.teller import Teller
+from tests.generation import tiny_run
+from tests.generation.stand_in import Config, Parrot
+
+CSI, OSC, BEL = "\x1b[", "\x1b]", "\x07"
+ATTACKS = [
+    CSI + "2J",  # clear the screen
+    CSI + "31mred" + CSI + "0m",
+    CSI + "?1049h",  # the other screen
+    CSI + "6n",  # answers on standard input
+    CSI + "20t",  # reports the icon's title as input
+    CSI + "1A\r overwritten",
+    CSI + "8m hidden",
+    OSC + "0;title" + BEL,
+    OSC + "0;title\x1b\\",
+    OSC + "8;;http://evil.example\x1b\\click" + OSC + "8;;\x1b\\",
+    OSC + "52;c;cm0gLXJm" + BEL,  # writes the clipboard
+    OSC + "1337;File=inline=1:AAAA" + BEL,
+    "\x1bP$q\x1b\\",  # DCS
+    "\x1b_G payload\x1b\\",  # APC
+    "\x1b^ private\x1b\\",  # PM
+    "\x1bc",  # full reset
+    "\x1b(0lqqk",  # line drawing
+    "\x1bN\x1bO",
+    "\x9b31m",  # CSI in one character
+    "\x9d0;title\x9c",
+    "\x90q\x9c",
+    "\x84\x85\x8d",
+    BEL * 5,
+    "\b\b\b rewritten",
+    "right\rleft",
+    "\x0e shifted \x0f",
+    "\x7f\x00\x0b\x0c",
+    "\u202e txt.exe",  # right-to-left override
+    "\u2066\u2067\u2068\u2069\u200e\u200f\u061c",
+    "\u2028\u2029\ufeff\U000e0041\u206a",
+]
+
+
+class Terminal(io.StringIO):
+    """Standard output that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def saying(text: str) -> Teller:
+    """A teller that continues the prompt ``A`` with ``text``."""
+    config = Config(vocabulary=256, context=1024)
+    ids = tiny_run.tokenizer()
+    model = Parrot(config, [*text.encode(), ids.end], prompt=2)
+    return Teller(model, ids, config=config, windows=Chained(length=1024, stride=1024), engine="torch")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.make(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of ``fabella generate …``."""
+    code = fabella(["generate", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+# ---------------------------------------------------------------- terminals
+
+
+@pytest.mark.fault("G5", cases=1)
+@pytest.mark.parametrize("attack", ATTACKS, ids=[f"{number:02}" for number in range(len(ATTACKS))])
+def test_a_sampled_control_sequence_is_shown_and_not_obeyed(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(ATTACKS) == 30
+    shown = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(attack + " end"))
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert fabella(["generate", "run", "A"]) == 0
+    text = shown.getvalue()
+    assert text.startswith("A")
+    assert text.endswith(" end\n")
+    assert "\\x" in text or "\\u" in text or "\\U" in text, "what was there is still to be seen"
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff]", text)
+    assert "\U000e0041" not in text
+
+
+def test_a_control_sequence_in_the_prompt_is_escaped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" end"))
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert fabella(["generate", "run", CSI + "2J", "--tokens", "1"]) == 0
+    assert shown.getvalue().startswith(r"\x1b[2J")
+
+
+def test_raw_text_on_a_terminal_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(CSI + "31mred"))
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert fabella(["generate", "run", "A", "--raw"]) == 0
+    assert shown.getvalue() == "A" + CSI + "31mred\n"
+
+
+def test_a_pipe_gets_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(CSI + "31mred\u202e"))
+    assert told(capsys, "run", "A")[1] == "A" + CSI + "31mred\u202e\n"
+
+
+def test_a_character_that_the_terminal_lacks_does_not_end_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" 🐉 end"))
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert fabella(["generate", "run", "A"]) == 0
+    shown.seek(0)
+    assert shown.read() == "A \\U0001f409 end\n"
+
+
+def test_the_text_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token is seen before the next one is chosen."""
+    flushed: list[str] = []
+
+    class Watched(Terminal):
+        def flush(self) -> None:
+            flushed.append(self.getvalue())
+
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" 🐉!"))
+    monkeypatch.setattr(sys, "stdout", Watched())
+    fabella(["generate", "run", "A"])
+    assert [text for text in dict.fromkeys(flushed) if text] == ["A", "A ", "A 🐉", "A 🐉!", "A 🐉!\n"]
+
+
+# ---------------------------------------------------------------- stories
+
+
+def test_the_same_seed_tells_the_same_story(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = told(capsys, folder, "Once", "--seed", "7", "--tokens", "20")
+    again = told(capsys, folder, "Once", "--seed", "7", "--tokens", "20")
+    other = told(capsys, folder, "Once", "--seed", "8", "--tokens", "20")
+    assert first[0] == 0
+    assert first[1].startswith("Once")
+    assert first[1] == again[1] != other[1]
+
+
+def test_without_a_seed_every_call_tells_another_story_and_says_how_to_hear_it_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, err = told(capsys, folder, "Once", "--tokens", "20", "--temperature", "1")
+    seed = re.search(r"--seed (\d+) tells the same again", err)
+    assert seed
+    assert told(capsys, folder, "Once", "--tokens", "20", "--temperature", "1", "--seed", seed[1])[1] == out
+    assert told(capsys, folder, "Once", "--tokens", "20", "--temperature", "1")[1] != out
+
+
+def test_several_prompts_and_samples_are_told_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [folder, "Once", "The dragon", "--seed", "1", "--tokens", "9"]
+    code, out, _ = told(capsys, *words, "--n", "2")
+    stories = out.removesuffix("\n").split(generate.BETWEEN)
+    assert (code, len(stories)) == (0, 4)
+    assert [story.startswith(("Once", "The dragon")[number // 2]) for number, story in enumerate(stories)] == [True] * 4
+    assert told(capsys, *words)[1].removesuffix("\n").split(generate.BETWEEN) == stories[::2]
+
+
+def test_json_is_one_object_with_everything_that_made_the_text(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = told(
+        capsys, folder, "Once", "--json", "--n", "2", "--tokens", "9", "--seed", "7", "--top-k", "5", "--top-p", "0.9",
+        "--min-p", "0.01", "--temperature", "0.7", "--repetition-penalty", "1.2", "--checkpoint", "latest",
+    )  # fmt: skip
+    value = json.loads(out)
+    assert (code, err, value["step"]) == (0, "", 20)
+    assert value["sampling"] == {
+        "repetition_penalty": 1.2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "seed": 7,
+    }  # fmt: skip
+    assert [set(story) for story in value["stories"]] == [
+        {"text", "prompt", "told", "ended_by", "tokens", "seconds", "rereads"}
+    ] * 2
+    first = value["stories"][0]
+    assert (first["text"], first["tokens"]) == ("Once" + first["told"], 9)
+
+
+def test_json_on_a_terminal_harms_it_no_more_than_text_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying("\x1b[2J\x9b31m\u202e"))
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert fabella(["generate", "run", "A", "--json"]) == 0
+    assert json.loads(shown.getvalue())["stories"][0]["told"] == "\x1b[2J\x9b31m\u202e"
+    assert shown.getvalue().isascii()
+    assert "\x1b" not in shown.getvalue()
+
+
+def test_greedy_needs_no_seed_and_names_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [told(capsys, folder, "Once", "--temperature", "0", "--tokens", "9") for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert "seed" not in runs[0][2]
+
+
+def test_a_stop_string_ends_the_story(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" Tom ran. Tim sat."))
+    assert told(capsys, "run", "A", "--stop", "Zoe", "--stop", ". T")[1] == "A Tom ran\n"
+
+
+def test_without_a_prompt_the_model_begins(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, folder, "--tokens", "5", "--seed", "1")
+    assert code == 0
+    assert out.strip()
+
+
+def test_a_long_story_says_that_it_was_cut_and_what_was_forgotten(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, err = told(capsys, folder, "Once", "--tokens", "60", "--seed", "2")
+    assert "1 story reached --tokens before an end." in err
+    assert "A text outgrew the 32 tokens that the model looks back on; each time, it went on from its last 16." in err
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--temperature", "-1"], 2, "temperature = -1.0 is out of bounds: it must be at least 0 and at most 100."),
+        (["--top-p", "0"], 2, "top_p = 0.0 is out of bounds"),
+        (["--n", "0"], 2, "n = 0 is less than 1."),
+        (["--tokens", "0"], 2, "tokens = 0 is out of bounds"),
+        (["--seed", "-3"], 2, "seed = -3 is out of bounds"),
+        (["--stop", ""], 2, "A stop string is empty"),
+        (["--checkpoint", "newest"], 2, "checkpoint = 'newest' is none."),
+        (["--checkpoint", "15"], 4, "step-00000015"),
+        (["--device", "abacus"], 2, "abacus"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    folder: Path, words: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, out, err = told(capsys, folder, "Once", *words)
+    assert (found, out) == (code, "")
+    assert text in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, tmp_path / "nothing", "Once")
+    assert (code, out) == (4, "")
+    assert err == (f"fabella: There is no run folder {tmp_path / 'nothing'}. Train one: fabella train --out FOLDER.\n")
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = told(capsys, tiny_run.make(tmp_path / "new", steps=()), "Once")
+    assert code == 4
+    assert "has no whole checkpoint" in err
+
+
+def test_a_tokenizer_that_does_not_fit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = told(capsys, tiny_run.make(tmp_path / "run", tiny_run.run(vocabulary=100)), "Once")
+    assert code == 3
+    assert "The tokenizer has 256 ids, the model only 100" in err
+
+
+def test_a_reader_that_leaves_ends_it_quietly(folder: Path) -> None:
+    """As in ``fabella generate … | head -c 1``."""
+    words = [sys.executable, "-m", "fabella", "generate", str(folder), "Once", "--tokens", "400", "--seed", "1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) >= 0, "it ends by itself, not by a signal"
