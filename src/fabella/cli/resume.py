@@ -11,12 +11,9 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say
 from fabella.cli.train import report
-from fabella.config import Run
-from fabella.config_files import apply_overrides, run_from
-from fabella.runs.compare import compare_for_resume
 from fabella.runs.folder import RunFolder
+from fabella.training.api import changed
 from fabella.training.session import resume
 
 
@@ -29,11 +26,5 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     saved = RunFolder.open(run).run
-    asked = _changed(saved, [*(overrides or []), *([f"training.length.steps={steps}"] if steps else [])])
-    for difference in compare_for_resume(saved, asked):
-        say(str(difference))
+    asked = changed(saved, [*(overrides or []), *([f"training.length.steps={steps}"] if steps else [])])
     report(resume(run, device=device, prepared=data, run=asked), as_json=as_json)
-
-
-def _changed(saved: Run, overrides: list[str]) -> Run:
-    return run_from(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved

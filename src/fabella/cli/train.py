@@ -35,6 +35,31 @@ def command(
     planned = plan(asked)
     for reason in planned.reasons:
         say(reason)
-    data_of_run = planned.prepared or _prepare(planned.run, prepared)
-    outcome = start(planned.run, out or Path("runs") / planned.run.name, data_of_run, device=device)
-    report(outcome, as_json=as_json)
+    ids = planned.prepared
+    if ids is None:
+        with PreparationLine() as line:
+            ids = prepare_for(planned.run, prepared, progress=line)
+    report(start(planned.run, out or Path("runs") / planned.run.name, ids, device=device), as_json=as_json)
+
+
+def report(outcome: Outcome, *, as_json: bool) -> None:
+    """What a finished run gave, its plot, and what to do with it."""
+    plot, score = plot_loss(outcome.folder), outcome.score
+    if as_json:
+        show_json(
+            {
+                "run": str(outcome.folder),
+                "steps": outcome.progress.step,
+                "tokens": outcome.progress.tokens,
+                "loss": score.loss,
+                "perplexity": score.perplexity,
+                "bits_per_byte": score.bits_per_byte,
+                "plot": str(plot),
+            }
+        )
+        return
+    show(
+        f"Validation loss {score.loss:.4f}, perplexity {score.perplexity:.2f}, {score.bits_per_byte:.4f} bits per byte"
+    )
+    show(f"(on {score.tokens:,} held-out tokens, after {outcome.progress.step:,} steps). Its curve: {plot}")
+    show(f"Tell a story:  fabella generate {outcome.folder}")

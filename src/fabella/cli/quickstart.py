@@ -1,0 +1,89 @@
+"""Train a storyteller in about two minutes, from nothing, and let it tell three stories.
+
+Examples:
+  fabella quickstart
+  fabella quickstart --minutes 10         a better one
+  fabella quickstart                      again: uses what is there
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fabella.cli.output import PreparationLine, say, show, show_json
+from fabella.generation.sampling import Sampling
+from fabella.generation.teller import load
+from fabella.generation.telling import Story
+from fabella.runs.checkpoint import newest_good
+from fabella.runs.folder import RunFolder
+from fabella.telemetry.plot import plot_loss
+from fabella.training.launch import prepare_for
+from fabella.training.quickstart import is_finished, quickstart_run
+from fabella.training.session import Outcome, resume, start
+
+STORIES = 3
+STORY = Sampling(temperature=0.7, top_p=0.95, seed=1)
+
+
+def command(
+    minutes: Annotated[float, typer.Option(help="How long to train, about.")] = 2.0,
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/quickstart"),
+    prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    outcome = _train(minutes, out, prepared, device)
+    plot = plot_loss(out)
+    stories = load(out, device=device).generate("", STORY, n=STORIES, max_tokens=400)
+    if as_json:
+        show_json(_facts(outcome, plot, stories))
+        return
+    score = outcome.score
+    show(
+        f"\nValidation loss {score.loss:.4f}, perplexity {score.perplexity:.2f}, {score.bits_per_byte:.4f} bits per byte"
+    )
+    show(f"(on {score.tokens:,} tokens of stories it has never seen). Its curve: {plot}\n")
+    for number, story in enumerate(stories, start=1):
+        show(f"Story {number}\n{_indented(story.text.strip())}\n")
+    show(_next_commands(out))
+
+
+def _train(minutes: float, out: Path, prepared: Path, device: str) -> Outcome:
+    """Train, or go on, or find it done."""
+    if (out / "config.yaml").exists():
+        folder = RunFolder.open(out)
+        done = is_finished(folder.run, newest_good(folder))
+        say(f"{out} is there already: {'using it' if done else 'going on with it'} (remove it to begin anew).")
+        return resume(out, device=device)
+    say("Measuring this machine …")
+    run = quickstart_run(minutes, device=device)
+    with PreparationLine() as line:
+        data = prepare_for(run, prepared, progress=line)
+    return start(run, out, data, device=device)
+
+
+def _facts(outcome: Outcome, plot: Path, stories: list[Story]) -> dict[str, object]:
+    score = outcome.score
+    return {
+        "run": str(outcome.folder),
+        "steps": outcome.progress.step,
+        "loss": score.loss,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "plot": str(plot),
+        "stories": [{"text": story.text, "ended_by": story.ended_by} for story in stories],
+    }
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _next_commands(out: Path) -> str:
+    return (
+        "Try next:\n"
+        f'  fabella generate {out} "Once upon a time"\n'
+        f'  fabella perplexity {out} "The little fox was sad."\n'
+        "  fabella train my-stories.txt"
+    )

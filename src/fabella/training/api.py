@@ -1,0 +1,71 @@
+"""``fabella.train`` and ``fabella.resume``: the verbs of the command line, in Python."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fabella.config import Run
+from fabella.config_files import apply_overrides, run_from
+from fabella.runs.compare import compare_for_resume
+from fabella.runs.folder import RunFolder
+from fabella.telemetry.terminal import say
+from fabella.training import session
+from fabella.training.launch import Asked, plan, prepare_for
+from fabella.training.session import Outcome
+
+
+def train(
+    what: str | Path,
+    *,
+    data: str | Path = "",
+    validation: str | Path = "",
+    out: str | Path = "",
+    steps: int = 0,
+    engine: str = "",
+    device: str = "auto",
+    prepared: str | Path = "prepared",
+    settings: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Train on a text as it is, a preset or a YAML file; see ``fabella train --help`` for each argument.
+
+    ``settings``: dotted key → value, as in ``{"optimizer.lr": 3e-4}``. Raises the errors of ``fabella.errors``;
+    Interrupted, with everything saved, after Ctrl-C.
+    """
+    asked = Asked(
+        what=str(what),
+        data=str(data),
+        validation=str(validation),
+        engine=engine,
+        steps=steps,
+        overrides=_assignments(settings),
+    )
+    planned = plan(asked)
+    for reason in planned.reasons:
+        say(reason)
+    ids = planned.prepared or prepare_for(planned.run, Path(prepared))
+    return session.start(planned.run, Path(out) if out else Path("runs") / planned.run.name, ids, device=device)
+
+
+def resume(
+    run: str | Path, *, data: str | Path = "", device: str = "auto", settings: Mapping[str, Any] | None = None
+) -> Outcome:
+    """Go on with the run in the folder ``run`` exactly where it stopped; ``data``: its prepared folder, if moved.
+
+    Raises ConfigError for a changed setting that would make the saved state mean something else.
+    """
+    asked = changed(RunFolder.open(Path(run)).run, _assignments(settings))
+    return session.resume(Path(run), device=device, prepared=Path(data) if data else None, run=asked)
+
+
+def changed(saved: Run, overrides: Sequence[str]) -> Run:
+    """The run with ``overrides``; what differs and is warned of is said. Raises ConfigError for what must not change."""
+    asked = run_from(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved
+    for difference in compare_for_resume(saved, asked):
+        say(str(difference))
+    return asked
+
+
+def _assignments(settings: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """As the command line has them; JSON is YAML."""
+    return tuple(f"{key}={json.dumps(value)}" for key, value in (settings or {}).items())
