@@ -1,5 +1,6 @@
 """The smallest run, its checkpoints and its folder: a few kilobytes, made without an engine."""
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,16 @@ from fabella.runs.folder import RunFolder
 
 VALUES: dict[str, Any] = {
     "name": "smallest",
-    "model": {"family": "gpt2", "vocabulary": 256, "context": 8, "dim": 2, "layers": 1, "heads": 1, "hidden": 2},
+    "model": {
+        "family": "llama",
+        "vocabulary": 256,
+        "context": 8,
+        "dim": 2,
+        "layers": 1,
+        "heads": 1,
+        "kv_heads": 1,
+        "hidden": 2,
+    },
     "tokenizer": {"kind": "bytes"},
     "data": {"windows": {"kind": "chained", "length": 8, "stride": 6}},
     "optimizer": {"kind": "adamw", "lr": 0.001},
@@ -52,7 +62,7 @@ def folder(path: Path, steps: Sequence[int] = (), run: Run = RUN) -> RunFolder:
 def copied(original: RunFolder, path: Path) -> RunFolder:
     """A copy to be damaged."""
     shutil.copytree(original.path, path)
-    return RunFolder.open(path)
+    return dataclasses.replace(original, path=path, in_use=set())
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:

@@ -8,7 +8,12 @@ from fabella.config import Run, families
 from fabella.config_files import known_keys, run_from
 from fabella.errors import ConfigError
 from fabella.runs.compare import CONFIG_RULES, MANIFEST_RULES, compare_for_resume, compare_manifests, verdict_on
-from tests.runs.stub import RUN, VALUES
+from tests.runs import stub
+
+# The family with the most settings.
+GPT2 = {"family": "gpt2", "vocabulary": 256, "context": 8, "dim": 2, "layers": 1, "heads": 1, "hidden": 2}
+VALUES = {**stub.VALUES, "model": GPT2}
+RUN = run_from(VALUES)
 
 
 def changed(key: str, value: Any) -> Run:

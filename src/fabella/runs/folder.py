@@ -96,6 +96,7 @@ class RunFolder:
         A checkpoint that was being replaced when its writer was killed is put back first.
         """
         with locked(self.path):
+            clean_partial(self.path)
             put_back(self.checkpoints)
             yield
 
