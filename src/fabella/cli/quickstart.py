@@ -39,11 +39,7 @@ def command(
     if as_json:
         show_json(_facts(outcome, plot, stories))
         return
-    score = outcome.score
-    show(
-        f"\nValidation loss {score.loss:.4f}, perplexity {score.perplexity:.2f}, {score.bits_per_byte:.4f} bits per byte"
-    )
-    show(f"(on {score.tokens:,} tokens of stories it has never seen). Its curve: {plot}\n")
+    show(f"\nOn {outcome.score.tokens:,} tokens of stories it has never seen: {outcome.score}. Its curve: {plot}\n")
     for number, story in enumerate(stories, start=1):
         show(f"Story {number}\n{_indented(story.text.strip())}\n")
     show(_next_commands(out))

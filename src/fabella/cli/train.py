@@ -58,8 +58,5 @@ def report(outcome: Outcome, *, as_json: bool) -> None:
             }
         )
         return
-    show(
-        f"Validation loss {score.loss:.4f}, perplexity {score.perplexity:.2f}, {score.bits_per_byte:.4f} bits per byte"
-    )
-    show(f"(on {score.tokens:,} held-out tokens, after {outcome.progress.step:,} steps). Its curve: {plot}")
+    show(f"On {score.tokens:,} held-out tokens, after {outcome.progress.step:,} steps: {score}. Its curve: {plot}")
     show(f"Tell a story:  fabella generate {outcome.folder}")

@@ -59,7 +59,7 @@ def resume(
 
 
 def changed(saved: Run, overrides: Sequence[str]) -> Run:
-    """The run with ``overrides``; what differs and is warned of is said. Raises ConfigError for what must not change."""
+    """The run with ``overrides``; what differs and may, is said. Raises ConfigError for what must not change."""
     asked = run_from(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved
     for difference in compare_for_resume(saved, asked):
         say(str(difference))

@@ -1,4 +1,4 @@
-"""The quickstart: storybook, tokenizer, a small model trained for about so many minutes. A second time, what is there."""
+"""The quickstart: the storybook, a tokenizer, and a small model trained for about so many minutes."""
 
 import statistics
 import time

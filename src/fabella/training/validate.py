@@ -24,6 +24,9 @@ class Score:
         """exp(loss): of how many equally likely tokens the choice would be as hard."""
         return math.exp(min(self.loss, 700.0))
 
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f}, {self.bits_per_byte:.4f} bits per byte"
+
 
 def bits_per_nat(split: Split) -> float:
     """Bits per byte of text that one nat per token is worth: what makes tokenizers comparable."""

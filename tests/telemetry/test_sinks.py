@@ -1,0 +1,46 @@
+"""Rows reach every sink; one that fails is dropped once, the run's own file never silently."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fabella.errors import StorageError
+from fabella.telemetry.sinks import Fan, MetricsFile, Row
+
+
+class Broken:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, row: Row) -> None:
+        self.calls += 1
+        raise OSError("no route to host")
+
+
+def test_metrics_and_samples_go_to_files_of_their_own(tmp_path: Path) -> None:
+    write = MetricsFile(tmp_path)
+    write({"kind": "train", "step": 1, "loss": 2.5})
+    write({"kind": "sample", "step": 1, "prompt": "Once", "text": "…"})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"kind": "train", "step": 1, "loss": 2.5}
+    assert json.loads((tmp_path / "samples.jsonl").read_text())["text"] == "…"
+
+
+def test_a_sink_that_fails_is_reported_once_and_left_out() -> None:
+    seen: list[Row] = []
+    said: list[str] = []
+    broken = Broken()
+    fan = Fan(seen.append, [broken, seen.append], said.append)
+    fan({"kind": "train", "step": 1})
+    fan({"kind": "train", "step": 2})
+    assert len(seen) == 4
+    assert broken.calls == 1
+    assert said == ["Broken failed and is left out from here on: no route to host"]
+
+
+def test_the_runs_own_file_must_hold() -> None:
+    def full(row: Row) -> None:
+        raise StorageError("disk full")
+
+    with pytest.raises(StorageError):
+        Fan(full, [], print)({"kind": "train", "step": 1})
