@@ -19,9 +19,9 @@ BLOCK_BYTES = 2**20
 class ArrayWriter:
     """Appends to a new ``.npy`` file; its length is known, and written, when it is closed."""
 
-    def __init__(self, path: Path, dtype: type[np.integer[Any]]) -> None:
+    def __init__(self, path: Path, dtype: "np.dtype[Any]") -> None:
         self.path = path
-        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self.dtype = dtype
         self.length = 0
         self.checksums: list[str] = []
         """CRC-32 (hex) of every BLOCK_BYTES of numbers"""

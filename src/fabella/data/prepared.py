@@ -30,6 +30,7 @@ from fabella.tokenizers.tokenizer import Tokenizer
 KIND = "prepared data"
 FORMAT = 1
 SPLITS = ("train", "validation")
+INT64 = np.dtype("<i8")
 OFFSETS, DOCUMENT_BYTES = "offsets.npy", "document_bytes.npy"
 
 Ids = NDArray[np.unsignedinteger[Any]]
@@ -77,7 +78,7 @@ class Split:
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Where each document begins in the ids, and the last one ends, [documents + 1]."""
-        offsets = open_array(self._folder / OFFSETS, np.dtype("<i8"), self.documents + 1)
+        offsets = open_array(self._folder / OFFSETS, INT64, self.documents + 1)
         if offsets[0] != 0 or offsets[-1] != self.tokens or (np.diff(offsets) < 1).any():
             raise damaged(f"{self.name}/{OFFSETS} does not lead from 0 to {self.tokens} in rising order.")
         return offsets
@@ -85,7 +86,7 @@ class Split:
     @cached_property
     def document_bytes(self) -> NDArray[np.int64]:
         """Bytes of UTF-8 of each document, [documents]."""
-        return open_array(self._folder / DOCUMENT_BYTES, np.dtype("<i8"), self.documents)
+        return open_array(self._folder / DOCUMENT_BYTES, INT64, self.documents)
 
     def read(self, start: int, stop: int) -> Ids:
         """The ids from ``start`` to ``stop - 1``, across shards. Raises PreparedDataError for an unknown id."""

@@ -1,0 +1,79 @@
+"""What prepared data is made of, and whether it is still that: sections, and the content of every file."""
+
+import hashlib
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fabella.config import Data, Pretrained, TokenizerSection
+from fabella.data.prepared import FORMAT
+from fabella.errors import TextError
+from fabella.storage import sha256_of
+from fabella.text import finding, storybook
+from fabella.text.source import paths
+
+# Enough stories to notice that another version of the generator writes other ones.
+STORIES_COMPARED = 32
+
+Stamp = list[tuple[str, int, int]]
+
+
+def digest_of_inputs(data: Data, tokenizer: TokenizerSection) -> str:
+    """sha256 (hex) of all that decides the ids: equal for equal sections and files of equal names and contents.
+
+    Where the files lie does not matter. A hub data set is known by its name and revision alone.
+    """
+    sections = {
+        "format": FORMAT,
+        "data": _with_contents(data.model_dump(mode="json", exclude={"windows"})),
+        "tokenizer": tokenizer.model_dump(mode="json"),
+        "tokenizer files": _tokenizer_files(tokenizer),
+    }
+    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
+
+
+def _with_contents(values: Any) -> Any:
+    """The sections, with names and contents of files in place of paths, and what the storybook tells first."""
+    if isinstance(values, list):
+        return [_with_contents(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    changed = {key: _with_contents(value) for key, value in values.items() if key != "paths"}
+    if values.get("kind") == "files":
+        changed["files"] = [(path.name, sha256_of(path)) for path in finding.find(tuple(values["paths"]))]
+    if values.get("kind") == "storybook":
+        stories = islice(storybook.stories(STORIES_COMPARED, seed=values["seed"]), STORIES_COMPARED)
+        changed["stories like"] = hashlib.sha256("\0".join(stories).encode()).hexdigest()
+    return changed
+
+
+def _tokenizer_files(tokenizer: TokenizerSection) -> list[tuple[str, str]]:
+    if not isinstance(tokenizer, Pretrained) or not Path(tokenizer.source).expanduser().exists():
+        return []
+    path = Path(tokenizer.source).expanduser()
+    names = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model")
+    files = [path / name for name in names] if path.is_dir() else [path]
+    return [(file.name, sha256_of(file)) for file in files if file.is_file()]
+
+
+def stamp(data: Data) -> Stamp:
+    """Name, size and time of every file of text: cheap, to notice that one was changed meanwhile."""
+    sources = [data.source, *([data.validation.source] if data.validation.kind == "given" else [])]
+    files = [path for source in sources for path in paths(source)]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def refuse_changed(before: Stamp, data: Data) -> None:
+    """Raise TextError where a file of text is not what it was at the time of ``before``."""
+    try:
+        after = stamp(data)
+    except FileNotFoundError as error:
+        raise TextError(
+            f"{error.filename} was removed while it was being prepared.", fix="Prepare it again."
+        ) from error
+    for then, now in zip(before, after, strict=False):
+        if then != now:
+            raise TextError(f"{then[0]} was changed while it was being prepared.", fix="Prepare it again.")
+    if len(before) != len(after):
+        raise TextError("Files came or went while they were being prepared.", fix="Prepare them again.")

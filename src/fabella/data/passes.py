@@ -1,0 +1,50 @@
+"""Passes over the text: every document on its side, in the same order each time."""
+
+from collections.abc import Iterator
+
+from fabella.config import Data, Held, Source
+from fabella.data import sides
+from fabella.data.progress import Meter, Report, Total, total_of
+from fabella.data.sides import Placed, Rule
+from fabella.text.notes import Notes
+from fabella.text.source import describe, documents
+from fabella.text.split import digest
+
+
+class Passes:
+    """The text of a ``Data`` section. Making it looks at the text as far as the rule of the split needs."""
+
+    def __init__(self, data: Data, report: Report | None) -> None:
+        self._data = data
+        self._report = report
+        self._total = total_of(data)
+        self.notes = Notes()
+        """what the newest whole pass met"""
+        self.rule: Rule = self._choose_rule()
+
+    def placed(self, doing: str) -> Iterator[Placed]:
+        """One pass: all documents on their sides; those of a validation text of its own come first."""
+        self.notes = Notes()
+        meter = Meter(doing, self._total, self._report)
+        if not isinstance(self._data.validation, Held):
+            for text in self._read(self._data.validation.source):
+                yield Placed(text, digest(text), held_out=True)
+        for text in meter.watch(self._read(self._data.source)):
+            yield from self.rule.place(text, digest(text))
+        self._total = Total(documents=meter.documents)
+
+    def sentences(self) -> Iterator[str]:
+        """All that is worth telling of the newest pass."""
+        yield from self.notes.sentences()
+        yield from self.rule.sentences()
+
+    def _read(self, source: Source) -> Iterator[str]:
+        data = self._data
+        return documents(source, invalid=data.invalid_text, max_bad_lines=data.max_bad_lines, notes=self.notes)
+
+    def _choose_rule(self) -> Rule:
+        validation = self._data.validation
+        meter = Meter("looking", Total(), self._report)
+        if isinstance(validation, Held):
+            return sides.held_share(meter.watch(self._read(self._data.source)), validation.fraction)
+        return sides.Given(map(digest, meter.watch(self._read(validation.source))), describe(validation.source))
