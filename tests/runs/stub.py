@@ -11,7 +11,7 @@ import numpy as np
 from fabella.config import Run
 from fabella.config_files import run_from
 from fabella.engine.engine import State
-from fabella.models.parameters import initial_weights
+from fabella.models.parameters import Table, initial_weights
 from fabella.runs.checkpoint import Checkpoint, save
 from fabella.runs.folder import RunFolder
 
@@ -43,9 +43,9 @@ def keeping(count: int) -> Run:
     return RUN.model_copy(update={"checkpoint": RUN.checkpoint.model_copy(update={"keep": count})})
 
 
-def checkpoint(step: int) -> Checkpoint:
+def checkpoint(step: int, table: Table = TABLE) -> Checkpoint:
     """A checkpoint that looks like no other step's."""
-    weights = initial_weights(TABLE, seed=step)
+    weights = initial_weights(table, seed=step)
     moments = {f"{kind}.{name}": array * 0.5 for kind in ("first", "second") for name, array in weights.items()}
     progress = {"step": step, "windows": 3 * step, "tokens": 24 * step, "best_loss": 1.0 / (step + 1)}
     return Checkpoint(State(weights, moments, {"step": step, "loss_scale": 2.0**16}), progress)

@@ -169,6 +169,6 @@ def test_no_space_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(DiskFullError) as caught:
         require_space(folder, 48_000_000)
     assert str(caught.value) == (
-        f"disk full: the checkpoints of this run need 48 MB, 3.0 MB are free at {tmp_path}. "
+        f"disk full: the checkpoints of this run need 48 MB, 3 MB are free at {tmp_path}. "
         "Free some space there, choose another --out, or lower checkpoint.keep."
     )

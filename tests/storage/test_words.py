@@ -20,7 +20,7 @@ Usage = namedtuple("Usage", "total used free")
     [
         (0, "0 bytes"),
         (999, "999 bytes"),
-        (1000, "1.0 KB"),
+        (1000, "1 KB"),
         (4096, "4.1 KB"),
         (48_000_000, "48 MB"),
         (9_960_000, "10 MB"),
@@ -49,7 +49,7 @@ def test_a_full_disk_is_told_with_both_sizes(
         storage_errors(tmp_path, "writing step-00000120", needed=48_000_000),
     ):
         raise OSError(number, "whatever the system calls it")
-    assert caught.value.problem == f"{begins}writing step-00000120 needs 48 MB, 3.0 MB are free at {tmp_path}"
+    assert caught.value.problem == f"{begins}writing step-00000120 needs 48 MB, 3 MB are free at {tmp_path}."
     assert caught.value.fix == "Free some space there, or choose a place with more."
     assert caught.value.exit_code == 4
 

@@ -13,7 +13,7 @@ from fabella.errors import StorageError
 from fabella.storage.aside import clean, fsync_folder, name_aside, new_folder_aside, try_lock
 from fabella.storage.files import write_all
 from fabella.storage.manifests import MANIFEST, render_manifest
-from fabella.storage.words import LONGEST_PATH, escaped, storage_errors
+from fabella.storage.words import LONGEST_PATH, escaped, free_if_known, storage_errors
 
 
 @contextmanager
@@ -25,14 +25,14 @@ def whole_folder(target: Path, *, replace: bool = False, needed: int = 0) -> Gen
     Raises StorageError where ``target`` exists, unless ``replace``; the old one stays until the new one is whole.
     """
     _refuse_existing(target, replace)
-    doing = f"writing {escaped(target.name)}"
-    with storage_errors(target, doing, needed=needed):
+    doing, free = f"writing {escaped(target.name)}", free_if_known(target)
+    with storage_errors(target, doing, needed=needed, free=free):
         target.parent.mkdir(parents=True, exist_ok=True)
         clean(target.parent, target.name)
         aside, lock = new_folder_aside(target)
     try:
         yield aside
-        with storage_errors(target, doing, needed=needed):
+        with storage_errors(target, doing, needed=needed, free=free):
             _seal(aside)
             _refuse_existing(target, replace)
             _put_in_place(aside, target)

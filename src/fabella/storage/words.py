@@ -24,23 +24,30 @@ LONGEST_PATH = 500
 
 
 @contextmanager
-def storage_errors(path: str | os.PathLike[str], doing: str, *, needed: int = 0) -> Generator[None]:
+def storage_errors(
+    path: str | os.PathLike[str], doing: str, *, needed: int = 0, free: int | None = None
+) -> Generator[None]:
     """Turn an OSError into a DiskFullError (no space, no quota, too large) or a StorageError.
 
-    ``doing`` begins the sentence: ``writing step-00000120``; ``needed`` is its size in bytes, where known.
+    ``doing`` begins the sentence: ``writing step-00000120``; ``needed`` is its size in bytes, where known, and
+    ``free`` what was free before, which is measured here at the beginning where ``needed`` is given alone.
     """
+    place = Path(path)
+    before = free_if_known(place) if needed and free is None else free
     try:
         yield
     except OSError as error:
-        raise _in_words(Path(path), doing, needed, error) from error
+        raise _in_words(place, doing, needed, before, error) from error
 
 
-def _in_words(path: Path, doing: str, needed: int, error: OSError) -> StorageError:
+def _in_words(path: Path, doing: str, needed: int, free: int | None, error: OSError) -> StorageError:
     place = escaped(str(path), LONGEST_PATH)
     if error.errno in FULL:
+        known = free_if_known(path) if free is None else free
         needs = f"{doing} needs {size_in_words(needed)}" if needed else doing
+        room = f"{size_in_words(known)} are free" if known is not None else "an unknown amount is free"
         return DiskFullError(
-            f"{FULL[error.errno]}: {needs}, {_free_in_words(path)} at {place}",
+            f"{FULL[error.errno]}: {needs}, {room} at {place}.",
             fix="Free some space there, or choose a place with more.",
         )
     reason = (error.strerror or str(error)).lower()
@@ -54,8 +61,8 @@ def size_in_words(size: int) -> str:
         if value < 1000:
             break
         value, unit = value / 1000, larger
-    digits = 1 if unit != "bytes" and value < 9.95 else 0
-    return f"{value:.{digits}f} {unit}"
+    number = f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}"
+    return f"{number} {unit}"
 
 
 def escaped(text: str, limit: int = 80) -> str:
@@ -77,9 +84,9 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _free_in_words(path: Path) -> str:
+def free_if_known(path: Path) -> int | None:
+    """``free_bytes`` for telling of another failure, which a failure of asking must not hide."""
     try:
-        return f"{size_in_words(_free_bytes(path))} are free"
+        return _free_bytes(path)
     except OSError:
-        # While telling of one failure of the disk, a second one must not hide it.
-        return "an unknown amount is free"
+        return None

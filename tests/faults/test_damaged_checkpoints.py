@@ -1,0 +1,179 @@
+"""Cut, flipped, edited: no damage to a checkpoint is ever loaded in silence.
+
+Rows A8, A9 and A10 of the fault matrix.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fabella.errors import CheckpointError
+from fabella.runs.checkpoint import load
+from fabella.runs.folder import RunFolder
+from fabella.runs.tensors import decoded, encoded
+from fabella.storage import render_manifest, sha256_of
+from tests.runs import stub
+
+PARTS = 64
+FLIPS = 500
+FILES = ("manifest.json", "model.safetensors", "optimizer.safetensors", "state.json")
+FIRST, SECOND, *_ = stub.TABLE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Steps 100 and 120; every test gives 120 back as it found it."""
+    return stub.folder(tmp_path_factory.mktemp("run"), [100, 120])
+
+
+def expect_refused(folder: RunFolder, problem: str) -> None:
+    """The step that was asked for is refused by name; who asks for the latest gets the one before, and is told."""
+    with pytest.raises(CheckpointError, match=problem):
+        load(folder, 120)
+    loaded = load(folder, "latest")
+    assert stub.same(loaded.checkpoint, stub.checkpoint(100))
+    assert loaded.ignored[0].startswith("ignoring damaged step-00000120 (step-00000120/")
+    assert loaded.ignored[0].endswith("; resuming step-00000100")
+
+
+@pytest.mark.fault("A8", cases=PARTS + 1)
+def test_a_cut_file_is_told_with_both_sizes(folder: RunFolder) -> None:
+    path = folder.checkpoints / "step-00000120" / "model.safetensors"
+    whole = path.read_bytes()
+    for size in [len(whole) * part // PARTS for part in range(PARTS)] + [len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        expect_refused(folder, rf"^step-00000120/model.safetensors: size {size} != {len(whole)} in manifest\.")
+    path.write_bytes(whole)
+    assert load(folder, "latest").step == 120
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_may_be_cut_or_missing(name: str, folder: RunFolder) -> None:
+    path = folder.checkpoints / "step-00000120" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    expect_refused(folder, f"^step-00000120/{name}: ")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"^step-00000120/{name}: (missing|no manifest)"):
+        load(folder, 120)
+    path.write_bytes(whole)
+
+
+@pytest.mark.fault("A9", cases=FLIPS)
+def test_a_flipped_bit_is_found_wherever_it_is(folder: RunFolder) -> None:
+    chance = random.Random(9)
+    place = folder.checkpoints / "step-00000120"
+    whole = {name: (place / name).read_bytes() for name in FILES}
+    for number in range(FLIPS):
+        name = FILES[number % len(FILES)]
+        flipped = bytearray(whole[name])
+        flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
+        (place / name).write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=f"^step-00000120/{name}: damaged"):
+            load(folder, 120)
+        (place / name).write_bytes(whole[name])
+    assert stub.same(load(folder, 120).checkpoint, stub.checkpoint(120))
+
+
+# ---------------------------------------------------------------- edited, with a manifest that agrees
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def edit(file: str, change: Callable[[Tensors], Any]) -> Callable[[Path], None]:
+    def apply(place: Path) -> None:
+        tensors = decoded((place / file).read_bytes(), where=file)
+        change(tensors)
+        (place / file).write_bytes(b"".join(bytes(part) for part in encoded(tensors)))
+
+    return apply
+
+
+def model(change: Callable[[Tensors], Any]) -> Callable[[Path], None]:
+    return edit("model.safetensors", change)
+
+
+def optimizer(change: Callable[[Tensors], Any]) -> Callable[[Path], None]:
+    return edit("optimizer.safetensors", change)
+
+
+def state(**changes: Any) -> Callable[[Path], None]:
+    def apply(place: Path) -> None:
+        values = {**json.loads((place / "state.json").read_bytes()), **changes}
+        (place / "state.json").write_text(json.dumps(values))
+
+    return apply
+
+
+def no_state(place: Path) -> None:
+    (place / "state.json").write_text("[]")
+
+
+def rename(tensors: Tensors, old: str, new: str) -> None:
+    tensors[new] = tensors.pop(old)
+
+
+MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (model(lambda t: t.pop(FIRST)), f"model.safetensors does not fit the model: {FIRST} is missing"),
+    "two missing": (model(lambda t: (t.pop(FIRST), t.pop(SECOND))), f"{FIRST} is missing; {SECOND} is missing"),
+    "all missing": (model(lambda t: t.clear()), r"is missing(; .* is missing){4}; and \d+ more"),
+    "extra": (model(lambda t: t.update(extra=np.zeros(1, np.float32))), "extra is none of this model's"),
+    "renamed": (model(lambda t: rename(t, FIRST, "x")), f"{FIRST} is missing; x is none of this model's"),
+    "swapped": (model(lambda t: (rename(t, FIRST, "x"), rename(t, SECOND, FIRST))), f"{FIRST} is 2, not 256 x 2"),
+    "transposed": (model(lambda t: t.update({FIRST: t[FIRST].T})), f"{FIRST} is 2 x 256, not 256 x 2"),
+    "flattened": (model(lambda t: t.update({FIRST: t[FIRST].reshape(-1)})), f"{FIRST} is 512, not 256 x 2"),
+    "one row less": (model(lambda t: t.update({FIRST: t[FIRST][1:]})), f"{FIRST} is 255 x 2, not 256 x 2"),
+    "half precision": (model(lambda t: t.update({FIRST: t[FIRST].astype(np.float16)})), "is float16, not float32"),
+    "double precision": (model(lambda t: t.update({FIRST: t[FIRST].astype(np.float64)})), "is float64, not float32"),
+    "integers": (model(lambda t: t.update({FIRST: t[FIRST].astype(np.int32)})), "is int32, not float32"),
+    "no optimizer": (lambda place: (place / "optimizer.safetensors").unlink(), "optimizer.safetensors: missing"),
+    "empty optimizer": (optimizer(lambda t: t.clear()), f"optimizer.safetensors does not .*: first.{FIRST} is missing"),
+    "one moment missing": (optimizer(lambda t: t.pop(f"second.{FIRST}")), f"second.{FIRST} is missing"),
+    "moment of another shape": (
+        optimizer(lambda t: t.update({f"first.{FIRST}": t[f"first.{FIRST}"][1:]})),
+        f"first.{FIRST} is 255 x 2, not 256 x 2",
+    ),
+    "moment of nothing": (optimizer(lambda t: t.update({"third": np.zeros(1, np.float32)})), "third is none of this"),
+    "another step": (state(step=100), "state.json: it is of step 100, not 120"),
+    "a later format": (state(format=99), "state.json: written in format 99"),
+    "not a state": (no_state, "it names no format"),
+}
+
+
+def seal(place: Path) -> None:
+    """Write a manifest that agrees with the files as they are: edited by somebody who knows how."""
+    entries = {
+        name: {"size": (place / name).stat().st_size, "sha256": sha256_of(place / name)}
+        for name in FILES[1:]
+        if (place / name).exists()
+    }
+    (place / "manifest.json").write_bytes(render_manifest({"format": 1, "step": 120, "files": entries}))
+
+
+@pytest.mark.fault("A10", cases=len(MUTATIONS))
+@pytest.mark.parametrize("mutation", MUTATIONS)
+@pytest.mark.parametrize("sealed", [True, False], ids=["with a manifest that agrees", "with the old manifest"])
+def test_an_edited_checkpoint_is_refused_by_name(
+    mutation: str, sealed: bool, folder: RunFolder, tmp_path: Path
+) -> None:
+    apply, problem = MUTATIONS[mutation]
+    edited = stub.copied(folder, tmp_path / "run")
+    place = edited.checkpoints / "step-00000120"
+    apply(place)
+    if sealed:
+        seal(place)
+        if mutation == "no optimizer":
+            problem = "optimizer.safetensors: not listed in the manifest"
+        expect_refused(edited, problem)
+    else:
+        expect_refused(edited, "^step-00000120/(model|optimizer|state)")
+
+
+def test_there_are_twenty_mutations() -> None:
+    assert len(MUTATIONS) == 20

@@ -1,0 +1,140 @@
+"""A disk that is full, over its quota, read-only or failing: an error in words, and every older checkpoint intact.
+
+Rows A5, A6 and A7 of the fault matrix.
+"""
+
+import errno
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fabella.errors import DiskFullError, StorageError
+from fabella.runs.checkpoint import load, save
+from fabella.runs.folder import RunFolder
+from tests.faults.injection import failing, filling_after, forked, nothing, watching
+from tests.faults.small_disk import LEVELS
+from tests.runs import stub
+
+
+def unharmed(folder: RunFolder, before: dict[str, bytes]) -> None:
+    assert stub.contents(folder.path) == before
+    assert [item.name for item in folder.path.rglob(".*")] == [".lock"]
+    assert stub.same(load(folder, "latest").checkpoint, stub.checkpoint(100))
+
+
+@pytest.mark.fault("A5", cases=LEVELS)
+@pytest.mark.parametrize("level", range(LEVELS))
+def test_a_disk_that_fills_up_leaves_the_older_checkpoint(level: int, tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100])
+    before = stub.contents(tmp_path)
+    size = sum(len(data) for name, data in before.items() if name.startswith("checkpoints/step-00000100/"))
+    with watching(filling_after(size * level // LEVELS)), pytest.raises(DiskFullError) as caught:
+        save(folder, 120, stub.checkpoint(120))
+    assert re.fullmatch(
+        r"disk full: writing step-00000120 needs 9\.\d KB, \S+ \w+ are free at \S+/checkpoints/step-00000120; "
+        r"the last good checkpoint is step-00000100\. Free some space there, or choose a place with more\.",
+        str(caught.value),
+    )
+    unharmed(folder, before)
+    save(folder, 120, stub.checkpoint(120))  # once there is room again
+
+
+@pytest.mark.fault("A5", cases=LEVELS)
+@pytest.mark.fault("A7", cases=1)
+def test_a_real_disk_of_two_megabytes(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare here, which lets a test mount a disk of its own")
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"this system lets nobody mount a disk of their own: {probe.stderr.strip()}")
+    words = ["unshare", "-rm", sys.executable, "-m", "tests.faults.small_disk", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:-1] == [f"ok {level}" for level in range(LEVELS)] + ["ok refused", "ok read-only"]
+
+
+ERRORS = {
+    errno.EFBIG: "file larger than this place allows: writing step-00000120 needs 9.",
+    errno.EDQUOT: "disk quota used up: writing step-00000120 needs 9.",
+    errno.EIO: "writing step-00000120 failed at ",
+    errno.EROFS: "writing step-00000120 failed at ",
+    errno.EACCES: "writing step-00000120 failed at ",
+}
+PHASES = {"making": ("mkdir",), "writing": ("write",), "syncing": ("fsync",), "renaming": ("rename",)}
+
+
+@pytest.mark.fault("A6", cases=len(ERRORS) * len(PHASES))
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("number", ERRORS, ids=[errno.errorcode[number] for number in ERRORS])
+def test_each_failure_of_the_disk_in_each_phase_is_told(number: int, phase: str, tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100])
+    before = stub.contents(tmp_path)
+    with watching(failing(number, PHASES[phase])), pytest.raises(StorageError) as caught:
+        save(folder, 120, stub.checkpoint(120))
+    assert caught.value.problem.startswith(ERRORS[number])
+    assert caught.value.problem.endswith("; the last good checkpoint is step-00000100.")
+    assert caught.value.exit_code == 4
+    assert caught.value.fix
+    unharmed(folder, before)
+
+
+def test_every_single_call_may_fail(tmp_path: Path) -> None:
+    """Not only the first of its kind: whichever call fails, what is left is whole, and the error is of our own."""
+    folder = stub.folder(tmp_path / "run", [100])
+    rehearsal = stub.copied(folder, tmp_path / "rehearsal")
+    with watching(nothing) as watched:
+        save(rehearsal, 120, stub.checkpoint(120))
+    for number in range(len(watched.calls)):
+        tried = stub.copied(folder, tmp_path / str(number))
+
+        def fail(position: int, name: str, arguments: tuple[object, ...], point: int = number) -> None:
+            if position == point and name != "unlink":
+                raise OSError(errno.EIO, "Input/output error")
+
+        try:
+            with watching(fail):
+                save(tried, 120, stub.checkpoint(120))
+        except StorageError:
+            pass
+        else:
+            # Two calls can be done without: mkdir of what is there, and the unlink that was left alone.
+            assert watched.calls[number][0] in {"mkdir", "unlink"}
+        loaded = load(tried, "latest")
+        assert stub.same(loaded.checkpoint, stub.checkpoint(loaded.step))
+        assert [item.name for item in tried.path.rglob(".*")] in ([], [".lock"])
+
+
+def test_a_file_larger_than_the_limit_is_told(tmp_path: Path) -> None:
+    """The real error, not an injected one: a child that may write files of 2,000 bytes."""
+    folder = stub.folder(tmp_path, [100])
+    before = stub.contents(tmp_path)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        try:
+            save(folder, 120, stub.checkpoint(120))
+        except DiskFullError as error:
+            os._exit(7 if error.problem.startswith("file larger than this place allows: writing step-") else 8)
+
+    assert forked(limited) == 7
+    unharmed(folder, before)
+
+
+def test_without_a_checkpoint_the_error_says_so(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path)
+    with watching(filling_after(0)), pytest.raises(DiskFullError, match="; there is no checkpoint yet"):
+        save(folder, 10, stub.checkpoint(10))
+
+
+def test_a_pointer_that_cannot_be_moved_leaves_both_checkpoints(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [100])
+    match = "writing latest failed at .*; the last good checkpoint is step-00000120"
+    with watching(failing(errno.EIO, ("replace",))), pytest.raises(StorageError, match=match):
+        save(folder, 120, stub.checkpoint(120))
+    assert (folder.pointer("latest"), folder.steps()) == (100, [100, 120])
