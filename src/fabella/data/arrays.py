@@ -31,6 +31,7 @@ class ArrayWriter:
             self._file.write(header(self.dtype, 0))
 
     def append(self, numbers: NDArray[np.integer[Any]]) -> None:
+        """Write ``numbers`` behind what is there."""
         data = numbers.astype(self.dtype).tobytes()
         with storage_errors(self.path, "preparing", needed=len(data)):
             self._file.write(data)
@@ -41,6 +42,7 @@ class ArrayWriter:
             del self._block[:BLOCK_BYTES]
 
     def close(self) -> None:
+        """Write what is held back, and the length. Nothing can be appended any more."""
         if self._block:
             self.checksums.append(checksum(self._block))
             self._block.clear()
@@ -70,6 +72,7 @@ def header(dtype: "np.dtype[Any]", length: int) -> bytes:
 
 
 def checksum(data: "bytes | bytearray | memoryview") -> str:
+    """CRC-32, eight hexadecimal digits."""
     return f"{zlib.crc32(data):08x}"
 
 
@@ -88,4 +91,5 @@ def open_array(path: Path, dtype: "np.dtype[Any]", length: int) -> NDArray[Any]:
 
 
 def damaged(problem: str) -> PreparedDataError:
+    """The error for prepared data that is not what it was when it was written."""
     return PreparedDataError(problem, fix="Prepare the data again: fabella prepare.")

@@ -9,6 +9,7 @@ SIZE = struct.Struct("<Q")
 
 
 def send(stream: IO[bytes], *parts: bytes | memoryview) -> None:
+    """Write a list; the other side reads it with :func:`receive`."""
     stream.write(COUNT.pack(len(parts)) + b"".join(SIZE.pack(memoryview(part).nbytes) for part in parts))
     for part in parts:
         stream.write(part)

@@ -147,6 +147,7 @@ class Prepared:
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
+    """sha256 (hex) over the names and sha256 of all files of a manifest."""
     digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 

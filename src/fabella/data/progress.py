@@ -24,6 +24,7 @@ class Progress:
 
     @property
     def bytes_per_second(self) -> float:
+        """Of text, since this phase began."""
         return self.bytes / self.seconds if self.seconds > 0 else 0.0
 
     @property
@@ -40,6 +41,7 @@ class Total:
     bytes: int = 0
 
     def share(self, documents: int, read: int) -> float:
+        """How much of all that is, 0 to 1; -1 where nothing is known."""
         if self.documents:
             return min(documents / self.documents, 1.0)
         return min(read / self.bytes, 1.0) if self.bytes else -1.0
@@ -68,12 +70,14 @@ class Meter:
         self.documents = self.bytes = 0
 
     def add(self, documents: int, read: int) -> None:
+        """Count ``documents`` more, of ``read`` bytes."""
         self.documents += documents
         self.bytes += read
         if self.bytes - self._reported >= REPORT_BYTES:
             self.tell(self._total.share(self.documents, self.bytes))
 
     def tell(self, share: float) -> None:
+        """Report now."""
         self._reported = self.bytes
         if self._report:
             seconds = time.monotonic() - self._begun

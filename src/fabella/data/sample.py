@@ -19,6 +19,7 @@ class Sample:
         """bytes of all documents, and of those kept"""
 
     def add(self, document: Placed) -> None:
+        """Keep the document if its hash lies below the bound."""
         # The other half of the digest than the one that decides on the side.
         number, size = int.from_bytes(document.digest[8:], "big"), len(document.text.encode())
         self.read += size
@@ -36,6 +37,7 @@ class Sample:
         return (text for _, text, _ in self._kept)
 
     def sentence(self) -> str:
+        """What to tell of the sample."""
         if self.kept == self.read:
             return "the tokenizer was trained on all of the training text"
         return (

@@ -44,7 +44,7 @@ class Rule(Protocol):
         ...
 
 
-class ByHash:
+class ByHash(Rule):
     """A share of all distinct texts, by their hash."""
 
     def __init__(self, fraction: float) -> None:
@@ -57,7 +57,7 @@ class ByHash:
         yield f"held out for validation: {self._fraction:.3g} of all distinct documents, by the hash of their text"
 
 
-class BySmallestHash:
+class BySmallestHash(Rule):
     """The distinct texts with the smallest hashes, up to and including ``last``."""
 
     def __init__(self, last: bytes, held: int, documents: int) -> None:
@@ -73,7 +73,7 @@ class BySmallestHash:
         )
 
 
-class ByPosition:
+class ByPosition(Rule):
     """The last part of the only document there is."""
 
     def __init__(self, fraction: float) -> None:
@@ -89,7 +89,7 @@ class ByPosition:
         yield "held out for validation: the last part of the text, which is a single document"
 
 
-class Given:
+class Given(Rule):
     """A validation text of its own: what also stands in it is not trained on."""
 
     def __init__(self, validation: Iterable[bytes], name: str) -> None:

@@ -19,6 +19,7 @@ DONE, FAILED = b"done", b"failed"
 
 
 def main(folder: str, dtype: str) -> None:
+    """Answer requests with the ids of their texts until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tokenizer = loading.load(Path(folder))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer

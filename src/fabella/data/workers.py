@@ -55,6 +55,7 @@ class Workers:
 
     @property
     def pids(self) -> list[int]:
+        """Process ids, in the order of the workers' numbers."""
         return [process.pid for process in self._processes]
 
     def encode(self, chunks: Iterable[Sequence[str]], first: int = 0) -> Iterator[Encoded]:

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.tokenizers import pieces, record
+from fabella.tokenizers.tokenizer import Tokenizer
 
 VOCABULARY = 256
 END = 0xFF
 TABLE: pieces.Table = [*(bytes([value]) for value in range(END)), b""]
 
 
-class ByteTokenizer:
-    """One id a byte, 0 to 255; see :class:`fabella.tokenizers.tokenizer.Tokenizer`."""
+class ByteTokenizer(Tokenizer):
+    """One id a byte, 0 to 255."""
 
     kind = "bytes"
     vocabulary = VOCABULARY

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Library
 
 from fabella.errors import TokenizerError
 from fabella.tokenizers import pieces, record
 from fabella.tokenizers.chunks import GPT2_CHUNKS, ChunkEncoder
 from fabella.tokenizers.spelling import table
+from fabella.tokenizers.tokenizer import Tokenizer
 
 
-class HuggingTokenizer:
+class HuggingTokenizer(Tokenizer):
     """``text`` is the content of a checked ``tokenizer.json``; ``end`` the spelling of the end of a document."""
 
     def __init__(self, kind: str, text: str, end: str) -> None:
@@ -73,9 +75,9 @@ class HuggingTokenizer:
         return HuggingTokenizer, (self.kind, self._text, self._end_spelling)
 
 
-def _configured(text: str, end: str) -> Tokenizer:
+def _configured(text: str, end: str) -> Library:
     try:
-        library: Tokenizer = Tokenizer.from_str(text)
+        library: Library = Library.from_str(text)
     except BaseException as error:
         raise _panic_in_words(error) from error
     library.no_padding()
@@ -87,7 +89,7 @@ def _configured(text: str, end: str) -> Tokenizer:
     return library
 
 
-def _id_of(library: Tokenizer, token: str) -> int:
+def _id_of(library: Library, token: str) -> int:
     number = library.token_to_id(token)
     assert number is not None, "adding a special token gives it an id"
     return number

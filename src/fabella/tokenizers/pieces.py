@@ -29,6 +29,7 @@ def one(table: Table, token: int) -> bytes:
 
 
 def unknown_id(token: int, vocabulary: int) -> TokenizerError:
+    """The error for an id without a token."""
     return TokenizerError(
         f"Token id {token} is none of this tokenizer's; its ids are 0 to {vocabulary - 1}.",
         fix="Use the tokenizer that the text or the model was made with.",
@@ -44,6 +45,7 @@ def utf8(text: str) -> bytes:
 
 
 def no_text(text: str, position: int) -> TokenizerError:
+    """The error for a lone surrogate at ``position``."""
     return TokenizerError(
         f"Character {position} of the text is U+{ord(text[position]):04X}, a lone surrogate: no Unicode text has one.",
         fix="Read the text with errors='replace', or remove it.",
@@ -51,4 +53,5 @@ def no_text(text: str, position: int) -> TokenizerError:
 
 
 def as_ids(ids: Sequence[int]) -> NDArray[np.int32]:
+    """A list of ids as the array that ``encode`` gives."""
     return np.array(ids, dtype=np.int32)

@@ -21,6 +21,7 @@ from fabella.errors import TokenizerError
 from fabella.tokenizers import pieces, record
 from fabella.tokenizers.chunks import SPACE_CHUNKS, ChunkEncoder
 from fabella.tokenizers.spelling import BYTE_PIECE, REPLACEMENT, SPACE_MARK
+from fabella.tokenizers.tokenizer import Tokenizer
 
 # The trainer skips lines of more than 4,192 bytes: lines are cut at a space before 1,000 characters.
 TRAINING_LINE = re.compile(rf"[^\n{SPACE_MARK}]{{1,1000}}(?=[ \n{SPACE_MARK}]|\Z)|[^\n{SPACE_MARK}]{{1,1000}}")
@@ -42,7 +43,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(Tokenizer):
     """``model`` is the content of a ``.model`` file; ``end`` a piece of it, or empty for its end of sentence."""
 
     def __init__(self, kind: str, model: bytes, end: str) -> None:
