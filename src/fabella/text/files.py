@@ -1,0 +1,84 @@
+"""Documents of files: packed or not, each read as its name says; ``.txt`` is cut at a separator, given or guessed."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from fabella.config import Files
+from fabella.errors import TextError
+from fabella.text import finding, parquet, rows
+from fabella.text.cleaning import Reading
+from fabella.text.encoding import utf8
+from fabella.text.notes import Notes
+from fabella.text.separators import guess, split
+from fabella.text.unpacking import PACKINGS, blocks
+
+NEWLINE = b"\n"
+SAMPLE = 2**20
+"""bytes looked at, over all files, to guess the separator"""
+SAMPLE_FILES = 16
+"""files looked at"""
+
+
+def documents(files: Files, reading: Reading) -> Iterator[str]:
+    """The documents of every file, in order. Raises TextError, and for a packed file of an extra that is missing."""
+    paths = finding.find(files.paths)
+    separator = _separator(files, [path for path in paths if _is_text(path)])
+    for path in paths:
+        if path.stat().st_size == 0:
+            reading.notes.remarks[f"size of {path}"] = f"{path} is empty"
+        elif _is_text(path):
+            yield from _text(path, separator, reading, guessed=files.separator == "auto")
+        else:
+            yield from _table(path, files.column, reading)
+
+
+def _is_text(path: Path) -> bool:
+    return finding.kind(path) not in finding.JSON_LINES | finding.CSV | finding.PARQUET
+
+
+def _separator(files: Files, texts: list[Path]) -> str:
+    if files.separator != "auto":
+        if not files.separator:
+            fix = "Give auto, file, blank-lines, lines, or the separator itself."
+            raise TextError("The separator is empty.", fix=fix)
+        return files.separator.replace("\r\n", "\n")
+    looked_at = texts[:SAMPLE_FILES]
+    samples = [_sample(path, SAMPLE // len(looked_at)) for path in looked_at]
+    return guess(samples, files=len(texts))
+
+
+def _sample(path: Path, size: int) -> str:
+    head = b""
+    for block in utf8(blocks(path), str(path), Notes()):
+        head += block
+        if len(head) >= size:
+            break
+    return head[:size].decode("utf-8", "ignore")
+
+
+def _text(path: Path, separator: str, reading: Reading, *, guessed: bool) -> Iterator[str]:
+    notes, name = reading.notes, str(path)
+    counted = notes.guess("separator", separator, name) if guessed else None
+    for line, raw in split(utf8(blocks(path), name, notes), separator, notes):
+        for text in reading.text(raw, partial(_place, name, line)):
+            if counted:
+                counted.documents += 1
+            yield text
+
+
+def _place(name: str, line: int, raw: bytes, at: int) -> str:
+    return f"{name}, line {line + raw.count(NEWLINE, 0, at)}, byte {at - raw.rfind(NEWLINE, 0, at)}"
+
+
+def _table(path: Path, column: str, reading: Reading) -> Iterator[str]:
+    kind, name = finding.kind(path), str(path)
+    if kind in finding.PARQUET:
+        if path.suffix.lower() in PACKINGS:
+            raise TextError(
+                f"{name} is packed twice: parquet is packed inside.", fix="Unpack it, and give the .parquet."
+            )
+        return parquet.documents(path, column, reading)
+    read = rows.json_rows if kind in finding.JSON_LINES else rows.csv_rows
+    found = read(utf8(blocks(path), name, reading.notes), name, reading)
+    return rows.documents(found, name, column, reading)

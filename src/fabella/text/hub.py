@@ -1,0 +1,73 @@
+"""Documents of a data set on the Hugging Face hub, streamed or downloaded (needs ``pip install 'fabella[hub]'``)."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fabella.config import Hub
+from fabella.errors import TextError
+from fabella.text.cleaning import Reading
+from fabella.text.columns import choose, peek
+
+DOWNLOAD = "Check network and name; or fetch it elsewhere (hf download --repo-type dataset {}) and give its files."
+
+
+def documents(hub: Hub, reading: Reading) -> Iterator[str]:
+    """The text of each row, in the data set's order. Raises TextError: no extra, no network, no such thing."""
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise TextError("Reading from the hub needs datasets.", fix="pip install 'fabella[hub]'") from error
+    try:
+        rows = datasets.load_dataset(
+            hub.name, hub.subset or None, split=hub.split, revision=hub.revision or None, streaming=hub.streaming
+        )
+        if hub.column != "auto" and hub.column in (rows.column_names or ()):
+            rows = rows.select_columns([hub.column])  # pictures and sounds beside the text need not be decoded
+        yield from _texts(iter(rows), hub, reading)
+    except _failures(datasets) as error:
+        raise _explained(error, hub) from error
+
+
+def _failures(datasets: Any) -> tuple[type[Exception], ...]:
+    """What loading and streaming raise: a hub data set runs several libraries, each with errors of its own."""
+    loaded = [sys.modules[name].HTTPError for name in ("httpx", "httpx2") if name in sys.modules]
+    return (OSError, ValueError, KeyError, RuntimeError, EOFError, datasets.exceptions.DatasetsError, *loaded)
+
+
+def _explained(error: Exception, hub: Hub) -> TextError:
+    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    if isinstance(error, ConnectionError):
+        return TextError(f"The hub cannot be reached for {hub.name}: {reason}.", fix=DOWNLOAD.format(hub.name))
+    if isinstance(error, FileNotFoundError):
+        return TextError(f"There is no data set {hub.name} to be had: {reason}.", fix=DOWNLOAD.format(hub.name))
+    if isinstance(error, ValueError):
+        return TextError(f"{describe(hub)}: {reason}.", fix="Name it as hub:OWNER/NAME@SUBSET:SPLIT.")
+    return TextError(f"Reading {describe(hub)} failed: {reason}.", fix=DOWNLOAD.format(hub.name))
+
+
+def describe(hub: Hub) -> str:
+    subset = f", subset {hub.subset}" if hub.subset else ""
+    revision = f", revision {hub.revision}" if hub.revision else ""
+    return f"hub data set {hub.name}{subset}, split {hub.split}{revision}"
+
+
+def _texts(rows: Iterator[Mapping[str, Any]], hub: Hub, reading: Reading) -> Iterator[str]:
+    first, rows = peek(rows)
+    if not first:
+        return
+    column = choose(hub.column, first, hub.name)
+    guess = reading.notes.guess("text column", column, hub.name) if hub.column == "auto" else None
+    for number, row in enumerate(rows, start=1):
+        place = f"{hub.name}, row {number}"
+        value = row.get(column)
+        if value is None:
+            reading.notes.empty += 1
+        elif not isinstance(value, str):
+            reading.bad_line(place, f"{column!r} is a {type(value).__name__}, not text.")
+        else:
+            raw = value.encode("utf-8", "surrogatepass")
+            for text in reading.text(raw, lambda _raw, _at, place=place: f"{place}, in {column!r}"):
+                if guess:
+                    guess.documents += 1
+                yield text

@@ -1,0 +1,120 @@
+"""Text from anywhere: what a source means, in words and as documents."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fabella.config import Files, Hub, Mixture, Source, Storybook
+from fabella.errors import TextError
+from fabella.text import files, finding, hub, storybook
+from fabella.text.cleaning import Invalid, Reading
+from fabella.text.mixture import mix
+from fabella.text.notes import Notes
+
+HUB = "hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME@SUBSET:SPLIT"
+
+
+def parse(text: str) -> Source:
+    """``storybook``, ``storybook:5000``, ``hub:roneneldan/TinyStories[@subset][:split]``, a file, folder or glob.
+
+    Raises TextError where there is nothing, with the nearest name.
+    """
+    word, _, rest = text.partition(":")
+    if word == "storybook":
+        if rest and not (rest.isascii() and rest.isdigit() and 1 <= int(rest) < 2**31):
+            raise TextError(f"{text!r} names no number of stories.", fix="Write storybook, or storybook:5000.")
+        return Storybook(stories=int(rest)) if rest else Storybook()
+    if word == "hub":
+        return _hub(rest)
+    finding.find((text,))
+    return Files(paths=(text,))
+
+
+def _hub(text: str) -> Hub:
+    name, _, split = text.partition(":")
+    name, _, subset = name.partition("@")
+    if not name:
+        raise TextError(f"'hub:{text}' names no data set.", fix=f"Write {HUB}.")
+    return Hub(name=name, subset=subset, split=split or "train")
+
+
+def describe(source: Source) -> str:
+    """One line for people: ``stories.txt``, ``storybook (20,000 stories, seed 1)``."""
+    if isinstance(source, Storybook):
+        return f"storybook ({source.stories:,} stories, seed {source.seed})"
+    if isinstance(source, Hub):
+        return hub.describe(source)
+    if isinstance(source, Files):
+        return ", ".join(source.paths)
+    total = sum(part.weight for part in source.parts)
+    parts = (f"{100 * part.weight / total:.3g} % {describe(part.source)}" for part in source.parts)
+    return f"mixture ({'; '.join(parts)})"
+
+
+def paths(source: Source) -> list[Path]:
+    """Every file that is read for a source, in order; none for the storybook and the hub."""
+    if isinstance(source, Files):
+        return finding.find(source.paths)
+    if isinstance(source, Mixture):
+        return [path for part in source.parts for path in paths(part.source)]
+    return []
+
+
+def documents(
+    source: Source, *, invalid: Invalid = "strict", max_bad_lines: int = 0, notes: Notes | None = None
+) -> Iterator[str]:
+    """Every document of a source, in an order that never changes; each can be encoded as UTF-8 and is not empty.
+
+    ``invalid`` decides on bytes that are no UTF-8, NUL characters and lone surrogates; ``max_bad_lines`` is how many
+    broken lines of .jsonl and .csv are left out before giving up. ``notes`` is filled on the way. Raises TextError,
+    also where a source (or a part of a mixture) has no document at all.
+    """
+    reading = Reading(invalid=invalid, max_bad_lines=max_bad_lines, notes=notes if notes is not None else Notes())
+    return _documents(source, reading)
+
+
+def _documents(source: Source, reading: Reading) -> Iterator[str]:
+    found = 0
+    for text in _of_kind(source, reading):
+        found += 1
+        yield text
+    if not found:
+        raise TextError(f"There is no text in {describe(source)}.", fix=_why_none(reading.notes))
+
+
+def _of_kind(source: Source, reading: Reading) -> Iterator[str]:
+    if isinstance(source, Storybook):
+        return _stories(source, reading)
+    if isinstance(source, Files):
+        return files.documents(source, reading)
+    if isinstance(source, Hub):
+        return hub.documents(source, reading)
+    return _mixed(source, reading)
+
+
+def _stories(source: Storybook, reading: Reading) -> Iterator[str]:
+    for story in storybook.stories(source.stories, seed=source.seed):
+        reading.notes.documents += 1
+        yield story
+
+
+def _mixed(source: Mixture, reading: Reading) -> Iterator[str]:
+    used = [0] * len(source.parts)
+    streams = [_documents(part.source, reading) for part in source.parts]
+    weights = [part.weight for part in source.parts]
+    try:
+        for part, text in mix(streams, weights, seed=source.seed, until_all=source.until == "all"):
+            used[part] += 1
+            yield text
+    finally:
+        for index, (part, number) in enumerate(zip(source.parts, used, strict=True)):
+            name = describe(part.source)
+            reading.notes.remarks[f"part {index} of {describe(source)}"] = f"{number:,} documents of {name}"
+
+
+def _why_none(notes: Notes) -> str:
+    left_out = [
+        f"{count:,} {what}"
+        for count, what in ((notes.empty, "empty"), (notes.skipped, "damaged"), (notes.bad_lines, "on broken lines"))
+        if count
+    ]
+    return f"Left out: {', '.join(left_out)}." if left_out else "Give a file with text in it."

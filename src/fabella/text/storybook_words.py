@@ -1,0 +1,196 @@
+"""Who and what the storybook tells of, in two worlds, home (children) and woods (animals), so that all fits together.
+
+Every list is a line of words or a block of lines; ``|`` separates the parts of an entry. Words that name a person
+here name nothing else in the book ("Button" is no name, since buttons are found under sofas).
+"""
+
+GIRLS = """
+Lily Mia Anna Emma Lucy Ella Zoe Ruby Nora Clara Ivy Maya Sara Amy Molly Hannah Alice Sophie Nina Ada
+Eva Leila Tara Kate Jane Julia Maria Amina Yuki Mei Priya Elsa Greta Stella Holly Betty Penny Carla Ines Wanda
+"""
+
+BOYS = """
+Tom Ben Sam Max Leo Tim Jack Finn Noah Oliver Theo Adam Jacob Peter Henry Oscar Felix Daniel Luca Milo
+Hugo Eric Paul David Omar Ravi Kenji Ali Diego Ivan Arthur Toby Billy Freddie George Simon Jonah Emil Anton Karl
+"""
+
+SHE_ANIMALS = """
+Dot Hazel Pippa Poppy Willow Fern Pearl Maple Juniper Tansy Nettie Tilly Olive Ginger Luna Flora Trixie Dora Minnie Lulu
+"""
+
+HE_ANIMALS = """
+Pip Bramble Thistle Barley Rusty Nibbles Bruno Basil Twig Chester Otto Fergus Monty Humphrey Rolo Barnaby Sprig Tuck
+Wilbur Ferdinand
+"""
+
+ANIMALS = """
+rabbit fox bear mouse hedgehog squirrel badger mole raccoon otter beaver chipmunk lamb kitten puppy piglet fawn goat
+"""
+
+# Twice is twice as often.
+HEROES_ARE = """
+little little little little small small young young kind curious gentle clever quiet playful
+"""
+
+FRIENDS_HAVE = """
+with a red hat
+with a green scarf
+with big glasses
+with muddy boots
+with a blue coat
+with a yellow bag
+with bright eyes
+with a warm smile
+with a funny laugh
+with a soft voice
+"""
+
+ELDERS = {
+    "home": "Mom, Mom, Dad, Dad, Grandma, Grandma, Grandpa, Grandpa, Aunt May, Uncle Joe, Aunt Rose, Uncle Fred",
+    "woods": "Old Owl, Old Owl, Mrs. Goose, Mr. Toad, Grandma Hen, Uncle Heron, Aunt Duck, Old Turtle, Mr. Stork, "
+    "Mrs. Swan, Grandpa Crow, Mr. Pheasant",
+}
+
+HOMES = {
+    "home": """
+a yellow house by the sea
+a small house on a hill
+a tall house in a busy town
+a cottage on a green lane
+a little house with a red door
+an old house near the park
+a white house beside the river
+a house full of books
+a flat above the bakery
+a village by a lake
+a farmhouse with many animals
+a blue house on a quiet street
+a house with a crooked chimney
+a little town between two mountains
+""",
+    "woods": """
+a cozy burrow under an oak tree
+a little house in the forest
+a hollow log beside the stream
+a snug den under the hill
+a tiny house made of sticks
+a green meadow behind the mill
+a nest of leaves near the pond
+a hole under a tall pine tree
+a round house near the woods
+a quiet valley full of flowers
+a warm hole under a hedge
+a mossy cave near the waterfall
+an old barn behind the orchard
+a wooden hut on an island
+""",
+}
+
+DAYS = """
+One day
+One day
+One sunny morning
+One windy afternoon
+One bright spring day
+One cool autumn morning
+One warm summer day
+One quiet afternoon
+One cloudy morning
+One fine day
+One Sunday morning
+One Monday afternoon
+One lovely day
+Early one morning
+"""
+
+COLORS = "red blue green yellow purple orange pink white golden silver striped spotted tiny little old new"
+
+# A hyphen here is a space in the story.
+THINGS = """
+kite ball doll drum scarf hat lantern whistle marble umbrella blanket bell basket flute toy-boat teddy-bear
+music-box toy-horse paper-crown toy-train cup pillow picture-book spinning-top toy-car bucket rattle puppet
+ribbon backpack
+"""
+
+TREATS = {
+    "home": """
+cookies pancakes muffins strawberries apples cherries plums pears buns waffles grapes peaches pretzels cupcakes
+""",
+    "woods": """
+blackberries nuts apples cherries plums pears honey-cakes strawberries acorns mushrooms blueberries carrots chestnuts
+raspberries
+""",
+}
+
+CONTAINERS = "a basket of, a bowl of, a bag of, a plate of, a box of"
+
+# where to | where at
+PLACES = {
+    "home": """
+the park | in the park
+the beach | at the beach
+the garden | in the garden
+the playground | at the playground
+the river | by the river
+the meadow | in the meadow
+the lake | by the lake
+the farm | at the farm
+the hill | on the hill
+the orchard | in the orchard
+the market square | in the market square
+the school yard | in the school yard
+""",
+    "woods": """
+the meadow | in the meadow
+the pond | by the pond
+the stream | by the stream
+the hill | on the hill
+the clearing | in the clearing
+the wooden bridge | by the wooden bridge
+the waterfall | near the waterfall
+the orchard | in the orchard
+the berry patch | in the berry patch
+the lake | by the lake
+the old mill | at the old mill
+the willow trees | under the willow trees
+""",
+}
+
+SPOTS = {
+    "home": """
+under the bed
+behind the sofa
+behind the toy box
+under the kitchen table
+behind the curtain
+in the garden shed
+under the apple tree
+beside the sandbox
+on the stairs
+behind the laundry basket
+behind the front door
+next to the mailbox
+under the swing
+on the porch
+in the wheelbarrow
+between the tomato plants
+""",
+    "woods": """
+under the old oak
+behind the big rock
+beside the pond
+in the hollow log
+between the ferns
+under the blackberry bush
+near the waterfall
+in the tall grass
+on the mossy stump
+behind the hedge
+under a pile of leaves
+by the wooden bridge
+in the clover field
+next to the mushrooms
+at the foot of the hill
+inside the old barn
+""",
+}
