@@ -1,0 +1,66 @@
+"""Look a text over before training on it: damage, duplicates, empty and long documents, what is held out.
+
+Examples:
+  fabella doctor my-stories.txt
+  fabella doctor stories/ --separator blank-lines
+  fabella doctor train.jsonl --column story --json
+  fabella doctor storybook:5000
+"""
+
+from typing import Annotated
+
+import typer
+
+from fabella.cli.output import say, show, show_json
+from fabella.config import Files, Hub, Source
+from fabella.errors import UsageError
+from fabella.text.doctor import Doctor
+from fabella.text.notes import Notes
+from fabella.text.source import describe, documents, parse
+from fabella.text.split import digest, is_held_out
+
+# The doctor wants to see all that is wrong, where preparing would stop at the first of it.
+EVERY_BAD_LINE = 2**31
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="A file, folder or glob, storybook[:N], or hub:OWNER/NAME[:SPLIT].")],
+    separator: Annotated[
+        str, typer.Option(help="Between documents of .txt: auto, file, blank-lines, lines, or the separator itself.")
+    ] = "auto",
+    column: Annotated[str, typer.Option(help="The text column of .jsonl, .csv, .parquet and data sets.")] = "auto",
+    held_out: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of documents held out to validate.")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    text = _overridden(parse(source), separator, column)
+    doctor, notes = Doctor(), Notes()
+    for document in documents(text, invalid="replace", max_bad_lines=EVERY_BAD_LINE, notes=notes):
+        key = digest(document)
+        doctor.see(document, key, is_held_out(key, held_out))
+    report = doctor.report(notes=notes)
+    if as_json:
+        remarks = list(notes.sentences())
+        show_json({"source": describe(text), **report.facts, "warnings": report.warnings, "notes": remarks})
+        return
+    for remark in notes.sentences():
+        say(remark)
+    show(report.table)
+    for warning in report.warnings:
+        show(f"warning: {warning}")
+    if not report.warnings:
+        show("Nothing is wrong with this text.")
+
+
+def _overridden(source: Source, separator: str, column: str) -> Source:
+    changes: dict[str, str] = {}
+    if separator != "auto":
+        changes["separator"] = separator
+    if column != "auto":
+        changes["column"] = column
+    if not changes:
+        return source
+    fitting = Files if separator != "auto" else (Files, Hub)
+    if not isinstance(source, fitting):
+        name = "separator" if separator != "auto" else "column"
+        raise UsageError(f"--{name} means nothing for {describe(source)}.", fix="Leave it out.")
+    return source.model_copy(update=changes)
