@@ -194,7 +194,7 @@ def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
         )
     epochs = facts.get("epochs", 0)
     if epochs > REPEATS_THAT_END:
-        yield f"Training reads the text {epochs:.0f} times; after {REPEATS_THAT_END} times it teaches almost nothing new."
+        yield f"Training reads the text {epochs:.0f} times; after {REPEATS_THAT_END} times it teaches hardly anything."
     elif epochs > REPEATS_THAT_HELP:
         yield f"Training reads the text {epochs:.1f} times; after {REPEATS_THAT_HELP} times each repeat teaches less."
 

@@ -11,7 +11,7 @@ from fabella.text.notes import Notes
 HEAD = 2**16
 """bytes looked at to tell text from other files"""
 MOST_CONTROL = 0.02
-"""Share of control bytes in text, at most: random bytes have 11 %, machine code more, text with colour codes none."""
+"""Share of control bytes in text, at most: random bytes have 10 %, machine code more, text with colour codes none."""
 SURE = 8
 """control bytes below which nothing is refused: a few NULs in a short text are damage, for the policy to judge"""
 
