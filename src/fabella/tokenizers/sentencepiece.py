@@ -8,7 +8,7 @@ one that puts a space before the text does so, and decoding shows that space.
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ from fabella.tokenizers.tokenizer import Tokenizer
 
 # The trainer skips lines of more than 4,192 bytes: lines are cut at a space before 1,000 characters.
 TRAINING_LINE = re.compile(rf"[^\n{SPACE_MARK}]{{1,1000}}(?=[ \n{SPACE_MARK}]|\Z)|[^\n{SPACE_MARK}]{{1,1000}}")
-# Share of the text's characters that get a piece of their own; less where the vocabulary is too small for them.
-COVERAGES = (0.9995, 0.99, 0.95, 0.8, 0.5)
+# Share of the text's characters that get a piece of their own, if the vocabulary has room for them: half of it.
+COVERAGE = 0.9995
+# Unknown, end, and the 256 bytes.
+PIECES_BEFORE = 258
+LINES_COUNTED = 10_000
 SETTINGS: dict[str, Any] = {
     "model_type": "bpe",
     "byte_fallback": True,
     "normalization_rule_name": "identity",
     "add_dummy_prefix": False,
     "remove_extra_whitespaces": False,
+    "character_coverage": 1.0,
     "hard_vocab_limit": False,
     "unk_id": 0,
     "bos_id": -1,
@@ -101,36 +105,38 @@ class SentencePieceTokenizer(Tokenizer):
 
 def train(section: SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:
     """A SentencePiece BPE of at most ``section.vocabulary`` pieces; fewer where the text is too small for more."""
-    lines = list(_lines(texts))
-    for coverage in COVERAGES:
-        model = io.BytesIO()
-        try:
-            SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
-                model_writer=model,
-                vocab_size=section.vocabulary,
-                character_coverage=coverage,
-                **SETTINGS,
-            )
-        except RuntimeError as error:
-            if "required_chars" in str(error):
-                continue
-            raise TokenizerError(f"SentencePiece cannot learn from this text: {error}.") from error
-        return SentencePieceTokenizer(section.kind, model.getvalue(), "")
-    raise TokenizerError(
-        f"tokenizer.vocabulary = {section.vocabulary} is too small for the characters of this text.",
-        fix="Raise it, or use tokenizer.kind=bpe, which needs 257.",
-    )
-
-
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    found = False
-    for text in texts:
-        for line in TRAINING_LINE.findall(text):
-            found = True
-            yield line
-    if not found:
+    lines = [line for text in texts for line in TRAINING_LINE.findall(text)]
+    lines = _without(_rare(lines, (section.vocabulary - PIECES_BEFORE) // 2), lines)
+    if not lines:
         raise TokenizerError("There is no text to train a SentencePiece tokenizer on.", fix="Give more text.")
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=section.vocabulary, **SETTINGS
+        )
+    except RuntimeError as error:
+        raise TokenizerError(f"SentencePiece cannot learn from this text: {error}.") from error
+    return SentencePieceTokenizer(section.kind, model.getvalue(), "")
+
+
+def _rare(lines: list[str], room: int) -> str:
+    """Characters that get no piece of their own: beyond COVERAGE of the text, or beyond the ``room`` most frequent."""
+    times = np.zeros(0x110000, dtype=np.int64)
+    for start in range(0, len(lines), LINES_COUNTED):
+        points = np.frombuffer("".join(lines[start : start + LINES_COUNTED]).encode("utf-32-le"), dtype=np.uint32)
+        times += np.bincount(points, minlength=len(times))
+    by_times = np.argsort(-times, kind="stable")[: np.count_nonzero(times)]
+    covered = np.cumsum(times[by_times]) / max(times.sum(), 1)
+    enough = int(np.searchsorted(covered, COVERAGE)) + 1
+    return "".join(map(chr, by_times[min(enough, room) :].tolist()))
+
+
+def _without(characters: str, lines: list[str]) -> list[str]:
+    """The lines cut where they have one of ``characters``."""
+    if not characters:
+        return lines
+    kept = re.compile(f"[^{re.escape(characters)}]+")
+    return [part for line in lines for part in kept.findall(line)]
 
 
 def _opened(model: bytes) -> SentencePieceProcessor:

@@ -1,0 +1,69 @@
+"""From words, sections and folders to tokenizers."""
+
+from pathlib import Path
+
+import pytest
+
+from fabella.config import BPE, Bytes, Pretrained, SentencePiece
+from fabella.errors import ConfigError, TokenizerError
+from fabella.tokenizers import loading, record
+from tests.tokenizers.samples import corpus, trained
+
+
+@pytest.mark.parametrize(
+    ("words", "section"),
+    [
+        ("bytes", Bytes()),
+        ("bpe", BPE()),
+        ("bpe:300", BPE(vocabulary=300)),
+        ("sentencepiece:8000", SentencePiece(vocabulary=8000)),
+        ("folder/tokenizer.json", Pretrained(source="folder/tokenizer.json")),
+        ("gpt2", Pretrained(source="gpt2")),
+        ("bytes:256", Pretrained(source="bytes:256")),
+    ],
+)
+def test_words_for_a_tokenizer(words: str, section: object) -> None:
+    assert loading.parse(words) == section
+
+
+@pytest.mark.parametrize("words", ["bpe:12", "bpe:many", "bpe:1e6", "bpe:-300", "bpe:2000000"])
+def test_a_size_that_cannot_be(words: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"'{words}' names no vocabulary size: bpe .* from 257 to 1048576\. For example bpe:4096"
+    ):
+        loading.parse(words)
+
+
+def test_only_learned_tokenizers_need_text() -> None:
+    needed = [loading.needs_text(section) for section in (Bytes(), BPE(), SentencePiece(), Pretrained(source="x"))]
+    assert needed == [False, True, True, False]
+
+
+@pytest.mark.parametrize("section", [Bytes(), BPE(vocabulary=300), SentencePiece(vocabulary=300)])
+def test_training_gives_the_kind_of_the_section(section: Bytes | BPE | SentencePiece) -> None:
+    assert loading.train(section, corpus()[:20]).kind == section.kind
+
+
+def test_what_lies_in_a_prepared_or_run_folder_is_opened(tmp_path: Path) -> None:
+    trained("bpe").save(tmp_path / "tokenizer")
+    assert loading.open_any(str(tmp_path)).fingerprint == trained("bpe").fingerprint
+    assert loading.open_any(str(tmp_path / "tokenizer")).fingerprint == trained("bpe").fingerprint
+    assert loading.open_any("bytes").kind == "bytes"
+
+
+def test_a_tokenizer_yet_to_be_trained_cannot_be_opened() -> None:
+    with pytest.raises(TokenizerError, match=r"bpe:300 is a tokenizer yet to be trained\. Train it"):
+        loading.open_any("bpe:300")
+
+
+def test_a_kind_of_the_future(tmp_path: Path) -> None:
+    record.write(tmp_path, record.Record(kind="oracle", end=""), {})
+    with pytest.raises(TokenizerError, match="holds a tokenizer of kind 'oracle'; known are bytes, bpe"):
+        loading.load(tmp_path)
+
+
+def test_a_saved_tokenizer_that_lost_its_file(tmp_path: Path) -> None:
+    trained("bpe").save(tmp_path)
+    (tmp_path / record.JSON_FILE).unlink()
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is no file"):
+        loading.load(tmp_path)

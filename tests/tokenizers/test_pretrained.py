@@ -1,0 +1,153 @@
+"""Tokenizers made elsewhere: where they are found, and how they are taught to keep the contract."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as Library
+
+from fabella.config import Pretrained
+from fabella.errors import TokenizerError
+from fabella.tokenizers import loading, pretrained
+from tests.tokenizers.samples import corpus, foreign_values, trained
+
+END = "<|endoftext|>"
+
+
+def gpt2_files(folder: Path) -> Path:
+    """The pair of files that GPT-2 came in, of our own BPE."""
+    values = foreign_values()
+    (folder / "vocab.json").write_text(json.dumps(values["model"]["vocab"]), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in values["model"]["merges"]), ""]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_gpt2s_pair_of_files(tmp_path: Path) -> None:
+    tokenizer = pretrained.load(Pretrained(source=str(gpt2_files(tmp_path))))
+    expected = trained("bpe", 400)
+    assert tokenizer.vocabulary == expected.vocabulary
+    assert tokenizer.end == expected.end
+    for text in corpus()[:20]:
+        assert tokenizer.encode(text).tolist() == expected.encode(text).tolist()
+
+
+def test_a_folder_and_a_file(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(foreign_values()), encoding="utf-8")
+    by_folder = pretrained.load(Pretrained(source=str(tmp_path)))
+    by_file = pretrained.load(Pretrained(source=str(tmp_path / "tokenizer.json")))
+    assert by_folder.fingerprint == by_file.fingerprint == trained("pretrained").fingerprint
+
+
+def test_its_own_way_of_cutting_words_is_kept() -> None:
+    tokenizer, library = trained("pretrained"), Library.from_str(json.dumps(foreign_values()))
+    for text in corpus()[:50]:
+        assert tokenizer.encode(text).tolist() == library.encode(text, add_special_tokens=False).ids
+
+
+def loaded(change: dict[str, Any], end: str = END) -> Any:
+    values = {**foreign_values(), **change}
+    return pretrained.from_json(json.dumps(values).encode(), end, "tokenizer.json")
+
+
+def test_padding_truncation_and_added_tokens_are_switched_off() -> None:
+    padding = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+               "pad_type_id": 0, "pad_token": END}  # fmt: skip
+    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    sequence = [{"SpecialToken": {"id": END, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": sequence, "pair": sequence,
+                "special_tokens": {END: {"id": END, "ids": [0], "tokens": [END]}}}  # fmt: skip
+    tokenizer = loaded({"padding": padding, "truncation": truncation, "post_processor": template})
+    text = corpus()[0]
+    assert tokenizer.encode(text).tolist() == trained("pretrained").encode(text).tolist()
+    assert tokenizer.encode_many([text, "a"])[0].tolist() == trained("pretrained").encode(text).tolist()
+
+
+def test_dropout_is_switched_off() -> None:
+    tokenizer = loaded({"model": {**foreign_values()["model"], "dropout": 0.9}})
+    assert tokenizer.encode(corpus()[0]).tolist() == trained("pretrained").encode(corpus()[0]).tolist()
+
+
+def test_an_end_that_was_a_plain_added_token_becomes_special() -> None:
+    added = [{**foreign_values()["added_tokens"][0], "special": False}]
+    tokenizer = loaded({"added_tokens": added})
+    assert tokenizer.end not in tokenizer.encode(f"a{END}b")
+    assert tokenizer.decode(tokenizer.encode(f"a{END}b").tolist()) == f"a{END}b"
+    assert tokenizer.token_bytes(tokenizer.end) == b""
+
+
+def test_an_end_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(
+        TokenizerError, match=r"has no token '</s>' to end .* Name one .* tokenizer\.end: <\|endoftext\|>\."
+    ):
+        loaded({}, "</s>")
+
+
+def test_ids_without_a_token_are_unknown() -> None:
+    values = foreign_values()
+    values["model"]["vocab"]["far"] = 500
+    tokenizer = pretrained.from_json(json.dumps(values).encode(), END, "tokenizer.json")
+    assert tokenizer.vocabulary == 501
+    with pytest.raises(TokenizerError, match="Token id 450 is none"):
+        tokenizer.decode([450])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder / "nothing.json", r"There is no tokenizer at .*nothing\.json\. Give a tokenizer\.json"),
+        (
+            lambda folder: folder,
+            r"holds no tokenizer\. It needs one of: tokenizer\.json, vocab\.json, ",
+        ),
+    ],
+)
+def test_nothing_there(make: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=words):
+        pretrained.load(Pretrained(source=str(make(tmp_path))))
+
+
+def test_merges_that_are_no_text(tmp_path: Path) -> None:
+    (gpt2_files(tmp_path) / "merges.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(TokenizerError, match=r"merges\.txt is no text"):
+        pretrained.load(Pretrained(source=str(tmp_path)))
+
+
+def test_merges_that_are_no_pairs(tmp_path: Path) -> None:
+    (gpt2_files(tmp_path) / "merges.txt").write_text("a b c\n")
+    with pytest.raises(TokenizerError, match="is no tokenizer that can be read"):
+        pretrained.load(Pretrained(source=str(tmp_path)))
+
+
+def test_a_hub_name_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(TokenizerError, match=r"need the package huggingface-hub\. pip install 'fabella\[hub\]'"):
+        pretrained.load(Pretrained(source="someone/something"))
+
+
+class Hub:
+    """What is used of ``huggingface_hub``."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self.files = files
+
+    def hf_hub_download(self, name: str, file: str) -> str:
+        if file not in self.files:
+            raise ConnectionError(f"no connection for {name}\nand so on")
+        return str(self.files[file])
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub({}))
+    words = r"'a/b' cannot be had from the hub \(tokenizer\.json: no connection for a/b; .*\)\. Give the path .*bpe"
+    with pytest.raises(TokenizerError, match=words):
+        pretrained.load(Pretrained(source="a/b"))
+
+
+def test_a_hub_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(foreign_values()), encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub({"tokenizer.json": tmp_path / "tokenizer.json"}))
+    tokenizer = loading.open_any("gpt2")
+    assert tokenizer.fingerprint == trained("pretrained").fingerprint

@@ -1,0 +1,98 @@
+"""SentencePiece, trained here and made elsewhere."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sentencepiece import SentencePieceTrainer
+
+from fabella.config import Pretrained, SentencePiece
+from fabella.errors import TokenizerError
+from fabella.tokenizers import pretrained, sentencepiece
+from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
+from tests.tokenizers.samples import corpus, trained
+
+
+def model(**settings: Any) -> bytes:
+    """A model as others train it: a space put before the text, no byte fallback."""
+    written = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()[0].split("\n") * 3), model_writer=written, minloglevel=3,
+        **{"vocab_size": 120, "model_type": "bpe", **settings},
+    )  # fmt: skip
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("vocabulary", [300, 400, 700])
+def test_the_vocabulary_has_the_size_asked_for(vocabulary: int) -> None:
+    text = ["a cat sat on a mat"] if vocabulary == 300 else corpus()
+    assert sentencepiece.train(SentencePiece(vocabulary=vocabulary), text).vocabulary <= vocabulary
+    assert sentencepiece.train(SentencePiece(vocabulary=vocabulary), corpus()).vocabulary == vocabulary
+
+
+def test_a_small_text_gives_fewer_pieces() -> None:
+    assert sentencepiece.train(SentencePiece(vocabulary=4096), ["once upon a time"]).vocabulary < 300
+
+
+def test_training_twice_gives_the_same() -> None:
+    once, twice = (sentencepiece.train(SentencePiece(vocabulary=500), corpus()) for _ in range(2))
+    assert once.fingerprint == twice.fingerprint
+
+
+def test_more_characters_than_pieces_fall_back_on_bytes() -> None:
+    text = "".join(map(chr, range(0x4E00, 0x5200)))
+    tokenizer = sentencepiece.train(SentencePiece(vocabulary=400), [text])
+    assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
+
+
+def test_lines_longer_than_the_trainer_takes_are_cut() -> None:
+    tokenizer = sentencepiece.train(SentencePiece(vocabulary=300), ["tell me a tale " * 1000])
+    assert len(tokenizer.encode(" tale")) == 1
+
+
+def test_nothing_to_learn_from_is_an_error() -> None:
+    with pytest.raises(TokenizerError, match="There is no text to train a SentencePiece tokenizer on"):
+        sentencepiece.train(SentencePiece(), ["", "\n\n"])
+
+
+def test_the_mark_of_the_space_goes_by_its_bytes() -> None:
+    tokenizer = trained("sentencepiece")
+    assert [tokenizer.token_bytes(number) for number in tokenizer.encode("▁")] == [b"\xe2", b"\x96", b"\x81"]
+
+
+def test_a_foreign_model_keeps_the_space_it_puts_before_a_text() -> None:
+    tokenizer = pretrained.from_model(model(), "<|endoftext|>")
+    assert tokenizer.kind == "pretrained"
+    assert tokenizer.end == 2
+    assert tokenizer.decode(tokenizer.encode("a day").tolist()) == " a day"
+
+
+def test_what_a_foreign_model_does_not_know_is_a_replacement_character() -> None:
+    tokenizer = pretrained.from_model(model(add_dummy_prefix=False), "")
+    assert tokenizer.decode(tokenizer.encode("a漢").tolist()) == "a\ufffd"
+
+
+def test_an_end_that_text_can_spell_goes_by_its_bytes() -> None:
+    data = model(user_defined_symbols=["<|endoftext|>"], byte_fallback=True, vocab_size=400, hard_vocab_limit=False)
+    tokenizer = pretrained.from_model(data, "<|endoftext|>")
+    ids = tokenizer.encode("one <|endoftext|> two").tolist()
+    assert tokenizer.end not in ids
+    assert tokenizer.decode(ids) == " one <|endoftext|> two"
+
+
+def test_an_end_that_text_can_spell_needs_bytes() -> None:
+    with pytest.raises(TokenizerError, match=r"Text can spell the end '<\|endoftext\|>' of this model"):
+        SentencePieceTokenizer("pretrained", model(user_defined_symbols=["<|endoftext|>"]), "<|endoftext|>")
+
+
+def test_a_piece_that_is_not_there_is_no_end() -> None:
+    with pytest.raises(TokenizerError, match=r"The SentencePiece model has no piece '<end>'\. .*tokenizer\.end=</s>"):
+        SentencePieceTokenizer("pretrained", model(), "<end>")
+
+
+@pytest.mark.parametrize("cut", [0, 10, 500])
+def test_a_damaged_model_is_refused(cut: int, tmp_path: Path) -> None:
+    (tmp_path / "cut.model").write_bytes(model()[:cut] + b"\xff" * 20)
+    with pytest.raises(TokenizerError, match="no SentencePiece model, or it is damaged"):
+        pretrained.load(Pretrained(source=str(tmp_path / "cut.model")))

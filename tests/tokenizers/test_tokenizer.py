@@ -1,0 +1,154 @@
+"""The contract of every tokenizer: nothing is lost, nothing in a text is special, and it is what it was saved as."""
+
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fabella.errors import TokenizerError
+from fabella.tokenizers import loading
+from tests.tokenizers.samples import AWKWARD, KINDS, corpus, random_text, texts, trained
+
+HOUSE = Path(__file__).parents[2]
+# With those of hypothesis below 100,000 texts in all, over the four kinds.
+RANDOM_TEXTS = 24_000
+EXAMPLES = 1_000
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+@pytest.mark.fault("G1", cases=RANDOM_TEXTS)
+def test_text_of_any_plane_of_unicode_comes_back(kind: str) -> None:
+    tokenizer = trained(kind)
+    source = random.Random(1)
+    several = [random_text(source, source.randrange(12)) for _ in range(RANDOM_TEXTS)]
+    for text, ids in zip(several, tokenizer.encode_many(several), strict=True):
+        assert tokenizer.decode(ids.tolist()) == text
+
+
+@every_kind
+@pytest.mark.fault("G1", cases=EXAMPLES)
+@settings(max_examples=EXAMPLES)
+@given(text=texts)
+def test_text_comes_back_and_is_the_bytes_of_its_tokens(kind: str, text: str) -> None:
+    tokenizer = trained(kind)
+    ids = tokenizer.encode(text).tolist()
+    assert tokenizer.decode(ids) == text
+    assert b"".join(tokenizer.token_bytes(number) for number in ids) == text.encode()
+
+
+@every_kind
+@pytest.mark.fault("G3", cases=EXAMPLES // 4)
+@settings(max_examples=EXAMPLES // 4)
+@given(parts=st.lists(st.sampled_from(["<|endoftext|>", "<|endo", "ftext|>", "</s>", "<s>", "<unk>", "<", ">", "a "])))
+def test_the_spelling_of_a_special_token_is_text(kind: str, parts: list[str]) -> None:
+    tokenizer = trained(kind)
+    ids = tokenizer.encode("".join(parts)).tolist()
+    assert tokenizer.end not in ids
+    assert all(tokenizer.token_bytes(number) for number in ids)
+
+
+@every_kind
+def test_awkward_texts_come_back(kind: str) -> None:
+    tokenizer = trained(kind)
+    for text in [*AWKWARD, "".join(AWKWARD), "a" * 10_000, " " * 1000, ""]:
+        assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
+
+
+@every_kind
+def test_many_texts_encode_as_one_by_one(kind: str) -> None:
+    tokenizer = trained(kind)
+    several = [*corpus()[:20], *AWKWARD, ""]
+    for one, of_many in zip(map(tokenizer.encode, several), tokenizer.encode_many(several), strict=True):
+        assert one.dtype == of_many.dtype == np.int32
+        np.testing.assert_array_equal(one, of_many)
+
+
+@every_kind
+def test_every_id_is_in_range_and_the_end_has_no_bytes(kind: str) -> None:
+    tokenizer = trained(kind)
+    assert 0 <= tokenizer.end < tokenizer.vocabulary
+    assert tokenizer.token_bytes(tokenizer.end) == b""
+    assert tokenizer.decode([tokenizer.end]) == ""
+    ids = np.concatenate(tokenizer.encode_many(corpus()))
+    assert ids.min() >= 0
+    assert ids.max() < tokenizer.vocabulary
+
+
+@every_kind
+@given(ids=st.lists(st.integers(0, 255), max_size=12))
+def test_any_ids_decode_to_the_bytes_of_their_tokens(kind: str, ids: list[int]) -> None:
+    tokenizer = trained(kind)
+    spelled = b"".join(tokenizer.token_bytes(number) for number in ids)
+    assert tokenizer.decode(ids) == spelled.decode(errors="replace")
+
+
+@every_kind
+@pytest.mark.parametrize("stranger", [-1, 10**6, 2**40])
+def test_an_unknown_id_is_refused(kind: str, stranger: int) -> None:
+    tokenizer = trained(kind)
+    with pytest.raises(TokenizerError, match=rf"Token id {stranger} is none of this tokenizer's; its ids are 0 to"):
+        tokenizer.decode([0, stranger])
+    with pytest.raises(TokenizerError):
+        tokenizer.token_bytes(stranger)
+
+
+@every_kind
+def test_a_lone_surrogate_is_refused_with_its_place(kind: str) -> None:
+    with pytest.raises(TokenizerError, match=r"Character 3 of the text is U\+D83D, a lone surrogate"):
+        trained(kind).encode("abc\ud83d")
+
+
+@every_kind
+def test_saved_and_loaded_it_is_the_same(kind: str, tmp_path: Path) -> None:
+    tokenizer = trained(kind)
+    tokenizer.save(tmp_path)
+    loaded = loading.load(tmp_path)
+    assert (loaded.kind, loaded.vocabulary, loaded.end) == (tokenizer.kind, tokenizer.vocabulary, tokenizer.end)
+    assert loaded.fingerprint == tokenizer.fingerprint
+    for text in [*corpus()[:20], *AWKWARD]:
+        np.testing.assert_array_equal(loaded.encode(text), tokenizer.encode(text))
+
+
+@every_kind
+def test_saved_twice_it_is_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    trained(kind).save(tmp_path / "once")
+    loading.load(tmp_path / "once").save(tmp_path / "twice")
+    for file in (tmp_path / "once").iterdir():
+        assert (tmp_path / "twice" / file.name).read_bytes() == file.read_bytes()
+
+
+@every_kind
+def test_it_goes_to_another_process(kind: str) -> None:
+    tokenizer = trained(kind)
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    for text in ["<|endoftext|>", *corpus()[:5], *AWKWARD]:
+        np.testing.assert_array_equal(copy.encode(text), tokenizer.encode(text))
+
+
+def test_fingerprints_tell_tokenizers_apart() -> None:
+    every = {trained(kind).fingerprint for kind in KINDS} | {trained("bpe", 500).fingerprint}
+    assert len(every) == len(KINDS) + 1
+
+
+TRAIN = """
+from tests.tokenizers.samples import trained
+print(trained({kind!r}).fingerprint)
+"""
+
+
+@pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
+@pytest.mark.fault("G4", cases=3)
+def test_training_gives_the_same_whatever_the_threads(kind: str) -> None:
+    for threads in ("1", "2", "4"):
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", TRAIN.format(kind=kind)]
+        done = subprocess.run(command, env=environment, cwd=HOUSE, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == trained(kind).fingerprint
