@@ -80,8 +80,11 @@ def faster(command: str) -> str:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Path:
-    """A reader's folder: the sources, and a text of their own."""
-    shutil.copytree(HOUSE / "src" / "fabella", tmp_path / "src" / "fabella", ignore=shutil.ignore_patterns("*.pyc"))
+    """A reader's folder: the sources, the tests that every family gets, and a text of their own."""
+    for folder in ("src/fabella", "tests/models"):
+        shutil.copytree(HOUSE / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
+    for file in ("pyproject.toml", "tests/conftest.py"):
+        shutil.copy(HOUSE / file, tmp_path / file)
     text = "<|endoftext|>\n".join(f"{story}\n" for story in itertools.islice(stories(STORIES, seed=3), STORIES))
     (tmp_path / "my-stories.txt").write_text(text, encoding="utf-8")
     return tmp_path
@@ -118,7 +121,7 @@ def walk(block: Block, folder: Path) -> list[str]:
         if not command.startswith(tuple(NOT_RUN)):
             done = run(faster(command), folder)
             if done.returncode:
-                return [f"line {block.line}: {command}\n{done.stderr[-2000:]}"]
+                return [f"line {block.line}: {command}\n{(done.stderr or done.stdout)[-2000:]}"]
     return []
 
 
