@@ -26,13 +26,13 @@ def test_sound_text_passes_unchanged() -> None:
 @pytest.mark.parametrize(
     ("raw", "problem"),
     [
-        (b"caf\xe9 noir", r"stories.txt, byte 4: 0xE9 after 'caf' is not UTF-8\. It may be Windows-1252, .* 'é': iconv"),
+        (b"caf\xe9 noir", r"stories.txt, byte 4: 0xE9 after 'caf' is not UTF-8\. It may be Windows-1252, .*'é': iconv"),
         (b"\xfftext", r"stories.txt, byte 1: 0xFF is not UTF-8"),
         (b"one\0two", "stories.txt, byte 4: a NUL character after 'one'; text has none."),
-        (b"one \xed\xa0\xbd two", r"byte 5: half a character \(a lone surrogate\) after 'one '; it is not valid Unicode"),
+        (b"one \xed\xa0\xbd two", r"byte 5: half a character \(a lone surrogate\) after 'one '; it is not valid"),
         (b"the end \xf0\x9f\xa6", "byte 9: 0xF0 after 'the end ' is not UTF-8"),
         (b"\xc0\xaf", "byte 1: 0xC0 is not UTF-8"),
-        ("line one\nline two ".encode() + b"\x96 x", "0x96 after 'line two ' is not UTF-8. It may be Windows-1252"),
+        (b"line one\nline two \x96 x", "0x96 after 'line two ' is not UTF-8. It may be Windows-1252"),
     ],
 )
 def test_strict_names_place_and_bytes(raw: bytes, problem: str) -> None:
@@ -107,9 +107,7 @@ def test_a_long_document_is_cut_into_pieces_and_stated() -> None:
     assert "1 longer than 1 MiB, cut into several documents" in reading.notes.sentences()
 
 
-@given(
-    st.lists(st.sampled_from(["ä", "🦊", "x" * 7, " ", "\n", "\n\n"]), min_size=1, max_size=60), st.integers(8, 40)
-)
+@given(st.lists(st.sampled_from(["ä", "🦊", "x" * 7, " ", "\n", "\n\n"]), min_size=1, max_size=60), st.integers(8, 40))
 def test_pieces_join_to_the_whole_and_never_part_a_character(parts: list[str], longest: int) -> None:
     raw = "".join(parts).encode()
     with pytest.MonkeyPatch.context() as patch:

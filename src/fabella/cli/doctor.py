@@ -52,15 +52,9 @@ def command(
 
 
 def _overridden(source: Source, separator: str, column: str) -> Source:
-    changes: dict[str, str] = {}
-    if separator != "auto":
-        changes["separator"] = separator
-    if column != "auto":
-        changes["column"] = column
-    if not changes:
-        return source
-    fitting = Files if separator != "auto" else (Files, Hub)
-    if not isinstance(source, fitting):
-        name = "separator" if separator != "auto" else "column"
-        raise UsageError(f"--{name} means nothing for {describe(source)}.", fix="Leave it out.")
-    return source.model_copy(update=changes)
+    if separator != "auto" and not isinstance(source, Files):
+        raise UsageError(f"--separator means nothing for {describe(source)}.", fix="Leave it out.")
+    if column != "auto" and not isinstance(source, Files | Hub):
+        raise UsageError(f"--column means nothing for {describe(source)}.", fix="Leave it out.")
+    given = {"separator": separator, "column": column}
+    return source.model_copy(update={key: value for key, value in given.items() if value != "auto"})

@@ -61,6 +61,11 @@ class Doctor:
         self._sizes: Counter[int] = Counter()
         self._tokens: Counter[int] = Counter()
 
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Training and validation text."""
+        return self._sides[False], self._sides[True]
+
     def see(self, text: str, digest: bytes, held_out: bool) -> None:
         """Take note of one document; ``digest`` as of ``split.digest``, ``held_out`` if it is for validation."""
         data = text.encode()
@@ -218,7 +223,8 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "tokens a document", _told(facts["document_tokens"], "tokens")
     else:
         enough = facts["training"]["bytes"] / BYTES_PER_TOKEN
-        yield "enough for a model of", f"about {enough:,.0f} parameters at most, at {BYTES_PER_TOKEN:.0f} bytes a token"
+        about = f"{float(f'{enough:.2g}'):,.0f}"
+        yield "enough for a model of", f"about {about} parameters at most, at {BYTES_PER_TOKEN:.0f} bytes a token"
     if "context" in facts:
         share = 100 * facts["longer_than_context"] / max(facts["documents"], 1)
         yield (

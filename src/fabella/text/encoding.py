@@ -10,6 +10,8 @@ from fabella.text.notes import Notes
 
 HEAD = 2**16
 """bytes looked at to tell text from other files"""
+LEAST = 2**18
+"""bytes in a block, at least: unpackers give crumbs, and each block costs a search"""
 MOST_CONTROL = 0.02
 """Share of control bytes in text, at most: random bytes have 10 %, machine code more, text with colour codes none."""
 SURE = 8
@@ -47,11 +49,8 @@ def utf8(blocks: Iterator[bytes], name: str, notes: Notes) -> Iterator[bytes]:
     Raises TextError for archives, pictures and other binary files, and for UTF-32. Damage within text passes
     through for the policy to judge: what UTF-16 cannot express becomes bytes that UTF-8 cannot either.
     """
-    head = b""
-    for block in blocks:
-        head += block
-        if len(head) >= HEAD:
-            break
+    blocks = gathered(blocks, LEAST)
+    head = next(blocks, b"")
     refuse_foreign(head, name)
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise TextError(f"{name} is UTF-32.", fix="Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW.")
@@ -63,6 +62,20 @@ def utf8(blocks: Iterator[bytes], name: str, notes: Notes) -> Iterator[bytes]:
         notes.remarks[f"encoding of {name}"] = f"byte order mark of {name} left out"
         head = head[len(codecs.BOM_UTF8) :]
     return _plain_line_ends(chain([head], blocks), notes)
+
+
+def gathered(blocks: Iterator[bytes], least: int) -> Iterator[bytes]:
+    """The same bytes in blocks of ``least`` or more, but for the last."""
+    crumbs: list[bytes] = []
+    size = 0
+    for block in blocks:
+        crumbs.append(block)
+        size += len(block)
+        if size >= least:
+            yield b"".join(crumbs)
+            crumbs, size = [], 0
+    if size:
+        yield b"".join(crumbs)
 
 
 def _plain_line_ends(blocks: Iterator[bytes], notes: Notes) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, dropwhile
 from typing import Any
 
 from fabella.errors import TextError
@@ -130,22 +130,25 @@ def csv_rows(blocks: Iterator[bytes], name: str, reading: Reading) -> Iterator[R
     def bad(number: int, reason: str) -> None:
         reading.bad_line(f"{name}, line {number}", reason)
 
-    decoded = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in lines(blocks, bad))
-    head = next(decoded, "")
-    delimiter = max(",;\t|", key=head.count)
+    numbered = dropwhile(lambda line: not line[1].strip(), lines(blocks, bad))
+    first, head = next(numbered, (1, b""))
+    if not head:
+        return
+    decoded = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in chain([(first, head)], numbered))
+    delimiter = max(",;\t|", key=lambda mark: head.count(mark.encode()))
     if delimiter != ",":
         reading.notes.remarks[f"delimiter of {name}"] = f"columns of {name} are separated by {delimiter!r}"
     # The only limit csv knows is one for the whole process; it is raised, never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
-    reader = csv.reader(chain([head], decoded), delimiter=delimiter, strict=True)
+    reader = csv.reader(decoded, delimiter=delimiter, strict=True)
     names = _names(reader, name)
-    line = reader.line_num + 1
+    line = first + reader.line_num
     while (values := _next_row(reader, bad, line)) is not None:
         if len(values) == len(names):
             yield Row(dict(zip(names, values, strict=True)), line)
         elif values:  # a blank line has no fields; a broken one was counted
             bad(line, f"it has {len(values)} fields, the first line names {len(names)}.")
-        line = reader.line_num + 1
+        line = first + reader.line_num
 
 
 def _names(reader: Any, name: str) -> list[str]:

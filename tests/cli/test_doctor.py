@@ -1,0 +1,74 @@
+"""``fabella doctor`` as it is typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fabella.cli import main
+
+
+@pytest.fixture
+def stories(tmp_path: Path) -> Path:
+    path = tmp_path / "stories.txt"
+    path.write_text("".join(f"Story {number} of the fox.\n<|endoftext|>\n" for number in range(500)) + "Caf\ufffd!\n")
+    return path
+
+
+def test_it_tells_people(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["doctor", str(stories), "--held-out", "0.1"]) == 0
+    out, err = capsys.readouterr()
+    assert f"separator of {stories} guessed: <|endoftext|> (501 documents)" in err
+    assert out.startswith("documents                 501 (")
+    assert "warning: 1 of 501 documents hold U+FFFD" in out
+
+
+def test_it_tells_programs_and_nothing_else(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["doctor", str(stories), "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["source"] == str(stories)
+    assert found["documents"] == 501
+    assert found["damage"]["replacement_characters"] == 1
+    assert len(found["warnings"]) == 2
+    assert err == ""
+
+
+def test_it_looks_at_damage_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "one"}\nbroken\n{"text": "caf\xe9"}\n')
+    assert main.run(["doctor", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["documents"], found["reading"]["bad_lines"], found["reading"]["damaged"]) == (2, 1, 1)
+    assert any(note.startswith(f"for example {path}, line 2: it is not JSON") for note in found["notes"])
+
+
+def test_nothing_wrong_is_said_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["doctor", "storybook:300", "--held-out", "0.2"]) == 0
+    assert capsys.readouterr().out.endswith("Nothing is wrong with this text.\n")
+
+
+def test_separator_and_column_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n\nthree")
+    assert main.run(["doctor", str(tmp_path / "a.txt"), "--separator", "lines", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 3
+    (tmp_path / "b.csv").write_text("text,title\nx,y\n")
+    assert main.run(["doctor", str(tmp_path / "b.csv"), "--column", "titel"]) == 3
+    assert "has no column 'titel'. Did you mean 'title'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["doctor", "nowhere.txt"], 3, "fabella: There is no file nowhere.txt."),
+        (["doctor", "storybook", "--separator", "lines"], 2, "--separator means nothing for storybook (20,000 stories"),
+        (["doctor", "storybook", "--column", "text"], 2, "--column means nothing for storybook"),
+        (["doctor", "storybook", "--held-out", "2"], 2, "0.0<=x<=1.0"),
+        (["doctor"], 2, "Missing argument"),
+    ],
+)
+def test_mistakes_are_explained(
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main.run(words) == code
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

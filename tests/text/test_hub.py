@@ -1,0 +1,158 @@
+"""Hub data sets: the real loading code, on a stand-in for the ``datasets`` library that keeps its interface."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fabella.config import Hub
+from fabella.errors import TextError
+from fabella.text.cleaning import Reading
+from fabella.text.hub import documents
+
+TINY = Hub(name="roneneldan/TinyStories", subset="en", split="validation", revision="abc", streaming=False)
+ROWS = [{"id": 1, "text": "One fox.\r\n"}, {"id": 2, "text": "Two foxes."}, {"id": 3, "text": None}]
+
+
+class Rows:
+    """What ``load_dataset`` returns, streaming or not: rows that can be iterated, with their columns' names."""
+
+    def __init__(self, rows: list[dict[str, Any]], fails_at: int = -1, error: Exception | None = None) -> None:
+        self.rows, self.fails_at, self.error = rows, fails_at, error
+        self.column_names = list(rows[0]) if rows else None
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for number, row in enumerate(self.rows):
+            if number == self.fails_at and self.error:
+                raise self.error
+            yield row
+
+    def select_columns(self, names: list[str]) -> "Rows":
+        return Rows([{name: row[name] for name in names} for row in self.rows])
+
+
+class DatasetsError(Exception):
+    """The library's own base of errors."""
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The stand-in; ``asked`` is what it was asked for, ``answer`` what it gives."""
+    module = ModuleType("datasets")
+    stand_in = SimpleNamespace(asked=None, answer=Rows(ROWS))
+
+    def load_dataset(*arguments: Any, **options: Any) -> Rows:
+        stand_in.asked = (arguments, options)
+        if isinstance(stand_in.answer, Exception):
+            raise stand_in.answer
+        return stand_in.answer
+
+    monkeypatch.setattr(module, "load_dataset", load_dataset, raising=False)
+    monkeypatch.setattr(module, "exceptions", SimpleNamespace(DatasetsError=DatasetsError), raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return stand_in
+
+
+def test_every_part_of_the_name_is_asked_for(library: SimpleNamespace) -> None:
+    list(documents(TINY, Reading()))
+    assert library.asked == (
+        ("roneneldan/TinyStories", "en"),
+        {"split": "validation", "revision": "abc", "streaming": False},
+    )
+    list(documents(Hub(name="tiny"), Reading()))
+    assert library.asked == (("tiny", None), {"split": "train", "revision": None, "streaming": True})
+
+
+def test_each_rows_text_is_a_document(library: SimpleNamespace) -> None:
+    reading = Reading()
+    assert list(documents(TINY, reading)) == ["One fox.\n", "Two foxes."]
+    assert reading.notes.empty == 1
+    assert "text column of roneneldan/TinyStories guessed: text (2 documents)" in reading.notes.sentences()
+
+
+def test_a_named_column_is_the_only_one_read(library: SimpleNamespace) -> None:
+    class Picture:
+        """A column that must not be decoded."""
+
+    library.answer = Rows([{"story": "One.", "picture": Picture()}])
+    assert list(documents(Hub(name="tiny", column="story"), Reading())) == ["One."]
+
+
+def test_a_column_that_is_not_there_is_an_error(library: SimpleNamespace) -> None:
+    with pytest.raises(TextError, match=r"tiny has no column 'txt'\. Did you mean 'text'\?"):
+        list(documents(Hub(name="tiny", column="txt"), Reading()))
+
+
+def test_a_row_without_text_is_a_bad_line(library: SimpleNamespace) -> None:
+    library.answer = Rows([{"text": "One."}, {"text": 2}])
+    with pytest.raises(TextError, match="tiny, row 2: 'text' is a int, not text"):
+        list(documents(Hub(name="tiny"), Reading()))
+    assert list(documents(Hub(name="tiny"), Reading(max_bad_lines=1))) == ["One."]
+
+
+def test_damage_is_for_the_policy(library: SimpleNamespace) -> None:
+    library.answer = Rows([{"text": "half \ud83e a fox"}])
+    with pytest.raises(TextError, match="tiny, row 1, in 'text': half a character"):
+        list(documents(Hub(name="tiny"), Reading()))
+
+
+def test_a_data_set_without_rows_gives_nothing(library: SimpleNamespace) -> None:
+    library.answer = Rows([])
+    assert list(documents(TINY, Reading())) == []
+
+
+FETCH = "fetch it elsewhere (hf download --repo-type dataset roneneldan/TinyStories)"
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "fix"),
+    [
+        (
+            ConnectionError("Couldn't reach 'roneneldan/TinyStories' on the Hub (LocalEntryNotFoundError)"),
+            "The hub cannot be reached for roneneldan/TinyStories: Couldn't reach",
+            FETCH,
+        ),
+        (
+            FileNotFoundError("Dataset 'x' doesn't exist"),
+            "There is no data set roneneldan/TinyStories to be had",
+            FETCH,
+        ),
+        (
+            ValueError("Bad split: validation. Available splits: ['train']\nand more"),
+            "hub data set roneneldan/TinyStories, subset en, split validation, revision abc: "
+            "Bad split: validation. Available splits: ['train'].",
+            "Name it as hub:OWNER/NAME@SUBSET:SPLIT.",
+        ),
+        (DatasetsError("corrupt"), "Reading hub data set roneneldan/TinyStories", FETCH),
+        (TimeoutError(), "failed: TimeoutError.", FETCH),
+    ],
+)
+@pytest.mark.parametrize("while_reading", [False, True])
+def test_what_goes_wrong_is_explained(
+    library: SimpleNamespace, error: Exception, problem: str, fix: str, while_reading: bool
+) -> None:
+    library.answer = Rows(ROWS, fails_at=1, error=error) if while_reading else error
+    with pytest.raises(TextError) as caught:
+        list(documents(TINY, Reading()))
+    assert problem in caught.value.problem
+    assert fix in caught.value.fix
+
+
+def test_errors_of_the_http_library_are_explained_too(
+    library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HTTPError(Exception):
+        pass
+
+    monkeypatch.setitem(sys.modules, "httpx", SimpleNamespace(HTTPError=HTTPError))
+    library.answer = HTTPError("timed out")
+    with pytest.raises(TextError, match="failed: timed out"):
+        list(documents(TINY, Reading()))
+
+
+def test_the_hub_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(TextError, match=r"Reading from the hub needs datasets\. pip install 'fabella\[hub\]'"):
+        list(documents(TINY, Reading()))
