@@ -44,7 +44,7 @@ def read(path: Path, limit: int = MOST_BYTES) -> bytes:
 def parsed(data: bytes, name: str) -> dict[str, Any]:
     """The content of a JSON file that must be an object."""
     try:
-        values = json.loads(data)
+        values = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{name} is damaged: it is no JSON ({type(error).__name__}).") from error
     if not isinstance(values, dict):
@@ -52,14 +52,15 @@ def parsed(data: bytes, name: str) -> dict[str, Any]:
     return values
 
 
-def rendered(values: dict[str, Any]) -> bytes:
-    """A ``tokenizer.json`` of these values."""
-    return json.dumps(values, ensure_ascii=False).encode()
-
-
 def checked(data: bytes, name: str) -> dict[str, Any]:
     """The values of a ``tokenizer.json``. Raises TokenizerError for what no honest tokenizer is."""
     values = parsed(data, name)
+    check(values, name)
+    return values
+
+
+def check(values: dict[str, Any], name: str) -> None:
+    """Raise TokenizerError where the values of a ``tokenizer.json`` are what no honest tokenizer's are."""
     try:
         _check_model(values["model"], name)
         _check_ids(values, name)
@@ -67,7 +68,6 @@ def checked(data: bytes, name: str) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
         problem = f"{name} is no tokenizer that can be read: {type(error).__name__} at {str(error)[:100]}."
         raise TokenizerError(problem, fix="Save it anew with the library that made it.") from error
-    return values
 
 
 def _check_model(model: dict[str, Any], name: str) -> None:

@@ -24,17 +24,18 @@ from fabella.tokenizers.tokenizer import Tokenizer
 class HuggingTokenizer(Tokenizer):
     """``text`` is the content of a checked ``tokenizer.json``; ``end`` the spelling of the end of a document."""
 
-    def __init__(self, kind: str, text: str, end: str) -> None:
+    def __init__(self, kind: str, text: str, end: str, values: dict[str, Any] | None = None) -> None:
+        """``values``: ``text`` parsed, if it was."""
         self.kind = kind
         self._library = _configured(text, end)
         # With the end token made special; the file we save, and the one that decides the ids.
         self._text = self._library.to_str()
         self._end_spelling = end
-        values = json.loads(self._text)
-        self._table = table(values)
+        parsed: dict[str, Any] = values if values and self._text == text else json.loads(self._text)
+        self._table = table(parsed)
         self.vocabulary = len(self._table)
         self.end = _id_of(self._library, end)
-        self._chunks = ChunkEncoder(GPT2_CHUNKS, self._library_ids) if cuts_like_gpt2(values) else None
+        self._chunks = ChunkEncoder(GPT2_CHUNKS, self._library_ids) if cuts_like_gpt2(parsed) else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         pieces.utf8(text)

@@ -54,7 +54,7 @@ def from_json(data: bytes, end: str, name: str, kind: str = KIND) -> HuggingToke
             f"{name} has no token {end!r} to end a document with.",
             fix=f"Name one of its special tokens as tokenizer.end: {specials[:500]}." if specials else "Name one.",
         )
-    return HuggingTokenizer(kind, data.decode(), end)
+    return HuggingTokenizer(kind, data.decode(), end, values)
 
 
 def from_model(data: bytes, end: str) -> SentencePieceTokenizer:
@@ -74,7 +74,7 @@ def from_gpt2_files(vocabulary: Path, merges: Path, end: str) -> HuggingTokenize
         raise TokenizerError(f"{merges} is no text.") from error
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     values = {"model": {"type": "BPE", "vocab": ids, "merges": pairs}, "added_tokens": []}
-    foreign.checked(foreign.rendered(values), str(vocabulary.parent))
+    foreign.check(values, str(vocabulary.parent))
     library = Library(models.BPE(ids, [(left, right) for left, right in pairs]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     library.decoder = decoders.ByteLevel()

@@ -21,6 +21,8 @@ def byte_letters() -> dict[str, int]:
 
 
 LETTERS = byte_letters()
+# For str.translate: letters become the characters of their bytes, all other characters of Latin-1 what it cannot hold.
+BYTES_OF_LETTERS = dict.fromkeys(range(256), "\uffff") | {ord(key): chr(value) for key, value in LETTERS.items()}
 
 
 def table(values: dict[str, Any]) -> Table:
@@ -75,9 +77,10 @@ def _speller(decoder: dict[str, Any] | None) -> Speller:
 
 
 def _byte_level(token: str) -> bytes:
-    if all(letter in LETTERS for letter in token):
-        return bytes(LETTERS[letter] for letter in token)
-    return token.encode()
+    try:
+        return token.translate(BYTES_OF_LETTERS).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode()
 
 
 def _mark(steps: list[dict[str, Any]]) -> str:
