@@ -54,7 +54,8 @@ def load_run(config: str, overrides: Sequence[str] = (), replace: Mapping[str, A
     values = parse_yaml(text, where=config)
     for key, value in (replace or {}).items():
         _set(values, key.split("."), value)
-    return run_from(apply_overrides(values, overrides))
+    run = run_from(values)
+    return run_from(apply_overrides(run.model_dump(mode="json"), overrides)) if overrides else run
 
 
 def read_text(path: Path) -> str:

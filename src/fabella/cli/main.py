@@ -6,20 +6,18 @@ is imported; the list of commands is read from the files' docstrings, so ``fabel
 
 import ast
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
 import fabella
 from fabella.cli.output import say
-from fabella.errors import FabellaError, did_you_mean
+from fabella.errors import FabellaError, UsageError, did_you_mean
 
 NOT_COMMANDS = {"__init__", "main", "output"}
 HELP = """Bring text; get a small language model.
@@ -39,24 +37,22 @@ def command_files() -> dict[str, Path]:
 class Commands(TyperGroup):
     """A group whose commands are the files of this folder."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         return list(command_files())
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
         if cmd_name not in command_files():
             return None
         module = importlib.import_module(f"fabella.cli.{cmd_name.replace('-', '_')}")
         return _click_command(module, cmd_name)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] not in command_files() and not args[0].startswith("-"):
             hint = did_you_mean(args[0], command_files())
-            raise click.UsageError(f"There is no command '{args[0]}'. {hint}", ctx)
+            raise UsageError(f"There is no command '{args[0]}'.", fix=hint)
         return super().resolve_command(ctx, args)
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
         """Written here, without importing the commands: each one's line is the first of its docstring."""
         formatter.write(f"Usage: fabella [--version] [--debug] COMMAND …\n\n{HELP}\n\nCommands:\n")
         for name, path in command_files().items():
@@ -70,7 +66,7 @@ def _summary(path: Path) -> str:
     return docstring.split("\n", 1)[0]
 
 
-def _click_command(module: Any, name: str) -> click.Command:
+def _click_command(module: Any, name: str) -> Any:
     """The module's ``app`` (a group), or its ``command`` with the module's docstring as help."""
     if hasattr(module, "app"):
         return typer.main.get_command(module.app)
@@ -110,21 +106,10 @@ def run(words: Sequence[str], *, debug: bool = False) -> int:
             traceback.print_exc()
         say(f"fabella: {error}")
         return error.exit_code
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
+    except typer.TyperException as error:
+        say(f"fabella: {error.format_message()}")
+        say("Try 'fabella --help', or 'fabella COMMAND --help'.")
         return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         say("\nfabella: interrupted.")
         return 130
-    except BrokenPipeError:
-        return _reader_is_gone()
-
-
-def _reader_is_gone() -> int:
-    """``fabella … | head``: whoever read our output has left; end quietly, as other tools do."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.close(devnull)
-    return 0

@@ -11,13 +11,14 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import PreparationLine, say, show, show_json
+from fabella.cli.output import say, show, show_json
 from fabella.generation.sampling import Sampling
 from fabella.generation.teller import load
 from fabella.generation.telling import Story
 from fabella.runs.checkpoint import newest_good
 from fabella.runs.folder import RunFolder
 from fabella.telemetry.plot import plot_loss
+from fabella.telemetry.preparation import PreparationLine
 from fabella.training.launch import prepare_for
 from fabella.training.quickstart import is_finished, quickstart_run
 from fabella.training.session import Outcome, resume, start

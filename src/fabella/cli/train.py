@@ -12,9 +12,11 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say
-from fabella.training.launch import Asked, plan
-from fabella.training.session import start
+from fabella.cli.output import say, show, show_json
+from fabella.telemetry.plot import plot_loss
+from fabella.telemetry.preparation import PreparationLine
+from fabella.training.launch import Asked, plan, prepare_for
+from fabella.training.session import Outcome, start
 
 
 def command(

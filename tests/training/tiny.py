@@ -1,0 +1,48 @@
+"""A whole training that takes a moment: bytes of the storybook, a model of a few thousand weights, everything on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fabella.config import Run
+from fabella.config_files import load_run
+from fabella.data.prepare import prepare
+from fabella.data.prepared import Prepared
+from fabella.training.observers import TIMINGS
+
+# Accumulation that changes on the way, dropout, a schedule, several epochs, validation, samples and saving between.
+SETTINGS = [
+    "model.vocabulary=256", "model.context=32", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=1",
+    "model.hidden=24", "model.dropout=0.1", "tokenizer.kind=bytes", "data.source.stories=24",
+    "data.validation.fraction=0.1", "data.windows={kind: chained, length: 32, stride: 32}",
+    "training.micro_batch=8", "training.accumulation=[[0, 2], [12, 3], [20, 4]]", "training.log_every=3",
+    "validation.every=7", "validation.windows=8", "checkpoint.every=5", "samples.every=10", "samples.tokens=8",
+]  # fmt: skip
+STEPS = 40
+
+
+def run(*overrides: str, steps: int = STEPS) -> Run:
+    return load_run("storybook-1m", [*SETTINGS, f"training.length.steps={steps}", *overrides])
+
+
+def prepared(folder: Path, of: Run | None = None) -> Prepared:
+    of = of or run()
+    return prepare(of.data, of.tokenizer, folder / "prepared", workers=1)
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over all that a run has become: weights, moments, numbers, metrics (without timings) and samples."""
+    digest = hashlib.sha256()
+    checkpoint = folder / "checkpoints" / (folder / "latest").read_text().strip()
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        digest.update((checkpoint / name).read_bytes())
+    digest.update(json.dumps(metrics(folder)).encode())
+    digest.update((folder / "samples.jsonl").read_bytes())
+    return digest.hexdigest()
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows without what depends on the machine's pace."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
