@@ -127,8 +127,11 @@ class Model(OneHead):
     def read(self, tokens: Int[Tensor, "B T"], state: list[Any] | None = None) -> Float[Tensor, "B T D"]:
         if state is None:
             self._require_room(tokens.shape[1])
-        x = self.embedding(tokens)
         memory = [None] * len(self.blocks) if state is None else state
+        for layer in memory:  # before any layer has read on: a state that is refused stays as it was
+            if isinstance(layer, KeyValues):
+                layer.require_room(tokens.shape[1])
+        x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
             x, memory[layer] = block(x, memory[layer])
         return self.norm(x)

@@ -1,6 +1,5 @@
 """MinGRU in PyTorch; what it is stands in mingru.py."""
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -60,9 +59,9 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     @property
-    def stack(self) -> Sequence[Block]:
+    def stack(self) -> list[Block]:
         """``blocks``, with their type."""
-        return cast(Sequence[Block], self.blocks)
+        return [cast(Block, block) for block in self.blocks]
 
     def read(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> list[Float[Tensor, "B T D"]]:
         """The stream after each block, normed for its head; a ``state`` is read on from and brought up to date."""

@@ -14,8 +14,8 @@ from fabella.models.nn_torch import OneHead, SwiGLU
 class Angles(NamedTuple):
     """Cosine and sine of how far each pair of dims has turned at each position."""
 
-    cos: Float[Tensor, "T P"]
-    sin: Float[Tensor, "T P"]
+    cos: Float[Tensor, "S P"]
+    sin: Float[Tensor, "S P"]
 
 
 class State(NamedTuple):

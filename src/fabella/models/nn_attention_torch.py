@@ -19,13 +19,17 @@ class KeyValues:
     def append(
         self, key: Float[Tensor, "B K T E"], value: Float[Tensor, "B K T E"]
     ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
-        """Everything read so far, the new positions included. Raises UsageError where the memory is full."""
+        """Everything read so far, the new positions included. Raises UsageError where there is no room."""
         start, end = self.length, self.length + key.shape[2]
-        require_room(end, self.keys.shape[2], "capacity")
+        self.require_room(key.shape[2])
         self.keys[:, :, start:end] = key
         self.values[:, :, start:end] = value
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def require_room(self, new: int) -> None:
+        """Raises UsageError where ``new`` tokens are more than there is room for."""
+        require_room(self.length + new, self.keys.shape[2], "capacity")
 
 
 def require_room(tokens: int, limit: int, name: str) -> None:

@@ -36,9 +36,9 @@ def linear_losses(
 ) -> Float[Tensor, "*b"]:
     """Each target's negative log-likelihood in nats under ``hidden @ weight.T``; 0 where IGNORE. Without gradients."""
     rows, wanted = hidden.detach().flatten(0, -2), targets.flatten()
-    losses = torch.empty(wanted.shape, dtype=torch.float32, device=hidden.device)
+    losses = torch.empty(wanted.shape, dtype=_exact(hidden), device=hidden.device)
     for part in _chunks(len(wanted), len(weight)):
-        logits = functional.linear(rows[part], weight.detach()).float()
+        logits = functional.linear(rows[part], weight.detach()).to(losses.dtype)
         losses[part] = functional.cross_entropy(logits, wanted[part], ignore_index=IGNORE, reduction="none")
     return losses.view(targets.shape)
 
@@ -53,10 +53,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = _compute_dtype(hidden)
         rows, matrix = hidden.to(dtype), weight.to(dtype)
         hidden_gradient, weight_gradient = torch.empty_like(rows), torch.zeros_like(weight)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = hidden.new_zeros((), dtype=_exact(hidden))
         for part in _chunks(len(targets), len(weight)):
             logits = rows[part] @ matrix.T
-            losses, gradient = _losses_and_gradient(logits.float(), targets[part])
+            losses, gradient = _losses_and_gradient(logits.to(total.dtype), targets[part])
             total += losses.sum()
             gradient = gradient.to(dtype)
             torch.mm(gradient, matrix, out=hidden_gradient[part])
@@ -96,6 +96,11 @@ def _losses_and_gradient(
 def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:
     size = max(1, CHUNK // vocabulary)
     return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """What a softmax is taken in: float32, or wider where the model is."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

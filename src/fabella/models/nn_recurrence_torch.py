@@ -27,8 +27,10 @@ class MinGRU(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
         """Output at every position and the last hidden state; ``before`` is the one to go on from, 0 where None."""
         gate, candidate = self.gate(x), self.candidate(x)
-        start = gate.new_zeros(gate.shape[0], gate.shape[2], dtype=torch.float32) if before is None else before
-        hidden = recur(gate, candidate, start)
+        if before is None:
+            hidden = recur(gate, candidate, gate.new_zeros(gate.shape[0], gate.shape[2]))
+        else:
+            hidden = recur(gate, candidate, before)
         return self.output(hidden), hidden[:, -1]
 
 
@@ -45,14 +47,14 @@ def recur(
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, candidate: Tensor, before: Tensor) -> Tensor:
-        dtype = before.dtype
+        dtype = torch.promote_types(before.dtype, torch.float32)
         z = gate.to(dtype).sigmoid()
         towards = candidate.to(dtype).clamp(max=0).sigmoid_().add_(candidate.clamp(min=0))
         hidden = torch.empty_like(towards)
-        last = before
+        last = before.to(dtype)
         for h, h_new, z_t in zip(hidden.unbind(1), towards.unbind(1), z.unbind(1), strict=True):
             last = torch.lerp(last, h_new, z_t, out=h)
-        ctx.save_for_backward(z, towards, hidden, before)
+        ctx.save_for_backward(gate, towards, hidden, before)
         ctx.dtype = gate.dtype
         return hidden
 
@@ -61,8 +63,8 @@ class _Recurrence(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z, towards, hidden, before = ctx.saved_tensors
-        keep = 1 - z
+        gate, towards, hidden, before = ctx.saved_tensors
+        z, keep = gate.to(hidden.dtype).sigmoid(), gate.to(hidden.dtype).neg().sigmoid()  # 1 − z has no digits near 1
         # total_t is the gradient of everything at or after t: gradient_t + keep_{t+1} · total_{t+1}
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         later = list(zip(total.unbind(1), keep.unbind(1), strict=True))[::-1]

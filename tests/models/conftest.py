@@ -1,0 +1,41 @@
+"""Every family, found by its file: a test that takes ``family`` runs once for each, also for those still to come."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fabella.config import ModelConfig, families, family_module
+from fabella.models.parameters import initial_weights
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family at its smallest."""
+
+    name: str
+    config: ModelConfig
+
+    def empty(self, config: ModelConfig | None = None) -> nn.Module:
+        """The network without memory for its weights."""
+        model = importlib.import_module(f"fabella.models.{self.name}_torch").Model
+        with torch.device("meta"):
+            return model(config or self.config)
+
+    def model(self, seed: int = 1, config: ModelConfig | None = None) -> Any:
+        """The network with its first weights, in evaluation mode."""
+        model, table = self.empty(config), (config or self.config).parameters()
+        weights = {name: torch.from_numpy(array) for name, array in initial_weights(table, seed).items()}
+        model.load_state_dict(weights, assign=True)
+        return model.eval()
+
+    def tokens(self, batch: int, time: int, seed: int = 1) -> Tensor:
+        return torch.randint(self.config.vocabulary, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=families())
+def family(request: pytest.FixtureRequest) -> Family:
+    return Family(request.param, family_module(request.param).Config.smallest())

@@ -1,0 +1,285 @@
+"""What every family keeps: the contract in ``fabella/models/__init__.py``, written once and run for each."""
+
+import subprocess
+import sys
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from fabella.config import families
+from fabella.errors import UsageError
+from fabella.models import IGNORE
+
+# Sums of a few dozen products in float32, taken in another order.
+LOGITS_TOLERANCE = 1e-5
+LOSS_TOLERANCE = 1e-6
+
+BATCH, TIME = 3, 24
+
+
+def targets_for(tokens: Tensor) -> Tensor:
+    return tokens.roll(-1, dims=1)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_table_is_the_state_dict(family: Any) -> None:
+    """Names, shapes and their order: no buffer, no tied weight under a second name."""
+    network = {name: tuple(tensor.shape) for name, tensor in family.empty().state_dict().items()}
+    table = {name: parameter.shape for name, parameter in family.config.parameters().items()}
+    assert list(network.items()) == list(table.items())
+    assert not list(family.empty().buffers())
+
+
+def test_matrices_decay_and_vectors_do_not(family: Any) -> None:
+    for name, parameter in family.config.parameters().items():
+        assert parameter.decay == (len(parameter.shape) == 2), name
+
+
+def test_blocks_are_a_list_of_modules(family: Any) -> None:
+    model = family.model()
+    assert isinstance(model.blocks, torch.nn.ModuleList)
+    assert len(model.blocks) == family.config.layers
+    assert model.config is family.config
+
+
+def test_first_logits_favour_nothing(family: Any) -> None:
+    """Before training, the loss is near that of guessing evenly, ln(vocabulary), and nothing is dead or enormous."""
+    tokens = family.tokens(BATCH, TIME)
+    loss = family.model().loss(tokens, targets_for(tokens))
+    evenly = torch.tensor(float(family.config.vocabulary)).log()
+    assert abs(loss.item() - evenly.item()) < 0.5
+
+
+# ---------------------------------------------------------------- reading
+
+
+def cuts() -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(1, TIME - 1), max_size=TIME, unique=True).map(lambda inner: [0, *sorted(inner), TIME])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=cuts(), batch=st.integers(1, BATCH), spare=st.integers(0, 5))
+def test_whole_equals_chunked_equals_token_by_token(family: Any, cuts: list[int], batch: int, spare: int) -> None:
+    model, tokens = family.model(), family.tokens(batch, TIME)
+    whole = model.logits(tokens)
+    state = model.start(batch, TIME + spare)
+    for start, end in pairwise(cuts):
+        last, state = model.step(tokens[:, start:end], state)
+        torch.testing.assert_close(last, whole[:, end - 1], atol=LOGITS_TOLERANCE, rtol=0)
+
+
+def test_token_by_token_equals_whole(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    state, logits = model.start(BATCH, TIME), []
+    for column in tokens.split(1, dim=1):
+        last, state = model.step(column, state)
+        logits.append(last)
+    torch.testing.assert_close(torch.stack(logits, dim=1), model.logits(tokens), atol=LOGITS_TOLERANCE, rtol=0)
+
+
+def test_texts_of_a_batch_do_not_see_each_other(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    alone = torch.cat([model.logits(row[None]) for row in tokens])
+    torch.testing.assert_close(model.logits(tokens), alone, atol=LOGITS_TOLERANCE, rtol=0)
+
+
+def test_no_position_sees_what_follows(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(1, TIME)
+    other = tokens.clone()
+    other[0, TIME // 2 :] = (other[0, TIME // 2 :] + 1) % family.config.vocabulary
+    before, after = model.logits(tokens), model.logits(other)
+    torch.testing.assert_close(before[:, : TIME // 2], after[:, : TIME // 2], atol=LOGITS_TOLERANCE, rtol=0)
+    assert (before[:, TIME // 2] - after[:, TIME // 2]).abs().max() > LOGITS_TOLERANCE
+
+
+def test_every_position_sees_what_came_before(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(1, TIME)
+    other = tokens.clone()
+    other[0, 0] = (other[0, 0] + 1) % family.config.vocabulary
+    assert ((model.logits(tokens) - model.logits(other)).abs().amax(2) > 0).all()
+
+
+def test_a_full_state_says_so_and_stays_as_it_was(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    state = model.start(BATCH, TIME)
+    _, state = model.step(tokens[:, :-1], state)
+    if not family.config.unbounded:
+        with pytest.raises(UsageError, match="25 tokens are more than the capacity of 24"):
+            model.step(tokens[:, :2], state)
+    last, _ = model.step(tokens[:, -1:], state)
+    torch.testing.assert_close(last, model.logits(tokens)[:, -1], atol=LOGITS_TOLERANCE, rtol=0)
+
+
+def test_a_text_beyond_the_context_is_refused_unless_unbounded(family: Any) -> None:
+    model, length = family.model(), family.config.context + 1
+    if family.config.unbounded:
+        assert model.logits(family.tokens(1, length)).isfinite().all()
+        return
+    message = f"{length} tokens are more than the context of {length - 1}"
+    with pytest.raises(UsageError, match=message):
+        model.logits(family.tokens(1, length))
+    with pytest.raises(UsageError, match=message):
+        model.start(1, length)
+
+
+def test_reading_leaves_no_gradients_behind(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    last, _ = model.step(tokens, model.start(BATCH, TIME))
+    assert not last.requires_grad
+    assert not model.losses(tokens, targets_for(tokens)).requires_grad
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def test_losses_are_those_of_the_logits(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    targets = targets_for(tokens)
+    targets[0, 5:] = IGNORE
+    expected = functional.cross_entropy(
+        model.logits(tokens).transpose(1, 2), targets, ignore_index=IGNORE, reduction="none"
+    )
+    torch.testing.assert_close(model.losses(tokens, targets), expected, atol=LOGITS_TOLERANCE, rtol=0)
+
+
+def test_padding_is_not_learned(family: Any) -> None:
+    """A padded batch has the mean loss of its real targets, and what the padding holds changes no gradient."""
+    model, tokens = family.model(), family.tokens(2, TIME)
+    short, targets = TIME // 3, targets_for(tokens)
+    targets[1, short:] = IGNORE
+    padded = model.loss(tokens, targets)
+    padded.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    whole, part = model.loss(tokens[:1], targets[:1]), model.loss(tokens[1:, :short], targets[1:, :short])
+    torch.testing.assert_close(padded, (whole * TIME + part * short) / (TIME + short), atol=LOSS_TOLERANCE, rtol=0)
+
+    model.zero_grad()
+    tokens[1, short:] = 0
+    model.loss(tokens, targets).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], atol=LOSS_TOLERANCE, rtol=0)
+
+
+def test_a_batch_of_padding_has_no_loss_and_no_gradient(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(2, TIME)
+    loss = model.loss(tokens, torch.full_like(tokens, IGNORE))
+    loss.backward()
+    assert loss.item() == 0
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
+def test_every_weight_is_trained(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    model.loss(tokens, targets_for(tokens)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_gradients_are_those_of_the_formula(family: Any) -> None:
+    """Along a random direction, in float64: (loss(w + εd) − loss(w − εd)) / 2ε."""
+    model, tokens, step = family.model().double(), family.tokens(2, TIME), 1e-5
+    targets = targets_for(tokens)
+    model.loss(tokens, targets).backward()
+    random = torch.Generator().manual_seed(5)
+    directions = [torch.randn(p.shape, generator=random, dtype=p.dtype) for p in model.parameters()]
+    formula = sum((p.grad * d).sum() for p, d in zip(model.parameters(), directions, strict=True))
+    losses = []
+    with torch.no_grad():
+        for way in (step, -2 * step):
+            for parameter, direction in zip(model.parameters(), directions, strict=True):
+                parameter.add_(direction, alpha=way)
+            losses.append(model.loss(tokens, targets))
+    torch.testing.assert_close((losses[0] - losses[1]) / (2 * step), formula, atol=1e-6, rtol=1e-5)
+
+
+def test_overfits_one_batch(family: Any) -> None:
+    model, tokens = family.model().train(), family.tokens(2, 16)
+    torch.manual_seed(1)  # dropout
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.loss(tokens, targets_for(tokens)).backward()
+        optimizer.step()
+    assert model.eval().losses(tokens, targets_for(tokens)).mean() < 0.1
+
+
+def test_the_same_twice(family: Any) -> None:
+    """Same seed, same bits: dropout included."""
+    tokens = family.tokens(BATCH, TIME)
+
+    def gradients() -> list[Tensor]:
+        model = family.model().train()
+        torch.manual_seed(1)
+        model.loss(tokens, targets_for(tokens)).backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    assert all(torch.equal(first, second) for first, second in zip(gradients(), gradients(), strict=True))
+
+
+def test_dropout_falls_in_training_only(family: Any) -> None:
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    assert torch.equal(model.logits(tokens), model.logits(tokens))
+    first, second = (model.train().loss(tokens, targets_for(tokens)).item() for _ in range(2))
+    assert (first == second) == (getattr(family.config, "dropout", 0.0) == 0.0)
+
+
+def test_half_precision_stays_near(family: Any) -> None:
+    """Under autocast to bfloat16, with 8 bits of mantissa, loss and gradients stay within a few per cent."""
+    model, tokens = family.model(), family.tokens(BATCH, TIME)
+    exact = model.loss(tokens, targets_for(tokens))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.loss(tokens, targets_for(tokens))
+        rough.backward()
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, atol=0.02, rtol=0)
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+# ---------------------------------------------------------------- shapes
+
+
+CHECKED = """
+import importlib, pkgutil
+from itertools import pairwise
+
+import torch
+from jaxtyping import TypeCheckError, install_import_hook
+
+import fabella.models
+from fabella.config import families, family_module
+
+names = [m.name for m in pkgutil.iter_modules(fabella.models.__path__) if m.name.endswith("_torch")]
+with install_import_hook([f"fabella.models.{name}" for name in names], "beartype.beartype"):
+    networks = {name: importlib.import_module(f"fabella.models.{name}_torch") for name in families()}
+for name, network in networks.items():
+    config = family_module(name).Config.smallest()
+    model = network.Model(config)
+    for batch in (1, 2):
+        tokens = torch.randint(config.vocabulary, (batch, 7))
+        model.loss(tokens, tokens).backward()
+        model.losses(tokens, tokens)
+        assert model.logits(tokens).shape == (batch, 7, config.vocabulary)
+        state = model.start(batch, 7)
+        for start, end in pairwise((0, 4, 5, 7)):
+            last, state = model.step(tokens[:, start:end], state)
+    try:
+        model.logits(torch.zeros(7, dtype=torch.long))
+    except TypeCheckError as error:
+        print(name)
+"""
+
+
+def test_shapes_are_as_annotated() -> None:
+    """Every annotation is checked at every call; in a process of its own, as the checks cannot be taken off again."""
+    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == families(), "a wrong shape was not caught: some annotations were not checked"

@@ -1,0 +1,38 @@
+"""Hybrid: layers by pattern, and that one file is enough for a family."""
+
+from importlib.util import find_spec
+
+import pytest
+from pydantic import ValidationError
+
+from fabella.config import families, model_config
+from fabella.models.hybrid_torch import Attention, Config, Model
+from fabella.models.nn_recurrence_torch import MinGRU
+
+SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "heads": 3, "hidden": 40}
+
+
+def test_one_file_is_a_family() -> None:
+    assert "hybrid" in families()
+    assert find_spec("fabella.models.hybrid") is None
+    assert isinstance(model_config({"family": "hybrid", "layers": 3, **SMALLEST}), Config)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers", "kinds"), [("mma", 6, "mmamma"), ("mma", 4, "mmam"), ("a", 2, "aa"), ("mma", 1, "m")]
+)
+def test_the_pattern_repeats_to_fill_the_layers(pattern: str, layers: int, kinds: str) -> None:
+    model = Model(Config(**SMALLEST, pattern=pattern, layers=layers))
+    assert [type(block.mixer) for block in model.blocks] == [{"m": MinGRU, "a": Attention}[kind] for kind in kinds]
+
+
+def test_only_attention_bounds_the_text() -> None:
+    assert Config(**SMALLEST, pattern="m", layers=2).unbounded
+    assert Config(**SMALLEST, pattern="mma", layers=2).unbounded
+    assert not Config(**SMALLEST, pattern="mma", layers=3).unbounded
+
+
+@pytest.mark.parametrize("pattern", ["", "x", "m a", "m" * 513])
+def test_other_patterns_are_refused(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        Config(**SMALLEST, pattern=pattern, layers=2)

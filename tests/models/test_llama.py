@@ -1,0 +1,106 @@
+"""Llama: the published count, HF's own module given the same weights, and its errors."""
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from fabella.config_files import preset, preset_names
+from fabella.models.llama import Config
+from fabella.models.llama_torch import Model
+from fabella.models.parameters import count, count_without_embeddings, initial_weights
+
+# Two programs add float32 numbers in different orders.
+LOGITS_TOLERANCE = 1e-4
+
+SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "layers": 2, "heads": 6, "kv_heads": 2, "hidden": 40}
+
+
+def test_published_count() -> None:
+    table = preset("piny-37m").model.parameters()
+    assert (count(table), count_without_embeddings(table)) == (37_362_432, 24_779_520)
+
+
+def test_quickstart_is_about_a_million() -> None:
+    assert 0.9e6 < count(preset("storybook-1m").model.parameters()) < 1.5e6
+
+
+def as_hf_names(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights under the names of LlamaForCausalLM."""
+    given = {"model.embed_tokens.weight": weights["embedding.weight"], "model.norm.weight": weights["norm.weight"]}
+    given["lm_head.weight"] = weights.get("head.weight", weights["embedding.weight"])
+    names = {
+        "attention_norm": "input_layernorm",
+        "attention.query": "self_attn.q_proj",
+        "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj",
+        "attention.output": "self_attn.o_proj",
+        "feed_forward_norm": "post_attention_layernorm",
+        "feed_forward.gate": "mlp.gate_proj",
+        "feed_forward.up": "mlp.up_proj",
+        "feed_forward.down": "mlp.down_proj",
+    }
+    for layer in range(config.layers):
+        for ours, theirs in names.items():
+            given[f"model.layers.{layer}.{theirs}.weight"] = weights[f"blocks.{layer}.{ours}.weight"]
+    return given
+
+
+def hf_model(config: Config) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocabulary,
+            max_position_embeddings=config.context,
+            hidden_size=config.dim,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            intermediate_size=config.hidden,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rotary_base},
+            tie_word_embeddings=config.tied,
+        )
+    ).eval()
+
+
+CONFIGS = {name: preset(name).model for name in preset_names() if preset(name).model.family == "llama"} | {
+    "untied": Config(**SMALLEST, tied=False),
+    "tied": Config(**SMALLEST, tied=True, norm_eps=1e-6, rotary_base=500.0),
+    "one key/value head": Config(**{**SMALLEST, "kv_heads": 1}),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_agrees_with_hf(name: str) -> None:
+    """Given the same weights, drawn wide enough that every part matters to the logits."""
+    config = CONFIGS[name]
+    assert isinstance(config, Config)
+    random = torch.Generator().manual_seed(1)
+    weights = {n: torch.from_numpy(w) for n, w in initial_weights(config.parameters(), seed=1).items()}
+    weights = {n: w + 0.05 * torch.randn(w.shape, generator=random) if w.dim() == 1 else w for n, w in weights.items()}
+    theirs = hf_model(config)
+    theirs.load_state_dict(as_hf_names(config, weights), strict=True)
+    ours = Model(config).eval()
+    ours.load_state_dict(weights, strict=True)
+    tokens = torch.randint(config.vocabulary, (2, 40), generator=random)
+    with torch.no_grad():
+        difference = (ours.logits(tokens) - theirs(tokens).logits).abs().max()
+    assert difference <= LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"dim": 768, "heads": 10}, "dim = 768 is not a multiple of heads = 10; try heads = 8"),
+        ({"kv_heads": 4}, "heads = 6 is not a multiple of kv_heads = 4; try kv_heads = 3"),
+        ({"dim": 18}, "dim / heads = 3 is not an even number; dims turn in pairs; try fewer heads"),
+        ({"norm_eps": float("nan")}, "finite number"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        Config(**{**SMALLEST, **change})

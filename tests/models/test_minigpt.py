@@ -1,0 +1,81 @@
+"""MiniGPT: the published count, what its rotation keeps and turns, how it begins, and its errors."""
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from fabella.config_files import preset
+from fabella.models.minigpt import Config
+from fabella.models.minigpt_torch import angles, turn
+from fabella.models.parameters import Normal, count, count_without_embeddings
+
+# Rotations in float32.
+TOLERANCE = 1e-5
+
+SMALLEST = {"vocabulary": 61, "context": 48, "embedding": 16, "dim": 24, "layers": 2, "heads": 2, "hidden": 40}
+
+
+def test_published_count() -> None:
+    table = preset("minigpt-100m").model.parameters()
+    assert (count(table), count_without_embeddings(table)) == (105_204_480, 92_621_568)
+
+
+def test_the_first_half_of_each_head_turns_in_neighbouring_pairs() -> None:
+    config = preset("minigpt-100m").model
+    assert isinstance(config, Config)
+    assert config.rotary_dims == 32  # of 64
+    x = torch.randn(1, 2, 50, 64, generator=torch.Generator().manual_seed(1))
+    turned = turn(x, angles(config, 50, x.device))
+    assert torch.equal(turned[..., 32:], x[..., 32:])
+    # A pair as one complex number: to turn is to multiply, by e^(i · position · base^(−2p/32)).
+    pairs = torch.view_as_complex(x[..., :32].unflatten(3, (16, 2)).contiguous())
+    speed = 10_000.0 ** (-torch.arange(0, 32, 2, dtype=torch.float64) / 32)
+    by = torch.polar(
+        torch.ones(50, 16, dtype=torch.float64), torch.outer(torch.arange(50.0, dtype=torch.float64), speed)
+    )
+    expected = torch.view_as_real(pairs.to(torch.complex128) * by).flatten(3).float()
+    torch.testing.assert_close(turned[..., :32], expected, atol=TOLERANCE, rtol=0)
+
+
+def test_only_the_distance_of_two_positions_matters() -> None:
+    """⟨turn(q, s), turn(k, t)⟩ is the same wherever s and t stand, s − t apart."""
+    config = Config(**SMALLEST, rotary_fraction=1.0)
+    query, key = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
+    by = angles(config, 40, query.device)
+    queries, keys = (turn(x.expand(1, 1, 40, 12), by)[0, 0] for x in (query, key))
+    scores = queries @ keys.T
+    for distance in (0, 1, 7):
+        along = scores.diagonal(-distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), atol=TOLERANCE, rtol=0)
+
+
+def test_what_the_model_writes_with_begins_small() -> None:
+    table = preset("minigpt-100m").model.parameters()
+    spread = {
+        name: p.init.std * fan_in**0.5
+        for name, p in table.items()
+        if isinstance(p.init, Normal)
+        for fan_in in p.shape[1:]
+    }
+    small = {name for name, value in spread.items() if value == pytest.approx(0.1)}
+    assert small == {name for name in spread if name.endswith((".output.weight", ".down.weight"))} | {
+        "embedding.weight",
+        "output_projection.weight",
+    }
+    assert all(value == pytest.approx(1.0) for name, value in spread.items() if name not in small)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"heads": 5}, "dim = 24 is not a multiple of heads = 5; try heads = 4"),
+        ({"rotary_fraction": 0.25}, "= 3 is not an even number; dims turn in pairs; try rotary_fraction = 1.0"),
+        ({"rotary_fraction": 1.5}, "less than or equal to 1"),
+        ({"embedding": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        Config(**{**SMALLEST, **change})

@@ -1,0 +1,64 @@
+"""The table's rows, counts and first weights."""
+
+import numpy as np
+import pytest
+
+from fabella.models.parameters import (
+    Constant,
+    Normal,
+    Parameter,
+    Uniform,
+    count,
+    count_without_embeddings,
+    embedding,
+    initial_weights,
+    linear,
+    norm,
+    within,
+)
+
+TABLE = {
+    **embedding("embedding", 100, 8, Normal(1.0)),
+    **linear("mix", 40, 8, Normal(0.02), bias=True),
+    **linear("even", 400, 8, Uniform(0.5)),
+    **norm("norm", 8),
+}
+
+
+def test_rows_say_what_begins_and_what_decays() -> None:
+    assert linear("a", 3, 5, Normal(0.1), bias=True) == {
+        "a.weight": Parameter(shape=(3, 5), init=Normal(0.1), decay=True),
+        "a.bias": Parameter(shape=(3,), init=Constant(0.0), decay=False),
+    }
+    assert norm("n", 4, bias=True) == {
+        "n.weight": Parameter(shape=(4,), init=Constant(1.0), decay=False),
+        "n.bias": Parameter(shape=(4,), init=Constant(0.0), decay=False),
+    }
+    assert embedding("e", 7, 2, Normal(1.0))["e.weight"].embedding
+    assert list(within("blocks.3", norm("n", 4))) == ["blocks.3.n.weight"]
+
+
+def test_counts() -> None:
+    assert count(TABLE) == 800 + 320 + 40 + 3200 + 8
+    assert count_without_embeddings(TABLE) == count(TABLE) - 800
+    assert count({}) == 0
+
+
+def test_first_weights_follow_their_distribution() -> None:
+    weights = initial_weights(TABLE, seed=1)
+    assert {name: array.shape for name, array in weights.items()} == {n: p.shape for n, p in TABLE.items()}
+    assert all(array.dtype == np.float32 for array in weights.values())
+    assert weights["embedding.weight"].std() == pytest.approx(1.0, rel=0.1)  # 800 draws
+    assert weights["mix.weight"].std() == pytest.approx(0.02, rel=0.15)  # 320 draws
+    assert np.abs(weights["even.weight"]).max() <= 0.5
+    assert weights["even.weight"].std() == pytest.approx(0.5 / 3**0.5, rel=0.05)  # 3,200 draws
+    assert (weights["mix.bias"] == 0).all()
+    assert (weights["norm.weight"] == 1).all()
+
+
+def test_a_weight_depends_on_its_name_and_the_seed_alone() -> None:
+    first, again, other = initial_weights(TABLE, 1), initial_weights(TABLE, 1), initial_weights(TABLE, 2)
+    fewer = initial_weights(linear("mix", 40, 8, Normal(0.02)), 1)
+    assert all((first[name] == again[name]).all() for name in TABLE)
+    assert (first["mix.weight"] == fewer["mix.weight"]).all()
+    assert (first["mix.weight"] != other["mix.weight"]).any()
