@@ -63,12 +63,10 @@ def test_separator_and_column_can_be_given(tmp_path: Path, capsys: pytest.Captur
         (["doctor", "nowhere.txt"], 3, "fabella: There is no file nowhere.txt."),
         (["doctor", "storybook", "--separator", "lines"], 2, "--separator means nothing for storybook (20,000 stories"),
         (["doctor", "storybook", "--column", "text"], 2, "--column means nothing for storybook"),
-        (["doctor", "storybook", "--held-out", "2"], 2, "0.0<=x<=1.0"),
+        (["doctor", "storybook", "--held-out", "2"], 2, "Invalid value for '--held-out'"),
         (["doctor"], 2, "Missing argument"),
     ],
 )
-def test_mistakes_are_explained(
-    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_are_explained(words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(words) == code
-    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -13,7 +13,7 @@ from fabella.text.damage import SIGNS, signs
         ("café".encode().decode("latin-1"), ["mojibake"]),
         ("it\u2019s".encode().decode("cp1252"), ["mojibake"]),
         ("a\u00a0b".encode().decode("latin-1"), ["mojibake"]),
-        ("🦊".encode().decode("cp1252", "replace"), ["replacement_characters", "mojibake"]),
+        ("🦊".encode().decode("cp1252"), ["mojibake"]),
         ("bell \x07", ["control_characters"]),
         ("del \x7f and é", ["control_characters"]),
         ("Tom &amp; Jerry", ["markup"]),

@@ -11,7 +11,7 @@ a tulip bulb | bulb | a red tulip with drops of dew on it | Everybody came to se
 a strawberry seed | seed | a strawberry, small and red and sweet | More came every day, and nobody went without
 a tiny carrot seed | seed | a carrot that was longer than {his} arm | It was so sweet that nobody wanted any cake
 a dry little pea | pea | a green wall full of peas | They shelled them together and sang
-a lemon pip | pip | a little tree with shiny leaves | It smelled so good that everyone stopped to sniff it
+a lemon seed | seed | a little tree with shiny leaves | It smelled so good that everyone stopped to sniff it
 
 > opening
 
@@ -141,7 +141,7 @@ a lemon pip | pip | a little tree with shiny leaves | It smelled so good that ev
 - From then on, {Hero} knew when it was time to stop.
 - {Hero} learned that enough is better than too much.
 - It was a lovely party after all.
-- And when {Elder} said "two," {he} took two.
+- And when {Elder} said two, {he} took two.
 
 = box
 

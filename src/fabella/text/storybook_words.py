@@ -15,11 +15,11 @@ Hugo Eric Paul David Omar Ravi Kenji Ali Diego Ivan Arthur Toby Billy Freddie Ge
 """
 
 SHE_ANIMALS = """
-Dot Hazel Pippa Poppy Willow Fern Pearl Maple Juniper Tansy Nettie Tilly Olive Ginger Luna Flora Trixie Dora Minnie Lulu
+Dot Hazel Pippa Poppy Violet Fern Pearl Maple Juniper Tansy Nettie Tilly Olive Ginger Luna Flora Trixie Dora Minnie Lulu
 """
 
 HE_ANIMALS = """
-Pip Bramble Thistle Barley Rusty Nibbles Bruno Basil Twig Chester Otto Fergus Monty Humphrey Rolo Barnaby Sprig Tuck
+Pip Bramble Thistle Barley Rory Nibbles Bruno Basil Twig Chester Otto Fergus Monty Humphrey Rolo Barnaby Sprig Tuck
 Wilbur Ferdinand
 """
 
