@@ -26,7 +26,7 @@ test-faults: $(VENV)/.dev ## the long part of the fault matrix: kills, full disk
 check: $(VENV)/.dev ## lint, format, types, import directions, spelling: what CI runs besides the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
