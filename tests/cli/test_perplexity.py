@@ -43,8 +43,8 @@ def test_the_table_has_a_line_for_every_token_and_the_figures_of_the_whole(
     assert lines[6] == "4 tokens, 4 bytes"
     mean = sum(nats) / 4
     assert lines[7].startswith(f"{mean:.2f}"[:-1])
-    assert "nats a token, perplexity" in lines[7]
-    assert lines[7].endswith("bits a byte")
+    assert "nats per token, perplexity" in lines[7]
+    assert lines[7].endswith("bits per byte")
     assert lines[8] == "The text was read after the end-of-document id, as in training."
 
 

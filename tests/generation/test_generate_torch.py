@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fabella.config import ModelConfig, model_config
+from fabella.config import ModelConfig, families, family_module
 from fabella.engine.engine_torch import for_use
 from fabella.errors import NumericsError, TokenizerError, UsageError
 from fabella.generation.generate_torch import generate
@@ -21,20 +21,15 @@ from fabella.generation.window import window_start
 from fabella.models.parameters import initial_weights
 from tests.generation.stand_in import Config, Hashing
 
-SIZES: dict[str, dict[str, Any]] = {
-    "gpt2": {"dim": 16, "layers": 2, "heads": 2, "hidden": 32, "activation": "gelu", "tied": True, "dropout": 0.1},
-    "minigpt": {"embedding": 8, "dim": 16, "layers": 2, "heads": 2, "hidden": 32},
-    "llama": {"dim": 16, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 32},
-    "mingru": {"dim": 16, "layers": 2, "hidden": 32},
-}
 HOT = Sampling(temperature=1.0, top_p=1.0, seed=11)
 
 
 def real(family: str, context: int = 12) -> nn.Module:
-    """A tiny untrained model of a family, its weights made ten times larger so that its choices are no even guess."""
-    config: ModelConfig = model_config({"family": family, "vocabulary": 32, "context": context, **SIZES[family]})
+    """A tiny untrained model of a family, its weights made larger so that its choices are no even guess."""
+    smallest: ModelConfig = family_module(family).Config.smallest()
+    config = smallest.model_copy(update={"context": context})
     weights = initial_weights(config.parameters(), seed=5)
-    louder = {name: array * 10 if array.ndim == 2 else array for name, array in weights.items()}
+    louder = {name: array * 3 if array.ndim == 2 else array for name, array in weights.items()}
     return for_use(config, louder, "cpu")
 
 
@@ -97,7 +92,7 @@ def test_every_text_is_the_one_told_alone_by_definition(
 
 
 @settings(max_examples=15)
-@given(prompts=PROMPTS, seed=st.integers(0, 2**63 - 1), family=st.sampled_from(sorted(SIZES)))
+@given(prompts=PROMPTS, seed=st.integers(0, 2**63 - 1), family=st.sampled_from(families()))
 def test_the_same_holds_for_every_family(prompts: list[list[int]], seed: int, family: str) -> None:
     model, sampling = real(family), Sampling(temperature=1.0, top_p=0.95, seed=seed)
     together = told(model, prompts, sampling, max_tokens=20)
@@ -120,7 +115,7 @@ def test_a_shorter_limit_tells_the_beginning_of_the_same_text() -> None:
     assert told(model, [[1, 2]], HOT, max_tokens=9)[0] == told(model, [[1, 2]], HOT, max_tokens=70)[0][:9]
 
 
-@pytest.mark.parametrize("family", sorted(SIZES))
+@pytest.mark.parametrize("family", families())
 def test_greedy_text_is_the_most_likely_continuation_of_the_whole(family: str) -> None:
     model = real(family, context=64)
     prompt = [3, 1, 4, 1, 5]

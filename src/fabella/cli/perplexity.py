@@ -26,7 +26,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     text: Annotated[str | None, typer.Argument(help="The text itself.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="A file with the text; - is standard input.")
+        Path | None, typer.Option("--file", "-f", help="A file, read as one text; - is standard input.")
     ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Tokens shown in the table; --json holds all.")] = 100,
     checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
@@ -97,8 +97,8 @@ def _quoted(token: str) -> str:
 def _summary(measured: Perplexity) -> list[str]:
     lines = [
         f"{len(measured.ids):,} tokens, {measured.bytes:,} bytes",
-        f"{measured.loss:.4f} nats a token, perplexity {measured.perplexity:,.2f}, "
-        f"{measured.bits_per_byte:.4f} bits a byte",
+        f"{measured.loss:.4f} nats per token, perplexity {measured.perplexity:,.2f}, "
+        f"{measured.bits_per_byte:.4f} bits per byte",
     ]
     if measured.unscored:
         lines.append(f"The first token {_quoted(measured.unscored)} is read, not scored.")
