@@ -96,11 +96,11 @@ def test_a_column_that_says_it_is_a_bomb_is_refused() -> None:
         return SimpleNamespace(num_row_groups=2, num_columns=len(chunks), row_group=lambda _: group)
 
     most = FREE + RATIO * 1000
-    refuse_bomb(metadata(chunk("text", most), chunk("picture", 10 * most)), "text", "a.parquet")
+    refuse_bomb(metadata(chunk("text", most), chunk("picture", 10 * most)), ["text"], "a.parquet")
     with pytest.raises(
-        TextError, match=f"a.parquet unpacks to more than {RATIO} times .*row group 0.*bomb.*write it anew"
+        TextError, match=rf"a\.parquet unpacks to more than {RATIO} times .*row group 0.*bomb.*write it anew"
     ):
-        refuse_bomb(metadata(chunk("text", most + 1)), "text", "a.parquet")
+        refuse_bomb(metadata(chunk("text", most + 1)), ["text"], "a.parquet")
 
 
 def test_parquet_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
