@@ -32,8 +32,8 @@ def leftovers(folder: RunFolder) -> list[str]:
 
 
 @pytest.mark.fault("A1", cases=KILLS)
-def test_killed_at_any_moment_the_newest_checkpoint_loads(tmp_path: Path) -> None:
-    folder = stub.folder(tmp_path, [0])
+def test_killed_at_any_moment_the_newest_checkpoint_loads(quick_path: Path) -> None:
+    folder = stub.folder(quick_path, [0])
     board = mmap.mmap(-1, 16)  # shared with the children: the step that save() has returned from, whether it is in one
     chance = random.Random(1)
     kills_in_save = 0
@@ -116,9 +116,9 @@ def acceptable(folder: RunFolder) -> list[Checkpoint]:
         saving_the_only_checkpoint_again,
     ],
 )
-def test_dying_at_any_call_leaves_a_whole_checkpoint(situation: Callable[[Path], RunFolder], tmp_path: Path) -> None:
-    original = situation(tmp_path / "original")
-    rehearsal = stub.copied(original, tmp_path / "rehearsal")
+def test_dying_at_any_call_leaves_a_whole_checkpoint(situation: Callable[[Path], RunFolder], quick_path: Path) -> None:
+    original = situation(quick_path / "original")
+    rehearsal = stub.copied(original, quick_path / "rehearsal")
     with rehearsal.lock(), watching(nothing) as watched:
         save(rehearsal, 30, stub.checkpoint(30))
     points = [(number, False) for number in range(len(watched.calls))]
@@ -126,7 +126,7 @@ def test_dying_at_any_call_leaves_a_whole_checkpoint(situation: Callable[[Path],
     assert len(points) >= 24, "fewer than the fault matrix has named points"
     expected = acceptable(original)
     for number, torn in points:
-        damaged = stub.copied(original, tmp_path / "damaged")
+        damaged = stub.copied(original, quick_path / "damaged")
         assert forked(lambda: save_and_die(damaged, number, torn)) == DIED  # noqa: B023 - run at once
         check_survivor(damaged, expected)
         shutil.rmtree(damaged.path)

@@ -49,7 +49,7 @@ def test_a_signature_left_by_a_dead_holder_is_not_believed(tmp_path: Path, monke
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    monkeypatch.setattr("fabella.storage.locks.HOLDER_TRIES", 1)
+    monkeypatch.setattr("fabella.storage.locks.TRIES", 1)
     with locked(tmp_path):
         (tmp_path / ".lock").write_text(f"{child} {socket.gethostname()}\n")
         with pytest.raises(LockedError, match="is locked by another process"), locked(tmp_path):
@@ -66,3 +66,21 @@ def test_a_holder_on_another_host_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="locking gone failed"), locked(tmp_path / "gone"):
         pytest.fail("nothing to hold")
+
+
+def test_who_holds_it_but_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").read_text()
+    assert (tmp_path / ".lock").read_text() == ""
+    brief = locked(tmp_path, briefly=True)
+    brief.__enter__()
+    waits = list[float]()
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            brief.__exit__(None, None, None)
+
+    monkeypatch.setattr("time.sleep", wait)
+    with locked(tmp_path):
+        assert len(waits) == 3

@@ -18,6 +18,7 @@ from fabella.storage import (
     clean_partial,
     escaped,
     locked,
+    make_folders,
     put_back,
     read_manifest,
     render_manifest,
@@ -65,8 +66,8 @@ class RunFolder:
         Raises StorageError where ``path`` holds a run or anything foreign, LockedError where it is in use.
         """
         with storage_errors(path, f"making run folder {escaped(path.name)}"):
-            path.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+            make_folders(path)
+        with locked(path, briefly=True):
             _refuse_occupied(path)
             write_file(path / MANIFEST, render_manifest({**manifest, "format": FORMAT}))
             write_file(path / CONFIG, _signed(run))

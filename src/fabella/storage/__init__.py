@@ -5,7 +5,7 @@ The commit: write aside (``.NAME.partial-…``, same parent) → fsync every fil
 process, so that :func:`clean_partial` removes what a killed one left and never what a living one writes.
 """
 
-from fabella.storage.aside import abandoned, clean_partial, put_back
+from fabella.storage.aside import abandoned, clean_partial, make_folders, put_back
 from fabella.storage.files import sha256_of, write_file, write_parts
 from fabella.storage.folders import remove_folder, whole_folder
 from fabella.storage.locks import locked
@@ -28,6 +28,7 @@ __all__ = [
     "file_entries",
     "free_bytes",
     "locked",
+    "make_folders",
     "put_back",
     "read_manifest",
     "read_verified",

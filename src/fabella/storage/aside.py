@@ -108,6 +108,14 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are not there yet, each durable in its own. Raises OSError."""
+    if not folder.is_dir():
+        make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+
+
 def clean(parent: Path, only: str | None) -> list[str]:
     """``clean_partial``, of one name only where it is given; OSErrors are the caller's."""
     names: list[str] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import StorageError
-from fabella.storage.aside import clean, fsync_folder, name_aside, new_folder_aside, try_lock
+from fabella.storage.aside import clean, fsync_folder, make_folders, name_aside, new_folder_aside, try_lock
 from fabella.storage.files import write_all
 from fabella.storage.manifests import MANIFEST, render_manifest
 from fabella.storage.words import LONGEST_PATH, escaped, free_if_known, storage_errors
@@ -27,7 +27,7 @@ def whole_folder(target: Path, *, replace: bool = False, needed: int = 0) -> Gen
     _refuse_existing(target, replace)
     doing, free = f"writing {escaped(target.name)}", free_if_known(target)
     with storage_errors(target, doing, needed=needed, free=free):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         clean(target.parent, target.name)
         aside, lock = new_folder_aside(target)
     try:

@@ -1,0 +1,119 @@
+"""What survives a power cut is decided by the order in which the disk is told: recorded, call by call.
+
+Row A18 of the fault matrix. (SIGKILL cannot show it: the kernel still writes what a killed process wrote.)
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fabella.runs.checkpoint import save
+from fabella.runs.folder import RunFolder
+from fabella.storage import whole_folder, write_file
+from tests.faults.injection import nothing, watching
+from tests.runs import stub
+
+ORDERED = {"fsync", "rename", "replace", "mkdir", "unlink", "rmdir"}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"^\.(.+)\.(partial|replaced)-[0-9a-f]{12}$", r"\1 aside", name)
+
+
+def recorded(calls: list[tuple[str, str]]) -> list[str]:
+    return [f"{function} {plain(name)}" for function, name in calls if function in ORDERED]
+
+
+SAVED = [
+    "mkdir step-00000020 aside",
+    "unlink manifest.json",  # the words of the caller, which the manifest takes up
+    "fsync model.safetensors",
+    "fsync optimizer.safetensors",
+    "fsync state.json",
+    "fsync manifest.json",
+    "fsync step-00000020 aside",
+    "rename step-00000020 aside",
+    "fsync checkpoints",
+    "fsync latest aside",
+    "replace latest aside",
+    "fsync run",
+]
+PRUNED = [
+    "rename step-00000010",
+    "fsync checkpoints",
+    "unlink model.safetensors",
+    "unlink optimizer.safetensors",
+    "unlink state.json",
+    "unlink manifest.json",
+    "rmdir step-00000010 aside",
+]
+
+
+@pytest.mark.fault("A18", cases=1)
+def test_a_checkpoint_is_durable_before_the_pointer_and_the_pointer_before_pruning(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path / "run", [10], run=stub.keeping(1))
+    with watching(nothing) as watched:
+        save(folder, 20, stub.checkpoint(20))
+    order = recorded(watched.calls)
+    assert order[: len(SAVED)] == SAVED
+    assert order[len(SAVED)] == PRUNED[0]
+    assert sorted(order[len(SAVED) :]) == sorted(PRUNED)
+    assert order[-1] == PRUNED[-1]
+
+
+def test_nothing_is_written_to_a_file_after_its_fsync(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path / "run", [10])
+    with watching(nothing) as watched:
+        save(folder, 20, stub.checkpoint(20))
+    for name in {name for function, name in watched.calls if function == "write"} - {"manifest.json"}:
+        functions = [function for function, other in watched.calls if other == name]
+        last_write = len(functions) - functions[::-1].index("write")
+        assert "fsync" in functions[last_write:], f"{name} is not synced after its last write"
+        assert functions.index("fsync") >= last_write, f"{name} is written after its fsync"
+
+
+def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_durable(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path / "run", [10])
+    with watching(nothing) as watched:
+        save(folder, 10, stub.checkpoint(11))
+    order = recorded(watched.calls)
+    begin = order.index("rename step-00000010")
+    assert order[begin : begin + 3] == ["rename step-00000010", "rename step-00000010 aside", "fsync checkpoints"]
+    assert "unlink model.safetensors" in order[begin + 3 :]
+    assert "unlink model.safetensors" not in order[:begin]
+
+
+def test_a_file_is_synced_renamed_and_its_folder_synced(tmp_path: Path) -> None:
+    with watching(nothing) as watched:
+        write_file(tmp_path / "best", b"step-00000010\n")
+    assert recorded(watched.calls) == ["fsync best aside", "replace best aside", f"fsync {tmp_path.name}"]
+
+
+def test_new_folders_are_durable_in_those_above_them(tmp_path: Path) -> None:
+    with watching(nothing) as watched, whole_folder(tmp_path / "a" / "b" / "prepared") as aside:
+        (aside / "train").mkdir()
+        (aside / "train" / "shard").write_bytes(b"ids")
+    assert recorded(watched.calls) == [
+        "mkdir a",
+        f"fsync {tmp_path.name}",
+        "mkdir b",
+        "fsync a",
+        "mkdir prepared aside",
+        "mkdir train",
+        "fsync shard",
+        "fsync train",
+        "fsync manifest.json",
+        "fsync prepared aside",
+        "rename prepared aside",
+        "fsync b",
+    ]
+
+
+def test_a_run_is_a_run_only_when_its_config_is_there(tmp_path: Path) -> None:
+    with watching(nothing) as watched:
+        RunFolder.create(tmp_path / "run", stub.RUN, stub.MANIFEST)
+    assert [line for line in recorded(watched.calls) if line.startswith("replace")] == [
+        "replace manifest.json aside",
+        "replace config.yaml aside",
+    ]

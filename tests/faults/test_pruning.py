@@ -1,0 +1,112 @@
+"""Whatever is saved, loaded, damaged and pruned in whatever order: what is needed is never removed.
+
+Row A17 of the fault matrix.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from fabella.runs.checkpoint import load, looks_whole, prune, save, set_best
+from fabella.runs.folder import RunFolder, name_of
+from fabella.storage.aside import new_folder_aside
+from tests.runs import stub
+
+SEQUENCES = 1000
+STEPS_PER_SEQUENCE = 6
+
+
+class Pruning(RuleBasedStateMachine):
+    """A run folder and what must be in it."""
+
+    folder: RunFolder
+    keep: int
+
+    @initialize(keep=st.integers(1, 3))
+    def begin(self, keep: int) -> None:
+        for name in ("latest", "best"):
+            (self.folder.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+        self.folder.in_use.clear()
+        object.__setattr__(self.folder, "run", stub.keeping(keep))
+        self.keep = keep
+        self.in_flight: list[tuple[Path, int]] = []
+
+    def teardown(self) -> None:
+        for _, lock in getattr(self, "in_flight", []):
+            os.close(lock)
+
+    @rule(stride=st.integers(-1, 2))
+    def save_a_step(self, stride: int) -> None:
+        """A later step, the same again, or an earlier one: a run gone back to where it had been."""
+        step = max(0, (self.folder.pointer("latest") or 0) + stride)
+        save(self.folder, step, CHECKPOINT)
+        assert self.folder.pointer("latest") == step
+
+    @precondition(lambda self: self.folder.steps())
+    @rule(data=st.data())
+    def choose_the_best(self, data: st.DataObject) -> None:
+        set_best(self.folder, data.draw(st.sampled_from(self.folder.steps())))
+
+    @precondition(lambda self: any(looks_whole(self.folder, step) for step in self.folder.steps()))
+    @rule(data=st.data())
+    def resume_from_one(self, data: st.DataObject) -> None:
+        self.folder.in_use.clear()  # another process
+        whole = [step for step in self.folder.steps() if looks_whole(self.folder, step)]
+        load(self.folder, data.draw(st.sampled_from(whole)))
+
+    @precondition(lambda self: self.folder.steps())
+    @rule(data=st.data())
+    def damage_one(self, data: st.DataObject) -> None:
+        step = data.draw(st.sampled_from(self.folder.steps()))
+        (self.folder.checkpoints / name_of(step) / "manifest.json").unlink(missing_ok=True)
+
+    @precondition(lambda self: self.folder.checkpoints.is_dir() and len(self.in_flight) < 2)
+    @rule(step=st.integers(0, 10))
+    def begin_to_write_one(self, step: int) -> None:
+        self.in_flight.append(new_folder_aside(self.folder.checkpoints / name_of(step)))
+
+    @rule(keep=st.integers(1, 3))
+    def prune_to(self, keep: int) -> None:
+        before, whole = self.folder.steps(), {s for s in self.folder.steps() if looks_whole(self.folder, s)}
+        latest = self.folder.pointer("latest")
+        removed = prune(self.folder, keep)
+        kept = [step for step in before if step in whole and latest is not None and step <= latest][-keep:]
+        protected = {latest, self.folder.pointer("best"), *self.folder.in_use, *kept}
+        assert not protected & set(removed)
+        assert self.folder.steps() == [step for step in before if step not in removed]
+        later = [step for step in before if latest is not None and step > latest]
+        assert not set(later) & set(removed)
+        if len(kept) == keep:  # nothing older stays without a reason
+            assert all(step >= kept[0] or step in protected for step in self.folder.steps())
+
+    @invariant()
+    def what_is_needed_is_there(self) -> None:
+        steps = self.folder.steps()
+        for needed in (self.folder.pointer("latest"), self.folder.pointer("best"), *self.folder.in_use):
+            assert needed is None or needed in steps
+        assert all(aside.is_dir() for aside, _ in self.in_flight)
+
+
+CHECKPOINT = stub.checkpoint(1)
+
+
+@pytest.mark.fault("A17", cases=SEQUENCES)
+def test_pruning_removes_nothing_that_is_needed(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A thousand folders need not outlive a power cut.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    Pruning.folder = stub.folder(quick_path)
+    limits = settings(max_examples=SEQUENCES, stateful_step_count=STEPS_PER_SEQUENCE)
+    run_state_machine_as_test(Pruning, settings=limits)
