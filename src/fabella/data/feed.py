@@ -18,8 +18,12 @@ class Feed(Iterator[Batch]):
         self._windows, self._order, self._position, self._sizes = windows, order, start, sizes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fabella-feed")
         self._waiting: deque[Future[Batch]] = deque()
-        for _ in range(ahead):
-            self._ask()
+        try:
+            for _ in range(ahead):
+                self._ask()
+        except BaseException:
+            self.close()
+            raise
 
     def __next__(self) -> Batch:
         if not self._waiting:
@@ -27,10 +31,10 @@ class Feed(Iterator[Batch]):
             raise StopIteration
         try:
             batch = self._waiting.popleft().result()
+            self._ask()
         except BaseException:
             self.close()
             raise
-        self._ask()
         return batch
 
     def _ask(self) -> None:

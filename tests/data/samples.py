@@ -1,0 +1,56 @@
+"""Small prepared data that several tests share."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabella.config import BPE, Bytes, Chained, Data, Documents, Files, Given, Held, Source, Storybook
+from fabella.data.encoding import Encoded
+from fabella.data.prepare import prepare
+from fabella.data.prepared import Prepared, Split, dtype_for
+from fabella.data.writing import SplitWriter
+
+WINDOWS = Chained(length=32, stride=32)
+FIFTH, BYTES = Held(fraction=0.2), Bytes()
+SMALL = Storybook(stories=60)
+
+
+def split(folder: Path, lengths: list[int], *, vocabulary: int = 300, shard_tokens: int = 100) -> Split:
+    """A split of documents of random ids; ``lengths`` count the end, which is id 0."""
+    dtype = dtype_for(vocabulary)
+    with SplitWriter(folder, dtype, shard_tokens) as writer:
+        for number, length in enumerate(lengths):
+            ids = np.append(np.random.default_rng(number).integers(1, vocabulary, length - 1), 0).astype(dtype)
+            writer.append(Encoded(ids, np.array([length]), np.array([2 * length])))
+    return Split(folder, writer.record(), vocabulary)
+
+
+def all_ids(of: Split) -> NDArray[np.int64]:
+    return of.read(0, of.tokens).astype(np.int64)
+
+
+def data(source: Source = SMALL, validation: Held | Given = FIFTH, windows: Chained | Documents = WINDOWS) -> Data:
+    return Data(source=source, validation=validation, windows=windows)
+
+
+def prepared(folder: Path, of: Data | None = None, tokenizer: Bytes | BPE = BYTES) -> Prepared:
+    return prepare(of or data(), tokenizer, folder, workers=1)
+
+
+def lines(path: Path, texts: list[str]) -> Files:
+    """A file with one document a line, as a source."""
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return Files(paths=(str(path),), separator="lines")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def words(seed: int, count: int) -> str:
+    source = random.Random(seed)
+    return " ".join(source.choice(("once", "upon", "a", "time", "fox", "moon", "sea")) for _ in range(count))
