@@ -14,6 +14,7 @@ from fabella.engine.engine import State
 from fabella.models.parameters import Table, initial_weights
 from fabella.runs.checkpoint import Checkpoint, save
 from fabella.runs.folder import RunFolder
+from fabella.tokenizers.bytes import ByteTokenizer
 
 VALUES: dict[str, Any] = {
     "name": "smallest",
@@ -35,7 +36,7 @@ VALUES: dict[str, Any] = {
 }
 RUN: Run = run_from(VALUES)
 TABLE = RUN.model.parameters()
-MANIFEST = {"environment": {"fabella": "0.1.0"}, "tokenizer": "none"}
+MANIFEST = {"environment": {"fabella": "0.1.0"}, "tokenizer": ByteTokenizer().fingerprint}
 
 
 def keeping(count: int) -> Run:

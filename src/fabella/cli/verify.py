@@ -1,11 +1,12 @@
 """Prove a run folder whole: config, tokenizer, checkpoints, metrics.
 
 Every file is compared with the sha256 it was written with, every weight with the model's parameter
-table. Ends with exit code 4 where anything is damaged.
+table. A folder of prepared data is proven too. Ends with exit code 4 where anything is damaged.
 
 Examples:
   fabella verify runs/my-stories
   fabella verify runs/my-stories --json
+  fabella verify prepared/my-stories
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from fabella.runs.verify import Finding, verify
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of prepared data.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> int:
     findings = verify(run)

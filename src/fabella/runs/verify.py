@@ -1,4 +1,7 @@
-"""Prove a run folder whole: every byte that has a sha256, every pointer, every line, every name of a weight."""
+"""Prove a run folder whole: every byte that has a sha256, every pointer, every line, every name of a weight.
+
+A folder of prepared data is proven too: every byte of its shards.
+"""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from typing import Any, Literal
 from fabella.data.prepared import open_prepared
 from fabella.errors import CheckpointError, DataError, FabellaError, StorageError
 from fabella.runs.checkpoint import load
-from fabella.runs.folder import RunFolder, name_of
+from fabella.runs.folder import CONFIG, RunFolder, name_of
 from fabella.runs.metrics import read_rows
 from fabella.storage import abandoned, escaped, storage_errors, verify_folder
 from fabella.tokenizers import loading
@@ -28,7 +31,9 @@ class Finding:
 
 
 def verify(path: Path) -> list[Finding]:
-    """Everything that is wrong with the run in ``path``; an empty list means that it is whole."""
+    """Everything that is wrong with the run, or the prepared data, in ``path``; an empty list: it is whole."""
+    if (path / "train").is_dir() and not (path / CONFIG).exists():
+        return list(_prepared(path))
     try:
         folder = RunFolder.open(path)
     except FabellaError as error:
@@ -41,6 +46,13 @@ def verify(path: Path) -> list[Finding]:
         *_data(folder),
         *_leftovers(folder),
     ]
+
+
+def _prepared(path: Path) -> Iterator[Finding]:
+    try:
+        open_prepared(path, full=True)
+    except FabellaError as error:
+        yield Finding("damaged", "data", error.problem)
 
 
 def _tokenizer(folder: RunFolder) -> Iterator[Finding]:

@@ -1,0 +1,28 @@
+"""Make the run folder that a release leaves behind, so that every later Fabella is tested to read it.
+
+Once at each release whose format differs: ``python -m tests.runs.release tests/runs/released/v2``
+"""
+
+import sys
+from pathlib import Path
+
+from fabella.runs.checkpoint import save, set_best
+from fabella.runs.metrics import append_row
+from fabella.tokenizers.bytes import ByteTokenizer
+from tests.runs import stub
+
+
+def make(path: Path) -> None:
+    """A run of ten steps with everything that a run folder holds, but for a lock."""
+    folder = stub.folder(path)
+    folder.keep_tokenizer(ByteTokenizer())
+    for step in (5, 10):
+        append_row(path / "metrics.jsonl", {"kind": "train", "step": step, "loss": 5.0 / step})
+        save(folder, step, stub.checkpoint(step))
+    set_best(folder, 10)
+    append_row(path / "samples.jsonl", {"kind": "sample", "step": 10, "prompt": "Once", "text": "Once upon a time"})
+    (path / ".lock").unlink()
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

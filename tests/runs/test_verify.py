@@ -1,0 +1,183 @@
+"""A whole run has no findings; whatever is not as it should be is found, and named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fabella.config_files import run_from
+from fabella.errors import FabellaError
+from fabella.runs.checkpoint import load, save
+from fabella.runs.folder import RunFolder
+from fabella.runs.verify import Finding, verify
+from fabella.storage import render_manifest
+from fabella.tokenizers.bytes import ByteTokenizer
+from tests.runs import release, stub
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    release.make(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def replace_manifest(run: Path, **values: object) -> None:
+    (run / "manifest.json").write_bytes(render_manifest({**values, "format": 1}))
+
+
+def test_a_whole_run_has_no_findings(run: Path) -> None:
+    assert verify(run) == []
+
+
+def test_a_run_without_checkpoints_is_whole(tmp_path: Path) -> None:
+    stub.folder(tmp_path).keep_tokenizer(ByteTokenizer())
+    assert verify(tmp_path) == [Finding("remark", "checkpoints", "there are none yet.")]
+
+
+def flip(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        data = bytearray((run / name).read_bytes())
+        data[len(data) // 2] ^= 4
+        (run / name).write_bytes(data)
+
+    return change
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda run: (run / name).unlink()
+
+
+def write(name: str, data: bytes) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / name).write_bytes(data)
+
+    return change
+
+
+def smaller_model(run: Path) -> None:
+    values = {**stub.VALUES, "model": {**stub.VALUES["model"], "vocabulary": 100}}
+    RunFolder.open(run).with_run(run_from(values))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], list[tuple[str, str]]]] = {
+    "config flipped": (flip("config.yaml"), [("run", "config.yaml was changed after it was written")]),
+    "config missing": (remove("config.yaml"), [("run", "is no run folder: it has no config.yaml")]),
+    "manifest flipped": (flip("manifest.json"), [("run", "manifest.json: damaged")]),
+    "tokenizer flipped": (
+        flip("tokenizer/fabella.json"),
+        [("tokenizer", "tokenizer/fabella.json: damaged, its sha256")],
+    ),
+    "tokenizer missing": (remove("tokenizer/fabella.json"), [("tokenizer", "tokenizer/fabella.json: missing")]),
+    "tokenizer exchanged": (
+        lambda run: replace_manifest(run, tokenizer="of another"),
+        [("tokenizer", "it is not the one that the run began with")],
+    ),
+    "model flipped": (
+        flip("checkpoints/step-00000005/model.safetensors"),
+        [("step-00000005", "step-00000005/model.safetensors: damaged, its sha256 differs")],
+    ),
+    "checkpoint's manifest missing": (
+        remove("checkpoints/step-00000010/manifest.json"),
+        [("step-00000010", "no manifest, so the folder is incomplete")],
+    ),
+    "latest dangling": (
+        write("latest", b"step-00000007\n"),
+        [("latest", "it names step-00000007, which is not there")],
+    ),
+    "latest missing": (remove("latest"), [("latest", "it is missing; the newest checkpoint is step-00000010")]),
+    "best nonsense": (write("best", b"../x"), [("best", "best names no checkpoint: '../x'")]),
+    "metrics damaged": (write("metrics.jsonl", b"{}\n{]\n{}\n"), [("metrics.jsonl", "line 2: damaged")]),
+    "samples damaged": (write("samples.jsonl", b"\xff\n"), [("samples.jsonl", "line 1: damaged")]),
+    "model of another size": (
+        smaller_model,
+        [
+            ("tokenizer", "it has 256 ids, the model rows for 100."),
+            ("step-00000005", "embedding.weight is 256 x 2, not 100 x 2"),
+            ("step-00000010", "embedding.weight is 256 x 2, not 100 x 2"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_each_damage_is_found_and_named(damage: str, run: Path) -> None:
+    change, expected = DAMAGE[damage]
+    change(run)
+    findings = verify(run)
+    assert [(finding.level, finding.where) for finding in findings] == [("damaged", where) for where, _ in expected]
+    for finding, (_, problem) in zip(findings, expected, strict=True):
+        assert problem in finding.problem
+
+
+def test_what_is_no_run_at_all_is_damaged(tmp_path: Path) -> None:
+    (finding,) = verify(tmp_path / "gone")
+    assert finding.level == "damaged"
+    assert "There is no run folder" in finding.problem
+
+
+def test_what_is_harmless_is_a_remark(run: Path) -> None:
+    folder = RunFolder.open(run)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"torn')
+    folder.point("latest", 5)
+    (folder.checkpoints / ".step-00000015.partial-0123456789ab").mkdir()
+    assert verify(run) == [
+        Finding("remark", "latest", "it names step-00000005, and step-00000010 is there too."),
+        Finding("remark", "metrics.jsonl", "its last line is torn: its writer was killed. Resuming drops it."),
+        Finding("remark", "step-00000015", "a killed process left it unfinished. The next save removes it."),
+    ]
+
+
+def test_data_that_is_gone_is_a_remark(run: Path) -> None:
+    replace_manifest(run, data={"fingerprint": "f", "folder": "../prepared"})
+    (finding,) = verify(run)
+    assert (finding.level, finding.where) == ("remark", "data")
+    assert finding.problem.endswith("prepared is gone; resuming needs it.")
+
+
+class Data:
+    fingerprint = "f"
+
+
+def test_data_that_is_another_is_damage(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run.parent / "prepared").mkdir()
+    monkeypatch.setattr("fabella.runs.verify.open_prepared", lambda path, full=False: Data())
+    for fingerprint, levels in (("f", []), ("g", ["damaged"])):
+        replace_manifest(run, data={"fingerprint": fingerprint, "folder": "../prepared"})
+        assert [finding.level for finding in verify(run)] == levels
+
+
+def test_prepared_data_is_proven_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(path: Path, *, full: bool) -> Data:
+        assert full
+        raise FabellaError("train/shard-00000.npy: damaged.")
+
+    (tmp_path / "train").mkdir()
+    monkeypatch.setattr("fabella.runs.verify.open_prepared", damaged)
+    assert verify(tmp_path) == [Finding("damaged", "data", "train/shard-00000.npy: damaged.")]
+
+
+def test_verifying_changes_nothing(run: Path) -> None:
+    save(RunFolder.open(run), 15, stub.checkpoint(15))
+    before = stub.contents(run)
+    verify(run)
+    assert stub.contents(run) == before
+
+
+RELEASED = sorted((Path(__file__).parent / "released").glob("v*"))
+
+
+@pytest.mark.fault("A22", cases=len(RELEASED))
+@pytest.mark.parametrize("path", RELEASED, ids=[path.name for path in RELEASED])
+def test_what_every_released_version_wrote_is_read(path: Path) -> None:
+    assert verify(path) == []
+    folder = RunFolder.open(path)
+    loaded = load(folder, "latest")
+    assert (loaded.step, loaded.ignored) == (10, [])
+    assert loaded.checkpoint.progress["tokens"] == 240
+    assert loaded.checkpoint.state.numbers == {"step": 10, "loss_scale": 65536.0}
+    assert load(folder, "best").step == 10
+
+
+def test_there_is_a_released_version() -> None:
+    assert RELEASED
