@@ -19,7 +19,7 @@ from fabella.text.source import describe, documents, parse, paths
         ("hub:roneneldan/TinyStories:validation", Hub(name="roneneldan/TinyStories", split="validation")),
         ("hub:wikitext@wikitext-2-v1", Hub(name="wikitext", subset="wikitext-2-v1")),
         ("hub:wikitext@wikitext-2-v1:test", Hub(name="wikitext", subset="wikitext-2-v1", split="test")),
-        ("hub:wikitext:train[:10%]", Hub(name="wikitext", split="train[:10%]")),
+        ("hub:wikitext:train[:10%]", Hub(name="wikitext", split="train[:10%]", streaming=False)),
     ],
 )
 def test_words_mean_sources(text: str, source: Source) -> None:

@@ -34,7 +34,8 @@ def _hub(text: str) -> Hub:
     name, _, subset = name.partition("@")
     if not name:
         raise TextError(f"'hub:{text}' names no data set.", fix=f"Write {HUB}.")
-    return Hub(name=name, subset=subset, split=split or "train")
+    # A part of a split ("train[:10%]") can only be had of a data set that is downloaded.
+    return Hub(name=name, subset=subset, split=split or "train", streaming="[" not in split)
 
 
 def describe(source: Source) -> str:
