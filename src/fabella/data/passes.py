@@ -20,23 +20,29 @@ class Passes:
         self._total = total_of(data)
         self.notes = Notes()
         """what the newest whole pass met"""
+        self.dropped = 0
+        """training documents that the rule left out in the newest pass, because they also stand in the validation text"""
         self.rule: Rule = self._choose_rule()
 
     def placed(self, doing: str) -> Iterator[Placed]:
         """One pass: all documents on their sides; those of a validation text of its own come first."""
-        self.notes = Notes()
+        self.notes, self.dropped = Notes(), 0
         meter = Meter(doing, self._total, self._report)
         if not isinstance(self._data.validation, Held):
             for text in self._read(self._data.validation.source):
                 yield Placed(text, digest(text), held_out=True)
         for text in meter.watch(self._read(self._data.source)):
-            yield from self.rule.place(text, digest(text))
+            parts = list(self.rule.place(text, digest(text)))
+            self.dropped += not parts
+            yield from parts
         self._total = Total(documents=meter.documents)
 
     def sentences(self) -> Iterator[str]:
         """All that is worth telling of the newest pass."""
         yield from self.notes.sentences()
         yield from self.rule.sentences()
+        if self.dropped:
+            yield f"{self.dropped:,} training documents that also stand in the validation text were dropped"
 
     def _read(self, source: Source) -> Iterator[str]:
         data = self._data

@@ -40,7 +40,7 @@ class Rule(Protocol):
         ...
 
     def sentences(self) -> Iterator[str]:
-        """What the user should know of how the split was made, once all documents have been placed."""
+        """What the user should know of how the split is made."""
         ...
 
 
@@ -96,20 +96,15 @@ class Given(Rule):
         self._name = name
         # Eight bytes of each digest: that two different documents share them happens once in 2⁶⁴ / documents texts.
         self._digests = _sorted(validation)
-        self.dropped = 0
 
     def place(self, text: str, digest: bytes) -> Iterator[Placed]:
         number = np.uint64(int.from_bytes(digest[:8], "big"))
         at = int(np.searchsorted(self._digests, number))
-        if at < len(self._digests) and self._digests[at] == number:
-            self.dropped += 1
-        else:
+        if at == len(self._digests) or self._digests[at] != number:
             yield Placed(text, digest, held_out=False)
 
     def sentences(self) -> Iterator[str]:
         yield f"validation text: {self._name}"
-        if self.dropped:
-            yield f"{self.dropped:,} training documents that also stand in the validation text were dropped"
 
 
 def _sorted(digests: Iterable[bytes]) -> NDArray[np.uint64]:

@@ -22,6 +22,7 @@ from fabella.data import worker
 from fabella.data.encoding import Encoded
 from fabella.data.messages import receive, send
 from fabella.errors import DataError, TokenizerError
+from fabella.tokenizers.pieces import utf8
 
 # A chunk is encoded in a fraction of a second; a worker that is silent for so long will not speak again.
 PATIENCE_SECONDS = 60.0
@@ -110,7 +111,7 @@ class _Task:
 
     def __init__(self, first: int, texts: Sequence[str]) -> None:
         self.first = first
-        self.texts = [text.encode() for text in texts]
+        self.texts = [utf8(text) for text in texts]
         self.bytes = sum(map(len, self.texts))
         self.process: _Process | None = None
 
