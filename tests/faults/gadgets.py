@@ -1,0 +1,103 @@
+"""Forty-two files that run code when they are unpickled: each, if obeyed, makes a file called ``canary``."""
+
+import io
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Call:
+    """Unpickles to the result of ``function(*arguments)``."""
+
+    def __init__(self, module: str, name: str, *arguments: Any) -> None:
+        self.target = (module, name, arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        module, name, arguments = self.target
+        return getattr(__import__(module), name), arguments
+
+
+def payloads(canary: Path) -> dict[str, Any]:
+    """Objects that touch the canary while they are unpickled."""
+    touch = f"open({str(canary)!r}, 'w').close()"
+    return {
+        "exec": Call("builtins", "exec", touch),
+        "eval": Call("builtins", "eval", touch),
+        "system": Call("os", "system", f"touch '{canary}'"),
+        "open": Call("builtins", "open", str(canary), "w"),
+        "popen": Call("subprocess", "getoutput", f"touch '{canary}'"),
+    }
+
+
+def pickled(payload: Any, protocol: int) -> bytes:
+    """A plain pickle."""
+    return pickle.dumps({"model": payload}, protocol=protocol)
+
+
+def zipped(payload: Any) -> bytes:
+    """What ``torch.save`` writes: a zip archive with ``archive/data.pkl``."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled(payload, 2))
+        archive.writestr("archive/version", "3\n")
+    return file.getvalue()
+
+
+def in_tar(payload: Any) -> bytes:
+    """What old versions of torch wrote."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        data = pickled(payload, 2)
+        member = tarfile.TarInfo("pickle")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def in_numpy(payload: Any) -> bytes:
+    """An array of objects: numpy pickles it."""
+    file = io.BytesIO()
+    np.save(file, np.array([payload], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+def in_numpy_archive(payload: Any) -> bytes:
+    """The same in an .npz."""
+    file = io.BytesIO()
+    np.savez(file, model=np.array([payload], dtype=object))
+    return file.getvalue()
+
+
+def in_seven_zip(payload: Any) -> bytes:
+    """A pickle behind the signature of 7z, as scanners that trust names have been led astray."""
+    return b"7z\xbc\xaf\x27\x1c\0\4" + pickled(payload, 2)
+
+
+def wearing_a_header(payload: Any) -> bytes:
+    """A pickle behind the beginning of a safetensors file."""
+    return (2).to_bytes(8, "little") + b"{}" + pickled(payload, 4)
+
+
+WRAPPERS: dict[str, Callable[[Any], bytes]] = {
+    "zip": zipped,
+    "tar": in_tar,
+    "npy": in_numpy,
+    "npz": in_numpy_archive,
+    "7z": in_seven_zip,
+    "headed": wearing_a_header,
+}
+
+
+def gadgets(canary: Path) -> dict[str, bytes]:
+    """Name → content: five ways to run code in all six protocols, and two of them in every wrapper."""
+    objects = payloads(canary)
+    plain = {f"{name}, protocol {n}": pickled(item, n) for name, item in objects.items() for n in range(6)}
+    hidden = {
+        f"{name} in {kind}": wrap(objects[name]) for kind, wrap in WRAPPERS.items() for name in ("exec", "system")
+    }
+    return plain | hidden

@@ -1,0 +1,195 @@
+"""No file of a model is ever unpickled, wherever it lies and whatever it calls itself.
+
+Rows E1 and E2 of the fault matrix.
+"""
+
+import hashlib
+import io
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fabella
+from fabella.cli.main import run as command_line
+from fabella.errors import CheckpointError, FabellaError
+from fabella.runs.checkpoint import load
+from fabella.runs.folder import RunFolder
+from fabella.runs.metrics import read_rows
+from fabella.runs.verify import verify
+from fabella.storage import render_manifest, sha256_of
+from tests.faults.gadgets import gadgets
+from tests.faults.injection import forked
+from tests.runs import release
+
+SOURCES = sorted(Path(fabella.__file__).parent.rglob("*.py"))
+STEP = Path("checkpoints") / "step-00000010"
+# Not the beginning of any pickle: refused as what they are not, without a word about pickle.
+UNRECOGNISED = ("in tar", "in headed")
+
+CANARY = Path("canary")
+NAMES = sorted(gadgets(CANARY))
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("released") / "run"
+    release.make(path)
+    return path
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "canary"
+    yield path
+    assert not path.exists(), "code from a file was run"
+
+
+def seal(place: Path) -> None:
+    """A manifest that agrees with the files as they are."""
+    files = [path for path in place.iterdir() if path.name != "manifest.json"]
+    entries = {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
+    (place / "manifest.json").write_bytes(render_manifest({"format": 1, "step": 10, "files": entries}))
+
+
+def read_all(run: Path) -> list[str]:
+    """Read a run in every way that there is; what was said about it."""
+    said: list[str] = []
+    actions: list[Callable[[], object]] = [
+        lambda: load(RunFolder.open(run), "latest"),
+        lambda: load(RunFolder.open(run), "best"),
+        lambda: load(RunFolder.open(run), 10, weights_only=True),
+        lambda: load(RunFolder.open(run), 10),
+        lambda: read_rows(run / "metrics.jsonl"),
+    ]
+    for action in actions:
+        try:
+            action()
+        except FabellaError as error:
+            said.append(str(error))
+    return [*said, *(finding.problem for finding in verify(run))]
+
+
+def test_the_gadgets_work(tmp_path: Path) -> None:
+    """If they did not, no test below could fail."""
+    for number, (name, data) in enumerate(gadgets(tmp_path / "0").items()):
+        path = tmp_path / str(number)
+        data = gadgets(path)[name]
+        if data.startswith(b"\x93NUMPY"):
+            assert forked(lambda: np.load(io.BytesIO(data), allow_pickle=True)) == 0  # noqa: B023 - run at once
+            assert path.exists(), name
+        elif " in " not in name:
+            assert forked(lambda: pickle.loads(data)) == 0  # noqa: B023 - run at once
+            assert path.exists(), name
+    assert len(NAMES) >= 30
+
+
+@pytest.mark.fault("E1", cases=len(NAMES))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+def test_a_pickle_in_place_of_weights_is_refused(
+    file: str, name: str, canary: Path, released: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(released, tmp_path / "run")
+    (run / STEP / file).write_bytes(gadgets(canary)[name])
+    seal(run / STEP)
+    problem = "no safetensors file" if name.endswith(UNRECOGNISED) else "refusing pickle: it may hold code that runs"
+    with pytest.raises(CheckpointError, match=f"step-00000010/{file}: {problem}"):
+        load(RunFolder.open(run), 10)
+    assert any(problem in words for words in read_all(run))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("suffix", ["pt", "bin", "ckpt", "npy", "safetensors"])
+def test_a_pickle_given_as_a_run_is_refused(name: str, suffix: str, canary: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"model.{suffix}"
+    path.write_bytes(gadgets(canary)[name])
+    problem = "is a file, no run folder" if name.endswith(UNRECOGNISED) else "refusing pickle"
+    with pytest.raises(CheckpointError, match=rf"model\.{suffix}:? {problem}"):
+        RunFolder.open(path)
+    assert problem in verify(path)[0].problem
+
+
+ELSEWHERE = [
+    STEP / "state.json",
+    STEP / "manifest.json",
+    Path("manifest.json"),
+    Path("config.yaml"),
+    Path("latest"),
+    Path("metrics.jsonl"),
+    Path("tokenizer") / "fabella.json",
+    Path("tokenizer") / "tokenizer.json",
+]
+
+
+@pytest.mark.parametrize("place", ELSEWHERE, ids=str)
+def test_a_pickle_anywhere_else_is_no_more_than_damage(
+    place: Path, canary: Path, released: Path, quick_path: Path
+) -> None:
+    for name in NAMES[::4]:
+        data = gadgets(canary)[name]
+        run = shutil.copytree(released, quick_path / name)
+        (run / place).write_bytes(data)
+        if place.name == "state.json":
+            seal(run / STEP)
+        said = read_all(run)
+        assert said or place.name == "tokenizer.json"  # which a tokenizer of bytes has no use for
+        assert all(words.isprintable() for words in said)
+
+
+YAML_TAGS = [
+    "!!python/object/apply:os.system ['touch {canary}']",
+    "!!python/object/new:subprocess.getoutput ['touch {canary}']",
+    "!!python/name:os.system",
+    "!!python/module:os",
+    "model: !!python/object/apply:builtins.exec [\"open('{canary}', 'w')\"]",
+]
+
+
+@pytest.mark.parametrize("tag", YAML_TAGS)
+def test_a_config_that_asks_for_python_objects_is_refused(
+    tag: str, canary: Path, released: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(released, tmp_path / "run")
+    text = tag.replace("{canary}", str(canary)).encode() + b"\n"
+    (run / "config.yaml").write_bytes(
+        text + f"# sha256 of the lines above: {hashlib.sha256(text).hexdigest()}\n".encode()
+    )
+    with pytest.raises(CheckpointError, match=r"config.yaml is no config of a run"):
+        RunFolder.open(run)
+
+
+COMMANDS = [
+    ["verify", "{file}"],
+    ["resume", "{file}"],
+    ["generate", "{file}", "Once"],
+    ["perplexity", "{file}", "Once upon a time"],
+    ["generate", "{run}", "Once"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("name", ["exec, protocol 0", "system, protocol 4", "exec in zip", "system in npy"])
+def test_no_command_reads_a_pickle(
+    words: list[str], name: str, canary: Path, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(released, tmp_path / "run")
+    for step in ("step-00000005", "step-00000010"):
+        (run / "checkpoints" / step / "model.safetensors").write_bytes(gadgets(canary)[name])
+        seal(run / "checkpoints" / step)
+    (tmp_path / "model.pt").write_bytes(gadgets(canary)[name])
+    filled = [word.format(file=tmp_path / "model.pt", run=run) for word in words]
+    assert command_line(filled) in {3, 4}
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+
+
+@pytest.mark.fault("E2", cases=len(SOURCES))
+@pytest.mark.parametrize(
+    "words", ["weights_only=False", "allow_pickle=True", "pickle.load", "import pickle", "torch.load(", "trust_remote"]
+)
+def test_no_line_of_fabella_could_unpickle(words: str) -> None:
+    assert [path.name for path in SOURCES if words in path.read_text(encoding="utf-8")] == []
