@@ -99,7 +99,14 @@ def test_no_text_at_all_is_an_empty_document() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [b'{"text": "caf\xe9"}', rb'{"text": "half \ud83e a fox"}', rb'{"text": "a\u0000b"}']
+    "damage",
+    [
+        b'{"text": "caf\xe9"}',
+        rb'{"text": "half \ud83e a fox"}',
+        rb'{"text": "\udcc3\udca9"}',  # not the letter whose bytes these would be
+        b'{"text": "\\ud83e caf\xe9"}',
+        rb'{"text": "a\u0000b"}',
+    ],
 )
 def test_damage_within_the_text_is_for_the_policy(damage: bytes) -> None:
     data = b'{"text": "one"}\n' + damage

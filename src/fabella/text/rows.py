@@ -17,11 +17,12 @@ LONGEST_NAME = 100
 
 
 class Row(dict[str, Any]):
-    """Column → value, with the line it begins on."""
+    """Column → value, with the line it begins on; ``escaped`` if bytes that are no UTF-8 stand in it as surrogates."""
 
-    def __init__(self, values: Mapping[str, Any], line: int) -> None:
+    def __init__(self, values: Mapping[str, Any], line: int, *, escaped: bool) -> None:
         super().__init__(values)
         self.line = line
+        self.escaped = escaped
 
 
 def lines(blocks: Iterator[bytes], bad: Callable[[int, str], None]) -> Iterator[tuple[int, bytes]]:
@@ -54,7 +55,7 @@ def documents(rows: Iterator[Row], name: str, wanted: str, reading: Reading) -> 
         if column not in row:
             reading.bad_line(place, f"it has no {column!r}.")
         elif isinstance(value := row[column], str):
-            for text in reading.text(_raw(value), lambda raw, at, place=place: f"{place}, in {column!r}"):
+            for text in reading.text(_raw(value, row.escaped), lambda raw, at, place=place: f"{place}, in {column!r}"):
                 if guess:
                     guess.documents += 1
                 yield text
@@ -64,16 +65,14 @@ def documents(rows: Iterator[Row], name: str, wanted: str, reading: Reading) -> 
             reading.bad_line(place, f"{column!r} is a {type(value).__name__}, not text.")
 
 
-def _raw(text: str) -> bytes:
-    """The bytes that the text was decoded from; a lone surrogate that JSON spelled out stays one."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        pass
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
+def _raw(text: str, escaped: bool) -> bytes:
+    """The bytes that the text was decoded from; a lone surrogate that JSON spelled out stays damage."""
+    if escaped:
+        try:
+            return text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # both kinds of damage in one line
+            pass
+    return text.encode("utf-8", "surrogatepass")
 
 
 def json_rows(blocks: Iterator[bytes], name: str, reading: Reading) -> Iterator[Row]:
@@ -89,21 +88,29 @@ def json_rows(blocks: Iterator[bytes], name: str, reading: Reading) -> Iterator[
         if not line.strip():
             continue
         try:
-            values = _object(line)
+            text, escaped = _decoded(line)
+            values = _object(text)
         except NotAnObjectError as error:
             bad(number, str(error))
         else:
-            yield Row(values, number)
+            yield Row(values, number, escaped=escaped)
 
 
 class NotAnObjectError(ValueError):
     """A line of .jsonl that is no JSON object; says why."""
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _decoded(line: bytes) -> tuple[str, bool]:
+    """The line; damage passes as surrogates (then True), to be judged once it is known whether it is in the text."""
     try:
-        # Damage passes as surrogates, to be judged once it is known whether it is in the text.
-        values = json.loads(line.decode("utf-8", "surrogateescape"), object_pairs_hook=_unique)
+        return line.decode(), False
+    except UnicodeDecodeError:
+        return line.decode("utf-8", "surrogateescape"), True
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line, object_pairs_hook=_unique)
     except NotAnObjectError:
         raise
     except RecursionError:
@@ -145,7 +152,7 @@ def csv_rows(blocks: Iterator[bytes], name: str, reading: Reading) -> Iterator[R
     line = first + reader.line_num
     while (values := _next_row(reader, bad, line)) is not None:
         if len(values) == len(names):
-            yield Row(dict(zip(names, values, strict=True)), line)
+            yield Row(dict(zip(names, values, strict=True)), line, escaped=True)
         elif values:  # a blank line has no fields; a broken one was counted
             bad(line, f"it has {len(values)} fields, the first line names {len(names)}.")
         line = first + reader.line_num
