@@ -14,7 +14,7 @@ import typer
 
 from fabella.cli.output import say, show, show_json
 from fabella.telemetry.plot import plot_loss
-from fabella.telemetry.preparation import PreparationLine
+from fabella.telemetry.preparation import PreparationLine, say_remarks
 from fabella.training.launch import Asked, plan, prepare_for
 from fabella.training.session import Outcome, start
 
@@ -41,6 +41,7 @@ def command(
     if ids is None:
         with PreparationLine() as line:
             ids = prepare_for(planned.run, prepared, progress=line)
+        say_remarks(ids.manifest)
     report(start(planned.run, out or Path("runs") / planned.run.name, ids, device=device), as_json=as_json)
 
 

@@ -1,10 +1,11 @@
-"""The line that people see while text is prepared."""
+"""What people see of preparing: a line that moves, then what was guessed, left out or found wrong."""
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from fabella.data.progress import Progress
-from fabella.telemetry.terminal import ProgressLine, duration
+from fabella.telemetry.terminal import ProgressLine, duration, say
 
 
 class PreparationLine:
@@ -23,6 +24,14 @@ class PreparationLine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._line.close()
+
+
+def say_remarks(manifest: Mapping[str, Any]) -> None:
+    """Say the notes and the doctor's warnings of prepared data."""
+    for note in manifest["notes"]:
+        say(note)
+    for warning in manifest["doctor"]["warnings"]:
+        say(f"warning: {warning}")
 
 
 def in_words(progress: Progress) -> str:

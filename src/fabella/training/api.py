@@ -9,6 +9,7 @@ from fabella.config import Run
 from fabella.config_files import apply_overrides, run_from
 from fabella.runs.compare import compare_for_resume
 from fabella.runs.folder import RunFolder
+from fabella.telemetry.preparation import say_remarks
 from fabella.telemetry.terminal import say
 from fabella.training import session
 from fabella.training.launch import Asked, plan, prepare_for
@@ -44,6 +45,7 @@ def train(
     for reason in planned.reasons:
         say(reason)
     ids = planned.prepared or prepare_for(planned.run, Path(prepared))
+    say_remarks(ids.manifest)
     return session.start(planned.run, Path(out) if out else Path("runs") / planned.run.name, ids, device=device)
 
 

@@ -1,0 +1,119 @@
+"""The command line as a whole: every verb explains itself, and every mistake ends with words and the right code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fabella.cli.main import command_files, run
+
+VERBS = sorted(command_files())
+
+
+def ended(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    code = run(words)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.fault("G9", cases=len(VERBS))
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = ended([verb, "--help"], capsys)
+    assert (code, err) == (0, "")
+    assert f"fabella {verb}" in out
+    assert "Examples:" in out
+
+
+def test_the_list_of_verbs_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"]):
+        code, out, _ = ended(words, capsys)
+        assert code == 0
+        assert all(f"\n  {verb} " in out for verb in VERBS)
+
+
+MISTAKES = {
+    ("tarin",): (2, "There is no command 'tarin'. Did you mean 'train'?"),
+    ("train",): (2, "Missing argument"),
+    ("train", "--stpes", "3"): (2, "No such option"),
+    ("train", "storybook-1m", "--steps", "three"): (2, "Invalid value for '--steps'"),
+    ("train", "storybok-1m"): (2, "There is no preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
+    ("train", "storybook-1m", "optimizer.lrr=1"): (2, "Did you mean 'optimizer.lr'?"),
+    ("train", "storybook-1m", "engine=jaxx"): (2, "engine = 'jaxx'"),
+    ("train", "nothing.txt"): (3, "nothing.txt"),
+    ("train", "empty.txt"): (3, "empty"),
+    ("train", "binary.bin"): (3, "binary.bin"),
+    ("train", "mine.yaml"): (2, "Config file mine.yaml cannot be read: No such file or directory."),
+    ("train", "storybook-1m", "--data", "nothing.txt"): (3, "nothing.txt"),
+    ("presets", "piny"): (2, "Did you mean 'piny-37m'?"),
+    ("resume", "nothing"): (4, "nothing"),
+    ("resume", "a-folder"): (4, "a-folder"),
+    ("resume",): (2, "Missing argument"),
+    ("generate", "nothing", "Once"): (4, "nothing"),
+    ("generate", "a-folder", "Once"): (4, "a-folder"),
+    ("generate", "empty.txt", "Once"): (4, "empty.txt"),
+    ("generate", "nothing", "Once", "--temperature", "-1"): (2, "temperature = -1.0"),
+    ("generate",): (2, "Missing argument"),
+    ("perplexity", "nothing", "Once"): (4, "nothing"),
+    ("verify",): (2, "Missing argument"),
+    ("prepare", "nothing.txt", "--out", "out"): (3, "nothing.txt"),
+    ("prepare", "empty.txt", "--out", "out"): (3, "empty"),
+    ("prepare", "story.txt", "--out", "a-folder"): (4, "a-folder"),
+    ("doctor", "nothing.txt"): (3, "nothing.txt"),
+    ("quickstart", "--minutes", "-1"): (2, "--minutes -1 is no time to train in."),
+}
+
+
+@pytest.mark.fault("G9", cases=len(MISTAKES))
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.items(), ids=[" ".join(words) for words in MISTAKES])
+def test_a_mistake_ends_with_words_and_its_code(
+    words: tuple[str, ...],
+    expected: tuple[int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 40)
+    (tmp_path / "story.txt").write_text("Once upon a time there was a fox.\n\n" * 20)
+    (tmp_path / "a-folder").mkdir()
+    (tmp_path / "a-folder" / "something").write_text("else")
+    code, out, err = ended(list(words), capsys)
+    assert (code, out) == (expected[0], "")
+    assert expected[1] in err
+    assert "Traceback" not in err
+
+
+def test_with_debug_an_error_comes_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["presets", "pini"], debug=True) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_presets_as_json_have_both_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = ended(["presets", "piny-37m", "--json"], capsys)
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (facts["parameters"], facts["non_embedding_parameters"]) == (37_362_432, 24_779_520)
+
+
+@pytest.mark.fault("G9", cases=1)
+def test_ctrl_c_while_training_saves_and_ends_with_130(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "fabella", "train", "storybook-1m", "tokenizer.kind=bytes", "model.vocabulary=256"]
+    words += ["data.source.stories=50", "model.dim=16", "model.heads=2", "model.kv_heads=2", "training.micro_batch=4"]
+    words += ["training.log_every=1", "training.length.steps=100000"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "step 1/" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "everything is saved. Go on with: fabella resume runs/storybook-1m" in rest
+    assert "Traceback" not in rest
