@@ -1,16 +1,18 @@
 """Inject every fault that the tests know and write the scoreboard, docs/faults.md. Run it with `make faults`.
 
-A test that injects a fault says so: `@pytest.mark.fault("A9", cases=500)`, where `cases` counts what one
-run of that test injects (each set of parameters is a run of its own). A fault counts as held only when its
-test passed, so a failing test loses all of its cases. Options: `--nightly` adds the long tests of
-`make test-faults`; anything else goes to pytest (`-k checkpoint`).
+A test that injects a fault says so: `@pytest.mark.fault("A9", cases=500)`, where `cases` counts what the
+test injects, all of its parameters together: ten sets of parameters with `cases=10` are one case each, so that no
+number here is larger than what was said. A fault counts as held only when its test passed.
+Options: `--nightly` adds the long tests of `make test-faults`; anything else goes to pytest (`-k checkpoint`).
 """
 
 import datetime
+import math
 import platform
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 
@@ -95,10 +97,28 @@ ROWS = {
 
 @dataclass
 class Tally:
-    """A row's cases by outcome: passed, failed, skipped."""
+    """A row's cases by the outcome of their tests: passed, failed, skipped."""
 
-    cases: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
+    cases: dict[str, Fraction] = field(default_factory=dict)
+
+    def add(self, outcome: str, cases: Fraction) -> None:
+        """Count more cases of one outcome."""
+        self.cases[outcome] = self.cases.get(outcome, Fraction(0)) + cases
+
+    @property
+    def skipped(self) -> int:
+        """Cases that this machine could not inject."""
+        return round(self.cases.get("skipped", Fraction(0)))
+
+    @property
+    def injected(self) -> int:
+        """Cases that were injected, whatever came of them."""
+        return round(self.cases.get("passed", Fraction(0)) + self.cases.get("failed", Fraction(0)))
+
+    @property
+    def held(self) -> int:
+        """Cases of tests that passed; a part of a case is none."""
+        return math.floor(self.cases.get("passed", Fraction(0)))
 
 
 class Scoreboard:
@@ -106,14 +126,16 @@ class Scoreboard:
 
     def __init__(self) -> None:
         self.rows: dict[str, Tally] = {}
-        self._marks: dict[str, list[tuple[str, int]]] = {}
+        self._marks: dict[str, list[tuple[str, Fraction]]] = {}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Keep what is marked; a row that the matrix does not have is an error."""
         items[:] = [item for item in items if item.get_closest_marker("fault")]
+        runs = Counter(_function(item) for item in items)
         for item in items:
-            self._marks[item.nodeid] = [_read(mark) for mark in item.iter_markers("fault")]
+            marks = [_read(mark) for mark in item.iter_markers("fault")]
+            self._marks[item.nodeid] = [(row, Fraction(cases, runs[_function(item)])) for row, cases in marks]
         unknown = {row for marks in self._marks.values() for row, _ in marks} - set(ROWS)
         if unknown:
             raise pytest.UsageError(f"no such row of the fault matrix: {', '.join(sorted(unknown))}")
@@ -123,9 +145,7 @@ class Scoreboard:
         if report.when != "call" and report.outcome == "passed":
             return
         for row, cases in self._marks.get(report.nodeid, []):
-            tally = self.rows.setdefault(row, Tally())
-            tally.cases[report.outcome] += cases
-            tally.seconds += report.duration
+            self.rows.setdefault(row, Tally()).add(report.outcome, cases)
 
 
 def _read(mark: pytest.Mark) -> tuple[str, int]:
@@ -133,15 +153,19 @@ def _read(mark: pytest.Mark) -> tuple[str, int]:
     return str(arguments["row"]), int(arguments.get("cases", 1))
 
 
+def _function(item: pytest.Item) -> str:
+    """The test without its parameters."""
+    return item.nodeid.split("[")[0]
+
+
 def page(rows: dict[str, Tally], *, tier: str) -> str:
     """The scoreboard in Markdown."""
-    total: Counter[str] = sum((tally.cases for tally in rows.values()), Counter())
-    injected = total["passed"] + total["failed"]
+    injected, held = sum(tally.injected for tally in rows.values()), sum(tally.held for tally in rows.values())
     lines = [
         "# What goes wrong, and what happens then",
         "",
         "<!-- Written by `make faults`; do not edit. -->",
-        f"**{injected:,} faults injected, {total['passed']:,} held, {total['failed']:,} lost.** Tier: {tier}.",
+        f"**{injected:,} faults injected, {held:,} held, {injected - held:,} lost.** Tier: {tier}.",
         "",
         f"Fabella {version('fabella')}, torch {version('torch').split('+')[0]}, Python {platform.python_version()},"
         f" {platform.system()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}."
@@ -161,9 +185,9 @@ def _table(group: str, rows: dict[str, Tally]) -> list[str]:
         return []
     lines = ["", f"## {group}", "", "| | fault | injected | held | lost |", "|---|---|--:|--:|--:|"]
     for row, tally in sorted(rows.items(), key=lambda item: (item[0][0], int(item[0][1:]))):
-        held, lost, skipped = (tally.cases[outcome] for outcome in ("passed", "failed", "skipped"))
-        note = f" ({skipped:,} skipped on this machine)" if skipped else ""
-        lines.append(f"| {row} | {ROWS[row]}{note} | {held + lost:,} | {held:,} | {lost:,} |")
+        note = f" ({tally.skipped:,} skipped on this machine)" if tally.skipped else ""
+        lost = tally.injected - tally.held
+        lines.append(f"| {row} | {ROWS[row]}{note} | {tally.injected:,} | {tally.held:,} | {lost:,} |")
     return lines
 
 
