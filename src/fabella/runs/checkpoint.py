@@ -254,6 +254,8 @@ def _read(folder: RunFolder, step: int, weights_only: bool) -> Checkpoint:
     weights = contents.checked_weights(weights, table, where=f"{path.name}/{MODEL}")
     moments: Mapping[str, Any] = {}
     if not weights_only:
+        for name in file_entries(path, manifest):
+            sized_file(path, manifest, name)
         moments = decoded(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
         moments = contents.checked_moments(moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"])
     return Checkpoint(State(weights, moments, numbers["numbers"]), numbers["progress"])

@@ -201,4 +201,4 @@ def _read_run(path: Path) -> Run:
     try:
         return run_from(parse_yaml(text.decode(), where=_shown(path)))
     except (ConfigError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{_shown(path)} is no config of a run: {error}") from None
+        raise CheckpointError(f"{_shown(path)} is no config of a run: {escaped(str(error), 1000)}") from None

@@ -87,9 +87,10 @@ def sized_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
     if name not in entries:
         raise StorageError(f"{where}: not listed in the manifest.")
     path = folder / name
-    if not path.is_file() or path.resolve() != folder.resolve() / name:
-        raise StorageError(f"{where}: {'not a plain file' if os.path.lexists(path) else 'missing'}.")
-    size, expected = path.stat().st_size, entries[name]["size"]
+    with storage_errors(folder, f"reading {escaped(name)}"):
+        if not path.is_file() or path.resolve() != folder.resolve() / name:
+            raise StorageError(f"{where}: {'not a plain file' if os.path.lexists(path) else 'missing'}.")
+        size, expected = path.stat().st_size, entries[name]["size"]
     if size != expected:
         raise StorageError(f"{where}: size {size} != {expected} in manifest.")
     return path
