@@ -21,7 +21,7 @@ class Passes:
         self.notes = Notes()
         """what the newest whole pass met"""
         self.dropped = 0
-        """training documents that the rule left out in the newest pass, because they also stand in the validation text"""
+        """training documents that the rule left out in the newest pass: those of the validation text"""
         self.rule: Rule = self._choose_rule()
 
     def placed(self, doing: str) -> Iterator[Placed]:
