@@ -156,7 +156,7 @@ def seal(place: Path) -> None:
     (place / "manifest.json").write_bytes(render_manifest({"format": 1, "step": 120, "files": entries}))
 
 
-@pytest.mark.fault("A10", cases=len(MUTATIONS))
+@pytest.mark.fault("A10", cases=2 * len(MUTATIONS))
 @pytest.mark.parametrize("mutation", MUTATIONS)
 @pytest.mark.parametrize("sealed", [True, False], ids=["with a manifest that agrees", "with the old manifest"])
 def test_an_edited_checkpoint_is_refused_by_name(

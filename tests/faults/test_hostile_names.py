@@ -74,6 +74,7 @@ def test_a_pointer_with_such_a_name_is_told_and_not_followed(name: str, folder: 
         harmless(finding.problem)
 
 
+@pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_weight_of_such_a_name_is_refused(name: str, folder: RunFolder) -> None:
     place = folder.checkpoints / "step-00000100"
@@ -88,6 +89,7 @@ def test_a_weight_of_such_a_name_is_refused(name: str, folder: RunFolder) -> Non
     harmless(str(caught.value))
 
 
+@pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_weight_of_such_a_name_is_not_saved(name: str) -> None:
     made = stub.checkpoint(1)
@@ -97,6 +99,7 @@ def test_a_weight_of_such_a_name_is_not_saved(name: str) -> None:
     harmless(str(caught.value))
 
 
+@pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_manifest_that_lists_such_a_file_is_refused(name: str, folder: RunFolder) -> None:
     place = folder.checkpoints / "step-00000100"
@@ -111,6 +114,7 @@ def test_a_manifest_that_lists_such_a_file_is_refused(name: str, folder: RunFold
     harmless(str(caught.value))
 
 
+@pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_run_of_such_a_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
     """The name is text for people; no path is made of it."""
