@@ -52,9 +52,7 @@ def load_run(config: str, overrides: Sequence[str] = (), replace: Mapping[str, A
     path = Path(config)
     text = read_text(path) if path.suffix in {".yaml", ".yml"} else preset_text(config)
     values = parse_yaml(text, where=config)
-    for key, value in (replace or {}).items():
-        _set(values, key.split("."), value)
-    run = run_from(values)
+    run = run_from(replaced(values, replace or {}))
     return run_from(apply_overrides(run.model_dump(mode="json"), overrides)) if overrides else run
 
 
@@ -128,6 +126,14 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
         if key not in known_keys(family):
             raise ConfigError(f"There is no setting '{key}'.", fix=did_you_mean(key, known_keys(family)))
         _set(result, key.split("."), _value(value, text))
+    return result
+
+
+def replaced(values: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with whole sections or settings replaced, by their dotted keys."""
+    result = dict(values)
+    for key, value in sections.items():
+        _set(result, key.split("."), value)
     return result
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fabella.config import Held, Run, Source
-from fabella.config_files import apply_overrides, load_run, preset_names, run_from
+from fabella.config_files import apply_overrides, load_run, preset_names, replaced, run_from
 from fabella.data.prepare import Progress as Preparing
 from fabella.data.prepare import prepare
 from fabella.data.prepared import Prepared, is_prepared, open_prepared
@@ -54,9 +54,7 @@ def plan(asked: Asked) -> Plan:
     source = parse(asked.what)
     gpu = engines.load(asked.engine or "torch").has_gpu()
     choice = choose(source, name_of(asked.what), size_of(source), gpu=gpu)
-    values = choice.run.model_dump(mode="json")
-    for section, value in changes.items():
-        values[section] = values[section] | value if isinstance(value, Mapping) else value
+    values = replaced(choice.run.model_dump(mode="json"), changes)
     return Plan(run_from(apply_overrides(values, asked.overrides)), prepared, choice.reasons)
 
 

@@ -1,0 +1,171 @@
+"""The errors that the guide promises: what is wrong with its value, the rule, and what to do next."""
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabella.cli.main import run
+from fabella.runs.folder import RunFolder
+from fabella.storage import locked
+from tests.generation import tiny_run
+
+STORY = "Once upon a time there was a fox. The fox was glad.\n\n"
+TRAIN = ["train", "story.txt", "--steps", "2", "training.micro_batch=2", "model.dim=16", "model.heads=2"]
+TRAIN += ["model.kv_heads=2", "data.windows={kind: chained, length: 16, stride: 16}"]
+
+# Locks that a case takes, let go of when it has ended.
+holds: list[Any] = []
+
+Prepare = Callable[[Path, pytest.MonkeyPatch], list[str]]
+
+
+def longer_than_the_positions(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    return ["train", "storybook-1m", "data.windows.length=512"]
+
+
+def a_run_of_another_text(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    tiny_run.make(home / "runs" / "story")
+    return TRAIN
+
+
+def a_folder_with_something_else(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    (home / "runs" / "story").mkdir(parents=True)
+    (home / "runs" / "story" / "holiday.jpg").write_bytes(b"\xff")
+    return TRAIN
+
+
+def a_run_in_use(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    folder = tiny_run.make(home / "runs" / "story")
+    patch.setattr("fabella.training.session._same_data", lambda *_: None)  # this run was never trained on any
+    holds.append(locked(folder))
+    holds[-1].__enter__()
+    return ["resume", "runs/story"]
+
+
+def a_damaged_checkpoint(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    folder = tiny_run.make(home / "runs" / "story", steps=(10,))
+    weights = folder / "checkpoints" / "step-00000010" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    return ["generate", "runs/story", "Once", "--checkpoint", "10"]
+
+
+def a_foreign_checkpoint(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    small, large = tiny_run.run(), tiny_run.run({**tiny_run.LLAMA, "layers": 3})
+    tiny_run.make(home / "large", large, steps=(10,))
+    folder = tiny_run.make(home / "runs" / "story", small, steps=(10,))
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copytree(home / "large" / "checkpoints", folder / "checkpoints")
+    return ["generate", "runs/story", "Once", "--checkpoint", "10"]
+
+
+def no_such_checkpoint(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    tiny_run.make(home / "runs" / "story")
+    return ["generate", "runs/story", "Once", "--checkpoint", "7"]
+
+
+def another_tokenizer(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    folder = tiny_run.make(home / "runs" / "story", tiny_run.run(vocabulary=200), steps=(10,))
+    assert RunFolder.open(folder).run.model.vocabulary == 200
+    return ["generate", "runs/story", "Once"]
+
+
+def failing_write(number: int) -> Prepare:
+    def prepare(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+        def fail(*_: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        patch.setattr(os, "fsync", fail)
+        return TRAIN
+
+    return prepare
+
+
+def a_hub_without_its_extra(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    patch.setitem(sys.modules, "datasets", None)  # as where the extra is not installed; test_hub.py has the network
+    return ["train", "piny-37m", "--data", "hub:nobody/nothing"]
+
+
+def interrupted_preparation(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    patch.setattr("fabella.data.prepare._encode", interrupt)
+    return TRAIN
+
+
+ERRORS: dict[Prepare, tuple[int, list[str]]] = {
+    longer_than_the_positions: (2, ["data.windows.length = 512", "model.context = 256", "lower it"]),
+    a_run_of_another_text: (4, ["runs/story", "fabella resume"]),
+    a_folder_with_something_else: (4, ["runs/story", "holiday.jpg"]),
+    a_run_in_use: (4, ["locked by pid", "on host"]),
+    a_damaged_checkpoint: (4, ["step-00000010/model.safetensors", "size"]),
+    a_foreign_checkpoint: (4, ["blocks.2.attention"]),
+    no_such_checkpoint: (4, ["step-00000007", "step-00000010"]),
+    another_tokenizer: (3, ["256 ids", "200"]),
+    failing_write(errno.ENOSPC): (4, ["disk full", "are free at", "Free some space"]),
+    failing_write(errno.EACCES): (4, ["permission denied", "Change the permissions"]),
+    a_hub_without_its_extra: (3, ["needs datasets", "pip install 'fabella[hub]'"]),
+    interrupted_preparation: (130, ["Interrupted while preparing", "Run the same command again."]),
+}
+
+
+@pytest.mark.fault("G8", cases=len(ERRORS))
+@pytest.mark.parametrize(("prepare", "expected"), ERRORS.items(), ids=[error.__name__ for error in ERRORS])
+def test_a_documented_error_says_what_is_wrong_and_what_to_do(
+    prepare: Prepare,
+    expected: tuple[int, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "story.txt").write_text(STORY * 60)
+    words = prepare(tmp_path, monkeypatch)
+    code = run(words)
+    monkeypatch.undo()
+    while holds:
+        holds.pop().__exit__(None, None, None)
+    err = capsys.readouterr().err
+    assert code == expected[0], err
+    assert "Traceback" not in err
+    for part in expected[1]:
+        assert part in err
+
+
+def train_again(home: Path) -> list[str]:
+    return [*TRAIN, "seed=5"]
+
+
+def prepare_again(home: Path) -> list[str]:
+    return ["prepare", "other.txt", "--tokenizer", "bytes", "--out", str(home / "prepared-before")]
+
+
+def train_tokenizer_again(home: Path) -> list[str]:
+    return ["tokenizer", "train", "other.txt", "--tokenizer", "bpe:300", "--out", str(home / "tokenizer-before")]
+
+
+@pytest.mark.fault("G10", cases=3)
+@pytest.mark.parametrize("again", [train_again, prepare_again, train_tokenizer_again])
+def test_no_verb_writes_over_what_is_there(
+    again: Callable[[Path], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "story.txt").write_text(STORY * 60)
+    (tmp_path / "other.txt").write_text(STORY * 70)
+    assert run(TRAIN) == 0
+    assert run(["prepare", "story.txt", "--tokenizer", "bytes", "--context", "16", "--out", "prepared-before"]) == 0
+    assert run(["tokenizer", "train", "story.txt", "--tokenizer", "bpe:300", "--out", "tokenizer-before"]) == 0
+    before = everything(tmp_path)
+    assert run(again(tmp_path)) == 4
+    assert before.items() <= everything(tmp_path).items()
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
