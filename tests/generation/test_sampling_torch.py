@@ -238,9 +238,9 @@ def test_odd_logits_have_a_defined_choice_that_a_seed_repeats(kind: str, how: st
     assert chosen(ODD[kind], SETTINGS[how], uniforms(3, 0, 200)) == first
 
 
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24, 1.0])
 def test_the_ends_of_the_unit_interval_choose_what_is_possible(uniform: float) -> None:
-    """The ids at both ends are impossible, and 40,000 equal weights make the sum as inexact as it gets."""
+    """The ids at both ends are impossible, 40,000 equal weights make the sum inexact, and 1 is one step too far."""
     logits = [-INF] * 10 + [0.1] * 40_000 + [-INF] * 10
     assert 10 <= chosen(logits, Sampling(**PLAIN), [uniform])[0] < 40_010
 

@@ -81,6 +81,15 @@ def test_stop_strings_end_a_story_and_are_not_shown() -> None:
     assert storyteller.generate("A", stop=[". T", "Tim"])[0].ended_by == "stop"
 
 
+def test_a_penalty_on_repetition_does_not_put_off_the_end() -> None:
+    """The end id, read before the prompt, is no word of the text."""
+    storyteller = teller()
+    storyteller.model.table[:] = 1.0
+    storyteller.model.table[:, storyteller.tokenizer.end] = 2.0
+    story = storyteller.generate("Once", Sampling(temperature=0, repetition_penalty=50.0))[0]
+    assert (story.told, story.ended_by) == ("", "end")
+
+
 def test_an_empty_prompt_begins_a_document_where_documents_stand_in_a_line() -> None:
     assert teller().generate("", max_tokens=3)[0].tokens == 3
     with pytest.raises(UsageError) as error:

@@ -94,11 +94,9 @@ def _most_likely(
 
 def _inverse_cdf(weights: Float[Tensor, "B V"], uniform: Float[Tensor, "B 1"]) -> Int[Tensor, "B"]:
     sums = weights.cumsum(-1)
-    total = sums[:, -1:]
-    # Rounding may lift uniform × total to the total itself, beyond which nothing lies.
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    choice = torch.searchsorted(sums, target, right=True)
-    # A device that sums in parallel may round its sums out of order: never let that choose what was cut.
+    choice = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
+    # A device that sums in parallel may round its sums out of order, and beyond the last sum lies nothing: never let
+    # that choose what was cut.
     chosen = weights.gather(-1, choice.clamp_(max=weights.shape[-1] - 1))
     if not chosen.all():
         choice = torch.where(chosen > 0, choice, weights.argmax(-1, keepdim=True))
