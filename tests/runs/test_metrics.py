@@ -27,8 +27,8 @@ def test_rows_come_back_as_they_were_appended(
 
 
 def test_a_row_is_one_line_and_there_at_once(tmp_path: Path) -> None:
-    append_row(tmp_path / "samples.jsonl", {"step": 1, "text": "Sie aß.\nEnde\u2028"})
-    assert (tmp_path / "samples.jsonl").read_text(encoding="utf-8") == ('{"step": 1, "text": "Sie aß.\\nEnde\u2028"}\n')
+    append_row(tmp_path / "samples.jsonl", {"step": 1, "text": "Ça va ?\nFin\u2028"})
+    assert (tmp_path / "samples.jsonl").read_text(encoding="utf-8") == ('{"step": 1, "text": "Ça va ?\\nFin\u2028"}\n')
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
