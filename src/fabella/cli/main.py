@@ -37,22 +37,22 @@ def command_files() -> dict[str, Path]:
 class Commands(TyperGroup):
     """A group whose commands are the files of this folder."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(command_files())
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in command_files():
             return None
         module = importlib.import_module(f"fabella.cli.{cmd_name.replace('-', '_')}")
         return _click_command(module, cmd_name)
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] not in command_files() and not args[0].startswith("-"):
             hint = did_you_mean(args[0], command_files())
             raise UsageError(f"There is no command '{args[0]}'.", fix=hint)
         return super().resolve_command(ctx, args)
 
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Written here, without importing the commands: each one's line is the first of its docstring."""
         formatter.write(f"Usage: fabella [--version] [--debug] COMMAND …\n\n{HELP}\n\nCommands:\n")
         for name, path in command_files().items():
