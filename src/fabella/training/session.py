@@ -19,7 +19,7 @@ from fabella.data.prepared import Prepared, open_prepared
 from fabella.data.windows import Windows
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine
-from fabella.errors import PreparedDataError, TokenizerError
+from fabella.errors import CheckpointError, PreparedDataError, TokenizerError
 from fabella.models.parameters import count
 from fabella.runs.checkpoint import load, require_space
 from fabella.runs.compare import compare_manifests
@@ -74,7 +74,8 @@ def start(run: Run, out: Path, prepared: Prepared, *, device: str = "auto", sink
     folder = RunFolder.create(out, run, _manifest(out, prepared, engine))
     with folder.lock():
         folder.keep_tokenizer(prepared.tokenizer)
-        require_space(folder, checkpoint_bytes(run) * (run.checkpoint.keep + 2))
+        # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
+        require_space(folder, checkpoint_bytes(run) * (run.checkpoint.keep + 3))
         return _go_on(_Session(run, folder, prepared, engine), Progress(), best=math.inf, sinks=sinks)
 
 
@@ -97,6 +98,8 @@ def resume(
         if run is not None and run != folder.run:
             folder = folder.with_run(run)
         run = folder.run
+        if not (folder.path / "tokenizer").exists():  # killed between making the folder and keeping the tokenizer
+            folder.keep_tokenizer(data.tokenizer)
         engine = engines.for_training(run, device=device)
         _warn_of_changes(folder, _manifest(path, data, engine))
         session = _Session(run, folder, data, engine)
@@ -157,7 +160,9 @@ def _manifest(out: Path, prepared: Prepared, engine: Engine) -> dict[str, Any]:
 
 def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
     """The data the run began with. Raises PreparedDataError where it is gone or has changed since."""
-    expected: Mapping[str, str] = folder.manifest["data"]
+    expected: Mapping[str, str] = folder.manifest.get("data", {})
+    if not {"folder", "fingerprint"} <= set(expected):
+        raise CheckpointError(f"The manifest of {folder.path} does not say which data the run learned from.")
     prepared = open_prepared(moved or (folder.path / expected["folder"]).resolve())
     if prepared.fingerprint != expected["fingerprint"]:
         raise PreparedDataError(
