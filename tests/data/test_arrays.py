@@ -116,5 +116,5 @@ def test_what_is_no_array_is_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(PreparedDataError, match=r"a\.npy is missing\. Prepare the data again: fabella prepare"):
+    with pytest.raises(PreparedDataError, match=r"a\.npy is missing\. Remove the folder, and prepare the data again"):
         open_array(tmp_path / "a.npy", U2, 3)

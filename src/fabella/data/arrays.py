@@ -92,4 +92,4 @@ def open_array(path: Path, dtype: "np.dtype[Any]", length: int) -> NDArray[Any]:
 
 def damaged(problem: str) -> PreparedDataError:
     """The error for prepared data that is not what it was when it was written."""
-    return PreparedDataError(problem, fix="Prepare the data again: fabella prepare.")
+    return PreparedDataError(problem, fix="Remove the folder, and prepare the data again: fabella prepare.")
