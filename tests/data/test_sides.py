@@ -27,13 +27,15 @@ def megabyte(number: int) -> str:
 
 
 @given(texts=documents, fraction=fractions)
-def test_both_sides_have_text_and_share_none(texts: list[str], fraction: float) -> None:
-    if len(set(texts)) == 1 and len(texts[0]) < 2:
+def test_both_sides_have_text_and_nothing_is_lost(texts: list[str], fraction: float) -> None:
+    if sum(map(len, set(texts))) < 2 or max(map(len, texts)) < 2:
         return
-    train, held_out = placed(held_share(texts, fraction), texts)
+    rule = held_share(texts, fraction)
+    train, held_out = placed(rule, texts)
     assert train
     assert held_out
-    if len(set(texts)) > 1:
+    assert sum(map(len, train + held_out)) == sum(map(len, texts))
+    if isinstance(rule, BySmallestHash):
         assert not set(train) & set(held_out)
         assert sorted(train + held_out) == sorted(texts)
 
@@ -78,10 +80,37 @@ def test_a_small_text_gives_its_smallest_hashes() -> None:
     assert f"{len(held_out)} of 50 distinct documents" in sentence
 
 
-def test_of_two_documents_one_is_held_out() -> None:
-    for fraction in (0.01, 0.5, 0.99):
+def test_of_two_documents_one_is_held_out_if_so_much_is_wanted() -> None:
+    for fraction in (0.5, 0.99):
         train, held_out = placed(held_share(["one", "two"], fraction), ["one", "two"])
         assert (len(train), len(held_out)) == (1, 1)
+
+
+def test_of_few_long_documents_the_longest_gives_its_last_part() -> None:
+    texts = ["a" * 100_000, "b" * 120_000, "c" * 110_000]
+    rule = held_share(texts, 0.01)
+    assert isinstance(rule, ByPosition)
+    train, (held_out,) = placed(rule, texts)
+    assert train == ["a" * 100_000, "b" * 87_000, "c" * 110_000]
+    assert held_out == "b" * 33_000
+    (sentence,) = rule.sentences()
+    assert sentence.startswith("held out for validation: the last 28 % of the longest document")
+
+
+def test_one_long_document_that_the_hash_would_hold_out_is_not_the_split() -> None:
+    """Three quarters of the text would be held out for a hundredth of the documents."""
+    number = next(n for n in range(10_000) if is_held_out(digest(f"{n} " * 10**5), 0.01))
+    texts = [f"{number} " * 10**5, *(f"story {other} " * 1000 for other in range(12))]
+    train, held_out = placed(held_share(texts, 0.01), texts)
+    assert texts[0] in train
+    assert held_out
+
+
+def test_one_huge_document_among_small_ones_is_not_taken_whole() -> None:
+    texts = ["x" * 10**6, *(f"story {number} " * 1000 for number in range(8))]
+    train, held_out = placed(held_share(texts, 0.01), texts)
+    assert texts[0] in train
+    assert 2**15 <= sum(map(len, held_out)) <= 2**17
 
 
 def test_what_is_held_out_is_at_most_all_but_one() -> None:
@@ -102,13 +131,8 @@ def test_a_single_document_gives_its_last_part(text: str, fraction: float) -> No
 
 @pytest.mark.parametrize(("length", "held"), [(100, 10), (10_000, 1000), (10**6, 65_536), (10**7, 100_000)])
 def test_how_much_of_a_single_document(length: int, held: int) -> None:
-    _, (held_out,) = placed(ByPosition(0.01), ["x" * length])
+    _, (held_out,) = placed(held_share(["x" * length], 0.01), ["x" * length])
     assert len(held_out) == held
-
-
-def test_a_single_document_says_so() -> None:
-    (sentence,) = ByPosition(0.1).sentences()
-    assert sentence == "held out for validation: the last part of the text, which is a single document"
 
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["a", "a"]])

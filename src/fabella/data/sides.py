@@ -1,8 +1,8 @@
 """On which side of the split each document falls. A rule looks at one document alone: any pass over the text agrees.
 
 Enough must be held out to measure anything: where the hash of the texts holds out less than 64 KiB, or the tenth
-part of a smaller text, the documents with the smallest hashes are held out until that is reached; a text of one
-document gives its last part.
+part of a smaller text, the documents with the smallest hashes are held out until that is reached. Where that would
+take far too much, because there are few and long documents, the longest gives its last part instead.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,6 +19,8 @@ from fabella.text.split import is_held_out
 # About sixty windows of 256 English BPE tokens.
 LEAST_HELD_BYTES = 64 * 2**10
 LEAST_HELD_SHARE = 0.1
+# More than this, and more than twice what is wanted, is not taken from training, even if it is a whole document.
+MOST_HELD_SHARE = 0.2
 # Looking further ahead than this for a held-out document changes nothing for a text of that size.
 FARTHEST_BYTES = 256 * 2**20
 
@@ -58,35 +60,40 @@ class ByHash(Rule):
 
 
 class BySmallestHash(Rule):
-    """The distinct texts with the smallest hashes, up to and including ``last``."""
+    """The distinct texts of ``digests``: those with the smallest hashes that do not take too much."""
 
-    def __init__(self, last: bytes, held: int, documents: int) -> None:
-        self._last, self._held, self._documents = last, held, documents
+    def __init__(self, digests: frozenset[bytes], documents: int) -> None:
+        self._digests, self._documents = digests, documents
 
     def place(self, text: str, digest: bytes) -> Iterator[Placed]:
-        yield Placed(text, digest, digest <= self._last)
+        yield Placed(text, digest, digest in self._digests)
 
     def sentences(self) -> Iterator[str]:
         yield (
-            f"held out for validation: {self._held:,} of {self._documents:,} distinct documents, those with the "
-            "smallest hashes; a share by hash would have been too little to measure"
+            f"held out for validation: {len(self._digests):,} of {self._documents:,} distinct documents, those with "
+            "the smallest hashes; a share by hash would have been too little to measure"
         )
 
 
 class ByPosition(Rule):
-    """The last part of the only document there is."""
+    """The last part of the longest document: ``share`` of its characters."""
 
-    def __init__(self, fraction: float) -> None:
-        self._fraction = fraction
+    def __init__(self, longest: bytes, share: float) -> None:
+        self._longest, self._share = longest, share
 
     def place(self, text: str, digest: bytes) -> Iterator[Placed]:
-        wanted = min(LEAST_HELD_BYTES / max(len(text), 1), LEAST_HELD_SHARE)
-        cut = min(max(1, round(len(text) * (1 - max(self._fraction, wanted)))), len(text) - 1)
+        if digest != self._longest:
+            yield Placed(text, digest, held_out=False)
+            return
+        cut = min(max(1, round(len(text) * (1 - self._share))), len(text) - 1)
         yield Placed(text[:cut], digest_of(text[:cut]), held_out=False)
         yield Placed(text[cut:], digest_of(text[cut:]), held_out=True)
 
     def sentences(self) -> Iterator[str]:
-        yield "held out for validation: the last part of the text, which is a single document"
+        yield (
+            f"held out for validation: the last {100 * self._share:.2g} % of the longest document; "
+            "whole ones would have been too much or too little"
+        )
 
 
 class Given(Rule):
@@ -125,25 +132,26 @@ def held_share(documents: Iterable[str], fraction: float) -> Rule:
                 held += size
             else:
                 learned += size
-        if learned and (held >= LEAST_HELD_BYTES or (held and read >= FARTHEST_BYTES)):
+        enough = held >= LEAST_HELD_BYTES or (held and read >= FARTHEST_BYTES)
+        if enough and held <= max(2 * fraction, MOST_HELD_SHARE) * (held + learned) and learned:
             return ByHash(fraction)
-    if len(distinct) < 2:
-        return _by_position(distinct, fraction)
-    return _by_smallest(distinct, fraction)
+    return _of_few(distinct, fraction)
 
 
-def _by_smallest(distinct: dict[bytes, int], fraction: float) -> Rule:
-    total = sum(distinct.values())
-    wanted = max(fraction * total, min(LEAST_HELD_BYTES, LEAST_HELD_SHARE * total))
-    in_order = sorted(distinct)
-    held = count = 0
-    while count == 0 or (held < wanted and count < len(in_order) - 1):
-        held += distinct[in_order[count]]
-        count += 1
-    return BySmallestHash(in_order[count - 1], count, len(in_order))
-
-
-def _by_position(distinct: dict[bytes, int], fraction: float) -> Rule:
-    if sum(distinct.values()) < 2:
+def _of_few(sizes: dict[bytes, int], fraction: float) -> Rule:
+    """The rule for all distinct documents of a small text, given as digest → bytes."""
+    total = sum(sizes.values())
+    if total < 2:
         raise DataError("The text has no two characters to learn from.", fix="Bring more text.")
-    return ByPosition(fraction)
+    wanted = max(fraction * total, min(LEAST_HELD_BYTES, LEAST_HELD_SHARE * total))
+    most = max(2 * wanted, MOST_HELD_SHARE * total)
+    chosen: list[bytes] = []
+    held = 0
+    for digest in sorted(sizes):
+        if held < wanted and held + sizes[digest] <= most and len(chosen) < len(sizes) - 1:
+            chosen.append(digest)
+            held += sizes[digest]
+    if held >= wanted / 2:
+        return BySmallestHash(frozenset(chosen), len(sizes))
+    longest = max(sizes, key=lambda digest: (sizes[digest], digest))
+    return ByPosition(longest, min(wanted / sizes[longest], 1.0))
