@@ -82,7 +82,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
 # ---------------------------------------------------------------- terminals
 
 
-@pytest.mark.fault("G5", cases=1)
+@pytest.mark.fault("G5", cases=30)
 @pytest.mark.parametrize("attack", ATTACKS, ids=[f"{number:02}" for number in range(len(ATTACKS))])
 def test_a_sampled_control_sequence_is_shown_and_not_obeyed(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ATTACKS) == 30

@@ -30,8 +30,8 @@ def score(batch: Batch) -> NDArray[np.float32]:
     return losses(MODEL, batch.tokens, batch.targets)
 
 
-def measured(text: str, *, end_first: bool = True, ids: Tokenizer | None = None) -> Perplexity:
-    return measure(score, text, ids or tokenizer(), context=CONTEXT, end_first=end_first, vocabulary=256)
+def measured(text: str, *, ids: Tokenizer | None = None) -> Perplexity:
+    return measure(score, text, ids or tokenizer(), context=CONTEXT, vocabulary=256)
 
 
 def by_definition(line: list[int], token: int) -> float:
@@ -42,10 +42,10 @@ def by_definition(line: list[int], token: int) -> float:
 
 
 @settings(max_examples=30)
-@given(text=st.text(min_size=2, max_size=60), end_first=st.booleans())
-def test_every_token_is_predicted_from_its_window(text: str, end_first: bool) -> None:
-    result = measured(text, end_first=end_first)
-    line = ([255] if end_first else []) + list(text.encode())
+@given(text=st.text(min_size=1, max_size=60))
+def test_every_token_is_predicted_from_its_window(text: str) -> None:
+    result = measured(text)
+    line = [255, *text.encode()]
     assert result.ids.tolist() == line[1:]
     assert result.nats.tolist() == pytest.approx(
         [by_definition(line, token) for token in range(1, len(line))], abs=TOLERANCE
@@ -84,7 +84,7 @@ def test_bits_per_byte_do_not_depend_on_how_text_is_cut_into_tokens_but_perplexi
             lengths = [[len(ids.token_bytes(t)) if t >= 0 else 0 for t in row] for row in batch.targets.tolist()]
             return np.array(lengths, dtype=np.float32) * nats_a_byte
 
-        return measure(by_length, text, ids, context=CONTEXT, end_first=True, vocabulary=ids.vocabulary)
+        return measure(by_length, text, ids, context=CONTEXT, vocabulary=ids.vocabulary)
 
     by_bytes, by_tokens = even(0.5, tokenizer()), even(0.5, larger)
     assert by_bytes.bits_per_byte == pytest.approx(by_tokens.bits_per_byte) == pytest.approx(0.5 / math.log(2))
@@ -93,12 +93,7 @@ def test_bits_per_byte_do_not_depend_on_how_text_is_cut_into_tokens_but_perplexi
 
 def test_a_text_after_the_end_of_a_document_has_all_its_tokens_scored() -> None:
     result = measured("abc")
-    assert (len(result.ids), result.unscored) == (3, "")
-
-
-def test_a_text_that_begins_a_window_has_its_first_token_read_and_not_scored() -> None:
-    result = measured("abc", end_first=False)
-    assert (result.ids.tolist(), result.unscored, result.bytes) == (list(b"bc"), "a", 2)
+    assert (result.ids.tolist(), result.bytes) == (list(b"abc"), 3)
 
 
 @pytest.mark.parametrize(("characters", "windows"), [(CONTEXT, 1), (CONTEXT + 1, 2), (CONTEXT * 2, 3)])
@@ -117,7 +112,7 @@ def test_memory_is_bounded_by_batches_of_windows(monkeypatch: pytest.MonkeyPatch
     text = "Once upon a time there was a dragon. " * 5
     whole = measured(text)
     monkeypatch.setattr(perplexity, "_LOGITS", 2 * CONTEXT * 256)
-    parts = measure(watched, text, tokenizer(), context=CONTEXT, end_first=True, vocabulary=256)
+    parts = measure(watched, text, tokenizer(), context=CONTEXT, vocabulary=256)
     assert set(shapes) <= {(2, CONTEXT), (1, CONTEXT)}
     assert np.array_equal(parts.nats, whole.nats)
 
@@ -144,15 +139,10 @@ def test_a_perplexity_too_large_for_a_number_is_infinite() -> None:
     assert exp(1.0) == pytest.approx(math.e)
 
 
-@pytest.mark.parametrize(
-    ("text", "end_first", "tokens"), [("", True, 0), ("", False, 0), ("a", False, 1)], ids=["empty", "none", "one"]
-)
-def test_a_text_without_a_token_to_predict_is_refused(text: str, end_first: bool, tokens: int) -> None:
+def test_a_text_without_a_token_to_predict_is_refused() -> None:
     with pytest.raises(TextError) as error:
-        measured(text, end_first=end_first)
-    assert str(error.value) == (
-        f"The text has {tokens} tokens, and none of them can be predicted. Give at least a few words."
-    )
+        measured("")
+    assert str(error.value) == "The text has no token to predict. Give at least a few words."
 
 
 def test_a_broken_model_is_an_error_that_names_the_token() -> None:
@@ -162,5 +152,5 @@ def test_a_broken_model_is_an_error_that_names_the_token() -> None:
         return found
 
     with pytest.raises(NumericsError) as error:
-        measure(broken, "abc", tokenizer(), context=CONTEXT, end_first=True, vocabulary=256)
+        measure(broken, "abc", tokenizer(), context=CONTEXT, vocabulary=256)
     assert str(error.value).startswith("Token 3 ('c') has a negative log-likelihood of nan. The weights are damaged")
