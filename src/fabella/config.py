@@ -194,7 +194,7 @@ class Chained(Section):
 
 
 class Documents(Section):
-    """One document a window, cut at ``length`` tokens, padded to the longest of its batch; padding is not learned."""
+    """One document a window, read from its first token on and cut at ``length``; padding is not learned."""
 
     kind: Literal["documents"] = "documents"
     length: Positive

@@ -59,12 +59,11 @@ def test_json_holds_every_token_and_agrees_with_itself(folder: Path, capsys: pyt
     assert value["nats_per_token"] == pytest.approx(total / len(table))
     assert value["perplexity"] == pytest.approx(math.exp(total / len(table)))
     assert value["bits_per_byte"] == pytest.approx(total / math.log(2) / len(STORY.encode()))
-    assert {name: value[name] for name in ("step", "tokens", "bytes", "windows", "unscored_first_token")} == {
+    assert {name: value[name] for name in ("step", "tokens", "bytes", "windows")} == {
         "step": 20,
         "tokens": len(STORY.encode()),
         "bytes": len(STORY.encode()),
         "windows": 2,
-        "unscored_first_token": "",
     }
 
 
@@ -85,15 +84,6 @@ def test_a_long_text_says_how_it_was_read_and_how_to_see_more(folder: Path, caps
     assert "… and 97 more tokens (--rows 100 shows all)" in out
     assert "Longer than the model looks back: read in 6 windows that overlap by half." in out
     assert measured(capsys, folder, "abc", "--rows", "0")[1].startswith("… and 3 more tokens")
-
-
-def test_a_model_of_whole_documents_says_which_token_it_did_not_score(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tiny_run.make(tmp_path / "run", tiny_run.run(tiny_run.MINGRU, windows="documents"))
-    _, out, _ = measured(capsys, folder, "Once")
-    assert "3 tokens, 3 bytes" in out
-    assert "The first token 'O' is read, not scored." in out
 
 
 def test_control_characters_of_a_text_are_shown_and_not_obeyed(

@@ -66,26 +66,26 @@ def test_documents(folders: Folders, lengths: list[int], length: int, shard: int
             Windows(of, Documents(length=length), END)
         return
     batch = every(Windows(of, Documents(length=length), END))
-    longest = max(min(len(document) - 1, length) for document in documents)
+    longest = max(min(len(document), length) for document in documents)
     assert batch.tokens.shape == (len(documents), longest)
     for row, document in enumerate(documents):
-        learned = min(len(document) - 1, length)
+        learned = min(len(document), length)
         rest = longest - learned
-        assert batch.tokens[row].tolist() == document[:learned] + [END] * rest
-        assert batch.targets[row].tolist() == document[1 : learned + 1] + [IGNORE] * rest
+        assert batch.tokens[row].tolist() == [END] + document[: learned - 1] + [END] * rest
+        assert batch.targets[row].tolist() == document[:learned] + [IGNORE] * rest
 
 
 def test_the_end_of_a_document_is_learned_unless_it_was_cut_off(tmp_path: Path) -> None:
     of = split(tmp_path / "a", [5, 9])
     batch = every(Windows(of, Documents(length=6), END))
-    assert batch.targets[0].tolist()[:4][-1] == END
+    assert batch.targets[0].tolist()[:5][-1] == END
     assert END not in batch.targets[1]
-    assert batch.learned == 4 + 6
+    assert batch.learned == 5 + 6
 
 
 def test_a_batch_is_padded_to_its_own_longest(tmp_path: Path) -> None:
     windows = Windows(split(tmp_path / "a", [5, 9, 3]), Documents(length=100), END)
-    assert windows.batch(np.array([0, 2])).tokens.shape == (2, 4)
+    assert windows.batch(np.array([0, 2])).tokens.shape == (2, 5)
 
 
 @given(indices=st.lists(st.integers(0, 8), min_size=1, max_size=20))

@@ -70,7 +70,6 @@ def _facts(measured: Perplexity) -> dict[str, str | int | float]:
         "nats_per_token": measured.loss,
         "perplexity": measured.perplexity,
         "bits_per_byte": measured.bits_per_byte,
-        "unscored_first_token": measured.unscored,
         "windows": measured.windows,
     }
 
@@ -99,11 +98,8 @@ def _summary(measured: Perplexity) -> list[str]:
         f"{len(measured.ids):,} tokens, {measured.bytes:,} bytes",
         f"{measured.loss:.4f} nats per token, perplexity {measured.perplexity:,.2f}, "
         f"{measured.bits_per_byte:.4f} bits per byte",
+        "The text was read after the end-of-document id, as in training.",
     ]
-    if measured.unscored:
-        lines.append(f"The first token {_quoted(measured.unscored)} is read, not scored.")
-    else:
-        lines.append("The text was read after the end-of-document id, as in training.")
     if measured.windows > 1:
         lines.append(f"Longer than the model looks back: read in {measured.windows:,} windows that overlap by half.")
     return lines

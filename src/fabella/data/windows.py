@@ -15,7 +15,8 @@ class Windows:
     """The windows of a split, numbered from 0; ``end`` is the tokenizer's end id, which also pads.
 
     ``Chained``: window i is the ids [i·stride, i·stride + length), its targets are one further; a rest too short
-    for a whole window is left out. ``Documents``: window i is document i, cut at ``length``, its end a target.
+    for a whole window is left out. ``Documents``: window i reads the end id, as it stands before every document in a
+    line, and then document i; the document and its end, cut at ``length``, are the targets.
     Raises DataError where the text is too small for a single window.
     """
 
@@ -62,11 +63,12 @@ class _Documents:
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         chosen = self._documents[indices]
         starts = self._split.offsets[chosen]
-        lengths = np.minimum(self._split.offsets[chosen + 1] - starts - 1, self._length)
+        lengths = np.minimum(self._split.offsets[chosen + 1] - starts, self._length)
         longest = int(lengths.max())
-        ids = self._padded(starts, longest + 1)
+        targets = self._padded(starts, longest)
         beyond = np.arange(longest) >= lengths[:, None]
-        tokens, targets = ids[:, :-1].copy(), ids[:, 1:].copy()
+        tokens = np.full_like(targets, self._end)
+        tokens[:, 1:] = targets[:, :-1]
         tokens[beyond] = self._end
         targets[beyond] = IGNORE
         return Batch(tokens=tokens, targets=targets)

@@ -1,8 +1,7 @@
 """How surprised a model is by a text, token by token.
 
-A model that learned documents in a line reads the text after the end-of-document id, as at training time, so that
-every token has a probability. One that learned each document from its own first token cannot be asked for that
-token: it is read, not scored, and the figures are those of the rest. The end of the text is not scored.
+The text is read after the end-of-document id, as at training time, so that every token has a probability. The end
+of the text is not scored.
 """
 
 import math
@@ -35,8 +34,6 @@ class Perplexity:
     """Negative log-likelihood of each, [T]"""
     bytes: int
     """UTF-8 bytes of the scored ids"""
-    unscored: str
-    """The first token, where it has no probability; otherwise empty."""
     windows: int
     """How many windows the text was read in"""
 
@@ -77,20 +74,16 @@ def spelling(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
 
 
-def measure(
-    losses: Losses, text: str, tokenizer: Tokenizer, *, context: int, end_first: bool, vocabulary: int
-) -> Perplexity:
+def measure(losses: Losses, text: str, tokenizer: Tokenizer, *, context: int, vocabulary: int) -> Perplexity:
     """Score ``text`` in windows of ``context`` tokens. Raises TextError where there is nothing to score.
 
     A longer text is read in windows that overlap by half: each token but those of the first window is predicted
     from at least ``context // 2`` tokens before it. Memory is bounded by windows times ``vocabulary``.
     """
     ids = tokenizer.encode(text)
-    line = np.concatenate([[tokenizer.end], ids]).astype(np.int32) if end_first else ids
-    if len(line) < 2:
-        raise TextError(
-            f"The text has {len(ids)} tokens, and none of them can be predicted.", fix="Give at least a few words."
-        )
+    if not len(ids):
+        raise TextError("The text has no token to predict.", fix="Give at least a few words.")
+    line = np.concatenate([[tokenizer.end], ids]).astype(np.int32)
     nats, windows = _nats(losses, line, context, batch=max(1, _LOGITS // (context * vocabulary)))
     _require_finite(nats, tokenizer, line)
     return Perplexity(
@@ -98,7 +91,6 @@ def measure(
         ids=line[1:],
         nats=nats,
         bytes=sum(len(tokenizer.token_bytes(token)) for token in line[1:].tolist()),
-        unscored="" if end_first else spelling(tokenizer, int(line[0])),
         windows=windows,
     )
 

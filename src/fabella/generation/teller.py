@@ -81,8 +81,6 @@ class Teller:
         """One sentence for each checkpoint that was passed over."""
         # Positions beyond the windows exist in some models, but nothing was ever learned there.
         self.context = min(config.context, windows.length)
-        # Documents in a line are told apart by the end id; one document a window begins with its own first token.
-        self.end_first = windows.kind == "chained"
         self._generate = importlib.import_module(f"fabella.generation.generate_{engine}").generate
         self._losses = importlib.import_module(f"fabella.generation.perplexity_{engine}").losses
 
@@ -143,7 +141,6 @@ class Teller:
             text,
             self.tokenizer,
             context=self.context,
-            end_first=self.end_first,
             vocabulary=self.config.vocabulary,
         )
 
@@ -151,13 +148,8 @@ class Teller:
         return self._losses(self.model, batch.tokens, batch.targets)
 
     def _ids(self, prompt: str) -> NDArray[np.int32]:
-        ids = self.tokenizer.encode(prompt)
-        if not self.end_first and not len(ids):
-            raise UsageError(
-                "The prompt is empty, and this model learned documents from their first token on.",
-                fix="Give the first words.",
-            )
-        return np.concatenate([[self.tokenizer.end], ids]).astype(np.int32) if self.end_first else ids
+        """The prompt as documents were learned: after the end of the one before. Empty, the model itself begins."""
+        return np.concatenate([[self.tokenizer.end], self.tokenizer.encode(prompt)]).astype(np.int32)
 
     def _chosen(
         self, ids: Sequence[NDArray[np.int32]], sampling: Sampling, *, rows: Sequence[int], max_tokens: int
@@ -170,7 +162,7 @@ class Teller:
             max_tokens=max_tokens,
             vocabulary=self.tokenizer.vocabulary,
             context=ENDLESS if self.config.unbounded else self.context,
-            opening=int(self.end_first),
+            opening=1,
         )
 
     def _rereads(self, length: int) -> int:
