@@ -76,8 +76,8 @@ def test_windows_must_not_leave_gaps() -> None:
 
 def test_a_window_fits_the_positions_of_the_model() -> None:
     values = preset("storybook-1m").model_dump(mode="json")
-    values["data"]["windows"] = {"kind": "documents", "length": 257}
-    with pytest.raises(ValidationError, match=r"data\.windows\.length = 257 is longer than model\.context = 256"):
+    values["data"]["windows"] = {"kind": "documents", "length": 289}
+    with pytest.raises(ValidationError, match=r"data\.windows\.length = 289 is longer than model\.context = 288"):
         config.Run.model_validate(values)
 
 

@@ -36,7 +36,7 @@ MISTAKES = {
     "model.heads=5": "model: dim = 128 is not a multiple of heads = 5; try heads = 4.",
     "seed=x": "seed = 'x': input should be a valid integer.",
     "model.dim=-1": "model.dim = -1: input should be greater than or equal to 1.",
-    "data.windows.length=4096": "data.windows.length = 4096 is longer than model.context = 256; "
+    "data.windows.length=4096": "data.windows.length = 4096 is longer than model.context = 288; "
     "lower it, or raise the context.",
     "foo": "'foo' is no override. Write section.key=value, as in optimizer.lr=3e-4.",
     "=3": "'=3' is no override. Write section.key=value, as in optimizer.lr=3e-4.",

@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, capsy
 def test_an_empty_text_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = measured(capsys, folder, "")
     assert code == 3
-    assert err == "fabella: The text has 0 tokens, and none of them can be predicted. Give at least a few words.\n"
+    assert err == "fabella: The text has no token to predict. Give at least a few words.\n"
 
 
 def test_an_unknown_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

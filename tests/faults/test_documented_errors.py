@@ -100,7 +100,7 @@ def interrupted_preparation(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 ERRORS: dict[Prepare, tuple[int, list[str]]] = {
-    longer_than_the_positions: (2, ["data.windows.length = 512", "model.context = 256", "lower it"]),
+    longer_than_the_positions: (2, ["data.windows.length = 512", "model.context = 288", "lower it"]),
     a_run_of_another_text: (4, ["runs/story", "fabella resume"]),
     a_folder_with_something_else: (4, ["runs/story", "holiday.jpg"]),
     a_run_in_use: (4, ["locked by pid", "on host"]),

@@ -16,6 +16,7 @@ class LossScale:
 
     @classmethod
     def of(cls, precision: Float16) -> "LossScale":
+        """The scale that a training begins with."""
         return cls(precision.initial_scale, precision.growth_steps)
 
     def update(self, finite: bool) -> None:

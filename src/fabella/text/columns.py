@@ -47,6 +47,7 @@ def choose(wanted: str, rows: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def is_text(value: object) -> bool:
+    """Whether a cell may be text: a string, or bytes that are decoded later."""
     return isinstance(value, str | bytes)
 
 

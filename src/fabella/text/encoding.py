@@ -93,12 +93,14 @@ def _plain_line_ends(blocks: Iterator[bytes], notes: Notes) -> Iterator[bytes]:
 
 
 def refuse_foreign(head: bytes, name: str) -> None:
+    """Raises TextError where a file begins as an archive, a picture or another known format does."""
     for offset, magic, what, fix in FOREIGN:
         if head[offset : offset + len(magic)] == magic:
             raise TextError(f"{name} is not text: it is {what}.", fix=fix)
 
 
 def refuse_binary(head: bytes, name: str) -> None:
+    """Raises TextError where too many bytes of a file's beginning are control bytes."""
     control = len(head) - len(head.translate(None, CONTROL))
     if control >= SURE and control > MOST_CONTROL * len(head):
         size = "64 KiB" if len(head) == HEAD else f"{len(head):,} bytes"

@@ -47,6 +47,7 @@ def _explained(error: Exception, hub: Hub) -> TextError:
 
 
 def describe(hub: Hub) -> str:
+    """One line for people: name, subset, split, revision."""
     subset = f", subset {hub.subset}" if hub.subset else ""
     revision = f", revision {hub.revision}" if hub.revision else ""
     return f"hub data set {hub.name}{subset}, split {hub.split}{revision}"

@@ -52,6 +52,7 @@ class Notes:
         return known
 
     def example(self, sentence: str) -> None:
+        """Keep one of the first few cases, to be told whole."""
         if len(self.examples) < EXAMPLES:
             self.examples.append(sentence)
 

@@ -53,6 +53,7 @@ class Written(NamedTuple):
 
 
 def casts() -> Iterator[Cast]:
+    """Every cast a story can have: at home or in the woods, each of the two a he or a she."""
     return (Cast(*cast) for cast in product(("home", "woods"), (False, True), (False, True)))
 
 

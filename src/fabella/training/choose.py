@@ -38,9 +38,11 @@ def choose(source: Source, name: str, text_bytes: int, *, gpu: bool) -> Choice:
         "name": name,
         "about": {"description": f"Chosen for {name}."},
     }
+    context = template.model.context
     values["model"] |= {"vocabulary": ids}
     values["tokenizer"] = tokenizer.model_dump(mode="json")
     values["data"] |= {"source": source.model_dump(mode="json"), "validation": {"kind": "held", "fraction": 0.05}}
+    values["data"] |= {"windows": {"kind": "chained", "length": context, "stride": context}}  # however long a text is
     values["training"] |= {"length": Steps(steps=steps).model_dump()}
     values["validation"] |= {"every": every}
     values["checkpoint"] |= {"every": every}
