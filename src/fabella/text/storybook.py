@@ -52,13 +52,18 @@ def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+class Person(NamedTuple):
+    """Somebody a story can be about: Lily, a girl; Rory, a fox."""
+
+    name: str
+    being: str
+
+
 class World(NamedTuple):
     """The words of one world, ready to be drawn from."""
 
-    names: tuple[tuple[str, ...], tuple[str, ...]]
-    """of him, of her"""
-    beings: tuple[tuple[str, ...], tuple[str, ...]]
-    """what he and she can be: a boy and a girl, or animals"""
+    people: tuple[tuple[Person, ...], tuple[Person, ...]]
+    """those who are he, those who are she"""
     friends_have: tuple[str, ...]
     elders: tuple[str, ...]
     homes: tuple[str, ...]
@@ -98,13 +103,12 @@ def library() -> Library:
 
 def _world(name: str) -> World:
     at_home = name == "home"
-    animals = tuple(words.ANIMALS.split())
-    names = (words.BOYS, words.GIRLS) if at_home else (words.HE_ANIMALS, words.SHE_ANIMALS)
+    people = (_children(words.BOYS, "boy"), _children(words.GIRLS, "girl"))
+    animals = (_animals(words.HE_ANIMALS), _animals(words.SHE_ANIMALS))
     places = (line.split(" | ") for line in _lines(words.PLACES[name]))
     friends_have = tuple(f" {line}" for line in _lines(words.FRIENDS_HAVE))
     return World(
-        names=(tuple(names[0].split()), tuple(names[1].split())),
-        beings=(("boy",), ("girl",)) if at_home else (animals, animals),
+        people=people if at_home else animals,
         # "A hedgehog" says enough; "a girl" wants a word more.
         friends_have=friends_have if at_home else (*friends_have, *("",) * 5),
         elders=tuple(words.ELDERS[name].split(", ")),
@@ -115,6 +119,15 @@ def _world(name: str) -> World:
         hand="hand" if at_home else "paw",
         hands="hands" if at_home else "paws",
     )
+
+
+def _children(names: str, being: str) -> tuple[Person, ...]:
+    return tuple(Person(name, being) for name in names.split())
+
+
+def _animals(entries: str) -> tuple[Person, ...]:
+    pairs = (entry.split(" the ") for entry in " ".join(entries.split()).split(", "))
+    return tuple(Person(name, being) for name, being in pairs)
 
 
 def _lines(block: str) -> tuple[str, ...]:
@@ -139,20 +152,19 @@ def _tell(draw: list[int]) -> str:
 
 
 def _slots(book: Library, world: World, cast: Cast, draw: list[int]) -> dict[str, str]:
-    hero, friend = _two(world.names[cast.heroine], draw[3], world.names[cast.friend_is_she], draw[4])
-    being, other = _two(world.beings[cast.heroine], draw[5], world.beings[cast.friend_is_she], draw[6])
+    hero, friend = _two(world.people[cast.heroine], draw[3], world.people[cast.friend_is_she], draw[4])
     color, thing = book.colors[draw[7] % len(book.colors)], book.things[draw[8] % len(book.things)]
     treats = world.treats[draw[9] % len(world.treats)]
     place, at_place = world.places[draw[10] % len(world.places)]
     # Three different ones: no step is half a round.
     spot, step = draw[11], 1 + draw[12] % ((len(world.spots) - 1) // 2)
     return {
-        "Hero": hero,
-        "hero": being,
-        "a_hero": book.heroes_are[draw[13] % len(book.heroes_are)] + being,
+        "Hero": hero.name,
+        "hero": hero.being,
+        "a_hero": book.heroes_are[draw[13] % len(book.heroes_are)] + hero.being,
         "home": world.homes[draw[14] % len(world.homes)],
-        "Friend": friend,
-        "a_friend": with_article(other) + world.friends_have[draw[15] % len(world.friends_have)],
+        "Friend": friend.name,
+        "a_friend": with_article(friend.being) + world.friends_have[draw[15] % len(world.friends_have)],
         "Elder": world.elders[draw[16] % len(world.elders)],
         "Day": book.days[draw[17] % len(book.days)],
         "a_color": color,
@@ -170,14 +182,12 @@ def _slots(book: Library, world: World, cast: Cast, draw: list[int]) -> dict[str
     }
 
 
-def _two(first: Sequence[str], draw: int, second: Sequence[str], other_draw: int) -> tuple[str, str]:
-    """One of each list, and not the same where both are one list."""
-    chosen = first[draw % len(first)]
-    other = second[other_draw % len(second)]
-    if other == chosen and len(second) > 1:
-        other = second[(other_draw + 1) % len(second)]
-    return chosen, other
+def _two(first: Sequence[Person], draw: int, second: Sequence[Person], other_draw: int) -> tuple[Person, Person]:
+    """One of each list, and not the same one where both are one list."""
+    chosen, other = first[draw % len(first)], second[other_draw % len(second)]
+    return chosen, other if other != chosen else second[(other_draw + 1) % len(second)]
 
 
 def with_article(noun: str) -> str:
+    """``an owl``, ``a fox``"""
     return f"an {noun}" if noun[0] in VOWELS else f"a {noun}"

@@ -4,27 +4,20 @@ Every list is a line of words or a block of lines; ``|`` separates the parts of 
 here name nothing else in the book ("Button" is no name, since buttons are found under sofas).
 """
 
-GIRLS = """
-Lily Mia Anna Emma Lucy Ella Zoe Ruby Nora Clara Ivy Maya Sara Amy Molly Hannah Alice Sophie Nina Ada
-Eva Leila Tara Kate Jane Julia Maria Amina Yuki Mei Priya Elsa Greta Stella Holly Betty Penny Carla Ines Wanda
-"""
+# Few enough that each is met often: a model learns to keep to its hero sooner the better it knows the names.
+GIRLS = "Lily Mia Anna Emma Lucy Zoe Ruby Nora Clara Maya Sara Amina Yuki Priya Stella Penny"
 
-BOYS = """
-Tom Ben Sam Max Leo Tim Jack Finn Noah Oliver Theo Adam Jacob Peter Henry Oscar Felix Daniel Luca Milo
-Hugo Eric Paul David Omar Ravi Kenji Ali Diego Ivan Arthur Toby Billy Freddie George Simon Jonah Emil Anton Karl
-"""
+BOYS = "Tom Ben Sam Max Leo Tim Jack Finn Noah Theo Oscar Milo Omar Ravi Kenji Diego"
 
+# The animals are the same in every story: Rory is always a fox.
 SHE_ANIMALS = """
-Dot Hazel Pippa Poppy Violet Fern Pearl Maple Juniper Tansy Nettie Tilly Olive Ginger Luna Flora Trixie Dora Minnie Lulu
+Dot the mouse, Hazel the squirrel, Ginger the cat, Pippa the rabbit, Olive the otter, Fern the fawn, Maple the bear,
+Luna the wolf cub, Tilly the hedgehog, Nettie the goat, Juniper the lamb, Trixie the puppy
 """
 
 HE_ANIMALS = """
-Pip Bramble Thistle Barley Rory Nibbles Bruno Basil Twig Chester Otto Fergus Monty Humphrey Rolo Barnaby Sprig Tuck
-Wilbur Ferdinand
-"""
-
-ANIMALS = """
-rabbit fox bear mouse hedgehog squirrel badger mole raccoon otter beaver chipmunk lamb kitten puppy piglet fawn goat
+Pip the hamster, Bramble the badger, Rory the fox, Bruno the bear cub, Barley the mole, Thistle the porcupine,
+Otto the beaver, Chester the chipmunk, Basil the raccoon, Twig the hare, Fergus the pony, Rolo the piglet
 """
 
 # Twice is twice as often.
@@ -46,9 +39,8 @@ with a soft voice
 """
 
 ELDERS = {
-    "home": "Mom, Mom, Dad, Dad, Grandma, Grandma, Grandpa, Grandpa, Aunt May, Uncle Joe, Aunt Rose, Uncle Fred",
-    "woods": "Old Owl, Old Owl, Mrs. Goose, Mr. Toad, Grandma Hen, Uncle Heron, Aunt Duck, Old Turtle, Mr. Stork, "
-    "Mrs. Swan, Grandpa Crow, Mr. Pheasant",
+    "home": "Mom, Dad, Grandma, Grandpa, Aunt May, Uncle Joe",
+    "woods": "Old Owl, Mrs. Goose, Mr. Toad, Grandma Hen, Old Turtle, Uncle Heron",
 }
 
 HOMES = {
