@@ -137,7 +137,11 @@ PROGRESS_MUTANTS = {"data position": "windows", "tokens": "tokens", "schedule": 
 
 
 @pytest.mark.fault("A12", cases=8)
-@pytest.mark.parametrize("forget", [*ENGINE_MUTANTS, *PROGRESS_MUTANTS, "best loss"], ids=str)
+@pytest.mark.parametrize(
+    "forget",
+    [*ENGINE_MUTANTS, *PROGRESS_MUTANTS, "best loss"],
+    ids=lambda forget: getattr(forget, "__name__", forget),
+)
 def test_leaving_out_any_part_of_the_state_is_noticed(
     forget: Any, finished: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,7 @@ class Plan:
 
 def plan(asked: Asked) -> Plan:
     """Turn what was asked into a checked run. Raises ConfigError, TextError or PreparedDataError."""
-    prepared = open_prepared(Path(asked.data)) if asked.data and is_prepared(Path(asked.data)) else None
+    prepared = open_prepared(Path(asked.data), full=True) if asked.data and is_prepared(Path(asked.data)) else None
     changes = _changes(asked, prepared)
     if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
         return Plan(load_run(asked.what, asked.overrides, changes), prepared, ())

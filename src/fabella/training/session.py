@@ -163,7 +163,7 @@ def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
     expected: Mapping[str, str] = folder.manifest.get("data", {})
     if not {"folder", "fingerprint"} <= set(expected):
         raise CheckpointError(f"The manifest of {folder.path} does not say which data the run learned from.")
-    prepared = open_prepared(moved or (folder.path / expected["folder"]).resolve())
+    prepared = open_prepared(moved or (folder.path / expected["folder"]).resolve(), full=True)
     if prepared.fingerprint != expected["fingerprint"]:
         raise PreparedDataError(
             f"The data in {prepared.folder} is not what run {folder.path} began with "
