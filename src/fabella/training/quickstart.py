@@ -12,12 +12,14 @@ from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine
 from fabella.errors import ConfigError
+from fabella.telemetry.terminal import duration, say
 from fabella.training.schedule import windows_at
 
 PRESET = "storybook-1m"
 # The share of the time that goes into steps; the rest is validation, samples and saving (measured on two cores).
 SHARE_OF_STEPS = 0.9
-FEWEST, MOST = 20, 50_000
+# Fewer steps than these tell nothing; a machine too slow or too busy for them takes longer than it was given.
+FEWEST, MOST = 200, 50_000
 TRIALS = 4
 
 
@@ -56,7 +58,9 @@ def quickstart_run(minutes: float, *, device: str = "auto") -> Run:
     if not 0 < minutes <= 24 * 60:
         raise ConfigError(f"--minutes {minutes:g} is no time to train in.", fix="Give more than 0 and at most 1440.")
     template = preset(PRESET)
-    steps = measure_pace(template, device=device).steps_in(minutes)
+    pace = measure_pace(template, device=device)
+    steps = pace.steps_in(minutes)
+    say(f"{1000 * pace.seconds:,.0f} ms a step: {steps:,} steps, about {duration(steps * pace.seconds)}.")
     every = max(10, steps // 8)
     overrides = [f"training.length.steps={steps}", f"validation.every={every}", f"checkpoint.every={2 * every}"]
     overrides += [f"samples.every={2 * every}", "name=quickstart"]
