@@ -1,6 +1,7 @@
 """What every test shares: one thread each, examples that repeat, no network, and the marks `gpu` and `faults`."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from hypothesis import settings
 # Before numpy or torch is loaded: the tests run side by side, and more threads than cores only slow each other down.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# Started in the background of a script, a process ignores Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MPLBACKEND"] = "agg"  # a test must not need a screen
 
 # A failure must come back at the next run, and a slow machine is no failure.
