@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fabella.config import ModelConfig
 from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
 from fabella.models.nn_recurrence_torch import MinGRU
-from fabella.models.nn_torch import OneHead, SwiGLU
+from fabella.models.nn_torch import OneHead, RMSNorm, SwiGLU
 from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
 from fabella.models.sizes import Dim, Heads, Hidden, Layers, Spread, require_buildable, require_multiple
 
@@ -99,9 +99,9 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, kind: str) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.dim)
+        self.mixer_norm = RMSNorm(config.dim)
         self.mixer = MinGRU(config.dim, config.dim) if kind == "m" else Attention(config)
-        self.feed_forward_norm = nn.RMSNorm(config.dim)
+        self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = SwiGLU(config.dim, config.hidden)
 
     def forward(self, x: Float[Tensor, "B T D"], memory: Any = None) -> tuple[Float[Tensor, "B T D"], Any]:
@@ -118,7 +118,7 @@ class Model(OneHead):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.dim)
         self.blocks = nn.ModuleList(Block(config, kind) for kind in config.kinds)
-        self.norm = nn.RMSNorm(config.dim)
+        self.norm = RMSNorm(config.dim)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:

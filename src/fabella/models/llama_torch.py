@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fabella.models.llama import Config
 from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_torch import OneHead, SwiGLU
+from fabella.models.nn_torch import OneHead, RMSNorm, SwiGLU
 
 
 class Angles(NamedTuple):
@@ -63,9 +63,9 @@ class Block(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.feed_forward_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.feed_forward = SwiGLU(config.dim, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -83,7 +83,7 @@ class Model(OneHead):
         self.embedding = nn.Embedding(config.vocabulary, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         if not config.tied:
             self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 from fabella.models.mingru import Config
 from fabella.models.nn_loss_torch import linear_cross_entropy, linear_losses
 from fabella.models.nn_recurrence_torch import MinGRU
+from fabella.models.nn_torch import RMSNorm, rms_norm
 
 State = list[Float[Tensor, "B S"] | None]
 """Each layer's hidden state; None before the first token."""
@@ -20,12 +21,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.dim = config.dim
         self.up = nn.Linear(config.dim, config.hidden)
         self.down = nn.Linear(config.hidden, config.dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(functional.gelu(self.up(functional.rms_norm(x, (self.dim,)))))
+        return self.down(functional.gelu(self.up(rms_norm(x, x.new_ones(x.shape[-1])))))
 
 
 class Block(nn.Module):
@@ -34,10 +34,10 @@ class Block(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocabulary, config.dim)
-        self.mixer_norm = nn.RMSNorm(config.dim)
+        self.mixer_norm = RMSNorm(config.dim)
         self.mixer = MinGRU(config.dim, config.state_dim)
         self.feed_forward = FeedForward(config)
-        self.head_norm = nn.RMSNorm(config.dim)
+        self.head_norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
 
     def forward(

@@ -64,14 +64,18 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         gate, towards, hidden, before = ctx.saved_tensors
-        z, keep = gate.to(hidden.dtype).sigmoid(), gate.to(hidden.dtype).neg().sigmoid()  # 1 − z has no digits near 1
-        # total_t is the gradient of everything at or after t: gradient_t + keep_{t+1} · total_{t+1}
+        z, keep = gate.to(hidden.dtype).sigmoid(), gate.to(hidden.dtype).neg().sigmoid_()  # 1 − z has no digits near 1
+        # The gradient of h_t and all that follows from it: total_t = gradient_t + keep_{t+1} · total_{t+1}
         total = gradients[0].clone(memory_format=torch.contiguous_format)
-        later = list(zip(total.unbind(1), keep.unbind(1), strict=True))[::-1]
-        for (after, keep_after), (now, _) in pairwise(later):
+        backwards = list(zip(total.unbind(1), keep.unbind(1), strict=True))[::-1]
+        for (after, keep_after), (now, _) in pairwise(backwards):
             now.addcmul_(keep_after, after)
-        previous = torch.cat((before.unsqueeze(1), hidden[:, :-1]), dim=1)
-        slope = torch.where(towards >= 0.5, 1.0, towards * (1 - towards))
-        candidate_gradient = total * z * slope
-        gate_gradient = total * (towards - previous) * z * keep
-        return gate_gradient.to(ctx.dtype), candidate_gradient.to(ctx.dtype), total[:, 0] * keep[:, 0]
+        before_gradient = total[:, 0] * keep[:, 0]
+        towards_gradient = total.mul_(z)
+        slope = torch.ops.aten.sigmoid_backward(towards_gradient, towards)  # σ'(c), from σ(c)
+        candidate_gradient = torch.where(towards >= 0.5, towards_gradient, slope)
+        step = torch.empty_like(towards)  # h̃_t − h_{t−1}
+        torch.sub(towards[:, 1:], hidden[:, :-1], out=step[:, 1:])
+        torch.sub(towards[:, 0], before, out=step[:, 0])
+        gate_gradient = step.mul_(towards_gradient).mul_(keep)
+        return gate_gradient.to(ctx.dtype), candidate_gradient.to(ctx.dtype), before_gradient
