@@ -91,7 +91,7 @@ def test_every_text_is_the_one_told_alone_by_definition(
         assert text == by_definition(model, prompt, sampling, max_tokens, 2**31 - 1 if endless else 16)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(prompts=PROMPTS, seed=st.integers(0, 2**63 - 1), family=st.sampled_from(families()))
 def test_the_same_holds_for_every_family(prompts: list[list[int]], seed: int, family: str) -> None:
     model, sampling = real(family), Sampling(temperature=1.0, top_p=0.95, seed=seed)

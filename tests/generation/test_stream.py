@@ -16,8 +16,8 @@ from fabella.tokenizers.loading import train
 from fabella.tokenizers.tokenizer import Tokenizer
 
 TEXT = "Once upon a time there was a naïve 🐉 who said “hello” привет, 世界! 👩👩👧 " * 20
-# One byte of every kind that UTF-8 tells apart: ASCII, the four ranges of continuation, every kind of lead, the never.
-KINDS_OF_BYTES = bytes.fromhex("00 7f 80 8f 90 9f a0 bf c1 c2 df e0 e1 ed ef f0 f1 f4 f5 ff")
+# One byte of every kind that UTF-8 tells apart: ASCII, the three ranges of continuation, every kind of lead, the never.
+KINDS_OF_BYTES = bytes.fromhex("41 80 90 a0 c2 e0 e1 ed f0 f1 f4 ff")
 
 
 class OneByteATime:
