@@ -280,6 +280,6 @@ for name, network in networks.items():
 
 def test_shapes_are_as_annotated() -> None:
     """Every annotation is checked at every call; in a process of its own, as the checks cannot be taken off again."""
-    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == families(), "a wrong shape was not caught: some annotations were not checked"

@@ -20,12 +20,12 @@ class KeyValues:
         self, key: Float[Tensor, "B K T E"], value: Float[Tensor, "B K T E"]
     ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
         """Everything read so far, the new positions included. Raises UsageError where there is no room."""
-        start, end = self.length, self.length + key.shape[2]
-        self.require_room(key.shape[2])
-        self.keys[:, :, start:end] = key
-        self.values[:, :, start:end] = value
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        new = key.shape[2]
+        self.require_room(new)
+        self.keys.narrow(2, self.length, new).copy_(key)
+        self.values.narrow(2, self.length, new).copy_(value)
+        self.length += new
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def require_room(self, new: int) -> None:
         """Raises UsageError where ``new`` tokens are more than there is room for."""
