@@ -22,7 +22,7 @@ def test_the_run_is_the_preset_with_as_many_steps_as_the_machine_takes(
 ) -> None:
     monkeypatch.setattr(quickstart, "measure_pace", lambda run, device: Pace(0.15))
     run = quickstart_run(2.0)
-    assert (run.name, run.model) == ("quickstart", preset("storybook-1m").model)
+    assert (run.name, run.model) == ("quickstart", preset("storybook-hybrid-1m").model)
     assert run.training.length == Steps(steps=720)
     assert run.validation.every == 90
     assert capsys.readouterr().err == "150 ms a step: 720 steps, about 1:48.\n"

@@ -56,14 +56,16 @@ def prepare(
     progress: Report | None = None,
     model_parameters: int = 0,
     tokens_to_train: int = 0,
+    inputs: str = "",
 ) -> Prepared:
     """Prepare ``data`` in ``folder``; data already prepared there from the same inputs is taken as it is.
 
     ``workers``: processes that encode; 0 for one a core. ``model_parameters`` and ``tokens_to_train``, where not 0,
-    let the doctor judge whether the text is large enough. Raises TextError, TokenizerError or DataError for the
+    let the doctor judge whether the text is large enough. ``inputs``: ``digest_of_inputs(data, tokenizer)``, where it
+    is known already, since it takes reading all files. Raises TextError, TokenizerError or DataError for the
     text, StorageError for the folder, Interrupted (nothing left behind) after Ctrl-C.
     """
-    inputs = digest_of_inputs(data, tokenizer)
+    inputs = inputs or digest_of_inputs(data, tokenizer)
     if os.path.lexists(folder):
         return _prepared_already(folder, inputs, data, tokenizer)
     try:

@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fabella.config import Float16, ModelConfig, Run
 from fabella.data.batches import Batch
@@ -40,11 +41,22 @@ def has_gpu() -> bool:
 def build(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> nn.Module:
     """The family's ``Model`` on ``device``; nothing is initialised twice: the layers are made without memory."""
     module = importlib.import_module(f"fabella.models.{config.family}_torch")
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model: nn.Module = module.Model(config)
     model.to_empty(device=device)
     load_weights(model, weights)
     return model
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Layers made within are not given first weights: on the meta device that takes a second, for nothing."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:

@@ -4,20 +4,20 @@ Every list is a line of words or a block of lines; ``|`` separates the parts of 
 here name nothing else in the book ("Button" is no name, since buttons are found under sofas).
 """
 
-# Few enough that each is met often: a model learns to keep to its hero sooner the better it knows the names.
-GIRLS = "Lily Mia Anna Emma Lucy Zoe Ruby Nora Clara Maya Sara Amina Yuki Priya Stella Penny"
+# Eight of each, so that each is met often: a small model keeps to its hero only once it knows the names well.
+GIRLS = "Lily Mia Anna Emma Nora Amina Yuki Stella"
 
-BOYS = "Tom Ben Sam Max Leo Tim Jack Finn Noah Theo Oscar Milo Omar Ravi Kenji Diego"
+BOYS = "Tom Ben Sam Max Leo Omar Kenji Diego"
 
 # The animals are the same in every story: Rory is always a fox.
 SHE_ANIMALS = """
-Dot the mouse, Hazel the squirrel, Ginger the cat, Pippa the rabbit, Olive the otter, Fern the fawn, Maple the bear,
-Luna the wolf cub, Tilly the hedgehog, Nettie the goat, Juniper the lamb, Trixie the puppy
+Dot the mouse, Hazel the squirrel, Ginger the cat, Pippa the rabbit, Olive the otter, Maple the bear,
+Tilly the hedgehog, Trixie the puppy
 """
 
 HE_ANIMALS = """
-Pip the hamster, Bramble the badger, Rory the fox, Bruno the bear cub, Barley the mole, Thistle the porcupine,
-Otto the beaver, Chester the chipmunk, Basil the raccoon, Twig the hare, Fergus the pony, Rolo the piglet
+Pip the hamster, Bramble the badger, Rory the fox, Barley the mole, Otto the beaver, Chester the chipmunk,
+Twig the hare, Rolo the piglet
 """
 
 # Twice is twice as often.

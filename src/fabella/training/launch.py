@@ -1,7 +1,5 @@
 """What was asked for in words becomes a run with its data: the one way of the command line and of ``fabella.train``."""
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from typing import Any
 
 from fabella.config import Held, Run, Source
 from fabella.config_files import apply_overrides, load_run, preset_names, replaced, run_from
+from fabella.data.inputs import digest_of_inputs
 from fabella.data.prepare import Progress as Preparing
 from fabella.data.prepare import prepare
 from fabella.data.prepared import Prepared, is_prepared, open_prepared
@@ -104,13 +103,11 @@ def prepare_for(
 ) -> Prepared:
     """The run's data, prepared in a folder of ``root`` named after it, or taken from there if it already is.
 
-    The folder's name holds a hash of the sources' settings, the files' sizes and times, and the tokenizer: what
-    changes any of them makes another folder.
+    The folder's name holds a hash of all that decides the ids, contents of files included: what changes any of it
+    makes another folder, and a file that was only touched does not.
     """
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths(run.data.source)]
-    key = [run.data.model_dump(mode="json", exclude={"windows"}), run.tokenizer.model_dump(mode="json"), files]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
-    folder = root / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}-{digest}"
+    inputs = digest_of_inputs(run.data, run.tokenizer)
+    folder = root / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}-{inputs[:8]}"
     return prepare(
         run.data,
         run.tokenizer,
@@ -118,4 +115,5 @@ def prepare_for(
         workers=workers,
         progress=progress,
         model_parameters=count(run.model.parameters()),
+        inputs=inputs,
     )

@@ -15,7 +15,7 @@ from fabella.errors import ConfigError
 from fabella.telemetry.terminal import duration, say
 from fabella.training.schedule import windows_at
 
-PRESET = "storybook-1m"
+PRESET = "storybook-hybrid-1m"
 # The share of the time that goes into steps; the rest is validation, samples and saving (measured on two cores).
 SHARE_OF_STEPS = 0.9
 # Fewer steps than these tell nothing; a machine too slow or too busy for them takes longer than it was given.

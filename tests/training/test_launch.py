@@ -1,0 +1,22 @@
+"""Where the data of a run is prepared: a folder for each text, found again as long as the text is the same."""
+
+import os
+from pathlib import Path
+
+from fabella.config import Run
+from fabella.training.launch import prepare_for
+from tests.training import tiny
+
+
+def run_on(text: Path) -> Run:
+    return tiny.run(f"data.source={{kind: files, paths: [{text}]}}")
+
+
+def test_a_text_that_was_only_touched_is_not_prepared_again_and_a_changed_one_is(tmp_path: Path) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("\n\n".join(f"Story {number} of a fox and a hen." * 9 for number in range(60)))
+    first = prepare_for(run_on(text), tmp_path / "prepared", workers=1)
+    os.utime(text, (1, 1))
+    assert prepare_for(run_on(text), tmp_path / "prepared", workers=1).folder == first.folder
+    text.write_text(text.read_text().replace("hen", "owl"))
+    assert prepare_for(run_on(text), tmp_path / "prepared", workers=1).folder != first.folder
