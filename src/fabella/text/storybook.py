@@ -6,6 +6,7 @@ beat of the plot one variant is told. The words are in ``storybook_words``, the 
 their notation in ``storybook_grammar``. In the spirit of TinyStories (Eldan & Li 2023, arXiv 2305.07759).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -53,10 +54,11 @@ def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class Person(NamedTuple):
-    """Somebody a story can be about: Lily, a girl; Rory, a fox."""
+    """Somebody a story can be about: Lily, a dancer, who goes to Mom for advice; Rory, a fox, who goes to Mr. Toad."""
 
     name: str
     being: str
+    elder: str
 
 
 class World(NamedTuple):
@@ -65,7 +67,6 @@ class World(NamedTuple):
     people: tuple[tuple[Person, ...], tuple[Person, ...]]
     """those who are he, those who are she"""
     friends_have: tuple[str, ...]
-    elders: tuple[str, ...]
     homes: tuple[str, ...]
     treats: tuple[str, ...]
     places: tuple[tuple[str, str], ...]
@@ -103,15 +104,12 @@ def library() -> Library:
 
 def _world(name: str) -> World:
     at_home = name == "home"
-    people = (_children(words.BOYS, "boy"), _children(words.GIRLS, "girl"))
-    animals = (_animals(words.HE_ANIMALS), _animals(words.SHE_ANIMALS))
+    people = (words.BOYS, words.GIRLS) if at_home else (words.HE_ANIMALS, words.SHE_ANIMALS)
     places = (line.split(" | ") for line in _lines(words.PLACES[name]))
     friends_have = tuple(f" {line}" for line in _lines(words.FRIENDS_HAVE))
     return World(
-        people=people if at_home else animals,
-        # "A hedgehog" says enough; "a girl" wants a word more.
-        friends_have=friends_have if at_home else (*friends_have, *("",) * 5),
-        elders=tuple(words.ELDERS[name].split(", ")),
+        people=(_people(people[0]), _people(people[1])),
+        friends_have=(*friends_have, *("",) * 5),  # "a hedgehog" says enough, too
         homes=_lines(words.HOMES[name]),
         treats=_spaced(words.TREATS[name]),
         places=tuple((where, at) for where, at in places),
@@ -121,13 +119,9 @@ def _world(name: str) -> World:
     )
 
 
-def _children(names: str, being: str) -> tuple[Person, ...]:
-    return tuple(Person(name, being) for name in names.split())
-
-
-def _animals(entries: str) -> tuple[Person, ...]:
-    pairs = (entry.split(" the ") for entry in " ".join(entries.split()).split(", "))
-    return tuple(Person(name, being) for name, being in pairs)
+def _people(entries: str) -> tuple[Person, ...]:
+    """``Rory the fox and Mr. Toad, …``"""
+    return tuple(Person(*re.split(" the | and ", entry)) for entry in " ".join(entries.split()).split(", "))
 
 
 def _lines(block: str) -> tuple[str, ...]:
@@ -165,13 +159,13 @@ def _slots(book: Library, world: World, cast: Cast, draw: list[int]) -> dict[str
         "home": world.homes[draw[14] % len(world.homes)],
         "Friend": friend.name,
         "a_friend": with_article(friend.being) + world.friends_have[draw[15] % len(world.friends_have)],
-        "Elder": world.elders[draw[16] % len(world.elders)],
-        "Day": book.days[draw[17] % len(book.days)],
+        "Elder": hero.elder,
+        "Day": book.days[draw[16] % len(book.days)],
         "a_color": color,
         "thing": thing,
         "a_thing": color + thing,
         "treats": treats,
-        "a_treats": book.containers[draw[18] % len(book.containers)] + treats,
+        "a_treats": book.containers[draw[17] % len(book.containers)] + treats,
         "place": place,
         "at_place": at_place,
         "spot": world.spots[spot % len(world.spots)],

@@ -4,20 +4,28 @@ Every list is a line of words or a block of lines; ``|`` separates the parts of 
 here name nothing else in the book ("Button" is no name, since buttons are found under sofas).
 """
 
-# Eight of each, so that each is met often: a small model keeps to its hero only once it knows the names well.
-GIRLS = "Lily Mia Anna Emma Nora Amina Yuki Stella"
+# Everybody is the same in every story: Rory is always a fox, and it is Mr. Toad who gives him advice. Eight of each are
+# met often. So a small model soon knows who is who.
+GIRLS = """
+Lily the dancer and Mom, Mia the singer and Grandma, Anna the gardener and Grandpa, Emma the baker and Aunt May,
+Nora the reader and Dad, Amina the painter and Uncle Joe, Yuki the climber and Mom, Stella the stargazer and Grandpa
+"""
 
-BOYS = "Tom Ben Sam Max Leo Omar Kenji Diego"
+BOYS = """
+Tom the drummer and Dad, Ben the builder and Grandpa, Sam the swimmer and Mom, Max the juggler and Uncle Joe,
+Leo the runner and Aunt May, Omar the cook and Grandma, Kenji the sailor and Dad, Diego the dreamer and Grandma
+"""
 
-# The animals are the same in every story: Rory is always a fox.
 SHE_ANIMALS = """
-Dot the mouse, Hazel the squirrel, Ginger the cat, Pippa the rabbit, Olive the otter, Maple the bear,
-Tilly the hedgehog, Trixie the puppy
+Dot the mouse and Old Owl, Hazel the squirrel and Mrs. Goose, Ginger the cat and Mr. Toad,
+Pippa the rabbit and Grandma Hen, Olive the otter and Old Turtle, Maple the bear and Uncle Heron,
+Tilly the hedgehog and Old Owl, Trixie the puppy and Grandma Hen
 """
 
 HE_ANIMALS = """
-Pip the hamster, Bramble the badger, Rory the fox, Barley the mole, Otto the beaver, Chester the chipmunk,
-Twig the hare, Rolo the piglet
+Pip the hamster and Grandma Hen, Bramble the badger and Old Turtle, Rory the fox and Mr. Toad,
+Barley the mole and Mrs. Goose, Otto the beaver and Uncle Heron, Chester the chipmunk and Old Owl,
+Twig the hare and Mr. Toad, Rolo the piglet and Old Turtle
 """
 
 # Twice is twice as often.
@@ -37,11 +45,6 @@ with a warm smile
 with a funny laugh
 with a soft voice
 """
-
-ELDERS = {
-    "home": "Mom, Dad, Grandma, Grandpa, Aunt May, Uncle Joe",
-    "woods": "Old Owl, Mrs. Goose, Mr. Toad, Grandma Hen, Old Turtle, Uncle Heron",
-}
 
 HOMES = {
     "home": """
