@@ -4,28 +4,26 @@ Every list is a line of words or a block of lines; ``|`` separates the parts of 
 here name nothing else in the book ("Button" is no name, since buttons are found under sofas).
 """
 
-# Everybody is the same in every story: Rory is always a fox, and it is Mr. Toad who gives him advice. Eight of each are
-# met often. So a small model soon knows who is who.
+# Everybody is the same in every story: Rory is always a fox, and it is Mr. Toad who gives him advice. Six of each are met
+# often. So a small model soon knows who is who.
 GIRLS = """
 Lily the dancer and Mom, Mia the singer and Grandma, Anna the gardener and Grandpa, Emma the baker and Aunt May,
-Nora the reader and Dad, Amina the painter and Uncle Joe, Yuki the climber and Mom, Stella the stargazer and Grandpa
+Amina the painter and Uncle Joe, Yuki the climber and Dad
 """
 
 BOYS = """
-Tom the drummer and Dad, Ben the builder and Grandpa, Sam the swimmer and Mom, Max the juggler and Uncle Joe,
-Leo the runner and Aunt May, Omar the cook and Grandma, Kenji the sailor and Dad, Diego the dreamer and Grandma
+Tom the drummer and Dad, Ben the builder and Grandpa, Sam the swimmer and Mom, Leo the runner and Aunt May,
+Omar the cook and Grandma, Diego the dreamer and Uncle Joe
 """
 
 SHE_ANIMALS = """
 Dot the mouse and Old Owl, Hazel the squirrel and Mrs. Goose, Ginger the cat and Mr. Toad,
-Pippa the rabbit and Grandma Hen, Olive the otter and Old Turtle, Maple the bear and Uncle Heron,
-Tilly the hedgehog and Old Owl, Trixie the puppy and Grandma Hen
+Pippa the rabbit and Grandma Hen, Olive the otter and Old Turtle, Tilly the hedgehog and Uncle Heron
 """
 
 HE_ANIMALS = """
 Pip the hamster and Grandma Hen, Bramble the badger and Old Turtle, Rory the fox and Mr. Toad,
-Barley the mole and Mrs. Goose, Otto the beaver and Uncle Heron, Chester the chipmunk and Old Owl,
-Twig the hare and Mr. Toad, Rolo the piglet and Old Turtle
+Barley the mole and Mrs. Goose, Otto the beaver and Uncle Heron, Twig the hare and Old Owl
 """
 
 # Twice is twice as often.
