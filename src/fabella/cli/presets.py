@@ -1,4 +1,4 @@
-"""List the presets, or print one as YAML: the five reference systems and the quickstart.
+"""List the presets, or print one as YAML: the five reference systems and two for beginners.
 
 Examples:
   fabella presets                       a table of all
