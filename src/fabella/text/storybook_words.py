@@ -4,8 +4,8 @@ Every list is a line of words or a block of lines; ``|`` separates the parts of 
 here name nothing else in the book ("Button" is no name, since buttons are found under sofas).
 """
 
-# Everybody is the same in every story: Rory is always a fox, and it is Mr. Toad who gives him advice. Six of each are met
-# often. So a small model soon knows who is who.
+# Everybody is the same in every story: Rory is always a fox, and it is Mr. Toad who gives him advice. Six of each are
+# met often. So a small model soon knows who is who.
 GIRLS = """
 Lily the dancer and Mom, Mia the singer and Grandma, Anna the gardener and Grandpa, Emma the baker and Aunt May,
 Amina the painter and Uncle Joe, Yuki the climber and Dad

@@ -22,7 +22,8 @@ class Choice:
 def choose(source: Source, name: str, text_bytes: int, *, gpu: bool) -> Choice:
     """A run named ``name`` for a text of about ``text_bytes`` bytes.
 
-    The model is storybook-1m: what a CPU trains in minutes, and every other program can read. With a GPU and enough text (50 MB) it is Piny's shape.
+    The model is storybook-1m: what a CPU trains in minutes and every other program can read. With a GPU and enough text
+    (50 MB) it is Piny's shape.
     The tokenizer's vocabulary grows with the text, so that each id is seen often enough to be learned. The text is
     read about ten times, within 400 to 6,000 steps (40,000 on a GPU).
     """
