@@ -48,6 +48,7 @@ ROWS = {
     "A13": "a half-written checkpoint of the same step in the way of a save",
     "A14": "the pointer to the latest checkpoint missing, dangling, outside, or to a torn one",
     "A15": "clocks that jump and modification times shuffled: checkpoints are chosen by step",
+    "A16": "saving behind the loop: the writer raises, dies or is slow; the error surfaces, nothing half is left",
     "A17": "pruning: never the latest, the best, the one being written or resumed from",
     "A18": "the order of writing, flushing and renaming, recorded call by call",
     "A19": "two trainings of one run folder at once: one wins, the other is told who has it",

@@ -1,6 +1,7 @@
-"""Ctrl-C and termination: the first asks for an end after saving, a second ends at once."""
+"""Ctrl-C and termination: the first asks for an end after saving, a second ends at once. SIGUSR1 asks for a save."""
 
 import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,28 +10,39 @@ from types import FrameType
 from fabella.telemetry.terminal import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAVE_NOW = signal.SIGUSR1
 
 
 @dataclass(slots=True)
 class Interruption:
-    """``asked`` becomes true with the first signal; the training looks at it after each step."""
+    """What signals have asked for; the training looks at it after each step."""
 
     asked: bool = False
+    """An end, after saving."""
+    save: bool = False
+    """A checkpoint at this step, whatever the config says; then the training goes on."""
 
 
 @contextmanager
 def interruptible() -> Generator[Interruption]:
     """Handle the signals for as long as the block lasts (main thread only; elsewhere nothing is handled)."""
     interruption = Interruption()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
 
     def ask(number: int, frame: FrameType | None) -> None:
         interruption.asked = True
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         say("\nStopping after this step; everything is saved. Once more ends at once.")
 
-    for number in SIGNALS:
-        signal.signal(number, ask)
+    def save(number: int, frame: FrameType | None) -> None:
+        interruption.save = True
+
+    handlers = {**dict.fromkeys(SIGNALS, ask), SAVE_NOW: save}
+    before = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
         yield interruption
     finally:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fabella.config import Run
@@ -12,6 +13,7 @@ from fabella.errors import DiskFullError, Interrupted
 from fabella.runs.checkpoint import Checkpoint, save, set_best
 from fabella.runs.folder import RunFolder
 from fabella.telemetry.sinks import Row
+from fabella.training.behind import Behind
 from fabella.training.interruption import Interruption
 from fabella.training.train import Progress
 from fabella.training.validate import Score
@@ -91,39 +93,53 @@ class Tell:
 
 
 class Save:
-    """Every ``every`` steps, at the best, at the last, and when asked to stop: a checkpoint. Then, if asked, the end.
+    """Every ``every`` steps, at the best, at the last, and when asked to: a checkpoint. Then, if asked, the end.
 
-    A full disk ends the run, or with ``checkpoint.when_full: retry`` is reported and tried again at the next step.
+    The snapshot is taken here, on the loop's thread, and written behind it. There is never a second one: a save that
+    is due waits until the one before is on disk. A full disk ends the run, or with ``checkpoint.when_full: retry`` is
+    reported and tried again at the next step; at the end of the training there is no next one, and it is an error.
     """
 
     def __init__(self, run: Run, folder: RunFolder, engine: Engine, validate: Validate, *, steps: int,
-                 interruption: Interruption, report: Callable[[str], None]) -> None:  # fmt: skip
+                 interruption: Interruption, behind: Behind, report: Callable[[str], None]) -> None:  # fmt: skip
         self.section, self.folder, self.engine, self.validate = run.checkpoint, folder, engine, validate
-        self.steps, self.interruption, self.report = steps, interruption, report
-        self._owed = False
+        self.steps, self.interruption, self.behind, self.report = steps, interruption, behind, report
+        self._owed: DiskFullError | None = None
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        due = progress.step % self.section.every == 0 or progress.step == self.steps
-        if due or self._owed or self.validate.improved or self.interruption.asked:
+        last = progress.step == self.steps
+        due = progress.step % self.section.every == 0 or last
+        if due or self._owed or self.validate.improved or self.interruption.save or self.interruption.asked:
             result.read()  # a step that went wrong raises here, before anything is saved
             self._save(progress)
-        if self.interruption.asked and progress.step < self.steps:
+        if not last and not self.interruption.asked:
+            return
+        self.behind.drain()
+        if self._owed:
+            raise self._owed
+        if not last:
             raise Interrupted(
                 f"Stopped at step {progress.step:,} of {self.steps:,}; everything is saved.",
                 fix=f"Go on with: fabella resume {self.folder.path}",
             )
 
     def _save(self, progress: Progress) -> None:
+        self.interruption.save = False
+        self.behind.drain()
+        snapshot = checkpoint_of(self.engine, progress, self.validate.best)
+        self.behind.do(partial(self._write, progress.step, snapshot, best=self.validate.improved))
+
+    def _write(self, step: int, snapshot: Checkpoint, *, best: bool) -> None:
         try:
-            save(self.folder, progress.step, checkpoint_of(self.engine, progress, self.validate.best))
-            if self.validate.improved:
-                set_best(self.folder, progress.step)
-            self._owed = False
+            save(self.folder, step, snapshot)
+            if best:
+                set_best(self.folder, step)
+            self._owed = None
         except DiskFullError as error:
             if self.section.when_full == "stop":
                 raise
-            self._owed = True
-            self.report(f"Not saved at step {progress.step:,}, tried again at the next: {error}")
+            self._owed = error
+            self.report(f"Not saved at step {step:,}, tried again at the next: {error}")
 
 
 def checkpoint_of(engine: Engine, progress: Progress, best: float) -> Checkpoint:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,19 @@ from fabella.data.order import Order
 from fabella.data.prepared import Prepared, open_prepared
 from fabella.data.windows import Windows
 from fabella.engine import engine as engines
-from fabella.engine.engine import Engine
+from fabella.engine.engine import Engine, StepResult
 from fabella.errors import CheckpointError, PreparedDataError, TokenizerError
 from fabella.models.parameters import count
 from fabella.runs.checkpoint import load, require_space
 from fabella.runs.compare import compare_manifests
 from fabella.runs.folder import RunFolder
 from fabella.runs.metrics import keep_through, read_rows
-from fabella.telemetry.sinks import Fan, MetricsFile, Sink
+from fabella.telemetry.sinks import Fan, MetricsFile, Row, Sink
 from fabella.telemetry.terminal import Terminal, say
+from fabella.training.behind import Behind
 from fabella.training.environment import environment
-from fabella.training.interruption import Interruption, interruptible
-from fabella.training.observers import Log, Save, Tell, Validate, row_of
+from fabella.training.interruption import interruptible
+from fabella.training.observers import Log, Save, Tell, Validate, Write, row_of
 from fabella.training.schedule import batch_sizes, learning_rate, steps_for
 from fabella.training.telling import teller_of
 from fabella.training.train import Observer, Progress, train
@@ -53,6 +55,9 @@ class _Session:
     folder: RunFolder
     prepared: Prepared
     engine: Engine
+    sinks: Sequence[Sink] = ()
+    observers: Sequence[Observer] = ()
+    """Who looks on beside those that every run has."""
 
     @property
     def steps(self) -> int:
@@ -63,8 +68,19 @@ class _Session:
         return learning_rate(self.run.optimizer, step, self.steps)
 
 
-def start(run: Run, out: Path, prepared: Prepared, *, device: str = "auto", sinks: Sequence[Sink] = ()) -> Outcome:
+def start(
+    run: Run,
+    out: Path,
+    prepared: Prepared,
+    *,
+    device: str = "auto",
+    sinks: Sequence[Sink] = (),
+    observers: Sequence[Observer] = (),
+) -> Outcome:
     """Train a new run in the folder ``out`` to its end.
+
+    ``sinks`` are given every row that is measured, on the thread behind the loop; ``observers`` look on after every
+    step, on the loop's own thread, before the step is saved.
 
     Raises ConfigError or TokenizerError where run and data do not fit, StorageError where ``out`` holds something
     else or has no room, Interrupted (everything saved) after Ctrl-C.
@@ -76,7 +92,9 @@ def start(run: Run, out: Path, prepared: Prepared, *, device: str = "auto", sink
         folder.keep_tokenizer(prepared.tokenizer)
         # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
         require_space(folder, checkpoint_bytes(run) * (run.checkpoint.keep + 3))
-        return _go_on(_Session(run, folder, prepared, engine), Progress(), best=math.inf, sinks=sinks)
+        return _go_on(
+            _Session(run, folder, prepared, engine), Progress(), best=math.inf, sinks=sinks, observers=observers
+        )
 
 
 def resume(
@@ -86,6 +104,7 @@ def resume(
     prepared: Path | None = None,
     run: Run | None = None,
     sinks: Sequence[Sink] = (),
+    observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Go on with the run in ``path`` from its newest good checkpoint, exactly as if it had never stopped.
 
@@ -102,11 +121,11 @@ def resume(
             folder.keep_tokenizer(data.tokenizer)
         engine = engines.for_training(run, device=device)
         _warn_of_changes(folder, _manifest(path, data, engine))
-        session = _Session(run, folder, data, engine)
+        session = _Session(run, folder, data, engine, sinks, observers)
         progress, best = _restore(session)
         for name in ("metrics.jsonl", "samples.jsonl"):
             keep_through(folder.path / name, progress.step)
-        return _go_on(session, progress, best=best, sinks=sinks)
+        return _go_on(session, progress, best=best)
 
 
 def _warn_of_changes(folder: RunFolder, now: Mapping[str, Any]) -> None:
@@ -173,7 +192,7 @@ def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
     return prepared
 
 
-def _go_on(session: _Session, progress: Progress, *, best: float, sinks: Sequence[Sink]) -> Outcome:
+def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
     run, prepared = session.run, session.prepared
     held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
     batch = run.training.micro_batch
@@ -181,19 +200,27 @@ def _go_on(session: _Session, progress: Progress, *, best: float, sinks: Sequenc
     def score(chosen: int) -> Score:
         return validate(session.engine, held_out, prepared.validation, fixed_set(held_out, chosen), batch)
 
-    terminal = Terminal(session.steps, bits_per_nat(prepared.train))
-    write = Fan(MetricsFile(session.folder.path), [terminal, *sinks], say)
-    try:
-        with interruptible() as interruption:
-            watching = Validate(run.validation.every, lambda: score(run.validation.windows), write, best)
-            observers = _observers(session, watching, write, interruption)
+    with closing(Terminal(session.steps, bits_per_nat(prepared.train))) as terminal:
+        write = Fan(MetricsFile(session.folder.path), [terminal, *session.sinks], say)
+        with interruptible() as interruption, Behind(say) as behind:
+
+            def tell(row: Row) -> None:
+                behind.do(partial(write, row))
+
+            def look_behind(progress: Progress, result: StepResult) -> None:
+                behind.check()
+
+            watching = Validate(run.validation.every, lambda: score(run.validation.windows), tell, best)
+            save = Save(run, session.folder, session.engine, watching, steps=session.steps,
+                        interruption=interruption, behind=behind, report=say)  # fmt: skip
+            observers = [look_behind, *_looking(session, watching, tell), *session.observers, save]
             progress = _train(session, observers, progress)
-    finally:
-        terminal.close()
-    return Outcome(session.folder.path, progress, _final(session, progress, score, write, len(held_out)))
+        final = _final(session, progress, score, write, len(held_out))
+    return Outcome(session.folder.path, progress, final)
 
 
-def _observers(session: _Session, watching: Validate, write: Fan, interruption: Interruption) -> list[Observer]:
+def _looking(session: _Session, watching: Validate, write: Write) -> list[Observer]:
+    """The observers that measure and tell; ``write`` takes their rows."""
     run = session.run
     rows = read_rows(session.folder.path / "metrics.jsonl")
     seconds = max((float(row.get("seconds", 0.0)) for row in rows), default=0.0)
@@ -201,7 +228,6 @@ def _observers(session: _Session, watching: Validate, write: Fan, interruption: 
         Log(run.training.log_every, session.rate, write, seconds),
         watching,
         Tell(run.samples.every, run.samples.prompts, teller_of(session.engine, session.prepared.tokenizer, run), write),
-        Save(run, session.folder, session.engine, watching, steps=session.steps, interruption=interruption, report=say),
     ]
 
 
