@@ -126,6 +126,7 @@ class Save:
     def _save(self, progress: Progress) -> None:
         self.interruption.save = False
         self.behind.drain()
+        self._owed = None  # until the writer says otherwise
         snapshot = checkpoint_of(self.engine, progress, self.validate.best)
         self.behind.do(partial(self._write, progress.step, snapshot, best=self.validate.improved))
 
@@ -134,7 +135,6 @@ class Save:
             save(self.folder, step, snapshot)
             if best:
                 set_best(self.folder, step)
-            self._owed = None
         except DiskFullError as error:
             if self.section.when_full == "stop":
                 raise

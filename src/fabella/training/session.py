@@ -92,9 +92,7 @@ def start(
         folder.keep_tokenizer(prepared.tokenizer)
         # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
         require_space(folder, checkpoint_bytes(run) * (run.checkpoint.keep + 3))
-        return _go_on(
-            _Session(run, folder, prepared, engine), Progress(), best=math.inf, sinks=sinks, observers=observers
-        )
+        return _go_on(_Session(run, folder, prepared, engine, sinks, observers), Progress(), best=math.inf)
 
 
 def resume(
