@@ -1,21 +1,13 @@
-"""Hybrid: layers by pattern, and that one file is enough for a family."""
-
-from importlib.util import find_spec
+"""Hybrid: layers by pattern."""
 
 import pytest
 from pydantic import ValidationError
 
-from fabella.config import families, model_config
-from fabella.models.hybrid_torch import Attention, Config, Model
+from fabella.models.hybrid import Config
+from fabella.models.hybrid_torch import Attention, Model
 from fabella.models.nn_recurrence_torch import MinGRU
 
 SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "heads": 3, "hidden": 40}
-
-
-def test_one_file_is_a_family() -> None:
-    assert "hybrid" in families()
-    assert find_spec("fabella.models.hybrid") is None
-    assert isinstance(model_config({"family": "hybrid", "layers": 3, **SMALLEST}), Config)
 
 
 @pytest.mark.parametrize(

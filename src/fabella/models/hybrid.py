@@ -1,0 +1,72 @@
+"""Hybrid: recurrent and attention layers in one stack, by pattern.
+
+    logits = embedding RMSNorm(x_L)
+       ▲
+     (+)◄── SwiGLU(RMSNorm(x))                            ┐
+      │                                                   │  × layers, following ``pattern``
+     (+)◄── m: MinGRU(RMSNorm(x))   a: attention          ┘
+      ▲
+    x_0 = embedding[token]
+
+How it differs from GPT-2: most layers remember in a hidden state of fixed size (MinGRU, Feng et al. 2024, arXiv
+2410.01201); a few look back at every token, which a fixed state cannot (De et al. 2024, arXiv 2402.19427, section 2).
+Attention has no positions at all: the recurrent layers below it know the order (and a causal mask alone would tell it,
+Kazemnejad et al. 2023, arXiv 2305.19466). RMSNorm, SwiGLU and a tied head as in Llama; no biases. There is no published
+result of this stack. With the layers in turns ("ma") a small model learns which names a text has used from far fewer
+examples than Llama does: the quickstart's (docs/log.md has the figures).
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fabella.config import ModelConfig
+from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
+from fabella.models.sizes import Dim, Heads, Hidden, Layers, Spread, require_buildable, require_multiple
+
+
+class Config(ModelConfig):
+    family: Literal["hybrid"] = "hybrid"  # pyright: ignore[reportIncompatibleVariableOverride]
+    dim: Dim
+    layers: Layers
+    pattern: str = Field(default="mma", pattern="^[ma]+$", max_length=512, description="repeated to fill the layers")
+    heads: Heads
+    hidden: Hidden
+    init_std: Spread = 0.02
+
+    @classmethod
+    def smallest(cls) -> "Config":
+        """Every feature at a size that the tests can afford."""
+        return cls(vocabulary=61, context=48, dim=24, layers=3, pattern="ma", heads=3, hidden=40)
+
+    @property
+    def kinds(self) -> str:
+        """One letter a layer: m for MinGRU, a for attention."""
+        return (self.pattern * self.layers)[: self.layers]
+
+    @property
+    def unbounded(self) -> bool:
+        return "a" not in self.kinds
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "Config":
+        require_multiple("dim", self.dim, "heads", self.heads)
+        require_buildable(self.parameters())
+        return self
+
+    def parameters(self) -> dict[str, Parameter]:
+        init = Normal(self.init_std)
+        table = embedding("embedding", self.vocabulary, self.dim, init)
+        for layer, kind in enumerate(self.kinds):
+            table |= within(f"blocks.{layer}", self._block(kind, init))
+        return table | norm("norm", self.dim)
+
+    def _block(self, kind: str, init: Normal) -> dict[str, Parameter]:
+        parts = ("gate", "candidate") if kind == "m" else ("query", "key", "value", "output")
+        table = norm("mixer_norm", self.dim)
+        for part in parts:
+            table |= linear(f"mixer.{part}", self.dim, self.dim, init)
+        table |= norm("feed_forward_norm", self.dim)
+        for part in ("gate", "up"):
+            table |= linear(f"feed_forward.{part}", self.hidden, self.dim, init)
+        return table | linear("feed_forward.down", self.dim, self.hidden, init)
