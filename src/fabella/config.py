@@ -297,6 +297,9 @@ class Training(Section):
         default=((0, 1),), description="[first optimizer step, micro-batches per step], in order of steps"
     )
     precision: Annotated[Float32 | BFloat16 | Float16, Field(discriminator="kind")] = Float32()
+    recompute: Literal["none", "blocks"] = Field(
+        default="none", description="blocks: less memory, as each block's activations are computed twice, not kept"
+    )
     log_every: Positive = 10
 
     @model_validator(mode="after")

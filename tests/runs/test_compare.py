@@ -65,6 +65,7 @@ CHANGES: dict[str, Any] = {
     "training.micro_batch": 5,
     "training.accumulation": [[0, 5]],
     "training.precision.kind": "bf16",
+    "training.recompute": "blocks",
     "training.log_every": 5,
     "validation.every": 5,
     "validation.windows": 5,

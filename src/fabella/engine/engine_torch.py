@@ -19,6 +19,7 @@ from fabella.engine.device_torch import describe_device, pick_device, resolve_pr
 from fabella.engine.engine import State
 from fabella.engine.loss_scale import LossScale
 from fabella.engine.optimizer_torch import Optimizer
+from fabella.engine.recompute_torch import recompute_blocks
 from fabella.errors import CheckpointError, ConfigError, NumericsError
 from fabella.models.parameters import initial_weights
 
@@ -103,6 +104,8 @@ class TorchEngine:
         fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
         self.loss_scale = LossScale.of(fp16)
         self.model: Any = build(run.model, weights, device).train()
+        if run.training.recompute == "blocks":
+            recompute_blocks(self.model)
         self.optimizer = Optimizer(self.model, run.model.parameters(), run.optimizer)
         self.steps = 0
 

@@ -25,6 +25,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.micro_batch": "warn",
     "training.accumulation": "warn",
     "training.precision": "warn",
+    "training.recompute": "allow",  # the same numbers, computed once or twice
     "training.log_every": "allow",
     "validation.every": "allow",
     "validation.windows": "warn",  # the best loss so far was measured on other windows
