@@ -200,10 +200,35 @@ class Documents(Section):
     length: Positive
 
 
+class InAdvance(Section):
+    """The whole text becomes ids on disk before training, in an order that is shuffled as a whole."""
+
+    kind: Literal["prepared"] = "prepared"
+
+
+class Streamed(Section):
+    """Text is read, tokenized and shuffled while training: at once, from a source of any length.
+
+    A buffer for each source shuffles its documents, another one all windows; both are read again after an interruption,
+    so that a checkpoint keeps positions only. A source that ends begins again, with other neighbours.
+    """
+
+    kind: Literal["streamed"] = "streamed"
+    row_buffer: Positive = Field(default=1000, description="documents of each source that are shuffled together")
+    sequence_buffer: Positive = Field(default=256, description="windows that are shuffled together")
+    head_bytes: Positive = Field(
+        default=2**24, description="text at the beginning from which validation text and tokenizer are taken"
+    )
+    ahead: Positive = Field(default=8, description="batches read ahead of the training")
+    # The hub's own library tries for 100 seconds before it gives up.
+    patience_seconds: float = Field(default=120.0, gt=0.0, le=86400.0, description="a longer silence is an error")
+
+
 class Data(Section):
     source: Source = Storybook()
     validation: Annotated[Held | Given, Field(discriminator="kind")] = Held()
     windows: Annotated[Chained | Documents, Field(discriminator="kind")]
+    reading: Annotated[InAdvance | Streamed, Field(discriminator="kind")] = InAdvance()
     invalid_text: Literal["strict", "replace", "skip"] = "strict"
     max_bad_lines: int = Field(default=0, ge=0, description="broken .jsonl or .csv lines to skip before giving up")
 
@@ -357,5 +382,14 @@ class Run(Section):
             raise ValueError(
                 f"data.windows.length = {length} is longer than model.context = {context}; "
                 "lower it, or raise the context"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stream_has_no_epochs(self) -> "Run":
+        if isinstance(self.data.reading, Streamed) and isinstance(self.training.length, Epochs):
+            raise ValueError(
+                "data.reading.kind = streamed: how long a stream is, is not known before it is read, so that "
+                "training.length.epochs means nothing; give training.length.steps (--steps)"
             )
         return self

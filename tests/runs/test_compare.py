@@ -49,6 +49,7 @@ CHANGES: dict[str, Any] = {
     "data.source.seed": 5,
     "data.validation.kind": None,
     "data.validation.fraction": 0.5,
+    "data.reading.kind": None,
     "data.windows.kind": None,
     "data.windows.length": 7,
     "data.windows.stride": 7,
@@ -88,6 +89,7 @@ KINDS: dict[str, Any] = {
     "data.validation.kind": {
         "data": {**VALUES["data"], "validation": {"kind": "given", "source": {"kind": "storybook"}}}
     },
+    "data.reading.kind": {"data": {**VALUES["data"], "reading": {"kind": "streamed"}}},
     "data.windows.kind": {"data": {"windows": {"kind": "documents", "length": 8}}},
     "optimizer.kind": {"optimizer": {"kind": "adam", "lr": 0.001}},
 }

@@ -17,6 +17,8 @@ class Batch:
     """[B T], ids; padded with the tokenizer's end id"""
     targets: NDArray[np.int32]
     """[B T], ids or IGNORE"""
+    stream: str = ""
+    """where a stream stands after this batch, for going on from there; empty for prepared data"""
 
     @property
     def learned(self) -> int:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fabella.config import Data, Pretrained, TokenizerSection
+from fabella.config import Data, Pretrained, Streamed, TokenizerSection
 from fabella.data.prepared import FORMAT
 from fabella.errors import TextError
 from fabella.storage import sha256_of
@@ -15,6 +17,8 @@ from fabella.text.source import paths
 
 # Enough stories to notice that another version of the generator writes other ones.
 STORIES_COMPARED = 32
+# Four mebibytes of each file that is streamed.
+SAMPLES, SAMPLE_BYTES = 64, 2**16
 
 Stamp = list[tuple[str, int, int]]
 
@@ -26,26 +30,54 @@ def digest_of_inputs(data: Data, tokenizer: TokenizerSection) -> str:
     """
     sections = {
         "format": FORMAT,
-        "data": _with_contents(data.model_dump(mode="json", exclude={"windows"})),
+        **_text(data),
         "tokenizer": tokenizer.model_dump(mode="json"),
         "tokenizer files": _tokenizer_files(tokenizer),
     }
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
-def _with_contents(values: Any) -> Any:
+def digest_of_text(data: Data) -> str:
+    """sha256 (hex) of what decides the text that is read; of files to be streamed, only samples are looked at."""
+    return hashlib.sha256(json.dumps(_text(data), sort_keys=True).encode()).hexdigest()
+
+
+def _text(data: Data) -> dict[str, Any]:
+    """The sections that decide the text. Those of prepared data are spelled as before there were streams."""
+    values = data.model_dump(mode="json", exclude={"windows", "reading"})
+    if not isinstance(data.reading, Streamed):
+        return {"data": _with_contents(values, sha256_of)}
+    return {"data": _with_contents(values, sampled_sha256), "head": data.reading.head_bytes}
+
+
+def _with_contents(values: Any, digest: Callable[[Path], str]) -> Any:
     """The sections, with names and contents of files in place of paths, and what the storybook tells first."""
     if isinstance(values, list):
-        return [_with_contents(value) for value in values]
+        return [_with_contents(value, digest) for value in values]
     if not isinstance(values, dict):
         return values
-    changed = {key: _with_contents(value) for key, value in values.items() if key != "paths"}
+    changed = {key: _with_contents(value, digest) for key, value in values.items() if key != "paths"}
     if values.get("kind") == "files":
-        changed["files"] = [(path.name, sha256_of(path)) for path in finding.find(tuple(values["paths"]))]
+        changed["files"] = [(path.name, digest(path)) for path in finding.find(tuple(values["paths"]))]
     if values.get("kind") == "storybook":
         stories = islice(storybook.stories(STORIES_COMPARED, seed=values["seed"]), STORIES_COMPARED)
         changed["stories like"] = hashlib.sha256("\0".join(stories).encode()).hexdigest()
     return changed
+
+
+def sampled_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's size and of SAMPLES blocks spread evenly over it, the first and the last among them.
+
+    For files too large to be read twice. What is changed between the blocks is noticed when it is read again.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(f"{size}:".encode())
+        last = max(size - SAMPLE_BYTES, 0)
+        for start in sorted({last * number // (SAMPLES - 1) for number in range(SAMPLES)}):
+            file.seek(start)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _tokenizer_files(tokenizer: TokenizerSection) -> list[tuple[str, str]]:

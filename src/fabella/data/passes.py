@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fabella.config import Data, Held, Source
+from fabella.config import Data, Held, Source, Streamed
 from fabella.data import sides
 from fabella.data.progress import Meter, Report, Total, total_of
 from fabella.data.sides import Placed, Rule
@@ -31,7 +31,7 @@ class Passes:
         if not isinstance(self._data.validation, Held):
             for text in self._read(self._data.validation.source):
                 yield Placed(text, digest(text), held_out=True)
-        for text in meter.watch(self._read(self._data.source)):
+        for text in meter.watch(self._learned()):
             parts = list(self.rule.place(text, digest(text)))
             self.dropped += not parts
             yield from parts
@@ -41,8 +41,16 @@ class Passes:
         """All that is worth telling of the newest pass."""
         yield from self.notes.sentences()
         yield from self.rule.sentences()
+        if isinstance(self._data.reading, Streamed):
+            most = self._data.reading.head_bytes / 1e6
+            yield f"validation text and tokenizer come from the head of the stream, {most:,.1f} MB of it at most"
         if self.dropped:
             yield f"{self.dropped:,} training documents that also stand in the validation text were dropped"
+
+    def _learned(self) -> Iterator[str]:
+        """The text that is trained on: all of it, or the head of what will be streamed."""
+        texts, reading = self._read(self._data.source), self._data.reading
+        return head(texts, reading.head_bytes) if isinstance(reading, Streamed) else texts
 
     def _read(self, source: Source) -> Iterator[str]:
         data = self._data
@@ -52,5 +60,15 @@ class Passes:
         validation = self._data.validation
         meter = Meter("looking", Total(), self._report)
         if isinstance(validation, Held):
-            return sides.held_share(meter.watch(self._read(self._data.source)), validation.fraction)
+            return sides.held_share(meter.watch(self._learned()), validation.fraction)
         return sides.Given(map(digest, meter.watch(self._read(validation.source))), describe(validation.source))
+
+
+def head(documents: Iterator[str], most: int) -> Iterator[str]:
+    """The first documents, until they come to ``most`` bytes."""
+    read = 0
+    for text in documents:
+        yield text
+        read += len(text.encode())
+        if read >= most:
+            return

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 import fabella
-from fabella.config import Data, Pretrained, TokenizerSection
+from fabella.config import Data, Pretrained, Streamed, TokenizerSection
 from fabella.data import sample
 from fabella.data.encoding import Encoded, encode
-from fabella.data.inputs import digest_of_inputs, refuse_changed, stamp
+from fabella.data.inputs import digest_of_inputs, digest_of_text, refuse_changed, stamp
 from fabella.data.passes import Passes
 from fabella.data.prepared import FORMAT, KIND, SPLITS, Prepared, Split, SplitRecord, dtype_for, open_prepared
 from fabella.data.progress import Meter, Progress, Report, Total
@@ -133,7 +133,7 @@ def _fill(
         "format": FORMAT,
         "fabella": fabella.__version__,
         "description": describe(data.source),
-        "data": data.model_dump(mode="json", exclude={"windows"}),
+        **_of_data(data),
         "tokenizer": {
             "section": section.model_dump(mode="json"),
             "fingerprint": tokenizer.fingerprint,
@@ -144,6 +144,13 @@ def _fill(
         "notes": [*passes.sentences(), *remarks],
         **{name: record.model_dump(mode="json") for name, record in records.items()},
     }
+
+
+def _of_data(data: Data) -> dict[str, Any]:
+    """What the manifest says of the text; that of a stream is compared when the stream is gone on with."""
+    if isinstance(data.reading, Streamed):
+        return {"data": data.model_dump(mode="json", exclude={"windows"}), "text": digest_of_text(data)}
+    return {"data": data.model_dump(mode="json", exclude={"windows", "reading"})}
 
 
 def _learn(passes: Passes, section: TokenizerSection, report: Report | None) -> tuple[Tokenizer, list[str]]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fabella.config import Data, Storybook
+from fabella.config import Data, Storybook, Streamed
 from fabella.text.source import paths
 
 # Text between two reports.
@@ -49,12 +49,13 @@ class Total:
 
 def total_of(data: Data) -> Total:
     """What is known of a source before it is read."""
-    if isinstance(data.source, Storybook):
+    if isinstance(data.source, Storybook) and not isinstance(data.reading, Streamed):
         return Total(documents=data.source.stories)
     files = paths(data.source)
     if data.source.kind != "files" or any(path.suffix in COMPRESSED for path in files):
         return Total()
-    return Total(bytes=sum(path.stat().st_size for path in files))
+    size = sum(path.stat().st_size for path in files)
+    return Total(bytes=min(size, data.reading.head_bytes) if isinstance(data.reading, Streamed) else size)
 
 
 Report = Callable[[Progress], None]

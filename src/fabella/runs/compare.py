@@ -20,6 +20,8 @@ CONFIG_RULES: dict[str, Verdict] = {
     "model.dropout": "warn",
     "tokenizer": "refuse",
     "data": "refuse",
+    "data.reading.ahead": "allow",
+    "data.reading.patience_seconds": "allow",
     "optimizer": "warn",
     "training.length": "warn",  # a schedule in shares of the run stretches with it
     "training.micro_batch": "warn",

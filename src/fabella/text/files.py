@@ -1,6 +1,7 @@
 """Documents of files: packed or not, each read as its name says; ``.txt`` is cut at a separator, given or guessed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,17 +21,42 @@ SAMPLE_FILES = 16
 """files looked at"""
 
 
-def documents(files: Files, reading: Reading) -> Iterator[str]:
-    """The documents of every file, in order. Raises TextError, and for a packed file of an extra that is missing."""
-    paths = finding.find(files.paths)
-    separator = _separator(files, [path for path in paths if _is_text(path)])
-    for path in paths:
-        if path.stat().st_size == 0:
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The files of a source, in order, and what separates the documents of its text files."""
+
+    files: Files
+    paths: Sequence[Path]
+    separator: str
+
+    def documents(self, path: Path, reading: Reading) -> Iterator[str]:
+        """The documents of one of its files."""
+        if _size(path) == 0:
             reading.notes.remarks[f"size of {path}"] = f"{path} is empty"
         elif _is_text(path):
-            yield from _text(path, separator, reading, guessed=files.separator == "auto")
+            yield from _text(path, self.separator, reading, guessed=self.files.separator == "auto")
         else:
-            yield from _table(path, files.column, reading)
+            yield from _table(path, self.files.column, reading)
+
+
+def shelf(files: Files) -> Shelf:
+    """The files that a source means. Raises TextError where there are none."""
+    paths = finding.find(files.paths)
+    return Shelf(files, paths, _separator(files, [path for path in paths if _is_text(path)]))
+
+
+def documents(files: Files, reading: Reading) -> Iterator[str]:
+    """The documents of every file, in order. Raises TextError, and for a packed file of an extra that is missing."""
+    found = shelf(files)
+    for path in found.paths:
+        yield from found.documents(path, reading)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise TextError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _is_text(path: Path) -> bool:

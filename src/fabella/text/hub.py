@@ -1,7 +1,8 @@
 """Documents of a data set on the Hugging Face hub, streamed or downloaded (needs ``pip install 'fabella[hub]'``)."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fabella.config import Hub
@@ -14,25 +15,46 @@ DOWNLOAD = "Check network and name; or fetch it elsewhere (hf download --repo-ty
 
 def documents(hub: Hub, reading: Reading) -> Iterator[str]:
     """The text of each row, in the data set's order. Raises TextError: no extra, no network, no such thing."""
+    with explaining(hub) as datasets:
+        rows = load(datasets, hub)
+        if hub.column != "auto" and hub.column in (rows.column_names or ()):
+            rows = rows.select_columns([hub.column])  # pictures and sounds beside the text need not be decoded
+        yield from _texts(iter(rows), hub, reading)
+
+
+@contextmanager
+def explaining(hub: Hub) -> Generator[Any]:
+    """The library, for as long as the block lasts; what it raises becomes a TextError."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise TextError("Reading from the hub needs datasets.", fix="pip install 'fabella[hub]'") from error
     try:
-        rows = datasets.load_dataset(
-            hub.name, hub.subset or None, split=hub.split, revision=hub.revision or None, streaming=hub.streaming
-        )
-        if hub.column != "auto" and hub.column in (rows.column_names or ()):
-            rows = rows.select_columns([hub.column])  # pictures and sounds beside the text need not be decoded
-        yield from _texts(iter(rows), hub, reading)
+        yield datasets
     except _failures(datasets) as error:
         raise _explained(error, hub) from error
 
 
+def load(datasets: Any, hub: Hub) -> Any:
+    """The data set as the library gives it: to be streamed, or downloaded."""
+    return datasets.load_dataset(
+        hub.name, hub.subset or None, split=hub.split, revision=hub.revision or None, streaming=hub.streaming
+    )
+
+
+def is_passing(error: TextError) -> bool:
+    """Whether what went wrong may be gone a little later: the network, not the data set."""
+    return isinstance(error.__cause__, (ConnectionError, TimeoutError, *_http_errors()))
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    return tuple(sys.modules[name].HTTPError for name in ("httpx", "httpx2") if name in sys.modules)
+
+
 def _failures(datasets: Any) -> tuple[type[Exception], ...]:
     """What loading and streaming raise: a hub data set runs several libraries, each with errors of its own."""
-    loaded = [sys.modules[name].HTTPError for name in ("httpx", "httpx2") if name in sys.modules]
-    return (OSError, ValueError, KeyError, RuntimeError, EOFError, datasets.exceptions.DatasetsError, *loaded)
+    others = (datasets.exceptions.DatasetsError, *_http_errors())
+    return (OSError, ValueError, KeyError, RuntimeError, EOFError, *others)
 
 
 def _explained(error: Exception, hub: Hub) -> TextError:
@@ -59,7 +81,17 @@ def _texts(rows: Iterator[Mapping[str, Any]], hub: Hub, reading: Reading) -> Ite
         return
     column = choose(hub.column, first, hub.name)
     guess = reading.notes.guess("text column", column, hub.name) if hub.column == "auto" else None
-    for number, row in enumerate(rows, start=1):
+    for text in texts_of(rows, column, hub, reading):
+        if guess:
+            guess.documents += 1
+        yield text
+
+
+def texts_of(
+    rows: Iterable[Mapping[str, Any]], column: str, hub: Hub, reading: Reading, *, first: int = 1
+) -> Iterator[str]:
+    """The documents of rows, from their ``column``; ``first`` is the number of the first of them, for errors."""
+    for number, row in enumerate(rows, start=first):
         place = f"{hub.name}, row {number}"
         value = row.get(column)
         if value is None:
@@ -68,7 +100,4 @@ def _texts(rows: Iterator[Mapping[str, Any]], hub: Hub, reading: Reading) -> Ite
             reading.bad_line(place, f"{column!r} is a {type(value).__name__}, not text.")
         else:
             raw = value.encode("utf-8", "surrogatepass")
-            for text in reading.text(raw, lambda _raw, _at, place=place: f"{place}, in {column!r}"):
-                if guess:
-                    guess.documents += 1
-                yield text
+            yield from reading.text(raw, lambda _raw, _at, place=place: f"{place}, in {column!r}")

@@ -60,6 +60,16 @@ def paths(source: Source) -> list[Path]:
     return []
 
 
+def absolute(source: Source) -> Source:
+    """The same source, with paths that mean the same in any working folder."""
+    if isinstance(source, Files):
+        return source.model_copy(update={"paths": tuple(str(Path(p).expanduser().absolute()) for p in source.paths)})
+    if isinstance(source, Mixture):
+        parts = [part.model_copy(update={"source": absolute(part.source)}) for part in source.parts]
+        return source.model_copy(update={"parts": tuple(parts)})
+    return source
+
+
 def documents(
     source: Source, *, invalid: Invalid = "strict", max_bad_lines: int = 0, notes: Notes | None = None
 ) -> Iterator[str]:

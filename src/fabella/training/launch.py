@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fabella.config import Held, Run, Source
+from fabella.config import Data, Given, Held, InAdvance, Run, Source, Streamed
 from fabella.config_files import apply_overrides, load_run, preset_names, replaced, run_from
 from fabella.data.inputs import digest_of_inputs
 from fabella.data.prepare import Progress as Preparing
@@ -15,7 +15,7 @@ from fabella.data.prepared import Prepared, is_prepared, open_prepared
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import count
-from fabella.text.source import parse, paths
+from fabella.text.source import absolute, parse, paths
 from fabella.training.choose import choose
 
 
@@ -48,13 +48,32 @@ def plan(asked: Asked) -> Plan:
     prepared = open_prepared(Path(asked.data), full=True) if asked.data and is_prepared(Path(asked.data)) else None
     changes = _changes(asked, prepared)
     if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
-        return Plan(load_run(asked.what, asked.overrides, changes), prepared, ())
+        return Plan(_placed(load_run(asked.what, asked.overrides, changes), prepared), prepared, ())
     _refuse_misspelt(asked.what)
     source = parse(asked.what)
     gpu = engines.load(asked.engine or "torch").has_gpu()
     choice = choose(source, name_of(asked.what), size_of(source), gpu=gpu)
     values = replaced(choice.run.model_dump(mode="json"), changes)
-    return Plan(run_from(apply_overrides(values, asked.overrides)), prepared, choice.reasons)
+    return Plan(_placed(run_from(apply_overrides(values, asked.overrides)), prepared), prepared, choice.reasons)
+
+
+def _placed(run: Run, prepared: Prepared | None) -> Run:
+    """A streamed run finds its text from any folder. Raises ConfigError where it was given a whole prepared text."""
+    if not isinstance(run.data.reading, Streamed):
+        return run
+    if prepared and "text" not in prepared.manifest:
+        raise ConfigError(
+            f"data.reading.kind = streamed: {prepared.folder} holds a prepared text, which is not read again.",
+            fix="Leave that setting out, or give --data the text itself.",
+        )
+    return run.model_copy(update={"data": _absolute(run.data)})
+
+
+def _absolute(data: Data) -> Data:
+    validation = data.validation
+    if isinstance(validation, Given):
+        validation = validation.model_copy(update={"source": absolute(validation.source)})
+    return data.model_copy(update={"source": absolute(data.source), "validation": validation})
 
 
 def _changes(asked: Asked, prepared: Prepared | None) -> dict[str, Any]:
@@ -63,6 +82,7 @@ def _changes(asked: Asked, prepared: Prepared | None) -> dict[str, Any]:
     if prepared:
         changes["data.source"] = prepared.manifest["data"]["source"]
         changes["data.validation"] = prepared.manifest["data"]["validation"]
+        changes["data.reading"] = prepared.manifest["data"].get("reading", InAdvance().model_dump())
         changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
     elif asked.data:
         changes["data.source"] = parse(asked.data).model_dump(mode="json")
@@ -114,6 +134,7 @@ def prepare_for(
         folder,
         workers=workers,
         progress=progress,
-        model_parameters=count(run.model.parameters()),
+        # Of a stream only the head is looked at, which says nothing of whether there is text enough.
+        model_parameters=0 if isinstance(run.data.reading, Streamed) else count(run.model.parameters()),
         inputs=inputs,
     )

@@ -145,4 +145,5 @@ class Save:
 def checkpoint_of(engine: Engine, progress: Progress, best: float) -> Checkpoint:
     """Everything a later process needs to go on exactly."""
     known = {"best_loss": best} if math.isfinite(best) else {}
-    return Checkpoint(state=engine.state(), progress={**dataclasses.asdict(progress), **known})
+    reached = {name: value for name, value in dataclasses.asdict(progress).items() if value != ""}
+    return Checkpoint(state=engine.state(), progress={**reached, **known})

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from fabella.config import Epochs, Run, Steps
-from fabella.data.feed import feed
-from fabella.data.order import Order
 from fabella.data.prepared import Prepared, open_prepared
 from fabella.data.windows import Windows
 from fabella.engine import engine as engines
@@ -28,11 +26,12 @@ from fabella.runs.folder import RunFolder
 from fabella.runs.metrics import keep_through, read_rows
 from fabella.telemetry.sinks import Fan, MetricsFile, Row, Sink
 from fabella.telemetry.terminal import Terminal, say
+from fabella.training.batches import batches_from
 from fabella.training.behind import Behind
 from fabella.training.environment import environment
 from fabella.training.interruption import interruptible
 from fabella.training.observers import Log, Save, Tell, Validate, Write, row_of
-from fabella.training.schedule import batch_sizes, learning_rate, steps_for
+from fabella.training.schedule import learning_rate, steps_for
 from fabella.training.telling import teller_of
 from fabella.training.train import Observer, Progress, train
 from fabella.training.validate import Score, bits_per_nat, fixed_set, validate
@@ -144,7 +143,8 @@ def _restore(session: _Session) -> tuple[Progress, float]:
     saved = dict(loaded.checkpoint.progress)
     session.engine.restore(loaded.checkpoint.state)
     best = float(saved.get("best_loss", math.inf))
-    return Progress(int(saved["step"]), int(saved["windows"]), int(saved["tokens"])), best
+    progress = Progress(int(saved["step"]), int(saved["windows"]), int(saved["tokens"]), str(saved.get("stream", "")))
+    return progress, best
 
 
 def resolve(run: Run, prepared: Prepared) -> Run:
@@ -231,11 +231,7 @@ def _looking(session: _Session, watching: Validate, write: Write) -> list[Observ
 
 def _train(session: _Session, observers: Sequence[Observer], progress: Progress) -> Progress:
     """The recipe, fed from where ``progress`` stands."""
-    run, prepared = session.run, session.prepared
-    windows = Windows(prepared.train, run.data.windows, prepared.tokenizer.end)
-    sizes = batch_sizes(run.training, progress.step)
-    order = Order(len(windows), run.seed)
-    with closing(feed(windows, order, progress.windows, sizes)) as batches:
+    with closing(batches_from(session.run, session.prepared, progress)) as batches:
         return train(session.engine, batches, session.rate, observers, progress=progress, until=session.steps)
 
 

@@ -1,7 +1,7 @@
 """The recipe: batches go through the engine, and observers look on."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fabella.data.batches import Batch
 from fabella.engine.engine import Engine, StepResult
@@ -9,16 +9,17 @@ from fabella.engine.engine import Engine, StepResult
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come: optimizer steps, windows and targets used."""
+    """How far a run has come: optimizer steps, windows and targets used; where its stream stands, if it has one."""
 
     step: int = 0
     windows: int = 0
     tokens: int = 0
+    stream: str = ""
 
     def after(self, batch: Batch) -> "Progress":
         """The progress once ``batch`` has been learned from."""
-        return replace(
-            self, step=self.step + 1, windows=self.windows + len(batch.tokens), tokens=self.tokens + batch.learned
+        return Progress(
+            self.step + 1, self.windows + len(batch.tokens), self.tokens + batch.learned, stream=batch.stream
         )
 
 
