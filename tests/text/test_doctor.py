@@ -130,7 +130,8 @@ def test_tokens_are_set_against_bytes_context_and_parameters() -> None:
         ({"tokens_to_train": 400_000}, "Training reads the text 110 times; after 16 times it teaches hardly anything."),
         (
             {"context": 8},
-            "Most documents are longer than the context of 8 tokens (median 10): the model never sees one whole.",
+            "Most documents are longer than the context of 8 tokens (median 10): the model never sees one whole. "
+            "Windows of kind 'documents' leave out what lies beyond it; 'chained' ones read everything.",
         ),
     ],
 )

@@ -189,7 +189,8 @@ def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     if context and facts["document_tokens"]["median"] > context:
         yield (
             f"Most documents are longer than the context of {context:,} tokens (median "
-            f"{facts['document_tokens']['median']:,}): the model never sees one whole."
+            f"{facts['document_tokens']['median']:,}): the model never sees one whole. "
+            "Windows of kind 'documents' leave out what lies beyond it; 'chained' ones read everything."
         )
     per_parameter = facts.get("tokens_per_parameter", 0)
     if 0 < per_parameter < 1:
