@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.data.blocks import Blocks, State, shuffled, uneven
+from fabella.data.blocks import Blocks, State, checksum, shuffled, uneven
 from fabella.errors import TextError
 
 
@@ -113,6 +113,12 @@ def test_one_more_is_read_for_each_that_is_given() -> None:
         blocks.pull()
         reads.append(source.number - before)
     assert set(reads) == {1}
+
+
+def test_how_a_library_spells_a_place_does_not_matter() -> None:
+    here, there = ({"parts": [{"mark": mark, "documents": 7}]} for mark in ("256", "from the beginning, 256"))
+    assert checksum(here) == checksum(there)
+    assert checksum(here) != checksum({"parts": [{"mark": "256", "documents": 8}]})
 
 
 def test_another_block_than_was_given_is_an_error() -> None:

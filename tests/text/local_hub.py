@@ -35,17 +35,19 @@ class Streamed:
         self.name, self.columns = name, columns
         self.position = {"shard": 0, "row": 0}
         self.begin = dict(self.position)
+        self.began = "anew"
         self.column_names = None
 
     def select_columns(self, columns):
         return Streamed(self.name, columns)
 
     def state_dict(self):
-        return dict(self.position)
+        return {**self.position, "began": self.began}  # as in the library, a place has more than one spelling
 
     def load_state_dict(self, state):
-        self.begin = dict(state)
-        self.position = dict(state)
+        self.position = {"shard": state["shard"], "row": state["row"]}
+        self.begin = dict(self.position)
+        self.began = f"at {state['shard']}, {state['row']}"
 
     def __iter__(self):
         shards = sorted((HERE / self.name).glob("*.jsonl"))

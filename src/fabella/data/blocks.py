@@ -93,7 +93,7 @@ class Blocks(Generic[T, U]):
         self._given, self._used = self._arrange(self._filling, self._filling_number), 0
         self._start, self._number = self._filling_start, self._filling_number
         self._begin_filling(self._number + 1)
-        self._end = zlib.crc32(json.dumps(self._filling_start, sort_keys=True).encode())
+        self._end = checksum(self._filling_start)
 
     def _begin_filling(self, number: int) -> None:
         self._filling: list[T] = []
@@ -128,6 +128,19 @@ def uneven(most: int, key: int) -> Callable[[int], int]:
         return most // 2 + 1 + mix(key + mix(~number)) % (most - most // 2)
 
     return items
+
+
+def checksum(state: State) -> int:
+    """CRC-32 of a state, but for its marks: a library may spell the same place in several ways."""
+    return zlib.crc32(json.dumps(_unmarked(state), sort_keys=True).encode())
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _unmarked(item) for key, item in value.items() if key != "mark"}
 
 
 def changed(how: str) -> TextError:
