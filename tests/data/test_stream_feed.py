@@ -16,6 +16,7 @@ import pytest
 from fabella.config import Data, Hub, Source, Storybook, Streamed
 from fabella.data.stream import Stream
 from fabella.data.stream_feed import ReaderEndedError, StreamFeed, stream_feed
+from fabella.data.stream_reader import FOR_THE_PARENT
 from fabella.errors import TextError
 from fabella.tokenizers.bytes import ByteTokenizer
 from tests.data.samples import FIFTH, WINDOWS, lines, words
@@ -144,6 +145,15 @@ def test_a_crash_of_the_reader_is_told(tmp_path: Path, tokenizer: Path, monkeypa
         pytest.raises(ReaderEndedError, match=r"of hub data set tales, split train ended \(exit code 1\)"),
     ):
         next(batches)
+
+
+@pytest.mark.fault("C1", cases=5)
+@pytest.mark.parametrize("number", FOR_THE_PARENT, ids=lambda number: number.name)
+def test_a_signal_for_the_whole_job_is_left_to_the_training(number: signal.Signals, tokenizer: Path) -> None:
+    with opened(streamed(ahead=1), tokenizer) as batches:
+        next(batches)
+        os.kill(batches.pid, number)
+        take(batches, 5)
 
 
 ORPHANED = """

@@ -82,14 +82,12 @@ def test_reading_begins_again_at_any_portion(kind: str, tmp_path: Path, hub: Loc
 
 def test_the_rows_of_a_data_set_are_numbered_through(hub: LocalHub) -> None:
     hub.add("tales", [["One."] * 300, [*["Two."] * 9, "half \ud83e a fox"]])
-    parts = portions(Hub(name="tales"), Reading(), FORWARD)
-    list(next(parts).texts)
     with pytest.raises(TextError, match="tales, row 310, in 'text': half a character"):
-        list(next(parts).texts)
+        read(Hub(name="tales"))
 
 
 @pytest.mark.fault("B8", cases=4)
-@pytest.mark.parametrize("places", [[(0, 0)], [(0, 255)], [(1, 7)] * 3, [(0, 3), (2, 299)]], ids=str)
+@pytest.mark.parametrize("places", [[(0, 0)], [(0, 63)], [(1, 7)] * 3, [(0, 3), (2, 299)]], ids=str)
 def test_a_lost_connection_is_made_anew_where_it_was_lost(places: list[tuple[int, int]], hub: LocalHub) -> None:
     expected = flat(read(Hub(name="tales")))
     hub.break_at(*places)

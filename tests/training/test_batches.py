@@ -14,7 +14,7 @@ from fabella.data.prepared import Prepared
 from fabella.errors import CheckpointError, ConfigError, Interrupted, TextError
 from fabella.runs.checkpoint import load
 from fabella.runs.folder import RunFolder
-from fabella.training import batches, session
+from fabella.training import api, batches, session
 from fabella.training.launch import Asked, plan, prepare_for
 from fabella.training.session import resume, start
 from tests.data.samples import lines, words
@@ -142,6 +142,19 @@ def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
         resume(out)
     text.write_text(text.read_text().replace("Tale x.", "Tale 59."))
     resume(out)
+
+
+def test_text_that_was_moved_is_found_where_it_is_said_to_be(tmp_path: Path) -> None:
+    text = lines(tmp_path / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
+    of = tiny.run(STREAMED, f"data.source={text.model_dump_json()}", steps=STEPS)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        start(of, out, prepare_for(of, tmp_path / "prepared", workers=1), sinks=[StopAt(6)])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.txt").rename(tmp_path / "elsewhere" / "mine.txt")
+    with pytest.raises(TextError, match="There is no file"):
+        api.resume(out)
+    api.resume(out, settings={"data.source.paths": [str(tmp_path / "elsewhere" / "mine.txt")]})
 
 
 def test_batches_are_taken_from_the_way_of_the_section(texts: Path) -> None:

@@ -1,7 +1,8 @@
 """A process that reads a stream ahead of the training: ``python -m fabella.data.stream_reader``.
 
 What to read comes first through its standard input, then the size of each batch. It ends when that input ends, even
-in the middle of a download, so that it never outlives who started it. Ctrl-C is for its parent to answer.
+in the middle of a download, so that it never outlives who started it. Signals are for its parent to answer, which may
+want more batches before it stops: Ctrl-C, and those that a cluster sends to every process of a job.
 """
 
 import json
@@ -20,11 +21,13 @@ from fabella.errors import FabellaError
 from fabella.tokenizers import loading
 
 DONE, FAILED = b"done", b"failed"
+FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in FOR_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     answers = sys.stdout.buffer

@@ -20,6 +20,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "model.dropout": "warn",
     "tokenizer": "refuse",
     "data": "refuse",
+    "data.source.paths": "allow",  # text may be moved; its fingerprint says whether it is the same
     "data.reading.ahead": "allow",
     "data.reading.patience_seconds": "allow",
     "optimizer": "warn",

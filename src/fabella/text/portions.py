@@ -1,7 +1,7 @@
 """A source in portions that can be read from the beginning of any of them: what going on in the middle is built on.
 
     files      a file                 the built-in storybook   1,024 stories
-    hub data   256 streamed rows, or 1,000 downloaded ones
+    hub data   64 streamed rows, or 1,000 downloaded ones
 
 A portion has a mark, a word from which reading it can begin again. What can be reached in any order is read in another
 one each epoch; rows that are streamed come as the data set has them.
@@ -20,7 +20,7 @@ from fabella.text.cleaning import Reading
 from fabella.text.columns import choose, peek
 
 STORIES = 1024
-STREAMED_ROWS = 256
+STREAMED_ROWS = 64
 DOWNLOADED_ROWS = 1000
 # Beside the library's own attempts: seconds waited before each of ours.
 WAITS = (1.0, 4.0, 16.0)
