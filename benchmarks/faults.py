@@ -78,6 +78,7 @@ ROWS = {
     "D6": "metrics after a kill: a torn last line is tolerated, no step stands twice",
     "D7": "closed output, no terminal, LANG=C, read-only home, spaces and Unicode in paths",
     "D8": "the clock set back during a run",
+    "D9": "memory that ends while a few steps are tried: the tool lives on and says what would fit",
     "E1": "pickles in every place where a file is read: their code never runs",
     "E2": "calls that could run what they read, searched for in the source",
     "E6": "well-formed configs with absurd sizes: refused before anything is allocated",

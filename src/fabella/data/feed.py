@@ -60,7 +60,11 @@ class Feed(Iterator[Batch]):
         self.close()
 
 
-def feed(windows: Windows, order: Order, start: int, sizes: Iterator[int], ahead: int = 4) -> Feed:
+AHEAD = 4
+"""Batches made ahead: enough to get over a slow read, few enough to cost no memory worth speaking of."""
+
+
+def feed(windows: Windows, order: Order, start: int, sizes: Iterator[int], ahead: int = AHEAD) -> Feed:
     """Batches of ``sizes`` windows each, from sample ``start`` of ``order`` on, at most ``ahead`` of them waiting.
 
     An error on the thread is raised by ``next``. Close it (``with``, ``contextlib.closing``) when done.

@@ -73,13 +73,14 @@ class Engine(Protocol):
         ...
 
 
-def load(name: str) -> Any:
+def load(name: str, part: str = "engine") -> Any:
     """The module ``engine_NAME``: ``for_training(run, device)`` and ``for_use(config, weights, device)``.
 
+    Or another ``part`` of the engine that has a file of its own: ``memory`` (how much a step takes), ``peak``.
     Raises ConfigError where there is no such engine, or its package is not installed.
     """
     try:
-        return importlib.import_module(f"fabella.engine.engine_{name}")
+        return importlib.import_module(f"fabella.engine.{part}_{name}")
     except ModuleNotFoundError as missing:
         raise ConfigError(
             f"engine = '{name}' cannot be used: Python has no module '{missing.name}'.", fix="Use engine=torch."

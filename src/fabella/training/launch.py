@@ -127,7 +127,7 @@ def prepare_for(
     makes another folder, and a file that was only touched does not.
     """
     inputs = digest_of_inputs(run.data, run.tokenizer)
-    folder = root / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}-{inputs[:8]}"
+    folder = folder_for(run, root, inputs)
     return prepare(
         run.data,
         run.tokenizer,
@@ -138,3 +138,14 @@ def prepare_for(
         model_parameters=0 if isinstance(run.data.reading, Streamed) else count(run.model.parameters()),
         inputs=inputs,
     )
+
+
+def folder_for(run: Run, root: Path, inputs: str) -> Path:
+    """Where ``prepare_for`` puts the data; ``inputs``: ``digest_of_inputs`` of the run."""
+    return root / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}-{inputs[:8]}"
+
+
+def already_prepared(run: Run, root: Path) -> Prepared | None:
+    """The run's data if ``prepare_for`` has made it in ``root`` before. Raises TextError where the text is gone."""
+    folder = folder_for(run, root, digest_of_inputs(run.data, run.tokenizer))
+    return open_prepared(folder) if is_prepared(folder) else None

@@ -1,0 +1,158 @@
+"""Tell before training what it will take: memory by part, disk, steps, tokens, time, and whether it fits.
+
+Examples:
+  fabella plan piny-37m                                  takes a few real steps to measure the time
+  fabella plan my-stories.txt --no-measure               only what can be reckoned
+  fabella plan minigpt-100m training.micro_batch=16 training.recompute=blocks
+  fabella plan tinystories-8m --device cuda --memory 16GB --json
+
+The steps are taken in a process of their own: one that needs too much memory ends, and this one says so.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fabella.cli.batch_size import room_of
+from fabella.cli.output import say, show, show_json
+from fabella.config import Run, Streamed
+from fabella.data.prepared import Prepared
+from fabella.storage import free_bytes, size_in_words
+from fabella.telemetry.terminal import duration
+from fabella.training.launch import Asked, Plan, already_prepared, plan
+from fabella.training.memory import Room, size_in_bytes
+from fabella.training.plan import Forecast, disk_place, forecast
+from fabella.training.trials import REASONS, Conditions
+
+
+def command(
+    what: Annotated[str, typer.Argument(help="A preset, a .yaml config, or a text.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.")] = None,
+    data: Annotated[str, typer.Option(help="A source of text, or a prepared folder.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where the run would lie; usually runs/NAME.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps; 0: as the config says.", min=0)] = 0,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Take a few steps to measure.")] = True,
+    seconds: Annotated[float, typer.Option(help="Longest time for measuring.", min=1)] = 120.0,
+    memory: Annotated[str, typer.Option(help="Memory there is, as 16GB; usually what this machine has free.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
+    for reason in planned.reasons:
+        say(reason)
+    ids = prepared_of(planned, prepared)
+    room, on_gpu = room_of(planned.run, device)
+    if memory:
+        room = Room(size_in_bytes(memory), size_in_bytes(memory), room.where)
+    given = Conditions(
+        limit=room.free, on_gpu=on_gpu, seconds=seconds, device=device, prepared=str(ids.folder) if ids else ""
+    )
+    place = disk_place(out or Path("runs") / planned.run.name)
+    told = forecast(planned.run, ids, room, free_bytes(place), given if measure else None)
+    if as_json:
+        show_json(facts(planned.run, told))
+    else:
+        show("\n".join(lines(planned, told)))
+
+
+def prepared_of(planned: Plan, root: Path) -> Prepared | None:
+    """The prepared data, if it is there; of a stream only the head would be, which says nothing of the rest."""
+    if isinstance(planned.run.data.reading, Streamed):
+        return None
+    return planned.prepared or already_prepared(planned.run, root)
+
+
+def facts(run: Run, told: Forecast) -> dict[str, Any]:
+    """Everything, for programs; null where it is not known."""
+    pace, length = told.pace, told.length
+    return {
+        "name": run.name,
+        "parameters": told.parameters,
+        "non_embedding_parameters": told.without_embeddings,
+        "flops_per_token": told.flops_per_token,
+        "steps": length.steps,
+        "tokens": length.tokens,
+        "epochs": length.epochs,
+        "windows_per_step": length.windows_per_step,
+        "memory_bytes": {"on_device": told.memory.on_device, "beside": told.memory.beside},
+        "memory_needed_bytes": told.memory_needed,
+        "memory_free_bytes": told.room.free,
+        "memory_total_bytes": told.room.total,
+        "measured_peak_bytes": pace.trial.peak_bytes if pace and pace.trial.fits else None,
+        "checkpoint_bytes": told.disk.checkpoint,
+        "disk_needed_bytes": told.disk.needed,
+        "disk_free_bytes": told.disk.free,
+        "tokens_per_second": pace.tokens_per_second if pace and pace.trial.fits else None,
+        "seconds": pace.seconds_left if pace else None,
+        "trial": pace.trial.reason or "fits" if pace else "not made",
+        "fits_memory": told.fits_memory,
+        "fits_disk": told.fits_disk,
+    }
+
+
+def lines(planned: Plan, told: Forecast) -> list[str]:
+    """The same for people."""
+    run = planned.run
+    return [
+        f"{run.name}: {told.parameters:,} parameters, {told.without_embeddings:,} without embeddings",
+        "",
+        *_memory(told),
+        "",
+        *_length(run, told),
+        *_time(told),
+        f"disk       {size_in_words(told.disk.needed)} for {told.disk.checkpoints} checkpoints of "
+        f"{size_in_words(told.disk.checkpoint)}; {size_in_words(told.disk.free)} are free",
+        "",
+        *_verdict(told),
+    ]
+
+
+def _memory(told: Forecast) -> list[str]:
+    rows = [*told.memory.on_device.items(), *told.memory.beside.items()]
+    width = max(len(size_in_words(size)) for _, size in rows)
+    where = " (the machine's, not the GPU's)" if told.on_gpu else ""
+    shown = [f"  {size_in_words(size):>{width}}  {part}" for part, size in told.memory.on_device.items()]
+    shown += [f"  {size_in_words(size):>{width}}  {part}{where}" for part, size in told.memory.beside.items()]
+    pace = told.pace
+    measured = [f"  measured: {size_in_words(pace.trial.peak_bytes)} at most"] if pace and pace.trial.fits else []
+    return [f"memory     {size_in_words(told.memory_needed)}", *shown, *measured]
+
+
+def _length(run: Run, told: Forecast) -> list[str]:
+    length = told.length
+    sizes = ", ".join(f"{windows:,} from step {first:,}" if first else f"{windows:,}"
+                      for first, windows in length.windows_per_step)  # fmt: skip
+    steps = f"{length.steps:,}" if length.steps else "known when the text is prepared (fabella prepare, or train)"
+    epochs = f", {length.epochs:.2f} epochs" if length.epochs else ""
+    tokens = f"{length.tokens:,} tokens{epochs}" if length.tokens else epochs.removeprefix(", ")
+    shown = [f"steps      {steps}, of windows: {sizes}; {run.data.windows.length:,} tokens each"]
+    return [*shown, f"           {tokens}"] if tokens else shown
+
+
+def _time(told: Forecast) -> list[str]:
+    pace = told.pace
+    if pace is None:
+        return ["time       not measured (leave out --no-measure)"]
+    if not pace.trial.fits:
+        return []
+    left = duration(pace.seconds_left) if pace.seconds_left else "known with the steps"
+    return [
+        f"time       {left} for the steps, without validation and saving, at {pace.tokens_per_second:,.0f} tokens/s"
+    ]
+
+
+def _verdict(told: Forecast) -> list[str]:
+    free = f"{size_in_words(told.room.free)} of {size_in_words(told.room.total)} {told.room.where} are free"
+    if told.fits_memory and told.fits_disk:
+        return [f"It fits: {free}."]
+    shown: list[str] = []
+    if not told.fits_memory:
+        trial = told.pace.trial if told.pace else None
+        why = f"the trial {REASONS[trial.reason]}; " if trial and not trial.fits else ""
+        shown.append(f"It does not fit into memory: {why}{free}.")
+        shown.append("Try fabella batch-size, training.recompute=blocks, or a shorter data.windows.length.")
+    if not told.fits_disk:
+        shown.append("It does not fit on the disk. Free some space, choose another --out, or lower checkpoint.keep.")
+    return shown

@@ -1,0 +1,90 @@
+"""`fabella batch-size`, as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fabella.cli.main import run
+from fabella.config_files import load_run
+from fabella.training import batch_size
+from fabella.training.schedule import windows_at
+from fabella.training.trials import Trial
+
+PEAKS = {1: 300e6, 2: 400e6, 4: 600e6, 8: 1000e6, 16: 1800e6}
+SPEEDS = {1: 500.0, 2: 900.0, 4: 1000.0, 8: 800.0}
+
+
+@pytest.fixture
+def fits_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro-batches of up to 8 windows fit, and 4 are fastest."""
+
+    def try_out(run: object, size: int, given: object) -> Trial:
+        if size > 8:
+            return Trial(micro_batch=size, reason="memory")
+        return Trial(micro_batch=size, tokens_per_second=SPEEDS[size], peak_bytes=int(PEAKS[size]))
+
+    monkeypatch.setattr(batch_size, "try_out", try_out)
+
+
+@pytest.mark.usefixtures("fits_8")
+def test_it_tells_the_largest_and_the_fastest_and_how_to_set_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["batch-size", "piny-37m", "--memory", "1GB"]) == 0
+    told = capsys.readouterr()
+    assert told.out == (
+        "Largest that fits: 8 (800 tokens/s, 1 GB at most)\n"
+        "Fastest:           4 (1,000 tokens/s, 600 MB at most)\n"
+        "The same global batch with: training.micro_batch=8 'training.accumulation=[[0,128]]'\n"
+    )
+    assert "micro-batch     16: needs more memory than there is\n" in told.err
+
+
+@pytest.mark.usefixtures("fits_8")
+@pytest.mark.parametrize(("option", "size"), [([], 8), (["--fastest"], 4), (["--most", "3"], 2)])
+def test_the_answer_is_written_into_a_config(
+    option: list[str], size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    assert run(["batch-size", "minigpt-100m", *option, "--write", str(file), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    written, before = load_run(str(file)), load_run("minigpt-100m")
+    assert (facts["micro_batch"], facts["written"]) == (size, str(file))
+    assert written.training.micro_batch == size
+    assert [windows_at(written.training, s) for s in (0, 8750, 13125)] == [
+        windows_at(before.training, s) for s in (0, 8750, 13125)
+    ]
+    assert run(["batch-size", str(file), *option, "--write", str(file)]) == 0  # again, into the same file
+    assert load_run(str(file)) == written
+
+
+@pytest.mark.usefixtures("fits_8")
+def test_a_file_that_is_no_config_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diary = tmp_path / "diary.yaml"
+    diary.write_text("- dear diary\n")
+    assert run(["batch-size", "storybook-1m", "--write", str(diary)]) == 2
+    assert "a config is a mapping of sections" in capsys.readouterr().err
+    assert diary.read_text() == "- dear diary\n"
+    assert run(["batch-size", "storybook-1m", "--write", str(tmp_path / "answer.txt")]) == 2
+    assert "is no .yaml file. Write it to" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fits_8")
+def test_the_written_config_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(descriptor: int, data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fabella.storage.files.os.write", full)
+    assert run(["batch-size", "storybook-1m", "--write", str(tmp_path / "mine.yaml")]) == 4
+    assert "disk full: writing mine.yaml" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_for_anything_is_an_error_with_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """With real trials: the process is ended while PyTorch is being loaded."""
+    assert run(["batch-size", "storybook-1m", "--memory", "50MB"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "A micro-batch of 1 window of 288 tokens needs more memory than there is: 50 MB. Try training.recompute" in told
+    )

@@ -1,0 +1,67 @@
+"""`fabella plan`, as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fabella.cli.main import run
+from fabella.data.prepare import prepare
+from fabella.training import plan as planning
+from fabella.training.trials import Trial
+from tests.training import tiny
+
+
+def test_a_plan_tells_memory_steps_disk_and_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "minigpt-100m", "--no-measure", "--memory", "16GB"]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        "minigpt-100m: 105,204,480 parameters, 92,621,568 without embeddings",
+        "  421 MB  weights",
+        "steps      20,312, of windows: 512, 1,024 from step 8,750, 2,048 from step 13,125; 512 tokens each",
+        "           12,123,635,712 tokens",
+        "time       not measured (leave out --no-measure)",
+        "It does not fit into memory: 16 GB of 16 GB memory are free.",
+        "Try fabella batch-size, training.recompute=blocks, or a shorter data.windows.length.",
+    ):
+        assert line in told.splitlines()
+    assert run(["plan", "minigpt-100m", "--no-measure", "--memory", "16GB", "training.recompute=blocks"]) == 0
+    assert "It fits: 16 GB of 16 GB memory are free.\n" in capsys.readouterr().out
+
+
+def test_measured_in_real_steps_of_prepared_data_it_tells_the_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = tiny.run()
+    data = prepare(of.data, of.tokenizer, tmp_path / "prepared", workers=1)
+    words = [word for word in tiny.SETTINGS if not word.startswith(("data.", "tokenizer."))]
+    assert run(["plan", "storybook-1m", *words, "data.windows.length=32", "--data", str(data.folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["trial"] == "fits"
+    assert facts["seconds"] > 0
+    assert facts["tokens_per_second"] > 0
+    assert facts["measured_peak_bytes"] > 10**7
+    assert facts["epochs"] > 0
+    assert (facts["fits_memory"], facts["fits_disk"]) == (True, True)
+    assert facts["windows_per_step"] == [[0, 16], [12, 24], [20, 32]]
+
+
+@pytest.mark.fault("D9", cases=1)
+def test_a_trial_killed_for_memory_is_an_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "try_out", lambda run, size, *rest: Trial(micro_batch=size, reason="killed"))
+    assert run(["plan", "storybook-1m", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["trial"], facts["fits_memory"], facts["seconds"]) == ("killed", False, None)
+    assert run(["plan", "storybook-1m"]) == 0
+    assert "the trial was killed, as the system does when its memory ends" in capsys.readouterr().out
+
+
+def test_a_text_is_planned_with_the_reasons_of_its_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "tales.txt"
+    text.write_text("Once upon a time there was a fox.\n\n" * 200)
+    assert run(["plan", str(text), "--no-measure"]) == 0
+    told = capsys.readouterr()
+    assert "a model of the shape of storybook-1m" in told.err
+    assert "tales: " in told.out
