@@ -1,6 +1,7 @@
 """The whole stream: every row once an epoch, the same bits from wherever it is gone on from."""
 
 import itertools
+import json
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from fabella.config import Chained, Data, Documents, Files, Given, Held, Hub, Mixture, Part, Source, Storybook, Streamed
+from fabella.data.batches import Batch
 from fabella.data.stream import Stream
 from fabella.errors import TextError
 from fabella.text.source import documents
@@ -170,3 +172,48 @@ def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
     data = streamed(Storybook(stories=100_000), Documents(length=256), rows=100, sequences=50)
     peak_after(100, data)  # what is loaded once
     assert peak_after(1000, data) < 1.5 * peak_after(100, data)
+
+
+CHECKED_ONLY = {"learned", "bad_lines"}
+"""Parts that decide on errors, not on batches: tests/data/test_stream_documents.py has them."""
+
+
+def parts_of(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The paths of all values in a state that are not what they are at the beginning of a stream."""
+    if isinstance(value, dict):
+        return [found for key, inner in value.items() for found in parts_of(inner, (*path, key))]
+    if isinstance(value, list):
+        return [found for key, inner in enumerate(value) for found in parts_of(inner, (*path, key))]
+    return [path] if value and path[-1] not in CHECKED_ONLY else []
+
+
+def without(state: str, path: tuple[str | int, ...]) -> str:
+    values = inner = json.loads(state)
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = "" if isinstance(inner[path[-1]], str) else 0
+    return json.dumps(values)
+
+
+def goes_on_as(straight: list[Batch], data: Data, state: str) -> bool:
+    try:
+        stream = Stream(data, BYTES, 1, state)
+        return all(stream.batch(4).tokens.tobytes() == batch.tokens.tobytes() for batch in straight)
+    except TextError:
+        return False
+
+
+@pytest.mark.fault("A12", cases=30)
+def test_whatever_part_of_the_state_is_forgotten_is_noticed(tmp_path: Path) -> None:
+    parts = (
+        Part(weight=1.0, source=text(tmp_path, "mine.txt", 90)),
+        Part(weight=1.0, source=text(tmp_path, "yours.txt", 120)),
+    )
+    data = streamed(Mixture(parts=parts), Chained(length=64, stride=50), rows=20)
+    stream = Stream(data, BYTES, 1)
+    batches = [stream.batch(4) for _ in range(200)]
+    state = batches[99].stream
+    assert goes_on_as(batches[100:], data, state)
+    forgotten = parts_of(json.loads(state))
+    assert len(forgotten) >= 30
+    assert [path for path in forgotten if goes_on_as(batches[100:], data, without(state, path))] == []
