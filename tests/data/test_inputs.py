@@ -6,8 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config import BPE, Bytes, Chained, Data, Documents, Given, Held, Mixture, Part, Pretrained, Storybook
-from fabella.data.inputs import digest_of_inputs, refuse_changed, stamp
+from fabella.config import (
+    BPE,
+    Bytes,
+    Chained,
+    Data,
+    Documents,
+    Given,
+    Held,
+    Mixture,
+    Part,
+    Pretrained,
+    Storybook,
+    Streamed,
+)
+from fabella.data import inputs
+from fabella.data.inputs import digest_of_inputs, refuse_changed, sampled, stamp
 from fabella.errors import TextError
 from tests.data.samples import data, lines
 from tests.tokenizers.samples import trained
@@ -105,3 +119,47 @@ def test_a_file_that_goes_meanwhile_is_noticed(tmp_path: Path) -> None:
 def test_a_data_section_of_no_files_has_no_stamp() -> None:
     assert stamp(data()) == []
     assert isinstance(data(), Data)
+
+
+# ---------------------------------------------------------------- streams
+
+
+def streaming(of: Data, **settings: int) -> Data:
+    return of.model_copy(update={"reading": Streamed(**settings)})  # pyright: ignore[reportArgumentType]
+
+
+def test_of_a_stream_only_what_decides_its_head_counts() -> None:
+    base = data()
+    one, other = streaming(base), streaming(base, row_buffer=7, sequence_buffer=7, ahead=7)
+    assert digest_of_inputs(one, BYTES) == digest_of_inputs(other, BYTES)
+    assert digest_of_inputs(one, BYTES) != digest_of_inputs(base, BYTES)
+    assert digest_of_inputs(one, BYTES) != digest_of_inputs(streaming(base, head_bytes=1000), BYTES)
+
+
+@pytest.mark.fault("B14", cases=6)
+@pytest.mark.parametrize("at", [0, 1000, 65_535, 2_000_000, 3_999_999, 4_000_000])
+def test_a_changed_byte_of_a_streamed_file_is_noticed(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"fox " * 1_000_000)
+    before = sampled([path])
+    raw = bytearray(path.read_bytes())
+    raw[at : at + 1] = b"!"
+    path.write_bytes(raw)
+    assert sampled([path]) != before
+
+
+def test_of_large_and_of_many_files_only_samples_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "SAMPLE_BYTES", 10)
+    monkeypatch.setattr(inputs, "SAMPLES", 8)
+    monkeypatch.setattr(inputs, "SAMPLES_OF_ALL", 32)
+    files = [tmp_path / f"{number}.txt" for number in range(8)]
+    for file in files:
+        file.write_bytes(bytes(range(100)) * 10)
+    alone, beside_others = sampled(files[:1]), sampled(files)
+    assert len(set(beside_others)) == 1
+    assert alone[0] != beside_others[0]  # eight blocks of one file, four of each of eight
+    for place, noticed in ((0, True), (999, True), (20, False)):
+        raw = bytearray(bytes(range(100)) * 10)
+        raw[place] = 255
+        files[0].write_bytes(raw)
+        assert (sampled(files[:1]) != alone) == noticed

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -190,6 +191,33 @@ def test_starting_and_stopping_leaves_nothing_open(tokenizer: Path) -> None:
         batches.close()
         batches.close()
     assert (this.num_fds(), len(this.children()), threading.active_count()) == before
+
+
+CYCLES_AT_NIGHT, BATCHES_AT_NIGHT = 50, 20_000
+
+
+@pytest.mark.faults
+@pytest.mark.fault("B12", cases=CYCLES_AT_NIGHT)
+def test_fifty_starts_with_few_files_to_open(tokenizer: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 40, limits[1]))
+    try:
+        for _ in range(CYCLES_AT_NIGHT):
+            with opened(streamed(), tokenizer) as batches:
+                next(batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.faults
+@pytest.mark.fault("B11", cases=1)
+def test_the_reader_does_not_grow(tokenizer: Path) -> None:
+    with opened(streamed(Storybook(stories=5000)), tokenizer) as batches:
+        reader = psutil.Process(batches.pid)
+        take(batches, BATCHES_AT_NIGHT // 4)
+        before = reader.memory_info().rss
+        take(batches, BATCHES_AT_NIGHT)
+        assert reader.memory_info().rss - before <= BATCHES_AT_NIGHT / 1000 * 2**20
 
 
 @pytest.mark.fault("B13", cases=1)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from fabella.text.source import paths
 
 # Enough stories to notice that another version of the generator writes other ones.
 STORIES_COMPARED = 32
-# Four mebibytes of each file that is streamed.
-SAMPLES, SAMPLE_BYTES = 64, 2**16
+# Of a file that is streamed, at most four mebibytes; of all together about 256, however many there are.
+SAMPLES, SAMPLES_OF_ALL, SAMPLE_BYTES = 64, 4096, 2**16
 
 Stamp = list[tuple[str, int, int]]
 
@@ -46,35 +46,47 @@ def _text(data: Data) -> dict[str, Any]:
     """The sections that decide the text. Those of prepared data are spelled as before there were streams."""
     values = data.model_dump(mode="json", exclude={"windows", "reading"})
     if not isinstance(data.reading, Streamed):
-        return {"data": _with_contents(values, sha256_of)}
-    return {"data": _with_contents(values, sampled_sha256), "head": data.reading.head_bytes}
+        return {"data": _with_contents(values, whole)}
+    return {"data": _with_contents(values, sampled), "head": data.reading.head_bytes}
 
 
-def _with_contents(values: Any, digest: Callable[[Path], str]) -> Any:
+def _with_contents(values: Any, digests: Callable[[Sequence[Path]], list[str]]) -> Any:
     """The sections, with names and contents of files in place of paths, and what the storybook tells first."""
     if isinstance(values, list):
-        return [_with_contents(value, digest) for value in values]
+        return [_with_contents(value, digests) for value in values]
     if not isinstance(values, dict):
         return values
-    changed = {key: _with_contents(value, digest) for key, value in values.items() if key != "paths"}
+    changed = {key: _with_contents(value, digests) for key, value in values.items() if key != "paths"}
     if values.get("kind") == "files":
-        changed["files"] = [(path.name, digest(path)) for path in finding.find(tuple(values["paths"]))]
+        files = finding.find(tuple(values["paths"]))
+        changed["files"] = [(path.name, digest) for path, digest in zip(files, digests(files), strict=True)]
     if values.get("kind") == "storybook":
         stories = islice(storybook.stories(STORIES_COMPARED, seed=values["seed"]), STORIES_COMPARED)
         changed["stories like"] = hashlib.sha256("\0".join(stories).encode()).hexdigest()
     return changed
 
 
-def sampled_sha256(path: Path) -> str:
-    """sha256 (hex) of a file's size and of SAMPLES blocks spread evenly over it, the first and the last among them.
+def whole(files: Sequence[Path]) -> list[str]:
+    """sha256 (hex) of all that is in each file."""
+    return [sha256_of(file) for file in files]
 
-    For files too large to be read twice. What is changed between the blocks is noticed when it is read again.
+
+def sampled(files: Sequence[Path]) -> list[str]:
+    """sha256 (hex) of each file's size and of blocks spread evenly over it, the first and the last among them.
+
+    For files too large to be read twice: the fewer they are, the more blocks of each. What is changed between the
+    blocks is noticed when it is read again.
     """
+    blocks = max(2, min(SAMPLES, SAMPLES_OF_ALL // max(len(files), 1)))
+    return [_sampled(file, blocks) for file in files]
+
+
+def _sampled(path: Path, blocks: int) -> str:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest = hashlib.sha256(f"{size}:".encode())
         last = max(size - SAMPLE_BYTES, 0)
-        for start in sorted({last * number // (SAMPLES - 1) for number in range(SAMPLES)}):
+        for start in sorted({last * number // (blocks - 1) for number in range(blocks)}):
             file.seek(start)
             digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()

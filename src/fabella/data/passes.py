@@ -43,7 +43,7 @@ class Passes:
         yield from self.rule.sentences()
         if isinstance(self._data.reading, Streamed):
             most = self._data.reading.head_bytes / 1e6
-            yield f"validation text and tokenizer come from the head of the stream, {most:,.1f} MB of it at most"
+            yield f"validation text and tokenizer are taken from the head of the text, its first {most:,.1f} MB at most"
         if self.dropped:
             yield f"{self.dropped:,} training documents that also stand in the validation text were dropped"
 
