@@ -36,6 +36,12 @@ def test_before_the_text_is_prepared_the_steps_of_epochs_are_not_known() -> None
     assert length_of(preset("minigpt-100m"), None).tokens == (8750 * 512 + 4375 * 1024 + 7187 * 2048) * 512
 
 
+def test_of_a_stream_the_epochs_are_not_known(tmp_path: Path) -> None:
+    run = tiny.run("data.reading.kind=streamed")
+    told = length_of(run, tiny.prepared(tmp_path, run))
+    assert (told.steps, told.epochs) == (tiny.STEPS, None)
+
+
 def test_time_is_that_of_all_micro_batches_and_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, seconds=2.0, seconds_of_update=0.5)
     run = tiny.run()  # 12 steps of 2 micro-batches, 8 of 3, 20 of 4, each of 8 windows of 32 tokens

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fabella.config import Epochs, Run, Steps
+from fabella.config import Epochs, Run, Steps, Streamed
 from fabella.data.feed import AHEAD
 from fabella.data.prepared import Prepared
 from fabella.data.windows import Windows
@@ -149,9 +149,9 @@ def memory_of(run: Run, device: str) -> Memory:
 
 
 def length_of(run: Run, prepared: Prepared | None) -> Length:
-    """Steps, tokens and epochs, as far as they can be known."""
+    """Steps, tokens and epochs, as far as they can be known: of a stream nobody knows how long it is."""
     training, windows = run.training, None
-    if prepared:
+    if prepared and not isinstance(run.data.reading, Streamed):
         windows = len(Windows(prepared.train, run.data.windows, prepared.tokenizer.end))
     steps = None
     match training.length:
