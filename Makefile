@@ -38,10 +38,10 @@ faults: $(VENV)/.dev ## inject every fault of the matrix and write docs/faults.m
 	$(BIN)/python benchmarks/faults.py
 
 bench: $(VENV)/.dev ## measure Fabella alone; results in benchmarks/results
-	$(BIN)/python benchmarks/training_speed.py --alone
+	$(BIN)/fabella bench --alone --output benchmarks/results/training_speed_alone.json
 
 bench-peers: $(PEERS)/.peers ## measure Fabella beside its peers, in an environment of their own
-	$(PEERS)/bin/python benchmarks/training_speed.py
+	$(PEERS)/bin/fabella bench --compiled --output benchmarks/results/training_speed.json
 
 pins: $(VENV)/.dev ## list what is installed, in the form of constraints.txt
 	$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check

@@ -1,0 +1,68 @@
+"""Measure how fast training is here: forward, backward, optimizer, data; beside other libraries where installed.
+
+Examples:
+  fabella bench                                   the four shapes that Fabella's speed is told for
+  fabella bench piny-37m --turns 9 --compiled     each contestant eager and with torch.compile
+  fabella bench storybook-1m --alone --json
+  fabella bench minigpt-100m --device cuda --precision bf16 --output results.json
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fabella.cli.output import say, show, show_json
+from fabella.errors import UsageError
+from fabella.storage import size_in_words, write_file
+from fabella.training.bench import SHAPES, Conditions, bench, shape_of
+
+PRECISIONS = ("float32", "bf16")
+
+
+def command(
+    presets: Annotated[list[str] | None, typer.Argument(help="Presets; nothing: the four told of in the docs.")] = None,
+    turns: Annotated[int, typer.Option(help="Steps of each contestant, in turns.", min=1)] = 7,
+    alone: Annotated[bool, typer.Option("--alone", help="Fabella by itself.")] = False,
+    compiled: Annotated[bool, typer.Option("--compiled", help="With torch.compile as well.")] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Peak memory, in processes of their own.")
+    ] = True,
+    precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
+    threads: Annotated[int, typer.Option(help="Of the CPU; 0: as many as PyTorch likes.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="A .json file for the results.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is none here.", fix=f"Choose from: {', '.join(PRECISIONS)}.")
+    names = presets or list(SHAPES)
+    for name in names:
+        shape_of(name)  # a misspelt one is told before an hour is spent on the others
+    given = Conditions(
+        turns=turns, device=device, precision=precision, threads=threads, compiled=compiled, alone=alone, memory=memory
+    )
+    tell = say if as_json else show
+    result = bench(names, given, lambda name, measured: tell("\n".join(lines(name, measured))))
+    if output:
+        write_file(output, (json.dumps(result, indent=2) + "\n").encode())
+        say(f"Written to {output}.")
+    if as_json:
+        show_json(result)
+
+
+def lines(name: str, result: dict[str, Any]) -> list[str]:
+    """A line a contestant: speed, share of the machine's peak, parts, memory, and Fabella's speed by its."""
+    shown = [
+        f"{name} ({result['batch']} x {result['time']}), "
+        f"machine's peak {result['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    ]
+    for who, told in result["contestants"].items():
+        parts = ", ".join(f"{part} {1000 * seconds:,.1f}" for part, seconds in told["seconds"].items())
+        memory = f"  {size_in_words(told['peak_bytes'])}" if told["peak_bytes"] is not None else ""
+        ratio = "" if who == "fabella" else f"  fabella by this {told['fabella_by_this']:.2f}"
+        speed = f"{told['tokens_per_second']:>10,.0f} tokens/s  {told['utilisation']:>4.0%} of the peak"
+        shown.append(f"  {who:<24} {speed}{memory}{ratio}")
+        shown.append(f"  {'':<24} {1000 * told['seconds_per_step']:,.1f} ms a step: {parts}")
+    return shown

@@ -1,0 +1,62 @@
+"""The same architectures as other libraries build them, to be measured beside; each where it is installed.
+
+Which those are, and in which versions, stands in constraints-peers.txt: Fabella itself needs none of them.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from fabella.config import ModelConfig
+
+Loss = Callable[[Tensor], Tensor]
+"""From tokens [B T + 1] to the loss of predicting each from those before it."""
+PACKAGES = {"gpt2": "transformers", "llama": "transformers", "mingru": "minGRU_pytorch"}
+
+
+def peer_of(config: ModelConfig) -> str:
+    """The package that has this family, too, and is installed; empty where there is none."""
+    package = PACKAGES.get(config.family, "")
+    return package if package and importlib.util.find_spec(package) else ""
+
+
+def build_peer(config: Any) -> tuple[nn.Module, Loss]:
+    """The peer's model of the sizes of ``config``, and its loss."""
+    package = importlib.import_module(PACKAGES[config.family])
+    return {"gpt2": _hf_gpt2, "llama": _hf_llama, "mingru": _mingru}[config.family](package, config)
+
+
+def _hf_gpt2(package: Any, c: Any) -> tuple[nn.Module, Loss]:
+    sizes = {"n_embd": c.dim, "n_layer": c.layers, "n_head": c.heads, "n_inner": c.hidden, "n_positions": c.context}
+    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
+    activation = "gelu_new" if c.activation == "gelu_tanh" else "gelu"
+    config = package.GPT2Config(
+        vocab_size=c.vocabulary, activation_function=activation, tie_word_embeddings=c.tied, **sizes, **off
+    )
+    return _hf_loss(package.GPT2LMHeadModel(config))
+
+
+def _hf_llama(package: Any, c: Any) -> tuple[nn.Module, Loss]:
+    heads = {"num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads}
+    sizes = {"hidden_size": c.dim, "num_hidden_layers": c.layers, "intermediate_size": c.hidden}
+    config = package.LlamaConfig(
+        vocab_size=c.vocabulary, max_position_embeddings=c.context, tie_word_embeddings=c.tied, use_cache=False,
+        rms_norm_eps=c.norm_eps, **heads, **sizes,
+    )  # fmt: skip
+    return _hf_loss(package.LlamaForCausalLM(config))
+
+
+def _hf_loss(model: Any) -> tuple[nn.Module, Loss]:
+    # HF shifts the labels itself: given T + 1 tokens it would compute one position more than Fabella.
+    return model, lambda tokens: model(input_ids=tokens[:, :-1], labels=tokens[:, :-1]).loss
+
+
+def _mingru(package: Any, c: Any) -> tuple[nn.Module, Loss]:
+    language_model = importlib.import_module(f"{package.__name__}.minLM").minLM
+    model = language_model(
+        num_tokens=c.vocabulary, dim=c.dim, depth=c.layers, ff_mult=c.hidden / c.dim, expansion=c.expansion
+    )
+    return model, lambda tokens: model(tokens, return_loss=True)

@@ -1,0 +1,153 @@
+"""How fast training is on this machine, part by part, beside other libraries where they are installed.
+
+Contestants take turns, step by step, so that a busy machine slows all of them; ratios are medians over the turns. Peak
+memory is that of a child process (``python -m fabella.training.bench``) which takes three steps and nothing else.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from statistics import median, quantiles
+from typing import Any
+
+import psutil
+
+from fabella.config_files import preset
+from fabella.engine import engine as engines
+from fabella.errors import FabellaError
+from fabella.models.flops import flops_per_token
+from fabella.training.environment import environment
+from fabella.training.trial import most_held
+
+# The shapes that Fabella's speed is told for; any other preset has its own micro-batch and windows.
+SHAPES = {"storybook-1m": (32, 256), "tinystories-8m": (16, 256), "piny-37m": (8, 256), "mingru-17m": (8, 512)}
+WARM_UP_STEPS = 2
+MEMORY_STEPS = 3
+CHILD = [sys.executable, "-P", "-m", "fabella.training.bench"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How to measure. ``compiled``: with torch.compile as well. ``alone``: without peers."""
+
+    turns: int = 7
+    device: str = "auto"
+    precision: str = "float32"
+    threads: int = 0
+    compiled: bool = False
+    alone: bool = False
+    memory: bool = True
+
+
+def shape_of(name: str) -> tuple[int, int]:
+    """Windows, and tokens in each, that a preset is measured with. Raises ConfigError for no preset."""
+    run = preset(name)
+    return SHAPES.get(name, (run.training.micro_batch, run.data.windows.length))
+
+
+def bench(
+    presets: Sequence[str], given: Conditions, report: Callable[[str, dict[str, Any]], None] = lambda name, result: None
+) -> dict[str, Any]:
+    """Measure each preset; ``report`` hears of each result as it comes."""
+    engine = engines.load("torch", "bench")
+    engine.set_threads(given.threads)
+    results: dict[str, Any] = {}
+    for name in presets:
+        results[name] = _measure(name, given, engine)
+        report(name, results[name])
+    return {"settings": settings(given, engine), "shapes": results}
+
+
+def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
+    config, shape = preset(name).model, shape_of(name)
+    who = [one for one in engine.names(config) if one == "fabella" or not given.alone]
+    who = [each for one in who for each in ([one, f"{one} compiled"] if given.compiled else [one])]
+    contestants = [engine.Contestant(each, config, shape, given.precision, given.device) for each in who]
+    peaks = [engine.peak(given.device, given.precision)]
+    for contestant in contestants:
+        for _ in range(WARM_UP_STEPS):
+            contestant.step()
+    turns: dict[str, list[dict[str, float]]] = {each: [] for each in who}
+    for turn in range(given.turns):
+        for contestant in contestants if turn % 2 else reversed(contestants):
+            turns[contestant.name].append(contestant.step())
+    peaks.append(engine.peak(given.device, given.precision))
+    flops, fastest = flops_per_token(config, shape[1]) * shape[0] * shape[1], max(peaks)
+    result: dict[str, Any] = {"batch": shape[0], "time": shape[1], "peak_flops_per_second": fastest}
+    result["contestants"] = {
+        contestant.name: {
+            "parameters": contestant.parameters,
+            **summary(turns[contestant.name], turns["fabella"], shape[0] * shape[1]),
+        }
+        for contestant in contestants
+    }
+    for each, told in result["contestants"].items():
+        told["utilisation"] = flops / told["seconds_per_step"] / fastest
+        told["peak_bytes"] = peak_memory(name, each, given) if given.memory else None
+    return result
+
+
+def summary(own: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, float]], tokens: int) -> dict[str, Any]:
+    """Medians over the turns: of a contestant, and of the ratio of Fabella's speed (``ours``) to its."""
+    totals, fabella = [sum(turn.values()) for turn in own], [sum(turn.values()) for turn in ours]
+    ratios = [theirs / mine for theirs, mine in zip(totals, fabella, strict=True)]
+    return {
+        "tokens_per_second": tokens / median(totals),
+        "seconds_per_step": median(totals),
+        "seconds": {part: median(turn[part] for turn in own) for part in own[0]},
+        "fabella_by_this": median(ratios),
+        "fabella_by_this_quartiles": quantiles(ratios, n=4)[::2] if len(ratios) > 1 else [ratios[0], ratios[0]],
+    }
+
+
+def peak_memory(name: str, contestant: str, given: Conditions) -> int:
+    """Bytes that training takes above what the process took before there was a model."""
+    request = {"preset": name, "contestant": contestant, "precision": given.precision, "device": given.device}
+    words = json.dumps({**request, "shape": shape_of(name), "threads": given.threads})
+    done = subprocess.run(CHILD, input=words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise FabellaError(f"The memory of {contestant} at {name} cannot be measured: code {done.returncode}, {last}")
+    return int(done.stdout.split()[-1])
+
+
+def child() -> None:
+    """Take a few steps, and print how much memory they took at most."""
+    asked = json.load(sys.stdin)
+    engine, memory = engines.load("torch", "bench"), engines.load("torch", "memory")
+    engine.set_threads(asked["threads"])
+    config, shape = preset(asked["preset"]).model, tuple(asked["shape"])
+    before = psutil.Process().memory_info().rss
+    contestant = engine.Contestant(asked["contestant"], config, shape, asked["precision"], asked["device"])
+    for _ in range(MEMORY_STEPS):
+        contestant.step()
+    on_gpu = memory.device_peak(asked["device"])
+    print(most_held() - before if on_gpu is None else on_gpu)
+
+
+def settings(given: Conditions, engine: Any) -> dict[str, Any]:
+    """What a number means nothing without."""
+    installed = {each.metadata["Name"].lower(): each.version for each in metadata.distributions()}
+    peers = {name: installed[name] for name in ("transformers", "mingru-pytorch") if name in installed}
+    here = environment()
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        **{key: here[key] for key in ("fabella", "python", "torch", "processor", "cores", "memory_bytes")},
+        **peers,
+        **engine.settings(given.device),
+        "precision": given.precision,
+        "turns": given.turns,
+        "warm_up_steps": WARM_UP_STEPS,
+        "load_before": os.getloadavg()[0],
+        # Peers can set these, too: they decide much of the speed on CPUs.
+        "allocator": {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "LD_PRELOAD"))},
+    }
+
+
+if __name__ == "__main__":
+    child()

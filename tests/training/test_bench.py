@@ -1,0 +1,73 @@
+"""Speed is measured in turns, and told by its medians."""
+
+import sys
+
+import pytest
+
+from fabella.config_files import preset
+from fabella.engine import bench_torch
+from fabella.engine.bench_torch import PARTS, Contestant
+from fabella.errors import ConfigError, FabellaError
+from fabella.models.flops import flops_per_token
+from fabella.training import bench as benching
+from fabella.training.bench import Conditions, bench, peak_memory, shape_of, summary
+
+QUICK = Conditions(turns=2, device="cpu", alone=True, memory=False)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "SHAPES", {"storybook-1m": (2, 16), "tinystories-1m": (1, 8)})
+
+
+def test_medians_and_ratios_are_taken_turn_by_turn() -> None:
+    ours = [{"forward": 1.0, "backward": 1.0}, {"forward": 2.0, "backward": 2.0}, {"forward": 9.0, "backward": 1.0}]
+    theirs = [{"forward": 2.0, "backward": 1.0}, {"forward": 3.0, "backward": 3.0}, {"forward": 9.0, "backward": 11.0}]
+    told = summary(theirs, ours, tokens=12)
+    assert told["seconds_per_step"] == 6.0
+    assert told["tokens_per_second"] == 2.0
+    assert told["seconds"] == {"forward": 3.0, "backward": 3.0}
+    assert told["fabella_by_this"] == 1.5  # 3/2, 6/4, 20/10
+
+
+def test_a_shape_is_measured_part_by_part_against_the_machines_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_torch, "measured_peak", lambda device, dtype: 1e12)
+    result = bench(["storybook-1m"], QUICK)["shapes"]["storybook-1m"]
+    told = result["contestants"]["fabella"]
+    assert list(result["contestants"]) == ["fabella"]
+    assert set(told["seconds"]) == set(PARTS)
+    assert all(seconds > 0 for seconds in told["seconds"].values())
+    assert told["fabella_by_this"] == 1.0
+    flops = flops_per_token(preset("storybook-1m").model, 16) * 32
+    assert told["utilisation"] == pytest.approx(flops / told["seconds_per_step"] / 1e12)
+
+
+def test_a_peer_of_the_same_architecture_takes_part_where_it_is_installed() -> None:
+    pytest.importorskip("transformers")
+    beside = Conditions(turns=1, device="cpu", memory=False)
+    told = bench(["tinystories-1m"], beside)["shapes"]["tinystories-1m"]["contestants"]
+    assert list(told) == ["fabella", "transformers"]
+    assert told["fabella"]["parameters"] == told["transformers"]["parameters"]
+
+
+def test_steps_are_taken_in_earnest() -> None:
+    contestant = Contestant("fabella", preset("storybook-1m").model, (2, 16), "float32", "cpu")
+    before = [parameter.detach().clone() for parameter in contestant.model.parameters()]
+    contestant.step()
+    assert any((old != new).any() for old, new in zip(before, contestant.model.parameters(), strict=True))
+
+
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    assert 10**6 < peak_memory("storybook-1m", "fabella", QUICK) < 10**9
+
+
+def test_a_process_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "CHILD", [sys.executable, "-c", "import sys; sys.exit('no such kernel')"])
+    with pytest.raises(FabellaError, match="The memory of fabella at storybook-1m cannot be measured: code 1, no such"):
+        peak_memory("storybook-1m", "fabella", QUICK)
+
+
+def test_other_presets_have_their_own_shape_and_a_misspelt_one_is_refused() -> None:
+    assert shape_of("piny-37m") == (16, 512)
+    with pytest.raises(ConfigError, match="Did you mean 'piny-37m'"):
+        shape_of("piny-37")
