@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -110,6 +110,16 @@ def stream_feed(data: Data, tokenizer: Path, seed: int, start: str, sizes: Itera
     return StreamFeed(data, tokenizer, seed, start, sizes)
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Generator[None]:
+    """What is started within never hears the signals that are for the training, not even before it can ignore them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stream_reader.FOR_THE_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Reader:
     """The process, its pipes, and what it was asked to read."""
 
@@ -127,9 +137,10 @@ class _Reader:
         command = [sys.executable, "-P", "-m", stream_reader.__name__]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
-            )
+            with _signals_blocked():
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
+                )
         except OSError as error:
             raise ReaderEndedError(f"The reader of {self._name} could not be started: {error.strerror}.") from error
         self.pid = self._process.pid
