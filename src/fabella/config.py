@@ -194,6 +194,9 @@ class Training(Section):
     recompute: Literal["none", "blocks"] = Field(
         default="none", description="blocks: less memory, as each block's activations are computed twice, not kept"
     )
+    compile: Literal["auto", "blocks", "none"] = Field(
+        default="auto", description="torch.compile of each block; auto: where the run is long enough to take it back"
+    )
     log_every: Positive = 10
 
     @model_validator(mode="after")

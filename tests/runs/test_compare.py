@@ -67,6 +67,7 @@ CHANGES: dict[str, Any] = {
     "training.accumulation": [[0, 5]],
     "training.precision.kind": "bf16",
     "training.recompute": "blocks",
+    "training.compile": "none",
     "training.log_every": 5,
     "validation.every": 5,
     "validation.windows": 5,

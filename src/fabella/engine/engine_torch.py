@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from fabella.config import Float16, ModelConfig, Run
 from fabella.data.batches import Batch
+from fabella.engine.compile_torch import compile_blocks, is_compiled
 from fabella.engine.device_torch import describe_device, pick_device, resolve_precision
 from fabella.engine.engine import State
 from fabella.engine.loss_scale import LossScale
@@ -104,6 +105,9 @@ class TorchEngine:
         fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
         self.loss_scale = LossScale.of(fp16)
         self.model: Any = build(run.model, weights, device).train()
+        self.compiled = is_compiled(run, device)
+        if self.compiled:
+            compile_blocks(self.model)
         if run.training.recompute == "blocks":
             recompute_blocks(self.model)
         self.optimizer = Optimizer(self.model, run.model.parameters(), run.optimizer)
@@ -121,6 +125,7 @@ class TorchEngine:
             "torch": torch.__version__,
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
+            "compiled": "blocks" if self.compiled else "nothing",
             "precision": precision + remark,
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
         }

@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
 
 def rms_norm(x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: float = 1e-6) -> Float[Tensor, "*b D"]:
     """x / √(mean(x²) + eps) · weight, in float32 or wider (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
-    if x.device.type != "cpu" or x.dtype.itemsize < 4:
+    if x.device.type != "cpu" or x.dtype.itemsize < 4 or torch.compiler.is_compiling():
         return functional.rms_norm(x, (x.shape[-1],), weight, eps)
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)

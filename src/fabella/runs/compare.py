@@ -29,6 +29,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.accumulation": "warn",
     "training.precision": "warn",
     "training.recompute": "allow",  # the same numbers, computed once or twice
+    "training.compile": "warn",  # the same sums, not rounded alike
     "training.log_every": "allow",
     "validation.every": "allow",
     "validation.windows": "warn",  # the best loss so far was measured on other windows

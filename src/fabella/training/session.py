@@ -191,6 +191,8 @@ def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
 
 
 def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
+    if session.engine.describe()["compiled"] != "nothing":
+        say("Compiling the blocks: the first step takes about half a minute, less where they were compiled before.")
     run, prepared = session.run, session.prepared
     held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
     batch = run.training.micro_batch
