@@ -1,6 +1,7 @@
 """A run, whole: what to learn from, which model, how to train it. Sections are frozen and refuse unknown keys.
 
     Run ── model (its family's own Config) · tokenizer · data · optimizer · training · validation · checkpoint · samples
+           telemetry
 
 Alternatives are tagged unions: ``{kind: bpe, vocabulary: 4096}`` against ``{kind: bytes}``. Nothing here
 builds anything, and nothing is ``None`` for "derive it": derived values are properties or are resolved
@@ -226,6 +227,23 @@ class Samples(Section):
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
 
 
+class WeightsAndBiases(Section):
+    """wandb.ai, or a server of one's own; ``offline`` keeps all in the run's folder and needs no account."""
+
+    mode: Literal["disabled", "offline", "online"] = "disabled"
+    project: str = Field(default="fabella", min_length=1)
+    entity: str = Field(default="", description="user or team; empty: the account's own default")
+    artifact: bool = Field(default=True, description="whether the finished model is kept there too")
+
+
+class Telemetry(Section):
+    """Where a run is told beside its own metrics.jsonl (needs ``pip install 'fabella[track]'``)."""
+
+    tensorboard: bool = Field(default=False, description="event files in the run's folder")
+    wandb: WeightsAndBiases = WeightsAndBiases()
+    histograms_every: Positive = Field(default=500, description="steps between histograms of weights and gradients")
+
+
 class About(Section):
     """Where a preset comes from, and what was published of it."""
 
@@ -246,6 +264,7 @@ class Run(Section):
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
     samples: Samples = Samples()
+    telemetry: Telemetry = Telemetry()
 
     @model_validator(mode="after")
     def _window_fits_model(self) -> "Run":

@@ -44,3 +44,25 @@ def test_the_runs_own_file_must_hold() -> None:
 
     with pytest.raises(StorageError):
         Fan(full, [], print)({"kind": "train", "step": 1})
+
+
+def test_whatever_a_sink_raises_the_others_go_on_also_where_nobody_can_hear_of_it() -> None:
+    class Strange(Exception):  # noqa: N818
+        pass
+
+    def strange(row: Row) -> None:
+        raise Strange
+
+    def closed(text: str) -> None:
+        raise BrokenPipeError
+
+    seen: list[Row] = []
+    Fan(seen.append, [strange, seen.append], closed)({"kind": "train", "step": 1})
+    assert len(seen) == 2
+
+
+def test_what_goes_beside_is_not_in_the_runs_own_file() -> None:
+    truth: list[Row] = []
+    others: list[Row] = []
+    Fan(truth.append, [others.append], print).beside({"kind": "histograms", "step": 1})
+    assert (len(truth), len(others)) == (0, 1)

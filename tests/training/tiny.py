@@ -9,7 +9,7 @@ from fabella.config import Run
 from fabella.config_files import load_run
 from fabella.data.prepare import prepare
 from fabella.data.prepared import Prepared
-from fabella.training.observers import TIMINGS
+from fabella.training.pace import TIMINGS
 
 # Accumulation that changes on the way, dropout, a schedule, several epochs, validation, samples and saving between.
 SETTINGS = [

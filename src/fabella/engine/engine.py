@@ -39,6 +39,31 @@ class StepResult(Protocol):
         ...
 
 
+class Stopwatch(Protocol):
+    """The time of steps, by the device's own clock."""
+
+    def start(self) -> None:
+        """A step begins."""
+        ...
+
+    def stop(self) -> None:
+        """It has been asked for in full; the device may still be at it."""
+        ...
+
+    def read(self) -> list[float]:
+        """Seconds of each step since the last reading; waits for the device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How the values of one tensor are spread: ``counts`` in equal bins from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
 class Engine(Protocol):
     """One model being trained or used. Parameters are those of ``ModelConfig.parameters()``."""
 
@@ -62,6 +87,22 @@ class Engine(Protocol):
 
     def evaluating(self) -> AbstractContextManager[Any]:
         """The model as ``generation`` takes it, without dropout; training goes on unchanged afterwards."""
+        ...
+
+    def histograms(self) -> Mapping[str, Histogram]:
+        """``weights/NAME`` and, after a step, ``gradients/NAME``: how their values are spread. Changes nothing."""
+        ...
+
+    def stopwatch(self) -> Stopwatch:
+        """For the steps of this engine."""
+        ...
+
+    def peak_flops(self) -> float:
+        """Floating-point operations a second of the fastest matrix products here, measured at the first call."""
+        ...
+
+    def peak_memory(self) -> int:
+        """The most bytes in use at once so far, of the memory that the device computes in."""
         ...
 
     def state(self) -> State:

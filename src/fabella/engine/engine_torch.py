@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from fabella.config import Float16, ModelConfig, Run
 from fabella.data.batches import Batch
+from fabella.engine import measuring_torch
 from fabella.engine.compile_torch import compile_blocks, is_compiled
 from fabella.engine.device_torch import describe_device, pick_device, resolve_precision
-from fabella.engine.engine import State
+from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.loss_scale import LossScale
 from fabella.engine.optimizer_torch import Optimizer
 from fabella.engine.recompute_torch import recompute_blocks
@@ -137,6 +138,7 @@ class TorchEngine:
             raise ConfigError(
                 "A batch has no token to learn from.", fix="Use longer texts, or data.windows.kind=chained."
             )
+        self.optimizer.forget_gradients()  # of the step before; until now whoever looks on could see them
         total = torch.zeros((), device=self.device)
         for number, (tokens, targets, share) in enumerate(self._micro_batches(batch, learned)):
             torch.manual_seed(dropout_seed(self.seed, self.steps, number))
@@ -180,7 +182,6 @@ class TorchEngine:
         result = TorchStepResult(self.steps, loss, norm)
         if self.device.type == "cpu":
             self._name_the_culprit(result)
-        self.optimizer.forget_gradients()
         return result
 
     def _name_the_culprit(self, result: TorchStepResult) -> None:
@@ -210,6 +211,22 @@ class TorchEngine:
             yield self.model
         finally:
             self.model.train()
+
+    def histograms(self) -> dict[str, Histogram]:
+        """How the weights, and the gradients of the last step, are spread."""
+        return measuring_torch.histograms(self.model)
+
+    def stopwatch(self) -> Stopwatch:
+        """For the steps of this engine."""
+        return measuring_torch.Stopwatch(self.device)
+
+    def peak_flops(self) -> float:
+        """See the contract; in the precision that the matrices are multiplied in."""
+        return measuring_torch.peak_flops(self.device, self.precision.compute, torch.get_num_threads())
+
+    def peak_memory(self) -> int:
+        """See the contract."""
+        return measuring_torch.peak_memory(self.device)
 
     def state(self) -> State:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, micro-batch)."""

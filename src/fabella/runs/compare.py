@@ -35,6 +35,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "validation.windows": "warn",  # the best loss so far was measured on other windows
     "checkpoint": "allow",
     "samples": "allow",
+    "telemetry": "allow",
 }
 MANIFEST_RULES: dict[str, Verdict] = {
     "format": "allow",

@@ -1,14 +1,14 @@
 """The contract of a sink, and how several are fed without one of them ever stopping a training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from fabella.errors import StorageError
 from fabella.runs.metrics import append_row
 
 Row = Mapping[str, Any]
-"""One measurement: ``kind`` (train, validation, sample, final), ``step``, and its values."""
+"""One measurement: ``kind`` (train, validation, sample, final, histograms), ``step``, and its values."""
 
 
 class Sink(Protocol):
@@ -39,10 +39,16 @@ class Fan:
         self.report = report
 
     def __call__(self, row: Row) -> None:
+        """A row for the run's own file and for everybody else."""
         self.truth(row)
+        self.beside(row)
+
+    def beside(self, row: Row) -> None:
+        """A row for everybody but the run's own file: histograms, which would fill it."""
         for sink in list(self.others):
             try:
                 sink(row)
-            except (OSError, StorageError, RuntimeError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - a sink is anybody's code, and none may stop a training
                 self.others.remove(sink)
-                self.report(f"{type(sink).__name__} failed and is left out from here on: {error}")
+                with suppress(OSError):  # nobody may be left to hear of it: standard error is closed
+                    self.report(f"{type(sink).__name__} failed and is left out from here on: {error}")

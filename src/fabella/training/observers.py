@@ -2,36 +2,30 @@
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from fabella.config import Run
-from fabella.engine.engine import Engine, StepResult
+from fabella.engine.engine import Engine, Histogram, StepResult
 from fabella.errors import DiskFullError, Interrupted
 from fabella.runs.checkpoint import Checkpoint, save, set_best
 from fabella.runs.folder import RunFolder
 from fabella.telemetry.sinks import Row
 from fabella.training.behind import Behind
 from fabella.training.interruption import Interruption
+from fabella.training.pace import Pace
 from fabella.training.train import Progress
 from fabella.training.validate import Score
 
 Write = Callable[[Row], None]
 
-TIMINGS = ("seconds", "tokens_per_second")
-"""The values of a row that depend on the machine's pace; all others are the same in every repetition of a run."""
-
 
 class Log:
-    """Every ``every`` steps: loss, gradient norm, learning rate, tokens a second. Other steps are never waited for."""
+    """Every ``every`` steps: loss, gradient norm, learning rate, pace. Other steps are never waited for."""
 
-    def __init__(self, every: int, rate: Callable[[int], float], write: Write, seconds: float) -> None:
-        """``seconds``: spent on this run by earlier processes."""
-        self.every, self.rate, self.write = every, rate, write
-        self.seconds = seconds
-        self._last = (time.monotonic(), -1)
+    def __init__(self, every: int, rate: Callable[[int], float], write: Write, pace: Pace) -> None:
+        self.every, self.rate, self.write, self.pace = every, rate, write, pace
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         if progress.step % self.every and progress.step != 1:
@@ -43,16 +37,8 @@ class Log:
             "tokens": progress.tokens,
             **measured,
             "lr": self.rate(progress.step - 1),
-            **self._pace(progress.tokens),
+            **self.pace.read(progress.tokens),
         })  # fmt: skip
-
-    def _pace(self, tokens: int) -> dict[str, float]:
-        now = time.monotonic()
-        then, before = self._last
-        self._last = (now, tokens)
-        self.seconds += now - then
-        pace = (tokens - before) / max(now - then, 1e-9) if before >= 0 else 0.0
-        return dict(zip(TIMINGS, (round(self.seconds, 3), round(pace, 1)), strict=True))
 
 
 class Validate:
@@ -90,6 +76,18 @@ class Tell:
             return
         for prompt in self.prompts:
             self.write({"kind": "sample", "step": progress.step, "prompt": prompt, "text": self.tell(prompt)})
+
+
+class Histograms:
+    """Every ``every`` steps: how weights and gradients are spread. At other steps it costs nothing."""
+
+    def __init__(self, every: int, measure: Callable[[], Mapping[str, Histogram]], write: Write) -> None:
+        self.every, self.measure, self.write = every, measure, write
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if progress.step % self.every == 0:
+            result.read()  # a step that went wrong raises here
+            self.write({"kind": "histograms", "step": progress.step, "histograms": self.measure()})
 
 
 class Save:

@@ -7,7 +7,7 @@ resume ─ run folder → newest good checkpoint ───────┴→ eng
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,15 @@ from fabella.runs.checkpoint import load, require_space
 from fabella.runs.compare import compare_manifests
 from fabella.runs.folder import RunFolder
 from fabella.runs.metrics import keep_through, read_rows
+from fabella.telemetry.services import require, services
 from fabella.telemetry.sinks import Fan, MetricsFile, Row, Sink
 from fabella.telemetry.terminal import Terminal, say
 from fabella.training.batches import batches_from
 from fabella.training.behind import Behind
 from fabella.training.environment import environment
 from fabella.training.interruption import interruptible
-from fabella.training.observers import Log, Save, Tell, Validate, Write, row_of
+from fabella.training.observers import Histograms, Log, Save, Tell, Validate, Write, row_of
+from fabella.training.pace import Pace
 from fabella.training.schedule import learning_rate, steps_for
 from fabella.training.telling import teller_of
 from fabella.training.train import Observer, Progress, train
@@ -84,6 +86,7 @@ def start(
     Raises ConfigError or TokenizerError where run and data do not fit, StorageError where ``out`` holds something
     else or has no room, Interrupted (everything saved) after Ctrl-C.
     """
+    require(run.telemetry)
     run = resolve(run, prepared)
     engine = engines.for_training(run, device=device)
     folder = RunFolder.create(out, run, _manifest(out, prepared, engine))
@@ -114,6 +117,7 @@ def resume(
         if run is not None and run != folder.run:
             folder = folder.with_run(run)
         run = folder.run
+        require(run.telemetry)
         if not (folder.path / "tokenizer").exists():  # killed between making the folder and keeping the tokenizer
             folder.keep_tokenizer(data.tokenizer)
         engine = engines.for_training(run, device=device)
@@ -200,8 +204,10 @@ def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
     def score(chosen: int) -> Score:
         return validate(session.engine, held_out, prepared.validation, fixed_set(held_out, chosen), batch)
 
-    with closing(Terminal(session.steps, bits_per_nat(prepared.train))) as terminal:
-        write = Fan(MetricsFile(session.folder.path), [terminal, *session.sinks], say)
+    with ExitStack() as told:
+        terminal = told.enter_context(closing(Terminal(session.steps, bits_per_nat(prepared.train))))
+        others = [told.enter_context(closing(one)) for one in services(session.folder, step=progress.step, report=say)]
+        write = Fan(MetricsFile(session.folder.path), [terminal, *others, *session.sinks], say)
         with interruptible() as interruption, Behind(say) as behind:
 
             def tell(row: Row) -> None:
@@ -213,28 +219,38 @@ def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
             watching = Validate(run.validation.every, lambda: score(run.validation.windows), tell, best)
             save = Save(run, session.folder, session.engine, watching, steps=session.steps,
                         interruption=interruption, behind=behind, report=say)  # fmt: skip
-            observers = [look_behind, *_looking(session, watching, tell), *session.observers, save]
-            progress = _train(session, observers, progress)
+            pace = _pace(session)
+            observers = [pace, look_behind, *_looking(session, pace, watching, tell), *session.observers, save]
+            if others:
+                every = run.telemetry.histograms_every
+                beside = Histograms(every, session.engine.histograms, lambda row: behind.do(partial(write.beside, row)))
+                observers.insert(2, beside)
+            progress = _train(session, observers, progress, pace)
         final = _final(session, progress, score, write, len(held_out))
     return Outcome(session.folder.path, progress, final)
 
 
-def _looking(session: _Session, watching: Validate, write: Write) -> list[Observer]:
-    """The observers that measure and tell; ``write`` takes their rows."""
-    run = session.run
+def _pace(session: _Session) -> Pace:
     rows = read_rows(session.folder.path / "metrics.jsonl")
     seconds = max((float(row.get("seconds", 0.0)) for row in rows), default=0.0)
+    return Pace(session.engine, session.run.data.windows.length, seconds)
+
+
+def _looking(session: _Session, pace: Pace, watching: Validate, write: Write) -> list[Observer]:
+    """The observers that measure and tell; ``write`` takes their rows."""
+    run = session.run
     return [
-        Log(run.training.log_every, session.rate, write, seconds),
+        Log(run.training.log_every, session.rate, write, pace),
         watching,
         Tell(run.samples.every, run.samples.prompts, teller_of(session.engine, session.prepared.tokenizer, run), write),
     ]
 
 
-def _train(session: _Session, observers: Sequence[Observer], progress: Progress) -> Progress:
+def _train(session: _Session, observers: Sequence[Observer], progress: Progress, pace: Pace) -> Progress:
     """The recipe, fed from where ``progress`` stands."""
     with closing(batches_from(session.run, session.prepared, progress)) as batches:
-        return train(session.engine, batches, session.rate, observers, progress=progress, until=session.steps)
+        timed = pace.timed(batches)
+        return train(session.engine, timed, session.rate, observers, progress=progress, until=session.steps)
 
 
 def _final(session: _Session, progress: Progress, score: Callable[[int], Score], write: Fan, windows: int) -> Score:
