@@ -41,6 +41,7 @@ from fabella.config_data import (
     Streamed,
     TokenizerSection,
 )
+from fabella.config_observing import Checkpoint, Samples, Telemetry, Validation
 from fabella.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ __all__ = [
     "BPE", "About", "Adam", "AdamW", "BFloat16", "Bytes", "Chained", "Checkpoint", "Data", "Documents", "Epochs",
     "Files", "Float16", "Float32", "Fraction", "Given", "Held", "Hub", "InAdvance", "Mixture", "ModelConfig",
     "Optimizer", "Pair", "Pairs", "Part", "Positive", "Pretrained", "Run", "Samples", "Schedule", "Section",
-    "Segment", "SentencePiece", "Source", "Steps", "Storybook", "Streamed", "TokenizerSection", "Training",
-    "Validation", "families", "family_module", "model_config",
+    "Segment", "SentencePiece", "Source", "Steps", "Storybook", "Streamed", "TokenizerSection", "Telemetry",
+    "Training", "Validation", "families", "family_module", "model_config",
 ]  # fmt: skip
 
 
@@ -206,42 +207,6 @@ class Training(Section):
         if firsts[0] != 0 or firsts != sorted(set(firsts)) or min(n for _, n in self.accumulation) < 1:
             raise ValueError("accumulation must begin at step 0, rise in steps, and count at least 1 micro-batch")
         return self
-
-
-class Validation(Section):
-    every: Positive = 200
-    windows: Positive = Field(default=256, description="windows of the fixed set looked at while training")
-
-
-class Checkpoint(Section):
-    every: Positive = 500
-    keep: Positive = Field(default=2, description="newest checkpoints kept, beside the best")
-    when_full: Literal["stop", "retry"] = Field(default="stop", description="a full disk ends the run, or is retried")
-
-
-class Samples(Section):
-    every: Positive = 500
-    prompts: Annotated[tuple[str, ...], Field(strict=False)] = ("Once upon a time",)
-    tokens: Positive = 120
-    temperature: float = Field(default=0.8, ge=0.0, le=100.0)
-    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
-
-
-class WeightsAndBiases(Section):
-    """wandb.ai, or a server of one's own; ``offline`` keeps all in the run's folder and needs no account."""
-
-    mode: Literal["disabled", "offline", "online"] = "disabled"
-    project: str = Field(default="fabella", min_length=1)
-    entity: str = Field(default="", description="user or team; empty: the account's own default")
-    artifact: bool = Field(default=True, description="whether the finished model is kept there too")
-
-
-class Telemetry(Section):
-    """Where a run is told beside its own metrics.jsonl (needs ``pip install 'fabella[track]'``)."""
-
-    tensorboard: bool = Field(default=False, description="event files in the run's folder")
-    wandb: WeightsAndBiases = WeightsAndBiases()
-    histograms_every: Positive = Field(default=500, description="steps between histograms of weights and gradients")
 
 
 class About(Section):

@@ -22,6 +22,7 @@ from tests.telemetry.fake_wandb import FakeWandb, after, hangs, raises
 from tests.training import tiny
 from tests.training.test_session import StopAt
 
+STEPS = 20
 SETTINGS = ["telemetry.wandb.mode=online", "telemetry.histograms_every=4"]
 
 
@@ -33,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture(scope="module")
 def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody is told of."""
-    return start(tiny.run(), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start(tiny.run(steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_service_in_trouble_changes_nothing_and_is_spoken_of_once(
 ) -> None:
     monkeypatch.setattr(aside.Aside.close, "__kwdefaults__", {"silent": 0.2, "at_most": 0.2})
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(**failures(never)[name]))  # pyright: ignore[reportArgumentType]
-    out = start(tiny.run(*SETTINGS), tmp_path / "run", data).folder
+    out = start(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "run", data).folder
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     said = capsys.readouterr().err
     if name.endswith("no answer"):
@@ -93,7 +94,7 @@ def test_a_full_disk_under_tensorboard_stops_its_file_alone(
     meet = after(5, raises(DiskFullError("disk full: nothing free.")))
     whole = event_file.EventFile._write  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(event_file.EventFile, "_write", lambda self, **values: (meet(), whole(self, **values))[1])
-    out = start(tiny.run("telemetry.tensorboard=true"), tmp_path / "run", data).folder
+    out = start(tiny.run("telemetry.tensorboard=true", steps=STEPS), tmp_path / "run", data).folder
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     assert capsys.readouterr().err.count("TensorBoard failed and is left out from here on: disk full") == 1
 
@@ -105,15 +106,15 @@ def test_a_service_that_works_is_told_everything_and_once_resumed_the_same_run_g
     monkeypatch.setitem(sys.modules, "wandb", package)  # pyright: ignore[reportArgumentType]
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
-        start(tiny.run(*SETTINGS), out, data, observers=[StopAt(21)])
+        start(tiny.run(*SETTINGS, steps=STEPS), out, data, observers=[StopAt(13)])
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     assert package.inits[0]["id"] == package.inits[1]["id"]
     told = {kind: [step for step, values in package.logged if f"{kind}/loss" in values] for kind in ("train", "final")}
-    assert told == {"train": [1, *range(3, 40, 3)], "final": [40]}
+    assert told == {"train": [1, *range(3, 20, 3)], "final": [20]}
     spread = [step for step, values in package.logged if any(name.startswith("gradients/") for name in values)]
-    assert spread == list(range(4, 41, 4))
-    assert [artifact.metadata["step"] for artifact in package.artifacts] == [40]
+    assert spread == list(range(4, 21, 4))
+    assert [artifact.metadata["step"] for artifact in package.artifacts] == [20]
     assert Path(package.artifacts[0].files[0]).is_file()
 
 
@@ -130,7 +131,7 @@ def test_a_clock_that_is_set_changes_neither_what_is_learned_nor_any_duration(
         "standing still": itertools.repeat(begun),
     }
     monkeypatch.setattr(time, "time", lambda: next(jumps[clock]))
-    out = start(tiny.run("training.log_every=1"), tmp_path / "run", data).folder
+    out = start(tiny.run("training.log_every=1", steps=STEPS), tmp_path / "run", data).folder
     rows = [row for row in _rows(out) if row["kind"] == "train"]
     assert [row["loss"] for row in rows][2::3] == [row["loss"] for row in _rows(straight) if row["kind"] == "train"][1:]
     seconds = [row["seconds"] for row in rows]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config import Telemetry, WeightsAndBiases
+from fabella.config_observing import Telemetry, WeightsAndBiases
 from fabella.errors import ConfigError
 from fabella.telemetry.services import require, services
 from tests.runs import stub

@@ -67,9 +67,7 @@ def test_numbers_texts_and_histograms_are_told(package: FakeWandb, tmp_path: Pat
     assert package.finished == 1
 
 
-@pytest.mark.parametrize(
-    ("override", "count"), [("telemetry.wandb.artifact=true", 1), ("telemetry.wandb.artifact=false", 0)]
-)
+@pytest.mark.parametrize(("wanted", "count"), [("true", 1), ("false", 0)])
 def test_after_the_final_score_the_model_is_kept_there_unless_that_is_not_wanted(
     wanted: str, count: int, package: FakeWandb, tmp_path: Path
 ) -> None:

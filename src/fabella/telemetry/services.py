@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from functools import partial
 
-from fabella.config import Telemetry
+from fabella.config_observing import Telemetry
 from fabella.errors import ConfigError
 from fabella.runs.folder import RunFolder
 from fabella.telemetry.aside import Aside, Report, Service
