@@ -1,7 +1,7 @@
 """A run, whole: what to learn from, which model, how to train it. Sections are frozen and refuse unknown keys.
 
-    Run ── model (its family's own Config) · tokenizer · data · optimizer · training · validation · checkpoint · samples
-           telemetry
+    Run ── model (its family's own Config) · tokenizer · data · optimizer · training · validation · checkpoint ·
+           samples · telemetry
 
 Alternatives are tagged unions: ``{kind: bpe, vocabulary: 4096}`` against ``{kind: bytes}``. Nothing here
 builds anything, and nothing is ``None`` for "derive it": derived values are properties or are resolved
@@ -51,7 +51,7 @@ __all__ = [
     "BPE", "About", "Adam", "AdamW", "BFloat16", "Bytes", "Chained", "Checkpoint", "Data", "Documents", "Epochs",
     "Files", "Float16", "Float32", "Fraction", "Given", "Held", "Hub", "InAdvance", "Mixture", "ModelConfig",
     "Optimizer", "Pair", "Pairs", "Part", "Positive", "Pretrained", "Run", "Samples", "Schedule", "Section",
-    "Segment", "SentencePiece", "Source", "Steps", "Storybook", "Streamed", "TokenizerSection", "Telemetry",
+    "Segment", "SentencePiece", "Source", "Steps", "Storybook", "Streamed", "Telemetry", "TokenizerSection",
     "Training", "Validation", "families", "family_module", "model_config",
 ]  # fmt: skip
 

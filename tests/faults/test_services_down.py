@@ -64,23 +64,23 @@ def failures(never: threading.Event) -> dict[str, dict[str, Callable[[], None]]]
 NAMES = list(failures(threading.Event()))
 
 
-@pytest.mark.fault("D5", cases=20)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_service_in_trouble_changes_nothing_and_is_spoken_of_once(
-    name: str,
-    never: threading.Event,
-    straight: Path,
-    data: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def trouble(request: pytest.FixtureRequest, never: threading.Event, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of the trouble that Weights & Biases is in."""
     monkeypatch.setattr(aside.Aside.close, "__kwdefaults__", {"silent": 0.2, "at_most": 0.2})
-    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(**failures(never)[name]))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(**failures(never)[request.param]))  # pyright: ignore[reportArgumentType]
+    return request.param
+
+
+@pytest.mark.fault("D5", cases=20)
+@pytest.mark.parametrize("trouble", NAMES, indirect=True)
+def test_a_service_in_trouble_changes_nothing_and_is_spoken_of_once(
+    trouble: str, straight: Path, data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = start(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "run", data).folder
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     said = capsys.readouterr().err
-    if name.endswith("no answer"):
+    if trouble.endswith("no answer"):
         assert said.count("Weights & Biases did not finish in time") == 1
     else:
         assert said.count("Weights & Biases failed and is left out from here on") == 1

@@ -79,6 +79,12 @@ CHANGES: dict[str, Any] = {
     "samples.tokens": 5,
     "samples.temperature": 0.5,
     "samples.top_p": 0.5,
+    "telemetry.tensorboard": True,
+    "telemetry.wandb.mode": "offline",
+    "telemetry.wandb.project": "stories",
+    "telemetry.wandb.entity": "me",
+    "telemetry.wandb.artifact": False,
+    "telemetry.histograms_every": 5,
 }
 # Another kind brings other settings with it.
 KINDS: dict[str, Any] = {
