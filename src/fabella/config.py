@@ -186,6 +186,24 @@ class Float16(Section):
     growth_steps: Positive = 2000
 
 
+# Long enough for what one process does while the others wait for it: preparing, sampling, writing a checkpoint.
+LONGEST_WAIT_SECONDS = 600.0
+
+
+class Copied(Section):
+    """Where several processes train: the whole model on every device, each learning from its share of every batch."""
+
+    kind: Literal["data"] = "data"
+    timeout_seconds: float = Field(default=LONGEST_WAIT_SECONDS, gt=0.0, le=1e6, description="wait for a process")
+
+
+class Sharded(Section):
+    """The same, but weights, gradients and moments lie in shards, one a device: for what one device cannot hold."""
+
+    kind: Literal["fsdp"] = "fsdp"
+    timeout_seconds: float = Field(default=LONGEST_WAIT_SECONDS, gt=0.0, le=1e6, description="wait for a process")
+
+
 class Training(Section):
     length: Steps | Epochs
     micro_batch: Positive = Field(description="windows that go through the model at once")
@@ -199,6 +217,7 @@ class Training(Section):
     compile: Literal["auto", "blocks", "none"] = Field(
         default="auto", description="torch.compile of each block; auto: where the run is long enough to take it back"
     )
+    parallel: Annotated[Copied | Sharded, Field(discriminator="kind")] = Copied()
     log_every: Positive = 10
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@
     │   ├── LockedError       4    a folder that another process is using
     │   └── CheckpointError   4    a checkpoint or run folder that is damaged or foreign
     ├── NumericsError         5    a loss, gradient or weight that is not finite
+    ├── RanksError            6    another process of the same training is gone
     └── Interrupted         130    Ctrl-C or a termination signal, after everything was saved
 
 Each says what is wrong (with the value), the rule it breaks, and the nearest fix. ``assert`` is kept
@@ -79,6 +80,10 @@ class CheckpointError(StorageError):
 
 class NumericsError(FabellaError):
     exit_code = 5
+
+
+class RanksError(FabellaError):
+    exit_code = 6
 
 
 class Interrupted(FabellaError):  # noqa: N818 - being stopped by the user is no error

@@ -68,6 +68,8 @@ CHANGES: dict[str, Any] = {
     "training.precision.kind": "bf16",
     "training.recompute": "blocks",
     "training.compile": "none",
+    "training.parallel.kind": "fsdp",
+    "training.parallel.timeout_seconds": 5.0,
     "training.log_every": 5,
     "validation.every": 5,
     "validation.windows": 5,

@@ -1,14 +1,15 @@
 """``fabella``: finds a command by its file in ``fabella/cli``, runs it, and turns errors into words and exit codes.
 
-Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 130 interrupted. Only the chosen command
-is imported; the list of commands is read from the files' docstrings, so ``fabella --help`` loads no engine.
+Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 6 another process of the same training lost,
+130 interrupted. Only the chosen command is imported; the list of commands is read from the files' docstrings, so
+``fabella --help`` loads no engine.
 """
 
 import ast
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(words: Sequence[str], *, debug: bool = False) -> int:
     """Run one command line in this process; its exit code. Errors are said in words, not as tracebacks."""
+    command = typer.main.get_command(app)
+    return reported(lambda: command.main(list(words), prog_name="fabella", standalone_mode=False), debug=debug)
+
+
+def reported(work: Callable[[], object], *, debug: bool = False) -> int:
+    """Do ``work``; the exit code that it gives back, or that of its error, which is said in words."""
     try:
-        code = typer.main.get_command(app).main(list(words), prog_name="fabella", standalone_mode=False)
+        code = work()
         return code if isinstance(code, int) else 0
     except FabellaError as error:
         if debug:

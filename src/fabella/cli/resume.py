@@ -4,17 +4,21 @@ Examples:
   fabella resume runs/my-stories
   fabella resume runs/my-stories --steps 5000           train longer than was planned
   fabella resume runs/my-stories checkpoint.every=50    with a setting changed that may change
+  fabella resume runs/my-stories --devices 2            on another number of devices than before
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fabella.cli.train import report
+from fabella.cli.train import DEVICES, on_devices, report
+from fabella.engine.ranks import place_here
 from fabella.runs.folder import RunFolder
 from fabella.training.api import changed
-from fabella.training.session import resume
+from fabella.training.together import Decision, together
 
 
 def command(
@@ -23,8 +27,19 @@ def command(
     steps: Annotated[int, typer.Option(help="Train to this optimizer step; 0: as planned.", min=0)] = 0,
     data: Annotated[Path | None, typer.Option(help="The prepared folder, if it was moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    saved = RunFolder.open(run).run
-    asked = changed(saved, [*(overrides or []), *([f"training.length.steps={steps}"] if steps else [])])
-    report(resume(run, device=device, prepared=data, run=asked), as_json=as_json)
+    settings = [*(overrides or []), *([f"training.length.steps={steps}"] if steps else [])]
+    on_devices(devices, "torch", partial(_resume, run, settings, data, device, as_json))
+
+
+def _resume(run: Path, settings: Sequence[str], data: Path | None, device: str, as_json: bool) -> None:
+    place = place_here()
+    outcome = together(place, partial(_decide, run, settings, data), device=device)
+    if place.first:
+        report(outcome, as_json=as_json)
+
+
+def _decide(run: Path, settings: Sequence[str], data: Path | None) -> Decision:
+    return Decision(changed(RunFolder.open(run).run, settings), run, data, resumed=True)

@@ -5,18 +5,42 @@ Examples:
   fabella train storybook-1m --steps 200                a preset, on its own data
   fabella train piny-37m --data my-stories.txt --out runs/mine
   fabella train mine.yaml optimizer.lr=3e-4 seed=7      a config file, with two settings changed
+  fabella train piny-37m --devices auto                 on all GPUs of this machine
+  torchrun --nproc-per-node 8 -m fabella train piny-37m as one of many; on several machines: docs/guide-clusters.md
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fabella.cli.main import reported
 from fabella.cli.output import say, show, show_json
+from fabella.engine import engine as engines
+from fabella.engine.ranks import Place, place_here, require_shareable
+from fabella.errors import ConfigError
 from fabella.telemetry.plot import plot_loss
 from fabella.telemetry.preparation import PreparationLine, say_remarks
 from fabella.training.launch import Asked, plan, prepare_for
-from fabella.training.session import Outcome, start
+from fabella.training.session import Outcome
+from fabella.training.together import Decision, begin_or_go_on, together
+
+DEVICES = "Devices of this machine to train on, a process each: a number, or auto."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What the command line said."""
+
+    asked: Asked
+    out: Path | None
+    prepared: Path
+    device: str
+    resume: bool
+    as_json: bool
 
 
 def command(
@@ -28,21 +52,60 @@ def command(
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0: as the config says.", min=0)] = 0,
     engine: Annotated[str, typer.Option(help="torch; usually as the config says.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on, if --out holds this very run.")] = False,
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     asked = Asked(
         what=what, data=data, validation=validation, engine=engine, steps=steps, overrides=tuple(overrides or ())
     )
-    planned = plan(asked)
+    order = _Order(asked=asked, out=out, prepared=prepared, device=device, resume=resume, as_json=as_json)
+    on_devices(devices, engine or "torch", partial(_train, order))
+
+
+def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
+    """Do ``work`` in this process, or in as many new ones as there shall be ``devices``; Exit with their code."""
+    place = place_here()
+    if place.size > 1:
+        if devices not in {"1", "auto", str(place.local_size)}:
+            raise ConfigError(
+                f"--devices {devices}, but a launcher has started {place.local_size} processes on this machine.",
+                fix="Leave out --devices.",
+            )
+        work()
+        return
+    launcher = engines.load(engine, "launch") if devices != "1" else None
+    count = launcher.devices_here(devices) if launcher else 1
+    if launcher is None or count == 1:
+        work()
+    else:
+        raise typer.Exit(launcher.launch(count, reported, work))
+
+
+def _train(order: _Order) -> None:
+    place = place_here()
+    decide = partial(_decide, order, place)
+    outcome = together(place, decide, device=order.device, engine=order.asked.engine or "torch")
+    if place.first:
+        report(outcome, as_json=order.as_json)
+
+
+def _decide(order: _Order, place: Place) -> Decision:
+    """Config and data of the run, and whether it has begun already; in the first process only."""
+    planned = plan(order.asked)
+    require_shareable(planned.run.training, place.size)
     for reason in planned.reasons:
         say(reason)
     ids = planned.prepared
     if ids is None:
         with PreparationLine() as line:
-            ids = prepare_for(planned.run, prepared, progress=line)
+            ids = prepare_for(planned.run, order.prepared, progress=line)
         say_remarks(ids.manifest)
-    report(start(planned.run, out or Path("runs") / planned.run.name, ids, device=device), as_json=as_json)
+    out = order.out or Path("runs") / planned.run.name
+    if order.resume or place.restarts:
+        return begin_or_go_on(planned.run, out, ids)
+    return Decision(planned.run, out, ids.folder, resumed=False)
 
 
 def report(outcome: Outcome, *, as_json: bool) -> None:

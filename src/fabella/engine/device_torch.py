@@ -6,17 +6,28 @@ from dataclasses import dataclass
 import torch
 
 from fabella.config import BFloat16, Float16, Float32
+from fabella.engine.ranks import Place
 from fabella.errors import ConfigError
 
+ALONE = Place()
 
-def pick_device(name: str) -> torch.device:
+
+def pick_device(name: str, place: Place = ALONE) -> torch.device:
     """``auto``: a CUDA GPU where there is one, else Apple's, else the CPU.
 
-    Raises ConfigError for one that is not there.
+    Of several processes on a machine, each takes the GPU of its own number; Apple's cannot be shared. Raises
+    ConfigError for one that is not there.
     """
     available = _available()
     if name == "auto":
-        return torch.device(available[0])
+        name = available[0] if available[0] != "mps" or place.size == 1 else "cpu"
+    if name == "cuda" and place.size > 1:
+        if place.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"{place.local_size} processes on this machine, but it has {torch.cuda.device_count()} GPUs.",
+                fix="Use --devices auto, or --device cpu.",
+            )
+        return torch.device("cuda", place.local_rank)
     if name.split(":")[0] not in available:
         raise ConfigError(f"Device '{name}' is not there.", fix=f"Choose from: auto, {', '.join(available)}.")
     return torch.device(name)

@@ -6,7 +6,7 @@ and takes its state as plain numpy arrays. It knows nothing of files, telemetry 
 
 import importlib
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fabella.config import ModelConfig, Run
 from fabella.data.batches import Batch
+from fabella.engine.ranks import Alone, Place, Ranks
 from fabella.errors import ConfigError
 
 
@@ -115,9 +116,11 @@ class Engine(Protocol):
 
 
 def load(name: str, part: str = "engine") -> Any:
-    """The module ``engine_NAME``: ``for_training(run, device)`` and ``for_use(config, weights, device)``.
+    """The module ``engine_NAME``: ``for_training(run, device, ranks)``, ``for_use(config, weights, device)`` and
+    ``joined(place, device)``.
 
-    Or another ``part`` of the engine that has a file of its own: ``memory`` (how much a step takes), ``peak``.
+    Or another ``part`` of the engine that has a file of its own: ``memory`` (how much a step takes), ``peak``,
+    ``launch`` (processes on this machine).
     Raises ConfigError where there is no such engine, or its package is not installed.
     """
     try:
@@ -128,6 +131,18 @@ def load(name: str, part: str = "engine") -> Any:
         ) from None
 
 
-def for_training(run: Run, *, device: str = "auto") -> Engine:
-    """A new engine with the run's first weights and an empty optimizer."""
-    return load(run.engine).for_training(run, device)
+def for_training(run: Run, *, device: str = "auto", ranks: Ranks | None = None) -> Engine:
+    """A new engine with the run's first weights and an empty optimizer.
+
+    With ``ranks``, each of these processes makes one and calls its methods in the same order: ``step`` with the same
+    global batch, of which every process takes its own rows; ``state``, whose arrays only the first process is given.
+    """
+    return load(run.engine).for_training(run, device, ranks or Alone())
+
+
+def joined(name: str, place: Place, *, device: str = "auto") -> AbstractContextManager[Ranks]:
+    """This process among the others of its training, for as long as the block lasts.
+
+    Raises RanksError where another process is lost.
+    """
+    return nullcontext(Alone()) if place.size == 1 else load(name).joined(place, device)

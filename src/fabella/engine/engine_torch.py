@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +15,29 @@ from torch.overrides import TorchFunctionMode
 
 from fabella.config import Float16, ModelConfig, Run
 from fabella.data.batches import Batch
-from fabella.engine import measuring_torch
+from fabella.engine import measuring_torch, ranks_torch
 from fabella.engine.compile_torch import compile_blocks, is_compiled
 from fabella.engine.device_torch import describe_device, pick_device, resolve_precision
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.loss_scale import LossScale
 from fabella.engine.optimizer_torch import Optimizer
+from fabella.engine.parallel_torch import spread
+from fabella.engine.ranks import Alone, Place, Ranks
 from fabella.engine.recompute_torch import recompute_blocks
 from fabella.errors import CheckpointError, ConfigError, NumericsError
 from fabella.models.parameters import initial_weights
 
 
-def for_training(run: Run, device: str = "auto") -> "TorchEngine":
+def for_training(run: Run, device: str = "auto", ranks: Ranks | None = None) -> "TorchEngine":
     """A new engine with the run's first weights and an empty optimizer."""
-    return TorchEngine(run, initial_weights(run.model.parameters(), run.seed), pick_device(device))
+    ranks = ranks or Alone()
+    weights = initial_weights(run.model.parameters(), run.seed)
+    return TorchEngine(run, weights, pick_device(device, ranks.place), ranks)
+
+
+def joined(place: Place, device: str) -> AbstractContextManager[Ranks]:
+    """See ``engine.joined``."""
+    return ranks_torch.joined(place, pick_device(device, place))
 
 
 def for_use(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: str = "auto") -> nn.Module:
@@ -64,12 +73,16 @@ class _Uninitialised(TorchFunctionMode):
 
 def load_weights(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
     """Copy every array into its parameter, in place. Raises CheckpointError for other names or shapes."""
+    _require_fit(model, weights)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+
+
+def _require_fit(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     given = {name: tuple(array.shape) for name, array in weights.items()}
     if expected != given:
         wrong = sorted(expected.items() ^ given.items())
         raise CheckpointError(f"Weights do not fit the model; the first that differ: {wrong[:5]}.")
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +105,13 @@ class TorchStepResult:
 
 
 class TorchEngine:
-    """One model in training on one device. See engine.py for the contract."""
+    """One model in training, on this process's device. See engine.py for the contract."""
 
     name = "torch"
 
-    def __init__(self, run: Run, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> None:
+    def __init__(
+        self, run: Run, weights: Mapping[str, NDArray[np.float32]], device: torch.device, ranks: Ranks
+    ) -> None:
         self.config = run.model
         self.seed = run.seed
         self.micro_batch = run.training.micro_batch
@@ -105,13 +120,15 @@ class TorchEngine:
         self.precision = resolve_precision(self.asked_precision, device)
         fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
         self.loss_scale = LossScale.of(fp16)
-        self.model: Any = build(run.model, weights, device).train()
+        model = build(run.model, weights, device).train()
         self.compiled = is_compiled(run, device)
         if self.compiled:
-            compile_blocks(self.model)
+            compile_blocks(model)
         if run.training.recompute == "blocks":
-            recompute_blocks(self.model)
-        self.optimizer = Optimizer(self.model, run.model.parameters(), run.optimizer)
+            recompute_blocks(model)
+        self.parallel = spread(model, ranks, run.training.parallel)
+        self.model: Any = self.parallel.model
+        self.optimizer = Optimizer(self.parallel, run.model.parameters(), run.optimizer)
         self.steps = 0
 
     def describe(self) -> dict[str, str | int | float]:
@@ -129,6 +146,7 @@ class TorchEngine:
             "compiled": "blocks" if self.compiled else "nothing",
             "precision": precision + remark,
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
+            **({"parallel": self.parallel.words} if self.parallel.words else {}),
         }
 
     def step(self, batch: Batch, lr: float) -> TorchStepResult:
@@ -140,26 +158,19 @@ class TorchEngine:
             )
         self.optimizer.forget_gradients()  # of the step before; until now whoever looks on could see them
         total = torch.zeros((), device=self.device)
-        for number, (tokens, targets, share) in enumerate(self._micro_batches(batch, learned)):
-            torch.manual_seed(dropout_seed(self.seed, self.steps, number))
-            with self.precision.autocast():
-                loss = self.model.loss(tokens, targets) * share
-            (loss * self.loss_scale.value if self.precision.scaled else loss).backward()
+        mine = self.parallel.rows(len(batch.tokens))
+        for start in mine[:: self.micro_batch]:
+            part = slice(start, min(start + self.micro_batch, mine.stop))
+            tokens, targets = self._to_device(batch.tokens[part]), self._to_device(batch.targets[part])
+            # Gradients are averaged over the processes: times their number it is the global batch's mean again.
+            share = int((batch.targets[part] >= 0).sum()) / learned * self.parallel.size
+            torch.manual_seed(dropout_seed(self.seed, self.steps, start))
+            with self.parallel.accumulating(last=part.stop == mine.stop):
+                with self.precision.autocast():
+                    loss = self.parallel.loss(tokens, targets) * share
+                (loss * self.loss_scale.value if self.precision.scaled else loss).backward()
             total += loss.detach()
-        return self._update(total, lr)
-
-    def _micro_batches(self, batch: Batch, learned: int) -> list[tuple[Tensor, Tensor, float]]:
-        """Tokens, targets and share of the global batch's targets, a micro-batch at a time."""
-        starts = range(0, len(batch.tokens), self.micro_batch)
-        parts = [slice(start, start + self.micro_batch) for start in starts]
-        return [
-            (
-                self._to_device(batch.tokens[part]),
-                self._to_device(batch.targets[part]),
-                int((batch.targets[part] >= 0).sum()) / learned,
-            )
-            for part in parts
-        ]
+        return self._update(self.parallel.total(total), lr)
 
     def _to_device(self, array: NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)
@@ -169,7 +180,7 @@ class TorchEngine:
         if self.precision.scaled:
             for gradient in gradients:
                 gradient.mul_(1.0 / self.loss_scale.value)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = self.parallel.norm(gradients)
         self.steps += 1
         if self.precision.scaled:  # fp16 overflows now and then: that step is left out and the scale lowered
             finite = bool(torch.isfinite(norm))
@@ -199,16 +210,19 @@ class TorchEngine:
 
     def losses(self, batch: Batch) -> NDArray[np.float32]:
         """Negative log-likelihood in nats, [B T], in float32 and without dropout."""
-        with self.evaluating() as model, torch.inference_mode():
-            values = model.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                values = self.parallel.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
+        finally:
+            self.model.train()
         return values.float().cpu().numpy()
 
     @contextmanager
     def evaluating(self) -> Generator[Any]:
         """The model without dropout for as long as the block lasts."""
-        self.model.eval()
         try:
-            yield self.model
+            yield self.parallel.evaluated()
         finally:
             self.model.train()
 
@@ -221,16 +235,17 @@ class TorchEngine:
         return measuring_torch.Stopwatch(self.device)
 
     def peak_flops(self) -> float:
-        """See the contract; in the precision that the matrices are multiplied in."""
-        return measuring_torch.peak_flops(self.device, self.precision.compute, torch.get_num_threads())
+        """See the contract; in the precision that the matrices are multiplied in, of all processes' devices."""
+        one = measuring_torch.peak_flops(self.device, self.precision.compute, torch.get_num_threads())
+        return one * self.parallel.size
 
     def peak_memory(self) -> int:
         """See the contract."""
         return measuring_torch.peak_memory(self.device)
 
     def state(self) -> State:
-        """A snapshot; dropout needs none, its seed is a function of (seed, step, micro-batch)."""
-        weights = {name: p.detach().cpu().numpy().copy() for name, p in self.model.named_parameters()}
+        """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""
+        weights = self.parallel.whole(dict(self.model.named_parameters()))
         numbers: dict[str, int | float] = {"step": self.steps}
         if self.precision.scaled:
             numbers |= {"loss_scale": self.loss_scale.value, "good_steps": self.loss_scale.good_steps}
@@ -242,14 +257,24 @@ class TorchEngine:
         missing = [name for name in missing if name not in state.moments]
         if missing or "step" not in state.numbers:
             raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
-        load_weights(self.model, state.weights)
+        self._load_weights(state.weights)
         self.steps = int(state.numbers["step"])
         self.optimizer.restore(state.moments, self.steps)
         self.loss_scale.value = float(state.numbers.get("loss_scale", self.loss_scale.value))
         self.loss_scale.good_steps = int(state.numbers.get("good_steps", 0))
 
+    @torch.no_grad()
+    def _load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        _require_fit(self.model, weights)
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(self.parallel.placed(weights[name], parameter))
 
-def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
-    """A 63-bit seed for the dropout of one micro-batch: no random state has to be kept or restored."""
-    digest = hashlib.blake2b(f"{seed}:{step}:{micro_batch}".encode(), digest_size=8).digest()
+
+def dropout_seed(seed: int, step: int, row: int) -> int:
+    """A 63-bit seed for the dropout of a micro-batch that begins at ``row`` of the global batch.
+
+    No random state has to be kept or restored, and where each process takes whole micro-batches, their number is no
+    matter either.
+    """
+    digest = hashlib.blake2b(f"{seed}:{step}:{row}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fabella.config import Adam, AdamW
+from fabella.engine.parallel_torch import Single
 from fabella.models.parameters import Table
 
 # Our neutral name of a moment → PyTorch's.
@@ -17,8 +18,10 @@ MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
 class Optimizer:
     """Adam's update with decoupled weight decay where the table says so; ``clip`` is a global gradient norm."""
 
-    def __init__(self, model: nn.Module, table: Table, section: AdamW | Adam) -> None:
-        self.parameters = dict(model.named_parameters())
+    def __init__(self, parallel: Single, table: Table, section: AdamW | Adam) -> None:
+        """``parallel``: the model, and how it lies on the devices."""
+        self.parallel = parallel
+        self.parameters: dict[str, nn.Parameter] = dict(parallel.model.named_parameters())
         self.clip = section.clip
         decay = section.weight_decay if isinstance(section, AdamW) else 0.0
         groups = [
@@ -51,9 +54,11 @@ class Optimizer:
     def moments(self) -> dict[str, NDArray[np.float32]]:
         """``first.NAME`` and ``second.NAME``; zeros before the first step."""
         return {
-            f"{ours}.{name}": _array(self.adam.state[parameter].get(theirs, torch.zeros_like(parameter)))
+            f"{ours}.{name}": array
             for ours, theirs in MOMENTS.items()
-            for name, parameter in self.parameters.items()
+            for name, array in self.parallel.whole(
+                {n: self.adam.state[p].get(theirs, torch.zeros_like(p)) for n, p in self.parameters.items()}
+            ).items()
         }
 
     def restore(self, moments: Mapping[str, NDArray[np.float32]], steps: int) -> None:
@@ -62,11 +67,7 @@ class Optimizer:
             self.adam.state[parameter] = {
                 "step": torch.tensor(float(steps), device=parameter.device),
                 **{
-                    theirs: torch.tensor(moments[f"{ours}.{name}"], device=parameter.device)
+                    theirs: self.parallel.placed(moments[f"{ours}.{name}"], parameter)
                     for ours, theirs in MOMENTS.items()
                 },
             }
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().to("cpu", torch.float32).numpy().copy()

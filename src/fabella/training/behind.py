@@ -81,3 +81,24 @@ class Behind:
             while True:
                 self._tasks.get_nowait()
                 self._tasks.task_done()
+
+
+class NobodyBehind(Behind):
+    """For a process beside the first: all of them look and take snapshots, but one tells and writes."""
+
+    def __init__(self) -> None:
+        """No thread is started."""
+
+    def do(self, task: Task) -> None:
+        """Leave it to the first process."""
+
+    def check(self) -> None:
+        """Nothing can have gone wrong here."""
+
+    def drain(self) -> None:
+        """Nothing waits."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is left to do."""

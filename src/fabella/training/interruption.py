@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -22,10 +22,18 @@ class Interruption:
     save: bool = False
     """A checkpoint at this step, whatever the config says; then the training goes on."""
 
+    def save_again(self) -> None:
+        """Ask for another save at the next step: this one has failed. May be called on any thread."""
+        self.save = True
+
 
 @contextmanager
-def interruptible() -> Generator[Interruption]:
-    """Handle the signals for as long as the block lasts (main thread only; elsewhere nothing is handled)."""
+def interruptible(*, insisting: bool = True, report: Callable[[str], None] = say) -> Generator[Interruption]:
+    """Handle the signals for as long as the block lasts (main thread only; elsewhere nothing is handled).
+
+    ``insisting``: a second one ends at once. A launcher passes on signals that its processes have been given already;
+    those do not count, and it is the launcher that ends them.
+    """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
@@ -33,8 +41,9 @@ def interruptible() -> Generator[Interruption]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         interruption.asked = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        say("\nStopping after this step; everything is saved. Once more ends at once.")
+        if insisting:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        report("\nStopping after this step; everything is saved. Once more ends at once.")
 
     def save(number: int, frame: FrameType | None) -> None:
         interruption.save = True

@@ -107,7 +107,7 @@ class Save:
     def __call__(self, progress: Progress, result: StepResult) -> None:
         last = progress.step == self.steps
         due = progress.step % self.section.every == 0 or last
-        if due or self._owed or self.validate.improved or self.interruption.save or self.interruption.asked:
+        if due or self.validate.improved or self.interruption.save or self.interruption.asked:
             result.read()  # a step that went wrong raises here, before anything is saved
             self._save(progress)
         if not last and not self.interruption.asked:
@@ -137,6 +137,7 @@ class Save:
             if self.section.when_full == "stop":
                 raise
             self._owed = error
+            self.interruption.save_again()
             self.report(f"Not saved at step {step:,}, tried again at the next: {error}")
 
 

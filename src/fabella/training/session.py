@@ -6,8 +6,8 @@ resume ─ run folder → newest good checkpoint ───────┴→ eng
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +18,19 @@ from fabella.data.prepared import Prepared, open_prepared
 from fabella.data.windows import Windows
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine, StepResult
+from fabella.engine.ranks import Alone, Ranks
 from fabella.errors import CheckpointError, PreparedDataError, TokenizerError
 from fabella.models.parameters import count
-from fabella.runs.checkpoint import load, require_space
+from fabella.runs.checkpoint import Loaded, load, require_space
 from fabella.runs.compare import compare_manifests
 from fabella.runs.folder import RunFolder
 from fabella.runs.metrics import keep_through, read_rows
 from fabella.telemetry.services import require, services
 from fabella.telemetry.sinks import Fan, MetricsFile, Row, Sink
 from fabella.telemetry.terminal import Terminal, say
+from fabella.training.agreement import Agreement
 from fabella.training.batches import batches_from
-from fabella.training.behind import Behind
+from fabella.training.behind import Behind, NobodyBehind
 from fabella.training.environment import environment
 from fabella.training.interruption import interruptible
 from fabella.training.observers import Histograms, Log, Save, Tell, Validate, Write, row_of
@@ -56,6 +58,7 @@ class _Session:
     folder: RunFolder
     prepared: Prepared
     engine: Engine
+    ranks: Ranks
     sinks: Sequence[Sink] = ()
     observers: Sequence[Observer] = ()
     """Who looks on beside those that every run has."""
@@ -68,6 +71,11 @@ class _Session:
     def rate(self, step: int) -> float:
         return learning_rate(self.run.optimizer, step, self.steps)
 
+    def say(self, text: str) -> None:
+        """A remark, once for all processes."""
+        if self.ranks.place.first:
+            say(text)
+
 
 def start(
     run: Run,
@@ -77,24 +85,30 @@ def start(
     device: str = "auto",
     sinks: Sequence[Sink] = (),
     observers: Sequence[Observer] = (),
+    ranks: Ranks | None = None,
 ) -> Outcome:
     """Train a new run in the folder ``out`` to its end.
 
     ``sinks`` are given every row that is measured, on the thread behind the loop; ``observers`` look on after every
-    step, on the loop's own thread, before the step is saved.
+    step, on the loop's own thread, before the step is saved. ``ranks``: the processes that train together; each calls
+    this, and the first writes.
 
     Raises ConfigError or TokenizerError where run and data do not fit, StorageError where ``out`` holds something
     else or has no room, Interrupted (everything saved) after Ctrl-C.
     """
-    require(run.telemetry)
-    run = resolve(run, prepared)
-    engine = engines.for_training(run, device=device)
+    run, ranks = resolve(run, prepared), ranks or Alone()
+    if ranks.place.first:
+        require(run.telemetry)
+    engine = engines.for_training(run, device=device, ranks=ranks)
+    if not ranks.place.first:
+        beside = _Session(run, RunFolder(out, run, {}), prepared, engine, ranks, sinks, observers)
+        return _go_on(beside, Progress(), best=math.inf)
     folder = RunFolder.create(out, run, _manifest(out, prepared, engine))
     with folder.lock():
         folder.keep_tokenizer(prepared.tokenizer)
         # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
         require_space(folder, checkpoint_bytes(run) * (run.checkpoint.keep + 3))
-        return _go_on(_Session(run, folder, prepared, engine, sinks, observers), Progress(), best=math.inf)
+        return _go_on(_Session(run, folder, prepared, engine, ranks, sinks, observers), Progress(), best=math.inf)
 
 
 def resume(
@@ -105,50 +119,81 @@ def resume(
     run: Run | None = None,
     sinks: Sequence[Sink] = (),
     observers: Sequence[Observer] = (),
+    ranks: Ranks | None = None,
 ) -> Outcome:
     """Go on with the run in ``path`` from its newest good checkpoint, exactly as if it had never stopped.
 
     ``prepared``: where the data lies now, if it was moved. ``run``: a changed config, already checked against the
     saved one. Raises CheckpointError, PreparedDataError where data or checkpoints are damaged or others.
     """
-    folder = RunFolder.open(path)
-    data = _same_data(folder, prepared)
-    with folder.lock():
-        if run is not None and run != folder.run:
-            folder = folder.with_run(run)
-        run = folder.run
-        require(run.telemetry)
-        if not (folder.path / "tokenizer").exists():  # killed between making the folder and keeping the tokenizer
-            folder.keep_tokenizer(data.tokenizer)
-        engine = engines.for_training(run, device=device)
-        _warn_of_changes(folder, _manifest(path, data, engine))
-        session = _Session(run, folder, data, engine, sinks, observers)
+    ranks = ranks or Alone()
+    with (_taken_up if ranks.place.first else _beside)(path, prepared, run, ranks) as (folder, data):
+        engine = engines.for_training(folder.run, device=device, ranks=ranks)
+        session = _Session(folder.run, folder, data, engine, ranks, sinks, observers)
+        _warn_of_changes(session, _manifest(path, data, engine))
         progress, best = _restore(session)
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            keep_through(folder.path / name, progress.step)
+        if ranks.place.first:
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                keep_through(folder.path / name, progress.step)
+        ranks.tell("the metrics end where the run goes on")
         return _go_on(session, progress, best=best)
 
 
-def _warn_of_changes(folder: RunFolder, now: Mapping[str, Any]) -> None:
+@contextmanager
+def _taken_up(path: Path, moved: Path | None, run: Run | None, ranks: Ranks) -> Generator[tuple[RunFolder, Prepared]]:
+    """The run's folder, held by this process and put in order, and its data."""
+    folder = RunFolder.open(path)
+    data = _same_data(folder, moved)
+    with folder.lock():
+        if run is not None and run != folder.run:
+            folder = folder.with_run(run)
+        require(folder.run.telemetry)
+        if not (folder.path / "tokenizer").exists():  # killed between making the folder and keeping the tokenizer
+            folder.keep_tokenizer(data.tokenizer)
+        ranks.tell("the folder is in order")
+        yield folder, data
+
+
+@contextmanager
+def _beside(path: Path, moved: Path | None, run: Run | None, ranks: Ranks) -> Generator[tuple[RunFolder, Prepared]]:
+    """The same for a process beside the first: once that has put the folder in order, it is only read."""
+    ranks.tell("")
+    folder = RunFolder.open(path)
+    yield folder, _same_data(folder, moved)
+
+
+def _warn_of_changes(session: _Session, now: Mapping[str, Any]) -> None:
     """Say what differs from where the run began: the bits may, the course will not."""
+    folder = session.folder
     differences = [d for d in compare_manifests(folder.manifest, now) if d.verdict == "warn"]
     for difference in differences:
-        say(f"Not as when the run began: {difference}")
+        session.say(f"Not as when the run began: {difference}")
 
 
 def _restore(session: _Session) -> tuple[Progress, float]:
     """Engine, progress and best loss from the newest good checkpoint; from the start where there is none yet."""
-    if not session.folder.steps():
-        say("No checkpoint yet: the run begins again at step 0.")
+    loaded = _newest(session)
+    if loaded is None:
+        session.say("No checkpoint yet: the run begins again at step 0.")
         return Progress(), math.inf
-    loaded = load(session.folder, "latest")
     for remark in loaded.ignored:
-        say(remark)
+        session.say(remark)
     saved = dict(loaded.checkpoint.progress)
     session.engine.restore(loaded.checkpoint.state)
     best = float(saved.get("best_loss", math.inf))
     progress = Progress(int(saved["step"]), int(saved["windows"]), int(saved["tokens"]), str(saved.get("stream", "")))
     return progress, best
+
+
+def _newest(session: _Session) -> Loaded | None:
+    """The newest good checkpoint; the first process chooses it, and the others take the same."""
+    folder, ranks = session.folder, session.ranks
+    if ranks.place.first:
+        loaded = load(folder, "latest") if folder.steps() else None
+        ranks.tell(str(loaded.step) if loaded else "")
+        return loaded
+    step = ranks.tell("")
+    return load(folder, int(step)) if step else None
 
 
 def resolve(run: Run, prepared: Prepared) -> Run:
@@ -196,8 +241,8 @@ def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
 
 def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
     if session.engine.describe()["compiled"] != "nothing":
-        say("Compiling the blocks: the first step takes about half a minute, less where they were compiled before.")
-    run, prepared = session.run, session.prepared
+        session.say("Compiling the blocks: the first step takes half a minute, less where they were compiled before.")
+    run, prepared, ranks, first = session.run, session.prepared, session.ranks, session.ranks.place.first
     held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
     batch = run.training.micro_batch
 
@@ -206,9 +251,15 @@ def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
 
     with ExitStack() as told:
         terminal = told.enter_context(closing(Terminal(session.steps, bits_per_nat(prepared.train))))
-        others = [told.enter_context(closing(one)) for one in services(session.folder, step=progress.step, report=say)]
+        opened = services(session.folder, step=progress.step, report=say) if first else []
+        others = [told.enter_context(closing(one)) for one in opened]
         write = Fan(MetricsFile(session.folder.path), [terminal, *others, *session.sinks], say)
-        with interruptible() as interruption, Behind(say) as behind:
+        write = write if first else Fan(_unwritten, [], say)
+        with (
+            interruptible(insisting=ranks.place.size == 1, report=session.say) as heard,
+            Behind(say) if first else NobodyBehind() as behind,
+        ):
+            agreement = Agreement(heard, ranks)
 
             def tell(row: Row) -> None:
                 behind.do(partial(write, row))
@@ -218,9 +269,10 @@ def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
 
             watching = Validate(run.validation.every, lambda: score(run.validation.windows), tell, best)
             save = Save(run, session.folder, session.engine, watching, steps=session.steps,
-                        interruption=interruption, behind=behind, report=say)  # fmt: skip
+                        interruption=agreement, behind=behind, report=say)  # fmt: skip
             pace = _pace(session)
-            observers = [pace, look_behind, *_looking(session, pace, watching, tell), *session.observers, save]
+            looking = _looking(session, pace, watching, tell)
+            observers = [pace, look_behind, *looking, *session.observers, agreement, save]
             if others:
                 every = run.telemetry.histograms_every
                 beside = Histograms(every, session.engine.histograms, lambda row: behind.do(partial(write.beside, row)))
@@ -228,6 +280,10 @@ def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
             progress = _train(session, observers, progress, pace)
         final = _final(session, progress, score, write, len(held_out))
     return Outcome(session.folder.path, progress, final)
+
+
+def _unwritten(row: Row) -> None:
+    """Where a process beside the first puts its rows: all are the same."""
 
 
 def _pace(session: _Session) -> Pace:
@@ -253,7 +309,7 @@ def _train(session: _Session, observers: Sequence[Observer], progress: Progress,
         return train(session.engine, timed, session.rate, observers, progress=progress, until=session.steps)
 
 
-def _final(session: _Session, progress: Progress, score: Callable[[int], Score], write: Fan, windows: int) -> Score:
+def _final(session: _Session, progress: Progress, score: Callable[[int], Score], write: Write, windows: int) -> Score:
     """The score on all held-out windows, measured once a run and kept in its metrics."""
     rows = [row for row in read_rows(session.folder.path / "metrics.jsonl") if row["kind"] == "final"]
     if rows and rows[-1]["step"] == progress.step:

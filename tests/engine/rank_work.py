@@ -1,0 +1,77 @@
+"""What the processes of the tests of several devices do; started by ``fabella.engine.launch_torch.launch``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fabella.config_files import run_from
+from fabella.data.batches import IGNORE, Batch
+from fabella.engine import engine as engines
+from fabella.engine.engine import Engine, State
+from fabella.engine.ranks import Ranks, place_here
+from fabella.errors import FabellaError
+from fabella.runs.tensors import decoded, encoded
+
+
+def batch(number: int, windows: int) -> Batch:
+    """Windows of 32 ids; every third one ends in padding, so that the processes learn from unequal numbers."""
+    chance = np.random.default_rng(number)
+    ids = chance.integers(0, 256, (windows, 33), dtype=np.int32)
+    targets = ids[:, 1:].copy()
+    targets[::3, 20:] = IGNORE
+    return Batch(ids[:, :-1], targets)
+
+
+def trained(engine: Engine, first: int, last: int, windows: int) -> list[dict[str, float]]:
+    return [engine.step(batch(number, windows), 1e-2).read() for number in range(first, last)]
+
+
+def write(folder: Path, state: State) -> None:
+    folder.mkdir(parents=True)
+    for name, tensors in (("weights", state.weights), ("moments", state.moments)):
+        (folder / name).write_bytes(b"".join(bytes(part) for part in encoded(tensors)))
+    (folder / "numbers").write_text(json.dumps(dict(state.numbers)))
+
+
+def read(folder: Path) -> State:
+    tensors = [decoded((folder / name).read_bytes(), where=name) for name in ("weights", "moments")]
+    return State(tensors[0], tensors[1], json.loads((folder / "numbers").read_text()))
+
+
+def learn(jobs: list[dict[str, Any]], folder: str) -> int:
+    """Do every job with the same processes; the exit code of the first error, whose words are kept in ``folder``."""
+    torch.set_num_threads(1)
+    place = place_here()
+    try:
+        with engines.joined("torch", place, device="cpu") as ranks:
+            ranks.meet(30.0)
+            for job in jobs:
+                do(job, Path(folder), ranks)
+    except FabellaError as error:
+        (Path(folder) / f"error-{place.rank}").write_text(str(error))
+        return error.exit_code
+    return 0
+
+
+def do(job: dict[str, Any], folder: Path, ranks: Ranks) -> None:
+    """Steps ``first`` to ``last``, from the state that the job ``before`` gave; its own, and what was measured."""
+    engine = engines.for_training(run_from(job["run"]), device="cpu", ranks=ranks)
+    if job["before"]:
+        engine.restore(read(folder / job["before"]))
+    measured = trained(engine, job["first"], job["last"], job["windows"])
+    losses = engine.losses(batch(99, 5))
+    with engine.evaluating() as model:
+        logits = model.logits(torch.from_numpy(batch(99, 1).tokens.astype(np.int64)))
+    state = engine.state()
+    place = ranks.place
+    last = place.rank == place.size - 1
+    votes = [ranks.agree(int(last and number == 1)) for number in range(3)]
+    told = ranks.tell(f"said by {place.rank}")
+    if place.rank == 0:
+        write(folder / job["out"], state)
+        found = {"steps": measured, "losses": losses.tolist(), "logits": logits[0, -1].tolist()}
+        (folder / job["out"] / "measured").write_text(json.dumps(found | {"votes": votes, "told": told}))
+    ranks.tell("written")

@@ -1,0 +1,77 @@
+"""A whole run by several processes, each of which may be struck by something at a step of its own.
+
+python -m tests.training.rank_work JSON           one process, with its place in the environment
+python -m tests.training.rank_work NUMBER JSON    a launcher of as many
+"""
+
+import json
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fabella.cli.main import reported
+from fabella.data.prepared import open_prepared
+from fabella.engine.engine import StepResult
+from fabella.engine.launch_torch import launch
+from fabella.engine.ranks import Place, place_here
+from fabella.errors import DiskFullError
+from fabella.telemetry.terminal import say
+from fabella.training import session, together
+from fabella.training.train import Progress
+from tests.training import tiny
+
+
+class Strike:
+    """An observer: at a step of one process, a signal to itself, or an error. Once: not again after a restart."""
+
+    def __init__(self, place: Place, step: int, rank: int, what: str) -> None:
+        self.place, self.step, self.rank, self.what = place, step, rank, what
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if (progress.step, self.place.rank) != (self.step, self.rank) or self.place.restarts:
+            return
+        if self.what == "full disk":
+            raise DiskFullError("disk full: nothing free.")
+        if self.what == "bug":
+            raise ZeroDivisionError("a bug")
+        if self.what == "kill the launcher":
+            os.kill(int(os.environ["LAUNCHER"]), signal.SIGKILL)
+            return
+        os.kill(os.getpid(), signal.Signals[self.what])
+
+
+def train(values: dict[str, Any]) -> None:
+    """A tiny run in ``out`` on ``prepared``, gone on with where it has begun; ``strike`` = [step, rank, what]."""
+    torch.set_num_threads(1)
+    place = place_here()
+    out, data = Path(values["out"]), Path(values["prepared"])
+    run = tiny.run(*values["overrides"], steps=values["steps"])
+    strike = Strike(place, *values["strike"]) if values["strike"] else None
+    if strike:  # the door for observers is the session's, not the command line's
+        session.start = partial(session.start, observers=[strike])
+        session.resume = partial(session.resume, observers=[strike])
+
+    def decide() -> together.Decision:
+        return together.begin_or_go_on(run, out, open_prepared(data))
+
+    together.together(place, decide, device="cpu")
+
+
+def work(values: dict[str, Any]) -> int:
+    """``train``, with the exit code of the command line; what is said goes to ``OUT.RANK.log``."""
+    with Path(f"{values['out']}.{place_here().rank}.log").open("wb") as log:
+        os.dup2(log.fileno(), 2)
+    say(f"{os.getpid()}")
+    return reported(lambda: train(values))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        sys.exit(work(json.loads(sys.argv[1])))
+    os.environ["LAUNCHER"] = str(os.getpid())
+    sys.exit(launch(int(sys.argv[1]), work, json.loads(sys.argv[2])))

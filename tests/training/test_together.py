@@ -1,0 +1,194 @@
+"""A run of several processes from start to end: begun, stopped, killed, gone on with, by as many or by others."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabella.data.prepared import Prepared
+from fabella.engine import launch_torch
+from fabella.engine.ranks import Alone, Place
+from fabella.errors import ConfigError, RanksError
+from fabella.runs.folder import RunFolder
+from fabella.training import together
+from fabella.training.session import start
+from tests.house import HOUSE
+from tests.training import rank_work, tiny
+
+STEPS = 16
+# A round of Adam turns a rounding of 1e-7 into more, sixteen steps long.
+LOSS_TOLERANCE = 1e-4
+SECONDS = 60  # a bound for what hangs; each takes two or three
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return tiny.prepared(tmp_path_factory.mktemp("data"))
+
+
+def asked(out: Path, data: Prepared, *overrides: str, strike: tuple[int, int, str] | None = None) -> dict[str, Any]:
+    given = ["training.parallel.timeout_seconds=20", "model.dropout=0.0", *overrides]
+    return {"out": str(out), "prepared": str(data.folder), "overrides": given, "steps": STEPS, "strike": strike}
+
+
+def run(processes: int, values: dict[str, Any]) -> int:
+    """The exit code of all processes together, as ``--devices`` would end."""
+    try:
+        return launch_torch.launch(processes, rank_work.work, values)
+    except RanksError as error:
+        return error.exit_code
+
+
+@pytest.fixture(scope="module")
+def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes make of it when nothing disturbs them."""
+    out = tmp_path_factory.mktemp("runs") / "two"
+    assert run(2, asked(out, data)) == 0
+    return out
+
+
+def said(out: Path, rank: int) -> str:
+    return Path(f"{out}.{rank}.log").read_text()
+
+
+def losses(out: Path, kind: str) -> list[float]:
+    return [row["loss"] for row in tiny.metrics(out) if row["kind"] == kind]
+
+
+def test_two_processes_make_the_run_of_one(straight: Path, data: Prepared, tmp_path: Path) -> None:
+    alone = start(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
+    for kind in ("train", "validation", "final"):
+        assert losses(straight, kind) == pytest.approx(losses(alone, kind), rel=LOSS_TOLERANCE)
+    rows = [[(row["kind"], row["step"], row.get("tokens")) for row in tiny.metrics(out)] for out in (straight, alone)]
+    assert rows[0] == rows[1]
+    assert sorted(path.name for path in straight.iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
+@pytest.mark.fault("C3", cases=3)
+@pytest.mark.parametrize(("rank", "name"), [(1, "SIGTERM"), (0, "SIGINT"), (1, "SIGINT")])
+def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
+    rank: int, name: str, straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(2, asked(out, data, strike=(8, rank, name))) == 130
+    assert RunFolder.open(out).steps()[-1] == 9  # agreed upon at the step after
+    assert run(2, asked(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+def test_a_save_that_one_process_was_asked_for_is_taken_by_all(data: Prepared, tmp_path: Path) -> None:
+    overrides = ("checkpoint.every=100", "validation.every=100", "training.parallel.kind=fsdp")
+    assert run(2, asked(tmp_path / "run", data, *overrides, strike=(8, 1, "SIGUSR1"))) == 0
+    assert RunFolder.open(tmp_path / "run").steps() == [9, STEPS]
+
+
+@pytest.mark.fault("C4", cases=2)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_one_process_is_killed_the_others_end_and_nothing_is_lost(
+    rank: int, straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(2, asked(out, data, strike=(8, rank, "SIGKILL"))) == RanksError.exit_code
+    assert f"Process {rank} of 2 does not answer: killed, hanging, or its machine is gone." in said(out, 1 - rank)
+    assert run(2, asked(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+@pytest.mark.fault("C5", cases=1)
+def test_a_process_that_hangs_is_waited_for_as_long_as_was_said(data: Prepared, tmp_path: Path) -> None:
+    values = asked(tmp_path / "run", data, "training.parallel.timeout_seconds=3", strike=(8, 1, "SIGSTOP"))
+    assert alone_together(2, values) == [RanksError.exit_code, -signal.SIGKILL]
+    assert "Process 1 of 2 does not answer" in said(tmp_path / "run", 0)
+
+
+@pytest.mark.fault("C6", cases=2)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_error_of_one_process_is_told_by_all(rank: int, data: Prepared, tmp_path: Path) -> None:
+    assert run(2, asked(tmp_path / "run", data, strike=(8, rank, "full disk"))) == 4
+    assert f"Process {rank} of 2 has stopped: disk full: nothing free." in said(tmp_path / "run", 1 - rank)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def alone_together(processes: int, values: dict[str, Any]) -> list[int]:
+    """Exit codes of processes that no launcher looks after, as of machines with one process each."""
+    port = str(free_port())
+    started = []
+    for rank in range(processes):
+        place = {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        words = [sys.executable, "-m", "tests.training.rank_work", json.dumps(values)]
+        started.append(subprocess.Popen(words, cwd=HOUSE, env=os.environ | place | {"LOCAL_RANK": "0"}))
+    try:
+        started[0].wait(SECONDS)
+        return [_ended(process) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait for a process that is not a child of this one."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended, _, _ = select.select([descriptor], [], [], SECONDS)
+    os.close(descriptor)
+    assert ended, f"process {pid} goes on without its launcher"
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> int:
+    """Its exit code; one that hangs is killed."""
+    if Path(f"/proc/{process.pid}/stat").exists() and " T " in Path(f"/proc/{process.pid}/stat").read_text():
+        process.kill()
+    return process.wait(SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("C7", cases=1)
+def test_torchrun_starts_the_processes_again_and_they_go_on(straight: Path, data: Prepared, tmp_path: Path) -> None:
+    values = json.dumps(asked(tmp_path / "run", data, strike=(8, 1, "SIGKILL")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.rank_work", values]
+    done = subprocess.run(torchrun, cwd=HOUSE, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+@pytest.mark.fault("C8", cases=1)
+def test_where_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+    seldom = [f"{what}.every=10000" for what in ("validation", "samples", "checkpoint")]
+    values = asked(tmp_path / "run", data, *seldom, strike=(8, 0, "kill the launcher")) | {"steps": 5000}
+    words = [sys.executable, "-m", "tests.training.rank_work", "2", json.dumps(values)]
+    launched = subprocess.run(words, cwd=HOUSE, timeout=SECONDS)
+    assert launched.returncode == -signal.SIGKILL
+    pids = [int(said(tmp_path / "run", rank).split()[0]) for rank in (0, 1)]
+    for pid in pids:
+        wait_for_end(pid)
+    assert "everything is saved" in said(tmp_path / "run", 0)
+    (step,) = RunFolder.open(tmp_path / "run").steps()
+    assert 8 < step < 5000
+
+
+def test_a_folder_with_another_run_is_refused(straight: Path, data: Prepared) -> None:
+    with pytest.raises(ConfigError, match="A run cannot go on with other values of seed"):
+        together.begin_or_go_on(tiny.run("seed=3", steps=STEPS), straight, data)
+
+
+def test_alone_a_decision_is_done_as_it_is(data: Prepared, tmp_path: Path) -> None:
+    decision = together.Decision(tiny.run(steps=2), tmp_path / "run", data.folder, resumed=False)
+    assert together.together(Place(), lambda: decision).progress.step == 2
+    assert Alone().place == Place()
