@@ -75,10 +75,8 @@ def _number(environment: Mapping[str, str], name: str, otherwise: int = 0) -> in
 class Ranks(Protocol):
     """The processes of one training. Every method must be called by all of them, in the same order."""
 
-    @property
-    def place(self) -> Place:
-        """Which of them this one is."""
-        ...
+    place: Place
+    """Which of them this one is."""
 
     def meet(self, timeout_seconds: float) -> None:
         """Make ready for training; from here on, whoever waits for another waits no longer than that."""
@@ -97,7 +95,7 @@ class Ranks(Protocol):
         ...
 
 
-class Alone:
+class Alone(Ranks):
     """The only process: it agrees with itself at once."""
 
     place = Place()

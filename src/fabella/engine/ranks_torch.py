@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fabella.config import LONGEST_WAIT_SECONDS
-from fabella.engine.ranks import Place
+from fabella.engine.ranks import Place, Ranks
 from fabella.errors import FabellaError, RanksError
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 5.0
 """How long the others are given to say why they left, once a connection to one of them broke."""
 
 
-class TorchRanks:
+class TorchRanks(Ranks):
     """Two process groups: one for tensors on the device (NCCL on GPUs), one on the CPU (gloo) for agreeing.
 
     The second is what notices a dead process: within a step, and without ever waiting for a GPU.
@@ -92,6 +92,7 @@ class TorchRanks:
 
     @contextmanager
     def together(self) -> Generator[None]:
+        """Within: where another process is lost, RanksError says which; one that fails tells the others why."""
         try:
             yield
             self._result(self._pending)
