@@ -20,7 +20,7 @@ from fabella.errors import FabellaError, RanksError
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOOK_SECONDS = 0.1
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 2.0
 """How long the others are given to say why they left, once a connection to one of them broke."""
 
 
