@@ -13,7 +13,6 @@ from fabella.engine import compile_torch
 from fabella.engine.compile_torch import is_compiled
 from fabella.engine.engine_torch import TorchEngine, for_training
 from fabella.errors import ConfigError
-from fabella.models.parameters import initial_weights
 
 # PyTorch's own: from loading its compiler, and one that the compiler hides but does not expect to be an error.
 pytestmark = [
@@ -56,7 +55,7 @@ def test_compiled_blocks_learn_the_same_and_a_resumed_run_the_same_bits(family: 
 
     first = for_training(run(family, "blocks"), "cpu")
     trained(first, steps[:2])
-    second = TorchEngine(run(family, "blocks"), initial_weights(run(family, "blocks").model.parameters(), 9), CPU)
+    second = for_training(run(family, "blocks", "seed=9"), "cpu")
     second.restore(first.state())
     resumed = trained(second, steps[2:])
     assert all(np.array_equal(weights, whole[name]) for name, weights in resumed.items())

@@ -1,13 +1,16 @@
 """The processes of one training on ``torch.distributed``: they meet, agree step by step, and notice who is gone."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -162,9 +165,19 @@ def joined(place: Place, device: torch.device) -> Generator[TorchRanks]:
 
 
 def stop_with_the_launcher() -> None:
-    """On Linux: SIGTERM to this process when the one that started it dies, so that none trains on unwatched."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1 and os.environ.get("TORCHELASTIC_RUN_ID"):  # it died before we asked
-        os.kill(os.getpid(), signal.SIGTERM)
+    """SIGTERM to this process when the launcher dies, so that none trains on unwatched.
+
+    Our own launcher is not our parent in the system's sense (a server forks us), but Python keeps a pipe to it; of
+    torchrun only Linux tells us.
+    """
+    if launcher := multiprocessing.parent_process():
+        threading.Thread(target=_stop_after, args=(launcher,), name="launcher", daemon=True).start()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == 1 and os.environ.get("TORCHELASTIC_RUN_ID"):  # it died before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _stop_after(launcher: BaseProcess) -> None:
+    launcher.join()
+    os.kill(os.getpid(), signal.SIGTERM)
