@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,7 +60,6 @@ def _operations(run: Run) -> float:
 
 def compile_blocks(model: Any) -> None:
     """Let every one of ``model.blocks`` run compiled in training, as before otherwise; names and weights stay."""
-    keep_kernels()
     for module in model.modules():
         if isinstance(module, MinGRU):  # a loop over time: unrolled it would take minutes to compile
             apart: Any = torch.compiler.disable(module.forward)
@@ -72,10 +70,3 @@ def compile_blocks(model: Any) -> None:
 
 def _forward(block: nn.Module, eager: Any, compiled: Any, *arguments: Any, **named: Any) -> Any:
     return (compiled if block.training else eager)(*arguments, **named)
-
-
-def keep_kernels() -> None:
-    """Keep compiled kernels in the user's cache, beyond a restart of the machine; where it can be written to."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    if os.access(base if base.exists() else base.parent, os.W_OK):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base / "fabella" / "kernels"))

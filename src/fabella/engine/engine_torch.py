@@ -19,6 +19,7 @@ from fabella.engine import measuring_torch, ranks_torch
 from fabella.engine.compile_torch import compile_blocks, is_compiled
 from fabella.engine.device_torch import describe_device, pick_device, resolve_precision
 from fabella.engine.engine import Histogram, State, Stopwatch
+from fabella.engine.kernels_torch import Kernels, keep_kernels
 from fabella.engine.loss_scale import LossScale
 from fabella.engine.optimizer_torch import Optimizer
 from fabella.engine.parallel_torch import spread
@@ -122,6 +123,7 @@ class TorchEngine:
         self.loss_scale = LossScale.of(fp16)
         model = build(run.model, weights, device).train()
         self.compiled = is_compiled(run, device)
+        self.kernels = keep_kernels() if self.compiled else Kernels()
         if self.compiled:
             compile_blocks(model)
         if run.training.recompute == "blocks":
@@ -170,6 +172,7 @@ class TorchEngine:
                     loss = self.parallel.loss(tokens, targets) * share
                 (loss * self.loss_scale.value if self.precision.scaled else loss).backward()
             total += loss.detach()
+        self.kernels.are_made()
         return self._update(self.parallel.total(total), lr)
 
     def _to_device(self, array: NDArray[np.int32]) -> Tensor:

@@ -1,0 +1,78 @@
+"""Where compiled kernels are kept between runs, and how what a killed process left half-written is never loaded.
+
+PyTorch's compiler writes its libraries in place: one that is killed leaves half a library, and every later run would
+fail on it. So each process that compiles leaves a mark in the folder, which it holds locked and takes away once its
+first step is done. A mark that nobody holds is that of a process that ended too early.
+"""
+
+import fcntl
+import os
+import tempfile
+from itertools import count
+from pathlib import Path
+
+from fabella.storage import locked, make_folders, remove_folder
+
+PLACE = "TORCHINDUCTOR_CACHE_DIR"
+PYTORCHS_OWN = "torchinductor_"
+"""How the folder begins that PyTorch chooses by itself, among temporary files, and writes into the environment."""
+MARK = "compiling-"
+
+
+class Kernels:
+    """The kernels of one process: in a folder with its mark, or wherever the user or PyTorch has chosen."""
+
+    def __init__(self, mark: Path | None = None, descriptor: int = -1) -> None:
+        self._mark, self._descriptor = mark, descriptor
+
+    def are_made(self) -> None:
+        """Say so after a step: all of its kernels are whole. Again and again does no harm."""
+        if self._mark:
+            self._mark.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._mark = None
+
+
+def keep_kernels() -> Kernels:
+    """Keep compiled kernels in the user's cache, beyond a restart of the machine; where it can be written to.
+
+    A choice of the user's (TORCHINDUCTOR_CACHE_DIR) stands, and is then the user's to keep sound.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    own = base / "fabella" / "kernels"
+    chosen = Path(os.environ.get(PLACE, PYTORCHS_OWN))
+    if chosen.parent != own and not chosen.name.startswith(PYTORCHS_OWN):
+        return Kernels()
+    try:
+        make_folders(own)
+    except OSError:  # no home that can be written to: PyTorch keeps them among temporary files
+        return Kernels()
+    with locked(own, what="the folder of kernels", briefly=True):
+        folder = next(folder for number in count() if _is_sound(folder := own / str(number)))
+        make_folders(folder)
+        descriptor, mark = tempfile.mkstemp(prefix=MARK, dir=folder)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.environ[PLACE] = str(folder)
+    return Kernels(Path(mark), descriptor)
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether all kernels in ``folder`` are whole; one with a dead process's mark is emptied if nobody uses it."""
+    marks = list(folder.glob(f"{MARK}*"))
+    held = [mark for mark in marks if _is_held(mark)]
+    if len(held) == len(marks):
+        return True
+    if not held:
+        remove_folder(folder)
+    return not held
+
+
+def _is_held(mark: Path) -> bool:
+    descriptor = os.open(mark, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
