@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.config import AdamW, Segment, Steps, Training
-from fabella.config_files import preset
+from fabella.config_files import load_run, preset
 from fabella.training.schedule import batch_sizes, learning_rate, steps_for, windows_at, windows_before
 
 
@@ -69,6 +69,27 @@ def test_the_position_in_the_data_is_the_sum_of_all_batches_before(accumulation,
     sizes = [windows_at(training, number) for number in range(step)]
     assert windows_before(training, step) == sum(sizes)
     assert list(itertools.islice(batch_sizes(training, 0), step)) == sizes
+
+
+GROWING = ["training.micro_batch=6", "training.accumulation=[[0, 8], [8750, 16], [13125, 32]]"]
+
+
+@pytest.mark.parametrize(
+    ("step", "windows", "before"),
+    [
+        (0, 48, 0),
+        (8749, 48, 48 * 8749),
+        (8750, 96, 48 * 8750),
+        (13124, 96, 48 * 8750 + 96 * 4374),
+        (13125, 192, 48 * 8750 + 96 * 4375),
+        (20_000, 192, 48 * 8750 + 96 * 4375 + 192 * 6875),
+    ],
+)
+def test_a_global_batch_that_doubles_twice_does_so_at_the_very_step(step: int, windows: int, before: int) -> None:
+    training = load_run("minigpt-100m", GROWING).training
+    assert windows_at(training, step) == windows
+    assert windows_before(training, step) == before
+    assert next(batch_sizes(training, step)) == windows
 
 
 @given(accumulation=SCHEDULES, windows=st.integers(1, 2000))
