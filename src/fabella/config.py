@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from fabella.models.parameters import Parameter
 
 __all__ = [
-    "BPE", "About", "Adam", "AdamW", "BFloat16", "Bytes", "Chained", "Checkpoint", "Data", "Documents", "Epochs",
-    "Files", "Float16", "Float32", "Fraction", "Given", "Held", "Hub", "InAdvance", "Mixture", "ModelConfig",
-    "Optimizer", "Pair", "Pairs", "Part", "Positive", "Pretrained", "Run", "Samples", "Schedule", "Section",
-    "Segment", "SentencePiece", "Source", "Steps", "Storybook", "Streamed", "Telemetry", "TokenizerSection",
+    "BPE", "About", "Adam", "AdamW", "AutoPrecision", "BFloat16", "Bytes", "Chained", "Checkpoint", "Data", "Documents",
+    "Epochs", "Files", "Float16", "Float32", "Fraction", "Given", "Held", "Hub", "InAdvance", "Mixture", "ModelConfig",
+    "Muon", "Optimizer", "Pair", "Pairs", "Part", "Positive", "Precision", "Pretrained", "Run", "Samples", "Schedule",
+    "Section", "Segment", "SentencePiece", "Source", "Steps", "Storybook", "Streamed", "Telemetry", "TokenizerSection",
     "Training", "Validation", "families", "family_module", "model_config",
 ]  # fmt: skip
 
@@ -159,7 +159,26 @@ class Adam(Section):
     schedule: Schedule = ()
 
 
-Optimizer = Annotated[AdamW | Adam, Field(discriminator="kind")]
+class Muon(Section):
+    """Muon for the matrices inside the blocks, AdamW for all other weights (Jordan et al. 2024).
+
+    Muon makes each step of a matrix nearly orthogonal. Its steps are scaled to the size of AdamW's (Liu et al. 2025,
+    arXiv 2502.16982), so that a learning rate and a weight decay found for AdamW are sensible here as well.
+    """
+
+    kind: Literal["muon"] = "muon"
+    lr: float = Field(gt=0.0, le=10.0, description="of the matrices inside the blocks")
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0, description="of those matrices; Nesterov's")
+    weight_decay: float = Field(default=0.1, ge=0.0, description="of those matrices")
+    rest_lr_factor: float = Field(default=1.0, gt=0.0, le=1000.0, description="times lr: AdamW's, of other weights")
+    rest_weight_decay: float = Field(default=0.01, ge=0.0, description="AdamW's, of the matrices outside the blocks")
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    clip: float = Field(default=1.0, gt=0.0, description="largest global gradient norm; 1e9 is no limit")
+    schedule: Schedule = ()
+
+
+Optimizer = Annotated[AdamW | Adam | Muon, Field(discriminator="kind")]
 
 
 class Steps(Section):
@@ -172,6 +191,7 @@ class Epochs(Section):
 
 class Float32(Section):
     kind: Literal["float32"] = "float32"
+    tf32: bool = Field(default=False, description="matrix products of NVIDIA GPUs with 10 bits of mantissa: faster")
 
 
 class BFloat16(Section):
@@ -184,6 +204,15 @@ class Float16(Section):
     kind: Literal["fp16"] = "fp16"
     initial_scale: float = Field(default=65536.0, ge=1.0)
     growth_steps: Positive = 2000
+
+
+class AutoPrecision(Section):
+    """bf16 on NVIDIA GPUs that have it, fp16 on older ones, float32 everywhere else."""
+
+    kind: Literal["auto"] = "auto"
+
+
+Precision = Annotated[AutoPrecision | Float32 | BFloat16 | Float16, Field(discriminator="kind")]
 
 
 # Long enough for what one process does while the others wait for it: preparing, sampling, writing a checkpoint.
@@ -210,7 +239,7 @@ class Training(Section):
     accumulation: Pairs = Field(
         default=((0, 1),), description="[first optimizer step, micro-batches per step], in order of steps"
     )
-    precision: Annotated[Float32 | BFloat16 | Float16, Field(discriminator="kind")] = Float32()
+    precision: Precision = Float32()
     recompute: Literal["none", "blocks"] = Field(
         default="none", description="blocks: less memory, as each block's activations are computed twice, not kept"
     )

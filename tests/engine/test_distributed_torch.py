@@ -1,5 +1,6 @@
 """One model on two and on four processes: the samples, losses and weights of one."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -19,17 +20,19 @@ LOSS_TOLERANCE, WEIGHT_TOLERANCE, OUTPUT_TOLERANCE = 2e-5, 2e-4, 2e-3
 KINDS = ["data", "fsdp"]
 
 
-def job(out: str, kind: str, *, first: int = 0, last: int = STEPS, before: str = "") -> dict[str, Any]:
-    run = tiny.run("training.accumulation=[[0, 4]]", "training.micro_batch=4", f"training.parallel.kind={kind}")
+def job(out: str, kind: str, *others: str, first: int = 0, last: int = STEPS, before: str = "") -> dict[str, Any]:
+    settings = ["training.accumulation=[[0, 4]]", "training.micro_batch=4", f"training.parallel.kind={kind}", *others]
+    run = tiny.run(*settings)
     values = run.model_dump(mode="json")
     return {"run": values, "out": out, "first": first, "last": last, "windows": WINDOWS, "before": before}
 
 
-def straight_and_resumed(kind: str) -> list[dict[str, Any]]:
+def straight_and_resumed(kind: str, optimizer: str = "") -> list[dict[str, Any]]:
+    name, others = (f"{kind}-{optimizer}", [f"optimizer.kind={optimizer}"]) if optimizer else (kind, [])
     return [
-        job(f"{kind}-straight", kind),
-        job(f"{kind}-half", kind, last=3),
-        job(f"{kind}-resumed", kind, first=3, before=f"{kind}-half"),
+        job(f"{name}-straight", kind, *others),
+        job(f"{name}-half", kind, *others, last=3),
+        job(f"{name}-resumed", kind, *others, first=3, before=f"{name}-half"),
     ]
 
 
@@ -41,13 +44,14 @@ def learn(folder: Path, processes: int, jobs: list[dict[str, Any]]) -> None:
 def done(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Number of processes → the folder with all that they did."""
     folders = {processes: tmp_path_factory.mktemp(f"of{processes}") for processes in (1, 2, 4)}
-    assert rank_work.learn(straight_and_resumed("data"), str(folders[1])) == 0
+    assert rank_work.learn([*straight_and_resumed("data"), *straight_and_resumed("data", "muon")], str(folders[1])) == 0
     shutil.copytree(folders[1] / "data-half", folders[2] / "one-half")
     moved = [
         job("from-one", "fsdp", first=3, before="one-half"),
         job("from-one-copied", "data", first=3, before="one-half"),
     ]
-    learn(folders[2], 2, [*straight_and_resumed("data"), *straight_and_resumed("fsdp"), *moved])
+    muons = [step for kind in KINDS for step in straight_and_resumed(kind, "muon")]
+    learn(folders[2], 2, [*straight_and_resumed("data"), *straight_and_resumed("fsdp"), *muons, *moved])
     shutil.copytree(folders[2] / "fsdp-half", folders[4] / "two-half")
     moved = [
         job("from-two", "data", first=3, before="two-half"),
@@ -90,7 +94,13 @@ def test_any_number_of_processes_learns_the_same_from_the_same_windows(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("processes", [2, 4])
+def test_muon_makes_whole_matrices_orthogonal_however_they_lie_on_the_devices(kind: str, done: dict[int, Path]) -> None:
+    assert_alike(done[2] / f"{kind}-muon-straight", done[1] / "data-muon-straight")
+
+
+@pytest.mark.parametrize(
+    ("processes", "kind"), [*itertools.product([2, 4], KINDS), (1, "data-muon"), (2, "data-muon"), (2, "fsdp-muon")]
+)
 def test_the_same_number_of_processes_gives_the_same_bits_resumed_or_not(
     processes: int, kind: str, done: dict[int, Path]
 ) -> None:

@@ -63,7 +63,9 @@ def test_steps_lower_the_loss_of_a_batch() -> None:
     assert last < first / 2
 
 
-@pytest.mark.parametrize("overrides", [(), ("model.dropout=0.2",), ("optimizer.kind=adam",)], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [(), ("model.dropout=0.2",), ("optimizer.kind=adam",), ("optimizer.kind=muon",)], ids=str
+)
 def test_a_restored_engine_goes_on_bit_for_bit(overrides: tuple[str, ...]) -> None:
     straight = trained(for_training(run(*overrides)), 0, 1, 2, 3)
     saved = trained(for_training(run(*overrides)), 0, 1).state()

@@ -65,7 +65,8 @@ CHANGES: dict[str, Any] = {
     "training.length.steps": 2000,
     "training.micro_batch": 5,
     "training.accumulation": [[0, 5]],
-    "training.precision.kind": "bf16",
+    "training.precision.kind": None,
+    "training.precision.tf32": True,
     "training.recompute": "blocks",
     "training.compile": "none",
     "training.parallel.kind": "fsdp",
@@ -100,6 +101,7 @@ KINDS: dict[str, Any] = {
     },
     "data.reading.kind": {"data": {**VALUES["data"], "reading": {"kind": "streamed"}}},
     "data.windows.kind": {"data": {"windows": {"kind": "documents", "length": 8}}},
+    "training.precision.kind": {"training": {**VALUES["training"], "precision": {"kind": "bf16"}}},
     "optimizer.kind": {"optimizer": {"kind": "adam", "lr": 0.001}},
 }
 

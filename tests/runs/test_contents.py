@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from fabella.errors import CheckpointError
+from fabella.models.parameters import block_matrices
 from fabella.runs.checkpoint import Checkpoint, check
-from fabella.runs.contents import state_of
+from fabella.runs.contents import checked_moments, kinds_of, state_of
 from tests.runs.stub import TABLE, checkpoint
 
 GOOD: dict[str, Any] = {"format": 1, "step": 120, "moments": ["first"], "numbers": {"step": 120}, "progress": {}}
@@ -56,6 +57,22 @@ def test_moments_are_complete_or_refused() -> None:
     with pytest.raises(CheckpointError, match=rf"optimizer.safetensors does not fit the model: second.{FIRST} is miss"):
         check(Checkpoint(type(state)(state.weights, lacking, {}), {}), TABLE)
     check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE)  # an optimizer without a memory
+
+
+def test_matrices_of_the_blocks_may_lack_a_kind_of_moment_all_of_them_or_none() -> None:
+    state = checkpoint(1).state
+    matrices = block_matrices(TABLE)
+    lacking = {n: a for n, a in state.moments.items() if n.removeprefix("second.") not in matrices}
+    kinds = ["first", "second outside the blocks' matrices"]
+    assert kinds_of(lacking, TABLE) == kinds
+    assert kinds_of(state.moments, TABLE) == ["first", "second"]
+    assert set(checked_moments(lacking, TABLE, where="it", kinds=kinds)) == set(lacking)
+    for moments, asked in ((lacking, ["first", "second"]), (state.moments, kinds)):
+        with pytest.raises(CheckpointError, match=rf"second.{matrices[0]} is "):
+            checked_moments(moments, TABLE, where="it", kinds=asked)
+    one = {**lacking, f"second.{matrices[0]}": state.moments[f"second.{matrices[0]}"]}
+    with pytest.raises(CheckpointError, match=rf"second.{matrices[1]} is missing"):
+        checked_moments(one, TABLE, where="it")
 
 
 def test_a_sound_state_is_read() -> None:

@@ -1,5 +1,6 @@
 """A run from start to end, stopped and gone on with: always the same bits."""
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fabella.config import Steps
 from fabella.data.prepared import Prepared
+from fabella.engine import device_torch, engine_torch
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import (
     CheckpointError,
@@ -51,10 +54,10 @@ class StopAt:
             os.kill(os.getpid(), self.number)
 
 
-def stopped(out: Path, data: Prepared, *steps: int) -> Path:
+def stopped(out: Path, data: Prepared, *steps: int, overrides: tuple[str, ...] = ()) -> Path:
     """A run that was stopped at each of ``steps`` and not yet gone on with."""
     with pytest.raises(Interrupted):
-        start(tiny.run(), out, data, observers=[StopAt(steps[0])])
+        start(tiny.run(*overrides), out, data, observers=[StopAt(steps[0])])
     for step in steps[1:]:
         with pytest.raises(Interrupted):
             resume(out, observers=[StopAt(step)])
@@ -168,6 +171,70 @@ def test_leaving_out_any_part_of_the_state_is_noticed(
         monkeypatch.setattr(session, "_restore", partial)
     resume(out)
     assert tiny.fingerprint(out) != tiny.fingerprint(finished)
+
+
+@pytest.fixture(scope="module")
+def finished_with_muon(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return start(tiny.run("optimizer.kind=muon"), tmp_path_factory.mktemp("runs") / "muon", data).folder
+
+
+def test_with_muon_a_stopped_run_ends_with_the_same_bits(
+    finished_with_muon: Path, data: Prepared, tmp_path: Path
+) -> None:
+    out = stopped(tmp_path / "run", data, 3, 12, 24, overrides=("optimizer.kind=muon",))
+    resume(out)
+    assert tiny.fingerprint(out) == tiny.fingerprint(finished_with_muon)
+
+
+@pytest.mark.parametrize("of_muon", [True, False])
+def test_leaving_out_the_memory_of_muon_or_of_its_adamw_is_noticed(
+    of_muon: bool, finished_with_muon: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stopped(tmp_path / "run", data, 24, overrides=("optimizer.kind=muon",))
+    restore = TorchEngine.restore
+
+    def mutant(engine: TorchEngine, state: Any) -> None:
+        restore(engine, state)
+        assert engine.optimizer.muons is not None
+        (engine.optimizer.muons.momenta if of_muon else engine.optimizer.adam.state).clear()
+
+    monkeypatch.setattr(TorchEngine, "restore", mutant)
+    resume(out)
+    assert tiny.fingerprint(out) != tiny.fingerprint(finished_with_muon)
+
+
+SCALED = ("training.precision={kind: fp16, initial_scale: 1e37, growth_steps: 4}",)
+
+
+@pytest.fixture
+def scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss scale at work on a CPU, in float32: it overflows at first, and again whenever it has grown too far."""
+
+    def scaled(asked: Any, device: torch.device) -> device_torch.Precision:
+        return device_torch.Precision(torch.float32, scaled=True, device=device)
+
+    monkeypatch.setattr(engine_torch, "resolve_precision", scaled)
+
+
+@pytest.mark.parametrize("forgotten", ["", "loss_scale", "good_steps", "skipped_steps", "updates"])
+@pytest.mark.usefixtures("scaling")
+def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_it_is_forgotten(
+    forgotten: str, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = start(tiny.run(*SCALED), tmp_path / "straight", data).folder
+    rows = [row for row in tiny.metrics(straight) if row["kind"] == "train"]
+    assert rows[-1]["skipped_steps"] > 2
+    assert len({row["loss_scale"] for row in rows}) > 2
+    out = stopped(tmp_path / "run", data, 27, overrides=SCALED)
+    restore = TorchEngine.restore
+
+    def mutant(engine: TorchEngine, state: Any) -> None:
+        kept = {name: value for name, value in state.numbers.items() if name != forgotten}
+        restore(engine, dataclasses.replace(state, numbers=kept))
+
+    monkeypatch.setattr(TorchEngine, "restore", mutant)
+    resume(out)
+    assert (tiny.fingerprint(out) == tiny.fingerprint(straight)) == (not forgotten)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fabella.config import BFloat16, Float16, Float32
+from fabella.config import AutoPrecision, Float16, Float32
+from fabella.config import Precision as Asked
 from fabella.engine.ranks import Place
 from fabella.errors import ConfigError
 
@@ -55,16 +56,32 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.compute)
 
 
-def resolve_precision(asked: Float32 | BFloat16 | Float16, device: torch.device) -> Precision:
-    """The precision used on ``device``: what was asked on a GPU, float32 on a CPU.
+def resolve_precision(asked: Asked, device: torch.device) -> Precision:
+    """The precision used on ``device``: what was asked on a GPU, float32 on a CPU; auto decides by the device.
 
     Half precision is several times slower than float32 on most CPUs (measured 5× for bf16 on AVX-512 without AMX).
     """
     if device.type == "cpu" or isinstance(asked, Float32):
         return Precision(torch.float32, scaled=False, device=device)
-    if isinstance(asked, Float16):
+    if isinstance(asked, AutoPrecision) and device.type != "cuda":
+        return Precision(torch.float32, scaled=False, device=device)
+    if isinstance(asked, Float16) or (isinstance(asked, AutoPrecision) and not _has_bf16()):
         return Precision(torch.float16, scaled=True, device=device)
     return Precision(torch.bfloat16, scaled=False, device=device)
+
+
+def _has_bf16() -> bool:
+    """In hardware: emulated, it is slower than float32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def describe_precision(asked: Asked, used: Precision) -> str:
+    """``float32 (fp16 on GPUs)``: what is used, and what was asked where that is something else."""
+    name = str(used.compute).removeprefix("torch.")
+    if isinstance(asked, AutoPrecision):
+        return f"{name} (chosen for this device)"
+    wanted = {"bf16": "bfloat16", "fp16": "float16"}.get(asked.kind, asked.kind)
+    return name if wanted == name else f"{name} ({asked.kind} on GPUs)"
 
 
 def describe_device(device: torch.device) -> str:

@@ -105,11 +105,16 @@ class Shards(Copies):
         full = ((name, _full(tensor)) for name, tensor in tensors.items())
         return {name: array for name, tensor in full for array in ([as_array(tensor)] if first else [])}
 
-    def placed(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
-        tensor = torch.tensor(array, device=like.device)
+    def full(self, tensor: Tensor) -> Tensor:
+        return _full(tensor)
+
+    def laid(self, whole: Tensor, like: Tensor) -> Tensor:
         if not isinstance(like, DTensor):
-            return tensor
-        return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+            return whole
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+    def placed(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
+        return self.laid(torch.tensor(array, device=like.device), like)
 
 
 class _Loss(nn.Module):

@@ -24,7 +24,8 @@ class State:
     """Everything that makes the next step what it is, independent of the engine.
 
     ``weights``: the model by the names of its parameter table, float32. ``moments``: the optimizer's memory,
-    ``first.NAME`` and ``second.NAME`` for Adam. ``numbers``: scalars by name (``step``, the loss scale …).
+    ``first.NAME`` and ``second.NAME`` for Adam; a matrix of Muon's has its momentum in ``first.NAME`` and no second.
+    ``numbers``: scalars by name (``step``, the loss scale …).
     """
 
     weights: Mapping[str, NDArray[np.float32]]

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fabella.config import Float16, ModelConfig, Run
+from fabella.config import Float16, Float32, ModelConfig, Run
 from fabella.data.batches import Batch
 from fabella.engine import measuring_torch, ranks_torch
 from fabella.engine.compile_torch import compile_blocks, is_compiled
-from fabella.engine.device_torch import describe_device, pick_device, resolve_precision
+from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.kernels_torch import Kernels, keep_kernels
 from fabella.engine.loss_scale import LossScale
@@ -88,11 +88,12 @@ def _require_fit(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -
 
 @dataclass(frozen=True, slots=True)
 class TorchStepResult:
-    """Loss and gradient norm of a step, still on the device."""
+    """Loss and gradient norm of a step, still on the device; with fp16, its loss scale and the steps skipped so far."""
 
     step: int
     loss: Tensor
     norm: Tensor
+    scale: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def read(self) -> dict[str, float]:
         """Wait for the device. Raises NumericsError where the step was not taken because it was not finite."""
@@ -102,7 +103,7 @@ class TorchStepResult:
                 f"Step {self.step}: loss {loss:.4g}, gradient norm {norm:.4g}; the weights were left as they were.",
                 fix="Resume with a lower optimizer.lr, or a smaller optimizer.clip.",
             )
-        return {"loss": loss, "gradient_norm": norm}
+        return {"loss": loss, "gradient_norm": norm, **self.scale}
 
 
 class TorchEngine:
@@ -119,6 +120,8 @@ class TorchEngine:
         self.asked_precision = run.training.precision
         self.device = device
         self.precision = resolve_precision(self.asked_precision, device)
+        if isinstance(self.asked_precision, Float32) and device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.asked_precision.tf32
         fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
         self.loss_scale = LossScale.of(fp16)
         model = build(run.model, weights, device).train()
@@ -135,18 +138,13 @@ class TorchEngine:
 
     def describe(self) -> dict[str, str | int | float]:
         """For the manifest: what trains, where, how exactly."""
-        precision = str(self.precision.compute).removeprefix("torch.")
-        asked = self.asked_precision.kind
-        remark = (
-            "" if asked.replace("bf16", "bfloat16").replace("fp16", "float16") == precision else f" ({asked} on GPUs)"
-        )
         return {
             "engine": self.name,
             "torch": torch.__version__,
             "device": describe_device(self.device),
             "threads": torch.get_num_threads(),
             "compiled": "blocks" if self.compiled else "nothing",
-            "precision": precision + remark,
+            "precision": describe_precision(self.asked_precision, self.precision),
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
             **({"parallel": self.parallel.words} if self.parallel.words else {}),
         }
@@ -191,12 +189,18 @@ class TorchEngine:
             norm = norm if finite else torch.zeros_like(norm)
             if not finite:
                 self.optimizer.forget_gradients()
-                return TorchStepResult(self.steps, loss, norm)
+                return TorchStepResult(self.steps, loss, norm, self._scale())
         self.optimizer.step(lr, norm)
-        result = TorchStepResult(self.steps, loss, norm)
+        result = TorchStepResult(self.steps, loss, norm, self._scale())
         if self.device.type == "cpu":
             self._name_the_culprit(result)
         return result
+
+    def _scale(self) -> dict[str, float]:
+        """What a row of metrics.jsonl tells of the loss scale: as it is after this step."""
+        if not self.precision.scaled:
+            return {}
+        return {"loss_scale": self.loss_scale.value, "skipped_steps": self.loss_scale.skipped}
 
     def _name_the_culprit(self, result: TorchStepResult) -> None:
         """On a CPU nothing is gained by looking later: raise at once, and name the first tensor that went wrong."""
@@ -249,22 +253,20 @@ class TorchEngine:
     def state(self) -> State:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""
         weights = self.parallel.whole(dict(self.model.named_parameters()))
-        numbers: dict[str, int | float] = {"step": self.steps}
+        numbers: dict[str, int | float] = {"step": self.steps, "updates": self.optimizer.updates()}
         if self.precision.scaled:
-            numbers |= {"loss_scale": self.loss_scale.value, "good_steps": self.loss_scale.good_steps}
+            numbers |= self.loss_scale.numbers()
         return State(weights, self.optimizer.moments(), numbers)
 
     def restore(self, state: State) -> None:
         """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
-        missing = [f"{ours}.{name}" for ours in ("first", "second") for name in state.weights]
-        missing = [name for name in missing if name not in state.moments]
+        missing = [name for name in self.optimizer.names() if name not in state.moments]
         if missing or "step" not in state.numbers:
             raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
         self._load_weights(state.weights)
         self.steps = int(state.numbers["step"])
-        self.optimizer.restore(state.moments, self.steps)
-        self.loss_scale.value = float(state.numbers.get("loss_scale", self.loss_scale.value))
-        self.loss_scale.good_steps = int(state.numbers.get("good_steps", 0))
+        self.optimizer.restore(state.moments, int(state.numbers.get("updates", self.steps)))
+        self.loss_scale.restore(state.numbers)
 
     @torch.no_grad()
     def _load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:

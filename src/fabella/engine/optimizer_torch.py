@@ -1,4 +1,4 @@
-"""AdamW and Adam for PyTorch: built from the parameter table, and their memory as plain arrays."""
+"""AdamW, Adam and Muon for PyTorch: built from the parameter table, and their memory as plain arrays."""
 
 from collections.abc import Mapping
 
@@ -7,26 +7,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fabella.config import Adam, AdamW
+from fabella.config import Adam, AdamW, Muon
+from fabella.engine.muon_torch import Muons
 from fabella.engine.parallel_torch import Single
-from fabella.models.parameters import Table
+from fabella.models.parameters import Table, block_matrices
 
 # Our neutral name of a moment → PyTorch's.
 MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
 
 
 class Optimizer:
-    """Adam's update with decoupled weight decay where the table says so; ``clip`` is a global gradient norm."""
+    """Adam's update with decoupled weight decay where the table says so; ``clip`` is a global gradient norm.
 
-    def __init__(self, parallel: Single, table: Table, section: AdamW | Adam) -> None:
+    With ``optimizer.kind=muon`` the matrices inside the blocks are Muon's instead.
+    """
+
+    def __init__(self, parallel: Single, table: Table, section: AdamW | Adam | Muon) -> None:
         """``parallel``: the model, and how it lies on the devices."""
         self.parallel = parallel
         self.parameters: dict[str, nn.Parameter] = dict(parallel.model.named_parameters())
         self.clip = section.clip
+        muon = section if isinstance(section, Muon) else None
+        matrices = {name: self.parameters[name] for name in block_matrices(table)} if muon else {}
+        self.muons = Muons(parallel, matrices, muon) if muon else None
+        self.factor = muon.rest_lr_factor if muon else 1.0
         decay = section.weight_decay if isinstance(section, AdamW) else 0.0
+        decay = muon.rest_weight_decay if muon else decay
+        rest = {n: p for n, p in self.parameters.items() if n not in matrices}
         groups = [
-            {"params": [p for n, p in self.parameters.items() if table[n].decay], "weight_decay": decay},
-            {"params": [p for n, p in self.parameters.items() if not table[n].decay], "weight_decay": 0.0},
+            {"params": [p for n, p in rest.items() if table[n].decay], "weight_decay": decay},
+            {"params": [p for n, p in rest.items() if not table[n].decay], "weight_decay": 0.0},
         ]
         self.adam = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -43,31 +53,56 @@ class Optimizer:
         """
         nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
         for group in self.adam.param_groups:
-            group["lr"] = lr
-        self.adam.found_inf = (~torch.isfinite(norm)).float()  # pyright: ignore[reportAttributeAccessIssue]
+            group["lr"] = lr * self.factor
+        finite = torch.isfinite(norm)
+        self.adam.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.adam.step()
+        if self.muons:
+            self.muons.step(lr, finite)
 
     def forget_gradients(self) -> None:
         """Free the gradients."""
-        self.adam.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def names(self) -> list[str]:
+        """Of the moments: ``first.NAME`` of every weight, ``second.NAME`` of all that are not Muon's."""
+        return [f"{ours}.{name}" for ours in MOMENTS for name in self.parameters if self._keeps(ours, name)]
+
+    def _keeps(self, ours: str, name: str) -> bool:
+        return ours == "first" or self.muons is None or name not in self.muons.parameters
 
     def moments(self) -> dict[str, NDArray[np.float32]]:
-        """``first.NAME`` and ``second.NAME``; zeros before the first step."""
-        return {
-            f"{ours}.{name}": array
-            for ours, theirs in MOMENTS.items()
-            for name, array in self.parallel.whole(
-                {n: self.adam.state[p].get(theirs, torch.zeros_like(p)) for n, p in self.parameters.items()}
-            ).items()
-        }
+        """The arrays of ``names()``; zeros before the first step."""
+        found: dict[str, NDArray[np.float32]] = {}
+        for ours in MOMENTS:
+            tensors = {name: self._moment(ours, name) for name in self.parameters if self._keeps(ours, name)}
+            found |= {f"{ours}.{name}": array for name, array in self.parallel.whole(tensors).items()}
+        return found
+
+    def _moment(self, ours: str, name: str) -> Tensor:
+        if self.muons is not None and name in self.muons.parameters:
+            return self.muons.momentum(name)
+        parameter = self.parameters[name]
+        return self.adam.state[parameter].get(MOMENTS[ours], torch.zeros_like(parameter))
+
+    def updates(self) -> int:
+        """Steps that were taken, as Adam's bias correction counts them: without those that were not finite."""
+        counts = [int(memory["step"]) for memory in self.adam.state.values() if "step" in memory]
+        return max(counts, default=0)
 
     def restore(self, moments: Mapping[str, NDArray[np.float32]], steps: int) -> None:
         """Take over moments as ``moments()`` gave them, after ``steps`` updates."""
         for name, parameter in self.parameters.items():
+            placed = {
+                ours: self.parallel.placed(moments[f"{ours}.{name}"], parameter)
+                for ours in MOMENTS
+                if self._keeps(ours, name)
+            }
+            if self.muons is not None and name in self.muons.parameters:
+                self.muons.momenta[name] = placed["first"]
+                continue
             self.adam.state[parameter] = {
                 "step": torch.tensor(float(steps), device=parameter.device),
-                **{
-                    theirs: self.parallel.placed(moments[f"{ours}.{name}"], parameter)
-                    for ours, theirs in MOMENTS.items()
-                },
+                **{MOMENTS[ours]: tensor for ours, tensor in placed.items()},
             }

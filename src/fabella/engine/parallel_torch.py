@@ -62,6 +62,14 @@ class Single:
         """Copies of whole tensors, on the first process; nothing on the others."""
         return {name: as_array(tensor) for name, tensor in tensors.items()}
 
+    def full(self, tensor: Tensor) -> Tensor:
+        """The whole of a tensor that lies on the devices as a parameter does, on every process; itself if it is one."""
+        return tensor
+
+    def laid(self, whole: Tensor, like: Tensor) -> Tensor:
+        """``whole``, which is the same on every process, as a tensor that lies on the devices as ``like`` does."""
+        return whole
+
     def placed(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
         """A whole array as a tensor that lies on the devices as ``like`` does."""
         return torch.tensor(array, device=like.device)

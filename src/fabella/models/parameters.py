@@ -94,6 +94,15 @@ def count_without_embeddings(table: Table) -> int:
     return sum(parameter.size for parameter in table.values() if not parameter.embedding)
 
 
+def block_matrices(table: Table) -> list[str]:
+    """Names of the matrices inside the blocks, without embeddings and read-out heads: those that Muon is made for."""
+    return [
+        name
+        for name, parameter in table.items()
+        if name.startswith("blocks.") and len(parameter.shape) == 2 and not parameter.embedding
+    ]
+
+
 def initial_weights(table: Table, seed: int) -> dict[str, NDArray[np.float32]]:
     """The first weights, the same in every engine.
 

@@ -66,7 +66,8 @@ def save(folder: RunFolder, step: int, checkpoint: Checkpoint) -> None:
     Raises DiskFullError or StorageError; then nothing half is left, and every older checkpoint is as it was.
     """
     check(checkpoint, folder.run.model.parameters(), where=name_of(step))
-    state = json.dumps(_numbers(step, checkpoint), indent=1, allow_nan=False).encode()
+    kinds = contents.kinds_of(checkpoint.state.moments, folder.run.model.parameters())
+    state = json.dumps(_numbers(step, checkpoint, kinds), indent=1, allow_nan=False).encode()
     weights, moments = checkpoint.state.weights, checkpoint.state.moments
     needed = size_of(weights) + size_of(moments) + len(state)
     target = folder.checkpoints / name_of(step)
@@ -120,7 +121,7 @@ def require_space(folder: RunFolder, needed: int) -> None:
         )
 
 
-def _numbers(step: int, checkpoint: Checkpoint) -> dict[str, Any]:
+def _numbers(step: int, checkpoint: Checkpoint, kinds: list[str]) -> dict[str, Any]:
     values = {**checkpoint.state.numbers, **checkpoint.progress}
     endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
     if endless:
@@ -128,7 +129,7 @@ def _numbers(step: int, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "format": contents.FORMAT,
         "step": step,
-        "moments": sorted({name.partition(".")[0] for name in checkpoint.state.moments}),
+        "moments": kinds,
         "numbers": dict(checkpoint.state.numbers),
         "progress": dict(checkpoint.progress),
     }

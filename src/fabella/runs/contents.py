@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError
-from fabella.models.parameters import Table
+from fabella.models.parameters import Table, block_matrices
 from fabella.storage import escaped
 
 FORMAT = 1
 """Of checkpoints. A newer one is refused by name; every older one must be readable: tests/runs/released."""
 NAMED = 5
 """Differences told in an error: enough to see the pattern."""
+
+OUTSIDE = " outside the blocks' matrices"
+"""Added to a kind of moment that those matrices lack: Muon has a momentum for them, and no second moment."""
 
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[Any]]
@@ -29,11 +32,23 @@ def checked_weights(weights: Arrays, table: Table, *, where: str) -> Arrays:
 def checked_moments(moments: Arrays, table: Table, *, where: str, kinds: Sequence[str] | None = None) -> Arrays:
     """``first.NAME``, ``second.NAME`` …, in order: each kind of moment has one array for every weight, of its shape.
 
-    ``kinds``: those there must be; otherwise those of which there is one. Raises CheckpointError naming five.
+    ``kinds``: those there must be, as of ``kinds_of``, which otherwise tells them. Raises CheckpointError naming five.
     """
-    found = sorted({name.partition(".")[0] for name in moments}) if kinds is None else kinds
-    expected = {f"{kind}.{name}": parameter.shape for kind in found for name, parameter in table.items()}
+    matrices = set(block_matrices(table))
+    expected: dict[str, Shape] = {}
+    for kind in kinds_of(moments, table) if kinds is None else kinds:
+        moment = kind.removesuffix(OUTSIDE)
+        without = matrices if kind.endswith(OUTSIDE) else ()
+        expected |= {f"{moment}.{name}": row.shape for name, row in table.items() if name not in without}
     return _compared(moments, expected, where)
+
+
+def kinds_of(moments: Arrays, table: Table) -> list[str]:
+    """``first``, ``second`` …: what moments there are. ``OUTSIDE`` is added where no matrix of the blocks has one."""
+    matrices = block_matrices(table)
+    found = sorted({name.partition(".")[0] for name in moments})
+    lacking = {kind for kind in found if matrices and not any(f"{kind}.{name}" in moments for name in matrices)}
+    return [kind + OUTSIDE if kind in lacking else kind for kind in found]
 
 
 def _compared(arrays: Arrays, expected: Mapping[str, Shape], where: str) -> Arrays:

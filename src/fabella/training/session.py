@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fabella.config import Epochs, Run, Steps
+from fabella.config import Epochs, Muon, Run, Steps
 from fabella.data.prepared import Prepared, open_prepared
 from fabella.data.windows import Windows
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine, StepResult
 from fabella.engine.ranks import Alone, Ranks
 from fabella.errors import CheckpointError, PreparedDataError, TokenizerError
-from fabella.models.parameters import count
+from fabella.models.parameters import block_matrices, count
 from fabella.runs.checkpoint import Loaded, load, require_space
 from fabella.runs.compare import compare_manifests
 from fabella.runs.folder import RunFolder
@@ -212,8 +212,10 @@ def resolve(run: Run, prepared: Prepared) -> Run:
 
 
 def checkpoint_bytes(run: Run) -> int:
-    """Size of one checkpoint: weights and two moments in float32, and a little for the rest."""
-    return count(run.model.parameters()) * 4 * 3 + 100_000
+    """Size of one checkpoint: weights and their moments in float32, and a little for the rest."""
+    table = run.model.parameters()
+    single = block_matrices(table) if isinstance(run.optimizer, Muon) else []  # those with one moment, not two
+    return (count(table) * 3 - sum(table[name].size for name in single)) * 4 + 100_000
 
 
 def _manifest(out: Path, prepared: Prepared, engine: Engine) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""Which precision is used where, and what is said of it."""
+
+import pytest
+import torch
+
+from fabella.config import AutoPrecision, BFloat16, Float16, Float32, Precision
+from fabella.engine import device_torch
+from fabella.engine.device_torch import describe_precision, resolve_precision
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "bf16", "used"),
+    [
+        (AutoPrecision(), "cuda", True, "bfloat16 (chosen for this device)"),
+        (AutoPrecision(), "cuda", False, "float16 (chosen for this device)"),
+        (AutoPrecision(), "mps", True, "float32 (chosen for this device)"),
+        (AutoPrecision(), "cpu", True, "float32 (chosen for this device)"),
+        (Float32(), "cuda", True, "float32"),
+        (BFloat16(), "cuda", True, "bfloat16"),
+        (Float16(), "cuda", True, "float16"),
+        (BFloat16(), "cpu", True, "float32 (bf16 on GPUs)"),
+    ],
+    ids=str,
+)
+def test_the_precision_of_each_device(
+    asked: Precision, device: str, bf16: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_torch, "_has_bf16", lambda: bf16)
+    precision = resolve_precision(asked, torch.device(device))
+    assert describe_precision(asked, precision) == used
+    assert precision.scaled == (precision.compute == torch.float16)
