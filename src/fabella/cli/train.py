@@ -7,6 +7,7 @@ Examples:
   fabella train mine.yaml optimizer.lr=3e-4 seed=7      a config file, with two settings changed
   fabella train piny-37m --devices auto                 on all GPUs of this machine
   torchrun --nproc-per-node 8 -m fabella train piny-37m as one of many; on several machines: docs/guide-clusters.md
+  fabella train --replay runs/mine/failures/step-00000120   a step that was not finite, taken again
 """
 
 from collections.abc import Callable
@@ -21,10 +22,11 @@ from fabella.cli.main import reported
 from fabella.cli.output import say, show, show_json
 from fabella.engine import engine as engines
 from fabella.engine.ranks import Place, place_here, require_shareable
-from fabella.errors import ConfigError
+from fabella.errors import ConfigError, UsageError
 from fabella.telemetry.plot import plot_loss
 from fabella.telemetry.preparation import PreparationLine, say_remarks
 from fabella.training.launch import Asked, plan, prepare_for
+from fabella.training.replay import replay as taken_again
 from fabella.training.session import Outcome
 from fabella.training.together import Decision, begin_or_go_on, together
 
@@ -44,7 +46,7 @@ class _Order:
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="A text (file, folder, glob), a preset, or a .yaml config.")],
+    what: Annotated[str, typer.Argument(help="A text (file, folder, glob), a preset, or a .yaml config.")] = "",
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.")] = None,
     data: Annotated[str, typer.Option(help="A source of text, or a prepared folder.")] = "",
     validation: Annotated[str, typer.Option(help="A source of text to validate on.")] = "",
@@ -54,9 +56,15 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
     resume: Annotated[bool, typer.Option("--resume", help="Go on, if --out holds this very run.")] = False,
+    replay: Annotated[Path | None, typer.Option(help="Take a step kept in RUN/failures again; trains nothing.")] = None,
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
+    if replay is not None:
+        _take_again(replay, device, as_json=as_json)
+        return
+    if not what:
+        raise UsageError("Nothing to train on was given.", fix="Give a text, a preset or a .yaml config.")
     asked = Asked(
         what=what, data=data, validation=validation, engine=engine, steps=steps, overrides=tuple(overrides or ())
     )
@@ -106,6 +114,14 @@ def _decide(order: _Order, place: Place) -> Decision:
     if order.resume or place.restarts:
         return begin_or_go_on(planned.run, out, ids)
     return Decision(planned.run, out, ids.folder, resumed=False)
+
+
+def _take_again(path: Path, device: str, *, as_json: bool) -> None:
+    taken = taken_again(path, device=device)
+    if as_json:
+        show_json({"step": taken.step, "happened": bool(taken.error), "error": taken.error, "module": taken.module})
+        return
+    show(str(taken))
 
 
 def report(outcome: Outcome, *, as_json: bool) -> None:

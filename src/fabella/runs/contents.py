@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.errors import CheckpointError
+from fabella.errors import CheckpointError, NumericsError
 from fabella.models.parameters import Table, block_matrices
 from fabella.storage import escaped
 
@@ -49,6 +49,16 @@ def kinds_of(moments: Arrays, table: Table) -> list[str]:
     found = sorted({name.partition(".")[0] for name in moments})
     lacking = {kind for kind in found if matrices and not any(f"{kind}.{name}" in moments for name in matrices)}
     return [kind + OUTSIDE if kind in lacking else kind for kind in found]
+
+
+def require_finite(arrays: Arrays, *, where: str) -> None:
+    """Raises NumericsError naming the first array that holds NaN or infinity: nothing could go on from it."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise NumericsError(
+                f"{where}: {name} is not finite, the training has diverged; it was not saved.",
+                fix="Resume from the checkpoint before it with a lower optimizer.lr, or a smaller optimizer.clip.",
+            )
 
 
 def _compared(arrays: Arrays, expected: Mapping[str, Shape], where: str) -> Arrays:

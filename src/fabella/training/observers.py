@@ -10,7 +10,8 @@ from fabella.config import Run
 from fabella.engine.engine import Engine, Histogram, StepResult
 from fabella.errors import DiskFullError, Interrupted
 from fabella.runs.checkpoint import Checkpoint, save, set_best
-from fabella.runs.folder import RunFolder
+from fabella.runs.contents import require_finite
+from fabella.runs.folder import RunFolder, name_of
 from fabella.telemetry.sinks import Row
 from fabella.training.behind import Behind
 from fabella.training.interruption import Interruption
@@ -129,6 +130,7 @@ class Save:
         self.behind.do(partial(self._write, progress.step, snapshot, best=self.validate.improved))
 
     def _write(self, step: int, snapshot: Checkpoint, *, best: bool) -> None:
+        require_finite({**snapshot.state.weights, **snapshot.state.moments}, where=name_of(step))
         try:
             save(self.folder, step, snapshot)
             if best:

@@ -35,6 +35,7 @@ from fabella.training.environment import environment
 from fabella.training.interruption import interruptible
 from fabella.training.observers import Histograms, Log, Save, Tell, Validate, Write, row_of
 from fabella.training.pace import Pace
+from fabella.training.replay import Keeping
 from fabella.training.schedule import learning_rate, steps_for
 from fabella.training.telling import teller_of
 from fabella.training.train import Observer, Progress, train
@@ -307,8 +308,8 @@ def _looking(session: _Session, pace: Pace, watching: Validate, write: Write) ->
 def _train(session: _Session, observers: Sequence[Observer], progress: Progress, pace: Pace) -> Progress:
     """The recipe, fed from where ``progress`` stands."""
     with closing(batches_from(session.run, session.prepared, progress)) as batches:
-        timed = pace.timed(batches)
-        return train(session.engine, timed, session.rate, observers, progress=progress, until=session.steps)
+        timed, learner = pace.timed(batches), Keeping(session.engine, session.folder, session.ranks.place)
+        return train(learner, timed, session.rate, observers, progress=progress, until=session.steps)
 
 
 def _final(session: _Session, progress: Progress, score: Callable[[int], Score], write: Write, windows: int) -> Score:

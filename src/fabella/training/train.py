@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from fabella.data.batches import Batch
-from fabella.engine.engine import Engine, StepResult
+from fabella.engine.engine import StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,20 @@ class Progress:
         )
 
 
+class Learner(Protocol):
+    """What takes the steps: an engine, or what stands before one."""
+
+    def step(self, batch: Batch, lr: float) -> StepResult:
+        """See ``Engine.step``."""
+        ...
+
+
 Observer = Callable[[Progress, StepResult], None]
 """Is called after every step, in the order given: log, evaluate, sample, save. It never changes what is learned."""
 
 
 def train(
-    engine: Engine,
+    engine: Learner,
     batches: Iterator[Batch],
     rate: Callable[[int], float],
     observers: Sequence[Observer],
