@@ -1,0 +1,128 @@
+"""Measure what a run has learned: how well it predicts held-out text, how it tells stories, what it only copied.
+
+Examples:
+  fabella evaluate runs/quickstart
+  fabella evaluate runs/quickstart --stories 0 --questions 0        the scores alone
+  fabella evaluate runs/quickstart --text other-stories.txt         another text
+  fabella evaluate runs/quickstart --checkpoint latest --json
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fabella.cli.output import say, show, show_json
+from fabella.evaluation.estimates import Estimate
+from fabella.evaluation.evaluate import Asked, Evaluation, Told, evaluate
+from fabella.evaluation.scores import Scores
+from fabella.generation.escape import escape
+from fabella.text.source import parse
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    text: Annotated[str | None, typer.Option(help="Another text than the held-out one: a file, folder, …")] = None,
+    stories: Annotated[int, typer.Option(min=0, help="Told to be measured, and as many real ones; 0: none.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens a story.")] = 256,
+    questions: Annotated[int, typer.Option(min=0, help="Of the cloze test; 0: none.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0: the most likely token; higher: more daring.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="Choose among tokens that hold this share of the probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="The same seed, the same stories.")] = 1,
+    checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    asked = Asked(
+        checkpoint=checkpoint, device=device, text=parse(text) if text else None, stories=stories, tokens=tokens,
+        questions=questions, temperature=temperature, top_p=top_p, seed=seed,
+    )  # fmt: skip
+    result = evaluate(run, asked, say)
+    for remark in result.remarks:
+        say(remark)
+    if as_json:
+        show_json(result.as_json())
+    else:
+        show("\n".join(lines(result)))
+
+
+def lines(result: Evaluation) -> list[str]:
+    """The result for people."""
+    shown = [*_scores(result.scores, result.text, result.step), "", *_places(result.scores), "", *_calibration(result)]
+    if result.stories:
+        shown += ["", *_stories(result.stories, result.settings)]
+    if result.cloze:
+        given = result.cloze
+        shown += [
+            "",
+            f"Endings: of {given.choices}, the true one was the likeliest in {given.accuracy.value:.0%} of "
+            f"{given.questions} stories ({given.accuracy.low:.0%} to {given.accuracy.high:.0%}); "
+            f"by chance it would be {given.chance:.0%}.",
+        ]
+    return shown
+
+
+def _scores(found: Scores, text: str, step: int) -> list[str]:
+    return [
+        f"Step {step:,} on {escape(text)}: {found.documents:,} documents, {found.tokens:,} tokens, "
+        f"{found.bytes:,} bytes",
+        "",
+        f"  {'loss':<16} {_estimate(found.loss, 4)} nats a token",
+        f"  {'perplexity':<16} {_estimate(found.perplexity, 2)}",
+        f"  {'bits per byte':<16} {_estimate(found.bits_per_byte, 4)}",
+        "",
+        "  likeliest documents    " + _named(found.likeliest),
+        "  unlikeliest documents  " + _named(found.unlikeliest),
+    ]
+
+
+def _estimate(found: Estimate, digits: int) -> str:
+    between = f"({found.low:,.{digits}f} to {found.high:,.{digits}f})" if found.low == found.low else "(one document)"
+    return f"{found.value:>10,.{digits}f}  {between}"
+
+
+def _named(found: tuple[object, ...]) -> str:
+    each = [asdict(one) for one in found]  # pyright: ignore[reportArgumentType]
+    return ", ".join(f"{one['document']} ({one['bits_per_byte']:.3f})" for one in each)
+
+
+def _places(found: Scores) -> list[str]:
+    rows = [f"  {_range(place.first, place.last):<16} {place.loss:>10.4f}" for place in found.places]
+    return ["Loss by position in the context:", *rows]
+
+
+def _range(first: int, last: int) -> str:
+    return f"{first:,}" if first == last else f"{first:,} to {last:,}"
+
+
+def _calibration(result: Evaluation) -> list[str]:
+    found = result.scores.calibration
+    return [
+        f"The likeliest token is right {found.accuracy:.1%} of the time; its probability is {found.confidence:.1%} "
+        f"on average (expected calibration error {found.error:.2%})."
+    ]
+
+
+def _stories(found: Told, settings: dict[str, object]) -> list[str]:
+    told, real = found.told, found.real
+    rows: list[tuple[str, float, float, str]] = [
+        ("words, mean", told.words_mean, real.words_mean, ".0f"),
+        ("words, median", told.words_median, real.words_median, ".0f"),
+        ("end by themselves", told.ended, real.ended, ".0%"),
+        *((f"distinct runs of {n}", told.distinct[n], real.distinct[n], ".1%") for n in told.distinct),
+        ("repeated runs of 4", told.repeated, real.repeated, ".1%"),
+        ("names a story", told.names_a_story, real.names_a_story, ".1f"),
+        ("mentions of kept names", told.names_kept, real.names_kept, ".0%"),
+        ("words never learned", told.unknown_words, real.unknown_words, ".2%"),
+        *((f"learned runs of {n}", told.seen[n], real.seen[n], ".1%") for n in told.seen),
+        ("longest copy, mean", told.copied_mean, real.copied_mean, ".1f"),
+        ("longest copy, words", len(told.copied_longest.split()), len(real.copied_longest.split()), ".0f"),
+    ]
+    table = [f"  {name:<24} {format(own, how):>8} {format(other, how):>8}" for name, own, other, how in rows]
+    head = (
+        f"{told.stories} stories told from the first {settings['opening_words']} words of real ones "
+        f"(temperature {settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']}, "
+        f"at most {settings['tokens']} tokens):"
+    )
+    return [head, f"  {'':<24} {'told':>8} {'real':>8}", *table, f"  longest copy: {escape(told.copied_longest)[:300]}"]

@@ -1,0 +1,81 @@
+"""A whole evaluation of a run: kept in its folder, the same twice, and with errors in words."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fabella.cli.main import run as fabella
+from fabella.evaluation.evaluate import FILE
+from fabella.training.session import start
+from tests.training import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("evaluated")
+    of = tiny.run("data.source.stories=60", "data.validation.fraction=0.4", steps=8)
+    start(of, place / "run", tiny.prepared(place, of))
+    return place / "run"
+
+
+SMALL = ["--stories", "3", "--tokens", "24", "--questions", "4"]
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    code = fabella(["evaluate", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def test_the_result_is_kept_in_the_folder_and_the_same_twice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = evaluated(capsys, folder, *SMALL, "--json")
+    kept = json.loads((folder / FILE).read_text())
+    assert code == 0
+    assert json.loads(out) == kept
+    evaluated(capsys, folder, *SMALL)
+    again = json.loads((folder / FILE).read_text())
+    assert kept.pop("seconds").keys() == again.pop("seconds").keys() == {"scores", "stories", "cloze"}
+    assert again == kept
+    assert kept["stories"]["real"]["stories"] == kept["stories"]["told"]["stories"] == 3
+    assert kept["scores"]["loss"]["low"] < kept["scores"]["loss"]["value"] < kept["scores"]["loss"]["high"]
+
+
+def test_people_are_told_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = evaluated(capsys, folder, *SMALL)
+    kept = json.loads((folder / FILE).read_text())["scores"]
+    assert code == 0
+    assert f"{kept['loss']['value']:,.4f}  ({kept['loss']['low']:,.4f} to" in out
+    assert f"{kept['documents']:,} documents, {kept['tokens']:,} tokens" in out
+    assert "3 stories told from the first 6 words of real ones (temperature 0.8, top-p 0.95, seed 1" in out
+    assert "No cloze test" in err or "by chance it would be 20%" in out
+
+
+def test_the_training_text_scores_itself_and_is_not_kept(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / FILE).read_bytes() if (folder / FILE).exists() else b""
+    text = tmp_path / "one.txt"
+    text.write_text("Once upon a time there was a dog.")
+    code, out, _ = evaluated(capsys, folder, "--text", text, "--stories", "0", "--questions", "0", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["scores"]["documents"], found["scores"]["bytes"], found["stories"]) == (1, 33, None)
+    assert found["scores"]["loss"]["low"] is None
+    assert ((folder / FILE).read_bytes() if (folder / FILE).exists() else b"") == before
+
+
+def test_a_run_without_data_or_checkpoint_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    code, _, err = evaluated(capsys, moved)
+    assert code == 3
+    assert "prepared" in err
+    shutil.rmtree(moved / "checkpoints")
+    code, _, err = evaluated(capsys, moved)
+    assert code == 4
+    code, _, err = evaluated(capsys, tmp_path / "nothing")
+    assert code == 4
+    assert "nothing" in err
