@@ -43,7 +43,7 @@ def joined(place: Place, device: str) -> AbstractContextManager[Ranks]:
 
 def for_use(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: str = "auto") -> nn.Module:
     """The family's model with ``weights``, in evaluation mode. Raises CheckpointError where they do not fit."""
-    return build(config, weights, pick_device(device)).eval()
+    return build(config, weights, pick_device(device)).eval().requires_grad_(False)
 
 
 def has_gpu() -> bool:

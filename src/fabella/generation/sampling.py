@@ -1,6 +1,8 @@
 """How the next id is chosen from a model's logits: the settings, and the random numbers that both engines use."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,9 @@ _BOUNDS: dict[str, tuple[float, float, bool, str]] = {
     "repetition_penalty": (0.01, 100.0, True, "1 is no penalty; 1.1 is usual"),
     "seed": (0, 2**63 - 1, True, "any whole number gives a text of its own, always the same"),
 }
+
+# Numbers drawn at once: a draw takes as long as forty of its numbers.
+_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,16 @@ def uniforms(seed: int, row: int, count: int) -> NDArray[np.float32]:
     ``row`` tells apart the texts told from one prompt. Number ``i`` depends on (seed, row, i) alone: neither the
     neighbours in a batch, nor its size, nor ``count``, nor the engine change a text.
     """
+    return _random(seed, row).random(count, dtype=np.float32)
+
+
+def uniform_stream(seed: int, row: int) -> Iterator[float]:
+    """The same numbers, as many as are asked for."""
+    random = _random(seed, row)  # the row is looked at now, not when the first number is asked for
+    return (number for _ in repeat(None) for number in random.random(_BLOCK, dtype=np.float32).tolist())
+
+
+def _random(seed: int, row: int) -> np.random.Generator:
     if not 0 <= row < 2**63:
         raise UsageError(f"row = {row} is no number of a text.", fix="Count the texts of one prompt from 0.")
-    return np.random.Generator(np.random.Philox(key=(row << 64) | seed)).random(count, dtype=np.float32)
+    return np.random.Generator(np.random.Philox(key=(row << 64) | seed))

@@ -3,6 +3,7 @@
 ``torch.multinomial`` draws one random number a vocabulary entry and takes ten to twenty-five times as long.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,7 +12,7 @@ from fabella.errors import NumericsError
 from fabella.generation.sampling import Sampling
 
 # The nucleus of a trained model is small: look for it among a few candidates before sorting the vocabulary.
-_CANDIDATES = (64, 1024)
+_CANDIDATES = (64,)
 # Any lower temperature is no float32 above 0, and would turn equal logits into 0 / 0.
 _COLDEST = 1e-37
 
@@ -88,8 +89,15 @@ def _most_likely(
             sums = ordered.cumsum(-1)
             if (sums[:, -1:] >= wanted).all():
                 return ordered, sums
-    ordered = weights.sort(-1, descending=True).values
+    ordered = _descending(weights)
     return ordered, ordered.cumsum(-1)
+
+
+def _descending(weights: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+    """On a CPU sorted by NumPy, which is six times as fast where nobody asks for the places."""
+    if weights.device.type != "cpu":
+        return weights.sort(-1, descending=True).values
+    return torch.from_numpy(np.sort(weights.numpy())[:, ::-1].copy())
 
 
 def _inverse_cdf(weights: Float[Tensor, "B V"], uniform: Float[Tensor, "B 1"]) -> Int[Tensor, "B"]:

@@ -7,6 +7,17 @@ from torch import Tensor, nn
 
 from fabella.models.hybrid import Config
 from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn_decoding_torch import (
+    AttentionPart,
+    Decoder,
+    Part,
+    RecurrencePart,
+    head_of,
+    root_mean_square,
+    swiglu_part,
+    tokens_of,
+)
+from fabella.models.nn_products_torch import Layout
 from fabella.models.nn_recurrence_torch import MinGRU
 from fabella.models.nn_torch import OneHead, RMSNorm, SwiGLU
 
@@ -80,3 +91,16 @@ class Model(OneHead):
     def _require_room(self, tokens: int) -> None:
         if not self.config.unbounded:
             require_room(tokens, self.config.context, "context")
+
+    def decoder(self, layout: Layout) -> Decoder:
+        """The network laid out for telling, its weights copied; see nn_decoding_torch.py."""
+        heads, parts = self.config.heads, list[Part]()
+        for block in self.blocks:
+            before, between = root_mean_square(block.mixer_norm), root_mean_square(block.feed_forward_norm)
+            if isinstance(block.mixer, MinGRU):
+                parts.append(RecurrencePart(block.mixer, before, layout))
+            else:
+                parts.append(AttentionPart(block.mixer, before, layout, heads=heads, kv_heads=heads))
+            parts.append(swiglu_part(block.feed_forward, between, layout))
+        last = head_of(self.head_weight, root_mean_square(self.norm), layout)
+        return Decoder(tokens_of(self.embedding), parts, last)

@@ -8,6 +8,17 @@ from torch import Tensor, nn
 
 from fabella.models.llama import Config
 from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn_decoding_torch import (
+    AttentionPart,
+    Decoder,
+    Part,
+    head_of,
+    root_mean_square,
+    swiglu_part,
+    tokens_of,
+    turns,
+)
+from fabella.models.nn_products_torch import Layout
 from fabella.models.nn_torch import OneHead, RMSNorm, SwiGLU
 
 
@@ -108,3 +119,19 @@ class Model(OneHead):
         require_room(capacity, c.context, "context")
         layers = [KeyValues(batch, c.kv_heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
         return State(layers, angles(c, capacity, like.device))
+
+    def decoder(self, layout: Layout) -> Decoder:
+        """The network laid out for telling, its weights copied; see nn_decoding_torch.py."""
+        c = self.config
+        turning = turns(*angles(c, c.context, self.norm.weight.device), pairs=c.dim // c.heads // 2)
+        parts: list[Part] = []
+        for block in self.blocks:
+            before, between = root_mean_square(block.attention_norm), root_mean_square(block.feed_forward_norm)
+            parts.append(
+                AttentionPart(
+                    block.attention, before, layout, heads=c.heads, kv_heads=c.kv_heads, turns=turning, halves=True
+                )
+            )
+            parts.append(swiglu_part(block.feed_forward, between, layout))
+        last = head_of(self.head_weight, root_mean_square(self.norm), layout)
+        return Decoder(tokens_of(self.embedding), parts, last)

@@ -8,7 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.models.mingru import Config
+from fabella.models.nn_decoding_torch import (
+    Decoder,
+    Forgetful,
+    Part,
+    RecurrencePart,
+    RootMeanSquare,
+    gelu_part,
+    head_of,
+    root_mean_square,
+    tokens_of,
+)
 from fabella.models.nn_loss_torch import linear_cross_entropy, linear_losses
+from fabella.models.nn_products_torch import Layout
 from fabella.models.nn_recurrence_torch import MinGRU
 from fabella.models.nn_torch import RMSNorm, rms_norm
 
@@ -95,3 +107,16 @@ class Model(nn.Module):
     def step(self, tokens: Int[Tensor, "B T"], state: State) -> tuple[Float[Tensor, "B V"], State]:
         """The last position's logits after reading on; the state given is brought up to date, not copied."""
         return self.stack[-1].head(self.read(tokens, state)[-1][:, -1]), state
+
+    def decoder(self, layout: Layout) -> Decoder:
+        """The network laid out for telling, its weights copied; see nn_decoding_torch.py. Of the heads, the last."""
+        first, parts = self.stack[0], list[Part]()
+        for block in self.stack:
+            ids = tokens_of(block.embedding)
+            if block is not first:
+                parts.append(Forgetful(lambda x, reading, ids=ids: ids(reading)))
+            parts.append(RecurrencePart(block.mixer, root_mean_square(block.mixer_norm), layout))
+            plain = RootMeanSquare(torch.ones_like(block.head_norm.weight), block.mixer_norm.eps)
+            parts.append(gelu_part(block.feed_forward, plain, layout))
+        last = head_of(self.stack[-1].head.weight, root_mean_square(self.stack[-1].head_norm), layout)
+        return Decoder(tokens_of(first.embedding), parts, last)

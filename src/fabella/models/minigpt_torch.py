@@ -8,6 +8,17 @@ from torch import Tensor, nn
 
 from fabella.models.minigpt import Config
 from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn_decoding_torch import (
+    AttentionPart,
+    Decoder,
+    LayerNorm,
+    Part,
+    joined,
+    swiglu_part,
+    tokens_of,
+    turns,
+)
+from fabella.models.nn_products_torch import Layout
 from fabella.models.nn_torch import OneHead, SwiGLU
 
 
@@ -104,3 +115,17 @@ class Model(OneHead):
         require_room(capacity, c.context, "context")
         layers = [KeyValues(batch, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
         return State(layers, angles(c, capacity, like.device))
+
+    def decoder(self, layout: Layout) -> Decoder:
+        """The network laid out for telling, its weights copied; see nn_decoding_torch.py."""
+        c = self.config
+        turning = turns(*angles(c, c.context, self.norm.weight.device), pairs=c.dim // c.heads // 2)
+        parts: list[Part] = []
+        for block in self.blocks:
+            before, between = LayerNorm(block.attention_norm), LayerNorm(block.feed_forward_norm)
+            parts.append(AttentionPart(block.attention, before, layout, heads=c.heads, kv_heads=c.heads, turns=turning))
+            parts.append(swiglu_part(block.feed_forward, between, layout))
+        ids, widen = tokens_of(self.embedding), joined(layout, None, self.input_projection)
+        norm, narrow = LayerNorm(self.norm), joined(layout, None, self.output_projection)
+        head = layout(self.head_weight, None)
+        return Decoder(lambda reading: widen(ids(reading)), parts, lambda x: head(narrow(norm(x))))

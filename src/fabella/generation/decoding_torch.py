@@ -1,0 +1,127 @@
+"""What reads texts into rows: the family's decoder, or, where there is none, the model itself, a state a row."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fabella.config import ModelConfig
+from fabella.models.nn_decoding_torch import Decoder, forget, move
+from fabella.models.nn_products_torch import Layout, product
+from fabella.models.nn_reading_torch import Each, Stretch
+
+
+class LanguageModel(Protocol):
+    """What is needed of a model; see ``fabella.models``."""
+
+    config: ModelConfig
+
+    def parameters(self) -> Iterator[Tensor]: ...
+
+    def start(self, batch: int, capacity: int) -> Any: ...
+
+    def step(self, tokens: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]: ...
+
+
+class Rows(Protocol):
+    """Texts in rows, each read from its own position 0 on."""
+
+    def begin(self, row: int) -> None:
+        """A new text in this row."""
+        ...
+
+    def read(self, row: int, tokens: Sequence[int], start: int) -> Float[Tensor, "1 V"]:
+        """Logits after more tokens of one text, of which ``start`` have been read."""
+        ...
+
+    def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+        """Logits after one more token of each of the first rows."""
+        ...
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Let row ``target`` hold the text of row ``source``, of which ``length`` tokens have been read."""
+        ...
+
+
+def rows_of(model: Any, rows: int, capacity: int, layout: Layout = product) -> Rows:
+    """Room for ``capacity`` tokens of each of ``rows`` texts.
+
+    A model in training changes under our hands: it is read as it is. Of one whose weights stay, the family's decoder is
+    made once and kept as long as the model.
+    """
+    if not hasattr(model, "decoder") or any(weight.requires_grad for weight in model.parameters()):
+        return OwnStates(model, rows, capacity)
+    return FixedRows(decoder_of(model, layout), rows, capacity, next(model.parameters()).device)
+
+
+_decoders: WeakKeyDictionary[nn.Module, dict[Layout, Decoder]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def decoder_of(model: Any, layout: Layout = product) -> Decoder:
+    """The decoder of a model whose weights stay, made at the first call."""
+    kept = _decoders.setdefault(model, {})
+    if layout not in kept:
+        kept[layout] = model.decoder(layout)
+    return kept[layout]
+
+
+class FixedRows:
+    """Rows of one memory that a decoder reads all at once."""
+
+    def __init__(self, decoder: Decoder, rows: int, capacity: int, device: torch.device) -> None:
+        self._decoder, self._device = decoder, device
+        self._memory = decoder.start(rows, capacity)
+
+    def begin(self, row: int) -> None:
+        """See Rows."""
+        forget(self._memory, row)
+
+    def read(self, row: int, tokens: Sequence[int], start: int) -> Float[Tensor, "1 V"]:
+        """See Rows."""
+        return self._decoder.read(Stretch(torch.tensor(tokens, device=self._device), row, start), self._memory)
+
+    def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+        """See Rows."""
+        longest = max(positions)
+        if longest == min(positions):
+            return self._decoder.read(Each(tokens, tokens, same=longest), self._memory)
+        places = torch.tensor(positions, device=self._device)
+        return self._decoder.read(Each(tokens, places, longest=longest + 1), self._memory)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """See Rows."""
+        move(self._memory, source, target, length)
+
+
+class OwnStates:
+    """A state of its own for every row, read one after the other: for any model that keeps the contract."""
+
+    def __init__(self, model: LanguageModel, rows: int, capacity: int) -> None:
+        self._model, self._capacity = model, capacity
+        self._device = next(model.parameters()).device
+        self._states: list[Any] = [None] * rows
+
+    def begin(self, row: int) -> None:
+        """See Rows."""
+        self._states[row] = self._model.start(1, self._capacity)
+
+    def read(self, row: int, tokens: Sequence[int], start: int) -> Float[Tensor, "1 V"]:
+        """See Rows."""
+        logits, self._states[row] = self._model.step(torch.tensor([tokens], device=self._device), self._states[row])
+        return logits
+
+    def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+        """See Rows."""
+        found: list[Tensor] = []
+        for row, token in enumerate(tokens):
+            logits, self._states[row] = self._model.step(token.view(1, 1), self._states[row])
+            found.append(logits)
+        return torch.cat(found)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """See Rows."""
+        self._states[target] = self._states[source]
