@@ -10,6 +10,10 @@ the network), or, at its smallest, one ``NAME_torch.py`` with both. Every torch 
     .start(batch, capacity) → state         opaque: key/value cache or hidden state for ``capacity`` tokens
     .step(tokens, state)    → ([B V], state) last position's logits after reading [B T] more tokens, T ≥ 1
 
+It may have one method more, for speed alone; without it, texts are told by ``step``:
+
+    .decoder(layout)        → Decoder       the network laid out for telling (nn_decoding_torch.py), weights copied
+
 Whole = chunked = token by token: ``step`` over any split of a text gives the logits that ``logits`` gives.
 A family never imports another; blocks that two families use unchanged live in ``nn*_torch.py`` / ``nn*_jax.py``.
 """
