@@ -35,3 +35,11 @@ def test_what_is_not_there_is_told_before_anything_is_measured(capsys: pytest.Ca
     assert "There is no preset 'storybok-1m'. Did you mean 'storybook-1m'?" in capsys.readouterr().err
     assert run(["bench", "--precision", "fp8"]) == 2
     assert "--precision fp8 is none here. Choose from: float32, bf16." in capsys.readouterr().err
+
+
+def test_telling_is_measured_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "storybook-1m", "--decode", "--alone", "--turns", "1", "--tokens", "3", "--device", "cpu"]
+    assert run([*words, "--json"]) == 0
+    told = capsys.readouterr()
+    assert "storybook-1m (16 at once), 4.5 MB of float32 weights, memory read at" in told.err
+    assert json.loads(told.out)["shapes"]["storybook-1m"]["1"]["contestants"]["fabella"]["tokens_per_second"] > 0

@@ -1,9 +1,10 @@
-"""Measure how fast training is here: forward, backward, optimizer, data; beside other libraries where installed.
+"""Measure how fast training is here, part by part, or telling (--decode); beside other programs where at hand.
 
 Examples:
   fabella bench                                   the four shapes that Fabella's speed is told for
   fabella bench piny-37m --turns 9 --compiled     each contestant eager and with torch.compile
   fabella bench storybook-1m --alone --json
+  fabella bench --decode --llama2c ~/llama2.c     tokens a second, told one text at a time and sixteen at once
   fabella bench minigpt-100m --device cuda --precision bf16 --output results.json
 """
 
@@ -16,7 +17,9 @@ import typer
 from fabella.cli.output import say, show, show_json
 from fabella.errors import UsageError
 from fabella.storage import size_in_words, write_file
+from fabella.training import bench_decoding
 from fabella.training.bench import SHAPES, Conditions, bench, shape_of
+from fabella.training.bench_decoding import TOLD_TOKENS
 
 PRECISIONS = ("float32", "bf16")
 
@@ -32,19 +35,38 @@ def command(
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
     threads: Annotated[int, typer.Option(help="Of the CPU; 0: as many as PyTorch likes.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    decode: Annotated[bool, typer.Option("--decode", help="Measure telling instead of training.")] = False,
+    tokens: Annotated[int, typer.Option(help="With --decode: told after a prompt of 8.", min=2)] = TOLD_TOKENS,
+    llama2c: Annotated[
+        Path | None, typer.Option(help="With --decode: the folder of llama2.c's compiled run and runq.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="A .json file for the results.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision} is none here.", fix=f"Choose from: {', '.join(PRECISIONS)}.")
-    names = presets or list(SHAPES)
+    names = presets or list(bench_decoding.SHAPES if decode else SHAPES)
     for name in names:
         shape_of(name)  # a misspelt one is told before an hour is spent on the others
-    given = Conditions(
-        turns=turns, device=device, precision=precision, threads=threads, compiled=compiled, alone=alone, memory=memory
-    )
     tell = say if as_json else show
-    result = bench(names, given, lambda name, measured: tell("\n".join(lines(name, measured))))
+    if decode:
+        telling = bench_decoding.Conditions(
+            turns=turns, tokens=tokens, device=device, threads=threads, alone=alone, llama2c=llama2c
+        )
+        result = bench_decoding.bench(
+            names, telling, lambda name, measured: tell("\n".join(decoding_lines(name, measured)))
+        )
+    else:
+        given = Conditions(
+            turns=turns,
+            device=device,
+            precision=precision,
+            threads=threads,
+            compiled=compiled,
+            alone=alone,
+            memory=memory,
+        )
+        result = bench(names, given, lambda name, measured: tell("\n".join(lines(name, measured))))
     if output:
         write_file(output, (json.dumps(result, indent=2) + "\n").encode())
         say(f"Written to {output}.")
@@ -65,4 +87,15 @@ def lines(name: str, result: dict[str, Any]) -> list[str]:
         speed = f"{told['tokens_per_second']:>10,.0f} tokens/s  {told['utilisation']:>4.0%} of the peak"
         shown.append(f"  {who:<24} {speed}{memory}{ratio}")
         shown.append(f"  {'':<24} {1000 * told['seconds_per_step']:,.1f} ms a step: {parts}")
+    return shown
+
+
+def decoding_lines(name: str, result: dict[str, Any]) -> list[str]:
+    """A line a contestant: speed, share of what memory could give it, and Fabella's speed by its."""
+    bandwidth, size = result["read_bytes_per_second"], size_in_words(result["weight_bytes"])
+    shown = [f"{name}, {size} of float32 weights, memory read at {bandwidth / 1e9:,.1f} GB/s"]
+    for who, told in result["contestants"].items():
+        ratio = "" if who == "fabella" else f"  fabella by this {told['fabella_by_this']:.2f}"
+        speed = f"{told['tokens_per_second']:>10,.0f} tokens/s  {told['bandwidth_share']:>4.0%} of the memory's speed"
+        shown.append(f"  {who:<24} {speed}{ratio}")
     return shown

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import say, show_json
+from fabella.generation.decoding import weights_of
 from fabella.generation.escape import escape
 from fabella.generation.sampling import Sampling
 from fabella.generation.teller import Teller, load
@@ -40,6 +41,9 @@ def command(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: say less again.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same text; otherwise a new one.")] = None,
     checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
+    weights: Annotated[
+        str, typer.Option(help="float32, or int8: large matrices as bytes, faster on CPUs.")
+    ] = "float32",
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     raw: Annotated[bool, typer.Option("--raw", help="Do not escape control characters on a terminal.")] = False,
@@ -53,7 +57,7 @@ def command(
         min_p=min_p,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    teller = load(run, checkpoint=checkpoint, device=device)
+    teller = load(run, checkpoint=checkpoint, device=device, weights=weights_of(weights))
     for remark in teller.remarks:
         say(remark)
     telling = teller.tell(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])

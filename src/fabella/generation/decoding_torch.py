@@ -9,8 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.config import ModelConfig
+from fabella.errors import ConfigError
+from fabella.generation.decoding import Weights
 from fabella.models.nn_decoding_torch import Decoder, forget, move
-from fabella.models.nn_products_torch import Layout, product
+from fabella.models.nn_products_torch import product, product_of_bytes
 from fabella.models.nn_reading_torch import Each, Stretch
 
 
@@ -46,7 +48,10 @@ class Rows(Protocol):
         ...
 
 
-def rows_of(model: Any, rows: int, capacity: int, layout: Layout = product) -> Rows:
+_decoders: WeakKeyDictionary[nn.Module, Decoder] = WeakKeyDictionary()
+
+
+def rows_of(model: Any, rows: int, capacity: int) -> Rows:
     """Room for ``capacity`` tokens of each of ``rows`` texts.
 
     A model in training changes under our hands: it is read as it is. Of one whose weights stay, the family's decoder is
@@ -54,19 +59,20 @@ def rows_of(model: Any, rows: int, capacity: int, layout: Layout = product) -> R
     """
     if not hasattr(model, "decoder") or any(weight.requires_grad for weight in model.parameters()):
         return OwnStates(model, rows, capacity)
-    return FixedRows(decoder_of(model, layout), rows, capacity, next(model.parameters()).device)
-
-
-_decoders: WeakKeyDictionary[nn.Module, dict[Layout, Decoder]] = WeakKeyDictionary()
+    decoder = _decoders.get(model) or lay_out(model)
+    return FixedRows(decoder, rows, capacity, next(model.parameters()).device)
 
 
 @torch.no_grad()
-def decoder_of(model: Any, layout: Layout = product) -> Decoder:
-    """The decoder of a model whose weights stay, made at the first call."""
-    kept = _decoders.setdefault(model, {})
-    if layout not in kept:
-        kept[layout] = model.decoder(layout)
-    return kept[layout]
+def lay_out(model: Any, weights: Weights = "float32") -> Decoder:
+    """Make the decoder that texts of ``model`` are told with from now on.
+
+    Raises ConfigError where this machine has no products for such weights, or the family has no decoder.
+    """
+    if not hasattr(model, "decoder"):
+        raise ConfigError(f"Models of family '{model.config.family}' cannot be told from {weights} weights.")
+    decoder = _decoders[model] = model.decoder({"float32": product, "int8": product_of_bytes}[weights])
+    return decoder
 
 
 class FixedRows:

@@ -15,7 +15,6 @@ from fabella.generation.sampling import Sampling, uniform_stream
 from fabella.generation.sampling_torch import choose
 from fabella.generation.slots import Choice, Request, require_readable
 from fabella.generation.window import ENDLESS, window_start
-from fabella.models.nn_products_torch import Layout, product
 
 TOKENS_A_STEP = 64
 """Tokens of waiting prompts that one step reads: on a CPU about as long as a few tokens of telling."""
@@ -35,7 +34,6 @@ class Slots:
         vocabulary: int,
         context: int = ENDLESS,
         capacity: int = ENDLESS,
-        layout: Layout = product,
         tokens_a_step: int = TOKENS_A_STEP,
     ) -> None:
         """``vocabulary``: ids from here on are never chosen. ``context``: how far a text may look back, where the model
@@ -43,7 +41,7 @@ class Slots:
         config = model.config
         self._limit = context if config.unbounded else min(context, config.context)
         room = min(self._limit, capacity)
-        self._rows = rows_of(model, slots, room, layout)
+        self._rows = rows_of(model, slots, room)
         self._device = next(model.parameters()).device
         self._known, self._vocabulary, self._tokens_a_step = config.vocabulary, vocabulary, tokens_a_step
         self._slots, self._next = slots, 0

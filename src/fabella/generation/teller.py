@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from fabella.config import Chained, Documents, ModelConfig
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
-from fabella.errors import TokenizerError, UsageError
+from fabella.errors import ConfigError, TokenizerError, UsageError
 from fabella.generation import perplexity
+from fabella.generation.decoding import Weights
 from fabella.generation.perplexity import Perplexity
 from fabella.generation.sampling import Sampling
 from fabella.generation.telling import Growing, Story, Telling, groups
@@ -32,8 +33,12 @@ _MOST_TOKENS = 1_000_000
 _USUAL = Sampling()
 
 
-def load(path: str | Path, *, checkpoint: str | int = "best", device: str = "auto") -> "Teller":
+def load(
+    path: str | Path, *, checkpoint: str | int = "best", device: str = "auto", weights: Weights = "float32"
+) -> "Teller":
     """The teller of the run folder ``path``; ``checkpoint`` is best, latest, or the number of a step.
+
+    ``weights``: what texts are told from; perplexity is always that of the weights as they were learned.
 
     Raises StorageError where there is no run or no such checkpoint, TokenizerError where the tokenizer has ids that
     the model does not know.
@@ -43,9 +48,17 @@ def load(path: str | Path, *, checkpoint: str | int = "best", device: str = "aut
     tokenizer = loading.load(folder.path / "tokenizer")
     saved = checkpoints.load(folder, _which(checkpoint), weights_only=True)
     model = engines.load(run.engine).for_use(run.model, saved.checkpoint.state.weights, device)
+    if weights != "float32":
+        _lay_out(model, weights, run.engine)
     teller = Teller(model, tokenizer, config=run.model, windows=run.data.windows, engine=run.engine)
     teller.step, teller.remarks = saved.step, saved.ignored
     return teller
+
+
+def _lay_out(model: Any, weights: Weights, engine: str) -> None:
+    if engine != "torch":
+        raise ConfigError(f"weights = {weights} needs PyTorch, and this run's engine is {engine}.", fix="Use float32.")
+    importlib.import_module("fabella.generation.decoding_torch").lay_out(model, weights)
 
 
 def _which(checkpoint: str | int) -> checkpoints.Which:

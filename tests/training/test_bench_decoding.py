@@ -1,0 +1,29 @@
+"""Telling is measured in turns, and told by its medians and by what memory could give."""
+
+import pytest
+
+from fabella.config_files import preset
+from fabella.generation import contestants_torch
+from fabella.models.parameters import count
+from fabella.training.bench_decoding import Conditions, bench, bytes_a_step
+
+
+def test_a_shape_is_measured_for_every_number_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contestants_torch, "read_bandwidth", lambda device: 1e9)
+    heard: list[str] = []
+    given = Conditions(turns=2, batches=(1, 3), tokens=5, device="cpu", alone=True)
+    result = bench(["storybook-1m"], given, lambda name, measured: heard.append(name))
+    assert heard == ["storybook-1m (1 at once)", "storybook-1m (3 at once)"]
+    assert result["settings"]["told_tokens"] == 5
+    assert result["settings"]["turns"] == 2
+    told = result["shapes"]["storybook-1m"]["3"]
+    ours = told["contestants"]["fabella"]
+    assert ours["fabella_by_this"] == 1.0
+    assert ours["bandwidth_share"] == pytest.approx(told["weight_bytes"] * ours["tokens_per_second"] / 3 / 1e9)
+
+
+def test_a_step_reads_all_weights_but_the_rows_of_embeddings() -> None:
+    tied = preset("storybook-1m").model
+    assert bytes_a_step(tied) == 4 * count(tied.parameters())
+    mingru = preset("mingru-17m").model
+    assert bytes_a_step(mingru) == 4 * (15_750_144 + 256 * 512)
