@@ -1,0 +1,82 @@
+"use strict";
+// Reads the curves under a pointer or the arrow keys; and, where the page is served, follows the training.
+const written = (value) => {
+  const size = Math.abs(value);
+  for (const [unit, letter] of [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]])
+    if (size >= unit) return (value / (letter === "k" ? 1e3 : unit)).toPrecision(4) + letter;
+  return size && size < 1e-3 ? value.toExponential(2) : String(+value.toPrecision(4));
+};
+const duration = (seconds) => {
+  const whole = Math.round(seconds), two = (n) => String(n).padStart(2, "0");
+  const hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60);
+  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+};
+const LEFT = 58, RIGHT = 628, TOP = 12, BOTTOM = 256;
+const places = (line) => line.tagName === "circle"
+  ? [[+line.getAttribute("cx"), +line.getAttribute("cy")]]
+  : line.getAttribute("d").slice(1).split("L").map((pair) => pair.split(" ").map(Number));
+
+function read(svg, at) {
+  const [low, high] = svg.dataset.x.split(",").map(Number);
+  const [bottom, top, log] = svg.dataset.y.split(",").map(Number);
+  const value = (y) => {
+    const share = (BOTTOM - y) / (BOTTOM - TOP);
+    return log ? Math.exp(Math.log(bottom) + share * (Math.log(top) - Math.log(bottom))) : bottom + share * (top - bottom);
+  };
+  svg.querySelectorAll(".cross, .dot").forEach((old) => old.remove());
+  const mark = (name, attributes, className) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, to] of Object.entries(attributes)) made.setAttribute(key, to);
+    made.setAttribute("class", className);
+    svg.append(made);
+  };
+  const told = [];
+  let x = at;
+  for (const line of svg.querySelectorAll(".line")) {
+    const nearest = places(line).reduce((best, one) => Math.abs(one[0] - at) < Math.abs(best[0] - at) ? one : best);
+    if (Math.abs(nearest[0] - at) > 40) continue;
+    if (line.classList.contains("bold")) x = nearest[0];
+    mark("circle", { cx: nearest[0], cy: nearest[1], r: 4 }, `dot ${[...line.classList].find((c) => c.startsWith("run-"))}`);
+    told.push(`${line.dataset.name} ${written(value(nearest[1]))}`);
+  }
+  mark("path", { d: `M${x} ${TOP}V${BOTTOM}` }, "cross");
+  const along = low + (x - LEFT) / (RIGHT - LEFT) * (high - low);
+  const caption = svg.closest("figure").querySelector("figcaption");
+  caption.textContent = `at ${svg.dataset.kind === "seconds" ? duration(along) : written(along)}: ${told.join(", ")}`;
+  svg.dataset.at = x;
+}
+
+document.addEventListener("pointermove", (event) => {
+  const svg = event.target.closest?.("figure svg");
+  if (!svg) return;
+  const box = svg.getBoundingClientRect();
+  read(svg, Math.min(RIGHT, Math.max(LEFT, (event.clientX - box.left) / box.width * 640)));
+});
+document.addEventListener("keydown", (event) => {
+  const svg = event.target.closest?.("figure svg");
+  const step = { ArrowLeft: -6, ArrowRight: 6 }[event.key];
+  if (!svg || !step) return;
+  event.preventDefault();
+  read(svg, Math.min(RIGHT, Math.max(LEFT, +(svg.dataset.at ?? RIGHT) + step)));
+});
+
+if (document.body.dataset.live) {
+  let version = document.body.dataset.live;
+  const state = document.querySelector("#live");
+  const follow = async () => {
+    try {
+      const answer = await fetch("main", { headers: { "If-None-Match": version }, cache: "no-store" });
+      if (answer.status === 200) {
+        version = answer.headers.get("ETag");
+        const open = new Set([...document.querySelectorAll("details[open]")].map((one) => one.id));
+        document.querySelector("main").innerHTML = await answer.text();
+        document.querySelectorAll("details").forEach((one) => { if (open.has(one.id)) one.open = true; });
+      }
+      state.textContent = "following the training";
+    } catch {
+      state.textContent = "the server has ended; this is how far it got";
+    }
+    setTimeout(follow, 3000);
+  };
+  setTimeout(follow, 3000);
+}

@@ -1,0 +1,61 @@
+"""Ticks are round, within the axis, and few; numbers are short and true."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.report.axes import bounds, duration, log_ticks, number, second_ticks, ticks
+
+LENGTH = st.floats(1e-3, 1e12)
+ROUNDING = 1e-6
+
+
+@given(low=st.floats(-1e3, 1e6), length=LENGTH)
+def test_ticks_lie_on_the_axis_and_are_few(low: float, length: float) -> None:
+    made = ticks(low, low + length)
+    assert 1 <= len(made) <= 8 or length < abs(low) * 1e-9
+    assert all(low - length * ROUNDING <= tick <= low + length * (1 + ROUNDING) for tick in made)
+
+
+@given(length=LENGTH)
+def test_ticks_of_time_lie_on_the_axis_and_are_few(length: float) -> None:
+    made = second_ticks(0, length)
+    assert 1 <= len(made) <= 8
+    assert all(0 <= tick <= length * (1 + ROUNDING) for tick in made)
+
+
+@given(low=st.floats(1e-9, 1e6), factor=st.floats(1.01, 1e12))
+def test_logarithmic_ticks_lie_on_the_axis_and_are_few(low: float, factor: float) -> None:
+    made = log_ticks(low, low * factor)
+    assert 1 <= len(made) <= 7
+    assert all(low * (1 - 1e-6) <= tick <= low * factor * (1 + 1e-6) for tick in made)
+
+
+def test_ticks_are_those_that_people_would_choose() -> None:
+    assert ticks(0, 760) == [0, 200, 400, 600]
+    assert second_ticks(0, 109) == [0, 30, 60, 90]
+    assert log_ticks(0.2, 9) == [0.2, 0.5, 1, 2, 5]
+
+
+def test_numbers_are_short() -> None:
+    assert [number(v) for v in (0, 0.0004, 1.234, 999.6, 1150000, 2.5e15)] == [
+        "0",
+        "0.0004",
+        "1.23",
+        "1k",
+        "1.15M",
+        "2.5P",
+    ]
+    assert number(0.00001234) == "1.2e-05"
+    assert [duration(v) for v in (42, 750, 11100, 187200)] == ["0:42", "12:30", "3:05:00", "2 d 4 h"]
+
+
+def test_bounds_pass_over_what_is_no_number_and_are_never_the_same() -> None:
+    assert bounds([1.0, math.nan, 3.0, math.inf]) == (1.0, 3.0)
+    low, high = bounds([2.0, 2.0])
+    assert low < 2.0 < high
+    assert bounds([math.nan]) == (0.0, 1.0)
+    assert bounds([0.0]) == pytest.approx((0.0, 0.0), abs=1e-8)
+    assert bounds([0.0])[0] < bounds([0.0])[1]

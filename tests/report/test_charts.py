@@ -1,0 +1,67 @@
+"""A chart shows every curve where it is, loses no peak, and says in words what it shows."""
+
+import math
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.report.charts import BUCKETS, HEIGHT, LEFT, WIDTH, Axis, Line, chart, thinned
+
+X, Y = Axis("steps"), Axis("loss", log=True)
+POINTS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e6, 1e6) | st.just(math.nan)), min_size=1, max_size=40)
+
+
+def parsed(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
+
+
+@given(points=POINTS, log=st.booleans())
+def test_every_curve_stays_in_its_frame(points: list[tuple[float, float]], log: bool) -> None:
+    made = chart("Loss", [Line("a", sorted(points))], X, Axis("loss", log=log))
+    if all(math.isnan(y) for _, y in points):
+        assert made == '<p class="nothing">Loss: nothing was measured.</p>'
+        return
+    for path in parsed(made).iter("path"):
+        if "line" in path.attrib["class"].split():
+            for x, y in re.findall(r"([\d.]+) ([\d.]+)", path.attrib["d"]):
+                assert LEFT - 1 <= float(x) <= WIDTH
+                assert 0 <= float(y) <= HEIGHT
+
+
+def test_a_chart_says_what_it_shows() -> None:
+    svg = parsed(chart("Loss", [Line("one", [(1, 8.0), (760, 0.25)]), Line("two", [(1, 4.0), (10, 2.0)])], X, Y))
+    assert svg.attrib["role"] == "img"
+    assert svg.attrib["tabindex"] == "0"
+    assert svg.attrib["aria-label"].startswith("Loss against steps, up to 760: one from 8 to 0.25; two from 4 to 2.")
+
+
+def test_what_a_run_is_called_is_text_and_nothing_else() -> None:
+    made = chart('"><script>', [Line('<img src=x onerror="a">', [(0, 1.0), (1, 2.0)])], X, Y)
+    assert "<script" not in made
+    assert "<img" not in made
+    parsed(made)
+
+
+def test_a_logarithmic_axis_is_drawn_only_where_all_is_positive_and_far_apart() -> None:
+    def log(*values: float) -> bool:
+        made = parsed(chart("Loss", [Line("a", list(enumerate(values)))], X, Y))
+        return made.attrib["data-y"].endswith(",1")
+
+    assert log(8.0, 0.2)
+    assert not log(2.0, 1.0)
+    assert not log(8.0, 0.0)
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(2 * BUCKETS + 1, 5000), peak=st.integers(0, 2 * BUCKETS))
+def test_thinning_keeps_every_peak_and_both_ends(seed: int, count: int, peak: int) -> None:
+    values = np.random.default_rng(seed).normal(size=count).tolist()
+    values[peak] = 1e6
+    points = [(float(place), value) for place, value in enumerate(values)]
+    kept = thinned(points)
+    assert len(kept) <= 2 * BUCKETS
+    assert (points[0], points[-1]) == (kept[0], kept[-1])
+    assert max(y for _, y in kept) == 1e6
+    assert [x for x, _ in kept] == sorted(x for x, _ in kept)
