@@ -15,6 +15,11 @@ It may have one method more, for speed alone; without it, texts are told by ``st
     .decoder(layout)        → Decoder       the network laid out for telling (nn_decoding_torch.py), weights copied
 
 Whole = chunked = token by token: ``step`` over any split of a text gives the logits that ``logits`` gives.
+A JAX ``Model`` keeps the same contract as plain functions: nothing is kept between calls, the weights are given with
+each (``network``, a ``Part`` of nn_jax.py), and so is the state. Instead of ``loss`` it has
+
+    .loss_sum(network, tokens, targets) → []  the sum of the losses instead of their mean, so that sums add up
+
 A family never imports another; blocks that two families use unchanged live in ``nn*_torch.py`` / ``nn*_jax.py``.
 """
 

@@ -1,0 +1,80 @@
+"""Hybrid in JAX; what it is stands in hybrid.py."""
+
+from typing import Any, NamedTuple
+
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float, Int
+
+from fabella.models.hybrid import Config
+from fabella.models.nn_attention_jax import KeyValues, attend, require_room, split_heads
+from fabella.models.nn_jax import OneHead, Part, block_of, embed, linear, rms_norm, swiglu
+from fabella.models.nn_recurrence_jax import mingru
+
+
+class State(NamedTuple):
+    """``layers``: keys and values, or a hidden state; ``length``: tokens read."""
+
+    layers: list[Any]
+    length: Int[Array, ""]
+
+
+def attention(
+    part: Part, heads: int, x: Float[Array, "B T D"], past: KeyValues | None, length: Array | int
+) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+    """Attention without positions, in the form of a mixer: it takes and gives back what it has read."""
+    query, key, value = (split_heads(linear(part.at(name), x), heads) for name in ("query", "key", "value"))
+    mixed, past = attend(query, key, value, past, length)
+    return linear(part.at("output"), mixed), past
+
+
+class Model(OneHead):
+    """The embedding, the blocks, a last norm, the embedding again."""
+
+    config: Config
+
+    def head_weight(self, network: Part) -> Float[Array, "V D"]:
+        return network["embedding.weight"]
+
+    def block(
+        self, part: Part, x: Float[Array, "B T D"], memory: Any, length: Array | int
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """A mixer of either kind, then SwiGLU: each reads the normed stream and adds to it."""
+        mixer, normed = part.at("mixer"), rms_norm(x, part["mixer_norm.weight"])
+        if f"{mixer.prefix}candidate.weight" in part.weights:
+            mixed, memory = mingru(mixer, normed, memory)
+        else:
+            mixed, memory = attention(mixer, self.config.heads, normed, memory, length)
+        x = x + mixed
+        return x + swiglu(part.at("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"])), memory
+
+    def read(
+        self, network: Part, tokens: Int[Array, "B T"], state: State | None = None
+    ) -> tuple[Float[Array, "B T D"], State | None]:
+        length, time = (state.length if state else 0), tokens.shape[1]
+        if state is None:
+            self._require_room(time)
+        x = embed(network.at("embedding"), tokens)
+        layers: list[Any] = []
+        for layer in range(self.config.layers):
+            x, memory = block_of(network, layer, self.block, x, state.layers[layer] if state else None, length)
+            layers.append(memory)
+        return rms_norm(x, network["norm.weight"]), State(layers, state.length + time) if state else None
+
+    def start(self, batch: int, capacity: int) -> State:
+        """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context of attention."""
+        self._require_room(capacity)
+        c = self.config
+        return State(
+            [
+                KeyValues.empty(batch, c.heads, capacity, c.dim // c.heads)
+                if kind == "a"
+                else jnp.zeros((batch, c.dim), jnp.float32)
+                for kind in c.kinds
+            ],
+            jnp.zeros((), jnp.int32),
+        )
+
+    def _require_room(self, tokens: int) -> None:
+        if not self.config.unbounded:
+            require_room(tokens, self.config.context, "context")
