@@ -12,6 +12,10 @@ from hypothesis import settings
 # Before numpy or torch is loaded: the tests run side by side, and more threads than cores only slow each other down.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# Tests compile many steps and take few: what XLA would gain in speed it never gets back. Nothing is kept between runs.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 # Started in the background of a script, a process ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MPLBACKEND"] = "agg"  # a test must not need a screen

@@ -173,11 +173,6 @@ def test_a_device_that_is_not_there_is_named() -> None:
         for_training(run(), device="tpu")
 
 
-def test_an_engine_that_is_not_installed_is_named() -> None:
-    with pytest.raises(ConfigError, match="engine = 'jax' cannot be used"):
-        for_training(run("engine=jax"))
-
-
 def test_half_precision_on_a_cpu_is_float32_and_says_so() -> None:
     engine = for_training(run("training.precision.kind=fp16"))
     assert engine.describe()["precision"] == "float32 (fp16 on GPUs)"

@@ -46,6 +46,7 @@ def command(
     ] = "float32",
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Do not escape control characters on a terminal.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
@@ -57,7 +58,7 @@ def command(
         min_p=min_p,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    teller = load(run, checkpoint=checkpoint, device=device, weights=weights_of(weights))
+    teller = load(run, checkpoint=checkpoint, device=device, weights=weights_of(weights), engine=engine)
     for remark in teller.remarks:
         say(remark)
     telling = teller.tell(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])

@@ -31,12 +31,13 @@ def command(
     rows: Annotated[int, typer.Option(min=0, help="Tokens shown in the table; --json holds all.")] = 100,
     checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     if (text is None) == (file is None):
         raise UsageError("One text is needed.", fix="Give it in quotes, or with --file: not both, and not neither.")
     words = text if text is not None else _read(file or STANDARD_INPUT)
-    teller = load(run, checkpoint=checkpoint, device=device)
+    teller = load(run, checkpoint=checkpoint, device=device, engine=engine)
     for remark in teller.remarks:
         say(remark)
     measured = teller.perplexity(words)

@@ -5,6 +5,7 @@ Examples:
   fabella resume runs/my-stories --steps 5000           train longer than was planned
   fabella resume runs/my-stories checkpoint.every=50    with a setting changed that may change
   fabella resume runs/my-stories --devices 2            on another number of devices than before
+  fabella resume runs/my-stories --engine jax           go on with the other engine, its optimizer and data position
 """
 
 from collections.abc import Sequence
@@ -28,10 +29,14 @@ def command(
     data: Annotated[Path | None, typer.Option(help="The prepared folder, if it was moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     settings = [*(overrides or []), *([f"training.length.steps={steps}"] if steps else [])]
-    on_devices(devices, "torch", partial(_resume, run, settings, data, device, as_json))
+    settings += [f"engine={engine}"] if engine else []
+    on_devices(
+        devices, engine or RunFolder.open(run).run.engine, partial(_resume, run, settings, data, device, as_json)
+    )
 
 
 def _resume(run: Path, settings: Sequence[str], data: Path | None, device: str, as_json: bool) -> None:

@@ -52,7 +52,7 @@ def command(
     validation: Annotated[str, typer.Option(help="A source of text to validate on.")] = "",
     out: Annotated[Path | None, typer.Option(help="The run's folder; usually runs/NAME.")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0: as the config says.", min=0)] = 0,
-    engine: Annotated[str, typer.Option(help="torch; usually as the config says.")] = "",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually as the config says.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
     resume: Annotated[bool, typer.Option("--resume", help="Go on, if --out holds this very run.")] = False,

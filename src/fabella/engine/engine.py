@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from fabella.config import ModelConfig, Run
 from fabella.data.batches import Batch
 from fabella.engine.ranks import Alone, Place, Ranks
-from fabella.errors import ConfigError
+from fabella.errors import ConfigError, did_you_mean
+
+ENGINES = ("torch", "jax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,16 @@ def load(name: str, part: str = "engine") -> Any:
     ``launch`` (processes on this machine).
     Raises ConfigError where there is no such engine, or its package is not installed.
     """
+    if name not in ENGINES:
+        raise ConfigError(f"engine = '{name}' is none here.", fix=did_you_mean(name, ENGINES))
     try:
         return importlib.import_module(f"fabella.engine.{part}_{name}")
     except ModuleNotFoundError as missing:
+        if missing.name == f"fabella.engine.{part}_{name}":
+            raise ConfigError(f"engine = '{name}' has no part '{part}'.", fix="Use engine=torch.") from None
         raise ConfigError(
-            f"engine = '{name}' cannot be used: Python has no module '{missing.name}'.", fix="Use engine=torch."
+            f"engine = '{name}' cannot be used: Python has no module '{missing.name}'.",
+            fix=f"Install it: pip install 'fabella[{name}]', or use engine=torch.",
         ) from None
 
 

@@ -1,6 +1,5 @@
 """The PyTorch engine: builds a family's model, takes optimizer steps, evaluates, gives and takes its state."""
 
-import hashlib
 import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +17,7 @@ from fabella.data.batches import Batch
 from fabella.engine import measuring_torch, ranks_torch
 from fabella.engine.compile_torch import compile_blocks, is_compiled
 from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
+from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.kernels_torch import Kernels, keep_kernels
 from fabella.engine.loss_scale import LossScale
@@ -273,13 +273,3 @@ class TorchEngine:
         _require_fit(self.model, weights)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(self.parallel.placed(weights[name], parameter))
-
-
-def dropout_seed(seed: int, step: int, row: int) -> int:
-    """A 63-bit seed for the dropout of a micro-batch that begins at ``row`` of the global batch.
-
-    No random state has to be kept or restored, and where each process takes whole micro-batches, their number is no
-    matter either.
-    """
-    digest = hashlib.blake2b(f"{seed}:{step}:{row}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

@@ -94,7 +94,7 @@ def evaluate(path: Path, asked: Asked, report: Callable[[str], None] = lambda te
     """
     folder = RunFolder.open(path)
     teller = load(path, checkpoint=asked.checkpoint, device=asked.device)
-    module = importlib.import_module(f"fabella.evaluation.predictions_{folder.run.engine}")
+    module = importlib.import_module(f"fabella.evaluation.predictions_{teller.engine}")
     prepared = data_of(folder)
     work = _Work(teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.remarks)
     result = work.all()

@@ -34,11 +34,17 @@ _USUAL = Sampling()
 
 
 def load(
-    path: str | Path, *, checkpoint: str | int = "best", device: str = "auto", weights: Weights = "float32"
+    path: str | Path,
+    *,
+    checkpoint: str | int = "best",
+    device: str = "auto",
+    weights: Weights = "float32",
+    engine: str = "",
 ) -> "Teller":
     """The teller of the run folder ``path``; ``checkpoint`` is best, latest, or the number of a step.
 
     ``weights``: what texts are told from; perplexity is always that of the weights as they were learned.
+    ``engine``: torch or jax; empty: the one that the run was trained with.
 
     Raises StorageError where there is no run or no such checkpoint, TokenizerError where the tokenizer has ids that
     the model does not know.
@@ -47,17 +53,18 @@ def load(
     run = folder.run
     tokenizer = loading.load(folder.path / "tokenizer")
     saved = checkpoints.load(folder, _which(checkpoint), weights_only=True)
-    model = engines.load(run.engine).for_use(run.model, saved.checkpoint.state.weights, device)
+    engine = engine or run.engine
+    model = engines.load(engine).for_use(run.model, saved.checkpoint.state.weights, device)
     if weights != "float32":
-        _lay_out(model, weights, run.engine)
-    teller = Teller(model, tokenizer, config=run.model, windows=run.data.windows, engine=run.engine)
+        _lay_out(model, weights, engine)
+    teller = Teller(model, tokenizer, config=run.model, windows=run.data.windows, engine=engine)
     teller.step, teller.remarks = saved.step, saved.ignored
     return teller
 
 
 def _lay_out(model: Any, weights: Weights, engine: str) -> None:
     if engine != "torch":
-        raise ConfigError(f"weights = {weights} needs PyTorch, and this run's engine is {engine}.", fix="Use float32.")
+        raise ConfigError(f"weights = {weights} needs PyTorch, and the engine is {engine}.", fix="Use float32.")
     importlib.import_module("fabella.generation.decoding_torch").lay_out(model, weights)
 
 
@@ -87,7 +94,7 @@ class Teller:
                 "belong together.",
                 fix="Use the tokenizer that the run was trained with (the folder 'tokenizer' of the run).",
             )
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.model, self.tokenizer, self.config, self.engine = model, tokenizer, config, engine
         self.step = 0
         """Optimizer steps that the model had learned for."""
         self.remarks: list[str] = []

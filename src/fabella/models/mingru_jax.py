@@ -56,7 +56,7 @@ class Model(Network):
     def loss_sum(self, network: Part, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
         """Mean over the heads of each head's sum of losses in nats."""
         streams, _ = self.read(network, tokens)
-        heard = [
+        heard: list[Array] = [
             linear_cross_entropy(stream, network[f"blocks.{layer}.head.weight"], targets, network.compute)
             for layer, stream in enumerate(streams)
         ]

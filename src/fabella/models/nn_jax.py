@@ -29,8 +29,8 @@ class Part:
     prefix: str = ""
     compute: Any = jnp.float32
     """What matrix products are taken in; weights, norms and sums are float32 all the same."""
-    key: Array | None = None
-    """What dropout is drawn from; without one, none falls."""
+    keys: Array | None = None
+    """What dropout is drawn from, a key for each row of the batch; without them, none falls."""
     recompute: bool = False
     """Whether a block's activations are computed again on the way back instead of being kept."""
 
@@ -43,9 +43,7 @@ class Part:
 
 
 # As a tree it is its weights and its key, so that it goes through ``jax.checkpoint`` and ``jax.grad`` like an array.
-jax.tree_util.register_dataclass(
-    Part, data_fields=["weights", "key"], meta_fields=["prefix", "compute", "recompute"]
-)
+jax.tree_util.register_dataclass(Part, data_fields=["weights", "keys"], meta_fields=["prefix", "compute", "recompute"])
 
 
 class Network:
@@ -69,9 +67,7 @@ class OneHead(Network):
         """The read-out matrix: a weight of its own, or the embedding."""
 
     @abstractmethod
-    def read(
-        self, network: Part, tokens: Int[Array, "B T"], state: Any = None
-    ) -> tuple[Float[Array, "B T D"], Any]:
+    def read(self, network: Part, tokens: Int[Array, "B T"], state: Any = None) -> tuple[Float[Array, "B T D"], Any]:
         """The last hidden state at every position, and the ``state`` with these tokens read."""
 
     def logits(self, network: Part, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
@@ -132,13 +128,19 @@ def swiglu(part: Part, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
     return linear(part.at("down"), jax.nn.silu(linear(part.at("gate"), x)) * linear(part.at("up"), x))
 
 
-def dropout(part: Part, place: str, x: Float[Array, "*b D"], rate: float) -> Float[Array, "*b D"]:
-    """Zeros a share ``rate`` of ``x`` and scales up the rest. ``place`` names the draw, apart from any other's."""
-    if part.key is None or rate == 0.0:
+def dropout(part: Part, place: str, x: Float[Array, "B T D"], rate: float) -> Float[Array, "B T D"]:
+    """Zeros a share ``rate`` of ``x`` and scales up the rest. ``place`` names the draw, apart from any other's.
+
+    Each row is drawn by itself: neither its neighbours nor the number of devices decide what falls out of it.
+    """
+    if part.keys is None or rate == 0.0:
         return x
-    key = jax.random.fold_in(part.key, zlib.crc32(f"{part.prefix}{place}".encode()))
-    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
+    number = zlib.crc32(f"{part.prefix}{place}".encode())
+
+    def draw(key: Array) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(draw)(part.keys), x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def block_of(network: Part, layer: int, block: Callable[..., Any], *arguments: Any) -> Any:

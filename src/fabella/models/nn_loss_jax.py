@@ -25,9 +25,9 @@ def linear_losses(
     """Each target's negative log-likelihood in nats under ``hidden @ weight.T``; 0 where IGNORE."""
     parts = _stretches(hidden, targets, len(weight))
 
-    def stretch(_: None, part: tuple[Array, Array]) -> tuple[None, Array]:
+    def stretch(nothing: None, part: tuple[Array, Array]) -> tuple[None, Array]:
         losses, _, _ = _losses(_product(part[0], weight, compute), part[1])
-        return None, losses
+        return nothing, losses
 
     losses = lax.scan(stretch, None, parts)[1]
     return jnp.moveaxis(losses, 0, 1).reshape(hidden.shape[0], -1)[:, : hidden.shape[1]]
@@ -83,9 +83,7 @@ def _stretches(hidden: Array, targets: Array, vocabulary: int) -> tuple[Array, A
 
 
 def _product(rows: Array, weight: Array, compute: Any) -> Array:
-    return jnp.einsum(
-        "btd,vd->btv", rows.astype(compute), weight.astype(compute), preferred_element_type=jnp.float32
-    )
+    return jnp.einsum("btd,vd->btv", rows.astype(compute), weight.astype(compute), preferred_element_type=jnp.float32)
 
 
 def _losses(logits: Array, targets: Array) -> tuple[Array, Array, Array]:

@@ -48,7 +48,9 @@ def plan(asked: Asked) -> Plan:
     prepared = open_prepared(Path(asked.data), full=True) if asked.data and is_prepared(Path(asked.data)) else None
     changes = _changes(asked, prepared)
     if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
-        return Plan(_placed(load_run(asked.what, asked.overrides, changes), prepared), prepared, ())
+        run = load_run(asked.what, asked.overrides, changes)
+        engines.load(run.engine)  # one that cannot be used says so before anything is prepared
+        return Plan(_placed(run, prepared), prepared, ())
     _refuse_misspelt(asked.what)
     source = parse(asked.what)
     gpu = engines.load(asked.engine or "torch").has_gpu()

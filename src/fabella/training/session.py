@@ -243,8 +243,10 @@ def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
 
 
 def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
-    if session.engine.describe()["compiled"] != "nothing":
-        session.say("Compiling the blocks: the first step takes half a minute, less where they were compiled before.")
+    if (compiled := session.engine.describe()["compiled"]) != "nothing":
+        session.say(
+            f"Compiling the {compiled}: the first step takes half a minute, less where they were compiled before."
+        )
     run, prepared, ranks, first = session.run, session.prepared, session.ranks, session.ranks.place.first
     held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
     batch = run.training.micro_batch

@@ -1,0 +1,132 @@
+"""Which devices and which precision JAX trains with, chosen in one place and said in words."""
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fabella.config import AutoPrecision, Copied, Float16, Float32, Sharded
+from fabella.config import Precision as Asked
+from fabella.errors import ConfigError
+
+Device = Any
+"""A ``jax.Device``; JAX gives its checker no type of that name."""
+
+DEVICES: ContextVar[int] = ContextVar("devices", default=1)
+"""How many devices a training takes that begins within; set by launch_jax.py, from the command line's --devices."""
+KINDS = {"cuda": "gpu", "rocm": "gpu"}
+"""What users call a device → what JAX calls its platform."""
+AXIS = "data"
+
+
+def pick_devices(name: str, count: int = 1) -> list[Device]:
+    """``auto``: what JAX takes by itself, the fastest there is. Raises ConfigError for what is not there."""
+    kind, _, number = name.partition(":")
+    found = _devices("" if kind == "auto" else KINDS.get(kind, kind))
+    if not found:
+        raise ConfigError(f"Device '{name}' is not there.", fix=f"Choose from: {', '.join(_names())}.")
+    if number:
+        if not number.isdecimal() or int(number) >= len(found):
+            raise ConfigError(
+                f"Device '{name}' is not there.", fix=f"Choose from: {kind}:0 to {kind}:{len(found) - 1}."
+            )
+        return [found[int(number)]]
+    if count > len(found):
+        raise ConfigError(f"{count} devices are more than the {len(found)} of this machine.", fix="Use --devices auto.")
+    return found[:count]
+
+
+def _devices(platform: str) -> list[Device]:
+    try:
+        return jax.devices(platform or None)
+    except RuntimeError:  # JAX's word for a platform that it does not know, or that is not here
+        return []
+
+
+def _names() -> list[str]:
+    ours = {platform: name for name, platform in KINDS.items() if platform != "gpu"} | {"gpu": "cuda"}
+    fastest = jax.default_backend()
+    return list(dict.fromkeys(["auto", ours.get(fastest, fastest), "cpu"]))
+
+
+def describe_devices(devices: Sequence[Device]) -> str:
+    """``cpu``, or the accelerator's name; with their number where there are several."""
+    kind = devices[0].device_kind
+    return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """``compute`` is the type of matrix products; weights and moments are always float32."""
+
+    compute: Any
+    scaled: bool
+    """Whether the loss is scaled, so that small fp16 gradients do not vanish."""
+
+
+def resolve_precision(asked: Asked, device: Device) -> Precision:
+    """The precision used on ``device``: what was asked on an accelerator, float32 on a CPU; auto is bf16 elsewhere."""
+    if device.platform == "cpu" or isinstance(asked, Float32):
+        return Precision(jnp.float32, scaled=False)
+    if isinstance(asked, Float16) or (isinstance(asked, AutoPrecision) and not _has_bf16(device)):
+        return Precision(jnp.float16, scaled=True)
+    return Precision(jnp.bfloat16, scaled=False)
+
+
+def _has_bf16(device: Device) -> bool:
+    """In hardware: TPUs, and NVIDIA GPUs from compute capability 8.0 on."""
+    return float(getattr(device, "compute_capability", "8.0")) >= 8.0
+
+
+def describe_precision(asked: Asked, used: Precision) -> str:
+    """``float32 (fp16 on GPUs)``: what is used, and what was asked where that is something else."""
+    name = jnp.dtype(used.compute).name
+    if isinstance(asked, AutoPrecision):
+        return f"{name} (chosen for this device)"
+    wanted = {"bf16": "bfloat16", "fp16": "float16"}.get(asked.kind, asked.kind)
+    return name if wanted == name else f"{name} ({asked.kind} on GPUs)"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How arrays lie on the devices: rows of a batch spread over all; weights on each, or in shards."""
+
+    mesh: Mesh
+    sharded: bool
+
+    @classmethod
+    def over(cls, devices: Sequence[Device], parallel: Copied | Sharded) -> "Layout":
+        """One layout for ``devices``, of this and any other process."""
+        return cls(Mesh(np.array(devices), (AXIS,)), isinstance(parallel, Sharded) and len(devices) > 1)
+
+    @property
+    def size(self) -> int:
+        """Number of devices."""
+        return self.mesh.size
+
+    @property
+    def words(self) -> str:
+        """For the manifest; empty for one device."""
+        return "" if self.size == 1 else f"{'fsdp' if self.sharded else 'data'}, {self.size} devices"
+
+    def of(self, shape: tuple[int, ...]) -> NamedSharding:
+        """For a weight, its gradient or its moments: whole on every device, or cut along the first axis that allows."""
+        axes = [axis for axis, length in enumerate(shape) if self.sharded and length % self.size == 0]
+        spec = [AXIS if axes and axis == axes[0] else None for axis in range(len(shape))]
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def rows(self, axis: int) -> NamedSharding:
+        """For arrays whose ``axis`` counts windows."""
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
+
+    def placed(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
+        """Weights or moments, copied onto the devices: whoever gave them may change his own."""
+        return {
+            name: jax.device_put(np.array(array, np.float32), self.of(array.shape)) for name, array in arrays.items()
+        }

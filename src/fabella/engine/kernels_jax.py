@@ -1,0 +1,22 @@
+"""Where compiled steps are kept between runs: JAX's own cache, in the user's cache folder."""
+
+import os
+from pathlib import Path
+
+import jax
+
+PLACE = "JAX_COMPILATION_CACHE_DIR"
+WORTH_KEEPING_SECONDS = 1.0
+"""What compiles faster is not written down: looking it up would take as long."""
+
+
+def keep_kernels() -> None:
+    """Keep compiled steps beyond this process; a choice of the user's (JAX_COMPILATION_CACHE_DIR) stands.
+
+    JAX writes each entry aside and renames it, and passes over one that it cannot read.
+    """
+    if os.environ.get(PLACE) or getattr(jax.config, "jax_compilation_cache_dir", None):
+        return
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(base / "fabella" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING_SECONDS)

@@ -1,0 +1,29 @@
+"""Predictions of a JAX model."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax import numpy as jnp
+from numpy.typing import NDArray
+
+from fabella.engine.engine_jax import InUse
+from fabella.evaluation.predictions import Predictions
+from fabella.models.nn_jax import Part
+
+
+def predictions(model: InUse, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
+    """Of every target, [B T]; the logits of the whole batch are in memory at once."""
+    nats, confidence, right = _predictions(model.model, model.network, tokens, targets)
+    return Predictions(nats=np.array(nats), confidence=np.array(confidence), right=np.array(right))
+
+
+@partial(jax.jit, static_argnums=0)
+def _predictions(model: Any, network: Part, tokens: Array, targets: Array) -> tuple[Array, Array, Array]:
+    logits = model.logits(network, tokens)
+    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], 2)[..., 0]
+    top = logits.max(2)
+    total = jax.nn.logsumexp(logits, 2)
+    return total - chosen, jnp.exp(top - total), logits.argmax(2) == targets

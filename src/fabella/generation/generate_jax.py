@@ -1,0 +1,196 @@
+"""The loop that tells several texts at once, compiled as one piece: choosing, reading on and the cache in between.
+
+The device goes round by itself for some steps before the next ids come back, few at first, so that a text begins at
+once. Every text stands at a place of its own; a prompt is read in stretches of a few lengths, each compiled once.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array, lax
+from jax import numpy as jnp
+from numpy.typing import NDArray
+
+from fabella.engine.engine_jax import InUse
+from fabella.errors import NumericsError
+from fabella.generation.sampling import Sampling, uniforms
+from fabella.generation.sampling_jax import Kind, Settings, choose, marked
+from fabella.generation.slots import require_readable
+from fabella.generation.window import ENDLESS, window_start
+from fabella.models.nn_jax import Part
+
+LONGEST_ROUND = 32
+"""Steps before ids come back, at most: what is told beyond an end is lost."""
+SHORTEST_STRETCH, LONGEST_STRETCH = 16, 1024
+"""Ids of a prompt that are read at once; what remains is read one by one."""
+
+
+class Told(NamedTuple):
+    """B texts as the device holds them."""
+
+    states: Any
+    """Each row's state of a batch of one"""
+    logits: Array
+    """[B V], of each row's next id"""
+    seen: Array
+    """[B V], ids that are penalised"""
+
+
+def generate(
+    model: InUse,
+    prompts: Sequence[NDArray[np.int32]],
+    sampling: Sampling,
+    *,
+    rows: Sequence[int],
+    max_tokens: int,
+    vocabulary: int,
+    context: int = ENDLESS,
+    opening: int = 0,
+) -> Iterator[list[int]]:
+    """Yield the ids chosen at each step, one a prompt, ``max_tokens`` times; see generate_torch.py.
+
+    Raises NumericsError where the logits of a row are not finite.
+    """
+    for prompt in prompts or [np.empty(0, dtype=np.int32)]:
+        require_readable(prompt, model.config.vocabulary)
+    limit = context if model.config.unbounded else min(context, model.config.context)
+    texts = _Texts(model, prompts, max_tokens, limit=limit, vocabulary=vocabulary)
+    told = texts.read(texts.told(opening))
+    uniform = np.stack([uniforms(sampling.seed, row, max_tokens) for row in rows])
+    uniform = np.pad(uniform, ((0, 0), (0, LONGEST_ROUND)))
+    kind, settings, done, most = Kind.of(sampling), Settings.of(sampling), 0, 1
+    while done < max_tokens:
+        count = min(most, max_tokens - done, texts.room())
+        drawn = uniform[:, done : done + LONGEST_ROUND]
+        told, ids, tops = _go_round(model.model, kind, told, model.network, (settings, drawn, count))
+        chosen = np.asarray(ids)[:count]
+        _require_finite(np.asarray(tops)[:count])
+        texts.append(chosen)
+        told, done, most = texts.read(told), done + count, min(2 * most, LONGEST_ROUND)
+        yield from chosen.tolist()
+
+
+def _require_finite(tops: NDArray[np.float32]) -> None:
+    if not np.isfinite(tops).all():
+        step, row = np.argwhere(~np.isfinite(tops))[0]
+        raise NumericsError(
+            f"The logits of row {row} cannot be sampled from: their largest is {float(tops[step, row])}.",
+            fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
+        )
+
+
+class _Texts:
+    """The ids of all texts, and from where on each is in its state."""
+
+    def __init__(
+        self, model: InUse, prompts: Sequence[NDArray[np.int32]], max_tokens: int, *, limit: int, vocabulary: int
+    ) -> None:
+        self.model, self.limit, self.vocabulary = model, limit, vocabulary
+        self.ids = [prompt.astype(np.int32) for prompt in prompts]
+        self.starts = [-1] * len(prompts)
+        longest = max(len(prompt) for prompt in prompts) + max_tokens
+        self.capacity = min(limit, 1 << (longest - 1).bit_length())  # few sizes, for each is compiled
+
+    def told(self, opening: int) -> Told:
+        """Texts that have been read by nobody yet."""
+        rows = len(self.ids)
+        seen = np.zeros((rows, self.vocabulary), np.bool_)
+        for row, ids in enumerate(self.ids):
+            text = ids[opening:]
+            seen[row, text[text < self.vocabulary]] = True
+        empty = self.model.model.start(1, self.capacity)
+        states = jax.tree.map(lambda array: jnp.stack([array] * rows), empty)  # pyright: ignore[reportUnknownLambdaType]
+        return Told(states, jnp.zeros((rows, self.vocabulary), jnp.float32), jnp.asarray(seen))
+
+    def room(self) -> int:
+        """Steps until the first text has outgrown its window and must be read anew."""
+        return min(self._room(len(ids), start) for ids, start in zip(self.ids, self.starts, strict=True))
+
+    def _room(self, length: int, start: int) -> int:
+        steps = 1
+        while steps < LONGEST_ROUND and window_start(length + steps, self.limit) == start:
+            steps += 1
+        return steps
+
+    def append(self, chosen: NDArray[np.int32]) -> None:
+        """[steps B] more ids."""
+        self.ids = [np.concatenate([ids, chosen[:, row]]) for row, ids in enumerate(self.ids)]
+
+    def read(self, told: Told) -> Told:
+        """Read those texts whose window begins elsewhere than before; equal ones once."""
+        known: dict[bytes, tuple[Any, Array]] = {}
+        for row, ids in enumerate(self.ids):
+            start = window_start(len(ids), self.limit)
+            if start == self.starts[row]:
+                continue
+            self.starts[row] = start
+            window = ids[start:]
+            if window.tobytes() not in known:
+                known[window.tobytes()] = self._read(window)
+            told = _put(told, row, *known[window.tobytes()])
+        return told
+
+    def _read(self, ids: NDArray[np.int32]) -> tuple[Any, Array]:
+        """State and logits after ``ids``."""
+        state, done, stretch = self.model.model.start(1, self.capacity), 0, LONGEST_STRETCH
+        logits = jnp.zeros((1, self.vocabulary), jnp.float32)
+        while stretch >= SHORTEST_STRETCH:
+            if done + stretch <= len(ids):
+                part = ids[None, done : done + stretch]
+                state, logits = _read_stretch(self.model.model, self.vocabulary, self.model.network, part, state)
+                done += stretch
+            else:
+                stretch //= 2
+        rest = np.zeros(SHORTEST_STRETCH, np.int32)
+        rest[: len(ids) - done] = ids[done:]
+        one_by_one = rest, len(ids) - done
+        return _read_one_by_one(self.model.model, self.vocabulary, self.model.network, one_by_one, (state, logits))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _read_stretch(model: Any, vocabulary: int, network: Part, ids: Array, state: Any) -> tuple[Any, Array]:
+    logits, state = model.step(network, ids, state)
+    return state, logits[:, :vocabulary]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _read_one_by_one(
+    model: Any, vocabulary: int, network: Part, ids: tuple[Array, Array], begun: tuple[Any, Array]
+) -> tuple[Any, Array]:
+    def once(place: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+        logits, state = model.step(network, ids[0][place][None, None], carry[0])
+        return state, logits[:, :vocabulary]
+
+    return lax.fori_loop(0, ids[1], once, begun)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(told: Told, row: int, state: Any, logits: Array) -> Told:
+    states = jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one), told.states, state)  # pyright: ignore[reportUnknownLambdaType]
+    return told._replace(states=states, logits=told.logits.at[row].set(logits[0]))
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _go_round(
+    model: Any, kind: Kind, told: Told, network: Part, given: tuple[Settings, Array, Array]
+) -> tuple[Told, Array, Array]:
+    """So many steps of every text: the texts after them, the ids chosen, and each row's largest logit."""
+    settings, uniform, count = given
+    rows, vocabulary = told.logits.shape
+
+    def read(token: Array, state: Any) -> tuple[Array, Any]:
+        logits, state = model.step(network, token[None, None], state)
+        return logits[0, :vocabulary], state
+
+    def once(step: Array, carry: tuple[Told, Array, Array]) -> tuple[Told, Array, Array]:
+        told, ids, tops = carry
+        chosen, top = choose(told.logits, kind, settings, uniform[:, step], told.seen)
+        logits, states = jax.vmap(read)(chosen, told.states)
+        seen = marked(told.seen, chosen) if kind.penalised else told.seen
+        return Told(states, logits, seen), ids.at[step].set(chosen), tops.at[step].set(top)
+
+    ids, tops = jnp.zeros((LONGEST_ROUND, rows), jnp.int32), jnp.zeros((LONGEST_ROUND, rows), jnp.float32)
+    return lax.fori_loop(0, count, once, (told, ids, tops))

@@ -1,0 +1,143 @@
+"""A user trains, stops, goes on, tells and scores with the JAX engine; nothing of PyTorch is loaded on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fabella.data.prepared import Prepared
+from fabella.errors import Interrupted
+from fabella.generation.sampling import Sampling
+from fabella.generation.teller import load
+from fabella.runs import checkpoint
+from fabella.runs.folder import RunFolder
+from fabella.training import api
+from fabella.training.session import resume, start
+from tests.training import tiny
+
+STEPS = 15
+# Every step is compiled once for each number of micro-batches: fewer of them than the other engine's tests have.
+FEW = ("engine=jax", "model.layers=1", "training.accumulation=[[0, 2]]", "samples.tokens=4", "checkpoint.every=5")
+# Fifteen steps of AdamW from the same weights on the same data, by the two engines.
+LOSS_TOLERANCE = 1e-4
+
+
+class StopAt:
+    """An observer that stops the run at a step, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, progress: Any, result: Any) -> None:
+        if progress.step == self.step:
+            raise Interrupted(f"at step {progress.step}")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return tiny.prepared(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return start(tiny.run(*FEW, steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
+
+
+def final_loss(folder: Path) -> float:
+    return next(row["loss"] for row in tiny.metrics(folder) if row["kind"] == "final")
+
+
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(finished: Path, data: Prepared, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):  # not saved: the run goes on from its checkpoint of step 5
+        start(tiny.run(*FEW, steps=STEPS), out, data, observers=[StopAt(7)])
+    resume(out)
+    assert tiny.fingerprint(out) == tiny.fingerprint(finished)
+
+
+def test_the_same_run_twice_has_the_same_bits(finished: Path, data: Prepared, tmp_path: Path) -> None:
+    again = start(tiny.run(*FEW, steps=STEPS), tmp_path / "again", data).folder
+    assert tiny.fingerprint(again) == tiny.fingerprint(finished)
+
+
+@pytest.mark.parametrize(("begun", "resumed"), [("jax", "torch"), ("torch", "jax")])
+def test_a_run_begun_with_one_engine_goes_on_with_the_other(
+    begun: str, resumed: str, data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if it had stayed with one: the same data, moments and rate. Without dropout, which they draw differently."""
+    out, straight = tmp_path / "run", tmp_path / "straight"
+    run = tiny.run(*FEW, "model.dropout=0.0", f"engine={begun}", steps=STEPS)
+    start(run, straight, data)
+    with pytest.raises(Interrupted):
+        start(run, out, data, observers=[StopAt(6)])
+    api.resume(out, settings={"engine": resumed})
+    assert RunFolder.open(out).run.engine == resumed
+    assert f"engine: '{begun}' → '{resumed}'" in capsys.readouterr().err
+    assert abs(final_loss(out) - final_loss(straight)) < LOSS_TOLERANCE * final_loss(straight)
+
+
+def test_a_saved_run_tells_and_scores_the_same_in_both_engines(finished: Path) -> None:
+    greedy, text = Sampling(temperature=0.0), "Once upon a time there was a little dog. " * 3
+    tellers = [load(finished, engine=engine) for engine in ("torch", "jax")]
+    told = [[story.told for story in teller.generate("Once", greedy, n=2, max_tokens=60)] for teller in tellers]
+    assert told[0] == told[1]
+    torch_score, jax_score = (teller.perplexity(text) for teller in tellers)
+    np.testing.assert_allclose(jax_score.nats, torch_score.nats, rtol=1e-4)
+
+
+def test_what_is_saved_is_what_any_engine_saves(finished: Path, data: Prepared, tmp_path: Path) -> None:
+    other = start(tiny.run(*FEW, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
+    states = [checkpoint.load(RunFolder.open(folder), "latest").checkpoint.state for folder in (finished, other)]
+    for part in ("weights", "moments", "numbers"):
+        assert list(getattr(states[0], part)) == list(getattr(states[1], part))
+    rows = [[(row["kind"], row["step"], list(row)) for row in tiny.metrics(folder)] for folder in (finished, other)]
+    assert rows[0] == rows[1]
+
+
+WITHOUT_TORCH = """
+import sys
+from fabella.cli import main
+
+sys.modules["torch"] = None
+code = main.run(["train", "storybook-1m", "--engine", "jax", "--out", "run", "--json", *sys.argv[1:]])
+assert code == 0, code
+commands = (["resume", "run", "--steps", "3"], ["generate", "run", "Once", "--tokens", "3"], ["perplexity", "run", "A"])
+for words in commands:
+    assert main.run(words) == 0, words
+"""
+
+
+def test_nothing_of_pytorch_is_needed(tmp_path: Path) -> None:
+    settings = [*tiny.SETTINGS, "model.layers=1", "training.accumulation=[[0, 1]]", "training.length.steps=2"]
+    settings += ["samples.every=100", "model.dropout=0.0"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *settings],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout[: done.stdout.index("}") + 1])["steps"] == 2
+
+
+WITHOUT_JAX = """
+import sys
+from fabella.cli import main
+
+sys.modules["jax"] = None
+assert main.run(["train", "storybook-1m", "--out", "run", *sys.argv[1:]]) == 0
+"""
+
+
+def test_nothing_of_jax_is_loaded_where_nobody_asks_for_it(tmp_path: Path) -> None:
+    settings = [*tiny.SETTINGS, "training.length.steps=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JAX, *settings],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

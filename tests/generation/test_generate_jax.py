@@ -1,0 +1,75 @@
+"""A text told by the compiled loop is the text that PyTorch tells, id by id."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fabella.config import families, family_module
+from fabella.engine import engine_jax, engine_torch
+from fabella.errors import NumericsError, TokenizerError
+from fabella.generation import generate_jax, generate_torch
+from fabella.generation.sampling import Sampling
+from fabella.models.parameters import initial_weights
+
+# Of several lengths, two the same, one longer than the context below.
+PROMPTS = ([1, 2, 3], [4], list(range(20)), [1, 2, 3])
+CONTEXT, TOKENS, VOCABULARY = 18, 45, 55
+
+
+def told(module: Any, model: Any, sampling: Sampling, prompts: Sequence[Sequence[int]] = PROMPTS) -> list[list[int]]:
+    """The ids of every step."""
+    ids = [np.array(prompt, dtype=np.int32) for prompt in prompts]
+    rows = [number % 2 for number in range(len(ids))]
+    steps = module.generate(model, ids, sampling, rows=rows, max_tokens=TOKENS, vocabulary=VOCABULARY, opening=1)
+    return list(steps)
+
+
+def both(family: str) -> tuple[Any, Any]:
+    """A tiny untrained model of a family in both engines, its weights made larger so that its choices are no guess."""
+    config = family_module(family).Config.smallest().model_copy(update={"context": CONTEXT, "layers": 1})
+    weights = initial_weights(config.parameters(), seed=5)
+    louder = {name: array * 3 if array.ndim == 2 else array for name, array in weights.items()}
+    return engine_torch.for_use(config, louder, "cpu"), engine_jax.for_use(config, louder, "cpu")
+
+
+@pytest.mark.parametrize("family", families())
+def test_the_most_likely_text_is_pytorchs_id_by_id(family: str) -> None:
+    """Far beyond the context, so that windows are read anew, at another step for each prompt."""
+    torch_model, jax_model = both(family)
+    greedy = Sampling(temperature=0.0)
+    assert told(generate_jax, jax_model, greedy) == told(generate_torch, torch_model, greedy)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(temperature=1.0, seed=3), Sampling(temperature=0.7, top_k=5, top_p=0.8, repetition_penalty=1.3, seed=4)],
+    ids=["usual", "every cut"],
+)
+def test_a_drawn_text_is_pytorchs_with_the_same_seed(sampling: Sampling) -> None:
+    torch_model, jax_model = both("llama")
+    assert told(generate_jax, jax_model, sampling) == told(generate_torch, torch_model, sampling)
+
+
+def test_a_text_does_not_know_its_neighbours() -> None:
+    _, model = both("hybrid")
+    hot = Sampling(temperature=1.0, seed=1)
+    together = [list(column) for column in zip(*told(generate_jax, model, hot), strict=True)]
+    alone = [column for (column,) in told(generate_jax, model, hot, [PROMPTS[2]])]
+    assert together[2] == alone
+
+
+def test_logits_that_are_not_finite_end_the_text_in_words() -> None:
+    _, model = both("gpt2")
+    weights = {name: np.array(array) for name, array in model.weights.items()}
+    weights["norm.weight"][0] = np.nan
+    broken = engine_jax.for_use(model.config, weights, "cpu")
+    with pytest.raises(NumericsError, match="The logits of row 0 cannot be sampled from: their largest is nan"):
+        told(generate_jax, broken, Sampling())
+
+
+def test_a_prompt_with_ids_that_the_model_does_not_know_is_refused() -> None:
+    _, model = both("gpt2")
+    with pytest.raises(TokenizerError, match="id 61 of the prompt is beyond the model's vocabulary of 61 ids"):
+        told(generate_jax, model, Sampling(), [[61]])

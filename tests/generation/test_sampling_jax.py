@@ -1,0 +1,62 @@
+"""The rule of choosing is the same in both engines."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from jax import numpy as jnp
+
+from fabella.generation import sampling_torch
+from fabella.generation.sampling import Sampling, uniforms
+from fabella.generation.sampling_jax import CANDIDATES, Kind, Settings, choose, marked
+
+ROWS = 40
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0], ids=["even", "peaked"])
+@pytest.mark.parametrize("vocabulary", [50, CANDIDATES * 3])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.0),
+        Sampling(temperature=1.3, top_p=1.0),
+        Sampling(top_p=0.9),
+        Sampling(top_k=7, top_p=0.5),
+        Sampling(top_k=CANDIDATES + 9, top_p=1.0),
+        Sampling(top_p=1.0, min_p=0.2, repetition_penalty=1.5),
+        Sampling(temperature=0.01),
+    ],
+    ids=str,
+)
+def test_both_engines_choose_the_same(sampling: Sampling, vocabulary: int, spread: float) -> None:
+    random = np.random.default_rng(2)
+    logits = (random.standard_normal((ROWS, vocabulary)) * spread).astype(np.float32)
+    seen, uniform = random.random(logits.shape) < 0.3, uniforms(5, 0, ROWS)
+    ours, tops = choose(jnp.asarray(logits), Kind.of(sampling), Settings.of(sampling), jnp.asarray(uniform), seen)
+    theirs = sampling_torch.choose(
+        *(torch.from_numpy(logits), sampling, torch.from_numpy(uniform)), torch.from_numpy(seen)
+    )
+    np.testing.assert_array_equal(ours, theirs.numpy())
+    assert np.isfinite(tops).all()
+
+
+def test_equally_likely_ids_are_kept_together_and_the_lowest_is_the_greedy_one() -> None:
+    logits = jnp.zeros((1, 10))
+    assert int(choose(logits, *rule(Sampling(temperature=0.0)), jnp.array([0.9]), logits > 0)[0][0]) == 0
+    assert int(choose(logits, *rule(Sampling(top_k=1, temperature=1.0)), jnp.array([0.95]), logits > 0)[0][0]) == 9
+
+
+def test_what_cannot_be_sampled_from_shows_in_the_largest_logit() -> None:
+    for value in (jnp.nan, jnp.inf, -jnp.inf):
+        logits = jnp.full((1, 4), value)
+        assert not np.isfinite(choose(logits, *rule(Sampling()), jnp.array([0.5]), logits > 0)[1][0])
+
+
+def test_chosen_ids_are_marked() -> None:
+    seen = marked(jnp.zeros((2, 4), bool), jnp.array([1, 3]))
+    assert np.array_equal(seen, [[0, 1, 0, 0], [0, 0, 0, 1]])
+    assert isinstance(seen, jax.Array)
+
+
+def rule(sampling: Sampling) -> tuple[Kind, Settings]:
+    return Kind.of(sampling), Settings.of(sampling)
