@@ -29,6 +29,8 @@ def test_a_run_written_as_yaml_is_read_as_the_same_run(name: str) -> None:
 
 MISTAKES = {
     "optimizer.lrr=1": "There is no setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?",
+    "data.windows.stride=9": "data.windows.stride is a setting of data.windows.kind=chained alone. "
+    "Leave it out, or set that kind as well.",
     "lr=1e-3": "There is no setting 'lr'. Did you mean 'optimizer.lr'?",
     "model.layrs=3": "There is no setting 'model.layrs'. Did you mean 'model.layers'?",
     "optimizer.lr=abc": "optimizer.lr = 'abc': input should be a valid number.",

@@ -165,12 +165,22 @@ def _fields_of_kind(path: list[str], kind: Any) -> set[str]:
     """Fields of the alternative ``kind`` of the section at ``path``, or of the model family of that name."""
     if path == ["model"]:
         return set(family_module(kind).Config.model_fields) if kind in families() else set()
+    chosen = [section for section in _alternatives(path) if _kind_of(section) == kind]
+    return set(chosen[0].model_fields) if chosen else set()
+
+
+def _alternatives(path: list[str]) -> list[type[Section]]:
+    """What may stand at ``path``: one section, or each kind of it."""
     sections: list[type[Section]] = [Run]
     for name in path:
         fields = [section.model_fields[name] for section in sections if name in section.model_fields]
         sections = [inner for field in fields for inner in _sections_in(field.annotation)]
-    chosen = [s for s in sections if "kind" in s.model_fields and s.model_fields["kind"].default == kind]
-    return set(chosen[0].model_fields) if chosen else set()
+    return sections
+
+
+def _kind_of(section: type[Section]) -> str:
+    """The word that chooses this one of several kinds; empty for a section that is the only one."""
+    return section.model_fields["kind"].default if "kind" in section.model_fields else ""
 
 
 # ---------------------------------------------------------------- checking
@@ -194,6 +204,8 @@ def _problems(error: ValidationError, family: str) -> list[str]:
 
 def _sentence(item: dict[str, Any], family: str) -> str:
     key = _dotted(item["loc"], family)
+    if item["type"] == "extra_forbidden" and key in known_keys(family):
+        return _of_another_kind(key)
     if item["type"] == "extra_forbidden":
         return f"There is no setting '{key}'. {did_you_mean(key, known_keys(family))}"
     if item["type"] == "missing":
@@ -204,6 +216,15 @@ def _sentence(item: dict[str, Any], family: str) -> str:
         return f"{key}: {message}." if key else f"{message}."
     shown = repr(item["input"])
     return f"{key} = {shown if len(shown) <= 60 else shown[:57] + '…'}: {message}."
+
+
+def _of_another_kind(key: str) -> str:
+    """``key`` exists, but not beside what else its section holds."""
+    path, _, name = key.rpartition(".")
+    kinds = [_kind_of(section) for section in _alternatives(path.split(".")) if name in section.model_fields]
+    if not all(kinds):
+        return f"{key} cannot be set beside the other settings of {path}. Leave one of them out."
+    return f"{key} is a setting of {path}.kind={' or '.join(kinds)} alone. Leave it out, or set that kind as well."
 
 
 def _dotted(location: tuple[int | str, ...], family: str) -> str:

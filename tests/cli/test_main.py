@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fabella.cli import presets
 from fabella.cli.main import command_files, run
 
 VERBS = sorted(command_files())
@@ -39,7 +40,7 @@ def test_the_list_of_verbs_has_a_line_for_each(capsys: pytest.CaptureFixture[str
 
 MISTAKES = {
     ("tarin",): (2, "There is no command 'tarin'. Did you mean 'train'?"),
-    ("train",): (2, "Missing argument"),
+    ("train",): (2, "Nothing to train on was given. Give a text, a preset or a .yaml config."),
     ("train", "--stpes", "3"): (2, "No such option"),
     ("train", "storybook-1m", "--steps", "three"): (2, "Invalid value for '--steps'"),
     ("train", "storybok-1m"): (2, "There is no preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
@@ -100,6 +101,14 @@ def test_presets_as_json_have_both_counts(capsys: pytest.CaptureFixture[str]) ->
     facts = json.loads(out)
     assert (code, err) == (0, "")
     assert (facts["parameters"], facts["non_embedding_parameters"]) == (37_362_432, 24_779_520)
+
+
+def test_ctrl_c_is_an_end_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(presets, "command", command)
+    assert ended(["presets"], capsys) == (130, "", "\nfabella: interrupted.\n")
 
 
 @pytest.mark.fault("G9", cases=1)

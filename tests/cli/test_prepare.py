@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def test_separator_and_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["storybook:20", "--held-out", "1.5"], 2, "--held-out 1.5 is no share between 0 and 1. For example"),
         (["storybook:20", "--invalid", "ignore"], 2, "--invalid 'ignore' cannot be taken"),
         (["storybook:20", "--separator", "lines"], 2, "--separator is for files of text; storybook:20 is none"),
+        (["storybook:20", "--column", "text"], 2, "--column is for files and data sets; storybook:20 is neither"),
         (["storybook:20", "--tokenizer", "bpe:10"], 2, "'bpe:10' names no vocabulary size"),
         (["storybook:20", "--tokenizer", "none.json"], 3, "There is no tokenizer at none.json"),
         (["storybook:2", "--tokenizer", "bytes", "--context", "90000"], 3, "one window of 90,000 needs 90,001"),
@@ -105,6 +107,15 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert told in said
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_next_command_can_be_pasted_whatever_the_folder_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my tales; $HOME"
+    assert main.run(["prepare", "storybook:20", "--tokenizer", "bytes", "--out", str(folder)]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("Train on it:  ")
+    assert shlex.split(command) == ["fabella", "train", "PRESET", "--data", str(folder)]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

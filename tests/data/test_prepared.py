@@ -252,15 +252,22 @@ def test_offsets_that_lead_elsewhere(tmp_path: Path) -> None:
         _ = made.offsets
 
 
-@pytest.mark.parametrize("what", ["nothing", "file", "empty folder"])
-def test_what_is_no_prepared_data(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [
+        ("nothing", r"There is no folder .*place with prepared data\. Give a folder that"),
+        ("file", r"There is no folder .*place with prepared data\. Give a folder that"),
+        ("empty folder", r"manifest\.json: no manifest, so the folder is incomplete"),
+    ],
+)
+def test_what_is_no_prepared_data(what: str, problem: str, tmp_path: Path) -> None:
     place = tmp_path / "place"
     if what == "file":
         place.touch()
     elif what == "empty folder":
         place.mkdir()
     assert not is_prepared(place)
-    with pytest.raises(PreparedDataError, match=r"manifest\.json: no manifest, so the folder is incomplete"):
+    with pytest.raises(PreparedDataError, match=problem):
         open_prepared(place)
 
 

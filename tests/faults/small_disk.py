@@ -55,7 +55,7 @@ def expect_refusal_at_start(folder: RunFolder) -> None:
     """More checkpoints than fit: told before anything is written."""
     before = stub.contents(folder.path)
     with pytest.raises(DiskFullError, match=r"the checkpoints of this run need 2\.4 MB, 1\.. MB are free"):
-        require_space(folder, 5 * CHECKPOINT_BYTES)
+        require_space(folder.path, 5 * CHECKPOINT_BYTES)
     assert stub.contents(folder.path) == before
     print("ok refused")
 

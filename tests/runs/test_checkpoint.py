@@ -165,9 +165,9 @@ def test_no_space_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pyt
     folder = stub.folder(tmp_path)
     usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3_000_000))
-    require_space(folder, 3_000_000)
+    require_space(folder.path, 3_000_000)
     with pytest.raises(DiskFullError) as caught:
-        require_space(folder, 48_000_000)
+        require_space(folder.path, 48_000_000)
     assert str(caught.value) == (
         f"disk full: the checkpoints of this run need 48 MB, 3 MB are free at {tmp_path}. "
         "Free some space there, choose another --out, or lower checkpoint.keep."

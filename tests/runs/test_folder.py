@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import CheckpointError, LockedError, StorageError
-from fabella.runs.folder import RunFolder, name_of, step_of
+from fabella.runs.folder import RunFolder, name_of, require_free, step_of
 from fabella.storage import render_manifest, verify_folder
 from tests.runs import stub
 
@@ -41,6 +41,19 @@ def test_a_folder_with_something_foreign_is_refused_and_left_alone(tmp_path: Pat
         stub.folder(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     assert not (tmp_path / "config.yaml").exists()
+
+
+def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> None:
+    require_free(tmp_path / "new")
+    require_free(tmp_path)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(StorageError, match=r"is not empty, and no run: it holds notes\."):
+        require_free(tmp_path)
+    with pytest.raises(StorageError, match=r"notes is a file\. Choose a new or an empty folder for --out\."):
+        require_free(tmp_path / "notes")
+    stub.folder(tmp_path / "two words")
+    with pytest.raises(StorageError, match=rf"\(fabella resume '{tmp_path / 'two words'}'\)"):
+        require_free(tmp_path / "two words")
 
 
 def test_a_file_in_the_way_is_an_error_in_words(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from fabella.config import BPE, Bytes, Files, Steps
+from fabella.config_files import apply_overrides, run_from
 from fabella.training.choose import choose
 
 SOURCE = Files(paths=("mine.txt",))
@@ -34,11 +35,27 @@ def test_a_gpu_with_much_text_gets_a_larger_model() -> None:
 
 
 def test_the_choice_is_said_in_words() -> None:
-    assert choose(SOURCE, "mine", 1_100_000, gpu=False).reasons == (
-        "1.1 MB of text: BPE with 1,024 ids.",
-        "A CPU: a model of the shape of storybook-1m.",
-        "1,646 steps of 2,304 tokens: the text about 10 times.",
-    )
+    assert choose(SOURCE, "mine", 1_100_000, gpu=False).reasons == {
+        "tokenizer": "1.1 MB of text: BPE with 1,024 ids.",
+        "model": "A CPU: a model of the shape of storybook-1m.",
+        "training": "1,646 steps of 2,304 tokens: the text about 10 times.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "left"),
+    [
+        ("seed=7", ["tokenizer", "model", "training"]),
+        ("training.length.steps=10", ["tokenizer", "model"]),
+        ("data.windows.stride=64", ["tokenizer", "model"]),
+        ("model.layers=2", ["tokenizer", "training"]),
+        ("tokenizer.vocabulary=900", ["model", "training"]),
+    ],
+)
+def test_no_reason_is_given_for_what_was_chosen_by_somebody_else(override: str, left: list[str]) -> None:
+    choice = choose(SOURCE, "mine", 1_100_000, gpu=False)
+    run = run_from(apply_overrides(choice.run.model_dump(mode="json"), [override]))
+    assert choice.reasons_for(run) == tuple(choice.reasons[section] for section in left)
 
 
 def test_the_run_is_named_and_reads_the_source() -> None:

@@ -3,13 +3,22 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from fabella.config import Run
-from fabella.training.launch import prepare_for
+from fabella.errors import ConfigError
+from fabella.training.launch import Asked, plan, prepare_for
 from tests.training import tiny
 
 
 def run_on(text: Path) -> Run:
     return tiny.run(f"data.source={{kind: files, paths: [{text}]}}")
+
+
+def test_prepared_data_in_place_of_a_text_is_refused_with_the_right_command(tmp_path: Path) -> None:
+    folder = tiny.prepared(tmp_path).folder
+    with pytest.raises(ConfigError, match=rf"is prepared data, and no text\. .*fabella train PRESET --data {folder}\."):
+        plan(Asked(what=str(folder)))
 
 
 def test_a_text_that_was_only_touched_is_not_prepared_again_and_a_changed_one_is(tmp_path: Path) -> None:

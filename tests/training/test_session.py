@@ -317,7 +317,20 @@ def test_no_step_is_taken_where_the_checkpoints_would_not_fit(
     monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
     with pytest.raises(DiskFullError, match="the checkpoints of this run need"):
         start(tiny.run(), tmp_path / "run", data)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()  # the same command, with a smaller model or elsewhere, can be given again
+
+
+def test_the_same_holds_where_a_run_goes_on_but_not_where_nothing_is_left_to_do(
+    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tmp_path / "run", data, 6)
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
+    with pytest.raises(DiskFullError, match="the checkpoints of this run need"):
+        resume(tmp_path / "run")
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
+    assert resume(tmp_path / "run").progress.step == tiny.STEPS
 
 
 @pytest.mark.fault("B14", cases=1)

@@ -7,17 +7,19 @@ Examples:
   fabella doctor storybook:5000
 """
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from fabella.cli.output import say, show, show_json
 from fabella.config import Files, Hub, Source
+from fabella.data.sides import held_share
 from fabella.errors import UsageError
 from fabella.text.doctor import Doctor
 from fabella.text.notes import Notes
 from fabella.text.source import describe, documents, parse
-from fabella.text.split import digest, is_held_out
+from fabella.text.split import digest
 
 # The doctor wants to see all that is wrong, where preparing would stop at the first of it.
 EVERY_BAD_LINE = 2**31
@@ -29,26 +31,33 @@ def command(
         str, typer.Option(help="Between documents of .txt: auto, file, blank-lines, lines, or the separator itself.")
     ] = "auto",
     column: Annotated[str, typer.Option(help="The text column of .jsonl, .csv, .parquet and data sets.")] = "auto",
-    held_out: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of documents held out to validate.")] = 0.01,
+    held_out: Annotated[float, typer.Option(help="Share of documents held out to validate.")] = 0.01,
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     text = _overridden(parse(source), separator, column)
+    if not 0 < held_out < 1:
+        raise UsageError(f"--held-out {held_out} is no share between 0 and 1.", fix="For example --held-out 0.01.")
     doctor, notes = Doctor(), Notes()
-    for document in documents(text, invalid="replace", max_bad_lines=EVERY_BAD_LINE, notes=notes):
-        key = digest(document)
-        doctor.see(document, key, is_held_out(key, held_out))
+    rule = held_share(_documents(text, Notes()), held_out)
+    for document in _documents(text, notes):
+        for part in rule.place(document, digest(document)):
+            doctor.see(part.text, part.digest, part.held_out)
     report = doctor.report(notes=notes)
+    remarks = [*notes.sentences(), *rule.sentences()]
     if as_json:
-        remarks = list(notes.sentences())
         show_json({"source": describe(text), **report.facts, "warnings": report.warnings, "notes": remarks})
         return
-    for remark in notes.sentences():
+    for remark in remarks:
         say(remark)
     show(report.table)
     for warning in report.warnings:
         show(f"warning: {warning}")
     if not report.warnings:
         show("Nothing is wrong with this text.")
+
+
+def _documents(source: Source, notes: Notes) -> Iterator[str]:
+    return documents(source, invalid="replace", max_bad_lines=EVERY_BAD_LINE, notes=notes)
 
 
 def _overridden(source: Source, separator: str, column: str) -> Source:

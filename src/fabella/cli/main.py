@@ -53,6 +53,13 @@ class Commands(TyperGroup):
             raise UsageError(f"There is no command '{args[0]}'.", fix=hint)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """The chosen command's result. Ctrl-C is an end in words (see ``reported``), which typer has none for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Written here, without importing the commands: each one's line is the first of its docstring."""
         formatter.write(f"Usage: fabella [--version] [--debug] COMMAND …\n\n{HELP}\n\nCommands:\n")

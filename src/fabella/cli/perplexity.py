@@ -9,6 +9,7 @@ Examples:
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -60,7 +61,7 @@ def _read(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise TextError(
             f"{file} is not UTF-8: byte {error.start + 1:,} is 0x{data[error.start]:02x}.",
-            fix=f"Convert it: iconv -f latin1 -t utf-8 {file}.",
+            fix=f"Convert it: iconv -f latin1 -t utf-8 {quote(str(file))}.",
         ) from error
 
 

@@ -10,17 +10,18 @@ Examples:
 
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from fabella.cli.output import say, show, show_json
-from fabella.config import Chained, Data, Files, Given, Held, Source
+from fabella.cli.output import show, show_json
+from fabella.config import Chained, Data, Files, Given, Held, Hub, Source
 from fabella.data.prepare import prepare
 from fabella.data.prepared import Prepared, Split
 from fabella.errors import UsageError
-from fabella.telemetry.preparation import PreparationLine
+from fabella.telemetry.preparation import PreparationLine, say_remarks
 from fabella.text.source import parse
 from fabella.tokenizers import loading
 
@@ -61,10 +62,12 @@ def command(
 
 def _source(words: str, separator: str, column: str) -> Source:
     found = parse(words)
-    changes = {"separator": separator, "column": column}
-    changes = {key: value for key, value in changes.items() if value != "auto" and key in type(found).model_fields}
+    given = {"separator": separator, "column": column}
+    changes = {key: value for key, value in given.items() if value != "auto"}
     if separator != "auto" and not isinstance(found, Files):
         raise UsageError(f"--separator is for files of text; {words} is none.", fix="Leave it out.")
+    if column != "auto" and not isinstance(found, Files | Hub):
+        raise UsageError(f"--column is for files and data sets; {words} is neither.", fix="Leave it out.")
     return found.model_copy(update=changes)
 
 
@@ -106,10 +109,7 @@ def _counts(split: Split) -> dict[str, int | float]:
 
 
 def _tell(prepared: Prepared) -> None:
-    for note in prepared.manifest["notes"]:
-        say(note)
-    for warning in prepared.manifest["doctor"]["warnings"]:
-        say(f"warning: {warning}")
+    say_remarks(prepared.manifest)
     show(f"{'':<12}{'documents':>12}{'tokens':>16}{'bytes':>16}{'bytes/token':>13}")
     for split in (prepared.train, prepared.validation):
         show(
@@ -117,4 +117,4 @@ def _tell(prepared: Prepared) -> None:
             f"{split.bytes / split.tokens:>13.2f}"
         )
     show(f"{prepared.folder}: ready, {prepared.tokenizer.kind} tokenizer of {prepared.tokenizer.vocabulary:,} ids")
-    show(f"Train on it:  fabella train PRESET --data {prepared.folder}")
+    show(f"Train on it:  fabella train PRESET --data {quote(str(prepared.folder))}")

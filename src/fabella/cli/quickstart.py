@@ -7,6 +7,7 @@ Examples:
 """
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -78,9 +79,10 @@ def _indented(text: str) -> str:
 
 
 def _next_commands(out: Path) -> str:
+    run = quote(str(out))
     return (
         "Try next:\n"
-        f'  fabella generate {out} "Once upon a time"\n'
-        f'  fabella perplexity {out} "The little fox was sad."\n'
+        f'  fabella generate {run} "Once upon a time"\n'
+        f'  fabella perplexity {run} "The little fox was sad."\n'
         "  fabella train my-stories.txt"
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ from fabella.cli.output import say, show, show_json
 from fabella.engine import engine as engines
 from fabella.engine.ranks import Place, place_here, require_shareable
 from fabella.errors import ConfigError, UsageError
+from fabella.runs.folder import require_free
 from fabella.telemetry.plot import plot_loss
 from fabella.telemetry.preparation import PreparationLine, say_remarks
 from fabella.training.launch import Asked, plan, prepare_for
@@ -103,6 +105,10 @@ def _decide(order: _Order, place: Place) -> Decision:
     """Config and data of the run, and whether it has begun already; in the first process only."""
     planned = plan(order.asked)
     require_shareable(planned.run.training, place.size)
+    out = order.out or Path("runs") / planned.run.name
+    goes_on = order.resume or place.restarts > 0
+    if not goes_on:
+        require_free(out)
     for reason in planned.reasons:
         say(reason)
     ids = planned.prepared
@@ -110,8 +116,7 @@ def _decide(order: _Order, place: Place) -> Decision:
         with PreparationLine() as line:
             ids = prepare_for(planned.run, order.prepared, progress=line)
         say_remarks(ids.manifest)
-    out = order.out or Path("runs") / planned.run.name
-    if order.resume or place.restarts:
+    if goes_on:
         return begin_or_go_on(planned.run, out, ids)
     return Decision(planned.run, out, ids.folder, resumed=False)
 
@@ -141,4 +146,4 @@ def report(outcome: Outcome, *, as_json: bool) -> None:
         )
         return
     show(f"On {score.tokens:,} held-out tokens, after {outcome.progress.step:,} steps: {score}. Its curve: {plot}")
-    show(f"Tell a story:  fabella generate {outcome.folder}")
+    show(f"Tell a story:  fabella generate {quote(str(outcome.folder))}")

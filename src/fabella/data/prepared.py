@@ -165,6 +165,10 @@ def open_prepared(folder: Path, *, full: bool = False) -> Prepared:
 
     Raises PreparedDataError naming what is damaged, and where.
     """
+    if not folder.is_dir():
+        raise PreparedDataError(
+            f"There is no folder {folder} with prepared data.", fix="Give a folder that 'fabella prepare' wrote."
+        )
     try:
         manifest = read_manifest(folder)
         if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:

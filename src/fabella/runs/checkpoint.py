@@ -8,6 +8,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from fabella.engine.engine import State
@@ -110,13 +112,13 @@ def prune(folder: RunFolder, keep: int) -> list[int]:
     return victims
 
 
-def require_space(folder: RunFolder, needed: int) -> None:
-    """Raises DiskFullError where ``needed`` bytes of checkpoints would not fit: before the first step is taken."""
-    free = free_bytes(folder.path)
+def require_space(run: Path, needed: int) -> None:
+    """Raises DiskFullError where ``needed`` bytes of checkpoints would not fit in ``run``: before a step is taken."""
+    free = free_bytes(run)
     if free < needed:
         raise DiskFullError(
             f"disk full: the checkpoints of this run need {size_in_words(needed)}, "
-            f"{size_in_words(free)} are free at {escaped(str(folder.path), 500)}.",
+            f"{size_in_words(free)} are free at {escaped(str(run), 500)}.",
             fix="Free some space there, choose another --out, or lower checkpoint.keep.",
         )
 
@@ -176,7 +178,9 @@ def load(folder: RunFolder, which: Which, *, weights_only: bool = False) -> Load
     place = escaped(str(folder.path), 500)
     raise CheckpointError(
         f"{place} has no whole checkpoint{': ' if ignored else ''}{'; '.join(ignored)}.",
-        fix=f"Train it anew: fabella train {place}/config.yaml" if ignored else f"Train it: fabella resume {place}",
+        fix=f"Train it anew: fabella train {quote(f'{place}/config.yaml')}"
+        if ignored
+        else f"Train it: fabella resume {quote(place)}",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fabella.config import Run
@@ -147,13 +148,24 @@ def _shown(path: Path) -> str:
     return escaped(str(path), LONGEST_PATH)
 
 
+def require_free(path: Path) -> None:
+    """Raises StorageError where ``path`` holds a run or anything foreign: to be asked before long work for a new run.
+
+    ``RunFolder.create`` asks again: another process may have come in between.
+    """
+    if path.is_dir():
+        _refuse_occupied(path)
+    elif os.path.lexists(path):
+        raise StorageError(f"{_shown(path)} is a file.", fix="Choose a new or an empty folder for --out.")
+
+
 def _refuse_occupied(path: Path) -> None:
     """What a killed ``create`` left is taken over; a run, or anything that is none of ours, is not."""
     clean_partial(path)
     if (path / CONFIG).exists():
         raise StorageError(
             f"{_shown(path)} holds a run already.",
-            fix=f"Go on with it (fabella resume {_shown(path)}), or choose another --out.",
+            fix=f"Go on with it (fabella resume {quote(_shown(path))}), or choose another --out.",
         )
     foreign = sorted(item.name for item in path.iterdir() if item.name not in UNFINISHED)
     if foreign:

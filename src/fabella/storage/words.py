@@ -14,6 +14,7 @@ FULL = {
     errno.EDQUOT: "disk quota used up",
     errno.EFBIG: "file larger than this place allows",
 }
+LIMITED = "Raise the limit (ulimit -f unlimited), or choose a place that takes larger files."
 FIXES = {
     errno.EACCES: "Change the permissions, or choose another place.",
     errno.EPERM: "Change the permissions, or choose another place.",
@@ -48,7 +49,7 @@ def _in_words(path: Path, doing: str, needed: int, free: int | None, error: OSEr
         room = f"{size_in_words(known)} are free" if known is not None else "an unknown amount is free"
         return DiskFullError(
             f"{FULL[error.errno]}: {needs}, {room} at {place}.",
-            fix="Free some space there, or choose a place with more.",
+            fix=LIMITED if error.errno == errno.EFBIG else "Free some space there, or choose a place with more.",
         )
     reason = (error.strerror or str(error)).lower()
     return StorageError(f"{doing} failed at {place}: {reason}.", fix=FIXES.get(error.errno or 0, ""))

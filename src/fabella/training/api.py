@@ -8,7 +8,7 @@ from typing import Any
 from fabella.config import Run
 from fabella.config_files import apply_overrides, run_from
 from fabella.runs.compare import compare_for_resume
-from fabella.runs.folder import RunFolder
+from fabella.runs.folder import RunFolder, require_free
 from fabella.telemetry.preparation import say_remarks
 from fabella.telemetry.terminal import say
 from fabella.training import session
@@ -42,11 +42,13 @@ def train(
         overrides=_assignments(settings),
     )
     planned = plan(asked)
+    folder = Path(out) if out else Path("runs") / planned.run.name
+    require_free(folder)
     for reason in planned.reasons:
         say(reason)
     ids = planned.prepared or prepare_for(planned.run, Path(prepared))
     say_remarks(ids.manifest)
-    return session.start(planned.run, Path(out) if out else Path("runs") / planned.run.name, ids, device=device)
+    return session.start(planned.run, folder, ids, device=device)
 
 
 def resume(

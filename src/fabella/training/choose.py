@@ -1,5 +1,6 @@
 """``fabella train my-stories.txt``: which tokenizer, model and length suit this text and this machine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,17 @@ FEWEST, MOST_ON_CPU, MOST_ON_GPU = 400, 6_000, 40_000
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A run that suits, and the reasons in sentences for people."""
+    """A run that suits, and the reasons in sentences for people: section of the run → why it is as it is."""
 
     run: Run
-    reasons: tuple[str, ...]
+    reasons: Mapping[str, str]
+
+    def reasons_for(self, run: Run) -> tuple[str, ...]:
+        """The reasons that hold for ``run`` too: where a section was changed, nobody chose it for that reason."""
+        changed = {section for section in self.reasons if getattr(run, section) != getattr(self.run, section)}
+        if run.data != self.run.data:  # how often a text is read depends on the text, and on the windows
+            changed.add("training")
+        return tuple(sentence for section, sentence in self.reasons.items() if section not in changed)
 
 
 def choose(source: Source, name: str, text_bytes: int, *, gpu: bool) -> Choice:
@@ -49,11 +57,11 @@ def choose(source: Source, name: str, text_bytes: int, *, gpu: bool) -> Choice:
     values["checkpoint"] |= {"every": every}
     values["samples"] |= {"every": 2 * every, "prompts": [""]}
     times = steps * batch_tokens / max(tokens, 1)
-    reasons = (
-        f"{text_bytes / 1e6:,.1f} MB of text: {_in_words(tokenizer)}.",
-        f"{'A GPU' if gpu else 'A CPU'}: a model of the shape of {template.name}.",
-        f"{steps:,} steps of {batch_tokens:,} tokens: the text about {times:.0f} times.",
-    )
+    reasons = {
+        "tokenizer": f"{text_bytes / 1e6:,.1f} MB of text: {_in_words(tokenizer)}.",
+        "model": f"{'A GPU' if gpu else 'A CPU'}: a model of the shape of {template.name}.",
+        "training": f"{steps:,} steps of {batch_tokens:,} tokens: the text about {times:.0f} times.",
+    }
     return Choice(run_from(values), reasons)
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fabella.config import Data, Given, Held, InAdvance, Run, Source, Streamed
@@ -52,11 +53,13 @@ def plan(asked: Asked) -> Plan:
         engines.load(run.engine)  # one that cannot be used says so before anything is prepared
         return Plan(_placed(run, prepared), prepared, ())
     _refuse_misspelt(asked.what)
+    _refuse_prepared(asked.what)
     source = parse(asked.what)
     gpu = engines.load(asked.engine or "torch").has_gpu()
     choice = choose(source, name_of(asked.what), size_of(source), gpu=gpu)
     values = replaced(choice.run.model_dump(mode="json"), changes)
-    return Plan(_placed(run_from(apply_overrides(values, asked.overrides)), prepared), prepared, choice.reasons)
+    run = run_from(apply_overrides(values, asked.overrides))
+    return Plan(_placed(run, prepared), prepared, choice.reasons_for(run))
 
 
 def _placed(run: Run, prepared: Prepared | None) -> Run:
@@ -103,6 +106,15 @@ def _refuse_misspelt(what: str) -> None:
     """A word that is no path and looks like a preset: the preset is what was meant."""
     if not Path(what).exists() and did_you_mean(what, preset_names()).startswith("Did you mean"):
         raise ConfigError(f"There is no preset '{what}'.", fix=did_you_mean(what, preset_names()))
+
+
+def _refuse_prepared(what: str) -> None:
+    """Ids are no text: what they are to be learned by must be said."""
+    if is_prepared(Path(what)):
+        raise ConfigError(
+            f"{what} is prepared data, and no text.",
+            fix=f"Say what is to learn from it: fabella train PRESET --data {quote(what)}.",
+        )
 
 
 def name_of(what: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from shlex import quote
 from typing import Any
 
 from fabella.config import Run
@@ -119,7 +120,7 @@ class Save:
         if not last:
             raise Interrupted(
                 f"Stopped at step {progress.step:,} of {self.steps:,}; everything is saved.",
-                fix=f"Go on with: fabella resume {self.folder.path}",
+                fix=f"Go on with: fabella resume {quote(str(self.folder.path))}",
             )
 
     def _save(self, progress: Progress) -> None:

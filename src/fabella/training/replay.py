@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
@@ -44,7 +45,7 @@ class Keeping:
             return NumericsError(f"{error.problem} The step could not be kept: {unkept.problem}", fix=error.fix)
         return NumericsError(
             f"{error.problem} The step is kept in {path}.",
-            fix=f"Look into it: fabella train --replay {path}. {error.fix}",
+            fix=f"Look into it: fabella train --replay {quote(str(path))}. {error.fix}",
         )
 
 

@@ -104,11 +104,10 @@ def start(
     if not ranks.place.first:
         beside = _Session(run, RunFolder(out, run, {}), prepared, engine, ranks, sinks, observers)
         return _go_on(beside, Progress(), best=math.inf)
+    _require_room(out, run, there=0)
     folder = RunFolder.create(out, run, _manifest(out, prepared, engine))
     with folder.lock():
         folder.keep_tokenizer(prepared.tokenizer)
-        # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
-        require_space(folder, checkpoint_bytes(run) * (run.checkpoint.keep + 3))
         return _go_on(_Session(run, folder, prepared, engine, ranks, sinks, observers), Progress(), best=math.inf)
 
 
@@ -134,6 +133,8 @@ def resume(
         _warn_of_changes(session, _manifest(path, data, engine))
         progress, best = _restore(session)
         if ranks.place.first:
+            if progress.step < session.steps:
+                _require_room(path, folder.run, there=len(folder.steps()))
             for name in ("metrics.jsonl", "samples.jsonl"):
                 keep_through(folder.path / name, progress.step)
         ranks.tell("the metrics end where the run goes on")
@@ -210,6 +211,13 @@ def resolve(run: Run, prepared: Prepared) -> Run:
         windows = len(Windows(prepared.train, run.data.windows, prepared.tokenizer.end))
         length = Steps(steps=steps_for(run.training, math.ceil(windows * length.epochs)))
     return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
+
+
+def _require_room(out: Path, run: Run, *, there: int) -> None:
+    """Raises DiskFullError where all checkpoints of ``run`` there may be at once, beside ``there``, do not fit."""
+    # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
+    most = run.checkpoint.keep + 3
+    require_space(out, checkpoint_bytes(run) * max(most - there, 1))
 
 
 def checkpoint_bytes(run: Run) -> int:
