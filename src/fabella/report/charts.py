@@ -25,7 +25,7 @@ class Line:
     points: Points
     color: int = 0
     style: str = "bold"
-    """bold, thin (many noisy points), or reference (dashed and grey)."""
+    """bold, thin (many noisy points), dots (unconnected), or reference (dashed and grey)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ def _path(line: Line, across: Scale, up: Scale) -> str:
     places = [(across(x), up(y)) for x, y in thinned(line.points)]
     words = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     name = f'class="line {line.style} run-{line.color % 8}" data-name="{escape(line.name)}"'
-    if len(places) == 1:
-        return f'<circle {name} cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="3"/>'
+    if len(places) == 1 or line.style == "dots":
+        return "".join(f'<circle {name} cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places)
     return f'<path {name} d="M{words}"/>'
 
 

@@ -1,0 +1,111 @@
+"""Search for better settings with Optuna, and show what was found; or test learning rates.
+
+Examples:
+  fabella tune storybook-1m --trials 20 --workers 2         writes tuned/storybook-1m/best.yaml and tune.html
+  fabella tune my-stories.txt --trials 20 --steps 200       the same command again goes on with more --trials
+  fabella tune storybook-1m --parameters 1200000            tries shapes of the model, too
+  fabella tune storybook-1m --space space.yaml              optimizer.lr: {kind: log, low: 1e-4, high: 1e-2}
+  fabella tune storybook-1m --storage postgresql://…        with workers on several machines
+  fabella tune storybook-1m --lr-find                       a short training with a rising rate
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fabella.cli.output import say, show, show_json
+from fabella.config import Epochs
+from fabella.data.prepared import Prepared
+from fabella.report.history import settings
+from fabella.storage import make_folders, storage_errors, write_file
+from fabella.telemetry.preparation import PreparationLine, say_remarks
+from fabella.training.launch import Asked, plan, prepare_for
+from fabella.training.session import resolve
+from fabella.tuning.page import importance, page
+from fabella.tuning.rates import rate_page, rising_rates
+from fabella.tuning.space import read_space, usual_space
+from fabella.tuning.study import BEST, Search, best, optuna
+from fabella.tuning.workers import search_together
+
+
+def command(
+    what: Annotated[str, typer.Argument(help="A preset, a .yaml config, or a text.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.")] = None,
+    data: Annotated[str, typer.Option(help="A source of text, or a prepared folder.")] = "",
+    steps: Annotated[int, typer.Option(help="Optimizer steps of a trial; 0: as the config says.", min=0)] = 0,
+    trials: Annotated[int, typer.Option(help="In all, those of earlier commands among them.", min=1)] = 20,
+    workers: Annotated[int, typer.Option(help="Processes that do trials side by side.", min=1)] = 1,
+    space: Annotated[Path | None, typer.Option(help="A .yaml file with what to search.")] = None,
+    parameters: Annotated[
+        int, typer.Option(help="Try shapes of the model up to this size; 0: only its own.", min=0)
+    ] = 0,
+    storage: Annotated[str, typer.Option(help="Optuna's storage; usually a file in the folder.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The folder of the search; usually tuned/NAME.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
+    lr_find: Annotated[bool, typer.Option("--lr-find", help="Test learning rates instead, in 100 steps.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    if not lr_find:
+        optuna()  # whether it is there, before text is prepared
+    planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
+    ids = planned.prepared
+    if ids is None:
+        with PreparationLine() as line:
+            ids = prepare_for(planned.run, prepared, progress=line)
+        say_remarks(ids.manifest)
+    run = resolve(planned.run, ids) if isinstance(planned.run.training.length, Epochs) else planned.run
+    folder = out or Path("tuned") / run.name
+    if lr_find:
+        _find_rate(run, ids, folder, steps or 100, device, as_json=as_json)
+        return
+    searched = read_space(space, run) if space else usual_space(run, parameters)
+    search = Search(run=run, space=searched, prepared=ids, out=folder, storage=storage, seed=seed, device=device)
+    study = search_together(search, trials, workers, _say)
+    _finish(search, study, as_json=as_json)
+
+
+def _say(trial: Any) -> None:
+    score = f"{trial.value:.4f} bits per byte" if trial.state.name == "COMPLETE" else "given up"
+    say(f"trial {trial.number}: {score}")
+
+
+def _finish(search: Search, study: Any, *, as_json: bool) -> None:
+    run, trial = best(search, study)
+    before, after = settings(search.run), settings(run)
+    changed = {name: f"{before[name]} → {after[name]}" for name in after if after[name] != before.get(name)}
+    write_file(search.out / "tune.html", page(study, f"Tuning of {search.run.name}", changed).encode())
+    if as_json:
+        show_json(
+            {
+                "trial": trial.number,
+                "bits_per_byte": trial.value,
+                "settings": {name: after[name] for name in changed},
+                "importance": importance(study),
+                "config": str(search.out / BEST),
+                "page": str(search.out / "tune.html"),
+            }
+        )
+        return
+    show(f"The best of {len(study.trials)} trials is number {trial.number}: {trial.value:.4f} bits per byte.")
+    for name, change in changed.items():
+        show(f"  {name}: {change}")
+    show(f"Train with it:  fabella train {search.out / BEST}")
+    show(f"What was tried: {search.out / 'tune.html'}")
+
+
+def _find_rate(run: Any, ids: Prepared, folder: Path, steps: int, device: str, *, as_json: bool) -> None:
+    found = rising_rates(run, ids, steps=steps, device=device)
+    with storage_errors(folder, "making the folder of the search"):
+        make_folders(folder)
+    target = folder / "lr-find.html"
+    write_file(target, rate_page(found, f"Learning rates of {run.name}").encode())
+    if as_json:
+        show_json(
+            {"lr": found.suggested, "rates": list(found.rates), "losses": list(found.losses), "page": str(target)}
+        )
+        return
+    show(f"The loss fell fastest before, and was lowest at a rate of {found.suggested * 4:.2g}.")
+    show(f"Try: optimizer.lr={found.suggested:.2g}   ({target})")

@@ -1,0 +1,198 @@
+"""A search with Optuna: its storage is the truth; any number of processes and machines may work for it."""
+
+import importlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fabella.config import Run
+from fabella.config_files import to_yaml
+from fabella.data.prepared import Prepared
+from fabella.errors import ConfigError, NumericsError, StorageError
+from fabella.models.parameters import count
+from fabella.storage import make_folders, storage_errors, write_file
+from fabella.tuning import trials
+from fabella.tuning.space import Space, as_it_is, chosen, tried
+
+BEST = "best.yaml"
+LOOKS = 8
+"""Validations of a trial at which it may be given up."""
+STARTING_TRIALS = 8
+"""Tried at random before the search learns from them; none is given up before these are through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is searched, and where. ``storage``: any URL of Optuna's; empty: a file in ``out``."""
+
+    run: Run
+    space: Space
+    prepared: Prepared
+    out: Path
+    storage: str = ""
+    seed: int = 1
+    device: str = "auto"
+
+    @property
+    def url(self) -> str:
+        """Where Optuna keeps it."""
+        return self.storage or f"sqlite:///{self.out.absolute() / 'study.db'}"
+
+
+def optuna() -> Any:
+    """The library. Raises ConfigError where it is not installed."""
+    try:
+        library = importlib.import_module("optuna")
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f"fabella tune cannot search: Python has no module '{missing.name}'.",
+            fix="Install it: pip install 'fabella[tune]'.",
+        ) from None
+    library.logging.set_verbosity(library.logging.WARNING)
+    return library
+
+
+def open_study(search: Search, worker: int = 0) -> Any:
+    """The study, made where it is not there yet; going on, the space must be the same.
+
+    Raises StorageError where its storage cannot be used or is locked, ConfigError where it is another search's.
+    """
+    library = optuna()
+    with storage_errors(search.out, "making the folder of the search"):
+        make_folders(search.out)
+    several = bool(search.storage) or worker
+    sampler = library.samplers.TPESampler(
+        seed=search.seed + worker, n_startup_trials=STARTING_TRIALS, constant_liar=bool(several)
+    )
+    pruner = library.pruners.MedianPruner(n_startup_trials=STARTING_TRIALS, n_warmup_steps=0)
+    with _storage_told(search.url), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constant_liar is called experimental
+        storage = library.storages.RDBStorage(search.url, engine_kwargs=_waiting(search.url))
+        study = library.create_study(
+            study_name="fabella", storage=storage, sampler=sampler, pruner=pruner, load_if_exists=True
+        )
+        known = study.user_attrs.get("search")
+        asked = _identity(search)
+        if known is None:
+            study.set_user_attr("search", asked)
+            if same := as_it_is(search.run, search.space):
+                study.enqueue_trial(same, user_attrs={"as it is": True})
+        elif known != asked:
+            raise ConfigError(
+                f"{search.storage or search.out} holds another search: run, data or space differ.",
+                fix="Choose another --out, or give the same run and space to go on.",
+            )
+    return study
+
+
+def _waiting(url: str) -> dict[str, Any]:
+    """SQLite: another process may hold the file for a moment."""
+    return {"connect_args": {"timeout": 20}} if url.startswith("sqlite") else {}
+
+
+def _identity(search: Search) -> str:
+    space = {name: range_.model_dump(mode="json") for name, range_ in search.space.items()}
+    run = search.run.model_dump(mode="json", exclude={"about", "name"})
+    return json.dumps([run, space, search.prepared.fingerprint], sort_keys=True)
+
+
+class _storage_told:  # noqa: N801 - read as a phrase in a with statement
+    """What goes wrong in the storage, in words."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or not type(error).__module__.startswith(("optuna", "sqlalchemy")):
+            return
+        reason = str(getattr(error, "__cause__", None) or error).splitlines()[0][:200]
+        locked = "locked" in reason
+        raise StorageError(
+            f"The storage of the search, {self.url.split('@')[-1]}, "
+            + ("is locked." if locked else f"fails: {reason}."),
+            fix="Wait for whoever holds it, or choose another --storage." if locked else "Check its address and place.",
+        ) from error
+
+
+def again_what_was_cut_short(study: Any) -> int:
+    """Put back trials whose process was killed; only while nobody else works for the study. How many there were."""
+    library = optuna()
+    running = [t for t in study.get_trials(deepcopy=False) if t.state == library.trial.TrialState.RUNNING]
+    for trial in running:
+        study.tell(trial.number, state=library.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+    return len(running)
+
+
+def work(search: Search, count_: int, *, worker: int = 0, report: Callable[[str], None] = lambda text: None) -> None:
+    """Do trials until the study has ``count_`` that came to an end, by whomever."""
+    library, study = optuna(), open_study(search, worker)
+    ended = (library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED)
+
+    def objective(trial: Any) -> float:
+        return _objective(search, trial, library, report)
+
+    def enough(study: Any, trial: Any) -> None:
+        if len(study.get_trials(deepcopy=False, states=ended)) >= count_:
+            study.stop()
+
+    with _storage_told(search.url):
+        while len(study.get_trials(deepcopy=False, states=ended)) < count_:
+            study.optimize(objective, n_trials=1, callbacks=[enough], gc_after_trial=True)
+
+
+def _objective(search: Search, trial: Any, library: Any, report: Callable[[str], None]) -> float:
+    """Train with what the trial suggests; its score, or the end of the trial where it is hopeless or impossible."""
+    try:
+        run = trials.quiet(tried(search.run, chosen(search.run, search.space, trial)), LOOKS)
+    except ConfigError as error:
+        trial.set_user_attr("reason", str(error))
+        raise library.TrialPruned from error
+    trial.set_user_attr("parameters", count(run.model.parameters()))
+    out = search.out / "trials" / f"{trial.number:05d}"
+    shutil.rmtree(out, ignore_errors=True)  # a killed one's
+
+    def hopeless(step: int, score: float) -> bool:
+        share = round(100 * step / run.training.length.steps)  # pyright: ignore[reportAttributeAccessIssue]
+        trial.report(score, share)
+        return bool(trial.should_prune())
+
+    try:
+        score = trials.train(run, out, search.prepared, hopeless, device=search.device)
+    except (trials.HopelessError, NumericsError) as error:
+        trial.set_user_attr("reason", "hopeless" if isinstance(error, trials.HopelessError) else error.problem)
+        report(f"trial {trial.number}: given up")
+        raise library.TrialPruned from error
+    report(f"trial {trial.number}: {score:.4f} bits per byte")
+    return score
+
+
+def best(search: Search, study: Any) -> tuple[Run, Any]:
+    """The best run, written as ``best.yaml`` into the folder of the search, and its trial.
+
+    Raises StorageError where no trial came to its end.
+    """
+    library = optuna()
+    complete = study.get_trials(deepcopy=False, states=(library.trial.TrialState.COMPLETE,))
+    if not complete:
+        raise StorageError(
+            "No trial came to its end: there is no best one.", fix="Give more --trials, or shorter ones."
+        )
+    trial = min(complete, key=lambda one: (one.value, one.number))
+    run = tried(search.run, chosen(search.run, search.space, library.trial.FixedTrial(trial.params)))
+    write_file(search.out / BEST, to_yaml(run).encode())
+    return run, trial
+
+
+def ended(study: Any) -> Sequence[Any]:
+    """The trials that came to an end, given up ones among them, in their order."""
+    library = optuna()
+    states = (library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED)
+    return study.get_trials(deepcopy=False, states=states)

@@ -1,0 +1,59 @@
+"""One trial of a search: a whole training, ended early where it is hopeless."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from fabella.config import Run
+from fabella.config_files import apply_overrides, run_from
+from fabella.data.prepared import Prepared
+from fabella.engine.engine import StepResult
+from fabella.telemetry.sinks import Row
+from fabella.training import session
+from fabella.training.train import Progress
+
+
+class HopelessError(Exception):
+    """Ends a trial that will not become the best; the trial's own, never shown to people."""
+
+
+class Judged:
+    """Sink and observer of a trial: hears of each validation and asks whether to go on.
+
+    Rows come on the thread behind the training; the answer is acted upon after the next step.
+    """
+
+    def __init__(self, hopeless: Callable[[int, float], bool]) -> None:
+        self._hopeless, self._ended = hopeless, False
+
+    def __call__(self, row: Row) -> None:
+        """A measured row."""
+        if row["kind"] == "validation" and not self._ended:
+            score = float(row.get("bits_per_byte") or math.inf)
+            self._ended = not math.isfinite(score) or self._hopeless(int(row["step"]), score)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Raises HopelessError once it is known."""
+        if self._ended:
+            raise HopelessError
+
+
+def quiet(run: Run, looks: int) -> Run:
+    """The run as a trial: ``looks`` validations, no samples, one checkpoint at its end."""
+    steps = getattr(run.training.length, "steps", 0)
+    every = max(1, steps // looks)
+    settings = [f"validation.every={every}", f"checkpoint.every={steps}", "checkpoint.keep=1", f"samples.every={steps}"]
+    return run_from(apply_overrides(run.model_dump(mode="json"), settings))
+
+
+def train(run: Run, out: Path, prepared: Prepared, hopeless: Callable[[int, float], bool], *, device: str) -> float:
+    """Bits per byte on all held-out text after training ``run`` in ``out``.
+
+    ``hopeless(step, bits per byte)`` is asked at each validation. Raises HopelessError, and whatever ends a training.
+    """
+    judged = Judged(hopeless)
+    outcome = session.start(run, out, prepared, device=device, sinks=[judged], observers=[judged.after_step])
+    return outcome.score.bits_per_byte
