@@ -19,9 +19,13 @@ Json = Any
 class Suggests(Protocol):
     """What is needed of a trial of Optuna's."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number between these."""
+        ...
 
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of these."""
+        ...
 
 
 class _Between(Section):

@@ -39,9 +39,7 @@ def scores(study: Any) -> list[tuple[dict[str, Any], float | None]]:
     return [(trial.params, trial.value) for trial in ended(study)]
 
 
-def test_the_same_seed_finds_the_same_and_going_on_is_as_good_as_never_having_stopped(
-    data: Any, tmp_path: Path
-) -> None:
+def test_a_search_that_went_on_found_what_one_without_a_stop_finds(data: Any, tmp_path: Path) -> None:
     straight, parts = search(tmp_path / "straight", data), search(tmp_path / "parts", data)
     work(straight, 3)
     for count in (2, 3):
@@ -112,7 +110,7 @@ def test_a_search_at_work_and_a_locked_storage_are_told(
 ) -> None:
     asked = search(tmp_path / "one", data)
     open_study(asked)
-    with locked(asked.out), pytest.raises(LockedError, match="the search in .* is locked by pid"):
+    with locked(asked.out), pytest.raises(LockedError, match=r"the search in .* is locked by pid"):
         search_together(asked, 1, 1)
     monkeypatch.setattr(studies, "_waiting", lambda url: {"connect_args": {"timeout": 0.01}})
     holding = sqlite3.connect(asked.out / "study.db", isolation_level=None)
