@@ -1,10 +1,12 @@
 """A search with Optuna: its storage is the truth; any number of processes and machines may work for it."""
 
+import fcntl
 import importlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,18 +136,25 @@ def again_what_was_cut_short(study: Any) -> int:
 def work(search: Search, count_: int, *, worker: int = 0, report: Callable[[str], None] = lambda text: None) -> None:
     """Do trials until the study has ``count_`` that came to an end, by whomever."""
     library, study = optuna(), open_study(search, worker)
-    ended = (library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED)
-
-    def objective(trial: Any) -> float:
-        return _objective(search, trial, library, report)
-
-    def enough(study: Any, trial: Any) -> None:
-        if len(study.get_trials(deepcopy=False, states=ended)) >= count_:
-            study.stop()
-
     with _storage_told(search.url):
-        while len(study.get_trials(deepcopy=False, states=ended)) < count_:
-            study.optimize(objective, n_trials=1, callbacks=[enough], gc_after_trial=True)
+        while len(ended(study)) < count_:
+            with _one_at_a_time(search.out):
+                trial = study.ask()
+            try:
+                study.tell(trial, _objective(search, trial, library, report))
+            except library.TrialPruned:
+                study.tell(trial, state=library.trial.TrialState.PRUNED)
+            except BaseException:
+                study.tell(trial, state=library.trial.TrialState.FAIL)
+                raise
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Generator[None]:
+    """SQLite has no locks of rows: two processes that ask at once may be given the same trial."""
+    with (folder / ".asking.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _objective(search: Search, trial: Any, library: Any, report: Callable[[str], None]) -> float:
