@@ -130,12 +130,14 @@ def test_a_hub_name_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 class Hub:
     """What is used of ``huggingface_hub``."""
 
-    def __init__(self, files: dict[str, Path]) -> None:
-        self.files = files
+    def __init__(self, files: dict[str, Path], error: type[OSError] = ConnectionError) -> None:
+        self.files, self.error = files, error
+        self.asked: list[tuple[str, bool]] = []
 
-    def hf_hub_download(self, name: str, file: str) -> str:
+    def hf_hub_download(self, name: str, file: str, *, local_files_only: bool) -> str:
+        self.asked.append((file, local_files_only))
         if file not in self.files:
-            raise ConnectionError(f"no connection for {name}\nand so on")
+            raise self.error(f"no connection for {name}. Please check\nand so on")
         return str(self.files[file])
 
 
@@ -144,6 +146,15 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     words = r"'a/b' cannot be had from the hub \(tokenizer\.json: no connection for a/b; .*\)\. Give the path .*bpe"
     with pytest.raises(TokenizerError, match=words):
         pretrained.load(Pretrained(source="a/b"))
+
+
+def test_a_hub_that_was_tried_long_enough_is_not_tried_for_the_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection and nothing in the cache is a FileNotFoundError (LocalEntryNotFoundError), after half a minute."""
+    hub = Hub({}, FileNotFoundError)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(TokenizerError, match=r"\(tokenizer\.json: no connection for a/b; tokenizer\.model: "):
+        pretrained.load(Pretrained(source="a/b"))
+    assert hub.asked == [("tokenizer.json", False), ("tokenizer.model", True)]
 
 
 def test_a_hub_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -90,10 +90,15 @@ def _downloaded(name: str) -> Path:
         problem = f"{name!r} is no path here, and names on the hub need the package huggingface-hub."
         raise TokenizerError(problem, fix=f"pip install 'fabella[hub]'. Or: {fix}") from error
     reasons: list[str] = []
+    unreachable = False
     for file in ("tokenizer.json", "tokenizer.model"):
         try:
-            return Path(hf_hub_download(name, file))
+            return Path(hf_hub_download(name, file, local_files_only=unreachable))
         # All errors of the hub's library are one of these two: no such name, no permission, no connection.
         except (OSError, ValueError) as error:
-            reasons.append(f"{file}: {(str(error) or type(error).__name__).splitlines()[0][:150]}")
+            reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+            reasons.append(f"{file}: {reason[:300].rstrip('.')}")
+            # No connection, and nothing in the cache: the other file is looked for in the cache alone, for the library
+            # tries for half a minute to reach the hub.
+            unreachable = isinstance(error, FileNotFoundError)
     raise TokenizerError(f"The tokenizer {name!r} cannot be had from the hub ({'; '.join(reasons)}).", fix=fix)
