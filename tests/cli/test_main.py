@@ -103,6 +103,15 @@ def test_presets_as_json_have_both_counts(capsys: pytest.CaptureFixture[str]) ->
     assert (facts["parameters"], facts["non_embedding_parameters"]) == (37_362_432, 24_779_520)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_a_result_that_nothing_takes_is_an_error_in_words() -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "fabella", "presets", "--json"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    told = "fabella: The result cannot be written to standard output: no space left on device. Send it to a place "
+    assert (done.returncode, done.stderr) == (4, f"{told}with more space.\n")
+
+
 def test_ctrl_c_is_an_end_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
         raise KeyboardInterrupt

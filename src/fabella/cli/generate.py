@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show_json
+from fabella.cli.output import say, show, show_json
 from fabella.generation.decoding import weights_of
 from fabella.generation.escape import escape
 from fabella.generation.sampling import Sampling
@@ -95,8 +95,7 @@ def _write(text: str, *, harmless: bool) -> None:
     shown = escape(text) if harmless else text
     # A character that the terminal's encoding lacks must not end a story.
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(shown.encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
+    show(shown.encode(encoding, "backslashreplace").decode(encoding), end="")
 
 
 def _report(stories: list[Story], sampling: Sampling, teller: Teller) -> None:

@@ -1,19 +1,37 @@
 """What commands print: results on standard output, everything said on the way on standard error."""
 
+import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from fabella.errors import StorageError
 from fabella.telemetry.terminal import ProgressLine, say
 
 __all__ = ["ProgressLine", "say", "show", "show_json"]
 
 
 def show(text: str = "", *, end: str = "\n") -> None:
-    """A result for people: standard output."""
-    print(text, end=end, flush=True)
+    """A result for people: standard output. Raises StorageError where that is a file and its disk is full."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:  # whoever read it has had enough
+        raise
+    except OSError as error:
+        _close_output()
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(
+            f"The result cannot be written to standard output: {reason}.", fix="Send it to a place with more space."
+        ) from error
+
+
+def _close_output() -> None:
+    """What could not be written would be tried again, and fail again, when Python ends."""
+    with contextlib.suppress(OSError):  # standard output is no file here
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -21,7 +39,7 @@ def show_json(value: Mapping[str, Any]) -> None:
 
     On a terminal everything beyond ASCII is escaped: a text may hold characters that a terminal obeys.
     """
-    print(json.dumps(_finite(value), ensure_ascii=sys.stdout.isatty(), allow_nan=False), flush=True)
+    show(json.dumps(_finite(value), ensure_ascii=sys.stdout.isatty(), allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
