@@ -146,7 +146,7 @@ def shapes(run: Run, most_parameters: int) -> tuple[dict[str, Json], ...]:
 
 def widest_model(values: Mapping[str, Json], fits: Callable[[int], bool]) -> dict[str, Json]:
     """The model with the largest dim whose number of parameters ``fits``; empty where even the smallest does not."""
-    unit = math.lcm(8, 2 * int(values.get("heads", 1)))  # an even number of dims a head
+    unit = math.lcm(8, 4 * int(values.get("heads", 1)))  # dims turn in pairs, of some families half of them
     proportion = values["hidden"] / values["dim"] if values.get("hidden") else 0.0
     best: dict[str, Json] = {}
     for dim in range(unit, 4096 + 1, unit):

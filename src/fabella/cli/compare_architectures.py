@@ -1,0 +1,70 @@
+"""Train families of one size on the same text, for equal tokens or equal time, and show them side by side.
+
+Examples:
+  fabella compare-architectures my-stories.txt --steps 500 --parameters 1200000
+  fabella compare-architectures storybook-1m --minutes 2                 equal time instead of equal tokens
+  fabella compare-architectures storybook-1m --families mingru,hybrid --layers 6
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fabella.cli.output import say, show, show_json
+from fabella.report.axes import duration
+from fabella.report.history import read
+from fabella.report.page import page
+from fabella.storage import write_file
+from fabella.telemetry.preparation import PreparationLine, say_remarks
+from fabella.training.launch import Asked, plan, prepare_for
+from fabella.tuning.architectures import Compared, compare, contestant, lasting
+
+
+def command(
+    what: Annotated[str, typer.Argument(help="A preset, a .yaml config, or a text.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings of all, as section.key=value.")] = None,
+    data: Annotated[str, typer.Option(help="A source of text, or a prepared folder.")] = "",
+    families: Annotated[str, typer.Option(help="Which ones, with commas.")] = "mingru,gpt2,llama,hybrid",
+    parameters: Annotated[int, typer.Option(help="Of each model, at most.", min=1)] = 1_200_000,
+    layers: Annotated[int, typer.Option(help="Of each model.", min=1)] = 4,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each; 0: as the config says.", min=0)] = 0,
+    minutes: Annotated[float, typer.Option(help="Of steps for each, instead of equal steps.", min=0.0)] = 0.0,
+    out: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/architectures"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
+    chosen = [family.strip() for family in families.split(",")]
+    runs = [contestant(planned.run, family, parameters, layers) for family in chosen]
+    ids = planned.prepared
+    if ids is None:
+        with PreparationLine() as line:
+            ids = prepare_for(planned.run, prepared, progress=line)
+        say_remarks(ids.manifest)
+    if minutes:
+        runs = [lasting(run, minutes, device=device) for run in runs]
+    found = compare(runs, ids, out, device=device)
+    target = out / "compare.html"
+    write_file(target, page([read(one.folder) for one in found]).encode())
+    if as_json:
+        show_json({"compared": [{**asdict(one), "folder": str(one.folder)} for one in found], "page": str(target)})
+        return
+    show("\n".join(table(found)))
+    say("The same text, tokenizer, windows, batch and optimizer for all; what suits one best was not searched for.")
+    show(f"Side by side: {target}")
+
+
+def table(found: list[Compared]) -> list[str]:
+    """A line a family, the best first."""
+    head = (
+        f"{'family':<10} {'parameters':>11} {'steps':>7} {'tokens':>12} {'time':>8} {'loss':>8} {'bits per byte':>14}"
+    )
+    rows = [
+        f"{one.family:<10} {one.parameters:>11,} {one.steps:>7,} {one.tokens:>12,} {duration(one.seconds):>8} "
+        f"{one.loss:>8.4f} {one.bits_per_byte:>14.4f}"
+        for one in found
+    ]
+    return [head, *rows]
