@@ -1,4 +1,4 @@
-"""Families beside each other: the same text, tokenizer, windows and optimizer; models of one size; equal tokens or time."""
+"""Families beside each other: one text, tokenizer and optimizer, models of one size, equal tokens or equal time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
