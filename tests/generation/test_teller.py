@@ -1,5 +1,7 @@
 """A run folder tells stories, and says how likely a text is."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +238,19 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_remark(tmp_path: Path) -> No
     storyteller = load(folder)
     assert storyteller.step == 10
     assert [("step-00000020" in remark) for remark in storyteller.remarks] == [True]
+
+
+LIGHT = """
+import sys
+from fabella.generation.teller import load
+load(sys.argv[1], device="cpu").generate("Once", max_tokens=2)
+heavy = sorted({"sympy", "torch._dynamo", "torch._inductor", "transformers", "matplotlib"} & set(sys.modules))
+sys.exit(f"loaded: {heavy}" if heavy else 0)
+"""
+
+
+def test_the_first_word_does_not_wait_for_what_it_does_not_need(tmp_path: Path) -> None:
+    """sympy alone is half a second; one tensor on the meta device brings it."""
+    path = tiny_run.make(tmp_path / "run")
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

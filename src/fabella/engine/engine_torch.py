@@ -52,17 +52,19 @@ def has_gpu() -> bool:
 
 
 def build(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> nn.Module:
-    """The family's ``Model`` on ``device``; nothing is initialised twice: the layers are made without memory."""
+    """The family's ``Model`` on ``device``; nothing is initialised twice: the layers are made with whatever is there.
+
+    Not on the meta device: there the first tensor alone takes half a second of imports.
+    """
     module = importlib.import_module(f"fabella.models.{config.family}_torch")
-    with torch.device("meta"), _Uninitialised():
+    with device, _Uninitialised():
         model: nn.Module = module.Model(config)
-    model.to_empty(device=device)
     load_weights(model, weights)
     return model
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Layers made within are not given first weights: on the meta device that takes a second, for nothing."""
+    """Layers made within are not given first weights: drawing them takes time, for nothing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

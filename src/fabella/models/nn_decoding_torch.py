@@ -114,12 +114,13 @@ class AttentionPart:
     def __call__(
         self, x: Float[Tensor, "N D"], reading: Reading, memory: Float[Tensor, "R 2 K S E"]
     ) -> Float[Tensor, "N D"]:
-        found = self._matrix(self._norm(x)).unflatten(1, (-1, self._dim))
+        rows, turned = len(x), self._heads + self._kv_heads
+        found = self._matrix(self._norm(x)).view(rows, -1, self._dim)
         if self._turns is not None:
-            pairs = found.narrow(1, 0, self._heads + self._kv_heads).unflatten(2, (-1, 2))
+            pairs = found.narrow(1, 0, turned).view(rows, turned, -1, 2)
             torch.view_as_complex(pairs).mul_(reading.of(self._turns))
         query = found.narrow(1, 0, self._heads)
-        new = found.narrow(1, self._heads, 2 * self._kv_heads).unflatten(1, (2, -1))
+        new = found.narrow(1, self._heads, 2 * self._kv_heads).view(rows, 2, self._kv_heads, self._dim)
         return self._output(reading.attend(query, new, memory))
 
 

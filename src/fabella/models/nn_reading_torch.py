@@ -44,7 +44,7 @@ class Each:
         else:
             rows[self._rows, :, :, self.positions] = new
         keys, values = rows.narrow(3, 0, self._longest).unbind(1)
-        grouped = query.unflatten(1, (keys.shape[1], -1))
+        grouped = query.view(len(query), keys.shape[1], -1, query.shape[2])
         return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._seen).flatten(1)
 
     def recur(self, both: Float[Tensor, "N 2S"], memory: Float[Tensor, "R S"]) -> Float[Tensor, "N S"]:
