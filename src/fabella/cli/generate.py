@@ -41,9 +41,7 @@ def command(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: say less again.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same text; otherwise a new one.")] = None,
     checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
-    weights: Annotated[
-        str, typer.Option(help="float32, or int8: large matrices as bytes, faster on CPUs.")
-    ] = "float32",
+    weights: Annotated[str, typer.Option(help="float32; float16 or int8: faster on CPUs.")] = "float32",
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",

@@ -82,7 +82,7 @@ def all_for(telling: Telling, *, alone: bool) -> list[Contestant]:
     """Everybody who has this family, can tell so many texts at once and is at hand; Fabella first."""
     found: list[Contestant] = [fabella(telling)]
     if pick_device(telling.device).type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines:
-        found.append(fabella(telling, "int8"))
+        found += [fabella(telling, "float16"), fabella(telling, "int8")]
     if alone:
         return found
     package = peer_of(telling.config)

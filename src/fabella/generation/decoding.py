@@ -1,11 +1,11 @@
-"""What texts are told from: the weights as they were learned, or as bytes."""
+"""What texts are told from: the weights as they were learned, or in less memory."""
 
 from typing import Literal, get_args
 
 from fabella.errors import UsageError
 
-Weights = Literal["float32", "int8"]
-"""int8: every large matrix in bytes with a scale for each output; a quarter of the memory to read for every token."""
+Weights = Literal["float32", "float16", "int8"]
+"""float16 and int8: every large matrix in half or a quarter of the memory, all of which is read for every token."""
 
 
 def weights_of(name: str) -> Weights:

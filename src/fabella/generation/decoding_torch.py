@@ -12,7 +12,7 @@ from fabella.config import ModelConfig
 from fabella.errors import ConfigError
 from fabella.generation.decoding import Weights
 from fabella.models.nn_decoding_torch import Decoder, forget, move
-from fabella.models.nn_products_torch import product, product_of_bytes
+from fabella.models.nn_products_torch import Layout, product, product_of_bytes, product_of_halves
 from fabella.models.nn_reading_torch import Each, Stretch
 
 
@@ -48,6 +48,7 @@ class Rows(Protocol):
         ...
 
 
+_LAYOUTS: dict[Weights, Layout] = {"float32": product, "float16": product_of_halves, "int8": product_of_bytes}
 _decoders: WeakKeyDictionary[nn.Module, Decoder] = WeakKeyDictionary()
 
 
@@ -71,7 +72,7 @@ def lay_out(model: Any, weights: Weights = "float32") -> Decoder:
     """
     if not hasattr(model, "decoder"):
         raise ConfigError(f"Models of family '{model.config.family}' cannot be told from {weights} weights.")
-    decoder = _decoders[model] = model.decoder({"float32": product, "int8": product_of_bytes}[weights])
+    decoder = _decoders[model] = model.decoder(_LAYOUTS[weights])
     return decoder
 
 

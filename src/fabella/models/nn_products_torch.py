@@ -59,6 +59,26 @@ class _Thin:
         return result if self._bias is None else result.add_(self._bias)
 
 
+def product_of_halves(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
+    """The product with each weight rounded to float16, half of the memory to read; sums are float32.
+
+    A small weight stays as it is. Needs a CPU that PyTorch has FBGEMM's kernels for (x86), else raises ConfigError.
+    """
+    if weight.numel() < WORTH_PACKING:
+        return product(weight, bias)
+    _require_fbgemm(weight, "float16")
+    # Beyond float16's largest number there would be infinity.
+    weight = weight.detach().float().clamp(-65504, 65504).contiguous()
+    packed = torch.ops.quantized.linear_prepack_fp16(weight, None if bias is None else bias.detach())
+    multiply = torch.ops.quantized.linear_dynamic_fp16.default
+    return lambda x: multiply(x, packed)
+
+
+def _require_fbgemm(weight: Tensor, kind: str) -> None:
+    if weight.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
+        raise ConfigError(f"weights = {kind} needs a CPU with x86's kernels for it.", fix="Use float32 weights.")
+
+
 def product_of_bytes(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
     """The product with each weight in one byte, a quarter of the memory to read; a small weight stays as it is.
 
@@ -67,8 +87,7 @@ def product_of_bytes(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -
     """
     if weight.numel() < WORTH_PACKING:
         return product(weight, bias)
-    if weight.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
-        raise ConfigError("weights = int8 needs a CPU with x86's byte kernels.", fix="Use float32 weights.")
+    _require_fbgemm(weight, "int8")
     return _Bytes(weight.detach().float(), bias)
 
 
@@ -80,11 +99,12 @@ class _Bytes:
     """
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Tensor | None) -> None:
-        outputs, self._inputs = weight.shape
-        # To a multiple of four, as the kernels take four at a time.
-        self._width = -(-(self._inputs + 2) // 4) * 4
+        outputs = len(weight)
         self._bias = None if bias is None else bias.detach()
-        weight = functional.pad(weight, (0, self._width - self._inputs))
+        # Four columns rather than two, as the kernels take four at a time.
+        self._ends = torch.tensor([[-1.0, 1.0, 0.0, 0.0]])
+        self._least = torch.tensor(1e-30)
+        weight = functional.pad(weight, (0, self._ends.shape[1]))
         scales = weight.abs().amax(1).clamp(min=1e-30).double() / 127
         with warnings.catch_warnings():
             # PyTorch announces that its quantized tensors will be replaced; the kernels have no other door yet.
@@ -94,11 +114,8 @@ class _Bytes:
         self._multiply = torch.ops.quantized.linear_dynamic.default
 
     def __call__(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-30)
-        rows = x.new_zeros(len(x), self._width)
-        torch.div(x, largest, out=rows[:, : self._inputs])
-        rows[:, self._inputs] = -1.0
-        rows[:, self._inputs + 1] = 1.0
+        largest = torch.maximum(torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True), self._least)
+        rows = torch.cat((x / largest, self._ends.expand(len(x), -1)), dim=1)
         # 7 bits where the CPU adds neighbouring products in 16 bits, which 8 would overflow.
         result = self._multiply(rows, self._packed, reduce_range=True).mul_(largest)
         return result if self._bias is None else result.add_(self._bias)

@@ -70,7 +70,7 @@ def _measure(config: ModelConfig, batch: int, given: Conditions, contestants: An
     read = bytes_a_step(config)
     told = {name: summary(own, turns["fabella"], batch * given.tokens) for name, own in turns.items()}
     for name, one in told.items():
-        size = read // 4 if "int8" in name else read
+        size = read // (4 if "int8" in name else 2 if "float16" in name else 1)
         one["bandwidth_share"] = size * one["tokens_per_second"] / batch / bandwidth
     return {"read_bytes_per_second": bandwidth, "weight_bytes": read, "contestants": told}
 
