@@ -20,6 +20,7 @@ from fabella.generation import perplexity
 from fabella.generation.decoding import Weights
 from fabella.generation.perplexity import Perplexity
 from fabella.generation.sampling import Sampling
+from fabella.generation.slots import Slots
 from fabella.generation.telling import Growing, Story, Telling, groups
 from fabella.generation.window import ENDLESS, rereads
 from fabella.runs import checkpoint as checkpoints
@@ -154,6 +155,16 @@ class Teller:
         """``n`` stories that begin with ``prompt``."""
         return self.tell([prompt], sampling, n=n, max_tokens=max_tokens, stop=stop).stories()
 
+    def slots(self, count: int) -> Slots:
+        """Places for ``count`` texts that come and go while others are told."""
+        made = importlib.import_module(f"fabella.generation.slots_{self.engine}").Slots
+        context = ENDLESS if self.config.unbounded else self.context
+        return made(self.model, count, vocabulary=self.tokenizer.vocabulary, context=context)
+
+    def read_first(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """What the model reads of a prompt's ids: they come after the end of the document before, as when learned."""
+        return np.concatenate([[self.tokenizer.end], ids]).astype(np.int32)
+
     def perplexity(self, text: str) -> Perplexity:
         """How likely each token of ``text`` was; see perplexity.py for its beginning and for long texts."""
         return perplexity.measure(
@@ -168,8 +179,8 @@ class Teller:
         return self._losses(self.model, batch.tokens, batch.targets)
 
     def _ids(self, prompt: str) -> NDArray[np.int32]:
-        """The prompt as documents were learned: after the end of the one before. Empty, the model itself begins."""
-        return np.concatenate([[self.tokenizer.end], self.tokenizer.encode(prompt)]).astype(np.int32)
+        """Of an empty prompt, the model itself begins."""
+        return self.read_first(self.tokenizer.encode(prompt))
 
     def _chosen(
         self, ids: Sequence[NDArray[np.int32]], sampling: Sampling, *, rows: Sequence[int], max_tokens: int
