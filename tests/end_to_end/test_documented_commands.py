@@ -28,6 +28,7 @@ NOT_RUN = {
     "make story": "it is what `make` and the quickstart are made of, and CI calls make itself",
     "make test": "it would run this test again",
     "source ": "the tests run in an environment already",
+    "fabella serve ": "serves until it is stopped; tests/server/test_serving.py starts and stops it",
     "docker ": "needs a container engine; tests/test_dockerfile.py reads the file instead",
 }
 # Training as documented, but in seconds.

@@ -156,7 +156,7 @@ class Teller:
         return self.tell([prompt], sampling, n=n, max_tokens=max_tokens, stop=stop).stories()
 
     def slots(self, count: int) -> Slots:
-        """Places for ``count`` texts that come and go while others are told."""
+        """Places for ``count`` texts that come and go while others are told; with PyTorch alone."""
         made = importlib.import_module(f"fabella.generation.slots_{self.engine}").Slots
         context = ENDLESS if self.config.unbounded else self.context
         return made(self.model, count, vocabulary=self.tokenizer.vocabulary, context=context)

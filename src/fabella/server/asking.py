@@ -137,7 +137,7 @@ def _include_usage(value: Any, *, stream: bool) -> bool:
         raise Refusal(f"stream_options must be an object, not {shown(value)}.", param="stream_options")
     if not stream:
         raise Refusal("stream_options needs stream to be true.", param="stream_options")
-    options = Fields(value)
+    options = Fields(value, within="stream_options")
     include = options.flag("include_usage")
     options.flag("include_obfuscation")  # nothing is obfuscated, asked for or not
     options.finish()
@@ -174,7 +174,7 @@ def _messages(value: Any, limits: Limits) -> list[str]:
 def _message(value: Any) -> str:
     if not isinstance(value, dict):
         raise Refusal(f"A message must be an object with role and content, not {shown(value)}.", param="messages")
-    message = Fields(value)
+    message = Fields(value, within="messages")
     role = message.take("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise Refusal(f"role must be one of {', '.join(_ROLES)}, not {shown(role)}.", param="messages")

@@ -10,7 +10,7 @@ from fabella.server.refusal import Refusal, shown
 def parse(body: bytes) -> dict[str, Any]:
     """The object that a body holds. Raises Refusal for anything else, for numbers that are none, and doubled keys."""
     try:
-        value = json.loads(body, parse_constant=_no_number, object_pairs_hook=_once)
+        value = json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_once)
     except RecursionError:
         raise Refusal("The body is nested too deeply.") from None
     except UnicodeDecodeError:
@@ -36,8 +36,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Fields:
     """What is taken is checked; what nobody took is refused by ``finish``. ``null`` stands for the default."""
 
-    def __init__(self, body: dict[str, Any]) -> None:
-        self._left = dict(body)
+    def __init__(self, body: dict[str, Any], *, within: str = "") -> None:
+        """``within``: the field of the request that the body is a part of."""
+        self._left, self._within = dict(body), within
 
     def take(self, name: str) -> Any:
         """The value as it is, None where there is none."""
@@ -81,7 +82,9 @@ class Fields:
         """Raises Refusal for the first field that nobody knows."""
         for name in self._left:
             known = shown(name)
-            raise Refusal(f"There is no field {known}.", param=name[:60] if name.isprintable() else None)
+            raise Refusal(
+                f"There is no field {known}.", param=self._within or (name[:60] if name.isprintable() else None)
+            )
 
 
 def readable(value: Any, name: str) -> str:

@@ -109,7 +109,7 @@ def server(app: ASGIApp, limits: Limits) -> Server:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=_patient(limits.receive_seconds),
+        http=type("Patient", (_Patient,), {"seconds": limits.receive_seconds}),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -133,37 +133,41 @@ def serve(app: ASGIApp, sockets: Sequence[socket.socket], limits: Limits) -> Non
         raise KeyboardInterrupt
 
 
-def _patient(seconds: float) -> type[H11Protocol]:
+class _Patient(H11Protocol):
     """HTTP whose patience for a request's headers ends: uvicorn alone waits for ever."""
 
-    class Patient(H11Protocol):
-        _waiting: asyncio.TimerHandle | None = None
+    seconds = 30.0
+    _waiting: asyncio.TimerHandle | None = None
+    _lingering: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait_for_headers()
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait_for_headers()
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._wait_for_headers()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait_for_headers()
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._wait_for_headers()
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and self._lingering is None:
+            # Refused before its body was whole: the client may read why, but not send for ever.
+            self._lingering = self.loop.call_later(self.seconds, self.transport.close)
+        self._wait_for_headers()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_waiting()
+        if self._lingering:
+            self._lingering.cancel()
+
+    def _wait_for_headers(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
             self._stop_waiting()
+        elif self._waiting is None:
+            self._waiting = self.loop.call_later(self.seconds, self.transport.close)
 
-        def _wait_for_headers(self) -> None:
-            if self.conn.their_state is not h11.IDLE:
-                self._stop_waiting()
-            elif self._waiting is None:
-                self._waiting = self.loop.call_later(seconds, self.transport.close)
-
-        def _stop_waiting(self) -> None:
-            if self._waiting:
-                self._waiting.cancel()
-                self._waiting = None
-
-    return Patient
+    def _stop_waiting(self) -> None:
+        if self._waiting:
+            self._waiting.cancel()
+            self._waiting = None

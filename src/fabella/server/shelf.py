@@ -156,7 +156,7 @@ def load(runs: Sequence[str], *, device: str, limits: Limits) -> Shelf:
     wanted = [Wanted.read(text) for text in runs]
     return Shelf(
         [
-            Model(name, tellers.load(one.path, checkpoint=one.checkpoint, device=device), limits)
+            Model(name, tellers.load(one.path, checkpoint=one.checkpoint, device=device, engine="torch"), limits)
             for name, one in zip(_names(wanted), wanted, strict=True)
         ]
     )

@@ -1,0 +1,178 @@
+"""Models that have learned nothing, on a server in this process or on a port of this machine."""
+
+import asyncio
+import json
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from fabella.config import Chained
+from fabella.generation.teller import Teller
+from fabella.server.app import application
+from fabella.server.limits import Limits
+from fabella.server.serving import server
+from fabella.server.shelf import Model, Shelf
+from tests.generation import tiny_run
+from tests.generation.stand_in import Config, Hashing, Parrot
+
+PATIENCE = 20.0
+"""Seconds after which a test calls a server hung; nothing that works comes near it."""
+CONTEXT = 64
+SMALL = Limits(together=4, waiting=8, body_bytes=200_000, max_tokens=100_000)
+
+
+def hashing(*, endless: bool = True, end_logit: float = -1e9) -> Teller:
+    """Says something else after every prompt, and does not end by itself."""
+    config = Config(vocabulary=256, context=CONTEXT, endless=endless)
+    return _teller(Hashing(config, end=tiny_run.tokenizer().end, end_logit=end_logit), config)
+
+
+def saying(text: str | bytes, *, prompt: int) -> Teller:
+    """Says this after a prompt of so many tokens, whatever it is, and ends."""
+    config = Config(vocabulary=256, context=2**14)  # no window is left behind, where it would begin anew
+    spoken = text.encode() if isinstance(text, str) else text
+    return _teller(Parrot(config, [*spoken, tiny_run.tokenizer().end], prompt=prompt + 1), config)
+
+
+def _teller(model: Any, config: Config) -> Teller:
+    windows = Chained(length=config.context, stride=config.context)
+    return Teller(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+
+
+class Gated(Hashing):
+    """Waits before each step until it is let through; ``close`` lets everything through."""
+
+    def __init__(self) -> None:
+        super().__init__(Config(vocabulary=256, context=CONTEXT, endless=True), end=0, end_logit=-1e9)
+        self.gate, self.open = threading.Semaphore(0), False
+
+    def step(self, tokens: Tensor, state: Any) -> Any:
+        if not self.open:
+            self.gate.acquire()
+        return super().step(tokens, state)
+
+    def close(self) -> None:
+        self.open = True
+        self.gate.release(1000)
+
+    def teller(self) -> Teller:
+        return _teller(self, self.config)  # pyright: ignore[reportArgumentType]
+
+
+def shelf(*tellers: Teller, limits: Limits = SMALL) -> Shelf:
+    """Models a, b, c …"""
+    return Shelf([Model(name, teller, limits) for name, teller in zip("abcdef", tellers, strict=False)])
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return self.json["error"]
+
+    @property
+    def events(self) -> list[Any]:
+        """What a stream sent, without its last event, which must be [DONE]."""
+        lines = self.body.decode().split("\n\n")
+        assert lines[-2:] == ["data: [DONE]", ""]
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+@dataclass
+class InProcess:
+    """The application without a port: a request is a function call."""
+
+    shelf: Shelf
+    limits: Limits = SMALL
+    key: str = ""
+    runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+
+    def __enter__(self) -> "InProcess":
+        self.app = application(self.shelf, self.limits, key=self.key)
+        self.shelf.open(self.runner.get_loop())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shelf.close()
+        self.runner.close()
+
+    def post(self, path: str, body: Any, **headers: str) -> Answer:
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.ask("POST", path, sent, **{"content_type": "application/json", **headers})
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.ask("GET", path, b"", **headers)
+
+    def ask(self, method: str, path: str, body: bytes, **headers: str) -> Answer:
+        named = {"host": "localhost:8000", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        return self.runner.run(asyncio.wait_for(self._ask(method, path, body, named), PATIENCE))
+
+    async def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+        scope = {
+            "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
+            "query_string": b"", "root_path": "", "scheme": "http", "server": ("localhost", 8000),
+            "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()], "state": {},
+        }  # fmt: skip
+        messages: Iterator[dict[str, Any]] = iter([{"type": "http.request", "body": body, "more_body": False}])
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            message = next(messages, None)
+            return message if message else await asyncio.get_running_loop().create_future()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.app(scope, receive, send)  # pyright: ignore[reportArgumentType]
+        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return Answer(sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+@contextmanager
+def listening(shelf: Shelf, limits: Limits = SMALL, *, key: str = "") -> Iterator[int]:
+    """The application on a free port of this machine, which is given."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        running = server(application(shelf, limits, key=key), limits)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]})
+        thread.start()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE):
+                yield port  # from the first answer on, its models tell
+        finally:
+            running.should_exit = True
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "the server does not end"
+
+
+def until(condition: Callable[[], bool], steps: Callable[[], object]) -> int:
+    """Do ``steps`` until the condition holds; how often."""
+    for count in range(10_000):
+        if condition():
+            return count
+        steps()
+    raise AssertionError("the condition never held")
+
+
+def texts(events: Sequence[Any]) -> dict[int, str]:
+    """The text of each choice of a stream, of either shape."""
+    found: dict[int, str] = {}
+    for event in events:
+        for choice in event["choices"]:
+            piece = choice["text"] if "text" in choice else choice["delta"].get("content", "")
+            found[choice["index"]] = found.get(choice["index"], "") + piece
+    return found

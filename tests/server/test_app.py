@@ -1,0 +1,201 @@
+"""OpenAI's own client works unchanged; every answer keeps its shape."""
+
+import json
+import math
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai import OpenAI
+
+from fabella.server.limits import Limits
+from tests.server.stubs import SMALL, InProcess, hashing, listening, saying, shelf, texts
+
+STORY = "Once there was a naïve 🐉, and “hello” it said.\n\nIt was happy."
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[OpenAI]:
+    """Of a server with a model that says something else after every prompt, and one that always tells STORY."""
+    with (
+        listening(shelf(hashing(), saying(STORY, prompt=2))) as port,
+        OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0) as found,
+    ):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def near() -> Iterator[InProcess]:
+    with InProcess(shelf(hashing(), saying(STORY, prompt=2))) as found:
+        yield found
+
+
+def test_models_are_listed_and_found(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["a", "b"]
+    assert client.models.retrieve("b").owned_by == "fabella"
+    with pytest.raises(openai.NotFoundError, match="There is no model 'c'"):
+        client.models.retrieve("c")
+
+
+def test_a_completion_is_the_story(client: OpenAI) -> None:
+    answer = client.completions.create(model="b", prompt="Hi", max_tokens=200)
+    assert answer.choices[0].text == STORY
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, len(STORY.encode()))
+
+
+def test_a_stream_joined_is_the_story_in_whole_characters(client: OpenAI) -> None:
+    stream = client.completions.create(
+        model="b", prompt="Hi", max_tokens=200, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == STORY
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == len(STORY.encode())
+
+
+def test_a_chat_goes_on_after_its_messages(client: OpenAI) -> None:
+    """The plain template: the prompt is the messages, with an empty line between."""
+    answer = client.chat.completions.create(
+        model="a", messages=[{"role": "user", "content": "One"}, {"role": "assistant", "content": "two"}], seed=4
+    )
+    plain = client.completions.create(model="a", prompt="One\n\ntwo", max_tokens=200, seed=4)
+    assert answer.choices[0].message.content == plain.choices[0].text
+    assert answer.choices[0].message.role == "assistant"
+
+
+def test_a_chat_streams(client: OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="b", messages=[{"role": "user", "content": "Hi"}], stream=True, max_tokens=200
+    )
+    deltas = [chunk.choices[0].delta for chunk in stream]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == STORY
+
+
+def test_the_same_seed_tells_the_same_and_another_another(client: OpenAI) -> None:
+    def told(seed: int) -> list[str]:
+        answer = client.completions.create(model="a", prompt="Once", seed=seed, n=3, max_tokens=30, temperature=1)
+        return [choice.text for choice in answer.choices]
+
+    assert told(1) == told(1)
+    assert told(1) != told(2)
+    assert len(set(told(1))) == 3
+
+
+def test_a_stop_string_ends_a_text_and_is_no_part_of_it(client: OpenAI) -> None:
+    answer = client.completions.create(model="b", prompt="Hi", stop=["hello", "happy"], max_tokens=200, logprobs=0)
+    before = STORY.split("hello")[0]
+    assert answer.choices[0].text == before
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].logprobs
+    assert len(answer.choices[0].logprobs.tokens or []) == len(before.encode())
+
+
+def test_log_probabilities_are_those_of_the_model(client: OpenAI) -> None:
+    answer = client.completions.create(model="a", prompt="Once", logprobs=5, max_tokens=20, temperature=0, seed=1)
+    given = answer.choices[0].logprobs
+    assert given
+    assert given.tokens
+    assert given.token_logprobs
+    assert given.top_logprobs
+    assert given.text_offset
+    for value, best in zip(given.token_logprobs, given.top_logprobs, strict=True):
+        assert value is not None
+        assert best
+        assert value == max(best.values())  # greedy: the likeliest was taken
+        assert sum(math.exp(one) for one in best.values()) <= 1.0 + 1e-6
+    assert given.text_offset == sorted(given.text_offset)
+
+
+def test_log_probabilities_of_a_chat_name_their_bytes(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="b", messages=[{"role": "user", "content": "Hi"}], logprobs=True, top_logprobs=2, max_tokens=200
+    )
+    content = answer.choices[0].logprobs and answer.choices[0].logprobs.content
+    assert content
+    assert bytes(byte for token in content for byte in token.bytes or []).decode() == STORY
+    assert all(len(token.top_logprobs) == 2 for token in content)
+
+
+def test_errors_are_those_of_the_client(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="max_tokens must be at least 1") as caught:
+        client.completions.create(model="a", prompt="Once", max_tokens=0)
+    assert caught.value.param == "max_tokens"
+    assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_stream_says_what_the_whole_answer_says(near: InProcess, path: str) -> None:
+    body = {"model": "a", "n": 3, "seed": 5, "max_tokens": 40, "temperature": 1.3, "stop": ["e", "é"]}
+    body |= {"prompt": "Once"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "Once"}]}
+    whole = near.post(path, body).json["choices"]
+    told = [choice["text"] if "text" in choice else choice["message"]["content"] for choice in whole]
+    assert texts(near.post(path, {**body, "stream": True}).events) == dict(enumerate(told))
+
+
+def test_several_prompts_are_answered_in_their_order(near: InProcess) -> None:
+    body = {"model": "a", "seed": 5, "max_tokens": 10}
+    both = near.post("/v1/completions", {**body, "prompt": ["Once", [79, 110]], "n": 2}).json["choices"]
+    first = near.post("/v1/completions", {**body, "prompt": "Once", "n": 2}).json["choices"]
+    second = near.post("/v1/completions", {**body, "prompt": "On", "n": 2}).json["choices"]
+    assert [one["index"] for one in both] == [0, 1, 2, 3]
+    assert [one["text"] for one in both] == [one["text"] for one in first + second]
+
+
+def test_a_long_prompt_is_cut_where_it_may_be(near: InProcess) -> None:
+    told = near.post("/v1/completions", {"prompt": "x" * 500 + "Once", "truncate_prompt_tokens": 4, "seed": 1}).json
+    short = near.post("/v1/completions", {"prompt": "Once", "seed": 1}).json
+    assert told["choices"][0]["text"] == short["choices"][0]["text"]
+    assert told["usage"]["prompt_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/v1/completions", 405), ("POST", "/v1/models", 405),
+     ("GET", "/page/../app.py", 404), ("GET", "/page/%2e%2e/app.py", 404),
+     ("GET", "/page/", 404), ("GET", "/v1/models/../../etc/passwd", 404)],
+)  # fmt: skip
+def test_other_addresses_are_refused_in_the_same_shape(near: InProcess, method: str, path: str, status: int) -> None:
+    answer = near.ask(method, path, b"")
+    assert answer.status == status
+    assert set(answer.error) == {"message", "type", "param", "code"}
+
+
+def test_health_and_numbers(near: InProcess) -> None:
+    assert near.get("/healthz").json == {"status": "ok"}
+    before = near.get("/metrics").body.decode()
+    near.post("/v1/completions", {"model": "a", "prompt": "Once", "max_tokens": 7})
+    after = near.get("/metrics").body.decode()
+
+    def value(text: str, name: str) -> float:
+        return next(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+    for name, more in [('fabella_tokens_total{model="a"}', 7), ("fabella_prompt_tokens_total", 4)]:
+        assert value(after, name) - value(before, name) == more
+    assert value(after, 'fabella_running{model="a"}') == 0
+    assert 'fabella_answers_total{route="/v1/completions",status="200"}' in after
+
+
+@pytest.mark.fault("F22", cases=1000)
+def test_whatever_a_model_says_is_framed_so_that_clients_read_it() -> None:
+    """Every line end that some parser knows, the words of the protocol itself, markup, and bytes that are no text."""
+    parts = ["\n", "\r", "\r\n", "\n\n", "data: ", "data: [DONE]\n\n", "\u2028", "\u2029", "\x85", "\x00", "\x0b", '"',
+             "\\", "</script>", "🐉", "event: x\n", ": ", "\ufeff", "é", "\x1b[2J"]  # fmt: skip
+    said = "".join(parts[i * 7 % len(parts)] + parts[i * 3 % len(parts)] for i in range(1000))
+    with InProcess(shelf(saying(said, prompt=2), limits=SMALL)) as near:
+        body = {"prompt": "Hi", "max_tokens": 50_000, "truncate_prompt_tokens": -1}
+        whole = near.post("/v1/completions", body).json["choices"][0]["text"]
+        streamed = near.post("/v1/completions", {**body, "stream": True})
+        assert whole == said
+        assert texts(streamed.events) == {0: said}
+        for line in streamed.body.decode().split("\n"):
+            assert not line or line == "data: [DONE]" or json.loads(line.removeprefix("data: "))["choices"]
+
+
+def test_limits_are_named_in_what_the_models_say() -> None:
+    with InProcess(shelf(hashing(endless=False), limits=Limits(max_tokens=9))) as near:
+        facts = near.get("/v1/models").json["data"][0]["fabella"]
+        assert (facts["max_tokens"], facts["prompt_tokens"]) == (9, 63)

@@ -1,0 +1,178 @@
+"""What is asked for is checked: wrong types, numbers without bounds, and fields that nobody knows, in plain words."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.server.stubs import SMALL, Answer, InProcess, hashing, shelf
+
+TEXT = {"prompt": "Once", "max_tokens": 2}
+CHAT = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 2}
+WAYS = [("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)]
+
+
+@pytest.fixture(scope="module")
+def near() -> Iterator[InProcess]:
+    with InProcess(shelf(hashing(), hashing(endless=False))) as found:
+        yield found
+
+
+def refused(answer: Answer, param: str | None = None) -> str:
+    """The message of a refusal in plain words."""
+    assert answer.status == 400, answer.body
+    assert set(answer.error) == {"message", "type", "param", "code"}
+    if param:
+        assert answer.error["param"] == param
+    assert answer.error["message"]
+    assert "Traceback" not in answer.error["message"]
+    return answer.error["message"]
+
+
+NO_COUNTS: list[Any] = [0, -1, 10**9, 2**63, 10**400, 1.5, 1e300, "5", True, [], {}, float("nan"), float("inf")]
+
+
+@pytest.mark.fault("F2", cases=26)
+@pytest.mark.parametrize("value", NO_COUNTS, ids=[repr(value)[:12] for value in NO_COUNTS])
+@pytest.mark.parametrize(("path", "body"), WAYS, ids=["text", "chat"])
+def test_max_tokens_is_a_whole_number_within_bounds(
+    near: InProcess, path: str, body: dict[str, Any], value: Any
+) -> None:
+    refused(
+        near.post(path, {**body, "max_tokens": value}),
+        None if value != value or value == float("inf") else "max_tokens",
+    )
+
+
+def test_null_stands_for_the_default(near: InProcess) -> None:
+    nothing = dict.fromkeys(
+        ["max_tokens", "n", "stop", "seed", "temperature", "top_p", "logprobs", "stream", "model", "user"]
+    )
+    assert near.post("/v1/completions", {"prompt": "Once", **nothing}).json["usage"]["completion_tokens"] == 200
+
+
+BEYOND: list[dict[str, Any]] = [
+    {"n": 5}, {"n": 0}, {"n": "2"}, {"best_of": 4}, {"logprobs": 21}, {"logprobs": -1}, {"logprobs": True},
+    {"top_k": -1}, {"top_k": 2**40}, {"stop": ["a"] * 20_000}, {"stop": "x" * 65}, {"stop": ""}, {"stop": [1]},
+    {"stop": {}},
+    {"logit_bias": {str(i): 1 for i in range(10_000)}}, {"logit_bias": {"5": 100}}, {"seed": 2**63},
+    {"seed": -(2**63) - 1}, {"seed": "x"}, {"seed": 1.5}, {"echo": True}, {"suffix": "end"}, {"stream": 1},
+    {"stream": "yes"},
+    {"stream_options": {}}, {"stream_options": {"x": 1}, "stream": True}, {"stream_options": [], "stream": True},
+    {"truncate_prompt_tokens": -2}, {"frequency_penalty": 1}, {"presence_penalty": float("1e308")},
+    {"response_format": {"type": "json_object"}}, {"tools": [{}]}, {"model": 5}, {"model": "\ud800"},
+    {"prompt": ["a"] * 9},
+]  # fmt: skip
+
+
+@pytest.mark.fault("F3", cases=35)
+@pytest.mark.parametrize("more", BEYOND, ids=[f"{next(iter(more))}-{i}" for i, more in enumerate(BEYOND)])
+def test_more_than_the_limits_is_refused_with_the_name(near: InProcess, more: dict[str, Any]) -> None:
+    refused(near.post("/v1/completions", {**TEXT, **more}), next(iter(more)))
+
+
+@pytest.mark.fault("F4", cases=5000)
+@settings(max_examples=5000)
+@given(
+    name=st.sampled_from(["temperature", "top_p", "min_p", "repetition_penalty"]),
+    value=st.floats(allow_nan=True, allow_infinity=True)
+    | st.integers()
+    | st.sampled_from([0, -1, 1e308, 1e-320, 10**400]),
+)
+def test_settings_of_sampling_are_finite_and_bounded_or_refused(near: InProcess, name: str, value: float) -> None:
+    answer = near.post("/v1/completions", {"prompt": "O", "max_tokens": 1, name: value})
+    if answer.status != 200:
+        refused(answer)
+    else:
+        assert len(answer.json["choices"]) == 1
+
+
+def test_temperature_0_and_the_next_number_after_it_are_greedy(near: InProcess) -> None:
+    told = {
+        near.post("/v1/completions", {"prompt": "Once", "temperature": value}).json["choices"][0]["text"]
+        for value in (0, 0.0, 1e-320, 5e-324, 1e-30)
+    }
+    assert len(told) == 1
+
+
+HOLLOW: list[tuple[str, Any]] = [
+    ("/v1/completions", body) for body in (
+        [], None, 5, "text", {"prompt": []}, {"prompt": {}}, {"prompt": 5}, {"prompt": True}, {"prompt": [None]},
+        {"prompt": [[]]}, {"prompt": ["a", 5]}, {"prompt": [[5, "a"]]}, {"prompt": [256]}, {"prompt": [-1]},
+        {"prompt": [10**30]}, {"prompt": [[1], [300]]}, {"prompt": [1.5]}, {"prompt": [True]}, {"prompt": "\ud83d"},
+        {"prompt": "a", "": 1}, {"prompt": "a", "max_token": 5}, {"prompt": "a", "\x1b[2J": 5},
+    )
+] + [
+    ("/v1/chat/completions", body) for body in (
+        {}, {"messages": []}, {"messages": {}}, {"messages": "a"}, {"messages": [[]]}, {"messages": ["a"]},
+        {"messages": [{}]}, {"messages": [{"role": "user"}]}, {"messages": [{"content": "a"}]},
+        {"messages": [{"role": "wizard", "content": "a"}]}, {"messages": [{"role": None, "content": "a"}]},
+        {"messages": [{"role": ["user"], "content": "a"}]}, {"messages": [{"role": "user", "content": 5}]},
+        {"messages": [{"role": "user", "content": []}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        {"messages": [{"role": "user", "content": ["a"]}]},
+        {"messages": [{"role": "user", "content": "a", "more": 1}]},
+        {"messages": [{"role": "user", "content": "a"}] * 257},
+        {**CHAT, "prompt": "a"}, {**CHAT, "logprobs": 5}, {**CHAT, "top_logprobs": 5},
+    )
+]  # fmt: skip
+
+
+@pytest.mark.fault("F5", cases=44)
+@pytest.mark.parametrize(("path", "body"), HOLLOW, ids=[f"{i}" for i in range(len(HOLLOW))])
+def test_prompts_and_messages_that_are_none(near: InProcess, path: str, body: Any) -> None:
+    refused(near.post(path, body))
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not UTF-8"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b'{"prompt": "a", "prompt": "b"}', "twice"), (b"[" * 100_000, "nested too deeply"),
+        (b'{"n": 1' + b"0" * 5000 + b"}", "JSON"),
+        (b'{"prompt": "a", "temperature": 1e999}', "finite"),
+    ],
+)  # fmt: skip
+def test_bodies_that_are_no_object(near: InProcess, body: bytes, what: str) -> None:
+    assert what in refused(near.post("/v1/completions", body))
+
+
+@pytest.mark.fault("F6", cases=3)
+@pytest.mark.parametrize("length", [64, 128, 32_000])
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(near: InProcess, length: int) -> None:
+    answer = near.post("/v1/completions", {"model": "b", "prompt": "a" * length})
+    assert refused(answer, "prompt") == f"The prompt has at least {length:,} tokens; b reads at most 63."
+    assert answer.error["code"] == "context_length_exceeded"
+    ids = near.post("/v1/completions", {"model": "b", "prompt": [97] * length})
+    assert refused(ids, "prompt") == f"The prompt has {length:,} tokens; b reads at most 63."
+
+
+def test_the_longest_prompt_is_read(near: InProcess) -> None:
+    told = near.post("/v1/completions", {"model": "b", "prompt": "a" * 63, "max_tokens": 3})
+    assert told.json["usage"] == {"prompt_tokens": 63, "completion_tokens": 3, "total_tokens": 66}
+
+
+def test_what_changes_nothing_is_taken(near: InProcess) -> None:
+    harmless = {"user": "me", "metadata": {}, "logit_bias": {}, "frequency_penalty": 0, "best_of": 1, "echo": False}
+    assert near.post("/v1/completions", {**TEXT, **harmless}).status == 200
+    assert near.post("/v1/chat/completions", {**CHAT, "tools": [], "response_format": {"type": "text"}}).status == 200
+
+
+def test_messages_may_come_in_parts(near: InProcess) -> None:
+    parts = [{"type": "text", "text": "On"}, {"type": "text", "text": "ce"}]
+    told = near.post("/v1/chat/completions", {"messages": [{"role": "system", "content": parts}], "seed": 2}).json
+    whole = near.post("/v1/completions", {"prompt": "Once", "seed": 2}).json
+    assert told["choices"][0]["message"]["content"] == whole["choices"][0]["text"]
+
+
+def test_the_limits_of_the_body_are_counted(near: InProcess) -> None:
+    body = json.dumps({"prompt": "a" * SMALL.body_bytes}).encode()
+    assert near.post("/v1/completions", body).status == 413
+    assert near.post("/v1/completions", b"{}", content_length="999999999999").status == 413
+    assert near.post("/v1/completions", b"{}", content_encoding="gzip").status == 415
+    assert near.post("/v1/completions", b"{}", content_type="text/plain").status == 415

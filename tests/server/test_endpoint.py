@@ -1,0 +1,217 @@
+"""Clients that leave, dawdle or crowd: a place is freed within a token, and others do not notice."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from fabella.server.limits import Limits
+from fabella.server.shelf import Shelf
+from tests.server.stubs import PATIENCE, SMALL, Answer, Gated, InProcess, hashing, listening, shelf
+
+ENDLESS = {"prompt": "Once", "max_tokens": SMALL.max_tokens}
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[tuple[Shelf, int]]:
+    models = shelf(hashing())
+    with listening(models) as port:
+        yield models, port
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+
+
+def request(body: object, path: str = "/v1/completions") -> bytes:
+    sent = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}"
+    return head.encode() + b"\r\n\r\n" + sent
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+class Places:
+    """Waits until so many texts are told or wait, by looking: whoever waits in vain fails."""
+
+    def __init__(self, models: Shelf) -> None:
+        self._scheduler = models.models["a"].scheduler
+        self._look = threading.Event()
+
+    def wait_for(self, texts: int, *, seconds: float = PATIENCE) -> None:
+        for _ in range(int(seconds / 0.005)):
+            if self._scheduler.running + self._scheduler.waiting == texts:
+                return
+            self._look.wait(0.005)
+        raise AssertionError(f"{self._scheduler.running} running, {self._scheduler.waiting} waiting after {seconds} s")
+
+
+@pytest.mark.fault("F10", cases=100)
+@pytest.mark.parametrize("way", ["streaming", "whole", "half closed", "before the first piece"])
+def test_a_client_that_leaves_frees_its_place_within_a_second(house: tuple[Shelf, int], way: str) -> None:
+    models, port = house
+    places = Places(models)
+    for _ in range(25):
+        with connect(port) as connection:
+            connection.sendall(request({**ENDLESS, "stream": way != "whole"}))
+            if way == "streaming":
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            if way != "before the first piece":
+                places.wait_for(1)
+            if way == "half closed":
+                connection.shutdown(socket.SHUT_WR)
+                places.wait_for(0, seconds=1)
+        places.wait_for(0, seconds=1)
+
+
+@pytest.mark.fault("F11", cases=64)
+def test_a_crowd_is_served_or_told_to_come_back() -> None:
+    model = Gated()
+    limits = Limits(together=2, waiting=6, max_tokens=5)
+    models = shelf(model.teller(), limits=limits)
+    with listening(models, limits) as port:
+        crowd = [connect(port) for _ in range(64)]
+        for connection in crowd:
+            connection.sendall(request({"prompt": "Once"}).replace(b"\r\nHost", b"\r\nConnection: close\r\nHost"))
+        Places(models).wait_for(8)
+        model.close()
+        answers = [read_all(connection) for connection in crowd]
+        for connection in crowd:
+            connection.close()
+    statuses = [int(answer.split()[1]) for answer in answers]
+    assert set(statuses) <= {200, 429}
+    assert statuses.count(200) >= 8
+    for answer in answers:
+        if answer.split()[1] == b"429":
+            assert b"\r\nretry-after: " in answer
+            assert b'"code":"rate_limit_exceeded"' in answer
+
+
+@pytest.mark.fault("F13", cases=20)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_text_that_takes_too_long_ends_there(stream: bool) -> None:
+    model = Gated()
+    limits = Limits(together=1, waiting=1, produce_seconds=0.02)
+    models = shelf(model.teller(), limits=limits)
+    with InProcess(models, limits) as near:
+        for _ in range(10):
+            answer = near.post("/v1/completions", {"prompt": "Once", "stream": stream})
+            assert answer.status == 200
+            last = answer.events[-1] if stream else answer.json
+            assert last["choices"][0]["finish_reason"] == "length"
+            model.gate.release()  # the step that nobody waits for any more
+            Places(models).wait_for(0)
+        model.close()
+
+
+@pytest.mark.fault("F9", cases=60)
+def test_those_who_never_finish_a_request_are_shown_out() -> None:
+    limits = Limits(receive_seconds=0.2)
+    with listening(shelf(hashing()), limits) as port:
+        slow = [connect(port) for _ in range(60)]
+        for number, connection in enumerate(slow):
+            whole = request(ENDLESS)
+            connection.sendall([b"", b"POST /v1/comp", whole[:60], whole[:-5]][number % 4])
+        with connect(port) as honest:
+            honest.sendall(request({"prompt": "Once", "max_tokens": 2}))
+            assert honest.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        for number, connection in enumerate(slow):
+            answer = read_all(connection)  # ends: the server has closed it
+            connection.close()
+            assert not answer or (number % 4 == 3 and b" 408 " in answer.split(b"\r\n")[0])
+
+
+def test_a_client_that_does_not_read_is_as_good_as_gone() -> None:
+    limits = Limits(receive_seconds=0.2, max_tokens=SMALL.max_tokens)
+    models = shelf(hashing(), limits=limits)
+    with listening(models, limits) as port, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect(("127.0.0.1", port))
+        deaf.sendall(request({**ENDLESS, "stream": True, "logprobs": 20}))
+        Places(models).wait_for(1)
+        Places(models).wait_for(0)
+
+
+@pytest.mark.fault("F7", cases=5)
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"Content-Length: 1073741824\r\n\r\n", b"413"),
+        (b"Content-Length: -5\r\n\r\n", b"400"),
+        (b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", b"400"),
+        (b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08", b"415"),
+        (b"X-Large: " + b"x" * 100_000, b"400"),
+    ],
+    ids=["1 GB", "negative", "two lengths", "gzip", "header"],
+)
+def test_bodies_and_heads_without_measure(house: tuple[Shelf, int], head: bytes, status: bytes) -> None:
+    _, port = house
+    with connect(port) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + head
+        )
+        assert connection.recv(65536).split()[1] == status
+
+
+@pytest.mark.fault("F7", cases=1)
+def test_a_body_without_an_end_is_shown_out() -> None:
+    limits = Limits(receive_seconds=0.2, body_bytes=100_000)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with listening(shelf(hashing(), limits=limits), limits) as port, connect(port) as connection:
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(OSError, match=r"reset|[Pp]ipe"):
+            send_for_ever(connection)
+
+
+def send_for_ever(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+
+
+@pytest.mark.fault("F14", cases=2)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_server_that_ends_finishes_what_it_tells(stream: bool) -> None:
+    model = Gated()
+    models = shelf(model.teller(), limits=SMALL)
+    with listening(models) as port:
+        connection = connect(port)
+        connection.sendall(request({"prompt": "Once", "max_tokens": 30, "stream": stream}))
+        Places(models).wait_for(1)
+        opener = threading.Timer(0.3, model.close)  # after the server was told to end
+        opener.start()
+    answer = read_all(connection)
+    connection.close()
+    opener.join()
+    assert (b"data: [DONE]" if stream else b'"completion_tokens":30') in answer
+
+
+def test_an_error_in_the_middle_of_a_stream_is_its_last_event(capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing(Gated):
+        steps = 0
+
+        def step(self, tokens: object, state: object) -> object:
+            self.steps += 1
+            if self.steps == 3:
+                raise RuntimeError("secret detail\x1b[2J")
+            return super().step(tokens, state)  # pyright: ignore[reportArgumentType]
+
+    model = Failing()
+    model.close()
+    with InProcess(shelf(model.teller())) as near:
+        lines = near.post("/v1/completions", {"prompt": "Once", "stream": True}).body.decode().split("\n\n")
+        last = json.loads(lines[-2].removeprefix("data: "))
+        assert last == {
+            "error": {"message": "The text could not be told.", "type": "server_error", "param": None, "code": None}
+        }
+        model.steps = 2
+        whole: Answer = near.post("/v1/completions", {"prompt": "Once"})
+        assert whole.status == 500
+        assert b"secret" not in whole.body
+        assert near.post("/v1/completions", {"prompt": "Once"}).status == 200
+    said = capsys.readouterr().err
+    assert f"request {whole.headers['x-request-id']}: RuntimeError: secret detail\\x1b[2J" in said
+    assert "\x1b" not in said

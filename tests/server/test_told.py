@@ -1,0 +1,63 @@
+"""Pieces joined are the story, and tokens come with their text."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fabella.generation.slots import Choice
+from fabella.generation.stream import StopStrings
+from fabella.server.told import Piece, Told
+from tests.generation.tiny_run import tokenizer
+
+TOKENIZER = tokenizer()
+SPOKEN = st.text("abé🐉\n", max_size=25).map(str.encode)
+
+
+def told(ids: list[int], stops: list[str], *, max_tokens: int = 1000) -> list[Piece]:
+    one = Told(TOKENIZER, stops=stops, max_tokens=max_tokens)
+    pieces: list[Piece] = []
+    for token in [*ids, TOKENIZER.end]:
+        pieces.append(one.take(Choice(request=0, token=token)))
+        if pieces[-1].ended_by:
+            break
+    return pieces
+
+
+@pytest.mark.fault("F23", cases=5000)
+@settings(max_examples=5000)
+@given(
+    spoken=SPOKEN | st.binary(max_size=25).filter(lambda spoken: TOKENIZER.end not in spoken),
+    stops=st.lists(st.text("abé🐉\n", min_size=1, max_size=4), max_size=4),
+)
+def test_no_part_of_a_stop_string_is_ever_told(spoken: bytes, stops: list[str]) -> None:
+    pieces = told(list(spoken), stops)
+    reader = StopStrings(stops)
+    expected = "".join(reader.push(character) for character in spoken.decode("utf-8", "replace")) + reader.end()
+    assert "".join(piece.text for piece in pieces) == expected
+    assert pieces[-1].ended_by == ("stop" if reader.found else "end")
+
+
+@given(spoken=SPOKEN, stops=st.lists(st.text("abé🐉\n", min_size=1, max_size=4), max_size=2))
+def test_the_tokens_are_those_of_the_text(spoken: bytes, stops: list[str]) -> None:
+    pieces = told(list(spoken), stops)
+    text = "".join(piece.text for piece in pieces)
+    tokens = [token for piece in pieces for token in piece.tokens]
+    assert b"".join(TOKENIZER.token_bytes(token.id) for token in tokens).decode() == text
+    given_out = 0
+    for piece in pieces:
+        given_out += len(piece.text)
+        assert all(token.start <= given_out for token in piece.tokens)
+
+
+def test_a_text_ends_at_its_longest_with_what_was_held_back() -> None:
+    pieces = told([*b"ab\xc3"], ["abc"], max_tokens=3)
+    assert "".join(piece.text for piece in pieces) == "ab\ufffd"
+    assert pieces[-1].ended_by == "length"
+    assert sum(len(piece.tokens) for piece in pieces) == 3
+
+
+def test_a_text_that_is_given_up_says_what_it_had() -> None:
+    one = Told(TOKENIZER, stops=["abc"], max_tokens=100)
+    assert one.take(Choice(request=0, token=ord("a"))) == Piece()
+    last = one.cut()
+    assert (last.text, last.ended_by, len(last.tokens)) == ("a", "length", 1)
