@@ -41,6 +41,7 @@ from fabella.config_data import (
     Streamed,
     TokenizerSection,
 )
+from fabella.config_numbers import NonFinite, Rewind, Skip, Stop
 from fabella.config_observing import Checkpoint, Samples, Telemetry, Validation
 from fabella.errors import ConfigError, did_you_mean
 
@@ -48,11 +49,57 @@ if TYPE_CHECKING:
     from fabella.models.parameters import Parameter
 
 __all__ = [
-    "BPE", "About", "Adam", "AdamW", "AutoPrecision", "BFloat16", "Bytes", "Chained", "Checkpoint", "Data", "Documents",
-    "Epochs", "Files", "Float16", "Float32", "Fraction", "Given", "Held", "Hub", "InAdvance", "Mixture", "ModelConfig",
-    "Muon", "Optimizer", "Pair", "Pairs", "Part", "Positive", "Precision", "Pretrained", "Run", "Samples", "Schedule",
-    "Section", "Segment", "SentencePiece", "Source", "Steps", "Storybook", "Streamed", "Telemetry", "TokenizerSection",
-    "Training", "Validation", "families", "family_module", "model_config",
+    "BPE",
+    "About",
+    "Adam",
+    "AdamW",
+    "AutoPrecision",
+    "BFloat16",
+    "Bytes",
+    "Chained",
+    "Checkpoint",
+    "Data",
+    "Documents",
+    "Epochs",
+    "Files",
+    "Float16",
+    "Float32",
+    "Fraction",
+    "Given",
+    "Held",
+    "Hub",
+    "InAdvance",
+    "Mixture",
+    "ModelConfig",
+    "Muon",
+    "NonFinite",
+    "Optimizer",
+    "Pair",
+    "Pairs",
+    "Part",
+    "Positive",
+    "Precision",
+    "Pretrained",
+    "Rewind",
+    "Run",
+    "Samples",
+    "Schedule",
+    "Section",
+    "Segment",
+    "SentencePiece",
+    "Skip",
+    "Source",
+    "Steps",
+    "Stop",
+    "Storybook",
+    "Streamed",
+    "Telemetry",
+    "TokenizerSection",
+    "Training",
+    "Validation",
+    "families",
+    "family_module",
+    "model_config",
 ]  # fmt: skip
 
 
@@ -247,6 +294,7 @@ class Training(Section):
         default="auto", description="torch.compile of each block; auto: where the run is long enough to take it back"
     )
     parallel: Annotated[Copied | Sharded, Field(discriminator="kind")] = Copied()
+    nonfinite: NonFinite = Stop()
     log_every: Positive = 10
 
     @model_validator(mode="after")

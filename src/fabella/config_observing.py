@@ -10,6 +10,7 @@ from fabella.config_data import Positive, Section
 class Validation(Section):
     every: Positive = 200
     windows: Positive = Field(default=256, description="windows of the fixed set looked at while training")
+    patience: int = Field(default=0, ge=0, description="scores no better than the best that end the training; 0: none")
 
 
 class Checkpoint(Section):
@@ -41,3 +42,4 @@ class Telemetry(Section):
     tensorboard: bool = Field(default=False, description="event files in the run's folder")
     wandb: WeightsAndBiases = WeightsAndBiases()
     histograms_every: Positive = Field(default=500, description="steps between histograms of weights and gradients")
+    spike_factor: float = Field(default=5.0, gt=1.0, description="times the usual gradient norm: told as a spike")

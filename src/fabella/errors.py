@@ -12,6 +12,7 @@
     │   ├── LockedError       4    a folder that another process is using
     │   └── CheckpointError   4    a checkpoint or run folder that is damaged or foreign
     ├── NumericsError         5    a loss, gradient or weight that is not finite
+    │   └── NotFinite         5    the same of one step, which was not taken
     ├── RanksError            6    another process of the same training is gone
     └── Interrupted         130    Ctrl-C or a termination signal, after everything was saved
 
@@ -80,6 +81,14 @@ class CheckpointError(StorageError):
 
 class NumericsError(FabellaError):
     exit_code = 5
+
+
+class NotFinite(NumericsError):  # noqa: N818 - the name says what the step is
+    """``step``: its number, counted from 1."""
+
+    def __init__(self, problem: str, *, fix: str = "", step: int = 0) -> None:
+        super().__init__(problem, fix=fix)
+        self.step = step
 
 
 class RanksError(FabellaError):

@@ -81,7 +81,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_memory(norm: floa
     before = engine.state()
     for parameter in engine.model.parameters():
         parameter.grad = torch.full_like(parameter, norm)
-    engine.optimizer.step(1e-2, torch.tensor(norm))
+    engine.optimizer.step(1e-2, torch.tensor(norm), torch.tensor(False))
     after = engine.state()
     assert all(np.array_equal(after.weights[name], array) for name, array in before.weights.items())
     assert all(np.array_equal(after.moments[name], array) for name, array in before.moments.items())

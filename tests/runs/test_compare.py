@@ -69,11 +69,13 @@ CHANGES: dict[str, Any] = {
     "training.precision.tf32": True,
     "training.recompute": "blocks",
     "training.compile": "none",
+    "training.nonfinite.kind": "rewind",
     "training.parallel.kind": "fsdp",
     "training.parallel.timeout_seconds": 5.0,
     "training.log_every": 5,
     "validation.every": 5,
     "validation.windows": 5,
+    "validation.patience": 5,
     "checkpoint.every": 5,
     "checkpoint.keep": 5,
     "checkpoint.when_full": "retry",
@@ -88,6 +90,7 @@ CHANGES: dict[str, Any] = {
     "telemetry.wandb.entity": "me",
     "telemetry.wandb.artifact": False,
     "telemetry.histograms_every": 5,
+    "telemetry.spike_factor": 9.0,
 }
 # Another kind brings other settings with it.
 KINDS: dict[str, Any] = {

@@ -119,9 +119,9 @@ def test_a_forgotten_position_is_noticed(
     restore = session._restore
 
     def forgetful(of: Any) -> Any:
-        progress, best = restore(of)
+        progress, saved = restore(of)
         forgotten = json.dumps({**json.loads(progress.stream), part: 0}) if part != "all" else ""
-        return dataclasses.replace(progress, stream=forgotten), best
+        return dataclasses.replace(progress, stream=forgotten), saved
 
     monkeypatch.setattr(session, "_restore", forgetful)
     if part == "all":

@@ -14,7 +14,7 @@ from fabella.data.batches import Batch
 from fabella.data.prepared import Prepared
 from fabella.engine.engine_torch import TorchEngine
 from fabella.engine.ranks import Place
-from fabella.errors import CheckpointError, NumericsError
+from fabella.errors import CheckpointError, NotFinite, NumericsError
 from fabella.runs import failures
 from fabella.runs.checkpoint import load
 from fabella.runs.failures import Failure, keep
@@ -22,6 +22,7 @@ from fabella.runs.folder import RunFolder
 from fabella.training import replay as module
 from fabella.training.replay import Keeping, replay
 from fabella.training.session import resume, start
+from fabella.training.train import Progress
 from tests.training import tiny
 
 QUERY = "blocks.0.attention.query.weight"
@@ -100,7 +101,7 @@ def rate(first: int, end: int) -> Any:
 def diverged(data: Prepared, out: Path) -> NumericsError:
     settings = ["optimizer.schedule=[]", "optimizer.weight_decay=0.0", "checkpoint.every=1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fabella.training.session.learning_rate", rate(3, 99))
+        patch.setattr("fabella.training.course.learning_rate", rate(3, 99))
         with pytest.raises(NumericsError) as error:
             start(tiny.run(*settings, steps=20), out, data, device="cpu")
     return error.value
@@ -120,9 +121,7 @@ def test_weights_that_are_not_finite_are_never_saved(data: Prepared, tmp_path: P
 @pytest.mark.fault("D1", cases=1)
 def test_a_rate_far_too_high_ends_in_a_step_that_fails_again(data: Prepared, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "fabella.training.session.learning_rate", lambda section, step, steps: 1e39 if step == 2 else 1e-3
-        )
+        patch.setattr("fabella.training.course.learning_rate", lambda section, step, steps: 1e39 if step == 2 else 1e-3)
         with pytest.raises(NumericsError, match=r"Step 4: .* --replay"):
             start(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
     again = replay(tmp_path / "run" / "failures" / "step-00000004", device="cpu")
@@ -161,13 +160,13 @@ class Later:
         return self
 
     def read(self) -> dict[str, float]:
-        raise NumericsError("Step 1: later.")
+        raise NotFinite("Step 1: later.", step=1)
 
 
 def test_an_error_that_shows_when_a_result_is_read_is_kept_as_well(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", tiny.run(), {})
     ids = np.arange(64, dtype=np.int32).reshape(2, 32)
-    learner: Any = Keeping(Later(module.engines.for_training(tiny.run(), device="cpu")), folder, Place())  # pyright: ignore[reportArgumentType]
+    learner: Any = Keeping(Later(module.engines.for_training(tiny.run(), device="cpu")), folder, Place(), Progress())  # pyright: ignore[reportArgumentType]
     result = learner.step(Batch(ids, ids + 1), 1e-3)
     with pytest.raises(NumericsError, match=r"later\. The step is kept in .*step-00000001"):
         result.read()

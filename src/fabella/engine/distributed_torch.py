@@ -97,8 +97,8 @@ class Shards(Copies):
         weights = {name: as_array(_full(parameter)) for name, parameter in self.model.named_parameters()}
         return engine_torch.build(self.config, weights, self.ranks.device).eval()
 
-    def norm(self, gradients: list[Tensor]) -> Tensor:
-        return _full(super().norm(gradients))
+    def norms(self, gradients: list[Tensor]) -> Tensor:
+        return _full(super().norms(gradients))
 
     def whole(self, tensors: Mapping[str, Tensor]) -> Arrays:
         first = self.ranks.place.rank == 0

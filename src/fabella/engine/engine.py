@@ -39,7 +39,10 @@ class StepResult(Protocol):
     """What a step measured. Reading it may wait for the device; a step that nobody reads never waits."""
 
     def read(self) -> dict[str, float]:
-        """``loss`` (nats a token, of the global batch) and ``gradient_norm`` (before clipping)."""
+        """``loss`` (nats a token, of the global batch) and ``gradient_norm`` (before clipping; 0 of a step left out).
+
+        Where steps may be left out, ``skipped_steps`` too: how many were, in the whole run.
+        """
         ...
 
 
@@ -81,7 +84,8 @@ class Engine(Protocol):
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One optimizer step on a global batch, its micro-batches accumulated.
 
-        Raises NumericsError, with the weights untouched, where a loss or gradient is not finite.
+        What is not finite never reaches the weights. Where ``training.nonfinite`` allows no more of it, no later step
+        is taken; NotFinite says which was the first, here or when a result is read.
         """
         ...
 

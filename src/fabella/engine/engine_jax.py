@@ -12,7 +12,7 @@ from jax import Array
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.config import Chained, Float16, ModelConfig, Run
+from fabella.config import Chained, Float16, ModelConfig, Run, Skip
 from fabella.data.batches import IGNORE, Batch
 from fabella.engine import measuring_jax
 from fabella.engine.device_jax import (
@@ -31,7 +31,7 @@ from fabella.engine.loss_scale import LossScale
 from fabella.engine.optimizer_jax import Memory, Optimizer
 from fabella.engine.ranks import Place, Ranks
 from fabella.engine.step_jax import How, Measured, Work, take_gradients, take_losses, take_step
-from fabella.errors import CheckpointError, ConfigError, NumericsError
+from fabella.errors import CheckpointError, ConfigError, NotFinite
 from fabella.models.nn_jax import Part
 from fabella.models.parameters import initial_weights
 
@@ -45,6 +45,8 @@ def for_training(run: Run, device: str = "auto", ranks: Ranks | None = None) -> 
     """A new engine with the run's first weights and an empty optimizer."""
     if ranks is not None and ranks.place.size > 1:
         raise _in_one_process(ranks.place)
+    if isinstance(run.training.nonfinite, Skip):
+        raise ConfigError("training.nonfinite.kind=skip is for engine=torch.", fix="Use rewind, or engine=torch.")
     return JaxEngine(run, initial_weights(run.model.parameters(), run.seed), pick_devices(device, DEVICES.get()))
 
 
@@ -124,16 +126,17 @@ class JaxStepResult:
     skipped: bool = False
 
     def read(self) -> dict[str, float]:
-        """Wait for the device. Raises NumericsError where the step was not taken because it was not finite."""
+        """Wait for the device. Raises NotFinite where the step was not taken because it was not finite."""
         loss, norm = float(self.measured.loss), float(self.measured.norm)
         if self.skipped:
             return {"loss": loss, "gradient_norm": 0.0, **self.scale}
         if not np.isfinite(norm):
             bad = [name for name, square in self.measured.squares.items() if not np.isfinite(float(square))]
-            raise NumericsError(
+            raise NotFinite(
                 f"Step {self.step}: loss {loss:.4g}; the gradient of {(bad or ['all weights together'])[0]} is not "
                 "finite. The weights were left as they were.",
-                fix="Resume with a lower optimizer.lr, or a smaller optimizer.clip.",
+                fix="Resume with a lower optimizer.lr, a smaller optimizer.clip, or training.nonfinite.kind=rewind.",
+                step=self.step,
             )
         return {"loss": loss, "gradient_norm": norm, **self.scale}
 
@@ -197,8 +200,8 @@ class JaxEngine:
             skipped = not np.isfinite(float(measured.norm))
             self.loss_scale.update(not skipped)
         result = JaxStepResult(self.steps, measured, self._scale(), skipped)
-        if self.devices[0].platform == "cpu" and not skipped:
-            result.read()  # nothing is gained by looking later
+        if not skipped:
+            result.read()  # no later step is to be taken where this one failed
         return result
 
     def _scale(self) -> dict[str, float]:

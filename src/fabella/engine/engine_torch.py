@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ from fabella.engine.device_torch import describe_device, describe_precision, pic
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.kernels_torch import Kernels, keep_kernels
-from fabella.engine.loss_scale import LossScale
+from fabella.engine.ledger_torch import Counts, Ledger
 from fabella.engine.optimizer_torch import Optimizer
 from fabella.engine.parallel_torch import spread
 from fabella.engine.ranks import Alone, Place, Ranks
 from fabella.engine.recompute_torch import recompute_blocks
-from fabella.errors import CheckpointError, ConfigError, NumericsError
+from fabella.errors import CheckpointError, ConfigError
 from fabella.models.parameters import initial_weights
 
 
@@ -90,22 +90,23 @@ def _require_fit(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -
 
 @dataclass(frozen=True, slots=True)
 class TorchStepResult:
-    """Loss and gradient norm of a step, still on the device; with fp16, its loss scale and the steps skipped so far."""
+    """Loss and gradient norm of a step, and what is known after it, still on the device."""
 
-    step: int
     loss: Tensor
     norm: Tensor
-    scale: Mapping[str, float] = field(default_factory=dict[str, float])
+    counts: Counts
+    ledger: Ledger
 
     def read(self) -> dict[str, float]:
-        """Wait for the device. Raises NumericsError where the step was not taken because it was not finite."""
-        loss, norm = float(self.loss), float(self.norm)
-        if not np.isfinite(norm):
-            raise NumericsError(
-                f"Step {self.step}: loss {loss:.4g}, gradient norm {norm:.4g}; the weights were left as they were.",
-                fix="Resume with a lower optimizer.lr, or a smaller optimizer.clip.",
-            )
-        return {"loss": loss, "gradient_norm": norm, **self.scale}
+        """Wait for the device. Raises NotFinite where this step, or one before it, was one too many."""
+        known = self.ledger.read(self.counts)
+        loss, norm = torch.stack([self.loss, self.norm]).tolist()
+        return {"loss": loss, "gradient_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **known}
+
+
+def waits(device: torch.device) -> bool:
+    """Whether a result is better looked at later, as the device is still at it; on a CPU nothing is gained by that."""
+    return device.type != "cpu"
 
 
 class TorchEngine:
@@ -125,7 +126,7 @@ class TorchEngine:
         if isinstance(self.asked_precision, Float32) and device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.asked_precision.tf32
         fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
-        self.loss_scale = LossScale.of(fp16)
+        self.ledger = Ledger(run.training.nonfinite, fp16 if self.precision.scaled else None, device)
         model = build(run.model, weights, device).train()
         self.compiled = is_compiled(run, device)
         self.kernels = keep_kernels() if self.compiled else Kernels()
@@ -170,7 +171,7 @@ class TorchEngine:
             with self.parallel.accumulating(last=part.stop == mine.stop):
                 with self.precision.autocast():
                     loss = self.parallel.loss(tokens, targets) * share
-                (loss * self.loss_scale.value if self.precision.scaled else loss).backward()
+                (loss * self.ledger.counts.scale if self.precision.scaled else loss).backward()
             total += loss.detach()
         self.kernels.are_made()
         return self._update(self.parallel.total(total), lr)
@@ -179,43 +180,21 @@ class TorchEngine:
         return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)
 
     def _update(self, loss: Tensor, lr: float) -> TorchStepResult:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        """Take the step, if it is finite. On a GPU nothing here waits to know whether it is."""
+        named = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        gradients = list(named.values())
         if self.precision.scaled:
-            for gradient in gradients:
-                gradient.mul_(1.0 / self.loss_scale.value)
-        norm = self.parallel.norm(gradients)
+            torch._foreach_mul_(gradients, 1.0 / self.ledger.counts.scale)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+        norms = self.parallel.norms(gradients)
+        norm = torch.linalg.vector_norm(norms)
         self.steps += 1
-        if self.precision.scaled:  # fp16 overflows now and then: that step is left out and the scale lowered
-            finite = bool(torch.isfinite(norm))
-            self.loss_scale.update(finite)
-            norm = norm if finite else torch.zeros_like(norm)
-            if not finite:
-                self.optimizer.forget_gradients()
-                return TorchStepResult(self.steps, loss, norm, self._scale())
-        self.optimizer.step(lr, norm)
-        result = TorchStepResult(self.steps, loss, norm, self._scale())
-        if self.device.type == "cpu":
-            self._name_the_culprit(result)
+        self.ledger.names = list(named)
+        taken = self.ledger.judge(self.steps, loss, norm, norms)
+        self.optimizer.step(lr, norm, taken)
+        result = TorchStepResult(loss, norm, self.ledger.counts, self.ledger)
+        if not waits(self.device):
+            result.read()
         return result
-
-    def _scale(self) -> dict[str, float]:
-        """What a row of metrics.jsonl tells of the loss scale: as it is after this step."""
-        if not self.precision.scaled:
-            return {}
-        return {"loss_scale": self.loss_scale.value, "skipped_steps": self.loss_scale.skipped}
-
-    def _name_the_culprit(self, result: TorchStepResult) -> None:
-        """On a CPU nothing is gained by looking later: raise at once, and name the first tensor that went wrong."""
-        if bool(torch.isfinite(result.norm)):
-            return
-        bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        self.optimizer.forget_gradients()
-        culprit = bad[0] if bad else "all weights together"
-        raise NumericsError(
-            f"Step {result.step}: loss {float(result.loss):.4g}; the gradient of {culprit} is not finite. "
-            "The weights were left as they were.",
-            fix="Resume with a lower optimizer.lr, or a smaller optimizer.clip.",
-        )
 
     def losses(self, batch: Batch) -> NDArray[np.float32]:
         """Negative log-likelihood in nats, [B T], in float32 and without dropout."""
@@ -256,9 +235,7 @@ class TorchEngine:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""
         weights = self.parallel.whole(dict(self.model.named_parameters()))
         numbers: dict[str, int | float] = {"step": self.steps, "updates": self.optimizer.updates()}
-        if self.precision.scaled:
-            numbers |= self.loss_scale.numbers()
-        return State(weights, self.optimizer.moments(), numbers)
+        return State(weights, self.optimizer.moments(), numbers | self.ledger.numbers())
 
     def restore(self, state: State) -> None:
         """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
@@ -268,7 +245,7 @@ class TorchEngine:
         self._load_weights(state.weights)
         self.steps = int(state.numbers["step"])
         self.optimizer.restore(state.moments, int(state.numbers.get("updates", self.steps)))
-        self.loss_scale.restore(state.numbers)
+        self.ledger.restore(state.numbers)
 
     @torch.no_grad()
     def _load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:

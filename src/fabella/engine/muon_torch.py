@@ -30,19 +30,19 @@ class Muons:
         return self.momenta.get(name, torch.zeros_like(self.parameters[name]))
 
     @torch.no_grad()
-    def step(self, lr: float, finite: Tensor) -> None:
-        """One step of every matrix where ``finite`` ([], bool); else none, decided on the device.
+    def step(self, lr: float, taken: Tensor) -> None:
+        """One step of every matrix where ``taken`` ([], bool); else none, decided on the device.
 
         Muon has no ``found_inf``, as the fused AdamW has: its step is computed, and not taken over.
         """
-        if finite.device.type == "cpu" and not bool(finite):
+        if taken.device.type == "cpu" and not bool(taken):
             return
         for name, parameter in self.parameters.items():
             momentum = self.momenta[name] = self.momentum(name)
             before = [self.parallel.full(tensor) for tensor in (parameter, momentum)]
             after = self._after(before[0], before[1], self.parallel.full(_gradient(parameter)), lr)
             for tensor, old, new in zip((parameter, momentum), before, after, strict=True):
-                tensor.copy_(self.parallel.laid(torch.where(finite, new, old), tensor))
+                tensor.copy_(self.parallel.laid(torch.where(taken, new, old), tensor))
 
     def _after(self, matrix: Tensor, momentum: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Matrix and momentum after a step; those given stay as they are."""

@@ -46,19 +46,18 @@ class Optimizer:
             fused=True,
         )
 
-    def step(self, lr: float, norm: Tensor) -> None:
-        """Clip to ``norm`` (the global norm of the gradients, []) and update; does nothing where it is not finite.
+    def step(self, lr: float, norm: Tensor, taken: Tensor) -> None:
+        """Clip to ``norm`` (the global norm of the gradients, []) and update where ``taken`` ([], bool), else not.
 
         The decision is taken on the device, so that no step waits for it.
         """
         nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
         for group in self.adam.param_groups:
             group["lr"] = lr * self.factor
-        finite = torch.isfinite(norm)
-        self.adam.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.adam.found_inf = (~taken).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.adam.step()
         if self.muons:
-            self.muons.step(lr, finite)
+            self.muons.step(lr, taken)
 
     def forget_gradients(self) -> None:
         """Free the gradients."""

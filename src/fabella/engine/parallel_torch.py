@@ -46,9 +46,9 @@ class Single:
         """The mean of every process's ``loss``."""
         return loss
 
-    def norm(self, gradients: list[Tensor]) -> Tensor:
-        """The global norm of the gradients of the whole model, []."""
-        return torch.nn.utils.get_total_norm(gradients)
+    def norms(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of each whole gradient, [N]; all at once, as PyTorch's own clipping computes them."""
+        return torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """``model.losses`` of all rows, [B T], each computed by one process."""

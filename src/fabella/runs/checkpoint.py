@@ -12,6 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
+from fabella.config import Rewind
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError, DiskFullError, StorageError
 from fabella.models.parameters import Table
@@ -35,7 +36,9 @@ from fabella.storage import (
     write_parts,
 )
 
-__all__ = ["Checkpoint", "Loaded", "check", "load", "newest_good", "prune", "require_space", "save", "set_best"]
+__all__ = [
+    "Checkpoint", "Loaded", "check", "load", "newest_due", "newest_good", "prune", "require_space", "save", "set_best",
+]  # fmt: skip
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 Which = Literal["latest", "best"] | int
@@ -98,7 +101,8 @@ def set_best(folder: RunFolder, step: int) -> None:
 def prune(folder: RunFolder, keep: int) -> list[int]:
     """Remove all but the newest ``keep`` whole checkpoints up to ``latest``; returns the steps removed.
 
-    Never ``latest``, ``best``, what this process loaded, what is being written, or anything later than ``latest``.
+    Never ``latest``, ``best``, what this process loaded, what is being written, or what is later than ``latest``; where
+    ``training.nonfinite`` goes back to it, not the newest that ``checkpoint.every`` asked for.
     """
     latest, best = _pointer_or_none(folder, "latest"), _pointer_or_none(folder, "best")
     if latest is None:
@@ -106,7 +110,9 @@ def prune(folder: RunFolder, keep: int) -> list[int]:
     older = [step for step in reversed(folder.steps()) if step <= latest]
     kept = [step for step in older if looks_whole(folder, step)][:keep]
     oldest = kept[-1] if len(kept) == keep else 0
-    victims = [step for step in older if step < oldest and step not in {latest, best, *folder.in_use}]
+    due = next((step for step in reversed(_due(folder)) if step <= latest and looks_whole(folder, step)), None)
+    due = due if isinstance(folder.run.training.nonfinite, Rewind) else None
+    victims = [step for step in older if step < oldest and step not in {latest, best, due, *folder.in_use}]
     for step in victims:
         remove_folder(folder.checkpoints / name_of(step))
     return victims
@@ -182,6 +188,21 @@ def load(folder: RunFolder, which: Which, *, weights_only: bool = False) -> Load
         if ignored
         else f"Train it: fabella resume {quote(place)}",
     )
+
+
+def newest_due(folder: RunFolder) -> Loaded | None:
+    """The newest good one of those that ``checkpoint.every`` asked for, none where there is none."""
+    for step in reversed(_due(folder)):
+        if looks_whole(folder, step):
+            try:
+                return load(folder, step)
+            except StorageError:  # a byte of it is damaged: the one before is good enough
+                continue
+    return None
+
+
+def _due(folder: RunFolder) -> list[int]:
+    return [step for step in folder.steps() if step % folder.run.checkpoint.every == 0]
 
 
 def newest_good(folder: RunFolder) -> int | None:

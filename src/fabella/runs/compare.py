@@ -31,9 +31,11 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.recompute": "allow",  # the same numbers, computed once or twice
     "training.compile": "warn",  # the same sums, not rounded alike
     "training.log_every": "allow",
+    "training.nonfinite": "warn",
     "training.parallel": "warn",  # the same sums, rounded in another order
     "training.parallel.timeout_seconds": "allow",
     "validation.every": "allow",
+    "validation.patience": "allow",
     "validation.windows": "warn",  # the best loss so far was measured on other windows
     "checkpoint": "allow",
     "samples": "allow",

@@ -33,5 +33,5 @@ def plot_loss(folder: Path) -> Path:
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], kind: str) -> tuple[list[int], list[float]]:
-    chosen = [row for row in rows if row["kind"] == kind]
+    chosen = [row for row in rows if row["kind"] == kind and row["loss"] is not None]  # null: it was not finite
     return [int(row["step"]) for row in chosen], [float(row["loss"]) for row in chosen]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fabella.runs.metrics import append_row
 
 Row = Mapping[str, Any]
-"""One measurement: ``kind`` (train, validation, sample, final, histograms), ``step``, and its values."""
+"""One measurement: ``kind`` (train, validation, sample, spike, rewind, final, histograms), ``step``, and its values."""
 
 
 class Sink(Protocol):

@@ -45,14 +45,26 @@ class Terminal:
         self.bits_per_nat = bits_per_nat
         self.line = ProgressLine()
         self._first: tuple[int, float] | None = None
+        self._skipped = 0
 
     def __call__(self, row: Row) -> None:
         if row["kind"] == "train":
+            self._tell_skipped(row)
             self.line.update(self._training(row))
         elif row["kind"] == "validation":
             self._stay(
                 f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {row['perplexity']:.2f}, "
                 f"{row['bits_per_byte']:.4f} bits per byte"
+            )
+        elif row["kind"] == "spike":
+            self._stay(
+                f"step {row['step']:,}: the gradient norm leapt to {row['gradient_norm']:.3g}, "
+                f"{row['gradient_norm'] / row['median']:.1f} times the usual {row['median']:.3g}"
+            )
+        elif row["kind"] == "rewind":
+            self._stay(
+                f"back to step {row['step'] - 1:,}, as step {row['failed']:,} failed: {row['times']} of "
+                f"{row['allowed']} times; learning rate x {row['lr_factor']:.3g}"
             )
         elif row["kind"] == "sample":
             self._stay(f"step {row['step']:,} tells: {shorten(row['prompt'] + row['text'])}")
@@ -64,6 +76,12 @@ class Terminal:
     def _stay(self, text: str) -> None:
         self.line.close()
         say(text)
+
+    def _tell_skipped(self, row: Row) -> None:
+        skipped = int(row.get("skipped_steps", 0))
+        if skipped > self._skipped:
+            self._stay(f"step {row['step']:,}: {skipped:,} steps left out so far, as they were not finite")
+        self._skipped = skipped
 
     def _training(self, row: Row) -> str:
         step = int(row["step"])

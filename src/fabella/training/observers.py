@@ -21,6 +21,8 @@ from fabella.training.train import Progress
 from fabella.training.validate import Score
 
 Write = Callable[[Row], None]
+UNSAID = {"stream", "rewinds"}
+"""Parts of a progress that a checkpoint does not speak of where there are none."""
 
 
 class Log:
@@ -46,11 +48,22 @@ class Log:
 class Validate:
     """Every ``every`` steps: the score on the fixed set. ``improved`` tells Save that this step is the best so far."""
 
-    def __init__(self, every: int, score: Callable[[], Score], write: Write, best: float) -> None:
-        """``best``: the lowest loss so far, infinity where there is none."""
+    def __init__(self, every: int, score: Callable[[], Score], write: Write, best: float, *,
+                 patience: int = 0, since_best: int = 0) -> None:  # fmt: skip
+        """``best``: the lowest loss so far, infinity where there is none; ``since_best``: scores after it."""
         self.every, self.score, self.write = every, score, write
-        self.best = best
+        self.best, self.patience, self.since_best = best, patience, since_best
         self.improved = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so many scores were no better than the best that the training is to end."""
+        return 0 < self.patience <= self.since_best
+
+    def numbers(self) -> dict[str, float]:
+        """For a checkpoint."""
+        best = {"best_loss": self.best} if math.isfinite(self.best) else {}
+        return {**best, **({"validations_since_best": self.since_best} if self.patience else {})}
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         self.improved = False
@@ -59,6 +72,7 @@ class Validate:
         score = self.score()
         self.improved = score.loss < self.best
         self.best = min(self.best, score.loss)
+        self.since_best = 0 if self.improved else self.since_best + 1
         self.write(row_of("validation", progress.step, score))
 
 
@@ -92,6 +106,14 @@ class Histograms:
             self.write({"kind": "histograms", "step": progress.step, "histograms": self.measure()})
 
 
+class Enough(Exception):  # noqa: N818 - an end, and no error
+    """The training ends after this step, of which everything is saved, though it is not the last one planned."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self.progress = progress
+
+
 class Save:
     """Every ``every`` steps, at the best, at the last, and when asked to: a checkpoint. Then, if asked, the end.
 
@@ -101,13 +123,16 @@ class Save:
     """
 
     def __init__(self, run: Run, folder: RunFolder, engine: Engine, validate: Validate, *, steps: int,
-                 interruption: Interruption, behind: Behind, report: Callable[[str], None]) -> None:  # fmt: skip
+                 interruption: Interruption, behind: Behind, report: Callable[[str], None],
+                 kept: Callable[[], Mapping[str, float | str]] = dict) -> None:  # fmt: skip
+        """``kept``: what other observers need to go on exactly."""
         self.section, self.folder, self.engine, self.validate = run.checkpoint, folder, engine, validate
         self.steps, self.interruption, self.behind, self.report = steps, interruption, behind, report
+        self.kept = kept
         self._owed: DiskFullError | None = None
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        last = progress.step == self.steps
+        last = progress.step == self.steps or self.validate.exhausted
         due = progress.step % self.section.every == 0 or last
         if due or self.validate.improved or self.interruption.save or self.interruption.asked:
             result.read()  # a step that went wrong raises here, before anything is saved
@@ -117,6 +142,8 @@ class Save:
         self.behind.drain()
         if self._owed:
             raise self._owed
+        if self.validate.exhausted and progress.step < self.steps:
+            raise Enough(progress)
         if not last:
             raise Interrupted(
                 f"Stopped at step {progress.step:,} of {self.steps:,}; everything is saved.",
@@ -127,7 +154,8 @@ class Save:
         self.interruption.save = False
         self.behind.drain()
         self._owed = None  # until the writer says otherwise
-        snapshot = checkpoint_of(self.engine, progress, self.validate.best)
+        known = {**self.kept(), **self.validate.numbers()}
+        snapshot = checkpoint_of(self.engine, progress, known)
         self.behind.do(partial(self._write, progress.step, snapshot, best=self.validate.improved))
 
     def _write(self, step: int, snapshot: Checkpoint, *, best: bool) -> None:
@@ -144,8 +172,7 @@ class Save:
             self.report(f"Not saved at step {step:,}, tried again at the next: {error}")
 
 
-def checkpoint_of(engine: Engine, progress: Progress, best: float) -> Checkpoint:
-    """Everything a later process needs to go on exactly."""
-    known = {"best_loss": best} if math.isfinite(best) else {}
-    reached = {name: value for name, value in dataclasses.asdict(progress).items() if value != ""}
+def checkpoint_of(engine: Engine, progress: Progress, known: Mapping[str, float | str]) -> Checkpoint:
+    """Everything a later process needs to go on exactly; ``known``: by those who look on."""
+    reached = {name: value for name, value in dataclasses.asdict(progress).items() if value or name not in UNSAID}
     return Checkpoint(state=engine.state(), progress={**reached, **known})

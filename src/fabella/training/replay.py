@@ -5,64 +5,83 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+from fabella.config import Stop
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine, StepResult
 from fabella.engine.ranks import Place
-from fabella.errors import NumericsError, StorageError
+from fabella.errors import NotFinite, StorageError
 from fabella.runs import failures
 from fabella.runs.failures import Failure
 from fabella.runs.folder import RunFolder
+from fabella.training.train import Progress
+
+
+class FailedStep(NotFinite):
+    """A step that was not taken, and lies in the run's folder now; ``after``: where the data stands behind it."""
+
+    after: Progress
 
 
 class Keeping:
-    """Takes steps with an engine; one that is not finite is kept in the run's folder before its error goes on.
+    """Takes steps with an engine; one that fails is kept in the run's folder before its error goes on.
 
-    Of several processes every one has such a step at the same time; the first writes.
+    Of several processes every one has such a step at the same time; the first writes. On a GPU it shows when a result
+    is read, some steps later: batches are held until then. Raises FailedStep.
     """
 
-    def __init__(self, engine: Engine, folder: RunFolder, place: Place) -> None:
-        self.engine, self.folder, self.place = engine, folder, place
+    def __init__(self, engine: Engine, folder: RunFolder, place: Place, progress: Progress) -> None:
+        self.engine, self.folder, self.place, self.progress = engine, folder, place, progress
+        self._unread: dict[int, tuple[Batch, float, Progress]] = {}
 
     def step(self, batch: Batch, lr: float) -> StepResult:
-        """As the engine's own. Raises NumericsError that says where the step lies and how it is taken again."""
+        """As the engine's own. Its error says where the step lies and how it is taken again."""
+        self.progress = self.progress.after(batch)
+        self._unread[self.progress.step] = (batch, lr, self.progress)
         try:
             result = self.engine.step(batch, lr)
-        except NumericsError as error:
-            raise self.kept(batch, lr, error) from error
-        return _Kept(result, self, batch, lr)
+        except NotFinite as error:
+            raise self.kept(error) from error
+        return _Kept(result, self, self.progress.step)
 
-    def kept(self, batch: Batch, lr: float, error: NumericsError) -> NumericsError:
-        """Keep the step that ``error`` tells of, which must be the engine's last; the error to raise then."""
-        state = self.engine.state()  # weights and moments before the step, for it was not taken; only the count is new
-        step = int(state.numbers["step"])
-        before = dataclasses.replace(state, numbers={**state.numbers, "step": step - 1})
-        path = failures.place_of(self.folder, step)
+    def sound(self, step: int) -> None:
+        """All steps up to ``step`` are known not to have failed."""
+        for number in [number for number in self._unread if number <= step]:
+            del self._unread[number]
+
+    def kept(self, error: NotFinite) -> FailedStep:
+        """Keep the step that ``error`` tells of, after which the engine has taken none; the error to raise then."""
+        batch, lr, after = self._unread[error.step]
+        state = self.engine.state()
+        before = dataclasses.replace(state, numbers={**state.numbers, "step": error.step - 1})
+        path = failures.place_of(self.folder, error.step)
+        told = f"{error.problem} The step is kept in {path}."
+        fix = f"Look into it: fabella train --replay {quote(str(path))}. {error.fix}"
         try:
             if self.place.first:
-                failures.keep(self.folder, Failure(step, before, batch, lr, error.problem))
+                failures.keep(self.folder, Failure(error.step, before, batch, lr, error.problem))
         except StorageError as unkept:
-            return NumericsError(f"{error.problem} The step could not be kept: {unkept.problem}", fix=error.fix)
-        return NumericsError(
-            f"{error.problem} The step is kept in {path}.",
-            fix=f"Look into it: fabella train --replay {quote(str(path))}. {error.fix}",
-        )
+            told, fix = f"{error.problem} The step could not be kept: {unkept.problem}", error.fix
+        failed = FailedStep(told, fix=fix, step=error.step)
+        failed.after = after
+        return failed
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A result that is looked at later: on a GPU that is when a step that is not finite shows."""
+    """A result that is looked at later."""
 
     result: StepResult
     keeping: Keeping
-    batch: Batch
-    lr: float
+    step: int
 
     def read(self) -> dict[str, float]:
         try:
-            return self.result.read()
-        except NumericsError as error:
-            raise self.keeping.kept(self.batch, self.lr, error) from error
+            values = self.result.read()
+        except NotFinite as error:
+            raise self.keeping.kept(error) from error
+        self.keeping.sound(self.step)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +110,12 @@ class Replay:
 def replay(path: Path, *, device: str = "auto") -> Replay:
     """Take the step kept in ``path`` (RUN/failures/step-…) again, and look on. Nothing in the run is changed.
 
-    Blocks are not compiled, so that each module can be looked at. Raises CheckpointError where ``path`` is no such
-    step, or damaged.
+    PyTorch takes it, whichever engine did, without compiling, so that each module can be looked at; none is left out.
+    Raises CheckpointError where ``path`` is no such step, or damaged.
     """
     run = RunFolder.open(path.absolute().parent.parent).run
-    run = run.model_copy(update={"training": run.training.model_copy(update={"compile": "none"})})
+    training = run.training.model_copy(update={"compile": "none", "nonfinite": Stop()})
+    run = run.model_copy(update={"engine": "torch", "training": training})
     failure = failures.read(path.absolute(), run.model.parameters())
     engine = engines.for_training(run, device=device)
     engine.restore(failure.state)
@@ -103,6 +123,6 @@ def replay(path: Path, *, device: str = "auto") -> Replay:
     with engines.load(run.engine, "replay").looking_on(engine) as found:
         try:
             engine.step(failure.batch, failure.lr).read()
-        except NumericsError as again:
+        except NotFinite as again:
             error = again.problem
     return Replay(failure.step, failure.error, error, found[0] if found and error else "")

@@ -6,76 +6,32 @@ resume ─ run folder → newest good checkpoint ───────┴→ eng
 
 import math
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fabella.config import Epochs, Muon, Run, Steps
 from fabella.data.prepared import Prepared, open_prepared
 from fabella.data.windows import Windows
 from fabella.engine import engine as engines
-from fabella.engine.engine import Engine, StepResult
+from fabella.engine.engine import Engine, State
 from fabella.engine.ranks import Alone, Ranks
 from fabella.errors import CheckpointError, PreparedDataError, TokenizerError
-from fabella.models.parameters import block_matrices, count
-from fabella.runs.checkpoint import Loaded, load, require_space
+from fabella.models.parameters import block_matrices, count, initial_weights
+from fabella.runs.checkpoint import Loaded, load, newest_due, require_space
 from fabella.runs.compare import compare_manifests
 from fabella.runs.folder import RunFolder
-from fabella.runs.metrics import keep_through, read_rows
-from fabella.telemetry.services import require, services
-from fabella.telemetry.sinks import Fan, MetricsFile, Row, Sink
-from fabella.telemetry.terminal import Terminal, say
-from fabella.training.agreement import Agreement
-from fabella.training.batches import batches_from
-from fabella.training.behind import Behind, NobodyBehind
+from fabella.runs.metrics import keep_through
+from fabella.telemetry.services import require
+from fabella.telemetry.sinks import Sink
+from fabella.training.course import Outcome, Saved, Session
 from fabella.training.environment import environment
-from fabella.training.interruption import interruptible
-from fabella.training.observers import Histograms, Log, Save, Tell, Validate, Write, row_of
-from fabella.training.pace import Pace
-from fabella.training.replay import Keeping
-from fabella.training.schedule import learning_rate, steps_for
-from fabella.training.telling import teller_of
-from fabella.training.train import Observer, Progress, train
-from fabella.training.validate import Score, bits_per_nat, fixed_set, validate
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a finished run gave: its folder, how much it learned from, and its score on all held-out text."""
-
-    folder: Path
-    progress: Progress
-    score: Score
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """A run that is about to go on: what it is, where it lies, what it learns from, and who trains it."""
-
-    run: Run
-    folder: RunFolder
-    prepared: Prepared
-    engine: Engine
-    ranks: Ranks
-    sinks: Sequence[Sink] = ()
-    observers: Sequence[Observer] = ()
-    """Who looks on beside those that every run has."""
-
-    @property
-    def steps(self) -> int:
-        assert isinstance(self.run.training.length, Steps), "a saved run is resolved"
-        return self.run.training.length.steps
-
-    def rate(self, step: int) -> float:
-        return learning_rate(self.run.optimizer, step, self.steps)
-
-    def say(self, text: str) -> None:
-        """A remark, once for all processes."""
-        if self.ranks.place.first:
-            say(text)
+from fabella.training.nonfinite import go_on
+from fabella.training.schedule import steps_for
+from fabella.training.train import Observer, Progress
 
 
 def start(
@@ -102,13 +58,13 @@ def start(
         require(run.telemetry)
     engine = engines.for_training(run, device=device, ranks=ranks)
     if not ranks.place.first:
-        beside = _Session(run, RunFolder(out, run, {}), prepared, engine, ranks, sinks, observers)
-        return _go_on(beside, Progress(), best=math.inf)
+        beside = Session(run, RunFolder(out, run, {}), prepared, engine, ranks, sinks, observers)
+        return _go_on(beside, Progress(), {})
     _require_room(out, run, there=0)
     folder = RunFolder.create(out, run, _manifest(out, prepared, engine))
     with folder.lock():
         folder.keep_tokenizer(prepared.tokenizer)
-        return _go_on(_Session(run, folder, prepared, engine, ranks, sinks, observers), Progress(), best=math.inf)
+        return _go_on(Session(run, folder, prepared, engine, ranks, sinks, observers), Progress(), {})
 
 
 def resume(
@@ -129,16 +85,10 @@ def resume(
     ranks = ranks or Alone()
     with (_taken_up if ranks.place.first else _beside)(path, prepared, run, ranks) as (folder, data):
         engine = engines.for_training(folder.run, device=device, ranks=ranks)
-        session = _Session(folder.run, folder, data, engine, ranks, sinks, observers)
+        session = Session(folder.run, folder, data, engine, ranks, sinks, observers)
         _warn_of_changes(session, _manifest(path, data, engine))
-        progress, best = _restore(session)
-        if ranks.place.first:
-            if progress.step < session.steps:
-                _require_room(path, folder.run, there=len(folder.steps()))
-            for name in ("metrics.jsonl", "samples.jsonl"):
-                keep_through(folder.path / name, progress.step)
-        ranks.tell("the metrics end where the run goes on")
-        return _go_on(session, progress, best=best)
+        progress, saved = _restore(session)
+        return _go_on(session, progress, saved)
 
 
 @contextmanager
@@ -164,7 +114,7 @@ def _beside(path: Path, moved: Path | None, run: Run | None, ranks: Ranks) -> Ge
     yield folder, _same_data(folder, moved)
 
 
-def _warn_of_changes(session: _Session, now: Mapping[str, Any]) -> None:
+def _warn_of_changes(session: Session, now: Mapping[str, Any]) -> None:
     """Say what differs from where the run began: the bits may, the course will not."""
     folder = session.folder
     differences = [d for d in compare_manifests(folder.manifest, now) if d.verdict == "warn"]
@@ -172,26 +122,52 @@ def _warn_of_changes(session: _Session, now: Mapping[str, Any]) -> None:
         session.say(f"Not as when the run began: {difference}")
 
 
-def _restore(session: _Session) -> tuple[Progress, float]:
-    """Engine, progress and best loss from the newest good checkpoint; from the start where there is none yet."""
-    loaded = _newest(session)
+def _restore(session: Session, *, due: bool = False) -> tuple[Progress, Saved]:
+    """Engine and progress from the newest good checkpoint; from the start where there is none yet.
+
+    ``due``: of those that ``checkpoint.every`` asked for. Rows that were measured later are dropped: they will be
+    measured again.
+    """
+    loaded = _newest(session, due=due)
+    progress, saved = Progress(), dict[str, int | float | str]()
     if loaded is None:
         session.say("No checkpoint yet: the run begins again at step 0.")
-        return Progress(), math.inf
-    for remark in loaded.ignored:
-        session.say(remark)
-    saved = dict(loaded.checkpoint.progress)
-    session.engine.restore(loaded.checkpoint.state)
-    best = float(saved.get("best_loss", math.inf))
-    progress = Progress(int(saved["step"]), int(saved["windows"]), int(saved["tokens"]), str(saved.get("stream", "")))
-    return progress, best
+        session.engine.restore(first_state(session.run))
+    else:
+        for remark in loaded.ignored:
+            session.say(remark)
+        saved = dict(loaded.checkpoint.progress)
+        session.engine.restore(loaded.checkpoint.state)
+        progress = Progress(
+            int(saved["step"]),
+            int(saved["windows"]),
+            int(saved["tokens"]),
+            stream=str(saved.get("stream", "")),
+            rewinds=int(saved.get("rewinds", 0)),
+        )
+    if session.ranks.place.first:
+        if progress.step < session.steps and not due:
+            _require_room(session.folder.path, session.run, there=len(session.folder.steps()))
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            keep_through(session.folder.path / name, progress.step)
+    session.ranks.tell("the metrics end where the run goes on")
+    return progress, saved
 
 
-def _newest(session: _Session) -> Loaded | None:
+def first_state(run: Run) -> State:
+    """Of an engine that has taken no step."""
+    weights = initial_weights(run.model.parameters(), run.seed)
+    moments = {
+        f"{kind}.{name}": np.zeros_like(array) for kind in ("first", "second") for name, array in weights.items()
+    }
+    return State(weights, moments, {"step": 0, "updates": 0})
+
+
+def _newest(session: Session, *, due: bool) -> Loaded | None:
     """The newest good checkpoint; the first process chooses it, and the others take the same."""
     folder, ranks = session.folder, session.ranks
     if ranks.place.first:
-        loaded = load(folder, "latest") if folder.steps() else None
+        loaded = newest_due(folder) if due else load(folder, "latest") if folder.steps() else None
         ranks.tell(str(loaded.step) if loaded else "")
         return loaded
     step = ranks.tell("")
@@ -250,83 +226,5 @@ def _same_data(folder: RunFolder, moved: Path | None) -> Prepared:
     return prepared
 
 
-def _go_on(session: _Session, progress: Progress, *, best: float) -> Outcome:
-    if (compiled := session.engine.describe()["compiled"]) != "nothing":
-        session.say(
-            f"Compiling the {compiled}: the first step takes half a minute, less where they were compiled before."
-        )
-    run, prepared, ranks, first = session.run, session.prepared, session.ranks, session.ranks.place.first
-    held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
-    batch = run.training.micro_batch
-
-    def score(chosen: int) -> Score:
-        return validate(session.engine, held_out, prepared.validation, fixed_set(held_out, chosen), batch)
-
-    with ExitStack() as told:
-        terminal = told.enter_context(closing(Terminal(session.steps, bits_per_nat(prepared.train))))
-        opened = services(session.folder, step=progress.step, report=say) if first else []
-        others = [told.enter_context(closing(one)) for one in opened]
-        write = Fan(MetricsFile(session.folder.path), [terminal, *others, *session.sinks], say)
-        write = write if first else Fan(_unwritten, [], say)
-        with (
-            interruptible(insisting=ranks.place.size == 1, report=session.say) as heard,
-            Behind(say) if first else NobodyBehind() as behind,
-        ):
-            agreement = Agreement(heard, ranks)
-
-            def tell(row: Row) -> None:
-                behind.do(partial(write, row))
-
-            def look_behind(progress: Progress, result: StepResult) -> None:
-                behind.check()
-
-            watching = Validate(run.validation.every, lambda: score(run.validation.windows), tell, best)
-            save = Save(run, session.folder, session.engine, watching, steps=session.steps,
-                        interruption=agreement, behind=behind, report=say)  # fmt: skip
-            pace = _pace(session)
-            looking = _looking(session, pace, watching, tell)
-            observers = [pace, look_behind, *looking, *session.observers, agreement, save]
-            if others:
-                every = run.telemetry.histograms_every
-                beside = Histograms(every, session.engine.histograms, lambda row: behind.do(partial(write.beside, row)))
-                observers.insert(2, beside)
-            progress = _train(session, observers, progress, pace)
-        final = _final(session, progress, score, write, len(held_out))
-    return Outcome(session.folder.path, progress, final)
-
-
-def _unwritten(row: Row) -> None:
-    """Where a process beside the first puts its rows: all are the same."""
-
-
-def _pace(session: _Session) -> Pace:
-    rows = read_rows(session.folder.path / "metrics.jsonl")
-    seconds = max((float(row.get("seconds", 0.0)) for row in rows), default=0.0)
-    return Pace(session.engine, session.run.data.windows.length, seconds)
-
-
-def _looking(session: _Session, pace: Pace, watching: Validate, write: Write) -> list[Observer]:
-    """The observers that measure and tell; ``write`` takes their rows."""
-    run = session.run
-    return [
-        Log(run.training.log_every, session.rate, write, pace),
-        watching,
-        Tell(run.samples.every, run.samples.prompts, teller_of(session.engine, session.prepared.tokenizer, run), write),
-    ]
-
-
-def _train(session: _Session, observers: Sequence[Observer], progress: Progress, pace: Pace) -> Progress:
-    """The recipe, fed from where ``progress`` stands."""
-    with closing(batches_from(session.run, session.prepared, progress)) as batches:
-        timed, learner = pace.timed(batches), Keeping(session.engine, session.folder, session.ranks.place)
-        return train(learner, timed, session.rate, observers, progress=progress, until=session.steps)
-
-
-def _final(session: _Session, progress: Progress, score: Callable[[int], Score], write: Write, windows: int) -> Score:
-    """The score on all held-out windows, measured once a run and kept in its metrics."""
-    rows = [row for row in read_rows(session.folder.path / "metrics.jsonl") if row["kind"] == "final"]
-    if rows and rows[-1]["step"] == progress.step:
-        return Score(rows[-1]["loss"], rows[-1]["bits_per_byte"], rows[-1]["tokens"])
-    final = score(windows)
-    write(row_of("final", progress.step, final))
-    return final
+def _go_on(session: Session, progress: Progress, saved: Saved) -> Outcome:
+    return go_on(session, progress, saved, lambda: _restore(session, due=True))

@@ -10,17 +10,25 @@ from fabella.engine.engine import StepResult
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come: optimizer steps, windows and targets used; where its stream stands, if it has one."""
+    """How far a run has come: optimizer steps, windows and targets used; where its stream stands, if it has one.
+
+    ``rewinds``: how often it went back to a checkpoint; windows and targets that were used before are not used again.
+    """
 
     step: int = 0
     windows: int = 0
     tokens: int = 0
     stream: str = ""
+    rewinds: int = 0
 
     def after(self, batch: Batch) -> "Progress":
         """The progress once ``batch`` has been learned from."""
         return Progress(
-            self.step + 1, self.windows + len(batch.tokens), self.tokens + batch.learned, stream=batch.stream
+            self.step + 1,
+            self.windows + len(batch.tokens),
+            self.tokens + batch.learned,
+            stream=batch.stream,
+            rewinds=self.rewinds,
         )
 
 
