@@ -104,7 +104,7 @@ import sys
 from fabella.cli import main
 
 sys.modules["torch"] = None
-code = main.run(["train", "storybook-1m", "--engine", "jax", "--out", "run", "--json", *sys.argv[1:]])
+code = main.run(["train", "storybook-1m", "--engine", "jax", "--out", "run", "--json", "--devices", "2", *sys.argv[1:]])
 assert code == 0, code
 commands = (["resume", "run", "--steps", "3"], ["generate", "run", "Once", "--tokens", "3"], ["perplexity", "run", "A"])
 for words in commands:
@@ -112,16 +112,18 @@ for words in commands:
 """
 
 
-def test_nothing_of_pytorch_is_needed(tmp_path: Path) -> None:
+def test_nothing_of_pytorch_is_needed_and_devices_are_taken_by_number(tmp_path: Path) -> None:
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     settings = [*tiny.SETTINGS, "model.layers=1", "training.accumulation=[[0, 1]]", "training.length.steps=2"]
     settings += ["samples.every=100", "model.dropout=0.0"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *settings],
         cwd=tmp_path, capture_output=True, text=True, timeout=600,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout[: done.stdout.index("}") + 1])["steps"] == 2
+    assert RunFolder.open(tmp_path / "run").manifest["environment"]["parallel"] == "data, 2 devices"
 
 
 WITHOUT_JAX = """

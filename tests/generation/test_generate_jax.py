@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fabella.config import families, family_module
+from fabella.config import family_module
 from fabella.engine import engine_jax, engine_torch
 from fabella.errors import NumericsError, TokenizerError
 from fabella.generation import generate_jax, generate_torch
 from fabella.generation.sampling import Sampling
 from fabella.models.parameters import initial_weights
+from tests.models.conftest import families_with_twins
 
 # Of several lengths, two the same, one longer than the context below.
 PROMPTS = ([1, 2, 3], [4], list(range(20)), [1, 2, 3])
@@ -34,7 +35,7 @@ def both(family: str) -> tuple[Any, Any]:
     return engine_torch.for_use(config, louder, "cpu"), engine_jax.for_use(config, louder, "cpu")
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", families_with_twins())
 def test_the_most_likely_text_is_pytorchs_id_by_id(family: str) -> None:
     """Far beyond the context, so that windows are read anew, at another step for each prompt."""
     torch_model, jax_model = both(family)

@@ -1,6 +1,7 @@
 """Every family, found by its file: a test that takes ``family`` runs once for each, also for those still to come."""
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,11 @@ class Family:
 
     def tokens(self, batch: int, time: int, seed: int = 1) -> Tensor:
         return torch.randint(self.config.vocabulary, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+def families_with_twins() -> list[str]:
+    """Those that are written for both engines."""
+    return [name for name in families() if importlib.util.find_spec(f"fabella.models.{name}_jax")]
 
 
 @pytest.fixture(params=families())

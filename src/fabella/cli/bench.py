@@ -5,6 +5,7 @@ Examples:
   fabella bench piny-37m --turns 9 --compiled     each contestant eager and with torch.compile
   fabella bench storybook-1m --alone --json
   fabella bench --decode --llama2c ~/llama2.c     tokens a second, told one text at a time and sixteen at once
+  fabella bench storybook-1m --engine jax         the JAX engine, beside a step written by hand and beside PyTorch
   fabella bench minigpt-100m --device cuda --precision bf16 --output results.json
 """
 
@@ -35,6 +36,7 @@ def command(
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
     threads: Annotated[int, typer.Option(help="Of the CPU; 0: as many as PyTorch likes.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch, or jax beside a step written by hand and torch.")] = "torch",
     decode: Annotated[bool, typer.Option("--decode", help="Measure telling instead of training.")] = False,
     tokens: Annotated[int, typer.Option(help="With --decode: told after a prompt of 8.", min=2)] = TOLD_TOKENS,
     llama2c: Annotated[
@@ -58,6 +60,7 @@ def command(
         )
     else:
         given = Conditions(
+            engine=engine,
             turns=turns,
             device=device,
             precision=precision,
@@ -86,7 +89,8 @@ def lines(name: str, result: dict[str, Any]) -> list[str]:
         ratio = "" if who == "fabella" else f"  fabella by this {told['fabella_by_this']:.2f}"
         speed = f"{told['tokens_per_second']:>10,.0f} tokens/s  {told['utilisation']:>4.0%} of the peak"
         shown.append(f"  {who:<24} {speed}{memory}{ratio}")
-        shown.append(f"  {'':<24} {1000 * told['seconds_per_step']:,.1f} ms a step: {parts}")
+        first = f"; the first, with what it compiles, {told['first_step_seconds']:.1f} s"
+        shown.append(f"  {'':<24} {1000 * told['seconds_per_step']:,.1f} ms a step: {parts}{first}")
     return shown
 
 

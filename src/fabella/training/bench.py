@@ -35,6 +35,7 @@ CHILD = [sys.executable, "-P", "-m", "fabella.training.bench"]
 class Conditions:
     """How to measure. ``compiled``: with torch.compile as well. ``alone``: without peers."""
 
+    engine: str = "torch"
     turns: int = 7
     device: str = "auto"
     precision: str = "float32"
@@ -54,7 +55,7 @@ def bench(
     presets: Sequence[str], given: Conditions, report: Callable[[str, dict[str, Any]], None] = lambda name, result: None
 ) -> dict[str, Any]:
     """Measure each preset; ``report`` hears of each result as it comes."""
-    engine = engines.load("torch", "bench")
+    engine = engines.load(given.engine, "bench")
     engine.set_threads(given.threads)
     results: dict[str, Any] = {}
     for name in presets:
@@ -67,10 +68,12 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
     config, shape = preset(name).model, shape_of(name)
     who = [one for one in engine.names(config) if one == "fabella" or not given.alone]
     who = [each for one in who for each in ([one, f"{one} compiled"] if given.compiled else [one])]
-    contestants = [engine.Contestant(each, config, shape, given.precision, given.device) for each in who]
+    contestants = [_contestant(each, given.engine, config, shape, (given.precision, given.device)) for each in who]
     peaks = [engine.peak(given.device, given.precision)]
+    first: dict[str, float] = {}
     for contestant in contestants:
-        for _ in range(WARM_UP_STEPS):
+        first[contestant.name] = sum(contestant.step().values())
+        for _ in range(WARM_UP_STEPS - 1):
             contestant.step()
     turns: dict[str, list[dict[str, float]]] = {each: [] for each in who}
     for turn in range(given.turns):
@@ -82,6 +85,7 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
     result["contestants"] = {
         contestant.name: {
             "parameters": contestant.parameters,
+            "first_step_seconds": first[contestant.name],
             **summary(turns[contestant.name], turns["fabella"], shape[0] * shape[1]),
         }
         for contestant in contestants
@@ -90,6 +94,14 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
         told["utilisation"] = flops / told["seconds_per_step"] / fastest
         told["peak_bytes"] = peak_memory(name, each, given) if given.memory else None
     return result
+
+
+def _contestant(name: str, engine: str, config: Any, shape: tuple[int, int], how: tuple[str, str]) -> Any:
+    """``how``: precision and device. A name may say its engine: ``fabella on torch``."""
+    who, _, other = name.partition(" on ")
+    contestant = engines.load(other or engine, "bench").Contestant(who, config, shape, *how)
+    contestant.name = name
+    return contestant
 
 
 def summary(own: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, float]], tokens: int) -> dict[str, Any]:
@@ -107,7 +119,13 @@ def summary(own: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, floa
 
 def peak_memory(name: str, contestant: str, given: Conditions) -> int:
     """Bytes that training takes above what the process took before there was a model."""
-    request = {"preset": name, "contestant": contestant, "precision": given.precision, "device": given.device}
+    request = {
+        "preset": name,
+        "engine": given.engine,
+        "contestant": contestant,
+        "precision": given.precision,
+        "device": given.device,
+    }
     words = json.dumps({**request, "shape": shape_of(name), "threads": given.threads})
     done = subprocess.run(CHILD, input=words, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -119,11 +137,12 @@ def peak_memory(name: str, contestant: str, given: Conditions) -> int:
 def child() -> None:
     """Take a few steps, and print how much memory they took at most."""
     asked = json.load(sys.stdin)
-    engine, memory = engines.load("torch", "bench"), engines.load("torch", "memory")
+    engine, memory = (engines.load(asked["engine"], part) for part in ("bench", "memory"))
     engine.set_threads(asked["threads"])
     config, shape = preset(asked["preset"]).model, tuple(asked["shape"])
+    how = asked["precision"], asked["device"]
     before = psutil.Process().memory_info().rss
-    contestant = engine.Contestant(asked["contestant"], config, shape, asked["precision"], asked["device"])
+    contestant = _contestant(asked["contestant"], asked["engine"], config, shape, how)
     for _ in range(MEMORY_STEPS):
         contestant.step()
     on_gpu = memory.device_peak(asked["device"])
