@@ -1,7 +1,8 @@
 """MinGRU: the recurrence h_t = (1 − z_t)·h_{t−1} + z_t·h̃_t, whole texts and single tokens alike.
 
 The same formula as in nn_recurrence_torch.py. Over a whole text it is one of two algorithms, by the device: step by
-step, or all steps at once in log₂ T rounds (Blelloch 1990). A CPU has nothing to gain from more work done side by side.
+step, or all steps at once in log₂ T rounds (Blelloch 1990). On a CPU the first takes a third of the time (docs/log.md);
+elsewhere neither has been measured, and the second is taken for its few rounds.
 """
 
 from typing import Any
