@@ -14,7 +14,7 @@ from typing import Any
 from fabella.config import Run
 from fabella.config_files import to_yaml
 from fabella.data.prepared import Prepared
-from fabella.errors import ConfigError, NumericsError, StorageError
+from fabella.errors import ConfigError, LockedError, NumericsError, StorageError
 from fabella.models.parameters import count
 from fabella.storage import make_folders, storage_errors, write_file
 from fabella.tuning import trials
@@ -58,7 +58,7 @@ def optuna() -> Any:
     return library
 
 
-def open_study(search: Search, worker: int = 0) -> Any:
+def open_study(search: Search) -> Any:
     """The study, made where it is not there yet; going on, the space must be the same.
 
     Raises StorageError where its storage cannot be used or is locked, ConfigError where it is another search's.
@@ -66,17 +66,11 @@ def open_study(search: Search, worker: int = 0) -> Any:
     library = optuna()
     with storage_errors(search.out, "making the folder of the search"):
         make_folders(search.out)
-    several = bool(search.storage) or worker
-    sampler = library.samplers.TPESampler(
-        seed=search.seed + worker, n_startup_trials=STARTING_TRIALS, constant_liar=bool(several)
-    )
     pruner = library.pruners.MedianPruner(n_startup_trials=STARTING_TRIALS, n_warmup_steps=0)
     with _storage_told(search.url), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # constant_liar is called experimental
+        warnings.simplefilter("ignore")
         storage = library.storages.RDBStorage(search.url, engine_kwargs=_waiting(search.url))
-        study = library.create_study(
-            study_name="fabella", storage=storage, sampler=sampler, pruner=pruner, load_if_exists=True
-        )
+        study = library.create_study(study_name="fabella", storage=storage, pruner=pruner, load_if_exists=True)
         known = study.user_attrs.get("search")
         asked = _identity(search)
         if known is None:
@@ -112,15 +106,18 @@ class _storage_told:  # noqa: N801 - read as a phrase in a with statement
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ImportError):
+            raise ConfigError(
+                f"The storage of the search needs Python's module '{error.name}'.", fix=f"pip install {error.name}"
+            ) from error
         if error is None or not type(error).__module__.startswith(("optuna", "sqlalchemy")):
             return
         reason = str(getattr(error, "__cause__", None) or error).splitlines()[0][:200]
         locked = "locked" in reason
-        raise StorageError(
-            f"The storage of the search, {self.url.split('@')[-1]}, "
-            + ("is locked." if locked else f"fails: {reason}."),
-            fix="Wait for whoever holds it, or choose another --storage." if locked else "Check its address and place.",
-        ) from error
+        place = f"The storage of the search, {self.url.split('@')[-1]},"  # what stands before an @ may be a password
+        if locked:
+            raise LockedError(f"{place} is locked.", fix="Wait for whoever holds it, or choose another --storage.")
+        raise StorageError(f"{place} fails: {reason}.", fix="Check its address and place.") from error
 
 
 def again_what_was_cut_short(study: Any) -> int:
@@ -133,15 +130,26 @@ def again_what_was_cut_short(study: Any) -> int:
     return len(running)
 
 
-def work(search: Search, count_: int, *, worker: int = 0, report: Callable[[str], None] = lambda text: None) -> None:
-    """Do trials until the study has ``count_`` that came to an end, by whomever."""
-    library, study = optuna(), open_study(search, worker)
+def work(
+    search: Search,
+    count_: int,
+    *,
+    alone: bool = True,
+    abandoned: Callable[[], bool] = lambda: False,
+    report: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Do trials until the study has ``count_`` that came to an end, by whomever, or nobody waits for them any more.
+
+    ``alone``: no other process works for the study at the time.
+    """
+    library, study = optuna(), open_study(search)
     with _storage_told(search.url):
-        while len(ended(study)) < count_:
+        while len(ended(study)) < count_ and not abandoned():
             with _one_at_a_time(search.out):
+                study.sampler = _sampler(library, search.seed, len(study.get_trials(deepcopy=False)), alone=alone)
                 trial = study.ask()
             try:
-                study.tell(trial, _objective(search, trial, library, report))
+                study.tell(trial, _objective(search, trial, library, abandoned, report))
             except library.TrialPruned:
                 study.tell(trial, state=library.trial.TrialState.PRUNED)
             except BaseException:
@@ -157,7 +165,18 @@ def _one_at_a_time(folder: Path) -> Generator[None]:
         yield
 
 
-def _objective(search: Search, trial: Any, library: Any, report: Callable[[str], None]) -> float:
+def _sampler(library: Any, seed: int, number: int, *, alone: bool) -> Any:
+    """For the trial of that number; draws depend on seed and number, so that a search goes on as if never stopped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constant_liar is called experimental
+        return library.samplers.TPESampler(
+            seed=(seed * 1_000_003 + number) % 2**32, n_startup_trials=STARTING_TRIALS, constant_liar=not alone
+        )
+
+
+def _objective(
+    search: Search, trial: Any, library: Any, abandoned: Callable[[], bool], report: Callable[[str], None]
+) -> float:
     """Train with what the trial suggests; its score, or the end of the trial where it is hopeless or impossible."""
     try:
         run = trials.quiet(tried(search.run, chosen(search.run, search.space, trial)), LOOKS)
@@ -174,7 +193,7 @@ def _objective(search: Search, trial: Any, library: Any, report: Callable[[str],
         return bool(trial.should_prune())
 
     try:
-        score = trials.train(run, out, search.prepared, hopeless, device=search.device)
+        score = trials.train(run, out, search.prepared, hopeless, abandoned, device=search.device)
     except (trials.HopelessError, NumericsError) as error:
         trial.set_user_attr("reason", "hopeless" if isinstance(error, trials.HopelessError) else error.problem)
         report(f"trial {trial.number}: given up")

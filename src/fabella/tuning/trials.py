@@ -8,6 +8,7 @@ from fabella.config import Run
 from fabella.config_files import apply_overrides, run_from
 from fabella.data.prepared import Prepared
 from fabella.engine.engine import StepResult
+from fabella.errors import Interrupted
 from fabella.telemetry.sinks import Row
 from fabella.training import session
 from fabella.training.train import Progress
@@ -23,8 +24,8 @@ class Judged:
     Rows come on the thread behind the training; the answer is acted upon after the next step.
     """
 
-    def __init__(self, hopeless: Callable[[int, float], bool]) -> None:
-        self._hopeless, self._ended = hopeless, False
+    def __init__(self, hopeless: Callable[[int, float], bool], abandoned: Callable[[], bool]) -> None:
+        self._hopeless, self._abandoned, self._ended = hopeless, abandoned, False
 
     def __call__(self, row: Row) -> None:
         """A measured row."""
@@ -36,9 +37,11 @@ class Judged:
         """Nothing is kept open."""
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Raises HopelessError once it is known."""
+        """Raises HopelessError once it is known, Interrupted once nobody waits for the trial."""
         if self._ended:
             raise HopelessError
+        if self._abandoned():
+            raise Interrupted("The search that this trial is for has ended.")
 
 
 def quiet(run: Run, looks: int) -> Run:
@@ -49,11 +52,19 @@ def quiet(run: Run, looks: int) -> Run:
     return run_from(apply_overrides(run.model_dump(mode="json"), settings))
 
 
-def train(run: Run, out: Path, prepared: Prepared, hopeless: Callable[[int, float], bool], *, device: str) -> float:
+def train(
+    run: Run,
+    out: Path,
+    prepared: Prepared,
+    hopeless: Callable[[int, float], bool],
+    abandoned: Callable[[], bool] = lambda: False,
+    *,
+    device: str,
+) -> float:
     """Bits per byte on all held-out text after training ``run`` in ``out``.
 
     ``hopeless(step, bits per byte)`` is asked at each validation. Raises HopelessError, and whatever ends a training.
     """
-    judged = Judged(hopeless)
+    judged = Judged(hopeless, abandoned)
     outcome = session.start(run, out, prepared, device=device, sinks=[judged], observers=[judged.after_step])
     return outcome.score.bits_per_byte

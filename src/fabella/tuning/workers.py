@@ -74,12 +74,12 @@ def _start(search: Search, count: int, worker: int, workers: int) -> "subprocess
             CHILD, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True, start_new_session=True
         )
     assert process.stdin, "a pipe was asked for"
-    process.stdin.write(json.dumps(_as_words(search, count, worker)))
+    process.stdin.write(json.dumps(_as_words(search, count, alone=workers == 1 and not search.storage)))
     process.stdin.close()
     return process
 
 
-def _as_words(search: Search, count: int, worker: int) -> dict[str, Any]:
+def _as_words(search: Search, count: int, *, alone: bool) -> dict[str, Any]:
     return {
         "run": search.run.model_dump(mode="json"),
         "space": {name: range_.model_dump(mode="json") for name, range_ in search.space.items()},
@@ -89,7 +89,7 @@ def _as_words(search: Search, count: int, worker: int) -> dict[str, Any]:
         "seed": search.seed,
         "device": search.device,
         "count": count,
-        "worker": worker,
+        "alone": alone,
     }
 
 
@@ -116,6 +116,7 @@ def _require_good(search: Search, started: "list[subprocess.Popen[str]]") -> Non
 
 def main() -> int:
     """Do the trials that are asked for on standard input."""
+    parent = os.getppid()
     asked = json.load(sys.stdin)
     search = Search(
         run=run_from(asked["run"]),
@@ -127,7 +128,7 @@ def main() -> int:
         device=asked["device"],
     )
     try:
-        work(search, asked["count"], worker=asked["worker"], report=say)
+        work(search, asked["count"], alone=asked["alone"], abandoned=lambda: os.getppid() != parent, report=say)
     except FabellaError as error:
         say(str(error).replace("\n", " "))
         return error.exit_code
