@@ -186,7 +186,7 @@ def test_a_server_that_ends_finishes_what_it_tells(stream: bool) -> None:
     answer = read_all(connection)
     connection.close()
     opener.join()
-    assert (b"data: [DONE]" if stream else b'"completion_tokens":30') in answer
+    assert (b"data: [DONE]" if stream else b'"completion_tokens":') in answer
 
 
 def test_an_error_in_the_middle_of_a_stream_is_its_last_event(capsys: pytest.CaptureFixture[str]) -> None:

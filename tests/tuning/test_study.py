@@ -161,7 +161,7 @@ def test_without_optuna_it_says_what_to_install(
 
 
 def test_a_storage_without_its_driver_and_its_password_are_told_and_not_told(data: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs Python's module 'psycopg2'") as told:
+    with pytest.raises(ConfigError, match="driver of its database: No module named 'psycopg2'") as told:
         open_study(search(tmp_path / "one", data, storage="postgresql+psycopg2://me:secret@nowhere/db"))
     assert "secret" not in str(told.value)
 

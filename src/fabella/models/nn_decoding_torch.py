@@ -7,7 +7,7 @@ it; keys, values and hidden states lie where they stay, a row a text.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Complex64, Float, Int
@@ -21,6 +21,7 @@ Memory = Tensor | None
 """What one block remembers, a row a text; None where it remembers nothing."""
 
 
+@runtime_checkable
 class Part(Protocol):
     """A step of the stream: what it adds to ``x`` [N D]."""
 
@@ -29,6 +30,7 @@ class Part(Protocol):
     def __call__(self, x: Tensor, reading: Reading, memory: Any) -> Tensor: ...
 
 
+@runtime_checkable
 class Norm(Protocol):
     """A norm without its scale, which is multiplied into the matrix that reads it."""
 

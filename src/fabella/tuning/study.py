@@ -108,7 +108,8 @@ class _storage_told:  # noqa: N801 - read as a phrase in a with statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ImportError):
             raise ConfigError(
-                f"The storage of the search needs Python's module '{error.name}'.", fix=f"pip install {error.name}"
+                f"The storage of the search lacks the driver of its database: {error.__cause__ or error}.",
+                fix="Install that driver with pip, or leave --storage out: a file is used.",
             ) from error
         if error is None or not type(error).__module__.startswith(("optuna", "sqlalchemy")):
             return
