@@ -18,7 +18,7 @@ from tests.house import FILES, HOUSE, PACKAGE, TESTS, TREES, Function, functions
 # Law 2: what only the files of one engine may import.
 ENGINES = {"torch": "_torch", "triton": "_torch", "jax": "_jax", "optax": "_jax"}
 # The only imports allowed inside a function: what `pip install fabella` leaves out.
-OPTIONAL_EXTRAS = {"datasets", "huggingface_hub", "pyarrow", "zstandard", "tiktoken"}
+OPTIONAL_EXTRAS = {"datasets", "huggingface_hub", "pyarrow", "zstandard", "tiktoken", "lm_eval"}
 # Names that say nothing about what is inside.
 EMPTY_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "misc", "tools", "lib"}
 LINES_PER_FILE = 400
