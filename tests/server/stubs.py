@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from string import ascii_lowercase
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +34,14 @@ def hashing(*, endless: bool = True, end_logit: float = -1e9) -> Teller:
     return _teller(Hashing(config, end=tiny_run.tokenizer().end, end_logit=end_logit), config)
 
 
+def spelling() -> Teller:
+    """Says some other word of ASCII letters after every prompt, and does not end by itself."""
+    config = Config(vocabulary=256, context=CONTEXT, endless=True)
+    model = Hashing(config)
+    model.table[:, [token for token in range(256) if not (chr(token) == " " or chr(token) in ascii_lowercase)]] = -1e9
+    return _teller(model, config)
+
+
 def saying(text: str | bytes, *, prompt: int) -> Teller:
     """Says this after a prompt of so many tokens, whatever it is, and ends."""
     config = Config(vocabulary=256, context=2**14)  # no window is left behind, where it would begin anew
@@ -49,7 +58,9 @@ class Gated(Hashing):
     """Waits before each step until it is let through; ``close`` lets everything through."""
 
     def __init__(self) -> None:
-        super().__init__(Config(vocabulary=256, context=CONTEXT, endless=True), end=0, end_logit=-1e9)
+        super().__init__(
+            Config(vocabulary=256, context=CONTEXT, endless=True), end=tiny_run.tokenizer().end, end_logit=-1e9
+        )
         self.gate, self.open = threading.Semaphore(0), False
 
     def step(self, tokens: Tensor, state: Any) -> Any:

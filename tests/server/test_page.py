@@ -1,0 +1,364 @@
+"""The story page in a real browser, as people use it: with a mouse, a finger, or the keyboard alone."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fabella.server.limits import Limits
+from fabella.server.shelf import Model, Shelf
+from tests.server.chromium import CONTROL, SHIFT, Browser, Page, find, started
+from tests.server.stubs import Gated, listening, saying, shelf, spelling
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find(), reason="needs Chromium or Chrome, and none is found here"),
+]
+
+STORY = "Once there was a naïve 🐉, and “hello” it said.\n\nIt was happy."
+TOLD = "document.querySelector('#stop').disabled && document.querySelectorAll('.word').length > 5"
+COLOURS = ["paper", "sheet", "ink", "soft", "accent", "on-accent", "edge", "p0", "p1", "p2", "p3"]
+SHORT = Limits(max_tokens=70)
+WORDS = "[...document.querySelectorAll('.word')].map((word) => word.textContent)"
+# Each would set window.hacked if it were ever taken for markup, a script or an address.
+PAYLOADS = [
+    *(f"<{tag}>hacked=1</{tag}>" for tag in ("script", "SCRIPT", "script type=module", "svg><script", "math><script")),
+    *(f"<{tag} src=x onerror=hacked=1>" for tag in ("img", "video", "audio", "iframe", "input type=image", "embed")),
+    *(f"<{tag} onload=hacked=1>" for tag in ("svg", "body", "iframe", "object data=x", "style",
+                                                   "link rel=stylesheet href=x")),
+    *(f"<div {event}=hacked=1 tabindex=0>" for event in ("onclick", "onfocus", "onmouseover", "onpointerenter",
+                                                               "onanimationstart")),
+    *(f"<{tag} href='javascript:hacked=1'>x</a>" for tag in ("a", "A", "base", "form action", "svg><a xlink:href")),
+    "<details open ontoggle=hacked=1>", "<marquee onstart=hacked=1>", "<select autofocus onfocus=hacked=1>",
+    "<textarea autofocus onfocus=hacked=1>", "<meta http-equiv=refresh content='0;url=javascript:hacked=1'>",
+    "<iframe srcdoc='<script>top.hacked=1</script>'>", "<object data='data:text/html,<script>top.hacked=1</script>'>",
+    "</textarea><script>hacked=1</script>", "</title><script>hacked=1</script>", "--><script>hacked=1</script>",
+    "]]><script>hacked=1</script>", "'\"><script>hacked=1</script>", "`${hacked=1}`", "{{hacked=1}}",
+    "javascript:hacked=1", "\\u003cscript\\u003ehacked=1\\u003c/script\\u003e", "&lt;script&gt;hacked=1&lt;/script&gt;",
+    "%3Cscript%3Ehacked=1%3C/script%3E", "<scr<script>ipt>hacked=1</scr</script>ipt>",
+    "<img src=x:x onerror\x0b=hacked=1>",
+    "<noscript><p title='</noscript><img src=x onerror=hacked=1>'>", "<a id=models><a id=sheets name=length>",
+    "<form id=word><input name=hidden>",
+    "<template shadowrootmode=open><script>hacked=1</script></template>", "data: [DONE]\n\ndata: {}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with started(find(), tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[str]:
+    """Model a spells something else after every prompt, b always tells STORY after two tokens."""
+    with listening(shelf(spelling(), saying(STORY, prompt=2), limits=SHORT), SHORT) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@contextmanager
+def at(
+    browser: Browser, url: str, *, width: int = 1000, phone: bool = False, dark: bool = False, but: str = "\0"
+) -> Iterator[Page]:
+    """A page that must complain of nothing ``but`` this, and ask nobody but its own server."""
+    page = browser.open(url, width=width, phone=phone, dark=dark)
+    yield page
+    assert [one for one in page.complaints if but not in one] == []
+    assert all(address.startswith(url.split("#")[0]) for address in page.addresses - {"about:blank"})
+
+
+def begin(page: Page, beginning: str, model: str = "a") -> None:
+    page.run(f"document.querySelector('.sheet select').value = '{model}'")
+    page.run("document.querySelector('#beginning').select()")
+    page.type(beginning)
+
+
+def told(page: Page, number: int = 0) -> str:
+    """The story of a sheet, beginning and all."""
+    page.wait(TOLD)
+    return page.run(f"document.querySelectorAll('.story')[{number}].textContent")
+
+
+def test_a_beginning_is_told_to_its_end(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        begin(page, "Hi", "b")
+        page.click("#tell")
+        assert told(page) == "Hi" + STORY
+        assert page.text("#status").startswith(f"{len(STORY.encode())} tokens, ")
+        assert "told to its end" in page.text("#status")
+
+
+def test_it_is_heard_while_it_comes_and_can_be_stopped_and_told_on(browser: Browser) -> None:
+    model = Gated()
+    models = shelf(model.teller())
+    with listening(models) as port, at(browser, f"http://127.0.0.1:{port}/") as page:
+        page.click("#tell")
+        for count in (1, 2, 3):
+            model.gate.release(8)
+            page.wait(f"document.querySelectorAll('.word').length >= {count}")
+        assert page.run("document.querySelector('#tell').disabled")
+        assert page.run("document.querySelector('.sheet').classList.contains('telling')")
+        page.click("#stop")
+        page.wait("document.querySelector('#status').textContent === 'Stopped.'")
+        heard = page.run("document.querySelector('.story').textContent")
+        model.close()
+        scheduler = models.models["a"].scheduler
+        page.click("#on")
+        page.wait(
+            "document.querySelector('#stop').disabled && /Tell on/.test(document.querySelector('#status').textContent)"
+        )
+        assert told(page).startswith(heard)
+        assert len(told(page)) > len(heard)
+        assert (scheduler.running, scheduler.waiting) == (0, 0)
+        assert page.run("document.querySelectorAll('.versions button').length") == 0, "the story went on where it was"
+
+
+def test_a_word_is_told_anew_and_the_branch_before_stays(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        page.click("#tell")
+        first = told(page)
+        words = page.run(WORDS)
+        page.click(".word", 6)
+        page.click("#reroll")
+        page.wait(
+            "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
+        )
+        second = told(page)
+        kept = first[: first.index("".join(words[:3]))] + "".join(words[:3])
+        assert second != first
+        assert second.startswith(kept)
+        page.click(".versions button", 0)
+        assert told(page) == first
+        page.click(".versions button", 1)
+        assert told(page) == second
+        assert page.run("document.querySelector('.versions [aria-current=true]').textContent").startswith("2, from ")
+
+
+def test_what_else_could_have_come_is_shown_beside_a_word_and_can_be_chosen(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        page.click("#tell")
+        told(page)
+        page.point(".word", 4)
+        assert not page.run("document.querySelector('#word').hidden")
+        assert re.match(r"“.+”: [\d.]+ %", page.text("#word-likely"))
+        assert page.run("document.querySelectorAll('#word-others li').length") in {4, 5}
+        assert all(
+            re.search(r"\d %$", line)
+            for line in page.run("[...document.querySelectorAll('#word-others li')].map((li) => li.innerText)")
+        )
+        page.point("h1")
+        assert page.run("document.querySelector('#word').hidden"), "a mouse that goes on takes the card with it"
+        page.click(".word", 4)
+        chosen = page.run("document.querySelector('#word-others button').firstChild.textContent")
+        page.click("#word-others button")
+        page.wait(
+            "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
+        )
+        assert page.run(WORDS)[4] == chosen.strip("“”…")
+        page.click(".word", 1)
+        page.click("h1")
+        assert page.run("document.querySelector('#word').hidden")
+
+
+def test_two_sheets_tell_the_same_beginning_from_the_same_seed(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        page.click("#compare")
+        page.run("document.querySelectorAll('.sheet select')[1].value = 'a'")
+        page.click("#tell")
+        assert told(page, 0) == told(page, 1)
+        page.run("document.querySelectorAll('.sheet select')[1].value = 'b'")
+        begin(page, "Hi")
+        page.click("#tell")
+        assert told(page, 0) != told(page, 1) == "Hi" + STORY
+        boxes = page.run("[...document.querySelectorAll('.sheet')].map((one) => one.getBoundingClientRect().top)")
+        assert boxes[0] == boxes[1], "side by side"
+        page.click("#compare")
+        assert page.run("document.querySelectorAll('.sheet').length") == 1
+
+
+def test_text_and_link_are_copied_and_the_link_brings_the_story_back(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        page.click("#compare")
+        page.run("document.querySelector('#temperature').value = 0.35")
+        begin(page, "Hi")
+        page.click("#tell")
+        both = [told(page, 0), told(page, 1)]
+        page.click("#copy")
+        page.wait("document.querySelector('#status').textContent === 'The text copied.'")
+        assert page.run("navigator.clipboard.readText()") == "\n\n---\n\n".join(both)
+        page.click("#share")
+        page.wait("document.querySelector('#status').textContent === 'The link copied.'")
+        link = page.run("navigator.clipboard.readText()")
+    with at(browser, link) as page:
+        assert page.run("[...document.querySelectorAll('.story')].map((one) => one.textContent)") == both
+        assert page.run("document.querySelector('#beginning').value") == "Hi"
+        assert page.run("document.querySelector('#temperature').value") == "0.35"
+        page.click(".word", 2)
+        page.click("#reroll")
+        page.wait("document.querySelector('.versions button')")
+        told(page)
+    for damaged in (link[:-9], f"{house}#AAAA", f"{house}#%"):
+        with at(browser, damaged) as page:
+            assert "The link is damaged" in page.text("#status")
+
+
+@pytest.mark.fault("F19", cases=len(PAYLOADS))
+def test_whatever_a_model_says_is_text_and_nothing_else(browser: Browser) -> None:
+    said = " ".join(PAYLOADS)
+    name = "<img src=x onerror=hacked=1>"
+    models = Shelf([Model(name, saying(said, prompt=2), Limits(max_tokens=20_000)), *shelf(spelling()).models.values()])
+    with listening(models) as port, at(browser, f"http://127.0.0.1:{port}/", but="404") as page:
+        elements = (
+            "[...new Set([...document.querySelectorAll('.story *, aside *')].map((one) => one.tagName))].sort().join()"
+        )
+        page.run("document.querySelector('#length').value = 20000")
+        page.run("document.querySelector('#beginning').select()")
+        page.type("Hi")
+        page.click("#tell")
+        assert told(page) == "Hi" + said
+        page.click(".word", said.index("<img"))
+        assert page.run(elements) == "BUTTON,LI,P,SMALL,SPAN,UL"
+        assert page.run("document.querySelector('.sheet select').selectedOptions[0].textContent") == name
+        page.click("#share")
+        page.wait("document.querySelector('#status').textContent === 'The link copied.'")
+        link = page.run("navigator.clipboard.readText()")
+        page = browser.open(link)
+        assert page.run("document.querySelector('.story').textContent") == "Hi" + said
+        page.run(f"document.querySelector('.sheet select').options[0].value = {name!r} + 'x'")
+        page.click("#tell")
+        page.wait("document.querySelector('#status.failed')")
+        assert "There is no model '<img" in page.text("#status")
+        assert page.run("window.hacked === undefined && document.scripts.length === 1")
+
+
+def test_the_keyboard_is_enough(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        page.run("document.querySelector('#beginning').focus()")
+        page.press("Enter", CONTROL)
+        first = told(page)
+        for _ in range(30):
+            if page.run("document.activeElement.className") == "story":
+                break
+            page.press("Tab")
+        assert page.run("document.activeElement.className") == "story"
+        for _ in range(5):
+            page.press("ArrowRight")
+        assert (
+            page.run(f"{WORDS}.length")
+            > page.run("[...document.querySelectorAll('.word')].indexOf(document.activeElement)")
+            == 4
+        )
+        page.press("Enter")
+        assert page.run("document.activeElement.closest('#word-others, #reroll') !== null")
+        page.press("Escape")
+        assert page.run("document.activeElement.classList.contains('chosen')")
+        page.press("Enter")
+        page.press("Enter")
+        page.wait(
+            "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
+        )
+        assert told(page) != first
+        assert page.run("document.activeElement.className") == "story", "the focus is not lost"
+        page.press("Tab", SHIFT)
+        assert page.run("document.activeElement.tagName") == "SELECT"
+        page.press("Escape")
+        assert page.run("document.querySelector('#word').hidden")
+
+
+def test_everything_that_can_be_used_has_a_name(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        page.click("#tell")
+        told(page)
+        page.click(".word", 3)
+        page.run("document.querySelector('details').open = true")
+        nodes = page.ask("Accessibility.getFullAXTree")["nodes"]
+        roles = {"button", "textbox", "combobox", "slider", "spinbutton", "checkbox", "complementary"}
+        usable = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
+        assert len(usable) > 12
+        assert [node for node in usable if not node["name"]["value"].strip()] == []
+        assert page.run("document.querySelector('#status').getAttribute('aria-live')") == "polite"
+
+
+@pytest.mark.parametrize("width", [320, 375])
+def test_on_a_phone_the_story_stays_in_view(browser: Browser, house: str, width: int) -> None:
+    with at(browser, house, width=width, phone=True) as page:
+        wide = "document.documentElement.scrollWidth"
+        assert page.run(wide) <= width
+        page.tap("#tell")
+        told(page)
+        page.tap("summary")
+        page.tap("#compare")
+        assert page.run(wide) <= width
+        for place in (2, 60, 0):
+            page.tap(".word", place)
+            page.wait("document.querySelector('.word.chosen') && !document.querySelector('#word').hidden")
+            word, card = (page.run(f"document.querySelector('{one}').getBoundingClientRect().{side}")
+                          for one, side in ((".word.chosen", "bottom"), ("#word", "top")))  # fmt: skip
+            assert 0 < word <= card, "the card hides its word"
+            assert card > 0.7 * 700, "the card hides the story"
+            assert page.run(wide) <= width
+        shown = "[...document.querySelectorAll('button, select')].filter((one) => one.offsetParent)"
+        heights = page.run(f"{shown}.map((one) => one.offsetHeight)")
+        assert min(heights) >= 36, "a finger needs room"
+        page.tap("#reroll")
+        page.wait(
+            "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
+        )
+        assert page.run("document.querySelector('#word').hidden")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_colour_can_be_read(browser: Browser, house: str, dark: bool) -> None:
+    with at(browser, house, dark=dark) as page:
+        value = "getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
+        colours = page.run(f"Object.fromEntries({COLOURS}.map((name) => [name, {value}]))")
+    assert (_light(colours["paper"]) < 0.1) == dark
+    pairs = [("ink", back) for back in ("paper", "sheet", "p0", "p1", "p2", "p3")]
+    pairs += [(front, back) for front in ("soft", "accent") for back in ("paper", "sheet")] + [("on-accent", "accent")]
+    assert [pair for pair in pairs if _contrast(*(colours[name] for name in pair)) < 4.5] == []
+    assert _contrast(colours["edge"], colours["sheet"]) >= 3.0, "the edge of what can be pressed"
+
+
+def test_a_server_with_a_key_is_unlocked_on_the_page(browser: Browser) -> None:
+    key = "correct-horse-battery-staple"
+    with listening(shelf(spelling()), key=key) as port:
+        page = browser.open(f"http://127.0.0.1:{port}/")
+        for attempt in ("wrong", key):
+            page.wait("document.querySelector('dialog[open]')")
+            page.run("document.querySelector('#key').select()")
+            page.type(attempt)
+            page.press("Enter")
+        page.wait("document.body.dataset.ready")
+        page.click("#tell")
+        assert told(page)
+
+
+def test_a_server_that_is_gone_is_told_in_plain_words(browser: Browser) -> None:
+    with listening(shelf(spelling())) as port:
+        page = browser.open(f"http://127.0.0.1:{port}/")
+    page.click("#tell")
+    page.wait("document.querySelector('#status.failed')")
+    assert page.text("#status") == "The server cannot be reached. Is it still running?"
+    assert not page.run("document.querySelector('#tell').disabled")
+
+
+def test_settings_out_of_bounds_are_named_before_anything_is_asked(browser: Browser, house: str) -> None:
+    with at(browser, house) as page:
+        page.click("summary")
+        page.run("document.querySelector('#length').value = 0")
+        page.click("#tell")
+        assert page.run("document.activeElement.id") == "length"
+        assert not any("completions" in address for address in page.addresses)
+
+
+def _light(colour: str) -> float:
+    """Relative luminance, as WCAG 2 counts it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    dark, light = sorted((_light(one), _light(other)))
+    return (light + 0.05) / (dark + 0.05)
