@@ -109,7 +109,7 @@ ROWS = {
     "F16": "no key, or a wrong one, on every route with every method",
     "F17": "a bind that others can reach, without a key: refused",
     "F18": "names and origins of other sites",
-    "F19": "markup and scripts in what a model says, in its name, in a shared link, in errors: shown as text, never run",
+    "F19": "markup and scripts in what a model says, in its name, in links and errors: shown as text, never run",
     "F22": "line ends and protocol words in what a model says: framed so that clients read it",
     "F23": "stop strings across tokens and characters: no part is ever told",
     "G1": "any text and any bytes, encoded and decoded",
