@@ -22,14 +22,14 @@ def test_recomputing_keeps_less() -> None:
 
 
 def test_it_is_of_the_size_that_pytorch_keeps() -> None:
-    """JAX keeps what attention weighs with, where PyTorch's fused kernel does not: more, but not another order."""
+    """Neither keeps what attention weighs with; more of what lies between two products is kept by JAX."""
     ours, theirs = memory_jax.activation_bytes(run(), 2, "cpu"), memory_torch.activation_bytes(run(), 2, "cpu")
-    assert 0.5 * theirs < ours < 8 * theirs
+    assert 0.5 * theirs < ours < 2 * theirs
 
 
 def test_logits_are_held_in_stretches() -> None:
     few, many = memory_jax.loss_bytes(run(), 1), memory_jax.loss_bytes(run("model.vocabulary=50000"), 64)
-    assert few < many < 10 * memory_jax.LOGITS * 4
+    assert few < many < 10 * memory_jax.LOGITS_ELSEWHERE * 4
     assert memory_jax.device_room("cpu") is None
     assert memory_jax.device_peak("cpu") is None
 

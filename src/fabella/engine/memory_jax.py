@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from fabella.config import Run
 from fabella.engine.device_jax import pick_devices, resolve_precision
 from fabella.models.nn_jax import Part
-from fabella.models.nn_loss_jax import LOGITS
+from fabella.models.nn_loss_jax import LOGITS_ELSEWHERE, LOGITS_ON_CPU, positions_at_once
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
@@ -43,8 +43,8 @@ def activation_bytes(run: Run, windows: int, device: str = "auto") -> int:
 def loss_bytes(run: Run, windows: int, device: str = "auto") -> int:
     """One stretch of logits and their gradient; see nn_loss_jax.py."""
     length, vocabulary = run.data.windows.length, run.model.vocabulary
-    stretches = max(1, -(-windows * length * vocabulary // LOGITS))
-    return 2 * windows * -(-length // min(stretches, length)) * vocabulary * 4
+    logits = LOGITS_ON_CPU if pick_devices(device)[0].platform == "cpu" else LOGITS_ELSEWHERE
+    return 2 * windows * min(length, positions_at_once(windows, vocabulary, logits)) * vocabulary * 4
 
 
 def device_room(device: str) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ too (Hsu et al. 2024, arXiv 2410.10989, section 3.2). Stretches are cut out of t
 may lie on different devices.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,22 +16,26 @@ from jaxtyping import Float, Int
 
 from fabella.models import IGNORE
 
-LOGITS = 2**24
-"""Logits at once, about: 64 MB of float32. Below 2^22 the products are too thin for a CPU's full speed."""
+LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**20, 2**24
+"""Logits at once, about: what stays in a CPU's cache; 64 MB of float32 where every launch counts."""
+ROWS = 320
+"""Of logits at once where that is more: enough for the matrix products to run at full speed."""
 
 
 def linear_losses(
     hidden: Float[Array, "B T D"], weight: Float[Array, "V D"], targets: Int[Array, "B T"], compute: Any = jnp.float32
 ) -> Float[Array, "B T"]:
     """Each target's negative log-likelihood in nats under ``hidden @ weight.T``; 0 where IGNORE."""
-    parts = _stretches(hidden, targets, len(weight))
 
-    def stretch(nothing: None, part: tuple[Array, Array]) -> tuple[None, Array]:
-        losses, _, _ = _losses(_product(part[0], weight, compute), part[1])
-        return nothing, losses
+    def by_stretches(logits: int, hidden: Array, weight: Array, targets: Array) -> Array:
+        def stretch(nothing: None, part: tuple[Array, Array]) -> tuple[None, Array]:
+            losses, _, _ = _losses(_product(part[0], weight, compute), part[1])
+            return nothing, losses
 
-    losses = lax.scan(stretch, None, parts)[1]
-    return jnp.moveaxis(losses, 0, 1).reshape(hidden.shape[0], -1)[:, : hidden.shape[1]]
+        losses = lax.scan(stretch, None, _stretches(hidden, targets, _positions(hidden, weight, logits)))[1]
+        return jnp.moveaxis(losses, 0, 1).reshape(hidden.shape[0], -1)[:, : hidden.shape[1]]
+
+    return _by_device(by_stretches, hidden, weight, targets)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -42,8 +47,6 @@ def linear_cross_entropy(
 
 
 def _forward(hidden: Array, weight: Array, targets: Array, compute: Any) -> tuple[Array, tuple[Array, Array]]:
-    parts = _stretches(hidden, targets, len(weight))
-
     def stretch(so_far: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         total, weight_gradient = so_far
         rows, wanted = part
@@ -54,9 +57,14 @@ def _forward(hidden: Array, weight: Array, targets: Array, compute: Any) -> tupl
         back = jnp.einsum("btv,vd->btd", gradient, weight.astype(compute), preferred_element_type=jnp.float32)
         return (total + losses.sum(), weight_gradient + here), back
 
-    zeros = (jnp.zeros((), jnp.float32), jnp.zeros_like(weight, jnp.float32))
-    (total, weight_gradient), back = lax.scan(stretch, zeros, parts)
-    hidden_gradient = jnp.moveaxis(back, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[2])[:, : hidden.shape[1]]
+    def by_stretches(logits: int, hidden: Array, weight: Array, targets: Array) -> tuple[Array, Array, Array]:
+        zeros = (jnp.zeros((), jnp.float32), jnp.zeros_like(weight, jnp.float32))
+        parts = _stretches(hidden, targets, _positions(hidden, weight, logits))
+        (total, weight_gradient), back = lax.scan(stretch, zeros, parts)
+        hidden_gradient = jnp.moveaxis(back, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[2])[:, : hidden.shape[1]]
+        return total, hidden_gradient, weight_gradient
+
+    total, hidden_gradient, weight_gradient = _by_device(by_stretches, hidden, weight, targets)
     return total, (hidden_gradient.astype(hidden.dtype), weight_gradient.astype(weight.dtype))
 
 
@@ -69,12 +77,26 @@ def _backward(compute: Any, gradients: tuple[Array, Array], outer: Array) -> tup
 linear_cross_entropy.defvjp(_forward, _backward)
 
 
-def _stretches(hidden: Array, targets: Array, vocabulary: int) -> tuple[Array, Array]:
+def positions_at_once(batch: int, vocabulary: int, logits: int) -> int:
+    """Positions of each of ``batch`` texts whose ``logits``, about, are at hand at once."""
+    return -(-max(ROWS, logits // vocabulary) // batch)
+
+
+def _positions(hidden: Array, weight: Array, logits: int) -> int:
+    return positions_at_once(hidden.shape[0], weight.shape[0], logits)
+
+
+def _by_device(work: Callable[..., Any], *arrays: Array) -> Any:
+    """``work(logits at once, *arrays)``, compiled for the device that it is on."""
+    cpu, default = partial(work, LOGITS_ON_CPU), partial(work, LOGITS_ELSEWHERE)
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+
+def _stretches(hidden: Array, targets: Array, length: int) -> tuple[Array, Array]:
     """[N B t D] and [N B t]: time cut into N stretches, the last one filled up with what is not learned."""
     batch, time, dim = hidden.shape
-    count = max(1, -(-batch * time * vocabulary // LOGITS))
-    length = -(-time // min(count, time))
     count = -(-time // length)
+    length = -(-time // count)
     spare = count * length - time
     hidden = jnp.pad(hidden, ((0, 0), (0, spare), (0, 0)))
     targets = jnp.pad(targets, ((0, 0), (0, spare)), constant_values=IGNORE)
