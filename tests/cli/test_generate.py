@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import re
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +228,85 @@ def test_a_long_story_says_that_it_was_cut_and_what_was_forgotten(
     _, _, err = told(capsys, folder, "Once", "--tokens", "60", "--seed", "2")
     assert "1 story reached --tokens before an end." in err
     assert "A text outgrew the 32 tokens that the model looks back on; each time, it went on from its last 16." in err
+
+
+# ---------------------------------------------------------------- line by line
+
+
+def test_from_a_pipe_lines_are_read_and_stand_in_the_story(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = tmp_path / "story.txt"
+    typed = f"Once\n\nthere was\n/save {kept}\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed + b"a \xff byte"), encoding="utf-8"))
+    code, out, err = told(capsys, folder, "--interactive", "--tokens", "9", "--seed", "7", "--temperature", "0")
+    assert code == 0
+    assert out.startswith(kept.read_text(encoding="utf-8").removesuffix("\n"))
+    assert out.startswith("Once")
+    assert " a \ufffd byte" in out
+    assert out.endswith("\n")
+    assert err == f"Saved to {kept}.\n"
+
+
+def test_what_a_model_says_in_a_conversation_is_harmless_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(CSI + "2J"))
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"A\n")))
+    assert fabella(["generate", "run", "-i"]) == 0
+    assert shown.getvalue() == "A" + r"\x1b[2J" + "\n"
+
+
+@pytest.mark.parametrize("more", [["--json"], ["--n", "2"], ["Twice"]])
+def test_a_conversation_is_about_one_story(folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, folder, "Once", "--interactive", *more)
+    assert (code, out) == (2, "")
+    assert err == "fabella: --interactive tells one story. Leave out --json, --n and all prompts but one.\n"
+
+
+@pytest.mark.slow
+def test_at_a_terminal_ctrl_c_stops_the_telling_and_ctrl_d_ends(folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "story.txt"
+    ours, theirs = os.openpty()
+    words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i", "--tokens", "1000000", "--seed", "1"]
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        screen = Screen(ours)
+        screen.wait_for(b"> ")
+        screen.type(b"Once\n")
+        screen.wait_for(b"Once\r\n", then=20)
+        process.send_signal(signal.SIGINT)
+        screen.wait_for(b"(stopped)\r\n> ")
+        process.send_signal(signal.SIGINT)
+        screen.wait_for(b"Ctrl-D ends")
+        screen.type(b"/set tokens 5\n")
+        screen.wait_for(b"tokens 5")
+        screen.type(b"there\n")
+        screen.wait_for(b"there\r\n", then=5)
+        screen.type(f"/save {kept}\n".encode())
+        screen.wait_for(b"Saved to")
+        screen.type(b"\x04")
+        assert process.wait(timeout=60) == 0
+    os.close(ours)
+    assert kept.read_text(encoding="utf-8").startswith("Once")
+
+
+class Screen:
+    """The other end of a terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._seen = descriptor, b""
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._descriptor, keys)
+
+    def wait_for(self, text: bytes, *, then: int = 0) -> None:
+        """Until the text has come, and so many bytes after it; what came before is forgotten."""
+        while text not in self._seen or len(self._seen.partition(text)[2]) < then:
+            ready, _, _ = select.select([self._descriptor], [], [], 60)
+            assert ready, f"{text!r} never came after {self._seen[-500:]!r}"
+            self._seen += os.read(self._descriptor, 65536)
+        self._seen = self._seen.partition(text)[2]
 
 
 # ---------------------------------------------------------------- errors

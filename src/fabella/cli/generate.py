@@ -6,10 +6,14 @@ Examples:
   fabella generate runs/quickstart "Once" --temperature 0           always the most likely word
   fabella generate runs/quickstart "Once" --seed 7 --json           the same text every time, for programs
   fabella generate runs/quickstart "Tom said:" --stop "." --checkpoint latest
+  fabella generate runs/quickstart --interactive                    tell together, line by line; /help there tells how
 """
 
+import importlib
+import io
 import secrets
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +21,14 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import say, show, show_json
+from fabella.errors import UsageError
+from fabella.generation.conversation import Conversation
 from fabella.generation.decoding import weights_of
+from fabella.generation.dialogue import BETWEEN, Dialogue, Place
 from fabella.generation.escape import escape
 from fabella.generation.sampling import Sampling
 from fabella.generation.teller import Teller, load
 from fabella.generation.telling import Story, Telling
-
-BETWEEN = "\n\n---\n\n"
-"""Stands between two stories."""
 
 
 def command(
@@ -46,8 +50,11 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Do not escape control characters on a terminal.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Tell on together, line by line.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
+    if interactive and (as_json or n != 1 or len(prompts or []) > 1):
+        raise UsageError("--interactive tells one story.", fix="Leave out --json, --n and all prompts but one.")
     sampling = Sampling(
         repetition_penalty=repetition_penalty,
         temperature=temperature,
@@ -59,6 +66,11 @@ def command(
     teller = load(run, checkpoint=checkpoint, device=device, weights=weights_of(weights), engine=engine)
     for remark in teller.remarks:
         say(remark)
+    harmless = sys.stdout.isatty() and not raw
+    if interactive:
+        conversation = Conversation(teller, sampling, tokens=tokens, stop=tuple(stop or []))
+        Dialogue(conversation, _place(harmless=harmless)).run(*(prompts or []))
+        return
     telling = teller.tell(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])
     if as_json:
         show_json(
@@ -69,8 +81,31 @@ def command(
             }
         )
         return
-    _show(telling, harmless=sys.stdout.isatty() and not raw)
+    _show(telling, harmless=harmless)
     _report(telling.stories(), sampling, teller)
+
+
+def _place(*, harmless: bool) -> Place:
+    """At a terminal lines are asked for and can be edited; from a pipe they are read, and stand in the story."""
+    people = sys.stdin.isatty() and sys.stdout.isatty()
+    if people:
+        with suppress(ImportError):  # not on every system; lines are then read plainly
+            importlib.import_module("readline")
+        say("Write how the story begins; /help tells what else there is, Ctrl-D ends.")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+
+    def read() -> str | None:
+        try:
+            return input("> " if people else "")
+        except EOFError:
+            show()
+            return None
+
+    def write(text: str) -> None:
+        _write(text, harmless=harmless)
+
+    return Place(read, write, say, echo=not people)
 
 
 def _facts(story: Story) -> dict[str, str | int | float]:
