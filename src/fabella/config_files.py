@@ -153,7 +153,7 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
         values[name] = dict(inner) if isinstance(inner, Mapping) else {}
         values = values[name]
     if key in {"kind", "family"} and values.get(key) != value:
-        kept = _fields_of_kind(sections, value)
+        kept = _kept(sections, values.get(key), value)
         for name in [name for name in values if name not in kept]:
             del values[name]
     if key in {"steps", "epochs"}:  # a length is one or the other
@@ -161,12 +161,13 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
     values[key] = value
 
 
-def _fields_of_kind(path: list[str], kind: Any) -> set[str]:
-    """Fields of the alternative ``kind`` of the section at ``path``, or of the model family of that name."""
+def _kept(path: list[str], before: Any, after: Any) -> set[str]:
+    """Settings at ``path`` that mean the same in the kind, or the model family, ``after`` as in ``before``."""
     if path == ["model"]:
-        return set(family_module(kind).Config.model_fields) if kind in families() else set()
-    chosen = [section for section in _alternatives(path) if _kind_of(section) == kind]
-    return set(chosen[0].model_fields) if chosen else set()
+        return set(family_module(after).Config.model_fields) if after in families() else set()
+    kinds = {_kind_of(section): section.model_fields for section in _alternatives(path)}
+    old, new = kinds.get(before, {}), kinds.get(after, {})
+    return {name for name, field in new.items() if name not in old or old[name].annotation == field.annotation}
 
 
 def _alternatives(path: list[str]) -> list[type[Section]]:

@@ -43,6 +43,20 @@ def test_it_looks_at_damage_to_the_end(tmp_path: Path, capsys: pytest.CaptureFix
     assert any(note.startswith(f"for example {path}, line 2: it is not JSON") for note in found["notes"])
 
 
+def test_what_reading_mended_is_damage_and_no_character_that_was_lost_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "one"}\n{"text": "caf\xe9"}\n{"text": "lost: \xef\xbf\xbd"}\n')
+    assert main.run(["doctor", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["damage"]["replacement_characters"] == 1
+    assert found["warnings"][:2] == [
+        "1 of 3 documents hold U+FFFD, where a character was lost.",
+        "1 document is damaged: bytes that are no UTF-8, NUL, or half characters.",
+    ]
+
+
 def test_nothing_wrong_is_said_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["doctor", "storybook:300", "--held-out", "0.2"]) == 0
     assert capsys.readouterr().out.endswith("Nothing is wrong with this text.\n")

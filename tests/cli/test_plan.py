@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fabella.cli.main import run
 from fabella.data.prepare import prepare
 from fabella.training import plan as planning
+from fabella.training.session import start
 from fabella.training.trials import Trial
 from tests.training import tiny
 
@@ -44,6 +46,20 @@ def test_measured_in_real_steps_of_prepared_data_it_tells_the_time(
     assert facts["epochs"] > 0
     assert (facts["fits_memory"], facts["fits_disk"]) == (True, True)
     assert facts["windows_per_step"] == [[0, 16], [12, 24], [20, 32]]
+
+
+def test_of_a_run_that_has_begun_it_tells_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = start(tiny.run(steps=15), tmp_path / "run", tiny.prepared(tmp_path)).folder
+    told: dict[int, dict[str, Any]] = {}
+    for steps in (15, 30, 60):
+        assert run(["plan", str(out), "--steps", str(steps), "--json"]) == 0
+        told[steps] = json.loads(capsys.readouterr().out)
+    assert {facts["steps_taken"] for facts in told.values()} == {15}
+    assert told[15]["seconds"] == 0
+    assert 0 < told[30]["seconds"] < told[60]["seconds"]
+    assert told[15]["disk_needed_bytes"] < 4 * told[15]["checkpoint_bytes"]
+    assert run(["plan", str(out), "--steps", "40", "--no-measure"]) == 0
+    assert "           15 steps are taken, 25 are left" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.fault("D9", cases=1)

@@ -148,7 +148,7 @@ def test_a_crash_of_the_reader_is_told(tmp_path: Path, tokenizer: Path, monkeypa
         next(batches)
 
 
-@pytest.mark.fault("C1", cases=10)
+@pytest.mark.fault("C2", cases=10)
 def test_signals_for_the_whole_job_are_left_to_the_training(tokenizer: Path) -> None:
     with opened(streamed(ahead=1), tokenizer) as batches:
         for _ in range(2):  # while it starts, and while it reads

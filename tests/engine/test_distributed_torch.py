@@ -115,6 +115,7 @@ def test_the_same_number_of_processes_gives_the_same_bits_resumed_or_not(
     [(2, "from-one"), (2, "from-one-copied"), (4, "from-two"), (4, "from-two-sharded"),
      (1, "from-two-data"), (1, "from-two-fsdp")],
 )  # fmt: skip
+@pytest.mark.fault("A21", cases=6)
 def test_a_state_moves_freely_between_numbers_of_processes(processes: int, name: str, done: dict[int, Path]) -> None:
     assert_alike(done[processes] / name, done[1] / "data-straight")
 

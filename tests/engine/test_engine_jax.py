@@ -63,7 +63,12 @@ def test_a_new_engine_has_the_weights_of_the_table_and_no_memory() -> None:
 # ---------------------------------------------------------------- beside PyTorch
 
 
-@pytest.mark.parametrize("overrides", [(), ("optimizer.kind=adam", "optimizer.clip=0.3")], ids=["adamw", "clipped"])
+GROUPS = "optimizer.groups={embeddings: {lr_factor: 2, decay_factor: 0}, vectors: {lr_factor: 0.5, decay_factor: 3}}"
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("optimizer.kind=adam", "optimizer.clip=0.3"), (GROUPS,)], ids=["adamw", "clipped", "groups"]
+)
 def test_fifty_steps_are_those_of_pytorch(overrides: tuple[str, ...]) -> None:
     """With accumulation of two micro-batches, padding, weight decay and a global norm that is clipped."""
     engines = [for_training(run(*overrides, engine=name)) for name in ("torch", "jax")]

@@ -8,6 +8,7 @@ from torch import nn
 from fabella.config import Muon
 from fabella.engine.engine import State
 from fabella.engine.engine_torch import TorchEngine, for_training
+from fabella.engine.groups import Settings
 from fabella.engine.muon_torch import Muons
 from fabella.engine.parallel_torch import Single
 from fabella.errors import CheckpointError
@@ -93,7 +94,7 @@ def test_a_matrix_takes_the_steps_of_pytorchs_muon_but_for_those_that_are_not_fi
     generator = torch.Generator().manual_seed(0)
     model = nn.Linear(6, 4, bias=False, device=device)
     plain = nn.Parameter(model.weight.detach().clone())
-    muons = Muons(Single(model), {"weight": model.weight}, Muon(lr=1e-2))
+    muons = Muons(Single(model), {"weight": model.weight}, Muon(lr=1e-2), {"weight": Settings(1.0, 0.1)})
     expected = torch.optim.Muon([plain], lr=1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for finite in (True, False, True):
         gradient = torch.randn(4, 6, generator=generator).to(device) if finite else torch.full_like(plain, torch.nan)

@@ -196,6 +196,7 @@ def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.fault("A16", cases=8)
+@pytest.mark.fault("C11", cases=8)
 def test_what_is_saved_is_what_was_learned_when_it_was_due_however_slow_the_writer(
     straight: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

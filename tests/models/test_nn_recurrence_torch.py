@@ -1,5 +1,6 @@
 """The recurrence of MinGRU against the same written step by step in float64."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fabella.models import nn_recurrence_torch
 from fabella.models.nn_recurrence_torch import MinGRU, recur
 
 # Of the largest value. float32 rounds by 6e-8 a step; 4,096 steps of it add up to 2e-6 of h, and where all h̃ are
@@ -15,6 +17,14 @@ from fabella.models.nn_recurrence_torch import MinGRU, recur
 SINGLE = 5e-5
 EXACT = 1e-12
 STEPS = 4096
+
+
+@pytest.fixture(params=["step by step", "all at once"], scope="module", autouse=True)
+def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As on a CPU, and as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn_recurrence_torch, "at_once", lambda device: request.param == "all at once")
+        yield
 
 
 def step_by_step(gate: Tensor, candidate: Tensor, before: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fabella.errors import StorageError
+from fabella.errors import DiskFullError, StorageError
+from fabella.runs.metrics import read_rows
+from fabella.telemetry import sinks
 from fabella.telemetry.sinks import Fan, MetricsFile, Row
 
 
@@ -19,11 +21,33 @@ class Broken:
 
 
 def test_metrics_and_samples_go_to_files_of_their_own(tmp_path: Path) -> None:
-    write = MetricsFile(tmp_path)
+    write = MetricsFile(tmp_path, print)
     write({"kind": "train", "step": 1, "loss": 2.5})
     write({"kind": "sample", "step": 1, "prompt": "Once", "text": "…"})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"kind": "train", "step": 1, "loss": 2.5}
     assert json.loads((tmp_path / "samples.jsonl").read_text())["text"] == "…"
+
+
+@pytest.mark.fault("D5", cases=1)
+def test_on_a_full_disk_rows_wait_and_are_written_in_order_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    write, whole = MetricsFile(tmp_path, said.append), sinks.append_row
+    write({"kind": "train", "step": 1})
+
+    def full(*arguments: object) -> None:
+        raise DiskFullError("disk full: nothing free.")
+
+    monkeypatch.setattr(sinks, "append_row", full)
+    for step in (2, 3):
+        write({"kind": "train", "step": step})
+    assert said == ["Measurements wait for room on the disk, and the training goes on: disk full: nothing free."]
+    with pytest.raises(DiskFullError):
+        write.settle()
+    monkeypatch.setattr(sinks, "append_row", whole)
+    write({"kind": "train", "step": 4})
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
 def test_a_sink_that_fails_is_reported_once_and_left_out() -> None:

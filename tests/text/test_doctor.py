@@ -94,7 +94,7 @@ def test_what_reading_met_is_said_too() -> None:
     warnings = examined(TRAIN, HELD).report(notes=Notes(damaged=3, bad_lines=1)).warnings
     assert warnings == [
         "3 documents are damaged: bytes that are no UTF-8, NUL, or half characters.",
-        "1 lines are broken and were left out.",
+        "1 line is broken and was left out.",
     ]
 
 

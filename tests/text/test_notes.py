@@ -11,8 +11,8 @@ def test_every_count_has_its_sentence() -> None:
     notes = Notes(empty=1, damaged=5, replaced=7, skipped=2, bad_lines=1200, cut=1, carriage_returns=3)
     assert list(notes.sentences()) == [
         "3 line ends of Windows made into plain ones",
-        "1 longer than 1 MiB, cut into several documents",
-        "1 empty documents left out",
+        "1 document longer than 1 MiB, cut into several",
+        "1 empty document left out",
         "3 damaged documents kept, 7 U+FFFD put in",
         "2 damaged documents left out",
         "1,200 broken lines left out",

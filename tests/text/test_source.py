@@ -124,7 +124,7 @@ def test_a_pass_left_early_has_noted_what_it_used() -> None:
     stream = documents(mixture((1, book(9)), (1, book(9, seed=2))), notes=notes)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
-    assert any(sentence.startswith("1 documents of") for sentence in notes.sentences())
+    assert any(sentence.startswith("1 document of") for sentence in notes.sentences())
 
 
 def test_the_files_of_a_source_are_known(tmp_path: Path) -> None:

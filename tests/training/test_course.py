@@ -73,12 +73,11 @@ def test_stopped_on_the_way_it_ends_at_the_same_step_with_the_same_bits(
 ) -> None:
     straight = start(tiny.run(*EARLY), tmp_path / "straight", data, device="cpu").folder
     out = tmp_path / "run"
-    if step < 24:
-        with pytest.raises(Interrupted):
-            start(tiny.run(*EARLY), out, data, device="cpu", observers=[killed(step)])
-        resume(out, device="cpu")
-    else:
+    with pytest.raises(
+        Interrupted, match=f"Stopped at step {step}" if step < 24 else "Stopped after the last step, 24"
+    ):
         start(tiny.run(*EARLY), out, data, device="cpu", observers=[killed(step)])
+    resume(out, device="cpu")
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 

@@ -21,6 +21,19 @@ def test_prepared_data_in_place_of_a_text_is_refused_with_the_right_command(tmp_
         plan(Asked(what=str(folder)))
 
 
+@pytest.mark.parametrize("given", ["what", "data", "validation"])
+def test_a_folder_of_prepared_folders_is_no_text(given: str, tmp_path: Path) -> None:
+    folder = tiny.prepared(tmp_path).folder
+    message = rf"{tmp_path} holds prepared data, and no text\. Name one of its folders: {folder}\."
+    with pytest.raises(ConfigError, match=message):
+        plan(Asked(**{"what": "storybook-1m", given: str(tmp_path)}))
+
+
+def test_a_word_that_is_neither_a_file_nor_a_preset_is_told_all_presets() -> None:
+    with pytest.raises(ConfigError, match=r"There is neither a file nor a preset 'nope-17m'\. Presets: gpt2-92m, .*"):
+        plan(Asked(what="nope-17m"))
+
+
 def test_a_text_that_was_only_touched_is_not_prepared_again_and_a_changed_one_is(tmp_path: Path) -> None:
     text = tmp_path / "mine.txt"
     text.write_text("\n\n".join(f"Story {number} of a fox and a hen." * 9 for number in range(60)))

@@ -217,6 +217,7 @@ def scaling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_torch, "resolve_precision", scaled)
 
 
+@pytest.mark.fault("D4", cases=5)
 @pytest.mark.parametrize("forgotten", ["", "loss_scale", "good_steps", "skipped_steps", "updates"])
 @pytest.mark.usefixtures("scaling")
 def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_it_is_forgotten(

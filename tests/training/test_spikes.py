@@ -39,6 +39,7 @@ def told(norms: list[float], *, due: int = 10**6, stops: tuple[int, ...] = ()) -
 CALM = [1.0 + 0.1 * (step % 3) for step in range(ENOUGH)]
 
 
+@pytest.mark.fault("D3", cases=1)
 def test_the_first_step_of_a_spike_is_told_with_what_is_usual() -> None:
     assert told([*CALM, 5.4, 5.6, 9.0, 1.0, 6.0]) == [
         {"kind": "spike", "step": ENOUGH + 2, "gradient_norm": 5.6, "median": 1.1},
@@ -71,6 +72,7 @@ def test_no_result_is_read_before_a_row_is_due_but_none_is_forgotten() -> None:
     assert [result.readings for result in results] == [1] * LATEST + [0]
 
 
+@pytest.mark.fault("D3", cases=1)
 def test_a_spike_stands_in_the_metrics_and_on_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

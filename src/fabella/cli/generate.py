@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import is_terminal, say, show, show_json
 from fabella.errors import UsageError
 from fabella.generation.conversation import Conversation
 from fabella.generation.decoding import weights_of
@@ -66,7 +66,7 @@ def command(
     teller = load(run, checkpoint=checkpoint, device=device, weights=weights_of(weights), engine=engine)
     for remark in teller.remarks:
         say(remark)
-    harmless = sys.stdout.isatty() and not raw
+    harmless = is_terminal(sys.stdout) and not raw
     if interactive:
         conversation = Conversation(teller, sampling, tokens=tokens, stop=tuple(stop or []))
         Dialogue(conversation, _place(harmless=harmless)).run(*(prompts or []))
@@ -87,7 +87,7 @@ def command(
 
 def _place(*, harmless: bool) -> Place:
     """At a terminal lines are asked for and can be edited; from a pipe they are read, and stand in the story."""
-    people = sys.stdin.isatty() and sys.stdout.isatty()
+    people = is_terminal(sys.stdin) and is_terminal(sys.stdout)
     if people:
         with suppress(ImportError):  # not on every system; lines are then read plainly
             importlib.import_module("readline")
@@ -127,7 +127,7 @@ def _show(telling: Telling, *, harmless: bool) -> None:
 def _write(text: str, *, harmless: bool) -> None:
     shown = escape(text) if harmless else text
     # A character that the terminal's encoding lacks must not end a story.
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # closed when the program began, it is None
     show(shown.encode(encoding, "backslashreplace").decode(encoding), end="")
 
 

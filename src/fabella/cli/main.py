@@ -7,6 +7,8 @@ Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 6 another proc
 
 import ast
 import importlib
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -101,7 +103,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    answer_signals()
     sys.exit(run(words, debug=debug))
+
+
+def answer_signals() -> None:
+    """SIGTERM ends as Ctrl-C does, in words and with everything put away; SIGUSR1 finds nothing to save.
+
+    So it is until a training listens by itself (``training/interruption.py``), and after that. One of several processes
+    may wait for another where Python answers nothing; it is left to the system to end it.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if not os.environ.get("RANK"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def run(words: Sequence[str], *, debug: bool = False) -> int:

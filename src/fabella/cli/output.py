@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fabella.errors import StorageError
-from fabella.telemetry.terminal import ProgressLine, say
+from fabella.telemetry.terminal import ProgressLine, is_terminal, say
 
-__all__ = ["ProgressLine", "say", "show", "show_json"]
+__all__ = ["ProgressLine", "is_terminal", "say", "show", "show_json"]
 
 
 def show(text: str = "", *, end: str = "\n") -> None:
@@ -39,7 +39,7 @@ def show_json(value: Mapping[str, Any]) -> None:
 
     On a terminal everything beyond ASCII is escaped: a text may hold characters that a terminal obeys.
     """
-    show(json.dumps(_finite(value), ensure_ascii=sys.stdout.isatty(), allow_nan=False))
+    show(json.dumps(_finite(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

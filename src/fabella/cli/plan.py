@@ -1,10 +1,11 @@
-"""Tell before training what it will take: memory by part, disk, steps, tokens, time, and whether it fits.
+"""Tell before or amid a training what it will take: memory by part, disk, steps, tokens, time, and whether it fits.
 
 Examples:
   fabella plan piny-37m                                  takes a few real steps to measure the time
   fabella plan my-stories.txt --no-measure               only what can be reckoned
   fabella plan minigpt-100m training.micro_batch=16 training.recompute=blocks
   fabella plan tinystories-8m --device cuda --memory 16GB --json
+  fabella plan runs/mine                                 what is left of a run that has begun
 
 The steps are taken in a process of their own: one that needs too much memory ends, and this one says so.
 """
@@ -17,9 +18,11 @@ import typer
 from fabella.cli.batch_size import room_of
 from fabella.cli.output import say, show, show_json
 from fabella.config import Run, Streamed
-from fabella.data.prepared import Prepared
+from fabella.data.prepared import Prepared, is_prepared, open_prepared
+from fabella.runs.folder import CONFIG, RunFolder
 from fabella.storage import free_bytes, size_in_words
 from fabella.telemetry.terminal import duration
+from fabella.training.api import changed
 from fabella.training.launch import Asked, Plan, already_prepared, plan
 from fabella.training.memory import Room, size_in_bytes
 from fabella.training.plan import Forecast, disk_place, forecast
@@ -27,7 +30,7 @@ from fabella.training.trials import REASONS, Conditions
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="A preset, a .yaml config, or a text.")],
+    what: Annotated[str, typer.Argument(help="A preset, a .yaml config, a text, or a run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.")] = None,
     data: Annotated[str, typer.Option(help="A source of text, or a prepared folder.")] = "",
     out: Annotated[Path | None, typer.Option(help="Where the run would lie; usually runs/NAME.")] = None,
@@ -39,7 +42,11 @@ def command(
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
+    begun = RunFolder.open(Path(what)) if (Path(what) / CONFIG).is_file() else None
+    if begun:
+        planned = _begun(begun, data, steps, overrides or [])
+    else:
+        planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
     for reason in planned.reasons:
         say(reason)
     ids = prepared_of(planned, prepared)
@@ -49,12 +56,20 @@ def command(
     given = Conditions(
         limit=room.free, on_gpu=on_gpu, seconds=seconds, device=device, prepared=str(ids.folder) if ids else ""
     )
-    place = disk_place(out or Path("runs") / planned.run.name)
-    told = forecast(planned.run, ids, room, free_bytes(place), given if measure else None)
+    place = disk_place(out or (begun.path if begun else Path("runs") / planned.run.name))
+    saved = begun.steps() if begun else []
+    told = forecast(planned.run, ids, room, free_bytes(place), given if measure else None, saved=saved)
     if as_json:
         show_json(facts(planned.run, told))
     else:
         show("\n".join(lines(planned, told)))
+
+
+def _begun(folder: RunFolder, data: str, steps: int, overrides: list[str]) -> Plan:
+    """The run in ``folder`` as ``fabella resume`` would go on with it, and its data, if that is there."""
+    run = changed(folder.run, [*overrides, *([f"training.length.steps={steps}"] if steps else [])])
+    ids = Path(data) if data else (folder.path / str(folder.manifest.get("data", {}).get("folder", ""))).resolve()
+    return Plan(run, open_prepared(ids) if is_prepared(ids) else None, ())
 
 
 def prepared_of(planned: Plan, root: Path) -> Prepared | None:
@@ -73,6 +88,7 @@ def facts(run: Run, told: Forecast) -> dict[str, Any]:
         "non_embedding_parameters": told.without_embeddings,
         "flops_per_token": told.flops_per_token,
         "steps": length.steps,
+        "steps_taken": length.taken,
         "tokens": length.tokens,
         "epochs": length.epochs,
         "windows_per_step": length.windows_per_step,
@@ -128,7 +144,9 @@ def _length(run: Run, told: Forecast) -> list[str]:
     epochs = f", {length.epochs:.2f} epochs" if length.epochs else ""
     tokens = f"{length.tokens:,} tokens{epochs}" if length.tokens else epochs.removeprefix(", ")
     shown = [f"steps      {steps}, of windows: {sizes}; {run.data.windows.length:,} tokens each"]
-    return [*shown, f"           {tokens}"] if tokens else shown
+    shown += [f"           {tokens}"] if tokens else []
+    to_go = max((length.steps or 0) - length.taken, 0)
+    return [*shown, f"           {length.taken:,} steps are taken, {to_go:,} are left"] if length.taken else shown
 
 
 def _time(told: Forecast) -> list[str]:
@@ -137,9 +155,10 @@ def _time(told: Forecast) -> list[str]:
         return ["time       not measured (leave out --no-measure)"]
     if not pace.trial.fits:
         return []
-    left = duration(pace.seconds_left) if pace.seconds_left else "known with the steps"
+    left = "known with the steps" if pace.seconds_left is None else duration(pace.seconds_left)
+    steps = "steps that are left" if told.length.taken else "steps"
     return [
-        f"time       {left} for the steps, without validation and saving, at {pace.tokens_per_second:,.0f} tokens/s"
+        f"time       {left} for the {steps}, without validation and saving, at {pace.tokens_per_second:,.0f} tokens/s"
     ]
 
 

@@ -105,6 +105,7 @@ def _decide(order: _Order, place: Place) -> Decision:
     """Config and data of the run, and whether it has begun already; in the first process only."""
     planned = plan(order.asked)
     require_shareable(planned.run.training, place.size)
+    engines.require_device(planned.run.engine, order.device, place)
     out = order.out or Path("runs") / planned.run.name
     goes_on = order.resume or place.restarts > 0
     if not goes_on:

@@ -123,8 +123,8 @@ class Engine(Protocol):
 
 
 def load(name: str, part: str = "engine") -> Any:
-    """The module ``engine_NAME``: ``for_training(run, device, ranks)``, ``for_use(config, weights, device)`` and
-    ``joined(place, device)``.
+    """The module ``engine_NAME``: ``for_training(run, device, ranks)``, ``for_use(config, weights, device)``,
+    ``joined(place, device)`` and ``require_device(device, place)``.
 
     Or another ``part`` of the engine that has a file of its own: ``memory`` (how much a step takes), ``peak``,
     ``launch`` (processes on this machine).
@@ -141,6 +141,11 @@ def load(name: str, part: str = "engine") -> Any:
             f"engine = '{name}' cannot be used: Python has no module '{missing.name}'.",
             fix=f"Install it: pip install 'fabella[{name}]', or use engine=torch.",
         ) from None
+
+
+def require_device(name: str, device: str, place: Place) -> None:
+    """Raises ConfigError at once where the engine ``name`` has no such device for this process."""
+    load(name).require_device(device, place)
 
 
 def for_training(run: Run, *, device: str = "auto", ranks: Ranks | None = None) -> Engine:

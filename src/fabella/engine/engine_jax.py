@@ -62,6 +62,11 @@ def _in_one_process(place: Place) -> ConfigError:
     )
 
 
+def require_device(device: str, place: Place) -> None:
+    """See ``engine.require_device``."""
+    pick_devices(device, DEVICES.get())
+
+
 def has_gpu() -> bool:
     """Whether ``auto`` picks something faster than the CPU."""
     return jax.default_backend() != "cpu"

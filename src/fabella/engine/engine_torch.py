@@ -41,6 +41,11 @@ def joined(place: Place, device: str) -> AbstractContextManager[Ranks]:
     return ranks_torch.joined(place, pick_device(device, place))
 
 
+def require_device(device: str, place: Place) -> None:
+    """See ``engine.require_device``."""
+    pick_device(device, place)
+
+
 def for_use(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: str = "auto") -> nn.Module:
     """The family's model with ``weights``, in evaluation mode. Raises CheckpointError where they do not fit."""
     return build(config, weights, pick_device(device)).eval().requires_grad_(False)
@@ -177,7 +182,11 @@ class TorchEngine:
         return self._update(self.parallel.total(total), lr)
 
     def _to_device(self, array: NDArray[np.int32]) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)
+        """As ids that embeddings take. To a GPU they are copied beside its work, which only pinned memory allows."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True).long()
 
     def _update(self, loss: Tensor, lr: float) -> TorchStepResult:
         """Take the step, if it is finite. On a GPU nothing here waits to know whether it is."""

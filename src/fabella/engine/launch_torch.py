@@ -70,6 +70,7 @@ def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int
         "MASTER_ADDR": HOST, "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher keeps the store: it outlives every one of us
     })  # fmt: skip
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the training listens there is nothing to save
     torch.set_num_threads(threads)
     code = work(*arguments)
     if code:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fabella.config import Muon
+from fabella.engine.groups import Settings
 from fabella.engine.parallel_torch import Single
 
 MOMENTUM = "momentum_buffer"
@@ -20,9 +21,12 @@ class Muons:
     such matrix at a time, not for all.
     """
 
-    def __init__(self, parallel: Single, parameters: Mapping[str, nn.Parameter], section: Muon) -> None:
-        """``parameters``: by name; ``parallel``: how they lie on the devices."""
+    def __init__(
+        self, parallel: Single, parameters: Mapping[str, nn.Parameter], section: Muon, settings: Mapping[str, Settings]
+    ) -> None:
+        """``parameters``: by name, as ``settings``; ``parallel``: how they lie on the devices."""
         self.parallel, self.parameters, self.section = parallel, dict(parameters), section
+        self.settings = settings
         self.momenta: dict[str, Tensor] = {}
 
     def momentum(self, name: str) -> Tensor:
@@ -40,19 +44,20 @@ class Muons:
         for name, parameter in self.parameters.items():
             momentum = self.momenta[name] = self.momentum(name)
             before = [self.parallel.full(tensor) for tensor in (parameter, momentum)]
-            after = self._after(before[0], before[1], self.parallel.full(_gradient(parameter)), lr)
+            after = self._after(name, before[0], before[1], self.parallel.full(_gradient(parameter)), lr)
             for tensor, old, new in zip((parameter, momentum), before, after, strict=True):
                 tensor.copy_(self.parallel.laid(torch.where(taken, new, old), tensor))
 
-    def _after(self, matrix: Tensor, momentum: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    def _after(self, name: str, matrix: Tensor, momentum: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Matrix and momentum after a step; those given stay as they are."""
+        own = self.settings[name]
         whole = nn.Parameter(matrix.clone())
         whole.grad = gradient
         muon = torch.optim.Muon(
             [whole],
-            lr=lr,
+            lr=lr * own.lr_factor,
             momentum=self.section.momentum,
-            weight_decay=self.section.weight_decay,
+            weight_decay=own.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
         muon.state[whole][MOMENTUM] = momentum.clone()

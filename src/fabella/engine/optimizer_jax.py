@@ -10,6 +10,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from fabella.config import Adam, AdamW, Muon
+from fabella.engine.groups import Settings, settings_of
 from fabella.errors import ConfigError
 from fabella.models.parameters import Table
 
@@ -26,22 +27,21 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Adam's update with decoupled weight decay where the table says so; ``clip`` is a global gradient norm."""
+    """Adam's update, each weight with the rate and the decay of its group; ``clip`` is a global gradient norm."""
 
     betas: tuple[float, float]
     eps: float
     clip: float
-    weight_decay: float
-    decaying: frozenset[str]
+    settings: tuple[tuple[str, Settings], ...]
+    """By name; a tuple, because a step is compiled for it."""
 
     @classmethod
     def of(cls, table: Table, section: AdamW | Adam | Muon) -> "Optimizer":
         """Raises ConfigError for an optimizer that this engine does not have."""
         if isinstance(section, Muon):
             raise ConfigError("optimizer.kind = muon is not there with engine=jax.", fix="Use adamw, or engine=torch.")
-        decay = section.weight_decay if isinstance(section, AdamW) else 0.0
-        decaying = frozenset(name for name, parameter in table.items() if parameter.decay)
-        return cls(section.betas, section.eps, section.clip, decay, decaying)
+        settings = tuple(settings_of(table, section).items())
+        return cls(section.betas, section.eps, section.clip, settings)
 
     def update(self, weights: Arrays, gradients: Arrays, memory: Memory, lr: Array, norm: Array) -> tuple[Any, Memory]:
         """Weights and memory after a step; as they were where ``norm`` (of all gradients, []) is not finite."""
@@ -50,7 +50,7 @@ class Optimizer:
         adam: Any = optax.scale_by_adam(*self.betas, eps=self.eps)
         before = optax.ScaleByAdamState(memory.updates, memory.first, memory.second)
         steps, after = adam.update(clipped, before)
-        moved = {name: weights[name] - lr * self._with_decay(name, weights[name], steps[name]) for name in weights}
+        moved = {name: _moved(weights[name], steps[name], lr, own) for name, own in self.settings}
         taken = Memory(after.mu, after.nu, after.count)
         finite = jnp.isfinite(norm)
 
@@ -59,5 +59,7 @@ class Optimizer:
 
         return jax.tree.map(kept, (moved, taken), (dict(weights), memory))
 
-    def _with_decay(self, name: str, weight: Array, step: Array) -> Array:
-        return step + self.weight_decay * weight if name in self.decaying else step
+
+def _moved(weight: Array, step: Array, lr: Array, own: Settings) -> Array:
+    decayed = step + own.weight_decay * weight if own.weight_decay else step
+    return weight - lr * own.lr_factor * decayed

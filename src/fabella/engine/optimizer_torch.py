@@ -1,6 +1,7 @@
 """AdamW, Adam and Muon for PyTorch: built from the parameter table, and their memory as plain arrays."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,16 +9,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fabella.config import Adam, AdamW, Muon
+from fabella.engine.groups import settings_of
 from fabella.engine.muon_torch import Muons
 from fabella.engine.parallel_torch import Single
 from fabella.models.parameters import Table, block_matrices
 
 # Our neutral name of a moment → PyTorch's.
 MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
+LR_FACTOR = "lr_factor"
+"""In a group of PyTorch's: times the learning rate of the step."""
 
 
 class Optimizer:
-    """Adam's update with decoupled weight decay where the table says so; ``clip`` is a global gradient norm.
+    """Adam's update, each weight with the rate and the decay of its group; ``clip`` is a global gradient norm.
 
     With ``optimizer.kind=muon`` the matrices inside the blocks are Muon's instead.
     """
@@ -28,18 +32,20 @@ class Optimizer:
         self.parameters: dict[str, nn.Parameter] = dict(parallel.model.named_parameters())
         self.clip = section.clip
         muon = section if isinstance(section, Muon) else None
+        settings = settings_of(table, section)
         matrices = {name: self.parameters[name] for name in block_matrices(table)} if muon else {}
-        self.muons = Muons(parallel, matrices, muon) if muon else None
-        self.factor = muon.rest_lr_factor if muon else 1.0
-        decay = section.weight_decay if isinstance(section, AdamW) else 0.0
-        decay = muon.rest_weight_decay if muon else decay
-        rest = {n: p for n, p in self.parameters.items() if n not in matrices}
-        groups = [
-            {"params": [p for n, p in rest.items() if table[n].decay], "weight_decay": decay},
-            {"params": [p for n, p in rest.items() if not table[n].decay], "weight_decay": 0.0},
+        self.muons = Muons(parallel, matrices, muon, settings) if muon else None
+        rest = [name for name in self.parameters if name not in matrices]
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [self.parameters[name] for name in rest if settings[name] == own],
+                "weight_decay": own.weight_decay,
+                LR_FACTOR: own.lr_factor,
+            }
+            for own in dict.fromkeys(settings[name] for name in rest)
         ]
         self.adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            groups,
             lr=section.lr,
             betas=section.betas,
             eps=section.eps,
@@ -53,7 +59,7 @@ class Optimizer:
         """
         nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
         for group in self.adam.param_groups:
-            group["lr"] = lr * self.factor
+            group["lr"] = lr * group[LR_FACTOR]
         self.adam.found_inf = (~taken).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.adam.step()
         if self.muons:

@@ -18,7 +18,7 @@ from fabella.storage.manifests import (
     sized_file,
     verify_folder,
 )
-from fabella.storage.words import escaped, free_bytes, size_in_words, storage_errors
+from fabella.storage.words import escaped, free_bytes, number_of, size_in_words, storage_errors
 
 __all__ = [
     "MANIFEST",
@@ -29,6 +29,7 @@ __all__ = [
     "free_bytes",
     "locked",
     "make_folders",
+    "number_of",
     "put_back",
     "read_manifest",
     "read_verified",

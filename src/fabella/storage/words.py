@@ -91,3 +91,8 @@ def free_if_known(path: Path) -> int | None:
         return _free_bytes(path)
     except OSError:
         return None
+
+
+def number_of(count: int, noun: str) -> str:
+    """``1 document``, ``2,000 documents``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

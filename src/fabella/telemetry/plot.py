@@ -18,11 +18,13 @@ def plot_loss(folder: Path) -> Path:
     Raises StorageError where it cannot be written.
     """
     rows = read_rows(folder / "metrics.jsonl")
+    # A name may hold letters that matplotlib's own font lacks, and dollar signs, which are no formula here.
+    title = "".join(letter for letter in folder.name if letter.isprintable() and ord(letter) < 0x250)
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*_curve(rows, "train"), label="training", color="#7aa2c8", linewidth=1)
     axes.plot(*_curve(rows, "validation"), label="validation", color="#c2410c", linewidth=2, marker="o", markersize=3)
-    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=folder.name)
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=title.replace("$", r"\$"))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

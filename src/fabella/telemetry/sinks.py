@@ -1,10 +1,12 @@
 """The contract of a sink, and how several are fed without one of them ever stopping a training."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from fabella.errors import DiskFullError
 from fabella.runs.metrics import append_row
 
 Row = Mapping[str, Any]
@@ -18,16 +20,34 @@ class Sink(Protocol):
 
 
 class MetricsFile:
-    """``metrics.jsonl`` and ``samples.jsonl`` of a run folder; every plot is drawn from them.
+    """``metrics.jsonl`` and ``samples.jsonl`` of a run folder; every plot is drawn from them, and no row is ever lost.
 
-    Raises StorageError where a row cannot be written: unlike other sinks, this one is never dropped silently.
+    On a full disk the rows wait, which is said once, and are written as soon as there is room. Raises StorageError
+    where a row cannot be written for another reason: unlike other sinks, this one is never dropped.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
         self.metrics, self.samples = folder / "metrics.jsonl", folder / "samples.jsonl"
+        self.report = report
+        self._waiting: deque[Row] = deque()
+        self._full = False
 
     def __call__(self, row: Row) -> None:
-        append_row(self.samples if row["kind"] == "sample" else self.metrics, dict(row))
+        self._waiting.append(row)
+        try:
+            self.settle()
+        except DiskFullError as error:
+            if not self._full:
+                self.report(f"Measurements wait for room on the disk, and the training goes on: {error}")
+            self._full = True
+
+    def settle(self) -> None:
+        """Write what waits. Raises DiskFullError where there still is no room: nothing later may be saved then."""
+        while self._waiting:
+            row = self._waiting[0]
+            append_row(self.samples if row["kind"] == "sample" else self.metrics, dict(row))
+            self._waiting.popleft()
+        self._full = False
 
 
 class Fan:

@@ -2,20 +2,32 @@
 
 import sys
 import time
+from contextlib import suppress
+from typing import TextIO
 
 from fabella.telemetry.sinks import Row
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
-    """A remark, a warning or progress: standard error, so that a result can be piped."""
-    print(text, file=sys.stderr, end=end, flush=True)
+    """A remark, a warning or progress: standard error, so that a result can be piped.
+
+    Where that is closed, full, or a terminal that has gone, nobody is there to hear it, and no work ends for that.
+    """
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] - so it is where it was closed
+        with suppress(OSError):
+            print(text, file=sys.stderr, end=end, flush=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether people look at a standard stream; None: one that was closed when the program began."""
+    return stream is not None and stream.isatty()
 
 
 class ProgressLine:
     """One line that is rewritten in place on a terminal; on anything else, a plain line at most every tenth call."""
 
     def __init__(self, plain_every: int = 10) -> None:
-        self.terminal = sys.stderr.isatty()
+        self.terminal = is_terminal(sys.stderr)
         self.plain_every = plain_every
         self._calls = 0
         self._width = 0

@@ -92,7 +92,9 @@ class Reading:
             self.notes.skipped += 1
             return None
         text = SURROGATE.sub(b"\xff", raw).decode("utf-8", "replace").replace("\0", REPLACEMENT)
-        self.notes.replaced += text.count(REPLACEMENT) - raw.count(REPLACEMENT.encode())
+        lost_before = raw.count(REPLACEMENT.encode())
+        self.notes.replaced += text.count(REPLACEMENT) - lost_before
+        self.notes.mended += not lost_before
         return text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fabella.storage import number_of
 from fabella.text.damage import SIGNS, signs
 from fabella.text.notes import Notes
 
@@ -111,10 +112,15 @@ class Doctor:
             "empty": self._empty + (notes.empty if notes else 0),
             "duplicates": train.documents + held.documents - len(in_train) - len(in_held) + both,
             "overlap": both,
-            "damage": {sign: self._signs[sign] for sign in SIGNS},
+            "damage": {sign: self._signs[sign] for sign in SIGNS} | self._lost_before(notes),
             "reading": notes.counts() if notes else {},
             "document_bytes": _spread(self._sizes),
         }
+
+    def _lost_before(self, notes: Notes | None) -> dict[str, int]:
+        """Documents that held U+FFFD before reading put it in for other damage, which is told as such."""
+        sign = "replacement_characters"
+        return {sign: max(self._signs[sign] - (notes.mended if notes else 0), 0)}
 
     def _token_facts(self, context: int, model_parameters: int, tokens_to_train: int) -> dict[str, Any]:
         tokens = sum(length * count for length, count in self._tokens.items())
@@ -163,9 +169,12 @@ def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"{count:,} of {documents:,} documents {SIGNS[sign]}."
     reading = facts["reading"]
     if reading.get("damaged"):
-        yield f"{reading['damaged']:,} documents are damaged: bytes that are no UTF-8, NUL, or half characters."
+        are = "is" if reading["damaged"] == 1 else "are"
+        what = number_of(reading["damaged"], "document")
+        yield f"{what} {are} damaged: bytes that are no UTF-8, NUL, or half characters."
     if reading.get("bad_lines"):
-        yield f"{reading['bad_lines']:,} lines are broken and were left out."
+        were = "is broken and was" if reading["bad_lines"] == 1 else "are broken and were"
+        yield f"{number_of(reading['bad_lines'], 'line')} {were} left out."
     if facts["duplicates"] > MANY_DUPLICATES * documents:
         share = 100 * facts["duplicates"] / documents
         yield f"{share:.0f} % of the documents repeat others word for word; they will be learned by heart first."
@@ -176,12 +185,14 @@ def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
 def _validation_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     held = facts["validation"]["documents"]
     if facts["overlap"]:
-        number = f"{facts['overlap']:,}"
-        yield f"{number} validation documents also stand in the training text: validation will look too good."
+        what = number_of(facts["overlap"], "validation document")
+        stand = "stands" if facts["overlap"] == 1 else "stand"
+        yield f"{what} also {stand} in the training text: validation will look too good."
     if not held:
         yield "Nothing is held out for validation."
     elif held < FEW_VALIDATION_DOCUMENTS:
-        yield f"Only {held} documents are held out for validation: its loss will be a rough guess."
+        are = "is" if held == 1 else "are"
+        yield f"Only {number_of(held, 'document')} {are} held out for validation: its loss will be a rough guess."
 
 
 def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:

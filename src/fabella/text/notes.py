@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from fabella.storage import number_of
+
 EXAMPLES = 5
 """places of damage that are named; the rest is counted"""
 
@@ -28,6 +30,8 @@ class Notes:
     """documents with bytes that are no UTF-8, NUL characters or lone surrogates"""
     replaced: int = 0
     """U+FFFD put in for damage, under ``invalid="replace"``"""
+    mended: int = 0
+    """documents that hold U+FFFD only since then"""
     skipped: int = 0
     """damaged documents left out, under ``invalid="skip"``"""
     bad_lines: int = 0
@@ -65,16 +69,16 @@ class Notes:
         """All that is worth telling, one sentence each: guesses, remarks, counts that are not zero, first examples."""
         for (what, value), guess in self.guesses.items():
             more = f" and {guess.files - 1:,} more" if guess.files > 1 else ""
-            yield f"{what} of {guess.first}{more} guessed: {value} ({guess.documents:,} documents)"
+            yield f"{what} of {guess.first}{more} guessed: {value} ({number_of(guess.documents, 'document')})"
         yield from self.remarks.values()
-        for count, sentence in (
-            (self.carriage_returns, "line ends of Windows made into plain ones"),
-            (self.cut, "longer than 1 MiB, cut into several documents"),
-            (self.empty, "empty documents left out"),
-            (self.damaged - self.skipped, "damaged documents kept, {replaced:,} U+FFFD put in"),
-            (self.skipped, "damaged documents left out"),
-            (self.bad_lines, "broken lines left out"),
+        for count, noun, became in (
+            (self.carriage_returns, "line end", "of Windows made into plain ones"),
+            (self.cut, "document", "longer than 1 MiB, cut into several"),
+            (self.empty, "empty document", "left out"),
+            (self.damaged - self.skipped, "damaged document", f"kept, {self.replaced:,} U+FFFD put in"),
+            (self.skipped, "damaged document", "left out"),
+            (self.bad_lines, "broken line", "left out"),
         ):
             if count:
-                yield f"{count:,} {sentence.format(replaced=self.replaced)}"
+                yield f"{number_of(count, noun)} {became}"
         yield from (f"for example {example}" for example in self.examples)

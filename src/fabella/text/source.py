@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fabella.config import Files, Hub, Mixture, Source, Storybook
 from fabella.errors import TextError
+from fabella.storage import number_of
 from fabella.text import files, finding, hub, storybook
 from fabella.text.cleaning import Invalid, Reading
 from fabella.text.mixture import mix
@@ -119,7 +120,7 @@ def _mixed(source: Mixture, reading: Reading) -> Iterator[str]:
     finally:
         for index, (part, number) in enumerate(zip(source.parts, used, strict=True)):
             name = describe(part.source)
-            reading.notes.remarks[f"part {index} of {describe(source)}"] = f"{number:,} documents of {name}"
+            reading.notes.remarks[f"part {index} of {describe(source)}"] = f"{number_of(number, 'document')} of {name}"
 
 
 def _why_none(notes: Notes) -> str:

@@ -26,5 +26,10 @@ class Agreement(Interruption):
         agreed = self.ranks.agree(vote)
         self.asked, self.save = agreed == STOP, agreed == SAVE
 
+    def to_stop(self) -> bool:
+        """Whether any process was asked to stop, up to now; all of them call this, after the last step."""
+        before = self.ranks.agree(STOP if self.heard.asked else GO_ON)
+        return STOP in (before, self.ranks.agree(GO_ON))
+
     def save_again(self) -> None:
         self.heard.save = True

@@ -7,6 +7,8 @@ from typing import Any
 
 from fabella.config import Run
 from fabella.config_files import apply_overrides, run_from
+from fabella.engine import engine as engines
+from fabella.engine.ranks import Place
 from fabella.runs.compare import compare_for_resume
 from fabella.runs.folder import RunFolder, require_free
 from fabella.telemetry.preparation import say_remarks
@@ -42,6 +44,7 @@ def train(
         overrides=_assignments(settings),
     )
     planned = plan(asked)
+    engines.require_device(planned.run.engine, device, Place())
     folder = Path(out) if out else Path("runs") / planned.run.name
     require_free(folder)
     for reason in planned.reasons:

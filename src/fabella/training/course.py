@@ -6,12 +6,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from fabella.config import Rewind, Run, Steps
 from fabella.data.prepared import Prepared
 from fabella.data.windows import Windows
 from fabella.engine.engine import Engine, StepResult
 from fabella.engine.ranks import Ranks
+from fabella.errors import Interrupted
 from fabella.runs.folder import RunFolder
 from fabella.runs.metrics import read_rows
 from fabella.telemetry.services import services
@@ -76,10 +78,8 @@ class Session:
 
 def to_the_end(session: Session, progress: Progress, saved: Saved, news: Sequence[Row]) -> Outcome:
     """``news``: rows to be told first."""
-    if (compiled := session.engine.describe()["compiled"]) != "nothing":
-        session.say(
-            f"Compiling the {compiled}: the first step takes half a minute, less where they were compiled before."
-        )
+    if progress.step < session.steps:
+        _say_how(session)
     run, prepared, ranks, first = session.run, session.prepared, session.ranks, session.ranks.place.first
     held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
     batch = run.training.micro_batch
@@ -91,7 +91,8 @@ def to_the_end(session: Session, progress: Progress, saved: Saved, news: Sequenc
         terminal = told.enter_context(closing(Terminal(session.steps, bits_per_nat(prepared.train))))
         opened = services(session.folder, step=progress.step, report=say) if first else []
         others = [told.enter_context(closing(one)) for one in opened]
-        write = Fan(MetricsFile(session.folder.path), [terminal, *others, *session.sinks], say)
+        truth = MetricsFile(session.folder.path, say)
+        write = Fan(truth, [terminal, *others, *session.sinks], say)
         write = write if first else Fan(_unwritten, [], say)
         with (
             interruptible(insisting=ranks.place.size == 1, report=session.say) as heard,
@@ -112,7 +113,7 @@ def to_the_end(session: Session, progress: Progress, saved: Saved, news: Sequenc
                                 since_best=int(saved.get("validations_since_best", 0)))  # fmt: skip
             spikes = Spikes(run.telemetry.spike_factor, tell, _due(run), str(saved.get("gradient_norms", "")))
             save = Save(run, session.folder, session.engine, watching, steps=session.steps, interruption=agreement,
-                        behind=behind, report=say, kept=spikes.numbers)  # fmt: skip
+                        behind=behind, report=say, kept=spikes.numbers, settle=truth.settle)  # fmt: skip
             pace, rate = _pace(session), partial(session.rate, rewinds=progress.rewinds)
             log = Log(run.training.log_every, rate, tell, pace)
             telling = teller_of(session.engine, prepared.tokenizer, run)
@@ -126,8 +127,22 @@ def to_the_end(session: Session, progress: Progress, saved: Saved, news: Sequenc
                 progress = _train(session, observers, rate, progress, pace)
             if watching.exhausted and progress.step < session.steps:
                 session.say(_stopped_early(progress, watching))
+            if agreement.to_stop():
+                raise _unscored(session, progress)
         final = _final(session, progress, score, write, len(held_out))
+        truth.settle()
     return Outcome(session.folder.path, progress, final)
+
+
+def _say_how(session: Session) -> None:
+    """Where and how exactly it is computed, whoever chose that; and why nothing may happen for a while."""
+    how = session.engine.describe()
+    exactly = " with TF32" if how.get("tf32") == "True" else ""
+    session.say(f"Training on {how['device']}, in {how['precision']}{exactly}.")
+    if (compiled := how["compiled"]) != "nothing":
+        session.say(
+            f"Compiling the {compiled}: the first step takes half a minute, less where they were compiled before."
+        )
 
 
 def _unwritten(row: Row) -> None:
@@ -169,6 +184,16 @@ def _final(session: Session, progress: Progress, score: Callable[[int], Score], 
     rows = [row for row in read_rows(session.folder.path / "metrics.jsonl") if row["kind"] == "final"]
     if rows and rows[-1]["step"] == progress.step:
         return Score(rows[-1]["loss"], rows[-1]["bits_per_byte"], rows[-1]["tokens"])
-    final = score(windows)
+    try:
+        final = score(windows)
+    except KeyboardInterrupt:
+        raise _unscored(session, progress) from None
     write(row_of("final", progress.step, final))
     return final
+
+
+def _unscored(session: Session, progress: Progress) -> Interrupted:
+    return Interrupted(
+        f"Stopped after the last step, {progress.step:,}, before the final score was measured; everything is saved.",
+        fix=f"Measure it with: fabella resume {quote(str(session.folder.path))}",
+    )

@@ -46,6 +46,8 @@ class Plan:
 
 def plan(asked: Asked) -> Plan:
     """Turn what was asked into a checked run. Raises ConfigError, TextError or PreparedDataError."""
+    for given in (asked.data, asked.validation):
+        _refuse_folder_of_prepared(given)
     prepared = open_prepared(Path(asked.data), full=True) if asked.data and is_prepared(Path(asked.data)) else None
     changes = _changes(asked, prepared)
     if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
@@ -54,6 +56,7 @@ def plan(asked: Asked) -> Plan:
         return Plan(_placed(run, prepared), prepared, ())
     _refuse_misspelt(asked.what)
     _refuse_prepared(asked.what)
+    _refuse_folder_of_prepared(asked.what)
     source = parse(asked.what)
     gpu = engines.load(asked.engine or "torch").has_gpu()
     choice = choose(source, name_of(asked.what), size_of(source), gpu=gpu)
@@ -103,9 +106,15 @@ def _changes(asked: Asked, prepared: Prepared | None) -> dict[str, Any]:
 
 
 def _refuse_misspelt(what: str) -> None:
-    """A word that is no path and looks like a preset: the preset is what was meant."""
-    if not Path(what).exists() and did_you_mean(what, preset_names()).startswith("Did you mean"):
-        raise ConfigError(f"There is no preset '{what}'.", fix=did_you_mean(what, preset_names()))
+    """A word that is no path: a preset is what was meant."""
+    if Path(what).exists():
+        return
+    nearest = did_you_mean(what, preset_names())
+    if nearest.startswith("Did you mean"):
+        raise ConfigError(f"There is no preset '{what}'.", fix=nearest)
+    if re.fullmatch(r"[\w-]+", what) and what != "storybook":
+        presets = ", ".join(preset_names())
+        raise ConfigError(f"There is neither a file nor a preset '{what}'.", fix=f"Presets: {presets}.")
 
 
 def _refuse_prepared(what: str) -> None:
@@ -115,6 +124,16 @@ def _refuse_prepared(what: str) -> None:
             f"{what} is prepared data, and no text.",
             fix=f"Say what is to learn from it: fabella train PRESET --data {quote(what)}.",
         )
+
+
+def _refuse_folder_of_prepared(what: str) -> None:
+    """Prepared data lies in folders of its own, one of which is to be named; the files in them are no text."""
+    folders = sorted(path.parent for path in Path(what).glob("*/manifest.json")) if what and Path(what).is_dir() else []
+    inside = [folder for folder in folders if is_prepared(folder)]
+    if inside:
+        names = ", ".join(quote(str(folder)) for folder in inside[:5])
+        more = f" and {len(inside) - 5:,} more" if len(inside) > 5 else ""
+        raise ConfigError(f"{what} holds prepared data, and no text.", fix=f"Name one of its folders: {names}{more}.")
 
 
 def name_of(what: str) -> str:

@@ -124,11 +124,12 @@ class Save:
 
     def __init__(self, run: Run, folder: RunFolder, engine: Engine, validate: Validate, *, steps: int,
                  interruption: Interruption, behind: Behind, report: Callable[[str], None],
-                 kept: Callable[[], Mapping[str, float | str]] = dict) -> None:  # fmt: skip
-        """``kept``: what other observers need to go on exactly."""
+                 kept: Callable[[], Mapping[str, float | str]] = dict,
+                 settle: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+        """``kept``: what other observers need to go on exactly; ``settle``: what must be on disk before a save."""
         self.section, self.folder, self.engine, self.validate = run.checkpoint, folder, engine, validate
         self.steps, self.interruption, self.behind, self.report = steps, interruption, behind, report
-        self.kept = kept
+        self.kept, self.settle = kept, settle
         self._owed: DiskFullError | None = None
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
@@ -161,6 +162,7 @@ class Save:
     def _write(self, step: int, snapshot: Checkpoint, *, best: bool) -> None:
         require_finite({**snapshot.state.weights, **snapshot.state.moments}, where=name_of(step))
         try:
+            self.settle()
             save(self.folder, step, snapshot)
             if best:
                 set_best(self.folder, step)

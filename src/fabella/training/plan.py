@@ -1,7 +1,8 @@
 """What a training will take, told before it begins: memory by part, disk, steps, tokens and time."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fabella.config import Epochs, Run, Steps, Streamed
@@ -42,6 +43,8 @@ class Length:
     epochs: float | None
     windows_per_step: tuple[tuple[int, int], ...]
     """[first step, windows] as the accumulation changes."""
+    taken: int = 0
+    """Of the steps: those that the newest checkpoint of a run holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,12 @@ class Pace:
     tokens_per_second: float
     """At the accumulation that most steps have."""
     seconds_left: float | None
-    """For all steps, without validation, samples and saving."""
+    """For all steps that are not taken yet, without validation, samples and saving."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Checkpoints: bytes of one, how many there may be at once, and what is free where they would lie."""
+    """Checkpoints: bytes of one, how many more there may be at once, and what is free where they would lie."""
 
     checkpoint: int
     checkpoints: int
@@ -106,11 +109,22 @@ class Forecast:
         return self.disk.needed <= self.disk.free
 
 
-def forecast(run: Run, prepared: Prepared | None, room: Room, free_disk: int, given: Conditions | None) -> Forecast:
-    """Everything about ``run``. ``prepared``: its data, if it is there. ``given``: how to measure; None: not at all."""
+def forecast(
+    run: Run,
+    prepared: Prepared | None,
+    room: Room,
+    free_disk: int,
+    given: Conditions | None,
+    *,
+    saved: Sequence[int] = (),
+) -> Forecast:
+    """Everything about ``run``. ``prepared``: its data, if it is there. ``given``: how to measure; None: not at all.
+
+    ``saved``: the steps whose checkpoints are there, where the run has begun.
+    """
     device = given.device if given else "auto"
     table = run.model.parameters()
-    length = length_of(run, prepared)
+    length = replace(length_of(run, prepared), taken=max(saved, default=0))
     return Forecast(
         parameters=count(table),
         without_embeddings=count_without_embeddings(table),
@@ -118,7 +132,7 @@ def forecast(run: Run, prepared: Prepared | None, room: Room, free_disk: int, gi
         memory=memory_of(run, device),
         room=room,
         length=length,
-        disk=Disk(checkpoint_bytes(run), run.checkpoint.keep + CHECKPOINTS_MORE, free_disk),
+        disk=Disk(checkpoint_bytes(run), max(run.checkpoint.keep + CHECKPOINTS_MORE - len(saved), 1), free_disk),
         pace=pace_of(run, length, given) if given else None,
     )
 
@@ -176,20 +190,24 @@ def pace_of(run: Run, length: Length, given: Conditions) -> Pace:
     trial = try_out(run, run.training.micro_batch, given, (1, 2, 1) if several else (1, 1))
     if not trial.fits:
         return Pace(trial, 0.0, None)
-    stages = _stages(run, length.steps)
-    seconds = [number * (count * trial.seconds + trial.seconds_of_update) for number, count in stages]
-    windows = sum(number * count * run.training.micro_batch for number, count in stages)
-    speed = windows * run.data.windows.length / sum(seconds)
-    return Pace(trial, speed, sum(seconds) if length.steps else None)
+    stages = _stages(run, length)
+    usual = stages or [(1, run.training.accumulation[-1][1])]
+    windows = sum(number * count * run.training.micro_batch for number, count in usual)
+    speed = windows * run.data.windows.length / _seconds(trial, usual)
+    return Pace(trial, speed, _seconds(trial, stages) if length.steps else None)
 
 
-def _stages(run: Run, steps: int | None) -> list[tuple[int, int]]:
-    """(steps, micro-batches in each) for every stretch of the accumulation; one step where their number is unknown."""
-    pairs = run.training.accumulation
-    if steps is None:
-        return [(1, pairs[-1][1])]
+def _seconds(trial: Trial, stages: Sequence[tuple[int, int]]) -> float:
+    return sum(number * (count * trial.seconds + trial.seconds_of_update) for number, count in stages)
+
+
+def _stages(run: Run, length: Length) -> list[tuple[int, int]]:
+    """(steps to be taken, micro-batches in each) for every stretch of the accumulation; none where nothing is known."""
+    pairs, steps = run.training.accumulation, length.steps or 0
     ends = [*(first for first, _ in pairs[1:]), steps]
-    stretches = [(min(end, steps) - first, number) for (first, number), end in zip(pairs, ends, strict=True)]
+    stretches = [
+        (min(end, steps) - max(first, length.taken), number) for (first, number), end in zip(pairs, ends, strict=True)
+    ]
     return [(stretch, number) for stretch, number in stretches if stretch > 0]
 
 

@@ -19,7 +19,7 @@ from fabella.data.windows import Windows
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine, State
 from fabella.engine.ranks import Alone, Ranks
-from fabella.errors import CheckpointError, PreparedDataError, TokenizerError
+from fabella.errors import CheckpointError, ConfigError, PreparedDataError, TokenizerError
 from fabella.models.parameters import block_matrices, count, initial_weights
 from fabella.runs.checkpoint import Loaded, load, newest_due, require_space
 from fabella.runs.compare import compare_manifests
@@ -98,12 +98,23 @@ def _taken_up(path: Path, moved: Path | None, run: Run | None, ranks: Ranks) -> 
     data = _same_data(folder, moved)
     with folder.lock():
         if run is not None and run != folder.run:
+            _require_steps_to_go(folder, run)
             folder = folder.with_run(run)
         require(folder.run.telemetry)
         if not (folder.path / "tokenizer").exists():  # killed between making the folder and keeping the tokenizer
             folder.keep_tokenizer(data.tokenizer)
         ranks.tell("the folder is in order")
         yield folder, data
+
+
+def _require_steps_to_go(folder: RunFolder, run: Run) -> None:
+    """Raises ConfigError where the run has gone further than it is now asked to go."""
+    taken = max(folder.steps(), default=0)
+    if isinstance(run.training.length, Steps) and run.training.length.steps < taken:
+        raise ConfigError(
+            f"training.length.steps = {run.training.length.steps:,}, but {folder.path} has taken {taken:,} steps.",
+            fix=f"Give more than {taken:,}, or leave it out.",
+        )
 
 
 @contextmanager
@@ -138,13 +149,7 @@ def _restore(session: Session, *, due: bool = False) -> tuple[Progress, Saved]:
             session.say(remark)
         saved = dict(loaded.checkpoint.progress)
         session.engine.restore(loaded.checkpoint.state)
-        progress = Progress(
-            int(saved["step"]),
-            int(saved["windows"]),
-            int(saved["tokens"]),
-            stream=str(saved.get("stream", "")),
-            rewinds=int(saved.get("rewinds", 0)),
-        )
+        progress = _progress_of(saved, loaded.step)
     if session.ranks.place.first:
         if progress.step < session.steps and not due:
             _require_room(session.folder.path, session.run, there=len(session.folder.steps()))
@@ -152,6 +157,19 @@ def _restore(session: Session, *, due: bool = False) -> tuple[Progress, Saved]:
             keep_through(session.folder.path / name, progress.step)
     session.ranks.tell("the metrics end where the run goes on")
     return progress, saved
+
+
+def _progress_of(saved: Mapping[str, int | float | str], step: int) -> Progress:
+    """What a checkpoint says of how far the run had come. Raises CheckpointError where it does not."""
+    if missing := [name for name in ("step", "windows", "tokens") if name not in saved]:
+        raise CheckpointError(f"The checkpoint of step {step} does not say how far the run had come: no {missing[0]}.")
+    return Progress(
+        int(saved["step"]),
+        int(saved["windows"]),
+        int(saved["tokens"]),
+        stream=str(saved.get("stream", "")),
+        rewinds=int(saved.get("rewinds", 0)),
+    )
 
 
 def first_state(run: Run) -> State:
