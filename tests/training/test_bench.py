@@ -1,13 +1,16 @@
 """Speed is measured in turns, and told by its medians."""
 
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 from fabella.config_files import preset
 from fabella.engine import bench_torch
 from fabella.engine.bench_torch import PARTS, Contestant
-from fabella.errors import ConfigError, FabellaError
+from fabella.engine.nanogpt_torch import NanoGPT
+from fabella.errors import ConfigError, FabellaError, UsageError
 from fabella.models.flops import flops_per_token
 from fabella.training import bench as benching
 from fabella.training.bench import Conditions, bench, peak_memory, shape_of, summary
@@ -46,8 +49,33 @@ def test_a_peer_of_the_same_architecture_takes_part_where_it_is_installed() -> N
     pytest.importorskip("transformers")
     beside = Conditions(turns=1, device="cpu", memory=False)
     told = bench(["tinystories-1m"], beside)["shapes"]["tinystories-1m"]["contestants"]
-    assert list(told) == ["fabella", "transformers"]
-    assert told["fabella"]["parameters"] == told["transformers"]["parameters"]
+    assert list(told) == ["fabella", "transformers", "nanogpt"]
+    assert len({each["parameters"] for each in told.values()}) == 1
+
+
+def test_only_those_asked_for_take_part_and_one_of_them_is_fabella() -> None:
+    asked = Conditions(turns=1, device="cpu", memory=False, only=("nanogpt", "fabella"))
+    result = bench(["tinystories-1m"], asked)["shapes"]["tinystories-1m"]
+    assert (list(result["contestants"]), result["compared_with"]) == (["fabella", "nanogpt"], "fabella")
+    with pytest.raises(UsageError, match="--only names no Fabella to compare with"):
+        bench(["tinystories-1m"], replace(asked, only=("nanogpt",)))
+    with pytest.raises(UsageError, match=r"--only nanogtp does not take part here\. Did you mean"):
+        bench(["tinystories-1m"], replace(asked, only=("nanogtp",)))
+
+
+def test_nanogpt_is_the_same_model_written_otherwise() -> None:
+    config = preset("tinystories-1m").model
+    ours, theirs = Contestant("fabella", config, (2, 8), "float32", "cpu").model, NanoGPT(config)
+    weights = dict(ours.state_dict())
+    for layer in range(config.layers):
+        for kind in ("weight", "bias"):
+            parts = [weights.pop(f"blocks.{layer}.attention.{name}.{kind}") for name in ("query", "key", "value")]
+            weights[f"blocks.{layer}.query_key_value.{kind}"] = torch.cat(parts)
+    for name in [name for name in weights if ".attention." in name or ".feed_forward." in name]:
+        weights[name.replace(".attention.", ".").replace(".feed_forward.", ".")] = weights.pop(name)
+    theirs.load_state_dict({**weights, "head.weight": weights["embedding.weight"]})
+    ids = torch.randint(config.vocabulary, (2, 9), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(theirs(ids[:, :-1], ids[:, 1:]), ours.loss(ids[:, :-1], ids[:, 1:]))
 
 
 def test_steps_are_taken_in_earnest() -> None:

@@ -30,6 +30,7 @@ def command(
     turns: Annotated[int, typer.Option(help="Steps of each contestant, in turns.", min=1)] = 7,
     alone: Annotated[bool, typer.Option("--alone", help="Fabella by itself.")] = False,
     compiled: Annotated[bool, typer.Option("--compiled", help="With torch.compile as well.")] = False,
+    only: Annotated[str, typer.Option(help="Contestants, between commas: 'fabella compiled,nanogpt compiled'.")] = "",
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Peak memory, in processes of their own.")
     ] = True,
@@ -68,6 +69,7 @@ def command(
             compiled=compiled,
             alone=alone,
             memory=memory,
+            only=tuple(name.strip() for name in only.split(",") if name.strip()),
         )
         result = bench(names, given, lambda name, measured: tell("\n".join(lines(name, measured))))
     if output:
@@ -86,7 +88,8 @@ def lines(name: str, result: dict[str, Any]) -> list[str]:
     for who, told in result["contestants"].items():
         parts = ", ".join(f"{part} {1000 * seconds:,.1f}" for part, seconds in told["seconds"].items())
         memory = f"  {size_in_words(told['peak_bytes'])}" if told["peak_bytes"] is not None else ""
-        ratio = "" if who == "fabella" else f"  fabella by this {told['fabella_by_this']:.2f}"
+        ours = who == result["compared_with"]
+        ratio = "" if ours else f"  fabella by this {told['fabella_by_this']:.2f}"
         speed = f"{told['tokens_per_second']:>10,.0f} tokens/s  {told['utilisation']:>4.0%} of the peak"
         shown.append(f"  {who:<24} {speed}{memory}{ratio}")
         first = f"; the first, with what it compiles, {told['first_step_seconds']:.1f} s"

@@ -11,7 +11,7 @@ from fabella.config import ModelConfig
 from fabella.engine.device_torch import describe_device, pick_device
 from fabella.engine.engine_torch import build
 from fabella.engine.peak_torch import measured_peak
-from fabella.engine.peers_torch import Loss, build_peer, peer_of
+from fabella.engine.peers_torch import Loss, build_peer, peers_of
 from fabella.models.parameters import count, initial_weights
 
 PARTS = ("data", "forward", "backward", "optimizer")
@@ -19,8 +19,8 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def names(config: ModelConfig) -> list[str]:
-    """Who can take part: Fabella, and the library that has this family, too, where it is installed."""
-    return [name for name in ("fabella", peer_of(config)) if name]
+    """Who can take part: Fabella, and others that have this family, too, where they are installed."""
+    return ["fabella", *peers_of(config)]
 
 
 class Contestant:
@@ -36,7 +36,7 @@ class Contestant:
         self.precision = PRECISIONS[precision]
         who = name.removesuffix(" compiled")
         config = config.model_copy(update={"dropout": 0.0}) if "dropout" in type(config).model_fields else config
-        model, self.loss = _fabella(config, self.device) if who == "fabella" else build_peer(config)
+        model, self.loss = _fabella(config, self.device) if who == "fabella" else build_peer(config, who)
         self.model: Any = model
         self.model.to(self.device).train()
         for part in self._parts_to_compile(who) if name != who else []:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fabella.config import ModelConfig
+from fabella.engine.nanogpt_torch import NanoGPT
 
 Loss = Callable[[Tensor], Tensor]
 """From tokens [B T + 1] to the loss of predicting each from those before it."""
@@ -23,8 +24,16 @@ def peer_of(config: ModelConfig) -> str:
     return package if package and importlib.util.find_spec(package) else ""
 
 
-def build_peer(config: Any) -> tuple[nn.Module, Loss]:
-    """The peer's model of the sizes of ``config``, and its loss."""
+def peers_of(config: ModelConfig) -> list[str]:
+    """All that have this family, too: the package, where it is installed, and nanoGPT's way of writing GPT-2."""
+    return [*filter(None, [peer_of(config)]), *(["nanogpt"] if config.family == "gpt2" else [])]
+
+
+def build_peer(config: Any, name: str = "") -> tuple[nn.Module, Loss]:
+    """The model of ``peers_of`` named so, the package's if none is, of the sizes of ``config``; and its loss."""
+    if name == "nanogpt":
+        model = NanoGPT(config)
+        return model, lambda tokens: model(tokens[:, :-1], tokens[:, 1:])
     package = importlib.import_module(PACKAGES[config.family])
     return {"gpt2": _hf_gpt2, "llama": _hf_llama, "mingru": _mingru}[config.family](package, config)
 

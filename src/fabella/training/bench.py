@@ -19,7 +19,7 @@ import psutil
 
 from fabella.config_files import preset
 from fabella.engine import engine as engines
-from fabella.errors import FabellaError
+from fabella.errors import FabellaError, UsageError, did_you_mean
 from fabella.models.flops import flops_per_token
 from fabella.training.environment import environment
 from fabella.training.trial import most_held
@@ -33,7 +33,7 @@ CHILD = [sys.executable, "-P", "-m", "fabella.training.bench"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """How to measure. ``compiled``: with torch.compile as well. ``alone``: without peers."""
+    """How to measure. ``compiled``: with torch.compile as well. ``alone``: without peers. ``only``: these of them."""
 
     engine: str = "torch"
     turns: int = 7
@@ -43,6 +43,7 @@ class Conditions:
     compiled: bool = False
     alone: bool = False
     memory: bool = True
+    only: tuple[str, ...] = ()
 
 
 def shape_of(name: str) -> tuple[int, int]:
@@ -68,6 +69,8 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
     config, shape = preset(name).model, shape_of(name)
     who = [one for one in engine.names(config) if one == "fabella" or not given.alone]
     who = [each for one in who for each in ([one, f"{one} compiled"] if given.compiled else [one])]
+    if given.only:
+        who = _chosen(who, given.only)
     contestants = [_contestant(each, given.engine, config, shape, (given.precision, given.device)) for each in who]
     peaks = [engine.peak(given.device, given.precision)]
     first: dict[str, float] = {}
@@ -82,11 +85,12 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
     peaks.append(engine.peak(given.device, given.precision))
     flops, fastest = flops_per_token(config, shape[1]) * shape[0] * shape[1], max(peaks)
     result: dict[str, Any] = {"batch": shape[0], "time": shape[1], "peak_flops_per_second": fastest}
+    result["compared_with"] = who[0]
     result["contestants"] = {
         contestant.name: {
             "parameters": contestant.parameters,
             "first_step_seconds": first[contestant.name],
-            **summary(turns[contestant.name], turns["fabella"], shape[0] * shape[1]),
+            **summary(turns[contestant.name], turns[who[0]], shape[0] * shape[1]),
         }
         for contestant in contestants
     }
@@ -94,6 +98,16 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
         told["utilisation"] = flops / told["seconds_per_step"] / fastest
         told["peak_bytes"] = peak_memory(name, each, given) if given.memory else None
     return result
+
+
+def _chosen(who: Sequence[str], only: Sequence[str]) -> list[str]:
+    """Those of ``who`` that were asked for. Raises UsageError where one is none of them, or none is Fabella."""
+    if strange := [name for name in only if name not in who]:
+        raise UsageError(f"--only {strange[0]} does not take part here.", fix=did_you_mean(strange[0], who))
+    chosen = [name for name in who if name in only]
+    if not chosen[0].startswith("fabella"):
+        raise UsageError("--only names no Fabella to compare with.", fix=f"Add {who[0]}.")
+    return chosen
 
 
 def _contestant(name: str, engine: str, config: Any, shape: tuple[int, int], how: tuple[str, str]) -> Any:
@@ -105,7 +119,7 @@ def _contestant(name: str, engine: str, config: Any, shape: tuple[int, int], how
 
 
 def summary(own: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, float]], tokens: int) -> dict[str, Any]:
-    """Medians over the turns: of a contestant, and of the ratio of Fabella's speed (``ours``) to its."""
+    """Medians over the turns: of a contestant, and of the ratio of Fabella's speed (``ours``) to its own."""
     totals, fabella = [sum(turn.values()) for turn in own], [sum(turn.values()) for turn in ours]
     ratios = [theirs / mine for theirs, mine in zip(totals, fabella, strict=True)]
     return {
