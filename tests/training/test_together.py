@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -99,6 +100,24 @@ def test_where_one_process_is_killed_the_others_end_and_nothing_is_lost(
     assert f"Process {rank} of 2 does not answer: killed, hanging, or its machine is gone." in said(out, 1 - rank)
     assert run(2, asked(out, data)) == 0
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+KILLS_AT_NIGHT = 20
+
+
+@pytest.mark.faults
+@pytest.mark.fault("C4", cases=KILLS_AT_NIGHT)
+def test_whichever_is_killed_at_whatever_step_the_others_end_and_nothing_is_lost(
+    straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    chance = random.Random(1)
+    for number in range(KILLS_AT_NIGHT):
+        out, rank = tmp_path / str(number), chance.randrange(2)
+        strike = (chance.randrange(1, STEPS), rank, "SIGKILL")
+        assert run(2, asked(out, data, strike=strike)) == RanksError.exit_code
+        assert f"Process {rank} of 2 does not answer" in said(out, 1 - rank)
+        assert run(2, asked(out, data)) == 0
+        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 
 @pytest.mark.fault("C5", cases=1)

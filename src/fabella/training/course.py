@@ -78,8 +78,6 @@ class Session:
 
 def to_the_end(session: Session, progress: Progress, saved: Saved, news: Sequence[Row]) -> Outcome:
     """``news``: rows to be told first."""
-    if progress.step < session.steps:
-        _say_how(session)
     run, prepared, ranks, first = session.run, session.prepared, session.ranks, session.ranks.place.first
     held_out = Windows(prepared.validation, run.data.windows, prepared.tokenizer.end)
     batch = run.training.micro_batch
@@ -124,6 +122,7 @@ def to_the_end(session: Session, progress: Progress, saved: Saved, news: Sequenc
                 beside = Histograms(every, session.engine.histograms, lambda row: behind.do(partial(write.beside, row)))
                 observers.insert(3, beside)
             if not watching.exhausted:
+                _say_how(session, progress)
                 progress = _train(session, observers, rate, progress, pace)
             if watching.exhausted and progress.step < session.steps:
                 session.say(_stopped_early(progress, watching))
@@ -134,8 +133,10 @@ def to_the_end(session: Session, progress: Progress, saved: Saved, news: Sequenc
     return Outcome(session.folder.path, progress, final)
 
 
-def _say_how(session: Session) -> None:
+def _say_how(session: Session, progress: Progress) -> None:
     """Where and how exactly it is computed, whoever chose that; and why nothing may happen for a while."""
+    if progress.step == session.steps:
+        return
     how = session.engine.describe()
     exactly = " with TF32" if how.get("tf32") == "True" else ""
     session.say(f"Training on {how['device']}, in {how['precision']}{exactly}.")
