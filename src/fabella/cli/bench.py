@@ -9,7 +9,6 @@ Examples:
   fabella bench minigpt-100m --device cuda --precision bf16 --output results.json
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ import typer
 
 from fabella.cli.output import say, show, show_json
 from fabella.errors import UsageError
-from fabella.storage import size_in_words, write_file
+from fabella.storage import size_in_words, write_json
 from fabella.training import bench_decoding
 from fabella.training.bench import SHAPES, Conditions, bench, shape_of
 from fabella.training.bench_decoding import TOLD_TOKENS
@@ -73,7 +72,7 @@ def command(
         )
         result = bench(names, given, lambda name, measured: tell("\n".join(lines(name, measured))))
     if output:
-        write_file(output, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(output, result)
         say(f"Written to {output}.")
     if as_json:
         show_json(result)

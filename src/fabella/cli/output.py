@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from fabella.errors import StorageError
+from fabella.storage import plain
 from fabella.telemetry.terminal import ProgressLine, is_terminal, say
 
 __all__ = ["ProgressLine", "is_terminal", "say", "show", "show_json"]
@@ -39,14 +39,4 @@ def show_json(value: Mapping[str, Any]) -> None:
 
     On a terminal everything beyond ASCII is escaped: a text may hold characters that a terminal obeys.
     """
-    show(json.dumps(_finite(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    show(json.dumps(plain(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))

@@ -8,7 +8,6 @@ Examples:
   fabella report runs/one --terminal                  the same in the terminal
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +22,7 @@ from fabella.report.page import page
 from fabella.report.pictures import draw
 from fabella.report.references import as_reference
 from fabella.report.watching import watch
-from fabella.storage import write_file
+from fabella.storage import write_file, write_json
 
 
 def command(
@@ -48,7 +47,7 @@ def command(
         _serve(runs, port)
     elif curve:
         kept = as_reference(read(runs[0]), time.strftime("%Y-%m-%d"))
-        write_file(curve, (json.dumps(kept, indent=1) + "\n").encode())
+        write_json(curve, kept)
         show(str(curve))
     else:
         _write(runs, output or runs[0] / "report.html", png, against)

@@ -4,8 +4,6 @@ The result is kept as ``evaluation.json`` in the run folder; its names are those
 """
 
 import importlib
-import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +26,7 @@ from fabella.evaluation.words import text_of
 from fabella.generation.sampling import Sampling
 from fabella.generation.teller import Teller, load
 from fabella.runs.folder import RunFolder
-from fabella.storage import write_file
+from fabella.storage import write_json
 from fabella.text import source as sources
 
 T = TypeVar("T")
@@ -82,8 +80,8 @@ class Evaluation:
     remarks: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For a file: numbers that are none, which JSON lacks, become null."""
-        return _plain({"format": FORMAT, **asdict(self)})
+        """For a file."""
+        return {"format": FORMAT, **asdict(self)}
 
 
 def evaluate(path: Path, asked: Asked, report: Callable[[str], None] = lambda text: None) -> Evaluation:
@@ -99,7 +97,7 @@ def evaluate(path: Path, asked: Asked, report: Callable[[str], None] = lambda te
     work = _Work(teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.remarks)
     result = work.all()
     if asked.text is None:
-        write_file(path / FILE, (json.dumps(result.as_json(), indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(path / FILE, result.as_json())
     return result
 
 
@@ -217,11 +215,3 @@ class _Work:
 def _text(split: Split, number: int, teller: Teller) -> str:
     start, stop = split.offsets[number : number + 2].tolist()
     return teller.tokenizer.decode(split.read(start, stop - 1).tolist())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

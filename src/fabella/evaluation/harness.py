@@ -18,7 +18,7 @@ from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scores import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from fabella.generation.sampling import Sampling
 from fabella.generation.teller import Teller, load
-from fabella.storage import write_file
+from fabella.storage import write_json
 
 FILE = "tasks.json"
 FORMAT = 1
@@ -55,15 +55,8 @@ class Results:
     remarks: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For a file: numbers that are none, which JSON lacks, become null."""
-        rows = [
-            {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in row.items()
-            }
-            for row in (asdict(one) for one in self.measured)
-        ]
-        return {"format": FORMAT, **asdict(self), "measured": rows}
+        """For a file."""
+        return {"format": FORMAT, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +99,7 @@ def run_tasks(path: Path, asked: Asked, report: Callable[[str], None] = lambda t
         log_samples=False,
     )
     result = Results(teller.step, harness.__version__, asked.limit, tuple(_measured(found)), tuple(teller.remarks))
-    write_file(path / FILE, (json.dumps(result.as_json(), indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(path / FILE, result.as_json())
     return result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import CheckpointError
-from fabella.storage import escaped, storage_errors, write_file
+from fabella.storage import escaped, plain, storage_errors, write_file
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -16,7 +16,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
     A line that a killed process left torn is dropped first. Raises StorageError; the file is then as it was.
     """
-    line = (json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
+    line = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
     with storage_errors(path, f"writing {escaped(path.name)}", needed=len(line)):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -94,13 +94,3 @@ def _write_or_undo(descriptor: int, line: bytes, end: int) -> None:
     except OSError:
         os.ftruncate(descriptor, end)
         raise
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

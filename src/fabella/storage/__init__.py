@@ -18,6 +18,7 @@ from fabella.storage.manifests import (
     sized_file,
     verify_folder,
 )
+from fabella.storage.plain_json import plain, write_json
 from fabella.storage.words import escaped, free_bytes, number_of, size_in_words, storage_errors
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "locked",
     "make_folders",
     "number_of",
+    "plain",
     "put_back",
     "read_manifest",
     "read_verified",
@@ -42,5 +44,6 @@ __all__ = [
     "verify_folder",
     "whole_folder",
     "write_file",
+    "write_json",
     "write_parts",
 ]
