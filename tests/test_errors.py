@@ -16,6 +16,7 @@ CODES = {
     errors.LockedError: 4,
     errors.CheckpointError: 4,
     errors.NumericsError: 5,
+    errors.NotFinite: 5,
     errors.RanksError: 6,
     errors.Interrupted: 130,
 }
