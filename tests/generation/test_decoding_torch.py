@@ -9,7 +9,7 @@ import torch
 from fabella.config import families
 from fabella.errors import ConfigError, UsageError
 from fabella.generation.decoding import Weights, weights_of
-from fabella.generation.decoding_torch import FixedRows, OwnStates, lay_out, rows_of
+from fabella.generation.decoding_torch import OwnStates, lay_out, rows_of
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import Sampling
 from fabella.models import nn_products_torch
@@ -33,7 +33,7 @@ def logits_after(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("family", families())
 def test_a_model_that_learns_is_read_as_it_is_now(family: str) -> None:
     model = real(family)
-    assert isinstance(rows_of(model, 1, 12), FixedRows)
+    assert not isinstance(rows_of(model, 1, 12), OwnStates)
     learning = real(family).requires_grad_()
     assert isinstance(rows_of(learning, 1, 12), OwnStates)
     before = told(learning, [PROMPT], GREEDY, max_tokens=7)
@@ -52,13 +52,16 @@ def test_a_family_without_a_decoder_is_told_by_its_steps() -> None:
 
 
 @pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="byte kernels are x86's")
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("weights", ["float16", "int8"])
 @pytest.mark.parametrize("family", families())
-def test_less_memory_says_nearly_the_same(family: str, weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_less_memory_says_nearly_the_same(
+    family: str, weights: Weights, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nn_products_torch, "WORTH_PACKING", 0)
     model: Any = real(family)
     exact = model.logits(torch.tensor([PROMPT]))[:, -1]
-    lay_out(model, weights)
+    lay_out(model, weights, compiled=compiled)
     near = logits_after(model)
     assert not torch.equal(near, exact)
     assert (near - exact).norm() / exact.norm() < TOLERANCES[weights]

@@ -1,6 +1,7 @@
-"""What reads texts into rows: the family's decoder, or, where there is none, the model itself, a state a row."""
+"""What reads texts into rows: the family's decoder, compiled where it can be, or the model itself, a state a row."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from fabella.config import ModelConfig
 from fabella.errors import ConfigError
+from fabella.generation import compiler
 from fabella.generation.decoding import Weights
+from fabella.generation.native_torch import NativeRows, Program, UnwritableError
 from fabella.models.nn_decoding_torch import Decoder, forget, move
 from fabella.models.nn_products_torch import Layout, product, product_of_bytes, product_of_halves
 from fabella.models.nn_reading_torch import Each, Stretch
@@ -49,7 +52,7 @@ class Rows(Protocol):
 
 
 _LAYOUTS: dict[Weights, Layout] = {"float32": product, "float16": product_of_halves, "int8": product_of_bytes}
-_decoders: WeakKeyDictionary[nn.Module, Decoder] = WeakKeyDictionary()
+_laid_out: WeakKeyDictionary[nn.Module, Decoder | Program] = WeakKeyDictionary()
 
 
 def rows_of(model: Any, rows: int, capacity: int) -> Rows:
@@ -60,20 +63,34 @@ def rows_of(model: Any, rows: int, capacity: int) -> Rows:
     """
     if not hasattr(model, "decoder") or any(weight.requires_grad for weight in model.parameters()):
         return OwnStates(model, rows, capacity)
-    decoder = _decoders.get(model) or lay_out(model)
-    return FixedRows(decoder, rows, capacity, next(model.parameters()).device)
+    if model not in _laid_out:
+        lay_out(model)
+    found = _laid_out[model]
+    if isinstance(found, Program):
+        return NativeRows(found, rows, capacity)
+    return FixedRows(found, rows, capacity, next(model.parameters()).device)
 
 
 @torch.no_grad()
-def lay_out(model: Any, weights: Weights = "float32") -> Decoder:
-    """Make the decoder that texts of ``model`` are told with from now on.
+def lay_out(model: Any, weights: Weights = "float32", *, compiled: bool = True) -> str:
+    """Settle how texts of ``model`` are told from now on, by the compiled step if it can be had and ``compiled`` says
+    so; the answer is a sentence about what could not be, or nothing.
 
     Raises ConfigError where this machine has no products for such weights, or the family has no decoder.
     """
     if not hasattr(model, "decoder"):
+        if weights == "float32":
+            return ""
         raise ConfigError(f"Models of family '{model.config.family}' cannot be told from {weights} weights.")
-    decoder = _decoders[model] = model.decoder(_LAYOUTS[weights])
-    return decoder
+    decoder: Decoder = model.decoder(_LAYOUTS[weights])
+    _laid_out[model] = decoder
+    if not compiled or next(model.parameters()).device.type != "cpu":
+        return ""
+    found = compiler.step()
+    if found.library is not None:
+        with suppress(UnwritableError):
+            _laid_out[model] = Program(decoder, found.library, weights)
+    return found.remark
 
 
 class FixedRows:

@@ -56,17 +56,19 @@ def load(
     saved = checkpoints.load(folder, _which(checkpoint), weights_only=True)
     engine = engine or run.engine
     model = engines.load(engine).for_use(run.model, saved.checkpoint.state.weights, device)
-    if weights != "float32":
-        _lay_out(model, weights, engine)
+    remark = _lay_out(model, weights, engine)
     teller = Teller(model, tokenizer, config=run.model, windows=run.data.windows, engine=engine)
-    teller.step, teller.remarks = saved.step, saved.ignored
+    teller.step, teller.remarks = saved.step, [*saved.ignored, *([remark] if remark else [])]
     return teller
 
 
-def _lay_out(model: Any, weights: Weights, engine: str) -> None:
+def _lay_out(model: Any, weights: Weights, engine: str) -> str:
+    """What is to be said of it, or nothing."""
+    if engine != "torch" and weights == "float32":
+        return ""
     if engine != "torch":
         raise ConfigError(f"weights = {weights} needs PyTorch, and the engine is {engine}.", fix="Use float32.")
-    importlib.import_module("fabella.generation.decoding_torch").lay_out(model, weights)
+    return importlib.import_module("fabella.generation.decoding_torch").lay_out(model, weights)
 
 
 def _which(checkpoint: str | int) -> checkpoints.Which:
@@ -99,7 +101,7 @@ class Teller:
         self.step = 0
         """Optimizer steps that the model had learned for."""
         self.remarks: list[str] = []
-        """One sentence for each checkpoint that was passed over."""
+        """One sentence for each checkpoint that was passed over, and for what makes telling slower here."""
         # Positions beyond the windows exist in some models, but nothing was ever learned there.
         self.context = min(config.context, windows.length)
         self._generate = importlib.import_module(f"fabella.generation.generate_{engine}").generate

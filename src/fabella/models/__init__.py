@@ -12,7 +12,7 @@ the network), or, at its smallest, one ``NAME_torch.py`` with both. Every torch 
 
 It may have one method more, for speed alone; without it, texts are told by ``step``:
 
-    .decoder(layout)        → Decoder       the network laid out for telling (nn_decoding_torch.py), weights copied
+    .decoder(layout)        → Decoder       the network laid out for telling: see nn_decoding_torch.py
 
 Whole = chunked = token by token: ``step`` over any split of a text gives the logits that ``logits`` gives.
 A JAX ``Model`` keeps the same contract as plain functions: nothing is kept between calls, the weights are given with

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from fabella.models.gpt2 import Config
 from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_decoding_torch import AttentionPart, Decoder, LayerNorm, Part, gelu_part, head_of, tokens_of
+from fabella.models.nn_decoding_torch import AttentionPart, Decoder, GELUPart, LayerNorm, Matrix, Part, Tokens
 from fabella.models.nn_products_torch import Layout
 from fabella.models.nn_torch import OneHead
 
@@ -93,13 +93,12 @@ class Model(OneHead):
         return [KeyValues(batch, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
 
     def decoder(self, layout: Layout) -> Decoder:
-        """The network laid out for telling, its weights copied; see nn_decoding_torch.py."""
+        """The network laid out for telling; see nn_decoding_torch.py."""
         c, parts = self.config, list[Part]()
         approximate = "tanh" if c.activation == "gelu_tanh" else "none"
         for block in self.blocks:
             before, between = LayerNorm(block.attention_norm), LayerNorm(block.feed_forward_norm)
             parts.append(AttentionPart(block.attention, before, layout, heads=c.heads, kv_heads=c.heads))
-            parts.append(gelu_part(block.feed_forward, between, layout, approximate=approximate))
-        ids, places = tokens_of(self.embedding), self.positions.weight.detach()
-        last = head_of(self.head_weight, LayerNorm(self.norm), layout)
-        return Decoder(lambda reading: ids(reading).add_(reading.of(places)), parts, last)
+            parts.append(GELUPart(block.feed_forward, between, layout, approximate=approximate))
+        last = Matrix(layout, LayerNorm(self.norm), self.head_weight)
+        return Decoder(Tokens(self.embedding.weight, self.positions.weight), parts, [last])

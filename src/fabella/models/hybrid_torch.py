@@ -10,12 +10,12 @@ from fabella.models.nn_attention_torch import KeyValues, attend, require_room, s
 from fabella.models.nn_decoding_torch import (
     AttentionPart,
     Decoder,
+    Matrix,
     Part,
     RecurrencePart,
-    head_of,
+    SwiGLUPart,
+    Tokens,
     root_mean_square,
-    swiglu_part,
-    tokens_of,
 )
 from fabella.models.nn_products_torch import Layout
 from fabella.models.nn_recurrence_torch import MinGRU
@@ -93,7 +93,7 @@ class Model(OneHead):
             require_room(tokens, self.config.context, "context")
 
     def decoder(self, layout: Layout) -> Decoder:
-        """The network laid out for telling, its weights copied; see nn_decoding_torch.py."""
+        """The network laid out for telling; see nn_decoding_torch.py."""
         heads, parts = self.config.heads, list[Part]()
         for block in self.blocks:
             before, between = root_mean_square(block.mixer_norm), root_mean_square(block.feed_forward_norm)
@@ -101,6 +101,6 @@ class Model(OneHead):
                 parts.append(RecurrencePart(block.mixer, before, layout))
             else:
                 parts.append(AttentionPart(block.mixer, before, layout, heads=heads, kv_heads=heads))
-            parts.append(swiglu_part(block.feed_forward, between, layout))
-        last = head_of(self.head_weight, root_mean_square(self.norm), layout)
-        return Decoder(tokens_of(self.embedding), parts, last)
+            parts.append(SwiGLUPart(block.feed_forward, between, layout))
+        last = Matrix(layout, root_mean_square(self.norm), self.head_weight)
+        return Decoder(Tokens(self.embedding.weight), parts, [last])

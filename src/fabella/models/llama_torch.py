@@ -11,11 +11,11 @@ from fabella.models.nn_attention_torch import KeyValues, attend, require_room, s
 from fabella.models.nn_decoding_torch import (
     AttentionPart,
     Decoder,
+    Matrix,
     Part,
-    head_of,
+    SwiGLUPart,
+    Tokens,
     root_mean_square,
-    swiglu_part,
-    tokens_of,
     turns,
 )
 from fabella.models.nn_products_torch import Layout
@@ -121,7 +121,7 @@ class Model(OneHead):
         return State(layers, angles(c, capacity, like.device))
 
     def decoder(self, layout: Layout) -> Decoder:
-        """The network laid out for telling, its weights copied; see nn_decoding_torch.py."""
+        """The network laid out for telling; see nn_decoding_torch.py."""
         c = self.config
         turning = turns(*angles(c, c.context, self.norm.weight.device), pairs=c.dim // c.heads // 2)
         parts: list[Part] = []
@@ -132,6 +132,6 @@ class Model(OneHead):
                     block.attention, before, layout, heads=c.heads, kv_heads=c.kv_heads, turns=turning, halves=True
                 )
             )
-            parts.append(swiglu_part(block.feed_forward, between, layout))
-        last = head_of(self.head_weight, root_mean_square(self.norm), layout)
-        return Decoder(tokens_of(self.embedding), parts, last)
+            parts.append(SwiGLUPart(block.feed_forward, between, layout))
+        last = Matrix(layout, root_mean_square(self.norm), self.head_weight)
+        return Decoder(Tokens(self.embedding.weight), parts, [last])

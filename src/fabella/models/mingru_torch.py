@@ -10,14 +10,14 @@ from torch.nn import functional
 from fabella.models.mingru import Config
 from fabella.models.nn_decoding_torch import (
     Decoder,
-    Forgetful,
+    GELUPart,
+    Matrix,
     Part,
     RecurrencePart,
     RootMeanSquare,
-    gelu_part,
-    head_of,
+    Tokens,
+    TokensPart,
     root_mean_square,
-    tokens_of,
 )
 from fabella.models.nn_loss_torch import linear_cross_entropy, linear_losses
 from fabella.models.nn_products_torch import Layout
@@ -109,14 +109,13 @@ class Model(nn.Module):
         return self.stack[-1].head(self.read(tokens, state)[-1][:, -1]), state
 
     def decoder(self, layout: Layout) -> Decoder:
-        """The network laid out for telling, its weights copied; see nn_decoding_torch.py. Of the heads, the last."""
+        """The network laid out for telling; see nn_decoding_torch.py. Of the heads, the last."""
         first, parts = self.stack[0], list[Part]()
         for block in self.stack:
-            ids = tokens_of(block.embedding)
             if block is not first:
-                parts.append(Forgetful(lambda x, reading, ids=ids: ids(reading)))
+                parts.append(TokensPart(block.embedding))
             parts.append(RecurrencePart(block.mixer, root_mean_square(block.mixer_norm), layout))
             plain = RootMeanSquare(torch.ones_like(block.head_norm.weight), block.mixer_norm.eps)
-            parts.append(gelu_part(block.feed_forward, plain, layout))
-        last = head_of(self.stack[-1].head.weight, root_mean_square(self.stack[-1].head_norm), layout)
-        return Decoder(tokens_of(first.embedding), parts, last)
+            parts.append(GELUPart(block.feed_forward, plain, layout))
+        last = Matrix(layout, root_mean_square(self.stack[-1].head_norm), self.stack[-1].head)
+        return Decoder(Tokens(first.embedding.weight), parts, [last])

@@ -12,10 +12,10 @@ from fabella.models.nn_decoding_torch import (
     AttentionPart,
     Decoder,
     LayerNorm,
+    Matrix,
     Part,
-    joined,
-    swiglu_part,
-    tokens_of,
+    SwiGLUPart,
+    Tokens,
     turns,
 )
 from fabella.models.nn_products_torch import Layout
@@ -117,15 +117,14 @@ class Model(OneHead):
         return State(layers, angles(c, capacity, like.device))
 
     def decoder(self, layout: Layout) -> Decoder:
-        """The network laid out for telling, its weights copied; see nn_decoding_torch.py."""
+        """The network laid out for telling; see nn_decoding_torch.py."""
         c = self.config
         turning = turns(*angles(c, c.context, self.norm.weight.device), pairs=c.dim // c.heads // 2)
         parts: list[Part] = []
         for block in self.blocks:
             before, between = LayerNorm(block.attention_norm), LayerNorm(block.feed_forward_norm)
             parts.append(AttentionPart(block.attention, before, layout, heads=c.heads, kv_heads=c.heads, turns=turning))
-            parts.append(swiglu_part(block.feed_forward, between, layout))
-        ids, widen = tokens_of(self.embedding), joined(layout, None, self.input_projection)
-        norm, narrow = LayerNorm(self.norm), joined(layout, None, self.output_projection)
-        head = layout(self.head_weight, None)
-        return Decoder(lambda reading: widen(ids(reading)), parts, lambda x: head(narrow(norm(x))))
+            parts.append(SwiGLUPart(block.feed_forward, between, layout))
+        first = Tokens(self.embedding.weight, widen=Matrix(layout, None, self.input_projection))
+        narrow = Matrix(layout, LayerNorm(self.norm), self.output_projection)
+        return Decoder(first, parts, [narrow, Matrix(layout, None, self.head_weight)])

@@ -5,8 +5,8 @@ dropout: matrices that read the same vector are one matrix; the scale of a norm 
 it; keys, values and hidden states lie where they stay, a row a text.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -43,9 +43,10 @@ class RootMeanSquare:
     """x / √(D·(mean(x²) + eps)): three operations; ``scale`` is the rest of RMSNorm."""
 
     def __init__(self, weight: Float[Tensor, " D"], eps: float) -> None:
+        self.weight, self.eps = weight.detach(), eps
         dim = len(weight)
-        self.scale: Tensor | None = weight.detach() * dim**0.5
-        self._least = weight.detach().new_full((1, 1), (eps * dim) ** 0.5)
+        self.scale: Tensor | None = self.weight * dim**0.5
+        self._least = self.weight.new_full((1, 1), (eps * dim) ** 0.5)
 
     def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -58,22 +59,41 @@ class LayerNorm:
     scale: Tensor | None = None
 
     def __init__(self, of: Any) -> None:
-        self._shape, self._weight, self._bias, self._eps = of.normalized_shape, of.weight, of.bias, of.eps
+        self.weight: Tensor = of.weight.detach()
+        self.bias: Tensor | None = None if of.bias is None else of.bias.detach()
+        self.eps: float = of.eps
 
     def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        return torch.layer_norm(x, self._shape, self._weight, self._bias, self._eps)
+        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-def joined(layout: Layout, norm: Norm | None, *layers: Any) -> Product:
-    """The product with the matrices of several linear layers, one below the other, that read what ``norm`` gives."""
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    bias = torch.cat([layer.bias.detach() for layer in layers]) if layers[0].bias is not None else None
-    return layout(scaled(weight, norm), bias)
+class Matrix:
+    """The matrices of linear layers, one below the other, that read what ``norm`` gives of x.
 
+    Their weights are laid out at the first use: whoever computes with them in another way needs no copy.
+    """
 
-def scaled(weight: Float[Tensor, "O D"], norm: Norm | None) -> Float[Tensor, "O D"]:
-    """The matrix that reads what ``norm`` gives, with the norm's scale in it."""
-    return weight.detach() if norm is None or norm.scale is None else weight.detach() * norm.scale
+    def __init__(self, layout: Layout, norm: Norm | None, *layers: Any, order: Int[Tensor, " O"] | None = None) -> None:
+        """``layers``: linear layers, or a bare weight; ``order``: of the rows."""
+        self.norm = norm
+        self.weights: list[Tensor] = [getattr(layer, "weight", layer).detach() for layer in layers]
+        biases: list[Tensor | None] = [getattr(layer, "bias", None) for layer in layers]
+        self.biases = [bias.detach() for bias in biases if bias is not None]
+        """Of all layers or of none"""
+        self._layout, self._order = layout, order
+
+    @cached_property
+    def _product(self) -> Product:
+        weight = torch.cat(self.weights) if len(self.weights) > 1 else self.weights[0]
+        bias = torch.cat(self.biases) if self.biases else None
+        if self.norm is not None and self.norm.scale is not None:
+            weight = weight * self.norm.scale
+        if self._order is not None:
+            weight, bias = weight[self._order], None if bias is None else bias[self._order]
+        return self._layout(weight, bias)
+
+    def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
+        return self._product(x if self.norm is None else self.norm(x))
 
 
 class AttentionPart:
@@ -98,38 +118,31 @@ class AttentionPart:
         ``halves``: dim i of a head turns with dim i + E/2 rather than with its neighbour; the rows of queries and keys
         are put in an order in which they are neighbours, which no product of the two can tell.
         """
-        weight, bias = _query_key_value(of, norm)
-        self._heads, self._kv_heads = heads, kv_heads
-        self._dim = weight.shape[0] // (heads + 2 * kv_heads)
+        self.heads, self.kv_heads, self.dim = heads, kv_heads, len(of.key.weight) // kv_heads
+        self.turns, self.halves = turns, halves
+        order = None
         if halves:
-            order = torch.arange(len(weight))
-            order[: (heads + kv_heads) * self._dim] = _neighbours(heads + kv_heads, self._dim)
-            weight, bias = weight[order], None if bias is None else bias[order]
-        self._norm, self._turns = norm, None if turns is None else turns.unsqueeze(1)
-        self._matrix, self._output = layout(weight, bias), joined(layout, None, of.output)
-        self._like = weight
+            turned = (heads + kv_heads) * self.dim
+            order = torch.arange(turned + kv_heads * self.dim)
+            order[:turned] = _neighbours(heads + kv_heads, self.dim)
+        self.matrix = Matrix(layout, norm, of.query, of.key, of.value, order=order)
+        self.output = Matrix(layout, None, of.output)
 
     def start(self, rows: int, capacity: int) -> Float[Tensor, "R 2 K S E"]:
         """Room for keys and values: zeros, as a value behind the mask must at least be a number."""
-        return self._like.new_zeros(rows, 2, self._kv_heads, capacity, self._dim)
+        return self.matrix.weights[0].new_zeros(rows, 2, self.kv_heads, capacity, self.dim)
 
     def __call__(
         self, x: Float[Tensor, "N D"], reading: Reading, memory: Float[Tensor, "R 2 K S E"]
     ) -> Float[Tensor, "N D"]:
-        rows, turned = len(x), self._heads + self._kv_heads
-        found = self._matrix(self._norm(x)).view(rows, -1, self._dim)
-        if self._turns is not None:
+        rows, turned = len(x), self.heads + self.kv_heads
+        found = self.matrix(x).view(rows, -1, self.dim)
+        if self.turns is not None:
             pairs = found.narrow(1, 0, turned).view(rows, turned, -1, 2)
-            torch.view_as_complex(pairs).mul_(reading.of(self._turns))
-        query = found.narrow(1, 0, self._heads)
-        new = found.narrow(1, self._heads, 2 * self._kv_heads).view(rows, 2, self._kv_heads, self._dim)
-        return self._output(reading.attend(query, new, memory))
-
-
-def _query_key_value(of: Any, norm: Norm) -> tuple[Tensor, Tensor | None]:
-    layers = (of.query, of.key, of.value)
-    weight = torch.cat([scaled(layer.weight, norm) for layer in layers])
-    return weight, torch.cat([layer.bias.detach() for layer in layers]) if of.query.bias is not None else None
+            torch.view_as_complex(pairs).mul_(reading.of(self.turns.unsqueeze(1)))
+        query = found.narrow(1, 0, self.heads)
+        new = found.narrow(1, self.heads, 2 * self.kv_heads).view(rows, 2, self.kv_heads, self.dim)
+        return self.output(reading.attend(query, new, memory))
 
 
 def _neighbours(heads: int, dim: int) -> Int[Tensor, " R"]:
@@ -149,47 +162,56 @@ class RecurrencePart:
 
     def __init__(self, of: Any, norm: Norm, layout: Layout) -> None:
         """``of``: the layers ``gate``, ``candidate``, ``output``."""
-        self._norm, self._matrix = norm, joined(layout, norm, of.gate, of.candidate)
-        self._output = joined(layout, None, of.output) if hasattr(of.output, "weight") else None
-        self._like = of.gate.weight.detach()
+        self.matrix = Matrix(layout, norm, of.gate, of.candidate)
+        self.output = Matrix(layout, None, of.output) if hasattr(of.output, "weight") else None
 
     def start(self, rows: int, capacity: int) -> Float[Tensor, "R S"]:
         """Hidden states that have read nothing."""
-        return self._like.new_zeros(rows, self._like.shape[0])
+        gate = self.matrix.weights[0]
+        return gate.new_zeros(rows, len(gate))
 
     def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: Float[Tensor, "R S"]) -> Float[Tensor, "N D"]:
-        hidden = reading.recur(self._matrix(self._norm(x)), memory)
-        return hidden if self._output is None else self._output(hidden)
+        hidden = reading.recur(self.matrix(x), memory)
+        return hidden if self.output is None else self.output(hidden)
 
 
-@dataclass(frozen=True, slots=True)
 class Forgetful:
     """A part that remembers nothing."""
-
-    function: Callable[[Tensor, Reading], Tensor]
 
     def start(self, rows: int, capacity: int) -> None:
         """Nothing to remember."""
 
-    def __call__(self, x: Tensor, reading: Reading, memory: None) -> Tensor:
-        return self.function(x, reading)
 
-
-def swiglu_part(of: Any, norm: Norm, layout: Layout) -> Part:
+class SwiGLUPart(Forgetful):
     """down(silu(gate x) · up x), gate and up by one matrix."""
-    matrix, down = joined(layout, norm, of.gate, of.up), joined(layout, None, of.down)
 
-    def function(x: Tensor, reading: Reading) -> Tensor:
-        gate, up = matrix(norm(x)).chunk(2, dim=1)
-        return down(functional.silu(gate).mul_(up))
+    def __init__(self, of: Any, norm: Norm, layout: Layout) -> None:
+        self.matrix, self.down = Matrix(layout, norm, of.gate, of.up), Matrix(layout, None, of.down)
 
-    return Forgetful(function)
+    def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: None) -> Float[Tensor, "N D"]:
+        gate, up = self.matrix(x).chunk(2, dim=1)
+        return self.down(functional.silu(gate).mul_(up))
 
 
-def gelu_part(of: Any, norm: Norm, layout: Layout, *, approximate: str = "none") -> Part:
+class GELUPart(Forgetful):
     """down(GELU(up x))."""
-    up, down = joined(layout, norm, of.up), joined(layout, None, of.down)
-    return Forgetful(lambda x, reading: down(functional.gelu(up(norm(x)), approximate=approximate)))
+
+    def __init__(self, of: Any, norm: Norm, layout: Layout, *, approximate: str = "none") -> None:
+        self.matrix, self.down = Matrix(layout, norm, of.up), Matrix(layout, None, of.down)
+        self.approximate = approximate
+
+    def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: None) -> Float[Tensor, "N D"]:
+        return self.down(functional.gelu(self.matrix(x), approximate=self.approximate))
+
+
+class TokensPart(Forgetful):
+    """Each token's row of a table, once more."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        self.table = embedding.weight.detach()
+
+    def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: None) -> Float[Tensor, "N D"]:
+        return functional.embedding(reading.tokens, self.table)
 
 
 def root_mean_square(of: Any) -> RootMeanSquare:
@@ -197,38 +219,41 @@ def root_mean_square(of: Any) -> RootMeanSquare:
     return RootMeanSquare(of.weight, of.eps)
 
 
-def tokens_of(embedding: nn.Embedding) -> Callable[[Reading], Tensor]:
-    """The stream's beginning: each token's row."""
-    table = embedding.weight.detach()
-    return lambda reading: functional.embedding(reading.tokens, table)
+class Tokens:
+    """The stream's beginning: each token's row, with its position's where positions have rows, widened where narrow."""
 
+    def __init__(self, table: Tensor, places: Tensor | None = None, widen: Matrix | None = None) -> None:
+        self.table, self.places = table.detach(), None if places is None else places.detach()
+        self.widen = widen
 
-def head_of(weight: Float[Tensor, "V D"], norm: Norm, layout: Layout) -> Callable[[Tensor], Tensor]:
-    """The stream's end: logits of the normed stream."""
-    matrix = layout(scaled(weight, norm), None)
-    return lambda x: matrix(norm(x))
+    def __call__(self, reading: Reading) -> Float[Tensor, "N D"]:
+        x = functional.embedding(reading.tokens, self.table)
+        if self.places is not None:
+            x.add_(reading.of(self.places))
+        return x if self.widen is None else self.widen(x)
 
 
 class Decoder:
     """The whole network. What it remembers is apart from it: several tellings may share one decoder."""
 
-    def __init__(
-        self, first: Callable[[Reading], Tensor], parts: Sequence[Part], last: Callable[[Tensor], Tensor]
-    ) -> None:
-        """``first`` makes the stream [N D], anew for each reading; ``last`` makes logits of it, norm and all."""
-        self._first, self._parts, self._last = first, parts, last
+    def __init__(self, first: Tokens, parts: Sequence[Part], last: Sequence[Matrix]) -> None:
+        """``first`` makes the stream [N D], anew for each reading; ``last``, one after the other, make logits of it."""
+        self.first, self.parts, self.last = first, parts, last
 
     def start(self, rows: int, capacity: int) -> list[Memory]:
         """Memory for ``capacity`` tokens of each of ``rows`` texts. What a row holds before its position 0 is read
         is never looked at, save by a recurrence: see ``forget``."""
-        return [part.start(rows, capacity) for part in self._parts]
+        return [part.start(rows, capacity) for part in self.parts]
 
     def read(self, reading: Reading, memory: Sequence[Memory]) -> Float[Tensor, "N V"]:
         """Logits after each of the last tokens read."""
-        x = self._first(reading)
-        for part, remembered in zip(self._parts, memory, strict=True):
+        x = self.first(reading)
+        for part, remembered in zip(self.parts, memory, strict=True):
             x.add_(part(x, reading, remembered))
-        return self._last(reading.last(x))
+        x = reading.last(x)
+        for matrix in self.last:
+            x = matrix(x)
+        return x
 
 
 def forget(memory: Sequence[Memory], row: int) -> None:

@@ -1,0 +1,223 @@
+// What the step computes with: vectors of the processor's own width, and sums of products with them.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+// ---------------------------------------------------------------- vectors
+
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;
+#elif defined(__AVX__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
+typedef float Vector __attribute__((vector_size(WIDTH * 4)));
+typedef float Unaligned __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
+
+// a · b + c. Fused here alone: elsewhere (-ffp-contract=off) a number gets the same bits in a vector and by itself.
+inline Vector fused(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+    return (Vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+// All lanes, neighbours first: in the same order for one vector and for four.
+#if defined(__AVX__)
+inline __m256 half_as_wide(Vector v) {
+#if defined(__AVX512F__)
+    const __m512 all = (__m512)v;
+    const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1));
+    return _mm256_add_ps(_mm512_castps512_ps256(all), upper);
+#else
+    return (__m256)v;
+#endif
+}
+
+inline void sums_of_four(const Vector a, const Vector b, const Vector c, const Vector d, float* result) {
+    const __m256 ab = _mm256_hadd_ps(half_as_wide(a), half_as_wide(b));
+    const __m256 all = _mm256_hadd_ps(ab, _mm256_hadd_ps(half_as_wide(c), half_as_wide(d)));
+    _mm_storeu_ps(result, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
+
+inline float sum(Vector v) {
+    float four[4];
+    sums_of_four(v, v, v, v, four);
+    return four[0];
+}
+#else
+inline float sum(Vector v) {
+    float lanes[WIDTH];
+    std::memcpy(lanes, &v, sizeof v);
+    for (int size = WIDTH; size > 1; size /= 2)
+        for (int i = 0; i < size / 2; i++) lanes[i] = lanes[2 * i] + lanes[2 * i + 1];
+    return lanes[0];
+}
+
+inline void sums_of_four(const Vector a, const Vector b, const Vector c, const Vector d, float* result) {
+    result[0] = sum(a), result[1] = sum(b), result[2] = sum(c), result[3] = sum(d);
+}
+#endif
+
+template <int R, int C>
+inline void sums_of(const Vector sums[R][C], float result[R][C]) {
+    for (int c = 0; c < C; c++)
+        if (R == 4) {
+            float four[4];
+            sums_of_four(sums[0][c], sums[1 % R][c], sums[2 % R][c], sums[3 % R][c], four);
+            for (int r = 0; r < R; r++) result[r][c] = four[r];
+        } else {
+            for (int r = 0; r < R; r++) result[r][c] = sum(sums[r][c]);
+        }
+}
+
+inline float exponential(float x) {  // Cephes' expf: within two units in the last place; NaN stays NaN
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    const float turned = x * 1.44269504f + 12582912.0f;  // rounded to a whole number in the last bits
+    int32_t bits;
+    std::memcpy(&bits, &turned, 4);
+    const float n = turned - 12582912.0f;
+    x = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * x + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * x * x + x + 1.0f;
+    bits = static_cast<int32_t>((static_cast<uint32_t>(bits) - 0x4B400000u + 127u) << 23);
+    float power;
+    std::memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+inline float error_function(float x) {  // a rational function of x, as Eigen has it: within 4e-7
+    x = x > 4.0f ? 4.0f : x;
+    x = x < -4.0f ? -4.0f : x;
+    const float y = x * x;
+    float p = -2.72614225801306e-10f;
+    p = p * y + 2.77068142495902e-08f;
+    p = p * y - 2.10102402082508e-06f;
+    p = p * y - 5.69250639462346e-05f;
+    p = p * y - 7.34990630326855e-04f;
+    p = p * y - 2.95459980854025e-03f;
+    p = p * y - 1.60960333262415e-02f;
+    float q = -1.45660718464996e-05f;
+    q = q * y - 2.13374055278905e-04f;
+    q = q * y - 1.68282697438203e-03f;
+    q = q * y - 7.37332916720468e-03f;
+    q = q * y - 1.42647390514189e-02f;
+    return x * p / q;
+}
+
+inline float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678f)); }
+inline float gelu_tanh(float x) { return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x)); }
+
+// ---------------------------------------------------------------- products
+
+// R rows of a weight with C rows of x: result[r][c]. Each sum is of WIDTH lanes, whatever R and C are.
+template <int R, int C>
+inline void dots(const float* weight, int64_t inputs, const float* x, float result[R][C]) {
+    Vector sums[R][C] = {};
+    int64_t i = 0;
+    for (; i + WIDTH <= inputs; i += WIDTH) {
+        Vector of_x[C];
+        for (int c = 0; c < C; c++) of_x[c] = load(x + c * inputs + i);
+        for (int r = 0; r < R; r++) {
+            const Vector w = load(weight + r * inputs + i);
+            for (int c = 0; c < C; c++) sums[r][c] = fused(w, of_x[c], sums[r][c]);
+        }
+    }
+    sums_of<R, C>(sums, result);
+    for (; i < inputs; i++)
+        for (int r = 0; r < R; r++)
+            for (int c = 0; c < C; c++) result[r][c] += weight[r * inputs + i] * x[c * inputs + i];
+}
+
+#if defined(__F16C__)
+inline float wide(uint16_t half) { return _cvtsh_ss(half); }
+#if defined(__AVX512F__)
+inline Vector wide(const uint16_t* p) { return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+#else
+inline Vector wide(const uint16_t* p) { return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+#endif
+
+template <int R, int C>
+inline void dots(const uint16_t* weight, int64_t inputs, const float* x, float result[R][C]) {
+    Vector sums[R][C] = {};
+    int64_t i = 0;
+    for (; i + WIDTH <= inputs; i += WIDTH) {
+        Vector of_x[C];
+        for (int c = 0; c < C; c++) of_x[c] = load(x + c * inputs + i);
+        for (int r = 0; r < R; r++) {
+            const Vector w = wide(weight + r * inputs + i);
+            for (int c = 0; c < C; c++) sums[r][c] = fused(w, of_x[c], sums[r][c]);
+        }
+    }
+    sums_of<R, C>(sums, result);
+    for (; i < inputs; i++)
+        for (int r = 0; r < R; r++)
+            for (int c = 0; c < C; c++) result[r][c] += wide(weight[r * inputs + i]) * x[c * inputs + i];
+}
+#endif
+
+// Bytes by bytes, exact: 127 · 127 · 2 fits into the 16 bits in which neighbours are added first.
+template <int R, int C>
+inline void dots(const int8_t* weight, int64_t inputs, const int8_t* x, float result[R][C]) {
+    int64_t i = 0;
+    int32_t totals[R][C] = {};
+#if defined(__AVX2__)
+    __m256i sums[R][C] = {};
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (; i + 32 <= inputs; i += 32) {
+        __m256i of_x[C];
+        for (int c = 0; c < C; c++) of_x[c] = _mm256_loadu_si256((const __m256i*)(x + c * inputs + i));
+        for (int r = 0; r < R; r++) {
+            const __m256i w = _mm256_loadu_si256((const __m256i*)(weight + r * inputs + i));
+            const __m256i size = _mm256_abs_epi8(w);
+            for (int c = 0; c < C; c++) {
+                const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(of_x[c], w));
+                sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) {
+            const __m256i eight = sums[r][c];
+            const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+            const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+            totals[r][c] = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+        }
+#endif
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) {
+            for (int64_t k = i; k < inputs; k++) totals[r][c] += int32_t(weight[r * inputs + k]) * x[c * inputs + k];
+            result[r][c] = float(totals[r][c]);
+        }
+}
+
+constexpr int ROWS = 4;                       // of a weight at once
+
+}  // namespace
