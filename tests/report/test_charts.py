@@ -5,6 +5,7 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,16 @@ def test_a_logarithmic_axis_is_drawn_only_where_all_is_positive_and_far_apart() 
     assert log(8.0, 0.2)
     assert not log(2.0, 1.0)
     assert not log(8.0, 0.0)
+
+
+def test_on_a_logarithmic_axis_equal_factors_are_equally_far_apart() -> None:
+    made = parsed(chart("Rates", [Line("a", [(1e-4, 1.0), (1e-3, 2.0), (1e-2, 3.0)])], Axis("rate", log=True), Y))
+    assert made.attrib["data-x"] == "0.0001,0.01,1"
+    words = [text.text for text in made.iter("text")]
+    assert {"0.0001", "0.001", "0.01", "rate, logarithmic"} <= set(words)
+    (path,) = [one.attrib["d"] for one in made.iter("path") if "line" in one.attrib["class"].split()]
+    first, middle, last = (float(pair.split()[0]) for pair in path.removeprefix("M").split("L"))
+    assert middle - first == pytest.approx(last - middle, abs=0.2)
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(2 * BUCKETS + 1, 5000), peak=st.integers(0, 2 * BUCKETS))

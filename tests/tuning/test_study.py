@@ -61,9 +61,10 @@ def test_processes_search_together_and_report_every_trial(data: Any, tmp_path: P
     study = search_together(asked, 3, 2, lambda trial: told.append(trial.number))
     assert sorted(told) == sorted(trial.number for trial in ended(study))
     assert len(told) >= 3
-    text = page(study, "Tuning <b>", {"optimizer.lr": "1 → 2"})
+    text = page(study, "Tuning <b>", {"optimizer.lr": ("0.0039999", "0.0061234567"), "model.<i>": ("2", "3")})
     assert whole(text).asked == []
     assert "<b>" not in text
+    assert "<td>0.006123</td>" in text
     assert 'aria-label="History against trial' in text
 
 

@@ -22,10 +22,10 @@ from fabella.storage import make_folders, storage_errors, write_file
 from fabella.telemetry.preparation import PreparationLine, say_remarks
 from fabella.training.launch import Asked, plan, prepare_for
 from fabella.training.session import resolve
-from fabella.tuning.page import importance, page
+from fabella.tuning.page import importance, in_words, page
 from fabella.tuning.rates import rate_page, rising_rates
 from fabella.tuning.space import read_space, usual_space
-from fabella.tuning.study import BEST, Search, best, optuna
+from fabella.tuning.study import BEST, Search, best, ended, optuna
 from fabella.tuning.workers import search_together
 
 
@@ -75,7 +75,7 @@ def _say(trial: Any) -> None:
 def _finish(search: Search, study: Any, *, as_json: bool) -> None:
     run, trial = best(search, study)
     before, after = settings(search.run), settings(run)
-    changed = {name: f"{before[name]} → {after[name]}" for name in after if after[name] != before.get(name)}
+    changed = {name: (before.get(name, ""), after[name]) for name in after if after[name] != before.get(name)}
     write_file(search.out / "tune.html", page(study, f"Tuning of {search.run.name}", changed).encode())
     if as_json:
         show_json(
@@ -89,9 +89,9 @@ def _finish(search: Search, study: Any, *, as_json: bool) -> None:
             }
         )
         return
-    show(f"The best of {len(study.trials)} trials is number {trial.number}: {trial.value:.4f} bits per byte.")
-    for name, change in changed.items():
-        show(f"  {name}: {change}")
+    show(f"The best of {len(ended(study))} trials is number {trial.number}: {trial.value:.4f} bits per byte.")
+    for name, (old, new) in changed.items():
+        show(f"  {name}: {in_words(old)} → {in_words(new)}")
     show(f"Train with it:  fabella train {search.out / BEST}")
     show(f"What was tried: {search.out / 'tune.html'}")
 

@@ -12,7 +12,6 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
 BUCKETS = 300
 """Of the points that fall into the same narrow column, the lowest and the highest are drawn."""
 LOG_FROM = 8.0
-"""A quantity that may be, and changes by more than this factor, is drawn on a logarithmic axis."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -30,11 +29,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What an axis tells. ``kind``: number or seconds; ``log``: whether it may be logarithmic."""
+    """What an axis tells. ``kind``: number or seconds; ``log``: whether it may be logarithmic, and is where the largest
+    value is more than ``log_from`` times the smallest.
+    """
 
     label: str
     kind: str = "number"
     log: bool = False
+    log_from: float = LOG_FROM
+
+    def is_log(self, low: float, high: float) -> bool:
+        """Whether it is logarithmic for these values."""
+        return self.log and low > 0 and high / low > self.log_from
 
     @property
     def write(self) -> Callable[[float], str]:
@@ -65,13 +71,17 @@ def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     drawn = [line for line in drawn if line.points]
     if not drawn:
         return f'<p class="nothing">{escape(title)}: nothing was measured.</p>'
-    across, up = _scales(drawn, log=y.log)
+    across, up = _scales(drawn, x, y)
     parts = [_frame(across, up, x, y), *(_path(line, across, up) for line in drawn)]
-    numbers = f'data-x="{across.low},{across.high}" data-y="{up.low},{up.high},{int(up.log)}" data-kind="{x.kind}"'
+    numbers = f'data-x="{_range(across)}" data-y="{_range(up)}" data-kind="{x.kind}"'
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" {numbers} '
         f'aria-label="{escape(_described(title, drawn, x, y))}">{"".join(parts)}</svg>'
     )
+
+
+def _range(scale: Scale) -> str:
+    return f"{scale.low},{scale.high},{int(scale.log)}"
 
 
 def finite(points: Points) -> list[tuple[float, float]]:
@@ -79,38 +89,47 @@ def finite(points: Points) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
-def _scales(lines: Sequence[Line], *, log: bool) -> tuple[Scale, Scale]:
+def _scales(lines: Sequence[Line], x_axis: Axis, y_axis: Axis) -> tuple[Scale, Scale]:
     x_low, x_high = bounds([x for line in lines for x, _ in line.points])
     y_low, y_high = bounds([y for line in lines for _, y in line.points])
-    log = log and y_low > 0 and y_high / y_low > LOG_FROM
-    if not log:
+    along = x_axis.is_log(x_low, x_high)
+    up = y_axis.is_log(y_low, y_high)
+    if not along:
+        x_low = min(x_low, 0.0)
+    if not up:
         room = (y_high - y_low) * 0.05
         y_low, y_high = (0.0 if 0 <= y_low < room * 4 else y_low - room), y_high + room
-    return Scale(min(x_low, 0.0), x_high, LEFT, WIDTH - RIGHT, False), Scale(y_low, y_high, HEIGHT - BOTTOM, TOP, log)
+    return Scale(x_low, x_high, LEFT, WIDTH - RIGHT, along), Scale(y_low, y_high, HEIGHT - BOTTOM, TOP, up)
 
 
 def _frame(across: Scale, up: Scale, x: Axis, y: Axis) -> str:
     """Grid, ticks and the names of the axes."""
-    below = second_ticks(across.low, across.high) if x.kind == "seconds" else ticks(across.low, across.high)
-    beside = log_ticks(up.low, up.high) if up.log else ticks(up.low, up.high)
+    below = second_ticks(across.low, across.high) if x.kind == "seconds" else _ticks(across)
     marks = [
         f'<path class="grid" d="M{LEFT} {up(tick):.1f}H{WIDTH - RIGHT}"/>'
         f'<text x="{LEFT - 8}" y="{up(tick) + 4:.1f}" text-anchor="end">{y.write(tick)}</text>'
-        for tick in beside
+        for tick in _ticks(up)
     ]
     marks += [
         f'<path class="tick" d="M{across(tick):.1f} {HEIGHT - BOTTOM}v5"/>'
         f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x.write(tick)}</text>'
         for tick in below
     ]
-    label = ", ".join(part for part in (y.label, "logarithmic" if up.log else "") if part)
     names = (
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
-        f"{escape(x.label)}</text>"
+        f"{escape(_named(x, across))}</text>"
         f'<text class="axis" x="14" y="{(TOP + HEIGHT - BOTTOM) / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {(TOP + HEIGHT - BOTTOM) / 2})">{escape(label)}</text>'
+        f'transform="rotate(-90 14 {(TOP + HEIGHT - BOTTOM) / 2})">{escape(_named(y, up))}</text>'
     )
     return "".join(marks) + names + f'<path class="base" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
+
+
+def _ticks(scale: Scale) -> list[float]:
+    return log_ticks(scale.low, scale.high) if scale.log else ticks(scale.low, scale.high)
+
+
+def _named(axis: Axis, scale: Scale) -> str:
+    return ", ".join(part for part in (axis.label, "logarithmic" if scale.log else "") if part)
 
 
 def _path(line: Line, across: Scale, up: Scale) -> str:

@@ -17,12 +17,11 @@ const places = (line) => line.tagName === "circle"
   : line.getAttribute("d").slice(1).split("L").map((pair) => pair.split(" ").map(Number));
 
 function read(svg, at) {
-  const [low, high] = svg.dataset.x.split(",").map(Number);
-  const [bottom, top, log] = svg.dataset.y.split(",").map(Number);
-  const value = (y) => {
-    const share = (BOTTOM - y) / (BOTTOM - TOP);
-    return log ? Math.exp(Math.log(bottom) + share * (Math.log(top) - Math.log(bottom))) : bottom + share * (top - bottom);
+  const between = (range, share) => {
+    const [low, high, log] = range.split(",").map(Number);
+    return log ? low * (high / low) ** share : low + share * (high - low);
   };
+  const value = (y) => between(svg.dataset.y, (BOTTOM - y) / (BOTTOM - TOP));
   svg.querySelectorAll(".cross, .dot").forEach((old) => old.remove());
   const mark = (name, attributes, className) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -40,7 +39,7 @@ function read(svg, at) {
     told.push(`${line.dataset.name} ${written(value(nearest[1]))}`);
   }
   mark("path", { d: `M${x} ${TOP}V${BOTTOM}` }, "cross");
-  const along = low + (x - LEFT) / (RIGHT - LEFT) * (high - low);
+  const along = between(svg.dataset.x, (x - LEFT) / (RIGHT - LEFT));
   const caption = svg.closest("figure").querySelector("figcaption");
   caption.textContent = `at ${svg.dataset.kind === "seconds" ? duration(along) : written(along)}: ${told.join(", ")}`;
   svg.dataset.at = x;

@@ -13,19 +13,19 @@ from fabella.report.charts import Axis, Line, chart
 from fabella.report.page import POLICY, table
 from fabella.tuning.study import ended, optuna
 
-SCORE = Axis("bits per byte", log=True)
+SCORE = Axis("bits per byte", log=True, log_from=2.0)
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 960, 340, 16, 46, 70
 
 
-def page(study: Any, title: str, best: Mapping[str, str]) -> str:
-    """The page; ``best``: the settings of the best run that are not those it began with, as old → new in words."""
+def page(study: Any, title: str, best: Mapping[str, tuple[str, str]]) -> str:
+    """The page; ``best``: the settings of the best run that are not those it began with, before and after, as JSON."""
     trials = ended(study)
     complete = [trial for trial in trials if trial.value is not None and _is_complete(trial)]
     style = resources.files("fabella.report").joinpath("page.css").read_text("utf-8")
     script = resources.files("fabella.report").joinpath("page.js").read_text("utf-8")
     parts = [
         _summary(trials, complete),
-        "<h2>The best settings</h2>" + table("", ["setting", "", ""], [[k, *v.split(" → ")] for k, v in best.items()])
+        "<h2>The best settings</h2>" + table("", ["setting", "as it was", "best"], _changed(best))
         if best
         else "<p>The settings that the search began with are the best ones found.</p>",
         '<h2>Curves</h2><div class="charts">',
@@ -58,6 +58,16 @@ def importance(study: Any) -> dict[str, float]:
         except (ValueError, RuntimeError):  # too few trials, or all alike: the library says so by these
             return {}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _changed(best: Mapping[str, tuple[str, str]]) -> list[list[str]]:
+    return [[name, *map(in_words, both)] for name, both in best.items()]
+
+
+def in_words(setting: str) -> str:
+    """A setting's JSON, short enough for a table: numbers to four digits, a schedule by its parts."""
+    value = json.loads(setting) if setting else ""
+    return f"{value:.4g}" if isinstance(value, float) else _short(value) if isinstance(value, list) else setting
 
 
 def _is_complete(trial: Any) -> bool:
@@ -108,19 +118,26 @@ def _value(trial: Any, name: str) -> float | str:
     found = trial.params.get(name, "")
     value = json.loads(found) if isinstance(found, str) and found else found
     if isinstance(value, Mapping):
-        return ", ".join(f"{key.rpartition('.')[2]} {_short(inner)}" for key, inner in value.items())
+        told = [f"{key.rpartition('.')[2]} {_short(inner)}" for key, inner in value.items()]
+        return ", ".join(told) if len(told) > 1 else told[0].partition(" ")[2]
     return float(value) if isinstance(value, int | float) else str(value)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return " ".join(str(part.get("length", "")) for part in value)
+        first, *rest = value
+        return ", ".join([str(first.get("length")), *(f"{part.get('shape')} to {part.get('end'):g}" for part in rest)])
     return str(value)
+
+
+def _by_factors(complete: Sequence[Any], name: str) -> bool:
+    """Whether a setting was searched on a logarithmic scale."""
+    return any(getattr(trial.distributions.get(name), "log", False) for trial in complete)
 
 
 def _slice(complete: Sequence[Any], name: str) -> str:
     points = sorted((float(_value(trial, name)), float(trial.value)) for trial in complete)
-    return chart(name, [Line("trial", points, style="dots")], Axis(name), SCORE)
+    return chart(name, [Line("trial", points, style="dots")], Axis(name, log=_by_factors(complete, name)), SCORE)
 
 
 def parallel(complete: Sequence[Any]) -> str:
@@ -129,9 +146,10 @@ def parallel(complete: Sequence[Any]) -> str:
     if len(complete) < 2:
         return '<p class="nothing">Too few trials came to an end.</p>'
     scores = [float(trial.value) for trial in complete]
-    columns = [(name, [_value(trial, name) for trial in complete]) for name in names] + [("bits per byte", scores)]
+    columns = [(name, [_value(trial, name) for trial in complete]) for name in names] + [(SCORE.label, scores)]
+    logs = [*(_by_factors(complete, name) for name in names), SCORE.log]
     places = [SIDE + at * (WIDTH - 2 * SIDE) / (len(columns) - 1) for at in range(len(columns))]
-    heights = [_heights(values) for _, values in columns]
+    heights = [_heights(values, log=log) for (_, values), log in zip(columns, logs, strict=True)]
     order = sorted(range(len(complete)), key=scores.__getitem__, reverse=True)
     lines = []
     for rank, number_ in enumerate(order):
@@ -151,10 +169,11 @@ def parallel(complete: Sequence[Any]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">{axes}{"".join(lines)}</svg>'
 
 
-def _heights(values: Sequence[float | str]) -> list[float]:
+def _heights(values: Sequence[float | str], *, log: bool = False) -> list[float]:
     room = HEIGHT - BOTTOM - TOP
     if all(isinstance(value, float) for value in values):
-        numbers = [float(value) for value in values]
+        by_factors = log and all(float(value) > 0 for value in values)
+        numbers = [math.log(float(value)) if by_factors else float(value) for value in values]
         low, high = min(numbers), max(numbers)
         return [HEIGHT - BOTTOM - (value - low) / ((high - low) or 1.0) * room for value in numbers]
     kinds = sorted({str(value) for value in values})

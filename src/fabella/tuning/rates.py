@@ -1,7 +1,6 @@
 """A test of learning rates: a short training in which the rate rises with each step (Smith 2017, arXiv 1506.01186)."""
 
 import math
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from html import escape
@@ -77,10 +76,8 @@ def rising_rates(run: Run, prepared: Prepared, *, steps: int, device: str = "aut
 
 def rate_page(found: RateTest, title: str) -> str:
     """The test as a page with its plot."""
-    points: Sequence[tuple[float, float]] = [
-        (math.log10(rate), loss) for rate, loss in zip(found.rates, found.losses, strict=True)
-    ]
-    drawn = chart("Loss", [Line("loss", list(points))], Axis("learning rate, power of ten"), Axis("nats a token"))
+    points = list(zip(found.rates, found.losses, strict=True))
+    drawn = chart("Loss", [Line("loss", points)], Axis("learning rate", log=True), Axis("nats a token"))
     style, script = (resources.files("fabella.report").joinpath(f).read_text("utf-8") for f in ("page.css", "page.js"))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
