@@ -36,6 +36,15 @@ def test_kernels_once_made_are_there_for_the_next_process(own: Path) -> None:
     assert (own / "0" / "whole.so").exists()
 
 
+def test_a_path_with_spaces_is_none_that_pytorch_can_compile_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache"))
+    keep_kernels()
+    assert os.environ[PLACE] == "/somewhere/torchinductor_me"
+    assert not (tmp_path / "my cache").exists()
+
+
 def test_what_a_killed_process_left_is_thrown_away(own: Path) -> None:
     subprocess.run([sys.executable, "-c", DIES_BEFORE_ITS_FIRST_STEP])
     assert (own / "0" / "half.so").exists()

@@ -5,7 +5,6 @@ Row C1 of the fault matrix. Each training is the command line's own, in a proces
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ from fabella.engine.engine_torch import TorchEngine
 from fabella.runs.folder import RunFolder
 from fabella.training import course, observers
 from fabella.training.session import resume
-from tests.house import HOUSE
 from tests.training import tiny
 
 STEPS = 10
@@ -161,28 +159,3 @@ def test_asked_to_save_it_saves_as_soon_as_there_is_something_and_goes_on(
     asked_for = {STOPPED_AT[phase]} if phase in DURING else set[int]()
     assert {5, STEPS, *asked_for} <= set(RunFolder.open(folder / "run").steps())
     assert tiny.fingerprint(folder / "run") == straight(place)
-
-
-@pytest.mark.faults
-@pytest.mark.fault("C1", cases=1)
-def test_interrupted_while_it_compiles_it_ends_after_that_step_with_everything_saved(place: Path, folder: Path) -> None:
-    """Ctrl-C goes to every process of a terminal: to those that compile as well."""
-    run = [sys.executable, "-m", "fabella"]
-    words = [*run, *WORDS, "training.compile=blocks", "--prepared", str(place / "prepared")]
-    environment = os.environ | {"PYTHONPATH": str(HOUSE / "src"), "XDG_CACHE_HOME": str(folder / "cache")}
-    whole = folder / "whole"
-    subprocess.run([*words, "--out", str(whole)], env=environment, check=True, capture_output=True)
-    out, said = folder / "run", ""
-    environment["XDG_CACHE_HOME"] = str(folder / "another cache")
-    words += ["--out", str(out)]
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            said += line
-            if line.startswith("Compiling"):
-                os.killpg(process.pid, signal.SIGINT)
-    assert process.returncode == 130, said
-    assert "Stopped at step 1 of 10; everything is saved." in said
-    assert "Traceback" not in said
-    subprocess.run([*run, "resume", str(out), "--device", "cpu"], env=environment, check=True, capture_output=True)
-    assert tiny.fingerprint(out) == tiny.fingerprint(whole)

@@ -41,6 +41,8 @@ def keep_kernels() -> Kernels:
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     own = base / "fabella" / "kernels"
     chosen = Path(os.environ.get(PLACE, PYTORCHS_OWN))
+    if len(str(own).split()) > 1:  # PyTorch 2.13 hands the compiler its paths unquoted
+        return Kernels()
     if chosen.parent != own and not chosen.name.startswith(PYTORCHS_OWN):
         return Kernels()
     try:
