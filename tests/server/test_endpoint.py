@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -108,23 +109,25 @@ def test_a_text_that_takes_too_long_ends_there(stream: bool) -> None:
         model.close()
 
 
-@pytest.mark.fault("F9", cases=60)
+@pytest.mark.fault("F9", cases=200)
 def test_those_who_never_finish_a_request_are_shown_out() -> None:
-    limits = Limits(receive_seconds=0.2)
+    limits = Limits(receive_seconds=0.3)
     with listening(shelf(hashing()), limits) as port:
-        slow = [connect(port) for _ in range(60)]
+        slow = [connect(port) for _ in range(200)]
         for number, connection in enumerate(slow):
             whole = request(ENDLESS)
             connection.sendall([b"", b"POST /v1/comp", whole[:60], whole[:-5]][number % 4])
-        with connect(port) as honest:
-            honest.sendall(request({"prompt": "Once", "max_tokens": 2}))
-            assert honest.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        for _ in range(10):
+            with connect(port) as honest:
+                honest.sendall(request({"prompt": "Once", "max_tokens": 2}))
+                assert honest.recv(65536).startswith(b"HTTP/1.1 200 OK")
         for number, connection in enumerate(slow):
             answer = read_all(connection)  # ends: the server has closed it
             connection.close()
             assert not answer or (number % 4 == 3 and b" 408 " in answer.split(b"\r\n")[0])
 
 
+@pytest.mark.fault("F9", cases=1)
 def test_a_client_that_does_not_read_is_as_good_as_gone() -> None:
     limits = Limits(receive_seconds=0.2, max_tokens=SMALL.max_tokens)
     models = shelf(hashing(), limits=limits)
@@ -157,6 +160,40 @@ def test_bodies_and_heads_without_measure(house: tuple[Shelf, int], head: bytes,
         assert connection.recv(65536).split()[1] == status
 
 
+DEAR = {"one letter": "a" * 10**6, "spaces": " " * 10**6, "Chinese": "字" * 10**6, "joined emoji": "👩‍👩‍👧‍👦" * 40_000}
+
+
+@pytest.mark.fault("F8", cases=4)
+@pytest.mark.parametrize("kind", DEAR)
+def test_a_prompt_that_takes_long_to_tokenize_holds_nobody_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are answered in the middle of it, and no more of it is read than can be told from."""
+    teller = hashing()
+    begun, finish = threading.Event(), threading.Event()
+    encode, longest = type(teller.tokenizer).encode, list[int]()
+
+    def slow(self: object, text: str) -> object:
+        longest.append(len(text.encode()))
+        begun.set()
+        assert finish.wait(PATIENCE), "nobody else was answered"
+        return encode(self, text)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    monkeypatch.setattr(type(teller.tokenizer), "encode", slow)
+    limits = replace(SMALL, body_bytes=8_000_000)
+    with listening(shelf(teller, limits=limits), limits) as port, connect(port) as connection:
+        connection.sendall(request({"prompt": DEAR[kind], "max_tokens": 1, "truncate_prompt_tokens": -1}))
+        assert begun.wait(PATIENCE)
+        for _ in range(20):
+            with connect(port) as other:
+                other.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert other.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        finish.set()
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        assert longest[0] <= limits.prompt_tokens * 4, "a model of bytes reads one byte a token"
+        connection.sendall(request({"prompt": DEAR[kind], "max_tokens": 1}))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+        assert len(longest) == 1, "too long for any tokenization is refused without trying one"
+
+
 @pytest.mark.fault("F7", cases=1)
 def test_a_body_without_an_end_is_shown_out() -> None:
     limits = Limits(receive_seconds=0.2, body_bytes=100_000)
@@ -172,21 +209,37 @@ def send_for_ever(connection: socket.socket) -> None:
         connection.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
 
 
-@pytest.mark.fault("F14", cases=2)
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_server_that_ends_finishes_what_it_tells(stream: bool) -> None:
+@pytest.mark.fault("F14", cases=20)
+def test_a_server_that_ends_finishes_what_it_tells() -> None:
+    """Ten streams and ten whole answers, more than can be told at once; whoever comes later is turned away."""
     model = Gated()
-    models = shelf(model.teller(), limits=SMALL)
-    with listening(models) as port:
-        connection = connect(port)
-        connection.sendall(request({"prompt": "Once", "max_tokens": 30, "stream": stream}))
-        Places(models).wait_for(1)
-        opener = threading.Timer(0.3, model.close)  # after the server was told to end
+    limits = replace(SMALL, waiting=20)
+    models = shelf(model.teller(), limits=limits)
+    with listening(models, limits) as port:
+        crowd = [connect(port) for _ in range(20)]
+        for number, connection in enumerate(crowd):
+            connection.sendall(request({"prompt": "Once", "max_tokens": 8, "stream": number % 2 == 0}))
+        Places(models).wait_for(20)
+        opener = threading.Thread(target=open_once_closed, args=(port, model))
         opener.start()
-    answer = read_all(connection)
-    connection.close()
+    answers = [read_all(connection) for connection in crowd]
+    for connection in crowd:
+        connection.close()
     opener.join()
-    assert (b"data: [DONE]" if stream else b'"completion_tokens":') in answer
+    for number, answer in enumerate(answers):
+        assert (b"data: [DONE]" if number % 2 == 0 else b'"completion_tokens":8') in answer
+
+
+def open_once_closed(port: int, model: Gated) -> None:
+    """Let texts be told on once nobody new is let in."""
+    look = threading.Event()
+    for _ in range(int(PATIENCE / 0.005)):
+        try:
+            connect(port).close()
+        except OSError:
+            break
+        look.wait(0.005)
+    model.close()
 
 
 def test_an_error_in_the_middle_of_a_stream_is_its_last_event(capsys: pytest.CaptureFixture[str]) -> None:

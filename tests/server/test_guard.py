@@ -10,7 +10,7 @@ from tests.server.stubs import InProcess, hashing, shelf
 
 KEY = "correct-horse-battery-staple"
 ROUTES = ["/", "/healthz", "/metrics", "/page/story.css", "/page/story.js", "/v1/models", "/v1/models/a",
-          "/v1/completions", "/v1/chat/completions", "/docs", "/openapi.json",
+          "/v1/completions", "/v1/chat/completions", "/reload", "/docs", "/openapi.json",
           "/v1/../metrics", "//metrics", "/nowhere"]  # fmt: skip
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]
 NO_KEYS = [None, "", "Bearer", "Bearer ", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", f"Basic {KEY}", KEY,
@@ -29,7 +29,7 @@ def locked() -> Iterator[InProcess]:
         yield found
 
 
-@pytest.mark.fault("F16", cases=154)
+@pytest.mark.fault("F16", cases=165)
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("given", NO_KEYS, ids=[f"key-{i}" for i in range(len(NO_KEYS))])
 def test_without_the_key_only_the_empty_page_is_open(locked: InProcess, path: str, given: str | None) -> None:

@@ -182,5 +182,20 @@ def test_those_who_wait_hear_when_the_thread_is_gone() -> None:
     finally:
         threading.excepthook = hook
     assert not telling.alive
-    with pytest.raises(FullError):
+    with pytest.raises(ClosedError):
         telling.submit([ticket(teller, "b")])
+
+
+def test_one_that_retires_tells_what_it_has_and_takes_nothing_more() -> None:
+    model, listener = Gated(), Listener()
+    telling, teller = scheduler(model.teller(), listener, together=1), model.teller()
+    asked = [ticket(teller, "a", max_tokens=3), ticket(teller, "b", max_tokens=3)]
+    telling.submit(asked)
+    telling.retire()
+    with pytest.raises(ClosedError):
+        telling.submit([ticket(teller, "c")])
+    model.close()
+    for one in asked:
+        assert len(listener.text(one)) >= 1
+    telling.close()
+    assert not telling.alive

@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 
+from fabella.cli.main import run as fabella
 from fabella.errors import UsageError
 from fabella.server.serving import bind, is_loopback, require_key
 from tests.generation import tiny_run
@@ -70,8 +72,12 @@ class Command:
         environment = {name: value for name, value in os.environ.items() if name != "FABELLA_API_KEY"}
         command = [sys.executable, "-m", "fabella", "serve", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+    @cached_property
+    def said(self) -> str:
+        """Its first line, once it has come."""
         assert self.process.stderr
-        self.said = self.process.stderr.readline()
+        return self.process.stderr.readline()
 
     @property
     def port(self) -> int:
@@ -86,16 +92,17 @@ class Command:
 
 
 @pytest.mark.slow
-def test_a_run_is_served_until_a_signal_comes(tmp_path: Path) -> None:
+def test_a_run_is_served_until_a_signal_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny_run.make(tmp_path / "stories")
-    first = Command(f"{run}@10", f"{run}@latest", "--port", "0")
+    first, other = Command(f"{run}@10", f"{run}@latest", "--port", "0"), Command(str(run), "--port", "0")
     assert first.said.startswith("Telling stories with stories@10, stories@latest at http://127.0.0.1:")
     with urllib.request.urlopen(f"http://127.0.0.1:{first.port}/healthz", timeout=PATIENCE) as answer:
         assert answer.status == 200
-    taken = Command(str(run), "--port", str(first.port))
-    assert taken.process.wait(PATIENCE) == 2
-    assert f"Port {first.port} of 127.0.0.1 is in use by process {first.process.pid}" in taken.said
-    taken.end(signal.SIGTERM)
+    assert fabella(["serve", str(run), "--port", str(first.port)]) == 2
+    said = capsys.readouterr().err
+    assert f"Port {first.port} of 127.0.0.1 is in use by process {first.process.pid}" in said
     assert first.end(signal.SIGTERM) == 0
-    again = Command(str(run), "--port", str(first.port))
-    assert again.end(signal.SIGINT) == 130
+    with bind("127.0.0.1", first.port):
+        pass
+    assert other.said.startswith("Telling stories with stories at http://127.0.0.1:")
+    assert other.end(signal.SIGINT) == 130

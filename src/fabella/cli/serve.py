@@ -40,13 +40,20 @@ def command(
     waiting: Annotated[int, typer.Option(min=0, max=100_000, help="Texts that may wait.")] = _USUAL.waiting,
     max_tokens: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most tokens a text.")] = _USUAL.max_tokens,
     seconds: Annotated[float, typer.Option(min=1, help="Longest time for one answer.")] = _USUAL.produce_seconds,
+    requests_per_minute: Annotated[float, typer.Option(min=0, help="Of one client; 0: no limit.")] = 0.0,
     api_key_file: Annotated[Path | None, typer.Option(help="A file with the API key; or set FABELLA_API_KEY.")] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name the server may be called by.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
 ) -> None:
     key = _key(api_key_file)
     require_key(host, key)
-    limits = Limits(together=together, waiting=waiting, max_tokens=max_tokens, produce_seconds=seconds)
+    limits = Limits(
+        together=together,
+        waiting=waiting,
+        max_tokens=max_tokens,
+        produce_seconds=seconds,
+        requests_per_minute=requests_per_minute,
+    )
     listening = bind(host, port)  # first of all: nobody waits for a model to hear that the port is taken
     shelf = load(runs, device=device, limits=limits)
     for model in shelf.models.values():

@@ -18,7 +18,9 @@ from fabella.server.endpoint import Tell
 from fabella.server.guard import Guard
 from fabella.server.limits import Limits
 from fabella.server.metrics import Metrics
+from fabella.server.rate import Rate
 from fabella.server.refusal import Refusal, report
+from fabella.server.reload import Reload
 from fabella.server.shelf import Shelf
 
 LOOPBACK_NAMES = ("localhost",)
@@ -31,7 +33,7 @@ PAGE = {
 
 def application(shelf: Shelf, limits: Limits, *, hosts: Iterable[str] = LOOPBACK_NAMES, key: str = "") -> ASGIApp:
     """The whole server; ``hosts``: names it answers to, ``key``: what most routes ask for, empty for nothing."""
-    metrics = Metrics()
+    metrics, rate = Metrics(), Rate(limits.requests_per_minute)
 
     @asynccontextmanager
     async def telling(_: Starlette) -> AsyncGenerator[None]:
@@ -44,8 +46,11 @@ def application(shelf: Shelf, limits: Limits, *, hosts: Iterable[str] = LOOPBACK
     routes = [
         *_page(),
         *_facts(shelf, metrics),
-        Route("/v1/completions", Tell(shelf, metrics, limits, completion, Completion), methods=["POST"]),
-        Route("/v1/chat/completions", Tell(shelf, metrics, limits, chat, Chat), methods=["POST"]),
+        Route(
+            "/v1/completions", Tell(shelf, metrics, limits, rate, read=completion, shape=Completion), methods=["POST"]
+        ),
+        Route("/v1/chat/completions", Tell(shelf, metrics, limits, rate, read=chat, shape=Chat), methods=["POST"]),
+        Route("/reload", Reload(shelf, limits), methods=["POST"]),
     ]
     app = Starlette(
         routes=routes,

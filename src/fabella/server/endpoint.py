@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.types import Message, Receive, Scope, Send
 
 from fabella.generation.slots import Request
@@ -16,6 +18,7 @@ from fabella.server.asking import Asked
 from fabella.server.fields import parse
 from fabella.server.limits import Limits
 from fabella.server.metrics import Metrics
+from fabella.server.rate import Rate
 from fabella.server.refusal import Refusal, report
 from fabella.server.scheduler import ClosedError, FullError, Ticket
 from fabella.server.shelf import Model, Shelf
@@ -69,14 +72,19 @@ class Tell:
     """Answers requests for text. What a request is, ``read`` says; how it is answered, ``shape``."""
 
     def __init__(
-        self, shelf: Shelf, metrics: Metrics, limits: Limits, read: Callable[[dict[str, Any], Limits], Asked],
-        shape: type[Shape],
+        self, shelf: Shelf, metrics: Metrics, limits: Limits, rate: Rate, *,
+        read: Callable[[dict[str, Any], Limits], Asked], shape: type[Shape],
     ) -> None:  # fmt: skip
-        self._shelf, self._metrics, self._limits, self._read, self._shape = shelf, metrics, limits, read, shape
+        self._shelf, self._metrics, self._limits, self._rate = shelf, metrics, limits, rate
+        self._read, self._shape = read, shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises Refusal while nothing has been sent."""
-        body = await _body(scope, receive, self._limits)
+        wait = self._rate.take(str((scope.get("client") or ("",))[0]))
+        if wait:
+            message = f"More than {self._limits.requests_per_minute:g} requests a minute. Try again in {wait} seconds."
+            raise Refusal(message, status=429, code="rate_limit_exceeded", retry_after=wait)
+        body = await body_of(scope, receive, self._limits)
         with suppress(LeftError):
             await self._while_there(receive, self._answer(body, send))
 
@@ -97,9 +105,7 @@ class Tell:
     async def _answer(self, body: bytes, send: Send) -> None:
         began = time.monotonic()
         asked = self._read(await asyncio.to_thread(parse, body), self._limits)
-        model = self._shelf.find(asked.model)
-        # Long prompts take a while, and meanwhile others are answered.
-        ids = await asyncio.to_thread(lambda: [model.ids(prompt, asked.keep_last) for prompt in asked.prompts])
+        model, ids = await self._encoded(asked)
         shape = self._shape(
             model.name, _fingerprint(model), model.teller.tokenizer, log_probabilities=asked.log_probabilities
         )
@@ -113,6 +119,14 @@ class Tell:
         finally:
             model.scheduler.cancel(hearing.tickets)
             self._metrics.answer.add(time.monotonic() - began)
+
+    async def _encoded(self, asked: Asked) -> tuple[Model, list[NDArray[np.int32]]]:
+        """The model that is asked, and what it reads; long prompts take a while, and meanwhile others are answered."""
+        while True:
+            model = self._shelf.find(asked.model)
+            ids = await asyncio.to_thread(_ids, model, asked)
+            if self._shelf.find(asked.model) is model:  # and no newer checkpoint has taken its place meanwhile
+                return model, ids
 
     def _submit(self, model: Model, asked: Asked, ids: Sequence[Any]) -> Hearing:
         news: asyncio.Queue[tuple[int, Piece | BaseException]] = asyncio.Queue()
@@ -131,6 +145,8 @@ class Tell:
         except FullError as full:
             message = "Too many texts are being told. Try again later."
             raise Refusal(message, status=429, code="rate_limit_exceeded", retry_after=full.seconds) from None
+        except ClosedError:
+            raise Refusal("The server is ending.", status=503) from None
         return Hearing(tickets, news, sum(len(one) - 1 for one in ids))
 
     async def _whole(self, hearing: Hearing, shape: Shape, send: Send, began: float) -> None:
@@ -182,7 +198,11 @@ class Tell:
             raise LeftError from None
 
 
-async def _body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+def _ids(model: Model, asked: Asked) -> list[NDArray[np.int32]]:
+    return [model.ids(prompt, asked.keep_last) for prompt in asked.prompts]
+
+
+async def body_of(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     """The whole body, counted while it comes. Raises Refusal for one too large, too slow, or of another type."""
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

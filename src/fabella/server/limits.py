@@ -24,6 +24,8 @@ class Limits:
     stop_characters: int = 64
     log_probabilities: int = 20
     """Alternatives of each token"""
+    requests_per_minute: float = 0.0
+    """Requests for text of one client; more are answered 429. 0: no limit"""
     connections: int = 512
     receive_seconds: float = 30.0
     """To receive a request, headers and body each, and to take an answer's piece"""

@@ -53,4 +53,5 @@ def report(refusal: Refusal) -> None:
     if refusal.status >= 500:
         cause = refusal.__cause__
         what = f"{type(cause).__name__}: {cause}" if cause else refusal.message
-        say(f"request {request_id.get()}: {escape(what)}")
+        # On one line: what somebody sent must not look like a line of ours.
+        say(f"request {request_id.get()}: {escape(what)}".replace("\n", "\\n"))

@@ -54,7 +54,7 @@ class Scheduler:
         self._waiting: deque[Ticket] = deque()
         self._running: dict[int, Ticket] = {}
         self._gone: set[Ticket] = set()
-        self._closing = False
+        self._closing = self._retiring = False
         self._lasted: deque[float] = deque(maxlen=_ENDED_LATELY)
         self.tokens = 0
         """Chosen since the beginning"""
@@ -63,9 +63,11 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Take all of these texts, or raise FullError."""
+        """Take all of these texts, or raise FullError; ClosedError at the end."""
         with self._changed:
-            if self._closing or len(tickets) + self._taken() > self._most:
+            if self._closing or self._retiring:
+                raise ClosedError
+            if len(tickets) + self._taken() > self._most:
                 raise FullError(self._seconds_until_free())
             self._waiting.extend(tickets)
             self._changed.notify()
@@ -74,6 +76,12 @@ class Scheduler:
         """Free the places of these texts before the next token; nothing happens to those that have ended."""
         with self._changed:
             self._gone.update(tickets)
+            self._changed.notify()
+
+    def retire(self) -> None:
+        """Tell what was asked for to its end, take nothing more, and end the thread."""
+        with self._changed:
+            self._retiring = True
             self._changed.notify()
 
     def close(self) -> None:
@@ -122,9 +130,9 @@ class Scheduler:
     def _orders(self) -> bool:
         """Wait for work, let go what was cancelled, give places to those who wait; False at the end."""
         with self._changed:
-            while not (self._closing or self._gone or self._waiting or self._running):
+            while not (self._closing or self._retiring or self._gone or self._waiting or self._running):
                 self._changed.wait()
-            if self._closing:
+            if self._closing or (self._retiring and not (self._waiting or self._running)):
                 return False
             for ticket in self._gone & set(self._waiting):
                 self._waiting.remove(ticket)

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ class Model:
     name: str
     teller: Teller
     limits: Limits
+    load: Callable[[], Teller] | None = None
+    """Reads its checkpoint again"""
     created: int = field(default_factory=lambda: int(time.time()))
     scheduler: Scheduler = field(init=False)
     longest_token: int = field(init=False)
@@ -58,6 +61,12 @@ class Model:
             lambda: self.teller.slots(together), together=together, waiting=self.limits.waiting, post=post,
             name=self.name,
         )  # fmt: skip
+
+    def read_again(self) -> "Model":
+        """The same model from its newest checkpoint, which tells nothing yet. Raises what ``teller.load`` raises."""
+        if not self.load:
+            raise UsageError(f"{self.name} was not read from a run.")
+        return replace(self, teller=self.load())
 
     @property
     def most_prompt_tokens(self) -> int:
@@ -117,6 +126,7 @@ class Shelf:
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = {model.name: model for model in models}
+        self._retired: list[Scheduler] = []
 
     def find(self, name: str) -> Model:
         """Raises Refusal (404) for a model that is not here."""
@@ -135,13 +145,21 @@ class Shelf:
             if news:
                 loop.call_soon_threadsafe(_hand_out, news)  # once a step, however many texts are told
 
+        self._post = post
         for model in self.models.values():
             model.open(post)
 
+    def replace(self, model: Model) -> None:
+        """Let a model tell in place of the one of its name, which ends once its texts have."""
+        model.open(self._post)
+        old, self.models[model.name] = self.models[model.name], model
+        old.scheduler.retire()
+        self._retired = [one for one in (*self._retired, old.scheduler) if one.alive]
+
     def close(self) -> None:
         """End all threads."""
-        for model in self.models.values():
-            model.scheduler.close()
+        for scheduler in (*(model.scheduler for model in self.models.values()), *self._retired):
+            scheduler.close()
 
     @property
     def alive(self) -> bool:
@@ -156,10 +174,16 @@ def load(runs: Sequence[str], *, device: str, limits: Limits) -> Shelf:
     wanted = [Wanted.read(text) for text in runs]
     return Shelf(
         [
-            Model(name, tellers.load(one.path, checkpoint=one.checkpoint, device=device, engine="torch"), limits)
+            _read(
+                name, limits, partial(tellers.load, one.path, checkpoint=one.checkpoint, device=device, engine="torch")
+            )
             for name, one in zip(_names(wanted), wanted, strict=True)
         ]
     )
+
+
+def _read(name: str, limits: Limits, load: Callable[[], Teller]) -> Model:
+    return Model(name, load(), limits, load)
 
 
 def _names(wanted: Sequence[Wanted]) -> list[str]:

@@ -1,0 +1,127 @@
+"""What a client never learns from a failure, and what a client's words never do to the log."""
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fabella.errors import StorageError
+from fabella.server.limits import Limits
+from fabella.server.serving import server
+from tests.server.stubs import PATIENCE, Answer, Gated, InProcess, hashing, listening, shelf
+
+CANARY = "canary-3fa9"
+BODY = {"prompt": "Once", "max_tokens": 4}
+
+
+class Failing(Gated):
+    """Raises an error that names everything that nobody shall learn."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.message = message
+        self.close()
+
+    def step(self, tokens: object, state: object) -> object:
+        raise RuntimeError(self.message)
+
+
+def failing_step(near: InProcess) -> Answer:
+    return near.post("/v1/completions", BODY)
+
+
+def failing_stream(near: InProcess) -> Answer:
+    return near.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "stream": True})
+
+
+def dead_thread(near: InProcess) -> Answer:
+    near.shelf.close()
+    return near.post("/v1/completions", BODY)
+
+
+def no_health(near: InProcess) -> Answer:
+    near.shelf.close()
+    return near.get("/healthz")
+
+
+def failing_reload(near: InProcess) -> Answer:
+    def load() -> Any:
+        raise StorageError(f"/home/{CANARY}/model.safetensors is torn")
+
+    near.shelf.models["a"].load = load
+    return near.post("/reload", {"model": "a"})
+
+
+WAYS: dict[str, tuple[Callable[[InProcess], Answer], int]] = {
+    "a step": (failing_step, 500), "a stream": (failing_stream, 200), "the end": (dead_thread, 503),
+    "health": (no_health, 503), "reloading": (failing_reload, 500),
+}  # fmt: skip
+
+
+@pytest.mark.fault("F27", cases=5)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_failure_tells_its_number_and_nothing_of_the_machine(
+    way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECRET", CANARY)
+    fail, status = WAYS[way]
+    with InProcess(shelf(Failing(f"/home/{CANARY}/x.py: {CANARY}").teller())) as near:
+        answer = fail(near)
+    assert answer.status == status
+    body = answer.body.decode()
+    for leak in (CANARY, "Traceback", "File ", "/home", ".py", "RuntimeError", "torch"):
+        assert leak not in body
+    assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
+    if way != "health":
+        assert f"request {answer.headers['x-request-id']}: " in capsys.readouterr().err
+
+
+@pytest.mark.fault("F27", cases=1)
+def test_a_bug_of_ours_is_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no handler foresaw: 500 in the usual shape, and the server lives on."""
+    models = shelf(hashing())
+    with listening(models) as port:
+        monkeypatch.setattr(type(models), "find", lambda *_: [][CANARY])  # pyright: ignore[reportArgumentType]
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/a", timeout=PATIENCE)
+        answer = caught.value
+        assert answer.code == 500
+        assert answer.read() == (
+            b'{"error":{"message":"The server failed.","type":"server_error","param":null,"code":null}}'
+        )
+        assert answer.headers["x-request-id"]
+        answer.close()
+        monkeypatch.undo()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/a", timeout=PATIENCE) as again:
+            assert again.status == 200
+
+
+EVIL = ["\r\nrequest 0: forged", "\nforged", "\rforged", "\x1b[2J\x1b]0;title\x07", "\x9b31m", "\x00", "\u2028forged",
+        "\u202eforged", "\x0b\x0c\x85", "%0d%0aforged", "\x7f", "\x08\x08\x08"]  # fmt: skip
+
+
+@pytest.mark.fault("F24", cases=12 * 4)
+def test_nothing_that_is_sent_obeys_in_the_log_and_no_prompt_is_kept_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for evil in EVIL:
+        words = f"a tale of {CANARY}{evil}"
+        with InProcess(shelf(Failing(f"failed at {evil}").teller())) as near:
+            printable = words.encode("ascii", "replace").decode()
+            near.post("/v1/completions", {"prompt": words, "max_tokens": 2}, user_agent=printable)
+            near.post("/v1/completions", {"prompt": "Once", "model": words})
+            near.post("/v1/completions", {"prompt": "Once", words: 1})
+            near.get(f"/v1/models/{words}", referer=printable)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert CANARY not in err
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]", err)
+    lines = err.splitlines()
+    assert len(lines) == len(EVIL), "one line for each failure, whatever was sent"
+    assert all(re.match("request [0-9a-f]{16}: RuntimeError: failed at ", line) for line in lines)
+
+
+def test_the_limits_that_a_server_is_started_with_hold() -> None:
+    """uvicorn's own log stays silent about requests."""
+    assert server(lambda *_: None, Limits()).config.access_log is False  # type: ignore[arg-type,return-value]
