@@ -38,7 +38,7 @@ def command(
     if (text is None) == (file is None):
         raise UsageError("One text is needed.", fix="Give it in quotes, or with --file: not both, and not neither.")
     words = text if text is not None else _read(file or STANDARD_INPUT)
-    teller = load(run, checkpoint=checkpoint, device=device, engine=engine)
+    teller = load(run, checkpoint=checkpoint, device=device, engine=engine, telling=False)
     for remark in teller.remarks:
         say(remark)
     measured = teller.perplexity(words)

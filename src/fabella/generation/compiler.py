@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fabella.errors import StorageError
 from fabella.storage import make_folders, write_file
+from fabella.telemetry.terminal import say
 
 SOURCE = Path(__file__).with_name("step.cpp")
 SOURCES = (SOURCE, SOURCE.with_name("step_sums.h"))
@@ -58,7 +59,10 @@ def find_step() -> Step:
         return _without("there is no C++ compiler on this machine (install g++)")
     kept = _folder() / f"step-{_key(compiler)}.so"
     library = _load(kept)
-    return Step(library) if library else _made(compiler, kept)
+    if library:
+        return Step(library)
+    say("Compiling what tells stories fast, once on this machine; this takes some seconds.")
+    return _made(compiler, kept)
 
 
 def _without(why: str) -> Step:

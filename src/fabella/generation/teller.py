@@ -41,11 +41,13 @@ def load(
     device: str = "auto",
     weights: Weights = "float32",
     engine: str = "",
+    telling: bool = True,
 ) -> "Teller":
     """The teller of the run folder ``path``; ``checkpoint`` is best, latest, or the number of a step.
 
     ``weights``: what texts are told from; perplexity is always that of the weights as they were learned.
-    ``engine``: torch or jax; empty: the one that the run was trained with.
+    ``engine``: torch or jax; empty: the one that the run was trained with. ``telling``: whether stories are to be
+    told, so that what this takes is made ready; without it, this is done with the first story.
 
     Raises StorageError where there is no run or no such checkpoint, TokenizerError where the tokenizer has ids that
     the model does not know.
@@ -56,7 +58,7 @@ def load(
     saved = checkpoints.load(folder, _which(checkpoint), weights_only=True)
     engine = engine or run.engine
     model = engines.load(engine).for_use(run.model, saved.checkpoint.state.weights, device)
-    remark = _lay_out(model, weights, engine)
+    remark = _lay_out(model, weights, engine) if telling else ""
     teller = Teller(model, tokenizer, config=run.model, windows=run.data.windows, engine=engine)
     teller.step, teller.remarks = saved.step, [*saved.ignored, *([remark] if remark else [])]
     return teller
