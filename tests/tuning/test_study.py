@@ -15,7 +15,7 @@ from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
 from fabella.tuning.page import page
 from fabella.tuning.rates import rising_rates
-from fabella.tuning.space import Log, Space
+from fabella.tuning.space import Log, Space, chosen, tried
 from fabella.tuning.study import BEST, Search, again_what_was_cut_short, best, ended, open_study, optuna, work
 from fabella.tuning.workers import search_together
 from tests.report.test_page import whole
@@ -66,6 +66,22 @@ def test_processes_search_together_and_report_every_trial(data: Any, tmp_path: P
     assert "<b>" not in text
     assert ">0.006123<" in text
     assert 'aria-label="History against trial' in text
+
+
+def test_the_mean_over_seeds_counts(data: Any, tmp_path: Path) -> None:
+    asked = search(tmp_path / "seeds", data, seeds=2)
+    work(asked, 1)
+    (trial,) = ended(open_study(asked))
+    first = trials.quiet(tried(asked.run, chosen(asked.run, asked.space, optuna().trial.FixedTrial(trial.params))), 8)
+    alone = [
+        trials.train(run, tmp_path / f"alone-{run.seed}", data, lambda step, score: False, device="cpu")
+        for run in trials.seeded(first, 2)
+    ]
+    assert trial.user_attrs["scores"] == alone
+    assert alone[0] != alone[1]
+    assert trial.value == pytest.approx(sum(alone) / 2)
+    with pytest.raises(ConfigError, match="holds another search"):
+        open_study(search(tmp_path / "seeds", data))
 
 
 def test_a_trial_that_cannot_be_is_given_up_and_the_search_goes_on(data: Any, tmp_path: Path) -> None:

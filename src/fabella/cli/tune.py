@@ -3,6 +3,7 @@
 Examples:
   fabella tune storybook-1m --trials 20 --workers 2         writes tuned/storybook-1m/best.yaml and tune.html
   fabella tune my-stories.txt --trials 20 --steps 200       the same command again goes on with more --trials
+  fabella tune storybook-1m --seeds 3                       judges a trial by the mean of three trainings
   fabella tune storybook-1m --parameters 1200000            tries shapes of the model, too
   fabella tune storybook-1m --space space.yaml              optimizer.lr: {kind: log, low: 1e-4, high: 1e-2}
   fabella tune storybook-1m --storage postgresql://…        with workers on several machines
@@ -42,6 +43,7 @@ def command(
     ] = 0,
     storage: Annotated[str, typer.Option(help="Optuna's storage; usually a file in the folder.")] = "",
     seed: Annotated[int, typer.Option(help="Of the search.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Trainings of a trial, each with a seed of its own.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="The folder of the search; usually tuned/NAME.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
@@ -62,7 +64,9 @@ def command(
         _find_rate(run, ids, folder, steps or 100, device, as_json=as_json)
         return
     searched = read_space(space, run) if space else usual_space(run, parameters)
-    search = Search(run=run, space=searched, prepared=ids, out=folder, storage=storage, seed=seed, device=device)
+    search = Search(
+        run=run, space=searched, prepared=ids, out=folder, storage=storage, seed=seed, seeds=seeds, device=device
+    )
     study = search_together(search, trials, workers, _say)
     _finish(search, study, as_json=as_json)
 

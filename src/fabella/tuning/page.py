@@ -198,6 +198,9 @@ def _table(trials: Sequence[Any]) -> str:
 
 
 def _outcome(trial: Any) -> str:
+    scores = trial.user_attrs.get("scores", [])
+    if _is_complete(trial) and len(scores) > 1:
+        return f"{trial.value:.4f} ({min(scores):.4f} to {max(scores):.4f})"
     return f"{trial.value:.4f}" if _is_complete(trial) else str(trial.user_attrs.get("reason", "given up"))[:60]
 
 

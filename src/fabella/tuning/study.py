@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fabella.config import Run
@@ -29,7 +30,9 @@ STARTING_TRIALS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is searched, and where. ``storage``: any URL of Optuna's; empty: a file in ``out``."""
+    """What is searched, and where. ``storage``: any URL of Optuna's; empty: a file in ``out``. ``seeds``: trainings of
+    each trial, with the seeds from the run's own upwards; the mean of their scores counts.
+    """
 
     run: Run
     space: Space
@@ -37,6 +40,7 @@ class Search:
     out: Path
     storage: str = ""
     seed: int = 1
+    seeds: int = 1
     device: str = "auto"
 
     @property
@@ -93,7 +97,7 @@ def _waiting(url: str) -> dict[str, Any]:
 def _identity(search: Search) -> str:
     space = {name: range_.model_dump(mode="json") for name, range_ in search.space.items()}
     run = search.run.model_dump(mode="json", exclude={"about", "name"})
-    return json.dumps([run, space, search.prepared.fingerprint], sort_keys=True)
+    return json.dumps([run, space, search.prepared.fingerprint, search.seeds], sort_keys=True)
 
 
 class _storage_told:  # noqa: N801 - read as a phrase in a with statement
@@ -185,22 +189,28 @@ def _objective(
         trial.set_user_attr("reason", str(error))
         raise library.TrialPruned from error
     trial.set_user_attr("parameters", count(run.model.parameters()))
-    out = search.out / "trials" / f"{trial.number:05d}"
-    shutil.rmtree(out, ignore_errors=True)  # a killed one's
+
+    scores: list[float] = []
 
     def hopeless(step: int, score: float) -> bool:
+        if scores:  # the first training alone is held against those of other trials
+            return False
         share = round(100 * step / run.training.length.steps)  # pyright: ignore[reportAttributeAccessIssue]
         trial.report(score, share)
         return bool(trial.should_prune())
 
     try:
-        score = trials.train(run, out, search.prepared, hopeless, abandoned, device=search.device)
+        for number, seeded in enumerate(trials.seeded(run, search.seeds)):
+            out = search.out / "trials" / (f"{trial.number:05d}" + (f"-seed-{seeded.seed}" if number else ""))
+            shutil.rmtree(out, ignore_errors=True)  # a killed one's
+            scores.append(trials.train(seeded, out, search.prepared, hopeless, abandoned, device=search.device))
     except (trials.HopelessError, NumericsError) as error:
         trial.set_user_attr("reason", "hopeless" if isinstance(error, trials.HopelessError) else error.problem)
         report(f"trial {trial.number}: given up")
         raise library.TrialPruned from error
-    report(f"trial {trial.number}: {score:.4f} bits per byte")
-    return score
+    trial.set_user_attr("scores", scores)
+    report(f"trial {trial.number}: {fmean(scores):.4f} bits per byte")
+    return fmean(scores)
 
 
 def best(search: Search, study: Any) -> tuple[Run, Any]:

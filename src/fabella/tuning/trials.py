@@ -52,6 +52,11 @@ def quiet(run: Run, looks: int) -> Run:
     return run_from(apply_overrides(run.model_dump(mode="json"), settings))
 
 
+def seeded(run: Run, seeds: int) -> list[Run]:
+    """The run with its own seed, and with those that follow it."""
+    return [run.model_copy(update={"seed": run.seed + number}) for number in range(seeds)]
+
+
 def train(
     run: Run,
     out: Path,

@@ -87,6 +87,7 @@ def _as_words(search: Search, count: int, *, alone: bool) -> dict[str, Any]:
         "out": str(search.out.absolute()),
         "storage": search.storage,
         "seed": search.seed,
+        "seeds": search.seeds,
         "device": search.device,
         "count": count,
         "alone": alone,
@@ -125,6 +126,7 @@ def main() -> int:
         out=Path(asked["out"]),
         storage=asked["storage"],
         seed=asked["seed"],
+        seeds=asked["seeds"],
         device=asked["device"],
     )
     try:
