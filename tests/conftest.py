@@ -20,6 +20,9 @@ os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MPLBACKEND"] = "agg"  # a test must not need a screen
 
+NIGHT = 4 * 3600
+"""Seconds that a test of tier N of the fault matrix may take"""
+
 # A failure must come back at the next run, and a slow machine is no failure.
 settings.register_profile("fabella", derandomize=True, deadline=None, database=None)
 settings.load_profile("fabella")
@@ -30,6 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "faults" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("faults")])
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
+    for item in items:
+        if item.get_closest_marker("faults"):
+            item.add_marker(pytest.mark.timeout(NIGHT))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not gpu_is_there():
         for item in on_gpu:

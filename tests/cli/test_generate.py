@@ -18,6 +18,7 @@ from fabella.config import Chained
 from fabella.generation.teller import Teller
 from tests.generation import tiny_run
 from tests.generation.stand_in import Config, Parrot
+from tests.processes import started
 
 CSI, OSC, BEL = "\x1b[", "\x1b]", "\x07"
 ATTACKS = [
@@ -269,7 +270,7 @@ def test_at_a_terminal_ctrl_c_stops_the_telling_and_ctrl_d_ends(folder: Path, tm
     kept = tmp_path / "story.txt"
     ours, theirs = os.openpty()
     words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i", "--tokens", "1000000", "--seed", "1"]
-    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+    with started(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
         os.close(theirs)
         screen = Screen(ours)
         screen.wait_for(b"> ")
@@ -277,7 +278,9 @@ def test_at_a_terminal_ctrl_c_stops_the_telling_and_ctrl_d_ends(folder: Path, tm
         screen.wait_for(b"Once\r\n", then=20)
         process.send_signal(signal.SIGINT)
         screen.wait_for(b"(stopped)\r\n> ")
-        process.send_signal(signal.SIGINT)
+        # Between showing its prompt and waiting for keys, a line editor hears no signal: a person presses again.
+        while not screen.shows(b"Ctrl-D ends", within=5):
+            process.send_signal(signal.SIGINT)
         screen.wait_for(b"Ctrl-D ends")
         screen.type(b"/set tokens 5\n")
         screen.wait_for(b"tokens 5")
@@ -285,6 +288,7 @@ def test_at_a_terminal_ctrl_c_stops_the_telling_and_ctrl_d_ends(folder: Path, tm
         screen.wait_for(b"there\r\n", then=5)
         screen.type(f"/save {kept}\n".encode())
         screen.wait_for(b"Saved to")
+        screen.wait_for(b"> ")  # before, the terminal would keep Ctrl-D to itself
         screen.type(b"\x04")
         assert process.wait(timeout=60) == 0
     os.close(ours)
@@ -302,11 +306,17 @@ class Screen:
 
     def wait_for(self, text: bytes, *, then: int = 0) -> None:
         """Until the text has come, and so many bytes after it; what came before is forgotten."""
-        while text not in self._seen or len(self._seen.partition(text)[2]) < then:
-            ready, _, _ = select.select([self._descriptor], [], [], 60)
-            assert ready, f"{text!r} never came after {self._seen[-500:]!r}"
-            self._seen += os.read(self._descriptor, 65536)
+        assert self.shows(text, then=then, within=60), f"{text!r} never came after {self._seen[-500:]!r}"
         self._seen = self._seen.partition(text)[2]
+
+    def shows(self, text: bytes, *, then: int = 0, within: float) -> bool:
+        """Whether the text has come, and so many bytes after it, or comes before nothing came for so many seconds."""
+        while text not in self._seen or len(self._seen.partition(text)[2]) < then:
+            ready, _, _ = select.select([self._descriptor], [], [], within)
+            if not ready:
+                return False
+            self._seen += os.read(self._descriptor, 65536)
+        return True
 
 
 # ---------------------------------------------------------------- errors
@@ -356,7 +366,7 @@ def test_a_tokenizer_that_does_not_fit_is_named(tmp_path: Path, capsys: pytest.C
 def test_a_reader_that_leaves_ends_it_quietly(folder: Path) -> None:
     """As in ``fabella generate … | head -c 1``."""
     words = [sys.executable, "-m", "fabella", "generate", str(folder), "Once", "--tokens", "400", "--seed", "1"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with started(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
         process.stdout.read(1)

@@ -11,6 +11,7 @@ import pytest
 
 from fabella.cli import presets
 from fabella.cli.main import command_files, run
+from tests.processes import started
 
 VERBS = sorted(command_files())
 
@@ -125,7 +126,7 @@ def test_ctrl_c_while_training_saves_and_ends_with_130(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "fabella", "train", "storybook-1m", "tokenizer.kind=bytes", "model.vocabulary=256"]
     words += ["data.source.stories=50", "model.dim=16", "model.heads=2", "model.kv_heads=2", "training.micro_batch=4"]
     words += ["training.log_every=1", "training.length.steps=100000"]
-    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
+    with started(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "step 1/" in line:

@@ -21,6 +21,7 @@ from fabella.errors import DataError, Interrupted, PreparedDataError, StorageErr
 from fabella.tokenizers import pretrained
 from tests.data.samples import SMALL, all_ids, content, data, lines, prepared, words
 from tests.data.waiting import has_ended
+from tests.processes import started
 from tests.tokenizers.samples import trained
 from tests.tokenizers.test_sentencepiece import model
 
@@ -281,7 +282,7 @@ except Interrupted as error:
 def test_ctrl_c_for_the_whole_group_ends_workers_and_leaves_nothing(tmp_path: Path) -> None:
     """A terminal sends Ctrl-C to every process of the group."""
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=HOUSE) as process:
+    with started(command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=HOUSE) as process:
         assert process.stdout
         _, *pids = process.stdout.readline().split()
         os.killpg(process.pid, signal.SIGINT)

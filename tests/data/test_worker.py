@@ -8,13 +8,14 @@ import numpy as np
 
 from fabella.data.messages import receive, send
 from fabella.data.worker import DONE
+from tests.processes import started
 from tests.tokenizers.samples import corpus, trained
 
 
 def test_it_answers_until_its_input_ends(tmp_path: Path) -> None:
     trained("bpe").save(tmp_path)
     command = [sys.executable, "-m", "fabella.data.worker", str(tmp_path), "<u2"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
         for text in corpus()[:3]:
