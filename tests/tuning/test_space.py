@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fabella.config import Run
+from fabella.config import Run, model_config
 from fabella.config_files import load_run
 from fabella.errors import ConfigError
 from fabella.models.parameters import count
-from fabella.tuning.space import as_it_is, chosen, model_of, read_space, shapes, tried, usual_space
+from fabella.tuning.space import as_it_is, chosen, read_space, shapes, tried, usual_space
 
 RUN = load_run("storybook-1m")
 
@@ -86,7 +86,7 @@ def test_shapes_keep_to_their_budget(preset: str) -> None:
     assert len({json.dumps(one) for one in found}) == len(found) >= 2
     for one in found:
         values = run.model.model_dump(mode="json") | {key.removeprefix("model."): value for key, value in one.items()}
-        assert most * 0.7 <= count(model_of(values).parameters()) <= most
+        assert most * 0.7 <= count(model_config(values).parameters()) <= most
 
 
 def test_a_budget_for_nothing_is_refused() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import say, show_result
 from fabella.evaluation.estimates import Estimate
 from fabella.evaluation.evaluate import Asked, Evaluation, Told, evaluate
 from fabella.evaluation.scores import Scores
@@ -39,12 +39,7 @@ def command(
         questions=questions, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
     result = evaluate(run, asked, say)
-    for remark in result.remarks:
-        say(remark)
-    if as_json:
-        show_json(result.as_json())
-    else:
-        show("\n".join(lines(result)))
+    show_result(result, lines, as_json=as_json)
 
 
 def lines(result: Evaluation) -> list[str]:

@@ -4,14 +4,28 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from fabella.errors import StorageError
 from fabella.storage import plain
 from fabella.telemetry.terminal import ProgressLine, is_terminal, say
 
-__all__ = ["ProgressLine", "is_terminal", "say", "show", "show_json"]
+__all__ = ["ProgressLine", "is_terminal", "say", "show", "show_json", "show_result"]
+
+
+class Result(Protocol):
+    """What was measured, and what is to be said of how."""
+
+    @property
+    def remarks(self) -> Sequence[str]: ...
+
+    def as_json(self) -> Mapping[str, Any]:
+        """For programs."""
+        ...
+
+
+AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 def show(text: str = "", *, end: str = "\n") -> None:
@@ -40,3 +54,13 @@ def show_json(value: Mapping[str, Any]) -> None:
     On a terminal everything beyond ASCII is escaped: a text may hold characters that a terminal obeys.
     """
     show(json.dumps(plain(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))
+
+
+def show_result(result: AnyResult, lines: Callable[[AnyResult], Sequence[str]], *, as_json: bool) -> None:
+    """A result with its remarks: one JSON object, or ``lines`` of it for people."""
+    for remark in result.remarks:
+        say(remark)
+    if as_json:
+        show_json(result.as_json())
+    else:
+        show("\n".join(lines(result)))

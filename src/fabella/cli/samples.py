@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import say, show_result
 from fabella.evaluation.samples import Ask, Sample, Samples, asked_in_training, told
 from fabella.generation.escape import escape
 from fabella.runs.folder import RunFolder
@@ -38,12 +38,7 @@ def command(
     sampling = replace(own.sampling, **{name: value for name, value in given.items() if value is not None})
     ask = Ask(tuple(dict.fromkeys(prompts or own.prompts)), own.tokens if tokens is None else tokens, sampling)
     result = told(run, ask, device=device, report=say)
-    for remark in result.remarks:
-        say(remark)
-    if as_json:
-        show_json(result.as_json())
-    else:
-        show("\n".join(lines(result)))
+    show_result(result, lines, as_json=as_json)
 
 
 def lines(result: Samples) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import say, show_result
 from fabella.evaluation.harness import Asked, Results, run_tasks
 from fabella.generation.escape import escape
 
@@ -33,12 +33,7 @@ def command(
         checkpoint=checkpoint, device=device,
     )  # fmt: skip
     result = run_tasks(run, asked, say)
-    for remark in result.remarks:
-        say(remark)
-    if as_json:
-        show_json(result.as_json())
-    else:
-        show("\n".join(lines(result)))
+    show_result(result, lines, as_json=as_json)
 
 
 def lines(result: Results) -> list[str]:

@@ -111,5 +111,5 @@ def _find_rate(run: Any, ids: Prepared, folder: Path, steps: int, device: str, *
             {"lr": found.suggested, "rates": list(found.rates), "losses": list(found.losses), "page": str(target)}
         )
         return
-    show(f"The loss fell fastest before, and was lowest at a rate of {found.suggested * 4:.2g}.")
+    show(f"The loss fell fastest before, and was lowest at a rate of {found.lowest:.2g}.")
     show(f"Try: optimizer.lr={found.suggested:.2g}   ({target})")

@@ -1,9 +1,10 @@
 """Where compiled steps are kept between runs: JAX's own cache, in the user's cache folder."""
 
 import os
-from pathlib import Path
 
 import jax
+
+from fabella.storage import cache_folder
 
 PLACE = "JAX_COMPILATION_CACHE_DIR"
 WORTH_KEEPING_SECONDS = 1.0
@@ -17,6 +18,5 @@ def keep_kernels() -> None:
     """
     if os.environ.get(PLACE) or getattr(jax.config, "jax_compilation_cache_dir", None):
         return
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(base / "fabella" / "jax"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING_SECONDS)

@@ -11,7 +11,7 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-from fabella.storage import locked, make_folders, remove_folder
+from fabella.storage import cache_folder, locked, make_folders, remove_folder
 
 PLACE = "TORCHINDUCTOR_CACHE_DIR"
 PYTORCHS_OWN = "torchinductor_"
@@ -38,8 +38,7 @@ def keep_kernels() -> Kernels:
 
     A choice of the user's (TORCHINDUCTOR_CACHE_DIR) stands, and is then the user's to keep sound.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    own = base / "fabella" / "kernels"
+    own = cache_folder("kernels")
     chosen = Path(os.environ.get(PLACE, PYTORCHS_OWN))
     if len(str(own).split()) > 1:  # PyTorch 2.13 hands the compiler its paths unquoted
         return Kernels()

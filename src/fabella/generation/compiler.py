@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from fabella.errors import StorageError
-from fabella.storage import make_folders, write_file
+from fabella.storage import cache_folder, make_folders, write_file
 from fabella.telemetry.terminal import say
 
 SOURCE = Path(__file__).with_name("step.cpp")
@@ -57,7 +57,7 @@ def find_step() -> Step:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
     if compiler is None:
         return _without("there is no C++ compiler on this machine (install g++)")
-    kept = _folder() / f"step-{_key(compiler)}.so"
+    kept = cache_folder("step") / f"step-{_key(compiler)}.so"
     library = _load(kept)
     if library:
         return Step(library)
@@ -67,10 +67,6 @@ def find_step() -> Step:
 
 def _without(why: str) -> Step:
     return Step(None, f"Texts are told without the compiled step, more slowly: {why}.")
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fabella" / "step"
 
 
 def _key(compiler: str) -> str:
@@ -94,9 +90,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
-    return "\n".join(
-        sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))})
-    )
+    return "\n".join(sorted({line for line in lines if line.startswith(TELLING_LINES)}))
 
 
 def _load(path: Path) -> ctypes.CDLL | None:

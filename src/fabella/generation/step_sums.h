@@ -137,25 +137,8 @@ inline float gelu_tanh(float x) { return x * sigmoid(1.59576912f * (x + 0.044715
 
 // ---------------------------------------------------------------- products
 
-// R rows of a weight with C rows of x: result[r][c]. Each sum is of WIDTH lanes, whatever R and C are.
-template <int R, int C>
-inline void dots(const float* weight, int64_t inputs, const float* x, float result[R][C]) {
-    Vector sums[R][C] = {};
-    int64_t i = 0;
-    for (; i + WIDTH <= inputs; i += WIDTH) {
-        Vector of_x[C];
-        for (int c = 0; c < C; c++) of_x[c] = load(x + c * inputs + i);
-        for (int r = 0; r < R; r++) {
-            const Vector w = load(weight + r * inputs + i);
-            for (int c = 0; c < C; c++) sums[r][c] = fused(w, of_x[c], sums[r][c]);
-        }
-    }
-    sums_of<R, C>(sums, result);
-    for (; i < inputs; i++)
-        for (int r = 0; r < R; r++)
-            for (int c = 0; c < C; c++) result[r][c] += weight[r * inputs + i] * x[c * inputs + i];
-}
-
+inline float wide(float x) { return x; }
+inline Vector wide(const float* p) { return load(p); }
 #if defined(__F16C__)
 inline float wide(uint16_t half) { return _cvtsh_ss(half); }
 #if defined(__AVX512F__)
@@ -163,9 +146,11 @@ inline Vector wide(const uint16_t* p) { return (Vector)_mm512_cvtph_ps(_mm256_lo
 #else
 inline Vector wide(const uint16_t* p) { return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 #endif
+#endif
 
-template <int R, int C>
-inline void dots(const uint16_t* weight, int64_t inputs, const float* x, float result[R][C]) {
+// R rows of a weight with C rows of x: result[r][c]. Each sum is of WIDTH lanes, whatever R and C are.
+template <int R, int C, class Weight>
+inline void dots(const Weight* weight, int64_t inputs, const float* x, float result[R][C]) {
     Vector sums[R][C] = {};
     int64_t i = 0;
     for (; i + WIDTH <= inputs; i += WIDTH) {
@@ -181,7 +166,6 @@ inline void dots(const uint16_t* weight, int64_t inputs, const float* x, float r
         for (int r = 0; r < R; r++)
             for (int c = 0; c < C; c++) result[r][c] += wide(weight[r * inputs + i]) * x[c * inputs + i];
 }
-#endif
 
 // Bytes by bytes, exact: 127 · 127 · 2 fits into the 16 bits in which neighbours are added first.
 template <int R, int C>

@@ -21,19 +21,26 @@ SHOWN_SAMPLES = 24
 
 def page(histories: Sequence[History], *, live: str = "") -> str:
     """The whole page. ``live``: the version of what is shown, where a server follows the runs (see live.py)."""
-    title = escape(", ".join(names(histories)))
-    style, script = (resources.files("fabella.report").joinpath(f).read_text("utf-8") for f in ("page.css", "page.js"))
+    title = ", ".join(names(histories))
     choice = "".join(
         f'<label><input type="radio" name="against" id="against-{key}"{" checked" * (key == "step")}> {word}</label>'
         for key, word in AGAINST.items()
     )
+    content = (
+        f"<header><h1>{escape(title)}</h1>{_live(live)}</header>"
+        f"<fieldset><legend>Curves against</legend>{choice}</fieldset><main>{main(histories)}</main>"
+    )
+    return document(f"{title} - Fabella", content, live=live)
+
+
+def document(title: str, content: str, *, live: str = "") -> str:
+    """A whole file of HTML with its style and script inside. ``content`` is HTML; ``title`` is escaped here."""
+    style, script = (resources.files("fabella.report").joinpath(f).read_text("utf-8") for f in ("page.css", "page.js"))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title} - Fabella</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" '
-        f'content="{POLICY}"><style>{style}</style></head><body{_data(live)}>'
-        f"<header><h1>{title}</h1>{_live(live)}</header>"
-        f"<fieldset><legend>Curves against</legend>{choice}</fieldset>"
-        f"<main>{main(histories)}</main><script>{script}</script></body></html>\n"
+        f'content="{POLICY}"><style>{style}</style></head><body{_data(live)}>{content}'
+        f"<script>{script}</script></body></html>\n"
     )
 
 

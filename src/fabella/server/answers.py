@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ def finish(piece: Piece) -> str | None:
     return None if piece.ended_by is None else "length" if piece.ended_by == "length" else "stop"
 
 
-class Shape:
+class Shape(ABC):
     """What completions and chats share."""
 
     whole: str
@@ -62,22 +63,22 @@ class Shape:
         shaped = {"index": index, **self._delta(piece.text), **self._rest(piece.tokens, finish(piece))}
         return {**self._head, "object": self.chunk, "choices": [shaped]}
 
+    @abstractmethod
     def opening(self, index: int) -> dict[str, Any] | None:
         """The chunk that comes before the first piece, if there is one."""
-        raise NotImplementedError
 
     def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The last chunk, where it was asked for."""
         return {**self._head, "object": self.chunk, "choices": [], "usage": usage}
 
-    def _message(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _message(self, text: str) -> dict[str, Any]: ...
 
-    def _delta(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _delta(self, text: str) -> dict[str, Any]: ...
 
-    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]: ...
 
     def _rest(self, tokens: Sequence[Token], ended: str | None) -> dict[str, Any]:
         return {"logprobs": self._logprobs(tokens) if self._with else None, "finish_reason": ended}

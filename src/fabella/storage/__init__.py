@@ -6,6 +6,7 @@ process, so that :func:`clean_partial` removes what a killed one left and never 
 """
 
 from fabella.storage.aside import abandoned, clean_partial, make_folders, put_back
+from fabella.storage.caches import cache_folder
 from fabella.storage.files import sha256_of, write_file, write_parts
 from fabella.storage.folders import remove_folder, whole_folder
 from fabella.storage.locks import locked
@@ -24,6 +25,7 @@ from fabella.storage.words import escaped, free_bytes, number_of, size_in_words,
 __all__ = [
     "MANIFEST",
     "abandoned",
+    "cache_folder",
     "clean_partial",
     "escaped",
     "file_entries",

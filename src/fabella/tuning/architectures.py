@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fabella.config import Run
+from fabella.config import Run, model_config
 from fabella.config_files import preset, replaced, run_from
 from fabella.data.prepared import Prepared
 from fabella.errors import ConfigError, did_you_mean
@@ -13,7 +13,7 @@ from fabella.models.parameters import count
 from fabella.report.history import read
 from fabella.training import session
 from fabella.training.quickstart import measure_pace
-from fabella.tuning.space import model_of, widest_model
+from fabella.tuning.space import widest_model
 
 # Whose proportions each family takes: those of the system that it is known by, or of the quickstart.
 MODELS = {
@@ -52,7 +52,7 @@ def contestant(run: Run, family: str, parameters: int, layers: int) -> Run:
     values |= {key: HEADS for key in ("heads", "kv_heads") if key in values}
     widest = widest_model(values, lambda size: size <= parameters)
     if not widest:
-        least = count(model_of(values | {"dim": 8 * HEADS}).parameters())
+        least = count(model_config(values | {"dim": 8 * HEADS}).parameters())
         raise ConfigError(
             f"No {family} of {layers} layers with {run.model.vocabulary:,} ids has at most {parameters:,} parameters.",
             fix=f"Allow more with --parameters ({least:,} for a dim of {8 * HEADS}), or use a smaller tokenizer.",

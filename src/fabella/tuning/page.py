@@ -5,12 +5,11 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
 
 from fabella.report.axes import number
 from fabella.report.charts import Axis, Line, chart
-from fabella.report.page import POLICY, table
+from fabella.report.page import document, table
 from fabella.tuning.study import ended, optuna
 
 SCORE = Axis("bits per byte", log=True, log_from=2.0)
@@ -21,8 +20,6 @@ def page(study: Any, title: str, best: Mapping[str, tuple[str, str]]) -> str:
     """The page; ``best``: the settings of the best run that are not those it began with, before and after, as JSON."""
     trials = ended(study)
     complete = [trial for trial in trials if trial.value is not None and _is_complete(trial)]
-    style = resources.files("fabella.report").joinpath("page.css").read_text("utf-8")
-    script = resources.files("fabella.report").joinpath("page.js").read_text("utf-8")
     parts = [
         _summary(trials, complete),
         "<h2>The best settings</h2>" + table("", ["setting", "as it was", "best"], _changed(best))
@@ -36,12 +33,7 @@ def page(study: Any, title: str, best: Mapping[str, tuple[str, str]]) -> str:
         f"<h2>All trials</h2><figure>{parallel(complete)}<figcaption></figcaption></figure>",
         _table(trials),
     ]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" '
-        f'content="{POLICY}"><style>{style}</style></head><body><h1>{escape(title)}</h1>'
-        f"<main>{''.join(parts)}</main><script>{script}</script></body></html>\n"
-    )
+    return document(title, f"<h1>{escape(title)}</h1><main>{''.join(parts)}</main>")
 
 
 def importance(study: Any) -> dict[str, float]:

@@ -4,7 +4,6 @@ import math
 from contextlib import closing
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 
 from fabella.config import Run
 from fabella.data.prepared import Prepared
@@ -12,7 +11,7 @@ from fabella.engine import engine as engines
 from fabella.engine.engine import StepResult
 from fabella.errors import ConfigError, NumericsError
 from fabella.report.charts import Axis, Line, chart
-from fabella.report.page import POLICY
+from fabella.report.page import document
 from fabella.training.batches import batches_from
 from fabella.training.train import Progress, train
 
@@ -33,9 +32,14 @@ class RateTest:
     losses: tuple[float, ...]
 
     @property
+    def lowest(self) -> float:
+        """The rate at which the loss was lowest."""
+        return self.rates[self.losses.index(min(self.losses))]
+
+    @property
     def suggested(self) -> float:
-        """A quarter of the rate at which the loss was lowest."""
-        return self.rates[self.losses.index(min(self.losses))] / SAFETY
+        """A quarter of that."""
+        return self.lowest / SAFETY
 
 
 class _Diverged(Exception):  # noqa: N818 - no error: the test has found what it looked for
@@ -78,12 +82,9 @@ def rate_page(found: RateTest, title: str) -> str:
     """The test as a page with its plot."""
     points = list(zip(found.rates, found.losses, strict=True))
     drawn = chart("Loss", [Line("loss", points)], Axis("learning rate", log=True), Axis("nats a token"))
-    style, script = (resources.files("fabella.report").joinpath(f).read_text("utf-8") for f in ("page.css", "page.js"))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" '
-        f'content="{POLICY}"><style>{style}</style></head><body><h1>{escape(title)}</h1><main>'
-        f"<p>The loss was lowest at {found.suggested * SAFETY:.2g}; try optimizer.lr={found.suggested:.2g}.</p>"
-        f"<figure><h3>Loss by learning rate</h3>{drawn}<figcaption></figcaption></figure></main>"
-        f"<script>{script}</script></body></html>\n"
+    return document(
+        title,
+        f"<h1>{escape(title)}</h1><main>"
+        f"<p>The loss was lowest at {found.lowest:.2g}; try optimizer.lr={found.suggested:.2g}.</p>"
+        f"<figure><h3>Loss by learning rate</h3>{drawn}<figcaption></figcaption></figure></main>",
     )

@@ -152,19 +152,14 @@ def widest_model(values: Mapping[str, Json], fits: Callable[[int], bool]) -> dic
     for dim in range(unit, 4096 + 1, unit):
         hidden = {"hidden": max(8, round(dim * proportion / 8) * 8)} if proportion else {}
         wider = {**values, "dim": dim, **hidden}
-        if not fits(count(model_of(wider).parameters())):
+        if not fits(count(model_config(wider).parameters())):
             break
         best = wider
     return best
 
 
-def model_of(values: Mapping[str, Json]) -> Any:
-    """The model's config from plain values."""
-    return model_config(values)
-
-
 def _parameters(run: Run, values: Mapping[str, Json]) -> int:
-    return count(model_of(values).parameters())
+    return count(model_config(values).parameters())
 
 
 def chosen(run: Run, space: Space, trial: Suggests) -> list[str]:
