@@ -295,6 +295,20 @@ def test_at_a_terminal_ctrl_c_stops_the_telling_and_ctrl_d_ends(folder: Path, tm
     assert kept.read_text(encoding="utf-8").startswith("Once")
 
 
+@pytest.mark.slow
+def test_at_a_terminal_sigterm_ends_it(folder: Path) -> None:
+    ours, theirs = os.openpty()
+    words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i"]
+    with started(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        screen = Screen(ours)
+        screen.wait_for(b"> ")
+        while not screen.shows(b"fabella: interrupted.\r\n", within=5):
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+    os.close(ours)
+
+
 class Screen:
     """The other end of a terminal."""
 

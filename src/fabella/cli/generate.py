@@ -12,16 +12,17 @@ Examples:
 import importlib
 import io
 import secrets
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from fabella.cli.output import is_terminal, say, show, show_json
-from fabella.errors import UsageError
+from fabella.errors import Interrupted, UsageError
 from fabella.generation.conversation import Conversation
 from fabella.generation.decoding import weights_of
 from fabella.generation.dialogue import BETWEEN, Dialogue, Place
@@ -69,7 +70,11 @@ def command(
     harmless = is_terminal(sys.stdout) and not raw
     if interactive:
         conversation = Conversation(teller, sampling, tokens=tokens, stop=tuple(stop or []))
-        Dialogue(conversation, _place(harmless=harmless)).run(*(prompts or []))
+        before = signal.signal(signal.SIGTERM, _ended)
+        try:
+            Dialogue(conversation, _place(harmless=harmless)).run(*(prompts or []))
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return
     telling = teller.tell(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])
     if as_json:
@@ -83,6 +88,11 @@ def command(
         return
     _show(telling, harmless=harmless)
     _report(telling.stories(), sampling, teller)
+
+
+def _ended(*_: object) -> NoReturn:
+    """Answer to SIGTERM in a conversation, which goes on after Ctrl-C and would go on after what looks like it."""
+    raise Interrupted("interrupted.")
 
 
 def _place(*, harmless: bool) -> Place:
