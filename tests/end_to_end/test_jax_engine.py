@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fabella.data.batches import Batch
 from fabella.data.prepared import Prepared
+from fabella.engine.engine_jax import JaxEngine
 from fabella.errors import Interrupted
 from fabella.generation.sampling import Sampling
 from fabella.generation.teller import load
@@ -79,6 +81,33 @@ def test_a_run_begun_with_one_engine_goes_on_with_the_other(
     assert RunFolder.open(out).run.engine == resumed
     assert f"engine: '{begun}' → '{resumed}'" in capsys.readouterr().err
     assert abs(final_loss(out) - final_loss(straight)) < LOSS_TOLERANCE * final_loss(straight)
+
+
+@pytest.mark.parametrize("kind", ["skip", "rewind"])
+def test_a_run_with_a_step_that_is_not_finite_goes_on_and_is_resumed_to_the_same_bits(
+    kind: str, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch of step 7 has a loss of NaN, whenever it comes."""
+    work, broken, seen = JaxEngine._work, set[bytes](), list[bytes]()
+
+    def spoiled(self: JaxEngine, batch: Batch) -> Any:
+        known_by = batch.tokens.tobytes()
+        seen.append(known_by)
+        broken.update(seen[6:7])
+        given = work(self, batch)
+        return given._replace(learned=given.learned * np.nan) if known_by in broken else given
+
+    monkeypatch.setattr(JaxEngine, "_work", spoiled)
+    run = tiny.run(*FEW, f"training.nonfinite.kind={kind}", steps=STEPS)
+    straight = start(run, tmp_path / "straight", data).folder
+    with pytest.raises(Interrupted):
+        start(run, tmp_path / "run", data, observers=[StopAt(9)])
+    resume(tmp_path / "run")
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
+    last = checkpoint.load(RunFolder.open(straight), "latest").checkpoint.state.numbers
+    left_out = 1 if kind == "skip" else 0
+    assert (last["step"], last["updates"]) == (STEPS, STEPS - left_out)
+    assert [row["failed"] for row in tiny.metrics(straight) if row["kind"] == "rewind"] == [7] * (1 - left_out)
 
 
 def test_a_saved_run_tells_and_scores_the_same_in_both_engines(finished: Path) -> None:

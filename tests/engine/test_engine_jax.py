@@ -14,10 +14,11 @@ from fabella.data.batches import Batch
 from fabella.engine.device_jax import Layout, pick_devices
 from fabella.engine.engine import Engine, State, for_training
 from fabella.engine.engine_jax import JaxEngine, for_use
-from fabella.errors import CheckpointError, ConfigError, NumericsError
+from fabella.errors import CheckpointError, ConfigError, NotFinite, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights
 from fabella.training.launch import Asked, plan
+from tests.models.test_nn_jax import different_presets, reduced
 
 TINY = ["model.vocabulary=64", "model.dim=16", "model.layers=1", "model.heads=2", "model.kv_heads=1", "model.hidden=24"]
 # Sums over micro-batches are taken in another order: float32 rounding, amplified by Adam's division at the first steps.
@@ -31,9 +32,9 @@ def run(*overrides: str, engine: str = "jax") -> Run:
     return load_run("storybook-1m", [*TINY, "training.micro_batch=4", f"engine={engine}", *overrides])
 
 
-def batch(seed: int = 0, windows: int = 8, ignored: float = 0.0) -> Batch:
+def batch(seed: int = 0, windows: int = 8, ignored: float = 0.0, vocabulary: int = 64) -> Batch:
     random = np.random.default_rng(seed)
-    ids = random.integers(0, 64, (windows, 13)).astype(np.int32)
+    ids = random.integers(0, vocabulary, (windows, 13)).astype(np.int32)
     targets = np.where(random.random((windows, 12)) < ignored, IGNORE, ids[:, 1:]).astype(np.int32)
     return Batch(ids[:, :-1].copy(), targets)
 
@@ -63,6 +64,7 @@ def test_a_new_engine_has_the_weights_of_the_table_and_no_memory() -> None:
 # ---------------------------------------------------------------- beside PyTorch
 
 
+<<<<<<< HEAD
 GROUPS = "optimizer.groups={embeddings: {lr_factor: 2, decay_factor: 0}, vectors: {lr_factor: 0.5, decay_factor: 3}}"
 
 
@@ -73,6 +75,21 @@ def test_fifty_steps_are_those_of_pytorch(overrides: tuple[str, ...]) -> None:
     """With accumulation of two micro-batches, padding, weight decay and a global norm that is clipped."""
     engines = [for_training(run(*overrides, engine=name)) for name in ("torch", "jax")]
     batches = [batch(seed % 5, ignored=0.2) for seed in range(STEPS)]
+=======
+def reduced_run(name: str, engine: str) -> Run:
+    """A preset with its own optimizer and model, but small; two micro-batches a step, a norm that is clipped."""
+    asked = load_run(
+        name, [f"engine={engine}", "training.micro_batch=4", "training.compile=none", "optimizer.clip=0.5"]
+    )
+    return asked.model_copy(update={"model": reduced(asked.model)})
+
+
+@pytest.mark.parametrize("name", different_presets())
+def test_fifty_steps_of_any_preset_are_those_of_pytorch(name: str) -> None:
+    """With accumulation of two micro-batches, padding, weight decay where the preset has it, and clipping."""
+    engines = [for_training(reduced_run(name, engine)) for engine in ("torch", "jax")]
+    batches = [batch(seed % 5, ignored=0.2, vocabulary=61) for seed in range(STEPS)]
+>>>>>>> d0adcf8 (JAX: several processes with jax.distributed; steps that are not finite judged on the device; evaluate with either engine)
     ours, theirs = ([engine.step(one, 3e-3).read() for one in batches] for engine in engines)
     for key in ("loss", "gradient_norm"):
         np.testing.assert_allclose(
@@ -204,6 +221,20 @@ def test_a_step_that_is_not_finite_names_a_tensor_and_leaves_the_weights(place: 
         assert np.array_equal(after.weights[name], array, equal_nan=True), name
     assert not any(array.any() for array in after.moments.values())
     assert after.numbers == {"step": 1, "updates": 0}
+
+
+def test_no_step_is_taken_after_one_that_failed_where_nobody_looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, whose steps are looked at some steps later."""
+    monkeypatch.setattr(JaxEngine, "_waits", True)
+    engine = trained(for_training(run()), 0, 1)
+    before = engine.state()
+    engine.step(batch(2), float("nan"))  # the weights are not finite after this one
+    results = [engine.step(batch(seed), 1e-2) for seed in (3, 4)]
+    assert engine.state().numbers == {"step": 5, "updates": before.numbers["updates"] + 1}
+    for result in results:
+        with pytest.raises(NotFinite, match="Step 4: loss nan") as error:
+            result.read()
+        assert error.value.step == 4
 
 
 def test_a_batch_without_a_target_is_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+# Sums in another order, and a mean of many of them; a prediction in a hundred thousand may change its bin.
+ENGINES_TOLERANCE = 1e-4
 SMALL = ["--stories", "3", "--tokens", "24", "--questions", "4"]
 
 
@@ -79,3 +82,26 @@ def test_a_run_without_data_or_checkpoint_is_told(
     code, _, err = evaluated(capsys, tmp_path / "nothing")
     assert code == 4
     assert "nothing" in err
+
+
+def test_both_engines_measure_the_same(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores, calibration, told stories and the cloze test; what is random is drawn from the same seed."""
+    found = []
+    for engine in ("torch", "jax"):
+        copy = tmp_path / engine / "run"
+        shutil.copytree(folder, copy)
+        shutil.copytree(folder.parent / "prepared", tmp_path / engine / "prepared", dirs_exist_ok=True)
+        code, out, err = evaluated(capsys, copy, *SMALL, "--engine", engine, "--json")
+        assert code == 0, err
+        found.append({key: value for key, value in json.loads(out).items() if key != "seconds"})
+    numbers, words = ([flat(one, kind) for one in found] for kind in ((int, float), (str, bool, type(None))))
+    assert words[0] == words[1]
+    assert numbers[1] == pytest.approx(numbers[0], rel=ENGINES_TOLERANCE, abs=ENGINES_TOLERANCE)
+
+
+def flat(value: Any, kinds: tuple[type, ...], name: str = "") -> dict[str, Any]:
+    """Every leaf of one of these types, by its path."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if parts is None:
+        return {name: value} if type(value) in kinds else {}
+    return {path: leaf for key, part in parts for path, leaf in flat(part, kinds, f"{name}.{key}").items()}

@@ -61,6 +61,11 @@ def reduced(model: ModelConfig) -> ModelConfig:
     return type(model).model_validate(values)
 
 
+def different_presets() -> list[str]:
+    """One of those that are the same when they are small."""
+    return list({reduced(preset(name).model): name for name in reversed(preset_names())}.values())[::-1]
+
+
 @pytest.fixture(params=families_with_twins(), scope="module")
 def twins(request: pytest.FixtureRequest) -> Twins:
     """Every family that is written for both engines, at its smallest."""

@@ -32,11 +32,12 @@ def command(
     seed: Annotated[int, typer.Option(help="The same seed, the same stories.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     asked = Asked(
-        checkpoint=checkpoint, device=device, text=parse(text) if text else None, stories=stories, tokens=tokens,
-        questions=questions, temperature=temperature, top_p=top_p, seed=seed,
+        checkpoint=checkpoint, device=device, engine=engine, text=parse(text) if text else None, stories=stories,
+        tokens=tokens, questions=questions, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
     result = evaluate(run, asked, say)
     show_result(result, lines, as_json=as_json)

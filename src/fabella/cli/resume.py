@@ -34,14 +34,13 @@ def command(
 ) -> None:
     settings = [*(overrides or []), *([f"training.length.steps={steps}"] if steps else [])]
     settings += [f"engine={engine}"] if engine else []
-    on_devices(
-        devices, engine or RunFolder.open(run).run.engine, partial(_resume, run, settings, data, device, as_json)
-    )
+    engine = engine or RunFolder.open(run).run.engine
+    on_devices(devices, engine, partial(_resume, run, settings, data, device, engine, as_json))
 
 
-def _resume(run: Path, settings: Sequence[str], data: Path | None, device: str, as_json: bool) -> None:
+def _resume(run: Path, settings: Sequence[str], data: Path | None, device: str, engine: str, as_json: bool) -> None:
     place = place_here()
-    outcome = together(place, partial(_decide, run, settings, data), device=device)
+    outcome = together(place, partial(_decide, run, settings, data), device=device, engine=engine)
     if place.first:
         report(outcome, as_json=as_json)
 

@@ -27,7 +27,7 @@ from fabella.errors import ConfigError, UsageError
 from fabella.runs.folder import require_free
 from fabella.telemetry.plot import plot_loss
 from fabella.telemetry.preparation import PreparationLine, say_remarks
-from fabella.training.launch import Asked, plan, prepare_for
+from fabella.training.launch import Asked, engine_of, plan, prepare_for
 from fabella.training.replay import replay as taken_again
 from fabella.training.session import Outcome
 from fabella.training.together import Decision, begin_or_go_on, together
@@ -71,7 +71,7 @@ def command(
         what=what, data=data, validation=validation, engine=engine, steps=steps, overrides=tuple(overrides or ())
     )
     order = _Order(asked=asked, out=out, prepared=prepared, device=device, resume=resume, as_json=as_json)
-    on_devices(devices, engine or "torch", partial(_train, order))
+    on_devices(devices, engine_of(asked), partial(_train, order))
 
 
 def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
@@ -96,7 +96,7 @@ def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
 def _train(order: _Order) -> None:
     place = place_here()
     decide = partial(_decide, order, place)
-    outcome = together(place, decide, device=order.device, engine=order.asked.engine or "torch")
+    outcome = together(place, decide, device=order.device, engine=engine_of(order.asked))
     if place.first:
         report(outcome, as_json=order.as_json)
 

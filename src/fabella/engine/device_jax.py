@@ -1,8 +1,9 @@
 """Which devices and which precision JAX trains with, chosen in one place and said in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
 
 from fabella.config import AutoPrecision, Copied, Float16, Float32, Sharded
 from fabella.config import Precision as Asked
@@ -43,10 +45,16 @@ def pick_devices(name: str, count: int = 1) -> list[Device]:
 
 
 def _devices(platform: str) -> list[Device]:
+    """Of this process: those of the others are not its to compute with alone."""
     try:
-        return jax.devices(platform or None)
+        return jax.local_devices(backend=platform or None)
     except RuntimeError:  # JAX's word for a platform that it does not know, or that is not here
         return []
+
+
+def devices_of_all(name: str) -> list[Device]:
+    """Every device of that kind of all processes of this training, the same for each of them."""
+    return jax.devices(pick_devices(name)[0].platform)
 
 
 def _names() -> list[str]:
@@ -111,9 +119,16 @@ class Layout:
         return self.mesh.size
 
     @property
+    def local(self) -> bool:
+        """Whether all devices are this process's own."""
+        return not self.mesh.is_multi_process
+
+    @property
     def words(self) -> str:
         """For the manifest; empty for one device."""
-        return "" if self.size == 1 else f"{'fsdp' if self.sharded else 'data'}, {self.size} devices"
+        processes = len({device.process_index for device in self.mesh.devices.flat})
+        many = f", {processes} processes" if processes > 1 else ""
+        return "" if self.size == 1 else f"{'fsdp' if self.sharded else 'data'}, {self.size} devices{many}"
 
     def of(self, shape: tuple[int, ...]) -> NamedSharding:
         """For a weight, its gradient or its moments: whole on every device, or cut along the first axis that allows."""
@@ -125,8 +140,26 @@ class Layout:
         """For arrays whose ``axis`` counts windows."""
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
 
+    def put(self, array: NDArray[Any], sharding: NamedSharding) -> Array:
+        """``array`` on the devices; of other processes' devices, each process puts it on its own."""
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
     def placed(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
         """Weights or moments, copied onto the devices: whoever gave them may change his own."""
-        return {
-            name: jax.device_put(np.array(array, np.float32), self.of(array.shape)) for name, array in arrays.items()
-        }
+        return {name: self.put(np.array(array, np.float32), self.of(array.shape)) for name, array in arrays.items()}
+
+    def whole(self, array: Array) -> NDArray[np.float32]:
+        """All of an array in this machine's memory, not a view of what the next step overwrites.
+
+        Where other processes hold parts of it, each of them must ask for it.
+        """
+        if not array.is_fully_addressable and not array.is_fully_replicated:
+            array = _everywhere(NamedSharding(self.mesh, PartitionSpec()))(array)
+        return np.array(array)
+
+
+@cache
+def _everywhere(sharding: NamedSharding) -> Callable[[Array], Array]:
+    return jax.jit(lambda array: array, out_shardings=sharding)  # pyright: ignore[reportUnknownLambdaType]

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,26 +12,28 @@ from jax import Array
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.config import Chained, Float16, ModelConfig, Run, Skip
+from fabella.config import Chained, Float16, ModelConfig, Run
 from fabella.data.batches import IGNORE, Batch
-from fabella.engine import measuring_jax
+from fabella.engine import measuring_jax, ranks_jax
 from fabella.engine.device_jax import (
     DEVICES,
     Device,
     Layout,
     describe_devices,
     describe_precision,
+    devices_of_all,
     pick_devices,
     resolve_precision,
 )
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.kernels_jax import keep_kernels
-from fabella.engine.loss_scale import LossScale
+from fabella.engine.ledger import Rules
+from fabella.engine.ledger_jax import Counts
 from fabella.engine.optimizer_jax import Memory, Optimizer
 from fabella.engine.ranks import Place, Ranks
-from fabella.engine.step_jax import How, Measured, Work, take_gradients, take_losses, take_step
-from fabella.errors import CheckpointError, ConfigError, NotFinite
+from fabella.engine.step_jax import Held, How, Measured, Work, take_gradients, take_losses, take_step
+from fabella.errors import CheckpointError, ConfigError
 from fabella.models.nn_jax import Part
 from fabella.models.parameters import initial_weights
 
@@ -43,23 +45,15 @@ LENGTHS = 4
 
 def for_training(run: Run, device: str = "auto", ranks: Ranks | None = None) -> "JaxEngine":
     """A new engine with the run's first weights and an empty optimizer."""
+    weights = initial_weights(run.model.parameters(), run.seed)
     if ranks is not None and ranks.place.size > 1:
-        raise _in_one_process(ranks.place)
-    if isinstance(run.training.nonfinite, Skip):
-        raise ConfigError("training.nonfinite.kind=skip is for engine=torch.", fix="Use rewind, or engine=torch.")
-    return JaxEngine(run, initial_weights(run.model.parameters(), run.seed), pick_devices(device, DEVICES.get()))
+        return JaxEngine(run, weights, devices_of_all(device), first=ranks.place.first)
+    return JaxEngine(run, weights, pick_devices(device, DEVICES.get()))
 
 
 def joined(place: Place, device: str) -> AbstractContextManager[Ranks]:
-    """Raises ConfigError: one process drives all devices of its machine."""
-    raise _in_one_process(place)
-
-
-def _in_one_process(place: Place) -> ConfigError:
-    return ConfigError(
-        f"engine=jax was started as {place}, and trains in one process.",
-        fix="Start it without a launcher and with --engine jax: one process drives all devices (--devices auto).",
-    )
+    """This process among the others of its training, for as long as the block lasts."""
+    return ranks_jax.joined(place, device)
 
 
 def require_device(device: str, place: Place) -> None:
@@ -123,62 +117,67 @@ def require_fit(config: ModelConfig, weights: Arrays) -> None:
 
 @dataclass(frozen=True, slots=True)
 class JaxStepResult:
-    """What a step measured, still on the device; with fp16, its loss scale and the steps skipped so far."""
+    """What a step measured, and what is known after it, still on the device."""
 
-    step: int
+    how: How
     measured: Measured
-    scale: Mapping[str, float] = field(default_factory=dict[str, float])
-    skipped: bool = False
+    counts: Counts
 
     def read(self) -> dict[str, float]:
-        """Wait for the device. Raises NotFinite where the step was not taken because it was not finite."""
+        """Wait for the device. Raises NotFinite where this step, or one before it, was one too many."""
+        known = self.counts.read(self.how.rules, self.how.names)
         loss, norm = float(self.measured.loss), float(self.measured.norm)
-        if self.skipped:
-            return {"loss": loss, "gradient_norm": 0.0, **self.scale}
-        if not np.isfinite(norm):
-            bad = [name for name, square in self.measured.squares.items() if not np.isfinite(float(square))]
-            raise NotFinite(
-                f"Step {self.step}: loss {loss:.4g}; the gradient of {(bad or ['all weights together'])[0]} is not "
-                "finite. The weights were left as they were.",
-                fix="Resume with a lower optimizer.lr, a smaller optimizer.clip, or training.nonfinite.kind=rewind.",
-                step=self.step,
-            )
-        return {"loss": loss, "gradient_norm": norm, **self.scale}
+        return {"loss": loss, "gradient_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **known}
 
 
 class JaxEngine:
-    """One model in training, on one or more devices of this machine. See engine.py for the contract."""
+    """One model in training, on one or more devices, of this machine or of others too. See engine.py for the contract.
+
+    ``first``: whether this process is given the arrays of a state.
+    """
 
     name = "jax"
 
-    def __init__(self, run: Run, weights: Arrays, devices: list[Device]) -> None:
+    def __init__(self, run: Run, weights: Arrays, devices: list[Device], *, first: bool = True) -> None:
         keep_kernels()
-        self.config, self.seed, self.devices = run.model, run.seed, devices
+        self.config, self.seed, self.devices, self.first = run.model, run.seed, devices, first
         self.windows, self.micro_batch = run.data.windows, run.training.micro_batch
         self.asked_precision = run.training.precision
         self.precision = resolve_precision(self.asked_precision, devices[0])
-        self.loss_scale = LossScale.of(self.asked_precision if isinstance(self.asked_precision, Float16) else Float16())
+        fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
         self.layout = Layout.over(devices, run.training.parallel)
         table = run.model.parameters()
         self.how = How(
             model=build(run.model),
+            names=tuple(table),
             optimizer=Optimizer.of(table, run.optimizer),
+            rules=Rules.of(run.training.nonfinite, fp16 if self.precision.scaled else None),
             layout=self.layout,
             compute=self.precision.compute,
             recompute=run.training.recompute == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
-        self.weights = self.layout.placed(weights)
         empty = {name: np.zeros(parameter.shape, np.float32) for name, parameter in table.items()}
-        self.memory = self._memory(empty, empty, 0)
+        self.held = self._held(weights, empty, empty, 0)
+        self.counts = self._counts({})
         self.steps = 0
         self._last: Work | None = None
 
-    def _memory(self, first: Arrays, second: Arrays, updates: int) -> Memory:
-        return Memory(self.layout.placed(first), self.layout.placed(second), self._scalar(updates, np.int32))
+    def _held(self, weights: Arrays, first: Arrays, second: Arrays, updates: int) -> Held:
+        placed = self.layout.placed
+        memory = Memory(placed(first), placed(second), self._scalar(updates, np.int32))
+        return Held(placed(weights), memory)
 
-    def _scalar(self, value: float, kind: Any = np.float32) -> Array:
-        return jax.device_put(kind(value), self.layout.of(()))
+    def _counts(self, numbers: Mapping[str, int | float]) -> Counts:
+        return Counts(*(self._scalar(number, number.dtype.type) for number in Counts.of(self.how.rules, numbers)))
+
+    def _scalar(self, value: Any, kind: Any = np.float32) -> Array:
+        return self.layout.put(np.asarray(value, kind), self.layout.of(()))
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """As they stand; the next step takes their place."""
+        return self.held.weights
 
     def describe(self) -> dict[str, str | int | float]:
         """For the manifest: what trains, where, how exactly."""
@@ -198,21 +197,17 @@ class JaxEngine:
                 "A batch has no token to learn from.", fix="Use longer texts, or data.windows.kind=chained."
             )
         work = self._last = self._work(batch)
-        self.weights, self.memory, measured = take_step(self.how, self.weights, self.memory, work, self._scalar(lr))
+        self.held, self.counts, measured = take_step(self.how, self.held, self.counts, work, self._scalar(lr))
         self.steps += 1
-        skipped = False
-        if self.precision.scaled:  # fp16 overflows now and then: that step is left out and the scale lowered
-            skipped = not np.isfinite(float(measured.norm))
-            self.loss_scale.update(not skipped)
-        result = JaxStepResult(self.steps, measured, self._scale(), skipped)
-        if not skipped:
-            result.read()  # no later step is to be taken where this one failed
+        result = JaxStepResult(self.how, measured, self.counts)
+        if not self._waits:
+            result.read()
         return result
 
-    def _scale(self) -> dict[str, float]:
-        if not self.precision.scaled:
-            return {}
-        return {"loss_scale": self.loss_scale.value, "skipped_steps": self.loss_scale.skipped}
+    @property
+    def _waits(self) -> bool:
+        """Whether a result is better looked at later, as the device is still at it; a CPU gains nothing by that."""
+        return self.devices[0].platform != "cpu"
 
     def _work(self, batch: Batch) -> Work:
         """The global batch in micro-batches of as many rows as all devices take at once."""
@@ -223,11 +218,11 @@ class JaxEngine:
         seeds = np.array([dropout_seed(self.seed, self.steps, row) for row in range(count * rows)], np.uint64)
         lie = self.layout.rows(1)
         return Work(
-            tokens=jax.device_put(tokens.reshape(count, rows, -1), lie),
-            targets=jax.device_put(targets.reshape(count, rows, -1), lie),
-            keys=jax.device_put(seeds.view(np.uint32).reshape(count, rows, 2), lie),
+            tokens=self.layout.put(tokens.reshape(count, rows, -1), lie),
+            targets=self.layout.put(targets.reshape(count, rows, -1), lie),
+            keys=self.layout.put(seeds.view(np.uint32).reshape(count, rows, 2), lie),
             learned=self._scalar(batch.learned),
-            scale=self._scalar(self.loss_scale.value if self.precision.scaled else 1.0),
+            step=self._scalar(self.steps + 1, np.int32),
         )
 
     def _padded(self, batch: Batch, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -242,27 +237,30 @@ class JaxEngine:
     def losses(self, batch: Batch) -> NDArray[np.float32]:
         """Negative log-likelihood in nats, [B T], in float32 and without dropout."""
         rows = -(-len(batch.tokens) // self.layout.size) * self.layout.size
-        tokens, targets = (jax.device_put(array, self.layout.rows(0)) for array in self._padded(batch, rows))
+        tokens, targets = (self.layout.put(array, self.layout.rows(0)) for array in self._padded(batch, rows))
         found = take_losses(self.how.model, self.how.compute, self.weights, tokens, targets)
-        return np.array(found)[: len(batch.tokens), : batch.tokens.shape[1]]
+        return self.layout.whole(found)[: len(batch.tokens), : batch.tokens.shape[1]]
 
     @contextmanager
     def evaluating(self) -> Generator[InUse]:
         """The network with its weights as they stand; not to be used after the block, when they move on."""
-        yield InUse(self.how.model, self.weights, self.how.compute)
+        weights = self.weights
+        if not self.layout.local:  # telling is this process's own affair
+            here = pick_devices(self.devices[0].platform)[0]
+            weights = {name: jax.device_put(self.layout.whole(array), here) for name, array in weights.items()}
+        yield InUse(self.how.model, weights, self.how.compute)
 
     def histograms(self) -> dict[str, Histogram]:
         """How the weights are spread, and the gradients that the last step's batch has now."""
-        found = {f"weights/{name}": np.asarray(array) for name, array in self.weights.items()}
+        found = {f"weights/{name}": array for name, array in self.weights.items()}
         if self._last is not None:
-            gradients = take_gradients(self.how, self.weights, self._last)
-            scale = np.float32(self._last.scale)
-            found |= {f"gradients/{name}": np.asarray(array) / scale for name, array in gradients.items()}
-        return {name: measuring_jax.histogram(values) for name, values in found.items()}
+            gradients = take_gradients(self.how, self.weights, self._last, self.counts.scale)
+            found |= {f"gradients/{name}": array for name, array in gradients.items()}
+        return {name: measuring_jax.histogram(self.layout.whole(values)) for name, values in found.items()}
 
     def stopwatch(self) -> Stopwatch:
         """For the steps of this engine."""
-        return measuring_jax.Stopwatch(self._wait if self.devices[0].platform == "cpu" else None)
+        return measuring_jax.Stopwatch(None if self._waits else self._wait)
 
     def _wait(self) -> None:
         jax.block_until_ready(self.weights)
@@ -278,13 +276,13 @@ class JaxEngine:
 
     def state(self) -> State:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""
-        weights, first, second = (_copied(arrays) for arrays in (self.weights, self.memory.first, self.memory.second))
-        moments = {f"first.{name}": array for name, array in first.items()}
-        moments |= {f"second.{name}": array for name, array in second.items()}
-        numbers: dict[str, int | float] = {"step": self.steps, "updates": int(self.memory.updates)}
-        if self.precision.scaled:
-            numbers |= self.loss_scale.numbers()
-        return State(weights, moments, numbers)
+        weights, memory = self.held
+        numbers: dict[str, int | float] = {"step": self.steps, "updates": int(memory.updates)}
+        numbers |= self.counts.known().numbers(self.how.rules)
+        moments = {f"first.{name}": array for name, array in memory.first.items()}
+        moments |= {f"second.{name}": array for name, array in memory.second.items()}
+        whole = [{n: self.layout.whole(array) for n, array in part.items()} for part in (weights, moments)]
+        return State(*whole, numbers) if self.first else State({}, {}, numbers)
 
     def restore(self, state: State) -> None:
         """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
@@ -293,13 +291,7 @@ class JaxEngine:
         if missing or "step" not in state.numbers:
             raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
         require_fit(self.config, state.weights)
-        self.weights = self.layout.placed(state.weights)
         first, second = ({n: state.moments[f"{m}.{n}"] for n in self.weights} for m in ("first", "second"))
         self.steps = int(state.numbers["step"])
-        self.memory = self._memory(first, second, int(state.numbers.get("updates", self.steps)))
-        self.loss_scale.restore(state.numbers)
-
-
-def _copied(arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-    """On this machine's memory, not a view of what the next step overwrites."""
-    return {name: np.array(array) for name, array in arrays.items()}
+        self.held = self._held(state.weights, first, second, int(state.numbers.get("updates", self.steps)))
+        self.counts = self._counts(state.numbers)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException
 
-from fabella.engine.ranks_torch import GO_ON
+from fabella.engine.ranks import GO_ON
 from fabella.errors import ConfigError, RanksError
 
 HOST = "127.0.0.1"

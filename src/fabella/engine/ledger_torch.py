@@ -6,12 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fabella.config import Float16, Stop
-from fabella.config_numbers import NonFinite, Skip
-from fabella.errors import NotFinite
-
-SMALLEST, LARGEST = 2.0**-20, 2.0**127
-"""Of a loss scale: below, it is the loss itself that is not finite; above, float32 has no room to double it again."""
+from fabella.config import Float16
+from fabella.config_numbers import NonFinite
+from fabella.engine.ledger import LARGEST, SMALLEST, Known, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +41,32 @@ class Ledger:
 
     def __init__(self, policy: NonFinite, fp16: Float16 | None, device: torch.device) -> None:
         """``fp16``: where the loss is scaled."""
-        self.fp16, self.limit = fp16, policy.in_a_row if isinstance(policy, Skip) else 1
-        self.told = fp16 is not None or not isinstance(policy, Stop)
-        self.device = device
+        self.rules, self.device = Rules.of(policy, fp16), device
         self.names: Sequence[str] = ()
         self.counts = self._of({})
 
     def numbers(self) -> dict[str, int | float]:
         """For a checkpoint."""
-        now = self.counts
-        counted = {"skipped_steps": int(now.skipped), "skipped_in_a_row": int(now.in_a_row)} if self.told else {}
-        scaled = {"loss_scale": float(now.scale), "good_steps": int(now.good)} if self.fp16 else {}
-        return {**counted, **scaled}
+        return self._known(self.counts).numbers(self.rules)
+
+    def _known(self, counts: Counts) -> Known:
+        return Known(int(counts.skipped), int(counts.in_a_row), float(counts.scale), int(counts.good))
 
     def restore(self, numbers: Mapping[str, int | float]) -> None:
         """Take over what ``numbers()`` gave; what a run did not count before begins anew."""
         self.counts = self._of(numbers)
 
     def _of(self, numbers: Mapping[str, int | float]) -> Counts:
-        first = self.fp16.initial_scale if self.fp16 else 1.0
+        known = Known.of(self.rules, numbers)
 
-        def count(value: float) -> Tensor:
-            return torch.tensor(int(value), device=self.device)
+        def count(value: int) -> Tensor:
+            return torch.tensor(value, device=self.device)
 
         return Counts(
-            skipped=count(numbers.get("skipped_steps", 0)),
-            in_a_row=count(numbers.get("skipped_in_a_row", 0) if self.limit > 1 else 0),
-            scale=torch.tensor(float(numbers.get("loss_scale", first)), dtype=torch.float32, device=self.device),
-            good=count(numbers.get("good_steps", 0)),
+            skipped=count(known.skipped),
+            in_a_row=count(known.in_a_row),
+            scale=torch.tensor(known.scale, dtype=torch.float32, device=self.device),
+            good=count(known.good),
             failed=count(0),
             loss=torch.zeros((), device=self.device),
             culprit=count(-1),
@@ -84,15 +79,15 @@ class Ledger:
         sound = torch.isfinite(loss)
         finite = sound & torch.isfinite(norm)
         # An overflow of scaled gradients is what the scale is there for, and no failure.
-        bad = ~sound if self.fp16 else ~finite
+        bad = ~sound if self.rules.scaled else ~finite
         after = replace(
             before,
             skipped=before.skipped + ~finite,
             in_a_row=torch.where(finite, 0, before.in_a_row + bad),
         )
-        failing = after.in_a_row >= self.limit
-        if self.fp16:
-            after = self._rescaled(after, finite, self.fp16.growth_steps, overflowed=sound & ~finite)
+        failing = after.in_a_row >= self.rules.limit
+        if self.rules.scaled:
+            after = self._rescaled(after, finite, self.rules.growth_steps, overflowed=sound & ~finite)
             failing = failing | (after.scale < SMALLEST)
         wrong = ~torch.isfinite(norms)
         after = replace(
@@ -118,21 +113,10 @@ class Ledger:
         skipped, in_a_row, failed, culprit = torch.stack(
             [counts.skipped, counts.in_a_row, counts.failed, counts.culprit]
         ).tolist()
+        known = Known(skipped, in_a_row, float(counts.scale) if self.rules.scaled else 1.0, good=0)
         if failed:
-            raise self._error(counts, failed, in_a_row, culprit)
-        scaled = {"loss_scale": float(counts.scale)} if self.fp16 else {}
-        return {**scaled, **({"skipped_steps": skipped} if self.told else {})}
-
-    def _error(self, counts: Counts, step: int, in_a_row: int, culprit: int) -> NotFinite:
-        where = f"the gradient of {self.names[culprit]} is not finite" if culprit >= 0 else "its gradients are finite"
-        how_many = f", the last of {in_a_row} in a row" if self.limit > 1 else ""
-        if in_a_row < self.limit:
-            how_many = f", at a loss scale of {float(counts.scale):.3g}"
-        return NotFinite(
-            f"Step {step}{how_many}: loss {float(counts.loss):.4g}; {where}. The weights were left as they were.",
-            fix="Resume with a lower optimizer.lr, a smaller optimizer.clip, or training.nonfinite.kind=rewind.",
-            step=step,
-        )
+            raise known.error(self.rules, failed, float(counts.loss), self.names[culprit] if culprit >= 0 else "")
+        return known.row(self.rules)
 
 
 def _tensors(counts: Counts) -> list[Tensor]:

@@ -43,21 +43,21 @@ class Optimizer:
         settings = tuple(settings_of(table, section).items())
         return cls(section.betas, section.eps, section.clip, settings)
 
-    def update(self, weights: Arrays, gradients: Arrays, memory: Memory, lr: Array, norm: Array) -> tuple[Any, Memory]:
-        """Weights and memory after a step; as they were where ``norm`` (of all gradients, []) is not finite."""
+    def update(
+        self, weights: Arrays, gradients: Arrays, memory: Memory, lr: Array, *, norm: Array, taken: Array
+    ) -> tuple[Any, Memory]:
+        """Weights and memory after a step; as they were where it is not ``taken`` []. ``norm`` []: of all gradients."""
         shrink = jnp.minimum(1.0, self.clip / (norm + 1e-6))
         clipped = {name: gradient * shrink for name, gradient in gradients.items()}
         adam: Any = optax.scale_by_adam(*self.betas, eps=self.eps)
         before = optax.ScaleByAdamState(memory.updates, memory.first, memory.second)
         steps, after = adam.update(clipped, before)
         moved = {name: _moved(weights[name], steps[name], lr, own) for name, own in self.settings}
-        taken = Memory(after.mu, after.nu, after.count)
-        finite = jnp.isfinite(norm)
 
         def kept(new: Array, old: Array) -> Array:
-            return jnp.where(finite, new, old)
+            return jnp.where(taken, new, old)
 
-        return jax.tree.map(kept, (moved, taken), (dict(weights), memory))
+        return jax.tree.map(kept, (moved, Memory(after.mu, after.nu, after.count)), (dict(weights), memory))
 
 
 def _moved(weight: Array, step: Array, lr: Array, own: Settings) -> Array:

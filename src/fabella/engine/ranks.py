@@ -14,6 +14,7 @@ from fabella.errors import ConfigError
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What every launcher of PyTorch programs sets; LOCAL_RANK and LOCAL_WORLD_SIZE besides on several machines."""
+GO_ON = "Go on from the newest checkpoint: fabella resume RUN, or the same command with --resume."
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fabella.config import LONGEST_WAIT_SECONDS
-from fabella.engine.ranks import Place, Ranks
+from fabella.engine.ranks import GO_ON, Place, Ranks
 from fabella.errors import FabellaError, RanksError
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -138,7 +138,6 @@ class TorchRanks(Ranks):
             dist.destroy_process_group()
 
 
-GO_ON = "Go on from the newest checkpoint: fabella resume RUN, or the same command with --resume."
 # What the collectives raise when a peer is gone or late; RuntimeError is also raised for bugs of one's own.
 SIGNS = ("third_party/gloo", "gloo::", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out")
 

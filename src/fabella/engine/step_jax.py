@@ -9,6 +9,8 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from fabella.engine.device_jax import Layout
+from fabella.engine.ledger import Rules
+from fabella.engine.ledger_jax import Counts, judge
 from fabella.engine.optimizer_jax import Memory, Optimizer
 from fabella.models.nn_jax import Network, Part
 
@@ -18,7 +20,10 @@ class How:
     """What a step is compiled for, beside the shapes of its batch. Engines of the same kind share the compiled step."""
 
     model: Any
+    names: tuple[str, ...]
+    """Of the weights, in the order of the family's table."""
     optimizer: Optimizer
+    rules: Rules
     layout: Layout
     compute: Any
     recompute: bool
@@ -41,24 +46,29 @@ class Work(NamedTuple):
     """[A R 2], what each row's dropout is drawn from"""
     learned: Array
     """[], targets that are not IGNORE"""
-    scale: Array
-    """[], what the loss is multiplied by, and the gradients divided"""
+    step: Array
+    """[], which one it is, counted from 1"""
+
+
+class Held(NamedTuple):
+    """All that a step begins with and leaves behind for the next; weights and memory in the same place."""
+
+    weights: dict[str, Array]
+    memory: Memory
 
 
 class Measured(NamedTuple):
-    """What a step tells of itself."""
+    """What a step tells of itself: mean loss and the norm of all gradients before clipping, each []."""
 
     loss: Array
     norm: Array
-    squares: dict[str, Array]
-    """Sum of the squares of each weight's gradient: where it is not finite, the gradient is not."""
 
 
-def gradients_of(how: How, weights: dict[str, Array], work: Work) -> tuple[Array, dict[str, Array]]:
-    """Mean loss over all targets of the global batch, and its gradients, still multiplied by ``work.scale``."""
+def gradients_of(how: How, weights: dict[str, Array], work: Work, scale: Array) -> tuple[Array, dict[str, Array]]:
+    """Mean loss over all targets of the global batch, and its gradients, both still multiplied by ``scale`` []."""
 
     def loss_of(weights: dict[str, Array], tokens: Array, targets: Array, keys: Array) -> Array:
-        return how.model.loss_sum(how.network(weights, keys), tokens, targets) * (work.scale / work.learned)
+        return how.model.loss_sum(how.network(weights, keys), tokens, targets) * (scale / work.learned)
 
     def micro_batch(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, None]:
         rows = [lax.with_sharding_constraint(array, how.layout.rows(0)) for array in part]
@@ -72,29 +82,28 @@ def gradients_of(how: How, weights: dict[str, Array], work: Work) -> tuple[Array
     return lax.scan(micro_batch, nothing, parts)[0]
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def take_step(
-    how: How, weights: dict[str, Array], memory: Memory, work: Work, lr: Array
-) -> tuple[dict[str, Array], Memory, Measured]:
-    """Weights and memory after one step; both as they were where the gradients are not finite."""
-    loss, gradients = gradients_of(how, weights, work)
-    gradients = {name: gradient / work.scale for name, gradient in gradients.items()}
-    squares = {name: jnp.sum(jnp.square(gradient)) for name, gradient in gradients.items()}
-    norm = jnp.sqrt(sum(squares.values(), jnp.zeros(())))
-    weights, memory = how.optimizer.update(weights, gradients, memory, lr, norm)
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def take_step(how: How, held: Held, counts: Counts, work: Work, lr: Array) -> tuple[Held, Counts, Measured]:
+    """One step; weights and memory stay as they were where it is not to be taken (see ``judge``)."""
+    loss, gradients = gradients_of(how, held.weights, work, counts.scale)
+    loss, gradients = jax.tree.map(lambda value: value / counts.scale, (loss, gradients))  # pyright: ignore[reportUnknownLambdaType]
+    squares = jnp.stack([jnp.sum(jnp.square(gradients[name])) for name in how.names])
+    norm = jnp.sqrt(squares.sum())
+    counts, taken = judge(how.rules, counts, work.step, (loss, norm), squares)
+    weights, memory = how.optimizer.update(held.weights, gradients, held.memory, lr, norm=norm, taken=taken)
     if how.layout.size > 1:  # or the next step would find its weights laid out otherwise, and be compiled anew
         weights, first, second = (
             {name: lax.with_sharding_constraint(array, how.layout.of(array.shape)) for name, array in arrays.items()}
             for arrays in (weights, memory.first, memory.second)
         )
         memory = Memory(first, second, memory.updates)
-    return weights, memory, Measured(loss / work.scale, norm, squares)
+    return Held(weights, memory), counts, Measured(loss, norm)
 
 
 @partial(jax.jit, static_argnums=0)
-def take_gradients(how: How, weights: dict[str, Array], work: Work) -> dict[str, Array]:
+def take_gradients(how: How, weights: dict[str, Array], work: Work, scale: Array) -> dict[str, Array]:
     """The gradients alone: of a step that is looked at, not taken."""
-    return gradients_of(how, weights, work)[1]
+    return {name: gradient / scale for name, gradient in gradients_of(how, weights, work, scale)[1].items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -43,6 +43,8 @@ class Asked:
 
     checkpoint: str = "best"
     device: str = "auto"
+    engine: str = ""
+    """torch or jax; empty: the one that the run was trained with."""
     text: Source | None = None
     stories: int = 64
     """Told stories, each with a real one beside; 0: none."""
@@ -91,7 +93,7 @@ def evaluate(path: Path, asked: Asked, report: Callable[[str], None] = lambda te
     where its data is gone or another.
     """
     folder = RunFolder.open(path)
-    teller = load(path, checkpoint=asked.checkpoint, device=asked.device)
+    teller = load(path, checkpoint=asked.checkpoint, device=asked.device, engine=asked.engine)
     module = importlib.import_module(f"fabella.evaluation.predictions_{teller.engine}")
     prepared = data_of(folder)
     work = _Work(teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.remarks)

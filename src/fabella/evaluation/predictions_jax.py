@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from fabella.engine.engine_jax import InUse
 from fabella.evaluation.predictions import Predictions
+from fabella.generation.perplexity_jax import of_few_shapes
 from fabella.models.nn_jax import Part
 
 
 def predictions(model: InUse, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
     """Of every target, [B T]; the logits of the whole batch are in memory at once."""
-    nats, confidence, right = _predictions(model.model, model.network, tokens, targets)
-    return Predictions(nats=np.array(nats), confidence=np.array(confidence), right=np.array(right))
+    rows, time = tokens.shape
+    found = _predictions(model.model, model.network, *of_few_shapes(model, tokens, targets))
+    nats, confidence, right = (np.array(array)[:rows, :time] for array in found)
+    return Predictions(nats=nats, confidence=confidence, right=right)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -11,10 +11,19 @@ from fabella.models import IGNORE
 def losses(model: InUse, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
     """Negative log-likelihood of every target in nats, [B T]; 0 where the target is IGNORE."""
     rows, time = tokens.shape
-    # Texts of a few lengths: each is compiled once. What is added is not looked at by what comes before it.
-    length = 1 << (time - 1).bit_length()
+    given = of_few_shapes(model, tokens, targets)
+    return np.array(take_losses(model.model, model.compute, model.weights, *given))[:rows, :time]
+
+
+def of_few_shapes(
+    model: InUse, tokens: NDArray[np.int32], targets: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The same with rows and columns of nothing beside: each shape is compiled once, and there are few.
+
+    What is added at an end is not looked at by what comes before it.
+    """
+    rows, time = (1 << (size - 1).bit_length() for size in tokens.shape)
     if not model.config.unbounded:
-        length = max(time, min(length, model.config.context))
-    spare = ((0, 0), (0, length - time))
-    wanted = np.pad(targets, spare, constant_values=IGNORE)
-    return np.array(take_losses(model.model, model.compute, model.weights, np.pad(tokens, spare), wanted))[:rows, :time]
+        time = max(tokens.shape[1], min(time, model.config.context))
+    spare = ((0, rows - tokens.shape[0]), (0, time - tokens.shape[1]))
+    return np.pad(tokens, spare), np.pad(targets, spare, constant_values=IGNORE)

@@ -65,6 +65,15 @@ def plan(asked: Asked) -> Plan:
     return Plan(_placed(run, prepared), prepared, choice.reasons_for(run))
 
 
+def engine_of(asked: Asked) -> str:
+    """Which engine ``plan`` will choose, without looking at the data. Raises ConfigError for a config that is wrong."""
+    chosen = [text.partition("=")[2].strip() for text in asked.overrides if text.partition("=")[0].strip() == "engine"]
+    if chosen or asked.engine:
+        return (chosen or [asked.engine])[-1]
+    is_config = asked.what in preset_names() or asked.what.endswith((".yaml", ".yml"))
+    return load_run(asked.what).engine if is_config else "torch"
+
+
 def _placed(run: Run, prepared: Prepared | None) -> Run:
     """A streamed run finds its text from any folder. Raises ConfigError where it was given a whole prepared text."""
     if not isinstance(run.data.reading, Streamed):
