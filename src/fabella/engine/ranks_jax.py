@@ -30,7 +30,8 @@ class JaxRanks(Ranks):
     def __init__(self, place: Place) -> None:
         """``jax.distributed`` must have been initialized."""
         self.place = place
-        self.store: Any = _client()
+        self.store: Any = distributed.global_state.client  # JAX's own connection, which has no public name
+        self.service: Any = distributed.global_state.service
         self.timeout_seconds = LONGEST_WAIT_SECONDS
         self._asked = self._told = 0
 
@@ -93,6 +94,12 @@ class JaxRanks(Ranks):
         except jax.errors.JaxRuntimeError:
             return
 
+    def abandon(self) -> None:
+        """Keep JAX from waiting for all others when this process ends: one of them may never come."""
+        if self.place.first:  # it keeps the words that the others look for now
+            time.sleep(PATIENCE_SECONDS)
+        distributed.global_state.client = distributed.global_state.service = None
+
     def _left(self) -> dict[int, str]:
         """Who has left, and why, where they said it."""
         try:
@@ -121,11 +128,6 @@ def _is_loss(error: Exception) -> bool:
     return any(sign in str(error) for sign in SIGNS)
 
 
-def _client() -> Any:
-    """JAX's own connection to the service, which has no public name."""
-    return distributed.global_state.client
-
-
 @contextmanager
 def joined(place: Place, device: str) -> Generator[JaxRanks]:
     """This process among the others, for as long as the block lasts. Raises RanksError where one is lost.
@@ -152,6 +154,10 @@ def joined(place: Place, device: str) -> Generator[JaxRanks]:
     except RuntimeError as error:
         raise RanksError(f"{str(place).capitalize()} did not find the others: {error}") from error
     ranks = JaxRanks(place)
-    with ranks.together():
-        yield ranks
+    try:
+        with ranks.together():
+            yield ranks
+    except BaseException:
+        ranks.abandon()
+        raise
     jax.distributed.shutdown()
