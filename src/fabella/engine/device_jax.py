@@ -162,4 +162,7 @@ class Layout:
 
 @cache
 def _everywhere(sharding: NamedSharding) -> Callable[[Array], Array]:
-    return jax.jit(lambda array: array, out_shardings=sharding)  # pyright: ignore[reportUnknownLambdaType]
+    def same(array: Array) -> Array:
+        return array
+
+    return jax.jit(same, out_shardings=sharding)

@@ -1,7 +1,7 @@
 """Which steps are taken: decided, counted and remembered within the compiled step; the rules are in ledger.py."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
@@ -13,25 +13,25 @@ from fabella.engine.ledger import LARGEST, SMALLEST, Known, Rules
 class Counts(NamedTuple):
     """What is known after a step, each []; see ``Known``."""
 
-    skipped: Array | np.ndarray
-    in_a_row: Array | np.ndarray
-    scale: Array | np.ndarray
-    good: Array | np.ndarray
-    failed: Array | np.ndarray
+    skipped: Array
+    in_a_row: Array
+    scale: Array
+    good: Array
+    failed: Array
     """The first step, counted from 1, that was one too many; 0: none was. From it on no step is taken."""
-    loss: Array | np.ndarray
+    loss: Array
     """Of that step."""
-    culprit: Array | np.ndarray
+    culprit: Array
     """Number of the first gradient of that step that is not finite; -1: each is."""
 
     @classmethod
     def of(cls, rules: Rules, numbers: Mapping[str, int | float]) -> "Counts":
         """What a checkpoint kept, on no device yet."""
         known = Known.of(rules, numbers)
-        whole = (np.int32(n) for n in (known.skipped, known.in_a_row, known.good, 0, -1))
-        skipped, in_a_row, good, failed, culprit = (np.asarray(number) for number in whole)
-        scale, loss = np.asarray(known.scale, np.float32), np.zeros((), np.float32)
-        return cls(skipped, in_a_row, scale, good, failed, loss, culprit)
+        whole: list[Any] = [np.asarray(n, np.int32) for n in (known.skipped, known.in_a_row, known.good, 0, -1)]
+        parts: list[Any] = [np.asarray(x, np.float32) for x in (known.scale, 0.0)]
+        skipped, in_a_row, good, failed, culprit = whole
+        return cls(skipped, in_a_row, parts[0], good, failed, parts[1], culprit)
 
     def known(self) -> Known:
         """Waits for the device."""

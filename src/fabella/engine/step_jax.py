@@ -86,7 +86,7 @@ def gradients_of(how: How, weights: dict[str, Array], work: Work, scale: Array) 
 def take_step(how: How, held: Held, counts: Counts, work: Work, lr: Array) -> tuple[Held, Counts, Measured]:
     """One step; weights and memory stay as they were where it is not to be taken (see ``judge``)."""
     loss, gradients = gradients_of(how, held.weights, work, counts.scale)
-    loss, gradients = jax.tree.map(lambda value: value / counts.scale, (loss, gradients))  # pyright: ignore[reportUnknownLambdaType]
+    loss, gradients = loss / counts.scale, {name: gradient / counts.scale for name, gradient in gradients.items()}
     squares = jnp.stack([jnp.sum(jnp.square(gradients[name])) for name in how.names])
     norm = jnp.sqrt(squares.sum())
     counts, taken = judge(how.rules, counts, work.step, (loss, norm), squares)
