@@ -281,8 +281,11 @@ class JaxEngine:
         numbers |= self.counts.known().numbers(self.how.rules)
         moments = {f"first.{name}": array for name, array in memory.first.items()}
         moments |= {f"second.{name}": array for name, array in memory.second.items()}
-        whole = [{n: self.layout.whole(array) for n, array in part.items()} for part in (weights, moments)]
-        return State(*whole, numbers) if self.first else State({}, {}, numbers)
+        weights, moments = (self._whole(arrays) for arrays in (weights, moments))
+        return State(weights, moments, numbers) if self.first else State({}, {}, numbers)
+
+    def _whole(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        return {name: self.layout.whole(array) for name, array in arrays.items()}
 
     def restore(self, state: State) -> None:
         """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""

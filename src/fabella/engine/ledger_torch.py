@@ -115,7 +115,7 @@ class Ledger:
         ).tolist()
         known = Known(skipped, in_a_row, float(counts.scale) if self.rules.scaled else 1.0, good=0)
         if failed:
-            raise known.error(self.rules, failed, float(counts.loss), self.names[culprit] if culprit >= 0 else "")
+            raise known.error(self.rules, failed, float(counts.loss), self.names[int(culprit)] if culprit >= 0 else "")
         return known.row(self.rules)
 
 
