@@ -22,10 +22,10 @@ from fabella.engine import engine as engines
 from fabella.engine.engine import State
 from fabella.engine.ranks import place_here
 
-place = place_here()
+place, lines = place_here(), []
 with engines.joined("jax", place, device="cpu") as ranks:
     ranks.meet(60.0)
-    print(ranks.tell(f"hello from {place.rank}"), [ranks.agree(vote) for vote in (place.rank, 0, 2 * place.rank, 0, 0)])
+    lines.append(f"{ranks.tell(f'hello from {place.rank}')} {[ranks.agree(vote) for vote in (place.rank, 0, 2 * place.rank, 0, 0)]}")
     for kind in ("data", "fsdp"):
         asked = run("model.dropout=0.2", "training.micro_batch=1", f"training.parallel.kind={kind}")
         straight = trained(engines.for_training(asked, device="cpu", ranks=ranks), 0, 1)
@@ -47,9 +47,13 @@ with engines.joined("jax", place, device="cpu") as ranks:
         if place.first:
             far = max(np.abs(ours.weights[name] - array).max() for name, array in expected.weights.items())
             far = max(far, np.abs(losses - alone.losses(batch(5, windows=3))).max())
-            print(straight.describe()["parallel"], same(ours, theirs), "near" if far < ACCUMULATION_TOLERANCE else far)
+            near = "near" if far < ACCUMULATION_TOLERANCE else far
+            lines.append(f"{straight.describe()['parallel']} {same(ours, theirs)} {near}")
         else:
-            print(len(ours.weights), len(ours.moments), bars == 2 * len(asked.model.parameters()), logits.shape)
+            whole = bars == 2 * len(asked.model.parameters())
+            lines.append(f"{len(ours.weights)} {len(ours.moments)} {whole} {logits.shape}")
+for line in lines:
+    print(line)
 """
 
 
@@ -96,26 +100,40 @@ TRAIN = """
 import os, signal, sys
 from fabella.cli import main
 from fabella.engine.engine_jax import JaxEngine
+from fabella.errors import StorageError
 
-step, dying = JaxEngine.step, int(sys.argv[1])
+step, how, who, when = JaxEngine.step, sys.argv[1], sys.argv[2], int(sys.argv[3])
 def taken(self, batch, lr):
-    if self.steps == dying and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if self.steps == when and os.environ["RANK"] == who:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise StorageError("the disk has gone up in smoke.")
     return step(self, batch, lr)
 JaxEngine.step = taken
-sys.exit(main.run(["train", "storybook-1m", "--engine", "jax", "--out", "run", "--resume", *sys.argv[2:]]))
+sys.exit(main.run(["train", "storybook-1m", "--engine", "jax", "--out", "run", "--resume", *sys.argv[4:]]))
 """
+SMALL = [*tiny.SETTINGS, "model.layers=1", "training.accumulation=[[0, 1]]", "training.length.steps=6"]
+SMALL += ["checkpoint.every=2", "samples.every=100", "model.dropout=0.0"]
 
 
 def test_where_a_process_is_killed_the_other_says_so_and_both_go_on_from_the_checkpoint(tmp_path: Path) -> None:
-    settings = [*tiny.SETTINGS, "model.layers=1", "training.accumulation=[[0, 1]]", "training.length.steps=6"]
-    settings += ["checkpoint.every=2", "samples.every=100", "model.dropout=0.0"]
-    first, second = two(tmp_path, TRAIN, "3", *settings)
+    first, second = two(tmp_path, TRAIN, "killed", "1", "3", *SMALL)
     assert second.returncode == -9
     assert first.returncode == 6, first.stderr
     assert "does not answer: killed, hanging, or its machine is gone. Go on from the newest checkpoint" in first.stderr
-    first, second = two(tmp_path, TRAIN, "99", *settings)
+    first, second = two(tmp_path, TRAIN, "killed", "1", "99", *SMALL)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     folder = RunFolder.open(tmp_path / "run")
     assert folder.manifest["environment"]["parallel"] == "data, 2 devices, 2 processes"
-    assert [row["step"] for row in tiny.metrics(folder.path) if row["kind"] == "train"] == [3, 6]
+    assert [row["step"] for row in tiny.metrics(folder.path) if row["kind"] == "train"] == [1, 3, 6]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_where_a_process_fails_both_say_why(tmp_path: Path, failing: int) -> None:
+    ended = two(tmp_path, TRAIN, "fails", str(failing), "3", *SMALL)
+    assert ended[failing].returncode == 4
+    assert "the disk has gone up in smoke." in ended[failing].stderr
+    other = ended[1 - failing]
+    # JAX itself aborts those that its first process leaves behind, if they are slow to go.
+    assert other.returncode in ({-6, 6} if failing == 0 else {6}), other.stderr
+    assert f"Process {failing} of 2 has stopped: the disk has gone up in smoke." in other.stderr

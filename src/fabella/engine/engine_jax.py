@@ -272,7 +272,7 @@ class JaxEngine:
 
     def peak_memory(self) -> int:
         """See the contract."""
-        return measuring_jax.peak_memory(self.devices[0])
+        return measuring_jax.peak_memory(next(iter(self.layout.mesh.local_devices)))
 
     def state(self) -> State:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""

@@ -4,7 +4,9 @@ The first process keeps a service, through which they say things to each other; 
 device to device. Each process drives all devices that it finds.
 """
 
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ PATIENCE_SECONDS = 2.0
 """How long the others are given to say why they left, once a connection to one of them broke."""
 SILENCE_SECONDS = 60
 """Without a sign of life after which JAX takes a process for dead, and ends all others."""
+GOODBYE_SECONDS = 10
+"""That JAX lets a process wait for all others when it ends, which one that failed does in vain."""
 
 
 class JaxRanks(Ranks):
@@ -61,6 +65,12 @@ class JaxRanks(Ranks):
             return words
         return self._get(key, for_ever=True)
 
+    def part(self) -> None:
+        """Wait until all have done their work, however long the first still writes."""
+        self.store.key_value_set(f"done/{self.place.rank}", "")
+        for rank in range(self.place.size):
+            self._get(f"done/{rank}", for_ever=True)
+
     def _get(self, key: str, *, for_ever: bool = False) -> str:
         """What another process says, once it does. Raises RanksError where one is gone or takes too long."""
         until = time.monotonic() + self.timeout_seconds
@@ -95,9 +105,17 @@ class JaxRanks(Ranks):
             return
 
     def abandon(self) -> None:
-        """Keep JAX from waiting for all others when this process ends: one of them may never come."""
-        if self.place.first:  # it keeps the words that the others look for now
+        """Keep JAX from waiting for all others when this process ends: one of them may never come.
+
+        Its connections do so when they are put away, so these never are; the system closes them.
+        """
+        if self.place.first:  # it keeps the words that the others look for now, and JAX ends whoever misses it
+            until = time.monotonic() + GOODBYE_SECONDS
+            while len(self._left()) < self.place.size and time.monotonic() < until:
+                time.sleep(LOOK_SECONDS / 10)
             time.sleep(PATIENCE_SECONDS)
+        for connection in (self.store, self.service):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
         distributed.global_state.client = distributed.global_state.service = None
 
     def _left(self) -> dict[int, str]:
@@ -150,14 +168,31 @@ def joined(place: Place, device: str) -> Generator[JaxRanks]:
             cluster_detection_method="deactivate",
             initialization_timeout=int(LONGEST_WAIT_SECONDS),
             heartbeat_timeout_seconds=SILENCE_SECONDS,
+            shutdown_timeout_seconds=GOODBYE_SECONDS,
         )
     except RuntimeError as error:
         raise RanksError(f"{str(place).capitalize()} did not find the others: {error}") from error
     ranks = JaxRanks(place)
     try:
-        with ranks.together():
+        with ranks.together(), _libraries_on_standard_error():
+            jax.devices()  # each process waits here for all others: none may ask for a device on its own later
             yield ranks
+            ranks.part()
     except BaseException:
         ranks.abandon()
         raise
     jax.distributed.shutdown()
+
+
+@contextmanager
+def _libraries_on_standard_error() -> Generator[None]:
+    """Within: what is printed goes to standard error. Gloo says there whom it found, where results belong."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
