@@ -25,6 +25,8 @@ TINY = ["model.vocabulary=64", "model.dim=16", "model.layers=1", "model.heads=2"
 ACCUMULATION_TOLERANCE = 2e-3
 # Of each loss of fifty steps against PyTorch's, relative.
 TRAJECTORY_TOLERANCE = 1e-4
+# Of each gradient norm on that way: a norm feels the weights' rounding more than the loss does.
+NORM_TOLERANCE = 1e-3
 STEPS = 50
 
 
@@ -83,9 +85,9 @@ def test_fifty_steps_of_any_preset_are_those_of_pytorch(name: str, overrides: tu
     engines = [for_training(reduced_run(name, engine, *overrides)) for engine in ("torch", "jax")]
     batches = [batch(seed % 5, ignored=0.2, vocabulary=61) for seed in range(STEPS)]
     ours, theirs = ([engine.step(one, 1e-3).read() for one in batches] for engine in engines)
-    for key in ("loss", "gradient_norm"):
+    for key, tolerance in (("loss", TRAJECTORY_TOLERANCE), ("gradient_norm", NORM_TOLERANCE)):
         np.testing.assert_allclose(
-            [row[key] for row in ours], [row[key] for row in theirs], rtol=TRAJECTORY_TOLERANCE, err_msg=key
+            [row[key] for row in ours], [row[key] for row in theirs], rtol=tolerance, err_msg=key
         )
 
 

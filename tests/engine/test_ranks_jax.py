@@ -25,7 +25,8 @@ from fabella.engine.ranks import place_here
 place, lines = place_here(), []
 with engines.joined("jax", place, device="cpu") as ranks:
     ranks.meet(60.0)
-    lines.append(f"{ranks.tell(f'hello from {place.rank}')} {[ranks.agree(vote) for vote in (place.rank, 0, 2 * place.rank, 0, 0)]}")
+    hello = ranks.tell(f"hello from {place.rank}")
+    lines.append(f"{hello} {[ranks.agree(vote) for vote in (place.rank, 0, 2 * place.rank, 0, 0)]}")
     for kind in ("data", "fsdp"):
         asked = run("model.dropout=0.2", "training.micro_batch=1", f"training.parallel.kind={kind}")
         straight = trained(engines.for_training(asked, device="cpu", ranks=ranks), 0, 1)
