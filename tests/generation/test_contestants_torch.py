@@ -9,7 +9,8 @@ import pytest
 
 from fabella.config_files import preset
 from fabella.errors import FabellaError
-from fabella.generation.contestants_torch import Llama2C, Telling, all_for, read_bandwidth, write_bytes, write_floats
+from fabella.generation.contestants import Telling
+from fabella.generation.contestants_torch import Llama2C, all_for, read_bandwidth, write_bytes, write_floats
 from fabella.models.parameters import count, initial_weights
 
 CONFIG = preset("storybook-1m").model.model_copy(update={"layers": 1, "vocabulary": 300})

@@ -22,6 +22,14 @@ def test_a_shape_is_measured_for_every_number_of_texts(monkeypatch: pytest.Monke
     assert ours["bandwidth_share"] == pytest.approx(told["weight_bytes"] * ours["tokens_per_second"] / 3 / 1e9)
 
 
+def test_the_jax_engine_tells_beside_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contestants_torch, "read_bandwidth", lambda device: 1e9)
+    given = Conditions(turns=1, batches=(2,), tokens=3, device="cpu", alone=True, engine="jax")
+    told = bench(["storybook-1m"], given)["shapes"]["storybook-1m"]["2"]["contestants"]
+    assert list(told)[:2] == ["fabella", "fabella on jax"]
+    assert told["fabella on jax"]["tokens_per_second"] > 0
+
+
 def test_a_step_reads_all_weights_but_the_rows_of_embeddings() -> None:
     tied = preset("storybook-1m").model
     assert bytes_a_step(tied) == 4 * count(tied.parameters())

@@ -36,7 +36,7 @@ def command(
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
     threads: Annotated[int, typer.Option(help="Of the CPU; 0: as many as PyTorch likes.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch, or jax beside a step written by hand and torch.")] = "torch",
+    engine: Annotated[str, typer.Option(help="torch, or jax beside torch and a step written by hand.")] = "torch",
     decode: Annotated[bool, typer.Option("--decode", help="Measure telling instead of training.")] = False,
     tokens: Annotated[int, typer.Option(help="With --decode: told after a prompt of 8.", min=2)] = TOLD_TOKENS,
     llama2c: Annotated[
@@ -53,7 +53,7 @@ def command(
     tell = say if as_json else show
     if decode:
         telling = bench_decoding.Conditions(
-            turns=turns, tokens=tokens, device=device, threads=threads, alone=alone, llama2c=llama2c
+            turns=turns, tokens=tokens, device=device, threads=threads, alone=alone, llama2c=llama2c, engine=engine
         )
         result = bench_decoding.bench(
             names, telling, lambda name, measured: tell("\n".join(decoding_lines(name, measured)))

@@ -5,77 +5,26 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fabella.config import ModelConfig
 from fabella.engine.device_torch import pick_device
 from fabella.engine.engine_torch import for_use
 from fabella.engine.peers_torch import build_peer, peer_of
 from fabella.errors import FabellaError
+from fabella.generation.contestants import GREEDY, Contestant, InProcess, Telling
 from fabella.generation.decoding import Weights
 from fabella.generation.decoding_torch import lay_out
 from fabella.generation.generate_torch import generate
-from fabella.generation.sampling import Sampling
 from fabella.models.parameters import initial_weights
 
-GREEDY = Sampling(temperature=0.0)
 BANDWIDTH_BYTES = 2**28
 """Read to see how fast memory is: more than any cache holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """What everybody does: read ``prompt`` random tokens in each of ``batch`` texts, and tell ``tokens`` more."""
-
-    config: ModelConfig
-    batch: int
-    prompt: int
-    tokens: int
-    device: str = "cpu"
-    llama2c: Path | None = None
-
-    @property
-    def prompts(self) -> NDArray[np.int32]:
-        """[B prompt]"""
-        shape = (self.batch, self.prompt)
-        return np.random.default_rng(1).integers(2, self.config.vocabulary, shape).astype(np.int32)
-
-
-class Contestant(Protocol):
-    """Somebody who tells."""
-
-    name: str
-
-    def tell(self) -> float:
-        """The seconds that it took."""
-        ...
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        ...
-
-
-class _InProcess:
-    def __init__(self, name: str, tell: Callable[[], None], device: torch.device) -> None:
-        self.name, self._tell, self._device = name, tell, device
-
-    def tell(self) -> float:
-        start = time.perf_counter()
-        self._tell()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter() - start
-
-    def close(self) -> None:
-        pass
 
 
 def all_for(telling: Telling, *, alone: bool) -> list[Contestant]:
@@ -111,24 +60,24 @@ def fabella(telling: Telling, weights: Weights = "float32") -> Contestant:
         for _ in steps:
             pass
 
-    return _InProcess("fabella" if weights == "float32" else f"fabella {weights}", tell, pick_device(telling.device))
+    return InProcess("fabella" if weights == "float32" else f"fabella {weights}", tell)
 
 
 def _transformers(telling: Telling) -> Contestant:
-    model, prompts, device = _peer(telling)
+    model, prompts = _peer(telling)
     model.config.use_cache = model.generation_config.use_cache = True
     wanted = {"max_new_tokens": telling.tokens, "min_new_tokens": telling.tokens, "do_sample": False, "pad_token_id": 0}
 
     def tell() -> None:
         with torch.inference_mode():
-            model.generate(prompts, attention_mask=torch.ones_like(prompts), **wanted)
+            model.generate(prompts, attention_mask=torch.ones_like(prompts), **wanted).cpu()
 
-    return _InProcess("transformers", tell, device)
+    return InProcess("transformers", tell)
 
 
 def _mingru(telling: Telling) -> Contestant:
     """With the hidden states that its model gives back; its own sampling loop does not keep them for many texts."""
-    model, prompts, device = _peer(telling)
+    model, prompts = _peer(telling)
 
     def tell() -> None:
         with torch.inference_mode():
@@ -136,15 +85,16 @@ def _mingru(telling: Telling) -> Contestant:
             for _ in range(telling.tokens):
                 logits, hidden = model(tokens, return_prev_hiddens=True, prev_hiddens=hidden)
                 tokens = logits[:, -1].argmax(-1, keepdim=True)
+            tokens.cpu()
 
-    return _InProcess("minGRU_pytorch", tell, device)
+    return InProcess("minGRU_pytorch", tell)
 
 
-def _peer(telling: Telling) -> tuple[Any, Tensor, torch.device]:
+def _peer(telling: Telling) -> tuple[Any, Tensor]:
     device = pick_device(telling.device)
     torch.manual_seed(1)
     model: Any = build_peer(telling.config)[0]
-    return model.to(device).eval(), torch.from_numpy(telling.prompts.astype(np.int64)).to(device), device
+    return model.to(device).eval(), torch.from_numpy(telling.prompts.astype(np.int64)).to(device)
 
 
 class Llama2C:

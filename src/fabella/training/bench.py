@@ -27,6 +27,8 @@ from fabella.training.trial import most_held
 # The shapes that Fabella's speed is told for; any other preset has its own micro-batch and windows.
 SHAPES = {"storybook-1m": (32, 256), "tinystories-8m": (16, 256), "piny-37m": (8, 256), "mingru-17m": (8, 512)}
 WARM_UP_STEPS = 2
+PAUSE_SECONDS = 0.3
+"""Before each step: for the threads of the one before, which go on looking for work for a while"""
 MEMORY_STEPS = 3
 CHILD = [sys.executable, "-P", "-m", "fabella.training.bench"]
 
@@ -81,6 +83,7 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
     turns: dict[str, list[dict[str, float]]] = {each: [] for each in who}
     for turn in range(given.turns):
         for contestant in contestants if turn % 2 else reversed(contestants):
+            time.sleep(PAUSE_SECONDS)
             turns[contestant.name].append(contestant.step())
     peaks.append(engine.peak(given.device, given.precision))
     flops, fastest = flops_per_token(config, shape[1]) * shape[0] * shape[1], max(peaks)

@@ -13,6 +13,7 @@ from typing import Any
 from fabella.config import ModelConfig
 from fabella.config_files import preset
 from fabella.engine import engine as engines
+from fabella.generation.contestants import Telling
 from fabella.models.parameters import count_without_embeddings
 from fabella.training import bench as training_bench
 from fabella.training.bench import summary
@@ -24,7 +25,10 @@ PROMPT_TOKENS, TOLD_TOKENS = 8, 240
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """How to measure. ``llama2c``: the folder of its programs ``run`` and ``runq``; ``alone``: without peers."""
+    """How to measure. ``llama2c``: the folder of its programs ``run`` and ``runq``; ``alone``: without peers.
+
+    ``engine``: torch, which everybody is compared with, or jax, which then tells beside it.
+    """
 
     turns: int = 5
     batches: Sequence[int] = (1, 16)
@@ -33,12 +37,14 @@ class Conditions:
     threads: int = 0
     alone: bool = False
     llama2c: Path | None = None
+    engine: str = "torch"
 
 
 def bench(
     presets: Sequence[str], given: Conditions, report: Callable[[str, dict[str, Any]], None] = lambda name, result: None
 ) -> dict[str, Any]:
     """Measure each preset with each number of texts; ``report`` hears of each result as it comes."""
+    engines.load(given.engine)  # one that cannot be used says so before an hour is spent
     engine = engines.load("torch", "bench")
     engine.set_threads(given.threads)
     contestants = importlib.import_module("fabella.generation.contestants_torch")
@@ -54,8 +60,10 @@ def bench(
 
 
 def _measure(config: ModelConfig, batch: int, given: Conditions, contestants: Any) -> dict[str, Any]:
-    request = contestants.Telling(config, batch, PROMPT_TOKENS, given.tokens, given.device, given.llama2c)
+    request = Telling(config, batch, PROMPT_TOKENS, given.tokens, given.device, given.llama2c)
     who = contestants.all_for(request, alone=given.alone)
+    if given.engine == "jax":
+        who.insert(1, importlib.import_module("fabella.generation.contestants_jax").fabella(request))
     try:
         for contestant in who:
             contestant.tell()

@@ -1,0 +1,63 @@
+"""What everybody tells whose speed is measured, and how one is asked; neutral of the engine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabella.config import ModelConfig
+from fabella.generation.sampling import Sampling
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What everybody does: read ``prompt`` random tokens in each of ``batch`` texts, and tell ``tokens`` more."""
+
+    config: ModelConfig
+    batch: int
+    prompt: int
+    tokens: int
+    device: str = "cpu"
+    llama2c: Path | None = None
+
+    @property
+    def prompts(self) -> NDArray[np.int32]:
+        """[B prompt]"""
+        shape = (self.batch, self.prompt)
+        return np.random.default_rng(1).integers(2, self.config.vocabulary, shape).astype(np.int32)
+
+
+class Contestant(Protocol):
+    """Somebody who tells."""
+
+    name: str
+
+    def tell(self) -> float:
+        """The seconds that it took."""
+        ...
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+class InProcess:
+    """Somebody who tells in this process; ``tell`` ends when the last token is there."""
+
+    def __init__(self, name: str, tell: Callable[[], None]) -> None:
+        self.name, self._tell = name, tell
+
+    def tell(self) -> float:
+        """See Contestant."""
+        start = time.perf_counter()
+        self._tell()
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        """See Contestant."""
