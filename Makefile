@@ -40,8 +40,10 @@ faults: $(VENV)/.dev ## inject every fault of the matrix and write docs/faults.m
 bench: $(VENV)/.dev ## measure Fabella alone; results in benchmarks/results
 	$(BIN)/fabella bench --alone --output benchmarks/results/training_speed_alone.json
 
-bench-peers: $(PEERS)/.peers ## measure Fabella beside its peers, in an environment of their own
+bench-peers: $(PEERS)/.peers ## measure Fabella beside its peers, in their own environment (LLAMA2C=folder: llama2.c, too)
 	$(PEERS)/bin/fabella bench --compiled --output benchmarks/results/training_speed.json
+	$(PEERS)/bin/fabella bench --decode --output benchmarks/results/decoding_speed.json \
+		$(if $(LLAMA2C),--llama2c $(LLAMA2C))
 
 pins: $(VENV)/.dev ## list what is installed, in the form of constraints.txt
 	$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check
@@ -65,5 +67,6 @@ $(VENV)/.dev: $(PINS) | $(VENV)/bin/python
 
 $(PEERS)/.peers: $(PINS) constraints-peers.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints-peers.txt -e . transformers tiktoken minGRU-pytorch
+	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints-peers.txt -e . transformers tiktoken minGRU-pytorch \
+		llama-cpp-python gguf
 	@touch $@

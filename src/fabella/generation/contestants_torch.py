@@ -17,6 +17,7 @@ from fabella.engine.device_torch import pick_device
 from fabella.engine.engine_torch import for_use
 from fabella.engine.peers_torch import build_peer, peer_of
 from fabella.errors import FabellaError
+from fabella.generation import contestants_llama_cpp
 from fabella.generation.contestants import GREEDY, Contestant, InProcess, Telling
 from fabella.generation.decoding import Weights
 from fabella.generation.decoding_torch import lay_out
@@ -39,6 +40,8 @@ def all_for(telling: Telling, *, alone: bool) -> list[Contestant]:
         found.append({"transformers": _transformers, "minGRU_pytorch": _mingru}[package](telling))
     if telling.llama2c and telling.config.family == "llama" and telling.batch == 1:
         found += [Llama2C(telling, "run"), Llama2C(telling, "runq")]
+    if pick_device(telling.device).type == "cpu" and contestants_llama_cpp.can_tell(telling.config):
+        found.append(contestants_llama_cpp.LlamaCpp(telling, torch.get_num_threads()))
     return found
 
 
