@@ -47,6 +47,10 @@ MISTAKES = {
     ("train", "storybok-1m"): (2, "There is no preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
     ("train", "storybook-1m", "optimizer.lrr=1"): (2, "Did you mean 'optimizer.lr'?"),
     ("train", "storybook-1m", "engine=jaxx"): (2, "engine = 'jaxx'"),
+    **{
+        (verb, "storybook-1m", "--engine", "jaxx"): (2, "engine = 'jaxx'")
+        for verb in ("train", "plan", "batch-size", "bench", "tune", "compare-architectures")
+    },
     ("train", "nothing.txt"): (3, "nothing.txt"),
     ("train", "empty.txt"): (3, "empty"),
     ("train", "binary.bin"): (3, "binary.bin"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_a_checkpoint_tells_now_what_it_told_while_training(folder: Path) -> Non
     assert [(s.step, s.prompt, s.text, s.loss) for s in now] == [
         (s.step, s.prompt, s.text, s.loss) for s in while_training
     ]
+
+
+def test_the_other_engine_tells_everything_anew(folder: Path) -> None:
+    found = told(folder, replace(own(folder), prompts=PROMPTS[:1], tokens=4), engine="jax").samples
+    assert [sample.step for sample in found] == RunFolder.open(folder).steps()
+    assert {sample.told for sample in told(folder, own(folder), engine="torch").samples} == {"now", "while training"}
 
 
 def test_what_was_told_outlives_its_checkpoint(folder: Path) -> None:

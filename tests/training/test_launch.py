@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config import Run
+from fabella.config import Run, Storybook
 from fabella.errors import ConfigError
 from fabella.training.launch import Asked, plan, prepare_for
 from tests.training import tiny
@@ -32,6 +32,10 @@ def test_a_folder_of_prepared_folders_is_no_text(given: str, tmp_path: Path) -> 
 def test_a_word_that_is_neither_a_file_nor_a_preset_is_told_all_presets() -> None:
     with pytest.raises(ConfigError, match=r"There is neither a file nor a preset 'nope-17m'\. Presets: gpt2-92m, .*"):
         plan(Asked(what="nope-17m"))
+
+
+def test_the_storybook_is_a_text_and_no_misspelt_preset() -> None:
+    assert plan(Asked(what="storybook")).run.data.source == Storybook()
 
 
 def test_a_text_that_was_only_touched_is_not_prepared_again_and_a_changed_one_is(tmp_path: Path) -> None:

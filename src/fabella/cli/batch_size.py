@@ -41,9 +41,10 @@ def command(
     fastest: Annotated[bool, typer.Option("--fastest", help="Write the fastest instead of the largest.")] = False,
     write: Annotated[Path | None, typer.Option(help="A .yaml file for the config with the answer.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually as the config says.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    run = plan(Asked(what=what, overrides=tuple(overrides or ()))).run
+    run = plan(Asked(what=what, engine=engine, overrides=tuple(overrides or ()))).run
     if write is not None:
         refuse_to_replace(write)
     room, on_gpu = room_of(run, device)

@@ -33,10 +33,11 @@ def command(
     minutes: Annotated[float, typer.Option(help="Of steps for each, instead of equal steps.", min=0.0)] = 0.0,
     out: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/architectures"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually as the config says.")] = "",
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
+    planned = plan(Asked(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ())))
     chosen = [family.strip() for family in families.split(",")]
     runs = [contestant(planned.run, family, parameters, layers) for family in chosen]
     ids = planned.prepared

@@ -39,14 +39,15 @@ def command(
     seconds: Annotated[float, typer.Option(help="Longest time for measuring.", min=1)] = 120.0,
     memory: Annotated[str, typer.Option(help="Memory there is, as 16GB; usually what this machine has free.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually as the config says.")] = "",
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     begun = RunFolder.open(Path(what)) if (Path(what) / CONFIG).is_file() else None
     if begun:
-        planned = _begun(begun, data, steps, overrides or [])
+        planned = _begun(begun, data, steps, [*(overrides or []), *([f"engine={engine}"] if engine else [])])
     else:
-        planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
+        planned = plan(Asked(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ())))
     for reason in planned.reasons:
         say(reason)
     ids = prepared_of(planned, prepared)

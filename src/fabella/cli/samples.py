@@ -31,13 +31,14 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same texts; otherwise the run's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     own = asked_in_training(RunFolder.open(run).run)
     given = {"temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = replace(own.sampling, **{name: value for name, value in given.items() if value is not None})
     ask = Ask(tuple(dict.fromkeys(prompts or own.prompts)), own.tokens if tokens is None else tokens, sampling)
-    result = told(run, ask, device=device, report=say)
+    result = told(run, ask, device=device, engine=engine, report=say)
     show_result(result, lines, as_json=as_json)
 
 

@@ -26,11 +26,12 @@ def command(
     limit: Annotated[int, typer.Option(min=0, help="Most questions a task; 0: all.")] = 0,
     checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     asked = Asked(
         tasks=tuple(dict.fromkeys(tasks)), folders=tuple(folder or ()), shots=shots, limit=limit,
-        checkpoint=checkpoint, device=device,
+        checkpoint=checkpoint, device=device, engine=engine,
     )  # fmt: skip
     result = run_tasks(run, asked, say)
     show_result(result, lines, as_json=as_json)

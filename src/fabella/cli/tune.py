@@ -46,13 +46,14 @@ def command(
     seeds: Annotated[int, typer.Option(help="Trainings of a trial, each with a seed of its own.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="The folder of the search; usually tuned/NAME.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch or jax; usually as the config says.")] = "",
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     lr_find: Annotated[bool, typer.Option("--lr-find", help="Test learning rates instead, in 100 steps.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     if not lr_find:
         optuna()  # whether it is there, before text is prepared
-    planned = plan(Asked(what=what, data=data, steps=steps, overrides=tuple(overrides or ())))
+    planned = plan(Asked(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ())))
     ids = planned.prepared
     if ids is None:
         with PreparationLine() as line:

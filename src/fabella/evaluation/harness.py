@@ -70,6 +70,8 @@ class Asked:
     limit: int = 0
     checkpoint: str = "best"
     device: str = "auto"
+    engine: str = ""
+    """torch or jax; empty: the one that the run was trained with."""
 
 
 def run_tasks(path: Path, asked: Asked, report: Callable[[str], None] = lambda text: None) -> Results:
@@ -79,7 +81,7 @@ def run_tasks(path: Path, asked: Asked, report: Callable[[str], None] = lambda t
     StorageError where there is no run or checkpoint.
     """
     harness = _harness()
-    teller = load(path, checkpoint=asked.checkpoint, device=asked.device)
+    teller = load(path, checkpoint=asked.checkpoint, device=asked.device, engine=asked.engine)
     module = importlib.import_module(f"fabella.evaluation.predictions_{teller.engine}")
     report("Loading the tasks.")
     tasks = _loaded(harness, asked)

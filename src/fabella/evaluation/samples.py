@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fabella.config import Run
 from fabella.errors import CheckpointError, StorageError, UsageError
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import load
+from fabella.generation.teller import Teller, load
 from fabella.runs.folder import RunFolder, name_of
 from fabella.runs.metrics import read_rows
 
@@ -64,16 +64,24 @@ def asked_in_training(run: Run) -> Ask:
     return Ask(own.prompts, own.tokens, Sampling(temperature=own.temperature, top_p=own.top_p, seed=run.seed))
 
 
-def told(path: Path, ask: Ask, *, device: str = "auto", report: Callable[[str], None] = lambda text: None) -> Samples:
+def told(
+    path: Path,
+    ask: Ask,
+    *,
+    device: str = "auto",
+    engine: str = "",
+    report: Callable[[str], None] = lambda text: None,
+) -> Samples:
     """Ask every checkpoint of the run in ``path``; what the training itself has told of ``ask`` is not told anew.
 
-    ``report`` hears what is being done. Raises CheckpointError where there is nothing to tell from, or a line of the
-    run's measurements is damaged.
+    ``engine``: torch or jax; empty: the one that the run was trained with. ``report`` hears what is being done.
+    Raises CheckpointError where there is nothing to tell from, or a line of the run's measurements is damaged.
     """
     folder = RunFolder.open(path)
     validated = (row for row in read_rows(path / "metrics.jsonl") if row.get("kind") == "validation")
     losses = {row["step"]: row.get("loss") for row in validated if "step" in row}
-    found = _recorded(path, ask, losses) if ask == asked_in_training(folder.run) else []
+    as_in_training = ask == asked_in_training(folder.run) and engine in ("", folder.run.engine)
+    found = _recorded(path, ask, losses) if as_in_training else []
     known = {(sample.step, sample.prompt) for sample in found}
     remarks: list[str] = []
     for step in folder.steps():
@@ -82,7 +90,7 @@ def told(path: Path, ask: Ask, *, device: str = "auto", report: Callable[[str], 
             continue
         report(f"Asking {name_of(step)}.")
         try:
-            texts = _tell(path, step, prompts, ask, device)
+            texts = _tell(load(path, checkpoint=step, device=device, engine=engine), prompts, ask)
         except StorageError as error:
             remarks.append(f"{name_of(step)} was passed over: {error.problem}")
             continue
@@ -106,7 +114,6 @@ def _recorded(path: Path, ask: Ask, losses: dict[int, float | None]) -> list[Sam
     ]
 
 
-def _tell(path: Path, step: int, prompts: Sequence[str], ask: Ask, device: str) -> list[str]:
+def _tell(teller: Teller, prompts: Sequence[str], ask: Ask) -> list[str]:
     """One by one, as the training tells them: told side by side, rounding could choose another word."""
-    teller = load(path, checkpoint=step, device=device)
     return [teller.generate(prompt, ask.sampling, max_tokens=ask.tokens)[0].told for prompt in prompts]

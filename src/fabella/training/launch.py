@@ -116,12 +116,12 @@ def _changes(asked: Asked, prepared: Prepared | None) -> dict[str, Any]:
 
 def _refuse_misspelt(what: str) -> None:
     """A word that is no path: a preset is what was meant."""
-    if Path(what).exists():
+    if Path(what).exists() or what == "storybook":
         return
     nearest = did_you_mean(what, preset_names())
     if nearest.startswith("Did you mean"):
         raise ConfigError(f"There is no preset '{what}'.", fix=nearest)
-    if re.fullmatch(r"[\w-]+", what) and what != "storybook":
+    if re.fullmatch(r"[\w-]+", what):
         presets = ", ".join(preset_names())
         raise ConfigError(f"There is neither a file nor a preset '{what}'.", fix=f"Presets: {presets}.")
 
