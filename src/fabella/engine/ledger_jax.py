@@ -1,6 +1,7 @@
 """Which steps are taken: decided, counted and remembered within the compiled step; the rules are in ledger.py."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,10 +29,12 @@ class Counts(NamedTuple):
     def of(cls, rules: Rules, numbers: Mapping[str, int | float]) -> "Counts":
         """What a checkpoint kept, on no device yet."""
         known = Known.of(rules, numbers)
-        whole: list[Any] = [np.asarray(n, np.int32) for n in (known.skipped, known.in_a_row, known.good, 0, -1)]
-        parts: list[Any] = [np.asarray(x, np.float32) for x in (known.scale, 0.0)]
-        skipped, in_a_row, good, failed, culprit = whole
-        return cls(skipped, in_a_row, parts[0], good, failed, parts[1], culprit)
+        whole, part = (partial(np.asarray, dtype=kind) for kind in (np.int32, np.float32))
+        values: dict[str, Any] = {
+            "skipped": whole(known.skipped), "in_a_row": whole(known.in_a_row), "scale": part(known.scale),
+            "good": whole(known.good), "failed": whole(0), "loss": part(0.0), "culprit": whole(-1),
+        }  # fmt: skip
+        return cls(**values)
 
     def known(self) -> Known:
         """Waits for the device."""

@@ -1,10 +1,10 @@
 """What everybody tells whose speed is measured, and how one is asked; neutral of the engine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,25 @@ class Contestant(Protocol):
     def close(self) -> None:
         """Leave nothing behind."""
         ...
+
+
+def by_loop(name: str, generate: Callable[..., Iterator[list[int]]], model: Any, telling: Telling) -> "InProcess":
+    """Fabella, by the loop of an engine (``generate_torch.py``, ``generate_jax.py``)."""
+    prompts = list(telling.prompts)
+
+    def tell() -> None:
+        steps = generate(
+            model,
+            prompts,
+            GREEDY,
+            rows=[0] * len(prompts),
+            max_tokens=telling.tokens,
+            vocabulary=telling.config.vocabulary,
+        )
+        for _ in steps:
+            pass
+
+    return InProcess(name, tell)
 
 
 class InProcess:

@@ -18,7 +18,7 @@ from fabella.engine.engine_torch import for_use
 from fabella.engine.peers_torch import build_peer, peer_of
 from fabella.errors import FabellaError
 from fabella.generation import contestants_llama_cpp
-from fabella.generation.contestants import GREEDY, Contestant, InProcess, Telling
+from fabella.generation.contestants import Contestant, InProcess, Telling, by_loop
 from fabella.generation.decoding import Weights
 from fabella.generation.decoding_torch import lay_out
 from fabella.generation.generate_torch import generate
@@ -47,23 +47,11 @@ def all_for(telling: Telling, *, alone: bool) -> list[Contestant]:
 
 def fabella(telling: Telling, weights: Weights = "float32") -> Contestant:
     """By the loop that ``fabella generate`` uses."""
-    config, prompts = telling.config, list(telling.prompts)
+    config = telling.config
     model: Any = for_use(config, initial_weights(config.parameters(), seed=1), telling.device)
     lay_out(model, weights)
-
-    def tell() -> None:
-        steps = generate(
-            model,
-            prompts,
-            GREEDY,
-            rows=[0] * len(prompts),
-            max_tokens=telling.tokens,
-            vocabulary=config.vocabulary,
-        )
-        for _ in steps:
-            pass
-
-    return InProcess("fabella" if weights == "float32" else f"fabella {weights}", tell)
+    name = "fabella" if weights == "float32" else f"fabella {weights}"
+    return by_loop(name, generate, model, telling)
 
 
 def _transformers(telling: Telling) -> Contestant:

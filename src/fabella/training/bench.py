@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from statistics import median, quantiles
@@ -82,10 +82,8 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
         for _ in range(WARM_UP_STEPS - 1):
             contestant.step()
     turns: dict[str, list[dict[str, float]]] = {each: [] for each in who}
-    for turn in range(given.turns):
-        for contestant in contestants if turn % 2 else reversed(contestants):
-            time.sleep(PAUSE_SECONDS)
-            turns[contestant.name].append(contestant.step())
+    for contestant in taking_turns(contestants, given.turns):
+        turns[contestant.name].append(contestant.step())
     peaks.append(engine.peak(given.device, given.precision))
     flops, fastest = flops_per_token(config, shape[1]) * shape[0] * shape[1], max(peaks)
     result: dict[str, Any] = {"batch": shape[0], "time": shape[1], "peak_flops_per_second": fastest}
@@ -102,6 +100,14 @@ def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
         told["utilisation"] = flops / told["seconds_per_step"] / fastest
         told["peak_bytes"] = peak_memory(name, each, given) if given.memory else None
     return result
+
+
+def taking_turns(contestants: Sequence[Any], turns: int) -> Iterator[Any]:
+    """Each of them once a turn, in one order and then the other, with a pause before."""
+    for turn in range(turns):
+        for contestant in contestants if turn % 2 else reversed(contestants):
+            time.sleep(PAUSE_SECONDS)
+            yield contestant
 
 
 def _chosen(who: Sequence[str], only: Sequence[str]) -> list[str]:

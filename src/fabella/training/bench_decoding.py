@@ -5,7 +5,6 @@ Contestants take turns, so that a busy machine slows all of them; ratios are med
 """
 
 import importlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from fabella.engine import engine as engines
 from fabella.generation.contestants import Telling
 from fabella.models.parameters import count_without_embeddings
 from fabella.training import bench as training_bench
-from fabella.training.bench import PAUSE_SECONDS, summary
+from fabella.training.bench import summary, taking_turns
 
 SHAPES = ("piny-37m", "tinystories-8m", "mingru-17m", "storybook-1m", "storybook-hybrid-1m")
 """The shapes that Fabella's telling is measured for."""
@@ -70,10 +69,8 @@ def _measure(config: ModelConfig, batch: int, given: Conditions, contestants: An
             contestant.tell()
         bandwidth = contestants.read_bandwidth(given.device)
         turns: dict[str, list[dict[str, float]]] = {contestant.name: [] for contestant in who}
-        for turn in range(given.turns):
-            for contestant in who if turn % 2 else reversed(who):
-                time.sleep(PAUSE_SECONDS)
-                turns[contestant.name].append({"telling": contestant.tell()})
+        for contestant in taking_turns(who, given.turns):
+            turns[contestant.name].append({"telling": contestant.tell()})
     finally:
         for contestant in who:
             contestant.close()
