@@ -40,6 +40,8 @@ class _Order:
     """What the command line said."""
 
     asked: Asked
+    engine: str
+    """The one that is asked for, or that of the config"""
     out: Path | None
     prepared: Path
     device: str
@@ -70,8 +72,10 @@ def command(
     asked = Asked(
         what=what, data=data, validation=validation, engine=engine, steps=steps, overrides=tuple(overrides or ())
     )
-    order = _Order(asked=asked, out=out, prepared=prepared, device=device, resume=resume, as_json=as_json)
-    on_devices(devices, engine_of(asked), partial(_train, order))
+    order = _Order(
+        asked=asked, engine=engine_of(asked), out=out, prepared=prepared, device=device, resume=resume, as_json=as_json
+    )
+    on_devices(devices, order.engine, partial(_train, order))
 
 
 def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
@@ -96,7 +100,7 @@ def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
 def _train(order: _Order) -> None:
     place = place_here()
     decide = partial(_decide, order, place)
-    outcome = together(place, decide, device=order.device, engine=engine_of(order.asked))
+    outcome = together(place, decide, device=order.device, engine=order.engine)
     if place.first:
         report(outcome, as_json=order.as_json)
 
