@@ -5,12 +5,13 @@ place in environment variables; this file alone reads them.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from fabella.config import Training
-from fabella.errors import ConfigError
+from fabella.errors import ConfigError, FabellaError, RanksError
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What every launcher of PyTorch programs sets; LOCAL_RANK and LOCAL_WORLD_SIZE besides on several machines."""
@@ -109,6 +110,30 @@ class Alone(Ranks):
 
     def tell(self, words: str) -> str:
         return words
+
+
+@contextmanager
+def losses_told(
+    leave: Callable[[str], None],
+    who_is_gone: Callable[[], str],
+    kinds: tuple[type[Exception], ...],
+    is_loss: Callable[[Exception], bool],
+) -> Generator[None]:
+    """Within: an error of ``kinds`` that ``is_loss`` of another process becomes a RanksError that says whose.
+
+    Whatever else is raised is this process's own failure, and ``leave`` tells the others why it ends.
+    """
+    try:
+        yield
+    except FabellaError as error:
+        leave(error.problem)
+        raise
+    except kinds as error:
+        if not is_loss(error):
+            leave(f"{type(error).__name__}: {error}")
+            raise
+        leave("")
+        raise RanksError(who_is_gone(), fix=GO_ON) from error
 
 
 def require_shareable(training: Training, size: int) -> None:

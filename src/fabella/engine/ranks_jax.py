@@ -16,8 +16,8 @@ import jax
 from jax._src import distributed
 
 from fabella.config import LONGEST_WAIT_SECONDS
-from fabella.engine.ranks import GO_ON, Place, Ranks
-from fabella.errors import ConfigError, FabellaError, RanksError
+from fabella.engine.ranks import GO_ON, Place, Ranks, losses_told
+from fabella.errors import ConfigError, RanksError
 
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
@@ -85,17 +85,9 @@ class JaxRanks(Ranks):
     @contextmanager
     def together(self) -> Generator[None]:
         """Within: where another process is lost, RanksError says which; one that fails tells the others why."""
-        try:
+        kinds = (RuntimeError, ValueError)  # JAX gives broken connections either name
+        with losses_told(self._leave, self._who_is_gone, kinds, _is_loss):
             yield
-        except FabellaError as error:
-            self._leave(error.problem)
-            raise
-        except (RuntimeError, ValueError) as error:  # JAX gives broken connections either name
-            if not _is_loss(error):
-                self._leave(f"{type(error).__name__}: {error}")
-                raise
-            self._leave("")
-            raise RanksError(self._who_is_gone(), fix=GO_ON) from error
 
     def _leave(self, reason: str) -> None:
         """Tell the others why this one ends; nothing to be done where the one that keeps the words is gone itself."""

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fabella.config import LONGEST_WAIT_SECONDS
-from fabella.engine.ranks import GO_ON, Place, Ranks
-from fabella.errors import FabellaError, RanksError
+from fabella.engine.ranks import Place, Ranks, losses_told
+from fabella.errors import RanksError
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOOK_SECONDS = 0.1
@@ -96,18 +96,9 @@ class TorchRanks(Ranks):
     @contextmanager
     def together(self) -> Generator[None]:
         """Within: where another process is lost, RanksError says which; one that fails tells the others why."""
-        try:
+        with losses_told(self._leave, self._who_is_gone, (RuntimeError,), _is_loss):
             yield
             self._result(self._pending)
-        except FabellaError as error:
-            self._leave(error.problem)
-            raise
-        except RuntimeError as error:
-            if not _is_loss(error):
-                self._leave(f"{type(error).__name__}: {error}")
-                raise
-            self._leave("")
-            raise RanksError(self._who_is_gone(), fix=GO_ON) from error
 
     def _leave(self, reason: str) -> None:
         """Tell the others why this one ends; nothing to be done where the one that keeps the words is gone itself."""
@@ -142,7 +133,7 @@ class TorchRanks(Ranks):
 SIGNS = ("third_party/gloo", "gloo::", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out")
 
 
-def _is_loss(error: RuntimeError) -> bool:
+def _is_loss(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in SIGNS)
 
 
