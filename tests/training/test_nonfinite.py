@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,13 @@ def test_the_checkpoint_to_go_back_to_is_kept_however_often_others_are_saved(dat
         assert RunFolder.open(start(run, tmp_path / policy, data, observers=[ask]).folder).steps() == steps
 
 
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} was never written"
+        time.sleep(0.01)
+
+
 def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
     data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +238,7 @@ def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
     def damage(progress: Any, result: Any) -> None:
         weights = tmp_path / "run" / "checkpoints" / "step-00000010" / "model.safetensors"
         if progress.step == 11 and not progress.rewinds:
+            wait_for(weights)  # it is written while the run goes on
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
     rewinding(data, tmp_path / "run", "checkpoint.keep=9", observers=[damage])
