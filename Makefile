@@ -68,5 +68,7 @@ $(VENV)/.dev: $(PINS) | $(VENV)/bin/python
 $(PEERS)/.peers: $(PINS) constraints-peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints-peers.txt -e . transformers tiktoken minGRU-pytorch \
-		llama-cpp-python gguf
+		llama-cpp-python gguf lightning 'jsonargparse[signatures]'
+	@# litgpt asks for an older huggingface-hub than Fabella has, but its model needs none.
+	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints-peers.txt --no-deps litgpt
 	@touch $@

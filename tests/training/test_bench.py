@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from fabella.config_files import preset
 from fabella.engine import bench_torch
 from fabella.engine.bench_torch import PARTS, Contestant
 from fabella.engine.nanogpt_torch import NanoGPT
+from fabella.engine.peers_torch import build_peer
 from fabella.errors import ConfigError, FabellaError, UsageError
 from fabella.models.flops import flops_per_token
 from fabella.training import bench as benching
@@ -76,6 +78,27 @@ def test_nanogpt_is_the_same_model_written_otherwise() -> None:
     theirs.load_state_dict({**weights, "head.weight": weights["embedding.weight"]})
     ids = torch.randint(config.vocabulary, (2, 9), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(theirs(ids[:, :-1], ids[:, 1:]), ours.loss(ids[:, :-1], ids[:, 1:]))
+
+
+def test_litgpt_is_the_same_model_written_otherwise() -> None:
+    pytest.importorskip("litgpt", reason="a peer, installed by `make bench-peers` only")
+    config: Any = preset("storybook-1m").model
+    ours, (theirs, loss) = Contestant("fabella", config, (2, 8), "float32", "cpu").model, build_peer(config, "litgpt")
+    weights = dict(ours.state_dict())
+    for layer in range(config.layers):
+        names = [f"blocks.{layer}.attention.{name}.weight" for name in ("query", "key", "value")]
+        weights[f"blocks.{layer}.attention.qkv.weight"] = torch.cat([weights.pop(name) for name in names])
+    spelled = {
+        "blocks.": "transformer.h.", "attention.qkv": "attn.qkv", "attention.output": "attn.proj",
+        "attention_norm": "norm_1", "feed_forward_norm": "norm_2", "feed_forward.gate": "mlp.fc_1",
+        "feed_forward.up": "mlp.fc_2", "feed_forward.down": "mlp.proj", "embedding": "transformer.wte",
+    }  # fmt: skip
+    for old, new in spelled.items():
+        weights = {name.replace(old, new): weight for name, weight in weights.items()}
+    weights["transformer.ln_f.weight"] = weights.pop("norm.weight")
+    theirs.load_state_dict({**weights, "lm_head.weight": weights["transformer.wte.weight"]})
+    ids = torch.randint(config.vocabulary, (2, 9), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(loss(ids), ours.loss(ids[:, :-1], ids[:, 1:]))
 
 
 def test_steps_are_taken_in_earnest() -> None:
