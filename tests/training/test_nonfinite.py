@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from fabella.data.prepared import Prepared
 from fabella.engine import engine_torch
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import Interrupted, NumericsError
-from fabella.runs.checkpoint import load
+from fabella.runs.checkpoint import Checkpoint, load, save
 from fabella.runs.folder import RunFolder
 from fabella.telemetry.terminal import Terminal
+from fabella.training import observers
 from fabella.training.session import resume, start
 from tests.training import tiny
 
@@ -223,25 +223,19 @@ def test_the_checkpoint_to_go_back_to_is_kept_however_often_others_are_saved(dat
         assert RunFolder.open(start(run, tmp_path / policy, data, observers=[ask]).folder).steps() == steps
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} was never written"
-        time.sleep(0.01)
-
-
 def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
     data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[11]})
 
-    def damage(progress: Any, result: Any) -> None:
-        weights = tmp_path / "run" / "checkpoints" / "step-00000010" / "model.safetensors"
-        if progress.step == 11 and not progress.rewinds:
-            wait_for(weights)  # it is written while the run goes on
+    def save_and_damage(folder: RunFolder, step: int, checkpoint: Checkpoint) -> None:
+        save(folder, step, checkpoint)
+        if step == 10 and not rows(tmp_path / "run", "rewind"):
+            weights = folder.checkpoints / "step-00000010" / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
-    rewinding(data, tmp_path / "run", "checkpoint.keep=9", observers=[damage])
+    monkeypatch.setattr(observers, "save", save_and_damage)  # on the thread that writes, so that it is in time
+    rewinding(data, tmp_path / "run", "checkpoint.keep=9")
     assert [row["step"] for row in rows(tmp_path / "run", "rewind")] == [6]
 
 
