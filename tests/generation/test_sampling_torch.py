@@ -1,6 +1,9 @@
-"""Choosing an id is what its plain definition says, with the frequencies that the probabilities promise."""
+"""Choosing an id, by PyTorch and by the compiled step, is what its plain definition says, with the frequencies that
+the probabilities promise."""
 
 import math
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,15 +12,39 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fabella.errors import NumericsError
+from fabella.generation import compiler
 from fabella.generation.sampling import Sampling, uniforms
-from fabella.generation.sampling_torch import choose
+from fabella.generation.sampling_native_torch import NativeChooser
+from fabella.generation.sampling_torch import TorchChooser, choose
 
 # Weights are sums of a few float32 exponentials: closer than this to a border, either side of it is right.
 BORDER = 1e-4
 # One-sided level of the chi-square tests, in standard deviations: about one false alarm in a million runs.
 CHI_SQUARE_Z = 4.75
+
+
+def choose_compiled(logits: Tensor, sampling: Sampling, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
+    library = compiler.step().library
+    assert library is not None
+    logits = logits.float().contiguous()
+    chooser = NativeChooser(library, *logits.shape)
+    marked = [None] * len(logits) if seen is None else list(seen.contiguous())
+    wishes = [chooser.wishes(sampling, own) for own in marked]
+    return torch.tensor(chooser.choose(logits, wishes, uniform.tolist()))
+
+
+@pytest.fixture(scope="module", autouse=True, params=["PyTorch", "compiled"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test looks at both ways of choosing."""
+    if request.param == "compiled" and compiler.step().library is None:
+        pytest.skip(compiler.step().remark)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "compiled":
+            patch.setattr(sys.modules[__name__], "choose", choose_compiled)
+        yield
 
 
 # ---------------------------------------------------------------- the definitions, in plain numpy
@@ -201,8 +228,8 @@ BROKEN = {"all -inf": [-INF] * 4, "NaN": [0.0, NAN, 1.0, 2.0], "all NaN": [NAN] 
 ODD = {"ties": [1.0, 1.0, 1.0, 1.0], "vocabulary 1": [0.0], "one possible": [-INF, -INF, 2.0, -INF]}
 
 
-# 4 kinds of broken logits × 3 settings, and 8 odd ones: 20 cases.
-@pytest.mark.fault("G6", cases=12)
+# 4 kinds of broken logits × 3 settings, and 8 odd ones, in both ways: 40 cases.
+@pytest.mark.fault("G6", cases=24)
 @pytest.mark.parametrize("how", ["greedy", "plain", "cut"])
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_logits_are_an_error_that_names_the_row(kind: str, how: str) -> None:
@@ -217,7 +244,7 @@ def test_broken_logits_are_an_error_that_names_the_row(kind: str, how: str) -> N
     )
 
 
-@pytest.mark.fault("G6", cases=8)
+@pytest.mark.fault("G6", cases=16)
 @pytest.mark.parametrize(
     ("kind", "how", "expected"),
     [
@@ -256,3 +283,24 @@ def test_logits_are_not_changed() -> None:
     before = logits.clone()
     choose(logits, SETTINGS["cut"], torch.tensor([0.1, 0.9]), torch.ones(2, 9, dtype=torch.bool))
     assert torch.equal(logits, before)
+
+
+def test_texts_with_different_wishes_are_chosen_for_side_by_side() -> None:
+    """Each as alone, whoever stands beside it: in one call of either chooser."""
+    random = np.random.default_rng(2)
+    logits = torch.from_numpy(random.normal(size=(64, 700)).astype(np.float32) * 2)
+    settings = [
+        Sampling(temperature=(0.0, 0.7, 1.3)[row % 3], top_k=(0, 5)[row % 2], top_p=(0.5, 0.9, 1.0)[row % 5 % 3],
+                 repetition_penalty=(1.0, 1.5)[row % 4 // 2])
+        for row in range(64)
+    ]  # fmt: skip
+    marked = [torch.from_numpy(random.random(700) < 0.2) if own.repetition_penalty != 1.0 else None for own in settings]
+    numbers = random.random(64).astype(np.float32).tolist()
+    alone: list[int] = []
+    for row, (own, seen) in enumerate(zip(settings, marked, strict=True)):
+        number = torch.tensor(numbers[row : row + 1])
+        alone.append(int(choose(logits[row : row + 1], own, number, None if seen is None else seen[None])))
+    library = compiler.step().library
+    for chooser in [TorchChooser(), *([NativeChooser(library, 64, 700)] if library else [])]:
+        wishes: list[Any] = [chooser.wishes(own, seen) for own, seen in zip(settings, marked, strict=True)]
+        assert chooser.choose(logits, wishes, numbers) == alone

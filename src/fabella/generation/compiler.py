@@ -22,7 +22,7 @@ from fabella.storage import cache_folder, make_folders, write_file
 from fabella.telemetry.terminal import say
 
 SOURCE = Path(__file__).with_name("step.cpp")
-SOURCES = (SOURCE, SOURCE.with_name("step_sums.h"))
+SOURCES = (SOURCE, SOURCE.with_name("step_choose.h"), SOURCE.with_name("step_sums.h"))
 # Without contraction a sum has the same bits in whichever loop it stands; where it pays, step_sums.h asks for it.
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-fno-exceptions"),

@@ -15,8 +15,7 @@ from jax import numpy as jnp
 from numpy.typing import NDArray
 
 from fabella.engine.engine_jax import InUse
-from fabella.errors import NumericsError
-from fabella.generation.sampling import Sampling, uniforms
+from fabella.generation.sampling import Sampling, uniforms, unusable
 from fabella.generation.sampling_jax import Kind, Settings, choose, marked
 from fabella.generation.slots import require_readable
 from fabella.generation.window import ENDLESS, window_start
@@ -76,10 +75,7 @@ def generate(
 def _require_finite(tops: NDArray[np.float32]) -> None:
     if not np.isfinite(tops).all():
         step, row = np.argwhere(~np.isfinite(tops))[0]
-        raise NumericsError(
-            f"The logits of row {row} cannot be sampled from: their largest is {float(tops[step, row])}.",
-            fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
-        )
+        raise unusable(int(row), float(tops[step, row]))
 
 
 class _Texts:

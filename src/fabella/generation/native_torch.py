@@ -287,7 +287,8 @@ class NativeRows:
             known=program.known,
             positions=ctypes.addressof(self._places),
         )
-        self._step = program.library.fabella_step
+        self.library = program.library
+        self._step = self.library.fabella_step
         self._arguments = ctypes.byref(self._made), ctypes.byref(self._call)
 
     def begin(self, row: int) -> None:

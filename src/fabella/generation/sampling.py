@@ -7,7 +7,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.errors import UsageError
+from fabella.errors import NumericsError, UsageError
 
 # Name → (lowest, highest, whether the lowest itself is allowed, what to write instead).
 _BOUNDS: dict[str, tuple[float, float, bool, str]] = {
@@ -18,6 +18,9 @@ _BOUNDS: dict[str, tuple[float, float, bool, str]] = {
     "repetition_penalty": (0.01, 100.0, True, "1 is no penalty; 1.1 is usual"),
     "seed": (0, 2**63 - 1, True, "any whole number gives a text of its own, always the same"),
 }
+
+COLDEST = 1e-37
+"""Any lower temperature is no float32 above 0, and would turn equal logits into 0 / 0."""
 
 # Numbers drawn at once: a draw takes as long as forty of its numbers.
 _BLOCK = 64
@@ -87,3 +90,11 @@ def _random(seed: int, row: int) -> np.random.Generator:
     if not 0 <= row < 2**63:
         raise UsageError(f"row = {row} is no number of a text.", fix="Count the texts of one prompt from 0.")
     return np.random.Generator(np.random.Philox(key=(row << 64) | seed))
+
+
+def unusable(row: int, largest: float) -> NumericsError:
+    """What is told of logits that hold NaN or +infinity, or nothing but -infinity."""
+    return NumericsError(
+        f"The logits of row {row} cannot be sampled from: their largest is {largest}.",
+        fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
+    )

@@ -8,12 +8,10 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import COLDEST, Sampling
 
 CANDIDATES = 256
 """The nucleus of a trained model is small: it is looked for among these before the vocabulary is sorted."""
-COLDEST = 1e-37
-"""Any lower temperature is no float32 above 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,54 @@
 ``torch.multinomial`` draws one random number a vocabulary entry and takes ten to twenty-five times as long.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fabella.errors import NumericsError
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import COLDEST, Sampling, unusable
 
 # The nucleus of a trained model is small: look for it among a few candidates before sorting the vocabulary.
 _CANDIDATES = (64,)
-# Any lower temperature is no float32 above 0, and would turn equal logits into 0 / 0.
-_COLDEST = 1e-37
+
+
+class Chooser(Protocol):
+    """Chooses for several texts at once, each in its own way."""
+
+    def wishes(self, sampling: Sampling, seen: Bool[Tensor, " V"] | None) -> Any:
+        """What ``choose`` is told of a text for as long as it lasts; ``seen`` marks the ids that are penalised."""
+        ...
+
+    def choose(self, logits: Float[Tensor, "N V"], wishes: Sequence[Any], uniform: Sequence[float]) -> list[int]:
+        """The next id of every row, for the wishes of its text and its number in [0, 1); raises as ``choose`` does."""
+        ...
+
+
+class TorchChooser:
+    """By ``choose``, for all those together whose wishes are alike."""
+
+    def wishes(self, sampling: Sampling, seen: Bool[Tensor, " V"] | None) -> tuple[Sampling, Tensor | None]:
+        """See Chooser."""
+        return replace(sampling, seed=0), seen
+
+    def choose(
+        self, logits: Float[Tensor, "N V"], wishes: Sequence[tuple[Sampling, Tensor | None]], uniform: Sequence[float]
+    ) -> list[int]:
+        """See Chooser."""
+        numbers = torch.tensor(uniform, device=logits.device)
+        chosen = torch.empty(len(wishes), dtype=torch.int64, device=logits.device)
+        groups: dict[Sampling, list[int]] = {}
+        for row, (sampling, _) in enumerate(wishes):
+            groups.setdefault(sampling, []).append(row)
+        for sampling, places in groups.items():
+            rows = slice(None) if len(places) == len(wishes) else torch.tensor(places, device=logits.device)
+            marked = [seen for place in places if (seen := wishes[place][1]) is not None]
+            chosen[rows] = choose(logits[rows], sampling, numbers[rows], torch.stack(marked) if marked else None)
+        return chosen.tolist()
 
 
 def choose(
@@ -37,7 +73,7 @@ def choose(
         return likeliest
     top = logits.amax(-1, keepdim=True)
     _require_finite(top)
-    weights = ((logits - top) / max(sampling.temperature, _COLDEST)).exp()
+    weights = ((logits - top) / max(sampling.temperature, COLDEST)).exp()
     return _inverse_cdf(_cut(weights, sampling), uniform.unsqueeze(-1))
 
 
@@ -56,10 +92,7 @@ def _require_finite(top: Float[Tensor, "B 1"]) -> None:
     # The maximum is NaN where a row holds NaN, and -infinity where it holds nothing else.
     if not torch.isfinite(top).all():
         row = int((~torch.isfinite(top)).flatten().int().argmax())
-        raise NumericsError(
-            f"The logits of row {row} cannot be sampled from: their largest is {float(top[row, 0])}.",
-            fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
-        )
+        raise unusable(row, float(top[row, 0]))
 
 
 def _cut(weights: Float[Tensor, "B V"], sampling: Sampling) -> Float[Tensor, "B V"]:

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +10,10 @@ from torch import Tensor
 
 from fabella.errors import UsageError
 from fabella.generation.decoding_torch import rows_of
-from fabella.generation.sampling import Sampling, uniform_stream
-from fabella.generation.sampling_torch import choose
+from fabella.generation.native_torch import NativeRows
+from fabella.generation.sampling import uniform_stream
+from fabella.generation.sampling_native_torch import NativeChooser
+from fabella.generation.sampling_torch import Chooser, TorchChooser
 from fabella.generation.slots import Choice, Request, require_readable
 from fabella.generation.window import ENDLESS, window_start
 
@@ -42,8 +43,12 @@ class Slots:
         self._limit = context if config.unbounded else min(context, config.context)
         room = min(self._limit, capacity)
         self._rows = rows_of(model, slots, room)
+        self._vocabulary = min(vocabulary, config.vocabulary)
+        self._chooser: Chooser = TorchChooser()
+        if isinstance(self._rows, NativeRows):
+            self._chooser = NativeChooser(self._rows.library, slots, self._vocabulary)
         self._device = next(model.parameters()).device
-        self._known, self._vocabulary, self._tokens_a_step = config.vocabulary, vocabulary, tokens_a_step
+        self._known, self._tokens_a_step = config.vocabulary, tokens_a_step
         self._slots, self._next = slots, 0
         self._texts: dict[int, _Text] = {}
         self._told: list[_Text] = []
@@ -62,7 +67,7 @@ class Slots:
         if not self.free:
             raise UsageError(f"All {self._slots} slots are taken.", fix="Wait until a text has ended, or remove one.")
         number, self._next = self._next, self._next + 1
-        text = _Text(number, request, self._limit, self._vocabulary, self._device)
+        text = _Text(number, request, self._limit, self._vocabulary, self._chooser, self._device)
         self._texts[number] = text
         self._waiting.append(text)
         return number
@@ -129,23 +134,18 @@ class Slots:
 
     def _choose(self, logits: Float[Tensor, "N V"], texts: Sequence["_Text"]) -> list[Choice]:
         logits = logits[:, : self._vocabulary]
-        uniform = torch.tensor([next(text.numbers) for text in texts], device=self._device)
-        chosen = torch.empty(len(texts), dtype=torch.int64, device=self._device)
-        for sampling, places in _alike(texts).items():
-            rows = slice(None) if len(places) == len(texts) else torch.tensor(places, device=self._device)
-            seen = torch.stack([texts[place].seen for place in places]) if sampling.repetition_penalty != 1.0 else None
-            chosen[rows] = choose(logits[rows], sampling, uniform[rows], seen)
-        tokens: list[int] = chosen.tolist()
+        wishes, uniform = [text.wishes for text in texts], [next(text.numbers) for text in texts]
+        tokens = self._chooser.choose(logits, wishes, uniform)
         for text, token in zip(texts, tokens, strict=True):
             text.take(token)
-        return [self._choice(text, token, row) for text, token, row in zip(texts, tokens, logits, strict=True)]
+        return [self._choice(text, tokens[row], logits, row) for row, text in enumerate(texts)]
 
-    def _choice(self, text: "_Text", token: int, logits: Float[Tensor, " V"]) -> Choice:
+    def _choice(self, text: "_Text", token: int, logits: Float[Tensor, "N V"], row: int) -> Choice:
         asked = text.request
         if not (asked.log_probabilities or asked.alternatives):
             return Choice(request=text.number, token=token)
-        log_probabilities = logits.float().log_softmax(0)
-        best = log_probabilities.topk(min(asked.alternatives, len(logits)))
+        log_probabilities = logits[row].float().log_softmax(0)
+        best = log_probabilities.topk(min(asked.alternatives, len(log_probabilities)))
         return Choice(
             request=text.number,
             token=token,
@@ -157,17 +157,20 @@ class Slots:
 class _Text:
     """A prompt and what was told after it."""
 
-    def __init__(self, number: int, request: Request, limit: int, vocabulary: int, device: torch.device) -> None:
+    def __init__(
+        self, number: int, request: Request, limit: int, vocabulary: int, chooser: Chooser, device: torch.device
+    ) -> None:
         self.number, self.request = number, request
         self.ids: list[int] = request.ids.tolist()
         self.numbers = uniform_stream(request.sampling.seed, request.row)
-        self.like = replace(request.sampling, seed=0)
-        """What texts must share to be chosen for together."""
         self.restart(limit)
+        self.seen: Tensor | None = None
+        """[V]: the ids that are penalised, where any are."""
         if request.sampling.repetition_penalty != 1.0:
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
             known = torch.tensor(self.ids[request.opening :], dtype=torch.int64, device=device)
             self.seen[known[known < vocabulary]] = True
+        self.wishes = chooser.wishes(request.sampling, self.seen)
 
     def restart(self, limit: int) -> None:
         """Nothing has been read of the window that the text is in."""
@@ -181,13 +184,5 @@ class _Text:
     def take(self, token: int) -> None:
         """The text is longer by an id."""
         self.ids.append(token)
-        if self.request.sampling.repetition_penalty != 1.0:
+        if self.seen is not None:
             self.seen[token] = True
-
-
-def _alike(texts: Sequence[_Text]) -> dict[Sampling, list[int]]:
-    """The places of the texts that are chosen for in the same way."""
-    groups: dict[Sampling, list[int]] = {}
-    for place, text in enumerate(texts):
-        groups.setdefault(text.like, []).append(place)
-    return groups

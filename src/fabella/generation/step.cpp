@@ -8,6 +8,7 @@
 #include <omp.h>
 #include <sched.h>
 
+#include "step_choose.h"
 #include "step_sums.h"
 
 namespace {
@@ -65,6 +66,7 @@ struct Call {
 
 constexpr int64_t PIECE = 65536;              // bytes of a weight that a thread takes at once: a few microseconds
 constexpr int64_t PATIENCE = 4096;            // looks at another thread's work before the machine may do something else
+constexpr int64_t FEW = 32768;                // logits that one thread chooses from sooner than two
 constexpr int64_t BLOCK = 256;                // sums that are finished together, or more
 constexpr int COLUMNS = WIDTH == 16 ? 4 : 3;  // rows of x at once: as many sums as there are registers
 
@@ -403,5 +405,31 @@ int32_t fabella_step(const Program* program, const Call* call) {
         }
     }
     return 0;
+}
+
+struct Choices {
+    const Choosing* settings;  // [n]
+    const float *uniform, *logits;
+    int64_t n, vocabulary, stride;  // ids that may be chosen, and numbers from one row of logits to the next
+    char* scratch;
+    int64_t scratch_bytes;  // of each thread
+    int64_t* chosen;        // [n]
+    float* tops;            // [n]: the largest logit of each row
+    int64_t threads;
+};
+
+// An id for every row. The first row that cannot be chosen from, -1 where all can.
+int64_t fabella_choose(const Choices* all) {
+    const bool together = all->n > 1 && all->n * all->vocabulary >= FEW;
+#pragma omp parallel for num_threads(all->threads) schedule(dynamic, 1) if (together)
+    for (int64_t i = 0; i < all->n; i++) {
+        double* sums = reinterpret_cast<double*>(all->scratch + omp_get_thread_num() * all->scratch_bytes);
+        float* weights = reinterpret_cast<float*>(sums + BUCKETS);
+        all->chosen[i] = choose_one(all->settings[i], all->logits + i * all->stride, all->vocabulary, all->uniform[i],
+                                    weights, weights + all->vocabulary, sums, all->tops + i);
+    }
+    for (int64_t i = 0; i < all->n; i++)
+        if (all->chosen[i] < 0) return i;
+    return -1;
 }
 }
