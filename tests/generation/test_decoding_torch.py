@@ -8,7 +8,7 @@ import torch
 
 from fabella.config import families
 from fabella.errors import ConfigError, UsageError
-from fabella.generation.decoding import Weights, weights_of
+from fabella.generation.decoding import Part, Weights, weights_of
 from fabella.generation.decoding_torch import OwnStates, lay_out, rows_of
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import Sampling
@@ -27,7 +27,7 @@ def logits_after(model: Any) -> torch.Tensor:
     rows = rows_of(model, 1, 12)
     with torch.inference_mode():
         rows.begin(0)
-        return rows.read(0, PROMPT, 0)
+        return rows.read([Part(0, PROMPT, 0)])
 
 
 @pytest.mark.parametrize("family", families())

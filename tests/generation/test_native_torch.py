@@ -13,7 +13,7 @@ from torch import Tensor
 from fabella.config import ModelConfig, families, family_module
 from fabella.engine.engine_torch import for_use
 from fabella.generation import compiler
-from fabella.generation.decoding import Weights
+from fabella.generation.decoding import Part, Weights
 from fabella.generation.decoding_torch import FixedRows, lay_out, rows_of
 from fabella.generation.native_torch import NativeRows
 from fabella.generation.sampling import Sampling
@@ -91,10 +91,30 @@ def test_whole_equals_chunked(name: str, cuts: list[int], row: int) -> None:
     tokens = tokens_of(model, 1, CONTEXT)
     whole, rows = model.logits(tokens)[0], rows_for(model)
     for start, end in pairwise(cuts):
-        said = rows.read(row, tokens[0, start:end].tolist(), start)
+        said = rows.read([Part(row, tokens[0, start:end].tolist(), start)])
         close(said[0], whole[end - 1])
-    at_once = rows_for(model).read(0, tokens[0].tolist(), 0)
+    at_once = rows_for(model).read([Part(0, tokens[0].tolist(), 0)])
     assert torch.equal(said, at_once), "the same text has other bits when it is read in pieces"
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.integers(1, CONTEXT), min_size=BATCH, max_size=BATCH),
+    cuts=st.lists(st.integers(0, CONTEXT), min_size=BATCH, max_size=BATCH),
+)
+def test_several_texts_read_at_once_have_the_bits_that_each_has_alone(
+    name: str, lengths: list[int], cuts: list[int]
+) -> None:
+    """From the beginning, and from the middle on; together they are longer than the stretch that is read at once."""
+    model = model_of(name)
+    texts = [tokens_of(model, 1, length)[0].tolist() for length in lengths]
+    rows = rows_for(model)
+    first = [Part(row, text[:cut], 0) for row, (text, cut) in enumerate(zip(texts, cuts, strict=True)) if text[:cut]]
+    rest = [Part(row, text[cut:], cut) for row, (text, cut) in enumerate(zip(texts, cuts, strict=True)) if text[cut:]]
+    for parts in filter(None, (first, rest)):
+        for part, said in zip(parts, rows.read(parts), strict=True):
+            whole = texts[part.row][: part.start + len(part.tokens)]
+            assert torch.equal(said, rows_for(model, 1).read([Part(0, whole, 0)])[0])
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -104,14 +124,14 @@ def test_token_by_token_equals_whole_for_texts_at_different_places(name: str, le
     tokens, rows = tokens_of(model, len(lengths)), rows_for(model)
     whole = model.logits(tokens)
     for row, length in enumerate(lengths):
-        rows.read(row, tokens[row, :length].tolist(), 0)
+        rows.read([Part(row, tokens[row, :length].tolist(), 0)])
     numbers = torch.arange(len(lengths))
     for further in range(4):
         places = [length + further for length in lengths]
         said = rows.go_on(tokens[numbers, places], places)
         close(said, whole[numbers, places])
     for row, length in enumerate(lengths):
-        alone = rows_for(model, 1).read(0, tokens[row, : length + 4].tolist(), 0)
+        alone = rows_for(model, 1).read([Part(0, tokens[row, : length + 4].tolist(), 0)])
         assert torch.equal(said[row], alone[0]), "a text has other bits beside others"
 
 
@@ -131,7 +151,7 @@ def test_any_number_of_threads_gives_the_same_bits(name: str, weights: Weights, 
     for count in (1, 3):
         torch.set_num_threads(count)
         rows = rows_for(model)
-        read = [rows.read(row, tokens[row].tolist(), 0) for row in range(BATCH)]
+        read = [rows.read([Part(row, tokens[row].tolist(), 0)]) for row in range(BATCH)]
         said.append(torch.cat([*read, rows.go_on(tokens[:, 0], [TIME] * BATCH)]))
     assert torch.equal(said[0], said[1])
 
@@ -139,12 +159,12 @@ def test_any_number_of_threads_gives_the_same_bits(name: str, weights: Weights, 
 def test_a_text_goes_on_in_another_row_and_a_row_forgets(name: str) -> None:
     model = model_of(name)
     tokens, rows = tokens_of(model), rows_for(model)
-    rows.read(2, tokens[0, :-1].tolist(), 0)
-    rows.read(1, tokens[1].tolist(), 0)
+    rows.read([Part(2, tokens[0, :-1].tolist(), 0)])
+    rows.read([Part(1, tokens[1].tolist(), 0)])
     rows.move(2, 0, TIME - 1)
     close(rows.go_on(tokens[:1, -1], [TIME - 1]), model.logits(tokens[:1])[:, -1])
     rows.begin(1)
-    close(rows.read(1, tokens[2].tolist(), 0), model.logits(tokens[2:])[:, -1])
+    close(rows.read([Part(1, tokens[2].tolist(), 0)]), model.logits(tokens[2:])[:, -1])
 
 
 def test_the_logits_lie_where_they_lay(name: str) -> None:
@@ -162,7 +182,7 @@ def test_weights_that_are_no_numbers_give_logits_that_are_none(name: str, weight
     table[first][3] = float("nan")
     model: Any = for_use(config, table, "cpu")
     lay_out(model, weights)
-    assert torch.isnan(rows_for(model).read(0, [1, 3, 2], 0)).all()
+    assert torch.isnan(rows_for(model).read([Part(0, [1, 3, 2], 0)])).all()
 
 
 def test_what_is_beyond_the_tables_is_refused(name: str) -> None:
@@ -170,7 +190,7 @@ def test_what_is_beyond_the_tables_is_refused(name: str) -> None:
     rows = rows_for(model, 1, 10)
     for wrong in (-1, model.config.vocabulary):
         with pytest.raises(IndexError, match="an id beyond the"):
-            rows.read(0, [1, wrong], 0)
+            rows.read([Part(0, [1, wrong], 0)])
         with pytest.raises(IndexError, match="an id beyond the"):
             rows.go_on(torch.tensor([wrong]), [0])
     with pytest.raises(IndexError, match="position 10 of 10"):

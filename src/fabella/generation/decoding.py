@@ -1,6 +1,7 @@
-"""What texts are told from: the weights as they were learned, or in less memory."""
+"""What texts are told from: the weights as they were learned, or in less memory; and how a text is read in parts."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 from fabella.errors import UsageError
 
@@ -14,3 +15,11 @@ def weights_of(name: str) -> Weights:
         if name == known:
             return known
     raise UsageError(f"weights = {name!r} is no kind.", fix=f"Choose from: {', '.join(get_args(Weights))}.")
+
+
+class Part(NamedTuple):
+    """More tokens of the text in one row, of which ``start`` have been read."""
+
+    row: int
+    tokens: Sequence[int]
+    start: int

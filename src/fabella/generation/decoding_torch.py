@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fabella.config import ModelConfig
 from fabella.errors import ConfigError
 from fabella.generation import compiler
-from fabella.generation.decoding import Weights
+from fabella.generation.decoding import Part, Weights
 from fabella.generation.native_torch import NativeRows, Program, UnwritableError
 from fabella.models.nn_decoding_torch import Decoder, forget, move
 from fabella.models.nn_products_torch import Layout, product, product_of_bytes, product_of_halves
@@ -38,8 +38,8 @@ class Rows(Protocol):
         """A new text in this row."""
         ...
 
-    def read(self, row: int, tokens: Sequence[int], start: int) -> Float[Tensor, "1 V"]:
-        """Logits after more tokens of one text, of which ``start`` have been read."""
+    def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
+        """Logits after each of these parts, no two of which are of the same text."""
         ...
 
     def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
@@ -104,9 +104,13 @@ class FixedRows:
         """See Rows."""
         forget(self._memory, row)
 
-    def read(self, row: int, tokens: Sequence[int], start: int) -> Float[Tensor, "1 V"]:
-        """See Rows."""
-        return self._decoder.read(Stretch(torch.tensor(tokens, device=self._device), row, start), self._memory)
+    def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
+        """See Rows. One part after the other."""
+        found: list[Tensor] = []
+        for row, tokens, start in parts:
+            stretch = Stretch(torch.tensor(tokens, device=self._device), row, start)
+            found.append(self._decoder.read(stretch, self._memory))
+        return torch.cat(found)
 
     def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows."""
@@ -133,10 +137,13 @@ class OwnStates:
         """See Rows."""
         self._states[row] = self._model.start(1, self._capacity)
 
-    def read(self, row: int, tokens: Sequence[int], start: int) -> Float[Tensor, "1 V"]:
+    def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
         """See Rows."""
-        logits, self._states[row] = self._model.step(torch.tensor([tokens], device=self._device), self._states[row])
-        return logits
+        found: list[Tensor] = []
+        for row, tokens, _ in parts:
+            logits, self._states[row] = self._model.step(torch.tensor([tokens], device=self._device), self._states[row])
+            found.append(logits)
+        return torch.cat(found)
 
     def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows."""

@@ -5,14 +5,14 @@ points at the model's own, which the decoder keeps alive.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fabella.generation.decoding import Weights
+from fabella.generation.decoding import Part, Weights
 from fabella.models.nn_decoding_torch import (
     AttentionPart,
     Decoder,
@@ -268,6 +268,7 @@ class NativeRows:
         self._all = (ctypes.c_int64 * most)(*range(most))
         self._places = (ctypes.c_int64 * most)()
         self._row = (ctypes.c_int64 * most)()
+        self._tokens = (ctypes.c_int64 * most)()
         self._buffers = (_address * 4)(*(room.data_ptr() for room in self._room))
         self._memories = (_address * len(self._memory))(
             *(None if one is None else one.data_ptr() for one in self._memory)
@@ -309,18 +310,19 @@ class NativeRows:
         self._run(max(positions))
         return self._logits[:count]
 
-    def read(self, row: int, tokens: Sequence[int], start: int) -> Float[Tensor, "1 V"]:
-        """See Rows."""
-        ids, logits = torch.tensor(tokens), torch.empty(1, self._program.vocabulary)
-        call = self._call
-        call.stretch, call.rows, call.logits = 1, ctypes.addressof(self._row), logits.data_ptr()
-        for done in range(0, len(tokens), STRETCH):
-            count = min(STRETCH, len(tokens) - done)
-            self._row[:count] = [row] * count
-            self._places[:count] = range(start + done, start + done + count)
-            call.n, call.skip = count, count - (done + count == len(tokens))
-            call.tokens = ids.data_ptr() + done * ids.element_size()
-            self._run(start + done + count - 1)
+    def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
+        """See Rows. As many tokens at once as a stretch has, of however many texts."""
+        logits, call = torch.empty(len(parts), self._program.vocabulary), self._call
+        call.stretch, call.rows, call.tokens = 1, ctypes.addressof(self._row), ctypes.addressof(self._tokens)
+        done = 0
+        for begun, ended in _stretches(parts):
+            tokens = begun + ended  # logits are made of the last ones
+            for place, one in enumerate(tokens):
+                self._row[place], self._tokens[place], self._places[place] = one
+            call.n, call.skip = len(tokens), len(begun)
+            call.logits = logits[done:].data_ptr()
+            self._run(max(position for _, _, position in tokens))
+            done += len(ended)
         return logits
 
     def _run(self, furthest: int) -> None:
@@ -328,3 +330,20 @@ class NativeRows:
             raise IndexError(f"position {furthest} of {self._capacity}")
         if self._step(*self._arguments):
             raise IndexError(f"an id beyond the {self._program.known} that the model knows")
+
+
+_Token = tuple[int, int, int]
+"""Row, id and position"""
+
+
+def _stretches(parts: Sequence[Part]) -> Iterator[tuple[list[_Token], list[_Token]]]:
+    """The tokens of all parts, STRETCH at a time: those after which a part goes on, and those with which one ends."""
+    begun, ended = list[_Token](), list[_Token]()
+    for row, tokens, start in parts:
+        for position, token in enumerate(tokens, start):
+            (ended if position + 1 == start + len(tokens) else begun).append((row, token, position))
+            if len(begun) + len(ended) == STRETCH:
+                yield begun, ended
+                begun, ended = [], []
+    if begun or ended:
+        yield begun, ended

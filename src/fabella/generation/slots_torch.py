@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fabella.errors import UsageError
+from fabella.generation.decoding import Part
 from fabella.generation.decoding_torch import rows_of
 from fabella.generation.native_torch import NativeRows
 from fabella.generation.sampling import uniform_stream
@@ -116,21 +117,21 @@ class Slots:
 
     def _read(self) -> list[Choice]:
         """Prompts in the order of their coming, and the first id of each that is read to its end."""
-        left, ready = self._tokens_a_step, list[tuple[Tensor, _Text]]()
+        left, parts, ready = self._tokens_a_step, list[Part](), list[_Text]()
         while self._waiting and left:
             text, row = self._waiting[0], len(self._told)
             if not text.begun:
                 self._rows.begin(row)
-            part = text.ids[text.read : text.read + left]
-            logits = self._rows.read(row, part, text.read - text.start)
-            text.read += len(part)
-            left -= len(part)
+            parts.append(Part(row, text.ids[text.read : text.read + left], text.read - text.start))
+            text.read += len(parts[-1].tokens)
+            left -= len(parts[-1].tokens)
             if text.read == len(text.ids):
                 self._told.append(self._waiting.popleft())
-                ready.append((logits, text))
-        if not ready:
+                ready.append(text)
+        if not parts:
             return []
-        return self._choose(torch.cat([logits for logits, _ in ready]), [text for _, text in ready])
+        logits = self._rows.read(parts)
+        return self._choose(logits[: len(ready)], ready) if ready else []
 
     def _choose(self, logits: Float[Tensor, "N V"], texts: Sequence["_Text"]) -> list[Choice]:
         logits = logits[:, : self._vocabulary]

@@ -1,7 +1,7 @@
 // One step of telling, whole: every operation of the network by one team of threads, without a call between them.
 //
 // A program is a list of operations over buffers [N width]; native_torch.py writes it, and its structures mirror those
-// here field by field. N is a few rows: one more token in each of many texts, or a stretch of one. Each output is
+// here field by field. N is a few rows: one more token in each of many texts, or stretches of some. Each output is
 // summed by one thread in an order that neither the number of threads nor the other rows change, so that a text has
 // the same bits alone and beside others. Nothing is allocated. Compiled by the machine's compiler for this processor.
 
@@ -61,7 +61,7 @@ struct Call {
     int64_t n, skip;         // rows, and how many of them need no logits
     const int64_t *tokens, *rows, *positions;
     float* logits;           // [n - skip, V]
-    int64_t stretch;         // whether the rows are one text
+    int64_t stretch;         // whether several rows may be of one text
 };
 
 constexpr int64_t PIECE = 65536;              // bytes of a weight that a thread takes at once: a few microseconds
