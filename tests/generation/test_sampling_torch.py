@@ -301,6 +301,6 @@ def test_texts_with_different_wishes_are_chosen_for_side_by_side() -> None:
         number = torch.tensor(numbers[row : row + 1])
         alone.append(int(choose(logits[row : row + 1], own, number, None if seen is None else seen[None])))
     library = compiler.step().library
-    for chooser in [TorchChooser(), *([NativeChooser(library, 64, 700)] if library else [])]:
+    for chooser in [TorchChooser(700), *([NativeChooser(library, 64, 700)] if library else [])]:
         wishes: list[Any] = [chooser.wishes(own, seen) for own, seen in zip(settings, marked, strict=True)]
         assert chooser.choose(logits, wishes, numbers) == alone

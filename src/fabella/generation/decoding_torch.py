@@ -42,7 +42,7 @@ class Rows(Protocol):
         """Logits after each of these parts, no two of which are of the same text."""
         ...
 
-    def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+    def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """Logits after one more token of each of the first rows."""
         ...
 
@@ -104,6 +104,7 @@ class FixedRows:
         """See Rows."""
         forget(self._memory, row)
 
+    @torch.inference_mode()
     def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
         """See Rows. One part after the other."""
         found: list[Tensor] = []
@@ -112,13 +113,14 @@ class FixedRows:
             found.append(self._decoder.read(stretch, self._memory))
         return torch.cat(found)
 
-    def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+    @torch.inference_mode()
+    def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows."""
-        longest = max(positions)
+        longest, ids = max(positions), torch.tensor(tokens, device=self._device)
         if longest == min(positions):
-            return self._decoder.read(Each(tokens, tokens, same=longest), self._memory)
+            return self._decoder.read(Each(ids, ids, same=longest), self._memory)
         places = torch.tensor(positions, device=self._device)
-        return self._decoder.read(Each(tokens, places, longest=longest + 1), self._memory)
+        return self._decoder.read(Each(ids, places, longest=longest + 1), self._memory)
 
     def move(self, source: int, target: int, length: int) -> None:
         """See Rows."""
@@ -137,6 +139,7 @@ class OwnStates:
         """See Rows."""
         self._states[row] = self._model.start(1, self._capacity)
 
+    @torch.inference_mode()
     def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
         """See Rows."""
         found: list[Tensor] = []
@@ -145,11 +148,14 @@ class OwnStates:
             found.append(logits)
         return torch.cat(found)
 
-    def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+    @torch.inference_mode()
+    def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows."""
         found: list[Tensor] = []
         for row, token in enumerate(tokens):
-            logits, self._states[row] = self._model.step(token.view(1, 1), self._states[row])
+            logits, self._states[row] = self._model.step(
+                torch.tensor([[token]], device=self._device), self._states[row]
+            )
             found.append(logits)
         return torch.cat(found)
 

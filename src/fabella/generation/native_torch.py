@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fabella.generation.decoding import Part, Weights
@@ -286,6 +286,7 @@ class NativeRows:
             memories=ctypes.cast(self._memories, ctypes.POINTER(_address)),
             capacity=capacity,
             known=program.known,
+            tokens=ctypes.addressof(self._tokens),
             positions=ctypes.addressof(self._places),
         )
         self.library = program.library
@@ -300,20 +301,20 @@ class NativeRows:
         """See Rows."""
         move(self._memory, source, target, length)
 
-    def go_on(self, tokens: Int[Tensor, " N"], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+    def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows. The logits are overwritten by the next call."""
         count = len(positions)
-        self._places[:count] = positions
+        self._places[:count], self._tokens[:count] = positions, tokens
         call = self._call
         call.n, call.skip, call.stretch, call.rows = count, 0, 0, ctypes.addressof(self._all)
-        call.tokens, call.logits = tokens.data_ptr(), self._logits.data_ptr()
+        call.logits = self._logits.data_ptr()
         self._run(max(positions))
         return self._logits[:count]
 
     def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
         """See Rows. As many tokens at once as a stretch has, of however many texts."""
         logits, call = torch.empty(len(parts), self._program.vocabulary), self._call
-        call.stretch, call.rows, call.tokens = 1, ctypes.addressof(self._row), ctypes.addressof(self._tokens)
+        call.stretch, call.rows = 1, ctypes.addressof(self._row)
         done = 0
         for begun, ended in _stretches(parts):
             tokens = begun + ended  # logits are made of the last ones

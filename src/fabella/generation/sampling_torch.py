@@ -33,6 +33,10 @@ class Chooser(Protocol):
 class TorchChooser:
     """By ``choose``, for all those together whose wishes are alike."""
 
+    def __init__(self, vocabulary: int) -> None:
+        """Ids from here on are never chosen."""
+        self._vocabulary = vocabulary
+
     def wishes(self, sampling: Sampling, seen: Bool[Tensor, " V"] | None) -> tuple[Sampling, Tensor | None]:
         """See Chooser."""
         return replace(sampling, seed=0), seen
@@ -41,7 +45,7 @@ class TorchChooser:
         self, logits: Float[Tensor, "N V"], wishes: Sequence[tuple[Sampling, Tensor | None]], uniform: Sequence[float]
     ) -> list[int]:
         """See Chooser."""
-        numbers = torch.tensor(uniform, device=logits.device)
+        logits, numbers = logits[:, : self._vocabulary], torch.tensor(uniform, device=logits.device)
         chosen = torch.empty(len(wishes), dtype=torch.int64, device=logits.device)
         groups: dict[Sampling, list[int]] = {}
         for row, (sampling, _) in enumerate(wishes):

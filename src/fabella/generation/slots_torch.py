@@ -45,7 +45,7 @@ class Slots:
         room = min(self._limit, capacity)
         self._rows = rows_of(model, slots, room)
         self._vocabulary = min(vocabulary, config.vocabulary)
-        self._chooser: Chooser = TorchChooser()
+        self._chooser: Chooser = TorchChooser(self._vocabulary)
         if isinstance(self._rows, NativeRows):
             self._chooser = NativeChooser(self._rows.library, slots, self._vocabulary)
         self._device = next(model.parameters()).device
@@ -75,10 +75,8 @@ class Slots:
 
     def step(self) -> list[Choice]:
         """See slots.py."""
-        # Entered anew for each step: a mode must not stay on while the caller has its turn.
-        with torch.inference_mode():
-            found = self._go_on()
-            return [*found, *self._read()]
+        found = self._go_on()
+        return [*found, *self._read()]
 
     def remove(self, number: int) -> None:
         """See slots.py."""
@@ -109,7 +107,7 @@ class Slots:
                 self._waiting.insert(1 if self._waiting and self._waiting[0].begun else 0, text)
         if not self._told:
             return []
-        tokens = torch.tensor([text.ids[-1] for text in self._told], device=self._device)
+        tokens = [text.ids[-1] for text in self._told]
         logits = self._rows.go_on(tokens, [text.read - text.start for text in self._told])
         for text in self._told:
             text.read += 1
@@ -134,7 +132,6 @@ class Slots:
         return self._choose(logits[: len(ready)], ready) if ready else []
 
     def _choose(self, logits: Float[Tensor, "N V"], texts: Sequence["_Text"]) -> list[Choice]:
-        logits = logits[:, : self._vocabulary]
         wishes, uniform = [text.wishes for text in texts], [next(text.numbers) for text in texts]
         tokens = self._chooser.choose(logits, wishes, uniform)
         for text, token in zip(texts, tokens, strict=True):
@@ -145,7 +142,7 @@ class Slots:
         asked = text.request
         if not (asked.log_probabilities or asked.alternatives):
             return Choice(request=text.number, token=token)
-        log_probabilities = logits[row].float().log_softmax(0)
+        log_probabilities = logits[row, : self._vocabulary].float().log_softmax(0)
         best = log_probabilities.topk(min(asked.alternatives, len(log_probabilities)))
         return Choice(
             request=text.number,
