@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from fabella.config import families
 from fabella.errors import TokenizerError, UsageError
@@ -160,3 +161,38 @@ def test_a_prompt_that_cannot_be_read_takes_no_slot() -> None:
     with pytest.raises(TokenizerError, match="id 32 of the prompt is beyond the model's vocabulary of 32 ids"):
         slots.add(request([32]))
     assert slots.free == 1
+
+
+@pytest.mark.parametrize("family", families())
+def test_texts_may_be_added_in_inference_mode_and_told_outside_it(family: str) -> None:
+    """They leave, move and forget, too."""
+    model, careful = real(family), Sampling(temperature=0, repetition_penalty=1.3)
+    with torch.inference_mode():
+        slots = slots_of(model, 3)
+        numbers = [slots.add(request(prompt, careful)) for prompt in ([3, 1, 4], [1, 5], [9, 2])]
+    beside = slots_of(model, 3)
+    same = [beside.add(request(prompt, careful)) for prompt in ([3, 1, 4], [1, 5], [9, 2])]
+    for _ in range(3):
+        assert [choice.token for choice in slots.step()] == [choice.token for choice in beside.step()]
+    slots.remove(numbers[0])
+    beside.remove(same[0])
+    assert [choice.token for choice in slots.step()] == [choice.token for choice in beside.step()]
+
+
+def test_what_a_learning_model_remembers_of_a_text_has_no_gradients() -> None:
+    class Beginning(Hashing):
+        """Its state begins with what it learns."""
+
+        def __init__(self) -> None:
+            super().__init__(Config())
+            self.first = nn.Parameter(torch.zeros(1))
+
+        def start(self, batch: int, capacity: int) -> Any:
+            seen.append(self.first * 2)
+            return super().start(batch, capacity)
+
+    seen: list[Tensor] = []
+    slots = slots_of(Beginning(), 1)
+    slots.add(request([1, 2]))
+    slots.step()
+    assert [kept.requires_grad for kept in seen] == [False]

@@ -135,6 +135,7 @@ class OwnStates:
         self._device = next(model.parameters()).device
         self._states: list[Any] = [None] * rows
 
+    @torch.inference_mode()
     def begin(self, row: int) -> None:
         """See Rows."""
         self._states[row] = self._model.start(1, self._capacity)

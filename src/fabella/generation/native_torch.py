@@ -29,7 +29,7 @@ from fabella.models.nn_decoding_torch import (
 )
 
 STRETCH = 64
-"""Tokens of a prompt that are read at once: as many as let the products work, as few as fit into the cache."""
+"""Tokens of prompts that are read at once: as many as let the products work, as few as fit into the cache."""
 BLOCK, STAGE_BYTES = 256, 64
 LOOKUP, PROJECT, ATTEND = range(3)
 PLAIN, ROOT_MEAN_SQUARE, LAYER = range(3)

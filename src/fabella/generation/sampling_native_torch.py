@@ -1,6 +1,6 @@
 """Choosing the next ids by the compiled step: one call for all rows; the rule is that of sampling_torch.py.
 
-The structures mirror those of step_choose.h and step.cpp field by field.
+The structures mirror those of step_choose.h field by field.
 """
 
 import ctypes

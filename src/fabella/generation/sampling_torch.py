@@ -26,7 +26,10 @@ class Chooser(Protocol):
         ...
 
     def choose(self, logits: Float[Tensor, "N V"], wishes: Sequence[Any], uniform: Sequence[float]) -> list[int]:
-        """The next id of every row, for the wishes of its text and its number in [0, 1); raises as ``choose`` does."""
+        """The next id of every row, for the wishes of its text and its number in [0, 1).
+
+        Raises NumericsError where a row holds NaN or +infinity, or nothing but -infinity.
+        """
         ...
 
 

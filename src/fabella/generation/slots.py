@@ -62,7 +62,8 @@ class Slots(Protocol):
         """Read some more of the prompts that wait, and choose an id for every text that has been read.
 
         The work is bounded: a long prompt takes several steps and delays the others in each by no more than its share.
-        Empty where nothing could be chosen yet. Raises NumericsError where the model gives no numbers.
+        Empty where nothing could be chosen yet. Raises NumericsError where the model gives no numbers; of what was
+        being told then nothing is kept.
         """
         ...
 

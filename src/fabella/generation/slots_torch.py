@@ -183,4 +183,5 @@ class _Text:
         """The text is longer by an id."""
         self.ids.append(token)
         if self.seen is not None:
-            self.seen[token] = True
+            with torch.inference_mode():  # whoever made it may have been in that mode
+                self.seen[token] = True

@@ -4,6 +4,7 @@
 // here field by field. N is a few rows: one more token in each of many texts, or stretches of some. Each output is
 // summed by one thread in an order that neither the number of threads nor the other rows change, so that a text has
 // the same bits alone and beside others. Nothing is allocated. Compiled by the machine's compiler for this processor.
+// What is chosen after the last of them: step_choose.h.
 
 #include <omp.h>
 #include <sched.h>
@@ -66,7 +67,6 @@ struct Call {
 
 constexpr int64_t PIECE = 65536;              // bytes of a weight that a thread takes at once: a few microseconds
 constexpr int64_t PATIENCE = 4096;            // looks at another thread's work before the machine may do something else
-constexpr int64_t FEW = 32768;                // logits that one thread chooses from sooner than two
 constexpr int64_t BLOCK = 256;                // sums that are finished together, or more
 constexpr int COLUMNS = WIDTH == 16 ? 4 : 3;  // rows of x at once: as many sums as there are registers
 
@@ -150,23 +150,6 @@ void normed(const Operation& op, const float* x, int64_t n, float* result) {
             for (int64_t k = 0; k < width; k++) result[k] = (x[k] - mean) * scale * op.norm_weight[k];
         else
             for (int64_t k = 0; k < width; k++) result[k] = (x[k] - mean) * scale;
-    }
-}
-
-// Each row so that its largest number is 127; what is no number makes the whole row none.
-void in_bytes(const float* x, int64_t n, int64_t width, int8_t* result, float* scales) {
-    for (int64_t i = 0; i < n; i++, x += width, result += width) {
-        float largest = 1e-30f, poison = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : poison)
-        for (int64_t k = 0; k < width; k++) {
-            const float size = std::fabs(x[k]);
-            largest = size > largest ? size : largest;
-            poison += x[k] * 0.0f;
-        }
-        const float by = 127.0f / largest;
-        for (int64_t k = 0; k < width; k++)
-            result[k] = static_cast<int8_t>(static_cast<int32_t>(x[k] * by + 12582912.0f - 12582912.0f));
-        scales[i] = largest / 127.0f + poison;
     }
 }
 
@@ -405,31 +388,5 @@ int32_t fabella_step(const Program* program, const Call* call) {
         }
     }
     return 0;
-}
-
-struct Choices {
-    const Choosing* settings;  // [n]
-    const float *uniform, *logits;
-    int64_t n, vocabulary, stride;  // ids that may be chosen, and numbers from one row of logits to the next
-    char* scratch;
-    int64_t scratch_bytes;  // of each thread
-    int64_t* chosen;        // [n]
-    float* tops;            // [n]: the largest logit of each row
-    int64_t threads;
-};
-
-// An id for every row. The first row that cannot be chosen from, -1 where all can.
-int64_t fabella_choose(const Choices* all) {
-    const bool together = all->n > 1 && all->n * all->vocabulary >= FEW;
-#pragma omp parallel for num_threads(all->threads) schedule(dynamic, 1) if (together)
-    for (int64_t i = 0; i < all->n; i++) {
-        double* sums = reinterpret_cast<double*>(all->scratch + omp_get_thread_num() * all->scratch_bytes);
-        float* weights = reinterpret_cast<float*>(sums + BUCKETS);
-        all->chosen[i] = choose_one(all->settings[i], all->logits + i * all->stride, all->vocabulary, all->uniform[i],
-                                    weights, weights + all->vocabulary, sums, all->tops + i);
-    }
-    for (int64_t i = 0; i < all->n; i++)
-        if (all->chosen[i] < 0) return i;
-    return -1;
 }
 }

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <omp.h>
+
 #include "step_sums.h"
 
 namespace {
@@ -14,6 +16,7 @@ struct Choosing {
 
 constexpr int64_t BUCKETS = 1024;
 constexpr int DIGITS = 3, BITS = 10;
+constexpr int64_t FEW = 32768;  // logits that one thread chooses from sooner than two
 
 // Of weights from 1 to 0: the less a weight, the larger its rank, of three digits of ten bits.
 inline uint32_t rank_of(float weight) {
@@ -110,3 +113,32 @@ inline int64_t choose_one(const Choosing& by, const float* logits, int64_t vocab
 }
 
 }  // namespace
+
+extern "C" {
+
+struct Choices {
+    const Choosing* settings;  // [n]
+    const float *uniform, *logits;
+    int64_t n, vocabulary, stride;  // ids that may be chosen, and numbers from one row of logits to the next
+    char* scratch;
+    int64_t scratch_bytes;  // of each thread
+    int64_t* chosen;        // [n]
+    float* tops;            // [n]: the largest logit of each row
+    int64_t threads;
+};
+
+// An id for every row. The first row that cannot be chosen from, -1 where all can.
+int64_t fabella_choose(const Choices* all) {
+    const bool together = all->n > 1 && all->n * all->vocabulary >= FEW;
+#pragma omp parallel for num_threads(all->threads) schedule(dynamic, 1) if (together)
+    for (int64_t i = 0; i < all->n; i++) {
+        double* sums = reinterpret_cast<double*>(all->scratch + omp_get_thread_num() * all->scratch_bytes);
+        float* weights = reinterpret_cast<float*>(sums + BUCKETS);
+        all->chosen[i] = choose_one(all->settings[i], all->logits + i * all->stride, all->vocabulary, all->uniform[i],
+                                    weights, weights + all->vocabulary, sums, all->tops + i);
+    }
+    for (int64_t i = 0; i < all->n; i++)
+        if (all->chosen[i] < 0) return i;
+    return -1;
+}
+}

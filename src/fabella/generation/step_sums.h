@@ -135,6 +135,23 @@ inline float error_function(float x) {  // a rational function of x, as Eigen ha
 inline float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678f)); }
 inline float gelu_tanh(float x) { return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x)); }
 
+// Each row so that its largest number is 127; what is no number makes the whole row none.
+inline void in_bytes(const float* x, int64_t n, int64_t width, int8_t* result, float* scales) {
+    for (int64_t i = 0; i < n; i++, x += width, result += width) {
+        float largest = 1e-30f, poison = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : poison)
+        for (int64_t k = 0; k < width; k++) {
+            const float size = std::fabs(x[k]);
+            largest = size > largest ? size : largest;
+            poison += x[k] * 0.0f;
+        }
+        const float by = 127.0f / largest;
+        for (int64_t k = 0; k < width; k++)
+            result[k] = static_cast<int8_t>(static_cast<int32_t>(x[k] * by + 12582912.0f - 12582912.0f));
+        scales[i] = largest / 127.0f + poison;
+    }
+}
+
 // ---------------------------------------------------------------- products
 
 inline float wide(float x) { return x; }

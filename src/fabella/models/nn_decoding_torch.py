@@ -256,6 +256,7 @@ class Decoder:
         return x
 
 
+@torch.inference_mode()
 def forget(memory: Sequence[Memory], row: int) -> None:
     """A new text begins in a row: hidden states are 0 again."""
     for remembered in memory:
@@ -263,6 +264,7 @@ def forget(memory: Sequence[Memory], row: int) -> None:
             remembered[row] = 0.0
 
 
+@torch.inference_mode()
 def move(memory: Sequence[Memory], source: int, target: int, length: int) -> None:
     """Let row ``target`` hold what row ``source`` holds, of which ``length`` positions have been read."""
     for remembered in memory:
