@@ -106,6 +106,21 @@ def test_hopeless_trials_end_early(data: Any, tmp_path: Path) -> None:
     assert seen == [2]
 
 
+@pytest.mark.parametrize(
+    ("place", "score", "given_up"), [(50, 5.0, False), (50, 6.0, False), (50, 7.5, True), (12, 7.5, False)]
+)
+def test_hopeless_is_who_is_worse_than_three_quarters_and_not_by_a_slow_beginning(
+    place: int, score: float, given_up: bool, data: Any, tmp_path: Path
+) -> None:
+    library, study = optuna(), open_study(search(tmp_path / "judged", data))
+    for other in range(1, 9):
+        scores_seen = {12: float(other), 50: float(other)}
+        study.add_trial(library.trial.create_trial(value=float(other), intermediate_values=scores_seen))
+    trial = study.ask()
+    trial.report(score, place)
+    assert trial.should_prune() == given_up
+
+
 def test_what_a_killed_process_was_at_is_tried_again(data: Any, tmp_path: Path) -> None:
     asked = search(tmp_path / "killed", data)
     study = open_study(asked)

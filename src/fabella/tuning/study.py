@@ -26,6 +26,9 @@ LOOKS = 8
 """Validations of a trial at which it may be given up."""
 STARTING_TRIALS = 8
 """Tried at random before the search learns from them; none is given up before these are through."""
+HOPELESS_PERCENT, JUDGED_FROM_PERCENT = 75.0, 20
+"""Given up is what is worse than so many of the trials were at the same place. Small batches and high rates begin
+slowly: nobody is judged by the first part of a training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,7 @@ def open_study(search: Search) -> Any:
     library = optuna()
     with storage_errors(search.out, "making the folder of the search"):
         make_folders(search.out)
-    pruner = library.pruners.MedianPruner(n_startup_trials=STARTING_TRIALS, n_warmup_steps=0)
+    pruner = library.pruners.PercentilePruner(HOPELESS_PERCENT, STARTING_TRIALS, n_warmup_steps=JUDGED_FROM_PERCENT)
     with _storage_told(search.url), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         storage = library.storages.RDBStorage(search.url, engine_kwargs=_waiting(search.url))
