@@ -121,6 +121,14 @@ def test_hopeless_is_who_is_worse_than_three_quarters_and_not_by_a_slow_beginnin
     assert trial.should_prune() == given_up
 
 
+def test_what_another_process_is_at_counts_as_done(data: Any, tmp_path: Path) -> None:
+    asked = search(tmp_path / "shared", data)
+    study = open_study(asked)
+    study.ask()
+    work(asked, 2, alone=False)
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING", "COMPLETE"]
+
+
 def test_what_a_killed_process_was_at_is_tried_again(data: Any, tmp_path: Path) -> None:
     asked = search(tmp_path / "killed", data)
     study = open_study(asked)

@@ -131,11 +131,15 @@ class _storage_told:  # noqa: N801 - read as a phrase in a with statement
 def again_what_was_cut_short(study: Any) -> int:
     """Put back trials whose process was killed; only while nobody else works for the study. How many there were."""
     library = optuna()
-    running = [t for t in study.get_trials(deepcopy=False) if t.state == library.trial.TrialState.RUNNING]
+    running = _running(study)
     for trial in running:
         study.tell(trial.number, state=library.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
     return len(running)
+
+
+def _running(study: Any) -> Sequence[Any]:
+    return study.get_trials(deepcopy=False, states=(optuna().trial.TrialState.RUNNING,))
 
 
 def work(
@@ -146,14 +150,16 @@ def work(
     abandoned: Callable[[], bool] = lambda: False,
     report: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Do trials until the study has ``count_`` that came to an end, by whomever, or nobody waits for them any more.
+    """Do trials until the study has ``count_`` that ended or are under way, by whomever, or nobody waits for them.
 
     ``alone``: no other process works for the study at the time.
     """
     library, study = optuna(), open_study(search)
     with _storage_told(search.url):
-        while len(ended(study)) < count_ and not abandoned():
+        while not abandoned():
             with _one_at_a_time(search.out):
+                if len(ended(study)) + len(_running(study)) >= count_:
+                    return
                 study.sampler = _sampler(library, search.seed, len(study.get_trials(deepcopy=False)), alone=alone)
                 trial = study.ask()
             try:
