@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +150,29 @@ def test_prepared_from_the_same_it_is_taken_as_it_is(tmp_path: Path) -> None:
     assert prepared(tmp_path / "out").fingerprint == made.fingerprint
     assert prepare(data(windows=Documents(length=99)), Bytes(), tmp_path / "out").fingerprint == made.fingerprint
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_prepared_by_another_process_meanwhile_it_is_taken_where_it_is_the_same(
+    same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = data(), data() if same else data(Storybook(stories=61))
+    fill, calls = vars(preparing)["_fill"], list[None]()
+
+    def filled(*given: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 1:  # the other one comes later and is through sooner
+            prepare(others, Bytes(), tmp_path / "out", workers=1)
+        return fill(*given)
+
+    monkeypatch.setattr(preparing, "_fill", filled)
+    if same:
+        prepare(mine, Bytes(), tmp_path / "out", workers=1)
+        assert len(calls) == 2
+    else:
+        with pytest.raises(StorageError, match="made from other text or settings"):
+            prepare(mine, Bytes(), tmp_path / "out", workers=1)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"out"}
 
 
 def test_prepared_from_something_else_it_is_refused_naming_both(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def prepare(
     tokens_to_train: int = 0,
     inputs: str = "",
 ) -> Prepared:
-    """Prepare ``data`` in ``folder``; data already prepared there from the same inputs is taken as it is.
+    """Prepare ``data`` in ``folder``; data already prepared there from the same inputs is taken as it is, also where
+    another process prepares them at the same time and is the first to end.
 
     ``workers``: processes that encode; 0 for one a core. ``model_parameters`` and ``tokens_to_train``, where not 0,
     let the doctor judge whether the text is large enough. ``inputs``: ``digest_of_inputs(data, tokenizer)``, where it
@@ -81,6 +82,10 @@ def prepare(
     except KeyboardInterrupt:
         problem = f"Interrupted while preparing {folder}; nothing was left behind."
         raise Interrupted(problem, fix="Run the same command again.") from None
+    except StorageError:
+        if not os.path.lexists(folder):
+            raise
+        return _prepared_already(folder, inputs, data, tokenizer)  # another process was the first to end
     return open_prepared(folder)
 
 
