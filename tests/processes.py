@@ -1,5 +1,6 @@
-"""Processes that a test starts and that end with it, whatever becomes of the test."""
+"""Processes that a test starts and that end with it, whatever becomes of the test; and a port for them."""
 
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,3 +20,15 @@ def started(words: Sequence[str | Path], **options: Any) -> Iterator["subprocess
         except BaseException:
             process.kill()
             raise
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that processes may listen at for as long as the block lasts, and that nobody else is given meanwhile.
+
+    It stays bound, though nobody listens: those who also ask for SO_REUSEADDR, as servers do, can bind it too.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

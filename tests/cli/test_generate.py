@@ -15,6 +15,7 @@ import pytest
 from fabella.cli import generate
 from fabella.cli.main import run as fabella
 from fabella.config import Chained
+from fabella.generation.compiler import step
 from fabella.generation.teller import Teller
 from tests.generation import tiny_run
 from tests.generation.stand_in import Config, Parrot
@@ -74,6 +75,7 @@ def saying(text: str) -> Teller:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    step()  # compiled before the tests: who is the first to tell on a machine is told about it
     return tiny_run.make(tmp_path_factory.mktemp("runs") / "tiny")
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from fabella.config_files import to_yaml
 from fabella.runs.folder import RunFolder
 from tests.house import HOUSE
+from tests.processes import reserved_port
 from tests.training import tiny
 
 STEPS = 600
@@ -39,21 +39,18 @@ exit "$largest"
 """
 
 
-def script() -> str:
+def script(port: int) -> str:
     """The block of the guide, on a tiny run and a port that is free here."""
     guide = (HOUSE / "docs" / "guide-clusters.md").read_text(encoding="utf-8")
     block = re.search(r"^```text\n(#!/bin/bash\n#SBATCH.*?)^```$", guide, re.DOTALL | re.MULTILINE)
     assert block, "the guide has no job script any more"
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
     changed = block[1].replace("piny-37m", "mine.yaml").replace("29500", str(port))
     assert changed.count("mine.yaml") == 1
     return changed
 
 
 def test_the_script_is_sound_bash() -> None:
-    done = subprocess.run(["bash", "-n", "-c", script()], capture_output=True, text=True)
+    done = subprocess.run(["bash", "-n", "-c", script(29501)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -65,7 +62,6 @@ def test_a_job_that_is_stopped_is_queued_again_and_goes_on_to_its_end(tmp_path: 
     (tmp_path / "prepared").mkdir()
     (tmp_path / "data").rename(tmp_path / "prepared" / "mine")
     (tmp_path / "mine.yaml").write_text(to_yaml(run))
-    (tmp_path / "job").write_text(script())
     (tmp_path / "bin").mkdir()
     for name, text in (("scontrol", SCONTROL), ("srun", SRUN)):
         (tmp_path / "bin" / name).write_text(text)
@@ -76,12 +72,14 @@ def test_a_job_that_is_stopped_is_queued_again_and_goes_on_to_its_end(tmp_path: 
         "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
     }  # fmt: skip
     lives = []
-    for _ in range(2):
-        done = subprocess.run(
-            ["bash", "job"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS
-        )
-        steps = RunFolder.open(tmp_path / "runs" / "mine").steps()
-        lives.append((steps[-1], (tmp_path / "requeued").read_text(), done.stderr))
+    with reserved_port() as port:
+        (tmp_path / "job").write_text(script(port))
+        for _ in range(2):
+            done = subprocess.run(
+                ["bash", "job"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS
+            )
+            steps = RunFolder.open(tmp_path / "runs" / "mine").steps()
+            lives.append((steps[-1], (tmp_path / "requeued").read_text(), done.stderr))
     assert 5 <= lives[0][0] < STEPS
     assert lives[1][0] == STEPS, lives[1][2]
     assert [requeued for _, requeued, _ in lives] == ["7\n", "7\n"], "queued again once"

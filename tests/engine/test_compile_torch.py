@@ -1,5 +1,6 @@
 """Compiled blocks: the same numbers within rounding, the same bits in every process; chosen by config and machine."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fabella.data.batches import Batch
 from fabella.engine import compile_torch
 from fabella.engine.compile_torch import is_compiled
 from fabella.engine.engine_torch import TorchEngine, for_training
+from fabella.engine.kernels_torch import PLACE
 from fabella.errors import ConfigError
 
 # PyTorch's own: from loading its compiler, and one that the compiler hides but does not expect to be an error.
@@ -27,6 +29,18 @@ SMALL = {
 }
 # Fused kernels add in another order: a few units in the last place of sums over 16 to 64 numbers of size 1.
 ROUNDING = 2e-5
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that no other process makes or throws away meanwhile, in a folder that is forgotten with the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv(PLACE, "torchinductor_test")  # as PyTorch writes it down by itself
 
 
 def run(family: str, compiled: str, *overrides: str) -> Run:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fabella.engine import kernels_torch
 from fabella.engine.kernels_torch import MARK, PLACE, keep_kernels
 
 DIES_BEFORE_ITS_FIRST_STEP = """
@@ -61,6 +62,25 @@ def test_where_others_compile_at_the_time_it_stays_and_another_folder_is_taken(o
     first.are_made()
     keep_kernels()
     assert os.environ[PLACE] == str(own / "0")
+
+
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_where_a_mark_is_taken_away_just_when_it_is_looked_at_it_counts_no_more(
+    abandoned: bool, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, look = keep_kernels(), kernels_torch._is_held
+    (own / "0" / "kernel.so").touch()
+    if abandoned:
+        (own / "0" / f"{MARK}of-a-dead-one").touch()
+
+    def after_its_first_step(mark: Path) -> bool | None:
+        other.are_made()
+        return look(mark)
+
+    monkeypatch.setattr(kernels_torch, "_is_held", after_its_first_step)
+    keep_kernels()
+    assert os.environ[PLACE] == str(own / "0")
+    assert (own / "0" / "kernel.so").exists() is not abandoned
 
 
 def test_a_folder_that_the_user_chose_stands(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

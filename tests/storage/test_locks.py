@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_signature_left_by_a_dead_holder_is_not_believed(tmp_path: Path, monke
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    monkeypatch.setattr("fabella.storage.locks.TRIES", 1)
+    monkeypatch.setattr("fabella.storage.locks.PATIENCE_SECONDS", 0)
     with locked(tmp_path):
         (tmp_path / ".lock").write_text(f"{child} {socket.gethostname()}\n")
         with pytest.raises(LockedError, match="is locked by another process"), locked(tmp_path):
@@ -78,9 +79,12 @@ def test_who_holds_it_but_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) == 3:
+        if sum(waits) > 5:  # on a slow disk
             brief.__exit__(None, None, None)
 
-    monkeypatch.setattr("time.sleep", wait)
+    clock = SimpleNamespace(sleep=wait, monotonic=lambda: sum(waits))
+    monkeypatch.setattr("fabella.storage.locks.time", clock)
     with locked(tmp_path):
-        assert len(waits) == 3
+        assert 5 < sum(waits) < 6
+    with locked(tmp_path, briefly=True), pytest.raises(LockedError, match="another process"), locked(tmp_path):
+        pytest.fail("it never ends")

@@ -59,17 +59,19 @@ def keep_kernels() -> Kernels:
 
 def _is_sound(folder: Path) -> bool:
     """Whether all kernels in ``folder`` are whole; one with a dead process's mark is emptied if nobody uses it."""
-    marks = list(folder.glob(f"{MARK}*"))
-    held = [mark for mark in marks if _is_held(mark)]
-    if len(held) == len(marks):
-        return True
-    if not held:
+    looks = [_is_held(mark) for mark in list(folder.glob(f"{MARK}*"))]
+    held, abandoned = looks.count(True), looks.count(False)
+    if abandoned and not held:
         remove_folder(folder)
-    return not held
+    return not (abandoned and held)
 
 
-def _is_held(mark: Path) -> bool:
-    descriptor = os.open(mark, os.O_RDWR)
+def _is_held(mark: Path) -> bool | None:
+    """Whether a process holds ``mark``; None where that process has just taken it away."""
+    try:
+        descriptor = os.open(mark, os.O_RDWR)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,9 +12,9 @@ from fabella.errors import LockedError
 from fabella.storage.words import LONGEST_PATH, escaped, storage_errors
 
 LOCK = ".lock"
-# A holder signs right after taking the lock; one that needs it but for a moment does not sign. Whoever comes in
-# between tries again for half a second.
-TRIES, WAIT_SECONDS = 50, 0.01
+# A holder signs right after taking the lock; one that needs it but for a moment does not sign, yet a slow disk makes
+# seconds of that moment. Whoever comes in between tries again for as long.
+PATIENCE_SECONDS, WAIT_SECONDS = 10, 0.01
 
 
 @contextmanager
@@ -41,15 +41,15 @@ def locked(folder: Path, *, what: str = "run folder", briefly: bool = False) -> 
 
 
 def _take(descriptor: int, place: str) -> None:
-    holder = ""
-    for _ in range(TRIES):
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(descriptor)
         else:
             return
-        if holder:
+        if holder or time.monotonic() > until:
             break
         time.sleep(WAIT_SECONDS)
     raise LockedError(
