@@ -105,7 +105,7 @@ def test_a_reader_that_is_killed_is_named(after: int, tokenizer: Path) -> None:
 @pytest.mark.fault("B9", cases=2)
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_reader_that_hangs_is_ended(after: int, tokenizer: Path) -> None:
-    batches = opened(streamed(ahead=1, patience_seconds=5.0), tokenizer)
+    batches = opened(streamed(ahead=1), tokenizer)
     for _ in range(after):
         next(batches)
     batches._patience = 0.2  # starting a process may take longer than a test wants to wait for a hanging one

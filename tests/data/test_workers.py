@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from fabella.data import workers
-from fabella.data.encoding import encode
+from fabella.data.encoding import Encoded, encode
 from fabella.data.workers import WorkerEndedError, Workers
 from fabella.errors import TokenizerError
 from tests.data.test_encoding import evil
@@ -21,6 +22,8 @@ from tests.tokenizers.samples import AWKWARD, KINDS, corpus, trained
 U2 = np.dtype("<u2")
 HOUSE = Path(__file__).parents[2]
 KILLED, RAISED, HUNG = 7, 7, 6
+PATIENCE = 60.0
+"""Seconds after which a thread that has nothing to wait for is called hung"""
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +99,28 @@ def test_a_text_that_cannot_be_encoded_is_named_and_the_worker_lives_on(folder: 
 
 
 @pytest.mark.fault("B9", cases=HUNG)
-def test_a_silent_worker_is_given_up(folder: Path) -> None:
+def test_a_silent_worker_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_one, encode = threading.Event(), workers._Process.encode
+
+    def noticed(process: workers._Process, task: workers._Task) -> Encoded:
+        has_one.set()
+        return encode(process, task)
+
+    def until_it_has_one() -> Iterator[list[str]]:
+        for number, texts in enumerate(chunks(3)):
+            assert number == 0 or has_one.wait(PATIENCE)
+            yield texts
+
+    monkeypatch.setattr(workers._Process, "encode", noticed)
     for _ in range(HUNG):
-        with Workers(folder / "bytes", U2, 1, patience=0.05) as pool:
+        with Workers(folder / "bytes", U2, 1) as pool:
+            assert len(list(pool.encode(chunks(1)))) == 1
+            pool._patience = 0.05  # starting a process may take longer than a test wants to wait for a silent one
+            has_one.clear()
             os.kill(pool.pids[0], signal.SIGSTOP)
             words = r"Worker 1 \(pid \d+\) has been silent for 0 s while encoding documents 0 to 4\. .*--workers 1"
             with pytest.raises(WorkerEndedError, match=words):
-                list(pool.encode(chunks(3)))
+                list(pool.encode(until_it_has_one()))
             pids = pool.pids
         assert all(has_ended(pid) for pid in pids)
 

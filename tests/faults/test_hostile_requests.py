@@ -8,7 +8,7 @@ import json
 import math
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fabella.generation.teller import Teller
 from fabella.server.limits import Limits
-from tests.server.stubs import PATIENCE, Answer, InProcess, hashing, listening, shelf
+from tests.server.stubs import PATIENCE, Answer, InProcess, hashing, listening, sent_within, shelf
 
 LIMITS = Limits(together=4, waiting=32, max_tokens=8, body_bytes=20_000)
 """Short texts: what is tried is what is let in, not what is told"""
@@ -237,8 +237,7 @@ BY_HAND = {
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    limits = Limits(max_tokens=8, receive_seconds=0.5)
-    with listening(shelf(hashing(), limits=limits), limits) as found:
+    with listening(shelf(hashing(), limits=LIMITS), LIMITS) as found:
         yield found
 
 
@@ -260,11 +259,14 @@ def statuses(connection: socket.socket) -> list[int]:
 
 
 @pytest.mark.fault("F1", cases=len(BY_HAND))
-def test_what_is_no_request_is_refused_or_shown_out(port: int) -> None:
-    opened = {what: connect(port, sent) for what, sent in BY_HAND.items()}
-    assert statuses(connect(port, b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")) == [200]
-    for what, connection in opened.items():
-        assert {status // 100 for status in statuses(connection)} <= {1, 2, 4}, what
+def test_what_is_no_request_is_refused_or_shown_out() -> None:
+    limits = Limits(max_tokens=8, receive_seconds=0.5)
+    good = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+    with listening(shelf(hashing(), limits=limits), limits) as port, ExitStack() as open_ones:
+        opened = {what: open_ones.enter_context(connect(port, sent)) for what, sent in BY_HAND.items()}
+        assert statuses(sent_within(limits.receive_seconds, port, good)) == [200]
+        for what, connection in opened.items():
+            assert {status // 100 for status in statuses(connection)} <= {1, 2, 4}, what
 
 
 STEPS = ["..", "%2e%2e", "%2E%2e", ".%2e", "..%2f", "%2e%2e%2f", "..%5c", "..\\", "%252e%252e", "..%00", "....//",

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from fabella.server.shelf import Shelf
-from tests.server.stubs import PATIENCE, hashing, listening, shelf
-from tests.server.test_endpoint import Places, connect, read_all, request
+from tests.server.stubs import PATIENCE, connect, hashing, listening, shelf
+from tests.server.test_endpoint import Places, read_all, request
 
 GOOD = {"prompt": "Once", "max_tokens": 6}
 PAGE = resource.getpagesize()

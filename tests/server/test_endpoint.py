@@ -3,15 +3,29 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from http.client import HTTPResponse
+from statistics import median
 
 import pytest
 
 from fabella.server.limits import Limits
 from fabella.server.shelf import Shelf
-from tests.server.stubs import PATIENCE, SMALL, Answer, Gated, InProcess, hashing, listening, shelf
+from tests.server.stubs import (
+    PATIENCE,
+    SMALL,
+    Answer,
+    Gated,
+    InProcess,
+    connect,
+    hashing,
+    listening,
+    sent_within,
+    shelf,
+)
 
 ENDLESS = {"prompt": "Once", "max_tokens": SMALL.max_tokens}
 
@@ -21,10 +35,6 @@ def house() -> Iterator[tuple[Shelf, int]]:
     models = shelf(hashing())
     with listening(models) as port:
         yield models, port
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def request(body: object, path: str = "/v1/completions") -> bytes:
@@ -52,30 +62,79 @@ class Places:
         self._scheduler = models.models["a"].scheduler
         self._look = threading.Event()
 
-    def wait_for(self, texts: int, *, seconds: float = PATIENCE) -> None:
-        for _ in range(int(seconds / 0.005)):
-            if self._scheduler.running + self._scheduler.waiting == texts:
+    @property
+    def tokens(self) -> int:
+        """Told since the beginning"""
+        return self._scheduler.tokens
+
+    def wait_for(self, texts: int) -> None:
+        self._wait(lambda: self._scheduler.running + self._scheduler.waiting == texts)
+
+    def wait_for_tokens(self, more_than: int) -> None:
+        """They are never fewer again, so that it is noticed however late this looks."""
+        self._wait(lambda: self.tokens > more_than)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        for _ in range(int(PATIENCE / 0.005)):
+            if condition():
                 return
             self._look.wait(0.005)
-        raise AssertionError(f"{self._scheduler.running} running, {self._scheduler.waiting} waiting after {seconds} s")
+        texts = f"{self._scheduler.running} running, {self._scheduler.waiting} waiting"
+        raise AssertionError(f"{texts}, {self.tokens} tokens after {PATIENCE} s")
 
 
 @pytest.mark.fault("F10", cases=100)
 @pytest.mark.parametrize("way", ["streaming", "whole", "half closed", "before the first piece"])
-def test_a_client_that_leaves_frees_its_place_within_a_second(house: tuple[Shelf, int], way: str) -> None:
+def test_a_client_that_leaves_frees_its_place_within_a_second(
+    house: tuple[Shelf, int], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a second on a machine that is not held up: most of the times, and always long before its text ends."""
     models, port = house
-    places = Places(models)
+    places, scheduler, arrived = Places(models), models.models["a"].scheduler, threading.Event()
+    submit = scheduler.submit
+    monkeypatch.setattr(scheduler, "submit", lambda tickets: (submit(tickets), arrived.set()))
+    seconds: list[float] = []
     for _ in range(25):
+        before = places.tokens
+        arrived.clear()
         with connect(port) as connection:
             connection.sendall(request({**ENDLESS, "stream": way != "whole"}))
+            assert arrived.wait(PATIENCE)
             if way == "streaming":
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
             if way != "before the first piece":
-                places.wait_for(1)
+                places.wait_for_tokens(before)
+            left = time.monotonic()
             if way == "half closed":
                 connection.shutdown(socket.SHUT_WR)
-                places.wait_for(0, seconds=1)
-        places.wait_for(0, seconds=1)
+                places.wait_for(0)
+        places.wait_for(0)
+        seconds.append(time.monotonic() - left)
+        assert places.tokens - before < SMALL.max_tokens, "it was not cut, but told to its end"
+    assert median(seconds) < 1.0
+
+
+@pytest.mark.parametrize("told", [0, 3])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_is_told_no_more_than_the_token_under_way(
+    stream: bool, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given_up = Gated(), threading.Event()
+    models = shelf(model.teller())
+    with listening(models) as port, closing(model):
+        scheduler, places = models.models["a"].scheduler, Places(models)
+        cancel = scheduler.cancel
+        monkeypatch.setattr(scheduler, "cancel", lambda tickets: (cancel(tickets), given_up.set()))
+        with connect(port) as connection:
+            connection.sendall(request({**ENDLESS, "stream": stream}))
+            for _ in range(told):
+                model.gate.release()
+            places.wait_for(1)
+            places.wait_for_tokens(told - 1)
+        assert given_up.wait(PATIENCE)
+        model.gate.release()  # the step that is under way, and no other
+        places.wait_for(0)
+        assert places.tokens <= told + 1
 
 
 @pytest.mark.fault("F11", cases=64)
@@ -83,15 +142,14 @@ def test_a_crowd_is_served_or_told_to_come_back() -> None:
     model = Gated()
     limits = Limits(together=2, waiting=6, max_tokens=5)
     models = shelf(model.teller(), limits=limits)
-    with listening(models, limits) as port:
-        crowd = [connect(port) for _ in range(64)]
+    with listening(models, limits) as port, ExitStack() as open_ones:
+        open_ones.callback(model.close)
+        crowd = [open_ones.enter_context(connect(port)) for _ in range(64)]
         for connection in crowd:
             connection.sendall(request({"prompt": "Once"}).replace(b"\r\nHost", b"\r\nConnection: close\r\nHost"))
         Places(models).wait_for(8)
         model.close()
         answers = [read_all(connection) for connection in crowd]
-        for connection in crowd:
-            connection.close()
     statuses = [int(answer.split()[1]) for answer in answers]
     assert set(statuses) <= {200, 429}
     assert statuses.count(200) >= 8
@@ -121,18 +179,20 @@ def test_a_text_that_takes_too_long_ends_there(stream: bool) -> None:
 @pytest.mark.fault("F9", cases=200)
 def test_those_who_never_finish_a_request_are_shown_out() -> None:
     limits = Limits(receive_seconds=0.3)
-    with listening(shelf(hashing()), limits) as port:
-        slow = [connect(port) for _ in range(200)]
+    good = request({"prompt": "Once", "max_tokens": 2})
+    with listening(shelf(hashing()), limits) as port, ExitStack() as open_ones:
+        slow = [open_ones.enter_context(connect(port)) for _ in range(200)]
         for number, connection in enumerate(slow):
             whole = request(ENDLESS)
-            connection.sendall([b"", b"POST /v1/comp", whole[:60], whole[:-5]][number % 4])
+            with suppress(ConnectionError):  # already shown out
+                connection.sendall([b"", b"POST /v1/comp", whole[:60], whole[:-5]][number % 4])
         for _ in range(10):
-            with connect(port) as honest:
-                honest.sendall(request({"prompt": "Once", "max_tokens": 2}))
+            with sent_within(limits.receive_seconds, port, good) as honest:
                 assert honest.recv(65536).startswith(b"HTTP/1.1 200 OK")
         for number, connection in enumerate(slow):
-            answer = read_all(connection)  # ends: the server has closed it
-            connection.close()
+            answer = b""
+            with suppress(ConnectionError):
+                answer = read_all(connection)  # ends: the server has closed it
             assert not answer or (number % 4 == 3 and b" 408 " in answer.split(b"\r\n")[0])
 
 
@@ -140,12 +200,20 @@ def test_those_who_never_finish_a_request_are_shown_out() -> None:
 def test_a_client_that_does_not_read_is_as_good_as_gone() -> None:
     limits = Limits(receive_seconds=0.2, max_tokens=SMALL.max_tokens)
     models = shelf(hashing(), limits=limits)
-    with listening(models, limits) as port, socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        deaf.connect(("127.0.0.1", port))
-        deaf.sendall(request({**ENDLESS, "stream": True, "logprobs": 20}))
-        Places(models).wait_for(1)
-        Places(models).wait_for(0)
+
+    def deaf(port: int) -> socket.socket:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", port))
+        return connection
+
+    asked = request({**ENDLESS, "stream": True, "logprobs": 20})
+    with listening(models, limits) as port:
+        places = Places(models)
+        with sent_within(limits.receive_seconds, port, asked, deaf):
+            places.wait_for_tokens(0)
+            places.wait_for(0)
+        assert places.tokens < SMALL.max_tokens, "it was not cut, but told to its end"
 
 
 @pytest.mark.fault("F7", cases=5)
@@ -224,16 +292,15 @@ def test_a_server_that_ends_finishes_what_it_tells() -> None:
     model = Gated()
     limits = replace(SMALL, waiting=20)
     models = shelf(model.teller(), limits=limits)
-    with listening(models, limits) as port:
-        crowd = [connect(port) for _ in range(20)]
-        for number, connection in enumerate(crowd):
-            connection.sendall(request({"prompt": "Once", "max_tokens": 8, "stream": number % 2 == 0}))
-        Places(models).wait_for(20)
-        opener = threading.Thread(target=open_once_closed, args=(port, model))
-        opener.start()
-    answers = [read_all(connection) for connection in crowd]
-    for connection in crowd:
-        connection.close()
+    with ExitStack() as open_ones:
+        with listening(models, limits) as port:
+            crowd = [open_ones.enter_context(connect(port)) for _ in range(20)]
+            for number, connection in enumerate(crowd):
+                connection.sendall(request({"prompt": "Once", "max_tokens": 8, "stream": number % 2 == 0}))
+            Places(models).wait_for(20)
+            opener = threading.Thread(target=open_once_closed, args=(port, model))
+            opener.start()
+        answers = [read_all(connection) for connection in crowd]
     opener.join()
     for number, answer in enumerate(answers):
         assert (b"data: [DONE]" if number % 2 == 0 else b'"completion_tokens":8') in answer

@@ -45,7 +45,7 @@ def test_every_row_arrives_in_order_and_the_service_is_closed() -> None:
     sink = Aside("Service", lambda: service, said.append)
     for row in rows(100):
         sink(row)
-    sink.close()
+    sink.close(silent=LONG, at_most=LONG)
     assert (service.rows, service.closed, said) == (rows(100), True, [])
 
 
@@ -58,7 +58,7 @@ def test_a_service_that_cannot_be_connected_to_is_reported_once(error: BaseExcep
     sink = Aside("Service", connect, said.append)
     for row in rows(10):
         sink(row)
-    sink.close()
+    sink.close(silent=LONG, at_most=LONG)
     assert said == [f"Service failed and is left out from here on: {str(error).splitlines()[0]}"]
 
 
@@ -73,7 +73,7 @@ def test_a_service_that_fails_on_the_way_is_given_nothing_more() -> None:
     sink = Aside("Service", lambda: service, said.append)
     for row in rows(10):
         sink(row)
-    sink.close()
+    sink.close(silent=LONG, at_most=LONG)
     assert service.rows == rows(4)
     assert said == ["Service failed and is left out from here on: disk full"]
 
@@ -87,7 +87,7 @@ def test_of_a_service_that_hangs_the_oldest_rows_are_left_out_and_the_caller_nev
         sink(row)
     assert said == ["Service is too slow: its oldest rows are left out. metrics.jsonl has them all."]
     service.let_go.set()
-    sink.close()
+    sink.close(silent=LONG, at_most=LONG)
     assert [row["step"] for row in service.rows] == [0, 95, 96, 97, 98, 99]
 
 
