@@ -26,7 +26,7 @@ from fabella.training.trial import most_held
 
 # The shapes that Fabella's speed is told for; any other preset has its own micro-batch and windows.
 SHAPES = {"storybook-1m": (32, 256), "tinystories-8m": (16, 256), "piny-37m": (8, 256), "mingru-17m": (8, 512)}
-PEERS = ("transformers", "mingru-pytorch", "llama-cpp-python")
+PEERS = ("transformers", "litgpt", "mingru-pytorch", "llama-cpp-python")
 WARM_UP_STEPS = 2
 PAUSE_SECONDS = 0.3
 """Before each step: for the threads of the one before, which go on looking for work for a while"""
