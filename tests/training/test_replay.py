@@ -16,9 +16,10 @@ from fabella.engine.engine_torch import TorchEngine
 from fabella.engine.ranks import Place
 from fabella.errors import CheckpointError, NotFinite, NumericsError
 from fabella.runs import failures
-from fabella.runs.checkpoint import load
+from fabella.runs.checkpoint import Checkpoint, load
 from fabella.runs.failures import Failure, keep
 from fabella.runs.folder import RunFolder
+from fabella.training import observers
 from fabella.training import replay as module
 from fabella.training.replay import Keeping, replay
 from fabella.training.session import resume, start
@@ -116,6 +117,37 @@ def test_weights_that_are_not_finite_are_never_saved(data: Prepared, tmp_path: P
     assert loaded.step == 3
     assert not loaded.ignored
     assert all(np.isfinite(array).all() for array in loaded.checkpoint.state.weights.values())
+
+
+@pytest.mark.fault("D2", cases=9)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("place", ["first weight", "last weight", "last moment"])
+def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_best(
+    place: str, number: float, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else went well: the losses are finite and fall."""
+    taken, poisoned = observers.checkpoint_of, list[str]()
+
+    def with_one(engine: Any, progress: Progress, known: Any) -> Checkpoint:
+        snapshot = taken(engine, progress, known)
+        if progress.step == 6:
+            arrays = dict(snapshot.state.moments if place == "last moment" else snapshot.state.weights)
+            name = list(arrays)[0 if place == "first weight" else -1]
+            arrays[name] = arrays[name].copy()
+            arrays[name].flat[-1] = number
+            kind = "moments" if place == "last moment" else "weights"
+            snapshot = dataclasses.replace(snapshot, state=dataclasses.replace(snapshot.state, **{kind: arrays}))
+            poisoned.append(name)
+        return snapshot
+
+    monkeypatch.setattr(observers, "checkpoint_of", with_one)
+    settings = ["checkpoint.every=2", "validation.every=2"]  # each validation is the best so far
+    with pytest.raises(NumericsError) as error:
+        start(tiny.run(*settings, steps=20), tmp_path / "run", data, device="cpu")
+    assert f"{poisoned[0]} is not finite" in str(error.value)
+    folder = RunFolder.open(tmp_path / "run")
+    assert [load(folder, which).step for which in ("latest", "best")] == [4, 4]
+    assert folder.steps()[-1] == 4
 
 
 @pytest.mark.fault("D1", cases=1)

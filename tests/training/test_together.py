@@ -127,10 +127,11 @@ def test_a_process_that_hangs_is_waited_for_as_long_as_was_said(data: Prepared, 
     assert "Process 1 of 2 does not answer" in said(tmp_path / "run", 0)
 
 
-@pytest.mark.fault("C6", cases=2)
+@pytest.mark.fault("C6", cases=10)
+@pytest.mark.parametrize("step", [1, 5, 8, 13, STEPS])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_error_of_one_process_is_told_by_all(rank: int, data: Prepared, tmp_path: Path) -> None:
-    assert run(2, asked(tmp_path / "run", data, strike=(8, rank, "full disk"))) == 4
+def test_the_error_of_one_process_is_told_by_all(rank: int, step: int, data: Prepared, tmp_path: Path) -> None:
+    assert run(2, asked(tmp_path / "run", data, strike=(step, rank, "full disk"))) == 4
     assert f"Process {rank} of 2 has stopped: disk full: nothing free." in said(tmp_path / "run", 1 - rank)
 
 
