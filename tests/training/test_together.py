@@ -84,6 +84,19 @@ def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 
+@pytest.mark.fault("C3", cases=18)
+@pytest.mark.parametrize(("rank", "name"), [(0, "SIGTERM"), (1, "SIGINT"), (1, "SIGTERM")])
+def test_a_run_that_signals_stop_again_and_again_is_the_run_without_a_stop(
+    rank: int, name: str, straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for step in (1, 3, 5, 8, 10, 13):
+        assert run(2, asked(out, data, strike=(step, rank, name))) == 130
+        assert RunFolder.open(out).steps()[-1] == step + 1
+    assert run(2, asked(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
 def test_a_save_that_one_process_was_asked_for_is_taken_by_all(data: Prepared, tmp_path: Path) -> None:
     overrides = ("checkpoint.every=100", "validation.every=100", "training.parallel.kind=fsdp")
     assert run(2, asked(tmp_path / "run", data, *overrides, strike=(8, 1, "SIGUSR1"))) == 0
