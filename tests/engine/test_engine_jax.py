@@ -19,8 +19,12 @@ from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights
 from fabella.training.launch import Asked, plan
 from tests.models.test_nn_jax import different_presets, reduced
+from tests.training.tiny import LEARNING
 
-TINY = ["model.vocabulary=64", "model.dim=16", "model.layers=1", "model.heads=2", "model.kv_heads=1", "model.hidden=24"]
+TINY = [
+    *LEARNING, "model.vocabulary=64", "model.dim=16", "model.layers=1", "model.heads=2", "model.kv_heads=1",
+    "model.hidden=24",
+]  # fmt: skip
 # Sums over micro-batches are taken in another order: float32 rounding, amplified by Adam's division at the first steps.
 ACCUMULATION_TOLERANCE = 2e-3
 # Of each loss of fifty steps against PyTorch's, relative.

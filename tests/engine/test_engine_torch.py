@@ -16,8 +16,12 @@ from fabella.engine.engine_torch import for_use
 from fabella.errors import CheckpointError, ConfigError, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights
+from tests.training.tiny import LEARNING
 
-TINY = ["model.vocabulary=64", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=2", "model.hidden=32"]
+TINY = [
+    *LEARNING, "model.vocabulary=64", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=2",
+    "model.hidden=32",
+]  # fmt: skip
 # Sums over micro-batches are taken in another order: float32 rounding, amplified by Adam's division at the first steps.
 ACCUMULATION_TOLERANCE = 2e-3
 

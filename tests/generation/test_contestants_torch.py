@@ -13,7 +13,7 @@ from fabella.generation.contestants import Telling
 from fabella.generation.contestants_torch import Llama2C, all_for, read_bandwidth, write_bytes, write_floats
 from fabella.models.parameters import count, initial_weights
 
-CONFIG = preset("storybook-1m").model.model_copy(update={"layers": 1, "vocabulary": 300})
+CONFIG = preset("storybook-1m").model.model_copy(update={"layers": 1, "heads": 4, "kv_heads": 4, "vocabulary": 300})
 
 
 def program(path: Path, said: str, code: int = 0) -> Path:

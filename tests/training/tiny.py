@@ -11,8 +11,15 @@ from fabella.data.prepare import prepare
 from fabella.data.prepared import Prepared
 from fabella.training.pace import TIMINGS
 
+# How the tests' models learn, whatever is found to be better for a preset.
+LEARNING = [
+    "model.init_std=0.08", "optimizer.lr=4e-3", "optimizer.betas=[0.9, 0.95]", "optimizer.weight_decay=0.1",
+    "optimizer.schedule=[{shape: linear, start: 0.0, end: 1.0, length: 5%}, "
+    "{shape: cosine, start: 1.0, end: 0.1, length: 95%}]",
+]  # fmt: skip
 # Accumulation that changes on the way, dropout, a schedule, several epochs, validation, samples and saving between.
 SETTINGS = [
+    *LEARNING,
     "model.vocabulary=256", "model.context=32", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=1",
     "model.hidden=24", "model.dropout=0.1", "tokenizer.kind=bytes", "data.source.stories=24",
     "data.validation.fraction=0.1", "data.windows={kind: chained, length: 32, stride: 32}",
