@@ -76,7 +76,7 @@ ROWS = {
     "C2": "signals for every process of a job: those that read for the training leave them to it",
     "C3": "a signal to one of several processes: all stop at the same step, one checkpoint, the same bits when resumed",
     "C4": "one of several processes killed: the others end in time and say which; the same bits when resumed",
-    "C5": "one of several processes hangs: the others end after the time-out and say which",
+    "C5": "one of several processes hangs, fails, or has numbers that are not finite: all end, and say which",
     "C6": "an error that only one of several processes meets: all end, and say which and why",
     "C7": "torchrun starts killed processes again: they go on, the same bits",
     "C8": "the launcher of several processes killed: they save and end",

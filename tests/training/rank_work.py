@@ -8,22 +8,34 @@ import json
 import os
 import signal
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fabella.cli.main import reported
-from fabella.data.prepared import open_prepared
+from fabella.config import Run
+from fabella.data.batches import Batch
+from fabella.data.prepared import Prepared, open_prepared
 from fabella.engine.engine import StepResult
+from fabella.engine.engine_torch import TorchEngine
 from fabella.engine.launch_torch import launch
 from fabella.engine.ranks import Place, place_here
 from fabella.errors import DiskFullError
 from fabella.telemetry.terminal import say
-from fabella.training import session, together
+from fabella.training import course, session, together
+from fabella.training.batches import batches_from
 from fabella.training.train import Progress
 from tests.training import tiny
+
+DISTURBED = ("no batch comes", "batches end", "NaN")
+"""From the next step on."""
+update = vars(TorchEngine)["_update"]
 
 
 class Strike:
@@ -31,6 +43,25 @@ class Strike:
 
     def __init__(self, place: Place, step: int, rank: int, what: str) -> None:
         self.place, self.step, self.rank, self.what = place, step, rank, what
+        self.struck = False
+
+    def fed(self, run: Run, data: Prepared, progress: Progress) -> Generator[Batch]:
+        """The batches of a run, until it is struck: then none comes, or no more are there."""
+        with closing(batches_from(run, data, progress)) as batches:
+            for batch in batches:
+                if self.struck and self.what == "no batch comes":
+                    threading.Event().wait()
+                if self.struck and self.what == "batches end":
+                    return
+                yield batch
+
+    def update(self, engine: TorchEngine, loss: Tensor, lr: float) -> Any:
+        """The update of the weights, whose gradients are not finite once this process is struck."""
+        if self.struck and self.what == "NaN":
+            for parameter in engine.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= torch.nan
+        return update(engine, loss, lr)
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         if (progress.step, self.place.rank) != (self.step, self.rank) or self.place.restarts:
@@ -39,6 +70,9 @@ class Strike:
             raise DiskFullError("disk full: nothing free.")
         if self.what == "bug":
             raise ZeroDivisionError("a bug")
+        if self.what in DISTURBED:
+            self.struck = True
+            return
         if self.what == "kill the launcher":
             os.kill(int(os.environ["LAUNCHER"]), signal.SIGKILL)
             return
@@ -55,6 +89,8 @@ def train(values: dict[str, Any]) -> None:
     if strike:  # the door for observers is the session's, not the command line's
         session.start = partial(session.start, observers=[strike])
         session.resume = partial(session.resume, observers=[strike])
+        course.batches_from = strike.fed
+        TorchEngine._update = lambda *given: strike.update(*given)
 
     def decide() -> together.Decision:
         return together.begin_or_go_on(run, out, open_prepared(data))

@@ -15,7 +15,7 @@ import pytest
 from fabella.data.prepared import Prepared
 from fabella.engine import launch_torch
 from fabella.engine.ranks import Alone, Place
-from fabella.errors import ConfigError, RanksError
+from fabella.errors import ConfigError, NumericsError, RanksError
 from fabella.runs.folder import RunFolder
 from fabella.training import together
 from fabella.training.session import start
@@ -140,6 +140,51 @@ def test_a_process_that_hangs_is_waited_for_as_long_as_was_said(data: Prepared, 
     assert "Process 1 of 2 does not answer" in said(tmp_path / "run", 0)
 
 
+FAILURES = {  # of one process of two: exit code of both together, and what the other one says
+    "bug": (1, "Process {rank} of 2 has stopped: ZeroDivisionError: a bug"),
+    "batches end": (1, "Process {rank} of 2 has stopped: StopIteration"),
+    "no batch comes": (RanksError.exit_code, "Process {rank} of 2 does not answer"),
+    "NaN": (NumericsError.exit_code, "is not finite"),
+}
+
+
+def fails(what: str, rank: int, step: int, out: Path, data: Prepared) -> None:
+    code, told = FAILURES[what]
+    assert run(2, asked(out, data, "training.parallel.timeout_seconds=5", strike=(step, rank, what))) == code
+    assert told.format(rank=rank) in said(out, 1 - rank)
+    if what == "no batch comes":  # and says itself where it hangs, before the others give up
+        assert f"No step for 4 seconds after step {step} in process {rank} of 2" in said(out, rank)
+        assert "in fed" in said(out, rank)
+    assert all(saved <= step for saved in RunFolder.open(out).steps()), "nothing is saved of the step that failed"
+
+
+@pytest.mark.fault("C5", cases=4)
+@pytest.mark.parametrize(("what", "rank"), [("bug", 1), ("batches end", 0), ("no batch comes", 1), ("NaN", 0)])
+def test_whatever_befalls_one_process_all_end(
+    what: str, rank: int, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_torch, "GRACE_SECONDS", 1.0)  # one that hangs does not hear
+    fails(what, rank, 8, tmp_path / "run", data)
+
+
+FAILURES_AT_NIGHT = 10
+
+
+@pytest.mark.faults
+@pytest.mark.fault("C5", cases=FAILURES_AT_NIGHT)
+@pytest.mark.parametrize("what", FAILURES)
+def test_whatever_befalls_any_process_at_any_step_all_end_and_nothing_is_lost(
+    what: str, straight: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_torch, "GRACE_SECONDS", 1.0)
+    chance = random.Random(what)
+    for number in range(FAILURES_AT_NIGHT):
+        out = tmp_path / str(number)
+        fails(what, chance.randrange(2), chance.randrange(1, STEPS), out, data)
+        assert run(2, asked(out, data)) == 0
+        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
 @pytest.mark.fault("C6", cases=10)
 @pytest.mark.parametrize("step", [1, 5, 8, 13, STEPS])
 @pytest.mark.parametrize("rank", [0, 1])
@@ -183,31 +228,70 @@ def _ended(process: "subprocess.Popen[bytes]") -> int:
     return process.wait(SECONDS)
 
 
-@pytest.mark.slow
-@pytest.mark.fault("C7", cases=1)
-def test_torchrun_starts_the_processes_again_and_they_go_on(straight: Path, data: Prepared, tmp_path: Path) -> None:
-    values = json.dumps(asked(tmp_path / "run", data, strike=(8, 1, "SIGKILL")))
+def started_again(out: Path, data: Prepared, step: int, rank: int) -> None:
+    """A run under torchrun, of which a process is killed."""
+    values = json.dumps(asked(out, data, strike=(step, rank, "SIGKILL")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.rank_work", values]
     done = subprocess.run(torchrun, cwd=HOUSE, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("C7", cases=1)
+def test_torchrun_starts_the_processes_again_and_they_go_on(straight: Path, data: Prepared, tmp_path: Path) -> None:
+    started_again(tmp_path / "run", data, 8, 1)
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-@pytest.mark.fault("C8", cases=1)
-def test_where_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+RESTARTS_AT_NIGHT = 10
+
+
+@pytest.mark.faults
+@pytest.mark.fault("C7", cases=RESTARTS_AT_NIGHT)
+def test_torchrun_starts_them_again_whichever_is_killed(straight: Path, data: Prepared, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    for number in range(RESTARTS_AT_NIGHT):
+        started_again(tmp_path / str(number), data, chance.randrange(1, STEPS), chance.randrange(2))
+        assert tiny.fingerprint(tmp_path / str(number)) == tiny.fingerprint(straight)
+
+
+def left_alone(out: Path, data: Prepared, step: int, rank: int) -> None:
+    """A run whose launcher is killed."""
     seldom = [f"{what}.every=10000" for what in ("validation", "samples", "checkpoint")]
-    values = asked(tmp_path / "run", data, *seldom, strike=(8, 0, "kill the launcher")) | {"steps": 5000}
+    values = asked(out, data, *seldom, strike=(step, rank, "kill the launcher")) | {"steps": 5000}
     words = [sys.executable, "-m", "tests.training.rank_work", "2", json.dumps(values)]
     launched = subprocess.run(words, cwd=HOUSE, timeout=SECONDS)
     assert launched.returncode == -signal.SIGKILL
-    pids = [int(said(tmp_path / "run", rank).split()[0]) for rank in (0, 1)]
+    pids = [int(said(out, rank).split()[0]) for rank in (0, 1)]
     for pid in pids:
         wait_for_end(pid)
-    assert "everything is saved" in said(tmp_path / "run", 0)
-    (step,) = RunFolder.open(tmp_path / "run").steps()
-    assert 8 < step < 5000
+    assert "everything is saved" in said(out, 0)
+    (saved,) = RunFolder.open(out).steps()
+    assert step < saved < 5000
+
+
+only_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process that its parent has died"
+)  # fmt: skip
+
+
+@only_linux
+@pytest.mark.fault("C8", cases=1)
+def test_where_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+    left_alone(tmp_path / "run", data, 8, 0)
+
+
+LAUNCHERS_AT_NIGHT = 20
+
+
+@only_linux
+@pytest.mark.faults
+@pytest.mark.fault("C8", cases=LAUNCHERS_AT_NIGHT)
+def test_whenever_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    for number in range(LAUNCHERS_AT_NIGHT):
+        left_alone(tmp_path / str(number), data, chance.randrange(1, 40), chance.randrange(2))
 
 
 def test_a_folder_with_another_run_is_refused(straight: Path, data: Prepared) -> None:

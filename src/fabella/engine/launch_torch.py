@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
-from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException
 
 from fabella.engine.ranks import GO_ON
 from fabella.errors import ConfigError, RanksError
@@ -58,6 +59,9 @@ def launch(count: int, work: Callable[..., int], *arguments: Any) -> int:
                 pass
         except ProcessExitedException as ended:
             return _code(context, ended)
+        except ProcessRaisedException as bug:
+            print(bug, file=sys.stderr)  # with its process's traceback; ours would say nothing
+            return 1
         finally:
             _reap(context)
     return 0

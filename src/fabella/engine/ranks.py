@@ -128,8 +128,8 @@ def losses_told(
     except FabellaError as error:
         leave(error.problem)
         raise
-    except kinds as error:
-        if not is_loss(error):
+    except Exception as error:
+        if not (isinstance(error, kinds) and is_loss(error)):
             leave(f"{type(error).__name__}: {error}")
             raise
         leave("")

@@ -31,6 +31,7 @@ from fabella.training.spikes import Spikes
 from fabella.training.telling import teller_of
 from fabella.training.train import Observer, Progress, train
 from fabella.training.validate import Score, bits_per_nat, fixed_set, validate
+from fabella.training.watchdog import SHARE, Watchdog
 
 Saved = Mapping[str, int | float | str]
 """What a checkpoint says of how far the run had come; nothing, where there is none yet."""
@@ -172,10 +173,16 @@ def _train(
     session: Session, observers: Sequence[Observer], rate: Callable[[int], float], progress: Progress, pace: Pace
 ) -> Progress:
     """The recipe, fed from where ``progress`` stands."""
-    learner = Keeping(session.engine, session.folder, session.ranks.place, progress)
-    with closing(batches_from(session.run, session.prepared, progress)) as batches:
+    place = session.ranks.place
+    learner = Keeping(session.engine, session.folder, place, progress)
+    seconds = SHARE * session.run.training.parallel.timeout_seconds
+    with (
+        Watchdog(seconds, place, progress.step) as watchdog,
+        closing(batches_from(session.run, session.prepared, progress)) as batches,
+    ):
+        looking = [watchdog.rest, *observers, watchdog.watch]
         try:
-            return train(learner, pace.timed(batches), rate, observers, progress=progress, until=session.steps)
+            return train(learner, pace.timed(batches), rate, looking, progress=progress, until=session.steps)
         except Enough as enough:
             return enough.progress
 
