@@ -19,6 +19,8 @@ from fabella.server.app import application
 from fabella.server.limits import Limits
 from fabella.server.serving import server
 from fabella.server.shelf import Model, Shelf
+from fabella.tokenizers.bytes import ByteTokenizer
+from fabella.tokenizers.tokenizer import Tokenizer
 from tests.generation import tiny_run
 from tests.generation.stand_in import Config, Hashing, Parrot
 
@@ -51,9 +53,33 @@ def saying(text: str | bytes, *, prompt: int) -> Teller:
     return _teller(Parrot(config, [*spoken, tiny_run.tokenizer().end], prompt=prompt + 1), config)
 
 
-def _teller(model: Any, config: Config) -> Teller:
+class Words(ByteTokenizer):
+    """Bytes, and an id for each of some words, which need not be text."""
+
+    def __init__(self, words: Sequence[bytes]) -> None:
+        self.words = words
+        self.vocabulary = ByteTokenizer.vocabulary + len(words)
+
+    def token_bytes(self, token: int) -> bytes:
+        first = ByteTokenizer.vocabulary
+        return super().token_bytes(token) if token < first else self.words[token - first]
+
+
+def saying_words(words: Sequence[bytes]) -> tuple[Teller, Callable[[Sequence[int]], None]]:
+    """Says words by their numbers after a prompt of two bytes, and ends; which ones is set by what comes with it."""
+    tokenizer = Words(words)
+    config = Config(vocabulary=tokenizer.vocabulary, context=64)
+    model = Parrot(config, [tokenizer.end], prompt=3)
+
+    def say(numbers: Sequence[int]) -> None:
+        model.says = [*(ByteTokenizer.vocabulary + number for number in numbers), tokenizer.end]
+
+    return _teller(model, config, tokenizer), say
+
+
+def _teller(model: Any, config: Config, tokenizer: Tokenizer | None = None) -> Teller:
     windows = Chained(length=config.context, stride=config.context)
-    return Teller(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+    return Teller(model, tokenizer or tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
 
 
 class Gated(Hashing):

@@ -1,7 +1,9 @@
 """OpenAI's own client works unchanged; every answer keeps its shape."""
 
+import itertools
 import json
 import math
+import random
 from collections.abc import Iterator
 
 import openai
@@ -9,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from fabella.server.limits import Limits
-from tests.server.stubs import SMALL, InProcess, hashing, listening, saying, shelf, texts
+from tests.server.stubs import InProcess, hashing, listening, saying, saying_words, shelf, texts
 
 STORY = "Once there was a naïve 🐉, and “hello” it said.\n\nIt was happy."
 
@@ -179,20 +181,27 @@ def test_health_and_numbers(near: InProcess) -> None:
     assert 'fabella_answers_total{route="/v1/completions",status="200"}' in after
 
 
+# Every line end that some parser knows, the words of the protocol itself, markup, and bytes that are no text.
+WORDS = ["\n", "\r", "\r\n", "\n\n", "data: ", "data: [DONE]\n\n", "\u2028", "\u2029", "\x85", "\x00", "\x0b", '"',
+         "\\", "</script>", "🐉", "event: x\n", ": ", "\ufeff", "é", "\x1b[2J"]  # fmt: skip
+AWKWARD = [*(word.encode() for word in WORDS), b"\xf0\x9f", b"\x90\x89", b"\xe2\x80", b"\xa8"]
+
+
 @pytest.mark.fault("F22", cases=1000)
 def test_whatever_a_model_says_is_framed_so_that_clients_read_it() -> None:
-    """Every line end that some parser knows, the words of the protocol itself, markup, and bytes that are no text."""
-    parts = ["\n", "\r", "\r\n", "\n\n", "data: ", "data: [DONE]\n\n", "\u2028", "\u2029", "\x85", "\x00", "\x0b", '"',
-             "\\", "</script>", "🐉", "event: x\n", ": ", "\ufeff", "é", "\x1b[2J"]  # fmt: skip
-    said = "".join(parts[i * 7 % len(parts)] + parts[i * 3 % len(parts)] for i in range(500))
-    with InProcess(shelf(saying(said, prompt=2), limits=SMALL)) as near:
-        body = {"prompt": "Hi", "max_tokens": 50_000, "truncate_prompt_tokens": -1}
-        whole = near.post("/v1/completions", body).json["choices"][0]["text"]
-        streamed = near.post("/v1/completions", {**body, "stream": True})
-        assert whole == said
-        assert texts(streamed.events) == {0: said}
-        for line in streamed.body.decode().split("\n"):
-            assert not line or line == "data: [DONE]" or json.loads(line.removeprefix("data: "))["choices"]
+    chance, everyone = random.Random(1), range(len(AWKWARD))
+    pairs = list(itertools.product(everyone, everyone))
+    longer = [chance.choices(everyone, k=chance.randrange(3, 12)) for _ in range(1000 - len(pairs))]
+    teller, say = saying_words(AWKWARD)
+    with InProcess(shelf(teller)) as near:
+        for numbers in [*pairs, *longer]:
+            say(numbers)
+            whole = near.post("/v1/completions", {"prompt": "Hi"}).json["choices"][0]["text"]
+            streamed = near.post("/v1/completions", {"prompt": "Hi", "stream": True})
+            assert whole == b"".join(AWKWARD[number] for number in numbers).decode(errors="replace")
+            assert texts(streamed.events) == {0: whole}
+            for line in streamed.body.decode().splitlines():  # at more line ends than the format has
+                assert not line or line == "data: [DONE]" or json.loads(line.removeprefix("data: "))["choices"]
 
 
 def test_limits_are_named_in_what_the_models_say() -> None:

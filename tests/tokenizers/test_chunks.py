@@ -60,7 +60,7 @@ def test_ids_are_the_librarys_on_all_planes(kind: str) -> None:
 
 @both
 def test_ids_are_the_librarys_on_stories(kind: str) -> None:
-    for text in [*corpus(), "\n\n".join(corpus()), *AWKWARD]:
+    for text in [*corpus(), "\n\n".join(corpus()), *AWKWARD, "a" * 5000, "é字🐉b" * 1000]:
         same(kind, text)
 
 

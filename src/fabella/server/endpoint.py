@@ -238,8 +238,13 @@ def _fingerprint(model: Model) -> str:
     return f"fabella-{model.teller.tokenizer.fingerprint[:8]}-{model.teller.step}"
 
 
+_LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
+"""Unicode's; JSON escapes those of ASCII. The stream's format does not know them, but some that read it do."""
+
+
 def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return (text if text.isascii() else text.translate(_LINE_ENDS)).encode()
 
 
 def _length(body: bytes) -> list[tuple[bytes, bytes]]:

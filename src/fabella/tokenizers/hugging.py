@@ -20,6 +20,9 @@ from fabella.tokenizers.chunks import GPT2_CHUNKS, ChunkEncoder
 from fabella.tokenizers.spelling import table
 from fabella.tokenizers.tokenizer import Tokenizer
 
+LONG = 1000
+"""Characters from which on the library's way for batches is taken: it alone lets other threads go on meanwhile."""
+
 
 class HuggingTokenizer(Tokenizer):
     """``text`` is the content of a checked ``tokenizer.json``; ``end`` the spelling of the end of a document."""
@@ -54,6 +57,8 @@ class HuggingTokenizer(Tokenizer):
 
     def _library_ids(self, text: str) -> list[int]:
         try:
+            if len(text) >= LONG:
+                return self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
             return self._library.encode(text, add_special_tokens=False).ids
         except BaseException as error:
             raise _panic_in_words(error) from error
