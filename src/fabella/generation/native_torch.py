@@ -28,9 +28,9 @@ from fabella.models.nn_decoding_torch import (
     move,
 )
 
-STRETCH = 64
+STRETCH = 128
 """Tokens of prompts that are read at once: as many as let the products work, as few as fit into the cache."""
-BLOCK, STAGE_BYTES = 256, 64
+BLOCK, ROWS, STAGE_BYTES = 256, 6, 64
 LOOKUP, PROJECT, ATTEND = range(3)
 PLAIN, ROOT_MEAN_SQUARE, LAYER = range(3)
 STORE, GELU, GELU_TANH, SWIGLU, RECUR = range(5)
@@ -261,7 +261,7 @@ class NativeRows:
         self._room = [torch.empty(max(1, most * width)) for width in program.widths]
         self._logits = torch.empty(rows, program.vocabulary)
         # Of each thread: two blocks of sums, scales, inputs normed and in bytes; or the scores of a text.
-        floats = 2 * BLOCK + most * (8 + 1 + program.widest_input + program.widest_input // 4 + 1) + 16
+        floats = 2 * BLOCK + most * (2 * ROWS + 1 + program.widest_input + program.widest_input // 4 + 1) + 16
         scratch_bytes = (4 * max(floats, self._capacity if program.attends else 0) + 8191) // 4096 * 4096
         self._scratch = torch.empty(scratch_bytes * self._threads, dtype=torch.uint8)
         self._stages = torch.empty(2 * len(program.operations) * STAGE_BYTES, dtype=torch.uint8)

@@ -65,14 +65,14 @@ struct Call {
     int64_t stretch;         // whether several rows may be of one text
 };
 
-constexpr int64_t PIECE = 65536;              // bytes of a weight that a thread takes at once: a few microseconds
-constexpr int64_t PATIENCE = 4096;            // looks at another thread's work before the machine may do something else
-constexpr int64_t BLOCK = 256;                // sums that are finished together, or more
-constexpr int COLUMNS = WIDTH == 16 ? 4 : 3;  // rows of x at once: as many sums as there are registers
+constexpr int64_t PIECE = 65536;    // bytes of a weight that a thread takes at once: a few microseconds
+constexpr int64_t PATIENCE = 4096;  // looks at another thread's work before the machine may do something else
+constexpr int64_t BLOCK = 256;      // sums that are finished together, or more
 
 // R rows of a weight with all n rows of x: found[r * n + i].
 template <int R, class Weight, class X>
 inline void all_rows(const Weight* weight, int64_t inputs, const X* x, int64_t n, float* found) {
+    constexpr int COLUMNS = Tile<Weight>::COLUMNS;
     int64_t i = 0;
     for (; i + COLUMNS <= n; i += COLUMNS) {
         float result[R][COLUMNS];
@@ -92,6 +92,7 @@ template <class Weight, class X>
 inline void some_rows(const Matrix& m, int64_t row, int64_t count, int64_t inputs, const X* x, const float* x_scales,
                       int64_t n, float* found) {
     const Weight* weight = static_cast<const Weight*>(m.weight) + row * inputs;
+    constexpr int ROWS = Tile<Weight>::ROWS;
     int64_t done = 0;
     for (; done + ROWS <= count; done += ROWS) all_rows<ROWS>(weight + done * inputs, inputs, x, n, found + done * n);
     for (; done < count; done++) all_rows<1>(weight + done * inputs, inputs, x, n, found + done * n);
@@ -127,8 +128,15 @@ struct Team {
     }
 };
 
+int64_t rows_at_once(const Operation& op) {
+    return op.format == FLOATS ? Tile<float>::ROWS : op.format == HALVES ? Tile<uint16_t>::ROWS : Tile<int8_t>::ROWS;
+}
+
 // Rows of a weight whose products are finished together: enough for whole vectors, too few to leave the cache.
-int64_t block_of(int64_t n) { return n * ROWS >= BLOCK ? ROWS : BLOCK / n / ROWS * ROWS; }
+int64_t block_of(const Operation& op, int64_t n) {
+    const int64_t rows = rows_at_once(op);
+    return n * rows >= BLOCK ? rows : BLOCK / n / rows * rows;
+}
 
 bool is_paired(const Operation& op) { return op.then == SWIGLU || op.then == RECUR; }
 
@@ -184,7 +192,7 @@ template <class Weight, class X>
 void multiply(const Operation& op, const Call& call, int64_t begin, int64_t end, const X* x, const float* x_scales,
               int64_t n, const float* residual, float* to, int64_t width, float* found) {
     const bool paired = is_paired(op);
-    const int64_t block = block_of(n);
+    const int64_t block = block_of(op, n);
     int64_t above = 0;
     for (int m = 0; m < (paired ? 1 : op.matrices); above += op.matrix[m++].rows) {
         const int64_t from = begin > above ? begin : above, below = above + op.matrix[m].rows;
@@ -202,8 +210,8 @@ void multiply(const Operation& op, const Call& call, int64_t begin, int64_t end,
 int64_t piece_of(const Operation& op, int64_t width, int64_t threads) {
     const int64_t size = op.format == FLOATS ? 4 : op.format == HALVES ? 2 : 1;
     const int64_t whole = PIECE / (op.inputs * size * (is_paired(op) ? 2 : 1)), even = (width + threads - 1) / threads;
-    const int64_t rows = whole < even ? whole : even;
-    return rows <= ROWS ? ROWS : (rows + ROWS - 1) / ROWS * ROWS;
+    const int64_t rows = whole < even ? whole : even, unit = rows_at_once(op);
+    return rows <= unit ? unit : (rows + unit - 1) / unit * unit;
 }
 
 void project(const Operation& op, const Program& program, const Call& call, const Team& team, int64_t stage) {
@@ -215,7 +223,7 @@ void project(const Operation& op, const Program& program, const Call& call, cons
     const float* residual = op.residual < 0 ? nullptr : program.buffers[op.residual];
     float* to = op.to < 0 ? call.logits : program.buffers[op.to] + skip * width;
     float* found = reinterpret_cast<float*>(team.scratch);
-    float* scales = found + 2 * block_of(n) * n;
+    float* scales = found + 2 * block_of(op, n) * n;
     float* own = scales + (n + 15) / 16 * 16;
     int8_t* bytes = reinterpret_cast<int8_t*>(own + (op.norm == PLAIN ? 0 : n * op.inputs));
     bool ready = false;

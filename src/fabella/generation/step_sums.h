@@ -81,12 +81,11 @@ inline void sums_of_four(const Vector a, const Vector b, const Vector c, const V
 template <int R, int C>
 inline void sums_of(const Vector sums[R][C], float result[R][C]) {
     for (int c = 0; c < C; c++)
-        if (R == 4) {
+        for (int r = 0; r < R; r += 4) {
+            const int second = r + 1 < R ? r + 1 : r, third = r + 2 < R ? r + 2 : r, fourth = r + 3 < R ? r + 3 : r;
             float four[4];
-            sums_of_four(sums[0][c], sums[1 % R][c], sums[2 % R][c], sums[3 % R][c], four);
-            for (int r = 0; r < R; r++) result[r][c] = four[r];
-        } else {
-            for (int r = 0; r < R; r++) result[r][c] = sum(sums[r][c]);
+            sums_of_four(sums[r][c], sums[second][c], sums[third][c], sums[fourth][c], four);
+            for (int k = 0; k < 4 && r + k < R; k++) result[r + k][c] = four[k];
         }
 }
 
@@ -219,6 +218,16 @@ inline void dots(const int8_t* weight, int64_t inputs, const int8_t* x, float re
         }
 }
 
-constexpr int ROWS = 4;                       // of a weight at once
+// Rows of a weight and rows of x at once: as many sums as there are registers beside what they are made of.
+template <class Weight>
+struct Tile {
+#if defined(__AVX512F__)
+    static constexpr int ROWS = 4, COLUMNS = 4;
+#elif defined(__AVX2__)
+    static constexpr int ROWS = sizeof(Weight) == 1 ? 4 : 6, COLUMNS = 2;
+#else
+    static constexpr int ROWS = 4, COLUMNS = 3;
+#endif
+};
 
 }  // namespace
