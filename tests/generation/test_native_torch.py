@@ -15,7 +15,7 @@ from fabella.engine.engine_torch import for_use
 from fabella.generation import compiler
 from fabella.generation.decoding import Part, Weights
 from fabella.generation.decoding_torch import FixedRows, lay_out, rows_of
-from fabella.generation.native_torch import NativeRows
+from fabella.generation.native_torch import STRETCH, NativeRows
 from fabella.generation.sampling import Sampling
 from fabella.models.nn_decoding_torch import Forgetful
 from fabella.models.parameters import initial_weights
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(compiler.step().library is None, reason=compiler
 
 # The same sums in another order.
 LOGITS_TOLERANCE = 2e-5
-BATCH, TIME, CONTEXT = 3, 24, 90
+BATCH, TIME, CONTEXT = 3, 24, STRETCH + 26
 BESIDES = {
     "one key for all queries": {"family": "llama", "heads": 4, "kv_heads": 1, "dim": 24, "hidden": 20},
     "a head of its own": {"family": "llama", "heads": 2, "kv_heads": 2, "tied": False},

@@ -6,7 +6,6 @@ for piece in teller.stream("Once upon a time"): print(piece, end="")
 
 import importlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +54,10 @@ def load(
     """
     folder = RunFolder.open(Path(path))
     run = folder.run
-    which, engine = _which(checkpoint), engine or run.engine
-    with ThreadPoolExecutor(1, "loading") as beside:  # its library takes a second, and checking every byte takes long
-        library = beside.submit(engines.load, engine)
-        tokenizer = loading.load(folder.path / "tokenizer")
-        saved = checkpoints.load(folder, which, weights_only=True)
-        model = library.result().for_use(run.model, saved.checkpoint.state.weights, device)
+    tokenizer = loading.load(folder.path / "tokenizer")
+    saved = checkpoints.load(folder, _which(checkpoint), weights_only=True)
+    engine = engine or run.engine
+    model = engines.load(engine).for_use(run.model, saved.checkpoint.state.weights, device)
     remark = _lay_out(model, weights, engine) if telling else ""
     teller = Teller(model, tokenizer, config=run.model, windows=run.data.windows, engine=engine)
     teller.step, teller.remarks = saved.step, [*saved.ignored, *([remark] if remark else [])]
