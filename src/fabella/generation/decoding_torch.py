@@ -13,6 +13,7 @@ from fabella.config import ModelConfig
 from fabella.errors import ConfigError
 from fabella.generation import compiler
 from fabella.generation.decoding import Part, Weights
+from fabella.generation.graphs_torch import CudaRecorder, Graphs, Recorder
 from fabella.generation.native_torch import NativeRows, Program, UnwritableError
 from fabella.models.nn_decoding_torch import Decoder, forget, move
 from fabella.models.nn_products_torch import Layout, product, product_of_bytes, product_of_halves
@@ -68,7 +69,8 @@ def rows_of(model: Any, rows: int, capacity: int) -> Rows:
     found = _laid_out[model]
     if isinstance(found, Program):
         return NativeRows(found, rows, capacity)
-    return FixedRows(found, rows, capacity, next(model.parameters()).device)
+    device = next(model.parameters()).device
+    return FixedRows(found, rows, capacity, device, CudaRecorder() if device.type == "cuda" else None)
 
 
 @torch.no_grad()
@@ -94,11 +96,16 @@ def lay_out(model: Any, weights: Weights = "float32", *, compiled: bool = True) 
 
 
 class FixedRows:
-    """Rows of one memory that a decoder reads all at once."""
+    """Rows of one memory that a decoder reads all at once, with what is recorded of that where there is a recorder."""
 
-    def __init__(self, decoder: Decoder, rows: int, capacity: int, device: torch.device) -> None:
+    def __init__(
+        self, decoder: Decoder, rows: int, capacity: int, device: torch.device, recorder: Recorder | None = None
+    ) -> None:
         self._decoder, self._device = decoder, device
         self._memory = decoder.start(rows, capacity)
+        self._graphs = None
+        if recorder:
+            self._graphs = Graphs(decoder, self._memory, rows=rows, capacity=capacity, recorder=recorder, device=device)
 
     def begin(self, row: int) -> None:
         """See Rows."""
@@ -116,6 +123,8 @@ class FixedRows:
     @torch.inference_mode()
     def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows."""
+        if self._graphs and (logits := self._graphs.go_on(tokens, positions)) is not None:
+            return logits
         longest, ids = max(positions), torch.tensor(tokens, device=self._device)
         if longest == min(positions):
             return self._decoder.read(Each(ids, ids, same=longest), self._memory)
