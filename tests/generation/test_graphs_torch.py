@@ -88,6 +88,20 @@ def test_on_a_gpu_played_back_it_says_the_same(family: str) -> None:
         torch.testing.assert_close(played, done, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "mingru"])
+def test_where_nothing_can_be_recorded_texts_are_told_without(family: str) -> None:
+    def broken(work: Callable[[], Tensor]) -> Any:
+        work()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    model = longer(family, "cpu")
+    with pytest.warns(UserWarning, match="CUDA graphs could not be recorded, so telling is slower: operation") as said:
+        found = tell(model, broken, "cpu")
+    assert len(said) == 1
+    for one, other in zip(found, tell(model, None, "cpu"), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_position_beyond_the_room_is_an_error() -> None:
     rows = FixedRows(longer("llama", "cpu").decoder(product), 1, 8, torch.device("cpu"), Rehearsing())
     with pytest.raises(IndexError, match="position 8 of 8"):

@@ -1,9 +1,10 @@
-"""CUDA graphs: one more token of each text by one call of the driver, in place of a launch for each of some hundred parts.
+"""CUDA graphs: one more token of each text by one call of the driver, in place of some hundred.
 
 A graph is what a step has launched, with the same addresses and shapes: there is one for each number of texts, and for
 all lengths up to each power of two. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -22,7 +23,7 @@ REHEARSALS = 3
 """In which libraries choose what they compute with, and allocate what they need for it"""
 
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
-"""Of some work: what does it again, and where its result lies each time. It may do the work, too, and more than once."""
+"""Of some work: what does it again, and where its result lies then. It may do the work, too, even several times."""
 
 
 class Graphs:
@@ -32,7 +33,8 @@ class Graphs:
         self, decoder: Decoder, memory: Sequence[Memory], *, rows: int, capacity: int, recorder: Recorder,
         device: torch.device,
     ) -> None:  # fmt: skip
-        self._decoder, self._memory, self._capacity, self._recorder = decoder, memory, capacity, recorder
+        self._decoder, self._memory, self._capacity = decoder, memory, capacity
+        self._recorder: Recorder | None = recorder
         self._inputs = torch.zeros(2, rows, dtype=torch.int64, device=device)
         """Ids and positions, where every graph looks for them"""
         self._asked: Counter[tuple[int, int]] = Counter()
@@ -47,16 +49,21 @@ class Graphs:
         length = min(self._capacity, max(SHORTEST, 1 << (longest - 1).bit_length()))
         key = len(tokens), length
         self._asked[key] += 1
-        if self._asked[key] < AFTER:
+        if self._recorder is None or self._asked[key] < AFTER:
             return None
         self._inputs[:, : len(tokens)].copy_(torch.tensor([tokens, positions]))
         if key not in self._known:
-            self._known[key] = self._record(*key)
+            try:
+                self._known[key] = self._record(self._recorder, *key)
+            except RuntimeError as error:
+                warnings.warn(f"CUDA graphs could not be recorded, so telling is slower: {error}", stacklevel=2)
+                self._recorder = None
+                return None
         play, logits = self._known[key]
         play()
         return logits
 
-    def _record(self, count: int, length: int) -> tuple[Callable[[], None], Tensor]:
+    def _record(self, recorder: Recorder, count: int, length: int) -> tuple[Callable[[], None], Tensor]:
         ids, places = self._inputs[:, :count]
 
         def step() -> Tensor:
@@ -64,10 +71,11 @@ class Graphs:
 
         # Keys and values that are written twice are the same; a hidden state would have gone on.
         hidden = [(one, one.clone()) for one in self._memory if one is not None and one.dim() == 2]
-        recorded = self._recorder(step)
-        for one, before in hidden:
-            one.copy_(before)
-        return recorded
+        try:
+            return recorder(step)
+        finally:
+            for one, before in hidden:
+                one.copy_(before)
 
 
 class CudaRecorder:
