@@ -47,25 +47,28 @@ class Hearing:
         """Of all texts together."""
         return sum(ticket.told.tokens for ticket in self.tickets)
 
-    async def pieces(self, until: float) -> AsyncIterator[tuple[int, Piece]]:
-        """Every piece with the number of its text, until all have ended or time is over (see ``Limits``)."""
+    async def pieces(self, until: float) -> AsyncIterator[list[tuple[int, Piece]]]:
+        """Every piece with the number of its text, those together that have come by then, until all texts have ended or
+        time is over (see ``Limits``)."""
         open_texts = set(range(len(self.tickets)))
         while open_texts:
             try:
                 async with asyncio.timeout_at(until):
-                    index, heard = await self.news.get()
+                    heard = [await self.news.get()]
             except TimeoutError:
-                for index in sorted(open_texts):
-                    yield index, self.tickets[index].told.cut()
+                yield [(index, self.tickets[index].told.cut()) for index in sorted(open_texts)]
                 return
-            if isinstance(heard, ClosedError):
-                raise Refusal("The server is ending.", status=503)
-            if isinstance(heard, BaseException):
-                raise Refusal("The text could not be told.", status=500) from heard
-            if heard.ended_by:
-                open_texts.discard(index)
-            if heard.text or heard.tokens or heard.ended_by:
-                yield index, heard
+            while not self.news.empty():  # whoever is slow hears more at a time
+                heard.append(self.news.get_nowait())
+            told = [(index, piece) for index, piece in heard if isinstance(piece, Piece)]
+            open_texts.difference_update(index for index, piece in told if piece.ended_by)
+            if ready := [(index, piece) for index, piece in told if piece.text or piece.tokens or piece.ended_by]:
+                yield ready
+            for _, failure in heard:
+                if isinstance(failure, ClosedError):
+                    raise Refusal("The server is ending.", status=503)
+                if isinstance(failure, BaseException):
+                    raise Refusal("The text could not be told.", status=500) from failure
 
 
 class Tell:
@@ -151,9 +154,10 @@ class Tell:
 
     async def _whole(self, hearing: Hearing, shape: Shape, send: Send, began: float) -> None:
         choices = [Choice() for _ in hearing.tickets]
-        async for index, piece in hearing.pieces(self._until()):
+        async for pieces in hearing.pieces(self._until()):
             self._first(hearing, began)
-            choices[index].add(piece)
+            for index, piece in pieces:
+                choices[index].add(piece)
         body = _json(shape.answer(choices, usage(hearing.prompt_tokens, hearing.told_tokens)))
         await send({"type": "http.response.start", "status": 200, "headers": _JSON + _length(body)})
         await self._send(send, {"type": "http.response.body", "body": body})
@@ -163,9 +167,9 @@ class Tell:
         opening = [shape.opening(index) for index in range(len(hearing.tickets))]
         await self._events(send, [chunk for chunk in opening if chunk])
         try:
-            async for index, piece in hearing.pieces(self._until()):
+            async for pieces in hearing.pieces(self._until()):
                 self._first(hearing, began)
-                await self._events(send, [shape.piece(index, piece)])
+                await self._events(send, [shape.piece(index, piece) for index, piece in pieces])
         except Refusal as refusal:  # the answer has begun: the error is its last event
             report(refusal)
             await self._events(send, [refusal.body()])
