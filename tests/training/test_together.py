@@ -179,7 +179,7 @@ FAILURES_AT_NIGHT = 10
 
 
 @pytest.mark.faults
-@pytest.mark.fault("C5", cases=FAILURES_AT_NIGHT)
+@pytest.mark.fault("C5", cases=FAILURES_AT_NIGHT * len(FAILURES))
 @pytest.mark.parametrize("what", FAILURES)
 def test_whatever_befalls_any_process_at_any_step_all_end_and_nothing_is_lost(
     what: str, straight: Path, data: Prepared, tmp_path: Path

@@ -70,7 +70,7 @@ def rows_of(model: Any, rows: int, capacity: int) -> Rows:
     if isinstance(found, Program):
         return NativeRows(found, rows, capacity)
     device = next(model.parameters()).device
-    return FixedRows(found, rows, capacity, device, CudaRecorder() if device.type == "cuda" else None)
+    return FixedRows(found, rows, capacity, device, CudaRecorder(device) if device.type == "cuda" else None)
 
 
 @torch.no_grad()
@@ -123,8 +123,8 @@ class FixedRows:
     @torch.inference_mode()
     def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows."""
-        if self._graphs and (logits := self._graphs.go_on(tokens, positions)) is not None:
-            return logits
+        if self._graphs:
+            return self._graphs.go_on(tokens, positions)
         longest, ids = max(positions), torch.tensor(tokens, device=self._device)
         if longest == min(positions):
             return self._decoder.read(Each(ids, ids, same=longest), self._memory)

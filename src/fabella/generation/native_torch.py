@@ -31,6 +31,7 @@ from fabella.models.nn_decoding_torch import (
 STRETCH = 128
 """Tokens of prompts that are read at once: as many as let the products work, as few as fit into the cache."""
 BLOCK, ROWS, STAGE_BYTES = 256, 6, 64
+"""As in step.cpp; ``ROWS``: the most of any ``Tile`` of step_sums.h, which decides how much room sums have."""
 LOOKUP, PROJECT, ATTEND = range(3)
 PLAIN, ROOT_MEAN_SQUARE, LAYER = range(3)
 STORE, GELU, GELU_TANH, SWIGLU, RECUR = range(5)

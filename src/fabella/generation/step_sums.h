@@ -218,7 +218,8 @@ inline void dots(const int8_t* weight, int64_t inputs, const int8_t* x, float re
         }
 }
 
-// Rows of a weight and rows of x at once: as many sums as there are registers beside what they are made of.
+// Rows of a weight and rows of x at once: as many sums as there are registers beside what they are made of. At most
+// ROWS of native_torch.py, which makes room for them.
 template <class Weight>
 struct Tile {
 #if defined(__AVX512F__)

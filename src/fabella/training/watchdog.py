@@ -19,7 +19,7 @@ SHARE = 0.9
 
 
 class Watchdog:
-    """A thread that looks whether steps are taken, while the block lasts. It says what it sees, and ends nothing.
+    """While the block lasts, a thread looks whether steps are taken. It says what it sees, and ends nothing.
 
     ``rest`` is to be the first observer and ``watch`` the last: a step is what lies between, from waiting for its batch
     on. Validating, sampling and saving take as long as they take.
@@ -37,8 +37,9 @@ class Watchdog:
         self.seconds, self.place, self.report, self.clock = seconds, place, report, clock
         self._step = step
         self._since: float | None = None
+        self._told: float | None = None
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         self._since = self.clock()
@@ -58,17 +59,21 @@ class Watchdog:
         self._step = progress.step
         self._since = self.clock()
 
-    def _look(self) -> None:
-        told = None
+    def look(self) -> None:
+        """Say where the step hangs, if it takes too long: once a step."""
+        since = self._since
+        if since is None or since == self._told or self.clock() - since <= self.seconds:
+            return
+        self._told = since
+        who = f" in {self.place}" if self.place.size > 1 else ""
+        self.report(
+            f"\nNo step for {self.seconds:.0f} seconds after step {self._step:,}{who}: it may hang. Ctrl-C, twice, "
+            f"ends it; everything up to the newest checkpoint is saved. What its threads are doing:\n{_threads()}"
+        )
+
+    def _run(self) -> None:
         while not self._over.wait(self.seconds / LOOKS):
-            since = self._since
-            if since is not None and since != told and self.clock() - since > self.seconds:
-                told = since
-                who = f" in {self.place}" if self.place.size > 1 else ""
-                self.report(
-                    f"No step for {self.seconds:.0f} seconds after step {self._step:,}{who}: it may hang. "
-                    f"Ctrl-C ends it; what its threads are doing:\n{_threads()}"
-                )
+            self.look()
 
 
 def _threads() -> str:
