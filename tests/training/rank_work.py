@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -33,9 +34,9 @@ from fabella.training.batches import batches_from
 from fabella.training.train import Progress
 from tests.training import tiny
 
-DISTURBED = ("no batch comes", "batches end", "NaN")
-"""From the next step on."""
-update = vars(TorchEngine)["_update"]
+DISTURBED = ("no batch comes", "batches end")
+"""From the next step on; so is NaN, in every gradient."""
+step = TorchEngine.step
 
 
 class Strike:
@@ -55,13 +56,14 @@ class Strike:
                     return
                 yield batch
 
-    def update(self, engine: TorchEngine, loss: Tensor, lr: float) -> Any:
-        """The update of the weights, whose gradients are not finite once this process is struck."""
-        if self.struck and self.what == "NaN":
-            for parameter in engine.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad *= torch.nan
-        return update(engine, loss, lr)
+    def learn(self, engine: TorchEngine, batch: Batch, lr: float) -> StepResult:
+        """A step, which shows whose it is."""
+        self.model = engine.model
+        return step(engine, batch, lr)
+
+    def spoil(self, gradient: Tensor) -> Tensor:
+        """What is added to the gradients of the others."""
+        return gradient * torch.nan
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         if (progress.step, self.place.rank) != (self.step, self.rank) or self.place.restarts:
@@ -70,6 +72,10 @@ class Strike:
             raise DiskFullError("disk full: nothing free.")
         if self.what == "bug":
             raise ZeroDivisionError("a bug")
+        if self.what == "NaN":  # here alone, before the gradients of all are added
+            for parameter in self.model.parameters():
+                parameter.register_hook(self.spoil)
+            return
         if self.what in DISTURBED:
             self.struck = True
             return
@@ -90,7 +96,11 @@ def train(values: dict[str, Any]) -> None:
         session.start = partial(session.start, observers=[strike])
         session.resume = partial(session.resume, observers=[strike])
         course.batches_from = strike.fed
-        TorchEngine._update = lambda *given: strike.update(*given)
+
+        def learn(engine: TorchEngine, batch: Batch, lr: float) -> StepResult:
+            return strike.learn(engine, batch, lr)
+
+        pytest.MonkeyPatch().setattr(TorchEngine, "step", learn)
 
     def decide() -> together.Decision:
         return together.begin_or_go_on(run, out, open_prepared(data))
