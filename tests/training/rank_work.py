@@ -45,6 +45,8 @@ class Strike:
     def __init__(self, place: Place, step: int, rank: int, what: str) -> None:
         self.place, self.step, self.rank, self.what = place, step, rank, what
         self.struck = False
+        self.model = torch.nn.Module()
+        """That of the engine, once it has taken a step"""
 
     def fed(self, run: Run, data: Prepared, progress: Progress) -> Generator[Batch]:
         """The batches of a run, until it is struck: then none comes, or no more are there."""
@@ -55,11 +57,6 @@ class Strike:
                 if self.struck and self.what == "batches end":
                     return
                 yield batch
-
-    def learn(self, engine: TorchEngine, batch: Batch, lr: float) -> StepResult:
-        """A step, which shows whose it is."""
-        self.model = engine.model
-        return step(engine, batch, lr)
 
     def spoil(self, gradient: Tensor) -> Tensor:
         """What is added to the gradients of the others."""
@@ -98,7 +95,8 @@ def train(values: dict[str, Any]) -> None:
         course.batches_from = strike.fed
 
         def learn(engine: TorchEngine, batch: Batch, lr: float) -> StepResult:
-            return strike.learn(engine, batch, lr)
+            strike.model = engine.model
+            return step(engine, batch, lr)
 
         pytest.MonkeyPatch().setattr(TorchEngine, "step", learn)
 

@@ -162,9 +162,8 @@ def fails(what: str, rank: int, step: int, out: Path, data: Prepared) -> None:
     assert ended == code
     assert told.format(rank=rank) in said(out, 0 if what == "NaN" else 1 - rank)
     if hangs:  # it says itself where, before the others give up
-        assert f"No step for {0.9 * HANGING_SECONDS:.0f} seconds after step {step} in process {rank} of 2" in said(
-            out, rank
-        )
+        where = f"after step {step} in process {rank} of 2"
+        assert f"No step for {0.9 * HANGING_SECONDS:.0f} seconds {where}" in said(out, rank)
         assert "in fed" in said(out, rank)
     assert all(saved <= step for saved in RunFolder.open(out).steps()), "nothing is saved of the step that failed"
 
@@ -278,9 +277,7 @@ def left_alone(out: Path, data: Prepared, step: int, rank: int) -> None:
     assert step < saved < 5000
 
 
-only_linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux tells a process that its parent has died"
-)  # fmt: skip
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 
 
 @only_linux

@@ -45,7 +45,8 @@ def launch(count: int, work: Callable[..., int], *arguments: Any) -> int:
 
     ``work`` gives back its process's exit code; it must be a function of a module, its arguments plain values. Once one
     process has failed, the others have half a minute to end by themselves, then they are killed. Signals are
-    passed on; a second Ctrl-C kills. Raises RanksError where a process was killed.
+    passed on; a second Ctrl-C kills. A bug in one is printed with its traceback; the code is 1. Raises RanksError where
+    a process was killed.
     """
     store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     threads = max(1, torch.get_num_threads() // count)

@@ -125,12 +125,9 @@ def losses_told(
     """
     try:
         yield
-    except FabellaError as error:
-        leave(error.problem)
-        raise
-    except Exception as error:
+    except Exception as error:  # raised again, whatever it is: the others only hear of it
         if not (isinstance(error, kinds) and is_loss(error)):
-            leave(f"{type(error).__name__}: {error}")
+            leave(error.problem if isinstance(error, FabellaError) else f"{type(error).__name__}: {error}")
             raise
         leave("")
         raise RanksError(who_is_gone(), fix=GO_ON) from error
