@@ -1,0 +1,258 @@
+"""Run one case of fingerprints.py on one tree, and read the fingerprints of what it made."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fingerprint_cases import (
+    ENVIRONMENT,
+    EVALUATE,
+    GENERATED,
+    KILLED_AFTER,
+    PROMPTS,
+    SEEDS,
+    STEPS,
+    Case,
+    former_command,
+    former_config,
+    former_parameter,
+    former_result,
+)
+from safetensors.numpy import load_file
+
+Items = dict[str, str]
+"""One fingerprint in full: what is compared → its value"""
+Parts = dict[str, Items]
+"""The fingerprints of one case: weights, moments, state, metrics, …"""
+
+# ---------------------------------------------------------------- running one case
+
+# Several commands in one process: loading an engine takes longer than generating a few texts.
+SEVERAL = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["fabella", *words]
+    try:
+        runpy.run_module("fabella", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
+
+
+class FailedError(Exception):
+    """A command that did not end as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A checkout, and which names its settings have."""
+
+    path: Path
+    former: bool
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """A command line in the names of this tree."""
+        return former_command(words) if self.former else list(words)
+
+    def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config in the names of this tree."""
+        return former_config(config) if self.former else dict(config)
+
+    def environment(self, case: Case | None = None) -> dict[str, str]:
+        return {**os.environ, **ENVIRONMENT, **(case.variables if case else {}), "PYTHONPATH": str(self.path / "src")}
+
+    def check(self) -> None:
+        """Raises SystemExit unless Python imports fabella from this tree."""
+        where = [sys.executable, "-c", "import fabella; print(fabella.__file__)"]
+        done = subprocess.run(where, env=self.environment(), capture_output=True, text=True, cwd=tempfile.gettempdir())
+        if not done.stdout.startswith(str(self.path / "src")):
+            raise SystemExit(f"fabella is not imported from {self.path}: {done.stdout}{done.stderr}")
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """The commands of one case on one tree, in a folder of their own."""
+
+    tree: Tree
+    case: Case
+    folder: Path
+
+    def parts(self) -> Parts:
+        """Run everything; the fingerprints. Raises FailedError where a command fails."""
+        case, run = self.case, self.folder / "run"
+        self.folder.mkdir(parents=True)
+        (self.folder / "stories.txt").write_text(own_stories(), encoding="utf-8")
+        config = yaml.safe_dump(self.tree.config(case.config), sort_keys=False)
+        (self.folder / "config.yaml").write_text(config, encoding="utf-8")
+        shared = [*([] if case.config["engine"] == "jax" else ["--device", "cpu"]), "--devices", str(case.devices)]
+        train = ["train", "config.yaml", "--out", "run", *shared]
+        if case.killed:
+            self.kill(train)
+            self.run(["-m", "fabella", *self.tree.command(["resume", "run", *shared])])
+        else:
+            self.run(["-m", "fabella", *self.tree.command(train)])
+        found = of_run(run)
+        if case.texts:
+            found |= self.texts()
+        if case.evaluated:
+            said = self.run(["-m", "fabella", *self.tree.command(["evaluate", "run", *EVALUATE])])
+            found["evaluation"] = of_evaluation(next(json_values(said)))
+        return found
+
+    def texts(self) -> Parts:
+        """Text from every prompt and seed: in float32, in int8, and by the JAX engine."""
+        same = ["generate", "run", *PROMPTS, "--temperature", "0.8", "--max-tokens", "48", "--json"]
+        words = [[*same, "--seed", str(seed), *how] for how in GENERATED.values() for seed in SEEDS]
+        said = self.run(["-c", SEVERAL, json.dumps([self.tree.command(each) for each in words])])
+        results = list(json_values(said))
+        if len(results) != len(words):
+            raise FailedError(f"{len(words)} texts were asked for, {len(results)} came: {said[-500:]}")
+        found: Parts = {f"text {name}": {} for name in GENERATED}
+        for number, result in enumerate(results):
+            name, seed = list(GENERATED)[number // len(SEEDS)], SEEDS[number % len(SEEDS)]
+            texts = list(values_of(result, "text"))
+            if len(texts) != len(PROMPTS):
+                raise FailedError(f"{len(PROMPTS)} prompts, but {len(texts)} texts: {str(result)[:500]}")
+            found[f"text {name}"] |= {f"seed {seed}, {p!r}": text for p, text in zip(PROMPTS, texts, strict=True)}
+        return found
+
+    def run(self, words: Sequence[str]) -> str:
+        """Run Python with ``words``; its standard output. Raises FailedError where it fails."""
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=self.tree.environment(self.case),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            shown = " ".join(words)[:200]
+            raise FailedError(f"{shown} ended with code {done.returncode}: {done.stderr.strip()[-800:]}")
+        return done.stdout
+
+    def kill(self, train: Sequence[str]) -> None:
+        """Train until the first checkpoint is there, then kill every process; again if it was too late."""
+        run = self.folder / "run"
+        first, last = (run / "checkpoints" / f"step-{step:08d}" for step in (KILLED_AFTER, STEPS))
+        for _ in range(4):
+            shutil.rmtree(run, ignore_errors=True)
+            with (self.folder / "killed.txt").open("w") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "fabella", *self.tree.command(train)],
+                    cwd=self.folder,
+                    env=self.tree.environment(self.case),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+                while process.poll() is None and not first.exists():
+                    time.sleep(0.001)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.returncode == -signal.SIGKILL and not last.exists():
+                return
+            if process.returncode not in {0, -signal.SIGKILL}:
+                break
+        said = (self.folder / "killed.txt").read_text(errors="replace")
+        raise FailedError(f"training was not killed in the middle, but ended with {process.returncode}: {said[-800:]}")
+
+
+def own_stories() -> str:
+    """The file of the mixture: a line a document."""
+    names, places = ("Ann", "Ben", "Cleo", "Dan"), ("garden", "forest", "market", "harbour", "school")
+    return "".join(
+        f"{names[n % 4]} walked to the {places[n % 5]} and found {n} stones. Then it was time for supper.\n"
+        for n in range(120)
+    )
+
+
+# ---------------------------------------------------------------- reading results
+
+
+def of_run(run: Path) -> Parts:
+    """The fingerprints of a finished run."""
+    last = run / "checkpoints" / f"step-{STEPS:08d}"
+    state = former_result(json.loads((last / "state.json").read_text(encoding="utf-8")))
+    return {
+        "weights": of_tensors(last / "model.safetensors"),
+        "moments": of_tensors(last / "optimizer.safetensors"),
+        "state": {key: json.dumps(value) for key, value in (state["numbers"] | state["progress"]).items()},
+        "metrics": of_metrics(run / "metrics.jsonl"),
+        "samples": {str(n): row["text"] for n, row in enumerate(rows_of(run / "samples.jsonl"))},
+    }
+
+
+def of_tensors(path: Path) -> Items:
+    """Each tensor's shape, type and sha256."""
+    return {
+        former_parameter(name): f"{array.dtype} {list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()}"
+        for name, array in load_file(path).items()
+    }
+
+
+METRICS = {"tokens", "loss", "gradient_norm", "lr", "bits_per_byte", "perplexity"}
+"""All others are times, or depend on the machine"""
+
+
+def of_metrics(path: Path) -> Items:
+    """Losses, learning rates and norms of every row."""
+    return {
+        f"{row['kind']} {row['step']} {key}": json.dumps(row[key])
+        for row in rows_of(path)
+        for key in sorted(METRICS & set(row))
+    }
+
+
+def of_evaluation(result: Mapping[str, Any]) -> Items:
+    """How often each number occurs in an evaluation, whatever its name; without times and settings."""
+    measured = {key: value for key, value in result.items() if key not in {"seconds", "settings", "format", "remarks"}}
+    numbers = [json.dumps(value) for value in leaves(measured) if isinstance(value, int | float)]
+    return {number: str(times) for number, times in sorted(Counter(numbers).items())}
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [former_result(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Every value, at any depth, that is no mapping or list."""
+    if isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from leaves(each)
+    else:
+        yield value
+
+
+def values_of(value: Any, key: str) -> Iterator[Any]:
+    """What stands under ``key``, at any depth."""
+    if isinstance(value, list):
+        for each in value:
+            yield from values_of(each, key)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from [each] if name == key else values_of(each, key)
+
+
+def json_values(text: str) -> Iterator[Any]:
+    """JSON values that follow each other."""
+    decoder, text = json.JSONDecoder(), text.strip()
+    while text:
+        value, end = decoder.raw_decode(text)
+        yield former_result(value)
+        text = text[end:].lstrip()
