@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fabella.config_files import preset
+from fabella.run_config.files import preset
 
 RESULTS = Path(__file__).parent / "results" / "cold_start.json"
 PROMPT = "Once upon a time"
@@ -46,7 +46,7 @@ def write_pipeline(name: str, run: Path, folder: Path) -> None:
     """A model of the shape, and the run's tokenizer, as HF's pipeline reads them."""
     import transformers
 
-    from fabella.engine.peers_torch import build_peer
+    from fabella.benchmark.peers.models_torch import build_peer
 
     model: Any = build_peer(preset(name).model)[0]
     model.config.use_cache = True

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config import AdamW, Chained, ModelConfig, Run
-from fabella.config_files import preset, preset_names
+from fabella.config.data import Chained
+from fabella.config.optimizer import AdamW
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.generation import generate_jax, generate_torch
 from fabella.generation.sampling import Sampling
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
+from fabella.run_config.files import preset, preset_names
+from fabella.run_config.run import Run
 
 TIME, ROWS, STEPS, TOLD = 24, 8, 50, 60
 SIZES = {"vocabulary": 61, "context": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}

@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 
-from fabella.data.prepared import dtype_for
-from fabella.data.workers import Workers
+from fabella.data.dataset import dtype_for
+from fabella.data.prepare.worker_pool import Workers
 from fabella.text.source import documents, parse
 from fabella.tokenizers import loading
-from fabella.tokenizers.record import JSON_FILE
-from fabella.tokenizers.spelling import LETTERS
+from fabella.tokenizers.byte_alphabet import LETTERS
+from fabella.tokenizers.metadata import JSON_FILE
 
 RESULTS = Path(__file__).parent / "results" / "tokenization.json"
 BASELINE = "HF tokenizers, encode_batch"

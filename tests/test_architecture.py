@@ -12,8 +12,23 @@ from pathlib import Path
 import pytest
 
 import fabella.models
-from fabella.config import ModelConfig, Run, Section, families, family_module
-from tests.house import FILES, HOUSE, PACKAGE, TESTS, TREES, Function, functions, imported, is_command, place, report
+from fabella.config.base import Section
+from fabella.models.model_config import ModelConfig
+from fabella.models.registry import families, family_module
+from fabella.run_config.run import Run
+from tests.source_tree import (
+    FILES,
+    HOUSE,
+    PACKAGE,
+    TESTS,
+    TREES,
+    Function,
+    functions,
+    imported,
+    is_command,
+    place,
+    report,
+)
 
 # Law 2: what only the files of one engine may import.
 ENGINES = {"torch": "_torch", "triton": "_torch", "jax": "_jax", "optax": "_jax"}
@@ -199,9 +214,9 @@ def test_tests_mirror_the_source() -> None:
         [
             f"{place(file)} tests no file of that name"
             for file in TESTS
-            if file.name.startswith("test_") and len(file.relative_to(HOUSE / "tests").parts) == 2
-            for room in [file.parent.name]
-            if (PACKAGE / room).is_dir()
+            if file.name.startswith("test_")
+            for room in [file.parent.relative_to(HOUSE / "tests")]
+            if (PACKAGE / room).is_dir() and room.parts
             if not any((PACKAGE / room).glob(f"{file.stem.removeprefix('test_')}*"))
         ]
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import (
+from tests.source_tree import (
     BENCHMARKS,
     FILES,
     HOUSE,

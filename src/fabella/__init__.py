@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "fabella.training.api",
     "resume": "fabella.training.api",
-    "load": "fabella.generation.teller",
-    "prepare": "fabella.data.prepare",
+    "load": "fabella.generation.generator",
+    "prepare": "fabella.data.prepare.pipeline",
     "Sampling": "fabella.generation.sampling",
     "FabellaError": "fabella.errors",
 }

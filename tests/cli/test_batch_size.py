@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from fabella.cli.main import run
-from fabella.config_files import load_run
-from fabella.training import batch_size
+from fabella.planning import batch_size_finder
+from fabella.planning.probe import Trial
+from fabella.run_config.files import load_run
 from fabella.training.schedule import windows_at
-from fabella.training.trials import Trial
 
 PEAKS = {1: 300e6, 2: 400e6, 4: 600e6, 8: 1000e6, 16: 1800e6}
 SPEEDS = {1: 500.0, 2: 900.0, 4: 1000.0, 8: 800.0}
@@ -24,7 +24,7 @@ def fits_8(monkeypatch: pytest.MonkeyPatch) -> None:
             return Trial(micro_batch=size, reason="memory")
         return Trial(micro_batch=size, tokens_per_second=SPEEDS[size], peak_bytes=int(PEAKS[size]))
 
-    monkeypatch.setattr(batch_size, "try_out", try_out)
+    monkeypatch.setattr(batch_size_finder, "try_out", try_out)
 
 
 @pytest.mark.usefixtures("fits_8")
@@ -75,7 +75,7 @@ def test_the_written_config_is_whole_or_not_there(
     def full(descriptor: int, data: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fabella.storage.files.os.write", full)
+    monkeypatch.setattr("fabella.storage.atomic_file.os.write", full)
     assert run(["batch-size", "storybook-1m", "--write", str(tmp_path / "mine.yaml")]) == 4
     assert "disk full: writing mine.yaml" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fabella.benchmark import training as benching
 from fabella.cli.main import run
-from fabella.training import bench as benching
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,11 @@ import pytest
 
 from fabella.cli import generate
 from fabella.cli.main import run as fabella
-from fabella.config import Chained
-from fabella.generation.compiler import step
-from fabella.generation.teller import Teller
+from fabella.config.data import Chained
+from fabella.generation.decoder.native.build import step
+from fabella.generation.generator import Teller
 from tests.generation import tiny_run
-from tests.generation.stand_in import Config, Parrot
+from tests.generation.fake_model import Config, Parrot
 from tests.processes import started
 
 CSI, OSC, BEL = "\x1b[", "\x1b]", "\x07"

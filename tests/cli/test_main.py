@@ -70,7 +70,7 @@ MISTAKES = {
     ("prepare", "nothing.txt", "--out", "out"): (3, "nothing.txt"),
     ("prepare", "empty.txt", "--out", "out"): (3, "empty"),
     ("prepare", "story.txt", "--out", "a-folder"): (4, "a-folder"),
-    ("doctor", "nothing.txt"): (3, "nothing.txt"),
+    ("check-data", "nothing.txt"): (3, "nothing.txt"),
     ("quickstart", "--minutes", "-1"): (2, "--minutes -1 is no time to train in."),
 }
 

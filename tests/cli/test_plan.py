@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fabella.cli.main import run
-from fabella.data.prepare import prepare
-from fabella.training import plan as planning
-from fabella.training.session import start
-from fabella.training.trials import Trial
+from fabella.data.prepare.pipeline import prepare
+from fabella.planning import estimate as planning
+from fabella.planning.probe import Trial
+from fabella.training.run import start
 from tests.training import tiny
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli import main
-from fabella.data.prepared import open_prepared
+from fabella.data.dataset import open_prepared
 
 
 def many(numbers: range) -> str:
@@ -44,7 +44,7 @@ def test_it_tells_programs_and_nothing_else(stories: Path, tmp_path: Path, capsy
     assert first["tokenizer"] == {"kind": "bytes", "vocabulary": 256}
     assert first["train"]["documents"] + first["validation"]["documents"] == 500
     assert first["train"]["tokens"] == first["train"]["bytes"] + first["train"]["documents"]
-    assert set(first["doctor"]) == {"facts", "warnings"}
+    assert set(first["data_quality"]) == {"facts", "warnings"}
 
 
 def test_the_doctors_warnings_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

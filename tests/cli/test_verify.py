@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli.main import run as fabella
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from tests.runs import release
 
 

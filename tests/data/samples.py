@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config import BPE, Bytes, Chained, Data, Documents, Files, Given, Held, Source, Storybook
-from fabella.data.encoding import Encoded
-from fabella.data.prepare import prepare
-from fabella.data.prepared import Prepared, Split, dtype_for
-from fabella.data.writing import SplitWriter
+from fabella.config.data import BPE, Bytes, Chained, Data, Documents, Files, Given, Held, Source, Storybook
+from fabella.data.dataset import Prepared, Split, dtype_for
+from fabella.data.prepare.pipeline import prepare
+from fabella.data.prepare.shard_writer import SplitWriter
+from fabella.data.prepare.tokenize import Encoded
 
 WINDOWS = Chained(length=32, stride=32)
 FIFTH, BYTES = Held(fraction=0.2), Bytes()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli.presets import table
-from fabella.text.storybook import stories
+from fabella.text.storybook.generator import stories
 
 HOUSE = Path(__file__).parents[2]
 PAGES = [HOUSE / "README.md", *sorted((HOUSE / "docs").glob("*.md"))]
@@ -28,8 +28,8 @@ NOT_RUN = {
     "make story": "it is what `make` and the quickstart are made of, and CI calls make itself",
     "make test": "it would run this test again",
     "source ": "the tests run in an environment already",
-    "fabella serve ": "serves until it is stopped; tests/server/test_serving.py starts and stops it",
-    "fabella tasks": "needs the extra eval, 300 MB that `make test` does not install, and data from the hub",
+    "fabella serve ": "serves until it is stopped; tests/server/test_http_server.py starts and stops it",
+    "fabella lm-eval": "needs the extra eval, 300 MB that `make test` does not install, and data from the hub",
     "docker ": "needs a container engine; tests/test_dockerfile.py reads the file instead",
 }
 # Training as documented, but in seconds.

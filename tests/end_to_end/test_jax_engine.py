@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from fabella.data.batches import Batch
-from fabella.data.prepared import Prepared
+from fabella.data.dataset import Prepared
 from fabella.engine.engine_jax import JaxEngine
 from fabella.errors import Interrupted
+from fabella.generation.generator import load
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import load
 from fabella.runs import checkpoint
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.training import api
-from fabella.training.session import resume, start
+from fabella.training.run import resume, start
 from tests.training import tiny
 
 STEPS = 15

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config_files import to_yaml
-from fabella.runs.folder import RunFolder
-from tests.house import HOUSE
+from fabella.run_config.files import to_yaml
+from fabella.runs.run_dir import RunFolder
 from tests.processes import reserved_port
+from tests.source_tree import HOUSE
 from tests.training import tiny
 
 STEPS = 600

@@ -1,4 +1,4 @@
-"""What the processes of the tests of several devices do; started by ``fabella.engine.launch_torch.launch``."""
+"""What the processes of the tests of several devices do; started by ``launcher_torch.launch``."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fabella.config_files import run_from
 from fabella.data.batches import IGNORE, Batch
 from fabella.engine import engine as engines
+from fabella.engine.distributed.process_group import Ranks, place_here
 from fabella.engine.engine import Engine, State
-from fabella.engine.ranks import Ranks, place_here
 from fabella.errors import FabellaError
-from fabella.runs.tensors import decoded, encoded
+from fabella.run_config.files import run_from
+from fabella.runs.safetensors_io import decoded, encoded
 
 
 def batch(number: int, windows: int) -> Batch:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fabella.config import AutoPrecision, BFloat16, Float16, Float32, Precision
+from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, Precision
 from fabella.engine import device_torch
 from fabella.engine.device_torch import describe_precision, resolve_precision
 

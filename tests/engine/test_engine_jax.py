@@ -8,8 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-from fabella.config import Run
-from fabella.config_files import load_run
 from fabella.data.batches import Batch
 from fabella.engine.device_jax import Layout, pick_devices
 from fabella.engine.engine import Engine, State, for_training
@@ -17,8 +15,10 @@ from fabella.engine.engine_jax import JaxEngine, for_use
 from fabella.errors import CheckpointError, ConfigError, NotFinite, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights
-from fabella.training.launch import Asked, plan
-from tests.models.test_nn_jax import different_presets, reduced
+from fabella.run_config.files import load_run
+from fabella.run_config.run import Run
+from fabella.training.setup.request import Asked, plan
+from tests.models.nn.test_layers_jax import different_presets, reduced
 from tests.training.tiny import LEARNING
 
 TINY = [

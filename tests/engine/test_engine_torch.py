@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabella.config import Run
-from fabella.config_files import load_run
 from fabella.data.batches import Batch
 from fabella.engine.engine import Engine, State, for_training
 from fabella.engine.engine_torch import for_use
 from fabella.errors import CheckpointError, ConfigError, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights
+from fabella.run_config.files import load_run
+from fabella.run_config.run import Run
 from tests.training.tiny import LEARNING
 
 TINY = [

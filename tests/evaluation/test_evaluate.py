@@ -9,7 +9,7 @@ import pytest
 
 from fabella.cli.main import run as fabella
 from fabella.evaluation.evaluate import FILE
-from fabella.training.session import start
+from fabella.training.run import start
 from tests.training import tiny
 
 

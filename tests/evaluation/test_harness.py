@@ -16,8 +16,8 @@ from fabella.cli.main import run as fabella
 from fabella.errors import UsageError
 from fabella.evaluation.harness import FILE, answer, score
 from fabella.evaluation.predictions_torch import predictions
+from fabella.generation.generator import Teller, load
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import Teller, load
 from tests.generation import tiny_run
 
 TASKS = {
@@ -126,7 +126,7 @@ def test_without_the_extra_it_says_how_to_get_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    assert fabella(["tasks", str(folder), "blimp"]) == 2
+    assert fabella(["lm-eval", str(folder), "blimp"]) == 2
     assert capsys.readouterr().err == (
         "fabella: Standard tasks need lm-evaluation-harness, which is not installed. pip install 'fabella[eval]'\n"
     )
@@ -137,7 +137,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 
 def run_tasks(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed: 300 MB, not part of `make test`")
-    code = fabella(["tasks", *map(str, words)])
+    code = fabella(["lm-eval", *map(str, words)])
     return code, *capsys.readouterr()
 
 

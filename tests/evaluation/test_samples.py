@@ -11,8 +11,8 @@ from fabella.cli.main import run as fabella
 from fabella.errors import CheckpointError, UsageError
 from fabella.evaluation.samples import Ask, asked_in_training, told
 from fabella.generation.sampling import Sampling
-from fabella.runs.folder import RunFolder
-from fabella.training.session import start
+from fabella.runs.run_dir import RunFolder
+from fabella.training.run import start
 from tests.training import tiny
 
 PROMPTS = ("Once", "Tom said")

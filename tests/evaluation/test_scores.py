@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError, TextError
-from fabella.evaluation.documents import Document, of_texts
 from fabella.evaluation.predictions import Predict, Predictions
 from fabella.evaluation.predictions_torch import predictions
 from fabella.evaluation.scores import Scores, score
-from fabella.generation.perplexity import measure
-from tests.generation.stand_in import Config, Hashing
+from fabella.evaluation.scoring_batches import Document, of_texts
+from fabella.generation.likelihood import measure
+from tests.generation.fake_model import Config, Hashing
 from tests.generation.tiny_run import tokenizer
 
 TEXTS = ["Once upon a time there was a dog.", "Zoë saw a 🐉.", "The end."]

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from fabella.config import Files
+from fabella.config.data import Files
 from fabella.errors import FabellaError
 from fabella.text.source import documents
 

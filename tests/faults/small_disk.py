@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config_files import run_from
 from fabella.errors import DiskFullError, StorageError
+from fabella.run_config.files import run_from
 from fabella.runs.checkpoint import load, require_space, save
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.storage import free_bytes, size_in_words
 from tests.runs import stub
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabella.errors import CheckpointError
+from fabella.models.field_types import MOST_PARAMETERS
 from fabella.models.parameters import count
-from fabella.models.sizes import MOST_PARAMETERS
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from tests.runs import stub
 
 CASES = 1000

@@ -20,7 +20,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from fabella.config import Files
+from fabella.config.data import Files
 from fabella.errors import TextError
 from fabella.text.source import documents
 

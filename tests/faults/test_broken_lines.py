@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fabella.config import Files
+from fabella.config.data import Files
 from fabella.errors import TextError
-from fabella.text.notes import Notes
+from fabella.text.read_report import Notes
 from fabella.text.source import documents
 
 CASES = 2000  # three quarters .jsonl, one quarter .csv

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError
 from fabella.runs.checkpoint import load
-from fabella.runs.folder import RunFolder
-from fabella.runs.tensors import decoded, encoded
+from fabella.runs.run_dir import RunFolder
+from fabella.runs.safetensors_io import decoded, encoded
 from fabella.storage import render_manifest, sha256_of
 from tests.runs import stub
 

@@ -16,10 +16,10 @@ import pyarrow as arrow
 import pytest
 from pyarrow import parquet
 
-from fabella.config import Files
+from fabella.config.data import Files
 from fabella.errors import TextError
-from fabella.text import files
-from fabella.text.notes import Notes
+from fabella.text import file_set
+from fabella.text.read_report import Notes
 from fabella.text.source import documents
 
 FIRST, LAST = "Once upon a time.", "The end."
@@ -216,7 +216,7 @@ def test_a_line_of_a_gigabyte_is_read_in_little_memory(tmp_path: Path, monkeypat
         block = b"once upon a time, " * (2**20 // 18)
         return (block for _ in range(GIGABYTE // len(block)))
 
-    monkeypatch.setattr(files, "blocks", blocks)
+    monkeypatch.setattr(file_set, "blocks", blocks)
     path = tmp_path / "line.txt"
     path.write_text("not empty")
     notes = Notes()

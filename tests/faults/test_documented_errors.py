@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fabella.cli.main import run
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.storage import locked
 from tests.generation import tiny_run
 
@@ -42,7 +42,7 @@ def a_folder_with_something_else(home: Path, patch: pytest.MonkeyPatch) -> list[
 
 def a_run_in_use(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
     folder = tiny_run.make(home / "runs" / "story")
-    patch.setattr("fabella.training.session._same_data", lambda *_: None)  # this run was never trained on any
+    patch.setattr("fabella.training.run._same_data", lambda *_: None)  # this run was never trained on any
     holds.append(locked(folder))
     holds[-1].__enter__()
     return ["resume", "runs/story"]
@@ -95,7 +95,7 @@ def interrupted_preparation(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    patch.setattr("fabella.data.prepare._encode", interrupt)
+    patch.setattr("fabella.data.prepare.pipeline._encode", interrupt)
     return TRAIN
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli import main
-from tests.house import HOUSE
+from tests.source_tree import HOUSE
 from tests.training import tiny
 
 WORDS = ["train", "storybook-1m", *tiny.SETTINGS, "samples.every=2", "--steps", "4", "--device", "cpu"]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fabella.errors import StorageError
+from fabella.server.http_server import server
 from fabella.server.limits import Limits
-from fabella.server.serving import server
 from tests.server.stubs import PATIENCE, Answer, Gated, InProcess, hashing, listening, shelf
 
 CANARY = "canary-3fa9"

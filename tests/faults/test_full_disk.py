@@ -16,7 +16,7 @@ import pytest
 
 from fabella.errors import DiskFullError, StorageError
 from fabella.runs.checkpoint import load, save
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from tests.faults.injection import failing, filling_after, forked, nothing, watching
 from tests.faults.small_disk import LEVELS
 from tests.runs import stub

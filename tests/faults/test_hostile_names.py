@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fabella.config_files import run_from
 from fabella.errors import CheckpointError, FabellaError, StorageError
+from fabella.run_config.files import run_from
 from fabella.runs.checkpoint import Checkpoint, check, load
-from fabella.runs.folder import RunFolder
-from fabella.runs.tensors import encoded
+from fabella.runs.run_dir import RunFolder
+from fabella.runs.safetensors_io import encoded
 from fabella.runs.verify import verify
 from fabella.storage import read_manifest, render_manifest, sha256_of
 from tests.runs import stub

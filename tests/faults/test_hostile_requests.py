@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fabella.generation.teller import Teller
+from fabella.generation.generator import Teller
 from fabella.server.limits import Limits
 from tests.server.stubs import PATIENCE, Answer, InProcess, hashing, listening, sent_within, shelf
 

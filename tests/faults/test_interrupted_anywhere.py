@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fabella.data.prepared import Prepared
+from fabella.data.dataset import Prepared
 from fabella.errors import Interrupted
 from fabella.runs.checkpoint import load
-from fabella.runs.folder import RunFolder
-from fabella.runs.metrics import read_rows
-from fabella.training.session import resume, start
+from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dir import RunFolder
+from fabella.training.run import resume, start
 from tests.training import tiny
 
 MOMENTS, MOMENTS_AT_NIGHT, RESUMED = 12, 500, 3

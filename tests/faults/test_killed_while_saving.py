@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fabella.runs.checkpoint import Checkpoint, load, save, set_best
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from tests.faults.injection import DIED, dying_at, forked, killed, nothing, watching
 from tests.runs import stub
 

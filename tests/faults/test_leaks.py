@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config import Files
-from fabella.text.doctor import Doctor
+from fabella.config.data import Files
+from fabella.data.prepare.holdout import digest, is_held_out
+from fabella.text.data_quality import Doctor
 from fabella.text.source import documents
-from fabella.text.split import digest, is_held_out
-from fabella.text.storybook import stories
+from fabella.text.storybook.generator import stories
 
 TRIALS = 20
 DOCUMENTS = 500

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from fabella.data.prepared import Prepared
-from fabella.training.session import start
-from fabella.training.train import Progress
+from fabella.data.dataset import Prepared
+from fabella.training.loop import Progress
+from fabella.training.run import start
 from tests.training import tiny
 
 MOST = 1_000_000

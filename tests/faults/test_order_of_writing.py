@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fabella.runs.checkpoint import save
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.storage import whole_folder, write_file
 from tests.faults.injection import nothing, watching
 from tests.runs import stub

@@ -17,12 +17,12 @@ import fabella
 from fabella.cli.main import run as command_line
 from fabella.errors import CheckpointError, FabellaError
 from fabella.runs.checkpoint import load
-from fabella.runs.folder import RunFolder
-from fabella.runs.metrics import read_rows
+from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dir import RunFolder
 from fabella.runs.verify import verify
 from fabella.storage import render_manifest, sha256_of
-from tests.faults.gadgets import gadgets
 from tests.faults.injection import forked
+from tests.faults.malicious_payloads import gadgets
 from tests.runs import release
 
 SOURCES = sorted(Path(fabella.__file__).parent.rglob("*.py"))

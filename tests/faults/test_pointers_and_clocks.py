@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fabella.runs.checkpoint import load, save
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from tests.runs import stub
 
 TEN_YEARS = 10 * 365.25 * 86_400

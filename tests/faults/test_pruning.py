@@ -20,8 +20,8 @@ from hypothesis.stateful import (
 )
 
 from fabella.runs.checkpoint import load, looks_whole, prune, save, set_best
-from fabella.runs.folder import RunFolder, name_of
-from fabella.storage.aside import new_folder_aside
+from fabella.runs.run_dir import RunFolder, name_of
+from fabella.storage.temp_files import new_folder_aside
 from tests.runs import stub
 
 SEQUENCES = 1000

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fabella.server.shelf import Shelf
+from fabella.server.served_models import Shelf
 from tests.server.stubs import PATIENCE, connect, hashing, listening, shelf
-from tests.server.test_endpoint import Places, read_all, request
+from tests.server.test_completions import Places, read_all, request
 
 GOOD = {"prompt": "Once", "max_tokens": 6}
 PAGE = resource.getpagesize()

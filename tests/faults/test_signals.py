@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from fabella.cli import main, train
-from fabella.data import prepare
+from fabella.data.prepare import pipeline
 from fabella.engine.engine_torch import TorchEngine
-from fabella.runs.folder import RunFolder
-from fabella.training import course, observers
-from fabella.training.session import resume
+from fabella.runs.run_dir import RunFolder
+from fabella.training import fit
+from fabella.training.callbacks import callbacks
+from fabella.training.run import resume
 from tests.training import tiny
 
 STEPS = 10
@@ -59,26 +60,26 @@ def arm(phase: str, strike: Strike, patch: pytest.MonkeyPatch) -> None:
         case "start":
             before(patch, train, "plan", once(strike))
         case "data":
-            before(patch, prepare, "_encode", once(strike))
+            before(patch, pipeline, "_encode", once(strike))
         case "step":
             before(patch, TorchEngine, "step", once(strike, lambda engine, *_: engine.steps == 2))
         case "evaluation":
             before(patch, TorchEngine, "losses", once(strike))
         case "sampling":
-            whole_teller = course.teller_of
+            whole_teller = fit.teller_of
 
             def teller_of(*arguments: Any) -> Callable[[str], str]:
                 tell, struck = whole_teller(*arguments), once(strike)
                 return lambda prompt: (struck(), tell(prompt))[1]
 
-            patch.setattr(course, "teller_of", teller_of)
+            patch.setattr(fit, "teller_of", teller_of)
         case "saving":
-            before(patch, observers, "checkpoint_of", once(strike, lambda engine, progress, known: progress.step == 5))
+            before(patch, callbacks, "checkpoint_of", once(strike, lambda engine, progress, known: progress.step == 5))
         case "last save":
             last = once(strike, lambda engine, progress, known: progress.step == STEPS)
-            before(patch, observers, "checkpoint_of", last)
+            before(patch, callbacks, "checkpoint_of", last)
         case _:
-            before(patch, course, "validate", once(strike, lambda *arguments: len(arguments[3]) > 8))
+            before(patch, fit, "validate", once(strike, lambda *arguments: len(arguments[3]) > 8))
 
 
 def trained(folder: Path, phase: str = "", number: int = 0) -> tuple[int, str]:

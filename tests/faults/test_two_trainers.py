@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import StorageError
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from tests.faults.injection import forked, killed
 from tests.runs import stub
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fabella.runs.folder import RunFolder
-from fabella.training.session import resume, start
+from fabella.runs.run_dir import RunFolder
+from fabella.training.run import resume, start
 from tests.training import tiny
 
 

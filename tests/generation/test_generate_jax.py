@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fabella.config import ModelConfig, family_module
-from fabella.config_files import preset
 from fabella.engine import engine_jax, engine_torch
 from fabella.errors import NumericsError, TokenizerError
 from fabella.generation import generate_jax, generate_torch
 from fabella.generation.sampling import Sampling
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
-from tests.models.test_nn_jax import different_presets, reduced
+from fabella.models.registry import family_module
+from fabella.run_config.files import preset
+from tests.models.nn.test_layers_jax import different_presets, reduced
 
 # Of several lengths, two the same, one longer than the context below.
 PROMPTS = ([1, 2, 3], [4], list(range(20)), [1, 2, 3])

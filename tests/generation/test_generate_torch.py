@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fabella.config import ModelConfig, families, family_module
 from fabella.engine.engine_torch import for_use
 from fabella.errors import NumericsError, TokenizerError, UsageError
+from fabella.generation.completion import READING
+from fabella.generation.context_shift import window_start
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import Sampling, uniforms
 from fabella.generation.sampling_torch import choose
-from fabella.generation.telling import READING
-from fabella.generation.window import window_start
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
-from tests.generation.stand_in import Config, Hashing
+from fabella.models.registry import families, family_module
+from tests.generation.fake_model import Config, Hashing
 
 HOT = Sampling(temperature=1.0, top_p=1.0, seed=11)
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fabella.errors import NumericsError
-from fabella.generation import compiler
+from fabella.generation.decoder.native import build
+from fabella.generation.decoder.native.sampler_torch import NativeChooser
 from fabella.generation.sampling import Sampling, uniforms
-from fabella.generation.sampling_native_torch import NativeChooser
 from fabella.generation.sampling_torch import TorchChooser, choose
 
 # Weights are sums of a few float32 exponentials: closer than this to a border, either side of it is right.
@@ -27,7 +27,7 @@ CHI_SQUARE_Z = 4.75
 
 
 def choose_compiled(logits: Tensor, sampling: Sampling, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
-    library = compiler.step().library
+    library = build.step().library
     assert library is not None
     logits = logits.float().contiguous()
     chooser = NativeChooser(library, *logits.shape)
@@ -39,8 +39,8 @@ def choose_compiled(logits: Tensor, sampling: Sampling, uniform: Tensor, seen: T
 @pytest.fixture(scope="module", autouse=True, params=["PyTorch", "compiled"])
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test looks at both ways of choosing."""
-    if request.param == "compiled" and compiler.step().library is None:
-        pytest.skip(compiler.step().remark)
+    if request.param == "compiled" and build.step().library is None:
+        pytest.skip(build.step().remark)
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "compiled":
             patch.setattr(sys.modules[__name__], "choose", choose_compiled)
@@ -300,20 +300,20 @@ def test_texts_with_different_wishes_are_chosen_for_side_by_side() -> None:
     for row, (own, seen) in enumerate(zip(settings, marked, strict=True)):
         number = torch.tensor(numbers[row : row + 1])
         alone.append(int(choose(logits[row : row + 1], own, number, None if seen is None else seen[None])))
-    library = compiler.step().library
+    library = build.step().library
     for chooser in [TorchChooser(700), *([NativeChooser(library, 64, 700)] if library else [])]:
         wishes: list[Any] = [chooser.wishes(own, seen) for own, seen in zip(settings, marked, strict=True)]
         assert chooser.choose(logits, wishes, numbers) == alone
 
 
-@pytest.mark.skipif(compiler.step().library is None, reason=compiler.step().remark)
+@pytest.mark.skipif(build.step().library is None, reason=build.step().remark)
 def test_several_threads_choose_what_one_does_among_the_first_ids_of_wider_rows() -> None:
     """The last hundred ids are the likeliest and never chosen; fewer rows with other wishes come after more."""
     random = np.random.default_rng(3)
     logits = torch.from_numpy(random.normal(size=(64, 20_100)).astype(np.float32))
     logits[:, 20_000:] += 50
     numbers = random.random(64).astype(np.float32).tolist()
-    library = compiler.step().library
+    library = build.step().library
     assert library is not None
     before = torch.get_num_threads()
     torch.set_num_threads(3)

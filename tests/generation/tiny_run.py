@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from fabella.config import Run
 from fabella.engine.engine import State
 from fabella.engine.engine_torch import for_training
+from fabella.run_config.run import Run
 from fabella.runs.checkpoint import Checkpoint, save, set_best
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.tokenizers.loading import train
 from fabella.tokenizers.tokenizer import Tokenizer
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fabella.config import ModelConfig, families, family_module
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
+from fabella.models.registry import families, family_module
 
 
 @dataclass(frozen=True)

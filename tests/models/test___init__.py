@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from fabella.config import families
 from fabella.errors import UsageError
 from fabella.models import IGNORE
+from fabella.models.registry import families
 
 # Sums of a few dozen products in float32, taken in another order.
 LOGITS_TOLERANCE = 1e-5
@@ -255,7 +255,7 @@ import torch
 from jaxtyping import TypeCheckError, install_import_hook
 
 import fabella.models
-from fabella.config import families, family_module
+from fabella.models.registry import families, family_module
 
 names = [m.name for m in pkgutil.iter_modules(fabella.models.__path__) if m.name.endswith("_torch")]
 with install_import_hook([f"fabella.models.{name}" for name in names], "beartype.beartype"):

@@ -4,8 +4,8 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fabella.config_files import preset
 from fabella.models.flops import flops_per_token, forward_flops, head_names
+from fabella.run_config.files import preset
 from tests.models.conftest import Family
 
 BATCH, TIME = 2, 16

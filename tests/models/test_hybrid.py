@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from fabella.models.hybrid import Config
 from fabella.models.hybrid_torch import Attention, Model
-from fabella.models.nn_recurrence_torch import MinGRU
+from fabella.models.nn.recurrence_torch import MinGRU
 
 SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "heads": 3, "hidden": 40}
 

@@ -7,10 +7,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from fabella.config_files import preset, preset_names
 from fabella.models.llama import Config
 from fabella.models.llama_torch import Model
 from fabella.models.parameters import count, count_without_embeddings, initial_weights
+from fabella.run_config.files import preset, preset_names
 
 # Two programs add float32 numbers in different orders.
 LOGITS_TOLERANCE = 1e-4

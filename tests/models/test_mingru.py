@@ -6,11 +6,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fabella.config_files import preset
 from fabella.models.mingru import Config
 from fabella.models.mingru_torch import Model
-from fabella.models.nn_loss_torch import linear_cross_entropy
+from fabella.models.nn.loss_torch import linear_cross_entropy
 from fabella.models.parameters import count, count_without_embeddings
+from fabella.run_config.files import preset
 
 SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "layers": 3, "hidden": 40}
 LOSS_TOLERANCE = 1e-6

@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fabella.config_files import preset
 from fabella.models.minigpt import Config
 from fabella.models.minigpt_torch import angles, turn
 from fabella.models.parameters import Normal, count, count_without_embeddings
+from fabella.run_config.files import preset
 
 # Rotations in float32.
 TOLERANCE = 1e-5

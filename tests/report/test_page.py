@@ -11,11 +11,11 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.errors import CheckpointError
 from fabella.evaluation.evaluate import Asked, evaluate
-from fabella.report import references
-from fabella.report.history import differing, read, settings
+from fabella.report import published_curves
 from fabella.report.page import page
-from fabella.report.references import Reference, as_reference, reference
-from fabella.training.session import start
+from fabella.report.published_curves import Reference, as_reference, reference
+from fabella.report.run_history import differing, read, settings
+from fabella.training.run import start
 from tests.training import tiny
 
 HOSTILE = "</script><script>alert(1)</script>\x00"
@@ -148,7 +148,7 @@ def test_a_reference_of_the_same_text_stands_behind_the_curve(
     kept = as_reference(first, "2026-01-01")
     points = {key: [(float(x), float(y)) for x, y in line] for key, line in kept.pop("points").items()}
     known = Reference(**kept, points=points)
-    monkeypatch.setattr(references, "reference", lambda preset: known)
+    monkeypatch.setattr(published_curves, "reference", lambda preset: known)
     text = page([first])
     assert 'class="line reference' in text
     assert "The dotted curve is a run of storybook-1m on storybook (24 stories, seed 1)" in text

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fabella.runs.checkpoint import save, set_best
-from fabella.runs.metrics import append_row
+from fabella.runs.metrics_log import append_row
 from fabella.tokenizers.bytes import ByteTokenizer
 from tests.runs import stub
 

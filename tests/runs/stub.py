@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fabella.config import Run
-from fabella.config_files import run_from
 from fabella.engine.engine import State
 from fabella.models.parameters import Table, initial_weights
+from fabella.run_config.files import run_from
+from fabella.run_config.run import Run
 from fabella.runs.checkpoint import Checkpoint, save
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.tokenizers.bytes import ByteTokenizer
 
 VALUES: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 
 from fabella.errors import CheckpointError, DiskFullError
 from fabella.runs.checkpoint import Checkpoint, load, newest_good, prune, require_space, save, set_best
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from tests.runs import stub
 
 

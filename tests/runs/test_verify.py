@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config_files import run_from
 from fabella.errors import FabellaError
+from fabella.run_config.files import run_from
 from fabella.runs.checkpoint import load, save
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.runs.verify import Finding, verify
 from fabella.storage import render_manifest
 from fabella.tokenizers.bytes import ByteTokenizer

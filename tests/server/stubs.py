@@ -13,16 +13,16 @@ from typing import Any
 
 from torch import Tensor
 
-from fabella.config import Chained
-from fabella.generation.teller import Teller
+from fabella.config.data import Chained
+from fabella.generation.generator import Teller
 from fabella.server.app import application
+from fabella.server.http_server import server
 from fabella.server.limits import Limits
-from fabella.server.serving import server
-from fabella.server.shelf import Model, Shelf
+from fabella.server.served_models import Model, Shelf
 from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
 from tests.generation import tiny_run
-from tests.generation.stand_in import Config, Hashing, Parrot
+from tests.generation.fake_model import Config, Hashing, Parrot
 
 PATIENCE = 20.0
 """Seconds after which a test calls a server hung; nothing that works comes near it."""

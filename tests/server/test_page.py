@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from fabella.server.limits import Limits
-from fabella.server.shelf import Model, Shelf
+from fabella.server.served_models import Model, Shelf
 from tests.server.chromium import CONTROL, SHIFT, Browser, Page, find, started
 from tests.server.stubs import Gated, listening, saying, shelf, spelling
 

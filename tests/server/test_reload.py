@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fabella.server.shelf import Shelf, load
+from fabella.server.served_models import Shelf, load
 from tests.generation import tiny_run
 from tests.server.stubs import SMALL, InProcess, shelf, spelling, until
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fabella.errors import NumericsError
+from fabella.generation.continuous_batching import Choice, Request
+from fabella.generation.generator import Teller
 from fabella.generation.sampling import Sampling
-from fabella.generation.slots import Choice, Request
-from fabella.generation.teller import Teller
+from fabella.server.delta_stream import Piece, Told
 from fabella.server.scheduler import ClosedError, FullError, News, Scheduler, Ticket
-from fabella.server.told import Piece, Told
 from tests.server.stubs import PATIENCE, Gated, hashing
 
 

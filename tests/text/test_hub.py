@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fabella.config import Hub
+from fabella.config.data import Hub
 from fabella.errors import TextError
-from fabella.text.cleaning import Reading
+from fabella.text.decode_policy import Reading
 from fabella.text.hub import documents
 
 TINY = Hub(name="roneneldan/TinyStories", subset="en", split="validation", revision="abc", streaming=False)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config import Files, Hub, Mixture, Part, Source, Storybook
+from fabella.config.data import Files, Hub, Mixture, Part, Source, Storybook
 from fabella.errors import TextError
-from fabella.text.notes import Notes
+from fabella.text.read_report import Notes
 from fabella.text.source import describe, documents, parse, paths
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fabella.config import BPE, Bytes, SentencePiece
-from fabella.text.storybook import stories
+from fabella.config.data import BPE, Bytes, SentencePiece
+from fabella.text.storybook.generator import stories
 from fabella.tokenizers import bpe, loading, pretrained, sentencepiece
 from fabella.tokenizers.tokenizer import Tokenizer
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fabella.config import BPE
+from fabella.config.data import BPE
 from fabella.tokenizers import bpe
 from tests.tokenizers.samples import corpus, trained
 

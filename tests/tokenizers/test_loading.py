@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config import BPE, Bytes, Pretrained, SentencePiece
+from fabella.config.data import BPE, Bytes, Pretrained, SentencePiece
 from fabella.errors import ConfigError, TokenizerError
-from fabella.tokenizers import loading, record
+from fabella.tokenizers import loading, metadata
 from tests.tokenizers.samples import corpus, trained
 
 
@@ -57,13 +57,13 @@ def test_a_tokenizer_yet_to_be_trained_cannot_be_opened() -> None:
 
 
 def test_a_kind_of_the_future(tmp_path: Path) -> None:
-    record.write(tmp_path, record.Record(kind="oracle", end=""), {})
+    metadata.write(tmp_path, metadata.Record(kind="oracle", end=""), {})
     with pytest.raises(TokenizerError, match="holds a tokenizer of kind 'oracle'; known are bytes, bpe"):
         loading.load(tmp_path)
 
 
 def test_a_saved_tokenizer_that_lost_its_file(tmp_path: Path) -> None:
     trained("bpe").save(tmp_path)
-    (tmp_path / record.JSON_FILE).unlink()
+    (tmp_path / metadata.JSON_FILE).unlink()
     with pytest.raises(TokenizerError, match=r"tokenizer\.json is no file"):
         loading.load(tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer as Library
 
-from fabella.config import Pretrained
+from fabella.config.data import Pretrained
 from fabella.errors import TokenizerError
 from fabella.tokenizers import loading, pretrained
 from tests.tokenizers.samples import corpus, foreign_values, trained

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceTrainer
 
-from fabella.config import Pretrained, SentencePiece
+from fabella.config.data import Pretrained, SentencePiece
 from fabella.errors import TokenizerError
 from fabella.tokenizers import pretrained, sentencepiece
 from fabella.tokenizers.sentencepiece import SentencePieceTokenizer

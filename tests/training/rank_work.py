@@ -20,18 +20,19 @@ import torch
 from torch import Tensor
 
 from fabella.cli.main import reported
-from fabella.config import Run
 from fabella.data.batches import Batch
-from fabella.data.prepared import Prepared, open_prepared
+from fabella.data.dataset import Prepared, open_prepared
+from fabella.engine.distributed.launcher_torch import launch
+from fabella.engine.distributed.process_group import Place, place_here
 from fabella.engine.engine import StepResult
 from fabella.engine.engine_torch import TorchEngine
-from fabella.engine.launch_torch import launch
-from fabella.engine.ranks import Place, place_here
 from fabella.errors import DiskFullError
-from fabella.telemetry.terminal import say
-from fabella.training import course, session, together
-from fabella.training.batches import batches_from
-from fabella.training.train import Progress
+from fabella.run_config.run import Run
+from fabella.tracking.console import say
+from fabella.training import distributed_run, fit
+from fabella.training import run as session
+from fabella.training.data_source import batches_from
+from fabella.training.loop import Progress
 from tests.training import tiny
 
 DISTURBED = ("no batch comes", "batches end")
@@ -92,7 +93,7 @@ def train(values: dict[str, Any]) -> None:
     if strike:  # the door for observers is the session's, not the command line's
         session.start = partial(session.start, observers=[strike])
         session.resume = partial(session.resume, observers=[strike])
-        course.batches_from = strike.fed
+        fit.batches_from = strike.fed
 
         def learn(engine: TorchEngine, batch: Batch, lr: float) -> StepResult:
             strike.model = engine.model
@@ -100,10 +101,10 @@ def train(values: dict[str, Any]) -> None:
 
         pytest.MonkeyPatch().setattr(TorchEngine, "step", learn)
 
-    def decide() -> together.Decision:
-        return together.begin_or_go_on(run, out, open_prepared(data))
+    def decide() -> distributed_run.Decision:
+        return distributed_run.begin_or_go_on(run, out, open_prepared(data))
 
-    together.together(place, decide, device="cpu")
+    distributed_run.together(place, decide, device="cpu")
 
 
 def work(values: dict[str, Any]) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from fabella.errors import ConfigError
 from fabella.training import api
-from fabella.training.session import start
+from fabella.training.run import start
 from tests.training import tiny
 
 

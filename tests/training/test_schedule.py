@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.config import AdamW, Segment, Steps, Training
-from fabella.config_files import load_run, preset
+from fabella.config.optimizer import AdamW, Segment
+from fabella.config.training import Steps, Training
+from fabella.run_config.files import load_run, preset
 from fabella.training.schedule import batch_sizes, learning_rate, steps_for, windows_at, windows_before
 
 

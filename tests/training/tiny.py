@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fabella.config import Run
-from fabella.config_files import load_run
-from fabella.data.prepare import prepare
-from fabella.data.prepared import Prepared
-from fabella.training.pace import TIMINGS
+from fabella.data.dataset import Prepared
+from fabella.data.prepare.pipeline import prepare
+from fabella.run_config.files import load_run
+from fabella.run_config.run import Run
+from fabella.training.callbacks.throughput import TIMINGS
 
 # How the tests' models learn, whatever is found to be better for a preset.
 LEARNING = [

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from fabella.config import Run, model_config
-from fabella.config_files import load_run
 from fabella.errors import ConfigError
 from fabella.models.parameters import count
+from fabella.models.registry import model_config
+from fabella.run_config.files import load_run
+from fabella.run_config.run import Run
 from fabella.tuning.space import as_it_is, chosen, read_space, shapes, tried, usual_space
 
 RUN = load_run("storybook-1m")

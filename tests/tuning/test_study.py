@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from fabella.cli.main import run as fabella
-from fabella.config_files import load_run
 from fabella.errors import ConfigError, Interrupted, LockedError, StorageError
+from fabella.run_config.files import load_run
 from fabella.storage import locked
 from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
-from fabella.tuning.page import page
-from fabella.tuning.rates import rising_rates
+from fabella.tuning.lr_range_test import rising_rates
+from fabella.tuning.search_page import page
 from fabella.tuning.space import Log, Space, chosen, tried
 from fabella.tuning.study import BEST, Search, again_what_was_cut_short, best, ended, open_study, optuna, work
 from fabella.tuning.workers import search_together

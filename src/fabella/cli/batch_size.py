@@ -16,15 +16,15 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import say, show, show_json
-from fabella.config import Run
-from fabella.config_files import load_run, to_yaml
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError
+from fabella.planning.batch_size_finder import Answer, find, with_micro_batch
+from fabella.planning.memory import Room, ram, size_in_bytes
+from fabella.planning.probe import REASONS, Conditions, Trial
+from fabella.run_config.files import load_run, to_yaml
+from fabella.run_config.run import Run
 from fabella.storage import size_in_words, write_file
-from fabella.training.batch_size import Answer, find, with_micro_batch
-from fabella.training.launch import Asked, plan
-from fabella.training.memory import Room, ram, size_in_bytes
-from fabella.training.trials import REASONS, Conditions, Trial
+from fabella.training.setup.request import Asked, plan
 
 FREE_SHARE = 0.9
 """Of the free memory: the rest is for batches in waiting, for saving, and for what else the machine does."""
@@ -65,7 +65,7 @@ def command(
 
 def room_of(run: Run, device: str) -> tuple[Room, bool]:
     """The memory that activations will lie in, and whether it is a GPU's."""
-    of_gpu: tuple[int, int] | None = engines.load(run.engine, "memory").device_room(device)
+    of_gpu: tuple[int, int] | None = engines.load(run.engine, "measure.memory").device_room(device)
     return (Room(of_gpu[0], of_gpu[1], "memory of the GPU"), True) if of_gpu else (ram(), False)
 
 

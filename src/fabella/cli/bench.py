@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 import typer
 
+from fabella.benchmark import decoding
+from fabella.benchmark.decoding import TOLD_TOKENS
+from fabella.benchmark.training import SHAPES, Conditions, bench, shape_of
 from fabella.cli.output import say, show, show_json
 from fabella.errors import UsageError
 from fabella.storage import size_in_words, write_json
-from fabella.training import bench_decoding
-from fabella.training.bench import SHAPES, Conditions, bench, shape_of
-from fabella.training.bench_decoding import TOLD_TOKENS
 
 PRECISIONS = ("float32", "bf16")
 
@@ -47,17 +47,15 @@ def command(
 ) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision} is none here.", fix=f"Choose from: {', '.join(PRECISIONS)}.")
-    names = presets or list(bench_decoding.SHAPES if decode else SHAPES)
+    names = presets or list(decoding.SHAPES if decode else SHAPES)
     for name in names:
         shape_of(name)  # a misspelt one is told before an hour is spent on the others
     tell = say if as_json else show
     if decode:
-        telling = bench_decoding.Conditions(
+        telling = decoding.Conditions(
             turns=turns, tokens=tokens, device=device, threads=threads, alone=alone, llama2c=llama2c, engine=engine
         )
-        result = bench_decoding.bench(
-            names, telling, lambda name, measured: tell("\n".join(decoding_lines(name, measured)))
-        )
+        result = decoding.bench(names, telling, lambda name, measured: tell("\n".join(decoding_lines(name, measured))))
     else:
         given = Conditions(
             engine=engine,

@@ -14,12 +14,12 @@ import typer
 
 from fabella.cli.output import say, show, show_json
 from fabella.report.axes import duration
-from fabella.report.history import read
 from fabella.report.page import page
+from fabella.report.run_history import read
 from fabella.storage import write_file
-from fabella.telemetry.preparation import PreparationLine, say_remarks
-from fabella.training.launch import Asked, plan, prepare_for
-from fabella.tuning.architectures import Compared, compare, contestant, lasting
+from fabella.tracking.prepare_progress import PreparationLine, say_remarks
+from fabella.training.setup.request import Asked, plan, prepare_for
+from fabella.tuning.compare import Compared, compare, contestant, lasting
 
 
 def command(

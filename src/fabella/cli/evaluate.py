@@ -14,11 +14,11 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import say, show_result
-from fabella.evaluation.estimates import Estimate
+from fabella.evaluation.confidence import Estimate
 from fabella.evaluation.evaluate import Asked, Evaluation, Told, evaluate
 from fabella.evaluation.scores import Scores
-from fabella.generation.escape import escape
 from fabella.text.source import parse
+from fabella.tracking.terminal_escape import escape
 
 
 def command(

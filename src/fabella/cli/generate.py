@@ -21,15 +21,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from fabella.cli.interactive.repl import BETWEEN, Dialogue, Place
+from fabella.cli.interactive.story_session import Conversation
 from fabella.cli.output import is_terminal, say, show, show_json
 from fabella.errors import Interrupted, UsageError
-from fabella.generation.conversation import Conversation
-from fabella.generation.decoding import weights_of
-from fabella.generation.dialogue import BETWEEN, Dialogue, Place
-from fabella.generation.escape import escape
+from fabella.generation.completion import Story, Telling
+from fabella.generation.decoder.weights import weights_of
+from fabella.generation.generator import Teller, load
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import Teller, load
-from fabella.generation.telling import Story, Telling
+from fabella.tracking.terminal_escape import escape
 
 
 def command(

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def answer_signals() -> None:
     """SIGTERM ends as Ctrl-C does, in words and with everything put away; SIGUSR1 finds nothing to save.
 
-    So it is until a training listens by itself (``training/interruption.py``), and after that. One of several processes
+    So it is until a training listens by itself (``training/signals.py``), and after that. One of several processes
     may wait for another where Python answers nothing; it is left to the system to end it.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

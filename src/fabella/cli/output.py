@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from fabella.errors import StorageError
 from fabella.storage import plain
-from fabella.telemetry.terminal import ProgressLine, is_terminal, say
+from fabella.tracking.console import ProgressLine, is_terminal, say
 
 __all__ = ["ProgressLine", "is_terminal", "say", "show", "show_json", "show_result"]
 

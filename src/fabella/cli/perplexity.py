@@ -16,9 +16,9 @@ import typer
 
 from fabella.cli.output import say, show, show_json
 from fabella.errors import TextError, UsageError
-from fabella.generation.escape import escape
-from fabella.generation.perplexity import Perplexity
-from fabella.generation.teller import load
+from fabella.generation.generator import load
+from fabella.generation.likelihood import Perplexity
+from fabella.tracking.terminal_escape import escape
 
 STANDARD_INPUT = Path("-")
 

@@ -17,16 +17,17 @@ import typer
 
 from fabella.cli.batch_size import room_of
 from fabella.cli.output import say, show, show_json
-from fabella.config import Run, Streamed
-from fabella.data.prepared import Prepared, is_prepared, open_prepared
-from fabella.runs.folder import CONFIG, RunFolder
+from fabella.config.data import Streamed
+from fabella.data.dataset import Prepared, is_prepared, open_prepared
+from fabella.planning.estimate import Forecast, disk_place, forecast
+from fabella.planning.memory import Room, size_in_bytes
+from fabella.planning.probe import REASONS, Conditions
+from fabella.run_config.run import Run
+from fabella.runs.run_dir import CONFIG, RunFolder
 from fabella.storage import free_bytes, size_in_words
-from fabella.telemetry.terminal import duration
+from fabella.tracking.console import duration
 from fabella.training.api import changed
-from fabella.training.launch import Asked, Plan, already_prepared, plan
-from fabella.training.memory import Room, size_in_bytes
-from fabella.training.plan import Forecast, disk_place, forecast
-from fabella.training.trials import REASONS, Conditions
+from fabella.training.setup.request import Asked, Plan, already_prepared, plan
 
 
 def command(

@@ -17,13 +17,13 @@ import typer
 from pydantic import ValidationError
 
 from fabella.cli.output import show, show_json
-from fabella.config import Chained, Data, Files, Given, Held, Hub, Source
-from fabella.data.prepare import prepare
-from fabella.data.prepared import Prepared, Split
+from fabella.config.data import Chained, Data, Files, Given, Held, Hub, Source
+from fabella.data.dataset import Prepared, Split
+from fabella.data.prepare.pipeline import prepare
 from fabella.errors import UsageError
-from fabella.telemetry.preparation import PreparationLine, say_remarks
 from fabella.text.source import parse
 from fabella.tokenizers import loading
+from fabella.tracking.prepare_progress import PreparationLine, say_remarks
 
 
 def command(
@@ -94,7 +94,7 @@ def _facts(prepared: Prepared, seconds: float) -> dict[str, Any]:
         "validation": _counts(prepared.validation),
         "fingerprint": prepared.fingerprint,
         "notes": prepared.manifest["notes"],
-        "doctor": prepared.manifest["doctor"],
+        "data_quality": prepared.manifest["data_quality"],
         "seconds": seconds,
     }
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import show, show_json
-from fabella.config import Run
-from fabella.config_files import preset, preset_names, preset_text
 from fabella.models.parameters import count, count_without_embeddings
+from fabella.run_config.files import preset, preset_names, preset_text
+from fabella.run_config.run import Run
 
 COLUMNS = ("preset", "parameters", "non-embedding", "context", "tokenizer", "published result")
 

@@ -13,16 +13,16 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import say, show, show_json
+from fabella.generation.completion import Story
+from fabella.generation.generator import load
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import load
-from fabella.generation.telling import Story
+from fabella.report.loss_png import plot_loss
 from fabella.runs.checkpoint import newest_good
-from fabella.runs.folder import RunFolder
-from fabella.telemetry.plot import plot_loss
-from fabella.telemetry.preparation import PreparationLine
-from fabella.training.launch import prepare_for
-from fabella.training.quickstart import is_finished, quickstart_run
-from fabella.training.session import Outcome, resume, start
+from fabella.runs.run_dir import RunFolder
+from fabella.tracking.prepare_progress import PreparationLine
+from fabella.training.run import Outcome, resume, start
+from fabella.training.setup.quickstart import is_finished, quickstart_run
+from fabella.training.setup.request import prepare_for
 
 STORIES = 3
 STORY = Sampling(temperature=0.6, top_p=0.9, seed=1)  # a young model, asked not to be too daring

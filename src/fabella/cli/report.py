@@ -16,12 +16,12 @@ import typer
 
 from fabella.cli.output import say, show
 from fabella.errors import UsageError
-from fabella.report import live as serving
-from fabella.report.history import AGAINST, read
+from fabella.report import live_server as serving
 from fabella.report.page import page
-from fabella.report.pictures import draw
-from fabella.report.references import as_reference
-from fabella.report.watching import watch
+from fabella.report.png import draw
+from fabella.report.published_curves import as_reference
+from fabella.report.run_history import AGAINST, read
+from fabella.report.terminal_view import watch
 from fabella.storage import write_file, write_json
 
 

@@ -16,10 +16,10 @@ from typing import Annotated
 import typer
 
 from fabella.cli.train import DEVICES, on_devices, report
-from fabella.engine.ranks import place_here
-from fabella.runs.folder import RunFolder
+from fabella.engine.distributed.process_group import place_here
+from fabella.runs.run_dir import RunFolder
 from fabella.training.api import changed
-from fabella.training.together import Decision, together
+from fabella.training.distributed_run import Decision, together
 
 
 def command(

@@ -15,8 +15,8 @@ import typer
 
 from fabella.cli.output import say, show_result
 from fabella.evaluation.samples import Ask, Sample, Samples, asked_in_training, told
-from fabella.generation.escape import escape
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
+from fabella.tracking.terminal_escape import escape
 
 
 def command(

@@ -18,9 +18,9 @@ from fabella.errors import UsageError
 
 try:
     from fabella.server.app import LOOPBACK_NAMES, application
+    from fabella.server.http_server import bind, require_key, serve
     from fabella.server.limits import Limits
-    from fabella.server.serving import bind, require_key, serve
-    from fabella.server.shelf import load
+    from fabella.server.served_models import load
 except ModuleNotFoundError as missing:
     if missing.name not in {"starlette", "uvicorn", "h11"}:
         raise

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import say, show, show_json
-from fabella.data import sample
-from fabella.data.sides import Placed
+from fabella.data.prepare import tokenizer_sample
+from fabella.data.prepare.holdout import digest
+from fabella.data.prepare.splitting import Placed
 from fabella.errors import UsageError
 from fabella.storage import escaped, whole_folder
 from fabella.text.source import documents, parse
-from fabella.text.split import digest
 from fabella.tokenizers import loading
-from fabella.tokenizers.compare import Fit, fit
+from fabella.tokenizers.stats import Fit, fit
 from fabella.tokenizers.tokenizer import Tokenizer
 
 HELP = (__doc__ or "").replace("\n\n", "\n\n\b\n")
@@ -50,7 +50,7 @@ def train(
     if not loading.needs_text(section):
         raise UsageError(f"{tokenizer} is not trained.", fix="Choose bpe:4096 or sentencepiece:4096.")
     with whole_folder(out) as aside:
-        taken = sample.take(Placed(text, digest(text), held_out=False) for text in documents(parse(source)))
+        taken = tokenizer_sample.take(Placed(text, digest(text), held_out=False) for text in documents(parse(source)))
         made = loading.train(section, taken.texts())
         made.save(aside)
     say(taken.sentence())

@@ -22,15 +22,15 @@ import typer
 from fabella.cli.main import reported
 from fabella.cli.output import say, show, show_json
 from fabella.engine import engine as engines
-from fabella.engine.ranks import Place, place_here, require_shareable
+from fabella.engine.distributed.process_group import Place, place_here, require_shareable
 from fabella.errors import ConfigError, UsageError
-from fabella.runs.folder import require_free
-from fabella.telemetry.plot import plot_loss
-from fabella.telemetry.preparation import PreparationLine, say_remarks
-from fabella.training.launch import Asked, engine_of, plan, prepare_for
-from fabella.training.replay import replay as taken_again
-from fabella.training.session import Outcome
-from fabella.training.together import Decision, begin_or_go_on, together
+from fabella.report.loss_png import plot_loss
+from fabella.runs.run_dir import require_free
+from fabella.tracking.prepare_progress import PreparationLine, say_remarks
+from fabella.training.distributed_run import Decision, begin_or_go_on, together
+from fabella.training.failed_step import replay as taken_again
+from fabella.training.run import Outcome
+from fabella.training.setup.request import Asked, engine_of, plan, prepare_for
 
 DEVICES = "Devices of this machine to train on, a process each: a number, or auto."
 
@@ -89,7 +89,7 @@ def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
             )
         work()
         return
-    launcher = engines.load(engine, "launch") if devices != "1" else None
+    launcher = engines.load(engine, "distributed.launcher") if devices != "1" else None
     count = launcher.devices_here(devices) if launcher else 1
     if launcher is None or count == 1:
         work()

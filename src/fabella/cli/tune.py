@@ -16,15 +16,15 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import say, show, show_json
-from fabella.config import Epochs
-from fabella.data.prepared import Prepared
-from fabella.report.history import settings
+from fabella.config.training import Epochs
+from fabella.data.dataset import Prepared
+from fabella.report.run_history import settings
 from fabella.storage import make_folders, storage_errors, write_file
-from fabella.telemetry.preparation import PreparationLine, say_remarks
-from fabella.training.launch import Asked, plan, prepare_for
-from fabella.training.session import resolve
-from fabella.tuning.page import importance, in_words, page
-from fabella.tuning.rates import rate_page, rising_rates
+from fabella.tracking.prepare_progress import PreparationLine, say_remarks
+from fabella.training.run import resolve
+from fabella.training.setup.request import Asked, plan, prepare_for
+from fabella.tuning.lr_range_test import rate_page, rising_rates
+from fabella.tuning.search_page import importance, in_words, page
 from fabella.tuning.space import read_space, usual_space
 from fabella.tuning.study import BEST, Search, best, ended, optuna
 from fabella.tuning.workers import search_together

@@ -13,8 +13,8 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from fabella.config import AutoPrecision, Copied, Float16, Float32, Sharded
-from fabella.config import Precision as Asked
+from fabella.config.training import AutoPrecision, Copied, Float16, Float32, Sharded
+from fabella.config.training import Precision as Asked
 from fabella.errors import ConfigError
 
 Device = Any

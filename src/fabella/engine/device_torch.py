@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fabella.config import AutoPrecision, Float16, Float32
-from fabella.config import Precision as Asked
-from fabella.engine.ranks import Place
+from fabella.config.training import AutoPrecision, Float16, Float32
+from fabella.config.training import Precision as Asked
+from fabella.engine.distributed.process_group import Place
 from fabella.errors import ConfigError
 
 ALONE = Place()

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config import ModelConfig, Run
 from fabella.data.batches import Batch
-from fabella.engine.ranks import Alone, Place, Ranks
+from fabella.engine.distributed.process_group import Alone, Place, Ranks
 from fabella.errors import ConfigError, did_you_mean
+from fabella.models.model_config import ModelConfig
+from fabella.run_config.run import Run
 
 ENGINES = ("torch", "jax")
 

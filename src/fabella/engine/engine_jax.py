@@ -12,9 +12,10 @@ from jax import Array
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.config import Chained, Float16, ModelConfig, Run
+from fabella.config.data import Chained
+from fabella.config.training import Float16
 from fabella.data.batches import IGNORE, Batch
-from fabella.engine import measuring_jax, ranks_jax
+from fabella.engine.compile.compile_cache_jax import keep_kernels
 from fabella.engine.device_jax import (
     DEVICES,
     Device,
@@ -25,17 +26,20 @@ from fabella.engine.device_jax import (
     pick_devices,
     resolve_precision,
 )
+from fabella.engine.distributed import process_group_jax
+from fabella.engine.distributed.process_group import Place, Ranks
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
-from fabella.engine.kernels_jax import keep_kernels
-from fabella.engine.ledger import Rules
-from fabella.engine.ledger_jax import Counts
-from fabella.engine.optimizer_jax import Memory, Optimizer
-from fabella.engine.ranks import Place, Ranks
+from fabella.engine.measure import step_timer_jax
+from fabella.engine.optim.optimizer_jax import Memory, Optimizer
+from fabella.engine.step_guard import Rules
+from fabella.engine.step_guard_jax import Counts
 from fabella.engine.step_jax import Held, How, Measured, Work, take_gradients, take_losses, take_step
 from fabella.errors import CheckpointError, ConfigError
-from fabella.models.nn_jax import Part
+from fabella.models.model_config import ModelConfig
+from fabella.models.nn.layers_jax import Part
 from fabella.models.parameters import initial_weights
+from fabella.run_config.run import Run
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -53,7 +57,7 @@ def for_training(run: Run, device: str = "auto", ranks: Ranks | None = None) -> 
 
 def joined(place: Place, device: str) -> AbstractContextManager[Ranks]:
     """This process among the others of its training, for as long as the block lasts."""
-    return ranks_jax.joined(place, device)
+    return process_group_jax.joined(place, device)
 
 
 def require_device(device: str, place: Place) -> None:
@@ -256,23 +260,23 @@ class JaxEngine:
         if self._last is not None:
             gradients = take_gradients(self.how, self.weights, self._last, self.counts.scale)
             found |= {f"gradients/{name}": array for name, array in gradients.items()}
-        return {name: measuring_jax.histogram(self.layout.whole(values)) for name, values in found.items()}
+        return {name: step_timer_jax.histogram(self.layout.whole(values)) for name, values in found.items()}
 
     def stopwatch(self) -> Stopwatch:
         """For the steps of this engine."""
-        return measuring_jax.Stopwatch(None if self._waits else self._wait)
+        return step_timer_jax.Stopwatch(None if self._waits else self._wait)
 
     def _wait(self) -> None:
         jax.block_until_ready(self.weights)
 
     def peak_flops(self) -> float:
         """See the contract; of all devices together. Simulated ones share one machine."""
-        one = measuring_jax.peak_flops(self.devices[0], self.how.compute)
+        one = step_timer_jax.peak_flops(self.devices[0], self.how.compute)
         return one if self.devices[0].platform == "cpu" else one * len(self.devices)
 
     def peak_memory(self) -> int:
         """See the contract."""
-        return measuring_jax.peak_memory(next(iter(self.layout.mesh.local_devices)))
+        return step_timer_jax.peak_memory(next(iter(self.layout.mesh.local_devices)))
 
     def state(self) -> State:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""

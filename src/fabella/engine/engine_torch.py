@@ -12,21 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fabella.config import Float16, Float32, ModelConfig, Run
+from fabella.config.training import Float16, Float32
 from fabella.data.batches import Batch
-from fabella.engine import measuring_torch, ranks_torch
-from fabella.engine.compile_torch import compile_blocks, is_compiled
+from fabella.engine.compile.compile_cache_torch import Kernels, keep_kernels
+from fabella.engine.compile.compile_torch import compile_blocks, is_compiled
+from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
 from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
+from fabella.engine.distributed import process_group_torch
+from fabella.engine.distributed.process_group import Alone, Place, Ranks
+from fabella.engine.distributed.single_device_torch import spread
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
-from fabella.engine.kernels_torch import Kernels, keep_kernels
-from fabella.engine.ledger_torch import Counts, Ledger
-from fabella.engine.optimizer_torch import Optimizer
-from fabella.engine.parallel_torch import spread
-from fabella.engine.ranks import Alone, Place, Ranks
-from fabella.engine.recompute_torch import recompute_blocks
+from fabella.engine.measure import step_timer_torch
+from fabella.engine.optim.optimizer_torch import Optimizer
+from fabella.engine.step_guard_torch import Counts, Ledger
 from fabella.errors import CheckpointError, ConfigError
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
+from fabella.run_config.run import Run
 
 
 def for_training(run: Run, device: str = "auto", ranks: Ranks | None = None) -> "TorchEngine":
@@ -38,7 +41,7 @@ def for_training(run: Run, device: str = "auto", ranks: Ranks | None = None) -> 
 
 def joined(place: Place, device: str) -> AbstractContextManager[Ranks]:
     """See ``engine.joined``."""
-    return ranks_torch.joined(place, pick_device(device, place))
+    return process_group_torch.joined(place, pick_device(device, place))
 
 
 def require_device(device: str, place: Place) -> None:
@@ -225,20 +228,20 @@ class TorchEngine:
 
     def histograms(self) -> dict[str, Histogram]:
         """How the weights, and the gradients of the last step, are spread."""
-        return measuring_torch.histograms(self.model)
+        return step_timer_torch.histograms(self.model)
 
     def stopwatch(self) -> Stopwatch:
         """For the steps of this engine."""
-        return measuring_torch.Stopwatch(self.device)
+        return step_timer_torch.Stopwatch(self.device)
 
     def peak_flops(self) -> float:
         """See the contract; in the precision that the matrices are multiplied in, of all processes' devices."""
-        one = measuring_torch.peak_flops(self.device, self.precision.compute, torch.get_num_threads())
+        one = step_timer_torch.peak_flops(self.device, self.precision.compute, torch.get_num_threads())
         return one * self.parallel.size
 
     def peak_memory(self) -> int:
         """See the contract."""
-        return measuring_torch.peak_memory(self.device)
+        return step_timer_torch.peak_memory(self.device)
 
     def state(self) -> State:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""

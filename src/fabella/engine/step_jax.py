@@ -9,10 +9,10 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from fabella.engine.device_jax import Layout
-from fabella.engine.ledger import Rules
-from fabella.engine.ledger_jax import Counts, judge
-from fabella.engine.optimizer_jax import Memory, Optimizer
-from fabella.models.nn_jax import Network, Part
+from fabella.engine.optim.optimizer_jax import Memory, Optimizer
+from fabella.engine.step_guard import Rules
+from fabella.engine.step_guard_jax import Counts, judge
+from fabella.models.nn.layers_jax import Network, Part
 
 
 @dataclass(frozen=True)

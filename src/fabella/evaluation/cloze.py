@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.data.batches import IGNORE
-from fabella.evaluation.estimates import Estimate, share
+from fabella.evaluation.confidence import Estimate, share
 from fabella.evaluation.predictions import Predict
 from fabella.tokenizers.tokenizer import Tokenizer
 

@@ -14,18 +14,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fabella.config import Source
-from fabella.data.prepared import Prepared, Split, open_prepared
+from fabella.config.data import Source
+from fabella.data.dataset import Prepared, Split, open_prepared
 from fabella.errors import CheckpointError, PreparedDataError
-from fabella.evaluation import cloze, copying, documents, scores, stories
+from fabella.evaluation import cloze, memorization, scores, scoring_batches
+from fabella.evaluation import text_metrics as stories
 from fabella.evaluation.cloze import Cloze
 from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scores import Scores
-from fabella.evaluation.stories import Measures
-from fabella.evaluation.words import text_of
+from fabella.evaluation.text_metrics import Measures
+from fabella.evaluation.word_splitting import text_of
+from fabella.generation.generator import Teller, load
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import Teller, load
-from fabella.runs.folder import RunFolder
+from fabella.runs.run_dir import RunFolder
 from fabella.storage import write_json
 from fabella.text import source as sources
 
@@ -161,9 +162,9 @@ class _Work:
     def _scores(self) -> Scores:
         teller, asked = self.teller, self.asked
         if asked.text:
-            read = documents.of_texts(sources.documents(asked.text), teller.tokenizer)
+            read = scoring_batches.of_texts(sources.documents(asked.text), teller.tokenizer)
         else:
-            read = documents.held_out(self.prepared.validation)
+            read = scoring_batches.held_out(self.prepared.validation)
         self.report("Reading the text.")
         return scores.score(
             self.predict, read, context=teller.context, vocabulary=teller.config.vocabulary, end=teller.tokenizer.end
@@ -190,7 +191,7 @@ class _Work:
         rests = [self._cut(text[len(opening) :]) for opening, text in begun]
         self.report("Looking for them in the training text.")
         texts = [story.told for story in told] + [rest for rest, _ in rests]
-        found = copying.copied(texts, text_of(self.prepared.train, self.teller.tokenizer))
+        found = memorization.copied(texts, text_of(self.prepared.train, self.teller.tokenizer))
         return Told(
             stories.measure(found[: len(told)], [story.ended_by == "end" for story in told]),
             stories.measure(found[len(told) :], [whole for _, whole in rests]),

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import TextError, UsageError, did_you_mean
-from fabella.evaluation.continuations import likelihoods
+from fabella.evaluation.loglikelihood import likelihoods
 from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scores import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from fabella.generation.generator import Teller, load
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import Teller, load
 from fabella.storage import write_json
 
 FILE = "tasks.json"

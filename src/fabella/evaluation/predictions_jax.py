@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fabella.engine.engine_jax import InUse
 from fabella.evaluation.predictions import Predictions
-from fabella.generation.perplexity_jax import of_few_shapes
-from fabella.models.nn_jax import Part
+from fabella.generation.likelihood_jax import of_few_shapes
+from fabella.models.nn.layers_jax import Part
 
 
 def predictions(model: InUse, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fabella.config import Run
 from fabella.errors import CheckpointError, StorageError, UsageError
+from fabella.generation.generator import Teller, load
 from fabella.generation.sampling import Sampling
-from fabella.generation.teller import Teller, load
-from fabella.runs.folder import RunFolder, name_of
-from fabella.runs.metrics import read_rows
+from fabella.run_config.run import Run
+from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dir import RunFolder, name_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError, TextError
-from fabella.evaluation.documents import Document, Rows, rows
-from fabella.evaluation.estimates import Estimate, exponential, ratio
+from fabella.evaluation.confidence import Estimate, exponential, ratio
 from fabella.evaluation.predictions import Predict, Predictions
+from fabella.evaluation.scoring_batches import Document, Rows, rows
 
 CONFIDENCE_BINS = 10
 LOGITS_AT_ONCE = 2**24

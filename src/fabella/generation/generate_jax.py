@@ -15,11 +15,11 @@ from jax import numpy as jnp
 from numpy.typing import NDArray
 
 from fabella.engine.engine_jax import InUse
+from fabella.generation.context_shift import ENDLESS, window_start
+from fabella.generation.continuous_batching import require_readable
 from fabella.generation.sampling import Sampling, uniforms, unusable
 from fabella.generation.sampling_jax import Kind, Settings, choose, marked
-from fabella.generation.slots import require_readable
-from fabella.generation.window import ENDLESS, window_start
-from fabella.models.nn_jax import Part
+from fabella.models.nn.layers_jax import Part
 
 LONGEST_ROUND = 32
 """Steps before ids come back, at most: what is told beyond an end is lost."""

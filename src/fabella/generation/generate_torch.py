@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.generation.decoding_torch import LanguageModel
+from fabella.generation.context_shift import ENDLESS
+from fabella.generation.continuous_batching import Request, require_readable
+from fabella.generation.continuous_batching_torch import Slots
+from fabella.generation.decoder.backends_torch import LanguageModel
 from fabella.generation.sampling import Sampling
-from fabella.generation.slots import Request, require_readable
-from fabella.generation.slots_torch import Slots
-from fabella.generation.window import ENDLESS
 
 
 def generate(

@@ -12,7 +12,7 @@ higher figures: 2 % at the shapes of tinystories-8m.
 
 from dataclasses import dataclass
 
-from fabella.config import ModelConfig
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import Table
 
 TRAINING = 3

@@ -29,9 +29,9 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from fabella.config import ModelConfig
+from fabella.models.field_types import Dim, Dropout, Heads, Hidden, Layers, Spread, require_buildable, require_multiple
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
-from fabella.models.sizes import Dim, Dropout, Heads, Hidden, Layers, Spread, require_buildable, require_multiple
 
 
 class Config(ModelConfig):

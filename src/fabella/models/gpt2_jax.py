@@ -8,8 +8,8 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.gpt2 import Config
-from fabella.models.nn_attention_jax import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_jax import OneHead, Part, block_of, dropout, embed, layer_norm, linear
+from fabella.models.nn.attention_jax import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.layers_jax import OneHead, Part, block_of, dropout, embed, layer_norm, linear
 
 
 class State(NamedTuple):

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.models.gpt2 import Config
-from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_decoding_torch import AttentionPart, Decoder, GELUPart, LayerNorm, Matrix, Part, Tokens
-from fabella.models.nn_products_torch import Layout
-from fabella.models.nn_torch import OneHead
+from fabella.models.nn.attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.graph_torch import AttentionPart, Decoder, GELUPart, LayerNorm, Matrix, Part, Tokens
+from fabella.models.nn.layers_torch import OneHead
+from fabella.models.nn.packed_linear_torch import Layout
 
 State = list[KeyValues]
 

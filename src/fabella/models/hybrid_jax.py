@@ -7,9 +7,9 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.hybrid import Config
-from fabella.models.nn_attention_jax import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_jax import OneHead, Part, block_of, embed, linear, rms_norm, swiglu
-from fabella.models.nn_recurrence_jax import mingru
+from fabella.models.nn.attention_jax import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.layers_jax import OneHead, Part, block_of, embed, linear, rms_norm, swiglu
+from fabella.models.nn.recurrence_jax import mingru
 
 
 class State(NamedTuple):

@@ -6,8 +6,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.models.hybrid import Config
-from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_decoding_torch import (
+from fabella.models.nn.attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.graph_torch import (
     AttentionPart,
     Decoder,
     Matrix,
@@ -17,9 +17,9 @@ from fabella.models.nn_decoding_torch import (
     Tokens,
     root_mean_square,
 )
-from fabella.models.nn_products_torch import Layout
-from fabella.models.nn_recurrence_torch import MinGRU
-from fabella.models.nn_torch import OneHead, RMSNorm, SwiGLU
+from fabella.models.nn.layers_torch import OneHead, RMSNorm, SwiGLU
+from fabella.models.nn.packed_linear_torch import Layout
+from fabella.models.nn.recurrence_torch import MinGRU
 
 
 class Attention(nn.Module):

@@ -7,8 +7,8 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.llama import Config
-from fabella.models.nn_attention_jax import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_jax import OneHead, Part, block_of, dropout, embed, linear, rms_norm, swiglu
+from fabella.models.nn.attention_jax import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.layers_jax import OneHead, Part, block_of, dropout, embed, linear, rms_norm, swiglu
 
 
 class Angles(NamedTuple):

@@ -33,9 +33,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fabella.config import ModelConfig
+from fabella.models.field_types import Dim, Hidden, Layers, require_buildable
+from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import Normal, Parameter, Uniform, embedding, linear, norm, within
-from fabella.models.sizes import Dim, Hidden, Layers, require_buildable
 
 
 class Config(ModelConfig):

@@ -6,9 +6,9 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.mingru import Config
-from fabella.models.nn_jax import Network, Part, block_of, embed, linear, multiply, rms_norm
-from fabella.models.nn_loss_jax import linear_cross_entropy, linear_losses
-from fabella.models.nn_recurrence_jax import mingru
+from fabella.models.nn.layers_jax import Network, Part, block_of, embed, linear, multiply, rms_norm
+from fabella.models.nn.loss_jax import linear_cross_entropy, linear_losses
+from fabella.models.nn.recurrence_jax import mingru
 
 State = list[Float[Array, "B S"]]
 """Each layer's hidden state; 0 before the first token."""

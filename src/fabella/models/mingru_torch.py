@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.models.mingru import Config
-from fabella.models.nn_decoding_torch import (
+from fabella.models.nn.graph_torch import (
     Decoder,
     GELUPart,
     Matrix,
@@ -19,10 +19,10 @@ from fabella.models.nn_decoding_torch import (
     TokensPart,
     root_mean_square,
 )
-from fabella.models.nn_loss_torch import linear_cross_entropy, linear_losses
-from fabella.models.nn_products_torch import Layout
-from fabella.models.nn_recurrence_torch import MinGRU
-from fabella.models.nn_torch import RMSNorm, rms_norm
+from fabella.models.nn.layers_torch import RMSNorm, rms_norm
+from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
+from fabella.models.nn.packed_linear_torch import Layout
+from fabella.models.nn.recurrence_torch import MinGRU
 
 State = list[Float[Tensor, "B S"] | None]
 """Each layer's hidden state; None before the first token."""

@@ -27,9 +27,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fabella.config import ModelConfig
-from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
-from fabella.models.sizes import (
+from fabella.models.field_types import (
     Dim,
     Heads,
     Hidden,
@@ -40,6 +38,8 @@ from fabella.models.sizes import (
     require_even,
     require_multiple,
 )
+from fabella.models.model_config import ModelConfig
+from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
 
 
 class Config(ModelConfig):

@@ -7,19 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.models.minigpt import Config
-from fabella.models.nn_attention_torch import KeyValues, attend, require_room, split_heads
-from fabella.models.nn_decoding_torch import (
-    AttentionPart,
-    Decoder,
-    LayerNorm,
-    Matrix,
-    Part,
-    SwiGLUPart,
-    Tokens,
-    turns,
-)
-from fabella.models.nn_products_torch import Layout
-from fabella.models.nn_torch import OneHead, SwiGLU
+from fabella.models.nn.attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.graph_torch import AttentionPart, Decoder, LayerNorm, Matrix, Part, SwiGLUPart, Tokens, turns
+from fabella.models.nn.layers_torch import OneHead, SwiGLU
+from fabella.models.nn.packed_linear_torch import Layout
 
 
 class Angles(NamedTuple):

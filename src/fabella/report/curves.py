@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fabella.report.charts import Axis, Line
-from fabella.report.history import History, Row
-from fabella.report.references import Reference
+from fabella.report.published_curves import Reference
+from fabella.report.run_history import History, Row
 
 X = {
     "step": Axis("optimizer steps"),

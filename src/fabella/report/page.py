@@ -5,14 +5,14 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from fabella.config_files import to_yaml
 from fabella.models.parameters import count, count_without_embeddings
 from fabella.report.axes import duration, number
 from fabella.report.charts import chart
 from fabella.report.curves import X, curves
-from fabella.report.evaluated import evaluated
-from fabella.report.history import History, data_of, differing, names
-from fabella.report.references import Reference, fitting
+from fabella.report.evaluation_section import evaluated
+from fabella.report.published_curves import Reference, fitting
+from fabella.report.run_history import History, data_of, differing, names
+from fabella.run_config.files import to_yaml
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 AGAINST = {"step": "steps", "tokens": "tokens", "seconds": "time", "flops": "operations"}

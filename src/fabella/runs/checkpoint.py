@@ -12,13 +12,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from fabella.config import Rewind
+from fabella.config.training import Rewind
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError, DiskFullError, StorageError
 from fabella.models.parameters import Table
-from fabella.runs import contents
-from fabella.runs.folder import RunFolder, name_of, step_of
-from fabella.runs.tensors import decoded, encoded, size_of
+from fabella.runs import checkpoint_validation
+from fabella.runs.run_dir import RunFolder, name_of, step_of
+from fabella.runs.safetensors_io import decoded, encoded, size_of
 from fabella.storage import (
     MANIFEST,
     abandoned,
@@ -71,7 +71,7 @@ def save(folder: RunFolder, step: int, checkpoint: Checkpoint) -> None:
     Raises DiskFullError or StorageError; then nothing half is left, and every older checkpoint is as it was.
     """
     check(checkpoint, folder.run.model.parameters(), where=name_of(step))
-    kinds = contents.kinds_of(checkpoint.state.moments, folder.run.model.parameters())
+    kinds = checkpoint_validation.kinds_of(checkpoint.state.moments, folder.run.model.parameters())
     state = json.dumps(_numbers(step, checkpoint, kinds), indent=1, allow_nan=False).encode()
     weights, moments = checkpoint.state.weights, checkpoint.state.moments
     needed = size_of(weights) + size_of(moments) + len(state)
@@ -86,7 +86,7 @@ def save(folder: RunFolder, step: int, checkpoint: Checkpoint) -> None:
             write_parts(aside / MODEL, encoded(weights))
             write_parts(aside / OPTIMIZER, encoded(moments))
             write_parts(aside / STATE, [state])
-            write_parts(aside / MANIFEST, [json.dumps({"format": contents.FORMAT, "step": step}).encode()])
+            write_parts(aside / MANIFEST, [json.dumps({"format": checkpoint_validation.FORMAT, "step": step}).encode()])
         folder.point("latest", step)
         prune(folder, folder.run.checkpoint.keep)
     except StorageError as error:
@@ -135,7 +135,7 @@ def _numbers(step: int, checkpoint: Checkpoint, kinds: list[str]) -> dict[str, A
     if endless:
         raise CheckpointError(f"{name_of(step)}: {endless[0]} = {values[endless[0]]} is no finite number; not saved.")
     return {
-        "format": contents.FORMAT,
+        "format": checkpoint_validation.FORMAT,
         "step": step,
         "moments": kinds,
         "numbers": dict(checkpoint.state.numbers),
@@ -153,8 +153,8 @@ def check(checkpoint: Checkpoint, table: Table, *, where: str = "the checkpoint"
 
     Raises CheckpointError naming the first five that are missing, extra, or of another shape or dtype.
     """
-    contents.checked_weights(checkpoint.state.weights, table, where=f"{where}/{MODEL}")
-    contents.checked_moments(checkpoint.state.moments, table, where=f"{where}/{OPTIMIZER}")
+    checkpoint_validation.checked_weights(checkpoint.state.weights, table, where=f"{where}/{MODEL}")
+    checkpoint_validation.checked_moments(checkpoint.state.moments, table, where=f"{where}/{OPTIMIZER}")
 
 
 # ---------------------------------------------------------------- loading
@@ -274,14 +274,18 @@ def _read(folder: RunFolder, step: int, weights_only: bool) -> Checkpoint:
     """Read and check one checkpoint; nothing of it is used before all of it was checked."""
     path = folder.checkpoints / name_of(step)
     manifest = read_manifest(path)
-    numbers = contents.state_of(read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}")
+    numbers = checkpoint_validation.state_of(
+        read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}"
+    )
     table = folder.run.model.parameters()
     weights = decoded(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
-    weights = contents.checked_weights(weights, table, where=f"{path.name}/{MODEL}")
+    weights = checkpoint_validation.checked_weights(weights, table, where=f"{path.name}/{MODEL}")
     moments: Mapping[str, Any] = {}
     if not weights_only:
         for name in file_entries(path, manifest):
             sized_file(path, manifest, name)
         moments = decoded(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
-        moments = contents.checked_moments(moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"])
+        moments = checkpoint_validation.checked_moments(
+            moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"]
+        )
     return Checkpoint(State(weights, moments, numbers["numbers"]), numbers["progress"])

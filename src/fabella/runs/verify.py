@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fabella.data.prepared import open_prepared
+from fabella.data.dataset import open_prepared
 from fabella.errors import CheckpointError, DataError, FabellaError, StorageError
 from fabella.runs.checkpoint import load
-from fabella.runs.folder import CONFIG, RunFolder, name_of
-from fabella.runs.metrics import read_rows
+from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dir import CONFIG, RunFolder, name_of
 from fabella.storage import abandoned, escaped, storage_errors, verify_folder
 from fabella.tokenizers import loading
 

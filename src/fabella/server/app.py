@@ -12,16 +12,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from fabella.server.answers import Chat, Completion
-from fabella.server.asking import chat, completion
-from fabella.server.endpoint import Tell
-from fabella.server.guard import Guard
+from fabella.server.api_error import Refusal, report
+from fabella.server.completions import Tell
 from fabella.server.limits import Limits
 from fabella.server.metrics import Metrics
-from fabella.server.rate import Rate
-from fabella.server.refusal import Refusal, report
+from fabella.server.middleware import Guard
+from fabella.server.rate_limit import Rate
 from fabella.server.reload import Reload
-from fabella.server.shelf import Shelf
+from fabella.server.requests import chat, completion
+from fabella.server.responses import Chat, Completion
+from fabella.server.served_models import Shelf
 
 LOOPBACK_NAMES = ("localhost",)
 PAGE = {

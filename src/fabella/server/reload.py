@@ -6,11 +6,11 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from fabella.errors import FabellaError
-from fabella.server.endpoint import body_of
-from fabella.server.fields import Fields, parse
+from fabella.server.api_error import Refusal
+from fabella.server.completions import body_of
+from fabella.server.json_fields import Fields, parse
 from fabella.server.limits import Limits
-from fabella.server.refusal import Refusal
-from fabella.server.shelf import Shelf
+from fabella.server.served_models import Shelf
 
 
 class Reload:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fabella.errors import FabellaError
-from fabella.generation.slots import Choice, Request, Slots
-from fabella.server.told import Piece, Told
+from fabella.generation.continuous_batching import Choice, Request, Slots
+from fabella.server.delta_stream import Piece, Told
 
 # What decoding may raise: our own errors, torch's (memory that ends among them), and bugs of a model.
 _FAILURES = (FabellaError, RuntimeError, MemoryError, ArithmeticError, LookupError, TypeError, ValueError)

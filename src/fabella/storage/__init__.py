@@ -5,12 +5,12 @@ The commit: write aside (``.NAME.partial-…``, same parent) → fsync every fil
 process, so that :func:`clean_partial` removes what a killed one left and never what a living one writes.
 """
 
-from fabella.storage.aside import abandoned, clean_partial, make_folders, put_back
-from fabella.storage.caches import cache_folder
-from fabella.storage.files import sha256_of, write_file, write_parts
-from fabella.storage.folders import remove_folder, whole_folder
-from fabella.storage.locks import locked
-from fabella.storage.manifests import (
+from fabella.storage.atomic_dir import remove_folder, whole_folder
+from fabella.storage.atomic_file import sha256_of, write_file, write_parts
+from fabella.storage.cache_dir import cache_folder
+from fabella.storage.json_safe import plain, write_json
+from fabella.storage.lock import locked
+from fabella.storage.manifest import (
     MANIFEST,
     file_entries,
     read_manifest,
@@ -19,8 +19,8 @@ from fabella.storage.manifests import (
     sized_file,
     verify_folder,
 )
-from fabella.storage.plain_json import plain, write_json
-from fabella.storage.words import escaped, free_bytes, number_of, size_in_words, storage_errors
+from fabella.storage.messages import escaped, free_bytes, number_of, size_in_words, storage_errors
+from fabella.storage.temp_files import abandoned, clean_partial, make_folders, put_back
 
 __all__ = [
     "MANIFEST",

@@ -5,10 +5,10 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from fabella.config import Hub
+from fabella.config.data import Hub
 from fabella.errors import TextError
-from fabella.text.cleaning import Reading
-from fabella.text.columns import choose, peek
+from fabella.text.decode_policy import Reading
+from fabella.text.readers.text_column import choose, peek
 
 DOWNLOAD = "Check network and name; or fetch it elsewhere (hf download --repo-type dataset {}) and give its files."
 

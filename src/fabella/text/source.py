@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fabella.config import Files, Hub, Mixture, Source, Storybook
+from fabella.config.data import Files, Hub, Mixture, Source, Storybook
 from fabella.errors import TextError
 from fabella.storage import number_of
-from fabella.text import files, finding, hub, storybook
-from fabella.text.cleaning import Invalid, Reading
+from fabella.text import file_set, hub
+from fabella.text import paths as finding
+from fabella.text.decode_policy import Invalid, Reading
 from fabella.text.mixture import mix
-from fabella.text.notes import Notes
+from fabella.text.read_report import Notes
+from fabella.text.storybook import generator
 
 HUB = "hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME@SUBSET:SPLIT"
 
@@ -97,14 +99,14 @@ def _of_kind(source: Source, reading: Reading) -> Iterator[str]:
     if isinstance(source, Storybook):
         return _stories(source, reading)
     if isinstance(source, Files):
-        return files.documents(source, reading)
+        return file_set.documents(source, reading)
     if isinstance(source, Hub):
         return hub.documents(source, reading)
     return _mixed(source, reading)
 
 
 def _stories(source: Storybook, reading: Reading) -> Iterator[str]:
-    for story in storybook.stories(source.stories, seed=source.seed):
+    for story in generator.stories(source.stories, seed=source.seed):
         reading.notes.documents += 1
         yield story
 

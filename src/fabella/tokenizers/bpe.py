@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from fabella.config import BPE
-from fabella.tokenizers.hugging import HuggingTokenizer
+from fabella.config.data import BPE
+from fabella.tokenizers.huggingface import HuggingTokenizer
 
 END = "<|endoftext|>"
 # The trainer holds each text as symbols of 24 bytes; slices bound that. They break one word in a million characters.

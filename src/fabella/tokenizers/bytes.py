@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.tokenizers import pieces, record
+from fabella.tokenizers import metadata, vocab_bytes
 from fabella.tokenizers.tokenizer import Tokenizer
 
 VOCABULARY = 256
 END = 0xFF
-TABLE: pieces.Table = [*(bytes([value]) for value in range(END)), b""]
+TABLE: vocab_bytes.Table = [*(bytes([value]) for value in range(END)), b""]
 
 
 class ByteTokenizer(Tokenizer):
@@ -23,19 +23,19 @@ class ByteTokenizer(Tokenizer):
     end = END
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        return np.frombuffer(pieces.utf8(text), dtype=np.uint8).astype(np.int32)
+        return np.frombuffer(vocab_bytes.utf8(text), dtype=np.uint8).astype(np.int32)
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return pieces.join(TABLE, ids).decode(errors="replace")
+        return vocab_bytes.join(TABLE, ids).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        return pieces.one(TABLE, token)
+        return vocab_bytes.one(TABLE, token)
 
     def save(self, folder: Path) -> None:
-        record.write(folder, record.Record(kind=self.kind, end=""), {})
+        metadata.write(folder, metadata.Record(kind=self.kind, end=""), {})
 
     @property
     def fingerprint(self) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from fabella.config import BPE, Bytes, Pretrained, SentencePiece, TokenizerSection
+from fabella.config.data import BPE, Bytes, Pretrained, SentencePiece, TokenizerSection
 from fabella.errors import ConfigError, TokenizerError
-from fabella.tokenizers import bpe, foreign, pretrained, record, sentencepiece
+from fabella.tokenizers import bpe, metadata, pretrained, sentencepiece, untrusted
 from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -33,22 +33,22 @@ def needs_text(section: TokenizerSection) -> bool:
 
 def load(folder: Path) -> Tokenizer:
     """The tokenizer that ``save(folder)`` wrote. Raises TokenizerError where it is missing, damaged or foreign."""
-    kept = record.read(folder)
+    kept = metadata.read(folder)
     if kept.kind not in KINDS:
         raise TokenizerError(f"{folder} holds a tokenizer of kind {kept.kind!r}; known are {', '.join(KINDS)}.")
     if kept.kind == "bytes":
         return ByteTokenizer()
-    if (folder / record.MODEL_FILE).exists():
-        return SentencePieceTokenizer(kept.kind, foreign.read(folder / record.MODEL_FILE), kept.end)
-    path = folder / record.JSON_FILE
-    return pretrained.from_json(foreign.read(path), kept.end, str(path), kept.kind)
+    if (folder / metadata.MODEL_FILE).exists():
+        return SentencePieceTokenizer(kept.kind, untrusted.read(folder / metadata.MODEL_FILE), kept.end)
+    path = folder / metadata.JSON_FILE
+    return pretrained.from_json(untrusted.read(path), kept.end, str(path), kept.kind)
 
 
 def open_any(place: str) -> Tokenizer:
     """A tokenizer that exists: a folder of Fabella's, a prepared or run folder, or anything ``pretrained`` takes."""
     path = Path(place).expanduser()
     for folder in (path, path / "tokenizer"):
-        if (folder / record.NAME).is_file():
+        if (folder / metadata.NAME).is_file():
             return load(folder)
     section = parse(place)
     if needs_text(section):

@@ -6,12 +6,12 @@ from pathlib import Path
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
-from fabella.config import Pretrained
+from fabella.config.data import Pretrained
 from fabella.errors import TokenizerError
-from fabella.tokenizers import foreign
-from fabella.tokenizers.hugging import HuggingTokenizer
+from fabella.tokenizers import untrusted
+from fabella.tokenizers.byte_alphabet import token_ids
+from fabella.tokenizers.huggingface import HuggingTokenizer
 from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
-from fabella.tokenizers.spelling import token_ids
 from fabella.tokenizers.tokenizer import Tokenizer
 
 KIND = "pretrained"
@@ -38,15 +38,15 @@ def _from_path(path: Path, end: str) -> Tokenizer:
         if path.is_dir():
             raise TokenizerError(f"{path} holds no tokenizer.", fix=f"It needs one of: {', '.join(FILES)}.")
     if path.suffix == ".model":
-        return from_model(foreign.read(path), end)
+        return from_model(untrusted.read(path), end)
     if path.name == "vocab.json":
         return from_gpt2_files(path, path.with_name("merges.txt"), end)
-    return from_json(foreign.read(path), end, str(path))
+    return from_json(untrusted.read(path), end, str(path))
 
 
 def from_json(data: bytes, end: str, name: str, kind: str = KIND) -> HuggingTokenizer:
     """A tokenizer from the bytes of a ``tokenizer.json``; ``name`` is for errors."""
-    values = foreign.checked(data, name)
+    values = untrusted.checked(data, name)
     added = values.get("added_tokens") or []
     if end not in token_ids(values["model"]) and end not in [token["content"] for token in added]:
         specials = ", ".join(token["content"][:50] for token in added if token["special"])
@@ -67,14 +67,14 @@ def from_model(data: bytes, end: str) -> SentencePieceTokenizer:
 
 def from_gpt2_files(vocabulary: Path, merges: Path, end: str) -> HuggingTokenizer:
     """GPT-2's pair of files: token → id, and the merges in the order they were learned."""
-    ids = foreign.parsed(foreign.read(vocabulary), str(vocabulary))
+    ids = untrusted.parsed(untrusted.read(vocabulary), str(vocabulary))
     try:
-        lines = foreign.read(merges).decode().split("\n")
+        lines = untrusted.read(merges).decode().split("\n")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{merges} is no text.") from error
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     values = {"model": {"type": "BPE", "vocab": ids, "merges": pairs}, "added_tokens": []}
-    foreign.check(values, str(vocabulary.parent))
+    untrusted.check(values, str(vocabulary.parent))
     library = Library(models.BPE(ids, [(left, right) for left, right in pairs]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     library.decoder = decoders.ByteLevel()

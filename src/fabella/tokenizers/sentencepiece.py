@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from fabella.config import SentencePiece
+from fabella.config.data import SentencePiece
 from fabella.errors import TokenizerError
-from fabella.tokenizers import pieces, record
-from fabella.tokenizers.chunks import SPACE_CHUNKS, ChunkEncoder
-from fabella.tokenizers.spelling import BYTE_PIECE, REPLACEMENT, SPACE_MARK
+from fabella.tokenizers import metadata, vocab_bytes
+from fabella.tokenizers.byte_alphabet import BYTE_PIECE, REPLACEMENT, SPACE_MARK
+from fabella.tokenizers.pretoken_cache import SPACE_CHUNKS, ChunkEncoder
 from fabella.tokenizers.tokenizer import Tokenizer
 
 # The trainer skips lines of more than 4,192 bytes: lines are cut at a space before 1,000 characters.
@@ -66,7 +66,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._chunks = ChunkEncoder(SPACE_CHUNKS, self._chunk_ids) if own else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        pieces.utf8(text)
+        vocab_bytes.utf8(text)
         return self._chunks.encode(text) if self._chunks else self._without_end(self._library.encode(text))
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -82,18 +82,20 @@ class SentencePieceTokenizer(Tokenizer):
     def _without_end(self, ids: list[int]) -> NDArray[np.int32]:
         """A foreign model may have its end as a piece that text can spell: then that spelling goes by its bytes."""
         if self.end not in ids:
-            return pieces.as_ids(ids)
+            return vocab_bytes.as_ids(ids)
         spelled = [self._bytes[value] for value in self._library.id_to_piece(self.end).encode()]
-        return pieces.as_ids([n for number in ids for n in (spelled if number == self.end else [number])])
+        return vocab_bytes.as_ids([n for number in ids for n in (spelled if number == self.end else [number])])
 
     def decode(self, ids: Sequence[int]) -> str:
-        return pieces.join(self._table, ids).decode(errors="replace")
+        return vocab_bytes.join(self._table, ids).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        return pieces.one(self._table, token)
+        return vocab_bytes.one(self._table, token)
 
     def save(self, folder: Path) -> None:
-        record.write(folder, record.Record(kind=self.kind, end=self._end_spelling), {record.MODEL_FILE: self._model})
+        metadata.write(
+            folder, metadata.Record(kind=self.kind, end=self._end_spelling), {metadata.MODEL_FILE: self._model}
+        )
 
     @property
     def fingerprint(self) -> str:

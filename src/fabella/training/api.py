@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fabella.config import Run
-from fabella.config_files import apply_overrides, run_from
 from fabella.engine import engine as engines
-from fabella.engine.ranks import Place
-from fabella.runs.compare import compare_for_resume
-from fabella.runs.folder import RunFolder, require_free
-from fabella.telemetry.preparation import say_remarks
-from fabella.telemetry.terminal import say
-from fabella.training import session
-from fabella.training.launch import Asked, plan, prepare_for
-from fabella.training.session import Outcome
+from fabella.engine.distributed.process_group import Place
+from fabella.run_config.files import apply_overrides, run_from
+from fabella.run_config.run import Run
+from fabella.runs.resume_rules import compare_for_resume
+from fabella.runs.run_dir import RunFolder, require_free
+from fabella.tracking.console import say
+from fabella.tracking.prepare_progress import say_remarks
+from fabella.training import run as session
+from fabella.training.run import Outcome
+from fabella.training.setup.request import Asked, plan, prepare_for
 
 
 def train(

@@ -4,7 +4,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from fabella.config import Optimizer, Segment, Training
+from fabella.config.optimizer import Optimizer, Segment
+from fabella.config.training import Training
 
 
 def learning_rate(optimizer: Optimizer, step: int, total: int) -> float:

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from fabella.config import Run, Section, model_config
-from fabella.config_files import apply_overrides, known_keys, parse_yaml, read_text, run_from
+from fabella.config.base import Section
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import count
+from fabella.models.registry import model_config
+from fabella.run_config.files import apply_overrides, known_keys, parse_yaml, read_text, run_from
+from fabella.run_config.run import Run
 
 Json = Any
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fabella.config import Run
-from fabella.config_files import to_yaml
-from fabella.data.prepared import Prepared
+from fabella.data.dataset import Prepared
 from fabella.errors import ConfigError, LockedError, NumericsError, StorageError
 from fabella.models.parameters import count
+from fabella.run_config.files import to_yaml
+from fabella.run_config.run import Run
 from fabella.storage import make_folders, storage_errors, write_file
 from fabella.tuning import trials
 from fabella.tuning.space import Space, as_it_is, chosen, tried

@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from fabella.config import Run
-from fabella.config_files import apply_overrides, run_from
-from fabella.data.prepared import Prepared
+from fabella.data.dataset import Prepared
 from fabella.engine.engine import StepResult
 from fabella.errors import Interrupted
-from fabella.telemetry.sinks import Row
-from fabella.training import session
-from fabella.training.train import Progress
+from fabella.run_config.files import apply_overrides, run_from
+from fabella.run_config.run import Run
+from fabella.tracking.tracker import Row
+from fabella.training import run as session
+from fabella.training.loop import Progress
 
 
 class HopelessError(Exception):

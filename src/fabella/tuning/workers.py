@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fabella.config_files import run_from
-from fabella.data.prepared import open_prepared
+from fabella.data.dataset import open_prepared
 from fabella.errors import FabellaError, Interrupted, StorageError
+from fabella.run_config.files import run_from
 from fabella.storage import locked, make_folders, storage_errors
-from fabella.telemetry.terminal import say
+from fabella.tracking.console import say
 from fabella.tuning.space import Range
 from fabella.tuning.study import Search, again_what_was_cut_short, ended, open_study, work
 

@@ -1,0 +1,1 @@
+"""Interactive story sessions in the terminal."""

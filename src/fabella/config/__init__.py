@@ -1,0 +1,1 @@
+"""Config sections: frozen pydantic models."""

@@ -1,0 +1,1 @@
+"""The pipeline that writes a tokenized dataset."""

@@ -1,0 +1,63 @@
+"""A split written document by document: shards of ids, offsets, sizes. Memory is bounded by one chunk."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from fabella.data.dataset import DOCUMENT_BYTES, INT64, OFFSETS, Ids, ShardRecord, SplitRecord
+from fabella.data.npy import ArrayWriter
+from fabella.data.prepare.tokenize import Encoded
+from fabella.storage import storage_errors
+
+# 64 MiB of uint16: few files, and each still fits into a page cache.
+SHARD_TOKENS = 2**25
+
+
+class SplitWriter:
+    """Writes ``train`` or ``validation`` of a prepared folder; a context manager."""
+
+    def __init__(self, folder: Path, dtype: "np.dtype[Any]", shard_tokens: int = SHARD_TOKENS) -> None:
+        with storage_errors(folder, f"making {folder.name}"):
+            folder.mkdir()
+        self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
+        self.tokens = self.documents = self.bytes = 0
+        self._shards: list[ArrayWriter] = []
+        self._files = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._files.__enter__()
+        self._offsets = self._files.enter_context(ArrayWriter(self._folder / OFFSETS, INT64))
+        self._sizes = self._files.enter_context(ArrayWriter(self._folder / DOCUMENT_BYTES, INT64))
+        self._offsets.append(np.zeros(1, dtype=np.int64))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
+
+    def append(self, encoded: Encoded) -> None:
+        """Documents after those already written."""
+        self._offsets.append(self.tokens + np.cumsum(encoded.lengths))
+        self._sizes.append(encoded.sizes)
+        self._append_ids(encoded.ids)
+        self.tokens += len(encoded.ids)
+        self.documents += len(encoded.lengths)
+        self.bytes += int(encoded.sizes.sum())
+
+    def _append_ids(self, ids: Ids) -> None:
+        while len(ids):
+            if not self._shards or self._shards[-1].length == self._shard_tokens:
+                path = self._folder / f"shard-{len(self._shards):05d}.npy"
+                self._shards.append(self._files.enter_context(ArrayWriter(path, self._dtype)))
+            room = self._shard_tokens - self._shards[-1].length
+            self._shards[-1].append(ids[:room])
+            ids = ids[room:]
+
+    def record(self) -> SplitRecord:
+        """What the manifest says of the split, once it is closed."""
+        shards = [
+            ShardRecord(file=shard.path.name, tokens=shard.length, crc32=tuple(shard.checksums))
+            for shard in self._shards
+        ]
+        return SplitRecord(documents=self.documents, tokens=self.tokens, bytes=self.bytes, shards=tuple(shards))

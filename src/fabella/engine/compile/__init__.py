@@ -1,0 +1,1 @@
+"""torch.compile, its cache, gradient checkpointing."""

@@ -1,0 +1,1 @@
+"""Step time, memory, peak FLOP/s."""

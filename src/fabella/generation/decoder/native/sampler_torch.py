@@ -1,0 +1,88 @@
+"""Choosing the next ids by the compiled step: one call for all rows; the rule is that of sampling_torch.py.
+
+The structures mirror those of sample.h field by field.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fabella.generation.sampling import COLDEST, Sampling, unusable
+
+BUCKETS_BYTES = 1024 * 8
+
+_address = ctypes.c_void_p
+
+
+class Wishes(ctypes.Structure):
+    """Of one text: the numbers of a ``Sampling``, and the ids that are penalised."""
+
+    _fields_ = [
+        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "penalty")),
+        ("top_k", ctypes.c_int64),
+        ("seen", _address),
+    ]
+
+
+class _Choices(ctypes.Structure):
+    _fields_ = [
+        ("settings", ctypes.POINTER(Wishes)),
+        *((name, _address) for name in ("uniform", "logits")),
+        *((name, ctypes.c_int64) for name in ("n", "vocabulary", "stride")),
+        ("scratch", _address),
+        ("scratch_bytes", ctypes.c_int64),
+        *((name, _address) for name in ("chosen", "tops")),
+        ("threads", ctypes.c_int64),
+    ]
+
+
+class NativeChooser:
+    """Chooses for up to ``rows`` texts at once, among ``vocabulary`` ids. Nothing is allocated for a token."""
+
+    def __init__(self, library: ctypes.CDLL, rows: int, vocabulary: int) -> None:
+        self._function = library.fabella_choose
+        self._function.restype = ctypes.c_int64
+        threads = torch.get_num_threads()
+        scratch_bytes = (BUCKETS_BYTES + 2 * 4 * vocabulary + 63) // 64 * 64
+        self._scratch = torch.empty(scratch_bytes * threads, dtype=torch.uint8)
+        self._settings = (Wishes * rows)()
+        self._uniform = (ctypes.c_float * rows)()
+        self._chosen = (ctypes.c_int64 * rows)()
+        self._tops = (ctypes.c_float * rows)()
+        self._call = _Choices(
+            settings=self._settings,
+            uniform=ctypes.addressof(self._uniform),
+            vocabulary=vocabulary,
+            scratch=self._scratch.data_ptr(),
+            scratch_bytes=scratch_bytes,
+            chosen=ctypes.addressof(self._chosen),
+            tops=ctypes.addressof(self._tops),
+            threads=threads,
+        )
+        self._argument = ctypes.byref(self._call)
+
+    def wishes(self, sampling: Sampling, seen: Bool[Tensor, " V"] | None) -> Wishes:
+        """See Chooser. ``seen`` must live as long as what is given back."""
+        return Wishes(
+            temperature=max(sampling.temperature, COLDEST) if sampling.temperature else 0.0,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            penalty=sampling.repetition_penalty,
+            top_k=sampling.top_k,
+            seen=None if seen is None else seen.data_ptr(),
+        )
+
+    def choose(self, logits: Float[Tensor, "N V"], wishes: Sequence[Wishes], uniform: Sequence[float]) -> list[int]:
+        """See Chooser. ``logits``: float32, each row in one piece."""
+        n = len(wishes)
+        for row, own in enumerate(wishes):
+            self._settings[row] = own
+        self._uniform[:n] = uniform
+        call = self._call
+        call.n, call.logits, call.stride = n, logits.data_ptr(), logits.stride(0)
+        if (row := self._function(self._argument)) >= 0:
+            raise unusable(row, self._tops[row])
+        return self._chosen[:n]

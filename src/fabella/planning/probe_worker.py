@@ -1,0 +1,115 @@
+"""A few steps in a process of its own (``python -m fabella.planning.probe_worker``).
+
+The request comes on standard input, the result goes to standard output, each as one JSON object; see trials.py.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from fabella.data.batches import Batch
+from fabella.data.dataset import open_prepared
+from fabella.data.sampler import Order
+from fabella.data.sequences import Windows
+from fabella.engine import engine as engines
+from fabella.errors import FabellaError
+from fabella.run_config.files import run_from
+from fabella.run_config.run import Run
+
+
+def main() -> None:
+    """Do what is asked for on standard input."""
+    go_first()
+    request = json.load(sys.stdin)
+    run = run_from(request["run"])
+    memory = engines.load(run.engine, "measure.memory")
+    try:
+        result = measure(run, request, memory)
+    except FabellaError as error:
+        result = {"error": type(error).__name__, "problem": error.problem, "fix": error.fix}
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        result = {"out_of_memory": True}
+    print(json.dumps(result), flush=True)
+
+
+def go_first() -> None:
+    """Where the machine's memory ends, Linux shall end this process, and not the one that waits for it."""
+    with suppress(OSError):  # another system
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def measure(run: Run, request: dict[str, Any], memory: Any) -> dict[str, Any]:
+    """Warm up, then take the steps that were asked for, each of so many micro-batches, and report time and memory."""
+    device: str = request["device"]
+    if request["device_limit"]:
+        memory.allow(device, request["device_limit"])
+    before = psutil.Process().memory_info().rss
+    engine = engines.for_training(run, device=device)
+    batches = _batches(run, request["prepared"])
+    seconds: list[list[float]] = []
+    for number, count in enumerate([1, *request["micro_batches"]]):
+        rows = [next(batches) for _ in range(count)]
+        begin = time.perf_counter()
+        engine.step(_joined(rows), 0.0).read()  # a rate of 0: the weights stay what they are, the work is the same
+        if number:
+            seconds.append([count, time.perf_counter() - begin])
+    peak = memory.device_peak(device)
+    return {
+        "seconds": seconds,
+        "peak_bytes": most_held() if peak is None else peak,
+        "program_bytes": before,
+        "on_gpu": peak is not None,
+        "engine": engine.describe(),
+    }
+
+
+def _batches(run: Run, prepared: str) -> Iterator[Batch]:
+    """Micro-batches of the run's own data where it is prepared, else of random ids in whole windows."""
+    size = run.training.micro_batch
+    if prepared:
+        data = open_prepared(Path(prepared))
+        windows = Windows(data.train, run.data.windows, data.tokenizer.end)
+        order, start = Order(len(windows), run.seed), 0
+        while True:
+            yield windows.batch(order.windows(start, start + size))
+            start += size
+    random = np.random.default_rng(0)
+    while True:
+        ids = random.integers(0, run.model.vocabulary, (size, run.data.windows.length + 1)).astype(np.int32)
+        yield Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    """One global batch of several micro-batches, padded to the longest of them."""
+    length = max(batch.tokens.shape[1] for batch in batches)
+
+    def padded(array: Any, value: int) -> Any:
+        return np.pad(array, ((0, 0), (0, length - array.shape[1])), constant_values=value)
+
+    return Batch(
+        np.concatenate([padded(batch.tokens, 0) for batch in batches]),
+        np.concatenate([padded(batch.targets, -100) for batch in batches]),
+    )
+
+
+def most_held() -> int:
+    """The most bytes of memory that this process ever held at once; where the system does not say, what it holds."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")  # not ru_maxrss, which a child inherits
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return psutil.Process(os.getpid()).memory_info().rss
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""A step that could not be taken, kept whole: its batch, its learning rate, and the engine's state before it.
+
+``RUN/failures/step-00001234/``: model.safetensors, optimizer.safetensors, batch.safetensors, state.json, manifest.json.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fabella.data.batches import Batch
+from fabella.engine.engine import State
+from fabella.errors import CheckpointError
+from fabella.models.parameters import Table
+from fabella.runs import checkpoint_validation
+from fabella.runs.checkpoint import MODEL, OPTIMIZER, STATE
+from fabella.runs.run_dir import RunFolder, name_of, step_of
+from fabella.runs.safetensors_io import decoded, encoded
+from fabella.storage import MANIFEST, escaped, read_manifest, read_verified, remove_folder, whole_folder, write_parts
+
+FAILURES, BATCH = "failures", "batch.safetensors"
+KEPT = 3
+"""The first is what went wrong; further ones tell whether it goes wrong in the same place again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What taking a step again needs. ``step`` counts from 1; ``state`` is that of the step before."""
+
+    step: int
+    state: State
+    batch: Batch
+    lr: float
+    error: str
+
+
+def place_of(folder: RunFolder, step: int) -> Path:
+    """Where the failure of ``step`` is kept."""
+    return folder.path / FAILURES / name_of(step)
+
+
+def keep(folder: RunFolder, failure: Failure) -> Path:
+    """Write the failure and return its folder; of all failures of the run the newest KEPT steps stay.
+
+    Raises StorageError where it cannot be written; then nothing half is left. Call it under ``folder.lock()``.
+    """
+    target = place_of(folder, failure.step)
+    state = {
+        "format": checkpoint_validation.FORMAT,
+        "step": failure.step,
+        "moments": checkpoint_validation.kinds_of(failure.state.moments, folder.run.model.parameters()),
+        "numbers": dict(failure.state.numbers),
+        "progress": {"lr": failure.lr, "error": failure.error},
+    }
+    with whole_folder(target, replace=True) as aside:
+        write_parts(aside / MODEL, encoded(failure.state.weights))
+        write_parts(aside / OPTIMIZER, encoded(failure.state.moments))
+        write_parts(aside / BATCH, encoded({"tokens": failure.batch.tokens, "targets": failure.batch.targets}))
+        write_parts(aside / STATE, [json.dumps(state, indent=1, allow_nan=False).encode()])
+        write_parts(
+            aside / MANIFEST, [json.dumps({"format": checkpoint_validation.FORMAT, "step": failure.step}).encode()]
+        )
+    others = sorted(path for path in target.parent.iterdir() if step_of(path.name) not in {None, failure.step})
+    for path in others[: max(len(others) + 1 - KEPT, 0)]:
+        remove_folder(path)
+    return target
+
+
+def read(path: Path, table: Table) -> Failure:
+    """The failure in ``path``, every byte checked. Raises CheckpointError where it is none, or damaged."""
+    step = step_of(path.name)
+    if step is None or path.parent.name != FAILURES:
+        raise CheckpointError(
+            f"{escaped(str(path), 500)} is no step that was kept.", fix=f"Give RUN/{FAILURES}/{name_of(1234)}."
+        )
+    manifest = read_manifest(path)
+    values = checkpoint_validation.state_of(
+        read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}"
+    )
+    weights = decoded(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
+    moments = decoded(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
+    arrays = decoded(read_verified(path, manifest, BATCH), where=f"{path.name}/{BATCH}")
+    lr, error = values["progress"].get("lr"), values["progress"].get("error")
+    if set(arrays) != {"tokens", "targets"} or not isinstance(lr, float) or not isinstance(error, str):
+        raise CheckpointError(f"{path.name}: damaged: tokens, targets, lr or error are missing or of another kind.")
+    state = State(
+        checkpoint_validation.checked_weights(weights, table, where=f"{path.name}/{MODEL}"),
+        checkpoint_validation.checked_moments(
+            moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=values["moments"]
+        ),
+        values["numbers"],
+    )
+    return Failure(step, state, Batch(arrays["tokens"], arrays["targets"]), lr, error)

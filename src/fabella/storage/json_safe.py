@@ -1,0 +1,25 @@
+"""Results as JSON that every program reads: JSON has no word for numbers that are not finite."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fabella.storage.atomic_file import write_file
+
+
+def plain(value: Any) -> Any:
+    """The same out of dicts, lists, text and finite numbers; null stands for every other number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A result as a file to be read by people, too. Raises StorageError."""
+    write_file(path, (json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -1,0 +1,1 @@
+"""Callbacks: metrics, validation, samples, checkpoints."""

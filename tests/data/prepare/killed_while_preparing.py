@@ -1,0 +1,65 @@
+"""Preparing, killed at random moments and begun again; run as a program, so that the forked processes are simple.
+
+python -m tests.data.prepare.killed_while_preparing FOLDER KILLS WORKERS SEED → one JSON object on standard output
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from fabella.config.data import BPE, Storybook
+from fabella.data.dataset import open_prepared
+from fabella.data.prepare import pipeline as preparing
+from tests.data.samples import content, data
+
+
+def prepare_here(folder: Path, workers: int) -> None:
+    preparing.prepare(data(Storybook(stories=20)), BPE(vocabulary=270), folder, workers=workers)
+
+
+def forked(folder: Path, workers: int, killed_after: float) -> int:
+    """Prepare in a child whose alarm clock kills it, if it is still at it; how it ended."""
+    pid = os.fork()
+    if pid == 0:
+        # The alarm's own action: the kernel ends the process, and no handler of ours can clean up.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, killed_after)
+        prepare_here(folder, workers)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(base: Path, kills: int, workers: int, seed: int) -> dict[str, int]:
+    """How often it was killed while it worked, and how often anything was wrong afterwards."""
+    # Chunks so small that workers are used, however little text there is.
+    preparing.CHUNK_BYTES, preparing.CHUNKS_HERE = 2000, 1
+    # Whatever is loaded and built at first use is there before the first fork.
+    prepare_here(base / "first", 1)
+    begun = time.monotonic()
+    forked(base / "clean", workers, 0)
+    seconds = time.monotonic() - begun
+    clean, source = content(base / "clean"), random.Random(seed)
+    result = {"killed": 0, "half": 0, "different": 0, "left": 0}
+    for number in range(kills):
+        folder = base / f"killed-{number}"
+        while forked(folder, workers, source.uniform(0.001, seconds)) == 0 and not result["half"]:
+            result["different"] += content(folder) != clean
+            folder = base / f"killed-{number}-{source.random()}"
+        result["killed"] += 1
+        if folder.exists():
+            open_prepared(folder, full=True)
+        result["half"] += forked(folder, workers, 0) != 0
+        result["different"] += content(folder) != clean
+        result["left"] += sum(path.name.startswith(f".{folder.name}.") for path in base.iterdir())
+    return result
+
+
+if __name__ == "__main__":
+    folder, *numbers = sys.argv[1:]
+    # The library's threads would not survive a fork.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    print(json.dumps(main(Path(folder), *map(int, numbers))))

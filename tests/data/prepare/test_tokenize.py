@@ -1,0 +1,41 @@
+"""Documents become ids."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fabella.data.prepare.tokenize import encode
+from fabella.errors import TokenizerError
+from fabella.tokenizers import pretrained
+from tests.tokenizers.samples import AWKWARD, KINDS, corpus, foreign_values, trained
+
+U2 = np.dtype("<u2")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_document_is_its_ids_and_the_end(kind: str) -> None:
+    tokenizer, texts = trained(kind), ["", *corpus()[:10], *AWKWARD]
+    encoded = encode(tokenizer, texts, U2)
+    expected = [[*tokenizer.encode(text).tolist(), tokenizer.end] for text in texts]
+    assert encoded.ids.tolist() == [number for ids in expected for number in ids]
+    assert encoded.lengths.tolist() == [len(ids) for ids in expected]
+    assert encoded.sizes.tolist() == [len(text.encode()) for text in texts]
+    assert encoded.ids.dtype == U2
+
+
+def test_no_documents() -> None:
+    assert len(encode(trained("bytes"), [], U2).ids) == 0
+
+
+def evil() -> pretrained.HuggingTokenizer:
+    """A tokenizer whose pattern passes the checks and gives up on some texts."""
+    values = foreign_values()
+    values["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a|aa)+$"
+    return pretrained.from_json(json.dumps(values).encode(), "<|endoftext|>", "evil")
+
+
+def test_a_document_that_cannot_be_encoded_is_named() -> None:
+    words = r"Document 2 \('aaaaa.*'\): The tokenizers library cannot use this tokenizer: .*retry-limit"
+    with pytest.raises(TokenizerError, match=words):
+        encode(evil(), ["good", "fine", "a" * 60 + "!", "good"], U2)

@@ -1,0 +1,237 @@
+"""Batches of a stream, read ahead by a process: those of the stream, or an error that says what happened to it."""
+
+import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from fabella.config.data import Data, Hub, Source, Storybook, Streamed
+from fabella.data.streaming.dataset import Stream
+from fabella.data.streaming.loader import ReaderEndedError, StreamFeed, stream_feed
+from fabella.data.streaming.reader_process import FOR_THE_PARENT
+from fabella.errors import TextError
+from fabella.tokenizers.bytes import ByteTokenizer
+from tests.data.samples import FIFTH, WINDOWS, lines, words
+from tests.data.timeouts import has_ended
+from tests.text.local_hub import installed
+
+STORIES = Storybook(stories=40)
+
+
+def streamed(source: Source = STORIES, **settings: float) -> Data:
+    reading = Streamed(row_buffer=10, sequence_buffer=7, **settings)  # pyright: ignore[reportArgumentType]
+    return Data(source=source, validation=FIFTH, windows=WINDOWS, reading=reading)
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    ByteTokenizer().save(folder)
+    return folder
+
+
+def opened(data: Data, tokenizer: Path, start: str = "", sizes: Iterator[int] | None = None) -> StreamFeed:
+    return stream_feed(data, tokenizer, 1, start, sizes or itertools.repeat(4))
+
+
+def take(batches: StreamFeed, count: int) -> None:
+    for _ in range(count):
+        next(batches)
+
+
+def nothing_is_left(pid: int) -> bool:
+    running = [thread.name for thread in threading.enumerate() if thread.name.startswith("fabella-stream")]
+    return has_ended(pid) and not running
+
+
+def test_batches_are_those_of_the_stream_from_any_batch_on(tokenizer: Path) -> None:
+    data, sizes = streamed(), [3, 1, 7, 40, 2]
+    stream = Stream(data, ByteTokenizer(), 1)
+    expected = [stream.batch(size) for size in sizes]
+    for begun in (0, 3):
+        start = expected[begun - 1].stream if begun else ""
+        with opened(data, tokenizer, start, iter(sizes[begun:])) as batches:
+            pid, made = batches.pid, list(batches)
+        assert len(made) == len(sizes) - begun
+        for batch, other in zip(made, expected[begun:], strict=True):
+            np.testing.assert_array_equal(batch.tokens, other.tokens)
+            np.testing.assert_array_equal(batch.targets, other.targets)
+            assert batch.stream == other.stream
+        assert nothing_is_left(pid)
+
+
+def test_batches_can_be_written_to(tokenizer: Path) -> None:
+    with opened(streamed(), tokenizer) as batches:
+        assert next(batches).tokens.flags.writeable
+
+
+def test_only_so_many_are_made_ahead(tokenizer: Path) -> None:
+    asked: list[int] = []
+    sizes = (asked.append(1) or 1 for _ in itertools.count())
+    with opened(streamed(ahead=3), tokenizer, "", sizes) as batches:
+        for _ in range(5):
+            next(batches)
+        assert len(asked) == 8
+
+
+@pytest.mark.fault("B9", cases=3)
+@pytest.mark.parametrize("after", [0, 1, 20])
+def test_a_reader_that_is_killed_is_named(after: int, tokenizer: Path) -> None:
+    batches = opened(streamed(ahead=2), tokenizer)
+    for _ in range(after):
+        next(batches)
+    pid = batches.pid
+    os.kill(pid, signal.SIGKILL)
+    message = (
+        rf"The reader \(pid {pid}\) of storybook .* ended \(killed by SIGKILL\) "
+        rf"while reading windows \d+ to \d+ since it was started\. .*fabella resume"
+    )
+    with pytest.raises(ReaderEndedError, match=message):
+        take(batches, 3)
+    assert nothing_is_left(pid)
+    assert list(batches) == []
+
+
+@pytest.mark.fault("B9", cases=2)
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_reader_that_hangs_is_ended(after: int, tokenizer: Path) -> None:
+    batches = opened(streamed(ahead=1), tokenizer)
+    for _ in range(after):
+        next(batches)
+    batches._patience = 0.2  # starting a process may take longer than a test wants to wait for a hanging one
+    pid = batches.pid
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(ReaderEndedError, match=rf"The reader \(pid {pid}\) .* silent for 0.2 s while reading windows"):
+        take(batches, 3)
+    assert nothing_is_left(pid)
+
+
+@pytest.mark.fault("B9", cases=1)
+def test_an_error_of_the_reader_comes_in_its_place(tmp_path: Path, tokenizer: Path) -> None:
+    path = tmp_path / "tales.jsonl"
+    source = lines(path, [f'{{"text": "Tale {number}. {words(number, 20)}"}}' for number in range(60)] + ["broken"])
+    batches = opened(streamed(source, head_bytes=2000), tokenizer)
+    pid = batches.pid
+    with pytest.raises(TextError, match=r"tales\.jsonl, line 61: it is not JSON .*max_bad_lines"):
+        take(batches, 100)
+    assert nothing_is_left(pid)
+
+
+@pytest.mark.fault("B9", cases=1)
+def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, monkeypatch)
+    with (
+        opened(streamed(Hub(name="nowhere")), tokenizer) as batches,
+        pytest.raises(TextError, match="The hub cannot be reached for nowhere"),
+    ):
+        next(batches)
+
+
+@pytest.mark.fault("B9", cases=1)
+def test_a_crash_of_the_reader_is_told(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "datasets.py").write_text("raise SystemError('a library that is broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        opened(streamed(Hub(name="tales")), tokenizer) as batches,
+        pytest.raises(ReaderEndedError, match=r"of hub data set tales, split train ended \(exit code 1\)"),
+    ):
+        next(batches)
+
+
+@pytest.mark.fault("C2", cases=10)
+def test_signals_for_the_whole_job_are_left_to_the_training(tokenizer: Path) -> None:
+    with opened(streamed(ahead=1), tokenizer) as batches:
+        for _ in range(2):  # while it starts, and while it reads
+            for number in FOR_THE_PARENT:
+                os.kill(batches.pid, number)
+            take(batches, 5)
+
+
+ORPHANED = """
+import itertools, os, signal, sys
+from pathlib import Path
+from fabella.config.data import Data
+from fabella.data.streaming.loader import stream_feed
+batches = stream_feed(Data.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 1, "", itertools.repeat(4))
+next(batches)
+print(batches.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.fault("B9", cases=1)
+def test_a_reader_does_not_outlive_a_killed_training(tokenizer: Path) -> None:
+    words = [sys.executable, "-c", ORPHANED, streamed().model_dump_json(), str(tokenizer)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert has_ended(int(done.stdout))
+
+
+@pytest.mark.fault("B12", cases=10)
+def test_starting_and_stopping_leaves_nothing_open(tokenizer: Path) -> None:
+    data = streamed(ahead=2)
+    with opened(data, tokenizer) as batches:
+        next(batches)
+    this = psutil.Process()
+    before = (this.num_fds(), len(this.children()), threading.active_count())
+    for number in range(10):
+        batches = opened(data, tokenizer)
+        if number % 2:
+            next(batches)
+        batches.close()
+        batches.close()
+    assert (this.num_fds(), len(this.children()), threading.active_count()) == before
+
+
+CYCLES_AT_NIGHT, BATCHES_AT_NIGHT = 50, 20_000
+
+
+@pytest.mark.faults
+@pytest.mark.fault("B12", cases=CYCLES_AT_NIGHT)
+def test_fifty_starts_with_few_files_to_open(tokenizer: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 40, limits[1]))
+    try:
+        for _ in range(CYCLES_AT_NIGHT):
+            with opened(streamed(), tokenizer) as batches:
+                next(batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.faults
+@pytest.mark.fault("B11", cases=1)
+def test_the_reader_does_not_grow(tokenizer: Path) -> None:
+    with opened(streamed(Storybook(stories=5000)), tokenizer) as batches:
+        reader = psutil.Process(batches.pid)
+        take(batches, BATCHES_AT_NIGHT // 4)
+        before = reader.memory_info().rss
+        take(batches, BATCHES_AT_NIGHT)
+        assert reader.memory_info().rss - before <= BATCHES_AT_NIGHT / 1000 * 2**20
+
+
+@pytest.mark.fault("B13", cases=1)
+def test_no_shared_memory_is_used(tokenizer: Path) -> None:
+    with opened(streamed(), tokenizer) as batches:
+        next(batches)
+        mapped = [region.path for region in psutil.Process(batches.pid).memory_maps()]
+    assert [path for path in mapped if path.startswith("/dev/shm")] == []
+
+
+def test_an_error_of_the_sizes_is_not_lost(tokenizer: Path) -> None:
+    def sizes() -> Iterator[int]:
+        yield from (1, 1)
+        raise ValueError("no schedule")
+
+    with pytest.raises(ValueError, match="no schedule"):
+        opened(streamed(), tokenizer, "", sizes())

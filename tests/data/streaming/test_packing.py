@@ -1,0 +1,74 @@
+"""Windows of a stream: those that prepared data has, wherever they are gone on from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.config.data import Chained, Documents
+from fabella.data.dataset import Ids
+from fabella.data.sequences import Windows
+from fabella.data.streaming.packing import Cutter, cutter
+from fabella.data.streaming.shuffle_buffer import State
+from tests.data.samples import all_ids, split
+
+LENGTHS = [40, 3, 1, 1, 90, 12, 7, 1, 33]
+SECTIONS = [Chained(length=10, stride=5), Chained(length=8, stride=8), Chained(length=30, stride=1)]
+DOCUMENTS = [Documents(length=20), Documents(length=1000)]
+
+
+class Repeated:
+    """The documents again and again."""
+
+    def __init__(self, documents: list[Ids]) -> None:
+        self.documents, self.number = documents, 0
+
+    def pull(self) -> Ids:
+        self.number += 1
+        return self.documents[(self.number - 1) % len(self.documents)]
+
+    def state(self) -> State:
+        return {"number": self.number}
+
+    def restore(self, state: State) -> None:
+        self.number = state["number"]
+
+
+def stream(folder: Path, section: Chained | Documents) -> tuple[Cutter, Windows]:
+    of = split(folder / "train", LENGTHS)
+    documents = np.split(all_ids(of).astype(np.uint16), np.cumsum(LENGTHS)[:-1])
+    return cutter(Repeated(documents), section, 0, np.dtype("<u2")), Windows(of, section, 0)
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, *DOCUMENTS], ids=str)
+def test_windows_and_batches_are_those_of_prepared_data(section: Chained | Documents, tmp_path: Path) -> None:
+    cut, windows = stream(tmp_path, section)
+    for start in range(0, len(windows), 3):
+        indices = np.arange(start, min(start + 3, len(windows)))
+        expected = windows.batch(indices)
+        batch = cut.batch([cut.pull() for _ in indices], "here")
+        np.testing.assert_array_equal(batch.tokens, expected.tokens)
+        np.testing.assert_array_equal(batch.targets, expected.targets)
+        assert (batch.tokens.dtype, batch.targets.dtype, batch.stream) == (np.int32, np.int32, "here")
+
+
+@given(st.sampled_from([*SECTIONS, *DOCUMENTS]), st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())
+def test_gone_on_with_at_any_window(section: Chained | Documents, lengths: list[int], draw: st.DataObject) -> None:
+    documents = [np.arange(length, dtype=np.uint16) for length in [*lengths, 2]]
+    straight, again = (cutter(Repeated(documents), section, 0, np.dtype("<u2")) for _ in range(2))
+    for _ in range(draw.draw(st.integers(0, 80))):
+        straight.pull()
+    again.restore(straight.state())
+    for _ in range(20):
+        assert again.pull().tolist() == straight.pull().tolist()
+        assert again.state() == straight.state()
+
+
+def test_what_is_kept_of_earlier_documents_is_less_than_a_window() -> None:
+    documents = [np.arange(length, dtype=np.uint16) for length in (1, 2, 3, 5000, 1)]
+    cut = cutter(Repeated(documents), Chained(length=100, stride=100), 0, np.dtype("<u2"))
+    for _ in range(500):
+        cut.pull()
+        assert len(cut.state()["rest"]) <= 4 * -(-2 * 100 // 3)

@@ -1,0 +1,175 @@
+"""Documents of a source, epoch after epoch, and of several, by weight."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.config.data import Data, Files, Held
+from fabella.data.dataset import Ids
+from fabella.data.prepare.splitting import ByHash, Rule
+from fabella.data.streaming.shuffle_buffer import State
+from fabella.data.streaming.sources import Drawn, Epochs
+from fabella.errors import TextError
+from tests.data.samples import WINDOWS
+
+COUNTS = (5, 1, 7)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number, count in enumerate(COUNTS):
+        texts = [f"File {number} tells of {document} foxes." for document in range(count)]
+        (tmp_path / f"{number}.txt").write_text("\n".join(texts) + "\n")
+    return tmp_path
+
+
+def reader(folder: Path, key: int = 1, rule: Rule | None = None, **settings: int) -> Epochs:
+    source = Files(paths=(str(folder),), separator="lines")
+    data = Data(source=source, validation=Held(), windows=WINDOWS, **settings)  # pyright: ignore[reportArgumentType]
+    return Epochs(source, data, rule or ByHash(0.0), key)
+
+
+def epoch(of: Epochs) -> list[str]:
+    texts: list[str] = []
+    while (text := of.pull()) is not None:
+        texts.append(text)
+    return texts
+
+
+def test_each_epoch_gives_every_document_once_in_an_order_of_its_own(folder: Path) -> None:
+    source = reader(folder)
+    epochs = [epoch(source) for _ in range(6)]
+    everything = sorted(line for path in folder.glob("*.txt") for line in path.read_text().splitlines())
+    assert [sorted(texts) for texts in epochs] == [everything] * 6
+    assert len({tuple(texts) for texts in epochs}) > 2  # six orders of three files
+    again = reader(folder)
+    assert [epoch(again) for _ in range(6)] == epochs
+
+
+def test_what_is_held_out_never_comes(folder: Path) -> None:
+    source, everything = reader(folder, rule=ByHash(0.5)), reader(folder)
+    kept, all_of_them = epoch(source), epoch(everything)
+    assert 0 < len(kept) < len(all_of_them)
+    assert set(epoch(source)) == set(kept)
+
+
+@pytest.mark.fault("B10", cases=29)
+def test_gone_on_with_at_every_document_of_two_epochs(folder: Path) -> None:
+    straight = reader(folder, rule=ByHash(0.2))
+    for _ in range(29):
+        again = reader(folder, rule=ByHash(0.2))
+        again.restore(straight.state())
+        follower = reader(folder, rule=ByHash(0.2))
+        follower.restore(again.state())  # and stopped again before a document was read
+        here = straight.state()
+        expected = [straight.pull() for _ in range(20)]
+        assert [again.pull() for _ in range(20)] == expected
+        assert [follower.pull() for _ in range(20)] == expected
+        assert again.state() == straight.state()
+        straight.restore(here)
+        straight.pull()
+
+
+def swap(path: Path) -> None:
+    path.write_text(path.read_text().replace("2 foxes", "2 wolves"))
+
+
+def shorten(path: Path) -> None:
+    path.write_text(path.read_text()[:30])
+
+
+@pytest.mark.fault("B14", cases=3)
+@pytest.mark.parametrize("change", [swap, shorten, Path.unlink])
+def test_text_that_changed_before_the_place_where_it_stood_is_an_error(folder: Path, change: object) -> None:
+    source = reader(folder)
+    while source.state()["documents"] < 6:  # the file of seven
+        source.pull()
+    change(folder / "2.txt")  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TextError, match=r"is not what it was when this run read it before: .* or begin a new run"):
+        reader(folder).restore(source.state())
+
+
+@pytest.mark.fault("B14", cases=3)
+@pytest.mark.parametrize("change", [swap, shorten, Path.unlink])
+def test_an_epoch_with_other_text_than_the_first_is_an_error(folder: Path, change: object) -> None:
+    source = reader(folder)
+    epoch(source)
+    change(folder / "2.txt")  # pyright: ignore[reportCallIssue]
+    gone = rf"{folder}/2\.txt cannot be read: No such file"
+    with pytest.raises(TextError, match=rf"had 13 documents in its first epoch, and has .* with other content|{gone}"):
+        epoch(source)
+
+
+def test_broken_lines_are_counted_for_an_epoch_also_after_going_on(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "A fox."}\nbroken\n{"text": "A hen."}\n')
+    source = reader(tmp_path, max_bad_lines=4)
+    for _ in range(3):
+        assert len(epoch(source)) == 8
+    strict = reader(tmp_path, max_bad_lines=3)
+    for _ in range(6):
+        strict.pull()
+    again = reader(tmp_path, max_bad_lines=3)
+    again.restore(strict.state())
+    for one in (strict, again):
+        with pytest.raises(TextError, match="one more than max_bad_lines = 3"):
+            epoch(one)
+
+
+def test_a_source_without_training_text_is_an_error(folder: Path) -> None:
+    with pytest.raises(TextError, match=r"There is no training text in .*\. Bring more text"):
+        reader(folder, rule=ByHash(1.0)).pull()
+
+
+class Numbered:
+    """A source of documents that are (its name, 0), (its name, 1) …"""
+
+    def __init__(self, name: int) -> None:
+        self.name, self.number = name, 0
+
+    def pull(self) -> Ids:
+        self.number += 1
+        return np.array([self.name, self.number - 1], dtype=np.uint16)
+
+    def state(self) -> State:
+        return {"number": self.number}
+
+    def restore(self, state: State) -> None:
+        self.number = state["number"]
+
+
+def drawn(weights: list[float], seed: int = 1) -> Drawn:
+    total = sum(weights)
+    return Drawn([Numbered(name) for name in range(len(weights))], [weight / total for weight in weights], seed)
+
+
+@given(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5), st.integers(0, 2**63 - 1))
+def test_the_shares_are_the_weights(weights: list[float], seed: int) -> None:
+    mixture, draws = drawn(weights, seed), 3000
+    counts = Counter(int(mixture.pull()[0]) for _ in range(draws))
+    for name, weight in enumerate(weights):
+        share = weight / sum(weights)
+        # Six standard deviations of a draw by chance: once in 10⁹ examples.
+        assert abs(counts[name] - draws * share) <= 6 * (draws * share * (1 - share)) ** 0.5 + 1
+
+
+def test_each_source_is_read_in_its_own_order_without_gaps() -> None:
+    mixture = drawn([1.0, 2.0])
+    read: dict[int, list[int]] = {0: [], 1: []}
+    for name, number in (mixture.pull().tolist() for _ in range(500)):
+        read[name].append(number)
+    assert read == {name: list(range(len(numbers))) for name, numbers in read.items()}
+
+
+@given(st.integers(0, 300))
+def test_a_mixture_goes_on_anywhere(at: int) -> None:
+    straight, again = drawn([0.2, 0.3, 0.5]), drawn([0.2, 0.3, 0.5])
+    for _ in range(at):
+        straight.pull()
+    again.restore(straight.state())
+    for _ in range(20):
+        assert again.pull().tolist() == straight.pull().tolist()

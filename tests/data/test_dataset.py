@@ -1,0 +1,278 @@
+"""Prepared data: reading across shards, and damage that never passes unnoticed."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.config.data import BPE
+from fabella.data.dataset import Split, dtype_for, is_prepared, open_prepared
+from fabella.data.npy import ArrayWriter
+from fabella.data.prepare import shard_writer
+from fabella.errors import PreparedDataError
+from fabella.storage import MANIFEST, render_manifest
+from tests.data.samples import all_ids, content, data, lines, prepared, split
+
+MUTATIONS = 200
+
+
+@pytest.fixture(scope="module")
+def of(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    return split(tmp_path_factory.mktemp("split") / "train", [50, 1, 130, 30, 99, 20, 61], shard_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data of several shards."""
+    folder = tmp_path_factory.mktemp("whole") / "prepared"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_writer.SplitWriter.__init__, "__defaults__", (3000,))
+        prepared(folder, tokenizer=BPE(vocabulary=400))
+    return folder
+
+
+# ---------------------------------------------------------------- reading
+
+
+@given(start=st.integers(0, 391), length=st.integers(0, 391))
+def test_reading_joins_shards(of: Split, start: int, length: int) -> None:
+    stop = min(start + length, of.tokens)
+    np.testing.assert_array_equal(of.read(start, stop), all_ids(of)[start:stop])
+
+
+@given(starts=st.lists(st.integers(0, 391 - 70), min_size=1, max_size=20), length=st.integers(1, 70))
+def test_gathering_is_reading_each(of: Split, starts: list[int], length: int) -> None:
+    rows = of.gather(np.array(starts), length)
+    assert rows.shape == (len(starts), length)
+    for row, start in zip(rows, starts, strict=True):
+        np.testing.assert_array_equal(row, of.read(start, start + length))
+
+
+def test_every_document_ends_with_the_end(of: Split) -> None:
+    assert of.offsets.tolist() == [0, 50, 51, 181, 211, 310, 330, 391]
+    ids = all_ids(of)
+    assert (ids[of.offsets[1:] - 1] == 0).all()
+    assert np.count_nonzero(ids == 0) == of.documents == 7
+    assert of.document_bytes.tolist() == [100, 2, 260, 60, 198, 40, 122]
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(256, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
+def test_ids_take_the_room_they_need(vocabulary: int, dtype: str, tmp_path: Path) -> None:
+    assert dtype_for(vocabulary).name == dtype
+    made = split(tmp_path / "train", [20], vocabulary=vocabulary)
+    assert made.read(0, 20).dtype == dtype
+    assert all_ids(made).max() < vocabulary
+
+
+@pytest.mark.fault("B2", cases=3)
+def test_an_id_outside_of_the_vocabulary_is_named_with_its_place(tmp_path: Path) -> None:
+    made = split(tmp_path / "train", [150, 100], vocabulary=300, shard_tokens=100)
+    shards = [{"file": f"shard-0000{n}.npy", "tokens": tokens, "crc32": []} for n, tokens in enumerate((100, 100, 50))]
+    record = {"documents": 2, "tokens": 250, "bytes": 0, "shards": shards}
+    ids = all_ids(made)
+    largest = int(ids.max())
+    position = int(np.argmax(ids))
+    smaller = Split(tmp_path / "train", shard_writer.SplitRecord.model_validate(record), largest)
+    shard, offset = divmod(position, 100)
+    words = rf"train/shard-0000{shard}\.npy, offset {offset}: id {largest} is outside of the vocabulary of {largest}\."
+    with pytest.raises(PreparedDataError, match=words):
+        smaller.read(0, 250)
+    with pytest.raises(PreparedDataError, match=words):
+        smaller.gather(np.array([position - 3]), 6)
+    assert len(smaller.read(0, position)) == position
+
+
+# ---------------------------------------------------------------- opening
+
+
+def test_what_was_prepared_is_opened(whole: Path) -> None:
+    opened = open_prepared(whole, full=True)
+    assert opened.folder == whole
+    assert opened.tokenizer.vocabulary == 400
+    assert opened.train.name == "train"
+    assert opened.train.tokens == opened.manifest["train"]["tokens"] > 6000
+    assert len(opened.manifest["train"]["shards"]) > 2
+    assert opened.validation.documents + opened.train.documents == 60
+    assert is_prepared(whole)
+
+
+def test_ids_are_those_of_the_documents(whole: Path) -> None:
+    opened = open_prepared(whole)
+    for side in (opened.train, opened.validation):
+        ids, offsets = all_ids(side), side.offsets
+        for start, stop, size in zip(offsets[:-1], offsets[1:], side.document_bytes, strict=True):
+            text = opened.tokenizer.decode(ids[start:stop].tolist())
+            assert len(text.encode()) == size
+            assert opened.tokenizer.encode(text).tolist() == ids[start : stop - 1].tolist()
+            assert ids[stop - 1] == opened.tokenizer.end
+
+
+def test_the_fingerprint_is_that_of_the_content(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    assert open_prepared(tmp_path / "copy").fingerprint == open_prepared(whole).fingerprint
+    other = prepared(tmp_path / "other", tokenizer=BPE(vocabulary=401))
+    assert other.fingerprint != open_prepared(whole).fingerprint
+
+
+@pytest.mark.fault("B14", cases=1)
+def test_text_changed_by_a_byte_is_other_data(tmp_path: Path) -> None:
+    texts = [f"story number {number}" * 20 for number in range(20)]
+    before = prepared(tmp_path / "before", data(lines(tmp_path / "a.txt", texts)))
+    texts[-1] += "!"
+    after = prepared(tmp_path / "after", data(lines(tmp_path / "a.txt", texts)))
+    assert before.fingerprint != after.fingerprint
+
+
+# ---------------------------------------------------------------- damage
+
+
+def flip(path: Path, source: random.Random) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[source.randrange(len(damaged))] ^= 1 << source.randrange(8)
+    path.write_bytes(damaged)
+
+
+def truncate(path: Path, source: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: source.randrange(path.stat().st_size)])
+
+
+def lengthen(path: Path, source: random.Random) -> None:
+    path.write_bytes(path.read_bytes() + bytes(source.randrange(1, 9)))
+
+
+def remove(path: Path, source: random.Random) -> None:
+    path.unlink()
+
+
+def retype(path: Path, source: random.Random) -> None:
+    """Another dtype of the same bytes, or, for what is no array, other bytes of the same length."""
+    raw = path.read_bytes()
+    kinds = [b"'<u2'", b"'<i8'"]
+    for kind, other in zip(kinds, (b"'<i2'", b"'<u8'"), strict=True):
+        raw = raw.replace(kind, other)
+    path.write_bytes(raw if raw != path.read_bytes() else bytes(len(raw)))
+
+
+@pytest.mark.fault("B2", cases=MUTATIONS)
+def test_every_damage_is_found_and_named(whole: Path, tmp_path: Path) -> None:
+    source = random.Random(5)
+    names = sorted(content(whole))
+    for number in range(MUTATIONS):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        name = source.choice(names)
+        damage = source.choice([flip, flip, truncate, lengthen, remove, retype])
+        damage(folder / name, source)
+        with pytest.raises(PreparedDataError) as caught:
+            open_prepared(folder, full=True)
+        assert Path(name).name in caught.value.problem, (damage.__name__, caught.value.problem)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.fault("B2", cases=50)
+def test_a_flipped_bit_of_a_shard_is_found_at_its_offset(whole: Path, tmp_path: Path) -> None:
+    source = random.Random(6)
+    opened = open_prepared(whole)
+    for number in range(50):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        shard = source.choice(opened.manifest["train"]["shards"])
+        path = folder / "train" / shard["file"]
+        damaged = bytearray(path.read_bytes())
+        damaged[source.randrange(128, len(damaged))] ^= 1 << source.randrange(8)
+        path.write_bytes(damaged)
+        words = rf"train/{shard['file']}, offset 0 to {shard['tokens'] - 1}, is damaged: its content does not match"
+        with pytest.raises(PreparedDataError, match=words):
+            open_prepared(folder, full=True)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.fault("B2", cases=30)
+def test_what_is_missing_or_of_another_size_is_found_at_once(whole: Path, tmp_path: Path) -> None:
+    """Without reading all of it: at every opening."""
+    source = random.Random(7)
+    names = sorted(set(content(whole)) - {MANIFEST})
+    for number in range(30):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        name = source.choice(names)
+        source.choice([truncate, lengthen, remove])(folder / name, source)
+        with pytest.raises(PreparedDataError, match=Path(name).name):
+            open_prepared(folder)
+        shutil.rmtree(folder)
+
+
+def test_another_tokenizer_is_noticed(whole: Path, tmp_path: Path) -> None:
+    """Swapped together with its manifest: then sizes and digests agree, and the fingerprint does not."""
+    other = prepared(tmp_path / "other", tokenizer=BPE(vocabulary=401))
+    manifest = dict(other.manifest)
+    shutil.copytree(whole, tmp_path / "mixed")
+    for name in ("tokenizer.json", "fabella.json"):
+        shutil.copy(tmp_path / "other" / "tokenizer" / name, tmp_path / "mixed" / "tokenizer" / name)
+    mixed = open_prepared(whole).manifest | {}
+    mixed["files"] = {**mixed["files"], **{n: e for n, e in manifest["files"].items() if n.startswith("tokenizer/")}}
+    (tmp_path / "mixed" / MANIFEST).write_bytes(rendered(mixed))
+    with pytest.raises(PreparedDataError, match="tokenizer is not the tokenizer that the ids were made with"):
+        open_prepared(tmp_path / "mixed")
+
+
+def rendered(manifest: dict[str, object]) -> bytes:
+    return render_manifest(manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "run"}, "holds run of format 1; prepared data of format 1 was expected"),
+        ({"format": 2}, "holds prepared data of format 2; prepared data of format 1 was expected"),
+        ({"train": None}, "does not describe prepared data"),
+        ({"train": {"documents": 0}}, "does not describe prepared data"),
+        ({"tokenizer": {}}, "does not describe prepared data"),
+    ],
+)
+def test_manifests_of_something_else(whole: Path, tmp_path: Path, change: dict[str, object], words: str) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    manifest = open_prepared(whole).manifest | change
+    (tmp_path / "copy" / MANIFEST).write_bytes(rendered(manifest))
+    with pytest.raises(PreparedDataError, match=words):
+        open_prepared(tmp_path / "copy")
+
+
+def test_offsets_that_lead_elsewhere(tmp_path: Path) -> None:
+    made = split(tmp_path / "train", [30, 40])
+    path = tmp_path / "train" / "offsets.npy"
+    path.unlink()
+    with ArrayWriter(path, np.dtype("<i8")) as writer:
+        writer.append(np.array([0, 80, 70]))
+    with pytest.raises(PreparedDataError, match=r"train/offsets\.npy does not lead from 0 to 70 in rising order"):
+        _ = made.offsets
+
+
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [
+        ("nothing", r"There is no folder .*place with prepared data\. Give a folder that"),
+        ("file", r"There is no folder .*place with prepared data\. Give a folder that"),
+        ("empty folder", r"manifest\.json: no manifest, so the folder is incomplete"),
+    ],
+)
+def test_what_is_no_prepared_data(what: str, problem: str, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    if what == "file":
+        place.touch()
+    elif what == "empty folder":
+        place.mkdir()
+    assert not is_prepared(place)
+    with pytest.raises(PreparedDataError, match=problem):
+        open_prepared(place)
+
+
+def test_damaged_it_is_still_seen_to_be_prepared_data(whole: Path, tmp_path: Path) -> None:
+    """So that a command tells of the damage instead of taking the folder for text."""
+    shutil.copytree(whole, tmp_path / "copy")
+    (tmp_path / "copy" / MANIFEST).write_text("{")
+    assert is_prepared(tmp_path / "copy")

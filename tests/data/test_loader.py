@@ -1,0 +1,105 @@
+"""Batches made ahead of time."""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fabella.config.data import Chained
+from fabella.data.batches import Batch
+from fabella.data.loader import feed
+from fabella.data.sampler import Order
+from fabella.data.sequences import Windows
+from fabella.errors import PreparedDataError
+from tests.data.samples import split
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Windows:
+    return Windows(split(tmp_path / "train", [40] * 20), Chained(length=10, stride=5), 0)
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("fabella-feed") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 4, 50])
+def test_batches_are_those_of_the_order(windows: Windows, ahead: int) -> None:
+    order, sizes = Order(len(windows), 1), [3, 1, 7, 200, 2]
+    with feed(windows, order, 5, iter(sizes), ahead) as batches:
+        made = list(batches)
+    position = 5
+    for batch, size in zip(made, sizes, strict=True):
+        expected = windows.batch(order.windows(position, position + size))
+        np.testing.assert_array_equal(batch.tokens, expected.tokens)
+        np.testing.assert_array_equal(batch.targets, expected.targets)
+        position += size
+    assert threads() == 0
+
+
+@pytest.mark.fault("B10", cases=40)
+def test_begun_again_at_any_batch_it_goes_on_exactly(windows: Windows) -> None:
+    order = Order(len(windows), 2)
+    with feed(windows, order, 0, itertools.repeat(11, 40)) as batches:
+        straight = [batch.tokens.tobytes() for batch in batches]
+    for begun in range(40):
+        with feed(windows, order, 11 * begun, itertools.repeat(11, 40 - begun)) as batches:
+            assert [batch.tokens.tobytes() for batch in batches] == straight[begun:]
+
+
+class Counted(Windows):
+    """Windows that count their batches, and fail at one of them."""
+
+    def __init__(self, windows: Windows, fails_at: int = -1) -> None:
+        self.windows, self.fails_at, self.made = windows, fails_at, 0
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        self.made += 1
+        if self.made == self.fails_at:
+            raise PreparedDataError("train/shard-00000.npy, offset 7: id 999 is outside of the vocabulary.")
+        return self.windows.batch(indices)
+
+
+def test_only_so_many_are_made_ahead(windows: Windows) -> None:
+    counted = Counted(windows)
+    with feed(counted, Order(len(windows), 1), 0, itertools.repeat(1), ahead=3) as batches:
+        for _ in range(10):
+            next(batches)
+    assert 10 <= counted.made <= 13
+
+
+def test_an_error_on_the_thread_comes_in_its_place(windows: Windows) -> None:
+    batches = feed(Counted(windows, fails_at=3), Order(len(windows), 1), 0, itertools.repeat(1))
+    next(batches)
+    next(batches)
+    with pytest.raises(PreparedDataError, match="offset 7: id 999"):
+        next(batches)
+    with pytest.raises(StopIteration):
+        next(batches)
+    assert threads() == 0
+
+
+def test_closed_early_it_leaves_no_thread_and_gives_nothing_more(windows: Windows) -> None:
+    batches = feed(windows, Order(len(windows), 1), 0, itertools.repeat(1))
+    next(batches)
+    batches.close()
+    batches.close()
+    assert threads() == 0
+    assert list(batches) == []
+
+
+def test_an_error_of_the_sizes_is_not_lost(windows: Windows) -> None:
+    def sizes() -> Iterator[int]:
+        yield from (1, 1)
+        raise ValueError("no schedule")
+
+    with pytest.raises(ValueError, match="no schedule"):
+        feed(windows, Order(len(windows), 1), 0, sizes())
+    assert threads() == 0

@@ -1,0 +1,120 @@
+"""``.npy`` files written piece by piece."""
+
+import errno
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.data import npy
+from fabella.data.npy import ArrayWriter, checksum, header, open_array
+from fabella.errors import DiskFullError, PreparedDataError
+
+U2, I8 = np.dtype("<u2"), np.dtype("<i8")
+
+
+@given(parts=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=30), max_size=10))
+def test_pieces_written_are_one_array(tmp_path_factory: pytest.TempPathFactory, parts: list[list[int]]) -> None:
+    path = tmp_path_factory.mktemp("arrays") / "a.npy"
+    with ArrayWriter(path, U2) as writer:
+        for part in parts:
+            writer.append(np.array(part, dtype=U2))
+    whole = [number for part in parts for number in part]
+    assert writer.length == len(whole)
+    assert open_array(path, U2, len(whole)).tolist() == whole
+    assert np.load(path, allow_pickle=False).tolist() == whole
+
+
+@pytest.mark.parametrize("length", [0, 1, 10**6, 2**40])
+def test_the_header_is_as_long_for_every_length(length: int) -> None:
+    assert len(header(U2, length)) == len(header(U2, 0)) == 128
+
+
+def test_every_block_has_a_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npy, "BLOCK_BYTES", 64)
+    numbers = np.arange(100, dtype=U2)
+    with ArrayWriter(tmp_path / "a.npy", U2) as writer:
+        writer.append(numbers[:50])
+        writer.append(numbers[50:])
+    data = numbers.tobytes()
+    assert writer.checksums == [checksum(data[start : start + 64]) for start in range(0, 200, 64)]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(Exception, match="exists"):
+        ArrayWriter(tmp_path / "a.npy", U2)
+
+
+def test_a_full_disk_is_told_in_words() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    writer = ArrayWriter.__new__(ArrayWriter)
+    writer.path, writer.dtype, writer.length, writer.checksums = full, U2, 0, []
+    writer._block, writer._file = bytearray(), full.open("wb")  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(DiskFullError, match="disk full"), writer:
+        writer.append(np.zeros(10**6, dtype=U2))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_an_error_within_is_the_one_that_is_told(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OSError, match="while reading"), ArrayWriter(tmp_path / "a.npy", U2):
+        raise OSError(number, "while reading")
+
+
+def write(path: Path, array: np.ndarray) -> Path:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=array.dtype.hasobject)
+    return path
+
+
+class Canary:
+    """Tells when it is unpickled."""
+
+    awake: ClassVar[list[str]] = []
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Canary.awake.append, ("unpickled",)
+
+
+@pytest.mark.fault("E1", cases=1)
+def test_pickled_objects_are_refused_unread(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npy", np.array([Canary()], dtype=object))
+    for length in (0, 1):
+        with pytest.raises(PreparedDataError, match=r"a\.npy cannot be read as an array of numbers"):
+            open_array(path, I8, length)
+    assert not Canary.awake
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros(3, dtype="<u4"), r"holds uint32 of shape \(3,\); it must be uint16 of shape \(3,\)"),
+        (np.zeros(3, dtype=">u2"), "it must be uint16"),
+        (np.zeros(4, dtype="<u2"), r"holds uint16 of shape \(4,\)"),
+        (np.zeros((3, 1), dtype="<u2"), r"holds uint16 of shape \(3, 1\)"),
+        (np.zeros(3, dtype="<f2"), "holds float16"),
+        (np.zeros(3, dtype=[("a", "<u2")]), "it must be uint16"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, words: str, tmp_path: Path) -> None:
+    with pytest.raises(PreparedDataError, match=words):
+        open_array(write(tmp_path / "a.npy", array), U2, 3)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{", b"x" * 200, b"\x93NUMPY\x01\x00\x02\x00()"]
+)
+def test_what_is_no_array_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(PreparedDataError, match=r"a\.npy cannot be read as an array of numbers"):
+        open_array(tmp_path / "a.npy", U2, 3)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(PreparedDataError, match=r"a\.npy is missing\. Remove the folder, and prepare the data again"):
+        open_array(tmp_path / "a.npy", U2, 3)

@@ -1,0 +1,131 @@
+"""Windows: what is learned from at once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella import models
+from fabella.config.data import Chained, Documents
+from fabella.data.batches import IGNORE, Batch
+from fabella.data.dataset import Split, SplitRecord
+from fabella.data.sequences import Windows
+from fabella.errors import DataError
+from tests.data.samples import all_ids, split
+
+END = 0
+lengths = st.lists(st.integers(1, 70), min_size=2, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> "Folders":
+    return Folders(tmp_path_factory.mktemp("splits"))
+
+
+class Folders:
+    """A new folder at every call."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.count = base, 0
+
+    def new(self) -> Path:
+        self.count += 1
+        return self.base / str(self.count)
+
+
+def every(windows: Windows) -> Batch:
+    return windows.batch(np.arange(len(windows)))
+
+
+@given(lengths=lengths, length=st.integers(1, 40), stride=st.integers(1, 40), shard=st.integers(10, 80))
+def test_chained(folders: Folders, lengths: list[int], length: int, stride: int, shard: int) -> None:
+    stride = min(stride, length)
+    of = split(folders.new(), lengths, shard_tokens=shard)
+    ids = all_ids(of)
+    if of.tokens <= length:
+        with pytest.raises(DataError):
+            Windows(of, Chained(length=length, stride=stride), END)
+        return
+    windows = Windows(of, Chained(length=length, stride=stride), END)
+    starts = [start for start in range(0, of.tokens, stride) if start + length + 1 <= of.tokens]
+    assert len(windows) == len(starts)
+    batch = every(windows)
+    np.testing.assert_array_equal(batch.tokens, [ids[s : s + length] for s in starts])
+    np.testing.assert_array_equal(batch.targets, [ids[s + 1 : s + length + 1] for s in starts])
+
+
+@given(lengths=lengths, length=st.integers(1, 40), shard=st.integers(10, 80))
+def test_documents(folders: Folders, lengths: list[int], length: int, shard: int) -> None:
+    of = split(folders.new(), lengths, shard_tokens=shard)
+    bounds = zip(of.offsets[:-1], of.offsets[1:], strict=True)
+    documents = [all_ids(of)[a:b].tolist() for a, b in bounds if b - a > 1]
+    if not documents:
+        with pytest.raises(DataError, match=r"No document of the .* text has a token to learn"):
+            Windows(of, Documents(length=length), END)
+        return
+    batch = every(Windows(of, Documents(length=length), END))
+    longest = max(min(len(document), length) for document in documents)
+    assert batch.tokens.shape == (len(documents), longest)
+    for row, document in enumerate(documents):
+        learned = min(len(document), length)
+        rest = longest - learned
+        assert batch.tokens[row].tolist() == [END] + document[: learned - 1] + [END] * rest
+        assert batch.targets[row].tolist() == document[:learned] + [IGNORE] * rest
+
+
+def test_the_end_of_a_document_is_learned_unless_it_was_cut_off(tmp_path: Path) -> None:
+    of = split(tmp_path / "a", [5, 9])
+    batch = every(Windows(of, Documents(length=6), END))
+    assert batch.targets[0].tolist()[:5][-1] == END
+    assert END not in batch.targets[1]
+    assert batch.learned == 5 + 6
+
+
+def test_a_batch_is_padded_to_its_own_longest(tmp_path: Path) -> None:
+    windows = Windows(split(tmp_path / "a", [5, 9, 3]), Documents(length=100), END)
+    assert windows.batch(np.array([0, 2])).tokens.shape == (2, 5)
+
+
+@given(indices=st.lists(st.integers(0, 8), min_size=1, max_size=20))
+def test_windows_come_as_asked_for_whatever_the_batch(folders: Folders, indices: list[int]) -> None:
+    for section in (Chained(length=7, stride=5), Documents(length=7)):
+        windows = Windows(split(folders.new(), [11, 2, 8, 30, 4, 6, 9, 3, 12]), section, END)
+        together = windows.batch(np.array(indices))
+        for row, index in enumerate(indices):
+            alone = windows.batch(np.array([index]))
+            np.testing.assert_array_equal(together.tokens[row, : alone.tokens.shape[1]], alone.tokens[0])
+            np.testing.assert_array_equal(together.targets[row, : alone.targets.shape[1]], alone.targets[0])
+
+
+@pytest.mark.parametrize(("tokens", "windows"), [(185_517_137, 724_675), (20_613_016, 80_518)])
+def test_the_published_number_of_windows(tokens: int, windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpt2-92m: windows of 512 with stride 256."""
+    record = SplitRecord.model_construct(documents=1, tokens=tokens, bytes=0, shards=())
+    monkeypatch.setattr(Split, "__init__", lambda self, record: setattr(self, "tokens", record.tokens))
+    of = Split(record)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert len(Windows(of, Chained(length=512, stride=256), END)) == windows
+
+
+def test_too_little_text_says_how_much_is_needed(tmp_path: Path) -> None:
+    of = split(tmp_path / "train", [60, 40])
+    words = (
+        r"The train text is too small: 100 tokens, and one window of 512 needs 513\. "
+        r"Bring 6 times more text, or lower data\.windows\.length to 99 or less"
+    )
+    with pytest.raises(DataError, match=words):
+        Windows(of, Chained(length=512, stride=256), END)
+
+
+def test_arrays_are_ids_that_torch_can_take(tmp_path: Path) -> None:
+    for section in (Chained(length=7, stride=7), Documents(length=7)):
+        batch = every(Windows(split(tmp_path / section.kind, [20, 30], vocabulary=70_000), section, END))
+        for array in (batch.tokens, batch.targets):
+            assert array.dtype == np.int32
+            assert array.flags.c_contiguous
+            assert array.flags.writeable
+
+
+def test_padding_is_ignored_by_the_same_number_as_in_the_models() -> None:
+    assert IGNORE == models.IGNORE

@@ -1,0 +1,97 @@
+"""Compiled blocks: the same numbers within rounding, the same bits in every process; chosen by config and machine."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fabella.data.batches import Batch
+from fabella.engine.compile import compile_torch
+from fabella.engine.compile.compile_cache_torch import PLACE
+from fabella.engine.compile.compile_torch import is_compiled
+from fabella.engine.engine_torch import TorchEngine, for_training
+from fabella.errors import ConfigError
+from fabella.run_config.files import load_run
+from fabella.run_config.run import Run
+
+# PyTorch's own: from loading its compiler, and one that the compiler hides but does not expect to be an error.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
+]
+CPU = torch.device("cpu")
+CHAINED = "data.windows={kind: chained, length: 16, stride: 16}"
+SMALL = {
+    "llama": "{family: llama, vocabulary: 64, context: 16, dim: 16, layers: 2, heads: 2, kv_heads: 1, hidden: 24}",
+    "hybrid": "{family: hybrid, vocabulary: 64, context: 16, dim: 16, layers: 2, pattern: ma, heads: 2, hidden: 24}",
+}
+# Fused kernels add in another order: a few units in the last place of sums over 16 to 64 numbers of size 1.
+ROUNDING = 2e-5
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that no other process makes or throws away meanwhile, in a folder that is forgotten with the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv(PLACE, "torchinductor_test")  # as PyTorch writes it down by itself
+
+
+def run(family: str, compiled: str, *overrides: str) -> Run:
+    settings = [f"model={SMALL[family]}", CHAINED, "training.micro_batch=2", f"training.compile={compiled}"]
+    return load_run("storybook-1m", [*settings, *overrides])
+
+
+def batches(count: int) -> list[Batch]:
+    ids = np.random.default_rng(0).integers(0, 64, (count, 2, 17)).astype(np.int32)
+    return [Batch(line[:, :-1], line[:, 1:]) for line in ids]
+
+
+def trained(engine: TorchEngine, steps: list[Batch]) -> dict[str, Any]:
+    for batch in steps:
+        engine.step(batch, 1e-3).read()
+    return engine.state().weights
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_compiled_blocks_learn_the_same_and_a_resumed_run_the_same_bits(family: str) -> None:
+    steps = batches(4)
+    whole = trained(for_training(run(family, "blocks"), "cpu"), steps)
+    eager = trained(for_training(run(family, "none"), "cpu"), steps)
+    for name, weights in whole.items():
+        np.testing.assert_allclose(weights, eager[name], atol=ROUNDING, err_msg=name)
+
+    first = for_training(run(family, "blocks"), "cpu")
+    trained(first, steps[:2])
+    second = for_training(run(family, "blocks", "seed=9"), "cpu")
+    second.restore(first.state())
+    resumed = trained(second, steps[2:])
+    assert all(np.array_equal(weights, whole[name]) for name, weights in resumed.items())
+
+
+def test_evaluating_goes_the_ordinary_way() -> None:
+    compiled, eager = (for_training(run("llama", how), "cpu") for how in ("blocks", "none"))
+    (batch,) = batches(1)
+    assert np.array_equal(compiled.losses(batch), eager.losses(batch))
+
+
+def test_a_long_run_is_compiled_and_a_short_one_is_not() -> None:
+    assert is_compiled(run("llama", "auto", "training.length={steps: 100000000}"), CPU)
+    assert not is_compiled(run("llama", "auto", "training.length={steps: 100}"), CPU)
+    assert not is_compiled(run("llama", "none", "training.length={steps: 100000000}"), CPU)
+
+
+def test_what_stands_in_the_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = run("llama", "blocks", "data.windows={kind: documents, length: 16}")
+    with pytest.raises(ConfigError, match="windows of whole documents have many lengths"):
+        is_compiled(documents, CPU)
+    monkeypatch.setattr(compile_torch.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
+        is_compiled(run("llama", "blocks"), CPU)
+    assert not is_compiled(run("llama", "auto", "training.length={steps: 100000000}"), CPU)

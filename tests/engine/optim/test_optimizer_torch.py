@@ -1,0 +1,135 @@
+"""Which weights Muon takes, what it remembers, and that no step is taken that is not finite."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fabella.config.optimizer import Muon
+from fabella.engine.distributed.single_device_torch import Single
+from fabella.engine.engine import State
+from fabella.engine.engine_torch import TorchEngine, for_training
+from fabella.engine.optim.muon_torch import Muons
+from fabella.engine.optim.param_groups import Settings
+from fabella.errors import CheckpointError
+from fabella.models.parameters import block_matrices
+from tests.engine.test_engine_torch import batch, run
+
+MUON = "optimizer.kind=muon"
+MATRIX = "blocks.0.attention.query.weight"
+
+
+def moved(*overrides: str, steps: int = 1) -> tuple[State, State]:
+    """The state before and after."""
+    engine = for_training(run(MUON, *overrides))
+    before = engine.state()
+    for seed in range(steps):
+        engine.step(batch(seed), 1e-2)
+    return before, engine.state()
+
+
+def change(states: tuple[State, State], name: str) -> np.ndarray:
+    return states[1].weights[name] - states[0].weights[name]
+
+
+def test_matrices_inside_the_blocks_have_a_momentum_all_other_weights_two_moments() -> None:
+    table = run().model.parameters()
+    _, state = moved()
+    seconds = {name.removeprefix("second.") for name in state.moments if name.startswith("second.")}
+    matrices = {name for name in table if name.startswith("blocks.") and "norm" not in name}
+    assert set(table) - seconds == set(block_matrices(table)) == matrices
+    assert {name for name in state.moments if name.startswith("first.")} == {f"first.{name}" for name in table}
+    assert all(array.any() for array in state.moments.values())
+
+
+def test_a_step_of_a_matrix_is_nearly_orthogonal_and_as_large_as_adams() -> None:
+    step = change(moved("optimizer.weight_decay=0.0"), MATRIX) / -1e-2
+    values = np.linalg.svd(step, compute_uv=False) / (0.2 * np.sqrt(max(step.shape)))
+    assert values.min() > 0.3  # the iteration leaves singular values between about 0.5 and 1.2, in bfloat16
+    assert values.max() < 1.4
+
+
+def test_the_rest_has_a_learning_rate_of_its_own() -> None:
+    free = "optimizer.rest_weight_decay=0.0"
+    whole, tenth = moved(free), moved(free, "optimizer.rest_lr_factor=0.1")
+    assert np.array_equal(change(whole, MATRIX), change(tenth, MATRIX))
+    np.testing.assert_allclose(change(tenth, "embedding.weight"), change(whole, "embedding.weight") / 10, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"), [("weight_decay", MATRIX), ("rest_weight_decay", "embedding.weight")], ids=str
+)
+def test_each_part_has_its_own_weight_decay(setting: str, name: str) -> None:
+    none = ("optimizer.weight_decay=0.0", "optimizer.rest_weight_decay=0.0")
+    free, pulled = moved(*none), moved(*none, f"optimizer.{setting}=5.0")
+    for other in run().model.parameters():
+        decays = other == name or (name == MATRIX and other in block_matrices(run().model.parameters()))
+        pull = free[1].weights[other] - pulled[1].weights[other]
+        np.testing.assert_allclose(pull, 0.05 * free[0].weights[other] if decays else 0.0, atol=1e-7, err_msg=other)
+
+
+def test_steps_lower_the_loss() -> None:
+    engine = for_training(run(MUON))
+    losses = [engine.step(batch(), 1e-2).read()["loss"] for _ in range(40)]
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_memory(norm: float) -> None:
+    engine = for_training(run(MUON))
+    assert isinstance(engine, TorchEngine)
+    engine.step(batch(), 1e-2)
+    before = engine.state()
+    for parameter in engine.model.parameters():
+        parameter.grad = torch.full_like(parameter, norm)
+    engine.optimizer.step(1e-2, torch.tensor(norm), torch.tensor(False))
+    after = engine.state()
+    assert all(np.array_equal(after.weights[name], array) for name, array in before.weights.items())
+    assert all(np.array_equal(after.moments[name], array) for name, array in before.moments.items())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_matrix_takes_the_steps_of_pytorchs_muon_but_for_those_that_are_not_finite(device: str) -> None:
+    """On a GPU nobody waits to know whether they are."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(6, 4, bias=False, device=device)
+    plain = nn.Parameter(model.weight.detach().clone())
+    muons = Muons(Single(model), {"weight": model.weight}, Muon(lr=1e-2), {"weight": Settings(1.0, 0.1)})
+    expected = torch.optim.Muon([plain], lr=1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for finite in (True, False, True):
+        gradient = torch.randn(4, 6, generator=generator).to(device) if finite else torch.full_like(plain, torch.nan)
+        model.weight.grad = gradient
+        if finite:
+            plain.grad = gradient.clone()
+            expected.step()
+        muons.step(1e-2, torch.tensor(finite, device=device))
+    assert torch.equal(model.weight, plain)
+    assert torch.equal(muons.momentum("weight"), expected.state[plain]["momentum_buffer"])
+
+
+def test_gradients_of_all_weights_are_clipped_together() -> None:
+    _, state = moved("optimizer.clip=1e-3")
+    matrices = block_matrices(run().model.parameters())
+    first = {n.removeprefix("first."): a.astype(np.float64) for n, a in state.moments.items() if n.startswith("first.")}
+    shares = [array / (0.05 if name in matrices else 0.1) for name, array in first.items()]
+    assert np.sqrt(sum(float((share**2).sum()) for share in shares)) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_adam_does_not_go_on_from_muons_memory_as_if_nothing_were_missing() -> None:
+    _, state = moved()
+    with pytest.raises(CheckpointError, match=r"The state lacks \['second\.blocks"):
+        for_training(run()).restore(state)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_that_is_not_finite_leaves_everything() -> None:
+    engine = for_training(run(MUON), device="cuda")
+    engine.step(batch(), 1e-2).read()
+    state = engine.state()
+    spoiled = {name: array.copy() for name, array in state.weights.items()}
+    spoiled[MATRIX][0, 0] = np.nan
+    engine.restore(State(spoiled, state.moments, state.numbers))
+    engine.step(batch(), 1e-2)
+    after = engine.state()
+    assert all(np.array_equal(after.weights[n], a, equal_nan=True) for n, a in spoiled.items())
+    assert all(np.array_equal(after.moments[n], a) for n, a in state.moments.items())

@@ -1,0 +1,266 @@
+"""Saving behind the loop: it may fail, die or be slow, and never is there half a checkpoint or a wrong one.
+
+Row A16 of the fault matrix.
+"""
+
+import errno
+import json
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabella.data.dataset import Prepared
+from fabella.engine.engine import State
+from fabella.errors import DiskFullError, StorageError
+from fabella.run_config.run import Run
+from fabella.runs.checkpoint import Checkpoint, load
+from fabella.runs.run_dir import RunFolder
+from fabella.training.background import Behind
+from fabella.training.callbacks import callbacks
+from fabella.training.callbacks.callbacks import Save, Validate
+from fabella.training.loop import Progress
+from fabella.training.run import resume, start
+from fabella.training.signals import Interruption
+from tests.faults.injection import DIED, dying_at, failing, forked, nothing, watching
+from tests.runs import stub
+from tests.training import tiny
+
+CYCLES = 100
+DEATHS = 4
+LONG = 60.0
+"""Seconds after which a test that waits for another thread gives up; it never waits that long when all is well."""
+
+
+class Trained:
+    """An engine in name only: its state is that of the last step, in arrays that the next step overwrites."""
+
+    def __init__(self) -> None:
+        self.now = stub.checkpoint(0).state
+
+    def step(self, step: int) -> None:
+        new = stub.checkpoint(step).state
+        for mine, theirs in ((self.now.weights, new.weights), (self.now.moments, new.moments)):
+            for name, array in mine.items():
+                array[...] = theirs[name]
+        self.now = replace(self.now, numbers=new.numbers)
+
+    def state(self) -> State:
+        weights = {name: array.copy() for name, array in self.now.weights.items()}
+        return State(weights, {name: array.copy() for name, array in self.now.moments.items()}, self.now.numbers)
+
+
+class Result:
+    def read(self) -> dict[str, float]:
+        return {}
+
+
+def saving(run: Run, folder: RunFolder, engine: Any, behind: Behind, said: list[str]) -> Save:
+    watching = Validate(10**6, lambda: None, lambda row: None, 0.5)  # pyright: ignore[reportArgumentType]
+    return Save(run, folder, engine, watching, steps=10**6, interruption=Interruption(), behind=behind,
+                report=said.append)  # fmt: skip
+
+
+def every_step(full: str = "stop") -> Run:
+    return stub.RUN.model_copy(
+        update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"every": 1, "when_full": full})}
+    )
+
+
+def steps(save: Save, engine: Trained, behind: Behind, *numbers: int) -> None:
+    """The loop, as far as saving sees it."""
+    for step in numbers:
+        engine.step(step)
+        behind.check()
+        save(Progress(step, 3 * step, 24 * step), Result())
+
+
+def expected(step: int) -> Checkpoint:
+    made = stub.checkpoint(step)
+    return replace(made, progress={**made.progress, "best_loss": 0.5})
+
+
+@pytest.mark.fault("A16", cases=CYCLES)
+def test_a_writer_that_fails_anywhere_leaves_the_pointer_on_a_whole_checkpoint(quick_path: Path) -> None:
+    chance = random.Random(16)
+    with watching(nothing) as watched:
+        run_until_it_fails(quick_path / "rehearsal", 3)
+    for cycle in range(CYCLES):
+        point = chance.randrange(len(watched.calls))
+        folder = quick_path / str(cycle)
+        with watching(failing(errno.EIO, (watched.calls[point][0],), from_call=chance.randrange(40))):
+            failed_at = run_until_it_fails(folder, 3)
+        if not (folder / "latest").exists():
+            continue
+        newest = load(RunFolder.open(folder), "latest")
+        assert stub.same(newest.checkpoint, expected(newest.step))
+        # A save that fails in its last moments, while older ones are removed, has been made all the same.
+        assert failed_at is None or newest.step <= failed_at <= newest.step + 2, "told by the step after it"
+
+
+def run_until_it_fails(path: Path, last: int) -> int | None:
+    """The step that the loop had come to when the error reached it; None where there was none."""
+    engine, said, step = Trained(), list[str](), 0
+    try:
+        with Behind(said.append) as behind:
+            save = saving(every_step(), stub.folder(path, run=every_step()), engine, behind, said)
+            for step in range(1, last + 1):
+                steps(save, engine, behind, step)
+    except StorageError:
+        return step
+    return None
+
+
+@pytest.mark.fault("A16", cases=1)
+def test_the_error_is_raised_at_the_next_step_and_nothing_is_saved_after_it(
+    quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fails(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+        asked.append(step)
+        raise DiskFullError("disk full: nothing free.")
+
+    monkeypatch.setattr(callbacks, "save", fails)
+    engine, folder = Trained(), stub.folder(quick_path / "run", run=every_step())
+    with pytest.raises(DiskFullError), Behind(print) as behind:  # noqa: PT012
+        save = saving(every_step(), folder, engine, behind, [])
+        steps(save, engine, behind, 1)
+        with pytest.raises(DiskFullError):
+            steps(save, engine, behind, 2)
+    assert asked == [1]
+
+
+@pytest.mark.fault("A16", cases=1)
+def test_on_a_full_disk_saving_is_tried_again_at_the_next_step(
+    quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    whole = callbacks.save
+
+    def full_at_first(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+        tried.append(step)
+        if len(tried) == 1:
+            raise DiskFullError("disk full: nothing free.")
+        whole(folder, step, snapshot)
+
+    monkeypatch.setattr(callbacks, "save", full_at_first)
+    engine, said = Trained(), list[str]()
+    run = stub.RUN.model_copy(update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"when_full": "retry"})})
+    folder = stub.folder(quick_path / "run", run=run)
+    with Behind(said.append) as behind:
+        save = saving(run, folder, engine, behind, said)
+        steps(save, engine, behind, *range(1, 11))
+        behind.drain()
+        steps(save, engine, behind, 11, 12)
+    assert tried == [10, 11]
+    assert said == ["Not saved at step 10, tried again at the next: disk full: nothing free."]
+    assert stub.same(load(folder, "latest").checkpoint, expected(11))
+
+
+@pytest.mark.fault("A16", cases=2)
+@pytest.mark.parametrize("end", ["interrupted", "last step"])
+def test_what_could_not_be_saved_at_the_end_is_an_error_and_never_called_saved(
+    end: str, quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+        raise DiskFullError("disk full: nothing free.")
+
+    monkeypatch.setattr(callbacks, "save", full)
+    run = every_step("retry")
+    engine, folder = Trained(), stub.folder(quick_path / "run", run=run)
+    with Behind(print) as behind:
+        save = saving(run, folder, engine, behind, [])
+        save.interruption.asked = end == "interrupted"
+        save.steps = 1 if end == "last step" else 5
+        with pytest.raises(DiskFullError):
+            steps(save, engine, behind, 1)
+
+
+# ---------------------------------------------------------------- whole trainings
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return tiny.prepared(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed, all its checkpoints kept."""
+    return start(tiny.run("checkpoint.keep=100"), tmp_path_factory.mktemp("runs") / "straight", data).folder
+
+
+@pytest.mark.fault("A16", cases=8)
+@pytest.mark.fault("C11", cases=8)
+def test_what_is_saved_is_what_was_learned_when_it_was_due_however_slow_the_writer(
+    straight: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every save is held back until the loop has taken another step: with its weights in place of the snapshot's,
+    the checkpoint would be another one. And there is never a second save beside the first."""
+    reached, under_way, most = Reached(), 0, 0
+    whole = callbacks.save
+
+    def slow(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        reached.wait_for(min(step + 1, tiny.STEPS))
+        whole(folder, step, snapshot)
+        under_way -= 1
+
+    monkeypatch.setattr(callbacks, "save", slow)
+    out = start(tiny.run("checkpoint.keep=100"), tmp_path / "run", data, observers=[reached]).folder
+    assert most == 1
+    saved = [load(RunFolder.open(path), step).checkpoint for path in (out, straight) for step in range(5, 41, 5)]
+    for slowly, straightly in zip(saved[:8], saved[8:], strict=True):
+        assert stub.same(slowly, straightly)
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+class Reached:
+    """An observer that other threads can wait for."""
+
+    def __init__(self) -> None:
+        self.step, self.changed = 0, threading.Condition()
+
+    def __call__(self, progress: Progress, result: Any) -> None:
+        with self.changed:
+            self.step = progress.step
+            self.changed.notify_all()
+
+    def wait_for(self, step: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.step >= step, LONG)
+
+
+@pytest.mark.fault("A16", cases=DEATHS)
+def test_a_run_that_dies_while_it_saves_behind_goes_on_to_the_same_bits(
+    straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    chance = random.Random(7)
+
+    def train(out: Path) -> Callable[[], None]:
+        return lambda: (start(tiny.run("checkpoint.keep=100"), out, data), None)[1]
+
+    with watching(nothing) as watched:
+        train(tmp_path / "rehearsal")()
+    for number in range(DEATHS):
+        out = tmp_path / str(number)
+        with watching(dying_at(chance.randrange(len(watched.calls) // 4, len(watched.calls) - 10))):
+            assert forked(train(out)) == DIED
+        assert_no_row_is_missing(out)
+        resume(out)
+        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+def assert_no_row_is_missing(out: Path) -> None:
+    """Up to the newest checkpoint every row is there: the file stands for all that was learned so far."""
+    saved = max(RunFolder.open(out).steps(), default=0)
+    told = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
+    due = [step for step in [1, *range(3, 41, 3)] if step <= saved]
+    assert [row["step"] for row in told if row["kind"] == "train" and row["step"] <= saved] == due

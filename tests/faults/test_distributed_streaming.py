@@ -1,0 +1,93 @@
+"""A stream learned from by one, two and four processes: the same windows in the same order, moved on the way or not.
+
+Row A21 of the fault matrix.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabella.engine.distributed import launcher_torch
+from fabella.errors import RanksError
+from fabella.runs.checkpoint import load
+from fabella.runs.run_dir import RunFolder
+from fabella.training.setup.request import prepare_for
+from tests.faults import combined
+from tests.training import tiny
+
+# Fifteen steps of Adam turn a rounding of 1e-7 into more.
+LOSS_TOLERANCE = 1e-4
+# Dropout is drawn by the micro-batches of each process, which are not the same ones here.
+SETTINGS = ["model.dropout=0.0", "training.log_every=1", "checkpoint.every=3", "training.parallel.timeout_seconds=30"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``of1``, ``of2``, ``of4``: runs of so many processes; ``moved``: begun by two, gone on with by four, then one."""
+    place = tmp_path_factory.mktemp("streams")
+    run = combined.streamed(place, *SETTINGS)
+    data = prepare_for(run, place / "prepared", workers=1).folder
+
+    def do(processes: int, *jobs: tuple[str, int]) -> int:
+        values = run.model_dump(mode="json")
+        asked: list[dict[str, Any]] = [
+            {"out": str(place / name), "data": str(data), "run": values, "kill": kill, "half": False}
+            for name, kill in jobs
+        ]
+        try:
+            return launcher_torch.launch(processes, combined.work, asked)
+        except RanksError as error:
+            return error.exit_code
+
+    assert do(1, ("of1", 0)) == 0
+    assert do(2, ("of2", 0), ("moved", 5)) == RanksError.exit_code
+    assert do(4, ("of4", 0), ("moved", 10)) == RanksError.exit_code
+    assert do(1, ("moved", 0)) == 0
+    return place
+
+
+def learned(folder: Path, name: str) -> dict[int, list[int]]:
+    """The windows of each step, in the order of the processes that took them; of a step taken twice, the later ones."""
+    steps: dict[int, list[int]] = {}
+    for file in sorted(folder.glob(f"{name}.*.rows")):
+        taken = dict(json.loads(line) for line in file.read_text().splitlines())
+        for step, windows in taken.items():
+            steps.setdefault(step, []).extend(windows)
+    return steps
+
+
+@pytest.mark.slow
+@pytest.mark.fault("A21", cases=2)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_learns_from_the_same_windows_in_the_same_order(processes: int, folder: Path) -> None:
+    alone = learned(folder, "of1")
+    assert sorted(alone) == list(range(1, combined.STEPS + 1))
+    assert len({window for windows in alone.values() for window in windows}) > 100
+    assert learned(folder, f"of{processes}") == alone
+
+
+@pytest.mark.slow
+@pytest.mark.fault("A21", cases=3)
+@pytest.mark.parametrize("name", ["of2", "of4", "moved"])
+def test_it_comes_to_the_same_end_and_stands_at_the_same_place(name: str, folder: Path) -> None:
+    ours, theirs = (load(RunFolder.open(folder / out), "latest").checkpoint.progress for out in (name, "of1"))
+    for part in ("step", "windows", "tokens", "stream"):
+        assert ours[part] == theirs[part]
+    for kind in ("train", "validation", "final"):
+        losses = [[row["loss"] for row in tiny.metrics(folder / out) if row["kind"] == kind] for out in (name, "of1")]
+        assert losses[0] == pytest.approx(losses[1], rel=LOSS_TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("A21", cases=2)
+def test_a_run_that_was_killed_goes_on_with_other_numbers_of_processes_at_the_next_window(folder: Path) -> None:
+    of1 = learned(folder, "of1")
+    begun_by_two = dict(json.loads(line) for line in (folder / "moved.1.rows").read_text().splitlines())
+    by_four = dict(json.loads(line) for line in (folder / "moved.3.rows").read_text().splitlines())
+    assert min(begun_by_two) == 1
+    assert 1 < min(by_four) <= 6, "gone on with where the two were killed"
+    for step, windows in by_four.items():
+        assert windows == of1[step][-len(windows) :]
+        assert len(windows) == len(of1[step]) // 4

@@ -1,0 +1,30 @@
+"""A text longer than the context goes on in a window that depends on its length alone."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.generation.context_shift import ENDLESS, rereads, window_start
+
+
+def told_token_by_token(length: int, context: int) -> tuple[int, int]:
+    """The definition: read on while there is room; when there is none, read the last half of the text anew."""
+    start = times = 0
+    for read in range(1, length + 1):
+        if read - start > context:
+            start, times = read - max(1, context // 2), times + 1
+    return start, times
+
+
+@given(length=st.integers(1, 600), context=st.integers(1, 90))
+def test_the_window_is_that_of_a_text_told_token_by_token(length: int, context: int) -> None:
+    assert (window_start(length, context), rereads(length, context)) == told_token_by_token(length, context)
+
+
+@given(length=st.integers(1, 10**9), context=st.integers(1, 2**20))
+def test_the_window_holds_at_least_half_a_context_and_never_more_than_one(length: int, context: int) -> None:
+    held = length - window_start(length, context)
+    assert min(length, max(1, context // 2)) <= held <= context
+
+
+def test_a_text_without_end_forgets_nothing() -> None:
+    assert window_start(10**6, ENDLESS) == rereads(10**6, ENDLESS) == 0

@@ -1,0 +1,156 @@
+"""A text's perplexity is that of its tokens, each predicted from what stands before it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fabella.config.data import BPE
+from fabella.data.batches import Batch
+from fabella.errors import NumericsError, TextError
+from fabella.generation import likelihood
+from fabella.generation.likelihood import Perplexity, exp, measure, spelling, window_starts
+from fabella.generation.likelihood_torch import losses
+from fabella.tokenizers.loading import train
+from fabella.tokenizers.tokenizer import Tokenizer
+from tests.generation.fake_model import Config, Hashing
+from tests.generation.tiny_run import tokenizer
+
+CONTEXT = 16
+# The same float32 log-probabilities, summed in another order.
+TOLERANCE = 1e-5
+MODEL = Hashing(Config(vocabulary=256, context=CONTEXT))
+
+
+def score(batch: Batch) -> NDArray[np.float32]:
+    return losses(MODEL, batch.tokens, batch.targets)
+
+
+def measured(text: str, *, ids: Tokenizer | None = None) -> Perplexity:
+    return measure(score, text, ids or tokenizer(), context=CONTEXT, vocabulary=256)
+
+
+def by_definition(line: list[int], token: int) -> float:
+    """Negative log-likelihood of ``line[token]`` from the beginning of the first window that predicts it."""
+    start = next(start for start in window_starts(len(line) - 1, CONTEXT).tolist() if token <= start + CONTEXT)
+    before = torch.tensor([line[start:token]])
+    return -float(MODEL.logits(before)[0, -1].log_softmax(-1)[line[token]])
+
+
+@settings(max_examples=30)
+@given(text=st.text(min_size=1, max_size=60))
+def test_every_token_is_predicted_from_its_window(text: str) -> None:
+    result = measured(text)
+    line = [255, *text.encode()]
+    assert result.ids.tolist() == line[1:]
+    assert result.nats.tolist() == pytest.approx(
+        [by_definition(line, token) for token in range(1, len(line))], abs=TOLERANCE
+    )
+
+
+@given(length=st.integers(1, 2000), context=st.integers(1, 200))
+def test_windows_leave_no_token_out_and_none_without_half_a_context(length: int, context: int) -> None:
+    starts = window_starts(length, context).tolist()
+    assert starts[0] == 0
+    assert starts[-1] + context >= length
+    assert starts[-1] + min(context, length) == length
+    done = context
+    for start in starts[1:]:
+        assert start <= done, "no token is left out"
+        assert done - start >= context // 2, "each new one has half a context before it"
+        done = start + context
+
+
+def test_figures_are_their_definitions() -> None:
+    result = measured("Hé! 🐉")
+    assert result.bytes == len("Hé! 🐉".encode())
+    total = sum(result.nats.tolist())
+    assert result.loss == pytest.approx(total / len(result.ids))
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+    assert result.bits_per_byte == pytest.approx(total / math.log(2) / result.bytes)
+
+
+def test_bits_per_byte_do_not_depend_on_how_text_is_cut_into_tokens_but_perplexity_does() -> None:
+    """A model that gives every token the same probability, by bytes and by larger tokens."""
+    text = "the dragon and the princess " * 3
+    larger = train(BPE(vocabulary=270), [text])
+
+    def even(nats_a_byte: float, ids: Tokenizer) -> Perplexity:
+        def by_length(batch: Batch) -> NDArray[np.float32]:
+            lengths = [[len(ids.token_bytes(t)) if t >= 0 else 0 for t in row] for row in batch.targets.tolist()]
+            return np.array(lengths, dtype=np.float32) * nats_a_byte
+
+        return measure(by_length, text, ids, context=CONTEXT, vocabulary=ids.vocabulary)
+
+    by_bytes, by_tokens = even(0.5, tokenizer()), even(0.5, larger)
+    assert by_bytes.bits_per_byte == pytest.approx(by_tokens.bits_per_byte) == pytest.approx(0.5 / math.log(2))
+    assert by_tokens.perplexity > by_bytes.perplexity
+
+
+def test_a_text_after_the_end_of_a_document_has_all_its_tokens_scored() -> None:
+    result = measured("abc")
+    assert (result.ids.tolist(), result.bytes) == (list(b"abc"), 3)
+
+
+@pytest.mark.parametrize(("characters", "windows"), [(CONTEXT, 1), (CONTEXT + 1, 2), (CONTEXT * 2, 3)])
+def test_windows_are_counted(characters: int, windows: int) -> None:
+    assert measured("a" * characters).windows == windows
+
+
+def test_memory_is_bounded_by_batches_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for the logits of two windows, never more than two are asked for, and nothing changes."""
+    shapes: list[tuple[int, ...]] = []
+
+    def watched(batch: Batch) -> NDArray[np.float32]:
+        shapes.append(batch.tokens.shape)
+        return score(batch)
+
+    text = "Once upon a time there was a dragon. " * 5
+    whole = measured(text)
+    monkeypatch.setattr(likelihood, "_LOGITS", 2 * CONTEXT * 256)
+    parts = measure(watched, text, tokenizer(), context=CONTEXT, vocabulary=256)
+    assert set(shapes) <= {(2, CONTEXT), (1, CONTEXT)}
+    assert np.array_equal(parts.nats, whole.nats)
+
+
+def test_rows_tell_token_id_probability_nats_and_perplexity() -> None:
+    result = measured("ab")
+    first, second = result.rows(10)
+    assert [first["token"], first["id"], second["token"], second["id"]] == ["a", 97, "b", 98]
+    nats = result.nats[0]
+    assert first["nats"] == nats
+    assert (first["probability"], first["perplexity"]) == (
+        pytest.approx(math.exp(-nats)),
+        pytest.approx(math.exp(nats)),
+    )
+    assert len(list(result.rows(1))) == 1
+
+
+def test_a_part_of_a_character_is_spelled_by_its_byte() -> None:
+    assert [spelling(tokenizer(), token) for token in "é".encode()] == [r"\xc3", r"\xa9"]
+
+
+def test_a_perplexity_too_large_for_a_number_is_infinite() -> None:
+    assert exp(1000.0) == math.inf
+    assert exp(1.0) == pytest.approx(math.e)
+
+
+def test_a_text_without_a_token_to_predict_is_refused() -> None:
+    with pytest.raises(TextError) as error:
+        measured("")
+    assert str(error.value) == "The text has no token to predict. Give at least a few words."
+
+
+def test_a_broken_model_is_an_error_that_names_the_token() -> None:
+    def broken(batch: Batch) -> NDArray[np.float32]:
+        found = score(batch)
+        found[0, 2] = np.nan
+        return found
+
+    with pytest.raises(NumericsError) as error:
+        measure(broken, "abc", tokenizer(), context=CONTEXT, vocabulary=256)
+    assert str(error.value).startswith("Token 3 ('c') has a negative log-likelihood of nan. The weights are damaged")

@@ -1,0 +1,245 @@
+"""Every family's two networks are one: the same names, logits, gradients, states; for families and for presets."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from jax import Array
+from jax import numpy as jnp
+
+from fabella.errors import UsageError
+from fabella.models import IGNORE
+from fabella.models.model_config import ModelConfig
+from fabella.models.nn.layers_jax import Part, dropout
+from fabella.models.parameters import initial_weights
+from fabella.models.registry import family_module
+from fabella.run_config.files import preset, preset_names
+from tests.models.conftest import Family, families_with_twins
+
+# float32 sums in another order, relative to the largest logit.
+LOGITS_TOLERANCE = 1e-5
+# The same for gradients, relative to the largest of each weight; those that are 0 but for rounding have this much.
+GRADIENT_TOLERANCE, GRADIENT_NOISE = 1e-4, 1e-8
+# A cached state against the whole text.
+STEP_TOLERANCE = 1e-5
+BATCH, TIME = 3, 16
+SIZES = {"vocabulary": 61, "context": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}
+SIZES |= {"hidden": 24, "dropout": 0.0}
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Both networks of one config with the same weights, without dropout."""
+
+    config: ModelConfig
+
+    @property
+    def torch(self) -> Any:
+        return Family(self.config.family, self.config).model()
+
+    @property
+    def jax(self) -> Any:
+        return importlib.import_module(f"fabella.models.{self.config.family}_jax").Model(self.config)
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        table = initial_weights(self.config.parameters(), 1)
+        return {name: jnp.asarray(array) for name, array in table.items()}
+
+
+def reduced(model: ModelConfig) -> ModelConfig:
+    """A preset's model with all that makes it what it is, but small and without dropout."""
+    values = model.model_dump()
+    values |= {name: size for name, size in SIZES.items() if name in values}
+    return type(model).model_validate(values)
+
+
+def different_presets() -> list[str]:
+    """One of those that are the same when they are small."""
+    return list({reduced(preset(name).model): name for name in reversed(preset_names())}.values())[::-1]
+
+
+@pytest.fixture(params=families_with_twins(), scope="module")
+def twins(request: pytest.FixtureRequest) -> Twins:
+    """Every family that is written for both engines, at its smallest."""
+    config = family_module(request.param).Config.smallest()
+    return Twins(config.model_copy(update={"dropout": 0.0}) if hasattr(config, "dropout") else config)
+
+
+def text(config: ModelConfig, time: int = TIME, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and targets, some of them padding."""
+    tokens = np.random.default_rng(seed).integers(0, config.vocabulary, (BATCH, time)).astype(np.int32)
+    targets = np.roll(tokens, -1, 1)
+    targets[0, 5:] = IGNORE
+    return tokens, targets
+
+
+@cache  # presets that differ in their sizes alone are one when they are small
+def compared(twins: Twins) -> dict[str, float]:
+    """How far the networks are apart, each relative to the largest number of its kind."""
+    tokens, targets = text(twins.config)
+    ids, wanted = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+    model, learned = twins.torch, int((targets != IGNORE).sum())
+    loss = model.loss(ids, wanted)
+    loss.backward()
+
+    def everything(weights: dict[str, Array]) -> Any:
+        network = Part(weights)
+        found = jax.value_and_grad(lambda w: twins.jax.loss_sum(Part(w), tokens, targets) / learned)(weights)
+        return twins.jax.logits(network, tokens), twins.jax.losses(network, tokens, targets), found
+
+    logits, losses, (sum_loss, gradients) = jax.jit(everything)(twins.weights)
+    apart = {"logits": far(logits, model.logits(ids)), "losses": far(losses, model.losses(ids, wanted))}
+    apart["loss"] = abs(float(sum_loss) - loss.item()) / loss.item()
+    for name, parameter in model.named_parameters():
+        largest = float(parameter.grad.abs().max())
+        distance = np.abs(np.asarray(gradients[name]) - parameter.grad.numpy()).max()
+        apart[f"gradient of {name}"] = max(0.0, distance - GRADIENT_NOISE) / max(largest, GRADIENT_NOISE)
+    return apart
+
+
+def far(ours: Array, theirs: torch.Tensor) -> float:
+    expected = theirs.detach().numpy()
+    return float(np.abs(np.asarray(ours) - expected).max() / np.abs(expected).max())
+
+
+def require_near(apart: dict[str, float]) -> None:
+    limits = {name: GRADIENT_TOLERANCE if name.startswith("gradient") else LOGITS_TOLERANCE for name in apart}
+    assert not {name: distance for name, distance in apart.items() if not distance <= limits[name]}
+
+
+def test_both_networks_say_the_same_and_learn_the_same(twins: Twins) -> None:
+    require_near(compared(twins))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_both_networks_of_a_preset_are_one(name: str) -> None:
+    require_near(compared(Twins(reduced(preset(name).model))))
+
+
+# ---------------------------------------------------------------- one network
+
+
+def test_whole_equals_chunked_equals_token_by_token(twins: Twins) -> None:
+    tokens, _ = text(twins.config)
+    model, network = twins.jax, Part(twins.weights)
+    whole = np.asarray(jax.jit(model.logits)(network, tokens))
+    step = jax.jit(model.step)
+    for cuts in ([0, TIME], [0, 7, 8, 9, TIME]):
+        state = model.start(BATCH, TIME)
+        for start, end in pairwise(cuts):
+            last, state = step(network, tokens[:, start:end], state)
+            np.testing.assert_allclose(np.asarray(last), whole[:, end - 1], atol=STEP_TOLERANCE, err_msg=str(cuts))
+
+
+@pytest.mark.parametrize("name", ["llama", "mingru"])
+def test_a_block_computed_twice_has_the_same_gradients(name: str) -> None:
+    twins = Twins(family_module(name).Config.smallest().model_copy(update={"layers": 1, "dropout": 0.0}))
+    tokens, targets = text(twins.config)
+
+    @partial(jax.jit, static_argnums=1)
+    def gradients(weights: dict[str, Array], recompute: bool) -> dict[str, Array]:
+        return jax.grad(lambda w: twins.jax.loss_sum(Part(w, recompute=recompute), tokens, targets))(weights)
+
+    kept, again = gradients(twins.weights, False), gradients(twins.weights, True)
+    for name, gradient in kept.items():
+        np.testing.assert_allclose(again[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_half_precision_stays_near_and_gradients_are_float32() -> None:
+    """With 8 bits of mantissa in the products, the loss stays within a few per cent."""
+    twins = Twins(family_module("hybrid").Config.smallest())  # attention and recurrence
+    tokens, targets = text(twins.config)
+    learned = int((targets != IGNORE).sum())
+
+    def loss(weights: dict[str, Array], compute: Any) -> Array:
+        return twins.jax.loss_sum(Part(weights, compute=compute), tokens, targets) / learned
+
+    exact = jax.jit(lambda w: loss(w, jnp.float32))(twins.weights)
+    rough, gradients = jax.jit(jax.value_and_grad(lambda w: loss(w, jnp.bfloat16)))(twins.weights)
+    assert abs(float(rough) - float(exact)) < 0.02
+    assert float(rough) != float(exact)
+    assert {gradient.dtype for gradient in gradients.values()} == {jnp.dtype(jnp.float32)}
+
+
+def test_dropout_is_drawn_from_its_key_and_nothing_else() -> None:
+    twins = Twins(family_module("llama").Config.smallest().model_copy(update={"layers": 1}))
+    tokens, targets = text(twins.config)
+    loss = jax.jit(lambda keys: twins.jax.loss_sum(Part(twins.weights, keys=keys), tokens, targets))
+    first, again, other = (float(loss(jax.random.split(jax.random.key(seed), BATCH))) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_dropout_keeps_the_mean_and_differs_between_places_and_rows_but_not_with_the_neighbours() -> None:
+    x, keys = jnp.ones((4, 50, 50)), jax.random.split(jax.random.key(1), 4)
+    first, second = (np.asarray(dropout(Part({}, keys=keys), place, x, 0.25)) for place in ("attention", "up"))
+    assert set(np.unique(first)) == {np.float32(0.0), np.float32(1 / 0.75)}
+    assert abs(first.mean() - 1.0) < 0.025  # four standard deviations of 10,000 draws
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first[0], first[1])
+    assert np.array_equal(dropout(Part({}, keys=keys[2:]), "attention", x[2:], 0.25), first[2:])
+
+
+def test_a_text_beyond_the_context_is_refused_unless_unbounded(twins: Twins) -> None:
+    config = twins.config
+    tokens = np.zeros((1, config.context + 1), np.int32)
+    if config.unbounded:
+        assert np.isfinite(twins.jax.logits(Part(twins.weights), tokens)).all()
+        return
+    message = f"{config.context + 1} tokens are more than the context of {config.context}"
+    with pytest.raises(UsageError, match=message):
+        twins.jax.logits(Part(twins.weights), tokens)
+    with pytest.raises(UsageError, match=message):
+        twins.jax.start(1, config.context + 1)
+
+
+# ---------------------------------------------------------------- shapes
+
+
+CHECKED = """
+import importlib, pkgutil
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import TypeCheckError, install_import_hook
+
+import fabella.models
+from fabella.models.registry import families, family_module
+
+names = [m.name for m in pkgutil.iter_modules(fabella.models.__path__) if m.name.endswith("_jax")]
+with install_import_hook([f"fabella.models.{name}" for name in names], "beartype.beartype"):
+    twins = [name for name in families() if f"{name}_jax" in names]
+    networks = {name: importlib.import_module(f"fabella.models.{name}_jax") for name in twins}
+from fabella.models.nn.layers_jax import Part
+for name, network in networks.items():
+    config = family_module(name).Config.smallest()
+    model = network.Model(config)
+    weights = {n: jax.ShapeDtypeStruct(p.shape, jnp.float32) for n, p in config.parameters().items()}
+    tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
+    one = jax.ShapeDtypeStruct((2, 1), jnp.int32)
+    jax.eval_shape(lambda w, t: model.loss_sum(Part(w), t, t), weights, tokens)
+    jax.eval_shape(lambda w, t: model.losses(Part(w), t, t), weights, tokens)
+    _, state = jax.eval_shape(lambda w, t: model.step(Part(w), t, model.start(2, 9)), weights, tokens)
+    jax.eval_shape(lambda w, t, s: model.step(Part(w), t, s), weights, one, state)
+    try:
+        jax.eval_shape(lambda w, t: model.logits(Part(w), t), weights, jax.ShapeDtypeStruct((7,), jnp.int32))
+    except TypeCheckError:
+        print(name)
+"""
+
+
+def test_shapes_are_as_annotated() -> None:
+    """Every annotation is checked while the networks are traced; in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == families_with_twins(), (
+        "a wrong shape was not caught: some annotations were not checked"
+    )

@@ -1,0 +1,121 @@
+"""Loss in chunks is the loss of the whole: values, gradients, padding, precision, memory."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from fabella.models import IGNORE
+from fabella.models.nn import loss_torch
+from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
+
+# float64 against float64; the order of summation differs.
+EXACT = 1e-12
+# float32 against float64.
+SINGLE = 1e-5
+
+
+def drawn(
+    rows: int, dim: int, vocabulary: int, *, ignored: float = 0.3, seed: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, dim, generator=random, dtype=torch.float64)
+    weight = torch.randn(vocabulary, dim, generator=random, dtype=torch.float64)
+    targets = torch.randint(vocabulary, (rows,), generator=random)
+    targets[torch.rand(rows, generator=random) < ignored] = IGNORE
+    return hidden, weight, targets
+
+
+def whole(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORE, reduction="sum") / max(
+        1, int((targets != IGNORE).sum())
+    )
+
+
+@settings(max_examples=100)
+@given(
+    rows=st.integers(1, 40),
+    dim=st.integers(1, 9),
+    vocabulary=st.integers(1, 30),
+    chunk=st.integers(1, 50),
+    ignored=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_chunks_change_nothing(rows: int, dim: int, vocabulary: int, chunk: int, ignored: float, seed: int) -> None:
+    hidden, weight, targets = drawn(rows, dim, vocabulary, ignored=ignored, seed=seed)
+    ours, theirs = [(hidden.clone().requires_grad_(), weight.clone().requires_grad_()) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_torch, "ROWS", chunk)
+        patch.setattr(loss_torch, "LOGITS_ON_CPU", 1)
+        loss = linear_cross_entropy(*ours, targets)
+        losses = linear_losses(hidden, weight, targets)
+    expected = whole(*theirs, targets)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected, atol=EXACT, rtol=0)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, atol=EXACT, rtol=0)
+    separate = functional.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(losses, separate, atol=EXACT, rtol=0)
+
+
+def test_without_gradients_the_value_is_the_same() -> None:
+    hidden, weight, targets = drawn(20, 4, 11)
+    with torch.no_grad():
+        alone = linear_cross_entropy(hidden, weight, targets)
+    assert not alone.requires_grad
+    torch.testing.assert_close(
+        alone, linear_cross_entropy(hidden.requires_grad_(), weight, targets), atol=EXACT, rtol=0
+    )
+
+
+def test_nothing_to_learn_is_no_loss() -> None:
+    hidden, weight, targets = drawn(6, 4, 11, ignored=1.0)
+    hidden.requires_grad_()
+    loss = linear_cross_entropy(hidden, weight, targets)
+    loss.backward()
+    assert loss.item() == 0
+    assert hidden.grad is not None
+    assert (hidden.grad == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_large_logits_neither_overflow_nor_lose_the_loss(scale: float) -> None:
+    hidden, weight, targets = drawn(50, 16, 200)
+    exact = whole(hidden * scale, weight, targets)
+    rough = linear_cross_entropy((hidden * scale).float().requires_grad_(), weight.float(), targets)
+    torch.testing.assert_close(rough.double(), exact, atol=SINGLE * scale, rtol=SINGLE)
+
+
+def test_a_loss_scale_lifts_the_gradients_of_half_precision() -> None:
+    """Gradients of a mean over many targets vanish in fp16 (below 6e-8) unless the scale reaches them: it does."""
+    hidden, weight, targets = drawn(4096, 8, 64, ignored=0.0)
+    scale, rows = 2.0**16, hidden.to(torch.float16).requires_grad_()
+    (linear_cross_entropy(rows, weight.to(torch.float16), targets) * scale).backward()
+    exact = hidden.clone().requires_grad_()
+    whole(exact, weight, targets).backward()
+    assert rows.grad is not None
+    assert exact.grad is not None
+    error = (rows.grad.double() / scale - exact.grad).norm() / exact.grad.norm()
+    assert error < 0.01  # fp16 keeps 11 bits
+
+
+def test_autocast_computes_low_and_keeps_the_weights_gradient_exact_in_type() -> None:
+    hidden, weight, targets = (x.float() if x.is_floating_point() else x for x in drawn(64, 16, 50))
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, targets)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert [x.grad.dtype for x in (hidden, weight) if x.grad is not None] == [torch.float32, torch.float32]
+    torch.testing.assert_close(loss, whole(hidden, weight, targets), atol=0.05, rtol=0.02)  # bf16 keeps 8 bits
+
+
+def test_a_first_loss_is_that_of_guessing() -> None:
+    loss = linear_cross_entropy(torch.zeros(2, 3, 4), torch.randn(50, 4), torch.ones(2, 3, dtype=torch.long))
+    assert loss.item() == pytest.approx(math.log(50))

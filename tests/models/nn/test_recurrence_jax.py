@@ -1,0 +1,56 @@
+"""The recurrence of MinGRU in JAX: two algorithms, one result, the gradients of the formula."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax import Array
+from jax import numpy as jnp
+
+from fabella.models.nn.recurrence_jax import all_at_once, decay_and_add, recur, step_by_step
+
+# float32 over forty steps, in another order.
+TOLERANCE = 2e-6
+
+
+def random(*shape: int, seed: int = 0) -> Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("time", [1, 2, 7, 40])
+def test_step_by_step_and_all_at_once_are_the_same(time: int) -> None:
+    keep, new = jax.nn.sigmoid(random(2, time, 5)), random(2, time, 5, seed=1)
+    np.testing.assert_allclose(step_by_step(keep, new), all_at_once(keep, new), atol=TOLERANCE)
+
+
+def test_it_is_what_is_written() -> None:
+    keep, new, last = jax.nn.sigmoid(random(2, 9, 5)), random(2, 9, 5, seed=1), random(2, 5, seed=2)
+    hidden = decay_and_add(keep, new, last)
+    for t in range(9):
+        last = keep[:, t] * last + new[:, t]
+        np.testing.assert_allclose(hidden[:, t], last, atol=TOLERANCE)
+
+
+def test_its_gradients_are_those_of_the_written_loop() -> None:
+    def loop(keep: Array, new: Array, last: Array) -> Array:
+        found = []
+        for t in range(6):
+            last = keep[:, t] * last + new[:, t]
+            found.append(last)
+        return jnp.stack(found, 1)
+
+    inputs = jax.nn.sigmoid(random(2, 6, 5)), random(2, 6, 5, seed=1), random(2, 5, seed=2)
+    weight = random(2, 6, 5, seed=3)
+
+    def gradients(function: Any) -> tuple[Array, ...]:
+        return jax.grad(lambda *x: (function(*x) * weight).sum(), argnums=(0, 1, 2))(*inputs)
+
+    for ours, expected in zip(gradients(decay_and_add), gradients(loop), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_nothing_overflows_however_large_the_inputs() -> None:
+    gate, candidate = 100.0 * random(1, 8, 4), 100.0 * random(1, 8, 4, seed=1)
+    gradients = jax.grad(lambda *x: recur(*x).sum(), argnums=(0, 1))(gate, candidate, jnp.zeros((1, 4)))
+    assert all(np.isfinite(gradient).all() for gradient in gradients)

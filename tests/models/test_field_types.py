@@ -1,0 +1,96 @@
+"""Absurd sizes are refused before anything is allocated (fault matrix, row E6), and the refusal helps."""
+
+import math
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fabella.errors import ConfigError
+from fabella.models.field_types import MOST_PARAMETERS, require_buildable, require_even, require_multiple
+from fabella.models.parameters import count
+from fabella.models.registry import families, family_module, model_config
+
+ABSURD = [
+    *(0, -1, 10**9, 2**31, 2**31 - 1, 2**63, -(2**63), 10**100, 7, 1),
+    *(math.nan, math.inf, -math.inf, 0.5, 1e308, -1e-320),
+    *("", "12", "ten", "\0", "m" * 10_000, None, True, [], {}, [1, 2], {"dim": 4}),
+]
+MOST_MEGABYTES = 200
+
+
+@st.composite
+def spoiled(draw: st.DrawFn) -> dict[str, Any]:
+    """A family's smallest config with up to four fields made absurd."""
+    config = family_module(draw(st.sampled_from(families()))).Config.smallest()
+    values: dict[str, Any] = config.model_dump()
+    for name in draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=4, unique=True)):
+        values[name] = draw(st.sampled_from(ABSURD) | st.integers() | st.floats() | st.text(max_size=9))
+    return values
+
+
+@pytest.mark.fault("E6", 1000)
+def test_an_absurd_config_is_refused_or_small_and_takes_no_memory() -> None:
+    seen = list[int]()
+
+    @settings(max_examples=1000)
+    @given(values=spoiled())
+    def refused_or_small(values: dict[str, Any]) -> None:
+        seen.append(psutil.Process().memory_info().rss)
+        try:
+            config = model_config(values)
+        except (ValidationError, ConfigError):
+            return
+        assert count(config.parameters()) <= MOST_PARAMETERS
+        assert len(config.parameters()) < 10_000
+
+    refused_or_small()
+    assert len(seen) >= 1000
+    assert (seen[-1] - seen[0]) / 1e6 < MOST_MEGABYTES
+
+
+@pytest.mark.fault("E6", 8)
+@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize(
+    "change",
+    [{"layers": 10**9}, {"vocabulary": 2**31}, {"dim": 2**40}, {"hidden": 2**31}, {"context": 2**31}, {"dim": 0}],
+)
+def test_the_absurdities_of_the_matrix(family: str, change: dict[str, int]) -> None:
+    values = family_module(family).Config.smallest().model_dump() | change
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        model_config(values)
+
+
+def test_the_smallest_of_each_family_is_small() -> None:
+    assert all(count(family_module(name).Config.smallest().parameters()) < 50_000 for name in families())
+
+
+@pytest.mark.parametrize(
+    ("value", "divisor", "nearest"), [(768, 10, 8), (684, 11, 12), (7, 3, 1), (7, 5, 7), (16384, 500, 512)]
+)
+def test_the_nearest_divisor_is_named(value: int, divisor: int, nearest: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"dim = {value} is not a multiple of heads = {divisor}; try heads = {nearest}$"
+    ):
+        require_multiple("dim", value, "heads", divisor)
+
+
+def test_multiples_pass() -> None:
+    for divisor in (1, 2, 3, 12):
+        require_multiple("dim", 12, "heads", divisor)
+
+
+@pytest.mark.parametrize("value", [0, 1, 3, 2.5])
+def test_even_means_even(value: float) -> None:
+    with pytest.raises(ValueError, match=f"pairs = {value:g} is not an even number; because"):
+        require_even("pairs", value, "because")
+
+
+def test_models_larger_than_meant_are_refused() -> None:
+    values = family_module("gpt2").Config.smallest().model_dump()
+    with pytest.raises(ValidationError, match="parameters, more than 10,000,000,000; try a smaller dim"):
+        model_config(values | {"vocabulary": 2**24, "dim": 1200})
+    require_buildable(model_config(values | {"vocabulary": 2**20, "dim": 1200}).parameters())

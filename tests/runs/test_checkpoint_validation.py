@@ -1,0 +1,102 @@
+"""What a checkpoint must hold is told by the family's parameter table."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fabella.errors import CheckpointError
+from fabella.models.parameters import block_matrices
+from fabella.runs.checkpoint import Checkpoint, check
+from fabella.runs.checkpoint_validation import checked_moments, kinds_of, state_of
+from tests.runs.stub import TABLE, checkpoint
+
+GOOD: dict[str, Any] = {"format": 1, "step": 120, "moments": ["first"], "numbers": {"step": 120}, "progress": {}}
+FIRST = next(iter(TABLE))
+
+
+def with_weights(**changes: Any) -> Checkpoint:
+    state = checkpoint(1).state
+    weights = {**state.weights, **changes}
+    return Checkpoint(type(state)({n: a for n, a in weights.items() if a is not None}, state.moments, {}), {})
+
+
+def test_a_checkpoint_of_this_model_fits() -> None:
+    check(checkpoint(1), TABLE)
+
+
+def test_the_first_five_differences_are_named() -> None:
+    wrong = with_weights(**dict.fromkeys(list(TABLE)[:7]))
+    with pytest.raises(CheckpointError) as caught:
+        check(wrong, TABLE, where="step-00000120")
+    named = "; ".join(f"{name} is missing" for name in list(TABLE)[:5])
+    assert str(caught.value) == f"step-00000120/model.safetensors does not fit the model: {named}; and 2 more."
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"surprise": np.zeros(1, np.float32)}, "surprise is none of this model's"),
+        ({"x\x1b[2J\n" + "y" * 10_000: np.zeros(1, np.float32)}, "x\\x1b[2J\\nyyy"),
+        ({FIRST: np.zeros((2, 256), np.float32)}, "embedding.weight is 2 x 256, not 256 x 2"),
+        ({FIRST: np.zeros((), np.float32)}, "embedding.weight is a single number, not 256 x 2"),
+        ({FIRST: np.zeros((256, 2), np.float64)}, "embedding.weight is float64, not float32"),
+    ],
+)
+def test_each_kind_of_difference_is_told(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        check(with_weights(**changes), TABLE)
+    assert problem in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_moments_are_complete_or_refused() -> None:
+    state = checkpoint(1).state
+    lacking = {name: array for name, array in state.moments.items() if name != f"second.{FIRST}"}
+    with pytest.raises(CheckpointError, match=rf"optimizer.safetensors does not fit the model: second.{FIRST} is miss"):
+        check(Checkpoint(type(state)(state.weights, lacking, {}), {}), TABLE)
+    check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE)  # an optimizer without a memory
+
+
+def test_matrices_of_the_blocks_may_lack_a_kind_of_moment_all_of_them_or_none() -> None:
+    state = checkpoint(1).state
+    matrices = block_matrices(TABLE)
+    lacking = {n: a for n, a in state.moments.items() if n.removeprefix("second.") not in matrices}
+    kinds = ["first", "second outside the blocks' matrices"]
+    assert kinds_of(lacking, TABLE) == kinds
+    assert kinds_of(state.moments, TABLE) == ["first", "second"]
+    assert set(checked_moments(lacking, TABLE, where="it", kinds=kinds)) == set(lacking)
+    for moments, asked in ((lacking, ["first", "second"]), (state.moments, kinds)):
+        with pytest.raises(CheckpointError, match=rf"second.{matrices[0]} is "):
+            checked_moments(moments, TABLE, where="it", kinds=asked)
+    one = {**lacking, f"second.{matrices[0]}": state.moments[f"second.{matrices[0]}"]}
+    with pytest.raises(CheckpointError, match=rf"second.{matrices[1]} is missing"):
+        checked_moments(one, TABLE, where="it")
+
+
+def test_a_sound_state_is_read() -> None:
+    assert state_of(json.dumps(GOOD).encode(), step=120, where="state.json") == GOOD
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "damaged, it is not JSON"),
+        (b"[" * 100_000, "damaged, it is not JSON"),
+        (b"[]", "it names no format"),
+        (b'{"format": "1"}', "it names no format"),
+        (json.dumps({**GOOD, "format": 2}).encode(), "written in format 2; this Fabella reads formats up to 1"),
+        (json.dumps({**GOOD, "step": 100}).encode(), "it is of step 100, not 120"),
+        (json.dumps({**GOOD, "moments": "first"}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({**GOOD, "moments": [1]}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({**GOOD, "numbers": {"step": "1"}}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({**GOOD, "numbers": {"step": True}}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({**GOOD, "numbers": {"scale": float("nan")}}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({**GOOD, "progress": {"a": []}}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({"format": 1, "step": 120}).encode(), "moments, numbers or progress are missing"),
+    ],
+)
+def test_a_state_of_another_shape_is_refused(data: bytes, problem: str) -> None:
+    with pytest.raises(CheckpointError, match=problem):
+        state_of(data, step=120, where="step-00000120/state.json")

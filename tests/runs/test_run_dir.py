@@ -1,0 +1,190 @@
+"""A run's folder: made once, opened by whatever comes later, held by one process."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fabella.errors import CheckpointError, LockedError, StorageError
+from fabella.runs.run_dir import RunFolder, name_of, require_free, step_of
+from fabella.storage import render_manifest, verify_folder
+from tests.runs import stub
+
+
+def test_a_new_folder_gives_back_run_and_manifest(tmp_path: Path) -> None:
+    made = stub.folder(tmp_path / "runs" / "smallest")
+    opened = RunFolder.open(tmp_path / "runs" / "smallest")
+    assert opened == made
+    assert opened.run == stub.RUN
+    assert opened.manifest["environment"] == {"fabella": "0.1.0"}
+    assert opened.steps() == []
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    assert stub.folder(tmp_path).run == stub.RUN
+
+
+def test_a_folder_with_a_run_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    stub.folder(tmp_path / "run")
+    with pytest.raises(StorageError) as caught:
+        stub.folder(tmp_path / "run")
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} holds a run already. Go on with it (fabella resume {tmp_path / 'run'}), "
+        "or choose another --out."
+    )
+
+
+def test_a_folder_with_something_foreign_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "figures").mkdir()
+    with pytest.raises(StorageError, match=r"is not empty, and no run: it holds figures and 1 more\. Choose a new"):
+        stub.folder(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> None:
+    require_free(tmp_path / "new")
+    require_free(tmp_path)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(StorageError, match=r"is not empty, and no run: it holds notes\."):
+        require_free(tmp_path)
+    with pytest.raises(StorageError, match=r"notes is a file\. Choose a new or an empty folder for --out\."):
+        require_free(tmp_path / "notes")
+    stub.folder(tmp_path / "two words")
+    with pytest.raises(StorageError, match=rf"\(fabella resume '{tmp_path / 'two words'}'\)"):
+        require_free(tmp_path / "two words")
+
+
+def test_a_file_in_the_way_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(StorageError, match=r"making run folder run failed at .*: file exists"):
+        stub.folder(tmp_path / "run")
+
+
+def test_a_folder_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    made = stub.folder(tmp_path)
+    (made.path / "config.yaml").rename(tmp_path / ".config.yaml.partial-0123456789ab")
+    with pytest.raises(CheckpointError, match=r"is no run folder: it has no config\.yaml"):
+        RunFolder.open(tmp_path)
+    assert stub.folder(tmp_path).run == stub.RUN
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    made = stub.folder(tmp_path)
+    with made.lock(), pytest.raises(LockedError, match=f"is locked by pid {os.getpid()} on host"), made.lock():
+        pytest.fail("two hold the same run")
+    with made.lock(), pytest.raises(LockedError):
+        stub.folder(tmp_path)
+
+
+def test_where_nothing_is_the_error_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"There is no run folder .*gone\. Train one: fabella train --out FOLDER"):
+        RunFolder.open(tmp_path / "gone")
+    (tmp_path / "notes.txt").write_text("Once upon a time")
+    with pytest.raises(CheckpointError, match=r"notes.txt is a file, no run folder\. Give the folder of a run"):
+        RunFolder.open(tmp_path / "notes.txt")
+
+
+def test_a_changed_config_is_refused(tmp_path: Path) -> None:
+    path = stub.folder(tmp_path).path / "config.yaml"
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 0.003"))
+    with pytest.raises(
+        CheckpointError, match=r"config.yaml was changed after it was written.*fabella resume"
+    ) as caught:
+        RunFolder.open(tmp_path)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: data + b"\n",
+        lambda data: data.replace(b"# sha256", b"# sha257"),
+        lambda data: data[:-10] + b"\xff" + data[-9:],
+    ],
+)
+def test_a_damaged_config_is_refused(damage: object, tmp_path: Path) -> None:
+    assert callable(damage)
+    path = stub.folder(tmp_path).path / "config.yaml"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match="was changed after it was written"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
+    os.truncate(stub.folder(tmp_path).path / "config.yaml", 10**9)
+    with pytest.raises(CheckpointError, match="is larger than 1,000,000 bytes"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize(("data", "problem"), [(b"{}", "does not match its own digest"), (None, "no manifest")])
+def test_a_damaged_or_missing_manifest_is_refused(data: bytes | None, problem: str, tmp_path: Path) -> None:
+    path = stub.folder(tmp_path).path / "manifest.json"
+    path.unlink() if data is None else path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=problem):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("written_in", [2, "1", None])
+def test_a_folder_of_a_later_format_is_refused(written_in: object, tmp_path: Path) -> None:
+    made = stub.folder(tmp_path)
+    (made.path / "manifest.json").write_bytes(render_manifest({"format": written_in}))
+    with pytest.raises(CheckpointError, match=f"has format {written_in}; this Fabella reads formats up to 1"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_changed_run_is_saved_for_those_who_come_later(tmp_path: Path) -> None:
+    changed = stub.folder(tmp_path).with_run(stub.keeping(5))
+    assert changed.run.checkpoint.keep == 5
+    assert RunFolder.open(tmp_path) == changed
+
+
+class Spoken:
+    """A tokenizer that writes two files, or fails halfway."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.fails = fails
+
+    def save(self, folder: Path) -> None:
+        (folder / "fabella.json").write_text("{}")
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        (folder / "tokenizer.json").write_text("{}")
+
+
+def test_the_tokenizer_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    made = stub.folder(tmp_path)
+    with pytest.raises(StorageError, match="disk full: writing the tokenizer"):
+        made.keep_tokenizer(Spoken(fails=True))  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "tokenizer").exists()
+    for _ in range(2):
+        made.keep_tokenizer(Spoken())  # pyright: ignore[reportArgumentType]
+    assert sorted(verify_folder(tmp_path / "tokenizer")["files"]) == ["fabella.json", "tokenizer.json"]
+
+
+def test_names_and_steps_belong_together() -> None:
+    assert name_of(1000) == "step-00001000"
+    assert name_of(123_456_789) == "step-123456789"
+    assert step_of("step-00001000") == 1000
+    assert step_of("step-123456789") == 123_456_789
+
+
+@pytest.mark.parametrize(
+    "name", ["step-1000", "step-000001000", "step-00001000x", "Step-00001000", "", "step-०००००१००"]
+)
+def test_what_is_no_checkpoints_name_has_no_step(name: str) -> None:
+    assert step_of(name) is None
+
+
+def test_pointers_are_plain_text(tmp_path: Path) -> None:
+    made = stub.folder(tmp_path)
+    assert made.pointer("latest") is None
+    made.point("latest", 120)
+    assert (tmp_path / "latest").read_text() == "step-00000120\n"
+    assert made.pointer("latest") == 120
+    (tmp_path / "latest").write_text("step-00000120")  # as an editor may leave it
+    assert made.pointer("latest") == 120

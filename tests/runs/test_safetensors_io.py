@@ -1,0 +1,110 @@
+"""Named arrays go through a safetensors file unchanged, and nothing else comes in."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from fabella.errors import CheckpointError
+from fabella.runs.safetensors_io import NAMES, decoded, encoded, is_pickle, size_of
+
+NAMED = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda name: name != "__metadata__"),
+    st.sampled_from(sorted(NAMES)).flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(max_side=4))),
+    max_size=4,
+)
+
+
+def file_of(values: dict[str, NDArray[Any]]) -> bytes:
+    return b"".join(bytes(part) for part in encoded(values))
+
+
+@given(NAMED)
+def test_arrays_come_back_bit_for_bit_and_can_be_written_to(values: dict[str, NDArray[Any]]) -> None:
+    data = file_of(values)
+    assert len(data) == size_of(values)
+    back = decoded(data, where="model.safetensors")
+    assert set(back) == set(values)
+    for name, array in values.items():
+        assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
+        assert back[name].tobytes() == array.tobytes()
+        assert back[name].flags.writeable
+
+
+@given(NAMED)
+def test_the_safetensors_library_reads_what_is_written(values: dict[str, NDArray[Any]]) -> None:
+    back = safetensors.numpy.load(file_of(values))
+    assert {name: array.tobytes() for name, array in back.items()} == {n: a.tobytes() for n, a in values.items()}
+
+
+def test_arrays_that_lie_otherwise_in_memory_are_written_row_by_row() -> None:
+    straight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for array in (straight.T.copy().T, np.repeat(straight, 2, axis=0)[::2], straight.astype(">f4")):
+        assert np.array_equal(decoded(file_of({"w": array}), where="")["w"], straight)
+
+
+def test_a_single_number_and_an_empty_array_are_arrays_too() -> None:
+    back = decoded(file_of({"scale": np.float32(3).reshape(()), "none": np.zeros((0, 4), np.float32)}), where="")
+    assert back["scale"].shape == ()
+    assert float(back["scale"]) == 3
+    assert back["none"].shape == (0, 4)
+
+
+def test_a_dtype_that_the_format_lacks_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"w has dtype complex128; a checkpoint holds float64, float32"):
+        file_of({"w": np.zeros(1, np.complex128)})
+    with pytest.raises(CheckpointError, match="w has dtype object"):
+        file_of({"w": np.array([{}], dtype=object)})
+
+
+def header(entries: object, data: bytes = b"") -> bytes:
+    text = json.dumps(entries).encode() if not isinstance(entries, bytes) else entries
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(dtype: str = "F32", shape: object = (1,), offsets: object = (0, 4)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0",
+        bytes(8),
+        (2**63).to_bytes(8, "little") + b"{}",
+        (10**9).to_bytes(8, "little") + b"{}",
+        header(b"{"),
+        header(b'\xff{"'),
+        header([]),
+        header({"w": 7}),
+        header({"w": entry("F33")}, bytes(4)),
+        header({"w": entry("BF16", (2,))}, bytes(4)),
+        header({"w": entry(shape=(2,))}, bytes(4)),
+        header({"w": entry(shape=(-1,))}, bytes(4)),
+        header({"w": entry(shape=(2**62, 8), offsets=(0, 4))}, bytes(4)),
+        header({"w": entry(offsets=(4, 0))}, bytes(4)),
+        header({"w": entry(offsets=(0, 4)), "v": entry(offsets=(2, 6))}, bytes(6)),
+        header({"w": entry(offsets=(4, 8))}, bytes(8)),
+        header({"w": entry()}, bytes(3)),
+        header({"w": entry()}, bytes(5)),
+        header({"w": {"dtype": "F32"}}, bytes(4)),
+        header(b"[" * 100_000),
+    ],
+)
+def test_a_hostile_header_is_one_line_of_error(data: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"^step-00000120/model.safetensors: no safetensors file: ") as caught:
+        decoded(data, where="step-00000120/model.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_header_of_ours_is_taken_for_a_pickle() -> None:
+    for length in range(2, 2000):
+        assert not is_pickle(length.to_bytes(8, "little") + b'{"model":')
+    assert not is_pickle(b"")

@@ -1,0 +1,109 @@
+"""Parquet: the text column as documents, whatever Arrow keeps it in."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as arrow
+import pytest
+from pyarrow import parquet as pq
+
+from fabella.errors import TextError
+from fabella.text.compression import FREE, RATIO
+from fabella.text.decode_policy import Reading
+from fabella.text.readers.parquet import ROWS, documents, refuse_bomb
+
+STORIES = [f"Once there were {number} foxes. 🦊" for number in range(3 * ROWS)]
+
+
+def write(folder: Path, columns: dict[str, Any], **options: Any) -> Path:
+    path = folder / "stories.parquet"
+    pq.write_table(arrow.table(columns), path, **options)
+    return path
+
+
+def test_each_rows_text_is_a_document(tmp_path: Path) -> None:
+    path = write(tmp_path, {"id": range(len(STORIES)), "story": STORIES}, row_group_size=70)
+    reading = Reading()
+    assert list(documents(path, "auto", reading)) == STORIES
+    assert f"text column of {path} guessed: story (300 documents)" in reading.notes.sentences()
+
+
+@pytest.mark.parametrize(
+    "kept_as",
+    [
+        arrow.array(STORIES, arrow.large_string()),
+        arrow.array(STORIES).dictionary_encode(),
+        arrow.array(STORIES, arrow.string_view()),
+        arrow.array([story.encode() for story in STORIES], arrow.binary()),
+    ],
+    ids=["large", "dictionary", "view", "binary"],
+)
+def test_text_may_be_kept_in_any_way(tmp_path: Path, kept_as: Any) -> None:
+    path = write(tmp_path, {"text": kept_as, "title": ["a much longer title than its story is" * 9] * len(STORIES)})
+    assert list(documents(path, "text", Reading())) == STORIES
+
+
+def test_what_is_missing_is_an_empty_document(tmp_path: Path) -> None:
+    reading = Reading()
+    assert list(documents(write(tmp_path, {"text": ["one", None, "", "two"]}), "auto", reading)) == ["one", "two"]
+    assert reading.notes.empty == 2
+
+
+def test_damage_is_for_the_policy(tmp_path: Path) -> None:
+    """Arrow does not check that a string is UTF-8."""
+    damaged = arrow.Array.from_buffers(arrow.string(), 2, arrow.array([b"fine", b"caf\xe9"], arrow.binary()).buffers())
+    path = write(tmp_path, {"text": damaged})
+    with pytest.raises(TextError, match=r"stories\.parquet, row 2, in 'text': 0xE9 after 'caf' is not UTF-8"):
+        list(documents(path, "auto", Reading()))
+    assert list(documents(path, "auto", Reading(invalid="replace"))) == ["fine", "caf\ufffd"]
+
+
+def test_a_table_without_rows_gives_nothing(tmp_path: Path) -> None:
+    assert list(documents(write(tmp_path, {"text": arrow.array([], arrow.string())}), "auto", Reading())) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ("auto", r"stories\.parquet has no column with text\. There are: id, words\."),
+        ("wrods", r"stories\.parquet has no column 'wrods'\. Did you mean 'words'\?"),
+        ("id", r"Column 'id' of .*stories\.parquet holds int64, not text\."),
+        ("words", r"Column 'words' of .*stories\.parquet holds list<.*string>, not text\."),
+    ],
+)
+def test_a_column_that_holds_no_text_is_refused(tmp_path: Path, column: str, problem: str) -> None:
+    path = write(tmp_path, {"id": [1], "words": [["a", "b"]]})
+    with pytest.raises(TextError, match=problem):
+        list(documents(path, column, Reading()))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_damaged_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = write(tmp_path, {"text": STORIES})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(TextError, match=r"stories\.parquet cannot be read as parquet: .*\. Fetch it again\."):
+        list(documents(path, "auto", Reading()))
+
+
+def test_a_column_that_says_it_is_a_bomb_is_refused() -> None:
+    def chunk(name: str, unpacked: int) -> Any:
+        return SimpleNamespace(path_in_schema=name, total_uncompressed_size=unpacked, total_compressed_size=1000)
+
+    def metadata(*chunks: Any) -> Any:
+        group = SimpleNamespace(column=lambda index: chunks[index])
+        return SimpleNamespace(num_row_groups=2, num_columns=len(chunks), row_group=lambda _: group)
+
+    most = FREE + RATIO * 1000
+    refuse_bomb(metadata(chunk("text", most), chunk("picture", 10 * most)), ["text"], "a.parquet")
+    with pytest.raises(
+        TextError, match=rf"a\.parquet unpacks to more than {RATIO} times .*row group 0.*bomb.*write it anew"
+    ):
+        refuse_bomb(metadata(chunk("text", most + 1)), ["text"], "a.parquet")
+
+
+def test_parquet_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(TextError, match=r"Reading \.parquet needs pyarrow\. pip install 'fabella\[parquet\]'"):
+        list(documents(tmp_path / "a.parquet", "auto", Reading()))

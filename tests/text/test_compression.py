@@ -1,0 +1,130 @@
+"""Packed files are unpacked as they are read: whole, in bounded memory, and never further than is sensible."""
+
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from fabella.errors import TextError
+from fabella.text import compression
+from fabella.text.compression import BLOCK, FREE, RATIO, blocks
+
+STORY = ("Once upon a time there was a fox.\n" * 50_000).encode()
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+packings = pytest.mark.parametrize("suffix", PACK)
+
+
+def write(folder: Path, suffix: str, data: bytes) -> Path:
+    path = folder / f"stories.txt{suffix}"
+    path.write_bytes(data)
+    return path
+
+
+@packings
+def test_a_packed_file_gives_the_text_that_was_packed(tmp_path: Path, suffix: str) -> None:
+    assert b"".join(blocks(write(tmp_path, suffix, PACK[suffix](STORY)))) == STORY
+
+
+@packings
+def test_blocks_are_small_however_large_the_file(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, suffix, PACK[suffix](STORY * 4))
+    # zstd has no limit on output, only one on input: 1 KiB of it can mean 32 blocks.
+    assert max(map(len, blocks(path))) <= (32 * BLOCK if suffix == ".zst" else BLOCK)
+
+
+def test_a_plain_file_is_read_in_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path, "", STORY)
+    assert [len(block) for block in blocks(path)] == [BLOCK, len(STORY) - BLOCK]
+
+
+@packings
+def test_streams_one_after_another_are_one_text(tmp_path: Path, suffix: str) -> None:
+    """``cat a.gz b.gz > c.gz``; gzip and xz allow zeros between and after."""
+    padding = b"" if suffix == ".zst" else b"\0" * 512
+    both = PACK[suffix](b"first ") + padding + PACK[suffix](b"second") + padding
+    assert b"".join(blocks(write(tmp_path, suffix, both))) == b"first second"
+
+
+@packings
+def test_a_stream_may_end_at_any_byte_of_a_read(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "ZSTD_STEP", 3)
+    parts = [f"story {number} ".encode() for number in range(20)]
+    path = write(tmp_path, suffix, b"".join(map(PACK[suffix], parts)))
+    assert b"".join(blocks(path)) == b"".join(parts)
+
+
+@packings
+def test_an_empty_packed_file_gives_nothing(tmp_path: Path, suffix: str) -> None:
+    assert b"".join(blocks(write(tmp_path, suffix, PACK[suffix](b"")))) == b""
+
+
+@packings
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, -1])
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, suffix: str, keep: float) -> None:
+    whole = PACK[suffix](STORY)
+    path = write(tmp_path, suffix, whole[: int(keep * len(whole)) if keep > 0 else -1])
+    with pytest.raises(TextError, match=r"stories\.txt\.\w+ cannot be unpacked: .*Fetch it, or pack it, again"):
+        list(blocks(path))
+
+
+@packings
+def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    damaged = bytearray(PACK[suffix](STORY))
+    damaged[len(damaged) // 2] ^= 0x55
+    damaged[4:8] = b"\xff\xff\xff\xff"
+    with pytest.raises(TextError, match="cannot be unpacked"):
+        list(blocks(write(tmp_path, suffix, bytes(damaged))))
+
+
+@packings
+def test_text_that_is_not_packed_at_all_is_refused(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(TextError, match="cannot be unpacked"):
+        list(blocks(write(tmp_path, suffix, b"Once upon a time.")))
+
+
+@packings
+def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, suffix, PACK[suffix](bytes(2 * FREE)))
+    unpacked: list[int] = []
+    with pytest.raises(TextError, match=f"unpacks to more than {RATIO} times its size .*bomb.*If you trust it"):
+        unpacked.extend(map(len, blocks(path)))
+    assert sum(unpacked) <= FREE + RATIO * path.stat().st_size
+
+
+@packings
+def test_a_small_file_may_grow_as_it_likes(tmp_path: Path, suffix: str) -> None:
+    """A list of equal lines packs a thousandfold; that is no danger while it is small."""
+    assert sum(map(len, blocks(write(tmp_path, suffix, PACK[suffix](b"a" * (FREE // 2)))))) == FREE // 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "packed"),
+    [
+        (".xz", lzma.compress(b"x", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**29}])),
+        (".zst", b"\x28\xb5\x2f\xfd\x00\xa8" + b"\x01\x00\x00"),
+    ],
+)
+def test_a_file_that_asks_for_a_huge_window_is_refused(tmp_path: Path, suffix: str, packed: bytes) -> None:
+    with pytest.raises(TextError, match=r"cannot be unpacked: .*[Mm]emory"):
+        list(blocks(write(tmp_path, suffix, packed)))
+
+
+def test_zst_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    with pytest.raises(TextError, match=r"Reading \.zst needs zstandard\. pip install 'fabella\[zstd\]'"):
+        list(blocks(write(tmp_path, ".zst", b"")))
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match=r"gone\.txt cannot be read: No such file or directory"):
+        list(blocks(tmp_path / "gone.txt"))
+    with pytest.raises(TextError, match="cannot be read: Is a directory"):
+        list(blocks(tmp_path))

@@ -1,0 +1,131 @@
+"""Whatever a text file is written in, what comes out is plain UTF-8; what is no text is refused by its name."""
+
+import codecs
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabella.errors import TextError
+from fabella.text.decode import FOREIGN, utf8
+from fabella.text.read_report import Notes
+
+STORY = "Once upon a time, a fox said: “Grüß dich, 小狐狸!” 🦊\nThe end.\n"
+
+
+def read(blocks: Iterable[bytes], notes: Notes | None = None) -> bytes:
+    return b"".join(utf8(iter(blocks), "stories.txt", notes or Notes()))
+
+
+def test_utf8_passes_through() -> None:
+    notes = Notes()
+    assert read([STORY.encode()], notes).decode() == STORY
+    assert not list(notes.sentences())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize(
+    ("bom", "encoding"),
+    [(codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF8, "utf-8")],
+)
+def test_a_byte_order_mark_says_how_to_read_and_is_left_out(size: int, bom: bytes, encoding: str) -> None:
+    data = bom + STORY.encode(encoding)
+    notes = Notes()
+    assert read((data[i : i + size] for i in range(0, len(data), size)), notes).decode() == STORY
+    assert any("stories.txt" in sentence for sentence in notes.sentences())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_known_by_its_zeros(encoding: str) -> None:
+    text = "Once upon a time there was a small hedgehog.\n" * 9
+    notes = Notes()
+    assert read([text.encode(encoding)], notes).decode() == text
+    assert list(notes.sentences()) == [f"stories.txt is {encoding.upper()}, converted"]
+
+
+@pytest.mark.parametrize("lost", [b"\x41", b"\x3d\xd8", b"\x3d\xd8\x00"])
+def test_half_a_character_at_the_end_of_utf16_is_left_for_the_policy(lost: bytes) -> None:
+    with pytest.raises(UnicodeDecodeError):
+        read([codecs.BOM_UTF16_LE + STORY.encode("utf-16-le") + lost]).decode()
+
+
+def test_half_a_character_within_utf16_is_left_for_the_policy() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        read([codecs.BOM_UTF16_LE + b"a\0" * 20 + b"\x3d\xd8" + b"b\0" * 20]).decode()
+
+
+@given(
+    st.lists(st.sampled_from(["a", "\r", "\n", "\r\n"]), max_size=30),
+    st.lists(st.integers(1, 5), min_size=1, max_size=9),
+)
+def test_line_ends_are_those_of_python_however_the_blocks_fall(parts: list[str], sizes: list[int]) -> None:
+    text = "".join(parts)
+    data, blocks = text.encode(), []
+    while data:
+        blocks.append(data[: sizes[len(blocks) % len(sizes)]])
+        data = data[len(blocks[-1]) :]
+    notes = Notes()
+    assert read(blocks, notes).decode() == io.StringIO(text, newline=None).read()
+    assert notes.carriage_returns == text.count("\r")
+
+
+def archive(kind: str) -> bytes:
+    out = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(out, "w") as file:
+            file.writestr("a.txt", "story")
+    else:
+        with tarfile.open(fileobj=out, mode="w") as file:
+            file.addfile(tarfile.TarInfo("a.txt"))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (archive("zip"), "it is a zip archive"),
+        (archive("tar"), "it is a tar archive. Unpack it"),
+        (b"\x1f\x8b\x08" + bytes(9), r"packed with gzip\. Fabella unpacks it when its name ends in \.gz"),
+        (b"PAR1" + bytes(9), r"a parquet file\. Give it a name that ends in \.parquet"),
+        (b"%PDF-1.7\n", r"a PDF\. Convert it: pdftotext"),
+        (b"\x89PNG\r\n\x1a\n", "a picture"),
+        (codecs.BOM_UTF32_LE + "story".encode("utf-32-le"), "is UTF-32. Convert it: iconv -f UTF-32"),
+        (codecs.BOM_UTF32_BE + "story".encode("utf-32-be"), "is UTF-32"),
+    ],
+)
+def test_what_is_no_text_is_named(data: bytes, what: str) -> None:
+    with pytest.raises(TextError, match=f"stories.txt .*{what}"):
+        read([data])
+
+
+@pytest.mark.parametrize(("offset", "magic", "what", "fix"), FOREIGN)
+def test_every_foreign_kind_is_refused(offset: int, magic: bytes, what: str, fix: str) -> None:
+    with pytest.raises(TextError) as error:
+        read([b"x" * offset + magic + b" and more"])
+    assert error.value.problem == f"stories.txt is not text: it is {what}."
+    assert error.value.fix == fix
+
+
+def test_random_bytes_are_refused_with_their_share_of_control_bytes() -> None:
+    noise = np.random.default_rng(3).integers(0, 256, 2**19, dtype=np.uint8).tobytes()
+    with pytest.raises(TextError, match=r"stories\.txt is not text: 10 % of its first 64 KiB are control bytes"):
+        read([noise])
+
+
+def test_the_share_of_a_short_file_is_of_all_of_it() -> None:
+    with pytest.raises(TextError, match="37 % of its first 1,000 bytes are control bytes"):
+        read([b"\x01" * 370 + b"a" * 630])
+
+
+def test_a_stray_nul_is_damage_not_a_binary_file() -> None:
+    assert read([b"once\0upon a time"]) == b"once\0upon a time"
+
+
+def test_other_8_bit_text_is_no_binary_file() -> None:
+    text = bytes(range(0xC0, 0x100)) * 9  # the Russian alphabet in Windows-1251
+    assert read([text]) == text

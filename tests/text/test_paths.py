@@ -1,0 +1,106 @@
+"""Which files a path means: the same ones in the same order on every machine, each once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fabella.errors import TextError
+from fabella.text.paths import find, kind
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "b.txt", "a.txt", "sub/c.jsonl", "sub/deep/d.csv.gz", "B.TXT", "e.parquet", "f.md", ".hidden.txt", "z.png",
+        "__MACOSX/a.txt", ".git/x.txt", "notes.docx",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("story")
+    return tmp_path
+
+
+def names(folder: Path, *paths: str) -> list[str]:
+    return [str(path.relative_to(folder)) for path in find(tuple(str(folder / path) for path in paths))]
+
+
+def test_a_folder_means_its_text_files_at_any_depth_sorted(folder: Path) -> None:
+    assert names(folder, ".") == ["B.TXT", "a.txt", "b.txt", "e.parquet", "f.md", "sub/c.jsonl", "sub/deep/d.csv.gz"]
+
+
+def test_a_glob_means_what_it_matches_sorted(folder: Path) -> None:
+    assert names(folder, "*.txt") == ["a.txt", "b.txt"]
+    assert names(folder, "**/*.csv.gz") == ["sub/deep/d.csv.gz"]
+    assert names(folder, "[ab].txt") == ["a.txt", "b.txt"]
+
+
+def test_paths_keep_their_order_and_each_file_comes_once(folder: Path) -> None:
+    assert names(folder, "b.txt", "*.txt", "sub/../b.txt", "sub") == [
+        "b.txt",
+        "a.txt",
+        "sub/c.jsonl",
+        "sub/deep/d.csv.gz",
+    ]
+
+
+def test_a_named_file_may_be_of_any_kind_and_hidden(folder: Path) -> None:
+    assert names(folder, ".hidden.txt", "z.png") == [".hidden.txt", "z.png"]
+    assert names(folder, ".git") == [".git/x.txt"]
+
+
+def test_a_name_with_signs_of_a_glob_is_a_name_first(folder: Path) -> None:
+    (folder / "a[1].txt").write_text("story")
+    assert names(folder, "a[1].txt") == ["a[1].txt"]
+
+
+def test_home_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert find(("~/a.txt",)) == [folder / "a.txt"]
+
+
+def test_links_to_folders_are_not_followed(folder: Path) -> None:
+    (folder / "sub" / "loop").symlink_to(folder)
+    assert names(folder, "sub") == ["sub/c.jsonl", "sub/deep/d.csv.gz"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("a.tx", r"There is no file .*a\.tx\. Did you mean 'a\.txt'\?"),
+        ("quite-another.txt", "There is no file .* Fabella reads .txt, .jsonl, .csv and .parquet"),
+        ("nowhere/a.txt", "There is no file .*The folder .*nowhere is missing, too"),
+        ("*.story", "There is no file .*The pattern matches nothing"),
+        ("a" * 300, "cannot be looked up: .*too long"),
+        ("nul\0.txt", "There is no file|cannot be looked up"),
+    ],
+)
+def test_where_nothing_is_the_error_helps(folder: Path, path: str, message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        names(folder, path)
+
+
+def test_a_folder_without_text_says_what_fabella_reads(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"")
+    with pytest.raises(TextError, match=r"There is no text in the folder .*\. Fabella reads \.txt"):
+        find((str(tmp_path),))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.7z", "A.ZIP", "a.tar.zst"])
+def test_archives_are_refused_by_their_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(TextError, match=r"is an archive\. Unpack it, and give its files or their folder"):
+        find((str(tmp_path / name),))
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(TextError, match=r"is a pipe or a device; .* Save it as a file first"):
+        find((str(tmp_path / "pipe.txt"),))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.txt", ".txt"), ("a.JSONL.GZ", ".jsonl"), ("stories", ""), ("a.b.csv.xz", ".csv"), ("a.gz", ""), (".zst", "")],
+)
+def test_the_inner_suffix_is_the_kind(name: str, expected: str) -> None:
+    assert kind(Path(name)) == expected

@@ -1,0 +1,121 @@
+"""Sources in portions: all documents once, in any order, from any portion on."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from fabella.config.data import Files, Hub, Mixture, Part, Storybook
+from fabella.errors import TextError
+from fabella.text import resumable as module
+from fabella.text.decode_policy import Reading
+from fabella.text.resumable import Leaf, leaves, portions
+from fabella.text.source import documents
+from tests.text.local_hub import LocalHub, installed
+
+FORWARD, BACKWARD = range, lambda n: range(n - 1, -1, -1)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    monkeypatch.setattr(module, "WAITS", (0.0, 0.0, 0.0))
+    stand_in = installed(tmp_path, monkeypatch)
+    stand_in.add("tales", [[f"Tale {shard} of {row} foxes." for row in range(300)] for shard in range(3)])
+    yield stand_in
+    sys.modules.pop("datasets", None)
+
+
+def files(folder: Path) -> Files:
+    for name, count in (("a.txt", 3), ("b.jsonl", 4), ("c.csv", 2)):
+        texts = [f"{name} tells story {number}." for number in range(count)]
+        lines = {"a.txt": texts, "b.jsonl": [f'{{"text": "{text}"}}' for text in texts], "c.csv": ["text", *texts]}
+        (folder / name).write_text("\n".join(lines[name]) + "\n")
+    (folder / "d.txt").touch()
+    return Files(paths=(str(folder),), separator="lines")
+
+
+def read(source: Leaf, order: Sequence[int] | type[range] = FORWARD, mark: str = "") -> list[tuple[str, list[str]]]:
+    return [(part.mark, list(part.texts)) for part in portions(source, Reading(), order, mark)]  # pyright: ignore
+
+
+def flat(parts: list[tuple[str, list[str]]]) -> list[str]:
+    return [text for _, texts in parts for text in texts]
+
+
+def sources(folder: Path) -> dict[str, Leaf]:
+    (folder / "texts").mkdir(exist_ok=True)
+    return {
+        "files": files(folder / "texts"),
+        "storybook": Storybook(stories=2500, seed=3),
+        "streamed": Hub(name="tales"),
+        "downloaded": Hub(name="tales", streaming=False),
+    }
+
+
+KINDS = ("files", "storybook", "streamed", "downloaded")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_portions_together_are_the_source(kind: str, tmp_path: Path, hub: LocalHub) -> None:
+    source = sources(tmp_path)[kind]
+    assert flat(read(source)) == list(documents(source))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_order_gives_the_same_documents(kind: str, tmp_path: Path, hub: LocalHub) -> None:
+    source = sources(tmp_path)[kind]
+    backward = flat(read(source, BACKWARD))  # pyright: ignore
+    assert sorted(backward) == sorted(documents(source))
+    assert (backward == flat(read(source))) == (kind in {"streamed", "downloaded"})  # 900 rows: one portion
+
+
+@pytest.mark.fault("B10", cases=4)
+@pytest.mark.parametrize("kind", KINDS)
+def test_reading_begins_again_at_any_portion(kind: str, tmp_path: Path, hub: LocalHub) -> None:
+    source = sources(tmp_path)[kind]
+    whole = read(source, BACKWARD)  # pyright: ignore
+    for number, (mark, _) in enumerate(whole):
+        again = read(source, BACKWARD, mark)  # pyright: ignore
+        assert [texts for _, texts in again] == [texts for _, texts in whole[number:]]
+
+
+def test_the_rows_of_a_data_set_are_numbered_through(hub: LocalHub) -> None:
+    hub.add("tales", [["One."] * 300, [*["Two."] * 9, "half \ud83e a fox"]])
+    with pytest.raises(TextError, match="tales, row 310, in 'text': half a character"):
+        read(Hub(name="tales"))
+
+
+@pytest.mark.fault("B8", cases=4)
+@pytest.mark.parametrize("places", [[(0, 0)], [(0, 63)], [(1, 7)] * 3, [(0, 3), (2, 299)]], ids=str)
+def test_a_lost_connection_is_made_anew_where_it_was_lost(places: list[tuple[int, int]], hub: LocalHub) -> None:
+    expected = flat(read(Hub(name="tales")))
+    hub.break_at(*places)
+    assert flat(read(Hub(name="tales"))) == expected
+
+
+@pytest.mark.fault("B8", cases=2)
+def test_a_connection_that_stays_lost_is_an_error(hub: LocalHub) -> None:
+    hub.break_at(*[(1, 7)] * 4)
+    with pytest.raises(TextError, match=r"The hub cannot be reached for tales: Server Disconnected\. Check network"):
+        read(Hub(name="tales"))
+    with pytest.raises(TextError, match="The hub cannot be reached for nowhere: Couldn't reach"):
+        read(Hub(name="nowhere"))
+
+
+def test_what_will_not_pass_is_not_tried_again(hub: LocalHub) -> None:
+    with pytest.raises(TextError, match=r"tales has no column 'txt'\. Did you mean 'text'\?"):
+        read(Hub(name="tales", column="txt"))
+
+
+def test_a_data_set_without_rows_has_no_portion(hub: LocalHub) -> None:
+    (hub.folder / "void").mkdir()
+    assert read(Hub(name="void")) == []
+    assert read(Hub(name="void", streaming=False)) == []
+
+
+def test_mixtures_in_mixtures_become_shares_of_their_sources() -> None:
+    inner = Mixture(parts=(Part(weight=1.0, source=Storybook(seed=2)), Part(weight=3.0, source=Storybook(seed=3))))
+    outer = Mixture(parts=(Part(weight=4.0, source=Storybook(seed=1)), Part(weight=4.0, source=inner)))
+    assert leaves(outer) == [(0.5, Storybook(seed=1)), (0.125, Storybook(seed=2)), (0.375, Storybook(seed=3))]
+    assert leaves(Storybook()) == [(1.0, Storybook())]

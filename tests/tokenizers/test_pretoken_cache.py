@@ -1,0 +1,121 @@
+"""Encoding by remembered chunks: the ids are those of the library, whatever the text and however much is remembered."""
+
+import random
+import re
+import unicodedata
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from tokenizers import Tokenizer as Library
+
+from fabella.tokenizers import pretoken_cache
+from fabella.tokenizers.huggingface import HuggingTokenizer
+from fabella.tokenizers.pretoken_cache import GPT2_CHUNKS, SPACE, SPACE_CHUNKS, ChunkEncoder, ChunkMemory
+from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
+from tests.tokenizers.samples import AWKWARD, corpus, random_text, texts, trained
+
+Encode = Callable[[str], list[int]]
+
+
+def library_of_bpe() -> Encode:
+    """The library alone, without Fabella's chunks."""
+    tokenizer = trained("bpe")
+    assert isinstance(tokenizer, HuggingTokenizer)
+    library = Library.from_str(tokenizer._text)  # pyright: ignore[reportPrivateUsage]
+    library.encode_special_tokens = True
+    return lambda text: library.encode(text, add_special_tokens=False).ids
+
+
+def library_of_sentencepiece() -> Encode:
+    tokenizer = trained("sentencepiece")
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    return tokenizer._library.encode  # pyright: ignore[reportPrivateUsage]
+
+
+LIBRARIES = {"bpe": library_of_bpe(), "sentencepiece": library_of_sentencepiece()}
+both = pytest.mark.parametrize("kind", LIBRARIES)
+
+
+def same(kind: str, text: str) -> None:
+    text = text.replace("▁", "") if kind == "sentencepiece" else text
+    np.testing.assert_array_equal(trained(kind).encode(text), LIBRARIES[kind](text))
+
+
+@both
+@pytest.mark.fault("G4", cases=1000)
+@settings(max_examples=1000)
+@given(text=texts)
+def test_ids_are_the_librarys(kind: str, text: str) -> None:
+    same(kind, text)
+
+
+@both
+@pytest.mark.fault("G4", cases=5000)
+def test_ids_are_the_librarys_on_all_planes(kind: str) -> None:
+    source = random.Random(2)
+    for _ in range(5000):
+        same(kind, random_text(source, source.randrange(30)))
+
+
+@both
+def test_ids_are_the_librarys_on_stories(kind: str) -> None:
+    for text in [*corpus(), "\n\n".join(corpus()), *AWKWARD, "a" * 5000, "é字🐉b" * 1000]:
+        same(kind, text)
+
+
+def test_white_space_is_what_the_gpt2_pattern_takes_for_it() -> None:
+    """Every character that is white space to anybody, between and beside letters, marks and other spaces."""
+    odd = [chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000]
+    odd = [c for c in odd if c.isspace() or unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf")]
+    assert len(odd) > 100
+    for character in odd:
+        same("bpe", f"a{character}b {character}c  {character} d!{character}{character}!{character}\n{character}x")
+
+
+@pytest.mark.parametrize("pattern", [GPT2_CHUNKS, SPACE_CHUNKS])
+@given(text=texts)
+def test_chunks_leave_nothing_out(pattern: "re.Pattern[str]", text: str) -> None:
+    assert "".join(pattern.findall(text)) == text
+
+
+def test_a_gpt2_chunk_begins_with_its_white_space() -> None:
+    assert GPT2_CHUNKS.findall("One  day,\n\nTom's dog ") == ["One", "  day,", "\n\nTom's", " dog", " "]
+
+
+def test_no_separator_of_information_is_white_space() -> None:
+    """U+001C to U+001F are white space to Python and not to the GPT-2 pattern."""
+    assert not set("\x1c\x1d\x1e\x1f") & set(SPACE)
+    assert GPT2_CHUNKS.findall("a\x1cb") == ["a\x1cb"]
+
+
+def test_a_chunk_is_asked_for_once() -> None:
+    asked: list[str] = []
+
+    def encode(chunk: str) -> list[int]:
+        asked.append(chunk)
+        return [len(chunk)]
+
+    encoder = ChunkEncoder(GPT2_CHUNKS, encode)
+    assert encoder.encode("to be or not to be").tolist() == [2, 3, 3, 4, 3, 3]
+    assert asked == ["to", " be", " or", " not", " to"]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretoken_cache, "MOST_REMEMBERED", 10)
+    memory = ChunkMemory(lambda chunk: [len(chunk)])
+    for number in range(100):
+        assert memory[str(number)] == np.int32(len(str(number))).tobytes()
+        assert len(memory) <= 10
+
+
+def test_long_chunks_are_not_remembered() -> None:
+    memory = ChunkMemory(lambda chunk: [1])
+    assert memory["x" * 1000] == np.int32(1).tobytes()
+    assert not memory
+
+
+def test_ids_can_be_written_to() -> None:
+    """A read-only array makes torch warn."""
+    assert trained("bpe").encode("once").flags.writeable

@@ -1,0 +1,49 @@
+"""Where the data of a run is prepared: a folder for each text, found again as long as the text is the same."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fabella.config.data import Storybook
+from fabella.errors import ConfigError
+from fabella.run_config.run import Run
+from fabella.training.setup.request import Asked, plan, prepare_for
+from tests.training import tiny
+
+
+def run_on(text: Path) -> Run:
+    return tiny.run(f"data.source={{kind: files, paths: [{text}]}}")
+
+
+def test_prepared_data_in_place_of_a_text_is_refused_with_the_right_command(tmp_path: Path) -> None:
+    folder = tiny.prepared(tmp_path).folder
+    with pytest.raises(ConfigError, match=rf"is prepared data, and no text\. .*fabella train PRESET --data {folder}\."):
+        plan(Asked(what=str(folder)))
+
+
+@pytest.mark.parametrize("given", ["what", "data", "validation"])
+def test_a_folder_of_prepared_folders_is_no_text(given: str, tmp_path: Path) -> None:
+    folder = tiny.prepared(tmp_path).folder
+    message = rf"{tmp_path} holds prepared data, and no text\. Name one of its folders: {folder}\."
+    with pytest.raises(ConfigError, match=message):
+        plan(Asked(**{"what": "storybook-1m", given: str(tmp_path)}))
+
+
+def test_a_word_that_is_neither_a_file_nor_a_preset_is_told_all_presets() -> None:
+    with pytest.raises(ConfigError, match=r"There is neither a file nor a preset 'nope-17m'\. Presets: gpt2-92m, .*"):
+        plan(Asked(what="nope-17m"))
+
+
+def test_the_storybook_is_a_text_and_no_misspelt_preset() -> None:
+    assert plan(Asked(what="storybook")).run.data.source == Storybook()
+
+
+def test_a_text_that_was_only_touched_is_not_prepared_again_and_a_changed_one_is(tmp_path: Path) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("\n\n".join(f"Story {number} of a fox and a hen." * 9 for number in range(60)))
+    first = prepare_for(run_on(text), tmp_path / "prepared", workers=1)
+    os.utime(text, (1, 1))
+    assert prepare_for(run_on(text), tmp_path / "prepared", workers=1).folder == first.folder
+    text.write_text(text.read_text().replace("hen", "owl"))
+    assert prepare_for(run_on(text), tmp_path / "prepared", workers=1).folder != first.folder

@@ -1,0 +1,190 @@
+"""A run on a stream, from the text itself to its end: killed, stopped, gone on with, always the same bits."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabella.data.dataset import Prepared
+from fabella.errors import CheckpointError, ConfigError, Interrupted, TextError
+from fabella.run_config.run import Run
+from fabella.runs.checkpoint import load
+from fabella.runs.run_dir import RunFolder
+from fabella.training import api, data_source
+from fabella.training import run as session
+from fabella.training.run import resume, start
+from fabella.training.setup.request import Asked, plan, prepare_for
+from tests.data.samples import lines, words
+from tests.training import tiny
+
+STEPS, STORIES = 24, 4
+STREAMED = "data.reading={kind: streamed, row_buffer: 6, sequence_buffer: 5, head_bytes: 20000}"
+
+
+def mixture(folder: Path) -> str:
+    text = lines(folder / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
+    parts = [
+        {"weight": 2.0, "source": text.model_dump(mode="json")},
+        {"weight": 1.0, "source": {"kind": "storybook", "stories": STORIES}},
+    ]
+    return f"data.source={json.dumps({'kind': 'mixture', 'parts': parts})}"
+
+
+def run(folder: Path, *overrides: str) -> Run:
+    return tiny.run(STREAMED, mixture(folder), *overrides, steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("texts")
+
+
+@pytest.fixture(scope="module")
+def head(texts: Path) -> Prepared:
+    return prepare_for(run(texts), texts / "prepared", workers=1)
+
+
+@pytest.fixture(scope="module")
+def finished(texts: Path, head: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed: accumulation that changes, dropout, a mixture, several epochs of its sources."""
+    return start(run(texts), tmp_path_factory.mktemp("runs") / "straight", head).folder
+
+
+class StopAt:
+    """A sink that stops the run when the row of a step arrives."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, row: Any) -> None:
+        if row["kind"] == "train" and row["step"] == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def stopped(texts: Path, out: Path, head: Prepared, *steps: int) -> Path:
+    with pytest.raises(Interrupted):
+        start(run(texts), out, head, sinks=[StopAt(steps[0])])
+    for step in steps[1:]:
+        with pytest.raises(Interrupted):
+            resume(out, sinks=[StopAt(step)])
+    return out
+
+
+def test_a_source_comes_to_its_third_epoch(finished: Path) -> None:
+    last = json.loads(str(load(RunFolder.open(finished), "latest").checkpoint.progress["stream"]))
+    assert last["source"]["source"]["draws"] / 3 > 2 * STORIES
+
+
+@pytest.mark.fault("B10", cases=4)
+@pytest.mark.parametrize("steps", [(3,), (12,), (21,), (6, 9, 12, 18)], ids=str)
+def test_stopped_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
+    steps: tuple[int, ...], texts: Path, head: Prepared, finished: Path, tmp_path: Path
+) -> None:
+    out = stopped(texts, tmp_path / "run", head, *steps)
+    resume(out)
+    assert tiny.fingerprint(out) == tiny.fingerprint(finished)
+
+
+@pytest.mark.fault("A11", cases=3)
+@pytest.mark.parametrize("step", [2, 8, 20])
+def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
+    step: int, texts: Path, head: Prepared, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            start(
+                run(texts),
+                out,
+                head,
+                sinks=[lambda row: os.kill(os.getpid(), signal.SIGKILL) if row["step"] >= step else None],
+            )
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    resume(out)
+    assert tiny.fingerprint(out) == tiny.fingerprint(finished)
+
+
+@pytest.mark.fault("A12", cases=2)
+@pytest.mark.parametrize("part", ["given", "all"])
+def test_a_forgotten_position_is_noticed(
+    part: str, texts: Path, head: Prepared, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stopped(texts, tmp_path / "run", head, 12)
+    restore = session._restore
+
+    def forgetful(of: Any) -> Any:
+        progress, saved = restore(of)
+        forgotten = json.dumps({**json.loads(progress.stream), part: 0}) if part != "all" else ""
+        return dataclasses.replace(progress, stream=forgotten), saved
+
+    monkeypatch.setattr(session, "_restore", forgetful)
+    if part == "all":
+        with pytest.raises(CheckpointError, match=r"The checkpoint of step \d+ does not say where its stream stands"):
+            resume(out)
+    else:
+        resume(out)
+        assert tiny.fingerprint(out) != tiny.fingerprint(finished)
+
+
+@pytest.mark.fault("B14", cases=1)
+def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
+    of = run(tmp_path)
+    out = stopped(tmp_path, tmp_path / "run", prepare_for(of, tmp_path / "prepared", workers=1), 6)
+    text = tmp_path / "mine.txt"
+    text.write_text(text.read_text().replace("Tale 59.", "Tale x."))
+    with pytest.raises(TextError, match=r"The text of mixture .* is not what this run began with\. Bring the original"):
+        resume(out)
+    text.write_text(text.read_text().replace("Tale x.", "Tale 59."))
+    resume(out)
+
+
+def test_text_that_was_moved_is_found_where_it_is_said_to_be(tmp_path: Path) -> None:
+    text = lines(tmp_path / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
+    of = tiny.run(STREAMED, f"data.source={text.model_dump_json()}", steps=STEPS)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        start(of, out, prepare_for(of, tmp_path / "prepared", workers=1), sinks=[StopAt(6)])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.txt").rename(tmp_path / "elsewhere" / "mine.txt")
+    with pytest.raises(TextError, match="There is no file"):
+        api.resume(out)
+    api.resume(out, settings={"data.source.paths": [str(tmp_path / "elsewhere" / "mine.txt")]})
+
+
+def test_batches_are_taken_from_the_way_of_the_section(texts: Path) -> None:
+    assert set(data_source.WAYS) == {"prepared", "streamed"}
+
+
+def test_a_prepared_text_is_not_streamed(tmp_path: Path) -> None:
+    prepared = tiny.prepared(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"data\.reading\.kind = streamed: .* holds a prepared text, which is not read"
+    ):
+        plan(Asked(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMED]))
+
+
+def test_the_head_of_a_stream_is_streamed_again(texts: Path, head: Prepared) -> None:
+    planned = plan(Asked(what="storybook-1m", data=str(head.folder)))
+    assert planned.run.data.reading == run(texts).data.reading
+
+
+def test_paths_of_a_streamed_run_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.txt").write_text("One fox.\n\nTwo foxes.\n")
+    monkeypatch.chdir(tmp_path)
+    planned = plan(Asked(what="storybook-1m", data="mine.txt", validation="mine.txt", overrides=[STREAMED]))
+    data = planned.run.data.model_dump(mode="json")
+    assert data["source"]["paths"] == data["validation"]["source"]["paths"] == [str(tmp_path / "mine.txt")]
+
+
+def test_a_stream_has_no_number_of_epochs() -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.reading\.kind = streamed: .* give training\.length\.steps \(--steps\)"
+    ):
+        plan(Asked(what="tinystories-1m", overrides=[STREAMED]))

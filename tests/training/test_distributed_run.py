@@ -1,0 +1,309 @@
+"""A run of several processes from start to end: begun, stopped, killed, gone on with, by as many or by others."""
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fabella.data.dataset import Prepared
+from fabella.engine.distributed import launcher_torch
+from fabella.engine.distributed.process_group import Alone, Place
+from fabella.errors import ConfigError, NumericsError, RanksError
+from fabella.runs.run_dir import RunFolder
+from fabella.training import distributed_run
+from fabella.training.run import start
+from tests.processes import reserved_port
+from tests.source_tree import HOUSE
+from tests.training import rank_work, tiny
+
+STEPS = 16
+# A round of Adam turns a rounding of 1e-7 into more, sixteen steps long.
+LOSS_TOLERANCE = 1e-4
+SECONDS = 600  # a bound for what hangs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return tiny.prepared(tmp_path_factory.mktemp("data"))
+
+
+def asked(out: Path, data: Prepared, *overrides: str, strike: tuple[int, int, str] | None = None) -> dict[str, Any]:
+    given = ["training.parallel.timeout_seconds=20", "model.dropout=0.0", *overrides]
+    return {"out": str(out), "prepared": str(data.folder), "overrides": given, "steps": STEPS, "strike": strike}
+
+
+def run(processes: int, values: dict[str, Any]) -> int:
+    """The exit code of all processes together, as ``--devices`` would end."""
+    try:
+        return launcher_torch.launch(processes, rank_work.work, values)
+    except RanksError as error:
+        return error.exit_code
+
+
+@pytest.fixture(scope="module")
+def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes make of it when nothing disturbs them."""
+    out = tmp_path_factory.mktemp("runs") / "two"
+    assert run(2, asked(out, data)) == 0
+    return out
+
+
+def said(out: Path, rank: int) -> str:
+    return Path(f"{out}.{rank}.log").read_text()
+
+
+def losses(out: Path, kind: str) -> list[float]:
+    return [row["loss"] for row in tiny.metrics(out) if row["kind"] == kind]
+
+
+def test_two_processes_make_the_run_of_one(straight: Path, data: Prepared, tmp_path: Path) -> None:
+    alone = start(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
+    for kind in ("train", "validation", "final"):
+        assert losses(straight, kind) == pytest.approx(losses(alone, kind), rel=LOSS_TOLERANCE)
+    rows = [[(row["kind"], row["step"], row.get("tokens")) for row in tiny.metrics(out)] for out in (straight, alone)]
+    assert rows[0] == rows[1]
+    assert sorted(path.name for path in straight.iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
+@pytest.mark.fault("C3", cases=3)
+@pytest.mark.parametrize(("rank", "name"), [(1, "SIGTERM"), (0, "SIGINT"), (1, "SIGINT")])
+def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
+    rank: int, name: str, straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(2, asked(out, data, strike=(8, rank, name))) == 130
+    assert RunFolder.open(out).steps()[-1] == 9  # agreed upon at the step after
+    assert run(2, asked(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+@pytest.mark.fault("C3", cases=18)
+@pytest.mark.parametrize(("rank", "name"), [(0, "SIGTERM"), (1, "SIGINT"), (1, "SIGTERM")])
+def test_a_run_that_signals_stop_again_and_again_is_the_run_without_a_stop(
+    rank: int, name: str, straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for step in (1, 3, 5, 8, 10, 13):
+        assert run(2, asked(out, data, strike=(step, rank, name))) == 130
+        assert RunFolder.open(out).steps()[-1] == step + 1
+    assert run(2, asked(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+def test_a_save_that_one_process_was_asked_for_is_taken_by_all(data: Prepared, tmp_path: Path) -> None:
+    overrides = ("checkpoint.every=100", "validation.every=100", "training.parallel.kind=fsdp")
+    assert run(2, asked(tmp_path / "run", data, *overrides, strike=(8, 1, "SIGUSR1"))) == 0
+    assert RunFolder.open(tmp_path / "run").steps() == [9, STEPS]
+
+
+@pytest.mark.fault("C4", cases=2)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_one_process_is_killed_the_others_end_and_nothing_is_lost(
+    rank: int, straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(2, asked(out, data, strike=(8, rank, "SIGKILL"))) == RanksError.exit_code
+    assert f"Process {rank} of 2 does not answer: killed, hanging, or its machine is gone." in said(out, 1 - rank)
+    assert run(2, asked(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+KILLS_AT_NIGHT = 20
+
+
+@pytest.mark.faults
+@pytest.mark.fault("C4", cases=KILLS_AT_NIGHT)
+def test_whichever_is_killed_at_whatever_step_the_others_end_and_nothing_is_lost(
+    straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    chance = random.Random(1)
+    for number in range(KILLS_AT_NIGHT):
+        out, rank = tmp_path / str(number), chance.randrange(2)
+        strike = (chance.randrange(1, STEPS), rank, "SIGKILL")
+        assert run(2, asked(out, data, strike=strike)) == RanksError.exit_code
+        assert f"Process {rank} of 2 does not answer" in said(out, 1 - rank)
+        assert run(2, asked(out, data)) == 0
+        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+@pytest.mark.fault("C5", cases=1)
+def test_a_process_that_hangs_is_waited_for_as_long_as_was_said(data: Prepared, tmp_path: Path) -> None:
+    values = asked(tmp_path / "run", data, strike=(8, 1, "SIGSTOP"))  # no less: meeting may take long, too
+    assert alone_together(2, values) == [RanksError.exit_code, -signal.SIGKILL]
+    assert "Process 1 of 2 does not answer" in said(tmp_path / "run", 0)
+
+
+FAILURES = {  # of one process of two: exit code of both together, and what the other one says, or the first of all
+    "bug": (1, "Process {rank} of 2 has stopped: ZeroDivisionError: a bug"),
+    "batches end": (1, "Process {rank} of 2 has stopped: StopIteration"),
+    "no batch comes": (RanksError.exit_code, "Process {rank} of 2 does not answer"),
+    "NaN": (NumericsError.exit_code, "is not finite"),
+}
+
+
+HANGING_SECONDS = 10
+
+
+def fails(what: str, rank: int, step: int, out: Path, data: Prepared) -> None:
+    code, told = FAILURES[what]
+    hangs = what == "no batch comes"
+    with pytest.MonkeyPatch.context() as patch:
+        if hangs:  # and does not hear that it is to end
+            patch.setattr(launcher_torch, "GRACE_SECONDS", 1.0)
+        timeout = [f"training.parallel.timeout_seconds={HANGING_SECONDS}"] if hangs else []
+        ended = run(2, asked(out, data, *timeout, strike=(step, rank, what)))
+    assert ended == code
+    assert told.format(rank=rank) in said(out, 0 if what == "NaN" else 1 - rank)
+    if hangs:  # it says itself where, before the others give up
+        where = f"after step {step} in process {rank} of 2"
+        assert f"No step for {0.9 * HANGING_SECONDS:.0f} seconds {where}" in said(out, rank)
+        assert "in fed" in said(out, rank)
+    assert all(saved <= step for saved in RunFolder.open(out).steps()), "nothing is saved of the step that failed"
+
+
+@pytest.mark.fault("C5", cases=4)
+@pytest.mark.parametrize(("what", "rank"), [("bug", 1), ("batches end", 0), ("no batch comes", 1), ("NaN", 0)])
+def test_whatever_befalls_one_process_all_end(what: str, rank: int, data: Prepared, tmp_path: Path) -> None:
+    fails(what, rank, 8, tmp_path / "run", data)
+
+
+FAILURES_AT_NIGHT = 10
+
+
+@pytest.mark.faults
+@pytest.mark.fault("C5", cases=FAILURES_AT_NIGHT * len(FAILURES))
+@pytest.mark.parametrize("what", FAILURES)
+def test_whatever_befalls_any_process_at_any_step_all_end_and_nothing_is_lost(
+    what: str, straight: Path, data: Prepared, tmp_path: Path
+) -> None:
+    chance = random.Random(what)
+    for number in range(FAILURES_AT_NIGHT):
+        out = tmp_path / str(number)
+        fails(what, chance.randrange(2), chance.randrange(1, STEPS), out, data)
+        assert run(2, asked(out, data)) == 0
+        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+@pytest.mark.fault("C6", cases=10)
+@pytest.mark.parametrize("step", [1, 5, 8, 13, STEPS])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_error_of_one_process_is_told_by_all(rank: int, step: int, data: Prepared, tmp_path: Path) -> None:
+    assert run(2, asked(tmp_path / "run", data, strike=(step, rank, "full disk"))) == 4
+    assert f"Process {rank} of 2 has stopped: disk full: nothing free." in said(tmp_path / "run", 1 - rank)
+
+
+def alone_together(processes: int, values: dict[str, Any]) -> list[int]:
+    """Exit codes of processes that no launcher looks after, as of machines with one process each."""
+    started = []
+    with reserved_port() as port:
+        there = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
+        words = [sys.executable, "-m", "tests.training.rank_work", json.dumps(values)]
+        try:
+            for rank in range(processes):
+                started.append(subprocess.Popen(words, cwd=HOUSE, env=os.environ | there | {"RANK": str(rank)}))
+            started[0].wait(SECONDS)
+            return [_ended(process) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait for a process that is not a child of this one."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended, _, _ = select.select([descriptor], [], [], SECONDS)
+    os.close(descriptor)
+    assert ended, f"process {pid} goes on without its launcher"
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> int:
+    """Its exit code; one that hangs is killed."""
+    if Path(f"/proc/{process.pid}/stat").exists() and " T " in Path(f"/proc/{process.pid}/stat").read_text():
+        process.kill()
+    return process.wait(SECONDS)
+
+
+def started_again(out: Path, data: Prepared, step: int, rank: int) -> None:
+    """A run under torchrun, of which a process is killed."""
+    values = json.dumps(asked(out, data, strike=(step, rank, "SIGKILL")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.rank_work", values]
+    done = subprocess.run(torchrun, cwd=HOUSE, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("C7", cases=1)
+def test_torchrun_starts_the_processes_again_and_they_go_on(straight: Path, data: Prepared, tmp_path: Path) -> None:
+    started_again(tmp_path / "run", data, 8, 1)
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
+
+
+RESTARTS_AT_NIGHT = 10
+
+
+@pytest.mark.faults
+@pytest.mark.fault("C7", cases=RESTARTS_AT_NIGHT)
+def test_torchrun_starts_them_again_whichever_is_killed(straight: Path, data: Prepared, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    for number in range(RESTARTS_AT_NIGHT):
+        started_again(tmp_path / str(number), data, chance.randrange(1, STEPS), chance.randrange(2))
+        assert tiny.fingerprint(tmp_path / str(number)) == tiny.fingerprint(straight)
+
+
+def left_alone(out: Path, data: Prepared, step: int, rank: int) -> None:
+    """A run whose launcher is killed."""
+    seldom = [f"{what}.every=10000" for what in ("validation", "samples", "checkpoint")]
+    values = asked(out, data, *seldom, strike=(step, rank, "kill the launcher")) | {"steps": 5000}
+    words = [sys.executable, "-m", "tests.training.rank_work", "2", json.dumps(values)]
+    launched = subprocess.run(words, cwd=HOUSE, timeout=SECONDS)
+    assert launched.returncode == -signal.SIGKILL
+    pids = [int(said(out, rank).split()[0]) for rank in (0, 1)]
+    for pid in pids:
+        wait_for_end(pid)
+    assert "everything is saved" in said(out, 0)
+    (saved,) = RunFolder.open(out).steps()
+    assert step < saved < 5000
+
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+
+
+@only_linux
+@pytest.mark.fault("C8", cases=1)
+def test_where_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+    left_alone(tmp_path / "run", data, 8, 0)
+
+
+LAUNCHERS_AT_NIGHT = 20
+
+
+@only_linux
+@pytest.mark.faults
+@pytest.mark.fault("C8", cases=LAUNCHERS_AT_NIGHT)
+def test_whenever_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    for number in range(LAUNCHERS_AT_NIGHT):
+        left_alone(tmp_path / str(number), data, chance.randrange(1, 40), chance.randrange(2))
+
+
+def test_a_folder_with_another_run_is_refused(straight: Path, data: Prepared) -> None:
+    with pytest.raises(ConfigError, match="A run cannot go on with other values of seed"):
+        distributed_run.begin_or_go_on(tiny.run("seed=3", steps=STEPS), straight, data)
+
+
+def test_alone_a_decision_is_done_as_it_is(data: Prepared, tmp_path: Path) -> None:
+    decision = distributed_run.Decision(tiny.run(steps=2), tmp_path / "run", data.folder, resumed=False)
+    assert distributed_run.together(Place(), lambda: decision).progress.step == 2
+    assert Alone().place == Place()
