@@ -36,7 +36,12 @@ print(tell(sys.argv[2], max_new_tokens=1, do_sample=False)[0]["generated_text"],
 def write_run(name: str, folder: Path) -> None:
     """A run of the shape: one step on a little of the storybook. Its tokenizer has fewer ids than the model."""
     model = preset(name).model.model_dump(mode="json")
-    little = ["data.source.stories=400", "training.micro_batch=1", "validation.windows=1", "tokenizer.vocabulary=1000"]
+    little = [
+        "data.source.stories=400",
+        "training.micro_batch_size=1",
+        "validation.num_sequences=1",
+        "tokenizer.vocab_size=1000",
+    ]
     changed = [f"model.{key}={json.dumps(value)}" for key, value in model.items()] + little
     command = [sys.executable, "-m", "fabella", "train", "storybook-1m", "--steps", "1", "--out", str(folder), *changed]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -14,38 +14,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config.data import Chained
+from fabella.config.data import Packed
 from fabella.config.optimizer import AdamW
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.generation import generate_jax, generate_torch
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
 from fabella.run_config.files import preset, preset_names
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 TIME, ROWS, STEPS, TOLD = 24, 8, 50, 60
-SIZES = {"vocabulary": 61, "context": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}
-SIZES |= {"hidden": 24, "dropout": 0.0}
+SIZES = {"vocab_size": 61, "context_length": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}
+SIZES |= {"ffn_dim": 24, "dropout": 0.0}
 TELL = {"torch": generate_torch.generate, "jax": generate_jax.generate}
 
 
-def reduced(name: str) -> Run:
+def reduced(name: str) -> RunConfig:
     """The preset, small, with AdamW as it has it, two micro-batches a step and a norm that is clipped."""
     run = preset(name)
     values = run.model.model_dump()
     model: ModelConfig = type(run.model).model_validate(values | {k: v for k, v in SIZES.items() if k in values})
-    windows = Chained(length=TIME, stride=TIME)
-    training = run.training.model_copy(update={"micro_batch": ROWS // 2, "compile": "none"})
+    windows = Packed(length=TIME, stride=TIME)
+    training = run.training.model_copy(update={"micro_batch_size": ROWS // 2, "compile": "none"})
     optimizer = run.optimizer if isinstance(run.optimizer, AdamW) else AdamW(lr=1e-3)
-    optimizer = optimizer.model_copy(update={"clip": 0.5, "lr": 1e-3})
+    optimizer = optimizer.model_copy(update={"max_grad_norm": 0.5, "lr": 1e-3})
     data = run.data.model_copy(update={"windows": windows})
     return run.model_copy(update={"model": model, "training": training, "optimizer": optimizer, "data": data})
 
 
 def batch(seed: int) -> Batch:
-    ids = np.random.default_rng(seed).integers(0, SIZES["vocabulary"], (ROWS, TIME + 1)).astype(np.int32)
+    ids = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], (ROWS, TIME + 1)).astype(np.int32)
     return Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
 
 
@@ -57,7 +57,7 @@ def far(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
 def compare(name: str) -> dict[str, float | bool]:
     """One row of the table."""
     run = reduced(name)
-    made = {engine: engines.for_training(run.model_copy(update={"engine": engine})) for engine in TELL}
+    made = {engine: engines.create_engine(run.model_copy(update={"engine": engine})) for engine in TELL}
     losses = {engine: one.losses(batch(0)) for engine, one in made.items()}
     courses: dict[str, list[float]] = {}
     first: dict[str, NDArray[Any]] = {}
@@ -66,7 +66,7 @@ def compare(name: str) -> dict[str, float | bool]:
         for step in range(STEPS):
             courses[engine].append(one.step(batch(step % 5), 1e-3).read()["loss"])
             if step == 0:  # Adam's first moments are the clipped gradients, times 1 - beta
-                moments = one.state().moments
+                moments = one.state().optimizer_state
                 first[engine] = np.concatenate([moments[n].ravel() for n in sorted(moments) if n.startswith("first.")])
     weights = initial_weights(run.model.parameters(), 5)
     louder = {n: array * 3 if array.ndim == 2 else array for n, array in weights.items()}
@@ -74,12 +74,12 @@ def compare(name: str) -> dict[str, float | bool]:
     texts = [
         list(
             tell(
-                engines.load(engine).for_use(run.model, louder, "cpu"),
+                engines.load(engine).load_model(run.model, louder, "cpu"),
                 prompt,
-                Sampling(temperature=0.0),
+                SamplingParams(temperature=0.0),
                 rows=[0],
                 max_tokens=TOLD,
-                vocabulary=SIZES["vocabulary"],
+                vocab_size=SIZES["vocab_size"],
             )
         )
         for engine, tell in TELL.items()

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer as Library
 
 from fabella.data.dataset import dtype_for
 from fabella.data.prepare.worker_pool import Workers
-from fabella.text.source import documents, parse
+from fabella.text.source import documents, parse_source
 from fabella.tokenizers import loading
 from fabella.tokenizers.byte_alphabet import LETTERS
 from fabella.tokenizers.metadata import JSON_FILE
@@ -190,7 +190,7 @@ def main() -> None:
     arguments.add_argument("--turns", type=int, default=5)
     arguments.add_argument("--out", type=Path, default=RESULTS)
     asked = arguments.parse_args()
-    texts = list(documents(parse(asked.text)))
+    texts = list(documents(parse_source(asked.text)))
     size = sum(len(text.encode()) for text in texts)
     with tempfile.TemporaryDirectory() as folder:
         loading.train(loading.parse(asked.tokenizer), texts).save(Path(folder))

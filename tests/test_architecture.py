@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import fabella.models
-from fabella.config.base import Section
+from fabella.config.base import ConfigModel
 from fabella.models.model_config import ModelConfig
-from fabella.models.registry import families, family_module
-from fabella.run_config.run import Run
+from fabella.models.registry import family_module, family_names
+from fabella.run_config.run import RunConfig
 from tests.source_tree import (
     FILES,
     HOUSE,
@@ -74,7 +74,7 @@ def test_no_import_hides_in_a_function_but_that_of_an_optional_extra() -> None:
 
 
 def test_a_family_imports_no_other_family() -> None:
-    names = families()
+    names = family_names()
     models = PACKAGE / "models"
     report(
         [
@@ -158,11 +158,11 @@ def test_functions_take_few_positional_arguments() -> None:
     )
 
 
-def every_section() -> list[type[Section]]:
-    for name in families():
+def every_section() -> list[type[ConfigModel]]:
+    for name in family_names():
         family_module(name)
-    found: list[type[Section]] = []
-    waiting: list[type[Section]] = [Section]
+    found: list[type[ConfigModel]] = []
+    waiting: list[type[ConfigModel]] = [ConfigModel]
     while waiting:
         found.append(waiting.pop())
         waiting += found[-1].__subclasses__()
@@ -175,7 +175,7 @@ def test_config_sections_have_few_fields() -> None:
         section: set(section.model_fields) - (set(ModelConfig.model_fields) if section is not ModelConfig else set())
         for section in own
     }
-    most = {section: FIELDS_OF_RUN if section is Run else FIELDS_PER_SECTION for section in own}
+    most = {section: FIELDS_OF_RUN if section is RunConfig else FIELDS_PER_SECTION for section in own}
     report([f"{s.__qualname__} has {len(f)} fields" for s, f in fields.items() if len(f) > most[s]])
 
 
@@ -201,8 +201,8 @@ def test_a_family_is_found_by_its_file_alone(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "nn_extra_torch.py").write_text("")
     (tmp_path / "sprout_torch.py").write_text("Config = 'found'")
     monkeypatch.delitem(sys.modules, "fabella.models.sprout_torch", raising=False)
-    assert "sprout" in families()
-    assert "nn_extra" not in families()
+    assert "sprout" in family_names()
+    assert "nn_extra" not in family_names()
     assert family_module("sprout").Config == "found"
 
 

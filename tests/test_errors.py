@@ -16,9 +16,9 @@ CODES = {
     errors.LockedError: 4,
     errors.CheckpointError: 4,
     errors.NumericsError: 5,
-    errors.NotFinite: 5,
-    errors.RanksError: 6,
-    errors.Interrupted: 130,
+    errors.NonFiniteStepError: 5,
+    errors.DistributedError: 6,
+    errors.TrainingInterrupted: 130,
 }
 
 
@@ -36,7 +36,7 @@ def test_the_table_above_and_the_docstring_name_every_error() -> None:
 
 
 def test_an_error_reads_as_problem_then_fix() -> None:
-    assert str(errors.TextError("a.txt is empty.", fix="Give a text.")) == "a.txt is empty. Give a text."
+    assert str(errors.TextError("a.txt is empty.", hint="Give a text.")) == "a.txt is empty. Give a text."
     assert str(errors.TextError("a.txt is empty.")) == "a.txt is empty."
 
 

@@ -20,11 +20,11 @@ _HOMES = {
     "resume": "fabella.training.api",
     "load": "fabella.generation.generator",
     "prepare": "fabella.data.prepare.pipeline",
-    "Sampling": "fabella.generation.sampling",
+    "SamplingParams": "fabella.generation.sampling",
     "FabellaError": "fabella.errors",
 }
 
-__all__ = ["FabellaError", "Sampling", "load", "prepare", "resume", "train"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["FabellaError", "SamplingParams", "load", "prepare", "resume", "train"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,10 +33,10 @@ class FabellaError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, problem: str, *, fix: str = "") -> None:
-        super().__init__(f"{problem} {fix}".rstrip())
-        self.problem = problem
-        self.fix = fix
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{message} {hint}".rstrip())
+        self.message = message
+        self.hint = hint
 
 
 class UsageError(FabellaError):
@@ -83,19 +83,19 @@ class NumericsError(FabellaError):
     exit_code = 5
 
 
-class NotFinite(NumericsError):  # noqa: N818 - the name says what the step is
+class NonFiniteStepError(NumericsError):
     """``step``: its number, counted from 1."""
 
-    def __init__(self, problem: str, *, fix: str = "", step: int = 0) -> None:
-        super().__init__(problem, fix=fix)
+    def __init__(self, message: str, *, hint: str = "", step: int = 0) -> None:
+        super().__init__(message, hint=hint)
         self.step = step
 
 
-class RanksError(FabellaError):
+class DistributedError(FabellaError):
     exit_code = 6
 
 
-class Interrupted(FabellaError):  # noqa: N818 - being stopped by the user is no error
+class TrainingInterrupted(FabellaError):  # noqa: N818 - being stopped by the user is no error
     exit_code = 130
 
 

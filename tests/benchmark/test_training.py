@@ -11,13 +11,13 @@ from fabella.benchmark import step_parts_torch
 from fabella.benchmark import training as benching
 from fabella.benchmark.peers.models_torch import build_peer
 from fabella.benchmark.peers.nanogpt_torch import NanoGPT
-from fabella.benchmark.step_parts_torch import PARTS, Contestant
-from fabella.benchmark.training import Conditions, bench, peak_memory, shape_of, summary
+from fabella.benchmark.step_parts_torch import PARTS, Baseline
+from fabella.benchmark.training import BenchOptions, bench, peak_memory, shape_of, summary
 from fabella.errors import ConfigError, FabellaError, UsageError
 from fabella.models.flops import flops_per_token
 from fabella.run_config.files import preset
 
-QUICK = Conditions(turns=2, device="cpu", alone=True, memory=False)
+QUICK = BenchOptions(turns=2, device="cpu", alone=True, memory=False)
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +49,14 @@ def test_a_shape_is_measured_part_by_part_against_the_machines_peak(monkeypatch:
 
 def test_a_peer_of_the_same_architecture_takes_part_where_it_is_installed() -> None:
     pytest.importorskip("transformers")
-    beside = Conditions(turns=1, device="cpu", memory=False)
+    beside = BenchOptions(turns=1, device="cpu", memory=False)
     told = bench(["tinystories-1m"], beside)["shapes"]["tinystories-1m"]["contestants"]
     assert list(told) == ["fabella", "transformers", "nanogpt"]
     assert len({each["parameters"] for each in told.values()}) == 1
 
 
 def test_only_those_asked_for_take_part_and_one_of_them_is_fabella() -> None:
-    asked = Conditions(turns=1, device="cpu", memory=False, only=("nanogpt", "fabella"))
+    asked = BenchOptions(turns=1, device="cpu", memory=False, only=("nanogpt", "fabella"))
     result = bench(["tinystories-1m"], asked)["shapes"]["tinystories-1m"]
     assert (list(result["contestants"]), result["compared_with"]) == (["fabella", "nanogpt"], "fabella")
     with pytest.raises(UsageError, match="--only names no Fabella to compare with"):
@@ -67,7 +67,7 @@ def test_only_those_asked_for_take_part_and_one_of_them_is_fabella() -> None:
 
 def test_nanogpt_is_the_same_model_written_otherwise() -> None:
     config = preset("tinystories-1m").model
-    ours, theirs = Contestant("fabella", config, (2, 8), "float32", "cpu").model, NanoGPT(config)
+    ours, theirs = Baseline("fabella", config, (2, 8), "float32", "cpu").model, NanoGPT(config)
     weights = dict(ours.state_dict())
     for layer in range(config.layers):
         for kind in ("weight", "bias"):
@@ -76,14 +76,14 @@ def test_nanogpt_is_the_same_model_written_otherwise() -> None:
     for name in [name for name in weights if ".attention." in name or ".feed_forward." in name]:
         weights[name.replace(".attention.", ".").replace(".feed_forward.", ".")] = weights.pop(name)
     theirs.load_state_dict({**weights, "head.weight": weights["embedding.weight"]})
-    ids = torch.randint(config.vocabulary, (2, 9), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(theirs(ids[:, :-1], ids[:, 1:]), ours.loss(ids[:, :-1], ids[:, 1:]))
 
 
 def test_litgpt_is_the_same_model_written_otherwise() -> None:
     pytest.importorskip("litgpt", reason="a peer, installed by `make bench-peers` only")
     config: Any = preset("storybook-1m").model
-    ours, (theirs, loss) = Contestant("fabella", config, (2, 8), "float32", "cpu").model, build_peer(config, "litgpt")
+    ours, (theirs, loss) = Baseline("fabella", config, (2, 8), "float32", "cpu").model, build_peer(config, "litgpt")
     weights = dict(ours.state_dict())
     for layer in range(config.layers):
         names = [f"blocks.{layer}.attention.{name}.weight" for name in ("query", "key", "value")]
@@ -97,12 +97,12 @@ def test_litgpt_is_the_same_model_written_otherwise() -> None:
         weights = {name.replace(old, new): weight for name, weight in weights.items()}
     weights["transformer.ln_f.weight"] = weights.pop("norm.weight")
     theirs.load_state_dict({**weights, "lm_head.weight": weights["transformer.wte.weight"]})
-    ids = torch.randint(config.vocabulary, (2, 9), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(loss(ids), ours.loss(ids[:, :-1], ids[:, 1:]))
 
 
 def test_steps_are_taken_in_earnest() -> None:
-    contestant = Contestant("fabella", preset("storybook-1m").model, (2, 16), "float32", "cpu")
+    contestant = Baseline("fabella", preset("storybook-1m").model, (2, 16), "float32", "cpu")
     before = [parameter.detach().clone() for parameter in contestant.model.parameters()]
     contestant.step()
     assert any((old != new).any() for old, new in zip(before, contestant.model.parameters(), strict=True))

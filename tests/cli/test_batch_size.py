@@ -7,9 +7,9 @@ import pytest
 
 from fabella.cli.main import run
 from fabella.planning import batch_size_finder
-from fabella.planning.probe import Trial
-from fabella.run_config.files import load_run
-from fabella.training.schedule import windows_at
+from fabella.planning.probe import ProbeResult
+from fabella.run_config.files import load_config
+from fabella.training.schedule import batch_size_at
 
 PEAKS = {1: 300e6, 2: 400e6, 4: 600e6, 8: 1000e6, 16: 1800e6}
 SPEEDS = {1: 500.0, 2: 900.0, 4: 1000.0, 8: 800.0}
@@ -19,10 +19,10 @@ SPEEDS = {1: 500.0, 2: 900.0, 4: 1000.0, 8: 800.0}
 def fits_8(monkeypatch: pytest.MonkeyPatch) -> None:
     """Micro-batches of up to 8 windows fit, and 4 are fastest."""
 
-    def try_out(run: object, size: int, given: object) -> Trial:
+    def try_out(run: object, size: int, given: object) -> ProbeResult:
         if size > 8:
-            return Trial(micro_batch=size, reason="memory")
-        return Trial(micro_batch=size, tokens_per_second=SPEEDS[size], peak_bytes=int(PEAKS[size]))
+            return ProbeResult(micro_batch=size, reason="memory")
+        return ProbeResult(micro_batch=size, tokens_per_second=SPEEDS[size], peak_bytes=int(PEAKS[size]))
 
     monkeypatch.setattr(batch_size_finder, "try_out", try_out)
 
@@ -34,7 +34,7 @@ def test_it_tells_the_largest_and_the_fastest_and_how_to_set_them(capsys: pytest
     assert told.out == (
         "Largest that fits: 8 (800 tokens/s, 1 GB at most)\n"
         "Fastest:           4 (1,000 tokens/s, 600 MB at most)\n"
-        "The same global batch with: training.micro_batch=8 'training.accumulation=[[0,128]]'\n"
+        "The same global batch with: training.micro_batch_size=8 'training.gradient_accumulation=[[0,128]]'\n"
     )
     assert "micro-batch     16: needs more memory than there is\n" in told.err
 
@@ -47,14 +47,14 @@ def test_the_answer_is_written_into_a_config(
     file = tmp_path / "mine.yaml"
     assert run(["batch-size", "minigpt-100m", *option, "--write", str(file), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    written, before = load_run(str(file)), load_run("minigpt-100m")
-    assert (facts["micro_batch"], facts["written"]) == (size, str(file))
-    assert written.training.micro_batch == size
-    assert [windows_at(written.training, s) for s in (0, 8750, 13125)] == [
-        windows_at(before.training, s) for s in (0, 8750, 13125)
+    written, before = load_config(str(file)), load_config("minigpt-100m")
+    assert (facts["micro_batch_size"], facts["written"]) == (size, str(file))
+    assert written.training.micro_batch_size == size
+    assert [batch_size_at(written.training, s) for s in (0, 8750, 13125)] == [
+        batch_size_at(before.training, s) for s in (0, 8750, 13125)
     ]
     assert run(["batch-size", str(file), *option, "--write", str(file)]) == 0  # again, into the same file
-    assert load_run(str(file)) == written
+    assert load_config(str(file)) == written
 
 
 @pytest.mark.usefixtures("fits_8")
@@ -86,5 +86,6 @@ def test_too_little_memory_for_anything_is_an_error_with_ways_out(capsys: pytest
     assert run(["batch-size", "storybook-1m", "--memory", "50MB"]) == 2
     told = capsys.readouterr().err
     assert (
-        "A micro-batch of 1 window of 288 tokens needs more memory than there is: 50 MB. Try training.recompute" in told
+        "A micro-batch of 1 window of 288 tokens needs more memory than there is: 50 MB. Try training.gradient_checkpointing"
+        in told
     )

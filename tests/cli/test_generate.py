@@ -14,9 +14,9 @@ import pytest
 
 from fabella.cli import generate
 from fabella.cli.main import run as fabella
-from fabella.config.data import Chained
+from fabella.config.data import Packed
 from fabella.generation.decoder.native.build import step
-from fabella.generation.generator import Teller
+from fabella.generation.generator import TextGenerator
 from tests.generation import tiny_run
 from tests.generation.fake_model import Config, Parrot
 from tests.processes import started
@@ -65,12 +65,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def saying(text: str) -> Teller:
+def saying(text: str) -> TextGenerator:
     """A teller that continues the prompt ``A`` with ``text``."""
-    config = Config(vocabulary=256, context=1024)
+    config = Config(vocab_size=256, context_length=1024)
     ids = tiny_run.tokenizer()
-    model = Parrot(config, [*text.encode(), ids.end], prompt=2)
-    return Teller(model, ids, config=config, windows=Chained(length=1024, stride=1024), engine="torch")
+    model = Parrot(config, [*text.encode(), ids.eos_id], prompt=2)
+    return TextGenerator(model, ids, config=config, windows=Packed(length=1024, stride=1024), engine="torch")
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +374,7 @@ def test_a_run_without_a_checkpoint_is_named(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_tokenizer_that_does_not_fit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = told(capsys, tiny_run.make(tmp_path / "run", tiny_run.run(vocabulary=100)), "Once")
+    code, _, err = told(capsys, tiny_run.make(tmp_path / "run", tiny_run.run(vocab_size=100)), "Once")
     assert code == 3
     assert "The tokenizer has 256 ids, the model only 100" in err
 

@@ -127,9 +127,15 @@ def test_ctrl_c_is_an_end_in_words(capsys: pytest.CaptureFixture[str], monkeypat
 
 @pytest.mark.fault("G9", cases=1)
 def test_ctrl_c_while_training_saves_and_ends_with_130(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "fabella", "train", "storybook-1m", "tokenizer.kind=bytes", "model.vocabulary=256"]
-    words += ["data.source.stories=50", "model.dim=16", "model.heads=2", "model.kv_heads=2", "training.micro_batch=4"]
-    words += ["training.log_every=1", "training.length.steps=100000"]
+    words = [sys.executable, "-m", "fabella", "train", "storybook-1m", "tokenizer.kind=bytes", "model.vocab_size=256"]
+    words += [
+        "data.source.stories=50",
+        "model.dim=16",
+        "model.heads=2",
+        "model.kv_heads=2",
+        "training.micro_batch_size=4",
+    ]
+    words += ["training.log_every_steps=1", "training.length.max_steps=100000"]
     with started(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ.copy()) as process:
         assert process.stderr is not None
         for line in process.stderr:

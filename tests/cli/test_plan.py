@@ -9,8 +9,8 @@ import pytest
 from fabella.cli.main import run
 from fabella.data.prepare.pipeline import prepare
 from fabella.planning import estimate as planning
-from fabella.planning.probe import Trial
-from fabella.training.run import start
+from fabella.planning.probe import ProbeResult
+from fabella.training.run import start_run
 from tests.training import tiny
 
 
@@ -24,10 +24,12 @@ def test_a_plan_tells_memory_steps_disk_and_whether_it_fits(capsys: pytest.Captu
         "           12,123,635,712 tokens",
         "time       not measured (leave out --no-measure)",
         "It does not fit into memory: 16 GB of 16 GB memory are free.",
-        "Try fabella batch-size, training.recompute=blocks, or a shorter data.windows.length.",
+        "Try fabella batch-size, training.gradient_checkpointing=blocks, or a shorter data.sequences.length.",
     ):
         assert line in told.splitlines()
-    assert run(["plan", "minigpt-100m", "--no-measure", "--memory", "16GB", "training.recompute=blocks"]) == 0
+    assert (
+        run(["plan", "minigpt-100m", "--no-measure", "--memory", "16GB", "training.gradient_checkpointing=blocks"]) == 0
+    )
     assert "It fits: 16 GB of 16 GB memory are free.\n" in capsys.readouterr().out
 
 
@@ -37,7 +39,7 @@ def test_measured_in_real_steps_of_prepared_data_it_tells_the_time(
     of = tiny.run()
     data = prepare(of.data, of.tokenizer, tmp_path / "prepared", workers=1)
     words = [word for word in tiny.SETTINGS if not word.startswith(("data.", "tokenizer."))]
-    assert run(["plan", "storybook-1m", *words, "data.windows.length=32", "--data", str(data.folder), "--json"]) == 0
+    assert run(["plan", "storybook-1m", *words, "data.sequences.length=32", "--data", str(data.folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["trial"] == "fits"
     assert facts["seconds"] > 0
@@ -51,10 +53,10 @@ def test_measured_in_real_steps_of_prepared_data_it_tells_the_time(
 def test_of_a_run_that_has_begun_it_tells_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def same(run: Any, micro_batch: int, *rest: Any) -> Trial:
-        return Trial(micro_batch=micro_batch, seconds=0.5, seconds_of_update=0.25)
+    def same(run: Any, micro_batch: int, *rest: Any) -> ProbeResult:
+        return ProbeResult(micro_batch=micro_batch, seconds=0.5, seconds_of_update=0.25)
 
-    out = start(tiny.run(steps=15), tmp_path / "run", tiny.prepared(tmp_path)).folder
+    out = start_run(tiny.run(steps=15), tmp_path / "run", tiny.prepared(tmp_path)).folder
     told: dict[int, dict[str, Any]] = {}
     for steps in (15, 30, 60):
         assert run(["plan", str(out), "--steps", str(steps), "--json"]) == 0
@@ -75,7 +77,7 @@ def test_of_a_run_that_has_begun_it_tells_what_is_left(
 def test_a_trial_killed_for_memory_is_an_answer(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "try_out", lambda run, size, *rest: Trial(micro_batch=size, reason="killed"))
+    monkeypatch.setattr(planning, "try_out", lambda run, size, *rest: ProbeResult(micro_batch=size, reason="killed"))
     assert run(["plan", "storybook-1m", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["trial"], facts["fits_memory"], facts["seconds"]) == ("killed", False, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli import main
-from fabella.data.dataset import open_prepared
+from fabella.data.dataset import open_dataset
 
 
 def many(numbers: range) -> str:
@@ -31,7 +31,7 @@ def test_it_tells_people(stories: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert re.search(r"train +4\d\d +[\d,]+ +[\d,]+ +\d\.\d\d\n", shown)
     assert f"{out}: ready, bpe tokenizer of 300 ids" in shown
     assert f"fabella train PRESET --data {out}" in shown
-    assert open_prepared(out, full=True).train.documents > 400
+    assert open_dataset(out, full=True).train.documents > 400
 
 
 def test_it_tells_programs_and_nothing_else(stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,8 +40,8 @@ def test_it_tells_programs_and_nothing_else(stories: Path, tmp_path: Path, capsy
     first = json.loads(capsys.readouterr().out)
     assert main.run(command) == 0
     second = json.loads(capsys.readouterr().out)
-    assert first["fingerprint"] == second["fingerprint"] == open_prepared(tmp_path / "out").fingerprint
-    assert first["tokenizer"] == {"kind": "bytes", "vocabulary": 256}
+    assert first["fingerprint"] == second["fingerprint"] == open_dataset(tmp_path / "out").fingerprint
+    assert first["tokenizer"] == {"kind": "bytes", "vocab_size": 256}
     assert first["train"]["documents"] + first["validation"]["documents"] == 500
     assert first["train"]["tokens"] == first["train"]["bytes"] + first["train"]["documents"]
     assert set(first["data_quality"]) == {"facts", "warnings"}
@@ -82,7 +82,7 @@ def test_separator_and_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["train"]["documents"] > 80
     (tmp_path / "b.csv").write_text("name,story\n" + "".join(f"n,a tale of {number}\n" for number in range(100)))
     assert main.run(["prepare", str(tmp_path / "b.csv"), "--column", "story", *rest, str(tmp_path / "out2")]) == 0
-    assert open_prepared(tmp_path / "out2").train.documents > 80
+    assert open_dataset(tmp_path / "out2").train.documents > 80
 
 
 @pytest.mark.parametrize(

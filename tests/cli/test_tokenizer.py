@@ -22,7 +22,7 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run([*command, "--json"]) == 0
     shown, said = capsys.readouterr()
     found = json.loads(shown)
-    assert (found["kind"], found["vocabulary"], found["round_trip"]) == ("sentencepiece", 400, True)
+    assert (found["kind"], found["vocab_size"], found["round_trip"]) == ("sentencepiece", 400, True)
     assert found["fingerprint"] == loading.load(place).fingerprint
     assert "the tokenizer was trained on all of the training text" in said
 
@@ -34,7 +34,7 @@ def test_train_tells_people(folder: Path, tmp_path: Path, capsys: pytest.Capture
     heading, row = capsys.readouterr().out.splitlines()
     assert heading.split() == [
         "tokenizer",
-        "vocabulary",
+        "vocab_size",
         "bytes/token",
         "tokens/word",
         "coverage",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli.main import run as fabella
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.runs import release
 
 
@@ -27,7 +27,7 @@ def test_a_damaged_run_ends_with_code_4_and_names_what_is_damaged(
     (run / "latest").unlink()
     model = run / "checkpoints" / "step-00000010" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
-    (RunFolder.open(run).checkpoints / ".step-00000020.partial-0123456789ab").mkdir()
+    (RunDir.open(run).checkpoints / ".step-00000020.partial-0123456789ab").mkdir()
     assert fabella(["verify", str(run)]) == 4
     size = model.stat().st_size
     assert capsys.readouterr().out.splitlines() == [

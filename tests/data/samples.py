@@ -6,43 +6,56 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config.data import BPE, Bytes, Chained, Data, Documents, Files, Given, Held, Source, Storybook
-from fabella.data.dataset import Prepared, Split, dtype_for
+from fabella.config.data import (
+    BPE,
+    Bytes,
+    DataConfig,
+    FilesSource,
+    Holdout,
+    Packed,
+    Padded,
+    Source,
+    StorybookSource,
+    ValidationSource,
+)
+from fabella.data.dataset import Split, TokenizedDataset, dtype_for
 from fabella.data.prepare.pipeline import prepare
 from fabella.data.prepare.shard_writer import SplitWriter
-from fabella.data.prepare.tokenize import Encoded
+from fabella.data.prepare.tokenize import TokenizedDocuments
 
-WINDOWS = Chained(length=32, stride=32)
-FIFTH, BYTES = Held(fraction=0.2), Bytes()
-SMALL = Storybook(stories=60)
+WINDOWS = Packed(length=32, stride=32)
+FIFTH, BYTES = Holdout(fraction=0.2), Bytes()
+SMALL = StorybookSource(stories=60)
 
 
-def split(folder: Path, lengths: list[int], *, vocabulary: int = 300, shard_tokens: int = 100) -> Split:
+def split(folder: Path, lengths: list[int], *, vocab_size: int = 300, shard_tokens: int = 100) -> Split:
     """A split of documents of random ids; ``lengths`` count the end, which is id 0."""
-    dtype = dtype_for(vocabulary)
+    dtype = dtype_for(vocab_size)
     with SplitWriter(folder, dtype, shard_tokens) as writer:
         for number, length in enumerate(lengths):
-            ids = np.append(np.random.default_rng(number).integers(1, vocabulary, length - 1), 0).astype(dtype)
-            writer.append(Encoded(ids, np.array([length]), np.array([2 * length])))
-    return Split(folder, writer.record(), vocabulary)
+            ids = np.append(np.random.default_rng(number).integers(1, vocab_size, length - 1), 0).astype(dtype)
+            writer.append(TokenizedDocuments(ids, np.array([length]), np.array([2 * length])))
+    return Split(folder, writer.record(), vocab_size)
 
 
 def all_ids(of: Split) -> NDArray[np.int64]:
     return of.read(0, of.tokens).astype(np.int64)
 
 
-def data(source: Source = SMALL, validation: Held | Given = FIFTH, windows: Chained | Documents = WINDOWS) -> Data:
-    return Data(source=source, validation=validation, windows=windows)
+def data(
+    source: Source = SMALL, validation: Holdout | ValidationSource = FIFTH, windows: Packed | Padded = WINDOWS
+) -> DataConfig:
+    return DataConfig(source=source, validation=validation, sequences=windows)
 
 
-def prepared(folder: Path, of: Data | None = None, tokenizer: Bytes | BPE = BYTES) -> Prepared:
+def prepared(folder: Path, of: DataConfig | None = None, tokenizer: Bytes | BPE = BYTES) -> TokenizedDataset:
     return prepare(of or data(), tokenizer, folder, workers=1)
 
 
-def lines(path: Path, texts: list[str]) -> Files:
+def lines(path: Path, texts: list[str]) -> FilesSource:
     """A file with one document a line, as a source."""
     path.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    return Files(paths=(str(path),), separator="lines")
+    return FilesSource(paths=(str(path),), separator="lines")
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.config.data import BPE
-from fabella.data.dataset import Split, dtype_for, is_prepared, open_prepared
-from fabella.data.npy import ArrayWriter
+from fabella.data.dataset import Split, dtype_for, is_dataset, open_dataset
+from fabella.data.npy import NpyWriter
 from fabella.data.prepare import shard_writer
 from fabella.errors import PreparedDataError
-from fabella.storage import MANIFEST, render_manifest
+from fabella.storage import MANIFEST, dump_manifest
 from tests.data.samples import all_ids, content, data, lines, prepared, split
 
 MUTATIONS = 200
@@ -31,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "prepared"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_writer.SplitWriter.__init__, "__defaults__", (3000,))
-        prepared(folder, tokenizer=BPE(vocabulary=400))
+        prepared(folder, tokenizer=BPE(vocab_size=400))
     return folder
 
 
@@ -60,17 +60,17 @@ def test_every_document_ends_with_the_end(of: Split) -> None:
     assert of.document_bytes.tolist() == [100, 2, 260, 60, 198, 40, 122]
 
 
-@pytest.mark.parametrize(("vocabulary", "dtype"), [(256, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
-def test_ids_take_the_room_they_need(vocabulary: int, dtype: str, tmp_path: Path) -> None:
-    assert dtype_for(vocabulary).name == dtype
-    made = split(tmp_path / "train", [20], vocabulary=vocabulary)
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(256, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
+def test_ids_take_the_room_they_need(vocab_size: int, dtype: str, tmp_path: Path) -> None:
+    assert dtype_for(vocab_size).name == dtype
+    made = split(tmp_path / "train", [20], vocab_size=vocab_size)
     assert made.read(0, 20).dtype == dtype
-    assert all_ids(made).max() < vocabulary
+    assert all_ids(made).max() < vocab_size
 
 
 @pytest.mark.fault("B2", cases=3)
 def test_an_id_outside_of_the_vocabulary_is_named_with_its_place(tmp_path: Path) -> None:
-    made = split(tmp_path / "train", [150, 100], vocabulary=300, shard_tokens=100)
+    made = split(tmp_path / "train", [150, 100], vocab_size=300, shard_tokens=100)
     shards = [{"file": f"shard-0000{n}.npy", "tokens": tokens, "crc32": []} for n, tokens in enumerate((100, 100, 50))]
     record = {"documents": 2, "tokens": 250, "bytes": 0, "shards": shards}
     ids = all_ids(made)
@@ -90,32 +90,32 @@ def test_an_id_outside_of_the_vocabulary_is_named_with_its_place(tmp_path: Path)
 
 
 def test_what_was_prepared_is_opened(whole: Path) -> None:
-    opened = open_prepared(whole, full=True)
+    opened = open_dataset(whole, full=True)
     assert opened.folder == whole
-    assert opened.tokenizer.vocabulary == 400
+    assert opened.tokenizer.vocab_size == 400
     assert opened.train.name == "train"
     assert opened.train.tokens == opened.manifest["train"]["tokens"] > 6000
     assert len(opened.manifest["train"]["shards"]) > 2
     assert opened.validation.documents + opened.train.documents == 60
-    assert is_prepared(whole)
+    assert is_dataset(whole)
 
 
 def test_ids_are_those_of_the_documents(whole: Path) -> None:
-    opened = open_prepared(whole)
+    opened = open_dataset(whole)
     for side in (opened.train, opened.validation):
         ids, offsets = all_ids(side), side.offsets
         for start, stop, size in zip(offsets[:-1], offsets[1:], side.document_bytes, strict=True):
             text = opened.tokenizer.decode(ids[start:stop].tolist())
             assert len(text.encode()) == size
             assert opened.tokenizer.encode(text).tolist() == ids[start : stop - 1].tolist()
-            assert ids[stop - 1] == opened.tokenizer.end
+            assert ids[stop - 1] == opened.tokenizer.eos_id
 
 
 def test_the_fingerprint_is_that_of_the_content(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "copy")
-    assert open_prepared(tmp_path / "copy").fingerprint == open_prepared(whole).fingerprint
-    other = prepared(tmp_path / "other", tokenizer=BPE(vocabulary=401))
-    assert other.fingerprint != open_prepared(whole).fingerprint
+    assert open_dataset(tmp_path / "copy").fingerprint == open_dataset(whole).fingerprint
+    other = prepared(tmp_path / "other", tokenizer=BPE(vocab_size=401))
+    assert other.fingerprint != open_dataset(whole).fingerprint
 
 
 @pytest.mark.fault("B14", cases=1)
@@ -168,15 +168,15 @@ def test_every_damage_is_found_and_named(whole: Path, tmp_path: Path) -> None:
         damage = source.choice([flip, flip, truncate, lengthen, remove, retype])
         damage(folder / name, source)
         with pytest.raises(PreparedDataError) as caught:
-            open_prepared(folder, full=True)
-        assert Path(name).name in caught.value.problem, (damage.__name__, caught.value.problem)
+            open_dataset(folder, full=True)
+        assert Path(name).name in caught.value.message, (damage.__name__, caught.value.message)
         shutil.rmtree(folder)
 
 
 @pytest.mark.fault("B2", cases=50)
 def test_a_flipped_bit_of_a_shard_is_found_at_its_offset(whole: Path, tmp_path: Path) -> None:
     source = random.Random(6)
-    opened = open_prepared(whole)
+    opened = open_dataset(whole)
     for number in range(50):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
@@ -187,7 +187,7 @@ def test_a_flipped_bit_of_a_shard_is_found_at_its_offset(whole: Path, tmp_path: 
         path.write_bytes(damaged)
         words = rf"train/{shard['file']}, offset 0 to {shard['tokens'] - 1}, is damaged: its content does not match"
         with pytest.raises(PreparedDataError, match=words):
-            open_prepared(folder, full=True)
+            open_dataset(folder, full=True)
         shutil.rmtree(folder)
 
 
@@ -202,26 +202,26 @@ def test_what_is_missing_or_of_another_size_is_found_at_once(whole: Path, tmp_pa
         name = source.choice(names)
         source.choice([truncate, lengthen, remove])(folder / name, source)
         with pytest.raises(PreparedDataError, match=Path(name).name):
-            open_prepared(folder)
+            open_dataset(folder)
         shutil.rmtree(folder)
 
 
 def test_another_tokenizer_is_noticed(whole: Path, tmp_path: Path) -> None:
     """Swapped together with its manifest: then sizes and digests agree, and the fingerprint does not."""
-    other = prepared(tmp_path / "other", tokenizer=BPE(vocabulary=401))
+    other = prepared(tmp_path / "other", tokenizer=BPE(vocab_size=401))
     manifest = dict(other.manifest)
     shutil.copytree(whole, tmp_path / "mixed")
     for name in ("tokenizer.json", "fabella.json"):
         shutil.copy(tmp_path / "other" / "tokenizer" / name, tmp_path / "mixed" / "tokenizer" / name)
-    mixed = open_prepared(whole).manifest | {}
+    mixed = open_dataset(whole).manifest | {}
     mixed["files"] = {**mixed["files"], **{n: e for n, e in manifest["files"].items() if n.startswith("tokenizer/")}}
     (tmp_path / "mixed" / MANIFEST).write_bytes(rendered(mixed))
     with pytest.raises(PreparedDataError, match="tokenizer is not the tokenizer that the ids were made with"):
-        open_prepared(tmp_path / "mixed")
+        open_dataset(tmp_path / "mixed")
 
 
 def rendered(manifest: dict[str, object]) -> bytes:
-    return render_manifest(manifest)
+    return dump_manifest(manifest)
 
 
 @pytest.mark.parametrize(
@@ -236,17 +236,17 @@ def rendered(manifest: dict[str, object]) -> bytes:
 )
 def test_manifests_of_something_else(whole: Path, tmp_path: Path, change: dict[str, object], words: str) -> None:
     shutil.copytree(whole, tmp_path / "copy")
-    manifest = open_prepared(whole).manifest | change
+    manifest = open_dataset(whole).manifest | change
     (tmp_path / "copy" / MANIFEST).write_bytes(rendered(manifest))
     with pytest.raises(PreparedDataError, match=words):
-        open_prepared(tmp_path / "copy")
+        open_dataset(tmp_path / "copy")
 
 
 def test_offsets_that_lead_elsewhere(tmp_path: Path) -> None:
     made = split(tmp_path / "train", [30, 40])
     path = tmp_path / "train" / "offsets.npy"
     path.unlink()
-    with ArrayWriter(path, np.dtype("<i8")) as writer:
+    with NpyWriter(path, np.dtype("<i8")) as writer:
         writer.append(np.array([0, 80, 70]))
     with pytest.raises(PreparedDataError, match=r"train/offsets\.npy does not lead from 0 to 70 in rising order"):
         _ = made.offsets
@@ -266,13 +266,13 @@ def test_what_is_no_prepared_data(what: str, problem: str, tmp_path: Path) -> No
         place.touch()
     elif what == "empty folder":
         place.mkdir()
-    assert not is_prepared(place)
+    assert not is_dataset(place)
     with pytest.raises(PreparedDataError, match=problem):
-        open_prepared(place)
+        open_dataset(place)
 
 
 def test_damaged_it_is_still_seen_to_be_prepared_data(whole: Path, tmp_path: Path) -> None:
     """So that a command tells of the damage instead of taking the folder for text."""
     shutil.copytree(whole, tmp_path / "copy")
     (tmp_path / "copy" / MANIFEST).write_text("{")
-    assert is_prepared(tmp_path / "copy")
+    assert is_dataset(tmp_path / "copy")

@@ -9,19 +9,19 @@ import pytest
 from fabella.config.data import (
     BPE,
     Bytes,
-    Chained,
-    Data,
-    Documents,
-    Given,
-    Held,
-    Mixture,
-    Part,
+    DataConfig,
+    Holdout,
+    MixtureSource,
+    Packed,
+    Padded,
     Pretrained,
-    Storybook,
-    Streamed,
+    StorybookSource,
+    Streaming,
+    ValidationSource,
+    WeightedSource,
 )
 from fabella.data import fingerprint
-from fabella.data.fingerprint import digest_of_inputs, refuse_changed, sampled, stamp
+from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, sampled
 from fabella.errors import TextError
 from tests.data.samples import data, lines
 from tests.tokenizers.samples import trained
@@ -32,23 +32,23 @@ BYTES = Bytes()
 def test_each_setting_that_decides_the_ids_counts() -> None:
     base = data()
     every = [
-        digest_of_inputs(base, BYTES),
-        digest_of_inputs(base, BPE(vocabulary=300)),
-        digest_of_inputs(base, BPE(vocabulary=301)),
-        digest_of_inputs(data(Storybook(stories=61)), BYTES),
-        digest_of_inputs(data(Storybook(stories=60, seed=2)), BYTES),
-        digest_of_inputs(data(validation=Held(fraction=0.3)), BYTES),
-        digest_of_inputs(data(validation=Given(source=Storybook(seed=3))), BYTES),
-        digest_of_inputs(base.model_copy(update={"invalid_text": "replace"}), BYTES),
-        digest_of_inputs(data(Mixture(parts=(Part(weight=1, source=Storybook()),))), BYTES),
+        dataset_fingerprint(base, BYTES),
+        dataset_fingerprint(base, BPE(vocab_size=300)),
+        dataset_fingerprint(base, BPE(vocab_size=301)),
+        dataset_fingerprint(data(StorybookSource(stories=61)), BYTES),
+        dataset_fingerprint(data(StorybookSource(stories=60, seed=2)), BYTES),
+        dataset_fingerprint(data(validation=Holdout(fraction=0.3)), BYTES),
+        dataset_fingerprint(data(validation=ValidationSource(source=StorybookSource(seed=3))), BYTES),
+        dataset_fingerprint(base.model_copy(update={"decode_errors": "replace"}), BYTES),
+        dataset_fingerprint(data(MixtureSource(parts=(WeightedSource(weight=1, source=StorybookSource()),))), BYTES),
     ]
     assert len(set(every)) == len(every)
 
 
 def test_windows_do_not_count() -> None:
     """They are cut when the data is read."""
-    one, other = data(windows=Chained(length=8, stride=4)), data(windows=Documents(length=100))
-    assert digest_of_inputs(one, BYTES) == digest_of_inputs(other, BYTES)
+    one, other = data(windows=Packed(length=8, stride=4)), data(windows=Padded(length=100))
+    assert dataset_fingerprint(one, BYTES) == dataset_fingerprint(other, BYTES)
 
 
 def test_content_counts_and_place_does_not(tmp_path: Path) -> None:
@@ -56,48 +56,48 @@ def test_content_counts_and_place_does_not(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     here = data(lines(tmp_path / "a" / "text.txt", ["one", "two"]))
     there = data(lines(tmp_path / "b" / "text.txt", ["one", "two"]))
-    assert digest_of_inputs(here, BYTES) == digest_of_inputs(there, BYTES)
+    assert dataset_fingerprint(here, BYTES) == dataset_fingerprint(there, BYTES)
     lines(tmp_path / "b" / "text.txt", ["one", "too"])
-    assert digest_of_inputs(here, BYTES) != digest_of_inputs(there, BYTES)
+    assert dataset_fingerprint(here, BYTES) != dataset_fingerprint(there, BYTES)
 
 
 def test_times_do_not_count(tmp_path: Path) -> None:
     of = data(lines(tmp_path / "text.txt", ["one", "two"]))
-    before = digest_of_inputs(of, BYTES)
+    before = dataset_fingerprint(of, BYTES)
     os.utime(tmp_path / "text.txt", (0, 0))
-    assert digest_of_inputs(of, BYTES) == before
+    assert dataset_fingerprint(of, BYTES) == before
 
 
 @pytest.mark.fault("B14", cases=2)
 def test_a_byte_more_counts_in_the_text_and_in_the_validation_text(tmp_path: Path) -> None:
     text, validation = lines(tmp_path / "a.txt", ["one"]), lines(tmp_path / "b.txt", ["two"])
-    of = data(text, Given(source=validation))
-    seen = {digest_of_inputs(of, BYTES)}
+    of = data(text, ValidationSource(source=validation))
+    seen = {dataset_fingerprint(of, BYTES)}
     for name in ("a.txt", "b.txt"):
         with (tmp_path / name).open("a") as file:
             file.write("!")
-        seen.add(digest_of_inputs(of, BYTES))
+        seen.add(dataset_fingerprint(of, BYTES))
     assert len(seen) == 3
 
 
 def test_the_content_of_a_tokenizer_counts(tmp_path: Path) -> None:
     trained("bpe", 400).save(tmp_path / "tokenizer")
     section = Pretrained(source=str(tmp_path / "tokenizer"))
-    before = digest_of_inputs(data(), section)
+    before = dataset_fingerprint(data(), section)
     by_file = Pretrained(source=str(tmp_path / "tokenizer" / "tokenizer.json"))
-    assert digest_of_inputs(data(), by_file) != before, "what was asked for is another section"
+    assert dataset_fingerprint(data(), by_file) != before, "what was asked for is another section"
     shutil.rmtree(tmp_path / "tokenizer")
     trained("bpe", 500).save(tmp_path / "tokenizer")
-    assert digest_of_inputs(data(), section) != before
+    assert dataset_fingerprint(data(), section) != before
 
 
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     of = data(lines(tmp_path / "text.txt", ["one", "two"]))
-    before = stamp(of)
-    refuse_changed(before, of)
+    before = file_stats(of)
+    require_unchanged(before, of)
     lines(tmp_path / "text.txt", ["one", "two", "three"])
     with pytest.raises(TextError, match=r"text\.txt was changed while it was being prepared\. Prepare it again"):
-        refuse_changed(before, of)
+        require_unchanged(before, of)
 
 
 def test_a_file_that_goes_meanwhile_is_noticed(tmp_path: Path) -> None:
@@ -107,33 +107,33 @@ def test_a_file_that_goes_meanwhile_is_noticed(tmp_path: Path) -> None:
     of = data().model_copy(
         update={"source": lines(tmp_path / "c.txt", ["x"]).model_copy(update={"paths": (str(tmp_path / "texts"),)})}
     )
-    before = stamp(of)
+    before = file_stats(of)
     (tmp_path / "texts" / "b.txt").unlink()
     with pytest.raises(TextError, match="Files came or went"):
-        refuse_changed(before, of)
+        require_unchanged(before, of)
     shutil.rmtree(tmp_path / "texts")
     with pytest.raises(TextError):
-        refuse_changed(before, of)
+        require_unchanged(before, of)
 
 
 def test_a_data_section_of_no_files_has_no_stamp() -> None:
-    assert stamp(data()) == []
-    assert isinstance(data(), Data)
+    assert file_stats(data()) == []
+    assert isinstance(data(), DataConfig)
 
 
 # ---------------------------------------------------------------- streams
 
 
-def streaming(of: Data, **settings: int) -> Data:
-    return of.model_copy(update={"reading": Streamed(**settings)})  # pyright: ignore[reportArgumentType]
+def streaming(of: DataConfig, **settings: int) -> DataConfig:
+    return of.model_copy(update={"reading": Streaming(**settings)})  # pyright: ignore[reportArgumentType]
 
 
 def test_of_a_stream_only_what_decides_its_head_counts() -> None:
     base = data()
-    one, other = streaming(base), streaming(base, row_buffer=7, sequence_buffer=7, ahead=7)
-    assert digest_of_inputs(one, BYTES) == digest_of_inputs(other, BYTES)
-    assert digest_of_inputs(one, BYTES) != digest_of_inputs(base, BYTES)
-    assert digest_of_inputs(one, BYTES) != digest_of_inputs(streaming(base, head_bytes=1000), BYTES)
+    one, other = streaming(base), streaming(base, document_shuffle_buffer=7, sequence_shuffle_buffer=7, prefetch_batches=7)
+    assert dataset_fingerprint(one, BYTES) == dataset_fingerprint(other, BYTES)
+    assert dataset_fingerprint(one, BYTES) != dataset_fingerprint(base, BYTES)
+    assert dataset_fingerprint(one, BYTES) != dataset_fingerprint(streaming(base, tokenizer_sample_bytes=1000), BYTES)
 
 
 @pytest.mark.fault("B14", cases=6)

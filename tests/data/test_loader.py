@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fabella.config.data import Chained
+from fabella.config.data import Packed
 from fabella.data.batches import Batch
-from fabella.data.loader import feed
-from fabella.data.sampler import Order
-from fabella.data.sequences import Windows
+from fabella.data.loader import prefetch_loader
+from fabella.data.sampler import PermutationSampler
+from fabella.data.sequences import SequenceDataset
 from fabella.errors import PreparedDataError
 from tests.data.samples import split
 
 
 @pytest.fixture
-def windows(tmp_path: Path) -> Windows:
-    return Windows(split(tmp_path / "train", [40] * 20), Chained(length=10, stride=5), 0)
+def windows(tmp_path: Path) -> SequenceDataset:
+    return SequenceDataset(split(tmp_path / "train", [40] * 20), Packed(length=10, stride=5), 0)
 
 
 def threads() -> int:
@@ -28,13 +28,13 @@ def threads() -> int:
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 4, 50])
-def test_batches_are_those_of_the_order(windows: Windows, ahead: int) -> None:
-    order, sizes = Order(len(windows), 1), [3, 1, 7, 200, 2]
-    with feed(windows, order, 5, iter(sizes), ahead) as batches:
+def test_batches_are_those_of_the_order(windows: SequenceDataset, ahead: int) -> None:
+    order, sizes = PermutationSampler(len(windows), 1), [3, 1, 7, 200, 2]
+    with prefetch_loader(windows, order, 5, iter(sizes), ahead) as batches:
         made = list(batches)
     position = 5
     for batch, size in zip(made, sizes, strict=True):
-        expected = windows.batch(order.windows(position, position + size))
+        expected = windows.batch(order.sequences(position, position + size))
         np.testing.assert_array_equal(batch.tokens, expected.tokens)
         np.testing.assert_array_equal(batch.targets, expected.targets)
         position += size
@@ -42,19 +42,19 @@ def test_batches_are_those_of_the_order(windows: Windows, ahead: int) -> None:
 
 
 @pytest.mark.fault("B10", cases=40)
-def test_begun_again_at_any_batch_it_goes_on_exactly(windows: Windows) -> None:
-    order = Order(len(windows), 2)
-    with feed(windows, order, 0, itertools.repeat(11, 40)) as batches:
+def test_begun_again_at_any_batch_it_goes_on_exactly(windows: SequenceDataset) -> None:
+    order = PermutationSampler(len(windows), 2)
+    with prefetch_loader(windows, order, 0, itertools.repeat(11, 40)) as batches:
         straight = [batch.tokens.tobytes() for batch in batches]
     for begun in range(40):
-        with feed(windows, order, 11 * begun, itertools.repeat(11, 40 - begun)) as batches:
+        with prefetch_loader(windows, order, 11 * begun, itertools.repeat(11, 40 - begun)) as batches:
             assert [batch.tokens.tobytes() for batch in batches] == straight[begun:]
 
 
-class Counted(Windows):
+class Counted(SequenceDataset):
     """Windows that count their batches, and fail at one of them."""
 
-    def __init__(self, windows: Windows, fails_at: int = -1) -> None:
+    def __init__(self, windows: SequenceDataset, fails_at: int = -1) -> None:
         self.windows, self.fails_at, self.made = windows, fails_at, 0
 
     def __len__(self) -> int:
@@ -67,16 +67,16 @@ class Counted(Windows):
         return self.windows.batch(indices)
 
 
-def test_only_so_many_are_made_ahead(windows: Windows) -> None:
+def test_only_so_many_are_made_ahead(windows: SequenceDataset) -> None:
     counted = Counted(windows)
-    with feed(counted, Order(len(windows), 1), 0, itertools.repeat(1), ahead=3) as batches:
+    with prefetch_loader(counted, PermutationSampler(len(windows), 1), 0, itertools.repeat(1), ahead=3) as batches:
         for _ in range(10):
             next(batches)
     assert 10 <= counted.made <= 13
 
 
-def test_an_error_on_the_thread_comes_in_its_place(windows: Windows) -> None:
-    batches = feed(Counted(windows, fails_at=3), Order(len(windows), 1), 0, itertools.repeat(1))
+def test_an_error_on_the_thread_comes_in_its_place(windows: SequenceDataset) -> None:
+    batches = prefetch_loader(Counted(windows, fails_at=3), PermutationSampler(len(windows), 1), 0, itertools.repeat(1))
     next(batches)
     next(batches)
     with pytest.raises(PreparedDataError, match="offset 7: id 999"):
@@ -86,8 +86,8 @@ def test_an_error_on_the_thread_comes_in_its_place(windows: Windows) -> None:
     assert threads() == 0
 
 
-def test_closed_early_it_leaves_no_thread_and_gives_nothing_more(windows: Windows) -> None:
-    batches = feed(windows, Order(len(windows), 1), 0, itertools.repeat(1))
+def test_closed_early_it_leaves_no_thread_and_gives_nothing_more(windows: SequenceDataset) -> None:
+    batches = prefetch_loader(windows, PermutationSampler(len(windows), 1), 0, itertools.repeat(1))
     next(batches)
     batches.close()
     batches.close()
@@ -95,11 +95,11 @@ def test_closed_early_it_leaves_no_thread_and_gives_nothing_more(windows: Window
     assert list(batches) == []
 
 
-def test_an_error_of_the_sizes_is_not_lost(windows: Windows) -> None:
+def test_an_error_of_the_sizes_is_not_lost(windows: SequenceDataset) -> None:
     def sizes() -> Iterator[int]:
         yield from (1, 1)
         raise ValueError("no schedule")
 
     with pytest.raises(ValueError, match="no schedule"):
-        feed(windows, Order(len(windows), 1), 0, sizes())
+        prefetch_loader(windows, PermutationSampler(len(windows), 1), 0, sizes())
     assert threads() == 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.data import npy
-from fabella.data.npy import ArrayWriter, checksum, header, open_array
+from fabella.data.npy import NpyWriter, checksum, header, open_array
 from fabella.errors import DiskFullError, PreparedDataError
 
 U2, I8 = np.dtype("<u2"), np.dtype("<i8")
@@ -19,7 +19,7 @@ U2, I8 = np.dtype("<u2"), np.dtype("<i8")
 @given(parts=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=30), max_size=10))
 def test_pieces_written_are_one_array(tmp_path_factory: pytest.TempPathFactory, parts: list[list[int]]) -> None:
     path = tmp_path_factory.mktemp("arrays") / "a.npy"
-    with ArrayWriter(path, U2) as writer:
+    with NpyWriter(path, U2) as writer:
         for part in parts:
             writer.append(np.array(part, dtype=U2))
     whole = [number for part in parts for number in part]
@@ -36,7 +36,7 @@ def test_the_header_is_as_long_for_every_length(length: int) -> None:
 def test_every_block_has_a_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npy, "BLOCK_BYTES", 64)
     numbers = np.arange(100, dtype=U2)
-    with ArrayWriter(tmp_path / "a.npy", U2) as writer:
+    with NpyWriter(tmp_path / "a.npy", U2) as writer:
         writer.append(numbers[:50])
         writer.append(numbers[50:])
     data = numbers.tobytes()
@@ -46,14 +46,14 @@ def test_every_block_has_a_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.npy").touch()
     with pytest.raises(Exception, match="exists"):
-        ArrayWriter(tmp_path / "a.npy", U2)
+        NpyWriter(tmp_path / "a.npy", U2)
 
 
 def test_a_full_disk_is_told_in_words() -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs /dev/full")
-    writer = ArrayWriter.__new__(ArrayWriter)
+    writer = NpyWriter.__new__(NpyWriter)
     writer.path, writer.dtype, writer.length, writer.checksums = full, U2, 0, []
     writer._block, writer._file = bytearray(), full.open("wb")  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(DiskFullError, match="disk full"), writer:
@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_in_words() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_an_error_within_is_the_one_that_is_told(tmp_path: Path, number: int) -> None:
-    with pytest.raises(OSError, match="while reading"), ArrayWriter(tmp_path / "a.npy", U2):
+    with pytest.raises(OSError, match="while reading"), NpyWriter(tmp_path / "a.npy", U2):
         raise OSError(number, "while reading")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.data.sampler import Order
+from fabella.data.sampler import PermutationSampler
 
 N, EPOCHS = 13, 3
 positions = st.integers(0, 200)
@@ -13,46 +13,53 @@ positions = st.integers(0, 200)
 
 @given(n=st.integers(1, 60), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 10**6))
 def test_every_epoch_has_every_window_once(n: int, seed: int, epoch: int) -> None:
-    windows = Order(n, seed).windows(epoch * n, (epoch + 1) * n)
+    windows = PermutationSampler(n, seed).sequences(epoch * n, (epoch + 1) * n)
     assert sorted(windows) == list(range(n))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {tuple(Order(50, seed).windows(e * 50, e * 50 + 50).tolist()) for seed in range(20) for e in range(20)}
+    orders = {
+        tuple(PermutationSampler(50, seed).sequences(e * 50, e * 50 + 50).tolist())
+        for seed in range(20)
+        for e in range(20)
+    }
     assert len(orders) == 400
 
 
 @given(n=st.integers(1, 40), seed=st.integers(0, 100), start=positions, middle=positions, stop=positions)
 def test_it_does_not_matter_where_it_is_cut(n: int, seed: int, start: int, middle: int, stop: int) -> None:
     start, middle, stop = sorted((start, middle, stop))
-    order = Order(n, seed)
-    whole = order.windows(start, stop).tolist()
+    order = PermutationSampler(n, seed)
+    whole = order.sequences(start, stop).tolist()
     assert len(whole) == stop - start
-    assert order.windows(start, middle).tolist() + order.windows(middle, stop).tolist() == whole
+    assert order.sequences(start, middle).tolist() + order.sequences(middle, stop).tolist() == whole
 
 
 @pytest.mark.fault("B10", cases=N * EPOCHS * 5)
 def test_resumed_at_every_position_nothing_repeats_and_nothing_is_lost() -> None:
     """Every position of three epochs, first and last of an epoch among them, with every batch size, resumed twice."""
-    straight = Order(N, 1).windows(0, N * EPOCHS + 20).tolist()
+    straight = PermutationSampler(N, 1).sequences(0, N * EPOCHS + 20).tolist()
     for position in range(N * EPOCHS):
         for batch in (1, 2, 3, 7, 20):
-            resumed = Order(N, 1)
-            first = resumed.windows(position, position + batch).tolist()
-            again = Order(N, 1).windows(position + batch, position + 20).tolist() if batch < 20 else []
+            resumed = PermutationSampler(N, 1)
+            first = resumed.sequences(position, position + batch).tolist()
+            again = PermutationSampler(N, 1).sequences(position + batch, position + 20).tolist() if batch < 20 else []
             assert first + again == straight[position : position + 20]
 
 
 @pytest.mark.parametrize(("position", "epoch"), [(0, 0), (N - 1, 0), (N, 1), (2 * N + 1, 2)])
 def test_epoch(position: int, epoch: int) -> None:
-    assert Order(N, 0).epoch(position) == epoch
+    assert PermutationSampler(N, 0).epoch(position) == epoch
 
 
 def test_nothing_asked_for_is_nothing() -> None:
-    assert Order(5, 1).windows(7, 7).dtype == np.int64
-    assert len(Order(5, 1).windows(7, 7)) == 0
+    assert PermutationSampler(5, 1).sequences(7, 7).dtype == np.int64
+    assert len(PermutationSampler(5, 1).sequences(7, 7)) == 0
 
 
 def test_the_order_is_that_of_the_first_release() -> None:
     """Changing the shuffle would change every run that is resumed after an update."""
-    assert Order(10, 1).windows(0, 20).tolist() == [*(6, 2, 5, 9, 3, 4, 0, 8, 7, 1), *(4, 9, 5, 8, 3, 6, 0, 7, 1, 2)]
+    assert PermutationSampler(10, 1).sequences(0, 20).tolist() == [
+        *(6, 2, 5, 9, 3, 4, 0, 8, 7, 1),
+        *(4, 9, 5, 8, 3, 6, 0, 7, 1, 2),
+    ]

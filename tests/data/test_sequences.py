@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella import models
-from fabella.config.data import Chained, Documents
+from fabella.config.data import Packed, Padded
 from fabella.data.batches import IGNORE, Batch
 from fabella.data.dataset import Split, SplitRecord
-from fabella.data.sequences import Windows
+from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError
 from tests.data.samples import all_ids, split
 
@@ -35,7 +35,7 @@ class Folders:
         return self.base / str(self.count)
 
 
-def every(windows: Windows) -> Batch:
+def every(windows: SequenceDataset) -> Batch:
     return windows.batch(np.arange(len(windows)))
 
 
@@ -46,9 +46,9 @@ def test_chained(folders: Folders, lengths: list[int], length: int, stride: int,
     ids = all_ids(of)
     if of.tokens <= length:
         with pytest.raises(DataError):
-            Windows(of, Chained(length=length, stride=stride), END)
+            SequenceDataset(of, Packed(length=length, stride=stride), END)
         return
-    windows = Windows(of, Chained(length=length, stride=stride), END)
+    windows = SequenceDataset(of, Packed(length=length, stride=stride), END)
     starts = [start for start in range(0, of.tokens, stride) if start + length + 1 <= of.tokens]
     assert len(windows) == len(starts)
     batch = every(windows)
@@ -63,9 +63,9 @@ def test_documents(folders: Folders, lengths: list[int], length: int, shard: int
     documents = [all_ids(of)[a:b].tolist() for a, b in bounds if b - a > 1]
     if not documents:
         with pytest.raises(DataError, match=r"No document of the .* text has a token to learn"):
-            Windows(of, Documents(length=length), END)
+            SequenceDataset(of, Padded(length=length), END)
         return
-    batch = every(Windows(of, Documents(length=length), END))
+    batch = every(SequenceDataset(of, Padded(length=length), END))
     longest = max(min(len(document), length) for document in documents)
     assert batch.tokens.shape == (len(documents), longest)
     for row, document in enumerate(documents):
@@ -77,21 +77,21 @@ def test_documents(folders: Folders, lengths: list[int], length: int, shard: int
 
 def test_the_end_of_a_document_is_learned_unless_it_was_cut_off(tmp_path: Path) -> None:
     of = split(tmp_path / "a", [5, 9])
-    batch = every(Windows(of, Documents(length=6), END))
+    batch = every(SequenceDataset(of, Padded(length=6), END))
     assert batch.targets[0].tolist()[:5][-1] == END
     assert END not in batch.targets[1]
-    assert batch.learned == 5 + 6
+    assert batch.num_targets == 5 + 6
 
 
 def test_a_batch_is_padded_to_its_own_longest(tmp_path: Path) -> None:
-    windows = Windows(split(tmp_path / "a", [5, 9, 3]), Documents(length=100), END)
+    windows = SequenceDataset(split(tmp_path / "a", [5, 9, 3]), Padded(length=100), END)
     assert windows.batch(np.array([0, 2])).tokens.shape == (2, 5)
 
 
 @given(indices=st.lists(st.integers(0, 8), min_size=1, max_size=20))
 def test_windows_come_as_asked_for_whatever_the_batch(folders: Folders, indices: list[int]) -> None:
-    for section in (Chained(length=7, stride=5), Documents(length=7)):
-        windows = Windows(split(folders.new(), [11, 2, 8, 30, 4, 6, 9, 3, 12]), section, END)
+    for section in (Packed(length=7, stride=5), Padded(length=7)):
+        windows = SequenceDataset(split(folders.new(), [11, 2, 8, 30, 4, 6, 9, 3, 12]), section, END)
         together = windows.batch(np.array(indices))
         for row, index in enumerate(indices):
             alone = windows.batch(np.array([index]))
@@ -105,22 +105,22 @@ def test_the_published_number_of_windows(tokens: int, windows: int, monkeypatch:
     record = SplitRecord.model_construct(documents=1, tokens=tokens, bytes=0, shards=())
     monkeypatch.setattr(Split, "__init__", lambda self, record: setattr(self, "tokens", record.tokens))
     of = Split(record)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    assert len(Windows(of, Chained(length=512, stride=256), END)) == windows
+    assert len(SequenceDataset(of, Packed(length=512, stride=256), END)) == windows
 
 
 def test_too_little_text_says_how_much_is_needed(tmp_path: Path) -> None:
     of = split(tmp_path / "train", [60, 40])
     words = (
         r"The train text is too small: 100 tokens, and one window of 512 needs 513\. "
-        r"Bring 6 times more text, or lower data\.windows\.length to 99 or less"
+        r"Bring 6 times more text, or lower data\.sequences\.length to 99 or less"
     )
     with pytest.raises(DataError, match=words):
-        Windows(of, Chained(length=512, stride=256), END)
+        SequenceDataset(of, Packed(length=512, stride=256), END)
 
 
 def test_arrays_are_ids_that_torch_can_take(tmp_path: Path) -> None:
-    for section in (Chained(length=7, stride=7), Documents(length=7)):
-        batch = every(Windows(split(tmp_path / section.kind, [20, 30], vocabulary=70_000), section, END))
+    for section in (Packed(length=7, stride=7), Padded(length=7)):
+        batch = every(SequenceDataset(split(tmp_path / section.kind, [20, 30], vocab_size=70_000), section, END))
         for array in (batch.tokens, batch.targets):
             assert array.dtype == np.int32
             assert array.flags.c_contiguous

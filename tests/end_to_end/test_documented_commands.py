@@ -39,7 +39,7 @@ FASTER = [
     (r"--steps 200\b", "--steps 4"),
     (r"--steps 400\b", "--steps 6"),
     (r"\bsteps=500\b", "steps=4"),
-    (r"(fabella train .*)$", r"\1 training.micro_batch=2"),
+    (r"(fabella train .*)$", r"\1 training.micro_batch_size=2"),
     (r"--minutes \d+", "--minutes 0.05"),
 ]
 STORIES = 400

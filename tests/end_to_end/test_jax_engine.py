@@ -11,20 +11,26 @@ import numpy as np
 import pytest
 
 from fabella.data.batches import Batch
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine_jax import JaxEngine
-from fabella.errors import Interrupted
+from fabella.errors import TrainingInterrupted
 from fabella.generation.generator import load
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import SamplingParams
 from fabella.runs import checkpoint
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from fabella.training import api
-from fabella.training.run import resume, start
+from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 STEPS = 15
 # Every step is compiled once for each number of micro-batches: fewer of them than the other engine's tests have.
-FEW = ("engine=jax", "model.layers=1", "training.accumulation=[[0, 2]]", "samples.tokens=4", "checkpoint.every=5")
+FEW = (
+    "engine=jax",
+    "model.layers=1",
+    "training.gradient_accumulation=[[0, 2]]",
+    "samples.max_tokens=4",
+    "checkpoint.every_steps=5",
+)
 # Fifteen steps of AdamW from the same weights on the same data, by the two engines.
 LOSS_TOLERANCE = 1e-4
 
@@ -37,55 +43,57 @@ class StopAt:
 
     def __call__(self, progress: Any, result: Any) -> None:
         if progress.step == self.step:
-            raise Interrupted(f"at step {progress.step}")
+            raise TrainingInterrupted(f"at step {progress.step}")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def finished(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start(tiny.run(*FEW, steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
+def finished(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return start_run(tiny.run(*FEW, steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
 def final_loss(folder: Path) -> float:
     return next(row["loss"] for row in tiny.metrics(folder) if row["kind"] == "final")
 
 
-def test_a_run_killed_and_resumed_ends_with_the_same_bits(finished: Path, data: Prepared, tmp_path: Path) -> None:
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(
+    finished: Path, data: TokenizedDataset, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):  # not saved: the run goes on from its checkpoint of step 5
-        start(tiny.run(*FEW, steps=STEPS), out, data, observers=[StopAt(7)])
+    with pytest.raises(TrainingInterrupted):  # not saved: the run goes on from its checkpoint of step 5
+        start_run(tiny.run(*FEW, steps=STEPS), out, data, observers=[StopAt(7)])
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
 
 
-def test_the_same_run_twice_has_the_same_bits(finished: Path, data: Prepared, tmp_path: Path) -> None:
-    again = start(tiny.run(*FEW, steps=STEPS), tmp_path / "again", data).folder
+def test_the_same_run_twice_has_the_same_bits(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+    again = start_run(tiny.run(*FEW, steps=STEPS), tmp_path / "again", data).folder
     assert tiny.fingerprint(again) == tiny.fingerprint(finished)
 
 
 @pytest.mark.parametrize(("begun", "resumed"), [("jax", "torch"), ("torch", "jax")])
 def test_a_run_begun_with_one_engine_goes_on_with_the_other(
-    begun: str, resumed: str, data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    begun: str, resumed: str, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As if it had stayed with one: the same data, moments and rate. Without dropout, which they draw differently."""
     out, straight = tmp_path / "run", tmp_path / "straight"
     run = tiny.run(*FEW, "model.dropout=0.0", f"engine={begun}", steps=STEPS)
-    start(run, straight, data)
-    with pytest.raises(Interrupted):
-        start(run, out, data, observers=[StopAt(6)])
+    start_run(run, straight, data)
+    with pytest.raises(TrainingInterrupted):
+        start_run(run, out, data, observers=[StopAt(6)])
     api.resume(out, settings={"engine": resumed})
-    assert RunFolder.open(out).run.engine == resumed
+    assert RunDir.open(out).run.engine == resumed
     assert f"engine: '{begun}' → '{resumed}'" in capsys.readouterr().err
     assert abs(final_loss(out) - final_loss(straight)) < LOSS_TOLERANCE * final_loss(straight)
 
 
-@pytest.mark.parametrize("kind", ["skip", "rewind"])
+@pytest.mark.parametrize("kind", ["skip", "rollback"])
 def test_a_run_with_a_step_that_is_not_finite_goes_on_and_is_resumed_to_the_same_bits(
-    kind: str, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch of step 7 has a loss of NaN, whenever it comes."""
     work, broken, seen = JaxEngine._work, set[bytes](), list[bytes]()
@@ -98,30 +106,30 @@ def test_a_run_with_a_step_that_is_not_finite_goes_on_and_is_resumed_to_the_same
         return given._replace(learned=given.learned * np.nan) if known_by in broken else given
 
     monkeypatch.setattr(JaxEngine, "_work", spoiled)
-    run = tiny.run(*FEW, f"training.nonfinite.kind={kind}", steps=STEPS)
-    straight = start(run, tmp_path / "straight", data).folder
-    with pytest.raises(Interrupted):
-        start(run, tmp_path / "run", data, observers=[StopAt(9)])
+    run = tiny.run(*FEW, f"training.on_nonfinite.kind={kind}", steps=STEPS)
+    straight = start_run(run, tmp_path / "straight", data).folder
+    with pytest.raises(TrainingInterrupted):
+        start_run(run, tmp_path / "run", data, observers=[StopAt(9)])
     resume(tmp_path / "run")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
-    last = checkpoint.load(RunFolder.open(straight), "latest").checkpoint.state.numbers
+    last = checkpoint.load(RunDir.open(straight), "latest").checkpoint.state.scalars
     left_out = 1 if kind == "skip" else 0
     assert (last["step"], last["updates"]) == (STEPS, STEPS - left_out)
-    assert [row["failed"] for row in tiny.metrics(straight) if row["kind"] == "rewind"] == [7] * (1 - left_out)
+    assert [row["failed"] for row in tiny.metrics(straight) if row["kind"] == "rollback"] == [7] * (1 - left_out)
 
 
 def test_a_saved_run_tells_and_scores_the_same_in_both_engines(finished: Path) -> None:
-    greedy, text = Sampling(temperature=0.0), "Once upon a time there was a little dog. " * 3
+    greedy, text = SamplingParams(temperature=0.0), "Once upon a time there was a little dog. " * 3
     tellers = [load(finished, engine=engine) for engine in ("torch", "jax")]
-    told = [[story.told for story in teller.generate("Once", greedy, n=2, max_tokens=60)] for teller in tellers]
+    told = [[story.completion for story in teller.generate("Once", greedy, n=2, max_tokens=60)] for teller in tellers]
     assert told[0] == told[1]
     torch_score, jax_score = (teller.perplexity(text) for teller in tellers)
     np.testing.assert_allclose(jax_score.nats, torch_score.nats, rtol=1e-4)
 
 
-def test_what_is_saved_is_what_any_engine_saves(finished: Path, data: Prepared, tmp_path: Path) -> None:
-    other = start(tiny.run(*FEW, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
-    states = [checkpoint.load(RunFolder.open(folder), "latest").checkpoint.state for folder in (finished, other)]
+def test_what_is_saved_is_what_any_engine_saves(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+    other = start_run(tiny.run(*FEW, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
+    states = [checkpoint.load(RunDir.open(folder), "latest").checkpoint.state for folder in (finished, other)]
     for part in ("weights", "moments", "numbers"):
         assert list(getattr(states[0], part)) == list(getattr(states[1], part))
     rows = [[(row["kind"], row["step"], list(row)) for row in tiny.metrics(folder)] for folder in (finished, other)]
@@ -143,8 +151,13 @@ for words in commands:
 
 def test_nothing_of_pytorch_is_needed_and_devices_are_taken_by_number(tmp_path: Path) -> None:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-    settings = [*tiny.SETTINGS, "model.layers=1", "training.accumulation=[[0, 1]]", "training.length.steps=2"]
-    settings += ["samples.every=100", "model.dropout=0.0"]
+    settings = [
+        *tiny.SETTINGS,
+        "model.layers=1",
+        "training.gradient_accumulation=[[0, 1]]",
+        "training.length.max_steps=2",
+    ]
+    settings += ["samples.every_steps=100", "model.dropout=0.0"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *settings],
         cwd=tmp_path, capture_output=True, text=True, timeout=600,
@@ -152,7 +165,7 @@ def test_nothing_of_pytorch_is_needed_and_devices_are_taken_by_number(tmp_path: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout[: done.stdout.index("}") + 1])["steps"] == 2
-    assert RunFolder.open(tmp_path / "run").manifest["environment"]["parallel"] == "data, 2 devices"
+    assert RunDir.open(tmp_path / "run").manifest["environment"]["parallel"] == "data, 2 devices"
 
 
 WITHOUT_JAX = """
@@ -165,7 +178,7 @@ assert main.run(["train", "storybook-1m", "--out", "run", *sys.argv[1:]]) == 0
 
 
 def test_nothing_of_jax_is_loaded_where_nobody_asks_for_it(tmp_path: Path) -> None:
-    settings = [*tiny.SETTINGS, "training.length.steps=2"]
+    settings = [*tiny.SETTINGS, "training.length.max_steps=2"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_JAX, *settings],
         cwd=tmp_path, capture_output=True, text=True, timeout=600,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fabella.run_config.files import to_yaml
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.processes import reserved_port
 from tests.source_tree import HOUSE
 from tests.training import tiny
@@ -57,7 +57,7 @@ def test_the_script_is_sound_bash() -> None:
 @pytest.mark.faults
 @pytest.mark.fault("C7", cases=1)
 def test_a_job_that_is_stopped_is_queued_again_and_goes_on_to_its_end(tmp_path: Path) -> None:
-    run = tiny.run("checkpoint.every=5", "model.dropout=0.0", steps=STEPS)
+    run = tiny.run("checkpoint.every_steps=5", "model.dropout=0.0", steps=STEPS)
     tiny.prepared(tmp_path).folder.rename(tmp_path / "data")
     (tmp_path / "prepared").mkdir()
     (tmp_path / "data").rename(tmp_path / "prepared" / "mine")
@@ -78,7 +78,7 @@ def test_a_job_that_is_stopped_is_queued_again_and_goes_on_to_its_end(tmp_path: 
             done = subprocess.run(
                 ["bash", "job"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS
             )
-            steps = RunFolder.open(tmp_path / "runs" / "mine").steps()
+            steps = RunDir.open(tmp_path / "runs" / "mine").steps()
             lives.append((steps[-1], (tmp_path / "requeued").read_text(), done.stderr))
     assert 5 <= lives[0][0] < STEPS
     assert lives[1][0] == STEPS, lives[1][2]

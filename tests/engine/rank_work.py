@@ -9,11 +9,11 @@ import torch
 
 from fabella.data.batches import IGNORE, Batch
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import Ranks, place_here
+from fabella.engine.distributed.process_group import ProcessGroup, current_rank
 from fabella.engine.engine import Engine, State
 from fabella.errors import FabellaError
-from fabella.run_config.files import run_from
-from fabella.runs.safetensors_io import decoded, encoded
+from fabella.run_config.files import validate_config
+from fabella.runs.safetensors_io import dump_tensors, load_tensors
 
 
 def batch(number: int, windows: int) -> Batch:
@@ -31,23 +31,23 @@ def trained(engine: Engine, first: int, last: int, windows: int) -> list[dict[st
 
 def write(folder: Path, state: State) -> None:
     folder.mkdir(parents=True)
-    for name, tensors in (("weights", state.weights), ("moments", state.moments)):
-        (folder / name).write_bytes(b"".join(bytes(part) for part in encoded(tensors)))
-    (folder / "numbers").write_text(json.dumps(dict(state.numbers)))
+    for name, tensors in (("weights", state.weights), ("moments", state.optimizer_state)):
+        (folder / name).write_bytes(b"".join(bytes(part) for part in dump_tensors(tensors)))
+    (folder / "numbers").write_text(json.dumps(dict(state.scalars)))
 
 
 def read(folder: Path) -> State:
-    tensors = [decoded((folder / name).read_bytes(), where=name) for name in ("weights", "moments")]
+    tensors = [load_tensors((folder / name).read_bytes(), where=name) for name in ("weights", "moments")]
     return State(tensors[0], tensors[1], json.loads((folder / "numbers").read_text()))
 
 
 def learn(jobs: list[dict[str, Any]], folder: str) -> int:
     """Do every job with the same processes; the exit code of the first error, whose words are kept in ``folder``."""
     torch.set_num_threads(1)
-    place = place_here()
+    place = current_rank()
     try:
-        with engines.joined("torch", place, device="cpu") as ranks:
-            ranks.meet(30.0)
+        with engines.init_distributed("torch", place, device="cpu") as ranks:
+            ranks.init_collectives(30.0)
             for job in jobs:
                 do(job, Path(folder), ranks)
     except FabellaError as error:
@@ -56,9 +56,9 @@ def learn(jobs: list[dict[str, Any]], folder: str) -> int:
     return 0
 
 
-def do(job: dict[str, Any], folder: Path, ranks: Ranks) -> None:
+def do(job: dict[str, Any], folder: Path, ranks: ProcessGroup) -> None:
     """Steps ``first`` to ``last``, from the state that the job ``before`` gave; its own, and what was measured."""
-    engine = engines.for_training(run_from(job["run"]), device="cpu", ranks=ranks)
+    engine = engines.create_engine(validate_config(job["run"]), device="cpu", ranks=ranks)
     if job["before"]:
         engine.restore(read(folder / job["before"]))
     measured = trained(engine, job["first"], job["last"], job["windows"])
@@ -67,11 +67,11 @@ def do(job: dict[str, Any], folder: Path, ranks: Ranks) -> None:
         logits = model.logits(torch.from_numpy(batch(99, 1).tokens.astype(np.int64)))
     state = engine.state()
     place = ranks.place
-    last = place.rank == place.size - 1
-    votes = [ranks.agree(int(last and number == 1)) for number in range(3)]
-    told = ranks.tell(f"said by {place.rank}")
+    last = place.rank == place.world_size - 1
+    votes = [ranks.poll_max(int(last and number == 1)) for number in range(3)]
+    told = ranks.broadcast(f"said by {place.rank}")
     if place.rank == 0:
         write(folder / job["out"], state)
         found = {"steps": measured, "losses": losses.tolist(), "logits": logits[0, -1].tolist()}
         (folder / job["out"] / "measured").write_text(json.dumps(found | {"votes": votes, "told": told}))
-    ranks.tell("written")
+    ranks.broadcast("written")

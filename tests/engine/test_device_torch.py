@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, Precision
+from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
 from fabella.engine import device_torch
 from fabella.engine.device_torch import describe_precision, resolve_precision
 
@@ -23,7 +23,7 @@ from fabella.engine.device_torch import describe_precision, resolve_precision
     ids=str,
 )
 def test_the_precision_of_each_device(
-    asked: Precision, device: str, bf16: bool, used: str, monkeypatch: pytest.MonkeyPatch
+    asked: PrecisionConfig, device: str, bf16: bool, used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_torch, "_has_bf16", lambda: bf16)
     precision = resolve_precision(asked, torch.device(device))

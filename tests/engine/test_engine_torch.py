@@ -9,25 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabella.data.batches import Batch
-from fabella.engine.engine import Engine, State, for_training
-from fabella.engine.engine_torch import for_use
+from fabella.engine.engine import Engine, State, create_engine
+from fabella.engine.engine_torch import load_model
 from fabella.errors import CheckpointError, ConfigError, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights
-from fabella.run_config.files import load_run
-from fabella.run_config.run import Run
+from fabella.run_config.files import load_config
+from fabella.run_config.run import RunConfig
 from tests.training.tiny import LEARNING
 
 TINY = [
-    *LEARNING, "model.vocabulary=64", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=2",
-    "model.hidden=32",
+    *LEARNING, "model.vocab_size=64", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=2",
+    "model.ffn_dim=32",
 ]  # fmt: skip
 # Sums over micro-batches are taken in another order: float32 rounding, amplified by Adam's division at the first steps.
 ACCUMULATION_TOLERANCE = 2e-3
 
 
-def run(*overrides: str) -> Run:
-    return load_run("storybook-1m", [*TINY, "training.micro_batch=4", *overrides])
+def run(*overrides: str) -> RunConfig:
+    return load_config("storybook-1m", [*TINY, "training.micro_batch_size=4", *overrides])
 
 
 def batch(seed: int = 0, windows: int = 4, ignored: float = 0.0) -> Batch:
@@ -39,8 +39,8 @@ def batch(seed: int = 0, windows: int = 4, ignored: float = 0.0) -> Batch:
 
 def same(first: State, second: State) -> bool:
     """Bit for bit."""
-    pairs = [(first.weights, second.weights), (first.moments, second.moments)]
-    return dict(first.numbers) == dict(second.numbers) and all(
+    pairs = [(first.weights, second.weights), (first.optimizer_state, second.optimizer_state)]
+    return dict(first.scalars) == dict(second.scalars) and all(
         a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a) for a, b in pairs
     )
 
@@ -52,15 +52,15 @@ def trained(engine: Engine, *seeds: int) -> Engine:
 
 
 def test_a_new_engine_has_the_weights_of_the_table_and_no_memory() -> None:
-    state = for_training(run()).state()
+    state = create_engine(run()).state()
     expected = initial_weights(run().model.parameters(), run().seed)
     assert all(np.array_equal(state.weights[name], array) for name, array in expected.items())
-    assert all(not array.any() for array in state.moments.values())
-    assert state.numbers["step"] == 0
+    assert all(not array.any() for array in state.optimizer_state.values())
+    assert state.scalars["step"] == 0
 
 
 def test_steps_lower_the_loss_of_a_batch() -> None:
-    engine = for_training(run())
+    engine = create_engine(run())
     first = engine.step(batch(), 1e-2).read()["loss"]
     for _ in range(40):
         last = engine.step(batch(), 1e-2).read()["loss"]
@@ -71,23 +71,25 @@ def test_steps_lower_the_loss_of_a_batch() -> None:
     "overrides", [(), ("model.dropout=0.2",), ("optimizer.kind=adam",), ("optimizer.kind=muon",)], ids=str
 )
 def test_a_restored_engine_goes_on_bit_for_bit(overrides: tuple[str, ...]) -> None:
-    straight = trained(for_training(run(*overrides)), 0, 1, 2, 3)
-    saved = trained(for_training(run(*overrides)), 0, 1).state()
-    resumed = for_training(run(*overrides))
+    straight = trained(create_engine(run(*overrides)), 0, 1, 2, 3)
+    saved = trained(create_engine(run(*overrides)), 0, 1).state()
+    resumed = create_engine(run(*overrides))
     resumed.restore(saved)
     assert same(trained(resumed, 2, 3).state(), straight.state())
 
 
 def test_a_snapshot_is_not_changed_by_later_steps() -> None:
-    engine = trained(for_training(run()), 0)
+    engine = trained(create_engine(run()), 0)
     saved = engine.state()
-    copy = State(*({k: np.copy(v) for k, v in part.items()} for part in (saved.weights, saved.moments)), saved.numbers)
+    copy = State(
+        *({k: np.copy(v) for k, v in part.items()} for part in (saved.weights, saved.optimizer_state)), saved.scalars
+    )
     trained(engine, 1, 2)
     assert same(saved, copy)
 
 
 def test_evaluating_changes_nothing() -> None:
-    plain, watched = for_training(run("model.dropout=0.2")), for_training(run("model.dropout=0.2"))
+    plain, watched = create_engine(run("model.dropout=0.2")), create_engine(run("model.dropout=0.2"))
     for seed in range(3):
         trained(plain, seed)
         watched.losses(batch(9))
@@ -100,7 +102,10 @@ def test_evaluating_changes_nothing() -> None:
 @settings(max_examples=10)
 @given(micro=st.integers(1, 6), ignored=st.floats(0.0, 0.9))
 def test_accumulating_micro_batches_is_the_step_of_the_whole_batch(micro: int, ignored: float) -> None:
-    whole, parts = for_training(run("training.micro_batch=6")), for_training(run(f"training.micro_batch={micro}"))
+    whole, parts = (
+        create_engine(run("training.micro_batch_size=6")),
+        create_engine(run(f"training.micro_batch_size={micro}")),
+    )
     both = batch(3, windows=6, ignored=ignored)
     losses = [engine.step(both, 1e-3).read()["loss"] for engine in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -109,17 +114,17 @@ def test_accumulating_micro_batches_is_the_step_of_the_whole_batch(micro: int, i
 
 
 def test_losses_are_those_of_each_target_and_zero_where_ignored() -> None:
-    engine = for_training(run())
+    engine = create_engine(run())
     part = batch(1, ignored=0.5)
     losses = engine.losses(part)
     assert losses.shape == part.tokens.shape
     assert not losses[part.targets == IGNORE].any()
-    mean = losses.sum() / part.learned
+    mean = losses.sum() / part.num_targets
     assert mean == pytest.approx(engine.step(part, 1e-3).read()["loss"], rel=1e-5)
 
 
 def test_weight_decay_pulls_matrices_only() -> None:
-    free, pulled = for_training(run("optimizer.weight_decay=0.0")), for_training(run("optimizer.weight_decay=5.0"))
+    free, pulled = create_engine(run("optimizer.weight_decay=0.0")), create_engine(run("optimizer.weight_decay=5.0"))
     before = free.state().weights
     for engine in (free, pulled):
         engine.step(batch(), 1e-2)
@@ -131,17 +136,17 @@ def test_weight_decay_pulls_matrices_only() -> None:
 
 
 def test_gradients_are_clipped_to_the_global_norm() -> None:
-    gentle, free = for_training(run("optimizer.clip=1e-3")), for_training(run("optimizer.clip=1e9"))
-    norms = [engine.step(batch(), 1e-3).read()["gradient_norm"] for engine in (gentle, free)]
+    gentle, free = create_engine(run("optimizer.max_grad_norm=1e-3")), create_engine(run("optimizer.max_grad_norm=1e9"))
+    norms = [engine.step(batch(), 1e-3).read()["grad_norm"] for engine in (gentle, free)]
     assert norms[0] == norms[1] > 1e-3
-    first = {name: array for name, array in gentle.state().moments.items() if name.startswith("first.")}
+    first = {name: array for name, array in gentle.state().optimizer_state.items() if name.startswith("first.")}
     clipped = np.sqrt(sum(float(((array.astype(np.float64) / 0.1) ** 2).sum()) for array in first.values()))
     assert clipped == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize("place", ["blocks.0.attention.query.weight", "embedding.weight"])
 def test_a_step_that_is_not_finite_names_a_tensor_and_leaves_the_weights(place: str) -> None:
-    engine = for_training(run())
+    engine = create_engine(run())
     state = engine.state()
     poisoned = {name: array.copy() for name, array in state.weights.items()}
     poisoned[place].flat[0] = np.nan
@@ -157,34 +162,34 @@ def test_a_step_that_is_not_finite_names_a_tensor_and_leaves_the_weights(place: 
 def test_a_batch_without_a_target_is_refused() -> None:
     empty = Batch(batch().tokens, np.full((4, 12), IGNORE, dtype=np.int32))
     with pytest.raises(ConfigError, match="no token to learn from"):
-        for_training(run()).step(empty, 1e-3)
+        create_engine(run()).step(empty, 1e-3)
 
 
 def test_weights_of_another_model_are_refused() -> None:
-    weights = for_training(run("model.layers=1")).state().weights
+    weights = create_engine(run("model.layers=1")).state().weights
     with pytest.raises(CheckpointError, match="Weights do not fit the model"):
-        for_use(run().model, weights)
+        load_model(run().model, weights)
 
 
 def test_a_state_without_moments_is_refused() -> None:
-    engine = for_training(run())
+    engine = create_engine(run())
     with pytest.raises(CheckpointError, match=r"The state lacks \['first\."):
         engine.restore(dataclasses.replace(engine.state(), moments={}))
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"Device 'tpu' is not there. Choose from: auto, .*cpu"):
-        for_training(run(), device="tpu")
+        create_engine(run(), device="tpu")
 
 
 def test_half_precision_on_a_cpu_is_float32_and_says_so() -> None:
-    engine = for_training(run("training.precision.kind=fp16"))
+    engine = create_engine(run("training.precision.kind=fp16"))
     assert engine.describe()["precision"] == "float32 (fp16 on GPUs)"
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
 def test_half_precision_on_a_gpu_learns(kind: str) -> None:
-    engine = for_training(run(f"training.precision.kind={kind}"), device="cuda")
+    engine = create_engine(run(f"training.precision.kind={kind}"), device="cuda")
     losses = [engine.step(batch(), 1e-2).read()["loss"] for _ in range(60)]
     assert losses[-1] < losses[0] / 2

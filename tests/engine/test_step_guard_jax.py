@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.config.training import Float16, Skip, Stop
-from fabella.engine.step_guard import Known, Rules
-from fabella.engine.step_guard_jax import Counts, judge
-from fabella.errors import NotFinite
+from fabella.config.training import Float16, SkipStep, Stop
+from fabella.engine.step_guard import GuardConfig, GuardState
+from fabella.engine.step_guard_jax import GuardTensors, check
+from fabella.errors import NonFiniteStepError
 from tests.engine.test_step_guard_torch import BROKEN, OVERFLOWED, SOUND, STEPS, Law
 
 NAMES = ("first", "second")
-compiled = partial(jax.jit, static_argnums=0)(judge)
+compiled = partial(jax.jit, static_argnums=0)(check)
 
 
-def judged(rules: Rules, counts: Counts, step: int, what: str) -> tuple[Counts, bool]:
+def judged(rules: GuardConfig, counts: GuardTensors, step: int, what: str) -> tuple[GuardTensors, bool]:
     """A step of two gradients; the second is not finite where it overflowed, and with it the loss where it broke."""
     squares = np.array([1.0, 1.0 if what == SOUND else math.inf], np.float32)
     measured = np.float32(math.nan if what == BROKEN else 2.0), np.sqrt(squares.sum())
@@ -28,8 +28,8 @@ def judged(rules: Rules, counts: Counts, step: int, what: str) -> tuple[Counts, 
     return counts, bool(taken)
 
 
-def after(rules: Rules, *steps: str, counts: Any = None) -> Counts:
-    counts = counts or Counts.of(rules, {})
+def after(rules: GuardConfig, *steps: str, counts: Any = None) -> GuardTensors:
+    counts = counts or GuardTensors.of(rules, {})
     for step, what in enumerate(steps, start=1):
         counts, _ = judged(rules, counts, step, what)
     return counts
@@ -37,46 +37,50 @@ def after(rules: Rules, *steps: str, counts: Any = None) -> Counts:
 
 @given(
     limit=st.integers(1, 2),
-    fp16=st.sampled_from([None, Float16(initial_scale=1.0, growth_steps=3), Float16(initial_scale=2.0**126)]),
+    fp16=st.sampled_from(
+        [None, Float16(initial_loss_scale=1.0, loss_scale_growth_interval=3), Float16(initial_loss_scale=2.0**126)]
+    ),
     steps=STEPS,
 )
 def test_the_device_counts_as_plain_numbers_do(limit: int, fp16: Float16 | None, steps: list[str]) -> None:
-    rules, law = Rules.of(Skip(in_a_row=limit), fp16), Law(limit, fp16)
-    counts = Counts.of(rules, {})
+    rules, law = GuardConfig.of(SkipStep(max_consecutive=limit), fp16), Law(limit, fp16)
+    counts = GuardTensors.of(rules, {})
     for step, what in enumerate(steps, start=1):
         counts, taken = judged(rules, counts, step, what)
         assert taken == law.judge(step, what)
     good = law.good if fp16 else 0
-    assert counts.known() == Known(law.skipped, law.in_a_row, law.scale, good)
+    assert counts.known() == GuardState(law.skipped, law.in_a_row, law.scale, good)
     assert int(counts.failed) == law.failed
 
 
 def test_what_was_saved_goes_on_as_if_it_had_never_been() -> None:
-    rules = Rules.of(Skip(in_a_row=9), Float16(initial_scale=2.0**30, growth_steps=2))
+    rules = GuardConfig.of(
+        SkipStep(max_consecutive=9), Float16(initial_loss_scale=2.0**30, loss_scale_growth_interval=2)
+    )
     saved = after(rules, SOUND, OVERFLOWED, BROKEN, SOUND)
-    resumed = Counts.of(rules, saved.known().numbers(rules))
+    resumed = GuardTensors.of(rules, saved.known().numbers(rules))
     later = [SOUND, SOUND, SOUND, OVERFLOWED]
     assert after(rules, *later, counts=resumed).known() == after(rules, *later, counts=saved).known()
 
 
 def test_a_run_that_had_no_scale_begins_with_a_new_one() -> None:
-    rules = Rules.of(Stop(), Float16(initial_scale=256.0))
-    assert Counts.of(rules, {"step": 10}).known() == Known(scale=256.0)
-    assert Counts.of(rules, {"loss_scale": 8.0, "skipped_in_a_row": 3}).known() == Known(scale=8.0)
+    rules = GuardConfig.of(Stop(), Float16(initial_loss_scale=256.0))
+    assert GuardTensors.of(rules, {"step": 10}).known() == GuardState(scale=256.0)
+    assert GuardTensors.of(rules, {"loss_scale": 8.0, "consecutive_skips": 3}).known() == GuardState(scale=8.0)
 
 
 def test_what_failed_is_told_however_late_somebody_looks() -> None:
-    rules = Rules.of(Stop(), None)
+    rules = GuardConfig.of(Stop(), None)
     message = (
         r"Step 2: loss nan; the gradient of second is not finite\. The weights were left as they were\. Resume with"
     )
-    with pytest.raises(NotFinite, match=message) as error:
+    with pytest.raises(NonFiniteStepError, match=message) as error:
         after(rules, SOUND, BROKEN, SOUND, OVERFLOWED).read(rules, NAMES)
     assert error.value.step == 2
-    rules = Rules.of(Skip(in_a_row=2), None)
+    rules = GuardConfig.of(SkipStep(max_consecutive=2), None)
     assert after(rules, BROKEN, SOUND, BROKEN).read(rules, NAMES) == {"skipped_steps": 2}
-    with pytest.raises(NotFinite, match="Step 3, the last of 2 in a row: loss 2; the gradient of second"):
+    with pytest.raises(NonFiniteStepError, match="Step 3, the last of 2 in a row: loss 2; the gradient of second"):
         after(rules, SOUND, BROKEN, OVERFLOWED).read(rules, NAMES)
-    rules = Rules.of(Stop(), Float16(initial_scale=1.0))
-    with pytest.raises(NotFinite, match=r"Step 21, at a loss scale of 4\.77e-07"):
+    rules = GuardConfig.of(Stop(), Float16(initial_loss_scale=1.0))
+    with pytest.raises(NonFiniteStepError, match=r"Step 21, at a loss scale of 4\.77e-07"):
         after(rules, *[OVERFLOWED] * 21).read(rules, NAMES)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.data.batches import IGNORE
-from fabella.evaluation.cloze import CHOICES, ask, questions
+from fabella.evaluation.cloze import CHOICES, questions, run_cloze
 from fabella.evaluation.predictions import Predictions
 from tests.generation.tiny_run import tokenizer
 
@@ -46,17 +46,17 @@ def test_too_few_or_too_short_stories_make_no_question() -> None:
 def test_who_knows_the_endings_is_always_right_and_who_knows_the_others_never() -> None:
     asked = questions(STORIES)[:3]
     true, wrong = {each.endings[0] for each in asked[:1]}, set(asked[0].endings[1:])
-    assert ask(Knowing(true), tokenizer(), asked[:1], context=128).accuracy.value == 1.0
-    assert ask(Knowing(wrong), tokenizer(), asked[:1], context=128).accuracy.value == 0.0
+    assert run_cloze(Knowing(true), tokenizer(), asked[:1], context=128).accuracy.value == 1.0
+    assert run_cloze(Knowing(wrong), tokenizer(), asked[:1], context=128).accuracy.value == 0.0
 
 
 def test_who_cannot_tell_them_apart_is_not_right() -> None:
-    found = ask(Knowing(set()), tokenizer(), questions(STORIES), context=128)
+    found = run_cloze(Knowing(set()), tokenizer(), questions(STORIES), context=128)
     assert (found.accuracy.value, found.chance, found.questions) == (0.0, 0.2, 8)
 
 
 def test_the_ending_is_shown_whole_in_a_short_context_and_left_out_where_it_does_not_fit() -> None:
     knowing = Knowing(set())
-    assert ask(knowing, tokenizer(), questions(STORIES)[:1], context=40).questions == 1
+    assert run_cloze(knowing, tokenizer(), questions(STORIES)[:1], context=40).questions == 1
     assert knowing.shown == list(questions(STORIES)[0].endings)
-    assert ask(knowing, tokenizer(), questions(STORIES)[:1], context=30).questions == 0
+    assert run_cloze(knowing, tokenizer(), questions(STORIES)[:1], context=30).questions == 0

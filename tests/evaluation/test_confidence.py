@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fabella.evaluation.confidence import exponential, ratio, share
+from fabella.evaluation.confidence import exponential, proportion, ratio
 
 TRIALS = 2000
 # Of 2,000 trials, 95 % ± four standard errors; with 200 documents the normal law is a little off besides.
@@ -27,17 +27,17 @@ def test_the_interval_holds_the_truth_in_95_of_100_worlds() -> None:
 
 
 def test_a_share_is_never_outside_of_0_and_1_and_holds_the_truth() -> None:
-    assert share(5, 5).high == 1.0
-    assert share(0, 5).low == 0.0
-    assert share(5, 5).low == pytest.approx(0.5655, abs=1e-4)  # Wilson's table
+    assert proportion(5, 5).high == 1.0
+    assert proportion(0, 5).low == 0.0
+    assert proportion(5, 5).low == pytest.approx(0.5655, abs=1e-4)  # Wilson's table
     random = np.random.default_rng(0)
-    found = [share(int(right), 100) for right in random.binomial(100, 0.8, TRIALS)]
+    found = [proportion(int(right), 100) for right in random.binomial(100, 0.8, TRIALS)]
     assert LOWEST < np.mean([each.low <= 0.8 <= each.high for each in found]) < HIGHEST
 
 
 def test_one_document_and_no_question_have_no_interval() -> None:
     assert math.isnan(ratio(np.array([4.0]), np.array([2.0])).low)
-    assert math.isnan(share(0, 0).value)
+    assert math.isnan(proportion(0, 0).value)
 
 
 def test_perplexity_overflows_to_infinity() -> None:

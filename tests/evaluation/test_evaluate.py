@@ -9,7 +9,7 @@ import pytest
 
 from fabella.cli.main import run as fabella
 from fabella.evaluation.evaluate import FILE
-from fabella.training.run import start
+from fabella.training.run import start_run
 from tests.training import tiny
 
 
@@ -17,7 +17,7 @@ from tests.training import tiny
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("evaluated")
     of = tiny.run("data.source.stories=60", "data.validation.fraction=0.4", steps=8)
-    start(of, place / "run", tiny.prepared(place, of))
+    start_run(of, place / "run", tiny.prepared(place, of))
     return place / "run"
 
 

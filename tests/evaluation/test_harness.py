@@ -16,8 +16,8 @@ from fabella.cli.main import run as fabella
 from fabella.errors import UsageError
 from fabella.evaluation.harness import FILE, answer, score
 from fabella.evaluation.predictions_torch import predictions
-from fabella.generation.generator import Teller, load
-from fabella.generation.sampling import Sampling
+from fabella.generation.generator import TextGenerator, load
+from fabella.generation.sampling import SamplingParams
 from tests.generation import tiny_run
 
 TASKS = {
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teller(folder: Path) -> Teller:
+def teller(folder: Path) -> TextGenerator:
     return load(folder, device="cpu")
 
 
@@ -74,35 +74,35 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def scored(teller: Teller, *asked: tuple[str, str]) -> list[tuple[float, bool]]:
+def scored(teller: TextGenerator, *asked: tuple[str, str]) -> list[tuple[float, bool]]:
     return score(teller, partial(predictions, teller.model), asked)
 
 
 # ---------------------------------------------------------------- what Fabella answers
 
 
-def test_a_whole_text_is_as_likely_as_perplexity_says(teller: Teller) -> None:
+def test_a_whole_text_is_as_likely_as_perplexity_says(teller: TextGenerator) -> None:
     text = "Once upon a time there was a dog, and another, and a third."
     assert scored(teller, ("", text))[0][0] == pytest.approx(-teller.perplexity(text).nats.sum(), rel=1e-5)
 
 
-def test_parts_of_a_text_are_together_as_likely_as_the_whole(teller: Teller) -> None:
+def test_parts_of_a_text_are_together_as_likely_as_the_whole(teller: TextGenerator) -> None:
     (whole, _), (first, _), (then, _) = scored(teller, ("", "Tom ran home."), ("", "Tom ran"), ("Tom ran", " home."))
     assert first + then == pytest.approx(whole, rel=1e-5)
 
 
-def test_what_is_told_without_chance_is_what_a_greedy_choice_says(teller: Teller) -> None:
+def test_what_is_told_without_chance_is_what_a_greedy_choice_says(teller: TextGenerator) -> None:
     before = "Tom had"
-    told = teller.generate(before, Sampling(temperature=0.0, top_p=1.0), max_tokens=6)[0]
+    told = teller.generate(before, SamplingParams(temperature=0.0, top_p=1.0), max_tokens=6)[0]
     said = answer(teller, [(before, {"max_gen_toks": 6})])
-    assert said == [told.told]
-    ids = teller.tokenizer.encode(before + told.told)
-    if teller.tokenizer.decode(ids.tolist()) == before + told.told and "\ufffd" not in told.told:
-        assert scored(teller, (before, told.told))[0][1]
+    assert said == [told.completion]
+    ids = teller.tokenizer.encode(before + told.completion)
+    if teller.tokenizer.decode(ids.tolist()) == before + told.completion and "\ufffd" not in told.completion:
+        assert scored(teller, (before, told.completion))[0][1]
     assert not scored(teller, (before, "\x00\x01\x02\x03"))[0][1]
 
 
-def test_answers_end_before_a_stop_string_and_keep_their_order(teller: Teller) -> None:
+def test_answers_end_before_a_stop_string_and_keep_their_order(teller: TextGenerator) -> None:
     whole = answer(teller, [("A", {"max_gen_toks": 12}), ("Bb", {"max_gen_toks": 12})])
     stop = whole[0][3]
     cut = answer(teller, [("Bb", {"max_gen_toks": 12}), ("A", {"max_gen_toks": 12, "until": ["", stop]})])
@@ -110,14 +110,14 @@ def test_answers_end_before_a_stop_string_and_keep_their_order(teller: Teller) -
     assert answer(teller, [("A", {"max_gen_toks": 12, "until": stop})]) == [whole[0].partition(stop)[0]]
 
 
-def test_the_same_question_asked_again_by_chance_is_answered_anew_but_the_same_each_time(teller: Teller) -> None:
+def test_the_same_question_asked_again_by_chance_is_answered_anew_but_the_same_each_time(teller: TextGenerator) -> None:
     settings = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 16}
     twice = answer(teller, [("Tom", settings)] * 2)
     assert twice[0] != twice[1]
     assert answer(teller, [("Tom", settings)] * 2) == twice
 
 
-def test_a_setting_that_fabella_lacks_is_an_error_and_not_ignored(teller: Teller) -> None:
+def test_a_setting_that_fabella_lacks_is_an_error_and_not_ignored(teller: TextGenerator) -> None:
     with pytest.raises(UsageError, match="asks for answers with num_beams, which Fabella does not have"):
         answer(teller, [("Tom", {"num_beams": 4})])
 
@@ -143,7 +143,7 @@ def run_tasks(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[i
 
 @pytest.mark.filterwarnings("default")  # those of the harness and its packages are their own
 def test_tasks_over_local_files_give_the_numbers_that_fabella_itself_gives(
-    folder: Path, teller: Teller, tasks: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, teller: TextGenerator, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run_tasks(capsys, folder, *TASKS, "--folder", tasks, "--json")
     assert code == 0, err

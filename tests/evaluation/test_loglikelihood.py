@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError
-from fabella.evaluation.loglikelihood import Likelihood, likelihoods
+from fabella.evaluation.loglikelihood import Likelihood, loglikelihoods
 from fabella.evaluation.predictions import Predictions
 from tests.generation.tiny_run import tokenizer
 
@@ -31,7 +31,7 @@ class Uniform:
 
 
 def asked(predict: Uniform, *, context: int = 64, tokens: int = 256) -> list[Likelihood]:
-    return likelihoods(predict, tokenizer(), ASKED, context=context, tokens=tokens)
+    return loglikelihoods(predict, tokenizer(), ASKED, context=context, tokens=tokens)
 
 
 @pytest.mark.parametrize("context", [4, 7, 16, 64])
@@ -49,7 +49,7 @@ def test_nothing_is_certain_and_what_would_be_said_anyway() -> None:
 
 def test_greedy_is_what_is_right_in_every_token() -> None:
     even, odd = ("b", "bdf"), ("b", "bda")  # even ids are "right"
-    found = likelihoods(Uniform(), tokenizer(), [even, odd], context=64, tokens=64)
+    found = loglikelihoods(Uniform(), tokenizer(), [even, odd], context=64, tokens=64)
     assert [one.greedy for one in found] == [True, False]
 
 
@@ -61,10 +61,10 @@ def test_batches_stay_within_their_bound_and_change_nothing() -> None:
 
 def test_of_a_long_text_before_the_last_part_is_read() -> None:
     predict = Uniform()
-    likelihoods(predict, tokenizer(), [("x" * 100 + "abc", "def")], context=5, tokens=64)
+    loglikelihoods(predict, tokenizer(), [("x" * 100 + "abc", "def")], context=5, tokens=64)
     assert predict.read == [b"abcde"[-5:]]
 
 
 def test_numbers_that_are_none_are_an_error_and_no_score() -> None:
     with pytest.raises(NumericsError, match="has the log-likelihood nan"):
-        likelihoods(Uniform(math.nan), tokenizer(), ASKED, context=64, tokens=64)
+        loglikelihoods(Uniform(math.nan), tokenizer(), ASKED, context=64, tokens=64)

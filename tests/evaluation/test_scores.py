@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def scored(predict: Predict, texts: list[str] = TEXTS, *, context: int = CONTEXT) -> Scores:
-    return score(predict, of_texts(texts, tokenizer()), context=context, vocabulary=256, end=END)
+    return score(predict, of_texts(texts, tokenizer()), context=context, vocab_size=256, end=END)
 
 
 def of(nats: float, confidence: float = 1.0, *, right: bool = True) -> Predict:
@@ -68,15 +68,15 @@ def test_bits_per_byte_are_the_same_in_other_tokens() -> None:
             nats[row] = [sum(by_bytes["ab" if wanted[0] == 3 else "ba"]), ending]
         return Predictions(nats, nats, nats > 0)
 
-    one = score(spelled, singles, context=8, vocabulary=5, end=2)
-    other = score(paired, pairs, context=8, vocabulary=5, end=2)
+    one = score(spelled, singles, context=8, vocab_size=5, end=2)
+    other = score(paired, pairs, context=8, vocab_size=5, end=2)
     assert one.bits_per_byte == other.bits_per_byte
     assert one.loss.value != other.loss.value
 
 
 def test_a_score_is_that_of_each_document_by_itself() -> None:
     """Whatever is read together: what ``fabella perplexity`` says of each, and its end."""
-    model = Hashing(Config(vocabulary=256, context=64))
+    model = Hashing(Config(vocab_size=256, context_length=64))
 
     def predict(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
         return predictions(model, tokens, targets)
@@ -85,7 +85,7 @@ def test_a_score_is_that_of_each_document_by_itself() -> None:
     for text in TEXTS:
         line = np.array([[END, *text.encode(), END]], np.int32)
         alone = measure(
-            lambda batch: predict(batch.tokens, batch.targets).nats, text, tokenizer(), context=64, vocabulary=256
+            lambda batch: predict(batch.tokens, batch.targets).nats, text, tokenizer(), context=64, vocab_size=256
         )
         nats += float(alone.nats.sum()) + float(predict(line[:, :-1], line[:, 1:]).nats[0, -1])
     found = scored(predict, context=64)
@@ -94,7 +94,7 @@ def test_a_score_is_that_of_each_document_by_itself() -> None:
 
 
 def test_predictions_are_those_of_the_logits() -> None:
-    model = Hashing(Config(vocabulary=32, context=CONTEXT))
+    model = Hashing(Config(vocab_size=32, context_length=CONTEXT))
     tokens = np.random.default_rng(0).integers(0, 32, (3, 9)).astype(np.int32)
     targets = np.roll(tokens, -1, axis=1)
     targets[1, 4:] = IGNORE
@@ -104,7 +104,7 @@ def test_predictions_are_those_of_the_logits() -> None:
     expected = np.take_along_axis(log, np.maximum(targets, 0)[..., None], 2)[..., 0]
     np.testing.assert_allclose(made.nats[learned], -expected[learned], rtol=TOLERANCE, atol=TOLERANCE)
     np.testing.assert_allclose(made.confidence, np.exp(log.max(-1)), rtol=TOLERANCE)
-    assert (made.right == (log.argmax(-1) == targets)).all()
+    assert (made.correct == (log.argmax(-1) == targets)).all()
 
 
 def test_places_double_and_hold_every_token() -> None:
@@ -126,8 +126,8 @@ def test_documents_are_told_apart() -> None:
         return Predictions(nats.astype(np.float32), np.ones(targets.shape, np.float32), targets > 0)
 
     found = scored(predict, context=64)
-    assert found.unlikeliest[0].document == 1
-    assert found.likeliest[-1].document == 1
+    assert found.hardest[0].document == 1
+    assert found.easiest[-1].document == 1
 
 
 def test_nothing_to_score_and_no_number_are_errors() -> None:

@@ -49,5 +49,5 @@ def test_a_long_document_is_predicted_from_at_least_half_a_context() -> None:
 
 def test_text_that_was_not_prepared_ends_like_prepared_text() -> None:
     (document,) = of_texts(["Zoë"], tokenizer())
-    assert document.ids.tolist() == [*"Zoë".encode(), tokenizer().end]
+    assert document.ids.tolist() == [*"Zoë".encode(), tokenizer().eos_id]
     assert document.bytes == 4

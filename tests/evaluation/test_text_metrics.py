@@ -2,13 +2,13 @@
 
 import pytest
 
-from fabella.evaluation.memorization import copied
-from fabella.evaluation.text_metrics import Measures, measure, names_in, opening
+from fabella.evaluation.memorization import find_copied
+from fabella.evaluation.text_metrics import TextMetrics, first_words, measure, names_in
 from fabella.evaluation.word_splitting import words
 
 
-def measured(*stories: str, training: str = "", ended: bool = True) -> Measures:
-    return measure(copied(stories, [training]), [ended] * len(stories))
+def measured(*stories: str, training: str = "", ended: bool = True) -> TextMetrics:
+    return measure(find_copied(stories, [training]), [ended] * len(stories))
 
 
 def test_distinct_runs_are_counted_over_all_stories_and_repeated_ones_within_each() -> None:
@@ -19,7 +19,7 @@ def test_distinct_runs_are_counted_over_all_stories_and_repeated_ones_within_eac
 
 
 def test_lengths_and_ends() -> None:
-    found = measure(copied(["a", "a b c"], []), [True, False])
+    found = measure(find_copied(["a", "a b c"], []), [True, False])
     assert (found.words_mean, found.words_median, found.ended) == (2.0, 2.0, 0.5)
 
 
@@ -27,7 +27,7 @@ def test_names_have_a_capital_inside_a_sentence_and_count_wherever_they_stand() 
     assert names_in(words("Tom saw Anna. Anna's dog saw I and TOM. The dog ran.")) == ["Anna", "Anna"]
     assert names_in(words('One day Tom came. "Hello," said Tom.')) == ["Tom", "Tom"]
     found = measured("One day Tom met Anna. Tom ran.", "Then came Rob.")
-    assert found.names_kept == pytest.approx(2 / 4)
+    assert found.name_consistency == pytest.approx(2 / 4)
     assert found.names_a_story == 1.5
 
 
@@ -36,12 +36,12 @@ def test_copies_and_unknown_words() -> None:
     assert found.copied_longest == "the old dog"
     assert found.copied_mean == 2.0
     assert found.unknown_words == pytest.approx(2 / 6)
-    assert found.seen[2] == pytest.approx(2 / 4)
+    assert found.ngram_overlap[2] == pytest.approx(2 / 4)
 
 
 def test_stories_without_a_word_have_shares_of_nothing() -> None:
     found = measured("", ended=False)
-    assert (found.words_mean, found.distinct[1], found.repeated, found.names_kept, found.copied_longest) == (
+    assert (found.words_mean, found.distinct[1], found.repeated, found.name_consistency, found.copied_longest) == (
         0,
         0,
         0,
@@ -51,6 +51,6 @@ def test_stories_without_a_word_have_shares_of_nothing() -> None:
 
 
 def test_an_opening_is_the_text_itself() -> None:
-    assert opening('"Once,"  she said, there was', 4) == '"Once,"'
-    assert opening("Once\nupon a time", 2) == "Once\nupon"
-    assert opening("Once", 6) == "Once"
+    assert first_words('"Once,"  she said, there was', 4) == '"Once,"'
+    assert first_words("Once\nupon a time", 2) == "Once\nupon"
+    assert first_words("Once", 6) == "Once"

@@ -17,20 +17,20 @@ import numpy as np
 import psutil
 import torch
 
-from fabella.cli.main import reported
+from fabella.cli.main import run_with_error_codes
 from fabella.data.batches import Batch
-from fabella.data.dataset import open_prepared
+from fabella.data.dataset import open_dataset
 from fabella.engine import device_torch, engine_torch
-from fabella.engine.distributed.process_group import place_here
+from fabella.engine.distributed.process_group import current_rank
 from fabella.engine.engine import StepResult
 from fabella.engine.engine_torch import TorchEngine
 from fabella.models.parameters import initial_weights
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, load, save
-from fabella.runs.run_dir import RunFolder, name_of
+from fabella.runs.run_dir import RunDir, step_name
 from fabella.training import distributed_run, fit
 from fabella.training import run as training_run
-from fabella.training.eval_loss import Score, validate
+from fabella.training.eval_loss import EvalLoss, validate
 from fabella.training.loop import Progress
 from tests.data.samples import lines, words
 from tests.training import tiny
@@ -43,23 +43,25 @@ BEST = 4
 MARK, SECONDS = "FABELLA_TEST_RUN", 30.0
 """Environment of the processes that a process of the run starts; a bound for their ends."""
 
-STREAMED = "data.reading={kind: streamed, row_buffer: 6, sequence_buffer: 5, head_bytes: 20000}"
+STREAMED = (
+    "data.mode={kind: streaming, document_shuffle_buffer: 6, sequence_shuffle_buffer: 5, tokenizer_sample_bytes: 20000}"
+)
 SETTINGS = [
     "model.dropout=0.2",
-    "training.accumulation=[[0, 2], [5, 3], [8, 4]]", "training.log_every=1",
-    "training.precision={kind: fp16, initial_scale: 4194304, growth_steps: 2}", "training.nonfinite.kind=skip",
+    "training.gradient_accumulation=[[0, 2], [5, 3], [8, 4]]", "training.log_every_steps=1",
+    "training.precision={kind: fp16, initial_loss_scale: 4194304, loss_scale_growth_interval: 2}", "training.on_nonfinite.kind=skip",
     "training.parallel.timeout_seconds=30",
     "optimizer={kind: muon, lr: 0.02, schedule: [{shape: linear, start: 0.1, end: 1.0, length: 60%},"
     " {shape: cosine, start: 1.0, end: 0.1, length: 40%}]}",
-    "checkpoint.every=3", "checkpoint.keep=100", "validation.every=2", "validation.patience=50", "samples.every=5",
+    "checkpoint.every_steps=3", "checkpoint.keep_last=100", "validation.every_steps=2", "validation.early_stopping_patience=50", "samples.every_steps=5",
 ]  # fmt: skip
 
 
-def run(folder: Path) -> Run:
+def run(folder: Path) -> RunConfig:
     return streamed(folder, *SETTINGS)
 
 
-def streamed(folder: Path, *settings: str) -> Run:
+def streamed(folder: Path, *settings: str) -> RunConfig:
     """A tiny run on a mixture of a text and stories, neither prepared, each of which comes to several epochs."""
     text = lines(folder / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
     parts = [
@@ -75,7 +77,7 @@ def half_precision(asked: Any, device: torch.device) -> device_torch.Precision:
     return device_torch.Precision(torch.float16, scaled=True, device=device)
 
 
-def getting_worse(engine: Any, *others: Any) -> Score:
+def getting_worse(engine: Any, *others: Any) -> EvalLoss:
     """The score of a model that learns by heart: after step BEST no other is as good."""
     score = validate(engine, *others)
     return dataclasses.replace(score, loss=score.loss + max(engine.steps - BEST, 0))
@@ -91,36 +93,38 @@ def work(jobs: list[dict[str, Any]]) -> int:
     """
     torch.set_num_threads(1)
     whole_precision, whole_step = engine_torch.resolve_precision, TorchEngine.step
-    begin, go_on = training_run.start, run.resume
+    begin, go_on = training_run.start_run, run.resume
     for number, job in enumerate(jobs):
         # Another life: what the processes told each other in the job before is not heard in this one.
-        place = dataclasses.replace(place_here(), restarts=number)
+        place = dataclasses.replace(current_rank(), restarts=number)
         fit.validate = getting_worse
         engine_torch.resolve_precision = half_precision if job["half"] else whole_precision
         TorchEngine.step = partialmethod(_told, whole_step, Path(f"{job['out']}.{place.rank}.rows"))
-        strike = partial(kill_at, job["kill"], place.rank == place.size - 1)
-        training_run.start, run.resume = (partial(verb, observers=[strike]) for verb in (begin, go_on))
+        strike = partial(kill_at, job["kill"], place.rank == place.world_size - 1)
+        training_run.start_run, run.resume = (partial(verb, observers=[strike]) for verb in (begin, go_on))
         with Path(f"{job['out']}.{place.rank}.log").open("wb") as log:
             os.dup2(log.fileno(), 2)
         os.environ[MARK] = job["out"]
         Path(f"{job['out']}.{place.rank}.pid").write_text(str(os.getpid()))
         decide = partial(_decide, job)
-        code = reported(lambda decide=decide, place=place: distributed_run.together(place, decide, device="cpu"))
+        code = run_with_error_codes(
+            lambda decide=decide, place=place: distributed_run.run_distributed(place, decide, device="cpu")
+        )
         Path(f"{job['out']}.{place.rank}.code").write_text(str(code))
     return 0
 
 
-def _decide(job: dict[str, Any]) -> distributed_run.Decision:
+def _decide(job: dict[str, Any]) -> distributed_run.LaunchPlan:
     out, data = Path(job["out"]), Path(job["data"])
-    of = Run.model_validate(job["run"])
+    of = RunConfig.model_validate(job["run"])
     if out.exists():
-        return distributed_run.Decision(RunFolder.open(out).run, out, data, resumed=True)
-    return distributed_run.begin_or_go_on(of, out, open_prepared(data))
+        return distributed_run.LaunchPlan(RunDir.open(out).run, out, data, resumed=True)
+    return distributed_run.start_or_resume(of, out, open_dataset(data))
 
 
 def _told(engine: TorchEngine, step: Any, file: Path, batch: Batch, lr: float) -> StepResult:
     """Take the step; the windows of it that this process learns from, as one number each, become a line of ``file``."""
-    mine = engine.parallel.rows(len(batch.tokens))
+    mine = engine.parallel.local_rows(len(batch.tokens))
     windows = [zlib.crc32(batch.tokens[row].tobytes() + batch.targets[row].tobytes()) for row in mine]
     with file.open("a") as told:
         told.write(json.dumps([engine.steps + 1, windows]) + "\n")
@@ -151,28 +155,28 @@ def _marked(process: psutil.Process, out: Path) -> bool:
 
 def parts(folder: Path) -> list[str]:
     """Every part of the state that the checkpoint holds; a part of a later Fabella is one of them by itself."""
-    saved = load(RunFolder.open(folder), SPOILED).checkpoint
-    kinds = sorted({name.partition(".")[0] for name in saved.state.moments})
-    return ["weights", *kinds, *(f"numbers.{name}" for name in saved.state.numbers), *(
+    saved = load(RunDir.open(folder), SPOILED).checkpoint
+    kinds = sorted({name.partition(".")[0] for name in saved.state.optimizer_state})
+    return ["weights", *kinds, *(f"numbers.{name}" for name in saved.state.scalars), *(
         f"progress.{name}" for name in saved.progress
     )]  # fmt: skip
 
 
 def spoil(folder: Path, part: str) -> None:
     """Let the run stand at its checkpoint, with one part of that as if it had never been saved; none for ``""``."""
-    run_folder = RunFolder.open(folder)
+    run_folder = RunDir.open(folder)
     saved = load(run_folder, SPOILED).checkpoint
     state, progress = saved.state, dict(saved.progress)
     kind, _, name = part.partition(".")
     if part == "weights":
         state = dataclasses.replace(state, weights=initial_weights(run_folder.run.model.parameters(), 1))
     elif kind == "numbers":
-        state = dataclasses.replace(state, numbers={key: n for key, n in state.numbers.items() if key != name})
+        state = dataclasses.replace(state, numbers={key: n for key, n in state.scalars.items() if key != name})
     elif kind == "progress":
         progress = {key: value for key, value in progress.items() if key != name}
     elif part:
-        empty = {key: np.zeros_like(a) if key.startswith(f"{part}.") else a for key, a in state.moments.items()}
+        empty = {key: np.zeros_like(a) if key.startswith(f"{part}.") else a for key, a in state.optimizer_state.items()}
         state = dataclasses.replace(state, moments=empty)
     for later in [step for step in run_folder.steps() if step > SPOILED]:
-        (run_folder.checkpoints / name_of(later)).rename(folder / f"not-reached-{later}")
+        (run_folder.checkpoints / step_name(later)).rename(folder / f"not-reached-{later}")
     save(run_folder, SPOILED, Checkpoint(state, progress))

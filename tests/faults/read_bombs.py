@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from fabella.config.data import Files
+from fabella.config.data import FilesSource
 from fabella.errors import FabellaError
 from fabella.text.source import documents
 
@@ -24,11 +24,11 @@ for name in sys.argv[1:]:
     begun = time.process_time()
     size = 0
     try:
-        for text in documents(Files(paths=(name,), separator="lines")):
+        for text in documents(FilesSource(paths=(name,), separator="lines")):
             size += len(text)
         outcome = "read"
     except FabellaError as error:
-        outcome = error.problem
+        outcome = error.message
     seconds = time.process_time() - begun
     megabytes = peak_kilobytes() / 1024
     print(json.dumps({"outcome": outcome, "bytes": size, "seconds": seconds, "megabytes": megabytes}))

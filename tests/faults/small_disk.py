@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import DiskFullError, StorageError
-from fabella.run_config.files import run_from
+from fabella.run_config.files import validate_config
 from fabella.runs.checkpoint import load, require_space, save
-from fabella.runs.run_dir import RunFolder
-from fabella.storage import free_bytes, size_in_words
+from fabella.runs.run_dir import RunDir
+from fabella.storage import format_bytes, free_bytes
 from tests.runs import stub
 
 DISK_BYTES = 2_000_000
 LEVELS = 10
-RUN = run_from({**stub.VALUES, "model": {**stub.VALUES["model"], "vocabulary": 20_000}})
+RUN = validate_config({**stub.VALUES, "model": {**stub.VALUES["model"], "vocab_size": 20_000}})
 TABLE = RUN.model.parameters()
 CHECKPOINT_BYTES = 480_000
 
@@ -39,7 +39,7 @@ def fill(place: Path, left: int) -> Path:
     return ballast
 
 
-def expect_full(folder: RunFolder, place: Path, free: str) -> None:
+def expect_full(folder: RunDir, place: Path, free: str) -> None:
     """Save step 120 on the full disk, and find everything as it was."""
     before = stub.contents(place)
     told = (
@@ -51,7 +51,7 @@ def expect_full(folder: RunFolder, place: Path, free: str) -> None:
     assert stub.same(load(folder, "latest").checkpoint, stub.checkpoint(100, TABLE))
 
 
-def expect_refusal_at_start(folder: RunFolder) -> None:
+def expect_refusal_at_start(folder: RunDir) -> None:
     """More checkpoints than fit: told before anything is written."""
     before = stub.contents(folder.path)
     with pytest.raises(DiskFullError, match=r"the checkpoints of this run need 2\.4 MB, 1\.. MB are free"):
@@ -68,7 +68,7 @@ def main(place: Path) -> None:
     for level in range(LEVELS):
         left = CHECKPOINT_BYTES * level // LEVELS
         ballast = fill(place, left)
-        expect_full(folder, place, size_in_words(free_bytes(place)))
+        expect_full(folder, place, format_bytes(free_bytes(place)))
         print("ok", level)
         ballast.unlink()
     expect_refusal_at_start(folder)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fabella.errors import CheckpointError
 from fabella.models.field_types import MOST_PARAMETERS
 from fabella.models.parameters import count
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.runs import stub
 
 CASES = 1000
@@ -26,19 +26,28 @@ LARGEST_VALUE = 2**63 - 1
 LONGEST_ERROR = 1500
 
 MODELS: list[dict[str, Any]] = [
-    {"family": "gpt2", "vocabulary": 256, "context": 8, "dim": 4, "layers": 1, "heads": 2, "hidden": 4},
+    {"family": "gpt2", "vocab_size": 256, "context_length": 8, "dim": 4, "layers": 1, "heads": 2, "ffn_dim": 4},
     {
         "family": "minigpt",
-        "vocabulary": 256,
-        "context": 8,
+        "vocab_size": 256,
+        "context_length": 8,
         "embedding": 4,
         "dim": 8,
         "layers": 1,
         "heads": 2,
-        "hidden": 4,
+        "ffn_dim": 4,
     },
-    {"family": "llama", "vocabulary": 256, "context": 8, "dim": 4, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 4},
-    {"family": "mingru", "vocabulary": 256, "context": 8, "dim": 4, "layers": 1, "hidden": 4},
+    {
+        "family": "llama",
+        "vocab_size": 256,
+        "context_length": 8,
+        "dim": 4,
+        "layers": 1,
+        "heads": 2,
+        "kv_heads": 1,
+        "ffn_dim": 4,
+    },
+    {"family": "mingru", "vocab_size": 256, "context_length": 8, "dim": 4, "layers": 1, "ffn_dim": 4},
 ]
 ABSURD = st.one_of(
     st.sampled_from([0, -1, 1, 3, 7, 10**9, 2**31, 2**31 - 1, LARGEST_VALUE, -(2**63), 10**30]),
@@ -88,7 +97,7 @@ def folder(quick_path: Path) -> Path:
 def refusal_of(folder: Path) -> str:
     """Why a config is refused; empty where its model could be built."""
     try:
-        run = RunFolder.open(folder).run
+        run = RunDir.open(folder).run
     except CheckpointError as error:
         return str(error)
     assert count(run.model.parameters()) <= MOST_PARAMETERS
@@ -119,7 +128,7 @@ def test_an_absurd_config_is_refused_or_harmless(folder: Path) -> None:
     ("key", "value"),
     [
         ("layers", 10**9),
-        ("vocabulary", 2**31),
+        ("vocab_size", 2**31),
         ("heads", 0),
         ("heads", 3),
         ("norm_eps", float("nan")),
@@ -132,7 +141,7 @@ def test_the_value_is_named(key: str, value: object, folder: Path) -> None:
     values = {**stub.VALUES, "model": {**MODELS[2], key: value}}
     (folder / "config.yaml").write_bytes(signed(values))
     with pytest.raises(CheckpointError, match=rf"is no config of a run: .*{key}"):
-        RunFolder.open(folder)
+        RunDir.open(folder)
 
 
 def test_aliases_that_stand_for_gigabytes_are_refused(folder: Path) -> None:
@@ -142,4 +151,4 @@ def test_aliases_that_stand_for_gigabytes_are_refused(folder: Path) -> None:
     digest = f"# sha256 of the lines above: {hashlib.sha256(text).hexdigest()}\n".encode()
     (folder / "config.yaml").write_bytes(text + digest)
     with pytest.raises(CheckpointError, match=r"aliases \(\*name\) are not allowed"):
-        RunFolder.open(folder)
+        RunDir.open(folder)

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine import State
 from fabella.errors import DiskFullError, StorageError
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, load
-from fabella.runs.run_dir import RunFolder
-from fabella.training.background import Behind
+from fabella.runs.run_dir import RunDir
+from fabella.training.background import BackgroundWorker
 from fabella.training.callbacks import callbacks
-from fabella.training.callbacks.callbacks import Save, Validate
+from fabella.training.callbacks.callbacks import SaveCheckpoint, Validate
 from fabella.training.loop import Progress
-from fabella.training.run import resume, start
+from fabella.training.run import resume, start_run
 from fabella.training.signals import Interruption
 from tests.faults.injection import DIED, dying_at, failing, forked, nothing, watching
 from tests.runs import stub
@@ -44,14 +44,16 @@ class Trained:
 
     def step(self, step: int) -> None:
         new = stub.checkpoint(step).state
-        for mine, theirs in ((self.now.weights, new.weights), (self.now.moments, new.moments)):
+        for mine, theirs in ((self.now.weights, new.weights), (self.now.optimizer_state, new.optimizer_state)):
             for name, array in mine.items():
                 array[...] = theirs[name]
-        self.now = replace(self.now, numbers=new.numbers)
+        self.now = replace(self.now, numbers=new.scalars)
 
     def state(self) -> State:
         weights = {name: array.copy() for name, array in self.now.weights.items()}
-        return State(weights, {name: array.copy() for name, array in self.now.moments.items()}, self.now.numbers)
+        return State(
+            weights, {name: array.copy() for name, array in self.now.optimizer_state.items()}, self.now.scalars
+        )
 
 
 class Result:
@@ -59,19 +61,19 @@ class Result:
         return {}
 
 
-def saving(run: Run, folder: RunFolder, engine: Any, behind: Behind, said: list[str]) -> Save:
+def saving(run: RunConfig, folder: RunDir, engine: Any, behind: BackgroundWorker, said: list[str]) -> SaveCheckpoint:
     watching = Validate(10**6, lambda: None, lambda row: None, 0.5)  # pyright: ignore[reportArgumentType]
-    return Save(run, folder, engine, watching, steps=10**6, interruption=Interruption(), behind=behind,
+    return SaveCheckpoint(run, folder, engine, watching, steps=10**6, interruption=Interruption(), behind=behind,
                 report=said.append)  # fmt: skip
 
 
-def every_step(full: str = "stop") -> Run:
+def every_step(full: str = "stop") -> RunConfig:
     return stub.RUN.model_copy(
-        update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"every": 1, "when_full": full})}
+        update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"every": 1, "on_disk_full": full})}
     )
 
 
-def steps(save: Save, engine: Trained, behind: Behind, *numbers: int) -> None:
+def steps(save: SaveCheckpoint, engine: Trained, behind: BackgroundWorker, *numbers: int) -> None:
     """The loop, as far as saving sees it."""
     for step in numbers:
         engine.step(step)
@@ -96,7 +98,7 @@ def test_a_writer_that_fails_anywhere_leaves_the_pointer_on_a_whole_checkpoint(q
             failed_at = run_until_it_fails(folder, 3)
         if not (folder / "latest").exists():
             continue
-        newest = load(RunFolder.open(folder), "latest")
+        newest = load(RunDir.open(folder), "latest")
         assert stub.same(newest.checkpoint, expected(newest.step))
         # A save that fails in its last moments, while older ones are removed, has been made all the same.
         assert failed_at is None or newest.step <= failed_at <= newest.step + 2, "told by the step after it"
@@ -106,7 +108,7 @@ def run_until_it_fails(path: Path, last: int) -> int | None:
     """The step that the loop had come to when the error reached it; None where there was none."""
     engine, said, step = Trained(), list[str](), 0
     try:
-        with Behind(said.append) as behind:
+        with BackgroundWorker(said.append) as behind:
             save = saving(every_step(), stub.folder(path, run=every_step()), engine, behind, said)
             for step in range(1, last + 1):
                 steps(save, engine, behind, step)
@@ -121,13 +123,13 @@ def test_the_error_is_raised_at_the_next_step_and_nothing_is_saved_after_it(
 ) -> None:
     asked: list[int] = []
 
-    def fails(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+    def fails(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         asked.append(step)
         raise DiskFullError("disk full: nothing free.")
 
     monkeypatch.setattr(callbacks, "save", fails)
     engine, folder = Trained(), stub.folder(quick_path / "run", run=every_step())
-    with pytest.raises(DiskFullError), Behind(print) as behind:  # noqa: PT012
+    with pytest.raises(DiskFullError), BackgroundWorker(print) as behind:  # noqa: PT012
         save = saving(every_step(), folder, engine, behind, [])
         steps(save, engine, behind, 1)
         with pytest.raises(DiskFullError):
@@ -142,7 +144,7 @@ def test_on_a_full_disk_saving_is_tried_again_at_the_next_step(
     tried: list[int] = []
     whole = callbacks.save
 
-    def full_at_first(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+    def full_at_first(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         tried.append(step)
         if len(tried) == 1:
             raise DiskFullError("disk full: nothing free.")
@@ -150,12 +152,12 @@ def test_on_a_full_disk_saving_is_tried_again_at_the_next_step(
 
     monkeypatch.setattr(callbacks, "save", full_at_first)
     engine, said = Trained(), list[str]()
-    run = stub.RUN.model_copy(update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"when_full": "retry"})})
+    run = stub.RUN.model_copy(update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"on_disk_full": "retry"})})
     folder = stub.folder(quick_path / "run", run=run)
-    with Behind(said.append) as behind:
+    with BackgroundWorker(said.append) as behind:
         save = saving(run, folder, engine, behind, said)
         steps(save, engine, behind, *range(1, 11))
-        behind.drain()
+        behind.flush()
         steps(save, engine, behind, 11, 12)
     assert tried == [10, 11]
     assert said == ["Not saved at step 10, tried again at the next: disk full: nothing free."]
@@ -167,15 +169,15 @@ def test_on_a_full_disk_saving_is_tried_again_at_the_next_step(
 def test_what_could_not_be_saved_at_the_end_is_an_error_and_never_called_saved(
     end: str, quick_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+    def full(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         raise DiskFullError("disk full: nothing free.")
 
     monkeypatch.setattr(callbacks, "save", full)
     run = every_step("retry")
     engine, folder = Trained(), stub.folder(quick_path / "run", run=run)
-    with Behind(print) as behind:
+    with BackgroundWorker(print) as behind:
         save = saving(run, folder, engine, behind, [])
-        save.interruption.asked = end == "interrupted"
+        save.interruption.stop_requested = end == "interrupted"
         save.steps = 1 if end == "last step" else 5
         with pytest.raises(DiskFullError):
             steps(save, engine, behind, 1)
@@ -185,27 +187,27 @@ def test_what_could_not_be_saved_at_the_end_is_an_error_and_never_called_saved(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed, all its checkpoints kept."""
-    return start(tiny.run("checkpoint.keep=100"), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run("checkpoint.keep_last=100"), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
 @pytest.mark.fault("A16", cases=8)
 @pytest.mark.fault("C11", cases=8)
 def test_what_is_saved_is_what_was_learned_when_it_was_due_however_slow_the_writer(
-    straight: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every save is held back until the loop has taken another step: with its weights in place of the snapshot's,
     the checkpoint would be another one. And there is never a second save beside the first."""
     reached, under_way, most = Reached(), 0, 0
     whole = callbacks.save
 
-    def slow(folder: RunFolder, step: int, snapshot: Checkpoint) -> None:
+    def slow(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -214,9 +216,9 @@ def test_what_is_saved_is_what_was_learned_when_it_was_due_however_slow_the_writ
         under_way -= 1
 
     monkeypatch.setattr(callbacks, "save", slow)
-    out = start(tiny.run("checkpoint.keep=100"), tmp_path / "run", data, observers=[reached]).folder
+    out = start_run(tiny.run("checkpoint.keep_last=100"), tmp_path / "run", data, observers=[reached]).folder
     assert most == 1
-    saved = [load(RunFolder.open(path), step).checkpoint for path in (out, straight) for step in range(5, 41, 5)]
+    saved = [load(RunDir.open(path), step).checkpoint for path in (out, straight) for step in range(5, 41, 5)]
     for slowly, straightly in zip(saved[:8], saved[8:], strict=True):
         assert stub.same(slowly, straightly)
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
@@ -240,12 +242,12 @@ class Reached:
 
 @pytest.mark.fault("A16", cases=DEATHS)
 def test_a_run_that_dies_while_it_saves_behind_goes_on_to_the_same_bits(
-    straight: Path, data: Prepared, tmp_path: Path
+    straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     chance = random.Random(7)
 
     def train(out: Path) -> Callable[[], None]:
-        return lambda: (start(tiny.run("checkpoint.keep=100"), out, data), None)[1]
+        return lambda: (start_run(tiny.run("checkpoint.keep_last=100"), out, data), None)[1]
 
     with watching(nothing) as watched:
         train(tmp_path / "rehearsal")()
@@ -260,7 +262,7 @@ def test_a_run_that_dies_while_it_saves_behind_goes_on_to_the_same_bits(
 
 def assert_no_row_is_missing(out: Path) -> None:
     """Up to the newest checkpoint every row is there: the file stands for all that was learned so far."""
-    saved = max(RunFolder.open(out).steps(), default=0)
+    saved = max(RunDir.open(out).steps(), default=0)
     told = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
     due = [step for step in [1, *range(3, 41, 3)] if step <= saved]
     assert [row["step"] for row in told if row["kind"] == "train" and row["step"] <= saved] == due

@@ -20,7 +20,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from fabella.config.data import Files
+from fabella.config.data import FilesSource
 from fabella.errors import TextError
 from fabella.text.source import documents
 
@@ -145,8 +145,8 @@ def test_an_archive_is_refused_and_nothing_comes_out_of_it(tmp_path: Path, name:
     called = name.replace(".tar", ".txt").replace(".zip", ".txt") if disguised else name
     (inside / called).write_bytes(CRAFTED[name])
     with pytest.raises(TextError, match=r"is an archive|is a (?:tar|zip) archive") as error:
-        list(documents(Files(paths=(str(inside / called),))))
-    assert "Unpack it, and give" in error.value.fix
+        list(documents(FilesSource(paths=(str(inside / called),))))
+    assert "Unpack it, and give" in error.value.hint
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
         "inside",
         f"inside/{called}",

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fabella.config.data import Files
+from fabella.config.data import FilesSource
 from fabella.errors import TextError
-from fabella.text.read_report import Notes
+from fabella.text.read_report import ReadReport
 from fabella.text.source import documents
 
 CASES = 2000  # three quarters .jsonl, one quarter .csv
@@ -64,8 +64,8 @@ csv_line = st.lists(field, max_size=4).map(b",".join)
 def judged(path: Path, first: bytes, lines: list[bytes], max_bad_lines: int) -> None:
     """Every outcome that is allowed; whatever else is raised fails the test."""
     path.write_bytes(b"\n".join([first, *lines, b""]))
-    source = Files(paths=(str(path),), column="text")
-    notes = Notes()
+    source = FilesSource(paths=(str(path),), column="text")
+    notes = ReadReport()
     found: list[str] = []
     refusal: TextError | None = None
     try:
@@ -74,8 +74,8 @@ def judged(path: Path, first: bytes, lines: list[bytes], max_bad_lines: int) -> 
         refusal = error
     if refusal:
         # Where no line is named, the file as a whole is no text: full of control bytes, or one JSON list.
-        assert "line" in refusal.problem or "is not text" in refusal.problem, refusal
-        assert refusal.fix
+        assert "line" in refusal.message or "is not text" in refusal.message, refusal
+        assert refusal.hint
         return
     assert notes.bad_lines <= max_bad_lines
     assert notes.documents == len(found)

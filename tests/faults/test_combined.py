@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from fabella.engine.distributed import launcher_torch
-from fabella.errors import RanksError
-from fabella.runs.run_dir import RunFolder
-from fabella.training.setup.request import prepare_for
+from fabella.errors import DistributedError
+from fabella.runs.run_dir import RunDir
+from fabella.training.setup.request import prepare_data
 from tests.faults import combined
 from tests.training import tiny
 
-NEEDLESS = {"numbers.skipped_in_a_row"}
+NEEDLESS = {"numbers.consecutive_skips"}
 """What a run that skips counts for nothing but to end: 0 between two finite steps. tests/training/test_recovery.py
 has the run that ends."""
 BY_TWO = ["second", "numbers.loss_scale", "progress.stream"]
@@ -30,7 +30,7 @@ class World:
         self.processes, self.folder = processes, folder
         self.left_over: list[Any] = []
         self.run = combined.run(folder)
-        self.data = prepare_for(self.run, folder / "prepared", workers=1).folder
+        self.data = prepare_data(self.run, folder / "prepared", workers=1).folder
 
     def out(self, name: str) -> Path:
         return self.folder / (name or "nothing")
@@ -43,7 +43,7 @@ class World:
         ]
         try:
             return launcher_torch.launch(self.processes, combined.work, jobs)
-        except RanksError as error:
+        except DistributedError as error:
             return error.exit_code
 
     def ended_as(self, name: str) -> str:
@@ -57,7 +57,7 @@ def world_of(processes: int, folder: Path) -> World:
     """The run undisturbed, the run killed and gone on with, and mutants of what the killed one had saved."""
     world = World(processes, folder)
     assert world.do("straight") == 0
-    assert world.do("killed", kill=combined.KILLED) == RanksError.exit_code
+    assert world.do("killed", kill=combined.KILLED) == DistributedError.exit_code
     world.left_over = combined.left_over(world.out("killed"))
     mutants = ["", *(combined.parts(world.out("killed")) if processes == 1 else BY_TWO)]
     for part in mutants:
@@ -103,7 +103,7 @@ def test_everything_is_on(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.fault("A11", cases=2)
 def test_killed_and_gone_on_with_it_ends_with_the_bits_of_an_undisturbed_run(world: World) -> None:
-    assert max(RunFolder.open(world.out("killed")).steps()) == combined.STEPS
+    assert max(RunDir.open(world.out("killed")).steps()) == combined.STEPS
     assert world.ended_as("killed") == world.ended_as("straight")
     assert world.ended_as("") == world.ended_as("straight"), "the saved state itself, written anew, is no mutant"
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError
 from fabella.runs.checkpoint import load
-from fabella.runs.run_dir import RunFolder
-from fabella.runs.safetensors_io import decoded, encoded
-from fabella.storage import render_manifest, sha256_of
+from fabella.runs.run_dir import RunDir
+from fabella.runs.safetensors_io import dump_tensors, load_tensors
+from fabella.storage import dump_manifest, sha256_of
 from tests.runs import stub
 
 PARTS = 64
@@ -27,23 +27,23 @@ FIRST, SECOND, *_ = stub.TABLE
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Steps 100 and 120; every test gives 120 back as it found it."""
     return stub.folder(tmp_path_factory.mktemp("run"), [100, 120])
 
 
-def expect_refused(folder: RunFolder, problem: str) -> None:
+def expect_refused(folder: RunDir, problem: str) -> None:
     """The step that was asked for is refused by name; who asks for the latest gets the one before, and is told."""
     with pytest.raises(CheckpointError, match=problem):
         load(folder, 120)
     loaded = load(folder, "latest")
     assert stub.same(loaded.checkpoint, stub.checkpoint(100))
-    assert loaded.ignored[0].startswith("ignoring damaged step-00000120 (step-00000120/")
-    assert loaded.ignored[0].endswith("; resuming step-00000100")
+    assert loaded.warnings[0].startswith("ignoring damaged step-00000120 (step-00000120/")
+    assert loaded.warnings[0].endswith("; resuming step-00000100")
 
 
 @pytest.mark.fault("A8", cases=PARTS + 1)
-def test_a_cut_file_is_told_with_both_sizes(folder: RunFolder) -> None:
+def test_a_cut_file_is_told_with_both_sizes(folder: RunDir) -> None:
     path = folder.checkpoints / "step-00000120" / "model.safetensors"
     whole = path.read_bytes()
     for size in [len(whole) * part // PARTS for part in range(PARTS)] + [len(whole) - 1]:
@@ -54,7 +54,7 @@ def test_a_cut_file_is_told_with_both_sizes(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_file_may_be_cut_or_missing(name: str, folder: RunFolder) -> None:
+def test_each_file_may_be_cut_or_missing(name: str, folder: RunDir) -> None:
     path = folder.checkpoints / "step-00000120" / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -66,7 +66,7 @@ def test_each_file_may_be_cut_or_missing(name: str, folder: RunFolder) -> None:
 
 
 @pytest.mark.fault("A9", cases=FLIPS)
-def test_a_flipped_bit_is_found_wherever_it_is(folder: RunFolder) -> None:
+def test_a_flipped_bit_is_found_wherever_it_is(folder: RunDir) -> None:
     chance = random.Random(9)
     place = folder.checkpoints / "step-00000120"
     whole = {name: (place / name).read_bytes() for name in FILES}
@@ -88,9 +88,9 @@ Tensors = dict[str, NDArray[Any]]
 
 def edit(file: str, change: Callable[[Tensors], Any]) -> Callable[[Path], None]:
     def apply(place: Path) -> None:
-        tensors = decoded((place / file).read_bytes(), where=file)
+        tensors = load_tensors((place / file).read_bytes(), where=file)
         change(tensors)
-        (place / file).write_bytes(b"".join(bytes(part) for part in encoded(tensors)))
+        (place / file).write_bytes(b"".join(bytes(part) for part in dump_tensors(tensors)))
 
     return apply
 
@@ -153,15 +153,13 @@ def seal(place: Path) -> None:
         for name in FILES[1:]
         if (place / name).exists()
     }
-    (place / "manifest.json").write_bytes(render_manifest({"format": 1, "step": 120, "files": entries}))
+    (place / "manifest.json").write_bytes(dump_manifest({"format": 1, "step": 120, "files": entries}))
 
 
 @pytest.mark.fault("A10", cases=2 * len(MUTATIONS))
 @pytest.mark.parametrize("mutation", MUTATIONS)
 @pytest.mark.parametrize("sealed", [True, False], ids=["with a manifest that agrees", "with the old manifest"])
-def test_an_edited_checkpoint_is_refused_by_name(
-    mutation: str, sealed: bool, folder: RunFolder, tmp_path: Path
-) -> None:
+def test_an_edited_checkpoint_is_refused_by_name(mutation: str, sealed: bool, folder: RunDir, tmp_path: Path) -> None:
     apply, problem = MUTATIONS[mutation]
     edited = stub.copied(folder, tmp_path / "run")
     place = edited.checkpoints / "step-00000120"

@@ -16,17 +16,17 @@ import pyarrow as arrow
 import pytest
 from pyarrow import parquet
 
-from fabella.config.data import Files
+from fabella.config.data import FilesSource
 from fabella.errors import TextError
 from fabella.text import file_set
-from fabella.text.read_report import Notes
+from fabella.text.read_report import ReadReport
 from fabella.text.source import documents
 
 FIRST, LAST = "Once upon a time.", "The end."
 
 
-def read(path: Path, invalid: str = "strict", notes: Notes | None = None, separator: str = "lines") -> list[str]:
-    source = Files(paths=(str(path),), separator=separator)
+def read(path: Path, invalid: str = "strict", notes: ReadReport | None = None, separator: str = "lines") -> list[str]:
+    source = FilesSource(paths=(str(path),), separator=separator)
     return list(documents(source, invalid=invalid, notes=notes))  # type: ignore[arg-type]
 
 
@@ -178,7 +178,7 @@ def test_strict_reads_sound_text_and_names_damage(case: Case, write: Callable[[C
 @B4
 @each
 def test_replace_keeps_every_document_and_counts_damage(case: Case, write: Callable[[Case], Path]) -> None:
-    path, notes = write(case), Notes()
+    path, notes = write(case), ReadReport()
     if case.refused:
         with pytest.raises(TextError, match=case.refused):
             read(path, "replace")
@@ -193,7 +193,7 @@ def test_replace_keeps_every_document_and_counts_damage(case: Case, write: Calla
 @B4
 @each
 def test_skip_leaves_out_damaged_documents_alone(case: Case, write: Callable[[Case], Path]) -> None:
-    path, notes = write(case), Notes()
+    path, notes = write(case), ReadReport()
     if case.refused:
         with pytest.raises(TextError, match=case.refused):
             read(path, "skip")
@@ -219,10 +219,10 @@ def test_a_line_of_a_gigabyte_is_read_in_little_memory(tmp_path: Path, monkeypat
     monkeypatch.setattr(file_set, "blocks", blocks)
     path = tmp_path / "line.txt"
     path.write_text("not empty")
-    notes = Notes()
+    notes = ReadReport()
     size = longest = 0
     tracemalloc.start()
-    for text in documents(Files(paths=(str(path),), separator="lines"), notes=notes):
+    for text in documents(FilesSource(paths=(str(path),), separator="lines"), notes=notes):
         size += len(text)
         longest = max(longest, len(text))
     peak = tracemalloc.get_traced_memory()[1]

@@ -10,17 +10,22 @@ from typing import Any
 import pytest
 
 from fabella.engine.distributed import launcher_torch
-from fabella.errors import RanksError
+from fabella.errors import DistributedError
 from fabella.runs.checkpoint import load
-from fabella.runs.run_dir import RunFolder
-from fabella.training.setup.request import prepare_for
+from fabella.runs.run_dir import RunDir
+from fabella.training.setup.request import prepare_data
 from tests.faults import combined
 from tests.training import tiny
 
 # Fifteen steps of Adam turn a rounding of 1e-7 into more.
 LOSS_TOLERANCE = 1e-4
 # Dropout is drawn by the micro-batches of each process, which are not the same ones here.
-SETTINGS = ["model.dropout=0.0", "training.log_every=1", "checkpoint.every=3", "training.parallel.timeout_seconds=30"]
+SETTINGS = [
+    "model.dropout=0.0",
+    "training.log_every_steps=1",
+    "checkpoint.every_steps=3",
+    "training.parallel.timeout_seconds=30",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``of1``, ``of2``, ``of4``: runs of so many processes; ``moved``: begun by two, gone on with by four, then one."""
     place = tmp_path_factory.mktemp("streams")
     run = combined.streamed(place, *SETTINGS)
-    data = prepare_for(run, place / "prepared", workers=1).folder
+    data = prepare_data(run, place / "prepared", workers=1).folder
 
     def do(processes: int, *jobs: tuple[str, int]) -> int:
         values = run.model_dump(mode="json")
@@ -38,12 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         try:
             return launcher_torch.launch(processes, combined.work, asked)
-        except RanksError as error:
+        except DistributedError as error:
             return error.exit_code
 
     assert do(1, ("of1", 0)) == 0
-    assert do(2, ("of2", 0), ("moved", 5)) == RanksError.exit_code
-    assert do(4, ("of4", 0), ("moved", 10)) == RanksError.exit_code
+    assert do(2, ("of2", 0), ("moved", 5)) == DistributedError.exit_code
+    assert do(4, ("of4", 0), ("moved", 10)) == DistributedError.exit_code
     assert do(1, ("moved", 0)) == 0
     return place
 
@@ -72,8 +77,8 @@ def test_any_number_of_processes_learns_from_the_same_windows_in_the_same_order(
 @pytest.mark.fault("A21", cases=3)
 @pytest.mark.parametrize("name", ["of2", "of4", "moved"])
 def test_it_comes_to_the_same_end_and_stands_at_the_same_place(name: str, folder: Path) -> None:
-    ours, theirs = (load(RunFolder.open(folder / out), "latest").checkpoint.progress for out in (name, "of1"))
-    for part in ("step", "windows", "tokens", "stream"):
+    ours, theirs = (load(RunDir.open(folder / out), "latest").checkpoint.progress for out in (name, "of1"))
+    for part in ("step", "sequences", "tokens", "stream"):
         assert ours[part] == theirs[part]
     for kind in ("train", "validation", "final"):
         losses = [[row["loss"] for row in tiny.metrics(folder / out) if row["kind"] == kind] for out in (name, "of1")]

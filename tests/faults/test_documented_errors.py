@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from fabella.cli.main import run
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from fabella.storage import locked
 from tests.generation import tiny_run
 
 STORY = "Once upon a time there was a fox. The fox was glad.\n\n"
-TRAIN = ["train", "story.txt", "--steps", "2", "training.micro_batch=2", "model.dim=16", "model.heads=2"]
-TRAIN += ["model.kv_heads=2", "data.windows={kind: chained, length: 16, stride: 16}"]
+TRAIN = ["train", "story.txt", "--steps", "2", "training.micro_batch_size=2", "model.dim=16", "model.heads=2"]
+TRAIN += ["model.kv_heads=2", "data.sequences={kind: packed, length: 16, stride: 16}"]
 
 # Locks that a case takes, let go of when it has ended.
 holds: list[Any] = []
@@ -26,7 +26,7 @@ Prepare = Callable[[Path, pytest.MonkeyPatch], list[str]]
 
 
 def longer_than_the_positions(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    return ["train", "storybook-1m", "data.windows.length=512"]
+    return ["train", "storybook-1m", "data.sequences.length=512"]
 
 
 def a_run_of_another_text(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
@@ -70,8 +70,8 @@ def no_such_checkpoint(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 def another_tokenizer(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    folder = tiny_run.make(home / "runs" / "story", tiny_run.run(vocabulary=200), steps=(10,))
-    assert RunFolder.open(folder).run.model.vocabulary == 200
+    folder = tiny_run.make(home / "runs" / "story", tiny_run.run(vocab_size=200), steps=(10,))
+    assert RunDir.open(folder).run.model.vocab_size == 200
     return ["generate", "runs/story", "Once"]
 
 
@@ -100,7 +100,7 @@ def interrupted_preparation(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 ERRORS: dict[Prepare, tuple[int, list[str]]] = {
-    longer_than_the_positions: (2, ["data.windows.length = 512", "model.context = 288", "lower it"]),
+    longer_than_the_positions: (2, ["data.sequences.length = 512", "model.context_length = 288", "lower it"]),
     a_run_of_another_text: (4, ["runs/story", "fabella resume"]),
     a_folder_with_something_else: (4, ["runs/story", "holiday.jpg"]),
     a_run_in_use: (4, ["locked by pid", "on host"]),

@@ -15,7 +15,7 @@ from fabella.cli import main
 from tests.source_tree import HOUSE
 from tests.training import tiny
 
-WORDS = ["train", "storybook-1m", *tiny.SETTINGS, "samples.every=2", "--steps", "4", "--device", "cpu"]
+WORDS = ["train", "storybook-1m", *tiny.SETTINGS, "samples.every_steps=2", "--steps", "4", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ import pytest
 
 from fabella.errors import DiskFullError, StorageError
 from fabella.runs.checkpoint import load, save
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.faults.injection import failing, filling_after, forked, nothing, watching
 from tests.faults.small_disk import LEVELS
 from tests.runs import stub
 
 
-def unharmed(folder: RunFolder, before: dict[str, bytes]) -> None:
+def unharmed(folder: RunDir, before: dict[str, bytes]) -> None:
     assert stub.contents(folder.path) == before
     assert [item.name for item in folder.path.rglob(".*")] == [".lock"]
     assert stub.same(load(folder, "latest").checkpoint, stub.checkpoint(100))
@@ -77,10 +77,10 @@ def test_each_failure_of_the_disk_in_each_phase_is_told(number: int, phase: str,
     before = stub.contents(tmp_path)
     with watching(failing(number, PHASES[phase])), pytest.raises(StorageError) as caught:
         save(folder, 120, stub.checkpoint(120))
-    assert caught.value.problem.startswith(ERRORS[number])
-    assert caught.value.problem.endswith("; the last good checkpoint is step-00000100.")
+    assert caught.value.message.startswith(ERRORS[number])
+    assert caught.value.message.endswith("; the last good checkpoint is step-00000100.")
     assert caught.value.exit_code == 4
-    assert caught.value.fix
+    assert caught.value.hint
     unharmed(folder, before)
 
 
@@ -120,7 +120,7 @@ def test_a_file_larger_than_the_limit_is_told(tmp_path: Path) -> None:
         try:
             save(folder, 120, stub.checkpoint(120))
         except DiskFullError as error:
-            os._exit(7 if error.problem.startswith("file larger than this place allows: writing step-") else 8)
+            os._exit(7 if error.message.startswith("file larger than this place allows: writing step-") else 8)
 
     assert forked(limited) == 7
     unharmed(folder, before)
@@ -137,4 +137,4 @@ def test_a_pointer_that_cannot_be_moved_leaves_both_checkpoints(tmp_path: Path) 
     match = "writing latest failed at .*; the last good checkpoint is step-00000120"
     with watching(failing(errno.EIO, ("replace",))), pytest.raises(StorageError, match=match):
         save(folder, 120, stub.checkpoint(120))
-    assert (folder.pointer("latest"), folder.steps()) == (100, [100, 120])
+    assert (folder.read_pointer("latest"), folder.steps()) == (100, [100, 120])

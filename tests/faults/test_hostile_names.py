@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fabella.errors import CheckpointError, FabellaError, StorageError
-from fabella.run_config.files import run_from
+from fabella.run_config.files import validate_config
 from fabella.runs.checkpoint import Checkpoint, check, load
-from fabella.runs.run_dir import RunFolder
-from fabella.runs.safetensors_io import encoded
+from fabella.runs.run_dir import RunDir
+from fabella.runs.safetensors_io import dump_tensors
 from fabella.runs.verify import verify
-from fabella.storage import read_manifest, render_manifest, sha256_of
+from fabella.storage import dump_manifest, read_manifest, sha256_of
 from tests.runs import stub
 
 NAMES = [
@@ -51,23 +51,23 @@ def harmless(words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def original(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return stub.folder(tmp_path_factory.mktemp("original") / "run", [100])
 
 
 @pytest.fixture
-def folder(original: RunFolder, tmp_path: Path) -> RunFolder:
+def folder(original: RunDir, tmp_path: Path) -> RunDir:
     (tmp_path / "b").write_text("not yours")
     return stub.copied(original, tmp_path / "run")
 
 
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_pointer_with_such_a_name_is_told_and_not_followed(name: str, folder: RunFolder) -> None:
+def test_a_pointer_with_such_a_name_is_told_and_not_followed(name: str, folder: RunDir) -> None:
     (folder.path / "latest").write_bytes(name.encode())
     loaded = load(folder, "latest")
     assert loaded.step == 100
-    (line,) = loaded.ignored
+    (line,) = loaded.warnings
     assert line.startswith("ignoring latest (latest names no checkpoint: '")
     harmless(line)
     for finding in verify(folder.path):
@@ -76,14 +76,14 @@ def test_a_pointer_with_such_a_name_is_told_and_not_followed(name: str, folder: 
 
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_weight_of_such_a_name_is_refused(name: str, folder: RunFolder) -> None:
+def test_a_weight_of_such_a_name_is_refused(name: str, folder: RunDir) -> None:
     place = folder.checkpoints / "step-00000100"
     weights = {**stub.checkpoint(100).state.weights, name: np.zeros(1, np.float32)}
-    (place / "model.safetensors").write_bytes(b"".join(bytes(part) for part in encoded(weights)))
+    (place / "model.safetensors").write_bytes(b"".join(bytes(part) for part in dump_tensors(weights)))
     manifest = read_manifest(place)
     entry = {"size": (place / "model.safetensors").stat().st_size, "sha256": sha256_of(place / "model.safetensors")}
     manifest["files"]["model.safetensors"] = entry
-    (place / "manifest.json").write_bytes(render_manifest(manifest))
+    (place / "manifest.json").write_bytes(dump_manifest(manifest))
     with pytest.raises(CheckpointError, match="is none of this model's") as caught:
         load(folder, 100)
     harmless(str(caught.value))
@@ -93,7 +93,7 @@ def test_a_weight_of_such_a_name_is_refused(name: str, folder: RunFolder) -> Non
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_weight_of_such_a_name_is_not_saved(name: str) -> None:
     made = stub.checkpoint(1)
-    state = type(made.state)({**made.state.weights, name: np.zeros(1, np.float32)}, made.state.moments, {})
+    state = type(made.state)({**made.state.weights, name: np.zeros(1, np.float32)}, made.state.optimizer_state, {})
     with pytest.raises(CheckpointError) as caught:
         check(Checkpoint(state, {}), stub.TABLE)
     harmless(str(caught.value))
@@ -101,11 +101,11 @@ def test_a_weight_of_such_a_name_is_not_saved(name: str) -> None:
 
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_manifest_that_lists_such_a_file_is_refused(name: str, folder: RunFolder) -> None:
+def test_a_manifest_that_lists_such_a_file_is_refused(name: str, folder: RunDir) -> None:
     place = folder.checkpoints / "step-00000100"
     manifest = read_manifest(place)
     manifest["files"][name] = {"size": 9, "sha256": sha256_of(folder.path.parent / "b")}
-    (place / "manifest.json").write_bytes(render_manifest(manifest))
+    (place / "manifest.json").write_bytes(dump_manifest(manifest))
     findings = verify(folder.path)
     for finding in findings:
         harmless(finding.problem)
@@ -120,12 +120,12 @@ def test_a_run_of_such_a_name_stays_in_its_folder(name: str, tmp_path: Path) -> 
     """The name is text for people; no path is made of it."""
     if not name:
         with pytest.raises(FabellaError):
-            run_from({**stub.VALUES, "name": name})
+            validate_config({**stub.VALUES, "name": name})
         return
-    run = run_from({**stub.VALUES, "name": name})
+    run = validate_config({**stub.VALUES, "name": name})
     made = stub.folder(tmp_path / "run", [10], run=run)
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
-    assert RunFolder.open(made.path).run.name == name
+    assert RunDir.open(made.path).run.name == name
     assert load(made, "latest").step == 10
 
 
@@ -146,11 +146,11 @@ def test_a_folder_that_holds_such_a_name_is_refused_harmlessly(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", [name for name in NAMES if possible(name)], ids=ascii)
 def test_a_run_folder_of_such_a_name_works_and_its_errors_are_harmless(
-    name: str, original: RunFolder, tmp_path: Path
+    name: str, original: RunDir, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(original.path, tmp_path / name))
     assert verify(place)[0].where == "tokenizer"
     (place / "config.yaml").unlink()
     with pytest.raises(CheckpointError, match="is no run folder") as caught:
-        RunFolder.open(place)
+        RunDir.open(place)
     harmless(str(caught.value))

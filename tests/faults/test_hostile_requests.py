@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fabella.generation.generator import Teller
+from fabella.generation.generator import TextGenerator
 from fabella.server.limits import Limits
 from tests.server.stubs import PATIENCE, Answer, InProcess, hashing, listening, sent_within, shelf
 
-LIMITS = Limits(together=4, waiting=32, max_tokens=8, body_bytes=20_000)
+LIMITS = Limits(max_batch_size=4, max_queue_size=32, max_tokens=8, body_bytes=20_000)
 """Short texts: what is tried is what is let in, not what is told"""
 ROUTES = ["/", "/page/story.css", "/page/story.js", "/healthz", "/metrics", "/v1/models", "/v1/models/a", "/reload",
           "/v1/completions", "/v1/chat/completions"]  # fmt: skip
@@ -126,7 +126,7 @@ class Fuzzed:
 
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[Fuzzed]:
-    teller: Teller = hashing()
+    teller: TextGenerator = hashing()
     with InProcess(shelf(teller, limits=LIMITS), LIMITS) as near:
         found = Fuzzed(near)
         yield found
@@ -260,11 +260,11 @@ def statuses(connection: socket.socket) -> list[int]:
 
 @pytest.mark.fault("F1", cases=len(BY_HAND))
 def test_what_is_no_request_is_refused_or_shown_out() -> None:
-    limits = Limits(max_tokens=8, receive_seconds=0.5)
+    limits = Limits(max_tokens=8, receive_timeout_seconds=0.5)
     good = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
     with listening(shelf(hashing(), limits=limits), limits) as port, ExitStack() as open_ones:
         opened = {what: open_ones.enter_context(connect(port, sent)) for what, sent in BY_HAND.items()}
-        assert statuses(sent_within(limits.receive_seconds, port, good)) == [200]
+        assert statuses(sent_within(limits.receive_timeout_seconds, port, good)) == [200]
         for what, connection in opened.items():
             assert {status // 100 for status in statuses(connection)} <= {1, 2, 4}, what
 

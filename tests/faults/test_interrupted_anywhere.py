@@ -11,25 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from fabella.data.dataset import Prepared
-from fabella.errors import Interrupted
+from fabella.data.dataset import TokenizedDataset
+from fabella.errors import TrainingInterrupted
 from fabella.runs.checkpoint import load
 from fabella.runs.metrics_log import read_rows
-from fabella.runs.run_dir import RunFolder
-from fabella.training.run import resume, start
+from fabella.runs.run_dir import RunDir
+from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 MOMENTS, MOMENTS_AT_NIGHT, RESUMED = 12, 500, 3
-OFTEN = ("checkpoint.every=1", "validation.every=3", "samples.every=5")
+OFTEN = ("checkpoint.every_steps=1", "validation.every_steps=3", "samples.every_steps=5")
 STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def interrupted(out: Path, data: Prepared, seconds: float) -> bool:
+def interrupted(out: Path, data: TokenizedDataset, seconds: float) -> bool:
     """Train in a child of this process that is interrupted after ``seconds``; whether it came to its end before."""
     pid = os.fork()
     if pid == 0:
@@ -38,9 +38,9 @@ def interrupted(out: Path, data: Prepared, seconds: float) -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             signal.signal(signal.SIGALRM, signal.default_int_handler)
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            start(tiny.run(*OFTEN, steps=STEPS), out, data, device="cpu")
+            start_run(tiny.run(*OFTEN, steps=STEPS), out, data, device="cpu")
             code = 0
-        except (KeyboardInterrupt, Interrupted):
+        except (KeyboardInterrupt, TrainingInterrupted):
             code = 2
         finally:
             os._exit(code)
@@ -52,14 +52,14 @@ def interrupted(out: Path, data: Prepared, seconds: float) -> bool:
 def require_whole(out: Path) -> None:
     if not (out / "config.yaml").exists():
         return
-    folder = RunFolder.open(out)
+    folder = RunDir.open(out)
     if folder.steps():
         load(folder, "latest")  # checks every byte; one that was being written lies aside
     for name in ("metrics.jsonl", "samples.jsonl"):
         read_rows(out / name)
 
 
-def interrupt(data: Prepared, place: Path, moments: int) -> None:
+def interrupt(data: TokenizedDataset, place: Path, moments: int) -> None:
     began = time.monotonic()
     assert interrupted(place / "straight", data, 1000.0)
     chance, longest = random.Random(1), time.monotonic() - began
@@ -76,11 +76,11 @@ def interrupt(data: Prepared, place: Path, moments: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("D10", cases=MOMENTS)
-def test_whatever_is_left_is_whole(data: Prepared, quick_path: Path) -> None:
+def test_whatever_is_left_is_whole(data: TokenizedDataset, quick_path: Path) -> None:
     interrupt(data, quick_path, MOMENTS)
 
 
 @pytest.mark.faults
 @pytest.mark.fault("D10", cases=MOMENTS_AT_NIGHT)
-def test_whatever_is_left_is_whole_many_times(data: Prepared, quick_path: Path) -> None:
+def test_whatever_is_left_is_whole_many_times(data: TokenizedDataset, quick_path: Path) -> None:
     interrupt(data, quick_path, MOMENTS_AT_NIGHT)

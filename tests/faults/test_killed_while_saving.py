@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fabella.runs.checkpoint import Checkpoint, load, save, set_best
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.faults.injection import DIED, dying_at, forked, killed, nothing, watching
 from tests.runs import stub
 
@@ -29,7 +29,7 @@ POINTS = 85
 LONGEST_LIFE_SECONDS = 0.02
 
 
-def leftovers(folder: RunFolder) -> list[str]:
+def leftovers(folder: RunDir) -> list[str]:
     return [item.name for item in folder.path.rglob(".*") if item.name != ".lock"]
 
 
@@ -54,7 +54,7 @@ def test_killed_at_any_moment_the_newest_checkpoint_loads(quick_path: Path) -> N
         loaded = load(folder, "latest")
         assert loaded.step in {saved(board), saved(board) + 1}
         assert stub.same(loaded.checkpoint, stub.checkpoint(loaded.step))
-        assert all(line.startswith("ignoring incomplete step-") for line in loaded.ignored)
+        assert all(line.startswith("ignoring incomplete step-") for line in loaded.warnings)
         folder.in_use.clear()
     assert kills_in_save >= KILLS_IN_SAVE
     with folder.lock():
@@ -66,7 +66,7 @@ def saved(board: mmap.mmap) -> int:
     return int.from_bytes(board[:8], "little")
 
 
-def save_until_killed(folder: RunFolder, first: int, board: mmap.mmap, started: int) -> None:
+def save_until_killed(folder: RunDir, first: int, board: mmap.mmap, started: int) -> None:
     board[:9] = (first - 1).to_bytes(9, "little")
     os.write(started, b".")
     with folder.lock():
@@ -81,28 +81,28 @@ def save_until_killed(folder: RunFolder, first: int, board: mmap.mmap, started: 
 # ---------------------------------------------------------------- at every call
 
 
-def first_save(path: Path) -> RunFolder:
+def first_save(path: Path) -> RunDir:
     return stub.folder(path, run=stub.keeping(1))
 
 
-def second_save_which_prunes(path: Path) -> RunFolder:
+def second_save_which_prunes(path: Path) -> RunDir:
     return stub.folder(path, [10], run=stub.keeping(1))
 
 
-def third_save_which_prunes_around_the_best(path: Path) -> RunFolder:
+def third_save_which_prunes_around_the_best(path: Path) -> RunDir:
     folder = stub.folder(path, [10], run=stub.keeping(1))
     set_best(folder, 10)
     save(folder, 20, stub.checkpoint(20))
     return folder
 
 
-def saving_the_only_checkpoint_again(path: Path) -> RunFolder:
+def saving_the_only_checkpoint_again(path: Path) -> RunDir:
     folder = stub.folder(path, run=stub.keeping(1))
     save(folder, 30, stub.checkpoint(5))
     return folder
 
 
-def acceptable(folder: RunFolder) -> list[Checkpoint]:
+def acceptable(folder: RunDir) -> list[Checkpoint]:
     """What may be found after a death in the save of step 30: what was newest before, or step 30."""
     before = [load(folder, "latest").checkpoint] if folder.steps() else []
     return [*before, stub.checkpoint(30)]
@@ -118,7 +118,7 @@ def acceptable(folder: RunFolder) -> list[Checkpoint]:
         saving_the_only_checkpoint_again,
     ],
 )
-def test_dying_at_any_call_leaves_a_whole_checkpoint(situation: Callable[[Path], RunFolder], quick_path: Path) -> None:
+def test_dying_at_any_call_leaves_a_whole_checkpoint(situation: Callable[[Path], RunDir], quick_path: Path) -> None:
     original = situation(quick_path / "original")
     rehearsal = stub.copied(original, quick_path / "rehearsal")
     with rehearsal.lock(), watching(nothing) as watched:
@@ -134,12 +134,12 @@ def test_dying_at_any_call_leaves_a_whole_checkpoint(situation: Callable[[Path],
         shutil.rmtree(damaged.path)
 
 
-def save_and_die(folder: RunFolder, number: int, torn: bool) -> None:
+def save_and_die(folder: RunDir, number: int, torn: bool) -> None:
     with folder.lock(), watching(dying_at(number, torn=torn)):
         save(folder, 30, stub.checkpoint(30))
 
 
-def check_survivor(folder: RunFolder, expected: list[Checkpoint]) -> None:
+def check_survivor(folder: RunDir, expected: list[Checkpoint]) -> None:
     """Whoever resumes finds one of ``expected`` (step 30 alone may also not be there yet), and the next save works."""
     with folder.lock():
         if folder.steps() or len(expected) > 1:

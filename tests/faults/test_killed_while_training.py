@@ -31,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def assert_nothing_lost(results: dict[str, Any], count: int) -> None:
     assert len(results["chains"]) == count
     assert {chain["fingerprint"] for chain in results["chains"]} == set(results["straight"])
-    assert max(chain["lost"] for chain in results["chains"]) <= tiny.run().checkpoint.every
+    assert max(chain["lost"] for chain in results["chains"]) <= tiny.run().checkpoint.every_steps
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config.data import Files
-from fabella.data.prepare.holdout import digest, is_held_out
-from fabella.text.data_quality import Doctor
+from fabella.config.data import FilesSource
+from fabella.data.prepare.holdout import document_hash, in_holdout
+from fabella.text.data_quality import DataQuality
 from fabella.text.source import documents
 from fabella.text.storybook.generator import stories
 
@@ -26,11 +26,11 @@ def test_every_planted_duplicate_is_counted() -> None:
         train, held = own[:400], own[400:]
         planted = generator.sample(train, generator.randrange(100))
         repeated = generator.choices(train, k=generator.randrange(100))
-        doctor = Doctor()
+        doctor = DataQuality()
         for text in generator.sample(train + repeated, len(train) + len(repeated)):
-            doctor.see(text, digest(text), False)
+            doctor.add(text, document_hash(text), False)
         for text in generator.sample(held + planted, len(held) + len(planted)):
-            doctor.see(text, digest(text), True)
+            doctor.add(text, document_hash(text), True)
         report = doctor.report()
         assert report.facts["overlap"] == len(planted)
         assert report.facts["duplicates"] == len(planted) + len(repeated)
@@ -47,10 +47,12 @@ def test_the_split_by_hash_parts_no_duplicates(tmp_path: Path) -> None:
             shuffled = generator.choices(texts, k=100)
             joined = "\n<|endoftext|>\n".join(shuffled).replace("\n", line_end)
             (tmp_path / f"{number}.txt").write_bytes(joined.encode())
-        doctor = Doctor()
-        for text in documents(Files(paths=(str(tmp_path),))):
-            doctor.see(text, digest(text), is_held_out(digest(text), 0.3))
+        doctor = DataQuality()
+        for text in documents(FilesSource(paths=(str(tmp_path),))):
+            doctor.add(text, document_hash(text), in_holdout(document_hash(text), 0.3))
         facts = doctor.report().facts
         assert facts["overlap"] == 0
-        assert facts["duplicates"] == 300 - len({digest(text) for text in documents(Files(paths=(str(tmp_path),)))})
+        assert facts["duplicates"] == 300 - len(
+            {document_hash(text) for text in documents(FilesSource(paths=(str(tmp_path),)))}
+        )
         assert min(facts[side]["documents"] for side in ("training", "validation")) > 0

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.training.loop import Progress
-from fabella.training.run import start
+from fabella.training.run import start_run
 from tests.training import tiny
 
 MOST = 1_000_000
@@ -26,9 +26,9 @@ LEAK = 4_000
 EVERY, WARM_UP = 100, 500
 
 OFTEN = [
-    "training.log_every=1", "training.accumulation=[[0, 1]]", "training.micro_batch=1", "validation.every=100",
-    "validation.windows=1", "checkpoint.every=100", "samples.every=100", "samples.tokens=2", "data.source.stories=24",
-    "telemetry.tensorboard=true", "telemetry.histograms_every=50",
+    "training.log_every_steps=1", "training.gradient_accumulation=[[0, 1]]", "training.micro_batch_size=1", "validation.every_steps=100",
+    "validation.num_sequences=1", "checkpoint.every_steps=100", "samples.every_steps=100", "samples.max_tokens=2", "data.source.stories=24",
+    "tracking.tensorboard=true", "tracking.histogram_every_steps=50",
 ]  # fmt: skip
 
 
@@ -56,29 +56,29 @@ class Memory:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     pytest.importorskip("tensorboard")
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def creep(data: Prepared, out: Path, steps: int, leak: int = 0) -> float:
+def creep(data: TokenizedDataset, out: Path, steps: int, leak: int = 0) -> float:
     memory = Memory(leak)
-    start(tiny.run(*OFTEN, steps=steps), out, data, observers=[memory])
+    start_run(tiny.run(*OFTEN, steps=steps), out, data, observers=[memory])
     return memory.per_thousand_steps()
 
 
 @pytest.mark.slow
 @pytest.mark.fault("B11", cases=1)
-def test_memory_does_not_creep(data: Prepared, quick_path: Path) -> None:
+def test_memory_does_not_creep(data: TokenizedDataset, quick_path: Path) -> None:
     assert creep(data, quick_path / "run", 1500) <= MOST
 
 
 @pytest.mark.slow
-def test_a_leak_of_a_few_kilobytes_a_step_is_noticed(data: Prepared, quick_path: Path) -> None:
+def test_a_leak_of_a_few_kilobytes_a_step_is_noticed(data: TokenizedDataset, quick_path: Path) -> None:
     assert creep(data, quick_path / "run", 1000, LEAK) > MOST
 
 
 @pytest.mark.faults
 @pytest.mark.fault("B11", cases=1)
-def test_memory_does_not_creep_over_twenty_thousand_steps(data: Prepared, quick_path: Path) -> None:
+def test_memory_does_not_creep_over_twenty_thousand_steps(data: TokenizedDataset, quick_path: Path) -> None:
     assert creep(data, quick_path / "run", 20_000) <= MOST

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fabella.runs.checkpoint import save
-from fabella.runs.run_dir import RunFolder
-from fabella.storage import whole_folder, write_file
+from fabella.runs.run_dir import RunDir
+from fabella.storage import atomic_dir, atomic_write
 from tests.faults.injection import nothing, watching
 from tests.runs import stub
 
@@ -86,12 +86,12 @@ def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_durable(tmp_pa
 
 def test_a_file_is_synced_renamed_and_its_folder_synced(tmp_path: Path) -> None:
     with watching(nothing) as watched:
-        write_file(tmp_path / "best", b"step-00000010\n")
+        atomic_write(tmp_path / "best", b"step-00000010\n")
     assert recorded(watched.calls) == ["fsync best aside", "replace best aside", f"fsync {tmp_path.name}"]
 
 
 def test_new_folders_are_durable_in_those_above_them(tmp_path: Path) -> None:
-    with watching(nothing) as watched, whole_folder(tmp_path / "a" / "b" / "prepared") as aside:
+    with watching(nothing) as watched, atomic_dir(tmp_path / "a" / "b" / "prepared") as aside:
         (aside / "train").mkdir()
         (aside / "train" / "shard").write_bytes(b"ids")
     assert recorded(watched.calls) == [
@@ -112,7 +112,7 @@ def test_new_folders_are_durable_in_those_above_them(tmp_path: Path) -> None:
 
 def test_a_run_is_a_run_only_when_its_config_is_there(tmp_path: Path) -> None:
     with watching(nothing) as watched:
-        RunFolder.create(tmp_path / "run", stub.RUN, stub.MANIFEST)
+        RunDir.create(tmp_path / "run", stub.RUN, stub.MANIFEST)
     assert [line for line in recorded(watched.calls) if line.startswith("replace")] == [
         "replace manifest.json aside",
         "replace config.yaml aside",

@@ -18,9 +18,9 @@ from fabella.cli.main import run as command_line
 from fabella.errors import CheckpointError, FabellaError
 from fabella.runs.checkpoint import load
 from fabella.runs.metrics_log import read_rows
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from fabella.runs.verify import verify
-from fabella.storage import render_manifest, sha256_of
+from fabella.storage import dump_manifest, sha256_of
 from tests.faults.injection import forked
 from tests.faults.malicious_payloads import gadgets
 from tests.runs import release
@@ -53,17 +53,17 @@ def seal(place: Path) -> None:
     """A manifest that agrees with the files as they are."""
     files = [path for path in place.iterdir() if path.name != "manifest.json"]
     entries = {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
-    (place / "manifest.json").write_bytes(render_manifest({"format": 1, "step": 10, "files": entries}))
+    (place / "manifest.json").write_bytes(dump_manifest({"format": 1, "step": 10, "files": entries}))
 
 
 def read_all(run: Path) -> list[str]:
     """Read a run in every way that there is; what was said about it."""
     said: list[str] = []
     actions: list[Callable[[], object]] = [
-        lambda: load(RunFolder.open(run), "latest"),
-        lambda: load(RunFolder.open(run), "best"),
-        lambda: load(RunFolder.open(run), 10, weights_only=True),
-        lambda: load(RunFolder.open(run), 10),
+        lambda: load(RunDir.open(run), "latest"),
+        lambda: load(RunDir.open(run), "best"),
+        lambda: load(RunDir.open(run), 10, weights_only=True),
+        lambda: load(RunDir.open(run), 10),
         lambda: read_rows(run / "metrics.jsonl"),
     ]
     for action in actions:
@@ -99,7 +99,7 @@ def test_a_pickle_in_place_of_weights_is_refused(
     seal(run / STEP)
     problem = "no safetensors file" if name.endswith(UNRECOGNISED) else "refusing pickle: it may hold code that runs"
     with pytest.raises(CheckpointError, match=f"step-00000010/{file}: {problem}"):
-        load(RunFolder.open(run), 10)
+        load(RunDir.open(run), 10)
     assert any(problem in words for words in read_all(run))
 
 
@@ -111,7 +111,7 @@ def test_a_pickle_given_as_a_run_is_refused(name: str, suffix: str, canary: Path
     path.write_bytes(gadgets(canary)[name])
     problem = "is a file, no run folder" if name.endswith(UNRECOGNISED) else "refusing pickle"
     with pytest.raises(CheckpointError, match=rf"model\.{suffix}:? {problem}"):
-        RunFolder.open(path)
+        RunDir.open(path)
     assert problem in verify(path)[0].problem
 
 
@@ -163,7 +163,7 @@ def test_a_config_that_asks_for_python_objects_is_refused(
         text + f"# sha256 of the lines above: {hashlib.sha256(text).hexdigest()}\n".encode()
     )
     with pytest.raises(CheckpointError, match=r"config.yaml is no config of a run"):
-        RunFolder.open(run)
+        RunDir.open(run)
 
 
 COMMANDS = [

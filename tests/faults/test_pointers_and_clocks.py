@@ -12,34 +12,34 @@ from pathlib import Path
 import pytest
 
 from fabella.runs.checkpoint import load, save
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.runs import stub
 
 TEN_YEARS = 10 * 365.25 * 86_400
 
 
-def write_pointer(data: bytes) -> Callable[[RunFolder], None]:
-    def write(folder: RunFolder) -> None:
+def write_pointer(data: bytes) -> Callable[[RunDir], None]:
+    def write(folder: RunDir) -> None:
         (folder.path / "latest").write_bytes(data)
 
     return write
 
 
-def lose_it(folder: RunFolder) -> None:
+def lose_it(folder: RunDir) -> None:
     (folder.path / "latest").unlink()
 
 
-def break_its_target(folder: RunFolder) -> None:
-    folder.point("latest", 130)
+def break_its_target(folder: RunDir) -> None:
+    folder.set_pointer("latest", 130)
     (folder.checkpoints / "step-00000130").mkdir()
 
 
-def make_it_a_link_to_nothing(folder: RunFolder) -> None:
+def make_it_a_link_to_nothing(folder: RunDir) -> None:
     lose_it(folder)
     (folder.path / "latest").symlink_to("step-00000130")
 
 
-POINTERS: dict[str, tuple[Callable[[RunFolder], None], str]] = {
+POINTERS: dict[str, tuple[Callable[[RunDir], None], str]] = {
     "missing": (lose_it, "there is no pointer latest"),
     "dangling": (write_pointer(b"step-00000999\n"), "ignoring latest (step-00000999 is not there)"),
     "outside": (
@@ -59,12 +59,12 @@ POINTERS: dict[str, tuple[Callable[[RunFolder], None], str]] = {
 @pytest.mark.parametrize("damage", POINTERS)
 def test_a_broken_pointer_gives_the_newest_whole_checkpoint_by_step(damage: str, tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120, 100], run=stub.keeping(5))
-    folder.point("latest", 120)
+    folder.set_pointer("latest", 120)
     break_it, told = POINTERS[damage]
     break_it(folder)
     loaded = load(folder, "latest")
     assert stub.same(loaded.checkpoint, stub.checkpoint(120))
-    assert loaded.ignored == [f"{told}; resuming step-00000120"]
+    assert loaded.warnings == [f"{told}; resuming step-00000120"]
 
 
 def test_a_pointer_to_another_file_system_object_is_told(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_pointer_to_another_file_system_object_is_told(tmp_path: Path) -> None
     make_it_a_link_to_nothing(folder)
     loaded = load(folder, "latest")
     assert loaded.step == 120
-    assert loaded.ignored == [
+    assert loaded.warnings == [
         f"ignoring latest (reading latest failed at {tmp_path}/latest: no such file or directory); "
         "resuming step-00000120"
     ]
@@ -120,7 +120,7 @@ def test_shuffled_file_times_change_nothing(seed: int, tmp_path: Path) -> None:
     assert folder.steps() == [40, 60, 80, 100, 120]
 
 
-def set_times(folder: RunFolder, step: int, when: float) -> None:
+def set_times(folder: RunDir, step: int, when: float) -> None:
     place = folder.checkpoints / f"step-{step:08d}"
     for path in [*place.iterdir(), place]:
         os.utime(path, (when, when))

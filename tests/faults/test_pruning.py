@@ -19,9 +19,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fabella.runs.checkpoint import load, looks_whole, prune, save, set_best
-from fabella.runs.run_dir import RunFolder, name_of
-from fabella.storage.temp_files import new_folder_aside
+from fabella.runs.checkpoint import is_complete, load, prune, save, set_best
+from fabella.runs.run_dir import RunDir, step_name
+from fabella.storage.temp_files import create_temp_dir
 from tests.runs import stub
 
 SEQUENCES = 1000
@@ -31,7 +31,7 @@ STEPS_PER_SEQUENCE = 6
 class Pruning(RuleBasedStateMachine):
     """A run folder and what must be in it."""
 
-    folder: RunFolder
+    folder: RunDir
     keep: int
 
     @initialize(keep=st.integers(1, 3))
@@ -51,40 +51,40 @@ class Pruning(RuleBasedStateMachine):
     @rule(stride=st.integers(-1, 2))
     def save_a_step(self, stride: int) -> None:
         """A later step, the same again, or an earlier one: a run gone back to where it had been."""
-        step = max(0, (self.folder.pointer("latest") or 0) + stride)
+        step = max(0, (self.folder.read_pointer("latest") or 0) + stride)
         save(self.folder, step, CHECKPOINT)
-        assert self.folder.pointer("latest") == step
+        assert self.folder.read_pointer("latest") == step
 
     @precondition(lambda self: self.folder.steps())
     @rule(data=st.data())
     def choose_the_best(self, data: st.DataObject) -> None:
         set_best(self.folder, data.draw(st.sampled_from(self.folder.steps())))
 
-    @precondition(lambda self: any(looks_whole(self.folder, step) for step in self.folder.steps()))
+    @precondition(lambda self: any(is_complete(self.folder, step) for step in self.folder.steps()))
     @rule(data=st.data())
     def resume_from_one(self, data: st.DataObject) -> None:
         self.folder.in_use.clear()  # another process
-        whole = [step for step in self.folder.steps() if looks_whole(self.folder, step)]
+        whole = [step for step in self.folder.steps() if is_complete(self.folder, step)]
         load(self.folder, data.draw(st.sampled_from(whole)))
 
     @precondition(lambda self: self.folder.steps())
     @rule(data=st.data())
     def damage_one(self, data: st.DataObject) -> None:
         step = data.draw(st.sampled_from(self.folder.steps()))
-        (self.folder.checkpoints / name_of(step) / "manifest.json").unlink(missing_ok=True)
+        (self.folder.checkpoints / step_name(step) / "manifest.json").unlink(missing_ok=True)
 
     @precondition(lambda self: self.folder.checkpoints.is_dir() and len(self.in_flight) < 2)
     @rule(step=st.integers(0, 10))
     def begin_to_write_one(self, step: int) -> None:
-        self.in_flight.append(new_folder_aside(self.folder.checkpoints / name_of(step)))
+        self.in_flight.append(create_temp_dir(self.folder.checkpoints / step_name(step)))
 
     @rule(keep=st.integers(1, 3))
     def prune_to(self, keep: int) -> None:
-        before, whole = self.folder.steps(), {s for s in self.folder.steps() if looks_whole(self.folder, s)}
-        latest = self.folder.pointer("latest")
+        before, whole = self.folder.steps(), {s for s in self.folder.steps() if is_complete(self.folder, s)}
+        latest = self.folder.read_pointer("latest")
         removed = prune(self.folder, keep)
         kept = [step for step in before if step in whole and latest is not None and step <= latest][-keep:]
-        protected = {latest, self.folder.pointer("best"), *self.folder.in_use, *kept}
+        protected = {latest, self.folder.read_pointer("best"), *self.folder.in_use, *kept}
         assert not protected & set(removed)
         assert self.folder.steps() == [step for step in before if step not in removed]
         later = [step for step in before if latest is not None and step > latest]
@@ -95,7 +95,7 @@ class Pruning(RuleBasedStateMachine):
     @invariant()
     def what_is_needed_is_there(self) -> None:
         steps = self.folder.steps()
-        for needed in (self.folder.pointer("latest"), self.folder.pointer("best"), *self.folder.in_use):
+        for needed in (self.folder.read_pointer("latest"), self.folder.read_pointer("best"), *self.folder.in_use):
             assert needed is None or needed in steps
         assert all(aside.is_dir() for aside, _ in self.in_flight)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fabella.server.served_models import Shelf
+from fabella.server.served_models import ServedModels
 from tests.server.stubs import PATIENCE, connect, hashing, listening, shelf
 from tests.server.test_completions import Places, read_all, request
 
@@ -16,7 +16,7 @@ GOOD = {"prompt": "Once", "max_tokens": 6}
 PAGE = resource.getpagesize()
 
 
-def mixed(port: int, models: Shelf, rounds: int) -> int:
+def mixed(port: int, models: ServedModels, rounds: int) -> int:
     """So many rounds of seven requests; how many requests."""
     bodies = (GOOD, {**GOOD, "stream": True}, {**GOOD, "logprobs": 5, "n": 2}, {"prompt": "a" * 90_000}, {"n": -1})
     for _ in range(rounds):

@@ -15,14 +15,20 @@ import pytest
 from fabella.cli import main, train
 from fabella.data.prepare import pipeline
 from fabella.engine.engine_torch import TorchEngine
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from fabella.training import fit
 from fabella.training.callbacks import callbacks
 from fabella.training.run import resume
 from tests.training import tiny
 
 STEPS = 10
-SETTINGS = [*tiny.SETTINGS, "validation.every=4", "samples.every=4", "checkpoint.every=5", "checkpoint.keep=100"]
+SETTINGS = [
+    *tiny.SETTINGS,
+    "validation.every_steps=4",
+    "samples.every_steps=4",
+    "checkpoint.every_steps=5",
+    "checkpoint.keep_last=100",
+]
 WORDS = ["train", "storybook-1m", *SETTINGS, "--steps", str(STEPS), "--device", "cpu"]
 BEFORE, DURING, AFTER = ("start", "data"), ("step", "evaluation", "sampling", "saving"), ("last save", "final score")
 PHASES = (*BEFORE, *DURING, *AFTER)
@@ -66,7 +72,7 @@ def arm(phase: str, strike: Strike, patch: pytest.MonkeyPatch) -> None:
         case "evaluation":
             before(patch, TorchEngine, "losses", once(strike))
         case "sampling":
-            whole_teller = fit.teller_of
+            whole_teller = fit.make_sampler
 
             def teller_of(*arguments: Any) -> Callable[[str], str]:
                 tell, struck = whole_teller(*arguments), once(strike)
@@ -95,7 +101,7 @@ def trained(folder: Path, phase: str = "", number: int = 0) -> tuple[int, str]:
             sys.stdout = os.fdopen(1, "w", buffering=1)
             if phase:
                 arm(phase, lambda: os.kill(os.getpid(), number), pytest.MonkeyPatch())
-            main.answer_signals()
+            main.install_signal_handlers()
             prepared = folder if phase == "data" else folder.parent
             code = main.run([*WORDS, "--out", str(folder / "run"), "--prepared", str(prepared / "prepared")])
         finally:
@@ -142,7 +148,7 @@ def test_a_signal_to_end_ends_it_with_everything_saved(
         assert trained(folder)[0] == 0
     else:
         assert f"fabella resume {out}" in said
-        saved = RunFolder.open(out).steps()[-1]
+        saved = RunDir.open(out).steps()[-1]
         assert saved == STOPPED_AT.get(phase, STEPS)
         assert (f"Stopped at step {saved} of {STEPS}" if phase in DURING else "before the final score") in said
         resume(out, device="cpu")
@@ -158,5 +164,5 @@ def test_asked_to_save_it_saves_as_soon_as_there_is_something_and_goes_on(
     code, said = trained(folder, phase, signal.SIGUSR1)
     assert code == 0, said
     asked_for = {STOPPED_AT[phase]} if phase in DURING else set[int]()
-    assert {5, STEPS, *asked_for} <= set(RunFolder.open(folder / "run").steps())
+    assert {5, STEPS, *asked_for} <= set(RunDir.open(folder / "run").steps())
     assert tiny.fingerprint(folder / "run") == straight(place)

@@ -13,30 +13,30 @@ from typing import Any
 
 import pytest
 
-from fabella.data.dataset import Prepared
-from fabella.errors import DiskFullError, Interrupted
+from fabella.data.dataset import TokenizedDataset
+from fabella.errors import DiskFullError, TrainingInterrupted
 from fabella.runs.metrics_log import read_rows
 from fabella.tracking import async_tracker, tensorboard
-from fabella.training.run import resume, start
-from tests.telemetry.fake_wandb import FakeWandb, after, hangs, raises
+from fabella.training.run import resume, start_run
+from tests.tracking.fake_wandb import FakeWandb, after, hangs, raises
 from tests.training import tiny
 from tests.training.test_run import StopAt
 
 STEPS = 20
-SETTINGS = ["telemetry.wandb.mode=online", "telemetry.histograms_every=4"]
+SETTINGS = ["tracking.wandb.mode=online", "tracking.histogram_every_steps=4"]
 PATIENCE = 60.0
 """Seconds that a service that answers may take on a busy machine"""
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody is told of."""
-    return start(tiny.run(steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run(steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def trouble(request: pytest.FixtureRequest, never: threading.Event, monkeypatch:
     """Name of the trouble that Weights & Biases is in."""
     # Only one that never answers is waited for in vain; any other is told in time, however busy the machine is.
     patience = 0.2 if request.param.endswith("no answer") else PATIENCE
-    monkeypatch.setattr(async_tracker.Aside.close, "__kwdefaults__", {"silent": patience, "at_most": patience})
+    monkeypatch.setattr(async_tracker.AsyncTracker.close, "__kwdefaults__", {"silent": patience, "at_most": patience})
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(**failures(never)[request.param]))  # pyright: ignore[reportArgumentType]
     return request.param
 
@@ -79,9 +79,9 @@ def trouble(request: pytest.FixtureRequest, never: threading.Event, monkeypatch:
 @pytest.mark.fault("D5", cases=20)
 @pytest.mark.parametrize("trouble", NAMES, indirect=True)
 def test_a_service_in_trouble_changes_nothing_and_is_spoken_of_once(
-    trouble: str, straight: Path, data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trouble: str, straight: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = start(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "run", data).folder
+    out = start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "run", data).folder
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     said = capsys.readouterr().err
     if trouble.endswith("no answer"):
@@ -92,25 +92,31 @@ def test_a_service_in_trouble_changes_nothing_and_is_spoken_of_once(
 
 @pytest.mark.fault("D5", cases=1)
 def test_a_full_disk_under_tensorboard_stops_its_file_alone(
-    straight: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    straight: Path,
+    data: TokenizedDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("tensorboard")
     meet = after(5, raises(DiskFullError("disk full: nothing free.")))
-    whole = tensorboard.EventFile._write  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(tensorboard.EventFile, "_write", lambda self, **values: (meet(), whole(self, **values))[1])
-    out = start(tiny.run("telemetry.tensorboard=true", steps=STEPS), tmp_path / "run", data).folder
+    whole = tensorboard.TensorBoardTracker._write  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(
+        tensorboard.TensorBoardTracker, "_write", lambda self, **values: (meet(), whole(self, **values))[1]
+    )
+    out = start_run(tiny.run("tracking.tensorboard=true", steps=STEPS), tmp_path / "run", data).folder
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     assert capsys.readouterr().err.count("TensorBoard failed and is left out from here on: disk full") == 1
 
 
 def test_a_service_that_works_is_told_everything_and_once_resumed_the_same_run_goes_on(
-    straight: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", package)  # pyright: ignore[reportArgumentType]
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        start(tiny.run(*SETTINGS, steps=STEPS), out, data, observers=[StopAt(13)])
+    with pytest.raises(TrainingInterrupted):
+        start_run(tiny.run(*SETTINGS, steps=STEPS), out, data, observers=[StopAt(13)])
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     assert package.inits[0]["id"] == package.inits[1]["id"]
@@ -125,7 +131,7 @@ def test_a_service_that_works_is_told_everything_and_once_resumed_the_same_run_g
 @pytest.mark.fault("D8", cases=3)
 @pytest.mark.parametrize("clock", ["set back", "set forward", "standing still"])
 def test_a_clock_that_is_set_changes_neither_what_is_learned_nor_any_duration(
-    clock: str, straight: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    clock: str, straight: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     begun = time.time()
@@ -135,7 +141,7 @@ def test_a_clock_that_is_set_changes_neither_what_is_learned_nor_any_duration(
         "standing still": itertools.repeat(begun),
     }
     monkeypatch.setattr(time, "time", lambda: next(jumps[clock]))
-    out = start(tiny.run("training.log_every=1", steps=STEPS), tmp_path / "run", data).folder
+    out = start_run(tiny.run("training.log_every_steps=1", steps=STEPS), tmp_path / "run", data).folder
     rows = [row for row in _rows(out) if row["kind"] == "train"]
     assert [row["loss"] for row in rows][2::3] == [row["loss"] for row in _rows(straight) if row["kind"] == "train"][1:]
     seconds = [row["seconds"] for row in rows]

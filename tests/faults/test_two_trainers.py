@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import StorageError
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.faults.injection import forked, killed
 from tests.runs import stub
 
@@ -40,7 +40,7 @@ class Contender:
 
 def contend(path: Path, writing: int, *, makes_it: bool) -> None:
     try:
-        folder = RunFolder.create(path, stub.RUN, {}) if makes_it else RunFolder.open(path)
+        folder = RunDir.create(path, stub.RUN, {}) if makes_it else RunDir.open(path)
         with folder.lock():
             os.write(writing, b"won")
             signal.pause()  # until killed
@@ -67,7 +67,7 @@ def judge(path: Path, contenders: list[Contender], results: list[str], *, makes_
     told = [rf"run folder {path} is locked by pid {winner.pid} on host {host}\. Wait until it"]
     told += [rf"{path} holds a run already\. Go on with it"] if makes_it else []
     assert any(re.match(words, loser) for words in told), loser
-    with pytest.raises(StorageError, match=f"is locked by pid {winner.pid} on host"), RunFolder.open(path).lock():
+    with pytest.raises(StorageError, match=f"is locked by pid {winner.pid} on host"), RunDir.open(path).lock():
         pytest.fail("the winner still holds it")
 
 
@@ -84,7 +84,7 @@ def test_of_two_trainers_one_has_the_run_and_the_other_is_told_who(makes_it: boo
         finally:
             for contender in contenders:
                 killed(contender.pid)
-        with RunFolder.open(path).lock():  # the lock died with its holder
+        with RunDir.open(path).lock():  # the lock died with its holder
             pass
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fabella.runs.run_dir import RunFolder
-from fabella.training.run import resume, start
+from fabella.runs.run_dir import RunDir
+from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 
@@ -38,7 +38,7 @@ def go_on(out: Path, data: Path) -> None:
     if (out / "config.yaml").exists():
         resume(out)
     else:
-        start(tiny.run(), out, tiny.prepared(data))
+        start_run(tiny.run(), out, tiny.prepared(data))
 
 
 def chain(out: Path, data: Path, kills: int, seconds: float, chance: random.Random) -> dict[str, int]:
@@ -58,7 +58,7 @@ def steps_lost(out: Path) -> int:
     """Steps told of in the metrics that no checkpoint holds."""
     rows = (out / "metrics.jsonl").read_bytes().split(b"\n")[:-1] if (out / "metrics.jsonl").exists() else []
     told = max((json.loads(row)["step"] for row in rows), default=0)
-    saved = RunFolder.open(out).steps() if (out / "config.yaml").exists() else []
+    saved = RunDir.open(out).steps() if (out / "config.yaml").exists() else []
     return told - max(saved, default=0)
 
 

@@ -4,20 +4,20 @@ import torch
 from torch import Tensor, nn
 
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import Parameter
+from fabella.models.parameters import ParameterSpec
 
 
 class Config(ModelConfig):
     family: str = "stand-in"
-    vocabulary: int = 32
-    context: int = 16
+    vocab_size: int = 32
+    context_length: int = 16
     endless: bool = False
 
     @property
-    def unbounded(self) -> bool:
+    def unlimited_context(self) -> bool:
         return self.endless
 
-    def parameters(self) -> dict[str, Parameter]:
+    def parameters(self) -> dict[str, ParameterSpec]:
         return {}
 
 
@@ -32,14 +32,14 @@ class Hashing(nn.Module):
     def __init__(self, config: Config, *, spread: float = 2.0, end: int | None = None, end_logit: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        table = torch.randn(self.ROWS, config.vocabulary, generator=torch.Generator().manual_seed(7)) * spread
+        table = torch.randn(self.ROWS, config.vocab_size, generator=torch.Generator().manual_seed(7)) * spread
         if end is not None:
             table[:, end] = end_logit
         self.table = nn.Parameter(table, requires_grad=False)
         self.longest = 0
 
     def start(self, batch: int, capacity: int) -> tuple[Tensor, int, int]:
-        assert self.config.endless or capacity <= self.config.context
+        assert self.config.endless or capacity <= self.config.context_length
         return torch.zeros(batch, dtype=torch.int64), 0, capacity
 
     def step(self, tokens: Tensor, state: tuple[Tensor, int, int]) -> tuple[Tensor, tuple[Tensor, int, int]]:
@@ -61,7 +61,7 @@ class Hashing(nn.Module):
         return torch.stack(found, dim=1)
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        assert self.config.endless or tokens.shape[1] <= self.config.context
+        assert self.config.endless or tokens.shape[1] <= self.config.context_length
         log_probabilities = self.logits(tokens).log_softmax(-1)
         found = -log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         return torch.where(targets >= 0, found, 0.0)
@@ -82,6 +82,6 @@ class Parrot(nn.Module):
     def step(self, tokens: Tensor, state: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         batch, read = state
         read += tokens.shape[1]
-        logits = torch.zeros(batch, self.config.vocabulary)
+        logits = torch.zeros(batch, self.config.vocab_size)
         logits[:, self.says[min(read - self.prompt, len(self.says) - 1)]] = 1000.0
         return logits, (batch, read)

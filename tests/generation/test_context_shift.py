@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.generation.context_shift import ENDLESS, rereads, window_start
+from fabella.generation.context_shift import UNLIMITED, context_shifts, context_start
 
 
 def told_token_by_token(length: int, context: int) -> tuple[int, int]:
@@ -17,14 +17,14 @@ def told_token_by_token(length: int, context: int) -> tuple[int, int]:
 
 @given(length=st.integers(1, 600), context=st.integers(1, 90))
 def test_the_window_is_that_of_a_text_told_token_by_token(length: int, context: int) -> None:
-    assert (window_start(length, context), rereads(length, context)) == told_token_by_token(length, context)
+    assert (context_start(length, context), context_shifts(length, context)) == told_token_by_token(length, context)
 
 
 @given(length=st.integers(1, 10**9), context=st.integers(1, 2**20))
 def test_the_window_holds_at_least_half_a_context_and_never_more_than_one(length: int, context: int) -> None:
-    held = length - window_start(length, context)
+    held = length - context_start(length, context)
     assert min(length, max(1, context // 2)) <= held <= context
 
 
 def test_a_text_without_end_forgets_nothing() -> None:
-    assert window_start(10**6, ENDLESS) == rereads(10**6, ENDLESS) == 0
+    assert context_start(10**6, UNLIMITED) == context_shifts(10**6, UNLIMITED) == 0

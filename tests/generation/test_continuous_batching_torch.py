@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fabella.errors import TokenizerError, UsageError
-from fabella.generation.continuous_batching import Request
-from fabella.generation.continuous_batching_torch import Slots
-from fabella.generation.sampling import Sampling
-from fabella.models.registry import families
+from fabella.generation.continuous_batching import SequenceRequest
+from fabella.generation.continuous_batching_torch import ContinuousBatcher
+from fabella.generation.sampling import SamplingParams
+from fabella.models.registry import family_names
 from tests.generation.fake_model import Config, Hashing
 from tests.generation.test_generate_torch import SAMPLINGS, by_definition, real
 
@@ -22,12 +22,14 @@ from tests.generation.test_generate_torch import SAMPLINGS, by_definition, real
 TOLERANCE = 1e-5
 
 
-def request(prompt: list[int], sampling: Sampling | None = None, **others: Any) -> Request:
-    return Request(ids=np.array(prompt, dtype=np.int32), sampling=sampling or Sampling(temperature=0), **others)
+def request(prompt: list[int], sampling: SamplingParams | None = None, **others: Any) -> SequenceRequest:
+    return SequenceRequest(
+        ids=np.array(prompt, dtype=np.int32), sampling=sampling or SamplingParams(temperature=0), **others
+    )
 
 
-def slots_of(model: Any, number: int = 4, **others: Any) -> Slots:
-    return Slots(model, number, vocabulary=model.config.vocabulary, **others)
+def slots_of(model: Any, number: int = 4, **others: Any) -> ContinuousBatcher:
+    return ContinuousBatcher(model, number, vocab_size=model.config.vocab_size, **others)
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Wish:
     """A text that somebody will ask for, and leave after so many ids."""
 
     prompt: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     at: int
     ids: int
     told: list[int] = field(default_factory=list)
@@ -54,7 +56,7 @@ WISHES = st.lists(
 )
 
 
-def serve(slots: Slots, wishes: list[Wish]) -> None:
+def serve(slots: ContinuousBatcher, wishes: list[Wish]) -> None:
     """Let everybody come in their time, or when there is room, and go when they have what they want."""
     coming, being_told, steps = sorted(wishes, key=lambda wish: wish.at), dict[int, Wish](), 0
     while coming or being_told:
@@ -84,7 +86,7 @@ def test_every_text_is_the_one_told_alone_by_definition(
 
 
 @settings(max_examples=15)
-@given(wishes=WISHES, number=st.integers(2, 4), budget=st.integers(1, 20), family=st.sampled_from(families()))
+@given(wishes=WISHES, number=st.integers(2, 4), budget=st.integers(1, 20), family=st.sampled_from(family_names()))
 def test_the_same_holds_for_every_family(wishes: list[Wish], number: int, budget: int, family: str) -> None:
     model = real(family)
     serve(slots_of(model, number, tokens_a_step=budget), wishes)
@@ -96,7 +98,7 @@ def test_the_same_holds_for_every_family(wishes: list[Wish], number: int, budget
 
 def test_a_long_prompt_does_not_stall_the_others() -> None:
     """Every step tells one more id of the text that is being told, and reads no more than its share of the prompt."""
-    model = Hashing(Config(context=500))
+    model = Hashing(Config(context_length=500))
     slots = slots_of(model, tokens_a_step=10)
     told = slots.add(request([1]))
     slots.step()
@@ -126,7 +128,7 @@ def test_a_text_that_leaves_while_it_is_read_leaves_nothing_behind() -> None:
     gone = slots.add(request([5] * 10))
     slots.step()
     slots.remove(gone)
-    wish = Wish([1, 2, 3, 4], Sampling(temperature=0), at=0, ids=5)
+    wish = Wish([1, 2, 3, 4], SamplingParams(temperature=0), at=0, ids=5)
     serve(slots, [wish])
     assert wish.told == by_definition(model, wish.prompt, wish.sampling, 5, 2**31 - 1)
 
@@ -137,9 +139,9 @@ def test_without_texts_a_step_does_nothing() -> None:
 
 def test_probabilities_are_the_models_own() -> None:
     """Before temperature and cuts, whatever is chosen, and only for who asks."""
-    model = Hashing(Config(vocabulary=32))
+    model = Hashing(Config(vocab_size=32))
     slots = slots_of(model)
-    hot = Sampling(temperature=5.0, top_k=2, seed=3)
+    hot = SamplingParams(temperature=5.0, top_k=2, seed=3)
     asked = slots.add(request([4, 5], hot, log_probabilities=True, alternatives=3))
     silent = slots.add(request([4, 5]))
     choices = {choice.request: choice for choice in slots.step()}
@@ -155,7 +157,7 @@ def test_probabilities_are_the_models_own() -> None:
 
 
 def test_a_prompt_that_cannot_be_read_takes_no_slot() -> None:
-    slots = slots_of(Hashing(Config(vocabulary=32)), 1)
+    slots = slots_of(Hashing(Config(vocab_size=32)), 1)
     with pytest.raises(UsageError, match="A prompt has no tokens"):
         slots.add(request([]))
     with pytest.raises(TokenizerError, match="id 32 of the prompt is beyond the model's vocabulary of 32 ids"):
@@ -163,10 +165,10 @@ def test_a_prompt_that_cannot_be_read_takes_no_slot() -> None:
     assert slots.free == 1
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_texts_may_be_added_in_inference_mode_and_told_outside_it(family: str) -> None:
     """They leave, move and forget, too."""
-    model, careful = real(family), Sampling(temperature=0, repetition_penalty=1.3)
+    model, careful = real(family), SamplingParams(temperature=0, repetition_penalty=1.3)
     with torch.inference_mode():
         slots = slots_of(model, 3)
         numbers = [slots.add(request(prompt, careful)) for prompt in ([3, 1, 4], [1, 5], [9, 2])]

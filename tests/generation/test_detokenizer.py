@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fabella.config.data import BPE, Bytes, SentencePiece
 from fabella.errors import UsageError
-from fabella.generation.detokenizer import StopStrings, TextStream
+from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.loading import train
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ class OneByteATime:
 
 def streamed(tokenizer: Tokenizer | OneByteATime, ids: list[int]) -> tuple[str, int]:
     """The pieces joined, and the most bytes that were ever pending."""
-    stream = TextStream(tokenizer)
+    stream = IncrementalDetokenizer(tokenizer)
     pieces, pending = [], 0
     for token in ids:
         pieces.append(stream.push(token))
@@ -39,18 +39,18 @@ def streamed(tokenizer: Tokenizer | OneByteATime, ids: list[int]) -> tuple[str, 
 
 @pytest.fixture(scope="module")
 def tokenizers() -> dict[str, Tokenizer]:
-    sections = {"bytes": Bytes(), "bpe": BPE(vocabulary=400), "sentencepiece": SentencePiece(vocabulary=400)}
+    sections = {"bytes": Bytes(), "bpe": BPE(vocab_size=400), "sentencepiece": SentencePiece(vocab_size=400)}
     return {name: train(section, [TEXT]) for name, section in sections.items()}
 
 
 def anything(random: np.random.Generator, tokenizer: Tokenizer) -> NDArray[np.int64]:
     """Ids that no text would give: any of them, the end of a document among them."""
-    return random.integers(0, tokenizer.vocabulary, size=random.integers(0, 40))
+    return random.integers(0, tokenizer.vocab_size, size=random.integers(0, 40))
 
 
 def single_bytes(random: np.random.Generator, tokenizer: Tokenizer) -> NDArray[np.int64]:
     """Only ids of one byte, most of them parts of characters."""
-    ids = [token for token in range(tokenizer.vocabulary) if len(tokenizer.token_bytes(token)) == 1]
+    ids = [token for token in range(tokenizer.vocab_size) if len(tokenizer.token_bytes(token)) == 1]
     return random.choice(ids, size=random.integers(0, 40))
 
 
@@ -100,12 +100,12 @@ def test_text_in_any_pieces_of_its_bytes_comes_back_unchanged(text: str, data: s
 
 
 def test_a_character_waits_until_it_is_whole() -> None:
-    stream = TextStream(OneByteATime())
+    stream = IncrementalDetokenizer(OneByteATime())
     assert [stream.push(byte) for byte in "é🐉".encode()] == ["", "é", "", "", "", "🐉"]
 
 
 def test_a_stream_that_ended_begins_anew() -> None:
-    stream = TextStream(OneByteATime())
+    stream = IncrementalDetokenizer(OneByteATime())
     assert (stream.push(0xF0), stream.end()) == ("", "\N{REPLACEMENT CHARACTER}")
     assert (stream.push(0x61), stream.end()) == ("a", "")
 

@@ -9,31 +9,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabella.config.data import Chained, Documents
+from fabella.config.data import Packed, Padded
 from fabella.errors import CheckpointError, TextError, TokenizerError, UsageError
-from fabella.generation.generator import Teller, load
-from fabella.generation.sampling import Sampling
+from fabella.generation.generator import TextGenerator, load
+from fabella.generation.sampling import SamplingParams
 from tests.generation import tiny_run
 from tests.generation.fake_model import Config, Hashing, Parrot
 
 LENGTH = 16
-CHAINED = Chained(length=LENGTH, stride=LENGTH)
-DOCUMENTS = Documents(length=LENGTH)
+CHAINED = Packed(length=LENGTH, stride=LENGTH)
+DOCUMENTS = Padded(length=LENGTH)
 
 
-def teller(*, windows: Chained | Documents = CHAINED, endless: bool = False, end_logit: float = -3.0) -> Teller:
-    config = Config(vocabulary=256, context=4 * LENGTH, endless=endless)
-    model = Hashing(config, end=tiny_run.tokenizer().end, end_logit=end_logit)
-    return Teller(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+def teller(*, windows: Packed | Padded = CHAINED, endless: bool = False, end_logit: float = -3.0) -> TextGenerator:
+    config = Config(vocab_size=256, context_length=4 * LENGTH, endless=endless)
+    model = Hashing(config, end=tiny_run.tokenizer().eos_id, end_logit=end_logit)
+    return TextGenerator(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
 
 
-def saying(text: str, prompt: str) -> Teller:
+def saying(text: str, prompt: str) -> TextGenerator:
     """One that continues ``prompt`` with ``text``."""
-    config = Config(vocabulary=256, context=1024)
-    end = tiny_run.tokenizer().end
+    config = Config(vocab_size=256, context_length=1024)
+    end = tiny_run.tokenizer().eos_id
     model = Parrot(config, [*text.encode(), end], prompt=len(prompt.encode()) + 1)
-    windows = Chained(length=1024, stride=1024)
-    return Teller(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+    windows = Packed(length=1024, stride=1024)
+    return TextGenerator(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
 
 
 # ---------------------------------------------------------------- stories
@@ -43,29 +43,29 @@ def saying(text: str, prompt: str) -> Teller:
 @given(prompts=st.lists(st.text(max_size=30), min_size=1, max_size=40), n=st.integers(1, 3), seed=st.integers(0, 9))
 def test_every_story_is_the_one_told_alone(prompts: list[str], n: int, seed: int) -> None:
     """Also where the prompts are too many, or too different, to be told together; with ends at different times."""
-    storyteller, sampling = teller(), Sampling(temperature=1.0, seed=seed)
-    together = storyteller.tell(prompts, sampling, n=n, max_tokens=9, stop=["a"]).stories()
+    storyteller, sampling = teller(), SamplingParams(temperature=1.0, seed=seed)
+    together = storyteller.stream_many(prompts, sampling, n=n, max_tokens=9, stop=["a"]).stories()
     alone = [
         story for prompt in prompts for story in storyteller.generate(prompt, sampling, n=n, max_tokens=9, stop=["a"])
     ]
-    assert [(s.text, s.ended_by, s.tokens, s.rereads) for s in together] == [
-        (s.text, s.ended_by, s.tokens, s.rereads) for s in alone
+    assert [(s.text, s.finish_reason, s.tokens, s.context_shifts) for s in together] == [
+        (s.text, s.finish_reason, s.tokens, s.context_shifts) for s in alone
     ]
 
 
 @given(prompt=st.text(max_size=30), seed=st.integers(0, 2**63 - 1), stop=st.lists(st.sampled_from("abc"), max_size=2))
 def test_the_stream_is_the_story(prompt: str, seed: int, stop: list[str]) -> None:
-    storyteller, sampling = teller(), Sampling(temperature=1.0, seed=seed)
+    storyteller, sampling = teller(), SamplingParams(temperature=1.0, seed=seed)
     story = storyteller.generate(prompt, sampling, max_tokens=20, stop=stop)[0]
-    assert "".join(storyteller.stream(prompt, sampling, max_tokens=20, stop=stop)) == story.told
-    assert story.text == prompt + story.told
+    assert "".join(storyteller.stream(prompt, sampling, max_tokens=20, stop=stop)) == story.completion
+    assert story.text == prompt + story.completion
 
 
 def test_seeds_and_samples_tell_different_stories() -> None:
     told = [
-        story.told
+        story.completion
         for seed in range(4)
-        for story in teller().generate("Once", Sampling(temperature=1.0, seed=seed), n=3, max_tokens=30)
+        for story in teller().generate("Once", SamplingParams(temperature=1.0, seed=seed), n=3, max_tokens=30)
     ]
     assert len(set(told)) == len(told)
 
@@ -74,32 +74,34 @@ def test_a_character_of_four_tokens_is_streamed_whole_and_the_story_ends_with_it
     storyteller = saying(" 🐉!", "A")
     assert list(storyteller.stream("A")) == [" ", "🐉", "!"]
     story = storyteller.generate("A")[0]
-    assert (story.text, story.ended_by, story.tokens) == ("A 🐉!", "end", 6)
+    assert (story.text, story.finish_reason, story.tokens) == ("A 🐉!", "end", 6)
 
 
 def test_stop_strings_end_a_story_and_are_not_shown() -> None:
     storyteller = saying(" Tom ran. Tim sat.", "A")
     assert "".join(storyteller.stream("A", stop=[". T", "Tim"])) == " Tom ran"
-    assert storyteller.generate("A", stop=[". T", "Tim"])[0].ended_by == "stop"
+    assert storyteller.generate("A", stop=[". T", "Tim"])[0].finish_reason == "stop"
 
 
 def test_a_penalty_on_repetition_does_not_put_off_the_end() -> None:
     """The end id, read before the prompt, is no word of the text."""
     storyteller = teller()
     storyteller.model.table[:] = 1.0
-    storyteller.model.table[:, storyteller.tokenizer.end] = 2.0
-    story = storyteller.generate("Once", Sampling(temperature=0, repetition_penalty=50.0))[0]
-    assert (story.told, story.ended_by) == ("", "end")
+    storyteller.model.table[:, storyteller.tokenizer.eos_id] = 2.0
+    story = storyteller.generate("Once", SamplingParams(temperature=0, repetition_penalty=50.0))[0]
+    assert (story.completion, story.finish_reason) == ("", "end")
 
 
 @pytest.mark.parametrize("windows", [CHAINED, DOCUMENTS], ids=["chained", "documents"])
-def test_an_empty_prompt_begins_a_document(windows: Chained | Documents) -> None:
+def test_an_empty_prompt_begins_a_document(windows: Packed | Padded) -> None:
     assert teller(windows=windows).generate("", max_tokens=3)[0].tokens == 3
 
 
 def test_a_prompt_is_read_after_the_end_of_a_document_however_the_model_learned() -> None:
-    greedy = Sampling(temperature=0)
-    told = [teller(windows=windows).generate("Once", greedy, max_tokens=8)[0].told for windows in (CHAINED, DOCUMENTS)]
+    greedy = SamplingParams(temperature=0)
+    told = [
+        teller(windows=windows).generate("Once", greedy, max_tokens=8)[0].completion for windows in (CHAINED, DOCUMENTS)
+    ]
     assert told[0] == told[1]
 
 
@@ -108,7 +110,7 @@ def test_a_text_longer_than_the_windows_it_learned_from_says_how_often_it_forgot
     """The model has room for 64 positions, but learned only the first 16 of them."""
     storyteller = teller(endless=endless, end_logit=-99.0)
     story = storyteller.generate("Once", max_tokens=40)[0]
-    assert (story.tokens, story.rereads) == (40, rereads)
+    assert (story.tokens, story.context_shifts) == (40, rereads)
     assert storyteller.context == LENGTH
     assert storyteller.model.longest == (LENGTH if not endless else 44)
 
@@ -137,9 +139,9 @@ def test_half_a_character_in_a_prompt_is_refused() -> None:
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
-    config = Config(vocabulary=200)
+    config = Config(vocab_size=200)
     with pytest.raises(TokenizerError) as error:
-        Teller(Hashing(config), tiny_run.tokenizer(), config=config, windows=CHAINED, engine="torch")
+        TextGenerator(Hashing(config), tiny_run.tokenizer(), config=config, windows=CHAINED, engine="torch")
     assert str(error.value) == (
         "The tokenizer has 256 ids, the model only 200: they do not belong together. "
         "Use the tokenizer that the run was trained with (the folder 'tokenizer' of the run)."
@@ -147,9 +149,9 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
 
 
 def test_a_model_with_more_ids_than_the_tokenizer_never_chooses_them() -> None:
-    config = Config(vocabulary=400, context=LENGTH)
-    storyteller = Teller(Hashing(config), tiny_run.tokenizer(), config=config, windows=CHAINED, engine="torch")
-    assert storyteller.generate("Once", Sampling(temperature=100.0, top_p=1.0), max_tokens=500, n=2)[0].tokens > 0
+    config = Config(vocab_size=400, context_length=LENGTH)
+    storyteller = TextGenerator(Hashing(config), tiny_run.tokenizer(), config=config, windows=CHAINED, engine="torch")
+    assert storyteller.generate("Once", SamplingParams(temperature=100.0, top_p=1.0), max_tokens=500, n=2)[0].tokens > 0
 
 
 # ---------------------------------------------------------------- perplexity
@@ -174,7 +176,7 @@ def test_probabilities_are_those_that_choices_are_made_with() -> None:
     """Each greedy choice is the most likely of 256, and so at least as likely as 1 in 256."""
     storyteller = teller(end_logit=-99.0)
     storyteller.model.table[:, 128:] = -99.0  # only whole characters: the text gives back the ids that were chosen
-    story = storyteller.generate("Once", Sampling(temperature=0), max_tokens=11)[0]
+    story = storyteller.generate("Once", SamplingParams(temperature=0), max_tokens=11)[0]
     told = storyteller.perplexity(story.text).nats[4:]
     assert len(told) == 11
     assert (told < np.log(256)).all()
@@ -191,17 +193,22 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_a_run_folder_is_all_it_takes(folder: Path) -> None:
     storyteller = load(folder)
-    stories = storyteller.generate("Once upon a time", Sampling(seed=3), n=2, max_tokens=40)
+    stories = storyteller.generate("Once upon a time", SamplingParams(seed=3), n=2, max_tokens=40)
     assert [story.prompt for story in stories] == ["Once upon a time"] * 2
-    assert stories[0].told != stories[1].told
-    assert load(str(folder)).generate("Once upon a time", Sampling(seed=3), max_tokens=40)[0].told == stories[0].told
+    assert stories[0].completion != stories[1].completion
+    assert (
+        load(str(folder)).generate("Once upon a time", SamplingParams(seed=3), max_tokens=40)[0].completion
+        == stories[0].completion
+    )
     assert storyteller.perplexity("Once upon a time").perplexity > 1
     assert storyteller.context == 32
 
 
 def test_checkpoints_are_chosen_by_name_or_step(folder: Path) -> None:
     assert [load(folder, checkpoint=which).step for which in ("best", "latest", 10, 20, "10")] == [10, 20, 10, 20, 10]
-    told = {load(folder, checkpoint=step).generate("A", Sampling(temperature=0))[0].told for step in (10, 20)}
+    told = {
+        load(folder, checkpoint=step).generate("A", SamplingParams(temperature=0))[0].completion for step in (10, 20)
+    }
     assert len(told) == 2, "each checkpoint has weights of its own"
 
 
@@ -227,7 +234,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_tokenizer_is_another_is_refused(tmp_path: Path) -> None:
-    tiny_run.make(tmp_path / "small", tiny_run.run(vocabulary=100))
+    tiny_run.make(tmp_path / "small", tiny_run.run(vocab_size=100))
     with pytest.raises(TokenizerError, match="The tokenizer has 256 ids, the model only 100"):
         load(tmp_path / "small")
 

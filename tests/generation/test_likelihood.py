@@ -13,7 +13,7 @@ from fabella.config.data import BPE
 from fabella.data.batches import Batch
 from fabella.errors import NumericsError, TextError
 from fabella.generation import likelihood
-from fabella.generation.likelihood import Perplexity, exp, measure, spelling, window_starts
+from fabella.generation.likelihood import Perplexity, exp, measure, token_text, window_starts
 from fabella.generation.likelihood_torch import losses
 from fabella.tokenizers.loading import train
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ from tests.generation.tiny_run import tokenizer
 CONTEXT = 16
 # The same float32 log-probabilities, summed in another order.
 TOLERANCE = 1e-5
-MODEL = Hashing(Config(vocabulary=256, context=CONTEXT))
+MODEL = Hashing(Config(vocab_size=256, context_length=CONTEXT))
 
 
 def score(batch: Batch) -> NDArray[np.float32]:
@@ -31,7 +31,7 @@ def score(batch: Batch) -> NDArray[np.float32]:
 
 
 def measured(text: str, *, ids: Tokenizer | None = None) -> Perplexity:
-    return measure(score, text, ids or tokenizer(), context=CONTEXT, vocabulary=256)
+    return measure(score, text, ids or tokenizer(), context=CONTEXT, vocab_size=256)
 
 
 def by_definition(line: list[int], token: int) -> float:
@@ -77,14 +77,14 @@ def test_figures_are_their_definitions() -> None:
 def test_bits_per_byte_do_not_depend_on_how_text_is_cut_into_tokens_but_perplexity_does() -> None:
     """A model that gives every token the same probability, by bytes and by larger tokens."""
     text = "the dragon and the princess " * 3
-    larger = train(BPE(vocabulary=270), [text])
+    larger = train(BPE(vocab_size=270), [text])
 
     def even(nats_a_byte: float, ids: Tokenizer) -> Perplexity:
         def by_length(batch: Batch) -> NDArray[np.float32]:
             lengths = [[len(ids.token_bytes(t)) if t >= 0 else 0 for t in row] for row in batch.targets.tolist()]
             return np.array(lengths, dtype=np.float32) * nats_a_byte
 
-        return measure(by_length, text, ids, context=CONTEXT, vocabulary=ids.vocabulary)
+        return measure(by_length, text, ids, context=CONTEXT, vocab_size=ids.vocab_size)
 
     by_bytes, by_tokens = even(0.5, tokenizer()), even(0.5, larger)
     assert by_bytes.bits_per_byte == pytest.approx(by_tokens.bits_per_byte) == pytest.approx(0.5 / math.log(2))
@@ -112,7 +112,7 @@ def test_memory_is_bounded_by_batches_of_windows(monkeypatch: pytest.MonkeyPatch
     text = "Once upon a time there was a dragon. " * 5
     whole = measured(text)
     monkeypatch.setattr(likelihood, "_LOGITS", 2 * CONTEXT * 256)
-    parts = measure(watched, text, tokenizer(), context=CONTEXT, vocabulary=256)
+    parts = measure(watched, text, tokenizer(), context=CONTEXT, vocab_size=256)
     assert set(shapes) <= {(2, CONTEXT), (1, CONTEXT)}
     assert np.array_equal(parts.nats, whole.nats)
 
@@ -131,7 +131,7 @@ def test_rows_tell_token_id_probability_nats_and_perplexity() -> None:
 
 
 def test_a_part_of_a_character_is_spelled_by_its_byte() -> None:
-    assert [spelling(tokenizer(), token) for token in "é".encode()] == [r"\xc3", r"\xa9"]
+    assert [token_text(tokenizer(), token) for token in "é".encode()] == [r"\xc3", r"\xa9"]
 
 
 def test_a_perplexity_too_large_for_a_number_is_infinite() -> None:
@@ -152,5 +152,5 @@ def test_a_broken_model_is_an_error_that_names_the_token() -> None:
         return found
 
     with pytest.raises(NumericsError) as error:
-        measure(broken, "abc", tokenizer(), context=CONTEXT, vocabulary=256)
+        measure(broken, "abc", tokenizer(), context=CONTEXT, vocab_size=256)
     assert str(error.value).startswith("Token 3 ('c') has a negative log-likelihood of nan. The weights are damaged")

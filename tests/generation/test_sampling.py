@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.errors import UsageError
-from fabella.generation.sampling import Sampling, uniforms
+from fabella.generation.sampling import SamplingParams, uniforms
 
 PINNED = [0.4585343599319458, 0.3035680055618286, 0.7294625043869019, 0.8487087488174438]
 SEEDS = st.integers(0, 2**63 - 1)
@@ -41,7 +41,7 @@ def test_a_setting_out_of_bounds_is_named_with_its_bounds_and_a_usual_value(
     setting: str, value: object, text: str
 ) -> None:
     with pytest.raises(UsageError) as error:
-        Sampling(**{setting: value})  # type: ignore[arg-type]
+        SamplingParams(**{setting: value})  # type: ignore[arg-type]
     assert str(error.value) == text
 
 
@@ -62,7 +62,7 @@ def test_a_setting_out_of_bounds_is_named_with_its_bounds_and_a_usual_value(
 )
 def test_what_is_beyond_any_bound_is_refused(setting: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"^{setting} = .*out of bounds"):
-        Sampling(**{setting: value})  # type: ignore[arg-type]
+        SamplingParams(**{setting: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_is_beyond_any_bound_is_refused(setting: str, value: float) -> None
     ],
 )
 def test_bounds_themselves_are_allowed(settings: dict[str, float]) -> None:
-    Sampling(**settings)  # type: ignore[arg-type]
+    SamplingParams(**settings)  # type: ignore[arg-type]
 
 
 @given(seed=SEEDS, row=SEEDS, count=st.integers(0, 50), more=st.integers(0, 50))

@@ -7,32 +7,34 @@ import torch
 from jax import numpy as jnp
 
 from fabella.generation import sampling_torch
-from fabella.generation.sampling import Sampling, uniforms
-from fabella.generation.sampling_jax import CANDIDATES, Kind, Settings, choose, marked
+from fabella.generation.sampling import SamplingParams, uniforms
+from fabella.generation.sampling_jax import CANDIDATES, SamplingArrays, SamplingSpec, marked, sample
 
 ROWS = 40
 
 
 @pytest.mark.parametrize("spread", [0.01, 3.0], ids=["even", "peaked"])
-@pytest.mark.parametrize("vocabulary", [50, CANDIDATES * 3])
+@pytest.mark.parametrize("vocab_size", [50, CANDIDATES * 3])
 @pytest.mark.parametrize(
     "sampling",
     [
-        Sampling(temperature=0.0),
-        Sampling(temperature=1.3, top_p=1.0),
-        Sampling(top_p=0.9),
-        Sampling(top_k=7, top_p=0.5),
-        Sampling(top_k=CANDIDATES + 9, top_p=1.0),
-        Sampling(top_p=1.0, min_p=0.2, repetition_penalty=1.5),
-        Sampling(temperature=0.01),
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.3, top_p=1.0),
+        SamplingParams(top_p=0.9),
+        SamplingParams(top_k=7, top_p=0.5),
+        SamplingParams(top_k=CANDIDATES + 9, top_p=1.0),
+        SamplingParams(top_p=1.0, min_p=0.2, repetition_penalty=1.5),
+        SamplingParams(temperature=0.01),
     ],
     ids=str,
 )
-def test_both_engines_choose_the_same(sampling: Sampling, vocabulary: int, spread: float) -> None:
+def test_both_engines_choose_the_same(sampling: SamplingParams, vocab_size: int, spread: float) -> None:
     random = np.random.default_rng(2)
-    logits = (random.standard_normal((ROWS, vocabulary)) * spread).astype(np.float32)
+    logits = (random.standard_normal((ROWS, vocab_size)) * spread).astype(np.float32)
     seen, uniform = random.random(logits.shape) < 0.3, uniforms(5, 0, ROWS)
-    ours, tops = choose(jnp.asarray(logits), Kind.of(sampling), Settings.of(sampling), jnp.asarray(uniform), seen)
+    ours, tops = sample(
+        jnp.asarray(logits), SamplingSpec.of(sampling), SamplingArrays.of(sampling), jnp.asarray(uniform), seen
+    )
     theirs = sampling_torch.choose(
         *(torch.from_numpy(logits), sampling, torch.from_numpy(uniform)), torch.from_numpy(seen)
     )
@@ -42,14 +44,16 @@ def test_both_engines_choose_the_same(sampling: Sampling, vocabulary: int, sprea
 
 def test_equally_likely_ids_are_kept_together_and_the_lowest_is_the_greedy_one() -> None:
     logits = jnp.zeros((1, 10))
-    assert int(choose(logits, *rule(Sampling(temperature=0.0)), jnp.array([0.9]), logits > 0)[0][0]) == 0
-    assert int(choose(logits, *rule(Sampling(top_k=1, temperature=1.0)), jnp.array([0.95]), logits > 0)[0][0]) == 9
+    assert int(sample(logits, *rule(SamplingParams(temperature=0.0)), jnp.array([0.9]), logits > 0)[0][0]) == 0
+    assert (
+        int(sample(logits, *rule(SamplingParams(top_k=1, temperature=1.0)), jnp.array([0.95]), logits > 0)[0][0]) == 9
+    )
 
 
 def test_what_cannot_be_sampled_from_shows_in_the_largest_logit() -> None:
     for value in (jnp.nan, jnp.inf, -jnp.inf):
         logits = jnp.full((1, 4), value)
-        assert not np.isfinite(choose(logits, *rule(Sampling()), jnp.array([0.5]), logits > 0)[1][0])
+        assert not np.isfinite(sample(logits, *rule(SamplingParams()), jnp.array([0.5]), logits > 0)[1][0])
 
 
 def test_chosen_ids_are_marked() -> None:
@@ -58,5 +62,5 @@ def test_chosen_ids_are_marked() -> None:
     assert isinstance(seen, jax.Array)
 
 
-def rule(sampling: Sampling) -> tuple[Kind, Settings]:
-    return Kind.of(sampling), Settings.of(sampling)
+def rule(sampling: SamplingParams) -> tuple[SamplingSpec, SamplingArrays]:
+    return SamplingSpec.of(sampling), SamplingArrays.of(sampling)

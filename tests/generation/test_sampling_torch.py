@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fabella.errors import NumericsError
 from fabella.generation.decoder.native import build
-from fabella.generation.decoder.native.sampler_torch import NativeChooser
-from fabella.generation.sampling import Sampling, uniforms
-from fabella.generation.sampling_torch import TorchChooser, choose
+from fabella.generation.decoder.native.sampler_torch import NativeSampler
+from fabella.generation.sampling import SamplingParams, uniforms
+from fabella.generation.sampling_torch import TorchSampler, choose
 
 # Weights are sums of a few float32 exponentials: closer than this to a border, either side of it is right.
 BORDER = 1e-4
@@ -26,14 +26,14 @@ BORDER = 1e-4
 CHI_SQUARE_Z = 4.75
 
 
-def choose_compiled(logits: Tensor, sampling: Sampling, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
+def choose_compiled(logits: Tensor, sampling: SamplingParams, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
     library = build.step().library
     assert library is not None
     logits = logits.float().contiguous()
-    chooser = NativeChooser(library, *logits.shape)
+    chooser = NativeSampler(library, *logits.shape)
     marked = [None] * len(logits) if seen is None else list(seen.contiguous())
-    wishes = [chooser.wishes(sampling, own) for own in marked]
-    return torch.tensor(chooser.choose(logits, wishes, uniform.tolist()))
+    wishes = [chooser.sampler_state(sampling, own) for own in marked]
+    return torch.tensor(chooser.sample(logits, wishes, uniform.tolist()))
 
 
 @pytest.fixture(scope="module", autouse=True, params=["PyTorch", "compiled"])
@@ -50,7 +50,9 @@ def way(request: pytest.FixtureRequest) -> Iterator[None]:
 # ---------------------------------------------------------------- the definitions, in plain numpy
 
 
-def probabilities(logits: NDArray[np.float64], sampling: Sampling, seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+def probabilities(
+    logits: NDArray[np.float64], sampling: SamplingParams, seen: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """What ``Sampling`` says, step by step, for one row; the temperature is above 0."""
     p = sampling.repetition_penalty
     penalised = [(x / p if x > 0 else x * p) if s else x for x, s in zip(logits, seen, strict=True)]
@@ -67,10 +69,10 @@ def probabilities(logits: NDArray[np.float64], sampling: Sampling, seen: NDArray
     return kept / kept.sum()
 
 
-def is_borderline(logits: NDArray[np.float64], sampling: Sampling, seen: NDArray[np.bool_]) -> bool:
+def is_borderline(logits: NDArray[np.float64], sampling: SamplingParams, seen: NDArray[np.bool_]) -> bool:
     """Whether top-p or min-p would keep something else if they were a hair lower or higher."""
     hairs = [
-        Sampling(
+        SamplingParams(
             repetition_penalty=sampling.repetition_penalty,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -83,7 +85,7 @@ def is_borderline(logits: NDArray[np.float64], sampling: Sampling, seen: NDArray
     return not np.array_equal(low, high)
 
 
-def chosen(logits: Any, sampling: Sampling, uniform: Any, seen: Any = None) -> list[int]:
+def chosen(logits: Any, sampling: SamplingParams, uniform: Any, seen: Any = None) -> list[int]:
     rows = torch.as_tensor(np.atleast_2d(np.asarray(logits, dtype=np.float32)))
     numbers = torch.as_tensor(np.asarray(uniform, dtype=np.float32).reshape(-1))
     penalised = None if seen is None else torch.as_tensor(np.atleast_2d(seen)).expand(len(numbers), -1)
@@ -102,8 +104,8 @@ def rows(draw: st.DrawFn) -> NDArray[np.float64]:
 
 
 @st.composite
-def samplings(draw: st.DrawFn) -> Sampling:
-    return Sampling(
+def samplings(draw: st.DrawFn) -> SamplingParams:
+    return SamplingParams(
         repetition_penalty=draw(st.sampled_from([1.0, 1.0, 0.5, 1.1, 2.0, 100.0])),
         temperature=draw(st.sampled_from([0.1, 0.5, 0.8, 1.0, 1.7, 100.0])),
         top_k=draw(st.sampled_from([0, 0, 1, 2, 5, 64, 1000])),
@@ -114,7 +116,7 @@ def samplings(draw: st.DrawFn) -> Sampling:
 
 @given(logits=rows(), sampling=samplings(), data=st.data())
 def test_a_choice_is_the_inverse_of_the_defined_distribution(
-    logits: NDArray[np.float64], sampling: Sampling, data: st.DataObject
+    logits: NDArray[np.float64], sampling: SamplingParams, data: st.DataObject
 ) -> None:
     seen = np.array(data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits))))
     assume(not is_borderline(logits, sampling, seen))
@@ -132,12 +134,12 @@ def test_greedy_takes_the_first_of_the_most_likely(
 ) -> None:
     seen = np.array(data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits))))
     penalised = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
-    greedy = Sampling(temperature=0, repetition_penalty=penalty, top_k=3, top_p=0.1)
+    greedy = SamplingParams(temperature=0, repetition_penalty=penalty, top_k=3, top_p=0.1)
     assert chosen(logits, greedy, [0.99], seen) == [int(penalised.argmax())]
 
 
 def reachable(logits: list[float], **settings: float) -> set[int]:
-    return set(chosen(logits, Sampling(**{**PLAIN, **settings}), EVEN))  # type: ignore[arg-type]
+    return set(chosen(logits, SamplingParams(**{**PLAIN, **settings}), EVEN))  # type: ignore[arg-type]
 
 
 def test_top_k_keeps_the_k_most_likely_and_what_equals_the_last_of_them() -> None:
@@ -169,7 +171,7 @@ def test_the_nucleus_is_the_same_however_many_candidates_it_takes(width: int, sh
     """Flat and peaked rows side by side: the search among a few candidates must not cut the flat one short."""
     random = np.random.default_rng(0)
     logits = np.stack([random.normal(size=width) * spread for spread in (0.01, 1.0, 9.0)]).astype(np.float32)
-    sampling = Sampling(temperature=1.0, top_p=share)
+    sampling = SamplingParams(temperature=1.0, top_p=share)
     numbers = np.linspace(0, 0.9999, 100, dtype=np.float32)
     beside = choose(torch.from_numpy(np.tile(logits, (100, 1))), sampling, torch.from_numpy(np.repeat(numbers, 3)))
     for row, choices in zip(logits, beside.reshape(100, 3).T.numpy(), strict=True):
@@ -197,7 +199,7 @@ DRAWS = 40_000
 )
 def test_frequencies_are_the_probabilities(settings: dict[str, float]) -> None:
     logits = np.random.default_rng(1).normal(size=30) * 1.2
-    sampling = Sampling(**{**PLAIN, **settings, "seed": 5})  # type: ignore[arg-type]
+    sampling = SamplingParams(**{**PLAIN, **settings, "seed": 5})  # type: ignore[arg-type]
     expected = probabilities(logits, sampling, np.zeros(30, dtype=bool))
     counts = np.bincount(chosen(logits, sampling, uniforms(5, 0, DRAWS)), minlength=30)
     possible = expected > 0
@@ -208,7 +210,7 @@ def test_frequencies_are_the_probabilities(settings: dict[str, float]) -> None:
 
 def test_the_chi_square_test_notices_a_slightly_wrong_temperature() -> None:
     logits = np.random.default_rng(1).normal(size=30) * 1.2
-    right, wrong = (Sampling(**PLAIN, seed=5), Sampling(temperature=1.1, top_p=1.0, seed=5))
+    right, wrong = (SamplingParams(**PLAIN, seed=5), SamplingParams(temperature=1.1, top_p=1.0, seed=5))
     expected = probabilities(logits, right, np.zeros(30, dtype=bool)) * DRAWS
     counts = np.bincount(chosen(logits, wrong, uniforms(5, 0, DRAWS)), minlength=30)
     statistic, quantile = chi_square(counts, expected)
@@ -219,10 +221,10 @@ def test_the_chi_square_test_notices_a_slightly_wrong_temperature() -> None:
 
 NAN, INF = float("nan"), float("inf")
 SETTINGS = {
-    "greedy": Sampling(temperature=0),
-    "plain": Sampling(**PLAIN, seed=3),
-    "cut": Sampling(top_k=3, top_p=0.9, min_p=0.01, repetition_penalty=1.3, seed=3),
-    "cold": Sampling(temperature=5e-324, top_p=1.0),
+    "greedy": SamplingParams(temperature=0),
+    "plain": SamplingParams(**PLAIN, seed=3),
+    "cut": SamplingParams(top_k=3, top_p=0.9, min_p=0.01, repetition_penalty=1.3, seed=3),
+    "cold": SamplingParams(temperature=5e-324, top_p=1.0),
 }
 BROKEN = {"all -inf": [-INF] * 4, "NaN": [0.0, NAN, 1.0, 2.0], "all NaN": [NAN] * 4, "+inf": [0.0, INF, 1.0, 2.0]}
 ODD = {"ties": [1.0, 1.0, 1.0, 1.0], "vocabulary 1": [0.0], "one possible": [-INF, -INF, 2.0, -INF]}
@@ -269,13 +271,13 @@ def test_odd_logits_have_a_defined_choice_that_a_seed_repeats(kind: str, how: st
 def test_the_ends_of_the_unit_interval_choose_what_is_possible(uniform: float) -> None:
     """The ids at both ends are impossible, 40,000 equal weights make the sum inexact, and 1 is one step too far."""
     logits = [-INF] * 10 + [0.1] * 40_000 + [-INF] * 10
-    assert 10 <= chosen(logits, Sampling(**PLAIN), [uniform])[0] < 40_010
+    assert 10 <= chosen(logits, SamplingParams(**PLAIN), [uniform])[0] < 40_010
 
 
 def test_logits_may_be_of_any_precision() -> None:
     logits = torch.tensor([[0.0, 9.0, 1.0]])
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        assert choose(logits.to(dtype), Sampling(seed=1), torch.tensor([0.5])).tolist() == [1]
+        assert choose(logits.to(dtype), SamplingParams(seed=1), torch.tensor([0.5])).tolist() == [1]
 
 
 def test_logits_are_not_changed() -> None:
@@ -290,7 +292,7 @@ def test_texts_with_different_wishes_are_chosen_for_side_by_side() -> None:
     random = np.random.default_rng(2)
     logits = torch.from_numpy(random.normal(size=(64, 700)).astype(np.float32) * 2)
     settings = [
-        Sampling(temperature=(0.0, 0.7, 1.3)[row % 3], top_k=(0, 5)[row % 2], top_p=(0.5, 0.9, 1.0)[row % 5 % 3],
+        SamplingParams(temperature=(0.0, 0.7, 1.3)[row % 3], top_k=(0, 5)[row % 2], top_p=(0.5, 0.9, 1.0)[row % 5 % 3],
                  repetition_penalty=(1.0, 1.5)[row % 4 // 2])
         for row in range(64)
     ]  # fmt: skip
@@ -301,7 +303,7 @@ def test_texts_with_different_wishes_are_chosen_for_side_by_side() -> None:
         number = torch.tensor(numbers[row : row + 1])
         alone.append(int(choose(logits[row : row + 1], own, number, None if seen is None else seen[None])))
     library = build.step().library
-    for chooser in [TorchChooser(700), *([NativeChooser(library, 64, 700)] if library else [])]:
+    for chooser in [TorchSampler(700), *([NativeSampler(library, 64, 700)] if library else [])]:
         wishes: list[Any] = [chooser.wishes(own, seen) for own, seen in zip(settings, marked, strict=True)]
         assert chooser.choose(logits, wishes, numbers) == alone
 
@@ -318,14 +320,17 @@ def test_several_threads_choose_what_one_does_among_the_first_ids_of_wider_rows(
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        several = NativeChooser(library, 64, 20_000)
+        several = NativeSampler(library, 64, 20_000)
     finally:
         torch.set_num_threads(before)
-    for rows, sampling in ((64, Sampling(top_p=0.9)), (60, Sampling(temperature=1.2, top_p=1.0, min_p=0.01))):
-        alone = NativeChooser(library, 1, 20_000)
+    for rows, sampling in (
+        (64, SamplingParams(top_p=0.9)),
+        (60, SamplingParams(temperature=1.2, top_p=1.0, min_p=0.01)),
+    ):
+        alone = NativeSampler(library, 1, 20_000)
         expected = [
-            alone.choose(logits[row : row + 1], [alone.wishes(sampling, None)], numbers[row : row + 1])[0]
+            alone.sample(logits[row : row + 1], [alone.sampler_state(sampling, None)], numbers[row : row + 1])[0]
             for row in range(rows)
         ]
-        assert several.choose(logits[:rows], [several.wishes(sampling, None)] * rows, numbers[:rows]) == expected
+        assert several.sample(logits[:rows], [several.sampler_state(sampling, None)] * rows, numbers[:rows]) == expected
         assert max(expected) < 20_000

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
-from fabella.models.registry import families, family_module
+from fabella.models.registry import family_module, family_names
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Family:
         return model.eval()
 
     def tokens(self, batch: int, time: int, seed: int = 1) -> Tensor:
-        return torch.randint(self.config.vocabulary, (batch, time), generator=torch.Generator().manual_seed(seed))
+        return torch.randint(self.config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))
 
 
 def families_with_twins() -> list[str]:
     """Those that are written for both engines."""
-    return [name for name in families() if importlib.util.find_spec(f"fabella.models.{name}_jax")]
+    return [name for name in family_names() if importlib.util.find_spec(f"fabella.models.{name}_jax")]
 
 
-@pytest.fixture(params=families())
+@pytest.fixture(params=family_names())
 def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param, family_module(request.param).Config.smallest())
+    return Family(request.param, family_module(request.param).Config.tiny())

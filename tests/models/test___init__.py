@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fabella.errors import UsageError
 from fabella.models import IGNORE
-from fabella.models.registry import families
+from fabella.models.registry import family_names
 
 # Sums of a few dozen products in float32, taken in another order.
 LOGITS_TOLERANCE = 1e-5
@@ -54,7 +54,7 @@ def test_first_logits_favour_nothing(family: Any) -> None:
     """Before training, the loss is near that of guessing evenly, ln(vocabulary), and nothing is dead or enormous."""
     tokens = family.tokens(BATCH, TIME)
     loss = family.model().loss(tokens, targets_for(tokens))
-    evenly = torch.tensor(float(family.config.vocabulary)).log()
+    evenly = torch.tensor(float(family.config.vocab_size)).log()
     assert abs(loss.item() - evenly.item()) < 0.5
 
 
@@ -94,7 +94,7 @@ def test_texts_of_a_batch_do_not_see_each_other(family: Any) -> None:
 def test_no_position_sees_what_follows(family: Any) -> None:
     model, tokens = family.model(), family.tokens(1, TIME)
     other = tokens.clone()
-    other[0, TIME // 2 :] = (other[0, TIME // 2 :] + 1) % family.config.vocabulary
+    other[0, TIME // 2 :] = (other[0, TIME // 2 :] + 1) % family.config.vocab_size
     before, after = model.logits(tokens), model.logits(other)
     torch.testing.assert_close(before[:, : TIME // 2], after[:, : TIME // 2], atol=LOGITS_TOLERANCE, rtol=0)
     assert (before[:, TIME // 2] - after[:, TIME // 2]).abs().max() > LOGITS_TOLERANCE
@@ -103,7 +103,7 @@ def test_no_position_sees_what_follows(family: Any) -> None:
 def test_every_position_sees_what_came_before(family: Any) -> None:
     model, tokens = family.model(), family.tokens(1, TIME)
     other = tokens.clone()
-    other[0, 0] = (other[0, 0] + 1) % family.config.vocabulary
+    other[0, 0] = (other[0, 0] + 1) % family.config.vocab_size
     assert ((model.logits(tokens) - model.logits(other)).abs().amax(2) > 0).all()
 
 
@@ -111,7 +111,7 @@ def test_a_full_state_says_so_and_stays_as_it_was(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     state = model.start(BATCH, TIME)
     _, state = model.step(tokens[:, :-1], state)
-    if not family.config.unbounded:
+    if not family.config.unlimited_context:
         with pytest.raises(UsageError, match="25 tokens are more than the capacity of 24"):
             model.step(tokens[:, :2], state)
     last, _ = model.step(tokens[:, -1:], state)
@@ -119,8 +119,8 @@ def test_a_full_state_says_so_and_stays_as_it_was(family: Any) -> None:
 
 
 def test_a_text_beyond_the_context_is_refused_unless_unbounded(family: Any) -> None:
-    model, length = family.model(), family.config.context + 1
-    if family.config.unbounded:
+    model, length = family.model(), family.config.context_length + 1
+    if family.config.unlimited_context:
         assert model.logits(family.tokens(1, length)).isfinite().all()
         return
     message = f"{length} tokens are more than the context of {length - 1}"
@@ -255,19 +255,19 @@ import torch
 from jaxtyping import TypeCheckError, install_import_hook
 
 import fabella.models
-from fabella.models.registry import families, family_module
+from fabella.models.registry import family_module, family_names
 
 names = [m.name for m in pkgutil.iter_modules(fabella.models.__path__) if m.name.endswith("_torch")]
 with install_import_hook([f"fabella.models.{name}" for name in names], "beartype.beartype"):
-    networks = {name: importlib.import_module(f"fabella.models.{name}_torch") for name in families()}
+    networks = {name: importlib.import_module(f"fabella.models.{name}_torch") for name in family_names()}
 for name, network in networks.items():
-    config = family_module(name).Config.smallest()
+    config = family_module(name).Config.tiny()
     model = network.Model(config)
     for batch in (1, 2):
-        tokens = torch.randint(config.vocabulary, (batch, 7))
+        tokens = torch.randint(config.vocab_size, (batch, 7))
         model.loss(tokens, tokens).backward()
         model.losses(tokens, tokens)
-        assert model.logits(tokens).shape == (batch, 7, config.vocabulary)
+        assert model.logits(tokens).shape == (batch, 7, config.vocab_size)
         state = model.start(batch, 7)
         for start, end in pairwise((0, 4, 5, 7)):
             last, state = model.step(tokens[:, start:end], state)
@@ -282,4 +282,4 @@ def test_shapes_are_as_annotated() -> None:
     """Every annotation is checked at every call; in a process of its own, as the checks cannot be taken off again."""
     done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == families(), "a wrong shape was not caught: some annotations were not checked"
+    assert done.stdout.split() == family_names(), "a wrong shape was not caught: some annotations were not checked"

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fabella.errors import ConfigError
-from fabella.models.field_types import MOST_PARAMETERS, require_buildable, require_even, require_multiple
+from fabella.models.field_types import MOST_PARAMETERS, require_even, require_max_parameters, require_multiple
 from fabella.models.parameters import count
-from fabella.models.registry import families, family_module, model_config
+from fabella.models.registry import family_module, family_names, parse_model_config
 
 ABSURD = [
     *(0, -1, 10**9, 2**31, 2**31 - 1, 2**63, -(2**63), 10**100, 7, 1),
@@ -25,7 +25,7 @@ MOST_MEGABYTES = 200
 @st.composite
 def spoiled(draw: st.DrawFn) -> dict[str, Any]:
     """A family's smallest config with up to four fields made absurd."""
-    config = family_module(draw(st.sampled_from(families()))).Config.smallest()
+    config = family_module(draw(st.sampled_from(family_names()))).Config.tiny()
     values: dict[str, Any] = config.model_dump()
     for name in draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=4, unique=True)):
         values[name] = draw(st.sampled_from(ABSURD) | st.integers() | st.floats() | st.text(max_size=9))
@@ -41,7 +41,7 @@ def test_an_absurd_config_is_refused_or_small_and_takes_no_memory() -> None:
     def refused_or_small(values: dict[str, Any]) -> None:
         seen.append(psutil.Process().memory_info().rss)
         try:
-            config = model_config(values)
+            config = parse_model_config(values)
         except (ValidationError, ConfigError):
             return
         assert count(config.parameters()) <= MOST_PARAMETERS
@@ -53,19 +53,26 @@ def test_an_absurd_config_is_refused_or_small_and_takes_no_memory() -> None:
 
 
 @pytest.mark.fault("E6", 8)
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 @pytest.mark.parametrize(
     "change",
-    [{"layers": 10**9}, {"vocabulary": 2**31}, {"dim": 2**40}, {"hidden": 2**31}, {"context": 2**31}, {"dim": 0}],
+    [
+        {"layers": 10**9},
+        {"vocab_size": 2**31},
+        {"dim": 2**40},
+        {"ffn_dim": 2**31},
+        {"context_length": 2**31},
+        {"dim": 0},
+    ],
 )
 def test_the_absurdities_of_the_matrix(family: str, change: dict[str, int]) -> None:
-    values = family_module(family).Config.smallest().model_dump() | change
+    values = family_module(family).Config.tiny().model_dump() | change
     with pytest.raises(ValidationError, match=next(iter(change))):
-        model_config(values)
+        parse_model_config(values)
 
 
 def test_the_smallest_of_each_family_is_small() -> None:
-    assert all(count(family_module(name).Config.smallest().parameters()) < 50_000 for name in families())
+    assert all(count(family_module(name).Config.tiny().parameters()) < 50_000 for name in family_names())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,7 @@ def test_even_means_even(value: float) -> None:
 
 
 def test_models_larger_than_meant_are_refused() -> None:
-    values = family_module("gpt2").Config.smallest().model_dump()
+    values = family_module("gpt2").Config.tiny().model_dump()
     with pytest.raises(ValidationError, match="parameters, more than 10,000,000,000; try a smaller dim"):
-        model_config(values | {"vocabulary": 2**24, "dim": 1200})
-    require_buildable(model_config(values | {"vocabulary": 2**20, "dim": 1200}).parameters())
+        parse_model_config(values | {"vocab_size": 2**24, "dim": 1200})
+    require_max_parameters(parse_model_config(values | {"vocab_size": 2**20, "dim": 1200}).parameters())

@@ -4,7 +4,7 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fabella.models.flops import flops_per_token, forward_flops, head_names
+from fabella.models.flops import flops_per_token, forward_flops, output_head_params
 from fabella.run_config.files import preset
 from tests.models.conftest import Family
 
@@ -22,7 +22,7 @@ def counted(family: Family) -> int:
 def test_the_forward_pass_takes_the_operations_that_pytorch_counts(family: Family) -> None:
     flops = forward_flops(family.config, TIME)
     unmasked = flops.attention * 2 * TIME // (TIME + 1)
-    heads = len(head_names(family.config.parameters(), family.config.vocabulary))
+    heads = len(output_head_params(family.config.parameters(), family.config.vocab_size))
     expected = flops.blocks + flops.head // heads + unmasked  # logits are those of one head only
     assert counted(family) == expected * BATCH * TIME
 
@@ -47,5 +47,5 @@ def test_the_published_systems_ask_for_six_operations_a_weight_and_token(name: s
 
 def test_a_tied_embedding_counts_as_the_head_and_a_lookup_does_not() -> None:
     tied = preset("storybook-1m").model
-    untied = tied.model_copy(update={"tied": False})
+    untied = tied.model_copy(update={"tie_embeddings": False})
     assert flops_per_token(tied, 64) == flops_per_token(untied, 64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fabella.models.gpt2 import Config
 from fabella.models.gpt2_torch import Model
-from fabella.models.parameters import count, count_without_embeddings, initial_weights
+from fabella.models.parameters import count, count_non_embedding, initial_weights
 from fabella.run_config.files import preset, preset_names
 
 # Two programs add float32 numbers in different orders.
@@ -21,13 +21,13 @@ PUBLISHED = {
     "tinystories-8m": (19_708_672, 6_318_592),
     "tinystories-28m": (52_000_256, 25_220_096),
 }
-SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "layers": 2, "heads": 3, "hidden": 40}
+SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 2, "heads": 3, "ffn_dim": 40}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_counts(name: str) -> None:
     table = preset(name).model.parameters()
-    assert (count(table), count_without_embeddings(table)) == PUBLISHED[name]
+    assert (count(table), count_non_embedding(table)) == PUBLISHED[name]
 
 
 def test_every_preset_of_the_family_is_counted() -> None:
@@ -59,21 +59,21 @@ def hf_model(config: Config) -> Any:
 
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=config.vocabulary,
-            n_positions=config.context,
+            vocab_size=config.vocab_size,
+            n_positions=config.context_length,
             n_embd=config.dim,
             n_layer=config.layers,
             n_head=config.heads,
-            n_inner=config.hidden,
+            n_inner=config.ffn_dim,
             activation_function="gelu_new" if config.activation == "gelu_tanh" else "gelu",
-            tie_word_embeddings=config.tied,
+            tie_word_embeddings=config.tie_embeddings,
         )
     ).eval()
 
 
 CONFIGS = {name: preset(name).model for name in PUBLISHED} | {
-    "untied": Config(**SMALLEST, tied=False),
-    "tied": Config(**SMALLEST, tied=True, activation="gelu_tanh"),
+    "untied": Config(**SMALLEST, tie_embeddings=False),
+    "tie_embeddings": Config(**SMALLEST, tie_embeddings=True, activation="gelu_tanh"),
 }
 
 
@@ -89,7 +89,7 @@ def test_agrees_with_hf(name: str) -> None:
     theirs.load_state_dict(as_hf_names(config, weights), strict=True)
     ours = Model(config).eval()
     ours.load_state_dict(weights, strict=True)
-    tokens = torch.randint(config.vocabulary, (2, 40), generator=random)
+    tokens = torch.randint(config.vocab_size, (2, 40), generator=random)
     with torch.no_grad():
         difference = (ours.logits(tokens) - theirs(tokens).logits).abs().max()
     assert difference <= LOGITS_TOLERANCE

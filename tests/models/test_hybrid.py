@@ -7,24 +7,24 @@ from fabella.models.hybrid import Config
 from fabella.models.hybrid_torch import Attention, Model
 from fabella.models.nn.recurrence_torch import MinGRU
 
-SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "heads": 3, "hidden": 40}
+SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "heads": 3, "ffn_dim": 40}
 
 
 @pytest.mark.parametrize(
     ("pattern", "layers", "kinds"), [("mma", 6, "mmamma"), ("mma", 4, "mmam"), ("a", 2, "aa"), ("mma", 1, "m")]
 )
 def test_the_pattern_repeats_to_fill_the_layers(pattern: str, layers: int, kinds: str) -> None:
-    model = Model(Config(**SMALLEST, pattern=pattern, layers=layers))
+    model = Model(Config(**SMALLEST, layer_pattern=pattern, layers=layers))
     assert [type(block.mixer) for block in model.blocks] == [{"m": MinGRU, "a": Attention}[kind] for kind in kinds]
 
 
 def test_only_attention_bounds_the_text() -> None:
-    assert Config(**SMALLEST, pattern="m", layers=2).unbounded
-    assert Config(**SMALLEST, pattern="mma", layers=2).unbounded
-    assert not Config(**SMALLEST, pattern="mma", layers=3).unbounded
+    assert Config(**SMALLEST, layer_pattern="m", layers=2).unlimited_context
+    assert Config(**SMALLEST, layer_pattern="mma", layers=2).unlimited_context
+    assert not Config(**SMALLEST, layer_pattern="mma", layers=3).unlimited_context
 
 
 @pytest.mark.parametrize("pattern", ["", "x", "m a", "m" * 513])
 def test_other_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(ValidationError, match="pattern"):
-        Config(**SMALLEST, pattern=pattern, layers=2)
+        Config(**SMALLEST, layer_pattern=pattern, layers=2)

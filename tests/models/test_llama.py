@@ -9,18 +9,18 @@ from torch import Tensor
 
 from fabella.models.llama import Config
 from fabella.models.llama_torch import Model
-from fabella.models.parameters import count, count_without_embeddings, initial_weights
+from fabella.models.parameters import count, count_non_embedding, initial_weights
 from fabella.run_config.files import preset, preset_names
 
 # Two programs add float32 numbers in different orders.
 LOGITS_TOLERANCE = 1e-4
 
-SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "layers": 2, "heads": 6, "kv_heads": 2, "hidden": 40}
+SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 2, "heads": 6, "kv_heads": 2, "ffn_dim": 40}
 
 
 def test_published_count() -> None:
     table = preset("piny-37m").model.parameters()
-    assert (count(table), count_without_embeddings(table)) == (37_362_432, 24_779_520)
+    assert (count(table), count_non_embedding(table)) == (37_362_432, 24_779_520)
 
 
 def test_quickstart_is_about_a_million() -> None:
@@ -53,23 +53,23 @@ def hf_model(config: Config) -> Any:
 
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=config.vocabulary,
-            max_position_embeddings=config.context,
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.context_length,
             hidden_size=config.dim,
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             num_key_value_heads=config.kv_heads,
-            intermediate_size=config.hidden,
+            intermediate_size=config.ffn_dim,
             rms_norm_eps=config.norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": config.rotary_base},
-            tie_word_embeddings=config.tied,
+            tie_word_embeddings=config.tie_embeddings,
         )
     ).eval()
 
 
 CONFIGS = {name: preset(name).model for name in preset_names() if preset(name).model.family == "llama"} | {
-    "untied": Config(**SMALLEST, tied=False),
-    "tied": Config(**SMALLEST, tied=True, norm_eps=1e-6, rotary_base=500.0),
+    "untied": Config(**SMALLEST, tie_embeddings=False),
+    "tie_embeddings": Config(**SMALLEST, tie_embeddings=True, norm_eps=1e-6, rotary_base=500.0),
     "one key/value head": Config(**{**SMALLEST, "kv_heads": 1}),
 }
 
@@ -86,7 +86,7 @@ def test_agrees_with_hf(name: str) -> None:
     theirs.load_state_dict(as_hf_names(config, weights), strict=True)
     ours = Model(config).eval()
     ours.load_state_dict(weights, strict=True)
-    tokens = torch.randint(config.vocabulary, (2, 40), generator=random)
+    tokens = torch.randint(config.vocab_size, (2, 40), generator=random)
     with torch.no_grad():
         difference = (ours.logits(tokens) - theirs(tokens).logits).abs().max()
     assert difference <= LOGITS_TOLERANCE

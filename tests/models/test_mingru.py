@@ -9,16 +9,16 @@ from pydantic import ValidationError
 from fabella.models.mingru import Config
 from fabella.models.mingru_torch import Model
 from fabella.models.nn.loss_torch import linear_cross_entropy
-from fabella.models.parameters import count, count_without_embeddings
+from fabella.models.parameters import count, count_non_embedding
 from fabella.run_config.files import preset
 
-SMALLEST = {"vocabulary": 61, "context": 48, "dim": 24, "layers": 3, "hidden": 40}
+SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 3, "ffn_dim": 40}
 LOSS_TOLERANCE = 1e-6
 
 
 def test_published_count() -> None:
     table = preset("mingru-17m").model.parameters()
-    assert (count(table), count_without_embeddings(table)) == (17_323_008, 15_750_144)
+    assert (count(table), count_non_embedding(table)) == (17_323_008, 15_750_144)
 
 
 def test_the_loss_is_the_mean_of_all_heads_and_generation_listens_to_the_last() -> None:
@@ -41,8 +41,8 @@ def test_an_expanded_state_is_projected_back() -> None:
 
 def test_a_text_may_be_longer_than_any_context() -> None:
     config = Config(**SMALLEST)
-    assert config.unbounded
-    tokens = torch.randint(61, (1, 20 * config.context), generator=torch.Generator().manual_seed(1))
+    assert config.unlimited_context
+    tokens = torch.randint(61, (1, 20 * config.context_length), generator=torch.Generator().manual_seed(1))
     model = Model(config)
     logits, state = model.step(tokens, model.start(1, capacity=1))
     assert logits.isfinite().all()

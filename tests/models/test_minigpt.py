@@ -8,18 +8,18 @@ from pydantic import ValidationError
 
 from fabella.models.minigpt import Config
 from fabella.models.minigpt_torch import angles, turn
-from fabella.models.parameters import Normal, count, count_without_embeddings
+from fabella.models.parameters import Normal, count, count_non_embedding
 from fabella.run_config.files import preset
 
 # Rotations in float32.
 TOLERANCE = 1e-5
 
-SMALLEST = {"vocabulary": 61, "context": 48, "embedding": 16, "dim": 24, "layers": 2, "heads": 2, "hidden": 40}
+SMALLEST = {"vocab_size": 61, "context_length": 48, "embedding": 16, "dim": 24, "layers": 2, "heads": 2, "ffn_dim": 40}
 
 
 def test_published_count() -> None:
     table = preset("minigpt-100m").model.parameters()
-    assert (count(table), count_without_embeddings(table)) == (105_204_480, 92_621_568)
+    assert (count(table), count_non_embedding(table)) == (105_204_480, 92_621_568)
 
 
 def test_the_first_half_of_each_head_turns_in_neighbouring_pairs() -> None:

@@ -6,15 +6,15 @@ import pytest
 from fabella.models.parameters import (
     Constant,
     Normal,
-    Parameter,
+    ParameterSpec,
     Uniform,
     count,
-    count_without_embeddings,
+    count_non_embedding,
     embedding,
     initial_weights,
     linear,
     norm,
-    within,
+    prefixed,
 )
 
 TABLE = {
@@ -27,20 +27,20 @@ TABLE = {
 
 def test_rows_say_what_begins_and_what_decays() -> None:
     assert linear("a", 3, 5, Normal(0.1), bias=True) == {
-        "a.weight": Parameter(shape=(3, 5), init=Normal(0.1), decay=True),
-        "a.bias": Parameter(shape=(3,), init=Constant(0.0), decay=False),
+        "a.weight": ParameterSpec(shape=(3, 5), init=Normal(0.1), decay=True),
+        "a.bias": ParameterSpec(shape=(3,), init=Constant(0.0), decay=False),
     }
     assert norm("n", 4, bias=True) == {
-        "n.weight": Parameter(shape=(4,), init=Constant(1.0), decay=False),
-        "n.bias": Parameter(shape=(4,), init=Constant(0.0), decay=False),
+        "n.weight": ParameterSpec(shape=(4,), init=Constant(1.0), decay=False),
+        "n.bias": ParameterSpec(shape=(4,), init=Constant(0.0), decay=False),
     }
     assert embedding("e", 7, 2, Normal(1.0))["e.weight"].embedding
-    assert list(within("blocks.3", norm("n", 4))) == ["blocks.3.n.weight"]
+    assert list(prefixed("blocks.3", norm("n", 4))) == ["blocks.3.n.weight"]
 
 
 def test_counts() -> None:
     assert count(TABLE) == 800 + 320 + 40 + 3200 + 8
-    assert count_without_embeddings(TABLE) == count(TABLE) - 800
+    assert count_non_embedding(TABLE) == count(TABLE) - 800
     assert count({}) == 0
 
 

@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 from fabella.errors import UsageError
 from fabella.planning import batch_size_finder
-from fabella.planning.batch_size_finder import find, search, sizes_of, with_micro_batch
-from fabella.planning.probe import Conditions, Trial
-from fabella.run_config.files import load_run, preset
-from fabella.training.schedule import windows_at
+from fabella.planning.batch_size_finder import find_batch_size, search, sizes_of, with_micro_batch
+from fabella.planning.probe import ProbeLimits, ProbeResult
+from fabella.run_config.files import load_config, preset
+from fabella.training.schedule import batch_size_at
 
-GIVEN = Conditions(limit=10**9, on_gpu=False, seconds=60)
+GIVEN = ProbeLimits(limit=10**9, on_gpu=False, seconds=60)
 
 
-def trial(size: int, limit: int) -> Trial:
-    return Trial(micro_batch=size, reason="" if size <= limit else "memory", tokens_per_second=float(size))
+def trial(size: int, limit: int) -> ProbeResult:
+    return ProbeResult(micro_batch=size, reason="" if size <= limit else "memory", tokens_per_second=float(size))
 
 
 @given(st.sets(st.integers(1, 10_000), min_size=1).map(sorted), st.integers(0, 12_000))
@@ -36,7 +36,9 @@ def test_where_the_smallest_does_not_fit_nothing_else_is_tried() -> None:
 
 def test_only_divisors_of_every_global_batch_are_tried() -> None:
     assert sizes_of(preset("minigpt-100m").training) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-    odd = load_run("storybook-1m", ["training.micro_batch=6", "training.accumulation=[[0, 2], [10, 3]]"]).training
+    odd = load_config(
+        "storybook-1m", ["training.micro_batch_size=6", "training.gradient_accumulation=[[0, 2], [10, 3]]"]
+    ).training
     assert sizes_of(odd) == [1, 2, 3, 6]
 
 
@@ -45,28 +47,28 @@ def test_every_size_keeps_the_global_batch_of_every_step(name: str) -> None:
     run = preset(name)
     for size in sizes_of(run.training):
         changed = with_micro_batch(run, size).training
-        assert changed.micro_batch == size
+        assert changed.micro_batch_size == size
         for step in (0, 8_749, 8_750, 13_125, 20_000):
-            assert windows_at(changed, step) == windows_at(run.training, step)
+            assert batch_size_at(changed, step) == batch_size_at(run.training, step)
 
 
 SPEEDS = {1: 50.0, 2: 97.0, 4: 98.0, 8: 100.0, 16: 80.0}
 
 
 def test_the_fastest_is_the_smallest_that_is_about_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = load_run("storybook-1m", ["training.micro_batch=32", "training.accumulation=[[0, 1]]"])
+    run = load_config("storybook-1m", ["training.micro_batch_size=32", "training.gradient_accumulation=[[0, 1]]"])
     monkeypatch.setattr(
         batch_size_finder,
         "try_out",
-        lambda run, size, given: Trial(
+        lambda run, size, given: ProbeResult(
             micro_batch=size, reason="" if size < 32 else "killed", tokens_per_second=SPEEDS.get(size, 0.0)
         ),
     )
     heard: list[int] = []
-    answer = find(run, GIVEN, report=lambda t: heard.append(t.micro_batch))
+    answer = find_batch_size(run, GIVEN, report=lambda t: heard.append(t.micro_batch))
     assert (answer.largest.micro_batch, answer.fastest.micro_batch) == (16, 2)
     assert heard == [1, 2, 4, 8, 16, 32]
-    assert find(run, GIVEN, most=5).largest.micro_batch == 4
+    assert find_batch_size(run, GIVEN, most=5).largest.micro_batch == 4
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_the_fastest_is_the_smallest_that_is_about_as_fast(monkeypatch: pytest.M
         (
             "memory",
             r"A micro-batch of 1 window of 288 tokens needs more memory than there is: 1 GB\. "
-            r"Try training\.recompute=blocks, a shorter data\.windows\.length, or a smaller model; or free memory\.",
+            r"Try training\.gradient_checkpointing=blocks, a shorter data\.sequences\.length, or a smaller model; or free memory\.",
         ),
         ("killed", r"A micro-batch of 1 window of 288 tokens was killed, as the system does when its memory ends: "),
         ("time", r"A micro-batch of 1 took too long: more than 60 seconds for a few steps\. Give it more time"),
@@ -84,6 +86,8 @@ def test_the_fastest_is_the_smallest_that_is_about_as_fast(monkeypatch: pytest.M
 def test_where_not_even_one_window_fits_the_error_says_what_to_do(
     reason: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_size_finder, "try_out", lambda run, size, given: Trial(micro_batch=size, reason=reason))
+    monkeypatch.setattr(
+        batch_size_finder, "try_out", lambda run, size, given: ProbeResult(micro_batch=size, reason=reason)
+    )
     with pytest.raises(UsageError, match=told):
-        find(preset("storybook-1m"), GIVEN)
+        find_batch_size(preset("storybook-1m"), GIVEN)

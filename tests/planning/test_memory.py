@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from fabella.errors import UsageError
-from fabella.planning.memory import ram, size_in_bytes
+from fabella.planning.memory import available_ram, size_in_bytes
 
 
 def group(folder: Path, limit: str, used: int, kept: int, files: tuple[str, str, str]) -> None:
@@ -27,7 +27,7 @@ def own(tmp_path: Path, text: str) -> Path:
 
 def test_without_a_limit_it_is_the_machines(tmp_path: Path) -> None:
     group(tmp_path / "groups" / "a", "max", 7, 1, V2)
-    room = ram(tmp_path / "groups", own(tmp_path, "0::/a\n"))
+    room = available_ram(tmp_path / "groups", own(tmp_path, "0::/a\n"))
     assert room.total == psutil.virtual_memory().total
     assert (0 < room.free <= room.total, room.where) == (True, "memory")
 
@@ -39,20 +39,20 @@ def test_a_containers_limit_counts_and_files_kept_in_memory_do_not(
     files: tuple[str, str, str], folder: str, line: str, tmp_path: Path
 ) -> None:
     group(tmp_path / "groups" / folder, "1000000", 700_000, 100_000, files)
-    room = ram(tmp_path / "groups", own(tmp_path, line + "\n"))
+    room = available_ram(tmp_path / "groups", own(tmp_path, line + "\n"))
     assert (room.total, room.free, room.where) == (1_000_000, 400_000, "memory of the container")
 
 
 def test_the_tightest_of_the_groups_around_counts(tmp_path: Path) -> None:
     group(tmp_path / "groups" / "a", "5000", 4000, 0, V2)
     group(tmp_path / "groups" / "a" / "b", "3000", 100, 0, V2)
-    room = ram(tmp_path / "groups", own(tmp_path, "0::/a/b\n"))
+    room = available_ram(tmp_path / "groups", own(tmp_path, "0::/a/b\n"))
     assert (room.total, room.free) == (3000, 1000)
 
 
 def test_a_limit_above_the_machines_own_memory_is_none(tmp_path: Path) -> None:
     group(tmp_path / "groups" / "memory", "9223372036854771712", 1, 0, V1)
-    assert ram(tmp_path / "groups", own(tmp_path, "4:memory:/\n")).where == "memory"
+    assert available_ram(tmp_path / "groups", own(tmp_path, "4:memory:/\n")).where == "memory"
 
 
 @pytest.mark.parametrize(

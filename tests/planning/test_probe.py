@@ -7,10 +7,10 @@ import pytest
 
 from fabella.errors import ConfigError, FabellaError
 from fabella.planning import probe
-from fabella.planning.probe import Conditions, try_out
+from fabella.planning.probe import ProbeLimits, try_out
 from tests.training import tiny
 
-AMPLE = Conditions(limit=10**11, on_gpu=False, seconds=120, device="cpu")
+AMPLE = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu")
 
 
 def behaves(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -20,7 +20,7 @@ def behaves(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 def test_a_micro_batch_that_fits_is_measured(tmp_path: Path) -> None:
     data = tiny.prepared(tmp_path)
-    given = Conditions(limit=10**11, on_gpu=False, seconds=120, device="cpu", prepared=str(data.folder))
+    given = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu", prepared=str(data.folder))
     trial = try_out(tiny.run(), 4, given, (1, 2))
     assert trial.fits
     assert trial.micro_batch == 4
@@ -33,7 +33,7 @@ def test_a_micro_batch_that_fits_is_measured(tmp_path: Path) -> None:
 @pytest.mark.fault("D9", cases=1)
 def test_one_that_takes_more_memory_than_allowed_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     behaves(monkeypatch, "taken = bytearray(b'x') * 300_000_000\nimport threading; threading.Event().wait()")
-    trial = try_out(tiny.run(), 4, Conditions(limit=2 * 10**8, on_gpu=False, seconds=120))
+    trial = try_out(tiny.run(), 4, ProbeLimits(limit=2 * 10**8, on_gpu=False, seconds=120))
     assert (trial.fits, trial.reason) == (False, "memory")
 
 
@@ -55,13 +55,13 @@ def test_one_that_dies_of_memory_does_not_fit(code: str, reason: str, monkeypatc
 
 def test_one_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     behaves(monkeypatch, "import threading; threading.Event().wait()")
-    trial = try_out(tiny.run(), 4, Conditions(limit=10**11, on_gpu=False, seconds=0.2))
+    trial = try_out(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=0.2))
     assert (trial.fits, trial.reason) == (False, "time")
 
 
 def test_an_error_of_the_config_is_that_error_here() -> None:
     with pytest.raises(ConfigError, match="Device 'tpu' is not there"):
-        try_out(tiny.run(), 4, Conditions(limit=10**11, on_gpu=False, seconds=120, device="tpu"))
+        try_out(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="tpu"))
 
 
 def test_any_other_end_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +73,6 @@ def test_any_other_end_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPat
 @pytest.mark.fault("D9", cases=1)
 def test_a_real_trial_without_memory_does_not_fit() -> None:
     """Sixteen gigabytes of activations: the process is ended on the way there."""
-    run = tiny.run("model.vocabulary=256", "model.layers=64", "model.dim=256", "model.hidden=1024")
-    trial = try_out(run, 8192, Conditions(limit=7 * 10**8, on_gpu=False, seconds=120, device="cpu"))
+    run = tiny.run("model.vocab_size=256", "model.layers=64", "model.dim=256", "model.ffn_dim=1024")
+    trial = try_out(run, 8192, ProbeLimits(limit=7 * 10**8, on_gpu=False, seconds=120, device="cpu"))
     assert trial.reason == "memory"

@@ -16,16 +16,16 @@ from rich.console import Console
 
 from fabella.errors import UsageError
 from fabella.report.live_server import HOST, server
-from fabella.report.terminal_view import blocks, watch
-from fabella.training.run import start
+from fabella.report.terminal_view import blocks, follow
+from fabella.training.run import start_run
 from tests.training import tiny
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs")
-    of = tiny.run("samples.every=4", steps=8)
-    start(of, place / "run", tiny.prepared(place, of))
+    of = tiny.run("samples.every_steps=4", steps=8)
+    start_run(of, place / "run", tiny.prepared(place, of))
     return place / "run"
 
 
@@ -97,11 +97,11 @@ def test_a_port_in_use_is_told(followed: tuple[Path, ThreadingHTTPServer]) -> No
 
 def test_a_terminal_shows_an_ended_run_and_leaves(trained: Path) -> None:
     shown = io.StringIO()
-    watch(trained, Console(file=shown, force_terminal=True, width=100))
+    follow(trained, Console(file=shown, force_terminal=True, width=100))
     assert "step 8 of 8, ended" in shown.getvalue()
     assert "validation loss" in shown.getvalue()
     plain = io.StringIO()
-    watch(trained, Console(file=plain, width=100))
+    follow(trained, Console(file=plain, width=100))
     assert "tokens a second" in plain.getvalue()
 
 

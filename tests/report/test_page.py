@@ -10,12 +10,12 @@ import pytest
 
 from fabella.cli.main import run as fabella
 from fabella.errors import CheckpointError
-from fabella.evaluation.evaluate import Asked, evaluate
+from fabella.evaluation.evaluate import EvalConfig, evaluate
 from fabella.report import published_curves
 from fabella.report.page import page
 from fabella.report.published_curves import Reference, as_reference, reference
 from fabella.report.run_history import differing, read, settings
-from fabella.training.run import start
+from fabella.training.run import start_run
 from tests.training import tiny
 
 HOSTILE = "</script><script>alert(1)</script>\x00"
@@ -27,8 +27,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("runs")
     data = tiny.prepared(place)
     for name, of in (("one", tiny.run(steps=12)), ("two", tiny.run("seed=2", "optimizer.lr=0.001", steps=12))):
-        start(of, place / name, data)
-    evaluate(place / "one", Asked(stories=2, tokens=16, questions=0))
+        start_run(of, place / name, data)
+    evaluate(place / "one", EvalConfig(stories=2, tokens=16, questions=0))
     return place / "one", place / "two"
 
 
@@ -83,7 +83,7 @@ def test_of_two_runs_the_differing_settings_are_picked_out(trained: tuple[Path, 
 
 def test_runs_on_other_data_are_said_to_be(trained: tuple[Path, Path], tmp_path: Path) -> None:
     of = tiny.run("data.source.seed=5", steps=8)
-    start(of, tmp_path / "other", tiny.prepared(tmp_path, of))
+    start_run(of, tmp_path / "other", tiny.prepared(tmp_path, of))
     assert "did not learn from the same data" in page([read(trained[0]), read(tmp_path / "other")])
 
 
@@ -133,7 +133,7 @@ def test_a_reference_is_what_the_run_was_and_knows_who_is_unlike_it(trained: tup
     found = reference("storybook-1m")
     assert found is not None
     assert reference("../page") is None
-    unlike = found.unlike(read(trained[0]))
+    unlike = found.differences(read(trained[0]))
     assert f"model.dim: 16, not {found.settings['model.dim']}" in unlike
     kept = as_reference(read(trained[0]), "2026-01-01")
     assert kept["points"]["step"][0][0] == 7

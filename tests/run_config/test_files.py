@@ -9,29 +9,29 @@ from hypothesis import strategies as st
 
 from fabella.config.data import BPE, Bytes
 from fabella.config.optimizer import Adam
-from fabella.config.training import Epochs, Steps
+from fabella.config.training import Epochs, MaxSteps
 from fabella.errors import ConfigError
 from fabella.run_config.files import (
     apply_overrides,
     known_keys,
-    load_run,
+    load_config,
     parse_yaml,
     preset,
     preset_names,
     preset_text,
-    run_from,
     to_yaml,
+    validate_config,
 )
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_run_written_as_yaml_is_read_as_the_same_run(name: str) -> None:
-    assert run_from(parse_yaml(to_yaml(preset(name)), where="test")) == preset(name)
+    assert validate_config(parse_yaml(to_yaml(preset(name)), where="test")) == preset(name)
 
 
 MISTAKES = {
     "optimizer.lrr=1": "There is no setting 'optimizer.lrr'. Did you mean 'optimizer.lr'?",
-    "data.windows.stride=9": "data.windows.stride is a setting of data.windows.kind=chained alone. "
+    "data.sequences.stride=9": "data.sequences.stride is a setting of data.sequences.kind=packed alone. "
     "Leave it out, or set that kind as well.",
     "lr=1e-3": "There is no setting 'lr'. Did you mean 'optimizer.lr'?",
     "model.layrs=3": "There is no setting 'model.layrs'. Did you mean 'model.layers'?",
@@ -40,7 +40,7 @@ MISTAKES = {
     "model.heads=5": "model: dim = 128 is not a multiple of heads = 5; try heads = 4.",
     "seed=x": "seed = 'x': input should be a valid integer.",
     "model.dim=-1": "model.dim = -1: input should be greater than or equal to 1.",
-    "data.windows.length=4096": "data.windows.length = 4096 is longer than model.context = 288; "
+    "data.sequences.length=4096": "data.sequences.length = 4096 is longer than model.context_length = 288; "
     "lower it, or raise the context.",
     "foo": "'foo' is no override. Write section.key=value, as in optimizer.lr=3e-4.",
     "=3": "'=3' is no override. Write section.key=value, as in optimizer.lr=3e-4.",
@@ -52,31 +52,31 @@ MISTAKES = {
 @pytest.mark.parametrize(("override", "message"), MISTAKES.items())
 def test_a_mistake_in_an_override_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_run("storybook-1m", [override])
+        load_config("storybook-1m", [override])
     assert str(caught.value) == message
 
 
 def test_numbers_may_be_written_with_an_exponent() -> None:
-    assert load_run("storybook-1m", ["optimizer.lr=3e-4"]).optimizer.lr == 3e-4
-    assert load_run("storybook-1m", ["optimizer.lr=1E-3"]).optimizer.lr == 1e-3
+    assert load_config("storybook-1m", ["optimizer.lr=3e-4"]).optimizer.lr == 3e-4
+    assert load_config("storybook-1m", ["optimizer.lr=1E-3"]).optimizer.lr == 1e-3
 
 
 def test_a_new_kind_keeps_what_both_kinds_have() -> None:
-    run = load_run("storybook-1m", ["optimizer.kind=adam"])
+    run = load_config("storybook-1m", ["optimizer.kind=adam"])
     assert isinstance(run.optimizer, Adam)
     assert run.optimizer.lr == preset("storybook-1m").optimizer.lr
-    assert load_run("piny-37m", ["tokenizer.kind=bpe"]).tokenizer == BPE(vocabulary=16_384)
-    assert load_run("gpt2-92m", ["tokenizer.kind=bytes"]).tokenizer == Bytes()
+    assert load_config("piny-37m", ["tokenizer.kind=bpe"]).tokenizer == BPE(vocab_size=16_384)
+    assert load_config("gpt2-92m", ["tokenizer.kind=bytes"]).tokenizer == Bytes()
 
 
 def test_a_new_family_keeps_what_both_families_have() -> None:
-    run = load_run("storybook-1m", ["model.family=gpt2"])
-    assert (run.model.family, run.model.vocabulary) == ("gpt2", 2048)
+    run = load_config("storybook-1m", ["model.family=gpt2"])
+    assert (run.model.family, run.model.vocab_size) == ("gpt2", 2048)
 
 
 def test_a_length_is_in_steps_or_in_epochs() -> None:
-    assert load_run("piny-37m", ["training.length.steps=5"]).training.length == Steps(steps=5)
-    assert load_run("piny-37m", ["training.length.epochs=2"]).training.length == Epochs(epochs=2)
+    assert load_config("piny-37m", ["training.length.max_steps=5"]).training.length == MaxSteps(max_steps=5)
+    assert load_config("piny-37m", ["training.length.epochs=2"]).training.length == Epochs(epochs=2)
 
 
 def test_an_unknown_preset_suggests_the_nearest() -> None:
@@ -87,7 +87,7 @@ def test_an_unknown_preset_suggests_the_nearest() -> None:
 def test_a_yaml_file_is_a_run(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(preset_text("storybook-1m") + "seed: 5\n")
-    assert load_run(str(path)).seed == 5
+    assert load_config(str(path)).seed == 5
 
 
 BROKEN = {
@@ -109,13 +109,13 @@ def test_unsafe_or_broken_yaml_is_refused(text: str, message: str) -> None:
 
 def test_a_missing_a_large_and_a_binary_config_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file or directory"):
-        load_run(str(tmp_path / "none.yaml"))
+        load_config(str(tmp_path / "none.yaml"))
     (tmp_path / "large.yaml").write_text("#" * 1_000_001)
     with pytest.raises(ConfigError, match="larger than 1,000,000 bytes"):
-        load_run(str(tmp_path / "large.yaml"))
+        load_config(str(tmp_path / "large.yaml"))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
-        load_run(str(tmp_path / "binary.yaml"))
+        load_config(str(tmp_path / "binary.yaml"))
 
 
 def test_every_key_of_every_preset_can_be_overridden() -> None:
@@ -123,7 +123,7 @@ def test_every_key_of_every_preset_can_be_overridden() -> None:
         run = preset(name)
         keys = known_keys(run.model.family)
         assert {f"model.{key}" for key in type(run.model).model_fields} <= keys
-        assert {"optimizer.lr", "training.micro_batch", "checkpoint.every", "seed"} <= keys
+        assert {"optimizer.lr", "training.micro_batch_size", "checkpoint.every_steps", "seed"} <= keys
 
 
 VALUES = st.one_of(
@@ -151,7 +151,7 @@ def test_any_value_for_any_key_gives_a_run_or_a_config_error(key: str, value: ob
         section[name] = section = inner if isinstance(inner, dict) else {}
     section[last] = value
     with contextlib.suppress(ConfigError):  # anything else fails the test
-        assert run_from(values)
+        assert validate_config(values)
 
 
 @pytest.mark.fault("G7", cases=2500)
@@ -162,4 +162,4 @@ def test_any_yaml_and_any_override_gives_a_run_or_a_config_error(text: str, over
     with contextlib.suppress(ConfigError):
         values |= parse_yaml(text, where="fuzz")
     with contextlib.suppress(ConfigError):
-        assert run_from(apply_overrides(values, [override]))
+        assert validate_config(apply_overrides(values, [override]))

@@ -5,13 +5,13 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from fabella.config.data import Chained
-from fabella.config.optimizer import Adam, AdamW, Segment
-from fabella.config.training import Epochs, Float16, Steps, Training
-from fabella.models.parameters import count, count_without_embeddings
-from fabella.models.registry import families
+from fabella.config.data import Packed
+from fabella.config.optimizer import Adam, AdamW, SchedulePhase
+from fabella.config.training import Epochs, Float16, MaxSteps, TrainingConfig
+from fabella.models.parameters import count, count_non_embedding
+from fabella.models.registry import family_names
 from fabella.run_config.files import preset, preset_names
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 PUBLISHED = {
     "mingru-17m": 17_323_008,
@@ -30,7 +30,7 @@ def test_a_preset_has_exactly_the_published_number_of_parameters(name: str, para
 
 
 def test_a_number_beside_the_vocabulary_counts_the_blocks() -> None:
-    assert count_without_embeddings(preset("tinystories-8m").model.parameters()) == 19_708_672 - (50_257 + 2_048) * 256
+    assert count_non_embedding(preset("tinystories-8m").model.parameters()) == 19_708_672 - (50_257 + 2_048) * 256
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -40,10 +40,10 @@ def test_every_preset_is_named_as_its_file(name: str) -> None:
 
 def test_the_training_settings_of_the_references_are_kept() -> None:
     minigpt = preset("minigpt-100m")
-    assert minigpt.training.accumulation == ((0, 8), (8750, 16), (13125, 32))
-    assert minigpt.training.precision == Float16(initial_scale=256.0, growth_steps=5000)
+    assert minigpt.training.gradient_accumulation == ((0, 8), (8750, 16), (13125, 32))
+    assert minigpt.training.precision == Float16(initial_loss_scale=256.0, loss_scale_growth_interval=5000)
     assert preset("piny-37m").optimizer.betas == (0.9, 0.95)
-    assert preset("gpt2-92m").data.windows == Chained(length=512, stride=256)
+    assert preset("gpt2-92m").data.sequences == Packed(length=512, stride=256)
     assert preset("mingru-17m").optimizer.lr == 4e-3
     assert preset("tinystories-28m").training.length == Epochs(epochs=2)
     assert isinstance(preset("tinystories-1m").optimizer, Adam)
@@ -64,44 +64,44 @@ def test_a_learning_rate_is_a_finite_positive_number(value: float) -> None:
 def test_a_seed_is_a_whole_number_that_fits_63_bits(value: object) -> None:
     values = preset("storybook-1m").model_dump(mode="json") | {"seed": value}
     with pytest.raises(ValidationError):
-        Run.model_validate(values)
+        RunConfig.model_validate(values)
 
 
 @pytest.mark.parametrize("steps", [[[1, 2]], [[0, 2], [0, 3]], [[0, 1], [9, 2], [5, 3]], [[0, 0]], []])
 def test_accumulation_begins_at_step_0_and_rises(steps: list[list[int]]) -> None:
     with pytest.raises(ValidationError, match=r"accumulation|at least 1 item"):
-        Training(length=Steps(steps=1), micro_batch=1, accumulation=steps)  # pyright: ignore[reportArgumentType]
+        TrainingConfig(length=MaxSteps(max_steps=1), micro_batch_size=1, gradient_accumulation=steps)  # pyright: ignore[reportArgumentType]
 
 
 def test_windows_must_not_leave_gaps() -> None:
     with pytest.raises(ValidationError, match="stride 9 leaves out tokens between windows of 8"):
-        Chained(length=8, stride=9)
+        Packed(length=8, stride=9)
 
 
 def test_a_window_fits_the_positions_of_the_model() -> None:
     values = preset("storybook-1m").model_dump(mode="json")
-    values["data"]["windows"] = {"kind": "documents", "length": 289}
-    with pytest.raises(ValidationError, match=r"data\.windows\.length = 289 is longer than model\.context = 288"):
-        Run.model_validate(values)
+    values["data"]["sequences"] = {"kind": "padded", "length": 289}
+    with pytest.raises(ValidationError, match=r"data\.sequences\.length = 289 is longer than model\.context_length = 288"):
+        RunConfig.model_validate(values)
 
 
 def test_a_recurrent_model_reads_windows_of_any_length() -> None:
     values = preset("mingru-17m").model_dump(mode="json")
-    values["data"]["windows"]["length"] = 5000
-    assert Run.model_validate(values).data.windows.length == 5000
+    values["data"]["sequences"]["length"] = 5000
+    assert RunConfig.model_validate(values).data.sequences.length == 5000
 
 
 @pytest.mark.parametrize(("length", "steps"), [("10%", 20), (50, 50), ("0%", 0), ("100%", 200), ("12.5%", 25)])
 def test_a_segment_is_as_long_as_it_says(length: str | int, steps: int) -> None:
-    assert Segment(shape="linear", start=0.0, end=1.0, length=length).steps(200) == steps
+    assert SchedulePhase(shape="linear", start=0.0, end=1.0, length=length).steps(200) == steps
 
 
 @pytest.mark.parametrize("length", ["ten", "101%", "-1", -5, "nan%", "inf%", ""])
 def test_a_segment_of_no_length_is_refused(length: str | int) -> None:
     with pytest.raises(ValidationError, match="is neither a number of steps"):
-        Segment(shape="cosine", start=0.0, end=1.0, length=length)
+        SchedulePhase(shape="cosine", start=0.0, end=1.0, length=length)
 
 
 def test_families_are_the_files_of_the_models_folder() -> None:
-    assert {"gpt2", "llama", "mingru", "minigpt", "hybrid"} <= set(families())
-    assert not any(name.startswith("nn") for name in families())
+    assert {"gpt2", "llama", "mingru", "minigpt", "hybrid"} <= set(family_names())
+    assert not any(name.startswith("nn") for name in family_names())

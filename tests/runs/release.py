@@ -15,7 +15,7 @@ from tests.runs import stub
 def make(path: Path) -> None:
     """A run of ten steps with everything that a run folder holds, but for a lock."""
     folder = stub.folder(path)
-    folder.keep_tokenizer(ByteTokenizer())
+    folder.save_tokenizer(ByteTokenizer())
     for step in (5, 10):
         append_row(path / "metrics.jsonl", {"kind": "train", "step": step, "loss": 5.0 / step})
         save(folder, step, stub.checkpoint(step))

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from fabella.errors import CheckpointError, DiskFullError
-from fabella.runs.checkpoint import Checkpoint, load, newest_good, prune, require_space, save, set_best
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.checkpoint import Checkpoint, latest_valid_step, load, prune, require_space, save, set_best
+from fabella.runs.run_dir import RunDir
 from tests.runs import stub
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120])
-    loaded = load(RunFolder.open(tmp_path), "latest")
+    loaded = load(RunDir.open(tmp_path), "latest")
     assert stub.same(loaded.checkpoint, stub.checkpoint(120))
-    assert (loaded.step, loaded.ignored) == (120, [])
+    assert (loaded.step, loaded.warnings) == (120, [])
     assert sorted(item.name for item in folder.checkpoints.iterdir()) == ["step-00000120"]
 
 
@@ -37,7 +37,7 @@ def test_weights_alone_are_read_without_the_optimizer(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120])
     (folder.checkpoints / "step-00000120" / "optimizer.safetensors").unlink()
     loaded = load(folder, 120, weights_only=True)
-    assert loaded.checkpoint.state.moments == {}
+    assert loaded.checkpoint.state.optimizer_state == {}
     assert list(loaded.checkpoint.state.weights) == list(stub.TABLE)
     with pytest.raises(CheckpointError, match=r"step-00000120/optimizer.safetensors: missing\."):
         load(folder, 120)
@@ -60,7 +60,7 @@ def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
     loaded = load(folder, "latest")
     assert loaded.step == 100
     size = len((folder.checkpoints / "step-00000100" / "model.safetensors").read_bytes())
-    assert loaded.ignored == [
+    assert loaded.warnings == [
         f"ignoring damaged step-00000120 (step-00000120/model.safetensors: size 812 != {size} in manifest); "
         "resuming step-00000100"
     ]
@@ -69,14 +69,18 @@ def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
 def test_an_incomplete_latest_falls_back_and_says_so(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 120])
     (folder.checkpoints / "step-00000120" / "manifest.json").unlink()
-    assert load(folder, "latest").ignored == ["ignoring incomplete step-00000120 (no manifest); resuming step-00000100"]
+    assert load(folder, "latest").warnings == [
+        "ignoring incomplete step-00000120 (no manifest); resuming step-00000100"
+    ]
 
 
 def test_what_a_killed_save_left_is_told(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100])
     (folder.checkpoints / ".step-00000120.partial-0123456789ab").mkdir()
     (folder.checkpoints / ".step-00000090.partial-0123456789ab").mkdir()
-    assert load(folder, "latest").ignored == ["ignoring incomplete step-00000120 (no manifest); resuming step-00000100"]
+    assert load(folder, "latest").warnings == [
+        "ignoring incomplete step-00000120 (no manifest); resuming step-00000100"
+    ]
 
 
 def test_no_whole_checkpoint_is_an_error_that_tells_of_each(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_best_is_what_it_was_set_to(tmp_path: Path) -> None:
 
 def test_without_a_best_the_newest_is_taken_and_told(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 110])
-    assert load(folder, "best").ignored == ["there is no pointer best; taking step-00000110"]
+    assert load(folder, "best").warnings == ["there is no pointer best; taking step-00000110"]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ def test_nothing_later_than_latest_is_pruned(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, run=stub.keeping(10))
     for step in (10, 20, 30, 100):
         save(folder, step, stub.checkpoint(step))
-    folder.point("latest", 30)
+    folder.set_pointer("latest", 30)
     assert prune(folder, 1) == [20, 10]
     (folder.path / "latest").write_text("nonsense")
     assert prune(folder, 1) == []
@@ -152,12 +156,12 @@ def test_nothing_later_than_latest_is_pruned(tmp_path: Path) -> None:
 
 def test_newest_good_looks_at_manifests_and_sizes(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path)
-    assert newest_good(folder) is None
+    assert latest_valid_step(folder) is None
     save(folder, 10, stub.checkpoint(10))
     save(folder, 20, stub.checkpoint(20))
-    assert newest_good(folder) == 20
+    assert latest_valid_step(folder) == 20
     (folder.checkpoints / "step-00000020" / "model.safetensors").write_bytes(b"")
-    assert newest_good(folder) == 10
+    assert latest_valid_step(folder) == 10
 
 
 @pytest.mark.fault("A7", cases=1)
@@ -170,5 +174,5 @@ def test_no_space_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pyt
         require_space(folder.path, 48_000_000)
     assert str(caught.value) == (
         f"disk full: the checkpoints of this run need 48 MB, 3 MB are free at {tmp_path}. "
-        "Free some space there, choose another --out, or lower checkpoint.keep."
+        "Free some space there, choose another --out, or lower checkpoint.keep_last."
     )

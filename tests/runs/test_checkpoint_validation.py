@@ -9,17 +9,17 @@ import pytest
 from fabella.errors import CheckpointError
 from fabella.models.parameters import block_matrices
 from fabella.runs.checkpoint import Checkpoint, check
-from fabella.runs.checkpoint_validation import checked_moments, kinds_of, state_of
+from fabella.runs.checkpoint_validation import FORMAT, checked_moments, moment_kinds, state_of
 from tests.runs.stub import TABLE, checkpoint
 
-GOOD: dict[str, Any] = {"format": 1, "step": 120, "moments": ["first"], "numbers": {"step": 120}, "progress": {}}
+GOOD: dict[str, Any] = {"format": FORMAT, "step": 120, "moments": ["first"], "numbers": {"step": 120}, "progress": {}}
 FIRST = next(iter(TABLE))
 
 
 def with_weights(**changes: Any) -> Checkpoint:
     state = checkpoint(1).state
     weights = {**state.weights, **changes}
-    return Checkpoint(type(state)({n: a for n, a in weights.items() if a is not None}, state.moments, {}), {})
+    return Checkpoint(type(state)({n: a for n, a in weights.items() if a is not None}, state.optimizer_state, {}), {})
 
 
 def test_a_checkpoint_of_this_model_fits() -> None:
@@ -53,7 +53,7 @@ def test_each_kind_of_difference_is_told(changes: dict[str, Any], problem: str) 
 
 def test_moments_are_complete_or_refused() -> None:
     state = checkpoint(1).state
-    lacking = {name: array for name, array in state.moments.items() if name != f"second.{FIRST}"}
+    lacking = {name: array for name, array in state.optimizer_state.items() if name != f"second.{FIRST}"}
     with pytest.raises(CheckpointError, match=rf"optimizer.safetensors does not fit the model: second.{FIRST} is miss"):
         check(Checkpoint(type(state)(state.weights, lacking, {}), {}), TABLE)
     check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE)  # an optimizer without a memory
@@ -62,15 +62,15 @@ def test_moments_are_complete_or_refused() -> None:
 def test_matrices_of_the_blocks_may_lack_a_kind_of_moment_all_of_them_or_none() -> None:
     state = checkpoint(1).state
     matrices = block_matrices(TABLE)
-    lacking = {n: a for n, a in state.moments.items() if n.removeprefix("second.") not in matrices}
+    lacking = {n: a for n, a in state.optimizer_state.items() if n.removeprefix("second.") not in matrices}
     kinds = ["first", "second outside the blocks' matrices"]
-    assert kinds_of(lacking, TABLE) == kinds
-    assert kinds_of(state.moments, TABLE) == ["first", "second"]
+    assert moment_kinds(lacking, TABLE) == kinds
+    assert moment_kinds(state.optimizer_state, TABLE) == ["first", "second"]
     assert set(checked_moments(lacking, TABLE, where="it", kinds=kinds)) == set(lacking)
-    for moments, asked in ((lacking, ["first", "second"]), (state.moments, kinds)):
+    for moments, asked in ((lacking, ["first", "second"]), (state.optimizer_state, kinds)):
         with pytest.raises(CheckpointError, match=rf"second.{matrices[0]} is "):
             checked_moments(moments, TABLE, where="it", kinds=asked)
-    one = {**lacking, f"second.{matrices[0]}": state.moments[f"second.{matrices[0]}"]}
+    one = {**lacking, f"second.{matrices[0]}": state.optimizer_state[f"second.{matrices[0]}"]}
     with pytest.raises(CheckpointError, match=rf"second.{matrices[1]} is missing"):
         checked_moments(one, TABLE, where="it")
 
@@ -86,7 +86,8 @@ def test_a_sound_state_is_read() -> None:
         (b"[" * 100_000, "damaged, it is not JSON"),
         (b"[]", "it names no format"),
         (b'{"format": "1"}', "it names no format"),
-        (json.dumps({**GOOD, "format": 2}).encode(), "written in format 2; this Fabella reads formats up to 1"),
+        (json.dumps({**GOOD, "format": FORMAT + 1}).encode(), "was written in format 3; this version of Fabella reads"),
+        (json.dumps({**GOOD, "format": FORMAT - 1}).encode(), "was written in format 1; this version of Fabella reads"),
         (json.dumps({**GOOD, "step": 100}).encode(), "it is of step 100, not 120"),
         (json.dumps({**GOOD, "moments": "first"}).encode(), "moments, numbers or progress are missing"),
         (json.dumps({**GOOD, "moments": [1]}).encode(), "moments, numbers or progress are missing"),
@@ -94,7 +95,7 @@ def test_a_sound_state_is_read() -> None:
         (json.dumps({**GOOD, "numbers": {"step": True}}).encode(), "moments, numbers or progress are missing"),
         (json.dumps({**GOOD, "numbers": {"scale": float("nan")}}).encode(), "moments, numbers or progress are missing"),
         (json.dumps({**GOOD, "progress": {"a": []}}).encode(), "moments, numbers or progress are missing"),
-        (json.dumps({"format": 1, "step": 120}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({"format": FORMAT, "step": 120}).encode(), "moments, numbers or progress are missing"),
     ],
 )
 def test_a_state_of_another_shape_is_refused(data: bytes, problem: str) -> None:

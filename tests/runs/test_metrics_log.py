@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.errors import CheckpointError, DiskFullError
-from fabella.runs.metrics_log import append_row, keep_through, read_rows
+from fabella.runs.metrics_log import append_row, read_rows, truncate_after
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 ROWS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=6)
@@ -44,7 +44,7 @@ def test_text_that_is_no_unicode_is_written_escaped(tmp_path: Path) -> None:
 
 def test_where_there_is_no_file_there_are_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "metrics.jsonl") == []
-    keep_through(tmp_path / "metrics.jsonl", 10)
+    truncate_after(tmp_path / "metrics.jsonl", 10)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -109,9 +109,9 @@ def test_rows_of_later_steps_are_dropped_and_the_others_stay_byte_for_byte(tmp_p
         b'{"step": 2, "kind": "validation"}',
     ]
     path.write_bytes(b"\n".join(lines) + b'\n{"torn')
-    keep_through(path, 2)
+    truncate_after(path, 2)
     assert path.read_bytes() == b"\n".join([*lines[:3], lines[4]]) + b"\n"
-    keep_through(path, 0)
+    truncate_after(path, 0)
     assert path.read_bytes() == lines[0] + b"\n"
 
 
@@ -119,4 +119,4 @@ def test_a_file_with_nothing_to_drop_is_not_touched(tmp_path: Path, monkeypatch:
     path = tmp_path / "metrics.jsonl"
     append_row(path, {"step": 1})
     monkeypatch.setattr("fabella.runs.metrics_log.write_file", lambda path, data: pytest.fail("written"))
-    keep_through(path, 1)
+    truncate_after(path, 1)

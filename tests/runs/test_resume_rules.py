@@ -5,26 +5,26 @@ from typing import Any
 import pytest
 
 from fabella.errors import ConfigError
-from fabella.models.registry import families
-from fabella.run_config.files import known_keys, run_from
-from fabella.run_config.run import Run
-from fabella.runs.resume_rules import CONFIG_RULES, MANIFEST_RULES, compare_for_resume, compare_manifests, verdict_on
+from fabella.models.registry import family_names
+from fabella.run_config.files import known_keys, validate_config
+from fabella.run_config.run import RunConfig
+from fabella.runs.resume_rules import CONFIG_RULES, MANIFEST_RULES, compare_for_resume, compare_manifests, rule_for
 from tests.runs import stub
 
 # The family with the most settings.
-GPT2 = {"family": "gpt2", "vocabulary": 256, "context": 8, "dim": 2, "layers": 1, "heads": 1, "hidden": 2}
+GPT2 = {"family": "gpt2", "vocab_size": 256, "context_length": 8, "dim": 2, "layers": 1, "heads": 1, "ffn_dim": 2}
 VALUES = {**stub.VALUES, "model": GPT2}
-RUN = run_from(VALUES)
+RUN = validate_config(VALUES)
 
 
-def changed(key: str, value: Any) -> Run:
+def changed(key: str, value: Any) -> RunConfig:
     values = RUN.model_dump(mode="json")
     *sections, last = key.split(".")
     section = values
     for name in sections:
         section = section[name]
     section[last] = value
-    return run_from(values)
+    return validate_config(values)
 
 
 CHANGES: dict[str, Any] = {
@@ -33,14 +33,14 @@ CHANGES: dict[str, Any] = {
     "about.published": "changed",
     "seed": 2,
     "engine": "jax",
-    "model.vocabulary": 300,
-    "model.context": 16,
+    "model.vocab_size": 300,
+    "model.context_length": 16,
     "model.dim": 4,
     "model.layers": 2,
     "model.heads": 2,
-    "model.hidden": 4,
+    "model.ffn_dim": 4,
     "model.activation": "gelu_tanh",
-    "model.tied": False,
+    "model.tie_embeddings": False,
     "model.dropout": 0.5,
     "model.init_std": 0.5,
     "model.family": None,
@@ -50,18 +50,18 @@ CHANGES: dict[str, Any] = {
     "data.source.seed": 5,
     "data.validation.kind": None,
     "data.validation.fraction": 0.5,
-    "data.reading.kind": None,
-    "data.windows.kind": None,
-    "data.windows.length": 7,
-    "data.windows.stride": 7,
-    "data.invalid_text": "skip",
+    "data.mode.kind": None,
+    "data.sequences.kind": None,
+    "data.sequences.length": 7,
+    "data.sequences.stride": 7,
+    "data.decode_errors": "skip",
     "data.max_bad_lines": 5,
     "optimizer.kind": None,
     "optimizer.lr": 0.5,
     "optimizer.betas": [0.5, 0.5],
     "optimizer.eps": 0.5,
     "optimizer.weight_decay": 0.5,
-    "optimizer.clip": 0.5,
+    "optimizer.max_grad_norm": 0.5,
     "optimizer.schedule": [{"shape": "linear", "start": 0.0, "end": 1.0, "length": 5}],
     "optimizer.groups.embeddings.lr_factor": 0.5,
     "optimizer.groups.embeddings.decay_factor": 0.5,
@@ -69,48 +69,48 @@ CHANGES: dict[str, Any] = {
     "optimizer.groups.matrices.decay_factor": 0.5,
     "optimizer.groups.vectors.lr_factor": 0.5,
     "optimizer.groups.vectors.decay_factor": 0.5,
-    "training.length.steps": 2000,
-    "training.micro_batch": 5,
-    "training.accumulation": [[0, 5]],
+    "training.length.max_steps": 2000,
+    "training.micro_batch_size": 5,
+    "training.gradient_accumulation": [[0, 5]],
     "training.precision.kind": None,
     "training.precision.tf32": True,
-    "training.recompute": "blocks",
+    "training.gradient_checkpointing": "blocks",
     "training.compile": "none",
-    "training.nonfinite.kind": "rewind",
+    "training.on_nonfinite.kind": "rollback",
     "training.parallel.kind": "fsdp",
     "training.parallel.timeout_seconds": 5.0,
-    "training.log_every": 5,
-    "validation.every": 5,
-    "validation.windows": 5,
-    "validation.patience": 5,
-    "checkpoint.every": 5,
-    "checkpoint.keep": 5,
-    "checkpoint.when_full": "retry",
-    "samples.every": 5,
+    "training.log_every_steps": 5,
+    "validation.every_steps": 5,
+    "validation.num_sequences": 5,
+    "validation.early_stopping_patience": 5,
+    "checkpoint.every_steps": 5,
+    "checkpoint.keep_last": 5,
+    "checkpoint.on_disk_full": "retry",
+    "samples.every_steps": 5,
     "samples.prompts": ["Es war einmal"],
-    "samples.tokens": 5,
+    "samples.max_tokens": 5,
     "samples.temperature": 0.5,
     "samples.top_p": 0.5,
-    "telemetry.tensorboard": True,
-    "telemetry.wandb.mode": "offline",
-    "telemetry.wandb.project": "stories",
-    "telemetry.wandb.entity": "me",
-    "telemetry.wandb.artifact": False,
-    "telemetry.histograms_every": 5,
-    "telemetry.spike_factor": 9.0,
+    "tracking.tensorboard": True,
+    "tracking.wandb.mode": "offline",
+    "tracking.wandb.project": "stories",
+    "tracking.wandb.entity": "me",
+    "tracking.wandb.artifact": False,
+    "tracking.histogram_every_steps": 5,
+    "tracking.grad_spike_factor": 9.0,
 }
 # Another kind brings other settings with it.
 KINDS: dict[str, Any] = {
     "model.family": {
-        "model": {"family": "mingru", "vocabulary": 256, "context": 8, "dim": 2, "layers": 1, "hidden": 2}
+        "model": {"family": "mingru", "vocab_size": 256, "context_length": 8, "dim": 2, "layers": 1, "ffn_dim": 2}
     },
     "tokenizer.kind": {"tokenizer": {"kind": "bpe"}},
     "data.source.kind": {"data": {**VALUES["data"], "source": {"kind": "hub", "name": "a/b"}}},
     "data.validation.kind": {
-        "data": {**VALUES["data"], "validation": {"kind": "given", "source": {"kind": "storybook"}}}
+        "data": {**VALUES["data"], "validation": {"kind": "source", "source": {"kind": "storybook"}}}
     },
-    "data.reading.kind": {"data": {**VALUES["data"], "reading": {"kind": "streamed"}}},
-    "data.windows.kind": {"data": {"windows": {"kind": "documents", "length": 8}}},
+    "data.mode.kind": {"data": {**VALUES["data"], "mode": {"kind": "streaming"}}},
+    "data.sequences.kind": {"data": {"sequences": {"kind": "padded", "length": 8}}},
     "training.precision.kind": {"training": {**VALUES["training"], "precision": {"kind": "bf16"}}},
     "optimizer.kind": {"optimizer": {"kind": "adam", "lr": 0.001}},
 }
@@ -130,8 +130,8 @@ def test_the_changes_below_are_all_settings_that_there_are() -> None:
 @pytest.mark.fault("A20", cases=len(CHANGES))
 @pytest.mark.parametrize("key", CHANGES)
 def test_each_changed_setting_meets_its_verdict(key: str) -> None:
-    asked = run_from({**VALUES, **KINDS[key]}) if key in KINDS else changed(key, CHANGES[key])
-    verdict = verdict_on(key, CONFIG_RULES)
+    asked = validate_config({**VALUES, **KINDS[key]}) if key in KINDS else changed(key, CHANGES[key])
+    verdict = rule_for(key, CONFIG_RULES)
     if verdict == "refuse":
         with pytest.raises(ConfigError, match=f"cannot go on with other values of .*{key}: .* → .*Resume without"):
             compare_for_resume(RUN, asked)
@@ -141,7 +141,7 @@ def test_each_changed_setting_meets_its_verdict(key: str) -> None:
         assert "refuse" not in found.values()
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_every_setting_of_every_family_has_a_rule(family: str) -> None:
     def has_rule(key: str) -> bool:
         parts = key.split(".")
@@ -152,17 +152,17 @@ def test_every_setting_of_every_family_has_a_rule(family: str) -> None:
 
 
 def test_every_rule_is_about_a_setting_that_there_is() -> None:
-    known = set[str]().union(*(known_keys(family) for family in families()))
+    known = set[str]().union(*(known_keys(family) for family in family_names()))
     assert [rule for rule in CONFIG_RULES if rule not in known] == []
 
 
 def test_what_nobody_has_thought_of_is_refused() -> None:
-    assert verdict_on("training.something_new", CONFIG_RULES) == "refuse"
-    assert verdict_on("fingerprints", MANIFEST_RULES) == "refuse"
+    assert rule_for("training.something_new", CONFIG_RULES) == "refuse"
+    assert rule_for("fingerprints", MANIFEST_RULES) == "refuse"
 
 
 def test_the_same_run_goes_on_without_a_word() -> None:
-    assert compare_for_resume(RUN, run_from(RUN.model_dump(mode="json"))) == []
+    assert compare_for_resume(RUN, validate_config(RUN.model_dump(mode="json"))) == []
 
 
 def test_a_difference_is_told_with_both_values() -> None:
@@ -177,7 +177,7 @@ def test_a_difference_is_told_with_both_values() -> None:
 
 
 def test_no_more_than_five_refusals_are_told() -> None:
-    asked = run_from({**VALUES, **KINDS["model.family"], "seed": 2})
+    asked = validate_config({**VALUES, **KINDS["model.family"], "seed": 2})
     with pytest.raises(ConfigError, match=r"; and 2 more\.") as caught:
         compare_for_resume(RUN, asked)
     assert str(caught.value).count("→") == 5
@@ -203,7 +203,7 @@ MADE_WITH = {
     ],
 )
 def test_what_a_run_was_made_with_has_a_verdict_too(change: dict[str, Any], verdict: str) -> None:
-    saved = {**MADE_WITH, "format": 1, "digest": "…"}
+    saved = {**MADE_WITH, "format": 2, "digest": "…"}
     if verdict == "refuse":
         with pytest.raises(ConfigError, match="cannot go on"):
             compare_manifests(saved, {**MADE_WITH, **change})

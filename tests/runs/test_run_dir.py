@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import CheckpointError, LockedError, StorageError
-from fabella.runs.run_dir import RunFolder, name_of, require_free, step_of
-from fabella.storage import render_manifest, verify_folder
+from fabella.runs.run_dir import RunDir, parse_step, require_empty, step_name
+from fabella.storage import dump_manifest, verify_folder
 from tests.runs import stub
 
 
 def test_a_new_folder_gives_back_run_and_manifest(tmp_path: Path) -> None:
     made = stub.folder(tmp_path / "runs" / "smallest")
-    opened = RunFolder.open(tmp_path / "runs" / "smallest")
+    opened = RunDir.open(tmp_path / "runs" / "smallest")
     assert opened == made
     assert opened.run == stub.RUN
     assert opened.manifest["environment"] == {"fabella": "0.1.0"}
@@ -44,16 +44,16 @@ def test_a_folder_with_something_foreign_is_refused_and_left_alone(tmp_path: Pat
 
 
 def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> None:
-    require_free(tmp_path / "new")
-    require_free(tmp_path)
+    require_empty(tmp_path / "new")
+    require_empty(tmp_path)
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(StorageError, match=r"is not empty, and no run: it holds notes\."):
-        require_free(tmp_path)
+        require_empty(tmp_path)
     with pytest.raises(StorageError, match=r"notes is a file\. Choose a new or an empty folder for --out\."):
-        require_free(tmp_path / "notes")
+        require_empty(tmp_path / "notes")
     stub.folder(tmp_path / "two words")
     with pytest.raises(StorageError, match=rf"\(fabella resume '{tmp_path / 'two words'}'\)"):
-        require_free(tmp_path / "two words")
+        require_empty(tmp_path / "two words")
 
 
 def test_a_file_in_the_way_is_an_error_in_words(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_folder_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> Non
     made = stub.folder(tmp_path)
     (made.path / "config.yaml").rename(tmp_path / ".config.yaml.partial-0123456789ab")
     with pytest.raises(CheckpointError, match=r"is no run folder: it has no config\.yaml"):
-        RunFolder.open(tmp_path)
+        RunDir.open(tmp_path)
     assert stub.folder(tmp_path).run == stub.RUN
 
 
@@ -80,10 +80,10 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_where_nothing_is_the_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"There is no run folder .*gone\. Train one: fabella train --out FOLDER"):
-        RunFolder.open(tmp_path / "gone")
+        RunDir.open(tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("Once upon a time")
     with pytest.raises(CheckpointError, match=r"notes.txt is a file, no run folder\. Give the folder of a run"):
-        RunFolder.open(tmp_path / "notes.txt")
+        RunDir.open(tmp_path / "notes.txt")
 
 
 def test_a_changed_config_is_refused(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_changed_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"config.yaml was changed after it was written.*fabella resume"
     ) as caught:
-        RunFolder.open(tmp_path)
+        RunDir.open(tmp_path)
     assert caught.value.exit_code == 4
 
 
@@ -112,13 +112,13 @@ def test_a_damaged_config_is_refused(damage: object, tmp_path: Path) -> None:
     path = stub.folder(tmp_path).path / "config.yaml"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CheckpointError, match="was changed after it was written"):
-        RunFolder.open(tmp_path)
+        RunDir.open(tmp_path)
 
 
 def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
     os.truncate(stub.folder(tmp_path).path / "config.yaml", 10**9)
     with pytest.raises(CheckpointError, match="is larger than 1,000,000 bytes"):
-        RunFolder.open(tmp_path)
+        RunDir.open(tmp_path)
 
 
 @pytest.mark.parametrize(("data", "problem"), [(b"{}", "does not match its own digest"), (None, "no manifest")])
@@ -126,21 +126,21 @@ def test_a_damaged_or_missing_manifest_is_refused(data: bytes | None, problem: s
     path = stub.folder(tmp_path).path / "manifest.json"
     path.unlink() if data is None else path.write_bytes(data)
     with pytest.raises(CheckpointError, match=problem):
-        RunFolder.open(tmp_path)
+        RunDir.open(tmp_path)
 
 
-@pytest.mark.parametrize("written_in", [2, "1", None])
+@pytest.mark.parametrize("written_in", [1, 3, "2", None])
 def test_a_folder_of_a_later_format_is_refused(written_in: object, tmp_path: Path) -> None:
     made = stub.folder(tmp_path)
-    (made.path / "manifest.json").write_bytes(render_manifest({"format": written_in}))
-    with pytest.raises(CheckpointError, match=f"has format {written_in}; this Fabella reads formats up to 1"):
-        RunFolder.open(tmp_path)
+    (made.path / "manifest.json").write_bytes(dump_manifest({"format": written_in}))
+    with pytest.raises(CheckpointError, match=f"was written in format {written_in}; this version"):
+        RunDir.open(tmp_path)
 
 
 def test_a_changed_run_is_saved_for_those_who_come_later(tmp_path: Path) -> None:
-    changed = stub.folder(tmp_path).with_run(stub.keeping(5))
-    assert changed.run.checkpoint.keep == 5
-    assert RunFolder.open(tmp_path) == changed
+    changed = stub.folder(tmp_path).with_config(stub.keeping(5))
+    assert changed.run.checkpoint.keep_last == 5
+    assert RunDir.open(tmp_path) == changed
 
 
 class Spoken:
@@ -159,32 +159,32 @@ class Spoken:
 def test_the_tokenizer_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     made = stub.folder(tmp_path)
     with pytest.raises(StorageError, match="disk full: writing the tokenizer"):
-        made.keep_tokenizer(Spoken(fails=True))  # pyright: ignore[reportArgumentType]
+        made.save_tokenizer(Spoken(fails=True))  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "tokenizer").exists()
     for _ in range(2):
-        made.keep_tokenizer(Spoken())  # pyright: ignore[reportArgumentType]
+        made.save_tokenizer(Spoken())  # pyright: ignore[reportArgumentType]
     assert sorted(verify_folder(tmp_path / "tokenizer")["files"]) == ["fabella.json", "tokenizer.json"]
 
 
 def test_names_and_steps_belong_together() -> None:
-    assert name_of(1000) == "step-00001000"
-    assert name_of(123_456_789) == "step-123456789"
-    assert step_of("step-00001000") == 1000
-    assert step_of("step-123456789") == 123_456_789
+    assert step_name(1000) == "step-00001000"
+    assert step_name(123_456_789) == "step-123456789"
+    assert parse_step("step-00001000") == 1000
+    assert parse_step("step-123456789") == 123_456_789
 
 
 @pytest.mark.parametrize(
     "name", ["step-1000", "step-000001000", "step-00001000x", "Step-00001000", "", "step-०००००१००"]
 )
 def test_what_is_no_checkpoints_name_has_no_step(name: str) -> None:
-    assert step_of(name) is None
+    assert parse_step(name) is None
 
 
 def test_pointers_are_plain_text(tmp_path: Path) -> None:
     made = stub.folder(tmp_path)
-    assert made.pointer("latest") is None
-    made.point("latest", 120)
+    assert made.read_pointer("latest") is None
+    made.set_pointer("latest", 120)
     assert (tmp_path / "latest").read_text() == "step-00000120\n"
-    assert made.pointer("latest") == 120
+    assert made.read_pointer("latest") == 120
     (tmp_path / "latest").write_text("step-00000120")  # as an editor may leave it
-    assert made.pointer("latest") == 120
+    assert made.read_pointer("latest") == 120

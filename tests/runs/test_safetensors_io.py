@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError
-from fabella.runs.safetensors_io import NAMES, decoded, encoded, is_pickle, size_of
+from fabella.runs.safetensors_io import NAMES, dump_tensors, is_pickle, load_tensors, size_of
 
 NAMED = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda name: name != "__metadata__"),
@@ -22,14 +22,14 @@ NAMED = st.dictionaries(
 
 
 def file_of(values: dict[str, NDArray[Any]]) -> bytes:
-    return b"".join(bytes(part) for part in encoded(values))
+    return b"".join(bytes(part) for part in dump_tensors(values))
 
 
 @given(NAMED)
 def test_arrays_come_back_bit_for_bit_and_can_be_written_to(values: dict[str, NDArray[Any]]) -> None:
     data = file_of(values)
     assert len(data) == size_of(values)
-    back = decoded(data, where="model.safetensors")
+    back = load_tensors(data, where="model.safetensors")
     assert set(back) == set(values)
     for name, array in values.items():
         assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
@@ -46,11 +46,11 @@ def test_the_safetensors_library_reads_what_is_written(values: dict[str, NDArray
 def test_arrays_that_lie_otherwise_in_memory_are_written_row_by_row() -> None:
     straight = np.arange(12, dtype=np.float32).reshape(3, 4)
     for array in (straight.T.copy().T, np.repeat(straight, 2, axis=0)[::2], straight.astype(">f4")):
-        assert np.array_equal(decoded(file_of({"w": array}), where="")["w"], straight)
+        assert np.array_equal(load_tensors(file_of({"w": array}), where="")["w"], straight)
 
 
 def test_a_single_number_and_an_empty_array_are_arrays_too() -> None:
-    back = decoded(file_of({"scale": np.float32(3).reshape(()), "none": np.zeros((0, 4), np.float32)}), where="")
+    back = load_tensors(file_of({"scale": np.float32(3).reshape(()), "none": np.zeros((0, 4), np.float32)}), where="")
     assert back["scale"].shape == ()
     assert float(back["scale"]) == 3
     assert back["none"].shape == (0, 4)
@@ -100,7 +100,7 @@ def entry(dtype: str = "F32", shape: object = (1,), offsets: object = (0, 4)) ->
 )
 def test_a_hostile_header_is_one_line_of_error(data: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"^step-00000120/model.safetensors: no safetensors file: ") as caught:
-        decoded(data, where="step-00000120/model.safetensors")
+        load_tensors(data, where="step-00000120/model.safetensors")
     assert "\n" not in str(caught.value)
 
 

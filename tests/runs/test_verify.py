@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import FabellaError
-from fabella.run_config.files import run_from
+from fabella.run_config.files import validate_config
 from fabella.runs.checkpoint import load, save
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.checkpoint_validation import FORMAT
+from fabella.runs.run_dir import RunDir
 from fabella.runs.verify import Finding, verify
-from fabella.storage import render_manifest
+from fabella.storage import dump_manifest
 from fabella.tokenizers.bytes import ByteTokenizer
 from tests.runs import release, stub
 
@@ -22,7 +23,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def replace_manifest(run: Path, **values: object) -> None:
-    (run / "manifest.json").write_bytes(render_manifest({**values, "format": 1}))
+    (run / "manifest.json").write_bytes(dump_manifest({**values, "format": FORMAT}))
 
 
 def test_a_whole_run_has_no_findings(run: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_whole_run_has_no_findings(run: Path) -> None:
 
 
 def test_a_run_without_checkpoints_is_whole(tmp_path: Path) -> None:
-    stub.folder(tmp_path).keep_tokenizer(ByteTokenizer())
+    stub.folder(tmp_path).save_tokenizer(ByteTokenizer())
     assert verify(tmp_path) == [Finding("remark", "checkpoints", "there are none yet.")]
 
 
@@ -55,8 +56,8 @@ def write(name: str, data: bytes) -> Callable[[Path], None]:
 
 
 def smaller_model(run: Path) -> None:
-    values = {**stub.VALUES, "model": {**stub.VALUES["model"], "vocabulary": 100}}
-    RunFolder.open(run).with_run(run_from(values))
+    values = {**stub.VALUES, "model": {**stub.VALUES["model"], "vocab_size": 100}}
+    RunDir.open(run).with_config(validate_config(values))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], list[tuple[str, str]]]] = {
@@ -116,10 +117,10 @@ def test_what_is_no_run_at_all_is_damaged(tmp_path: Path) -> None:
 
 
 def test_what_is_harmless_is_a_remark(run: Path) -> None:
-    folder = RunFolder.open(run)
+    folder = RunDir.open(run)
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'{"torn')
-    folder.point("latest", 5)
+    folder.set_pointer("latest", 5)
     (folder.checkpoints / ".step-00000015.partial-0123456789ab").mkdir()
     assert verify(run) == [
         Finding("remark", "latest", "it names step-00000005, and step-00000010 is there too."),
@@ -141,7 +142,7 @@ class Data:
 
 def test_data_that_is_another_is_damage(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run.parent / "prepared").mkdir()
-    monkeypatch.setattr("fabella.runs.verify.open_prepared", lambda path, full=False: Data())
+    monkeypatch.setattr("fabella.runs.verify.open_dataset", lambda path, full=False: Data())
     for fingerprint, levels in (("f", []), ("g", ["damaged"])):
         replace_manifest(run, data={"fingerprint": fingerprint, "folder": "../prepared"})
         assert [finding.level for finding in verify(run)] == levels
@@ -153,12 +154,12 @@ def test_prepared_data_is_proven_in_full(tmp_path: Path, monkeypatch: pytest.Mon
         raise FabellaError("train/shard-00000.npy: damaged.")
 
     (tmp_path / "train").mkdir()
-    monkeypatch.setattr("fabella.runs.verify.open_prepared", damaged)
+    monkeypatch.setattr("fabella.runs.verify.open_dataset", damaged)
     assert verify(tmp_path) == [Finding("damaged", "data", "train/shard-00000.npy: damaged.")]
 
 
 def test_verifying_changes_nothing(run: Path) -> None:
-    save(RunFolder.open(run), 15, stub.checkpoint(15))
+    save(RunDir.open(run), 15, stub.checkpoint(15))
     before = stub.contents(run)
     verify(run)
     assert stub.contents(run) == before
@@ -171,11 +172,11 @@ RELEASED = sorted((Path(__file__).parent / "released").glob("v*"))
 @pytest.mark.parametrize("path", RELEASED, ids=[path.name for path in RELEASED])
 def test_what_every_released_version_wrote_is_read(path: Path) -> None:
     assert verify(path) == []
-    folder = RunFolder.open(path)
+    folder = RunDir.open(path)
     loaded = load(folder, "latest")
-    assert (loaded.step, loaded.ignored) == (10, [])
+    assert (loaded.step, loaded.warnings) == (10, [])
     assert loaded.checkpoint.progress["tokens"] == 240
-    assert loaded.checkpoint.state.numbers == {"step": 10, "loss_scale": 65536.0}
+    assert loaded.checkpoint.state.scalars == {"step": 10, "loss_scale": 65536.0}
     assert load(folder, "best").step == 10
 
 

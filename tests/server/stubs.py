@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fabella.config.data import Chained
-from fabella.generation.generator import Teller
+from fabella.config.data import Packed
+from fabella.generation.generator import TextGenerator
 from fabella.server.app import application
 from fabella.server.http_server import server
 from fabella.server.limits import Limits
-from fabella.server.served_models import Model, Shelf
+from fabella.server.served_models import ServedModel, ServedModels
 from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
 from tests.generation import tiny_run
@@ -29,28 +29,28 @@ PATIENCE = 20.0
 ATTEMPTS = 20
 """That many times a client that was held up on the way asks again"""
 CONTEXT = 64
-SMALL = Limits(together=4, waiting=8, body_bytes=200_000, max_tokens=100_000)
+SMALL = Limits(max_batch_size=4, max_queue_size=8, body_bytes=200_000, max_tokens=100_000)
 
 
-def hashing(*, endless: bool = True, end_logit: float = -1e9) -> Teller:
+def hashing(*, endless: bool = True, end_logit: float = -1e9) -> TextGenerator:
     """Says something else after every prompt, and does not end by itself."""
-    config = Config(vocabulary=256, context=CONTEXT, endless=endless)
-    return _teller(Hashing(config, end=tiny_run.tokenizer().end, end_logit=end_logit), config)
+    config = Config(vocab_size=256, context_length=CONTEXT, endless=endless)
+    return _teller(Hashing(config, end=tiny_run.tokenizer().eos_id, end_logit=end_logit), config)
 
 
-def spelling() -> Teller:
+def spelling() -> TextGenerator:
     """Says some other word of ASCII letters after every prompt, and does not end by itself."""
-    config = Config(vocabulary=256, context=CONTEXT, endless=True)
+    config = Config(vocab_size=256, context_length=CONTEXT, endless=True)
     model = Hashing(config)
     model.table[:, [token for token in range(256) if not (chr(token) == " " or chr(token) in ascii_lowercase)]] = -1e9
     return _teller(model, config)
 
 
-def saying(text: str | bytes, *, prompt: int) -> Teller:
+def saying(text: str | bytes, *, prompt: int) -> TextGenerator:
     """Says this after a prompt of so many tokens, whatever it is, and ends."""
-    config = Config(vocabulary=256, context=2**14)  # no window is left behind, where it would begin anew
+    config = Config(vocab_size=256, context_length=2**14)  # no window is left behind, where it would begin anew
     spoken = text.encode() if isinstance(text, str) else text
-    return _teller(Parrot(config, [*spoken, tiny_run.tokenizer().end], prompt=prompt + 1), config)
+    return _teller(Parrot(config, [*spoken, tiny_run.tokenizer().eos_id], prompt=prompt + 1), config)
 
 
 class Words(ByteTokenizer):
@@ -58,28 +58,28 @@ class Words(ByteTokenizer):
 
     def __init__(self, words: Sequence[bytes]) -> None:
         self.words = words
-        self.vocabulary = ByteTokenizer.vocabulary + len(words)
+        self.vocab_size = ByteTokenizer.vocab_size + len(words)
 
     def token_bytes(self, token: int) -> bytes:
-        first = ByteTokenizer.vocabulary
+        first = ByteTokenizer.vocab_size
         return super().token_bytes(token) if token < first else self.words[token - first]
 
 
-def saying_words(words: Sequence[bytes]) -> tuple[Teller, Callable[[Sequence[int]], None]]:
+def saying_words(words: Sequence[bytes]) -> tuple[TextGenerator, Callable[[Sequence[int]], None]]:
     """Says words by their numbers after a prompt of two bytes, and ends; which ones is set by what comes with it."""
     tokenizer = Words(words)
-    config = Config(vocabulary=tokenizer.vocabulary, context=64)
-    model = Parrot(config, [tokenizer.end], prompt=3)
+    config = Config(vocab_size=tokenizer.vocab_size, context_length=64)
+    model = Parrot(config, [tokenizer.eos_id], prompt=3)
 
     def say(numbers: Sequence[int]) -> None:
-        model.says = [*(ByteTokenizer.vocabulary + number for number in numbers), tokenizer.end]
+        model.says = [*(ByteTokenizer.vocab_size + number for number in numbers), tokenizer.eos_id]
 
     return _teller(model, config, tokenizer), say
 
 
-def _teller(model: Any, config: Config, tokenizer: Tokenizer | None = None) -> Teller:
-    windows = Chained(length=config.context, stride=config.context)
-    return Teller(model, tokenizer or tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+def _teller(model: Any, config: Config, tokenizer: Tokenizer | None = None) -> TextGenerator:
+    windows = Packed(length=config.context_length, stride=config.context_length)
+    return TextGenerator(model, tokenizer or tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
 
 
 class Gated(Hashing):
@@ -87,7 +87,7 @@ class Gated(Hashing):
 
     def __init__(self) -> None:
         super().__init__(
-            Config(vocabulary=256, context=CONTEXT, endless=True), end=tiny_run.tokenizer().end, end_logit=-1e9
+            Config(vocab_size=256, context_length=CONTEXT, endless=True), end=tiny_run.tokenizer().eos_id, end_logit=-1e9
         )
         self.gate, self.open = threading.Semaphore(0), False
 
@@ -100,13 +100,13 @@ class Gated(Hashing):
         self.open = True
         self.gate.release(1000)
 
-    def teller(self) -> Teller:
+    def teller(self) -> TextGenerator:
         return _teller(self, self.config)  # pyright: ignore[reportArgumentType]
 
 
-def shelf(*tellers: Teller, limits: Limits = SMALL) -> Shelf:
+def shelf(*tellers: TextGenerator, limits: Limits = SMALL) -> ServedModels:
     """Models a, b, c …"""
-    return Shelf([Model(name, teller, limits) for name, teller in zip("abcdef", tellers, strict=False)])
+    return ServedModels([ServedModel(name, teller, limits) for name, teller in zip("abcdef", tellers, strict=False)])
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Answer:
 class InProcess:
     """The application without a port: a request is a function call."""
 
-    shelf: Shelf
+    shelf: ServedModels
     limits: Limits = SMALL
     key: str = ""
     runner: asyncio.Runner = field(default_factory=asyncio.Runner)
@@ -182,7 +182,7 @@ class InProcess:
 
 
 @contextmanager
-def listening(shelf: Shelf, limits: Limits = SMALL, *, key: str = "") -> Iterator[int]:
+def listening(shelf: ServedModels, limits: Limits = SMALL, *, key: str = "") -> Iterator[int]:
     """The application on a free port of this machine, which is given."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -191,7 +191,7 @@ def listening(shelf: Shelf, limits: Limits = SMALL, *, key: str = "") -> Iterato
         thread.start()
         try:
             with sent_within(
-                limits.receive_seconds, port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                limits.receive_timeout_seconds, port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
             ) as first:
                 assert first.recv(65536).startswith(b"HTTP/1.1 200 OK")
             yield port  # from the first answer on, its models tell

@@ -13,7 +13,7 @@ from statistics import median
 import pytest
 
 from fabella.server.limits import Limits
-from fabella.server.served_models import Shelf
+from fabella.server.served_models import ServedModels
 from tests.server.stubs import (
     PATIENCE,
     SMALL,
@@ -31,7 +31,7 @@ ENDLESS = {"prompt": "Once", "max_tokens": SMALL.max_tokens}
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[tuple[Shelf, int]]:
+def house() -> Iterator[tuple[ServedModels, int]]:
     models = shelf(hashing())
     with listening(models) as port:
         yield models, port
@@ -58,7 +58,7 @@ def status_of_whole_answer(connection: socket.socket) -> int:
 class Places:
     """Waits until so many texts are told or wait, by looking: whoever waits in vain fails."""
 
-    def __init__(self, models: Shelf) -> None:
+    def __init__(self, models: ServedModels) -> None:
         self._scheduler = models.models["a"].scheduler
         self._look = threading.Event()
 
@@ -86,7 +86,7 @@ class Places:
 @pytest.mark.fault("F10", cases=100)
 @pytest.mark.parametrize("way", ["streaming", "whole", "half closed", "before the first piece"])
 def test_a_client_that_leaves_frees_its_place_within_a_second(
-    house: tuple[Shelf, int], way: str, monkeypatch: pytest.MonkeyPatch
+    house: tuple[ServedModels, int], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a second on a machine that is not held up: most of the times, and always long before its text ends."""
     models, port = house
@@ -140,7 +140,7 @@ def test_a_client_that_leaves_is_told_no_more_than_the_token_under_way(
 @pytest.mark.fault("F11", cases=64)
 def test_a_crowd_is_served_or_told_to_come_back() -> None:
     model = Gated()
-    limits = Limits(together=2, waiting=6, max_tokens=5)
+    limits = Limits(max_batch_size=2, max_queue_size=6, max_tokens=5)
     models = shelf(model.teller(), limits=limits)
     with listening(models, limits) as port, ExitStack() as open_ones:
         open_ones.callback(model.close)
@@ -163,7 +163,7 @@ def test_a_crowd_is_served_or_told_to_come_back() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_text_that_takes_too_long_ends_there(stream: bool) -> None:
     model = Gated()
-    limits = Limits(together=1, waiting=1, produce_seconds=0.02)
+    limits = Limits(max_batch_size=1, max_queue_size=1, generation_timeout_seconds=0.02)
     models = shelf(model.teller(), limits=limits)
     with InProcess(models, limits) as near:
         for _ in range(10):
@@ -178,7 +178,7 @@ def test_a_text_that_takes_too_long_ends_there(stream: bool) -> None:
 
 @pytest.mark.fault("F9", cases=200)
 def test_those_who_never_finish_a_request_are_shown_out() -> None:
-    limits = Limits(receive_seconds=0.3)
+    limits = Limits(receive_timeout_seconds=0.3)
     good = request({"prompt": "Once", "max_tokens": 2})
     with listening(shelf(hashing()), limits) as port, ExitStack() as open_ones:
         slow = [open_ones.enter_context(connect(port)) for _ in range(200)]
@@ -187,7 +187,7 @@ def test_those_who_never_finish_a_request_are_shown_out() -> None:
             with suppress(ConnectionError):  # already shown out
                 connection.sendall([b"", b"POST /v1/comp", whole[:60], whole[:-5]][number % 4])
         for _ in range(10):
-            with sent_within(limits.receive_seconds, port, good) as honest:
+            with sent_within(limits.receive_timeout_seconds, port, good) as honest:
                 assert honest.recv(65536).startswith(b"HTTP/1.1 200 OK")
         for number, connection in enumerate(slow):
             answer = b""
@@ -198,7 +198,7 @@ def test_those_who_never_finish_a_request_are_shown_out() -> None:
 
 @pytest.mark.fault("F9", cases=1)
 def test_a_client_that_does_not_read_is_as_good_as_gone() -> None:
-    limits = Limits(receive_seconds=0.2, max_tokens=SMALL.max_tokens)
+    limits = Limits(receive_timeout_seconds=0.2, max_tokens=SMALL.max_tokens)
     models = shelf(hashing(), limits=limits)
 
     def deaf(port: int) -> socket.socket:
@@ -210,7 +210,7 @@ def test_a_client_that_does_not_read_is_as_good_as_gone() -> None:
     asked = request({**ENDLESS, "stream": True, "logprobs": 20})
     with listening(models, limits) as port:
         places = Places(models)
-        with sent_within(limits.receive_seconds, port, asked, deaf):
+        with sent_within(limits.receive_timeout_seconds, port, asked, deaf):
             places.wait_for_tokens(0)
             places.wait_for(0)
         assert places.tokens < SMALL.max_tokens, "it was not cut, but told to its end"
@@ -228,7 +228,7 @@ def test_a_client_that_does_not_read_is_as_good_as_gone() -> None:
     ],
     ids=["1 GB", "negative", "two lengths", "gzip", "header"],
 )
-def test_bodies_and_heads_without_measure(house: tuple[Shelf, int], head: bytes, status: bytes) -> None:
+def test_bodies_and_heads_without_measure(house: tuple[ServedModels, int], head: bytes, status: bytes) -> None:
     _, port = house
     with connect(port) as connection:
         connection.sendall(
@@ -273,7 +273,7 @@ def test_a_prompt_that_takes_long_to_tokenize_holds_nobody_up(kind: str, monkeyp
 
 @pytest.mark.fault("F7", cases=1)
 def test_a_body_without_an_end_is_shown_out() -> None:
-    limits = Limits(receive_seconds=0.2, body_bytes=100_000)
+    limits = Limits(receive_timeout_seconds=0.2, body_bytes=100_000)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with listening(shelf(hashing(), limits=limits), limits) as port, connect(port) as connection:
         connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")

@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabella.generation.continuous_batching import Choice
+from fabella.generation.continuous_batching import SampledToken
 from fabella.generation.detokenizer import StopStrings
-from fabella.server.delta_stream import Piece, Told
+from fabella.server.delta_stream import ActiveCompletion, Delta
 from tests.generation.tiny_run import tokenizer
 
 TOKENIZER = tokenizer()
 SPOKEN = st.text("abé🐉\n", max_size=25).map(str.encode)
 
 
-def told(ids: list[int], stops: list[str], *, max_tokens: int = 1000) -> list[Piece]:
-    one = Told(TOKENIZER, stops=stops, max_tokens=max_tokens)
-    pieces: list[Piece] = []
-    for token in [*ids, TOKENIZER.end]:
-        pieces.append(one.take(Choice(request=0, token=token)))
+def told(ids: list[int], stops: list[str], *, max_tokens: int = 1000) -> list[Delta]:
+    one = ActiveCompletion(TOKENIZER, stops=stops, max_tokens=max_tokens)
+    pieces: list[Delta] = []
+    for token in [*ids, TOKENIZER.eos_id]:
+        pieces.append(one.append(SampledToken(request=0, token=token)))
         if pieces[-1].ended_by:
             break
     return pieces
@@ -50,7 +50,7 @@ def test_no_part_of_a_stop_string_is_ever_told() -> None:
 
 @settings(max_examples=300)
 @given(
-    spoken=SPOKEN | st.binary(max_size=25).filter(lambda spoken: TOKENIZER.end not in spoken),
+    spoken=SPOKEN | st.binary(max_size=25).filter(lambda spoken: TOKENIZER.eos_id not in spoken),
     stops=st.lists(st.text("abé🐉\n", min_size=1, max_size=4), max_size=4),
 )
 def test_nor_where_hypothesis_looks_for_it(spoken: bytes, stops: list[str]) -> None:
@@ -77,7 +77,7 @@ def test_a_text_ends_at_its_longest_with_what_was_held_back() -> None:
 
 
 def test_a_text_that_is_given_up_says_what_it_had() -> None:
-    one = Told(TOKENIZER, stops=["abc"], max_tokens=100)
-    assert one.take(Choice(request=0, token=ord("a"))) == Piece()
-    last = one.cut()
+    one = ActiveCompletion(TOKENIZER, stops=["abc"], max_tokens=100)
+    assert one.append(SampledToken(request=0, token=ord("a"))) == Delta()
+    last = one.truncate()
     assert (last.text, last.ended_by, len(last.tokens)) == ("a", "length", 1)

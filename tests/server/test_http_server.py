@@ -27,7 +27,7 @@ def test_a_port_in_use_is_said_plainly_with_a_free_one(attempt: int) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"Port {port} of 127.0.0.1 is in use.*Try --port \d+\.") as caught:
             bind("127.0.0.1", port)
-    with bind("127.0.0.1", int(caught.value.fix.split()[-1].rstrip("."))):
+    with bind("127.0.0.1", int(caught.value.hint.split()[-1].rstrip("."))):
         pass
 
 

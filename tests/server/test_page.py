@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from fabella.server.limits import Limits
-from fabella.server.served_models import Model, Shelf
+from fabella.server.served_models import ServedModel, ServedModels
 from tests.server.chromium import CONTROL, SHIFT, Browser, Page, find, started
 from tests.server.stubs import Gated, listening, saying, shelf, spelling
 
@@ -207,7 +207,9 @@ def test_text_and_link_are_copied_and_the_link_brings_the_story_back(browser: Br
 def test_whatever_a_model_says_is_text_and_nothing_else(browser: Browser) -> None:
     said = " ".join(PAYLOADS)
     name = "<img src=x onerror=hacked=1>"
-    models = Shelf([Model(name, saying(said, prompt=2), Limits(max_tokens=20_000)), *shelf(spelling()).models.values()])
+    models = ServedModels(
+        [ServedModel(name, saying(said, prompt=2), Limits(max_tokens=20_000)), *shelf(spelling()).models.values()]
+    )
     with listening(models) as port, at(browser, f"http://127.0.0.1:{port}/", but="404") as page:
         elements = (
             "[...new Set([...document.querySelectorAll('.story *, aside *')].map((one) => one.tagName))].sort().join()"

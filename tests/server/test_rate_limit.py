@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fabella.server.rate_limit import Rate
+from fabella.server.rate_limit import RateLimiter
 from tests.server.stubs import SMALL, InProcess, hashing, shelf
 
 
@@ -17,7 +17,7 @@ class Clock:
 
 def test_a_bucket_empties_at_once_and_fills_evenly() -> None:
     clock = Clock()
-    rate = Rate(6, clock)
+    rate = RateLimiter(6, clock)
     assert [rate.take("10.0.0.1") for _ in range(8)] == [0, 0, 0, 0, 0, 0, 10, 10]
     assert rate.take("10.0.0.2") == 0, "another client has a bucket of its own"
     clock.now += 10
@@ -29,24 +29,24 @@ def test_a_bucket_empties_at_once_and_fills_evenly() -> None:
 
 
 def test_less_than_one_a_minute_lets_one_through_in_time() -> None:
-    rate = Rate(1, Clock())
+    rate = RateLimiter(1, Clock())
     assert [rate.take("a") for _ in range(2)] == [0, 60]
 
 
 def test_without_a_limit_nobody_waits() -> None:
-    rate = Rate(0)
+    rate = RateLimiter(0)
     assert {rate.take("10.0.0.1") for _ in range(1000)} == {0}
 
 
 def test_an_ipv6_client_is_its_network() -> None:
-    rate = Rate(1, Clock())
+    rate = RateLimiter(1, Clock())
     assert [rate.take(f"2001:db8::{i}") for i in range(3)] == [0, 60, 60]
     assert rate.take("2001:db8:0:1::1") == 0
     assert [rate.take("::ffff:10.0.0.1"), rate.take("::ffff:10.0.0.2")] == [0, 0]
 
 
 def test_those_who_asked_long_ago_are_forgotten_first() -> None:
-    rate = Rate(1, Clock())
+    rate = RateLimiter(1, Clock())
     for number in range(10_001):
         assert rate.take(f"client {number}") == 0
     assert rate.take("client 10000") == 60

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fabella.server.served_models import Shelf, load
+from fabella.server.served_models import ServedModels, load
 from tests.generation import tiny_run
 from tests.server.stubs import SMALL, InProcess, shelf, spelling, until
 
@@ -106,7 +106,7 @@ def test_an_older_checkpoint_does_not_take_over(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_no_run_and_one_that_is_not_there() -> None:
-    models: Shelf = shelf(spelling())
+    models: ServedModels = shelf(spelling())
     with InProcess(models) as near:
         assert near.post("/reload", {"model": "a"}).status == 500
         assert near.post("/reload", {"model": "z"}).status == 404

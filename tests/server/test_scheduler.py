@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fabella.errors import NumericsError
-from fabella.generation.continuous_batching import Choice, Request
-from fabella.generation.generator import Teller
-from fabella.generation.sampling import Sampling
-from fabella.server.delta_stream import Piece, Told
-from fabella.server.scheduler import ClosedError, FullError, News, Scheduler, Ticket
+from fabella.generation.continuous_batching import SampledToken, SequenceRequest
+from fabella.generation.generator import TextGenerator
+from fabella.generation.sampling import SamplingParams
+from fabella.server.delta_stream import ActiveCompletion, Delta
+from fabella.server.scheduler import ClosedError, Job, News, QueueFullError, Scheduler
 from tests.server.stubs import PATIENCE, Gated, hashing
 
 
@@ -19,7 +19,7 @@ class Listener:
     """Hears what a scheduler posts, in its thread."""
 
     def __init__(self) -> None:
-        self.heard: dict[Ticket, list[Piece | BaseException]] = {}
+        self.heard: dict[Job, list[Delta | BaseException]] = {}
         self.changed = threading.Condition()
 
     def post(self, news: News) -> None:
@@ -28,31 +28,31 @@ class Listener:
                 self.heard.setdefault(ticket, []).append(one)
             self.changed.notify_all()
 
-    def text(self, ticket: Ticket) -> str:
+    def text(self, ticket: Job) -> str:
         """What was told, at its end."""
         with self.changed:
             assert self.changed.wait_for(lambda: self._ended(ticket), PATIENCE), "nothing more is told"
-        return "".join(one.text for one in self.heard[ticket] if isinstance(one, Piece))
+        return "".join(one.text for one in self.heard[ticket] if isinstance(one, Delta))
 
-    def error(self, ticket: Ticket) -> BaseException:
+    def error(self, ticket: Job) -> BaseException:
         with self.changed:
             assert self.changed.wait_for(lambda: bool(self.heard.get(ticket)), PATIENCE), "nothing is heard"
         last = self.heard[ticket][-1]
         assert isinstance(last, BaseException)
         return last
 
-    def _ended(self, ticket: Ticket) -> bool:
+    def _ended(self, ticket: Job) -> bool:
         heard = self.heard.get(ticket)
-        return bool(heard) and isinstance(heard[-1], Piece) and heard[-1].ended_by is not None
+        return bool(heard) and isinstance(heard[-1], Delta) and heard[-1].ended_by is not None
 
 
-def ticket(teller: Teller, prompt: str, *, seed: int = 0, row: int = 0, max_tokens: int = 20) -> Ticket:
-    ids = teller.read_first(teller.tokenizer.encode(prompt))
-    request = Request(ids=ids, sampling=Sampling(temperature=1.0, seed=seed), row=row, opening=1)
-    return Ticket(request, Told(teller.tokenizer, stops=(), max_tokens=max_tokens), lambda _: None)
+def ticket(teller: TextGenerator, prompt: str, *, seed: int = 0, row: int = 0, max_tokens: int = 20) -> Job:
+    ids = teller.prepend_eos(teller.tokenizer.encode(prompt))
+    request = SequenceRequest(ids=ids, sampling=SamplingParams(temperature=1.0, seed=seed), row=row, opening=1)
+    return Job(request, ActiveCompletion(teller.tokenizer, stops=(), max_tokens=max_tokens), lambda _: None)
 
 
-def scheduler(teller: Teller, listener: Listener, *, together: int = 2, waiting: int = 100) -> Scheduler:
+def scheduler(teller: TextGenerator, listener: Listener, *, together: int = 2, waiting: int = 100) -> Scheduler:
     return Scheduler(
         lambda: teller.slots(together), together=together, waiting=waiting, post=listener.post, name="tested"
     )
@@ -76,7 +76,9 @@ def test_a_text_is_the_same_alone_and_among_noisy_neighbours() -> None:
         (f"Prompt {i} " + "x" * int(random.integers(0, 90)), int(random.integers(0, 9)), i % 3) for i in range(200)
     ]
     alone = [
-        teller.generate(prompt, Sampling(temperature=1.0, seed=seed), n=row + 1, max_tokens=5 + row)[row].told
+        teller.generate(prompt, SamplingParams(temperature=1.0, seed=seed), n=row + 1, max_tokens=5 + row)[
+            row
+        ].completion
         for prompt, seed, row in asked
     ]
     telling = scheduler(teller, listener, together=8, waiting=200)
@@ -91,11 +93,11 @@ def test_more_than_places_and_queue_is_refused_as_a_whole(gated: tuple[Gated, Sc
     model, telling, _ = gated
     teller = model.teller()
     telling.submit([ticket(teller, "a"), ticket(teller, "b")])
-    with pytest.raises(FullError) as caught:
+    with pytest.raises(QueueFullError) as caught:
         telling.submit([ticket(teller, "c"), ticket(teller, "d")])
     assert 1 <= caught.value.seconds <= 60
     telling.submit([ticket(teller, "c")])
-    with pytest.raises(FullError):
+    with pytest.raises(QueueFullError):
         telling.submit([ticket(teller, "d")])
 
 
@@ -106,7 +108,7 @@ def test_a_cancelled_text_leaves_its_place_to_the_next(gated: tuple[Gated, Sched
     telling.submit([first, second])
     telling.submit([third])
     telling.cancel([first])
-    third.told = Told(teller.tokenizer, stops=(), max_tokens=3)
+    third.told = ActiveCompletion(teller.tokenizer, stops=(), max_tokens=3)
     model.close()
     assert len(listener.text(third).encode()) >= 3  # it was told to its end, which it had no place for before
     telling.cancel([second])
@@ -135,7 +137,7 @@ def test_a_failing_step_fails_its_texts_and_the_next_are_told(
 ) -> None:
     teller, listener = hashing(), Listener()
     telling = scheduler(teller, listener)
-    expected = teller.generate("Once", Sampling(temperature=1.0), max_tokens=20)[0].told
+    expected = teller.generate("Once", SamplingParams(temperature=1.0), max_tokens=20)[0].completion
     broken: list[Exception] = []
     step = type(teller.model).step
 
@@ -163,10 +165,10 @@ def test_those_who_wait_hear_when_the_thread_is_gone() -> None:
 
         free = 2
 
-        def add(self, request: Request) -> int:
+        def add(self, request: SequenceRequest) -> int:
             return 0
 
-        def step(self) -> list[Choice]:
+        def step(self) -> list[SampledToken]:
             raise NotADirectoryError
 
         def remove(self, number: int) -> None: ...
@@ -191,7 +193,7 @@ def test_one_that_retires_tells_what_it_has_and_takes_nothing_more() -> None:
     telling, teller = scheduler(model.teller(), listener, together=1), model.teller()
     asked = [ticket(teller, "a", max_tokens=3), ticket(teller, "b", max_tokens=3)]
     telling.submit(asked)
-    telling.retire()
+    telling.drain()
     with pytest.raises(ClosedError):
         telling.submit([ticket(teller, "c")])
     model.close()

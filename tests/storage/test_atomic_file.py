@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import DiskFullError, StorageError
-from fabella.storage import sha256_of, write_file, write_parts
+from fabella.storage import atomic_write, sha256_of, write_chunks
 from fabella.storage.atomic_file import CHUNK_BYTES
 
 
 def test_a_file_is_written_and_nothing_else_is_left(tmp_path: Path) -> None:
-    write_file(tmp_path / "latest", b"step-00000100\n")
+    atomic_write(tmp_path / "latest", b"step-00000100\n")
     assert [item.name for item in tmp_path.iterdir()] == ["latest"]
     assert (tmp_path / "latest").read_bytes() == b"step-00000100\n"
 
 
 def test_a_file_replaces_an_older_one_in_one_move(tmp_path: Path) -> None:
     path = tmp_path / "latest"
-    write_file(path, b"old")
+    atomic_write(path, b"old")
     with path.open("rb") as reader:
-        write_file(path, b"new, and longer")
+        atomic_write(path, b"new, and longer")
         assert reader.read() == b"old"  # whoever reads the old one reads all of it
     assert path.read_bytes() == b"new, and longer"
 
@@ -30,27 +30,27 @@ def test_a_file_replaces_an_older_one_in_one_move(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_older_file_and_nothing_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_file(tmp_path / "latest", b"old")
+    atomic_write(tmp_path / "latest", b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match=r"^disk full: writing latest needs 3 bytes, .* are free at .*latest"):
-        write_file(tmp_path / "latest", b"new")
+        atomic_write(tmp_path / "latest", b"new")
     assert [item.name for item in tmp_path.iterdir()] == ["latest"]
     assert (tmp_path / "latest").read_bytes() == b"old"
 
 
 def test_a_file_in_a_folder_that_is_not_there_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"writing latest failed at .*: no such file or directory\."):
-        write_file(tmp_path / "gone" / "latest", b"new")
+        atomic_write(tmp_path / "gone" / "latest", b"new")
 
 
 def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
-    write_parts(tmp_path / "parts", [b"0123456789" * 3, b"", memoryview(b"end")])
+    write_chunks(tmp_path / "parts", [b"0123456789" * 3, b"", memoryview(b"end")])
     assert (tmp_path / "parts").read_bytes() == b"0123456789" * 3 + b"end"
 
 
@@ -62,14 +62,14 @@ def test_no_single_write_is_larger_than_a_chunk(tmp_path: Path, monkeypatch: pyt
         return write(descriptor, data)
 
     monkeypatch.setattr(os, "write", recorded)
-    write_parts(tmp_path / "large", [bytes(CHUNK_BYTES + 5)])
+    write_chunks(tmp_path / "large", [bytes(CHUNK_BYTES + 5)])
     assert sizes == [CHUNK_BYTES, 5]
 
 
 def test_parts_never_replace_a_file(tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"old")
     with pytest.raises(FileExistsError):
-        write_parts(tmp_path / "there", [b"new"])
+        write_chunks(tmp_path / "there", [b"new"])
 
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from fabella.storage import plain, write_json
+from fabella.storage import json_safe, write_json
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_numbers_that_json_has_no_word_for_are_null_wherever_they_stand(number: float) -> None:
-    assert plain({"a": number, 2: [1.5, (number, "nan")]}) == {"a": None, "2": [1.5, [None, "nan"]]}
+    assert json_safe({"a": number, 2: [1.5, (number, "nan")]}) == {"a": None, "2": [1.5, [None, "nan"]]}
 
 
 def test_what_is_written_is_read_by_any_program_and_by_people(tmp_path: Path) -> None:

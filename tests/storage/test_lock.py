@@ -15,10 +15,10 @@ from fabella.storage import locked
 def test_a_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(LockedError) as caught, locked(tmp_path):
         pytest.fail("two hold the same folder")
-    assert caught.value.problem == (
+    assert caught.value.message == (
         f"run folder {tmp_path} is locked by pid {os.getpid()} on host {socket.gethostname()}."
     )
-    assert caught.value.fix == "Wait until it has ended, stop it, or choose another folder."
+    assert caught.value.hint == "Wait until it has ended, stop it, or choose another folder."
 
 
 def test_a_lock_is_free_again_after_its_block_and_after_an_error_in_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.errors import StorageError
-from fabella.storage import read_manifest, read_verified, render_manifest, verify_folder, whole_folder
+from fabella.storage import atomic_dir, dump_manifest, read_manifest, read_verified, verify_folder
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -20,14 +20,14 @@ JSON = st.recursive(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with whole_folder(tmp_path / "step") as aside:
+    with atomic_dir(tmp_path / "step") as aside:
         (aside / "state.json").write_bytes(b'{"step": 120}')
         (aside / "model").write_bytes(bytes(100))
     return tmp_path / "step"
 
 
 def write_manifest(folder: Path, files: object) -> None:
-    (folder / "manifest.json").write_bytes(render_manifest({"files": files}))
+    (folder / "manifest.json").write_bytes(dump_manifest({"files": files}))
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=4))
@@ -35,7 +35,7 @@ def test_a_manifest_comes_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, object]
 ) -> None:
     folder = tmp_path_factory.mktemp("manifest")
-    (folder / "manifest.json").write_bytes(render_manifest(values))
+    (folder / "manifest.json").write_bytes(dump_manifest(values))
     values.pop("digest", None)
     read = read_manifest(folder)
     read.pop("digest")

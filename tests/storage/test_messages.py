@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.errors import DiskFullError, StorageError
-from fabella.storage import escaped, free_bytes, size_in_words, storage_errors
+from fabella.storage import escaped, format_bytes, free_bytes, storage_errors
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -29,7 +29,7 @@ Usage = namedtuple("Usage", "total used free")
     ],
 )
 def test_sizes_are_read_at_a_glance(size: int, words: str) -> None:
-    assert size_in_words(size) == words
+    assert format_bytes(size) == words
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_a_full_disk_is_told_with_both_sizes(
         storage_errors(tmp_path, "writing step-00000120", needed=48_000_000),
     ):
         raise OSError(number, "whatever the system calls it")
-    assert caught.value.problem == f"{begins}writing step-00000120 needs 48 MB, 3 MB are free at {tmp_path}."
-    assert caught.value.fix == fix
+    assert caught.value.message == f"{begins}writing step-00000120 needs 48 MB, 3 MB are free at {tmp_path}."
+    assert caught.value.hint == fix
     assert caught.value.exit_code == 4
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import StorageError
-from fabella.storage import abandoned, clean_partial, whole_folder
-from fabella.storage.temp_files import fsync_folder, new_file_aside, new_folder_aside
+from fabella.storage import atomic_dir, find_stale_temps, remove_stale_temps
+from fabella.storage.temp_files import create_temp_dir, create_temp_file, fsync_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -16,17 +16,17 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_a_living_writer_has_aside_stays(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "a") as aside:
-        assert clean_partial(tmp_path) == []
-        assert abandoned(tmp_path) == []
+    with atomic_dir(tmp_path / "a") as aside:
+        assert remove_stale_temps(tmp_path) == []
+        assert find_stale_temps(tmp_path) == []
         assert aside.exists()
 
 
 def test_what_a_dead_writer_left_is_told_and_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-00000120.partial-0123456789ab" / "inner").mkdir(parents=True)
     (tmp_path / ".latest.partial-0123456789ab").write_bytes(b"step-")
-    assert [name for name, _ in abandoned(tmp_path)] == ["latest", "step-00000120"]
-    assert clean_partial(tmp_path) == ["latest", "step-00000120"]
+    assert [name for name, _ in find_stale_temps(tmp_path)] == ["latest", "step-00000120"]
+    assert remove_stale_temps(tmp_path) == ["latest", "step-00000120"]
     assert names(tmp_path) == []
 
 
@@ -35,23 +35,23 @@ def test_only_what_fabella_laid_aside_is_touched(tmp_path: Path) -> None:
     for name in kept:
         (tmp_path / name).write_text("mine")
     (tmp_path / ".link.partial-0123456789ab").symlink_to("story.txt")
-    assert clean_partial(tmp_path) == []
+    assert remove_stale_temps(tmp_path) == []
     assert names(tmp_path) == sorted([*kept, ".link.partial-0123456789ab"])
 
 
 def test_a_place_that_is_not_there_has_nothing_to_clean(tmp_path: Path) -> None:
-    assert clean_partial(tmp_path / "gone") == []
+    assert remove_stale_temps(tmp_path / "gone") == []
 
 
 def test_writing_a_folder_removes_what_was_left_of_it_but_not_of_others(tmp_path: Path) -> None:
     (tmp_path / ".a.partial-0123456789ab").mkdir()
     (tmp_path / ".b.partial-0123456789ab").mkdir()
-    with whole_folder(tmp_path / "a"):
+    with atomic_dir(tmp_path / "a"):
         pass
     assert names(tmp_path) == [".b.partial-0123456789ab", "a"]
 
 
-@pytest.mark.parametrize("make", [new_folder_aside, new_file_aside])
+@pytest.mark.parametrize("make", [create_temp_dir, create_temp_file])
 def test_a_cleaner_that_comes_between_making_and_locking_costs_a_second_try(
     make: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,8 +80,8 @@ def test_without_folder_locks_nothing_is_taken_for_abandoned(tmp_path: Path, mon
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     (tmp_path / ".a.partial-0123456789ab").mkdir()
-    assert clean_partial(tmp_path) == []
-    with whole_folder(tmp_path / "b") as aside:
+    assert remove_stale_temps(tmp_path) == []
+    with atomic_dir(tmp_path / "b") as aside:
         (aside / "x").write_bytes(b"x")
     assert names(tmp_path) == [".a.partial-0123456789ab", "b"]
 
@@ -99,6 +99,6 @@ def test_a_failing_fsync_of_a_folder_is_an_error(tmp_path: Path, monkeypatch: py
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(StorageError, match="input/output error"), whole_folder(tmp_path / "a"):
+    with pytest.raises(StorageError, match="input/output error"), atomic_dir(tmp_path / "a"):
         pass
     assert names(tmp_path) == []

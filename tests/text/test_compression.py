@@ -10,7 +10,7 @@ import zstandard
 
 from fabella.errors import TextError
 from fabella.text import compression
-from fabella.text.compression import BLOCK, FREE, RATIO, blocks
+from fabella.text.compression import BLOCK, FREE, RATIO, read_blocks
 
 STORY = ("Once upon a time there was a fox.\n" * 50_000).encode()
 
@@ -30,19 +30,19 @@ def write(folder: Path, suffix: str, data: bytes) -> Path:
 
 @packings
 def test_a_packed_file_gives_the_text_that_was_packed(tmp_path: Path, suffix: str) -> None:
-    assert b"".join(blocks(write(tmp_path, suffix, PACK[suffix](STORY)))) == STORY
+    assert b"".join(read_blocks(write(tmp_path, suffix, PACK[suffix](STORY)))) == STORY
 
 
 @packings
 def test_blocks_are_small_however_large_the_file(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, suffix, PACK[suffix](STORY * 4))
     # zstd has no limit on output, only one on input: 1 KiB of it can mean 32 blocks.
-    assert max(map(len, blocks(path))) <= (32 * BLOCK if suffix == ".zst" else BLOCK)
+    assert max(map(len, read_blocks(path))) <= (32 * BLOCK if suffix == ".zst" else BLOCK)
 
 
 def test_a_plain_file_is_read_in_blocks(tmp_path: Path) -> None:
     path = write(tmp_path, "", STORY)
-    assert [len(block) for block in blocks(path)] == [BLOCK, len(STORY) - BLOCK]
+    assert [len(block) for block in read_blocks(path)] == [BLOCK, len(STORY) - BLOCK]
 
 
 @packings
@@ -50,7 +50,7 @@ def test_streams_one_after_another_are_one_text(tmp_path: Path, suffix: str) -> 
     """``cat a.gz b.gz > c.gz``; gzip and xz allow zeros between and after."""
     padding = b"" if suffix == ".zst" else b"\0" * 512
     both = PACK[suffix](b"first ") + padding + PACK[suffix](b"second") + padding
-    assert b"".join(blocks(write(tmp_path, suffix, both))) == b"first second"
+    assert b"".join(read_blocks(write(tmp_path, suffix, both))) == b"first second"
 
 
 @packings
@@ -58,12 +58,12 @@ def test_a_stream_may_end_at_any_byte_of_a_read(tmp_path: Path, suffix: str, mon
     monkeypatch.setattr(compression, "ZSTD_STEP", 3)
     parts = [f"story {number} ".encode() for number in range(20)]
     path = write(tmp_path, suffix, b"".join(map(PACK[suffix], parts)))
-    assert b"".join(blocks(path)) == b"".join(parts)
+    assert b"".join(read_blocks(path)) == b"".join(parts)
 
 
 @packings
 def test_an_empty_packed_file_gives_nothing(tmp_path: Path, suffix: str) -> None:
-    assert b"".join(blocks(write(tmp_path, suffix, PACK[suffix](b"")))) == b""
+    assert b"".join(read_blocks(write(tmp_path, suffix, PACK[suffix](b"")))) == b""
 
 
 @packings
@@ -72,7 +72,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, suffix: str, keep:
     whole = PACK[suffix](STORY)
     path = write(tmp_path, suffix, whole[: int(keep * len(whole)) if keep > 0 else -1])
     with pytest.raises(TextError, match=r"stories\.txt\.\w+ cannot be unpacked: .*Fetch it, or pack it, again"):
-        list(blocks(path))
+        list(read_blocks(path))
 
 
 @packings
@@ -81,13 +81,13 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
     damaged[len(damaged) // 2] ^= 0x55
     damaged[4:8] = b"\xff\xff\xff\xff"
     with pytest.raises(TextError, match="cannot be unpacked"):
-        list(blocks(write(tmp_path, suffix, bytes(damaged))))
+        list(read_blocks(write(tmp_path, suffix, bytes(damaged))))
 
 
 @packings
 def test_text_that_is_not_packed_at_all_is_refused(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(TextError, match="cannot be unpacked"):
-        list(blocks(write(tmp_path, suffix, b"Once upon a time.")))
+        list(read_blocks(write(tmp_path, suffix, b"Once upon a time.")))
 
 
 @packings
@@ -95,14 +95,14 @@ def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, suffix, PACK[suffix](bytes(2 * FREE)))
     unpacked: list[int] = []
     with pytest.raises(TextError, match=f"unpacks to more than {RATIO} times its size .*bomb.*If you trust it"):
-        unpacked.extend(map(len, blocks(path)))
+        unpacked.extend(map(len, read_blocks(path)))
     assert sum(unpacked) <= FREE + RATIO * path.stat().st_size
 
 
 @packings
 def test_a_small_file_may_grow_as_it_likes(tmp_path: Path, suffix: str) -> None:
     """A list of equal lines packs a thousandfold; that is no danger while it is small."""
-    assert sum(map(len, blocks(write(tmp_path, suffix, PACK[suffix](b"a" * (FREE // 2)))))) == FREE // 2
+    assert sum(map(len, read_blocks(write(tmp_path, suffix, PACK[suffix](b"a" * (FREE // 2)))))) == FREE // 2
 
 
 @pytest.mark.parametrize(
@@ -114,17 +114,17 @@ def test_a_small_file_may_grow_as_it_likes(tmp_path: Path, suffix: str) -> None:
 )
 def test_a_file_that_asks_for_a_huge_window_is_refused(tmp_path: Path, suffix: str, packed: bytes) -> None:
     with pytest.raises(TextError, match=r"cannot be unpacked: .*[Mm]emory"):
-        list(blocks(write(tmp_path, suffix, packed)))
+        list(read_blocks(write(tmp_path, suffix, packed)))
 
 
 def test_zst_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
     with pytest.raises(TextError, match=r"Reading \.zst needs zstandard\. pip install 'fabella\[zstd\]'"):
-        list(blocks(write(tmp_path, ".zst", b"")))
+        list(read_blocks(write(tmp_path, ".zst", b"")))
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(TextError, match=r"gone\.txt cannot be read: No such file or directory"):
-        list(blocks(tmp_path / "gone.txt"))
+        list(read_blocks(tmp_path / "gone.txt"))
     with pytest.raises(TextError, match="cannot be read: Is a directory"):
-        list(blocks(tmp_path))
+        list(read_blocks(tmp_path))

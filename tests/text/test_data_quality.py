@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.data.prepare.holdout import digest
-from fabella.text.data_quality import Doctor, Report, in_bytes
-from fabella.text.read_report import Notes
+from fabella.data.prepare.holdout import document_hash
+from fabella.text.data_quality import DataQuality, Report, in_bytes
+from fabella.text.read_report import ReadReport
 
 TRAIN = [f"story number {number} of the fox" for number in range(200)]
 HELD = [f"story number {number} of the owl" for number in range(20)]
 
 
-def examined(train: list[str], held: list[str]) -> Doctor:
-    doctor = Doctor()
+def examined(train: list[str], held: list[str]) -> DataQuality:
+    doctor = DataQuality()
     for texts, held_out in ((train, False), (held, True)):
         for text in texts:
-            doctor.see(text, digest(text), held_out)
+            doctor.add(text, document_hash(text), held_out)
     return doctor
 
 
@@ -51,7 +51,7 @@ def test_asking_twice_or_between_changes_nothing() -> None:
     doctor = examined(TRAIN, HELD[:10])
     doctor.report()
     for text in HELD[10:]:
-        doctor.see(text, digest(text), True)
+        doctor.add(text, document_hash(text), True)
     assert doctor.report() == doctor.report() == report()
 
 
@@ -68,7 +68,7 @@ def test_lengths_are_told_by_their_order(lengths: list[int]) -> None:
 def test_empty_documents_are_counted() -> None:
     doctor = examined([*TRAIN, "", " \n"], HELD)
     assert doctor.report().facts["empty"] == 2
-    assert doctor.report(notes=Notes(empty=5)).facts["empty"] == 7
+    assert doctor.report(notes=ReadReport(empty=5)).facts["empty"] == 7
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_said(train: list[str], held: list[str], warning: str) 
 
 
 def test_what_reading_met_is_said_too() -> None:
-    warnings = examined(TRAIN, HELD).report(notes=Notes(damaged=3, bad_lines=1)).warnings
+    warnings = examined(TRAIN, HELD).report(notes=ReadReport(damaged=3, bad_lines=1)).warnings
     assert warnings == [
         "3 documents are damaged: bytes that are no UTF-8, NUL, or half characters.",
         "1 line is broken and was left out.",
@@ -140,7 +140,7 @@ def test_a_text_that_does_not_suit_its_model_is_said(known: dict[str, int], warn
 
 
 def test_what_is_not_known_is_not_judged() -> None:
-    assert {"context", "epochs", "tokens_per_parameter"} & set(with_tokens().facts) == set()
+    assert {"context_length", "epochs", "tokens_per_parameter"} & set(with_tokens().facts) == set()
     assert "tokens" not in report().facts
     assert "enough for a model of     about 1,300 parameters at most" in report().table
 
@@ -153,7 +153,7 @@ def test_the_table_is_for_people_and_the_facts_are_for_programs() -> None:
 
 
 def test_no_document_at_all_is_no_crash() -> None:
-    found = Doctor().report(context=5, model_parameters=5, tokens_to_train=5)
+    found = DataQuality().report(context=5, model_parameters=5, tokens_to_train=5)
     assert found.facts["documents"] == 0
     assert found.table
 

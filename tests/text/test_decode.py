@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.errors import TextError
-from fabella.text.decode import FOREIGN, utf8
-from fabella.text.read_report import Notes
+from fabella.text.decode import FOREIGN, to_utf8_blocks
+from fabella.text.read_report import ReadReport
 
 STORY = "Once upon a time, a fox said: “Grüß dich, 小狐狸!” 🦊\nThe end.\n"
 
 
-def read(blocks: Iterable[bytes], notes: Notes | None = None) -> bytes:
-    return b"".join(utf8(iter(blocks), "stories.txt", notes or Notes()))
+def read(blocks: Iterable[bytes], notes: ReadReport | None = None) -> bytes:
+    return b"".join(to_utf8_blocks(iter(blocks), "stories.txt", notes or ReadReport()))
 
 
 def test_utf8_passes_through() -> None:
-    notes = Notes()
+    notes = ReadReport()
     assert read([STORY.encode()], notes).decode() == STORY
-    assert not list(notes.sentences())
+    assert not list(notes.messages())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
@@ -35,17 +35,17 @@ def test_utf8_passes_through() -> None:
 )
 def test_a_byte_order_mark_says_how_to_read_and_is_left_out(size: int, bom: bytes, encoding: str) -> None:
     data = bom + STORY.encode(encoding)
-    notes = Notes()
+    notes = ReadReport()
     assert read((data[i : i + size] for i in range(0, len(data), size)), notes).decode() == STORY
-    assert any("stories.txt" in sentence for sentence in notes.sentences())
+    assert any("stories.txt" in sentence for sentence in notes.messages())
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_mark_is_known_by_its_zeros(encoding: str) -> None:
     text = "Once upon a time there was a small hedgehog.\n" * 9
-    notes = Notes()
+    notes = ReadReport()
     assert read([text.encode(encoding)], notes).decode() == text
-    assert list(notes.sentences()) == [f"stories.txt is {encoding.upper()}, converted"]
+    assert list(notes.messages()) == [f"stories.txt is {encoding.upper()}, converted"]
 
 
 @pytest.mark.parametrize("lost", [b"\x41", b"\x3d\xd8", b"\x3d\xd8\x00"])
@@ -69,7 +69,7 @@ def test_line_ends_are_those_of_python_however_the_blocks_fall(parts: list[str],
     while data:
         blocks.append(data[: sizes[len(blocks) % len(sizes)]])
         data = data[len(blocks[-1]) :]
-    notes = Notes()
+    notes = ReadReport()
     assert read(blocks, notes).decode() == io.StringIO(text, newline=None).read()
     assert notes.carriage_returns == text.count("\r")
 
@@ -107,8 +107,8 @@ def test_what_is_no_text_is_named(data: bytes, what: str) -> None:
 def test_every_foreign_kind_is_refused(offset: int, magic: bytes, what: str, fix: str) -> None:
     with pytest.raises(TextError) as error:
         read([b"x" * offset + magic + b" and more"])
-    assert error.value.problem == f"stories.txt is not text: it is {what}."
-    assert error.value.fix == fix
+    assert error.value.message == f"stories.txt is not text: it is {what}."
+    assert error.value.hint == fix
 
 
 def test_random_bytes_are_refused_with_their_share_of_control_bytes() -> None:

@@ -6,19 +6,19 @@ from hypothesis import strategies as st
 
 from fabella.errors import TextError
 from fabella.text import decode_policy
-from fabella.text.decode_policy import LONGEST_DOCUMENT, Reading, pieces
+from fabella.text.decode_policy import LONGEST_DOCUMENT, DecodePolicy, iter_blocks
 
 
 def where(raw: bytes, at: int) -> str:
     return f"stories.txt, byte {at + 1}"
 
 
-def texts(reading: Reading, raw: bytes) -> list[str]:
+def texts(reading: DecodePolicy, raw: bytes) -> list[str]:
     return list(reading.text(raw, where))
 
 
 def test_sound_text_passes_unchanged() -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert texts(reading, "Grüße, 🦊!\n\n<|endoftext|>".encode()) == ["Grüße, 🦊!\n\n<|endoftext|>"]
     assert reading.notes.counts() == dict.fromkeys(reading.notes.counts(), 0) | {"documents": 1}
 
@@ -37,7 +37,7 @@ def test_sound_text_passes_unchanged() -> None:
 )
 def test_strict_names_place_and_bytes(raw: bytes, problem: str) -> None:
     with pytest.raises(TextError, match=problem + r'.*set invalid_text to "replace".*or "skip"'):
-        texts(Reading(), raw)
+        texts(DecodePolicy(), raw)
 
 
 @pytest.mark.parametrize(
@@ -50,27 +50,27 @@ def test_strict_names_place_and_bytes(raw: bytes, problem: str) -> None:
     ],
 )
 def test_replace_puts_in_a_mark_and_counts_it(raw: bytes, text: str, replaced: int) -> None:
-    reading = Reading(invalid="replace")
+    reading = DecodePolicy(invalid="replace")
     assert texts(reading, raw) == [text]
     assert (reading.notes.damaged, reading.notes.replaced, reading.notes.skipped) == (1, replaced, 0)
     assert len(reading.notes.examples) == 1
 
 
 def test_skip_leaves_the_document_out_and_counts_it() -> None:
-    reading = Reading(invalid="skip")
+    reading = DecodePolicy(invalid="skip")
     assert [*texts(reading, b"good"), *texts(reading, b"b\xffd"), *texts(reading, b"fine")] == ["good", "fine"]
     assert (reading.notes.documents, reading.notes.damaged, reading.notes.skipped) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("raw", [b"", b" ", b"\n\n\t", "\u2003\u3000".encode()])
 def test_a_document_without_a_visible_character_is_left_out(raw: bytes) -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert texts(reading, raw) == []
     assert reading.notes.empty == 1
 
 
 def test_line_ends_become_plain() -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert texts(reading, b"one\r\ntwo\rthree\nfour") == ["one\ntwo\nthree\nfour"]
     assert reading.notes.carriage_returns == 2
 
@@ -78,7 +78,7 @@ def test_line_ends_become_plain() -> None:
 @given(st.binary(max_size=200), st.sampled_from(["strict", "replace", "skip"]))
 def test_whatever_comes_what_goes_out_is_unicode(raw: bytes, invalid: decode_policy.Invalid) -> None:
     try:
-        found = texts(Reading(invalid=invalid), raw)
+        found = texts(DecodePolicy(invalid=invalid), raw)
     except TextError:
         assert invalid == "strict"
         return
@@ -91,20 +91,20 @@ def test_whatever_comes_what_goes_out_is_unicode(raw: bytes, invalid: decode_pol
 
 @given(st.text(st.characters(blacklist_categories=()), max_size=100))
 def test_decoded_text_may_hold_lone_surrogates(text: str) -> None:
-    for cleaned in Reading(invalid="replace").string(text, where):
+    for cleaned in DecodePolicy(invalid="replace").string(text, where):
         assert cleaned.encode().decode() == cleaned
 
 
 def test_a_long_document_is_cut_into_pieces_and_stated() -> None:
     words = b"once upon a time there was a fox "
     raw = words * (3 * LONGEST_DOCUMENT // len(words))
-    reading = Reading()
+    reading = DecodePolicy()
     found = texts(reading, raw)
     assert "".join(found).encode() == raw
     assert max(len(text) for text in found) <= LONGEST_DOCUMENT
     assert all(text.endswith(" ") for text in found)
     assert reading.notes.cut == 1
-    assert "1 document longer than 1 MiB, cut into several" in reading.notes.sentences()
+    assert "1 document longer than 1 MiB, cut into several" in reading.notes.messages()
 
 
 @given(st.lists(st.sampled_from(["ä", "🦊", "x" * 7, " ", "\n", "\n\n"]), min_size=1, max_size=60), st.integers(8, 40))
@@ -112,7 +112,7 @@ def test_pieces_join_to_the_whole_and_never_part_a_character(parts: list[str], l
     raw = "".join(parts).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode_policy, "LONGEST_DOCUMENT", longest)
-        cuts = list(pieces(raw))
+        cuts = list(iter_blocks(raw))
     assert b"".join(raw[start:end] for start, end in cuts) == raw
     assert all(0 < end - start <= longest for start, end in cuts)
     assert [raw[start:end].decode() for start, end in cuts]
@@ -121,17 +121,17 @@ def test_pieces_join_to_the_whole_and_never_part_a_character(parts: list[str], l
 def test_a_piece_ends_at_the_best_border(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_policy, "LONGEST_DOCUMENT", 20)
     raw = b"aaaa bbbb\n\ncccc dddd eeee ffff gggg"
-    assert [raw[start:end] for start, end in pieces(raw)] == [b"aaaa bbbb\n\n", b"cccc dddd eeee ffff ", b"gggg"]
+    assert [raw[start:end] for start, end in iter_blocks(raw)] == [b"aaaa bbbb\n\n", b"cccc dddd eeee ffff ", b"gggg"]
 
 
 def test_the_place_of_damage_in_a_later_piece_is_counted_from_the_documents_beginning() -> None:
     raw = b"a " * LONGEST_DOCUMENT + b"\xff"
     with pytest.raises(TextError, match=f"byte {2 * LONGEST_DOCUMENT + 1}: 0xFF"):
-        texts(Reading(), raw)
+        texts(DecodePolicy(), raw)
 
 
 def test_bad_lines_end_the_reading_once_the_budget_is_spent() -> None:
-    reading = Reading(max_bad_lines=2)
+    reading = DecodePolicy(max_bad_lines=2)
     reading.bad_line("a.jsonl, line 3", "it is not JSON.")
     reading.bad_line("a.jsonl, line 4", "it is not JSON.")
     with pytest.raises(TextError) as error:
@@ -146,4 +146,4 @@ def test_bad_lines_end_the_reading_once_the_budget_is_spent() -> None:
 
 def test_without_a_budget_the_first_bad_line_ends_the_reading() -> None:
     with pytest.raises(TextError, match=r"line 3: broken\. Repair it, or leave such lines out with max_bad_lines=10\."):
-        Reading().bad_line("a.jsonl, line 3", "broken.")
+        DecodePolicy().bad_line("a.jsonl, line 3", "broken.")

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.text import decode_policy, document_separator
-from fabella.text.document_separator import MANY, MARKERS, guess, split
-from fabella.text.read_report import Notes
+from fabella.text.document_separator import MANY, MARKERS, detect_separator, split_documents
+from fabella.text.read_report import ReadReport
 
 
 def documents(text: str, separator: str, size: int = 2**20) -> list[str]:
     data = text.encode()
     blocks = (data[i : i + size] for i in range(0, len(data), size))
-    return [raw.decode() for _, raw in split(blocks, separator, Notes())]
+    return [raw.decode() for _, raw in split_documents(blocks, separator, ReadReport())]
 
 
 STORY = "The fox ran.\nIt was late."
@@ -37,18 +37,18 @@ WRAPPED = "\n".join(["It was a bright cold day in spring, and the little fox tha
     ],
 )
 def test_the_separator_is_guessed_from_a_sample(sample: str, expected: str) -> None:
-    assert guess([sample], files=1) == expected
+    assert detect_separator([sample], files=1) == expected
 
 
 @pytest.mark.parametrize("marker", MARKERS)
 def test_a_marker_decides(marker: str) -> None:
-    assert guess(["\n\n".join([STORY] * 20), f"{STORY}{marker}"], files=2) == marker
+    assert detect_separator(["\n\n".join([STORY] * 20), f"{STORY}{marker}"], files=2) == marker
 
 
 def test_each_of_many_files_is_one_document() -> None:
     sample = "\n\n".join([STORY] * 20)
-    assert guess([sample] * 16, files=MANY) == "file"
-    assert guess([sample] * 16, files=MANY - 1) == "blank-lines"
+    assert detect_separator([sample] * 16, files=MANY) == "file"
+    assert detect_separator([sample] * 16, files=MANY - 1) == "blank-lines"
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,20 @@ def test_what_was_joined_is_split_again(stories: list[str]) -> None:
 
 def test_every_document_knows_its_first_line() -> None:
     text = b"one\ntwo\n\n\nfive\n<eos>\n\neight"
-    assert list(split(iter([text]), "blank-lines", Notes())) == [(1, b"one\ntwo"), (5, b"five\n<eos>"), (8, b"eight")]
-    assert list(split(iter([text]), "<eos>", Notes())) == [(1, b"one\ntwo\n\n\nfive"), (8, b"eight")]
+    assert list(split_documents(iter([text]), "blank-lines", ReadReport())) == [
+        (1, b"one\ntwo"),
+        (5, b"five\n<eos>"),
+        (8, b"eight"),
+    ]
+    assert list(split_documents(iter([text]), "<eos>", ReadReport())) == [(1, b"one\ntwo\n\n\nfive"), (8, b"eight")]
 
 
 def test_a_line_without_end_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_policy, "LONGEST_DOCUMENT", 64)
     monkeypatch.setattr(document_separator, "LONGEST_DOCUMENT", 64)
-    notes = Notes()
+    notes = ReadReport()
     blocks = (b"once upon a time " for _ in range(100))
-    found = [raw for _, raw in split(blocks, "lines", notes)]
+    found = [raw for _, raw in split_documents(blocks, "lines", notes)]
     assert b" ".join(found) == (b"once upon a time " * 100).strip()
     assert max(map(len, found)) <= 64
     assert notes.cut == 1

@@ -10,18 +10,18 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from fabella.config.data import Files
+from fabella.config.data import FilesSource
 from fabella.errors import TextError
-from fabella.text.decode_policy import Reading
+from fabella.text.decode_policy import DecodePolicy
 from fabella.text.file_set import documents
-from fabella.text.read_report import Notes
+from fabella.text.read_report import ReadReport
 
 STORIES = ["Once there was a fox. 🦊", "Said the owl:\n\n“Who?”", "The end."]
 
 
-def read(*paths: Path, separator: str = "auto", column: str = "auto", notes: Notes | None = None) -> list[str]:
-    files = Files(paths=tuple(map(str, paths)), separator=separator, column=column)
-    return list(documents(files, Reading(notes=notes or Notes())))
+def read(*paths: Path, separator: str = "auto", column: str = "auto", notes: ReadReport | None = None) -> list[str]:
+    files = FilesSource(paths=tuple(map(str, paths)), separator=separator, column=column)
+    return list(documents(files, DecodePolicy(notes=notes or ReadReport())))
 
 
 def as_text(name: str) -> bytes:
@@ -66,18 +66,18 @@ def test_a_json_file_with_an_object_a_line_is_read_as_such(tmp_path: Path) -> No
 def test_the_guess_is_stated_with_what_came_of_it(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(as_text("a.txt"))
-    notes = Notes()
+    notes = ReadReport()
     read(tmp_path, notes=notes)
-    assert list(notes.sentences()) == [
+    assert list(notes.messages()) == [
         f"separator of {tmp_path / 'a.txt'} and 1 more guessed: <|endoftext|> (6 documents)"
     ]
 
 
 def test_a_given_separator_is_no_guess_and_leaves_other_markers_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one <|endoftext|> two\n###\nthree")
-    notes = Notes()
+    notes = ReadReport()
     assert read(tmp_path / "a.txt", separator="###", notes=notes) == ["one <|endoftext|> two", "three"]
-    assert not list(notes.sentences())
+    assert not list(notes.messages())
 
 
 def test_a_separator_may_be_given_with_line_ends_of_windows(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_an_empty_separator_is_refused(tmp_path: Path) -> None:
 def test_an_empty_file_among_others_is_stated(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.txt").write_text("one")
-    notes = Notes()
+    notes = ReadReport()
     assert read(tmp_path, notes=notes) == ["one"]
-    assert f"{tmp_path / 'a.txt'} is empty" in notes.sentences()
+    assert f"{tmp_path / 'a.txt'} is empty" in notes.messages()
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])

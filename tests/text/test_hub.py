@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from fabella.config.data import Hub
+from fabella.config.data import HubSource
 from fabella.errors import TextError
-from fabella.text.decode_policy import Reading
+from fabella.text.decode_policy import DecodePolicy
 from fabella.text.hub import documents
 
-TINY = Hub(name="roneneldan/TinyStories", subset="en", split="validation", revision="abc", streaming=False)
+TINY = HubSource(name="roneneldan/TinyStories", subset="en", split="validation", revision="abc", streaming=False)
 ROWS = [{"id": 1, "text": "One fox.\r\n"}, {"id": 2, "text": "Two foxes."}, {"id": 3, "text": None}]
 
 
@@ -56,20 +56,20 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_every_part_of_the_name_is_asked_for(library: SimpleNamespace) -> None:
-    list(documents(TINY, Reading()))
+    list(documents(TINY, DecodePolicy()))
     assert library.asked == (
         ("roneneldan/TinyStories", "en"),
         {"split": "validation", "revision": "abc", "streaming": False},
     )
-    list(documents(Hub(name="tiny"), Reading()))
+    list(documents(HubSource(name="tiny"), DecodePolicy()))
     assert library.asked == (("tiny", None), {"split": "train", "revision": None, "streaming": True})
 
 
 def test_each_rows_text_is_a_document(library: SimpleNamespace) -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert list(documents(TINY, reading)) == ["One fox.\n", "Two foxes."]
     assert reading.notes.empty == 1
-    assert "text column of roneneldan/TinyStories guessed: text (2 documents)" in reading.notes.sentences()
+    assert "text column of roneneldan/TinyStories guessed: text (2 documents)" in reading.notes.messages()
 
 
 def test_a_named_column_is_the_only_one_read(library: SimpleNamespace) -> None:
@@ -77,30 +77,30 @@ def test_a_named_column_is_the_only_one_read(library: SimpleNamespace) -> None:
         """A column that must not be decoded."""
 
     library.answer = Rows([{"story": "One.", "picture": Picture()}])
-    assert list(documents(Hub(name="tiny", column="story"), Reading())) == ["One."]
+    assert list(documents(HubSource(name="tiny", column="story"), DecodePolicy())) == ["One."]
 
 
 def test_a_column_that_is_not_there_is_an_error(library: SimpleNamespace) -> None:
     with pytest.raises(TextError, match=r"tiny has no column 'txt'\. Did you mean 'text'\?"):
-        list(documents(Hub(name="tiny", column="txt"), Reading()))
+        list(documents(HubSource(name="tiny", column="txt"), DecodePolicy()))
 
 
 def test_a_row_without_text_is_a_bad_line(library: SimpleNamespace) -> None:
     library.answer = Rows([{"text": "One."}, {"text": 2}])
     with pytest.raises(TextError, match="tiny, row 2: 'text' is a int, not text"):
-        list(documents(Hub(name="tiny"), Reading()))
-    assert list(documents(Hub(name="tiny"), Reading(max_bad_lines=1))) == ["One."]
+        list(documents(HubSource(name="tiny"), DecodePolicy()))
+    assert list(documents(HubSource(name="tiny"), DecodePolicy(max_bad_lines=1))) == ["One."]
 
 
 def test_damage_is_for_the_policy(library: SimpleNamespace) -> None:
     library.answer = Rows([{"text": "half \ud83e a fox"}])
     with pytest.raises(TextError, match="tiny, row 1, in 'text': half a character"):
-        list(documents(Hub(name="tiny"), Reading()))
+        list(documents(HubSource(name="tiny"), DecodePolicy()))
 
 
 def test_a_data_set_without_rows_gives_nothing(library: SimpleNamespace) -> None:
     library.answer = Rows([])
-    assert list(documents(TINY, Reading())) == []
+    assert list(documents(TINY, DecodePolicy())) == []
 
 
 FETCH = "fetch it elsewhere (hf download --repo-type dataset roneneldan/TinyStories)"
@@ -135,9 +135,9 @@ def test_what_goes_wrong_is_explained(
 ) -> None:
     library.answer = Rows(ROWS, fails_at=1, error=error) if while_reading else error
     with pytest.raises(TextError) as caught:
-        list(documents(TINY, Reading()))
-    assert problem in caught.value.problem
-    assert fix in caught.value.fix
+        list(documents(TINY, DecodePolicy()))
+    assert problem in caught.value.message
+    assert fix in caught.value.hint
 
 
 def test_errors_of_the_http_library_are_explained_too(
@@ -149,10 +149,10 @@ def test_errors_of_the_http_library_are_explained_too(
     monkeypatch.setitem(sys.modules, "httpx", SimpleNamespace(HTTPError=HTTPError))
     library.answer = HTTPError("timed out")
     with pytest.raises(TextError, match="failed: timed out"):
-        list(documents(TINY, Reading()))
+        list(documents(TINY, DecodePolicy()))
 
 
 def test_the_hub_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(TextError, match=r"Reading from the hub needs datasets\. pip install 'fabella\[hub\]'"):
-        list(documents(TINY, Reading()))
+        list(documents(TINY, DecodePolicy()))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.text.mixture import mix, uniform
+from fabella.text.mixture import interleave, uniform
 
 # Four standard deviations of a share among 10,000 draws are at most 0.02.
 SHARE_TOLERANCE = 0.02
@@ -18,7 +18,7 @@ def parts(*sizes: int) -> list[Iterator[str]]:
 
 
 def drawn(sizes: list[int], weights: list[float], *, seed: int = 1, until_all: bool = False) -> list[str]:
-    return [text for _, text in mix(parts(*sizes), weights, seed=seed, until_all=until_all)]
+    return [text for _, text in interleave(parts(*sizes), weights, seed=seed, until_all=until_all)]
 
 
 def test_each_part_has_its_share_of_the_documents() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.paths import find, kind
+from fabella.text.paths import expand_paths, kind
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(folder: Path, *paths: str) -> list[str]:
-    return [str(path.relative_to(folder)) for path in find(tuple(str(folder / path) for path in paths))]
+    return [str(path.relative_to(folder)) for path in expand_paths(tuple(str(folder / path) for path in paths))]
 
 
 def test_a_folder_means_its_text_files_at_any_depth_sorted(folder: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_name_with_signs_of_a_glob_is_a_name_first(folder: Path) -> None:
 
 def test_home_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
-    assert find(("~/a.txt",)) == [folder / "a.txt"]
+    assert expand_paths(("~/a.txt",)) == [folder / "a.txt"]
 
 
 def test_links_to_folders_are_not_followed(folder: Path) -> None:
@@ -82,20 +82,20 @@ def test_where_nothing_is_the_error_helps(folder: Path, path: str, message: str)
 def test_a_folder_without_text_says_what_fabella_reads(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"")
     with pytest.raises(TextError, match=r"There is no text in the folder .*\. Fabella reads \.txt"):
-        find((str(tmp_path),))
+        expand_paths((str(tmp_path),))
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.7z", "A.ZIP", "a.tar.zst"])
 def test_archives_are_refused_by_their_names(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(TextError, match=r"is an archive\. Unpack it, and give its files or their folder"):
-        find((str(tmp_path / name),))
+        expand_paths((str(tmp_path / name),))
 
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(TextError, match=r"is a pipe or a device; .* Save it as a file first"):
-        find((str(tmp_path / "pipe.txt"),))
+        expand_paths((str(tmp_path / "pipe.txt"),))
 
 
 @pytest.mark.parametrize(

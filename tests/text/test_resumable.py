@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config.data import Files, Hub, Mixture, Part, Storybook
+from fabella.config.data import FilesSource, HubSource, MixtureSource, StorybookSource, WeightedSource
 from fabella.errors import TextError
 from fabella.text import resumable as module
-from fabella.text.decode_policy import Reading
-from fabella.text.resumable import Leaf, leaves, portions
+from fabella.text.decode_policy import DecodePolicy
+from fabella.text.resumable import Leaf, flatten_mixture, iter_chunks
 from fabella.text.source import documents
 from tests.text.local_hub import LocalHub, installed
 
@@ -26,17 +26,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     sys.modules.pop("datasets", None)
 
 
-def files(folder: Path) -> Files:
+def files(folder: Path) -> FilesSource:
     for name, count in (("a.txt", 3), ("b.jsonl", 4), ("c.csv", 2)):
         texts = [f"{name} tells story {number}." for number in range(count)]
         lines = {"a.txt": texts, "b.jsonl": [f'{{"text": "{text}"}}' for text in texts], "c.csv": ["text", *texts]}
         (folder / name).write_text("\n".join(lines[name]) + "\n")
     (folder / "d.txt").touch()
-    return Files(paths=(str(folder),), separator="lines")
+    return FilesSource(paths=(str(folder),), separator="lines")
 
 
 def read(source: Leaf, order: Sequence[int] | type[range] = FORWARD, mark: str = "") -> list[tuple[str, list[str]]]:
-    return [(part.mark, list(part.texts)) for part in portions(source, Reading(), order, mark)]  # pyright: ignore
+    return [(part.cursor, list(part.texts)) for part in iter_chunks(source, DecodePolicy(), order, mark)]  # pyright: ignore
 
 
 def flat(parts: list[tuple[str, list[str]]]) -> list[str]:
@@ -47,9 +47,9 @@ def sources(folder: Path) -> dict[str, Leaf]:
     (folder / "texts").mkdir(exist_ok=True)
     return {
         "files": files(folder / "texts"),
-        "storybook": Storybook(stories=2500, seed=3),
-        "streamed": Hub(name="tales"),
-        "downloaded": Hub(name="tales", streaming=False),
+        "storybook": StorybookSource(stories=2500, seed=3),
+        "streamed": HubSource(name="tales"),
+        "downloaded": HubSource(name="tales", streaming=False),
     }
 
 
@@ -83,39 +83,50 @@ def test_reading_begins_again_at_any_portion(kind: str, tmp_path: Path, hub: Loc
 def test_the_rows_of_a_data_set_are_numbered_through(hub: LocalHub) -> None:
     hub.add("tales", [["One."] * 300, [*["Two."] * 9, "half \ud83e a fox"]])
     with pytest.raises(TextError, match="tales, row 310, in 'text': half a character"):
-        read(Hub(name="tales"))
+        read(HubSource(name="tales"))
 
 
 @pytest.mark.fault("B8", cases=4)
 @pytest.mark.parametrize("places", [[(0, 0)], [(0, 63)], [(1, 7)] * 3, [(0, 3), (2, 299)]], ids=str)
 def test_a_lost_connection_is_made_anew_where_it_was_lost(places: list[tuple[int, int]], hub: LocalHub) -> None:
-    expected = flat(read(Hub(name="tales")))
+    expected = flat(read(HubSource(name="tales")))
     hub.break_at(*places)
-    assert flat(read(Hub(name="tales"))) == expected
+    assert flat(read(HubSource(name="tales"))) == expected
 
 
 @pytest.mark.fault("B8", cases=2)
 def test_a_connection_that_stays_lost_is_an_error(hub: LocalHub) -> None:
     hub.break_at(*[(1, 7)] * 4)
     with pytest.raises(TextError, match=r"The hub cannot be reached for tales: Server Disconnected\. Check network"):
-        read(Hub(name="tales"))
+        read(HubSource(name="tales"))
     with pytest.raises(TextError, match="The hub cannot be reached for nowhere: Couldn't reach"):
-        read(Hub(name="nowhere"))
+        read(HubSource(name="nowhere"))
 
 
 def test_what_will_not_pass_is_not_tried_again(hub: LocalHub) -> None:
     with pytest.raises(TextError, match=r"tales has no column 'txt'\. Did you mean 'text'\?"):
-        read(Hub(name="tales", column="txt"))
+        read(HubSource(name="tales", column="txt"))
 
 
 def test_a_data_set_without_rows_has_no_portion(hub: LocalHub) -> None:
     (hub.folder / "void").mkdir()
-    assert read(Hub(name="void")) == []
-    assert read(Hub(name="void", streaming=False)) == []
+    assert read(HubSource(name="void")) == []
+    assert read(HubSource(name="void", streaming=False)) == []
 
 
 def test_mixtures_in_mixtures_become_shares_of_their_sources() -> None:
-    inner = Mixture(parts=(Part(weight=1.0, source=Storybook(seed=2)), Part(weight=3.0, source=Storybook(seed=3))))
-    outer = Mixture(parts=(Part(weight=4.0, source=Storybook(seed=1)), Part(weight=4.0, source=inner)))
-    assert leaves(outer) == [(0.5, Storybook(seed=1)), (0.125, Storybook(seed=2)), (0.375, Storybook(seed=3))]
-    assert leaves(Storybook()) == [(1.0, Storybook())]
+    inner = MixtureSource(
+        parts=(
+            WeightedSource(weight=1.0, source=StorybookSource(seed=2)),
+            WeightedSource(weight=3.0, source=StorybookSource(seed=3)),
+        )
+    )
+    outer = MixtureSource(
+        parts=(WeightedSource(weight=4.0, source=StorybookSource(seed=1)), WeightedSource(weight=4.0, source=inner))
+    )
+    assert flatten_mixture(outer) == [
+        (0.5, StorybookSource(seed=1)),
+        (0.125, StorybookSource(seed=2)),
+        (0.375, StorybookSource(seed=3)),
+    ]
+    assert flatten_mixture(StorybookSource()) == [(1.0, StorybookSource())]

@@ -4,32 +4,32 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config.data import Files, Hub, Mixture, Part, Source, Storybook
+from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, StorybookSource, WeightedSource
 from fabella.errors import TextError
-from fabella.text.read_report import Notes
-from fabella.text.source import describe, documents, parse, paths
+from fabella.text.read_report import ReadReport
+from fabella.text.source import describe, documents, parse_source, source_files
 
 
 @pytest.mark.parametrize(
     ("text", "source"),
     [
-        ("storybook", Storybook()),
-        ("storybook:5000", Storybook(stories=5000)),
-        ("hub:roneneldan/TinyStories", Hub(name="roneneldan/TinyStories")),
-        ("hub:roneneldan/TinyStories:validation", Hub(name="roneneldan/TinyStories", split="validation")),
-        ("hub:wikitext@wikitext-2-v1", Hub(name="wikitext", subset="wikitext-2-v1")),
-        ("hub:wikitext@wikitext-2-v1:test", Hub(name="wikitext", subset="wikitext-2-v1", split="test")),
-        ("hub:wikitext:train[:10%]", Hub(name="wikitext", split="train[:10%]", streaming=False)),
+        ("storybook", StorybookSource()),
+        ("storybook:5000", StorybookSource(stories=5000)),
+        ("hub:roneneldan/TinyStories", HubSource(name="roneneldan/TinyStories")),
+        ("hub:roneneldan/TinyStories:validation", HubSource(name="roneneldan/TinyStories", split="validation")),
+        ("hub:wikitext@wikitext-2-v1", HubSource(name="wikitext", subset="wikitext-2-v1")),
+        ("hub:wikitext@wikitext-2-v1:test", HubSource(name="wikitext", subset="wikitext-2-v1", split="test")),
+        ("hub:wikitext:train[:10%]", HubSource(name="wikitext", split="train[:10%]", streaming=False)),
     ],
 )
 def test_words_mean_sources(text: str, source: Source) -> None:
-    assert parse(text) == source
+    assert parse_source(text) == source
 
 
 def test_a_path_means_its_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("story")
     for text in (str(tmp_path), str(tmp_path / "a.txt"), str(tmp_path / "*.txt")):
-        assert parse(text) == Files(paths=(text,))
+        assert parse_source(text) == FilesSource(paths=(text,))
 
 
 @pytest.mark.parametrize(
@@ -46,34 +46,34 @@ def test_a_path_means_its_files(tmp_path: Path) -> None:
 )
 def test_words_that_mean_nothing_are_refused(text: str, message: str) -> None:
     with pytest.raises(TextError) as error:
-        parse(text)
+        parse_source(text)
     assert message in str(error.value)
 
 
-def mixture(*parts: tuple[float, Source], seed: int = 1, all_of_it: bool = False) -> Mixture:
-    return Mixture(
-        parts=tuple(Part(weight=weight, source=source) for weight, source in parts),
+def mixture(*parts: tuple[float, Source], seed: int = 1, all_of_it: bool = False) -> MixtureSource:
+    return MixtureSource(
+        parts=tuple(WeightedSource(weight=weight, source=source) for weight, source in parts),
         until="all" if all_of_it else "first",
         seed=seed,
     )
 
 
-def book(stories: int, seed: int = 1) -> Storybook:
-    return Storybook(stories=stories, seed=seed)
+def book(stories: int, seed: int = 1) -> StorybookSource:
+    return StorybookSource(stories=stories, seed=seed)
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (Storybook(), "storybook (20,000 stories, seed 1)"),
-        (Files(paths=("a.txt", "b/*.txt")), "a.txt, b/*.txt"),
-        (Hub(name="tiny"), "hub data set tiny, split train"),
+        (StorybookSource(), "storybook (20,000 stories, seed 1)"),
+        (FilesSource(paths=("a.txt", "b/*.txt")), "a.txt, b/*.txt"),
+        (HubSource(name="tiny"), "hub data set tiny, split train"),
         (
-            Hub(name="tiny", subset="en", revision="abc"),
+            HubSource(name="tiny", subset="en", revision="abc"),
             "hub data set tiny, subset en, split train, revision abc",
         ),
         (
-            mixture((3, book(5)), (1, Files(paths=("a.txt",)))),
+            mixture((3, book(5)), (1, FilesSource(paths=("a.txt",)))),
             "mixture (75 % storybook (5 stories, seed 1); 25 % a.txt)",
         ),
     ],
@@ -83,7 +83,7 @@ def test_a_source_is_described_in_a_line(source: Source, words: str) -> None:
 
 
 def test_the_storybook_gives_its_stories() -> None:
-    notes = Notes()
+    notes = ReadReport()
     found = list(documents(book(7), notes=notes))
     assert len(set(found)) == 7
     assert found == list(documents(book(9)))[:7]
@@ -93,11 +93,11 @@ def test_the_storybook_gives_its_stories() -> None:
 def test_a_mixture_may_hold_mixtures_and_notes_how_much_of_each_was_used() -> None:
     inner = mixture((1, book(10, seed=2)), (1, book(10, seed=3)), all_of_it=True)
     outer = mixture((1, inner), (2, book(40)), all_of_it=True)
-    notes = Notes()
+    notes = ReadReport()
     found = list(documents(outer, notes=notes))
     everything = [*documents(book(10, seed=2)), *documents(book(10, seed=3)), *documents(book(40))]
     assert sorted(found) == sorted(everything)
-    sentences = list(notes.sentences())
+    sentences = list(notes.messages())
     assert "10 documents of storybook (10 stories, seed 2)" in sentences
     assert f"20 documents of {describe(inner)}" in sentences
     assert "40 documents of storybook (40 stories, seed 1)" in sentences
@@ -105,10 +105,10 @@ def test_a_mixture_may_hold_mixtures_and_notes_how_much_of_each_was_used() -> No
 
 
 def test_a_mixture_ends_with_its_first_part_unless_all_is_wanted() -> None:
-    notes = Notes()
+    notes = ReadReport()
     found = list(documents(mixture((1, book(5)), (1, book(500, seed=2))), notes=notes))
     assert len(found) < 50
-    assert "5 documents of storybook (5 stories, seed 1)" in notes.sentences()
+    assert "5 documents of storybook (5 stories, seed 1)" in notes.messages()
 
 
 def test_the_order_of_a_mixture_is_fixed_by_its_seed() -> None:
@@ -120,24 +120,24 @@ def test_the_order_of_a_mixture_is_fixed_by_its_seed() -> None:
 
 
 def test_a_pass_left_early_has_noted_what_it_used() -> None:
-    notes = Notes()
+    notes = ReadReport()
     stream = documents(mixture((1, book(9)), (1, book(9, seed=2))), notes=notes)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
-    assert any(sentence.startswith("1 document of") for sentence in notes.sentences())
+    assert any(sentence.startswith("1 document of") for sentence in notes.messages())
 
 
 def test_the_files_of_a_source_are_known(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("story")
-    files = Files(paths=(str(tmp_path / "a.txt"),))
-    assert paths(files) == [tmp_path / "a.txt"]
-    assert paths(mixture((1, files), (1, book(5)))) == [tmp_path / "a.txt"]
-    assert paths(Hub(name="tiny")) == []
+    files = FilesSource(paths=(str(tmp_path / "a.txt"),))
+    assert source_files(files) == [tmp_path / "a.txt"]
+    assert source_files(mixture((1, files), (1, book(5)))) == [tmp_path / "a.txt"]
+    assert source_files(HubSource(name="tiny")) == []
 
 
 def test_two_passes_are_equal(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\n" * 12)
-    source = parse(str(tmp_path))
+    source = parse_source(str(tmp_path))
     assert list(documents(source)) == list(documents(source))
 
 
@@ -153,13 +153,13 @@ def test_two_passes_are_equal(tmp_path: Path) -> None:
 def test_a_source_without_a_document_is_an_error(tmp_path: Path, name: str, content: str, why: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(TextError, match=f"{name}") as error:
-        list(documents(parse(str(tmp_path / name))))
+        list(documents(parse_source(str(tmp_path / name))))
     assert why in str(error.value)
 
 
 def test_a_part_without_a_document_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" ")
-    empty = Files(paths=(str(tmp_path / "empty.txt"),))
+    empty = FilesSource(paths=(str(tmp_path / "empty.txt"),))
     with pytest.raises(TextError, match=r"There is no text in .*empty\.txt"):
         list(documents(mixture((1, book(50)), (1, empty))))
 
@@ -167,7 +167,7 @@ def test_a_part_without_a_document_is_an_error(tmp_path: Path) -> None:
 def test_the_budget_for_bad_lines_is_one_for_the_whole_source(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"text": "fine"}\nbroken\n')
-    source = parse(str(tmp_path))
+    source = parse_source(str(tmp_path))
     assert list(documents(source, max_bad_lines=2)) == ["fine", "fine"]
     with pytest.raises(TextError, match=r"b\.jsonl, line 2: .* one more than max_bad_lines = 1"):
         list(documents(source, max_bad_lines=1))

@@ -78,8 +78,8 @@ def far_ids(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def long_words(values: dict[str, Any]) -> dict[str, Any]:
-    vocabulary = values["model"]["vocab"]
-    values["model"] = {"type": "WordPiece", "vocab": vocabulary, "unk_token": "a", "max_input_chars_per_word": 10**9}
+    vocab_size = values["model"]["vocab"]
+    values["model"] = {"type": "WordPiece", "vocab": vocab_size, "unk_token": "a", "max_input_chars_per_word": 10**9}
     return values
 
 

@@ -37,20 +37,20 @@ def corpus() -> tuple[str, ...]:
 
 
 @cache
-def trained(kind: str, vocabulary: int = 600) -> Tokenizer:
+def trained(kind: str, vocab_size: int = 600) -> Tokenizer:
     """A tokenizer of this kind, trained on :func:`corpus`."""
     if kind == "bytes":
         return loading.train(Bytes(), ())
     if kind == "bpe":
-        return bpe.train(BPE(vocabulary=vocabulary), corpus())
+        return bpe.train(BPE(vocab_size=vocab_size), corpus())
     if kind == "sentencepiece":
-        return sentencepiece.train(SentencePiece(vocabulary=vocabulary), corpus())
+        return sentencepiece.train(SentencePiece(vocab_size=vocab_size), corpus())
     return pretrained.from_json(json.dumps(foreign_values()).encode(), "<|endoftext|>", "foreign")
 
 
 @cache
 def _bpe_json() -> str:
-    tokenizer = bpe.train(BPE(vocabulary=400), corpus())
+    tokenizer = bpe.train(BPE(vocab_size=400), corpus())
     return tokenizer._text  # pyright: ignore[reportPrivateUsage]
 
 

@@ -7,24 +7,24 @@ from fabella.tokenizers import bpe
 from tests.tokenizers.samples import corpus, trained
 
 
-@pytest.mark.parametrize("vocabulary", [257, 300, 700])
-def test_the_vocabulary_has_the_size_asked_for(vocabulary: int) -> None:
-    assert bpe.train(BPE(vocabulary=vocabulary), corpus()).vocabulary == vocabulary
+@pytest.mark.parametrize("vocab_size", [257, 300, 700])
+def test_the_vocabulary_has_the_size_asked_for(vocab_size: int) -> None:
+    assert bpe.train(BPE(vocab_size=vocab_size), corpus()).vocab_size == vocab_size
 
 
 def test_a_small_text_gives_fewer_merges() -> None:
-    tokenizer = bpe.train(BPE(vocabulary=4096), ["once upon a time"])
-    assert 257 < tokenizer.vocabulary < 300
+    tokenizer = bpe.train(BPE(vocab_size=4096), ["once upon a time"])
+    assert 257 < tokenizer.vocab_size < 300
 
 
 def test_without_text_it_is_bytes_and_the_end() -> None:
-    tokenizer = bpe.train(BPE(vocabulary=300), [])
-    assert tokenizer.vocabulary == 257
+    tokenizer = bpe.train(BPE(vocab_size=300), [])
+    assert tokenizer.vocab_size == 257
     assert tokenizer.decode(tokenizer.encode("é漢").tolist()) == "é漢"
 
 
 def test_training_twice_gives_the_same() -> None:
-    once, twice = (bpe.train(BPE(vocabulary=500), corpus()) for _ in range(2))
+    once, twice = (bpe.train(BPE(vocab_size=500), corpus()) for _ in range(2))
     assert once.fingerprint == twice.fingerprint
 
 
@@ -35,17 +35,17 @@ def test_more_merges_give_fewer_tokens() -> None:
 
 def test_words_are_not_merged_with_the_space_after_them() -> None:
     tokenizer = trained("bpe")
-    pieces = {tokenizer.token_bytes(number) for number in range(tokenizer.vocabulary)}
+    pieces = {tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size)}
     assert not [piece for piece in pieces if piece.rstrip(b" ") not in (b"", piece)]
 
 
 def test_special_spellings_in_the_training_text_teach_only_plain_pieces() -> None:
-    tokenizer = bpe.train(BPE(vocabulary=400), ["<|endoftext|> and <|endoftext|>"] * 50)
-    assert tokenizer.end not in tokenizer.encode("<|endoftext|>")
+    tokenizer = bpe.train(BPE(vocab_size=400), ["<|endoftext|> and <|endoftext|>"] * 50)
+    assert tokenizer.eos_id not in tokenizer.encode("<|endoftext|>")
 
 
 def test_a_long_document_is_learned_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpe, "SLICE", 100)
-    tokenizer = bpe.train(BPE(vocabulary=300), ["tell me a tale " * 100])
+    tokenizer = bpe.train(BPE(vocab_size=300), ["tell me a tale " * 100])
     assert tokenizer.decode(tokenizer.encode("tale").tolist()) == "tale"
     assert len(tokenizer.encode(" tale")) == 1

@@ -19,8 +19,8 @@ def test_the_256_letters_are_the_librarys() -> None:
 
 
 def values(decoder: dict[str, Any] | None, *tokens: str) -> dict[str, Any]:
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    return {"decoder": decoder, "model": {"type": "BPE", "vocab": vocabulary}, "added_tokens": []}
+    vocab_size = {token: number for number, token in enumerate(tokens)}
+    return {"decoder": decoder, "model": {"type": "BPE", "vocab": vocab_size}, "added_tokens": []}
 
 
 REPLACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
@@ -73,8 +73,8 @@ def test_other_decoders_are_refused(decoder: dict[str, Any] | None) -> None:
 
 def test_a_tokenizer_like_llamas_returns_text_behind_the_space_it_adds() -> None:
     letters = {f"<0x{value:02X}>": 2 + value for value in range(256)}
-    vocabulary = {"<unk>": 0, "</s>": 1, **letters, "▁": 258, "a": 259, "▁a": 260}
-    library = Library(models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    vocab_size = {"<unk>": 0, "</s>": 1, **letters, "▁": 258, "a": 259, "▁a": 260}
+    library = Library(models.BPE(vocab_size, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     library.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]

@@ -14,8 +14,8 @@ def test_ids_are_the_bytes(text: str) -> None:
 
 
 def test_the_end_is_a_byte_that_utf8_never_has() -> None:
-    assert END == TOKENIZER.end == 0xFF
-    assert TOKENIZER.vocabulary == 256
+    assert END == TOKENIZER.eos_id == 0xFF
+    assert TOKENIZER.vocab_size == 256
     assert TOKENIZER.token_bytes(END) == b""
 
 

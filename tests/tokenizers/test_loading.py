@@ -15,8 +15,8 @@ from tests.tokenizers.samples import corpus, trained
     [
         ("bytes", Bytes()),
         ("bpe", BPE()),
-        ("bpe:300", BPE(vocabulary=300)),
-        ("sentencepiece:8000", SentencePiece(vocabulary=8000)),
+        ("bpe:300", BPE(vocab_size=300)),
+        ("sentencepiece:8000", SentencePiece(vocab_size=8000)),
         ("folder/tokenizer.json", Pretrained(source="folder/tokenizer.json")),
         ("gpt2", Pretrained(source="gpt2")),
         ("bytes:256", Pretrained(source="bytes:256")),
@@ -39,7 +39,7 @@ def test_only_learned_tokenizers_need_text() -> None:
     assert needed == [False, True, True, False]
 
 
-@pytest.mark.parametrize("section", [Bytes(), BPE(vocabulary=300), SentencePiece(vocabulary=300)])
+@pytest.mark.parametrize("section", [Bytes(), BPE(vocab_size=300), SentencePiece(vocab_size=300)])
 def test_training_gives_the_kind_of_the_section(section: Bytes | BPE | SentencePiece) -> None:
     assert loading.train(section, corpus()[:20]).kind == section.kind
 
@@ -57,7 +57,7 @@ def test_a_tokenizer_yet_to_be_trained_cannot_be_opened() -> None:
 
 
 def test_a_kind_of_the_future(tmp_path: Path) -> None:
-    metadata.write(tmp_path, metadata.Record(kind="oracle", end=""), {})
+    metadata.write(tmp_path, metadata.TokenizerMetadata(kind="oracle", end=""), {})
     with pytest.raises(TokenizerError, match="holds a tokenizer of kind 'oracle'; known are bytes, bpe"):
         loading.load(tmp_path)
 

@@ -6,12 +6,12 @@ import pytest
 
 from fabella.errors import StorageError, TokenizerError
 from fabella.tokenizers import metadata
-from fabella.tokenizers.metadata import Record
+from fabella.tokenizers.metadata import TokenizerMetadata
 
 
 def test_written_and_read(tmp_path: Path) -> None:
-    metadata.write(tmp_path / "new", Record(kind="bpe", end="<end>"), {"tokenizer.json": b"{}"})
-    assert metadata.read(tmp_path / "new") == Record(kind="bpe", end="<end>")
+    metadata.write(tmp_path / "new", TokenizerMetadata(kind="bpe", end="<end>"), {"tokenizer.json": b"{}"})
+    assert metadata.read(tmp_path / "new") == TokenizerMetadata(kind="bpe", end="<end>")
     assert (tmp_path / "new" / "tokenizer.json").read_bytes() == b"{}"
 
 
@@ -30,7 +30,7 @@ def test_a_damaged_one(data: bytes, tmp_path: Path) -> None:
 
 
 def test_one_of_the_future(tmp_path: Path) -> None:
-    metadata.write(tmp_path, Record(kind="bpe", end="", format=2), {})
+    metadata.write(tmp_path, TokenizerMetadata(kind="bpe", end="", format=2), {})
     with pytest.raises(TokenizerError, match="has format 2; this version of Fabella reads format 1"):
         metadata.read(tmp_path)
 
@@ -38,4 +38,4 @@ def test_one_of_the_future(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
-        metadata.write(tmp_path / "file", Record(kind="bpe", end=""), {})
+        metadata.write(tmp_path / "file", TokenizerMetadata(kind="bpe", end=""), {})

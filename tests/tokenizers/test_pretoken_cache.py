@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Library
 
 from fabella.tokenizers import pretoken_cache
 from fabella.tokenizers.huggingface import HuggingTokenizer
-from fabella.tokenizers.pretoken_cache import GPT2_CHUNKS, SPACE, SPACE_CHUNKS, ChunkEncoder, ChunkMemory
+from fabella.tokenizers.pretoken_cache import GPT2_CHUNKS, SPACE, SPACE_CHUNKS, ChunkEncoder, PretokenCache
 from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
 from tests.tokenizers.samples import AWKWARD, corpus, random_text, texts, trained
 
@@ -104,14 +104,14 @@ def test_a_chunk_is_asked_for_once() -> None:
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretoken_cache, "MOST_REMEMBERED", 10)
-    memory = ChunkMemory(lambda chunk: [len(chunk)])
+    memory = PretokenCache(lambda chunk: [len(chunk)])
     for number in range(100):
         assert memory[str(number)] == np.int32(len(str(number))).tobytes()
         assert len(memory) <= 10
 
 
 def test_long_chunks_are_not_remembered() -> None:
-    memory = ChunkMemory(lambda chunk: [1])
+    memory = PretokenCache(lambda chunk: [1])
     assert memory["x" * 1000] == np.int32(1).tobytes()
     assert not memory
 

@@ -28,8 +28,8 @@ def gpt2_files(folder: Path) -> Path:
 def test_gpt2s_pair_of_files(tmp_path: Path) -> None:
     tokenizer = pretrained.load(Pretrained(source=str(gpt2_files(tmp_path))))
     expected = trained("bpe", 400)
-    assert tokenizer.vocabulary == expected.vocabulary
-    assert tokenizer.end == expected.end
+    assert tokenizer.vocab_size == expected.vocab_size
+    assert tokenizer.eos_id == expected.eos_id
     for text in corpus()[:20]:
         assert tokenizer.encode(text).tolist() == expected.encode(text).tolist()
 
@@ -73,14 +73,14 @@ def test_dropout_is_switched_off() -> None:
 def test_an_end_that_was_a_plain_added_token_becomes_special() -> None:
     added = [{**foreign_values()["added_tokens"][0], "special": False}]
     tokenizer = loaded({"added_tokens": added})
-    assert tokenizer.end not in tokenizer.encode(f"a{END}b")
+    assert tokenizer.eos_id not in tokenizer.encode(f"a{END}b")
     assert tokenizer.decode(tokenizer.encode(f"a{END}b").tolist()) == f"a{END}b"
-    assert tokenizer.token_bytes(tokenizer.end) == b""
+    assert tokenizer.token_bytes(tokenizer.eos_id) == b""
 
 
 def test_an_end_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(
-        TokenizerError, match=r"has no token '</s>' to end .* Name one .* tokenizer\.end: <\|endoftext\|>\."
+        TokenizerError, match=r"has no token '</s>' to end .* Name one .* tokenizer\.eos_token: <\|endoftext\|>\."
     ):
         loaded({}, "</s>")
 
@@ -89,7 +89,7 @@ def test_ids_without_a_token_are_unknown() -> None:
     values = foreign_values()
     values["model"]["vocab"]["far"] = 500
     tokenizer = pretrained.from_json(json.dumps(values).encode(), END, "tokenizer.json")
-    assert tokenizer.vocabulary == 501
+    assert tokenizer.vocab_size == 501
     with pytest.raises(TokenizerError, match="Token id 450 is none"):
         tokenizer.decode([450])
 

@@ -24,30 +24,30 @@ def model(**settings: Any) -> bytes:
     return written.getvalue()
 
 
-@pytest.mark.parametrize("vocabulary", [300, 400, 700])
-def test_the_vocabulary_has_the_size_asked_for(vocabulary: int) -> None:
-    text = ["a cat sat on a mat"] if vocabulary == 300 else corpus()
-    assert sentencepiece.train(SentencePiece(vocabulary=vocabulary), text).vocabulary <= vocabulary
-    assert sentencepiece.train(SentencePiece(vocabulary=vocabulary), corpus()).vocabulary == vocabulary
+@pytest.mark.parametrize("vocab_size", [300, 400, 700])
+def test_the_vocabulary_has_the_size_asked_for(vocab_size: int) -> None:
+    text = ["a cat sat on a mat"] if vocab_size == 300 else corpus()
+    assert sentencepiece.train(SentencePiece(vocab_size=vocab_size), text).vocab_size <= vocab_size
+    assert sentencepiece.train(SentencePiece(vocab_size=vocab_size), corpus()).vocab_size == vocab_size
 
 
 def test_a_small_text_gives_fewer_pieces() -> None:
-    assert sentencepiece.train(SentencePiece(vocabulary=4096), ["once upon a time"]).vocabulary < 300
+    assert sentencepiece.train(SentencePiece(vocab_size=4096), ["once upon a time"]).vocab_size < 300
 
 
 def test_training_twice_gives_the_same() -> None:
-    once, twice = (sentencepiece.train(SentencePiece(vocabulary=500), corpus()) for _ in range(2))
+    once, twice = (sentencepiece.train(SentencePiece(vocab_size=500), corpus()) for _ in range(2))
     assert once.fingerprint == twice.fingerprint
 
 
 def test_more_characters_than_pieces_fall_back_on_bytes() -> None:
     text = "".join(map(chr, range(0x4E00, 0x5200)))
-    tokenizer = sentencepiece.train(SentencePiece(vocabulary=400), [text])
+    tokenizer = sentencepiece.train(SentencePiece(vocab_size=400), [text])
     assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
 
 
 def test_lines_longer_than_the_trainer_takes_are_cut() -> None:
-    tokenizer = sentencepiece.train(SentencePiece(vocabulary=300), ["tell me a tale " * 1000])
+    tokenizer = sentencepiece.train(SentencePiece(vocab_size=300), ["tell me a tale " * 1000])
     assert len(tokenizer.encode(" tale")) == 1
 
 
@@ -64,7 +64,7 @@ def test_the_mark_of_the_space_goes_by_its_bytes() -> None:
 def test_a_foreign_model_keeps_the_space_it_puts_before_a_text() -> None:
     tokenizer = pretrained.from_model(model(), "<|endoftext|>")
     assert tokenizer.kind == "pretrained"
-    assert tokenizer.end == 2
+    assert tokenizer.eos_id == 2
     assert tokenizer.decode(tokenizer.encode("a day").tolist()) == " a day"
 
 
@@ -77,7 +77,7 @@ def test_an_end_that_text_can_spell_goes_by_its_bytes() -> None:
     data = model(user_defined_symbols=["<|endoftext|>"], byte_fallback=True, vocab_size=400, hard_vocab_limit=False)
     tokenizer = pretrained.from_model(data, "<|endoftext|>")
     ids = tokenizer.encode("one <|endoftext|> two").tolist()
-    assert tokenizer.end not in ids
+    assert tokenizer.eos_id not in ids
     assert tokenizer.decode(ids) == " one <|endoftext|> two"
 
 
@@ -87,7 +87,7 @@ def test_an_end_that_text_can_spell_needs_bytes() -> None:
 
 
 def test_a_piece_that_is_not_there_is_no_end() -> None:
-    with pytest.raises(TokenizerError, match=r"The SentencePiece model has no piece '<end>'\. .*tokenizer\.end=</s>"):
+    with pytest.raises(TokenizerError, match=r"The SentencePiece model has no piece '<end>'\. .*tokenizer\.eos_token=</s>"):
         SentencePieceTokenizer("pretrained", model(), "<end>")
 
 

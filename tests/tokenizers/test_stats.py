@@ -3,13 +3,13 @@
 import pytest
 
 from fabella.tokenizers import pretrained
-from fabella.tokenizers.stats import fit
+from fabella.tokenizers.stats import measure_tokenizer
 from tests.tokenizers.samples import corpus, trained
 from tests.tokenizers.test_sentencepiece import model
 
 
 def test_bytes_are_one_a_token() -> None:
-    measured = fit(trained("bytes"), ["ab é", "c"])
+    measured = measure_tokenizer(trained("bytes"), ["ab é", "c"])
     assert measured.tokens == 6
     assert measured.bytes_per_token == 1.0
     assert measured.fertility == 6 / 3
@@ -18,11 +18,11 @@ def test_bytes_are_one_a_token() -> None:
 
 
 def test_coverage_is_the_share_in_whole_characters() -> None:
-    assert fit(trained("bytes"), ["ab é"]).coverage == 3 / 5
+    assert measure_tokenizer(trained("bytes"), ["ab é"]).coverage == 3 / 5
 
 
 def test_a_trained_tokenizer_covers_its_text() -> None:
-    measured = fit(trained("bpe"), corpus())
+    measured = measure_tokenizer(trained("bpe"), corpus())
     assert measured.coverage == 1.0
     assert measured.bytes_per_token > 2.0
     assert 1.0 < measured.fertility < 3.0
@@ -32,17 +32,17 @@ def test_a_trained_tokenizer_covers_its_text() -> None:
 
 def test_text_that_does_not_come_back_is_noticed() -> None:
     tokenizer = pretrained.from_model(model(add_dummy_prefix=False), "")
-    measured = fit(tokenizer, ["a漢"])
+    measured = measure_tokenizer(tokenizer, ["a漢"])
     assert not measured.round_trip
     assert measured.coverage == 1 / 4
 
 
 def test_no_text_at_all() -> None:
-    measured = fit(trained("bpe"), [])
+    measured = measure_tokenizer(trained("bpe"), [])
     assert (measured.tokens, measured.bytes_per_token, measured.coverage) == (0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
 def test_a_larger_vocabulary_carries_more(kind: str) -> None:
-    small, large = (fit(trained(kind, size), corpus()).bytes_per_token for size in (400, 700))
+    small, large = (measure_tokenizer(trained(kind, size), corpus()).bytes_per_token for size in (400, 700))
     assert large > small

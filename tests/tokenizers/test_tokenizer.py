@@ -51,7 +51,7 @@ def test_text_comes_back_and_is_the_bytes_of_its_tokens(kind: str, text: str) ->
 def test_the_spelling_of_a_special_token_is_text(kind: str, parts: list[str]) -> None:
     tokenizer = trained(kind)
     ids = tokenizer.encode("".join(parts)).tolist()
-    assert tokenizer.end not in ids
+    assert tokenizer.eos_id not in ids
     assert all(tokenizer.token_bytes(number) for number in ids)
 
 
@@ -74,12 +74,12 @@ def test_many_texts_encode_as_one_by_one(kind: str) -> None:
 @every_kind
 def test_every_id_is_in_range_and_the_end_has_no_bytes(kind: str) -> None:
     tokenizer = trained(kind)
-    assert 0 <= tokenizer.end < tokenizer.vocabulary
-    assert tokenizer.token_bytes(tokenizer.end) == b""
-    assert tokenizer.decode([tokenizer.end]) == ""
+    assert 0 <= tokenizer.eos_id < tokenizer.vocab_size
+    assert tokenizer.token_bytes(tokenizer.eos_id) == b""
+    assert tokenizer.decode([tokenizer.eos_id]) == ""
     ids = np.concatenate(tokenizer.encode_many(corpus()))
     assert ids.min() >= 0
-    assert ids.max() < tokenizer.vocabulary
+    assert ids.max() < tokenizer.vocab_size
 
 
 @every_kind
@@ -111,7 +111,7 @@ def test_saved_and_loaded_it_is_the_same(kind: str, tmp_path: Path) -> None:
     tokenizer = trained(kind)
     tokenizer.save(tmp_path)
     loaded = loading.load(tmp_path)
-    assert (loaded.kind, loaded.vocabulary, loaded.end) == (tokenizer.kind, tokenizer.vocabulary, tokenizer.end)
+    assert (loaded.kind, loaded.vocab_size, loaded.eos_id) == (tokenizer.kind, tokenizer.vocab_size, tokenizer.eos_id)
     assert loaded.fingerprint == tokenizer.fingerprint
     for text in [*corpus()[:20], *AWKWARD]:
         np.testing.assert_array_equal(loaded.encode(text), tokenizer.encode(text))

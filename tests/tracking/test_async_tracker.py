@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from fabella.tracking.async_tracker import Aside
+from fabella.tracking.async_tracker import AsyncTracker
 from fabella.tracking.tracker import Row
 
 LONG = 30.0
@@ -42,7 +42,7 @@ def rows(count: int) -> list[Row]:
 
 def test_every_row_arrives_in_order_and_the_service_is_closed() -> None:
     service, said = Remembering(), list[str]()
-    sink = Aside("Service", lambda: service, said.append)
+    sink = AsyncTracker("Service", lambda: service, said.append)
     for row in rows(100):
         sink(row)
     sink.close(silent=LONG, at_most=LONG)
@@ -55,7 +55,7 @@ def test_a_service_that_cannot_be_connected_to_is_reported_once(error: BaseExcep
         raise error
 
     said: list[str] = []
-    sink = Aside("Service", connect, said.append)
+    sink = AsyncTracker("Service", connect, said.append)
     for row in rows(10):
         sink(row)
     sink.close(silent=LONG, at_most=LONG)
@@ -70,7 +70,7 @@ def test_a_service_that_fails_on_the_way_is_given_nothing_more() -> None:
                 raise OSError("disk full")
 
     service, said = Failing(), list[str]()
-    sink = Aside("Service", lambda: service, said.append)
+    sink = AsyncTracker("Service", lambda: service, said.append)
     for row in rows(10):
         sink(row)
     sink.close(silent=LONG, at_most=LONG)
@@ -80,7 +80,7 @@ def test_a_service_that_fails_on_the_way_is_given_nothing_more() -> None:
 
 def test_of_a_service_that_hangs_the_oldest_rows_are_left_out_and_the_caller_never_waits() -> None:
     service, said = Stuck(), list[str]()
-    sink = Aside("Service", lambda: service, said.append, waiting=5)
+    sink = AsyncTracker("Service", lambda: service, said.append, waiting=5)
     sink(rows(1)[0])
     assert service.entered.wait(LONG)
     for row in rows(100)[1:]:
@@ -93,7 +93,7 @@ def test_of_a_service_that_hangs_the_oldest_rows_are_left_out_and_the_caller_nev
 
 def test_the_end_waits_for_a_service_that_hangs_no_longer_than_it_may() -> None:
     service, said = Stuck(), list[str]()
-    sink = Aside("Service", lambda: service, said.append)
+    sink = AsyncTracker("Service", lambda: service, said.append)
     sink(rows(1)[0])
     assert service.entered.wait(LONG)
     sink.close(silent=0.0, at_most=0.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from fabella.tracking import console
-from fabella.tracking.console import ProgressLine, Terminal, duration, shorten
+from fabella.tracking.console import ConsoleTracker, ProgressLine, duration, shorten
 
 ROW = {"kind": "train", "step": 10, "loss": 2.0, "tokens_per_second": 12_345.6}
 
@@ -13,7 +13,7 @@ def test_the_line_tells_percent_loss_bits_per_byte_pace_and_time_left(
 ) -> None:
     now = iter([100.0, 130.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
-    shown = Terminal(steps=100, bits_per_nat=0.5)
+    shown = ConsoleTracker(steps=100, bits_per_nat=0.5)
     shown.line.plain_every = 1
     shown(ROW)
     shown(ROW | {"step": 40})
@@ -23,7 +23,7 @@ def test_the_line_tells_percent_loss_bits_per_byte_pace_and_time_left(
 
 
 def test_validation_and_samples_stay_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Terminal(steps=100, bits_per_nat=1.0)
+    shown = ConsoleTracker(steps=100, bits_per_nat=1.0)
     shown({"kind": "validation", "step": 50, "loss": 1.5, "perplexity": 4.4817, "bits_per_byte": 0.6})
     shown({"kind": "sample", "step": 50, "prompt": "Once", "text": " upon\n\x1b[31ma time"})
     assert capsys.readouterr().err.splitlines() == [

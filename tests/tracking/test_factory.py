@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config.tracking import Telemetry, WeightsAndBiases
+from fabella.config.tracking import TrackingConfig, WeightsAndBiases
 from fabella.errors import ConfigError
 from fabella.tracking.factory import require, services
 from tests.runs import stub
@@ -16,7 +16,7 @@ def unheard(text: str) -> None:
 
 
 def test_usually_nobody_is_told(tmp_path: Path) -> None:
-    require(Telemetry())
+    require(TrackingConfig())
     assert services(stub.folder(tmp_path / "run"), step=0, report=unheard) == []
 
 
@@ -24,21 +24,21 @@ def test_usually_nobody_is_told(tmp_path: Path) -> None:
     ("asked", "message"),
     [
         (
-            Telemetry(tensorboard=True),
-            r"telemetry.tensorboard=true cannot be used: Python has no module 'tensorboard'\.",
+            TrackingConfig(tensorboard=True),
+            r"tracking.tensorboard=true cannot be used: Python has no module 'tensorboard'\.",
         ),
         (
-            Telemetry(wandb=WeightsAndBiases(mode="offline")),
-            r"telemetry.wandb.mode=offline cannot be used: Python has no module 'wandb'\.",
+            TrackingConfig(wandb=WeightsAndBiases(mode="offline")),
+            r"tracking.wandb.mode=offline cannot be used: Python has no module 'wandb'\.",
         ),
     ],
 )
 def test_a_missing_package_is_said_before_the_run_begins(
-    asked: Telemetry, message: str, monkeypatch: pytest.MonkeyPatch
+    asked: TrackingConfig, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] in {"tensorboard", "wandb"}]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if "packages" not in place])
     with pytest.raises(ConfigError, match=message) as caught:
         require(asked)
-    assert caught.value.fix == "Install it (pip install 'fabella[track]'), or leave the setting out."
+    assert caught.value.hint == "Install it (pip install 'fabella[track]'), or leave the setting out."

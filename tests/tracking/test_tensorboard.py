@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fabella.engine.engine import Histogram
-from fabella.tracking.tensorboard import EventFile, numbers
+from fabella.tracking.tensorboard import TensorBoardTracker, numbers
 from tests.runs import stub
 
 loader: Any = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
@@ -19,7 +19,7 @@ ROWS = [
 
 
 def written(folder: Path, step: int = 0) -> list[Any]:
-    file = EventFile(folder, stub.RUN, step=step)
+    file = TensorBoardTracker(folder, stub.RUN, step=step)
     for row in ROWS:
         file(row)
     file.close()

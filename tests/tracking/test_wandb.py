@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from fabella.engine.engine import Histogram
-from fabella.run_config.files import apply_overrides, run_from
-from fabella.run_config.run import Run
-from fabella.tracking.wandb import TrackedRun, own_id
+from fabella.run_config.files import apply_overrides, validate_config
+from fabella.run_config.run import RunConfig
+from fabella.tracking.wandb import WandbTracker, own_id
 from tests.runs import stub
-from tests.telemetry.fake_wandb import FakeWandb
+from tests.tracking.fake_wandb import FakeWandb
 
 TRAIN = {"kind": "train", "step": 10, "loss": 2.0}
 
 
-def run(*overrides: str) -> Run:
-    settings = ["telemetry.wandb.mode=offline", "telemetry.wandb.project=stories", *overrides]
-    return run_from(apply_overrides(stub.RUN.model_dump(mode="json"), settings))
+def run(*overrides: str) -> RunConfig:
+    settings = ["tracking.wandb.mode=offline", "tracking.wandb.project=stories", *overrides]
+    return validate_config(apply_overrides(stub.RUN.model_dump(mode="json"), settings))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def unheard(text: str) -> None:
 def test_a_run_is_begun_with_its_config_and_without_listening_to_the_console(
     package: FakeWandb, tmp_path: Path
 ) -> None:
-    TrackedRun(tmp_path, run(), unheard)
+    WandbTracker(tmp_path, run(), unheard)
     options = package.inits[0]
     assert (options["project"], options["mode"], options["dir"]) == ("stories", "offline", str(tmp_path))
     assert options["config"] == run().model_dump(mode="json")
@@ -43,9 +43,9 @@ def test_a_run_is_begun_with_its_config_and_without_listening_to_the_console(
 
 
 def test_resumed_it_has_the_same_id_and_is_told_no_step_twice(package: FakeWandb, tmp_path: Path) -> None:
-    TrackedRun(tmp_path, run(), unheard)
+    WandbTracker(tmp_path, run(), unheard)
     package.steps_known = 15
-    resumed = TrackedRun(tmp_path, run(), unheard)
+    resumed = WandbTracker(tmp_path, run(), unheard)
     assert package.inits[0]["id"] == package.inits[1]["id"] == own_id(tmp_path)
     assert package.inits[1]["resume"] == "allow"
     for step in (10, 15, 20):
@@ -54,7 +54,7 @@ def test_resumed_it_has_the_same_id_and_is_told_no_step_twice(package: FakeWandb
 
 
 def test_numbers_texts_and_histograms_are_told(package: FakeWandb, tmp_path: Path) -> None:
-    tracked = TrackedRun(tmp_path, run(), unheard)
+    tracked = WandbTracker(tmp_path, run(), unheard)
     tracked(TRAIN)
     tracked({"kind": "sample", "step": 10, "prompt": "Once", "text": " upon"})
     tracked({"kind": "histograms", "step": 10, "histograms": {"weights/a": Histogram(0.0, 1.0, (1, 3))}})
@@ -71,7 +71,7 @@ def test_numbers_texts_and_histograms_are_told(package: FakeWandb, tmp_path: Pat
 def test_after_the_final_score_the_model_is_kept_there_unless_that_is_not_wanted(
     wanted: str, count: int, package: FakeWandb, tmp_path: Path
 ) -> None:
-    tracked = TrackedRun(tmp_path, run(f"telemetry.wandb.artifact={wanted}"), unheard)
+    tracked = WandbTracker(tmp_path, run(f"tracking.wandb.artifact={wanted}"), unheard)
     tracked({"kind": "final", "step": 40, "loss": 1.0})
     assert len(package.artifacts) == count
     for artifact in package.artifacts:
@@ -80,14 +80,14 @@ def test_after_the_final_score_the_model_is_kept_there_unless_that_is_not_wanted
 
 def test_online_where_the_run_can_be_seen_is_said(package: FakeWandb, tmp_path: Path) -> None:
     said: list[str] = []
-    TrackedRun(tmp_path, run("telemetry.wandb.mode=online"), said.append)
+    WandbTracker(tmp_path, run("tracking.wandb.mode=online"), said.append)
     assert said == ["Weights & Biases: https://example.org/run"]
 
 
 def test_online_without_an_account_it_says_that_none_is_needed(package: FakeWandb, tmp_path: Path) -> None:
     package.logged_in = False
-    with pytest.raises(RuntimeError, match=r"telemetry\.wandb\.mode=offline needs no account"):
-        TrackedRun(tmp_path, run("telemetry.wandb.mode=online"), unheard)
+    with pytest.raises(RuntimeError, match=r"tracking\.wandb\.mode=offline needs no account"):
+        WandbTracker(tmp_path, run("tracking.wandb.mode=online"), unheard)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\xff\x00", b"../../etc", b"x" * 100])
@@ -104,5 +104,5 @@ def test_the_settings_are_those_of_the_package(tmp_path: Path) -> None:
     fake = FakeWandb()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "wandb", fake)
-        TrackedRun(tmp_path, run(), unheard)
+        WandbTracker(tmp_path, run(), unheard)
     package.Settings(**fake.inits[0]["settings"])

@@ -19,16 +19,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fabella.cli.main import reported
+from fabella.cli.main import run_with_error_codes
 from fabella.data.batches import Batch
-from fabella.data.dataset import Prepared, open_prepared
+from fabella.data.dataset import TokenizedDataset, open_dataset
 from fabella.engine.distributed.launcher_torch import launch
-from fabella.engine.distributed.process_group import Place, place_here
+from fabella.engine.distributed.process_group import RankInfo, current_rank
 from fabella.engine.engine import StepResult
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import DiskFullError
-from fabella.run_config.run import Run
-from fabella.tracking.console import say
+from fabella.run_config.run import RunConfig
+from fabella.tracking.console import print_status
 from fabella.training import distributed_run, fit
 from fabella.training import run as session
 from fabella.training.data_source import batches_from
@@ -43,13 +43,13 @@ step = TorchEngine.step
 class Strike:
     """An observer: at a step of one process, a signal to itself, or an error. Once: not again after a restart."""
 
-    def __init__(self, place: Place, step: int, rank: int, what: str) -> None:
+    def __init__(self, place: RankInfo, step: int, rank: int, what: str) -> None:
         self.place, self.step, self.rank, self.what = place, step, rank, what
         self.struck = False
         self.model = torch.nn.Module()
         """That of the engine, once it has taken a step"""
 
-    def fed(self, run: Run, data: Prepared, progress: Progress) -> Generator[Batch]:
+    def fed(self, run: RunConfig, data: TokenizedDataset, progress: Progress) -> Generator[Batch]:
         """The batches of a run, until it is struck: then none comes, or no more are there."""
         with closing(batches_from(run, data, progress)) as batches:
             for batch in batches:
@@ -64,7 +64,7 @@ class Strike:
         return gradient * torch.nan
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        if (progress.step, self.place.rank) != (self.step, self.rank) or self.place.restarts:
+        if (progress.step, self.place.rank) != (self.step, self.rank) or self.place.restart_count:
             return
         if self.what == "full disk":
             raise DiskFullError("disk full: nothing free.")
@@ -86,12 +86,12 @@ class Strike:
 def train(values: dict[str, Any]) -> None:
     """A tiny run in ``out`` on ``prepared``, gone on with where it has begun; ``strike`` = [step, rank, what]."""
     torch.set_num_threads(1)
-    place = place_here()
+    place = current_rank()
     out, data = Path(values["out"]), Path(values["prepared"])
     run = tiny.run(*values["overrides"], steps=values["steps"])
     strike = Strike(place, *values["strike"]) if values["strike"] else None
     if strike:  # the door for observers is the session's, not the command line's
-        session.start = partial(session.start, observers=[strike])
+        session.start_run = partial(session.start_run, observers=[strike])
         session.resume = partial(session.resume, observers=[strike])
         fit.batches_from = strike.fed
 
@@ -101,18 +101,18 @@ def train(values: dict[str, Any]) -> None:
 
         pytest.MonkeyPatch().setattr(TorchEngine, "step", learn)
 
-    def decide() -> distributed_run.Decision:
-        return distributed_run.begin_or_go_on(run, out, open_prepared(data))
+    def decide() -> distributed_run.LaunchPlan:
+        return distributed_run.start_or_resume(run, out, open_dataset(data))
 
-    distributed_run.together(place, decide, device="cpu")
+    distributed_run.run_distributed(place, decide, device="cpu")
 
 
 def work(values: dict[str, Any]) -> int:
     """``train``, with the exit code of the command line; what is said goes to ``OUT.RANK.log``."""
-    with Path(f"{values['out']}.{place_here().rank}.log").open("wb") as log:
+    with Path(f"{values['out']}.{current_rank().rank}.log").open("wb") as log:
         os.dup2(log.fileno(), 2)
-    say(f"{os.getpid()}")
-    return reported(lambda: train(values))
+    print_status(f"{os.getpid()}")
+    return run_with_error_codes(lambda: train(values))
 
 
 if __name__ == "__main__":

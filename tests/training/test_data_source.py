@@ -9,20 +9,22 @@ from typing import Any
 
 import pytest
 
-from fabella.data.dataset import Prepared
-from fabella.errors import CheckpointError, ConfigError, Interrupted, TextError
-from fabella.run_config.run import Run
+from fabella.data.dataset import TokenizedDataset
+from fabella.errors import CheckpointError, ConfigError, TextError, TrainingInterrupted
+from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import load
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from fabella.training import api, data_source
 from fabella.training import run as session
-from fabella.training.run import resume, start
-from fabella.training.setup.request import Asked, plan, prepare_for
+from fabella.training.run import resume, start_run
+from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from tests.data.samples import lines, words
 from tests.training import tiny
 
 STEPS, STORIES = 24, 4
-STREAMED = "data.reading={kind: streamed, row_buffer: 6, sequence_buffer: 5, head_bytes: 20000}"
+STREAMED = (
+    "data.mode={kind: streaming, document_shuffle_buffer: 6, sequence_shuffle_buffer: 5, tokenizer_sample_bytes: 20000}"
+)
 
 
 def mixture(folder: Path) -> str:
@@ -34,7 +36,7 @@ def mixture(folder: Path) -> str:
     return f"data.source={json.dumps({'kind': 'mixture', 'parts': parts})}"
 
 
-def run(folder: Path, *overrides: str) -> Run:
+def run(folder: Path, *overrides: str) -> RunConfig:
     return tiny.run(STREAMED, mixture(folder), *overrides, steps=STEPS)
 
 
@@ -44,14 +46,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def head(texts: Path) -> Prepared:
-    return prepare_for(run(texts), texts / "prepared", workers=1)
+def head(texts: Path) -> TokenizedDataset:
+    return prepare_data(run(texts), texts / "prepared", workers=1)
 
 
 @pytest.fixture(scope="module")
-def finished(texts: Path, head: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(texts: Path, head: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed: accumulation that changes, dropout, a mixture, several epochs of its sources."""
-    return start(run(texts), tmp_path_factory.mktemp("runs") / "straight", head).folder
+    return start_run(run(texts), tmp_path_factory.mktemp("runs") / "straight", head).folder
 
 
 class StopAt:
@@ -65,24 +67,24 @@ class StopAt:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def stopped(texts: Path, out: Path, head: Prepared, *steps: int) -> Path:
-    with pytest.raises(Interrupted):
-        start(run(texts), out, head, sinks=[StopAt(steps[0])])
+def stopped(texts: Path, out: Path, head: TokenizedDataset, *steps: int) -> Path:
+    with pytest.raises(TrainingInterrupted):
+        start_run(run(texts), out, head, sinks=[StopAt(steps[0])])
     for step in steps[1:]:
-        with pytest.raises(Interrupted):
+        with pytest.raises(TrainingInterrupted):
             resume(out, sinks=[StopAt(step)])
     return out
 
 
 def test_a_source_comes_to_its_third_epoch(finished: Path) -> None:
-    last = json.loads(str(load(RunFolder.open(finished), "latest").checkpoint.progress["stream"]))
+    last = json.loads(str(load(RunDir.open(finished), "latest").checkpoint.progress["stream"]))
     assert last["source"]["source"]["draws"] / 3 > 2 * STORIES
 
 
 @pytest.mark.fault("B10", cases=4)
 @pytest.mark.parametrize("steps", [(3,), (12,), (21,), (6, 9, 12, 18)], ids=str)
 def test_stopped_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
-    steps: tuple[int, ...], texts: Path, head: Prepared, finished: Path, tmp_path: Path
+    steps: tuple[int, ...], texts: Path, head: TokenizedDataset, finished: Path, tmp_path: Path
 ) -> None:
     out = stopped(texts, tmp_path / "run", head, *steps)
     resume(out)
@@ -92,13 +94,13 @@ def test_stopped_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
 @pytest.mark.fault("A11", cases=3)
 @pytest.mark.parametrize("step", [2, 8, 20])
 def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
-    step: int, texts: Path, head: Prepared, finished: Path, tmp_path: Path
+    step: int, texts: Path, head: TokenizedDataset, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     pid = os.fork()
     if pid == 0:
         try:
-            start(
+            start_run(
                 run(texts),
                 out,
                 head,
@@ -114,7 +116,7 @@ def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
 @pytest.mark.fault("A12", cases=2)
 @pytest.mark.parametrize("part", ["given", "all"])
 def test_a_forgotten_position_is_noticed(
-    part: str, texts: Path, head: Prepared, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, texts: Path, head: TokenizedDataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = stopped(texts, tmp_path / "run", head, 12)
     restore = session._restore
@@ -136,7 +138,7 @@ def test_a_forgotten_position_is_noticed(
 @pytest.mark.fault("B14", cases=1)
 def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
     of = run(tmp_path)
-    out = stopped(tmp_path, tmp_path / "run", prepare_for(of, tmp_path / "prepared", workers=1), 6)
+    out = stopped(tmp_path, tmp_path / "run", prepare_data(of, tmp_path / "prepared", workers=1), 6)
     text = tmp_path / "mine.txt"
     text.write_text(text.read_text().replace("Tale 59.", "Tale x."))
     with pytest.raises(TextError, match=r"The text of mixture .* is not what this run began with\. Bring the original"):
@@ -149,8 +151,8 @@ def test_text_that_was_moved_is_found_where_it_is_said_to_be(tmp_path: Path) -> 
     text = lines(tmp_path / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
     of = tiny.run(STREAMED, f"data.source={text.model_dump_json()}", steps=STEPS)
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        start(of, out, prepare_for(of, tmp_path / "prepared", workers=1), sinks=[StopAt(6)])
+    with pytest.raises(TrainingInterrupted):
+        start_run(of, out, prepare_data(of, tmp_path / "prepared", workers=1), sinks=[StopAt(6)])
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "mine.txt").rename(tmp_path / "elsewhere" / "mine.txt")
     with pytest.raises(TextError, match="There is no file"):
@@ -165,26 +167,28 @@ def test_batches_are_taken_from_the_way_of_the_section(texts: Path) -> None:
 def test_a_prepared_text_is_not_streamed(tmp_path: Path) -> None:
     prepared = tiny.prepared(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"data\.reading\.kind = streamed: .* holds a prepared text, which is not read"
+        ConfigError, match=r"data\.mode\.kind = streaming: .* holds a prepared text, which is not read"
     ):
-        plan(Asked(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMED]))
+        resolve_request(TrainRequest(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMED]))
 
 
-def test_the_head_of_a_stream_is_streamed_again(texts: Path, head: Prepared) -> None:
-    planned = plan(Asked(what="storybook-1m", data=str(head.folder)))
-    assert planned.run.data.reading == run(texts).data.reading
+def test_the_head_of_a_stream_is_streamed_again(texts: Path, head: TokenizedDataset) -> None:
+    planned = resolve_request(TrainRequest(what="storybook-1m", data=str(head.folder)))
+    assert planned.run.data.mode == run(texts).data.mode
 
 
 def test_paths_of_a_streamed_run_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.txt").write_text("One fox.\n\nTwo foxes.\n")
     monkeypatch.chdir(tmp_path)
-    planned = plan(Asked(what="storybook-1m", data="mine.txt", validation="mine.txt", overrides=[STREAMED]))
+    planned = resolve_request(
+        TrainRequest(what="storybook-1m", data="mine.txt", validation="mine.txt", overrides=[STREAMED])
+    )
     data = planned.run.data.model_dump(mode="json")
     assert data["source"]["paths"] == data["validation"]["source"]["paths"] == [str(tmp_path / "mine.txt")]
 
 
 def test_a_stream_has_no_number_of_epochs() -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.reading\.kind = streamed: .* give training\.length\.steps \(--steps\)"
+        ConfigError, match=r"data\.mode\.kind = streaming: .* give training\.length\.max_steps \(--steps\)"
     ):
-        plan(Asked(what="tinystories-1m", overrides=[STREAMED]))
+        resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMED]))

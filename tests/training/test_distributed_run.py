@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine.distributed import launcher_torch
-from fabella.engine.distributed.process_group import Alone, Place
-from fabella.errors import ConfigError, NumericsError, RanksError
-from fabella.runs.run_dir import RunFolder
+from fabella.engine.distributed.process_group import RankInfo, SingleProcess
+from fabella.errors import ConfigError, DistributedError, NumericsError
+from fabella.runs.run_dir import RunDir
 from fabella.training import distributed_run
-from fabella.training.run import start
+from fabella.training.run import start_run
 from tests.processes import reserved_port
 from tests.source_tree import HOUSE
 from tests.training import rank_work, tiny
@@ -30,11 +30,13 @@ SECONDS = 600  # a bound for what hangs
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def asked(out: Path, data: Prepared, *overrides: str, strike: tuple[int, int, str] | None = None) -> dict[str, Any]:
+def asked(
+    out: Path, data: TokenizedDataset, *overrides: str, strike: tuple[int, int, str] | None = None
+) -> dict[str, Any]:
     given = ["training.parallel.timeout_seconds=20", "model.dropout=0.0", *overrides]
     return {"out": str(out), "prepared": str(data.folder), "overrides": given, "steps": STEPS, "strike": strike}
 
@@ -43,12 +45,12 @@ def run(processes: int, values: dict[str, Any]) -> int:
     """The exit code of all processes together, as ``--devices`` would end."""
     try:
         return launcher_torch.launch(processes, rank_work.work, values)
-    except RanksError as error:
+    except DistributedError as error:
         return error.exit_code
 
 
 @pytest.fixture(scope="module")
-def straight(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes make of it when nothing disturbs them."""
     out = tmp_path_factory.mktemp("runs") / "two"
     assert run(2, asked(out, data)) == 0
@@ -63,8 +65,8 @@ def losses(out: Path, kind: str) -> list[float]:
     return [row["loss"] for row in tiny.metrics(out) if row["kind"] == kind]
 
 
-def test_two_processes_make_the_run_of_one(straight: Path, data: Prepared, tmp_path: Path) -> None:
-    alone = start(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
+def test_two_processes_make_the_run_of_one(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+    alone = start_run(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
     for kind in ("train", "validation", "final"):
         assert losses(straight, kind) == pytest.approx(losses(alone, kind), rel=LOSS_TOLERANCE)
     rows = [[(row["kind"], row["step"], row.get("tokens")) for row in tiny.metrics(out)] for out in (straight, alone)]
@@ -75,11 +77,11 @@ def test_two_processes_make_the_run_of_one(straight: Path, data: Prepared, tmp_p
 @pytest.mark.fault("C3", cases=3)
 @pytest.mark.parametrize(("rank", "name"), [(1, "SIGTERM"), (0, "SIGINT"), (1, "SIGINT")])
 def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
-    rank: int, name: str, straight: Path, data: Prepared, tmp_path: Path
+    rank: int, name: str, straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     assert run(2, asked(out, data, strike=(8, rank, name))) == 130
-    assert RunFolder.open(out).steps()[-1] == 9  # agreed upon at the step after
+    assert RunDir.open(out).steps()[-1] == 9  # agreed upon at the step after
     assert run(2, asked(out, data)) == 0
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
@@ -87,29 +89,29 @@ def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
 @pytest.mark.fault("C3", cases=18)
 @pytest.mark.parametrize(("rank", "name"), [(0, "SIGTERM"), (1, "SIGINT"), (1, "SIGTERM")])
 def test_a_run_that_signals_stop_again_and_again_is_the_run_without_a_stop(
-    rank: int, name: str, straight: Path, data: Prepared, tmp_path: Path
+    rank: int, name: str, straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     for step in (1, 3, 5, 8, 10, 13):
         assert run(2, asked(out, data, strike=(step, rank, name))) == 130
-        assert RunFolder.open(out).steps()[-1] == step + 1
+        assert RunDir.open(out).steps()[-1] == step + 1
     assert run(2, asked(out, data)) == 0
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 
-def test_a_save_that_one_process_was_asked_for_is_taken_by_all(data: Prepared, tmp_path: Path) -> None:
-    overrides = ("checkpoint.every=100", "validation.every=100", "training.parallel.kind=fsdp")
+def test_a_save_that_one_process_was_asked_for_is_taken_by_all(data: TokenizedDataset, tmp_path: Path) -> None:
+    overrides = ("checkpoint.every_steps=100", "validation.every_steps=100", "training.parallel.kind=fsdp")
     assert run(2, asked(tmp_path / "run", data, *overrides, strike=(8, 1, "SIGUSR1"))) == 0
-    assert RunFolder.open(tmp_path / "run").steps() == [9, STEPS]
+    assert RunDir.open(tmp_path / "run").steps() == [9, STEPS]
 
 
 @pytest.mark.fault("C4", cases=2)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_where_one_process_is_killed_the_others_end_and_nothing_is_lost(
-    rank: int, straight: Path, data: Prepared, tmp_path: Path
+    rank: int, straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert run(2, asked(out, data, strike=(8, rank, "SIGKILL"))) == RanksError.exit_code
+    assert run(2, asked(out, data, strike=(8, rank, "SIGKILL"))) == DistributedError.exit_code
     assert f"Process {rank} of 2 does not answer: killed, hanging, or its machine is gone." in said(out, 1 - rank)
     assert run(2, asked(out, data)) == 0
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
@@ -121,29 +123,29 @@ KILLS_AT_NIGHT = 20
 @pytest.mark.faults
 @pytest.mark.fault("C4", cases=KILLS_AT_NIGHT)
 def test_whichever_is_killed_at_whatever_step_the_others_end_and_nothing_is_lost(
-    straight: Path, data: Prepared, tmp_path: Path
+    straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     chance = random.Random(1)
     for number in range(KILLS_AT_NIGHT):
         out, rank = tmp_path / str(number), chance.randrange(2)
         strike = (chance.randrange(1, STEPS), rank, "SIGKILL")
-        assert run(2, asked(out, data, strike=strike)) == RanksError.exit_code
+        assert run(2, asked(out, data, strike=strike)) == DistributedError.exit_code
         assert f"Process {rank} of 2 does not answer" in said(out, 1 - rank)
         assert run(2, asked(out, data)) == 0
         assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 
 @pytest.mark.fault("C5", cases=1)
-def test_a_process_that_hangs_is_waited_for_as_long_as_was_said(data: Prepared, tmp_path: Path) -> None:
+def test_a_process_that_hangs_is_waited_for_as_long_as_was_said(data: TokenizedDataset, tmp_path: Path) -> None:
     values = asked(tmp_path / "run", data, strike=(8, 1, "SIGSTOP"))  # no less: meeting may take long, too
-    assert alone_together(2, values) == [RanksError.exit_code, -signal.SIGKILL]
+    assert alone_together(2, values) == [DistributedError.exit_code, -signal.SIGKILL]
     assert "Process 1 of 2 does not answer" in said(tmp_path / "run", 0)
 
 
 FAILURES = {  # of one process of two: exit code of both together, and what the other one says, or the first of all
     "bug": (1, "Process {rank} of 2 has stopped: ZeroDivisionError: a bug"),
     "batches end": (1, "Process {rank} of 2 has stopped: StopIteration"),
-    "no batch comes": (RanksError.exit_code, "Process {rank} of 2 does not answer"),
+    "no batch comes": (DistributedError.exit_code, "Process {rank} of 2 does not answer"),
     "NaN": (NumericsError.exit_code, "is not finite"),
 }
 
@@ -151,7 +153,7 @@ FAILURES = {  # of one process of two: exit code of both together, and what the 
 HANGING_SECONDS = 10
 
 
-def fails(what: str, rank: int, step: int, out: Path, data: Prepared) -> None:
+def fails(what: str, rank: int, step: int, out: Path, data: TokenizedDataset) -> None:
     code, told = FAILURES[what]
     hangs = what == "no batch comes"
     with pytest.MonkeyPatch.context() as patch:
@@ -165,12 +167,12 @@ def fails(what: str, rank: int, step: int, out: Path, data: Prepared) -> None:
         where = f"after step {step} in process {rank} of 2"
         assert f"No step for {0.9 * HANGING_SECONDS:.0f} seconds {where}" in said(out, rank)
         assert "in fed" in said(out, rank)
-    assert all(saved <= step for saved in RunFolder.open(out).steps()), "nothing is saved of the step that failed"
+    assert all(saved <= step for saved in RunDir.open(out).steps()), "nothing is saved of the step that failed"
 
 
 @pytest.mark.fault("C5", cases=4)
 @pytest.mark.parametrize(("what", "rank"), [("bug", 1), ("batches end", 0), ("no batch comes", 1), ("NaN", 0)])
-def test_whatever_befalls_one_process_all_end(what: str, rank: int, data: Prepared, tmp_path: Path) -> None:
+def test_whatever_befalls_one_process_all_end(what: str, rank: int, data: TokenizedDataset, tmp_path: Path) -> None:
     fails(what, rank, 8, tmp_path / "run", data)
 
 
@@ -181,7 +183,7 @@ FAILURES_AT_NIGHT = 10
 @pytest.mark.fault("C5", cases=FAILURES_AT_NIGHT * len(FAILURES))
 @pytest.mark.parametrize("what", FAILURES)
 def test_whatever_befalls_any_process_at_any_step_all_end_and_nothing_is_lost(
-    what: str, straight: Path, data: Prepared, tmp_path: Path
+    what: str, straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     chance = random.Random(what)
     for number in range(FAILURES_AT_NIGHT):
@@ -194,7 +196,7 @@ def test_whatever_befalls_any_process_at_any_step_all_end_and_nothing_is_lost(
 @pytest.mark.fault("C6", cases=10)
 @pytest.mark.parametrize("step", [1, 5, 8, 13, STEPS])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_error_of_one_process_is_told_by_all(rank: int, step: int, data: Prepared, tmp_path: Path) -> None:
+def test_the_error_of_one_process_is_told_by_all(rank: int, step: int, data: TokenizedDataset, tmp_path: Path) -> None:
     assert run(2, asked(tmp_path / "run", data, strike=(step, rank, "full disk"))) == 4
     assert f"Process {rank} of 2 has stopped: disk full: nothing free." in said(tmp_path / "run", 1 - rank)
 
@@ -234,7 +236,7 @@ def _ended(process: "subprocess.Popen[bytes]") -> int:
     return process.wait(SECONDS)
 
 
-def started_again(out: Path, data: Prepared, step: int, rank: int) -> None:
+def started_again(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
     """A run under torchrun, of which a process is killed."""
     values = json.dumps(asked(out, data, strike=(step, rank, "SIGKILL")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
@@ -245,7 +247,9 @@ def started_again(out: Path, data: Prepared, step: int, rank: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("C7", cases=1)
-def test_torchrun_starts_the_processes_again_and_they_go_on(straight: Path, data: Prepared, tmp_path: Path) -> None:
+def test_torchrun_starts_the_processes_again_and_they_go_on(
+    straight: Path, data: TokenizedDataset, tmp_path: Path
+) -> None:
     started_again(tmp_path / "run", data, 8, 1)
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
@@ -255,14 +259,14 @@ RESTARTS_AT_NIGHT = 10
 
 @pytest.mark.faults
 @pytest.mark.fault("C7", cases=RESTARTS_AT_NIGHT)
-def test_torchrun_starts_them_again_whichever_is_killed(straight: Path, data: Prepared, tmp_path: Path) -> None:
+def test_torchrun_starts_them_again_whichever_is_killed(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
     chance = random.Random(1)
     for number in range(RESTARTS_AT_NIGHT):
         started_again(tmp_path / str(number), data, chance.randrange(1, STEPS), chance.randrange(2))
         assert tiny.fingerprint(tmp_path / str(number)) == tiny.fingerprint(straight)
 
 
-def left_alone(out: Path, data: Prepared, step: int, rank: int) -> None:
+def left_alone(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
     """A run whose launcher is killed."""
     seldom = [f"{what}.every=10000" for what in ("validation", "samples", "checkpoint")]
     values = asked(out, data, *seldom, strike=(step, rank, "kill the launcher")) | {"steps": 5000}
@@ -273,7 +277,7 @@ def left_alone(out: Path, data: Prepared, step: int, rank: int) -> None:
     for pid in pids:
         wait_for_end(pid)
     assert "everything is saved" in said(out, 0)
-    (saved,) = RunFolder.open(out).steps()
+    (saved,) = RunDir.open(out).steps()
     assert step < saved < 5000
 
 
@@ -282,7 +286,7 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 
 @only_linux
 @pytest.mark.fault("C8", cases=1)
-def test_where_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+def test_where_the_launcher_is_killed_its_processes_save_and_end(data: TokenizedDataset, tmp_path: Path) -> None:
     left_alone(tmp_path / "run", data, 8, 0)
 
 
@@ -292,18 +296,18 @@ LAUNCHERS_AT_NIGHT = 20
 @only_linux
 @pytest.mark.faults
 @pytest.mark.fault("C8", cases=LAUNCHERS_AT_NIGHT)
-def test_whenever_the_launcher_is_killed_its_processes_save_and_end(data: Prepared, tmp_path: Path) -> None:
+def test_whenever_the_launcher_is_killed_its_processes_save_and_end(data: TokenizedDataset, tmp_path: Path) -> None:
     chance = random.Random(1)
     for number in range(LAUNCHERS_AT_NIGHT):
         left_alone(tmp_path / str(number), data, chance.randrange(1, 40), chance.randrange(2))
 
 
-def test_a_folder_with_another_run_is_refused(straight: Path, data: Prepared) -> None:
+def test_a_folder_with_another_run_is_refused(straight: Path, data: TokenizedDataset) -> None:
     with pytest.raises(ConfigError, match="A run cannot go on with other values of seed"):
-        distributed_run.begin_or_go_on(tiny.run("seed=3", steps=STEPS), straight, data)
+        distributed_run.start_or_resume(tiny.run("seed=3", steps=STEPS), straight, data)
 
 
-def test_alone_a_decision_is_done_as_it_is(data: Prepared, tmp_path: Path) -> None:
-    decision = distributed_run.Decision(tiny.run(steps=2), tmp_path / "run", data.folder, resumed=False)
-    assert distributed_run.together(Place(), lambda: decision).progress.step == 2
-    assert Alone().place == Place()
+def test_alone_a_decision_is_done_as_it_is(data: TokenizedDataset, tmp_path: Path) -> None:
+    decision = distributed_run.LaunchPlan(tiny.run(steps=2), tmp_path / "run", data.folder, resumed=False)
+    assert distributed_run.run_distributed(RankInfo(), lambda: decision).progress.step == 2
+    assert SingleProcess().place == RankInfo()

@@ -11,26 +11,26 @@ import torch
 
 from fabella.cli.main import run as fabella
 from fabella.data.batches import Batch
-from fabella.data.dataset import Prepared
-from fabella.engine.distributed.process_group import Place
+from fabella.data.dataset import TokenizedDataset
+from fabella.engine.distributed.process_group import RankInfo
 from fabella.engine.engine_torch import TorchEngine
-from fabella.errors import CheckpointError, NotFinite, NumericsError
+from fabella.errors import CheckpointError, NonFiniteStepError, NumericsError
 from fabella.runs import failed_steps
 from fabella.runs.checkpoint import Checkpoint, load
-from fabella.runs.failed_steps import Failure, keep
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.failed_steps import FailedStepRecord, save
+from fabella.runs.run_dir import RunDir
 from fabella.training import failed_step as module
 from fabella.training.callbacks import callbacks
-from fabella.training.failed_step import Keeping, replay
+from fabella.training.failed_step import FailedStepRecorder, replay
 from fabella.training.loop import Progress
-from fabella.training.run import resume, start
+from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 QUERY = "blocks.0.attention.query.weight"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
@@ -50,12 +50,12 @@ def poisoning(monkeypatch: pytest.MonkeyPatch, at: int, name: str) -> None:
 @pytest.mark.fault("D1", cases=3)
 @pytest.mark.parametrize("at", [1, 6, 14])
 def test_a_weight_that_is_nan_is_kept_and_found_again(
-    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     with monkeypatch.context() as patch:
         poisoning(patch, at, QUERY)
         with pytest.raises(NumericsError, match=rf"Step {at}: .* fabella train --replay .*step-{at:08d}") as error:
-            start(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
+            start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
     kept = tmp_path / "run" / "failures" / f"step-{at:08d}"
     again = replay(kept, device="cpu")
     assert again.error == again.before
@@ -68,7 +68,7 @@ def test_a_weight_that_is_nan_is_kept_and_found_again(
 @pytest.mark.fault("D1", cases=2)
 @pytest.mark.parametrize("at", [2, 9])
 def test_a_gradient_that_is_nan_for_once_is_kept_and_does_not_happen_again(
-    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     update: Any = vars(TorchEngine)["_update"]  # a fault in the backward pass has no other door
 
@@ -80,7 +80,7 @@ def test_a_gradient_that_is_nan_for_once_is_kept_and_does_not_happen_again(
     with monkeypatch.context() as patch:
         patch.setattr(TorchEngine, "_update", broken)
         with pytest.raises(NumericsError, match=rf"Step {at}: .* is not finite"):
-            start(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
+            start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
         again = replay(tmp_path / "run" / "failures" / f"step-{at:08d}", device="cpu")
         assert again.error
         assert again.module == ""
@@ -99,23 +99,23 @@ def rate(first: int, end: int) -> Any:
     return of
 
 
-def diverged(data: Prepared, out: Path) -> NumericsError:
-    settings = ["optimizer.schedule=[]", "optimizer.weight_decay=0.0", "checkpoint.every=1"]
+def diverged(data: TokenizedDataset, out: Path) -> NumericsError:
+    settings = ["optimizer.schedule=[]", "optimizer.weight_decay=0.0", "checkpoint.every_steps=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fabella.training.fit.learning_rate", rate(3, 99))
         with pytest.raises(NumericsError) as error:
-            start(tiny.run(*settings, steps=20), out, data, device="cpu")
+            start_run(tiny.run(*settings, steps=20), out, data, device="cpu")
     return error.value
 
 
 @pytest.mark.fault("D2", cases=1)
-def test_weights_that_are_not_finite_are_never_saved(data: Prepared, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_never_saved(data: TokenizedDataset, tmp_path: Path) -> None:
     error = diverged(data, tmp_path / "run")
     assert "not finite" in str(error)
-    folder = RunFolder.open(tmp_path / "run")
+    folder = RunDir.open(tmp_path / "run")
     loaded = load(folder, "latest")
     assert loaded.step == 3
-    assert not loaded.ignored
+    assert not loaded.warnings
     assert all(np.isfinite(array).all() for array in loaded.checkpoint.state.weights.values())
 
 
@@ -123,7 +123,7 @@ def test_weights_that_are_not_finite_are_never_saved(data: Prepared, tmp_path: P
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("place", ["first weight", "last weight", "last moment"])
 def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_best(
-    place: str, number: float, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, number: float, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All else went well: the losses are finite and fall."""
     taken, poisoned = callbacks.checkpoint_of, list[str]()
@@ -131,7 +131,7 @@ def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_b
     def with_one(engine: Any, progress: Progress, known: Any) -> Checkpoint:
         snapshot = taken(engine, progress, known)
         if progress.step == 6:
-            arrays = dict(snapshot.state.moments if place == "last moment" else snapshot.state.weights)
+            arrays = dict(snapshot.state.optimizer_state if place == "last moment" else snapshot.state.weights)
             name = list(arrays)[0 if place == "first weight" else -1]
             arrays[name] = arrays[name].copy()
             arrays[name].flat[-1] = number
@@ -141,38 +141,40 @@ def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_b
         return snapshot
 
     monkeypatch.setattr(callbacks, "checkpoint_of", with_one)
-    settings = ["checkpoint.every=2", "validation.every=2"]  # each validation is the best so far
+    settings = ["checkpoint.every_steps=2", "validation.every_steps=2"]  # each validation is the best so far
     with pytest.raises(NumericsError) as error:
-        start(tiny.run(*settings, steps=20), tmp_path / "run", data, device="cpu")
+        start_run(tiny.run(*settings, steps=20), tmp_path / "run", data, device="cpu")
     assert f"{poisoned[0]} is not finite" in str(error.value)
-    folder = RunFolder.open(tmp_path / "run")
+    folder = RunDir.open(tmp_path / "run")
     assert [load(folder, which).step for which in ("latest", "best")] == [4, 4]
     assert folder.steps()[-1] == 4
 
 
 @pytest.mark.fault("D1", cases=1)
-def test_a_rate_far_too_high_ends_in_a_step_that_fails_again(data: Prepared, tmp_path: Path) -> None:
+def test_a_rate_far_too_high_ends_in_a_step_that_fails_again(data: TokenizedDataset, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fabella.training.fit.learning_rate", lambda section, step, steps: 1e39 if step == 2 else 1e-3)
         with pytest.raises(NumericsError, match=r"Step 4: .* --replay"):
-            start(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
+            start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
     again = replay(tmp_path / "run" / "failures" / "step-00000004", device="cpu")
     assert again.error == again.before
     assert again.module
 
 
-def test_what_is_kept_is_what_the_engine_was_given(data: Prepared, tmp_path: Path) -> None:
-    engine = module.engines.for_training(tiny.run(), device="cpu")
-    folder = RunFolder.create(tmp_path / "run", tiny.run(), {})
+def test_what_is_kept_is_what_the_engine_was_given(data: TokenizedDataset, tmp_path: Path) -> None:
+    engine = module.engines.create_engine(tiny.run(), device="cpu")
+    folder = RunDir.create(tmp_path / "run", tiny.run(), {})
     ids = np.arange(64, dtype=np.int32).reshape(2, 32)
-    failure = Failure(7, dataclasses.replace(engine.state(), numbers={"step": 6}), Batch(ids, ids + 1), 1e-3, "Why.")
-    read = failed_steps.read(keep(folder, failure), tiny.run().model.parameters())
-    assert (read.step, read.lr, read.error, read.state.numbers) == (7, 1e-3, "Why.", {"step": 6})
+    failure = FailedStepRecord(
+        7, dataclasses.replace(engine.state(), numbers={"step": 6}), Batch(ids, ids + 1), 1e-3, "Why."
+    )
+    read = failed_steps.read(save(folder, failure), tiny.run().model.parameters())
+    assert (read.step, read.lr, read.error, read.state.scalars) == (7, 1e-3, "Why.", {"step": 6})
     assert np.array_equal(read.batch.tokens, ids)
     assert np.array_equal(read.batch.targets, ids + 1)
     assert all(np.array_equal(read.state.weights[n], a) for n, a in failure.state.weights.items())
     for step in (8, 9, 10, 9):
-        keep(folder, dataclasses.replace(failure, step=step))
+        save(folder, dataclasses.replace(failure, step=step))
     assert sorted(p.name for p in (tmp_path / "run" / "failures").iterdir()) == [
         "step-00000008", "step-00000009", "step-00000010"
     ]  # fmt: skip
@@ -192,31 +194,33 @@ class Later:
         return self
 
     def read(self) -> dict[str, float]:
-        raise NotFinite("Step 1: later.", step=1)
+        raise NonFiniteStepError("Step 1: later.", step=1)
 
 
 def test_an_error_that_shows_when_a_result_is_read_is_kept_as_well(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", tiny.run(), {})
+    folder = RunDir.create(tmp_path / "run", tiny.run(), {})
     ids = np.arange(64, dtype=np.int32).reshape(2, 32)
-    learner: Any = Keeping(Later(module.engines.for_training(tiny.run(), device="cpu")), folder, Place(), Progress())  # pyright: ignore[reportArgumentType]
+    learner: Any = FailedStepRecorder(
+        Later(module.engines.create_engine(tiny.run(), device="cpu")), folder, RankInfo(), Progress()
+    )  # pyright: ignore[reportArgumentType]
     result = learner.step(Batch(ids, ids + 1), 1e-3)
     with pytest.raises(NumericsError, match=r"later\. The step is kept in .*step-00000001"):
         result.read()
 
 
-def test_a_folder_that_is_no_kept_step_is_refused(data: Prepared, tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run", tiny.run(), {})
+def test_a_folder_that_is_no_kept_step_is_refused(data: TokenizedDataset, tmp_path: Path) -> None:
+    RunDir.create(tmp_path / "run", tiny.run(), {})
     with pytest.raises(CheckpointError, match=r"is no step that was kept\. Give RUN/failures/"):
         replay(tmp_path / "run" / "checkpoints" / "step-00000001")
 
 
 def test_the_command_tells_what_happened(
-    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         poisoning(patch, 2, QUERY)
         with pytest.raises(NumericsError):
-            start(tiny.run(steps=4), tmp_path / "run", data, device="cpu")
+            start_run(tiny.run(steps=4), tmp_path / "run", data, device="cpu")
     capsys.readouterr()
     asked = ["train", "--replay", str(tmp_path / "run" / "failures" / "step-00000002"), "--device", "cpu"]
     assert fabella(asked) == 0

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from fabella.data.dataset import Prepared
-from fabella.errors import Interrupted
-from fabella.runs.run_dir import RunFolder
+from fabella.data.dataset import TokenizedDataset
+from fabella.errors import TrainingInterrupted
+from fabella.runs.run_dir import RunDir
 from fabella.training import fit
-from fabella.training.eval_loss import Score
-from fabella.training.run import resume, start
+from fabella.training.eval_loss import EvalLoss
+from fabella.training.run import resume, start_run
 from tests.training import tiny
 
-EARLY = ("validation.every=4", "validation.patience=3", "samples.every=10")
+EARLY = ("validation.every_steps=4", "validation.early_stopping_patience=3", "samples.every_steps=10")
 # The lowest is the third; from there on no score is better.
 LOSSES = [5.0, 4.0, 3.0, 3.5, 3.0, 4.0]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
@@ -29,10 +29,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """The validation losses of LOSSES, by the engine's step; the final score is 9."""
 
-    def scored(engine: Any, held_out: Any, docs: Any, chosen: Any, batch: int) -> Score:
+    def scored(engine: Any, held_out: Any, docs: Any, chosen: Any, batch: int) -> EvalLoss:
         number = engine.steps // 4 - 1
         loss = LOSSES[number] if len(chosen) == 8 and number < len(LOSSES) else 9.0
-        return Score(loss, loss, 100)
+        return EvalLoss(loss, loss, 100)
 
     monkeypatch.setattr(fit, "validate", scored)
 
@@ -46,40 +46,41 @@ def killed(step: int) -> Any:
 
 
 def test_a_run_whose_scores_are_no_better_for_long_ends_and_says_so(
-    data: Prepared, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: TokenizedDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = start(tiny.run(*EARLY), tmp_path / "run", data, device="cpu")
+    outcome = start_run(tiny.run(*EARLY), tmp_path / "run", data, device="cpu")
     assert outcome.progress.step == 24
-    folder = RunFolder.open(tmp_path / "run")
-    assert (folder.pointer("latest"), folder.pointer("best")) == (24, 12)
+    folder = RunDir.open(tmp_path / "run")
+    assert (folder.read_pointer("latest"), folder.read_pointer("best")) == (24, 12)
     assert [row["step"] for row in tiny.metrics(tmp_path / "run") if row["kind"] == "final"] == [24]
-    assert "Stopped at step 24: none of the last 3 validation losses was below 3.0000 (validation.patience)." in (
-        capfd.readouterr().err
+    assert (
+        "Stopped at step 24: none of the last 3 validation losses was below 3.0000 (validation.early_stopping_patience)."
+        in (capfd.readouterr().err)
     )
 
 
-def test_it_goes_on_where_it_is_given_more_patience_and_not_otherwise(data: Prepared, tmp_path: Path) -> None:
-    out = start(tiny.run(*EARLY), tmp_path / "run", data, device="cpu").folder
+def test_it_goes_on_where_it_is_given_more_patience_and_not_otherwise(data: TokenizedDataset, tmp_path: Path) -> None:
+    out = start_run(tiny.run(*EARLY), tmp_path / "run", data, device="cpu").folder
     before = tiny.fingerprint(out)
     assert resume(out, device="cpu").progress.step == 24
     assert tiny.fingerprint(out) == before
-    patient = tiny.run("validation.every=4", "validation.patience=0", "samples.every=10")
+    patient = tiny.run("validation.every_steps=4", "validation.early_stopping_patience=0", "samples.every_steps=10")
     assert resume(out, device="cpu", run=patient).progress.step == tiny.STEPS
 
 
 @pytest.mark.parametrize("step", [13, 20, 23, 24])
 def test_stopped_on_the_way_it_ends_at_the_same_step_with_the_same_bits(
-    step: int, data: Prepared, tmp_path: Path
+    step: int, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    straight = start(tiny.run(*EARLY), tmp_path / "straight", data, device="cpu").folder
+    straight = start_run(tiny.run(*EARLY), tmp_path / "straight", data, device="cpu").folder
     out = tmp_path / "run"
     with pytest.raises(
-        Interrupted, match=f"Stopped at step {step}" if step < 24 else "Stopped after the last step, 24"
+        TrainingInterrupted, match=f"Stopped at step {step}" if step < 24 else "Stopped after the last step, 24"
     ):
-        start(tiny.run(*EARLY), out, data, device="cpu", observers=[killed(step)])
+        start_run(tiny.run(*EARLY), out, data, device="cpu", observers=[killed(step)])
     resume(out, device="cpu")
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 
-def test_without_patience_a_run_goes_on_to_its_end(data: Prepared, tmp_path: Path) -> None:
-    assert start(tiny.run(*EARLY[:1], EARLY[2]), tmp_path / "run", data, device="cpu").progress.step == tiny.STEPS
+def test_without_patience_a_run_goes_on_to_its_end(data: TokenizedDataset, tmp_path: Path) -> None:
+    assert start_run(tiny.run(*EARLY[:1], EARLY[2]), tmp_path / "run", data, device="cpu").progress.step == tiny.STEPS

@@ -10,30 +10,30 @@ import pytest
 import torch
 
 from fabella.data.batches import Batch
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine_torch
 from fabella.engine.engine_torch import TorchEngine
-from fabella.errors import Interrupted, NumericsError
+from fabella.errors import NumericsError, TrainingInterrupted
 from fabella.runs.checkpoint import Checkpoint, load, save
-from fabella.runs.run_dir import RunFolder
-from fabella.tracking.console import Terminal
+from fabella.runs.run_dir import RunDir
+from fabella.tracking.console import ConsoleTracker
 from fabella.training.callbacks import callbacks as observers
-from fabella.training.run import resume, start
+from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 STEPS = 24
-SKIP, REWIND = "training.nonfinite.kind=skip", "training.nonfinite.kind=rewind"
+SKIP, REWIND = "training.on_nonfinite.kind=skip", "training.on_nonfinite.kind=rollback"
 # Of the batches of this run, by the sum of their ids: which are broken is a property of the data.
 Broken = set[int]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def batches(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+def batches(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     """What each batch of the undisturbed run is known by; the first is that of step 1."""
     seen: list[int] = []
     step = TorchEngine.step
@@ -44,7 +44,7 @@ def batches(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> list[in
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TorchEngine, "step", watched)
-        start(tiny.run(steps=STEPS + 8), tmp_path_factory.mktemp("runs") / "run", data, device="cpu")
+        start_run(tiny.run(steps=STEPS + 8), tmp_path_factory.mktemp("runs") / "run", data, device="cpu")
     assert len(set(seen)) == len(seen)
     return seen
 
@@ -78,7 +78,7 @@ def rows(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def finite(out: Path) -> bool:
-    return all(np.isfinite(a).all() for a in load(RunFolder.open(out), "latest").checkpoint.state.weights.values())
+    return all(np.isfinite(a).all() for a in load(RunDir.open(out), "latest").checkpoint.state.weights.values())
 
 
 def killed(step: int) -> Any:
@@ -96,10 +96,10 @@ def killed(step: int) -> Any:
 
 @pytest.mark.fault("D1", cases=1)
 def test_skipped_steps_are_left_out_counted_and_said(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     breaking(monkeypatch, {batches[4], batches[9], batches[10]})
-    outcome = start(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu")
+    outcome = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu")
     assert outcome.progress.step == STEPS
     counted = {row["step"]: row["skipped_steps"] for row in rows(tmp_path / "run", "train")}
     assert [counted[step] for step in (3, 6, 9, 12, STEPS)] == [0, 1, 1, 3, 3]
@@ -107,37 +107,39 @@ def test_skipped_steps_are_left_out_counted_and_said(
     assert "step 6: 1 steps left out so far, as they were not finite" in said
     assert "step 12: 3 steps left out so far, as they were not finite" in said
     assert finite(tmp_path / "run")
-    state = load(RunFolder.open(tmp_path / "run"), "latest").checkpoint.state
-    assert (state.numbers["step"], state.numbers["updates"]) == (STEPS, STEPS - 3)
+    state = load(RunDir.open(tmp_path / "run"), "latest").checkpoint.state
+    assert (state.scalars["step"], state.scalars["updates"]) == (STEPS, STEPS - 3)
 
 
 def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[5]})
-    every = [SKIP, "checkpoint.every=1", "checkpoint.keep=9"]
-    folder = RunFolder.open(start(tiny.run(*every, steps=7), tmp_path / "run", data, device="cpu").folder)
+    every = [SKIP, "checkpoint.every_steps=1", "checkpoint.keep_last=9"]
+    folder = RunDir.open(start_run(tiny.run(*every, steps=7), tmp_path / "run", data, device="cpu").folder)
     before, after, later = (load(folder, step).checkpoint.state for step in (5, 6, 7))
     assert all(np.array_equal(before.weights[name], array) for name, array in after.weights.items())
-    assert all(np.array_equal(before.moments[name], array) for name, array in after.moments.items())
+    assert all(np.array_equal(before.optimizer_state[name], array) for name, array in after.optimizer_state.items())
     assert not all(np.array_equal(before.weights[name], array) for name, array in later.weights.items())
 
 
 def test_too_many_in_a_row_end_the_training_and_the_last_is_kept(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[2], *batches[6:9]})
     with pytest.raises(NumericsError, match=r"Step 9, the last of 3 in a row: loss nan; .* kept in .*step-00000009"):
-        start(tiny.run(SKIP, "training.nonfinite.in_a_row=3", steps=STEPS), tmp_path / "run", data, device="cpu")
+        start_run(
+            tiny.run(SKIP, "training.on_nonfinite.max_consecutive=3", steps=STEPS), tmp_path / "run", data, device="cpu"
+        )
 
 
 def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[4], batches[9], batches[10]})
-    straight = start(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").folder
-    with pytest.raises(Interrupted):
-        start(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", observers=[killed(10)])
+    straight = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").folder
+    with pytest.raises(TrainingInterrupted):
+        start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", observers=[killed(10)])
     resume(tmp_path / "run", device="cpu")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
@@ -145,13 +147,13 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
 # ---------------------------------------------------------------- rewind
 
 
-def rewinding(data: Prepared, out: Path, *overrides: str, observers: Any = ()) -> Any:
-    return start(tiny.run(REWIND, *overrides, steps=STEPS), out, data, device="cpu", observers=observers)
+def rewinding(data: TokenizedDataset, out: Path, *overrides: str, observers: Any = ()) -> Any:
+    return start_run(tiny.run(REWIND, *overrides, steps=STEPS), out, data, device="cpu", observers=observers)
 
 
 @pytest.mark.fault("D1", cases=1)
 def test_a_run_goes_back_to_its_checkpoint_and_on_with_the_windows_behind(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     seen: list[tuple[int, int, float]] = []
     breaking(monkeypatch, {batches[8]})
@@ -162,14 +164,14 @@ def test_a_run_goes_back_to_its_checkpoint_and_on_with_the_windows_behind(
         return step(self, batch, lr)
 
     monkeypatch.setattr(TorchEngine, "step", watched)
-    outcome = rewinding(data, tmp_path / "run", "optimizer.schedule=[]", "training.accumulation=[[0, 2]]")
+    outcome = rewinding(data, tmp_path / "run", "optimizer.schedule=[]", "training.gradient_accumulation=[[0, 2]]")
     assert [number for number, _, _ in seen] == [*range(1, 10), *range(6, STEPS + 1)]
     rates = [lr for _, _, lr in seen]
     assert rates[9:] == [rates[0] / 2] * (STEPS - 5)
-    assert outcome.progress.rewinds == 1
+    assert outcome.progress.rollbacks == 1
     assert outcome.progress.windows == (STEPS + 4) * 16  # those of steps 6 to 9 were passed over
-    told = rows(tmp_path / "run", "rewind")
-    assert told == [{"kind": "rewind", "step": 6, "failed": 9, "times": 1, "allowed": 3, "lr_factor": 0.5}]
+    told = rows(tmp_path / "run", "rollback")
+    assert told == [{"kind": "rollback", "step": 6, "failed": 9, "times": 1, "allowed": 3, "lr_factor": 0.5}]
     assert [row["step"] for row in rows(tmp_path / "run", "train")] == [1, *range(3, STEPS + 1, 3)]
     assert "back to step 5, as step 9 failed: 1 of 3 times; learning rate x 0.5" in capfd.readouterr().err
     assert (tmp_path / "run" / "failures" / "step-00000009").is_dir()
@@ -178,14 +180,14 @@ def test_a_run_goes_back_to_its_checkpoint_and_on_with_the_windows_behind(
 
 @pytest.mark.parametrize("stops", [(6,), (8,), (9,), (15,), (8, 9, 11)], ids=str)
 def test_a_run_that_went_back_is_resumed_to_the_same_bits(
-    stops: tuple[int, ...], data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stops: tuple[int, ...], data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[8], batches[16]})
     straight = rewinding(data, tmp_path / "straight").folder
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         rewinding(data, tmp_path / "run", observers=[killed(stops[0])])
     for stop in stops[1:]:
-        with pytest.raises(Interrupted):
+        with pytest.raises(TrainingInterrupted):
             resume(tmp_path / "run", device="cpu", observers=[killed(stop)])
     resume(tmp_path / "run", device="cpu")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
@@ -193,16 +195,16 @@ def test_a_run_that_went_back_is_resumed_to_the_same_bits(
 
 @pytest.mark.fault("D1", cases=1)
 def test_a_run_that_is_killed_between_going_back_and_saving_comes_to_the_same_place(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[8], batches[9]})
     straight = rewinding(data, tmp_path / "straight").folder
-    assert [row["times"] for row in rows(straight, "rewind")] == [2]  # the second time it came back to the same step
+    assert [row["times"] for row in rows(straight, "rollback")] == [2]  # the second time it came back to the same step
     pid = os.fork()
     if pid == 0:
 
         def gone(progress: Any, result: Any) -> None:
-            if progress.rewinds == 2:
+            if progress.rollbacks == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         rewinding(data, tmp_path / "run", observers=[gone])
@@ -212,49 +214,51 @@ def test_a_run_that_is_killed_between_going_back_and_saving_comes_to_the_same_pl
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
 
-def test_the_checkpoint_to_go_back_to_is_kept_however_often_others_are_saved(data: Prepared, tmp_path: Path) -> None:
+def test_the_checkpoint_to_go_back_to_is_kept_however_often_others_are_saved(
+    data: TokenizedDataset, tmp_path: Path
+) -> None:
     def ask(progress: Any, result: Any) -> None:
         if progress.step > 5:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    often = ["checkpoint.keep=1", "validation.every=100"]
-    for policy, steps in (("rewind", [5, 9]), ("stop", [9])):
-        run = tiny.run(f"training.nonfinite.kind={policy}", *often, steps=9)
-        assert RunFolder.open(start(run, tmp_path / policy, data, observers=[ask]).folder).steps() == steps
+    often = ["checkpoint.keep_last=1", "validation.every_steps=100"]
+    for policy, steps in (("rollback", [5, 9]), ("stop", [9])):
+        run = tiny.run(f"training.on_nonfinite.kind={policy}", *often, steps=9)
+        assert RunDir.open(start_run(run, tmp_path / policy, data, observers=[ask]).folder).steps() == steps
 
 
 def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[11]})
 
-    def save_and_damage(folder: RunFolder, step: int, checkpoint: Checkpoint) -> None:
+    def save_and_damage(folder: RunDir, step: int, checkpoint: Checkpoint) -> None:
         save(folder, step, checkpoint)
-        if step == 10 and not rows(tmp_path / "run", "rewind"):
+        if step == 10 and not rows(tmp_path / "run", "rollback"):
             weights = folder.checkpoints / "step-00000010" / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
     monkeypatch.setattr(observers, "save", save_and_damage)  # on the thread that writes, so that it is in time
-    rewinding(data, tmp_path / "run", "checkpoint.keep=9")
-    assert [row["step"] for row in rows(tmp_path / "run", "rewind")] == [6]
+    rewinding(data, tmp_path / "run", "checkpoint.keep_last=9")
+    assert [row["step"] for row in rows(tmp_path / "run", "rollback")] == [6]
 
 
 def test_where_there_is_no_checkpoint_yet_the_run_begins_anew_with_later_windows(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[1]})
     outcome = rewinding(data, tmp_path / "run")
-    assert (outcome.progress.step, outcome.progress.rewinds) == (STEPS, 1)
-    assert [row["step"] for row in rows(tmp_path / "run", "rewind")] == [1]
+    assert (outcome.progress.step, outcome.progress.rollbacks) == (STEPS, 1)
+    assert [row["step"] for row in rows(tmp_path / "run", "rollback")] == [1]
 
 
 @pytest.mark.fault("D1", cases=1)
 def test_a_run_goes_back_only_so_often(
-    data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, set(batches[8:]))
     with pytest.raises(NumericsError, match=r"Step 6: loss nan.*The run went back to a checkpoint 2 times before"):
-        rewinding(data, tmp_path / "run", "training.nonfinite.times=2")
+        rewinding(data, tmp_path / "run", "training.on_nonfinite.max_rollbacks=2")
     assert finite(tmp_path / "run")
 
 
@@ -262,16 +266,16 @@ def test_a_run_goes_back_only_so_often(
 
 
 @pytest.mark.fault("D1", cases=2)
-@pytest.mark.parametrize("policy", ["stop", "rewind"])
+@pytest.mark.parametrize("policy", ["stop", "rollback"])
 def test_on_a_device_that_is_not_waited_for_it_comes_to_the_same(
-    policy: str, data: Prepared, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: str, data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: nobody looks before a result is read, at the earliest at the next row. The broken one is between."""
     breaking(monkeypatch, {batches[9]})  # step 10; rows are written at 9 and 12
 
     def outcome(out: Path) -> Any:
         try:
-            start(tiny.run(f"training.nonfinite.kind={policy}", steps=STEPS), out, data, device="cpu")
+            start_run(tiny.run(f"training.on_nonfinite.kind={policy}", steps=STEPS), out, data, device="cpu")
         except NumericsError as error:
             return str(error).replace(str(out), "")
         return tiny.fingerprint(out)
@@ -285,5 +289,7 @@ def test_on_a_device_that_is_not_waited_for_it_comes_to_the_same(
 
 
 def test_the_line_of_a_row_whose_loss_is_not_finite_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal(10, 1.0)({"kind": "train", "step": 1, "loss": float("nan"), "tokens_per_second": 1.0, "skipped_steps": 1})
+    ConsoleTracker(10, 1.0)(
+        {"kind": "train", "step": 1, "loss": float("nan"), "tokens_per_second": 1.0, "skipped_steps": 1}
+    )
     assert "loss nan" in capsys.readouterr().err

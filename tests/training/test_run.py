@@ -10,38 +10,38 @@ import numpy as np
 import pytest
 import torch
 
-from fabella.config.training import Steps
-from fabella.data.dataset import Prepared
+from fabella.config.training import MaxSteps
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine import device_torch, engine_torch
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import (
     CheckpointError,
     ConfigError,
     DiskFullError,
-    Interrupted,
     PreparedDataError,
     StorageError,
     TokenizerError,
+    TrainingInterrupted,
 )
 from fabella.runs import checkpoint
 from fabella.runs.checkpoint import load
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from fabella.training import api
 from fabella.training import run as session
 from fabella.training.loop import Progress
-from fabella.training.run import resume, start
+from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def finished(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
-    return start(tiny.run(), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run(), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
 class StopAt:
@@ -55,12 +55,12 @@ class StopAt:
             os.kill(os.getpid(), self.number)
 
 
-def stopped(out: Path, data: Prepared, *steps: int, overrides: tuple[str, ...] = ()) -> Path:
+def stopped(out: Path, data: TokenizedDataset, *steps: int, overrides: tuple[str, ...] = ()) -> Path:
     """A run that was stopped at each of ``steps`` and not yet gone on with."""
-    with pytest.raises(Interrupted):
-        start(tiny.run(*overrides), out, data, observers=[StopAt(steps[0])])
+    with pytest.raises(TrainingInterrupted):
+        start_run(tiny.run(*overrides), out, data, observers=[StopAt(steps[0])])
     for step in steps[1:]:
-        with pytest.raises(Interrupted):
+        with pytest.raises(TrainingInterrupted):
             resume(out, observers=[StopAt(step)])
     return out
 
@@ -83,22 +83,24 @@ def test_the_metrics_tell_what_happened_and_when(finished: Path) -> None:
 def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(finished: Path) -> None:
     validation = {row["step"]: row["loss"] for row in tiny.metrics(finished) if row["kind"] == "validation"}
     best = min(validation, key=validation.__getitem__)
-    assert RunFolder.open(finished).pointer("best") == best
+    assert RunDir.open(finished).read_pointer("best") == best
 
 
-def test_the_same_config_and_seed_give_the_same_bits(finished: Path, data: Prepared, tmp_path: Path) -> None:
-    again = start(tiny.run(), tmp_path / "again", data).folder
+def test_the_same_config_and_seed_give_the_same_bits(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+    again = start_run(tiny.run(), tmp_path / "again", data).folder
     assert tiny.fingerprint(again) == tiny.fingerprint(finished)
 
 
-def test_another_seed_gives_other_weights_and_another_order(finished: Path, data: Prepared, tmp_path: Path) -> None:
-    other = start(tiny.run("seed=2"), tmp_path / "other", data).folder
+def test_another_seed_gives_other_weights_and_another_order(
+    finished: Path, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    other = start_run(tiny.run("seed=2"), tmp_path / "other", data).folder
     assert tiny.fingerprint(other) != tiny.fingerprint(finished)
 
 
 @pytest.mark.parametrize("steps", [(3,), (5,), (7,), (12,), (21,), (3, 6, 9), (12, 15, 18, 24, 39)], ids=str)
 def test_stopped_and_resumed_any_number_of_times_a_run_ends_with_the_same_bits(
-    steps: tuple[int, ...], finished: Path, data: Prepared, tmp_path: Path
+    steps: tuple[int, ...], finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     steps = tuple(step - step % 3 for step in steps)  # rows arrive every third step
     out = stopped(tmp_path / "run", data, *steps)
@@ -108,13 +110,14 @@ def test_stopped_and_resumed_any_number_of_times_a_run_ends_with_the_same_bits(
 
 @pytest.mark.fault("A25", cases=4)
 @pytest.mark.parametrize(
-    "often", ["validation.every=1", "samples.every=1", "checkpoint.every=1", "training.log_every=1"]
+    "often",
+    ["validation.every_steps=1", "samples.every_steps=1", "checkpoint.every_steps=1", "training.log_every_steps=1"],
 )
 def test_looking_and_saving_more_often_changes_nothing_that_is_learned(
-    often: str, finished: Path, data: Prepared, tmp_path: Path
+    often: str, finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    out = start(tiny.run(often), tmp_path / "run", data).folder
-    states = [load(RunFolder.open(folder), "latest").checkpoint.state for folder in (out, finished)]
+    out = start_run(tiny.run(often), tmp_path / "run", data).folder
+    states = [load(RunDir.open(folder), "latest").checkpoint.state for folder in (out, finished)]
     for name, array in states[0].weights.items():
         assert np.array_equal(array, states[1].weights[name]), name
 
@@ -137,7 +140,7 @@ def _forget_dropout_step(engine: TorchEngine, state: Any) -> None:
 
 
 ENGINE_MUTANTS = [_forget_moments, _forget_second, _forget_optimizer_step, _forget_dropout_step]
-PROGRESS_MUTANTS = {"data position": "windows", "tokens": "tokens", "schedule": "step"}
+PROGRESS_MUTANTS = {"data position": "sequences", "tokens": "tokens", "schedule": "step"}
 FORGOTTEN = {"best loss": {"best_loss": 0.0}, "gradient norms": {"gradient_norms": ""}}
 
 
@@ -148,7 +151,7 @@ FORGOTTEN = {"best loss": {"best_loss": 0.0}, "gradient norms": {"gradient_norms
     ids=lambda forget: getattr(forget, "__name__", forget),
 )
 def test_leaving_out_any_part_of_the_state_is_noticed(
-    forget: Any, finished: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forget: Any, finished: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The harness itself is tested: each mutant of the resume code must fail the comparison above."""
     out = stopped(tmp_path / "run", data, 24)
@@ -165,7 +168,7 @@ def test_leaving_out_any_part_of_the_state_is_noticed(
 
         def partial(of: Any) -> tuple[Progress, Any]:
             progress, saved = whole(of)
-            values = {"step": progress.step, "windows": progress.windows, "tokens": progress.tokens}
+            values = {"step": progress.step, "sequences": progress.sequences, "tokens": progress.tokens}
             if forget not in PROGRESS_MUTANTS:
                 return progress, {**saved, **FORGOTTEN[forget]}
             return Progress(**(values | {PROGRESS_MUTANTS[forget]: 0 if forget != "schedule" else 20})), saved
@@ -176,12 +179,12 @@ def test_leaving_out_any_part_of_the_state_is_noticed(
 
 
 @pytest.fixture(scope="module")
-def finished_with_muon(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start(tiny.run("optimizer.kind=muon"), tmp_path_factory.mktemp("runs") / "muon", data).folder
+def finished_with_muon(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return start_run(tiny.run("optimizer.kind=muon"), tmp_path_factory.mktemp("runs") / "muon", data).folder
 
 
 def test_with_muon_a_stopped_run_ends_with_the_same_bits(
-    finished_with_muon: Path, data: Prepared, tmp_path: Path
+    finished_with_muon: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = stopped(tmp_path / "run", data, 3, 12, 24, overrides=("optimizer.kind=muon",))
     resume(out)
@@ -190,7 +193,7 @@ def test_with_muon_a_stopped_run_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("of_muon", [True, False])
 def test_leaving_out_the_memory_of_muon_or_of_its_adamw_is_noticed(
-    of_muon: bool, finished_with_muon: Path, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_muon: bool, finished_with_muon: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = stopped(tmp_path / "run", data, 24, overrides=("optimizer.kind=muon",))
     restore = TorchEngine.restore
@@ -205,7 +208,7 @@ def test_leaving_out_the_memory_of_muon_or_of_its_adamw_is_noticed(
     assert tiny.fingerprint(out) != tiny.fingerprint(finished_with_muon)
 
 
-SCALED = ("training.precision={kind: fp16, initial_scale: 1048576, growth_steps: 4}",)
+SCALED = ("training.precision={kind: fp16, initial_loss_scale: 1048576, loss_scale_growth_interval: 4}",)
 
 
 @pytest.fixture
@@ -222,9 +225,9 @@ def scaling(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("forgotten", ["", "loss_scale", "good_steps", "skipped_steps", "updates"])
 @pytest.mark.usefixtures("scaling")
 def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_it_is_forgotten(
-    forgotten: str, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forgotten: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = start(tiny.run(*SCALED), tmp_path / "straight", data).folder
+    straight = start_run(tiny.run(*SCALED), tmp_path / "straight", data).folder
     rows = [row for row in tiny.metrics(straight) if row["kind"] == "train"]
     assert rows[-1]["skipped_steps"] > 2
     assert len({row["loss_scale"] for row in rows}) > 2
@@ -247,7 +250,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
-    finished: Path, data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Killed(BaseException):
         pass
@@ -256,75 +259,75 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
         raise Killed
 
     with pytest.raises(Killed):
-        start(tiny.run(), tmp_path / "run", data, sinks=[kill])
+        start_run(tiny.run(), tmp_path / "run", data, sinks=[kill])
     resume(tmp_path / "run")
     assert "No checkpoint yet: the run begins again at step 0." in capsys.readouterr().err
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(finished)
 
 
-def test_the_message_of_a_stop_tells_how_to_go_on(data: Prepared, tmp_path: Path) -> None:
+def test_the_message_of_a_stop_tells_how_to_go_on(data: TokenizedDataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(Interrupted) as caught:
-        start(tiny.run(), out, data, observers=[StopAt(6, signal.SIGTERM)])
+    with pytest.raises(TrainingInterrupted) as caught:
+        start_run(tiny.run(), out, data, observers=[StopAt(6, signal.SIGTERM)])
     assert str(caught.value) == f"Stopped at step 6 of 40; everything is saved. Go on with: fabella resume {out}"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_second_signal_ends_at_once(data: Prepared, tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once(data: TokenizedDataset, tmp_path: Path) -> None:
     class Twice:
         def __call__(self, progress: Progress, result: Any) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        start(tiny.run(), tmp_path / "run", data, observers=[Twice()])
+        start_run(tiny.run(), tmp_path / "run", data, observers=[Twice()])
 
 
-def test_a_run_can_be_trained_longer_than_was_planned(data: Prepared, tmp_path: Path) -> None:
-    out = start(tiny.run(steps=10), tmp_path / "run", data).folder
-    outcome = api.resume(out, settings={"training.length.steps": 14, "checkpoint.every": 2})
+def test_a_run_can_be_trained_longer_than_was_planned(data: TokenizedDataset, tmp_path: Path) -> None:
+    out = start_run(tiny.run(steps=10), tmp_path / "run", data).folder
+    outcome = api.resume(out, settings={"training.length.max_steps": 14, "checkpoint.every_steps": 2})
     assert outcome.progress.step == 14
-    assert RunFolder.open(out).run.training.length == Steps(steps=14)
+    assert RunDir.open(out).run.training.length == MaxSteps(max_steps=14)
     assert [row["step"] for row in tiny.metrics(out) if row["kind"] == "final"] == [10, 14]
 
 
-@pytest.mark.parametrize("setting", ["seed", "model.layers", "data.windows.stride"])
+@pytest.mark.parametrize("setting", ["seed", "model.layers", "data.sequences.stride"])
 def test_what_would_give_the_saved_state_another_meaning_is_refused(setting: str, finished: Path) -> None:
     with pytest.raises(ConfigError, match=setting.replace(".", r"\.")):
         api.resume(finished, settings={setting: 3})
 
 
-def test_epochs_become_steps_when_the_data_is_known(data: Prepared) -> None:
-    run = session.resolve(tiny.run("training.length.epochs=2", "training.accumulation=[[0, 1]]"), data)
+def test_epochs_become_steps_when_the_data_is_known(data: TokenizedDataset) -> None:
+    run = session.resolve_config(tiny.run("training.length.epochs=2", "training.gradient_accumulation=[[0, 1]]"), data)
     windows = (data.train.tokens - 1) // 32
-    assert run.training.length == Steps(steps=-(-2 * windows // 8))
+    assert run.training.length == MaxSteps(max_steps=-(-2 * windows // 8))
 
 
-def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(data: Prepared) -> None:
-    message = r"The tokenizer has 256 ids, the model only 200 rows for them \(model.vocabulary\)"
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(data: TokenizedDataset) -> None:
+    message = r"The tokenizer has 256 ids, the model only 200 rows for them \(model.vocab_size\)"
     with pytest.raises(TokenizerError, match=message):
-        session.resolve(tiny.run("model.vocabulary=200"), data)
+        session.resolve_config(tiny.run("model.vocab_size=200"), data)
 
 
-def test_a_folder_that_holds_another_run_is_left_alone(finished: Path, data: Prepared) -> None:
+def test_a_folder_that_holds_another_run_is_left_alone(finished: Path, data: TokenizedDataset) -> None:
     before = tiny.fingerprint(finished)
     with pytest.raises(StorageError, match="run"):
-        start(tiny.run("seed=9"), finished, data)
+        start_run(tiny.run("seed=9"), finished, data)
     assert tiny.fingerprint(finished) == before
 
 
 @pytest.mark.fault("A7", cases=1)
 def test_no_step_is_taken_where_the_checkpoints_would_not_fit(
-    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
     with pytest.raises(DiskFullError, match="the checkpoints of this run need"):
-        start(tiny.run(), tmp_path / "run", data)
+        start_run(tiny.run(), tmp_path / "run", data)
     assert not (tmp_path / "run").exists()  # the same command, with a smaller model or elsewhere, can be given again
 
 
 def test_the_same_holds_where_a_run_goes_on_but_not_where_nothing_is_left_to_do(
-    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped(tmp_path / "run", data, 6)
     monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
@@ -349,7 +352,7 @@ def test_data_that_changed_since_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
-    finished: Path, data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = stopped(tmp_path / "run", data, 24)
     weights = out / "checkpoints" / "step-00000024" / "model.safetensors"
@@ -365,7 +368,7 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_retried_when_the_config_says_so(
-    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saves = []
 
@@ -379,21 +382,21 @@ def test_a_full_disk_is_retried_when_the_config_says_so(
 
     whole = callbacks.save
     monkeypatch.setattr(callbacks, "save", full_at_first)
-    start(tiny.run("checkpoint.when_full=retry"), tmp_path / "run", data)
+    start_run(tiny.run("checkpoint.on_disk_full=retry"), tmp_path / "run", data)
     assert saves[0] == 5
     assert 5 < saves[1] < 10, "the step after the writer has said so, not the one that is due anyway"
     assert "Not saved at step 5, tried again at the next: disk full" in capsys.readouterr().err
     saves.clear()
     with pytest.raises(DiskFullError):
-        start(tiny.run(), tmp_path / "stop", data)
+        start_run(tiny.run(), tmp_path / "stop", data)
 
 
 def test_asked_for_by_a_signal_a_checkpoint_is_saved_and_the_training_goes_on(
-    finished: Path, data: Prepared, tmp_path: Path
+    finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    start(tiny.run("checkpoint.keep=100"), out, data, observers=[StopAt(23, signal.SIGUSR1)])
-    assert {20, 23, 25} <= set(RunFolder.open(out).steps())
-    assert 24 not in RunFolder.open(out).steps()
+    start_run(tiny.run("checkpoint.keep_last=100"), out, data, observers=[StopAt(23, signal.SIGUSR1)])
+    assert {20, 23, 25} <= set(RunDir.open(out).steps())
+    assert 24 not in RunDir.open(out).steps()
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL

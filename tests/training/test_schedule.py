@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.config.optimizer import AdamW, Segment
-from fabella.config.training import Steps, Training
-from fabella.run_config.files import load_run, preset
-from fabella.training.schedule import batch_sizes, learning_rate, steps_for, windows_at, windows_before
+from fabella.config.optimizer import AdamW, SchedulePhase
+from fabella.config.training import MaxSteps, TrainingConfig
+from fabella.run_config.files import load_config, preset
+from fabella.training.schedule import batch_size_at, batch_sizes, learning_rate, sequences_before, steps_for_sequences
 
 
 def rates(optimizer: AdamW, total: int, *steps: int) -> list[float]:
@@ -32,20 +32,20 @@ def test_minigpt_rises_from_a_tenth_and_falls_back_to_it() -> None:
 
 
 def test_the_first_update_of_a_warm_up_from_zero_is_not_wasted() -> None:
-    optimizer = AdamW(lr=1.0, schedule=(Segment(shape="linear", start=0.0, end=1.0, length=4),))
+    optimizer = AdamW(lr=1.0, schedule=(SchedulePhase(shape="linear", start=0.0, end=1.0, length=4),))
     assert rates(optimizer, 8, 0, 1, 2, 3, 4) == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_a_cosine_is_half_way_at_its_middle() -> None:
-    optimizer = AdamW(lr=1.0, schedule=(Segment(shape="cosine", start=1.0, end=0.2, length="100%"),))
+    optimizer = AdamW(lr=1.0, schedule=(SchedulePhase(shape="cosine", start=1.0, end=0.2, length="100%"),))
     assert rates(optimizer, 100, 49, 99) == pytest.approx([0.6, 0.2])
 
 
 def test_warm_up_stable_decay_is_three_segments() -> None:
     schedule = (
-        Segment(shape="linear", start=0.0, end=1.0, length=2),
-        Segment(shape="linear", start=1.0, end=1.0, length=4),
-        Segment(shape="linear", start=1.0, end=0.0, length=4),
+        SchedulePhase(shape="linear", start=0.0, end=1.0, length=2),
+        SchedulePhase(shape="linear", start=1.0, end=1.0, length=4),
+        SchedulePhase(shape="linear", start=1.0, end=0.0, length=4),
     )
     found = rates(AdamW(lr=1.0, schedule=schedule), 10, *range(10))
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
@@ -53,8 +53,8 @@ def test_warm_up_stable_decay_is_three_segments() -> None:
 
 def test_a_segment_of_no_length_is_passed_over() -> None:
     schedule = (
-        Segment(shape="linear", start=0.0, end=1.0, length="0%"),
-        Segment(shape="linear", start=1.0, end=0.5, length=2),
+        SchedulePhase(shape="linear", start=0.0, end=1.0, length="0%"),
+        SchedulePhase(shape="linear", start=1.0, end=0.5, length=2),
     )
     assert rates(AdamW(lr=1.0, schedule=schedule), 4, 0, 1) == [0.75, 0.5]
 
@@ -66,13 +66,15 @@ SCHEDULES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=
 
 @given(accumulation=SCHEDULES, micro_batch=st.integers(1, 5), step=st.integers(0, 150))
 def test_the_position_in_the_data_is_the_sum_of_all_batches_before(accumulation, micro_batch: int, step: int) -> None:
-    training = Training(length=Steps(steps=1), micro_batch=micro_batch, accumulation=accumulation)
-    sizes = [windows_at(training, number) for number in range(step)]
-    assert windows_before(training, step) == sum(sizes)
+    training = TrainingConfig(
+        length=MaxSteps(max_steps=1), micro_batch_size=micro_batch, gradient_accumulation=accumulation
+    )
+    sizes = [batch_size_at(training, number) for number in range(step)]
+    assert sequences_before(training, step) == sum(sizes)
     assert list(itertools.islice(batch_sizes(training, 0), step)) == sizes
 
 
-GROWING = ["training.micro_batch=6", "training.accumulation=[[0, 8], [8750, 16], [13125, 32]]"]
+GROWING = ["training.micro_batch_size=6", "training.gradient_accumulation=[[0, 8], [8750, 16], [13125, 32]]"]
 
 
 @pytest.mark.parametrize(
@@ -87,14 +89,14 @@ GROWING = ["training.micro_batch=6", "training.accumulation=[[0, 8], [8750, 16],
     ],
 )
 def test_a_global_batch_that_doubles_twice_does_so_at_the_very_step(step: int, windows: int, before: int) -> None:
-    training = load_run("minigpt-100m", GROWING).training
-    assert windows_at(training, step) == windows
-    assert windows_before(training, step) == before
+    training = load_config("minigpt-100m", GROWING).training
+    assert batch_size_at(training, step) == windows
+    assert sequences_before(training, step) == before
     assert next(batch_sizes(training, step)) == windows
 
 
 @given(accumulation=SCHEDULES, windows=st.integers(1, 2000))
 def test_steps_for_is_the_fewest_that_use_all_windows(accumulation, windows: int) -> None:
-    training = Training(length=Steps(steps=1), micro_batch=3, accumulation=accumulation)
-    steps = steps_for(training, windows)
-    assert windows_before(training, steps - 1) < windows <= windows_before(training, steps)
+    training = TrainingConfig(length=MaxSteps(max_steps=1), micro_batch_size=3, gradient_accumulation=accumulation)
+    steps = steps_for_sequences(training, windows)
+    assert sequences_before(training, steps - 1) < windows <= sequences_before(training, steps)

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.data.prepare.pipeline import prepare
-from fabella.run_config.files import load_run
-from fabella.run_config.run import Run
-from fabella.training.callbacks.throughput import TIMINGS
+from fabella.run_config.files import load_config
+from fabella.run_config.run import RunConfig
+from fabella.training.callbacks.throughput import THROUGHPUT_KEYS
 
 # How the tests' models learn, whatever is found to be better for a preset.
 LEARNING = [
@@ -20,20 +20,20 @@ LEARNING = [
 # Accumulation that changes on the way, dropout, a schedule, several epochs, validation, samples and saving between.
 SETTINGS = [
     *LEARNING,
-    "model.vocabulary=256", "model.context=32", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=1",
-    "model.hidden=24", "model.dropout=0.1", "tokenizer.kind=bytes", "data.source.stories=24",
-    "data.validation.fraction=0.1", "data.windows={kind: chained, length: 32, stride: 32}",
-    "training.micro_batch=8", "training.accumulation=[[0, 2], [12, 3], [20, 4]]", "training.log_every=3",
-    "validation.every=7", "validation.windows=8", "checkpoint.every=5", "samples.every=10", "samples.tokens=8",
+    "model.vocab_size=256", "model.context_length=32", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=1",
+    "model.ffn_dim=24", "model.dropout=0.1", "tokenizer.kind=bytes", "data.source.stories=24",
+    "data.validation.fraction=0.1", "data.sequences={kind: packed, length: 32, stride: 32}",
+    "training.micro_batch_size=8", "training.gradient_accumulation=[[0, 2], [12, 3], [20, 4]]", "training.log_every_steps=3",
+    "validation.every_steps=7", "validation.num_sequences=8", "checkpoint.every_steps=5", "samples.every_steps=10", "samples.max_tokens=8",
 ]  # fmt: skip
 STEPS = 40
 
 
-def run(*overrides: str, steps: int = STEPS) -> Run:
-    return load_run("storybook-1m", [*SETTINGS, f"training.length.steps={steps}", *overrides])
+def run(*overrides: str, steps: int = STEPS) -> RunConfig:
+    return load_config("storybook-1m", [*SETTINGS, f"training.length.max_steps={steps}", *overrides])
 
 
-def prepared(folder: Path, of: Run | None = None) -> Prepared:
+def prepared(folder: Path, of: RunConfig | None = None) -> TokenizedDataset:
     of = of or run()
     return prepare(of.data, of.tokenizer, folder / "prepared", workers=1)
 
@@ -52,4 +52,4 @@ def fingerprint(folder: Path) -> str:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """Rows without what depends on the machine's pace."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+    return [{key: value for key, value in row.items() if key not in THROUGHPUT_KEYS} for row in rows]

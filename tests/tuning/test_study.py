@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from fabella.cli.main import run as fabella
-from fabella.errors import ConfigError, Interrupted, LockedError, StorageError
-from fabella.run_config.files import load_run
+from fabella.errors import ConfigError, LockedError, StorageError, TrainingInterrupted
+from fabella.run_config.files import load_config
 from fabella.storage import locked
 from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
-from fabella.tuning.lr_range_test import rising_rates
+from fabella.tuning.lr_range_test import lr_range_test
 from fabella.tuning.search_page import page
-from fabella.tuning.space import Log, Space, chosen, tried
-from fabella.tuning.study import BEST, Search, again_what_was_cut_short, best, ended, open_study, optuna, work
+from fabella.tuning.space import LogUniformRange, Space, suggest, tried
+from fabella.tuning.study import BEST, Search, best, ended, open_study, optuna, requeue_stale_trials, work
 from fabella.tuning.workers import search_together
 from tests.report.test_page import whole
 from tests.training import tiny
 
-SPACE: Space = {"optimizer.lr": Log(low=1e-4, high=2e-2)}
+SPACE: Space = {"optimizer.lr": LogUniformRange(low=1e-4, high=2e-2)}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_search_that_went_on_found_what_one_without_a_stop_finds(data: Any, tm
     assert first[0][0] == {"optimizer.lr": straight.run.optimizer.lr}  # the run as it is, which others have to beat
     run, trial = best(straight, open_study(straight))
     assert trial.value == min(value for _, value in first if value is not None)
-    written = load_run(str(straight.out / BEST))
+    written = load_config(str(straight.out / BEST))
     assert written == run
     assert written.validation == straight.run.validation
 
@@ -72,7 +72,9 @@ def test_the_mean_over_seeds_counts(data: Any, tmp_path: Path) -> None:
     asked = search(tmp_path / "seeds", data, seeds=2)
     work(asked, 1)
     (trial,) = ended(open_study(asked))
-    first = trials.quiet(tried(asked.run, chosen(asked.run, asked.space, optuna().trial.FixedTrial(trial.params))), 8)
+    first = trials.as_trial(
+        tried(asked.run, suggest(asked.run, asked.space, optuna().trial.FixedTrial(trial.params))), 8
+    )
     alone = [
         trials.train(run, tmp_path / f"alone-{run.seed}", data, lambda step, score: False, device="cpu")
         for run in trials.seeded(first, 2)
@@ -85,7 +87,7 @@ def test_the_mean_over_seeds_counts(data: Any, tmp_path: Path) -> None:
 
 
 def test_a_trial_that_cannot_be_is_given_up_and_the_search_goes_on(data: Any, tmp_path: Path) -> None:
-    wrong: Space = {"model.dim": Log(low=15.1, high=15.9)}
+    wrong: Space = {"model.dim": LogUniformRange(low=15.1, high=15.9)}
     asked = search(tmp_path / "wrong", data, space=wrong)
     work(asked, 2)
     assert [trial.state.name for trial in ended(open_study(asked))] == ["PRUNED", "PRUNED"]
@@ -100,8 +102,8 @@ def test_hopeless_trials_end_early(data: Any, tmp_path: Path) -> None:
         seen.append(step)
         return step >= 2
 
-    run = trials.quiet(tiny.run(steps=40), looks=20)
-    with pytest.raises(trials.HopelessError):
+    run = trials.as_trial(tiny.run(steps=40), looks=20)
+    with pytest.raises(trials.PrunedError):
         trials.train(run, tmp_path / "run", data, hopeless, device="cpu")
     assert seen == [2]
 
@@ -133,7 +135,7 @@ def test_what_a_killed_process_was_at_is_tried_again(data: Any, tmp_path: Path) 
     asked = search(tmp_path / "killed", data)
     study = open_study(asked)
     begun = study.ask({"optimizer.lr": optuna().distributions.FloatDistribution(1e-4, 2e-2, log=True)})
-    assert again_what_was_cut_short(study) == 1
+    assert requeue_stale_trials(study) == 1
     work(asked, 1)
     (only,) = ended(open_study(asked))
     assert only.params == begun.params
@@ -142,7 +144,7 @@ def test_what_a_killed_process_was_at_is_tried_again(data: Any, tmp_path: Path) 
 def test_another_search_in_the_same_folder_is_refused(data: Any, tmp_path: Path) -> None:
     open_study(search(tmp_path / "one", data))
     with pytest.raises(ConfigError, match="holds another search"):
-        open_study(search(tmp_path / "one", data, space={"optimizer.lr": Log(low=1e-4, high=1e-2)}))
+        open_study(search(tmp_path / "one", data, space={"optimizer.lr": LogUniformRange(low=1e-4, high=1e-2)}))
 
 
 def test_a_search_at_work_and_a_locked_storage_are_told(
@@ -169,11 +171,11 @@ def test_a_worker_that_fails_is_told(data: Any, tmp_path: Path, monkeypatch: pyt
 
 
 def test_rising_rates_find_where_it_diverges(data: Any) -> None:
-    found = rising_rates(tiny.run("model.dropout=0.0"), data, steps=60)
+    found = lr_range_test(tiny.run("model.dropout=0.0"), data, steps=60)
     assert found.rates[0] == pytest.approx(1e-6)
     assert 1e-4 < found.suggested < 0.3
     assert min(found.losses) < found.losses[0]
-    assert found == rising_rates(tiny.run("model.dropout=0.0"), data, steps=60)
+    assert found == lr_range_test(tiny.run("model.dropout=0.0"), data, steps=60)
 
 
 def test_the_command_says_what_is_better_and_writes_it(
@@ -183,7 +185,7 @@ def test_the_command_says_what_is_better_and_writes_it(
     words = ["tune", "storybook-1m", *tiny.SETTINGS, "--steps", "6", "--trials", "2", "--json"]
     assert fabella(words) == 0
     found = json.loads(capsys.readouterr().out)
-    assert load_run(found["config"]).name == "storybook-1m"
+    assert load_config(found["config"]).name == "storybook-1m"
     assert Path(found["page"]).read_text().endswith("</html>\n")
     assert fabella(["tune", "storybook-1m", *tiny.SETTINGS, "--lr-find", "--steps", "30"]) == 0
     assert "Try: optimizer.lr=" in capsys.readouterr().out
@@ -207,5 +209,5 @@ def test_a_storage_without_its_driver_and_its_password_are_told_and_not_told(dat
 
 
 def test_a_trial_whose_search_was_killed_ends(data: Any, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="has ended"):
+    with pytest.raises(TrainingInterrupted, match="has ended"):
         trials.train(tiny.run(steps=8), tmp_path / "run", data, lambda step, score: False, lambda: True, device="cpu")

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class DecodeTask:
     """What everybody does: read ``prompt`` random tokens in each of ``batch`` texts, and tell ``tokens`` more."""
 
     config: ModelConfig
@@ -30,10 +30,10 @@ class Telling:
     def prompts(self) -> NDArray[np.int32]:
         """[B prompt]"""
         shape = (self.batch, self.prompt)
-        return np.random.default_rng(1).integers(2, self.config.vocabulary, shape).astype(np.int32)
+        return np.random.default_rng(1).integers(2, self.config.vocab_size, shape).astype(np.int32)
 
 
-class Contestant(Protocol):
+class DecodeBaseline(Protocol):
     """Somebody who tells."""
 
     name: str
@@ -47,7 +47,7 @@ class Contestant(Protocol):
         ...
 
 
-def by_loop(name: str, generate: Callable[..., Iterator[list[int]]], model: Any, telling: Telling) -> "InProcess":
+def from_loop(name: str, generate: Callable[..., Iterator[list[int]]], model: Any, telling: DecodeTask) -> "InProcess":
     """Fabella, by the loop of an engine (``generate_torch.py``, ``generate_jax.py``)."""
     prompts = list(telling.prompts)
 
@@ -58,7 +58,7 @@ def by_loop(name: str, generate: Callable[..., Iterator[list[int]]], model: Any,
             GREEDY,
             rows=[0] * len(prompts),
             max_tokens=telling.tokens,
-            vocabulary=telling.config.vocabulary,
+            vocab_size=telling.config.vocab_size,
         )
         for _ in steps:
             pass

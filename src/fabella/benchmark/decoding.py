@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fabella.benchmark import training as training_bench
-from fabella.benchmark.decode_task import Telling
+from fabella.benchmark.decode_task import DecodeTask
 from fabella.benchmark.training import summary, taking_turns
 from fabella.engine import engine as engines
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import count_without_embeddings
+from fabella.models.parameters import count_non_embedding
 from fabella.run_config.files import preset
 
 SHAPES = ("piny-37m", "tinystories-8m", "mingru-17m", "storybook-1m", "storybook-hybrid-1m")
@@ -54,14 +54,14 @@ def bench(
             result = _measure(preset(name).model, batch, given, contestants)
             results.setdefault(name, {})[str(batch)] = result
             report(f"{name} ({batch} at once)", result)
-    like = training_bench.Conditions(turns=given.turns, device=given.device)
+    like = training_bench.BenchOptions(turns=given.turns, device=given.device)
     settings = {**training_bench.settings(like, engine), "prompt_tokens": PROMPT_TOKENS, "told_tokens": given.tokens}
     return {"settings": settings, "shapes": results}
 
 
 def _measure(config: ModelConfig, batch: int, given: Conditions, contestants: Any) -> dict[str, Any]:
-    request = Telling(config, batch, PROMPT_TOKENS, given.tokens, given.device, given.llama2c)
-    who = contestants.all_for(request, alone=given.alone)
+    request = DecodeTask(config, batch, PROMPT_TOKENS, given.tokens, given.device, given.llama2c)
+    who = contestants.available_baselines(request, alone=given.alone)
     if given.engine == "jax":
         who.insert(1, importlib.import_module("fabella.benchmark.peers.decoders_jax").fabella(request))
     try:
@@ -85,5 +85,5 @@ def _measure(config: ModelConfig, batch: int, given: Conditions, contestants: An
 def bytes_a_step(config: ModelConfig) -> int:
     """Of float32 weights that one step of all texts reads: everything but the rows of the embeddings, and one head."""
     table = config.parameters()
-    width = next(row.shape[1] for row in table.values() if row.embedding and row.shape[0] == config.vocabulary)
-    return 4 * (count_without_embeddings(table) + config.vocabulary * width)
+    width = next(row.shape[1] for row in table.values() if row.embedding and row.shape[0] == config.vocab_size)
+    return 4 * (count_non_embedding(table) + config.vocab_size * width)

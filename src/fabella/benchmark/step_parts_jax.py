@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from fabella.benchmark.peers.models_jax import peer_of, plain_step
 from fabella.config.optimizer import AdamW
-from fabella.config.training import BFloat16, Float32, Steps, Training
+from fabella.config.training import BFloat16, Float32, MaxSteps, TrainingConfig
 from fabella.data.batches import Batch
 from fabella.engine.device_jax import describe_devices, pick_devices
 from fabella.engine.engine_jax import JaxEngine
@@ -17,7 +17,7 @@ from fabella.engine.measure.step_timer_jax import peak_flops
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import count, initial_weights
 from fabella.run_config.files import preset, preset_names
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 PRECISIONS = {"float32": (Float32(), jnp.float32), "bf16": (BFloat16(), jnp.bfloat16)}
 
@@ -27,7 +27,7 @@ def names(config: ModelConfig) -> list[str]:
     return [name for name in ("fabella", peer_of(config), "fabella on torch") if name]
 
 
-class Contestant:
+class Baseline:
     """A model in training with AdamW; batches are cut out of ids that never change. The step is one compiled piece."""
 
     def __init__(self, name: str, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> None:
@@ -43,7 +43,7 @@ class Contestant:
             optimizer, self.plain = plain_step(config)
             self.memory: Any = jax.device_put(optimizer.init(self.weights), picked[0])
         random = np.random.default_rng(1)
-        ids = random.integers(0, config.vocabulary, 64 * shape[0] * shape[1]).astype(np.uint16)
+        ids = random.integers(0, config.vocab_size, 64 * shape[0] * shape[1]).astype(np.uint16)
         self.windows = np.lib.stride_tricks.sliding_window_view(ids, shape[1] + 1)
         self.starts = random.integers(0, len(ids) - shape[1] - 1, (64, shape[0]))
         self.steps = 0
@@ -67,9 +67,11 @@ class Contestant:
         return {"data": cut - begin, "step": end - cut}
 
 
-def _run(config: ModelConfig, shape: tuple[int, int], precision: str) -> Run:
+def _run(config: ModelConfig, shape: tuple[int, int], precision: str) -> RunConfig:
     """Some preset's run with this model, whose other settings do not matter here."""
-    training = Training(length=Steps(steps=1), micro_batch=shape[0], precision=PRECISIONS[precision][0])
+    training = TrainingConfig(
+        length=MaxSteps(max_steps=1), micro_batch_size=shape[0], precision=PRECISIONS[precision][0]
+    )
     any_run = preset(preset_names()[0])
     return any_run.model_copy(update={"model": config, "training": training, "optimizer": AdamW(lr=1e-4)})
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fabella.benchmark.peers.models_torch import Loss, build_peer, peers_of
 from fabella.engine.device_torch import describe_device, pick_device
 from fabella.engine.engine_torch import build
-from fabella.engine.measure.peak_flops_torch import measured_peak
+from fabella.engine.measure.peak_flops_torch import measure_peak_flops
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import count, initial_weights
 
@@ -23,7 +23,7 @@ def names(config: ModelConfig) -> list[str]:
     return ["fabella", *peers_of(config)]
 
 
-class Contestant:
+class Baseline:
     """A model in training with fused AdamW; batches are cut out of ids that never change."""
 
     def __init__(self, name: str, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> None:
@@ -46,7 +46,7 @@ class Contestant:
             assert self.parameters == count(config.parameters()), f"{name} is not the same architecture"
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         random = np.random.default_rng(1)
-        self.ids = random.integers(0, config.vocabulary, 64 * shape[0] * shape[1]).astype(np.uint16)
+        self.ids = random.integers(0, config.vocab_size, 64 * shape[0] * shape[1]).astype(np.uint16)
         self.starts = random.integers(0, len(self.ids) - shape[1] - 1, (64, shape[0]))
         self.steps = 0
 
@@ -90,7 +90,7 @@ def _fabella(config: ModelConfig, device: torch.device) -> tuple[nn.Module, Loss
 
 def peak(device: str, precision: str) -> float:
     """The machine's measured floating-point operations a second."""
-    return measured_peak(pick_device(device), PRECISIONS[precision])
+    return measure_peak_flops(pick_device(device), PRECISIONS[precision])
 
 
 def set_threads(threads: int) -> None:

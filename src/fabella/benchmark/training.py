@@ -21,7 +21,7 @@ import psutil
 from fabella.engine import engine as engines
 from fabella.errors import FabellaError, UsageError, did_you_mean
 from fabella.models.flops import flops_per_token
-from fabella.planning.probe_worker import most_held
+from fabella.planning.probe_worker import peak_rss
 from fabella.run_config.files import preset
 from fabella.runs.environment import environment
 
@@ -36,7 +36,7 @@ CHILD = [sys.executable, "-P", "-m", "fabella.benchmark.training"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class BenchOptions:
     """How to measure. ``compiled``: with torch.compile as well. ``alone``: without peers. ``only``: these of them."""
 
     engine: str = "torch"
@@ -53,7 +53,7 @@ class Conditions:
 def shape_of(name: str) -> tuple[int, int]:
     """Windows, and tokens in each, that a preset is measured with. Raises ConfigError for no preset."""
     run = preset(name)
-    return SHAPES.get(name, (run.training.micro_batch, run.data.windows.length))
+    return SHAPES.get(name, (run.training.micro_batch_size, run.data.sequences.length))
 
 
 def step_parts(engine: str) -> Any:
@@ -63,7 +63,9 @@ def step_parts(engine: str) -> Any:
 
 
 def bench(
-    presets: Sequence[str], given: Conditions, report: Callable[[str, dict[str, Any]], None] = lambda name, result: None
+    presets: Sequence[str],
+    given: BenchOptions,
+    report: Callable[[str, dict[str, Any]], None] = lambda name, result: None,
 ) -> dict[str, Any]:
     """Measure each preset; ``report`` hears of each result as it comes."""
     engine = step_parts(given.engine)
@@ -75,7 +77,7 @@ def bench(
     return {"settings": settings(given, engine), "shapes": results}
 
 
-def _measure(name: str, given: Conditions, engine: Any) -> dict[str, Any]:
+def _measure(name: str, given: BenchOptions, engine: Any) -> dict[str, Any]:
     config, shape = preset(name).model, shape_of(name)
     who = [one for one in engine.names(config) if one == "fabella" or not given.alone]
     who = [each for one in who for each in ([one, f"{one} compiled"] if given.compiled else [one])]
@@ -120,17 +122,17 @@ def taking_turns(contestants: Sequence[Any], turns: int) -> Iterator[Any]:
 def _chosen(who: Sequence[str], only: Sequence[str]) -> list[str]:
     """Those of ``who`` that were asked for. Raises UsageError where one is none of them, or none is Fabella."""
     if strange := [name for name in only if name not in who]:
-        raise UsageError(f"--only {strange[0]} does not take part here.", fix=did_you_mean(strange[0], who))
+        raise UsageError(f"--only {strange[0]} does not take part here.", hint=did_you_mean(strange[0], who))
     chosen = [name for name in who if name in only]
     if not chosen[0].startswith("fabella"):
-        raise UsageError("--only names no Fabella to compare with.", fix=f"Add {who[0]}.")
+        raise UsageError("--only names no Fabella to compare with.", hint=f"Add {who[0]}.")
     return chosen
 
 
 def _contestant(name: str, engine: str, config: Any, shape: tuple[int, int], how: tuple[str, str]) -> Any:
     """``how``: precision and device. A name may say its engine: ``fabella on torch``."""
     who, _, other = name.partition(" on ")
-    contestant = step_parts(other or engine).Contestant(who, config, shape, *how)
+    contestant = step_parts(other or engine).Baseline(who, config, shape, *how)
     contestant.name = name
     return contestant
 
@@ -148,7 +150,7 @@ def summary(own: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, floa
     }
 
 
-def peak_memory(name: str, contestant: str, given: Conditions) -> int:
+def peak_memory(name: str, contestant: str, given: BenchOptions) -> int:
     """Bytes that training takes above what the process took before there was a model."""
     request = {
         "preset": name,
@@ -176,11 +178,11 @@ def child() -> None:
     contestant = _contestant(asked["contestant"], asked["engine"], config, shape, how)
     for _ in range(MEMORY_STEPS):
         contestant.step()
-    on_gpu = memory.device_peak(asked["device"])
-    print(most_held() - before if on_gpu is None else on_gpu)
+    on_gpu = memory.peak_memory(asked["device"])
+    print(peak_rss() - before if on_gpu is None else on_gpu)
 
 
-def settings(given: Conditions, engine: Any) -> dict[str, Any]:
+def settings(given: BenchOptions, engine: Any) -> dict[str, Any]:
     """What a number means nothing without."""
     installed = {each.metadata["Name"].lower().replace("_", "-"): each.version for each in metadata.distributions()}
     peers = {name: installed[name] for name in PEERS if name in installed}

@@ -16,10 +16,10 @@ import typer
 
 from fabella.benchmark import decoding
 from fabella.benchmark.decoding import TOLD_TOKENS
-from fabella.benchmark.training import SHAPES, Conditions, bench, shape_of
-from fabella.cli.output import say, show, show_json
+from fabella.benchmark.training import SHAPES, BenchOptions, bench, shape_of
+from fabella.cli.output import print_json, print_result, print_status
 from fabella.errors import UsageError
-from fabella.storage import size_in_words, write_json
+from fabella.storage import format_bytes, write_json
 
 PRECISIONS = ("float32", "bf16")
 
@@ -46,18 +46,18 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision} is none here.", fix=f"Choose from: {', '.join(PRECISIONS)}.")
+        raise UsageError(f"--precision {precision} is none here.", hint=f"Choose from: {', '.join(PRECISIONS)}.")
     names = presets or list(decoding.SHAPES if decode else SHAPES)
     for name in names:
         shape_of(name)  # a misspelt one is told before an hour is spent on the others
-    tell = say if as_json else show
+    tell = print_status if as_json else print_result
     if decode:
         telling = decoding.Conditions(
             turns=turns, tokens=tokens, device=device, threads=threads, alone=alone, llama2c=llama2c, engine=engine
         )
         result = decoding.bench(names, telling, lambda name, measured: tell("\n".join(decoding_lines(name, measured))))
     else:
-        given = Conditions(
+        given = BenchOptions(
             engine=engine,
             turns=turns,
             device=device,
@@ -71,9 +71,9 @@ def command(
         result = bench(names, given, lambda name, measured: tell("\n".join(lines(name, measured))))
     if output:
         write_json(output, result)
-        say(f"Written to {output}.")
+        print_status(f"Written to {output}.")
     if as_json:
-        show_json(result)
+        print_json(result)
 
 
 def lines(name: str, result: dict[str, Any]) -> list[str]:
@@ -84,7 +84,7 @@ def lines(name: str, result: dict[str, Any]) -> list[str]:
     ]
     for who, told in result["contestants"].items():
         parts = ", ".join(f"{part} {1000 * seconds:,.1f}" for part, seconds in told["seconds"].items())
-        memory = f"  {size_in_words(told['peak_bytes'])}" if told["peak_bytes"] is not None else ""
+        memory = f"  {format_bytes(told['peak_bytes'])}" if told["peak_bytes"] is not None else ""
         ours = who == result["compared_with"]
         ratio = "" if ours else f"  fabella by this {told['fabella_by_this']:.2f}"
         speed = f"{told['tokens_per_second']:>10,.0f} tokens/s  {told['utilisation']:>4.0%} of the peak"
@@ -96,7 +96,7 @@ def lines(name: str, result: dict[str, Any]) -> list[str]:
 
 def decoding_lines(name: str, result: dict[str, Any]) -> list[str]:
     """A line a contestant: speed, share of what memory could give it, and Fabella's speed by its."""
-    bandwidth, size = result["read_bytes_per_second"], size_in_words(result["weight_bytes"])
+    bandwidth, size = result["read_bytes_per_second"], format_bytes(result["weight_bytes"])
     shown = [f"{name}, {size} of float32 weights, memory read at {bandwidth / 1e9:,.1f} GB/s"]
     for who, told in result["contestants"].items():
         ratio = "" if who == "fabella" else f"  fabella by this {told['fabella_by_this']:.2f}"

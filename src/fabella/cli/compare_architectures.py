@@ -12,14 +12,14 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import print_json, print_result, print_status
 from fabella.report.axes import duration
 from fabella.report.page import page
 from fabella.report.run_history import read
-from fabella.storage import write_file
-from fabella.tracking.prepare_progress import PreparationLine, say_remarks
-from fabella.training.setup.request import Asked, plan, prepare_for
-from fabella.tuning.compare import Compared, compare, contestant, lasting
+from fabella.storage import atomic_write
+from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
+from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.tuning.compare import Compared, compare, matched_model, steps_for_seconds
 
 
 def command(
@@ -37,25 +37,29 @@ def command(
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    planned = plan(Asked(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ())))
+    planned = resolve_request(
+        TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
+    )
     chosen = [family.strip() for family in families.split(",")]
-    runs = [contestant(planned.run, family, parameters, layers) for family in chosen]
+    runs = [matched_model(planned.run, family, parameters, layers) for family in chosen]
     ids = planned.prepared
     if ids is None:
-        with PreparationLine() as line:
-            ids = prepare_for(planned.run, prepared, progress=line)
+        with PrepareProgressLine() as line:
+            ids = prepare_data(planned.run, prepared, progress=line)
         say_remarks(ids.manifest)
     if minutes:
-        runs = [lasting(run, minutes, device=device) for run in runs]
+        runs = [steps_for_seconds(run, minutes, device=device) for run in runs]
     found = compare(runs, ids, out, device=device)
     target = out / "compare.html"
-    write_file(target, page([read(one.folder) for one in found]).encode())
+    atomic_write(target, page([read(one.folder) for one in found]).encode())
     if as_json:
-        show_json({"compared": [{**asdict(one), "folder": str(one.folder)} for one in found], "page": str(target)})
+        print_json({"compared": [{**asdict(one), "folder": str(one.folder)} for one in found], "page": str(target)})
         return
-    show("\n".join(table(found)))
-    say("The same text, tokenizer, windows, batch and optimizer for all; what suits one best was not searched for.")
-    show(f"Side by side: {target}")
+    print_result("\n".join(table(found)))
+    print_status(
+        "The same text, tokenizer, windows, batch and optimizer for all; what suits one best was not searched for."
+    )
+    print_result(f"Side by side: {target}")
 
 
 def table(found: list[Compared]) -> list[str]:

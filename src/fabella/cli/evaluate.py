@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show_result
-from fabella.evaluation.confidence import Estimate
-from fabella.evaluation.evaluate import Asked, Evaluation, Told, evaluate
+from fabella.cli.output import print_report, print_status
+from fabella.evaluation.confidence import ConfidenceInterval
+from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
 from fabella.evaluation.scores import Scores
-from fabella.text.source import parse
+from fabella.text.source import parse_source
 from fabella.tracking.terminal_escape import escape
 
 
@@ -35,12 +35,12 @@ def command(
     engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    asked = Asked(
-        checkpoint=checkpoint, device=device, engine=engine, text=parse(text) if text else None, stories=stories,
+    asked = EvalConfig(
+        checkpoint=checkpoint, device=device, engine=engine, text=parse_source(text) if text else None, stories=stories,
         tokens=tokens, questions=questions, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
-    result = evaluate(run, asked, say)
-    show_result(result, lines, as_json=as_json)
+    result = evaluate(run, asked, print_status)
+    print_report(result, lines, as_json=as_json)
 
 
 def lines(result: Evaluation) -> list[str]:
@@ -68,12 +68,12 @@ def _scores(found: Scores, text: str, step: int) -> list[str]:
         f"  {'perplexity':<16} {_estimate(found.perplexity, 2)}",
         f"  {'bits per byte':<16} {_estimate(found.bits_per_byte, 4)}",
         "",
-        "  likeliest documents    " + _named(found.likeliest),
-        "  unlikeliest documents  " + _named(found.unlikeliest),
+        "  likeliest documents    " + _named(found.easiest),
+        "  unlikeliest documents  " + _named(found.hardest),
     ]
 
 
-def _estimate(found: Estimate, digits: int) -> str:
+def _estimate(found: ConfidenceInterval, digits: int) -> str:
     between = f"({found.low:,.{digits}f} to {found.high:,.{digits}f})" if found.low == found.low else "(one document)"
     return f"{found.value:>10,.{digits}f}  {between}"
 
@@ -100,7 +100,7 @@ def _calibration(result: Evaluation) -> list[str]:
     ]
 
 
-def _stories(found: Told, settings: dict[str, object]) -> list[str]:
+def _stories(found: SampleComparison, settings: dict[str, object]) -> list[str]:
     told, real = found.told, found.real
     rows: list[tuple[str, float, float, str]] = [
         ("words, mean", told.words_mean, real.words_mean, ".0f"),
@@ -109,9 +109,9 @@ def _stories(found: Told, settings: dict[str, object]) -> list[str]:
         *((f"distinct runs of {n}", told.distinct[n], real.distinct[n], ".1%") for n in told.distinct),
         ("repeated runs of 4", told.repeated, real.repeated, ".1%"),
         ("names a story", told.names_a_story, real.names_a_story, ".1f"),
-        ("mentions of kept names", told.names_kept, real.names_kept, ".0%"),
+        ("mentions of kept names", told.name_consistency, real.name_consistency, ".0%"),
         ("words never learned", told.unknown_words, real.unknown_words, ".2%"),
-        *((f"learned runs of {n}", told.seen[n], real.seen[n], ".1%") for n in told.seen),
+        *((f"learned runs of {n}", told.ngram_overlap[n], real.ngram_overlap[n], ".1%") for n in told.ngram_overlap),
         ("longest copy, mean", told.copied_mean, real.copied_mean, ".1f"),
         ("longest copy, words", len(told.copied_longest.split()), len(real.copied_longest.split()), ".0f"),
     ]

@@ -23,12 +23,12 @@ import typer
 
 from fabella.cli.interactive.repl import BETWEEN, Dialogue, Place
 from fabella.cli.interactive.story_session import Conversation
-from fabella.cli.output import is_terminal, say, show, show_json
-from fabella.errors import Interrupted, UsageError
-from fabella.generation.completion import Story, Telling
-from fabella.generation.decoder.weights import weights_of
-from fabella.generation.generator import Teller, load
-from fabella.generation.sampling import Sampling
+from fabella.cli.output import is_terminal, print_json, print_result, print_status
+from fabella.errors import TrainingInterrupted, UsageError
+from fabella.generation.completion import Completion, CompletionStream
+from fabella.generation.decoder.weights import parse_weight_dtype
+from fabella.generation.generator import TextGenerator, load
+from fabella.generation.sampling import SamplingParams
 from fabella.tracking.terminal_escape import escape
 
 
@@ -55,8 +55,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     if interactive and (as_json or n != 1 or len(prompts or []) > 1):
-        raise UsageError("--interactive tells one story.", fix="Leave out --json, --n and all prompts but one.")
-    sampling = Sampling(
+        raise UsageError("--interactive tells one story.", hint="Leave out --json, --n and all prompts but one.")
+    sampling = SamplingParams(
         repetition_penalty=repetition_penalty,
         temperature=temperature,
         top_k=top_k,
@@ -64,9 +64,9 @@ def command(
         min_p=min_p,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    teller = load(run, checkpoint=checkpoint, device=device, weights=weights_of(weights), engine=engine)
+    teller = load(run, checkpoint=checkpoint, device=device, weights=parse_weight_dtype(weights), engine=engine)
     for remark in teller.remarks:
-        say(remark)
+        print_status(remark)
     harmless = is_terminal(sys.stdout) and not raw
     if interactive:
         conversation = Conversation(teller, sampling, tokens=tokens, stop=tuple(stop or []))
@@ -76,9 +76,9 @@ def command(
         finally:
             signal.signal(signal.SIGTERM, before)
         return
-    telling = teller.tell(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])
+    telling = teller.stream_many(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])
     if as_json:
-        show_json(
+        print_json(
             {
                 "step": teller.step,
                 "sampling": asdict(sampling),
@@ -92,7 +92,7 @@ def command(
 
 def _ended(*_: object) -> NoReturn:
     """Answer to SIGTERM in a conversation, which goes on after Ctrl-C and would go on after what looks like it."""
-    raise Interrupted("interrupted.")
+    raise TrainingInterrupted("interrupted.")
 
 
 def _place(*, harmless: bool) -> Place:
@@ -101,7 +101,7 @@ def _place(*, harmless: bool) -> Place:
     if people:
         with suppress(ImportError):  # not on every system; lines are then read plainly
             importlib.import_module("readline")
-        say("Write how the story begins; /help tells what else there is, Ctrl-D ends.")
+        print_status("Write how the story begins; /help tells what else there is, Ctrl-D ends.")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
 
@@ -109,23 +109,23 @@ def _place(*, harmless: bool) -> Place:
         try:
             return input("> " if people else "")
         except EOFError:
-            show()
+            print_result()
             return None
 
     def write(text: str) -> None:
         _write(text, harmless=harmless)
 
-    return Place(read, write, say, echo=not people)
+    return Place(read, write, print_status, echo=not people)
 
 
-def _facts(story: Story) -> dict[str, str | int | float]:
+def _facts(story: Completion) -> dict[str, str | int | float]:
     return {"text": story.text, **asdict(story)}
 
 
-def _show(telling: Telling, *, harmless: bool) -> None:
+def _show(telling: CompletionStream, *, harmless: bool) -> None:
     """Write story after story as they grow."""
     now = -1
-    for number, piece in telling.in_order():
+    for number, piece in telling.in_prompt_order():
         if number != now:
             _write(BETWEEN if now >= 0 else "", harmless=False)
             _write(telling.prompts[number], harmless=harmless)
@@ -138,21 +138,21 @@ def _write(text: str, *, harmless: bool) -> None:
     shown = escape(text) if harmless else text
     # A character that the terminal's encoding lacks must not end a story.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # closed when the program began, it is None
-    show(shown.encode(encoding, "backslashreplace").decode(encoding), end="")
+    print_result(shown.encode(encoding, "backslashreplace").decode(encoding), end="")
 
 
-def _report(stories: list[Story], sampling: Sampling, teller: Teller) -> None:
+def _report(stories: list[Completion], sampling: SamplingParams, teller: TextGenerator) -> None:
     """What the text itself does not tell: on standard error."""
-    cut = sum(story.ended_by == "length" for story in stories)
+    cut = sum(story.finish_reason == "length" for story in stories)
     if cut:
-        say(f"{_count(cut, 'story', 'stories')} reached --tokens before an end.")
-    if any(story.rereads for story in stories):
-        say(
+        print_status(f"{_count(cut, 'story', 'stories')} reached --tokens before an end.")
+    if any(story.context_shifts for story in stories):
+        print_status(
             f"A text outgrew the {teller.context:,} tokens that the model looks back on; "
             f"each time, it went on from its last {max(1, teller.context // 2):,}."
         )
     if sampling.temperature > 0:
-        say(f"Seed {sampling.seed}: --seed {sampling.seed} tells the same again.")
+        print_status(f"Seed {sampling.seed}: --seed {sampling.seed} tells the same again.")
 
 
 def _count(number: int, one: str, several: str) -> str:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show_result
-from fabella.evaluation.harness import Asked, Results, run_tasks
+from fabella.cli.output import print_report, print_status
+from fabella.evaluation.harness import EvalConfig, Results, run_tasks
 from fabella.tracking.terminal_escape import escape
 
 
@@ -29,12 +29,12 @@ def command(
     engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
-    asked = Asked(
+    asked = EvalConfig(
         tasks=tuple(dict.fromkeys(tasks)), folders=tuple(folder or ()), shots=shots, limit=limit,
         checkpoint=checkpoint, device=device, engine=engine,
     )  # fmt: skip
-    result = run_tasks(run, asked, say)
-    show_result(result, lines, as_json=as_json)
+    result = run_tasks(run, asked, print_status)
+    print_report(result, lines, as_json=as_json)
 
 
 def lines(result: Results) -> list[str]:

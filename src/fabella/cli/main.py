@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 import fabella
-from fabella.cli.output import say
+from fabella.cli.output import print_status
 from fabella.errors import FabellaError, UsageError, did_you_mean
 
 NOT_COMMANDS = {"__init__", "main", "output"}
@@ -52,7 +52,7 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] not in command_files() and not args[0].startswith("-"):
             hint = did_you_mean(args[0], command_files())
-            raise UsageError(f"There is no command '{args[0]}'.", fix=hint)
+            raise UsageError(f"There is no command '{args[0]}'.", hint=hint)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -103,11 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    answer_signals()
+    install_signal_handlers()
     sys.exit(run(words, debug=debug))
 
 
-def answer_signals() -> None:
+def install_signal_handlers() -> None:
     """SIGTERM ends as Ctrl-C does, in words and with everything put away; SIGUSR1 finds nothing to save.
 
     So it is until a training listens by itself (``training/signals.py``), and after that. One of several processes
@@ -121,10 +121,12 @@ def answer_signals() -> None:
 def run(words: Sequence[str], *, debug: bool = False) -> int:
     """Run one command line in this process; its exit code. Errors are said in words, not as tracebacks."""
     command = typer.main.get_command(app)
-    return reported(lambda: command.main(list(words), prog_name="fabella", standalone_mode=False), debug=debug)
+    return run_with_error_codes(
+        lambda: command.main(list(words), prog_name="fabella", standalone_mode=False), debug=debug
+    )
 
 
-def reported(work: Callable[[], object], *, debug: bool = False) -> int:
+def run_with_error_codes(work: Callable[[], object], *, debug: bool = False) -> int:
     """Do ``work``; the exit code that it gives back, or that of its error, which is said in words."""
     try:
         code = work()
@@ -132,12 +134,12 @@ def reported(work: Callable[[], object], *, debug: bool = False) -> int:
     except FabellaError as error:
         if debug:
             traceback.print_exc()
-        say(f"fabella: {error}")
+        print_status(f"fabella: {error}")
         return error.exit_code
     except typer.TyperException as error:
-        say(f"fabella: {error.format_message()}")
-        say("Try 'fabella --help', or 'fabella COMMAND --help'.")
+        print_status(f"fabella: {error.format_message()}")
+        print_status("Try 'fabella --help', or 'fabella COMMAND --help'.")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        say("\nfabella: interrupted.")
+        print_status("\nfabella: interrupted.")
         return 130

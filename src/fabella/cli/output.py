@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from fabella.errors import StorageError
-from fabella.storage import plain
-from fabella.tracking.console import ProgressLine, is_terminal, say
+from fabella.storage import json_safe
+from fabella.tracking.console import ProgressLine, is_terminal, print_status
 
-__all__ = ["ProgressLine", "is_terminal", "say", "show", "show_json", "show_result"]
+__all__ = ["ProgressLine", "is_terminal", "print_json", "print_report", "print_result", "print_status"]
 
 
 class Result(Protocol):
@@ -28,7 +28,7 @@ class Result(Protocol):
 AnyResult = TypeVar("AnyResult", bound=Result)
 
 
-def show(text: str = "", *, end: str = "\n") -> None:
+def print_result(text: str = "", *, end: str = "\n") -> None:
     """A result for people: standard output. Raises StorageError where that is a file and its disk is full."""
     try:
         print(text, end=end, flush=True)
@@ -38,7 +38,7 @@ def show(text: str = "", *, end: str = "\n") -> None:
         _close_output()
         reason = (error.strerror or str(error)).lower()
         raise StorageError(
-            f"The result cannot be written to standard output: {reason}.", fix="Send it to a place with more space."
+            f"The result cannot be written to standard output: {reason}.", hint="Send it to a place with more space."
         ) from error
 
 
@@ -48,19 +48,19 @@ def _close_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def show_json(value: Mapping[str, Any]) -> None:
+def print_json(value: Mapping[str, Any]) -> None:
     """A result for programs: one JSON object on standard output. Infinite numbers, which JSON lacks, become null.
 
     On a terminal everything beyond ASCII is escaped: a text may hold characters that a terminal obeys.
     """
-    show(json.dumps(plain(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))
+    print_result(json.dumps(json_safe(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))
 
 
-def show_result(result: AnyResult, lines: Callable[[AnyResult], Sequence[str]], *, as_json: bool) -> None:
+def print_report(result: AnyResult, lines: Callable[[AnyResult], Sequence[str]], *, as_json: bool) -> None:
     """A result with its remarks: one JSON object, or ``lines`` of it for people."""
     for remark in result.remarks:
-        say(remark)
+        print_status(remark)
     if as_json:
-        show_json(result.as_json())
+        print_json(result.as_json())
     else:
-        show("\n".join(lines(result)))
+        print_result("\n".join(lines(result)))

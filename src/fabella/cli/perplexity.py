@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import print_json, print_result, print_status
 from fabella.errors import TextError, UsageError
 from fabella.generation.generator import load
 from fabella.generation.likelihood import Perplexity
@@ -36,16 +36,16 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     if (text is None) == (file is None):
-        raise UsageError("One text is needed.", fix="Give it in quotes, or with --file: not both, and not neither.")
+        raise UsageError("One text is needed.", hint="Give it in quotes, or with --file: not both, and not neither.")
     words = text if text is not None else _read(file or STANDARD_INPUT)
     teller = load(run, checkpoint=checkpoint, device=device, engine=engine, telling=False)
     for remark in teller.remarks:
-        say(remark)
+        print_status(remark)
     measured = teller.perplexity(words)
     if as_json:
-        show_json({"step": teller.step, **_facts(measured), "table": list(measured.rows(len(measured.ids)))})
+        print_json({"step": teller.step, **_facts(measured), "table": list(measured.rows(len(measured.ids)))})
     else:
-        show(_table(measured, rows))
+        print_result(_table(measured, rows))
 
 
 def _read(file: Path) -> str:
@@ -54,14 +54,14 @@ def _read(file: Path) -> str:
         data = sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()
     except OSError as error:
         raise TextError(
-            f"{file} cannot be read: {error.strerror}.", fix="Give a text file, or - for standard input."
+            f"{file} cannot be read: {error.strerror}.", hint="Give a text file, or - for standard input."
         ) from error
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise TextError(
             f"{file} is not UTF-8: byte {error.start + 1:,} is 0x{data[error.start]:02x}.",
-            fix=f"Convert it: iconv -f latin1 -t utf-8 {quote(str(file))}.",
+            hint=f"Convert it: iconv -f latin1 -t utf-8 {quote(str(file))}.",
         ) from error
 
 

@@ -3,7 +3,7 @@
 Examples:
   fabella plan piny-37m                                  takes a few real steps to measure the time
   fabella plan my-stories.txt --no-measure               only what can be reckoned
-  fabella plan minigpt-100m training.micro_batch=16 training.recompute=blocks
+  fabella plan minigpt-100m training.micro_batch_size=16 training.gradient_checkpointing=blocks
   fabella plan tinystories-8m --device cuda --memory 16GB --json
   fabella plan runs/mine                                 what is left of a run that has begun
 
@@ -15,19 +15,19 @@ from typing import Annotated, Any
 
 import typer
 
-from fabella.cli.batch_size import room_of
-from fabella.cli.output import say, show, show_json
-from fabella.config.data import Streamed
-from fabella.data.dataset import Prepared, is_prepared, open_prepared
-from fabella.planning.estimate import Forecast, disk_place, forecast
-from fabella.planning.memory import Room, size_in_bytes
-from fabella.planning.probe import REASONS, Conditions
-from fabella.run_config.run import Run
-from fabella.runs.run_dir import CONFIG, RunFolder
-from fabella.storage import free_bytes, size_in_words
+from fabella.cli.batch_size import available_memory
+from fabella.cli.output import print_json, print_result, print_status
+from fabella.config.data import Streaming
+from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
+from fabella.planning.estimate import Estimate, disk_place, forecast
+from fabella.planning.memory import MemoryBudget, size_in_bytes
+from fabella.planning.probe import REASONS, ProbeLimits
+from fabella.run_config.run import RunConfig
+from fabella.runs.run_dir import CONFIG, RunDir
+from fabella.storage import format_bytes, free_bytes
 from fabella.tracking.console import duration
 from fabella.training.api import changed
-from fabella.training.setup.request import Asked, Plan, already_prepared, plan
+from fabella.training.setup.request import ResolvedRequest, TrainRequest, already_prepared, resolve_request
 
 
 def command(
@@ -44,44 +44,46 @@ def command(
     prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    begun = RunFolder.open(Path(what)) if (Path(what) / CONFIG).is_file() else None
+    begun = RunDir.open(Path(what)) if (Path(what) / CONFIG).is_file() else None
     if begun:
         planned = _begun(begun, data, steps, [*(overrides or []), *([f"engine={engine}"] if engine else [])])
     else:
-        planned = plan(Asked(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ())))
+        planned = resolve_request(
+            TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
+        )
     for reason in planned.reasons:
-        say(reason)
+        print_status(reason)
     ids = prepared_of(planned, prepared)
-    room, on_gpu = room_of(planned.run, device)
+    room, on_gpu = available_memory(planned.run, device)
     if memory:
-        room = Room(size_in_bytes(memory), size_in_bytes(memory), room.where)
-    given = Conditions(
+        room = MemoryBudget(size_in_bytes(memory), size_in_bytes(memory), room.where)
+    given = ProbeLimits(
         limit=room.free, on_gpu=on_gpu, seconds=seconds, device=device, prepared=str(ids.folder) if ids else ""
     )
     place = disk_place(out or (begun.path if begun else Path("runs") / planned.run.name))
     saved = begun.steps() if begun else []
     told = forecast(planned.run, ids, room, free_bytes(place), given if measure else None, saved=saved)
     if as_json:
-        show_json(facts(planned.run, told))
+        print_json(to_json(planned.run, told))
     else:
-        show("\n".join(lines(planned, told)))
+        print_result("\n".join(format_table(planned, told)))
 
 
-def _begun(folder: RunFolder, data: str, steps: int, overrides: list[str]) -> Plan:
+def _begun(folder: RunDir, data: str, steps: int, overrides: list[str]) -> ResolvedRequest:
     """The run in ``folder`` as ``fabella resume`` would go on with it, and its data, if that is there."""
-    run = changed(folder.run, [*overrides, *([f"training.length.steps={steps}"] if steps else [])])
+    run = changed(folder.run, [*overrides, *([f"training.length.max_steps={steps}"] if steps else [])])
     ids = Path(data) if data else (folder.path / str(folder.manifest.get("data", {}).get("folder", ""))).resolve()
-    return Plan(run, open_prepared(ids) if is_prepared(ids) else None, ())
+    return ResolvedRequest(run, open_dataset(ids) if is_dataset(ids) else None, ())
 
 
-def prepared_of(planned: Plan, root: Path) -> Prepared | None:
+def prepared_of(planned: ResolvedRequest, root: Path) -> TokenizedDataset | None:
     """The prepared data, if it is there; of a stream only the head would be, which says nothing of the rest."""
-    if isinstance(planned.run.data.reading, Streamed):
+    if isinstance(planned.run.data.mode, Streaming):
         return None
     return planned.prepared or already_prepared(planned.run, root)
 
 
-def facts(run: Run, told: Forecast) -> dict[str, Any]:
+def to_json(run: RunConfig, told: Estimate) -> dict[str, Any]:
     """Everything, for programs; null where it is not known."""
     pace, length = told.pace, told.length
     return {
@@ -110,7 +112,7 @@ def facts(run: Run, told: Forecast) -> dict[str, Any]:
     }
 
 
-def lines(planned: Plan, told: Forecast) -> list[str]:
+def format_table(planned: ResolvedRequest, told: Estimate) -> list[str]:
     """The same for people."""
     run = planned.run
     return [
@@ -120,38 +122,38 @@ def lines(planned: Plan, told: Forecast) -> list[str]:
         "",
         *_length(run, told),
         *_time(told),
-        f"disk       {size_in_words(told.disk.needed)} for {told.disk.checkpoints} checkpoints of "
-        f"{size_in_words(told.disk.checkpoint)}; {size_in_words(told.disk.free)} are free",
+        f"disk       {format_bytes(told.disk.needed)} for {told.disk.checkpoints} checkpoints of "
+        f"{format_bytes(told.disk.checkpoint)}; {format_bytes(told.disk.free)} are free",
         "",
         *_verdict(told),
     ]
 
 
-def _memory(told: Forecast) -> list[str]:
+def _memory(told: Estimate) -> list[str]:
     rows = [*told.memory.on_device.items(), *told.memory.beside.items()]
-    width = max(len(size_in_words(size)) for _, size in rows)
+    width = max(len(format_bytes(size)) for _, size in rows)
     where = " (the machine's, not the GPU's)" if told.on_gpu else ""
-    shown = [f"  {size_in_words(size):>{width}}  {part}" for part, size in told.memory.on_device.items()]
-    shown += [f"  {size_in_words(size):>{width}}  {part}{where}" for part, size in told.memory.beside.items()]
+    shown = [f"  {format_bytes(size):>{width}}  {part}" for part, size in told.memory.on_device.items()]
+    shown += [f"  {format_bytes(size):>{width}}  {part}{where}" for part, size in told.memory.beside.items()]
     pace = told.pace
-    measured = [f"  measured: {size_in_words(pace.trial.peak_bytes)} at most"] if pace and pace.trial.fits else []
-    return [f"memory     {size_in_words(told.memory_needed)}", *shown, *measured]
+    measured = [f"  measured: {format_bytes(pace.trial.peak_bytes)} at most"] if pace and pace.trial.fits else []
+    return [f"memory     {format_bytes(told.memory_needed)}", *shown, *measured]
 
 
-def _length(run: Run, told: Forecast) -> list[str]:
+def _length(run: RunConfig, told: Estimate) -> list[str]:
     length = told.length
     sizes = ", ".join(f"{windows:,} from step {first:,}" if first else f"{windows:,}"
                       for first, windows in length.windows_per_step)  # fmt: skip
     steps = f"{length.steps:,}" if length.steps else "known when the text is prepared (fabella prepare, or train)"
     epochs = f", {length.epochs:.2f} epochs" if length.epochs else ""
     tokens = f"{length.tokens:,} tokens{epochs}" if length.tokens else epochs.removeprefix(", ")
-    shown = [f"steps      {steps}, of windows: {sizes}; {run.data.windows.length:,} tokens each"]
+    shown = [f"steps      {steps}, of windows: {sizes}; {run.data.sequences.length:,} tokens each"]
     shown += [f"           {tokens}"] if tokens else []
     to_go = max((length.steps or 0) - length.taken, 0)
     return [*shown, f"           {length.taken:,} steps are taken, {to_go:,} are left"] if length.taken else shown
 
 
-def _time(told: Forecast) -> list[str]:
+def _time(told: Estimate) -> list[str]:
     pace = told.pace
     if pace is None:
         return ["time       not measured (leave out --no-measure)"]
@@ -164,8 +166,8 @@ def _time(told: Forecast) -> list[str]:
     ]
 
 
-def _verdict(told: Forecast) -> list[str]:
-    free = f"{size_in_words(told.room.free)} of {size_in_words(told.room.total)} {told.room.where} are free"
+def _verdict(told: Estimate) -> list[str]:
+    free = f"{format_bytes(told.room.free)} of {format_bytes(told.room.total)} {told.room.where} are free"
     if told.fits_memory and told.fits_disk:
         return [f"It fits: {free}."]
     shown: list[str] = []
@@ -173,7 +175,11 @@ def _verdict(told: Forecast) -> list[str]:
         trial = told.pace.trial if told.pace else None
         why = f"the trial {REASONS[trial.reason]}; " if trial and not trial.fits else ""
         shown.append(f"It does not fit into memory: {why}{free}.")
-        shown.append("Try fabella batch-size, training.recompute=blocks, or a shorter data.windows.length.")
+        shown.append(
+            "Try fabella batch-size, training.gradient_checkpointing=blocks, or a shorter data.sequences.length."
+        )
     if not told.fits_disk:
-        shown.append("It does not fit on the disk. Free some space, choose another --out, or lower checkpoint.keep.")
+        shown.append(
+            "It does not fit on the disk. Free some space, choose another --out, or lower checkpoint.keep_last."
+        )
     return shown

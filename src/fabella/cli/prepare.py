@@ -16,14 +16,14 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from fabella.cli.output import show, show_json
-from fabella.config.data import Chained, Data, Files, Given, Held, Hub, Source
-from fabella.data.dataset import Prepared, Split
+from fabella.cli.output import print_json, print_result
+from fabella.config.data import DataConfig, FilesSource, Holdout, HubSource, Packed, Source, ValidationSource
+from fabella.data.dataset import Split, TokenizedDataset
 from fabella.data.prepare.pipeline import prepare
 from fabella.errors import UsageError
-from fabella.text.source import parse
+from fabella.text.source import parse_source
 from fabella.tokenizers import loading
-from fabella.tracking.prepare_progress import PreparationLine, say_remarks
+from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
 
 
 def command(
@@ -46,50 +46,50 @@ def command(
 ) -> None:
     data = _data(
         source=_source(source, separator, column),
-        validation=Given(source=_source(validation, separator, column)) if validation else _held(held_out),
-        windows=Chained(length=context, stride=context),
-        invalid_text=invalid,
+        validation=ValidationSource(source=_source(validation, separator, column)) if validation else _held(held_out),
+        sequences=Packed(length=context, stride=context),
+        decode_errors=invalid,
         max_bad_lines=max_bad_lines,
     )
     begun = time.monotonic()
-    with PreparationLine() as line:
+    with PrepareProgressLine() as line:
         prepared = prepare(data, loading.parse(tokenizer), out, workers=workers, progress=line)
     if as_json:
-        show_json(_facts(prepared, time.monotonic() - begun))
+        print_json(_facts(prepared, time.monotonic() - begun))
     else:
         _tell(prepared)
 
 
 def _source(words: str, separator: str, column: str) -> Source:
-    found = parse(words)
+    found = parse_source(words)
     given = {"separator": separator, "column": column}
     changes = {key: value for key, value in given.items() if value != "auto"}
-    if separator != "auto" and not isinstance(found, Files):
-        raise UsageError(f"--separator is for files of text; {words} is none.", fix="Leave it out.")
-    if column != "auto" and not isinstance(found, Files | Hub):
-        raise UsageError(f"--column is for files and data sets; {words} is neither.", fix="Leave it out.")
+    if separator != "auto" and not isinstance(found, FilesSource):
+        raise UsageError(f"--separator is for files of text; {words} is none.", hint="Leave it out.")
+    if column != "auto" and not isinstance(found, FilesSource | HubSource):
+        raise UsageError(f"--column is for files and data sets; {words} is neither.", hint="Leave it out.")
     return found.model_copy(update=changes)
 
 
-def _held(fraction: float) -> Held:
+def _held(fraction: float) -> Holdout:
     if not 0 < fraction < 1:
-        raise UsageError(f"--held-out {fraction} is no share between 0 and 1.", fix="For example --held-out 0.01.")
-    return Held(fraction=fraction)
+        raise UsageError(f"--held-out {fraction} is no share between 0 and 1.", hint="For example --held-out 0.01.")
+    return Holdout(fraction=fraction)
 
 
-def _data(**values: Any) -> Data:
+def _data(**values: Any) -> DataConfig:
     try:
-        return Data(**values)
+        return DataConfig(**values)
     except ValidationError as error:
         wrong = error.errors()[0]
-        name = "--" + str(wrong["loc"][0]).replace("invalid_text", "invalid").replace("_", "-")
-        raise UsageError(f"{name} {wrong['input']!r} cannot be taken: {wrong['msg']}.", fix="") from error
+        name = "--" + str(wrong["loc"][0]).replace("decode_errors", "invalid").replace("_", "-")
+        raise UsageError(f"{name} {wrong['input']!r} cannot be taken: {wrong['msg']}.", hint="") from error
 
 
-def _facts(prepared: Prepared, seconds: float) -> dict[str, Any]:
+def _facts(prepared: TokenizedDataset, seconds: float) -> dict[str, Any]:
     return {
         "folder": str(prepared.folder),
-        "tokenizer": {"kind": prepared.tokenizer.kind, "vocabulary": prepared.tokenizer.vocabulary},
+        "tokenizer": {"kind": prepared.tokenizer.kind, "vocab_size": prepared.tokenizer.vocab_size},
         "train": _counts(prepared.train),
         "validation": _counts(prepared.validation),
         "fingerprint": prepared.fingerprint,
@@ -108,13 +108,15 @@ def _counts(split: Split) -> dict[str, int | float]:
     }
 
 
-def _tell(prepared: Prepared) -> None:
+def _tell(prepared: TokenizedDataset) -> None:
     say_remarks(prepared.manifest)
-    show(f"{'':<12}{'documents':>12}{'tokens':>16}{'bytes':>16}{'bytes/token':>13}")
+    print_result(f"{'':<12}{'documents':>12}{'tokens':>16}{'bytes':>16}{'bytes/token':>13}")
     for split in (prepared.train, prepared.validation):
-        show(
+        print_result(
             f"{split.name:<12}{split.documents:>12,}{split.tokens:>16,}{split.bytes:>16,}"
             f"{split.bytes / split.tokens:>13.2f}"
         )
-    show(f"{prepared.folder}: ready, {prepared.tokenizer.kind} tokenizer of {prepared.tokenizer.vocabulary:,} ids")
-    show(f"Train on it:  fabella train PRESET --data {quote(str(prepared.folder))}")
+    print_result(
+        f"{prepared.folder}: ready, {prepared.tokenizer.kind} tokenizer of {prepared.tokenizer.vocab_size:,} ids"
+    )
+    print_result(f"Train on it:  fabella train PRESET --data {quote(str(prepared.folder))}")

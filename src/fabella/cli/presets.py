@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from fabella.cli.output import show, show_json
-from fabella.models.parameters import count, count_without_embeddings
+from fabella.cli.output import print_json, print_result
+from fabella.models.parameters import count, count_non_embedding
 from fabella.run_config.files import preset, preset_names, preset_text
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 COLUMNS = ("preset", "parameters", "non-embedding", "context", "tokenizer", "published result")
 
@@ -23,20 +23,20 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     if as_json:
-        show_json(_facts(preset(name)) if name else {"presets": [_facts(preset(each)) for each in preset_names()]})
+        print_json(_facts(preset(name)) if name else {"presets": [_facts(preset(each)) for each in preset_names()]})
     elif name:
-        show(preset_text(name), end="")
+        print_result(preset_text(name), end="")
     else:
-        show(table())
+        print_result(table())
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: RunConfig) -> dict[str, Any]:
     weights = run.model.parameters()
     return {
         "name": run.name,
         "parameters": count(weights),
-        "non_embedding_parameters": count_without_embeddings(weights),
-        "context": run.data.windows.length,
+        "non_embedding_parameters": count_non_embedding(weights),
+        "context_length": run.data.sequences.length,
         "published": run.about.published,
         "config": run.model_dump(mode="json"),
     }
@@ -50,11 +50,11 @@ def table() -> str:
     return "\n".join("  ".join(_cell(row, i, widths[i]) for i in range(len(COLUMNS))).rstrip() for row in rows)
 
 
-def _row(run: Run) -> tuple[str, ...]:
+def _row(run: RunConfig) -> tuple[str, ...]:
     weights = run.model.parameters()
     kind = run.tokenizer.kind
-    tokenizer = f"{getattr(run.tokenizer, 'source', kind)} {run.model.vocabulary:,}"
-    numbers = (f"{count(weights):,}", f"{count_without_embeddings(weights):,}", f"{run.data.windows.length:,}")
+    tokenizer = f"{getattr(run.tokenizer, 'source', kind)} {run.model.vocab_size:,}"
+    numbers = (f"{count(weights):,}", f"{count_non_embedding(weights):,}", f"{run.data.sequences.length:,}")
     return (run.name, *numbers, tokenizer, run.about.published or "-")
 
 

@@ -12,20 +12,20 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show, show_json
-from fabella.generation.completion import Story
+from fabella.cli.output import print_json, print_result, print_status
+from fabella.generation.completion import Completion
 from fabella.generation.generator import load
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import SamplingParams
 from fabella.report.loss_png import plot_loss
-from fabella.runs.checkpoint import newest_good
-from fabella.runs.run_dir import RunFolder
-from fabella.tracking.prepare_progress import PreparationLine
-from fabella.training.run import Outcome, resume, start
+from fabella.runs.checkpoint import latest_valid_step
+from fabella.runs.run_dir import RunDir
+from fabella.tracking.prepare_progress import PrepareProgressLine
+from fabella.training.run import TrainResult, resume, start_run
 from fabella.training.setup.quickstart import is_finished, quickstart_run
-from fabella.training.setup.request import prepare_for
+from fabella.training.setup.request import prepare_data
 
 STORIES = 3
-STORY = Sampling(temperature=0.6, top_p=0.9, seed=1)  # a young model, asked not to be too daring
+STORY = SamplingParams(temperature=0.6, top_p=0.9, seed=1)  # a young model, asked not to be too daring
 
 
 def command(
@@ -39,29 +39,31 @@ def command(
     plot = plot_loss(out)
     stories = load(out, device=device).generate("", STORY, n=STORIES, max_tokens=400)
     if as_json:
-        show_json(_facts(outcome, plot, stories))
+        print_json(_facts(outcome, plot, stories))
         return
-    show(f"\nOn {outcome.score.tokens:,} tokens of stories it has never seen: {outcome.score}. Its curve: {plot}\n")
+    print_result(
+        f"\nOn {outcome.score.tokens:,} tokens of stories it has never seen: {outcome.score}. Its curve: {plot}\n"
+    )
     for number, story in enumerate(stories, start=1):
-        show(f"Story {number}\n{_indented(story.text.strip())}\n")
-    show(_next_commands(out))
+        print_result(f"Story {number}\n{_indented(story.text.strip())}\n")
+    print_result(_next_commands(out))
 
 
-def _train(minutes: float, out: Path, prepared: Path, device: str) -> Outcome:
+def _train(minutes: float, out: Path, prepared: Path, device: str) -> TrainResult:
     """Train, or go on, or find it done."""
     if (out / "config.yaml").exists():
-        folder = RunFolder.open(out)
-        done = is_finished(folder.run, newest_good(folder))
-        say(f"{out} is there already: {'using it' if done else 'going on with it'} (remove it to begin anew).")
+        folder = RunDir.open(out)
+        done = is_finished(folder.run, latest_valid_step(folder))
+        print_status(f"{out} is there already: {'using it' if done else 'going on with it'} (remove it to begin anew).")
         return resume(out, device=device)
-    say("Measuring this machine …")
+    print_status("Measuring this machine …")
     run = quickstart_run(minutes, device=device)
-    with PreparationLine() as line:
-        data = prepare_for(run, prepared, progress=line)
-    return start(run, out, data, device=device)
+    with PrepareProgressLine() as line:
+        data = prepare_data(run, prepared, progress=line)
+    return start_run(run, out, data, device=device)
 
 
-def _facts(outcome: Outcome, plot: Path, stories: list[Story]) -> dict[str, object]:
+def _facts(outcome: TrainResult, plot: Path, stories: list[Completion]) -> dict[str, object]:
     score = outcome.score
     return {
         "run": str(outcome.folder),
@@ -70,7 +72,7 @@ def _facts(outcome: Outcome, plot: Path, stories: list[Story]) -> dict[str, obje
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
         "plot": str(plot),
-        "stories": [{"text": story.text, "ended_by": story.ended_by} for story in stories],
+        "stories": [{"text": story.text, "ended_by": story.finish_reason} for story in stories],
     }
 
 

@@ -14,15 +14,15 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show
+from fabella.cli.output import print_result, print_status
 from fabella.errors import UsageError
 from fabella.report import live_server as serving
 from fabella.report.page import page
-from fabella.report.png import draw
+from fabella.report.png import draw_png
 from fabella.report.published_curves import as_reference
-from fabella.report.run_history import AGAINST, read
-from fabella.report.terminal_view import watch
-from fabella.storage import write_file, write_json
+from fabella.report.run_history import X_AXES, read
+from fabella.report.terminal_view import follow
+from fabella.storage import atomic_write, write_json
 
 
 def command(
@@ -37,37 +37,37 @@ def command(
         Path | None, typer.Option(help="Write the run as a reference curve of its preset: a .json file.")
     ] = None,
 ) -> None:
-    if against not in AGAINST:
-        raise UsageError(f"--against {against} is none.", fix=f"Choose from: {', '.join(AGAINST)}.")
+    if against not in X_AXES:
+        raise UsageError(f"--against {against} is none.", hint=f"Choose from: {', '.join(X_AXES)}.")
     if (terminal or curve) and len(runs) > 1:
-        raise UsageError(f"{len(runs)} runs were given where one can be shown.", fix="Give one run.")
+        raise UsageError(f"{len(runs)} runs were given where one can be shown.", hint="Give one run.")
     if terminal:
-        watch(runs[0])
+        follow(runs[0])
     elif live:
         _serve(runs, port)
     elif curve:
         kept = as_reference(read(runs[0]), time.strftime("%Y-%m-%d"))
         write_json(curve, kept)
-        show(str(curve))
+        print_result(str(curve))
     else:
         _write(runs, output or runs[0] / "report.html", png, against)
 
 
 def _write(runs: list[Path], output: Path, png: Path | None, against: str) -> None:
     histories = [read(run) for run in runs]
-    write_file(output, page(histories).encode())
-    show(str(output))
+    atomic_write(output, page(histories).encode())
+    print_result(str(output))
     if png:
-        for path in draw(histories, png, against):
-            show(str(path))
+        for path in draw_png(histories, png, against):
+            print_result(str(path))
 
 
 def _serve(runs: list[Path], port: int) -> None:
     for run in runs:
         read(run)  # what is wrong is told here, not in the browser
     with serving.server(runs, port) as server:
-        say(f"Following at http://{serving.HOST}:{server.server_port}/ - Ctrl-C ends it.")
+        print_status(f"Following at http://{serving.HOST}:{server.server_port}/ - Ctrl-C ends it.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            say("Ended.")
+            print_status("Ended.")

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say, show_result
-from fabella.evaluation.samples import Ask, Sample, Samples, asked_in_training, told
-from fabella.runs.run_dir import RunFolder
+from fabella.cli.output import print_report, print_status
+from fabella.evaluation.samples import Sample, SamplePrompts, SampleTable, asked_in_training, collect_samples
+from fabella.runs.run_dir import RunDir
 from fabella.tracking.terminal_escape import escape
 
 
@@ -34,15 +34,17 @@ def command(
     engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    own = asked_in_training(RunFolder.open(run).run)
+    own = asked_in_training(RunDir.open(run).run)
     given = {"temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = replace(own.sampling, **{name: value for name, value in given.items() if value is not None})
-    ask = Ask(tuple(dict.fromkeys(prompts or own.prompts)), own.tokens if tokens is None else tokens, sampling)
-    result = told(run, ask, device=device, engine=engine, report=say)
-    show_result(result, lines, as_json=as_json)
+    ask = SamplePrompts(
+        tuple(dict.fromkeys(prompts or own.prompts)), own.tokens if tokens is None else tokens, sampling
+    )
+    result = collect_samples(run, ask, device=device, engine=engine, report=print_status)
+    print_report(result, lines, as_json=as_json)
 
 
-def lines(result: Samples) -> list[str]:
+def lines(result: SampleTable) -> list[str]:
     """For people: prompt by prompt, and of each the steps."""
     ask = result.ask
     shown = [
@@ -58,4 +60,4 @@ def lines(result: Samples) -> list[str]:
 
 def _head(sample: Sample) -> str:
     loss = "" if sample.loss is None else f", validation loss {sample.loss:.4f}"
-    return f"-- step {sample.step:,}{loss}, told {sample.told}"
+    return f"-- step {sample.step:,}{loss}, told {sample.completion}"

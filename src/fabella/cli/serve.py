@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import say
+from fabella.cli.output import print_status
 from fabella.errors import UsageError
 
 try:
@@ -26,7 +26,7 @@ except ModuleNotFoundError as missing:
         raise
     raise UsageError(
         f"fabella serve needs the package '{missing.name}', which is not installed.",
-        fix="Install the extra: pip install 'fabella[serve]'",
+        hint="Install the extra: pip install 'fabella[serve]'",
     ) from None
 
 _USUAL = Limits()
@@ -36,10 +36,12 @@ def command(
     runs: Annotated[list[str], typer.Argument(help="Folders of runs; RUN@STEP or RUN@latest names a checkpoint.")],
     host: Annotated[str, typer.Option(help="Where to listen; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    together: Annotated[int, typer.Option(min=1, max=1024, help="Texts told side by side.")] = _USUAL.together,
-    waiting: Annotated[int, typer.Option(min=0, max=100_000, help="Texts that may wait.")] = _USUAL.waiting,
+    together: Annotated[int, typer.Option(min=1, max=1024, help="Texts told side by side.")] = _USUAL.max_batch_size,
+    waiting: Annotated[int, typer.Option(min=0, max=100_000, help="Texts that may wait.")] = _USUAL.max_queue_size,
     max_tokens: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most tokens a text.")] = _USUAL.max_tokens,
-    seconds: Annotated[float, typer.Option(min=1, help="Longest time for one answer.")] = _USUAL.produce_seconds,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Longest time for one answer.")
+    ] = _USUAL.generation_timeout_seconds,
     requests_per_minute: Annotated[float, typer.Option(min=0, help="Of one client; 0: no limit.")] = 0.0,
     api_key_file: Annotated[Path | None, typer.Option(help="A file with the API key; or set FABELLA_API_KEY.")] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name the server may be called by.")] = None,
@@ -48,21 +50,21 @@ def command(
     key = _key(api_key_file)
     require_key(host, key)
     limits = Limits(
-        together=together,
-        waiting=waiting,
+        max_batch_size=together,
+        max_queue_size=waiting,
         max_tokens=max_tokens,
-        produce_seconds=seconds,
+        generation_timeout_seconds=seconds,
         requests_per_minute=requests_per_minute,
     )
     listening = bind(host, port)  # first of all: nobody waits for a model to hear that the port is taken
     shelf = load(runs, device=device, limits=limits)
     for model in shelf.models.values():
         for remark in model.teller.remarks:
-            say(remark)
+            print_status(remark)
     app = application(shelf, limits, hosts=[*LOOPBACK_NAMES, host, *(allowed_host or [])], key=key)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}"
-    say(f"Telling stories with {', '.join(shelf.models)} at {address}; Ctrl-C ends it.")
+    print_status(f"Telling stories with {', '.join(shelf.models)} at {address}; Ctrl-C ends it.")
     serve(app, [listening], limits)
 
 

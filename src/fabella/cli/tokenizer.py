@@ -12,15 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import print_json, print_result, print_status
 from fabella.data.prepare import tokenizer_sample
-from fabella.data.prepare.holdout import digest
-from fabella.data.prepare.splitting import Placed
+from fabella.data.prepare.holdout import document_hash
+from fabella.data.prepare.splitting import SplitDocument
 from fabella.errors import UsageError
-from fabella.storage import escaped, whole_folder
-from fabella.text.source import documents, parse
+from fabella.storage import atomic_dir, escaped
+from fabella.text.source import documents, parse_source
 from fabella.tokenizers import loading
-from fabella.tokenizers.stats import Fit, fit
+from fabella.tokenizers.stats import TokenizerStats, measure_tokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
 
 HELP = (__doc__ or "").replace("\n\n", "\n\n\b\n")
@@ -48,15 +48,17 @@ def train(
     """Learn a tokenizer from text; of more than 100 MB an even sample is taken."""
     section = loading.parse(tokenizer)
     if not loading.needs_text(section):
-        raise UsageError(f"{tokenizer} is not trained.", fix="Choose bpe:4096 or sentencepiece:4096.")
-    with whole_folder(out) as aside:
-        taken = tokenizer_sample.take(Placed(text, digest(text), held_out=False) for text in documents(parse(source)))
+        raise UsageError(f"{tokenizer} is not trained.", hint="Choose bpe:4096 or sentencepiece:4096.")
+    with atomic_dir(out) as aside:
+        taken = tokenizer_sample.sample_bytes(
+            SplitDocument(text, document_hash(text), held_out=False) for text in documents(parse_source(source))
+        )
         made = loading.train(section, taken.texts())
         made.save(aside)
-    say(taken.sentence())
-    measured = fit(made, _first(taken.texts()))
+    print_status(taken.sentence())
+    measured = measure_tokenizer(made, _first(taken.texts()))
     if as_json:
-        show_json({"folder": str(out), **_facts(made), **_figures(measured)})
+        print_json({"folder": str(out), **_facts(made), **_figures(measured)})
     else:
         _tell_all([(str(out), measured)])
 
@@ -72,12 +74,12 @@ def show_one(
     ids: list[int] = opened.encode(text).tolist()
     if as_json:
         pieces = [opened.token_bytes(number).decode(errors="backslashreplace") for number in ids]
-        show_json({**_facts(opened), "ids": ids, "pieces": pieces, "text": opened.decode(ids)})
+        print_json({**_facts(opened), "ids": ids, "pieces": pieces, "text": opened.decode(ids)})
         return
     for name, value in _facts(opened).items():
-        show(f"{name:<12} {value}")
+        print_result(f"{name:<12} {value}")
     for number in ids:
-        show(f"{number:>8}  {_piece(opened, number)}")
+        print_result(f"{number:>8}  {_piece(opened, number)}")
 
 
 @app.command()
@@ -87,10 +89,10 @@ def compare(
     as_json: JSON = False,
 ) -> None:
     """Compare tokenizers on a text: bytes per token, tokens per word, coverage, and whether the text comes back."""
-    read = list(_first(documents(parse(text))))
-    measured = [(name, fit(loading.open_any(name), read)) for name in tokenizers]
+    read = list(_first(documents(parse_source(text))))
+    measured = [(name, measure_tokenizer(loading.open_any(name), read)) for name in tokenizers]
     if as_json:
-        show_json({"tokenizers": [{"name": name, **_figures(figures)} for name, figures in measured]})
+        print_json({"tokenizers": [{"name": name, **_figures(figures)} for name, figures in measured]})
     else:
         _tell_all(measured)
 
@@ -107,26 +109,26 @@ def _first(texts: Iterable[str]) -> Iterator[str]:
 def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "kind": tokenizer.kind,
-        "vocabulary": tokenizer.vocabulary,
-        "end": tokenizer.end,
+        "vocab_size": tokenizer.vocab_size,
+        "end": tokenizer.eos_id,
         "fingerprint": tokenizer.fingerprint,
     }
 
 
-def _figures(measured: Fit) -> dict[str, Any]:
-    return {name: getattr(measured, name) for name in Fit.__dataclass_fields__}
+def _figures(measured: TokenizerStats) -> dict[str, Any]:
+    return {name: getattr(measured, name) for name in TokenizerStats.__dataclass_fields__}
 
 
 def _piece(tokenizer: Tokenizer, number: int) -> str:
     return f"'{escaped(tokenizer.token_bytes(number).decode(errors='backslashreplace'))}'"
 
 
-def _tell_all(measured: list[tuple[str, Fit]]) -> None:
+def _tell_all(measured: list[tuple[str, TokenizerStats]]) -> None:
     width = max(9, *(len(name) for name, _ in measured))
-    show(f"{'tokenizer':<{width}}  vocabulary  bytes/token  tokens/word  coverage   used  round trip")
+    print_result(f"{'tokenizer':<{width}}  vocabulary  bytes/token  tokens/word  coverage   used  round trip")
     for name, figures in measured:
-        show(
-            f"{name:<{width}}  {figures.vocabulary:>10,}  {figures.bytes_per_token:>11.2f}  {figures.fertility:>11.2f}"
+        print_result(
+            f"{name:<{width}}  {figures.vocab_size:>10,}  {figures.bytes_per_token:>11.2f}  {figures.fertility:>11.2f}"
             f"  {100 * figures.coverage:>6.1f} %  {100 * figures.used:>3.0f} %  "
             f"{'yes' if figures.round_trip else 'no':>10}"
         )

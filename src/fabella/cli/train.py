@@ -19,18 +19,18 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.main import reported
-from fabella.cli.output import say, show, show_json
+from fabella.cli.main import run_with_error_codes
+from fabella.cli.output import print_json, print_result, print_status
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import Place, place_here, require_shareable
+from fabella.engine.distributed.process_group import RankInfo, current_rank, require_divisible
 from fabella.errors import ConfigError, UsageError
 from fabella.report.loss_png import plot_loss
-from fabella.runs.run_dir import require_free
-from fabella.tracking.prepare_progress import PreparationLine, say_remarks
-from fabella.training.distributed_run import Decision, begin_or_go_on, together
+from fabella.runs.run_dir import require_empty
+from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
+from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume
 from fabella.training.failed_step import replay as taken_again
-from fabella.training.run import Outcome
-from fabella.training.setup.request import Asked, engine_of, plan, prepare_for
+from fabella.training.run import TrainResult
+from fabella.training.setup.request import TrainRequest, engine_of, prepare_data, resolve_request
 
 DEVICES = "Devices of this machine to train on, a process each: a number, or auto."
 
@@ -39,7 +39,7 @@ DEVICES = "Devices of this machine to train on, a process each: a number, or aut
 class _Order:
     """What the command line said."""
 
-    asked: Asked
+    asked: TrainRequest
     engine: str
     """The one that is asked for, or that of the config"""
     out: Path | None
@@ -68,24 +68,24 @@ def command(
         _take_again(replay, device, as_json=as_json)
         return
     if not what:
-        raise UsageError("Nothing to train on was given.", fix="Give a text, a preset or a .yaml config.")
-    asked = Asked(
+        raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
+    asked = TrainRequest(
         what=what, data=data, validation=validation, engine=engine, steps=steps, overrides=tuple(overrides or ())
     )
     order = _Order(
         asked=asked, engine=engine_of(asked), out=out, prepared=prepared, device=device, resume=resume, as_json=as_json
     )
-    on_devices(devices, order.engine, partial(_train, order))
+    run_on_devices(devices, order.engine, partial(_train, order))
 
 
-def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
+def run_on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
     """Do ``work`` in this process, or in as many new ones as there shall be ``devices``; Exit with their code."""
-    place = place_here()
-    if place.size > 1:
-        if devices not in {"1", "auto", str(place.local_size)}:
+    place = current_rank()
+    if place.world_size > 1:
+        if devices not in {"1", "auto", str(place.local_world_size)}:
             raise ConfigError(
-                f"--devices {devices}, but a launcher has started {place.local_size} processes on this machine.",
-                fix="Leave out --devices.",
+                f"--devices {devices}, but a launcher has started {place.local_world_size} processes on this machine.",
+                hint="Leave out --devices.",
             )
         work()
         return
@@ -94,51 +94,51 @@ def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
     if launcher is None or count == 1:
         work()
     else:
-        raise typer.Exit(launcher.launch(count, reported, work))
+        raise typer.Exit(launcher.launch(count, run_with_error_codes, work))
 
 
 def _train(order: _Order) -> None:
-    place = place_here()
+    place = current_rank()
     decide = partial(_decide, order, place)
-    outcome = together(place, decide, device=order.device, engine=order.engine)
-    if place.first:
+    outcome = run_distributed(place, decide, device=order.device, engine=order.engine)
+    if place.is_main:
         report(outcome, as_json=order.as_json)
 
 
-def _decide(order: _Order, place: Place) -> Decision:
+def _decide(order: _Order, place: RankInfo) -> LaunchPlan:
     """Config and data of the run, and whether it has begun already; in the first process only."""
-    planned = plan(order.asked)
-    require_shareable(planned.run.training, place.size)
+    planned = resolve_request(order.asked)
+    require_divisible(planned.run.training, place.world_size)
     engines.require_device(planned.run.engine, order.device, place)
     out = order.out or Path("runs") / planned.run.name
-    goes_on = order.resume or place.restarts > 0
+    goes_on = order.resume or place.restart_count > 0
     if not goes_on:
-        require_free(out)
+        require_empty(out)
     for reason in planned.reasons:
-        say(reason)
+        print_status(reason)
     ids = planned.prepared
     if ids is None:
-        with PreparationLine() as line:
-            ids = prepare_for(planned.run, order.prepared, progress=line)
+        with PrepareProgressLine() as line:
+            ids = prepare_data(planned.run, order.prepared, progress=line)
         say_remarks(ids.manifest)
     if goes_on:
-        return begin_or_go_on(planned.run, out, ids)
-    return Decision(planned.run, out, ids.folder, resumed=False)
+        return start_or_resume(planned.run, out, ids)
+    return LaunchPlan(planned.run, out, ids.folder, resumed=False)
 
 
 def _take_again(path: Path, device: str, *, as_json: bool) -> None:
     taken = taken_again(path, device=device)
     if as_json:
-        show_json({"step": taken.step, "happened": bool(taken.error), "error": taken.error, "module": taken.module})
+        print_json({"step": taken.step, "happened": bool(taken.error), "error": taken.error, "module": taken.module})
         return
-    show(str(taken))
+    print_result(str(taken))
 
 
-def report(outcome: Outcome, *, as_json: bool) -> None:
+def report(outcome: TrainResult, *, as_json: bool) -> None:
     """What a finished run gave, its plot, and what to do with it."""
     plot, score = plot_loss(outcome.folder), outcome.score
     if as_json:
-        show_json(
+        print_json(
             {
                 "run": str(outcome.folder),
                 "steps": outcome.progress.step,
@@ -150,5 +150,7 @@ def report(outcome: Outcome, *, as_json: bool) -> None:
             }
         )
         return
-    show(f"On {score.tokens:,} held-out tokens, after {outcome.progress.step:,} steps: {score}. Its curve: {plot}")
-    show(f"Tell a story:  fabella generate {quote(str(outcome.folder))}")
+    print_result(
+        f"On {score.tokens:,} held-out tokens, after {outcome.progress.step:,} steps: {score}. Its curve: {plot}"
+    )
+    print_result(f"Tell a story:  fabella generate {quote(str(outcome.folder))}")

@@ -15,17 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from fabella.cli.output import say, show, show_json
+from fabella.cli.output import print_json, print_result, print_status
 from fabella.config.training import Epochs
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
-from fabella.storage import make_folders, storage_errors, write_file
-from fabella.tracking.prepare_progress import PreparationLine, say_remarks
-from fabella.training.run import resolve
-from fabella.training.setup.request import Asked, plan, prepare_for
-from fabella.tuning.lr_range_test import rate_page, rising_rates
+from fabella.storage import atomic_write, make_folders, storage_errors
+from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
+from fabella.training.run import resolve_config
+from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.tuning.lr_range_test import lr_range_test, rate_page
 from fabella.tuning.search_page import importance, in_words, page
-from fabella.tuning.space import read_space, usual_space
+from fabella.tuning.space import default_space, read_space
 from fabella.tuning.study import BEST, Search, best, ended, optuna
 from fabella.tuning.workers import search_together
 
@@ -53,18 +53,20 @@ def command(
 ) -> None:
     if not lr_find:
         optuna()  # whether it is there, before text is prepared
-    planned = plan(Asked(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ())))
+    planned = resolve_request(
+        TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
+    )
     ids = planned.prepared
     if ids is None:
-        with PreparationLine() as line:
-            ids = prepare_for(planned.run, prepared, progress=line)
+        with PrepareProgressLine() as line:
+            ids = prepare_data(planned.run, prepared, progress=line)
         say_remarks(ids.manifest)
-    run = resolve(planned.run, ids) if isinstance(planned.run.training.length, Epochs) else planned.run
+    run = resolve_config(planned.run, ids) if isinstance(planned.run.training.length, Epochs) else planned.run
     folder = out or Path("tuned") / run.name
     if lr_find:
         _find_rate(run, ids, folder, steps or 100, device, as_json=as_json)
         return
-    searched = read_space(space, run) if space else usual_space(run, parameters)
+    searched = read_space(space, run) if space else default_space(run, parameters)
     search = Search(
         run=run, space=searched, prepared=ids, out=folder, storage=storage, seed=seed, seeds=seeds, device=device
     )
@@ -74,16 +76,16 @@ def command(
 
 def _say(trial: Any) -> None:
     score = f"{trial.value:.4f} bits per byte" if trial.state.name == "COMPLETE" else "given up"
-    say(f"trial {trial.number}: {score}")
+    print_status(f"trial {trial.number}: {score}")
 
 
 def _finish(search: Search, study: Any, *, as_json: bool) -> None:
     run, trial = best(search, study)
     before, after = settings(search.run), settings(run)
     changed = {name: (before.get(name, ""), after[name]) for name in after if after[name] != before.get(name)}
-    write_file(search.out / "tune.html", page(study, f"Tuning of {search.run.name}", changed).encode())
+    atomic_write(search.out / "tune.html", page(study, f"Tuning of {search.run.name}", changed).encode())
     if as_json:
-        show_json(
+        print_json(
             {
                 "trial": trial.number,
                 "bits_per_byte": trial.value,
@@ -94,23 +96,23 @@ def _finish(search: Search, study: Any, *, as_json: bool) -> None:
             }
         )
         return
-    show(f"The best of {len(ended(study))} trials is number {trial.number}: {trial.value:.4f} bits per byte.")
+    print_result(f"The best of {len(ended(study))} trials is number {trial.number}: {trial.value:.4f} bits per byte.")
     for name, (old, new) in changed.items():
-        show(f"  {name}: {in_words(old)} → {in_words(new)}")
-    show(f"Train with it:  fabella train {search.out / BEST}")
-    show(f"What was tried: {search.out / 'tune.html'}")
+        print_result(f"  {name}: {in_words(old)} → {in_words(new)}")
+    print_result(f"Train with it:  fabella train {search.out / BEST}")
+    print_result(f"What was tried: {search.out / 'tune.html'}")
 
 
-def _find_rate(run: Any, ids: Prepared, folder: Path, steps: int, device: str, *, as_json: bool) -> None:
-    found = rising_rates(run, ids, steps=steps, device=device)
+def _find_rate(run: Any, ids: TokenizedDataset, folder: Path, steps: int, device: str, *, as_json: bool) -> None:
+    found = lr_range_test(run, ids, steps=steps, device=device)
     with storage_errors(folder, "making the folder of the search"):
         make_folders(folder)
     target = folder / "lr-find.html"
-    write_file(target, rate_page(found, f"Learning rates of {run.name}").encode())
+    atomic_write(target, rate_page(found, f"Learning rates of {run.name}").encode())
     if as_json:
-        show_json(
+        print_json(
             {"lr": found.suggested, "rates": list(found.rates), "losses": list(found.losses), "page": str(target)}
         )
         return
-    show(f"The loss fell fastest before, and was lowest at a rate of {found.lowest:.2g}.")
-    show(f"Try: optimizer.lr={found.suggested:.2g}   ({target})")
+    print_result(f"The loss fell fastest before, and was lowest at a rate of {found.lowest:.2g}.")
+    print_result(f"Try: optimizer.lr={found.suggested:.2g}   ({target})")

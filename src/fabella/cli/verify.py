@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.output import show, show_json
+from fabella.cli.output import print_json, print_result
 from fabella.errors import StorageError
 from fabella.runs.verify import Finding, verify
 
@@ -28,7 +28,7 @@ def command(
     whole = not any(finding.level == "damaged" for finding in findings)
     if as_json:
         found = [dataclasses.asdict(finding) for finding in findings]
-        show_json({"run": str(run), "whole": whole, "findings": found})
+        print_json({"run": str(run), "whole": whole, "findings": found})
     else:
         _tell(run, findings, whole)
     return 0 if whole else StorageError.exit_code
@@ -36,6 +36,6 @@ def command(
 
 def _tell(run: Path, findings: list[Finding], whole: bool) -> None:
     for finding in findings:
-        show(f"{finding.level:<8} {finding.where}: {finding.problem}")
+        print_result(f"{finding.level:<8} {finding.where}: {finding.problem}")
     damaged = sum(finding.level == "damaged" for finding in findings)
-    show(f"{run} is whole." if whole else f"{run}: {damaged} of its parts are damaged.")
+    print_result(f"{run} is whole." if whole else f"{run}: {damaged} of its parts are damaged.")

@@ -11,7 +11,7 @@ Pair = Annotated[tuple[int, int], Field(strict=False)]
 Pairs = Annotated[tuple[Pair, ...], Field(strict=False, min_length=1)]
 
 
-class Section(BaseModel):
+class ConfigModel(BaseModel):
     """One part of a config: frozen, strict about types, closed to unknown keys and to NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -21,6 +21,6 @@ class Batch:
     """where a stream stands after this batch, for going on from there; empty for prepared data"""
 
     @property
-    def learned(self) -> int:
+    def num_targets(self) -> int:
         """Number of targets that are not ignored."""
         return int((self.targets >= 0).sum())

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from fabella.config.base import Section
-from fabella.data.npy import BLOCK_BYTES, checksum, damaged, header, open_array
+from fabella.config.base import ConfigModel
+from fabella.data.npy import BLOCK_BYTES, checksum, corrupt_error, header, open_array
 from fabella.errors import DataError, PreparedDataError, StorageError
-from fabella.storage import file_entries, read_manifest, sha256_of, sized_file
+from fabella.storage import manifest_entries, read_manifest, require_size, sha256_of
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -33,10 +33,10 @@ SPLITS = ("train", "validation")
 INT64 = np.dtype("<i8")
 OFFSETS, DOCUMENT_BYTES = "offsets.npy", "document_bytes.npy"
 
-Ids = NDArray[np.unsignedinteger[Any]]
+TokenIds = NDArray[np.unsignedinteger[Any]]
 
 
-class ShardRecord(Section):
+class ShardRecord(ConfigModel):
     """One shard in the manifest; ``crc32`` is of every MiB of ids."""
 
     file: str
@@ -44,7 +44,7 @@ class ShardRecord(Section):
     crc32: tuple[str, ...] = Field(strict=False)
 
 
-class SplitRecord(Section):
+class SplitRecord(ConfigModel):
     """One split in the manifest."""
 
     documents: int = Field(ge=1)
@@ -53,34 +53,36 @@ class SplitRecord(Section):
     shards: tuple[ShardRecord, ...] = Field(strict=False, min_length=1)
 
 
-def dtype_for(vocabulary: int) -> "np.dtype[Any]":
+def dtype_for(vocab_size: int) -> "np.dtype[Any]":
     """The smallest of uint16 and uint32 that holds every id."""
-    return np.dtype("<u2" if vocabulary <= 2**16 else "<u4")
+    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
 class Split:
     """The ids of one side, training or validation, as memory maps."""
 
-    def __init__(self, folder: Path, record: SplitRecord, vocabulary: int) -> None:
+    def __init__(self, folder: Path, record: SplitRecord, vocab_size: int) -> None:
         self.name = folder.name
         self.tokens = record.tokens
         self.documents = record.documents
         self.bytes = record.bytes
-        self.vocabulary = vocabulary
+        self.vocab_size = vocab_size
         self._folder = folder
-        dtype = dtype_for(vocabulary)
+        dtype = dtype_for(vocab_size)
         self._files = [shard.file for shard in record.shards]
-        self._shards: list[Ids] = [open_array(folder / shard.file, dtype, shard.tokens) for shard in record.shards]
+        self._shards: list[TokenIds] = [open_array(folder / shard.file, dtype, shard.tokens) for shard in record.shards]
         self._starts = np.cumsum([0, *(shard.tokens for shard in record.shards)])
         if self._starts[-1] != self.tokens:
-            raise damaged(f"{self.name}: its shards hold {self._starts[-1]} ids, its manifest says {self.tokens}.")
+            raise corrupt_error(
+                f"{self.name}: its shards hold {self._starts[-1]} ids, its manifest says {self.tokens}."
+            )
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Where each document begins in the ids, and the last one ends, [documents + 1]."""
         offsets = open_array(self._folder / OFFSETS, INT64, self.documents + 1)
         if offsets[0] != 0 or offsets[-1] != self.tokens or (np.diff(offsets) < 1).any():
-            raise damaged(f"{self.name}/{OFFSETS} does not lead from 0 to {self.tokens} in rising order.")
+            raise corrupt_error(f"{self.name}/{OFFSETS} does not lead from 0 to {self.tokens} in rising order.")
         return offsets
 
     @cached_property
@@ -88,13 +90,13 @@ class Split:
         """Bytes of UTF-8 of each document, [documents]."""
         return open_array(self._folder / DOCUMENT_BYTES, INT64, self.documents)
 
-    def read(self, start: int, stop: int) -> Ids:
+    def read(self, start: int, stop: int) -> TokenIds:
         """The ids from ``start`` to ``stop - 1``, across shards. Raises PreparedDataError for an unknown id."""
         ids = self._joined(start, stop)
         self._check(ids[None], np.array([start]))
         return ids
 
-    def gather(self, starts: NDArray[np.int64], length: int) -> Ids:
+    def gather(self, starts: NDArray[np.int64], length: int) -> TokenIds:
         """``length`` ids from each of ``starts``, [B length]: one indexing of a memory map for each shard."""
         result = np.empty((len(starts), length), dtype=self._shards[0].dtype)
         shard_of = np.searchsorted(self._starts, starts, side="right") - 1
@@ -108,10 +110,10 @@ class Split:
         self._check(result, starts)
         return result
 
-    def _joined(self, start: int, stop: int) -> Ids:
+    def _joined(self, start: int, stop: int) -> TokenIds:
         assert 0 <= start <= stop <= self.tokens, f"[{start}, {stop}) is outside of {self.tokens} ids"
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        parts: list[Ids] = []
+        parts: list[TokenIds] = []
         for shard in range(first, len(self._shards)):
             if self._starts[shard] >= stop:
                 break
@@ -119,19 +121,19 @@ class Split:
             parts.append(self._shards[shard][max(start - begin, 0) : stop - begin])
         return np.concatenate(parts) if parts else np.empty(0, dtype=self._shards[0].dtype)
 
-    def _check(self, rows: Ids, starts: NDArray[np.int64]) -> None:
+    def _check(self, rows: TokenIds, starts: NDArray[np.int64]) -> None:
         """Raise PreparedDataError for an id outside of the vocabulary; ``rows[b]`` were read at ``starts[b]``."""
-        if rows.size == 0 or rows.max() < self.vocabulary:
+        if rows.size == 0 or rows.max() < self.vocab_size:
             return
-        row, column = np.argwhere(rows >= self.vocabulary)[0]
+        row, column = np.argwhere(rows >= self.vocab_size)[0]
         position = int(starts[row] + column)
         shard = int(np.searchsorted(self._starts, position, side="right")) - 1
         where = f"{self.name}/{self._files[shard]}, offset {position - self._starts[shard]}"
-        raise damaged(f"{where}: id {rows[row, column]} is outside of the vocabulary of {self.vocabulary}.")
+        raise corrupt_error(f"{where}: id {rows[row, column]} is outside of the vocabulary of {self.vocab_size}.")
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class TokenizedDataset:
     """A prepared folder, opened."""
 
     folder: Path
@@ -152,7 +154,7 @@ def fingerprint(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
-def is_prepared(folder: Path) -> bool:
+def is_dataset(folder: Path) -> bool:
     """Whether ``folder`` is prepared data, damaged or not."""
     try:
         return read_manifest(folder).get("kind") == KIND
@@ -160,14 +162,14 @@ def is_prepared(folder: Path) -> bool:
         return all((folder / split / OFFSETS).exists() for split in SPLITS)
 
 
-def open_prepared(folder: Path, *, full: bool = False) -> Prepared:
+def open_dataset(folder: Path, *, full: bool = False) -> TokenizedDataset:
     """Open prepared data. Sizes and headers are always checked, the sha256 of every file when ``full``.
 
     Raises PreparedDataError naming what is damaged, and where.
     """
     if not folder.is_dir():
         raise PreparedDataError(
-            f"There is no folder {folder} with prepared data.", fix="Give a folder that 'fabella prepare' wrote."
+            f"There is no folder {folder} with prepared data.", hint="Give a folder that 'fabella prepare' wrote."
         )
     try:
         manifest = read_manifest(folder)
@@ -175,28 +177,30 @@ def open_prepared(folder: Path, *, full: bool = False) -> Prepared:
             what = f"{manifest.get('kind', 'something else')!s:.40} of format {manifest.get('format')!s:.20}"
             raise PreparedDataError(
                 f"{folder} holds {what}; prepared data of format {FORMAT} was expected.",
-                fix="Give a folder that 'fabella prepare' wrote.",
+                hint="Give a folder that 'fabella prepare' wrote.",
             )
-        for name in file_entries(folder, manifest):
-            sized_file(folder, manifest, name)
+        for name in manifest_entries(folder, manifest):
+            require_size(folder, manifest, name)
         records = [SplitRecord.model_validate(manifest[split]) for split in SPLITS]
         if full:
             _verify(folder, manifest, records)
         return _opened(folder, manifest, records)
     except StorageError as error:
-        raise damaged(error.problem) from error
+        raise corrupt_error(error.message) from error
     except (KeyError, TypeError, ValidationError) as error:
-        raise damaged(f"{folder / 'manifest.json'} does not describe prepared data: {str(error)[:200]}.") from error
+        raise corrupt_error(
+            f"{folder / 'manifest.json'} does not describe prepared data: {str(error)[:200]}."
+        ) from error
 
 
-def _opened(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> Prepared:
+def _opened(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> TokenizedDataset:
     tokenizer = loading.load(folder / "tokenizer")
     if tokenizer.fingerprint != manifest["tokenizer"]["fingerprint"]:
-        raise damaged(f"{folder / 'tokenizer'} is not the tokenizer that the ids were made with.")
+        raise corrupt_error(f"{folder / 'tokenizer'} is not the tokenizer that the ids were made with.")
     train, validation = (
-        Split(folder / name, record, tokenizer.vocabulary) for name, record in zip(SPLITS, records, strict=True)
+        Split(folder / name, record, tokenizer.vocab_size) for name, record in zip(SPLITS, records, strict=True)
     )
-    return Prepared(folder, manifest, tokenizer, train, validation)
+    return TokenizedDataset(folder, manifest, tokenizer, train, validation)
 
 
 def _verify(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> None:
@@ -204,11 +208,11 @@ def _verify(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecor
     shards = {
         f"{name}/{shard.file}": shard for name, record in zip(SPLITS, records, strict=True) for shard in record.shards
     }
-    dtype = dtype_for(manifest["tokenizer"]["vocabulary"])
+    dtype = dtype_for(manifest["tokenizer"]["vocab_size"])
     for name, entry in manifest["files"].items():
         if sha256_of(folder / name) != entry["sha256"]:
             where = _offset(folder / name, shards[name], dtype) if name in shards else ""
-            raise damaged(f"{name}{where} is damaged: its content does not match its sha256 in the manifest.")
+            raise corrupt_error(f"{name}{where} is damaged: its content does not match its sha256 in the manifest.")
 
 
 def _offset(path: Path, shard: ShardRecord, dtype: "np.dtype[Any]") -> str:
@@ -227,5 +231,5 @@ def too_small(split: Split, needed: int, window: int) -> DataError:
     times = -(-needed // max(split.tokens, 1))
     return DataError(
         f"The {split.name} text is too small: {split.tokens:,} tokens, and one window of {window:,} needs {needed:,}.",
-        fix=f"Bring {times} times more text, or lower data.windows.length to {max(split.tokens - 1, 1):,} or less.",
+        hint=f"Bring {times} times more text, or lower data.sequences.length to {max(split.tokens - 1, 1):,} or less.",
     )

@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fabella.config.data import Data, Pretrained, Streamed, TokenizerSection
+from fabella.config.data import DataConfig, Pretrained, Streaming, TokenizerConfig
 from fabella.data.dataset import FORMAT
 from fabella.errors import TextError
 from fabella.storage import sha256_of
 from fabella.text import paths as finding
-from fabella.text.source import paths
+from fabella.text.source import source_files
 from fabella.text.storybook import generator
 
 # Enough stories to notice that another version of the generator writes other ones.
@@ -24,7 +24,7 @@ SAMPLES, SAMPLES_OF_ALL, SAMPLE_BYTES = 64, 4096, 2**16
 Stamp = list[tuple[str, int, int]]
 
 
-def digest_of_inputs(data: Data, tokenizer: TokenizerSection) -> str:
+def dataset_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     """sha256 (hex) of all that decides the ids: equal for equal sections and files of equal names and contents.
 
     Where the files lie does not matter. A hub data set is known by its name and revision alone.
@@ -38,17 +38,17 @@ def digest_of_inputs(data: Data, tokenizer: TokenizerSection) -> str:
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
-def digest_of_text(data: Data) -> str:
+def digest_of_text(data: DataConfig) -> str:
     """sha256 (hex) of what decides the text that is read; of files to be streamed, only samples are looked at."""
     return hashlib.sha256(json.dumps(_text(data), sort_keys=True).encode()).hexdigest()
 
 
-def _text(data: Data) -> dict[str, Any]:
+def _text(data: DataConfig) -> dict[str, Any]:
     """The sections that decide the text. Those of prepared data are spelled as before there were streams."""
-    values = data.model_dump(mode="json", exclude={"windows", "reading"})
-    if not isinstance(data.reading, Streamed):
+    values = data.model_dump(mode="json", exclude={"sequences", "mode"})
+    if not isinstance(data.mode, Streaming):
         return {"data": _with_contents(values, whole)}
-    return {"data": _with_contents(values, sampled), "head": data.reading.head_bytes}
+    return {"data": _with_contents(values, sampled), "head": data.mode.tokenizer_sample_bytes}
 
 
 def _with_contents(values: Any, digests: Callable[[Sequence[Path]], list[str]]) -> Any:
@@ -59,7 +59,7 @@ def _with_contents(values: Any, digests: Callable[[Sequence[Path]], list[str]]) 
         return values
     changed = {key: _with_contents(value, digests) for key, value in values.items() if key != "paths"}
     if values.get("kind") == "files":
-        files = finding.find(tuple(values["paths"]))
+        files = finding.expand_paths(tuple(values["paths"]))
         changed["files"] = [(path.name, digest) for path, digest in zip(files, digests(files), strict=True)]
     if values.get("kind") == "storybook":
         stories = islice(generator.stories(STORIES_COMPARED, seed=values["seed"]), STORIES_COMPARED)
@@ -93,7 +93,7 @@ def _sampled(path: Path, blocks: int) -> str:
     return digest.hexdigest()
 
 
-def _tokenizer_files(tokenizer: TokenizerSection) -> list[tuple[str, str]]:
+def _tokenizer_files(tokenizer: TokenizerConfig) -> list[tuple[str, str]]:
     if not isinstance(tokenizer, Pretrained) or not Path(tokenizer.source).expanduser().exists():
         return []
     path = Path(tokenizer.source).expanduser()
@@ -102,23 +102,23 @@ def _tokenizer_files(tokenizer: TokenizerSection) -> list[tuple[str, str]]:
     return [(file.name, sha256_of(file)) for file in files if file.is_file()]
 
 
-def stamp(data: Data) -> Stamp:
+def file_stats(data: DataConfig) -> Stamp:
     """Name, size and time of every file of text: cheap, to notice that one was changed meanwhile."""
-    sources = [data.source, *([data.validation.source] if data.validation.kind == "given" else [])]
-    files = [path for source in sources for path in paths(source)]
+    sources = [data.source, *([data.validation.source] if data.validation.kind == "source" else [])]
+    files = [path for source in sources for path in source_files(source)]
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
-def refuse_changed(before: Stamp, data: Data) -> None:
+def require_unchanged(before: Stamp, data: DataConfig) -> None:
     """Raise TextError where a file of text is not what it was at the time of ``before``."""
     try:
-        after = stamp(data)
+        after = file_stats(data)
     except FileNotFoundError as error:
         raise TextError(
-            f"{error.filename} was removed while it was being prepared.", fix="Prepare it again."
+            f"{error.filename} was removed while it was being prepared.", hint="Prepare it again."
         ) from error
     for then, now in zip(before, after, strict=False):
         if then != now:
-            raise TextError(f"{then[0]} was changed while it was being prepared.", fix="Prepare it again.")
+            raise TextError(f"{then[0]} was changed while it was being prepared.", hint="Prepare it again.")
     if len(before) != len(after):
-        raise TextError("Files came or went while they were being prepared.", fix="Prepare them again.")
+        raise TextError("Files came or went while they were being prepared.", hint="Prepare them again.")

@@ -6,14 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 from fabella.data.batches import Batch
-from fabella.data.sampler import Order
-from fabella.data.sequences import Windows
+from fabella.data.sampler import PermutationSampler
+from fabella.data.sequences import SequenceDataset
 
 
-class Feed(Iterator[Batch]):
+class PrefetchLoader(Iterator[Batch]):
     """An iterator over batches that can be closed at any time; its thread then ends, and so does the iterator."""
 
-    def __init__(self, windows: Windows, order: Order, start: int, sizes: Iterator[int], ahead: int) -> None:
+    def __init__(
+        self, windows: SequenceDataset, order: PermutationSampler, start: int, sizes: Iterator[int], ahead: int
+    ) -> None:
         assert ahead >= 1, "at least one batch ahead"
         self._windows, self._order, self._position, self._sizes = windows, order, start, sizes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fabella-feed")
@@ -45,7 +47,7 @@ class Feed(Iterator[Batch]):
             return
 
     def _make(self, start: int, stop: int) -> Batch:
-        return self._windows.batch(self._order.windows(start, stop))
+        return self._windows.batch(self._order.sequences(start, stop))
 
     def close(self) -> None:
         """Drop what is waiting, end the thread and wait for it. Safe to call twice."""
@@ -60,13 +62,15 @@ class Feed(Iterator[Batch]):
         self.close()
 
 
-AHEAD = 4
+PREFETCH_BATCHES = 4
 """Batches made ahead: enough to get over a slow read, few enough to cost no memory worth speaking of."""
 
 
-def feed(windows: Windows, order: Order, start: int, sizes: Iterator[int], ahead: int = AHEAD) -> Feed:
+def prefetch_loader(
+    windows: SequenceDataset, order: PermutationSampler, start: int, sizes: Iterator[int], ahead: int = PREFETCH_BATCHES
+) -> PrefetchLoader:
     """Batches of ``sizes`` windows each, from sample ``start`` of ``order`` on, at most ``ahead`` of them waiting.
 
     An error on the thread is raised by ``next``. Close it (``with``, ``contextlib.closing``) when done.
     """
-    return Feed(windows, order, start, sizes, ahead)
+    return PrefetchLoader(windows, order, start, sizes, ahead)

@@ -16,7 +16,7 @@ from fabella.storage import storage_errors
 BLOCK_BYTES = 2**20
 
 
-class ArrayWriter:
+class NpyWriter:
     """Appends to a new ``.npy`` file; its length is known, and written, when it is closed."""
 
     def __init__(self, path: Path, dtype: "np.dtype[Any]") -> None:
@@ -82,14 +82,16 @@ def open_array(path: Path, dtype: "np.dtype[Any]", length: int) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
     except FileNotFoundError:
-        raise damaged(f"{name} is missing.") from None
+        raise corrupt_error(f"{name} is missing.") from None
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise damaged(f"{name} cannot be read as an array of numbers: {str(error)[:200]}.") from error
+        raise corrupt_error(f"{name} cannot be read as an array of numbers: {str(error)[:200]}.") from error
     if array.dtype != dtype or array.shape != (length,):
-        raise damaged(f"{name} holds {array.dtype} of shape {array.shape}; it must be {dtype} of shape ({length},).")
+        raise corrupt_error(
+            f"{name} holds {array.dtype} of shape {array.shape}; it must be {dtype} of shape ({length},)."
+        )
     return array
 
 
-def damaged(problem: str) -> PreparedDataError:
+def corrupt_error(problem: str) -> PreparedDataError:
     """The error for prepared data that is not what it was when it was written."""
-    return PreparedDataError(problem, fix="Remove the folder, and prepare the data again: fabella prepare.")
+    return PreparedDataError(problem, hint="Remove the folder, and prepare the data again: fabella prepare.")

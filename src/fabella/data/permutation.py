@@ -33,11 +33,11 @@ def permute(indices: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
 
 def round_keys(key: int) -> list[np.uint64]:
     """One 64-bit key a round, from a key of any size."""
-    state = key & MASK ^ mix(key >> 64) if key >> 64 else key & MASK
-    return [np.uint64(mix(state + number * GOLDEN)) for number in range(1, ROUNDS + 1)]
+    state = key & MASK ^ splitmix64(key >> 64) if key >> 64 else key & MASK
+    return [np.uint64(splitmix64(state + number * GOLDEN)) for number in range(1, ROUNDS + 1)]
 
 
-def mix(number: int) -> int:
+def splitmix64(number: int) -> int:
     """SplitMix64's finalizer (Steele et al. 2014): every bit of the result hangs on every bit of ``number``."""
     number &= MASK
     number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9 & MASK

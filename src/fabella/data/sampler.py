@@ -8,10 +8,10 @@ Each epoch goes through every window once; the whole state is the position, one 
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.permutation import mix, permute
+from fabella.data.permutation import permute, splitmix64
 
 
-class Order:
+class PermutationSampler:
     """The order of ``n`` windows under ``seed``."""
 
     def __init__(self, n: int, seed: int) -> None:
@@ -19,7 +19,7 @@ class Order:
         self.n = n
         self.seed = seed
 
-    def windows(self, start: int, stop: int) -> NDArray[np.int64]:
+    def sequences(self, start: int, stop: int) -> NDArray[np.int64]:
         """Windows of the samples ``start`` to ``stop - 1``, through as many epochs as that takes."""
         parts: list[NDArray[np.int64]] = []
         while start < stop:
@@ -35,4 +35,4 @@ class Order:
 
     def _key(self, epoch: int) -> int:
         # Mixed one after the other: (seed 1, epoch 2) and (seed 2, epoch 1) have nothing in common.
-        return mix(mix(self.seed) + mix(~epoch))
+        return splitmix64(splitmix64(self.seed) + splitmix64(~epoch))

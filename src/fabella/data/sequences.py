@@ -5,13 +5,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config.data import Chained, Documents
+from fabella.config.data import Packed, Padded
 from fabella.data.batches import IGNORE, Batch
 from fabella.data.dataset import Split, too_small
 from fabella.errors import DataError
 
 
-class Windows:
+class SequenceDataset:
     """The windows of a split, numbered from 0; ``end`` is the tokenizer's end id, which also pads.
 
     ``Chained``: window i is the ids [i·stride, i·stride + length), its targets are one further; a rest too short
@@ -20,8 +20,8 @@ class Windows:
     Raises DataError where the text is too small for a single window.
     """
 
-    def __init__(self, split: Split, section: Chained | Documents, end: int) -> None:
-        make = _Chained if isinstance(section, Chained) else _Documents
+    def __init__(self, split: Split, section: Packed | Padded, end: int) -> None:
+        make = _Chained if isinstance(section, Packed) else _Documents
         self._cut: _Cut = make(split, section.length, getattr(section, "stride", 0), end)
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class _Documents:
         self._documents = np.flatnonzero(np.diff(split.offsets) > 1)
         self.count = len(self._documents)
         if not self.count:
-            raise DataError(f"No document of the {split.name} text has a token to learn.", fix="Bring more text.")
+            raise DataError(f"No document of the {split.name} text has a token to learn.", hint="Bring more text.")
         self._split, self._length, self._end = split, length, end
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:

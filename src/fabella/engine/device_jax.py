@@ -13,8 +13,8 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from fabella.config.training import AutoPrecision, Copied, Float16, Float32, Sharded
-from fabella.config.training import Precision as Asked
+from fabella.config.training import DDP, FSDP, AutoPrecision, Float16, Float32
+from fabella.config.training import PrecisionConfig as Asked
 from fabella.errors import ConfigError
 
 Device = Any
@@ -32,15 +32,17 @@ def pick_devices(name: str, count: int = 1) -> list[Device]:
     kind, _, number = name.partition(":")
     found = _devices("" if kind == "auto" else KINDS.get(kind, kind))
     if not found:
-        raise ConfigError(f"Device '{name}' is not there.", fix=f"Choose from: {', '.join(_names())}.")
+        raise ConfigError(f"Device '{name}' is not there.", hint=f"Choose from: {', '.join(_names())}.")
     if number:
         if not number.isdecimal() or int(number) >= len(found):
             raise ConfigError(
-                f"Device '{name}' is not there.", fix=f"Choose from: {kind}:0 to {kind}:{len(found) - 1}."
+                f"Device '{name}' is not there.", hint=f"Choose from: {kind}:0 to {kind}:{len(found) - 1}."
             )
         return [found[int(number)]]
     if count > len(found):
-        raise ConfigError(f"{count} devices are more than the {len(found)} of this machine.", fix="Use --devices auto.")
+        raise ConfigError(
+            f"{count} devices are more than the {len(found)} of this machine.", hint="Use --devices auto."
+        )
     return found[:count]
 
 
@@ -102,16 +104,16 @@ def describe_precision(asked: Asked, used: Precision) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Sharding:
     """How arrays lie on the devices: rows of a batch spread over all; weights on each, or in shards."""
 
     mesh: Mesh
     sharded: bool
 
     @classmethod
-    def over(cls, devices: Sequence[Device], parallel: Copied | Sharded) -> "Layout":
+    def over(cls, devices: Sequence[Device], parallel: DDP | FSDP) -> "Sharding":
         """One layout for ``devices``, of this and any other process."""
-        return cls(Mesh(np.array(devices), (AXIS,)), isinstance(parallel, Sharded) and len(devices) > 1)
+        return cls(Mesh(np.array(devices), (AXIS,)), isinstance(parallel, FSDP) and len(devices) > 1)
 
     @property
     def size(self) -> int:
@@ -130,7 +132,7 @@ class Layout:
         many = f", {processes} processes" if processes > 1 else ""
         return "" if self.size == 1 else f"{'fsdp' if self.sharded else 'data'}, {self.size} devices{many}"
 
-    def of(self, shape: tuple[int, ...]) -> NamedSharding:
+    def spec(self, shape: tuple[int, ...]) -> NamedSharding:
         """For a weight, its gradient or its moments: whole on every device, or cut along the first axis that allows."""
         axes = [axis for axis, length in enumerate(shape) if self.sharded and length % self.size == 0]
         spec = [AXIS if axes and axis == axes[0] else None for axis in range(len(shape))]
@@ -146,11 +148,11 @@ class Layout:
             return jax.device_put(array, sharding)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    def placed(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
+    def place(self, arrays: Mapping[str, Any]) -> dict[str, Array]:
         """Weights or moments, copied onto the devices: whoever gave them may change his own."""
-        return {name: self.put(np.array(array, np.float32), self.of(array.shape)) for name, array in arrays.items()}
+        return {name: self.put(np.array(array, np.float32), self.spec(array.shape)) for name, array in arrays.items()}
 
-    def whole(self, array: Array) -> NDArray[np.float32]:
+    def gather(self, array: Array) -> NDArray[np.float32]:
         """All of an array in this machine's memory, not a view of what the next step overwrites.
 
         Where other processes hold parts of it, each of them must ask for it.

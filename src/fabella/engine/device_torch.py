@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from fabella.config.training import AutoPrecision, Float16, Float32
-from fabella.config.training import Precision as Asked
-from fabella.engine.distributed.process_group import Place
+from fabella.config.training import PrecisionConfig as Asked
+from fabella.engine.distributed.process_group import RankInfo
 from fabella.errors import ConfigError
 
-ALONE = Place()
+ALONE = RankInfo()
 
 
-def pick_device(name: str, place: Place = ALONE) -> torch.device:
+def pick_device(name: str, place: RankInfo = ALONE) -> torch.device:
     """``auto``: a CUDA GPU where there is one, else Apple's, else the CPU.
 
     Of several processes on a machine, each takes the GPU of its own number; Apple's cannot be shared. Raises
@@ -21,16 +21,16 @@ def pick_device(name: str, place: Place = ALONE) -> torch.device:
     """
     available = _available()
     if name == "auto":
-        name = available[0] if available[0] != "mps" or place.size == 1 else "cpu"
-    if name == "cuda" and place.size > 1:
+        name = available[0] if available[0] != "mps" or place.world_size == 1 else "cpu"
+    if name == "cuda" and place.world_size > 1:
         if place.local_rank >= torch.cuda.device_count():
             raise ConfigError(
-                f"{place.local_size} processes on this machine, but it has {torch.cuda.device_count()} GPUs.",
-                fix="Use --devices auto, or --device cpu.",
+                f"{place.local_world_size} processes on this machine, but it has {torch.cuda.device_count()} GPUs.",
+                hint="Use --devices auto, or --device cpu.",
             )
         return torch.device("cuda", place.local_rank)
     if name.split(":")[0] not in available:
-        raise ConfigError(f"Device '{name}' is not there.", fix=f"Choose from: auto, {', '.join(available)}.")
+        raise ConfigError(f"Device '{name}' is not there.", hint=f"Choose from: auto, {', '.join(available)}.")
     return torch.device(name)
 
 

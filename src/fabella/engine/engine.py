@@ -1,7 +1,7 @@
 """The contract that every engine keeps, and how one is found by its name.
 
 An engine builds a model from its config, takes optimizer steps on global batches, evaluates, and gives
-and takes its state as plain numpy arrays. It knows nothing of files, telemetry or the command line.
+and takes its state as plain numpy arrays. It knows nothing of files, tracking or the command line.
 """
 
 import importlib
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.data.batches import Batch
-from fabella.engine.distributed.process_group import Alone, Place, Ranks
+from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, SingleProcess
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 ENGINES = ("torch", "jax")
 
@@ -32,15 +32,15 @@ class State:
     """
 
     weights: Mapping[str, NDArray[np.float32]]
-    moments: Mapping[str, NDArray[np.float32]]
-    numbers: Mapping[str, int | float]
+    optimizer_state: Mapping[str, NDArray[np.float32]]
+    scalars: Mapping[str, int | float]
 
 
 class StepResult(Protocol):
     """What a step measured. Reading it may wait for the device; a step that nobody reads never waits."""
 
     def read(self) -> dict[str, float]:
-        """``loss`` (nats a token, of the global batch) and ``gradient_norm`` (before clipping; 0 of a step left out).
+        """``loss`` (nats a token, of the global batch) and ``grad_norm`` (before clipping; 0 of a step left out).
 
         Where steps may be left out, ``skipped_steps`` too: how many were, in the whole run.
         """
@@ -85,7 +85,7 @@ class Engine(Protocol):
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One optimizer step on a global batch, its micro-batches accumulated.
 
-        What is not finite never reaches the weights. Where ``training.nonfinite`` allows no more of it, no later step
+        What is not finite never reaches the weights. Where ``training.on_nonfinite`` allows no more of it, no later step
         is taken; NotFinite says which was the first, here or when a result is read.
         """
         ...
@@ -132,35 +132,35 @@ def load(name: str, part: str = "engine") -> Any:
     Raises ConfigError where there is no such engine, or its package is not installed.
     """
     if name not in ENGINES:
-        raise ConfigError(f"engine = '{name}' is none here.", fix=did_you_mean(name, ENGINES))
+        raise ConfigError(f"engine = '{name}' is none here.", hint=did_you_mean(name, ENGINES))
     try:
         return importlib.import_module(f"fabella.engine.{part}_{name}")
     except ModuleNotFoundError as missing:
         if missing.name == f"fabella.engine.{part}_{name}":
-            raise ConfigError(f"engine = '{name}' has no part '{part}'.", fix="Use engine=torch.") from None
+            raise ConfigError(f"engine = '{name}' has no part '{part}'.", hint="Use engine=torch.") from None
         raise ConfigError(
             f"engine = '{name}' cannot be used: Python has no module '{missing.name}'.",
-            fix=f"Install it: pip install 'fabella[{name}]', or use engine=torch.",
+            hint=f"Install it: pip install 'fabella[{name}]', or use engine=torch.",
         ) from None
 
 
-def require_device(name: str, device: str, place: Place) -> None:
+def require_device(name: str, device: str, place: RankInfo) -> None:
     """Raises ConfigError at once where the engine ``name`` has no such device for this process."""
     load(name).require_device(device, place)
 
 
-def for_training(run: Run, *, device: str = "auto", ranks: Ranks | None = None) -> Engine:
+def create_engine(run: RunConfig, *, device: str = "auto", ranks: ProcessGroup | None = None) -> Engine:
     """A new engine with the run's first weights and an empty optimizer.
 
     With ``ranks``, each of these processes makes one and calls its methods in the same order: ``step`` with the same
     global batch, of which every process takes its own rows; ``state``, whose arrays only the first process is given.
     """
-    return load(run.engine).for_training(run, device, ranks or Alone())
+    return load(run.engine).create_engine(run, device, ranks or SingleProcess())
 
 
-def joined(name: str, place: Place, *, device: str = "auto") -> AbstractContextManager[Ranks]:
+def init_distributed(name: str, place: RankInfo, *, device: str = "auto") -> AbstractContextManager[ProcessGroup]:
     """This process among the others of its training, for as long as the block lasts.
 
     Raises RanksError where another process is lost.
     """
-    return nullcontext(Alone()) if place.size == 1 else load(name).joined(place, device)
+    return nullcontext(SingleProcess()) if place.world_size == 1 else load(name).joined(place, device)

@@ -12,14 +12,14 @@ from jax import Array
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.config.data import Chained
+from fabella.config.data import Packed
 from fabella.config.training import Float16
 from fabella.data.batches import IGNORE, Batch
-from fabella.engine.compile.compile_cache_jax import keep_kernels
+from fabella.engine.compile.compile_cache_jax import use_compile_cache
 from fabella.engine.device_jax import (
     DEVICES,
     Device,
-    Layout,
+    Sharding,
     describe_devices,
     describe_precision,
     devices_of_all,
@@ -27,19 +27,27 @@ from fabella.engine.device_jax import (
     resolve_precision,
 )
 from fabella.engine.distributed import process_group_jax
-from fabella.engine.distributed.process_group import Place, Ranks
+from fabella.engine.distributed.process_group import ProcessGroup, RankInfo
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.measure import step_timer_jax
-from fabella.engine.optim.optimizer_jax import Memory, Optimizer
-from fabella.engine.step_guard import Rules
-from fabella.engine.step_guard_jax import Counts
-from fabella.engine.step_jax import Held, How, Measured, Work, take_gradients, take_losses, take_step
+from fabella.engine.optim.optimizer_jax import Optimizer, OptimizerState
+from fabella.engine.step_guard import GuardConfig
+from fabella.engine.step_guard_jax import GuardTensors
+from fabella.engine.step_jax import (
+    StepBatch,
+    StepMetrics,
+    StepSpec,
+    TrainState,
+    eval_losses,
+    take_gradients,
+    train_step,
+)
 from fabella.errors import CheckpointError, ConfigError
 from fabella.models.model_config import ModelConfig
-from fabella.models.nn.layers_jax import Part
+from fabella.models.nn.layers_jax import Params
 from fabella.models.parameters import initial_weights
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -47,20 +55,20 @@ LENGTHS = 4
 """Into how many lengths windows of whole documents are padded: each is compiled once."""
 
 
-def for_training(run: Run, device: str = "auto", ranks: Ranks | None = None) -> "JaxEngine":
+def create_engine(run: RunConfig, device: str = "auto", ranks: ProcessGroup | None = None) -> "JaxEngine":
     """A new engine with the run's first weights and an empty optimizer."""
     weights = initial_weights(run.model.parameters(), run.seed)
-    if ranks is not None and ranks.place.size > 1:
-        return JaxEngine(run, weights, devices_of_all(device), first=ranks.place.first)
+    if ranks is not None and ranks.place.world_size > 1:
+        return JaxEngine(run, weights, devices_of_all(device), first=ranks.place.is_main)
     return JaxEngine(run, weights, pick_devices(device, DEVICES.get()))
 
 
-def joined(place: Place, device: str) -> AbstractContextManager[Ranks]:
+def init_distributed(place: RankInfo, device: str) -> AbstractContextManager[ProcessGroup]:
     """This process among the others of its training, for as long as the block lasts."""
-    return process_group_jax.joined(place, device)
+    return process_group_jax.init_distributed(place, device)
 
 
-def require_device(device: str, place: Place) -> None:
+def require_device(device: str, place: RankInfo) -> None:
     """See ``engine.require_device``."""
     pick_devices(device, DEVICES.get())
 
@@ -71,7 +79,7 @@ def has_gpu() -> bool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InUse:
+class LoadedModel:
     """A network with its weights, as generation and evaluation take it."""
 
     model: Any
@@ -84,17 +92,19 @@ class InUse:
         return self.model.config
 
     @property
-    def network(self) -> Part:
+    def network(self) -> Params:
         """What the model's functions take."""
-        return Part(self.weights, compute=self.compute)
+        return Params(self.weights, compute=self.compute)
 
 
-def for_use(config: ModelConfig, weights: Arrays, device: str = "auto") -> InUse:
+def load_model(config: ModelConfig, weights: Arrays, device: str = "auto") -> LoadedModel:
     """The family's network with ``weights``. Raises CheckpointError where they do not fit."""
-    keep_kernels()
+    use_compile_cache()
     require_fit(config, weights)
     picked = pick_devices(device)[0]
-    return InUse(build(config), {name: jax.device_put(np.array(array), picked) for name, array in weights.items()})
+    return LoadedModel(
+        build(config), {name: jax.device_put(np.array(array), picked) for name, array in weights.items()}
+    )
 
 
 def build(config: ModelConfig) -> Any:
@@ -106,7 +116,7 @@ def build(config: ModelConfig) -> Any:
         if missing.name != name:
             raise
         raise ConfigError(
-            f"model.family = {config.family!r} has no twin in JAX ({config.family}_jax.py).", fix="Use engine=torch."
+            f"model.family = {config.family!r} has no twin in JAX ({config.family}_jax.py).", hint="Use engine=torch."
         ) from None
 
 
@@ -123,15 +133,15 @@ def require_fit(config: ModelConfig, weights: Arrays) -> None:
 class JaxStepResult:
     """What a step measured, and what is known after it, still on the device."""
 
-    how: How
-    measured: Measured
-    counts: Counts
+    how: StepSpec
+    measured: StepMetrics
+    counts: GuardTensors
 
     def read(self) -> dict[str, float]:
         """Wait for the device. Raises NotFinite where this step, or one before it, was one too many."""
         known = self.counts.read(self.how.rules, self.how.names)
         loss, norm = float(self.measured.loss), float(self.measured.norm)
-        return {"loss": loss, "gradient_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **known}
+        return {"loss": loss, "grad_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **known}
 
 
 class JaxEngine:
@@ -142,41 +152,43 @@ class JaxEngine:
 
     name = "jax"
 
-    def __init__(self, run: Run, weights: Arrays, devices: list[Device], *, first: bool = True) -> None:
-        keep_kernels()
+    def __init__(self, run: RunConfig, weights: Arrays, devices: list[Device], *, first: bool = True) -> None:
+        use_compile_cache()
         self.config, self.seed, self.devices, self.first = run.model, run.seed, devices, first
-        self.windows, self.micro_batch = run.data.windows, run.training.micro_batch
+        self.windows, self.micro_batch = run.data.sequences, run.training.micro_batch_size
         self.asked_precision = run.training.precision
         self.precision = resolve_precision(self.asked_precision, devices[0])
         fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
-        self.layout = Layout.over(devices, run.training.parallel)
+        self.layout = Sharding.over(devices, run.training.parallel)
         table = run.model.parameters()
-        self.how = How(
+        self.how = StepSpec(
             model=build(run.model),
             names=tuple(table),
             optimizer=Optimizer.of(table, run.optimizer),
-            rules=Rules.of(run.training.nonfinite, fp16 if self.precision.scaled else None),
+            rules=GuardConfig.of(run.training.on_nonfinite, fp16 if self.precision.scaled else None),
             layout=self.layout,
             compute=self.precision.compute,
-            recompute=run.training.recompute == "blocks",
+            recompute=run.training.gradient_checkpointing == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
         empty = {name: np.zeros(parameter.shape, np.float32) for name, parameter in table.items()}
         self.held = self._held(weights, empty, empty, 0)
         self.counts = self._counts({})
         self.steps = 0
-        self._last: Work | None = None
+        self._last: StepBatch | None = None
 
-    def _held(self, weights: Arrays, first: Arrays, second: Arrays, updates: int) -> Held:
-        placed = self.layout.placed
-        memory = Memory(placed(first), placed(second), self._scalar(updates, np.int32))
-        return Held(placed(weights), memory)
+    def _held(self, weights: Arrays, first: Arrays, second: Arrays, updates: int) -> TrainState:
+        placed = self.layout.place
+        memory = OptimizerState(placed(first), placed(second), self._scalar(updates, np.int32))
+        return TrainState(placed(weights), memory)
 
-    def _counts(self, numbers: Mapping[str, int | float]) -> Counts:
-        return Counts(*(self._scalar(number, number.dtype.type) for number in Counts.of(self.how.rules, numbers)))
+    def _counts(self, numbers: Mapping[str, int | float]) -> GuardTensors:
+        return GuardTensors(
+            *(self._scalar(number, number.dtype.type) for number in GuardTensors.of(self.how.rules, numbers))
+        )
 
     def _scalar(self, value: Any, kind: Any = np.float32) -> Array:
-        return self.layout.put(np.asarray(value, kind), self.layout.of(()))
+        return self.layout.put(np.asarray(value, kind), self.layout.spec(()))
 
     @property
     def weights(self) -> dict[str, Array]:
@@ -196,12 +208,12 @@ class JaxEngine:
 
     def step(self, batch: Batch, lr: float) -> JaxStepResult:
         """One optimizer step; the micro-batches' gradients add up to that of the global batch's mean loss."""
-        if batch.learned == 0:
+        if batch.num_targets == 0:
             raise ConfigError(
-                "A batch has no token to learn from.", fix="Use longer texts, or data.windows.kind=chained."
+                "A batch has no token to learn from.", hint="Use longer texts, or data.sequences.kind=packed."
             )
         work = self._last = self._work(batch)
-        self.held, self.counts, measured = take_step(self.how, self.held, self.counts, work, self._scalar(lr))
+        self.held, self.counts, measured = train_step(self.how, self.held, self.counts, work, self._scalar(lr))
         self.steps += 1
         result = JaxStepResult(self.how, measured, self.counts)
         if not self._waits:
@@ -213,7 +225,7 @@ class JaxEngine:
         """Whether a result is better looked at later, as the device is still at it; a CPU gains nothing by that."""
         return self.devices[0].platform != "cpu"
 
-    def _work(self, batch: Batch) -> Work:
+    def _work(self, batch: Batch) -> StepBatch:
         """The global batch in micro-batches of as many rows as all devices take at once."""
         size = self.layout.size
         rows = -(-min(len(batch.tokens), self.micro_batch * size) // size) * size
@@ -221,18 +233,18 @@ class JaxEngine:
         tokens, targets = self._padded(batch, count * rows)
         seeds = np.array([dropout_seed(self.seed, self.steps, row) for row in range(count * rows)], np.uint64)
         lie = self.layout.rows(1)
-        return Work(
+        return StepBatch(
             tokens=self.layout.put(tokens.reshape(count, rows, -1), lie),
             targets=self.layout.put(targets.reshape(count, rows, -1), lie),
             keys=self.layout.put(seeds.view(np.uint32).reshape(count, rows, 2), lie),
-            learned=self._scalar(batch.learned),
+            learned=self._scalar(batch.num_targets),
             step=self._scalar(self.steps + 1, np.int32),
         )
 
     def _padded(self, batch: Batch, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """So many rows, and one of few lengths; what is added is not learned, and nothing that is looks at it."""
         time = batch.tokens.shape[1]
-        if not isinstance(self.windows, Chained):
+        if not isinstance(self.windows, Packed):
             unit = max(1, self.windows.length // LENGTHS)
             time = max(time, min(self.windows.length, -(-time // unit) * unit))
         spare = ((0, rows - len(batch.tokens)), (0, time - batch.tokens.shape[1]))
@@ -242,17 +254,17 @@ class JaxEngine:
         """Negative log-likelihood in nats, [B T], in float32 and without dropout."""
         rows = -(-len(batch.tokens) // self.layout.size) * self.layout.size
         tokens, targets = (self.layout.put(array, self.layout.rows(0)) for array in self._padded(batch, rows))
-        found = take_losses(self.how.model, self.how.compute, self.weights, tokens, targets)
-        return self.layout.whole(found)[: len(batch.tokens), : batch.tokens.shape[1]]
+        found = eval_losses(self.how.model, self.how.compute, self.weights, tokens, targets)
+        return self.layout.gather(found)[: len(batch.tokens), : batch.tokens.shape[1]]
 
     @contextmanager
-    def evaluating(self) -> Generator[InUse]:
+    def evaluating(self) -> Generator[LoadedModel]:
         """The network with its weights as they stand; not to be used after the block, when they move on."""
         weights = self.weights
         if not self.layout.local:  # telling is this process's own affair
             here = pick_devices(self.devices[0].platform)[0]
-            weights = {name: jax.device_put(self.layout.whole(array), here) for name, array in weights.items()}
-        yield InUse(self.how.model, weights, self.how.compute)
+            weights = {name: jax.device_put(self.layout.gather(array), here) for name, array in weights.items()}
+        yield LoadedModel(self.how.model, weights, self.how.compute)
 
     def histograms(self) -> dict[str, Histogram]:
         """How the weights are spread, and the gradients that the last step's batch has now."""
@@ -260,11 +272,11 @@ class JaxEngine:
         if self._last is not None:
             gradients = take_gradients(self.how, self.weights, self._last, self.counts.scale)
             found |= {f"gradients/{name}": array for name, array in gradients.items()}
-        return {name: step_timer_jax.histogram(self.layout.whole(values)) for name, values in found.items()}
+        return {name: step_timer_jax.histogram(self.layout.gather(values)) for name, values in found.items()}
 
     def stopwatch(self) -> Stopwatch:
         """For the steps of this engine."""
-        return step_timer_jax.Stopwatch(None if self._waits else self._wait)
+        return step_timer_jax.StepTimer(None if self._waits else self._wait)
 
     def _wait(self) -> None:
         jax.block_until_ready(self.weights)
@@ -289,16 +301,16 @@ class JaxEngine:
         return State(weights, moments, numbers) if self.first else State({}, {}, numbers)
 
     def _whole(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        return {name: self.layout.whole(array) for name, array in arrays.items()}
+        return {name: self.layout.gather(array) for name, array in arrays.items()}
 
     def restore(self, state: State) -> None:
         """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
         names = [f"{moment}.{name}" for moment in ("first", "second") for name in self.weights]
-        missing = [name for name in names if name not in state.moments]
-        if missing or "step" not in state.numbers:
+        missing = [name for name in names if name not in state.optimizer_state]
+        if missing or "step" not in state.scalars:
             raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
         require_fit(self.config, state.weights)
-        first, second = ({n: state.moments[f"{m}.{n}"] for n in self.weights} for m in ("first", "second"))
-        self.steps = int(state.numbers["step"])
-        self.held = self._held(state.weights, first, second, int(state.numbers.get("updates", self.steps)))
-        self.counts = self._counts(state.numbers)
+        first, second = ({n: state.optimizer_state[f"{m}.{n}"] for n in self.weights} for m in ("first", "second"))
+        self.steps = int(state.scalars["step"])
+        self.held = self._held(state.weights, first, second, int(state.scalars.get("updates", self.steps)))
+        self.counts = self._counts(state.scalars)

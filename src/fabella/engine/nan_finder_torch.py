@@ -11,7 +11,7 @@ from fabella.engine.engine_torch import TorchEngine
 
 
 @contextmanager
-def looking_on(engine: TorchEngine) -> Generator[list[str]]:
+def trace_nonfinite(engine: TorchEngine) -> Generator[list[str]]:
     """The modules whose outputs are not finite, in the order they were computed: the first is where it began.
 
     Every output waits for the device, so that this is for a step or two, not for a training.

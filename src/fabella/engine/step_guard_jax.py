@@ -8,14 +8,14 @@ import numpy as np
 from jax import Array
 from jax import numpy as jnp
 
-from fabella.engine.step_guard import LARGEST, SMALLEST, Known, Rules
+from fabella.engine.step_guard import LARGEST, SMALLEST, GuardConfig, GuardState
 
 
-class Counts(NamedTuple):
+class GuardTensors(NamedTuple):
     """What is known after a step, each []; see ``Known``."""
 
     skipped: Array
-    in_a_row: Array
+    consecutive_skips: Array
     scale: Array
     good: Array
     failed: Array
@@ -26,21 +26,21 @@ class Counts(NamedTuple):
     """Number of the first gradient of that step that is not finite; -1: each is."""
 
     @classmethod
-    def of(cls, rules: Rules, numbers: Mapping[str, int | float]) -> "Counts":
+    def of(cls, rules: GuardConfig, numbers: Mapping[str, int | float]) -> "GuardTensors":
         """What a checkpoint kept, on no device yet."""
-        known = Known.of(rules, numbers)
+        known = GuardState.of(rules, numbers)
         whole, part = (partial(np.asarray, dtype=kind) for kind in (np.int32, np.float32))
         values: dict[str, Any] = {
-            "skipped": whole(known.skipped), "in_a_row": whole(known.in_a_row), "scale": part(known.scale),
+            "skipped": whole(known.skipped), "consecutive_skips": whole(known.consecutive_skips), "scale": part(known.scale),
             "good": whole(known.good), "failed": whole(0), "loss": part(0.0), "culprit": whole(-1),
         }  # fmt: skip
         return cls(**values)
 
-    def known(self) -> Known:
+    def known(self) -> GuardState:
         """Waits for the device."""
-        return Known(int(self.skipped), int(self.in_a_row), float(self.scale), int(self.good))
+        return GuardState(int(self.skipped), int(self.consecutive_skips), float(self.scale), int(self.good))
 
-    def read(self, rules: Rules, names: tuple[str, ...]) -> dict[str, float]:
+    def read(self, rules: GuardConfig, names: tuple[str, ...]) -> dict[str, float]:
         """What a row of metrics tells of them. Waits for the device. Raises NotFinite for a step too many.
 
         ``names``: of the gradients, in the order that ``judge`` was given them.
@@ -51,9 +51,9 @@ class Counts(NamedTuple):
         return self.known().row(rules)
 
 
-def judge(
-    rules: Rules, before: Counts, step: Array, measured: tuple[Array, Array], squares: Array
-) -> tuple[Counts, Array]:
+def check(
+    rules: GuardConfig, before: GuardTensors, step: Array, measured: tuple[Array, Array], squares: Array
+) -> tuple[GuardTensors, Array]:
     """The counts after ``step`` [], and whether it is taken [].
 
     ``measured``: its loss [] and its gradients' norm []; ``squares``: the sum of those of each gradient [N].
@@ -64,16 +64,16 @@ def judge(
     finite = sound & jnp.isfinite(norm)
     # An overflow of scaled gradients is what the scale is there for, and no failure.
     bad = ~sound if rules.scaled else ~finite
-    in_a_row = jnp.where(finite, 0, before.in_a_row + bad)
+    consecutive_skips = jnp.where(finite, 0, before.consecutive_skips + bad)
     scale, good = before.scale, before.good
-    failing = in_a_row >= rules.limit
+    failing = consecutive_skips >= rules.limit
     if rules.scaled:
         scale, good = _rescaled(rules, before, finite, overflowed=sound & ~finite)
         failing = failing | (scale < SMALLEST)
     wrong = ~jnp.isfinite(squares)
-    after = Counts(
+    after = GuardTensors(
         skipped=before.skipped + ~finite,
-        in_a_row=in_a_row,
+        consecutive_skips=consecutive_skips,
         scale=scale,
         good=good,
         failed=jnp.where(failing, step, 0),
@@ -81,10 +81,10 @@ def judge(
         culprit=jnp.where(wrong.any(), wrong.argmax(), -1).astype(jnp.int32),
     )
     kept = (jnp.where(going_on, new, old) for new, old in zip(after, before, strict=True))
-    return Counts(*kept), finite & going_on
+    return GuardTensors(*kept), finite & going_on
 
 
-def _rescaled(rules: Rules, before: Counts, finite: Array, *, overflowed: Array) -> tuple[Array, Array]:
+def _rescaled(rules: GuardConfig, before: GuardTensors, finite: Array, *, overflowed: Array) -> tuple[Array, Array]:
     """The loss scale and the good steps since it changed: halved at an overflow, doubled after enough of them."""
     good = before.good + finite
     grown = good >= rules.growth_steps

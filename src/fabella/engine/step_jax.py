@@ -8,34 +8,34 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from fabella.engine.device_jax import Layout
-from fabella.engine.optim.optimizer_jax import Memory, Optimizer
-from fabella.engine.step_guard import Rules
-from fabella.engine.step_guard_jax import Counts, judge
-from fabella.models.nn.layers_jax import Network, Part
+from fabella.engine.device_jax import Sharding
+from fabella.engine.optim.optimizer_jax import Optimizer, OptimizerState
+from fabella.engine.step_guard import GuardConfig
+from fabella.engine.step_guard_jax import GuardTensors, check
+from fabella.models.nn.layers_jax import Network, Params
 
 
 @dataclass(frozen=True)
-class How:
+class StepSpec:
     """What a step is compiled for, beside the shapes of its batch. Engines of the same kind share the compiled step."""
 
     model: Any
     names: tuple[str, ...]
     """Of the weights, in the order of the family's table."""
     optimizer: Optimizer
-    rules: Rules
-    layout: Layout
+    rules: GuardConfig
+    layout: Sharding
     compute: Any
     recompute: bool
     dropout: bool
 
-    def network(self, weights: dict[str, Array], keys: Array) -> Part:
+    def network(self, weights: dict[str, Array], keys: Array) -> Params:
         """The model's weights, with what its dropout is drawn from."""
         drawn = jax.random.wrap_key_data(keys) if self.dropout else None
-        return Part(weights, compute=self.compute, keys=drawn, recompute=self.recompute)
+        return Params(weights, compute=self.compute, keys=drawn, recompute=self.recompute)
 
 
-class Work(NamedTuple):
+class StepBatch(NamedTuple):
     """A global batch, cut into A micro-batches of R rows; rows of padding hold nothing to learn."""
 
     tokens: Array
@@ -50,21 +50,23 @@ class Work(NamedTuple):
     """[], which one it is, counted from 1"""
 
 
-class Held(NamedTuple):
+class TrainState(NamedTuple):
     """All that a step begins with and leaves behind for the next; weights and memory in the same place."""
 
     weights: dict[str, Array]
-    memory: Memory
+    memory: OptimizerState
 
 
-class Measured(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step tells of itself: mean loss and the norm of all gradients before clipping, each []."""
 
     loss: Array
     norm: Array
 
 
-def gradients_of(how: How, weights: dict[str, Array], work: Work, scale: Array) -> tuple[Array, dict[str, Array]]:
+def gradients_of(
+    how: StepSpec, weights: dict[str, Array], work: StepBatch, scale: Array
+) -> tuple[Array, dict[str, Array]]:
     """Mean loss over all targets of the global batch, and its gradients, both still multiplied by ``scale`` []."""
 
     def loss_of(weights: dict[str, Array], tokens: Array, targets: Array, keys: Array) -> Array:
@@ -83,30 +85,32 @@ def gradients_of(how: How, weights: dict[str, Array], work: Work, scale: Array) 
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def take_step(how: How, held: Held, counts: Counts, work: Work, lr: Array) -> tuple[Held, Counts, Measured]:
+def train_step(
+    how: StepSpec, held: TrainState, counts: GuardTensors, work: StepBatch, lr: Array
+) -> tuple[TrainState, GuardTensors, StepMetrics]:
     """One step; weights and memory stay as they were where it is not to be taken (see ``judge``)."""
     loss, gradients = gradients_of(how, held.weights, work, counts.scale)
     loss, gradients = loss / counts.scale, {name: gradient / counts.scale for name, gradient in gradients.items()}
     squares = jnp.stack([jnp.sum(jnp.square(gradients[name])) for name in how.names])
     norm = jnp.sqrt(squares.sum())
-    counts, taken = judge(how.rules, counts, work.step, (loss, norm), squares)
+    counts, taken = check(how.rules, counts, work.step, (loss, norm), squares)
     weights, memory = how.optimizer.update(held.weights, gradients, held.memory, lr, norm=norm, taken=taken)
     if how.layout.size > 1:  # or the next step would find its weights laid out otherwise, and be compiled anew
         weights, first, second = (
-            {name: lax.with_sharding_constraint(array, how.layout.of(array.shape)) for name, array in arrays.items()}
+            {name: lax.with_sharding_constraint(array, how.layout.spec(array.shape)) for name, array in arrays.items()}
             for arrays in (weights, memory.first, memory.second)
         )
-        memory = Memory(first, second, memory.updates)
-    return Held(weights, memory), counts, Measured(loss, norm)
+        memory = OptimizerState(first, second, memory.updates)
+    return TrainState(weights, memory), counts, StepMetrics(loss, norm)
 
 
 @partial(jax.jit, static_argnums=0)
-def take_gradients(how: How, weights: dict[str, Array], work: Work, scale: Array) -> dict[str, Array]:
+def take_gradients(how: StepSpec, weights: dict[str, Array], work: StepBatch, scale: Array) -> dict[str, Array]:
     """The gradients alone: of a step that is looked at, not taken."""
     return {name: gradient / scale for name, gradient in gradients_of(how, weights, work, scale)[1].items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def take_losses(model: Network, compute: Any, weights: dict[str, Array], tokens: Array, targets: Array) -> Array:
+def eval_losses(model: Network, compute: Any, weights: dict[str, Array], tokens: Array, targets: Array) -> Array:
     """Each target's negative log-likelihood in nats, [B T], without dropout."""
-    return model.losses(Part(weights, compute=compute), tokens, targets)  # pyright: ignore[reportAttributeAccessIssue]
+    return model.losses(Params(weights, compute=compute), tokens, targets)  # pyright: ignore[reportAttributeAccessIssue]

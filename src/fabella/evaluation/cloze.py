@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.data.batches import IGNORE
-from fabella.evaluation.confidence import Estimate, share
+from fabella.evaluation.confidence import ConfidenceInterval, proportion
 from fabella.evaluation.predictions import Predict
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ class Cloze:
 
     questions: int
     choices: int
-    accuracy: Estimate
+    accuracy: ConfidenceInterval
     chance: float
 
 
@@ -41,7 +41,7 @@ class Question:
 
 def questions(stories: Sequence[str]) -> list[Question]:
     """One for each story of at least 4 sentences; the wrong endings are those of the next stories, in a ring."""
-    cut = [found for story in stories if (found := _cut(story))]
+    cut = [found for story in stories if (found := split_ending(story))]
     asked: list[Question] = []
     for number, (story, ending) in enumerate(cut):
         others = (cut[(number + step) % len(cut)][1] for step in range(1, len(cut)))
@@ -51,7 +51,7 @@ def questions(stories: Sequence[str]) -> list[Question]:
     return asked
 
 
-def _cut(story: str) -> tuple[str, str] | None:
+def split_ending(story: str) -> tuple[str, str] | None:
     """A story before its last sentence, and that sentence with the space before it."""
     found = list(SENTENCE.finditer(story.rstrip()))
     if len(found) < LEAST_SENTENCES:
@@ -60,28 +60,28 @@ def _cut(story: str) -> tuple[str, str] | None:
     return story[:end], story.rstrip()[end:]
 
 
-def ask(predict: Predict, tokenizer: Tokenizer, asked: Sequence[Question], *, context: int) -> Cloze:
+def run_cloze(predict: Predict, tokenizer: Tokenizer, asked: Sequence[Question], *, context: int) -> Cloze:
     """Put the questions whose endings fill at most half of ``context``; of a longer story only the last part is read.
 
     Right is an answer where the true ending is less surprising than every other one.
     """
     answers = [answer for question in asked if (answer := _nats_a_byte(predict, tokenizer, question, context))]
     right = sum(true < min(wrong) for true, *wrong in answers)
-    return Cloze(len(answers), CHOICES, share(right, len(answers)), 1 / CHOICES)
+    return Cloze(len(answers), CHOICES, proportion(right, len(answers)), 1 / CHOICES)
 
 
 def _nats_a_byte(predict: Predict, tokenizer: Tokenizer, question: Question, context: int) -> list[float]:
     """How surprising each ending is; nothing where one is too long."""
     before = tokenizer.encode(question.story)
-    lines = [np.append(tokenizer.encode(question.story + ending), tokenizer.end) for ending in question.endings]
+    lines = [np.append(tokenizer.encode(question.story + ending), tokenizer.eos_id) for ending in question.endings]
     firsts = [_same(before, line) for line in lines]
     if max(len(line) - first for line, first in zip(lines, firsts, strict=True)) > context // 2:
         return []
     width = min(context, max(map(len, lines)))
-    tokens = np.full((len(lines), width), tokenizer.end, np.int32)
+    tokens = np.full((len(lines), width), tokenizer.eos_id, np.int32)
     targets = np.full((len(lines), width), IGNORE, np.int32)
     for row, (line, first) in enumerate(zip(lines, firsts, strict=True)):
-        read = np.append(tokenizer.end, line[:-1])[-context:]
+        read = np.append(tokenizer.eos_id, line[:-1])[-context:]
         wanted = np.where(np.arange(len(line)) < first, IGNORE, line)[-context:]
         tokens[row, : len(read)], targets[row, : len(wanted)] = read, wanted
     nats = np.where(targets == IGNORE, 0.0, predict(tokens, targets).nats.astype(np.float64)).sum(axis=1)

@@ -11,7 +11,7 @@ Z_95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ConfidenceInterval:
     """A value and its 95 % confidence interval; not a number where too little was measured for one."""
 
     value: float
@@ -19,7 +19,7 @@ class Estimate:
     high: float = math.nan
 
 
-def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Estimate:
+def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> ConfidenceInterval:
     """Σ above / Σ below over independent documents, [N] each.
 
     The interval is that of the ratio estimator: normal, with the error linearised (Cochran, Sampling Techniques,
@@ -29,24 +29,24 @@ def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Estimate:
     value = float(above.sum()) / total
     count = len(above)
     if count < 2:
-        return Estimate(value)
+        return ConfidenceInterval(value)
     squares = float(np.square(above - value * below).sum())
     margin = Z_95 * math.sqrt(squares * count / (count - 1)) / total
-    return Estimate(value, value - margin, value + margin)
+    return ConfidenceInterval(value, value - margin, value + margin)
 
 
-def share(right: int, count: int) -> Estimate:
+def proportion(right: int, count: int) -> ConfidenceInterval:
     """A share of ``count`` independent trials, with the interval of Wilson (1927), which never leaves 0 to 1."""
     if not count:
-        return Estimate(math.nan)
+        return ConfidenceInterval(math.nan)
     p, z = right / count, Z_95 * Z_95
     middle = (p + z / (2 * count)) / (1 + z / count)
     margin = Z_95 * math.sqrt(p * (1 - p) / count + z / (4 * count * count)) / (1 + z / count)
-    return Estimate(p, max(0.0, middle - margin), min(1.0, middle + margin))
+    return ConfidenceInterval(p, max(0.0, middle - margin), min(1.0, middle + margin))
 
 
-def exponential(nats: Estimate) -> Estimate:
+def exponential(nats: ConfidenceInterval) -> ConfidenceInterval:
     """exp of a loss and its bounds: perplexity. Infinite where a float64 overflows."""
-    return Estimate(
+    return ConfidenceInterval(
         *(math.exp(bound) if bound < 709 else bound * math.inf for bound in (nats.value, nats.low, nats.high))
     )

@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fabella.config.data import Source
-from fabella.data.dataset import Prepared, Split, open_prepared
+from fabella.data.dataset import Split, TokenizedDataset, open_dataset
 from fabella.errors import CheckpointError, PreparedDataError
 from fabella.evaluation import cloze, memorization, scores, scoring_batches
 from fabella.evaluation import text_metrics as stories
 from fabella.evaluation.cloze import Cloze
 from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scores import Scores
-from fabella.evaluation.text_metrics import Measures
+from fabella.evaluation.text_metrics import TextMetrics
 from fabella.evaluation.word_splitting import text_of
-from fabella.generation.generator import Teller, load
-from fabella.generation.sampling import Sampling
-from fabella.runs.run_dir import RunFolder
+from fabella.generation.generator import TextGenerator, load
+from fabella.generation.sampling import SamplingParams
+from fabella.runs.run_dir import RunDir
 from fabella.storage import write_json
 from fabella.text import source as sources
 
@@ -39,7 +39,7 @@ OPENING_WORDS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class EvalConfig:
     """What is to be measured. ``text``: other documents than the run's held-out ones, for the scores."""
 
     checkpoint: str = "best"
@@ -59,11 +59,11 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SampleComparison:
     """Told stories beside real ones that begin alike. The openings are not measured."""
 
-    told: Measures
-    real: Measures
+    told: TextMetrics
+    real: TextMetrics
     samples: tuple[tuple[str, str], ...]
     """Some openings, and what was told."""
 
@@ -77,7 +77,7 @@ class Evaluation:
     context: int
     settings: dict[str, Any]
     scores: Scores
-    stories: Told | None
+    stories: SampleComparison | None
     cloze: Cloze | None
     seconds: dict[str, float]
     remarks: tuple[str, ...]
@@ -87,42 +87,44 @@ class Evaluation:
         return {"format": FORMAT, **asdict(self)}
 
 
-def evaluate(path: Path, asked: Asked, report: Callable[[str], None] = lambda text: None) -> Evaluation:
+def evaluate(path: Path, asked: EvalConfig, report: Callable[[str], None] = lambda text: None) -> Evaluation:
     """Evaluate the run in ``path`` and keep the result there, unless ``asked.text`` is another text.
 
     ``report`` hears what is being done. Raises StorageError where there is no run or checkpoint, PreparedDataError
     where its data is gone or another.
     """
-    folder = RunFolder.open(path)
+    folder = RunDir.open(path)
     teller = load(path, checkpoint=asked.checkpoint, device=asked.device, engine=asked.engine)
     module = importlib.import_module(f"fabella.evaluation.predictions_{teller.engine}")
-    prepared = data_of(folder)
-    work = _Work(teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.remarks)
+    prepared = open_run_dataset(folder)
+    work = _Evaluation(
+        teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.remarks
+    )
     result = work.all()
     if asked.text is None:
         write_json(path / FILE, result.as_json())
     return result
 
 
-def data_of(folder: RunFolder) -> Prepared:
+def open_run_dataset(folder: RunDir) -> TokenizedDataset:
     """The data that a run learned from. Raises PreparedDataError where it is gone or has changed."""
     known = folder.manifest.get("data", {})
     if not {"folder", "fingerprint"} <= set(known):
         raise CheckpointError(f"The manifest of {folder.path} does not say which data the run learned from.")
-    prepared = open_prepared((folder.path / known["folder"]).resolve())
+    prepared = open_dataset((folder.path / known["folder"]).resolve())
     if prepared.fingerprint != known["fingerprint"]:
         raise PreparedDataError(
             f"The data in {prepared.folder} is not what run {folder.path} learned from.",
-            fix="Put the original folder back, or evaluate other text with --text.",
+            hint="Put the original folder back, or evaluate other text with --text.",
         )
     return prepared
 
 
-class _Work:
+class _Evaluation:
     """One evaluation, part by part."""
 
     def __init__(
-        self, teller: Teller, predict: Predict, prepared: Prepared, asked: Asked, report: Callable[[str], None],
+        self, teller: TextGenerator, predict: Predict, prepared: TokenizedDataset, asked: EvalConfig, report: Callable[[str], None],
         *, remarks: Sequence[str],
     ) -> None:  # fmt: skip
         self.teller, self.predict, self.prepared, self.asked, self.report = teller, predict, prepared, asked, report
@@ -167,7 +169,7 @@ class _Work:
             read = scoring_batches.held_out(self.prepared.validation)
         self.report("Reading the text.")
         return scores.score(
-            self.predict, read, context=teller.context, vocabulary=teller.config.vocabulary, end=teller.tokenizer.end
+            self.predict, read, context=teller.context, vocab_size=teller.config.vocab_size, end=teller.tokenizer.eos_id
         )
 
     def _real(self) -> list[str]:
@@ -177,25 +179,27 @@ class _Work:
         chosen = np.unique(np.linspace(0, split.documents - 1, num=min(wanted, split.documents)).astype(np.int64))
         return [_text(split, number, self.teller) for number in chosen.tolist()]
 
-    def _stories(self, real: Sequence[str]) -> Told | None:
+    def _stories(self, real: Sequence[str]) -> SampleComparison | None:
         """Stories told from the openings of real ones; nothing, with a remark, where none is long enough."""
         asked = self.asked
-        begun = [(opening, text) for text in real if len(opening := stories.opening(text, OPENING_WORDS)) < len(text)]
+        begun = [
+            (opening, text) for text in real if len(opening := stories.first_words(text, OPENING_WORDS)) < len(text)
+        ]
         begun = begun[: asked.stories]
         if not begun:
             self.remarks.append(f"No stories were told: no held-out document has more than {OPENING_WORDS} words.")
             return None
         self.report(f"Telling {len(begun)} stories.")
-        sampling = Sampling(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
-        told = self.teller.tell([opening for opening, _ in begun], sampling, max_tokens=asked.tokens).stories()
+        sampling = SamplingParams(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
+        told = self.teller.stream_many([opening for opening, _ in begun], sampling, max_tokens=asked.tokens).stories()
         rests = [self._cut(text[len(opening) :]) for opening, text in begun]
         self.report("Looking for them in the training text.")
-        texts = [story.told for story in told] + [rest for rest, _ in rests]
-        found = memorization.copied(texts, text_of(self.prepared.train, self.teller.tokenizer))
-        return Told(
-            stories.measure(found[: len(told)], [story.ended_by == "end" for story in told]),
+        texts = [story.completion for story in told] + [rest for rest, _ in rests]
+        found = memorization.find_copied(texts, text_of(self.prepared.train, self.teller.tokenizer))
+        return SampleComparison(
+            stories.measure(found[: len(told)], [story.finish_reason == "end" for story in told]),
             stories.measure(found[len(told) :], [whole for _, whole in rests]),
-            tuple((story.prompt, story.told) for story in told[:5]),
+            tuple((story.prompt, story.completion) for story in told[:5]),
         )
 
     def _cut(self, text: str) -> tuple[str, bool]:
@@ -212,9 +216,9 @@ class _Work:
             )
             return None
         self.report(f"Asking for the endings of {len(asked)} stories.")
-        return cloze.ask(self.predict, self.teller.tokenizer, asked, context=self.teller.context)
+        return cloze.run_cloze(self.predict, self.teller.tokenizer, asked, context=self.teller.context)
 
 
-def _text(split: Split, number: int, teller: Teller) -> str:
+def _text(split: Split, number: int, teller: TextGenerator) -> str:
     start, stop = split.offsets[number : number + 2].tolist()
     return teller.tokenizer.decode(split.read(start, stop - 1).tolist())

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import TextError, UsageError, did_you_mean
-from fabella.evaluation.loglikelihood import likelihoods
+from fabella.evaluation.loglikelihood import loglikelihoods
 from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scores import LOGITS_AT_ONCE, TOKENS_AT_ONCE
-from fabella.generation.generator import Teller, load
-from fabella.generation.sampling import Sampling
+from fabella.generation.generator import TextGenerator, load
+from fabella.generation.sampling import SamplingParams
 from fabella.storage import write_json
 
 FILE = "tasks.json"
@@ -30,7 +30,7 @@ ANSWERING = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class TaskMetric:
     """One number of one task. ``error``: its standard error, not a number where the task has none."""
 
     task: str
@@ -51,7 +51,7 @@ class Results:
     step: int
     harness: str
     limit: int
-    measured: tuple[Measured, ...]
+    measured: tuple[TaskMetric, ...]
     remarks: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class EvalConfig:
     """Names of tasks, groups or YAML files; folders with more tasks; how many examples and questions."""
 
     tasks: tuple[str, ...]
@@ -74,7 +74,7 @@ class Asked:
     """torch or jax; empty: the one that the run was trained with."""
 
 
-def run_tasks(path: Path, asked: Asked, report: Callable[[str], None] = lambda text: None) -> Results:
+def run_tasks(path: Path, asked: EvalConfig, report: Callable[[str], None] = lambda text: None) -> Results:
     """Put the tasks to the run in ``path``, and keep the result there as ``tasks.json``.
 
     Raises UsageError without the extra or for an unknown task, TextError where a task's data cannot be had,
@@ -110,12 +110,12 @@ def _harness() -> Any:
         import lm_eval  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
-            "Standard tasks need lm-evaluation-harness, which is not installed.", fix="pip install 'fabella[eval]'"
+            "Standard tasks need lm-evaluation-harness, which is not installed.", hint="pip install 'fabella[eval]'"
         ) from error
     return lm_eval
 
 
-def adapter(teller: Teller, predict: Predict) -> Any:
+def adapter(teller: TextGenerator, predict: Predict) -> Any:
     """The teller as the harness knows models."""
     from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 
@@ -134,14 +134,14 @@ def adapter(teller: Teller, predict: Predict) -> Any:
     return Adapter()
 
 
-def score(teller: Teller, predict: Predict, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+def score(teller: TextGenerator, predict: Predict, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
     """Log-likelihood of each (text before, continuation), and whether it is what a greedy choice would say."""
-    at_once = max(teller.context, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // teller.config.vocabulary))
-    found = likelihoods(predict, teller.tokenizer, asked, context=teller.context, tokens=at_once)
+    at_once = max(teller.context, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // teller.config.vocab_size))
+    found = loglikelihoods(predict, teller.tokenizer, asked, context=teller.context, tokens=at_once)
     return [(one.nats, one.greedy) for one in found]
 
 
-def answer(teller: Teller, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def answer(teller: TextGenerator, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """What the model says after each text, by the settings beside it; to the same asked again, by another seed.
 
     Raises UsageError for a setting that Fabella does not have.
@@ -152,7 +152,7 @@ def answer(teller: Teller, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> li
         if unknown := sorted(settings.keys() - ANSWERING):
             raise UsageError(
                 f"A task asks for answers with {unknown[0]}, which Fabella does not have.",
-                fix=f"It has: {', '.join(sorted(ANSWERING))}.",
+                hint=f"It has: {', '.join(sorted(ANSWERING))}.",
             )
         written = json.dumps(settings, sort_keys=True)
         again = asked_before[before + written] = asked_before.get(before + written, -1) + 1
@@ -162,37 +162,37 @@ def answer(teller: Teller, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> li
         settings = asked[numbers[0]][1]
         sampling = _sampling(settings, seed=int(group.partition(" ")[0]))
         stops = settings.get("until") or []
-        telling = teller.tell(
+        telling = teller.stream_many(
             [asked[number][0] for number in numbers],
             sampling,
             max_tokens=int(settings.get("max_gen_toks", MOST_TOKENS)),
             stop=[stop for stop in ([stops] if isinstance(stops, str) else stops) if stop],
         )
         for number, story in zip(numbers, telling.stories(), strict=True):
-            told[number] = story.told
+            told[number] = story.completion
     return told
 
 
-def _sampling(settings: Mapping[str, Any], *, seed: int) -> Sampling:
+def _sampling(settings: Mapping[str, Any], *, seed: int) -> SamplingParams:
     """The most likely token, unless the task asks for chance."""
     warmth = float(settings.get("temperature", 1.0 if settings.get("do_sample") else 0.0))
     temperature = warmth if settings.get("do_sample", warmth > 0) else 0.0
     chosen: dict[str, Any] = {"top_p": 1.0} | {
         name: settings[name] for name in ("top_p", "top_k", "min_p") if name in settings
     }
-    return Sampling(temperature=temperature, seed=seed, **chosen)
+    return SamplingParams(temperature=temperature, seed=seed, **chosen)
 
 
-def _loaded(harness: Any, asked: Asked) -> Any:
+def _loaded(harness: Any, asked: EvalConfig) -> Any:
     """The tasks with their data."""
     missing = [folder for folder in asked.folders if not folder.is_dir()]
     if missing:
-        raise UsageError(f"There is no folder {missing[0]}.", fix="Give --folder the folder of the tasks' YAML files.")
+        raise UsageError(f"There is no folder {missing[0]}.", hint="Give --folder the folder of the tasks' YAML files.")
     manager = importlib.import_module("lm_eval.tasks").TaskManager(include_path=list(asked.folders) or None)
     known = set(manager.all_tasks)
     for name in asked.tasks:
         if name not in known and not Path(name).is_file():
-            raise UsageError(f"There is no task '{name}'.", fix=did_you_mean(name, known))
+            raise UsageError(f"There is no task '{name}'.", hint=did_you_mean(name, known))
     datasets: Any = importlib.import_module("datasets")
     try:
         return manager.load(list(asked.tasks))
@@ -200,13 +200,13 @@ def _loaded(harness: Any, asked: Asked) -> Any:
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise TextError(
             f"The data of {', '.join(asked.tasks)} cannot be had: {reason}.",
-            fix="A standard task's data comes from the hub: check the network; a task of your own names its files.",
+            hint="A standard task's data comes from the hub: check the network; a task of your own names its files.",
         ) from error
 
 
-def _measured(found: Mapping[str, Any]) -> list[Measured]:
+def _measured(found: Mapping[str, Any]) -> list[TaskMetric]:
     """The rows of the harness's result; its keys are ``metric,filter``."""
-    rows: list[Measured] = []
+    rows: list[TaskMetric] = []
     for task, values in {**found["results"], **found.get("groups", {})}.items():
         for key, value in values.items():
             metric, comma, chosen = key.partition(",")
@@ -215,7 +215,7 @@ def _measured(found: Mapping[str, Any]) -> list[Measured]:
             error = values.get(f"{metric}_stderr,{chosen}")
             count = found.get("n-samples", {}).get(task, {}).get("effective", values.get("sample_len", 0))
             rows.append(
-                Measured(
+                TaskMetric(
                     task=task,
                     metric=metric if chosen == "none" else f"{metric} ({chosen})",
                     value=float(value),

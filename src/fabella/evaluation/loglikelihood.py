@@ -32,7 +32,7 @@ class _Window:
     wanted: NDArray[np.int32]
 
 
-def likelihoods(
+def loglikelihoods(
     predict: Predict, tokenizer: Tokenizer, asked: Sequence[tuple[str, str]], *, context: int, tokens: int
 ) -> list[Likelihood]:
     """Of each (text before, continuation): how likely the second is after the first.
@@ -46,28 +46,28 @@ def likelihoods(
     windows.sort(key=lambda window: len(window.read))
     nats, greedy = np.zeros(len(asked)), np.ones(len(asked), np.bool_)
     for group in _together(windows, tokens):
-        found = predict(*_padded(group, tokenizer.end))
+        found = predict(*_padded(group, tokenizer.eos_id))
         for row, window in enumerate(group):
             new = np.flatnonzero(window.wanted != IGNORE)
             nats[window.line] -= float(found.nats[row, new].sum(dtype=np.float64))
-            greedy[window.line] &= bool(found.right[row, new].all())
+            greedy[window.line] &= bool(found.correct[row, new].all())
     wrong = np.flatnonzero(~np.isfinite(nats))
     if wrong.size:
         raise NumericsError(
             f"A continuation ({asked[int(wrong[0])][1]!r:.60}) has the log-likelihood {nats[wrong[0]]}.",
-            fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
+            hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
         )
     return [Likelihood(float(one) + 0.0, bool(right)) for one, right in zip(nats, greedy, strict=True)]
 
 
 def _windows(number: int, pair: tuple[str, str], tokenizer: Tokenizer, context: int) -> Iterator[_Window]:
     before, line = tokenizer.encode(pair[0]), tokenizer.encode("".join(pair)).astype(np.int32)
-    first = _alike(before, line)
+    first = common_prefix(before, line)
     if first == len(line):  # nothing follows
         return
     fits = len(line) - first <= context
     starts = [max(0, len(line) - context)] if fits else window_starts(len(line), context).tolist()
-    read = np.append(tokenizer.end, line[:-1]).astype(np.int32)
+    read = np.append(tokenizer.eos_id, line[:-1]).astype(np.int32)
     for start in starts:
         stop = min(start + context, len(line))
         if stop > first:
@@ -76,7 +76,7 @@ def _windows(number: int, pair: tuple[str, str], tokenizer: Tokenizer, context: 
             first = stop
 
 
-def _alike(before: NDArray[np.int32], line: NDArray[np.int32]) -> int:
+def common_prefix(before: NDArray[np.int32], line: NDArray[np.int32]) -> int:
     """How many ids both begin with: a tokenizer may join the last letters of one text to the first of the next."""
     shorter = min(len(before), len(line))
     differing = np.flatnonzero(before[:shorter] != line[:shorter])

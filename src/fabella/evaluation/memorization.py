@@ -14,7 +14,7 @@ Words = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class CopiedRuns:
     """One story: for each of its words, how many words up to it stand in the training text in this order."""
 
     words: tuple[str, ...]
@@ -32,18 +32,18 @@ class Copied:
         return sum(run >= n for run in self.runs), max(0, len(self.words) - n + 1)
 
 
-def copied(stories: Sequence[str], training: Iterable[str]) -> list[Copied]:
+def find_copied(stories: Sequence[str], training: Iterable[str]) -> list[CopiedRuns]:
     """Look for each story in the text whose pieces, cut between words, are ``training``."""
     told = [words(story) for story in stories]
     numbers = {word: number for number, word in enumerate(sorted({word for story in told for word in story}), start=1)}
-    automaton = Automaton([[numbers[word] for word in story] for story in told])
+    automaton = SuffixAutomaton([[numbers[word] for word in story] for story in told])
     state, length = 0, 0
     for piece in training:
-        state, length = automaton.read([numbers.get(word, 0) for word in words(piece)], state, length)
-    return [Copied(tuple(story), tuple(runs)) for story, runs in zip(told, automaton.runs(), strict=True)]
+        state, length = automaton.feed([numbers.get(word, 0) for word in words(piece)], state, length)
+    return [CopiedRuns(tuple(story), tuple(runs)) for story, runs in zip(told, automaton.runs(), strict=True)]
 
 
-class Automaton:
+class SuffixAutomaton:
     """Every run of words of some texts; words are numbers from 1, and 0 is a word that none of them has."""
 
     def __init__(self, texts: Sequence[Words]) -> None:
@@ -91,7 +91,7 @@ class Automaton:
         self._longest_read.append(0)
         return len(self._steps) - 1
 
-    def read(self, text: Words, state: int = 0, length: int = 0) -> tuple[int, int]:
+    def feed(self, text: Words, state: int = 0, length: int = 0) -> tuple[int, int]:
         """Follow a text from where an earlier part of it has led, to the state and length to be gone on from."""
         steps, lengths, shorter, longest = self._steps, self._length, self._shorter, self._longest_read
         for word in text:

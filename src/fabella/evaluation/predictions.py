@@ -15,7 +15,7 @@ class Predictions:
     """Negative log-likelihood of the target, [B T]."""
     confidence: NDArray[np.float32]
     """Probability of the likeliest token, [B T]."""
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
     """Whether that one was the target, [B T]."""
 
 

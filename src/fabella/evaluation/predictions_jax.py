@@ -9,22 +9,22 @@ from jax import Array
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.engine.engine_jax import InUse
+from fabella.engine.engine_jax import LoadedModel
 from fabella.evaluation.predictions import Predictions
-from fabella.generation.likelihood_jax import of_few_shapes
-from fabella.models.nn.layers_jax import Part
+from fabella.generation.likelihood_jax import pad_to_buckets
+from fabella.models.nn.layers_jax import Params
 
 
-def predictions(model: InUse, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
+def predictions(model: LoadedModel, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
     """Of every target, [B T]; the logits of the whole batch are in memory at once."""
     rows, time = tokens.shape
-    found = _predictions(model.model, model.network, *of_few_shapes(model, tokens, targets))
+    found = _predictions(model.model, model.network, *pad_to_buckets(model, tokens, targets))
     nats, confidence, right = (np.array(array)[:rows, :time] for array in found)
-    return Predictions(nats=nats, confidence=confidence, right=right)
+    return Predictions(nats=nats, confidence=confidence, correct=right)
 
 
 @partial(jax.jit, static_argnums=0)
-def _predictions(model: Any, network: Part, tokens: Array, targets: Array) -> tuple[Array, Array, Array]:
+def _predictions(model: Any, network: Params, tokens: Array, targets: Array) -> tuple[Array, Array, Array]:
     logits = model.logits(network, tokens)
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], 2)[..., 0]
     top = logits.max(2)

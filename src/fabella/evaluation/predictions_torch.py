@@ -32,5 +32,5 @@ def predictions(model: LanguageModel, tokens: NDArray[np.int32], targets: NDArra
     return Predictions(
         nats=(total - chosen).cpu().numpy(),
         confidence=(top - total).exp_().cpu().numpy(),
-        right=(likeliest == wanted).cpu().numpy(),
+        correct=(likeliest == wanted).cpu().numpy(),
     )

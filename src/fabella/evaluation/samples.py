@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fabella.errors import CheckpointError, StorageError, UsageError
-from fabella.generation.generator import Teller, load
-from fabella.generation.sampling import Sampling
-from fabella.run_config.run import Run
+from fabella.generation.generator import TextGenerator, load
+from fabella.generation.sampling import SamplingParams
+from fabella.run_config.run import RunConfig
 from fabella.runs.metrics_log import read_rows
-from fabella.runs.run_dir import RunFolder, name_of
+from fabella.runs.run_dir import RunDir, step_name
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SamplePrompts:
     """What every checkpoint is asked. The texts end by themselves, or after ``tokens``."""
 
     prompts: tuple[str, ...]
     tokens: int
-    sampling: Sampling
+    sampling: SamplingParams
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise UsageError("There is no prompt.", fix='Give one: fabella samples RUN "Once upon a time".')
+            raise UsageError("There is no prompt.", hint='Give one: fabella samples RUN "Once upon a time".')
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class Sample:
     prompt: str
     text: str
     loss: float | None
-    told: Literal["while training", "now"]
+    completion: Literal["while training", "now"]
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class SampleTable:
     """All texts, by prompt and then by step. ``remarks``: which checkpoints could not be asked, and why."""
 
-    ask: Ask
+    ask: SamplePrompts
     samples: tuple[Sample, ...]
     remarks: tuple[str, ...]
 
@@ -58,26 +58,28 @@ class Samples:
         return asdict(self)
 
 
-def asked_in_training(run: Run) -> Ask:
+def asked_in_training(run: RunConfig) -> SamplePrompts:
     """The prompts and settings of a run's own samples."""
     own = run.samples
-    return Ask(own.prompts, own.tokens, Sampling(temperature=own.temperature, top_p=own.top_p, seed=run.seed))
+    return SamplePrompts(
+        own.prompts, own.max_tokens, SamplingParams(temperature=own.temperature, top_p=own.top_p, seed=run.seed)
+    )
 
 
-def told(
+def collect_samples(
     path: Path,
-    ask: Ask,
+    ask: SamplePrompts,
     *,
     device: str = "auto",
     engine: str = "",
     report: Callable[[str], None] = lambda text: None,
-) -> Samples:
+) -> SampleTable:
     """Ask every checkpoint of the run in ``path``; what the training itself has told of ``ask`` is not told anew.
 
     ``engine``: torch or jax; empty: the one that the run was trained with. ``report`` hears what is being done.
     Raises CheckpointError where there is nothing to tell from, or a line of the run's measurements is damaged.
     """
-    folder = RunFolder.open(path)
+    folder = RunDir.open(path)
     validated = (row for row in read_rows(path / "metrics.jsonl") if row.get("kind") == "validation")
     losses = {row["step"]: row.get("loss") for row in validated if "step" in row}
     as_in_training = ask == asked_in_training(folder.run) and engine in ("", folder.run.engine)
@@ -88,24 +90,24 @@ def told(
         prompts = [prompt for prompt in ask.prompts if (step, prompt) not in known]
         if not prompts:
             continue
-        report(f"Asking {name_of(step)}.")
+        report(f"Asking {step_name(step)}.")
         try:
             texts = _tell(load(path, checkpoint=step, device=device, engine=engine), prompts, ask)
         except StorageError as error:
-            remarks.append(f"{name_of(step)} was passed over: {error.problem}")
+            remarks.append(f"{step_name(step)} was passed over: {error.message}")
             continue
         found += [
             Sample(step, prompt, text, losses.get(step), "now") for prompt, text in zip(prompts, texts, strict=True)
         ]
     if not found:
         why = f": {' '.join(remarks)}" if remarks else "."
-        raise CheckpointError(f"{path} has no checkpoint to tell from{why}", fix=f"Train it: fabella resume {path}")
+        raise CheckpointError(f"{path} has no checkpoint to tell from{why}", hint=f"Train it: fabella resume {path}")
     order = {prompt: number for number, prompt in enumerate(ask.prompts)}
     found.sort(key=lambda sample: (order[sample.prompt], sample.step))
-    return Samples(ask, tuple(found), tuple(remarks))
+    return SampleTable(ask, tuple(found), tuple(remarks))
 
 
-def _recorded(path: Path, ask: Ask, losses: dict[int, float | None]) -> list[Sample]:
+def _recorded(path: Path, ask: SamplePrompts, losses: dict[int, float | None]) -> list[Sample]:
     rows = (row for row in read_rows(path / "samples.jsonl") if row.get("kind") == "sample")
     return [
         Sample(row["step"], row["prompt"], row["text"], losses.get(row["step"]), "while training")
@@ -114,6 +116,6 @@ def _recorded(path: Path, ask: Ask, losses: dict[int, float | None]) -> list[Sam
     ]
 
 
-def _tell(teller: Teller, prompts: Sequence[str], ask: Ask) -> list[str]:
+def _tell(teller: TextGenerator, prompts: Sequence[str], ask: SamplePrompts) -> list[str]:
     """One by one, as the training tells them: told side by side, rounding could choose another word."""
-    return [teller.generate(prompt, ask.sampling, max_tokens=ask.tokens)[0].told for prompt in prompts]
+    return [teller.generate(prompt, ask.sampling, max_tokens=ask.tokens)[0].completion for prompt in prompts]

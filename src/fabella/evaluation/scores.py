@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError, TextError
-from fabella.evaluation.confidence import Estimate, exponential, ratio
+from fabella.evaluation.confidence import ConfidenceInterval, exponential, ratio
 from fabella.evaluation.predictions import Predict, Predictions
-from fabella.evaluation.scoring_batches import Document, Rows, rows
+from fabella.evaluation.scoring_batches import Document, ScoringBatch, rows
 
 CONFIDENCE_BINS = 10
 LOGITS_AT_ONCE = 2**24
@@ -20,7 +20,7 @@ TOKENS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PositionLoss:
     """The mean loss of the ``first``-th to ``last``-th prediction of a window; the first is made from nothing."""
 
     first: int
@@ -30,7 +30,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class CalibrationBin:
     """Predictions whose likeliest token was given a probability from ``low`` to ``high``."""
 
     low: float
@@ -50,11 +50,11 @@ class Calibration:
     confidence: float
     error: float
     """Expected calibration error: the distance of accuracy and confidence in each bin, weighed by its tokens."""
-    bins: tuple[Bin, ...]
+    bins: tuple[CalibrationBin, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class DocumentScore:
     """One document: its number, counted from 0, and bits per byte."""
 
     document: int
@@ -69,14 +69,14 @@ class Scores:
     documents: int
     tokens: int
     bytes: int
-    loss: Estimate
-    perplexity: Estimate
-    bits_per_byte: Estimate
-    places: tuple[Place, ...]
+    loss: ConfidenceInterval
+    perplexity: ConfidenceInterval
+    bits_per_byte: ConfidenceInterval
+    places: tuple[PositionLoss, ...]
     calibration: Calibration
-    likeliest: tuple[Scored, ...]
+    easiest: tuple[DocumentScore, ...]
     """The documents with the fewest bits per byte, the first first."""
-    unlikeliest: tuple[Scored, ...]
+    hardest: tuple[DocumentScore, ...]
 
 
 def score(
@@ -84,7 +84,7 @@ def score(
     documents: Iterable[Document],
     *,
     context: int,
-    vocabulary: int,
+    vocab_size: int,
     end: int,
     shown: int = 3,
     told: Callable[[int], None] = lambda tokens: None,
@@ -94,7 +94,7 @@ def score(
     ``told`` hears how many tokens have been read. Raises TextError where there is no document, NumericsError where a
     prediction is not finite.
     """
-    tally = Tally(context)
+    tally = ScoreAccumulator(context)
     kept: list[tuple[int, int]] = []
 
     def counted() -> Iterable[Document]:
@@ -102,16 +102,16 @@ def score(
             kept.append((len(document.ids), document.bytes))
             yield document
 
-    at_once = max(context, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocabulary))
+    at_once = max(context, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocab_size))
     for part in rows(counted(), context=context, end=end, tokens=at_once):
         tally.add(part, predict(part.batch.tokens, part.batch.targets))
         told(tally.tokens)
     if not kept:
-        raise TextError("There is no document to score.", fix="Give text that is not empty.")
+        raise TextError("There is no document to score.", hint="Give text that is not empty.")
     return tally.scores(np.array(kept, np.float64), shown)
 
 
-class Tally:
+class ScoreAccumulator:
     """Sums over predictions, in float64."""
 
     def __init__(self, context: int) -> None:
@@ -120,14 +120,14 @@ class Tally:
         self._bins = np.zeros((3, CONFIDENCE_BINS))  # tokens, confidence, right
         self._nats: list[float] = []
 
-    def add(self, part: Rows, made: Predictions) -> None:
+    def add(self, part: ScoringBatch, made: Predictions) -> None:
         """Count what was predicted of these rows."""
         new = part.batch.targets != IGNORE
         nats = np.where(new, made.nats, 0.0).astype(np.float64)
         if not np.isfinite(nats).all():
             raise NumericsError(
                 f"A token of document {part.documents[~np.isfinite(nats).all(axis=1)][0]:,} has no finite probability.",
-                fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
+                hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
             )
         self.tokens += int(new.sum())
         width = new.shape[1]
@@ -136,7 +136,7 @@ class Tally:
         self._count_documents(part.documents, nats.sum(axis=1))
         confidence = made.confidence[new].astype(np.float64)
         bins = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
-        for line, weights in zip(self._bins, (None, confidence, made.right[new]), strict=True):
+        for line, weights in zip(self._bins, (None, confidence, made.correct[new]), strict=True):
             line += np.bincount(bins, weights, minlength=CONFIDENCE_BINS)
 
     def _count_documents(self, documents: NDArray[np.int64], nats: NDArray[np.float64]) -> None:
@@ -150,8 +150,10 @@ class Tally:
         loss, bits = ratio(nats, tokens), ratio(nats / math.log(2), size)
         each = nats / math.log(2) / np.maximum(size, 1)
         order = np.argsort(each, kind="stable")
-        named = [Scored(number, int(size[number]), float(each[number])) for number in order[:shown].tolist()]
-        worst = [Scored(number, int(size[number]), float(each[number])) for number in order[::-1][:shown].tolist()]
+        named = [DocumentScore(number, int(size[number]), float(each[number])) for number in order[:shown].tolist()]
+        worst = [
+            DocumentScore(number, int(size[number]), float(each[number])) for number in order[::-1][:shown].tolist()
+        ]
         return Scores(
             documents=len(nats),
             tokens=int(tokens.sum()),
@@ -161,18 +163,18 @@ class Tally:
             bits_per_byte=bits,
             places=tuple(self._places()),
             calibration=self._calibration(),
-            likeliest=tuple(named),
-            unlikeliest=tuple(worst),
+            easiest=tuple(named),
+            hardest=tuple(worst),
         )
 
-    def _places(self) -> Iterable[Place]:
+    def _places(self) -> Iterable[PositionLoss]:
         """Positions in groups that double: 1, 2–3, 4–7, …"""
         first = 1
         while first <= len(self._place_tokens):
             last = min(2 * first - 1, len(self._place_tokens))
             tokens = int(self._place_tokens[first - 1 : last].sum())
             if tokens:
-                yield Place(first, last, tokens, float(self._place_nats[first - 1 : last].sum()) / tokens)
+                yield PositionLoss(first, last, tokens, float(self._place_nats[first - 1 : last].sum()) / tokens)
             first = last + 1
 
     def _calibration(self) -> Calibration:
@@ -180,7 +182,9 @@ class Tally:
         with np.errstate(invalid="ignore"):
             mean, accuracy = confidence / tokens, right / tokens
         bins = tuple(
-            Bin(k / CONFIDENCE_BINS, (k + 1) / CONFIDENCE_BINS, int(tokens[k]), float(mean[k]), float(accuracy[k]))
+            CalibrationBin(
+                k / CONFIDENCE_BINS, (k + 1) / CONFIDENCE_BINS, int(tokens[k]), float(mean[k]), float(accuracy[k])
+            )
             for k in range(CONFIDENCE_BINS)
         )
         total = tokens.sum()

@@ -25,7 +25,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ScoringBatch:
     """Windows that are read at once; row i is of document ``documents[i]``, counted from 0."""
 
     batch: Batch
@@ -44,10 +44,10 @@ def of_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Document]:
     remaining = iter(texts)
     while part := list(islice(remaining, SORTED_TOGETHER)):
         for text, ids in zip(part, tokenizer.encode_many(part), strict=True):
-            yield Document(np.append(ids, tokenizer.end).astype(np.int32), len(text.encode()))
+            yield Document(np.append(ids, tokenizer.eos_id).astype(np.int32), len(text.encode()))
 
 
-def rows(documents: Iterable[Document], *, context: int, end: int, tokens: int) -> Iterator[Rows]:
+def rows(documents: Iterable[Document], *, context: int, end: int, tokens: int) -> Iterator[ScoringBatch]:
     """Each document from its beginning, after ``end`` as in training, every id predicted once, its end among them.
 
     One longer than ``context`` is read in windows that overlap by half. At most ``tokens`` at once, or one window.
@@ -86,7 +86,7 @@ def _together(windows: list[tuple[int, int, int, int]], tokens: int) -> Iterator
         yield group
 
 
-def _rows(windows: list[tuple[int, int, int, int]], part: list[Document], first: int, end: int) -> Rows:
+def _rows(windows: list[tuple[int, int, int, int]], part: list[Document], first: int, end: int) -> ScoringBatch:
     widest = windows[-1][0]
     tokens = np.full((len(windows), widest), end, np.int32)
     targets = np.full((len(windows), widest), IGNORE, np.int32)
@@ -94,4 +94,4 @@ def _rows(windows: list[tuple[int, int, int, int]], part: list[Document], first:
         ids = part[number - first].ids
         tokens[row, int(start == 0) : width] = ids[max(start - 1, 0) : start + width - 1]
         targets[row, done:width] = ids[start + done : start + width]
-    return Rows(Batch(tokens, targets), np.array([number for _, number, _, _ in windows]))
+    return ScoringBatch(Batch(tokens, targets), np.array([number for _, number, _, _ in windows]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from fabella.evaluation.memorization import Copied
+from fabella.evaluation.memorization import CopiedRuns
 from fabella.evaluation.word_splitting import words
 
 DISTINCT = (1, 2, 3, 4)
@@ -19,7 +19,7 @@ NAME = re.compile(r"[^\W\d_a-z]\w*[^\W\d_A-Z]\w*")
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class TextMetrics:
     """Of several stories. Shares are from 0 to 1, and 0 where there is nothing to have a share of."""
 
     stories: int
@@ -32,11 +32,11 @@ class Measures:
     repeated: float
     """Share of runs of 4 words that the same story has said before (seq-rep-4 of Welleck et al., arXiv 1908.04319)."""
     names_a_story: float
-    names_kept: float
+    name_consistency: float
     """Share of mentions of names whose name the story mentions again."""
     unknown_words: float
     """Share of words that the training text does not have."""
-    seen: dict[int, float]
+    ngram_overlap: dict[int, float]
     """n → share of runs of n words that stand in the training text."""
     copied_mean: float
     """Words of the longest copied run of a story, on average."""
@@ -44,14 +44,14 @@ class Measures:
     """The longest copied run of all, its words with a space between."""
 
 
-def measure(stories: Sequence[Copied], ended: Sequence[bool]) -> Measures:
+def measure(stories: Sequence[CopiedRuns], ended: Sequence[bool]) -> TextMetrics:
     """The measures of at least one story; ``ended``: which of them came to an end by themselves."""
     told = [story.words for story in stories]
     names = [Counter(names_in(story)) for story in told]
     mentions = sum(each.total() for each in names)
     known = [run > 0 for story in stories for run in story.runs]
     longest = max((story.longest for story in stories), key=len)
-    return Measures(
+    return TextMetrics(
         stories=len(stories),
         words_mean=fmean(map(len, told)),
         words_median=float(median(map(len, told))),
@@ -59,9 +59,9 @@ def measure(stories: Sequence[Copied], ended: Sequence[bool]) -> Measures:
         distinct={n: _distinct(told, n) for n in DISTINCT},
         repeated=_mean_repeated(told),
         names_a_story=fmean(map(len, names)),
-        names_kept=_share(sum(count for each in names for count in each.values() if count > 1), mentions),
+        name_consistency=_share(sum(count for each in names for count in each.values() if count > 1), mentions),
         unknown_words=_share(known.count(False), len(known)),
-        seen={n: _share(*map(sum, zip(*(story.seen(n) for story in stories), strict=True))) for n in SEEN},
+        ngram_overlap={n: _share(*map(sum, zip(*(story.seen(n) for story in stories), strict=True))) for n in SEEN},
         copied_mean=fmean(len(story.longest) for story in stories),
         copied_longest=" ".join(longest),
     )
@@ -80,7 +80,7 @@ def runs(story: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(story[start : start + n]) for start in range(len(story) - n + 1)]
 
 
-def opening(text: str, count: int) -> str:
+def first_words(text: str, count: int) -> str:
     """The first ``count`` words of a text as they stand there; all of it where it has no more."""
     end = 0
     for word in words(text)[:count]:

@@ -40,7 +40,7 @@ def text_of(split: Split, tokenizer: Tokenizer) -> Iterator[str]:
 
 def _spellings(tokenizer: Tokenizer) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """The bytes of all ids in a row, where those of each begin, and how many it has."""
-    spelled = [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary)]
-    spelled[tokenizer.end] = BETWEEN.encode()
+    spelled = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+    spelled[tokenizer.eos_id] = BETWEEN.encode()
     sizes = np.array([len(each) for each in spelled], np.int64)
     return np.frombuffer(b"".join(spelled), np.uint8), np.cumsum(sizes) - sizes, sizes

@@ -5,47 +5,47 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fabella.generation.detokenizer import StopStrings, TextStream
+from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.tokenizer import Tokenizer
 
-READING = -1
+PREFILLING = -1
 """Stands in place of an id where a text is still reading its own prompt."""
 
 Ending = Literal["end", "stop", "length"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class Completion:
     """One told text."""
 
     prompt: str
-    told: str
+    completion: str
     """What the model added; without the stop string that ended it."""
-    ended_by: Ending
+    finish_reason: Ending
     """The model's own end of document, a stop string, or the largest number of tokens."""
     tokens: int
     """Chosen tokens; the end of document is not counted."""
     seconds: float
     """From the beginning of reading to the last token."""
-    rereads: int
+    context_shifts: int
     """How many times the context was full and its last half was read anew."""
 
     @property
     def text(self) -> str:
         """The whole text, prompt and all."""
-        return self.prompt + self.told
+        return self.prompt + self.completion
 
 
-class Growing:
+class ActiveCompletion:
     """One text while it is being told."""
 
     def __init__(self, prompt: str, tokenizer: Tokenizer, *, read: int, stops: Sequence[str], max_tokens: int) -> None:
         """``read``: the number of ids that the model reads before it tells."""
         self.prompt, self.max_tokens = prompt, max_tokens
         self._read = read
-        self.ended_by: Ending | None = None
+        self.finish_reason: Ending | None = None
         self.tokens = 0
-        self._end, self._stream, self._stops = tokenizer.end, TextStream(tokenizer), StopStrings(stops)
+        self._end, self._stream, self._stops = tokenizer.eos_id, IncrementalDetokenizer(tokenizer), StopStrings(stops)
         self._pieces: list[str] = []
         self._began = self._seconds = 0.0
 
@@ -55,7 +55,7 @@ class Growing:
 
     def take(self, token: int) -> str:
         """The text that is certain after one more id; nothing while reading, and once the text has ended."""
-        if self.ended_by or token == READING:
+        if self.finish_reason or token == PREFILLING:
             return ""
         if token == self._end:
             return self._finish("end", "")
@@ -68,7 +68,7 @@ class Growing:
     def _finish(self, ending: Ending, piece: str) -> str:
         """Give out what was held back, unless it completes a stop string."""
         piece += self._stops.push(self._stream.end()) + self._stops.end()
-        self.ended_by = "stop" if self._stops.found else ending
+        self.finish_reason = "stop" if self._stops.found else ending
         self._seconds = time.perf_counter() - self._began
         return self._keep(piece)
 
@@ -79,18 +79,18 @@ class Growing:
     @property
     def length(self) -> int:
         """Ids read and told so far, all that the last choice was made from."""
-        return self._read + max(0, self.tokens - (self.ended_by != "end"))
+        return self._read + max(0, self.tokens - (self.finish_reason != "end"))
 
-    def story(self, *, rereads: int) -> Story:
+    def story(self, *, context_shifts: int) -> Completion:
         """The told story, once it has ended."""
-        assert self.ended_by, "the story is still being told"
-        return Story(
+        assert self.finish_reason, "the story is still being told"
+        return Completion(
             prompt=self.prompt,
-            told="".join(self._pieces),
-            ended_by=self.ended_by,
+            completion="".join(self._pieces),
+            finish_reason=self.finish_reason,
             tokens=self.tokens,
             seconds=self._seconds,
-            rereads=rereads,
+            context_shifts=context_shifts,
         )
 
 
@@ -98,14 +98,18 @@ Steps = Callable[[Sequence[int]], Iterator[list[int]]]
 """The ids chosen at each step for the texts with these numbers."""
 
 
-class Telling:
+class CompletionStream:
     """Several stories, told side by side: iterate, once, over (number of the story, piece of its text)."""
 
     def __init__(
-        self, growing: Sequence[Growing], groups: Sequence[Sequence[int]], steps: Steps, rereads: Callable[[int], int]
+        self,
+        growing: Sequence[ActiveCompletion],
+        batch_prompts: Sequence[Sequence[int]],
+        steps: Steps,
+        context_shifts: Callable[[int], int],
     ) -> None:
         """``groups``: the numbers of the stories whose ids are chosen together, one group after the other."""
-        self._growing, self._groups, self._steps, self._rereads = growing, groups, steps, rereads
+        self._growing, self._groups, self._steps, self._rereads = growing, batch_prompts, steps, context_shifts
         self._pieces = self._tell()
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -125,10 +129,10 @@ class Telling:
                 for number, text, token in zip(group, texts, step, strict=True):
                     if piece := text.take(token):
                         yield number, piece
-                if all(text.ended_by for text in texts):
+                if all(text.finish_reason for text in texts):
                     break
 
-    def in_order(self) -> Iterator[tuple[int, str]]:
+    def in_prompt_order(self) -> Iterator[tuple[int, str]]:
         """The same pieces, story after story: one is heard as it grows, the later ones wait until it has ended.
 
         The first piece of each is what it has said so far, possibly nothing.
@@ -136,7 +140,7 @@ class Telling:
         waiting = [""] * len(self._growing)
         for now, text in enumerate(self._growing):
             yield now, waiting[now]
-            while not text.ended_by:
+            while not text.finish_reason:
                 heard = next(self._pieces, None)
                 if heard is None:  # the end of a story may be silent
                     break
@@ -146,11 +150,11 @@ class Telling:
                 else:
                     waiting[number] += piece
 
-    def stories(self) -> list[Story]:
+    def stories(self) -> list[Completion]:
         """All stories, in the order of the prompts; told to their ends first where they are still growing."""
         for _ in self._pieces:
             pass
-        return [text.story(rereads=self._rereads(text.length)) for text in self._growing]
+        return [text.story(context_shifts=self._rereads(text.length)) for text in self._growing]
 
 
 def groups(lengths: Sequence[int], *, spread: int, most: int) -> list[list[int]]:

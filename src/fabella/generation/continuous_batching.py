@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.errors import TokenizerError, UsageError
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class SequenceRequest:
     """A text to be told."""
 
     ids: NDArray[np.int32]
     """The prompt, at least one id"""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     row: int = 0
     """Tells apart the texts of one prompt; see ``sampling.uniforms``."""
     opening: int = 0
@@ -28,7 +28,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class SampledToken:
     """One more id of a text."""
 
     request: int
@@ -40,7 +40,7 @@ class Choice:
     """The likeliest ids with their log-probabilities, the likeliest first"""
 
 
-class Slots(Protocol):
+class ContinuousBatcher(Protocol):
     """Places for texts that are told side by side. A text neither knows nor changes its neighbours.
 
     One thread at a time. Whoever asks decides when a text has ended: by ``remove``.
@@ -51,14 +51,14 @@ class Slots(Protocol):
         """How many more texts can be added now."""
         ...
 
-    def add(self, request: Request) -> int:
+    def add(self, request: SequenceRequest) -> int:
         """The number of a new text, which is read and told from the next step on.
 
         Raises UsageError where no slot is free or the prompt is empty, TokenizerError for ids beyond the vocabulary.
         """
         ...
 
-    def step(self) -> list[Choice]:
+    def step(self) -> list[SampledToken]:
         """Read some more of the prompts that wait, and choose an id for every text that has been read.
 
         The work is bounded: a long prompt takes several steps and delays the others in each by no more than its share.
@@ -72,13 +72,13 @@ class Slots(Protocol):
         ...
 
 
-def require_readable(ids: NDArray[np.int32], vocabulary: int) -> None:
+def require_readable(ids: NDArray[np.int32], vocab_size: int) -> None:
     """Raises UsageError for a prompt without tokens, TokenizerError for ids that the model does not know."""
     if not len(ids):
-        raise UsageError("A prompt has no tokens, and a model needs one to go on from.", fix="Give its first words.")
-    wrong = ids[(ids < 0) | (ids >= vocabulary)]
+        raise UsageError("A prompt has no tokens, and a model needs one to go on from.", hint="Give its first words.")
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
         raise TokenizerError(
-            f"id {wrong[0]} of the prompt is beyond the model's vocabulary of {vocabulary:,} ids.",
-            fix="Encode the prompt with the tokenizer of the run.",
+            f"id {wrong[0]} of the prompt is beyond the model's vocabulary of {vocab_size:,} ids.",
+            hint="Encode the prompt with the tokenizer of the run.",
         )

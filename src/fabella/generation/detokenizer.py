@@ -15,7 +15,7 @@ class TokenBytes(Protocol):
         ...
 
 
-class TextStream:
+class IncrementalDetokenizer:
     """The text of ids pushed one by one; its pieces joined are ``tokenizer.decode`` of all ids.
 
     A character split over tokens waits until it is whole: at most 3 bytes are ever held back. Bytes that are no
@@ -52,7 +52,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         if "" in stops:
-            raise UsageError("A stop string is empty, and would end every text at once.", fix="Give --stop some text.")
+            raise UsageError("A stop string is empty, and would end every text at once.", hint="Give --stop some text.")
         self._stops = tuple(stops)
         self._held = ""
         self.found = ""

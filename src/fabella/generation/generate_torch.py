@@ -5,22 +5,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.generation.context_shift import ENDLESS
-from fabella.generation.continuous_batching import Request, require_readable
-from fabella.generation.continuous_batching_torch import Slots
+from fabella.generation.context_shift import UNLIMITED
+from fabella.generation.continuous_batching import SequenceRequest, require_readable
+from fabella.generation.continuous_batching_torch import ContinuousBatcher
 from fabella.generation.decoder.backends_torch import LanguageModel
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import SamplingParams
 
 
 def generate(
     model: LanguageModel,
     prompts: Sequence[NDArray[np.int32]],
-    sampling: Sampling,
+    sampling: SamplingParams,
     *,
     rows: Sequence[int],
     max_tokens: int,
-    vocabulary: int,
-    context: int = ENDLESS,
+    vocab_size: int,
+    context: int = UNLIMITED,
     opening: int = 0,
 ) -> Iterator[list[int]]:
     """Yield the ids chosen at each step, one a prompt, ``max_tokens`` times.
@@ -33,12 +33,14 @@ def generate(
     ``window_start``). The first ``opening`` ids of each prompt are not text, and not penalised as repetition.
     """
     for prompt in prompts or [np.empty(0, dtype=np.int32)]:
-        require_readable(prompt, model.config.vocabulary)
+        require_readable(prompt, model.config.vocab_size)
     longest = max(len(prompt) for prompt in prompts) + max_tokens
     # Nobody waits for the first word of another: all prompts are read in the first step.
-    slots = Slots(model, len(prompts), vocabulary=vocabulary, context=context, capacity=longest, tokens_a_step=ENDLESS)
+    slots = ContinuousBatcher(
+        model, len(prompts), vocab_size=vocab_size, context=context, capacity=longest, max_prefill_tokens=UNLIMITED
+    )
     numbers = [
-        slots.add(Request(ids=prompt, sampling=sampling, row=row, opening=opening))
+        slots.add(SequenceRequest(ids=prompt, sampling=sampling, row=row, opening=opening))
         for prompt, row in zip(prompts, rows, strict=True)
     ]
     for _ in range(max_tokens):

@@ -56,7 +56,7 @@ class Perplexity:
         """The first ``limit`` tokens: token, id, probability, nats, perplexity."""
         for token, nats in zip(self.ids[:limit].tolist(), self.nats[:limit].tolist(), strict=True):
             yield {
-                "token": spelling(self.tokenizer, token),
+                "token": token_text(self.tokenizer, token),
                 "id": token,
                 "probability": math.exp(-nats),
                 "nats": nats,
@@ -69,12 +69,12 @@ def exp(nats: float) -> float:
     return math.exp(nats) if nats < 709.0 else math.inf
 
 
-def spelling(tokenizer: Tokenizer, token: int) -> str:
+def token_text(tokenizer: Tokenizer, token: int) -> str:
     r"""Text of one token; bytes that are only a part of a character are written ``\xe2``."""
     return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
 
 
-def measure(losses: Losses, text: str, tokenizer: Tokenizer, *, context: int, vocabulary: int) -> Perplexity:
+def measure(losses: Losses, text: str, tokenizer: Tokenizer, *, context: int, vocab_size: int) -> Perplexity:
     """Score ``text`` in windows of ``context`` tokens. Raises TextError where there is nothing to score.
 
     A longer text is read in windows that overlap by half: each token but those of the first window is predicted
@@ -82,9 +82,9 @@ def measure(losses: Losses, text: str, tokenizer: Tokenizer, *, context: int, vo
     """
     ids = tokenizer.encode(text)
     if not len(ids):
-        raise TextError("The text has no token to predict.", fix="Give at least a few words.")
-    line = np.concatenate([[tokenizer.end], ids]).astype(np.int32)
-    nats, windows = _nats(losses, line, context, batch=max(1, _LOGITS // (context * vocabulary)))
+        raise TextError("The text has no token to predict.", hint="Give at least a few words.")
+    line = np.concatenate([[tokenizer.eos_id], ids]).astype(np.int32)
+    nats, windows = _nats(losses, line, context, batch=max(1, _LOGITS // (context * vocab_size)))
     _require_finite(nats, tokenizer, line)
     return Perplexity(
         tokenizer=tokenizer,
@@ -122,8 +122,8 @@ def window_starts(length: int, context: int) -> NDArray[np.int64]:
 def _require_finite(nats: NDArray[np.float64], tokenizer: Tokenizer, line: NDArray[np.int32]) -> None:
     wrong = np.flatnonzero(~np.isfinite(nats))
     if wrong.size:
-        token = spelling(tokenizer, int(line[wrong[0] + 1]))
+        token = token_text(tokenizer, int(line[wrong[0] + 1]))
         raise NumericsError(
             f"Token {wrong[0] + 1} ({token!r}) has a negative log-likelihood of {nats[wrong[0]]}.",
-            fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
+            hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
         )

@@ -19,7 +19,7 @@ _BOUNDS: dict[str, tuple[float, float, bool, str]] = {
     "seed": (0, 2**63 - 1, True, "any whole number gives a text of its own, always the same"),
 }
 
-COLDEST = 1e-37
+MIN_TEMPERATURE = 1e-37
 """Any lower temperature is no float32 above 0, and would turn equal logits into 0 / 0."""
 
 # Numbers drawn at once: a draw takes as long as forty of its numbers.
@@ -27,7 +27,7 @@ _BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class SamplingParams:
     """Settings of one choice after another. Steps are applied in the order of the fields.
 
     Cuts look at the probabilities after the temperature, and every cut keeps the most likely id. Ids that are
@@ -60,11 +60,11 @@ def _check(name: str, value: object) -> None:
     kind = int if isinstance(low, int) else int | float
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{name} = {value!r} is not {wanted}.", fix=f"{_sentence(hint)}")
+        raise UsageError(f"{name} = {value!r} is not {wanted}.", hint=f"{_sentence(hint)}")
     above = value >= low if closed else value > low
     if not (above and value <= high):
         rule = f"{'at least' if closed else 'more than'} {low:g} and at most {high:g}"
-        raise UsageError(f"{name} = {value} is out of bounds: it must be {rule}.", fix=_sentence(hint))
+        raise UsageError(f"{name} = {value} is out of bounds: it must be {rule}.", hint=_sentence(hint))
 
 
 def _sentence(hint: str) -> str:
@@ -88,13 +88,13 @@ def uniform_stream(seed: int, row: int) -> Iterator[float]:
 
 def _random(seed: int, row: int) -> np.random.Generator:
     if not 0 <= row < 2**63:
-        raise UsageError(f"row = {row} is no number of a text.", fix="Count the texts of one prompt from 0.")
+        raise UsageError(f"row = {row} is no number of a text.", hint="Count the texts of one prompt from 0.")
     return np.random.Generator(np.random.Philox(key=(row << 64) | seed))
 
 
-def unusable(row: int, largest: float) -> NumericsError:
+def unsampleable_error(row: int, largest: float) -> NumericsError:
     """What is told of logits that hold NaN or +infinity, or nothing but -infinity."""
     return NumericsError(
         f"The logits of row {row} cannot be sampled from: their largest is {largest}.",
-        fix="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
+        hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
     )

@@ -8,14 +8,14 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from fabella.generation.sampling import COLDEST, Sampling
+from fabella.generation.sampling import MIN_TEMPERATURE, SamplingParams
 
 CANDIDATES = 256
 """The nucleus of a trained model is small: it is looked for among these before the vocabulary is sorted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SamplingSpec:
     """What of the rule is compiled at all; the numbers themselves are not."""
 
     greedy: bool
@@ -23,7 +23,7 @@ class Kind:
     penalised: bool
 
     @classmethod
-    def of(cls, sampling: Sampling) -> "Kind":
+    def of(cls, sampling: SamplingParams) -> "SamplingSpec":
         """For these settings."""
         return cls(
             greedy=sampling.temperature == 0.0,
@@ -32,7 +32,7 @@ class Kind:
         )
 
 
-class Settings(NamedTuple):
+class SamplingArrays(NamedTuple):
     """The numbers of a ``Sampling``, each []."""
 
     temperature: Array
@@ -42,10 +42,10 @@ class Settings(NamedTuple):
     repetition_penalty: Array
 
     @classmethod
-    def of(cls, sampling: Sampling) -> "Settings":
+    def of(cls, sampling: SamplingParams) -> "SamplingArrays":
         """On the device."""
         return cls(
-            jnp.float32(max(sampling.temperature, COLDEST)),
+            jnp.float32(max(sampling.temperature, MIN_TEMPERATURE)),
             jnp.int32(sampling.top_k),
             jnp.float32(sampling.top_p),
             jnp.float32(sampling.min_p),
@@ -53,8 +53,12 @@ class Settings(NamedTuple):
         )
 
 
-def choose(
-    logits: Float[Array, "B V"], kind: Kind, given: Settings, uniform: Float[Array, "B"], seen: Bool[Array, "B V"]
+def sample(
+    logits: Float[Array, "B V"],
+    kind: SamplingSpec,
+    given: SamplingArrays,
+    uniform: Float[Array, "B"],
+    seen: Bool[Array, "B V"],
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next id of every row, and the row's largest logit: where that is not finite, the id means nothing."""
     if kind.penalised:
@@ -65,7 +69,7 @@ def choose(
         return logits.argmax(-1).astype(jnp.int32), top[:, 0]
     weights = jnp.exp((logits - top) / given.temperature)
     if kind.cut:
-        weights = _cut(weights, given)
+        weights = _filter(weights, given)
     sums = jnp.cumsum(weights, -1)
     choice = (sums <= uniform[:, None] * sums[:, -1:]).sum(-1)
     # Sums in parallel may be rounded out of order, and beyond the last lies nothing: never choose what was cut.
@@ -74,12 +78,12 @@ def choose(
     return jnp.where(kept, choice, weights.argmax(-1)).astype(jnp.int32), top[:, 0]
 
 
-def _cut(weights: Float[Array, "B V"], given: Settings) -> Float[Array, "B V"]:
+def _filter(weights: Float[Array, "B V"], given: SamplingArrays) -> Float[Array, "B V"]:
     """Zero what top-k, top-p and min-p leave out. ``weights`` are relative to the most likely id, whose weight is 1."""
-    vocabulary = weights.shape[-1]
-    width = min(CANDIDATES, vocabulary)
+    vocab_size = weights.shape[-1]
+    width = min(CANDIDATES, vocab_size)
     few = lax.top_k(weights, width)[0]
-    if width == vocabulary:
+    if width == vocab_size:
         least = _least(few, weights, given)
     else:
         enough = (few.sum(-1) >= given.top_p * weights.sum(-1)).all() | ((given.top_p >= 1.0) | (given.top_k > 0))
@@ -92,7 +96,7 @@ def _cut(weights: Float[Array, "B V"], given: Settings) -> Float[Array, "B V"]:
     return jnp.where(weights >= jnp.maximum(least, given.min_p), weights, 0.0)
 
 
-def _least(ordered: Float[Array, "B N"], weights: Float[Array, "B V"], given: Settings) -> Float[Array, "B 1"]:
+def _least(ordered: Float[Array, "B N"], weights: Float[Array, "B V"], given: SamplingArrays) -> Float[Array, "B 1"]:
     """Weight of the last id that top-k and then top-p keep; ``ordered`` holds at least those, the largest first."""
     place = jnp.minimum(given.top_k, ordered.shape[-1]) - 1
     kth = jnp.where(given.top_k > 0, lax.dynamic_slice_in_dim(ordered, jnp.maximum(place, 0), 1, 1), 0.0)

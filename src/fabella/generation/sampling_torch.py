@@ -12,20 +12,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fabella.generation.sampling import COLDEST, Sampling, unusable
+from fabella.generation.sampling import MIN_TEMPERATURE, SamplingParams, unsampleable_error
 
 # The nucleus of a trained model is small: look for it among a few candidates before sorting the vocabulary.
 _CANDIDATES = (64,)
 
 
-class Chooser(Protocol):
+class TokenSampler(Protocol):
     """Chooses for several texts at once, each in its own way."""
 
-    def wishes(self, sampling: Sampling, seen: Bool[Tensor, " V"] | None) -> Any:
+    def sampler_state(self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None) -> Any:
         """What ``choose`` is told of a text for as long as it lasts; ``seen`` marks the ids that are penalised."""
         ...
 
-    def choose(self, logits: Float[Tensor, "N V"], wishes: Sequence[Any], uniform: Sequence[float]) -> list[int]:
+    def sample(self, logits: Float[Tensor, "N V"], sampler_state: Sequence[Any], uniform: Sequence[float]) -> list[int]:
         """The next id of every row, for the wishes of its text and its number in [0, 1).
 
         Raises NumericsError where a row holds NaN or +infinity, or nothing but -infinity.
@@ -33,36 +33,41 @@ class Chooser(Protocol):
         ...
 
 
-class TorchChooser:
+class TorchSampler:
     """By ``choose``, for all those together whose wishes are alike."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         """Ids from here on are never chosen."""
-        self._vocabulary = vocabulary
+        self._vocabulary = vocab_size
 
-    def wishes(self, sampling: Sampling, seen: Bool[Tensor, " V"] | None) -> tuple[Sampling, Tensor | None]:
+    def sampler_state(
+        self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None
+    ) -> tuple[SamplingParams, Tensor | None]:
         """See Chooser."""
         return replace(sampling, seed=0), seen
 
-    def choose(
-        self, logits: Float[Tensor, "N V"], wishes: Sequence[tuple[Sampling, Tensor | None]], uniform: Sequence[float]
+    def sample(
+        self,
+        logits: Float[Tensor, "N V"],
+        sampler_state: Sequence[tuple[SamplingParams, Tensor | None]],
+        uniform: Sequence[float],
     ) -> list[int]:
         """See Chooser."""
         logits, numbers = logits[:, : self._vocabulary], torch.tensor(uniform, device=logits.device)
-        chosen = torch.empty(len(wishes), dtype=torch.int64, device=logits.device)
-        groups: dict[Sampling, list[int]] = {}
-        for row, (sampling, _) in enumerate(wishes):
+        chosen = torch.empty(len(sampler_state), dtype=torch.int64, device=logits.device)
+        groups: dict[SamplingParams, list[int]] = {}
+        for row, (sampling, _) in enumerate(sampler_state):
             groups.setdefault(sampling, []).append(row)
         for sampling, places in groups.items():
-            rows = slice(None) if len(places) == len(wishes) else torch.tensor(places, device=logits.device)
-            marked = [seen for place in places if (seen := wishes[place][1]) is not None]
+            rows = slice(None) if len(places) == len(sampler_state) else torch.tensor(places, device=logits.device)
+            marked = [seen for place in places if (seen := sampler_state[place][1]) is not None]
             chosen[rows] = choose(logits[rows], sampling, numbers[rows], torch.stack(marked) if marked else None)
         return chosen.tolist()
 
 
 def choose(
     logits: Float[Tensor, "B V"],
-    sampling: Sampling,
+    sampling: SamplingParams,
     uniform: Float[Tensor, "B"],
     seen: Bool[Tensor, "B V"] | None = None,
 ) -> Int[Tensor, "B"]:
@@ -73,25 +78,27 @@ def choose(
     """
     logits = logits.float()
     if seen is not None and sampling.repetition_penalty != 1.0:
-        logits = _penalised(logits, seen, sampling.repetition_penalty)
+        logits = _repetition_penalty(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0.0:
-        likeliest = _likeliest(logits)
+        likeliest = _argmax(logits)
         _require_finite(logits.gather(-1, likeliest.unsqueeze(-1)))
         return likeliest
     top = logits.amax(-1, keepdim=True)
     _require_finite(top)
-    weights = ((logits - top) / max(sampling.temperature, COLDEST)).exp()
-    return _inverse_cdf(_cut(weights, sampling), uniform.unsqueeze(-1))
+    weights = ((logits - top) / max(sampling.temperature, MIN_TEMPERATURE)).exp()
+    return _inverse_cdf(_filter(weights, sampling), uniform.unsqueeze(-1))
 
 
-def _likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
+def _argmax(logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
     """The lowest of the likeliest ids; of a row that holds NaN, where that is. By NumPy on a CPU: ten times as fast."""
     if logits.device.type != "cpu":
         return logits.argmax(-1)
     return torch.from_numpy(logits.numpy().argmax(-1))
 
 
-def _penalised(logits: Float[Tensor, "B V"], seen: Bool[Tensor, "B V"], penalty: float) -> Float[Tensor, "B V"]:
+def _repetition_penalty(
+    logits: Float[Tensor, "B V"], seen: Bool[Tensor, "B V"], penalty: float
+) -> Float[Tensor, "B V"]:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
@@ -99,14 +106,14 @@ def _require_finite(top: Float[Tensor, "B 1"]) -> None:
     # The maximum is NaN where a row holds NaN, and -infinity where it holds nothing else.
     if not torch.isfinite(top).all():
         row = int((~torch.isfinite(top)).flatten().int().argmax())
-        raise unusable(row, float(top[row, 0]))
+        raise unsampleable_error(row, float(top[row, 0]))
 
 
-def _cut(weights: Float[Tensor, "B V"], sampling: Sampling) -> Float[Tensor, "B V"]:
+def _filter(weights: Float[Tensor, "B V"], sampling: SamplingParams) -> Float[Tensor, "B V"]:
     """Zero what top-k, top-p and min-p leave out. ``weights`` are relative to the most likely id, whose weight is 1."""
-    vocabulary = weights.shape[-1]
+    vocab_size = weights.shape[-1]
     threshold = torch.full_like(weights[:, :1], sampling.min_p)
-    if 0 < sampling.top_k < vocabulary:
+    if 0 < sampling.top_k < vocab_size:
         least = weights.topk(sampling.top_k).values[:, -1:]
         threshold = torch.maximum(threshold, least)
         if sampling.top_p < 1.0:

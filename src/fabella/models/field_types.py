@@ -4,14 +4,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fabella.models.parameters import Table, count
+from fabella.models.parameters import ParameterTable, count
 
 Dim = Annotated[int, Field(ge=1, le=2**14)]
 Hidden = Annotated[int, Field(ge=1, le=2**16)]
 Layers = Annotated[int, Field(ge=1, le=512)]
 Heads = Annotated[int, Field(ge=1, le=512)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
-Spread = Annotated[float, Field(gt=0.0, le=10.0)]
+InitStd = Annotated[float, Field(gt=0.0, le=10.0)]
 Epsilon = Annotated[float, Field(ge=1e-12, le=0.1)]
 RotaryBase = Annotated[float, Field(ge=1.0, le=1e9)]
 
@@ -34,7 +34,7 @@ def require_even(name: str, value: float, reason: str) -> None:
         raise ValueError(f"{name} = {value:g} is not an even number; {reason}")
 
 
-def require_buildable(table: Table) -> None:
+def require_max_parameters(table: ParameterTable) -> None:
     """Raises ValueError where a model has more parameters than any that is meant here."""
     parameters = count(table)
     if parameters > MOST_PARAMETERS:

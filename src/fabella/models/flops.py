@@ -13,7 +13,7 @@ higher figures: 2 % at the shapes of tinystories-8m.
 from dataclasses import dataclass
 
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import Table
+from fabella.models.parameters import ParameterTable
 
 TRAINING = 3
 """A step's arithmetic by the forward pass's: the gradient of each product are two products of its size."""
@@ -40,7 +40,7 @@ def forward_flops(config: ModelConfig, length: int) -> Flops:
     """Operations of one forward pass, a token, in windows of ``length`` tokens."""
     table = config.parameters()
     matrices = sum(row.size for row in table.values() if len(row.shape) == 2 and not row.embedding)
-    heads = sum(table[name].size for name in head_names(table, config.vocabulary))
+    heads = sum(table[name].size for name in output_head_params(table, config.vocab_size))
     # Both products have a multiplication and an addition for each dim of the queries and each key looked at.
     queries = sum(row.shape[0] for name, row in table.items() if name.endswith("query.weight"))
     return Flops(blocks=2 * matrices, head=2 * heads, attention=2 * queries * (length + 1))
@@ -50,12 +50,12 @@ def flops_per_token(config: ModelConfig, length: int) -> int:
     """Operations of a training step, forward and backward, for one token, in windows of ``length`` tokens.
 
     Model FLOPs utilisation = flops_per_token × tokens a second / the machine's peak. What is computed twice to save
-    memory (``training.recompute``) is not counted twice: it is no part of the model.
+    memory (``training.gradient_checkpointing``) is not counted twice: it is no part of the model.
     """
     return TRAINING * forward_flops(config, length).forward
 
 
-def head_names(table: Table, vocabulary: int) -> list[str]:
+def output_head_params(table: ParameterTable, vocab_size: int) -> list[str]:
     """The weights that logits are read out with: those called ``head``, or the embedding where it is tied to them."""
-    rows = [name for name, row in table.items() if row.embedding and row.shape[0] == vocabulary]
+    rows = [name for name, row in table.items() if row.embedding and row.shape[0] == vocab_size]
     return [name for name in rows if "head" in name.split(".")] or rows[:1]

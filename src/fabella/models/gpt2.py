@@ -29,9 +29,18 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from fabella.models.field_types import Dim, Dropout, Heads, Hidden, Layers, Spread, require_buildable, require_multiple
+from fabella.models.field_types import (
+    Dim,
+    Dropout,
+    Heads,
+    Hidden,
+    InitStd,
+    Layers,
+    require_max_parameters,
+    require_multiple,
+)
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
+from fabella.models.parameters import Normal, ParameterSpec, embedding, linear, norm, prefixed
 
 
 class Config(ModelConfig):
@@ -39,33 +48,35 @@ class Config(ModelConfig):
     dim: Dim
     layers: Layers
     heads: Heads
-    hidden: Hidden
+    ffn_dim: Hidden
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
-    tied: bool = True
+    tie_embeddings: bool = True
     dropout: Dropout = 0.0
-    init_std: Spread = 0.02
+    init_std: InitStd = 0.02
 
     @classmethod
-    def smallest(cls) -> "Config":
+    def tiny(cls) -> "Config":
         """Every feature at a size that the tests can afford."""
-        return cls(vocabulary=61, context=48, dim=24, layers=2, heads=3, hidden=40, tied=False, dropout=0.1)
+        return cls(
+            vocab_size=61, context_length=48, dim=24, layers=2, heads=3, ffn_dim=40, tie_embeddings=False, dropout=0.1
+        )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Config":
         require_multiple("dim", self.dim, "heads", self.heads)
-        require_buildable(self.parameters())
+        require_max_parameters(self.parameters())
         return self
 
-    def parameters(self) -> dict[str, Parameter]:
+    def parameters(self) -> dict[str, ParameterSpec]:
         init = Normal(self.init_std)
-        table = embedding("embedding", self.vocabulary, self.dim, init)
-        table |= embedding("positions", self.context, self.dim, init)
+        table = embedding("embedding", self.vocab_size, self.dim, init)
+        table |= embedding("positions", self.context_length, self.dim, init)
         for layer in range(self.layers):
-            table |= within(f"blocks.{layer}", self._block(init))
+            table |= prefixed(f"blocks.{layer}", self._block(init))
         table |= norm("norm", self.dim, bias=True)
-        return table if self.tied else table | embedding("head", self.vocabulary, self.dim, init)
+        return table if self.tie_embeddings else table | embedding("head", self.vocab_size, self.dim, init)
 
-    def _block(self, init: Normal) -> dict[str, Parameter]:
+    def _block(self, init: Normal) -> dict[str, ParameterSpec]:
         return {
             **norm("attention_norm", self.dim, bias=True),
             **linear("attention.query", self.dim, self.dim, init, bias=True),
@@ -73,6 +84,6 @@ class Config(ModelConfig):
             **linear("attention.value", self.dim, self.dim, init, bias=True),
             **linear("attention.output", self.dim, self.dim, init, bias=True),
             **norm("feed_forward_norm", self.dim, bias=True),
-            **linear("feed_forward.up", self.hidden, self.dim, init, bias=True),
-            **linear("feed_forward.down", self.dim, self.hidden, init, bias=True),
+            **linear("feed_forward.up", self.ffn_dim, self.dim, init, bias=True),
+            **linear("feed_forward.down", self.dim, self.ffn_dim, init, bias=True),
         }

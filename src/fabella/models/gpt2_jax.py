@@ -8,64 +8,66 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.gpt2 import Config
-from fabella.models.nn.attention_jax import KeyValues, attend, require_room, split_heads
-from fabella.models.nn.layers_jax import OneHead, Part, block_of, dropout, embed, layer_norm, linear
+from fabella.models.nn.attention_jax import KVCache, attend, require_capacity, split_heads
+from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, layer_norm, linear
 
 
 class State(NamedTuple):
-    layers: list[KeyValues]
+    layers: list[KVCache]
     length: Int[Array, ""]
 
 
 def attention(
-    part: Part, config: Config, x: Float[Array, "B T D"], past: KeyValues | None, length: Array | int
-) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+    part: Params, config: Config, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
+) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """Every position asks all positions up to its own, in each head for something else."""
-    query, key, value = (split_heads(linear(part.at(name), x), config.heads) for name in ("query", "key", "value"))
-    mixed, past = attend(query, key, value, past, length)
-    return linear(part.at("output"), mixed), past
+    query, key, value = (split_heads(linear(part.scope(name), x), config.heads) for name in ("query", "key", "value"))
+    attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+    return linear(part.scope("output"), attn_out), kv_cache
 
 
-def feed_forward(part: Part, config: Config, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+def feed_forward(part: Params, config: Config, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """down(GELU(up x)), at each position by itself."""
     approximate = config.activation == "gelu_tanh"
-    return linear(part.at("down"), jax.nn.gelu(linear(part.at("up"), x), approximate=approximate))
+    return linear(part.scope("down"), jax.nn.gelu(linear(part.scope("up"), x), approximate=approximate))
 
 
-class Model(OneHead):
+class Model(CausalLM):
     """Token and position embeddings, the blocks, a last norm, the head."""
 
     config: Config
 
-    def head_weight(self, network: Part) -> Float[Array, "V D"]:
-        return network["embedding.weight" if self.config.tied else "head.weight"]
+    def head_weight(self, network: Params) -> Float[Array, "V D"]:
+        return network["embedding.weight" if self.config.tie_embeddings else "head.weight"]
 
     def block(
-        self, part: Part, x: Float[Array, "B T D"], past: KeyValues | None, length: Array | int
-    ) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+        self, part: Params, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Attention, then feed-forward: each reads the normed stream and adds to it."""
         c = self.config
-        mixed, past = attention(part.at("attention"), c, layer_norm(part.at("attention_norm"), x), past, length)
-        x = x + dropout(part, "attention", mixed, c.dropout)
-        thought = feed_forward(part.at("feed_forward"), c, layer_norm(part.at("feed_forward_norm"), x))
-        return x + dropout(part, "feed_forward", thought, c.dropout), past
+        attn_out, kv_cache = attention(
+            part.scope("attention"), c, layer_norm(part.scope("attention_norm"), x), kv_cache, length
+        )
+        x = x + dropout(part, "attention", attn_out, c.dropout)
+        ffn_out = feed_forward(part.scope("feed_forward"), c, layer_norm(part.scope("feed_forward_norm"), x))
+        return x + dropout(part, "feed_forward", ffn_out, c.dropout), kv_cache
 
     def read(
-        self, network: Part, tokens: Int[Array, "B T"], state: State | None = None
+        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[Float[Array, "B T D"], State | None]:
         length, time = (state.length if state else 0), tokens.shape[1]
-        require_room(time, self.config.context, "context")
+        require_capacity(time, self.config.context_length, "context")
         positions = lax.dynamic_slice_in_dim(network["positions.weight"], length, time)
-        x = dropout(network, "embedding", embed(network.at("embedding"), tokens) + positions, self.config.dropout)
-        layers: list[KeyValues] = []
+        x = dropout(network, "embedding", embed(network.scope("embedding"), tokens) + positions, self.config.dropout)
+        layers: list[KVCache] = []
         for layer in range(self.config.layers):
-            x, past = block_of(network, layer, self.block, x, state.layers[layer] if state else None, length)
-            layers.append(past)
-        return layer_norm(network.at("norm"), x), State(layers, state.length + time) if state else None
+            x, kv_cache = apply_block(network, layer, self.block, x, state.layers[layer] if state else None, length)
+            layers.append(kv_cache)
+        return layer_norm(network.scope("norm"), x), State(layers, state.length + time) if state else None
 
     def start(self, batch: int, capacity: int) -> State:
         """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
         c = self.config
-        require_room(capacity, c.context, "context")
-        layers = [KeyValues.empty(batch, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
+        require_capacity(capacity, c.context_length, "context")
+        layers = [KVCache.empty(batch, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
         return State(layers, jnp.zeros((), jnp.int32))

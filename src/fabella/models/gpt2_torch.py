@@ -5,12 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.models.gpt2 import Config
-from fabella.models.nn.attention_torch import KeyValues, attend, require_room, split_heads
-from fabella.models.nn.graph_torch import AttentionPart, Decoder, GELUPart, LayerNorm, Matrix, Part, Tokens
-from fabella.models.nn.layers_torch import OneHead
-from fabella.models.nn.packed_linear_torch import Layout
+from fabella.models.nn.attention_torch import KVCache, attend, require_room, split_heads
+from fabella.models.nn.graph_torch import AttentionOp, DecoderGraph, EmbeddingOp, GELUOp, LayerNorm, LinearOp, Part
+from fabella.models.nn.layers_torch import CausalLM
+from fabella.models.nn.packed_linear_torch import LinearFactory
 
-State = list[KeyValues]
+State = list[KVCache]
 
 
 class Attention(nn.Module):
@@ -24,7 +24,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.dim, config.dim)
         self.output = nn.Linear(config.dim, config.dim)
 
-    def forward(self, x: Float[Tensor, "B T D"], past: KeyValues | None = None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], past: KVCache | None = None) -> Float[Tensor, "B T D"]:
         query, key, value = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
         return self.output(attend(query, key, value, past))
 
@@ -35,8 +35,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
-        self.up = nn.Linear(config.dim, config.hidden)
-        self.down = nn.Linear(config.hidden, config.dim)
+        self.up = nn.Linear(config.dim, config.ffn_dim)
+        self.down = nn.Linear(config.ffn_dim, config.dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.down(functional.gelu(self.up(x), approximate=self.approximate))
@@ -53,33 +53,33 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "B T D"], past: KeyValues | None = None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], past: KVCache | None = None) -> Float[Tensor, "B T D"]:
         x = x + self.dropout(self.attention(self.attention_norm(x), past))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Model(OneHead):
+class Model(CausalLM):
     """Token and position embeddings, the blocks, a last norm, the head."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.dim)
-        self.positions = nn.Embedding(config.context, config.dim)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.positions = nn.Embedding(config.context_length, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
-        if not config.tied:
-            self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        return self.embedding.weight if self.config.tied else self.head.weight
+        return self.embedding.weight if self.config.tie_embeddings else self.head.weight
 
     def read(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
         start = state[0].length if state else 0
         end = start + tokens.shape[1]
-        require_room(end, self.config.context, "context")
+        require_room(end, self.config.context_length, "context")
         x = self.dropout(self.embedding(tokens) + self.positions.weight[start:end])
         for layer, block in enumerate(self.blocks):
             x = block(x, state[layer] if state else None)
@@ -88,17 +88,17 @@ class Model(OneHead):
     def start(self, batch: int, capacity: int) -> State:
         """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
         c = self.config
-        require_room(capacity, c.context, "context")
+        require_room(capacity, c.context_length, "context")
         like = self.norm.weight.detach()
-        return [KeyValues(batch, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
+        return [KVCache(batch, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
 
-    def decoder(self, layout: Layout) -> Decoder:
+    def decoder(self, layout: LinearFactory) -> DecoderGraph:
         """The network laid out for telling; see nn_decoding_torch.py."""
         c, parts = self.config, list[Part]()
         approximate = "tanh" if c.activation == "gelu_tanh" else "none"
         for block in self.blocks:
             before, between = LayerNorm(block.attention_norm), LayerNorm(block.feed_forward_norm)
-            parts.append(AttentionPart(block.attention, before, layout, heads=c.heads, kv_heads=c.heads))
-            parts.append(GELUPart(block.feed_forward, between, layout, approximate=approximate))
-        last = Matrix(layout, LayerNorm(self.norm), self.head_weight)
-        return Decoder(Tokens(self.embedding.weight, self.positions.weight), parts, [last])
+            parts.append(AttentionOp(block.attention, before, layout, heads=c.heads, kv_heads=c.heads))
+            parts.append(GELUOp(block.feed_forward, between, layout, approximate=approximate))
+        last = LinearOp(layout, LayerNorm(self.norm), self.head_weight)
+        return DecoderGraph(EmbeddingOp(self.embedding.weight, self.positions.weight), parts, [last])

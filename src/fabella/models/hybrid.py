@@ -20,53 +20,55 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fabella.models.field_types import Dim, Heads, Hidden, Layers, Spread, require_buildable, require_multiple
+from fabella.models.field_types import Dim, Heads, Hidden, InitStd, Layers, require_max_parameters, require_multiple
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
+from fabella.models.parameters import Normal, ParameterSpec, embedding, linear, norm, prefixed
 
 
 class Config(ModelConfig):
     family: Literal["hybrid"] = "hybrid"  # pyright: ignore[reportIncompatibleVariableOverride]
     dim: Dim
     layers: Layers
-    pattern: str = Field(default="mma", pattern="^[ma]+$", max_length=512, description="repeated to fill the layers")
+    layer_pattern: str = Field(
+        default="mma", pattern="^[ma]+$", max_length=512, description="repeated to fill the layers"
+    )
     heads: Heads
-    hidden: Hidden
-    init_std: Spread = 0.02
+    ffn_dim: Hidden
+    init_std: InitStd = 0.02
 
     @classmethod
-    def smallest(cls) -> "Config":
+    def tiny(cls) -> "Config":
         """Every feature at a size that the tests can afford."""
-        return cls(vocabulary=61, context=48, dim=24, layers=3, pattern="ma", heads=3, hidden=40)
+        return cls(vocab_size=61, context_length=48, dim=24, layers=3, layer_pattern="ma", heads=3, ffn_dim=40)
 
     @property
     def kinds(self) -> str:
         """One letter a layer: m for MinGRU, a for attention."""
-        return (self.pattern * self.layers)[: self.layers]
+        return (self.layer_pattern * self.layers)[: self.layers]
 
     @property
-    def unbounded(self) -> bool:
+    def unlimited_context(self) -> bool:
         return "a" not in self.kinds
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Config":
         require_multiple("dim", self.dim, "heads", self.heads)
-        require_buildable(self.parameters())
+        require_max_parameters(self.parameters())
         return self
 
-    def parameters(self) -> dict[str, Parameter]:
+    def parameters(self) -> dict[str, ParameterSpec]:
         init = Normal(self.init_std)
-        table = embedding("embedding", self.vocabulary, self.dim, init)
+        table = embedding("embedding", self.vocab_size, self.dim, init)
         for layer, kind in enumerate(self.kinds):
-            table |= within(f"blocks.{layer}", self._block(kind, init))
+            table |= prefixed(f"blocks.{layer}", self._block(kind, init))
         return table | norm("norm", self.dim)
 
-    def _block(self, kind: str, init: Normal) -> dict[str, Parameter]:
+    def _block(self, kind: str, init: Normal) -> dict[str, ParameterSpec]:
         parts = ("gate", "candidate") if kind == "m" else ("query", "key", "value", "output")
         table = norm("mixer_norm", self.dim)
         for part in parts:
             table |= linear(f"mixer.{part}", self.dim, self.dim, init)
         table |= norm("feed_forward_norm", self.dim)
         for part in ("gate", "up"):
-            table |= linear(f"feed_forward.{part}", self.hidden, self.dim, init)
-        return table | linear("feed_forward.down", self.dim, self.hidden, init)
+            table |= linear(f"feed_forward.{part}", self.ffn_dim, self.dim, init)
+        return table | linear("feed_forward.down", self.dim, self.ffn_dim, init)

@@ -7,8 +7,8 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.hybrid import Config
-from fabella.models.nn.attention_jax import KeyValues, attend, require_room, split_heads
-from fabella.models.nn.layers_jax import OneHead, Part, block_of, embed, linear, rms_norm, swiglu
+from fabella.models.nn.attention_jax import KVCache, attend, require_capacity, split_heads
+from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, embed, linear, rms_norm, swiglu
 from fabella.models.nn.recurrence_jax import mingru
 
 
@@ -20,44 +20,44 @@ class State(NamedTuple):
 
 
 def attention(
-    part: Part, heads: int, x: Float[Array, "B T D"], past: KeyValues | None, length: Array | int
-) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+    part: Params, heads: int, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
+) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """Attention without positions, in the form of a mixer: it takes and gives back what it has read."""
-    query, key, value = (split_heads(linear(part.at(name), x), heads) for name in ("query", "key", "value"))
-    mixed, past = attend(query, key, value, past, length)
-    return linear(part.at("output"), mixed), past
+    query, key, value = (split_heads(linear(part.scope(name), x), heads) for name in ("query", "key", "value"))
+    attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+    return linear(part.scope("output"), attn_out), kv_cache
 
 
-class Model(OneHead):
+class Model(CausalLM):
     """The embedding, the blocks, a last norm, the embedding again."""
 
     config: Config
 
-    def head_weight(self, network: Part) -> Float[Array, "V D"]:
+    def head_weight(self, network: Params) -> Float[Array, "V D"]:
         return network["embedding.weight"]
 
     def block(
-        self, part: Part, x: Float[Array, "B T D"], memory: Any, length: Array | int
+        self, part: Params, x: Float[Array, "B T D"], memory: Any, length: Array | int
     ) -> tuple[Float[Array, "B T D"], Any]:
         """A mixer of either kind, then SwiGLU: each reads the normed stream and adds to it."""
-        mixer, normed = part.at("mixer"), rms_norm(x, part["mixer_norm.weight"])
+        mixer, normed = part.scope("mixer"), rms_norm(x, part["mixer_norm.weight"])
         if f"{mixer.prefix}candidate.weight" in part.weights:
-            mixed, memory = mingru(mixer, normed, memory)
+            attn_out, memory = mingru(mixer, normed, memory)
         else:
-            mixed, memory = attention(mixer, self.config.heads, normed, memory, length)
-        x = x + mixed
-        return x + swiglu(part.at("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"])), memory
+            attn_out, memory = attention(mixer, self.config.heads, normed, memory, length)
+        x = x + attn_out
+        return x + swiglu(part.scope("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"])), memory
 
     def read(
-        self, network: Part, tokens: Int[Array, "B T"], state: State | None = None
+        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[Float[Array, "B T D"], State | None]:
         length, time = (state.length if state else 0), tokens.shape[1]
         if state is None:
             self._require_room(time)
-        x = embed(network.at("embedding"), tokens)
+        x = embed(network.scope("embedding"), tokens)
         layers: list[Any] = []
         for layer in range(self.config.layers):
-            x, memory = block_of(network, layer, self.block, x, state.layers[layer] if state else None, length)
+            x, memory = apply_block(network, layer, self.block, x, state.layers[layer] if state else None, length)
             layers.append(memory)
         return rms_norm(x, network["norm.weight"]), State(layers, state.length + time) if state else None
 
@@ -67,7 +67,7 @@ class Model(OneHead):
         c = self.config
         return State(
             [
-                KeyValues.empty(batch, c.heads, capacity, c.dim // c.heads)
+                KVCache.empty(batch, c.heads, capacity, c.dim // c.heads)
                 if kind == "a"
                 else jnp.zeros((batch, c.dim), jnp.float32)
                 for kind in c.kinds
@@ -76,5 +76,5 @@ class Model(OneHead):
         )
 
     def _require_room(self, tokens: int) -> None:
-        if not self.config.unbounded:
-            require_room(tokens, self.config.context, "context")
+        if not self.config.unlimited_context:
+            require_capacity(tokens, self.config.context_length, "context")

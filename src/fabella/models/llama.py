@@ -30,15 +30,15 @@ from fabella.models.field_types import (
     Epsilon,
     Heads,
     Hidden,
+    InitStd,
     Layers,
     RotaryBase,
-    Spread,
-    require_buildable,
     require_even,
+    require_max_parameters,
     require_multiple,
 )
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
+from fabella.models.parameters import Normal, ParameterSpec, embedding, linear, norm, prefixed
 
 
 class Config(ModelConfig):
@@ -47,35 +47,45 @@ class Config(ModelConfig):
     layers: Layers
     heads: Heads
     kv_heads: Heads
-    hidden: Hidden
+    ffn_dim: Hidden
     rotary_base: RotaryBase = 10_000.0
     norm_eps: Epsilon = 1e-5
-    tied: bool = True
+    tie_embeddings: bool = True
     dropout: Dropout = 0.0
-    init_std: Spread = 0.02
+    init_std: InitStd = 0.02
 
     @classmethod
-    def smallest(cls) -> "Config":
+    def tiny(cls) -> "Config":
         """Every feature at a size that the tests can afford."""
-        return cls(vocabulary=61, context=48, dim=24, layers=2, heads=6, kv_heads=2, hidden=40, tied=False, dropout=0.1)
+        return cls(
+            vocab_size=61,
+            context_length=48,
+            dim=24,
+            layers=2,
+            heads=6,
+            kv_heads=2,
+            ffn_dim=40,
+            tie_embeddings=False,
+            dropout=0.1,
+        )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Config":
         require_multiple("dim", self.dim, "heads", self.heads)
         require_multiple("heads", self.heads, "kv_heads", self.kv_heads)
         require_even("dim / heads", self.dim // self.heads, "dims turn in pairs; try fewer heads")
-        require_buildable(self.parameters())
+        require_max_parameters(self.parameters())
         return self
 
-    def parameters(self) -> dict[str, Parameter]:
+    def parameters(self) -> dict[str, ParameterSpec]:
         init = Normal(self.init_std)
-        table = embedding("embedding", self.vocabulary, self.dim, init)
+        table = embedding("embedding", self.vocab_size, self.dim, init)
         for layer in range(self.layers):
-            table |= within(f"blocks.{layer}", self._block(init))
+            table |= prefixed(f"blocks.{layer}", self._block(init))
         table |= norm("norm", self.dim)
-        return table if self.tied else table | embedding("head", self.vocabulary, self.dim, init)
+        return table if self.tie_embeddings else table | embedding("head", self.vocab_size, self.dim, init)
 
-    def _block(self, init: Normal) -> dict[str, Parameter]:
+    def _block(self, init: Normal) -> dict[str, ParameterSpec]:
         kv_dim = self.dim // self.heads * self.kv_heads
         return {
             **norm("attention_norm", self.dim),
@@ -84,7 +94,7 @@ class Config(ModelConfig):
             **linear("attention.value", kv_dim, self.dim, init),
             **linear("attention.output", self.dim, self.dim, init),
             **norm("feed_forward_norm", self.dim),
-            **linear("feed_forward.gate", self.hidden, self.dim, init),
-            **linear("feed_forward.up", self.hidden, self.dim, init),
-            **linear("feed_forward.down", self.dim, self.hidden, init),
+            **linear("feed_forward.gate", self.ffn_dim, self.dim, init),
+            **linear("feed_forward.up", self.ffn_dim, self.dim, init),
+            **linear("feed_forward.down", self.dim, self.ffn_dim, init),
         }

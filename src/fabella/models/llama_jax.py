@@ -7,11 +7,11 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.llama import Config
-from fabella.models.nn.attention_jax import KeyValues, attend, require_room, split_heads
-from fabella.models.nn.layers_jax import OneHead, Part, block_of, dropout, embed, linear, rms_norm, swiglu
+from fabella.models.nn.attention_jax import KVCache, attend, require_capacity, split_heads
+from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, linear, rms_norm, swiglu
 
 
-class Angles(NamedTuple):
+class RotaryTable(NamedTuple):
     """Cosine and sine of how far each pair of dims has turned at each position."""
 
     cos: Float[Array, "T P"]
@@ -19,20 +19,20 @@ class Angles(NamedTuple):
 
 
 class State(NamedTuple):
-    layers: list[KeyValues]
+    layers: list[KVCache]
     length: Int[Array, ""]
 
 
-def angles(config: Config, start: Array | int, length: int) -> Angles:
+def rotary_table(config: Config, start: Array | int, length: int) -> RotaryTable:
     """Pair p turns by base^(−2p/E) a position (Su et al. 2021, arXiv 2104.09864, eq. 15)."""
     head_dim = config.dim // config.heads
     pairs = jnp.arange(0, head_dim, 2, dtype=jnp.float32)
     frequencies = jnp.float32(config.rotary_base) ** (-pairs / head_dim)
-    turns = jnp.outer((jnp.arange(length) + start).astype(jnp.float32), frequencies)
-    return Angles(jnp.cos(turns), jnp.sin(turns))
+    rotary_complex = jnp.outer((jnp.arange(length) + start).astype(jnp.float32), frequencies)
+    return RotaryTable(jnp.cos(rotary_complex), jnp.sin(rotary_complex))
 
 
-def turn(x: Float[Array, "B H T E"], by: Angles) -> Float[Array, "B H T E"]:
+def apply_rotary(x: Float[Array, "B H T E"], by: RotaryTable) -> Float[Array, "B H T E"]:
     """Turns dim i together with dim i + E/2: the order in which HF keeps Llama's weights."""
     first, second = jnp.split(x, 2, axis=3)
     turned = jnp.concatenate((first * by.cos - second * by.sin, second * by.cos + first * by.sin), axis=3)
@@ -40,52 +40,59 @@ def turn(x: Float[Array, "B H T E"], by: Angles) -> Float[Array, "B H T E"]:
 
 
 def attention(
-    part: Part, config: Config, x: Float[Array, "B T D"], by: Angles, past: KeyValues | None, length: Array | int
-) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+    part: Params,
+    config: Config,
+    x: Float[Array, "B T D"],
+    by: RotaryTable,
+    kv_cache: KVCache | None,
+    length: Array | int,
+) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """Every position asks all positions up to its own; heads/kv_heads queries share a key and a value."""
-    query = turn(split_heads(linear(part.at("query"), x), config.heads), by)
-    key = turn(split_heads(linear(part.at("key"), x), config.kv_heads), by)
-    value = split_heads(linear(part.at("value"), x), config.kv_heads)
-    mixed, past = attend(query, key, value, past, length)
-    return linear(part.at("output"), mixed), past
+    query = apply_rotary(split_heads(linear(part.scope("query"), x), config.heads), by)
+    key = apply_rotary(split_heads(linear(part.scope("key"), x), config.kv_heads), by)
+    value = split_heads(linear(part.scope("value"), x), config.kv_heads)
+    attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+    return linear(part.scope("output"), attn_out), kv_cache
 
 
-class Model(OneHead):
+class Model(CausalLM):
     """The embedding, the blocks, a last norm, the head."""
 
     config: Config
 
-    def head_weight(self, network: Part) -> Float[Array, "V D"]:
-        return network["embedding.weight" if self.config.tied else "head.weight"]
+    def head_weight(self, network: Params) -> Float[Array, "V D"]:
+        return network["embedding.weight" if self.config.tie_embeddings else "head.weight"]
 
     def block(
-        self, part: Part, x: Float[Array, "B T D"], by: Angles, past: KeyValues | None, length: Array | int
-    ) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+        self, part: Params, x: Float[Array, "B T D"], by: RotaryTable, kv_cache: KVCache | None, length: Array | int
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Attention, then SwiGLU: each reads the normed stream and adds to it."""
         c = self.config
         normed = rms_norm(x, part["attention_norm.weight"], c.norm_eps)
-        mixed, past = attention(part.at("attention"), c, normed, by, past, length)
-        x = x + dropout(part, "attention", mixed, c.dropout)
-        thought = swiglu(part.at("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"], c.norm_eps))
-        return x + dropout(part, "feed_forward", thought, c.dropout), past
+        attn_out, kv_cache = attention(part.scope("attention"), c, normed, by, kv_cache, length)
+        x = x + dropout(part, "attention", attn_out, c.dropout)
+        ffn_out = swiglu(part.scope("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"], c.norm_eps))
+        return x + dropout(part, "feed_forward", ffn_out, c.dropout), kv_cache
 
     def read(
-        self, network: Part, tokens: Int[Array, "B T"], state: State | None = None
+        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[Float[Array, "B T D"], State | None]:
         length, time = (state.length if state else 0), tokens.shape[1]
-        require_room(time, self.config.context, "context")
-        by = angles(self.config, length, time)
-        x = dropout(network, "embedding", embed(network.at("embedding"), tokens), self.config.dropout)
-        layers: list[KeyValues] = []
+        require_capacity(time, self.config.context_length, "context")
+        rotary = rotary_table(self.config, length, time)
+        x = dropout(network, "embedding", embed(network.scope("embedding"), tokens), self.config.dropout)
+        layers: list[KVCache] = []
         for layer in range(self.config.layers):
-            x, past = block_of(network, layer, self.block, x, by, state.layers[layer] if state else None, length)
-            layers.append(past)
+            x, kv_cache = apply_block(
+                network, layer, self.block, x, rotary, state.layers[layer] if state else None, length
+            )
+            layers.append(kv_cache)
         x = rms_norm(x, network["norm.weight"], self.config.norm_eps)
         return x, State(layers, state.length + time) if state else None
 
     def start(self, batch: int, capacity: int) -> State:
         """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
         c = self.config
-        require_room(capacity, c.context, "context")
-        layers = [KeyValues.empty(batch, c.kv_heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
+        require_capacity(capacity, c.context_length, "context")
+        layers = [KVCache.empty(batch, c.kv_heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
         return State(layers, jnp.zeros((), jnp.int32))

@@ -7,22 +7,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.models.llama import Config
-from fabella.models.nn.attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.attention_torch import KVCache, attend, require_room, split_heads
 from fabella.models.nn.graph_torch import (
-    AttentionPart,
-    Decoder,
-    Matrix,
+    AttentionOp,
+    DecoderGraph,
+    EmbeddingOp,
+    LinearOp,
     Part,
-    SwiGLUPart,
-    Tokens,
+    SwiGLUOp,
     root_mean_square,
     turns,
 )
-from fabella.models.nn.layers_torch import OneHead, RMSNorm, SwiGLU
-from fabella.models.nn.packed_linear_torch import Layout
+from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU
+from fabella.models.nn.packed_linear_torch import LinearFactory
 
 
-class Angles(NamedTuple):
+class RotaryTable(NamedTuple):
     """Cosine and sine of how far each pair of dims has turned at each position."""
 
     cos: Float[Tensor, "S P"]
@@ -30,20 +30,20 @@ class Angles(NamedTuple):
 
 
 class State(NamedTuple):
-    layers: list[KeyValues]
-    angles: Angles
+    layers: list[KVCache]
+    rotary_table: RotaryTable
 
 
-def angles(config: Config, length: int, device: torch.device) -> Angles:
+def angles(config: Config, length: int, device: torch.device) -> RotaryTable:
     """Pair p turns by base^(−2p/E) a position (Su et al. 2021, arXiv 2104.09864, eq. 15)."""
     head_dim = config.dim // config.heads
     pairs = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
     frequencies = config.rotary_base ** (-pairs / head_dim)
-    turns = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)
-    return Angles(turns.cos(), turns.sin())
+    rotary_complex = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)
+    return RotaryTable(rotary_complex.cos(), rotary_complex.sin())
 
 
-def turn(x: Float[Tensor, "B H T E"], by: Angles) -> Float[Tensor, "B H T E"]:
+def apply_rotary(x: Float[Tensor, "B H T E"], by: RotaryTable) -> Float[Tensor, "B H T E"]:
     """Turns dim i together with dim i + E/2: the order in which HF keeps Llama's weights."""
     first, second = x.chunk(2, dim=3)
     turned = torch.cat((first * by.cos - second * by.sin, second * by.cos + first * by.sin), dim=3)
@@ -62,9 +62,11 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.dim, kv_dim, bias=False)
         self.output = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Float[Tensor, "B T D"], by: Angles, past: KeyValues | None = None) -> Float[Tensor, "B T D"]:
-        query = turn(split_heads(self.query(x), self.heads), by)
-        key = turn(split_heads(self.key(x), self.kv_heads), by)
+    def forward(
+        self, x: Float[Tensor, "B T D"], by: RotaryTable, past: KVCache | None = None
+    ) -> Float[Tensor, "B T D"]:
+        query = apply_rotary(split_heads(self.query(x), self.heads), by)
+        key = apply_rotary(split_heads(self.key(x), self.kv_heads), by)
         value = split_heads(self.value(x), self.kv_heads)
         return self.output(attend(query, key, value, past))
 
@@ -77,37 +79,39 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.dim, eps=config.norm_eps)
-        self.feed_forward = SwiGLU(config.dim, config.hidden)
+        self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "B T D"], by: Angles, past: KeyValues | None = None) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], by: RotaryTable, past: KVCache | None = None
+    ) -> Float[Tensor, "B T D"]:
         x = x + self.dropout(self.attention(self.attention_norm(x), by, past))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Model(OneHead):
+class Model(CausalLM):
     """The embedding, the blocks, a last norm, the head."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.dim)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
-        if not config.tied:
-            self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        return self.embedding.weight if self.config.tied else self.head.weight
+        return self.embedding.weight if self.config.tie_embeddings else self.head.weight
 
     def read(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
         start = state.layers[0].length if state else 0
         end = start + tokens.shape[1]
-        require_room(end, self.config.context, "context")
-        table = state.angles if state else angles(self.config, end, tokens.device)
-        by = Angles(table.cos[start:end], table.sin[start:end])
+        require_room(end, self.config.context_length, "context")
+        table = state.rotary_table if state else angles(self.config, end, tokens.device)
+        by = RotaryTable(table.cos[start:end], table.sin[start:end])
         x = self.dropout(self.embedding(tokens))
         for layer, block in enumerate(self.blocks):
             x = block(x, by, state.layers[layer] if state else None)
@@ -116,22 +120,28 @@ class Model(OneHead):
     def start(self, batch: int, capacity: int) -> State:
         """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
         c, like = self.config, self.norm.weight.detach()
-        require_room(capacity, c.context, "context")
-        layers = [KeyValues(batch, c.kv_heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
+        require_room(capacity, c.context_length, "context")
+        layers = [KVCache(batch, c.kv_heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
         return State(layers, angles(c, capacity, like.device))
 
-    def decoder(self, layout: Layout) -> Decoder:
+    def decoder(self, layout: LinearFactory) -> DecoderGraph:
         """The network laid out for telling; see nn_decoding_torch.py."""
         c = self.config
-        turning = turns(*angles(c, c.context, self.norm.weight.device), pairs=c.dim // c.heads // 2)
+        turning = turns(*angles(c, c.context_length, self.norm.weight.device), pairs=c.dim // c.heads // 2)
         parts: list[Part] = []
         for block in self.blocks:
             before, between = root_mean_square(block.attention_norm), root_mean_square(block.feed_forward_norm)
             parts.append(
-                AttentionPart(
-                    block.attention, before, layout, heads=c.heads, kv_heads=c.kv_heads, turns=turning, halves=True
+                AttentionOp(
+                    block.attention,
+                    before,
+                    layout,
+                    heads=c.heads,
+                    kv_heads=c.kv_heads,
+                    turns=turning,
+                    half_rotation=True,
                 )
             )
-            parts.append(SwiGLUPart(block.feed_forward, between, layout))
-        last = Matrix(layout, root_mean_square(self.norm), self.head_weight)
-        return Decoder(Tokens(self.embedding.weight), parts, [last])
+            parts.append(SwiGLUOp(block.feed_forward, between, layout))
+        last = LinearOp(layout, root_mean_square(self.norm), self.head_weight)
+        return DecoderGraph(EmbeddingOp(self.embedding.weight), parts, [last])

@@ -33,9 +33,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fabella.models.field_types import Dim, Hidden, Layers, require_buildable
+from fabella.models.field_types import Dim, Hidden, Layers, require_max_parameters
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import Normal, Parameter, Uniform, embedding, linear, norm, within
+from fabella.models.parameters import Normal, ParameterSpec, Uniform, embedding, linear, norm, prefixed
 
 
 class Config(ModelConfig):
@@ -43,15 +43,15 @@ class Config(ModelConfig):
     dim: Dim
     layers: Layers
     expansion: float = Field(default=1.0, gt=0.0, le=8.0, description="hidden state's size, as a multiple of dim")
-    hidden: Hidden
+    ffn_dim: Hidden
 
     @classmethod
-    def smallest(cls) -> "Config":
+    def tiny(cls) -> "Config":
         """Every feature at a size that the tests can afford."""
-        return cls(vocabulary=61, context=48, dim=24, layers=2, expansion=1.5, hidden=40)
+        return cls(vocab_size=61, context_length=48, dim=24, layers=2, expansion=1.5, ffn_dim=40)
 
     @property
-    def unbounded(self) -> bool:
+    def unlimited_context(self) -> bool:
         return True
 
     @property
@@ -64,18 +64,18 @@ class Config(ModelConfig):
         if self.state_dim < 1 or abs(self.state_dim - self.dim * self.expansion) > 1e-6:
             size = self.dim * self.expansion
             raise ValueError(f"dim * expansion = {size:g} is not a whole number; try expansion = 1.0")
-        require_buildable(self.parameters())
+        require_max_parameters(self.parameters())
         return self
 
-    def parameters(self) -> dict[str, Parameter]:
-        table: dict[str, Parameter] = {}
+    def parameters(self) -> dict[str, ParameterSpec]:
+        table: dict[str, ParameterSpec] = {}
         for layer in range(self.layers):
-            table |= within(f"blocks.{layer}", self._block())
+            table |= prefixed(f"blocks.{layer}", self._block())
         return table
 
-    def _block(self) -> dict[str, Parameter]:
-        dim, state, hidden = self.dim, self.state_dim, self.hidden
-        table = embedding("embedding", self.vocabulary, dim, Normal(1.0))
+    def _block(self) -> dict[str, ParameterSpec]:
+        dim, state, hidden = self.dim, self.state_dim, self.ffn_dim
+        table = embedding("embedding", self.vocab_size, dim, Normal(1.0))
         table |= norm("mixer_norm", dim)
         table |= linear("mixer.gate", state, dim, _even(dim))
         table |= linear("mixer.candidate", state, dim, _even(dim))
@@ -84,7 +84,7 @@ class Config(ModelConfig):
         table |= linear("feed_forward.up", hidden, dim, _even(dim), bias=True)
         table |= linear("feed_forward.down", dim, hidden, _even(hidden), bias=True)
         table |= norm("head_norm", dim)
-        return table | embedding("head", self.vocabulary, dim, _even(dim))
+        return table | embedding("head", self.vocab_size, dim, _even(dim))
 
 
 def _even(fan_in: int) -> Uniform:

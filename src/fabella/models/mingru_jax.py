@@ -6,7 +6,7 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.mingru import Config
-from fabella.models.nn.layers_jax import Network, Part, block_of, embed, linear, multiply, rms_norm
+from fabella.models.nn.layers_jax import Network, Params, apply_block, embed, linear, multiply, rms_norm
 from fabella.models.nn.loss_jax import linear_cross_entropy, linear_losses
 from fabella.models.nn.recurrence_jax import mingru
 
@@ -14,20 +14,20 @@ State = list[Float[Array, "B S"]]
 """Each layer's hidden state; 0 before the first token."""
 
 
-def feed_forward(part: Part, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+def feed_forward(part: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """down(GELU(up(x / rms(x)))), at each position by itself."""
     normed = rms_norm(x, jnp.ones(x.shape[-1], jnp.float32))
-    return linear(part.at("down"), jax.nn.gelu(linear(part.at("up"), normed), approximate=False))
+    return linear(part.scope("down"), jax.nn.gelu(linear(part.scope("up"), normed), approximate=False))
 
 
 def block(
-    part: Part, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], before: Float[Array, "B S"]
+    part: Params, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], before: Float[Array, "B S"]
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B S"]]:
     """The stream with what this block adds to it, and the block's last hidden state."""
-    x = x + embed(part.at("embedding"), tokens)
-    mixed, last = mingru(part.at("mixer"), rms_norm(x, part["mixer_norm.weight"]), before)
+    x = x + embed(part.scope("embedding"), tokens)
+    mixed, last = mingru(part.scope("mixer"), rms_norm(x, part["mixer_norm.weight"]), before)
     x = x + mixed
-    return x + feed_forward(part.at("feed_forward"), x), last
+    return x + feed_forward(part.scope("feed_forward"), x), last
 
 
 class Model(Network):
@@ -36,7 +36,7 @@ class Model(Network):
     config: Config
 
     def read(
-        self, network: Part, tokens: Int[Array, "B T"], state: State | None = None
+        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[list[Float[Array, "B T D"]], State]:
         """The stream after each block, normed for its head, and the state with these tokens read."""
         memory = state if state is not None else self.start(len(tokens), capacity=0)
@@ -44,16 +44,16 @@ class Model(Network):
         streams: list[Array] = []
         lasts: list[Array] = []
         for layer, before in enumerate(memory):
-            x, last = block_of(network, layer, block, x, tokens, before)
+            x, last = apply_block(network, layer, block, x, tokens, before)
             streams.append(rms_norm(x, network[f"blocks.{layer}.head_norm.weight"]))
             lasts.append(last)
         return streams, lasts
 
-    def logits(self, network: Part, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    def logits(self, network: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Next-token logits at every position."""
         return multiply(self.read(network, tokens)[0][-1], self._head(network), network.compute).astype(jnp.float32)
 
-    def loss_sum(self, network: Part, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
+    def loss_sum(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
         """Mean over the heads of each head's sum of losses in nats."""
         streams, _ = self.read(network, tokens)
         heard: list[Array] = [
@@ -62,7 +62,7 @@ class Model(Network):
         ]
         return jnp.stack(heard).mean()
 
-    def losses(self, network: Part, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    def losses(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
         """Each target's negative log-likelihood in nats under the last head; 0 where IGNORE."""
         return linear_losses(self.read(network, tokens)[0][-1], self._head(network), targets, network.compute)
 
@@ -70,10 +70,10 @@ class Model(Network):
         """A state that has read nothing; texts of any length fit, so ``capacity`` does not matter."""
         return [jnp.zeros((batch, self.config.state_dim), jnp.float32) for _ in range(self.config.layers)]
 
-    def step(self, network: Part, tokens: Int[Array, "B T"], state: State) -> tuple[Float[Array, "B V"], State]:
+    def step(self, network: Params, tokens: Int[Array, "B T"], state: State) -> tuple[Float[Array, "B V"], State]:
         """The last position's logits after reading on, and the state to go on from."""
         streams, state = self.read(network, tokens, state)
         return multiply(streams[-1][:, -1], self._head(network), network.compute).astype(jnp.float32), state
 
-    def _head(self, network: Part) -> Float[Array, "V D"]:
+    def _head(self, network: Params) -> Float[Array, "V D"]:
         return network[f"blocks.{self.config.layers - 1}.head.weight"]

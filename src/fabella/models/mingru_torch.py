@@ -9,19 +9,19 @@ from torch.nn import functional
 
 from fabella.models.mingru import Config
 from fabella.models.nn.graph_torch import (
-    Decoder,
-    GELUPart,
-    Matrix,
+    DecoderGraph,
+    EmbeddingAddOp,
+    EmbeddingOp,
+    GELUOp,
+    LinearOp,
     Part,
-    RecurrencePart,
+    RecurrenceOp,
     RootMeanSquare,
-    Tokens,
-    TokensPart,
     root_mean_square,
 )
 from fabella.models.nn.layers_torch import RMSNorm, rms_norm
 from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
-from fabella.models.nn.packed_linear_torch import Layout
+from fabella.models.nn.packed_linear_torch import LinearFactory
 from fabella.models.nn.recurrence_torch import MinGRU
 
 State = list[Float[Tensor, "B S"] | None]
@@ -33,8 +33,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.up = nn.Linear(config.dim, config.hidden)
-        self.down = nn.Linear(config.hidden, config.dim)
+        self.up = nn.Linear(config.dim, config.ffn_dim)
+        self.down = nn.Linear(config.ffn_dim, config.dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.down(functional.gelu(self.up(rms_norm(x, x.new_ones(x.shape[-1])))))
@@ -45,12 +45,12 @@ class Block(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.vocabulary, config.dim)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.mixer_norm = RMSNorm(config.dim)
         self.mixer = MinGRU(config.dim, config.state_dim)
         self.feed_forward = FeedForward(config)
         self.head_norm = RMSNorm(config.dim)
-        self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     def forward(
         self, x: Float[Tensor, "B T D"], tokens: Int[Tensor, "B T"], before: Float[Tensor, "B S"] | None = None
@@ -108,14 +108,14 @@ class Model(nn.Module):
         """The last position's logits after reading on; the state given is brought up to date, not copied."""
         return self.stack[-1].head(self.read(tokens, state)[-1][:, -1]), state
 
-    def decoder(self, layout: Layout) -> Decoder:
+    def decoder(self, layout: LinearFactory) -> DecoderGraph:
         """The network laid out for telling; see nn_decoding_torch.py. Of the heads, the last."""
         first, parts = self.stack[0], list[Part]()
         for block in self.stack:
             if block is not first:
-                parts.append(TokensPart(block.embedding))
-            parts.append(RecurrencePart(block.mixer, root_mean_square(block.mixer_norm), layout))
+                parts.append(EmbeddingAddOp(block.embedding))
+            parts.append(RecurrenceOp(block.mixer, root_mean_square(block.mixer_norm), layout))
             plain = RootMeanSquare(torch.ones_like(block.head_norm.weight), block.mixer_norm.eps)
-            parts.append(GELUPart(block.feed_forward, plain, layout))
-        last = Matrix(layout, root_mean_square(self.stack[-1].head_norm), self.stack[-1].head)
-        return Decoder(Tokens(first.embedding.weight), parts, [last])
+            parts.append(GELUOp(block.feed_forward, plain, layout))
+        last = LinearOp(layout, root_mean_square(self.stack[-1].head_norm), self.stack[-1].head)
+        return DecoderGraph(EmbeddingOp(first.embedding.weight), parts, [last])

@@ -31,15 +31,15 @@ from fabella.models.field_types import (
     Dim,
     Heads,
     Hidden,
+    InitStd,
     Layers,
     RotaryBase,
-    Spread,
-    require_buildable,
     require_even,
+    require_max_parameters,
     require_multiple,
 )
 from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import Normal, Parameter, embedding, linear, norm, within
+from fabella.models.parameters import Normal, ParameterSpec, embedding, linear, norm, prefixed
 
 
 class Config(ModelConfig):
@@ -48,15 +48,17 @@ class Config(ModelConfig):
     dim: Dim
     layers: Layers
     heads: Heads
-    hidden: Hidden
+    ffn_dim: Hidden
     rotary_fraction: float = Field(default=0.5, gt=0.0, le=1.0, description="share of each head's dims that turn")
     rotary_base: RotaryBase = 10_000.0
-    init_scale: Spread = 0.01
+    init_scale: InitStd = 0.01
 
     @classmethod
-    def smallest(cls) -> "Config":
+    def tiny(cls) -> "Config":
         """Every feature at a size that the tests can afford."""
-        return cls(vocabulary=61, context=48, embedding=16, dim=24, layers=2, heads=2, hidden=40, rotary_fraction=1 / 3)
+        return cls(
+            vocab_size=61, context_length=48, embedding=16, dim=24, layers=2, heads=2, ffn_dim=40, rotary_fraction=1 / 3
+        )
 
     @property
     def rotary_dims(self) -> int:
@@ -68,18 +70,18 @@ class Config(ModelConfig):
         require_multiple("dim", self.dim, "heads", self.heads)
         turning = round(self.dim // self.heads * self.rotary_fraction, 6)
         require_even("dim / heads * rotary_fraction", turning, "dims turn in pairs; try rotary_fraction = 1.0")
-        require_buildable(self.parameters())
+        require_max_parameters(self.parameters())
         return self
 
-    def parameters(self) -> dict[str, Parameter]:
-        table = embedding("embedding", self.vocabulary, self.embedding, self._small(self.embedding))
+    def parameters(self) -> dict[str, ParameterSpec]:
+        table = embedding("embedding", self.vocab_size, self.embedding, self._small(self.embedding))
         table |= linear("input_projection", self.dim, self.embedding, _unit(self.embedding))
         for layer in range(self.layers):
-            table |= within(f"blocks.{layer}", self._block())
+            table |= prefixed(f"blocks.{layer}", self._block())
         table |= norm("norm", self.dim)
         return table | linear("output_projection", self.embedding, self.dim, self._small(self.dim))
 
-    def _block(self) -> dict[str, Parameter]:
+    def _block(self) -> dict[str, ParameterSpec]:
         return {
             **norm("attention_norm", self.dim),
             **linear("attention.query", self.dim, self.dim, _unit(self.dim)),
@@ -87,9 +89,9 @@ class Config(ModelConfig):
             **linear("attention.value", self.dim, self.dim, _unit(self.dim)),
             **linear("attention.output", self.dim, self.dim, self._small(self.dim)),
             **norm("feed_forward_norm", self.dim),
-            **linear("feed_forward.gate", self.hidden, self.dim, _unit(self.dim)),
-            **linear("feed_forward.up", self.hidden, self.dim, _unit(self.dim)),
-            **linear("feed_forward.down", self.dim, self.hidden, self._small(self.hidden)),
+            **linear("feed_forward.gate", self.ffn_dim, self.dim, _unit(self.dim)),
+            **linear("feed_forward.up", self.ffn_dim, self.dim, _unit(self.dim)),
+            **linear("feed_forward.down", self.dim, self.ffn_dim, self._small(self.ffn_dim)),
         }
 
     def _small(self, fan_in: int) -> Normal:

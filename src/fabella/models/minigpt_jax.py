@@ -7,11 +7,11 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.minigpt import Config
-from fabella.models.nn.attention_jax import KeyValues, attend, require_room, split_heads
-from fabella.models.nn.layers_jax import OneHead, Part, block_of, embed, layer_norm, linear, swiglu
+from fabella.models.nn.attention_jax import KVCache, attend, require_capacity, split_heads
+from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, embed, layer_norm, linear, swiglu
 
 
-class Angles(NamedTuple):
+class RotaryTable(NamedTuple):
     """Cosine and sine of how far each pair of dims has turned at each position."""
 
     cos: Float[Array, "T P"]
@@ -19,19 +19,19 @@ class Angles(NamedTuple):
 
 
 class State(NamedTuple):
-    layers: list[KeyValues]
+    layers: list[KVCache]
     length: Int[Array, ""]
 
 
-def angles(config: Config, start: Array | int, length: int) -> Angles:
+def rotary_table(config: Config, start: Array | int, length: int) -> RotaryTable:
     """Pair p turns by base^(−2p/R) a position, of R dims that turn (Su et al. 2021, arXiv 2104.09864, eq. 15)."""
     pairs = jnp.arange(0, config.rotary_dims, 2, dtype=jnp.float32)
     frequencies = jnp.float32(config.rotary_base) ** (-pairs / config.rotary_dims)
-    turns = jnp.outer((jnp.arange(length) + start).astype(jnp.float32), frequencies)
-    return Angles(jnp.cos(turns), jnp.sin(turns))
+    rotary_complex = jnp.outer((jnp.arange(length) + start).astype(jnp.float32), frequencies)
+    return RotaryTable(jnp.cos(rotary_complex), jnp.sin(rotary_complex))
 
 
-def turn(x: Float[Array, "B H T E"], by: Angles) -> Float[Array, "B H T E"]:
+def apply_rotary(x: Float[Array, "B H T E"], by: RotaryTable) -> Float[Array, "B H T E"]:
     """Turns neighbouring dims (0, 1), (2, 3) … as far as the angles reach; the other dims stay."""
     turning, staying = jnp.split(x, [2 * by.cos.shape[1]], axis=3)
     even, odd = turning[..., 0::2], turning[..., 1::2]
@@ -40,49 +40,49 @@ def turn(x: Float[Array, "B H T E"], by: Angles) -> Float[Array, "B H T E"]:
 
 
 def attention(
-    part: Part, config: Config, x: Float[Array, "B T D"], by: Angles, past: KeyValues | None, length: Array | int
-) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+    part: Params, config: Config, x: Float[Array, "B T D"], by: RotaryTable, past: KVCache | None, length: Array | int
+) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """Every position asks all positions up to its own; how far apart they stand is seen by the turned dims alone."""
-    query, key, value = (split_heads(linear(part.at(name), x), config.heads) for name in ("query", "key", "value"))
-    mixed, past = attend(turn(query, by), turn(key, by), value, past, length)
-    return linear(part.at("output"), mixed), past
+    query, key, value = (split_heads(linear(part.scope(name), x), config.heads) for name in ("query", "key", "value"))
+    mixed, past = attend(apply_rotary(query, by), apply_rotary(key, by), value, past, length)
+    return linear(part.scope("output"), mixed), past
 
 
-class Model(OneHead):
+class Model(CausalLM):
     """A narrow embedding widened to the model, the blocks, and the same way back."""
 
     config: Config
 
-    def head_weight(self, network: Part) -> Float[Array, "V D"]:
+    def head_weight(self, network: Params) -> Float[Array, "V D"]:
         return network["embedding.weight"]
 
     def block(
-        self, part: Part, x: Float[Array, "B T D"], by: Angles, past: KeyValues | None, length: Array | int
-    ) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+        self, part: Params, x: Float[Array, "B T D"], by: RotaryTable, past: KVCache | None, length: Array | int
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Attention, then SwiGLU: each reads the normed stream and adds to it."""
-        normed = layer_norm(part.at("attention_norm"), x)
-        mixed, past = attention(part.at("attention"), self.config, normed, by, past, length)
+        normed = layer_norm(part.scope("attention_norm"), x)
+        mixed, past = attention(part.scope("attention"), self.config, normed, by, past, length)
         x = x + mixed
-        return x + swiglu(part.at("feed_forward"), layer_norm(part.at("feed_forward_norm"), x)), past
+        return x + swiglu(part.scope("feed_forward"), layer_norm(part.scope("feed_forward_norm"), x)), past
 
     def read(
-        self, network: Part, tokens: Int[Array, "B T"], state: State | None = None
+        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[Float[Array, "B T D"], State | None]:
         """[B T embedding]: already projected back to where the embedding reads it out."""
         length, time = (state.length if state else 0), tokens.shape[1]
-        require_room(time, self.config.context, "context")
-        by = angles(self.config, length, time)
-        x = linear(network.at("input_projection"), embed(network.at("embedding"), tokens))
-        layers: list[KeyValues] = []
+        require_capacity(time, self.config.context_length, "context")
+        by = rotary_table(self.config, length, time)
+        x = linear(network.scope("input_projection"), embed(network.scope("embedding"), tokens))
+        layers: list[KVCache] = []
         for layer in range(self.config.layers):
-            x, past = block_of(network, layer, self.block, x, by, state.layers[layer] if state else None, length)
+            x, past = apply_block(network, layer, self.block, x, by, state.layers[layer] if state else None, length)
             layers.append(past)
-        x = linear(network.at("output_projection"), layer_norm(network.at("norm"), x))
+        x = linear(network.scope("output_projection"), layer_norm(network.scope("norm"), x))
         return x, State(layers, state.length + time) if state else None
 
     def start(self, batch: int, capacity: int) -> State:
         """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
         c = self.config
-        require_room(capacity, c.context, "context")
-        layers = [KeyValues.empty(batch, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
+        require_capacity(capacity, c.context_length, "context")
+        layers = [KVCache.empty(batch, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
         return State(layers, jnp.zeros((), jnp.int32))

@@ -7,10 +7,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.models.minigpt import Config
-from fabella.models.nn.attention_torch import KeyValues, attend, require_room, split_heads
-from fabella.models.nn.graph_torch import AttentionPart, Decoder, LayerNorm, Matrix, Part, SwiGLUPart, Tokens, turns
-from fabella.models.nn.layers_torch import OneHead, SwiGLU
-from fabella.models.nn.packed_linear_torch import Layout
+from fabella.models.nn.attention_torch import KVCache, attend, require_room, split_heads
+from fabella.models.nn.graph_torch import (
+    AttentionOp,
+    DecoderGraph,
+    EmbeddingOp,
+    LayerNorm,
+    LinearOp,
+    Part,
+    SwiGLUOp,
+    turns,
+)
+from fabella.models.nn.layers_torch import CausalLM, SwiGLU
+from fabella.models.nn.packed_linear_torch import LinearFactory
 
 
 class Angles(NamedTuple):
@@ -21,7 +30,7 @@ class Angles(NamedTuple):
 
 
 class State(NamedTuple):
-    layers: list[KeyValues]
+    layers: list[KVCache]
     angles: Angles
 
 
@@ -52,7 +61,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.dim, config.dim, bias=False)
         self.output = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Float[Tensor, "B T D"], by: Angles, past: KeyValues | None = None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], by: Angles, past: KVCache | None = None) -> Float[Tensor, "B T D"]:
         query, key, value = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
         return self.output(attend(turn(query, by), turn(key, by), value, past))
 
@@ -65,20 +74,20 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.dim, bias=False)
         self.attention = Attention(config)
         self.feed_forward_norm = nn.LayerNorm(config.dim, bias=False)
-        self.feed_forward = SwiGLU(config.dim, config.hidden)
+        self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
 
-    def forward(self, x: Float[Tensor, "B T D"], by: Angles, past: KeyValues | None = None) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], by: Angles, past: KVCache | None = None) -> Float[Tensor, "B T D"]:
         x = x + self.attention(self.attention_norm(x), by, past)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-class Model(OneHead):
+class Model(CausalLM):
     """A narrow embedding widened to the model, the blocks, and the same way back."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.embedding)
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding)
         self.input_projection = nn.Linear(config.embedding, config.dim, bias=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, bias=False)
@@ -92,7 +101,7 @@ class Model(OneHead):
         """[B T embedding]: already projected back to where the embedding reads it out."""
         start = state.layers[0].length if state else 0
         end = start + tokens.shape[1]
-        require_room(end, self.config.context, "context")
+        require_room(end, self.config.context_length, "context")
         table = state.angles if state else angles(self.config, end, tokens.device)
         by = Angles(table.cos[start:end], table.sin[start:end])
         x = self.input_projection(self.embedding(tokens))
@@ -103,19 +112,19 @@ class Model(OneHead):
     def start(self, batch: int, capacity: int) -> State:
         """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
         c, like = self.config, self.norm.weight.detach()
-        require_room(capacity, c.context, "context")
-        layers = [KeyValues(batch, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
+        require_room(capacity, c.context_length, "context")
+        layers = [KVCache(batch, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
         return State(layers, angles(c, capacity, like.device))
 
-    def decoder(self, layout: Layout) -> Decoder:
+    def decoder(self, layout: LinearFactory) -> DecoderGraph:
         """The network laid out for telling; see nn_decoding_torch.py."""
         c = self.config
-        turning = turns(*angles(c, c.context, self.norm.weight.device), pairs=c.dim // c.heads // 2)
+        turning = turns(*angles(c, c.context_length, self.norm.weight.device), pairs=c.dim // c.heads // 2)
         parts: list[Part] = []
         for block in self.blocks:
             before, between = LayerNorm(block.attention_norm), LayerNorm(block.feed_forward_norm)
-            parts.append(AttentionPart(block.attention, before, layout, heads=c.heads, kv_heads=c.heads, turns=turning))
-            parts.append(SwiGLUPart(block.feed_forward, between, layout))
-        first = Tokens(self.embedding.weight, widen=Matrix(layout, None, self.input_projection))
-        narrow = Matrix(layout, LayerNorm(self.norm), self.output_projection)
-        return Decoder(first, parts, [narrow, Matrix(layout, None, self.head_weight)])
+            parts.append(AttentionOp(block.attention, before, layout, heads=c.heads, kv_heads=c.heads, turns=turning))
+            parts.append(SwiGLUOp(block.feed_forward, between, layout))
+        first = EmbeddingOp(self.embedding.weight, up_proj=LinearOp(layout, None, self.input_projection))
+        narrow = LinearOp(layout, LayerNorm(self.norm), self.output_projection)
+        return DecoderGraph(first, parts, [narrow, LinearOp(layout, None, self.head_weight)])

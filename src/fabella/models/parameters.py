@@ -36,7 +36,7 @@ Initialisation = Normal | Uniform | Constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
+class ParameterSpec:
     """One weight. Matrices are stored output × input, as ``y = x @ weight.T``; embeddings row per id."""
 
     shape: tuple[int, ...]
@@ -51,50 +51,52 @@ class Parameter:
         return math.prod(self.shape)
 
 
-Table = Mapping[str, Parameter]
+ParameterTable = Mapping[str, ParameterSpec]
 
 
 # Rows of a table. Weight decay follows the rule of GPT-2's successors: every weight with two dimensions decays,
 # embeddings and read-out heads among them; biases and the scales of norms never do.
 
 
-def linear(name: str, outputs: int, inputs: int, init: Initialisation, *, bias: bool = False) -> dict[str, Parameter]:
+def linear(
+    name: str, outputs: int, inputs: int, init: Initialisation, *, bias: bool = False
+) -> dict[str, ParameterSpec]:
     """``y = x @ weight.T (+ bias)``; a bias begins at 0."""
-    rows = {f"{name}.weight": Parameter(shape=(outputs, inputs), init=init, decay=True)}
+    rows = {f"{name}.weight": ParameterSpec(shape=(outputs, inputs), init=init, decay=True)}
     if bias:
-        rows[f"{name}.bias"] = Parameter(shape=(outputs,), init=Constant(0.0), decay=False)
+        rows[f"{name}.bias"] = ParameterSpec(shape=(outputs,), init=Constant(0.0), decay=False)
     return rows
 
 
-def norm(name: str, dim: int, *, bias: bool = False) -> dict[str, Parameter]:
+def norm(name: str, dim: int, *, bias: bool = False) -> dict[str, ParameterSpec]:
     """A norm's scale, which begins at 1, and, where it has one, its offset, which begins at 0."""
-    rows = {f"{name}.weight": Parameter(shape=(dim,), init=Constant(1.0), decay=False)}
+    rows = {f"{name}.weight": ParameterSpec(shape=(dim,), init=Constant(1.0), decay=False)}
     if bias:
-        rows[f"{name}.bias"] = Parameter(shape=(dim,), init=Constant(0.0), decay=False)
+        rows[f"{name}.bias"] = ParameterSpec(shape=(dim,), init=Constant(0.0), decay=False)
     return rows
 
 
-def embedding(name: str, rows: int, dim: int, init: Initialisation) -> dict[str, Parameter]:
+def embedding(name: str, rows: int, dim: int, init: Initialisation) -> dict[str, ParameterSpec]:
     """One row for each id or position; also a read-out head, which has a row for each id."""
-    return {f"{name}.weight": Parameter(shape=(rows, dim), init=init, decay=True, embedding=True)}
+    return {f"{name}.weight": ParameterSpec(shape=(rows, dim), init=init, decay=True, embedding=True)}
 
 
-def within(prefix: str, table: Table) -> dict[str, Parameter]:
+def prefixed(prefix: str, table: ParameterTable) -> dict[str, ParameterSpec]:
     """The same rows, inside a part of the network: ``within("blocks.0", table)``."""
     return {f"{prefix}.{name}": parameter for name, parameter in table.items()}
 
 
-def count(table: Table) -> int:
+def count(table: ParameterTable) -> int:
     """Number of all scalars; tied weights have one name and count once."""
     return sum(parameter.size for parameter in table.values())
 
 
-def count_without_embeddings(table: Table) -> int:
+def count_non_embedding(table: ParameterTable) -> int:
     """Number of scalars outside embeddings and read-out heads: 'the blocks'."""
     return sum(parameter.size for parameter in table.values() if not parameter.embedding)
 
 
-def block_matrices(table: Table) -> list[str]:
+def block_matrices(table: ParameterTable) -> list[str]:
     """Names of the matrices inside the blocks, without embeddings and read-out heads: those that Muon is made for."""
     return [
         name
@@ -103,7 +105,7 @@ def block_matrices(table: Table) -> list[str]:
     ]
 
 
-def initial_weights(table: Table, seed: int) -> dict[str, NDArray[np.float32]]:
+def initial_weights(table: ParameterTable, seed: int) -> dict[str, NDArray[np.float32]]:
     """The first weights, the same in every engine.
 
     Each weight has a random stream of its own, keyed by (seed, name): adding a layer changes no other weight.
@@ -116,7 +118,7 @@ def _stream(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def _draw(parameter: Parameter, random: np.random.Generator) -> NDArray[np.float32]:
+def _draw(parameter: ParameterSpec, random: np.random.Generator) -> NDArray[np.float32]:
     match parameter.init:
         case Normal(std):
             return random.standard_normal(parameter.shape, dtype=np.float32) * np.float32(std)

@@ -9,7 +9,7 @@ from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
 
 
-def families() -> list[str]:
+def family_names() -> list[str]:
     """Names of all families: the files of ``fabella/models`` with an engine's suffix that are not blocks (``nn*``)."""
     package = importlib.import_module("fabella.models")
     modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
@@ -17,15 +17,15 @@ def families() -> list[str]:
     return sorted(stem for stem in stems if not stem.startswith("nn"))
 
 
-def model_config(values: Any) -> ModelConfig:
+def parse_model_config(values: Any) -> ModelConfig:
     """The family's own ``Config`` from a mapping with ``family``; the family is found by its file's name."""
     if isinstance(values, ModelConfig):
         return values
     if not isinstance(values, Mapping) or not isinstance(values.get("family"), str):
-        raise ConfigError("model.family is missing.", fix=f"Choose from: {', '.join(families())}.")
+        raise ConfigError("model.family is missing.", hint=f"Choose from: {', '.join(family_names())}.")
     name = values["family"]
-    if name not in families():
-        raise ConfigError(f"model.family = {name!r} is no family here.", fix=did_you_mean(name, families()))
+    if name not in family_names():
+        raise ConfigError(f"model.family = {name!r} is no family here.", hint=did_you_mean(name, family_names()))
     return family_module(name).Config.model_validate(dict(values))
 
 

@@ -9,34 +9,36 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fabella.config.training import Training
+from fabella.config.training import TrainingConfig
 from fabella.errors import UsageError
-from fabella.planning.probe import REASONS, Conditions, Trial, try_out
-from fabella.run_config.run import Run
-from fabella.storage import size_in_words
+from fabella.planning.probe import REASONS, ProbeLimits, ProbeResult, try_out
+from fabella.run_config.run import RunConfig
+from fabella.storage import format_bytes
 
 AS_FAST = 0.97
 """Of the fastest speed: repetitions of one measurement differ by about 3 %."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BatchSizeResult:
     """All that was tried, in that order, and the two that are worth taking."""
 
-    trials: tuple[Trial, ...]
-    largest: Trial
-    fastest: Trial
+    trials: tuple[ProbeResult, ...]
+    largest: ProbeResult
+    fastest: ProbeResult
     """The smallest of those that are as fast as the fastest, but for what a measurement may be wrong by."""
 
 
-def find(run: Run, given: Conditions, *, most: int = 0, report: Callable[[Trial], None] = lambda trial: None) -> Answer:
+def find_batch_size(
+    run: RunConfig, given: ProbeLimits, *, most: int = 0, report: Callable[[ProbeResult], None] = lambda trial: None
+) -> BatchSizeResult:
     """Try micro-batches of ``run`` up to ``most`` windows (0: the global batch). ``report`` hears of each trial.
 
     Raises UsageError where not even one window fits, or the first trial does not end in time.
     """
     sizes = [size for size in sizes_of(run.training) if size <= most or not most]
 
-    def attempt(size: int) -> Trial:
+    def attempt(size: int) -> ProbeResult:
         trial = try_out(run, size, given)
         report(trial)
         return trial
@@ -47,17 +49,17 @@ def find(run: Run, given: Conditions, *, most: int = 0, report: Callable[[Trial]
         raise _nothing_fits(run, given, trials[-1])
     speed = max(trial.tokens_per_second for trial in good)
     fastest = next(trial for trial in good if trial.tokens_per_second >= AS_FAST * speed)
-    return Answer(trials=tuple(trials), largest=good[-1], fastest=fastest)
+    return BatchSizeResult(trials=tuple(trials), largest=good[-1], fastest=fastest)
 
 
-def sizes_of(training: Training) -> list[int]:
+def sizes_of(training: TrainingConfig) -> list[int]:
     """Micro-batches that divide the global batch of every part of the run, smallest first."""
-    largest = math.gcd(*(training.micro_batch * count for _, count in training.accumulation))
+    largest = math.gcd(*(training.micro_batch_size * count for _, count in training.gradient_accumulation))
     below = [size for size in range(1, math.isqrt(largest) + 1) if largest % size == 0]
     return sorted({*below, *(largest // size for size in below)})
 
 
-def search(sizes: Sequence[int], attempt: Callable[[int], Trial]) -> list[Trial]:
+def search(sizes: Sequence[int], attempt: Callable[[int], ProbeResult]) -> list[ProbeResult]:
     """Doubling, then halving: all trials in their order. Of ``sizes``, which rise, those that fit come first."""
     trials = [attempt(sizes[0])]
     good, bad = 0, len(sizes)  # the last that is known to fit, the first that is known not to
@@ -73,24 +75,26 @@ def search(sizes: Sequence[int], attempt: Callable[[int], Trial]) -> list[Trial]
     return trials
 
 
-def with_micro_batch(run: Run, micro_batch: int) -> Run:
+def with_micro_batch(run: RunConfig, micro_batch: int) -> RunConfig:
     """The run with another micro-batch, which must divide its global batches, and the accumulation that keeps them."""
     training = run.training
-    accumulation = tuple((step, count * training.micro_batch // micro_batch) for step, count in training.accumulation)
-    changed = {"micro_batch": micro_batch, "accumulation": accumulation}
+    accumulation = tuple(
+        (step, count * training.micro_batch_size // micro_batch) for step, count in training.gradient_accumulation
+    )
+    changed = {"micro_batch_size": micro_batch, "gradient_accumulation": accumulation}
     return run.model_copy(update={"training": training.model_copy(update=changed)})
 
 
-def _nothing_fits(run: Run, given: Conditions, trial: Trial) -> UsageError:
+def _nothing_fits(run: RunConfig, given: ProbeLimits, trial: ProbeResult) -> UsageError:
     reason = REASONS[trial.reason]
     if trial.reason == "time":
         return UsageError(
             f"A micro-batch of {trial.micro_batch} {reason}: more than {given.seconds:g} seconds for a few steps.",
-            fix="Give it more time (--seconds 600), shorten data.windows.length, or choose a smaller model.",
+            hint="Give it more time (--seconds 600), shorten data.sequences.length, or choose a smaller model.",
         )
-    recompute = "" if run.training.recompute == "blocks" else "training.recompute=blocks, "
+    recompute = "" if run.training.gradient_checkpointing == "blocks" else "training.gradient_checkpointing=blocks, "
     return UsageError(
-        f"A micro-batch of {trial.micro_batch} window of {run.data.windows.length:,} tokens {reason}: "
-        f"{size_in_words(given.limit)}.",
-        fix=f"Try {recompute}a shorter data.windows.length, or a smaller model; or free memory.",
+        f"A micro-batch of {trial.micro_batch} window of {run.data.sequences.length:,} tokens {reason}: "
+        f"{format_bytes(given.limit)}.",
+        hint=f"Try {recompute}a shorter data.sequences.length, or a smaller model; or free memory.",
     )

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fabella.config.data import Streamed
-from fabella.config.training import Epochs, Steps
-from fabella.data.dataset import Prepared
-from fabella.data.loader import AHEAD
-from fabella.data.sequences import Windows
+from fabella.config.data import Streaming
+from fabella.config.training import Epochs, MaxSteps
+from fabella.data.dataset import TokenizedDataset
+from fabella.data.loader import PREFETCH_BATCHES
+from fabella.data.sequences import SequenceDataset
 from fabella.engine import engine as engines
-from fabella.models.flops import flops_per_token, head_names
-from fabella.models.parameters import count, count_without_embeddings
-from fabella.planning.memory import Room
-from fabella.planning.probe import Conditions, Trial, try_out
-from fabella.run_config.run import Run
+from fabella.models.flops import flops_per_token, output_head_params
+from fabella.models.parameters import count, count_non_embedding
+from fabella.planning.memory import MemoryBudget
+from fabella.planning.probe import ProbeLimits, ProbeResult, try_out
+from fabella.run_config.run import RunConfig
 from fabella.training.run import checkpoint_bytes
-from fabella.training.schedule import steps_for, windows_at, windows_before
+from fabella.training.schedule import batch_size_at, sequences_before, steps_for_sequences
 
 FLOAT = 4
 PROGRAM_BYTES = 350_000_000
@@ -36,7 +36,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Length:
+class RunLength:
     """How long a training is. None: not known before the data is prepared."""
 
     steps: int | None
@@ -50,10 +50,10 @@ class Length:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MeasuredSpeed:
     """Measured in a few real steps: seconds of each part of the run, and the memory that was taken at most."""
 
-    trial: Trial
+    trial: ProbeResult
     tokens_per_second: float
     """At the accumulation that most steps have."""
     seconds_left: float | None
@@ -75,17 +75,17 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Estimate:
     """All of it; see each part."""
 
     parameters: int
     without_embeddings: int
     flops_per_token: int
     memory: Memory
-    room: Room
-    length: Length
+    room: MemoryBudget
+    length: RunLength
     disk: Disk
-    pace: Pace | None
+    pace: MeasuredSpeed | None
 
     @property
     def memory_needed(self) -> int:
@@ -112,14 +112,14 @@ class Forecast:
 
 
 def forecast(
-    run: Run,
-    prepared: Prepared | None,
-    room: Room,
+    run: RunConfig,
+    prepared: TokenizedDataset | None,
+    room: MemoryBudget,
     free_disk: int,
-    given: Conditions | None,
+    given: ProbeLimits | None,
     *,
     saved: Sequence[int] = (),
-) -> Forecast:
+) -> Estimate:
     """Everything about ``run``. ``prepared``: its data, if it is there. ``given``: how to measure; None: not at all.
 
     ``saved``: the steps whose checkpoints are there, where the run has begun.
@@ -127,85 +127,85 @@ def forecast(
     device = given.device if given else "auto"
     table = run.model.parameters()
     length = replace(length_of(run, prepared), taken=max(saved, default=0))
-    return Forecast(
+    return Estimate(
         parameters=count(table),
-        without_embeddings=count_without_embeddings(table),
-        flops_per_token=flops_per_token(run.model, run.data.windows.length),
+        without_embeddings=count_non_embedding(table),
+        flops_per_token=flops_per_token(run.model, run.data.sequences.length),
         memory=memory_of(run, device),
         room=room,
         length=length,
-        disk=Disk(checkpoint_bytes(run), max(run.checkpoint.keep + CHECKPOINTS_MORE - len(saved), 1), free_disk),
+        disk=Disk(checkpoint_bytes(run), max(run.checkpoint.keep_last + CHECKPOINTS_MORE - len(saved), 1), free_disk),
         pace=pace_of(run, length, given) if given else None,
     )
 
 
-def memory_of(run: Run, device: str) -> Memory:
+def memory_of(run: RunConfig, device: str) -> Memory:
     """Estimated from the parameter table and one pass through the network without content."""
     table, training, engine = run.model.parameters(), run.training, engines.load(run.engine, "measure.memory")
     weights = FLOAT * count(table)
     moments = checkpoint_bytes(run) - weights  # a checkpoint holds weights and moments
-    heads = sum(table[name].size for name in head_names(table, run.model.vocabulary))
-    window_bytes = 2 * FLOAT * run.data.windows.length  # ids and targets
-    most = max(windows_at(training, first) for first, _ in training.accumulation)
+    heads = sum(table[name].size for name in output_head_params(table, run.model.vocab_size))
+    window_bytes = 2 * FLOAT * run.data.sequences.length  # ids and targets
+    most = max(batch_size_at(training, first) for first, _ in training.gradient_accumulation)
     return Memory(
         on_device={
             "weights": weights,
             "gradients": weights,
             "optimizer": moments,
-            "activations": engine.activation_bytes(run, training.micro_batch, device),
+            "activations": engine.activation_bytes(run, training.micro_batch_size, device),
             "head's gradient": FLOAT * heads,  # formed with the loss, and then added to the gradients
-            "logits": engine.loss_bytes(run, training.micro_batch, device),
+            "logits": engine.loss_bytes(run, training.micro_batch_size, device),
         },
         beside={
             "program": PROGRAM_BYTES,
-            "batches in waiting": (AHEAD + 1) * most * window_bytes,
+            "batches in waiting": (PREFETCH_BATCHES + 1) * most * window_bytes,
             "snapshot while saving": weights + moments,
         },
     )
 
 
-def length_of(run: Run, prepared: Prepared | None) -> Length:
+def length_of(run: RunConfig, prepared: TokenizedDataset | None) -> RunLength:
     """Steps, tokens and epochs, as far as they can be known: of a stream nobody knows how long it is."""
     training, windows = run.training, None
-    if prepared and not isinstance(run.data.reading, Streamed):
-        windows = len(Windows(prepared.train, run.data.windows, prepared.tokenizer.end))
+    if prepared and not isinstance(run.data.mode, Streaming):
+        windows = len(SequenceDataset(prepared.train, run.data.sequences, prepared.tokenizer.eos_id))
     steps = None
     match training.length:
-        case Steps(steps=number):
+        case MaxSteps(max_steps=number):
             steps = number
         case Epochs(epochs=epochs) if windows:
-            steps = steps_for(training, math.ceil(windows * epochs))
+            steps = steps_for_sequences(training, math.ceil(windows * epochs))
         case _:
             pass
-    used = windows_before(training, steps) if steps else None
-    return Length(
+    used = sequences_before(training, steps) if steps else None
+    return RunLength(
         steps=steps,
-        tokens=used * run.data.windows.length if used else None,
+        tokens=used * run.data.sequences.length if used else None,
         epochs=used / windows if used and windows else getattr(training.length, "epochs", None),
-        windows_per_step=tuple((first, windows_at(training, first)) for first, _ in training.accumulation),
+        windows_per_step=tuple((first, batch_size_at(training, first)) for first, _ in training.gradient_accumulation),
     )
 
 
-def pace_of(run: Run, length: Length, given: Conditions) -> Pace:
+def pace_of(run: RunConfig, length: RunLength, given: ProbeLimits) -> MeasuredSpeed:
     """Take a few steps in a child process, and reckon from them how long all will take."""
-    several = any(number > 1 for _, number in run.training.accumulation)
-    trial = try_out(run, run.training.micro_batch, given, (1, 2, 1) if several else (1, 1))
+    several = any(number > 1 for _, number in run.training.gradient_accumulation)
+    trial = try_out(run, run.training.micro_batch_size, given, (1, 2, 1) if several else (1, 1))
     if not trial.fits:
-        return Pace(trial, 0.0, None)
+        return MeasuredSpeed(trial, 0.0, None)
     stages = _stages(run, length)
-    usual = stages or [(1, run.training.accumulation[-1][1])]
-    windows = sum(number * count * run.training.micro_batch for number, count in usual)
-    speed = windows * run.data.windows.length / _seconds(trial, usual)
-    return Pace(trial, speed, _seconds(trial, stages) if length.steps else None)
+    usual = stages or [(1, run.training.gradient_accumulation[-1][1])]
+    windows = sum(number * count * run.training.micro_batch_size for number, count in usual)
+    speed = windows * run.data.sequences.length / _seconds(trial, usual)
+    return MeasuredSpeed(trial, speed, _seconds(trial, stages) if length.steps else None)
 
 
-def _seconds(trial: Trial, stages: Sequence[tuple[int, int]]) -> float:
+def _seconds(trial: ProbeResult, stages: Sequence[tuple[int, int]]) -> float:
     return sum(number * (count * trial.seconds + trial.seconds_of_update) for number, count in stages)
 
 
-def _stages(run: Run, length: Length) -> list[tuple[int, int]]:
+def _stages(run: RunConfig, length: RunLength) -> list[tuple[int, int]]:
     """(steps to be taken, micro-batches in each) for every stretch of the accumulation; none where nothing is known."""
-    pairs, steps = run.training.accumulation, length.steps or 0
+    pairs, steps = run.training.gradient_accumulation, length.steps or 0
     ends = [*(first for first, _ in pairs[1:]), steps]
     stretches = [
         (min(end, steps) - max(first, length.taken), number) for (first, number), end in zip(pairs, ends, strict=True)

@@ -17,7 +17,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "M
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryBudget:
     """Memory in bytes: all there is, and what of it is free now. ``where``: in words, for people."""
 
     total: int
@@ -25,15 +25,15 @@ class Room:
     where: str
 
 
-def ram(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> Room:
+def available_ram(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> MemoryBudget:
     """The machine's memory, or less where a container (cgroup) allows less."""
     machine = psutil.virtual_memory()
-    rooms = [Room(machine.total, machine.available, "memory"), *_cgroup_rooms(cgroups, own)]
+    rooms = [MemoryBudget(machine.total, machine.available, "memory"), *_cgroup_rooms(cgroups, own)]
     total, free = min(room.total for room in rooms), min(rooms, key=lambda room: room.free)
-    return Room(total, min(free.free, total), free.where)
+    return MemoryBudget(total, min(free.free, total), free.where)
 
 
-def _cgroup_rooms(cgroups: Path, own: Path) -> Iterator[Room]:
+def _cgroup_rooms(cgroups: Path, own: Path) -> Iterator[MemoryBudget]:
     """The limits of this process's groups and of all groups around them, version 2 and 1."""
     try:
         lines = own.read_text(encoding="ascii").splitlines()
@@ -50,7 +50,7 @@ def _cgroup_rooms(cgroups: Path, own: Path) -> Iterator[Room]:
                     yield from _limit_of(folder, files)
 
 
-def _limit_of(folder: Path, files: tuple[str, str, str]) -> Iterator[Room]:
+def _limit_of(folder: Path, files: tuple[str, str, str]) -> Iterator[MemoryBudget]:
     try:
         limit, used = (int((folder / name).read_text(encoding="ascii")) for name in files[:2])
         statistics = (folder / "memory.stat").read_text(encoding="ascii")
@@ -58,7 +58,7 @@ def _limit_of(folder: Path, files: tuple[str, str, str]) -> Iterator[Room]:
         return
     kept = re.search(rf"^{files[2]} (\d+)$", statistics, re.MULTILINE)
     if limit < 2**60:  # version 1 says "no limit" with a huge number
-        yield Room(limit, max(0, limit - used + (int(kept[1]) if kept else 0)), "memory of the container")
+        yield MemoryBudget(limit, max(0, limit - used + (int(kept[1]) if kept else 0)), "memory of the container")
 
 
 def size_in_bytes(text: str) -> int:
@@ -69,5 +69,5 @@ def size_in_bytes(text: str) -> int:
     except (ValueError, KeyError):
         size = 0.0
     if not 1 <= size < 2**60:
-        raise UsageError(f"'{text}' is no amount of memory.", fix="Write it as 4GB, 512MB or 16GiB.")
+        raise UsageError(f"'{text}' is no amount of memory.", hint="Write it as 4GB, 512MB or 16GiB.")
     return int(size)

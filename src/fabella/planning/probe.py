@@ -13,7 +13,7 @@ import psutil
 
 from fabella import errors
 from fabella.errors import FabellaError
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 CHILD = [sys.executable, "-P", "-m", "fabella.planning.probe_worker"]
 POLL_SECONDS = 0.02
@@ -28,7 +28,7 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class ProbeResult:
     """What became of one micro-batch. Where ``reason`` is not empty it did not fit, and the numbers are 0."""
 
     micro_batch: int
@@ -52,7 +52,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class ProbeLimits:
     """Under which trials are made: memory in bytes, seconds for all of one trial, and the data to learn from."""
 
     limit: int
@@ -63,13 +63,15 @@ class Conditions:
     """A prepared folder; empty: random ids."""
 
 
-def try_out(run: Run, micro_batch: int, given: Conditions, micro_batches: Sequence[int] = (1, 1, 1)) -> Trial:
+def try_out(
+    run: RunConfig, micro_batch: int, given: ProbeLimits, micro_batches: Sequence[int] = (1, 1, 1)
+) -> ProbeResult:
     """Take steps of 1 and then of each of ``micro_batches`` micro-batches in a child; the first is not counted.
 
     Whatever the child dies of, this process lives on. Raises the FabellaError that the child met, or a FabellaError
     with its last words where it failed for a reason that has nothing to do with memory or time.
     """
-    training = run.training.model_copy(update={"micro_batch": micro_batch, "accumulation": ((0, 1),)})
+    training = run.training.model_copy(update={"micro_batch_size": micro_batch, "gradient_accumulation": ((0, 1),)})
     request = {
         "run": run.model_copy(update={"training": training}).model_dump(mode="json"),
         "device": given.device,
@@ -79,11 +81,11 @@ def try_out(run: Run, micro_batch: int, given: Conditions, micro_batches: Sequen
     }
     ended = _run_child(json.dumps(request), sys.maxsize if given.on_gpu else given.limit, given.seconds)
     if ended.reason:
-        return Trial(micro_batch=micro_batch, reason=ended.reason)
+        return ProbeResult(micro_batch=micro_batch, reason=ended.reason)
     result = _result(ended)
     if result.get("out_of_memory") or (not result["on_gpu"] and result["peak_bytes"] > given.limit):
-        return Trial(micro_batch=micro_batch, reason="memory")
-    return _measured(micro_batch, run.data.windows.length, result)
+        return ProbeResult(micro_batch=micro_batch, reason="memory")
+    return _measured(micro_batch, run.data.sequences.length, result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +143,14 @@ def _result(ended: _Ended) -> dict[str, Any]:
     raise FabellaError(f"The process that tried a few steps ended with code {ended.code}; its last words: {last}")
 
 
-def _measured(micro_batch: int, length: int, result: dict[str, Any]) -> Trial:
+def _measured(micro_batch: int, length: int, result: dict[str, Any]) -> ProbeResult:
     """Fastest of the repetitions: what disturbs a measurement only ever makes it slower."""
     fastest: dict[int, float] = {}
     for count, seconds in result["seconds"]:
         fastest[count] = min(seconds, fastest.get(count, seconds))
     one, two = fastest[1], fastest.get(2, 0.0)
     each = min(max(two - one, 0.0), one) if two else one
-    return Trial(
+    return ProbeResult(
         micro_batch=micro_batch,
         seconds=each,
         seconds_of_update=one - each,

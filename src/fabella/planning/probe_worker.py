@@ -16,25 +16,25 @@ import numpy as np
 import psutil
 
 from fabella.data.batches import Batch
-from fabella.data.dataset import open_prepared
-from fabella.data.sampler import Order
-from fabella.data.sequences import Windows
+from fabella.data.dataset import open_dataset
+from fabella.data.sampler import PermutationSampler
+from fabella.data.sequences import SequenceDataset
 from fabella.engine import engine as engines
 from fabella.errors import FabellaError
-from fabella.run_config.files import run_from
-from fabella.run_config.run import Run
+from fabella.run_config.files import validate_config
+from fabella.run_config.run import RunConfig
 
 
 def main() -> None:
     """Do what is asked for on standard input."""
-    go_first()
+    prefer_oom_kill()
     request = json.load(sys.stdin)
-    run = run_from(request["run"])
+    run = validate_config(request["run"])
     memory = engines.load(run.engine, "measure.memory")
     try:
         result = measure(run, request, memory)
     except FabellaError as error:
-        result = {"error": type(error).__name__, "problem": error.problem, "fix": error.fix}
+        result = {"error": type(error).__name__, "problem": error.message, "fix": error.hint}
     except (MemoryError, RuntimeError, OSError) as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -42,19 +42,19 @@ def main() -> None:
     print(json.dumps(result), flush=True)
 
 
-def go_first() -> None:
+def prefer_oom_kill() -> None:
     """Where the machine's memory ends, Linux shall end this process, and not the one that waits for it."""
     with suppress(OSError):  # another system
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def measure(run: Run, request: dict[str, Any], memory: Any) -> dict[str, Any]:
+def measure(run: RunConfig, request: dict[str, Any], memory: Any) -> dict[str, Any]:
     """Warm up, then take the steps that were asked for, each of so many micro-batches, and report time and memory."""
     device: str = request["device"]
     if request["device_limit"]:
-        memory.allow(device, request["device_limit"])
+        memory.limit_memory(device, request["device_limit"])
     before = psutil.Process().memory_info().rss
-    engine = engines.for_training(run, device=device)
+    engine = engines.create_engine(run, device=device)
     batches = _batches(run, request["prepared"])
     seconds: list[list[float]] = []
     for number, count in enumerate([1, *request["micro_batches"]]):
@@ -63,29 +63,29 @@ def measure(run: Run, request: dict[str, Any], memory: Any) -> dict[str, Any]:
         engine.step(_joined(rows), 0.0).read()  # a rate of 0: the weights stay what they are, the work is the same
         if number:
             seconds.append([count, time.perf_counter() - begin])
-    peak = memory.device_peak(device)
+    peak = memory.peak_memory(device)
     return {
         "seconds": seconds,
-        "peak_bytes": most_held() if peak is None else peak,
+        "peak_bytes": peak_rss() if peak is None else peak,
         "program_bytes": before,
         "on_gpu": peak is not None,
         "engine": engine.describe(),
     }
 
 
-def _batches(run: Run, prepared: str) -> Iterator[Batch]:
+def _batches(run: RunConfig, prepared: str) -> Iterator[Batch]:
     """Micro-batches of the run's own data where it is prepared, else of random ids in whole windows."""
-    size = run.training.micro_batch
+    size = run.training.micro_batch_size
     if prepared:
-        data = open_prepared(Path(prepared))
-        windows = Windows(data.train, run.data.windows, data.tokenizer.end)
-        order, start = Order(len(windows), run.seed), 0
+        data = open_dataset(Path(prepared))
+        windows = SequenceDataset(data.train, run.data.sequences, data.tokenizer.eos_id)
+        order, start = PermutationSampler(len(windows), run.seed), 0
         while True:
-            yield windows.batch(order.windows(start, start + size))
+            yield windows.batch(order.sequences(start, start + size))
             start += size
     random = np.random.default_rng(0)
     while True:
-        ids = random.integers(0, run.model.vocabulary, (size, run.data.windows.length + 1)).astype(np.int32)
+        ids = random.integers(0, run.model.vocab_size, (size, run.data.sequences.length + 1)).astype(np.int32)
         yield Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
 
 
@@ -102,7 +102,7 @@ def _joined(batches: list[Batch]) -> Batch:
     )
 
 
-def most_held() -> int:
+def peak_rss() -> int:
     """The most bytes of memory that this process ever held at once; where the system does not say, what it holds."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")  # not ru_maxrss, which a child inherits

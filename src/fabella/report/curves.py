@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fabella.report.charts import Axis, Line
 from fabella.report.published_curves import Reference
-from fabella.report.run_history import History, Row
+from fabella.report.run_history import Row, RunHistory
 
 X = {
     "step": Axis("optimizer steps"),
@@ -29,7 +29,7 @@ class Curves:
     lines: dict[str, list[Line]]
 
 
-def curves(histories: Sequence[History], names: Sequence[str], references: Sequence[Reference] = ()) -> list[Curves]:
+def curves(histories: Sequence[RunHistory], names: Sequence[str], references: Sequence[Reference] = ()) -> list[Curves]:
     """All charts of these runs that have something to show; references stand behind the loss in bits per byte."""
     found = [
         _chart("loss", "Loss", "nats a token", histories, names, [("training", "training", _of("loss")),
@@ -39,7 +39,7 @@ def curves(histories: Sequence[History], names: Sequence[str], references: Seque
                [("validation", "validation", lambda row: math.exp(min(_of("loss")(row), 700.0)))]),
         _chart("lr", "Learning rate", "", histories, names, [("training", "", _of("lr"))]),
         _chart("speed", "Speed", "tokens a second", histories, names, [("training", "", _of("tokens_per_second"))]),
-        _chart("norm", "Gradient norm", "", histories, names, [("training", "", _of("gradient_norm"))]),
+        _chart("norm", "Gradient norm", "", histories, names, [("training", "", _of("grad_norm"))]),
         _chart("memory", "Peak memory", "bytes", histories, names, [("training", "", _of("peak_memory_bytes"))]),
         _chart("scale", "Loss scale", "", histories, names, [("training", "", _of("loss_scale"))]),
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def _of(key: str) -> Callable[[Row], float]:
 
 
 def _chart(
-    key: str, title: str, unit: str, histories: Sequence[History], names: Sequence[str],
+    key: str, title: str, unit: str, histories: Sequence[RunHistory], names: Sequence[str],
     series: Sequence[tuple[str, str, Callable[[Row], float]]],
 ) -> Curves:  # fmt: skip
     """One curve of each ``series`` (rows, name, value) for each run; training rows thin, with their mean over them."""
@@ -82,7 +82,7 @@ def _chart(
     return Curves(key, title, Axis(unit, log=key in LOGARITHMIC), lines)
 
 
-def _bits(histories: Sequence[History], names: Sequence[str], references: Sequence[Reference]) -> Curves:
+def _bits(histories: Sequence[RunHistory], names: Sequence[str], references: Sequence[Reference]) -> Curves:
     """Bits per byte while training, with the reference curves of the presets that these runs are."""
     chart = _chart("bits", "Bits per byte", "bits", histories, names, [("validation", "", _of("bits_per_byte"))])
     for against, lines in chart.lines.items():

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from fabella.report.charts import Axis, Line, chart
-from fabella.report.run_history import History
+from fabella.report.run_history import RunHistory
 
 COUNTED = (
     ("words_mean", "words, mean", ".0f"),
@@ -17,7 +17,7 @@ COUNTED = (
 )
 
 
-def evaluated(history: History, name: str) -> str:
+def evaluated(history: RunHistory, name: str) -> str:
     """Scores with intervals, calibration, story measures; nothing where the run was not evaluated."""
     found = history.evaluation
     if found is None:

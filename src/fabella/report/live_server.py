@@ -22,7 +22,7 @@ def server(runs: Sequence[Path], port: int) -> ThreadingHTTPServer:
         return _Server((HOST, port), partial(_Answer, list(runs)))
     except OSError as error:
         raise UsageError(
-            f"Port {port} of {HOST} cannot be used: {error.strerror}.", fix="Choose another with --port, or 0 for any."
+            f"Port {port} of {HOST} cannot be used: {error.strerror}.", hint="Choose another with --port, or 0 for any."
         ) from error
 
 

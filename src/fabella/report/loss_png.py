@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fabella.runs.metrics_log import read_rows
-from fabella.storage import write_file
+from fabella.storage import atomic_write
 
 
 def plot_loss(folder: Path) -> Path:
@@ -30,7 +30,7 @@ def plot_loss(folder: Path) -> Path:
     axes.legend(frameon=False)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
-    write_file(folder / "loss.png", picture.getvalue())
+    atomic_write(folder / "loss.png", picture.getvalue())
     return folder / "loss.png"
 
 

@@ -5,26 +5,26 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from fabella.models.parameters import count, count_without_embeddings
+from fabella.models.parameters import count, count_non_embedding
 from fabella.report.axes import duration, number
 from fabella.report.charts import chart
 from fabella.report.curves import X, curves
 from fabella.report.evaluation_section import evaluated
 from fabella.report.published_curves import Reference, fitting
-from fabella.report.run_history import History, data_of, differing, names
+from fabella.report.run_history import RunHistory, data_of, differing, names
 from fabella.run_config.files import to_yaml
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
-AGAINST = {"step": "steps", "tokens": "tokens", "seconds": "time", "flops": "operations"}
+X_AXES = {"step": "steps", "tokens": "tokens", "seconds": "time", "flops": "operations"}
 SHOWN_SAMPLES = 24
 
 
-def page(histories: Sequence[History], *, live: str = "") -> str:
+def page(histories: Sequence[RunHistory], *, live: str = "") -> str:
     """The whole page. ``live``: the version of what is shown, where a server follows the runs (see live.py)."""
     title = ", ".join(names(histories))
     choice = "".join(
         f'<label><input type="radio" name="against" id="against-{key}"{" checked" * (key == "step")}> {word}</label>'
-        for key, word in AGAINST.items()
+        for key, word in X_AXES.items()
     )
     content = (
         f"<header><h1>{escape(title)}</h1>{_live(live)}</header>"
@@ -44,7 +44,7 @@ def document(title: str, content: str, *, live: str = "") -> str:
     )
 
 
-def main(histories: Sequence[History]) -> str:
+def main(histories: Sequence[RunHistory]) -> str:
     """What changes while a run goes on: all but the frame."""
     shown = names(histories)
     kept = fitting(histories)
@@ -94,7 +94,7 @@ def _live(live: str) -> str:
     return '<p class="soft" id="live" role="status">following the training</p>' if live else ""
 
 
-def _remarks(histories: Sequence[History]) -> str:
+def _remarks(histories: Sequence[RunHistory]) -> str:
     remarks = [f"{history.name}: {remark}" for history in histories for remark in history.remarks]
     if len({data_of(history) for history in histories}) > 1:
         remarks.append(
@@ -106,7 +106,7 @@ def _remarks(histories: Sequence[History]) -> str:
     return "".join(f'<p class="remark">{escape(remark)}</p>' for remark in remarks)
 
 
-def _figures(history: History, name: str) -> str:
+def _figures(history: RunHistory, name: str) -> str:
     """What a run has come to, in six numbers."""
     last, done = history.last, history.final
     score: Mapping[str, Any] = done or (history.validation[-1] if history.validation else {})
@@ -128,7 +128,7 @@ def _number(value: Any, how: str) -> str:
     return format(value, how) if isinstance(value, int | float) else "-"
 
 
-def _differences(histories: Sequence[History], shown: Sequence[str]) -> str:
+def _differences(histories: Sequence[RunHistory], shown: Sequence[str]) -> str:
     if len(histories) < 2:
         return ""
     rows = [[name, *values] for name, values in differing(histories).items()]
@@ -140,7 +140,7 @@ def _differences(histories: Sequence[History], shown: Sequence[str]) -> str:
     return f"<h2>What differs</h2><p>{keys}</p>{told}"
 
 
-def _charts(histories: Sequence[History], shown: Sequence[str], references: Sequence[Reference]) -> str:
+def _charts(histories: Sequence[RunHistory], shown: Sequence[str], references: Sequence[Reference]) -> str:
     figures = []
     for each in curves(histories, shown, references):
         drawn = "".join(
@@ -152,12 +152,12 @@ def _charts(histories: Sequence[History], shown: Sequence[str], references: Sequ
     return f'<h2>Curves</h2><div class="charts">{"".join(figures)}</div>'
 
 
-def _normal(history: History, references: Sequence[Reference]) -> str:
+def _normal(history: RunHistory, references: Sequence[Reference]) -> str:
     """Beside which reference a run is shown, and how far the two are alike."""
-    found = next((each for each in references if each.fits(history)), None)
+    found = next((each for each in references if each.matches(history)), None)
     if found is None:
         return ""
-    unlike = found.unlike(history)
+    unlike = found.differences(history)
     told = f"The dotted curve is a run of {found.preset} on {found.text} ({found.machine}, {found.date})"
     if not unlike:
         return f'<p class="soft">{escape(told)} with the same settings.</p>'
@@ -169,7 +169,7 @@ def _normal(history: History, references: Sequence[Reference]) -> str:
     return f'<details id="normal-{escape(history.name)}">{summary}<ul>{items}</ul></details>'
 
 
-def _samples(histories: Sequence[History], shown: Sequence[str]) -> str:
+def _samples(histories: Sequence[RunHistory], shown: Sequence[str]) -> str:
     told = [
         (row, name) for history, name in zip(histories, shown, strict=True) for row in history.samples[-SHOWN_SAMPLES:]
     ]
@@ -187,7 +187,7 @@ def _samples(histories: Sequence[History], shown: Sequence[str]) -> str:
     return f'<h2>What it tells</h2><div class="sample">{newest}{older if rest else ""}'
 
 
-def _scores(histories: Sequence[History], shown: Sequence[str]) -> str:
+def _scores(histories: Sequence[RunHistory], shown: Sequence[str]) -> str:
     """Every validation in numbers: what the curves show, for who cannot see them."""
     several = len(histories) > 1
     rows = [
@@ -202,13 +202,13 @@ def _scores(histories: Sequence[History], shown: Sequence[str]) -> str:
     return f'<details id="scores"><summary>Every validation in numbers</summary>{table("", head, rows)}</details>'
 
 
-def _models(histories: Sequence[History], shown: Sequence[str]) -> str:
-    rows: list[list[str]] = [["family"], ["parameters"], ["without embeddings"], ["vocabulary"], ["window, tokens"]]
+def _models(histories: Sequence[RunHistory], shown: Sequence[str]) -> str:
+    rows: list[list[str]] = [["family"], ["parameters"], ["without embeddings"], ["vocab_size"], ["window, tokens"]]
     for history in histories:
         weights = history.run.model.parameters()
         cells = (
-            history.run.model.family, f"{count(weights):,}", f"{count_without_embeddings(weights):,}",
-            f"{history.run.model.vocabulary:,}", f"{history.run.data.windows.length:,}",
+            history.run.model.family, f"{count(weights):,}", f"{count_non_embedding(weights):,}",
+            f"{history.run.model.vocab_size:,}", f"{history.run.data.sequences.length:,}",
         )  # fmt: skip
         for row, cell in zip(rows, cells, strict=True):
             row.append(cell)
@@ -221,7 +221,7 @@ def _models(histories: Sequence[History], shown: Sequence[str]) -> str:
     )
 
 
-def _configs(histories: Sequence[History], shown: Sequence[str]) -> str:
+def _configs(histories: Sequence[RunHistory], shown: Sequence[str]) -> str:
     return "".join(
         f'<details id="config-{escape(name)}"><summary>Config of {escape(name)}</summary>'
         f"<pre>{escape(to_yaml(history.run))}</pre></details>"

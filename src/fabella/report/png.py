@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 from fabella.report.charts import LOG_FROM, Axis, Line, finite
 from fabella.report.curves import X, curves
 from fabella.report.published_curves import fitting
-from fabella.report.run_history import History, names
-from fabella.storage import make_folders, storage_errors, write_file
+from fabella.report.run_history import RunHistory, names
+from fabella.storage import atomic_write, make_folders, storage_errors
 
 COLORS = ("#1f5fa8", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#be185d", "#0f766e", "#52525b")
 
 
-def draw(histories: Sequence[History], folder: Path, against: str) -> list[Path]:
+def draw_png(histories: Sequence[RunHistory], folder: Path, against: str) -> list[Path]:
     """One picture a quantity in ``folder``; their paths. Raises StorageError where they cannot be written."""
     with storage_errors(folder, "making the folder of pictures"):
         make_folders(folder)
     written: list[Path] = []
     for each in curves(histories, names(histories), fitting(histories)):
         path = folder / f"{each.key}.png"
-        write_file(path, _picture(each.title, each.lines[against], X[against], each.y))
+        atomic_write(path, _picture(each.title, each.lines[against], X[against], each.y))
         written.append(path)
     return written
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from fabella.report.run_history import AGAINST, History, settings
+from fabella.report.run_history import X_AXES, RunHistory, settings
 from fabella.text import source as sources
 
 FOLDER = "reference_curves"
@@ -27,13 +27,13 @@ class Reference:
     points: Mapping[str, Sequence[tuple[float, float]]]
     """Against step, tokens, seconds and flops."""
 
-    def fits(self, history: History) -> bool:
+    def matches(self, history: RunHistory) -> bool:
         """Whether a run is of this preset and on this text: on another, bits per byte are others."""
         here = settings(history.run)
         texts = [{k: v for k, v in one.items() if k.startswith(WHAT_TEXT)} for one in (here, self.settings)]
         return history.run.name == self.preset and texts[0] == texts[1]
 
-    def unlike(self, history: History) -> list[str]:
+    def differences(self, history: RunHistory) -> list[str]:
         """The settings that decide what is learned and are others in this run, as ``name: here, not there``."""
         here = settings(history.run)
         every = dict.fromkeys([*here, *self.settings])
@@ -44,10 +44,10 @@ class Reference:
         ]
 
 
-def fitting(histories: Sequence[History]) -> list[Reference]:
+def fitting(histories: Sequence[RunHistory]) -> list[Reference]:
     """The shipped curves that belong beside these runs."""
     found = [reference(name) for name in dict.fromkeys(history.run.name for history in histories)]
-    return [each for each in found if each and any(each.fits(history) for history in histories)]
+    return [each for each in found if each and any(each.matches(history) for history in histories)]
 
 
 def reference(preset: str) -> Reference | None:
@@ -56,11 +56,11 @@ def reference(preset: str) -> Reference | None:
     if not preset.replace("-", "").isalnum() or not file.is_file():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    points = {key: [(float(x), float(y)) for x, y in found["points"][key]] for key in AGAINST}
+    points = {key: [(float(x), float(y)) for x, y in found["points"][key]] for key in X_AXES}
     return Reference(found["preset"], found["date"], found["machine"], found["text"], found["settings"], points)
 
 
-def as_reference(history: History, date: str) -> dict[str, Any]:
+def as_reference(history: RunHistory, date: str) -> dict[str, Any]:
     """What is kept of a run so that it is a reference for its preset."""
     rows = [row for row in history.validation if isinstance(row.get("bits_per_byte"), int | float)]
     rows = rows[:: -(-len(rows) // MOST_POINTS) or 1]
@@ -72,6 +72,6 @@ def as_reference(history: History, date: str) -> dict[str, Any]:
         "text": sources.describe(history.run.data.source),
         "settings": {name: value for name, value in settings(history.run).items() if name.startswith(WHAT_MATTERS)},
         "points": {
-            key: [[float(f"{row[key]:.6g}"), float(f"{row['bits_per_byte']:.5g}")] for row in rows] for key in AGAINST
+            key: [[float(f"{row[key]:.6g}"), float(f"{row['bits_per_byte']:.5g}")] for row in rows] for key in X_AXES
         },
     }

@@ -12,24 +12,24 @@ import numpy as np
 
 from fabella.errors import CheckpointError
 from fabella.models.flops import flops_per_token
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 from fabella.runs.metrics_log import read_rows
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 
 METRICS, SAMPLES, EVALUATION = "metrics.jsonl", "samples.jsonl", "evaluation.json"
-AGAINST = ("step", "tokens", "seconds", "flops")
+X_AXES = ("step", "tokens", "seconds", "flops")
 """What a curve may be drawn against: optimizer steps, tokens learned from, time of training, its arithmetic."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RunHistory:
     """One run. Rows are as in its ``metrics.jsonl``, each with all of ``AGAINST``."""
 
     name: str
     path: Path
-    run: Run
+    run: RunConfig
     manifest: Mapping[str, Any]
     training: Sequence[Row]
     validation: Sequence[Row]
@@ -46,15 +46,15 @@ class History:
         return max((*self.training[-1:], *self.validation[-1:], *ended), key=lambda row: row["step"])
 
 
-def read(path: Path) -> History:
+def read(path: Path) -> RunHistory:
     """The run in ``path``. Raises CheckpointError where it is none, has measured nothing yet, or a line is damaged."""
-    folder = RunFolder.open(path)
+    folder = RunDir.open(path)
     rows = read_rows(path / METRICS)
     training = [row for row in rows if row.get("kind") == "train" and "step" in row]
     if not training:
         raise CheckpointError(
             f"{path} has measured nothing yet: its {METRICS} has no line of training.",
-            fix="Wait for its first steps, or give the folder of another run.",
+            hint="Wait for its first steps, or give the folder of another run.",
         )
     place = _place(training, folder.run)
     finals = [row for row in rows if row.get("kind") == "final"]
@@ -65,7 +65,7 @@ def read(path: Path) -> History:
         remarks.append(
             f"{broken:,} measured losses are not numbers: the training went wrong there, and the curve has gaps."
         )
-    return History(
+    return RunHistory(
         name=path.resolve().name,
         path=path,
         run=folder.run,
@@ -79,10 +79,10 @@ def read(path: Path) -> History:
     )
 
 
-def _place(training: Sequence[Row], run: Run) -> Callable[[Row], Row]:
+def _place(training: Sequence[Row], run: RunConfig) -> Callable[[Row], Row]:
     """Gives a row where it stands in tokens, seconds and operations: between and behind logged steps in proportion."""
     steps = [float(row["step"]) for row in training]
-    operations = flops_per_token(run.model, run.data.windows.length)
+    operations = flops_per_token(run.model, run.data.sequences.length)
 
     measured = {key: [float(row.get(key, math.nan)) for row in training] for key in ("tokens", "seconds")}
 
@@ -116,7 +116,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def names(histories: Sequence[History]) -> list[str]:
+def names(histories: Sequence[RunHistory]) -> list[str]:
     """A name for each run that no other has: as much of its path as is needed."""
     paths = [history.path.resolve() for history in histories]
     shared = os.path.commonpath([path.parent for path in paths])
@@ -124,7 +124,7 @@ def names(histories: Sequence[History]) -> list[str]:
     return own if len(set(own)) == len(own) else [os.path.relpath(path, shared) for path in paths]
 
 
-def settings(run: Run) -> dict[str, str]:
+def settings(run: RunConfig) -> dict[str, str]:
     """Every setting by its dotted name, as it is written on a command line."""
     found: dict[str, str] = {}
 
@@ -139,7 +139,7 @@ def settings(run: Run) -> dict[str, str]:
     return found
 
 
-def differing(histories: Sequence[History]) -> dict[str, list[str]]:
+def differing(histories: Sequence[RunHistory]) -> dict[str, list[str]]:
     """The settings that are not the same in all runs: name → the value in each; a dash where one has none."""
     each = [settings(history.run) for history in histories]
     every = dict.fromkeys(name for one in each for name in one)
@@ -147,6 +147,6 @@ def differing(histories: Sequence[History]) -> dict[str, list[str]]:
     return {name: found for name, found in rows.items() if len(set(found)) > 1 and not name.startswith("about.")}
 
 
-def data_of(history: History) -> str:
+def data_of(history: RunHistory) -> str:
     """The fingerprint of the data that a run learned from."""
     return str(history.manifest.get("data", {}).get("fingerprint", ""))

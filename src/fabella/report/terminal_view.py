@@ -11,31 +11,31 @@ from rich.table import Table
 from rich.text import Text
 
 from fabella.report.axes import duration, number
-from fabella.report.run_history import History, Row, read
+from fabella.report.run_history import Row, RunHistory, read
 
 LOOK_SECONDS = 2.0
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 COLUMNS = 48
 
 
-def watch(path: Path, console: Console | None = None, *, look_seconds: float = LOOK_SECONDS) -> None:
+def follow(path: Path, console: Console | None = None, *, look_seconds: float = LOOK_SECONDS) -> None:
     """Show the run in ``path`` until it has ended, or until Ctrl-C; once, where there is no terminal."""
     console = console or Console()
     history = read(path)
     if not console.is_terminal:
-        console.print(picture(history))
+        console.print(render(history))
         return
-    with Live(picture(history), console=console, auto_refresh=False) as shown:
+    with Live(render(history), console=console, auto_refresh=False) as shown:
         try:
             while history.final is None:
                 time.sleep(look_seconds)
                 history = read(path)
-                shown.update(picture(history), refresh=True)
+                shown.update(render(history), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def picture(history: History) -> Group:
+def render(history: RunHistory) -> Group:
     """Figures, two curves as blocks, and what it told last."""
     last = history.last
     of = getattr(history.run.training.length, "steps", 0)
@@ -46,7 +46,7 @@ def picture(history: History) -> Group:
         ("validation loss", history.validation, "loss", ".4f"),
         ("bits per byte", history.validation, "bits_per_byte", ".4f"),
         ("tokens a second", history.training, "tokens_per_second", ",.0f"),
-        ("gradient norm", history.training, "gradient_norm", ".3f"),
+        ("gradient norm", history.training, "grad_norm", ".3f"),
     ):
         values = _values(rows, key)
         if values:

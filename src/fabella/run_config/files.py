@@ -14,11 +14,11 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from fabella.config.base import Section
+from fabella.config.base import ConfigModel
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
-from fabella.models.registry import families, family_module
-from fabella.run_config.run import Run
+from fabella.models.registry import family_module, family_names
+from fabella.run_config.run import RunConfig
 
 LARGEST_FILE_BYTES = 1_000_000
 
@@ -34,20 +34,20 @@ def preset_names() -> list[str]:
 def preset_text(name: str) -> str:
     """The YAML of a preset. Raises ConfigError for a name that is none."""
     if name not in preset_names():
-        raise ConfigError(f"There is no preset '{name}'.", fix=did_you_mean(name, preset_names()))
+        raise ConfigError(f"There is no preset '{name}'.", hint=did_you_mean(name, preset_names()))
     return (resources.files("fabella.run_config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 @cache
-def preset(name: str) -> Run:
+def preset(name: str) -> RunConfig:
     """A preset as it ships. Raises ConfigError for a name that is none."""
-    return run_from(parse_yaml(preset_text(name), where=f"preset {name}"))
+    return validate_config(parse_yaml(preset_text(name), where=f"preset {name}"))
 
 
 # ---------------------------------------------------------------- reading
 
 
-def load_run(config: str, overrides: Sequence[str] = (), replace: Mapping[str, Any] | None = None) -> Run:
+def load_config(config: str, overrides: Sequence[str] = (), replace: Mapping[str, Any] | None = None) -> RunConfig:
     """A run from a preset's name or a YAML file's path; ``replace`` sets whole sections, then ``overrides`` apply.
 
     Raises ConfigError: unknown preset, file, key or value, each with the nearest known one.
@@ -55,8 +55,8 @@ def load_run(config: str, overrides: Sequence[str] = (), replace: Mapping[str, A
     path = Path(config)
     text = read_text(path) if path.suffix in {".yaml", ".yml"} else preset_text(config)
     values = parse_yaml(text, where=config)
-    run = run_from(replaced(values, replace or {}))
-    return run_from(apply_overrides(run.model_dump(mode="json"), overrides)) if overrides else run
+    run = validate_config(with_sections(values, replace or {}))
+    return validate_config(apply_overrides(run.model_dump(mode="json"), overrides)) if overrides else run
 
 
 def read_text(path: Path) -> str:
@@ -68,7 +68,7 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(
-            f"Config file {path} cannot be read: {reason}.", fix="Give a preset's name or a YAML file."
+            f"Config file {path} cannot be read: {reason}.", hint="Give a preset's name or a YAML file."
         ) from None
 
 
@@ -85,7 +85,7 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     return values
 
 
-def to_yaml(run: Run) -> str:
+def to_yaml(run: RunConfig) -> str:
     """The run as YAML, every default written out; ``load_run`` gives an equal run from it."""
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
@@ -125,14 +125,14 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ConfigError(f"'{text}' is no override.", fix="Write section.key=value, as in optimizer.lr=3e-4.")
+            raise ConfigError(f"'{text}' is no override.", hint="Write section.key=value, as in optimizer.lr=3e-4.")
         if key not in known_keys(family):
-            raise ConfigError(f"There is no setting '{key}'.", fix=did_you_mean(key, known_keys(family)))
+            raise ConfigError(f"There is no setting '{key}'.", hint=did_you_mean(key, known_keys(family)))
         _set(result, key.split("."), _value(value, text))
     return result
 
 
-def replaced(values: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+def with_sections(values: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with whole sections or settings replaced, by their dotted keys."""
     result = dict(values)
     for key, value in sections.items():
@@ -145,7 +145,7 @@ def _value(text: str, override: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError):
         raise ConfigError(
-            f"The value of '{override}' is no YAML value.", fix="Quote it: 'section.key=\"text\"'."
+            f"The value of '{override}' is no YAML value.", hint="Quote it: 'section.key=\"text\"'."
         ) from None
 
 
@@ -167,22 +167,22 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
 def _kept(path: list[str], before: Any, after: Any) -> set[str]:
     """Settings at ``path`` that mean the same in the kind, or the model family, ``after`` as in ``before``."""
     if path == ["model"]:
-        return set(family_module(after).Config.model_fields) if after in families() else set()
+        return set(family_module(after).Config.model_fields) if after in family_names() else set()
     kinds = {_kind_of(section): section.model_fields for section in _alternatives(path)}
     old, new = kinds.get(before, {}), kinds.get(after, {})
     return {name for name, field in new.items() if name not in old or old[name].annotation == field.annotation}
 
 
-def _alternatives(path: list[str]) -> list[type[Section]]:
+def _alternatives(path: list[str]) -> list[type[ConfigModel]]:
     """What may stand at ``path``: one section, or each kind of it."""
-    sections: list[type[Section]] = [Run]
+    sections: list[type[ConfigModel]] = [RunConfig]
     for name in path:
         fields = [section.model_fields[name] for section in sections if name in section.model_fields]
         sections = [inner for field in fields for inner in _sections_in(field.annotation)]
     return sections
 
 
-def _kind_of(section: type[Section]) -> str:
+def _kind_of(section: type[ConfigModel]) -> str:
     """The word that chooses this one of several kinds; empty for a section that is the only one."""
     return section.model_fields["kind"].default if "kind" in section.model_fields else ""
 
@@ -190,10 +190,10 @@ def _kind_of(section: type[Section]) -> str:
 # ---------------------------------------------------------------- checking
 
 
-def run_from(values: Mapping[str, Any]) -> Run:
+def validate_config(values: Mapping[str, Any]) -> RunConfig:
     """A checked Run. Raises ConfigError with every problem, and the nearest key for an unknown one."""
     try:
-        return Run.model_validate(dict(values))
+        return RunConfig.model_validate(dict(values))
     except ValidationError as error:
         model = values.get("model")
         family = str(model.get("family")) if isinstance(model, Mapping) else ""
@@ -245,13 +245,13 @@ def _dotted(location: tuple[int | str, ...], family: str) -> str:
 @cache
 def known_keys(family: str = "") -> frozenset[str]:
     """Every dotted key of a run; those under ``model`` are the family's."""
-    keys = set(_keys_of(Run, ""))
-    if family in families():
+    keys = set(_keys_of(RunConfig, ""))
+    if family in family_names():
         keys |= set(_keys_of(family_module(family).Config, "model."))
     return frozenset(keys)
 
 
-def _keys_of(section: type[Section], prefix: str) -> Iterable[str]:
+def _keys_of(section: type[ConfigModel], prefix: str) -> Iterable[str]:
     for name, field in section.model_fields.items():
         yield prefix + name
         for inner in _sections_in(field.annotation):
@@ -260,9 +260,9 @@ def _keys_of(section: type[Section], prefix: str) -> Iterable[str]:
                 yield from _keys_of(inner, f"{prefix}{name}.")
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
+def _sections_in(annotation: Any) -> list[type[ConfigModel]]:
     """The section classes in a field's type: itself, or the members of its union."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if isinstance(annotation, type) and issubclass(annotation, ConfigModel):
         return [annotation]
     if get_origin(annotation) is Annotated:
         return _sections_in(get_args(annotation)[0])

@@ -8,8 +8,8 @@ RUN/
   samples.jsonl     what the model told while it was trained
   checkpoints/
     step-00001000/  model.safetensors  optimizer.safetensors  state.json  manifest.json
-  tensorboard/      event files, where telemetry.tensorboard is on
-  wandb/, wandb-id  what Weights & Biases keeps here, and the name it knows the run by, where telemetry.wandb is on
+  tensorboard/      event files, where tracking.tensorboard is on
+  wandb/, wandb-id  what Weights & Biases keeps here, and the name it knows the run by, where tracking.wandb is on
   latest, best      plain text: the name of a checkpoint
   .lock             held by the process that trains here
 """

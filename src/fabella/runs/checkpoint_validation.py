@@ -9,46 +9,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError, NumericsError
-from fabella.models.parameters import Table, block_matrices
+from fabella.models.parameters import ParameterTable, block_matrices
 from fabella.storage import escaped
 
-FORMAT = 1
-"""Of checkpoints. A newer one is refused by name; every older one must be readable: tests/runs/released."""
+FORMAT = 2
+"""Format number of checkpoints. Others are refused: nothing was released with an older one."""
 NAMED = 5
 """Differences told in an error: enough to see the pattern."""
 
-OUTSIDE = " outside the blocks' matrices"
+OUTSIDE_BLOCKS = " outside the blocks' matrices"
 """Added to a kind of moment that those matrices lack: Muon has a momentum for them, and no second moment."""
 
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def checked_weights(weights: Arrays, table: Table, *, where: str) -> Arrays:
+def checked_weights(weights: Arrays, table: ParameterTable, *, where: str) -> Arrays:
     """The weights in the table's order. Raises CheckpointError naming the first five that differ from the table."""
-    return _compared(weights, {name: parameter.shape for name, parameter in table.items()}, where)
+    return _check_against(weights, {name: parameter.shape for name, parameter in table.items()}, where)
 
 
-def checked_moments(moments: Arrays, table: Table, *, where: str, kinds: Sequence[str] | None = None) -> Arrays:
+def checked_moments(
+    moments: Arrays, table: ParameterTable, *, where: str, kinds: Sequence[str] | None = None
+) -> Arrays:
     """``first.NAME``, ``second.NAME`` …, in order: each kind of moment has one array for every weight, of its shape.
 
     ``kinds``: those there must be, as of ``kinds_of``, which otherwise tells them. Raises CheckpointError naming five.
     """
     matrices = set(block_matrices(table))
     expected: dict[str, Shape] = {}
-    for kind in kinds_of(moments, table) if kinds is None else kinds:
-        moment = kind.removesuffix(OUTSIDE)
-        without = matrices if kind.endswith(OUTSIDE) else ()
+    for kind in moment_kinds(moments, table) if kinds is None else kinds:
+        moment = kind.removesuffix(OUTSIDE_BLOCKS)
+        without = matrices if kind.endswith(OUTSIDE_BLOCKS) else ()
         expected |= {f"{moment}.{name}": row.shape for name, row in table.items() if name not in without}
-    return _compared(moments, expected, where)
+    return _check_against(moments, expected, where)
 
 
-def kinds_of(moments: Arrays, table: Table) -> list[str]:
+def moment_kinds(moments: Arrays, table: ParameterTable) -> list[str]:
     """``first``, ``second`` …: what moments there are. ``OUTSIDE`` is added where no matrix of the blocks has one."""
     matrices = block_matrices(table)
     found = sorted({name.partition(".")[0] for name in moments})
     lacking = {kind for kind in found if matrices and not any(f"{kind}.{name}" in moments for name in matrices)}
-    return [kind + OUTSIDE if kind in lacking else kind for kind in found]
+    return [kind + OUTSIDE_BLOCKS if kind in lacking else kind for kind in found]
 
 
 def require_finite(arrays: Arrays, *, where: str) -> None:
@@ -57,11 +59,11 @@ def require_finite(arrays: Arrays, *, where: str) -> None:
         if not np.isfinite(array).all():
             raise NumericsError(
                 f"{where}: {name} is not finite, the training has diverged; it was not saved.",
-                fix="Resume from the checkpoint before it with a lower optimizer.lr, or a smaller optimizer.clip.",
+                hint="Resume from the checkpoint before it with a lower optimizer.lr, or a smaller optimizer.max_grad_norm.",
             )
 
 
-def _compared(arrays: Arrays, expected: Mapping[str, Shape], where: str) -> Arrays:
+def _check_against(arrays: Arrays, expected: Mapping[str, Shape], where: str) -> Arrays:
     wrong = [f"{name} is missing" for name in expected if name not in arrays]
     wrong += [f"{escaped(name)} is none of this model's" for name in arrays if name not in expected]
     for name, shape in expected.items():
@@ -87,10 +89,10 @@ def state_of(data: bytes, *, step: int, where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: damaged, it is not JSON.") from None
     if not isinstance(values, dict) or type(values.get("format")) is not int:
         raise CheckpointError(f"{where}: no state of a checkpoint: it names no format.")
-    if values["format"] > FORMAT:
+    if values["format"] != FORMAT:
         raise CheckpointError(
-            f"{where}: written in format {values['format']}; this Fabella reads formats up to {FORMAT}.",
-            fix="Use the version of Fabella that wrote it, or a newer one.",
+            f"{where} was written in format {values['format']}; this version of Fabella reads format {FORMAT}.",
+            hint="Use the version of Fabella that wrote it, or train the model again.",
         )
     moments, numbers, progress = (values.get(key) for key in ("moments", "numbers", "progress"))
     sound = (

@@ -10,12 +10,12 @@ from pathlib import Path
 from fabella.data.batches import Batch
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError
-from fabella.models.parameters import Table
+from fabella.models.parameters import ParameterTable
 from fabella.runs import checkpoint_validation
 from fabella.runs.checkpoint import MODEL, OPTIMIZER, STATE
-from fabella.runs.run_dir import RunFolder, name_of, step_of
-from fabella.runs.safetensors_io import decoded, encoded
-from fabella.storage import MANIFEST, escaped, read_manifest, read_verified, remove_folder, whole_folder, write_parts
+from fabella.runs.run_dir import RunDir, parse_step, step_name
+from fabella.runs.safetensors_io import dump_tensors, load_tensors
+from fabella.storage import MANIFEST, atomic_dir, escaped, read_manifest, read_verified, remove_dir, write_chunks
 
 FAILURES, BATCH = "failures", "batch.safetensors"
 KEPT = 3
@@ -23,7 +23,7 @@ KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedStepRecord:
     """What taking a step again needs. ``step`` counts from 1; ``state`` is that of the step before."""
 
     step: int
@@ -33,52 +33,52 @@ class Failure:
     error: str
 
 
-def place_of(folder: RunFolder, step: int) -> Path:
+def path_for(folder: RunDir, step: int) -> Path:
     """Where the failure of ``step`` is kept."""
-    return folder.path / FAILURES / name_of(step)
+    return folder.path / FAILURES / step_name(step)
 
 
-def keep(folder: RunFolder, failure: Failure) -> Path:
+def save(folder: RunDir, failure: FailedStepRecord) -> Path:
     """Write the failure and return its folder; of all failures of the run the newest KEPT steps stay.
 
     Raises StorageError where it cannot be written; then nothing half is left. Call it under ``folder.lock()``.
     """
-    target = place_of(folder, failure.step)
+    target = path_for(folder, failure.step)
     state = {
         "format": checkpoint_validation.FORMAT,
         "step": failure.step,
-        "moments": checkpoint_validation.kinds_of(failure.state.moments, folder.run.model.parameters()),
-        "numbers": dict(failure.state.numbers),
+        "moments": checkpoint_validation.moment_kinds(failure.state.optimizer_state, folder.run.model.parameters()),
+        "numbers": dict(failure.state.scalars),
         "progress": {"lr": failure.lr, "error": failure.error},
     }
-    with whole_folder(target, replace=True) as aside:
-        write_parts(aside / MODEL, encoded(failure.state.weights))
-        write_parts(aside / OPTIMIZER, encoded(failure.state.moments))
-        write_parts(aside / BATCH, encoded({"tokens": failure.batch.tokens, "targets": failure.batch.targets}))
-        write_parts(aside / STATE, [json.dumps(state, indent=1, allow_nan=False).encode()])
-        write_parts(
+    with atomic_dir(target, replace=True) as aside:
+        write_chunks(aside / MODEL, dump_tensors(failure.state.weights))
+        write_chunks(aside / OPTIMIZER, dump_tensors(failure.state.optimizer_state))
+        write_chunks(aside / BATCH, dump_tensors({"tokens": failure.batch.tokens, "targets": failure.batch.targets}))
+        write_chunks(aside / STATE, [json.dumps(state, indent=1, allow_nan=False).encode()])
+        write_chunks(
             aside / MANIFEST, [json.dumps({"format": checkpoint_validation.FORMAT, "step": failure.step}).encode()]
         )
-    others = sorted(path for path in target.parent.iterdir() if step_of(path.name) not in {None, failure.step})
+    others = sorted(path for path in target.parent.iterdir() if parse_step(path.name) not in {None, failure.step})
     for path in others[: max(len(others) + 1 - KEPT, 0)]:
-        remove_folder(path)
+        remove_dir(path)
     return target
 
 
-def read(path: Path, table: Table) -> Failure:
+def read(path: Path, table: ParameterTable) -> FailedStepRecord:
     """The failure in ``path``, every byte checked. Raises CheckpointError where it is none, or damaged."""
-    step = step_of(path.name)
+    step = parse_step(path.name)
     if step is None or path.parent.name != FAILURES:
         raise CheckpointError(
-            f"{escaped(str(path), 500)} is no step that was kept.", fix=f"Give RUN/{FAILURES}/{name_of(1234)}."
+            f"{escaped(str(path), 500)} is no step that was kept.", hint=f"Give RUN/{FAILURES}/{step_name(1234)}."
         )
     manifest = read_manifest(path)
     values = checkpoint_validation.state_of(
         read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}"
     )
-    weights = decoded(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
-    moments = decoded(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
-    arrays = decoded(read_verified(path, manifest, BATCH), where=f"{path.name}/{BATCH}")
+    weights = load_tensors(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
+    moments = load_tensors(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
+    arrays = load_tensors(read_verified(path, manifest, BATCH), where=f"{path.name}/{BATCH}")
     lr, error = values["progress"].get("lr"), values["progress"].get("error")
     if set(arrays) != {"tokens", "targets"} or not isinstance(lr, float) or not isinstance(error, str):
         raise CheckpointError(f"{path.name}: damaged: tokens, targets, lr or error are missing or of another kind.")
@@ -89,4 +89,4 @@ def read(path: Path, table: Table) -> Failure:
         ),
         values["numbers"],
     )
-    return Failure(step, state, Batch(arrays["tokens"], arrays["targets"]), lr, error)
+    return FailedStepRecord(step, state, Batch(arrays["tokens"], arrays["targets"]), lr, error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import CheckpointError
-from fabella.storage import escaped, plain, storage_errors, write_file
+from fabella.storage import atomic_write, escaped, json_safe, storage_errors
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -16,7 +16,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
     A line that a killed process left torn is dropped first. Raises StorageError; the file is then as it was.
     """
-    line = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
+    line = (json.dumps(json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
     with storage_errors(path, f"writing {escaped(path.name)}", needed=len(line)):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -34,7 +34,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [_parsed(path, number, line) for number, line in enumerate(_whole_lines(path), start=1)]
 
 
-def keep_through(path: Path, step: int) -> None:
+def truncate_after(path: Path, step: int) -> None:
     """Drop the rows of steps later than ``step``, and a torn last line; the rest stays byte for byte."""
     if not path.exists():
         return
@@ -42,7 +42,7 @@ def keep_through(path: Path, step: int) -> None:
     rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
     kept = b"".join(line + b"\n" for line, row in zip(lines, rows, strict=True) if _step_of(row) <= step)
     if len(kept) != path.stat().st_size:
-        write_file(path, kept)
+        atomic_write(path, kept)
 
 
 def _step_of(row: Mapping[str, Any]) -> float:
@@ -65,7 +65,7 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise CheckpointError(
             f"{escaped(str(path), 500)}, line {number}: damaged, it is no JSON object.",
-            fix="Remove that line to read the others.",
+            hint="Remove that line to read the others.",
         )
     return row
 

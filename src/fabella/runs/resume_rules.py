@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fabella.errors import ConfigError
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 Verdict = Literal["refuse", "warn", "allow"]
 
@@ -21,25 +21,25 @@ CONFIG_RULES: dict[str, Verdict] = {
     "tokenizer": "refuse",
     "data": "refuse",
     "data.source.paths": "allow",  # text may be moved; its fingerprint says whether it is the same
-    "data.reading.ahead": "allow",
-    "data.reading.patience_seconds": "allow",
+    "data.mode.prefetch_batches": "allow",
+    "data.mode.timeout_seconds": "allow",
     "optimizer": "warn",
     "training.length": "warn",  # a schedule in shares of the run stretches with it
-    "training.micro_batch": "warn",
-    "training.accumulation": "warn",
+    "training.micro_batch_size": "warn",
+    "training.gradient_accumulation": "warn",
     "training.precision": "warn",
-    "training.recompute": "allow",  # the same numbers, computed once or twice
+    "training.gradient_checkpointing": "allow",  # the same numbers, computed once or twice
     "training.compile": "warn",  # the same sums, not rounded alike
-    "training.log_every": "allow",
-    "training.nonfinite": "warn",
+    "training.log_every_steps": "allow",
+    "training.on_nonfinite": "warn",
     "training.parallel": "warn",  # the same sums, rounded in another order
     "training.parallel.timeout_seconds": "allow",
-    "validation.every": "allow",
-    "validation.patience": "allow",
-    "validation.windows": "warn",  # the best loss so far was measured on other windows
+    "validation.every_steps": "allow",
+    "validation.early_stopping_patience": "allow",
+    "validation.num_sequences": "warn",  # the best loss so far was measured on other windows
     "checkpoint": "allow",
     "samples": "allow",
-    "telemetry": "allow",
+    "tracking": "allow",
 }
 MANIFEST_RULES: dict[str, Verdict] = {
     "format": "allow",
@@ -54,7 +54,7 @@ TOLD = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ConfigChange:
     """One setting that is not as it was. ``saved`` or ``asked`` is None where that side has no such setting."""
 
     key: str
@@ -66,18 +66,18 @@ class Difference:
         return f"{self.key}: {_shown(self.saved)} → {_shown(self.asked)}"
 
 
-def compare_for_resume(saved: Run, asked: Run) -> list[Difference]:
+def compare_for_resume(saved: RunConfig, asked: RunConfig) -> list[ConfigChange]:
     """All differences that are warned of or allowed. Raises ConfigError for those that are refused."""
     return _judged(saved.model_dump(mode="json"), asked.model_dump(mode="json"), CONFIG_RULES)
 
 
-def compare_manifests(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Difference]:
+def compare_manifests(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[ConfigChange]:
     """The same for what a run was made with: fingerprints of data and tokenizer, versions, hardware."""
     given = {key: value for key, value in saved.items() if key in asked}
     return _judged(given, asked, MANIFEST_RULES)
 
 
-def verdict_on(key: str, rules: Mapping[str, Verdict]) -> Verdict:
+def rule_for(key: str, rules: Mapping[str, Verdict]) -> Verdict:
     """The verdict of the longest prefix of ``key``; refused where nobody has thought of it."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
@@ -87,16 +87,16 @@ def verdict_on(key: str, rules: Mapping[str, Verdict]) -> Verdict:
     return "refuse"
 
 
-def _judged(saved: Any, asked: Any, rules: Mapping[str, Verdict]) -> list[Difference]:
+def _judged(saved: Any, asked: Any, rules: Mapping[str, Verdict]) -> list[ConfigChange]:
     before, after = _flat(saved), _flat(asked)
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    found = [Difference(key, before.get(key), after.get(key), verdict_on(key, rules)) for key in changed]
+    found = [ConfigChange(key, before.get(key), after.get(key), rule_for(key, rules)) for key in changed]
     refused = [str(difference) for difference in found if difference.verdict == "refuse"]
     if refused:
         more = f"; and {len(refused) - TOLD:,} more" if len(refused) > TOLD else ""
         raise ConfigError(
             f"A run cannot go on with other values of {'; '.join(refused[:TOLD])}{more}.",
-            fix="Resume without them, or begin a new run with another --out.",
+            hint="Resume without them, or begin a new run with another --out.",
         )
     return found
 

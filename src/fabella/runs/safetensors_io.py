@@ -25,7 +25,7 @@ SIGNATURES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05",
 OLD_OPCODES = b"(]}cSVIFNGKMJUXTi)l0"
 
 
-def encoded(arrays: Arrays) -> Iterator[bytes | memoryview]:
+def dump_tensors(arrays: Arrays) -> Iterator[bytes | memoryview]:
     """The pieces of a safetensors file, header first. Raises CheckpointError for a dtype that it cannot hold."""
     yield _header(arrays)
     for array in (array for array in arrays.values() if array.size):
@@ -51,12 +51,12 @@ def _header(arrays: Arrays) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def decoded(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
+def load_tensors(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file. ``where`` names the file in errors (CheckpointError)."""
     if is_pickle(data[:16]):
         raise CheckpointError(
             f"{where}: refusing pickle: it may hold code that runs when it is read.",
-            fix="Have it converted to safetensors where it comes from.",
+            hint="Have it converted to safetensors where it comes from.",
         )
     try:
         return parse(data)

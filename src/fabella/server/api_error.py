@@ -3,14 +3,14 @@
 from contextvars import ContextVar
 from typing import Any
 
-from fabella.tracking.console import say
+from fabella.tracking.console import print_status
 from fabella.tracking.terminal_escape import escape
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """Of the request that is being answered: in the header x-request-id, and where its failure is said"""
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is an answer
+class ApiError(Exception):
     """Answered with ``status``: ``{"error": {"message", "type", "param", "code"}}``."""
 
     def __init__(
@@ -42,16 +42,16 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer
         return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """A value for a message: short, whatever was sent."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def report(refusal: Refusal) -> None:
+def report(refusal: ApiError) -> None:
     """Say to whoever runs the server what a client is not told."""
     if refusal.status >= 500:
         cause = refusal.__cause__
         what = f"{type(cause).__name__}: {cause}" if cause else refusal.message
         # On one line: what somebody sent must not look like a line of ours.
-        say(f"request {request_id.get()}: {escape(what)}".replace("\n", "\\n"))
+        print_status(f"request {request_id.get()}: {escape(what)}".replace("\n", "\\n"))

@@ -12,16 +12,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from fabella.server.api_error import Refusal, report
-from fabella.server.completions import Tell
+from fabella.server.api_error import ApiError, report
+from fabella.server.completions import CompletionEndpoint
 from fabella.server.limits import Limits
 from fabella.server.metrics import Metrics
-from fabella.server.middleware import Guard
-from fabella.server.rate_limit import Rate
+from fabella.server.middleware import SecurityMiddleware
+from fabella.server.rate_limit import RateLimiter
 from fabella.server.reload import Reload
 from fabella.server.requests import chat, completion
-from fabella.server.responses import Chat, Completion
-from fabella.server.served_models import Shelf
+from fabella.server.responses import ChatFormat, CompletionFormat
+from fabella.server.served_models import ServedModels
 
 LOOPBACK_NAMES = ("localhost",)
 PAGE = {
@@ -31,9 +31,11 @@ PAGE = {
 }
 
 
-def application(shelf: Shelf, limits: Limits, *, hosts: Iterable[str] = LOOPBACK_NAMES, key: str = "") -> ASGIApp:
+def application(
+    shelf: ServedModels, limits: Limits, *, hosts: Iterable[str] = LOOPBACK_NAMES, key: str = ""
+) -> ASGIApp:
     """The whole server; ``hosts``: names it answers to, ``key``: what most routes ask for, empty for nothing."""
-    metrics, rate = Metrics(), Rate(limits.requests_per_minute)
+    metrics, rate = Metrics(), RateLimiter(limits.requests_per_minute)
 
     @asynccontextmanager
     async def telling(_: Starlette) -> AsyncGenerator[None]:
@@ -47,18 +49,24 @@ def application(shelf: Shelf, limits: Limits, *, hosts: Iterable[str] = LOOPBACK
         *_page(),
         *_facts(shelf, metrics),
         Route(
-            "/v1/completions", Tell(shelf, metrics, limits, rate, read=completion, shape=Completion), methods=["POST"]
+            "/v1/completions",
+            CompletionEndpoint(shelf, metrics, limits, rate, read=completion, shape=CompletionFormat),
+            methods=["POST"],
         ),
-        Route("/v1/chat/completions", Tell(shelf, metrics, limits, rate, read=chat, shape=Chat), methods=["POST"]),
+        Route(
+            "/v1/chat/completions",
+            CompletionEndpoint(shelf, metrics, limits, rate, read=chat, shape=ChatFormat),
+            methods=["POST"],
+        ),
         Route("/reload", Reload(shelf, limits), methods=["POST"]),
     ]
     app = Starlette(
         routes=routes,
         lifespan=telling,
-        exception_handlers={Refusal: _refused, HTTPException: _no_such, Exception: _failed},
+        exception_handlers={ApiError: _refused, HTTPException: _no_such, Exception: _failed},
     )
     app.router.redirect_slashes = False
-    return Guard(app, hosts=hosts, key=key, routes={route.path for route in routes}, metrics=metrics)
+    return SecurityMiddleware(app, hosts=hosts, key=key, routes={route.path for route in routes}, metrics=metrics)
 
 
 def _page() -> list[Route]:
@@ -73,15 +81,15 @@ def _page() -> list[Route]:
     return [route(path, name, kind) for path, (name, kind) in PAGE.items()]
 
 
-def _facts(shelf: Shelf, metrics: Metrics) -> list[Route]:
+def _facts(shelf: ServedModels, metrics: Metrics) -> list[Route]:
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok" if shelf.alive else "failing"}, 200 if shelf.alive else 503)
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model.facts() for model in shelf.models.values()]})
+        return JSONResponse({"object": "list", "data": [model.info() for model in shelf.models.values()]})
 
     async def model(request: Request) -> Response:
-        return JSONResponse(shelf.find(request.path_params["name"]).facts())
+        return JSONResponse(shelf.find(request.path_params["name"]).info())
 
     async def numbers(_: Request) -> Response:
         tellers = {name: model.scheduler for name, model in shelf.models.items()}
@@ -100,7 +108,7 @@ def _facts(shelf: Shelf, metrics: Metrics) -> list[Route]:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+    assert isinstance(error, ApiError)
     report(error)
     return JSONResponse(error.body(), error.status, error.headers)
 
@@ -109,10 +117,10 @@ async def _no_such(request: Request, error: Exception) -> Response:
     """404 and 405, in the same shape as every other refusal."""
     assert isinstance(error, HTTPException)
     found = "This method is not offered here." if error.status_code == 405 else "There is nothing at this address."
-    refusal = Refusal(found, status=error.status_code)
+    refusal = ApiError(found, status=error.status_code)
     return JSONResponse(refusal.body(), refusal.status, {**(error.headers or {}), **refusal.headers})
 
 
 async def _failed(_: Request, error: Exception) -> Response:
     """A bug of ours: its traceback goes to whoever runs the server, and nobody else."""
-    return JSONResponse(Refusal("The server failed.", status=500).body(), 500)
+    return JSONResponse(ApiError("The server failed.", status=500).body(), 500)

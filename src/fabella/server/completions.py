@@ -12,32 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Message, Receive, Scope, Send
 
-from fabella.generation.continuous_batching import Request
-from fabella.server.api_error import Refusal, report
-from fabella.server.delta_stream import Piece, Told
+from fabella.generation.continuous_batching import SequenceRequest
+from fabella.server.api_error import ApiError, report
+from fabella.server.delta_stream import ActiveCompletion, Delta
 from fabella.server.json_fields import parse
 from fabella.server.limits import Limits
 from fabella.server.metrics import Metrics
-from fabella.server.rate_limit import Rate
-from fabella.server.requests import Asked
-from fabella.server.responses import Choice, Shape, usage
-from fabella.server.scheduler import ClosedError, FullError, Ticket
-from fabella.server.served_models import Model, Shelf
+from fabella.server.rate_limit import RateLimiter
+from fabella.server.requests import CompletionRequest
+from fabella.server.responses import CompletionChoice, ResponseFormat, usage
+from fabella.server.scheduler import ClosedError, Job, QueueFullError
+from fabella.server.served_models import ServedModel, ServedModels
 
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 _JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
-class LeftError(Exception):
+class ClientDisconnected(Exception):
     """The client went away; there is nobody to answer."""
 
 
 @dataclass
-class Hearing:
+class ResponseStream:
     """The texts of one request and what is heard of them, in the order in which it is told."""
 
-    tickets: list[Ticket]
-    news: "asyncio.Queue[tuple[int, Piece | BaseException]]"
+    tickets: list[Job]
+    news: "asyncio.Queue[tuple[int, Delta | BaseException]]"
     prompt_tokens: int
     begun: bool = False
     """Whether anything was heard"""
@@ -47,7 +47,7 @@ class Hearing:
         """Of all texts together."""
         return sum(ticket.told.tokens for ticket in self.tickets)
 
-    async def pieces(self, until: float) -> AsyncIterator[list[tuple[int, Piece]]]:
+    async def pieces(self, until: float) -> AsyncIterator[list[tuple[int, Delta]]]:
         """Every piece with the number of its text, those together that have come by then, until all texts have ended or
         time is over (see ``Limits``)."""
         open_texts = set(range(len(self.tickets)))
@@ -56,27 +56,27 @@ class Hearing:
                 async with asyncio.timeout_at(until):
                     heard = [await self.news.get()]
             except TimeoutError:
-                yield [(index, self.tickets[index].told.cut()) for index in sorted(open_texts)]
+                yield [(index, self.tickets[index].told.truncate()) for index in sorted(open_texts)]
                 return
             while not self.news.empty():  # whoever is slow hears more at a time
                 heard.append(self.news.get_nowait())
-            told = [(index, piece) for index, piece in heard if isinstance(piece, Piece)]
+            told = [(index, piece) for index, piece in heard if isinstance(piece, Delta)]
             open_texts.difference_update(index for index, piece in told if piece.ended_by)
             if ready := [(index, piece) for index, piece in told if piece.text or piece.tokens or piece.ended_by]:
                 yield ready
             for _, failure in heard:
                 if isinstance(failure, ClosedError):
-                    raise Refusal("The server is ending.", status=503)
+                    raise ApiError("The server is ending.", status=503)
                 if isinstance(failure, BaseException):
-                    raise Refusal("The text could not be told.", status=500) from failure
+                    raise ApiError("The text could not be told.", status=500) from failure
 
 
-class Tell:
+class CompletionEndpoint:
     """Answers requests for text. What a request is, ``read`` says; how it is answered, ``shape``."""
 
     def __init__(
-        self, shelf: Shelf, metrics: Metrics, limits: Limits, rate: Rate, *,
-        read: Callable[[dict[str, Any], Limits], Asked], shape: type[Shape],
+        self, shelf: ServedModels, metrics: Metrics, limits: Limits, rate: RateLimiter, *,
+        read: Callable[[dict[str, Any], Limits], CompletionRequest], shape: type[ResponseFormat],
     ) -> None:  # fmt: skip
         self._shelf, self._metrics, self._limits, self._rate = shelf, metrics, limits, rate
         self._read, self._shape = read, shape
@@ -86,12 +86,12 @@ class Tell:
         wait = self._rate.take(str((scope.get("client") or ("",))[0]))
         if wait:
             message = f"More than {self._limits.requests_per_minute:g} requests a minute. Try again in {wait} seconds."
-            raise Refusal(message, status=429, code="rate_limit_exceeded", retry_after=wait)
+            raise ApiError(message, status=429, code="rate_limit_exceeded", retry_after=wait)
         body = await body_of(scope, receive, self._limits)
-        with suppress(LeftError):
-            await self._while_there(receive, self._answer(body, send))
+        with suppress(ClientDisconnected):
+            await self.cancel_on_disconnect(receive, self._answer(body, send))
 
-    async def _while_there(self, receive: Receive, answering: Any) -> None:
+    async def cancel_on_disconnect(self, receive: Receive, answering: Any) -> None:
         """Give up answering as soon as the client has left, whether it streams or not."""
         answer, left = asyncio.ensure_future(answering), asyncio.ensure_future(_left(receive))
         try:
@@ -123,7 +123,7 @@ class Tell:
             model.scheduler.cancel(hearing.tickets)
             self._metrics.answer.add(time.monotonic() - began)
 
-    async def _encoded(self, asked: Asked) -> tuple[Model, list[NDArray[np.int32]]]:
+    async def _encoded(self, asked: CompletionRequest) -> tuple[ServedModel, list[NDArray[np.int32]]]:
         """The model that is asked, and what it reads; long prompts take a while, and meanwhile others are answered."""
         while True:
             model = self._shelf.find(asked.model)
@@ -131,29 +131,29 @@ class Tell:
             if self._shelf.find(asked.model) is model:  # and no newer checkpoint has taken its place meanwhile
                 return model, ids
 
-    def _submit(self, model: Model, asked: Asked, ids: Sequence[Any]) -> Hearing:
-        news: asyncio.Queue[tuple[int, Piece | BaseException]] = asyncio.Queue()
+    def _submit(self, model: ServedModel, asked: CompletionRequest, ids: Sequence[Any]) -> ResponseStream:
+        news: asyncio.Queue[tuple[int, Delta | BaseException]] = asyncio.Queue()
 
-        def ticket(index: int) -> Ticket:
-            request = Request(
+        def ticket(index: int) -> Job:
+            request = SequenceRequest(
                 ids=ids[index // asked.n], sampling=asked.sampling, row=index % asked.n, opening=1,
                 log_probabilities=asked.log_probabilities, alternatives=asked.alternatives,
             )  # fmt: skip
-            told = Told(model.teller.tokenizer, stops=asked.stops, max_tokens=asked.max_tokens)
-            return Ticket(request, told, lambda heard: news.put_nowait((index, heard)))
+            told = ActiveCompletion(model.teller.tokenizer, stops=asked.stops, max_tokens=asked.max_tokens)
+            return Job(request, told, lambda heard: news.put_nowait((index, heard)))
 
         tickets = [ticket(index) for index in range(len(ids) * asked.n)]
         try:
             model.scheduler.submit(tickets)
-        except FullError as full:
+        except QueueFullError as full:
             message = "Too many texts are being told. Try again later."
-            raise Refusal(message, status=429, code="rate_limit_exceeded", retry_after=full.seconds) from None
+            raise ApiError(message, status=429, code="rate_limit_exceeded", retry_after=full.seconds) from None
         except ClosedError:
-            raise Refusal("The server is ending.", status=503) from None
-        return Hearing(tickets, news, sum(len(one) - 1 for one in ids))
+            raise ApiError("The server is ending.", status=503) from None
+        return ResponseStream(tickets, news, sum(len(one) - 1 for one in ids))
 
-    async def _whole(self, hearing: Hearing, shape: Shape, send: Send, began: float) -> None:
-        choices = [Choice() for _ in hearing.tickets]
+    async def _whole(self, hearing: ResponseStream, shape: ResponseFormat, send: Send, began: float) -> None:
+        choices = [CompletionChoice() for _ in hearing.tickets]
         async for pieces in hearing.pieces(self._until()):
             self._first(hearing, began)
             for index, piece in pieces:
@@ -162,15 +162,17 @@ class Tell:
         await send({"type": "http.response.start", "status": 200, "headers": _JSON + _length(body)})
         await self._send(send, {"type": "http.response.body", "body": body})
 
-    async def _stream(self, hearing: Hearing, shape: Shape, send: Send, began: float, include_usage: bool) -> None:
+    async def _stream(
+        self, hearing: ResponseStream, shape: ResponseFormat, send: Send, began: float, include_usage: bool
+    ) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM})
-        opening = [shape.opening(index) for index in range(len(hearing.tickets))]
+        opening = [shape.first_chunk(index) for index in range(len(hearing.tickets))]
         await self._events(send, [chunk for chunk in opening if chunk])
         try:
             async for pieces in hearing.pieces(self._until()):
                 self._first(hearing, began)
                 await self._events(send, [shape.piece(index, piece) for index, piece in pieces])
-        except Refusal as refusal:  # the answer has begun: the error is its last event
+        except ApiError as refusal:  # the answer has begun: the error is its last event
             report(refusal)
             await self._events(send, [refusal.body()])
             await self._send(send, {"type": "http.response.body"})
@@ -180,9 +182,9 @@ class Tell:
         await self._send(send, {"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
     def _until(self) -> float:
-        return asyncio.get_running_loop().time() + self._limits.produce_seconds
+        return asyncio.get_running_loop().time() + self._limits.generation_timeout_seconds
 
-    def _first(self, hearing: Hearing, began: float) -> None:
+    def _first(self, hearing: ResponseStream, began: float) -> None:
         if not hearing.begun:
             hearing.begun = True
             self._metrics.first_piece.add(time.monotonic() - began)
@@ -195,14 +197,14 @@ class Tell:
     async def _send(self, send: Send, message: Message) -> None:
         """A client that does not read is as good as gone."""
         try:
-            async with asyncio.timeout(self._limits.receive_seconds):
+            async with asyncio.timeout(self._limits.receive_timeout_seconds):
                 await send(message)
         except TimeoutError:
             self._metrics.disconnects += 1
-            raise LeftError from None
+            raise ClientDisconnected from None
 
 
-def _ids(model: Model, asked: Asked) -> list[NDArray[np.int32]]:
+def _ids(model: ServedModel, asked: CompletionRequest) -> list[NDArray[np.int32]]:
     return [model.ids(prompt, asked.keep_last) for prompt in asked.prompts]
 
 
@@ -211,15 +213,15 @@ async def body_of(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
-        raise Refusal("The body must be sent as application/json.", status=415)
+        raise ApiError("The body must be sent as application/json.", status=415)
     if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise Refusal("The body must not be compressed.", status=415)
-    too_large = Refusal(f"The body is larger than {limits.body_bytes:,} bytes.", status=413)
+        raise ApiError("The body must not be compressed.", status=415)
+    too_large = ApiError(f"The body is larger than {limits.body_bytes:,} bytes.", status=413)
     if int(headers.get(b"content-length", b"0")) > limits.body_bytes:
         raise too_large
     found = bytearray()
     try:
-        async with asyncio.timeout(limits.receive_seconds):
+        async with asyncio.timeout(limits.receive_timeout_seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -230,7 +232,9 @@ async def body_of(scope: Scope, receive: Receive, limits: Limits) -> bytes:
                 if not message.get("more_body"):
                     return bytes(found)
     except TimeoutError:
-        raise Refusal(f"The body did not come within {limits.receive_seconds:g} seconds.", status=408) from None
+        raise ApiError(
+            f"The body did not come within {limits.receive_timeout_seconds:g} seconds.", status=408
+        ) from None
 
 
 async def _left(receive: Receive) -> None:
@@ -238,7 +242,7 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def _fingerprint(model: Model) -> str:
+def _fingerprint(model: ServedModel) -> str:
     return f"fabella-{model.teller.tokenizer.fingerprint[:8]}-{model.teller.step}"
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fabella.generation.completion import Ending
-from fabella.generation.continuous_batching import Choice
-from fabella.generation.detokenizer import StopStrings, TextStream
+from fabella.generation.continuous_batching import SampledToken
+from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.tokenizer import Tokenizer
 
 
@@ -21,7 +21,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Delta:
     """What one step added to a text. Pieces joined are the text, and all of its tokens."""
 
     text: str = ""
@@ -29,11 +29,11 @@ class Piece:
     ended_by: Ending | None = None
 
 
-class Told:
+class ActiveCompletion:
     """Takes choices and gives pieces: whole characters, and never a part of a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, *, stops: Sequence[str], max_tokens: int) -> None:
-        self._end, self._stream, self._stops = tokenizer.end, TextStream(tokenizer), StopStrings(stops)
+        self._end, self._stream, self._stops = tokenizer.eos_id, IncrementalDetokenizer(tokenizer), StopStrings(stops)
         self._max_tokens = max_tokens
         self.tokens = 0
         """Chosen so far; the end of the document is not counted"""
@@ -41,7 +41,7 @@ class Told:
         """Characters that the tokens completed, and those that were given out"""
         self._held: list[Token] = []
 
-    def take(self, choice: Choice) -> Piece:
+    def append(self, choice: SampledToken) -> Delta:
         """The piece after one more choice."""
         if choice.token == self._end:
             return self._finish("end", "")
@@ -56,21 +56,21 @@ class Told:
             return self._finish("length", certain)
         return self._give(certain, None)
 
-    def cut(self) -> Piece:
+    def truncate(self) -> Delta:
         """The end of a text that is given up."""
         return self._finish("length", "")
 
-    def _finish(self, ending: Ending, certain: str) -> Piece:
+    def _finish(self, ending: Ending, certain: str) -> Delta:
         if ending != "stop":
             certain += self._stops.push(self._stream.end())
             ending = "stop" if self._stops.found else ending
             certain += self._stops.end()
         return self._give(certain, ending)
 
-    def _give(self, text: str, ending: Ending | None) -> Piece:
+    def _give(self, text: str, ending: Ending | None) -> Delta:
         self._given += len(text)
         # Tokens wait with their text; those behind a stop string are no part of it.
         everything = ending in {"end", "length"}
         ready = [token for token in self._held if everything or token.start < self._given]
         self._held = self._held[len(ready) :]
-        return Piece(text, tuple(ready), ending)
+        return Delta(text, tuple(ready), ending)

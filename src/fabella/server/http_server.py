@@ -27,12 +27,12 @@ def require_key(host: str, key: str) -> None:
     if key and (len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key):
         raise UsageError(
             f"The API key must be at least {SHORTEST_KEY} printable ASCII characters, without spaces.",
-            fix="Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'",
+            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
     if not key and not is_loopback(host):
         raise UsageError(
             f"{host} can be reached from other machines, and without an API key anybody there could use the server.",
-            fix="Set FABELLA_API_KEY or --api-key-file, or leave --host at 127.0.0.1.",
+            hint="Set FABELLA_API_KEY or --api-key-file, or leave --host at 127.0.0.1.",
         )
 
 
@@ -66,10 +66,10 @@ def _refused(host: str, port: int, error: OSError) -> UsageError:
     if error.errno == errno.EADDRINUSE:
         free = _free(host, port)
         fix = f"Try --port {free}." if free else "Give another with --port."
-        return UsageError(f"Port {port} of {host} is in use{_by(port)}.", fix=fix)
+        return UsageError(f"Port {port} of {host} is in use{_by(port)}.", hint=fix)
     if error.errno == errno.EACCES:
-        return UsageError(f"Port {port} may not be used by everybody.", fix="Give one from 1024 on with --port.")
-    return UsageError(f"{host}, port {port} cannot be used ({error.strerror}).", fix="Give another with --host.")
+        return UsageError(f"Port {port} may not be used by everybody.", hint="Give one from 1024 on with --port.")
+    return UsageError(f"{host}, port {port} cannot be used ({error.strerror}).", hint="Give another with --host.")
 
 
 def _by(port: int) -> str:
@@ -109,7 +109,7 @@ def server(app: ASGIApp, limits: Limits) -> Server:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=type("Patient", (_Patient,), {"seconds": limits.receive_seconds}),
+        http=type("Patient", (HeaderTimeoutProtocol,), {"seconds": limits.receive_timeout_seconds}),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -119,7 +119,7 @@ def server(app: ASGIApp, limits: Limits) -> Server:
         server_header=False,
         limit_concurrency=limits.connections,
         timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(limits.drain_seconds),
+        timeout_graceful_shutdown=int(limits.shutdown_timeout_seconds),
         h11_max_incomplete_event_size=32 * 1024,
     )
     return Server(config)
@@ -133,7 +133,7 @@ def serve(app: ASGIApp, sockets: Sequence[socket.socket], limits: Limits) -> Non
         raise KeyboardInterrupt
 
 
-class _Patient(H11Protocol):
+class HeaderTimeoutProtocol(H11Protocol):
     """HTTP whose patience for a request's headers ends: uvicorn alone waits for ever."""
 
     seconds = 30.0

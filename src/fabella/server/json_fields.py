@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-from fabella.server.api_error import Refusal, shown
+from fabella.server.api_error import ApiError, quote
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -12,24 +12,24 @@ def parse(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_once)
     except RecursionError:
-        raise Refusal("The body is nested too deeply.") from None
+        raise ApiError("The body is nested too deeply.") from None
     except UnicodeDecodeError:
-        raise Refusal("The body is not UTF-8.") from None
+        raise ApiError("The body is not UTF-8.") from None
     except ValueError as error:
-        raise Refusal(f"The body is not JSON: {shown(str(error))[1:-1]}") from None
+        raise ApiError(f"The body is not JSON: {quote(str(error))[1:-1]}") from None
     if not isinstance(value, dict):
-        raise Refusal('The body must be a JSON object, as in {"prompt": "Once upon a time"}.')
+        raise ApiError('The body must be a JSON object, as in {"prompt": "Once upon a time"}.')
     return value
 
 
 def _no_number(name: str) -> NoReturn:
-    raise Refusal(f"{name} is no number in JSON.")
+    raise ApiError(f"{name} is no number in JSON.")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise Refusal("The body names a key twice.")
+        raise ApiError("The body names a key twice.")
     return found
 
 
@@ -50,9 +50,9 @@ class Fields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Refusal(f"{name} must be a whole number, not {shown(value)}.", param=name)
+            raise ApiError(f"{name} must be a whole number, not {quote(value)}.", param=name)
         if not low <= value <= high:
-            raise Refusal(f"{name} must be at least {low:,} and at most {high:,}, not {shown(value)}.", param=name)
+            raise ApiError(f"{name} must be at least {low:,} and at most {high:,}, not {quote(value)}.", param=name)
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -61,16 +61,16 @@ class Fields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Refusal(f"{name} must be a number, not {shown(value)}.", param=name)
+            raise ApiError(f"{name} must be a number, not {quote(value)}.", param=name)
         if not math.isfinite(value) if isinstance(value, float) else abs(value) > 2**53:
-            raise Refusal(f"{name} must be a finite number, not {shown(value)}.", param=name)
+            raise ApiError(f"{name} must be a finite number, not {quote(value)}.", param=name)
         return value
 
     def flag(self, name: str) -> bool:
         """True or false; false by default."""
         value = self.take(name)
         if not (value is None or isinstance(value, bool)):
-            raise Refusal(f"{name} must be true or false, not {shown(value)}.", param=name)
+            raise ApiError(f"{name} must be true or false, not {quote(value)}.", param=name)
         return bool(value)
 
     def text(self, name: str, default: str) -> str:
@@ -81,8 +81,8 @@ class Fields:
     def finish(self) -> None:
         """Raises Refusal for the first field that nobody knows."""
         for name in self._left:
-            known = shown(name)
-            raise Refusal(
+            known = quote(name)
+            raise ApiError(
                 f"There is no field {known}.", param=self._within or (name[:60] if name.isprintable() else None)
             )
 
@@ -90,9 +90,9 @@ class Fields:
 def readable(value: Any, name: str) -> str:
     """Text that can be encoded. Raises Refusal for lone surrogates and for anything but text."""
     if not isinstance(value, str):
-        raise Refusal(f"{name} must be text, not {shown(value)}.", param=name)
+        raise ApiError(f"{name} must be text, not {quote(value)}.", param=name)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Refusal(f"{name} holds half of a surrogate pair, which is no character.", param=name) from None
+        raise ApiError(f"{name} holds half of a surrogate pair, which is no character.", param=name) from None
     return value

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class Limits:
     """What is refused beyond; each refusal names its limit."""
 
-    together: int = 16
+    max_batch_size: int = 16
     """Texts of one model that are told side by side"""
-    waiting: int = 64
+    max_queue_size: int = 64
     """Texts of one model that may wait for a place; more are answered 429"""
     body_bytes: int = 2 * 2**20
     prompts: int = 8
@@ -27,9 +27,9 @@ class Limits:
     requests_per_minute: float = 0.0
     """Requests for text of one client; more are answered 429. 0: no limit"""
     connections: int = 512
-    receive_seconds: float = 30.0
+    receive_timeout_seconds: float = 30.0
     """To receive a request, headers and body each, and to take an answer's piece"""
-    produce_seconds: float = 300.0
+    generation_timeout_seconds: float = 300.0
     """To answer; a text that is not finished then ends there"""
-    drain_seconds: float = 30.0
+    shutdown_timeout_seconds: float = 30.0
     """For texts being told, after SIGTERM"""

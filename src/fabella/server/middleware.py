@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fabella.server.api_error import Refusal, request_id
+from fabella.server.api_error import ApiError, request_id
 from fabella.server.metrics import Metrics
 
 PUBLIC = ("/", "/healthz", "/page/story.css", "/page/story.js")
@@ -27,7 +27,7 @@ HEADERS = {
 _ADDED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-class Guard:
+class SecurityMiddleware:
     """Around the whole application."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Guard:
 
         try:
             self._check(scope, path)
-        except Refusal as refusal:
+        except ApiError as refusal:
             answer = JSONResponse(refusal.body(), refusal.status, refusal.headers)
             await answer(scope, receive, send_more)
         else:
@@ -67,12 +67,12 @@ class Guard:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._known(hosts[0]):
             message = "This server does not answer to that name. Start it with --allowed-host NAME to let it."
-            raise Refusal(message, status=403, code="unknown_host")
+            raise ApiError(message, status=403, code="unknown_host")
         for name, value in headers:
             if name == b"origin" and urlsplit(value.decode("latin-1")).netloc.lower() != hosts[0].lower():
-                raise Refusal("Requests of other sites are not answered.", status=403, code="other_origin")
+                raise ApiError("Requests of other sites are not answered.", status=403, code="other_origin")
         if self._key and path not in PUBLIC and not self._has_key(headers):
-            raise Refusal("Give the server's API key: Authorization: Bearer KEY.", status=401, code="invalid_api_key")
+            raise ApiError("Give the server's API key: Authorization: Bearer KEY.", status=401, code="invalid_api_key")
 
     def _known(self, host: str) -> bool:
         """Addresses are always known: a page of another site reaches us only by a name of its own."""

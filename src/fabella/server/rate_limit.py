@@ -9,7 +9,7 @@ _KNOWN_AT_MOST = 10_000
 """Clients that are remembered; whoever has not asked for a while is forgotten first"""
 
 
-class Rate:
+class RateLimiter:
     """A bucket for each client, full at first. A client is who the socket says it is, whatever its headers say."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -6,11 +6,11 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from fabella.errors import FabellaError
-from fabella.server.api_error import Refusal
+from fabella.server.api_error import ApiError
 from fabella.server.completions import body_of
 from fabella.server.json_fields import Fields, parse
 from fabella.server.limits import Limits
-from fabella.server.served_models import Shelf
+from fabella.server.served_models import ServedModels
 
 
 class Reload:
@@ -20,7 +20,7 @@ class Reload:
     everything stays as it was.
     """
 
-    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+    def __init__(self, shelf: ServedModels, limits: Limits) -> None:
         self._shelf, self._limits, self._turn = shelf, limits, asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,12 +31,12 @@ class Reload:
         async with self._turn:
             old = self._shelf.find(name)
             try:
-                new = await asyncio.to_thread(old.read_again)
+                new = await asyncio.to_thread(old.reloaded)
             except FabellaError as error:
                 message = "The checkpoint cannot be read; the model stays as it was. The server's log says why."
-                raise Refusal(message, status=500, code="reload_failed") from error
+                raise ApiError(message, status=500, code="reload_failed") from error
             if new.teller.step < old.teller.step:
                 message = f"The newest whole checkpoint is of step {new.teller.step:,}; the model stays as it was."
-                raise Refusal(message, status=409, code="reload_failed")
+                raise ApiError(message, status=409, code="reload_failed")
             self._shelf.replace(new)
-        await JSONResponse(new.facts())(scope, receive, send)
+        await JSONResponse(new.info())(scope, receive, send)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from fabella.errors import UsageError
-from fabella.generation.sampling import Sampling
-from fabella.server.api_error import Refusal, shown
+from fabella.generation.sampling import SamplingParams
+from fabella.server.api_error import ApiError, quote
 from fabella.server.json_fields import Fields, readable
 from fabella.server.limits import Limits
 
@@ -30,14 +30,14 @@ _USUAL_TOKENS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class CompletionRequest:
     """A request that keeps the limits."""
 
     model: str
     """Empty: the first"""
     prompts: Sequence[Prompt]
     n: int
-    sampling: Sampling
+    sampling: SamplingParams
     max_tokens: int
     stops: tuple[str, ...]
     log_probabilities: bool
@@ -48,7 +48,7 @@ class Asked:
     """Of a longer prompt, its last so many tokens are read; -1: as many as can be, 0: a longer one is refused"""
 
 
-def completion(body: dict[str, Any], limits: Limits) -> Asked:
+def completion(body: dict[str, Any], limits: Limits) -> CompletionRequest:
     """Of ``/v1/completions``."""
     fields = Fields(body)
     prompts = _prompts(fields.take("prompt"), limits)
@@ -57,23 +57,23 @@ def completion(body: dict[str, Any], limits: Limits) -> Asked:
     return _rest(fields, limits, prompts, ("max_tokens",), (asked is not None, alternatives))
 
 
-def chat(body: dict[str, Any], limits: Limits) -> Asked:
+def chat(body: dict[str, Any], limits: Limits) -> CompletionRequest:
     """Of ``/v1/chat/completions``: the messages one after another, with an empty line between, are the prompt."""
     fields = Fields(body)
     prompt = _BETWEEN_MESSAGES.join(_messages(fields.take("messages"), limits))
     log_probabilities = fields.flag("logprobs")
     alternatives = fields.whole("top_logprobs", 0, 0, limits.log_probabilities)
     if alternatives and not log_probabilities:
-        raise Refusal("top_logprobs needs logprobs to be true.", param="top_logprobs")
+        raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
     lengths = ("max_completion_tokens", "max_tokens")
     return _rest(fields, limits, [prompt], lengths, (log_probabilities, alternatives))
 
 
 def _rest(
     fields: Fields, limits: Limits, prompts: Sequence[Prompt], lengths: Sequence[str], logprobs: tuple[bool, int]
-) -> Asked:
+) -> CompletionRequest:
     stream = fields.flag("stream")
-    asked = Asked(
+    asked = CompletionRequest(
         model=fields.text("model", ""),
         prompts=prompts,
         n=fields.whole("n", 1, 1, limits.n),
@@ -91,7 +91,7 @@ def _rest(
     for name, allowed in _NOT_OFFERED.items():
         value = fields.take(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
-            raise Refusal(f"{name} is not offered; leave it out.", param=name, code="unsupported_parameter")
+            raise ApiError(f"{name} is not offered; leave it out.", param=name, code="unsupported_parameter")
     fields.finish()
     return asked
 
@@ -101,7 +101,7 @@ def _max_tokens(fields: Fields, names: Sequence[str], limits: Limits) -> int:
     return next((value for value in found if value), min(_USUAL_TOKENS, limits.max_tokens))
 
 
-def _sampling(fields: Fields) -> Sampling:
+def _sampling(fields: Fields) -> SamplingParams:
     settings: dict[str, Any] = {
         "temperature": fields.number("temperature", 1.0),
         "top_p": fields.number("top_p", 1.0),
@@ -112,21 +112,21 @@ def _sampling(fields: Fields) -> Sampling:
     }
     for name, value in settings.items():
         try:
-            Sampling(**{name: value})
+            SamplingParams(**{name: value})
         except UsageError as error:
-            raise Refusal(str(error), param=name) from None
-    return Sampling(**settings)
+            raise ApiError(str(error), param=name) from None
+    return SamplingParams(**settings)
 
 
 def _stops(value: Any, limits: Limits) -> tuple[str, ...]:
     stops = [] if value is None else value if isinstance(value, list) else [value]
     if len(stops) > limits.stops:
-        raise Refusal(f"stop has {len(stops):,} texts; at most {limits.stops} are allowed.", param="stop")
+        raise ApiError(f"stop has {len(stops):,} texts; at most {limits.stops} are allowed.", param="stop")
     for stop in stops:
         text = readable(stop, "stop")
         if not 1 <= len(text) <= limits.stop_characters:
             rule = f"1 to {limits.stop_characters} characters"
-            raise Refusal(f"A stop text must have {rule}, not {len(text):,}.", param="stop")
+            raise ApiError(f"A stop text must have {rule}, not {len(text):,}.", param="stop")
     return tuple(stops)
 
 
@@ -134,9 +134,9 @@ def _include_usage(value: Any, *, stream: bool) -> bool:
     if value is None:
         return False
     if not isinstance(value, dict):
-        raise Refusal(f"stream_options must be an object, not {shown(value)}.", param="stream_options")
+        raise ApiError(f"stream_options must be an object, not {quote(value)}.", param="stream_options")
     if not stream:
-        raise Refusal("stream_options needs stream to be true.", param="stream_options")
+        raise ApiError("stream_options needs stream to be true.", param="stream_options")
     options = Fields(value, within="stream_options")
     include = options.flag("include_usage")
     options.flag("include_obfuscation")  # nothing is obfuscated, asked for or not
@@ -167,17 +167,17 @@ def _is_id(value: Any) -> bool:
 
 def _messages(value: Any, limits: Limits) -> list[str]:
     if not isinstance(value, list):
-        raise Refusal(f"messages must be a list of messages, not {shown(value)}.", param="messages")
+        raise ApiError(f"messages must be a list of messages, not {quote(value)}.", param="messages")
     return _each(value, "messages", limits.messages, _message)
 
 
 def _message(value: Any) -> str:
     if not isinstance(value, dict):
-        raise Refusal(f"A message must be an object with role and content, not {shown(value)}.", param="messages")
+        raise ApiError(f"A message must be an object with role and content, not {quote(value)}.", param="messages")
     message = Fields(value, within="messages")
     role = message.take("role")
     if not isinstance(role, str) or role not in _ROLES:
-        raise Refusal(f"role must be one of {', '.join(_ROLES)}, not {shown(role)}.", param="messages")
+        raise ApiError(f"role must be one of {', '.join(_ROLES)}, not {quote(role)}.", param="messages")
     message.text("name", "")
     content = message.take("content")
     for name in ("refusal", "annotations", "audio", "tool_calls", "function_call"):  # of an answer sent back
@@ -190,13 +190,13 @@ def _message(value: Any) -> str:
 
 def _part(value: Any) -> str:
     if not isinstance(value, dict) or value.get("type") != "text":
-        raise Refusal(f"Only parts of type text can be read, not {shown(value)}.", param="messages")
+        raise ApiError(f"Only parts of type text can be read, not {quote(value)}.", param="messages")
     return readable(value.get("text"), "messages")
 
 
 def _each(values: list[Any], name: str, most: int, read: Callable[[Any], T]) -> list[T]:
     if not values:
-        raise Refusal(f"{name} is an empty list; give at least one.", param=name)
+        raise ApiError(f"{name} is an empty list; give at least one.", param=name)
     if len(values) > most:
-        raise Refusal(f"{name} holds {len(values):,}; at most {most:,} are allowed.", param=name)
+        raise ApiError(f"{name} holds {len(values):,}; at most {most:,} are allowed.", param=name)
     return [read(value) for value in values]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabella.server.delta_stream import Piece, Token
+from fabella.server.delta_stream import Delta, Token
 from fabella.tokenizers.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
@@ -15,30 +15,30 @@ END = "<|endoftext|>"
 
 
 @dataclass
-class Choice:
+class CompletionChoice:
     """One text of an answer, as far as it was told."""
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
     finish: str | None = None
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Delta) -> None:
         """Go on."""
         self.text += piece.text
         self.tokens += piece.tokens
         self.finish = finish(piece)
 
 
-def finish(piece: Piece) -> str | None:
+def finish(piece: Delta) -> str | None:
     """Why a text ended, in OpenAI's words."""
     return None if piece.ended_by is None else "length" if piece.ended_by == "length" else "stop"
 
 
-class Shape(ABC):
+class ResponseFormat(ABC):
     """What completions and chats share."""
 
-    whole: str
-    chunk: str
+    object_name: str
+    chunk_name: str
     prefix: str
 
     def __init__(self, model: str, fingerprint: str, tokenizer: Tokenizer, *, log_probabilities: bool) -> None:
@@ -50,26 +50,26 @@ class Shape(ABC):
             "system_fingerprint": fingerprint,
         }
 
-    def answer(self, choices: Sequence[Choice], usage: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, choices: Sequence[CompletionChoice], usage: dict[str, Any]) -> dict[str, Any]:
         """All texts, told to their ends."""
         shaped = [
             {"index": index, **self._message(choice.text), **self._rest(choice.tokens, choice.finish)}
             for index, choice in enumerate(choices)
         ]
-        return {**self._head, "object": self.whole, "choices": shaped, "usage": usage}
+        return {**self._head, "object": self.object_name, "choices": shaped, "usage": usage}
 
-    def piece(self, index: int, piece: Piece) -> dict[str, Any]:
+    def piece(self, index: int, piece: Delta) -> dict[str, Any]:
         """A chunk with what one step added."""
         shaped = {"index": index, **self._delta(piece.text), **self._rest(piece.tokens, finish(piece))}
-        return {**self._head, "object": self.chunk, "choices": [shaped]}
+        return {**self._head, "object": self.chunk_name, "choices": [shaped]}
 
     @abstractmethod
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def first_chunk(self, index: int) -> dict[str, Any] | None:
         """The chunk that comes before the first piece, if there is one."""
 
     def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The last chunk, where it was asked for."""
-        return {**self._head, "object": self.chunk, "choices": [], "usage": usage}
+        return {**self._head, "object": self.chunk_name, "choices": [], "usage": usage}
 
     @abstractmethod
     def _message(self, text: str) -> dict[str, Any]: ...
@@ -84,7 +84,7 @@ class Shape(ABC):
         return {"logprobs": self._logprobs(tokens) if self._with else None, "finish_reason": ended}
 
     def _bytes(self, token: int) -> bytes:
-        return END.encode() if token == self._tokenizer.end else self._tokenizer.token_bytes(token)
+        return END.encode() if token == self._tokenizer.eos_id else self._tokenizer.token_bytes(token)
 
     def _text(self, token: int) -> str:
         """Its text; parts of characters as OpenAI writes them."""
@@ -95,12 +95,12 @@ class Shape(ABC):
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
 
 
-class Completion(Shape):
+class CompletionFormat(ResponseFormat):
     """``/v1/completions``"""
 
-    whole, chunk, prefix = "text_completion", "text_completion", "cmpl"
+    object_name, chunk_name, prefix = "text_completion", "text_completion", "cmpl"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def first_chunk(self, index: int) -> dict[str, Any] | None:
         return None
 
     def _message(self, text: str) -> dict[str, Any]:
@@ -121,14 +121,14 @@ class Completion(Shape):
         return {self._text(one): _nats(value) for one, value in reversed(token.alternatives)}
 
 
-class Chat(Shape):
+class ChatFormat(ResponseFormat):
     """``/v1/chat/completions``"""
 
-    whole, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    object_name, chunk_name, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def first_chunk(self, index: int) -> dict[str, Any] | None:
         shaped = {"index": index, "delta": {"role": "assistant", "content": ""}, **self._rest([], None)}
-        return {**self._head, "object": self.chunk, "choices": [shaped]}
+        return {**self._head, "object": self.chunk_name, "choices": [shaped]}
 
     def _message(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fabella.errors import FabellaError
-from fabella.generation.continuous_batching import Choice, Request, Slots
-from fabella.server.delta_stream import Piece, Told
+from fabella.generation.continuous_batching import ContinuousBatcher, SampledToken, SequenceRequest
+from fabella.server.delta_stream import ActiveCompletion, Delta
 
 # What decoding may raise: our own errors, torch's (memory that ends among them), and bugs of a model.
 _FAILURES = (FabellaError, RuntimeError, MemoryError, ArithmeticError, LookupError, TypeError, ValueError)
@@ -16,20 +16,20 @@ _ENDED_LATELY = 32
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class Job:
     """A text that was asked for; its place is freed when it ends, fails or is cancelled."""
 
-    request: Request
-    told: Told
-    hear: Callable[[Piece | BaseException], None]
+    request: SequenceRequest
+    told: ActiveCompletion
+    on_event: Callable[[Delta | BaseException], None]
     """Called by whoever ``post`` gives the news to"""
     came: float = field(default_factory=time.monotonic)
 
 
-News = list[tuple[Ticket, Piece | BaseException]]
+News = list[tuple[Job, Delta | BaseException]]
 
 
-class FullError(Exception):
+class QueueFullError(Exception):
     """No text can be taken now; ``seconds`` until a place may be free."""
 
     def __init__(self, seconds: int) -> None:
@@ -45,15 +45,21 @@ class Scheduler:
     """First come, first served, up to ``together`` texts at once, each a token a step. Methods are for any thread."""
 
     def __init__(
-        self, slots: Callable[[], Slots], *, together: int, waiting: int, post: Callable[[News], None], name: str
+        self,
+        slots: Callable[[], ContinuousBatcher],
+        *,
+        together: int,
+        waiting: int,
+        post: Callable[[News], None],
+        name: str,
     ) -> None:
         """``slots``: makes empty places for ``together`` texts. ``post``: called once a step, in this thread, and must
         neither block nor fail."""
         self._make_slots, self._most, self._post = slots, together + waiting, post
         self._changed = threading.Condition()
-        self._waiting: deque[Ticket] = deque()
-        self._running: dict[int, Ticket] = {}
-        self._gone: set[Ticket] = set()
+        self._waiting: deque[Job] = deque()
+        self._running: dict[int, Job] = {}
+        self._gone: set[Job] = set()
         self._closing = self._retiring = False
         self._lasted: deque[float] = deque(maxlen=_ENDED_LATELY)
         self.tokens = 0
@@ -62,23 +68,23 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name=f"telling-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, tickets: Sequence[Ticket]) -> None:
+    def submit(self, tickets: Sequence[Job]) -> None:
         """Take all of these texts, or raise FullError; ClosedError at the end."""
         with self._changed:
             if self._closing or self._retiring:
                 raise ClosedError
             if len(tickets) + self._taken() > self._most:
-                raise FullError(self._seconds_until_free())
+                raise QueueFullError(self._seconds_until_free())
             self._waiting.extend(tickets)
             self._changed.notify()
 
-    def cancel(self, tickets: Sequence[Ticket]) -> None:
+    def cancel(self, tickets: Sequence[Job]) -> None:
         """Free the places of these texts before the next token; nothing happens to those that have ended."""
         with self._changed:
             self._gone.update(tickets)
             self._changed.notify()
 
-    def retire(self) -> None:
+    def drain(self) -> None:
         """Tell what was asked for to its end, take nothing more, and end the thread."""
         with self._changed:
             self._retiring = True
@@ -165,9 +171,9 @@ class Scheduler:
         self.tokens += len(choices)
         self._post([self._take(choice) for choice in choices])
 
-    def _take(self, choice: Choice) -> tuple[Ticket, Piece]:
+    def _take(self, choice: SampledToken) -> tuple[Job, Delta]:
         ticket = self._running[choice.request]
-        piece = ticket.told.take(choice)
+        piece = ticket.told.append(choice)
         if piece.ended_by:
             with self._changed:
                 self._leave(choice.request)

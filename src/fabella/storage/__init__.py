@@ -5,47 +5,47 @@ The commit: write aside (``.NAME.partial-…``, same parent) → fsync every fil
 process, so that :func:`clean_partial` removes what a killed one left and never what a living one writes.
 """
 
-from fabella.storage.atomic_dir import remove_folder, whole_folder
-from fabella.storage.atomic_file import sha256_of, write_file, write_parts
+from fabella.storage.atomic_dir import atomic_dir, remove_dir
+from fabella.storage.atomic_file import atomic_write, sha256_of, write_chunks
 from fabella.storage.cache_dir import cache_folder
-from fabella.storage.json_safe import plain, write_json
+from fabella.storage.json_safe import json_safe, write_json
 from fabella.storage.lock import locked
 from fabella.storage.manifest import (
     MANIFEST,
-    file_entries,
+    dump_manifest,
+    manifest_entries,
     read_manifest,
     read_verified,
-    render_manifest,
-    sized_file,
+    require_size,
     verify_folder,
 )
-from fabella.storage.messages import escaped, free_bytes, number_of, size_in_words, storage_errors
-from fabella.storage.temp_files import abandoned, clean_partial, make_folders, put_back
+from fabella.storage.messages import escaped, format_bytes, free_bytes, number_of, storage_errors
+from fabella.storage.temp_files import find_stale_temps, make_folders, remove_stale_temps, restore_replaced
 
 __all__ = [
     "MANIFEST",
-    "abandoned",
+    "atomic_dir",
+    "atomic_write",
     "cache_folder",
-    "clean_partial",
+    "dump_manifest",
     "escaped",
-    "file_entries",
+    "find_stale_temps",
+    "format_bytes",
     "free_bytes",
+    "json_safe",
     "locked",
     "make_folders",
+    "manifest_entries",
     "number_of",
-    "plain",
-    "put_back",
     "read_manifest",
     "read_verified",
-    "remove_folder",
-    "render_manifest",
+    "remove_dir",
+    "remove_stale_temps",
+    "require_size",
+    "restore_replaced",
     "sha256_of",
-    "size_in_words",
-    "sized_file",
     "storage_errors",
     "verify_folder",
-    "whole_folder",
-    "write_file",
+    "write_chunks",
     "write_json",
-    "write_parts",
 ]

@@ -11,13 +11,13 @@ from typing import Any
 
 from fabella.errors import StorageError
 from fabella.storage.atomic_file import write_all
-from fabella.storage.manifest import MANIFEST, render_manifest
+from fabella.storage.manifest import MANIFEST, dump_manifest
 from fabella.storage.messages import LONGEST_PATH, escaped, free_if_known, storage_errors
-from fabella.storage.temp_files import clean, fsync_folder, make_folders, name_aside, new_folder_aside, try_lock
+from fabella.storage.temp_files import create_temp_dir, fsync_folder, make_folders, remove_stale_in, temp_path, try_lock
 
 
 @contextmanager
-def whole_folder(target: Path, *, replace: bool = False, needed: int = 0) -> Generator[Path]:
+def atomic_dir(target: Path, *, replace: bool = False, needed: int = 0) -> Generator[Path]:
     """An empty folder aside that becomes ``target``, with a manifest, when the block ends without an error.
 
     ``manifest.json`` gets ``files`` (size and sha256 of each), merged into the one written in the block, if any.
@@ -28,8 +28,8 @@ def whole_folder(target: Path, *, replace: bool = False, needed: int = 0) -> Gen
     doing, free = f"writing {escaped(target.name)}", free_if_known(target)
     with storage_errors(target, doing, needed=needed, free=free):
         make_folders(target.parent)
-        clean(target.parent, target.name)
-        aside, lock = new_folder_aside(target)
+        remove_stale_in(target.parent, target.name)
+        aside, lock = create_temp_dir(target)
     try:
         yield aside
         with storage_errors(target, doing, needed=needed, free=free):
@@ -42,12 +42,12 @@ def whole_folder(target: Path, *, replace: bool = False, needed: int = 0) -> Gen
         os.close(lock)
 
 
-def remove_folder(folder: Path) -> None:
+def remove_dir(folder: Path) -> None:
     """Delete a folder so that nobody ever sees half of it: renamed aside first."""
     with storage_errors(folder, f"removing {escaped(folder.name)}"):
         lock = try_lock(folder)
         try:
-            aside = name_aside(folder, "partial")
+            aside = temp_path(folder, "partial")
             folder.rename(aside)
             fsync_folder(folder.parent)
             shutil.rmtree(aside)
@@ -59,7 +59,7 @@ def remove_folder(folder: Path) -> None:
 def _refuse_existing(target: Path, replace: bool) -> None:
     if os.path.lexists(target) and not replace:
         raise StorageError(
-            f"{escaped(str(target), LONGEST_PATH)} exists already.", fix="Choose another place, or remove it."
+            f"{escaped(str(target), LONGEST_PATH)} exists already.", hint="Choose another place, or remove it."
         )
 
 
@@ -77,7 +77,7 @@ def _seal(folder: Path) -> None:
         fsync_folder(subfolder)
     descriptor = os.open(folder / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        write_all(descriptor, render_manifest({**manifest, "files": entries}))
+        write_all(descriptor, dump_manifest({**manifest, "files": entries}))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -98,7 +98,7 @@ def _put_in_place(aside: Path, target: Path) -> None:
         fsync_folder(target.parent)
         return
     lock = try_lock(target)
-    older = name_aside(target, "replaced")
+    older = temp_path(target, "replaced")
     try:
         target.rename(older)
         try:

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fabella.storage.messages import escaped, storage_errors
-from fabella.storage.temp_files import fsync_folder, new_file_aside
+from fabella.storage.temp_files import create_temp_file, fsync_folder
 
 # One write call at most, so that a signal is answered while gigabytes are being written.
 CHUNK_BYTES = 16 * 2**20
 
 
-def write_file(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: aside, fsync, rename, fsync of its folder. Replaces an older one."""
     with storage_errors(path, f"writing {escaped(path.name)}", needed=len(data)):
-        aside, lock = new_file_aside(path)
+        aside, lock = create_temp_file(path)
         try:
             write_all(lock, data)
             os.fsync(lock)
@@ -28,7 +28,7 @@ def write_file(path: Path, data: bytes) -> None:
         fsync_folder(path.parent)
 
 
-def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def write_chunks(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write a new file piece by piece, for use in a ``whole_folder``, which makes it durable. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fabella.storage.atomic_file import write_file
+from fabella.storage.atomic_file import atomic_write
 
 
-def plain(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """The same out of dicts, lists, text and finite numbers; null stands for every other number."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_safe(item) for item in value]
     return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A result as a file to be read by people, too. Raises StorageError."""
-    write_file(path, (json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    atomic_write(path, (json.dumps(json_safe(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -54,7 +54,7 @@ def _take(descriptor: int, place: str) -> None:
         time.sleep(WAIT_SECONDS)
     raise LockedError(
         f"{place} is locked by {holder or 'another process'}.",
-        fix="Wait until it has ended, stop it, or choose another folder.",
+        hint="Wait until it has ended, stop it, or choose another folder.",
     )
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from fabella.errors import StorageError
 from fabella.storage.atomic_file import sha256_of
-from fabella.storage.messages import escaped, size_in_words, storage_errors
+from fabella.storage.messages import escaped, format_bytes, storage_errors
 
 MANIFEST = "manifest.json"
 # A manifest lists files; one larger than this is none of ours, and is not read into memory.
 LARGEST_MANIFEST_BYTES = 64 * 2**20
 
 
-def render_manifest(values: Mapping[str, Any]) -> bytes:
+def dump_manifest(values: Mapping[str, Any]) -> bytes:
     """The one spelling of a manifest, with ``digest``, the sha256 of all the rest: any changed bit shows."""
     body = {key: value for key, value in values.items() if key != "digest"}
     return _spelled({**body, "digest": hashlib.sha256(_spelled(body)).hexdigest()})
@@ -34,13 +34,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise StorageError(f"{where}: no manifest, so the folder is incomplete.")
     with storage_errors(path, f"reading {where}"):
         if path.stat().st_size > LARGEST_MANIFEST_BYTES:
-            raise StorageError(f"{where}: {size_in_words(path.stat().st_size)} is too large for a manifest.")
+            raise StorageError(f"{where}: {format_bytes(path.stat().st_size)} is too large for a manifest.")
         data = path.read_bytes()
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
         raise StorageError(f"{where}: damaged, it is not JSON.") from None
-    if not isinstance(values, dict) or render_manifest(values) != data:
+    if not isinstance(values, dict) or dump_manifest(values) != data:
         raise StorageError(f"{where}: damaged, its content does not match its own digest.")
     return values
 
@@ -51,21 +51,21 @@ def verify_folder(folder: Path) -> dict[str, Any]:
     Raises StorageError naming the first wrong file. Files that the manifest does not list are not looked at.
     """
     manifest = read_manifest(folder)
-    for name in file_entries(folder, manifest):
-        _compare(folder, manifest, name, sha256_of(sized_file(folder, manifest, name)))
+    for name in manifest_entries(folder, manifest):
+        _compare(folder, manifest, name, sha256_of(require_size(folder, manifest, name)))
     return manifest
 
 
 def read_verified(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
     """The content of one file of the manifest: the very bytes whose sha256 was checked. Raises StorageError."""
-    path = sized_file(folder, manifest, name)
+    path = require_size(folder, manifest, name)
     with storage_errors(path, f"reading {escaped(name)}"):
         data = path.read_bytes()
     _compare(folder, manifest, name, hashlib.sha256(data).hexdigest())
     return data
 
 
-def file_entries(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def manifest_entries(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """``files`` of a manifest, its shape and its names checked. Raises StorageError."""
     entries = manifest.get("files")
     where = f"{escaped(folder.name)}/{MANIFEST}"
@@ -80,10 +80,10 @@ def file_entries(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[st
     return entries
 
 
-def sized_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
+def require_size(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
     """The path of a file of the manifest: there, of the right size, reached through no link. Raises StorageError."""
     where = f"{escaped(folder.name)}/{escaped(name)}"
-    entries = file_entries(folder, manifest)
+    entries = manifest_entries(folder, manifest)
     if name not in entries:
         raise StorageError(f"{where}: not listed in the manifest.")
     path = folder / name

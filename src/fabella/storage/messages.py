@@ -45,17 +45,17 @@ def _in_words(path: Path, doing: str, needed: int, free: int | None, error: OSEr
     place = escaped(str(path), LONGEST_PATH)
     if error.errno in FULL:
         known = free_if_known(path) if free is None else free
-        needs = f"{doing} needs {size_in_words(needed)}" if needed else doing
-        room = f"{size_in_words(known)} are free" if known is not None else "an unknown amount is free"
+        needs = f"{doing} needs {format_bytes(needed)}" if needed else doing
+        room = f"{format_bytes(known)} are free" if known is not None else "an unknown amount is free"
         return DiskFullError(
             f"{FULL[error.errno]}: {needs}, {room} at {place}.",
-            fix=LIMITED if error.errno == errno.EFBIG else "Free some space there, or choose a place with more.",
+            hint=LIMITED if error.errno == errno.EFBIG else "Free some space there, or choose a place with more.",
         )
     reason = (error.strerror or str(error)).lower()
-    return StorageError(f"{doing} failed at {place}: {reason}.", fix=FIXES.get(error.errno or 0, ""))
+    return StorageError(f"{doing} failed at {place}: {reason}.", hint=FIXES.get(error.errno or 0, ""))
 
 
-def size_in_words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """``812 bytes``, ``4.1 KB``, ``48 MB``, ``1.8 GB``: decimal units, as disks are sold."""
     value, unit = float(size), "bytes"
     for larger in ("KB", "MB", "GB", "TB"):

@@ -20,16 +20,16 @@ NO_LOCKS_HERE = {errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errn
 NO_FOLDER_FSYNC_HERE = {errno.EINVAL, errno.EOPNOTSUPP}
 
 
-def clean_partial(parent: Path) -> list[str]:
+def remove_stale_temps(parent: Path) -> list[str]:
     """Remove what killed processes left aside in ``parent``; returns the names it had been meant for.
 
     What a living process writes stays. A folder that stepped aside for a successor that never came is put back.
     """
     with storage_errors(parent, f"cleaning {escaped(parent.name)}"):
-        return clean(parent, None)
+        return remove_stale_in(parent, None)
 
 
-def put_back(parent: Path) -> list[str]:
+def restore_replaced(parent: Path) -> list[str]:
     """Restore the folders that stepped aside for a successor whose writer was killed; returns their names."""
     names: list[str] = []
     with storage_errors(parent, f"restoring what lies in {escaped(parent.name)}"):
@@ -43,7 +43,7 @@ def put_back(parent: Path) -> list[str]:
     return names
 
 
-def abandoned(parent: Path) -> list[tuple[str, Path]]:
+def find_stale_temps(parent: Path) -> list[tuple[str, Path]]:
     """(name it was meant for, path) of what killed processes left aside in ``parent``; removes nothing."""
     found: list[tuple[str, Path]] = []
     with storage_errors(parent, f"reading {escaped(parent.name)}"):
@@ -55,25 +55,25 @@ def abandoned(parent: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def name_aside(target: Path, state: str) -> Path:
+def temp_path(target: Path, state: str) -> Path:
     """A name beside ``target`` that nobody else uses; ``state`` is partial or replaced."""
     return target.parent / f".{target.name}.{state}-{secrets.token_hex(6)}"
 
 
-def new_folder_aside(target: Path) -> tuple[Path, int]:
+def create_temp_dir(target: Path) -> tuple[Path, int]:
     """An empty folder of our own, and the descriptor that holds its lock."""
     while True:
-        aside = name_aside(target, "partial")
+        aside = temp_path(target, "partial")
         aside.mkdir()
         lock = os.open(aside, os.O_RDONLY)
         if _owns(lock, aside):
             return aside, lock
 
 
-def new_file_aside(target: Path) -> tuple[Path, int]:
+def create_temp_file(target: Path) -> tuple[Path, int]:
     """An empty file of our own, and the descriptor that holds its lock and can be written to."""
     while True:
-        aside = name_aside(target, "partial")
+        aside = temp_path(target, "partial")
         lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if _owns(lock, aside):
             return aside, lock
@@ -116,7 +116,7 @@ def make_folders(folder: Path) -> None:
         fsync_folder(folder.parent)
 
 
-def clean(parent: Path, only: str | None) -> list[str]:
+def remove_stale_in(parent: Path, only: str | None) -> list[str]:
     """``clean_partial``, of one name only where it is given; OSErrors are the caller's."""
     names: list[str] = []
     for path, match in _asides(parent):

@@ -27,7 +27,7 @@ ZSTD_STEP = 2**10
 Unpacking = Generator[bytes, None, bytes]
 
 
-class Packing(NamedTuple):
+class Codec(NamedTuple):
     """How to read one kind of packed file. ``new()`` gives an unpacker with ``eof`` and ``unused_data``."""
 
     new: Callable[[], Any]
@@ -35,7 +35,7 @@ class Packing(NamedTuple):
     damage: type[Exception]
 
 
-def blocks(path: Path) -> Iterator[bytes]:
+def read_blocks(path: Path) -> Iterator[bytes]:
     """Unpacked bytes of a file, block by block. Raises TextError: unreadable, damaged, cut short, or a bomb."""
     try:
         with path.open("rb") as file:
@@ -48,7 +48,7 @@ def blocks(path: Path) -> Iterator[bytes]:
         raise TextError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _unpacked(file: BinaryIO, path: Path, packing: Packing) -> Iterator[bytes]:
+def _unpacked(file: BinaryIO, path: Path, packing: Codec) -> Iterator[bytes]:
     grown = 0
     try:
         for block in _streams(file, packing):
@@ -57,14 +57,14 @@ def _unpacked(file: BinaryIO, path: Path, packing: Packing) -> Iterator[bytes]:
                 raise TextError(
                     f"{path} unpacks to more than {RATIO} times its size ({grown:,} bytes from its first "
                     f"{file.tell():,}): a decompression bomb, or hardly text to learn from.",
-                    fix="If you trust it, unpack it yourself and give the unpacked file.",
+                    hint="If you trust it, unpack it yourself and give the unpacked file.",
                 )
             yield block
     except (packing.damage, EOFError) as error:
-        raise TextError(f"{path} cannot be unpacked: {error}.", fix="Fetch it, or pack it, again.") from error
+        raise TextError(f"{path} cannot be unpacked: {error}.", hint="Fetch it, or pack it, again.") from error
 
 
-def _streams(file: BinaryIO, packing: Packing) -> Iterator[bytes]:
+def _streams(file: BinaryIO, packing: Codec) -> Iterator[bytes]:
     """One stream after another, as ``cat a.gz b.gz > c.gz`` joins them; zeros around a stream are padding."""
     stream = packing.new()
     between = True
@@ -100,21 +100,21 @@ def _unpack_zstd(stream: Any, packed: bytes) -> Unpacking:
     return stream.unused_data + packed[start:]
 
 
-def _gzip() -> Packing:
-    return Packing(lambda: zlib.decompressobj(wbits=31), _unpack_gzip, zlib.error)
+def _gzip() -> Codec:
+    return Codec(lambda: zlib.decompressobj(wbits=31), _unpack_gzip, zlib.error)
 
 
-def _xz() -> Packing:
-    return Packing(lambda: lzma.LZMADecompressor(memlimit=WINDOW), _unpack_xz, lzma.LZMAError)
+def _xz() -> Codec:
+    return Codec(lambda: lzma.LZMADecompressor(memlimit=WINDOW), _unpack_xz, lzma.LZMAError)
 
 
-def _zstd() -> Packing:
+def _zstd() -> Codec:
     try:
         import zstandard
     except ImportError as error:
-        raise TextError("Reading .zst needs zstandard.", fix="pip install 'fabella[zstd]'") from error
+        raise TextError("Reading .zst needs zstandard.", hint="pip install 'fabella[zstd]'") from error
     unpacker = zstandard.ZstdDecompressor(max_window_size=WINDOW)
-    return Packing(unpacker.decompressobj, _unpack_zstd, zstandard.ZstdError)
+    return Codec(unpacker.decompressobj, _unpack_zstd, zstandard.ZstdError)
 
 
 PACKINGS = {".gz": _gzip, ".xz": _xz, ".zst": _zstd}

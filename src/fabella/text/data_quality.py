@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.storage import number_of
-from fabella.text.quality_signs import SIGNS, signs
-from fabella.text.read_report import Notes
+from fabella.text.quality_signs import SIGNS, mojibake_signs
+from fabella.text.read_report import ReadReport
 
 BYTES_PER_TOKEN = 4.0
 """of English with a vocabulary of a few thousand, about; used until tokens were counted"""
@@ -28,7 +28,7 @@ MANY_DUPLICATES = 0.05
 
 
 @dataclass(slots=True)
-class Side:
+class SplitStats:
     """Training or validation text."""
 
     documents: int = 0
@@ -51,11 +51,11 @@ class Report:
     table: str
 
 
-class Doctor:
+class DataQuality:
     """Give it every document once (``see``), and the token counts if there are any; then ask for the report."""
 
     def __init__(self) -> None:
-        self._sides = {False: Side(), True: Side()}
+        self._sides = {False: SplitStats(), True: SplitStats()}
         self._characters = 0
         self._empty = 0
         self._signs: Counter[str] = Counter()
@@ -63,11 +63,11 @@ class Doctor:
         self._tokens: Counter[int] = Counter()
 
     @property
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[SplitStats, SplitStats]:
         """Training and validation text."""
         return self._sides[False], self._sides[True]
 
-    def see(self, text: str, digest: bytes, held_out: bool) -> None:
+    def add(self, text: str, digest: bytes, held_out: bool) -> None:
         """Take note of one document; ``digest`` as of ``split.digest``, ``held_out`` if it is for validation."""
         data = text.encode()
         side = self._sides[held_out]
@@ -77,7 +77,7 @@ class Doctor:
         self._characters += len(text)
         self._sizes[len(data)] += 1
         self._empty += not text or text.isspace()
-        for sign in signs(text, data):
+        for sign in mojibake_signs(text, data):
             self._signs[sign] += 1
 
     def see_tokens(self, lengths: NDArray[np.integer[Any]]) -> None:
@@ -87,7 +87,7 @@ class Doctor:
             self._tokens[value] += count
 
     def report(
-        self, *, context: int = 0, model_parameters: int = 0, tokens_to_train: int = 0, notes: Notes | None = None
+        self, *, context: int = 0, model_parameters: int = 0, tokens_to_train: int = 0, notes: ReadReport | None = None
     ) -> Report:
         """Facts, warnings and a table. What is 0 is not known, and nothing is said of it.
 
@@ -99,7 +99,7 @@ class Doctor:
             facts |= self._token_facts(context, model_parameters, tokens_to_train)
         return Report(facts, list(_warnings(facts)), _table(facts))
 
-    def _facts(self, notes: Notes | None) -> dict[str, Any]:
+    def _facts(self, notes: ReadReport | None) -> dict[str, Any]:
         train, held = self._sides[False], self._sides[True]
         in_train, in_held = train.distinct(), held.distinct()
         both = int(np.isin(in_held, in_train, assume_unique=True, kind="sort").sum())
@@ -117,7 +117,7 @@ class Doctor:
             "document_bytes": _spread(self._sizes),
         }
 
-    def _lost_before(self, notes: Notes | None) -> dict[str, int]:
+    def _lost_before(self, notes: ReadReport | None) -> dict[str, int]:
         """Documents that held U+FFFD before reading put it in for other damage, which is told as such."""
         sign = "replacement_characters"
         return {sign: max(self._signs[sign] - (notes.mended if notes else 0), 0)}
@@ -133,7 +133,7 @@ class Doctor:
         }
         if context:
             longer = sum(count for length, count in self._tokens.items() if length > context)
-            facts |= {"context": context, "longer_than_context": longer}
+            facts |= {"context_length": context, "longer_than_context": longer}
         if model_parameters:
             facts |= {"model_parameters": model_parameters, "tokens_per_parameter": training / model_parameters}
         if tokens_to_train:
@@ -196,7 +196,7 @@ def _validation_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
-    context = facts.get("context", 0)
+    context = facts.get("context_length", 0)
     if context and facts["document_tokens"]["median"] > context:
         yield (
             f"Most documents are longer than the context of {context:,} tokens (median "
@@ -237,7 +237,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         enough = facts["training"]["bytes"] / BYTES_PER_TOKEN
         about = f"{float(f'{enough:.2g}'):,.0f}"
         yield "enough for a model of", f"about {about} parameters at most, at {BYTES_PER_TOKEN:.0f} bytes a token"
-    if "context" in facts:
+    if "context_length" in facts:
         share = 100 * facts["longer_than_context"] / max(facts["documents"], 1)
         yield (
             "longer than context",

@@ -6,7 +6,7 @@ from itertools import chain
 
 from fabella.errors import TextError
 from fabella.text.decode_policy import plain_line_ends
-from fabella.text.read_report import Notes
+from fabella.text.read_report import ReadReport
 
 HEAD = 2**16
 """bytes looked at to tell text from other files"""
@@ -43,17 +43,17 @@ FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
 )
 
 
-def utf8(blocks: Iterator[bytes], name: str, notes: Notes) -> Iterator[bytes]:
+def to_utf8_blocks(blocks: Iterator[bytes], name: str, notes: ReadReport) -> Iterator[bytes]:
     """The same text in UTF-8 with plain line ends. UTF-16 is recognised by its mark or its zeros, and converted.
 
     Raises TextError for archives, pictures and other binary files, and for UTF-32. Damage within text passes
     through for the policy to judge: what UTF-16 cannot express becomes bytes that UTF-8 cannot either.
     """
-    blocks = gathered(blocks, LEAST)
+    blocks = coalesce(blocks, LEAST)
     head = next(blocks, b"")
-    refuse_foreign(head, name)
+    reject_known_binary(head, name)
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        raise TextError(f"{name} is UTF-32.", fix="Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW.")
+        raise TextError(f"{name} is UTF-32.", hint="Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW.")
     if encoding := utf16(head):
         notes.remarks[f"encoding of {name}"] = f"{name} is {encoding.upper()}, converted"
         return _plain_line_ends(_from_utf16(chain([head], blocks), encoding), notes)
@@ -64,7 +64,7 @@ def utf8(blocks: Iterator[bytes], name: str, notes: Notes) -> Iterator[bytes]:
     return _plain_line_ends(chain([head], blocks), notes)
 
 
-def gathered(blocks: Iterator[bytes], least: int) -> Iterator[bytes]:
+def coalesce(blocks: Iterator[bytes], least: int) -> Iterator[bytes]:
     """The same bytes in blocks of ``least`` or more, but for the last."""
     crumbs: list[bytes] = []
     size = 0
@@ -78,7 +78,7 @@ def gathered(blocks: Iterator[bytes], least: int) -> Iterator[bytes]:
         yield b"".join(crumbs)
 
 
-def _plain_line_ends(blocks: Iterator[bytes], notes: Notes) -> Iterator[bytes]:
+def _plain_line_ends(blocks: Iterator[bytes], notes: ReadReport) -> Iterator[bytes]:
     held = b""  # a \\r at the end of a block, until it is known whether \\n follows
     for block in blocks:
         if held or b"\r" in block:
@@ -92,11 +92,11 @@ def _plain_line_ends(blocks: Iterator[bytes], notes: Notes) -> Iterator[bytes]:
         yield b"\n"
 
 
-def refuse_foreign(head: bytes, name: str) -> None:
+def reject_known_binary(head: bytes, name: str) -> None:
     """Raises TextError where a file begins as an archive, a picture or another known format does."""
     for offset, magic, what, fix in FOREIGN:
         if head[offset : offset + len(magic)] == magic:
-            raise TextError(f"{name} is not text: it is {what}.", fix=fix)
+            raise TextError(f"{name} is not text: it is {what}.", hint=fix)
 
 
 def refuse_binary(head: bytes, name: str) -> None:
@@ -107,7 +107,7 @@ def refuse_binary(head: bytes, name: str) -> None:
         share = 100 * control / len(head)
         raise TextError(
             f"{name} is not text: {share:.0f} % of its first {size} are control bytes.",
-            fix="Give .txt, .jsonl, .csv or .parquet, or one of these packed as .gz, .xz or .zst.",
+            hint="Give .txt, .jsonl, .csv or .parquet, or one of these packed as .gz, .xz or .zst.",
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fabella.errors import TextError
-from fabella.text.read_report import Notes
+from fabella.text.read_report import ReadReport
 
 Invalid = Literal["strict", "replace", "skip"]
 
@@ -27,12 +27,12 @@ Where = Callable[[bytes, int], str]
 
 
 @dataclass(slots=True)
-class Reading:
+class DecodePolicy:
     """One pass over a source: its policies, and the notes it fills."""
 
     invalid: Invalid = "strict"
     max_bad_lines: int = 0
-    notes: Notes = field(default_factory=Notes)
+    notes: ReadReport = field(default_factory=ReadReport)
     bad_lines: int = 0
 
     def text(self, raw: bytes, where: Where) -> Iterator[str]:
@@ -47,7 +47,7 @@ class Reading:
             yield from self._piece(raw, 0, len(raw), where)
             return
         self.notes.cut += 1
-        for start, end in pieces(raw):
+        for start, end in iter_blocks(raw):
             yield from self._piece(raw, start, end, where)
 
     def string(self, text: str, where: Where) -> Iterator[str]:
@@ -60,7 +60,7 @@ class Reading:
         if self.bad_lines > self.max_bad_lines:
             budget = f" It is one more than max_bad_lines = {self.max_bad_lines}." if self.max_bad_lines else ""
             fix = f"Repair it, or leave such lines out with max_bad_lines={max(10, 10 * self.max_bad_lines)}."
-            raise TextError(f"{where}: {reason}{budget}", fix=fix)
+            raise TextError(f"{where}: {reason}{budget}", hint=fix)
         self.notes.bad_lines += 1
         self.notes.example(f"{where}: {reason}")
 
@@ -83,9 +83,9 @@ class Reading:
         yield text
 
     def _damaged(self, raw: bytes, place: str, at: int) -> str | None:
-        problem = f"{place}: {damage(raw, at)}"
+        problem = f"{place}: {describe_damage(raw, at)}"
         if self.invalid == "strict":
-            raise TextError(problem, fix=f"{legacy_hint(raw, at)}{KEEP_GOING}")
+            raise TextError(problem, hint=f"{legacy_hint(raw, at)}{KEEP_GOING}")
         self.notes.damaged += 1
         self.notes.example(problem)
         if self.invalid == "skip":
@@ -104,7 +104,7 @@ def plain_line_ends(raw: bytes) -> tuple[bytes, int]:
     return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), count
 
 
-def damage(raw: bytes, at: int) -> str:
+def describe_damage(raw: bytes, at: int) -> str:
     """What is wrong at byte ``at``, with the bytes before it for finding the place in an editor."""
     near = raw[max(0, at - 20) : at].decode("utf-8", "ignore").rpartition("\n")[2]
     after = f" after {near!r}" if near else ""
@@ -126,17 +126,17 @@ def legacy_hint(raw: bytes, at: int) -> str:
     return f"It may be Windows-1252, where this byte is {letter!r}: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW. "
 
 
-def pieces(raw: bytes) -> Iterator[tuple[int, int]]:
+def iter_blocks(raw: bytes) -> Iterator[tuple[int, int]]:
     """``raw`` in pieces of at most LONGEST_DOCUMENT bytes, cut at the best border of each one's second half."""
     start = 0
     while len(raw) - start > LONGEST_DOCUMENT:
-        end = cut(raw, start)
+        end = split_long(raw, start)
         yield start, end
         start = end
     yield start, len(raw)
 
 
-def cut(raw: bytes, start: int) -> int:
+def split_long(raw: bytes, start: int) -> int:
     """Where the piece that begins at ``start`` ends: never inside a character."""
     end = start + LONGEST_DOCUMENT
     for border in BORDERS:

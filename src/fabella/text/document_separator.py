@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from fabella.text.decode_policy import LONGEST_DOCUMENT, cut
-from fabella.text.read_report import Notes
+from fabella.text.decode_policy import LONGEST_DOCUMENT, split_long
+from fabella.text.read_report import ReadReport
 
 # Spellings that mark the end of a text in data sets; nobody writes them by chance.
 MARKERS = (
@@ -28,7 +28,7 @@ BLANK_LINES = re.compile(rb"\n(?:[ \t]*\n)+")
 LEADING_BLANK_LINES = re.compile(rb"(?:[ \t]*\n)+")
 
 
-def guess(samples: Sequence[str], *, files: int) -> str:
+def detect_separator(samples: Sequence[str], *, files: int) -> str:
     """A marker, ``blank-lines``, ``lines`` or ``file`` for so many text files, of which ``samples`` are beginnings."""
     for marker in MARKERS:
         if any(marker in sample for sample in samples):
@@ -52,7 +52,7 @@ def _each_line_stands_alone(sample: str) -> bool:
     return longest < WRAPPED_AT or median(lengths) < WRAPPED * longest
 
 
-def split(blocks: Iterator[bytes], separator: str, notes: Notes) -> Iterator[tuple[int, bytes]]:
+def split_documents(blocks: Iterator[bytes], separator: str, notes: ReadReport) -> Iterator[tuple[int, bytes]]:
     """(line it begins on, counted from 1; its bytes) of every document; memory is bounded by LONGEST_DOCUMENT.
 
     Blank lines before a document and white space after it belong to its border. One longer than
@@ -69,7 +69,7 @@ def split(blocks: Iterator[bytes], separator: str, notes: Notes) -> Iterator[tup
             start, cutting = border.end(), False
         while len(rest) - start > LONGEST_DOCUMENT:
             notes.cut += not cutting
-            end, cutting = cut(rest, start), True
+            end, cutting = split_long(rest, start), True
             yield from _trimmed(line, rest[start:end], separator)
             line += rest.count(b"\n", start, end)
             start = end

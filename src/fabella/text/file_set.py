@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fabella.config.data import Files
+from fabella.config.data import FilesSource
 from fabella.errors import TextError
 from fabella.text import paths as finding
-from fabella.text.compression import PACKINGS, blocks
-from fabella.text.decode import utf8
-from fabella.text.decode_policy import Reading
-from fabella.text.document_separator import guess, split
-from fabella.text.read_report import Notes
+from fabella.text.compression import PACKINGS, read_blocks
+from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode_policy import DecodePolicy
+from fabella.text.document_separator import detect_separator, split_documents
+from fabella.text.read_report import ReadReport
 from fabella.text.readers import jsonl_csv, parquet
 
 NEWLINE = b"\n"
@@ -23,14 +23,14 @@ SAMPLE_FILES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class FileSet:
     """The files of a source, in order, and what separates the documents of its text files."""
 
-    files: Files
+    files: FilesSource
     paths: Sequence[Path]
     separator: str
 
-    def documents(self, path: Path, reading: Reading) -> Iterator[str]:
+    def documents(self, path: Path, reading: DecodePolicy) -> Iterator[str]:
         """The documents of one of its files."""
         if _size(path) == 0:
             reading.notes.remarks[f"size of {path}"] = f"{path} is empty"
@@ -40,15 +40,15 @@ class Shelf:
             yield from _table(path, self.files.column, reading)
 
 
-def shelf(files: Files) -> Shelf:
+def open_file_set(files: FilesSource) -> FileSet:
     """The files that a source means. Raises TextError where there are none."""
-    paths = finding.find(files.paths)
-    return Shelf(files, paths, _separator(files, [path for path in paths if _is_text(path)]))
+    paths = finding.expand_paths(files.paths)
+    return FileSet(files, paths, _separator(files, [path for path in paths if _is_text(path)]))
 
 
-def documents(files: Files, reading: Reading) -> Iterator[str]:
+def documents(files: FilesSource, reading: DecodePolicy) -> Iterator[str]:
     """The documents of every file, in order. Raises TextError, and for a packed file of an extra that is missing."""
-    found = shelf(files)
+    found = open_file_set(files)
     for path in found.paths:
         yield from found.documents(path, reading)
 
@@ -64,30 +64,30 @@ def _is_text(path: Path) -> bool:
     return finding.kind(path) not in finding.JSON_LINES | finding.CSV | finding.PARQUET
 
 
-def _separator(files: Files, texts: list[Path]) -> str:
+def _separator(files: FilesSource, texts: list[Path]) -> str:
     if files.separator != "auto":
         if not files.separator:
             fix = "Give auto, file, blank-lines, lines, or the separator itself."
-            raise TextError("The separator is empty.", fix=fix)
+            raise TextError("The separator is empty.", hint=fix)
         return files.separator.replace("\r\n", "\n")
     looked_at = texts[:SAMPLE_FILES]
     samples = [_sample(path, SAMPLE // len(looked_at)) for path in looked_at]
-    return guess(samples, files=len(texts))
+    return detect_separator(samples, files=len(texts))
 
 
 def _sample(path: Path, size: int) -> str:
     head = b""
-    for block in utf8(blocks(path), str(path), Notes()):
+    for block in to_utf8_blocks(read_blocks(path), str(path), ReadReport()):
         head += block
         if len(head) >= size:
             break
     return head[:size].decode("utf-8", "ignore")
 
 
-def _text(path: Path, separator: str, reading: Reading, *, guessed: bool) -> Iterator[str]:
+def _text(path: Path, separator: str, reading: DecodePolicy, *, guessed: bool) -> Iterator[str]:
     notes, name = reading.notes, str(path)
     counted = notes.guess("separator", separator, name) if guessed else None
-    for line, raw in split(utf8(blocks(path), name, notes), separator, notes):
+    for line, raw in split_documents(to_utf8_blocks(read_blocks(path), name, notes), separator, notes):
         for text in reading.text(raw, partial(_place, name, line)):
             if counted:
                 counted.documents += 1
@@ -98,14 +98,14 @@ def _place(name: str, line: int, raw: bytes, at: int) -> str:
     return f"{name}, line {line + raw.count(NEWLINE, 0, at)}, byte {at - raw.rfind(NEWLINE, 0, at)}"
 
 
-def _table(path: Path, column: str, reading: Reading) -> Iterator[str]:
+def _table(path: Path, column: str, reading: DecodePolicy) -> Iterator[str]:
     kind, name = finding.kind(path), str(path)
     if kind in finding.PARQUET:
         if path.suffix.lower() in PACKINGS:
             raise TextError(
-                f"{name} is packed twice: parquet is packed inside.", fix="Unpack it, and give the .parquet."
+                f"{name} is packed twice: parquet is packed inside.", hint="Unpack it, and give the .parquet."
             )
         return parquet.documents(path, column, reading)
     read = jsonl_csv.json_rows if kind in finding.JSON_LINES else jsonl_csv.csv_rows
-    found = read(utf8(blocks(path), name, reading.notes), name, reading)
+    found = read(to_utf8_blocks(read_blocks(path), name, reading.notes), name, reading)
     return jsonl_csv.documents(found, name, column, reading)

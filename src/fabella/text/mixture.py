@@ -6,7 +6,7 @@ from itertools import count
 MASK = 2**64 - 1
 
 
-def mix(
+def interleave(
     parts: Sequence[Iterator[str]], weights: Sequence[float], *, seed: int, until_all: bool
 ) -> Iterator[tuple[int, str]]:
     """(index of its part, document). Draw ``n`` depends on (seed, n) and on which parts are left, nothing else.

@@ -17,7 +17,7 @@ ARCHIVES = {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar"}
 FORMATS = "Fabella reads .txt, .jsonl, .csv and .parquet, and .gz, .xz and .zst of the first three."
 
 
-def find(paths: tuple[str, ...]) -> list[Path]:
+def expand_paths(paths: tuple[str, ...]) -> list[Path]:
     """Every file that ``paths`` mean, each once: paths in their order, what a folder or a glob holds sorted by name.
 
     Folders are searched to any depth; hidden files, files of other kinds and links to folders in them are left alone.
@@ -44,21 +44,21 @@ def _meant_by(path: Path) -> list[Path]:
         return _in_folder(path)
     if path.is_file():
         if {kind(path), path.suffix.lower()} & ARCHIVES:
-            raise TextError(f"{path} is an archive.", fix="Unpack it, and give its files or their folder.")
+            raise TextError(f"{path} is an archive.", hint="Unpack it, and give its files or their folder.")
         return [path]
     if path.exists():
-        raise TextError(f"{path} is a pipe or a device; text is read more than once.", fix="Save it as a file first.")
+        raise TextError(f"{path} is a pipe or a device; text is read more than once.", hint="Save it as a file first.")
     matches = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 (takes absolute ones too)
     files = sorted((match for match in matches if match.is_file() and not _hidden(match.name)), key=_by_name)
     if not files:
-        raise TextError(f"There is no file {path}.", fix=_nearest(path))
+        raise TextError(f"There is no file {path}.", hint=_nearest(path))
     return files
 
 
 def _in_folder(folder: Path) -> list[Path]:
     files = sorted((file for file in _walk(folder) if kind(file) in READ), key=_by_name)
     if not files:
-        raise TextError(f"There is no text in the folder {folder}.", fix=FORMATS)
+        raise TextError(f"There is no text in the folder {folder}.", hint=FORMATS)
     return files
 
 

@@ -20,7 +20,7 @@ SIGNS = {
 """sign → what is said of the documents that show it"""
 
 
-def signs(text: str, data: bytes) -> list[str]:
+def mojibake_signs(text: str, data: bytes) -> list[str]:
     """Which of ``SIGNS`` a document shows; ``data`` is its UTF-8. Fast where there are none, as there should be."""
     found: list[str] = []
     if len(data) != len(data.translate(None, CONTROL)):

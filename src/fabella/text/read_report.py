@@ -10,7 +10,7 @@ EXAMPLES = 5
 
 
 @dataclass(slots=True)
-class Guess:
+class Detection:
     """Something guessed for one or more files, and how many documents came of it."""
 
     first: str
@@ -19,7 +19,7 @@ class Guess:
 
 
 @dataclass(slots=True)
-class Notes:
+class ReadReport:
     """Filled by ``documents`` while it is read; complete once it has been read to its end."""
 
     documents: int = 0
@@ -44,13 +44,13 @@ class Notes:
     """the first places of damage"""
     remarks: dict[str, str] = field(default_factory=dict[str, str])
     """key → sentence; a later sentence of the same key takes the place of the earlier"""
-    guesses: dict[tuple[str, str], Guess] = field(default_factory=dict[tuple[str, str], Guess])
+    guesses: dict[tuple[str, str], Detection] = field(default_factory=dict[tuple[str, str], Detection])
 
-    def guess(self, what: str, value: str, file: str) -> Guess:
+    def guess(self, what: str, value: str, file: str) -> Detection:
         """State that ``what`` ("separator") of ``file`` was guessed to be ``value``."""
         known = self.guesses.get((what, value))
         if known is None:
-            known = self.guesses[what, value] = Guess(first=file)
+            known = self.guesses[what, value] = Detection(first=file)
         else:
             known.files += 1
         return known
@@ -65,7 +65,7 @@ class Notes:
         names = ("documents", "empty", "damaged", "replaced", "skipped", "bad_lines", "cut", "carriage_returns")
         return {name: getattr(self, name) for name in names}
 
-    def sentences(self) -> Iterator[str]:
+    def messages(self) -> Iterator[str]:
         """All that is worth telling, one sentence each: guesses, remarks, counts that are not zero, first examples."""
         for (what, value), guess in self.guesses.items():
             more = f" and {guess.files - 1:,} more" if guess.files > 1 else ""

@@ -25,7 +25,7 @@ def train(section: BPE, texts: Iterable[str]) -> HuggingTokenizer:
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=section.vocabulary,
+        vocab_size=section.vocab_size,
         special_tokens=[END],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,

@@ -13,14 +13,14 @@ BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 REPLACEMENT = "\ufffd".encode()
 
 
-def byte_letters() -> dict[str, int]:
+def bytes_to_unicode() -> dict[str, int]:
     """GPT-2's letters for the 256 bytes: printable Latin-1 stands for itself, the others for U+0100 and on."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [value for value in range(256) if value not in plain]
     return {chr(value): value for value in plain} | {chr(256 + i): value for i, value in enumerate(others)}
 
 
-LETTERS = byte_letters()
+LETTERS = bytes_to_unicode()
 # For str.translate: letters become the characters of their bytes, all other characters of Latin-1 what it cannot hold.
 BYTES_OF_LETTERS = dict.fromkeys(range(256), "\uffff") | {ord(key): chr(value) for key, value in LETTERS.items()}
 
@@ -29,11 +29,11 @@ def table(values: dict[str, Any]) -> Table:
     """Bytes of every id of a checked ``tokenizer.json``; empty for special tokens, None for ids without a token."""
     spell = _speller(values.get("decoder"))
     added = {token["id"]: token for token in values.get("added_tokens") or []}
-    vocabulary = token_ids(values["model"])
-    size = max([*vocabulary.values(), *added], default=-1) + 1
+    vocab_size = token_ids(values["model"])
+    size = max([*vocab_size.values(), *added], default=-1) + 1
     result: list[bytes | None] = [None] * size
     unknown = _unknown(values["model"])
-    for token, number in vocabulary.items():
+    for token, number in vocab_size.items():
         result[number] = REPLACEMENT if token == unknown else spell(token)
     for number, token in added.items():
         result[number] = b"" if token["special"] else token["content"].encode()
@@ -42,10 +42,10 @@ def table(values: dict[str, Any]) -> Table:
 
 def token_ids(model: dict[str, Any]) -> dict[str, int]:
     """Token → id of a model's vocabulary, whether it is a mapping or (Unigram) a list of (token, score)."""
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, list):
-        return {entry[0]: number for number, entry in enumerate(vocabulary)}
-    return vocabulary
+    vocab_size = model["vocab"]
+    if isinstance(vocab_size, list):
+        return {entry[0]: number for number, entry in enumerate(vocab_size)}
+    return vocab_size
 
 
 def _unknown(model: dict[str, Any]) -> str | None:
@@ -72,7 +72,7 @@ def _speller(decoder: dict[str, Any] | None) -> Speller:
         return _suffixed(steps[0].get("suffix", "</w>"))
     raise TokenizerError(
         f"The tokenizer's decoder ({json.dumps(decoder)[:200]}) is not one that Fabella can turn ids into text with.",
-        fix="Known are ByteLevel, Metaspace, Replace, ByteFallback, WordPiece, BPEDecoder. Or tokenizer.kind=bpe.",
+        hint="Known are ByteLevel, Metaspace, Replace, ByteFallback, WordPiece, BPEDecoder. Or tokenizer.kind=bpe.",
     )
 
 

@@ -19,8 +19,8 @@ class ByteTokenizer(Tokenizer):
     """One id a byte, 0 to 255."""
 
     kind = "bytes"
-    vocabulary = VOCABULARY
-    end = END
+    vocab_size = VOCABULARY
+    eos_id = END
 
     def encode(self, text: str) -> NDArray[np.int32]:
         return np.frombuffer(vocab_bytes.utf8(text), dtype=np.uint8).astype(np.int32)
@@ -29,13 +29,13 @@ class ByteTokenizer(Tokenizer):
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return vocab_bytes.join(TABLE, ids).decode(errors="replace")
+        return vocab_bytes.decode_bytes(TABLE, ids).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         return vocab_bytes.one(TABLE, token)
 
     def save(self, folder: Path) -> None:
-        metadata.write(folder, metadata.Record(kind=self.kind, end=""), {})
+        metadata.write(folder, metadata.TokenizerMetadata(kind=self.kind, end=""), {})
 
     @property
     def fingerprint(self) -> str:

@@ -36,8 +36,8 @@ class HuggingTokenizer(Tokenizer):
         self._end_spelling = end
         parsed: dict[str, Any] = values if values and self._text == text else json.loads(self._text)
         self._table = table(parsed)
-        self.vocabulary = len(self._table)
-        self.end = _id_of(self._library, end)
+        self.vocab_size = len(self._table)
+        self.eos_id = _id_of(self._library, end)
         self._chunks = ChunkEncoder(GPT2_CHUNKS, self._library_ids) if cuts_like_gpt2(parsed) else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
@@ -64,13 +64,13 @@ class HuggingTokenizer(Tokenizer):
             raise _panic_in_words(error) from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        return vocab_bytes.join(self._table, ids).decode(errors="replace")
+        return vocab_bytes.decode_bytes(self._table, ids).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         return vocab_bytes.one(self._table, token)
 
     def save(self, folder: Path) -> None:
-        kept = metadata.Record(kind=self.kind, end=self._end_spelling)
+        kept = metadata.TokenizerMetadata(kind=self.kind, end=self._end_spelling)
         metadata.write(folder, kept, {metadata.JSON_FILE: self._text.encode()})
 
     @property
@@ -106,7 +106,7 @@ def _panic_in_words(error: BaseException) -> BaseException:
     if isinstance(error, Exception) or type(error).__name__ == "PanicException":
         return TokenizerError(
             f"The tokenizers library cannot use this tokenizer: {str(error)[:300]}.",
-            fix="Use another tokenizer, or tokenizer.kind=bpe to train one.",
+            hint="Use another tokenizer, or tokenizer.kind=bpe to train one.",
         )
     return error
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from fabella.config.data import BPE, Bytes, Pretrained, SentencePiece, TokenizerSection
+from fabella.config.data import BPE, Bytes, Pretrained, SentencePiece, TokenizerConfig
 from fabella.errors import ConfigError, TokenizerError
 from fabella.tokenizers import bpe, metadata, pretrained, sentencepiece, untrusted
 from fabella.tokenizers.bytes import ByteTokenizer
@@ -13,7 +13,7 @@ from fabella.tokenizers.tokenizer import Tokenizer
 KINDS = ("bytes", "bpe", "sentencepiece", "pretrained")
 
 
-def train(section: TokenizerSection, texts: Iterable[str]) -> Tokenizer:
+def train(section: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of a section: trained on ``texts`` (bpe, sentencepiece), or as it is (bytes, pretrained)."""
     match section:
         case Bytes():
@@ -26,7 +26,7 @@ def train(section: TokenizerSection, texts: Iterable[str]) -> Tokenizer:
             return pretrained.load(section)
 
 
-def needs_text(section: TokenizerSection) -> bool:
+def needs_text(section: TokenizerConfig) -> bool:
     """Whether ``train`` reads its texts."""
     return isinstance(section, BPE | SentencePiece)
 
@@ -52,11 +52,11 @@ def open_any(place: str) -> Tokenizer:
             return load(folder)
     section = parse(place)
     if needs_text(section):
-        raise TokenizerError(f"{place} is a tokenizer yet to be trained.", fix="Train it: fabella tokenizer train.")
+        raise TokenizerError(f"{place} is a tokenizer yet to be trained.", hint="Train it: fabella tokenizer train.")
     return train(section, ())
 
 
-def parse(words: str) -> TokenizerSection:
+def parse(words: str) -> TokenizerConfig:
     """``bytes``, ``bpe``, ``bpe:4096``, ``sentencepiece:8000``; anything else is a path or a hub name."""
     kind, _, size = words.partition(":")
     if kind == "bytes" and not size:
@@ -65,8 +65,8 @@ def parse(words: str) -> TokenizerSection:
         return Pretrained(source=words)
     section = BPE if kind == "bpe" else SentencePiece
     try:
-        return section(vocabulary=int(size)) if size else section()
+        return section(vocab_size=int(size)) if size else section()
     except ValueError:
-        least = section.model_fields["vocabulary"].metadata[0].ge
+        least = section.model_fields["vocab_size"].metadata[0].ge
         problem = f"{words!r} names no vocabulary size: {kind} needs a whole number from {least} to 1048576."
-        raise ConfigError(problem, fix=f"For example {kind}:4096.") from None
+        raise ConfigError(problem, hint=f"For example {kind}:4096.") from None

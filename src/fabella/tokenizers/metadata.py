@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fabella.config.base import Section
+from fabella.config.base import ConfigModel
 from fabella.errors import TokenizerError
 from fabella.storage import storage_errors
 
@@ -15,14 +15,14 @@ JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
 
 
-class Record(Section):
+class TokenizerMetadata(ConfigModel):
     kind: str
     end: str
     """spelling of the token that ends a document; empty where the kind alone decides it"""
     format: int = 1
 
 
-def write(folder: Path, record: Record, files: Mapping[str, bytes]) -> None:
+def write(folder: Path, record: TokenizerMetadata, files: Mapping[str, bytes]) -> None:
     """Write a tokenizer's folder: the record and its files by name."""
     content = json.dumps(record.model_dump(), indent=1).encode() + b"\n"
     with storage_errors(folder, "writing the tokenizer"):
@@ -31,15 +31,15 @@ def write(folder: Path, record: Record, files: Mapping[str, bytes]) -> None:
             (folder / name).write_bytes(data)
 
 
-def read(folder: Path) -> Record:
+def read(folder: Path) -> TokenizerMetadata:
     """The record of a folder. Raises TokenizerError where there is none, or it is damaged."""
     path = folder / NAME
     try:
-        record = Record.model_validate(json.loads(path.read_bytes()))
+        record = TokenizerMetadata.model_validate(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise TokenizerError(
             f"{folder} is no tokenizer: it has no {NAME}.",
-            fix="Give a folder that 'fabella tokenizer train' or 'fabella prepare' wrote.",
+            hint="Give a folder that 'fabella tokenizer train' or 'fabella prepare' wrote.",
         ) from None
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error

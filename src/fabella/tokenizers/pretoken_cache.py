@@ -25,7 +25,7 @@ MOST_REMEMBERED = 2**17
 LONGEST_REMEMBERED = 64
 
 
-class ChunkMemory(dict[str, bytes]):
+class PretokenCache(dict[str, bytes]):
     """Chunk → its ids as the bytes of an int32 array; asks the tokenizer for what is missing."""
 
     def __init__(self, encode: Callable[[str], Sequence[int]]) -> None:
@@ -46,7 +46,7 @@ class ChunkEncoder:
 
     def __init__(self, chunks: re.Pattern[str], encode: Callable[[str], Sequence[int]]) -> None:
         self._find = chunks.findall
-        self._memory = ChunkMemory(encode)
+        self._memory = PretokenCache(encode)
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Ids of a text, [T]."""

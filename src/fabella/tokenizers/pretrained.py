@@ -23,12 +23,12 @@ def load(section: Pretrained) -> Tokenizer:
     """The tokenizer of a file, a folder or a hub name. Raises TokenizerError."""
     path = Path(section.source).expanduser()
     if path.exists():
-        return _from_path(path, section.end)
+        return _from_path(path, section.eos_token)
     if HUB_NAME.fullmatch(section.source) and path.suffix.lower() not in (".json", ".model", ".txt"):
-        return _from_path(_downloaded(section.source), section.end)
+        return _from_path(_downloaded(section.source), section.eos_token)
     raise TokenizerError(
         f"There is no tokenizer at {section.source}.",
-        fix="Give a tokenizer.json, a .model, a folder with one, or a name on the Hugging Face hub.",
+        hint="Give a tokenizer.json, a .model, a folder with one, or a name on the Hugging Face hub.",
     )
 
 
@@ -36,7 +36,7 @@ def _from_path(path: Path, end: str) -> Tokenizer:
     if path.is_dir():
         path = next((path / name for name in FILES if (path / name).exists()), path)
         if path.is_dir():
-            raise TokenizerError(f"{path} holds no tokenizer.", fix=f"It needs one of: {', '.join(FILES)}.")
+            raise TokenizerError(f"{path} holds no tokenizer.", hint=f"It needs one of: {', '.join(FILES)}.")
     if path.suffix == ".model":
         return from_model(untrusted.read(path), end)
     if path.name == "vocab.json":
@@ -52,7 +52,9 @@ def from_json(data: bytes, end: str, name: str, kind: str = KIND) -> HuggingToke
         specials = ", ".join(token["content"][:50] for token in added if token["special"])
         raise TokenizerError(
             f"{name} has no token {end!r} to end a document with.",
-            fix=f"Name one of its special tokens as tokenizer.end: {specials[:500]}." if specials else "Name one.",
+            hint=f"Name one of its special tokens as tokenizer.eos_token: {specials[:500]}."
+            if specials
+            else "Name one.",
         )
     return HuggingTokenizer(kind, data.decode(), end, values)
 
@@ -88,7 +90,7 @@ def _downloaded(name: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         problem = f"{name!r} is no path here, and names on the hub need the package huggingface-hub."
-        raise TokenizerError(problem, fix=f"pip install 'fabella[hub]'. Or: {fix}") from error
+        raise TokenizerError(problem, hint=f"pip install 'fabella[hub]'. Or: {fix}") from error
     reasons: list[str] = []
     unreachable = False
     for file in ("tokenizer.json", "tokenizer.model"):
@@ -101,4 +103,4 @@ def _downloaded(name: str) -> Path:
             # No connection, and nothing in the cache: the other file is looked for in the cache alone, for the library
             # tries for half a minute to reach the hub.
             unreachable = isinstance(error, FileNotFoundError)
-    raise TokenizerError(f"The tokenizer {name!r} cannot be had from the hub ({'; '.join(reasons)}).", fix=fix)
+    raise TokenizerError(f"The tokenizer {name!r} cannot be had from the hub ({'; '.join(reasons)}).", hint=fix)

@@ -57,11 +57,13 @@ class SentencePieceTokenizer(Tokenizer):
         self._library = _opened(model)
         self._table = _table(self._library)
         self._bytes = _byte_ids(self._library)
-        self.vocabulary = len(self._table)
-        self.end = _end(self._library, end)
-        self._table[self.end] = b""
-        if not self._bytes and not self._library.is_control(self.end):
-            raise TokenizerError(f"Text can spell the end {end!r} of this model.", fix="Choose another tokenizer.end.")
+        self.vocab_size = len(self._table)
+        self.eos_id = _end(self._library, end)
+        self._table[self.eos_id] = b""
+        if not self._bytes and not self._library.is_control(self.eos_id):
+            raise TokenizerError(
+                f"Text can spell the end {end!r} of this model.", hint="Choose another tokenizer.eos_token."
+            )
         own = kind == SentencePiece().kind and not _spaces_within(self._library)
         self._chunks = ChunkEncoder(SPACE_CHUNKS, self._chunk_ids) if own else None
 
@@ -81,20 +83,22 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _without_end(self, ids: list[int]) -> NDArray[np.int32]:
         """A foreign model may have its end as a piece that text can spell: then that spelling goes by its bytes."""
-        if self.end not in ids:
+        if self.eos_id not in ids:
             return vocab_bytes.as_ids(ids)
-        spelled = [self._bytes[value] for value in self._library.id_to_piece(self.end).encode()]
-        return vocab_bytes.as_ids([n for number in ids for n in (spelled if number == self.end else [number])])
+        spelled = [self._bytes[value] for value in self._library.id_to_piece(self.eos_id).encode()]
+        return vocab_bytes.as_ids([n for number in ids for n in (spelled if number == self.eos_id else [number])])
 
     def decode(self, ids: Sequence[int]) -> str:
-        return vocab_bytes.join(self._table, ids).decode(errors="replace")
+        return vocab_bytes.decode_bytes(self._table, ids).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         return vocab_bytes.one(self._table, token)
 
     def save(self, folder: Path) -> None:
         metadata.write(
-            folder, metadata.Record(kind=self.kind, end=self._end_spelling), {metadata.MODEL_FILE: self._model}
+            folder,
+            metadata.TokenizerMetadata(kind=self.kind, end=self._end_spelling),
+            {metadata.MODEL_FILE: self._model},
         )
 
     @property
@@ -108,13 +112,13 @@ class SentencePieceTokenizer(Tokenizer):
 def train(section: SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:
     """A SentencePiece BPE of at most ``section.vocabulary`` pieces; fewer where the text is too small for more."""
     lines = [line for text in texts for line in TRAINING_LINE.findall(text)]
-    lines = _without(_rare(lines, (section.vocabulary - PIECES_BEFORE) // 2), lines)
+    lines = _without(_rare(lines, (section.vocab_size - PIECES_BEFORE) // 2), lines)
     if not lines:
-        raise TokenizerError("There is no text to train a SentencePiece tokenizer on.", fix="Give more text.")
+        raise TokenizerError("There is no text to train a SentencePiece tokenizer on.", hint="Give more text.")
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, vocab_size=section.vocabulary, **SETTINGS
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=section.vocab_size, **SETTINGS
         )
     except RuntimeError as error:
         raise TokenizerError(f"SentencePiece cannot learn from this text: {error}.") from error
@@ -180,5 +184,5 @@ def _end(library: SentencePieceProcessor, end: str) -> int:
         return number
     raise TokenizerError(
         f"The SentencePiece model has no piece {end!r}." if end else "The SentencePiece model has no end of sentence.",
-        fix="Name one of its pieces that ends a document: tokenizer.end=</s>",
+        hint="Name one of its pieces that ends a document: tokenizer.eos_token=</s>",
     )

@@ -10,10 +10,10 @@ from fabella.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class TokenizerStats:
     """One tokenizer on one text."""
 
-    vocabulary: int
+    vocab_size: int
     tokens: int
     bytes_per_token: float
     """of UTF-8; a model's context reaches this many times its tokens"""
@@ -27,19 +27,19 @@ class Fit:
     """whether every document comes back unchanged"""
 
 
-def fit(tokenizer: Tokenizer, texts: Iterable[str]) -> Fit:
+def measure_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerStats:
     """Measure ``tokenizer`` on ``texts``."""
     words = size = changed = 0
-    times = np.zeros(tokenizer.vocabulary, dtype=np.int64)
+    times = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for text in texts:
         ids = tokenizer.encode(text)
-        times += np.bincount(ids, minlength=tokenizer.vocabulary)
+        times += np.bincount(ids, minlength=tokenizer.vocab_size)
         words += len(text.split())
         size += len(text.encode())
         changed += tokenizer.decode(ids.tolist()) != text
     tokens = int(times.sum())
-    return Fit(
-        vocabulary=tokenizer.vocabulary,
+    return TokenizerStats(
+        vocab_size=tokenizer.vocab_size,
         tokens=tokens,
         bytes_per_token=size / max(tokens, 1),
         fertility=tokens / max(words, 1),

@@ -13,9 +13,9 @@ class Tokenizer(Protocol):
 
     kind: str
     """bytes, bpe, sentencepiece or pretrained"""
-    vocabulary: int
+    vocab_size: int
     """Number of ids; every id is in ``range(vocabulary)``."""
-    end: int
+    eos_id: int
     """The id that ends a document. ``encode`` never gives it; whoever packs documents appends it."""
 
     def encode(self, text: str) -> NDArray[np.int32]:

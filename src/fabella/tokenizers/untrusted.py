@@ -30,11 +30,11 @@ def read(path: Path, limit: int = MOST_BYTES) -> bytes:
     """A tokenizer's file. Raises TokenizerError where it is missing, unreadable, or larger than ``limit`` bytes."""
     try:
         if not path.is_file():
-            raise TokenizerError(f"{path} is no file.", fix="Give a tokenizer.json, a .model, or a folder with one.")
+            raise TokenizerError(f"{path} is no file.", hint="Give a tokenizer.json, a .model, or a folder with one.")
         if path.stat().st_size > limit:
             raise TokenizerError(
                 f"{path} has {path.stat().st_size:,} bytes; a tokenizer has at most {limit:,}.",
-                fix="Check that this is the tokenizer's file and not the model's.",
+                hint="Check that this is the tokenizer's file and not the model's.",
             )
         return path.read_bytes()
     except OSError as error:
@@ -67,7 +67,7 @@ def check(values: dict[str, Any], name: str) -> None:
         _check_patterns(values, name)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
         problem = f"{name} is no tokenizer that can be read: {type(error).__name__} at {str(error)[:100]}."
-        raise TokenizerError(problem, fix="Save it anew with the library that made it.") from error
+        raise TokenizerError(problem, hint="Save it anew with the library that made it.") from error
 
 
 def _check_model(model: dict[str, Any], name: str) -> None:
@@ -80,11 +80,11 @@ def _check_model(model: dict[str, Any], name: str) -> None:
             raise TokenizerError(f"{name}: {len(model[what]):,} entries of {what}; at most {most:,} are read.")
     if model.get("max_input_chars_per_word", 0) > LONGEST_WORD:
         raise TokenizerError(f"{name}: max_input_chars_per_word is above {LONGEST_WORD}.")
-    vocabulary = token_ids(model)
+    vocab_size = token_ids(model)
     for merge in model.get("merges", ()):
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         prefix = model.get("continuing_subword_prefix") or ""
-        if left + right.removeprefix(prefix) not in vocabulary:
+        if left + right.removeprefix(prefix) not in vocab_size:
             raise TokenizerError(f"{name}: merging {left[:50]!r} and {right[:50]!r} gives no token of the vocabulary.")
 
 
@@ -111,7 +111,7 @@ def _check_patterns(values: dict[str, Any], name: str) -> None:
             if len(pattern) > LONGEST_PATTERN or is_dangerous(pattern):
                 raise TokenizerError(
                     f"{name}: the pattern {pattern[:80]!r} of its {part} can take for ever on some texts.",
-                    fix="Use a tokenizer whose pattern has no repeat within a repeat.",
+                    hint="Use a tokenizer whose pattern has no repeat within a repeat.",
                 )
 
 

@@ -11,7 +11,7 @@ Table = Sequence[bytes | None]
 """Bytes of each id; None where the tokenizer has no token of that id."""
 
 
-def join(table: Table, ids: Sequence[int]) -> bytes:
+def decode_bytes(table: Table, ids: Sequence[int]) -> bytes:
     """The bytes of ``ids``. Raises TokenizerError for an id that the tokenizer does not have."""
     numbers = np.asarray(ids, dtype=np.int64).tolist()
     if numbers and (min(numbers) < 0 or max(numbers) >= len(table)):
@@ -28,11 +28,11 @@ def one(table: Table, token: int) -> bytes:
     return found
 
 
-def unknown_id(token: int, vocabulary: int) -> TokenizerError:
+def unknown_id(token: int, vocab_size: int) -> TokenizerError:
     """The error for an id without a token."""
     return TokenizerError(
-        f"Token id {token} is none of this tokenizer's; its ids are 0 to {vocabulary - 1}.",
-        fix="Use the tokenizer that the text or the model was made with.",
+        f"Token id {token} is none of this tokenizer's; its ids are 0 to {vocab_size - 1}.",
+        hint="Use the tokenizer that the text or the model was made with.",
     )
 
 
@@ -48,7 +48,7 @@ def no_text(text: str, position: int) -> TokenizerError:
     """The error for a lone surrogate at ``position``."""
     return TokenizerError(
         f"Character {position} of the text is U+{ord(text[position]):04X}, a lone surrogate: no Unicode text has one.",
-        fix="Read the text with errors='replace', or remove it.",
+        hint="Read the text with errors='replace', or remove it.",
     )
 
 

@@ -17,7 +17,7 @@ SILENT_SECONDS, CLOSING_SECONDS = 2.0, 30.0
 Report = Callable[[str], None]
 
 
-class Service(Protocol):
+class RemoteTracker(Protocol):
     """A sink that is closed at the end; both may raise anything, and take any time."""
 
     def __call__(self, row: Row) -> None: ...
@@ -25,10 +25,10 @@ class Service(Protocol):
     def close(self) -> None: ...
 
 
-class Aside:
+class AsyncTracker:
     """A sink that never raises and never waits. Each trouble with its service is reported once, and then no more."""
 
-    def __init__(self, name: str, connect: Callable[[], Service], report: Report, waiting: int = WAITING) -> None:
+    def __init__(self, name: str, connect: Callable[[], RemoteTracker], report: Report, waiting: int = WAITING) -> None:
         """``connect`` gives the service; it is called on the thread too, for it may need a network that is down."""
         self.name = name
         self._connect, self._report, self._most = connect, report, waiting
@@ -73,7 +73,7 @@ class Aside:
             self._over = True
             self._rows.clear()
 
-    def _serve(self, service: Service) -> None:
+    def _serve(self, service: RemoteTracker) -> None:
         try:
             while (row := self._next()) is not None:
                 service(row)

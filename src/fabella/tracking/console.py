@@ -8,7 +8,7 @@ from typing import TextIO
 from fabella.tracking.tracker import Row
 
 
-def say(text: str = "", *, end: str = "\n") -> None:
+def print_status(text: str = "", *, end: str = "\n") -> None:
     """A remark, a warning or progress: standard error, so that a result can be piped.
 
     Where that is closed, full, or a terminal that has gone, nobody is there to hear it, and no work ends for that.
@@ -35,20 +35,20 @@ class ProgressLine:
     def update(self, text: str) -> None:
         """Replace the line (terminal), or print one of ``plain_every`` calls, the first always (elsewhere)."""
         if self.terminal:
-            say("\r" + text.ljust(self._width), end="")
+            print_status("\r" + text.ljust(self._width), end="")
             self._width = len(text)
         elif self._calls % self.plain_every == 0:
-            say(text)
+            print_status(text)
         self._calls += 1
 
     def close(self) -> None:
         """Leave the last line standing."""
         if self.terminal and self._width:
-            say()
+            print_status()
         self._width = 0
 
 
-class Terminal:
+class ConsoleTracker:
     """Shows rows: training as one moving line, validation and samples as lines that stay."""
 
     def __init__(self, steps: int, bits_per_nat: float) -> None:
@@ -68,12 +68,12 @@ class Terminal:
                 f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {row['perplexity']:.2f}, "
                 f"{row['bits_per_byte']:.4f} bits per byte"
             )
-        elif row["kind"] == "spike":
+        elif row["kind"] == "grad_spike":
             self._stay(
-                f"step {row['step']:,}: the gradient norm leapt to {row['gradient_norm']:.3g}, "
-                f"{row['gradient_norm'] / row['median']:.1f} times the usual {row['median']:.3g}"
+                f"step {row['step']:,}: the gradient norm leapt to {row['grad_norm']:.3g}, "
+                f"{row['grad_norm'] / row['median']:.1f} times the usual {row['median']:.3g}"
             )
-        elif row["kind"] == "rewind":
+        elif row["kind"] == "rollback":
             self._stay(
                 f"back to step {row['step'] - 1:,}, as step {row['failed']:,} failed: {row['times']} of "
                 f"{row['allowed']} times; learning rate x {row['lr_factor']:.3g}"
@@ -87,7 +87,7 @@ class Terminal:
 
     def _stay(self, text: str) -> None:
         self.line.close()
-        say(text)
+        print_status(text)
 
     def _tell_skipped(self, row: Row) -> None:
         skipped = int(row.get("skipped_steps", 0))

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from fabella.data.prepare.progress import Progress
-from fabella.tracking.console import ProgressLine, duration, say
+from fabella.data.prepare.progress import PrepareProgress
+from fabella.tracking.console import ProgressLine, duration, print_status
 
 
-class PreparationLine:
+class PrepareProgressLine:
     """Shows how far preparing has come; use it as a context, so that its last line stays."""
 
     def __init__(self) -> None:
         self._line = ProgressLine()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: PrepareProgress) -> None:
         self._line.update(in_words(progress))
 
     def __enter__(self) -> Self:
@@ -29,12 +29,12 @@ class PreparationLine:
 def say_remarks(manifest: Mapping[str, Any]) -> None:
     """Say the notes and the doctor's warnings of prepared data."""
     for note in manifest["notes"]:
-        say(note)
+        print_status(note)
     for warning in manifest["data_quality"]["warnings"]:
-        say(f"warning: {warning}")
+        print_status(f"warning: {warning}")
 
 
-def in_words(progress: Progress) -> str:
+def in_words(progress: PrepareProgress) -> str:
     """``encoding  42 %  12,345 documents  9.8 MB  21.3 MB/s  0:04 left``"""
     parts = [progress.doing]
     if progress.share >= 0:

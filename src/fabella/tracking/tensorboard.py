@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fabella.engine.engine import Histogram
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 from fabella.storage import make_folders, storage_errors
 from fabella.tracking.tracker import Row
 
@@ -19,10 +19,10 @@ TEXT = 7
 """TensorBoard's number for the type of strings."""
 
 
-class EventFile:
+class TensorBoardTracker:
     """Takes rows; each is on disk when the call returns. Raises StorageError where it cannot be written."""
 
-    def __init__(self, folder: Path, run: Run, *, step: int) -> None:
+    def __init__(self, folder: Path, run: RunConfig, *, step: int) -> None:
         """A new file in ``folder/tensorboard``; what older ones tell of steps after ``step`` is no longer shown.
 
         Needs the extra ``track``; ModuleNotFoundError without it.

@@ -5,7 +5,7 @@ import unicodedata
 
 # Control, format, surrogate and line-separator characters. Format characters are the bidirectional overrides, the
 # invisible tags and their like; the two joiners are kept, for they shape Persian, Hindi and emoji.
-_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _KEPT = {"\n", "\t", "\N{ZERO WIDTH NON-JOINER}", "\N{ZERO WIDTH JOINER}"}
 # Printable ASCII, newline and tab are most of any text, and need no look.
 _UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]")
@@ -17,7 +17,7 @@ def escape(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    if character in _KEPT or unicodedata.category(character) not in _OBEYED:
+    if character in _KEPT or unicodedata.category(character) not in CONTROL_CATEGORIES:
         return character
     code = ord(character)
     if code < 0x100:

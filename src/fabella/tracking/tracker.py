@@ -13,13 +13,13 @@ Row = Mapping[str, Any]
 """One measurement: ``kind`` (train, validation, sample, spike, rewind, final, histograms), ``step``, and its values."""
 
 
-class Sink(Protocol):
+class Tracker(Protocol):
     """Takes rows in the order they are measured."""
 
     def __call__(self, row: Row) -> None: ...
 
 
-class MetricsFile:
+class JsonlTracker:
     """``metrics.jsonl`` and ``samples.jsonl`` of a run folder; every plot is drawn from them, and no row is ever lost.
 
     On a full disk the rows wait, which is said once, and are written as soon as there is room. Raises StorageError
@@ -35,13 +35,13 @@ class MetricsFile:
     def __call__(self, row: Row) -> None:
         self._waiting.append(row)
         try:
-            self.settle()
+            self.flush()
         except DiskFullError as error:
             if not self._full:
                 self.report(f"Measurements wait for room on the disk, and the training goes on: {error}")
             self._full = True
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Write what waits. Raises DiskFullError where there still is no room: nothing later may be saved then."""
         while self._waiting:
             row = self._waiting[0]
@@ -50,20 +50,20 @@ class MetricsFile:
         self._full = False
 
 
-class Fan:
+class TrackerGroup:
     """Gives each row to every sink. A sink that fails is reported once and dropped; the run's own file must hold."""
 
-    def __init__(self, truth: Sink, others: Sequence[Sink], report: Callable[[str], None]) -> None:
-        self.truth = truth
+    def __init__(self, primary: Tracker, others: Sequence[Tracker], report: Callable[[str], None]) -> None:
+        self.primary = primary
         self.others = list(others)
         self.report = report
 
     def __call__(self, row: Row) -> None:
         """A row for the run's own file and for everybody else."""
-        self.truth(row)
-        self.beside(row)
+        self.primary(row)
+        self.log_secondary(row)
 
-    def beside(self, row: Row) -> None:
+    def log_secondary(self, row: Row) -> None:
         """A row for everybody but the run's own file: histograms, which would fill it."""
         for sink in list(self.others):
             try:

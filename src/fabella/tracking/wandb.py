@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fabella.run_config.run import Run
-from fabella.runs.run_dir import name_of
-from fabella.storage import storage_errors, write_file
+from fabella.run_config.run import RunConfig
+from fabella.runs.run_dir import step_name
+from fabella.storage import atomic_write, storage_errors
 from fabella.tracking.tensorboard import numbers
 from fabella.tracking.tracker import Row
 
@@ -18,12 +18,12 @@ ID = "wandb-id"
 CONNECTING_SECONDS, FINISHING_SECONDS = 60, 20
 
 
-class TrackedRun:
+class WandbTracker:
     """Takes rows for a run at Weights & Biases; sends the finished model after the final score."""
 
-    def __init__(self, folder: Path, run: Run, report: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, run: RunConfig, report: Callable[[str], None]) -> None:
         """Connects, which may take long, and raises what the package raises; ModuleNotFoundError without it."""
-        section = run.telemetry.wandb
+        section = run.tracking.wandb
         self._package: Any = importlib.import_module("wandb")
         self.folder, self.artifact = folder, section.artifact
         self.id = own_id(folder)
@@ -48,7 +48,7 @@ class TrackedRun:
             ),
         )
         if self._run.disabled:
-            raise RuntimeError("nobody is logged in (wandb login); telemetry.wandb.mode=offline needs no account")
+            raise RuntimeError("nobody is logged in (wandb login); tracking.wandb.mode=offline needs no account")
         # A resumed run tells some steps once more, the same to the bit: what is known there stays.
         self._known = int(self._run.step) if self._run.resumed else 0
         if section.mode == "online":
@@ -80,7 +80,7 @@ class TrackedRun:
     def _send_model(self, step: int) -> None:
         """All that ``generate`` needs: weights, config and tokenizer."""
         model = self._package.Artifact(f"model-{self.id}", type="model", metadata={"step": step})
-        model.add_file(str(self.folder / "checkpoints" / name_of(step) / "model.safetensors"))
+        model.add_file(str(self.folder / "checkpoints" / step_name(step) / "model.safetensors"))
         model.add_file(str(self.folder / "config.yaml"))
         model.add_dir(str(self.folder / "tokenizer"), name="tokenizer")
         self._run.log_artifact(model)
@@ -97,5 +97,5 @@ def own_id(folder: Path) -> str:
     if re.fullmatch(r"[0-9a-f]{16}", known):
         return known
     made = secrets.token_hex(8)
-    write_file(path, f"{made}\n".encode())
+    atomic_write(path, f"{made}\n".encode())
     return made

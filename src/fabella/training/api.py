@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import Place
-from fabella.run_config.files import apply_overrides, run_from
-from fabella.run_config.run import Run
+from fabella.engine.distributed.process_group import RankInfo
+from fabella.run_config.files import apply_overrides, validate_config
+from fabella.run_config.run import RunConfig
 from fabella.runs.resume_rules import compare_for_resume
-from fabella.runs.run_dir import RunFolder, require_free
-from fabella.tracking.console import say
+from fabella.runs.run_dir import RunDir, require_empty
+from fabella.tracking.console import print_status
 from fabella.tracking.prepare_progress import say_remarks
 from fabella.training import run as session
-from fabella.training.run import Outcome
-from fabella.training.setup.request import Asked, plan, prepare_for
+from fabella.training.run import TrainResult
+from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 
 
 def train(
@@ -29,13 +29,13 @@ def train(
     device: str = "auto",
     prepared: str | Path = "prepared",
     settings: Mapping[str, Any] | None = None,
-) -> Outcome:
+) -> TrainResult:
     """Train on a text as it is, a preset or a YAML file; see ``fabella train --help`` for each argument.
 
     ``settings``: dotted key → value, as in ``{"optimizer.lr": 3e-4}``. Raises the errors of ``fabella.errors``;
     Interrupted, with everything saved, after Ctrl-C.
     """
-    asked = Asked(
+    asked = TrainRequest(
         what=str(what),
         data=str(data),
         validation=str(validation),
@@ -43,33 +43,33 @@ def train(
         steps=steps,
         overrides=_assignments(settings),
     )
-    planned = plan(asked)
-    engines.require_device(planned.run.engine, device, Place())
+    planned = resolve_request(asked)
+    engines.require_device(planned.run.engine, device, RankInfo())
     folder = Path(out) if out else Path("runs") / planned.run.name
-    require_free(folder)
+    require_empty(folder)
     for reason in planned.reasons:
-        say(reason)
-    ids = planned.prepared or prepare_for(planned.run, Path(prepared))
+        print_status(reason)
+    ids = planned.prepared or prepare_data(planned.run, Path(prepared))
     say_remarks(ids.manifest)
-    return session.start(planned.run, folder, ids, device=device)
+    return session.start_run(planned.run, folder, ids, device=device)
 
 
 def resume(
     run: str | Path, *, data: str | Path = "", device: str = "auto", settings: Mapping[str, Any] | None = None
-) -> Outcome:
+) -> TrainResult:
     """Go on with the run in the folder ``run`` exactly where it stopped; ``data``: its prepared folder, if moved.
 
     Raises ConfigError for a changed setting that would make the saved state mean something else.
     """
-    asked = changed(RunFolder.open(Path(run)).run, _assignments(settings))
+    asked = changed(RunDir.open(Path(run)).run, _assignments(settings))
     return session.resume(Path(run), device=device, prepared=Path(data) if data else None, run=asked)
 
 
-def changed(saved: Run, overrides: Sequence[str]) -> Run:
+def changed(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The run with ``overrides``; what differs and may, is said. Raises ConfigError for what must not change."""
-    asked = run_from(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved
+    asked = validate_config(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved
     for difference in compare_for_resume(saved, asked):
-        say(str(difference))
+        print_status(str(difference))
     return asked
 
 

@@ -13,7 +13,7 @@ WAITING = 256
 """Tasks that may wait. Rows are small, and of the snapshots, which are not, ``Save`` has only one at a time."""
 
 
-class Behind:
+class BackgroundWorker:
     """Does what it is given on one thread, in order, while the loop goes on; use it as a context.
 
     Once a task has raised, no later one is done: what lies on disk is everything up to some moment, never with a gap.
@@ -31,7 +31,7 @@ class Behind:
         self._thread = threading.Thread(target=self._work, name="fabella-behind", daemon=True)
         self._thread.start()
 
-    def do(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         """Hand a task over; waits while the queue is full."""
         self.check()
         self._tasks.put(task)
@@ -41,7 +41,7 @@ class Behind:
         if self._error is not None:
             raise self._error
 
-    def drain(self) -> None:
+    def flush(self) -> None:
         """Wait until everything handed over is done."""
         self._tasks.join()
         self.check()
@@ -83,19 +83,19 @@ class Behind:
                 self._tasks.task_done()
 
 
-class NobodyBehind(Behind):
+class NullWorker(BackgroundWorker):
     """For a process beside the first: all of them look and take snapshots, but one tells and writes."""
 
     def __init__(self) -> None:
         """No thread is started."""
 
-    def do(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         """Leave it to the first process."""
 
     def check(self) -> None:
         """Nothing can have gone wrong here."""
 
-    def drain(self) -> None:
+    def flush(self) -> None:
         """Nothing waits."""
 
     def __exit__(

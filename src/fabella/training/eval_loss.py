@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.data.dataset import Split
-from fabella.data.sequences import Windows
+from fabella.data.sequences import SequenceDataset
 from fabella.engine.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class EvalLoss:
     """``loss`` in nats a token; ``tokens`` targets were predicted."""
 
     loss: float
@@ -33,17 +33,17 @@ def bits_per_nat(split: Split) -> float:
     return split.tokens / split.bytes / math.log(2)
 
 
-def fixed_set(windows: Windows, count: int) -> NDArray[np.int64]:
+def fixed_subset(windows: SequenceDataset, count: int) -> NDArray[np.int64]:
     """``count`` windows spread evenly over all, always the same."""
     return np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).round().astype(np.int64))
 
 
-def validate(engine: Engine, windows: Windows, split: Split, chosen: NDArray[np.int64], batch: int) -> Score:
+def validate(engine: Engine, windows: SequenceDataset, split: Split, chosen: NDArray[np.int64], batch: int) -> EvalLoss:
     """Score on the ``chosen`` windows, ``batch`` at a time; sums are in float64, so their order hardly matters."""
     nats, tokens = 0.0, 0
     for start in range(0, len(chosen), batch):
         part = windows.batch(chosen[start : start + batch])
         nats += float(engine.losses(part).sum(dtype=np.float64))
-        tokens += part.learned
+        tokens += part.num_targets
     loss = nats / max(tokens, 1)
-    return Score(loss, loss * bits_per_nat(split), tokens)
+    return EvalLoss(loss, loss * bits_per_nat(split), tokens)

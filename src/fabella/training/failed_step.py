@@ -8,61 +8,61 @@ from shlex import quote
 from fabella.config.training import Stop
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import Place
+from fabella.engine.distributed.process_group import RankInfo
 from fabella.engine.engine import Engine, StepResult
-from fabella.errors import NotFinite, StorageError
+from fabella.errors import NonFiniteStepError, StorageError
 from fabella.runs import failed_steps
-from fabella.runs.failed_steps import Failure
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.failed_steps import FailedStepRecord
+from fabella.runs.run_dir import RunDir
 from fabella.training.loop import Progress
 
 
-class FailedStep(NotFinite):
+class FailedStep(NonFiniteStepError):
     """A step that was not taken, and lies in the run's folder now; ``after``: where the data stands behind it."""
 
     after: Progress
 
 
-class Keeping:
+class FailedStepRecorder:
     """Takes steps with an engine; one that fails is kept in the run's folder before its error goes on.
 
     Of several processes every one has such a step at the same time; the first writes. On a GPU it shows when a result
     is read, some steps later: batches are held until then. Raises FailedStep.
     """
 
-    def __init__(self, engine: Engine, folder: RunFolder, place: Place, progress: Progress) -> None:
+    def __init__(self, engine: Engine, folder: RunDir, place: RankInfo, progress: Progress) -> None:
         self.engine, self.folder, self.place, self.progress = engine, folder, place, progress
         self._unread: dict[int, tuple[Batch, float, Progress]] = {}
 
     def step(self, batch: Batch, lr: float) -> StepResult:
         """As the engine's own. Its error says where the step lies and how it is taken again."""
-        self.progress = self.progress.after(batch)
+        self.progress = self.progress.advance(batch)
         self._unread[self.progress.step] = (batch, lr, self.progress)
         try:
             result = self.engine.step(batch, lr)
-        except NotFinite as error:
-            raise self.kept(error) from error
+        except NonFiniteStepError as error:
+            raise self.record(error) from error
         return _Kept(result, self, self.progress.step)
 
-    def sound(self, step: int) -> None:
+    def confirm(self, step: int) -> None:
         """All steps up to ``step`` are known not to have failed."""
         for number in [number for number in self._unread if number <= step]:
             del self._unread[number]
 
-    def kept(self, error: NotFinite) -> FailedStep:
+    def record(self, error: NonFiniteStepError) -> FailedStep:
         """Keep the step that ``error`` tells of, after which the engine has taken none; the error to raise then."""
         batch, lr, after = self._unread[error.step]
         state = self.engine.state()
-        before = dataclasses.replace(state, numbers={**state.numbers, "step": error.step - 1})
-        path = failed_steps.place_of(self.folder, error.step)
-        told = f"{error.problem} The step is kept in {path}."
-        fix = f"Look into it: fabella train --replay {quote(str(path))}. {error.fix}"
+        before = dataclasses.replace(state, numbers={**state.scalars, "step": error.step - 1})
+        path = failed_steps.path_for(self.folder, error.step)
+        told = f"{error.message} The step is kept in {path}."
+        fix = f"Look into it: fabella train --replay {quote(str(path))}. {error.hint}"
         try:
-            if self.place.first:
-                failed_steps.keep(self.folder, Failure(error.step, before, batch, lr, error.problem))
+            if self.place.is_main:
+                failed_steps.save(self.folder, FailedStepRecord(error.step, before, batch, lr, error.message))
         except StorageError as unkept:
-            told, fix = f"{error.problem} The step could not be kept: {unkept.problem}", error.fix
-        failed = FailedStep(told, fix=fix, step=error.step)
+            told, fix = f"{error.message} The step could not be kept: {unkept.message}", error.hint
+        failed = FailedStep(told, hint=fix, step=error.step)
         failed.after = after
         return failed
 
@@ -72,20 +72,20 @@ class _Kept:
     """A result that is looked at later."""
 
     result: StepResult
-    keeping: Keeping
+    keeping: FailedStepRecorder
     step: int
 
     def read(self) -> dict[str, float]:
         try:
             values = self.result.read()
-        except NotFinite as error:
-            raise self.keeping.kept(error) from error
-        self.keeping.sound(self.step)
+        except NonFiniteStepError as error:
+            raise self.keeping.record(error) from error
+        self.keeping.confirm(self.step)
         return values
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayReport:
     """What became of a step that was taken again; ``error`` and ``module`` are empty where all was finite."""
 
     step: int
@@ -107,22 +107,22 @@ class Replay:
         return f"{again} {self.error} {place}"
 
 
-def replay(path: Path, *, device: str = "auto") -> Replay:
+def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     """Take the step kept in ``path`` (RUN/failures/step-…) again, and look on. Nothing in the run is changed.
 
     PyTorch takes it, whichever engine did, without compiling, so that each module can be looked at; none is left out.
     Raises CheckpointError where ``path`` is no such step, or damaged.
     """
-    run = RunFolder.open(path.absolute().parent.parent).run
-    training = run.training.model_copy(update={"compile": "none", "nonfinite": Stop()})
+    run = RunDir.open(path.absolute().parent.parent).run
+    training = run.training.model_copy(update={"compile": "none", "on_nonfinite": Stop()})
     run = run.model_copy(update={"engine": "torch", "training": training})
     failure = failed_steps.read(path.absolute(), run.model.parameters())
-    engine = engines.for_training(run, device=device)
+    engine = engines.create_engine(run, device=device)
     engine.restore(failure.state)
     error = ""
-    with engines.load(run.engine, "nan_finder").looking_on(engine) as found:
+    with engines.load(run.engine, "nan_finder").trace_nonfinite(engine) as found:
         try:
             engine.step(failure.batch, failure.lr).read()
-        except NotFinite as again:
-            error = again.problem
-    return Replay(failure.step, failure.error, error, found[0] if found and error else "")
+        except NonFiniteStepError as again:
+            error = again.message
+    return ReplayReport(failure.step, failure.error, error, found[0] if found and error else "")

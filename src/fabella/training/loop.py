@@ -16,23 +16,23 @@ class Progress:
     """
 
     step: int = 0
-    windows: int = 0
+    sequences: int = 0
     tokens: int = 0
     stream: str = ""
-    rewinds: int = 0
+    rollbacks: int = 0
 
-    def after(self, batch: Batch) -> "Progress":
+    def advance(self, batch: Batch) -> "Progress":
         """The progress once ``batch`` has been learned from."""
         return Progress(
             self.step + 1,
-            self.windows + len(batch.tokens),
-            self.tokens + batch.learned,
+            self.sequences + len(batch.tokens),
+            self.tokens + batch.num_targets,
             stream=batch.stream,
-            rewinds=self.rewinds,
+            rollbacks=self.rollbacks,
         )
 
 
-class Learner(Protocol):
+class Stepper(Protocol):
     """What takes the steps: an engine, or what stands before one."""
 
     def step(self, batch: Batch, lr: float) -> StepResult:
@@ -40,15 +40,15 @@ class Learner(Protocol):
         ...
 
 
-Observer = Callable[[Progress, StepResult], None]
+Callback = Callable[[Progress, StepResult], None]
 """Is called after every step, in the order given: log, evaluate, sample, save. It never changes what is learned."""
 
 
 def train(
-    engine: Learner,
+    engine: Stepper,
     batches: Iterator[Batch],
     rate: Callable[[int], float],
-    observers: Sequence[Observer],
+    observers: Sequence[Callback],
     *,
     progress: Progress,
     until: int,
@@ -60,7 +60,7 @@ def train(
     while progress.step < until:
         batch = next(batches)
         result = engine.step(batch, rate(progress.step))
-        progress = progress.after(batch)
+        progress = progress.advance(batch)
         for observe in observers:
             observe(progress, result)
     return progress

@@ -3,57 +3,57 @@
 import dataclasses
 from collections.abc import Callable
 
-from fabella.config.training import Rewind
+from fabella.config.training import RollBack
 from fabella.errors import NumericsError
 from fabella.tracking.tracker import Row
 from fabella.training.failed_step import FailedStep
-from fabella.training.fit import Outcome, Saved, Session, to_the_end
+from fabella.training.fit import ResumeState, TrainingSession, TrainResult, fit
 from fabella.training.loop import Progress
 
-Back = Callable[[], tuple[Progress, Saved]]
-"""Restores the engine and gives the progress of the newest checkpoint that ``checkpoint.every`` asked for.
+RestoreFn = Callable[[], tuple[Progress, ResumeState]]
+"""Restores the engine and gives the progress of the newest checkpoint that ``checkpoint.every_steps`` asked for.
 
 Not of one that a signal asked for: a run that was disturbed and resumed must come to the same place.
 """
 
 
-def go_on(session: Session, progress: Progress, saved: Saved, back: Back) -> Outcome:
-    """From where ``progress`` stands to the end, as ``training.nonfinite`` says. Raises NumericsError as it says."""
+def fit_with_rollback(session: TrainingSession, progress: Progress, saved: ResumeState, back: RestoreFn) -> TrainResult:
+    """From where ``progress`` stands to the end, as ``training.on_nonfinite`` says. Raises NumericsError as it says."""
     news: list[Row] = []
     while True:
         try:
-            return to_the_end(session, progress, saved, news)
+            return fit(session, progress, saved, news)
         except FailedStep as failed:
-            policy = session.run.training.nonfinite
-            if not isinstance(policy, Rewind):
+            policy = session.run.training.on_nonfinite
+            if not isinstance(policy, RollBack):
                 raise
-            _require_patience(failed, policy)
-            session.say(failed.problem)
+            check_rollback_limit(failed, policy)
+            session.say(failed.message)
             position = failed.after
         progress, saved = back()
-        news = [_row(progress, failed_step=position.step, rewinds=position.rewinds + 1, policy=policy)]
-        progress = dataclasses.replace(position, step=progress.step, rewinds=position.rewinds + 1)
+        news = [_row(progress, failed_step=position.step, rollbacks=position.rollbacks + 1, policy=policy)]
+        progress = dataclasses.replace(position, step=progress.step, rollbacks=position.rollbacks + 1)
 
 
-def _require_patience(failed: FailedStep, policy: Rewind) -> None:
-    if failed.after.rewinds == policy.times:
+def check_rollback_limit(failed: FailedStep, policy: RollBack) -> None:
+    if failed.after.rollbacks == policy.max_rollbacks:
         raise NumericsError(
-            f"{failed.problem} The run went back to a checkpoint {policy.times} times before (training.nonfinite).",
-            fix=failed.fix,
+            f"{failed.message} The run went back to a checkpoint {policy.max_rollbacks} times before (training.on_nonfinite).",
+            hint=failed.hint,
         ) from failed
 
 
-def _row(progress: Progress, *, failed_step: int, rewinds: int, policy: Rewind) -> Row:
+def _row(progress: Progress, *, failed_step: int, rollbacks: int, policy: RollBack) -> Row:
     """What is told of it, as a row of the first step that is taken anew.
 
     A run that is killed before that step is saved is resumed from this checkpoint or an older one, fails again, and
     tells it again.
     """
     return {
-        "kind": "rewind",
+        "kind": "rollback",
         "step": progress.step + 1,
         "failed": failed_step,
-        "times": rewinds,
-        "allowed": policy.times,
-        "lr_factor": policy.lr_factor**rewinds,
+        "times": rollbacks,
+        "allowed": policy.max_rollbacks,
+        "lr_factor": policy.lr_factor**rollbacks,
     }

@@ -4,16 +4,16 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from fabella.config.optimizer import Optimizer, Segment
-from fabella.config.training import Training
+from fabella.config.optimizer import OptimizerConfig, SchedulePhase
+from fabella.config.training import TrainingConfig
 
 
-def learning_rate(optimizer: Optimizer, step: int, total: int) -> float:
+def learning_rate(optimizer: OptimizerConfig, step: int, total: int) -> float:
     """The rate for the update numbered ``step`` (from 0) in a run of ``total``: peak rate times the schedule."""
     return optimizer.lr * _factor(optimizer.schedule, step, total)
 
 
-def _factor(segments: Sequence[Segment], step: int, total: int) -> float:
+def _factor(segments: Sequence[SchedulePhase], step: int, total: int) -> float:
     """The schedule's value at ``step``; after the last segment its end value holds, without segments 1.
 
     The first update comes after the first step of the warm-up, not at its zero: it is never wasted.
@@ -27,40 +27,40 @@ def _factor(segments: Sequence[Segment], step: int, total: int) -> float:
     return segments[-1].end if segments else 1.0
 
 
-def _within(segment: Segment, share: float) -> float:
+def _within(segment: SchedulePhase, share: float) -> float:
     """Value at ``share`` (0 to 1) of a segment: a straight line, or half a cosine wave (Loshchilov & Hutter 2017)."""
     if segment.shape == "cosine":
         share = (1 - math.cos(math.pi * share)) / 2
     return segment.start + (segment.end - segment.start) * share
 
 
-def windows_at(training: Training, step: int) -> int:
+def batch_size_at(training: TrainingConfig, step: int) -> int:
     """Windows in the global batch of ``step``: the micro-batch times the accumulation of that step."""
-    accumulation = [count for first, count in training.accumulation if first <= step][-1]
-    return training.micro_batch * accumulation
+    accumulation = [count for first, count in training.gradient_accumulation if first <= step][-1]
+    return training.micro_batch_size * accumulation
 
 
-def windows_before(training: Training, step: int) -> int:
+def sequences_before(training: TrainingConfig, step: int) -> int:
     """Windows that all steps before ``step`` have used: the position in the data."""
-    firsts = [first for first, _ in training.accumulation]
+    firsts = [first for first, _ in training.gradient_accumulation]
     ends = [*firsts[1:], step]
     return sum(
-        max(0, min(end, step) - first) * count * training.micro_batch
-        for (first, count), end in zip(training.accumulation, ends, strict=True)
+        max(0, min(end, step) - first) * count * training.micro_batch_size
+        for (first, count), end in zip(training.gradient_accumulation, ends, strict=True)
     )
 
 
-def batch_sizes(training: Training, step: int) -> Iterator[int]:
+def batch_sizes(training: TrainingConfig, step: int) -> Iterator[int]:
     """Windows in each global batch from ``step`` on, without end."""
-    return (windows_at(training, number) for number in itertools.count(step))
+    return (batch_size_at(training, number) for number in itertools.count(step))
 
 
-def steps_for(training: Training, windows: int) -> int:
+def steps_for_sequences(training: TrainingConfig, windows: int) -> int:
     """The smallest number of optimizer steps that uses at least ``windows`` windows."""
     low, high = 0, 1
-    while windows_before(training, high) < windows:
+    while sequences_before(training, high) < windows:
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if windows_before(training, middle) < windows else (low, middle)
+        low, high = (middle, high) if sequences_before(training, middle) < windows else (low, middle)
     return high

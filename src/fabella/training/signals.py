@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from fabella.tracking.console import say
+from fabella.tracking.console import print_status
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAVE_NOW = signal.SIGUSR1
@@ -17,7 +17,7 @@ SAVE_NOW = signal.SIGUSR1
 class Interruption:
     """What signals have asked for; the training looks at it after each step."""
 
-    asked: bool = False
+    stop_requested: bool = False
     """An end, after saving."""
     save: bool = False
     """A checkpoint at this step, whatever the config says; then the training goes on."""
@@ -28,10 +28,12 @@ class Interruption:
 
 
 @contextmanager
-def interruptible(*, insisting: bool = True, report: Callable[[str], None] = say) -> Generator[Interruption]:
+def handle_signals(
+    *, force_on_second: bool = True, report: Callable[[str], None] = print_status
+) -> Generator[Interruption]:
     """Handle the signals for as long as the block lasts (main thread only; elsewhere nothing is handled).
 
-    ``insisting``: a second one ends at once. A launcher passes on signals that its processes have been given already;
+    ``force_on_second``: a second one ends at once. A launcher passes on signals that its processes have been given already;
     those do not count, and it is the launcher that ends them.
     """
     interruption = Interruption()
@@ -40,8 +42,8 @@ def interruptible(*, insisting: bool = True, report: Callable[[str], None] = say
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        interruption.asked = True
-        if insisting:
+        interruption.stop_requested = True
+        if force_on_second:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         report("\nStopping after this step; everything is saved. Once more ends at once.")
 

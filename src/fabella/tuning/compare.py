@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import count
-from fabella.models.registry import model_config
+from fabella.models.registry import parse_model_config
 from fabella.report.run_history import read
-from fabella.run_config.files import preset, replaced, run_from
-from fabella.run_config.run import Run
+from fabella.run_config.files import preset, validate_config, with_sections
+from fabella.run_config.run import RunConfig
 from fabella.training import run as session
-from fabella.training.setup.quickstart import measure_pace
+from fabella.training.setup.quickstart import measure_speed
 from fabella.tuning.space import widest_model
 
 # Whose proportions each family takes: those of the system that it is known by, or of the quickstart.
@@ -41,38 +41,40 @@ class Compared:
     bits_per_byte: float
 
 
-def contestant(run: Run, family: str, parameters: int, layers: int) -> Run:
+def matched_model(run: RunConfig, family: str, parameters: int, layers: int) -> RunConfig:
     """``run`` with a model of ``family``, as wide as ``layers`` and at most so many parameters allow.
 
     Raises ConfigError for no family, and where not even the narrowest fits.
     """
     if family not in MODELS:
-        raise ConfigError(f"There is no family '{family}' to compare.", fix=did_you_mean(family, list(MODELS)))
+        raise ConfigError(f"There is no family '{family}' to compare.", hint=did_you_mean(family, list(MODELS)))
     values = preset(MODELS[family]).model.model_dump(mode="json")
-    values |= {"layers": layers, "vocabulary": run.model.vocabulary, "context": run.data.windows.length}
+    values |= {"layers": layers, "vocab_size": run.model.vocab_size, "context_length": run.data.sequences.length}
     values |= {key: HEADS for key in ("heads", "kv_heads") if key in values}
     widest = widest_model(values, lambda size: size <= parameters)
     if not widest:
-        least = count(model_config(values | {"dim": 8 * HEADS}).parameters())
+        least = count(parse_model_config(values | {"dim": 8 * HEADS}).parameters())
         raise ConfigError(
-            f"No {family} of {layers} layers with {run.model.vocabulary:,} ids has at most {parameters:,} parameters.",
-            fix=f"Allow more with --parameters ({least:,} for a dim of {8 * HEADS}), or use a smaller tokenizer.",
+            f"No {family} of {layers} layers with {run.model.vocab_size:,} ids has at most {parameters:,} parameters.",
+            hint=f"Allow more with --parameters ({least:,} for a dim of {8 * HEADS}), or use a smaller tokenizer.",
         )
     changes: dict[str, Any] = {"model": widest, "name": family}
-    return run_from(replaced(run.model_dump(mode="json"), changes))
+    return validate_config(with_sections(run.model_dump(mode="json"), changes))
 
 
-def lasting(run: Run, minutes: float, *, device: str = "auto") -> Run:
+def steps_for_seconds(run: RunConfig, minutes: float, *, device: str = "auto") -> RunConfig:
     """``run`` with as many steps as this machine takes in ``minutes``; its pace is measured."""
-    steps = measure_pace(run, device=device).steps_in(minutes)
-    return run_from(replaced(run.model_dump(mode="json"), {"training.length": {"steps": steps}}))
+    steps = measure_speed(run, device=device).steps_in(minutes)
+    return validate_config(with_sections(run.model_dump(mode="json"), {"training.length": {"steps": steps}}))
 
 
-def compare(runs: Sequence[Run], prepared: Prepared, out: Path, *, device: str = "auto") -> list[Compared]:
+def compare(
+    runs: Sequence[RunConfig], prepared: TokenizedDataset, out: Path, *, device: str = "auto"
+) -> list[Compared]:
     """Train each in a folder of ``out`` named after its family; the best in bits per byte first."""
     found: list[Compared] = []
     for run in runs:
-        outcome = session.start(run, out / run.name, prepared, device=device)
+        outcome = session.start_run(run, out / run.name, prepared, device=device)
         found.append(
             Compared(
                 family=run.name,

@@ -5,13 +5,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine as engines
 from fabella.engine.engine import StepResult
 from fabella.errors import ConfigError, NumericsError
 from fabella.report.charts import Axis, Line, chart
 from fabella.report.page import document
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 from fabella.training.data_source import batches_from
 from fabella.training.loop import Progress, train
 
@@ -46,12 +46,12 @@ class _Diverged(Exception):  # noqa: N818 - no error: the test has found what it
     pass
 
 
-def rising_rates(run: Run, prepared: Prepared, *, steps: int, device: str = "auto") -> RateTest:
+def lr_range_test(run: RunConfig, prepared: TokenizedDataset, *, steps: int, device: str = "auto") -> RateTest:
     """Train ``steps`` steps from the first weights on, at rates from 1e-6 to 1, and keep nothing of it.
 
     Raises ConfigError where the loss was not finite from the first steps on.
     """
-    engine = engines.for_training(run, device=device)
+    engine = engines.create_engine(run, device=device)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -74,9 +74,7 @@ def rising_rates(run: Run, prepared: Prepared, *, steps: int, device: str = "aut
     except (_Diverged, NumericsError):
         pass
     if len(losses) < 2:
-        raise ConfigError(
-            "The loss was no number from the first steps on.", fix="Check the text: fabella check-data."
-        )
+        raise ConfigError("The loss was no number from the first steps on.", hint="Check the text: fabella check-data.")
     return RateTest(tuple(rates), tuple(losses))
 
 

@@ -12,21 +12,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.errors import ConfigError, LockedError, NumericsError, StorageError
 from fabella.models.parameters import count
 from fabella.run_config.files import to_yaml
-from fabella.run_config.run import Run
-from fabella.storage import make_folders, storage_errors, write_file
+from fabella.run_config.run import RunConfig
+from fabella.storage import atomic_write, make_folders, storage_errors
 from fabella.tuning import trials
-from fabella.tuning.space import Space, as_it_is, chosen, tried
+from fabella.tuning.space import Space, baseline_params, suggest, tried
 
 BEST = "best.yaml"
-LOOKS = 8
+PRUNING_CHECKS = 8
 """Validations of a trial at which it may be given up."""
 STARTING_TRIALS = 8
 """Tried at random before the search learns from them; none is given up before these are through."""
-HOPELESS_PERCENT, JUDGED_FROM_PERCENT = 75.0, 20
+PRUNE_PERCENTILE, JUDGED_FROM_PERCENT = 75.0, 20
 """Given up is what is worse than so many of the trials were at the same place. Small batches and high rates begin
 slowly: nobody is judged by the first part of a training."""
 
@@ -37,9 +37,9 @@ class Search:
     each trial, with the seeds from the run's own upwards; the mean of their scores counts.
     """
 
-    run: Run
+    run: RunConfig
     space: Space
-    prepared: Prepared
+    prepared: TokenizedDataset
     out: Path
     storage: str = ""
     seed: int = 1
@@ -59,7 +59,7 @@ def optuna() -> Any:
     except ModuleNotFoundError as missing:
         raise ConfigError(
             f"fabella tune cannot search: Python has no module '{missing.name}'.",
-            fix="Install it: pip install 'fabella[tune]'.",
+            hint="Install it: pip install 'fabella[tune]'.",
         ) from None
     library.logging.set_verbosity(library.logging.WARNING)
     return library
@@ -73,8 +73,8 @@ def open_study(search: Search) -> Any:
     library = optuna()
     with storage_errors(search.out, "making the folder of the search"):
         make_folders(search.out)
-    pruner = library.pruners.PercentilePruner(HOPELESS_PERCENT, STARTING_TRIALS, n_warmup_steps=JUDGED_FROM_PERCENT)
-    with _storage_told(search.url), warnings.catch_warnings():
+    pruner = library.pruners.PercentilePruner(PRUNE_PERCENTILE, STARTING_TRIALS, n_warmup_steps=JUDGED_FROM_PERCENT)
+    with optuna_storage_errors(search.url), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         storage = library.storages.RDBStorage(search.url, engine_kwargs=_waiting(search.url))
         study = library.create_study(study_name="fabella", storage=storage, pruner=pruner, load_if_exists=True)
@@ -82,12 +82,12 @@ def open_study(search: Search) -> Any:
         asked = _identity(search)
         if known is None:
             study.set_user_attr("search", asked)
-            if same := as_it_is(search.run, search.space):
+            if same := baseline_params(search.run, search.space):
                 study.enqueue_trial(same, user_attrs={"as it is": True})
         elif known != asked:
             raise ConfigError(
                 f"{search.storage or search.out} holds another search: run, data or space differ.",
-                fix="Choose another --out, or give the same run and space to go on.",
+                hint="Choose another --out, or give the same run and space to go on.",
             )
     return study
 
@@ -103,7 +103,7 @@ def _identity(search: Search) -> str:
     return json.dumps([run, space, search.prepared.fingerprint, search.seeds], sort_keys=True)
 
 
-class _storage_told:  # noqa: N801 - read as a phrase in a with statement
+class optuna_storage_errors:  # noqa: N801 - read as a phrase in a with statement
     """What goes wrong in the storage, in words."""
 
     def __init__(self, url: str) -> None:
@@ -116,7 +116,7 @@ class _storage_told:  # noqa: N801 - read as a phrase in a with statement
         if isinstance(error, ImportError):
             raise ConfigError(
                 f"The storage of the search lacks the driver of its database: {error.__cause__ or error}.",
-                fix="Install that driver with pip, or leave --storage out: a file is used.",
+                hint="Install that driver with pip, or leave --storage out: a file is used.",
             ) from error
         if error is None or not type(error).__module__.startswith(("optuna", "sqlalchemy")):
             return
@@ -124,11 +124,11 @@ class _storage_told:  # noqa: N801 - read as a phrase in a with statement
         locked = "locked" in reason
         place = f"The storage of the search, {self.url.split('@')[-1]},"  # what stands before an @ may be a password
         if locked:
-            raise LockedError(f"{place} is locked.", fix="Wait for whoever holds it, or choose another --storage.")
-        raise StorageError(f"{place} fails: {reason}.", fix="Check its address and place.") from error
+            raise LockedError(f"{place} is locked.", hint="Wait for whoever holds it, or choose another --storage.")
+        raise StorageError(f"{place} fails: {reason}.", hint="Check its address and place.") from error
 
 
-def again_what_was_cut_short(study: Any) -> int:
+def requeue_stale_trials(study: Any) -> int:
     """Put back trials whose process was killed; only while nobody else works for the study. How many there were."""
     library = optuna()
     running = _running(study)
@@ -155,7 +155,7 @@ def work(
     ``alone``: no other process works for the study at the time.
     """
     library, study = optuna(), open_study(search)
-    with _storage_told(search.url):
+    with optuna_storage_errors(search.url):
         while not abandoned():
             with _one_at_a_time(search.out):
                 if len(ended(study)) + len(_running(study)) >= count_:
@@ -193,7 +193,7 @@ def _objective(
 ) -> float:
     """Train with what the trial suggests; its score, or the end of the trial where it is hopeless or impossible."""
     try:
-        run = trials.quiet(tried(search.run, chosen(search.run, search.space, trial)), LOOKS)
+        run = trials.as_trial(tried(search.run, suggest(search.run, search.space, trial)), PRUNING_CHECKS)
     except ConfigError as error:
         trial.set_user_attr("reason", str(error))
         raise library.TrialPruned from error
@@ -204,7 +204,7 @@ def _objective(
     def hopeless(step: int, score: float) -> bool:
         if scores:  # the first training alone is held against those of other trials
             return False
-        share = round(100 * step / run.training.length.steps)  # pyright: ignore[reportAttributeAccessIssue]
+        share = round(100 * step / run.training.length.max_steps)  # pyright: ignore[reportAttributeAccessIssue]
         trial.report(score, share)
         return bool(trial.should_prune())
 
@@ -213,8 +213,8 @@ def _objective(
             out = search.out / "trials" / (f"{trial.number:05d}" + (f"-seed-{seeded.seed}" if number else ""))
             shutil.rmtree(out, ignore_errors=True)  # a killed one's
             scores.append(trials.train(seeded, out, search.prepared, hopeless, abandoned, device=search.device))
-    except (trials.HopelessError, NumericsError) as error:
-        trial.set_user_attr("reason", "hopeless" if isinstance(error, trials.HopelessError) else error.problem)
+    except (trials.PrunedError, NumericsError) as error:
+        trial.set_user_attr("reason", "hopeless" if isinstance(error, trials.PrunedError) else error.message)
         report(f"trial {trial.number}: given up")
         raise library.TrialPruned from error
     trial.set_user_attr("scores", scores)
@@ -222,7 +222,7 @@ def _objective(
     return fmean(scores)
 
 
-def best(search: Search, study: Any) -> tuple[Run, Any]:
+def best(search: Search, study: Any) -> tuple[RunConfig, Any]:
     """The best run, written as ``best.yaml`` into the folder of the search, and its trial.
 
     Raises StorageError where no trial came to its end.
@@ -231,11 +231,11 @@ def best(search: Search, study: Any) -> tuple[Run, Any]:
     complete = study.get_trials(deepcopy=False, states=(library.trial.TrialState.COMPLETE,))
     if not complete:
         raise StorageError(
-            "No trial came to its end: there is no best one.", fix="Give more --trials, or shorter ones."
+            "No trial came to its end: there is no best one.", hint="Give more --trials, or shorter ones."
         )
     trial = min(complete, key=lambda one: (one.value, one.number))
-    run = tried(search.run, chosen(search.run, search.space, library.trial.FixedTrial(trial.params)))
-    write_file(search.out / BEST, to_yaml(run).encode())
+    run = tried(search.run, suggest(search.run, search.space, library.trial.FixedTrial(trial.params)))
+    atomic_write(search.out / BEST, to_yaml(run).encode())
     return run, trial
 
 

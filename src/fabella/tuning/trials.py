@@ -4,21 +4,21 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine import StepResult
-from fabella.errors import Interrupted
-from fabella.run_config.files import apply_overrides, run_from
-from fabella.run_config.run import Run
+from fabella.errors import TrainingInterrupted
+from fabella.run_config.files import apply_overrides, validate_config
+from fabella.run_config.run import RunConfig
 from fabella.tracking.tracker import Row
 from fabella.training import run as session
 from fabella.training.loop import Progress
 
 
-class HopelessError(Exception):
+class PrunedError(Exception):
     """Ends a trial that will not become the best; the trial's own, never shown to people."""
 
 
-class Judged:
+class PrunableTrial:
     """Sink and observer of a trial: hears of each validation and asks whether to go on.
 
     Rows come on the thread behind the training; the answer is acted upon after the next step.
@@ -39,28 +39,33 @@ class Judged:
     def after_step(self, progress: Progress, result: StepResult) -> None:
         """Raises HopelessError once it is known, Interrupted once nobody waits for the trial."""
         if self._ended:
-            raise HopelessError
+            raise PrunedError
         if self._abandoned():
-            raise Interrupted("The search that this trial is for has ended.")
+            raise TrainingInterrupted("The search that this trial is for has ended.")
 
 
-def quiet(run: Run, looks: int) -> Run:
+def as_trial(run: RunConfig, looks: int) -> RunConfig:
     """The run as a trial: ``looks`` validations, no samples, one checkpoint at its end."""
     steps = getattr(run.training.length, "steps", 0)
     every = max(1, steps // looks)
-    settings = [f"validation.every={every}", f"checkpoint.every={steps}", "checkpoint.keep=1", f"samples.every={steps}"]
-    return run_from(apply_overrides(run.model_dump(mode="json"), settings))
+    settings = [
+        f"validation.every_steps={every}",
+        f"checkpoint.every_steps={steps}",
+        "checkpoint.keep_last=1",
+        f"samples.every_steps={steps}",
+    ]
+    return validate_config(apply_overrides(run.model_dump(mode="json"), settings))
 
 
-def seeded(run: Run, seeds: int) -> list[Run]:
+def seeded(run: RunConfig, seeds: int) -> list[RunConfig]:
     """The run with its own seed, and with those that follow it."""
     return [run.model_copy(update={"seed": run.seed + number}) for number in range(seeds)]
 
 
 def train(
-    run: Run,
+    run: RunConfig,
     out: Path,
-    prepared: Prepared,
+    prepared: TokenizedDataset,
     hopeless: Callable[[int, float], bool],
     abandoned: Callable[[], bool] = lambda: False,
     *,
@@ -70,6 +75,6 @@ def train(
 
     ``hopeless(step, bits per byte)`` is asked at each validation. Raises HopelessError, and whatever ends a training.
     """
-    judged = Judged(hopeless, abandoned)
-    outcome = session.start(run, out, prepared, device=device, sinks=[judged], observers=[judged.after_step])
+    judged = PrunableTrial(hopeless, abandoned)
+    outcome = session.start_run(run, out, prepared, device=device, sinks=[judged], observers=[judged.after_step])
     return outcome.score.bits_per_byte

@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fabella.data.dataset import open_prepared
-from fabella.errors import FabellaError, Interrupted, StorageError
-from fabella.run_config.files import run_from
+from fabella.data.dataset import open_dataset
+from fabella.errors import FabellaError, StorageError, TrainingInterrupted
+from fabella.run_config.files import validate_config
 from fabella.storage import locked, make_folders, storage_errors
-from fabella.tracking.console import say
+from fabella.tracking.console import print_status
 from fabella.tuning.space import Range
-from fabella.tuning.study import Search, again_what_was_cut_short, ended, open_study, work
+from fabella.tuning.study import Search, ended, open_study, requeue_stale_trials, work
 
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 30.0
@@ -43,7 +43,7 @@ def search_together(
             held.enter_context(locked(search.out, what="the search in"))
         study = open_study(search)
         if not search.storage:
-            again_what_was_cut_short(study)
+            requeue_stale_trials(study)
         told = {trial.number for trial in ended(study)}
         started = [_start(search, count, worker, workers) for worker in range(workers)]
         try:
@@ -51,7 +51,7 @@ def search_together(
                 time.sleep(LOOK_SECONDS)
                 _tell(study, told, report)
         except KeyboardInterrupt:
-            raise Interrupted("Stopped; the same command goes on with the search.") from None
+            raise TrainingInterrupted("Stopped; the same command goes on with the search.") from None
         finally:
             _stop(started)
         _tell(study, told, report)
@@ -112,7 +112,9 @@ def _require_good(search: Search, started: "list[subprocess.Popen[str]]") -> Non
         if process.returncode:
             log = search.out / f"worker-{worker}.log"
             last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
-            raise StorageError(f"Worker {worker} ended with code {process.returncode}: {last[:300]}", fix=f"See {log}.")
+            raise StorageError(
+                f"Worker {worker} ended with code {process.returncode}: {last[:300]}", hint=f"See {log}."
+            )
 
 
 def main() -> int:
@@ -120,9 +122,9 @@ def main() -> int:
     parent = os.getppid()
     asked = json.load(sys.stdin)
     search = Search(
-        run=run_from(asked["run"]),
+        run=validate_config(asked["run"]),
         space={name: TypeAdapter[Any](Range).validate_python(range_) for name, range_ in asked["space"].items()},
-        prepared=open_prepared(Path(asked["prepared"])),
+        prepared=open_dataset(Path(asked["prepared"])),
         out=Path(asked["out"]),
         storage=asked["storage"],
         seed=asked["seed"],
@@ -130,9 +132,11 @@ def main() -> int:
         device=asked["device"],
     )
     try:
-        work(search, asked["count"], alone=asked["alone"], abandoned=lambda: os.getppid() != parent, report=say)
+        work(
+            search, asked["count"], alone=asked["alone"], abandoned=lambda: os.getppid() != parent, report=print_status
+        )
     except FabellaError as error:
-        say(str(error).replace("\n", " "))
+        print_status(str(error).replace("\n", " "))
         return error.exit_code
     return 0
 

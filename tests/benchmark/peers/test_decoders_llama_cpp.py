@@ -5,21 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fabella.benchmark.decode_task import GREEDY, Telling
+from fabella.benchmark.decode_task import GREEDY, DecodeTask
 from fabella.benchmark.peers import decoders_llama_cpp
-from fabella.benchmark.peers.decoders_llama_cpp import LlamaCpp, can_tell, tensors
-from fabella.benchmark.peers.decoders_torch import all_for
-from fabella.engine.engine_torch import for_use
+from fabella.benchmark.peers.decoders_llama_cpp import LlamaCpp, supports, tensors
+from fabella.benchmark.peers.decoders_torch import available_baselines
+from fabella.engine.engine_torch import load_model
 from fabella.errors import FabellaError
 from fabella.generation.generate_torch import generate
 from fabella.models.parameters import count, initial_weights
 from fabella.run_config.files import preset
 
-SMALL = {"layers": 2, "vocabulary": 300, "dim": 64, "hidden": 96, "init_std": 0.2}
+SMALL = {"layers": 2, "vocab_size": 300, "dim": 64, "ffn_dim": 96, "init_std": 0.2}
 """Weights so large that texts differ, and no two ids are nearly as likely."""
 LLAMA = preset("piny-37m").model.model_copy(update=SMALL)
 GPT2 = preset("tinystories-8m").model.model_copy(update=SMALL)
-UNTIED = LLAMA.model_copy(update={"tied": False})
+UNTIED = LLAMA.model_copy(update={"tie_embeddings": False})
 NEEDED = "llama-cpp-python and gguf are peers: `make bench-peers` installs them"
 
 
@@ -29,11 +29,11 @@ def installed() -> None:
         pytest.importorskip(package, reason=NEEDED)
 
 
-def fabellas(telling: Telling) -> list[list[int]]:
+def fabellas(telling: DecodeTask) -> list[list[int]]:
     """[B T] ids."""
     config, prompts = telling.config, list(telling.prompts)
-    model: Any = for_use(config, initial_weights(config.parameters(), seed=1), "cpu")
-    wanted: Any = {"rows": [0] * len(prompts), "max_tokens": telling.tokens, "vocabulary": config.vocabulary}
+    model: Any = load_model(config, initial_weights(config.parameters(), seed=1), "cpu")
+    wanted: Any = {"rows": [0] * len(prompts), "max_tokens": telling.tokens, "vocab_size": config.vocab_size}
     return np.stack(list(generate(model, prompts, GREEDY, **wanted)), axis=1).tolist()
 
 
@@ -41,7 +41,7 @@ def fabellas(telling: Telling) -> list[list[int]]:
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.usefixtures("installed")
 def test_it_tells_what_fabella_tells(config: Any, batch: int) -> None:
-    telling = Telling(config, batch, 8, 40)
+    telling = DecodeTask(config, batch, 8, 40)
     who = LlamaCpp(telling, threads=1)
     told = np.stack(who.told(telling.prompts, telling.tokens), axis=1).tolist()
     again = np.stack(who.told(telling.prompts, telling.tokens), axis=1).tolist()
@@ -51,8 +51,8 @@ def test_it_tells_what_fabella_tells(config: Any, batch: int) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_it_is_among_the_peers_and_says_what_it_cannot() -> None:
-    telling = Telling(LLAMA, 2, 8, 4)
-    who = next(one for one in all_for(telling, alone=False) if one.name == "llama.cpp")
+    telling = DecodeTask(LLAMA, 2, 8, 4)
+    who = next(one for one in available_baselines(telling, alone=False) if one.name == "llama.cpp")
     assert who.tell() > 0
     assert isinstance(who, LlamaCpp)
     with pytest.raises(FabellaError, match=r"^llama\.cpp's llama_decode ended with code "):
@@ -62,12 +62,12 @@ def test_it_is_among_the_peers_and_says_what_it_cannot() -> None:
 
 def test_another_gelu_and_other_families_are_not_its(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders_llama_cpp, "PACKAGES", ("json",))
-    assert can_tell(LLAMA)
-    assert can_tell(GPT2)
-    assert not can_tell(GPT2.model_copy(update={"activation": "gelu"}))
-    assert not can_tell(preset("mingru-17m").model)
+    assert supports(LLAMA)
+    assert supports(GPT2)
+    assert not supports(GPT2.model_copy(update={"activation": "gelu"}))
+    assert not supports(preset("mingru-17m").model)
     monkeypatch.setattr(decoders_llama_cpp, "PACKAGES", ("json", "not_installed_anywhere"))
-    assert not can_tell(LLAMA)
+    assert not supports(LLAMA)
 
 
 @pytest.mark.parametrize("config", [UNTIED, GPT2], ids=["llama", "gpt2"])

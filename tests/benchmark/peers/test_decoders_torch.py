@@ -7,13 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fabella.benchmark.decode_task import Telling
-from fabella.benchmark.peers.decoders_torch import Llama2C, all_for, read_bandwidth, write_bytes, write_floats
+from fabella.benchmark.decode_task import DecodeTask
+from fabella.benchmark.peers.decoders_torch import (
+    Llama2C,
+    available_baselines,
+    read_bandwidth,
+    write_bytes,
+    write_floats,
+)
 from fabella.errors import FabellaError
 from fabella.models.parameters import count, initial_weights
 from fabella.run_config.files import preset
 
-CONFIG = preset("storybook-1m").model.model_copy(update={"layers": 1, "heads": 4, "kv_heads": 4, "vocabulary": 300})
+CONFIG = preset("storybook-1m").model.model_copy(update={"layers": 1, "heads": 4, "kv_heads": 4, "vocab_size": 300})
 
 
 def program(path: Path, said: str, code: int = 0) -> Path:
@@ -24,7 +30,7 @@ def program(path: Path, said: str, code: int = 0) -> Path:
 
 
 def test_fabella_comes_first_and_in_less_memory_where_it_can() -> None:
-    who = all_for(Telling(CONFIG, 2, 3, 4), alone=True)
+    who = available_baselines(DecodeTask(CONFIG, 2, 3, 4), alone=True)
     assert who[0].name == "fabella"
     assert {contestant.name for contestant in who[1:]} <= {"fabella float16", "fabella int8"}
     assert all(contestant.tell() > 0 for contestant in who)
@@ -32,22 +38,26 @@ def test_fabella_comes_first_and_in_less_memory_where_it_can() -> None:
 
 def test_a_peer_tells_as_many_tokens() -> None:
     pytest.importorskip("transformers")
-    names = [contestant.name for contestant in all_for(Telling(CONFIG, 1, 3, 4), alone=False)]
+    names = [contestant.name for contestant in available_baselines(DecodeTask(CONFIG, 1, 3, 4), alone=False)]
     assert "transformers" in names
-    who = next(one for one in all_for(Telling(CONFIG, 2, 3, 4), alone=False) if one.name == "transformers")
+    who = next(
+        one for one in available_baselines(DecodeTask(CONFIG, 2, 3, 4), alone=False) if one.name == "transformers"
+    )
     assert who.tell() > 0
 
 
 def test_a_program_beside_is_asked_for_one_text_and_believed(tmp_path: Path) -> None:
-    telling = Telling(CONFIG, 1, 3, 50, llama2c=program(tmp_path / "run", "achieved tok/s: 200.0"))
+    telling = DecodeTask(CONFIG, 1, 3, 50, llama2c=program(tmp_path / "run", "achieved tok/s: 200.0"))
     contestant = Llama2C(telling, "run")
     assert contestant.tell() == pytest.approx(0.25)
     contestant.close()
-    assert "llama2.c" not in [one.name for one in all_for(Telling(CONFIG, 2, 3, 4, llama2c=tmp_path), alone=False)]
+    assert "llama2.c" not in [
+        one.name for one in available_baselines(DecodeTask(CONFIG, 2, 3, 4, llama2c=tmp_path), alone=False)
+    ]
 
 
 def test_a_program_that_fails_is_told(tmp_path: Path) -> None:
-    contestant = Llama2C(Telling(CONFIG, 1, 3, 50, llama2c=program(tmp_path / "run", "malloc failed!", 1)), "run")
+    contestant = Llama2C(DecodeTask(CONFIG, 1, 3, 50, llama2c=program(tmp_path / "run", "malloc failed!", 1)), "run")
     with pytest.raises(FabellaError, match=r"run ended with code 1: malloc failed!\."):
         contestant.tell()
     contestant.close()

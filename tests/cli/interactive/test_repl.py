@@ -8,23 +8,23 @@ import pytest
 
 from fabella.cli.interactive.repl import BETWEEN, HELP, Dialogue, Place
 from fabella.cli.interactive.story_session import Conversation
-from fabella.config.data import Chained
-from fabella.generation.generator import Teller
-from fabella.generation.sampling import Sampling
+from fabella.config.data import Packed
+from fabella.generation.generator import TextGenerator
+from fabella.generation.sampling import SamplingParams
 from tests.generation import tiny_run
 from tests.generation.fake_model import Config, Hashing
 
 Interrupt = KeyboardInterrupt
 
 
-def teller() -> Teller:
+def teller() -> TextGenerator:
     """Says something else after every text."""
-    config = Config(vocabulary=256, context=4096, endless=True)
+    config = Config(vocab_size=256, context_length=4096, endless=True)
     letters = [ord(letter) for letter in "abcdefgh "]
     model = Hashing(config)
     model.table[:, [token for token in range(256) if token not in letters]] = -1e9
-    windows = Chained(length=4096, stride=4096)
-    return Teller(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+    windows = Packed(length=4096, stride=4096)
+    return TextGenerator(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Typed:
 
     lines: list[str | type[BaseException]]
     echo: bool = True
-    talk: Conversation = field(default_factory=lambda: Conversation(teller(), Sampling(seed=3), tokens=12))
+    talk: Conversation = field(default_factory=lambda: Conversation(teller(), SamplingParams(seed=3), tokens=12))
     written: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     stop_at: int = -1
@@ -91,7 +91,7 @@ def test_a_beginning_may_come_from_the_command_line() -> None:
      ("Once\n", "there", "there"), ("Once", "", ""), ("Once", " there", " there"), ("Once", "!", "!")],
 )  # fmt: skip
 def test_a_space_is_put_where_one_belongs(story: str, words: str, joined: str) -> None:
-    talk = Conversation(teller(), Sampling(), tokens=1)
+    talk = Conversation(teller(), SamplingParams(), tokens=1)
     talk.add(story)
     assert talk.add(words) == joined
 

@@ -11,14 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-from fabella.config.data import BPE, Storybook
-from fabella.data.dataset import open_prepared
+from fabella.config.data import BPE, StorybookSource
+from fabella.data.dataset import open_dataset
 from fabella.data.prepare import pipeline as preparing
 from tests.data.samples import content, data
 
 
 def prepare_here(folder: Path, workers: int) -> None:
-    preparing.prepare(data(Storybook(stories=20)), BPE(vocabulary=270), folder, workers=workers)
+    preparing.prepare(data(StorybookSource(stories=20)), BPE(vocab_size=270), folder, workers=workers)
 
 
 def forked(folder: Path, workers: int, killed_after: float) -> int:
@@ -51,7 +51,7 @@ def main(base: Path, kills: int, workers: int, seed: int) -> dict[str, int]:
             folder = base / f"killed-{number}-{source.random()}"
         result["killed"] += 1
         if folder.exists():
-            open_prepared(folder, full=True)
+            open_dataset(folder, full=True)
         result["half"] += forked(folder, workers, 0) != 0
         result["different"] += content(folder) != clean
         result["left"] += sum(path.name.startswith(f".{folder.name}.") for path in base.iterdir())

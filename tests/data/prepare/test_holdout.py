@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.data.prepare.holdout import DIGEST_BYTES, digest, is_held_out
+from fabella.data.prepare.holdout import DIGEST_BYTES, document_hash, in_holdout
 
 FRACTION = 0.1
 DOCUMENTS = 20_000
@@ -13,28 +13,28 @@ SHARE_TOLERANCE = 0.011
 
 @given(st.text(st.characters(blacklist_categories=("Cs",))), st.floats(0, 1))
 def test_equal_texts_fall_on_the_same_side(text: str, fraction: float) -> None:
-    assert digest(text) == digest(str(text.encode(), "utf-8"))
-    assert is_held_out(digest(text), fraction) == is_held_out(digest(text), fraction)
+    assert document_hash(text) == document_hash(str(text.encode(), "utf-8"))
+    assert in_holdout(document_hash(text), fraction) == in_holdout(document_hash(text), fraction)
 
 
 def test_the_digest_is_fixed_forever() -> None:
     """Prepared data of an earlier version must split in the same way: BLAKE2b with 16 bytes."""
-    assert digest("Once upon a time").hex() == "041b76e5564c0ea1bdb7e4cb77fae791"
-    assert len(digest("")) == DIGEST_BYTES
+    assert document_hash("Once upon a time").hex() == "041b76e5564c0ea1bdb7e4cb77fae791"
+    assert len(document_hash("")) == DIGEST_BYTES
 
 
 def test_the_share_is_about_the_fraction() -> None:
-    held = sum(is_held_out(digest(f"story {number}"), FRACTION) for number in range(DOCUMENTS))
+    held = sum(in_holdout(document_hash(f"story {number}"), FRACTION) for number in range(DOCUMENTS))
     assert abs(held / DOCUMENTS - FRACTION) < SHARE_TOLERANCE
 
 
 @given(st.text("abc"), st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_fraction_holds_out_all_of_a_smaller_one(text: str, one: float, other: float) -> None:
     smaller, larger = sorted((one, other))
-    assert is_held_out(digest(text), smaller) <= is_held_out(digest(text), larger)
+    assert in_holdout(document_hash(text), smaller) <= in_holdout(document_hash(text), larger)
 
 
 def test_nothing_and_everything() -> None:
-    digests = [digest(str(number)) for number in range(100)]
-    assert not any(is_held_out(digest, 0.0) for digest in digests)
-    assert all(is_held_out(digest, 1.0) for digest in digests)
+    digests = [document_hash(str(number)) for number in range(100)]
+    assert not any(in_holdout(digest, 0.0) for digest in digests)
+    assert all(in_holdout(digest, 1.0) for digest in digests)

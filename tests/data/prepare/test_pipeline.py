@@ -12,13 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fabella.config.data import BPE, Bytes, Documents, Files, Given, Held, Pretrained, SentencePiece, Storybook
-from fabella.data.dataset import Prepared, Split, open_prepared
+from fabella.config.data import (
+    BPE,
+    Bytes,
+    FilesSource,
+    Holdout,
+    Padded,
+    Pretrained,
+    SentencePiece,
+    StorybookSource,
+    ValidationSource,
+)
+from fabella.data.dataset import Split, TokenizedDataset, open_dataset
 from fabella.data.prepare import pipeline as preparing
 from fabella.data.prepare.pipeline import prepare
-from fabella.data.prepare.progress import Progress
+from fabella.data.prepare.progress import PrepareProgress
 from fabella.data.prepare.tokenizer_sample import MOST_BYTES
-from fabella.errors import DataError, Interrupted, PreparedDataError, StorageError, TextError, TokenizerError
+from fabella.errors import DataError, PreparedDataError, StorageError, TextError, TokenizerError, TrainingInterrupted
 from fabella.tokenizers import pretrained
 from tests.data.samples import SMALL, all_ids, content, data, lines, prepared, words
 from tests.data.timeouts import has_ended
@@ -31,7 +41,7 @@ from tests.tokenizers.test_sentencepiece import model
 KILLS = {1: 96, 2: 4}
 
 
-def texts(side: Split, of: Prepared) -> list[str]:
+def texts(side: Split, of: TokenizedDataset) -> list[str]:
     ids, offsets = all_ids(side), side.offsets.tolist()
     return [of.tokenizer.decode(ids[start:stop].tolist()) for start, stop in pairwise(offsets)]
 
@@ -46,7 +56,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- what comes out
 
 
-@pytest.mark.parametrize("tokenizer", [Bytes(), BPE(vocabulary=400), SentencePiece(vocabulary=400)])
+@pytest.mark.parametrize("tokenizer", [Bytes(), BPE(vocab_size=400), SentencePiece(vocab_size=400)])
 def test_documents_are_all_there_in_their_order(tokenizer: Bytes | BPE | SentencePiece, tmp_path: Path) -> None:
     stories = [words(number, 30 + number) for number in range(50)]
     of = data(lines(tmp_path / "a.txt", stories))
@@ -57,14 +67,16 @@ def test_documents_are_all_there_in_their_order(tokenizer: Bytes | BPE | Sentenc
     assert len(train) + len(held_out) == 50
     assert made.train.bytes == sum(len(story) for story in train)
     assert (made.train.offsets[1:] > made.train.offsets[:-1]).all()
-    assert (all_ids(made.train)[made.train.offsets[1:] - 1] == made.tokenizer.end).all()
+    assert (all_ids(made.train)[made.train.offsets[1:] - 1] == made.tokenizer.eos_id).all()
 
 
 def test_the_tokenizer_learns_from_the_training_side_alone(tmp_path: Path) -> None:
     train = [f"{words(number, 20)} {number}" for number in range(50)]
-    of = data(lines(tmp_path / "a.txt", train), Given(source=lines(tmp_path / "v.txt", ["xyzzy xyzzy xyzzy"] * 50)))
-    made = prepared(tmp_path / "out", of, BPE(vocabulary=400))
-    pieces = [made.tokenizer.token_bytes(number) for number in range(made.tokenizer.vocabulary)]
+    of = data(
+        lines(tmp_path / "a.txt", train), ValidationSource(source=lines(tmp_path / "v.txt", ["xyzzy xyzzy xyzzy"] * 50))
+    )
+    made = prepared(tmp_path / "out", of, BPE(vocab_size=400))
+    pieces = [made.tokenizer.token_bytes(number) for number in range(made.tokenizer.vocab_size)]
     assert not [piece for piece in pieces if b"zz" in piece]
     assert "the tokenizer was trained on all of the training text" in made.manifest["notes"]
     assert MOST_BYTES == 100_000_000
@@ -73,18 +85,18 @@ def test_the_tokenizer_learns_from_the_training_side_alone(tmp_path: Path) -> No
 @pytest.mark.usefixtures("small_chunks")
 def test_workers_and_one_process_write_the_same(tmp_path: Path) -> None:
     for workers in (1, 2):
-        prepare(data(), BPE(vocabulary=400), tmp_path / str(workers), workers=workers)
+        prepare(data(), BPE(vocab_size=400), tmp_path / str(workers), workers=workers)
     assert content(tmp_path / "1") == content(tmp_path / "2")
 
 
 def test_the_manifest_says_what_it_is_and_where_it_comes_from(tmp_path: Path) -> None:
-    made = prepared(tmp_path / "out", tokenizer=BPE(vocabulary=400))
+    made = prepared(tmp_path / "out", tokenizer=BPE(vocab_size=400))
     manifest = made.manifest
     assert manifest["kind"] == "prepared data"
     assert manifest["description"] == "storybook (60 stories, seed 1)"
     assert manifest["data"]["source"] == SMALL.model_dump(mode="json")
-    assert manifest["data"]["validation"] == Held(fraction=0.2).model_dump(mode="json")
-    assert manifest["tokenizer"]["section"] == {"kind": "bpe", "vocabulary": 400}
+    assert manifest["data"]["validation"] == Holdout(fraction=0.2).model_dump(mode="json")
+    assert manifest["tokenizer"]["section"] == {"kind": "bpe", "vocab_size": 400}
     assert manifest["tokenizer"]["fingerprint"] == made.tokenizer.fingerprint
     assert manifest["dtype"] == "uint16"
     assert manifest["data_quality"]["facts"]["documents"] == 60
@@ -120,7 +132,7 @@ def test_a_tokenizer_that_changes_text_is_told_of(tmp_path: Path) -> None:
 
 def test_training_documents_of_the_validation_text_are_dropped_and_counted(tmp_path: Path) -> None:
     stories = [words(number, 40) for number in range(30)]
-    of = data(lines(tmp_path / "a.txt", stories), Given(source=lines(tmp_path / "v.txt", stories[5:8])))
+    of = data(lines(tmp_path / "a.txt", stories), ValidationSource(source=lines(tmp_path / "v.txt", stories[5:8])))
     made = prepared(tmp_path / "out", of)
     assert texts(made.train, made) == stories[:5] + stories[8:]
     assert texts(made.validation, made) == stories[5:8]
@@ -128,10 +140,10 @@ def test_training_documents_of_the_validation_text_are_dropped_and_counted(tmp_p
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
-    told: list[Progress] = []
+    told: list[PrepareProgress] = []
     prepare(
-        data(Storybook(stories=3000), Held(fraction=0.04)),
-        BPE(vocabulary=300),
+        data(StorybookSource(stories=3000), Holdout(fraction=0.04)),
+        BPE(vocab_size=300),
         tmp_path / "out",
         workers=1,
         progress=told.append,
@@ -148,7 +160,7 @@ def test_prepared_from_the_same_it_is_taken_as_it_is(tmp_path: Path) -> None:
     made = prepared(tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     assert prepared(tmp_path / "out").fingerprint == made.fingerprint
-    assert prepare(data(windows=Documents(length=99)), Bytes(), tmp_path / "out").fingerprint == made.fingerprint
+    assert prepare(data(windows=Padded(length=99)), Bytes(), tmp_path / "out").fingerprint == made.fingerprint
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
@@ -156,7 +168,7 @@ def test_prepared_from_the_same_it_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_prepared_by_another_process_meanwhile_it_is_taken_where_it_is_the_same(
     same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, others = data(), data() if same else data(Storybook(stories=61))
+    mine, others = data(), data() if same else data(StorybookSource(stories=61))
     fill, calls = vars(preparing)["_fill"], list[None]()
 
     def filled(*given: Any) -> Any:
@@ -182,7 +194,7 @@ def test_prepared_from_something_else_it_is_refused_naming_both(tmp_path: Path) 
         r"storybook \(61 stories, seed 1\) \(bpe, vocabulary 300\)\. Choose another folder, or remove it"
     )
     with pytest.raises(StorageError, match=told):
-        prepare(data(Storybook(stories=61)), BPE(vocabulary=300), tmp_path / "out")
+        prepare(data(StorybookSource(stories=61)), BPE(vocab_size=300), tmp_path / "out")
 
 
 @pytest.mark.fault("B14", cases=1)
@@ -221,7 +233,7 @@ def test_a_folder_that_holds_something_else_is_refused(what: str, tmp_path: Path
         (" \t \n", TextError, "no text"),
         ("a", DataError, "no two characters to learn from"),
         ("ab", DataError, r"The train text is too small: 2 tokens, and one window of 32 needs 33"),
-        ("once upon a time", DataError, r"one window of 32 needs 33\. Bring 3 times more text, or lower data\.windows"),
+        ("once upon a time", DataError, r"one window of 32 needs 33\. Bring 3 times more text, or lower data\.sequences"),
         ("x" * 100, DataError, r"The validation text is too small: 21 tokens, and one window of 32 needs 33"),
         ("one\n\ntwo", DataError, r"too small"),
     ],
@@ -229,7 +241,7 @@ def test_a_folder_that_holds_something_else_is_refused(what: str, tmp_path: Path
 def test_too_little_text_says_what_is_needed(written: str, error: type[DataError], told: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(written)
     with pytest.raises(error, match=told):
-        prepared(tmp_path / "out", data(Files(paths=(str(tmp_path / "a.txt"),))))
+        prepared(tmp_path / "out", data(FilesSource(paths=(str(tmp_path / "a.txt"),))))
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -248,15 +260,15 @@ def test_a_file_of_no_bytes(name: str, tmp_path: Path) -> None:
     prepared(tmp_path / "out")
     (tmp_path / "out" / "train" / name).write_bytes(b"")
     with pytest.raises(PreparedDataError, match=rf"train/{name}: size 0 != \d+ in manifest"):
-        open_prepared(tmp_path / "out")
+        open_dataset(tmp_path / "out")
 
 
 def test_all_training_documents_dropped(tmp_path: Path) -> None:
-    of = data(lines(tmp_path / "a.txt", ["one"]), Given(source=lines(tmp_path / "v.txt", ["one"])))
+    of = data(lines(tmp_path / "a.txt", ["one"]), ValidationSource(source=lines(tmp_path / "v.txt", ["one"])))
     with pytest.raises(DataError, match=r"No train document is left\. Bring more text"):
         prepared(tmp_path / "out", of)
     with pytest.raises(DataError, match="No training document is left to learn a tokenizer from"):
-        prepared(tmp_path / "out", of, BPE(vocabulary=300))
+        prepared(tmp_path / "out", of, BPE(vocab_size=300))
 
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -269,13 +281,13 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: PrepareProgress) -> None:
         if progress.doing == "encoding":
             raise KeyboardInterrupt
 
     told = r"Interrupted while preparing .*out; nothing was left behind\. Run the same command again"
-    with pytest.raises(Interrupted, match=told):
-        prepare(data(Storybook(stories=3000)), Bytes(), tmp_path / "out", workers=1, progress=interrupt)
+    with pytest.raises(TrainingInterrupted, match=told):
+        prepare(data(StorybookSource(stories=3000)), Bytes(), tmp_path / "out", workers=1, progress=interrupt)
     assert not list(tmp_path.iterdir())
 
 
@@ -283,10 +295,10 @@ INTERRUPTED = """
 import sys
 from itertools import pairwise
 from pathlib import Path
-from fabella.config.data import Bytes, Chained, Data, Storybook
+from fabella.config.data import Bytes, Packed, DataConfig, StorybookSource
 from fabella.data.prepare import pipeline as preparing
 from fabella.data.prepare.worker_pool import Workers
-from fabella.errors import Interrupted
+from fabella.errors import TrainingInterrupted
 
 started = Workers.__init__
 def tell(self, *arguments, **options):
@@ -294,10 +306,10 @@ def tell(self, *arguments, **options):
     print("pids", *self.pids, flush=True)
 Workers.__init__ = tell
 preparing.CHUNK_BYTES, preparing.CHUNKS_HERE = 2000, 1
-data = Data(source=Storybook(stories=10**6), windows=Chained(length=32, stride=32))
+data = DataConfig(source=StorybookSource(stories=10**6), sequences=Packed(length=32, stride=32))
 try:
     preparing.prepare(data, Bytes(), Path(sys.argv[1]), workers=2)
-except Interrupted as error:
+except TrainingInterrupted as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
 """

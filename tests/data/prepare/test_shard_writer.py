@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from fabella.data.dataset import Split, dtype_for
 from fabella.data.prepare.shard_writer import SplitWriter
-from fabella.data.prepare.tokenize import Encoded
+from fabella.data.prepare.tokenize import TokenizedDocuments
 from tests.data.samples import all_ids, content
 
 U2 = dtype_for(256)
 
 
-def encoded(lengths: list[int], first: int = 0) -> Encoded:
+def encoded(lengths: list[int], first: int = 0) -> TokenizedDocuments:
     ids = np.arange(first, first + sum(lengths)).astype(U2) % 256
-    return Encoded(ids, np.array(lengths, dtype=np.int64), np.array(lengths, dtype=np.int64) * 3)
+    return TokenizedDocuments(ids, np.array(lengths, dtype=np.int64), np.array(lengths, dtype=np.int64) * 3)
 
 
 @given(chunks=st.lists(st.lists(st.integers(1, 30), max_size=4), min_size=1, max_size=4), shard=st.integers(9, 50))
@@ -40,8 +40,8 @@ def test_chunks_do_not_show(tmp_path_factory: pytest.TempPathFactory, chunks: li
 
 def test_part_of_a_chunk() -> None:
     chunk = encoded([3, 1, 4])
-    part = chunk.part(np.array([True, False, True]))
+    part = chunk.select(np.array([True, False, True]))
     assert part.ids.tolist() == [0, 1, 2, 4, 5, 6, 7]
     assert part.lengths.tolist() == [3, 4]
     assert part.sizes.tolist() == [9, 12]
-    assert len(chunk.part(np.array([False] * 3)).ids) == 0
+    assert len(chunk.select(np.array([False] * 3)).ids) == 0

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.data.prepare import splitting
-from fabella.data.prepare.holdout import digest, is_held_out
-from fabella.data.prepare.splitting import ByHash, ByPosition, BySmallestHash, Given, Rule, held_share
+from fabella.data.prepare.holdout import document_hash, in_holdout
+from fabella.data.prepare.splitting import Given, HashSplit, SmallestHashSplit, SplitRule, TailSplit, holdout_rule
 from fabella.errors import DataError
 
 fractions = st.floats(0.001, 0.9)
 documents = st.lists(st.text("abc ", min_size=1, max_size=30), min_size=2, max_size=40)
 
 
-def placed(rule: Rule, texts: Iterable[str]) -> tuple[list[str], list[str]]:
+def placed(rule: SplitRule, texts: Iterable[str]) -> tuple[list[str], list[str]]:
     """Training and validation texts."""
-    every = [part for text in texts for part in rule.place(text, digest(text))]
-    assert all(part.digest == digest(part.text) for part in every)
+    every = [part for text in texts for part in rule.assign(text, document_hash(text))]
+    assert all(part.digest == document_hash(part.text) for part in every)
     return [part.text for part in every if not part.held_out], [part.text for part in every if part.held_out]
 
 
@@ -30,22 +30,22 @@ def megabyte(number: int) -> str:
 def test_both_sides_have_text_and_nothing_is_lost(texts: list[str], fraction: float) -> None:
     if sum(map(len, set(texts))) < 2 or max(map(len, texts)) < 2:
         return
-    rule = held_share(texts, fraction)
+    rule = holdout_rule(texts, fraction)
     train, held_out = placed(rule, texts)
     assert train
     assert held_out
     assert sum(map(len, train + held_out)) == sum(map(len, texts))
-    if isinstance(rule, BySmallestHash):
+    if isinstance(rule, SmallestHashSplit):
         assert not set(train) & set(held_out)
         assert sorted(train + held_out) == sorted(texts)
 
 
 def test_a_large_text_is_split_by_hash_alone() -> None:
     texts = [f"story {number} " * 100 for number in range(1000)]
-    rule = held_share(texts, 0.1)
-    assert isinstance(rule, ByHash)
+    rule = holdout_rule(texts, 0.1)
+    assert isinstance(rule, HashSplit)
     _, held_out = placed(rule, texts)
-    assert held_out == [text for text in texts if is_held_out(digest(text), 0.1)]
+    assert held_out == [text for text in texts if in_holdout(document_hash(text), 0.1)]
     assert list(rule.sentences()) == [
         "held out for validation: 0.1 of all distinct documents, by the hash of their text"
     ]
@@ -59,37 +59,37 @@ def test_no_more_is_read_than_needed() -> None:
             read.append(number)
             yield f"story {number} " * 100
 
-    assert isinstance(held_share(many(), 0.1), ByHash)
+    assert isinstance(holdout_rule(many(), 0.1), HashSplit)
     assert len(read) < 2000
 
 
 def test_a_huge_text_is_not_read_to_its_end_for_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splitting, "FARTHEST_BYTES", 10_000)
     texts = [f"story {number} " for number in range(100_000)]
-    assert isinstance(held_share(iter(texts), 0.001), ByHash)
+    assert isinstance(holdout_rule(iter(texts), 0.001), HashSplit)
 
 
 def test_a_small_text_gives_its_smallest_hashes() -> None:
     texts = [f"story {number}" for number in range(50)]
-    rule = held_share(texts, 0.01)
-    assert isinstance(rule, BySmallestHash)
+    rule = holdout_rule(texts, 0.01)
+    assert isinstance(rule, SmallestHashSplit)
     _, held_out = placed(rule, texts)
     assert 4 <= len(held_out) <= 6, "a tenth of the text, where that is less than 64 KiB"
-    assert {digest(text) for text in held_out} == set(sorted(map(digest, texts))[: len(held_out)])
+    assert {document_hash(text) for text in held_out} == set(sorted(map(document_hash, texts))[: len(held_out)])
     (sentence,) = rule.sentences()
     assert f"{len(held_out)} of 50 distinct documents" in sentence
 
 
 def test_of_two_documents_one_is_held_out_if_so_much_is_wanted() -> None:
     for fraction in (0.5, 0.99):
-        train, held_out = placed(held_share(["one", "two"], fraction), ["one", "two"])
+        train, held_out = placed(holdout_rule(["one", "two"], fraction), ["one", "two"])
         assert (len(train), len(held_out)) == (1, 1)
 
 
 def test_of_few_long_documents_the_longest_gives_its_last_part() -> None:
     texts = ["a" * 100_000, "b" * 120_000, "c" * 110_000]
-    rule = held_share(texts, 0.01)
-    assert isinstance(rule, ByPosition)
+    rule = holdout_rule(texts, 0.01)
+    assert isinstance(rule, TailSplit)
     train, (held_out,) = placed(rule, texts)
     assert train == ["a" * 100_000, "b" * 87_000, "c" * 110_000]
     assert held_out == "b" * 33_000
@@ -99,30 +99,30 @@ def test_of_few_long_documents_the_longest_gives_its_last_part() -> None:
 
 def test_one_long_document_that_the_hash_would_hold_out_is_not_the_split() -> None:
     """Three quarters of the text would be held out for a hundredth of the documents."""
-    number = next(n for n in range(10_000) if is_held_out(digest(f"{n} " * 10**5), 0.01))
+    number = next(n for n in range(10_000) if in_holdout(document_hash(f"{n} " * 10**5), 0.01))
     texts = [f"{number} " * 10**5, *(f"story {other} " * 1000 for other in range(12))]
-    train, held_out = placed(held_share(texts, 0.01), texts)
+    train, held_out = placed(holdout_rule(texts, 0.01), texts)
     assert texts[0] in train
     assert held_out
 
 
 def test_one_huge_document_among_small_ones_is_not_taken_whole() -> None:
     texts = ["x" * 10**6, *(f"story {number} " * 1000 for number in range(8))]
-    train, held_out = placed(held_share(texts, 0.01), texts)
+    train, held_out = placed(holdout_rule(texts, 0.01), texts)
     assert texts[0] in train
     assert 2**15 <= sum(map(len, held_out)) <= 2**17
 
 
 def test_what_is_held_out_is_at_most_all_but_one() -> None:
     texts = [f"story {number}" for number in range(20)]
-    train, _ = placed(held_share(texts, 0.999), texts)
+    train, _ = placed(holdout_rule(texts, 0.999), texts)
     assert len(train) == 1
 
 
 @given(text=st.text(st.characters(exclude_categories=("Cs",)), min_size=2, max_size=500), fraction=fractions)
 def test_a_single_document_gives_its_last_part(text: str, fraction: float) -> None:
-    rule = held_share([text, text], fraction)
-    assert isinstance(rule, ByPosition)
+    rule = holdout_rule([text, text], fraction)
+    assert isinstance(rule, TailSplit)
     (train,), (held_out,) = placed(rule, [text])
     assert train + held_out == text
     assert train
@@ -131,18 +131,18 @@ def test_a_single_document_gives_its_last_part(text: str, fraction: float) -> No
 
 @pytest.mark.parametrize(("length", "held"), [(100, 10), (10_000, 1000), (10**6, 65_536), (10**7, 100_000)])
 def test_how_much_of_a_single_document(length: int, held: int) -> None:
-    _, (held_out,) = placed(held_share(["x" * length], 0.01), ["x" * length])
+    _, (held_out,) = placed(holdout_rule(["x" * length], 0.01), ["x" * length])
     assert len(held_out) == held
 
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["a", "a"]])
 def test_one_character_is_not_enough(texts: list[str]) -> None:
     with pytest.raises(DataError, match="no two characters to learn from"):
-        held_share(texts, 0.1)
+        holdout_rule(texts, 0.1)
 
 
 def test_a_validation_text_of_its_own() -> None:
-    rule = Given([digest("b"), digest("x"), digest("b")], "valid.txt")
+    rule = Given([document_hash("b"), document_hash("x"), document_hash("b")], "valid.txt")
     assert placed(rule, ["a", "b", "c", "b"]) == (["a", "c"], [])
     assert list(rule.sentences()) == ["validation text: valid.txt"]
 

@@ -17,7 +17,7 @@ U2 = np.dtype("<u2")
 def test_each_document_is_its_ids_and_the_end(kind: str) -> None:
     tokenizer, texts = trained(kind), ["", *corpus()[:10], *AWKWARD]
     encoded = encode(tokenizer, texts, U2)
-    expected = [[*tokenizer.encode(text).tolist(), tokenizer.end] for text in texts]
+    expected = [[*tokenizer.encode(text).tolist(), tokenizer.eos_id] for text in texts]
     assert encoded.ids.tolist() == [number for ids in expected for number in ids]
     assert encoded.lengths.tolist() == [len(ids) for ids in expected]
     assert encoded.sizes.tolist() == [len(text.encode()) for text in texts]

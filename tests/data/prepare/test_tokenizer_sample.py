@@ -1,12 +1,12 @@
 """The text that a tokenizer is trained on."""
 
-from fabella.data.prepare.holdout import digest
-from fabella.data.prepare.splitting import Placed
-from fabella.data.prepare.tokenizer_sample import Sample, take
+from fabella.data.prepare.holdout import document_hash
+from fabella.data.prepare.splitting import SplitDocument
+from fabella.data.prepare.tokenizer_sample import ByteBudgetSample, sample_bytes
 
 
-def placed(texts: list[str]) -> list[Placed]:
-    return [Placed(text, digest(text), held_out=False) for text in texts]
+def placed(texts: list[str]) -> list[SplitDocument]:
+    return [SplitDocument(text, document_hash(text), held_out=False) for text in texts]
 
 
 TEXTS = [f"story number {number}" for number in range(1000)]
@@ -14,18 +14,20 @@ SIZE = sum(len(text) for text in TEXTS)
 
 
 def test_all_of_a_small_text() -> None:
-    sample = take(placed(TEXTS))
+    sample = sample_bytes(placed(TEXTS))
     assert list(sample.texts()) == TEXTS
     assert sample.sentence() == "the tokenizer was trained on all of the training text"
 
 
 def test_held_out_text_is_never_in_it() -> None:
-    documents = [Placed(text, digest(text), held_out=number % 3 == 0) for number, text in enumerate(TEXTS)]
-    assert list(take(documents).texts()) == [text for number, text in enumerate(TEXTS) if number % 3]
+    documents = [
+        SplitDocument(text, document_hash(text), held_out=number % 3 == 0) for number, text in enumerate(TEXTS)
+    ]
+    assert list(sample_bytes(documents).texts()) == [text for number, text in enumerate(TEXTS) if number % 3]
 
 
 def test_a_large_text_gives_an_even_part_in_order() -> None:
-    sample = take(placed(TEXTS), most=SIZE // 3)
+    sample = sample_bytes(placed(TEXTS), most=SIZE // 3)
     kept = list(sample.texts())
     assert SIZE // 8 < sample.kept <= SIZE // 3
     assert kept == [text for text in TEXTS if text in set(kept)]
@@ -34,21 +36,21 @@ def test_a_large_text_gives_an_even_part_in_order() -> None:
 
 
 def test_never_more_than_allowed_is_held() -> None:
-    sample = Sample(most=1000)
+    sample = ByteBudgetSample(most=1000)
     for document in placed(TEXTS):
         sample.add(document)
         assert sample.kept <= 1000
 
 
 def test_the_sample_is_the_same_at_every_run() -> None:
-    assert list(take(placed(TEXTS), most=5000).texts()) == list(take(placed(TEXTS), most=5000).texts())
+    assert list(sample_bytes(placed(TEXTS), most=5000).texts()) == list(sample_bytes(placed(TEXTS), most=5000).texts())
 
 
 def test_it_says_how_much_it_is() -> None:
-    sample = take(placed(TEXTS * 100), most=10**6)
+    sample = sample_bytes(placed(TEXTS * 100), most=10**6)
     words = rf"the tokenizer was trained on {sample.kept / 1e6:.1f} of {sample.read / 1e6:.1f} MB of the training text"
     assert sample.sentence().startswith(words)
 
 
 def test_one_document_larger_than_all_that_is_allowed_is_kept() -> None:
-    assert list(take(placed(["x" * 100]), most=10).texts()) == ["x" * 100]
+    assert list(sample_bytes(placed(["x" * 100]), most=10).texts()) == ["x" * 100]

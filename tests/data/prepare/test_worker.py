@@ -21,7 +21,7 @@ def test_it_answers_until_its_input_ends(tmp_path: Path) -> None:
         for text in corpus()[:3]:
             send(process.stdin, text.encode(), b"")
             kind, ids, lengths, sizes = receive(process.stdout)
-            expected = [*trained("bpe").encode(text).tolist(), trained("bpe").end, trained("bpe").end]
+            expected = [*trained("bpe").encode(text).tolist(), trained("bpe").eos_id, trained("bpe").eos_id]
             assert kind == DONE
             assert np.frombuffer(ids, "<u2").tolist() == expected
             assert np.frombuffer(lengths, np.int64).tolist() == [len(expected) - 1, 1]

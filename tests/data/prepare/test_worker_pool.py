@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fabella.data.prepare import worker_pool
-from fabella.data.prepare.tokenize import Encoded, encode
+from fabella.data.prepare.tokenize import TokenizedDocuments, encode
 from fabella.data.prepare.worker_pool import WorkerEndedError, Workers
 from fabella.errors import TokenizerError
 from tests.data.prepare.test_tokenize import evil
@@ -101,7 +101,7 @@ def test_a_text_that_cannot_be_encoded_is_named_and_the_worker_lives_on(folder: 
 def test_a_silent_worker_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     has_one, encode = threading.Event(), worker_pool._Process.encode
 
-    def noticed(process: worker_pool._Process, task: worker_pool._Task) -> Encoded:
+    def noticed(process: worker_pool._Process, task: worker_pool._Task) -> TokenizedDocuments:
         has_one.set()
         return encode(process, task)
 

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from fabella.config.data import (
-    Chained,
-    Data,
-    Documents,
-    Files,
-    Given,
-    Held,
-    Hub,
-    Mixture,
-    Part,
+    DataConfig,
+    FilesSource,
+    Holdout,
+    HubSource,
+    MixtureSource,
+    Packed,
+    Padded,
     Source,
-    Storybook,
-    Streamed,
+    StorybookSource,
+    Streaming,
+    ValidationSource,
+    WeightedSource,
 )
 from fabella.data.batches import Batch
-from fabella.data.streaming.dataset import Stream
+from fabella.data.streaming.dataset import StreamingDataset
 from fabella.errors import TextError
 from fabella.text.source import documents
 from fabella.tokenizers.bytes import ByteTokenizer
@@ -32,9 +32,9 @@ from tests.data.samples import lines, words
 from tests.text.local_hub import LocalHub, installed
 
 BYTES = ByteTokenizer()
-WHOLE = Documents(length=1000)
-CHAINED = Chained(length=16, stride=16)
-HALF = Held(fraction=0.5)
+WHOLE = Padded(length=1000)
+CHAINED = Packed(length=16, stride=16)
+HALF = Holdout(fraction=0.5)
 
 
 @pytest.fixture
@@ -44,42 +44,42 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     return stand_in
 
 
-def text(folder: Path, name: str, count: int) -> Files:
+def text(folder: Path, name: str, count: int) -> FilesSource:
     return lines(folder / name, [f"{name} {number}. {words(number, 12)}" for number in range(count)])
 
 
 def streamed(
     source: Source,
-    windows: Chained | Documents = CHAINED,
-    validation: Held | Given = HALF,
+    windows: Packed | Padded = CHAINED,
+    validation: Holdout | ValidationSource = HALF,
     *,
     rows: int = 10,
     sequences: int = 7,
-) -> Data:
-    reading = Streamed(row_buffer=rows, sequence_buffer=sequences, head_bytes=30_000)
-    return Data(source=source, validation=validation, windows=windows, reading=reading)
+) -> DataConfig:
+    reading = Streaming(document_shuffle_buffer=rows, sequence_shuffle_buffer=sequences, tokenizer_sample_bytes=30_000)
+    return DataConfig(source=source, validation=validation, sequences=windows, mode=reading)
 
 
-def mixed(folder: Path) -> Mixture:
+def mixed(folder: Path) -> MixtureSource:
     parts = (
-        Part(weight=3.0, source=text(folder, "large.txt", 70)),
-        Part(weight=1.0, source=text(folder, "small.txt", 25)),
-        Part(weight=2.0, source=Storybook(stories=30)),
+        WeightedSource(weight=3.0, source=text(folder, "large.txt", 70)),
+        WeightedSource(weight=1.0, source=text(folder, "small.txt", 25)),
+        WeightedSource(weight=2.0, source=StorybookSource(stories=30)),
     )
-    return Mixture(parts=parts)
+    return MixtureSource(parts=parts)
 
 
-def told(stream: Stream, windows: int) -> list[str]:
+def told(stream: StreamingDataset, windows: int) -> list[str]:
     """The texts of windows of one document each."""
     batch = stream.batch(windows)
-    return [BYTES.decode([id_ for id_ in row.tolist() if id_ not in (-100, BYTES.end)]) for row in batch.targets]
+    return [BYTES.decode([id_ for id_ in row.tolist() if id_ not in (-100, BYTES.eos_id)]) for row in batch.targets]
 
 
 def test_each_epoch_learns_every_document_once_and_none_that_is_held_out(tmp_path: Path) -> None:
     source = text(tmp_path, "mine.txt", 200)
     other = lines(tmp_path / "validation.txt", list(documents(source))[::5])
-    data = streamed(source, WHOLE, Given(source=other), sequences=1)
-    stream = Stream(data, BYTES, 1)
+    data = streamed(source, WHOLE, ValidationSource(source=other), sequences=1)
+    stream = StreamingDataset(data, BYTES, 1)
     held_out, everything = set(documents(other)), set(documents(source))
     epochs = [told(stream, 160) for _ in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [sorted(everything - held_out)] * 3
@@ -88,46 +88,46 @@ def test_each_epoch_learns_every_document_once_and_none_that_is_held_out(tmp_pat
 
 def test_the_same_seed_gives_the_same_order_and_another_another(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
-    one, same, other = (Stream(data, BYTES, seed).batch(200).tokens for seed in (1, 1, 2))
+    one, same, other = (StreamingDataset(data, BYTES, seed).batch(200).tokens for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
 def test_sizes_of_batches_only_cut_the_line_of_windows(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
-    whole = Stream(data, BYTES, 1).batch(300).tokens
-    stream = Stream(data, BYTES, 1)
+    whole = StreamingDataset(data, BYTES, 1).batch(300).tokens
+    stream = StreamingDataset(data, BYTES, 1)
     parts = [stream.batch(size).tokens for size in (1, 99, 50, 3, 147)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_documents_are_mixed_by_weight_however_long_their_sources_are(tmp_path: Path) -> None:
-    names = [text.split(" ")[0] for text in told(Stream(streamed(mixed(tmp_path), WHOLE), BYTES, 1), 3000)]
+    names = [text.split(" ")[0] for text in told(StreamingDataset(streamed(mixed(tmp_path), WHOLE), BYTES, 1), 3000)]
     counts = Counter(names)
     assert abs(counts["large.txt"] - 1500) < 150
     assert abs(counts["small.txt"] - 500) < 120
 
 
-@pytest.mark.parametrize("windows", [Chained(length=256, stride=200), WHOLE], ids=["chained", "documents"])
+@pytest.mark.parametrize("windows", [Packed(length=256, stride=200), WHOLE], ids=["chained", "documents"])
 @pytest.mark.fault("B10", cases=240)
 def test_gone_on_with_after_every_batch_of_several_epochs(
-    windows: Chained | Documents, tmp_path: Path, hub: LocalHub
+    windows: Packed | Padded, tmp_path: Path, hub: LocalHub
 ) -> None:
-    source = Mixture(
+    source = MixtureSource(
         parts=(
-            Part(weight=2.0, source=text(tmp_path, "mine.txt", 40)),
-            Part(weight=1.0, source=Hub(name="tales", column="text")),
-            Part(weight=1.0, source=Hub(name="tales", streaming=False)),
-            Part(weight=1.0, source=Storybook(stories=12)),
+            WeightedSource(weight=2.0, source=text(tmp_path, "mine.txt", 40)),
+            WeightedSource(weight=1.0, source=HubSource(name="tales", column="text")),
+            WeightedSource(weight=1.0, source=HubSource(name="tales", streaming=False)),
+            WeightedSource(weight=1.0, source=StorybookSource(stories=12)),
         )
     )
-    data = streamed(source, windows, Held(fraction=0.2))
-    stream = Stream(data, BYTES, 3)
+    data = streamed(source, windows, Holdout(fraction=0.2))
+    stream = StreamingDataset(data, BYTES, 3)
     sizes = list(itertools.islice(itertools.cycle((3, 5, 1)), 120))
     straight = [stream.batch(size) for size in sizes]
     assert straight[-1].stream.count('"epoch":0') < 4, "some source has come to its second epoch"
     for number, batch in enumerate(straight[:-3]):
-        again = Stream(data, BYTES, 3, batch.stream)
+        again = StreamingDataset(data, BYTES, 3, batch.stream)
         for size, expected in zip(sizes[number + 1 : number + 4], straight[number + 1 : number + 4], strict=True):
             made = again.batch(size)
             assert made.tokens.tobytes() == expected.tokens.tobytes()
@@ -137,10 +137,10 @@ def test_gone_on_with_after_every_batch_of_several_epochs(
 @pytest.mark.fault("B10", cases=60)
 def test_stopped_after_every_single_batch(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
-    stream, state = Stream(data, BYTES, 1), ""
+    stream, state = StreamingDataset(data, BYTES, 1), ""
     for _ in range(60):
         expected = stream.batch(4)
-        made = Stream(data, BYTES, 1, state).batch(4)
+        made = StreamingDataset(data, BYTES, 1, state).batch(4)
         assert made.tokens.tobytes() == expected.tokens.tobytes()
         assert made.stream == expected.stream
         state = made.stream
@@ -150,25 +150,25 @@ def test_stopped_after_every_single_batch(tmp_path: Path) -> None:
 def test_text_changed_meanwhile_is_an_error(tmp_path: Path) -> None:
     source = text(tmp_path, "mine.txt", 200)
     data = streamed(source, rows=50)
-    stream = Stream(data, BYTES, 1)
+    stream = StreamingDataset(data, BYTES, 1)
     for _ in range(40):
         state = stream.batch(4).stream
     path = Path(source.paths[0])
     path.write_text(path.read_text().replace("mine.txt 3.", "mine.txt x."))
     with pytest.raises(TextError, match="The text is not what it was when this run read it before"):
-        Stream(data, BYTES, 1, state)
+        StreamingDataset(data, BYTES, 1, state)
     path.write_text("")
     with pytest.raises(TextError, match="There is no text in"):
-        Stream(data, BYTES, 1, state)
+        StreamingDataset(data, BYTES, 1, state)
 
 
 def test_the_whole_state_is_small_whatever_the_buffers_hold(tmp_path: Path) -> None:
-    large = Stream(streamed(mixed(tmp_path), rows=5000, sequences=5000), BYTES, 1)
+    large = StreamingDataset(streamed(mixed(tmp_path), rows=5000, sequences=5000), BYTES, 1)
     assert max(len(large.batch(50).stream) for _ in range(100)) < 2000
 
 
-def peak_after(batches: int, data: Data) -> int:
-    stream = Stream(data, BYTES, 1)
+def peak_after(batches: int, data: DataConfig) -> int:
+    stream = StreamingDataset(data, BYTES, 1)
     for _ in range(50):
         stream.batch(8)
     tracemalloc.start()
@@ -182,7 +182,7 @@ def peak_after(batches: int, data: Data) -> int:
 
 @pytest.mark.fault("B11", cases=1)
 def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
-    data = streamed(Storybook(stories=100_000), Documents(length=256), rows=100, sequences=50)
+    data = streamed(StorybookSource(stories=100_000), Padded(length=256), rows=100, sequences=50)
     peak_after(100, data)  # what is loaded once
     assert peak_after(600, data) < 1.5 * peak_after(100, data)
 
@@ -208,9 +208,9 @@ def without(state: str, path: tuple[str | int, ...]) -> str:
     return json.dumps(values)
 
 
-def goes_on_as(straight: list[Batch], data: Data, state: str) -> bool:
+def goes_on_as(straight: list[Batch], data: DataConfig, state: str) -> bool:
     try:
-        stream = Stream(data, BYTES, 1, state)
+        stream = StreamingDataset(data, BYTES, 1, state)
         return all(stream.batch(4).tokens.tobytes() == batch.tokens.tobytes() for batch in straight)
     except TextError:
         return False
@@ -219,11 +219,11 @@ def goes_on_as(straight: list[Batch], data: Data, state: str) -> bool:
 @pytest.mark.fault("A12", cases=30)
 def test_whatever_part_of_the_state_is_forgotten_is_noticed(tmp_path: Path) -> None:
     parts = (
-        Part(weight=1.0, source=text(tmp_path, "mine.txt", 90)),
-        Part(weight=1.0, source=text(tmp_path, "yours.txt", 120)),
+        WeightedSource(weight=1.0, source=text(tmp_path, "mine.txt", 90)),
+        WeightedSource(weight=1.0, source=text(tmp_path, "yours.txt", 120)),
     )
-    data = streamed(Mixture(parts=parts), Chained(length=64, stride=50), rows=20)
-    stream = Stream(data, BYTES, 1)
+    data = streamed(MixtureSource(parts=parts), Packed(length=64, stride=50), rows=20)
+    stream = StreamingDataset(data, BYTES, 1)
     batches = [stream.batch(4) for _ in range(200)]
     state = batches[99].stream
     assert goes_on_as(batches[100:], data, state)

@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
-from fabella.config.data import Data, Hub, Source, Storybook, Streamed
-from fabella.data.streaming.dataset import Stream
-from fabella.data.streaming.loader import ReaderEndedError, StreamFeed, stream_feed
+from fabella.config.data import DataConfig, HubSource, Source, StorybookSource, Streaming
+from fabella.data.streaming.dataset import StreamingDataset
+from fabella.data.streaming.loader import ReaderEndedError, StreamingLoader, stream_feed
 from fabella.data.streaming.reader_process import FOR_THE_PARENT
 from fabella.errors import TextError
 from fabella.tokenizers.bytes import ByteTokenizer
@@ -24,12 +24,12 @@ from tests.data.samples import FIFTH, WINDOWS, lines, words
 from tests.data.timeouts import has_ended
 from tests.text.local_hub import installed
 
-STORIES = Storybook(stories=40)
+STORIES = StorybookSource(stories=40)
 
 
-def streamed(source: Source = STORIES, **settings: float) -> Data:
-    reading = Streamed(row_buffer=10, sequence_buffer=7, **settings)  # pyright: ignore[reportArgumentType]
-    return Data(source=source, validation=FIFTH, windows=WINDOWS, reading=reading)
+def streamed(source: Source = STORIES, **settings: float) -> DataConfig:
+    reading = Streaming(document_shuffle_buffer=10, sequence_shuffle_buffer=7, **settings)  # pyright: ignore[reportArgumentType]
+    return DataConfig(source=source, validation=FIFTH, sequences=WINDOWS, mode=reading)
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def tokenizer(tmp_path: Path) -> Path:
     return folder
 
 
-def opened(data: Data, tokenizer: Path, start: str = "", sizes: Iterator[int] | None = None) -> StreamFeed:
+def opened(data: DataConfig, tokenizer: Path, start: str = "", sizes: Iterator[int] | None = None) -> StreamingLoader:
     return stream_feed(data, tokenizer, 1, start, sizes or itertools.repeat(4))
 
 
-def take(batches: StreamFeed, count: int) -> None:
+def take(batches: StreamingLoader, count: int) -> None:
     for _ in range(count):
         next(batches)
 
@@ -56,7 +56,7 @@ def nothing_is_left(pid: int) -> bool:
 
 def test_batches_are_those_of_the_stream_from_any_batch_on(tokenizer: Path) -> None:
     data, sizes = streamed(), [3, 1, 7, 40, 2]
-    stream = Stream(data, ByteTokenizer(), 1)
+    stream = StreamingDataset(data, ByteTokenizer(), 1)
     expected = [stream.batch(size) for size in sizes]
     for begun in (0, 3):
         start = expected[begun - 1].stream if begun else ""
@@ -78,7 +78,7 @@ def test_batches_can_be_written_to(tokenizer: Path) -> None:
 def test_only_so_many_are_made_ahead(tokenizer: Path) -> None:
     asked: list[int] = []
     sizes = (asked.append(1) or 1 for _ in itertools.count())
-    with opened(streamed(ahead=3), tokenizer, "", sizes) as batches:
+    with opened(streamed(prefetch_batches=3), tokenizer, "", sizes) as batches:
         for _ in range(5):
             next(batches)
         assert len(asked) == 8
@@ -87,7 +87,7 @@ def test_only_so_many_are_made_ahead(tokenizer: Path) -> None:
 @pytest.mark.fault("B9", cases=3)
 @pytest.mark.parametrize("after", [0, 1, 20])
 def test_a_reader_that_is_killed_is_named(after: int, tokenizer: Path) -> None:
-    batches = opened(streamed(ahead=2), tokenizer)
+    batches = opened(streamed(prefetch_batches=2), tokenizer)
     for _ in range(after):
         next(batches)
     pid = batches.pid
@@ -105,7 +105,7 @@ def test_a_reader_that_is_killed_is_named(after: int, tokenizer: Path) -> None:
 @pytest.mark.fault("B9", cases=2)
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_reader_that_hangs_is_ended(after: int, tokenizer: Path) -> None:
-    batches = opened(streamed(ahead=1), tokenizer)
+    batches = opened(streamed(prefetch_batches=1), tokenizer)
     for _ in range(after):
         next(batches)
     batches._patience = 0.2  # starting a process may take longer than a test wants to wait for a hanging one
@@ -120,7 +120,7 @@ def test_a_reader_that_hangs_is_ended(after: int, tokenizer: Path) -> None:
 def test_an_error_of_the_reader_comes_in_its_place(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "tales.jsonl"
     source = lines(path, [f'{{"text": "Tale {number}. {words(number, 20)}"}}' for number in range(60)] + ["broken"])
-    batches = opened(streamed(source, head_bytes=2000), tokenizer)
+    batches = opened(streamed(source, tokenizer_sample_bytes=2000), tokenizer)
     pid = batches.pid
     with pytest.raises(TextError, match=r"tales\.jsonl, line 61: it is not JSON .*max_bad_lines"):
         take(batches, 100)
@@ -131,7 +131,7 @@ def test_an_error_of_the_reader_comes_in_its_place(tmp_path: Path, tokenizer: Pa
 def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch)
     with (
-        opened(streamed(Hub(name="nowhere")), tokenizer) as batches,
+        opened(streamed(HubSource(name="nowhere")), tokenizer) as batches,
         pytest.raises(TextError, match="The hub cannot be reached for nowhere"),
     ):
         next(batches)
@@ -142,7 +142,7 @@ def test_a_crash_of_the_reader_is_told(tmp_path: Path, tokenizer: Path, monkeypa
     (tmp_path / "datasets.py").write_text("raise SystemError('a library that is broken')")
     monkeypatch.syspath_prepend(tmp_path)
     with (
-        opened(streamed(Hub(name="tales")), tokenizer) as batches,
+        opened(streamed(HubSource(name="tales")), tokenizer) as batches,
         pytest.raises(ReaderEndedError, match=r"of hub data set tales, split train ended \(exit code 1\)"),
     ):
         next(batches)
@@ -150,7 +150,7 @@ def test_a_crash_of_the_reader_is_told(tmp_path: Path, tokenizer: Path, monkeypa
 
 @pytest.mark.fault("C2", cases=10)
 def test_signals_for_the_whole_job_are_left_to_the_training(tokenizer: Path) -> None:
-    with opened(streamed(ahead=1), tokenizer) as batches:
+    with opened(streamed(prefetch_batches=1), tokenizer) as batches:
         for _ in range(2):  # while it starts, and while it reads
             for number in FOR_THE_PARENT:
                 os.kill(batches.pid, number)
@@ -160,9 +160,9 @@ def test_signals_for_the_whole_job_are_left_to_the_training(tokenizer: Path) -> 
 ORPHANED = """
 import itertools, os, signal, sys
 from pathlib import Path
-from fabella.config.data import Data
+from fabella.config.data import DataConfig
 from fabella.data.streaming.loader import stream_feed
-batches = stream_feed(Data.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 1, "", itertools.repeat(4))
+batches = stream_feed(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 1, "", itertools.repeat(4))
 next(batches)
 print(batches.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -179,7 +179,7 @@ def test_a_reader_does_not_outlive_a_killed_training(tokenizer: Path) -> None:
 
 @pytest.mark.fault("B12", cases=10)
 def test_starting_and_stopping_leaves_nothing_open(tokenizer: Path) -> None:
-    data = streamed(ahead=2)
+    data = streamed(prefetch_batches=2)
     with opened(data, tokenizer) as batches:
         next(batches)
     this = psutil.Process()
@@ -212,7 +212,7 @@ def test_fifty_starts_with_few_files_to_open(tokenizer: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.fault("B11", cases=1)
 def test_the_reader_does_not_grow(tokenizer: Path) -> None:
-    with opened(streamed(Storybook(stories=5000)), tokenizer) as batches:
+    with opened(streamed(StorybookSource(stories=5000)), tokenizer) as batches:
         reader = psutil.Process(batches.pid)
         take(batches, BATCHES_AT_NIGHT // 4)
         before = reader.memory_info().rss

@@ -7,25 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.config.data import Chained, Documents
-from fabella.data.dataset import Ids
-from fabella.data.sequences import Windows
-from fabella.data.streaming.packing import Cutter, cutter
+from fabella.config.data import Packed, Padded
+from fabella.data.dataset import TokenIds
+from fabella.data.sequences import SequenceDataset
+from fabella.data.streaming.packing import SequencePacker, cutter
 from fabella.data.streaming.shuffle_buffer import State
 from tests.data.samples import all_ids, split
 
 LENGTHS = [40, 3, 1, 1, 90, 12, 7, 1, 33]
-SECTIONS = [Chained(length=10, stride=5), Chained(length=8, stride=8), Chained(length=30, stride=1)]
-DOCUMENTS = [Documents(length=20), Documents(length=1000)]
+SECTIONS = [Packed(length=10, stride=5), Packed(length=8, stride=8), Packed(length=30, stride=1)]
+DOCUMENTS = [Padded(length=20), Padded(length=1000)]
 
 
 class Repeated:
     """The documents again and again."""
 
-    def __init__(self, documents: list[Ids]) -> None:
+    def __init__(self, documents: list[TokenIds]) -> None:
         self.documents, self.number = documents, 0
 
-    def pull(self) -> Ids:
+    def next_item(self) -> TokenIds:
         self.number += 1
         return self.documents[(self.number - 1) % len(self.documents)]
 
@@ -36,39 +36,39 @@ class Repeated:
         self.number = state["number"]
 
 
-def stream(folder: Path, section: Chained | Documents) -> tuple[Cutter, Windows]:
+def stream(folder: Path, section: Packed | Padded) -> tuple[SequencePacker, SequenceDataset]:
     of = split(folder / "train", LENGTHS)
     documents = np.split(all_ids(of).astype(np.uint16), np.cumsum(LENGTHS)[:-1])
-    return cutter(Repeated(documents), section, 0, np.dtype("<u2")), Windows(of, section, 0)
+    return cutter(Repeated(documents), section, 0, np.dtype("<u2")), SequenceDataset(of, section, 0)
 
 
 @pytest.mark.parametrize("section", [*SECTIONS, *DOCUMENTS], ids=str)
-def test_windows_and_batches_are_those_of_prepared_data(section: Chained | Documents, tmp_path: Path) -> None:
+def test_windows_and_batches_are_those_of_prepared_data(section: Packed | Padded, tmp_path: Path) -> None:
     cut, windows = stream(tmp_path, section)
     for start in range(0, len(windows), 3):
         indices = np.arange(start, min(start + 3, len(windows)))
         expected = windows.batch(indices)
-        batch = cut.batch([cut.pull() for _ in indices], "here")
+        batch = cut.batch([cut.next_item() for _ in indices], "here")
         np.testing.assert_array_equal(batch.tokens, expected.tokens)
         np.testing.assert_array_equal(batch.targets, expected.targets)
         assert (batch.tokens.dtype, batch.targets.dtype, batch.stream) == (np.int32, np.int32, "here")
 
 
 @given(st.sampled_from([*SECTIONS, *DOCUMENTS]), st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())
-def test_gone_on_with_at_any_window(section: Chained | Documents, lengths: list[int], draw: st.DataObject) -> None:
+def test_gone_on_with_at_any_window(section: Packed | Padded, lengths: list[int], draw: st.DataObject) -> None:
     documents = [np.arange(length, dtype=np.uint16) for length in [*lengths, 2]]
     straight, again = (cutter(Repeated(documents), section, 0, np.dtype("<u2")) for _ in range(2))
     for _ in range(draw.draw(st.integers(0, 80))):
-        straight.pull()
+        straight.next_item()
     again.restore(straight.state())
     for _ in range(20):
-        assert again.pull().tolist() == straight.pull().tolist()
+        assert again.next_item().tolist() == straight.next_item().tolist()
         assert again.state() == straight.state()
 
 
 def test_what_is_kept_of_earlier_documents_is_less_than_a_window() -> None:
     documents = [np.arange(length, dtype=np.uint16) for length in (1, 2, 3, 5000, 1)]
-    cut = cutter(Repeated(documents), Chained(length=100, stride=100), 0, np.dtype("<u2"))
+    cut = cutter(Repeated(documents), Packed(length=100, stride=100), 0, np.dtype("<u2"))
     for _ in range(500):
-        cut.pull()
+        cut.next_item()
         assert len(cut.state()["rest"]) <= 4 * -(-2 * 100 // 3)

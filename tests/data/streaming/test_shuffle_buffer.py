@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.data.streaming.shuffle_buffer import Blocks, State, checksum, shuffled, uneven
+from fabella.data.streaming.shuffle_buffer import ShuffleBuffer, State, checksum, shuffled, varying_sizes
 from fabella.errors import TextError
 
 
@@ -15,7 +15,7 @@ class Counting:
         self.epoch, self.until = epoch, until
         self.number, self.border = 0, False
 
-    def pull(self) -> int | None:
+    def next_item(self) -> int | None:
         if self.border:
             self.border = False
             return None
@@ -32,8 +32,8 @@ class Counting:
         self.number, self.border = state["number"], state["border"]
 
 
-def buffer(epoch: int, size: int, key: int = 1) -> Blocks[int, int]:
-    return Blocks(Counting(epoch), shuffled(key), uneven(size, key))
+def buffer(epoch: int, size: int, key: int = 1) -> ShuffleBuffer[int, int]:
+    return ShuffleBuffer(Counting(epoch), shuffled(key), varying_sizes(size, key))
 
 
 epochs = st.integers(1, 60)
@@ -44,7 +44,7 @@ sizes = st.integers(1, 40)
 def test_each_epoch_gives_each_item_once(epoch: int, size: int, key: int) -> None:
     blocks = buffer(epoch, size, key)
     for number in range(3):
-        given_out = [blocks.pull() for _ in range(epoch)]
+        given_out = [blocks.next_item() for _ in range(epoch)]
         assert sorted(given_out) == list(range(number * epoch, (number + 1) * epoch))
 
 
@@ -52,31 +52,31 @@ def test_each_epoch_gives_each_item_once(epoch: int, size: int, key: int) -> Non
 def test_gone_on_with_anywhere_it_is_as_if_it_had_never_stopped(epoch: int, size: int, at: int) -> None:
     straight = buffer(epoch, size)
     for _ in range(at):
-        straight.pull()
+        straight.next_item()
     again = buffer(epoch, size)
     again.restore(straight.state())
     for _ in range(50):
-        assert again.pull() == straight.pull()
+        assert again.next_item() == straight.next_item()
         assert again.state() == straight.state()
 
 
 def test_a_state_that_was_given_is_never_changed() -> None:
     blocks = buffer(20, 8)
-    states = [blocks.state() for _ in range(30) if blocks.pull() >= 0]
+    states = [blocks.state() for _ in range(30) if blocks.next_item() >= 0]
     assert len({str(state) for state in states}) == 30
 
 
 def test_the_order_depends_on_the_key_and_on_the_block() -> None:
     one, same, other = (buffer(100, 100, key) for key in (1, 1, 2))
-    first, second = [one.pull() for _ in range(100)], [one.pull() - 100 for _ in range(100)]
-    assert first == [same.pull() for _ in range(100)]
+    first, second = [one.next_item() for _ in range(100)], [one.next_item() - 100 for _ in range(100)]
+    assert first == [same.next_item() for _ in range(100)]
     assert first != second
-    assert first != [other.pull() for _ in range(100)]
+    assert first != [other.next_item() for _ in range(100)]
 
 
 @given(sizes, st.integers(0, 1000), st.integers(0, 2**64 - 1))
 def test_a_block_is_between_half_and_all_of_its_size(most: int, number: int, key: int) -> None:
-    assert most // 2 < uneven(most, key)(number) <= most
+    assert most // 2 < varying_sizes(most, key)(number) <= most
 
 
 def test_heavy_items_make_smaller_blocks() -> None:
@@ -86,9 +86,9 @@ def test_heavy_items_make_smaller_blocks() -> None:
         sizes.append(len(items))
         return items
 
-    blocks = Blocks(Counting(10**9), arrange, lambda _: 100, weigh=lambda item: 50 if item < 30 else 1, most=200)
+    blocks = ShuffleBuffer(Counting(10**9), arrange, lambda _: 100, weigh=lambda item: 50 if item < 30 else 1, most=200)
     for _ in range(130):
-        blocks.pull()
+        blocks.next_item()
     assert sizes[:8] == [4] * 7 + [
         100
     ]  # 28 heavy ones, then two heavy ones with as many light ones as a block may hold
@@ -97,20 +97,20 @@ def test_heavy_items_make_smaller_blocks() -> None:
 
 def test_no_more_than_two_blocks_are_held() -> None:
     source = Counting(10**9)
-    blocks = Blocks(source, shuffled(1), lambda _: 10)
+    blocks = ShuffleBuffer(source, shuffled(1), lambda _: 10)
     for given_out in range(1, 1000):
-        blocks.pull()
+        blocks.next_item()
         assert source.number - given_out <= 20
 
 
 def test_one_more_is_read_for_each_that_is_given() -> None:
     source = Counting(10**9)
-    blocks = Blocks(source, shuffled(1), lambda _: 100)
-    blocks.pull()
+    blocks = ShuffleBuffer(source, shuffled(1), lambda _: 100)
+    blocks.next_item()
     reads = []
     for _ in range(300):
         before = source.number
-        blocks.pull()
+        blocks.next_item()
         reads.append(source.number - before)
     assert set(reads) == {1}
 
@@ -122,8 +122,8 @@ def test_how_a_library_spells_a_place_does_not_matter() -> None:
 
 
 def test_another_block_than_was_given_is_an_error() -> None:
-    blocks = Blocks(Counting(10**9), shuffled(1), lambda _: 10)
+    blocks = ShuffleBuffer(Counting(10**9), shuffled(1), lambda _: 10)
     for _ in range(9):
-        blocks.pull()
+        blocks.next_item()
     with pytest.raises(TextError, match="not what it was when this run read it before: other documents came"):
-        Blocks(Counting(epoch=5), shuffled(1), lambda _: 10).restore(blocks.state())
+        ShuffleBuffer(Counting(epoch=5), shuffled(1), lambda _: 10).restore(blocks.state())

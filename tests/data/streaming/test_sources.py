@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.config.data import Data, Files, Held
-from fabella.data.dataset import Ids
-from fabella.data.prepare.splitting import ByHash, Rule
+from fabella.config.data import DataConfig, FilesSource, Holdout
+from fabella.data.dataset import TokenIds
+from fabella.data.prepare.splitting import HashSplit, SplitRule
 from fabella.data.streaming.shuffle_buffer import State
-from fabella.data.streaming.sources import Drawn, Epochs
+from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
 from fabella.errors import TextError
 from tests.data.samples import WINDOWS
 
@@ -27,15 +27,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def reader(folder: Path, key: int = 1, rule: Rule | None = None, **settings: int) -> Epochs:
-    source = Files(paths=(str(folder),), separator="lines")
-    data = Data(source=source, validation=Held(), windows=WINDOWS, **settings)  # pyright: ignore[reportArgumentType]
-    return Epochs(source, data, rule or ByHash(0.0), key)
+def reader(folder: Path, key: int = 1, rule: SplitRule | None = None, **settings: int) -> RepeatedSource:
+    source = FilesSource(paths=(str(folder),), separator="lines")
+    data = DataConfig(source=source, validation=Holdout(), sequences=WINDOWS, **settings)  # pyright: ignore[reportArgumentType]
+    return RepeatedSource(source, data, rule or HashSplit(0.0), key)
 
 
-def epoch(of: Epochs) -> list[str]:
+def epoch(of: RepeatedSource) -> list[str]:
     texts: list[str] = []
-    while (text := of.pull()) is not None:
+    while (text := of.next_item()) is not None:
         texts.append(text)
     return texts
 
@@ -51,7 +51,7 @@ def test_each_epoch_gives_every_document_once_in_an_order_of_its_own(folder: Pat
 
 
 def test_what_is_held_out_never_comes(folder: Path) -> None:
-    source, everything = reader(folder, rule=ByHash(0.5)), reader(folder)
+    source, everything = reader(folder, rule=HashSplit(0.5)), reader(folder)
     kept, all_of_them = epoch(source), epoch(everything)
     assert 0 < len(kept) < len(all_of_them)
     assert set(epoch(source)) == set(kept)
@@ -59,19 +59,19 @@ def test_what_is_held_out_never_comes(folder: Path) -> None:
 
 @pytest.mark.fault("B10", cases=29)
 def test_gone_on_with_at_every_document_of_two_epochs(folder: Path) -> None:
-    straight = reader(folder, rule=ByHash(0.2))
+    straight = reader(folder, rule=HashSplit(0.2))
     for _ in range(29):
-        again = reader(folder, rule=ByHash(0.2))
+        again = reader(folder, rule=HashSplit(0.2))
         again.restore(straight.state())
-        follower = reader(folder, rule=ByHash(0.2))
+        follower = reader(folder, rule=HashSplit(0.2))
         follower.restore(again.state())  # and stopped again before a document was read
         here = straight.state()
-        expected = [straight.pull() for _ in range(20)]
-        assert [again.pull() for _ in range(20)] == expected
-        assert [follower.pull() for _ in range(20)] == expected
+        expected = [straight.next_item() for _ in range(20)]
+        assert [again.next_item() for _ in range(20)] == expected
+        assert [follower.next_item() for _ in range(20)] == expected
         assert again.state() == straight.state()
         straight.restore(here)
-        straight.pull()
+        straight.next_item()
 
 
 def swap(path: Path) -> None:
@@ -87,7 +87,7 @@ def shorten(path: Path) -> None:
 def test_text_that_changed_before_the_place_where_it_stood_is_an_error(folder: Path, change: object) -> None:
     source = reader(folder)
     while source.state()["documents"] < 6:  # the file of seven
-        source.pull()
+        source.next_item()
     change(folder / "2.txt")  # pyright: ignore[reportCallIssue]
     with pytest.raises(TextError, match=r"is not what it was when this run read it before: .* or begin a new run"):
         reader(folder).restore(source.state())
@@ -112,7 +112,7 @@ def test_broken_lines_are_counted_for_an_epoch_also_after_going_on(tmp_path: Pat
         assert len(epoch(source)) == 8
     strict = reader(tmp_path, max_bad_lines=3)
     for _ in range(6):
-        strict.pull()
+        strict.next_item()
     again = reader(tmp_path, max_bad_lines=3)
     again.restore(strict.state())
     for one in (strict, again):
@@ -122,7 +122,7 @@ def test_broken_lines_are_counted_for_an_epoch_also_after_going_on(tmp_path: Pat
 
 def test_a_source_without_training_text_is_an_error(folder: Path) -> None:
     with pytest.raises(TextError, match=r"There is no training text in .*\. Bring more text"):
-        reader(folder, rule=ByHash(1.0)).pull()
+        reader(folder, rule=HashSplit(1.0)).next_item()
 
 
 class Numbered:
@@ -131,7 +131,7 @@ class Numbered:
     def __init__(self, name: int) -> None:
         self.name, self.number = name, 0
 
-    def pull(self) -> Ids:
+    def next_item(self) -> TokenIds:
         self.number += 1
         return np.array([self.name, self.number - 1], dtype=np.uint16)
 
@@ -142,15 +142,17 @@ class Numbered:
         self.number = state["number"]
 
 
-def drawn(weights: list[float], seed: int = 1) -> Drawn:
+def drawn(weights: list[float], seed: int = 1) -> WeightedInterleave:
     total = sum(weights)
-    return Drawn([Numbered(name) for name in range(len(weights))], [weight / total for weight in weights], seed)
+    return WeightedInterleave(
+        [Numbered(name) for name in range(len(weights))], [weight / total for weight in weights], seed
+    )
 
 
 @given(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5), st.integers(0, 2**63 - 1))
 def test_the_shares_are_the_weights(weights: list[float], seed: int) -> None:
     mixture, draws = drawn(weights, seed), 3000
-    counts = Counter(int(mixture.pull()[0]) for _ in range(draws))
+    counts = Counter(int(mixture.next_item()[0]) for _ in range(draws))
     for name, weight in enumerate(weights):
         share = weight / sum(weights)
         # Six standard deviations of a draw by chance: once in 10⁹ examples.
@@ -160,7 +162,7 @@ def test_the_shares_are_the_weights(weights: list[float], seed: int) -> None:
 def test_each_source_is_read_in_its_own_order_without_gaps() -> None:
     mixture = drawn([1.0, 2.0])
     read: dict[int, list[int]] = {0: [], 1: []}
-    for name, number in (mixture.pull().tolist() for _ in range(500)):
+    for name, number in (mixture.next_item().tolist() for _ in range(500)):
         read[name].append(number)
     assert read == {name: list(range(len(numbers))) for name, numbers in read.items()}
 
@@ -169,7 +171,7 @@ def test_each_source_is_read_in_its_own_order_without_gaps() -> None:
 def test_a_mixture_goes_on_anywhere(at: int) -> None:
     straight, again = drawn([0.2, 0.3, 0.5]), drawn([0.2, 0.3, 0.5])
     for _ in range(at):
-        straight.pull()
+        straight.next_item()
     again.restore(straight.state())
     for _ in range(20):
-        assert again.pull().tolist() == straight.pull().tolist()
+        assert again.next_item().tolist() == straight.next_item().tolist()

@@ -11,10 +11,10 @@ from fabella.data.batches import Batch
 from fabella.engine.compile import compile_torch
 from fabella.engine.compile.compile_cache_torch import PLACE
 from fabella.engine.compile.compile_torch import is_compiled
-from fabella.engine.engine_torch import TorchEngine, for_training
+from fabella.engine.engine_torch import TorchEngine, create_engine
 from fabella.errors import ConfigError
-from fabella.run_config.files import load_run
-from fabella.run_config.run import Run
+from fabella.run_config.files import load_config
+from fabella.run_config.run import RunConfig
 
 # PyTorch's own: from loading its compiler, and one that the compiler hides but does not expect to be an error.
 pytestmark = [
@@ -22,10 +22,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
 ]
 CPU = torch.device("cpu")
-CHAINED = "data.windows={kind: chained, length: 16, stride: 16}"
+CHAINED = "data.sequences={kind: packed, length: 16, stride: 16}"
 SMALL = {
-    "llama": "{family: llama, vocabulary: 64, context: 16, dim: 16, layers: 2, heads: 2, kv_heads: 1, hidden: 24}",
-    "hybrid": "{family: hybrid, vocabulary: 64, context: 16, dim: 16, layers: 2, pattern: ma, heads: 2, hidden: 24}",
+    "llama": "{family: llama, vocab_size: 64, context_length: 16, dim: 16, layers: 2, heads: 2, kv_heads: 1, ffn_dim: 24}",
+    "hybrid": "{family: hybrid, vocab_size: 64, context_length: 16, dim: 16, layers: 2, pattern: ma, heads: 2, ffn_dim: 24}",
 }
 # Fused kernels add in another order: a few units in the last place of sums over 16 to 64 numbers of size 1.
 ROUNDING = 2e-5
@@ -43,9 +43,9 @@ def own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PLACE, "torchinductor_test")  # as PyTorch writes it down by itself
 
 
-def run(family: str, compiled: str, *overrides: str) -> Run:
-    settings = [f"model={SMALL[family]}", CHAINED, "training.micro_batch=2", f"training.compile={compiled}"]
-    return load_run("storybook-1m", [*settings, *overrides])
+def run(family: str, compiled: str, *overrides: str) -> RunConfig:
+    settings = [f"model={SMALL[family]}", CHAINED, "training.micro_batch_size=2", f"training.compile={compiled}"]
+    return load_config("storybook-1m", [*settings, *overrides])
 
 
 def batches(count: int) -> list[Batch]:
@@ -62,21 +62,21 @@ def trained(engine: TorchEngine, steps: list[Batch]) -> dict[str, Any]:
 @pytest.mark.parametrize("family", SMALL)
 def test_compiled_blocks_learn_the_same_and_a_resumed_run_the_same_bits(family: str) -> None:
     steps = batches(4)
-    whole = trained(for_training(run(family, "blocks"), "cpu"), steps)
-    eager = trained(for_training(run(family, "none"), "cpu"), steps)
+    whole = trained(create_engine(run(family, "blocks"), "cpu"), steps)
+    eager = trained(create_engine(run(family, "none"), "cpu"), steps)
     for name, weights in whole.items():
         np.testing.assert_allclose(weights, eager[name], atol=ROUNDING, err_msg=name)
 
-    first = for_training(run(family, "blocks"), "cpu")
+    first = create_engine(run(family, "blocks"), "cpu")
     trained(first, steps[:2])
-    second = for_training(run(family, "blocks", "seed=9"), "cpu")
+    second = create_engine(run(family, "blocks", "seed=9"), "cpu")
     second.restore(first.state())
     resumed = trained(second, steps[2:])
     assert all(np.array_equal(weights, whole[name]) for name, weights in resumed.items())
 
 
 def test_evaluating_goes_the_ordinary_way() -> None:
-    compiled, eager = (for_training(run("llama", how), "cpu") for how in ("blocks", "none"))
+    compiled, eager = (create_engine(run("llama", how), "cpu") for how in ("blocks", "none"))
     (batch,) = batches(1)
     assert np.array_equal(compiled.losses(batch), eager.losses(batch))
 
@@ -88,7 +88,7 @@ def test_a_long_run_is_compiled_and_a_short_one_is_not() -> None:
 
 
 def test_what_stands_in_the_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = run("llama", "blocks", "data.windows={kind: documents, length: 16}")
+    documents = run("llama", "blocks", "data.sequences={kind: padded, length: 16}")
     with pytest.raises(ConfigError, match="windows of whole documents have many lengths"):
         is_compiled(documents, CPU)
     monkeypatch.setattr(compile_torch.shutil, "which", lambda name: None)

@@ -10,19 +10,19 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
-from fabella.engine.engine import for_training
+from fabella.engine.engine import create_engine
 from fabella.engine.engine_torch import build
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
-from fabella.models.registry import families, family_module
-from fabella.run_config.files import load_run
+from fabella.models.registry import family_module, family_names
+from fabella.run_config.files import load_config
 from tests.engine.test_engine_torch import TINY, batch, same
 
 
 def config_of(family: str, **changes: Any) -> ModelConfig:
-    smallest = family_module(family).Config.smallest()
-    known = {name: value for name, value in changes.items() if name in type(smallest).model_fields}
-    return type(smallest).model_validate(smallest.model_dump() | known)
+    tiny = family_module(family).Config.tiny()
+    known = {name: value for name, value in changes.items() if name in type(tiny).model_fields}
+    return type(tiny).model_validate(tiny.model_dump() | known)
 
 
 def model_of(config: ModelConfig, *, recompute: bool) -> Any:
@@ -33,7 +33,7 @@ def model_of(config: ModelConfig, *, recompute: bool) -> Any:
 
 
 def ids(config: ModelConfig) -> Tensor:
-    return torch.randint(config.vocabulary, (4, 33), generator=torch.Generator().manual_seed(1))
+    return torch.randint(config.vocab_size, (4, 33), generator=torch.Generator().manual_seed(1))
 
 
 def learned(config: ModelConfig, *, recompute: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -45,7 +45,7 @@ def learned(config: ModelConfig, *, recompute: bool) -> tuple[Tensor, Mapping[st
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_loss_and_gradients_are_the_same_bit_for_bit(family: str) -> None:
     config = config_of(family, dropout=0.3)
     (loss, gradients), (again, others) = (learned(config, recompute=flag) for flag in (False, True))
@@ -80,17 +80,17 @@ def most_held(config: ModelConfig, *, recompute: bool) -> int:
     return held.most
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_a_step_holds_less_memory(family: str) -> None:
-    config = config_of(family, layers=8, vocabulary=61)
+    config = config_of(family, layers=8, vocab_size=61)
     assert most_held(config, recompute=True) < 0.7 * most_held(config, recompute=False)
 
 
 def test_a_run_with_it_learns_the_same_weights_and_keeps_their_names() -> None:
-    setting = [*TINY, "training.micro_batch=2", "model.dropout=0.2"]
+    setting = [*TINY, "training.micro_batch_size=2", "model.dropout=0.2"]
     states = []
     for recompute in ("none", "blocks"):
-        engine = for_training(load_run("storybook-1m", [*setting, f"training.recompute={recompute}"]))
+        engine = create_engine(load_config("storybook-1m", [*setting, f"training.gradient_checkpointing={recompute}"]))
         for seed in range(3):
             engine.step(batch(seed), 1e-2)
         states.append(engine.state())

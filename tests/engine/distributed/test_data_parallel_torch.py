@@ -17,11 +17,16 @@ STEPS = 6
 WINDOWS = 16
 # The same sums in another order, six steps of Adam long: each step may turn a rounding of 1e-7 into more.
 LOSS_TOLERANCE, WEIGHT_TOLERANCE, OUTPUT_TOLERANCE = 2e-5, 2e-4, 2e-3
-KINDS = ["data", "fsdp"]
+KINDS = ["ddp", "fsdp"]
 
 
 def job(out: str, kind: str, *others: str, first: int = 0, last: int = STEPS, before: str = "") -> dict[str, Any]:
-    settings = ["training.accumulation=[[0, 4]]", "training.micro_batch=4", f"training.parallel.kind={kind}", *others]
+    settings = [
+        "training.gradient_accumulation=[[0, 4]]",
+        "training.micro_batch_size=4",
+        f"training.parallel.kind={kind}",
+        *others,
+    ]
     run = tiny.run(*settings)
     values = run.model_dump(mode="json")
     return {"run": values, "out": out, "first": first, "last": last, "windows": WINDOWS, "before": before}
@@ -72,7 +77,7 @@ def measured(out: Path) -> dict[str, Any]:
 def assert_alike(out: Path, alone: Path) -> None:
     """The same losses and the same weights, but for rounding; ``out`` may have begun in the middle."""
     ours, theirs = measured(out), measured(alone)
-    for name in ("loss", "gradient_norm"):
+    for name in ("loss", "grad_norm"):
         found = [[step[name] for step in of["steps"]] for of in (ours, theirs)]
         np.testing.assert_allclose(found[0], found[1][-len(found[0]) :], rtol=LOSS_TOLERANCE)
     for name in ("losses", "logits"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fabella.engine.distributed.process_group import Alone, Place, place_in, require_shareable
+from fabella.engine.distributed.process_group import RankInfo, SingleProcess, rank_from_env, require_divisible
 from fabella.errors import ConfigError
 from tests.training import tiny
 
@@ -13,20 +13,20 @@ TORCHRUN = {
 
 
 def test_without_a_launcher_a_process_is_alone() -> None:
-    place = place_in({})
-    assert (place, place.first) == (Place(), True)
-    assert Alone().agree(2) == 2
-    assert Alone().tell("words") == "words"
+    place = rank_from_env({})
+    assert (place, place.is_main) == (RankInfo(), True)
+    assert SingleProcess().poll_max(2) == 2
+    assert SingleProcess().broadcast("words") == "words"
 
 
 def test_the_environment_of_torchrun_is_understood() -> None:
-    assert place_in(TORCHRUN) == Place(rank=3, size=8, local_rank=1, local_size=2, restarts=1)
-    assert str(place_in(TORCHRUN)) == "process 3 of 8"
+    assert rank_from_env(TORCHRUN) == RankInfo(rank=3, world_size=8, local_rank=1, local_world_size=2, restart_count=1)
+    assert str(rank_from_env(TORCHRUN)) == "process 3 of 8"
 
 
 def test_on_one_machine_local_numbers_need_not_be_given() -> None:
     few = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    assert place_in(few) == Place(rank=3, size=8, local_rank=3, local_size=8)
+    assert rank_from_env(few) == RankInfo(rank=3, world_size=8, local_rank=3, local_world_size=8)
 
 
 @pytest.mark.parametrize(
@@ -40,25 +40,25 @@ def test_on_one_machine_local_numbers_need_not_be_given() -> None:
 )
 def test_half_a_place_is_refused(changes: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        place_in(TORCHRUN | changes)
+        rank_from_env(TORCHRUN | changes)
     assert str(caught.value).startswith(words)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
 def test_a_global_batch_that_divides_is_shared(size: int) -> None:
-    require_shareable(tiny.run("training.accumulation=[[0, 2], [5, 4]]").training, size)
+    require_divisible(tiny.run("training.gradient_accumulation=[[0, 2], [5, 4]]").training, size)
 
 
 @pytest.mark.parametrize(
     ("size", "words"),
     [
-        (3, "16 windows in each global batch (training.micro_batch 8 times accumulation 2) cannot be dealt evenly to "
-            "3 processes. Use 2 processes, or training.micro_batch=9."),
-        (32, "16 windows in each global batch (training.micro_batch 8 times accumulation 2) cannot be dealt evenly to "
-             "32 processes. Use 8 processes, or training.micro_batch=32."),
+        (3, "16 windows in each global batch (training.micro_batch_size 8 times accumulation 2) cannot be dealt evenly to "
+            "3 processes. Use 2 processes, or training.micro_batch_size=9."),
+        (32, "16 windows in each global batch (training.micro_batch_size 8 times accumulation 2) cannot be dealt evenly to "
+             "32 processes. Use 8 processes, or training.micro_batch_size=32."),
     ],
 )  # fmt: skip
 def test_one_that_does_not_is_refused_with_the_nearest_that_does(size: int, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        require_shareable(tiny.run("training.accumulation=[[0, 2], [5, 3]]").training, size)
+        require_divisible(tiny.run("training.gradient_accumulation=[[0, 2], [5, 3]]").training, size)
     assert str(caught.value) == words

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fabella.engine.distributed.process_group import Place
-from fabella.engine.engine import joined
+from fabella.engine.distributed.process_group import RankInfo
+from fabella.engine.engine import init_distributed
 from fabella.errors import ConfigError
-from fabella.runs.run_dir import RunFolder
+from fabella.runs.run_dir import RunDir
 from tests.processes import reserved_port
 from tests.training import tiny
 
@@ -20,32 +20,32 @@ import numpy as np
 from tests.engine.test_engine_jax import ACCUMULATION_TOLERANCE, batch, run, same, trained
 from fabella.engine import engine as engines
 from fabella.engine.engine import State
-from fabella.engine.distributed.process_group import place_here
+from fabella.engine.distributed.process_group import current_rank
 
-place, lines = place_here(), []
-with engines.joined("jax", place, device="cpu") as ranks:
-    ranks.meet(60.0)
-    hello = ranks.tell(f"hello from {place.rank}")
-    lines.append(f"{hello} {[ranks.agree(vote) for vote in (place.rank, 0, 2 * place.rank, 0, 0)]}")
-    for kind in ("data", "fsdp"):
-        asked = run("model.dropout=0.2", "training.micro_batch=1", f"training.parallel.kind={kind}")
-        straight = trained(engines.for_training(asked, device="cpu", ranks=ranks), 0, 1)
+place, lines = current_rank(), []
+with engines.init_distributed("jax", place, device="cpu") as ranks:
+    ranks.init_collectives(60.0)
+    hello = ranks.broadcast(f"hello from {place.rank}")
+    lines.append(f"{hello} {[ranks.poll_max(vote) for vote in (place.rank, 0, 2 * place.rank, 0, 0)]}")
+    for kind in ("ddp", "fsdp"):
+        asked = run("model.dropout=0.2", "training.micro_batch_size=1", f"training.parallel.kind={kind}")
+        straight = trained(engines.create_engine(asked, device="cpu", ranks=ranks), 0, 1)
         saved = straight.state()
-        if place.first:
-            np.savez("saved.npz", **saved.weights, **saved.moments)
-        ranks.tell("saved")
+        if place.is_main:
+            np.savez("saved.npz", **saved.weights, **saved.optimizer_state)
+        ranks.broadcast("saved")
         arrays = dict(np.load("saved.npz"))
         moments = {name: arrays.pop(name) for name in list(arrays) if name.startswith(("first.", "second."))}
-        resumed = engines.for_training(asked, device="cpu", ranks=ranks)
-        resumed.restore(State(arrays, moments, saved.numbers))
+        resumed = engines.create_engine(asked, device="cpu", ranks=ranks)
+        resumed.restore(State(arrays, moments, saved.scalars))
         for engine in (straight, resumed):
             trained(engine, 2, 3)
         with straight.evaluating() as used:
             logits = used.model.logits(used.network, batch().tokens[:, :3])
         losses, bars = straight.losses(batch(5, windows=3)), len(straight.histograms())
-        alone = trained(engines.for_training(asked, device="cpu"), 0, 1, 2, 3)
+        alone = trained(engines.create_engine(asked, device="cpu"), 0, 1, 2, 3)
         ours, theirs, expected = straight.state(), resumed.state(), alone.state()
-        if place.first:
+        if place.is_main:
             far = max(np.abs(ours.weights[name] - array).max() for name, array in expected.weights.items())
             far = max(far, np.abs(losses - alone.losses(batch(5, windows=3))).max())
             near = "near" if far < ACCUMULATION_TOLERANCE else far
@@ -90,7 +90,7 @@ def test_processes_of_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with (
         pytest.raises(ConfigError, match=r"torchrun keeps MASTER_PORT for itself.* one process a machine"),
-        joined("jax", Place(0, 2), device="cpu"),
+        init_distributed("jax", RankInfo(0, 2), device="cpu"),
     ):
         pass
 
@@ -111,8 +111,8 @@ def taken(self, batch, lr):
 JaxEngine.step = taken
 sys.exit(main.run(["train", "storybook-1m", "--engine", "jax", "--out", "run", "--resume", *sys.argv[4:]]))
 """
-SMALL = [*tiny.SETTINGS, "model.layers=1", "training.accumulation=[[0, 1]]", "training.length.steps=6"]
-SMALL += ["checkpoint.every=2", "samples.every=100", "model.dropout=0.0"]
+SMALL = [*tiny.SETTINGS, "model.layers=1", "training.gradient_accumulation=[[0, 1]]", "training.length.max_steps=6"]
+SMALL += ["checkpoint.every_steps=2", "samples.every_steps=100", "model.dropout=0.0"]
 
 
 def test_where_a_process_is_killed_the_other_says_so_and_both_go_on_from_the_checkpoint(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_where_a_process_is_killed_the_other_says_so_and_both_go_on_from_the_che
     assert "does not answer: killed, hanging, or its machine is gone. Go on from the newest checkpoint" in first.stderr
     first, second = two(tmp_path, TRAIN, "killed", "1", "99", *SMALL)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    folder = RunFolder.open(tmp_path / "run")
+    folder = RunDir.open(tmp_path / "run")
     assert folder.manifest["environment"]["parallel"] == "data, 2 devices, 2 processes"
     assert [row["step"] for row in tiny.metrics(folder.path) if row["kind"] == "train"] == [1, 3, 6]
 

@@ -3,12 +3,12 @@
 import pytest
 
 from fabella.engine.measure import memory_jax, memory_torch
-from fabella.run_config.files import load_run
-from fabella.run_config.run import Run
+from fabella.run_config.files import load_config
+from fabella.run_config.run import RunConfig
 
 
-def run(*overrides: str) -> Run:
-    return load_run("storybook-1m", ["engine=jax", *overrides])
+def run(*overrides: str) -> RunConfig:
+    return load_config("storybook-1m", ["engine=jax", *overrides])
 
 
 def test_activations_grow_with_the_windows() -> None:
@@ -18,7 +18,7 @@ def test_activations_grow_with_the_windows() -> None:
 
 def test_recomputing_keeps_less() -> None:
     kept = memory_jax.activation_bytes(run(), 2, "cpu")
-    assert memory_jax.activation_bytes(run("training.recompute=blocks"), 2, "cpu") < kept / 2
+    assert memory_jax.activation_bytes(run("training.gradient_checkpointing=blocks"), 2, "cpu") < kept / 2
 
 
 def test_it_is_of_the_size_that_pytorch_keeps() -> None:
@@ -28,10 +28,10 @@ def test_it_is_of_the_size_that_pytorch_keeps() -> None:
 
 
 def test_logits_are_held_in_stretches() -> None:
-    few, many = memory_jax.loss_bytes(run(), 1), memory_jax.loss_bytes(run("model.vocabulary=50000"), 64)
+    few, many = memory_jax.loss_bytes(run(), 1), memory_jax.loss_bytes(run("model.vocab_size=50000"), 64)
     assert few < many < 10 * memory_jax.LOGITS_ELSEWHERE * 4
-    assert memory_jax.device_room("cpu") is None
-    assert memory_jax.device_peak("cpu") is None
+    assert memory_jax.device_memory("cpu") is None
+    assert memory_jax.peak_memory("cpu") is None
 
 
 @pytest.mark.parametrize("words", ["RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes", "std::bad_alloc"])

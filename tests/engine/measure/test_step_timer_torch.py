@@ -8,7 +8,7 @@ from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine, Histogram
 from fabella.engine.measure import step_timer_torch
-from fabella.engine.measure.step_timer_torch import Stopwatch, histogram
+from fabella.engine.measure.step_timer_torch import StepTimer, histogram
 from tests.training import tiny
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def engine() -> Engine:
-    return engines.for_training(tiny.run(), device="cpu")
+    return engines.create_engine(tiny.run(), device="cpu")
 
 
 def batch(seed: int = 0) -> Batch:
@@ -49,7 +49,7 @@ def test_weights_are_always_there_gradients_after_a_step(engine: Engine) -> None
 
 
 def test_measuring_changes_nothing_that_is_learned(engine: Engine) -> None:
-    other, watch = engines.for_training(tiny.run(), device="cpu"), engine.stopwatch()
+    other, watch = engines.create_engine(tiny.run(), device="cpu"), engine.stopwatch()
     for step in range(3):
         watch.start()
         engine.step(batch(step), 0.01)
@@ -63,7 +63,7 @@ def test_measuring_changes_nothing_that_is_learned(engine: Engine) -> None:
 def test_the_stopwatch_gives_each_step_from_start_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([1.0, 1.5, 10.0, 12.0])
     monkeypatch.setattr(step_timer_torch.time, "perf_counter", lambda: next(now))
-    watch = Stopwatch(CPU)
+    watch = StepTimer(CPU)
     watch.stop()  # never started
     for _ in range(2):
         watch.start()
@@ -73,7 +73,7 @@ def test_the_stopwatch_gives_each_step_from_start_to_stop(monkeypatch: pytest.Mo
 
 
 def test_however_seldom_it_is_read_a_stopwatch_keeps_no_more_than_a_thousand_steps() -> None:
-    watch = Stopwatch(CPU)
+    watch = StepTimer(CPU)
     for _ in range(3000):
         watch.start()
         watch.stop()
@@ -88,7 +88,7 @@ def test_the_peak_is_measured_once_and_memory_is_more_than_the_interpreter(engin
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="times are taken from CUDA's own events")
 def test_on_a_gpu_the_device_is_timed_not_the_calls() -> None:
-    watch = Stopwatch(torch.device("cuda"))
+    watch = StepTimer(torch.device("cuda"))
     matrix = torch.ones(4096, 4096, device="cuda")
     watch.start()
     for _ in range(100):

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from fabella.config.optimizer import Muon
-from fabella.engine.distributed.single_device_torch import Single
+from fabella.engine.distributed.single_device_torch import SingleDeviceStrategy
 from fabella.engine.engine import State
-from fabella.engine.engine_torch import TorchEngine, for_training
-from fabella.engine.optim.muon_torch import Muons
-from fabella.engine.optim.param_groups import Settings
+from fabella.engine.engine_torch import TorchEngine, create_engine
+from fabella.engine.optim.muon_torch import MuonGroup
+from fabella.engine.optim.param_groups import ParamSettings
 from fabella.errors import CheckpointError
 from fabella.models.parameters import block_matrices
 from tests.engine.test_engine_torch import batch, run
@@ -21,7 +21,7 @@ MATRIX = "blocks.0.attention.query.weight"
 
 def moved(*overrides: str, steps: int = 1) -> tuple[State, State]:
     """The state before and after."""
-    engine = for_training(run(MUON, *overrides))
+    engine = create_engine(run(MUON, *overrides))
     before = engine.state()
     for seed in range(steps):
         engine.step(batch(seed), 1e-2)
@@ -35,11 +35,11 @@ def change(states: tuple[State, State], name: str) -> np.ndarray:
 def test_matrices_inside_the_blocks_have_a_momentum_all_other_weights_two_moments() -> None:
     table = run().model.parameters()
     _, state = moved()
-    seconds = {name.removeprefix("second.") for name in state.moments if name.startswith("second.")}
+    seconds = {name.removeprefix("second.") for name in state.optimizer_state if name.startswith("second.")}
     matrices = {name for name in table if name.startswith("blocks.") and "norm" not in name}
     assert set(table) - seconds == set(block_matrices(table)) == matrices
-    assert {name for name in state.moments if name.startswith("first.")} == {f"first.{name}" for name in table}
-    assert all(array.any() for array in state.moments.values())
+    assert {name for name in state.optimizer_state if name.startswith("first.")} == {f"first.{name}" for name in table}
+    assert all(array.any() for array in state.optimizer_state.values())
 
 
 def test_a_step_of_a_matrix_is_nearly_orthogonal_and_as_large_as_adams() -> None:
@@ -50,17 +50,17 @@ def test_a_step_of_a_matrix_is_nearly_orthogonal_and_as_large_as_adams() -> None
 
 
 def test_the_rest_has_a_learning_rate_of_its_own() -> None:
-    free = "optimizer.rest_weight_decay=0.0"
-    whole, tenth = moved(free), moved(free, "optimizer.rest_lr_factor=0.1")
+    free = "optimizer.adamw_weight_decay=0.0"
+    whole, tenth = moved(free), moved(free, "optimizer.adamw_lr_factor=0.1")
     assert np.array_equal(change(whole, MATRIX), change(tenth, MATRIX))
     np.testing.assert_allclose(change(tenth, "embedding.weight"), change(whole, "embedding.weight") / 10, atol=1e-7)
 
 
 @pytest.mark.parametrize(
-    ("setting", "name"), [("weight_decay", MATRIX), ("rest_weight_decay", "embedding.weight")], ids=str
+    ("setting", "name"), [("weight_decay", MATRIX), ("adamw_weight_decay", "embedding.weight")], ids=str
 )
 def test_each_part_has_its_own_weight_decay(setting: str, name: str) -> None:
-    none = ("optimizer.weight_decay=0.0", "optimizer.rest_weight_decay=0.0")
+    none = ("optimizer.weight_decay=0.0", "optimizer.adamw_weight_decay=0.0")
     free, pulled = moved(*none), moved(*none, f"optimizer.{setting}=5.0")
     for other in run().model.parameters():
         decays = other == name or (name == MATRIX and other in block_matrices(run().model.parameters()))
@@ -69,14 +69,14 @@ def test_each_part_has_its_own_weight_decay(setting: str, name: str) -> None:
 
 
 def test_steps_lower_the_loss() -> None:
-    engine = for_training(run(MUON))
+    engine = create_engine(run(MUON))
     losses = [engine.step(batch(), 1e-2).read()["loss"] for _ in range(40)]
     assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_memory(norm: float) -> None:
-    engine = for_training(run(MUON))
+    engine = create_engine(run(MUON))
     assert isinstance(engine, TorchEngine)
     engine.step(batch(), 1e-2)
     before = engine.state()
@@ -85,7 +85,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_memory(norm: floa
     engine.optimizer.step(1e-2, torch.tensor(norm), torch.tensor(False))
     after = engine.state()
     assert all(np.array_equal(after.weights[name], array) for name, array in before.weights.items())
-    assert all(np.array_equal(after.moments[name], array) for name, array in before.moments.items())
+    assert all(np.array_equal(after.optimizer_state[name], array) for name, array in before.optimizer_state.items())
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -94,7 +94,9 @@ def test_a_matrix_takes_the_steps_of_pytorchs_muon_but_for_those_that_are_not_fi
     generator = torch.Generator().manual_seed(0)
     model = nn.Linear(6, 4, bias=False, device=device)
     plain = nn.Parameter(model.weight.detach().clone())
-    muons = Muons(Single(model), {"weight": model.weight}, Muon(lr=1e-2), {"weight": Settings(1.0, 0.1)})
+    muons = MuonGroup(
+        SingleDeviceStrategy(model), {"weight": model.weight}, Muon(lr=1e-2), {"weight": ParamSettings(1.0, 0.1)}
+    )
     expected = torch.optim.Muon([plain], lr=1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for finite in (True, False, True):
         gradient = torch.randn(4, 6, generator=generator).to(device) if finite else torch.full_like(plain, torch.nan)
@@ -108,9 +110,13 @@ def test_a_matrix_takes_the_steps_of_pytorchs_muon_but_for_those_that_are_not_fi
 
 
 def test_gradients_of_all_weights_are_clipped_together() -> None:
-    _, state = moved("optimizer.clip=1e-3")
+    _, state = moved("optimizer.max_grad_norm=1e-3")
     matrices = block_matrices(run().model.parameters())
-    first = {n.removeprefix("first."): a.astype(np.float64) for n, a in state.moments.items() if n.startswith("first.")}
+    first = {
+        n.removeprefix("first."): a.astype(np.float64)
+        for n, a in state.optimizer_state.items()
+        if n.startswith("first.")
+    }
     shares = [array / (0.05 if name in matrices else 0.1) for name, array in first.items()]
     assert np.sqrt(sum(float((share**2).sum()) for share in shares)) == pytest.approx(1e-3, rel=1e-3)
 
@@ -118,18 +124,18 @@ def test_gradients_of_all_weights_are_clipped_together() -> None:
 def test_adam_does_not_go_on_from_muons_memory_as_if_nothing_were_missing() -> None:
     _, state = moved()
     with pytest.raises(CheckpointError, match=r"The state lacks \['second\.blocks"):
-        for_training(run()).restore(state)
+        create_engine(run()).restore(state)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_step_that_is_not_finite_leaves_everything() -> None:
-    engine = for_training(run(MUON), device="cuda")
+    engine = create_engine(run(MUON), device="cuda")
     engine.step(batch(), 1e-2).read()
     state = engine.state()
     spoiled = {name: array.copy() for name, array in state.weights.items()}
     spoiled[MATRIX][0, 0] = np.nan
-    engine.restore(State(spoiled, state.moments, state.numbers))
+    engine.restore(State(spoiled, state.optimizer_state, state.scalars))
     engine.step(batch(), 1e-2)
     after = engine.state()
     assert all(np.array_equal(after.weights[n], a, equal_nan=True) for n, a in spoiled.items())
-    assert all(np.array_equal(after.moments[n], a) for n, a in state.moments.items())
+    assert all(np.array_equal(after.optimizer_state[n], a) for n, a in state.optimizer_state.items())

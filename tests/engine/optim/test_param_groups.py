@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from fabella.config.optimizer import Adam, AdamW, Muon
-from fabella.engine.engine import for_training
-from fabella.engine.optim.param_groups import Settings, group_of, settings_of
+from fabella.engine.engine import create_engine
+from fabella.engine.optim.param_groups import ParamSettings, param_group, param_settings
 from fabella.errors import ConfigError
 from fabella.models.parameters import block_matrices
-from fabella.run_config.files import load_run
-from fabella.run_config.run import Run
+from fabella.run_config.files import load_config
+from fabella.run_config.run import RunConfig
 from tests.engine.test_engine_torch import TINY, batch
 
 MEMBERS = {
@@ -20,8 +20,8 @@ MEMBERS = {
 LR = 1e-2
 
 
-def run(*overrides: str) -> Run:
-    return load_run("storybook-1m", [*TINY, "training.micro_batch=4", *overrides])
+def run(*overrides: str) -> RunConfig:
+    return load_config("storybook-1m", [*TINY, "training.micro_batch_size=4", *overrides])
 
 
 def section(*overrides: str) -> AdamW | Adam | Muon:
@@ -30,7 +30,7 @@ def section(*overrides: str) -> AdamW | Adam | Muon:
 
 def moved(name: str, *overrides: str) -> np.ndarray:
     """How far one weight goes in the first step."""
-    engine = for_training(run(*overrides))
+    engine = create_engine(run(*overrides))
     before = engine.state().weights[name]
     engine.step(batch(), LR)
     return engine.state().weights[name] - before
@@ -38,14 +38,16 @@ def moved(name: str, *overrides: str) -> np.ndarray:
 
 def test_every_weight_is_in_one_group() -> None:
     table = run().model.parameters()
-    groups = {name: group_of(parameter) for name, parameter in table.items()}
+    groups = {name: param_group(parameter) for name, parameter in table.items()}
     assert {name: groups[name] for name in MEMBERS.values()} == {name: group for group, name in MEMBERS.items()}
     assert {name for name, group in groups.items() if group == "matrices"} == set(block_matrices(table))
 
 
 def test_without_groups_matrices_decay_and_vectors_do_not() -> None:
     table = run().model.parameters()
-    decays = {name: own.weight_decay for name, own in settings_of(table, section("optimizer.weight_decay=0.3")).items()}
+    decays = {
+        name: own.weight_decay for name, own in param_settings(table, section("optimizer.weight_decay=0.3")).items()
+    }
     assert decays == {name: 0.3 if parameter.decay else 0.0 for name, parameter in table.items()}
 
 
@@ -53,7 +55,7 @@ def test_without_groups_matrices_decay_and_vectors_do_not() -> None:
 @pytest.mark.parametrize("group", MEMBERS)
 def test_a_group_learns_at_its_own_rate_and_the_others_as_before(group: str, kind: str) -> None:
     undecayed = [f"optimizer.kind={kind}", *(["optimizer.weight_decay=0"] if kind != "adam" else [])]
-    undecayed += ["optimizer.rest_weight_decay=0"] if kind == "muon" else []
+    undecayed += ["optimizer.adamw_weight_decay=0"] if kind == "muon" else []
     for other, name in MEMBERS.items():
         plain = moved(name, *undecayed)
         changed = moved(name, *undecayed, f"optimizer.groups.{group}.lr_factor=0.25")
@@ -69,7 +71,7 @@ def test_a_group_that_does_not_learn_stays_as_it_was() -> None:
 def test_a_group_decays_by_its_own_share(group: str) -> None:
     every = [f"optimizer.groups.{other}.decay_factor=0" for other in MEMBERS]
     name = MEMBERS[group]
-    before = for_training(run()).state().weights[name]
+    before = create_engine(run()).state().weights[name]
     pull = moved(name, *every, "optimizer.weight_decay=0.5", f"optimizer.groups.{group}.decay_factor=4") - moved(
         name, *every, "optimizer.weight_decay=0.5"
     )
@@ -78,16 +80,16 @@ def test_a_group_decays_by_its_own_share(group: str) -> None:
 
 def test_factors_come_on_top_of_what_muon_says_of_the_rest() -> None:
     table = run().model.parameters()
-    settings = settings_of(
+    settings = param_settings(
         table,
         section(
-            "optimizer={kind: muon, lr: 0.01, weight_decay: 0.1, rest_lr_factor: 0.5, rest_weight_decay: 0.02, "
+            "optimizer={kind: muon, lr: 0.01, weight_decay: 0.1, adamw_lr_factor: 0.5, adamw_weight_decay: 0.02, "
             "groups: {embeddings: {lr_factor: 4, decay_factor: 0.5}, matrices: {lr_factor: 3, decay_factor: 2}}}"
         ),
     )
-    assert settings[MEMBERS["embeddings"]] == Settings(2.0, 0.01)
-    assert settings[MEMBERS["matrices"]] == Settings(3.0, 0.2)
-    assert settings[MEMBERS["vectors"]] == Settings(0.5, 0.0)
+    assert settings[MEMBERS["embeddings"]] == ParamSettings(2.0, 0.01)
+    assert settings[MEMBERS["matrices"]] == ParamSettings(3.0, 0.2)
+    assert settings[MEMBERS["vectors"]] == ParamSettings(0.5, 0.0)
 
 
 def test_adam_has_no_decay_to_set() -> None:

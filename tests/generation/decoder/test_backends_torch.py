@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from fabella.errors import ConfigError, UsageError
-from fabella.generation.decoder.backends_torch import OwnStates, lay_out, rows_of
-from fabella.generation.decoder.weights import Part, Weights, weights_of
+from fabella.generation.decoder.backends_torch import ModelBackend, compile_decoder, decode_backend
+from fabella.generation.decoder.weights import PrefillChunk, WeightDtype, parse_weight_dtype
 from fabella.generation.generate_torch import generate
-from fabella.generation.sampling import Sampling
+from fabella.generation.sampling import SamplingParams
 from fabella.models.nn import packed_linear_torch
-from fabella.models.registry import families
+from fabella.models.registry import family_names
 from tests.generation.fake_model import Config, Hashing
 from tests.generation.test_generate_torch import real, told
 
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 PROMPT = [3, 1, 4, 1, 5]
 # Of the logits' own size. float16 has eleven bits; with bytes each matrix adds about 3 % of noise where a row has 24
 # numbers, and layers add theirs.
@@ -24,18 +24,18 @@ TOLERANCES = {"float16": 0.005, "int8": 0.2}
 
 
 def logits_after(model: Any) -> torch.Tensor:
-    rows = rows_of(model, 1, 12)
+    rows = decode_backend(model, 1, 12)
     with torch.inference_mode():
-        rows.begin(0)
-        return rows.read([Part(0, PROMPT, 0)])
+        rows.reset(0)
+        return rows.prefill([PrefillChunk(0, PROMPT, 0)])
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_a_model_that_learns_is_read_as_it_is_now(family: str) -> None:
     model = real(family)
-    assert not isinstance(rows_of(model, 1, 12), OwnStates)
+    assert not isinstance(decode_backend(model, 1, 12), ModelBackend)
     learning = real(family).requires_grad_()
-    assert isinstance(rows_of(learning, 1, 12), OwnStates)
+    assert isinstance(decode_backend(learning, 1, 12), ModelBackend)
     before = told(learning, [PROMPT], GREEDY, max_tokens=7)
     assert before == told(model, [PROMPT], GREEDY, max_tokens=7)
     with torch.no_grad():
@@ -46,31 +46,31 @@ def test_a_model_that_learns_is_read_as_it_is_now(family: str) -> None:
 
 def test_a_family_without_a_decoder_is_told_by_its_steps() -> None:
     model = Hashing(Config())
-    assert isinstance(rows_of(model, 1, 12), OwnStates)
+    assert isinstance(decode_backend(model, 1, 12), ModelBackend)
     with pytest.raises(ConfigError, match="Models of family 'stand-in' cannot be told from int8 weights"):
-        lay_out(model, "int8")
+        compile_decoder(model, "int8")
 
 
 @pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="byte kernels are x86's")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("weights", ["float16", "int8"])
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_less_memory_says_nearly_the_same(
-    family: str, weights: Weights, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, weights: WeightDtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_linear_torch, "WORTH_PACKING", 0)
     model: Any = real(family)
     exact = model.logits(torch.tensor([PROMPT]))[:, -1]
-    lay_out(model, weights, compiled=compiled)
+    compile_decoder(model, weights, compiled=compiled)
     near = logits_after(model)
     assert not torch.equal(near, exact)
     assert (near - exact).norm() / exact.norm() < TOLERANCES[weights]
     prompts = [np.array(PROMPT, dtype=np.int32)]
-    steps = generate(model, prompts, GREEDY, rows=[0], max_tokens=5, vocabulary=model.config.vocabulary)
+    steps = generate(model, prompts, GREEDY, rows=[0], max_tokens=5, vocab_size=model.config.vocab_size)
     assert len(list(steps)) == 5
 
 
 def test_weights_that_are_no_kind_are_refused() -> None:
-    assert weights_of("int8") == "int8"
+    assert parse_weight_dtype("int8") == "int8"
     with pytest.raises(UsageError, match=r"^weights = 'int4' is no kind\. Choose from: float32, float16, int8\.$"):
-        weights_of("int4")
+        parse_weight_dtype("int4")

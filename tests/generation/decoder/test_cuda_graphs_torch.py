@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fabella.generation.decoder.backends_torch import FixedRows
-from fabella.generation.decoder.cuda_graphs_torch import AFTER, REHEARSALS, CudaRecorder
-from fabella.generation.decoder.weights import Part
-from fabella.models.nn.packed_linear_torch import product
-from fabella.models.registry import families
+from fabella.generation.decoder.backends_torch import TensorBackend
+from fabella.generation.decoder.cuda_graphs_torch import CAPTURE_AFTER_CALLS, WARMUP_RUNS, CudaRecorder
+from fabella.generation.decoder.weights import PrefillChunk
+from fabella.models.nn.packed_linear_torch import float32_linear
+from fabella.models.registry import family_names
 from tests.generation.test_generate_torch import real
 
 ROWS, CAPACITY = 3, 90
@@ -29,7 +29,7 @@ class Rehearsing:
 
     def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         self.recorded += 1
-        for _ in range(REHEARSALS):
+        for _ in range(WARMUP_RUNS):
             work()
         result = work()
 
@@ -47,43 +47,43 @@ def longer(family: str, device: str) -> Any:
 
 def tell(model: Any, recorder: Any, device: str) -> list[Tensor]:
     """The logits of texts that come, go on side by side, are moved and leave: the same ones each time."""
-    rows = FixedRows(model.decoder(product), ROWS, CAPACITY, torch.device(device), recorder)
-    chance, vocabulary = torch.Generator().manual_seed(2), model.config.vocabulary
+    rows = TensorBackend(model.decoder(float32_linear), ROWS, CAPACITY, torch.device(device), recorder)
+    chance, vocab_size = torch.Generator().manual_seed(2), model.config.vocab_size
     found: list[Tensor] = []
     places = [9, 4, 30]
 
     def some(count: int) -> list[int]:
-        return torch.randint(vocabulary, (count,), generator=chance).tolist()
+        return torch.randint(vocab_size, (count,), generator=chance).tolist()
 
     for row, length in enumerate(places):
-        rows.begin(row)
-        found.append(rows.read([Part(row, some(length), 0)]))
+        rows.reset(row)
+        found.append(rows.prefill([PrefillChunk(row, some(length), 0)]))
     for step in range(STEPS):
         count = 2 if 15 <= step < 25 else ROWS
         if step == 15:  # the first text ends, the last takes its row
-            rows.move(2, 0, places[2])
+            rows.copy_row(2, 0, places[2])
             places[0] = places[2]
         if step == 25:  # another one comes
-            rows.begin(2)
+            rows.reset(2)
             places[2] = 6
-            found.append(rows.read([Part(2, some(6), 0)]))
-        found.append(rows.go_on(some(count), places[:count]).cpu().clone())
+            found.append(rows.prefill([PrefillChunk(2, some(6), 0)]))
+        found.append(rows.decode(some(count), places[:count]).cpu().clone())
         places[:count] = [place + 1 for place in places[:count]]
     return [one.cpu() for one in found]
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_played_back_it_says_the_same(family: str) -> None:
     model, recorder = longer(family, "cpu"), Rehearsing()
     for played, done in zip(tell(model, recorder, "cpu"), tell(model, None, "cpu"), strict=True):
         torch.testing.assert_close(played, done, atol=LOGITS_TOLERANCE, rtol=LOGITS_TOLERANCE)
     # Three texts and two, up to 64 positions; and three from some step on, up to all. A hidden state has no length.
     graphs = 2 if family == "mingru" else 3
-    assert (recorder.recorded, recorder.played) == (graphs, STEPS - graphs * (AFTER - 1))
+    assert (recorder.recorded, recorder.played) == (graphs, STEPS - graphs * (CAPTURE_AFTER_CALLS - 1))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", family_names())
 def test_on_a_gpu_played_back_it_says_the_same(family: str) -> None:
     model = longer(family, "cuda")
     recorder = CudaRecorder(torch.device("cuda"))
@@ -119,6 +119,6 @@ def test_where_nothing_can_be_recorded_texts_are_told_without(family: str) -> No
 
 
 def test_a_position_beyond_the_room_is_an_error() -> None:
-    rows = FixedRows(longer("llama", "cpu").decoder(product), 1, 8, torch.device("cpu"), Rehearsing())
+    rows = TensorBackend(longer("llama", "cpu").decoder(float32_linear), 1, 8, torch.device("cpu"), Rehearsing())
     with pytest.raises(IndexError, match="position 8 of 8"):
-        rows.go_on([1], [8])
+        rows.decode([1], [8])

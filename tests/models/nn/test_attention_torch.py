@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fabella.errors import UsageError
-from fabella.models.nn.attention_torch import KeyValues, attend, require_room, split_heads
+from fabella.models.nn.attention_torch import KVCache, attend, require_room, split_heads
 
 TOLERANCE = 1e-6
 
@@ -45,14 +45,14 @@ def test_attention_is_its_formula(heads: int, kv_heads: int) -> None:
 @pytest.mark.parametrize("cuts", [(0, 9), (0, 1, 2, 9), (0, 4, 8, 9), (0, 8, 9), tuple(range(10))])
 def test_chunks_see_everything_before_them_and_nothing_after(heads: int, kv_heads: int, cuts: tuple[int, ...]) -> None:
     query, key, value = drawn(heads, kv_heads)
-    past = KeyValues(2, kv_heads, 12, 6, query)
+    past = KVCache(2, kv_heads, 12, 6, query)
     parts = [attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], past) for a, b in pairwise(cuts)]
     torch.testing.assert_close(torch.cat(parts, dim=1), written_out(query, key, value), atol=TOLERANCE, rtol=TOLERANCE)
     assert past.length == 9
 
 
 def test_a_full_memory_refuses_and_stays() -> None:
-    past = KeyValues(1, 1, 3, 2, torch.zeros(()))
+    past = KVCache(1, 1, 3, 2, torch.zeros(()))
     ones = torch.ones(1, 1, 2, 2)
     past.append(ones, ones)
     with pytest.raises(UsageError) as caught:

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fabella.models.nn.graph_torch import forget, move
-from fabella.models.nn.packed_linear_torch import product
-from fabella.models.nn.step_inputs_torch import Each, Stretch
+from fabella.models.nn.graph_torch import copy_row, reset_row
+from fabella.models.nn.packed_linear_torch import float32_linear
+from fabella.models.nn.step_inputs_torch import DecodeInputs, PrefillInputs
 
 # The same sums in another order, with the scales of norms multiplied into matrices.
 LOGITS_TOLERANCE = 2e-5
@@ -25,11 +25,11 @@ def model_of(family: Any) -> Any:
     return model
 
 
-def one_more(tokens: Tensor, positions: list[int]) -> Each:
+def one_more(tokens: Tensor, positions: list[int]) -> DecodeInputs:
     """As generation asks: with one position where all are equal."""
     if len(set(positions)) == 1:
-        return Each(tokens, tokens, same=positions[0])
-    return Each(tokens, torch.tensor(positions), longest=max(positions) + 1)
+        return DecodeInputs(tokens, tokens, shared_position=positions[0])
+    return DecodeInputs(tokens, torch.tensor(positions), max_length=max(positions) + 1)
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -43,20 +43,20 @@ def close(actual: Tensor, expected: Tensor) -> None:
 )
 def test_whole_equals_chunked(family: Any, cuts: list[int], row: int) -> None:
     model, tokens = model_of(family), family.tokens(1, TIME)[0]
-    decoder, whole = model.decoder(product), model.logits(tokens[None])[0]
+    decoder, whole = model.decoder(float32_linear), model.logits(tokens[None])[0]
     memory = decoder.start(BATCH, TIME)
     for start, end in pairwise(cuts):
-        close(decoder.read(Stretch(tokens[start:end], row, start), memory)[0], whole[end - 1])
+        close(decoder.read(PrefillInputs(tokens[start:end], row, start), memory)[0], whole[end - 1])
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, TIME - 4), min_size=1, max_size=BATCH))
 def test_token_by_token_equals_whole_for_texts_at_different_places(family: Any, lengths: list[int]) -> None:
     model, tokens = model_of(family), family.tokens(len(lengths), TIME)
-    decoder, whole = model.decoder(product), model.logits(tokens)
+    decoder, whole = model.decoder(float32_linear), model.logits(tokens)
     memory = decoder.start(BATCH, TIME)
     for row, length in enumerate(lengths):
-        close(decoder.read(Stretch(tokens[row, :length], row, 0), memory)[0], whole[row, length - 1])
+        close(decoder.read(PrefillInputs(tokens[row, :length], row, 0), memory)[0], whole[row, length - 1])
     rows = torch.arange(len(lengths))
     for further in range(4):
         places = [length + further for length in lengths]
@@ -66,35 +66,35 @@ def test_token_by_token_equals_whole_for_texts_at_different_places(family: Any, 
 def test_positions_of_their_own_are_read_as_one_position_for_all(family: Any) -> None:
     """What a captured graph does: every position is a tensor, and all of the memory is looked at behind a mask."""
     model, tokens = model_of(family), family.tokens(BATCH, TIME)
-    decoder, whole = model.decoder(product), model.logits(tokens)
+    decoder, whole = model.decoder(float32_linear), model.logits(tokens)
     memory = decoder.start(BATCH, TIME + 5)
     for place in range(TIME):
-        each = Each(tokens[:, place], torch.full((BATCH,), place), longest=TIME + 5)
+        each = DecodeInputs(tokens[:, place], torch.full((BATCH,), place), max_length=TIME + 5)
         close(decoder.read(each, memory), whole[:, place])
 
 
 def test_a_text_goes_on_in_another_row(family: Any) -> None:
     model, tokens = model_of(family), family.tokens(1, TIME)[0]
-    decoder, whole = model.decoder(product), model.logits(tokens[None])[0]
+    decoder, whole = model.decoder(float32_linear), model.logits(tokens[None])[0]
     memory = decoder.start(BATCH, TIME)
-    decoder.read(Stretch(tokens[: TIME - 1], 2, 0), memory)
-    move(memory, 2, 0, TIME - 1)
+    decoder.read(PrefillInputs(tokens[: TIME - 1], 2, 0), memory)
+    copy_row(memory, 2, 0, TIME - 1)
     close(decoder.read(one_more(tokens[-1:], [TIME - 1]), memory)[0], whole[-1])
 
 
 def test_a_row_forgets_the_text_before(family: Any) -> None:
     model, tokens = model_of(family), family.tokens(2, TIME)
-    decoder = model.decoder(product)
+    decoder = model.decoder(float32_linear)
     memory = decoder.start(BATCH, TIME)
-    decoder.read(Stretch(tokens[0], 1, 0), memory)
-    forget(memory, 1)
-    close(decoder.read(Stretch(tokens[1], 1, 0), memory)[0], model.logits(tokens[1:])[0, -1])
+    decoder.read(PrefillInputs(tokens[0], 1, 0), memory)
+    reset_row(memory, 1)
+    close(decoder.read(PrefillInputs(tokens[1], 1, 0), memory)[0], model.logits(tokens[1:])[0, -1])
 
 
 def test_a_recurrence_takes_the_same_memory_at_any_length(family: Any) -> None:
-    if not family.config.unbounded:
+    if not family.config.unlimited_context:
         pytest.skip("attention remembers every token")
-    decoder = model_of(family).decoder(product)
+    decoder = model_of(family).decoder(float32_linear)
     few, many = decoder.start(2, 10), decoder.start(2, 10**9)
     assert [None if m is None else m.shape for m in few] == [None if m is None else m.shape for m in many]
     before = [None if m is None else m.data_ptr() for m in many]

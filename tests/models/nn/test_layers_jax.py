@@ -18,7 +18,7 @@ from jax import numpy as jnp
 from fabella.errors import UsageError
 from fabella.models import IGNORE
 from fabella.models.model_config import ModelConfig
-from fabella.models.nn.layers_jax import Part, dropout
+from fabella.models.nn.layers_jax import Params, dropout
 from fabella.models.parameters import initial_weights
 from fabella.models.registry import family_module
 from fabella.run_config.files import preset, preset_names
@@ -31,8 +31,8 @@ GRADIENT_TOLERANCE, GRADIENT_NOISE = 1e-4, 1e-8
 # A cached state against the whole text.
 STEP_TOLERANCE = 1e-5
 BATCH, TIME = 3, 16
-SIZES = {"vocabulary": 61, "context": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}
-SIZES |= {"hidden": 24, "dropout": 0.0}
+SIZES = {"vocab_size": 61, "context_length": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}
+SIZES |= {"ffn_dim": 24, "dropout": 0.0}
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def different_presets() -> list[str]:
 @pytest.fixture(params=families_with_twins(), scope="module")
 def twins(request: pytest.FixtureRequest) -> Twins:
     """Every family that is written for both engines, at its smallest."""
-    config = family_module(request.param).Config.smallest()
+    config = family_module(request.param).Config.tiny()
     return Twins(config.model_copy(update={"dropout": 0.0}) if hasattr(config, "dropout") else config)
 
 
 def text(config: ModelConfig, time: int = TIME, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and targets, some of them padding."""
-    tokens = np.random.default_rng(seed).integers(0, config.vocabulary, (BATCH, time)).astype(np.int32)
+    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (BATCH, time)).astype(np.int32)
     targets = np.roll(tokens, -1, 1)
     targets[0, 5:] = IGNORE
     return tokens, targets
@@ -92,8 +92,8 @@ def compared(twins: Twins) -> dict[str, float]:
     loss.backward()
 
     def everything(weights: dict[str, Array]) -> Any:
-        network = Part(weights)
-        found = jax.value_and_grad(lambda w: twins.jax.loss_sum(Part(w), tokens, targets) / learned)(weights)
+        network = Params(weights)
+        found = jax.value_and_grad(lambda w: twins.jax.loss_sum(Params(w), tokens, targets) / learned)(weights)
         return twins.jax.logits(network, tokens), twins.jax.losses(network, tokens, targets), found
 
     logits, losses, (sum_loss, gradients) = jax.jit(everything)(twins.weights)
@@ -130,7 +130,7 @@ def test_both_networks_of_a_preset_are_one(name: str) -> None:
 
 def test_whole_equals_chunked_equals_token_by_token(twins: Twins) -> None:
     tokens, _ = text(twins.config)
-    model, network = twins.jax, Part(twins.weights)
+    model, network = twins.jax, Params(twins.weights)
     whole = np.asarray(jax.jit(model.logits)(network, tokens))
     step = jax.jit(model.step)
     for cuts in ([0, TIME], [0, 7, 8, 9, TIME]):
@@ -142,12 +142,12 @@ def test_whole_equals_chunked_equals_token_by_token(twins: Twins) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mingru"])
 def test_a_block_computed_twice_has_the_same_gradients(name: str) -> None:
-    twins = Twins(family_module(name).Config.smallest().model_copy(update={"layers": 1, "dropout": 0.0}))
+    twins = Twins(family_module(name).Config.tiny().model_copy(update={"layers": 1, "dropout": 0.0}))
     tokens, targets = text(twins.config)
 
     @partial(jax.jit, static_argnums=1)
     def gradients(weights: dict[str, Array], recompute: bool) -> dict[str, Array]:
-        return jax.grad(lambda w: twins.jax.loss_sum(Part(w, recompute=recompute), tokens, targets))(weights)
+        return jax.grad(lambda w: twins.jax.loss_sum(Params(w, recompute=recompute), tokens, targets))(weights)
 
     kept, again = gradients(twins.weights, False), gradients(twins.weights, True)
     for name, gradient in kept.items():
@@ -156,12 +156,12 @@ def test_a_block_computed_twice_has_the_same_gradients(name: str) -> None:
 
 def test_half_precision_stays_near_and_gradients_are_float32() -> None:
     """With 8 bits of mantissa in the products, the loss stays within a few per cent."""
-    twins = Twins(family_module("hybrid").Config.smallest())  # attention and recurrence
+    twins = Twins(family_module("hybrid").Config.tiny())  # attention and recurrence
     tokens, targets = text(twins.config)
     learned = int((targets != IGNORE).sum())
 
     def loss(weights: dict[str, Array], compute: Any) -> Array:
-        return twins.jax.loss_sum(Part(weights, compute=compute), tokens, targets) / learned
+        return twins.jax.loss_sum(Params(weights, compute=compute), tokens, targets) / learned
 
     exact = jax.jit(lambda w: loss(w, jnp.float32))(twins.weights)
     rough, gradients = jax.jit(jax.value_and_grad(lambda w: loss(w, jnp.bfloat16)))(twins.weights)
@@ -171,34 +171,34 @@ def test_half_precision_stays_near_and_gradients_are_float32() -> None:
 
 
 def test_dropout_is_drawn_from_its_key_and_nothing_else() -> None:
-    twins = Twins(family_module("llama").Config.smallest().model_copy(update={"layers": 1}))
+    twins = Twins(family_module("llama").Config.tiny().model_copy(update={"layers": 1}))
     tokens, targets = text(twins.config)
-    loss = jax.jit(lambda keys: twins.jax.loss_sum(Part(twins.weights, keys=keys), tokens, targets))
+    loss = jax.jit(lambda keys: twins.jax.loss_sum(Params(twins.weights, keys=keys), tokens, targets))
     first, again, other = (float(loss(jax.random.split(jax.random.key(seed), BATCH))) for seed in (1, 1, 2))
     assert first == again != other
 
 
 def test_dropout_keeps_the_mean_and_differs_between_places_and_rows_but_not_with_the_neighbours() -> None:
     x, keys = jnp.ones((4, 50, 50)), jax.random.split(jax.random.key(1), 4)
-    first, second = (np.asarray(dropout(Part({}, keys=keys), place, x, 0.25)) for place in ("attention", "up"))
+    first, second = (np.asarray(dropout(Params({}, keys=keys), place, x, 0.25)) for place in ("attention", "up"))
     assert set(np.unique(first)) == {np.float32(0.0), np.float32(1 / 0.75)}
     assert abs(first.mean() - 1.0) < 0.025  # four standard deviations of 10,000 draws
     assert not np.array_equal(first, second)
     assert not np.array_equal(first[0], first[1])
-    assert np.array_equal(dropout(Part({}, keys=keys[2:]), "attention", x[2:], 0.25), first[2:])
+    assert np.array_equal(dropout(Params({}, keys=keys[2:]), "attention", x[2:], 0.25), first[2:])
 
 
 def test_a_text_beyond_the_context_is_refused_unless_unbounded(twins: Twins) -> None:
     config = twins.config
-    tokens = np.zeros((1, config.context + 1), np.int32)
-    if config.unbounded:
-        assert np.isfinite(twins.jax.logits(Part(twins.weights), tokens)).all()
+    tokens = np.zeros((1, config.context_length + 1), np.int32)
+    if config.unlimited_context:
+        assert np.isfinite(twins.jax.logits(Params(twins.weights), tokens)).all()
         return
-    message = f"{config.context + 1} tokens are more than the context of {config.context}"
+    message = f"{config.context_length + 1} tokens are more than the context of {config.context_length}"
     with pytest.raises(UsageError, match=message):
-        twins.jax.logits(Part(twins.weights), tokens)
+        twins.jax.logits(Params(twins.weights), tokens)
     with pytest.raises(UsageError, match=message):
-        twins.jax.start(1, config.context + 1)
+        twins.jax.start(1, config.context_length + 1)
 
 
 # ---------------------------------------------------------------- shapes
@@ -212,25 +212,25 @@ from jax import numpy as jnp
 from jaxtyping import TypeCheckError, install_import_hook
 
 import fabella.models
-from fabella.models.registry import families, family_module
+from fabella.models.registry import family_module, family_names
 
 names = [m.name for m in pkgutil.iter_modules(fabella.models.__path__) if m.name.endswith("_jax")]
 with install_import_hook([f"fabella.models.{name}" for name in names], "beartype.beartype"):
-    twins = [name for name in families() if f"{name}_jax" in names]
+    twins = [name for name in family_names() if f"{name}_jax" in names]
     networks = {name: importlib.import_module(f"fabella.models.{name}_jax") for name in twins}
-from fabella.models.nn.layers_jax import Part
+from fabella.models.nn.layers_jax import Params
 for name, network in networks.items():
-    config = family_module(name).Config.smallest()
+    config = family_module(name).Config.tiny()
     model = network.Model(config)
     weights = {n: jax.ShapeDtypeStruct(p.shape, jnp.float32) for n, p in config.parameters().items()}
     tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
     one = jax.ShapeDtypeStruct((2, 1), jnp.int32)
-    jax.eval_shape(lambda w, t: model.loss_sum(Part(w), t, t), weights, tokens)
-    jax.eval_shape(lambda w, t: model.losses(Part(w), t, t), weights, tokens)
-    _, state = jax.eval_shape(lambda w, t: model.step(Part(w), t, model.start(2, 9)), weights, tokens)
-    jax.eval_shape(lambda w, t, s: model.step(Part(w), t, s), weights, one, state)
+    jax.eval_shape(lambda w, t: model.loss_sum(Params(w), t, t), weights, tokens)
+    jax.eval_shape(lambda w, t: model.losses(Params(w), t, t), weights, tokens)
+    _, state = jax.eval_shape(lambda w, t: model.step(Params(w), t, model.start(2, 9)), weights, tokens)
+    jax.eval_shape(lambda w, t, s: model.step(Params(w), t, s), weights, one, state)
     try:
-        jax.eval_shape(lambda w, t: model.logits(Part(w), t), weights, jax.ShapeDtypeStruct((7,), jnp.int32))
+        jax.eval_shape(lambda w, t: model.logits(Params(w), t), weights, jax.ShapeDtypeStruct((7,), jnp.int32))
     except TypeCheckError:
         print(name)
 """

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fabella.models.nn.layers_torch import OneHead, RMSNorm, SwiGLU, rms_norm
+from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU, rms_norm
 
 # float64 against float64; the order of summation differs.
 EXACT = 1e-10
@@ -58,7 +58,7 @@ def test_swiglu_is_its_formula() -> None:
     torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=0)
 
 
-class Echo(OneHead):
+class Echo(CausalLM):
     """Reads a token as its embedding and remembers how many it read."""
 
     def __init__(self) -> None:

@@ -20,12 +20,12 @@ SINGLE = 1e-5
 
 
 def drawn(
-    rows: int, dim: int, vocabulary: int, *, ignored: float = 0.3, seed: int = 1
+    rows: int, dim: int, vocab_size: int, *, ignored: float = 0.3, seed: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     random = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, dim, generator=random, dtype=torch.float64)
-    weight = torch.randn(vocabulary, dim, generator=random, dtype=torch.float64)
-    targets = torch.randint(vocabulary, (rows,), generator=random)
+    weight = torch.randn(vocab_size, dim, generator=random, dtype=torch.float64)
+    targets = torch.randint(vocab_size, (rows,), generator=random)
     targets[torch.rand(rows, generator=random) < ignored] = IGNORE
     return hidden, weight, targets
 
@@ -40,13 +40,13 @@ def whole(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 @given(
     rows=st.integers(1, 40),
     dim=st.integers(1, 9),
-    vocabulary=st.integers(1, 30),
+    vocab_size=st.integers(1, 30),
     chunk=st.integers(1, 50),
     ignored=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_chunks_change_nothing(rows: int, dim: int, vocabulary: int, chunk: int, ignored: float, seed: int) -> None:
-    hidden, weight, targets = drawn(rows, dim, vocabulary, ignored=ignored, seed=seed)
+def test_chunks_change_nothing(rows: int, dim: int, vocab_size: int, chunk: int, ignored: float, seed: int) -> None:
+    hidden, weight, targets = drawn(rows, dim, vocab_size, ignored=ignored, seed=seed)
     ours, theirs = [(hidden.clone().requires_grad_(), weight.clone().requires_grad_()) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss_torch, "ROWS", chunk)

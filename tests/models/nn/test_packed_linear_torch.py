@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fabella.models.nn.packed_linear_torch import WORTH_PACKING, product, product_of_bytes, product_of_halves
+from fabella.models.nn.packed_linear_torch import WORTH_PACKING, float16_linear, float32_linear, int8_linear
 
 # Sums of a thousand products in float32, in another order.
 TOLERANCE = 1e-3
@@ -30,7 +30,7 @@ def test_a_product_is_that_of_linear(rows: int, shape: tuple[int, int], bias: bo
     weight, offset = weight_of(shape, bias=bias)
     x = torch.randn(rows, shape[1])
     with torch.inference_mode():
-        found = product(weight, offset)(x)
+        found = float32_linear(weight, offset)(x)
     assert found.is_contiguous()
     torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, offset), atol=TOLERANCE, rtol=0)
 
@@ -46,7 +46,7 @@ def test_a_product_of_bytes_is_near(bias: bool) -> None:
     weight, offset = weight_of(LARGE, bias=bias)
     x = torch.randn(8, LARGE[1], generator=torch.Generator().manual_seed(4)) * torch.logspace(-3, 3, 8)[:, None]
     expected = x @ weight.T
-    found = product_of_bytes(weight, offset)(x) - (0 if offset is None else offset)
+    found = int8_linear(weight, offset)(x) - (0 if offset is None else offset)
     assert ((found - expected).norm(dim=1) / expected.norm(dim=1)).max() < BYTES_TOLERANCE
 
 
@@ -54,14 +54,14 @@ def test_a_product_of_bytes_is_near(bias: bool) -> None:
 def test_a_row_of_bytes_does_not_know_its_neighbours() -> None:
     weight, _ = weight_of(LARGE, bias=False)
     x = torch.randn(6, LARGE[1]) * torch.logspace(-4, 4, 6)[:, None]
-    multiply = product_of_bytes(weight)
+    multiply = int8_linear(weight)
     assert torch.equal(multiply(x), torch.cat([multiply(row[None]) for row in x]))
 
 
 @needs_bytes
 def test_nothing_times_bytes_is_nothing() -> None:
     weight, _ = weight_of(LARGE, bias=False)
-    assert not product_of_bytes(weight)(torch.zeros(2, LARGE[1])).any()
+    assert not int8_linear(weight)(torch.zeros(2, LARGE[1])).any()
 
 
 @needs_bytes
@@ -69,7 +69,7 @@ def test_nothing_times_bytes_is_nothing() -> None:
 def test_a_product_of_halves_is_nearer(bias: bool) -> None:
     weight, offset = weight_of(LARGE, bias=bias)
     x = torch.randn(6, LARGE[1], generator=torch.Generator().manual_seed(4)) * torch.logspace(-4, 4, 6)[:, None]
-    multiply = product_of_halves(weight, offset)
+    multiply = float16_linear(weight, offset)
     found = multiply(x)
     for row, alone in zip(found, x, strict=True):
         torch.testing.assert_close(multiply(alone[None])[0], row, atol=float(row.abs().max()) * ROUNDING, rtol=0)
@@ -81,4 +81,4 @@ def test_a_product_of_halves_is_nearer(bias: bool) -> None:
 def test_a_weight_beyond_float16_stays_a_number() -> None:
     weight, _ = weight_of(LARGE, bias=False)
     weight[0, 0] = 1e6
-    assert product_of_halves(weight)(torch.ones(1, LARGE[1])).isfinite().all()
+    assert float16_linear(weight)(torch.ones(1, LARGE[1])).isfinite().all()

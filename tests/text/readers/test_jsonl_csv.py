@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.decode_policy import LONGEST_DOCUMENT, Reading
+from fabella.text.decode_policy import LONGEST_DOCUMENT, DecodePolicy
 from fabella.text.readers import jsonl_csv
 from fabella.text.readers.jsonl_csv import csv_rows, documents, json_rows, lines
 
@@ -15,13 +15,13 @@ def blocks(data: bytes, size: int = 0) -> Iterator[bytes]:
     return (data[i : i + size] for i in range(0, len(data), size))
 
 
-def jsonl(data: bytes, reading: Reading | None = None, column: str = "auto") -> list[str]:
-    reading = reading or Reading()
+def jsonl(data: bytes, reading: DecodePolicy | None = None, column: str = "auto") -> list[str]:
+    reading = reading or DecodePolicy()
     return list(documents(json_rows(blocks(data), "a.jsonl", reading), "a.jsonl", column, reading))
 
 
-def csv(data: bytes, reading: Reading | None = None, column: str = "auto") -> list[str]:
-    reading = reading or Reading()
+def csv(data: bytes, reading: DecodePolicy | None = None, column: str = "auto") -> list[str]:
+    reading = reading or DecodePolicy()
     return list(documents(csv_rows(blocks(data), "a.csv", reading), "a.csv", column, reading))
 
 
@@ -51,15 +51,15 @@ def test_each_objects_text_is_a_document() -> None:
 
 
 def test_the_guessed_column_is_stated() -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     jsonl(b'{"story": "one"}\n{"story": "two"}', reading)
-    assert "text column of a.jsonl guessed: story (2 documents)" in reading.notes.sentences()
+    assert "text column of a.jsonl guessed: story (2 documents)" in reading.notes.messages()
 
 
 def test_a_named_column_is_not_called_a_guess() -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert jsonl(b'{"story": "one", "title": "two"}', reading, "title") == ["two"]
-    assert not list(reading.notes.sentences())
+    assert not list(reading.notes.messages())
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_broken_line_is_named_or_left_out(line: bytes, reason: str) -> None:
     data = b'{"text": "first"}\n' + line + b'\n{"text": "third"}\n'
     with pytest.raises(TextError, match=f"a.jsonl, line 2: {reason}"):
         jsonl(data)
-    reading = Reading(max_bad_lines=1)
+    reading = DecodePolicy(max_bad_lines=1)
     assert jsonl(data, reading) == ["first", "third"]
     assert reading.notes.bad_lines == 1
 
@@ -93,7 +93,7 @@ def test_a_number_of_400_digits_beside_the_text_does_no_harm() -> None:
 
 
 def test_no_text_at_all_is_an_empty_document() -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert jsonl(b'{"text": "one"}\n{"text": null}\n{"text": "  "}', reading) == ["one"]
     assert (reading.notes.empty, reading.notes.bad_lines) == (2, 0)
 
@@ -112,7 +112,7 @@ def test_damage_within_the_text_is_for_the_policy(damage: bytes) -> None:
     data = b'{"text": "one"}\n' + damage
     with pytest.raises(TextError, match=r"a\.jsonl, line 2, in 'text': "):
         jsonl(data)
-    reading = Reading(invalid="skip")
+    reading = DecodePolicy(invalid="skip")
     assert jsonl(data, reading) == ["one"]
     assert reading.notes.skipped == 1
 
@@ -131,7 +131,7 @@ def test_one_json_list_is_refused_with_the_way_to_convert_it() -> None:
 
 
 def test_a_long_text_is_cut() -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert len(jsonl(b'{"text": "' + b"word " * (LONGEST_DOCUMENT // 4) + b'"}', reading)) == 2
     assert reading.notes.cut == 1
 
@@ -146,9 +146,9 @@ def test_each_rows_text_is_a_document() -> None:
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_the_delimiter_is_guessed_from_the_names_and_stated(delimiter: str) -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert csv(f'id{delimiter}text\n1{delimiter}"Once, a fox."\n'.encode(), reading) == ["Once, a fox."]
-    assert f"columns of a.csv are separated by {delimiter!r}" in reading.notes.sentences()
+    assert f"columns of a.csv are separated by {delimiter!r}" in reading.notes.messages()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_broken_row_is_named_or_left_out(row: bytes, reason: str) -> None:
     data = b'id,text\n0,"first\nstory"\n' + row + b"\n2,third\n"
     with pytest.raises(TextError, match=f"a.csv, line 4: {reason}"):
         csv(data)
-    reading = Reading(max_bad_lines=1)
+    reading = DecodePolicy(max_bad_lines=1)
     assert csv(data, reading) == ["first\nstory", "third"]
     assert reading.notes.bad_lines == 1
 

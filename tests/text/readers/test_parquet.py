@@ -11,7 +11,7 @@ from pyarrow import parquet as pq
 
 from fabella.errors import TextError
 from fabella.text.compression import FREE, RATIO
-from fabella.text.decode_policy import Reading
+from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.parquet import ROWS, documents, refuse_bomb
 
 STORIES = [f"Once there were {number} foxes. 🦊" for number in range(3 * ROWS)]
@@ -25,9 +25,9 @@ def write(folder: Path, columns: dict[str, Any], **options: Any) -> Path:
 
 def test_each_rows_text_is_a_document(tmp_path: Path) -> None:
     path = write(tmp_path, {"id": range(len(STORIES)), "story": STORIES}, row_group_size=70)
-    reading = Reading()
+    reading = DecodePolicy()
     assert list(documents(path, "auto", reading)) == STORIES
-    assert f"text column of {path} guessed: story (300 documents)" in reading.notes.sentences()
+    assert f"text column of {path} guessed: story (300 documents)" in reading.notes.messages()
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_each_rows_text_is_a_document(tmp_path: Path) -> None:
 )
 def test_text_may_be_kept_in_any_way(tmp_path: Path, kept_as: Any) -> None:
     path = write(tmp_path, {"text": kept_as, "title": ["a much longer title than its story is" * 9] * len(STORIES)})
-    assert list(documents(path, "text", Reading())) == STORIES
+    assert list(documents(path, "text", DecodePolicy())) == STORIES
 
 
 def test_what_is_missing_is_an_empty_document(tmp_path: Path) -> None:
-    reading = Reading()
+    reading = DecodePolicy()
     assert list(documents(write(tmp_path, {"text": ["one", None, "", "two"]}), "auto", reading)) == ["one", "two"]
     assert reading.notes.empty == 2
 
@@ -56,12 +56,12 @@ def test_damage_is_for_the_policy(tmp_path: Path) -> None:
     damaged = arrow.Array.from_buffers(arrow.string(), 2, arrow.array([b"fine", b"caf\xe9"], arrow.binary()).buffers())
     path = write(tmp_path, {"text": damaged})
     with pytest.raises(TextError, match=r"stories\.parquet, row 2, in 'text': 0xE9 after 'caf' is not UTF-8"):
-        list(documents(path, "auto", Reading()))
-    assert list(documents(path, "auto", Reading(invalid="replace"))) == ["fine", "caf\ufffd"]
+        list(documents(path, "auto", DecodePolicy()))
+    assert list(documents(path, "auto", DecodePolicy(invalid="replace"))) == ["fine", "caf\ufffd"]
 
 
 def test_a_table_without_rows_gives_nothing(tmp_path: Path) -> None:
-    assert list(documents(write(tmp_path, {"text": arrow.array([], arrow.string())}), "auto", Reading())) == []
+    assert list(documents(write(tmp_path, {"text": arrow.array([], arrow.string())}), "auto", DecodePolicy())) == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_table_without_rows_gives_nothing(tmp_path: Path) -> None:
 def test_a_column_that_holds_no_text_is_refused(tmp_path: Path, column: str, problem: str) -> None:
     path = write(tmp_path, {"id": [1], "words": [["a", "b"]]})
     with pytest.raises(TextError, match=problem):
-        list(documents(path, column, Reading()))
+        list(documents(path, column, DecodePolicy()))
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path, {"text": STORIES})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(TextError, match=r"stories\.parquet cannot be read as parquet: .*\. Fetch it again\."):
-        list(documents(path, "auto", Reading()))
+        list(documents(path, "auto", DecodePolicy()))
 
 
 def test_a_column_that_says_it_is_a_bomb_is_refused() -> None:
@@ -106,4 +106,4 @@ def test_a_column_that_says_it_is_a_bomb_is_refused() -> None:
 def test_parquet_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(TextError, match=r"Reading \.parquet needs pyarrow\. pip install 'fabella\[parquet\]'"):
-        list(documents(tmp_path / "a.parquet", "auto", Reading()))
+        list(documents(tmp_path / "a.parquet", "auto", DecodePolicy()))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.readers.text_column import LOOK_AT, LOOK_AT_BYTES, choose, peek
+from fabella.text.readers.text_column import LOOK_AT, LOOK_AT_BYTES, detect_text_column, peek
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "title": "Fox", "Story": "Once upon a time there was a fox.", "source": None},
@@ -26,22 +26,22 @@ ROWS: list[dict[str, Any]] = [
     ],
 )
 def test_the_text_column_is_guessed_by_name_then_by_length(rows: list[dict[str, Any]], expected: str) -> None:
-    assert choose("auto", rows, "stories.csv") == expected
+    assert detect_text_column("auto", rows, "stories.csv") == expected
 
 
 def test_a_named_column_is_taken_as_it_is() -> None:
-    assert choose("title", ROWS, "stories.csv") == "title"
+    assert detect_text_column("title", ROWS, "stories.csv") == "title"
 
 
 def test_a_column_that_is_not_there_is_an_error_with_the_nearest() -> None:
     with pytest.raises(TextError) as error:
-        choose("Storry", ROWS, "stories.csv")
+        detect_text_column("Storry", ROWS, "stories.csv")
     assert str(error.value) == "stories.csv has no column 'Storry'. Did you mean 'Story'?"
 
 
 def test_no_text_at_all_is_an_error_with_what_there_is() -> None:
     with pytest.raises(TextError, match=r"stories.csv has no column with text in its first 1 rows\. Name .*: a, b\."):
-        choose("auto", [{"a": 1, "b": None}], "stories.csv")
+        detect_text_column("auto", [{"a": 1, "b": None}], "stories.csv")
 
 
 def test_peeking_takes_nothing_away() -> None:

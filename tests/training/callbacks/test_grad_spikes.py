@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fabella.data.dataset import Prepared
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine_torch import TorchEngine
-from fabella.tracking.console import Terminal
-from fabella.training.callbacks.grad_spikes import ENOUGH, LATEST, Spikes
+from fabella.tracking.console import ConsoleTracker
+from fabella.training.callbacks.grad_spikes import ENOUGH, LATEST, GradNormSpikes
 from fabella.training.loop import Progress
-from fabella.training.run import start
+from fabella.training.run import start_run
 from tests.training import tiny
 
 
@@ -21,18 +21,18 @@ class Result:
 
     def read(self) -> dict[str, float]:
         self.readings += 1
-        return {"loss": 1.0, "gradient_norm": self.norm}
+        return {"loss": 1.0, "grad_norm": self.norm}
 
 
 def told(norms: list[float], *, due: int = 10**6, stops: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """The rows of a run of these norms, saved and gone on with at each of ``stops``."""
     found: list[Any] = []
-    spikes = Spikes(5.0, found.append, [due])
+    spikes = GradNormSpikes(5.0, found.append, [due])
     for step, norm in enumerate(norms, start=1):
         spikes(Progress(step), Result(norm))
         if step in stops:
-            spikes = Spikes(5.0, found.append, [due], str(spikes.numbers()["gradient_norms"]))
-    spikes.look()
+            spikes = GradNormSpikes(5.0, found.append, [due], str(spikes.numbers()["gradient_norms"]))
+    spikes.check()
     return found
 
 
@@ -42,8 +42,8 @@ CALM = [1.0 + 0.1 * (step % 3) for step in range(ENOUGH)]
 @pytest.mark.fault("D3", cases=1)
 def test_the_first_step_of_a_spike_is_told_with_what_is_usual() -> None:
     assert told([*CALM, 5.4, 5.6, 9.0, 1.0, 6.0]) == [
-        {"kind": "spike", "step": ENOUGH + 2, "gradient_norm": 5.6, "median": 1.1},
-        {"kind": "spike", "step": ENOUGH + 5, "gradient_norm": 6.0, "median": 1.1},
+        {"kind": "grad_spike", "step": ENOUGH + 2, "grad_norm": 5.6, "median": 1.1},
+        {"kind": "grad_spike", "step": ENOUGH + 5, "grad_norm": 6.0, "median": 1.1},
     ]
 
 
@@ -65,7 +65,7 @@ def test_saved_and_gone_on_with_it_tells_the_same(stops: tuple[int, ...]) -> Non
 
 def test_no_result_is_read_before_a_row_is_due_but_none_is_forgotten() -> None:
     results = [Result(1.0) for _ in range(LATEST + 1)]
-    spikes = Spikes(5.0, lambda row: None, [LATEST * 2])
+    spikes = GradNormSpikes(5.0, lambda row: None, [LATEST * 2])
     for step, result in enumerate(results[:-1], start=2):
         assert not any(result.readings for result in results)
         spikes(Progress(step), result)
@@ -76,7 +76,7 @@ def test_no_result_is_read_before_a_row_is_due_but_none_is_forgotten() -> None:
 def test_a_spike_stands_in_the_metrics_and_on_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data: Prepared = tiny.prepared(tmp_path)
+    data: TokenizedDataset = tiny.prepared(tmp_path)
     update = vars(TorchEngine)["_update"]
 
     def leaping(self: TorchEngine, loss: Any, lr: float) -> Any:
@@ -86,13 +86,13 @@ def test_a_spike_stands_in_the_metrics_and_on_the_terminal(
         return update(self, loss, lr)
 
     monkeypatch.setattr(TorchEngine, "_update", leaping)
-    start(tiny.run(), tmp_path / "run", data, device="cpu")
-    rows = [row for row in tiny.metrics(tmp_path / "run") if row["kind"] == "spike"]
+    start_run(tiny.run(), tmp_path / "run", data, device="cpu")
+    rows = [row for row in tiny.metrics(tmp_path / "run") if row["kind"] == "grad_spike"]
     assert [row["step"] for row in rows] == [30]
-    assert rows[0]["gradient_norm"] > 5 * rows[0]["median"]
+    assert rows[0]["grad_norm"] > 5 * rows[0]["median"]
     assert "step 30: the gradient norm leapt to " in capfd.readouterr().err
 
 
 def test_the_line_says_how_many_times_the_usual(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal(10, 1.0)({"kind": "spike", "step": 1200, "gradient_norm": 12.34, "median": 1.5})
+    ConsoleTracker(10, 1.0)({"kind": "grad_spike", "step": 1200, "grad_norm": 12.34, "median": 1.5})
     assert capsys.readouterr().err == "step 1,200: the gradient norm leapt to 12.3, 8.2 times the usual 1.5\n"

@@ -6,7 +6,7 @@ import pytest
 
 from fabella.models.flops import flops_per_token
 from fabella.training.callbacks import throughput as module
-from fabella.training.callbacks.throughput import TIMINGS, Pace
+from fabella.training.callbacks.throughput import THROUGHPUT_KEYS, ThroughputMeter
 from fabella.training.loop import Progress
 from tests.training import tiny
 
@@ -55,8 +55,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_reading_tells_percentiles_utilisation_waiting_and_memory_since_the_last_one(clock: Clock) -> None:
     engine = Timed()
-    pace = Pace(engine, 32, seconds=50.0)  # pyright: ignore[reportArgumentType]
-    assert tuple(pace.read(0)) == TIMINGS
+    pace = ThroughputMeter(engine, 32, seconds=50.0)  # pyright: ignore[reportArgumentType]
+    assert tuple(pace.read(0)) == THROUGHPUT_KEYS
     engine.seconds = [0.1] * 98 + [0.2, 0.4]
     pace.waited = 0.5
     clock.now += 10.0
@@ -74,7 +74,7 @@ def test_a_reading_tells_percentiles_utilisation_waiting_and_memory_since_the_la
 
 def test_only_what_the_loop_waits_for_is_waiting_and_a_step_begins_when_its_batch_is_asked_for(clock: Clock) -> None:
     engine = Timed()
-    pace = Pace(engine, 32, seconds=0.0)  # pyright: ignore[reportArgumentType]
+    pace = ThroughputMeter(engine, 32, seconds=0.0)  # pyright: ignore[reportArgumentType]
 
     def batches() -> Any:
         for _ in range(3):

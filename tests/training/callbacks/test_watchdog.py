@@ -4,7 +4,7 @@ import queue
 import threading
 from typing import Any
 
-from fabella.engine.distributed.process_group import Place
+from fabella.engine.distributed.process_group import RankInfo
 from fabella.training.callbacks.watchdog import Watchdog
 from fabella.training.loop import Progress
 
@@ -31,7 +31,7 @@ def test_one_that_hangs_says_after_which_step_and_what_its_threads_do() -> None:
 
     reader = threading.Thread(target=reading_a_file_that_is_far_away, name="reader", daemon=True)
     reader.start()
-    with Watchdog(SECONDS, Place(1, 2), step=4, report=said.put, clock=clock):
+    with Watchdog(SECONDS, RankInfo(1, 2), step=4, report=said.put, clock=clock):
         clock.now = 1.0
         words = said.get(timeout=PATIENCE)
     over.set()
@@ -47,9 +47,9 @@ def test_one_that_hangs_says_after_which_step_and_what_its_threads_do() -> None:
 
 def test_it_is_said_once_a_step_and_nothing_between_steps() -> None:
     clock, said = Clock(), list[str]()
-    watchdog = Watchdog(SECONDS, Place(), report=said.append, clock=clock)
+    watchdog = Watchdog(SECONDS, RankInfo(), report=said.append, clock=clock)
     for step in (5, 6):
-        watchdog.watch(Progress(step=step), RESULT)
+        watchdog.step_started(Progress(step=step), RESULT)
         clock.now += SECONDS / 2
         watchdog.look()
         assert len(said) == step - 5, "there is time yet"
@@ -57,7 +57,7 @@ def test_it_is_said_once_a_step_and_nothing_between_steps() -> None:
         watchdog.look()
         watchdog.look()
         assert [words.split(": ")[0] for words in said[step - 5 :]] == [f"\nNo step for 0 seconds after step {step}"]
-        watchdog.rest(Progress(step=step), RESULT)
+        watchdog.step_finished(Progress(step=step), RESULT)
         clock.now += 10 * SECONDS  # validating, say
         watchdog.look()
         assert len(said) == step - 4

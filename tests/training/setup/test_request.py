@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from fabella.config.data import Storybook
+from fabella.config.data import StorybookSource
 from fabella.errors import ConfigError
-from fabella.run_config.run import Run
-from fabella.training.setup.request import Asked, plan, prepare_for
+from fabella.run_config.run import RunConfig
+from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from tests.training import tiny
 
 
-def run_on(text: Path) -> Run:
+def run_on(text: Path) -> RunConfig:
     return tiny.run(f"data.source={{kind: files, paths: [{text}]}}")
 
 
 def test_prepared_data_in_place_of_a_text_is_refused_with_the_right_command(tmp_path: Path) -> None:
     folder = tiny.prepared(tmp_path).folder
     with pytest.raises(ConfigError, match=rf"is prepared data, and no text\. .*fabella train PRESET --data {folder}\."):
-        plan(Asked(what=str(folder)))
+        resolve_request(TrainRequest(what=str(folder)))
 
 
 @pytest.mark.parametrize("given", ["what", "data", "validation"])
@@ -27,23 +27,23 @@ def test_a_folder_of_prepared_folders_is_no_text(given: str, tmp_path: Path) -> 
     folder = tiny.prepared(tmp_path).folder
     message = rf"{tmp_path} holds prepared data, and no text\. Name one of its folders: {folder}\."
     with pytest.raises(ConfigError, match=message):
-        plan(Asked(**{"what": "storybook-1m", given: str(tmp_path)}))
+        resolve_request(TrainRequest(**{"what": "storybook-1m", given: str(tmp_path)}))
 
 
 def test_a_word_that_is_neither_a_file_nor_a_preset_is_told_all_presets() -> None:
     with pytest.raises(ConfigError, match=r"There is neither a file nor a preset 'nope-17m'\. Presets: gpt2-92m, .*"):
-        plan(Asked(what="nope-17m"))
+        resolve_request(TrainRequest(what="nope-17m"))
 
 
 def test_the_storybook_is_a_text_and_no_misspelt_preset() -> None:
-    assert plan(Asked(what="storybook")).run.data.source == Storybook()
+    assert resolve_request(TrainRequest(what="storybook")).run.data.source == StorybookSource()
 
 
 def test_a_text_that_was_only_touched_is_not_prepared_again_and_a_changed_one_is(tmp_path: Path) -> None:
     text = tmp_path / "mine.txt"
     text.write_text("\n\n".join(f"Story {number} of a fox and a hen." * 9 for number in range(60)))
-    first = prepare_for(run_on(text), tmp_path / "prepared", workers=1)
+    first = prepare_data(run_on(text), tmp_path / "prepared", workers=1)
     os.utime(text, (1, 1))
-    assert prepare_for(run_on(text), tmp_path / "prepared", workers=1).folder == first.folder
+    assert prepare_data(run_on(text), tmp_path / "prepared", workers=1).folder == first.folder
     text.write_text(text.read_text().replace("hen", "owl"))
-    assert prepare_for(run_on(text), tmp_path / "prepared", workers=1).folder != first.folder
+    assert prepare_data(run_on(text), tmp_path / "prepared", workers=1).folder != first.folder

@@ -2,41 +2,41 @@
 
 import pytest
 
-from fabella.config.data import BPE, Bytes, Files
-from fabella.config.training import Steps
-from fabella.run_config.files import apply_overrides, run_from
-from fabella.training.setup.suggest_config import choose
+from fabella.config.data import BPE, Bytes, FilesSource
+from fabella.config.training import MaxSteps
+from fabella.run_config.files import apply_overrides, validate_config
+from fabella.training.setup.suggest_config import suggest_config
 
-SOURCE = Files(paths=("mine.txt",))
+SOURCE = FilesSource(paths=("mine.txt",))
 
 
 @pytest.mark.parametrize(
     ("size", "tokenizer"),
     [
         (20_000, Bytes()),
-        (1_100_000, BPE(vocabulary=1024)),
-        (16_000_000, BPE(vocabulary=2048)),
-        (10**9, BPE(vocabulary=4096)),
+        (1_100_000, BPE(vocab_size=1024)),
+        (16_000_000, BPE(vocab_size=2048)),
+        (10**9, BPE(vocab_size=4096)),
     ],
 )
 def test_the_vocabulary_grows_with_the_text(size: int, tokenizer: BPE | Bytes) -> None:
-    run = choose(SOURCE, "mine", size, gpu=False).run
+    run = suggest_config(SOURCE, "mine", size, gpu=False).run
     assert run.tokenizer == tokenizer
-    assert run.model.vocabulary == getattr(tokenizer, "vocabulary", 256)
+    assert run.model.vocab_size == getattr(tokenizer, "vocab_size", 256)
 
 
 @pytest.mark.parametrize(("size", "steps"), [(1_000, 400), (1_100_000, 1646), (10**9, 6000)])
 def test_the_text_is_read_about_ten_times_within_bounds(size: int, steps: int) -> None:
-    assert choose(SOURCE, "mine", size, gpu=False).run.training.length == Steps(steps=steps)
+    assert suggest_config(SOURCE, "mine", size, gpu=False).run.training.length == MaxSteps(max_steps=steps)
 
 
 def test_a_gpu_with_much_text_gets_a_larger_model() -> None:
-    small, large = (choose(SOURCE, "mine", 10**8, gpu=gpu).run.model for gpu in (False, True))
+    small, large = (suggest_config(SOURCE, "mine", 10**8, gpu=gpu).run.model for gpu in (False, True))
     assert sum(p.size for p in large.parameters().values()) > 20 * sum(p.size for p in small.parameters().values())
 
 
 def test_the_choice_is_said_in_words() -> None:
-    assert choose(SOURCE, "mine", 1_100_000, gpu=False).reasons == {
+    assert suggest_config(SOURCE, "mine", 1_100_000, gpu=False).reasons == {
         "tokenizer": "1.1 MB of text: BPE with 1,024 ids.",
         "model": "A CPU: a model of the shape of storybook-1m.",
         "training": "1,646 steps of 2,304 tokens: the text about 10 times.",
@@ -47,18 +47,18 @@ def test_the_choice_is_said_in_words() -> None:
     ("override", "left"),
     [
         ("seed=7", ["tokenizer", "model", "training"]),
-        ("training.length.steps=10", ["tokenizer", "model"]),
-        ("data.windows.stride=64", ["tokenizer", "model"]),
+        ("training.length.max_steps=10", ["tokenizer", "model"]),
+        ("data.sequences.stride=64", ["tokenizer", "model"]),
         ("model.layers=2", ["tokenizer", "training"]),
-        ("tokenizer.vocabulary=900", ["model", "training"]),
+        ("tokenizer.vocab_size=900", ["model", "training"]),
     ],
 )
 def test_no_reason_is_given_for_what_was_chosen_by_somebody_else(override: str, left: list[str]) -> None:
-    choice = choose(SOURCE, "mine", 1_100_000, gpu=False)
-    run = run_from(apply_overrides(choice.run.model_dump(mode="json"), [override]))
+    choice = suggest_config(SOURCE, "mine", 1_100_000, gpu=False)
+    run = validate_config(apply_overrides(choice.run.model_dump(mode="json"), [override]))
     assert choice.reasons_for(run) == tuple(choice.reasons[section] for section in left)
 
 
 def test_the_run_is_named_and_reads_the_source() -> None:
-    run = choose(SOURCE, "mine", 1_000, gpu=False).run
+    run = suggest_config(SOURCE, "mine", 1_000, gpu=False).run
     assert (run.name, run.data.source) == ("mine", SOURCE)

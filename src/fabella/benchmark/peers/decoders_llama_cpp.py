@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.benchmark.decode_task import InProcess, Telling
+from fabella.benchmark.decode_task import DecodeTask, InProcess
 from fabella.errors import FabellaError
 from fabella.models.parameters import initial_weights
 
@@ -39,7 +39,7 @@ SHARED_NAMES = {
 """What Fabella calls a part, and what llama.cpp does."""
 
 
-def can_tell(config: Any) -> bool:
+def supports(config: Any) -> bool:
     """Whether both packages are installed and llama.cpp computes the same: its GPT-2 has tanh's form of GELU alone."""
     same = config.family == "llama" or (config.family == "gpt2" and config.activation == "gelu_tanh")
     return same and all(importlib.util.find_spec(package) for package in PACKAGES)
@@ -50,11 +50,11 @@ def write_model(config: Any, path: Path) -> None:
     writer: Any = importlib.import_module("gguf").GGUFWriter(path, config.family)
     writer.add_file_type(FLOAT32)
     writer.add_tokenizer_model("no_vocab")
-    writer.add_vocab_size(config.vocabulary)
-    writer.add_context_length(config.context)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.dim)
     writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.hidden)
+    writer.add_feed_forward_length(config.ffn_dim)
     writer.add_head_count(config.heads)
     if config.family == "llama":
         writer.add_head_count_kv(config.kv_heads)
@@ -106,7 +106,7 @@ class LlamaCpp(InProcess):
     it told at half to a seventh of the speed.
     """
 
-    def __init__(self, telling: Telling, threads: int) -> None:
+    def __init__(self, telling: DecodeTask, threads: int) -> None:
         def tell() -> None:
             self.told(telling.prompts, telling.tokens)
 
@@ -118,7 +118,7 @@ class LlamaCpp(InProcess):
         path = Path(self._folder.name, "model.gguf")
         write_model(telling.config, path)
         self._model, self._context = _load(self._library, path, telling, threads)
-        self._vocabulary = telling.config.vocabulary
+        self._vocabulary = telling.config.vocab_size
 
     def told(self, prompts: NDArray[np.int32], tokens: int) -> list[NDArray[np.int64]]:
         """The ids told in each text, [B] a step."""
@@ -168,7 +168,7 @@ class _Batch:
         self._library.llama_batch_free(self.raw)
 
 
-def _load(library: Any, path: Path, telling: Telling, threads: int) -> tuple[Any, Any]:
+def _load(library: Any, path: Path, telling: DecodeTask, threads: int) -> tuple[Any, Any]:
     """The model, and room for all texts. Raises FabellaError where llama.cpp takes either not."""
     model = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
     if not model:

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fabella.benchmark.decode_task import Contestant, InProcess, Telling, by_loop
+from fabella.benchmark.decode_task import DecodeBaseline, DecodeTask, InProcess, from_loop
 from fabella.benchmark.peers import decoders_llama_cpp
 from fabella.benchmark.peers.models_torch import build_peer, peer_of
 from fabella.engine.device_torch import pick_device
-from fabella.engine.engine_torch import for_use
+from fabella.engine.engine_torch import load_model
 from fabella.errors import FabellaError
-from fabella.generation.decoder.backends_torch import lay_out
-from fabella.generation.decoder.weights import Weights
+from fabella.generation.decoder.backends_torch import compile_decoder
+from fabella.generation.decoder.weights import WeightDtype
 from fabella.generation.generate_torch import generate
 from fabella.models.parameters import initial_weights
 
@@ -28,9 +28,9 @@ BANDWIDTH_BYTES = 2**28
 """Read to see how fast memory is: more than any cache holds."""
 
 
-def all_for(telling: Telling, *, alone: bool) -> list[Contestant]:
+def available_baselines(telling: DecodeTask, *, alone: bool) -> list[DecodeBaseline]:
     """Everybody who has this family, can tell so many texts at once and is at hand; Fabella first."""
-    found: list[Contestant] = [fabella(telling)]
+    found: list[DecodeBaseline] = [fabella(telling)]
     if pick_device(telling.device).type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines:
         found += [fabella(telling, "float16"), fabella(telling, "int8")]
     if alone:
@@ -40,21 +40,21 @@ def all_for(telling: Telling, *, alone: bool) -> list[Contestant]:
         found.append({"transformers": _transformers, "minGRU_pytorch": _mingru}[package](telling))
     if telling.llama2c and telling.config.family == "llama" and telling.batch == 1:
         found += [Llama2C(telling, "run"), Llama2C(telling, "runq")]
-    if pick_device(telling.device).type == "cpu" and decoders_llama_cpp.can_tell(telling.config):
+    if pick_device(telling.device).type == "cpu" and decoders_llama_cpp.supports(telling.config):
         found.append(decoders_llama_cpp.LlamaCpp(telling, torch.get_num_threads()))
     return found
 
 
-def fabella(telling: Telling, weights: Weights = "float32") -> Contestant:
+def fabella(telling: DecodeTask, weights: WeightDtype = "float32") -> DecodeBaseline:
     """By the loop that ``fabella generate`` uses."""
     config = telling.config
-    model: Any = for_use(config, initial_weights(config.parameters(), seed=1), telling.device)
-    lay_out(model, weights)
+    model: Any = load_model(config, initial_weights(config.parameters(), seed=1), telling.device)
+    compile_decoder(model, weights)
     name = "fabella" if weights == "float32" else f"fabella {weights}"
-    return by_loop(name, generate, model, telling)
+    return from_loop(name, generate, model, telling)
 
 
-def _transformers(telling: Telling) -> Contestant:
+def _transformers(telling: DecodeTask) -> DecodeBaseline:
     model, prompts = _peer(telling)
     model.config.use_cache = model.generation_config.use_cache = True
     wanted = {"max_new_tokens": telling.tokens, "min_new_tokens": telling.tokens, "do_sample": False, "pad_token_id": 0}
@@ -66,7 +66,7 @@ def _transformers(telling: Telling) -> Contestant:
     return InProcess("transformers", tell)
 
 
-def _mingru(telling: Telling) -> Contestant:
+def _mingru(telling: DecodeTask) -> DecodeBaseline:
     """With the hidden states that its model gives back; its own sampling loop does not keep them for many texts."""
     model, prompts = _peer(telling)
 
@@ -81,7 +81,7 @@ def _mingru(telling: Telling) -> Contestant:
     return InProcess("minGRU_pytorch", tell)
 
 
-def _peer(telling: Telling) -> tuple[Any, Tensor]:
+def _peer(telling: DecodeTask) -> tuple[Any, Tensor]:
     device = pick_device(telling.device)
     torch.manual_seed(1)
     model: Any = build_peer(telling.config)[0]
@@ -94,14 +94,14 @@ class Llama2C:
     It is asked for as many tokens with no prompt, and its own measure is taken, which leaves out its start.
     """
 
-    def __init__(self, telling: Telling, program: str) -> None:
+    def __init__(self, telling: DecodeTask, program: str) -> None:
         """``program``: ``run``, or ``runq``, which multiplies bytes."""
         assert telling.llama2c
         self.name = "llama2.c" if program == "run" else "llama2.c int8"
         self._folder = tempfile.TemporaryDirectory(prefix="fabella-")
         here = Path(self._folder.name)
         (write_floats if program == "run" else write_bytes)(telling.config, here / "model.bin")
-        _write_tokenizer(telling.config.vocabulary, here / "tokenizer.bin")
+        _write_tokenizer(telling.config.vocab_size, here / "tokenizer.bin")
         self._tokens = telling.tokens
         self._command = [str(telling.llama2c / program), str(here / "model.bin"), "-z", str(here / "tokenizer.bin")]
         self._command += ["-t", "0", "-n", str(telling.tokens)]
@@ -132,7 +132,7 @@ def _matrices(config: Any) -> tuple[dict[str, NDArray[np.float32]], list[list[ND
 
 def _sizes(config: Any) -> bytes:
     c = config
-    return struct.pack("7i", c.dim, c.hidden, c.layers, c.heads, c.kv_heads, c.vocabulary, c.context)
+    return struct.pack("7i", c.dim, c.ffn_dim, c.layers, c.heads, c.kv_heads, c.vocab_size, c.context_length)
 
 
 def _norms(config: Any, weights: dict[str, NDArray[np.float32]], name: str) -> bytes:
@@ -147,7 +147,7 @@ def write_floats(config: Any, path: Path) -> None:
     parts += [_norms(config, weights, "feed_forward_norm")]
     parts += [matrix.tobytes() for kind in matrices[4:] for matrix in kind]
     # Last, the angles of the positions, which the program passes over.
-    parts += [weights["norm.weight"].tobytes(), bytes(config.context * config.dim // config.heads * 4)]
+    parts += [weights["norm.weight"].tobytes(), bytes(config.context_length * config.dim // config.heads * 4)]
     path.write_bytes(b"".join(parts))
 
 
@@ -164,9 +164,9 @@ def write_bytes(config: Any, path: Path, group: int = 64) -> None:
     path.write_bytes(b"".join(parts))
 
 
-def _write_tokenizer(vocabulary: int, path: Path) -> None:
+def _write_tokenizer(vocab_size: int, path: Path) -> None:
     """Every id is a word of its own: the program needs some text for it, and speed does not."""
-    words = [f"w{number}".encode() for number in range(vocabulary)]
+    words = [f"w{number}".encode() for number in range(vocab_size)]
     rows = [struct.pack("fi", 0.0, len(word)) + word for word in words]
     path.write_bytes(struct.pack("i", max(map(len, words))) + b"".join(rows))
 

@@ -72,7 +72,7 @@ def _llama(config: Any) -> Loss:
             y = _rms(x, w[b + "feed_forward_norm.weight"], config.norm_eps)
             up = jax.nn.silu(y @ w[b + "feed_forward.gate.weight"].T) * (y @ w[b + "feed_forward.up.weight"].T)
             x = x + up @ w[b + "feed_forward.down.weight"].T
-        head = w["embedding.weight"] if config.tied else w["head.weight"]
+        head = w["embedding.weight"] if config.tie_embeddings else w["head.weight"]
         return _cross_entropy(_rms(x, w["norm.weight"], config.norm_eps) @ head.T, targets)
 
     return loss
@@ -99,7 +99,7 @@ def _gpt2(config: Any) -> Loss:
             y = linear(w, b + "feed_forward.up", norm(w, b + "feed_forward_norm", x))
             y = jax.nn.gelu(y, approximate=config.activation == "gelu_tanh")
             x = x + linear(w, b + "feed_forward.down", y)
-        head = w["embedding.weight"] if config.tied else w["head.weight"]
+        head = w["embedding.weight"] if config.tie_embeddings else w["head.weight"]
         return _cross_entropy(norm(w, "norm", x) @ head.T, targets)
 
     return loss

@@ -43,20 +43,20 @@ def build_peer(config: Any, name: str = "") -> tuple[nn.Module, Loss]:
 
 
 def _hf_gpt2(package: Any, c: Any) -> tuple[nn.Module, Loss]:
-    sizes = {"n_embd": c.dim, "n_layer": c.layers, "n_head": c.heads, "n_inner": c.hidden, "n_positions": c.context}
+    sizes = {"n_embd": c.dim, "n_layer": c.layers, "n_head": c.heads, "n_inner": c.ffn_dim, "n_positions": c.context_length}
     off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False}
     activation = "gelu_new" if c.activation == "gelu_tanh" else "gelu"
     config = package.GPT2Config(
-        vocab_size=c.vocabulary, activation_function=activation, tie_word_embeddings=c.tied, **sizes, **off
+        vocab_size=c.vocab_size, activation_function=activation, tie_word_embeddings=c.tie_embeddings, **sizes, **off
     )
     return _hf_loss(package.GPT2LMHeadModel(config))
 
 
 def _hf_llama(package: Any, c: Any) -> tuple[nn.Module, Loss]:
     heads = {"num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads}
-    sizes = {"hidden_size": c.dim, "num_hidden_layers": c.layers, "intermediate_size": c.hidden}
+    sizes = {"hidden_size": c.dim, "num_hidden_layers": c.layers, "intermediate_size": c.ffn_dim}
     config = package.LlamaConfig(
-        vocab_size=c.vocabulary, max_position_embeddings=c.context, tie_word_embeddings=c.tied, use_cache=False,
+        vocab_size=c.vocab_size, max_position_embeddings=c.context_length, tie_word_embeddings=c.tie_embeddings, use_cache=False,
         rms_norm_eps=c.norm_eps, **heads, **sizes,
     )  # fmt: skip
     return _hf_loss(package.LlamaForCausalLM(config))
@@ -73,10 +73,10 @@ def _litgpt(c: Any) -> tuple[nn.Module, Loss]:
     sizes = {"n_embd": c.dim, "n_layer": c.layers, "n_head": c.heads, "n_query_groups": c.kv_heads}
     llama = {"norm_class_name": "RMSNorm", "mlp_class_name": "LLaMAMLP", "parallel_residual": False, "bias": False}
     built = model.GPT(config.Config(
-        vocab_size=c.vocabulary, padded_vocab_size=c.vocabulary, block_size=c.context, intermediate_size=c.hidden,
+        vocab_size=c.vocab_size, padded_vocab_size=c.vocab_size, block_size=c.context_length, intermediate_size=c.ffn_dim,
         norm_eps=c.norm_eps, rotary_percentage=1.0, rope_base=int(c.rotary_base), **sizes, **llama,
     ))  # fmt: skip
-    if c.tied:
+    if c.tie_embeddings:
         built.transformer.wte.weight = built.lm_head.weight  # as its own trainer ties them
     return built, lambda tokens: utils.chunked_cross_entropy(built(tokens[:, :-1]), tokens[:, 1:])
 
@@ -84,6 +84,6 @@ def _litgpt(c: Any) -> tuple[nn.Module, Loss]:
 def _mingru(package: Any, c: Any) -> tuple[nn.Module, Loss]:
     language_model = importlib.import_module(f"{package.__name__}.minLM").minLM
     model = language_model(
-        num_tokens=c.vocabulary, dim=c.dim, depth=c.layers, ff_mult=c.hidden / c.dim, expansion=c.expansion
+        num_tokens=c.vocab_size, dim=c.dim, depth=c.layers, ff_mult=c.ffn_dim / c.dim, expansion=c.expansion
     )
     return model, lambda tokens: model(tokens, return_loss=True)

@@ -15,12 +15,12 @@ class NanoGPT(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.vocabulary, config.dim)
-        self.positions = nn.Embedding(config.context, config.dim)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.positions = nn.Embedding(config.context_length, config.dim)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
-        self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
-        if config.tied:
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class _Block(nn.Module):
         self.heads = config.heads
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
         self.query_key_value, self.output = nn.Linear(config.dim, 3 * config.dim), nn.Linear(config.dim, config.dim)
-        self.up, self.down = nn.Linear(config.dim, config.hidden), nn.Linear(config.hidden, config.dim)
+        self.up, self.down = nn.Linear(config.dim, config.ffn_dim), nn.Linear(config.ffn_dim, config.dim)
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:

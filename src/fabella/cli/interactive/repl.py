@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fabella.cli.interactive.story_session import Conversation
 from fabella.errors import StorageError, UsageError, did_you_mean
-from fabella.storage.atomic_file import write_file
+from fabella.storage.atomic_file import atomic_write
 from fabella.storage.messages import storage_errors
 
 HELP = """Write how the story begins, or how it goes on; an empty line lets the model go on alone.
@@ -75,7 +75,9 @@ class Dialogue:
             return
         name, _, rest = line[1:].partition(" ")
         if name not in self._commands:
-            raise UsageError(f"There is no /{name}.", fix=f"{did_you_mean(name, self._commands)} /help tells them all.")
+            raise UsageError(
+                f"There is no /{name}.", hint=f"{did_you_mean(name, self._commands)} /help tells them all."
+            )
         self._commands[name](rest.strip())
 
     def _tell(self) -> None:
@@ -119,18 +121,18 @@ class Dialogue:
         if value.strip():
             self._talk.set(name.replace("-", "_"), value.strip())
         elif name:
-            raise UsageError(f"/set {name} needs a value.", fix=f"As in /set {name} 1.")
+            raise UsageError(f"/set {name} needs a value.", hint=f"As in /set {name} 1.")
         self._place.say("  ".join(f"{name} {value:g}" for name, value in self._talk.settings.items()))
 
     def _save(self, rest: str) -> None:
         with storage_errors(rest, "looking for it"):
             there = bool(rest) and "\0" not in rest and Path(rest).exists()
         if there:
-            raise UsageError(f"{rest} exists.", fix="Choose another name, or overwrite it with /save! FILE.")
+            raise UsageError(f"{rest} exists.", hint="Choose another name, or overwrite it with /save! FILE.")
         self._save_over(rest)
 
     def _save_over(self, rest: str) -> None:
         if not rest or "\0" in rest:
-            raise UsageError("/save needs the name of a file.", fix="As in /save story.txt.")
-        write_file(Path(rest), (self._talk.text + "\n").encode())
+            raise UsageError("/save needs the name of a file.", hint="As in /save story.txt.")
+        atomic_write(Path(rest), (self._talk.text + "\n").encode())
         self._place.say(f"Saved to {rest}.")

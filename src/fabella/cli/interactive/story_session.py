@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from fabella.errors import UsageError, did_you_mean
 from fabella.generation.completion import Ending
-from fabella.generation.generator import Teller
-from fabella.generation.sampling import Sampling
+from fabella.generation.generator import TextGenerator
+from fabella.generation.sampling import SamplingParams
 
 # Before these, no space is put between the story and a person's words.
 _JOINED = tuple(" \n\t.,;:!?…)]}'’”\"-–—")  # noqa: RUF001 - marks of the texts themselves
@@ -27,7 +27,9 @@ class Turn:
 class Conversation:
     """The story so far, and how it goes on. Each telling has a seed of its own, one after the other."""
 
-    def __init__(self, teller: Teller, sampling: Sampling, *, tokens: int, stop: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, teller: TextGenerator, sampling: SamplingParams, *, tokens: int, stop: tuple[str, ...] = ()
+    ) -> None:
         self.turns: list[Turn] = []
         self._teller, self._sampling, self._tokens, self._stop = teller, sampling, tokens, stop
 
@@ -46,23 +48,23 @@ class Conversation:
     def tell(self) -> Iterator[str]:
         """The model's part of the last turn, piece by piece; what was heard stays, wherever the listening ends."""
         turn = self.turns[-1]
-        telling = self._teller.tell([self.text], self._sampling, max_tokens=self._tokens, stop=self._stop)
+        telling = self._teller.stream_many([self.text], self._sampling, max_tokens=self._tokens, stop=self._stop)
         for _, piece in telling:
             turn.told += piece
             yield piece
-        turn.ended_by = telling.stories()[0].ended_by
+        turn.ended_by = telling.stories()[0].finish_reason
 
     def again(self) -> None:
         """Forget what the model added last, so that it is told anew. Raises UsageError where nothing was told."""
         if not self.turns:
-            raise UsageError("Nothing has been told yet.", fix="Write how the story begins.")
+            raise UsageError("Nothing has been told yet.", hint="Write how the story begins.")
         self.turns[-1] = Turn(self.turns[-1].words)
         self._sampling = replace(self._sampling, seed=(self._sampling.seed + 1) % 2**63)
 
     def back(self) -> None:
         """Take the last turn away, the person's words too. Raises UsageError where there is none."""
         if not self.turns:
-            raise UsageError("There is nothing to take back.", fix="Write how the story begins.")
+            raise UsageError("There is nothing to take back.", hint="Write how the story begins.")
         self.turns.pop()
 
     @property
@@ -73,16 +75,16 @@ class Conversation:
     def set(self, name: str, value: str) -> None:
         """Change one setting. Raises UsageError for an unknown name, and for a value out of bounds."""
         if name not in self.settings:
-            raise UsageError(f"There is no setting '{name}'.", fix=did_you_mean(name, self.settings))
-        whole = name == "tokens" or {field.name: field.type for field in fields(Sampling)}[name] in {int, "int"}
+            raise UsageError(f"There is no setting '{name}'.", hint=did_you_mean(name, self.settings))
+        whole = name == "tokens" or {field.name: field.type for field in fields(SamplingParams)}[name] in {int, "int"}
         try:
             number = int(value) if whole else float(value)
         except ValueError:
             kind = "a whole number" if whole else "a number"
-            raise UsageError(f"{name} = {value!r} is not {kind}.", fix=f"It is {self.settings[name]} now.") from None
+            raise UsageError(f"{name} = {value!r} is not {kind}.", hint=f"It is {self.settings[name]} now.") from None
         if name != "tokens":
             self._sampling = replace(self._sampling, **{name: number})
         elif number >= 1:
             self._tokens = int(number)
         else:
-            raise UsageError(f"tokens = {number} is less than 1.", fix="A few dozen are a sentence or two.")
+            raise UsageError(f"tokens = {number} is less than 1.", hint="A few dozen are a sentence or two.")

@@ -5,12 +5,12 @@ import hashlib
 DIGEST_BYTES = 16
 
 
-def digest(text: str) -> bytes:
+def document_hash(text: str) -> bytes:
     """BLAKE2b of the text's UTF-8, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
-def is_held_out(digest: bytes, fraction: float) -> bool:
+def in_holdout(digest: bytes, fraction: float) -> bool:
     """Whether a document belongs to validation when ``fraction`` (0 … 1) of all distinct texts shall.
 
     Exact duplicates share their digest, hence their side. A larger fraction holds out what a smaller one did, and more.

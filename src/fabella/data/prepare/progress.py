@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fabella.config.data import Data, Storybook, Streamed
-from fabella.text.source import paths
+from fabella.config.data import DataConfig, StorybookSource, Streaming
+from fabella.text.source import source_files
 
 # Text between two reports.
 REPORT_BYTES = 2**20
@@ -13,7 +13,7 @@ COMPRESSED = (".gz", ".xz", ".zst", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PrepareProgress:
     """``doing``: looking, sampling, learning the tokenizer, encoding. ``share`` of that, 0 to 1; -1 where unknown."""
 
     doing: str
@@ -34,7 +34,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
+class CorpusSize:
     """All documents or bytes of a source, where one of them is known; 0 where not."""
 
     documents: int = 0
@@ -47,24 +47,24 @@ class Total:
         return min(read / self.bytes, 1.0) if self.bytes else -1.0
 
 
-def total_of(data: Data) -> Total:
+def total_of(data: DataConfig) -> CorpusSize:
     """What is known of a source before it is read."""
-    if isinstance(data.source, Storybook) and not isinstance(data.reading, Streamed):
-        return Total(documents=data.source.stories)
-    files = paths(data.source)
+    if isinstance(data.source, StorybookSource) and not isinstance(data.mode, Streaming):
+        return CorpusSize(documents=data.source.stories)
+    files = source_files(data.source)
     if data.source.kind != "files" or any(path.suffix in COMPRESSED for path in files):
-        return Total()
+        return CorpusSize()
     size = sum(path.stat().st_size for path in files)
-    return Total(bytes=min(size, data.reading.head_bytes) if isinstance(data.reading, Streamed) else size)
+    return CorpusSize(bytes=min(size, data.mode.tokenizer_sample_bytes) if isinstance(data.mode, Streaming) else size)
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[PrepareProgress], None]
 
 
-class Meter:
+class ProgressMeter:
     """Counts what passes, and reports it every MiB of text."""
 
-    def __init__(self, doing: str, total: Total, report: Report | None) -> None:
+    def __init__(self, doing: str, total: CorpusSize, report: Report | None) -> None:
         self._doing, self._total, self._report = doing, total, report
         self._begun = time.monotonic()
         self._reported = 0
@@ -82,7 +82,7 @@ class Meter:
         self._reported = self.bytes
         if self._report:
             seconds = time.monotonic() - self._begun
-            self._report(Progress(self._doing, self.documents, self.bytes, seconds, share))
+            self._report(PrepareProgress(self._doing, self.documents, self.bytes, seconds, share))
 
     def watch(self, documents: Iterable[str]) -> Iterator[str]:
         """The documents, counted as they pass."""

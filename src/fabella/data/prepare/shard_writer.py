@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from fabella.data.dataset import DOCUMENT_BYTES, INT64, OFFSETS, Ids, ShardRecord, SplitRecord
-from fabella.data.npy import ArrayWriter
-from fabella.data.prepare.tokenize import Encoded
+from fabella.data.dataset import DOCUMENT_BYTES, INT64, OFFSETS, ShardRecord, SplitRecord, TokenIds
+from fabella.data.npy import NpyWriter
+from fabella.data.prepare.tokenize import TokenizedDocuments
 from fabella.storage import storage_errors
 
 # 64 MiB of uint16: few files, and each still fits into a page cache.
@@ -23,20 +23,20 @@ class SplitWriter:
             folder.mkdir()
         self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
         self.tokens = self.documents = self.bytes = 0
-        self._shards: list[ArrayWriter] = []
+        self._shards: list[NpyWriter] = []
         self._files = ExitStack()
 
     def __enter__(self) -> Self:
         self._files.__enter__()
-        self._offsets = self._files.enter_context(ArrayWriter(self._folder / OFFSETS, INT64))
-        self._sizes = self._files.enter_context(ArrayWriter(self._folder / DOCUMENT_BYTES, INT64))
+        self._offsets = self._files.enter_context(NpyWriter(self._folder / OFFSETS, INT64))
+        self._sizes = self._files.enter_context(NpyWriter(self._folder / DOCUMENT_BYTES, INT64))
         self._offsets.append(np.zeros(1, dtype=np.int64))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._files.__exit__(*error)
 
-    def append(self, encoded: Encoded) -> None:
+    def append(self, encoded: TokenizedDocuments) -> None:
         """Documents after those already written."""
         self._offsets.append(self.tokens + np.cumsum(encoded.lengths))
         self._sizes.append(encoded.sizes)
@@ -45,11 +45,11 @@ class SplitWriter:
         self.documents += len(encoded.lengths)
         self.bytes += int(encoded.sizes.sum())
 
-    def _append_ids(self, ids: Ids) -> None:
+    def _append_ids(self, ids: TokenIds) -> None:
         while len(ids):
             if not self._shards or self._shards[-1].length == self._shard_tokens:
                 path = self._folder / f"shard-{len(self._shards):05d}.npy"
-                self._shards.append(self._files.enter_context(ArrayWriter(path, self._dtype)))
+                self._shards.append(self._files.enter_context(NpyWriter(path, self._dtype)))
             room = self._shard_tokens - self._shards[-1].length
             self._shards[-1].append(ids[:room])
             ids = ids[room:]

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.prepare.holdout import digest as digest_of
-from fabella.data.prepare.holdout import is_held_out
+from fabella.data.prepare.holdout import document_hash as digest_of
+from fabella.data.prepare.holdout import in_holdout
 from fabella.errors import DataError
 
 # About sixty windows of 256 English BPE tokens.
@@ -26,7 +26,7 @@ FARTHEST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class SplitDocument:
     """A document, or a part of one, on its side."""
 
     text: str
@@ -34,10 +34,10 @@ class Placed:
     held_out: bool
 
 
-class Rule(Protocol):
+class SplitRule(Protocol):
     """How documents are split."""
 
-    def place(self, text: str, digest: bytes) -> Iterator[Placed]:
+    def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
         """The document on its side; in two parts, or not at all, where the rule says so."""
         ...
 
@@ -46,27 +46,27 @@ class Rule(Protocol):
         ...
 
 
-class ByHash(Rule):
+class HashSplit(SplitRule):
     """A share of all distinct texts, by their hash."""
 
     def __init__(self, fraction: float) -> None:
         self._fraction = fraction
 
-    def place(self, text: str, digest: bytes) -> Iterator[Placed]:
-        yield Placed(text, digest, is_held_out(digest, self._fraction))
+    def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
+        yield SplitDocument(text, digest, in_holdout(digest, self._fraction))
 
     def sentences(self) -> Iterator[str]:
         yield f"held out for validation: {self._fraction:.3g} of all distinct documents, by the hash of their text"
 
 
-class BySmallestHash(Rule):
+class SmallestHashSplit(SplitRule):
     """The distinct texts of ``digests``: those with the smallest hashes that do not take too much."""
 
     def __init__(self, digests: frozenset[bytes], documents: int) -> None:
         self._digests, self._documents = digests, documents
 
-    def place(self, text: str, digest: bytes) -> Iterator[Placed]:
-        yield Placed(text, digest, digest in self._digests)
+    def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
+        yield SplitDocument(text, digest, digest in self._digests)
 
     def sentences(self) -> Iterator[str]:
         yield (
@@ -75,19 +75,19 @@ class BySmallestHash(Rule):
         )
 
 
-class ByPosition(Rule):
+class TailSplit(SplitRule):
     """The last part of the longest document: ``share`` of its characters."""
 
     def __init__(self, longest: bytes, share: float) -> None:
         self._longest, self._share = longest, share
 
-    def place(self, text: str, digest: bytes) -> Iterator[Placed]:
+    def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
         if digest != self._longest:
-            yield Placed(text, digest, held_out=False)
+            yield SplitDocument(text, digest, held_out=False)
             return
         cut = min(max(1, round(len(text) * (1 - self._share))), len(text) - 1)
-        yield Placed(text[:cut], digest_of(text[:cut]), held_out=False)
-        yield Placed(text[cut:], digest_of(text[cut:]), held_out=True)
+        yield SplitDocument(text[:cut], digest_of(text[:cut]), held_out=False)
+        yield SplitDocument(text[cut:], digest_of(text[cut:]), held_out=True)
 
     def sentences(self) -> Iterator[str]:
         yield (
@@ -96,7 +96,7 @@ class ByPosition(Rule):
         )
 
 
-class Given(Rule):
+class Given(SplitRule):
     """A validation text of its own: what also stands in it is not trained on."""
 
     def __init__(self, validation: Iterable[bytes], name: str) -> None:
@@ -104,11 +104,11 @@ class Given(Rule):
         # Eight bytes of each digest: that two different documents share them happens once in 2⁶⁴ / documents texts.
         self._digests = _sorted(validation)
 
-    def place(self, text: str, digest: bytes) -> Iterator[Placed]:
+    def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
         number = np.uint64(int.from_bytes(digest[:8], "big"))
         at = int(np.searchsorted(self._digests, number))
         if at == len(self._digests) or self._digests[at] != number:
-            yield Placed(text, digest, held_out=False)
+            yield SplitDocument(text, digest, held_out=False)
 
     def sentences(self) -> Iterator[str]:
         yield f"validation text: {self._name}"
@@ -119,7 +119,7 @@ def _sorted(digests: Iterable[bytes]) -> NDArray[np.uint64]:
     return np.unique(numbers)
 
 
-def held_share(documents: Iterable[str], fraction: float) -> Rule:
+def holdout_rule(documents: Iterable[str], fraction: float) -> SplitRule:
     """The rule for holding out ``fraction`` of ``documents``; reads only as far as it must. Raises DataError."""
     distinct: dict[bytes, int] = {}
     read = learned = held = 0
@@ -128,21 +128,21 @@ def held_share(documents: Iterable[str], fraction: float) -> Rule:
         read += size
         if digest not in distinct:
             distinct[digest] = size
-            if is_held_out(digest, fraction):
+            if in_holdout(digest, fraction):
                 held += size
             else:
                 learned += size
         enough = held >= LEAST_HELD_BYTES or (held and read >= FARTHEST_BYTES)
         if enough and held <= max(2 * fraction, MOST_HELD_SHARE) * (held + learned) and learned:
-            return ByHash(fraction)
+            return HashSplit(fraction)
     return _of_few(distinct, fraction)
 
 
-def _of_few(sizes: dict[bytes, int], fraction: float) -> Rule:
+def _of_few(sizes: dict[bytes, int], fraction: float) -> SplitRule:
     """The rule for all distinct documents of a small text, given as digest → bytes."""
     total = sum(sizes.values())
     if total < 2:
-        raise DataError("The text has no two characters to learn from.", fix="Bring more text.")
+        raise DataError("The text has no two characters to learn from.", hint="Bring more text.")
     wanted = max(fraction * total, min(LEAST_HELD_BYTES, LEAST_HELD_SHARE * total))
     most = max(2 * wanted, MOST_HELD_SHARE * total)
     chosen: list[bytes] = []
@@ -152,6 +152,6 @@ def _of_few(sizes: dict[bytes, int], fraction: float) -> Rule:
             chosen.append(digest)
             held += sizes[digest]
     if held >= wanted / 2:
-        return BySmallestHash(frozenset(chosen), len(sizes))
+        return SmallestHashSplit(frozenset(chosen), len(sizes))
     longest = max(sizes, key=lambda digest: (sizes[digest], digest))
-    return ByPosition(longest, min(wanted / sizes[longest], 1.0))
+    return TailSplit(longest, min(wanted / sizes[longest], 1.0))

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
-from fabella.data.prepare.splitting import Placed
+from fabella.data.prepare.splitting import SplitDocument
 
 # Merges learned from more text hardly differ; the trainers hold the words of all of it in memory.
 MOST_BYTES = 100_000_000
 
 
-class Sample:
+class ByteBudgetSample:
     """Documents whose hash lies below a bound; whenever they exceed ``most`` bytes, the bound is halved."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
@@ -18,7 +18,7 @@ class Sample:
         self.read = self.kept = 0
         """bytes of all documents, and of those kept"""
 
-    def add(self, document: Placed) -> None:
+    def add(self, document: SplitDocument) -> None:
         """Keep the document if its hash lies below the bound."""
         # The other half of the digest than the one that decides on the side.
         number, size = int.from_bytes(document.digest[8:], "big"), len(document.text.encode())
@@ -46,9 +46,9 @@ class Sample:
         )
 
 
-def take(documents: Iterable[Placed], most: int = MOST_BYTES) -> Sample:
+def sample_bytes(documents: Iterable[SplitDocument], most: int = MOST_BYTES) -> ByteBudgetSample:
     """A sample of the training side of ``documents``."""
-    sample = Sample(most)
+    sample = ByteBudgetSample(most)
     for document in documents:
         if not document.held_out:
             sample.add(document)

@@ -31,7 +31,7 @@ def main(folder: str, dtype: str) -> None:
         try:
             encoded = encode(tokenizer, [text.decode() for text in texts], np.dtype(dtype))
         except FabellaError as error:
-            send(answers, FAILED, error.problem.encode(errors="replace"), error.fix.encode(errors="replace"))
+            send(answers, FAILED, error.message.encode(errors="replace"), error.hint.encode(errors="replace"))
         else:
             send(answers, DONE, encoded.ids.data, encoded.lengths.data, encoded.sizes.data)
 

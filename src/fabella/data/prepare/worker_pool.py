@@ -20,7 +20,7 @@ import numpy as np
 
 from fabella.data.pipe_messages import receive, send
 from fabella.data.prepare import worker
-from fabella.data.prepare.tokenize import Encoded
+from fabella.data.prepare.tokenize import TokenizedDocuments
 from fabella.errors import DataError, TokenizerError
 from fabella.tokenizers.vocab_bytes import utf8
 
@@ -52,20 +52,20 @@ class Workers:
         except OSError as error:
             self.__exit__()
             problem = f"Worker {len(self._processes) + 1} could not be started: {error.strerror}."
-            raise WorkerEndedError(problem, fix="Use fewer: --workers 1.") from error
+            raise WorkerEndedError(problem, hint="Use fewer: --workers 1.") from error
 
     @property
     def pids(self) -> list[int]:
         """Process ids, in the order of the workers' numbers."""
         return [process.pid for process in self._processes]
 
-    def encode(self, chunks: Iterable[Sequence[str]], first: int = 0) -> Iterator[Encoded]:
+    def encode(self, chunks: Iterable[Sequence[str]], first: int = 0) -> Iterator[TokenizedDocuments]:
         """The chunks encoded, in their order; ``first`` is the number of their first document, for errors.
 
         At most two chunks a worker are under way, so that memory stays bounded. Raises TokenizerError where a text
         cannot be encoded, WorkerEndedError where a worker died or is silent.
         """
-        waiting: deque[tuple[Future[Encoded], _Task]] = deque()
+        waiting: deque[tuple[Future[TokenizedDocuments], _Task]] = deque()
         for texts in chunks:
             task = _Task(first, texts)
             first += len(texts)
@@ -75,7 +75,7 @@ class Workers:
         while waiting:
             yield self._result(*waiting.popleft())
 
-    def _run(self, task: "_Task") -> Encoded:
+    def _run(self, task: "_Task") -> TokenizedDocuments:
         process = self._idle.get()
         task.process = process
         try:
@@ -84,7 +84,7 @@ class Workers:
             # One that has ended goes back as well: whoever takes it next learns that at once instead of waiting.
             self._idle.put(process)
 
-    def _result(self, future: "Future[Encoded]", task: "_Task") -> Encoded:
+    def _result(self, future: "Future[TokenizedDocuments]", task: "_Task") -> TokenizedDocuments:
         seconds = self._patience + task.bytes / SLOWEST_BYTES_PER_SECOND
         try:
             return future.result(timeout=seconds)
@@ -92,7 +92,7 @@ class Workers:
             who = str(task.process) if task.process else "A worker"
             raise WorkerEndedError(
                 f"{who} has been silent for {seconds:.0f} s while encoding {task}.",
-                fix="Look at that text, or use --workers 1.",
+                hint="Look at that text, or use --workers 1.",
             ) from None
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class _Process:
         )
         self.pid = self._process.pid
 
-    def encode(self, task: _Task) -> Encoded:
+    def encode(self, task: _Task) -> TokenizedDocuments:
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None, "a pipe was asked for"
         assert answers is not None, "a pipe was asked for"
@@ -148,9 +148,9 @@ class _Process:
             raise self._ended(task) from error
         if kind == worker.FAILED:
             problem, fix = (part.decode() for part in parts)
-            raise TokenizerError(f"{self}, {task}, counted from the first of them: {problem}", fix=fix)
+            raise TokenizerError(f"{self}, {task}, counted from the first of them: {problem}", hint=fix)
         ids, lengths, sizes = parts
-        return Encoded(
+        return TokenizedDocuments(
             np.frombuffer(ids, self._dtype), np.frombuffer(lengths, np.int64), np.frombuffer(sizes, np.int64)
         )
 
@@ -160,7 +160,7 @@ class _Process:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return WorkerEndedError(
             f"{self} ended ({how}) while encoding {task}.",
-            fix="If memory ran out, use fewer: --workers 1.",
+            hint="If memory ran out, use fewer: --workers 1.",
         )
 
     def end(self) -> None:

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fabella.config.data import Data, Streamed
+from fabella.config.data import DataConfig, Streaming
 from fabella.data.batches import Batch
-from fabella.data.dataset import Ids, dtype_for
-from fabella.data.permutation import mix
-from fabella.data.prepare.corpus import Passes
-from fabella.data.prepare.splitting import Rule
+from fabella.data.dataset import TokenIds, dtype_for
+from fabella.data.permutation import splitmix64
+from fabella.data.prepare.corpus import Corpus
+from fabella.data.prepare.splitting import SplitRule
 from fabella.data.prepare.tokenize import encode
 from fabella.data.streaming.packing import cutter
-from fabella.data.streaming.shuffle_buffer import Blocks, Upstream, shuffled, uneven
-from fabella.data.streaming.sources import Drawn, Epochs
-from fabella.text.resumable import Leaf, leaves
+from fabella.data.streaming.shuffle_buffer import ResumableStream, ShuffleBuffer, shuffled, varying_sizes
+from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
+from fabella.text.resumable import Leaf, flatten_mixture
 from fabella.tokenizers.tokenizer import Tokenizer
 
 # Documents encoded in one call: enough for the tokenizer to be fast, few enough not to be waited for.
@@ -33,39 +33,47 @@ ENCODED_BYTES = 2**18
 ROW_BUFFER_BYTES = 2**26
 
 
-class Stream:
+class StreamingDataset:
     """The training batches of ``data`` under ``seed``. Another size of batches cuts the same line of windows."""
 
-    def __init__(self, data: Data, tokenizer: Tokenizer, seed: int, state: str = "") -> None:
+    def __init__(self, data: DataConfig, tokenizer: Tokenizer, seed: int, state: str = "") -> None:
         """``state``: ``Batch.stream`` of the batch to go on after; empty: from the beginning. Raises TextError."""
-        section = data.reading
-        assert isinstance(section, Streamed), "a stream is asked for"
-        self._tokenizer, self._dtype = tokenizer, dtype_for(tokenizer.vocabulary)
-        rule = Passes(data, None).rule
-        sources = leaves(data.source)
+        section = data.mode
+        assert isinstance(section, Streaming), "a stream is asked for"
+        self._tokenizer, self._dtype = tokenizer, dtype_for(tokenizer.vocab_size)
+        rule = Corpus(data, None).rule
+        sources = flatten_mixture(data.source)
         parts = [
-            self._encoded(source, data, rule, section.row_buffer, mix(mix(seed) + mix(number)))
+            self._encoded(
+                source, data, rule, section.document_shuffle_buffer, splitmix64(splitmix64(seed) + splitmix64(number))
+            )
             for number, (_, source) in enumerate(sources, start=1)
         ]
-        drawn = Drawn(parts, [weight for weight, _ in sources], seed)
-        self._cutter = cutter(drawn, data.windows, tokenizer.end, self._dtype)
-        key = mix(mix(seed) + mix(0))
-        self._windows = Blocks(self._cutter, shuffled(key), uneven(section.sequence_buffer, key))
+        drawn = WeightedInterleave(parts, [weight for weight, _ in sources], seed)
+        self._cutter = cutter(drawn, data.sequences, tokenizer.eos_id, self._dtype)
+        key = splitmix64(splitmix64(seed) + splitmix64(0))
+        self._windows = ShuffleBuffer(self._cutter, shuffled(key), varying_sizes(section.sequence_shuffle_buffer, key))
         if state:
             self._windows.restore(json.loads(state))
 
-    def _encoded(self, source: Leaf, data: Data, rule: Rule, buffer: int, key: int) -> Upstream[Ids]:
+    def _encoded(
+        self, source: Leaf, data: DataConfig, rule: SplitRule, buffer: int, key: int
+    ) -> ResumableStream[TokenIds]:
         """The documents of one source, shuffled by its row buffer, as ids."""
-        rows = Blocks(
-            Epochs(source, data, rule, key), shuffled(key), uneven(buffer, key), weigh=len, most=ROW_BUFFER_BYTES
+        rows = ShuffleBuffer(
+            RepeatedSource(source, data, rule, key),
+            shuffled(key),
+            varying_sizes(buffer, key),
+            weigh=len,
+            most=ROW_BUFFER_BYTES,
         )
-        return Blocks(rows, self._encode, lambda _number: ENCODED_TOGETHER, weigh=len, most=ENCODED_BYTES)
+        return ShuffleBuffer(rows, self._encode, lambda _number: ENCODED_TOGETHER, weigh=len, most=ENCODED_BYTES)
 
-    def _encode(self, texts: list[str], _number: int) -> Sequence[Ids]:
+    def _encode(self, texts: list[str], _number: int) -> Sequence[TokenIds]:
         encoded = encode(self._tokenizer, texts, self._dtype)
         return np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])
 
     def batch(self, size: int) -> Batch:
         """The next ``size`` windows."""
-        windows = [self._windows.pull() for _ in range(size)]
+        windows = [self._windows.next_item() for _ in range(size)]
         return self._cutter.batch(windows, json.dumps(self._windows.state(), separators=(",", ":")))

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fabella.config.data import Data, Streamed
+from fabella.config.data import DataConfig, Streaming
 from fabella.data.batches import Batch
 from fabella.data.pipe_messages import receive, send
 from fabella.data.streaming import reader_process
@@ -32,19 +32,19 @@ class ReaderEndedError(DataError):
     """The process that reads a stream was killed, crashed, or hangs."""
 
 
-class StreamFeed(Iterator[Batch]):
+class StreamingLoader(Iterator[Batch]):
     """An iterator over batches that can be closed at any time; its process and its thread then end."""
 
-    def __init__(self, data: Data, tokenizer: Path, seed: int, start: str, sizes: Iterator[int]) -> None:
-        assert isinstance(data.reading, Streamed), "a stream is asked for"
-        self._patience = data.reading.patience_seconds
+    def __init__(self, data: DataConfig, tokenizer: Path, seed: int, start: str, sizes: Iterator[int]) -> None:
+        assert isinstance(data.mode, Streaming), "a stream is asked for"
+        self._patience = data.mode.timeout_seconds
         self._sizes, self._windows = sizes, 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fabella-stream")
         self._waiting: deque[tuple[Future[Batch], str]] = deque()
         self._reader: _Reader | None = None
         try:
             self._reader = _Reader(data, tokenizer, seed, start)
-            for _ in range(data.reading.ahead):
+            for _ in range(data.mode.prefetch_batches):
                 self._ask(self._reader)
         except BaseException:
             self.close()
@@ -68,7 +68,7 @@ class StreamFeed(Iterator[Batch]):
             self.close()
             raise ReaderEndedError(
                 f"{who} has been silent for {self._patience:g} s while reading {which}.",
-                fix="Look at the source or the network, or raise data.reading.patience_seconds; then: fabella resume.",
+                hint="Look at the source or the network, or raise data.mode.timeout_seconds; then: fabella resume.",
             ) from None
         except BaseException:
             self.close()
@@ -101,13 +101,13 @@ class StreamFeed(Iterator[Batch]):
         self.close()
 
 
-def stream_feed(data: Data, tokenizer: Path, seed: int, start: str, sizes: Iterator[int]) -> StreamFeed:
+def stream_feed(data: DataConfig, tokenizer: Path, seed: int, start: str, sizes: Iterator[int]) -> StreamingLoader:
     """Batches of ``sizes`` windows each, from where ``start`` (``Batch.stream``; empty: the beginning) stands.
 
-    ``tokenizer`` is the folder of a saved one. At most ``data.reading.ahead`` batches wait. ``next`` raises what went
+    ``tokenizer`` is the folder of a saved one. At most ``data.mode.prefetch_batches`` batches wait. ``next`` raises what went
     wrong in reading: TextError, TokenizerError, or ReaderEndedError where the process died or is silent. Close it.
     """
-    return StreamFeed(data, tokenizer, seed, start, sizes)
+    return StreamingLoader(data, tokenizer, seed, start, sizes)
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def _signals_blocked() -> Generator[None]:
 class _Reader:
     """The process, its pipes, and what it was asked to read."""
 
-    def __init__(self, data: Data, tokenizer: Path, seed: int, state: str) -> None:
+    def __init__(self, data: DataConfig, tokenizer: Path, seed: int, state: str) -> None:
         self._name = describe(data.source)
         self._lock = threading.Lock()
         asked = {
@@ -160,7 +160,7 @@ class _Reader:
             raise self._ended(which) from error
         if kind == reader_process.FAILED:
             name, problem, fix = (part.decode() for part in parts)
-            raise KINDS.get(name, DataError)(problem, fix=fix)
+            raise KINDS.get(name, DataError)(problem, hint=fix)
         shape, tokens, targets, stream = parts
         both = (np.frombuffer(ids, np.int32).reshape(json.loads(shape)).copy() for ids in (tokens, targets))
         return Batch(*both, stream=stream.decode())
@@ -171,7 +171,7 @@ class _Reader:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return ReaderEndedError(
             f"{self} ended ({how}) while reading {which}.",
-            fix="If memory ran out, lower data.reading.row_buffer; then: fabella resume.",
+            hint="If memory ran out, lower data.mode.document_shuffle_buffer; then: fabella resume.",
         )
 
     def end(self) -> None:

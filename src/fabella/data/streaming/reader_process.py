@@ -14,9 +14,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from fabella.config.data import Data
+from fabella.config.data import DataConfig
 from fabella.data.pipe_messages import receive, send
-from fabella.data.streaming.dataset import Stream
+from fabella.data.streaming.dataset import StreamingDataset
 from fabella.errors import FabellaError
 from fabella.tokenizers import loading
 
@@ -38,7 +38,7 @@ def main() -> None:
             shape = json.dumps(batch.tokens.shape).encode()
             send(answers, DONE, shape, batch.tokens.data, batch.targets.data, batch.stream.encode())
     except FabellaError as error:
-        words = (type(error).__name__, error.problem, error.fix)
+        words = (type(error).__name__, error.message, error.hint)
         send(answers, FAILED, *(word.encode(errors="replace") for word in words))
 
 
@@ -53,9 +53,9 @@ def _listen(requests: "queue.SimpleQueue[bytes]") -> None:
             os._exit(0)
 
 
-def _opened(asked: dict[str, Any]) -> Stream:
+def _opened(asked: dict[str, Any]) -> StreamingDataset:
     tokenizer = loading.load(Path(asked["tokenizer"]))
-    return Stream(Data.model_validate(asked["data"]), tokenizer, asked["seed"], asked["state"])
+    return StreamingDataset(DataConfig.model_validate(asked["data"]), tokenizer, asked["seed"], asked["state"])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from fabella.data.permutation import mix, permute
+from fabella.data.permutation import permute, splitmix64
 from fabella.errors import TextError
 
 State = dict[str, Any]
@@ -24,10 +24,10 @@ U = TypeVar("U")
 Given = TypeVar("Given", covariant=True)
 
 
-class Upstream(Protocol[Given]):
+class ResumableStream(Protocol[Given]):
     """A part of a stream. It gives items without end; None is the border between two epochs."""
 
-    def pull(self) -> Given | None:
+    def next_item(self) -> Given | None:
         """The next item."""
         ...
 
@@ -40,12 +40,12 @@ class Upstream(Protocol[Given]):
         ...
 
 
-class Blocks(Generic[T, U]):
+class ShuffleBuffer(Generic[T, U]):
     """What ``arrange(block, its number)`` makes of each block, one at a time, without end."""
 
     def __init__(
         self,
-        upstream: Upstream[T],
+        upstream: ResumableStream[T],
         arrange: Callable[[list[T], int], Sequence[U]],
         items: Callable[[int], int],
         *,
@@ -60,7 +60,7 @@ class Blocks(Generic[T, U]):
         self._given: Sequence[U] = ()
         self._begin_filling(0)
 
-    def pull(self) -> U:
+    def next_item(self) -> U:
         """The next item; one more is read for the next block."""
         while self._used == len(self._given):
             self._turn()
@@ -101,7 +101,7 @@ class Blocks(Generic[T, U]):
         self._weight, self._full = 0, False
 
     def _fill(self) -> None:
-        item = self._upstream.pull()
+        item = self._upstream.next_item()
         if item is None:
             self._full = bool(self._filling)  # a border right behind a full block ends nothing
             return
@@ -115,17 +115,17 @@ def shuffled(key: int) -> Callable[[list[T], int], list[T]]:
     """An ``arrange`` that puts each block in an order of its own, decided by (key, number)."""
 
     def arrange(items: list[T], number: int) -> list[T]:
-        order = permute(np.arange(len(items)), len(items), mix(key + mix(number)))
+        order = permute(np.arange(len(items)), len(items), splitmix64(key + splitmix64(number)))
         return [items[place] for place in order.tolist()]
 
     return arrange
 
 
-def uneven(most: int, key: int) -> Callable[[int], int]:
+def varying_sizes(most: int, key: int) -> Callable[[int], int]:
     """Sizes between half of ``most`` and all of it: each epoch cuts its blocks elsewhere, for other neighbours."""
 
     def items(number: int) -> int:
-        return most // 2 + 1 + mix(key + mix(~number)) % (most - most // 2)
+        return most // 2 + 1 + splitmix64(key + splitmix64(~number)) % (most - most // 2)
 
     return items
 
@@ -147,5 +147,5 @@ def changed(how: str) -> TextError:
     """The error for text that is not what it was when it was read before."""
     return TextError(
         f"The text is not what it was when this run read it before: {how}.",
-        fix="Bring the original text back, or begin a new run.",
+        hint="Bring the original text back, or begin a new run.",
     )

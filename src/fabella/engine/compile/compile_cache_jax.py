@@ -11,7 +11,7 @@ WORTH_KEEPING_SECONDS = 1.0
 """What compiles faster is not written down: looking it up would take as long."""
 
 
-def keep_kernels() -> None:
+def use_compile_cache() -> None:
     """Keep compiled steps beyond this process; a choice of the user's (JAX_COMPILATION_CACHE_DIR) stands.
 
     JAX writes each entry aside and renames it, and passes over one that it cannot read.

@@ -11,7 +11,7 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-from fabella.storage import cache_folder, locked, make_folders, remove_folder
+from fabella.storage import cache_folder, locked, make_folders, remove_dir
 
 PLACE = "TORCHINDUCTOR_CACHE_DIR"
 PYTORCHS_OWN = "torchinductor_"
@@ -19,13 +19,13 @@ PYTORCHS_OWN = "torchinductor_"
 MARK = "compiling-"
 
 
-class Kernels:
+class CompileCache:
     """The kernels of one process: in a folder with its mark, or wherever the user or PyTorch has chosen."""
 
     def __init__(self, mark: Path | None = None, descriptor: int = -1) -> None:
         self._mark, self._descriptor = mark, descriptor
 
-    def are_made(self) -> None:
+    def mark_complete(self) -> None:
         """Say so after a step: all of its kernels are whole. Again and again does no harm."""
         if self._mark:
             self._mark.unlink(missing_ok=True)
@@ -33,7 +33,7 @@ class Kernels:
             self._mark = None
 
 
-def keep_kernels() -> Kernels:
+def use_compile_cache() -> CompileCache:
     """Keep compiled kernels in the user's cache, beyond a restart of the machine; where it can be written to.
 
     A choice of the user's (TORCHINDUCTOR_CACHE_DIR) stands, and is then the user's to keep sound.
@@ -41,20 +41,20 @@ def keep_kernels() -> Kernels:
     own = cache_folder("kernels")
     chosen = Path(os.environ.get(PLACE, PYTORCHS_OWN))
     if len(str(own).split()) > 1:  # PyTorch 2.13 hands the compiler its paths unquoted
-        return Kernels()
+        return CompileCache()
     if chosen.parent != own and not chosen.name.startswith(PYTORCHS_OWN):
-        return Kernels()
+        return CompileCache()
     try:
         make_folders(own)
     except OSError:  # no home that can be written to: PyTorch keeps them among temporary files
-        return Kernels()
+        return CompileCache()
     with locked(own, what="the folder of kernels", briefly=True):
         folder = next(folder for number in count() if _is_sound(folder := own / str(number)))
         make_folders(folder)
         descriptor, mark = tempfile.mkstemp(prefix=MARK, dir=folder)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     os.environ[PLACE] = str(folder)
-    return Kernels(Path(mark), descriptor)
+    return CompileCache(Path(mark), descriptor)
 
 
 def _is_sound(folder: Path) -> bool:
@@ -62,7 +62,7 @@ def _is_sound(folder: Path) -> bool:
     looks = [_is_held(mark) for mark in list(folder.glob(f"{MARK}*"))]
     held, abandoned = looks.count(True), looks.count(False)
     if abandoned and not held:
-        remove_folder(folder)
+        remove_dir(folder)
     return not (abandoned and held)
 
 

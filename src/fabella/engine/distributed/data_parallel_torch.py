@@ -16,28 +16,28 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fabella.config.training import Copied, Sharded
+from fabella.config.training import DDP, FSDP
 from fabella.engine import engine_torch
 from fabella.engine.distributed.process_group_torch import TorchRanks
-from fabella.engine.distributed.single_device_torch import Arrays, Single, as_array
+from fabella.engine.distributed.single_device_torch import Arrays, SingleDeviceStrategy, as_array
 
 
-def spread(model: nn.Module, ranks: TorchRanks, section: Copied | Sharded) -> Single:
+def parallelize(model: nn.Module, ranks: TorchRanks, section: DDP | FSDP) -> SingleDeviceStrategy:
     """The model on the devices of all ``ranks``; each must call this with the same weights."""
-    return Shards(model, ranks) if isinstance(section, Sharded) else Copies(model, ranks)
+    return FSDPStrategy(model, ranks) if isinstance(section, FSDP) else DDPStrategy(model, ranks)
 
 
-class Copies(Single):
+class DDPStrategy(SingleDeviceStrategy):
     """The whole model on every device, its gradients averaged by DDP while the last backward pass goes on."""
 
     def __init__(self, model: nn.Module, ranks: TorchRanks) -> None:
         super().__init__(model)
-        self.ranks, self.size = ranks, ranks.place.size
-        self.words = f"data, {self.size} processes"
+        self.ranks, self.size = ranks, ranks.place.world_size
+        self.description = f"data, {self.size} processes"
         self.carrier = DistributedDataParallel(_Loss(model), gradient_as_bucket_view=True)
         self._settle_buckets()
 
-    def rows(self, count: int) -> range:
+    def local_rows(self, count: int) -> range:
         share = count // self.size
         return range(self.ranks.place.rank * share, (self.ranks.place.rank + 1) * share)
 
@@ -56,10 +56,10 @@ class Copies(Single):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         return self.carrier(tokens, targets)
 
-    def accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self.carrier.no_sync()
 
-    def total(self, loss: Tensor) -> Tensor:
+    def mean_loss(self, loss: Tensor) -> Tensor:
         return self.ranks.sum(loss) / self.size
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -68,17 +68,17 @@ class Copies(Single):
         mine = (torch.arange(share, device=tokens.device) + self.ranks.place.rank * share) % count
         return self.ranks.gathered(super().losses(tokens[mine], targets[mine]))[:count]
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Arrays:
-        return super().whole(tensors) if self.ranks.place.rank == 0 else {}
+    def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
+        return super().to_numpy(tensors) if self.ranks.place.rank == 0 else {}
 
 
-class Shards(Copies):
+class FSDPStrategy(DDPStrategy):
     """Every parameter, gradient and moment in shards, one a device; a block is made whole while it is computed."""
 
     def __init__(self, model: Any, ranks: TorchRanks) -> None:
-        Single.__init__(self, model)
-        self.ranks, self.size = ranks, ranks.place.size
-        self.words = f"fsdp, {self.size} processes"
+        SingleDeviceStrategy.__init__(self, model)
+        self.ranks, self.size = ranks, ranks.place.world_size
+        self.description = f"fsdp, {self.size} processes"
         self.config = model.config
         for block in model.blocks:
             fully_shard(block)
@@ -89,32 +89,32 @@ class Shards(Copies):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         return self.model.loss(tokens, targets)
 
-    def accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         self.model.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def evaluated(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         weights = {name: as_array(_full(parameter)) for name, parameter in self.model.named_parameters()}
         return engine_torch.build(self.config, weights, self.ranks.device).eval()
 
-    def norms(self, gradients: list[Tensor]) -> Tensor:
-        return _full(super().norms(gradients))
+    def grad_norms(self, gradients: list[Tensor]) -> Tensor:
+        return _full(super().grad_norms(gradients))
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Arrays:
+    def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
         first = self.ranks.place.rank == 0
-        full = ((name, _full(tensor)) for name, tensor in tensors.items())
-        return {name: array for name, tensor in full for array in ([as_array(tensor)] if first else [])}
+        full_tensor = ((name, _full(tensor)) for name, tensor in tensors.items())
+        return {name: array for name, tensor in full_tensor for array in ([as_array(tensor)] if first else [])}
 
-    def full(self, tensor: Tensor) -> Tensor:
+    def full_tensor(self, tensor: Tensor) -> Tensor:
         return _full(tensor)
 
-    def laid(self, whole: Tensor, like: Tensor) -> Tensor:
+    def distribute(self, to_numpy: Tensor, like: Tensor) -> Tensor:
         if not isinstance(like, DTensor):
-            return whole
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+            return to_numpy
+        return distribute_tensor(to_numpy, like.device_mesh, like.placements, src_data_rank=None)
 
-    def placed(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
-        return self.laid(torch.tensor(array, device=like.device), like)
+    def from_numpy(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
+        return self.distribute(torch.tensor(array, device=like.device), like)
 
 
 class _Loss(nn.Module):

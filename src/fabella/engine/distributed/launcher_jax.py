@@ -17,7 +17,7 @@ def devices_here(asked: str) -> int:
     if asked == "auto":
         return len(jax.local_devices())
     if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(f"--devices {asked} is neither a number of devices nor auto.", fix="Use --devices auto.")
+        raise ConfigError(f"--devices {asked} is neither a number of devices nor auto.", hint="Use --devices auto.")
     return int(asked)
 
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException
 
-from fabella.engine.distributed.process_group import GO_ON
-from fabella.errors import ConfigError, RanksError
+from fabella.engine.distributed.process_group import RESUME_HINT
+from fabella.errors import ConfigError, DistributedError
 
 HOST = "127.0.0.1"
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -36,7 +36,7 @@ def devices_here(asked: str) -> int:
     if asked == "auto":
         return max(1, torch.cuda.device_count())
     if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(f"--devices {asked} is neither a number of devices nor auto.", fix="Use --devices auto.")
+        raise ConfigError(f"--devices {asked} is neither a number of devices nor auto.", hint="Use --devices auto.")
     return int(asked)
 
 
@@ -85,16 +85,16 @@ def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int
 def _code(context: ProcessContext, ended: ProcessExitedException) -> int:
     """The code of the process that failed first of its own accord; those that lost another one have RanksError's."""
     codes = [process.exitcode or 0 for process in context.processes]
-    if own := [code for code in codes if code > 0 and code != RanksError.exit_code]:
+    if own := [code for code in codes if code > 0 and code != DistributedError.exit_code]:
         return own[0]
     killed = [rank for rank, code in enumerate(codes) if code < 0]
     if killed:
         name = signal.Signals(-codes[killed[0]]).name
-        raise RanksError(
+        raise DistributedError(
             f"Process {killed[0]} of {len(codes)} was ended by {name}.",
-            fix=GO_ON,
+            hint=RESUME_HINT,
         ) from ended
-    return RanksError.exit_code
+    return DistributedError.exit_code
 
 
 @contextmanager

@@ -10,52 +10,52 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from fabella.config.training import Training
-from fabella.errors import ConfigError, FabellaError, RanksError
+from fabella.config.training import TrainingConfig
+from fabella.errors import ConfigError, DistributedError, FabellaError
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What every launcher of PyTorch programs sets; LOCAL_RANK and LOCAL_WORLD_SIZE besides on several machines."""
-GO_ON = "Go on from the newest checkpoint: fabella resume RUN, or the same command with --resume."
+RESUME_HINT = "Go on from the newest checkpoint: fabella resume RUN, or the same command with --resume."
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankInfo:
     """One process among ``size``; on its machine it is number ``local_rank`` of ``local_size``."""
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_size: int = 1
-    restarts: int = 0
+    local_world_size: int = 1
+    restart_count: int = 0
     """How often the launcher has started these processes anew after one of them died."""
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
     def __str__(self) -> str:
-        return f"process {self.rank} of {self.size}"
+        return f"process {self.rank} of {self.world_size}"
 
 
-def place_here() -> Place:
+def current_rank() -> RankInfo:
     """This process's place."""
-    return place_in(os.environ)
+    return rank_from_env(os.environ)
 
 
-def place_in(environment: Mapping[str, str]) -> Place:
+def rank_from_env(environment: Mapping[str, str]) -> RankInfo:
     """This process's place; the only one where no launcher has set any. Raises ConfigError for half a place."""
     given = [name for name in ("RANK", "WORLD_SIZE") if environment.get(name)]
     if not given:
-        return Place()
+        return RankInfo()
     missing = [name for name in NEEDED if not environment.get(name)]
     if missing:
         raise ConfigError(
             f"The environment has {given[0]}, but no {' and no '.join(missing)}: this process cannot find the others.",
-            fix="Start it with torchrun or --devices, or unset " + given[0] + ".",
+            hint="Start it with torchrun or --devices, or unset " + given[0] + ".",
         )
     rank, size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
-    place = Place(
+    place = RankInfo(
         rank,
         size,
         _number(environment, "LOCAL_RANK", rank),
@@ -70,21 +70,23 @@ def place_in(environment: Mapping[str, str]) -> Place:
 def _number(environment: Mapping[str, str], name: str, otherwise: int = 0) -> int:
     text = environment.get(name) or str(otherwise)
     if not text.isdecimal():
-        raise ConfigError(f"The environment's {name} = {text!r} is no number.", fix="Start with torchrun or --devices.")
+        raise ConfigError(
+            f"The environment's {name} = {text!r} is no number.", hint="Start with torchrun or --devices."
+        )
     return int(text)
 
 
-class Ranks(Protocol):
+class ProcessGroup(Protocol):
     """The processes of one training. Every method must be called by all of them, in the same order."""
 
-    place: Place
+    place: RankInfo
     """Which of them this one is."""
 
-    def meet(self, timeout_seconds: float) -> None:
+    def init_collectives(self, timeout_seconds: float) -> None:
         """Make ready for training; from here on, whoever waits for another waits no longer than that."""
         ...
 
-    def agree(self, vote: int) -> int:
+    def poll_max(self, vote: int) -> int:
         """The largest vote of any process at its last call before this one (0 at the first), the same for all.
 
         Nobody waits for a device, and for another process only where it is more than a step behind. Raises RanksError
@@ -92,28 +94,28 @@ class Ranks(Protocol):
         """
         ...
 
-    def tell(self, words: str) -> str:
+    def broadcast(self, words: str) -> str:
         """What the first process says here; the others wait for it, however long. Raises RanksError if it is gone."""
         ...
 
 
-class Alone(Ranks):
+class SingleProcess(ProcessGroup):
     """The only process: it agrees with itself at once."""
 
-    place = Place()
+    place = RankInfo()
 
-    def meet(self, timeout_seconds: float) -> None:
+    def init_collectives(self, timeout_seconds: float) -> None:
         """Nobody is waited for."""
 
-    def agree(self, vote: int) -> int:
+    def poll_max(self, vote: int) -> int:
         return vote
 
-    def tell(self, words: str) -> str:
+    def broadcast(self, words: str) -> str:
         return words
 
 
 @contextmanager
-def losses_told(
+def translate_peer_failures(
     leave: Callable[[str], None],
     who_is_gone: Callable[[], str],
     kinds: tuple[type[Exception], ...],
@@ -127,29 +129,31 @@ def losses_told(
         yield
     except Exception as error:  # raised again, whatever it is: the others only hear of it
         if not (isinstance(error, kinds) and is_loss(error)):
-            leave(error.problem if isinstance(error, FabellaError) else f"{type(error).__name__}: {error}")
+            leave(error.message if isinstance(error, FabellaError) else f"{type(error).__name__}: {error}")
             raise
         leave("")
-        raise RanksError(who_is_gone(), fix=GO_ON) from error
+        raise DistributedError(who_is_gone(), hint=RESUME_HINT) from error
 
 
-def require_shareable(training: Training, size: int) -> None:
+def require_divisible(training: TrainingConfig, size: int) -> None:
     """Raises ConfigError where a global batch cannot be dealt evenly to ``size`` processes."""
-    for first, count in training.accumulation:
-        windows = training.micro_batch * count
+    for first, count in training.gradient_accumulation:
+        windows = training.micro_batch_size * count
         if windows % size:
             fewer = max(n for n in range(1, size) if _all_even(training, n))
             nearest = min(
-                (n for n in range(1, training.micro_batch + size + 1) if _all_even(training, size, micro_batch=n)),
-                key=lambda n: (abs(n - training.micro_batch), n),
+                (n for n in range(1, training.micro_batch_size + size + 1) if _all_even(training, size, micro_batch=n)),
+                key=lambda n: (abs(n - training.micro_batch_size), n),
             )
             raise ConfigError(
-                f"{windows} windows in each global batch (training.micro_batch {training.micro_batch} times "
+                f"{windows} windows in each global batch (training.micro_batch_size {training.micro_batch_size} times "
                 f"accumulation {count}{f', from step {first:,} on' if first else ''}) cannot be dealt evenly to "
                 f"{size} processes.",
-                fix=f"Use {fewer} process{'es' if fewer > 1 else ''}, or training.micro_batch={nearest}.",
+                hint=f"Use {fewer} process{'es' if fewer > 1 else ''}, or training.micro_batch_size={nearest}.",
             )
 
 
-def _all_even(training: Training, size: int, micro_batch: int = 0) -> bool:
-    return all((micro_batch or training.micro_batch) * count % size == 0 for _, count in training.accumulation)
+def _all_even(training: TrainingConfig, size: int, micro_batch: int = 0) -> bool:
+    return all(
+        (micro_batch or training.micro_batch_size) * count % size == 0 for _, count in training.gradient_accumulation
+    )

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 from jax._src import distributed
 
-from fabella.config.training import LONGEST_WAIT_SECONDS
-from fabella.engine.distributed.process_group import GO_ON, Place, Ranks, losses_told
-from fabella.errors import ConfigError, RanksError
+from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
+from fabella.engine.distributed.process_group import RESUME_HINT, ProcessGroup, RankInfo, translate_peer_failures
+from fabella.errors import ConfigError, DistributedError
 
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
@@ -28,47 +28,47 @@ GOODBYE_SECONDS = 10
 """That JAX lets a process wait for all others when it ends, which one that failed does in vain."""
 
 
-class JaxRanks(Ranks):
+class JaxRanks(ProcessGroup):
     """What processes agree on goes through JAX's own service, so that no step waits for a device to know it."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RankInfo) -> None:
         """``jax.distributed`` must have been initialized."""
         self.place = place
         self.store: Any = distributed.global_state.client  # JAX's own connection, which has no public name
         self.service: Any = distributed.global_state.service
-        self.timeout_seconds = LONGEST_WAIT_SECONDS
+        self.timeout_seconds = COLLECTIVE_TIMEOUT_SECONDS
         self._asked = self._told = 0
 
-    def meet(self, timeout_seconds: float) -> None:
+    def init_collectives(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
 
-    def agree(self, vote: int) -> int:
+    def poll_max(self, vote: int) -> int:
         """The first process collects the votes of one call while the next step is taken, and all read what it found."""
         number, self._asked = self._asked, self._asked + 1
         self.store.key_value_set(f"vote/{number}/{self.place.rank}", str(vote))
         if number == 0:
             return 0
         before = number - 1
-        if self.place.first:
-            votes = [int(self._get(f"vote/{before}/{rank}")) for rank in range(self.place.size)]
+        if self.place.is_main:
+            votes = [int(self._get(f"vote/{before}/{rank}")) for rank in range(self.place.world_size)]
             self.store.key_value_set(f"agreed/{before}", str(max(votes)))
             for old in (f"vote/{before}/", f"agreed/{before - LAG}"):  # all have read this one long ago
                 self.store.key_value_delete(old)
             return max(votes)
         return int(self._get(f"agreed/{before}"))
 
-    def tell(self, words: str) -> str:
+    def broadcast(self, words: str) -> str:
         key = f"told/{self._told}"
         self._told += 1
-        if self.place.first:
+        if self.place.is_main:
             self.store.key_value_set(key, words)
             return words
         return self._get(key, for_ever=True)
 
-    def part(self) -> None:
+    def destroy(self) -> None:
         """Wait until all have done their work, however long the first still writes."""
         self.store.key_value_set(f"done/{self.place.rank}", "")
-        for rank in range(self.place.size):
+        for rank in range(self.place.world_size):
             self._get(f"done/{rank}", for_ever=True)
 
     def _get(self, key: str, *, for_ever: bool = False) -> str:
@@ -80,13 +80,13 @@ class JaxRanks(Ranks):
             except jax.errors.JaxRuntimeError as error:
                 late = not for_ever and time.monotonic() > until
                 if late or self._left() or "DEADLINE_EXCEEDED" not in str(error):
-                    raise RanksError(self._who_is_gone(), fix=GO_ON) from error
+                    raise DistributedError(self._who_is_gone(), hint=RESUME_HINT) from error
 
     @contextmanager
-    def together(self) -> Generator[None]:
+    def peer_failures(self) -> Generator[None]:
         """Within: where another process is lost, RanksError says which; one that fails tells the others why."""
         kinds = (RuntimeError, ValueError)  # JAX gives broken connections either name
-        with losses_told(self._leave, self._who_is_gone, kinds, _is_loss):
+        with translate_peer_failures(self._leave, self._who_is_gone, kinds, _is_loss):
             yield
 
     def _leave(self, reason: str) -> None:
@@ -101,9 +101,9 @@ class JaxRanks(Ranks):
 
         Its connections do so when they are put away, so these never are; the system closes them.
         """
-        if self.place.first:  # it keeps the words that the others look for now, and JAX ends whoever misses it
+        if self.place.is_main:  # it keeps the words that the others look for now, and JAX ends whoever misses it
             until = time.monotonic() + GOODBYE_SECONDS
-            while len(self._left()) < self.place.size and time.monotonic() < until:
+            while len(self._left()) < self.place.world_size and time.monotonic() < until:
                 time.sleep(LOOK_SECONDS / 10)
             time.sleep(PATIENCE_SECONDS)
         for connection in (self.store, self.service):
@@ -124,9 +124,9 @@ class JaxRanks(Ranks):
         while time.monotonic() < until:
             for rank, why in self._left().items():
                 if why and rank != self.place.rank:
-                    return f"Process {rank} of {self.place.size} has stopped: {why}"
+                    return f"Process {rank} of {self.place.world_size} has stopped: {why}"
             time.sleep(LOOK_SECONDS / 10)
-        return f"Another of the {self.place.size} processes does not answer: killed, hanging, or its machine is gone."
+        return f"Another of the {self.place.world_size} processes does not answer: killed, hanging, or its machine is gone."
 
 
 LAG = 4
@@ -139,7 +139,7 @@ def _is_loss(error: Exception) -> bool:
 
 
 @contextmanager
-def joined(place: Place, device: str) -> Generator[JaxRanks]:
+def init_distributed(place: RankInfo, device: str) -> Generator[JaxRanks]:
     """This process among the others, for as long as the block lasts. Raises RanksError where one is lost.
 
     Must come before anything else that JAX is asked for. Several processes of one machine take a GPU each. Raises
@@ -148,28 +148,28 @@ def joined(place: Place, device: str) -> Generator[JaxRanks]:
     if os.environ.get("TORCHELASTIC_RUN_ID"):
         raise ConfigError(
             "torchrun keeps MASTER_PORT for itself, where engine=jax needs it.",
-            fix="Start one process a machine with its RANK and WORLD_SIZE: docs/guide-engines.md.",
+            hint="Start one process a machine with its RANK and WORLD_SIZE: docs/guide-engines.md.",
         )
-    own = [place.local_rank] if place.local_size > 1 and device != "cpu" else None
+    own = [place.local_rank] if place.local_world_size > 1 and device != "cpu" else None
     try:
         jax.distributed.initialize(
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-            num_processes=place.size,
+            num_processes=place.world_size,
             process_id=place.rank,
             local_device_ids=own,
             cluster_detection_method="deactivate",
-            initialization_timeout=int(LONGEST_WAIT_SECONDS),
+            initialization_timeout=int(COLLECTIVE_TIMEOUT_SECONDS),
             heartbeat_timeout_seconds=SILENCE_SECONDS,
             shutdown_timeout_seconds=GOODBYE_SECONDS,
         )
     except RuntimeError as error:
-        raise RanksError(f"{str(place).capitalize()} did not find the others: {error}") from error
+        raise DistributedError(f"{str(place).capitalize()} did not find the others: {error}") from error
     ranks = JaxRanks(place)
     try:
-        with ranks.together(), _libraries_on_standard_error():
+        with ranks.peer_failures(), _libraries_on_standard_error():
             jax.devices()  # each process waits here for all others: none may ask for a device on its own later
             yield ranks
-            ranks.part()
+            ranks.destroy()
     except BaseException:
         ranks.abandon()
         raise

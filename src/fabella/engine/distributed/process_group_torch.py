@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fabella.config.training import LONGEST_WAIT_SECONDS
-from fabella.engine.distributed.process_group import Place, Ranks, losses_told
-from fabella.errors import RanksError
+from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
+from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, translate_peer_failures
+from fabella.errors import DistributedError
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOOK_SECONDS = 0.1
@@ -27,23 +27,23 @@ PATIENCE_SECONDS = 2.0
 """How long the others are given to say why they left, once a connection to one of them broke."""
 
 
-class TorchRanks(Ranks):
+class TorchRanks(ProcessGroup):
     """Two process groups: one for tensors on the device (NCCL on GPUs), one on the CPU (gloo) for agreeing.
 
     The second is what notices a dead process: within a step, and without ever waiting for a GPU.
     """
 
-    def __init__(self, place: Place, device: torch.device) -> None:
+    def __init__(self, place: RankInfo, device: torch.device) -> None:
         self.place, self.device = place, device
-        timeout = timedelta(seconds=LONGEST_WAIT_SECONDS)
+        timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # pyright: ignore[reportPrivateImportUsage]
         # torchrun keeps one store through all restarts: what the dead have written there is not to be taken for ours.
-        life = f"fabella/{place.restarts}/{place.size}"
+        life = f"fabella/{place.restart_count}/{place.world_size}"
         self.store = dist.PrefixStore(life, store)  # pyright: ignore[reportPrivateImportUsage]
         self._pending: tuple[Any, Tensor] | None = None
         self._told = 0
 
-    def meet(self, timeout_seconds: float) -> None:
+    def init_collectives(self, timeout_seconds: float) -> None:
         timeout = timedelta(seconds=timeout_seconds)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         device_id = self.device if backend == "nccl" else None
@@ -51,13 +51,13 @@ class TorchRanks(Ranks):
             backend,
             store=dist.PrefixStore("groups", self.store),  # pyright: ignore[reportPrivateImportUsage]
             rank=self.place.rank,
-            world_size=self.place.size,
+            world_size=self.place.world_size,
             timeout=timeout,
             device_id=device_id,
         )
         self.control = dist.new_group(backend="gloo", timeout=timeout)
 
-    def agree(self, vote: int) -> int:
+    def poll_max(self, vote: int) -> int:
         before = self._pending
         votes = torch.tensor([vote])
         self._pending = (dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control, async_op=True), votes)
@@ -70,7 +70,7 @@ class TorchRanks(Ranks):
         work.wait()
         return int(votes)
 
-    def tell(self, words: str) -> str:
+    def broadcast(self, words: str) -> str:
         key = f"told/{self._told}"
         self._told += 1
         if self.place.rank == 0:
@@ -78,7 +78,7 @@ class TorchRanks(Ranks):
             return words
         while not self.store.check([key]):
             if self.store.check([_left(0)]):
-                raise RanksError(self._who_is_gone())
+                raise DistributedError(self._who_is_gone())
             time.sleep(LOOK_SECONDS)
         return self.store.get(key).decode()
 
@@ -89,14 +89,14 @@ class TorchRanks(Ranks):
 
     def gathered(self, values: Tensor) -> Tensor:
         """The values [N …] of all processes after one another, [size · N …]; N must be the same for all."""
-        parts = [torch.empty_like(values) for _ in range(self.place.size)]
+        parts = [torch.empty_like(values) for _ in range(self.place.world_size)]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts)
 
     @contextmanager
-    def together(self) -> Generator[None]:
+    def peer_failures(self) -> Generator[None]:
         """Within: where another process is lost, RanksError says which; one that fails tells the others why."""
-        with losses_told(self._leave, self._who_is_gone, (RuntimeError,), _is_loss):
+        with translate_peer_failures(self._leave, self._who_is_gone, (RuntimeError,), _is_loss):
             yield
             self._result(self._pending)
 
@@ -109,21 +109,21 @@ class TorchRanks(Ranks):
 
     def _who_is_gone(self) -> str:
         """One sentence a process that failed, else one for those that do not answer."""
-        silent = {rank for rank in range(self.place.size) if rank != self.place.rank}
+        silent = {rank for rank in range(self.place.world_size) if rank != self.place.rank}
         until = time.monotonic() + PATIENCE_SECONDS
         try:
             while silent and time.monotonic() < until:
                 for rank in [rank for rank in silent if self.store.check([_left(rank)])]:
                     silent.remove(rank)
                     if reason := self.store.get(_left(rank)).decode():
-                        return f"Process {rank} of {self.place.size} has stopped: {reason}"
+                        return f"Process {rank} of {self.place.world_size} has stopped: {reason}"
                 time.sleep(LOOK_SECONDS)
         except RuntimeError:  # the store has gone with the process that kept it, which is the first
-            return f"Process 0 of {self.place.size} is gone, or its machine."
+            return f"Process 0 of {self.place.world_size} is gone, or its machine."
         names = " and ".join(str(rank) for rank in sorted(silent)) or "one of the others"
-        return f"Process {names} of {self.place.size} does not answer: killed, hanging, or its machine is gone."
+        return f"Process {names} of {self.place.world_size} does not answer: killed, hanging, or its machine is gone."
 
-    def part(self) -> None:
+    def destroy(self) -> None:
         """Leave the groups; every process must."""
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -142,19 +142,19 @@ def _left(rank: int) -> str:
 
 
 @contextmanager
-def joined(place: Place, device: torch.device) -> Generator[TorchRanks]:
+def init_distributed(place: RankInfo, device: torch.device) -> Generator[TorchRanks]:
     """This process among the others, for as long as the block lasts. Raises RanksError where one is lost."""
-    stop_with_the_launcher()
+    exit_with_parent()
     try:
         ranks = TorchRanks(place, device)
     except RuntimeError as error:
-        raise RanksError(f"{str(place).capitalize()} did not find the others: {error}") from error
-    with ranks.together():
+        raise DistributedError(f"{str(place).capitalize()} did not find the others: {error}") from error
+    with ranks.peer_failures():
         yield ranks
-    ranks.part()
+    ranks.destroy()
 
 
-def stop_with_the_launcher() -> None:
+def exit_with_parent() -> None:
     """SIGTERM to this process when the launcher dies, so that none trains on unwatched.
 
     Our own launcher is not our parent in the system's sense (a server forks us), but Python keeps a pipe to it; of

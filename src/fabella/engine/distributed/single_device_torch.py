@@ -10,27 +10,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fabella.config.training import Copied, Sharded
-from fabella.engine.distributed.process_group import Ranks
+from fabella.config.training import DDP, FSDP
+from fabella.engine.distributed.process_group import ProcessGroup
 
 Arrays = dict[str, NDArray[np.float32]]
 
 
-class Single:
+class SingleDeviceStrategy:
     """One process: the model is whole.
 
     ``distributed_torch`` has the same for many. There, every process calls every method, in the same order.
     """
 
     size = 1
-    words = ""
+    description = ""
     """For the manifest."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
         """The model whose parameters are trained here: whole, or this process's shard of it."""
 
-    def rows(self, count: int) -> range:
+    def local_rows(self, count: int) -> range:
         """This process's rows of a global batch of ``count``."""
         return range(count)
 
@@ -38,15 +38,15 @@ class Single:
         """The model's loss, through whatever carries its gradients to the other processes."""
         return self.model.loss(tokens, targets)
 
-    def accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch: only the ``last`` of a step exchanges gradients."""
         return nullcontext()
 
-    def total(self, loss: Tensor) -> Tensor:
+    def mean_loss(self, loss: Tensor) -> Tensor:
         """The mean of every process's ``loss``."""
         return loss
 
-    def norms(self, gradients: list[Tensor]) -> Tensor:
+    def grad_norms(self, gradients: list[Tensor]) -> Tensor:
         """The norm of each whole gradient, [N]; all at once, as PyTorch's own clipping computes them."""
         return torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
@@ -54,31 +54,31 @@ class Single:
         """``model.losses`` of all rows, [B T], each computed by one process."""
         return self.model.losses(tokens, targets)
 
-    def evaluated(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The whole model without dropout, for ``generation``; ``model`` is not to be trained meanwhile."""
         return self.model.eval()
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Arrays:
+    def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
         """Copies of whole tensors, on the first process; nothing on the others."""
         return {name: as_array(tensor) for name, tensor in tensors.items()}
 
-    def full(self, tensor: Tensor) -> Tensor:
+    def full_tensor(self, tensor: Tensor) -> Tensor:
         """The whole of a tensor that lies on the devices as a parameter does, on every process; itself if it is one."""
         return tensor
 
-    def laid(self, whole: Tensor, like: Tensor) -> Tensor:
+    def distribute(self, whole: Tensor, like: Tensor) -> Tensor:
         """``whole``, which is the same on every process, as a tensor that lies on the devices as ``like`` does."""
         return whole
 
-    def placed(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
+    def from_numpy(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
         """A whole array as a tensor that lies on the devices as ``like`` does."""
         return torch.tensor(array, device=like.device)
 
 
-def spread(model: nn.Module, ranks: Ranks, section: Copied | Sharded) -> Single:
+def spread(model: nn.Module, ranks: ProcessGroup, section: DDP | FSDP) -> SingleDeviceStrategy:
     """The model on all devices of ``ranks``, as the config's section ``parallel`` says; alone, it stays as it is."""
-    if ranks.place.size == 1:
-        return Single(model)
+    if ranks.place.world_size == 1:
+        return SingleDeviceStrategy(model)
     # Loading FSDP takes most of a second: only where it is used.
     return importlib.import_module("fabella.engine.distributed.data_parallel_torch").spread(model, ranks, section)
 

@@ -9,14 +9,14 @@ from jax import Array
 from jax import numpy as jnp
 
 from fabella.engine.device_jax import pick_devices, resolve_precision
-from fabella.models.nn.layers_jax import Part
+from fabella.models.nn.layers_jax import Params
 from fabella.models.nn.loss_jax import LOGITS_ELSEWHERE, LOGITS_ON_CPU, positions_at_once
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
-def activation_bytes(run: Run, windows: int, device: str = "auto") -> int:
+def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
     """What the forward pass of ``windows`` windows keeps for the way back, from the blocks up to the heads.
 
     Found by tracing: the shapes of all that the way back asks for, but for the weights. XLA may keep less, where it
@@ -26,11 +26,13 @@ def activation_bytes(run: Run, windows: int, device: str = "auto") -> int:
     compute = resolve_precision(run.training.precision, pick_devices(device)[0]).compute
     table = run.model.parameters()
     weights = {name: jax.ShapeDtypeStruct(parameter.shape, jnp.float32) for name, parameter in table.items()}
-    tokens = jax.ShapeDtypeStruct((windows, run.data.windows.length), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((windows, run.data.sequences.length), jnp.int32)
 
     def kept(weights: dict[str, Array], tokens: Array) -> Any:
         def read(weights: dict[str, Array]) -> Any:
-            return model.read(Part(weights, compute=compute, recompute=run.training.recompute == "blocks"), tokens)[0]
+            return model.read(
+                Params(weights, compute=compute, recompute=run.training.gradient_checkpointing == "blocks"), tokens
+            )[0]
 
         return jax.vjp(read, weights)[1]
 
@@ -40,14 +42,14 @@ def activation_bytes(run: Run, windows: int, device: str = "auto") -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in found if leaf.shape not in shapes)
 
 
-def loss_bytes(run: Run, windows: int, device: str = "auto") -> int:
+def loss_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
     """One stretch of logits and their gradient; see nn_loss_jax.py."""
-    length, vocabulary = run.data.windows.length, run.model.vocabulary
+    length, vocab_size = run.data.sequences.length, run.model.vocab_size
     logits = LOGITS_ON_CPU if pick_devices(device)[0].platform == "cpu" else LOGITS_ELSEWHERE
-    return 2 * windows * min(length, positions_at_once(windows, vocabulary, logits)) * vocabulary * 4
+    return 2 * windows * min(length, positions_at_once(windows, vocab_size, logits)) * vocab_size * 4
 
 
-def device_room(device: str) -> tuple[int, int] | None:
+def device_memory(device: str) -> tuple[int, int] | None:
     """Bytes of an accelerator's memory, and those of them that are free; None where it uses the machine's memory."""
     statistics = pick_devices(device)[0].memory_stats() or {}
     if "bytes_limit" not in statistics:
@@ -55,11 +57,11 @@ def device_room(device: str) -> tuple[int, int] | None:
     return int(statistics["bytes_limit"]), int(statistics["bytes_limit"] - statistics["bytes_in_use"])
 
 
-def allow(device: str, limit: int) -> None:
+def limit_memory(device: str, limit: int) -> None:
     """JAX takes its share of an accelerator when it starts (XLA_PYTHON_CLIENT_MEM_FRACTION), and no less later."""
 
 
-def device_peak(device: str) -> int | None:
+def peak_memory(device: str) -> int | None:
     """The most bytes of an accelerator's memory in use at once; None where there is no such memory."""
     statistics = pick_devices(device)[0].memory_stats() or {}
     return int(statistics["peak_bytes_in_use"]) if "peak_bytes_in_use" in statistics else None

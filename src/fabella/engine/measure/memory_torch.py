@@ -13,23 +13,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
 from fabella.engine.device_torch import pick_device, resolve_precision
 from fabella.models.nn.loss_torch import LOGITS_ON_CPU, LOGITS_ON_GPU, ROWS
-from fabella.run_config.run import Run
+from fabella.run_config.run import RunConfig
 
 
-def activation_bytes(run: Run, windows: int, device: str = "auto") -> int:
+def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
     """What the forward pass of ``windows`` windows keeps for the way back, from the blocks up to the heads.
 
     Found by going through the network with tensors that have a shape and no content, so that it costs neither memory
-    nor much time (about a second), for any family, and knows of ``training.recompute``.
+    nor much time (about a second), for any family, and knows of ``training.gradient_checkpointing``.
     """
     module = importlib.import_module(f"fabella.models.{run.model.family}_torch")
     precision = resolve_precision(run.training.precision, pick_device(device))
     half = precision.compute != torch.float32
     with FakeTensorMode(), _Held() as held:
         model: Any = module.Model(run.model).train()
-        if run.training.recompute == "blocks":
+        if run.training.gradient_checkpointing == "blocks":
             recompute_blocks(model)
-        tokens = torch.zeros(windows, run.data.windows.length, dtype=torch.int64)
+        tokens = torch.zeros(windows, run.data.sequences.length, dtype=torch.int64)
         before = held.bytes()
         with torch.autocast("cpu", dtype=precision.compute) if half else nullcontext():
             # ``read`` is all that comes before the heads; a family without it is asked for its logits
@@ -60,15 +60,15 @@ class _Held(TorchDispatchMode):
         return sum(size for _, size in self._storages.values())
 
 
-def loss_bytes(run: Run, windows: int, device: str = "auto") -> int:
+def loss_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
     """One chunk of logits; they and their gradient are the same memory. See nn_loss_torch.py."""
     on_cpu = pick_device(device).type == "cpu"
-    vocabulary = run.model.vocabulary
-    rows = max(ROWS, (LOGITS_ON_CPU if on_cpu else LOGITS_ON_GPU) // vocabulary)
-    return min(rows, windows * run.data.windows.length) * vocabulary * 4
+    vocab_size = run.model.vocab_size
+    rows = max(ROWS, (LOGITS_ON_CPU if on_cpu else LOGITS_ON_GPU) // vocab_size)
+    return min(rows, windows * run.data.sequences.length) * vocab_size * 4
 
 
-def device_room(device: str) -> tuple[int, int] | None:
+def device_memory(device: str) -> tuple[int, int] | None:
     """Bytes of a GPU's memory, and those of them that are free; None where the device uses the machine's memory."""
     picked = pick_device(device)
     if picked.type != "cuda":
@@ -77,7 +77,7 @@ def device_room(device: str) -> tuple[int, int] | None:
     return total, free
 
 
-def allow(device: str, limit: int) -> None:
+def limit_memory(device: str, limit: int) -> None:
     """Let this process take ``limit`` bytes of a GPU's memory at most; more raises torch's OutOfMemoryError."""
     picked = pick_device(device)
     if picked.type == "cuda":
@@ -85,7 +85,7 @@ def allow(device: str, limit: int) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), picked)
 
 
-def device_peak(device: str) -> int | None:
+def peak_memory(device: str) -> int | None:
     """The most bytes of GPU memory that this process had reserved at once; None where there is no such memory."""
     picked = pick_device(device)
     return torch.cuda.max_memory_reserved(picked) if picked.type == "cuda" else None

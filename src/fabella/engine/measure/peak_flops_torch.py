@@ -9,7 +9,7 @@ SIZE_ON_CPU, SIZE_ON_GPU = 1024, 8192
 FEWEST_TRIALS = 3
 
 
-def measured_peak(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.15) -> float:
+def measure_peak_flops(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.15) -> float:
     """Floating-point operations a second of the fastest of some matrix products, measured for about ``seconds``.
 
     It uses as many threads, and TF32 or not, as the training that it is compared with: the settings of PyTorch now.

@@ -23,7 +23,7 @@ SIZE_ON_CPU, SIZE_ELSEWHERE = 1024, 8192
 """Side of the square matrices whose product is timed."""
 
 
-class Stopwatch:
+class StepTimer:
     """The time of each step, from ``start`` to ``stop``.
 
     JAX has no clock on the device. A CPU's step is waited for. On any other device steps queue up behind each other,

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fabella.engine.engine import Histogram
-from fabella.engine.measure.peak_flops_torch import measured_peak
+from fabella.engine.measure.peak_flops_torch import measure_peak_flops
 
 LATEST = 1000
 """Steps whose times are kept until they are read: enough for percentiles, however seldom a run logs."""
 BINS = 64
 
 
-class Stopwatch:
+class StepTimer:
     """The time of each step, from ``start`` to ``stop``. On a GPU its own clock runs, and no step waits to be timed."""
 
     def __init__(self, device: torch.device) -> None:
@@ -57,7 +57,7 @@ class Stopwatch:
 @cache
 def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     """Operations a second of this machine's fastest matrix products, measured once a process; see peak_torch.py."""
-    return measured_peak(device, dtype)
+    return measure_peak_flops(device, dtype)
 
 
 def peak_memory(device: torch.device) -> int:

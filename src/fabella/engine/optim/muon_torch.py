@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from fabella.config.optimizer import Muon
-from fabella.engine.distributed.single_device_torch import Single
-from fabella.engine.optim.param_groups import Settings
+from fabella.engine.distributed.single_device_torch import SingleDeviceStrategy
+from fabella.engine.optim.param_groups import ParamSettings
 
 MOMENTUM = "momentum_buffer"
 
 
-class Muons:
+class MuonGroup:
     """Takes the steps of some matrices, and keeps the momentum of each.
 
     PyTorch's Muon makes their steps orthogonal by five Newton–Schulz iterations in bfloat16, on every device and in
@@ -22,7 +22,11 @@ class Muons:
     """
 
     def __init__(
-        self, parallel: Single, parameters: Mapping[str, nn.Parameter], section: Muon, settings: Mapping[str, Settings]
+        self,
+        parallel: SingleDeviceStrategy,
+        parameters: Mapping[str, nn.Parameter],
+        section: Muon,
+        settings: Mapping[str, ParamSettings],
     ) -> None:
         """``parameters``: by name, as ``settings``; ``parallel``: how they lie on the devices."""
         self.parallel, self.parameters, self.section = parallel, dict(parameters), section
@@ -43,10 +47,10 @@ class Muons:
             return
         for name, parameter in self.parameters.items():
             momentum = self.momenta[name] = self.momentum(name)
-            before = [self.parallel.full(tensor) for tensor in (parameter, momentum)]
-            after = self._after(name, before[0], before[1], self.parallel.full(_gradient(parameter)), lr)
+            before = [self.parallel.full_tensor(tensor) for tensor in (parameter, momentum)]
+            after = self._after(name, before[0], before[1], self.parallel.full_tensor(_gradient(parameter)), lr)
             for tensor, old, new in zip((parameter, momentum), before, after, strict=True):
-                tensor.copy_(self.parallel.laid(torch.where(taken, new, old), tensor))
+                tensor.copy_(self.parallel.distribute(torch.where(taken, new, old), tensor))
 
     def _after(self, name: str, matrix: Tensor, momentum: Tensor, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Matrix and momentum after a step; those given stay as they are."""

@@ -10,14 +10,14 @@ from jax import Array
 from jax import numpy as jnp
 
 from fabella.config.optimizer import Adam, AdamW, Muon
-from fabella.engine.optim.param_groups import Settings, settings_of
+from fabella.engine.optim.param_groups import ParamSettings, param_settings
 from fabella.errors import ConfigError
-from fabella.models.parameters import Table
+from fabella.models.parameters import ParameterTable
 
 Arrays = Mapping[str, Array]
 
 
-class Memory(NamedTuple):
+class OptimizerState(NamedTuple):
     """What Adam remembers: both moments of every weight, and the updates that were taken (without skipped ones)."""
 
     first: dict[str, Array]
@@ -32,20 +32,20 @@ class Optimizer:
     betas: tuple[float, float]
     eps: float
     clip: float
-    settings: tuple[tuple[str, Settings], ...]
+    settings: tuple[tuple[str, ParamSettings], ...]
     """By name; a tuple, because a step is compiled for it."""
 
     @classmethod
-    def of(cls, table: Table, section: AdamW | Adam | Muon) -> "Optimizer":
+    def of(cls, table: ParameterTable, section: AdamW | Adam | Muon) -> "Optimizer":
         """Raises ConfigError for an optimizer that this engine does not have."""
         if isinstance(section, Muon):
-            raise ConfigError("optimizer.kind = muon is not there with engine=jax.", fix="Use adamw, or engine=torch.")
-        settings = tuple(settings_of(table, section).items())
-        return cls(section.betas, section.eps, section.clip, settings)
+            raise ConfigError("optimizer.kind = muon is not there with engine=jax.", hint="Use adamw, or engine=torch.")
+        settings = tuple(param_settings(table, section).items())
+        return cls(section.betas, section.eps, section.max_grad_norm, settings)
 
     def update(
-        self, weights: Arrays, gradients: Arrays, memory: Memory, lr: Array, *, norm: Array, taken: Array
-    ) -> tuple[Any, Memory]:
+        self, weights: Arrays, gradients: Arrays, memory: OptimizerState, lr: Array, *, norm: Array, taken: Array
+    ) -> tuple[Any, OptimizerState]:
         """Weights and memory after a step; as they were where it is not ``taken`` []. ``norm`` []: of all gradients."""
         shrink = jnp.minimum(1.0, self.clip / (norm + 1e-6))
         clipped = {name: gradient * shrink for name, gradient in gradients.items()}
@@ -57,9 +57,9 @@ class Optimizer:
         def kept(new: Array, old: Array) -> Array:
             return jnp.where(taken, new, old)
 
-        return jax.tree.map(kept, (moved, Memory(after.mu, after.nu, after.count)), (dict(weights), memory))
+        return jax.tree.map(kept, (moved, OptimizerState(after.mu, after.nu, after.count)), (dict(weights), memory))
 
 
-def _moved(weight: Array, step: Array, lr: Array, own: Settings) -> Array:
+def _moved(weight: Array, step: Array, lr: Array, own: ParamSettings) -> Array:
     decayed = step + own.weight_decay * weight if own.weight_decay else step
     return weight - lr * own.lr_factor * decayed

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fabella.config.optimizer import Adam, AdamW, Muon
-from fabella.engine.distributed.single_device_torch import Single
-from fabella.engine.optim.muon_torch import Muons
-from fabella.engine.optim.param_groups import settings_of
-from fabella.models.parameters import Table, block_matrices
+from fabella.engine.distributed.single_device_torch import SingleDeviceStrategy
+from fabella.engine.optim.muon_torch import MuonGroup
+from fabella.engine.optim.param_groups import param_settings
+from fabella.models.parameters import ParameterTable, block_matrices
 
 # Our neutral name of a moment → PyTorch's.
 MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
@@ -26,15 +26,15 @@ class Optimizer:
     With ``optimizer.kind=muon`` the matrices inside the blocks are Muon's instead.
     """
 
-    def __init__(self, parallel: Single, table: Table, section: AdamW | Adam | Muon) -> None:
+    def __init__(self, parallel: SingleDeviceStrategy, table: ParameterTable, section: AdamW | Adam | Muon) -> None:
         """``parallel``: the model, and how it lies on the devices."""
         self.parallel = parallel
         self.parameters: dict[str, nn.Parameter] = dict(parallel.model.named_parameters())
-        self.clip = section.clip
+        self.clip = section.max_grad_norm
         muon = section if isinstance(section, Muon) else None
-        settings = settings_of(table, section)
+        settings = param_settings(table, section)
         matrices = {name: self.parameters[name] for name in block_matrices(table)} if muon else {}
-        self.muons = Muons(parallel, matrices, muon, settings) if muon else None
+        self.muons = MuonGroup(parallel, matrices, muon, settings) if muon else None
         rest = [name for name in self.parameters if name not in matrices]
         groups: list[dict[str, Any]] = [
             {
@@ -65,7 +65,7 @@ class Optimizer:
         if self.muons:
             self.muons.step(lr, taken)
 
-    def forget_gradients(self) -> None:
+    def zero_grad(self) -> None:
         """Free the gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -82,7 +82,7 @@ class Optimizer:
         found: dict[str, NDArray[np.float32]] = {}
         for ours in MOMENTS:
             tensors = {name: self._moment(ours, name) for name in self.parameters if self._keeps(ours, name)}
-            found |= {f"{ours}.{name}": array for name, array in self.parallel.whole(tensors).items()}
+            found |= {f"{ours}.{name}": array for name, array in self.parallel.to_numpy(tensors).items()}
         return found
 
     def _moment(self, ours: str, name: str) -> Tensor:
@@ -100,7 +100,7 @@ class Optimizer:
         """Take over moments as ``moments()`` gave them, after ``steps`` updates."""
         for name, parameter in self.parameters.items():
             placed = {
-                ours: self.parallel.placed(moments[f"{ours}.{name}"], parameter)
+                ours: self.parallel.from_numpy(moments[f"{ours}.{name}"], parameter)
                 for ours in MOMENTS
                 if self._keeps(ours, name)
             }

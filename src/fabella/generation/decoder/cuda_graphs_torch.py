@@ -13,30 +13,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fabella.models.nn.graph_torch import Decoder, Memory
-from fabella.models.nn.step_inputs_torch import Each
+from fabella.models.nn.graph_torch import DecodeCache, DecoderGraph
+from fabella.models.nn.step_inputs_torch import DecodeInputs
 
 SHORTEST = 64
 """Positions that the first graph looks back at"""
-AFTER = 4
+CAPTURE_AFTER_CALLS = 4
 """Times that a number of texts and a length must be asked for until they get a graph: recording takes as many steps"""
-REHEARSALS = 3
+WARMUP_RUNS = 3
 """In which libraries choose what they compute with, and allocate what they need for it"""
 
-Work = Callable[[], Tensor]
-Recorder = Callable[[Work], tuple[Callable[[], None], Tensor]]
+Thunk = Callable[[], Tensor]
+CaptureFn = Callable[[Thunk], tuple[Callable[[], None], Tensor]]
 """Of some work: what does it again, and where its result lies then. It may do the work, too, even several times."""
 
 
-class Graphs:
+class CudaGraphCache:
     """The graphs of one memory. With a graph or without one yet, the same is computed."""
 
     def __init__(
-        self, decoder: Decoder, memory: Sequence[Memory], *, rows: int, capacity: int, recorder: Recorder,
+        self, decoder: DecoderGraph, memory: Sequence[DecodeCache], *, rows: int, capacity: int, recorder: CaptureFn,
         device: torch.device,
     ) -> None:  # fmt: skip
         self._decoder, self._memory, self._capacity = decoder, memory, capacity
-        self._recorder: Recorder | None = recorder
+        self._recorder: CaptureFn | None = recorder
         self._hidden = [one for one in memory if one is not None and one.dim() == 2]
         self._looks_back = any(one is not None and one.dim() > 2 for one in memory)
         self._inputs = torch.zeros(2, rows, dtype=torch.int64, device=device)
@@ -49,7 +49,7 @@ class Graphs:
         key = len(tokens), self._length(max(positions) + 1)
         self._inputs[:, : len(tokens)].copy_(torch.tensor([tokens, positions]))
         self._asked[key] += 1
-        if key not in self._known and self._recorder and self._asked[key] >= AFTER:
+        if key not in self._known and self._recorder and self._asked[key] >= CAPTURE_AFTER_CALLS:
             try:
                 self._known[key] = self._record(self._recorder, *key)
             except RuntimeError as error:
@@ -69,9 +69,9 @@ class Graphs:
 
     def _step(self, count: int, length: int) -> Float[Tensor, "N V"]:
         ids, places = self._inputs[:, :count]
-        return self._decoder.read(Each(ids, places, longest=length), self._memory)
+        return self._decoder.read(DecodeInputs(ids, places, max_length=length), self._memory)
 
-    def _record(self, recorder: Recorder, count: int, length: int) -> tuple[Callable[[], None], Tensor]:
+    def _record(self, recorder: CaptureFn, count: int, length: int) -> tuple[Callable[[], None], Tensor]:
         # Keys and values that are written twice are the same; a hidden state would have gone on.
         before = [one.clone() for one in self._hidden]
         try:
@@ -93,14 +93,14 @@ class CudaRecorder:
         with torch.cuda.device(device):
             self._pool, self._beside = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
-    def __call__(self, work: Work) -> tuple[Callable[[], None], Tensor]:
+    def __call__(self, work: Thunk) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
         with _one_at_a_time, torch.cuda.device(self._device):
             now = torch.cuda.current_stream()
             self._beside.wait_stream(now)
             try:
                 with torch.cuda.stream(self._beside):
-                    for _ in range(REHEARSALS):
+                    for _ in range(WARMUP_RUNS):
                         work()
                 with torch.cuda.graph(graph, self._pool, self._beside, capture_error_mode="thread_local"):
                     result = work()

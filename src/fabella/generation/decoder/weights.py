@@ -5,19 +5,19 @@ from typing import Literal, NamedTuple, get_args
 
 from fabella.errors import UsageError
 
-Weights = Literal["float32", "float16", "int8"]
+WeightDtype = Literal["float32", "float16", "int8"]
 """float16 and int8: every large matrix in half or a quarter of the memory, all of which is read for every token."""
 
 
-def weights_of(name: str) -> Weights:
+def parse_weight_dtype(name: str) -> WeightDtype:
     """The kind of this name. Raises UsageError for others."""
-    for known in get_args(Weights):
+    for known in get_args(WeightDtype):
         if name == known:
             return known
-    raise UsageError(f"weights = {name!r} is no kind.", fix=f"Choose from: {', '.join(get_args(Weights))}.")
+    raise UsageError(f"weights = {name!r} is no kind.", hint=f"Choose from: {', '.join(get_args(WeightDtype))}.")
 
 
-class Part(NamedTuple):
+class PrefillChunk(NamedTuple):
     """More tokens of the text in one row, of which ``start`` have been read."""
 
     row: int

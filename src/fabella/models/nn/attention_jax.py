@@ -19,32 +19,32 @@ STRETCH = 128
 """Queries at a time over a whole text; measured on a CPU (docs/log.md)."""
 
 
-class KeyValues(NamedTuple):
+class KVCache(NamedTuple):
     """What one attention layer has read: room for S keys and values, filled from the left."""
 
     keys: Float[Array, "B K S E"]
     values: Float[Array, "B K S E"]
 
     @classmethod
-    def empty(cls, batch: int, heads: int, capacity: int, head_dim: int) -> "KeyValues":
+    def empty(cls, batch: int, heads: int, capacity: int, head_dim: int) -> "KVCache":
         """Room for ``capacity`` tokens of ``batch`` texts."""
         return cls(*(jnp.zeros((batch, heads, capacity, head_dim), jnp.float32) for _ in range(2)))
 
-    def append(self, key: Float[Array, "B K T E"], value: Float[Array, "B K T E"], length: Array) -> "KeyValues":
+    def append(self, key: Float[Array, "B K T E"], value: Float[Array, "B K T E"], length: Array) -> "KVCache":
         """With the new positions behind the first ``length``."""
         place = (0, 0, length, 0)
-        return KeyValues(
+        return KVCache(
             lax.dynamic_update_slice(self.keys, key.astype(self.keys.dtype), place),
             lax.dynamic_update_slice(self.values, value.astype(self.values.dtype), place),
         )
 
 
-def require_room(tokens: int, limit: int, name: str) -> None:
+def require_capacity(tokens: int, limit: int, name: str) -> None:
     """Raises UsageError where ``tokens`` are more than the model's ``context``, or than a state's ``capacity``."""
     if tokens > limit:
         raise UsageError(
             f"{tokens} tokens are more than the {name} of {limit}.",
-            fix=f"Read the last {limit} tokens only"
+            hint=f"Read the last {limit} tokens only"
             + (", or start with a larger capacity." if name == "capacity" else "."),
         )
 
@@ -58,9 +58,9 @@ def attend(
     query: Float[Array, "B H T E"],
     key: Float[Array, "B K T E"],
     value: Float[Array, "B K T E"],
-    past: KeyValues | None,
+    past: KVCache | None,
     length: Int[Array, ""] | int = 0,
-) -> tuple[Float[Array, "B T D"], KeyValues | None]:
+) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """softmax(QKᵀ/√E) V: each position looks at itself and at everything before it, the ``length`` of ``past`` too.
 
     K key/value heads serve H queries, H/K neighbouring queries each (Ainslie et al. 2023, arXiv 2305.13245).

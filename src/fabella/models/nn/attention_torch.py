@@ -8,7 +8,7 @@ from torch.nn import functional
 from fabella.errors import UsageError
 
 
-class KeyValues:
+class KVCache:
     """What one attention layer has read: room for ``capacity`` keys and values, filled from the left."""
 
     def __init__(self, batch: int, heads: int, capacity: int, head_dim: int, like: Tensor) -> None:
@@ -21,13 +21,13 @@ class KeyValues:
     ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
         """Everything read so far, the new positions included. Raises UsageError where there is no room."""
         new = key.shape[2]
-        self.require_room(new)
+        self.require_capacity(new)
         self.keys.narrow(2, self.length, new).copy_(key)
         self.values.narrow(2, self.length, new).copy_(value)
         self.length += new
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
-    def require_room(self, new: int) -> None:
+    def require_capacity(self, new: int) -> None:
         """Raises UsageError where ``new`` tokens are more than there is room for."""
         require_room(self.length + new, self.keys.shape[2], "capacity")
 
@@ -37,7 +37,7 @@ def require_room(tokens: int, limit: int, name: str) -> None:
     if tokens > limit:
         raise UsageError(
             f"{tokens} tokens are more than the {name} of {limit}.",
-            fix=f"Read the last {limit} tokens only"
+            hint=f"Read the last {limit} tokens only"
             + (", or start with a larger capacity." if name == "capacity" else "."),
         )
 
@@ -51,7 +51,7 @@ def attend(
     query: Float[Tensor, "B H T E"],
     key: Float[Tensor, "B K T E"],
     value: Float[Tensor, "B K T E"],
-    past: KeyValues | None,
+    past: KVCache | None,
 ) -> Float[Tensor, "B T D"]:
     """softmax(QKᵀ/√E) V: each position looks at itself and at everything before it, ``past`` included.
 

@@ -14,10 +14,10 @@ from jaxtyping import Complex64, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fabella.models.nn.packed_linear_torch import Layout, Product
-from fabella.models.nn.step_inputs_torch import Reading
+from fabella.models.nn.packed_linear_torch import LinearFactory, Product
+from fabella.models.nn.step_inputs_torch import StepInputs
 
-Memory = Tensor | None
+DecodeCache = Tensor | None
 """What one block remembers, a row a text; None where it remembers nothing."""
 
 
@@ -25,9 +25,9 @@ Memory = Tensor | None
 class Part(Protocol):
     """A step of the stream: what it adds to ``x`` [N D]."""
 
-    def start(self, rows: int, capacity: int) -> Memory: ...
+    def start(self, rows: int, capacity: int) -> DecodeCache: ...
 
-    def __call__(self, x: Tensor, reading: Reading, memory: Any) -> Tensor: ...
+    def __call__(self, x: Tensor, reading: StepInputs, memory: Any) -> Tensor: ...
 
 
 @runtime_checkable
@@ -67,13 +67,15 @@ class LayerNorm:
         return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-class Matrix:
+class LinearOp:
     """The matrices of linear layers, one below the other, that read what ``norm`` gives of x.
 
     Their weights are laid out at the first use: whoever computes with them in another way needs no copy.
     """
 
-    def __init__(self, layout: Layout, norm: Norm | None, *layers: Any, order: Int[Tensor, " O"] | None = None) -> None:
+    def __init__(
+        self, layout: LinearFactory, norm: Norm | None, *layers: Any, order: Int[Tensor, " O"] | None = None
+    ) -> None:
         """``layers``: linear layers, or a bare weight; ``order``: of the rows."""
         self.norm = norm
         self.weights: list[Tensor] = [getattr(layer, "weight", layer).detach() for layer in layers]
@@ -96,7 +98,7 @@ class Matrix:
         return self._product(x if self.norm is None else self.norm(x))
 
 
-class AttentionPart:
+class AttentionOp:
     """Queries, keys and values by one matrix; positions, where there are any, by one multiplication.
 
     Two numbers that turn together are one complex number, which is multiplied by e^(i·angle).
@@ -106,12 +108,12 @@ class AttentionPart:
         self,
         of: Any,
         norm: Norm,
-        layout: Layout,
+        layout: LinearFactory,
         *,
         heads: int,
         kv_heads: int,
         turns: Complex64[Tensor, "S P"] | None = None,
-        halves: bool = False,
+        half_rotation: bool = False,
     ) -> None:
         """``of``: the layers ``query``, ``key``, ``value``, ``output``. ``turns``: e^(i·angle) for each pair.
 
@@ -119,21 +121,21 @@ class AttentionPart:
         are put in an order in which they are neighbours, which no product of the two can tell.
         """
         self.heads, self.kv_heads, self.dim = heads, kv_heads, len(of.key.weight) // kv_heads
-        self.turns, self.halves = turns, halves
+        self.turns, self.half_rotation = turns, half_rotation
         order = None
-        if halves:
+        if half_rotation:
             turned = (heads + kv_heads) * self.dim
             order = torch.arange(turned + kv_heads * self.dim)
             order[:turned] = _neighbours(heads + kv_heads, self.dim)
-        self.matrix = Matrix(layout, norm, of.query, of.key, of.value, order=order)
-        self.output = Matrix(layout, None, of.output)
+        self.matrix = LinearOp(layout, norm, of.query, of.key, of.value, order=order)
+        self.output = LinearOp(layout, None, of.output)
 
     def start(self, rows: int, capacity: int) -> Float[Tensor, "R 2 K S E"]:
         """Room for keys and values: zeros, as a value behind the mask must at least be a number."""
         return self.matrix.weights[0].new_zeros(rows, 2, self.kv_heads, capacity, self.dim)
 
     def __call__(
-        self, x: Float[Tensor, "N D"], reading: Reading, memory: Float[Tensor, "R 2 K S E"]
+        self, x: Float[Tensor, "N D"], reading: StepInputs, memory: Float[Tensor, "R 2 K S E"]
     ) -> Float[Tensor, "N D"]:
         rows, turned = len(x), self.heads + self.kv_heads
         found = self.matrix(x).view(rows, -1, self.dim)
@@ -157,60 +159,62 @@ def turns(cos: Float[Tensor, "S P"], sin: Float[Tensor, "S P"], pairs: int) -> C
     return torch.cat((given, torch.ones(len(given), pairs - given.shape[1], device=given.device)), dim=1)
 
 
-class RecurrencePart:
+class RecurrenceOp:
     """MinGRU: gate and candidate by one matrix."""
 
-    def __init__(self, of: Any, norm: Norm, layout: Layout) -> None:
+    def __init__(self, of: Any, norm: Norm, layout: LinearFactory) -> None:
         """``of``: the layers ``gate``, ``candidate``, ``output``."""
-        self.matrix = Matrix(layout, norm, of.gate, of.candidate)
-        self.output = Matrix(layout, None, of.output) if hasattr(of.output, "weight") else None
+        self.matrix = LinearOp(layout, norm, of.gate, of.candidate)
+        self.output = LinearOp(layout, None, of.output) if hasattr(of.output, "weight") else None
 
     def start(self, rows: int, capacity: int) -> Float[Tensor, "R S"]:
         """Hidden states that have read nothing."""
         gate = self.matrix.weights[0]
         return gate.new_zeros(rows, len(gate))
 
-    def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: Float[Tensor, "R S"]) -> Float[Tensor, "N D"]:
+    def __call__(
+        self, x: Float[Tensor, "N D"], reading: StepInputs, memory: Float[Tensor, "R S"]
+    ) -> Float[Tensor, "N D"]:
         hidden = reading.recur(self.matrix(x), memory)
         return hidden if self.output is None else self.output(hidden)
 
 
-class Forgetful:
+class StatelessOp:
     """A part that remembers nothing."""
 
     def start(self, rows: int, capacity: int) -> None:
         """Nothing to remember."""
 
 
-class SwiGLUPart(Forgetful):
+class SwiGLUOp(StatelessOp):
     """down(silu(gate x) · up x), gate and up by one matrix."""
 
-    def __init__(self, of: Any, norm: Norm, layout: Layout) -> None:
-        self.matrix, self.down = Matrix(layout, norm, of.gate, of.up), Matrix(layout, None, of.down)
+    def __init__(self, of: Any, norm: Norm, layout: LinearFactory) -> None:
+        self.matrix, self.down = LinearOp(layout, norm, of.gate, of.up), LinearOp(layout, None, of.down)
 
-    def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: None) -> Float[Tensor, "N D"]:
+    def __call__(self, x: Float[Tensor, "N D"], reading: StepInputs, memory: None) -> Float[Tensor, "N D"]:
         gate, up = self.matrix(x).chunk(2, dim=1)
         return self.down(functional.silu(gate).mul_(up))
 
 
-class GELUPart(Forgetful):
+class GELUOp(StatelessOp):
     """down(GELU(up x))."""
 
-    def __init__(self, of: Any, norm: Norm, layout: Layout, *, approximate: str = "none") -> None:
-        self.matrix, self.down = Matrix(layout, norm, of.up), Matrix(layout, None, of.down)
+    def __init__(self, of: Any, norm: Norm, layout: LinearFactory, *, approximate: str = "none") -> None:
+        self.matrix, self.down = LinearOp(layout, norm, of.up), LinearOp(layout, None, of.down)
         self.approximate = approximate
 
-    def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: None) -> Float[Tensor, "N D"]:
+    def __call__(self, x: Float[Tensor, "N D"], reading: StepInputs, memory: None) -> Float[Tensor, "N D"]:
         return self.down(functional.gelu(self.matrix(x), approximate=self.approximate))
 
 
-class TokensPart(Forgetful):
+class EmbeddingAddOp(StatelessOp):
     """Each token's row of a table, once more."""
 
     def __init__(self, embedding: nn.Embedding) -> None:
         self.table = embedding.weight.detach()
 
-    def __call__(self, x: Float[Tensor, "N D"], reading: Reading, memory: None) -> Float[Tensor, "N D"]:
+    def __call__(self, x: Float[Tensor, "N D"], reading: StepInputs, memory: None) -> Float[Tensor, "N D"]:
         return functional.embedding(reading.tokens, self.table)
 
 
@@ -219,33 +223,33 @@ def root_mean_square(of: Any) -> RootMeanSquare:
     return RootMeanSquare(of.weight, of.eps)
 
 
-class Tokens:
+class EmbeddingOp:
     """The stream's beginning: each token's row, with its position's where positions have rows, widened where narrow."""
 
-    def __init__(self, table: Tensor, places: Tensor | None = None, widen: Matrix | None = None) -> None:
+    def __init__(self, table: Tensor, places: Tensor | None = None, up_proj: LinearOp | None = None) -> None:
         self.table, self.places = table.detach(), None if places is None else places.detach()
-        self.widen = widen
+        self.up_proj = up_proj
 
-    def __call__(self, reading: Reading) -> Float[Tensor, "N D"]:
+    def __call__(self, reading: StepInputs) -> Float[Tensor, "N D"]:
         x = functional.embedding(reading.tokens, self.table)
         if self.places is not None:
             x.add_(reading.of(self.places))
-        return x if self.widen is None else self.widen(x)
+        return x if self.up_proj is None else self.up_proj(x)
 
 
-class Decoder:
+class DecoderGraph:
     """The whole network. What it remembers is apart from it: several tellings may share one decoder."""
 
-    def __init__(self, first: Tokens, parts: Sequence[Part], last: Sequence[Matrix]) -> None:
+    def __init__(self, first: EmbeddingOp, parts: Sequence[Part], last: Sequence[LinearOp]) -> None:
         """``first`` makes the stream [N D], anew for each reading; ``last``, one after the other, make logits of it."""
         self.first, self.parts, self.last = first, parts, last
 
-    def start(self, rows: int, capacity: int) -> list[Memory]:
+    def start(self, rows: int, capacity: int) -> list[DecodeCache]:
         """Memory for ``capacity`` tokens of each of ``rows`` texts. What a row holds before its position 0 is read
         is never looked at, save by a recurrence: see ``forget``."""
         return [part.start(rows, capacity) for part in self.parts]
 
-    def read(self, reading: Reading, memory: Sequence[Memory]) -> Float[Tensor, "N V"]:
+    def read(self, reading: StepInputs, memory: Sequence[DecodeCache]) -> Float[Tensor, "N V"]:
         """Logits after each of the last tokens read."""
         x = self.first(reading)
         for part, remembered in zip(self.parts, memory, strict=True):
@@ -257,7 +261,7 @@ class Decoder:
 
 
 @torch.inference_mode()
-def forget(memory: Sequence[Memory], row: int) -> None:
+def reset_row(memory: Sequence[DecodeCache], row: int) -> None:
     """A new text begins in a row: hidden states are 0 again."""
     for remembered in memory:
         if remembered is not None and remembered.dim() == 2:
@@ -265,7 +269,7 @@ def forget(memory: Sequence[Memory], row: int) -> None:
 
 
 @torch.inference_mode()
-def move(memory: Sequence[Memory], source: int, target: int, length: int) -> None:
+def copy_row(memory: Sequence[DecodeCache], source: int, target: int, length: int) -> None:
     """Let row ``target`` hold what row ``source`` holds, of which ``length`` positions have been read."""
     for remembered in memory:
         if remembered is None:

@@ -21,7 +21,7 @@ Weights = Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Params:
     """A part of the network: its weights, by the names that they have within it, and how to compute with them."""
 
     weights: Weights
@@ -34,7 +34,7 @@ class Part:
     recompute: bool = False
     """Whether a block's activations are computed again on the way back instead of being kept."""
 
-    def at(self, name: str) -> "Part":
+    def scope(self, name: str) -> "Params":
         """A part of this part: ``network.at("blocks.0").at("attention")``."""
         return replace(self, prefix=f"{self.prefix}{name}.")
 
@@ -43,7 +43,9 @@ class Part:
 
 
 # As a tree it is its weights and its key, so that it goes through ``jax.checkpoint`` and ``jax.grad`` like an array.
-jax.tree_util.register_dataclass(Part, data_fields=["weights", "keys"], meta_fields=["prefix", "compute", "recompute"])
+jax.tree_util.register_dataclass(
+    Params, data_fields=["weights", "keys"], meta_fields=["prefix", "compute", "recompute"]
+)
 
 
 class Network:
@@ -59,33 +61,33 @@ class Network:
         return type(self) is type(other) and self.config == getattr(other, "config", None)
 
 
-class OneHead(Network):
+class CausalLM(Network):
     """The contract of a model whose logits are ``head_weight`` times the hidden state that it reads a text into."""
 
     @abstractmethod
-    def head_weight(self, network: Part) -> Float[Array, "V D"]:
+    def head_weight(self, network: Params) -> Float[Array, "V D"]:
         """The read-out matrix: a weight of its own, or the embedding."""
 
     @abstractmethod
-    def read(self, network: Part, tokens: Int[Array, "B T"], state: Any = None) -> tuple[Float[Array, "B T D"], Any]:
+    def read(self, network: Params, tokens: Int[Array, "B T"], state: Any = None) -> tuple[Float[Array, "B T D"], Any]:
         """The last hidden state at every position, and the ``state`` with these tokens read."""
 
-    def logits(self, network: Part, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    def logits(self, network: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Next-token logits at every position."""
         hidden, _ = self.read(network, tokens)
         return multiply(hidden, self.head_weight(network), network.compute).astype(jnp.float32)
 
-    def loss_sum(self, network: Part, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
+    def loss_sum(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
         """Sum of the losses of all targets that are not IGNORE, in nats."""
         hidden, _ = self.read(network, tokens)
         return linear_cross_entropy(hidden, self.head_weight(network), targets, network.compute)
 
-    def losses(self, network: Part, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    def losses(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
         """Each target's negative log-likelihood in nats; 0 where IGNORE."""
         hidden, _ = self.read(network, tokens)
         return linear_losses(hidden, self.head_weight(network), targets, network.compute)
 
-    def step(self, network: Part, tokens: Int[Array, "B T"], state: Any) -> tuple[Float[Array, "B V"], Any]:
+    def step(self, network: Params, tokens: Int[Array, "B T"], state: Any) -> tuple[Float[Array, "B V"], Any]:
         """The last position's logits after reading on, and the state to go on from."""
         hidden, state = self.read(network, tokens, state)
         return multiply(hidden[:, -1], self.head_weight(network), network.compute).astype(jnp.float32), state
@@ -96,19 +98,19 @@ def multiply(x: Float[Array, "*b D"], weight: Float[Array, "N D"], compute: Any)
     return jnp.einsum("...d,nd->...n", x.astype(compute), weight.astype(compute))
 
 
-def linear(part: Part, x: Float[Array, "*b D"]) -> Float[Array, "*b N"]:
+def linear(part: Params, x: Float[Array, "*b D"]) -> Float[Array, "*b N"]:
     """x @ weight.T, and the bias where the part has one."""
     y = multiply(x, part["weight"], part.compute)
     bias = part.weights.get(f"{part.prefix}bias")
     return y if bias is None else y + bias.astype(y.dtype)
 
 
-def embed(part: Part, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+def embed(part: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """The row of every id, in float32."""
     return part["weight"][tokens]
 
 
-def layer_norm(part: Part, x: Float[Array, "*b D"], eps: float = 1e-5) -> Float[Array, "*b D"]:
+def layer_norm(part: Params, x: Float[Array, "*b D"], eps: float = 1e-5) -> Float[Array, "*b D"]:
     """(x − mean) / √(variance + eps) · weight (+ bias), in float32 (Ba et al. 2016, arXiv 1607.06450)."""
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)
@@ -123,12 +125,12 @@ def rms_norm(x: Float[Array, "*b D"], weight: Float[Array, " D"], eps: float = 1
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps) * weight
 
 
-def swiglu(part: Part, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+def swiglu(part: Params, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
     """down(silu(gate x) · up x), without biases (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
-    return linear(part.at("down"), jax.nn.silu(linear(part.at("gate"), x)) * linear(part.at("up"), x))
+    return linear(part.scope("down"), jax.nn.silu(linear(part.scope("gate"), x)) * linear(part.scope("up"), x))
 
 
-def dropout(part: Part, place: str, x: Float[Array, "B T D"], rate: float) -> Float[Array, "B T D"]:
+def dropout(part: Params, place: str, x: Float[Array, "B T D"], rate: float) -> Float[Array, "B T D"]:
     """Zeros a share ``rate`` of ``x`` and scales up the rest. ``place`` names the draw, apart from any other's.
 
     Each row is drawn by itself: neither its neighbours nor the number of devices decide what falls out of it.
@@ -143,7 +145,7 @@ def dropout(part: Part, place: str, x: Float[Array, "B T D"], rate: float) -> Fl
     return jnp.where(jax.vmap(draw)(part.keys), x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def block_of(network: Part, layer: int, block: Callable[..., Any], *arguments: Any) -> Any:
+def apply_block(network: Params, layer: int, block: Callable[..., Any], *arguments: Any) -> Any:
     """``block(part, *arguments)`` for a layer; with ``recompute``, of all that it computes only its input is kept."""
     run = jax.checkpoint(block) if network.recompute else block
-    return run(network.at(f"blocks.{layer}"), *arguments)
+    return run(network.scope(f"blocks.{layer}"), *arguments)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
 
 
-class OneHead(nn.Module):
+class CausalLM(nn.Module):
     """The contract of a model whose logits are ``head_weight`` times the hidden state that it reads a text into."""
 
     @property

@@ -77,9 +77,9 @@ def _backward(compute: Any, gradients: tuple[Array, Array], outer: Array) -> tup
 linear_cross_entropy.defvjp(_forward, _backward)
 
 
-def positions_at_once(batch: int, vocabulary: int, logits: int) -> int:
+def positions_at_once(batch: int, vocab_size: int, logits: int) -> int:
     """Positions of each of ``batch`` texts whose ``logits``, about, are at hand at once."""
-    return -(-max(ROWS, logits // vocabulary) // batch)
+    return -(-max(ROWS, logits // vocab_size) // batch)
 
 
 def _positions(hidden: Array, weight: Array, logits: int) -> int:

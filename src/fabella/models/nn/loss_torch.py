@@ -93,12 +93,12 @@ def _learned(targets: Int[Tensor, "*b"]) -> Tensor | slice:
 
 def _logits(rows: Float[Tensor, "N D"], matrix: Float[Tensor, "V D"]) -> Iterator[tuple[slice, Tensor]]:
     """A chunk of the rows at a time, and its logits [n V], which those of the next chunk overwrite."""
-    vocabulary = len(matrix)
-    size = max(ROWS, (LOGITS_ON_CPU if rows.device.type == "cpu" else LOGITS_ON_GPU) // vocabulary)
+    vocab_size = len(matrix)
+    size = max(ROWS, (LOGITS_ON_CPU if rows.device.type == "cpu" else LOGITS_ON_GPU) // vocab_size)
     # Rows that begin anywhere, as those of 50,257 floats do, slow the product by a third; rows of a power of two by a
     # tenth, as they meet in the same lines of the cache. So each has its own start, at a multiple of 64 bytes.
-    apart = (vocabulary // 16 + 1) * 16
-    buffer = rows.new_empty(min(size, len(rows)), apart)[:, :vocabulary]
+    apart = (vocab_size // 16 + 1) * 16
+    buffer = rows.new_empty(min(size, len(rows)), apart)[:, :vocab_size]
     for start in range(0, len(rows), size):
         part = slice(start, min(start + size, len(rows)))
         yield part, torch.mm(rows[part], matrix.T, out=buffer[: part.stop - start])

@@ -16,7 +16,7 @@ from fabella.errors import ConfigError
 
 Product = Callable[[Float[Tensor, "N I"]], Float[Tensor, "N O"]]
 """x @ weight.T + bias, for the weight that it was made of."""
-Layout = Callable[[Float[Tensor, "O I"], Tensor | None], Product]
+LinearFactory = Callable[[Float[Tensor, "O I"], Tensor | None], Product]
 """Makes a product of a weight and perhaps a bias; what they hold later is not seen."""
 
 ROWS = 16
@@ -25,14 +25,14 @@ WORTH_PACKING = 2**19
 """Scalars from which a packed weight is faster; a smaller one stays in the cache, and oneDNN takes 10 µs a call."""
 
 
-def product(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
+def float32_linear(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
     """The fastest product in the weight's own precision."""
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if weight.device.type != "cpu":
         return lambda x: functional.linear(x, weight, bias)
     if weight.dtype == torch.float32 and weight.numel() >= WORTH_PACKING and _has_onednn():
         return _packed(weight, bias)
-    return _Thin(weight, bias)
+    return _SmallBatchLinear(weight, bias)
 
 
 def _has_onednn() -> bool:
@@ -46,7 +46,7 @@ def _packed(weight: Float[Tensor, "O I"], bias: Tensor | None) -> Product:
     return lambda x: multiply(x, packed, bias, "none", [], "")
 
 
-class _Thin:
+class _SmallBatchLinear:
     """By the BLAS: one row as a vector; of several, weight @ x.T, up to three times as fast as x @ weight.T."""
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Tensor | None) -> None:
@@ -59,13 +59,13 @@ class _Thin:
         return result if self._bias is None else result.add_(self._bias)
 
 
-def product_of_halves(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
+def float16_linear(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
     """The product with each weight rounded to float16, half of the memory to read; sums are float32.
 
     A small weight stays as it is. Needs a CPU that PyTorch has FBGEMM's kernels for (x86), else raises ConfigError.
     """
     if weight.numel() < WORTH_PACKING:
-        return product(weight, bias)
+        return float32_linear(weight, bias)
     _require_fbgemm(weight, "float16")
     # Beyond float16's largest number there would be infinity.
     weight = weight.detach().float().clamp(-65504, 65504).contiguous()
@@ -76,17 +76,17 @@ def product_of_halves(weight: Float[Tensor, "O I"], bias: Tensor | None = None) 
 
 def _require_fbgemm(weight: Tensor, kind: str) -> None:
     if weight.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
-        raise ConfigError(f"weights = {kind} needs a CPU with x86's kernels for it.", fix="Use float32 weights.")
+        raise ConfigError(f"weights = {kind} needs a CPU with x86's kernels for it.", hint="Use float32 weights.")
 
 
-def product_of_bytes(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
+def int8_linear(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Product:
     """The product with each weight in one byte, a quarter of the memory to read; a small weight stays as it is.
 
     Each output has a scale of its own, and so has each row of x, so that no row of a batch changes another. Needs a CPU
     that PyTorch has byte kernels for (x86), else raises ConfigError.
     """
     if weight.numel() < WORTH_PACKING:
-        return product(weight, bias)
+        return float32_linear(weight, bias)
     _require_fbgemm(weight, "int8")
     return _Bytes(weight.detach().float(), bias)
 

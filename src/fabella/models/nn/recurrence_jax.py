@@ -12,21 +12,21 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from fabella.models.nn.layers_jax import Part, linear
+from fabella.models.nn.layers_jax import Params, linear
 
 
 def mingru(
-    part: Part, x: Float[Array, "B T D"], before: Float[Array, "B S"] | None = None
+    part: Params, x: Float[Array, "B T D"], before: Float[Array, "B S"] | None = None
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B S"]]:
     """Output at every position and the last hidden state; ``before`` is the one to go on from, 0 where None.
 
     Gate and candidate look at the input alone (Feng et al. 2024, arXiv 2410.01201, section 3.1).
     """
-    gate, candidate = linear(part.at("gate"), x), linear(part.at("candidate"), x)
+    gate, candidate = linear(part.scope("gate"), x), linear(part.scope("candidate"), x)
     if before is None:
         before = jnp.zeros((gate.shape[0], gate.shape[2]), jnp.float32)
     hidden = recur(gate, candidate, before)
-    output = linear(part.at("output"), hidden) if f"{part.prefix}output.weight" in part.weights else hidden
+    output = linear(part.scope("output"), hidden) if f"{part.prefix}output.weight" in part.weights else hidden
     return output, hidden[:, -1]
 
 

@@ -11,25 +11,25 @@ from torch.nn import functional
 from fabella.models.nn.recurrence_torch import recur
 
 
-class Each:
+class DecodeInputs:
     """One more token in each of the first N rows, at ``positions`` that may differ."""
 
     def __init__(
-        self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " N"], *, same: int = -1, longest: int = 0
+        self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " N"], *, shared_position: int = -1, max_length: int = 0
     ) -> None:
         """``same``: the position where it is one for all, else −1; ``longest``: one more than the largest, else."""
-        self.tokens, self.positions, self.same = tokens, positions, same
-        self._longest = longest or same + 1
-        self._rows = torch.arange(len(tokens), device=tokens.device) if same < 0 else tokens
+        self.tokens, self.positions, self.shared_position = tokens, positions, shared_position
+        self._longest = max_length or shared_position + 1
+        self._rows = torch.arange(len(tokens), device=tokens.device) if shared_position < 0 else tokens
         self._seen = (
             (torch.arange(self._longest, device=tokens.device) <= positions.unsqueeze(1))[:, None, None]
-            if same < 0
+            if shared_position < 0
             else None
         )
 
     def of(self, table: Float[Tensor, "S *d"]) -> Float[Tensor, "#N *d"]:
         """The rows of ``table`` for these positions."""
-        return table[self.positions] if self.same < 0 else table.narrow(0, self.same, 1)
+        return table[self.positions] if self.shared_position < 0 else table.narrow(0, self.shared_position, 1)
 
     def attend(
         self, query: Float[Tensor, "N H E"], new: Float[Tensor, "N 2 K E"], memory: Float[Tensor, "R 2 K S E"]
@@ -39,8 +39,8 @@ class Each:
         The queries that share a key stand where attention has its time: all of them see the same.
         """
         rows = memory.narrow(0, 0, len(query))
-        if self.same >= 0:
-            rows.select(3, self.same).copy_(new)
+        if self.shared_position >= 0:
+            rows.select(3, self.shared_position).copy_(new)
         else:
             rows[self._rows, :, :, self.positions] = new
         keys, values = rows.narrow(3, 0, self._longest).unbind(1)
@@ -61,7 +61,7 @@ class Each:
         return x
 
 
-class Stretch:
+class PrefillInputs:
     """Several more tokens of the text in one row, from ``start`` on."""
 
     def __init__(self, tokens: Int[Tensor, " T"], row: int, start: int) -> None:
@@ -104,4 +104,4 @@ class Stretch:
         return x[-1:]
 
 
-Reading = Each | Stretch
+StepInputs = DecodeInputs | PrefillInputs

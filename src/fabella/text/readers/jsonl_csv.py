@@ -7,8 +7,8 @@ from itertools import chain, dropwhile
 from typing import Any
 
 from fabella.errors import TextError
-from fabella.text.decode_policy import Reading
-from fabella.text.readers.text_column import choose, peek
+from fabella.text.decode_policy import DecodePolicy
+from fabella.text.readers.text_column import detect_text_column, peek
 
 LONGEST_LINE = 2**24
 """bytes; a longer line is a bad line, so that memory stays bounded"""
@@ -43,12 +43,12 @@ def lines(blocks: Iterator[bytes], bad: Callable[[int, str], None]) -> Iterator[
         yield number, rest
 
 
-def documents(rows: Iterator[Row], name: str, wanted: str, reading: Reading) -> Iterator[str]:
+def documents(rows: Iterator[Row], name: str, wanted: str, reading: DecodePolicy) -> Iterator[str]:
     """The text of each row, from the column ``wanted`` or a guessed one. No text at all is an empty document."""
     first, rows = peek(rows)
     if not first:
         return
-    column = choose(wanted, first, name)
+    column = detect_text_column(wanted, first, name)
     guess = reading.notes.guess("text column", column, name) if wanted == "auto" else None
     for row in rows:
         place = f"{name}, line {row.line}"
@@ -75,7 +75,7 @@ def _raw(text: str, escaped: bool) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def json_rows(blocks: Iterator[bytes], name: str, reading: Reading) -> Iterator[Row]:
+def json_rows(blocks: Iterator[bytes], name: str, reading: DecodePolicy) -> Iterator[Row]:
     """The object of each line that is one; blank lines are passed over."""
 
     def bad(number: int, reason: str) -> None:
@@ -84,7 +84,7 @@ def json_rows(blocks: Iterator[bytes], name: str, reading: Reading) -> Iterator[
     for number, line in lines(blocks, bad):
         if number == 1 and line.lstrip().startswith(b"["):
             fix = "Convert it: jq -c '.[]' OLD > NEW.jsonl."
-            raise TextError(f"{name} is one JSON list, not an object a line.", fix=fix)
+            raise TextError(f"{name} is one JSON list, not an object a line.", hint=fix)
         if not line.strip():
             continue
         try:
@@ -131,7 +131,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def csv_rows(blocks: Iterator[bytes], name: str, reading: Reading) -> Iterator[Row]:
+def csv_rows(blocks: Iterator[bytes], name: str, reading: DecodePolicy) -> Iterator[Row]:
     """Each line below the line of names; a quoted field may span lines. The delimiter is guessed from the names."""
 
     def bad(number: int, reason: str) -> None:
@@ -165,10 +165,10 @@ def _names(reader: Any, name: str) -> list[str]:
         raise TextError(f"{name}, line 1: it is not CSV ({error}).") from None
     if any(len(column) > LONGEST_NAME for column in names):
         fix = "Put a line of column names above it, for example: text"
-        raise TextError(f"{name} begins with text, not with the names of its columns.", fix=fix)
+        raise TextError(f"{name} begins with text, not with the names of its columns.", hint=fix)
     twice = [column for column in names if column and names.count(column) > 1]
     if twice:
-        raise TextError(f"{name} has two columns named {twice[0]!r}.", fix="Rename one of them.")
+        raise TextError(f"{name} has two columns named {twice[0]!r}.", hint="Rename one of them.")
     return names
 
 

@@ -28,17 +28,17 @@ def peek(rows: Iterator[AnyRow]) -> tuple[list[AnyRow], Iterator[AnyRow]]:
     return first, chain(first, rows)
 
 
-def choose(wanted: str, rows: Sequence[Mapping[str, Any]], name: str) -> str:
+def detect_text_column(wanted: str, rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """The column ``wanted``, or for ``auto`` a guess. Raises TextError with what there is, if it is not there."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if wanted != "auto":
         if wanted not in columns:
-            raise TextError(f"{name} has no column {wanted!r}.", fix=did_you_mean(wanted, columns))
+            raise TextError(f"{name} has no column {wanted!r}.", hint=did_you_mean(wanted, columns))
         return wanted
     lengths = {column: sum(len(row[column]) for row in rows if is_text(row.get(column))) for column in columns}
     texts = [column for column in columns if lengths[column]]
     if not texts:
-        raise TextError(f"{name} has no column with text in its first {len(rows)} rows.", fix=_named(columns))
+        raise TextError(f"{name} has no column with text in its first {len(rows)} rows.", hint=_named(columns))
     by_name = {column.lower(): column for column in reversed(texts)}
     for likely in LIKELY:
         if likely in by_name:

@@ -14,7 +14,7 @@ ENOUGH = 16
 """Norms that make a median; in the very first steps they fall by themselves."""
 
 
-class Spikes:
+class GradNormSpikes:
     """Reads the result of every step, some steps later, in order: the first observer to see that one has failed.
 
     A norm more than ``factor`` times the median of the latest is a spike; told of is the first of several in a row.
@@ -32,17 +32,17 @@ class Spikes:
     def __call__(self, progress: Progress, result: StepResult) -> None:
         self._unread.append((progress.step, result))
         if progress.step == 1 or len(self._unread) == LATEST or any(progress.step % every == 0 for every in self.due):
-            self.look()
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Read what is unread. Raises NotFinite where a step has failed."""
         for step, result in self._unread:
-            self._judge(step, result.read()["gradient_norm"])
+            self._judge(step, result.read()["grad_norm"])
         self._unread.clear()
 
     def numbers(self) -> Mapping[str, float | str]:
         """For a checkpoint."""
-        self.look()
+        self.check()
         return {"gradient_norms": " ".join(str(norm) for norm in self._norms)}
 
     def _judge(self, step: int, norm: float) -> None:
@@ -50,5 +50,5 @@ class Spikes:
             return
         usual = median(self._norms) if len(self._norms) >= ENOUGH else float("inf")
         if norm > self.factor * usual >= self._norms[-1]:
-            self.write({"kind": "spike", "step": step, "gradient_norm": norm, "median": usual})
+            self.write({"kind": "grad_spike", "step": step, "grad_norm": norm, "median": usual})
         self._norms.append(float(f"{norm:.6g}"))

@@ -11,7 +11,7 @@ from fabella.models.flops import flops_per_token
 from fabella.training.loop import Progress
 
 PERCENTILES = (1, 50, 99)
-TIMINGS = (
+THROUGHPUT_KEYS = (
     "seconds",
     "tokens_per_second",
     *(f"step_seconds_p{share}" for share in PERCENTILES),
@@ -23,7 +23,7 @@ TIMINGS = (
 """The values of a row that depend on the machine's pace; all others are the same in every repetition of a run."""
 
 
-class Pace:
+class ThroughputMeter:
     """Measures the steps between two readings. It is an observer, the first: whatever comes after is no part of a step.
 
     Clocks that are set do not matter: all of them here only ever go forward.
@@ -78,4 +78,4 @@ class Pace:
         self.waited = 0.0
         # What the peak took to measure is no part of the next interval.
         self._last = (time.monotonic(), tokens)
-        return dict(zip(TIMINGS, values, strict=True))
+        return dict(zip(THROUGHPUT_KEYS, values, strict=True))

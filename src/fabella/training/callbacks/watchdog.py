@@ -7,12 +7,12 @@ import traceback
 from collections.abc import Callable
 from types import TracebackType
 
-from fabella.engine.distributed.process_group import Place
+from fabella.engine.distributed.process_group import RankInfo
 from fabella.engine.engine import StepResult
-from fabella.tracking.console import say
+from fabella.tracking.console import print_status
 from fabella.training.loop import Progress
 
-LOOKS = 20
+CHECKS_PER_TIMEOUT = 20
 """While a step has its time."""
 SHARE = 0.9
 """Of the time that others wait for a process: it says where it hangs before they end."""
@@ -28,9 +28,9 @@ class Watchdog:
     def __init__(
         self,
         seconds: float,
-        place: Place,
+        place: RankInfo,
         step: int = 0,
-        report: Callable[[str], None] = say,
+        report: Callable[[str], None] = print_status,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``seconds``: that a step may take. ``step``: how many were taken before."""
@@ -50,11 +50,11 @@ class Watchdog:
         self._over.set()
         self._thread.join()
 
-    def rest(self, progress: Progress, result: StepResult) -> None:
+    def step_finished(self, progress: Progress, result: StepResult) -> None:
         """The step is taken."""
         self._since = None
 
-    def watch(self, progress: Progress, result: StepResult) -> None:
+    def step_started(self, progress: Progress, result: StepResult) -> None:
         """The next one begins."""
         self._step = progress.step
         self._since = self.clock()
@@ -65,14 +65,14 @@ class Watchdog:
         if since is None or since == self._told or self.clock() - since <= self.seconds:
             return
         self._told = since
-        who = f" in {self.place}" if self.place.size > 1 else ""
+        who = f" in {self.place}" if self.place.world_size > 1 else ""
         self.report(
             f"\nNo step for {self.seconds:.0f} seconds after step {self._step:,}{who}: it may hang. Ctrl-C, twice, "
             f"ends it; everything up to the newest checkpoint is saved. What its threads are doing:\n{_threads()}"
         )
 
     def _run(self) -> None:
-        while not self._over.wait(self.seconds / LOOKS):
+        while not self._over.wait(self.seconds / CHECKS_PER_TIMEOUT):
             self.look()
 
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fabella.config.training import Steps
+from fabella.config.training import MaxSteps
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine
 from fabella.errors import ConfigError
-from fabella.run_config.files import apply_overrides, preset, run_from
-from fabella.run_config.run import Run
-from fabella.tracking.console import duration, say
-from fabella.training.schedule import windows_at
+from fabella.run_config.files import apply_overrides, preset, validate_config
+from fabella.run_config.run import RunConfig
+from fabella.tracking.console import duration, print_status
+from fabella.training.schedule import batch_size_at
 
 PRESET = "storybook-hybrid-1m"
 # The share of the time that goes into steps; the rest is validation, samples and saving (measured on two cores).
@@ -26,7 +26,7 @@ TRIALS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MachineSpeed:
     """How fast this machine takes the preset's steps: seconds a step, measured."""
 
     seconds: float
@@ -37,38 +37,42 @@ class Pace:
         return min(max(steps, FEWEST), MOST)
 
 
-def measure_pace(run: Run, *, device: str = "auto") -> Pace:
+def measure_speed(run: RunConfig, *, device: str = "auto") -> MachineSpeed:
     """Take a few steps on random ids with an engine that is thrown away. The fastest counts: others were disturbed."""
-    engine = engines.for_training(run, device=device)
-    return Pace(min(_seconds_of_step(engine, run) for _ in range(TRIALS)))
+    engine = engines.create_engine(run, device=device)
+    return MachineSpeed(min(_seconds_of_step(engine, run) for _ in range(TRIALS)))
 
 
-def _seconds_of_step(engine: Engine, run: Run) -> float:
-    shape = (windows_at(run.training, 0), round(run.data.windows.length * FILLED))
-    ids = np.random.default_rng(0).integers(0, run.model.vocabulary, shape).astype(np.int32)
+def _seconds_of_step(engine: Engine, run: RunConfig) -> float:
+    shape = (batch_size_at(run.training, 0), round(run.data.sequences.length * FILLED))
+    ids = np.random.default_rng(0).integers(0, run.model.vocab_size, shape).astype(np.int32)
     begin = time.perf_counter()
     engine.step(Batch(ids, ids), 0.0).read()
     return time.perf_counter() - begin
 
 
-def quickstart_run(minutes: float, *, device: str = "auto") -> Run:
+def quickstart_run(minutes: float, *, device: str = "auto") -> RunConfig:
     """The quickstart's preset, with as many steps as this machine takes in ``minutes``.
 
     Raises ConfigError for no time at all.
     """
     if not 0 < minutes <= 24 * 60:
-        raise ConfigError(f"--minutes {minutes:g} is no time to train in.", fix="Give more than 0 and at most 1440.")
+        raise ConfigError(f"--minutes {minutes:g} is no time to train in.", hint="Give more than 0 and at most 1440.")
     template = preset(PRESET)
-    pace = measure_pace(template, device=device)
+    pace = measure_speed(template, device=device)
     steps = pace.steps_in(minutes)
-    say(f"{1000 * pace.seconds:,.0f} ms a step: {steps:,} steps, about {duration(steps * pace.seconds)}.")
+    print_status(f"{1000 * pace.seconds:,.0f} ms a step: {steps:,} steps, about {duration(steps * pace.seconds)}.")
     every = max(10, steps // 8)
-    overrides = [f"training.length.steps={steps}", f"validation.every={every}", f"checkpoint.every={2 * every}"]
-    overrides += [f"samples.every={2 * every}", "name=quickstart"]
-    return run_from(apply_overrides(template.model_dump(mode="json"), overrides))
+    overrides = [
+        f"training.length.max_steps={steps}",
+        f"validation.every_steps={every}",
+        f"checkpoint.every_steps={2 * every}",
+    ]
+    overrides += [f"samples.every_steps={2 * every}", "name=quickstart"]
+    return validate_config(apply_overrides(template.model_dump(mode="json"), overrides))
 
 
-def is_finished(run: Run, step: int | None) -> bool:
+def is_finished(run: RunConfig, step: int | None) -> bool:
     """Whether a run whose newest checkpoint is of ``step`` has come to its end."""
-    assert isinstance(run.training.length, Steps), "a saved run is resolved"
-    return step is not None and step >= run.training.length.steps
+    assert isinstance(run.training.length, MaxSteps), "a saved run is resolved"
+    return step is not None and step >= run.training.length.max_steps

@@ -7,22 +7,22 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from fabella.config.data import Data, Given, Held, InAdvance, Source, Streamed
-from fabella.data.dataset import Prepared, is_prepared, open_prepared
-from fabella.data.fingerprint import digest_of_inputs
-from fabella.data.prepare.pipeline import Progress as Preparing
+from fabella.config.data import DataConfig, Holdout, Pretokenized, Source, Streaming, ValidationSource
+from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
+from fabella.data.fingerprint import dataset_fingerprint
+from fabella.data.prepare.pipeline import PrepareProgress as Preparing
 from fabella.data.prepare.pipeline import prepare
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import count
-from fabella.run_config.files import apply_overrides, load_run, preset_names, replaced, run_from
-from fabella.run_config.run import Run
-from fabella.text.source import absolute, parse, paths
-from fabella.training.setup.suggest_config import choose
+from fabella.run_config.files import apply_overrides, load_config, preset_names, validate_config, with_sections
+from fabella.run_config.run import RunConfig
+from fabella.text.source import parse_source, resolve_paths, source_files
+from fabella.training.setup.suggest_config import suggest_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TrainRequest:
     """What to train: ``what`` is a preset, a YAML file, or a text as it is (file, folder, glob, storybook, hub:…)."""
 
     what: str
@@ -37,77 +37,77 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ResolvedRequest:
     """The run that was asked for, the prepared folder it named (if it did), and what was chosen on the way."""
 
-    run: Run
-    prepared: Prepared | None
+    run: RunConfig
+    prepared: TokenizedDataset | None
     reasons: tuple[str, ...]
 
 
-def plan(asked: Asked) -> Plan:
+def resolve_request(asked: TrainRequest) -> ResolvedRequest:
     """Turn what was asked into a checked run. Raises ConfigError, TextError or PreparedDataError."""
     for given in (asked.data, asked.validation):
         _refuse_folder_of_prepared(given)
-    prepared = open_prepared(Path(asked.data), full=True) if asked.data and is_prepared(Path(asked.data)) else None
+    prepared = open_dataset(Path(asked.data), full=True) if asked.data and is_dataset(Path(asked.data)) else None
     changes = _changes(asked, prepared)
     if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
-        run = load_run(asked.what, asked.overrides, changes)
+        run = load_config(asked.what, asked.overrides, changes)
         engines.load(run.engine)  # one that cannot be used says so before anything is prepared
-        return Plan(_placed(run, prepared), prepared, ())
+        return ResolvedRequest(_with_absolute_paths(run, prepared), prepared, ())
     _refuse_misspelt(asked.what)
     _refuse_prepared(asked.what)
     _refuse_folder_of_prepared(asked.what)
-    source = parse(asked.what)
+    source = parse_source(asked.what)
     gpu = engines.load(asked.engine or "torch").has_gpu()
-    choice = choose(source, name_of(asked.what), size_of(source), gpu=gpu)
-    values = replaced(choice.run.model_dump(mode="json"), changes)
-    run = run_from(apply_overrides(values, asked.overrides))
-    return Plan(_placed(run, prepared), prepared, choice.reasons_for(run))
+    choice = suggest_config(source, name_of(asked.what), size_of(source), gpu=gpu)
+    values = with_sections(choice.run.model_dump(mode="json"), changes)
+    run = validate_config(apply_overrides(values, asked.overrides))
+    return ResolvedRequest(_with_absolute_paths(run, prepared), prepared, choice.reasons_for(run))
 
 
-def engine_of(asked: Asked) -> str:
+def engine_of(asked: TrainRequest) -> str:
     """Which engine ``plan`` will choose, without looking at the data. Raises ConfigError for a config that is wrong."""
     chosen = [text.partition("=")[2].strip() for text in asked.overrides if text.partition("=")[0].strip() == "engine"]
     if chosen or asked.engine:
         return (chosen or [asked.engine])[-1]
     is_config = asked.what in preset_names() or asked.what.endswith((".yaml", ".yml"))
-    return load_run(asked.what).engine if is_config else "torch"
+    return load_config(asked.what).engine if is_config else "torch"
 
 
-def _placed(run: Run, prepared: Prepared | None) -> Run:
+def _with_absolute_paths(run: RunConfig, prepared: TokenizedDataset | None) -> RunConfig:
     """A streamed run finds its text from any folder. Raises ConfigError where it was given a whole prepared text."""
-    if not isinstance(run.data.reading, Streamed):
+    if not isinstance(run.data.mode, Streaming):
         return run
     if prepared and "text" not in prepared.manifest:
         raise ConfigError(
-            f"data.reading.kind = streamed: {prepared.folder} holds a prepared text, which is not read again.",
-            fix="Leave that setting out, or give --data the text itself.",
+            f"data.mode.kind = streaming: {prepared.folder} holds a prepared text, which is not read again.",
+            hint="Leave that setting out, or give --data the text itself.",
         )
     return run.model_copy(update={"data": _absolute(run.data)})
 
 
-def _absolute(data: Data) -> Data:
+def _absolute(data: DataConfig) -> DataConfig:
     validation = data.validation
-    if isinstance(validation, Given):
-        validation = validation.model_copy(update={"source": absolute(validation.source)})
-    return data.model_copy(update={"source": absolute(data.source), "validation": validation})
+    if isinstance(validation, ValidationSource):
+        validation = validation.model_copy(update={"source": resolve_paths(validation.source)})
+    return data.model_copy(update={"source": resolve_paths(data.source), "validation": validation})
 
 
-def _changes(asked: Asked, prepared: Prepared | None) -> dict[str, Any]:
+def _changes(asked: TrainRequest, prepared: TokenizedDataset | None) -> dict[str, Any]:
     """Dotted key → value, for what the options say."""
     changes: dict[str, Any] = {}
     if prepared:
         changes["data.source"] = prepared.manifest["data"]["source"]
         changes["data.validation"] = prepared.manifest["data"]["validation"]
-        changes["data.reading"] = prepared.manifest["data"].get("reading", InAdvance().model_dump())
+        changes["data.mode"] = prepared.manifest["data"].get("reading", Pretokenized().model_dump())
         changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
     elif asked.data:
-        changes["data.source"] = parse(asked.data).model_dump(mode="json")
-        changes["data.validation"] = Held().model_dump(mode="json")
+        changes["data.source"] = parse_source(asked.data).model_dump(mode="json")
+        changes["data.validation"] = Holdout().model_dump(mode="json")
     if asked.validation:
-        source = parse(asked.validation).model_dump(mode="json")
-        changes["data.validation"] = {"kind": "given", "source": source}
+        source = parse_source(asked.validation).model_dump(mode="json")
+        changes["data.validation"] = {"kind": "source", "source": source}
     if asked.engine:
         changes["engine"] = asked.engine
     if asked.steps:
@@ -121,29 +121,29 @@ def _refuse_misspelt(what: str) -> None:
         return
     nearest = did_you_mean(what, preset_names())
     if nearest.startswith("Did you mean"):
-        raise ConfigError(f"There is no preset '{what}'.", fix=nearest)
+        raise ConfigError(f"There is no preset '{what}'.", hint=nearest)
     if re.fullmatch(r"[\w-]+", what):
         presets = ", ".join(preset_names())
-        raise ConfigError(f"There is neither a file nor a preset '{what}'.", fix=f"Presets: {presets}.")
+        raise ConfigError(f"There is neither a file nor a preset '{what}'.", hint=f"Presets: {presets}.")
 
 
 def _refuse_prepared(what: str) -> None:
     """Ids are no text: what they are to be learned by must be said."""
-    if is_prepared(Path(what)):
+    if is_dataset(Path(what)):
         raise ConfigError(
             f"{what} is prepared data, and no text.",
-            fix=f"Say what is to learn from it: fabella train PRESET --data {quote(what)}.",
+            hint=f"Say what is to learn from it: fabella train PRESET --data {quote(what)}.",
         )
 
 
 def _refuse_folder_of_prepared(what: str) -> None:
     """Prepared data lies in folders of its own, one of which is to be named; the files in them are no text."""
     folders = sorted(path.parent for path in Path(what).glob("*/manifest.json")) if what and Path(what).is_dir() else []
-    inside = [folder for folder in folders if is_prepared(folder)]
+    inside = [folder for folder in folders if is_dataset(folder)]
     if inside:
         names = ", ".join(quote(str(folder)) for folder in inside[:5])
         more = f" and {len(inside) - 5:,} more" if len(inside) > 5 else ""
-        raise ConfigError(f"{what} holds prepared data, and no text.", fix=f"Name one of its folders: {names}{more}.")
+        raise ConfigError(f"{what} holds prepared data, and no text.", hint=f"Name one of its folders: {names}{more}.")
 
 
 def name_of(what: str) -> str:
@@ -154,22 +154,22 @@ def name_of(what: str) -> str:
 
 def size_of(source: Source) -> int:
     """Bytes of text, about: file sizes, three times that of compressed ones; a guess for generated and hub text."""
-    files = paths(source)
+    files = source_files(source)
     if not files:
         return 860 * getattr(source, "stories", 1_000_000)
     compressed = (".gz", ".xz", ".zst", ".parquet")
     return sum(path.stat().st_size * (3 if path.suffix in compressed else 1) for path in files)
 
 
-def prepare_for(
-    run: Run, root: Path, *, workers: int = 0, progress: Callable[[Preparing], None] | None = None
-) -> Prepared:
+def prepare_data(
+    run: RunConfig, root: Path, *, workers: int = 0, progress: Callable[[Preparing], None] | None = None
+) -> TokenizedDataset:
     """The run's data, prepared in a folder of ``root`` named after it, or taken from there if it already is.
 
     The folder's name holds a hash of all that decides the ids, contents of files included: what changes any of it
     makes another folder, and a file that was only touched does not.
     """
-    inputs = digest_of_inputs(run.data, run.tokenizer)
+    inputs = dataset_fingerprint(run.data, run.tokenizer)
     folder = folder_for(run, root, inputs)
     return prepare(
         run.data,
@@ -178,17 +178,17 @@ def prepare_for(
         workers=workers,
         progress=progress,
         # Of a stream only the head is looked at, which says nothing of whether there is text enough.
-        model_parameters=0 if isinstance(run.data.reading, Streamed) else count(run.model.parameters()),
+        model_parameters=0 if isinstance(run.data.mode, Streaming) else count(run.model.parameters()),
         inputs=inputs,
     )
 
 
-def folder_for(run: Run, root: Path, inputs: str) -> Path:
+def folder_for(run: RunConfig, root: Path, inputs: str) -> Path:
     """Where ``prepare_for`` puts the data; ``inputs``: ``digest_of_inputs`` of the run."""
     return root / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}-{inputs[:8]}"
 
 
-def already_prepared(run: Run, root: Path) -> Prepared | None:
+def already_prepared(run: RunConfig, root: Path) -> TokenizedDataset | None:
     """The run's data if ``prepare_for`` has made it in ``root`` before. Raises TextError where the text is gone."""
-    folder = folder_for(run, root, digest_of_inputs(run.data, run.tokenizer))
-    return open_prepared(folder) if is_prepared(folder) else None
+    folder = folder_for(run, root, dataset_fingerprint(run.data, run.tokenizer))
+    return open_dataset(folder) if is_dataset(folder) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fabella.generation.decoder.native.build import SOURCES, Step, find_step, step
+from fabella.generation.decoder.native.build import SOURCES, NativeLibrary, build_library, step
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +36,14 @@ def compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     monkeypatch.setenv("CXX", str(path))
 
 
-def works(found: Step) -> bool:
+def works(found: NativeLibrary) -> bool:
     return found.library is not None and found.library.fabella_has(0) == 1
 
 
 def test_it_is_made_once_and_this_is_told(cache: Path, calls: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert works(find_step())
+    assert works(build_library())
     assert "Compiling what tells stories fast, once on this machine" in capsys.readouterr().err
-    assert works(find_step())
+    assert works(build_library())
     assert not capsys.readouterr().err
     assert len(calls.read_text().splitlines()) == 1
     assert [path.suffix for path in cache.iterdir()] == [".so"]
@@ -53,29 +53,29 @@ def test_it_is_made_once_and_this_is_told(cache: Path, calls: Path, capsys: pyte
 def test_a_damaged_one_is_made_anew(
     cache: Path, calls: Path, left: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_step()
+    build_library()
     whole = next(cache.iterdir())
     # In a folder of its own: the system takes a library that is in use for the one of its name.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     damaged = tmp_path / "other" / "fabella" / "step" / whole.name
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(left)
-    assert works(find_step())
+    assert works(build_library())
     assert len(calls.read_text().splitlines()) == 2
     assert damaged.read_bytes() == whole.read_bytes()
 
 
 def test_another_compiler_makes_another_one(cache: Path, calls: Path) -> None:
-    find_step()
+    build_library()
     os.utime(calls.parent / "g++", ns=(1, 1))
-    find_step()
+    build_library()
     assert len(list(cache.iterdir())) == 2
 
 
 def test_without_a_compiler_telling_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert find_step() == Step(
+    assert build_library() == NativeLibrary(
         None,
         "Texts are told without the compiled step, more slowly: "
         "there is no C++ compiler on this machine (install g++).",
@@ -84,13 +84,13 @@ def test_without_a_compiler_telling_goes_on(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_compiler_that_fails_is_told_in_a_line(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(tmp_path, monkeypatch, "echo 'no space left' >&2; echo more >&2; exit 3")
-    assert find_step().remark.endswith("g++ ended with code 3: no space left.")
+    assert build_library().remark.endswith("g++ ended with code 3: no space left.")
     assert not cache.exists()
 
 
 def test_what_cannot_be_loaded_is_not_kept(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(tmp_path, monkeypatch, 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"')
-    found = find_step()
+    found = build_library()
     assert found.library is None
     assert found.remark.endswith("g++ made cannot be loaded.")
     assert not cache.exists()
@@ -98,7 +98,7 @@ def test_what_cannot_be_loaded_is_not_kept(cache: Path, tmp_path: Path, monkeypa
 
 def test_a_cache_that_cannot_be_written_is_told(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
-    found = find_step()
+    found = build_library()
     assert works(found)
     assert found.remark.startswith("The compiled step of telling cannot be kept, and is made anew each time: ")
 

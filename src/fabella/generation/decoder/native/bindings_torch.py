@@ -12,30 +12,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fabella.generation.decoder.weights import Part, Weights
+from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 from fabella.models.nn.graph_torch import (
-    AttentionPart,
-    Decoder,
-    GELUPart,
+    AttentionOp,
+    DecoderGraph,
+    EmbeddingAddOp,
+    GELUOp,
     LayerNorm,
-    Matrix,
+    LinearOp,
     Norm,
-    RecurrencePart,
+    RecurrenceOp,
     RootMeanSquare,
-    SwiGLUPart,
-    TokensPart,
-    forget,
-    move,
+    SwiGLUOp,
+    copy_row,
+    reset_row,
 )
 
-STRETCH = 128
+PREFILL_CHUNK = 128
 """Tokens of prompts that are read at once: as many as let the products work, as few as fit into the cache."""
 BLOCK, ROWS, STAGE_BYTES = 256, 6, 64
 """As in decode.cpp; ``ROWS``: the most of any ``Tile`` of matmul.h, which decides how much room sums have."""
 LOOKUP, PROJECT, ATTEND = range(3)
 PLAIN, ROOT_MEAN_SQUARE, LAYER = range(3)
 STORE, GELU, GELU_TANH, SWIGLU, RECUR = range(5)
-FORMATS: dict[Weights, int] = {"float32": 0, "float16": 1, "int8": 2}
+FORMATS: dict[WeightDtype, int] = {"float32": 0, "float16": 1, "int8": 2}
 STREAM, OTHER_STREAM, WIDE, MIXED = range(4)
 """Buffers: what every part adds to, twice, as it cannot be read and written at once; what lies between two products."""
 LOGITS = -1
@@ -81,23 +81,23 @@ class _Call(ctypes.Structure):
     ]
 
 
-class UnwritableError(Exception):
+class UnsupportedOpError(Exception):
     """A decoder has something that the compiled step does not know."""
 
 
-class Program:
+class NativeProgram:
     """The operations of one decoder, in the order in which they are done."""
 
-    def __init__(self, decoder: Decoder, library: ctypes.CDLL, weights: Weights = "float32") -> None:
+    def __init__(self, decoder: DecoderGraph, library: ctypes.CDLL, weights: WeightDtype = "float32") -> None:
         """Raises UnwritableError where a part, a norm or a number is of a kind that decode.cpp does not have."""
         self.library, self._format = library, FORMATS[weights]
         if not library.fabella_has(self._format):
-            raise UnwritableError(weights)
+            raise UnsupportedOpError(weights)
         self.decoder = decoder
-        self.vocabulary, self.known = len(decoder.last[-1].weights[0]), len(decoder.first.table)
+        self.vocab_size, self.known = len(decoder.last[-1].weights[0]), len(decoder.first.table)
         self.longest = 2**62 if decoder.first.places is None else len(decoder.first.places)
         """Positions that there are tables for"""
-        self.attends = any(isinstance(part, AttentionPart) for part in decoder.parts)
+        self.attends = any(isinstance(part, AttentionOp) for part in decoder.parts)
         self.widths = [0, 0, 0, 0]
         self.widest_input = 0
         self._kept: list[Tensor] = []
@@ -112,36 +112,36 @@ class Program:
         self._project(decoder.last[-1], self._stream, LOGITS, last=True)
         self.operations = (_Operation * len(self._list))(*self._list)
 
-    def _begin(self, decoder: Decoder) -> None:
+    def _begin(self, decoder: DecoderGraph) -> None:
         first = decoder.first
-        self._look_up(first.table, STREAM if first.widen is None else WIDE, places=first.places)
-        if first.widen is not None:
-            self._project(first.widen, WIDE, STREAM)
+        self._look_up(first.table, STREAM if first.up_proj is None else WIDE, places=first.places)
+        if first.up_proj is not None:
+            self._project(first.up_proj, WIDE, STREAM)
 
     def _part(self, part: Any, number: int) -> None:
         """What a part adds to the stream."""
         stream = self._stream
-        if isinstance(part, AttentionPart):
+        if isinstance(part, AttentionOp):
             self._project(part.matrix, stream, WIDE)
             self._attend(part, number)
             self._project(part.output, MIXED, stream, residual=stream)
-        elif isinstance(part, RecurrencePart) and part.output is None:
+        elif isinstance(part, RecurrenceOp) and part.output is None:
             self._stream = OTHER_STREAM if stream == STREAM else STREAM
             self._project(part.matrix, stream, self._stream, residual=stream, then=RECUR, memory=number)
-        elif isinstance(part, RecurrencePart):
+        elif isinstance(part, RecurrenceOp):
             assert part.output is not None
             self._project(part.matrix, stream, WIDE, then=RECUR, memory=number)
             self._project(part.output, WIDE, stream, residual=stream)
-        elif isinstance(part, SwiGLUPart):
+        elif isinstance(part, SwiGLUOp):
             self._project(part.matrix, stream, WIDE, then=SWIGLU)
             self._project(part.down, WIDE, stream, residual=stream)
-        elif isinstance(part, GELUPart):
+        elif isinstance(part, GELUOp):
             self._project(part.matrix, stream, WIDE, then=GELU_TANH if part.approximate == "tanh" else GELU)
             self._project(part.down, WIDE, stream, residual=stream)
-        elif isinstance(part, TokensPart):
+        elif isinstance(part, EmbeddingAddOp):
             self._look_up(part.table, stream, residual=stream)
         else:
-            raise UnwritableError(type(part).__name__)
+            raise UnsupportedOpError(type(part).__name__)
 
     def _look_up(self, table: Tensor, to: int, *, places: Tensor | None = None, residual: int = -1) -> None:
         width = table.shape[1]
@@ -160,7 +160,7 @@ class Program:
 
     def _project(
         self,
-        matrix: Matrix,
+        matrix: LinearOp,
         source: int,
         to: int,
         *,
@@ -196,7 +196,7 @@ class Program:
             )
         )
 
-    def _matrix(self, matrix: Matrix, number: int) -> _Matrix:
+    def _matrix(self, matrix: LinearOp, number: int) -> _Matrix:
         weight, scales = self._in_format(matrix.weights[number])
         bias = self._at(matrix.biases[number]) if matrix.biases else None
         return _Matrix(self._at(weight), None if scales is None else self._at(scales), bias, len(weight))
@@ -217,9 +217,9 @@ class Program:
             return ROOT_MEAN_SQUARE, self._at(norm.weight), None, norm.eps
         if isinstance(norm, LayerNorm):
             return LAYER, self._at(norm.weight), None if norm.bias is None else self._at(norm.bias), norm.eps
-        raise UnwritableError(type(norm).__name__)
+        raise UnsupportedOpError(type(norm).__name__)
 
-    def _attend(self, part: AttentionPart, number: int) -> None:
+    def _attend(self, part: AttentionOp, number: int) -> None:
         self._widen(MIXED, part.heads * part.dim)
         operation = _Operation(
             kind=ATTEND,
@@ -230,7 +230,7 @@ class Program:
             heads=part.heads,
             kv_heads=part.kv_heads,
             head_dim=part.dim,
-            halves=part.halves,
+            halves=part.half_rotation,
         )
         if part.turns is not None:
             self.longest = min(self.longest, len(part.turns))
@@ -244,23 +244,23 @@ class Program:
     def _at(self, tensor: Tensor) -> int:
         """Where its numbers lie, one after the other, for as long as the program lives."""
         if tensor.dtype == torch.float64 or tensor.device.type != "cpu":
-            raise UnwritableError(f"{tensor.dtype} on {tensor.device}")
+            raise UnsupportedOpError(f"{tensor.dtype} on {tensor.device}")
         kept = tensor.contiguous()
         self._kept.append(kept)
         return kept.data_ptr()
 
 
-class NativeRows:
+class NativeBackend:
     """Rows of one memory that the compiled step reads: see ``Rows``. Nothing is allocated for a token."""
 
-    def __init__(self, program: Program, rows: int, capacity: int) -> None:
+    def __init__(self, program: NativeProgram, rows: int, capacity: int) -> None:
         self._program, self._rows = program, rows
         self._capacity = min(capacity, program.longest)
         self._memory = program.decoder.start(rows, capacity)
-        most = max(rows, STRETCH)
+        most = max(rows, PREFILL_CHUNK)
         self._threads = torch.get_num_threads()
         self._room = [torch.empty(max(1, most * width)) for width in program.widths]
-        self._logits = torch.empty(rows, program.vocabulary)
+        self._logits = torch.empty(rows, program.vocab_size)
         # Of each thread: two blocks of sums, scales, inputs normed and in bytes; or the scores of a text.
         floats = 2 * BLOCK + most * (2 * ROWS + 1 + program.widest_input + program.widest_input // 4 + 1) + 16
         scratch_bytes = (4 * max(floats, self._capacity if program.attends else 0) + 8191) // 4096 * 4096
@@ -294,15 +294,15 @@ class NativeRows:
         self._step = self.library.fabella_step
         self._arguments = ctypes.byref(self._made), ctypes.byref(self._call)
 
-    def begin(self, row: int) -> None:
+    def reset(self, row: int) -> None:
         """See Rows."""
-        forget(self._memory, row)
+        reset_row(self._memory, row)
 
-    def move(self, source: int, target: int, length: int) -> None:
+    def copy_row(self, source: int, target: int, length: int) -> None:
         """See Rows."""
-        move(self._memory, source, target, length)
+        copy_row(self._memory, source, target, length)
 
-    def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+    def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
         """See Rows. The logits are overwritten by the next call."""
         count = len(positions)
         self._places[:count], self._tokens[:count] = positions, tokens
@@ -312,9 +312,9 @@ class NativeRows:
         self._run(max(positions))
         return self._logits[:count]
 
-    def read(self, parts: Sequence[Part]) -> Float[Tensor, "N V"]:
+    def prefill(self, parts: Sequence[PrefillChunk]) -> Float[Tensor, "N V"]:
         """See Rows. As many tokens at once as a stretch has, of however many texts."""
-        logits, call = torch.empty(len(parts), self._program.vocabulary), self._call
+        logits, call = torch.empty(len(parts), self._program.vocab_size), self._call
         call.stretch, call.rows = 1, ctypes.addressof(self._row)
         done = 0
         for begun, ended in _stretches(parts):
@@ -338,13 +338,13 @@ _Token = tuple[int, int, int]
 """Row, id and position"""
 
 
-def _stretches(parts: Sequence[Part]) -> Iterator[tuple[list[_Token], list[_Token]]]:
+def _stretches(parts: Sequence[PrefillChunk]) -> Iterator[tuple[list[_Token], list[_Token]]]:
     """The tokens of all parts, STRETCH at a time: those after which a part goes on, and those with which one ends."""
     begun, ended = list[_Token](), list[_Token]()
     for row, tokens, start in parts:
         for position, token in enumerate(tokens, start):
             (ended if position + 1 == start + len(tokens) else begun).append((row, token, position))
-            if len(begun) + len(ended) == STRETCH:
+            if len(begun) + len(ended) == PREFILL_CHUNK:
                 yield begun, ended
                 begun, ended = [], []
     if begun or ended:

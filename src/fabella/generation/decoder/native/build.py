@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 
 from fabella.errors import StorageError
-from fabella.storage import cache_folder, make_folders, write_file
-from fabella.tracking.console import say
+from fabella.storage import atomic_write, cache_folder, make_folders
+from fabella.tracking.console import print_status
 
 SOURCE = Path(__file__).with_name("decode.cpp")
 SOURCES = (SOURCE, SOURCE.with_name("sample.h"), SOURCE.with_name("matmul.h"))
@@ -36,7 +36,7 @@ TELLING_LINES = ("flags", "Features", "model name", "CPU part")
 
 
 @dataclass(frozen=True)
-class Step:
+class NativeLibrary:
     """The library, or why there is none."""
 
     library: ctypes.CDLL | None
@@ -45,12 +45,12 @@ class Step:
 
 
 @cache
-def step() -> Step:
+def step() -> NativeLibrary:
     """``find_step``, of which a process needs one."""
-    return find_step()
+    return build_library()
 
 
-def find_step() -> Step:
+def build_library() -> NativeLibrary:
     """The compiled step: loaded, or made first, which takes some seconds once on a machine."""
     if not sys.platform.startswith("linux"):
         return _without(f"it is not compiled on {platform.system()}")
@@ -60,13 +60,13 @@ def find_step() -> Step:
     kept = cache_folder("step") / f"step-{_key(compiler)}.so"
     library = _load(kept)
     if library:
-        return Step(library)
-    say("Compiling what tells stories fast, once on this machine; this takes some seconds.")
+        return NativeLibrary(library)
+    print_status("Compiling what tells stories fast, once on this machine; this takes some seconds.")
     return _made(compiler, kept)
 
 
-def _without(why: str) -> Step:
-    return Step(None, f"Texts are told without the compiled step, more slowly: {why}.")
+def _without(why: str) -> NativeLibrary:
+    return NativeLibrary(None, f"Texts are told without the compiled step, more slowly: {why}.")
 
 
 def _key(compiler: str) -> str:
@@ -101,7 +101,7 @@ def _load(path: Path) -> ctypes.CDLL | None:
         return None
 
 
-def _made(compiler: str, kept: Path) -> Step:
+def _made(compiler: str, kept: Path) -> NativeLibrary:
     with tempfile.TemporaryDirectory(prefix="fabella-") as folder:
         made = Path(folder) / "step.so"
         command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), *LIBRARIES]
@@ -117,7 +117,9 @@ def _made(compiler: str, kept: Path) -> Step:
             return _without(f"what {compiler} made cannot be loaded")
         try:
             make_folders(kept.parent)
-            write_file(kept, made.read_bytes())
+            atomic_write(kept, made.read_bytes())
         except (OSError, StorageError) as error:
-            return Step(library, f"The compiled step of telling cannot be kept, and is made anew each time: {error}")
-    return Step(_load(kept) or library)
+            return NativeLibrary(
+                library, f"The compiled step of telling cannot be kept, and is made anew each time: {error}"
+            )
+    return NativeLibrary(_load(kept) or library)

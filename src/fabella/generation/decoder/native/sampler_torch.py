@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fabella.generation.sampling import COLDEST, Sampling, unusable
+from fabella.generation.sampling import MIN_TEMPERATURE, SamplingParams, unsampleable_error
 
 BUCKETS_BYTES = 1024 * 8
 
 _address = ctypes.c_void_p
 
 
-class Wishes(ctypes.Structure):
+class SamplerParams(ctypes.Structure):
     """Of one text: the numbers of a ``Sampling``, and the ids that are penalised."""
 
     _fields_ = [
@@ -29,9 +29,9 @@ class Wishes(ctypes.Structure):
 
 class _Choices(ctypes.Structure):
     _fields_ = [
-        ("settings", ctypes.POINTER(Wishes)),
+        ("settings", ctypes.POINTER(SamplerParams)),
         *((name, _address) for name in ("uniform", "logits")),
-        *((name, ctypes.c_int64) for name in ("n", "vocabulary", "stride")),
+        *((name, ctypes.c_int64) for name in ("n", "vocab_size", "stride")),
         ("scratch", _address),
         ("scratch_bytes", ctypes.c_int64),
         *((name, _address) for name in ("chosen", "tops")),
@@ -39,23 +39,23 @@ class _Choices(ctypes.Structure):
     ]
 
 
-class NativeChooser:
+class NativeSampler:
     """Chooses for up to ``rows`` texts at once, among ``vocabulary`` ids. Nothing is allocated for a token."""
 
-    def __init__(self, library: ctypes.CDLL, rows: int, vocabulary: int) -> None:
+    def __init__(self, library: ctypes.CDLL, rows: int, vocab_size: int) -> None:
         self._function = library.fabella_choose
         self._function.restype = ctypes.c_int64
         threads = torch.get_num_threads()
-        scratch_bytes = (BUCKETS_BYTES + 2 * 4 * vocabulary + 63) // 64 * 64
+        scratch_bytes = (BUCKETS_BYTES + 2 * 4 * vocab_size + 63) // 64 * 64
         self._scratch = torch.empty(scratch_bytes * threads, dtype=torch.uint8)
-        self._settings = (Wishes * rows)()
+        self._settings = (SamplerParams * rows)()
         self._uniform = (ctypes.c_float * rows)()
         self._chosen = (ctypes.c_int64 * rows)()
         self._tops = (ctypes.c_float * rows)()
         self._call = _Choices(
             settings=self._settings,
             uniform=ctypes.addressof(self._uniform),
-            vocabulary=vocabulary,
+            vocab_size=vocab_size,
             scratch=self._scratch.data_ptr(),
             scratch_bytes=scratch_bytes,
             chosen=ctypes.addressof(self._chosen),
@@ -64,10 +64,10 @@ class NativeChooser:
         )
         self._argument = ctypes.byref(self._call)
 
-    def wishes(self, sampling: Sampling, seen: Bool[Tensor, " V"] | None) -> Wishes:
+    def sampler_state(self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None) -> SamplerParams:
         """See Chooser. ``seen`` must live as long as what is given back."""
-        return Wishes(
-            temperature=max(sampling.temperature, COLDEST) if sampling.temperature else 0.0,
+        return SamplerParams(
+            temperature=max(sampling.temperature, MIN_TEMPERATURE) if sampling.temperature else 0.0,
             top_p=sampling.top_p,
             min_p=sampling.min_p,
             penalty=sampling.repetition_penalty,
@@ -75,14 +75,16 @@ class NativeChooser:
             seen=None if seen is None else seen.data_ptr(),
         )
 
-    def choose(self, logits: Float[Tensor, "N V"], wishes: Sequence[Wishes], uniform: Sequence[float]) -> list[int]:
+    def sample(
+        self, logits: Float[Tensor, "N V"], sampler_state: Sequence[SamplerParams], uniform: Sequence[float]
+    ) -> list[int]:
         """See Chooser. ``logits``: float32, each row in one piece."""
-        n = len(wishes)
-        for row, own in enumerate(wishes):
+        n = len(sampler_state)
+        for row, own in enumerate(sampler_state):
             self._settings[row] = own
         self._uniform[:n] = uniform
         call = self._call
         call.n, call.logits, call.stride = n, logits.data_ptr(), logits.stride(0)
         if (row := self._function(self._argument)) >= 0:
-            raise unusable(row, self._tops[row])
+            raise unsampleable_error(row, self._tops[row])
         return self._chosen[:n]
