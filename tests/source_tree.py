@@ -1,30 +1,33 @@
-"""The house as files and syntax trees, for the tests that read it."""
+"""Files, syntax trees and imports of the repository, for the tests that check its structure."""
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-HOUSE = Path(__file__).parents[1]
-PACKAGE = HOUSE / "src" / "fabella"
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "src" / "fabella"
 FILES = sorted(PACKAGE.rglob("*.py"))
-TESTS = sorted((HOUSE / "tests").rglob("*.py"))
-BENCHMARKS = sorted((HOUSE / "benchmarks").rglob("*.py"))
+TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+BENCHMARKS = sorted((REPOSITORY / "benchmarks").rglob("*.py"))
 TREES = {file: ast.parse(file.read_text(encoding="utf-8"), filename=str(file)) for file in FILES + TESTS + BENCHMARKS}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def place(file: Path, node: ast.AST | None = None) -> str:
+def location(file: Path, node: ast.AST | None = None) -> str:
+    """Return ``path:line`` relative to the repository."""
     line = f":{node.lineno}" if isinstance(node, ast.expr | ast.stmt) else ""
-    return f"{file.relative_to(HOUSE)}{line}"
+    return f"{file.relative_to(REPOSITORY)}{line}"
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:
+    """Yield every function and method of a syntax tree."""
     return (node for node in ast.walk(tree) if isinstance(node, Function))
 
 
 def imported(node: ast.AST) -> list[str]:
-    """Full names of the modules that one import statement may load; none for any other node."""
+    """Return the full names of the modules that an import statement or ``import_module("…")`` may load."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.module:
@@ -36,10 +39,28 @@ def imported(node: ast.AST) -> list[str]:
     return []
 
 
-def report(broken: list[str]) -> None:
-    assert not broken, "\n".join(["", *broken])
+def module_name(file: Path) -> str:
+    """Return the dotted name of a module of the package."""
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def import_graph() -> dict[Path, frozenset[Path]]:
+    """Map each file of the package to the package's files that it imports, ``import_module("…")`` included."""
+    by_name = {module_name(file): file for file in FILES}
+    graph: dict[Path, frozenset[Path]] = {}
+    for file in FILES:
+        names = {name for node in ast.walk(TREES[file]) for name in imported(node)}
+        graph[file] = frozenset(by_name[name] for name in names if name in by_name and by_name[name] != file)
+    return graph
+
+
+def report(offenses: list[str]) -> None:
+    """Fail with one offense a line unless there is none."""
+    assert not offenses, "\n".join(["", *offenses])
 
 
 def is_command(file: Path, function: Function) -> bool:
-    """A command's parameters are the options of the command line, which nobody passes by position."""
+    """Return whether a function is a command; its parameters are command-line options, never passed by position."""
     return file.parent == PACKAGE / "cli" and (function.name == "command" or bool(function.decorator_list))

@@ -1,12 +1,13 @@
-"""The laws of the house, measured on the files themselves. Each test names the file and line that breaks its law.
+"""The rules of the code base, measured on its files. Each test names the file and line that breaks its rule.
 
-Import directions are held by import-linter (`.importlinter`, run by `make check`); everything it cannot see is here.
+Import directions between packages are checked by import-linter (`.importlinter`, run by `make check`).
 """
 
 import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,39 +19,47 @@ from fabella.models.registry import family_module, family_names
 from fabella.run_config.run import RunConfig
 from tests.source_tree import (
     FILES,
-    HOUSE,
     PACKAGE,
+    REPOSITORY,
     TESTS,
     TREES,
     Function,
     functions,
+    import_graph,
     imported,
     is_command,
-    place,
+    location,
     report,
 )
 
-# Law 2: what only the files of one engine may import.
 ENGINES = {"torch": "_torch", "triton": "_torch", "jax": "_jax", "optax": "_jax"}
-# The only imports allowed inside a function: what `pip install fabella` leaves out.
+"""Library → suffix of the only files that may import it."""
 OPTIONAL_EXTRAS = {"datasets", "huggingface_hub", "pyarrow", "zstandard", "tiktoken", "lm_eval"}
-# Names that say nothing about what is inside.
+"""Modules that may be imported inside a function: `pip install fabella` leaves them out."""
 EMPTY_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "misc", "tools", "lib"}
-LINES_PER_FILE = 400
+"""Words that do not say what a file or class contains."""
+SHARED_CLASS_NAMES = {"Config", "Model", "Block", "Attention", "State"}
+"""Class names that every family or optimizer has; all others are unique in the package."""
+FILES_PER_FOLDER = 12
+"""Twins (`*_torch.py`, `*_jax.py`) and their description count once."""
+FOLDERS_OF_COMMANDS = {"cli"}
+"""One file a command: as many files as commands."""
+OWN_IMPORTS = 15
+LINES_PER_FILE = 600
 LINES_PER_FUNCTION = 60
 POSITIONAL_ARGUMENTS = 6
 FIELDS_PER_SECTION = 12
-# Run is the config itself, not a section of it: name, seed, engine, and its sections.
 FIELDS_OF_RUN = 14
+"""RunConfig is the whole config: name, seed, engine and its sections."""
 
 
 # ---------------------------------------------------------------- imports
 
 
-def test_only_an_engines_own_files_import_it() -> None:
+def test_only_the_files_of_an_engine_import_its_library() -> None:
     report(
         [
-            f"{place(file, node)} imports {name}; only *{suffix}.py may"
+            f"{location(file, node)} imports {name}; only *{suffix}.py may"
             for file in FILES
             for node in ast.walk(TREES[file])
             for name in imported(node)[:1]
@@ -60,10 +69,10 @@ def test_only_an_engines_own_files_import_it() -> None:
     )
 
 
-def test_no_import_hides_in_a_function_but_that_of_an_optional_extra() -> None:
+def test_only_optional_extras_are_imported_inside_a_function() -> None:
     report(
         [
-            f"{place(file, node)} imports {imported(node)[0]} inside {function.name}()"
+            f"{location(file, node)} imports {imported(node)[0]} inside {function.name}()"
             for file in FILES
             for function in functions(TREES[file])
             for node in ast.walk(function)
@@ -73,13 +82,37 @@ def test_no_import_hides_in_a_function_but_that_of_an_optional_extra() -> None:
     )
 
 
+def test_no_files_import_each_other_in_a_cycle() -> None:
+    """Imports by name (``importlib.import_module``) count as well."""
+    graph = import_graph()
+    finished: set[Path] = set()
+
+    def cycle_through(file: Path, path: list[Path]) -> list[Path]:
+        if file in path:
+            return [*path[path.index(file) :], file]
+        if file in finished:
+            return []
+        for target in sorted(graph[file]):
+            if found := cycle_through(target, [*path, file]):
+                return found
+        finished.add(file)
+        return []
+
+    cycles = [cycle for file in FILES if (cycle := cycle_through(file, []))]
+    report([" → ".join(location(file) for file in cycle) for cycle in cycles[:1]])
+
+
+def test_a_file_imports_few_of_our_own_modules() -> None:
+    counts = {file: len([t for t in targets if t.name != "__init__.py"]) for file, targets in import_graph().items()}
+    report([f"{location(file)} imports {n} own modules" for file, n in counts.items() if n > OWN_IMPORTS])
+
+
 def test_a_family_imports_no_other_family() -> None:
     names = family_names()
-    models = PACKAGE / "models"
     report(
         [
-            f"{place(file, node)} imports {name}, which is another family"
-            for file in sorted(models.glob("*.py"))
+            f"{location(file, node)} imports {name}, which is another family"
+            for file in sorted((PACKAGE / "models").glob("*.py"))
             for own in [re.sub(r"_(torch|jax)$", "", file.stem)]
             if own in names
             for node in ast.walk(TREES[file])
@@ -90,8 +123,8 @@ def test_a_family_imports_no_other_family() -> None:
     )
 
 
-def test_every_room_is_a_package() -> None:
-    report([place(file.parent) for file in FILES if not (file.parent / "__init__.py").exists()])
+def test_every_folder_with_code_is_a_package() -> None:
+    report([location(file.parent) for file in FILES if not (file.parent / "__init__.py").exists()])
 
 
 LIGHT = """
@@ -120,21 +153,28 @@ def test_a_light_command_loads_no_engine(load: str) -> None:
 # ---------------------------------------------------------------- sizes and names
 
 
-def test_files_are_short() -> None:
+def stem(file: Path) -> str:
+    """Return the name that twins share."""
+    return re.sub(r"_(torch|jax)$", "", file.stem)
+
+
+def test_a_folder_has_few_files() -> None:
+    stems: dict[Path, set[str]] = {}
+    for file in FILES:
+        if file.name != "__init__.py" and file.parent.name not in FOLDERS_OF_COMMANDS:
+            stems.setdefault(file.parent, set()).add(stem(file))
+    report([f"{location(folder)} has {len(names)}" for folder, names in stems.items() if len(names) > FILES_PER_FOLDER])
+
+
+def test_no_file_is_very_long() -> None:
     lengths = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in TREES}
-    report(
-        [
-            f"{place(file)} has {n} lines, more than {LINES_PER_FILE}"
-            for file, n in lengths.items()
-            if n > LINES_PER_FILE
-        ]
-    )
+    report([f"{location(file)} has {n} lines" for file, n in lengths.items() if n > LINES_PER_FILE])
 
 
 def test_functions_are_short() -> None:
     report(
         [
-            f"{place(file, function)} {function.name}() has {lines} lines, more than {LINES_PER_FUNCTION}"
+            f"{location(file, function)} {function.name}() has {lines} lines, more than {LINES_PER_FUNCTION}"
             for file, tree in TREES.items()
             for function in functions(tree)
             for lines in [(function.end_lineno or 0) - function.lineno + 1]
@@ -150,7 +190,7 @@ def test_functions_take_few_positional_arguments() -> None:
 
     report(
         [
-            f"{place(file, function)} {function.name}() takes {positional(function)} positional arguments"
+            f"{location(file, function)} {function.name}() takes {positional(function)} positional arguments"
             for file, tree in TREES.items()
             for function in functions(tree)
             if positional(function) > POSITIONAL_ARGUMENTS and not is_command(file, function)
@@ -158,51 +198,63 @@ def test_functions_take_few_positional_arguments() -> None:
     )
 
 
-def every_section() -> list[type[ConfigModel]]:
+def test_a_class_name_is_unique_in_the_package() -> None:
+    definitions = Counter(
+        (node.name, location(file.parent / stem(file)))
+        for file in FILES
+        for node in ast.walk(TREES[file])
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in SHARED_CLASS_NAMES
+    )
+    places: dict[str, list[str]] = {}
+    for name, place in definitions:
+        places.setdefault(name, []).append(place)
+    report([f"{name}: {', '.join(files)}" for name, files in sorted(places.items()) if len(files) > 1])
+
+
+def all_sections() -> list[type[ConfigModel]]:
+    """Return every config section, those of the families included."""
     for name in family_names():
         family_module(name)
-    found: list[type[ConfigModel]] = []
+    sections: list[type[ConfigModel]] = []
     waiting: list[type[ConfigModel]] = [ConfigModel]
     while waiting:
-        found.append(waiting.pop())
-        waiting += found[-1].__subclasses__()
-    return found
+        sections.append(waiting.pop())
+        waiting += sections[-1].__subclasses__()
+    return sections
 
 
 def test_config_sections_have_few_fields() -> None:
-    own = [section for section in every_section() if section.__module__.startswith("fabella.")]
+    own = [section for section in all_sections() if section.__module__.startswith("fabella.")]
     fields = {
         section: set(section.model_fields) - (set(ModelConfig.model_fields) if section is not ModelConfig else set())
         for section in own
     }
-    most = {section: FIELDS_OF_RUN if section is RunConfig else FIELDS_PER_SECTION for section in own}
-    report([f"{s.__qualname__} has {len(f)} fields" for s, f in fields.items() if len(f) > most[s]])
+    limits = {section: FIELDS_OF_RUN if section is RunConfig else FIELDS_PER_SECTION for section in own}
+    report([f"{s.__qualname__} has {len(f)} fields" for s, f in fields.items() if len(f) > limits[s]])
 
 
-def test_no_name_says_nothing() -> None:
+def test_names_say_what_is_inside() -> None:
     def words(name: str) -> set[str]:
         return set(re.split(r"[_\W]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()))
 
-    broken = [place(file) for file in FILES if words(file.stem) & EMPTY_NAMES or words(file.parent.name) & EMPTY_NAMES]
-    broken += [
-        f"{place(file, node)} {node.name}"
+    offenses = [location(f) for f in FILES if words(f.stem) & EMPTY_NAMES or words(f.parent.name) & EMPTY_NAMES]
+    offenses += [
+        f"{location(file, node)} {node.name}"
         for file in FILES
         for node in ast.walk(TREES[file])
         if isinstance(node, ast.ClassDef) and words(node.name) & EMPTY_NAMES
     ]
-    report(broken)
+    report(offenses)
 
 
 # ---------------------------------------------------------------- families
 
 
-def test_a_family_is_found_by_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_is_found_by_its_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fabella.models, "__path__", [*fabella.models.__path__, str(tmp_path)])
-    (tmp_path / "nn_extra_torch.py").write_text("")
     (tmp_path / "sprout_torch.py").write_text("Config = 'found'")
     monkeypatch.delitem(sys.modules, "fabella.models.sprout_torch", raising=False)
     assert "sprout" in family_names()
-    assert "nn_extra" not in family_names()
     assert family_module("sprout").Config == "found"
 
 
@@ -212,26 +264,26 @@ def test_a_family_is_found_by_its_file_alone(tmp_path: Path, monkeypatch: pytest
 def test_tests_mirror_the_source() -> None:
     report(
         [
-            f"{place(file)} tests no file of that name"
+            f"{location(file)} tests no file of that name"
             for file in TESTS
             if file.name.startswith("test_")
-            for room in [file.parent.relative_to(HOUSE / "tests")]
-            if (PACKAGE / room).is_dir() and room.parts
-            if not any((PACKAGE / room).glob(f"{file.stem.removeprefix('test_')}*"))
+            for folder in [file.parent.relative_to(REPOSITORY / "tests")]
+            if (PACKAGE / folder).is_dir() and folder.parts
+            if not any((PACKAGE / folder).glob(f"{file.stem.removeprefix('test_')}*"))
         ]
     )
 
 
-# A process that is killed at a random moment must first be left alone for a random while.
 MAY_SLEEP = {"tests/faults/training_processes.py"}
+"""A process that is killed at a random moment must first run for a random time."""
 
 
 def test_no_test_sleeps() -> None:
     report(
         [
-            f"{place(file, node)} {ast.unparse(node)}"
+            f"{location(file, node)} {ast.unparse(node)}"
             for file in TESTS
-            if place(file) not in MAY_SLEEP
+            if location(file) not in MAY_SLEEP
             for node in ast.walk(TREES[file])
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"time.sleep", "sleep", "asyncio.sleep"}
         ]

@@ -1,4 +1,4 @@
-"""What is committed: nothing that is read can run, everything says what it is for, no path of somebody's machine."""
+"""Checks of the committed files: no unsafe loading, docstrings everywhere, no paths of a developer's machine."""
 
 import ast
 import re
@@ -11,25 +11,25 @@ import pytest
 from tests.source_tree import (
     BENCHMARKS,
     FILES,
-    HOUSE,
     PACKAGE,
+    REPOSITORY,
     TREES,
     Function,
     functions,
     imported,
     is_command,
-    place,
+    location,
     report,
 )
 
-# Methods that torch, typer or http.server asks for, and describes.
 CALLED_BY_A_LIBRARY = {"forward", "backward", "list_commands", "get_command", "resolve_command", "format_help"}
+"""Methods that torch, typer or http.server call and document."""
 
 # ---------------------------------------------------------------- safety
 
 
 def unsafe(node: ast.AST) -> str:
-    """Why this call or import could run code that came with a file; empty when it cannot."""
+    """Return why a call or import could execute code from a file that it reads; empty if it could not."""
     if any(
         name.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
         for name in imported(node)
@@ -44,7 +44,7 @@ def unsafe(node: ast.AST) -> str:
     if callee in {"np.load", "numpy.load"} and keywords.get("allow_pickle") != "False":
         return "must say allow_pickle=False"
     if callee in {"yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system"}:
-        return "runs what it reads"
+        return "executes what it reads"
     if callee == "yaml.load" and "Loader" not in keywords:
         return "must name a safe Loader"
     forbidden = {("weights_only", "False"), ("allow_pickle", "True"), ("trust_remote_code", "True"), ("shell", "True")}
@@ -52,8 +52,8 @@ def unsafe(node: ast.AST) -> str:
 
 
 @pytest.mark.fault("E2", cases=1)
-def test_nothing_that_is_read_can_run() -> None:
-    report([f"{place(f, n)} {unsafe(n)}" for f in FILES + BENCHMARKS for n in ast.walk(TREES[f]) if unsafe(n)])
+def test_reading_a_file_never_executes_code() -> None:
+    report([f"{location(f, n)} {unsafe(n)}" for f in FILES + BENCHMARKS for n in ast.walk(TREES[f]) if unsafe(n)])
 
 
 @pytest.mark.parametrize(
@@ -70,19 +70,19 @@ def test_nothing_that_is_read_can_run() -> None:
         ("yaml.load(text)", "must name a safe Loader"),
     ],
 )
-def test_the_safety_law_bites(code: str, why: str) -> None:
+def test_unsafe_calls_are_found(code: str, why: str) -> None:
     assert why in [unsafe(node) for node in ast.walk(ast.parse(code))]
 
 
 # ---------------------------------------------------------------- words
 
 
-def test_every_file_says_what_it_is_for() -> None:
-    report([place(file) for file in FILES if TREES[file].body and not ast.get_docstring(TREES[file])])
+def test_every_file_has_a_docstring() -> None:
+    report([location(file) for file in FILES if TREES[file].body and not ast.get_docstring(TREES[file])])
 
 
 def test_every_public_function_has_a_docstring() -> None:
-    """A method may leave it to the contract it fulfils: a method of the same name in a class it can be used as."""
+    """A method may leave it to the protocol that it implements: a method of the same name in another class."""
     described = {
         function.name
         for file in FILES
@@ -93,7 +93,7 @@ def test_every_public_function_has_a_docstring() -> None:
     }
     report(
         [
-            f"{place(file, function)} {function.name}()"
+            f"{location(file, function)} {function.name}()"
             for file in FILES
             for owner, function in public_functions(TREES[file])
             if not ast.get_docstring(function)
@@ -104,7 +104,7 @@ def test_every_public_function_has_a_docstring() -> None:
 
 
 def public_functions(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | None, Function]]:
-    """The functions of the module and the methods of its public classes, but names with an underscore."""
+    """Yield the public functions of a module and the public methods of its public classes, each with its class."""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
     for owner, body in [(None, tree.body), *((c, c.body) for c in classes)]:
         for node in body:
@@ -119,55 +119,61 @@ COMMANDS = [file for file in sorted((PACKAGE / "cli").glob("*.py")) if file.stem
 def test_every_command_shows_examples(file: Path) -> None:
     text = ast.get_docstring(TREES[file]) or ""
     name = file.stem.replace("_", "-")
-    assert "Examples:" in text, f"{place(file)} has no Examples"
-    assert f"  fabella {name}" in text.split("Examples:")[1], f"{place(file)}: no example begins with fabella {name}"
-    assert text.splitlines()[0].endswith("."), f"{place(file)}: the first line is the summary, a sentence"
+    assert "Examples:" in text, f"{location(file)} has no Examples"
+    assert f"  fabella {name}" in text.split("Examples:")[1], f"{location(file)}: no example begins with fabella {name}"
+    assert text.splitlines()[0].endswith("."), f"{location(file)}: the first line is the summary, a sentence"
 
 
 def tree_in_readme() -> dict[str, str]:
     """Name → purpose, from the tree of `src/fabella` that README.md prints."""
-    block = re.search(r"```text\nsrc/fabella/\n(.*?)```", (HOUSE / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    block = re.search(
+        r"```text\nsrc/fabella/\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert block, "README.md prints no tree of src/fabella/"
     lines = [line.strip().split(None, 1) for line in block[1].splitlines() if line.strip()]
     return {line[0]: line[1] for line in lines}
 
 
-def test_readme_prints_the_real_tree() -> None:
-    rooms = {f"{item.name}/" for item in PACKAGE.iterdir() if item.is_dir() and item.name != "__pycache__"}
+def test_readme_shows_the_real_packages() -> None:
+    packages = {f"{item.name}/" for item in PACKAGE.iterdir() if item.is_dir() and item.name != "__pycache__"}
     files = {file.name for file in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert set(tree_in_readme()) == rooms | files
+    assert set(tree_in_readme()) == packages | files
 
 
 # ---------------------------------------------------------------- what is committed
 
 
 def tracked() -> list[Path]:
-    """Every file that git tracks; where there is no git, what stands in the rooms of the house."""
-    if (HOUSE / ".git").exists():
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE, capture_output=True, text=True, check=True).stdout
-        return [HOUSE / name for name in listed.split("\0") if name and (HOUSE / name).is_file()]
-    return [*TREES, *HOUSE.glob("*.md"), *(HOUSE / "docs").rglob("*.md")]
+    """Return every file that git tracks; without git, the source files and pages."""
+    if (REPOSITORY / ".git").exists():
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        ).stdout
+        return [REPOSITORY / name for name in listed.split("\0") if name and (REPOSITORY / name).is_file()]
+    return [*TREES, *REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
 
 
 MACHINE_PATH = re.compile(r"(?<![\w.~:/-])/(?:home|work|root|tmp|opt|Users|mnt)/[A-Za-z0-9_.-]")
 
 
-def test_no_path_of_somebodys_machine_is_committed() -> None:
-    broken = []
+def test_no_absolute_path_of_a_machine_is_committed() -> None:
+    offenses = []
     for file in tracked():
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             continue  # a picture or an archive
-        broken += [
-            f"{place(file)}:{i}: {line.strip()[:100]}" for i, line in enumerate(lines, 1) if MACHINE_PATH.search(line)
+        offenses += [
+            f"{location(file)}:{i}: {line.strip()[:100]}"
+            for i, line in enumerate(lines, 1)
+            if MACHINE_PATH.search(line)
         ]
-    report(broken)
+    report(offenses)
 
 
 @pytest.mark.fault("H5", cases=1)
-def test_the_trust_model_is_written_down() -> None:
-    text = (HOUSE / "SECURITY.md").read_text(encoding="utf-8")
+def test_the_trust_model_is_documented() -> None:
+    text = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
     for heading in ("What is trusted", "What is promised", "What is not promised", "Reporting"):
         assert f"## {heading}\n" in text
     assert "No pickle in any form" in text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[1]
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -66,7 +66,7 @@ def _complaints_about_shell(command: str) -> list[str]:
 
 
 def test_the_dockerfile_breaks_no_rule() -> None:
-    assert complaints((HOUSE / "Dockerfile").read_text()) == []
+    assert complaints((REPOSITORY / "Dockerfile").read_text()) == []
 
 
 SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER teller\nCMD ["fabella"]\n'
@@ -97,16 +97,16 @@ def test_each_rule_bites(old: str, new: str, complaint: str) -> None:
 
 
 def test_it_copies_only_what_exists_and_is_not_ignored() -> None:
-    let_through = {line[1:] for line in (HOUSE / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    for name, rest in instructions((HOUSE / "Dockerfile").read_text()):
+    let_through = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for name, rest in instructions((REPOSITORY / "Dockerfile").read_text()):
         if name == "COPY":
             for source in rest.split()[:-1]:
-                assert (HOUSE / source).exists(), source
+                assert (REPOSITORY / source).exists(), source
                 assert source in let_through, source
 
 
 def test_it_starts_with_the_quickstart_and_keeps_data_and_runs() -> None:
-    steps = dict(instructions((HOUSE / "Dockerfile").read_text()))
+    steps = dict(instructions((REPOSITORY / "Dockerfile").read_text()))
     assert json.loads(steps["ENTRYPOINT"]) + json.loads(steps["CMD"]) == ["fabella", "quickstart"]
     assert json.loads(steps["VOLUME"]) == ["/story/data", "/story/runs"]
     assert steps["ARG"] == "COMPUTE=cpu"

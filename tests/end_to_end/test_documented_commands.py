@@ -19,9 +19,9 @@ import pytest
 from fabella.cli.presets import table
 from fabella.text.storybook.generator import stories
 
-HOUSE = Path(__file__).parents[2]
-PAGES = [HOUSE / "README.md", *sorted((HOUSE / "docs").glob("*.md"))]
-ALL_PAGES = [*PAGES[1:], *HOUSE.glob("*.md"), *(HOUSE / "benchmarks").glob("*.md")]
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+ALL_PAGES = [*PAGES[1:], *REPOSITORY.glob("*.md"), *(REPOSITORY / "benchmarks").glob("*.md")]
 
 # What cannot run inside a test, and why.
 NOT_RUN = {
@@ -84,9 +84,9 @@ def faster(command: str) -> str:
 def reader(tmp_path: Path) -> Path:
     """A reader's folder: the sources, the tests that every family gets, and a text of their own."""
     for folder in ("src/fabella", "tests/models"):
-        shutil.copytree(HOUSE / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
     for file in ("pyproject.toml", "tests/conftest.py"):
-        shutil.copy(HOUSE / file, tmp_path / file)
+        shutil.copy(REPOSITORY / file, tmp_path / file)
     text = "<|endoftext|>\n".join(f"{story}\n" for story in itertools.islice(stories(STORIES, seed=3), STORIES))
     (tmp_path / "my-stories.txt").write_text(text, encoding="utf-8")
     return tmp_path
@@ -142,12 +142,12 @@ def test_what_is_not_run_is_documented_somewhere() -> None:
 
 
 def test_readme_shows_the_presets_as_they_are() -> None:
-    shown = re.search(r"<!-- presets: .*?-->\n```text\n(.*?)\n```", (HOUSE / "README.md").read_text(), re.DOTALL)
+    shown = re.search(r"<!-- presets: .*?-->\n```text\n(.*?)\n```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert shown
     assert shown[1] == table()
 
 
-@pytest.mark.parametrize("page", ALL_PAGES, ids=[str(page.relative_to(HOUSE)) for page in ALL_PAGES])
+@pytest.mark.parametrize("page", ALL_PAGES, ids=[str(page.relative_to(REPOSITORY)) for page in ALL_PAGES])
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

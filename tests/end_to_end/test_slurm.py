@@ -11,7 +11,7 @@ import pytest
 from fabella.run_config.files import to_yaml
 from fabella.runs.run_dir import RunDir
 from tests.processes import reserved_port
-from tests.source_tree import HOUSE
+from tests.source_tree import REPOSITORY
 from tests.training import tiny
 
 STEPS = 600
@@ -41,7 +41,7 @@ exit "$largest"
 
 def script(port: int) -> str:
     """The block of the guide, on a tiny run and a port that is free here."""
-    guide = (HOUSE / "docs" / "guide-clusters.md").read_text(encoding="utf-8")
+    guide = (REPOSITORY / "docs" / "guide-clusters.md").read_text(encoding="utf-8")
     block = re.search(r"^```text\n(#!/bin/bash\n#SBATCH.*?)^```$", guide, re.DOTALL | re.MULTILINE)
     assert block, "the guide has no job script any more"
     changed = block[1].replace("piny-37m", "mine.yaml").replace("29500", str(port))
@@ -68,7 +68,7 @@ def test_a_job_that_is_stopped_is_queued_again_and_goes_on_to_its_end(tmp_path: 
         (tmp_path / "bin" / name).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(HOUSE / "src"),
+        "PYTHONPATH": str(REPOSITORY / "src"),
         "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
     }  # fmt: skip
     lives = []

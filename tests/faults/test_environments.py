@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli import main
-from tests.source_tree import HOUSE
+from tests.source_tree import REPOSITORY
 from tests.training import tiny
 
 WORDS = ["train", "storybook-1m", *tiny.SETTINGS, "samples.every_steps=2", "--steps", "4", "--device", "cpu"]
@@ -98,7 +98,7 @@ def test_whoever_listens_and_in_whatever_language_it_trains_to_the_end(
 ) -> None:
     script, code = STARTED[name]
     command = [sys.executable, "-m", "fabella", *words(tmp_path / "run", prepared)]
-    environment = os.environ | {"PYTHONPATH": str(HOUSE / "src")}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
     done = subprocess.run(["bash", "-c", script, "bash", *command], env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from fabella.errors import TokenizerError
 from fabella.tokenizers import loading
 from tests.tokenizers.samples import AWKWARD, KINDS, corpus, random_text, texts, trained
 
-HOUSE = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[2]
 # With those of hypothesis below 100,000 texts in all, over the four kinds.
 RANDOM_TEXTS = 24_000
 EXAMPLES = 1_000
@@ -150,5 +150,5 @@ def test_training_gives_the_same_whatever_the_threads(kind: str) -> None:
     for threads in ("1", "2", "4"):
         environment = {**os.environ, "RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
         command = [sys.executable, "-c", TRAIN.format(kind=kind)]
-        done = subprocess.run(command, env=environment, cwd=HOUSE, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == trained(kind).fingerprint

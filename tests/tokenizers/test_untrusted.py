@@ -15,7 +15,7 @@ from fabella.tokenizers import untrusted
 from tests.tokenizers import hostile
 from tests.tokenizers.samples import foreign_values
 
-HOUSE = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.fault("E7", cases=hostile.CASES)
@@ -23,7 +23,7 @@ def test_hostile_files_neither_hang_nor_crash() -> None:
     """In a process of its own: the library's panics and hangs are not those of the tests."""
     command = [sys.executable, "-m", hostile.__name__]
     environment = {**os.environ, "RUST_BACKTRACE": "0"}
-    done = subprocess.run(command, cwd=HOUSE, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     tried, used = map(int, done.stdout.split())
     assert tried == hostile.CASES

@@ -20,7 +20,7 @@ from fabella.runs.run_dir import RunDir
 from fabella.training import distributed_run
 from fabella.training.run import start_run
 from tests.processes import reserved_port
-from tests.source_tree import HOUSE
+from tests.source_tree import REPOSITORY
 from tests.training import rank_work, tiny
 
 STEPS = 16
@@ -209,7 +209,7 @@ def alone_together(processes: int, values: dict[str, Any]) -> list[int]:
         words = [sys.executable, "-m", "tests.training.rank_work", json.dumps(values)]
         try:
             for rank in range(processes):
-                started.append(subprocess.Popen(words, cwd=HOUSE, env=os.environ | there | {"RANK": str(rank)}))
+                started.append(subprocess.Popen(words, cwd=REPOSITORY, env=os.environ | there | {"RANK": str(rank)}))
             started[0].wait(SECONDS)
             return [_ended(process) for process in started]
         finally:
@@ -241,7 +241,7 @@ def started_again(out: Path, data: TokenizedDataset, step: int, rank: int) -> No
     values = json.dumps(asked(out, data, strike=(step, rank, "SIGKILL")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.rank_work", values]
-    done = subprocess.run(torchrun, cwd=HOUSE, capture_output=True, text=True, timeout=SECONDS)
+    done = subprocess.run(torchrun, cwd=REPOSITORY, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -271,7 +271,7 @@ def left_alone(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
     seldom = [f"{what}.every=10000" for what in ("validation", "samples", "checkpoint")]
     values = asked(out, data, *seldom, strike=(step, rank, "kill the launcher")) | {"steps": 5000}
     words = [sys.executable, "-m", "tests.training.rank_work", "2", json.dumps(values)]
-    launched = subprocess.run(words, cwd=HOUSE, timeout=SECONDS)
+    launched = subprocess.run(words, cwd=REPOSITORY, timeout=SECONDS)
     assert launched.returncode == -signal.SIGKILL
     pids = [int(said(out, rank).split()[0]) for rank in (0, 1)]
     for pid in pids:

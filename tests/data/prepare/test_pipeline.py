@@ -33,7 +33,7 @@ from fabella.tokenizers import pretrained
 from tests.data.samples import SMALL, all_ids, content, data, lines, prepared, words
 from tests.data.timeouts import has_ended
 from tests.processes import started
-from tests.source_tree import HOUSE
+from tests.source_tree import REPOSITORY
 from tests.tokenizers.samples import trained
 from tests.tokenizers.test_sentencepiece import model
 
@@ -318,7 +318,7 @@ except TrainingInterrupted as error:
 def test_ctrl_c_for_the_whole_group_ends_workers_and_leaves_nothing(tmp_path: Path) -> None:
     """A terminal sends Ctrl-C to every process of the group."""
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "out")]
-    with started(command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=HOUSE) as process:
+    with started(command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=REPOSITORY) as process:
         assert process.stdout
         _, *pids = process.stdout.readline().split()
         os.killpg(process.pid, signal.SIGINT)
@@ -344,6 +344,6 @@ def test_killed_at_any_moment_and_begun_again_it_writes_the_same(tmp_path: Path)
             str(workers),
             "8",
         ]
-        done = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads(done.stdout) == {"killed": kills, "half": 0, "different": 0, "left": 0}
