@@ -1,4 +1,4 @@
-"""What may be tried: ranges from a file, the usual ones, shapes within a budget, and the run as it is among them."""
+"""Search spaces: ranges from a file, the default space, shapes within a parameter budget, and the baseline trial."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from fabella.models.parameters import count
 from fabella.models.registry import parse_model_config
 from fabella.run_config.files import load_config
 from fabella.run_config.run import RunConfig
-from fabella.tuning.space import baseline_params, default_space, read_space, shapes, suggest, tried
+from fabella.tuning.space import apply_overrides, baseline_params, default_space, read_space, shapes, suggest
 
 RUN = load_config("storybook-1m")
 
 
-class Fixed:
-    """A trial that always takes the same share of every range."""
+class FixedShareTrial:
+    """Trial that draws the same share of every range."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -34,62 +34,62 @@ def space_file(tmp_path: Path, text: str) -> Path:
     return tmp_path / "space.yaml"
 
 
-def test_a_file_says_what_is_searched(tmp_path: Path) -> None:
+def test_a_space_file_gives_the_overrides_of_a_trial(tmp_path: Path) -> None:
     text = "optimizer.lr: {kind: log, low: 1e-4, high: 1e-2}\n"
     text += "size: {kind: joint, of: [{model.dim: 64}, {model.dim: 128}]}"
     space = read_space(space_file(tmp_path, text), RUN)
-    overrides = suggest(RUN, space, Fixed(0.5))
+    overrides = suggest(space, FixedShareTrial(0.5))
     assert overrides[1] == "model.dim=128"
-    assert tried(RUN, overrides).optimizer.lr == pytest.approx(1e-3)
+    assert apply_overrides(RUN, overrides).optimizer.lr == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("optimizer.lrr: {kind: log, low: 1e-4, high: 1e-2}", "no setting 'optimizer.lrr'.*optimizer.lr"),
+        ("optimizer.lrr: {kind: log, low: 1e-4, high: 1e-2}", "Unknown key 'optimizer.lrr'.*optimizer.lr"),
         ("optimizer.lr: {kind: log, low: 1e-2, high: 1e-4}", "is not below"),
         ("optimizer.lr: {kind: log, low: 0, high: 1}", "greater than 0"),
         ("optimizer.lr: {kind: choice, of: [1]}", "at least 2"),
         ("optimizer.lr: 3", "optimizer.lr"),
     ],
 )
-def test_what_is_no_space_is_told(text: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_an_invalid_space_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         read_space(space_file(tmp_path, text), RUN)
 
 
-def test_the_usual_space_is_around_the_run_and_holds_it() -> None:
+def test_the_default_space_contains_the_run_itself() -> None:
     space = default_space(RUN)
     assert set(space) == {
         "optimizer.lr", "optimizer.betas", "training.micro_batch_size", "optimizer.weight_decay", "warm-up",
     }  # fmt: skip
-    same = baseline_params(RUN, space)
-    assert same["optimizer.lr"] == RUN.optimizer.lr
-    assert json.loads(same["training.micro_batch_size"]) == RUN.training.micro_batch_size
-    assert set(same) == set(space)
+    params = baseline_params(RUN, space)
+    assert params["optimizer.lr"] == RUN.optimizer.lr
+    assert json.loads(params["training.micro_batch_size"]) == RUN.training.micro_batch_size
+    assert set(params) == set(space)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
-def test_whatever_is_tried_is_a_run_that_learns_from_as_much(share: float) -> None:
-    run = tried(RUN, suggest(RUN, default_space(RUN), Fixed(share)))
+def test_every_trial_sees_the_same_number_of_training_sequences(share: float) -> None:
+    run = apply_overrides(RUN, suggest(default_space(RUN), FixedShareTrial(share)))
 
-    def windows(of: RunConfig) -> int:
+    def sequences(of: RunConfig) -> int:
         return of.training.length.max_steps * of.training.micro_batch_size  # pyright: ignore[reportAttributeAccessIssue]
 
-    assert windows(run) == windows(RUN)
+    assert sequences(run) == sequences(RUN)
 
 
 @pytest.mark.parametrize("preset", ["storybook-1m", "storybook-hybrid-1m", "mingru-17m", "tinystories-1m", "piny-37m"])
-def test_shapes_keep_to_their_budget(preset: str) -> None:
+def test_shapes_stay_within_the_parameter_budget(preset: str) -> None:
     run = load_config(preset)
-    most = count(run.model.parameters())
-    found = shapes(run, most)
-    assert len({json.dumps(one) for one in found}) == len(found) >= 2
-    for one in found:
-        values = run.model.model_dump(mode="json") | {key.removeprefix("model."): value for key, value in one.items()}
-        assert most * 0.7 <= count(parse_model_config(values).parameters()) <= most
+    budget = count(run.model.parameters())
+    candidates = shapes(run, budget)
+    assert len({json.dumps(shape) for shape in candidates}) == len(candidates) >= 2
+    for shape in candidates:
+        values = run.model.model_dump(mode="json") | {key.removeprefix("model."): value for key, value in shape.items()}
+        assert budget * 0.7 <= count(parse_model_config(values).parameters()) <= budget
 
 
-def test_a_budget_for_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there are not two shapes of llama"):
+def test_a_budget_below_every_shape_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Fewer than two shapes of llama"):
         shapes(RUN, 1000)

@@ -15,7 +15,7 @@ from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
 from fabella.tuning.lr_range_test import lr_range_test
 from fabella.tuning.search_page import page
-from fabella.tuning.space import LogUniformRange, Space, suggest, tried
+from fabella.tuning.space import LogUniformRange, Space, apply_overrides, suggest
 from fabella.tuning.study import BEST, Search, best, ended, open_study, optuna, requeue_stale_trials, work
 from fabella.tuning.workers import search_together
 from tests.report.test_page import whole
@@ -73,7 +73,7 @@ def test_the_mean_over_seeds_counts(data: Any, tmp_path: Path) -> None:
     work(asked, 1)
     (trial,) = ended(open_study(asked))
     first = trials.as_trial(
-        tried(asked.run, suggest(asked.run, asked.space, optuna().trial.FixedTrial(trial.params))), 8
+        apply_overrides(asked.run, suggest(asked.space, optuna().trial.FixedTrial(trial.params))), 8
     )
     alone = [
         trials.train(run, tmp_path / f"alone-{run.seed}", data, lambda step, score: False, device="cpu")

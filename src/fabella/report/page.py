@@ -110,7 +110,7 @@ def _figures(history: RunHistory, name: str) -> str:
     """What a run has come to, in six numbers."""
     last, done = history.last, history.final
     score: Mapping[str, Any] = done or (history.validation[-1] if history.validation else {})
-    of = getattr(history.run.training.length, "steps", 0)
+    of = getattr(history.run.training.length, "max_steps", 0)
     steps = f"{last['step']:,}" + (f" of {of:,}" if of and of != last["step"] else "")
     cells = [
         ("steps", steps),

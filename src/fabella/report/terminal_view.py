@@ -38,7 +38,7 @@ def follow(path: Path, console: Console | None = None, *, look_seconds: float = 
 def render(history: RunHistory) -> Group:
     """Figures, two curves as blocks, and what it told last."""
     last = history.last
-    of = getattr(history.run.training.length, "steps", 0)
+    of = getattr(history.run.training.length, "max_steps", 0)
     head = f"{history.name}: step {last['step']:,} of {of:,}" + (", ended" if history.final else "")
     table = Table.grid(padding=(0, 2))
     for word, rows, key, how in (

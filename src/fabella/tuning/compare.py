@@ -65,7 +65,7 @@ def matched_model(run: RunConfig, family: str, parameters: int, layers: int) -> 
 def steps_for_seconds(run: RunConfig, minutes: float, *, device: str = "auto") -> RunConfig:
     """``run`` with as many steps as this machine takes in ``minutes``; its pace is measured."""
     steps = measure_speed(run, device=device).steps_in(minutes)
-    return validate_config(with_sections(run.model_dump(mode="json"), {"training.length": {"steps": steps}}))
+    return validate_config(with_sections(run.model_dump(mode="json"), {"training.length": {"max_steps": steps}}))
 
 
 def compare(

@@ -19,7 +19,7 @@ from fabella.run_config.files import to_yaml
 from fabella.run_config.run import RunConfig
 from fabella.storage import atomic_write, make_folders, storage_errors
 from fabella.tuning import trials
-from fabella.tuning.space import Space, baseline_params, suggest, tried
+from fabella.tuning.space import Space, apply_overrides, baseline_params, suggest
 
 BEST = "best.yaml"
 PRUNING_CHECKS = 8
@@ -193,7 +193,7 @@ def _objective(
 ) -> float:
     """Train with what the trial suggests; its score, or the end of the trial where it is hopeless or impossible."""
     try:
-        run = trials.as_trial(tried(search.run, suggest(search.run, search.space, trial)), PRUNING_CHECKS)
+        run = trials.as_trial(apply_overrides(search.run, suggest(search.space, trial)), PRUNING_CHECKS)
     except ConfigError as error:
         trial.set_user_attr("reason", str(error))
         raise library.TrialPruned from error
@@ -234,7 +234,7 @@ def best(search: Search, study: Any) -> tuple[RunConfig, Any]:
             "No trial came to its end: there is no best one.", hint="Give more --trials, or shorter ones."
         )
     trial = min(complete, key=lambda one: (one.value, one.number))
-    run = tried(search.run, suggest(search.run, search.space, library.trial.FixedTrial(trial.params)))
+    run = apply_overrides(search.run, suggest(search.space, library.trial.FixedTrial(trial.params)))
     atomic_write(search.out / BEST, to_yaml(run).encode())
     return run, trial
 

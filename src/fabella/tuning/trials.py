@@ -12,6 +12,7 @@ from fabella.run_config.run import RunConfig
 from fabella.tracking.tracker import Row
 from fabella.training import run as session
 from fabella.training.loop import Progress
+from fabella.tuning.space import max_steps
 
 
 class PrunedError(Exception):
@@ -46,7 +47,7 @@ class PrunableTrial:
 
 def as_trial(run: RunConfig, looks: int) -> RunConfig:
     """The run as a trial: ``looks`` validations, no samples, one checkpoint at its end."""
-    steps = getattr(run.training.length, "steps", 0)
+    steps = max_steps(run)
     every = max(1, steps // looks)
     settings = [
         f"validation.every_steps={every}",
