@@ -130,7 +130,10 @@ def streaming(of: DataConfig, **settings: int) -> DataConfig:
 
 def test_of_a_stream_only_what_decides_its_head_counts() -> None:
     base = data()
-    one, other = streaming(base), streaming(base, document_shuffle_buffer=7, sequence_shuffle_buffer=7, prefetch_batches=7)
+    one, other = (
+        streaming(base),
+        streaming(base, document_shuffle_buffer=7, sequence_shuffle_buffer=7, prefetch_batches=7),
+    )
     assert dataset_fingerprint(one, BYTES) == dataset_fingerprint(other, BYTES)
     assert dataset_fingerprint(one, BYTES) != dataset_fingerprint(base, BYTES)
     assert dataset_fingerprint(one, BYTES) != dataset_fingerprint(streaming(base, tokenizer_sample_bytes=1000), BYTES)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from fabella import models
 from fabella.config.data import Packed, Padded
-from fabella.data.batches import IGNORE, Batch
+from fabella.data.batches import Batch
 from fabella.data.dataset import Split, SplitRecord
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError
+from fabella.models import IGNORE
 from tests.data.samples import all_ids, split
 
 END = 0

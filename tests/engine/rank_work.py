@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fabella.data.batches import IGNORE, Batch
+from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, current_rank
 from fabella.engine.engine import Engine, State
 from fabella.errors import FabellaError
+from fabella.models import IGNORE
 from fabella.run_config.files import validate_config
 from fabella.runs.safetensors_io import dump_tensors, load_tensors
 

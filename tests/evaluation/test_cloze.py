@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.batches import IGNORE
 from fabella.evaluation.cloze import CHOICES, questions, run_cloze
 from fabella.evaluation.predictions import Predictions
+from fabella.models import IGNORE
 from tests.generation.tiny_run import tokenizer
 
 STORIES = [f"Tom had {n} dogs. They ran. They ate. Then all {n} slept." for n in range(8)]

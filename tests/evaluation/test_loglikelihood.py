@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError
 from fabella.evaluation.loglikelihood import Likelihood, loglikelihoods
 from fabella.evaluation.predictions import Predictions
+from fabella.models import IGNORE
 from tests.generation.tiny_run import tokenizer
 
 ASKED = [("Tom had ", "a dog."), ("", "Zoë"), ("Once upon a time, ", "there was a dragon who ate."), ("all", "")]

@@ -7,13 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError, TextError
 from fabella.evaluation.predictions import Predict, Predictions
 from fabella.evaluation.predictions_torch import predictions
 from fabella.evaluation.scores import Scores, score
 from fabella.evaluation.scoring_batches import Document, of_texts
 from fabella.generation.likelihood import measure
+from fabella.models import IGNORE
 from tests.generation.fake_model import Config, Hashing
 from tests.generation.tiny_run import tokenizer
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.data.batches import IGNORE
 from fabella.evaluation.scoring_batches import Document, of_texts, rows
+from fabella.models import IGNORE
 from tests.generation.tiny_run import tokenizer
 
 END = 99

@@ -1,4 +1,4 @@
-"""The doctor: what it counts is exact, and it warns where it should and only there."""
+"""Data quality report: exact counts, and warnings where they are due and only there."""
 
 import json
 
@@ -8,55 +8,55 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.data.prepare.holdout import document_hash
-from fabella.text.data_quality import DataQuality, Report, in_bytes
+from fabella.text.data_quality import SIGNS, DataQuality, Report, mojibake_signs
 from fabella.text.read_report import ReadReport
 
 TRAIN = [f"story number {number} of the fox" for number in range(200)]
-HELD = [f"story number {number} of the owl" for number in range(20)]
+VALIDATION = [f"story number {number} of the owl" for number in range(20)]
 
 
-def examined(train: list[str], held: list[str]) -> DataQuality:
-    doctor = DataQuality()
-    for texts, held_out in ((train, False), (held, True)):
+def quality_of(train: list[str], validation: list[str]) -> DataQuality:
+    quality = DataQuality()
+    for texts, held_out in ((train, False), (validation, True)):
         for text in texts:
-            doctor.add(text, document_hash(text), held_out)
-    return doctor
+            quality.add(text, document_hash(text), held_out)
+    return quality
 
 
-def report(train: list[str] = TRAIN, held: list[str] = HELD) -> Report:
-    return examined(train, held).report()
+def report(train: list[str] = TRAIN, validation: list[str] = VALIDATION) -> Report:
+    return quality_of(train, validation).report()
 
 
 def test_sound_text_has_no_warnings() -> None:
-    found = report()
-    assert found.warnings == []
-    assert found.facts["documents"] == 220
-    assert found.facts["training"] == {"documents": 200, "bytes": sum(map(len, TRAIN))}
-    assert found.facts["validation"] == {"documents": 20, "bytes": sum(map(len, HELD))}
+    result = report()
+    assert result.warnings == []
+    assert result.facts["documents"] == 220
+    assert result.facts["training"] == {"documents": 200, "bytes": sum(map(len, TRAIN))}
+    assert result.facts["validation"] == {"documents": 20, "bytes": sum(map(len, VALIDATION))}
 
 
-def test_bytes_and_characters_are_told_apart() -> None:
+def test_bytes_and_characters_are_counted_separately() -> None:
     facts = report(["Füchse 🦊"], ["x"]).facts
     assert (facts["characters"], facts["bytes"]) == (9, 13)
 
 
 @given(st.lists(st.sampled_from("abcdefgh")), st.lists(st.sampled_from("abcdefgh")))
-def test_duplicates_and_overlap_are_exact(train: list[str], held: list[str]) -> None:
-    facts = report(train, held).facts
-    assert facts["duplicates"] == len(train) + len(held) - len(set(train) | set(held))
-    assert facts["overlap"] == len(set(train) & set(held))
+def test_duplicates_and_overlap_are_exact(train: list[str], validation: list[str]) -> None:
+    facts = report(train, validation).facts
+    assert facts["duplicates"] == len(train) + len(validation) - len(set(train) | set(validation))
+    assert facts["overlap"] == len(set(train) & set(validation))
 
 
-def test_asking_twice_or_between_changes_nothing() -> None:
-    doctor = examined(TRAIN, HELD[:10])
-    doctor.report()
-    for text in HELD[10:]:
-        doctor.add(text, document_hash(text), True)
-    assert doctor.report() == doctor.report() == report()
+def test_repeated_and_intermediate_reports_change_nothing() -> None:
+    quality = quality_of(TRAIN, VALIDATION[:10])
+    quality.report()
+    for text in VALIDATION[10:]:
+        quality.add(text, document_hash(text), True)
+    assert quality.report() == quality.report() == report()
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=50))
-def test_lengths_are_told_by_their_order(lengths: list[int]) -> None:
+def test_quantiles_of_lengths_are_exact(lengths: list[int]) -> None:
     spread = report(["x" * length for length in lengths], []).facts["document_bytes"]
     assert (spread["least"], spread["most"]) == (min(lengths), max(lengths))
     assert spread["mean"] == pytest.approx(sum(lengths) / len(lengths))
@@ -66,56 +66,56 @@ def test_lengths_are_told_by_their_order(lengths: list[int]) -> None:
 
 
 def test_empty_documents_are_counted() -> None:
-    doctor = examined([*TRAIN, "", " \n"], HELD)
-    assert doctor.report().facts["empty"] == 2
-    assert doctor.report(notes=ReadReport(empty=5)).facts["empty"] == 7
+    quality = quality_of([*TRAIN, "", " \n"], VALIDATION)
+    assert quality.report().facts["empty"] == 2
+    assert quality.report(notes=ReadReport(empty=5)).facts["empty"] == 7
 
 
 @pytest.mark.parametrize(
-    ("train", "held", "warning"),
+    ("train", "validation", "warning"),
     [
         (
             [*TRAIN, "caf\ufffd", "th\ufffd"],
-            HELD,
-            "2 of 222 documents hold U+FFFD, where a character was lost.",
+            VALIDATION,
+            "2 of 222 documents contain U+FFFD, where a character was lost.",
         ),
-        ([*TRAIN, "caf\u00c3\u00a9"], HELD, "1 of 221 documents hold letters like \u00c3\u00a9 for \u00e9"),
-        ([*TRAIN, *TRAIN], HELD, "48 % of the documents repeat others word for word"),
-        (TRAIN, [*HELD, *TRAIN[:3]], "3 validation documents also stand in the training text"),
-        (TRAIN, [], "Nothing is held out for validation."),
-        (TRAIN, HELD[:4], "Only 4 documents are held out for validation: its loss will be a rough guess."),
+        ([*TRAIN, "caf\u00c3\u00a9"], VALIDATION, "1 of 221 documents contain letters like \u00c3\u00a9 for \u00e9"),
+        ([*TRAIN, *TRAIN], VALIDATION, "48 % of the documents are exact duplicates of others"),
+        (TRAIN, [*VALIDATION, *TRAIN[:3]], "3 validation documents are also in the training text"),
+        (TRAIN, [], "No documents are held out for validation."),
+        (TRAIN, VALIDATION[:4], "Only 4 documents are held out: the validation loss will be a rough estimate."),
     ],
 )
-def test_what_is_wrong_is_said(train: list[str], held: list[str], warning: str) -> None:
-    assert [said for said in report(train, held).warnings if said.startswith(warning)]
+def test_each_problem_gives_its_warning(train: list[str], validation: list[str], warning: str) -> None:
+    assert [line for line in report(train, validation).warnings if line.startswith(warning)]
 
 
-def test_what_reading_met_is_said_too() -> None:
-    warnings = examined(TRAIN, HELD).report(notes=ReadReport(damaged=3, bad_lines=1)).warnings
+def test_damage_met_while_reading_is_reported() -> None:
+    warnings = quality_of(TRAIN, VALIDATION).report(notes=ReadReport(damaged=3, bad_lines=1)).warnings
     assert warnings == [
-        "3 documents are damaged: bytes that are no UTF-8, NUL, or half characters.",
+        "3 documents are damaged: invalid UTF-8, NUL, or lone surrogates.",
         "1 line is broken and was left out.",
     ]
 
 
 def with_tokens(*, context: int = 0, model_parameters: int = 0, tokens_to_train: int = 0) -> Report:
-    """220 documents of about 30 bytes, each of 10 tokens but for 20 of 100: 4,000 tokens."""
-    doctor = examined(TRAIN, HELD)
-    doctor.see_tokens(np.full(120, 10))
-    doctor.see_tokens(np.array([10] * 80 + [100] * 20))
-    return doctor.report(context=context, model_parameters=model_parameters, tokens_to_train=tokens_to_train)
+    """220 documents of about 30 bytes, each of 10 tokens except 20 of 100: 4,000 tokens."""
+    quality = quality_of(TRAIN, VALIDATION)
+    quality.add_token_counts(np.full(120, 10))
+    quality.add_token_counts(np.array([10] * 80 + [100] * 20))
+    return quality.report(context=context, model_parameters=model_parameters, tokens_to_train=tokens_to_train)
 
 
-def test_tokens_are_set_against_bytes_context_and_parameters() -> None:
-    found = with_tokens(context=50, model_parameters=1000, tokens_to_train=8000)
-    size = sum(map(len, TRAIN + HELD))
+def test_token_facts_relate_tokens_to_bytes_context_and_parameters() -> None:
+    result = with_tokens(context=50, model_parameters=1000, tokens_to_train=8000)
+    size = sum(map(len, TRAIN + VALIDATION))
     training = 4000 * sum(map(len, TRAIN)) / size
-    assert found.facts["tokens"] == 4000
-    assert found.facts["bytes_per_token"] == pytest.approx(size / 4000)
-    assert found.facts["longer_than_context"] == 20
-    assert found.facts["tokens_per_parameter"] == pytest.approx(training / 1000)
-    assert found.facts["epochs"] == pytest.approx(8000 / training)
-    assert found.warnings == []
+    assert result.facts["tokens"] == 4000
+    assert result.facts["bytes_per_token"] == pytest.approx(size / 4000)
+    assert result.facts["longer_than_context"] == 20
+    assert result.facts["tokens_per_parameter"] == pytest.approx(training / 1000)
+    assert result.facts["epochs"] == pytest.approx(8000 / training)
+    assert result.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -124,55 +124,67 @@ def test_tokens_are_set_against_bytes_context_and_parameters() -> None:
         (
             {"model_parameters": 1_000_000},
             "The text is too small for the model: 1,000,000 parameters and only 0.0036 tokens for each. "
-            "It will learn it by heart. Take a smaller model, or bring more text.",
+            "It will be memorized. Use a smaller model or more text.",
         ),
-        ({"tokens_to_train": 40_000}, "Training reads the text 11.0 times; after 4 times each repeat teaches less."),
-        ({"tokens_to_train": 400_000}, "Training reads the text 110 times; after 16 times it teaches hardly anything."),
+        ({"tokens_to_train": 40_000}, "Training runs for 11.0 epochs; after 4, each repeat helps less."),
+        ({"tokens_to_train": 400_000}, "Training runs for 110 epochs; after 16, repeating the text hardly helps."),
         (
             {"context": 8},
-            "Most documents are longer than the context of 8 tokens (median 10): the model never sees one whole. "
-            "Windows of kind 'documents' leave out what lies beyond it; 'chained' ones read everything.",
+            "Most documents are longer than the context of 8 tokens (median 10): the model never sees a complete one. "
+            "data.sequences.kind=padded drops the tokens beyond it; packed keeps them all.",
         ),
     ],
 )
-def test_a_text_that_does_not_suit_its_model_is_said(known: dict[str, int], warning: str) -> None:
+def test_a_text_that_does_not_suit_its_model_is_reported(known: dict[str, int], warning: str) -> None:
     assert with_tokens(**known).warnings == [warning]
 
 
-def test_what_is_not_known_is_not_judged() -> None:
+def test_unknown_values_are_not_reported() -> None:
     assert {"context_length", "epochs", "tokens_per_parameter"} & set(with_tokens().facts) == set()
     assert "tokens" not in report().facts
     assert "enough for a model of     about 1,300 parameters at most" in report().table
 
 
-def test_the_table_is_for_people_and_the_facts_are_for_programs() -> None:
-    found = with_tokens(context=50, model_parameters=1000, tokens_to_train=8000)
-    assert json.loads(json.dumps(found.facts)) == found.facts
-    assert found.table.splitlines()[0] == "documents                 220 (200 to train, 20 to validate)"
-    assert "longer than context       20 (9.1 %) exceed 50 tokens" in found.table
+def test_facts_are_json_and_the_table_is_text() -> None:
+    result = with_tokens(context=50, model_parameters=1000, tokens_to_train=8000)
+    assert json.loads(json.dumps(result.facts)) == result.facts
+    assert result.table.splitlines()[0] == "documents                 220 (200 to train, 20 to validate)"
+    assert "longer than context       20 (9.1 %) exceed 50 tokens" in result.table
 
 
-def test_no_document_at_all_is_no_crash() -> None:
-    found = DataQuality().report(context=5, model_parameters=5, tokens_to_train=5)
-    assert found.facts["documents"] == 0
-    assert found.table
+def test_a_text_without_documents_has_a_report() -> None:
+    result = DataQuality().report(context=5, model_parameters=5, tokens_to_train=5)
+    assert result.facts["documents"] == 0
+    assert result.table
 
 
-def test_memory_is_8_bytes_a_document() -> None:
-    doctor = examined(TRAIN, HELD)
-    assert [side.digests.itemsize * len(side.digests) for side in doctor.sides] == [8 * len(TRAIN), 8 * len(HELD)]
+def test_memory_is_8_bytes_per_document() -> None:
+    quality = quality_of(TRAIN, VALIDATION)
+    assert [split.digests.itemsize * len(split.digests) for split in quality.splits] == [
+        8 * len(TRAIN),
+        8 * len(VALIDATION),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("count", "words"),
+    ("text", "signs"),
     [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1500, "1.5 kB"),
-        (15_600_000, "15.6 MB"),
-        (2 * 10**9, "2.0 GB"),
-        (10**15, "1,000.0 TB"),
+        ("Once upon a time, a fox.\n\tSaid: “Grüß Gott!” 🦊 naïve café", []),
+        ("caf\ufffd", ["replacement_characters"]),
+        ("café".encode().decode("latin-1"), ["mojibake"]),
+        ("it\u2019s".encode().decode("cp1252"), ["mojibake"]),
+        ("a\u00a0b".encode().decode("latin-1"), ["mojibake"]),
+        ("🦊".encode().decode("cp1252"), ["mojibake"]),
+        ("bell \x07", ["control_characters"]),
+        ("del \x7f and é", ["control_characters"]),
+        ("Tom &amp; Jerry", ["markup"]),
+        ("<p>Once</p>", ["markup"]),
+        ("new<br/>line", ["markup"]),
+        ("x < y & z > 3, Tom & Jerry", []),
+        ("cafe\u0301", ["not_composed"]),
+        ("a page\fbreak", []),
     ],
 )
-def test_sizes_are_told_in_powers_of_ten(count: int, words: str) -> None:
-    assert in_bytes(count) == words
+def test_signs_of_damage_are_detected(text: str, signs: list[str]) -> None:
+    assert sorted(mojibake_signs(text, text.encode())) == sorted(signs)
+    assert set(signs) <= set(SIGNS)

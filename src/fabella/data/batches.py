@@ -5,9 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = -100
-"""The target that is not learned: padding. The same number as ``fabella.models.IGNORE``."""
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:

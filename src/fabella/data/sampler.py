@@ -8,7 +8,8 @@ Each epoch goes through every window once; the whole state is the position, one 
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.permutation import permute, splitmix64
+from fabella.data.permutation import permute
+from fabella.splitmix64 import splitmix64
 
 
 class PermutationSampler:

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.config.data import Packed, Padded
-from fabella.data.batches import IGNORE, Batch
+from fabella.data.batches import Batch
 from fabella.data.dataset import Split, too_small
 from fabella.errors import DataError
+from fabella.models import IGNORE
 
 
 class SequenceDataset:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fabella.config.data import Packed
 from fabella.config.training import Float16
-from fabella.data.batches import IGNORE, Batch
+from fabella.data.batches import Batch
 from fabella.engine.compile.compile_cache_jax import use_compile_cache
 from fabella.engine.device_jax import (
     DEVICES,
@@ -44,6 +44,7 @@ from fabella.engine.step_jax import (
     train_step,
 )
 from fabella.errors import CheckpointError, ConfigError
+from fabella.models import IGNORE
 from fabella.models.model_config import ModelConfig
 from fabella.models.nn.layers_jax import Params
 from fabella.models.parameters import initial_weights

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.batches import IGNORE
 from fabella.evaluation.confidence import ConfidenceInterval, proportion
 from fabella.evaluation.predictions import Predict
+from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
 
 SENTENCE = re.compile(r"\S.*?[.!?\u2026\u3002\uff01\uff1f]+[\"'\u201d\u2019\u00bb)]*(?=\s|$)", re.DOTALL)

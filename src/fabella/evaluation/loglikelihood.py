@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError
 from fabella.evaluation.predictions import Predict
 from fabella.generation.likelihood import window_starts
+from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
 
 

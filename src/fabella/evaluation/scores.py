@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.batches import IGNORE
 from fabella.errors import NumericsError, TextError
 from fabella.evaluation.confidence import ConfidenceInterval, exponential, ratio
 from fabella.evaluation.predictions import Predict, Predictions
 from fabella.evaluation.scoring_batches import Document, ScoringBatch, rows
+from fabella.models import IGNORE
 
 CONFIDENCE_BINS = 10
 LOGITS_AT_ONCE = 2**24

@@ -7,9 +7,10 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.batches import IGNORE, Batch
+from fabella.data.batches import Batch
 from fabella.data.dataset import Split
 from fabella.generation.likelihood import window_starts
+from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
 
 SORTED_TOGETHER = 2048

@@ -21,6 +21,7 @@ from fabella.data.sampler import PermutationSampler
 from fabella.data.sequences import SequenceDataset
 from fabella.engine import engine as engines
 from fabella.errors import FabellaError
+from fabella.models import IGNORE
 from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig
 
@@ -98,7 +99,7 @@ def _joined(batches: list[Batch]) -> Batch:
 
     return Batch(
         np.concatenate([padded(batch.tokens, 0) for batch in batches]),
-        np.concatenate([padded(batch.targets, -100) for batch in batches]),
+        np.concatenate([padded(batch.targets, IGNORE) for batch in batches]),
     )
 
 

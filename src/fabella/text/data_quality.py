@@ -1,8 +1,10 @@
-"""The data doctor: looks at every document on its way, and says what is wrong with the text before it is trained on.
+"""Data quality report: damage, duplicates, document lengths and split of a text, before training on it.
 
-Memory is 8 bytes a document (half of its digest, for counting duplicates) and the counts of distinct lengths.
+Memory is 8 bytes per document (half of its hash, to count duplicates) and one count per distinct length.
 """
 
+import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,31 +14,65 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.storage import number_of
-from fabella.text.quality_signs import SIGNS, mojibake_signs
+from fabella.storage import format_bytes, number_of
 from fabella.text.read_report import ReadReport
 
 BYTES_PER_TOKEN = 4.0
-"""of English with a vocabulary of a few thousand, about; used until tokens were counted"""
+"""Bytes per token of English under a vocabulary of a few thousand; used until tokens are counted."""
 REPEATS_THAT_HELP = 4
-"""epochs up to which seeing text again is nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)"""
+"""Epochs up to which repeated text is nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 REPEATS_THAT_END = 16
-"""epochs beyond which it brings next to nothing (the same)"""
+"""Epochs beyond which repeated text brings next to nothing (same paper)."""
 FEW_VALIDATION_DOCUMENTS = 10
+"""Validation documents below which the validation loss is a rough estimate."""
 MANY_DUPLICATES = 0.05
-"""share of documents that repeat others, from which it is worth a warning"""
+"""Share of repeated documents, 0 to 1, above which a warning is due."""
+
+CONTROL = bytes(byte for byte in range(32) if byte not in b"\t\n\f") + b"\x7f"
+# UTF-8 read as Latin-1 or Windows-1252 and written again: "é" has become "Ã©", "’" "â€™".
+MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf]|\u00c2[\u0080-\u00bf]|\u00e2\u20ac|\u00e2\u0080|\u00f0\u0178|\u00f0\u009f")
+MARKUP = re.compile(
+    r"&(?:amp|lt|gt|quot|nbsp|apos|#\d+|#x[0-9a-f]+);|</?(?:p|br|div|span|a|b|i|li|ul|td|tr)\b[^>]*>", re.I
+)
+
+SIGNS = {
+    "replacement_characters": "contain U+FFFD, where a character was lost",
+    "mojibake": "contain letters like \u00c3\u00a9 for \u00e9: UTF-8 that was read as Latin-1",
+    "control_characters": "contain control characters",
+    "markup": "contain HTML (tags, or entities like &amp;)",
+    "not_composed": "spell accents as separate characters (not NFC); the same word in two spellings is two words",
+}
+"""Sign of damage in valid UTF-8 → description of the documents that show it."""
+
+
+def mojibake_signs(text: str, data: bytes) -> list[str]:
+    """Return the keys of ``SIGNS`` that a document shows; ``data`` is its UTF-8. Fast for text without any."""
+    signs: list[str] = []
+    if len(data) != len(data.translate(None, CONTROL)):
+        signs.append("control_characters")
+    if ("&" in text or "<" in text) and MARKUP.search(text):
+        signs.append("markup")
+    if len(data) == len(text):  # ASCII
+        return signs
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        signs.append("replacement_characters")
+    if MOJIBAKE.search(text):
+        signs.append("mojibake")
+    if not unicodedata.is_normalized("NFC", text):
+        signs.append("not_composed")
+    return signs
 
 
 @dataclass(slots=True)
 class SplitStats:
-    """Training or validation text."""
+    """Counts and document hashes of the training or the validation split."""
 
     documents: int = 0
     bytes: int = 0
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def distinct(self) -> NDArray[np.uint64]:
-        """The digests, sorted, each once. Sorts them where they are: their order says nothing."""
+        """Return the distinct digests in ascending order. Sorts ``digests`` in place: their order has no meaning."""
         digests = np.frombuffer(self.digests, dtype=np.uint64) if self.digests else np.empty(0, np.uint64)
         digests.sort()
         return digests[np.append(True, digests[1:] != digests[:-1])] if len(digests) else digests
@@ -44,7 +80,7 @@ class SplitStats:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the doctor found: facts for programs, warnings and a table for people."""
+    """Data quality report: facts for ``--json``, warnings and a table for the terminal."""
 
     facts: dict[str, Any]
     warnings: list[str]
@@ -52,10 +88,10 @@ class Report:
 
 
 class DataQuality:
-    """Give it every document once (``see``), and the token counts if there are any; then ask for the report."""
+    """Statistics of a text: ``add`` every document, ``add_token_counts`` of the tokenized ones, then ``report``."""
 
     def __init__(self) -> None:
-        self._sides = {False: SplitStats(), True: SplitStats()}
+        self._splits = {False: SplitStats(), True: SplitStats()}
         self._characters = 0
         self._empty = 0
         self._signs: Counter[str] = Counter()
@@ -63,25 +99,25 @@ class DataQuality:
         self._tokens: Counter[int] = Counter()
 
     @property
-    def sides(self) -> tuple[SplitStats, SplitStats]:
-        """Training and validation text."""
-        return self._sides[False], self._sides[True]
+    def splits(self) -> tuple[SplitStats, SplitStats]:
+        """Statistics of the training and of the validation split."""
+        return self._splits[False], self._splits[True]
 
     def add(self, text: str, digest: bytes, held_out: bool) -> None:
-        """Take note of one document; ``digest`` as of ``split.digest``, ``held_out`` if it is for validation."""
+        """Count one document; ``digest`` is its ``document_hash``, ``held_out`` means the validation split."""
         data = text.encode()
-        side = self._sides[held_out]
-        side.documents += 1
-        side.bytes += len(data)
-        side.digests.append(int.from_bytes(digest[:8], "big"))
+        split = self._splits[held_out]
+        split.documents += 1
+        split.bytes += len(data)
+        split.digests.append(int.from_bytes(digest[:8], "big"))
         self._characters += len(text)
         self._sizes[len(data)] += 1
         self._empty += not text or text.isspace()
         for sign in mojibake_signs(text, data):
             self._signs[sign] += 1
 
-    def see_tokens(self, lengths: NDArray[np.integer[Any]]) -> None:
-        """Take note of how many tokens some of the documents have, [documents]."""
+    def add_token_counts(self, lengths: NDArray[np.integer[Any]]) -> None:
+        """Count the lengths of some documents in tokens, [documents]."""
         values, counts = np.unique(lengths, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             self._tokens[value] += count
@@ -89,10 +125,10 @@ class DataQuality:
     def report(
         self, *, context: int = 0, model_parameters: int = 0, tokens_to_train: int = 0, notes: ReadReport | None = None
     ) -> Report:
-        """Facts, warnings and a table. What is 0 is not known, and nothing is said of it.
+        """Return facts, warnings and a table. An argument of 0 means unknown, and nothing is reported about it.
 
-        ``context``: tokens a model sees at once. ``tokens_to_train``: all tokens that training will read, repeats
-        included. ``notes``: what reading left out or mended, to be told as well.
+        ``context``: context length in tokens. ``tokens_to_train``: tokens of the whole training run, repeats included.
+        ``notes``: documents and lines that were left out or repaired while reading; they are reported, too.
         """
         facts = self._facts(notes)
         if self._tokens:
@@ -100,32 +136,33 @@ class DataQuality:
         return Report(facts, list(_warnings(facts)), _table(facts))
 
     def _facts(self, notes: ReadReport | None) -> dict[str, Any]:
-        train, held = self._sides[False], self._sides[True]
-        in_train, in_held = train.distinct(), held.distinct()
-        both = int(np.isin(in_held, in_train, assume_unique=True, kind="sort").sum())
+        train, validation = self._splits[False], self._splits[True]
+        train_digests, validation_digests = train.distinct(), validation.distinct()
+        overlap = int(np.isin(validation_digests, train_digests, assume_unique=True, kind="sort").sum())
+        documents = train.documents + validation.documents
         return {
-            "documents": train.documents + held.documents,
-            "bytes": train.bytes + held.bytes,
+            "documents": documents,
+            "bytes": train.bytes + validation.bytes,
             "characters": self._characters,
             "training": {"documents": train.documents, "bytes": train.bytes},
-            "validation": {"documents": held.documents, "bytes": held.bytes},
+            "validation": {"documents": validation.documents, "bytes": validation.bytes},
             "empty": self._empty + (notes.empty if notes else 0),
-            "duplicates": train.documents + held.documents - len(in_train) - len(in_held) + both,
-            "overlap": both,
+            "duplicates": documents - len(train_digests) - len(validation_digests) + overlap,
+            "overlap": overlap,
             "damage": {sign: self._signs[sign] for sign in SIGNS} | self._lost_before(notes),
             "reading": notes.counts() if notes else {},
             "document_bytes": _spread(self._sizes),
         }
 
     def _lost_before(self, notes: ReadReport | None) -> dict[str, int]:
-        """Documents that held U+FFFD before reading put it in for other damage, which is told as such."""
+        """Count documents that contained U+FFFD in the source; U+FFFD inserted for damage is reported apart."""
         sign = "replacement_characters"
         return {sign: max(self._signs[sign] - (notes.mended if notes else 0), 0)}
 
     def _token_facts(self, context: int, model_parameters: int, tokens_to_train: int) -> dict[str, Any]:
         tokens = sum(length * count for length, count in self._tokens.items())
-        size = self._sides[False].bytes + self._sides[True].bytes
-        training = tokens * self._sides[False].bytes / max(size, 1)
+        size = self._splits[False].bytes + self._splits[True].bytes
+        training = tokens * self._splits[False].bytes / max(size, 1)
         facts: dict[str, Any] = {
             "tokens": tokens,
             "bytes_per_token": size / max(tokens, 1),
@@ -142,12 +179,12 @@ class DataQuality:
 
 
 def _spread(counts: Mapping[int, int]) -> dict[str, float]:
-    """Smallest, quantiles, largest and mean of lengths given as length → how often."""
+    """Return minimum, quantiles, maximum and mean of lengths given as length → count."""
     if not counts:
         return {}
     lengths = np.array(sorted(counts))
-    often = np.array([counts[length] for length in lengths.tolist()])
-    below = np.cumsum(often)
+    frequencies = np.array([counts[length] for length in lengths.tolist()])
+    below = np.cumsum(frequencies)
 
     def quantile(share: float) -> int:
         return int(lengths[np.searchsorted(below, share * below[-1])])
@@ -158,7 +195,7 @@ def _spread(counts: Mapping[int, int]) -> dict[str, float]:
         "p90": quantile(0.9),
         "p99": quantile(0.99),
         "most": int(lengths[-1]),
-        "mean": float((lengths * often).sum() / below[-1]),
+        "mean": float((lengths * frequencies).sum() / below[-1]),
     }
 
 
@@ -171,28 +208,28 @@ def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     if reading.get("damaged"):
         are = "is" if reading["damaged"] == 1 else "are"
         what = number_of(reading["damaged"], "document")
-        yield f"{what} {are} damaged: bytes that are no UTF-8, NUL, or half characters."
+        yield f"{what} {are} damaged: invalid UTF-8, NUL, or lone surrogates."
     if reading.get("bad_lines"):
         were = "is broken and was" if reading["bad_lines"] == 1 else "are broken and were"
         yield f"{number_of(reading['bad_lines'], 'line')} {were} left out."
     if facts["duplicates"] > MANY_DUPLICATES * documents:
         share = 100 * facts["duplicates"] / documents
-        yield f"{share:.0f} % of the documents repeat others word for word; they will be learned by heart first."
+        yield f"{share:.0f} % of the documents are exact duplicates of others; the model will memorize them first."
     yield from _validation_warnings(facts)
     yield from _size_warnings(facts)
 
 
 def _validation_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
-    held = facts["validation"]["documents"]
+    documents = facts["validation"]["documents"]
     if facts["overlap"]:
         what = number_of(facts["overlap"], "validation document")
-        stand = "stands" if facts["overlap"] == 1 else "stand"
-        yield f"{what} also {stand} in the training text: validation will look too good."
-    if not held:
-        yield "Nothing is held out for validation."
-    elif held < FEW_VALIDATION_DOCUMENTS:
-        are = "is" if held == 1 else "are"
-        yield f"Only {number_of(held, 'document')} {are} held out for validation: its loss will be a rough guess."
+        are = "is" if facts["overlap"] == 1 else "are"
+        yield f"{what} {are} also in the training text: the validation loss will be too low."
+    if not documents:
+        yield "No documents are held out for validation."
+    elif documents < FEW_VALIDATION_DOCUMENTS:
+        are = "is" if documents == 1 else "are"
+        yield f"Only {number_of(documents, 'document')} {are} held out: the validation loss will be a rough estimate."
 
 
 def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -200,20 +237,20 @@ def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     if context and facts["document_tokens"]["median"] > context:
         yield (
             f"Most documents are longer than the context of {context:,} tokens (median "
-            f"{facts['document_tokens']['median']:,}): the model never sees one whole. "
-            "Windows of kind 'documents' leave out what lies beyond it; 'chained' ones read everything."
+            f"{facts['document_tokens']['median']:,}): the model never sees a complete one. "
+            "data.sequences.kind=padded drops the tokens beyond it; packed keeps them all."
         )
     per_parameter = facts.get("tokens_per_parameter", 0)
     if 0 < per_parameter < 1:
         yield (
             f"The text is too small for the model: {facts['model_parameters']:,} parameters and only "
-            f"{per_parameter:.2g} tokens for each. It will learn it by heart. Take a smaller model, or bring more text."
+            f"{per_parameter:.2g} tokens for each. It will be memorized. Use a smaller model or more text."
         )
     epochs = facts.get("epochs", 0)
     if epochs > REPEATS_THAT_END:
-        yield f"Training reads the text {epochs:.0f} times; after {REPEATS_THAT_END} times it teaches hardly anything."
+        yield f"Training runs for {epochs:.0f} epochs; after {REPEATS_THAT_END}, repeating the text hardly helps."
     elif epochs > REPEATS_THAT_HELP:
-        yield f"Training reads the text {epochs:.1f} times; after {REPEATS_THAT_HELP} times each repeat teaches less."
+        yield f"Training runs for {epochs:.1f} epochs; after {REPEATS_THAT_HELP}, each repeat helps less."
 
 
 def _table(facts: Mapping[str, Any]) -> str:
@@ -221,45 +258,41 @@ def _table(facts: Mapping[str, Any]) -> str:
 
 
 def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    training, held = facts["training"], facts["validation"]
-    yield "documents", f"{facts['documents']:,} ({training['documents']:,} to train, {held['documents']:,} to validate)"
-    yield "size", f"{in_bytes(facts['bytes'])}, {facts['characters']:,} characters"
-    yield "document length", _told(facts["document_bytes"], "bytes")
+    training, validation = facts["training"], facts["validation"]
+    yield (
+        "documents",
+        f"{facts['documents']:,} ({training['documents']:,} to train, {validation['documents']:,} to validate)",
+    )
+    yield "size", f"{format_bytes(facts['bytes'])}, {facts['characters']:,} characters"
+    yield "document length", _format_spread(facts["document_bytes"], "bytes")
     yield "empty documents", f"{facts['empty']:,}"
     yield "duplicates", f"{facts['duplicates']:,}"
     yield "train/validation overlap", f"{facts['overlap']:,}"
     damaged = sum(facts["damage"].values()) + facts["reading"].get("damaged", 0)
     yield "signs of damage", f"{damaged:,}"
     if "tokens" in facts:
-        yield "tokens", f"{facts['tokens']:,} ({facts['bytes_per_token']:.2f} bytes each)"
-        yield "tokens a document", _told(facts["document_tokens"], "tokens")
+        yield "tokens", f"{facts['tokens']:,} ({facts['bytes_per_token']:.2f} bytes per token)"
+        yield "tokens per document", _format_spread(facts["document_tokens"], "tokens")
     else:
-        enough = facts["training"]["bytes"] / BYTES_PER_TOKEN
-        about = f"{float(f'{enough:.2g}'):,.0f}"
-        yield "enough for a model of", f"about {about} parameters at most, at {BYTES_PER_TOKEN:.0f} bytes a token"
+        tokens = facts["training"]["bytes"] / BYTES_PER_TOKEN
+        parameters = f"{float(f'{tokens:.2g}'):,.0f}"
+        yield (
+            "enough for a model of",
+            f"about {parameters} parameters at most, at {BYTES_PER_TOKEN:.0f} bytes per token",
+        )
     if "context_length" in facts:
         share = 100 * facts["longer_than_context"] / max(facts["documents"], 1)
         yield (
             "longer than context",
-            f"{facts['longer_than_context']:,} ({share:.1f} %) exceed {facts['context']:,} tokens",
+            f"{facts['longer_than_context']:,} ({share:.1f} %) exceed {facts['context_length']:,} tokens",
         )
     if "tokens_per_parameter" in facts:
-        yield "tokens a parameter", f"{facts['tokens_per_parameter']:.2f}"
+        yield "tokens per parameter", f"{facts['tokens_per_parameter']:.2f}"
     if "epochs" in facts:
         yield "epochs", f"{facts['epochs']:.2f} in {facts['tokens_to_train']:,} tokens of training"
 
 
-def _told(spread: Mapping[str, float], unit: str) -> str:
+def _format_spread(spread: Mapping[str, float], unit: str) -> str:
     if not spread:
         return "-"
     return f"{spread['least']:,} … {spread['median']:,} (median) … {spread['p99']:,} (99 %) … {spread['most']:,} {unit}"
-
-
-def in_bytes(count: int) -> str:
-    """``1.5 MB``: powers of ten, as disks are sold."""
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"

@@ -233,7 +233,11 @@ def test_a_folder_that_holds_something_else_is_refused(what: str, tmp_path: Path
         (" \t \n", TextError, "no text"),
         ("a", DataError, "no two characters to learn from"),
         ("ab", DataError, r"The train text is too small: 2 tokens, and one window of 32 needs 33"),
-        ("once upon a time", DataError, r"one window of 32 needs 33\. Bring 3 times more text, or lower data\.sequences"),
+        (
+            "once upon a time",
+            DataError,
+            r"one window of 32 needs 33\. Bring 3 times more text, or lower data\.sequences",
+        ),
         ("x" * 100, DataError, r"The validation text is too small: 21 tokens, and one window of 32 needs 33"),
         ("one\n\ntwo", DataError, r"too small"),
     ],

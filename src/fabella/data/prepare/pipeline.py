@@ -189,7 +189,7 @@ def _encode(
     with ExitStack() as stack:
         train, validation = (stack.enter_context(SplitWriter(folder / name, dtype)) for name in SPLITS)
         for encoded in _encoded(chunks, tokenizer, folder / "tokenizer", dtype, workers):
-            doctor.see_tokens(encoded.lengths)
+            doctor.add_token_counts(encoded.lengths)
             held = np.array(held_out.popleft())
             validation.append(encoded.select(held))
             train.append(encoded.select(~held))

@@ -16,13 +16,13 @@ import numpy as np
 from fabella.config.data import DataConfig, Streaming
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenIds, dtype_for
-from fabella.data.permutation import splitmix64
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.splitting import SplitRule
 from fabella.data.prepare.tokenize import encode
 from fabella.data.streaming.packing import cutter
 from fabella.data.streaming.shuffle_buffer import ResumableStream, ShuffleBuffer, shuffled, varying_sizes
 from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
+from fabella.splitmix64 import splitmix64
 from fabella.text.resumable import Leaf, flatten_mixture
 from fabella.tokenizers.tokenizer import Tokenizer
 

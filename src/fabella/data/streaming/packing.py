@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.config.data import Packed, Padded
-from fabella.data.batches import IGNORE, Batch
+from fabella.data.batches import Batch
 from fabella.data.dataset import TokenIds
 from fabella.data.streaming.shuffle_buffer import ResumableStream, State
+from fabella.models import IGNORE
 
 
 class SequencePacker(ResumableStream[TokenIds], Protocol):

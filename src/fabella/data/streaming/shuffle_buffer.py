@@ -13,8 +13,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from fabella.data.permutation import permute, splitmix64
+from fabella.data.permutation import permute
 from fabella.errors import TextError
+from fabella.splitmix64 import splitmix64
 
 State = dict[str, Any]
 """JSON values: what a part of a stream needs to go on; never changed once it was given."""

@@ -10,11 +10,12 @@ import numpy as np
 
 from fabella.config.data import DataConfig
 from fabella.data.dataset import TokenIds
-from fabella.data.permutation import permute, splitmix64
+from fabella.data.permutation import permute
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SplitRule
 from fabella.data.streaming.shuffle_buffer import ResumableStream, State, changed
 from fabella.errors import TextError
+from fabella.splitmix64 import splitmix64
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.mixture import uniform
 from fabella.text.resumable import Chunk, Leaf, iter_chunks
