@@ -65,7 +65,7 @@ def do(job: dict[str, Any], folder: Path, ranks: ProcessGroup) -> None:
     measured = trained(engine, job["first"], job["last"], job["windows"])
     losses = engine.losses(batch(99, 5))
     with engine.evaluating() as model:
-        logits = model.logits(torch.from_numpy(batch(99, 1).tokens.astype(np.int64)))
+        logits = model(torch.from_numpy(batch(99, 1).tokens.astype(np.int64)))
     state = engine.state()
     place = ranks.place
     last = place.rank == place.world_size - 1

@@ -141,7 +141,7 @@ def test_evaluating_changes_nothing() -> None:
         watched.losses(batch(9))
         watched.histograms()
         with watched.evaluating() as used:
-            used.model.logits(used.network, np.zeros((1, 3), np.int32))
+            used.model.forward(used.network, np.zeros((1, 3), np.int32))
         trained(watched, seed)
     assert same(plain.state(), watched.state())
 

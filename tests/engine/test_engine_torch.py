@@ -94,7 +94,7 @@ def test_evaluating_changes_nothing() -> None:
         trained(plain, seed)
         watched.losses(batch(9))
         with watched.evaluating() as model:
-            model.logits(torch.zeros(1, 3, dtype=torch.long))
+            model(torch.zeros(1, 3, dtype=torch.long))
         trained(watched, seed)
     assert same(plain.state(), watched.state())
 

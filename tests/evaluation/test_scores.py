@@ -99,7 +99,7 @@ def test_predictions_are_those_of_the_logits() -> None:
     targets = np.roll(tokens, -1, axis=1)
     targets[1, 4:] = IGNORE
     made = predictions(model, tokens, targets)
-    log = model.logits(torch.from_numpy(tokens.astype(np.int64))).log_softmax(-1).numpy()
+    log = model(torch.from_numpy(tokens.astype(np.int64))).log_softmax(-1).numpy()
     learned = targets != IGNORE
     expected = np.take_along_axis(log, np.maximum(targets, 0)[..., None], 2)[..., 0]
     np.testing.assert_allclose(made.nats[learned], -expected[learned], rtol=TOLERANCE, atol=TOLERANCE)

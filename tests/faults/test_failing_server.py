@@ -25,7 +25,7 @@ class Failing(Gated):
         self.message = message
         self.close()
 
-    def step(self, tokens: object, state: object) -> object:
+    def decode(self, tokens: object, state: object) -> object:
         raise RuntimeError(self.message)
 
 

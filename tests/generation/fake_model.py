@@ -38,11 +38,11 @@ class Hashing(nn.Module):
         self.table = nn.Parameter(table, requires_grad=False)
         self.longest = 0
 
-    def start(self, batch: int, capacity: int) -> tuple[Tensor, int, int]:
+    def init_state(self, batch_size: int, capacity: int) -> tuple[Tensor, int, int]:
         assert self.config.endless or capacity <= self.config.context_length
-        return torch.zeros(batch, dtype=torch.int64), 0, capacity
+        return torch.zeros(batch_size, dtype=torch.int64), 0, capacity
 
-    def step(self, tokens: Tensor, state: tuple[Tensor, int, int]) -> tuple[Tensor, tuple[Tensor, int, int]]:
+    def decode(self, tokens: Tensor, state: tuple[Tensor, int, int]) -> tuple[Tensor, tuple[Tensor, int, int]]:
         hashed, read, capacity = state
         assert tokens.shape[1] >= 1
         for column in tokens.T:
@@ -52,17 +52,17 @@ class Hashing(nn.Module):
         self.longest = max(self.longest, read)
         return self.table[hashed % self.ROWS], (hashed, read, capacity)
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         state = torch.zeros(len(tokens), dtype=torch.int64), 0, tokens.shape[1]
         found = []
         for place in range(tokens.shape[1]):
-            now, state = self.step(tokens[:, place : place + 1], state)
+            now, state = self.decode(tokens[:, place : place + 1], state)
             found.append(now)
         return torch.stack(found, dim=1)
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         assert self.config.endless or tokens.shape[1] <= self.config.context_length
-        log_probabilities = self.logits(tokens).log_softmax(-1)
+        log_probabilities = self(tokens).log_softmax(-1)
         found = -log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         return torch.where(targets >= 0, found, 0.0)
 
@@ -76,12 +76,12 @@ class Parrot(nn.Module):
         self.config, self.says, self.prompt = config, says, prompt
         self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
 
-    def start(self, batch: int, capacity: int) -> tuple[int, int]:
-        return batch, 0
+    def init_state(self, batch_size: int, capacity: int) -> tuple[int, int]:
+        return batch_size, 0
 
-    def step(self, tokens: Tensor, state: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    def decode(self, tokens: Tensor, state: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         batch, read = state
         read += tokens.shape[1]
-        logits = torch.zeros(batch, self.config.vocab_size)
+        logits = torch.zeros(batch_size, self.config.vocab_size)
         logits[:, self.says[min(read - self.prompt, len(self.says) - 1)]] = 1000.0
         return logits, (batch, read)

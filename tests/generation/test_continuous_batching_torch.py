@@ -145,7 +145,7 @@ def test_probabilities_are_the_models_own() -> None:
     asked = slots.add(request([4, 5], hot, log_probabilities=True, alternatives=3))
     silent = slots.add(request([4, 5]))
     choices = {choice.request: choice for choice in slots.step()}
-    expected = model.logits(torch.tensor([[4, 5]]))[0, -1].log_softmax(-1)
+    expected = model(torch.tensor([[4, 5]]))[0, -1].log_softmax(-1)
     choice = choices[asked]
     assert choice.log_probability == pytest.approx(float(expected[choice.token]), abs=TOLERANCE)
     best = expected.topk(3)
@@ -189,9 +189,9 @@ def test_what_a_learning_model_remembers_of_a_text_has_no_gradients() -> None:
             super().__init__(Config())
             self.first = nn.Parameter(torch.zeros(1))
 
-        def start(self, batch: int, capacity: int) -> Any:
+        def init_state(self, batch_size: int, capacity: int) -> Any:
             seen.append(self.first * 2)
-            return super().start(batch, capacity)
+            return super().init_state(batch_size, capacity)
 
     seen: list[Tensor] = []
     slots = slots_of(Beginning(), 1)

@@ -65,7 +65,7 @@ def by_definition(
     numbers = torch.from_numpy(uniforms(sampling.seed, 0, max_tokens))
     for number in numbers:
         window = torch.tensor([ids[context_start(len(ids), context) :]])
-        logits, _ = model.step(window, model.start(1, window.shape[1]))
+        logits, _ = model.decode(window, model.init_state(1, window.shape[1]))
         seen = torch.zeros_like(logits, dtype=torch.bool)
         seen[0, ids] = True
         ids += choose(logits, sampling, number.reshape(1), seen).tolist()
@@ -124,7 +124,7 @@ def test_greedy_text_is_the_most_likely_continuation_of_the_whole(family: str) -
     prompt = [3, 1, 4, 1, 5]
     text = told(model, [prompt], SamplingParams(temperature=0), max_tokens=30)[0]
     with torch.inference_mode():
-        logits = model.logits(torch.tensor([prompt + text]))[0]
+        logits = model(torch.tensor([prompt + text]))[0]
     assert logits[4:-1].argmax(-1).tolist() == text
 
 

@@ -14,7 +14,7 @@ from fabella.data.batches import Batch
 from fabella.errors import NumericsError, TextError
 from fabella.generation import likelihood
 from fabella.generation.likelihood import Perplexity, exp, measure, token_text, window_starts
-from fabella.generation.likelihood_torch import losses
+from fabella.generation.likelihood_torch import token_losses
 from fabella.tokenizers.loading import train
 from fabella.tokenizers.tokenizer import Tokenizer
 from tests.generation.fake_model import Config, Hashing
@@ -27,7 +27,7 @@ MODEL = Hashing(Config(vocab_size=256, context_length=CONTEXT))
 
 
 def score(batch: Batch) -> NDArray[np.float32]:
-    return losses(MODEL, batch.tokens, batch.targets)
+    return token_losses(MODEL, batch.tokens, batch.targets)
 
 
 def measured(text: str, *, ids: Tokenizer | None = None) -> Perplexity:
@@ -38,7 +38,7 @@ def by_definition(line: list[int], token: int) -> float:
     """Negative log-likelihood of ``line[token]`` from the beginning of the first window that predicts it."""
     start = next(start for start in window_starts(len(line) - 1, CONTEXT).tolist() if token <= start + CONTEXT)
     before = torch.tensor([line[start:token]])
-    return -float(MODEL.logits(before)[0, -1].log_softmax(-1)[line[token]])
+    return -float(MODEL(before)[0, -1].log_softmax(-1)[line[token]])
 
 
 @settings(max_examples=30)

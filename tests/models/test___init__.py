@@ -69,33 +69,33 @@ def cuts() -> st.SearchStrategy[list[int]]:
 @given(cuts=cuts(), batch=st.integers(1, BATCH), spare=st.integers(0, 5))
 def test_whole_equals_chunked_equals_token_by_token(family: Any, cuts: list[int], batch: int, spare: int) -> None:
     model, tokens = family.model(), family.tokens(batch, TIME)
-    whole = model.logits(tokens)
-    state = model.start(batch, TIME + spare)
+    whole = model(tokens)
+    state = model.init_state(batch, TIME + spare)
     for start, end in pairwise(cuts):
-        last, state = model.step(tokens[:, start:end], state)
+        last, state = model.decode(tokens[:, start:end], state)
         torch.testing.assert_close(last, whole[:, end - 1], atol=LOGITS_TOLERANCE, rtol=0)
 
 
 def test_token_by_token_equals_whole(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
-    state, logits = model.start(BATCH, TIME), []
+    state, logits = model.init_state(BATCH, TIME), []
     for column in tokens.split(1, dim=1):
-        last, state = model.step(column, state)
+        last, state = model.decode(column, state)
         logits.append(last)
-    torch.testing.assert_close(torch.stack(logits, dim=1), model.logits(tokens), atol=LOGITS_TOLERANCE, rtol=0)
+    torch.testing.assert_close(torch.stack(logits, dim=1), model(tokens), atol=LOGITS_TOLERANCE, rtol=0)
 
 
 def test_texts_of_a_batch_do_not_see_each_other(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
-    alone = torch.cat([model.logits(row[None]) for row in tokens])
-    torch.testing.assert_close(model.logits(tokens), alone, atol=LOGITS_TOLERANCE, rtol=0)
+    alone = torch.cat([model(row[None]) for row in tokens])
+    torch.testing.assert_close(model(tokens), alone, atol=LOGITS_TOLERANCE, rtol=0)
 
 
 def test_no_position_sees_what_follows(family: Any) -> None:
     model, tokens = family.model(), family.tokens(1, TIME)
     other = tokens.clone()
     other[0, TIME // 2 :] = (other[0, TIME // 2 :] + 1) % family.config.vocab_size
-    before, after = model.logits(tokens), model.logits(other)
+    before, after = model(tokens), model(other)
     torch.testing.assert_close(before[:, : TIME // 2], after[:, : TIME // 2], atol=LOGITS_TOLERANCE, rtol=0)
     assert (before[:, TIME // 2] - after[:, TIME // 2]).abs().max() > LOGITS_TOLERANCE
 
@@ -104,37 +104,37 @@ def test_every_position_sees_what_came_before(family: Any) -> None:
     model, tokens = family.model(), family.tokens(1, TIME)
     other = tokens.clone()
     other[0, 0] = (other[0, 0] + 1) % family.config.vocab_size
-    assert ((model.logits(tokens) - model.logits(other)).abs().amax(2) > 0).all()
+    assert ((model(tokens) - model(other)).abs().amax(2) > 0).all()
 
 
 def test_a_full_state_says_so_and_stays_as_it_was(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
-    state = model.start(BATCH, TIME)
-    _, state = model.step(tokens[:, :-1], state)
+    state = model.init_state(BATCH, TIME)
+    _, state = model.decode(tokens[:, :-1], state)
     if not family.config.unlimited_context:
         with pytest.raises(UsageError, match="25 tokens are more than the capacity of 24"):
-            model.step(tokens[:, :2], state)
-    last, _ = model.step(tokens[:, -1:], state)
-    torch.testing.assert_close(last, model.logits(tokens)[:, -1], atol=LOGITS_TOLERANCE, rtol=0)
+            model.decode(tokens[:, :2], state)
+    last, _ = model.decode(tokens[:, -1:], state)
+    torch.testing.assert_close(last, model(tokens)[:, -1], atol=LOGITS_TOLERANCE, rtol=0)
 
 
 def test_a_text_beyond_the_context_is_refused_unless_unbounded(family: Any) -> None:
     model, length = family.model(), family.config.context_length + 1
     if family.config.unlimited_context:
-        assert model.logits(family.tokens(1, length)).isfinite().all()
+        assert model(family.tokens(1, length)).isfinite().all()
         return
     message = f"{length} tokens are more than the context of {length - 1}"
     with pytest.raises(UsageError, match=message):
-        model.logits(family.tokens(1, length))
+        model(family.tokens(1, length))
     with pytest.raises(UsageError, match=message):
-        model.start(1, length)
+        model.init_state(1, length)
 
 
 def test_reading_leaves_no_gradients_behind(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
-    last, _ = model.step(tokens, model.start(BATCH, TIME))
+    last, _ = model.decode(tokens, model.init_state(BATCH, TIME))
     assert not last.requires_grad
-    assert not model.losses(tokens, targets_for(tokens)).requires_grad
+    assert not model.token_losses(tokens, targets_for(tokens)).requires_grad
 
 
 # ---------------------------------------------------------------- the loss
@@ -144,10 +144,8 @@ def test_losses_are_those_of_the_logits(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     targets = targets_for(tokens)
     targets[0, 5:] = IGNORE
-    expected = functional.cross_entropy(
-        model.logits(tokens).transpose(1, 2), targets, ignore_index=IGNORE, reduction="none"
-    )
-    torch.testing.assert_close(model.losses(tokens, targets), expected, atol=LOGITS_TOLERANCE, rtol=0)
+    expected = functional.cross_entropy(model(tokens).transpose(1, 2), targets, ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(model.token_losses(tokens, targets), expected, atol=LOGITS_TOLERANCE, rtol=0)
 
 
 def test_padding_is_not_learned(family: Any) -> None:
@@ -209,7 +207,7 @@ def test_overfits_one_batch(family: Any) -> None:
         optimizer.zero_grad()
         model.loss(tokens, targets_for(tokens)).backward()
         optimizer.step()
-    assert model.eval().losses(tokens, targets_for(tokens)).mean() < 0.1
+    assert model.eval().token_losses(tokens, targets_for(tokens)).mean() < 0.1
 
 
 def test_the_same_twice(family: Any) -> None:
@@ -227,7 +225,7 @@ def test_the_same_twice(family: Any) -> None:
 
 def test_dropout_falls_in_training_only(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
-    assert torch.equal(model.logits(tokens), model.logits(tokens))
+    assert torch.equal(model(tokens), model(tokens))
     first, second = (model.train().loss(tokens, targets_for(tokens)).item() for _ in range(2))
     assert (first == second) == (getattr(family.config, "dropout", 0.0) == 0.0)
 
@@ -266,13 +264,13 @@ for name, network in networks.items():
     for batch in (1, 2):
         tokens = torch.randint(config.vocab_size, (batch, 7))
         model.loss(tokens, tokens).backward()
-        model.losses(tokens, tokens)
-        assert model.logits(tokens).shape == (batch, 7, config.vocab_size)
-        state = model.start(batch, 7)
+        model.token_losses(tokens, tokens)
+        assert model(tokens).shape == (batch, 7, config.vocab_size)
+        state = model.init_state(batch, 7)
         for start, end in pairwise((0, 4, 5, 7)):
-            last, state = model.step(tokens[:, start:end], state)
+            last, state = model.decode(tokens[:, start:end], state)
     try:
-        model.logits(torch.zeros(7, dtype=torch.long))
+        model(torch.zeros(7, dtype=torch.long))
     except TypeCheckError as error:
         print(name)
 """

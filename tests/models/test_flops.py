@@ -15,7 +15,7 @@ def counted(family: Family) -> int:
     """What PyTorch counts in ``logits``: it takes attention for unmasked, whatever the mask."""
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it does not know the fused kernel
-        model.logits(tokens)
+        model(tokens)
     return counter.get_total_flops()
 
 

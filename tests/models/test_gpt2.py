@@ -91,7 +91,7 @@ def test_agrees_with_hf(name: str) -> None:
     ours.load_state_dict(weights, strict=True)
     tokens = torch.randint(config.vocab_size, (2, 40), generator=random)
     with torch.no_grad():
-        difference = (ours.logits(tokens) - theirs(tokens).logits).abs().max()
+        difference = (ours(tokens) - theirs(tokens).logits).abs().max()
     assert difference <= LOGITS_TOLERANCE
 
 

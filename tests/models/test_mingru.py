@@ -26,10 +26,10 @@ def test_the_loss_is_the_mean_of_all_heads_and_generation_listens_to_the_last() 
     tokens = torch.randint(61, (2, 9), generator=torch.Generator().manual_seed(1))
     heads = [
         linear_cross_entropy(stream, block.head.weight, tokens)
-        for stream, block in zip(model.read(tokens), model.stack, strict=True)
+        for stream, block in zip(model.hidden_states(tokens), model.stack, strict=True)
     ]
     torch.testing.assert_close(model.loss(tokens, tokens), sum(heads) / 3, atol=LOSS_TOLERANCE, rtol=0)
-    torch.testing.assert_close(model.losses(tokens, tokens).mean(), heads[-1], atol=LOSS_TOLERANCE, rtol=0)
+    torch.testing.assert_close(model.token_losses(tokens, tokens).mean(), heads[-1], atol=LOSS_TOLERANCE, rtol=0)
 
 
 def test_an_expanded_state_is_projected_back() -> None:
@@ -44,7 +44,7 @@ def test_a_text_may_be_longer_than_any_context() -> None:
     assert config.unlimited_context
     tokens = torch.randint(61, (1, 20 * config.context_length), generator=torch.Generator().manual_seed(1))
     model = Model(config)
-    logits, state = model.step(tokens, model.start(1, capacity=1))
+    logits, state = model.decode(tokens, model.init_state(1, capacity=1))
     assert logits.isfinite().all()
     assert [tuple(hidden.shape) for hidden in state] == [(1, 24)] * 3
 

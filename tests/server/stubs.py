@@ -87,14 +87,16 @@ class Gated(Hashing):
 
     def __init__(self) -> None:
         super().__init__(
-            Config(vocab_size=256, context_length=CONTEXT, endless=True), end=tiny_run.tokenizer().eos_id, end_logit=-1e9
+            Config(vocab_size=256, context_length=CONTEXT, endless=True),
+            end=tiny_run.tokenizer().eos_id,
+            end_logit=-1e9,
         )
         self.gate, self.open = threading.Semaphore(0), False
 
-    def step(self, tokens: Tensor, state: Any) -> Any:
+    def decode(self, tokens: Tensor, state: Any) -> Any:
         if not self.open:
             self.gate.acquire()
-        return super().step(tokens, state)
+        return super().decode(tokens, state)
 
     def close(self) -> None:
         self.open = True

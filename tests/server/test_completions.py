@@ -322,11 +322,11 @@ def test_an_error_in_the_middle_of_a_stream_is_its_last_event(capsys: pytest.Cap
     class Failing(Gated):
         steps = 0
 
-        def step(self, tokens: object, state: object) -> object:
+        def decode(self, tokens: object, state: object) -> object:
             self.steps += 1
             if self.steps == 3:
                 raise RuntimeError("secret detail\x1b[2J")
-            return super().step(tokens, state)  # pyright: ignore[reportArgumentType]
+            return super().decode(tokens, state)  # pyright: ignore[reportArgumentType]
 
     model = Failing()
     model.close()

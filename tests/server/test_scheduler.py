@@ -139,14 +139,14 @@ def test_a_failing_step_fails_its_texts_and_the_next_are_told(
     telling = scheduler(teller, listener)
     expected = teller.generate("Once", SamplingParams(temperature=1.0), max_tokens=20)[0].completion
     broken: list[Exception] = []
-    step = type(teller.model).step
+    decode = type(teller.model).decode
 
     def failing(*arguments: object) -> object:
         if broken:
             raise broken.pop()
-        return step(*arguments)
+        return decode(*arguments)
 
-    monkeypatch.setattr(type(teller.model), "step", failing)
+    monkeypatch.setattr(type(teller.model), "decode", failing)
     for _ in range(5):
         broken.append(error)
         failed = ticket(teller, "Once")

@@ -113,4 +113,4 @@ def take_gradients(how: StepSpec, weights: dict[str, Array], work: StepBatch, sc
 @partial(jax.jit, static_argnums=(0, 1))
 def eval_losses(model: Network, compute: Any, weights: dict[str, Array], tokens: Array, targets: Array) -> Array:
     """Each target's negative log-likelihood in nats, [B T], without dropout."""
-    return model.losses(Params(weights, compute=compute), tokens, targets)  # pyright: ignore[reportAttributeAccessIssue]
+    return model.token_losses(Params(weights, compute=compute), tokens, targets)  # pyright: ignore[reportAttributeAccessIssue]

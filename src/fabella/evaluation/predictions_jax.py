@@ -25,7 +25,7 @@ def predictions(model: LoadedModel, tokens: NDArray[np.int32], targets: NDArray[
 
 @partial(jax.jit, static_argnums=0)
 def _predictions(model: Any, network: Params, tokens: Array, targets: Array) -> tuple[Array, Array, Array]:
-    logits = model.logits(network, tokens)
+    logits = model.forward(network, tokens)
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], 2)[..., 0]
     top = logits.max(2)
     total = jax.nn.logsumexp(logits, 2)

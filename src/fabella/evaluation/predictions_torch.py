@@ -1,23 +1,11 @@
 """Predictions of a PyTorch model."""
 
-from collections.abc import Iterator
-from typing import Protocol
-
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fabella.evaluation.predictions import Predictions
-
-
-class LanguageModel(Protocol):
-    """What is needed of a model; see ``fabella.models``."""
-
-    def parameters(self) -> Iterator[Tensor]: ...
-
-    def logits(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]: ...
+from fabella.models.nn.language_model_torch import LanguageModel
 
 
 @torch.inference_mode()
@@ -25,7 +13,7 @@ def predictions(model: LanguageModel, tokens: NDArray[np.int32], targets: NDArra
     """Of every target, [B T]; the logits of the whole batch are in memory at once."""
     device = next(model.parameters()).device
     ids, wanted = (torch.from_numpy(array.astype(np.int64)).to(device) for array in (tokens, targets))
-    logits = model.logits(ids).float()
+    logits = model(ids).float()
     chosen = logits.gather(2, wanted.clamp(min=0).unsqueeze(2)).squeeze(2)
     top, likeliest = logits.max(dim=2)
     total = logits.sub_(top.unsqueeze(2)).exp_().sum(dim=2).log_().add_(top)  # the logits are not needed any more

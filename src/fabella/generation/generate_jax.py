@@ -97,7 +97,7 @@ class _DecodeBatch:
         for row, ids in enumerate(self.ids):
             text = ids[opening:]
             seen[row, text[text < self.vocab_size]] = True
-        empty = self.model.model.start(1, self.capacity)
+        empty = self.model.model.init_state(1, self.capacity)
         states = jax.tree.map(lambda array: jnp.stack([array] * rows), empty)  # pyright: ignore[reportUnknownLambdaType]
         return DecodeState(states, jnp.zeros((rows, self.vocab_size), jnp.float32), jnp.asarray(seen))
 
@@ -131,7 +131,7 @@ class _DecodeBatch:
 
     def _read(self, ids: NDArray[np.int32]) -> tuple[Any, Array]:
         """State and logits after ``ids``."""
-        state, done, stretch = self.model.model.start(1, self.capacity), 0, MAX_PREFILL_CHUNK
+        state, done, stretch = self.model.model.init_state(1, self.capacity), 0, MAX_PREFILL_CHUNK
         logits = jnp.zeros((1, self.vocab_size), jnp.float32)
         while stretch >= MIN_PREFILL_CHUNK:
             if done + stretch <= len(ids):
@@ -148,7 +148,7 @@ class _DecodeBatch:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _read_stretch(model: Any, vocab_size: int, network: Params, ids: Array, state: Any) -> tuple[Any, Array]:
-    logits, state = model.step(network, ids, state)
+    logits, state = model.decode(network, ids, state)
     return state, logits[:, :vocab_size]
 
 
@@ -157,7 +157,7 @@ def _read_one_by_one(
     model: Any, vocab_size: int, network: Params, ids: tuple[Array, Array], begun: tuple[Any, Array]
 ) -> tuple[Any, Array]:
     def once(place: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
-        logits, state = model.step(network, ids[0][place][None, None], carry[0])
+        logits, state = model.decode(network, ids[0][place][None, None], carry[0])
         return state, logits[:, :vocab_size]
 
     return lax.fori_loop(0, ids[1], once, begun)
@@ -178,7 +178,7 @@ def _go_round(
     rows, vocab_size = told.logits.shape
 
     def read(token: Array, state: Any) -> tuple[Array, Any]:
-        logits, state = model.step(network, token[None, None], state)
+        logits, state = model.decode(network, token[None, None], state)
         return logits[0, :vocab_size], state
 
     def once(step: Array, carry: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from fabella.generation.context_shift import UNLIMITED
 from fabella.generation.continuous_batching import SequenceRequest, require_readable
 from fabella.generation.continuous_batching_torch import ContinuousBatcher
-from fabella.generation.decoder.backends_torch import LanguageModel
 from fabella.generation.sampling import SamplingParams
+from fabella.models.nn.language_model_torch import LanguageModel
 
 
 def generate(

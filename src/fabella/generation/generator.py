@@ -108,7 +108,7 @@ class TextGenerator:
         # Positions beyond the windows exist in some models, but nothing was ever learned there.
         self.context = min(config.context_length, windows.length)
         self._generate = importlib.import_module(f"fabella.generation.generate_{engine}").generate
-        self._losses = importlib.import_module(f"fabella.generation.likelihood_{engine}").losses
+        self._losses = importlib.import_module(f"fabella.generation.likelihood_{engine}").token_losses
 
     def stream_many(
         self,

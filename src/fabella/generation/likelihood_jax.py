@@ -8,7 +8,7 @@ from fabella.engine.step_jax import eval_losses
 from fabella.models import IGNORE
 
 
-def losses(model: LoadedModel, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
+def token_losses(model: LoadedModel, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.float32]:
     """Negative log-likelihood of every target in nats, [B T]; 0 where the target is IGNORE."""
     rows, time = tokens.shape
     given = pad_to_buckets(model, tokens, targets)

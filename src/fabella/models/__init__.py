@@ -1,27 +1,26 @@
-"""The families. One family is one file per engine, found by its name; nothing is registered anywhere.
+"""Model families. A family is one file per engine, found by its name; nothing is registered anywhere.
 
-A family ``NAME`` is ``NAME.py`` (``Config``: what it is) with ``NAME_torch.py`` and ``NAME_jax.py`` (``Model``:
-the network), or, at its smallest, one ``NAME_torch.py`` with both. Every torch ``Model`` keeps the contract:
+A family ``NAME`` is ``NAME.py`` (``Config``) with ``NAME_torch.py`` and ``NAME_jax.py`` (``Model``), or, at its
+smallest, one ``NAME_torch.py`` with both. Every PyTorch ``Model`` keeps this contract:
 
-    Model(config)                           an nn.Module with ``config`` and ``blocks`` (an nn.ModuleList)
-    .logits(tokens)         [B T] → [B T V] next-token logits at every position
-    .loss(tokens, targets)  [B T] → []      training loss in nats, mean over targets that are not IGNORE
-    .losses(tokens, targets)[B T] → [B T]   each target's negative log-likelihood in nats; 0 where IGNORE
-    .start(batch, capacity) → state         opaque: key/value cache or hidden state for ``capacity`` tokens
-    .step(tokens, state)    → ([B V], state) last position's logits after reading [B T] more tokens, T ≥ 1
+    Model(config)                          an nn.Module with ``config`` and ``blocks`` (an nn.ModuleList)
+    model(tokens)           [B T] → [B T V]  ``forward``: next-token logits at every position
+    .loss(tokens, targets)  [B T] → []       training loss in nats, mean over the targets that are not IGNORE
+    .token_losses(tokens, targets)
+                            [B T] → [B T]    negative log-likelihood of each target in nats; 0 where IGNORE
+    .init_state(batch_size, capacity)
+                            → state          opaque: KV cache or hidden state for ``capacity`` tokens per sequence
+    .decode(tokens, state)  → ([B V], state) logits of the last position after [B T] more tokens, T ≥ 1
 
-It may have one method more, for speed alone; without it, texts are told by ``step``:
+``decode`` over any split of a sequence gives the logits that ``forward`` gives: whole = chunked = token by token.
 
-    .decoder(layout)        → Decoder       the network laid out for telling: see nn_decoding_torch.py
+A JAX ``Model`` keeps the contract in plain functions: every method takes the parameters first (``params``, a ``Params``
+of nn/layers_jax.py), nothing is stored between two calls, and the state is a value. In place of ``loss`` there is
 
-Whole = chunked = token by token: ``step`` over any split of a text gives the logits that ``logits`` gives.
-A JAX ``Model`` keeps the same contract as plain functions: nothing is kept between calls, the weights are given with
-each (``network``, a ``Part`` of nn_jax.py), and so is the state. Instead of ``loss`` it has
+    .loss_sum(params, tokens, targets) → []  sum of the token losses, so that the sums of micro-batches can be added
 
-    .loss_sum(network, tokens, targets) → []  the sum of the losses instead of their mean, so that sums add up
-
-A family never imports another; blocks that two families use unchanged live in ``nn*_torch.py`` / ``nn*_jax.py``.
+A family imports no other family. Blocks that two or more families use are in ``nn/``.
 """
 
 IGNORE = -100
-"""The target that is not learned: padding."""
+"""Target id of positions that have no loss: padding."""

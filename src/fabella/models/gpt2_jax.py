@@ -37,8 +37,8 @@ class Model(CausalLM):
 
     config: Config
 
-    def head_weight(self, network: Params) -> Float[Array, "V D"]:
-        return network["embedding.weight" if self.config.tie_embeddings else "head.weight"]
+    def head_weight(self, params: Params) -> Float[Array, "V D"]:
+        return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]
 
     def block(
         self, part: Params, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
@@ -52,22 +52,22 @@ class Model(CausalLM):
         ffn_out = feed_forward(part.scope("feed_forward"), c, layer_norm(part.scope("feed_forward_norm"), x))
         return x + dropout(part, "feed_forward", ffn_out, c.dropout), kv_cache
 
-    def read(
-        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
+    def hidden_states(
+        self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[Float[Array, "B T D"], State | None]:
         length, time = (state.length if state else 0), tokens.shape[1]
         require_capacity(time, self.config.context_length, "context")
-        positions = lax.dynamic_slice_in_dim(network["positions.weight"], length, time)
-        x = dropout(network, "embedding", embed(network.scope("embedding"), tokens) + positions, self.config.dropout)
+        positions = lax.dynamic_slice_in_dim(params["positions.weight"], length, time)
+        x = dropout(params, "embedding", embed(params.scope("embedding"), tokens) + positions, self.config.dropout)
         layers: list[KVCache] = []
         for layer in range(self.config.layers):
-            x, kv_cache = apply_block(network, layer, self.block, x, state.layers[layer] if state else None, length)
+            x, kv_cache = apply_block(params, layer, self.block, x, state.layers[layer] if state else None, length)
             layers.append(kv_cache)
-        return layer_norm(network.scope("norm"), x), State(layers, state.length + time) if state else None
+        return layer_norm(params.scope("norm"), x), State(layers, state.length + time) if state else None
 
-    def start(self, batch: int, capacity: int) -> State:
-        """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Memory for ``capacity`` tokens of ``batch_size`` sequences. Raises UsageError beyond the context."""
         c = self.config
         require_capacity(capacity, c.context_length, "context")
-        layers = [KVCache.empty(batch, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
+        layers = [KVCache.empty(batch_size, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
         return State(layers, jnp.zeros((), jnp.int32))

@@ -76,7 +76,7 @@ class Model(CausalLM):
     def head_weight(self) -> Float[Tensor, "V D"]:
         return self.embedding.weight if self.config.tie_embeddings else self.head.weight
 
-    def read(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
         start = state[0].length if state else 0
         end = start + tokens.shape[1]
         require_room(end, self.config.context_length, "context")
@@ -85,12 +85,12 @@ class Model(CausalLM):
             x = block(x, state[layer] if state else None)
         return self.norm(x)
 
-    def start(self, batch: int, capacity: int) -> State:
-        """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Memory for ``capacity`` tokens of ``batch_size`` sequences. Raises UsageError beyond the context."""
         c = self.config
         require_room(capacity, c.context_length, "context")
         like = self.norm.weight.detach()
-        return [KVCache(batch, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
+        return [KVCache(batch_size, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
 
     def decoder(self, layout: LinearFactory) -> DecoderGraph:
         """The network laid out for telling; see nn_decoding_torch.py."""

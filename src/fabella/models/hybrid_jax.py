@@ -33,8 +33,8 @@ class Model(CausalLM):
 
     config: Config
 
-    def head_weight(self, network: Params) -> Float[Array, "V D"]:
-        return network["embedding.weight"]
+    def head_weight(self, params: Params) -> Float[Array, "V D"]:
+        return params["embedding.weight"]
 
     def block(
         self, part: Params, x: Float[Array, "B T D"], memory: Any, length: Array | int
@@ -48,28 +48,28 @@ class Model(CausalLM):
         x = x + attn_out
         return x + swiglu(part.scope("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"])), memory
 
-    def read(
-        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
+    def hidden_states(
+        self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[Float[Array, "B T D"], State | None]:
         length, time = (state.length if state else 0), tokens.shape[1]
         if state is None:
             self._require_room(time)
-        x = embed(network.scope("embedding"), tokens)
+        x = embed(params.scope("embedding"), tokens)
         layers: list[Any] = []
         for layer in range(self.config.layers):
-            x, memory = apply_block(network, layer, self.block, x, state.layers[layer] if state else None, length)
+            x, memory = apply_block(params, layer, self.block, x, state.layers[layer] if state else None, length)
             layers.append(memory)
-        return rms_norm(x, network["norm.weight"]), State(layers, state.length + time) if state else None
+        return rms_norm(x, params["norm.weight"]), State(layers, state.length + time) if state else None
 
-    def start(self, batch: int, capacity: int) -> State:
-        """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context of attention."""
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context of attention."""
         self._require_room(capacity)
         c = self.config
         return State(
             [
-                KVCache.empty(batch, c.heads, capacity, c.dim // c.heads)
+                KVCache.empty(batch_size, c.heads, capacity, c.dim // c.heads)
                 if kind == "a"
-                else jnp.zeros((batch, c.dim), jnp.float32)
+                else jnp.zeros((batch_size, c.dim), jnp.float32)
                 for kind in c.kinds
             ],
             jnp.zeros((), jnp.int32),

@@ -70,7 +70,7 @@ class Model(CausalLM):
     def head_weight(self) -> Float[Tensor, "V D"]:
         return self.embedding.weight
 
-    def read(self, tokens: Int[Tensor, "B T"], state: list[Any] | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(self, tokens: Int[Tensor, "B T"], state: list[Any] | None = None) -> Float[Tensor, "B T D"]:
         if state is None:
             self._require_room(tokens.shape[1])
         memory = [None] * len(self.blocks) if state is None else state
@@ -82,11 +82,11 @@ class Model(CausalLM):
             x, memory[layer] = block(x, memory[layer])
         return self.norm(x)
 
-    def start(self, batch: int, capacity: int) -> list[Any]:
-        """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context of attention."""
+    def init_state(self, batch_size: int, capacity: int) -> list[Any]:
+        """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context of attention."""
         self._require_room(capacity)
         c, like = self.config, self.norm.weight.detach()
-        return [KVCache(batch, c.heads, capacity, c.dim // c.heads, like) if k == "a" else None for k in c.kinds]
+        return [KVCache(batch_size, c.heads, capacity, c.dim // c.heads, like) if k == "a" else None for k in c.kinds]
 
     def _require_room(self, tokens: int) -> None:
         if not self.config.unlimited_context:

@@ -106,7 +106,7 @@ class Model(CausalLM):
     def head_weight(self) -> Float[Tensor, "V D"]:
         return self.embedding.weight if self.config.tie_embeddings else self.head.weight
 
-    def read(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
         start = state.layers[0].length if state else 0
         end = start + tokens.shape[1]
         require_room(end, self.config.context_length, "context")
@@ -117,11 +117,11 @@ class Model(CausalLM):
             x = block(x, by, state.layers[layer] if state else None)
         return self.norm(x)
 
-    def start(self, batch: int, capacity: int) -> State:
-        """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Memory for ``capacity`` tokens of ``batch_size`` sequences. Raises UsageError beyond the context."""
         c, like = self.config, self.norm.weight.detach()
         require_room(capacity, c.context_length, "context")
-        layers = [KVCache(batch, c.kv_heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
+        layers = [KVCache(batch_size, c.kv_heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
         return State(layers, angles(c, capacity, like.device))
 
     def decoder(self, layout: LinearFactory) -> DecoderGraph:

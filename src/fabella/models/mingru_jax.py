@@ -35,45 +35,49 @@ class Model(Network):
 
     config: Config
 
-    def read(
-        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
+    def hidden_states(
+        self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[list[Float[Array, "B T D"]], State]:
         """The stream after each block, normed for its head, and the state with these tokens read."""
-        memory = state if state is not None else self.start(len(tokens), capacity=0)
+        memory = state if state is not None else self.init_state(len(tokens), capacity=0)
         x = jnp.zeros((*tokens.shape, self.config.dim), jnp.float32)
         streams: list[Array] = []
         lasts: list[Array] = []
         for layer, before in enumerate(memory):
-            x, last = apply_block(network, layer, block, x, tokens, before)
-            streams.append(rms_norm(x, network[f"blocks.{layer}.head_norm.weight"]))
+            x, last = apply_block(params, layer, block, x, tokens, before)
+            streams.append(rms_norm(x, params[f"blocks.{layer}.head_norm.weight"]))
             lasts.append(last)
         return streams, lasts
 
-    def logits(self, network: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    def forward(self, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Next-token logits at every position."""
-        return multiply(self.read(network, tokens)[0][-1], self._head(network), network.compute).astype(jnp.float32)
+        return multiply(self.hidden_states(params, tokens)[0][-1], self._head(params), params.compute).astype(
+            jnp.float32
+        )
 
-    def loss_sum(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
+    def loss_sum(self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
         """Mean over the heads of each head's sum of losses in nats."""
-        streams, _ = self.read(network, tokens)
+        streams, _ = self.hidden_states(params, tokens)
         heard: list[Array] = [
-            linear_cross_entropy(stream, network[f"blocks.{layer}.head.weight"], targets, network.compute)
+            linear_cross_entropy(stream, params[f"blocks.{layer}.head.weight"], targets, params.compute)
             for layer, stream in enumerate(streams)
         ]
         return jnp.stack(heard).mean()
 
-    def losses(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    def token_losses(
+        self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]
+    ) -> Float[Array, "B T"]:
         """Each target's negative log-likelihood in nats under the last head; 0 where IGNORE."""
-        return linear_losses(self.read(network, tokens)[0][-1], self._head(network), targets, network.compute)
+        return linear_losses(self.hidden_states(params, tokens)[0][-1], self._head(params), targets, params.compute)
 
-    def start(self, batch: int, capacity: int) -> State:
+    def init_state(self, batch_size: int, capacity: int) -> State:
         """A state that has read nothing; texts of any length fit, so ``capacity`` does not matter."""
-        return [jnp.zeros((batch, self.config.state_dim), jnp.float32) for _ in range(self.config.layers)]
+        return [jnp.zeros((batch_size, self.config.state_dim), jnp.float32) for _ in range(self.config.layers)]
 
-    def step(self, network: Params, tokens: Int[Array, "B T"], state: State) -> tuple[Float[Array, "B V"], State]:
+    def decode(self, params: Params, tokens: Int[Array, "B T"], state: State) -> tuple[Float[Array, "B V"], State]:
         """The last position's logits after reading on, and the state to go on from."""
-        streams, state = self.read(network, tokens, state)
-        return multiply(streams[-1][:, -1], self._head(network), network.compute).astype(jnp.float32), state
+        streams, state = self.hidden_states(params, tokens, state)
+        return multiply(streams[-1][:, -1], self._head(params), params.compute).astype(jnp.float32), state
 
-    def _head(self, network: Params) -> Float[Array, "V D"]:
-        return network[f"blocks.{self.config.layers - 1}.head.weight"]
+    def _head(self, params: Params) -> Float[Array, "V D"]:
+        return params[f"blocks.{self.config.layers - 1}.head.weight"]

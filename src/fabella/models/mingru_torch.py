@@ -75,9 +75,9 @@ class Model(nn.Module):
         """``blocks``, with their type."""
         return [cast(Block, block) for block in self.blocks]
 
-    def read(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> list[Float[Tensor, "B T D"]]:
+    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> list[Float[Tensor, "B T D"]]:
         """The stream after each block, normed for its head; a ``state`` is read on from and brought up to date."""
-        memory = state if state is not None else self.start(len(tokens), capacity=0)
+        memory = state if state is not None else self.init_state(len(tokens), capacity=0)
         x = self.stack[0].head_norm.weight.new_zeros(*tokens.shape, self.config.dim)
         streams: list[Tensor] = []
         for layer, block in enumerate(self.stack):
@@ -85,28 +85,28 @@ class Model(nn.Module):
             streams.append(block.head_norm(x))
         return streams
 
-    def logits(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Next-token logits at every position."""
-        return self.stack[-1].head(self.read(tokens)[-1])
+        return self.stack[-1].head(self.hidden_states(tokens)[-1])
 
     def loss(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
         """Mean of all heads' losses in nats, each the mean over the targets that are not IGNORE."""
-        heard = zip(self.read(tokens), self.stack, strict=True)
+        heard = zip(self.hidden_states(tokens), self.stack, strict=True)
         return torch.stack([linear_cross_entropy(x, block.head.weight, targets) for x, block in heard]).mean()
 
     @torch.no_grad()
-    def losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    def token_losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Each target's negative log-likelihood in nats under the last head; 0 where IGNORE."""
-        return linear_losses(self.read(tokens)[-1], self.stack[-1].head.weight, targets)
+        return linear_losses(self.hidden_states(tokens)[-1], self.stack[-1].head.weight, targets)
 
-    def start(self, batch: int, capacity: int) -> State:
+    def init_state(self, batch_size: int, capacity: int) -> State:
         """A state that has read nothing; it holds any number of texts of any length, so neither number matters."""
         return [None] * len(self.blocks)
 
     @torch.no_grad()
-    def step(self, tokens: Int[Tensor, "B T"], state: State) -> tuple[Float[Tensor, "B V"], State]:
+    def decode(self, tokens: Int[Tensor, "B T"], state: State) -> tuple[Float[Tensor, "B V"], State]:
         """The last position's logits after reading on; the state given is brought up to date, not copied."""
-        return self.stack[-1].head(self.read(tokens, state)[-1][:, -1]), state
+        return self.stack[-1].head(self.hidden_states(tokens, state)[-1][:, -1]), state
 
     def decoder(self, layout: LinearFactory) -> DecoderGraph:
         """The network laid out for telling; see nn_decoding_torch.py. Of the heads, the last."""

@@ -53,8 +53,8 @@ class Model(CausalLM):
 
     config: Config
 
-    def head_weight(self, network: Params) -> Float[Array, "V D"]:
-        return network["embedding.weight"]
+    def head_weight(self, params: Params) -> Float[Array, "V D"]:
+        return params["embedding.weight"]
 
     def block(
         self, part: Params, x: Float[Array, "B T D"], by: RotaryTable, past: KVCache | None, length: Array | int
@@ -65,24 +65,24 @@ class Model(CausalLM):
         x = x + mixed
         return x + swiglu(part.scope("feed_forward"), layer_norm(part.scope("feed_forward_norm"), x)), past
 
-    def read(
-        self, network: Params, tokens: Int[Array, "B T"], state: State | None = None
+    def hidden_states(
+        self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
     ) -> tuple[Float[Array, "B T D"], State | None]:
         """[B T embedding]: already projected back to where the embedding reads it out."""
         length, time = (state.length if state else 0), tokens.shape[1]
         require_capacity(time, self.config.context_length, "context")
         by = rotary_table(self.config, length, time)
-        x = linear(network.scope("input_projection"), embed(network.scope("embedding"), tokens))
+        x = linear(params.scope("input_projection"), embed(params.scope("embedding"), tokens))
         layers: list[KVCache] = []
         for layer in range(self.config.layers):
-            x, past = apply_block(network, layer, self.block, x, by, state.layers[layer] if state else None, length)
+            x, past = apply_block(params, layer, self.block, x, by, state.layers[layer] if state else None, length)
             layers.append(past)
-        x = linear(network.scope("output_projection"), layer_norm(network.scope("norm"), x))
+        x = linear(params.scope("output_projection"), layer_norm(params.scope("norm"), x))
         return x, State(layers, state.length + time) if state else None
 
-    def start(self, batch: int, capacity: int) -> State:
-        """Memory for ``capacity`` tokens of ``batch`` texts. Raises UsageError beyond the context."""
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Memory for ``capacity`` tokens of ``batch_size`` sequences. Raises UsageError beyond the context."""
         c = self.config
         require_capacity(capacity, c.context_length, "context")
-        layers = [KVCache.empty(batch, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
+        layers = [KVCache.empty(batch_size, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
         return State(layers, jnp.zeros((), jnp.int32))

@@ -104,7 +104,7 @@ def test_nothing_is_computed_twice_where_nothing_is_learned() -> None:
         block.attention.register_forward_hook(lambda *_: calls.append(1))
     recompute_blocks(model)
     with torch.no_grad():
-        model.logits(ids(config))
+        model(ids(config))
     assert len(calls) == config.layers
-    model.eval().logits(ids(config)).sum().backward()
+    model.eval()(ids(config)).sum().backward()
     assert len(calls) == 2 * config.layers

@@ -41,7 +41,7 @@ with engines.init_distributed("jax", place, device="cpu") as ranks:
         for engine in (straight, resumed):
             trained(engine, 2, 3)
         with straight.evaluating() as used:
-            logits = used.model.logits(used.network, batch().tokens[:, :3])
+            logits = used.model.forward(used.network, batch().tokens[:, :3])
         losses, bars = straight.losses(batch(5, windows=3)), len(straight.histograms())
         alone = trained(engines.create_engine(asked, device="cpu"), 0, 1, 2, 3)
         ours, theirs, expected = straight.state(), resumed.state(), alone.state()

@@ -60,7 +60,7 @@ def test_less_memory_says_nearly_the_same(
 ) -> None:
     monkeypatch.setattr(packed_linear_torch, "WORTH_PACKING", 0)
     model: Any = real(family)
-    exact = model.logits(torch.tensor([PROMPT]))[:, -1]
+    exact = model(torch.tensor([PROMPT]))[:, -1]
     compile_decoder(model, weights, compiled=compiled)
     near = logits_after(model)
     assert not torch.equal(near, exact)

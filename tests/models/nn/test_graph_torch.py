@@ -43,7 +43,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 )
 def test_whole_equals_chunked(family: Any, cuts: list[int], row: int) -> None:
     model, tokens = model_of(family), family.tokens(1, TIME)[0]
-    decoder, whole = model.decoder(float32_linear), model.logits(tokens[None])[0]
+    decoder, whole = model.decoder(float32_linear), model(tokens[None])[0]
     memory = decoder.start(BATCH, TIME)
     for start, end in pairwise(cuts):
         close(decoder.read(PrefillInputs(tokens[start:end], row, start), memory)[0], whole[end - 1])
@@ -53,7 +53,7 @@ def test_whole_equals_chunked(family: Any, cuts: list[int], row: int) -> None:
 @given(lengths=st.lists(st.integers(1, TIME - 4), min_size=1, max_size=BATCH))
 def test_token_by_token_equals_whole_for_texts_at_different_places(family: Any, lengths: list[int]) -> None:
     model, tokens = model_of(family), family.tokens(len(lengths), TIME)
-    decoder, whole = model.decoder(float32_linear), model.logits(tokens)
+    decoder, whole = model.decoder(float32_linear), model(tokens)
     memory = decoder.start(BATCH, TIME)
     for row, length in enumerate(lengths):
         close(decoder.read(PrefillInputs(tokens[row, :length], row, 0), memory)[0], whole[row, length - 1])
@@ -66,7 +66,7 @@ def test_token_by_token_equals_whole_for_texts_at_different_places(family: Any, 
 def test_positions_of_their_own_are_read_as_one_position_for_all(family: Any) -> None:
     """What a captured graph does: every position is a tensor, and all of the memory is looked at behind a mask."""
     model, tokens = model_of(family), family.tokens(BATCH, TIME)
-    decoder, whole = model.decoder(float32_linear), model.logits(tokens)
+    decoder, whole = model.decoder(float32_linear), model(tokens)
     memory = decoder.start(BATCH, TIME + 5)
     for place in range(TIME):
         each = DecodeInputs(tokens[:, place], torch.full((BATCH,), place), max_length=TIME + 5)
@@ -75,7 +75,7 @@ def test_positions_of_their_own_are_read_as_one_position_for_all(family: Any) ->
 
 def test_a_text_goes_on_in_another_row(family: Any) -> None:
     model, tokens = model_of(family), family.tokens(1, TIME)[0]
-    decoder, whole = model.decoder(float32_linear), model.logits(tokens[None])[0]
+    decoder, whole = model.decoder(float32_linear), model(tokens[None])[0]
     memory = decoder.start(BATCH, TIME)
     decoder.read(PrefillInputs(tokens[: TIME - 1], 2, 0), memory)
     copy_row(memory, 2, 0, TIME - 1)
@@ -88,7 +88,7 @@ def test_a_row_forgets_the_text_before(family: Any) -> None:
     memory = decoder.start(BATCH, TIME)
     decoder.read(PrefillInputs(tokens[0], 1, 0), memory)
     reset_row(memory, 1)
-    close(decoder.read(PrefillInputs(tokens[1], 1, 0), memory)[0], model.logits(tokens[1:])[0, -1])
+    close(decoder.read(PrefillInputs(tokens[1], 1, 0), memory)[0], model(tokens[1:])[0, -1])
 
 
 def test_a_recurrence_takes_the_same_memory_at_any_length(family: Any) -> None:

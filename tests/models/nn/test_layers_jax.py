@@ -94,10 +94,10 @@ def compared(twins: Twins) -> dict[str, float]:
     def everything(weights: dict[str, Array]) -> Any:
         network = Params(weights)
         found = jax.value_and_grad(lambda w: twins.jax.loss_sum(Params(w), tokens, targets) / learned)(weights)
-        return twins.jax.logits(network, tokens), twins.jax.losses(network, tokens, targets), found
+        return twins.jax.forward(network, tokens), twins.jax.token_losses(network, tokens, targets), found
 
     logits, losses, (sum_loss, gradients) = jax.jit(everything)(twins.weights)
-    apart = {"logits": far(logits, model.logits(ids)), "losses": far(losses, model.losses(ids, wanted))}
+    apart = {"logits": far(logits, model(ids)), "losses": far(losses, model.token_losses(ids, wanted))}
     apart["loss"] = abs(float(sum_loss) - loss.item()) / loss.item()
     for name, parameter in model.named_parameters():
         largest = float(parameter.grad.abs().max())
@@ -131,10 +131,10 @@ def test_both_networks_of_a_preset_are_one(name: str) -> None:
 def test_whole_equals_chunked_equals_token_by_token(twins: Twins) -> None:
     tokens, _ = text(twins.config)
     model, network = twins.jax, Params(twins.weights)
-    whole = np.asarray(jax.jit(model.logits)(network, tokens))
-    step = jax.jit(model.step)
+    whole = np.asarray(jax.jit(model.forward)(network, tokens))
+    step = jax.jit(model.decode)
     for cuts in ([0, TIME], [0, 7, 8, 9, TIME]):
-        state = model.start(BATCH, TIME)
+        state = model.init_state(BATCH, TIME)
         for start, end in pairwise(cuts):
             last, state = step(network, tokens[:, start:end], state)
             np.testing.assert_allclose(np.asarray(last), whole[:, end - 1], atol=STEP_TOLERANCE, err_msg=str(cuts))
@@ -192,13 +192,13 @@ def test_a_text_beyond_the_context_is_refused_unless_unbounded(twins: Twins) -> 
     config = twins.config
     tokens = np.zeros((1, config.context_length + 1), np.int32)
     if config.unlimited_context:
-        assert np.isfinite(twins.jax.logits(Params(twins.weights), tokens)).all()
+        assert np.isfinite(twins.jax.forward(Params(twins.weights), tokens)).all()
         return
     message = f"{config.context_length + 1} tokens are more than the context of {config.context_length}"
     with pytest.raises(UsageError, match=message):
-        twins.jax.logits(Params(twins.weights), tokens)
+        twins.jax.forward(Params(twins.weights), tokens)
     with pytest.raises(UsageError, match=message):
-        twins.jax.start(1, config.context_length + 1)
+        twins.jax.init_state(1, config.context_length + 1)
 
 
 # ---------------------------------------------------------------- shapes
@@ -226,11 +226,11 @@ for name, network in networks.items():
     tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
     one = jax.ShapeDtypeStruct((2, 1), jnp.int32)
     jax.eval_shape(lambda w, t: model.loss_sum(Params(w), t, t), weights, tokens)
-    jax.eval_shape(lambda w, t: model.losses(Params(w), t, t), weights, tokens)
-    _, state = jax.eval_shape(lambda w, t: model.step(Params(w), t, model.start(2, 9)), weights, tokens)
-    jax.eval_shape(lambda w, t, s: model.step(Params(w), t, s), weights, one, state)
+    jax.eval_shape(lambda w, t: model.token_losses(Params(w), t, t), weights, tokens)
+    _, state = jax.eval_shape(lambda w, t: model.decode(Params(w), t, model.init_state(2, 9)), weights, tokens)
+    jax.eval_shape(lambda w, t, s: model.decode(Params(w), t, s), weights, one, state)
     try:
-        jax.eval_shape(lambda w, t: model.logits(Params(w), t), weights, jax.ShapeDtypeStruct((7,), jnp.int32))
+        jax.eval_shape(lambda w, t: model.forward(Params(w), t), weights, jax.ShapeDtypeStruct((7,), jnp.int32))
     except TypeCheckError:
         print(name)
 """

@@ -69,7 +69,7 @@ class Echo(CausalLM):
     def head_weight(self) -> torch.Tensor:
         return self.embedding.weight
 
-    def read(self, tokens: torch.Tensor, state: list[int] | None = None) -> torch.Tensor:
+    def hidden_states(self, tokens: torch.Tensor, state: list[int] | None = None) -> torch.Tensor:
         if state is not None:
             state[0] += tokens.shape[1]
         return self.embedding(tokens)
@@ -77,9 +77,9 @@ class Echo(CausalLM):
 
 def test_one_head_makes_the_contract_of_read_and_head() -> None:
     model, tokens = Echo(), torch.tensor([[0, 1, 2], [3, 4, 0]])
-    logits = model.logits(tokens)
+    logits = model(tokens)
     torch.testing.assert_close(logits, model.embedding(tokens) @ model.embedding.weight.T)
-    last, state = model.step(tokens, [0])
+    last, state = model.decode(tokens, [0])
     torch.testing.assert_close(last, logits[:, -1])
     assert state == [3]
-    torch.testing.assert_close(model.loss(tokens, tokens), model.losses(tokens, tokens).mean())
+    torch.testing.assert_close(model.loss(tokens, tokens), model.token_losses(tokens, tokens).mean())

@@ -83,7 +83,7 @@ class FSDPStrategy(DDPStrategy):
         for block in model.blocks:
             fully_shard(block)
         fully_shard(model)
-        for method in ("loss", "losses"):
+        for method in ("loss", "token_losses"):
             register_fsdp_forward_method(model, method)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ class SingleDeviceStrategy:
         return torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """``model.losses`` of all rows, [B T], each computed by one process."""
-        return self.model.losses(tokens, targets)
+        """``model.token_losses`` of all rows, [B T], each computed by one process."""
+        return self.model.token_losses(tokens, targets)
 
     def eval_model(self) -> nn.Module:
         """The whole model without dropout, for ``generation``; ``model`` is not to be trained meanwhile."""

@@ -30,7 +30,7 @@ def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
 
     def kept(weights: dict[str, Array], tokens: Array) -> Any:
         def read(weights: dict[str, Array]) -> Any:
-            return model.read(
+            return model.hidden_states(
                 Params(weights, compute=compute, recompute=run.training.gradient_checkpointing == "blocks"), tokens
             )[0]
 

@@ -32,8 +32,8 @@ def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
         tokens = torch.zeros(windows, run.data.sequences.length, dtype=torch.int64)
         before = held.bytes()
         with torch.autocast("cpu", dtype=precision.compute) if half else nullcontext():
-            # ``read`` is all that comes before the heads; a family without it is asked for its logits
-            outputs = getattr(model, "read", model.logits)(tokens)
+            # ``hidden_states`` is everything before the heads; a family without it computes its logits
+            outputs = getattr(model, "hidden_states", model.forward)(tokens)
         after = held.bytes()
         del outputs
     return after - before

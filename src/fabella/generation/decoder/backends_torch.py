@@ -1,12 +1,12 @@
 """What reads texts into rows: the family's decoder, compiled where it can be, or the model itself, a state a row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fabella.errors import ConfigError
@@ -14,22 +14,10 @@ from fabella.generation.decoder.cuda_graphs_torch import CaptureFn, CudaGraphCac
 from fabella.generation.decoder.native import build
 from fabella.generation.decoder.native.bindings_torch import NativeBackend, NativeProgram, UnsupportedOpError
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
-from fabella.models.model_config import ModelConfig
 from fabella.models.nn.graph_torch import DecoderGraph, copy_row, reset_row
+from fabella.models.nn.language_model_torch import LanguageModel
 from fabella.models.nn.packed_linear_torch import LinearFactory, float16_linear, float32_linear, int8_linear
 from fabella.models.nn.step_inputs_torch import DecodeInputs, PrefillInputs
-
-
-class LanguageModel(Protocol):
-    """What is needed of a model; see ``fabella.models``."""
-
-    config: ModelConfig
-
-    def parameters(self) -> Iterator[Tensor]: ...
-
-    def start(self, batch: int, capacity: int) -> Any: ...
-
-    def step(self, tokens: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]: ...
 
 
 class DecodeBackend(Protocol):
@@ -149,14 +137,16 @@ class ModelBackend:
     @torch.inference_mode()
     def reset(self, row: int) -> None:
         """See Rows."""
-        self._states[row] = self._model.start(1, self._capacity)
+        self._states[row] = self._model.init_state(1, self._capacity)
 
     @torch.inference_mode()
     def prefill(self, parts: Sequence[PrefillChunk]) -> Float[Tensor, "N V"]:
         """See Rows."""
         found: list[Tensor] = []
         for row, tokens, _ in parts:
-            logits, self._states[row] = self._model.step(torch.tensor([tokens], device=self._device), self._states[row])
+            logits, self._states[row] = self._model.decode(
+                torch.tensor([tokens], device=self._device), self._states[row]
+            )
             found.append(logits)
         return torch.cat(found)
 
@@ -165,7 +155,7 @@ class ModelBackend:
         """See Rows."""
         found: list[Tensor] = []
         for row, token in enumerate(tokens):
-            logits, self._states[row] = self._model.step(
+            logits, self._states[row] = self._model.decode(
                 torch.tensor([[token]], device=self._device), self._states[row]
             )
             found.append(logits)

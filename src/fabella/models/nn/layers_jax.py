@@ -1,6 +1,6 @@
 """Blocks that two or more families use unchanged: the frame of a model with one head, norms, layers, SwiGLU.
 
-A network is plain functions over its :class:`Part`: weights by name, and how to compute with them. Nothing is kept
+A params is plain functions over its :class:`Part`: weights by name, and how to compute with them. Nothing is kept
 between two calls; whoever reads on is given the new state.
 """
 
@@ -22,10 +22,10 @@ Weights = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """A part of the network: its weights, by the names that they have within it, and how to compute with them."""
+    """A part of the params: its weights, by the names that they have within it, and how to compute with them."""
 
     weights: Weights
-    """All of the network, by the names of its parameter table."""
+    """All of the params, by the names of its parameter table."""
     prefix: str = ""
     compute: Any = jnp.float32
     """What matrix products are taken in; weights, norms and sums are float32 all the same."""
@@ -35,7 +35,7 @@ class Params:
     """Whether a block's activations are computed again on the way back instead of being kept."""
 
     def scope(self, name: str) -> "Params":
-        """A part of this part: ``network.at("blocks.0").at("attention")``."""
+        """A part of this part: ``params.at("blocks.0").at("attention")``."""
         return replace(self, prefix=f"{self.prefix}{name}.")
 
     def __getitem__(self, name: str) -> Array:
@@ -65,32 +65,36 @@ class CausalLM(Network):
     """The contract of a model whose logits are ``head_weight`` times the hidden state that it reads a text into."""
 
     @abstractmethod
-    def head_weight(self, network: Params) -> Float[Array, "V D"]:
+    def head_weight(self, params: Params) -> Float[Array, "V D"]:
         """The read-out matrix: a weight of its own, or the embedding."""
 
     @abstractmethod
-    def read(self, network: Params, tokens: Int[Array, "B T"], state: Any = None) -> tuple[Float[Array, "B T D"], Any]:
+    def hidden_states(
+        self, params: Params, tokens: Int[Array, "B T"], state: Any = None
+    ) -> tuple[Float[Array, "B T D"], Any]:
         """The last hidden state at every position, and the ``state`` with these tokens read."""
 
-    def logits(self, network: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    def forward(self, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Next-token logits at every position."""
-        hidden, _ = self.read(network, tokens)
-        return multiply(hidden, self.head_weight(network), network.compute).astype(jnp.float32)
+        hidden, _ = self.hidden_states(params, tokens)
+        return multiply(hidden, self.head_weight(params), params.compute).astype(jnp.float32)
 
-    def loss_sum(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
+    def loss_sum(self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
         """Sum of the losses of all targets that are not IGNORE, in nats."""
-        hidden, _ = self.read(network, tokens)
-        return linear_cross_entropy(hidden, self.head_weight(network), targets, network.compute)
+        hidden, _ = self.hidden_states(params, tokens)
+        return linear_cross_entropy(hidden, self.head_weight(params), targets, params.compute)
 
-    def losses(self, network: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    def token_losses(
+        self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]
+    ) -> Float[Array, "B T"]:
         """Each target's negative log-likelihood in nats; 0 where IGNORE."""
-        hidden, _ = self.read(network, tokens)
-        return linear_losses(hidden, self.head_weight(network), targets, network.compute)
+        hidden, _ = self.hidden_states(params, tokens)
+        return linear_losses(hidden, self.head_weight(params), targets, params.compute)
 
-    def step(self, network: Params, tokens: Int[Array, "B T"], state: Any) -> tuple[Float[Array, "B V"], Any]:
+    def decode(self, params: Params, tokens: Int[Array, "B T"], state: Any) -> tuple[Float[Array, "B V"], Any]:
         """The last position's logits after reading on, and the state to go on from."""
-        hidden, state = self.read(network, tokens, state)
-        return multiply(hidden[:, -1], self.head_weight(network), network.compute).astype(jnp.float32), state
+        hidden, state = self.hidden_states(params, tokens, state)
+        return multiply(hidden[:, -1], self.head_weight(params), params.compute).astype(jnp.float32), state
 
 
 def multiply(x: Float[Array, "*b D"], weight: Float[Array, "N D"], compute: Any) -> Float[Array, "*b N"]:
@@ -145,7 +149,7 @@ def dropout(part: Params, place: str, x: Float[Array, "B T D"], rate: float) -> 
     return jnp.where(jax.vmap(draw)(part.keys), x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def apply_block(network: Params, layer: int, block: Callable[..., Any], *arguments: Any) -> Any:
+def apply_block(params: Params, layer: int, block: Callable[..., Any], *arguments: Any) -> Any:
     """``block(part, *arguments)`` for a layer; with ``recompute``, of all that it computes only its input is kept."""
-    run = jax.checkpoint(block) if network.recompute else block
-    return run(network.scope(f"blocks.{layer}"), *arguments)
+    run = jax.checkpoint(block) if params.recompute else block
+    return run(params.scope(f"blocks.{layer}"), *arguments)

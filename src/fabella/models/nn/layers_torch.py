@@ -20,26 +20,26 @@ class CausalLM(nn.Module):
         """The read-out matrix: a weight of its own, or the embedding."""
 
     @abstractmethod
-    def read(self, tokens: Int[Tensor, "B T"], state: Any = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(self, tokens: Int[Tensor, "B T"], state: Any = None) -> Float[Tensor, "B T D"]:
         """The last hidden state at every position; a ``state`` is read on from and brought up to date."""
 
-    def logits(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Next-token logits at every position."""
-        return functional.linear(self.read(tokens), self.head_weight)
+        return functional.linear(self.hidden_states(tokens), self.head_weight)
 
     def loss(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
         """Training loss in nats, mean over the targets that are not IGNORE."""
-        return linear_cross_entropy(self.read(tokens), self.head_weight, targets)
+        return linear_cross_entropy(self.hidden_states(tokens), self.head_weight, targets)
 
     @torch.no_grad()
-    def losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    def token_losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Each target's negative log-likelihood in nats; 0 where IGNORE."""
-        return linear_losses(self.read(tokens), self.head_weight, targets)
+        return linear_losses(self.hidden_states(tokens), self.head_weight, targets)
 
     @torch.no_grad()
-    def step(self, tokens: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
+    def decode(self, tokens: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
         """The last position's logits after reading on; the state given is brought up to date, not copied."""
-        last = self.read(tokens, state)[:, -1]
+        last = self.hidden_states(tokens, state)[:, -1]
         # weight @ x.T rather than x @ weight.T: for 2 to 8 texts, up to twice as fast on a CPU
         return (self.head_weight @ last.T).T.contiguous(), state
 

@@ -57,7 +57,7 @@ def rows_for(model: Any, rows: int = BATCH, capacity: int = CONTEXT) -> NativeBa
     found = decode_backend(model, rows, capacity)
     assert isinstance(found, NativeBackend)
     for row in range(rows):
-        found.begin(row)
+        found.reset(row)
     return found
 
 
@@ -90,11 +90,11 @@ def test_whole_equals_chunked(name: str, cuts: list[int], row: int) -> None:
     """Also beyond the stretch that is read at once."""
     model = model_of(name)
     tokens = tokens_of(model, 1, CONTEXT)
-    whole, rows = model.logits(tokens)[0], rows_for(model)
+    whole, rows = model(tokens)[0], rows_for(model)
     for start, end in pairwise(cuts):
-        said = rows.read([PrefillChunk(row, tokens[0, start:end].tolist(), start)])
+        said = rows.prefill([PrefillChunk(row, tokens[0, start:end].tolist(), start)])
         close(said[0], whole[end - 1])
-    at_once = rows_for(model).read([PrefillChunk(0, tokens[0].tolist(), 0)])
+    at_once = rows_for(model).prefill([PrefillChunk(0, tokens[0].tolist(), 0)])
     assert torch.equal(said, at_once), "the same text has other bits when it is read in pieces"
 
 
@@ -119,9 +119,9 @@ def test_several_texts_read_at_once_have_the_bits_that_each_has_alone(
         if text[cut:]
     ]
     for parts in filter(None, (first, rest)):
-        for part, said in zip(parts, rows.read(parts), strict=True):
+        for part, said in zip(parts, rows.prefill(parts), strict=True):
             whole = texts[part.row][: part.start + len(part.tokens)]
-            assert torch.equal(said, rows_for(model, 1).read([PrefillChunk(0, whole, 0)])[0])
+            assert torch.equal(said, rows_for(model, 1).prefill([PrefillChunk(0, whole, 0)])[0])
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -129,16 +129,16 @@ def test_several_texts_read_at_once_have_the_bits_that_each_has_alone(
 def test_token_by_token_equals_whole_for_texts_at_different_places(name: str, lengths: list[int]) -> None:
     model = model_of(name)
     tokens, rows = tokens_of(model, len(lengths)), rows_for(model)
-    whole = model.logits(tokens)
+    whole = model(tokens)
     for row, length in enumerate(lengths):
-        rows.read([PrefillChunk(row, tokens[row, :length].tolist(), 0)])
+        rows.prefill([PrefillChunk(row, tokens[row, :length].tolist(), 0)])
     numbers = torch.arange(len(lengths))
     for further in range(4):
         places = [length + further for length in lengths]
-        said = rows.go_on(tokens[numbers, places].tolist(), places)
+        said = rows.decode(tokens[numbers, places].tolist(), places)
         close(said, whole[numbers, places])
     for row, length in enumerate(lengths):
-        alone = rows_for(model, 1).read([PrefillChunk(0, tokens[row, : length + 4].tolist(), 0)])
+        alone = rows_for(model, 1).prefill([PrefillChunk(0, tokens[row, : length + 4].tolist(), 0)])
         assert torch.equal(said[row], alone[0]), "a text has other bits beside others"
 
 
@@ -158,26 +158,26 @@ def test_any_number_of_threads_gives_the_same_bits(name: str, weights: WeightDty
     for count in (1, 3):
         torch.set_num_threads(count)
         rows = rows_for(model)
-        read = [rows.read([PrefillChunk(row, tokens[row].tolist(), 0)]) for row in range(BATCH)]
-        said.append(torch.cat([*read, rows.go_on(tokens[:, 0].tolist(), [TIME] * BATCH)]))
+        read = [rows.prefill([PrefillChunk(row, tokens[row].tolist(), 0)]) for row in range(BATCH)]
+        said.append(torch.cat([*read, rows.decode(tokens[:, 0].tolist(), [TIME] * BATCH)]))
     assert torch.equal(said[0], said[1])
 
 
 def test_a_text_goes_on_in_another_row_and_a_row_forgets(name: str) -> None:
     model = model_of(name)
     tokens, rows = tokens_of(model), rows_for(model)
-    rows.read([PrefillChunk(2, tokens[0, :-1].tolist(), 0)])
-    rows.read([PrefillChunk(1, tokens[1].tolist(), 0)])
+    rows.prefill([PrefillChunk(2, tokens[0, :-1].tolist(), 0)])
+    rows.prefill([PrefillChunk(1, tokens[1].tolist(), 0)])
     rows.copy_row(2, 0, TIME - 1)
-    close(rows.go_on(tokens[:1, -1].tolist(), [TIME - 1]), model.logits(tokens[:1])[:, -1])
-    rows.begin(1)
-    close(rows.read([PrefillChunk(1, tokens[2].tolist(), 0)]), model.logits(tokens[2:])[:, -1])
+    close(rows.decode(tokens[:1, -1].tolist(), [TIME - 1]), model(tokens[:1])[:, -1])
+    rows.reset(1)
+    close(rows.prefill([PrefillChunk(1, tokens[2].tolist(), 0)]), model(tokens[2:])[:, -1])
 
 
 def test_the_logits_lie_where_they_lay(name: str) -> None:
     model = model_of(name)
     rows = rows_for(model)
-    said = {rows.go_on([1, 2], [place, place]).data_ptr() for place in range(20)}
+    said = {rows.decode([1, 2], [place, place]).data_ptr() for place in range(20)}
     assert len(said) == 1
 
 
@@ -189,7 +189,7 @@ def test_weights_that_are_no_numbers_give_logits_that_are_none(name: str, weight
     table[first][3] = float("nan")
     model: Any = load_model(config, table, "cpu")
     compile_decoder(model, weights)
-    assert torch.isnan(rows_for(model).read([PrefillChunk(0, [1, 3, 2], 0)])).all()
+    assert torch.isnan(rows_for(model).prefill([PrefillChunk(0, [1, 3, 2], 0)])).all()
 
 
 def test_what_is_beyond_the_tables_is_refused(name: str) -> None:
@@ -197,11 +197,11 @@ def test_what_is_beyond_the_tables_is_refused(name: str) -> None:
     rows = rows_for(model, 1, 10)
     for wrong in (-1, model.config.vocab_size):
         with pytest.raises(IndexError, match="an id beyond the"):
-            rows.read([PrefillChunk(0, [1, wrong], 0)])
+            rows.prefill([PrefillChunk(0, [1, wrong], 0)])
         with pytest.raises(IndexError, match="an id beyond the"):
-            rows.go_on([wrong], [0])
+            rows.decode([wrong], [0])
     with pytest.raises(IndexError, match="position 10 of 10"):
-        rows.go_on([1], [10])
+        rows.decode([1], [10])
 
 
 def test_a_part_that_is_not_known_is_told_by_pytorch() -> None:
