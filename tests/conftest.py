@@ -37,12 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("faults"):
             item.add_marker(pytest.mark.timeout(NIGHT))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if on_gpu and not gpu_is_there():
+    if on_gpu and not has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch finds none here"))
 
 
-def gpu_is_there() -> bool:
+def has_gpu() -> bool:
     import torch  # only where a test that needs a GPU was collected: loading torch takes a second
 
     return torch.cuda.is_available()
@@ -53,11 +53,11 @@ def no_network() -> Iterator[None]:
     """Refuse every connection that leaves this machine, so that no test passes thanks to the network."""
     connect = socket.socket.connect
 
-    def only_here(self: socket.socket, address: Any) -> None:
+    def local_connect(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX and address[0] not in {"127.0.0.1", "::1", "localhost"}:
             raise OSError(f"a test tried to reach {address[0]}")
         connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", only_here)
+        patch.setattr(socket.socket, "connect", local_connect)
         yield

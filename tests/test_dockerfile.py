@@ -16,13 +16,13 @@ def instructions(text: str) -> list[tuple[str, str]]:
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines()]
 
 
-def complaints(text: str) -> list[str]:
+def violations(text: str) -> list[str]:
     """Everything that is wrong with a Dockerfile."""
     steps = instructions(text)
     words = [name for name, _ in steps]
     found = []
     for name, rest in steps:
-        found += _complaints_about(name, rest)
+        found += _violations_of(name, rest)
     if "USER" not in words or dict(steps)["USER"].split(":")[0] in {"root", "0"}:
         found.append("runs as root")
     if words.count("CMD") != 1 or words.count("ENTRYPOINT") > 1:
@@ -32,7 +32,7 @@ def complaints(text: str) -> list[str]:
     return found
 
 
-def _complaints_about(name: str, rest: str) -> list[str]:
+def _violations_of(name: str, rest: str) -> list[str]:
     found = []
     if name == "FROM" and not re.search(r":\d+\.\d+\.\d+[-\w.]*(@sha256:\w+)?( AS \w+)?$", rest):
         found.append(f"base {rest} is not pinned to a full version")
@@ -43,11 +43,11 @@ def _complaints_about(name: str, rest: str) -> list[str]:
     if name == "WORKDIR" and not rest.startswith("/"):
         found.append("WORKDIR is not absolute")
     if name == "RUN":
-        found += _complaints_about_shell(rest)
+        found += _shell_violations(rest)
     return found
 
 
-def _complaints_about_shell(command: str) -> list[str]:
+def _shell_violations(command: str) -> list[str]:
     found = []
     if re.search(r"\bsudo\b", command):
         found.append("sudo")
@@ -66,7 +66,7 @@ def _complaints_about_shell(command: str) -> list[str]:
 
 
 def test_the_dockerfile_breaks_no_rule() -> None:
-    assert complaints((REPOSITORY / "Dockerfile").read_text()) == []
+    assert violations((REPOSITORY / "Dockerfile").read_text()) == []
 
 
 SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER teller\nCMD ["fabella"]\n'
@@ -91,9 +91,9 @@ SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER teller\nCMD ["fabella"]\n'
         ("RUN true\nUSER teller", "USER teller\nRUN true", "RUN after USER"),
     ],
 )
-def test_each_rule_bites(old: str, new: str, complaint: str) -> None:
-    assert complaints(SOUND) == []
-    assert complaint in complaints(SOUND.replace(old, new))
+def test_each_rule_finds_its_violation(old: str, new: str, complaint: str) -> None:
+    assert violations(SOUND) == []
+    assert complaint in violations(SOUND.replace(old, new))
 
 
 def test_it_copies_only_what_exists_and_is_not_ignored() -> None:

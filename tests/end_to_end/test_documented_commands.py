@@ -107,7 +107,7 @@ def run(arguments: list[str] | str, folder: Path) -> subprocess.CompletedProcess
     )
 
 
-def walk(block: Block, folder: Path) -> list[str]:
+def execute(block: Block, folder: Path) -> list[str]:
     """Do what a block says; what went wrong."""
     if block.file:
         target = folder / block.file
@@ -129,25 +129,25 @@ def walk(block: Block, folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_everything_a_page_says_works(page: Path, reader: Path) -> None:
+def test_every_command_of_a_page_works(page: Path, reader: Path) -> None:
     for block in blocks(page):
-        problems = walk(block, reader)
+        problems = execute(block, reader)
         assert not problems, f"{page.name}, {problems[0]}"
 
 
-def test_what_is_not_run_is_documented_somewhere() -> None:
+def test_every_exception_is_documented() -> None:
     commands = [command for page in PAGES for block in blocks(page) for command in block.commands]
     for start in NOT_RUN:
         assert any(command.startswith(start) for command in commands), f"nothing begins with {start!r} any more"
 
 
-def test_readme_shows_the_presets_as_they_are() -> None:
+def test_readme_shows_the_real_presets() -> None:
     shown = re.search(r"<!-- presets: .*?-->\n```text\n(.*?)\n```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert shown
     assert shown[1] == table()
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=[str(page.relative_to(REPOSITORY)) for page in ALL_PAGES])
-def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+def test_every_link_of_a_page_resolves(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -76,7 +76,7 @@ def test_the_same_run_twice_has_the_same_bits(finished: Path, data: TokenizedDat
 
 
 @pytest.mark.parametrize(("begun", "resumed"), [("jax", "torch"), ("torch", "jax")])
-def test_a_run_begun_with_one_engine_goes_on_with_the_other(
+def test_a_run_resumes_with_the_other_engine(
     begun: str, resumed: str, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As if it had stayed with one: the same data, moments and rate. Without dropout, which they draw differently."""
@@ -92,7 +92,7 @@ def test_a_run_begun_with_one_engine_goes_on_with_the_other(
 
 
 @pytest.mark.parametrize("kind", ["skip", "rollback"])
-def test_a_run_with_a_step_that_is_not_finite_goes_on_and_is_resumed_to_the_same_bits(
+def test_a_run_with_a_non_finite_step_resumes_to_the_same_bits(
     kind: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch of step 7 has a loss of NaN, whenever it comes."""
@@ -118,7 +118,7 @@ def test_a_run_with_a_step_that_is_not_finite_goes_on_and_is_resumed_to_the_same
     assert [row["failed"] for row in tiny.metrics(straight) if row["kind"] == "rollback"] == [7] * (1 - left_out)
 
 
-def test_a_saved_run_tells_and_scores_the_same_in_both_engines(finished: Path) -> None:
+def test_both_engines_generate_and_score_a_saved_run_alike(finished: Path) -> None:
     greedy, text = SamplingParams(temperature=0.0), "Once upon a time there was a little dog. " * 3
     tellers = [load(finished, engine=engine) for engine in ("torch", "jax")]
     told = [[story.completion for story in teller.generate("Once", greedy, n=2, max_tokens=60)] for teller in tellers]
@@ -127,7 +127,7 @@ def test_a_saved_run_tells_and_scores_the_same_in_both_engines(finished: Path) -
     np.testing.assert_allclose(jax_score.nats, torch_score.nats, rtol=1e-4)
 
 
-def test_what_is_saved_is_what_any_engine_saves(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+def test_both_engines_save_the_same_files(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
     other = start_run(tiny.run(*FEW, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
     states = [checkpoint.load(RunDir.open(folder), "latest").checkpoint.state for folder in (finished, other)]
     for part in ("weights", "moments", "numbers"):
@@ -149,7 +149,7 @@ for words in commands:
 """
 
 
-def test_nothing_of_pytorch_is_needed_and_devices_are_taken_by_number(tmp_path: Path) -> None:
+def test_jax_training_needs_no_pytorch_and_uses_the_requested_devices(tmp_path: Path) -> None:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     settings = [
         *tiny.SETTINGS,
@@ -177,7 +177,7 @@ assert main.run(["train", "storybook-1m", "--out", "run", *sys.argv[1:]]) == 0
 """
 
 
-def test_nothing_of_jax_is_loaded_where_nobody_asks_for_it(tmp_path: Path) -> None:
+def test_jax_is_not_loaded_without_request(tmp_path: Path) -> None:
     settings = [*tiny.SETTINGS, "training.length.max_steps=2"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_JAX, *settings],

@@ -49,14 +49,14 @@ def script(port: int) -> str:
     return changed
 
 
-def test_the_script_is_sound_bash() -> None:
+def test_the_script_is_valid_bash() -> None:
     done = subprocess.run(["bash", "-n", "-c", script(29501)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.faults
 @pytest.mark.fault("C7", cases=1)
-def test_a_job_that_is_stopped_is_queued_again_and_goes_on_to_its_end(tmp_path: Path) -> None:
+def test_a_stopped_job_is_requeued_and_resumes_to_its_end(tmp_path: Path) -> None:
     run = tiny.run("checkpoint.every_steps=5", "model.dropout=0.0", steps=STEPS)
     tiny.prepared(tmp_path).folder.rename(tmp_path / "data")
     (tmp_path / "prepared").mkdir()

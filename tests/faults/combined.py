@@ -77,7 +77,7 @@ def half_precision(asked: Any, device: torch.device) -> device_torch.Precision:
     return device_torch.Precision(torch.float16, scaled=True, device=device)
 
 
-def getting_worse(engine: Any, *others: Any) -> EvalLoss:
+def worsening_loss(engine: Any, *others: Any) -> EvalLoss:
     """The score of a model that learns by heart: after step BEST no other is as good."""
     score = validate(engine, *others)
     return dataclasses.replace(score, loss=score.loss + max(engine.steps - BEST, 0))
@@ -97,7 +97,7 @@ def work(jobs: list[dict[str, Any]]) -> int:
     for number, job in enumerate(jobs):
         # Another life: what the processes told each other in the job before is not heard in this one.
         place = dataclasses.replace(current_rank(), restarts=number)
-        fit.validate = getting_worse
+        fit.validate = worsening_loss
         engine_torch.resolve_precision = half_precision if job["half"] else whole_precision
         TorchEngine.step = partialmethod(_told, whole_step, Path(f"{job['out']}.{place.rank}.rows"))
         strike = partial(kill_at, job["kill"], place.rank == place.world_size - 1)
@@ -136,7 +136,7 @@ def kill_at(step: int, this_one: bool, progress: Progress, result: StepResult) -
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def left_over(out: Path) -> list[psutil.Process]:
+def surviving_processes(out: Path) -> list[psutil.Process]:
     """Processes of the run, and those that read for them, which have not ended when ``SECONDS`` are over."""
     pids = {int(file.read_text()) for file in out.parent.glob(f"{out.name}.*.pid")}
     living = [process for process in psutil.process_iter() if process.pid in pids or _marked(process, out)]
@@ -162,7 +162,7 @@ def parts(folder: Path) -> list[str]:
     )]  # fmt: skip
 
 
-def spoil(folder: Path, part: str) -> None:
+def remove_part(folder: Path, part: str) -> None:
     """Let the run stand at its checkpoint, with one part of that as if it had never been saved; none for ``""``."""
     run_folder = RunDir.open(folder)
     saved = load(run_folder, SPOILED).checkpoint

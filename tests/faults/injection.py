@@ -18,7 +18,7 @@ DIED = 86
 
 
 @dataclass
-class Watched:
+class CallCount:
     """What has been called so far: the function's name and what it was done to."""
 
     calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -28,15 +28,15 @@ Before = Callable[[int, str, tuple[Any, ...]], None]
 
 
 @contextmanager
-def watching(before: Before) -> Generator[Watched]:
+def watch_disk_calls(before: Before) -> Generator[CallCount]:
     """Call ``before(number, name, arguments)`` ahead of every call that changes the disk."""
-    watched = Watched()
+    watched = CallCount()
 
     def watch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **options: Any) -> Any:
             if name != "open" or arguments[1] & os.O_CREAT:
                 number = len(watched.calls)
-                watched.calls.append((name, touched(arguments[0])))
+                watched.calls.append((name, file_name(arguments[0])))
                 before(number, name, arguments)
             return function(*arguments, **options)
 
@@ -48,18 +48,18 @@ def watching(before: Before) -> Generator[Watched]:
         yield watched
 
 
-def nothing(number: int, name: str, arguments: tuple[Any, ...]) -> None:
+def no_action(number: int, name: str, arguments: tuple[Any, ...]) -> None:
     """Only watch."""
 
 
-def touched(argument: Any) -> str:
+def file_name(argument: Any) -> str:
     """Name of the file that a path or a descriptor means."""
     if isinstance(argument, int):
         argument = Path(f"/proc/self/fd/{argument}").readlink()
     return Path(os.fsdecode(argument)).name
 
 
-def dying_at(point: int, *, torn: bool = False) -> Before:
+def die_at_call(point: int, *, torn: bool = False) -> Before:
     """Die, as by SIGKILL, ahead of call number ``point``; ``torn``: with half of its bytes written."""
 
     def die(number: int, name: str, arguments: tuple[Any, ...]) -> None:
@@ -73,7 +73,7 @@ def dying_at(point: int, *, torn: bool = False) -> Before:
     return die
 
 
-def failing(number: int, functions: tuple[str, ...], *, from_call: int = 0) -> Before:
+def fail_calls(number: int, functions: tuple[str, ...], *, from_call: int = 0) -> Before:
     """Raise an OSError of this errno from each call of ``functions``, but the first ``from_call`` of them."""
     seen: list[str] = []
 
@@ -86,7 +86,7 @@ def failing(number: int, functions: tuple[str, ...], *, from_call: int = 0) -> B
     return fail
 
 
-def filling_after(room: int) -> Before:
+def disk_full_after(room: int) -> Before:
     """A disk with ``room`` bytes left: writes beyond that raise ENOSPC, as does the one that crosses it, torn."""
     left = [room]
 
@@ -103,7 +103,7 @@ def filling_after(room: int) -> Before:
     return fill
 
 
-def forked(action: Callable[[], None]) -> int:
+def run_in_child(action: Callable[[], None]) -> int:
     """Run ``action`` in a child; its exit code, or the negative number of the signal that ended it."""
     child = os.fork()
     if child == 0:
@@ -115,7 +115,7 @@ def forked(action: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed(child: int) -> None:
+def kill_child(child: int) -> None:
     """End a child with SIGKILL and wait until it is gone."""
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

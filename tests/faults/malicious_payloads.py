@@ -39,7 +39,7 @@ def pickled(payload: Any, protocol: int) -> bytes:
     return pickle.dumps({"model": payload}, protocol=protocol)
 
 
-def zipped(payload: Any) -> bytes:
+def zip_archive(payload: Any) -> bytes:
     """What ``torch.save`` writes: a zip archive with ``archive/data.pkl``."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -48,7 +48,7 @@ def zipped(payload: Any) -> bytes:
     return file.getvalue()
 
 
-def in_tar(payload: Any) -> bytes:
+def tar_archive(payload: Any) -> bytes:
     """What old versions of torch wrote."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
@@ -59,41 +59,41 @@ def in_tar(payload: Any) -> bytes:
     return file.getvalue()
 
 
-def in_numpy(payload: Any) -> bytes:
+def numpy_object_array(payload: Any) -> bytes:
     """An array of objects: numpy pickles it."""
     file = io.BytesIO()
     np.save(file, np.array([payload], dtype=object), allow_pickle=True)
     return file.getvalue()
 
 
-def in_numpy_archive(payload: Any) -> bytes:
+def numpy_archive(payload: Any) -> bytes:
     """The same in an .npz."""
     file = io.BytesIO()
     np.savez(file, model=np.array([payload], dtype=object))
     return file.getvalue()
 
 
-def in_seven_zip(payload: Any) -> bytes:
+def seven_zip(payload: Any) -> bytes:
     """A pickle behind the signature of 7z, as scanners that trust names have been led astray."""
     return b"7z\xbc\xaf\x27\x1c\0\4" + pickled(payload, 2)
 
 
-def wearing_a_header(payload: Any) -> bytes:
+def with_safetensors_header(payload: Any) -> bytes:
     """A pickle behind the beginning of a safetensors file."""
     return (2).to_bytes(8, "little") + b"{}" + pickled(payload, 4)
 
 
 WRAPPERS: dict[str, Callable[[Any], bytes]] = {
-    "zip": zipped,
-    "tar": in_tar,
-    "npy": in_numpy,
-    "npz": in_numpy_archive,
-    "7z": in_seven_zip,
-    "headed": wearing_a_header,
+    "zip": zip_archive,
+    "tar": tar_archive,
+    "npy": numpy_object_array,
+    "npz": numpy_archive,
+    "7z": seven_zip,
+    "headed": with_safetensors_header,
 }
 
 
-def gadgets(canary: Path) -> dict[str, bytes]:
+def malicious_files(canary: Path) -> dict[str, bytes]:
     """Name → content: five ways to run code in all six protocols, and two of them in every wrapper."""
     objects = payloads(canary)
     plain = {f"{name}, protocol {n}": pickled(item, n) for name, item in objects.items() for n in range(6)}

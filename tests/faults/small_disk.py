@@ -39,7 +39,7 @@ def fill(place: Path, left: int) -> Path:
     return ballast
 
 
-def expect_full(folder: RunDir, place: Path, free: str) -> None:
+def check_save_on_full_disk(folder: RunDir, place: Path, free: str) -> None:
     """Save step 120 on the full disk, and find everything as it was."""
     before = stub.contents(place)
     told = (
@@ -51,7 +51,7 @@ def expect_full(folder: RunDir, place: Path, free: str) -> None:
     assert stub.same(load(folder, "latest").checkpoint, stub.checkpoint(100, TABLE))
 
 
-def expect_refusal_at_start(folder: RunDir) -> None:
+def check_refusal_at_start(folder: RunDir) -> None:
     """More checkpoints than fit: told before anything is written."""
     before = stub.contents(folder.path)
     with pytest.raises(DiskFullError, match=r"the checkpoints of this run need 2\.4 MB, 1\.. MB are free"):
@@ -68,10 +68,10 @@ def main(place: Path) -> None:
     for level in range(LEVELS):
         left = CHECKPOINT_BYTES * level // LEVELS
         ballast = fill(place, left)
-        expect_full(folder, place, format_bytes(free_bytes(place)))
+        check_save_on_full_disk(folder, place, format_bytes(free_bytes(place)))
         print("ok", level)
         ballast.unlink()
-    expect_refusal_at_start(folder)
+    check_refusal_at_start(folder)
     mount(place, "remount", "ro")
     with pytest.raises(StorageError, match=r"read-only file system; the last good checkpoint is step-00000100\."):
         save(folder, 120, stub.checkpoint(120, TABLE))

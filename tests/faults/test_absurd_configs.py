@@ -94,7 +94,7 @@ def folder(quick_path: Path) -> Path:
     return stub.folder(quick_path).path
 
 
-def refusal_of(folder: Path) -> str:
+def error_for(folder: Path) -> str:
     """Why a config is refused; empty where its model could be built."""
     try:
         run = RunDir.open(folder).run
@@ -114,7 +114,7 @@ def test_an_absurd_config_is_refused_or_harmless(folder: Path) -> None:
     @given(configs())
     def opened(values: dict[str, Any]) -> None:
         (folder / "config.yaml").write_bytes(signed(values))
-        refusal = refusal_of(folder)
+        refusal = error_for(folder)
         refused.extend([refusal] if refusal else [])
         assert len(refusal) < LONGEST_ERROR
         assert process.memory_info().rss - before < MOST_MEMORY_BYTES
@@ -137,14 +137,14 @@ def test_an_absurd_config_is_refused_or_harmless(folder: Path) -> None:
         ("dropout", float("inf")),
     ],
 )
-def test_the_value_is_named(key: str, value: object, folder: Path) -> None:
+def test_the_error_names_the_value(key: str, value: object, folder: Path) -> None:
     values = {**stub.VALUES, "model": {**MODELS[2], key: value}}
     (folder / "config.yaml").write_bytes(signed(values))
     with pytest.raises(CheckpointError, match=rf"is no config of a run: .*{key}"):
         RunDir.open(folder)
 
 
-def test_aliases_that_stand_for_gigabytes_are_refused(folder: Path) -> None:
+def test_yaml_aliases_that_expand_to_gigabytes_are_refused(folder: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     text = ("\n".join(lines) + "\n").encode()

@@ -26,7 +26,7 @@ from fabella.training.callbacks.callbacks import SaveCheckpoint, Validate
 from fabella.training.loop import Progress
 from fabella.training.run import resume, start_run
 from fabella.training.signals import Interruption
-from tests.faults.injection import DIED, dying_at, failing, forked, nothing, watching
+from tests.faults.injection import DIED, die_at_call, fail_calls, no_action, run_in_child, watch_disk_calls
 from tests.runs import stub
 from tests.training import tiny
 
@@ -62,8 +62,8 @@ class Result:
 
 
 def saving(run: RunConfig, folder: RunDir, engine: Any, behind: BackgroundWorker, said: list[str]) -> SaveCheckpoint:
-    watching = Validate(10**6, lambda: None, lambda row: None, 0.5)  # pyright: ignore[reportArgumentType]
-    return SaveCheckpoint(run, folder, engine, watching, steps=10**6, interruption=Interruption(), behind=behind,
+    watch_disk_calls = Validate(10**6, lambda: None, lambda row: None, 0.5)  # pyright: ignore[reportArgumentType]
+    return SaveCheckpoint(run, folder, engine, watch_disk_calls, steps=10**6, interruption=Interruption(), behind=behind,
                 report=said.append)  # fmt: skip
 
 
@@ -87,15 +87,15 @@ def expected(step: int) -> Checkpoint:
 
 
 @pytest.mark.fault("A16", cases=CYCLES)
-def test_a_writer_that_fails_anywhere_leaves_the_pointer_on_a_whole_checkpoint(quick_path: Path) -> None:
+def test_a_failing_write_leaves_the_pointer_on_a_complete_checkpoint(quick_path: Path) -> None:
     chance = random.Random(16)
-    with watching(nothing) as watched:
-        run_until_it_fails(quick_path / "rehearsal", 3)
+    with watch_disk_calls(no_action) as watched:
+        run_until_failure(quick_path / "rehearsal", 3)
     for cycle in range(CYCLES):
         point = chance.randrange(len(watched.calls))
         folder = quick_path / str(cycle)
-        with watching(failing(errno.EIO, (watched.calls[point][0],), from_call=chance.randrange(40))):
-            failed_at = run_until_it_fails(folder, 3)
+        with watch_disk_calls(fail_calls(errno.EIO, (watched.calls[point][0],), from_call=chance.randrange(40))):
+            failed_at = run_until_failure(folder, 3)
         if not (folder / "latest").exists():
             continue
         newest = load(RunDir.open(folder), "latest")
@@ -104,7 +104,7 @@ def test_a_writer_that_fails_anywhere_leaves_the_pointer_on_a_whole_checkpoint(q
         assert failed_at is None or newest.step <= failed_at <= newest.step + 2, "told by the step after it"
 
 
-def run_until_it_fails(path: Path, last: int) -> int | None:
+def run_until_failure(path: Path, last: int) -> int | None:
     """The step that the loop had come to when the error reached it; None where there was none."""
     engine, said, step = Trained(), list[str](), 0
     try:
@@ -138,9 +138,7 @@ def test_the_error_is_raised_at_the_next_step_and_nothing_is_saved_after_it(
 
 
 @pytest.mark.fault("A16", cases=1)
-def test_on_a_full_disk_saving_is_tried_again_at_the_next_step(
-    quick_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_full_disk_the_save_is_retried_at_the_next_step(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     whole = callbacks.save
 
@@ -166,9 +164,7 @@ def test_on_a_full_disk_saving_is_tried_again_at_the_next_step(
 
 @pytest.mark.fault("A16", cases=2)
 @pytest.mark.parametrize("end", ["interrupted", "last step"])
-def test_what_could_not_be_saved_at_the_end_is_an_error_and_never_called_saved(
-    end: str, quick_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_at_the_end_is_an_error(end: str, quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         raise DiskFullError("disk full: nothing free.")
 
@@ -199,7 +195,7 @@ def straight(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.fault("A16", cases=8)
 @pytest.mark.fault("C11", cases=8)
-def test_what_is_saved_is_what_was_learned_when_it_was_due_however_slow_the_writer(
+def test_a_slow_writer_saves_the_state_of_the_step_that_was_due(
     straight: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every save is held back until the loop has taken another step: with its weights in place of the snapshot's,
@@ -241,7 +237,7 @@ class Reached:
 
 
 @pytest.mark.fault("A16", cases=DEATHS)
-def test_a_run_that_dies_while_it_saves_behind_goes_on_to_the_same_bits(
+def test_a_run_killed_during_a_background_save_resumes_to_the_same_bits(
     straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     chance = random.Random(7)
@@ -249,12 +245,12 @@ def test_a_run_that_dies_while_it_saves_behind_goes_on_to_the_same_bits(
     def train(out: Path) -> Callable[[], None]:
         return lambda: (start_run(tiny.run("checkpoint.keep_last=100"), out, data), None)[1]
 
-    with watching(nothing) as watched:
+    with watch_disk_calls(no_action) as watched:
         train(tmp_path / "rehearsal")()
     for number in range(DEATHS):
         out = tmp_path / str(number)
-        with watching(dying_at(chance.randrange(len(watched.calls) // 4, len(watched.calls) - 10))):
-            assert forked(train(out)) == DIED
+        with watch_disk_calls(die_at_call(chance.randrange(len(watched.calls) // 4, len(watched.calls) - 10))):
+            assert run_in_child(train(out)) == DIED
         assert_no_row_is_missing(out)
         resume(out)
         assert tiny.fingerprint(out) == tiny.fingerprint(straight)

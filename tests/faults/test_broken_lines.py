@@ -46,7 +46,7 @@ json_line = objects | nested | twice | noise | st.sampled_from([b"null", b"[]", 
 
 
 @st.composite
-def cut(draw: st.DrawFn, lines: st.SearchStrategy[bytes]) -> bytes:
+def corrupt_line(draw: st.DrawFn, lines: st.SearchStrategy[bytes]) -> bytes:
     """A line as it is, or cut short, or with one byte changed."""
     line = bytearray(draw(lines))
     change = draw(st.sampled_from(["none", "none", "cut", "flip"]))
@@ -61,7 +61,7 @@ field = st.text(st.sampled_from('ab,;"\r\n\0 é'), max_size=8).map(str.encode) |
 csv_line = st.lists(field, max_size=4).map(b",".join)
 
 
-def judged(path: Path, first: bytes, lines: list[bytes], max_bad_lines: int) -> None:
+def checked_outcome(path: Path, first: bytes, lines: list[bytes], max_bad_lines: int) -> None:
     """Every outcome that is allowed; whatever else is raised fails the test."""
     path.write_bytes(b"\n".join([first, *lines, b""]))
     source = FilesSource(paths=(str(path),), column="text")
@@ -84,18 +84,18 @@ def judged(path: Path, first: bytes, lines: list[bytes], max_bad_lines: int) -> 
 
 def outcomes(name: str, first: bytes, line: st.SearchStrategy[bytes], cases: int, tmp_path: Path) -> None:
     @settings(max_examples=cases, suppress_health_check=list(HealthCheck))
-    @given(st.lists(cut(line), min_size=1, max_size=4), st.sampled_from([0, 1, 10**9]))
+    @given(st.lists(corrupt_line(line), min_size=1, max_size=4), st.sampled_from([0, 1, 10**9]))
     def check(lines: list[bytes], max_bad_lines: int) -> None:
-        judged(tmp_path / name, first, lines, max_bad_lines)
+        checked_outcome(tmp_path / name, first, lines, max_bad_lines)
 
     check()
 
 
 @pytest.mark.fault("B5", cases=CASES * 3 // 4)
-def test_broken_lines_of_jsonl_are_named_or_left_out(tmp_path: Path) -> None:
+def test_broken_jsonl_lines_are_named_or_skipped(tmp_path: Path) -> None:
     outcomes("a.jsonl", b'{"text": "fine", "id": 1}', json_line, CASES * 3 // 4, tmp_path)
 
 
 @pytest.mark.fault("B5", cases=CASES // 4)
-def test_broken_lines_of_csv_are_named_or_left_out(tmp_path: Path) -> None:
+def test_broken_csv_lines_are_named_or_skipped(tmp_path: Path) -> None:
     outcomes("a.csv", b"id,text\n1,fine", csv_line, CASES // 4, tmp_path)

@@ -68,12 +68,12 @@ def world_of(processes: int, folder: Path) -> World:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> World:
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world_of(1, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> World:
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world_of(2, tmp_path_factory.mktemp("two"))
 
 
@@ -102,7 +102,7 @@ def test_everything_is_on(world: World) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("A11", cases=2)
-def test_killed_and_gone_on_with_it_ends_with_the_bits_of_an_undisturbed_run(world: World) -> None:
+def test_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_run(world: World) -> None:
     assert max(RunDir.open(world.out("killed")).steps()) == combined.STEPS
     assert world.ended_as("killed") == world.ended_as("straight")
     assert world.ended_as("") == world.ended_as("straight"), "the saved state itself, written anew, is no mutant"
@@ -111,22 +111,22 @@ def test_killed_and_gone_on_with_it_ends_with_the_bits_of_an_undisturbed_run(wor
 @pytest.mark.slow
 @pytest.mark.fault("C4", cases=2)
 @pytest.mark.fault("B9", cases=2)
-def test_where_a_process_is_killed_no_other_is_left_and_no_reader(world: World) -> None:
+def test_after_a_kill_no_other_process_and_no_reader_survives(world: World) -> None:
     assert world.left_over == []
 
 
 @pytest.mark.slow
 @pytest.mark.fault("A12", cases=13)
-def test_whatever_part_of_the_saved_state_is_left_out_the_bits_are_others(alone: World) -> None:
-    parts = set(combined.parts(alone.out("")))
+def test_without_any_part_of_the_saved_state_the_bits_differ(one_process: World) -> None:
+    parts = set(combined.parts(one_process.out("")))
     assert len(parts) >= 13
     assert {"weights", "first", "numbers.step", "progress.step", *BY_TWO} <= parts
-    unnoticed = {part for part in parts if alone.ended_as(part) == alone.ended_as("straight")}
+    unnoticed = {part for part in parts if one_process.ended_as(part) == one_process.ended_as("straight")}
     assert unnoticed == NEEDLESS
 
 
 @pytest.mark.slow
 @pytest.mark.fault("A12", cases=len(BY_TWO))
 @pytest.mark.parametrize("part", BY_TWO)
-def test_so_it_is_with_two_processes(part: str, two: World) -> None:
-    assert two.ended_as(part) != two.ended_as("straight")
+def test_the_same_holds_for_two_processes(part: str, two_processes: World) -> None:
+    assert two_processes.ended_as(part) != two_processes.ended_as("straight")

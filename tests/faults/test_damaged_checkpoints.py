@@ -43,7 +43,7 @@ def expect_refused(folder: RunDir, problem: str) -> None:
 
 
 @pytest.mark.fault("A8", cases=PARTS + 1)
-def test_a_cut_file_is_told_with_both_sizes(folder: RunDir) -> None:
+def test_a_truncated_file_is_reported_with_both_sizes(folder: RunDir) -> None:
     path = folder.checkpoints / "step-00000120" / "model.safetensors"
     whole = path.read_bytes()
     for size in [len(whole) * part // PARTS for part in range(PARTS)] + [len(whole) - 1]:
@@ -54,7 +54,7 @@ def test_a_cut_file_is_told_with_both_sizes(folder: RunDir) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_file_may_be_cut_or_missing(name: str, folder: RunDir) -> None:
+def test_each_file_can_be_truncated_or_missing(name: str, folder: RunDir) -> None:
     path = folder.checkpoints / "step-00000120" / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -66,7 +66,7 @@ def test_each_file_may_be_cut_or_missing(name: str, folder: RunDir) -> None:
 
 
 @pytest.mark.fault("A9", cases=FLIPS)
-def test_a_flipped_bit_is_found_wherever_it_is(folder: RunDir) -> None:
+def test_a_flipped_bit_is_found_anywhere(folder: RunDir) -> None:
     chance = random.Random(9)
     place = folder.checkpoints / "step-00000120"
     whole = {name: (place / name).read_bytes() for name in FILES}

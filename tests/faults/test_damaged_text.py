@@ -166,7 +166,7 @@ def write(tmp_path: Path) -> Callable[[Case], Path]:
 
 @B4
 @each
-def test_strict_reads_sound_text_and_names_damage(case: Case, write: Callable[[Case], Path]) -> None:
+def test_strict_reads_valid_text_and_names_damage(case: Case, write: Callable[[Case], Path]) -> None:
     path = write(case)
     if case.sound is not None:
         assert read(path)[:3] == [FIRST, case.sound, LAST]
@@ -192,7 +192,7 @@ def test_replace_keeps_every_document_and_counts_damage(case: Case, write: Calla
 
 @B4
 @each
-def test_skip_leaves_out_damaged_documents_alone(case: Case, write: Callable[[Case], Path]) -> None:
+def test_skip_drops_damaged_documents_only(case: Case, write: Callable[[Case], Path]) -> None:
     path, notes = write(case), ReadReport()
     if case.refused:
         with pytest.raises(TextError, match=case.refused):
@@ -209,7 +209,7 @@ MOST_MEMORY = 16 * 2**20
 
 
 @B4
-def test_a_line_of_a_gigabyte_is_read_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_a_gigabyte_is_read_with_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the disk is spared: everything behind it reads the whole line."""
 
     def blocks(path: Path) -> Iterator[bytes]:

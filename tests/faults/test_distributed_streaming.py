@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def learned(folder: Path, name: str) -> dict[int, list[int]]:
+def trained_sequences(folder: Path, name: str) -> dict[int, list[int]]:
     """The windows of each step, in the order of the processes that took them; of a step taken twice, the later ones."""
     steps: dict[int, list[int]] = {}
     for file in sorted(folder.glob(f"{name}.*.rows")):
@@ -66,17 +66,17 @@ def learned(folder: Path, name: str) -> dict[int, list[int]]:
 @pytest.mark.slow
 @pytest.mark.fault("A21", cases=2)
 @pytest.mark.parametrize("processes", [2, 4])
-def test_any_number_of_processes_learns_from_the_same_windows_in_the_same_order(processes: int, folder: Path) -> None:
-    alone = learned(folder, "of1")
+def test_any_number_of_processes_trains_on_the_same_sequences_in_the_same_order(processes: int, folder: Path) -> None:
+    alone = trained_sequences(folder, "of1")
     assert sorted(alone) == list(range(1, combined.STEPS + 1))
     assert len({window for windows in alone.values() for window in windows}) > 100
-    assert learned(folder, f"of{processes}") == alone
+    assert trained_sequences(folder, f"of{processes}") == alone
 
 
 @pytest.mark.slow
 @pytest.mark.fault("A21", cases=3)
 @pytest.mark.parametrize("name", ["of2", "of4", "moved"])
-def test_it_comes_to_the_same_end_and_stands_at_the_same_place(name: str, folder: Path) -> None:
+def test_it_ends_with_the_same_result_and_the_same_position(name: str, folder: Path) -> None:
     ours, theirs = (load(RunDir.open(folder / out), "latest").checkpoint.progress for out in (name, "of1"))
     for part in ("step", "sequences", "tokens", "stream"):
         assert ours[part] == theirs[part]
@@ -87,8 +87,8 @@ def test_it_comes_to_the_same_end_and_stands_at_the_same_place(name: str, folder
 
 @pytest.mark.slow
 @pytest.mark.fault("A21", cases=2)
-def test_a_run_that_was_killed_goes_on_with_other_numbers_of_processes_at_the_next_window(folder: Path) -> None:
-    of1 = learned(folder, "of1")
+def test_a_killed_run_resumes_with_another_number_of_processes_at_the_next_sequence(folder: Path) -> None:
+    of1 = trained_sequences(folder, "of1")
     begun_by_two = dict(json.loads(line) for line in (folder / "moved.1.rows").read_text().splitlines())
     by_four = dict(json.loads(line) for line in (folder / "moved.3.rows").read_text().splitlines())
     assert min(begun_by_two) == 1

@@ -117,7 +117,7 @@ ERRORS: dict[Prepare, tuple[int, list[str]]] = {
 
 @pytest.mark.fault("G8", cases=len(ERRORS))
 @pytest.mark.parametrize(("prepare", "expected"), ERRORS.items(), ids=[error.__name__ for error in ERRORS])
-def test_a_documented_error_says_what_is_wrong_and_what_to_do(
+def test_a_documented_error_names_the_problem_and_the_fix(
     prepare: Prepare,
     expected: tuple[int, list[str]],
     tmp_path: Path,
@@ -153,7 +153,7 @@ def train_tokenizer_again(home: Path) -> list[str]:
 
 @pytest.mark.fault("G10", cases=3)
 @pytest.mark.parametrize("again", [train_again, prepare_again, train_tokenizer_again])
-def test_no_verb_writes_over_what_is_there(
+def test_no_command_overwrites_existing_files(
     again: Callable[[Path], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

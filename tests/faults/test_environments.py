@@ -29,7 +29,7 @@ def words(out: Path, prepared: Path) -> list[str]:
     return [*settings, "--data", str(prepared), "--out", str(out)]
 
 
-def forked(folder: Path, surroundings: Callable[[], None], arguments: list[str]) -> tuple[int, str]:
+def run_in_child(folder: Path, surroundings: Callable[[], None], arguments: list[str]) -> tuple[int, str]:
     """Exit code of the command line in a child of this process, in such surroundings, and what it said."""
     pid = os.fork()
     if pid == 0:
@@ -66,19 +66,19 @@ SURROUNDINGS: dict[str, Callable[[], None]] = {
 
 @pytest.mark.fault("D7", cases=len(SURROUNDINGS))
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_a_training_needs_none_of_it(name: str, prepared: Path, tmp_path: Path) -> None:
-    code, said = forked(tmp_path, SURROUNDINGS[name], words(tmp_path / "run", prepared))
+def test_training_works_in_this_environment(name: str, prepared: Path, tmp_path: Path) -> None:
+    code, said = run_in_child(tmp_path, SURROUNDINGS[name], words(tmp_path / "run", prepared))
     assert code == 0, said
     assert (tmp_path / "run" / "latest").read_text().strip() == "step-00000004"
 
 
 @pytest.mark.fault("D7", cases=2)
 @pytest.mark.parametrize("name", ["with spaces  and 'quotes'", "Märchen 故事 🦊 $HOME; rm"])
-def test_a_run_may_lie_anywhere(name: str, prepared: Path, tmp_path: Path) -> None:
+def test_a_run_directory_may_have_any_path(name: str, prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / name
-    code, said = forked(tmp_path, lambda: None, words(out, prepared))
+    code, said = run_in_child(tmp_path, lambda: None, words(out, prepared))
     assert code == 0, said
-    code, said = forked(tmp_path, lambda: None, ["resume", str(out), "--steps", "6"])
+    code, said = run_in_child(tmp_path, lambda: None, ["resume", str(out), "--steps", "6"])
     assert code == 0, said
     assert (out / "latest").read_text().strip() == "step-00000006"
 
@@ -93,9 +93,7 @@ STARTED: dict[str, tuple[str, int]] = {
 @pytest.mark.slow
 @pytest.mark.fault("D7", cases=len(STARTED))
 @pytest.mark.parametrize("name", STARTED)
-def test_whoever_listens_and_in_whatever_language_it_trains_to_the_end(
-    name: str, prepared: Path, tmp_path: Path
-) -> None:
+def test_training_ends_well_with_any_locale_and_output(name: str, prepared: Path, tmp_path: Path) -> None:
     script, code = STARTED[name]
     command = [sys.executable, "-m", "fabella", *words(tmp_path / "run", prepared)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}

@@ -63,7 +63,7 @@ WAYS: dict[str, tuple[Callable[[InProcess], Answer], int]] = {
 
 @pytest.mark.fault("F27", cases=5)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_failure_tells_its_number_and_nothing_of_the_machine(
+def test_a_failure_shows_an_id_and_nothing_about_the_machine(
     way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SECRET", CANARY)
@@ -80,7 +80,7 @@ def test_a_failure_tells_its_number_and_nothing_of_the_machine(
 
 
 @pytest.mark.fault("F27", cases=1)
-def test_a_bug_of_ours_is_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_is_a_plain_500(monkeypatch: pytest.MonkeyPatch) -> None:
     """What no handler foresaw: 500 in the usual shape, and the server lives on."""
     models = shelf(hashing())
     with listening(models) as port:
@@ -104,7 +104,7 @@ EVIL = ["\r\nrequest 0: forged", "\nforged", "\rforged", "\x1b[2J\x1b]0;title\x0
 
 
 @pytest.mark.fault("F24", cases=12 * 4)
-def test_nothing_that_is_sent_obeys_in_the_log_and_no_prompt_is_kept_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_requests_cannot_forge_log_lines_and_prompts_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     for evil in EVIL:
         words = f"a tale of {CANARY}{evil}"
         with InProcess(shelf(Failing(f"failed at {evil}").teller())) as near:
@@ -122,6 +122,6 @@ def test_nothing_that_is_sent_obeys_in_the_log_and_no_prompt_is_kept_there(capsy
     assert all(re.match("request [0-9a-f]{16}: RuntimeError: failed at ", line) for line in lines)
 
 
-def test_the_limits_that_a_server_is_started_with_hold() -> None:
+def test_the_limits_of_a_started_server_hold() -> None:
     """uvicorn's own log stays silent about requests."""
     assert server(lambda *_: None, Limits()).config.access_log is False  # type: ignore[arg-type,return-value]

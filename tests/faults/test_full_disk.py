@@ -17,12 +17,12 @@ import pytest
 from fabella.errors import DiskFullError, StorageError
 from fabella.runs.checkpoint import load, save
 from fabella.runs.run_dir import RunDir
-from tests.faults.injection import failing, filling_after, forked, nothing, watching
+from tests.faults.injection import disk_full_after, fail_calls, no_action, run_in_child, watch_disk_calls
 from tests.faults.small_disk import LEVELS
 from tests.runs import stub
 
 
-def unharmed(folder: RunDir, before: dict[str, bytes]) -> None:
+def is_intact(folder: RunDir, before: dict[str, bytes]) -> None:
     assert stub.contents(folder.path) == before
     assert [item.name for item in folder.path.rglob(".*")] == [".lock"]
     assert stub.same(load(folder, "latest").checkpoint, stub.checkpoint(100))
@@ -34,14 +34,14 @@ def test_a_disk_that_fills_up_leaves_the_older_checkpoint(level: int, tmp_path: 
     folder = stub.folder(tmp_path, [100])
     before = stub.contents(tmp_path)
     size = sum(len(data) for name, data in before.items() if name.startswith("checkpoints/step-00000100/"))
-    with watching(filling_after(size * level // LEVELS)), pytest.raises(DiskFullError) as caught:
+    with watch_disk_calls(disk_full_after(size * level // LEVELS)), pytest.raises(DiskFullError) as caught:
         save(folder, 120, stub.checkpoint(120))
     assert re.fullmatch(
         r"disk full: writing step-00000120 needs 9\.\d KB, \S+ \w+ are free at \S+/checkpoints/step-00000120; "
         r"the last good checkpoint is step-00000100\. Free some space there, or choose a place with more\.",
         str(caught.value),
     )
-    unharmed(folder, before)
+    is_intact(folder, before)
     save(folder, 120, stub.checkpoint(120))  # once there is room again
 
 
@@ -72,23 +72,23 @@ PHASES = {"making": ("mkdir",), "writing": ("write",), "syncing": ("fsync",), "r
 @pytest.mark.fault("A6", cases=len(ERRORS) * len(PHASES))
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", ERRORS, ids=[errno.errorcode[number] for number in ERRORS])
-def test_each_failure_of_the_disk_in_each_phase_is_told(number: int, phase: str, tmp_path: Path) -> None:
+def test_each_disk_failure_in_each_phase_is_reported(number: int, phase: str, tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100])
     before = stub.contents(tmp_path)
-    with watching(failing(number, PHASES[phase])), pytest.raises(StorageError) as caught:
+    with watch_disk_calls(fail_calls(number, PHASES[phase])), pytest.raises(StorageError) as caught:
         save(folder, 120, stub.checkpoint(120))
     assert caught.value.message.startswith(ERRORS[number])
     assert caught.value.message.endswith("; the last good checkpoint is step-00000100.")
     assert caught.value.exit_code == 4
     assert caught.value.hint
-    unharmed(folder, before)
+    is_intact(folder, before)
 
 
-def test_every_single_call_may_fail(tmp_path: Path) -> None:
+def test_every_disk_call_can_fail(tmp_path: Path) -> None:
     """Not only the first of its kind: whichever call fails, what is left is whole, and the error is of our own."""
     folder = stub.folder(tmp_path / "run", [100])
     rehearsal = stub.copied(folder, tmp_path / "rehearsal")
-    with watching(nothing) as watched:
+    with watch_disk_calls(no_action) as watched:
         save(rehearsal, 120, stub.checkpoint(120))
     for number in range(len(watched.calls)):
         tried = stub.copied(folder, tmp_path / str(number))
@@ -98,7 +98,7 @@ def test_every_single_call_may_fail(tmp_path: Path) -> None:
                 raise OSError(errno.EIO, "Input/output error")
 
         try:
-            with watching(fail):
+            with watch_disk_calls(fail):
                 save(tried, 120, stub.checkpoint(120))
         except StorageError:
             pass
@@ -110,7 +110,7 @@ def test_every_single_call_may_fail(tmp_path: Path) -> None:
         assert [item.name for item in tried.path.rglob(".*")] in ([], [".lock"])
 
 
-def test_a_file_larger_than_the_limit_is_told(tmp_path: Path) -> None:
+def test_a_file_above_the_size_limit_is_reported(tmp_path: Path) -> None:
     """The real error, not an injected one: a child that may write files of 2,000 bytes."""
     folder = stub.folder(tmp_path, [100])
     before = stub.contents(tmp_path)
@@ -122,19 +122,19 @@ def test_a_file_larger_than_the_limit_is_told(tmp_path: Path) -> None:
         except DiskFullError as error:
             os._exit(7 if error.message.startswith("file larger than this place allows: writing step-") else 8)
 
-    assert forked(limited) == 7
-    unharmed(folder, before)
+    assert run_in_child(limited) == 7
+    is_intact(folder, before)
 
 
 def test_without_a_checkpoint_the_error_says_so(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path)
-    with watching(filling_after(0)), pytest.raises(DiskFullError, match="; there is no checkpoint yet"):
+    with watch_disk_calls(disk_full_after(0)), pytest.raises(DiskFullError, match="; there is no checkpoint yet"):
         save(folder, 10, stub.checkpoint(10))
 
 
 def test_a_pointer_that_cannot_be_moved_leaves_both_checkpoints(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100])
     match = "writing latest failed at .*; the last good checkpoint is step-00000120"
-    with watching(failing(errno.EIO, ("replace",))), pytest.raises(StorageError, match=match):
+    with watch_disk_calls(fail_calls(errno.EIO, ("replace",))), pytest.raises(StorageError, match=match):
         save(folder, 120, stub.checkpoint(120))
     assert (folder.read_pointer("latest"), folder.steps()) == (100, [100, 120])

@@ -63,7 +63,7 @@ def folder(original: RunDir, tmp_path: Path) -> RunDir:
 
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_pointer_with_such_a_name_is_told_and_not_followed(name: str, folder: RunDir) -> None:
+def test_a_pointer_with_such_a_name_is_reported_and_not_followed(name: str, folder: RunDir) -> None:
     (folder.path / "latest").write_bytes(name.encode())
     loaded = load(folder, "latest")
     assert loaded.step == 100
@@ -76,7 +76,7 @@ def test_a_pointer_with_such_a_name_is_told_and_not_followed(name: str, folder: 
 
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_weight_of_such_a_name_is_refused(name: str, folder: RunDir) -> None:
+def test_a_weight_with_such_a_name_is_refused(name: str, folder: RunDir) -> None:
     place = folder.checkpoints / "step-00000100"
     weights = {**stub.checkpoint(100).state.weights, name: np.zeros(1, np.float32)}
     (place / "model.safetensors").write_bytes(b"".join(bytes(part) for part in dump_tensors(weights)))
@@ -91,7 +91,7 @@ def test_a_weight_of_such_a_name_is_refused(name: str, folder: RunDir) -> None:
 
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_weight_of_such_a_name_is_not_saved(name: str) -> None:
+def test_a_weight_with_such_a_name_is_not_saved(name: str) -> None:
     made = stub.checkpoint(1)
     state = type(made.state)({**made.state.weights, name: np.zeros(1, np.float32)}, made.state.optimizer_state, {})
     with pytest.raises(CheckpointError) as caught:
@@ -116,7 +116,7 @@ def test_a_manifest_that_lists_such_a_file_is_refused(name: str, folder: RunDir)
 
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_run_of_such_a_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+def test_a_run_with_such_a_name_stays_in_its_directory(name: str, tmp_path: Path) -> None:
     """The name is text for people; no path is made of it."""
     if not name:
         with pytest.raises(FabellaError):
@@ -135,7 +135,7 @@ def possible(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if possible(name)], ids=ascii)
-def test_a_folder_that_holds_such_a_name_is_refused_harmlessly(name: str, tmp_path: Path) -> None:
+def test_a_folder_with_such_a_file_name_is_refused_harmlessly(name: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("mine")
     with pytest.raises(StorageError, match="is not empty, and no run: it holds ") as caught:
@@ -145,7 +145,7 @@ def test_a_folder_that_holds_such_a_name_is_refused_harmlessly(name: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if possible(name)], ids=ascii)
-def test_a_run_folder_of_such_a_name_works_and_its_errors_are_harmless(
+def test_a_run_directory_with_such_a_name_works_and_its_errors_are_harmless(
     name: str, original: RunDir, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(original.path, tmp_path / name))

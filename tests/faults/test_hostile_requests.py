@@ -141,25 +141,25 @@ def fuzz(cases: int) -> Any:
     )  # fmt: skip
 
 
-def ask(fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]) -> None:
+def send(fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]) -> None:
     usual = {"content_type": "application/json"}
-    fuzzed.check(fuzzed.near.ask(method, path, body, **{**usual, **more}), method)
+    fuzzed.check(fuzzed.near.send(method, path, body, **{**usual, **more}), method)
 
 
 @pytest.mark.fault("F1", cases=200)
 @fuzz(200)
 @given(path=st.sampled_from(TELLING), body=bodies)
 def test_hostile_bodies_are_refused_or_answered(fuzzed: Fuzzed, path: str, body: bytes) -> None:
-    ask(fuzzed, "POST", path, body, {})
+    send(fuzzed, "POST", path, body, {})
 
 
 @pytest.mark.fault("F1", cases=100)
 @fuzz(100)
 @given(method=st.sampled_from(METHODS), path=paths, body=bodies, more=headers)
-def test_every_route_with_every_method_bears_anything(
+def test_every_route_and_method_survives_any_request(
     fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]
 ) -> None:
-    ask(fuzzed, method, path, body, more)
+    send(fuzzed, method, path, body, more)
 
 
 @pytest.mark.faults
@@ -167,7 +167,7 @@ def test_every_route_with_every_method_bears_anything(
 @fuzz(3500)
 @given(path=st.sampled_from(TELLING), body=bodies)
 def test_thousands_of_hostile_bodies(fuzzed: Fuzzed, path: str, body: bytes) -> None:
-    ask(fuzzed, "POST", path, body, {})
+    send(fuzzed, "POST", path, body, {})
 
 
 @pytest.mark.faults
@@ -177,7 +177,7 @@ def test_thousands_of_hostile_bodies(fuzzed: Fuzzed, path: str, body: bytes) -> 
 def test_thousands_of_hostile_requests_everywhere(
     fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]
 ) -> None:
-    ask(fuzzed, method, path, body, more)
+    send(fuzzed, method, path, body, more)
 
 
 # ---------------------------------------------------------------- by hand, over a socket
@@ -249,7 +249,7 @@ def connect(port: int, sent: bytes) -> socket.socket:
     return connection
 
 
-def statuses(connection: socket.socket) -> list[int]:
+def status_codes(connection: socket.socket) -> list[int]:
     """Of every answer until the server has closed."""
     heard = b""
     with connection, suppress(ConnectionResetError):
@@ -259,14 +259,14 @@ def statuses(connection: socket.socket) -> list[int]:
 
 
 @pytest.mark.fault("F1", cases=len(BY_HAND))
-def test_what_is_no_request_is_refused_or_shown_out() -> None:
+def test_invalid_requests_are_refused_or_disconnected() -> None:
     limits = Limits(max_tokens=8, receive_timeout_seconds=0.5)
     good = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
     with listening(shelf(hashing(), limits=limits), limits) as port, ExitStack() as open_ones:
         opened = {what: open_ones.enter_context(connect(port, sent)) for what, sent in BY_HAND.items()}
-        assert statuses(sent_within(limits.receive_timeout_seconds, port, good)) == [200]
+        assert status_codes(sent_within(limits.receive_timeout_seconds, port, good)) == [200]
         for what, connection in opened.items():
-            assert {status // 100 for status in statuses(connection)} <= {1, 2, 4}, what
+            assert {status // 100 for status in status_codes(connection)} <= {1, 2, 4}, what
 
 
 STEPS = ["..", "%2e%2e", "%2E%2e", ".%2e", "..%2f", "%2e%2e%2f", "..%5c", "..\\", "%252e%252e", "..%00", "....//",
@@ -276,8 +276,8 @@ STEPS = ["..", "%2e%2e", "%2E%2e", ".%2e", "..%2f", "%2e%2e%2f", "..%5c", "..\\"
 @pytest.mark.fault("F20", cases=30)
 @pytest.mark.parametrize("base", ["/page/", "/"])
 @pytest.mark.parametrize("step", STEPS)
-def test_no_path_leads_out_of_the_page(port: int, base: str, step: str) -> None:
+def test_no_path_escapes_the_page_folder(port: int, base: str, step: str) -> None:
     for name in ("app.py", "etc/passwd"):
         path = f"{base}{'/'.join([step] * 4)}/{name}".encode()
         sent = b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
-        assert statuses(connect(port, sent)) == [404]
+        assert status_codes(connect(port, sent)) == [404]

@@ -49,7 +49,7 @@ def interrupted(out: Path, data: TokenizedDataset, seconds: float) -> bool:
     return code == 0
 
 
-def require_whole(out: Path) -> None:
+def check_intact(out: Path) -> None:
     if not (out / "config.yaml").exists():
         return
     folder = RunDir.open(out)
@@ -67,7 +67,7 @@ def interrupt(data: TokenizedDataset, place: Path, moments: int) -> None:
     for number in range(moments):
         out = place / str(number)
         ends += interrupted(out, data, chance.uniform(0.0, longest))
-        require_whole(out)
+        check_intact(out)
         if number < RESUMED and (out / "config.yaml").exists():
             resume(out, device="cpu")
             assert tiny.fingerprint(out) == tiny.fingerprint(place / "straight")
@@ -76,11 +76,11 @@ def interrupt(data: TokenizedDataset, place: Path, moments: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("D10", cases=MOMENTS)
-def test_whatever_is_left_is_whole(data: TokenizedDataset, quick_path: Path) -> None:
+def test_everything_on_disk_is_intact(data: TokenizedDataset, quick_path: Path) -> None:
     interrupt(data, quick_path, MOMENTS)
 
 
 @pytest.mark.faults
 @pytest.mark.fault("D10", cases=MOMENTS_AT_NIGHT)
-def test_whatever_is_left_is_whole_many_times(data: TokenizedDataset, quick_path: Path) -> None:
+def test_everything_on_disk_is_intact_many_times(data: TokenizedDataset, quick_path: Path) -> None:
     interrupt(data, quick_path, MOMENTS_AT_NIGHT)

@@ -18,7 +18,7 @@ import pytest
 
 from fabella.runs.checkpoint import Checkpoint, load, save, set_best
 from fabella.runs.run_dir import RunDir
-from tests.faults.injection import DIED, dying_at, forked, killed, nothing, watching
+from tests.faults.injection import DIED, die_at_call, kill_child, no_action, run_in_child, watch_disk_calls
 from tests.runs import stub
 
 KILLS = 200
@@ -34,7 +34,7 @@ def leftovers(folder: RunDir) -> list[str]:
 
 
 @pytest.mark.fault("A1", cases=KILLS)
-def test_killed_at_any_moment_the_newest_checkpoint_loads(quick_path: Path) -> None:
+def test_killed_at_any_moment_the_latest_checkpoint_loads(quick_path: Path) -> None:
     folder = stub.folder(quick_path, [0])
     board = mmap.mmap(-1, 16)  # shared with the children: the step that save() has returned from, whether it is in one
     chance = random.Random(1)
@@ -48,7 +48,7 @@ def test_killed_at_any_moment_the_newest_checkpoint_loads(quick_path: Path) -> N
         os.close(started)
         assert os.read(ready, 1) == b"."
         select.select([], [], [], chance.random() * LONGEST_LIFE_SECONDS)
-        killed(child)
+        kill_child(child)
         os.close(ready)
         kills_in_save += board[8]
         loaded = load(folder, "latest")
@@ -102,7 +102,7 @@ def saving_the_only_checkpoint_again(path: Path) -> RunDir:
     return folder
 
 
-def acceptable(folder: RunDir) -> list[Checkpoint]:
+def allowed_steps(folder: RunDir) -> list[Checkpoint]:
     """What may be found after a death in the save of step 30: what was newest before, or step 30."""
     before = [load(folder, "latest").checkpoint] if folder.steps() else []
     return [*before, stub.checkpoint(30)]
@@ -118,24 +118,26 @@ def acceptable(folder: RunDir) -> list[Checkpoint]:
         saving_the_only_checkpoint_again,
     ],
 )
-def test_dying_at_any_call_leaves_a_whole_checkpoint(situation: Callable[[Path], RunDir], quick_path: Path) -> None:
+def test_a_kill_at_any_disk_call_leaves_a_complete_checkpoint(
+    situation: Callable[[Path], RunDir], quick_path: Path
+) -> None:
     original = situation(quick_path / "original")
     rehearsal = stub.copied(original, quick_path / "rehearsal")
-    with rehearsal.lock(), watching(nothing) as watched:
+    with rehearsal.lock(), watch_disk_calls(no_action) as watched:
         save(rehearsal, 30, stub.checkpoint(30))
     points = [(number, False) for number in range(len(watched.calls))]
     points += [(number, True) for number, (name, _) in enumerate(watched.calls) if name == "write"]
     assert len(points) >= POINTS
-    expected = acceptable(original)
+    expected = allowed_steps(original)
     for number, torn in points:
         damaged = stub.copied(original, quick_path / "damaged")
-        assert forked(lambda: save_and_die(damaged, number, torn)) == DIED  # noqa: B023 - run at once
+        assert run_in_child(lambda: save_and_die(damaged, number, torn)) == DIED  # noqa: B023 - run at once
         check_survivor(damaged, expected)
         shutil.rmtree(damaged.path)
 
 
 def save_and_die(folder: RunDir, number: int, torn: bool) -> None:
-    with folder.lock(), watching(dying_at(number, torn=torn)):
+    with folder.lock(), watch_disk_calls(die_at_call(number, torn=torn)):
         save(folder, 30, stub.checkpoint(30))
 
 
@@ -187,7 +189,7 @@ def shapes() -> list[Callable[[Path], None]]:
 
 @pytest.mark.fault("A13", cases=20)
 @pytest.mark.parametrize("shape", shapes())
-def test_what_a_killed_process_left_is_replaced(shape: Callable[[Path], None], tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_replaced(shape: Callable[[Path], None], tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [110])
     shape(folder.checkpoints / ".step-00000120.partial-0123456789ab")
     (folder.checkpoints / ".step-00000110.replaced-0123456789ab").mkdir()
@@ -198,7 +200,7 @@ def test_what_a_killed_process_left_is_replaced(shape: Callable[[Path], None], t
     assert leftovers(folder) == []
 
 
-def test_what_a_living_process_writes_is_not_replaced(tmp_path: Path) -> None:
+def test_files_of_a_running_process_are_not_replaced(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [110])
     other = folder.checkpoints / ".step-00000120.partial-0123456789ab"
     other.mkdir()
@@ -209,7 +211,7 @@ def test_what_a_living_process_writes_is_not_replaced(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
-def test_a_signal_ends_a_save_without_a_trace(tmp_path: Path) -> None:
+def test_a_signal_during_a_save_leaves_no_leftovers(tmp_path: Path) -> None:
     """Not only kills: Ctrl-C in the middle of a save cleans up after itself."""
     folder = stub.folder(tmp_path, [110])
 
@@ -217,7 +219,7 @@ def test_a_signal_ends_a_save_without_a_trace(tmp_path: Path) -> None:
         if watched.calls[-1] == ("fsync", "model.safetensors"):
             signal.raise_signal(signal.SIGINT)
 
-    with watching(interrupt) as watched, pytest.raises(KeyboardInterrupt):
+    with watch_disk_calls(interrupt) as watched, pytest.raises(KeyboardInterrupt):
         save(folder, 120, stub.checkpoint(120))
     assert folder.steps() == [110]
     assert leftovers(folder) == []

@@ -43,7 +43,7 @@ def test_the_same_run_in_ten_fresh_processes_ends_with_the_same_bits(results: di
 
 @pytest.mark.slow
 @pytest.mark.fault("A11", cases=CHAINS)
-def test_chains_of_kills_end_with_the_bits_of_an_undisturbed_run(results: dict[str, Any]) -> None:
+def test_chains_of_kills_end_with_the_bits_of_an_uninterrupted_run(results: dict[str, Any]) -> None:
     assert_nothing_lost(results, CHAINS)
 
 

@@ -38,7 +38,7 @@ def test_every_planted_duplicate_is_counted() -> None:
 
 
 @pytest.mark.fault("B15", cases=TRIALS)
-def test_the_split_by_hash_parts_no_duplicates(tmp_path: Path) -> None:
+def test_the_hash_split_never_separates_duplicates(tmp_path: Path) -> None:
     """Whatever files they come from, and however these end their lines."""
     for trial in range(TRIALS):
         generator = random.Random(trial)

@@ -61,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def creep(data: TokenizedDataset, out: Path, steps: int, leak: int = 0) -> float:
+def memory_growth(data: TokenizedDataset, out: Path, steps: int, leak: int = 0) -> float:
     memory = Memory(leak)
     start_run(tiny.run(*OFTEN, steps=steps), out, data, observers=[memory])
     return memory.per_thousand_steps()
@@ -69,16 +69,16 @@ def creep(data: TokenizedDataset, out: Path, steps: int, leak: int = 0) -> float
 
 @pytest.mark.slow
 @pytest.mark.fault("B11", cases=1)
-def test_memory_does_not_creep(data: TokenizedDataset, quick_path: Path) -> None:
-    assert creep(data, quick_path / "run", 1500) <= MOST
+def test_memory_does_not_grow(data: TokenizedDataset, quick_path: Path) -> None:
+    assert memory_growth(data, quick_path / "run", 1500) <= MOST
 
 
 @pytest.mark.slow
 def test_a_leak_of_a_few_kilobytes_a_step_is_noticed(data: TokenizedDataset, quick_path: Path) -> None:
-    assert creep(data, quick_path / "run", 1000, LEAK) > MOST
+    assert memory_growth(data, quick_path / "run", 1000, LEAK) > MOST
 
 
 @pytest.mark.faults
 @pytest.mark.fault("B11", cases=1)
-def test_memory_does_not_creep_over_twenty_thousand_steps(data: TokenizedDataset, quick_path: Path) -> None:
-    assert creep(data, quick_path / "run", 20_000) <= MOST
+def test_memory_does_not_grow_over_twenty_thousand_steps(data: TokenizedDataset, quick_path: Path) -> None:
+    assert memory_growth(data, quick_path / "run", 20_000) <= MOST

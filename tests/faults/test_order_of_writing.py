@@ -11,7 +11,7 @@ import pytest
 from fabella.runs.checkpoint import save
 from fabella.runs.run_dir import RunDir
 from fabella.storage import atomic_dir, atomic_write
-from tests.faults.injection import nothing, watching
+from tests.faults.injection import no_action, watch_disk_calls
 from tests.runs import stub
 
 ORDERED = {"fsync", "rename", "replace", "mkdir", "unlink", "rmdir"}
@@ -53,7 +53,7 @@ PRUNED = [
 @pytest.mark.fault("A18", cases=1)
 def test_a_checkpoint_is_durable_before_the_pointer_and_the_pointer_before_pruning(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path / "run", [10], run=stub.keeping(1))
-    with watching(nothing) as watched:
+    with watch_disk_calls(no_action) as watched:
         save(folder, 20, stub.checkpoint(20))
     order = recorded(watched.calls)
     assert order[: len(SAVED)] == SAVED
@@ -64,7 +64,7 @@ def test_a_checkpoint_is_durable_before_the_pointer_and_the_pointer_before_pruni
 
 def test_nothing_is_written_to_a_file_after_its_fsync(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path / "run", [10])
-    with watching(nothing) as watched:
+    with watch_disk_calls(no_action) as watched:
         save(folder, 20, stub.checkpoint(20))
     for name in {name for function, name in watched.calls if function == "write"} - {"manifest.json"}:
         functions = [function for function, other in watched.calls if other == name]
@@ -75,7 +75,7 @@ def test_nothing_is_written_to_a_file_after_its_fsync(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_durable(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path / "run", [10])
-    with watching(nothing) as watched:
+    with watch_disk_calls(no_action) as watched:
         save(folder, 10, stub.checkpoint(11))
     order = recorded(watched.calls)
     begin = order.index("rename step-00000010")
@@ -85,13 +85,13 @@ def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_durable(tmp_pa
 
 
 def test_a_file_is_synced_renamed_and_its_folder_synced(tmp_path: Path) -> None:
-    with watching(nothing) as watched:
+    with watch_disk_calls(no_action) as watched:
         atomic_write(tmp_path / "best", b"step-00000010\n")
     assert recorded(watched.calls) == ["fsync best aside", "replace best aside", f"fsync {tmp_path.name}"]
 
 
 def test_new_folders_are_durable_in_those_above_them(tmp_path: Path) -> None:
-    with watching(nothing) as watched, atomic_dir(tmp_path / "a" / "b" / "prepared") as aside:
+    with watch_disk_calls(no_action) as watched, atomic_dir(tmp_path / "a" / "b" / "prepared") as aside:
         (aside / "train").mkdir()
         (aside / "train" / "shard").write_bytes(b"ids")
     assert recorded(watched.calls) == [
@@ -111,7 +111,7 @@ def test_new_folders_are_durable_in_those_above_them(tmp_path: Path) -> None:
 
 
 def test_a_run_is_a_run_only_when_its_config_is_there(tmp_path: Path) -> None:
-    with watching(nothing) as watched:
+    with watch_disk_calls(no_action) as watched:
         RunDir.create(tmp_path / "run", stub.RUN, stub.MANIFEST)
     assert [line for line in recorded(watched.calls) if line.startswith("replace")] == [
         "replace manifest.json aside",

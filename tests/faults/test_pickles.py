@@ -21,8 +21,8 @@ from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import RunDir
 from fabella.runs.verify import verify
 from fabella.storage import dump_manifest, sha256_of
-from tests.faults.injection import forked
-from tests.faults.malicious_payloads import gadgets
+from tests.faults.injection import run_in_child
+from tests.faults.malicious_payloads import malicious_files
 from tests.runs import release
 
 SOURCES = sorted(Path(fabella.__file__).parent.rglob("*.py"))
@@ -31,7 +31,7 @@ STEP = Path("checkpoints") / "step-00000010"
 UNRECOGNISED = ("in tar", "in headed")
 
 CANARY = Path("canary")
-NAMES = sorted(gadgets(CANARY))
+NAMES = sorted(malicious_files(CANARY))
 SOME_NAMES = NAMES[::4]
 
 
@@ -74,16 +74,16 @@ def read_all(run: Path) -> list[str]:
     return [*said, *(finding.problem for finding in verify(run))]
 
 
-def test_the_gadgets_work(tmp_path: Path) -> None:
+def test_the_malicious_files_work(tmp_path: Path) -> None:
     """If they did not, no test below could fail."""
-    for number, (name, data) in enumerate(gadgets(tmp_path / "0").items()):
+    for number, (name, data) in enumerate(malicious_files(tmp_path / "0").items()):
         path = tmp_path / str(number)
-        data = gadgets(path)[name]
+        data = malicious_files(path)[name]
         if data.startswith(b"\x93NUMPY"):
-            assert forked(lambda: np.load(io.BytesIO(data), allow_pickle=True)) == 0  # noqa: B023 - run at once
+            assert run_in_child(lambda: np.load(io.BytesIO(data), allow_pickle=True)) == 0  # noqa: B023 - run at once
             assert path.exists(), name
         elif " in " not in name:
-            assert forked(lambda: pickle.loads(data)) == 0  # noqa: B023 - run at once
+            assert run_in_child(lambda: pickle.loads(data)) == 0  # noqa: B023 - run at once
             assert path.exists(), name
     assert len(NAMES) >= 30
 
@@ -95,7 +95,7 @@ def test_a_pickle_in_place_of_weights_is_refused(
     file: str, name: str, canary: Path, released: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(released, tmp_path / "run")
-    (run / STEP / file).write_bytes(gadgets(canary)[name])
+    (run / STEP / file).write_bytes(malicious_files(canary)[name])
     seal(run / STEP)
     problem = "no safetensors file" if name.endswith(UNRECOGNISED) else "refusing pickle: it may hold code that runs"
     with pytest.raises(CheckpointError, match=f"step-00000010/{file}: {problem}"):
@@ -108,7 +108,7 @@ def test_a_pickle_in_place_of_weights_is_refused(
 @pytest.mark.parametrize("suffix", ["pt", "bin", "ckpt", "npy", "safetensors"])
 def test_a_pickle_given_as_a_run_is_refused(name: str, suffix: str, canary: Path, tmp_path: Path) -> None:
     path = tmp_path / f"model.{suffix}"
-    path.write_bytes(gadgets(canary)[name])
+    path.write_bytes(malicious_files(canary)[name])
     problem = "is a file, no run folder" if name.endswith(UNRECOGNISED) else "refusing pickle"
     with pytest.raises(CheckpointError, match=rf"model\.{suffix}:? {problem}"):
         RunDir.open(path)
@@ -129,11 +129,11 @@ ELSEWHERE = [
 
 @pytest.mark.fault("E1", cases=len(ELSEWHERE) * len(SOME_NAMES))
 @pytest.mark.parametrize("place", ELSEWHERE, ids=str)
-def test_a_pickle_anywhere_else_is_no_more_than_damage(
+def test_a_pickle_anywhere_else_is_reported_as_damage(
     place: Path, canary: Path, released: Path, quick_path: Path
 ) -> None:
     for name in SOME_NAMES:
-        data = gadgets(canary)[name]
+        data = malicious_files(canary)[name]
         run = shutil.copytree(released, quick_path / name)
         (run / place).write_bytes(data)
         if place.name == "state.json":
@@ -183,9 +183,9 @@ def test_no_command_reads_a_pickle(
 ) -> None:
     run = shutil.copytree(released, tmp_path / "run")
     for step in ("step-00000005", "step-00000010"):
-        (run / "checkpoints" / step / "model.safetensors").write_bytes(gadgets(canary)[name])
+        (run / "checkpoints" / step / "model.safetensors").write_bytes(malicious_files(canary)[name])
         seal(run / "checkpoints" / step)
-    (tmp_path / "model.pt").write_bytes(gadgets(canary)[name])
+    (tmp_path / "model.pt").write_bytes(malicious_files(canary)[name])
     filled = [word.format(file=tmp_path / "model.pt", run=run) for word in words]
     assert command_line(filled) in {3, 4}
     printed = capsys.readouterr()
@@ -196,5 +196,5 @@ def test_no_command_reads_a_pickle(
 @pytest.mark.parametrize(
     "words", ["weights_only=False", "allow_pickle=True", "pickle.load", "import pickle", "torch.load(", "trust_remote"]
 )
-def test_no_line_of_fabella_could_unpickle(words: str) -> None:
+def test_no_line_of_fabella_can_unpickle(words: str) -> None:
     assert [path.name for path in SOURCES if words in path.read_text(encoding="utf-8")] == []

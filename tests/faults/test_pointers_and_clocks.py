@@ -25,28 +25,28 @@ def write_pointer(data: bytes) -> Callable[[RunDir], None]:
     return write
 
 
-def lose_it(folder: RunDir) -> None:
+def delete_pointer(folder: RunDir) -> None:
     (folder.path / "latest").unlink()
 
 
-def break_its_target(folder: RunDir) -> None:
+def damage_target(folder: RunDir) -> None:
     folder.set_pointer("latest", 130)
     (folder.checkpoints / "step-00000130").mkdir()
 
 
-def make_it_a_link_to_nothing(folder: RunDir) -> None:
-    lose_it(folder)
+def make_dangling_link(folder: RunDir) -> None:
+    delete_pointer(folder)
     (folder.path / "latest").symlink_to("step-00000130")
 
 
 POINTERS: dict[str, tuple[Callable[[RunDir], None], str]] = {
-    "missing": (lose_it, "there is no pointer latest"),
+    "missing": (delete_pointer, "there is no pointer latest"),
     "dangling": (write_pointer(b"step-00000999\n"), "ignoring latest (step-00000999 is not there)"),
     "outside": (
         write_pointer(b"../../other/checkpoints/step-00000999\n"),
         "ignoring latest (latest names no checkpoint: '../../other/checkpoints/step-00000999\\n')",
     ),
-    "to an incomplete one": (break_its_target, "ignoring incomplete step-00000130 (no manifest)"),
+    "to an incomplete one": (damage_target, "ignoring incomplete step-00000130 (no manifest)"),
     "empty": (write_pointer(b""), "ignoring latest (latest names no checkpoint: '')"),
     "not a name": (
         write_pointer(b"\xff\x1b[2Jstep-00000120"),
@@ -57,7 +57,7 @@ POINTERS: dict[str, tuple[Callable[[RunDir], None], str]] = {
 
 @pytest.mark.fault("A14", cases=len(POINTERS))
 @pytest.mark.parametrize("damage", POINTERS)
-def test_a_broken_pointer_gives_the_newest_whole_checkpoint_by_step(damage: str, tmp_path: Path) -> None:
+def test_a_broken_pointer_falls_back_to_the_latest_valid_step(damage: str, tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120, 100], run=stub.keeping(5))
     folder.set_pointer("latest", 120)
     break_it, told = POINTERS[damage]
@@ -67,9 +67,9 @@ def test_a_broken_pointer_gives_the_newest_whole_checkpoint_by_step(damage: str,
     assert loaded.warnings == [f"{told}; resuming step-00000120"]
 
 
-def test_a_pointer_to_another_file_system_object_is_told(tmp_path: Path) -> None:
+def test_a_pointer_that_is_no_file_is_reported(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120])
-    make_it_a_link_to_nothing(folder)
+    make_dangling_link(folder)
     loaded = load(folder, "latest")
     assert loaded.step == 120
     assert loaded.warnings == [
@@ -92,7 +92,7 @@ CLOCKS: dict[str, list[float]] = {
 
 @pytest.mark.fault("A15", cases=len(CLOCKS))
 @pytest.mark.parametrize("clock", CLOCKS)
-def test_a_jumping_clock_changes_nothing(clock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_changes_have_no_effect(clock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     folder = stub.folder(tmp_path)
     for step, shift in zip((80, 100, 120), CLOCKS[clock], strict=True):
@@ -106,7 +106,7 @@ def test_a_jumping_clock_changes_nothing(clock: str, tmp_path: Path, monkeypatch
 
 @pytest.mark.fault("A15", cases=2)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_shuffled_file_times_change_nothing(seed: int, tmp_path: Path) -> None:
+def test_file_times_have_no_effect(seed: int, tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, run=stub.keeping(5))
     steps = [20, 40, 60, 80, 100]
     for step in steps:

@@ -60,7 +60,7 @@ def before(patch: pytest.MonkeyPatch, place: Any, name: str, call: Callable[...,
     patch.setattr(place, name, both)
 
 
-def arm(phase: str, strike: Strike, patch: pytest.MonkeyPatch) -> None:
+def strike_in_phase(phase: str, strike: Strike, patch: pytest.MonkeyPatch) -> None:
     """Let ``strike`` happen in a phase of the next training."""
     match phase:
         case "start":
@@ -100,7 +100,7 @@ def trained(folder: Path, phase: str = "", number: int = 0) -> tuple[int, str]:
             sys.stderr = os.fdopen(2, "w", buffering=1)
             sys.stdout = os.fdopen(1, "w", buffering=1)
             if phase:
-                arm(phase, lambda: os.kill(os.getpid(), number), pytest.MonkeyPatch())
+                strike_in_phase(phase, lambda: os.kill(os.getpid(), number), pytest.MonkeyPatch())
             main.install_signal_handlers()
             prepared = folder if phase == "data" else folder.parent
             code = main.run([*WORDS, "--out", str(folder / "run"), "--prepared", str(prepared / "prepared")])
@@ -134,7 +134,7 @@ def straight(place: Path) -> str:
 @pytest.mark.fault("C1", cases=2 * len(PHASES))
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_to_end_ends_it_with_everything_saved(
+def test_a_stop_signal_ends_training_with_everything_saved(
     number: signal.Signals, phase: str, place: Path, folder: Path
 ) -> None:
     code, said = trained(folder, phase, number)
@@ -158,9 +158,7 @@ def test_a_signal_to_end_ends_it_with_everything_saved(
 @pytest.mark.slow
 @pytest.mark.fault("C1", cases=len(PHASES))
 @pytest.mark.parametrize("phase", PHASES)
-def test_asked_to_save_it_saves_as_soon_as_there_is_something_and_goes_on(
-    phase: str, place: Path, folder: Path
-) -> None:
+def test_a_save_signal_saves_and_training_continues(phase: str, place: Path, folder: Path) -> None:
     code, said = trained(folder, phase, signal.SIGUSR1)
     assert code == 0, said
     asked_for = {STOPPED_AT[phase]} if phase in DURING else set[int]()

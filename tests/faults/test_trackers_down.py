@@ -78,7 +78,7 @@ def trouble(request: pytest.FixtureRequest, never: threading.Event, monkeypatch:
 
 @pytest.mark.fault("D5", cases=20)
 @pytest.mark.parametrize("trouble", NAMES, indirect=True)
-def test_a_service_in_trouble_changes_nothing_and_is_spoken_of_once(
+def test_a_failing_tracker_changes_nothing_and_is_reported_once(
     trouble: str, straight: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "run", data).folder
@@ -91,7 +91,7 @@ def test_a_service_in_trouble_changes_nothing_and_is_spoken_of_once(
 
 
 @pytest.mark.fault("D5", cases=1)
-def test_a_full_disk_under_tensorboard_stops_its_file_alone(
+def test_a_full_disk_stops_only_the_tensorboard_file(
     straight: Path,
     data: TokenizedDataset,
     tmp_path: Path,
@@ -109,7 +109,7 @@ def test_a_full_disk_under_tensorboard_stops_its_file_alone(
     assert capsys.readouterr().err.count("TensorBoard failed and is left out from here on: disk full") == 1
 
 
-def test_a_service_that_works_is_told_everything_and_once_resumed_the_same_run_goes_on(
+def test_a_working_tracker_gets_every_row_and_resumes_the_same_run(
     straight: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = FakeWandb()
@@ -130,7 +130,7 @@ def test_a_service_that_works_is_told_everything_and_once_resumed_the_same_run_g
 
 @pytest.mark.fault("D8", cases=3)
 @pytest.mark.parametrize("clock", ["set back", "set forward", "standing still"])
-def test_a_clock_that_is_set_changes_neither_what_is_learned_nor_any_duration(
+def test_clock_changes_affect_neither_training_nor_durations(
     clock: str, straight: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

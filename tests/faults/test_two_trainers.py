@@ -12,7 +12,7 @@ import pytest
 
 from fabella.errors import StorageError
 from fabella.runs.run_dir import RunDir
-from tests.faults.injection import forked, killed
+from tests.faults.injection import kill_child, run_in_child
 from tests.runs import stub
 
 RACES = 20
@@ -58,7 +58,7 @@ def race(path: Path, *, makes_it: bool) -> tuple[list[Contender], list[str]]:
     return contenders, [contender.result() for contender in contenders]
 
 
-def judge(path: Path, contenders: list[Contender], results: list[str], *, makes_it: bool) -> None:
+def check_race(path: Path, contenders: list[Contender], results: list[str], *, makes_it: bool) -> None:
     """One has won, and whoever comes later is told its pid."""
     assert results.count("won") == 1, results
     winner = contenders[results.index("won")]
@@ -73,29 +73,29 @@ def judge(path: Path, contenders: list[Contender], results: list[str], *, makes_
 
 @pytest.mark.fault("A19", cases=RACES)
 @pytest.mark.parametrize("makes_it", [False, True], ids=["a run that is there", "a run that both would make"])
-def test_of_two_trainers_one_has_the_run_and_the_other_is_told_who(makes_it: bool, tmp_path: Path) -> None:
+def test_one_of_two_trainers_gets_the_run_and_the_other_learns_which(makes_it: bool, tmp_path: Path) -> None:
     for number in range(RACES // 2):
         path = tmp_path / str(number)
         if not makes_it:
             stub.folder(path)
         contenders, results = race(path, makes_it=makes_it)
         try:
-            judge(path, contenders, results, makes_it=makes_it)
+            check_race(path, contenders, results, makes_it=makes_it)
         finally:
             for contender in contenders:
-                killed(contender.pid)
+                kill_child(contender.pid)
         with RunDir.open(path).lock():  # the lock died with its holder
             pass
 
 
-def test_what_a_trainer_leaves_behind_is_no_lock(tmp_path: Path) -> None:
+def test_a_dead_trainer_holds_no_lock(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path)
 
     def die_with_it() -> None:
         with folder.lock():
             os._exit(9)
 
-    assert forked(die_with_it) == 9
+    assert run_in_child(die_with_it) == 9
     assert (tmp_path / ".lock").read_text().endswith(f"{os.uname().nodename}\n")
     with folder.lock():
         pass

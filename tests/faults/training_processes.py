@@ -19,7 +19,7 @@ from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 
-def forked(work: Any) -> int:
+def run_in_child(work: Any) -> int:
     """Do ``work`` in a child; its pid."""
     pid = os.fork()
     if pid == 0:
@@ -34,7 +34,7 @@ def forked(work: Any) -> int:
     return pid
 
 
-def go_on(out: Path, data: Path) -> None:
+def resume_run(out: Path, data: Path) -> None:
     if (out / "config.yaml").exists():
         resume(out)
     else:
@@ -45,16 +45,16 @@ def chain(out: Path, data: Path, kills: int, seconds: float, chance: random.Rand
     """Kill a run ``kills`` times, at moments within ``seconds``, then let it end; steps lost at most at one kill."""
     lost = 0
     for _ in range(kills):
-        pid = forked(lambda: go_on(out, data))
+        pid = run_in_child(lambda: resume_run(out, data))
         time.sleep(chance.uniform(0, seconds))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        lost = max(lost, steps_lost(out))
-    os.waitpid(forked(lambda: go_on(out, data)), 0)
+        lost = max(lost, lost_steps(out))
+    os.waitpid(run_in_child(lambda: resume_run(out, data)), 0)
     return {"lost": lost}
 
 
-def steps_lost(out: Path) -> int:
+def lost_steps(out: Path) -> int:
     """Steps told of in the metrics that no checkpoint holds."""
     rows = (out / "metrics.jsonl").read_bytes().split(b"\n")[:-1] if (out / "metrics.jsonl").exists() else []
     told = max((json.loads(row)["step"] for row in rows), default=0)
@@ -71,7 +71,7 @@ def main(folder: Path, chains: int, seed: int) -> dict[str, Any]:
     straight = []
     for number in range(10):  # ten fresh processes, one after the other
         began = time.monotonic()
-        os.waitpid(forked(lambda number=number: go_on(folder / f"straight{number}", data)), 0)
+        os.waitpid(run_in_child(lambda number=number: resume_run(folder / f"straight{number}", data)), 0)
         seconds = time.monotonic() - began
         straight.append(tiny.fingerprint(folder / f"straight{number}"))
     results = []

@@ -81,7 +81,9 @@ def test_windows_must_not_leave_gaps() -> None:
 def test_a_window_fits_the_positions_of_the_model() -> None:
     values = preset("storybook-1m").model_dump(mode="json")
     values["data"]["sequences"] = {"kind": "padded", "length": 289}
-    with pytest.raises(ValidationError, match=r"data\.sequences\.length = 289 is longer than model\.context_length = 288"):
+    with pytest.raises(
+        ValidationError, match=r"data\.sequences\.length = 289 is longer than model\.context_length = 288"
+    ):
         RunConfig.model_validate(values)
 
 

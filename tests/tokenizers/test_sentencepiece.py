@@ -87,7 +87,9 @@ def test_an_end_that_text_can_spell_needs_bytes() -> None:
 
 
 def test_a_piece_that_is_not_there_is_no_end() -> None:
-    with pytest.raises(TokenizerError, match=r"The SentencePiece model has no piece '<end>'\. .*tokenizer\.eos_token=</s>"):
+    with pytest.raises(
+        TokenizerError, match=r"The SentencePiece model has no piece '<end>'\. .*tokenizer\.eos_token=</s>"
+    ):
         SentencePieceTokenizer("pretrained", model(), "<end>")
 
 

@@ -166,9 +166,7 @@ def test_batches_are_taken_from_the_way_of_the_section(texts: Path) -> None:
 
 def test_a_prepared_text_is_not_streamed(tmp_path: Path) -> None:
     prepared = tiny.prepared(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"data\.mode\.kind = streaming: .* holds a prepared text, which is not read"
-    ):
+    with pytest.raises(ConfigError, match=r"data\.mode\.kind = streaming: .* holds a prepared text, which is not read"):
         resolve_request(TrainRequest(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMED]))
 
 
