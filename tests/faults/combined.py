@@ -171,7 +171,7 @@ def remove_part(folder: Path, part: str) -> None:
     if part == "weights":
         state = dataclasses.replace(state, weights=initial_weights(run_folder.run.model.parameters(), 1))
     elif kind == "numbers":
-        state = dataclasses.replace(state, numbers={key: n for key, n in state.scalars.items() if key != name})
+        state = dataclasses.replace(state, scalars={key: n for key, n in state.scalars.items() if key != name})
     elif kind == "progress":
         progress = {key: value for key, value in progress.items() if key != name}
     elif part:

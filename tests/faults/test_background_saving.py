@@ -47,7 +47,7 @@ class Trained:
         for mine, theirs in ((self.now.weights, new.weights), (self.now.optimizer_state, new.optimizer_state)):
             for name, array in mine.items():
                 array[...] = theirs[name]
-        self.now = replace(self.now, numbers=new.scalars)
+        self.now = replace(self.now, scalars=new.scalars)
 
     def state(self) -> State:
         weights = {name: array.copy() for name, array in self.now.weights.items()}

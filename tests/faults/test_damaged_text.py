@@ -216,7 +216,7 @@ def test_a_line_of_a_gigabyte_is_read_with_little_memory(tmp_path: Path, monkeyp
         block = b"once upon a time, " * (2**20 // 18)
         return (block for _ in range(GIGABYTE // len(block)))
 
-    monkeypatch.setattr(file_set, "blocks", blocks)
+    monkeypatch.setattr(file_set, "read_blocks", blocks)
     path = tmp_path / "line.txt"
     path.write_text("not empty")
     notes = ReadReport()

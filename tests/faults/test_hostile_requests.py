@@ -143,7 +143,7 @@ def fuzz(cases: int) -> Any:
 
 def send(fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]) -> None:
     usual = {"content_type": "application/json"}
-    fuzzed.check(fuzzed.near.send(method, path, body, **{**usual, **more}), method)
+    fuzzed.check(fuzzed.near.ask(method, path, body, **{**usual, **more}), method)
 
 
 @pytest.mark.fault("F1", cases=200)
