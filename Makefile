@@ -50,10 +50,9 @@ fingerprints: $(VENV)/.dev ## compare results with those of an earlier commit (B
 bench: $(VENV)/.dev ## measure Fabella; results in benchmarks/results
 	$(BIN)/fabella bench --output benchmarks/results/training_speed_alone.json
 
-bench-peers: $(PEERS)/.peers ## measure Fabella and its peers in an environment of their own (LLAMA2C=folder adds llama2.c)
-	$(PEERS)/bin/fabella bench --compiled --output benchmarks/results/training_speed.json
-	$(PEERS)/bin/fabella bench --decode --output benchmarks/results/decoding_speed.json \
-		$(if $(LLAMA2C),--llama2c $(LLAMA2C))
+bench-peers: $(PEERS)/.peers ## measure Fabella and its peers in an environment of their own (LLAMA2C=DIR adds llama2.c)
+	$(PEERS)/bin/python -m benchmarks.peers.training --compile
+	$(PEERS)/bin/python -m benchmarks.peers.decoding $(if $(LLAMA2C),--llama2c $(LLAMA2C))
 
 pins: $(VENV)/.dev ## list the installed packages in the form of constraints.txt
 	$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check

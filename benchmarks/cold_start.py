@@ -3,8 +3,8 @@
 Both tell from a model of the same shape and with the same tokenizer, made once: a run of one training step, and a
 folder of random weights. They take turns; every start reads the same files, which are in the system's cache by then.
 
-    python benchmarks/cold_start.py piny-37m
-    python benchmarks/cold_start.py storybook-1m --turns 9
+    python -m benchmarks.cold_start piny-37m
+    python -m benchmarks.cold_start storybook-1m --turns 9
 """
 
 import argparse
@@ -51,7 +51,7 @@ def write_pipeline(name: str, run: Path, folder: Path) -> None:
     """A model of the shape, and the run's tokenizer, as HF's pipeline reads them."""
     import transformers
 
-    from fabella.benchmark.peers.models_torch import build_peer
+    from benchmarks.peers.models_torch import build_peer
 
     model: Any = build_peer(preset(name).model)[0]
     model.config.use_cache = True

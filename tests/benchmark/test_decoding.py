@@ -1,37 +1,50 @@
-"""Telling is measured in turns, and told by its medians and by what memory could give."""
+"""Decoding speed is measured in rounds and compared with the memory bandwidth."""
 
 import pytest
 
-from fabella.benchmark.decoding import Conditions, bench, bytes_a_step
-from fabella.benchmark.peers import decoders_torch
+from fabella.benchmark import decoders_torch
+from fabella.benchmark.decode_task import DecodeTask
+from fabella.benchmark.decoders_torch import available_baselines, read_bandwidth
+from fabella.benchmark.decoding import DecodeBenchOptions, bench, bytes_per_step
 from fabella.models.parameters import count
 from fabella.run_config.files import preset
 
 
-def test_a_shape_is_measured_for_every_number_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_is_measured_with_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders_torch, "read_bandwidth", lambda device: 1e9)
-    heard: list[str] = []
-    given = Conditions(turns=2, batches=(1, 3), tokens=5, device="cpu", alone=True)
-    result = bench(["storybook-1m"], given, lambda name, measured: heard.append(name))
-    assert heard == ["storybook-1m (1 at once)", "storybook-1m (3 at once)"]
-    assert result["settings"]["told_tokens"] == 5
-    assert result["settings"]["turns"] == 2
-    told = result["shapes"]["storybook-1m"]["3"]
-    ours = told["contestants"]["fabella"]
-    assert ours["fabella_by_this"] == 1.0
-    assert ours["bandwidth_share"] == pytest.approx(told["weight_bytes"] * ours["tokens_per_second"] / 3 / 1e9)
+    reported: list[str] = []
+    options = DecodeBenchOptions(rounds=2, batches=(1, 3), max_tokens=5, device="cpu")
+    result = bench(["storybook-1m"], options, lambda name, shape: reported.append(name))
+    assert reported == ["storybook-1m (batch of 1)", "storybook-1m (batch of 3)"]
+    assert result["settings"]["max_tokens"] == 5
+    assert result["settings"]["rounds"] == 2
+    shape = result["shapes"]["storybook-1m"]["3"]
+    fabella = shape["baselines"]["fabella"]
+    assert fabella["fabella_speedup"] == 1.0
+    assert fabella["bandwidth_share"] == pytest.approx(shape["weight_bytes"] * fabella["tokens_per_second"] / 3 / 1e9)
 
 
-def test_the_jax_engine_tells_beside_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_jax_engine_is_measured_next_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders_torch, "read_bandwidth", lambda device: 1e9)
-    given = Conditions(turns=1, batches=(2,), tokens=3, device="cpu", alone=True, engine="jax")
-    told = bench(["storybook-1m"], given)["shapes"]["storybook-1m"]["2"]["contestants"]
-    assert list(told)[:2] == ["fabella", "fabella on jax"]
-    assert told["fabella on jax"]["tokens_per_second"] > 0
+    options = DecodeBenchOptions(rounds=1, batches=(2,), max_tokens=3, device="cpu", engine="jax")
+    baselines = bench(["storybook-1m"], options)["shapes"]["storybook-1m"]["2"]["baselines"]
+    assert list(baselines)[:2] == ["fabella", "fabella on jax"]
+    assert baselines["fabella on jax"]["tokens_per_second"] > 0
 
 
-def test_a_step_reads_all_weights_but_the_rows_of_embeddings() -> None:
+def test_a_step_reads_all_weights_except_embedding_rows() -> None:
     tied = preset("storybook-1m").model
-    assert bytes_a_step(tied) == 4 * count(tied.parameters())
+    assert bytes_per_step(tied) == 4 * count(tied.parameters())
     mingru = preset("mingru-17m").model
-    assert bytes_a_step(mingru) == 4 * (15_750_144 + 256 * 512)
+    assert bytes_per_step(mingru) == 4 * (15_750_144 + 256 * 512)
+
+
+def test_fabella_is_measured_with_every_supported_weight_type() -> None:
+    baselines = available_baselines(DecodeTask(preset("storybook-1m").model, 2, 3, 4))
+    assert baselines[0].name == "fabella"
+    assert {baseline.name for baseline in baselines[1:]} <= {"fabella float16", "fabella int8"}
+    assert all(baseline.decode() > 0 for baseline in baselines)
+
+
+def test_the_memory_bandwidth_is_plausible() -> None:
+    assert 1e8 < read_bandwidth("cpu", seconds=0.01) < 1e13

@@ -1,9 +1,8 @@
-"""What everybody tells whose speed is measured, and how one is asked; neutral of the engine."""
+"""Decoding task of the benchmark and the interface of everything that is measured on it; no engine is imported."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,66 +16,67 @@ GREEDY = SamplingParams(temperature=0.0)
 
 @dataclass(frozen=True, slots=True)
 class DecodeTask:
-    """What everybody does: read ``prompt`` random tokens in each of ``batch`` texts, and tell ``tokens`` more."""
+    """Prefill ``prompt`` random tokens in each of ``batch`` sequences, then decode ``tokens`` more, greedily."""
 
     config: ModelConfig
     batch: int
     prompt: int
     tokens: int
     device: str = "cpu"
-    llama2c: Path | None = None
 
     @property
     def prompts(self) -> NDArray[np.int32]:
-        """[B prompt]"""
+        """Token ids, [batch, prompt]; the same at every call."""
         shape = (self.batch, self.prompt)
         return np.random.default_rng(1).integers(2, self.config.vocab_size, shape).astype(np.int32)
 
 
 class DecodeBaseline(Protocol):
-    """Somebody who tells."""
+    """Decoder whose speed is measured on one task."""
 
     name: str
 
-    def tell(self) -> float:
-        """The seconds that it took."""
+    def decode(self) -> float:
+        """Run the task once and return the seconds that it took."""
         ...
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Free memory and temporary files."""
         ...
 
 
-def from_loop(name: str, generate: Callable[..., Iterator[list[int]]], model: Any, telling: DecodeTask) -> "InProcess":
-    """Fabella, by the loop of an engine (``generate_torch.py``, ``generate_jax.py``)."""
-    prompts = list(telling.prompts)
+class InProcessDecoder:
+    """Decoder in this process; ``run`` returns when the last token exists."""
 
-    def tell() -> None:
+    def __init__(self, name: str, run: Callable[[], None]) -> None:
+        self.name, self._run = name, run
+
+    def decode(self) -> float:
+        """Run the task once and return the seconds that it took."""
+        start = time.perf_counter()
+        self._run()
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        """Do nothing: the garbage collector frees the model."""
+
+
+def from_loop(
+    name: str, generate: Callable[..., Iterator[list[int]]], model: Any, task: DecodeTask
+) -> InProcessDecoder:
+    """Return Fabella as a decoder that runs the generation loop of an engine."""
+    prompts = list(task.prompts)
+
+    def run() -> None:
         steps = generate(
             model,
             prompts,
             GREEDY,
             rows=[0] * len(prompts),
-            max_tokens=telling.tokens,
-            vocab_size=telling.config.vocab_size,
+            max_tokens=task.tokens,
+            vocab_size=task.config.vocab_size,
         )
         for _ in steps:
             pass
 
-    return InProcess(name, tell)
-
-
-class InProcess:
-    """Somebody who tells in this process; ``tell`` ends when the last token is there."""
-
-    def __init__(self, name: str, tell: Callable[[], None]) -> None:
-        self.name, self._tell = name, tell
-
-    def tell(self) -> float:
-        """See Contestant."""
-        start = time.perf_counter()
-        self._tell()
-        return time.perf_counter() - start
-
-    def close(self) -> None:
-        """See Contestant."""
+    return InProcessDecoder(name, run)

@@ -1,13 +1,14 @@
-"""Training steps of the JAX engine and of a step written by hand, on one batch; beside the PyTorch engine."""
+"""Timed training steps of the JAX engine, always on one batch; compared with the PyTorch engine."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax import numpy as jnp
+from numpy.typing import NDArray
 
-from fabella.benchmark.peers.models_jax import peer_of, plain_step
 from fabella.config.optimizer import AdamW
 from fabella.config.training import BFloat16, Float32, MaxSteps, TrainingConfig
 from fabella.data.batches import Batch
@@ -21,70 +22,78 @@ from fabella.run_config.run import RunConfig
 
 PRECISIONS = {"float32": (Float32(), jnp.float32), "bf16": (BFloat16(), jnp.bfloat16)}
 
+TrainStep = Callable[[NDArray[np.int32]], None]
+"""One training step on token ids [B, T + 1]; returns when the device has finished it."""
+
 
 def names(config: ModelConfig) -> list[str]:
-    """Who can take part: Fabella, a step written by hand where there is one, and the other engine."""
-    return [name for name in ("fabella", peer_of(config), "fabella on torch") if name]
+    """Return the baselines of a model: both engines of Fabella."""
+    del config
+    return ["fabella", "fabella on torch"]
+
+
+def create_baseline(name: str, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> "Baseline":
+    """Create the baseline ``fabella``, the JAX engine with dropout 0."""
+    return Baseline(name, EngineStep(config, shape, precision, device), config, shape)
+
+
+class EngineStep:
+    """Training step of the JAX engine."""
+
+    def __init__(self, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> None:
+        config = config.model_copy(update={"dropout": 0.0}) if "dropout" in type(config).model_fields else config
+        weights = initial_weights(config.parameters(), 1)
+        self.engine = JaxEngine(_run(config, shape, precision), weights, pick_devices(device))
+
+    def __call__(self, sequences: NDArray[np.int32]) -> None:
+        """Take one step on token ids [B, T + 1]."""
+        self.engine.step(Batch(sequences[:, :-1], sequences[:, 1:]), 1e-4).read()
+        jax.block_until_ready(self.engine.weights)
 
 
 class Baseline:
-    """A model in training with AdamW; batches are cut out of ids that never change. The step is one compiled piece."""
+    """Training step that is timed on random sequences; the first step compiles."""
 
-    def __init__(self, name: str, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> None:
-        """``shape``: windows, and tokens in each. Dropout is off. The first step compiles: see ``compile_seconds``."""
-        self.name, self.shape = name, shape
-        config = config.model_copy(update={"dropout": 0.0}) if "dropout" in type(config).model_fields else config
+    def __init__(self, name: str, train_step: TrainStep, config: ModelConfig, shape: tuple[int, int]) -> None:
+        """``shape``: (sequences, tokens each)."""
+        self.name, self.train_step = name, train_step
         self.parameters = count(config.parameters())
-        picked, weights = pick_devices(device), initial_weights(config.parameters(), 1)
-        if name == "fabella":
-            self.engine = JaxEngine(_run(config, shape, precision), weights, picked)
-        else:
-            self.weights: Any = jax.device_put(weights, picked[0])
-            optimizer, self.plain = plain_step(config)
-            self.memory: Any = jax.device_put(optimizer.init(self.weights), picked[0])
         random = np.random.default_rng(1)
         ids = random.integers(0, config.vocab_size, 64 * shape[0] * shape[1]).astype(np.uint16)
-        self.windows = np.lib.stride_tricks.sliding_window_view(ids, shape[1] + 1)
+        self.sequences = np.lib.stride_tricks.sliding_window_view(ids, shape[1] + 1)
         self.starts = random.integers(0, len(ids) - shape[1] - 1, (64, shape[0]))
         self.steps = 0
-        self.compile_seconds = 0.0
 
     def step(self) -> dict[str, float]:
-        """Seconds of each part of one training step."""
-        begin = time.perf_counter()
-        chosen = self.windows[self.starts[self.steps % len(self.starts)]].astype(np.int32)
-        cut = time.perf_counter()
-        if self.name == "fabella":
-            self.engine.step(Batch(chosen[:, :-1], chosen[:, 1:]), 1e-4).read()
-            jax.block_until_ready(self.engine.weights)
-        else:
-            self.weights, self.memory, loss = self.plain(self.weights, self.memory, chosen)
-            jax.block_until_ready((self.weights, float(loss)))
+        """Take one training step and return the seconds of each part."""
+        start = time.perf_counter()
+        rows = self.sequences[self.starts[self.steps % len(self.starts)]].astype(np.int32)
+        loaded = time.perf_counter()
+        self.train_step(rows)
         end = time.perf_counter()
-        if self.steps == 0:
-            self.compile_seconds = end - cut
         self.steps += 1
-        return {"data": cut - begin, "step": end - cut}
+        return {"data": loaded - start, "step": end - loaded}
 
 
 def _run(config: ModelConfig, shape: tuple[int, int], precision: str) -> RunConfig:
-    """Some preset's run with this model, whose other settings do not matter here."""
+    """Return the config of any preset with this model; its other settings do not affect a step."""
     training = TrainingConfig(
         length=MaxSteps(max_steps=1), micro_batch_size=shape[0], precision=PRECISIONS[precision][0]
     )
-    any_run = preset(preset_names()[0])
-    return any_run.model_copy(update={"model": config, "training": training, "optimizer": AdamW(lr=1e-4)})
+    base = preset(preset_names()[0])
+    return base.model_copy(update={"model": config, "training": training, "optimizer": AdamW(lr=1e-4)})
 
 
 def peak(device: str, precision: str) -> float:
-    """The machine's measured floating-point operations a second."""
+    """Return the measured peak of the machine's matrix products, in FLOP/s."""
     return peak_flops(pick_devices(device)[0], PRECISIONS[precision][1])
 
 
 def set_threads(threads: int) -> None:
-    """XLA takes the threads that the system gives the process; a number of them is not its to choose."""
+    """Do nothing: XLA uses the threads that the system gives the process."""
+    del threads
 
 
 def settings(device: str) -> dict[str, Any]:
-    """What the measurement depends on, beside the machine."""
+    """Return the settings of JAX that a result depends on."""
     return {"engine": "jax", "jax": jax.__version__, "device": describe_devices(pick_devices(device))}

@@ -1,6 +1,6 @@
-"""GPT-2 as nanoGPT writes it (Karpathy 2022, MIT licence), to be measured beside: what its users train with.
+"""GPT-2 as in nanoGPT (Karpathy 2022, MIT license), a baseline of the training benchmark.
 
-One matrix makes queries, keys and values; PyTorch's attention; the logits of the whole batch, cross-entropy over them.
+One matrix computes queries, keys and values; attention is PyTorch's; the loss needs the logits of the whole batch.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 class NanoGPT(nn.Module):
-    """The sizes are those of a config of ``gpt2``."""
+    """GPT-2 with the sizes of a config of ``gpt2``."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class NanoGPT(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The loss, from tokens and targets [B T]."""
+        """Return the mean loss from tokens and targets [B, T]."""
         x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x)

@@ -1,6 +1,6 @@
-"""Training steps as one writes them in JAX by hand, without Fabella: what the JAX engine's speed is told beside.
+"""Training steps in plain JAX, the baseline of the JAX engine.
 
-Plain functions over plain dictionaries, whole logits, optax for the optimizer, one ``jax.jit`` around it all. Weights
+Plain functions over dictionaries, all logits at once, optax for the optimizer, one ``jax.jit`` around the step. Weights
 have the names and shapes of the family's parameter table, so that it is the same network.
 """
 
@@ -15,24 +15,24 @@ from jax import numpy as jnp
 from fabella.models.model_config import ModelConfig
 
 Loss = Callable[[dict[str, Array], Array], Array]
-"""Weights and windows [B T+1] → mean loss."""
+"""Mean loss from weights and token ids [B, T + 1]."""
 
 
 def peer_of(config: ModelConfig) -> str:
-    """``plain jax`` for a family that is written here; empty for any other."""
+    """Return ``plain jax`` if this file has the family, otherwise an empty string."""
     return "plain jax" if config.family in LOSSES else ""
 
 
 def plain_step(config: Any) -> tuple[Any, Any]:
-    """The optimizer, and the compiled step: weights, its memory, windows → the same after a step, and the loss."""
-    # Clipping and decay as the presets have them.
+    """Return the optimizer and the compiled step, (weights, optimizer state, token ids) → (weights, state, loss)."""
+    # Gradient clipping and weight decay of the presets.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, weight_decay=0.01))
     loss_of = LOSSES[config.family](config)
 
-    def step(weights: Any, memory: Any, windows: Array) -> tuple[Any, Any, Array]:
-        loss, gradients = jax.value_and_grad(loss_of)(weights, windows)
-        updates, memory = optimizer.update(gradients, memory, weights)
-        return optax.apply_updates(weights, updates), memory, loss
+    def step(weights: Any, optimizer_state: Any, sequences: Array) -> tuple[Any, Any, Array]:
+        loss, gradients = jax.value_and_grad(loss_of)(weights, sequences)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, weights)
+        return optax.apply_updates(weights, updates), optimizer_state, loss
 
     return optimizer, jax.jit(step, donate_argnums=(0, 1))
 
@@ -46,7 +46,7 @@ def _rms(x: Array, weight: Array | float = 1.0, eps: float = 1e-6) -> Array:
 
 
 def _attention(query: Array, key: Array, value: Array) -> Array:
-    """[B T H E] each; heads of keys and values may be fewer."""
+    """Apply causal attention to [B, T, H, E] arrays; keys and values may have fewer heads."""
     return jax.nn.dot_product_attention(query, key, value, is_causal=True).reshape(*query.shape[:2], -1)
 
 
@@ -58,8 +58,8 @@ def _llama(config: Any) -> Loss:
         first, second = x[..., :half], x[..., half:]
         return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
-    def loss(w: dict[str, Array], windows: Array) -> Array:
-        tokens, targets = windows[:, :-1], windows[:, 1:]
+    def loss(w: dict[str, Array], sequences: Array) -> Array:
+        tokens, targets = sequences[:, :-1], sequences[:, 1:]
         x = w["embedding.weight"][tokens]
         for i in range(config.layers):
             b = f"blocks.{i}."
@@ -85,8 +85,8 @@ def _gpt2(config: Any) -> Loss:
     def linear(w: dict[str, Array], name: str, x: Array) -> Array:
         return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
 
-    def loss(w: dict[str, Array], windows: Array) -> Array:
-        tokens, targets = windows[:, :-1], windows[:, 1:]
+    def loss(w: dict[str, Array], sequences: Array) -> Array:
+        tokens, targets = sequences[:, :-1], sequences[:, 1:]
         x = w["embedding.weight"][tokens] + w["positions.weight"][: tokens.shape[1]]
         for i in range(config.layers):
             b = f"blocks.{i}."
@@ -106,11 +106,11 @@ def _gpt2(config: Any) -> Loss:
 
 
 def _mingru(config: Any) -> Loss:
-    def joined(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    def combine(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         return first[0] * second[0], second[0] * first[1] + second[1]
 
-    def loss(w: dict[str, Array], windows: Array) -> Array:
-        tokens, targets = windows[:, :-1], windows[:, 1:]
+    def loss(w: dict[str, Array], sequences: Array) -> Array:
+        tokens, targets = sequences[:, :-1], sequences[:, 1:]
         x, total = jnp.zeros((*tokens.shape, config.dim)), jnp.zeros(())
         for i in range(config.layers):
             b = f"blocks.{i}."
@@ -118,8 +118,8 @@ def _mingru(config: Any) -> Loss:
             y = _rms(x, w[b + "mixer_norm.weight"])
             gate = jax.nn.sigmoid(y @ w[b + "mixer.gate.weight"].T)
             candidate = y @ w[b + "mixer.candidate.weight"].T
-            towards = jnp.where(candidate >= 0, candidate + 0.5, jax.nn.sigmoid(candidate))
-            hidden = jax.lax.associative_scan(joined, (1 - gate, gate * towards), axis=1)[1]
+            target = jnp.where(candidate >= 0, candidate + 0.5, jax.nn.sigmoid(candidate))
+            hidden = jax.lax.associative_scan(combine, (1 - gate, gate * target), axis=1)[1]
             x = x + (hidden @ w[b + "mixer.output.weight"].T if b + "mixer.output.weight" in w else hidden)
             y = jax.nn.gelu(
                 _rms(x) @ w[b + "feed_forward.up.weight"].T + w[b + "feed_forward.up.bias"], approximate=False
