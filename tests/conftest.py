@@ -1,49 +1,98 @@
-"""What every test shares: one thread each, examples that repeat, no network, and the marks `gpu` and `faults`."""
+"""Shared setup of all tests: one thread each, repeatable examples, no network, skips for missing optional packages."""
 
+import ast
+import importlib.util
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-# Before numpy or torch is loaded: the tests run side by side, and more threads than cores only slow each other down.
+# Before numpy or torch is loaded: tests run in parallel, and more threads than cores only slow each other down.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
-# Tests compile many steps and take few: what XLA would gain in speed it never gets back. Nothing is kept between runs.
+# Tests compile many training steps and run few of them: XLA's optimizations cost more than they gain.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
-# Started in the background of a script, a process ignores Ctrl-C, and so would every process that a test starts.
+# A process started in the background of a shell script ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MPLBACKEND"] = "agg"  # a test must not need a screen
 
-NIGHT = 4 * 3600
-"""Seconds that a test of tier N of the fault matrix may take"""
+LONG_TEST_SECONDS = 4 * 3600
+"""Time limit of a test of the long fault matrix."""
+OPTIONAL_PACKAGES = ("jax", "transformers")
+"""Packages that `make test-light` does not install."""
 
-# A failure must come back at the next run, and a slow machine is no failure.
+# A failure must repeat at the next run, and a slow machine is no failure.
 settings.register_profile("fabella", derandomize=True, deadline=None, database=None)
 settings.load_profile("fabella")
 
+MISSING = {name for name in OPTIONAL_PACKAGES if importlib.util.find_spec(name) is None}
+
+
+class SkippedModule(pytest.Module):
+    """A test file that imports a package that is not installed."""
+
+    missing = ""
+
+    def collect(self) -> Any:
+        """Skip the whole file and name the package."""
+        pytest.skip(f"needs {self.missing}, which is not installed", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    """Skip test files that import a missing optional package, directly or by a `*_jax.py` file of ours."""
+    needed = MISSING & imported_packages(module_path) if MISSING else set()
+    if not needed:
+        return None
+    module = SkippedModule.from_parent(parent, path=module_path)
+    module.missing = min(needed)
+    return module
+
+
+def imported_packages(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports; ``jax`` for our files with that suffix."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {"jax" if name.endswith("_jax") else name.split(".")[0] for name in names}
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tier N of the fault matrix unless it was asked for, and what needs a GPU where there is none."""
+    """Deselect the long fault tests unless requested; skip tests that need a GPU or a package that is missing."""
     if "faults" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("faults")])
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
     for item in items:
         if item.get_closest_marker("faults"):
-            item.add_marker(pytest.mark.timeout(NIGHT))
+            item.add_marker(pytest.mark.timeout(LONG_TEST_SECONDS))
+        if needed := MISSING & needed_packages(item):
+            item.add_marker(pytest.mark.skip(reason=f"needs {min(needed)}, which is not installed"))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch finds none here"))
 
 
+def needed_packages(item: pytest.Item) -> set[str]:
+    """Return the optional packages that a test needs: those of `needs`, and jax if a parameter is that engine."""
+    marker = item.get_closest_marker("needs")
+    parameters = getattr(item, "callspec", None)
+    uses_jax = parameters is not None and "jax" in parameters.params.values()
+    return {*(marker.args if marker else ()), *(("jax",) if uses_jax else ())}
+
+
 def has_gpu() -> bool:
-    import torch  # only where a test that needs a GPU was collected: loading torch takes a second
+    """Return whether torch finds a GPU; called only if a test needs one, since loading torch takes a second."""
+    import torch
 
     return torch.cuda.is_available()
 

@@ -176,7 +176,7 @@ def remove_part(folder: Path, part: str) -> None:
         progress = {key: value for key, value in progress.items() if key != name}
     elif part:
         empty = {key: np.zeros_like(a) if key.startswith(f"{part}.") else a for key, a in state.optimizer_state.items()}
-        state = dataclasses.replace(state, moments=empty)
+        state = dataclasses.replace(state, optimizer_state=empty)
     for later in [step for step in run_folder.steps() if step > SPOILED]:
         (run_folder.checkpoints / step_name(later)).rename(folder / f"not-reached-{later}")
     save(run_folder, SPOILED, Checkpoint(state, progress))

@@ -141,7 +141,7 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "moment of nothing": (optimizer(lambda t: t.update({"third": np.zeros(1, np.float32)})), "third is none of this"),
     "another step": (state(step=100), "state.json: it is of step 100, not 120"),
-    "a later format": (state(format=99), "state.json: written in format 99"),
+    "a later format": (state(format=99), "state.json was written in format 99"),
     "not a state": (no_state, "it names no format"),
 }
 
