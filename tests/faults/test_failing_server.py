@@ -11,7 +11,7 @@ import pytest
 from fabella.errors import StorageError
 from fabella.server.http_server import server
 from fabella.server.limits import Limits
-from tests.server.stubs import PATIENCE, Answer, Gated, InProcess, hashing, listening, shelf
+from tests.server.stubs import TIMEOUT_SECONDS, Gated, InProcess, Response, hashing, listening, served_models
 
 CANARY = "canary-3fa9"
 BODY = {"prompt": "Once", "max_tokens": 4}
@@ -29,33 +29,33 @@ class Failing(Gated):
         raise RuntimeError(self.message)
 
 
-def failing_step(near: InProcess) -> Answer:
-    return near.post("/v1/completions", BODY)
+def failing_step(app: InProcess) -> Response:
+    return app.post("/v1/completions", BODY)
 
 
-def failing_stream(near: InProcess) -> Answer:
-    return near.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "stream": True})
+def failing_stream(app: InProcess) -> Response:
+    return app.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "stream": True})
 
 
-def dead_thread(near: InProcess) -> Answer:
-    near.shelf.close()
-    return near.post("/v1/completions", BODY)
+def dead_thread(app: InProcess) -> Response:
+    app.served.close()
+    return app.post("/v1/completions", BODY)
 
 
-def no_health(near: InProcess) -> Answer:
-    near.shelf.close()
-    return near.get("/healthz")
+def no_health(app: InProcess) -> Response:
+    app.served.close()
+    return app.get("/healthz")
 
 
-def failing_reload(near: InProcess) -> Answer:
+def failing_reload(app: InProcess) -> Response:
     def load() -> Any:
         raise StorageError(f"/home/{CANARY}/model.safetensors is torn")
 
-    near.shelf.models["a"].load = load
-    return near.post("/reload", {"model": "a"})
+    app.served.models["a"].load = load
+    return app.post("/reload", {"model": "a"})
 
 
-WAYS: dict[str, tuple[Callable[[InProcess], Answer], int]] = {
+WAYS: dict[str, tuple[Callable[[InProcess], Response], int]] = {
     "a step": (failing_step, 500), "a stream": (failing_stream, 200), "the end": (dead_thread, 503),
     "health": (no_health, 503), "reloading": (failing_reload, 500),
 }  # fmt: skip
@@ -68,34 +68,34 @@ def test_a_failure_shows_an_id_and_nothing_about_the_machine(
 ) -> None:
     monkeypatch.setenv("SECRET", CANARY)
     fail, status = WAYS[way]
-    with InProcess(shelf(Failing(f"/home/{CANARY}/x.py: {CANARY}").teller())) as near:
-        answer = fail(near)
-    assert answer.status == status
-    body = answer.body.decode()
+    with InProcess(served_models(Failing(f"/home/{CANARY}/x.py: {CANARY}").generator())) as app:
+        response = fail(app)
+    assert response.status == status
+    body = response.body.decode()
     for leak in (CANARY, "Traceback", "File ", "/home", ".py", "RuntimeError", "torch"):
         assert leak not in body
-    assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
+    assert re.fullmatch("[0-9a-f]{16}", response.headers["x-request-id"])
     if way != "health":
-        assert f"request {answer.headers['x-request-id']}: " in capsys.readouterr().err
+        assert f"request {response.headers['x-request-id']}: " in capsys.readouterr().err
 
 
 @pytest.mark.fault("F27", cases=1)
 def test_an_unexpected_exception_is_a_plain_500(monkeypatch: pytest.MonkeyPatch) -> None:
     """What no handler foresaw: 500 in the usual shape, and the server lives on."""
-    models = shelf(hashing())
+    models = served_models(hashing())
     with listening(models) as port:
         monkeypatch.setattr(type(models), "find", lambda *_: [][CANARY])  # pyright: ignore[reportArgumentType]
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/a", timeout=PATIENCE)
-        answer = caught.value
-        assert answer.code == 500
-        assert answer.read() == (
-            b'{"error":{"message":"The server failed.","type":"server_error","param":null,"code":null}}'
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/a", timeout=TIMEOUT_SECONDS)
+        response = caught.value
+        assert response.code == 500
+        assert response.read() == (
+            b'{"error":{"message":"Internal server error.","type":"server_error","param":null,"code":null}}'
         )
-        assert answer.headers["x-request-id"]
-        answer.close()
+        assert response.headers["x-request-id"]
+        response.close()
         monkeypatch.undo()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/a", timeout=PATIENCE) as again:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/a", timeout=TIMEOUT_SECONDS) as again:
             assert again.status == 200
 
 
@@ -107,12 +107,12 @@ EVIL = ["\r\nrequest 0: forged", "\nforged", "\rforged", "\x1b[2J\x1b]0;title\x0
 def test_requests_cannot_forge_log_lines_and_prompts_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     for evil in EVIL:
         words = f"a tale of {CANARY}{evil}"
-        with InProcess(shelf(Failing(f"failed at {evil}").teller())) as near:
+        with InProcess(served_models(Failing(f"failed at {evil}").generator())) as app:
             printable = words.encode("ascii", "replace").decode()
-            near.post("/v1/completions", {"prompt": words, "max_tokens": 2}, user_agent=printable)
-            near.post("/v1/completions", {"prompt": "Once", "model": words})
-            near.post("/v1/completions", {"prompt": "Once", words: 1})
-            near.get(f"/v1/models/{words}", referer=printable)
+            app.post("/v1/completions", {"prompt": words, "max_tokens": 2}, user_agent=printable)
+            app.post("/v1/completions", {"prompt": "Once", "model": words})
+            app.post("/v1/completions", {"prompt": "Once", words: 1})
+            app.get(f"/v1/models/{words}", referer=printable)
     out, err = capsys.readouterr()
     assert out == ""
     assert CANARY not in err

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fabella.generation.generator import TextGenerator
 from fabella.server.limits import Limits
-from tests.server.stubs import PATIENCE, Answer, InProcess, hashing, listening, sent_within, shelf
+from tests.server.stubs import TIMEOUT_SECONDS, InProcess, Response, hashing, listening, sent_within, served_models
 
 LIMITS = Limits(max_batch_size=4, max_queue_size=32, max_tokens=8, body_bytes=20_000)
 """Short texts: what is tried is what is let in, not what is told"""
@@ -102,35 +102,35 @@ def _damaged(body: dict[str, Any], place: int, damage: bytes) -> bytes:
 class Fuzzed:
     """Counts requests, and asks a good one after each hundred."""
 
-    def __init__(self, near: InProcess) -> None:
-        self.near, self.count = near, 0
+    def __init__(self, app: InProcess) -> None:
+        self.app, self.count = app, 0
         self.expected = self._good()
 
     def _good(self) -> Any:
-        answer = self.near.post("/v1/completions", {"prompt": "Once", "max_tokens": 6, "seed": 1})
-        assert answer.status == 200
-        return answer.json["choices"]
+        response = self.app.post("/v1/completions", {"prompt": "Once", "max_tokens": 6, "seed": 1})
+        assert response.status == 200
+        return response.json["choices"]
 
-    def check(self, answer: Answer, method: str) -> None:
-        """A refusal in the usual shape, or an answer; no failure, and nothing of ours in it."""
-        assert answer.status in EXPECTED, (answer.status, answer.body[:500])
-        if answer.status >= 400 and method != "HEAD":
-            assert set(answer.error) == {"message", "type", "param", "code"}
-            assert len(answer.body) < 2000
-        assert b"Traceback" not in answer.body
+    def check(self, response: Response, method: str) -> None:
+        """A refusal in the usual shape, or an response; no failure, and nothing of ours in it."""
+        assert response.status in EXPECTED, (response.status, response.body[:500])
+        if response.status >= 400 and method != "HEAD":
+            assert set(response.error) == {"message", "type", "param", "code"}
+            assert len(response.body) < 2000
+        assert b"Traceback" not in response.body
         self.count += 1
         if self.count % 100 == 0:
             assert self._good() == self.expected
-            assert self.near.get("/healthz").status == 200
+            assert self.app.get("/healthz").status == 200
 
 
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[Fuzzed]:
-    teller: TextGenerator = hashing()
-    with InProcess(shelf(teller, limits=LIMITS), LIMITS) as near:
-        found = Fuzzed(near)
+    generator: TextGenerator = hashing()
+    with InProcess(served_models(generator, limits=LIMITS), LIMITS) as app:
+        found = Fuzzed(app)
         yield found
-        scheduler = near.shelf.models["a"].scheduler
+        scheduler = app.served.models["a"].scheduler
         assert (scheduler.running, scheduler.waiting) == (0, 0), "every place is free again"
 
 
@@ -143,7 +143,7 @@ def fuzz(cases: int) -> Any:
 
 def send(fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]) -> None:
     usual = {"content_type": "application/json"}
-    fuzzed.check(fuzzed.near.ask(method, path, body, **{**usual, **more}), method)
+    fuzzed.check(fuzzed.app.request(method, path, body, **{**usual, **more}), method)
 
 
 @pytest.mark.fault("F1", cases=200)
@@ -237,20 +237,20 @@ BY_HAND = {
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with listening(shelf(hashing(), limits=LIMITS), LIMITS) as found:
+    with listening(served_models(hashing(), limits=LIMITS), LIMITS) as found:
         yield found
 
 
 def connect(port: int, sent: bytes) -> socket.socket:
     """A connection over which this was sent, as far as the server took it."""
-    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS)
     with suppress(ConnectionResetError, BrokenPipeError):
         connection.sendall(sent)
     return connection
 
 
 def status_codes(connection: socket.socket) -> list[int]:
-    """Of every answer until the server has closed."""
+    """Of every response until the server has closed."""
     heard = b""
     with connection, suppress(ConnectionResetError):
         while part := connection.recv(65536):
@@ -262,7 +262,7 @@ def status_codes(connection: socket.socket) -> list[int]:
 def test_invalid_requests_are_refused_or_disconnected() -> None:
     limits = Limits(max_tokens=8, receive_timeout_seconds=0.5)
     good = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
-    with listening(shelf(hashing(), limits=limits), limits) as port, ExitStack() as open_ones:
+    with listening(served_models(hashing(), limits=limits), limits) as port, ExitStack() as open_ones:
         opened = {what: open_ones.enter_context(connect(port, sent)) for what, sent in BY_HAND.items()}
         assert status_codes(sent_within(limits.receive_timeout_seconds, port, good)) == [200]
         for what, connection in opened.items():

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from fabella.server.served_models import ServedModels
-from tests.server.stubs import PATIENCE, connect, hashing, listening, shelf
-from tests.server.test_completions import Places, read_all, request
+from tests.server.stubs import TIMEOUT_SECONDS, connect, hashing, listening, served_models
+from tests.server.test_completions import SchedulerProbe, read_all, request
 
 GOOD = {"prompt": "Once", "max_tokens": 6}
 PAGE = resource.getpagesize()
@@ -29,7 +29,7 @@ def mixed(port: int, models: ServedModels, rounds: int) -> int:
             connection.recv(100)
         with connect(port) as connection:
             connection.sendall(request(GOOD)[:40])
-    Places(models).wait_for(0)
+    SchedulerProbe(models).wait_for_jobs(0)
     return 7 * rounds
 
 
@@ -41,14 +41,14 @@ def resources() -> dict[str, int]:
 
 def growth(rounds: int, *, bytes_a_request: int) -> None:
     """Warm up, then look before and after."""
-    models = shelf(hashing())
+    models = served_models(hashing())
     with listening(models) as port:
         mixed(port, models, 15)
         before, memory = resources(), psutil.Process().memory_info().rss
         asked = mixed(port, models, rounds)
         grown = psutil.Process().memory_info().rss - memory
         look = threading.Event()
-        for _ in range(int(PATIENCE / 0.01)):
+        for _ in range(int(TIMEOUT_SECONDS / 0.01)):
             if all(value <= before[name] + 2 for name, value in resources().items()):
                 break
             look.wait(0.01)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome-headless-shell")
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 """Seconds after which a page is called hung; a busy machine needs a few to start a browser."""
 _FLAGS = (
     "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
@@ -52,8 +52,8 @@ class PageError(Exception):
 class Browser:
     """One process; a test opens a ``Page`` in its tab."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", commands: int, answers: int) -> None:
-        self._process, self._commands, self._answers = process, commands, answers
+    def __init__(self, process: "subprocess.Popen[bytes]", commands: int, responses: int) -> None:
+        self._process, self._commands, self._answers = process, commands, responses
         self._held = b""
         self._last = 0
         self._session = ""
@@ -69,15 +69,15 @@ class Browser:
         while left:
             left = left[os.write(self._commands, left) :]
         while True:
-            answer = self._next()
-            if answer.get("id") == self._last:
-                if "error" in answer:
+            response = self._next()
+            if response.get("id") == self._last:
+                if "error" in response:
                     raise PageError(f"{method}: {answer['error']['message']}")
-                return answer["result"]
+                return response["result"]
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._held:
-            ready, _, _ = select.select([self._answers], [], [], PATIENCE)
+            ready, _, _ = select.select([self._answers], [], [], TIMEOUT_SECONDS)
             if not ready:
                 raise PageError(f"the browser has said nothing for {PATIENCE:g} s")
             read = os.read(self._answers, 1 << 20)
@@ -123,7 +123,7 @@ class Browser:
         os.close(self._commands)
         os.close(self._answers)
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -260,7 +260,7 @@ def _complains(method: str, parameters: dict[str, Any]) -> bool:
 def started(program: str, profile: Path) -> Iterator[Browser]:
     """A browser with a profile folder of its own."""
     read_commands, commands = os.pipe()
-    answers, write_answers = os.pipe()
+    responses, write_answers = os.pipe()
     # Away from 3 and 4, which the launcher overwrites.
     inherited = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in (read_commands, write_answers)]
     launch = [sys.executable, "-IS", "-c", _LAUNCHER, *map(str, inherited), program]
@@ -270,7 +270,7 @@ def started(program: str, profile: Path) -> Iterator[Browser]:
     )  # fmt: skip
     for one in (read_commands, write_answers, *inherited):
         os.close(one)
-    browser = Browser(process, commands, answers)
+    browser = Browser(process, commands, responses)
     try:
         yield browser
     finally:

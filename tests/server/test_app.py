@@ -1,4 +1,4 @@
-"""OpenAI's own client works unchanged; every answer keeps its shape."""
+"""OpenAI's own client works unchanged; every response keeps its format."""
 
 import itertools
 import json
@@ -11,43 +11,43 @@ import pytest
 from openai import OpenAI
 
 from fabella.server.limits import Limits
-from tests.server.stubs import InProcess, hashing, listening, saying, saying_words, shelf, texts
+from tests.server.stubs import InProcess, hashing, listening, saying, saying_words, served_models, texts
 
 STORY = "Once there was a naïve 🐉, and “hello” it said.\n\nIt was happy."
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[OpenAI]:
-    """Of a server with a model that says something else after every prompt, and one that always tells STORY."""
+    """Client of a server with a model that depends on the prompt and one that always generates STORY."""
     with (
-        listening(shelf(hashing(), saying(STORY, prompt=2))) as port,
-        OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0) as found,
+        listening(served_models(hashing(), saying(STORY, prompt=2))) as port,
+        OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0) as client,
     ):
-        yield found
+        yield client
 
 
 @pytest.fixture(scope="module")
-def near() -> Iterator[InProcess]:
-    with InProcess(shelf(hashing(), saying(STORY, prompt=2))) as found:
-        yield found
+def app() -> Iterator[InProcess]:
+    with InProcess(served_models(hashing(), saying(STORY, prompt=2))) as app:
+        yield app
 
 
-def test_models_are_listed_and_found(client: OpenAI) -> None:
+def test_models_are_listed_and_retrieved(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["a", "b"]
     assert client.models.retrieve("b").owned_by == "fabella"
-    with pytest.raises(openai.NotFoundError, match="There is no model 'c'"):
+    with pytest.raises(openai.NotFoundError, match="Unknown model 'c'"):
         client.models.retrieve("c")
 
 
-def test_a_completion_is_the_story(client: OpenAI) -> None:
-    answer = client.completions.create(model="b", prompt="Hi", max_tokens=200)
-    assert answer.choices[0].text == STORY
-    assert answer.choices[0].finish_reason == "stop"
-    assert answer.usage
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, len(STORY.encode()))
+def test_a_completion_returns_the_generated_text(client: OpenAI) -> None:
+    response = client.completions.create(model="b", prompt="Hi", max_tokens=200)
+    assert response.choices[0].text == STORY
+    assert response.choices[0].finish_reason == "stop"
+    assert response.usage
+    assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (2, len(STORY.encode()))
 
 
-def test_a_stream_joined_is_the_story_in_whole_characters(client: OpenAI) -> None:
+def test_a_joined_stream_is_the_generated_text(client: OpenAI) -> None:
     stream = client.completions.create(
         model="b", prompt="Hi", max_tokens=200, stream=True, stream_options={"include_usage": True}
     )
@@ -58,14 +58,14 @@ def test_a_stream_joined_is_the_story_in_whole_characters(client: OpenAI) -> Non
     assert chunks[-1].usage.completion_tokens == len(STORY.encode())
 
 
-def test_a_chat_goes_on_after_its_messages(client: OpenAI) -> None:
-    """The plain template: the prompt is the messages, with an empty line between."""
-    answer = client.chat.completions.create(
+def test_a_chat_continues_its_messages(client: OpenAI) -> None:
+    """The prompt is the messages, joined by empty lines."""
+    response = client.chat.completions.create(
         model="a", messages=[{"role": "user", "content": "One"}, {"role": "assistant", "content": "two"}], seed=4
     )
     plain = client.completions.create(model="a", prompt="One\n\ntwo", max_tokens=200, seed=4)
-    assert answer.choices[0].message.content == plain.choices[0].text
-    assert answer.choices[0].message.role == "assistant"
+    assert response.choices[0].message.content == plain.choices[0].text
+    assert response.choices[0].message.role == "assistant"
 
 
 def test_a_chat_streams(client: OpenAI) -> None:
@@ -77,28 +77,28 @@ def test_a_chat_streams(client: OpenAI) -> None:
     assert "".join(delta.content or "" for delta in deltas) == STORY
 
 
-def test_the_same_seed_tells_the_same_and_another_another(client: OpenAI) -> None:
-    def told(seed: int) -> list[str]:
-        answer = client.completions.create(model="a", prompt="Once", seed=seed, n=3, max_tokens=30, temperature=1)
-        return [choice.text for choice in answer.choices]
+def test_the_seed_determines_the_completions(client: OpenAI) -> None:
+    def completions(seed: int) -> list[str]:
+        response = client.completions.create(model="a", prompt="Once", seed=seed, n=3, max_tokens=30, temperature=1)
+        return [choice.text for choice in response.choices]
 
-    assert told(1) == told(1)
-    assert told(1) != told(2)
-    assert len(set(told(1))) == 3
+    assert completions(1) == completions(1)
+    assert completions(1) != completions(2)
+    assert len(set(completions(1))) == 3
 
 
-def test_a_stop_string_ends_a_text_and_is_no_part_of_it(client: OpenAI) -> None:
-    answer = client.completions.create(model="b", prompt="Hi", stop=["hello", "happy"], max_tokens=200, logprobs=0)
+def test_a_stop_sequence_ends_the_completion_and_is_not_part_of_it(client: OpenAI) -> None:
+    response = client.completions.create(model="b", prompt="Hi", stop=["hello", "happy"], max_tokens=200, logprobs=0)
     before = STORY.split("hello")[0]
-    assert answer.choices[0].text == before
-    assert answer.choices[0].finish_reason == "stop"
-    assert answer.choices[0].logprobs
-    assert len(answer.choices[0].logprobs.tokens or []) == len(before.encode())
+    assert response.choices[0].text == before
+    assert response.choices[0].finish_reason == "stop"
+    assert response.choices[0].logprobs
+    assert len(response.choices[0].logprobs.tokens or []) == len(before.encode())
 
 
 def test_log_probabilities_are_those_of_the_model(client: OpenAI) -> None:
-    answer = client.completions.create(model="a", prompt="Once", logprobs=5, max_tokens=20, temperature=0, seed=1)
-    given = answer.choices[0].logprobs
+    response = client.completions.create(model="a", prompt="Once", logprobs=5, max_tokens=20, temperature=0, seed=1)
+    given = response.choices[0].logprobs
     assert given
     assert given.tokens
     assert given.token_logprobs
@@ -107,22 +107,22 @@ def test_log_probabilities_are_those_of_the_model(client: OpenAI) -> None:
     for value, best in zip(given.token_logprobs, given.top_logprobs, strict=True):
         assert value is not None
         assert best
-        assert value == max(best.values())  # greedy: the likeliest was taken
-        assert sum(math.exp(one) for one in best.values()) <= 1.0 + 1e-6
+        assert value == max(best.values())  # greedy: the most likely token was taken
+        assert sum(math.exp(value) for value in best.values()) <= 1.0 + 1e-6
     assert given.text_offset == sorted(given.text_offset)
 
 
-def test_log_probabilities_of_a_chat_name_their_bytes(client: OpenAI) -> None:
-    answer = client.chat.completions.create(
+def test_log_probabilities_of_a_chat_contain_the_bytes_of_tokens(client: OpenAI) -> None:
+    response = client.chat.completions.create(
         model="b", messages=[{"role": "user", "content": "Hi"}], logprobs=True, top_logprobs=2, max_tokens=200
     )
-    content = answer.choices[0].logprobs and answer.choices[0].logprobs.content
+    content = response.choices[0].logprobs and response.choices[0].logprobs.content
     assert content
     assert bytes(byte for token in content for byte in token.bytes or []).decode() == STORY
     assert all(len(token.top_logprobs) == 2 for token in content)
 
 
-def test_errors_are_those_of_the_client(client: OpenAI) -> None:
+def test_errors_have_the_format_of_openai(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="max_tokens must be at least 1") as caught:
         client.completions.create(model="a", prompt="Once", max_tokens=0)
     assert caught.value.param == "max_tokens"
@@ -130,28 +130,28 @@ def test_errors_are_those_of_the_client(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-def test_a_stream_says_what_the_whole_answer_says(near: InProcess, path: str) -> None:
+def test_a_stream_and_a_whole_response_are_equal(app: InProcess, path: str) -> None:
     body = {"model": "a", "n": 3, "seed": 5, "max_tokens": 40, "temperature": 1.3, "stop": ["e", "é"]}
     body |= {"prompt": "Once"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "Once"}]}
-    whole = near.post(path, body).json["choices"]
-    told = [choice["text"] if "text" in choice else choice["message"]["content"] for choice in whole]
-    assert texts(near.post(path, {**body, "stream": True}).events) == dict(enumerate(told))
+    whole = app.post(path, body).json["choices"]
+    generated = [choice["text"] if "text" in choice else choice["message"]["content"] for choice in whole]
+    assert texts(app.post(path, {**body, "stream": True}).events) == dict(enumerate(generated))
 
 
-def test_several_prompts_are_answered_in_their_order(near: InProcess) -> None:
+def test_several_prompts_are_answered_in_order(app: InProcess) -> None:
     body = {"model": "a", "seed": 5, "max_tokens": 10}
-    both = near.post("/v1/completions", {**body, "prompt": ["Once", [79, 110]], "n": 2}).json["choices"]
-    first = near.post("/v1/completions", {**body, "prompt": "Once", "n": 2}).json["choices"]
-    second = near.post("/v1/completions", {**body, "prompt": "On", "n": 2}).json["choices"]
-    assert [one["index"] for one in both] == [0, 1, 2, 3]
-    assert [one["text"] for one in both] == [one["text"] for one in first + second]
+    both = app.post("/v1/completions", {**body, "prompt": ["Once", [79, 110]], "n": 2}).json["choices"]
+    first = app.post("/v1/completions", {**body, "prompt": "Once", "n": 2}).json["choices"]
+    second = app.post("/v1/completions", {**body, "prompt": "On", "n": 2}).json["choices"]
+    assert [choice["index"] for choice in both] == [0, 1, 2, 3]
+    assert [choice["text"] for choice in both] == [choice["text"] for choice in first + second]
 
 
-def test_a_long_prompt_is_cut_where_it_may_be(near: InProcess) -> None:
-    told = near.post("/v1/completions", {"prompt": "x" * 500 + "Once", "truncate_prompt_tokens": 4, "seed": 1}).json
-    short = near.post("/v1/completions", {"prompt": "Once", "seed": 1}).json
-    assert told["choices"][0]["text"] == short["choices"][0]["text"]
-    assert told["usage"]["prompt_tokens"] == 4
+def test_a_long_prompt_is_truncated_on_request(app: InProcess) -> None:
+    generated = app.post("/v1/completions", {"prompt": "x" * 500 + "Once", "truncate_prompt_tokens": 4, "seed": 1}).json
+    short = app.post("/v1/completions", {"prompt": "Once", "seed": 1}).json
+    assert generated["choices"][0]["text"] == short["choices"][0]["text"]
+    assert generated["usage"]["prompt_tokens"] == 4
 
 
 @pytest.mark.parametrize(
@@ -160,51 +160,53 @@ def test_a_long_prompt_is_cut_where_it_may_be(near: InProcess) -> None:
      ("GET", "/page/../app.py", 404), ("GET", "/page/%2e%2e/app.py", 404),
      ("GET", "/page/", 404), ("GET", "/v1/models/../../etc/passwd", 404)],
 )  # fmt: skip
-def test_other_addresses_are_refused_in_the_same_shape(near: InProcess, method: str, path: str, status: int) -> None:
-    answer = near.ask(method, path, b"")
-    assert answer.status == status
-    assert set(answer.error) == {"message", "type", "param", "code"}
+def test_unknown_paths_and_methods_get_an_error_in_the_same_format(
+    app: InProcess, method: str, path: str, status: int
+) -> None:
+    response = app.request(method, path, b"")
+    assert response.status == status
+    assert set(response.error) == {"message", "type", "param", "code"}
 
 
-def test_health_and_numbers(near: InProcess) -> None:
-    assert near.get("/healthz").json == {"status": "ok"}
-    before = near.get("/metrics").body.decode()
-    near.post("/v1/completions", {"model": "a", "prompt": "Once", "max_tokens": 7})
-    after = near.get("/metrics").body.decode()
+def test_health_and_metrics(app: InProcess) -> None:
+    assert app.get("/healthz").json == {"status": "ok"}
+    before = app.get("/metrics").body.decode()
+    app.post("/v1/completions", {"model": "a", "prompt": "Once", "max_tokens": 7})
+    after = app.get("/metrics").body.decode()
 
     def value(text: str, name: str) -> float:
         return next(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
 
-    for name, more in [('fabella_tokens_total{model="a"}', 7), ("fabella_prompt_tokens_total", 4)]:
+    for name, more in [('fabella_generation_tokens_total{model="a"}', 7), ("fabella_prompt_tokens_total", 4)]:
         assert value(after, name) - value(before, name) == more
-    assert value(after, 'fabella_running{model="a"}') == 0
-    assert 'fabella_answers_total{route="/v1/completions",status="200"}' in after
+    assert value(after, 'fabella_num_requests_running{model="a"}') == 0
+    assert 'fabella_requests_total{route="/v1/completions",status="200"}' in after
 
 
-# Every line end that some parser knows, the words of the protocol itself, markup, and bytes that are no text.
+# Every line end that some parser knows, keywords of the protocol, markup, and invalid UTF-8.
 WORDS = ["\n", "\r", "\r\n", "\n\n", "data: ", "data: [DONE]\n\n", "\u2028", "\u2029", "\x85", "\x00", "\x0b", '"',
          "\\", "</script>", "🐉", "event: x\n", ": ", "\ufeff", "é", "\x1b[2J"]  # fmt: skip
 AWKWARD = [*(word.encode() for word in WORDS), b"\xf0\x9f", b"\x90\x89", b"\xe2\x80", b"\xa8"]
 
 
 @pytest.mark.fault("F22", cases=1000)
-def test_whatever_a_model_says_is_framed_so_that_clients_read_it() -> None:
+def test_any_generated_text_is_framed_so_that_clients_can_read_it() -> None:
     chance, everyone = random.Random(1), range(len(AWKWARD))
     pairs = list(itertools.product(everyone, everyone))
     longer = [chance.choices(everyone, k=chance.randrange(3, 12)) for _ in range(1000 - len(pairs))]
-    teller, say = saying_words(AWKWARD)
-    with InProcess(shelf(teller)) as near:
+    generator, set_words = saying_words(AWKWARD)
+    with InProcess(served_models(generator)) as app:
         for numbers in [*pairs, *longer]:
-            say(numbers)
-            whole = near.post("/v1/completions", {"prompt": "Hi"}).json["choices"][0]["text"]
-            streamed = near.post("/v1/completions", {"prompt": "Hi", "stream": True})
+            set_words(numbers)
+            whole = app.post("/v1/completions", {"prompt": "Hi"}).json["choices"][0]["text"]
+            streamed = app.post("/v1/completions", {"prompt": "Hi", "stream": True})
             assert whole == b"".join(AWKWARD[number] for number in numbers).decode(errors="replace")
             assert texts(streamed.events) == {0: whole}
-            for line in streamed.body.decode().splitlines():  # at more line ends than the format has
+            for line in streamed.body.decode().splitlines():  # splits at more line ends than the format has
                 assert not line or line == "data: [DONE]" or json.loads(line.removeprefix("data: "))["choices"]
 
 
-def test_limits_are_named_in_what_the_models_say() -> None:
-    with InProcess(shelf(hashing(endless=False), limits=Limits(max_tokens=9))) as near:
-        facts = near.get("/v1/models").json["data"][0]["fabella"]
+def test_models_report_their_limits() -> None:
+    with InProcess(served_models(hashing(endless=False), limits=Limits(max_tokens=9))) as app:
+        facts = app.get("/v1/models").json["data"][0]["fabella"]
         assert (facts["max_tokens"], facts["prompt_tokens"]) == (9, 63)

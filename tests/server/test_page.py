@@ -9,7 +9,7 @@ import pytest
 from fabella.server.limits import Limits
 from fabella.server.served_models import ServedModel, ServedModels
 from tests.server.chromium import CONTROL, SHIFT, Browser, Page, find, started
-from tests.server.stubs import Gated, listening, saying, shelf, spelling
+from tests.server.stubs import Gated, listening, saying, served_models, spelling
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,9 +51,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[str]:
+def running_server() -> Iterator[str]:
     """Model a spells something else after every prompt, b always tells STORY after two tokens."""
-    with listening(shelf(spelling(), saying(STORY, prompt=2), limits=SHORT), SHORT) as port:
+    with listening(served_models(spelling(), saying(STORY, prompt=2), limits=SHORT), SHORT) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -74,24 +74,24 @@ def begin(page: Page, beginning: str, model: str = "a") -> None:
     page.type(beginning)
 
 
-def told(page: Page, number: int = 0) -> str:
+def generated(page: Page, number: int = 0) -> str:
     """The story of a sheet, beginning and all."""
     page.wait(TOLD)
     return page.run(f"document.querySelectorAll('.story')[{number}].textContent")
 
 
-def test_a_beginning_is_told_to_its_end(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_a_beginning_is_told_to_its_end(browser: Browser, running_server: str) -> None:
+    with at(browser, running_server) as page:
         begin(page, "Hi", "b")
         page.click("#tell")
-        assert told(page) == "Hi" + STORY
+        assert generated(page) == "Hi" + STORY
         assert page.text("#status").startswith(f"{len(STORY.encode())} tokens, ")
         assert "told to its end" in page.text("#status")
 
 
 def test_it_is_heard_while_it_comes_and_can_be_stopped_and_told_on(browser: Browser) -> None:
     model = Gated()
-    models = shelf(model.teller())
+    models = served_models(model.generator())
     with listening(models) as port, at(browser, f"http://127.0.0.1:{port}/") as page:
         page.click("#tell")
         for count in (1, 2, 3):
@@ -108,37 +108,39 @@ def test_it_is_heard_while_it_comes_and_can_be_stopped_and_told_on(browser: Brow
         page.wait(
             "document.querySelector('#stop').disabled && /Tell on/.test(document.querySelector('#status').textContent)"
         )
-        assert told(page).startswith(heard)
-        assert len(told(page)) > len(heard)
+        assert generated(page).startswith(heard)
+        assert len(generated(page)) > len(heard)
         assert (scheduler.running, scheduler.waiting) == (0, 0)
         assert page.run("document.querySelectorAll('.versions button').length") == 0, "the story went on where it was"
 
 
-def test_a_word_is_told_anew_and_the_branch_before_stays(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_a_word_is_told_anew_and_the_branch_before_stays(browser: Browser, running_server: str) -> None:
+    with at(browser, running_server) as page:
         page.click("#tell")
-        first = told(page)
+        first = generated(page)
         words = page.run(WORDS)
         page.click(".word", 6)
         page.click("#reroll")
         page.wait(
             "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
         )
-        second = told(page)
+        second = generated(page)
         kept = first[: first.index("".join(words[:3]))] + "".join(words[:3])
         assert second != first
         assert second.startswith(kept)
         page.click(".versions button", 0)
-        assert told(page) == first
+        assert generated(page) == first
         page.click(".versions button", 1)
-        assert told(page) == second
+        assert generated(page) == second
         assert page.run("document.querySelector('.versions [aria-current=true]').textContent").startswith("2, from ")
 
 
-def test_what_else_could_have_come_is_shown_beside_a_word_and_can_be_chosen(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_what_else_could_have_come_is_shown_beside_a_word_and_can_be_chosen(
+    browser: Browser, running_server: str
+) -> None:
+    with at(browser, running_server) as page:
         page.click("#tell")
-        told(page)
+        generated(page)
         page.point(".word", 4)
         assert not page.run("document.querySelector('#word').hidden")
         assert re.match(r"“.+”: [\d.]+ %", page.text("#word-likely"))
@@ -161,29 +163,29 @@ def test_what_else_could_have_come_is_shown_beside_a_word_and_can_be_chosen(brow
         assert page.run("document.querySelector('#word').hidden")
 
 
-def test_two_sheets_tell_the_same_beginning_from_the_same_seed(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_two_sheets_tell_the_same_beginning_from_the_same_seed(browser: Browser, running_server: str) -> None:
+    with at(browser, running_server) as page:
         page.click("#compare")
         page.run("document.querySelectorAll('.sheet select')[1].value = 'a'")
         page.click("#tell")
-        assert told(page, 0) == told(page, 1)
+        assert generated(page, 0) == generated(page, 1)
         page.run("document.querySelectorAll('.sheet select')[1].value = 'b'")
         begin(page, "Hi")
         page.click("#tell")
-        assert told(page, 0) != told(page, 1) == "Hi" + STORY
+        assert generated(page, 0) != generated(page, 1) == "Hi" + STORY
         boxes = page.run("[...document.querySelectorAll('.sheet')].map((one) => one.getBoundingClientRect().top)")
         assert boxes[0] == boxes[1], "side by side"
         page.click("#compare")
         assert page.run("document.querySelectorAll('.sheet').length") == 1
 
 
-def test_text_and_link_are_copied_and_the_link_brings_the_story_back(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_text_and_link_are_copied_and_the_link_brings_the_story_back(browser: Browser, running_server: str) -> None:
+    with at(browser, running_server) as page:
         page.click("#compare")
         page.run("document.querySelector('#temperature').value = 0.35")
         begin(page, "Hi")
         page.click("#tell")
-        both = [told(page, 0), told(page, 1)]
+        both = [generated(page, 0), generated(page, 1)]
         page.click("#copy")
         page.wait("document.querySelector('#status').textContent === 'The text copied.'")
         assert page.run("navigator.clipboard.readText()") == "\n\n---\n\n".join(both)
@@ -197,7 +199,7 @@ def test_text_and_link_are_copied_and_the_link_brings_the_story_back(browser: Br
         page.click(".word", 2)
         page.click("#reroll")
         page.wait("document.querySelector('.versions button')")
-        told(page)
+        generated(page)
     for damaged in (link[:-9], f"{house}#AAAA", f"{house}#%"):
         with at(browser, damaged) as page:
             assert "The link is damaged" in page.text("#status")
@@ -208,7 +210,10 @@ def test_whatever_a_model_says_is_text_and_nothing_else(browser: Browser) -> Non
     said = " ".join(PAYLOADS)
     name = "<img src=x onerror=hacked=1>"
     models = ServedModels(
-        [ServedModel(name, saying(said, prompt=2), Limits(max_tokens=20_000)), *shelf(spelling()).models.values()]
+        [
+            ServedModel(name, saying(said, prompt=2), Limits(max_tokens=20_000)),
+            *served_models(spelling()).models.values(),
+        ]
     )
     with listening(models) as port, at(browser, f"http://127.0.0.1:{port}/", but="404") as page:
         elements = (
@@ -218,7 +223,7 @@ def test_whatever_a_model_says_is_text_and_nothing_else(browser: Browser) -> Non
         page.run("document.querySelector('#beginning').select()")
         page.type("Hi")
         page.click("#tell")
-        assert told(page) == "Hi" + said
+        assert generated(page) == "Hi" + said
         page.click(".word", said.index("<img"))
         assert page.run(elements) == "BUTTON,LI,P,SMALL,SPAN,UL"
         assert page.run("document.querySelector('.sheet select').selectedOptions[0].textContent") == name
@@ -234,11 +239,11 @@ def test_whatever_a_model_says_is_text_and_nothing_else(browser: Browser) -> Non
         assert page.run("window.hacked === undefined && document.scripts.length === 1")
 
 
-def test_the_keyboard_is_enough(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_the_keyboard_is_enough(browser: Browser, running_server: str) -> None:
+    with at(browser, running_server) as page:
         page.run("document.querySelector('#beginning').focus()")
         page.press("Enter", CONTROL)
-        first = told(page)
+        first = generated(page)
         for _ in range(30):
             if page.run("document.activeElement.className") == "story":
                 break
@@ -260,7 +265,7 @@ def test_the_keyboard_is_enough(browser: Browser, house: str) -> None:
         page.wait(
             "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
         )
-        assert told(page) != first
+        assert generated(page) != first
         assert page.run("document.activeElement.className") == "story", "the focus is not lost"
         page.press("Tab", SHIFT)
         assert page.run("document.activeElement.tagName") == "SELECT"
@@ -268,10 +273,10 @@ def test_the_keyboard_is_enough(browser: Browser, house: str) -> None:
         assert page.run("document.querySelector('#word').hidden")
 
 
-def test_everything_that_can_be_used_has_a_name(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_everything_that_can_be_used_has_a_name(browser: Browser, running_server: str) -> None:
+    with at(browser, running_server) as page:
         page.click("#tell")
-        told(page)
+        generated(page)
         page.click(".word", 3)
         page.run("document.querySelector('details').open = true")
         nodes = page.ask("Accessibility.getFullAXTree")["nodes"]
@@ -283,12 +288,12 @@ def test_everything_that_can_be_used_has_a_name(browser: Browser, house: str) ->
 
 
 @pytest.mark.parametrize("width", [320, 375])
-def test_on_a_phone_the_story_stays_in_view(browser: Browser, house: str, width: int) -> None:
-    with at(browser, house, width=width, phone=True) as page:
+def test_on_a_phone_the_story_stays_in_view(browser: Browser, running_server: str, width: int) -> None:
+    with at(browser, running_server, width=width, phone=True) as page:
         wide = "document.documentElement.scrollWidth"
         assert page.run(wide) <= width
         page.tap("#tell")
-        told(page)
+        generated(page)
         page.tap("summary")
         page.tap("#compare")
         assert page.run(wide) <= width
@@ -311,8 +316,8 @@ def test_on_a_phone_the_story_stays_in_view(browser: Browser, house: str, width:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_colour_can_be_read(browser: Browser, house: str, dark: bool) -> None:
-    with at(browser, house, dark=dark) as page:
+def test_every_colour_can_be_read(browser: Browser, running_server: str, dark: bool) -> None:
+    with at(browser, running_server, dark=dark) as page:
         value = "getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
         colours = page.run(f"Object.fromEntries({COLOURS}.map((name) => [name, {value}]))")
     assert (_light(colours["paper"]) < 0.1) == dark
@@ -324,7 +329,7 @@ def test_every_colour_can_be_read(browser: Browser, house: str, dark: bool) -> N
 
 def test_a_server_with_a_key_is_unlocked_on_the_page(browser: Browser) -> None:
     key = "correct-horse-battery-staple"
-    with listening(shelf(spelling()), key=key) as port:
+    with listening(served_models(spelling()), key=key) as port:
         page = browser.open(f"http://127.0.0.1:{port}/")
         for attempt in ("wrong", key):
             page.wait("document.querySelector('dialog[open]')")
@@ -333,11 +338,11 @@ def test_a_server_with_a_key_is_unlocked_on_the_page(browser: Browser) -> None:
             page.press("Enter")
         page.wait("document.body.dataset.ready")
         page.click("#tell")
-        assert told(page)
+        assert generated(page)
 
 
 def test_a_server_that_is_gone_is_told_in_plain_words(browser: Browser) -> None:
-    with listening(shelf(spelling())) as port:
+    with listening(served_models(spelling())) as port:
         page = browser.open(f"http://127.0.0.1:{port}/")
     page.click("#tell")
     page.wait("document.querySelector('#status.failed')")
@@ -345,8 +350,8 @@ def test_a_server_that_is_gone_is_told_in_plain_words(browser: Browser) -> None:
     assert not page.run("document.querySelector('#tell').disabled")
 
 
-def test_settings_out_of_bounds_are_named_before_anything_is_asked(browser: Browser, house: str) -> None:
-    with at(browser, house) as page:
+def test_settings_out_of_bounds_are_named_before_anything_is_asked(browser: Browser, running_server: str) -> None:
+    with at(browser, running_server) as page:
         page.click("summary")
         page.run("document.querySelector('#length').value = 0")
         page.click("#tell")

@@ -1,4 +1,4 @@
-"""A newer checkpoint without a pause; a bad one changes nothing."""
+"""A newer checkpoint is served without downtime; a damaged one changes nothing."""
 
 import shutil
 import threading
@@ -9,9 +9,9 @@ import pytest
 
 from fabella.server.served_models import ServedModels, load
 from tests.generation import tiny_run
-from tests.server.stubs import SMALL, InProcess, shelf, spelling, until
+from tests.server.stubs import SMALL, InProcess, served_models, spelling, until
 
-ASKED = {"prompt": "Once", "max_tokens": 12, "seed": 1, "logprobs": 0}
+REQUEST = {"prompt": "Once", "max_tokens": 12, "seed": 1, "logprobs": 0}
 
 
 @pytest.fixture(scope="module")
@@ -24,30 +24,30 @@ def served(run: Path, tmp_path: Path) -> Iterator[tuple[Path, InProcess]]:
     """A copy of the run, served from its newest checkpoint."""
     copy = tmp_path / "stories"
     shutil.copytree(run, copy, symlinks=True)
-    with InProcess(load([f"{copy}@latest"], device="cpu", limits=SMALL)) as near:
-        yield copy, near
+    with InProcess(load([f"{copy}@latest"], device="cpu", limits=SMALL)) as app:
+        yield copy, app
 
 
-def told(near: InProcess) -> object:
-    return near.post("/v1/completions", ASKED).json["choices"]
+def completion(app: InProcess) -> object:
+    return app.post("/v1/completions", REQUEST).json["choices"]
 
 
-def newer(run: Path, tmp_path: Path) -> None:
-    """Let the run have learned on."""
+def add_checkpoint(run: Path, tmp_path: Path) -> None:
+    """Add a later checkpoint to the run."""
     other = tiny_run.make(tmp_path / "other", steps=(40,), best=40)
     shutil.copytree(other / "checkpoints" / "step-00000040", run / "checkpoints" / "step-00000040")
     (run / "latest").write_bytes((other / "latest").read_bytes())
 
 
-def test_a_newer_checkpoint_takes_over(served: tuple[Path, InProcess], tmp_path: Path) -> None:
-    run, near = served
-    before, old = told(near), near.shelf.find("").scheduler
-    newer(run, tmp_path)
-    answer = near.post("/reload", {"model": "stories"})
-    assert (answer.status, answer.json["fabella"]["step"]) == (200, 40)
-    assert told(near) != before
+def test_a_newer_checkpoint_replaces_the_model(served: tuple[Path, InProcess], tmp_path: Path) -> None:
+    run, app = served
+    before, old = completion(app), app.served.find("").scheduler
+    add_checkpoint(run, tmp_path)
+    response = app.post("/reload", {"model": "stories"})
+    assert (response.status, response.json["fabella"]["step"]) == (200, 40)
+    assert completion(app) != before
     until(lambda: not old.alive, lambda: threading.Event().wait(0.01))
-    assert near.get("/healthz").status == 200
+    assert app.get("/healthz").status == 200
 
 
 def cut(file: str) -> Callable[[Path], object]:
@@ -66,49 +66,49 @@ def flip(file: str) -> Callable[[Path], object]:
 BROKEN: dict[str, Callable[[Path], object]] = {
     "weights cut": cut("model.safetensors"),
     "weights flipped": flip("model.safetensors"),
-    "weights gone": lambda newest: (newest / "model.safetensors").unlink(),
+    "weights missing": lambda newest: (newest / "model.safetensors").unlink(),
     "weights empty": lambda newest: (newest / "model.safetensors").write_bytes(b""),
     "state cut": cut("state.json"),
     "manifest cut": cut("manifest.json"),
-    "manifest gone": lambda newest: (newest / "manifest.json").unlink(),
-    "checkpoint gone": shutil.rmtree,
+    "manifest missing": lambda newest: (newest / "manifest.json").unlink(),
+    "checkpoint missing": shutil.rmtree,
     "config torn": lambda newest: (newest.parents[1] / "config.yaml").write_text("model: {family: nothing"),
-    "tokenizer gone": lambda newest: shutil.rmtree(newest.parents[1] / "tokenizer"),
+    "tokenizer missing": lambda newest: shutil.rmtree(newest.parents[1] / "tokenizer"),
 }
 
 
 @pytest.mark.fault("F26", cases=10)
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_checkpoint_that_cannot_be_read_changes_nothing(
+def test_a_damaged_checkpoint_changes_nothing(
     served: tuple[Path, InProcess], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, near = served
-    before = told(near)
+    run, app = served
+    before = completion(app)
     BROKEN[kind](run / "checkpoints" / "step-00000020")
-    answer = near.post("/reload", {"model": "stories"})
-    assert (answer.status, answer.error["code"]) == (500, "reload_failed")
-    assert str(run) not in answer.body.decode()
-    assert answer.headers["x-request-id"] in capsys.readouterr().err
-    assert told(near) == before
-    assert near.get("/healthz").status == 200
+    response = app.post("/reload", {"model": "stories"})
+    assert (response.status, response.error["code"]) == (500, "reload_failed")
+    assert str(run) not in response.body.decode()
+    assert response.headers["x-request-id"] in capsys.readouterr().err
+    assert completion(app) == before
+    assert app.get("/healthz").status == 200
 
 
-def test_an_older_checkpoint_does_not_take_over(tmp_path: Path) -> None:
+def test_an_older_checkpoint_does_not_replace_the_model(tmp_path: Path) -> None:
     run = tiny_run.make(tmp_path / "stories", steps=(10, 20))
-    with InProcess(load([f"{run}@latest"], device="cpu", limits=SMALL)) as near:
-        before = told(near)
+    with InProcess(load([f"{run}@latest"], device="cpu", limits=SMALL)) as app:
+        before = completion(app)
         (run / "checkpoints" / "step-00000020" / "manifest.json").unlink()
-        answer = near.post("/reload", {})
-        assert (answer.status, answer.error["message"]) == (
-            409, "The newest whole checkpoint is of step 10; the model stays as it was.",
+        response = app.post("/reload", {})
+        assert (response.status, response.error["message"]) == (
+            409, "The newest valid checkpoint is step 10; the served model is unchanged.",
         )  # fmt: skip
-        assert told(near) == before
+        assert completion(app) == before
 
 
-def test_a_model_that_is_no_run_and_one_that_is_not_there() -> None:
-    models: ServedModels = shelf(spelling())
-    with InProcess(models) as near:
-        assert near.post("/reload", {"model": "a"}).status == 500
-        assert near.post("/reload", {"model": "z"}).status == 404
-        assert near.post("/reload", {"modell": "a"}).status == 400
-        assert near.get("/reload").status == 405
+def test_reload_of_a_model_without_a_run_and_of_an_unknown_model() -> None:
+    models: ServedModels = served_models(spelling())
+    with InProcess(models) as app:
+        assert app.post("/reload", {"model": "a"}).status == 500
+        assert app.post("/reload", {"model": "z"}).status == 404
+        assert app.post("/reload", {"modell": "a"}).status == 400
+        assert app.get("/reload").status == 405

@@ -1,4 +1,4 @@
-"""Places, queue and cancelling, step by step; texts do not know their neighbours."""
+"""Batch, queue and cancellation step by step; completions do not depend on the rest of the batch."""
 
 import threading
 from collections.abc import Iterator
@@ -10,158 +10,163 @@ from fabella.errors import NumericsError
 from fabella.generation.continuous_batching import SampledToken, SequenceRequest
 from fabella.generation.generator import TextGenerator
 from fabella.generation.sampling import SamplingParams
-from fabella.server.delta_stream import ActiveCompletion, Delta
-from fabella.server.scheduler import ClosedError, Job, News, QueueFullError, Scheduler
-from tests.server.stubs import PATIENCE, Gated, hashing
+from fabella.server.scheduler import ClosedError, Delta, Events, Job, QueueFullError, Scheduler, ServedCompletion
+from tests.server.stubs import TIMEOUT_SECONDS, Gated, hashing
 
 
 class Listener:
-    """Hears what a scheduler posts, in its thread."""
+    """Collects the events that a scheduler posts from its thread."""
 
     def __init__(self) -> None:
-        self.heard: dict[Job, list[Delta | BaseException]] = {}
+        self.received: dict[Job, list[Delta | BaseException]] = {}
         self.changed = threading.Condition()
 
-    def post(self, news: News) -> None:
+    def post(self, events: Events) -> None:
         with self.changed:
-            for ticket, one in news:
-                self.heard.setdefault(ticket, []).append(one)
+            for job, event in events:
+                self.received.setdefault(job, []).append(event)
             self.changed.notify_all()
 
-    def text(self, ticket: Job) -> str:
-        """What was told, at its end."""
+    def text(self, job: Job) -> str:
+        """Return the completion of a job once it has ended."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self._ended(ticket), PATIENCE), "nothing more is told"
-        return "".join(one.text for one in self.heard[ticket] if isinstance(one, Delta))
+            assert self.changed.wait_for(lambda: self._ended(job), TIMEOUT_SECONDS), "the job does not end"
+        return "".join(event.text for event in self.received[job] if isinstance(event, Delta))
 
-    def error(self, ticket: Job) -> BaseException:
+    def error(self, job: Job) -> BaseException:
         with self.changed:
-            assert self.changed.wait_for(lambda: bool(self.heard.get(ticket)), PATIENCE), "nothing is heard"
-        last = self.heard[ticket][-1]
+            assert self.changed.wait_for(lambda: bool(self.received.get(job)), TIMEOUT_SECONDS), "no event arrives"
+        last = self.received[job][-1]
         assert isinstance(last, BaseException)
         return last
 
-    def _ended(self, ticket: Job) -> bool:
-        heard = self.heard.get(ticket)
-        return bool(heard) and isinstance(heard[-1], Delta) and heard[-1].ended_by is not None
+    def _ended(self, job: Job) -> bool:
+        events = self.received.get(job)
+        return bool(events) and isinstance(events[-1], Delta) and events[-1].finish_reason is not None
 
 
-def ticket(teller: TextGenerator, prompt: str, *, seed: int = 0, row: int = 0, max_tokens: int = 20) -> Job:
-    ids = teller.prepend_eos(teller.tokenizer.encode(prompt))
+def job(generator: TextGenerator, prompt: str, *, seed: int = 0, row: int = 0, max_tokens: int = 20) -> Job:
+    ids = generator.prepend_eos(generator.tokenizer.encode(prompt))
     request = SequenceRequest(ids=ids, sampling=SamplingParams(temperature=1.0, seed=seed), row=row, opening=1)
-    return Job(request, ActiveCompletion(teller.tokenizer, stops=(), max_tokens=max_tokens), lambda _: None)
+    return Job(request, ServedCompletion(generator.tokenizer, stops=(), max_tokens=max_tokens), lambda _: None)
 
 
-def scheduler(teller: TextGenerator, listener: Listener, *, together: int = 2, waiting: int = 100) -> Scheduler:
+def scheduler(
+    generator: TextGenerator, listener: Listener, *, max_batch_size: int = 2, max_queue_size: int = 100
+) -> Scheduler:
     return Scheduler(
-        lambda: teller.slots(together), together=together, waiting=waiting, post=listener.post, name="tested"
-    )
+        lambda: generator.slots(max_batch_size),
+        max_batch_size=max_batch_size,
+        max_queue_size=max_queue_size,
+        post=listener.post,
+        name="test",
+    )  # fmt: skip
 
 
 @pytest.fixture
 def gated() -> Iterator[tuple[Gated, Scheduler, Listener]]:
-    """Two places, and a queue of one; a step only when the gate is opened."""
+    """A batch of two, a queue of one, and a model that steps only when the gate opens."""
     model, listener = Gated(), Listener()
-    found = scheduler(model.teller(), listener, waiting=1)
-    yield model, found, listener
+    gated_scheduler = scheduler(model.generator(), listener, max_queue_size=1)
+    yield model, gated_scheduler, listener
     model.close()
-    found.close()
+    gated_scheduler.close()
 
 
 @pytest.mark.fault("F12", cases=200)
-def test_a_text_is_the_same_alone_and_among_noisy_neighbours() -> None:
-    teller, listener = hashing(), Listener()
+def test_a_completion_does_not_depend_on_the_rest_of_the_batch() -> None:
+    generator, listener = hashing(), Listener()
     random = np.random.default_rng(3)
-    asked = [
+    requests = [
         (f"Prompt {i} " + "x" * int(random.integers(0, 90)), int(random.integers(0, 9)), i % 3) for i in range(200)
     ]
-    alone = [
-        teller.generate(prompt, SamplingParams(temperature=1.0, seed=seed), n=row + 1, max_tokens=5 + row)[
+    expected = [
+        generator.generate(prompt, SamplingParams(temperature=1.0, seed=seed), n=row + 1, max_tokens=5 + row)[
             row
         ].completion
-        for prompt, seed, row in asked
+        for prompt, seed, row in requests
     ]
-    telling = scheduler(teller, listener, together=8, waiting=200)
-    tickets = [ticket(teller, prompt, seed=seed, row=row, max_tokens=5 + row) for prompt, seed, row in asked]
-    for one in tickets:
-        telling.submit([one])
-    assert [listener.text(one) for one in tickets] == alone
-    telling.close()
+    decoding = scheduler(generator, listener, max_batch_size=8, max_queue_size=200)
+    jobs = [job(generator, prompt, seed=seed, row=row, max_tokens=5 + row) for prompt, seed, row in requests]
+    for queued in jobs:
+        decoding.submit([queued])
+    assert [listener.text(queued) for queued in jobs] == expected
+    decoding.close()
 
 
-def test_more_than_places_and_queue_is_refused_as_a_whole(gated: tuple[Gated, Scheduler, Listener]) -> None:
-    model, telling, _ = gated
-    teller = model.teller()
-    telling.submit([ticket(teller, "a"), ticket(teller, "b")])
+def test_jobs_that_do_not_fit_the_queue_are_refused_together(gated: tuple[Gated, Scheduler, Listener]) -> None:
+    model, decoding, _ = gated
+    generator = model.generator()
+    decoding.submit([job(generator, "a"), job(generator, "b")])
     with pytest.raises(QueueFullError) as caught:
-        telling.submit([ticket(teller, "c"), ticket(teller, "d")])
+        decoding.submit([job(generator, "c"), job(generator, "d")])
     assert 1 <= caught.value.seconds <= 60
-    telling.submit([ticket(teller, "c")])
+    decoding.submit([job(generator, "c")])
     with pytest.raises(QueueFullError):
-        telling.submit([ticket(teller, "d")])
+        decoding.submit([job(generator, "d")])
 
 
-def test_a_cancelled_text_leaves_its_place_to_the_next(gated: tuple[Gated, Scheduler, Listener]) -> None:
-    model, telling, listener = gated
-    teller = model.teller()
-    first, second, third = (ticket(teller, prompt, max_tokens=10**6) for prompt in "abc")
-    telling.submit([first, second])
-    telling.submit([third])
-    telling.cancel([first])
-    third.told = ActiveCompletion(teller.tokenizer, stops=(), max_tokens=3)
+def test_a_cancelled_job_frees_its_row_for_the_next_one(gated: tuple[Gated, Scheduler, Listener]) -> None:
+    model, decoding, listener = gated
+    generator = model.generator()
+    first, second, third = (job(generator, prompt, max_tokens=10**6) for prompt in "abc")
+    decoding.submit([first, second])
+    decoding.submit([third])
+    decoding.cancel([first])
+    third.completion = ServedCompletion(generator.tokenizer, stops=(), max_tokens=3)
     model.close()
-    assert len(listener.text(third).encode()) >= 3  # it was told to its end, which it had no place for before
-    telling.cancel([second])
+    assert len(listener.text(third).encode()) >= 3  # it ran to its end, for which there was no row before
+    decoding.cancel([second])
 
 
-def test_a_text_that_waits_can_be_cancelled(gated: tuple[Gated, Scheduler, Listener]) -> None:
-    model, telling, listener = gated
-    teller = model.teller()
-    running = [ticket(teller, "a"), ticket(teller, "b")]
-    telling.submit(running)
-    waiting = ticket(teller, "c")
-    telling.submit([waiting])
-    telling.cancel([waiting])
+def test_a_queued_job_can_be_cancelled(gated: tuple[Gated, Scheduler, Listener]) -> None:
+    model, decoding, listener = gated
+    generator = model.generator()
+    running = [job(generator, "a"), job(generator, "b")]
+    decoding.submit(running)
+    queued = job(generator, "c")
+    decoding.submit([queued])
+    decoding.cancel([queued])
     model.close()
-    for one in running:
-        listener.text(one)
-    assert waiting not in listener.heard
+    for active in running:
+        listener.text(active)
+    assert queued not in listener.received
 
 
 @pytest.mark.fault("F15", cases=20)
 @pytest.mark.parametrize(
-    "error", [NumericsError("no numbers"), RuntimeError("out of memory"), MemoryError(), IndexError()]
+    "error", [NumericsError("logits are not finite"), RuntimeError("out of memory"), MemoryError(), IndexError()]
 )
-def test_a_failing_step_fails_its_texts_and_the_next_are_told(
+def test_a_failing_step_fails_its_jobs_and_later_ones_succeed(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teller, listener = hashing(), Listener()
-    telling = scheduler(teller, listener)
-    expected = teller.generate("Once", SamplingParams(temperature=1.0), max_tokens=20)[0].completion
+    generator, listener = hashing(), Listener()
+    decoding = scheduler(generator, listener)
+    expected = generator.generate("Once", SamplingParams(temperature=1.0), max_tokens=20)[0].completion
     broken: list[Exception] = []
-    decode = type(teller.model).decode
+    decode = type(generator.model).decode
 
     def failing(*arguments: object) -> object:
         if broken:
             raise broken.pop()
         return decode(*arguments)
 
-    monkeypatch.setattr(type(teller.model), "decode", failing)
+    monkeypatch.setattr(type(generator.model), "decode", failing)
     for _ in range(5):
         broken.append(error)
-        failed = ticket(teller, "Once")
-        telling.submit([failed])
+        failed = job(generator, "Once")
+        decoding.submit([failed])
         assert listener.error(failed) is error
-        good = ticket(teller, "Once")
-        telling.submit([good])
+        good = job(generator, "Once")
+        decoding.submit([good])
         assert listener.text(good) == expected
-    assert telling.alive
-    telling.close()
+    assert decoding.alive
+    decoding.close()
 
 
-def test_those_who_wait_hear_when_the_thread_is_gone() -> None:
+def test_jobs_get_an_error_when_the_thread_dies() -> None:
     class Broken:
-        """Places that fail in a way that nobody foresaw."""
+        """Batcher that fails with an unforeseen error."""
 
         free = 2
 
@@ -173,31 +178,31 @@ def test_those_who_wait_hear_when_the_thread_is_gone() -> None:
 
         def remove(self, number: int) -> None: ...
 
-    teller, listener = hashing(), Listener()
-    telling = Scheduler(Broken, together=2, waiting=2, post=listener.post, name="broken")
-    hook, threading.excepthook = threading.excepthook, lambda _: None  # the traceback is for whoever runs the server
+    generator, listener = hashing(), Listener()
+    decoding = Scheduler(Broken, max_batch_size=2, max_queue_size=2, post=listener.post, name="broken")
+    hook, threading.excepthook = threading.excepthook, lambda _: None  # the traceback is for the operator of the server
     try:
-        lost = ticket(teller, "a")
-        telling.submit([lost])
+        lost = job(generator, "a")
+        decoding.submit([lost])
         assert isinstance(listener.error(lost), ClosedError)
-        telling.close()
+        decoding.close()
     finally:
         threading.excepthook = hook
-    assert not telling.alive
+    assert not decoding.alive
     with pytest.raises(ClosedError):
-        telling.submit([ticket(teller, "b")])
+        decoding.submit([job(generator, "b")])
 
 
-def test_one_that_retires_tells_what_it_has_and_takes_nothing_more() -> None:
+def test_a_draining_scheduler_finishes_its_jobs_and_accepts_no_more() -> None:
     model, listener = Gated(), Listener()
-    telling, teller = scheduler(model.teller(), listener, together=1), model.teller()
-    asked = [ticket(teller, "a", max_tokens=3), ticket(teller, "b", max_tokens=3)]
-    telling.submit(asked)
-    telling.drain()
+    decoding, generator = scheduler(model.generator(), listener, max_batch_size=1), model.generator()
+    jobs = [job(generator, "a", max_tokens=3), job(generator, "b", max_tokens=3)]
+    decoding.submit(jobs)
+    decoding.drain()
     with pytest.raises(ClosedError):
-        telling.submit([ticket(teller, "c")])
+        decoding.submit([job(generator, "c")])
     model.close()
-    for one in asked:
-        assert len(listener.text(one)) >= 1
-    telling.close()
-    assert not telling.alive
+    for submitted in jobs:
+        assert len(listener.text(submitted)) >= 1
+    decoding.close()
+    assert not decoding.alive

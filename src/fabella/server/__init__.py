@@ -1,1 +1,1 @@
-"""Stories over HTTP: an API that existing clients know, and the story page. Needs the extra ``serve``."""
+"""HTTP server: an OpenAI-compatible API and the story page. Needs the extra ``serve``."""

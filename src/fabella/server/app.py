@@ -1,4 +1,4 @@
-"""The routes of the server."""
+"""Routes of the server."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
@@ -12,15 +12,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from fabella.server.api_error import ApiError, report
+from fabella.server.api_error import ApiError, log_server_error
 from fabella.server.completions import CompletionEndpoint
 from fabella.server.limits import Limits
-from fabella.server.metrics import Metrics
+from fabella.server.metrics import CONTENT_TYPE, Metrics
 from fabella.server.middleware import SecurityMiddleware
-from fabella.server.rate_limit import RateLimiter
-from fabella.server.reload import Reload
-from fabella.server.requests import chat, completion
+from fabella.server.reload import ReloadEndpoint
 from fabella.server.responses import ChatFormat, CompletionFormat
+from fabella.server.schema import ChatRequest, CompletionRequest
 from fabella.server.served_models import ServedModels
 
 LOOPBACK_NAMES = ("localhost",)
@@ -29,98 +28,91 @@ PAGE = {
     "/page/story.css": ("story.css", "text/css; charset=utf-8"),
     "/page/story.js": ("story.js", "text/javascript; charset=utf-8"),
 }
+"""Path of each file of the story page: its name and media type."""
 
 
 def application(
-    shelf: ServedModels, limits: Limits, *, hosts: Iterable[str] = LOOPBACK_NAMES, key: str = ""
+    served: ServedModels, limits: Limits, *, hosts: Iterable[str] = LOOPBACK_NAMES, key: str = ""
 ) -> ASGIApp:
-    """The whole server; ``hosts``: names it answers to, ``key``: what most routes ask for, empty for nothing."""
-    metrics, rate = Metrics(), RateLimiter(limits.requests_per_minute)
+    """Build the ASGI application.
+
+    ``hosts``: accepted host names, besides IP addresses. ``key``: the API key; empty disables the check.
+    """
+    metrics = Metrics(served)
 
     @asynccontextmanager
-    async def telling(_: Starlette) -> AsyncGenerator[None]:
-        shelf.open(asyncio.get_running_loop())
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        served.open(asyncio.get_running_loop())
         try:
             yield
         finally:
-            await asyncio.to_thread(shelf.close)
+            await asyncio.to_thread(served.close)
 
+    completions = CompletionEndpoint(served, metrics, limits, CompletionRequest, CompletionFormat)
+    chat_completions = CompletionEndpoint(served, metrics, limits, ChatRequest, ChatFormat)
     routes = [
-        *_page(),
-        *_facts(shelf, metrics),
-        Route(
-            "/v1/completions",
-            CompletionEndpoint(shelf, metrics, limits, rate, read=completion, shape=CompletionFormat),
-            methods=["POST"],
-        ),
-        Route(
-            "/v1/chat/completions",
-            CompletionEndpoint(shelf, metrics, limits, rate, read=chat, shape=ChatFormat),
-            methods=["POST"],
-        ),
-        Route("/reload", Reload(shelf, limits), methods=["POST"]),
+        *_page_routes(),
+        *_info_routes(served, metrics),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/reload", ReloadEndpoint(served, limits), methods=["POST"]),
     ]
     app = Starlette(
         routes=routes,
-        lifespan=telling,
-        exception_handlers={ApiError: _refused, HTTPException: _no_such, Exception: _failed},
+        lifespan=lifespan,
+        exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_bug},
     )
     app.router.redirect_slashes = False
     return SecurityMiddleware(app, hosts=hosts, key=key, routes={route.path for route in routes}, metrics=metrics)
 
 
-def _page() -> list[Route]:
-    def route(path: str, name: str, kind: str) -> Route:
+def _page_routes() -> list[Route]:
+    def route(path: str, name: str, media_type: str) -> Route:
         content = (resources.files("fabella.server") / "page" / name).read_bytes()
 
         async def file(_: Request) -> Response:
-            return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+            return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
 
         return Route(path, file)
 
-    return [route(path, name, kind) for path, (name, kind) in PAGE.items()]
+    return [route(path, name, media_type) for path, (name, media_type) in PAGE.items()]
 
 
-def _facts(shelf: ServedModels, metrics: Metrics) -> list[Route]:
+def _info_routes(served: ServedModels, metrics: Metrics) -> list[Route]:
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok" if shelf.alive else "failing"}, 200 if shelf.alive else 503)
+        return JSONResponse({"status": "ok" if served.alive else "failing"}, 200 if served.alive else 503)
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model.info() for model in shelf.models.values()]})
+        return JSONResponse({"object": "list", "data": [model.info() for model in served.models.values()]})
 
     async def model(request: Request) -> Response:
-        return JSONResponse(shelf.find(request.path_params["name"]).info())
+        return JSONResponse(served.find(request.path_params["name"]).info())
 
-    async def numbers(_: Request) -> Response:
-        tellers = {name: model.scheduler for name, model in shelf.models.items()}
-        facts = {
-            name: {"tokens_total": one.tokens, "running": one.running, "waiting": one.waiting}
-            for name, one in tellers.items()
-        }
-        return Response(metrics.text(facts), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def prometheus(_: Request) -> Response:
+        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return [
         Route("/healthz", health),
-        Route("/metrics", numbers),
+        Route("/metrics", prometheus),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
     ]
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    report(error)
+    log_server_error(error)
     return JSONResponse(error.body(), error.status, error.headers)
 
 
-async def _no_such(request: Request, error: Exception) -> Response:
-    """404 and 405, in the same shape as every other refusal."""
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    """Answer 404 and 405 in the format of all other errors."""
     assert isinstance(error, HTTPException)
-    found = "This method is not offered here." if error.status_code == 405 else "There is nothing at this address."
-    refusal = ApiError(found, status=error.status_code)
-    return JSONResponse(refusal.body(), refusal.status, {**(error.headers or {}), **refusal.headers})
+    message = "Method not allowed." if error.status_code == 405 else "Not found."
+    api_error = ApiError(message, status=error.status_code)
+    return JSONResponse(api_error.body(), api_error.status, {**(error.headers or {}), **api_error.headers})
 
 
-async def _failed(_: Request, error: Exception) -> Response:
-    """A bug of ours: its traceback goes to whoever runs the server, and nobody else."""
-    return JSONResponse(ApiError("The server failed.", status=500).body(), 500)
+async def _on_bug(_: Request, error: Exception) -> Response:
+    """Answer 500 without details; starlette raises the exception again, so that its traceback is logged."""
+    return JSONResponse(ApiError("Internal server error.", status=500).body(), 500)

@@ -1,4 +1,4 @@
-"""A server from its port to its end: taken before anything is loaded, drained before it is given back."""
+"""HTTP server: bind the port before a model is loaded, serve, and finish running requests after a signal."""
 
 import asyncio
 import errno
@@ -18,26 +18,28 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from fabella.errors import UsageError
 from fabella.server.limits import Limits
 
-SHORTEST_KEY = 16
+MIN_KEY_LENGTH = 16
+"""Minimum length of the API key in characters."""
 _PORTS_TRIED = 100
+"""Number of ports after the requested one among which a free one is looked for."""
 
 
 def require_key(host: str, key: str) -> None:
-    """Raises UsageError where others could reach the server and anybody could use it."""
-    if key and (len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key):
+    """Raise UsageError for a weak key, and for a host that other machines can reach without a key."""
+    if key and (len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key):
         raise UsageError(
-            f"The API key must be at least {SHORTEST_KEY} printable ASCII characters, without spaces.",
-            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'",
+            f"The API key must be at least {MIN_KEY_LENGTH} printable ASCII characters, without spaces.",
+            hint="Create one with: python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
     if not key and not is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines, and without an API key anybody there could use the server.",
-            hint="Set FABELLA_API_KEY or --api-key-file, or leave --host at 127.0.0.1.",
+            f"Other machines can reach {host}, and without an API key anyone there could use the server.",
+            hint="Set FABELLA_API_KEY or --api-key-file, or use --host 127.0.0.1.",
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it; a name other than localhost may lead anywhere."""
+    """Return True if only this machine can reach ``host``; any name but localhost may resolve to another address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -45,44 +47,48 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The port, ours from now on; 0: any. Raises UsageError that says who has it, and the nearest free one."""
+    """Return a listening socket; port 0 takes any free port.
+
+    Raises UsageError that names the process which uses the port and the nearest free port.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
-        raise UsageError(f"--host {host} is no address of this machine ({error.strerror}).") from None
-    taken = socket.socket(family, socket.SOCK_STREAM)
-    # After an end, connections that are dying must not keep the port.
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        raise UsageError(f"Cannot resolve --host {host} ({error.strerror}).") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Closing connections of an earlier server must not block the port.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind(address)
-        taken.listen(256)
+        listener.bind(address)
+        listener.listen(256)
     except OSError as error:
-        taken.close()
-        raise _refused(host, port, error) from None
-    return taken
+        listener.close()
+        raise _bind_error(host, port, error) from None
+    return listener
 
 
-def _refused(host: str, port: int, error: OSError) -> UsageError:
+def _bind_error(host: str, port: int, error: OSError) -> UsageError:
     if error.errno == errno.EADDRINUSE:
-        free = _free(host, port)
-        fix = f"Try --port {free}." if free else "Give another with --port."
-        return UsageError(f"Port {port} of {host} is in use{_by(port)}.", hint=fix)
+        free = _free_port(host, port)
+        hint = f"Try --port {free}." if free else "Use another port with --port."
+        return UsageError(f"Port {port} of {host} is in use{_owner(port)}.", hint=hint)
     if error.errno == errno.EACCES:
-        return UsageError(f"Port {port} may not be used by everybody.", hint="Give one from 1024 on with --port.")
-    return UsageError(f"{host}, port {port} cannot be used ({error.strerror}).", hint="Give another with --host.")
+        return UsageError(f"No permission to use port {port}.", hint="Use a port from 1024 up, e.g. --port 8000.")
+    return UsageError(f"Cannot listen on {host}, port {port} ({error.strerror}).", hint="Use another --host.")
 
 
-def _by(port: int) -> str:
-    """Who has it, where the system tells."""
+def _owner(port: int) -> str:
+    """Return " by process PID", or an empty string if the system does not say."""
     try:
-        found = psutil.net_connections("tcp")
+        connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
         return ""
-    owners = [one.pid for one in found if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port]
+    owners = [c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port]
     return f" by process {owners[0]}" if owners and owners[0] else ""
 
 
-def _free(host: str, port: int) -> int:
+def _free_port(host: str, port: int) -> int:
+    """Return the next free port, or 0 if there is none near."""
     for other in range(port + 1, min(port + 1 + _PORTS_TRIED, 65536)):
         try:
             with socket.create_server((host, other), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
@@ -93,23 +99,23 @@ def _free(host: str, port: int) -> int:
 
 
 class Server(uvicorn.Server):
-    """Ends after a signal when the texts being told have ended; at once after a second one."""
+    """uvicorn server that finishes running requests after a signal, and stops at once after a second one."""
 
     interrupted = False
-    """Whether Ctrl-C ended it"""
+    """True after Ctrl-C."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come."""
+        """Handle a signal."""
         self.interrupted = self.interrupted or sig == signal.SIGINT
         self.force_exit, self.should_exit = self.should_exit, True
 
 
 def server(app: ASGIApp, limits: Limits) -> Server:
-    """Of an application; ``run(sockets=[…])`` serves until a signal comes."""
+    """Create the server of an application; ``run(sockets=[…])`` serves until a signal arrives."""
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=type("Patient", (HeaderTimeoutProtocol,), {"seconds": limits.receive_timeout_seconds}),
+        http=type("HttpProtocol", (HeaderTimeoutProtocol,), {"seconds": limits.receive_timeout_seconds}),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -126,17 +132,18 @@ def server(app: ASGIApp, limits: Limits) -> Server:
 
 
 def serve(app: ASGIApp, sockets: Sequence[socket.socket], limits: Limits) -> None:
-    """Answer until SIGTERM or Ctrl-C, then drain. Raises KeyboardInterrupt after Ctrl-C."""
-    running = server(app, limits)
-    running.run(sockets=list(sockets))
-    if running.interrupted:
+    """Serve until SIGTERM or Ctrl-C, then finish running requests. Raises KeyboardInterrupt after Ctrl-C."""
+    http_server = server(app, limits)
+    http_server.run(sockets=list(sockets))
+    if http_server.interrupted:
         raise KeyboardInterrupt
 
 
 class HeaderTimeoutProtocol(H11Protocol):
-    """HTTP whose patience for a request's headers ends: uvicorn alone waits for ever."""
+    """HTTP/1.1 with a timeout for a request's headers; uvicorn itself has none."""
 
     seconds = 30.0
+    """Timeout in seconds."""
     _waiting: asyncio.TimerHandle | None = None
     _lingering: asyncio.TimerHandle | None = None
 
@@ -151,7 +158,7 @@ class HeaderTimeoutProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and self._lingering is None:
-            # Refused before its body was whole: the client may read why, but not send for ever.
+            # Answered before the whole body arrived: the client may read the error, but not send without end.
             self._lingering = self.loop.call_later(self.seconds, self.transport.close)
         self._wait_for_headers()
 

@@ -1,35 +1,39 @@
-"""How much one request, and all of them together, may ask of the server."""
+"""Limits of one request and of all requests together."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is refused beyond; each refusal names its limit."""
+    """Limits of the server; an error that enforces one names it."""
 
     max_batch_size: int = 16
-    """Texts of one model that are told side by side"""
+    """Maximum number of sequences of one model that are decoded in one batch; at least 1."""
     max_queue_size: int = 64
-    """Texts of one model that may wait for a place; more are answered 429"""
+    """Maximum number of queued sequences of one model; further requests get 429."""
     body_bytes: int = 2 * 2**20
+    """Maximum size of a request body in bytes."""
     prompts: int = 8
-    """Prompts of one request"""
+    """Maximum number of prompts in one request."""
     n: int = 4
-    """Stories for each prompt"""
+    """Maximum number of completions per prompt."""
     max_tokens: int = 2048
+    """Maximum number of new tokens per completion."""
     prompt_tokens: int = 8192
-    """For models without a bound; others read no more than their context"""
+    """Maximum prompt length in tokens; a model with a shorter context accepts no more than its context."""
     messages: int = 256
+    """Maximum number of messages in a chat."""
     stops: int = 4
+    """Maximum number of stop sequences."""
     stop_characters: int = 64
+    """Maximum length of a stop sequence in characters."""
     log_probabilities: int = 20
-    """Alternatives of each token"""
-    requests_per_minute: float = 0.0
-    """Requests for text of one client; more are answered 429. 0: no limit"""
+    """Maximum number of alternatives per token."""
     connections: int = 512
+    """Maximum number of open connections; further ones get 503."""
     receive_timeout_seconds: float = 30.0
-    """To receive a request, headers and body each, and to take an answer's piece"""
+    """Timeout in seconds to receive the headers, to receive the body, and for the client to accept a chunk."""
     generation_timeout_seconds: float = 300.0
-    """To answer; a text that is not finished then ends there"""
+    """Maximum time in seconds for a response; unfinished completions then end with finish reason ``length``."""
     shutdown_timeout_seconds: float = 30.0
-    """For texts being told, after SIGTERM"""
+    """Maximum time in seconds for running requests to finish after SIGTERM."""

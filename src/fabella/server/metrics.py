@@ -1,75 +1,64 @@
-"""What the server has done, in the text format that Prometheus reads."""
+"""Prometheus metrics of one server; their names follow vLLM's."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper bounds of the histograms"""
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from fabella.server.served_models import ServedModels
 
-class Histogram:
-    """How many durations were at most so long."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * len(SECONDS)
-        self.total, self.sum = 0, 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count a duration."""
-        self.total += 1
-        self.sum += seconds
-        for place, bound in enumerate(SECONDS):
-            self.counts[place] += seconds <= bound
-
-    def lines(self, name: str, about: str) -> Iterable[str]:
-        """In Prometheus' format."""
-        yield from head(name, "histogram", about)
-        for bound, count in zip(SECONDS, self.counts, strict=True):
-            yield f'{name}_bucket{{le="{bound:g}"}} {count}'
-        yield f'{name}_bucket{{le="+Inf"}} {self.total}'
-        yield f"{name}_sum {self.sum:.6f}"
-        yield f"{name}_count {self.total}"
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Upper bounds of the histograms in seconds."""
 
 
 class Metrics:
-    """Counted in the event loop alone."""
+    """Counters of one application, with a registry of its own. They change in the event loop only."""
 
-    def __init__(self) -> None:
-        self.answers: Counter[tuple[str, int]] = Counter()
-        """By route and status"""
-        self.disconnects = 0
-        self.prompt_tokens = 0
-        self.first_piece, self.answer = Histogram(), Histogram()
+    def __init__(self, served: ServedModels) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "fabella_requests", "Responses by route and status.", ["route", "status"], registry=registry
+        )
+        self.disconnects = Counter(
+            "fabella_disconnects", "Clients that disconnected before the end of the response.", registry=registry
+        )
+        self.prompt_tokens = Counter("fabella_prompt_tokens", "Prompt tokens.", registry=registry)
+        self.time_to_first_token = Histogram(
+            "fabella_time_to_first_token_seconds",
+            "Time from request to first token.",
+            registry=registry,
+            buckets=BUCKETS,
+        )
+        self.request_latency = Histogram(
+            "fabella_e2e_request_latency_seconds", "Time from request to end of response.", registry=registry,
+            buckets=BUCKETS,
+        )  # fmt: skip
+        registry.register(_SchedulerCollector(served))
 
-    def text(self, models: Mapping[str, Mapping[str, int]]) -> str:
-        """``models``: each one's tokens, running and waiting texts."""
-        lines = list(head("fabella_answers_total", "counter", "Answers by route and status."))
-        for (route, status), count in sorted(self.answers.items()):
-            lines.append(f'fabella_answers_total{{route="{route}",status="{status}"}} {count}')
-        lines += _one("fabella_disconnects_total", "counter", "Clients that left before the end.", self.disconnects)
-        lines += _one("fabella_prompt_tokens_total", "counter", "Tokens of prompts.", self.prompt_tokens)
-        for name, kind, about in (
-            ("tokens_total", "counter", "Tokens told."),
-            ("running", "gauge", "Texts being told."),
-            ("waiting", "gauge", "Texts waiting for a place."),
-        ):
-            lines += head(f"fabella_{name}", kind, about)
-            for model, facts in models.items():
-                lines.append(f'fabella_{name}{{model="{_label(model)}"}} {facts[name]}')
-        lines += self.first_piece.lines("fabella_first_piece_seconds", "From a request to its first text.")
-        lines += self.answer.lines("fabella_answer_seconds", "From a request to the end of its answer.")
-        return "\n".join([*lines, ""])
-
-
-def head(name: str, kind: str, about: str) -> Iterable[str]:
-    """The two lines before a metric."""
-    yield f"# HELP {name} {about}"
-    yield f"# TYPE {name} {kind}"
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
 
 
-def _one(name: str, kind: str, about: str, value: int) -> list[str]:
-    return [*head(name, kind, about), f"{name} {value}"]
+class _SchedulerCollector(Collector):
+    """Reads the counts of the schedulers at each scrape: they change in other threads, and a reload replaces them."""
 
+    def __init__(self, served: ServedModels) -> None:
+        self._served = served
 
-def _label(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    def collect(self) -> Iterator[Metric]:
+        tokens = CounterMetricFamily("fabella_generation_tokens", "Generated tokens.", labels=["model"])
+        running = GaugeMetricFamily("fabella_num_requests_running", "Sequences in the decode batch.", labels=["model"])
+        waiting = GaugeMetricFamily("fabella_num_requests_waiting", "Sequences in the queue.", labels=["model"])
+        for name, model in self._served.models.items():
+            tokens.add_metric([name], model.scheduler.tokens)
+            running.add_metric([name], model.scheduler.running)
+            waiting.add_metric([name], model.scheduler.waiting)
+        yield from (tokens, running, waiting)
+
+    def describe(self) -> list[Metric]:
+        """Names for registration, which must not touch schedulers that do not run yet."""
+        return []

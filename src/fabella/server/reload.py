@@ -1,4 +1,4 @@
-"""A newer checkpoint for a model that is being served, without a pause: POST /reload with {"model": "name"}."""
+"""POST /reload with {"model": "name"}: replace a served model by its newest checkpoint without downtime."""
 
 import asyncio
 
@@ -7,36 +7,36 @@ from starlette.types import Receive, Scope, Send
 
 from fabella.errors import FabellaError
 from fabella.server.api_error import ApiError
-from fabella.server.completions import body_of
-from fabella.server.json_fields import Fields, parse
+from fabella.server.completions import read_body
 from fabella.server.limits import Limits
+from fabella.server.schema import ReloadRequest, validate
 from fabella.server.served_models import ServedModels
 
 
-class Reload:
-    """Reads the checkpoint that a model was started with (``best``, ``latest``) again, one model at a time.
+class ReloadEndpoint:
+    """Loads the checkpoint that a model was started with (``best``, ``latest``) again, one model at a time.
 
-    Texts that are being told are told to their ends by the model that began them. Where nothing newer can be read,
-    everything stays as it was.
+    Running completions finish on the model that started them. If loading fails, the served model is unchanged.
     """
 
-    def __init__(self, shelf: ServedModels, limits: Limits) -> None:
-        self._shelf, self._limits, self._turn = shelf, limits, asyncio.Lock()
+    def __init__(self, served: ServedModels, limits: Limits) -> None:
+        self._served, self._limits, self._lock = served, limits, asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, once the model is there. Raises Refusal where it is not."""
-        fields = Fields(parse(await body_of(scope, receive, self._limits)))
-        name = fields.text("model", "")
-        fields.finish()
-        async with self._turn:
-            old = self._shelf.find(name)
+        """Answer with the model's info once the new model is served.
+
+        Raises ApiError: 500 if no checkpoint can be loaded, 409 if the newest valid one is older.
+        """
+        name = validate(ReloadRequest, await read_body(scope, receive, self._limits), self._limits).model
+        async with self._lock:
+            old = self._served.find(name)
             try:
                 new = await asyncio.to_thread(old.reloaded)
             except FabellaError as error:
-                message = "The checkpoint cannot be read; the model stays as it was. The server's log says why."
+                message = "Cannot load the checkpoint; the served model is unchanged. The server's log has the cause."
                 raise ApiError(message, status=500, code="reload_failed") from error
-            if new.teller.step < old.teller.step:
-                message = f"The newest whole checkpoint is of step {new.teller.step:,}; the model stays as it was."
+            if new.generator.step < old.generator.step:
+                message = f"The newest valid checkpoint is step {new.generator.step:,}; the served model is unchanged."
                 raise ApiError(message, status=409, code="reload_failed")
-            self._shelf.replace(new)
+            self._served.replace(new)
         await JSONResponse(new.info())(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Answers in the shapes of OpenAI's API: whole ones, and the chunks of a stream."""
+"""Responses in the formats of OpenAI's API: whole ones and the chunks of a stream."""
 
 import time
 import uuid
@@ -7,42 +7,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabella.server.delta_stream import Delta, Token
+from fabella.server.scheduler import Delta, Token
 from fabella.tokenizers.tokenizer import Tokenizer
 
-END = "<|endoftext|>"
-"""How the end of a document is called among alternatives: it has no text."""
+EOS_TEXT = "<|endoftext|>"
+"""Text of the EOS token among the alternatives: it has no text of its own."""
+MIN_LOGPROB = -9999.0
+"""Log probability of an impossible token: JSON has no infinity, and OpenAI writes this number."""
 
 
 @dataclass
 class CompletionChoice:
-    """One text of an answer, as far as it was told."""
+    """One completion of a whole response, built from its deltas."""
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
-    finish: str | None = None
+    finish_reason: str | None = None
 
-    def add(self, piece: Delta) -> None:
-        """Go on."""
-        self.text += piece.text
-        self.tokens += piece.tokens
-        self.finish = finish(piece)
+    def add(self, delta: Delta) -> None:
+        """Append a delta."""
+        self.text += delta.text
+        self.tokens += delta.tokens
+        self.finish_reason = finish_reason(delta)
 
 
-def finish(piece: Delta) -> str | None:
-    """Why a text ended, in OpenAI's words."""
-    return None if piece.ended_by is None else "length" if piece.ended_by == "length" else "stop"
+def finish_reason(delta: Delta) -> str | None:
+    """Return OpenAI's finish reason: ``stop`` (also for EOS), ``length``, or None before the end."""
+    return None if delta.finish_reason is None else "length" if delta.finish_reason == "length" else "stop"
 
 
 class ResponseFormat(ABC):
-    """What completions and chats share."""
+    """Common parts of completions and chat completions."""
 
     object_name: str
     chunk_name: str
     prefix: str
 
     def __init__(self, model: str, fingerprint: str, tokenizer: Tokenizer, *, log_probabilities: bool) -> None:
-        self._tokenizer, self._with = tokenizer, log_probabilities
+        self._tokenizer, self._log_probabilities = tokenizer, log_probabilities
         self._head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -50,25 +52,25 @@ class ResponseFormat(ABC):
             "system_fingerprint": fingerprint,
         }
 
-    def answer(self, choices: Sequence[CompletionChoice], usage: dict[str, Any]) -> dict[str, Any]:
-        """All texts, told to their ends."""
-        shaped = [
-            {"index": index, **self._message(choice.text), **self._rest(choice.tokens, choice.finish)}
+    def response(self, choices: Sequence[CompletionChoice], usage: dict[str, Any]) -> dict[str, Any]:
+        """Return the whole response."""
+        content = [
+            {"index": index, **self._message(choice.text), **self._tail(choice.tokens, choice.finish_reason)}
             for index, choice in enumerate(choices)
         ]
-        return {**self._head, "object": self.object_name, "choices": shaped, "usage": usage}
+        return {**self._head, "object": self.object_name, "choices": content, "usage": usage}
 
-    def piece(self, index: int, piece: Delta) -> dict[str, Any]:
-        """A chunk with what one step added."""
-        shaped = {"index": index, **self._delta(piece.text), **self._rest(piece.tokens, finish(piece))}
-        return {**self._head, "object": self.chunk_name, "choices": [shaped]}
+    def chunk(self, index: int, delta: Delta) -> dict[str, Any]:
+        """Return the chunk of one delta."""
+        choice = {"index": index, **self._delta(delta.text), **self._tail(delta.tokens, finish_reason(delta))}
+        return {**self._head, "object": self.chunk_name, "choices": [choice]}
 
     @abstractmethod
     def first_chunk(self, index: int) -> dict[str, Any] | None:
-        """The chunk that comes before the first piece, if there is one."""
+        """Return the chunk before the first delta; None if the format has none."""
 
-    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """The last chunk, where it was asked for."""
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """Return the last chunk, sent on request."""
         return {**self._head, "object": self.chunk_name, "choices": [], "usage": usage}
 
     @abstractmethod
@@ -80,23 +82,23 @@ class ResponseFormat(ABC):
     @abstractmethod
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]: ...
 
-    def _rest(self, tokens: Sequence[Token], ended: str | None) -> dict[str, Any]:
-        return {"logprobs": self._logprobs(tokens) if self._with else None, "finish_reason": ended}
+    def _tail(self, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+        return {"logprobs": self._logprobs(tokens) if self._log_probabilities else None, "finish_reason": reason}
 
     def _bytes(self, token: int) -> bytes:
-        return END.encode() if token == self._tokenizer.eos_id else self._tokenizer.token_bytes(token)
+        return EOS_TEXT.encode() if token == self._tokenizer.eos_id else self._tokenizer.token_bytes(token)
 
     def _text(self, token: int) -> str:
-        """Its text; parts of characters as OpenAI writes them."""
-        spelled = self._bytes(token)
+        """Return the token's text; incomplete characters are spelled as in OpenAI's API."""
+        raw = self._bytes(token)
         try:
-            return spelled.decode()
+            return raw.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 class CompletionFormat(ResponseFormat):
-    """``/v1/completions``"""
+    """Format of ``/v1/completions``."""
 
     object_name, chunk_name, prefix = "text_completion", "text_completion", "cmpl"
 
@@ -111,24 +113,24 @@ class CompletionFormat(ResponseFormat):
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         return {
             "tokens": [self._text(token.id) for token in tokens],
-            "token_logprobs": [_nats(token.log_probability) for token in tokens],
+            "token_logprobs": [_clamp(token.log_probability) for token in tokens],
             "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": [token.start for token in tokens],
         }
 
     def _top(self, token: Token) -> dict[str, float]:
-        # Of two ids with the same text the likelier one stays, which comes first.
-        return {self._text(one): _nats(value) for one, value in reversed(token.alternatives)}
+        # Of two ids with the same text the more likely one, which comes first, is kept.
+        return {self._text(id_): _clamp(value) for id_, value in reversed(token.alternatives)}
 
 
 class ChatFormat(ResponseFormat):
-    """``/v1/chat/completions``"""
+    """Format of ``/v1/chat/completions``."""
 
     object_name, chunk_name, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def first_chunk(self, index: int) -> dict[str, Any] | None:
-        shaped = {"index": index, "delta": {"role": "assistant", "content": ""}, **self._rest([], None)}
-        return {**self._head, "object": self.chunk_name, "choices": [shaped]}
+        choice = {"index": index, "delta": {"role": "assistant", "content": ""}, **self._tail([], None)}
+        return {**self._head, "object": self.chunk_name, "choices": [choice]}
 
     def _message(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
@@ -137,28 +139,27 @@ class ChatFormat(ResponseFormat):
         return {"delta": {"content": text} if text else {}}
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        shaped = [
+        content = [
             {
-                **self._one(token.id, token.log_probability),
-                "top_logprobs": [self._one(*alternative) for alternative in token.alternatives],
+                **self._logprob(token.id, token.log_probability),
+                "top_logprobs": [self._logprob(*alternative) for alternative in token.alternatives],
             }
             for token in tokens
         ]
-        return {"content": shaped, "refusal": None}
+        return {"content": content, "refusal": None}
 
-    def _one(self, token: int, log_probability: float) -> dict[str, Any]:
-        return {"token": self._text(token), "logprob": _nats(log_probability), "bytes": list(self._bytes(token))}
+    def _logprob(self, token: int, log_probability: float) -> dict[str, Any]:
+        return {"token": self._text(token), "logprob": _clamp(log_probability), "bytes": list(self._bytes(token))}
 
 
-def usage(prompt_tokens: int, told_tokens: int) -> dict[str, Any]:
-    """As OpenAI counts."""
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """Return OpenAI's usage object."""
     return {
         "prompt_tokens": prompt_tokens,
-        "completion_tokens": told_tokens,
-        "total_tokens": prompt_tokens + told_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 
-def _nats(value: float) -> float:
-    """JSON has no infinity; OpenAI writes this number for what cannot come."""
-    return max(value, -9999.0)
+def _clamp(log_probability: float) -> float:
+    return max(log_probability, MIN_LOGPROB)

@@ -1,4 +1,4 @@
-"""Texts of many requests told side by side by one thread: requests in, pieces out, cancelled between two tokens."""
+"""Scheduler of one model: one thread decodes the jobs of many requests in one batch and posts what each step adds."""
 
 import threading
 import time
@@ -7,30 +7,101 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fabella.errors import FabellaError
+from fabella.generation.completion import Ending
 from fabella.generation.continuous_batching import ContinuousBatcher, SampledToken, SequenceRequest
-from fabella.server.delta_stream import ActiveCompletion, Delta
+from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
+from fabella.tokenizers.tokenizer import Tokenizer
 
-# What decoding may raise: our own errors, torch's (memory that ends among them), and bugs of a model.
+# Decoding may raise our own errors, torch's (RuntimeError, also when memory runs out), and bugs of a model.
 _FAILURES = (FabellaError, RuntimeError, MemoryError, ArithmeticError, LookupError, TypeError, ValueError)
-_ENDED_LATELY = 32
+_RECENT_JOBS = 32
+"""Number of finished jobs whose mean duration estimates Retry-After."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Sampled token of a completion with its log probabilities in nats."""
+
+    id: int
+    log_probability: float
+    alternatives: tuple[tuple[int, float], ...]
+    start: int
+    """Offset in characters in the completion at which the token starts, or of the character that it is a part of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text and tokens that one step adds to a completion. Joined, the deltas are the completion."""
+
+    text: str = ""
+    tokens: tuple[Token, ...] = ()
+    finish_reason: Ending | None = None
+
+
+class ServedCompletion:
+    """Completion in progress, as deltas of whole characters; no delta contains a part of a stop sequence."""
+
+    def __init__(self, tokenizer: Tokenizer, *, stops: Sequence[str], max_tokens: int) -> None:
+        self._eos_id = tokenizer.eos_id
+        self._detokenizer, self._stops = IncrementalDetokenizer(tokenizer), StopStrings(stops)
+        self._max_tokens = max_tokens
+        self.tokens = 0
+        """Sampled tokens, without EOS."""
+        self._decoded = self._emitted = 0
+        """Characters that the tokens completed; characters in the deltas."""
+        self._pending: list[Token] = []
+
+    def append(self, sampled: SampledToken) -> Delta:
+        """Return the delta of one more token."""
+        if sampled.token == self._eos_id:
+            return self._finish("end", "")
+        self.tokens += 1
+        self._pending.append(Token(sampled.token, sampled.log_probability, sampled.alternatives, self._decoded))
+        text = self._detokenizer.push(sampled.token)
+        self._decoded += len(text)
+        certain = self._stops.push(text)
+        if self._stops.found:
+            return self._finish("stop", certain)
+        if self.tokens == self._max_tokens:
+            return self._finish("length", certain)
+        return self._emit(certain, None)
+
+    def truncate(self) -> Delta:
+        """Return the last delta of a completion that ends now, with finish reason ``length``."""
+        return self._finish("length", "")
+
+    def _finish(self, reason: Ending, certain: str) -> Delta:
+        if reason != "stop":
+            certain += self._stops.push(self._detokenizer.end())
+            reason = "stop" if self._stops.found else reason
+            certain += self._stops.end()
+        return self._emit(certain, reason)
+
+    def _emit(self, text: str, reason: Ending | None) -> Delta:
+        self._emitted += len(text)
+        # Tokens are held back with their text; those after the start of a stop sequence are dropped.
+        everything = reason in {"end", "length"}
+        ready = [token for token in self._pending if everything or token.start < self._emitted]
+        self._pending = self._pending[len(ready) :]
+        return Delta(text, tuple(ready), reason)
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A text that was asked for; its place is freed when it ends, fails or is cancelled."""
+    """One sequence of a request. It leaves the batch when it ends, fails or is cancelled."""
 
     request: SequenceRequest
-    told: ActiveCompletion
+    completion: ServedCompletion
     on_event: Callable[[Delta | BaseException], None]
-    """Called by whoever ``post`` gives the news to"""
-    came: float = field(default_factory=time.monotonic)
+    """Called with each event by the receiver of ``post``."""
+    created: float = field(default_factory=time.monotonic)
 
 
-News = list[tuple[Job, Delta | BaseException]]
+Events = list[tuple[Job, Delta | BaseException]]
 
 
 class QueueFullError(Exception):
-    """No text can be taken now; ``seconds`` until a place may be free."""
+    """The queue has no space; ``seconds`` estimates when it will."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(seconds)
@@ -38,60 +109,63 @@ class QueueFullError(Exception):
 
 
 class ClosedError(Exception):
-    """No text is told any more."""
+    """The scheduler accepts no jobs any more, or its thread has ended."""
 
 
 class Scheduler:
-    """First come, first served, up to ``together`` texts at once, each a token a step. Methods are for any thread."""
+    """First come, first served: up to ``max_batch_size`` jobs run, each gets one token per step. Thread-safe."""
 
     def __init__(
         self,
-        slots: Callable[[], ContinuousBatcher],
+        create_batcher: Callable[[], ContinuousBatcher],
         *,
-        together: int,
-        waiting: int,
-        post: Callable[[News], None],
+        max_batch_size: int,
+        max_queue_size: int,
+        post: Callable[[Events], None],
         name: str,
     ) -> None:
-        """``slots``: makes empty places for ``together`` texts. ``post``: called once a step, in this thread, and must
-        neither block nor fail."""
-        self._make_slots, self._most, self._post = slots, together + waiting, post
+        """Start the thread.
+
+        ``create_batcher``: returns an empty batcher of ``max_batch_size`` rows. ``post``: called once per step in the
+        scheduler's thread; must neither block nor raise.
+        """
+        self._create_batcher, self._capacity, self._post = create_batcher, max_batch_size + max_queue_size, post
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: dict[int, Job] = {}
-        self._gone: set[Job] = set()
-        self._closing = self._retiring = False
-        self._lasted: deque[float] = deque(maxlen=_ENDED_LATELY)
+        self._cancelled: set[Job] = set()
+        self._closing = self._draining = False
+        self._durations: deque[float] = deque(maxlen=_RECENT_JOBS)
         self.tokens = 0
-        """Chosen since the beginning"""
-        self._slots = slots()
-        self._thread = threading.Thread(target=self._run, name=f"telling-{name}", daemon=True)
+        """Tokens sampled since the start."""
+        self._batcher = create_batcher()
+        self._thread = threading.Thread(target=self._run, name=f"decoding-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, tickets: Sequence[Job]) -> None:
-        """Take all of these texts, or raise FullError; ClosedError at the end."""
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue all jobs or none. Raises QueueFullError, or ClosedError after ``drain`` or ``close``."""
         with self._changed:
-            if self._closing or self._retiring:
+            if self._closing or self._draining:
                 raise ClosedError
-            if len(tickets) + self._taken() > self._most:
+            if len(jobs) + len(self._running) + len(self._waiting) > self._capacity:
                 raise QueueFullError(self._seconds_until_free())
-            self._waiting.extend(tickets)
+            self._waiting.extend(jobs)
             self._changed.notify()
 
-    def cancel(self, tickets: Sequence[Job]) -> None:
-        """Free the places of these texts before the next token; nothing happens to those that have ended."""
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Remove jobs before the next step; those that have ended are ignored."""
         with self._changed:
-            self._gone.update(tickets)
+            self._cancelled.update(jobs)
             self._changed.notify()
 
     def drain(self) -> None:
-        """Tell what was asked for to its end, take nothing more, and end the thread."""
+        """Accept no more jobs, finish those that were submitted, and end the thread. Does not wait."""
         with self._changed:
-            self._retiring = True
+            self._draining = True
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread after its step; texts that are still told are not ended, only left."""
+        """End the thread after the current step and wait for it; unfinished jobs get ClosedError."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -99,95 +173,92 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether texts are told."""
+        """True while the thread runs."""
         return self._thread.is_alive()
 
     @property
     def running(self) -> int:
-        """Texts that have a place."""
+        """Jobs in the batch."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Texts that wait for one."""
+        """Jobs in the queue."""
         return len(self._waiting)
 
-    def _taken(self) -> int:
-        return len(self._running) + len(self._waiting)
-
     def _seconds_until_free(self) -> int:
-        """A place is free as often as texts ended lately; between a second and a minute."""
-        mean = sum(self._lasted) / len(self._lasted) if self._lasted else 1.0
+        """Estimate from the mean duration of recent jobs when a row becomes free: 1 to 60 seconds."""
+        mean = sum(self._durations) / len(self._durations) if self._durations else 1.0
         return max(1, min(60, round(mean * (1 + len(self._waiting)) / max(1, len(self._running)))))
 
     def _run(self) -> None:
         try:
-            while self._orders():
+            while self._prepare_step():
                 self._step()
         finally:
-            # Also where the thread dies of something unforeseen: nobody waits for a text that will never come.
+            # Also when the thread dies of an unforeseen error: no client may wait for an event that never comes.
             with self._changed:
                 self._closing = True
-                left = [*self._running.values(), *self._waiting]
+                unfinished = [*self._running.values(), *self._waiting]
                 self._running.clear()
                 self._waiting.clear()
-            self._post([(ticket, ClosedError()) for ticket in left])
+            self._post([(job, ClosedError()) for job in unfinished])
 
-    def _orders(self) -> bool:
-        """Wait for work, let go what was cancelled, give places to those who wait; False at the end."""
+    def _prepare_step(self) -> bool:
+        """Wait for work, remove cancelled jobs, admit queued ones; False at the end."""
         with self._changed:
-            while not (self._closing or self._retiring or self._gone or self._waiting or self._running):
+            while not (self._closing or self._draining or self._cancelled or self._waiting or self._running):
                 self._changed.wait()
-            if self._closing or (self._retiring and not (self._waiting or self._running)):
+            if self._closing or (self._draining and not (self._waiting or self._running)):
                 return False
-            for ticket in self._gone & set(self._waiting):
-                self._waiting.remove(ticket)
-            for number in [number for number, ticket in self._running.items() if ticket in self._gone]:
-                self._leave(number)
-            self._gone.clear()
-            refused = self._admit()
-        if refused:
-            self._post(refused)
+            for job in self._cancelled & set(self._waiting):
+                self._waiting.remove(job)
+            for number in [number for number, job in self._running.items() if job in self._cancelled]:
+                self._remove(number)
+            self._cancelled.clear()
+            rejected = self._admit()
+        if rejected:
+            self._post(rejected)
         return True
 
-    def _admit(self) -> News:
-        refused: News = []
-        while self._waiting and self._slots.free:
-            ticket = self._waiting.popleft()
+    def _admit(self) -> Events:
+        rejected: Events = []
+        while self._waiting and self._batcher.free:
+            job = self._waiting.popleft()
             try:
-                self._running[self._slots.add(ticket.request)] = ticket
+                self._running[self._batcher.add(job.request)] = job
             except FabellaError as error:
-                refused.append((ticket, error))
-        return refused
+                rejected.append((job, error))
+        return rejected
 
     def _step(self) -> None:
         if not self._running:
             return
         try:
-            choices = self._slots.step()
+            sampled = self._batcher.step()
         except _FAILURES as error:
             self._fail(error)
             return
-        self.tokens += len(choices)
-        self._post([self._take(choice) for choice in choices])
+        self.tokens += len(sampled)
+        self._post([self._append(token) for token in sampled])
 
-    def _take(self, choice: SampledToken) -> tuple[Job, Delta]:
-        ticket = self._running[choice.request]
-        piece = ticket.told.append(choice)
-        if piece.ended_by:
+    def _append(self, sampled: SampledToken) -> tuple[Job, Delta]:
+        job = self._running[sampled.request]
+        delta = job.completion.append(sampled)
+        if delta.finish_reason:
             with self._changed:
-                self._leave(choice.request)
-        return ticket, piece
+                self._remove(sampled.request)
+        return job, delta
 
-    def _leave(self, number: int) -> None:
-        self._slots.remove(number)
-        ticket = self._running.pop(number)
-        self._lasted.append(time.monotonic() - ticket.came)
+    def _remove(self, number: int) -> None:
+        self._batcher.remove(number)
+        job = self._running.pop(number)
+        self._durations.append(time.monotonic() - job.created)
 
     def _fail(self, error: BaseException) -> None:
-        """The state of the places is unknown now: those in them fail, whoever waits goes on in new ones."""
+        """Fail all running jobs, because the batch's state is unknown now, and continue with a new batcher."""
         with self._changed:
-            news: News = [(ticket, error) for ticket in self._running.values()]
+            events: Events = [(job, error) for job in self._running.values()]
             self._running.clear()
-        self._slots = self._make_slots()
-        self._post(news)
+        self._batcher = self._create_batcher()
+        self._post(events)
