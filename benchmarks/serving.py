@@ -207,8 +207,9 @@ async def leave(port: int, times: int) -> list[float]:
 async def running(port: int) -> int:
     """Texts that the server is telling."""
     _, body = await ask(port, "/metrics")
-    lines = [line for line in body.decode().splitlines() if line.startswith(("fabella_running{", "fabella_waiting{"))]
-    return sum(int(line.rsplit(" ", 1)[1]) for line in lines)
+    gauges = ("fabella_num_requests_running{", "fabella_num_requests_waiting{")
+    lines = [line for line in body.decode().splitlines() if line.startswith(gauges)]
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -254,7 +255,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the server's products")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
-    words = ["-m", "fabella", "serve", given.run, "--port", "0", "--together", str(given.clients), "--waiting", "16"]
+    words = ["-m", "fabella", "serve", given.run, "--port", "0", "--max-batch-size", str(given.clients), "--max-queue-size", "16"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
     with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stderr
