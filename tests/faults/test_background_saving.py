@@ -20,7 +20,7 @@ from fabella.errors import DiskFullError, StorageError
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, load
 from fabella.runs.run_dir import RunDir
-from fabella.training.background import BackgroundWorker
+from fabella.tracking.background import BackgroundWorker
 from fabella.training.callbacks import callbacks
 from fabella.training.callbacks.callbacks import SaveCheckpoint, Validate
 from fabella.training.loop import Progress

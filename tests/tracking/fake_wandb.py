@@ -1,4 +1,4 @@
-"""Stands in for the package ``wandb``: remembers what it is told, and fails or hangs where it is told to."""
+"""Fake ``wandb`` package that records calls, and fails or hangs on request."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class FakeWandb:
-    """Put it into ``sys.modules`` as ``wandb``. ``trouble`` maps init, log, log_artifact, finish to what they do."""
+    """Fake module for ``sys.modules["wandb"]``. ``trouble``: init, log, log_artifact or finish → side effect."""
 
     def __init__(self, **trouble: Callable[[], None]) -> None:
         self.trouble = trouble
@@ -18,11 +18,11 @@ class FakeWandb:
         self.steps_known = 0
         self.logged_in = True
 
-    def _meet(self, place: str) -> None:
-        self.trouble.get(place, lambda: None)()
+    def _trigger(self, call: str) -> None:
+        self.trouble.get(call, lambda: None)()
 
     def init(self, **options: Any) -> Any:
-        self._meet("init")
+        self._trigger("init")
         self.inits.append(options)
         return SimpleNamespace(
             disabled=not self.logged_in,
@@ -35,15 +35,15 @@ class FakeWandb:
         )
 
     def _log(self, values: dict[str, Any], *, step: int) -> None:
-        self._meet("log")
+        self._trigger("log")
         self.logged.append((step, values))
 
     def _log_artifact(self, artifact: Any) -> None:
-        self._meet("log_artifact")
+        self._trigger("log_artifact")
         self.artifacts.append(artifact)
 
     def _finish(self) -> None:
-        self._meet("finish")
+        self._trigger("finish")
         self.finished += 1
 
     def Settings(self, **options: Any) -> dict[str, Any]:  # noqa: N802 - the package's name
@@ -68,24 +68,24 @@ class FakeArtifact:
 
 
 def raises(error: BaseException) -> Callable[[], None]:
-    def meet() -> None:
+    def trigger() -> None:
         raise error
 
-    return meet
+    return trigger
 
 
 def after(calls: int, trouble: Callable[[], None]) -> Callable[[], None]:
-    """Nothing for the first ``calls`` calls, then ``trouble``."""
-    left = [calls]
+    """Do nothing for the first ``calls`` calls, then ``trouble``."""
+    remaining = [calls]
 
-    def meet() -> None:
-        left[0] -= 1
-        if left[0] < 0:
+    def trigger() -> None:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             trouble()
 
-    return meet
+    return trigger
 
 
 def hangs(until: threading.Event) -> Callable[[], None]:
-    """As long as the test wants it: a service that does not answer."""
+    """Block until the event is set, like a server that does not respond."""
     return lambda: (until.wait(), None)[1]

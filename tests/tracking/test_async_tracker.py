@@ -1,4 +1,4 @@
-"""A service on a thread of its own: whatever it does, the training is never stopped and never waits."""
+"""An asynchronous tracker neither stops nor blocks the training, whatever the tracker does."""
 
 import threading
 
@@ -8,10 +8,10 @@ from fabella.tracking.async_tracker import AsyncTracker
 from fabella.tracking.tracker import Row
 
 LONG = 30.0
-"""Seconds after which a test that waits for another thread gives up; it never waits that long when all is well."""
+"""Timeout in seconds of a test that waits for another thread; reached only if the test fails."""
 
 
-class Remembering:
+class RecordingTracker:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.closed = False
@@ -23,16 +23,16 @@ class Remembering:
         self.closed = True
 
 
-class Stuck(Remembering):
-    """Does not return from its first row until it is let go."""
+class HangingTracker(RecordingTracker):
+    """Tracker that blocks until ``opened`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.entered, self.let_go = threading.Event(), threading.Event()
+        self.entered, self.opened = threading.Event(), threading.Event()
 
     def __call__(self, row: Row) -> None:
         self.entered.set()
-        assert self.let_go.wait(LONG)
+        assert self.opened.wait(LONG)
         super().__call__(row)
 
 
@@ -40,65 +40,65 @@ def rows(count: int) -> list[Row]:
     return [{"kind": "train", "step": step} for step in range(count)]
 
 
-def test_every_row_arrives_in_order_and_the_service_is_closed() -> None:
-    service, said = Remembering(), list[str]()
-    sink = AsyncTracker("Service", lambda: service, said.append)
+def test_rows_arrive_in_order_and_the_tracker_is_closed() -> None:
+    remote, reports = RecordingTracker(), list[str]()
+    tracker = AsyncTracker("Service", lambda: remote, reports.append)
     for row in rows(100):
-        sink(row)
-    sink.close(silent=LONG, at_most=LONG)
-    assert (service.rows, service.closed, said) == (rows(100), True, [])
+        tracker(row)
+    tracker.close(silent=LONG, at_most=LONG)
+    assert (remote.rows, remote.closed, reports) == (rows(100), True, [])
 
 
 @pytest.mark.parametrize("error", [OSError("no route to host\nat line 1"), ValueError("500"), SystemExit(1)])
-def test_a_service_that_cannot_be_connected_to_is_reported_once(error: BaseException) -> None:
-    def connect() -> Remembering:
+def test_a_failed_connection_is_reported_once(error: BaseException) -> None:
+    def connect() -> RecordingTracker:
         raise error
 
-    said: list[str] = []
-    sink = AsyncTracker("Service", connect, said.append)
+    reports: list[str] = []
+    tracker = AsyncTracker("Service", connect, reports.append)
     for row in rows(10):
-        sink(row)
-    sink.close(silent=LONG, at_most=LONG)
-    assert said == [f"Service failed and is left out from here on: {str(error).splitlines()[0]}"]
+        tracker(row)
+    tracker.close(silent=LONG, at_most=LONG)
+    assert reports == [f"Service failed and is disabled for the rest of the run: {str(error).splitlines()[0]}"]
 
 
-def test_a_service_that_fails_on_the_way_is_given_nothing_more() -> None:
-    class Failing(Remembering):
+def test_a_tracker_that_fails_receives_no_further_rows() -> None:
+    class FailingTracker(RecordingTracker):
         def __call__(self, row: Row) -> None:
             super().__call__(row)
             if row["step"] == 3:
                 raise OSError("disk full")
 
-    service, said = Failing(), list[str]()
-    sink = AsyncTracker("Service", lambda: service, said.append)
+    remote, reports = FailingTracker(), list[str]()
+    tracker = AsyncTracker("Service", lambda: remote, reports.append)
     for row in rows(10):
-        sink(row)
-    sink.close(silent=LONG, at_most=LONG)
-    assert service.rows == rows(4)
-    assert said == ["Service failed and is left out from here on: disk full"]
+        tracker(row)
+    tracker.close(silent=LONG, at_most=LONG)
+    assert remote.rows == rows(4)
+    assert reports == ["Service failed and is disabled for the rest of the run: disk full"]
 
 
-def test_of_a_service_that_hangs_the_oldest_rows_are_left_out_and_the_caller_never_waits() -> None:
-    service, said = Stuck(), list[str]()
-    sink = AsyncTracker("Service", lambda: service, said.append, waiting=5)
-    sink(rows(1)[0])
-    assert service.entered.wait(LONG)
+def test_a_tracker_that_hangs_loses_its_oldest_rows_and_does_not_block_the_caller() -> None:
+    remote, reports = HangingTracker(), list[str]()
+    tracker = AsyncTracker("Service", lambda: remote, reports.append, capacity=5)
+    tracker(rows(1)[0])
+    assert remote.entered.wait(LONG)
     for row in rows(100)[1:]:
-        sink(row)
-    assert said == ["Service is too slow: its oldest rows are left out. metrics.jsonl has them all."]
-    service.let_go.set()
-    sink.close(silent=LONG, at_most=LONG)
-    assert [row["step"] for row in service.rows] == [0, 95, 96, 97, 98, 99]
+        tracker(row)
+    assert reports == ["Service is too slow: its oldest rows are dropped. metrics.jsonl has all of them."]
+    remote.opened.set()
+    tracker.close(silent=LONG, at_most=LONG)
+    assert [row["step"] for row in remote.rows] == [0, 95, 96, 97, 98, 99]
 
 
-def test_the_end_waits_for_a_service_that_hangs_no_longer_than_it_may() -> None:
-    service, said = Stuck(), list[str]()
-    sink = AsyncTracker("Service", lambda: service, said.append)
-    sink(rows(1)[0])
-    assert service.entered.wait(LONG)
-    sink.close(silent=0.0, at_most=0.0)
-    assert said == [
+def test_closing_waits_for_a_tracker_that_hangs_only_until_the_timeout() -> None:
+    remote, reports = HangingTracker(), list[str]()
+    tracker = AsyncTracker("Service", lambda: remote, reports.append)
+    tracker(rows(1)[0])
+    assert remote.entered.wait(LONG)
+    tracker.close(silent=0.0, at_most=0.0)
+    assert reports == [
         "Waiting for Service to finish, at most 0 seconds.",
-        "Service did not finish in time and may lack the last rows. metrics.jsonl has them all.",
+        "Service did not finish in time; its last rows may be missing. metrics.jsonl has all of them.",
     ]
-    service.let_go.set()
+    remote.opened.set()

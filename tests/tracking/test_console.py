@@ -1,4 +1,4 @@
-"""What people see while a model learns."""
+"""Console output of a training."""
 
 import pytest
 
@@ -8,31 +8,31 @@ from fabella.tracking.console import ConsoleTracker, ProgressLine, duration, sho
 ROW = {"kind": "train", "step": 10, "loss": 2.0, "tokens_per_second": 12_345.6}
 
 
-def test_the_line_tells_percent_loss_bits_per_byte_pace_and_time_left(
+def test_the_progress_line_has_percent_loss_bits_per_byte_speed_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = iter([100.0, 130.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
-    shown = ConsoleTracker(steps=100, bits_per_nat=0.5)
-    shown.line.plain_every = 1
-    shown(ROW)
-    shown(ROW | {"step": 40})
+    console_tracker = ConsoleTracker(steps=100, bits_per_nat=0.5)
+    console_tracker.line.plain_every = 1
+    console_tracker(ROW)
+    console_tracker(ROW | {"step": 40})
     first, second = capsys.readouterr().err.splitlines()
     assert first == " 10 %  step 10/100  loss 2.000  1.000 bits/byte  12,346 tokens/s  …"
     assert second == " 40 %  step 40/100  loss 2.000  1.000 bits/byte  12,346 tokens/s  1:00 left"
 
 
-def test_validation_and_samples_stay_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = ConsoleTracker(steps=100, bits_per_nat=1.0)
-    shown({"kind": "validation", "step": 50, "loss": 1.5, "perplexity": 4.4817, "bits_per_byte": 0.6})
-    shown({"kind": "sample", "step": 50, "prompt": "Once", "text": " upon\n\x1b[31ma time"})
+def test_validation_and_samples_are_permanent_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    console_tracker = ConsoleTracker(steps=100, bits_per_nat=1.0)
+    console_tracker({"kind": "validation", "step": 50, "loss": 1.5, "perplexity": 4.4817, "bits_per_byte": 0.6})
+    console_tracker({"kind": "sample", "step": 50, "prompt": "Once", "text": " upon\n\x1b[31ma time"})
     assert capsys.readouterr().err.splitlines() == [
         "step 50: validation loss 1.5000, perplexity 4.48, 0.6000 bits per byte",
-        "step 50 tells: Once upon  [31ma time",
+        "step 50 sample: Once upon  [31ma time",
     ]
 
 
-def test_without_a_terminal_only_every_tenth_line_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_every_tenth_line_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     line = ProgressLine()
     for number in range(21):
         line.update(str(number))
@@ -40,7 +40,7 @@ def test_without_a_terminal_only_every_tenth_line_is_printed(capsys: pytest.Capt
     assert capsys.readouterr().err.split() == ["0", "10", "20"]
 
 
-def test_on_a_terminal_the_line_is_rewritten_in_place(
+def test_on_a_terminal_the_line_is_rewritten(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -56,5 +56,15 @@ def test_durations_are_in_minutes_or_hours(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_long_sample_is_cut() -> None:
+def test_a_long_sample_is_shortened() -> None:
     assert shorten("x" * 400) == "x" * 299 + "…"
+
+
+def test_gradient_spikes_and_rollbacks_are_permanent_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = ConsoleTracker(steps=100, bits_per_nat=1.0)
+    tracker({"kind": "grad_spike", "step": 7, "grad_norm": 18.9, "median": 1.549})
+    tracker({"kind": "rollback", "step": 6, "failed": 9, "times": 1, "allowed": 3, "lr_factor": 0.5})
+    assert capsys.readouterr().err.splitlines() == [
+        "step 7: gradient norm spike: 18.9, 12.2 times the median",
+        "rollback 1 of 3 to step 5, because step 9 was not finite; learning rate factor 0.5",
+    ]

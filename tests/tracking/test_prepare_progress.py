@@ -1,14 +1,14 @@
-"""The line that people see while text is prepared."""
+"""Progress line of data preparation."""
 
 from fabella.data.prepare.progress import PrepareProgress
-from fabella.tracking.prepare_progress import in_words
+from fabella.tracking.prepare_progress import format_progress
 
 
-def test_the_line_tells_the_phase_how_far_how_fast_and_how_long() -> None:
+def test_the_line_has_phase_share_counts_rate_and_time_left() -> None:
     progress = PrepareProgress("encoding", documents=1500, bytes=3_000_000, seconds=2.0, share=0.25)
-    assert in_words(progress) == "encoding  25 %  1,500 documents  3.0 MB  1.5 MB/s  0:06 left"
+    assert format_progress(progress) == "encoding  25 %  1,500 documents  3.0 MB  1.5 MB/s  0:06 left"
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_unknown_values_are_omitted() -> None:
     progress = PrepareProgress("sampling", documents=10, bytes=1000, seconds=1.0, share=-1.0)
-    assert in_words(progress) == "sampling  10 documents  0.0 MB  0.0 MB/s"
+    assert format_progress(progress) == "sampling  10 documents  0.0 MB  0.0 MB/s"

@@ -1,4 +1,4 @@
-"""Nothing that a model writes can command a terminal; what people write stays as it is."""
+"""Generated text cannot control the terminal; ordinary text is unchanged."""
 
 import unicodedata
 
@@ -8,15 +8,19 @@ from hypothesis import strategies as st
 
 from fabella.tracking.terminal_escape import escape
 
+CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
 
 @given(text=st.text())
-def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
-    left = set(escape(text)) - {"\n", "\t", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
-    assert not [character for character in left if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}]
+def test_no_control_character_is_left(text: str) -> None:
+    remaining = set(escape(text)) - {"\n", "\t", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
+    assert not [
+        character for character in remaining if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    ]
 
 
 @given(first=st.text(), second=st.text())
-def test_text_may_be_escaped_piece_by_piece(first: str, second: str) -> None:
+def test_text_can_be_escaped_in_pieces(first: str, second: str) -> None:
     assert escape(first + second) == escape(first) + escape(second)
 
 
@@ -31,9 +35,9 @@ def test_text_may_be_escaped_piece_by_piece(first: str, second: str) -> None:
         "שלום",
     ],
 )
-def test_what_people_write_stays_as_it_is(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert escape(text) == text
 
 
-def test_what_is_escaped_can_be_read() -> None:
+def test_escapes_are_readable() -> None:
     assert escape("\x1b[2J\x07\x9b1m\u202e\U000e0041") == r"\x1b[2J\x07\x9b1m\u202e\U000e0041"

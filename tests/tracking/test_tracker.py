@@ -1,4 +1,4 @@
-"""Rows reach every sink; one that fails is dropped once, the run's own file never silently."""
+"""Rows reach all trackers; one that fails is dropped with one message, but never the run's own files."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from fabella.tracking import tracker
 from fabella.tracking.tracker import JsonlTracker, Row, TrackerGroup
 
 
-class Broken:
+class BrokenTracker:
     def __init__(self) -> None:
         self.calls = 0
 
@@ -20,7 +20,7 @@ class Broken:
         raise OSError("no route to host")
 
 
-def test_metrics_and_samples_go_to_files_of_their_own(tmp_path: Path) -> None:
+def test_metrics_and_samples_are_written_to_separate_files(tmp_path: Path) -> None:
     write = JsonlTracker(tmp_path, print)
     write({"kind": "train", "step": 1, "loss": 2.5})
     write({"kind": "sample", "step": 1, "prompt": "Once", "text": "…"})
@@ -29,11 +29,11 @@ def test_metrics_and_samples_go_to_files_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("D5", cases=1)
-def test_on_a_full_disk_rows_wait_and_are_written_in_order_once_there_is_room(
+def test_rows_wait_on_a_full_disk_and_are_written_in_order_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    write, whole = JsonlTracker(tmp_path, said.append), tracker.append_row
+    reports: list[str] = []
+    write, append_row = JsonlTracker(tmp_path, reports.append), tracker.append_row
     write({"kind": "train", "step": 1})
 
     def full(*arguments: object) -> None:
@@ -42,27 +42,29 @@ def test_on_a_full_disk_rows_wait_and_are_written_in_order_once_there_is_room(
     monkeypatch.setattr(tracker, "append_row", full)
     for step in (2, 3):
         write({"kind": "train", "step": step})
-    assert said == ["Measurements wait for room on the disk, and the training goes on: disk full: nothing free."]
+    assert reports == [
+        "The training continues; its metrics are written once there is disk space: disk full: nothing free."
+    ]
     with pytest.raises(DiskFullError):
         write.flush()
-    monkeypatch.setattr(tracker, "append_row", whole)
+    monkeypatch.setattr(tracker, "append_row", append_row)
     write({"kind": "train", "step": 4})
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-def test_a_sink_that_fails_is_reported_once_and_left_out() -> None:
-    seen: list[Row] = []
-    said: list[str] = []
-    broken = Broken()
-    fan = TrackerGroup(seen.append, [broken, seen.append], said.append)
-    fan({"kind": "train", "step": 1})
-    fan({"kind": "train", "step": 2})
-    assert len(seen) == 4
+def test_a_tracker_that_fails_is_reported_once_and_dropped() -> None:
+    rows: list[Row] = []
+    reports: list[str] = []
+    broken = BrokenTracker()
+    group = TrackerGroup(rows.append, [broken, rows.append], reports.append)
+    group({"kind": "train", "step": 1})
+    group({"kind": "train", "step": 2})
+    assert len(rows) == 4
     assert broken.calls == 1
-    assert said == ["Broken failed and is left out from here on: no route to host"]
+    assert reports == ["BrokenTracker failed and is disabled for the rest of the run: no route to host"]
 
 
-def test_the_runs_own_file_must_hold() -> None:
+def test_an_error_of_the_primary_tracker_is_raised() -> None:
     def full(row: Row) -> None:
         raise StorageError("disk full")
 
@@ -70,23 +72,23 @@ def test_the_runs_own_file_must_hold() -> None:
         TrackerGroup(full, [], print)({"kind": "train", "step": 1})
 
 
-def test_whatever_a_sink_raises_the_others_go_on_also_where_nobody_can_hear_of_it() -> None:
-    class Strange(Exception):  # noqa: N818
+def test_any_error_of_a_tracker_is_contained_even_if_it_cannot_be_reported() -> None:
+    class StrangeError(Exception):
         pass
 
     def strange(row: Row) -> None:
-        raise Strange
+        raise StrangeError
 
     def closed(text: str) -> None:
         raise BrokenPipeError
 
-    seen: list[Row] = []
-    TrackerGroup(seen.append, [strange, seen.append], closed)({"kind": "train", "step": 1})
-    assert len(seen) == 2
+    rows: list[Row] = []
+    TrackerGroup(rows.append, [strange, rows.append], closed)({"kind": "train", "step": 1})
+    assert len(rows) == 2
 
 
-def test_what_goes_beside_is_not_in_the_runs_own_file() -> None:
-    truth: list[Row] = []
+def test_secondary_rows_are_not_written_to_the_primary_tracker() -> None:
+    primary: list[Row] = []
     others: list[Row] = []
-    TrackerGroup(truth.append, [others.append], print).log_secondary({"kind": "histograms", "step": 1})
-    assert (len(truth), len(others)) == (0, 1)
+    TrackerGroup(primary.append, [others.append], print).log_secondary({"kind": "histograms", "step": 1})
+    assert (len(primary), len(others)) == (0, 1)

@@ -268,7 +268,7 @@ def test_torchrun_starts_them_again_whichever_is_killed(straight: Path, data: To
 
 def left_alone(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
     """A run whose launcher is killed."""
-    seldom = [f"{what}.every=10000" for what in ("validation", "samples", "checkpoint")]
+    seldom = [f"{what}.every_steps=10000" for what in ("validation", "samples", "checkpoint")]
     values = asked(out, data, *seldom, strike=(step, rank, "kill the launcher")) | {"steps": 5000}
     words = [sys.executable, "-m", "tests.training.rank_work", "2", json.dumps(values)]
     launched = subprocess.run(words, cwd=REPOSITORY, timeout=SECONDS)

@@ -17,7 +17,7 @@ from fabella.report.axes import duration
 from fabella.report.page import page
 from fabella.report.run_history import read
 from fabella.storage import atomic_write
-from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
+from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from fabella.tuning.compare import Compared, compare, matched_model, steps_for_seconds
 
@@ -46,7 +46,7 @@ def command(
     if ids is None:
         with PrepareProgressLine() as line:
             ids = prepare_data(planned.run, prepared, progress=line)
-        say_remarks(ids.manifest)
+        print_notes(ids.manifest)
     if minutes:
         runs = [steps_for_seconds(run, minutes, device=device) for run in runs]
     found = compare(runs, ids, out, device=device)

@@ -23,7 +23,7 @@ from fabella.data.prepare.pipeline import prepare
 from fabella.errors import UsageError
 from fabella.text.source import parse_source
 from fabella.tokenizers import loading
-from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
+from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 
 
 def command(
@@ -109,7 +109,7 @@ def _counts(split: Split) -> dict[str, int | float]:
 
 
 def _tell(prepared: TokenizedDataset) -> None:
-    say_remarks(prepared.manifest)
+    print_notes(prepared.manifest)
     print_result(f"{'':<12}{'documents':>12}{'tokens':>16}{'bytes':>16}{'bytes/token':>13}")
     for split in (prepared.train, prepared.validation):
         print_result(

@@ -26,7 +26,7 @@ from fabella.engine.distributed.process_group import RankInfo, current_rank, req
 from fabella.errors import ConfigError, UsageError
 from fabella.report.loss_png import plot_loss
 from fabella.runs.run_dir import require_empty
-from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
+from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume
 from fabella.training.failed_step import replay as taken_again
 from fabella.training.run import TrainResult
@@ -120,7 +120,7 @@ def _decide(order: _Order, place: RankInfo) -> LaunchPlan:
     if ids is None:
         with PrepareProgressLine() as line:
             ids = prepare_data(planned.run, order.prepared, progress=line)
-        say_remarks(ids.manifest)
+        print_notes(ids.manifest)
     if goes_on:
         return start_or_resume(planned.run, out, ids)
     return LaunchPlan(planned.run, out, ids.folder, resumed=False)

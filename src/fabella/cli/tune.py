@@ -20,7 +20,7 @@ from fabella.config.training import Epochs
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
 from fabella.storage import atomic_write, make_folders, storage_errors
-from fabella.tracking.prepare_progress import PrepareProgressLine, say_remarks
+from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.run import resolve_config
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from fabella.tuning.lr_range_test import lr_range_test, rate_page
@@ -60,7 +60,7 @@ def command(
     if ids is None:
         with PrepareProgressLine() as line:
             ids = prepare_data(planned.run, prepared, progress=line)
-        say_remarks(ids.manifest)
+        print_notes(ids.manifest)
     run = resolve_config(planned.run, ids) if isinstance(planned.run.training.length, Epochs) else planned.run
     folder = out or Path("tuned") / run.name
     if lr_find:

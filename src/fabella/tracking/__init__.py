@@ -1,1 +1,1 @@
-"""Where measurements go: the run's own metrics.jsonl (the truth), and people's eyes."""
+"""Trackers: destinations of the metrics of a run. `metrics.jsonl` is the primary one; all plots are drawn from it."""

@@ -1,92 +1,77 @@
-"""A service that is told of a run on a thread of its own: it may fail, hang or be slow, and the training goes on."""
+"""Trackers on threads of their own: one that fails, hangs or is slow does not disturb the training."""
 
-import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, final
 
+from fabella.tracking.background import BackgroundWorker
 from fabella.tracking.tracker import Row
 
-WAITING = 1000
-"""Rows that wait for a service that is slow; of more, the oldest are left out. With a row every ten steps these are
-ten thousand steps."""
+QUEUE_CAPACITY_ROWS = 1000
+"""Rows that wait for a slow tracker; older ones are dropped. With a row every 10 steps, these are 10,000 steps."""
 SILENT_SECONDS, CLOSING_SECONDS = 2.0, 30.0
-"""At the end a service may take so long to finish: silently, and at the most."""
+"""Time at the end after which waiting for a tracker is reported, and after which it is given up."""
 
 Report = Callable[[str], None]
 
 
 class RemoteTracker(Protocol):
-    """A sink that is closed at the end; both may raise anything, and take any time."""
+    """Tracker that must be closed. Its methods may raise anything and take any time."""
 
     def __call__(self, row: Row) -> None: ...
 
     def close(self) -> None: ...
 
 
+@final
 class AsyncTracker:
-    """A sink that never raises and never waits. Each trouble with its service is reported once, and then no more."""
+    """Tracker that neither raises nor blocks. It reports each kind of problem once."""
 
-    def __init__(self, name: str, connect: Callable[[], RemoteTracker], report: Report, waiting: int = WAITING) -> None:
-        """``connect`` gives the service; it is called on the thread too, for it may need a network that is down."""
+    def __init__(
+        self, name: str, connect: Callable[[], RemoteTracker], report: Report, capacity: int = QUEUE_CAPACITY_ROWS
+    ) -> None:
+        """Call ``connect`` on the tracker's thread, because it may wait for a network."""
         self.name = name
-        self._connect, self._report, self._most = connect, report, waiting
-        self._rows: deque[Row] = deque()
-        self._changed = threading.Condition()
-        self._closing = self._over = self._late = False
-        # A service that hangs must not keep the process from ending, therefore a daemon.
-        self._thread = threading.Thread(target=self._work, name=f"fabella-{name}", daemon=True)
-        self._thread.start()
+        self._connect, self._report = connect, report
+        self._tracker: RemoteTracker | None = None
+        self._late = False
+        self._worker = BackgroundWorker(
+            report, name=name, on_error=self._fail, when_full="drop_oldest", capacity=capacity, on_close=self._finish
+        )
+        self._worker.submit(lambda: self._connected() and None)
 
     def __call__(self, row: Row) -> None:
-        with self._changed:
-            if self._over:
-                return
-            self._rows.append(row)
-            late = len(self._rows) > self._most
-            if late:
-                self._rows.popleft()
-            first, self._late = late and not self._late, self._late or late
-            self._changed.notify()
-        if first:
-            self._report(f"{self.name} is too slow: its oldest rows are left out. metrics.jsonl has them all.")
+        """Queue the row."""
+        on_time = self._worker.submit(lambda: self._connected()(row))
+        if not on_time and not self._late:
+            self._late = True
+            self._report(f"{self.name} is too slow: its oldest rows are dropped. metrics.jsonl has all of them.")
 
     def close(self, *, silent: float = SILENT_SECONDS, at_most: float = CLOSING_SECONDS) -> None:
-        """Let the service take what waits and finish, but no longer than ``at_most`` seconds."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(silent)
-        if self._thread.is_alive():
-            self._report(f"Waiting for {self.name} to finish, at most {at_most:.0f} seconds.")
-            self._thread.join(at_most - silent)
-        if self._thread.is_alive():
-            self._report(f"{self.name} did not finish in time and may lack the last rows. metrics.jsonl has them all.")
+        """Wait until the tracker has the queued rows and is closed, for at most ``at_most`` seconds.
 
-    def _work(self) -> None:
-        try:
-            self._serve(self._connect())
-        except BaseException as error:  # noqa: BLE001 - foreign code on a thread of its own: SystemExit ends it alone
-            self._report(f"{self.name} failed and is left out from here on: {_first_line(error)}")
-        with self._changed:
-            self._over = True
-            self._rows.clear()
+        Waiting is reported after ``silent`` seconds.
+        """
+        if self._worker.close(silent):
+            return
+        self._report(f"Waiting for {self.name} to finish, at most {at_most:.0f} seconds.")
+        if not self._worker.close(at_most - silent):
+            message = f"{self.name} did not finish in time; its last rows may be missing."
+            self._report(f"{message} metrics.jsonl has all of them.")
 
-    def _serve(self, service: RemoteTracker) -> None:
-        try:
-            while (row := self._next()) is not None:
-                service(row)
-        except BaseException:
-            with suppress(Exception):  # its first error is the one that is told
-                service.close()
-            raise
-        service.close()
+    def _connected(self) -> RemoteTracker:
+        if self._tracker is None:
+            self._tracker = self._connect()
+        return self._tracker
 
-    def _next(self) -> Row | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._closing)
-            return self._rows.popleft() if self._rows else None
+    def _finish(self) -> None:
+        self._connected().close()
+
+    def _fail(self, error: BaseException) -> None:
+        self._report(f"{self.name} failed and is disabled for the rest of the run: {_first_line(error)}")
+        if self._tracker is not None:
+            with suppress(Exception):  # the first error has been reported
+                self._tracker.close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What people see while a model learns: one line that moves, and lines that stay."""
+"""Console output of a training: one progress line that is rewritten, and permanent lines."""
 
 import sys
 import time
@@ -9,22 +9,22 @@ from fabella.tracking.tracker import Row
 
 
 def print_status(text: str = "", *, end: str = "\n") -> None:
-    """A remark, a warning or progress: standard error, so that a result can be piped.
+    """Print a note, a warning or progress to standard error, so that results on standard output can be piped.
 
-    Where that is closed, full, or a terminal that has gone, nobody is there to hear it, and no work ends for that.
+    An error while printing is ignored: standard error may be closed or full, and the work must not end for that.
     """
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] - so it is where it was closed
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] - None if it was closed
         with suppress(OSError):
             print(text, file=sys.stderr, end=end, flush=True)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether people look at a standard stream; None: one that was closed when the program began."""
+    """Return whether a standard stream is a terminal. None stands for one that was closed when the program started."""
     return stream is not None and stream.isatty()
 
 
 class ProgressLine:
-    """One line that is rewritten in place on a terminal; on anything else, a plain line at most every tenth call."""
+    """Progress line, rewritten in place on a terminal; elsewhere, a plain line at every tenth update."""
 
     def __init__(self, plain_every: int = 10) -> None:
         self.terminal = is_terminal(sys.stderr)
@@ -33,7 +33,7 @@ class ProgressLine:
         self._width = 0
 
     def update(self, text: str) -> None:
-        """Replace the line (terminal), or print one of ``plain_every`` calls, the first always (elsewhere)."""
+        """Rewrite the line on a terminal; elsewhere, print the first of each ``plain_every`` updates."""
         if self.terminal:
             print_status("\r" + text.ljust(self._width), end="")
             self._width = len(text)
@@ -42,17 +42,17 @@ class ProgressLine:
         self._calls += 1
 
     def close(self) -> None:
-        """Leave the last line standing."""
+        """End the line, so that it stays visible."""
         if self.terminal and self._width:
             print_status()
         self._width = 0
 
 
 class ConsoleTracker:
-    """Shows rows: training as one moving line, validation and samples as lines that stay."""
+    """Print rows: training as a progress line; validation, samples and warnings as permanent lines."""
 
     def __init__(self, steps: int, bits_per_nat: float) -> None:
-        """``steps``: of the whole run. ``bits_per_nat``: bits per byte of text for one nat per token."""
+        """``steps``: steps of the whole run. ``bits_per_nat``: bits per byte at a loss of one nat per token."""
         self.steps = steps
         self.bits_per_nat = bits_per_nat
         self.line = ProgressLine()
@@ -61,50 +61,50 @@ class ConsoleTracker:
 
     def __call__(self, row: Row) -> None:
         if row["kind"] == "train":
-            self._tell_skipped(row)
-            self.line.update(self._training(row))
+            self._print_skipped(row)
+            self.line.update(self._progress(row))
         elif row["kind"] == "validation":
-            self._stay(
+            self._print(
                 f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {row['perplexity']:.2f}, "
                 f"{row['bits_per_byte']:.4f} bits per byte"
             )
         elif row["kind"] == "grad_spike":
-            self._stay(
-                f"step {row['step']:,}: the gradient norm leapt to {row['grad_norm']:.3g}, "
-                f"{row['grad_norm'] / row['median']:.1f} times the usual {row['median']:.3g}"
+            self._print(
+                f"step {row['step']:,}: gradient norm spike: {row['grad_norm']:.3g}, "
+                f"{row['grad_norm'] / row['median']:.1f} times the median"
             )
         elif row["kind"] == "rollback":
-            self._stay(
-                f"back to step {row['step'] - 1:,}, as step {row['failed']:,} failed: {row['times']} of "
-                f"{row['allowed']} times; learning rate x {row['lr_factor']:.3g}"
+            self._print(
+                f"rollback {row['times']} of {row['allowed']} to step {row['step'] - 1:,}, because step "
+                f"{row['failed']:,} was not finite; learning rate factor {row['lr_factor']:.3g}"
             )
         elif row["kind"] == "sample":
-            self._stay(f"step {row['step']:,} tells: {shorten(row['prompt'] + row['text'])}")
+            self._print(f"step {row['step']:,} sample: {shorten(row['prompt'] + row['text'])}")
 
     def close(self) -> None:
-        """Leave the last line standing."""
+        """End the progress line."""
         self.line.close()
 
-    def _stay(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.line.close()
         print_status(text)
 
-    def _tell_skipped(self, row: Row) -> None:
+    def _print_skipped(self, row: Row) -> None:
         skipped = int(row.get("skipped_steps", 0))
         if skipped > self._skipped:
-            self._stay(f"step {row['step']:,}: {skipped:,} steps left out so far, as they were not finite")
+            self._print(f"step {row['step']:,}: {skipped:,} non-finite steps skipped so far")
         self._skipped = skipped
 
-    def _training(self, row: Row) -> str:
+    def _progress(self, row: Row) -> str:
         step = int(row["step"])
         return (
             f"{100 * step // self.steps:3d} %  step {step:,}/{self.steps:,}  loss {row['loss']:.3f}  "
             f"{row['loss'] * self.bits_per_nat:.3f} bits/byte  {row['tokens_per_second']:,.0f} tokens/s  "
-            f"{self._left(step)}"
+            f"{self._time_left(step)}"
         )
 
-    def _left(self, step: int) -> str:
-        """Time left, from the pace since this process began; the monotonic clock never goes back."""
+    def _time_left(self, step: int) -> str:
+        """Return the time left, from the average speed of this process."""
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)
@@ -114,13 +114,13 @@ class ConsoleTracker:
 
 
 def duration(seconds: float) -> str:
-    """``1:05`` (minutes and seconds), or ``2:03:04`` from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
+    """Return ``1:05`` (minutes and seconds), or ``2:03:04`` from an hour on."""
+    minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{remainder:02d}" if hours else f"{minutes}:{remainder:02d}"
 
 
 def shorten(text: str, length: int = 300) -> str:
-    """One line of at most ``length`` characters, without control characters: sampled text may hold anything."""
+    """Return one line of at most ``length`` characters, with control characters replaced by spaces."""
     line = "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -1,41 +1,58 @@
-"""The services that a run's config asks for, each on a thread of its own."""
+"""Create the trackers of a run's config.
+
+A tracker is one file of this package, found by the name of its config key: ``tracking.NAME`` is a bool or a section
+with a ``mode``, and ``NAME.py`` (or ``NAME_torch.py``) defines ``TITLE``, its third-party ``PACKAGE``, and
+``connect(run_dir, step=, report=)``, which returns a RemoteTracker.
+"""
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from fabella.config.tracking import TrackingConfig
 from fabella.errors import ConfigError
 from fabella.runs.run_dir import RunDir
-from fabella.tracking.async_tracker import AsyncTracker, RemoteTracker, Report
-from fabella.tracking.tensorboard import TensorBoardTracker
-from fabella.tracking.wandb import WandbTracker
+from fabella.tracking.async_tracker import AsyncTracker, Report
 
 
-def require(telemetry: TrackingConfig) -> None:
-    """Raises ConfigError where a service is asked for whose package is not installed: before a run begins."""
-    if telemetry.tensorboard:
-        _require_package("tracking.tensorboard=true", "tensorboard.summary")
-    if telemetry.wandb.mode != "disabled":
-        _require_package(f"tracking.wandb.mode={telemetry.wandb.mode}", "wandb")
+def require_packages(config: TrackingConfig) -> None:
+    """Raise ConfigError if the package of an enabled tracker is not installed; called before a run begins."""
+    for setting, module in _enabled(config):
+        try:
+            importlib.import_module(importlib.import_module(module).PACKAGE)
+        except ModuleNotFoundError as missing:
+            raise ConfigError(
+                f"Cannot use {setting}: Python has no module '{missing.name}'.",
+                hint="Install it with pip install 'fabella[track]', or remove the setting.",
+            ) from None
 
 
-def _require_package(setting: str, module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as missing:
-        raise ConfigError(
-            f"{setting} cannot be used: Python has no module '{missing.name}'.",
-            hint="Install it (pip install 'fabella[track]'), or leave the setting out.",
-        ) from None
+def open_trackers(run_dir: RunDir, *, step: int, report: Report) -> list[AsyncTracker]:
+    """Return the enabled trackers of a run that continues after ``step``. The caller closes them."""
+    modules: list[Any] = [importlib.import_module(module) for _, module in _enabled(run_dir.run.tracking)]
+    return [
+        AsyncTracker(module.TITLE, partial(module.connect, run_dir, step=step, report=report), report)
+        for module in modules
+    ]
 
 
-def services(folder: RunDir, *, step: int, report: Report) -> list[AsyncTracker]:
-    """The services of the run in ``folder``, which goes on from ``step``; close each of them at the end."""
-    telemetry = folder.run.tracking
-    asked: dict[str, Callable[[], RemoteTracker]] = {}
-    if telemetry.tensorboard:
-        asked["TensorBoard"] = partial(TensorBoardTracker, folder.path, folder.run, step=step)
-    if telemetry.wandb.mode != "disabled":
-        asked["Weights & Biases"] = partial(WandbTracker, folder.path, folder.run, report)
-    return [AsyncTracker(name, connect, report) for name, connect in asked.items()]
+def _enabled(config: TrackingConfig) -> Iterator[tuple[str, str]]:
+    """Yield the setting and the module name of each enabled tracker."""
+    for key in type(config).model_fields:
+        module = _module_name(key)
+        value: Any = getattr(config, key)
+        if not module:
+            continue
+        if isinstance(value, bool):
+            if value:
+                yield f"tracking.{key}=true", module
+        elif value.mode != "disabled":
+            yield f"tracking.{key}.mode={value.mode}", module
+
+
+def _module_name(key: str) -> str:
+    """Return the module of the tracker ``key``, or an empty string for a key that is not a tracker."""
+    names = (f"{__package__}.{key}", f"{__package__}.{key}_torch")
+    return next((name for name in names if importlib.util.find_spec(name)), "")

@@ -1,4 +1,4 @@
-"""What people see of preparing: a line that moves, then what was guessed, left out or found wrong."""
+"""Progress line, notes and warnings of data preparation."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -9,13 +9,13 @@ from fabella.tracking.console import ProgressLine, duration, print_status
 
 
 class PrepareProgressLine:
-    """Shows how far preparing has come; use it as a context, so that its last line stays."""
+    """Progress line of data preparation; a context manager, which ends the line."""
 
     def __init__(self) -> None:
         self._line = ProgressLine()
 
     def __call__(self, progress: PrepareProgress) -> None:
-        self._line.update(in_words(progress))
+        self._line.update(format_progress(progress))
 
     def __enter__(self) -> Self:
         return self
@@ -26,16 +26,16 @@ class PrepareProgressLine:
         self._line.close()
 
 
-def say_remarks(manifest: Mapping[str, Any]) -> None:
-    """Say the notes and the doctor's warnings of prepared data."""
+def print_notes(manifest: Mapping[str, Any]) -> None:
+    """Print the notes and the data-quality warnings of a dataset's manifest."""
     for note in manifest["notes"]:
         print_status(note)
     for warning in manifest["data_quality"]["warnings"]:
         print_status(f"warning: {warning}")
 
 
-def in_words(progress: PrepareProgress) -> str:
-    """``encoding  42 %  12,345 documents  9.8 MB  21.3 MB/s  0:04 left``"""
+def format_progress(progress: PrepareProgress) -> str:
+    """Return e.g. ``encoding  42 %  12,345 documents  9.8 MB  21.3 MB/s  0:04 left``"""
     parts = [progress.doing]
     if progress.share >= 0:
         parts.append(f"{100 * progress.share:.0f} %")

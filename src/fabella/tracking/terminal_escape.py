@@ -1,23 +1,23 @@
-"""What a model may write, made harmless for a terminal: control sequences are shown, not obeyed."""
+"""Escape control characters, so that generated text cannot control the terminal."""
 
 import re
 import unicodedata
 
-# Control, format, surrogate and line-separator characters. Format characters are the bidirectional overrides, the
-# invisible tags and their like; the two joiners are kept, for they shape Persian, Hindi and emoji.
+# Control, format, surrogate and line-separator characters. Format characters include bidirectional overrides and
+# invisible tags. The two zero-width joiners are allowed: Persian, Hindi and emoji need them.
 CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_KEPT = {"\n", "\t", "\N{ZERO WIDTH NON-JOINER}", "\N{ZERO WIDTH JOINER}"}
-# Printable ASCII, newline and tab are most of any text, and need no look.
-_UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]")
+_ALLOWED = {"\n", "\t", "\N{ZERO WIDTH NON-JOINER}", "\N{ZERO WIDTH JOINER}"}
+# Most text is printable ASCII, newlines and tabs, which need no lookup.
+_OTHER = re.compile(r"[^\n\t\x20-\x7e]")
 
 
 def escape(text: str) -> str:
-    r"""Text with every character that a terminal would obey written as ``\x1b``, ``\u202e`` and the like."""
-    return _UNUSUAL.sub(lambda match: _escaped(match.group()), text)
+    r"""Return ``text`` with control characters written as ``\x1b``, ``\u202e`` etc."""
+    return _OTHER.sub(lambda match: _escaped(match.group()), text)
 
 
 def _escaped(character: str) -> str:
-    if character in _KEPT or unicodedata.category(character) not in CONTROL_CATEGORIES:
+    if character in _ALLOWED or unicodedata.category(character) not in CONTROL_CATEGORIES:
         return character
     code = ord(character)
     if code < 0x100:

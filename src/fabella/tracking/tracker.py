@@ -1,4 +1,4 @@
-"""The contract of a sink, and how several are fed without one of them ever stopping a training."""
+"""The tracker protocol, the tracker that writes a run's own files, and a group of trackers."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -10,48 +10,48 @@ from fabella.errors import DiskFullError
 from fabella.runs.metrics_log import append_row
 
 Row = Mapping[str, Any]
-"""One measurement: ``kind`` (train, validation, sample, spike, rewind, final, histograms), ``step``, and its values."""
+"""``kind`` (train, validation, sample, grad_spike, rollback, final or histograms), ``step``, and the values."""
 
 
 class Tracker(Protocol):
-    """Takes rows in the order they are measured."""
+    """Destination of rows, called with them in the order of their steps."""
 
     def __call__(self, row: Row) -> None: ...
 
 
 class JsonlTracker:
-    """``metrics.jsonl`` and ``samples.jsonl`` of a run folder; every plot is drawn from them, and no row is ever lost.
+    """Append rows to ``metrics.jsonl`` and ``samples.jsonl`` of a run directory, from which all plots are drawn.
 
-    On a full disk the rows wait, which is said once, and are written as soon as there is room. Raises StorageError
-    where a row cannot be written for another reason: unlike other sinks, this one is never dropped.
+    On a full disk the rows wait, and are written as soon as there is space. Raise StorageError if a row cannot be
+    written for another reason: unlike other trackers, this one is never disabled.
     """
 
-    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
-        self.metrics, self.samples = folder / "metrics.jsonl", folder / "samples.jsonl"
+    def __init__(self, run_dir: Path, report: Callable[[str], None]) -> None:
+        self.metrics, self.samples = run_dir / "metrics.jsonl", run_dir / "samples.jsonl"
         self.report = report
-        self._waiting: deque[Row] = deque()
-        self._full = False
+        self._queue: deque[Row] = deque()
+        self._disk_full = False
 
     def __call__(self, row: Row) -> None:
-        self._waiting.append(row)
+        self._queue.append(row)
         try:
             self.flush()
         except DiskFullError as error:
-            if not self._full:
-                self.report(f"Measurements wait for room on the disk, and the training goes on: {error}")
-            self._full = True
+            if not self._disk_full:
+                self.report(f"The training continues; its metrics are written once there is disk space: {error}")
+            self._disk_full = True
 
     def flush(self) -> None:
-        """Write what waits. Raises DiskFullError where there still is no room: nothing later may be saved then."""
-        while self._waiting:
-            row = self._waiting[0]
+        """Write the queued rows. Raise DiskFullError if there is no space; do not save a later step then."""
+        while self._queue:
+            row = self._queue[0]
             append_row(self.samples if row["kind"] == "sample" else self.metrics, dict(row))
-            self._waiting.popleft()
-        self._full = False
+            self._queue.popleft()
+        self._disk_full = False
 
 
 class TrackerGroup:
-    """Gives each row to every sink. A sink that fails is reported once and dropped; the run's own file must hold."""
+    """Pass each row to several trackers. One that fails is reported once and dropped, except the primary one."""
 
     def __init__(self, primary: Tracker, others: Sequence[Tracker], report: Callable[[str], None]) -> None:
         self.primary = primary
@@ -59,16 +59,22 @@ class TrackerGroup:
         self.report = report
 
     def __call__(self, row: Row) -> None:
-        """A row for the run's own file and for everybody else."""
+        """Pass a row to all trackers."""
         self.primary(row)
         self.log_secondary(row)
 
     def log_secondary(self, row: Row) -> None:
-        """A row for everybody but the run's own file: histograms, which would fill it."""
-        for sink in list(self.others):
+        """Pass a row to all trackers except the primary one. Histograms would fill the run's own file."""
+        for tracker in list(self.others):
             try:
-                sink(row)
-            except Exception as error:  # noqa: BLE001 - a sink is anybody's code, and none may stop a training
-                self.others.remove(sink)
-                with suppress(OSError):  # nobody may be left to hear of it: standard error is closed
-                    self.report(f"{type(sink).__name__} failed and is left out from here on: {error}")
+                tracker(row)
+            except Exception as error:  # noqa: BLE001 - foreign code must not stop a training
+                self.others.remove(tracker)
+                with suppress(OSError):  # standard error may be closed
+                    self.report(f"{type(tracker).__name__} failed and is disabled for the rest of the run: {error}")
+
+
+def scalars(row: Row) -> dict[str, float]:
+    """Return the numbers of a row as ``KIND/NAME`` → value, e.g. ``validation/loss``."""
+    values = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
+    return {f"{row['kind']}/{name}": float(value) for name, value in values.items()}

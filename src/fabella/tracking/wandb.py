@@ -1,40 +1,48 @@
-"""Weights & Biases: one run there for each run folder, gone on with under the same id however often it is resumed."""
+"""Weights & Biases: one W&B run for each run directory, with the same id after every resume."""
 
 import importlib
 import re
 import secrets
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
+from fabella.engine.engine import Histogram
 from fabella.run_config.run import RunConfig
-from fabella.runs.run_dir import step_name
+from fabella.runs.run_dir import RunDir, step_name
 from fabella.storage import atomic_write, storage_errors
-from fabella.tracking.tensorboard import numbers
-from fabella.tracking.tracker import Row
+from fabella.tracking.async_tracker import RemoteTracker, Report
+from fabella.tracking.tracker import Row, scalars
 
-ID = "wandb-id"
-# Their own waits come to an end before ours does (aside.CLOSING_SECONDS), so that it is them who say what is missing.
+TITLE = "Weights & Biases"
+PACKAGE = "wandb"
+ID_FILE = "wandb-id"
 CONNECTING_SECONDS, FINISHING_SECONDS = 60, 20
+"""Timeouts of the wandb package. They end before ``async_tracker.CLOSING_SECONDS``, so that its message is shown."""
 
 
+def connect(run_dir: RunDir, *, step: int, report: Report) -> RemoteTracker:
+    """Return a tracker that logs to W&B as ``tracking.wandb`` says. ``step`` is not needed: W&B knows its own."""
+    return WandbTracker(run_dir.path, run_dir.run, report)
+
+
+@final
 class WandbTracker:
-    """Takes rows for a run at Weights & Biases; sends the finished model after the final score."""
+    """Log rows to a W&B run; upload the finished model after the final loss."""
 
-    def __init__(self, folder: Path, run: RunConfig, report: Callable[[str], None]) -> None:
-        """Connects, which may take long, and raises what the package raises; ModuleNotFoundError without it."""
-        section = run.tracking.wandb
-        self._package: Any = importlib.import_module("wandb")
-        self.folder, self.artifact = folder, section.artifact
-        self.id = own_id(folder)
+    def __init__(self, run_dir: Path, run: RunConfig, report: Report) -> None:
+        """Connect, which may take long. Raise what the package raises; ModuleNotFoundError if it is missing."""
+        config = run.tracking.wandb
+        self._package: Any = importlib.import_module(PACKAGE)
+        self.run_dir, self.artifact = run_dir, config.artifact
+        self.id = run_id(run_dir)
         self._run: Any = self._package.init(
-            project=section.project,
-            entity=section.entity or None,
+            project=config.project,
+            entity=config.entity or None,
             name=run.name,
             id=self.id,
             resume="allow",
-            mode=section.mode,
-            dir=str(folder),
+            mode=config.mode,
+            dir=str(run_dir),
             config=run.model_dump(mode="json"),
             settings=self._package.Settings(
                 console="off",
@@ -48,54 +56,54 @@ class WandbTracker:
             ),
         )
         if self._run.disabled:
-            raise RuntimeError("nobody is logged in (wandb login); tracking.wandb.mode=offline needs no account")
-        # A resumed run tells some steps once more, the same to the bit: what is known there stays.
-        self._known = int(self._run.step) if self._run.resumed else 0
-        if section.mode == "online":
+            raise RuntimeError("you are not logged in (wandb login); tracking.wandb.mode=offline needs no account")
+        # A resumed run repeats some steps with the same bits; W&B already has their rows.
+        self._first_new_step = int(self._run.step) if self._run.resumed else 0
+        if config.mode == "online":
             report(f"Weights & Biases: {self._run.url}")
 
     def __call__(self, row: Row) -> None:
         step = int(row["step"])
-        if step >= self._known:
+        if step >= self._first_new_step:
             self._run.log(self._values(row), step=step)
         if row["kind"] == "final" and self.artifact:
-            self._send_model(step)
+            self._upload_model(step)
 
     def close(self) -> None:
-        """Wait until everything is sent, or on disk; TimeoutError where it takes too long."""
+        """Wait until everything is uploaded or on disk; raise TimeoutError if that takes too long."""
         self._run.finish()
 
     def _values(self, row: Row) -> dict[str, Any]:
         if row["kind"] == "sample":
             return {f"sample/{row['prompt']}": row["prompt"] + row["text"]}
         if row["kind"] == "histograms":
-            return {name: self._histogram(one) for name, one in row["histograms"].items()}
-        return numbers(row)
+            return {name: self._histogram(histogram) for name, histogram in row["histograms"].items()}
+        return scalars(row)
 
-    def _histogram(self, one: Any) -> Any:
-        bins = len(one.counts)
-        edges = [one.low + (one.high - one.low) * number / bins for number in range(bins + 1)]
-        return self._package.Histogram(np_histogram=(list(one.counts), edges))
+    def _histogram(self, histogram: Histogram) -> Any:
+        bins = len(histogram.counts)
+        edges = [histogram.low + (histogram.high - histogram.low) * index / bins for index in range(bins + 1)]
+        return self._package.Histogram(np_histogram=(list(histogram.counts), edges))
 
-    def _send_model(self, step: int) -> None:
-        """All that ``generate`` needs: weights, config and tokenizer."""
+    def _upload_model(self, step: int) -> None:
+        """Upload what ``fabella generate`` needs: weights, config and tokenizer."""
         model = self._package.Artifact(f"model-{self.id}", type="model", metadata={"step": step})
-        model.add_file(str(self.folder / "checkpoints" / step_name(step) / "model.safetensors"))
-        model.add_file(str(self.folder / "config.yaml"))
-        model.add_dir(str(self.folder / "tokenizer"), name="tokenizer")
+        model.add_file(str(self.run_dir / "checkpoints" / step_name(step) / "model.safetensors"))
+        model.add_file(str(self.run_dir / "config.yaml"))
+        model.add_dir(str(self.run_dir / "tokenizer"), name="tokenizer")
         self._run.log_artifact(model)
 
 
-def own_id(folder: Path) -> str:
-    """The id of the run in ``folder``, made at the first call and kept there.
+def run_id(run_dir: Path) -> str:
+    """Return the W&B id of the run in ``run_dir``, created at the first call and saved there.
 
-    What is damaged is made anew: another run there loses nothing here.
+    A damaged id is replaced: the resumed run then appears in W&B as a second run.
     """
-    path = folder / ID
-    with storage_errors(path, f"reading {ID}"):
-        known = path.read_bytes().decode("latin-1").strip() if path.exists() else ""
-    if re.fullmatch(r"[0-9a-f]{16}", known):
-        return known
-    made = secrets.token_hex(8)
-    atomic_write(path, f"{made}\n".encode())
-    return made
+    path = run_dir / ID_FILE
+    with storage_errors(path, f"reading {ID_FILE}"):
+        saved = path.read_bytes().decode("latin-1").strip() if path.exists() else ""
+    if re.fullmatch(r"[0-9a-f]{16}", saved):
+        return saved
+    new = secrets.token_hex(8)
+    atomic_write(path, f"{new}\n".encode())
+    return new

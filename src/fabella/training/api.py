@@ -12,7 +12,7 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dir import RunDir, require_empty
 from fabella.tracking.console import print_status
-from fabella.tracking.prepare_progress import say_remarks
+from fabella.tracking.prepare_progress import print_notes
 from fabella.training import run as session
 from fabella.training.run import TrainResult
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
@@ -50,7 +50,7 @@ def train(
     for reason in planned.reasons:
         print_status(reason)
     ids = planned.prepared or prepare_data(planned.run, Path(prepared))
-    say_remarks(ids.manifest)
+    print_notes(ids.manifest)
     return session.start_run(planned.run, folder, ids, device=device)
 
 

@@ -56,6 +56,6 @@ def _streamed(run: RunConfig, prepared: TokenizedDataset, progress: Progress) ->
 
 
 WAYS: dict[str, Callable[[RunConfig, TokenizedDataset, Progress], Batches]] = {
-    "prepared": _prepared,
-    "streamed": _streamed,
+    "pretokenized": _prepared,
+    "streaming": _streamed,
 }

@@ -53,7 +53,7 @@ class FailedStepRecorder:
         """Keep the step that ``error`` tells of, after which the engine has taken none; the error to raise then."""
         batch, lr, after = self._unread[error.step]
         state = self.engine.state()
-        before = dataclasses.replace(state, numbers={**state.scalars, "step": error.step - 1})
+        before = dataclasses.replace(state, scalars={**state.scalars, "step": error.step - 1})
         path = failed_steps.path_for(self.folder, error.step)
         told = f"{error.message} The step is kept in {path}."
         fix = f"Look into it: fabella train --replay {quote(str(path))}. {error.hint}"

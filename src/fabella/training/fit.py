@@ -18,9 +18,9 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.console import ConsoleTracker, print_status
-from fabella.tracking.factory import services
+from fabella.tracking.factory import open_trackers
 from fabella.tracking.tracker import JsonlTracker, Row, Tracker, TrackerGroup
-from fabella.training.background import BackgroundWorker, NullWorker
+from fabella.tracking.background import BackgroundWorker, NullWorker
 from fabella.training.callbacks.callbacks import (
     EarlyStop,
     GenerateSamples,
@@ -98,7 +98,7 @@ def fit(session: TrainingSession, progress: Progress, saved: ResumeState, initia
 
     with ExitStack() as told:
         terminal = told.enter_context(closing(ConsoleTracker(session.steps, bits_per_nat(prepared.train))))
-        opened = services(session.folder, step=progress.step, report=print_status) if first else []
+        opened = open_trackers(session.folder, step=progress.step, report=print_status) if first else []
         others = [told.enter_context(closing(one)) for one in opened]
         truth = JsonlTracker(session.folder.path, print_status)
         write = TrackerGroup(truth, [terminal, *others, *session.sinks], print_status)

@@ -28,7 +28,7 @@ from fabella.runs.environment import environment
 from fabella.runs.metrics_log import truncate_after
 from fabella.runs.resume_rules import compare_manifests
 from fabella.runs.run_dir import RunDir
-from fabella.tracking.factory import require
+from fabella.tracking.factory import require_packages
 from fabella.tracking.tracker import Tracker
 from fabella.training.fit import ResumeState, TrainingSession, TrainResult
 from fabella.training.loop import Callback, Progress
@@ -57,7 +57,7 @@ def start_run(
     """
     run, ranks = resolve_config(run, prepared), ranks or SingleProcess()
     if ranks.place.is_main:
-        require(run.tracking)
+        require_packages(run.tracking)
     engine = engines.create_engine(run, device=device, ranks=ranks)
     if not ranks.place.is_main:
         beside = TrainingSession(run, RunDir(out, run, {}), prepared, engine, ranks, sinks, observers)
@@ -104,7 +104,7 @@ def _open_as_main(
         if run is not None and run != folder.run:
             _require_steps_to_go(folder, run)
             folder = folder.with_config(run)
-        require(folder.run.tracking)
+        require_packages(folder.run.tracking)
         if not (folder.path / "tokenizer").exists():  # killed between making the folder and keeping the tokenizer
             folder.save_tokenizer(data.tokenizer)
         ranks.broadcast("the folder is in order")

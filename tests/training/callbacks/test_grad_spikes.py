@@ -90,9 +90,9 @@ def test_a_spike_stands_in_the_metrics_and_on_the_terminal(
     rows = [row for row in tiny.metrics(tmp_path / "run") if row["kind"] == "grad_spike"]
     assert [row["step"] for row in rows] == [30]
     assert rows[0]["grad_norm"] > 5 * rows[0]["median"]
-    assert "step 30: the gradient norm leapt to " in capfd.readouterr().err
+    assert "step 30: gradient norm spike: " in capfd.readouterr().err
 
 
 def test_the_line_says_how_many_times_the_usual(capsys: pytest.CaptureFixture[str]) -> None:
     ConsoleTracker(10, 1.0)({"kind": "grad_spike", "step": 1200, "grad_norm": 12.34, "median": 1.5})
-    assert capsys.readouterr().err == "step 1,200: the gradient norm leapt to 12.3, 8.2 times the usual 1.5\n"
+    assert capsys.readouterr().err == "step 1,200: gradient norm spike: 12.3, 8.2 times the median\n"

@@ -111,7 +111,7 @@ def _changes(asked: TrainRequest, prepared: TokenizedDataset | None) -> dict[str
     if asked.engine:
         changes["engine"] = asked.engine
     if asked.steps:
-        changes["training.length"] = {"steps": asked.steps}
+        changes["training.length"] = {"max_steps": asked.steps}
     return changes
 
 

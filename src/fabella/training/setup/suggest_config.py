@@ -55,9 +55,9 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     values["data"] |= {"source": source.model_dump(mode="json"), "validation": {"kind": "holdout", "fraction": 0.05}}
     values["data"] |= {"sequences": {"kind": "packed", "length": context, "stride": context}}  # however long a text is
     values["training"] |= {"length": MaxSteps(max_steps=steps).model_dump()}
-    values["validation"] |= {"every": every}
-    values["checkpoint"] |= {"every": every}
-    values["samples"] |= {"every": 2 * every, "prompts": [""]}
+    values["validation"] |= {"every_steps": every}
+    values["checkpoint"] |= {"every_steps": every}
+    values["samples"] |= {"every_steps": 2 * every, "prompts": [""]}
     times = steps * batch_tokens / max(tokens, 1)
     reasons = {
         "tokenizer": f"{text_bytes / 1e6:,.1f} MB of text: {_in_words(tokenizer)}.",
