@@ -86,7 +86,7 @@ def needed_packages(item: pytest.Item) -> set[str]:
     """Return the optional packages that a test needs: those of `needs`, and jax if a parameter is that engine."""
     marker = item.get_closest_marker("needs")
     parameters = getattr(item, "callspec", None)
-    uses_jax = parameters is not None and "jax" in parameters.params.values()
+    uses_jax = parameters is not None and any(isinstance(v, str) and v == "jax" for v in parameters.params.values())
     return {*(marker.args if marker else ()), *(("jax",) if uses_jax else ())}
 
 
