@@ -1,6 +1,6 @@
 """A headless Chromium that a test drives: commands and events go through two pipes, each ended by a NUL.
 
-Through pipes rather than a port: nobody else on the machine can reach it, and it ends when its pipe closes.
+Pipes instead of a port: no other process can reach it, and it ends when its pipe closes.
 The protocol: https://chromedevtools.github.io/devtools-protocol
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome-headless-shell")
 TIMEOUT_SECONDS = 60.0
-"""Seconds after which a page is called hung; a busy machine needs a few to start a browser."""
+"""Timeout in seconds for a page; a busy machine needs a few to start a browser."""
 _FLAGS = (
     "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
     "--no-first-run",
@@ -41,12 +41,12 @@ SHIFT = 8
 
 
 def find() -> str:
-    """The program; empty where there is none."""
+    """Return the path of the browser; empty if there is none."""
     return next((path for path in map(shutil.which, NAMES) if path), "")
 
 
 class PageError(Exception):
-    """A command that the browser refused, a script that raised, or a page that never did what was waited for."""
+    """A refused command, a script that raised, or a condition that never became true."""
 
 
 class Browser:
@@ -60,7 +60,7 @@ class Browser:
         self.events: list[dict[str, Any]] = []
 
     def ask(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
-        """The result of a command."""
+        """Return the result of a command."""
         self._last += 1
         message = {"id": self._last, "method": method, "params": parameters} | (
             {"sessionId": session} if session else {}
@@ -93,7 +93,7 @@ class Browser:
     def open(
         self, url: str, *, width: int = 1000, height: int = 700, phone: bool = False, dark: bool = False
     ) -> "Page":
-        """An address in the one tab of this browser: a new tab costs a second, and pages keep nothing of each other."""
+        """Open a URL in the only tab: a new tab costs a second, and pages share no state."""
         if not self._session:
             self._begin()
         page = Page(self, self._session)
@@ -130,42 +130,42 @@ class Browser:
 
 
 class Page:
-    """What a person sees and does in the tab."""
+    """Actions and observations of a user in the tab."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser, self._session = browser, session
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command to this page."""
+        """Return the result of a command to this page."""
         return self._browser.ask(method, self._session, **parameters)
 
     def go(self, url: str) -> None:
-        """Leave for an address."""
+        """Navigate to a URL."""
         self.ask("Page.navigate", url=url)
         self.wait(
             f"location.href.split('#')[0] === {json.dumps(url.split('#')[0])} && document.readyState === 'complete'"
         )
 
     def run(self, script: str) -> Any:
-        """The value of an expression, awaited."""
+        """Return the value of an expression, awaited."""
         done = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True)
         if "exceptionDetails" in done:
             raise PageError(done["exceptionDetails"].get("exception", {}).get("description", script))
         return done["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until an expression is true; raises PageError where it never is."""
-        look = f"""new Promise((done) => {{
+        """Wait until an expression is true. Raises PageError after the timeout."""
+        poll = f"""new Promise((done) => {{
             const until = performance.now() + {1000 * PATIENCE * 0.8};
-            const look = () => {{
+            const poll = () => {{
                 const found = (() => {{ try {{ return ({condition}); }} catch (error) {{ return null; }} }})();
-                if (found || performance.now() > until) done(Boolean(found)); else setTimeout(look, 10);
+                if (found || performance.now() > until) done(Boolean(found)); else setTimeout(poll, 10);
             }};
-            look();
+            poll();
         }})"""
         while True:
             try:
-                found = self.run(look)
+                found = self.run(poll)
             except PageError as failed:  # the page was being left
                 if "navigated" not in str(failed) and "context" not in str(failed):
                     raise
@@ -175,28 +175,28 @@ class Page:
             return
 
     def text(self, selector: str) -> str:
-        """What an element says, as it is shown."""
+        """Return the visible text of an element."""
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def click(self, selector: str, number: int = 0) -> None:
-        """Press the mouse, or a finger, in the middle of an element; raises PageError where something covers it."""
+        """Click the middle of an element. Raises PageError if another element covers it."""
         x, y = self._middle(selector, number)
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def tap(self, selector: str, number: int = 0) -> None:
-        """The same with a finger."""
+        """Touch the middle of an element."""
         x, y = self._middle(selector, number)
         self.ask("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def point(self, selector: str, number: int = 0) -> None:
-        """Let the mouse rest on an element."""
+        """Move the mouse to an element."""
         x, y = self._middle(selector, number)
         self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def _middle(self, selector: str, number: int) -> tuple[float, float]:
-        """Of its longest line, for a word may be broken over two."""
+        """Return the middle of the longest line of an element; a word may wrap."""
         found = self.run(
             f"""(() => {{
                 const element = document.querySelectorAll({json.dumps(selector)})[{number}];
@@ -213,11 +213,11 @@ class Page:
         return x, y
 
     def type(self, text: str) -> None:
-        """Text, where the focus is."""
+        """Type text into the focused element."""
         self.ask("Input.insertText", text=text)
 
     def press(self, key: str, modifiers: int = 0) -> None:
-        """One key."""
+        """Press one key."""
         about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": _KEYS[key],
                  "modifiers": modifiers}  # fmt: skip
         spoken = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}
@@ -225,13 +225,13 @@ class Page:
         self.ask("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def picture(self, path: Path, *, whole: bool = False) -> None:
-        """A screenshot as PNG."""
+        """Write a screenshot as PNG."""
         taken = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(taken["data"]))
 
     @property
     def complaints(self) -> list[str]:
-        """Errors and warnings of the console, exceptions, and refused loads, since the tab was opened for it."""
+        """Console errors and warnings, exceptions and blocked requests since the page was opened."""
         return [
             json.dumps(event["params"])[:1000]
             for event in self._browser.events
@@ -240,7 +240,7 @@ class Page:
 
     @property
     def addresses(self) -> set[str]:
-        """Everything that the page asked for."""
+        """URLs that the page requested."""
         return {
             event["params"]["request"]["url"]
             for event in self._browser.events
@@ -258,7 +258,7 @@ def _complains(method: str, parameters: dict[str, Any]) -> bool:
 
 @contextmanager
 def started(program: str, profile: Path) -> Iterator[Browser]:
-    """A browser with a profile folder of its own."""
+    """Start a browser with its own profile directory."""
     read_commands, commands = os.pipe()
     responses, write_answers = os.pipe()
     # Away from 3 and 4, which the launcher overwrites.

@@ -1,4 +1,4 @@
-"""The story page in a real browser, as people use it: with a mouse, a finger, or the keyboard alone."""
+"""The story page in a real browser, used with a mouse, by touch, or with the keyboard only."""
 
 import re
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from tests.server.stubs import Gated, listening, saying, served_models, spelling
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not find(), reason="needs Chromium or Chrome, and none is found here"),
+    pytest.mark.skipif(not find(), reason="needs Chromium or Chrome"),
 ]
 
 STORY = "Once there was a naïve 🐉, and “hello” it said.\n\nIt was happy."
-TOLD = "document.querySelector('#stop').disabled && document.querySelectorAll('.word').length > 5"
-COLOURS = ["paper", "sheet", "ink", "soft", "accent", "on-accent", "edge", "p0", "p1", "p2", "p3"]
+FINISHED = "document.querySelector('#stop').disabled && document.querySelectorAll('.word').length > 5"
+COLORS = ["paper", "sheet", "ink", "soft", "accent", "on-accent", "edge", "p0", "p1", "p2", "p3"]
 SHORT = Limits(max_tokens=70)
 WORDS = "[...document.querySelectorAll('.word')].map((word) => word.textContent)"
-# Each would set window.hacked if it were ever taken for markup, a script or an address.
+# Each payload sets window.hacked if the page treats it as markup, a script or a URL.
 PAYLOADS = [
     *(f"<{tag}>hacked=1</{tag}>" for tag in ("script", "SCRIPT", "script type=module", "svg><script", "math><script")),
     *(f"<{tag} src=x onerror=hacked=1>" for tag in ("img", "video", "audio", "iframe", "input type=image", "embed")),
@@ -46,13 +46,13 @@ PAYLOADS = [
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(find(), tmp_path_factory.mktemp("profile")) as found:
-        yield found
+    with started(find(), tmp_path_factory.mktemp("profile")) as started_browser:
+        yield started_browser
 
 
 @pytest.fixture(scope="module")
 def running_server() -> Iterator[str]:
-    """Model a spells something else after every prompt, b always tells STORY after two tokens."""
+    """Model a depends on the prompt; model b always generates STORY after two tokens."""
     with listening(served_models(spelling(), saying(STORY, prompt=2), limits=SHORT), SHORT) as port:
         yield f"http://127.0.0.1:{port}/"
 
@@ -61,86 +61,84 @@ def running_server() -> Iterator[str]:
 def at(
     browser: Browser, url: str, *, width: int = 1000, phone: bool = False, dark: bool = False, but: str = "\0"
 ) -> Iterator[Page]:
-    """A page that must complain of nothing ``but`` this, and ask nobody but its own server."""
+    """Open a page; it must log no complaint except ``but`` and request only its own server."""
     page = browser.open(url, width=width, phone=phone, dark=dark)
     yield page
-    assert [one for one in page.complaints if but not in one] == []
+    assert [complaint for complaint in page.complaints if but not in complaint] == []
     assert all(address.startswith(url.split("#")[0]) for address in page.addresses - {"about:blank"})
 
 
-def begin(page: Page, beginning: str, model: str = "a") -> None:
+def set_beginning(page: Page, beginning: str, model: str = "a") -> None:
     page.run(f"document.querySelector('.sheet select').value = '{model}'")
     page.run("document.querySelector('#beginning').select()")
     page.type(beginning)
 
 
-def generated(page: Page, number: int = 0) -> str:
-    """The story of a sheet, beginning and all."""
-    page.wait(TOLD)
+def story(page: Page, number: int = 0) -> str:
+    """Wait for the end and return the text of a sheet, including its beginning."""
+    page.wait(FINISHED)
     return page.run(f"document.querySelectorAll('.story')[{number}].textContent")
 
 
-def test_a_beginning_is_told_to_its_end(browser: Browser, running_server: str) -> None:
+def test_a_beginning_is_continued_to_the_end(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
-        begin(page, "Hi", "b")
-        page.click("#tell")
-        assert generated(page) == "Hi" + STORY
+        set_beginning(page, "Hi", "b")
+        page.click("#generate")
+        assert story(page) == "Hi" + STORY
         assert page.text("#status").startswith(f"{len(STORY.encode())} tokens, ")
-        assert "told to its end" in page.text("#status")
+        assert "complete" in page.text("#status")
 
 
-def test_it_is_heard_while_it_comes_and_can_be_stopped_and_told_on(browser: Browser) -> None:
+def test_text_is_streamed_and_can_be_stopped_and_continued(browser: Browser) -> None:
     model = Gated()
     models = served_models(model.generator())
     with listening(models) as port, at(browser, f"http://127.0.0.1:{port}/") as page:
-        page.click("#tell")
+        page.click("#generate")
         for count in (1, 2, 3):
             model.gate.release(8)
             page.wait(f"document.querySelectorAll('.word').length >= {count}")
-        assert page.run("document.querySelector('#tell').disabled")
-        assert page.run("document.querySelector('.sheet').classList.contains('telling')")
+        assert page.run("document.querySelector('#generate').disabled")
+        assert page.run("document.querySelector('.sheet').classList.contains('generating')")
         page.click("#stop")
         page.wait("document.querySelector('#status').textContent === 'Stopped.'")
-        heard = page.run("document.querySelector('.story').textContent")
+        partial = page.run("document.querySelector('.story').textContent")
         model.close()
         scheduler = models.models["a"].scheduler
-        page.click("#on")
+        page.click("#continue")
         page.wait(
-            "document.querySelector('#stop').disabled && /Tell on/.test(document.querySelector('#status').textContent)"
+            "document.querySelector('#stop').disabled && /press Continue/.test(document.querySelector('#status').textContent)"
         )
-        assert generated(page).startswith(heard)
-        assert len(generated(page)) > len(heard)
+        assert story(page).startswith(partial)
+        assert len(story(page)) > len(partial)
         assert (scheduler.running, scheduler.waiting) == (0, 0)
-        assert page.run("document.querySelectorAll('.versions button').length") == 0, "the story went on where it was"
+        assert page.run("document.querySelectorAll('.versions button').length") == 0, "Continue makes no new branch"
 
 
-def test_a_word_is_told_anew_and_the_branch_before_stays(browser: Browser, running_server: str) -> None:
+def test_regenerating_from_a_word_keeps_the_earlier_branch(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
-        page.click("#tell")
-        first = generated(page)
+        page.click("#generate")
+        first = story(page)
         words = page.run(WORDS)
         page.click(".word", 6)
-        page.click("#reroll")
+        page.click("#regenerate")
         page.wait(
             "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
         )
-        second = generated(page)
-        kept = first[: first.index("".join(words[:3]))] + "".join(words[:3])
+        second = story(page)
+        prefix = first[: first.index("".join(words[:3]))] + "".join(words[:3])
         assert second != first
-        assert second.startswith(kept)
+        assert second.startswith(prefix)
         page.click(".versions button", 0)
-        assert generated(page) == first
+        assert story(page) == first
         page.click(".versions button", 1)
-        assert generated(page) == second
+        assert story(page) == second
         assert page.run("document.querySelector('.versions [aria-current=true]').textContent").startswith("2, from ")
 
 
-def test_what_else_could_have_come_is_shown_beside_a_word_and_can_be_chosen(
-    browser: Browser, running_server: str
-) -> None:
+def test_alternatives_of_a_word_are_shown_and_can_be_chosen(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
-        page.click("#tell")
-        generated(page)
+        page.click("#generate")
+        story(page)
         page.point(".word", 4)
         assert not page.run("document.querySelector('#word').hidden")
         assert re.match(r"“.+”: [\d.]+ %", page.text("#word-likely"))
@@ -150,7 +148,7 @@ def test_what_else_could_have_come_is_shown_beside_a_word_and_can_be_chosen(
             for line in page.run("[...document.querySelectorAll('#word-others li')].map((li) => li.innerText)")
         )
         page.point("h1")
-        assert page.run("document.querySelector('#word').hidden"), "a mouse that goes on takes the card with it"
+        assert page.run("document.querySelector('#word').hidden"), "the card disappears when the mouse leaves the word"
         page.click(".word", 4)
         chosen = page.run("document.querySelector('#word-others button').firstChild.textContent")
         page.click("#word-others button")
@@ -163,87 +161,87 @@ def test_what_else_could_have_come_is_shown_beside_a_word_and_can_be_chosen(
         assert page.run("document.querySelector('#word').hidden")
 
 
-def test_two_sheets_tell_the_same_beginning_from_the_same_seed(browser: Browser, running_server: str) -> None:
+def test_two_sheets_use_the_same_beginning_and_seed(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
         page.click("#compare")
         page.run("document.querySelectorAll('.sheet select')[1].value = 'a'")
-        page.click("#tell")
-        assert generated(page, 0) == generated(page, 1)
+        page.click("#generate")
+        assert story(page, 0) == story(page, 1)
         page.run("document.querySelectorAll('.sheet select')[1].value = 'b'")
-        begin(page, "Hi")
-        page.click("#tell")
-        assert generated(page, 0) != generated(page, 1) == "Hi" + STORY
+        set_beginning(page, "Hi")
+        page.click("#generate")
+        assert story(page, 0) != story(page, 1) == "Hi" + STORY
         boxes = page.run("[...document.querySelectorAll('.sheet')].map((one) => one.getBoundingClientRect().top)")
-        assert boxes[0] == boxes[1], "side by side"
+        assert boxes[0] == boxes[1], "the sheets are in one row"
         page.click("#compare")
         assert page.run("document.querySelectorAll('.sheet').length") == 1
 
 
-def test_text_and_link_are_copied_and_the_link_brings_the_story_back(browser: Browser, running_server: str) -> None:
+def test_text_and_link_are_copied_and_the_link_restores_the_story(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
         page.click("#compare")
         page.run("document.querySelector('#temperature').value = 0.35")
-        begin(page, "Hi")
-        page.click("#tell")
-        both = [generated(page, 0), generated(page, 1)]
+        set_beginning(page, "Hi")
+        page.click("#generate")
+        stories = [story(page, 0), story(page, 1)]
         page.click("#copy")
         page.wait("document.querySelector('#status').textContent === 'The text copied.'")
-        assert page.run("navigator.clipboard.readText()") == "\n\n---\n\n".join(both)
+        assert page.run("navigator.clipboard.readText()") == "\n\n---\n\n".join(stories)
         page.click("#share")
         page.wait("document.querySelector('#status').textContent === 'The link copied.'")
         link = page.run("navigator.clipboard.readText()")
     with at(browser, link) as page:
-        assert page.run("[...document.querySelectorAll('.story')].map((one) => one.textContent)") == both
+        assert page.run("[...document.querySelectorAll('.story')].map((one) => one.textContent)") == stories
         assert page.run("document.querySelector('#beginning').value") == "Hi"
         assert page.run("document.querySelector('#temperature').value") == "0.35"
         page.click(".word", 2)
-        page.click("#reroll")
+        page.click("#regenerate")
         page.wait("document.querySelector('.versions button')")
-        generated(page)
-    for damaged in (link[:-9], f"{house}#AAAA", f"{house}#%"):
+        story(page)
+    for damaged in (link[:-9], f"{running_server}#AAAA", f"{running_server}#%"):
         with at(browser, damaged) as page:
             assert "The link is damaged" in page.text("#status")
 
 
 @pytest.mark.fault("F19", cases=len(PAYLOADS))
-def test_whatever_a_model_says_is_text_and_nothing_else(browser: Browser) -> None:
-    said = " ".join(PAYLOADS)
+def test_generated_text_is_never_treated_as_markup(browser: Browser) -> None:
+    payload_text = " ".join(PAYLOADS)
     name = "<img src=x onerror=hacked=1>"
     models = ServedModels(
         [
-            ServedModel(name, saying(said, prompt=2), Limits(max_tokens=20_000)),
+            ServedModel(name, saying(payload_text, prompt=2), Limits(max_tokens=20_000)),
             *served_models(spelling()).models.values(),
         ]
     )
     with listening(models) as port, at(browser, f"http://127.0.0.1:{port}/", but="404") as page:
         elements = (
-            "[...new Set([...document.querySelectorAll('.story *, aside *')].map((one) => one.tagName))].sort().join()"
+            "[...new Set([...document.querySelectorAll('.story *, #word *')].map((one) => one.tagName))].sort().join()"
         )
         page.run("document.querySelector('#length').value = 20000")
         page.run("document.querySelector('#beginning').select()")
         page.type("Hi")
-        page.click("#tell")
-        assert generated(page) == "Hi" + said
-        page.click(".word", said.index("<img"))
+        page.click("#generate")
+        assert story(page) == "Hi" + payload_text
+        page.click(".word", payload_text.index("<img"))
         assert page.run(elements) == "BUTTON,LI,P,SMALL,SPAN,UL"
         assert page.run("document.querySelector('.sheet select').selectedOptions[0].textContent") == name
         page.click("#share")
         page.wait("document.querySelector('#status').textContent === 'The link copied.'")
         link = page.run("navigator.clipboard.readText()")
         page = browser.open(link)
-        assert page.run("document.querySelector('.story').textContent") == "Hi" + said
+        assert page.run("document.querySelector('.story').textContent") == "Hi" + payload_text
         page.run(f"document.querySelector('.sheet select').options[0].value = {name!r} + 'x'")
-        page.click("#tell")
+        page.click("#generate")
         page.wait("document.querySelector('#status.failed')")
-        assert "There is no model '<img" in page.text("#status")
+        assert "Unknown model '<img" in page.text("#status")
         assert page.run("window.hacked === undefined && document.scripts.length === 1")
 
 
-def test_the_keyboard_is_enough(browser: Browser, running_server: str) -> None:
+def test_the_page_can_be_used_with_the_keyboard_only(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
         page.run("document.querySelector('#beginning').focus()")
         page.press("Enter", CONTROL)
-        first = generated(page)
+        first = story(page)
         for _ in range(30):
             if page.run("document.activeElement.className") == "story":
                 break
@@ -257,7 +255,7 @@ def test_the_keyboard_is_enough(browser: Browser, running_server: str) -> None:
             == 4
         )
         page.press("Enter")
-        assert page.run("document.activeElement.closest('#word-others, #reroll') !== null")
+        assert page.run("document.activeElement.closest('#word-others, #regenerate') !== null")
         page.press("Escape")
         assert page.run("document.activeElement.classList.contains('chosen')")
         page.press("Enter")
@@ -265,7 +263,7 @@ def test_the_keyboard_is_enough(browser: Browser, running_server: str) -> None:
         page.wait(
             "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
         )
-        assert generated(page) != first
+        assert story(page) != first
         assert page.run("document.activeElement.className") == "story", "the focus is not lost"
         page.press("Tab", SHIFT)
         assert page.run("document.activeElement.tagName") == "SELECT"
@@ -273,10 +271,10 @@ def test_the_keyboard_is_enough(browser: Browser, running_server: str) -> None:
         assert page.run("document.querySelector('#word').hidden")
 
 
-def test_everything_that_can_be_used_has_a_name(browser: Browser, running_server: str) -> None:
+def test_every_control_has_an_accessible_name(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
-        page.click("#tell")
-        generated(page)
+        page.click("#generate")
+        story(page)
         page.click(".word", 3)
         page.run("document.querySelector('details').open = true")
         nodes = page.ask("Accessibility.getFullAXTree")["nodes"]
@@ -292,8 +290,8 @@ def test_on_a_phone_the_story_stays_in_view(browser: Browser, running_server: st
     with at(browser, running_server, width=width, phone=True) as page:
         wide = "document.documentElement.scrollWidth"
         assert page.run(wide) <= width
-        page.tap("#tell")
-        generated(page)
+        page.tap("#generate")
+        story(page)
         page.tap("summary")
         page.tap("#compare")
         assert page.run(wide) <= width
@@ -307,8 +305,8 @@ def test_on_a_phone_the_story_stays_in_view(browser: Browser, running_server: st
             assert page.run(wide) <= width
         shown = "[...document.querySelectorAll('button, select')].filter((one) => one.offsetParent)"
         heights = page.run(f"{shown}.map((one) => one.offsetHeight)")
-        assert min(heights) >= 36, "a finger needs room"
-        page.tap("#reroll")
+        assert min(heights) >= 36, "buttons are large enough to touch"
+        page.tap("#regenerate")
         page.wait(
             "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
         )
@@ -316,18 +314,18 @@ def test_on_a_phone_the_story_stays_in_view(browser: Browser, running_server: st
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_colour_can_be_read(browser: Browser, running_server: str, dark: bool) -> None:
+def test_every_color_pair_has_enough_contrast(browser: Browser, running_server: str, dark: bool) -> None:
     with at(browser, running_server, dark=dark) as page:
         value = "getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
-        colours = page.run(f"Object.fromEntries({COLOURS}.map((name) => [name, {value}]))")
-    assert (_light(colours["paper"]) < 0.1) == dark
+        colors = page.run(f"Object.fromEntries({COLORS}.map((name) => [name, {value}]))")
+    assert (_light(colors["paper"]) < 0.1) == dark
     pairs = [("ink", back) for back in ("paper", "sheet", "p0", "p1", "p2", "p3")]
     pairs += [(front, back) for front in ("soft", "accent") for back in ("paper", "sheet")] + [("on-accent", "accent")]
-    assert [pair for pair in pairs if _contrast(*(colours[name] for name in pair)) < 4.5] == []
-    assert _contrast(colours["edge"], colours["sheet"]) >= 3.0, "the edge of what can be pressed"
+    assert [pair for pair in pairs if _contrast(*(colors[name] for name in pair)) < 4.5] == []
+    assert _contrast(colors["edge"], colors["sheet"]) >= 3.0, "edges of buttons are visible"
 
 
-def test_a_server_with_a_key_is_unlocked_on_the_page(browser: Browser) -> None:
+def test_the_page_asks_for_the_api_key(browser: Browser) -> None:
     key = "correct-horse-battery-staple"
     with listening(served_models(spelling()), key=key) as port:
         page = browser.open(f"http://127.0.0.1:{port}/")
@@ -337,31 +335,31 @@ def test_a_server_with_a_key_is_unlocked_on_the_page(browser: Browser) -> None:
             page.type(attempt)
             page.press("Enter")
         page.wait("document.body.dataset.ready")
-        page.click("#tell")
-        assert generated(page)
+        page.click("#generate")
+        assert story(page)
 
 
-def test_a_server_that_is_gone_is_told_in_plain_words(browser: Browser) -> None:
+def test_a_stopped_server_is_reported(browser: Browser) -> None:
     with listening(served_models(spelling())) as port:
         page = browser.open(f"http://127.0.0.1:{port}/")
-    page.click("#tell")
+    page.click("#generate")
     page.wait("document.querySelector('#status.failed')")
     assert page.text("#status") == "The server cannot be reached. Is it still running?"
-    assert not page.run("document.querySelector('#tell').disabled")
+    assert not page.run("document.querySelector('#generate').disabled")
 
 
-def test_settings_out_of_bounds_are_named_before_anything_is_asked(browser: Browser, running_server: str) -> None:
+def test_settings_out_of_bounds_are_refused_before_any_request(browser: Browser, running_server: str) -> None:
     with at(browser, running_server) as page:
         page.click("summary")
         page.run("document.querySelector('#length').value = 0")
-        page.click("#tell")
+        page.click("#generate")
         assert page.run("document.activeElement.id") == "length"
         assert not any("completions" in address for address in page.addresses)
 
 
-def _light(colour: str) -> float:
-    """Relative luminance, as WCAG 2 counts it."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def _light(color: str) -> float:
+    """Return the relative luminance of WCAG 2."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
