@@ -80,8 +80,8 @@ class Parrot(nn.Module):
         return batch_size, 0
 
     def decode(self, tokens: Tensor, state: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        batch, read = state
+        batch_size, read = state
         read += tokens.shape[1]
         logits = torch.zeros(batch, self.config.vocab_size)
         logits[:, self.says[min(read - self.prompt, len(self.says) - 1)]] = 1000.0
-        return logits, (batch, read)
+        return logits, (batch_size, read)
