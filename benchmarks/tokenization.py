@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 
 from fabella.data.dataset import dtype_for
-from fabella.data.prepare.worker_pool import Workers
+from fabella.data.prepare.worker_pool import WorkerPool
 from fabella.text.source import documents, parse_source
 from fabella.tokenizers import loading
 from fabella.tokenizers.byte_alphabet import LETTERS
@@ -85,7 +85,7 @@ class Bench:
 
     def _pool(self) -> Workers:
         dtype = dtype_for(max(self.values["model"]["vocab"].values()) + 1)
-        return Workers(self.folder, dtype, self.processes)
+        return WorkerPool(self.folder, dtype, self.processes)
 
     def _ready_pool(self) -> Workers:
         pool = self._pool()

@@ -1,4 +1,4 @@
-"""``fabella check-data`` as it is typed."""
+"""``fabella check-data`` as a user types it."""
 
 import json
 from pathlib import Path
@@ -15,75 +15,75 @@ def stories(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_tells_people(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_readable_text(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["check-data", str(stories), "--held-out", "0.1"]) == 0
     out, err = capsys.readouterr()
-    assert f"separator of {stories} guessed: <|endoftext|> (501 documents)" in err
+    assert f"detected separator of {stories}: <|endoftext|> (501 documents)" in err
     assert out.startswith("documents                 501 (")
-    assert "warning: 1 of 501 documents hold U+FFFD" in out
+    assert "warning: 1 of 501 documents contain U+FFFD" in out
 
 
-def test_it_tells_programs_and_nothing_else(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_one_object_and_nothing_else(stories: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["check-data", str(stories), "--json"]) == 0
     out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert found["source"] == str(stories)
-    assert found["documents"] == 501
-    assert found["damage"]["replacement_characters"] == 1
-    assert found["warnings"] == ["1 of 501 documents hold U+FFFD, where a character was lost."]
+    result = json.loads(out)
+    assert result["source"] == str(stories)
+    assert result["documents"] == 501
+    assert result["damage"]["replacement_characters"] == 1
+    assert result["warnings"] == ["1 of 501 documents contain U+FFFD, where a character was lost."]
     assert err == ""
 
 
-def test_it_looks_at_damage_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_counted_to_the_end_of_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "one"}\nbroken\n{"text": "caf\xe9"}\n')
     assert main.run(["check-data", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["reading"]["documents"], found["reading"]["bad_lines"], found["reading"]["damaged"]) == (2, 1, 1)
-    assert any(note.startswith(f"for example {path}, line 2: it is not JSON") for note in found["notes"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["reading"]["documents"], result["reading"]["bad_lines"], result["reading"]["damaged"]) == (2, 1, 1)
+    assert any(note.startswith(f"for example {path}, line 2: it is not JSON") for note in result["notes"])
 
 
-def test_what_reading_mended_is_damage_and_no_character_that_was_lost_before(
+def test_replaced_damage_is_not_counted_as_characters_lost_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "one"}\n{"text": "caf\xe9"}\n{"text": "lost: \xef\xbf\xbd"}\n')
     assert main.run(["check-data", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["damage"]["replacement_characters"] == 1
-    assert found["warnings"][:2] == [
-        "1 of 3 documents hold U+FFFD, where a character was lost.",
-        "1 document is damaged: bytes that are no UTF-8, NUL, or half characters.",
+    result = json.loads(capsys.readouterr().out)
+    assert result["damage"]["replacement_characters"] == 1
+    assert result["warnings"][:2] == [
+        "1 of 3 documents contain U+FFFD, where a character was lost.",
+        "1 document is damaged: invalid UTF-8, NUL, or lone surrogates.",
     ]
 
 
-def test_nothing_wrong_is_said_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_text_is_reported_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["check-data", "storybook:300", "--held-out", "0.2"]) == 0
-    assert capsys.readouterr().out.endswith("Nothing is wrong with this text.\n")
+    assert capsys.readouterr().out.endswith("No problems found.\n")
 
 
-def test_what_it_says_is_held_out_is_what_preparing_holds_out(
+def test_the_reported_holdout_equals_that_of_prepare(
     stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["check-data", str(stories), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     assert main.run(["prepare", str(stories), "--tokenizer", "bytes", "--out", str(tmp_path / "out"), "--json"]) == 0
     prepared = json.loads(capsys.readouterr().out)
-    assert found["validation"]["documents"] == prepared["validation"]["documents"] > 10
-    assert [note for note in found["notes"] if "held out" in note] == [
+    assert result["validation"]["documents"] == prepared["validation"]["documents"] > 10
+    assert [note for note in result["notes"] if "held out" in note] == [
         note for note in prepared["notes"] if "held out" in note
     ]
 
 
-def test_a_single_document_is_held_out_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_part_of_a_single_document_is_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "novel.txt").write_text("Once upon a time there was a fox who told no end of stories. " * 200)
     assert main.run(["check-data", str(tmp_path / "novel.txt")]) == 0
     out, err = capsys.readouterr()
-    assert "Nothing is held out" not in out
+    assert "No documents are held out" not in out
     assert "held out for validation: the last 10 % of the longest document" in err
 
 
-def test_separator_and_column_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_separator_and_column_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n\nthree")
     assert main.run(["check-data", str(tmp_path / "a.txt"), "--separator", "lines", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reading"]["documents"] == 3
@@ -99,13 +99,19 @@ def test_separator_and_column_can_be_given(tmp_path: Path, capsys: pytest.Captur
         (
             ["check-data", "storybook", "--separator", "lines"],
             2,
-            "--separator means nothing for storybook (20,000",
+            "--separator is only for text files, not for storybook (20,000",
         ),
-        (["check-data", "storybook", "--column", "text"], 2, "--column means nothing for storybook"),
-        (["check-data", "storybook", "--held-out", "2"], 2, "--held-out 2.0 is no share between 0 and 1. For"),
+        (
+            ["check-data", "storybook", "--column", "text"],
+            2,
+            "--column is only for files and hub datasets, not for storybook",
+        ),
+        (["check-data", "storybook", "--held-out", "2"], 2, "--held-out must be between 0 and 1, not 2. For"),
         (["check-data"], 2, "Missing argument"),
     ],
 )
-def test_mistakes_are_explained(words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_explained(
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main.run(words) == code
     assert message in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""Small prepared data that several tests share."""
+"""Small datasets that several tests share."""
 
 import random
 from pathlib import Path
@@ -23,13 +23,13 @@ from fabella.data.prepare.pipeline import prepare
 from fabella.data.prepare.shard_writer import SplitWriter
 from fabella.data.prepare.tokenize import TokenizedDocuments
 
-WINDOWS = Packed(length=32, stride=32)
+SEQUENCES = Packed(length=32, stride=32)
 FIFTH, BYTES = Holdout(fraction=0.2), Bytes()
 SMALL = StorybookSource(stories=60)
 
 
 def split(folder: Path, lengths: list[int], *, vocab_size: int = 300, shard_tokens: int = 100) -> Split:
-    """A split of documents of random ids; ``lengths`` count the end, which is id 0."""
+    """Write a split of documents of random ids; ``lengths`` include the EOS, which is id 0."""
     dtype = dtype_for(vocab_size)
     with SplitWriter(folder, dtype, shard_tokens) as writer:
         for number, length in enumerate(lengths):
@@ -43,9 +43,9 @@ def all_ids(of: Split) -> NDArray[np.int64]:
 
 
 def data(
-    source: Source = SMALL, validation: Holdout | ValidationSource = FIFTH, windows: Packed | Padded = WINDOWS
+    source: Source = SMALL, validation: Holdout | ValidationSource = FIFTH, sequences: Packed | Padded = SEQUENCES
 ) -> DataConfig:
-    return DataConfig(source=source, validation=validation, sequences=windows)
+    return DataConfig(source=source, validation=validation, sequences=sequences)
 
 
 def prepared(folder: Path, of: DataConfig | None = None, tokenizer: Bytes | BPE = BYTES) -> TokenizedDataset:
@@ -53,13 +53,13 @@ def prepared(folder: Path, of: DataConfig | None = None, tokenizer: Bytes | BPE 
 
 
 def lines(path: Path, texts: list[str]) -> FilesSource:
-    """A file with one document a line, as a source."""
+    """Write a file with one document per line, and return it as a source."""
     path.write_text("\n".join(texts) + "\n", encoding="utf-8")
     return FilesSource(paths=(str(path),), separator="lines")
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Return the content of every file in a directory."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 

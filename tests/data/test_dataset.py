@@ -45,14 +45,14 @@ def test_reading_joins_shards(of: Split, start: int, length: int) -> None:
 
 
 @given(starts=st.lists(st.integers(0, 391 - 70), min_size=1, max_size=20), length=st.integers(1, 70))
-def test_gathering_is_reading_each(of: Split, starts: list[int], length: int) -> None:
+def test_gather_equals_reading_each_row(of: Split, starts: list[int], length: int) -> None:
     rows = of.gather(np.array(starts), length)
     assert rows.shape == (len(starts), length)
     for row, start in zip(rows, starts, strict=True):
         np.testing.assert_array_equal(row, of.read(start, start + length))
 
 
-def test_every_document_ends_with_the_end(of: Split) -> None:
+def test_every_document_ends_with_eos(of: Split) -> None:
     assert of.offsets.tolist() == [0, 50, 51, 181, 211, 310, 330, 391]
     ids = all_ids(of)
     assert (ids[of.offsets[1:] - 1] == 0).all()
@@ -61,7 +61,7 @@ def test_every_document_ends_with_the_end(of: Split) -> None:
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(256, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
-def test_ids_take_the_room_they_need(vocab_size: int, dtype: str, tmp_path: Path) -> None:
+def test_ids_use_the_smallest_dtype(vocab_size: int, dtype: str, tmp_path: Path) -> None:
     assert dtype_for(vocab_size).name == dtype
     made = split(tmp_path / "train", [20], vocab_size=vocab_size)
     assert made.read(0, 20).dtype == dtype
@@ -69,7 +69,7 @@ def test_ids_take_the_room_they_need(vocab_size: int, dtype: str, tmp_path: Path
 
 
 @pytest.mark.fault("B2", cases=3)
-def test_an_id_outside_of_the_vocabulary_is_named_with_its_place(tmp_path: Path) -> None:
+def test_an_id_outside_of_the_vocabulary_is_named_with_its_offset(tmp_path: Path) -> None:
     made = split(tmp_path / "train", [150, 100], vocab_size=300, shard_tokens=100)
     shards = [{"file": f"shard-0000{n}.npy", "tokens": tokens, "crc32": []} for n, tokens in enumerate((100, 100, 50))]
     record = {"documents": 2, "tokens": 250, "bytes": 0, "shards": shards}
@@ -89,7 +89,7 @@ def test_an_id_outside_of_the_vocabulary_is_named_with_its_place(tmp_path: Path)
 # ---------------------------------------------------------------- opening
 
 
-def test_what_was_prepared_is_opened(whole: Path) -> None:
+def test_a_prepared_dataset_can_be_opened(whole: Path) -> None:
     opened = open_dataset(whole, full=True)
     assert opened.folder == whole
     assert opened.tokenizer.vocab_size == 400
@@ -111,7 +111,7 @@ def test_ids_are_those_of_the_documents(whole: Path) -> None:
             assert ids[stop - 1] == opened.tokenizer.eos_id
 
 
-def test_the_fingerprint_is_that_of_the_content(whole: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_content(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "copy")
     assert open_dataset(tmp_path / "copy").fingerprint == open_dataset(whole).fingerprint
     other = prepared(tmp_path / "other", tokenizer=BPE(vocab_size=401))
@@ -119,7 +119,7 @@ def test_the_fingerprint_is_that_of_the_content(whole: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.fault("B14", cases=1)
-def test_text_changed_by_a_byte_is_other_data(tmp_path: Path) -> None:
+def test_text_changed_by_one_byte_is_another_dataset(tmp_path: Path) -> None:
     texts = [f"story number {number}" * 20 for number in range(20)]
     before = prepared(tmp_path / "before", data(lines(tmp_path / "a.txt", texts)))
     texts[-1] += "!"
@@ -158,7 +158,7 @@ def retype(path: Path, source: random.Random) -> None:
 
 
 @pytest.mark.fault("B2", cases=MUTATIONS)
-def test_every_damage_is_found_and_named(whole: Path, tmp_path: Path) -> None:
+def test_every_corruption_is_found_and_named(whole: Path, tmp_path: Path) -> None:
     source = random.Random(5)
     names = sorted(content(whole))
     for number in range(MUTATIONS):
@@ -192,7 +192,7 @@ def test_a_flipped_bit_of_a_shard_is_found_at_its_offset(whole: Path, tmp_path: 
 
 
 @pytest.mark.fault("B2", cases=30)
-def test_what_is_missing_or_of_another_size_is_found_at_once(whole: Path, tmp_path: Path) -> None:
+def test_missing_files_and_other_sizes_are_found_at_once(whole: Path, tmp_path: Path) -> None:
     """Without reading all of it: at every opening."""
     source = random.Random(7)
     names = sorted(set(content(whole)) - {MANIFEST})
@@ -234,7 +234,9 @@ def rendered(manifest: dict[str, object]) -> bytes:
         ({"tokenizer": {}}, "does not describe prepared data"),
     ],
 )
-def test_manifests_of_something_else(whole: Path, tmp_path: Path, change: dict[str, object], words: str) -> None:
+def test_a_manifest_of_another_kind_or_format_is_refused(
+    whole: Path, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
     shutil.copytree(whole, tmp_path / "copy")
     manifest = open_dataset(whole).manifest | change
     (tmp_path / "copy" / MANIFEST).write_bytes(rendered(manifest))
@@ -242,7 +244,7 @@ def test_manifests_of_something_else(whole: Path, tmp_path: Path, change: dict[s
         open_dataset(tmp_path / "copy")
 
 
-def test_offsets_that_lead_elsewhere(tmp_path: Path) -> None:
+def test_offsets_that_do_not_rise_are_corrupt(tmp_path: Path) -> None:
     made = split(tmp_path / "train", [30, 40])
     path = tmp_path / "train" / "offsets.npy"
     path.unlink()
@@ -260,7 +262,7 @@ def test_offsets_that_lead_elsewhere(tmp_path: Path) -> None:
         ("empty folder", r"manifest\.json: no manifest, so the folder is incomplete"),
     ],
 )
-def test_what_is_no_prepared_data(what: str, problem: str, tmp_path: Path) -> None:
+def test_other_directories_are_not_datasets(what: str, problem: str, tmp_path: Path) -> None:
     place = tmp_path / "place"
     if what == "file":
         place.touch()
@@ -271,7 +273,7 @@ def test_what_is_no_prepared_data(what: str, problem: str, tmp_path: Path) -> No
         open_dataset(place)
 
 
-def test_damaged_it_is_still_seen_to_be_prepared_data(whole: Path, tmp_path: Path) -> None:
+def test_a_corrupt_dataset_is_still_recognized_as_one(whole: Path, tmp_path: Path) -> None:
     """So that a command tells of the damage instead of taking the folder for text."""
     shutil.copytree(whole, tmp_path / "copy")
     (tmp_path / "copy" / MANIFEST).write_text("{")

@@ -21,7 +21,7 @@ from fabella.config.data import (
     WeightedSource,
 )
 from fabella.data import fingerprint
-from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, sampled
+from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, sampled_hashes
 from fabella.errors import TextError
 from tests.data.samples import data, lines
 from tests.tokenizers.samples import trained
@@ -29,7 +29,7 @@ from tests.tokenizers.samples import trained
 BYTES = Bytes()
 
 
-def test_each_setting_that_decides_the_ids_counts() -> None:
+def test_each_setting_that_determines_the_ids_changes_the_fingerprint() -> None:
     base = data()
     every = [
         dataset_fingerprint(base, BYTES),
@@ -45,13 +45,13 @@ def test_each_setting_that_decides_the_ids_counts() -> None:
     assert len(set(every)) == len(every)
 
 
-def test_windows_do_not_count() -> None:
+def test_the_sequence_config_does_not_change_the_fingerprint() -> None:
     """They are cut when the data is read."""
-    one, other = data(windows=Packed(length=8, stride=4)), data(windows=Padded(length=100))
+    one, other = data(sequences=Packed(length=8, stride=4)), data(sequences=Padded(length=100))
     assert dataset_fingerprint(one, BYTES) == dataset_fingerprint(other, BYTES)
 
 
-def test_content_counts_and_place_does_not(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_content_and_not_on_the_directory(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     here = data(lines(tmp_path / "a" / "text.txt", ["one", "two"]))
@@ -61,7 +61,7 @@ def test_content_counts_and_place_does_not(tmp_path: Path) -> None:
     assert dataset_fingerprint(here, BYTES) != dataset_fingerprint(there, BYTES)
 
 
-def test_times_do_not_count(tmp_path: Path) -> None:
+def test_modification_times_do_not_change_the_fingerprint(tmp_path: Path) -> None:
     of = data(lines(tmp_path / "text.txt", ["one", "two"]))
     before = dataset_fingerprint(of, BYTES)
     os.utime(tmp_path / "text.txt", (0, 0))
@@ -69,7 +69,7 @@ def test_times_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("B14", cases=2)
-def test_a_byte_more_counts_in_the_text_and_in_the_validation_text(tmp_path: Path) -> None:
+def test_one_more_byte_in_either_source_changes_the_fingerprint(tmp_path: Path) -> None:
     text, validation = lines(tmp_path / "a.txt", ["one"]), lines(tmp_path / "b.txt", ["two"])
     of = data(text, ValidationSource(source=validation))
     seen = {dataset_fingerprint(of, BYTES)}
@@ -80,7 +80,7 @@ def test_a_byte_more_counts_in_the_text_and_in_the_validation_text(tmp_path: Pat
     assert len(seen) == 3
 
 
-def test_the_content_of_a_tokenizer_counts(tmp_path: Path) -> None:
+def test_the_content_of_a_tokenizer_changes_the_fingerprint(tmp_path: Path) -> None:
     trained("bpe", 400).save(tmp_path / "tokenizer")
     section = Pretrained(source=str(tmp_path / "tokenizer"))
     before = dataset_fingerprint(data(), section)
@@ -91,7 +91,7 @@ def test_the_content_of_a_tokenizer_counts(tmp_path: Path) -> None:
     assert dataset_fingerprint(data(), section) != before
 
 
-def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+def test_a_file_changed_during_preparation_is_noticed(tmp_path: Path) -> None:
     of = data(lines(tmp_path / "text.txt", ["one", "two"]))
     before = file_stats(of)
     require_unchanged(before, of)
@@ -100,7 +100,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
         require_unchanged(before, of)
 
 
-def test_a_file_that_goes_meanwhile_is_noticed(tmp_path: Path) -> None:
+def test_a_file_deleted_during_preparation_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     for name in "ab":
         lines(tmp_path / "texts" / f"{name}.txt", ["one"])
@@ -116,7 +116,7 @@ def test_a_file_that_goes_meanwhile_is_noticed(tmp_path: Path) -> None:
         require_unchanged(before, of)
 
 
-def test_a_data_section_of_no_files_has_no_stamp() -> None:
+def test_a_config_without_files_has_no_file_stats() -> None:
     assert file_stats(data()) == []
     assert isinstance(data(), DataConfig)
 
@@ -128,7 +128,7 @@ def streaming(of: DataConfig, **settings: int) -> DataConfig:
     return of.model_copy(update={"reading": Streaming(**settings)})  # pyright: ignore[reportArgumentType]
 
 
-def test_of_a_stream_only_what_decides_its_head_counts() -> None:
+def test_only_settings_of_the_head_change_the_fingerprint_of_a_stream() -> None:
     base = data()
     one, other = (
         streaming(base),
@@ -144,25 +144,25 @@ def test_of_a_stream_only_what_decides_its_head_counts() -> None:
 def test_a_changed_byte_of_a_streamed_file_is_noticed(at: int, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(b"fox " * 1_000_000)
-    before = sampled([path])
+    before = sampled_hashes([path])
     raw = bytearray(path.read_bytes())
     raw[at : at + 1] = b"!"
     path.write_bytes(raw)
-    assert sampled([path]) != before
+    assert sampled_hashes([path]) != before
 
 
-def test_of_large_and_of_many_files_only_samples_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_and_many_files_are_hashed_in_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "SAMPLE_BYTES", 10)
     monkeypatch.setattr(fingerprint, "SAMPLES", 8)
     monkeypatch.setattr(fingerprint, "SAMPLES_OF_ALL", 32)
     files = [tmp_path / f"{number}.txt" for number in range(8)]
     for file in files:
         file.write_bytes(bytes(range(100)) * 10)
-    alone, beside_others = sampled(files[:1]), sampled(files)
+    alone, beside_others = sampled_hashes(files[:1]), sampled_hashes(files)
     assert len(set(beside_others)) == 1
     assert alone[0] != beside_others[0]  # eight blocks of one file, four of each of eight
     for place, noticed in ((0, True), (999, True), (20, False)):
         raw = bytearray(bytes(range(100)) * 10)
         raw[place] = 255
         files[0].write_bytes(raw)
-        assert (sampled(files[:1]) != alone) == noticed
+        assert (sampled_hashes(files[:1]) != alone) == noticed

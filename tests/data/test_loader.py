@@ -28,7 +28,7 @@ def threads() -> int:
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 4, 50])
-def test_batches_are_those_of_the_order(windows: SequenceDataset, ahead: int) -> None:
+def test_batches_follow_the_sampler(windows: SequenceDataset, ahead: int) -> None:
     order, sizes = PermutationSampler(len(windows), 1), [3, 1, 7, 200, 2]
     with prefetch_loader(windows, order, 5, iter(sizes), ahead) as batches:
         made = list(batches)
@@ -42,7 +42,7 @@ def test_batches_are_those_of_the_order(windows: SequenceDataset, ahead: int) ->
 
 
 @pytest.mark.fault("B10", cases=40)
-def test_begun_again_at_any_batch_it_goes_on_exactly(windows: SequenceDataset) -> None:
+def test_a_loader_resumes_exactly_at_any_batch(windows: SequenceDataset) -> None:
     order = PermutationSampler(len(windows), 2)
     with prefetch_loader(windows, order, 0, itertools.repeat(11, 40)) as batches:
         straight = [batch.tokens.tobytes() for batch in batches]
@@ -67,7 +67,7 @@ class Counted(SequenceDataset):
         return self.windows.batch(indices)
 
 
-def test_only_so_many_are_made_ahead(windows: SequenceDataset) -> None:
+def test_the_number_of_prefetched_batches_is_bounded(windows: SequenceDataset) -> None:
     counted = Counted(windows)
     with prefetch_loader(counted, PermutationSampler(len(windows), 1), 0, itertools.repeat(1), ahead=3) as batches:
         for _ in range(10):
@@ -75,7 +75,7 @@ def test_only_so_many_are_made_ahead(windows: SequenceDataset) -> None:
     assert 10 <= counted.made <= 13
 
 
-def test_an_error_on_the_thread_comes_in_its_place(windows: SequenceDataset) -> None:
+def test_an_error_on_the_thread_is_raised_in_its_place(windows: SequenceDataset) -> None:
     batches = prefetch_loader(Counted(windows, fails_at=3), PermutationSampler(len(windows), 1), 0, itertools.repeat(1))
     next(batches)
     next(batches)
@@ -86,7 +86,7 @@ def test_an_error_on_the_thread_comes_in_its_place(windows: SequenceDataset) -> 
     assert threads() == 0
 
 
-def test_closed_early_it_leaves_no_thread_and_gives_nothing_more(windows: SequenceDataset) -> None:
+def test_a_closed_loader_has_no_thread_and_no_batches(windows: SequenceDataset) -> None:
     batches = prefetch_loader(windows, PermutationSampler(len(windows), 1), 0, itertools.repeat(1))
     next(batches)
     batches.close()

@@ -17,7 +17,7 @@ U2, I8 = np.dtype("<u2"), np.dtype("<i8")
 
 
 @given(parts=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=30), max_size=10))
-def test_pieces_written_are_one_array(tmp_path_factory: pytest.TempPathFactory, parts: list[list[int]]) -> None:
+def test_appended_parts_are_one_array(tmp_path_factory: pytest.TempPathFactory, parts: list[list[int]]) -> None:
     path = tmp_path_factory.mktemp("arrays") / "a.npy"
     with NpyWriter(path, U2) as writer:
         for part in parts:
@@ -29,7 +29,7 @@ def test_pieces_written_are_one_array(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.mark.parametrize("length", [0, 1, 10**6, 2**40])
-def test_the_header_is_as_long_for_every_length(length: int) -> None:
+def test_the_header_has_the_same_size_for_every_length(length: int) -> None:
     assert len(header(U2, length)) == len(header(U2, 0)) == 128
 
 
@@ -43,13 +43,13 @@ def test_every_block_has_a_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert writer.checksums == [checksum(data[start : start + 64]) for start in range(0, 200, 64)]
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.npy").touch()
     with pytest.raises(Exception, match="exists"):
         NpyWriter(tmp_path / "a.npy", U2)
 
 
-def test_a_full_disk_is_told_in_words() -> None:
+def test_a_full_disk_is_a_storage_error() -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs /dev/full")
@@ -61,7 +61,7 @@ def test_a_full_disk_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_an_error_within_is_the_one_that_is_told(tmp_path: Path, number: int) -> None:
+def test_an_error_inside_the_block_is_the_one_that_is_raised(tmp_path: Path, number: int) -> None:
     with pytest.raises(OSError, match="while reading"), NpyWriter(tmp_path / "a.npy", U2):
         raise OSError(number, "while reading")
 
@@ -109,12 +109,12 @@ def test_other_arrays_are_refused(array: np.ndarray, words: str, tmp_path: Path)
 @pytest.mark.parametrize(
     "data", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{", b"x" * 200, b"\x93NUMPY\x01\x00\x02\x00()"]
 )
-def test_what_is_no_array_is_refused(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_array_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(data)
     with pytest.raises(PreparedDataError, match=r"a\.npy cannot be read as an array of numbers"):
         open_array(tmp_path / "a.npy", U2, 3)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PreparedDataError, match=r"a\.npy is missing\. Remove the folder, and prepare the data again"):
         open_array(tmp_path / "a.npy", U2, 3)

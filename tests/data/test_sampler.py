@@ -12,12 +12,12 @@ positions = st.integers(0, 200)
 
 
 @given(n=st.integers(1, 60), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 10**6))
-def test_every_epoch_has_every_window_once(n: int, seed: int, epoch: int) -> None:
+def test_every_epoch_has_every_sequence_once(n: int, seed: int, epoch: int) -> None:
     windows = PermutationSampler(n, seed).sequences(epoch * n, (epoch + 1) * n)
     assert sorted(windows) == list(range(n))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     orders = {
         tuple(PermutationSampler(50, seed).sequences(e * 50, e * 50 + 50).tolist())
         for seed in range(20)
@@ -27,7 +27,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 @given(n=st.integers(1, 40), seed=st.integers(0, 100), start=positions, middle=positions, stop=positions)
-def test_it_does_not_matter_where_it_is_cut(n: int, seed: int, start: int, middle: int, stop: int) -> None:
+def test_the_documents_do_not_depend_on_block_borders(n: int, seed: int, start: int, middle: int, stop: int) -> None:
     start, middle, stop = sorted((start, middle, stop))
     order = PermutationSampler(n, seed)
     whole = order.sequences(start, stop).tolist()
@@ -36,7 +36,7 @@ def test_it_does_not_matter_where_it_is_cut(n: int, seed: int, start: int, middl
 
 
 @pytest.mark.fault("B10", cases=N * EPOCHS * 5)
-def test_resumed_at_every_position_nothing_repeats_and_nothing_is_lost() -> None:
+def test_resuming_at_every_position_repeats_and_loses_nothing() -> None:
     """Every position of three epochs, first and last of an epoch among them, with every batch size, resumed twice."""
     straight = PermutationSampler(N, 1).sequences(0, N * EPOCHS + 20).tolist()
     for position in range(N * EPOCHS):
@@ -48,16 +48,16 @@ def test_resumed_at_every_position_nothing_repeats_and_nothing_is_lost() -> None
 
 
 @pytest.mark.parametrize(("position", "epoch"), [(0, 0), (N - 1, 0), (N, 1), (2 * N + 1, 2)])
-def test_epoch(position: int, epoch: int) -> None:
+def test_the_epoch_of_a_position(position: int, epoch: int) -> None:
     assert PermutationSampler(N, 0).epoch(position) == epoch
 
 
-def test_nothing_asked_for_is_nothing() -> None:
+def test_an_empty_range_has_no_sequences() -> None:
     assert PermutationSampler(5, 1).sequences(7, 7).dtype == np.int64
     assert len(PermutationSampler(5, 1).sequences(7, 7)) == 0
 
 
-def test_the_order_is_that_of_the_first_release() -> None:
+def test_the_order_equals_that_of_the_first_release() -> None:
     """Changing the shuffle would change every run that is resumed after an update."""
     assert PermutationSampler(10, 1).sequences(0, 20).tolist() == [
         *(6, 2, 5, 9, 3, 4, 0, 8, 7, 1),

@@ -41,7 +41,9 @@ def every(windows: SequenceDataset) -> Batch:
 
 
 @given(lengths=lengths, length=st.integers(1, 40), stride=st.integers(1, 40), shard=st.integers(10, 80))
-def test_chained(folders: Folders, lengths: list[int], length: int, stride: int, shard: int) -> None:
+def test_packed_sequences_are_cut_at_the_stride(
+    folders: Folders, lengths: list[int], length: int, stride: int, shard: int
+) -> None:
     stride = min(stride, length)
     of = split(folders.new(), lengths, shard_tokens=shard)
     ids = all_ids(of)
@@ -58,7 +60,9 @@ def test_chained(folders: Folders, lengths: list[int], length: int, stride: int,
 
 
 @given(lengths=lengths, length=st.integers(1, 40), shard=st.integers(10, 80))
-def test_documents(folders: Folders, lengths: list[int], length: int, shard: int) -> None:
+def test_padded_sequences_are_documents_after_eos(
+    folders: Folders, lengths: list[int], length: int, shard: int
+) -> None:
     of = split(folders.new(), lengths, shard_tokens=shard)
     bounds = zip(of.offsets[:-1], of.offsets[1:], strict=True)
     documents = [all_ids(of)[a:b].tolist() for a, b in bounds if b - a > 1]
@@ -76,7 +80,7 @@ def test_documents(folders: Folders, lengths: list[int], length: int, shard: int
         assert batch.targets[row].tolist() == document[:learned] + [IGNORE] * rest
 
 
-def test_the_end_of_a_document_is_learned_unless_it_was_cut_off(tmp_path: Path) -> None:
+def test_eos_is_predicted_unless_the_document_was_cut(tmp_path: Path) -> None:
     of = split(tmp_path / "a", [5, 9])
     batch = every(SequenceDataset(of, Padded(length=6), END))
     assert batch.targets[0].tolist()[:5][-1] == END
@@ -84,13 +88,13 @@ def test_the_end_of_a_document_is_learned_unless_it_was_cut_off(tmp_path: Path) 
     assert batch.num_targets == 5 + 6
 
 
-def test_a_batch_is_padded_to_its_own_longest(tmp_path: Path) -> None:
+def test_a_batch_is_padded_to_its_longest_sequence(tmp_path: Path) -> None:
     windows = SequenceDataset(split(tmp_path / "a", [5, 9, 3]), Padded(length=100), END)
     assert windows.batch(np.array([0, 2])).tokens.shape == (2, 5)
 
 
 @given(indices=st.lists(st.integers(0, 8), min_size=1, max_size=20))
-def test_windows_come_as_asked_for_whatever_the_batch(folders: Folders, indices: list[int]) -> None:
+def test_sequences_are_returned_as_requested_whatever_the_batch(folders: Folders, indices: list[int]) -> None:
     for section in (Packed(length=7, stride=5), Padded(length=7)):
         windows = SequenceDataset(split(folders.new(), [11, 2, 8, 30, 4, 6, 9, 3, 12]), section, END)
         together = windows.batch(np.array(indices))
@@ -101,7 +105,9 @@ def test_windows_come_as_asked_for_whatever_the_batch(folders: Folders, indices:
 
 
 @pytest.mark.parametrize(("tokens", "windows"), [(185_517_137, 724_675), (20_613_016, 80_518)])
-def test_the_published_number_of_windows(tokens: int, windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_sequences_equals_the_published_one(
+    tokens: int, windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """gpt2-92m: windows of 512 with stride 256."""
     record = SplitRecord.model_construct(documents=1, tokens=tokens, bytes=0, shards=())
     monkeypatch.setattr(Split, "__init__", lambda self, record: setattr(self, "tokens", record.tokens))
@@ -109,7 +115,7 @@ def test_the_published_number_of_windows(tokens: int, windows: int, monkeypatch:
     assert len(SequenceDataset(of, Packed(length=512, stride=256), END)) == windows
 
 
-def test_too_little_text_says_how_much_is_needed(tmp_path: Path) -> None:
+def test_too_little_text_is_an_error_with_the_needed_size(tmp_path: Path) -> None:
     of = split(tmp_path / "train", [60, 40])
     words = (
         r"The train text is too small: 100 tokens, and one window of 512 needs 513\. "

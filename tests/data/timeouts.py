@@ -1,11 +1,11 @@
-"""Waiting for a process to end without looking at a clock."""
+"""Wait for a process to exit without a clock."""
 
 import os
 import select
 
 
 def has_ended(pid: int, seconds: float = 10.0) -> bool:
-    """Whether the process ends within ``seconds``; it need not be a child."""
+    """Return whether the process exits within ``seconds``; it need not be a child."""
     try:
         watched = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -69,7 +69,7 @@ def checked_outcome(path: Path, first: bytes, lines: list[bytes], max_bad_lines:
     found: list[str] = []
     refusal: TextError | None = None
     try:
-        found.extend(documents(source, invalid="replace", max_bad_lines=max_bad_lines, notes=notes))
+        found.extend(documents(source, decode_errors="replace", max_bad_lines=max_bad_lines, notes=notes))
     except TextError as error:
         refusal = error
     if refusal:

@@ -27,7 +27,7 @@ FIRST, LAST = "Once upon a time.", "The end."
 
 def read(path: Path, invalid: str = "strict", notes: ReadReport | None = None, separator: str = "lines") -> list[str]:
     source = FilesSource(paths=(str(path),), separator=separator)
-    return list(documents(source, invalid=invalid, notes=notes))  # type: ignore[arg-type]
+    return list(documents(source, decode_errors=invalid, notes=notes))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- B3: nothing, or next to nothing

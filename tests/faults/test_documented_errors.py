@@ -160,7 +160,7 @@ def test_no_command_overwrites_existing_files(
     (tmp_path / "story.txt").write_text(STORY * 60)
     (tmp_path / "other.txt").write_text(STORY * 70)
     assert run(TRAIN) == 0
-    assert run(["prepare", "story.txt", "--tokenizer", "bytes", "--context", "16", "--out", "prepared-before"]) == 0
+    assert run(["prepare", "story.txt", "--tokenizer", "bytes", "--context-length", "16", "--out", "prepared-before"]) == 0
     assert run(["tokenizer", "train", "story.txt", "--tokenizer", "bpe:300", "--out", "tokenizer-before"]) == 0
     before = everything(tmp_path)
     assert run(again(tmp_path)) == 4

@@ -29,7 +29,7 @@ def write(folder: Path, suffix: str, data: bytes) -> Path:
 
 
 @packings
-def test_a_packed_file_gives_the_text_that_was_packed(tmp_path: Path, suffix: str) -> None:
+def test_a_compressed_file_is_decompressed(tmp_path: Path, suffix: str) -> None:
     assert b"".join(read_blocks(write(tmp_path, suffix, PACK[suffix](STORY)))) == STORY
 
 
@@ -46,7 +46,7 @@ def test_a_plain_file_is_read_in_blocks(tmp_path: Path) -> None:
 
 
 @packings
-def test_streams_one_after_another_are_one_text(tmp_path: Path, suffix: str) -> None:
+def test_concatenated_streams_are_one_text(tmp_path: Path, suffix: str) -> None:
     """``cat a.gz b.gz > c.gz``; gzip and xz allow zeros between and after."""
     padding = b"" if suffix == ".zst" else b"\0" * 512
     both = PACK[suffix](b"first ") + padding + PACK[suffix](b"second") + padding
@@ -62,13 +62,13 @@ def test_a_stream_may_end_at_any_byte_of_a_read(tmp_path: Path, suffix: str, mon
 
 
 @packings
-def test_an_empty_packed_file_gives_nothing(tmp_path: Path, suffix: str) -> None:
+def test_an_empty_compressed_file_has_no_documents(tmp_path: Path, suffix: str) -> None:
     assert b"".join(read_blocks(write(tmp_path, suffix, PACK[suffix](b"")))) == b""
 
 
 @packings
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, -1])
-def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, suffix: str, keep: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, keep: float) -> None:
     whole = PACK[suffix](STORY)
     path = write(tmp_path, suffix, whole[: int(keep * len(whole)) if keep > 0 else -1])
     with pytest.raises(TextError, match=r"stories\.txt\.\w+ cannot be unpacked: .*Fetch it, or pack it, again"):
@@ -85,7 +85,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 @packings
-def test_text_that_is_not_packed_at_all_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_an_uncompressed_file_with_a_compressed_suffix_is_refused(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(TextError, match="cannot be unpacked"):
         list(read_blocks(write(tmp_path, suffix, b"Once upon a time.")))
 
@@ -100,7 +100,7 @@ def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, suffix: str) -> None:
 
 
 @packings
-def test_a_small_file_may_grow_as_it_likes(tmp_path: Path, suffix: str) -> None:
+def test_a_small_file_may_expand_by_any_ratio(tmp_path: Path, suffix: str) -> None:
     """A list of equal lines packs a thousandfold; that is no danger while it is small."""
     assert sum(map(len, read_blocks(write(tmp_path, suffix, PACK[suffix](b"a" * (FREE // 2)))))) == FREE // 2
 
@@ -112,7 +112,7 @@ def test_a_small_file_may_grow_as_it_likes(tmp_path: Path, suffix: str) -> None:
         (".zst", b"\x28\xb5\x2f\xfd\x00\xa8" + b"\x01\x00\x00"),
     ],
 )
-def test_a_file_that_asks_for_a_huge_window_is_refused(tmp_path: Path, suffix: str, packed: bytes) -> None:
+def test_a_file_that_needs_a_huge_history_is_refused(tmp_path: Path, suffix: str, packed: bytes) -> None:
     with pytest.raises(TextError, match=r"cannot be unpacked: .*[Mm]emory"):
         list(read_blocks(write(tmp_path, suffix, packed)))
 
@@ -123,7 +123,7 @@ def test_zst_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         list(read_blocks(write(tmp_path, ".zst", b"")))
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(TextError, match=r"gone\.txt cannot be read: No such file or directory"):
         list(read_blocks(tmp_path / "gone.txt"))
     with pytest.raises(TextError, match="cannot be read: Is a directory"):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.errors import TextError
-from fabella.text.decode import FOREIGN, to_utf8_blocks
+from fabella.text.decode import SIGNATURES, to_utf8_blocks
 from fabella.text.read_report import ReadReport
 
 STORY = "Once upon a time, a fox said: “Grüß dich, 小狐狸!” 🦊\nThe end.\n"
@@ -22,7 +22,7 @@ def read(blocks: Iterable[bytes], notes: ReadReport | None = None) -> bytes:
     return b"".join(to_utf8_blocks(iter(blocks), "stories.txt", notes or ReadReport()))
 
 
-def test_utf8_passes_through() -> None:
+def test_utf8_is_unchanged() -> None:
     notes = ReadReport()
     assert read([STORY.encode()], notes).decode() == STORY
     assert not list(notes.messages())
@@ -33,7 +33,7 @@ def test_utf8_passes_through() -> None:
     ("bom", "encoding"),
     [(codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF8, "utf-8")],
 )
-def test_a_byte_order_mark_says_how_to_read_and_is_left_out(size: int, bom: bytes, encoding: str) -> None:
+def test_a_byte_order_mark_selects_the_encoding_and_is_dropped(size: int, bom: bytes, encoding: str) -> None:
     data = bom + STORY.encode(encoding)
     notes = ReadReport()
     assert read((data[i : i + size] for i in range(0, len(data), size)), notes).decode() == STORY
@@ -41,7 +41,7 @@ def test_a_byte_order_mark_says_how_to_read_and_is_left_out(size: int, bom: byte
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf16_without_a_mark_is_known_by_its_zeros(encoding: str) -> None:
+def test_utf16_without_a_mark_is_detected_by_its_zeros(encoding: str) -> None:
     text = "Once upon a time there was a small hedgehog.\n" * 9
     notes = ReadReport()
     assert read([text.encode(encoding)], notes).decode() == text
@@ -49,12 +49,12 @@ def test_utf16_without_a_mark_is_known_by_its_zeros(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("lost", [b"\x41", b"\x3d\xd8", b"\x3d\xd8\x00"])
-def test_half_a_character_at_the_end_of_utf16_is_left_for_the_policy(lost: bytes) -> None:
+def test_half_a_character_at_the_end_of_utf16_is_handled_by_the_policy(lost: bytes) -> None:
     with pytest.raises(UnicodeDecodeError):
         read([codecs.BOM_UTF16_LE + STORY.encode("utf-16-le") + lost]).decode()
 
 
-def test_half_a_character_within_utf16_is_left_for_the_policy() -> None:
+def test_half_a_character_within_utf16_is_handled_by_the_policy() -> None:
     with pytest.raises(UnicodeDecodeError):
         read([codecs.BOM_UTF16_LE + b"a\0" * 20 + b"\x3d\xd8" + b"b\0" * 20]).decode()
 
@@ -63,7 +63,7 @@ def test_half_a_character_within_utf16_is_left_for_the_policy() -> None:
     st.lists(st.sampled_from(["a", "\r", "\n", "\r\n"]), max_size=30),
     st.lists(st.integers(1, 5), min_size=1, max_size=9),
 )
-def test_line_ends_are_those_of_python_however_the_blocks_fall(parts: list[str], sizes: list[int]) -> None:
+def test_line_ends_equal_those_of_python_whatever_the_block_borders(parts: list[str], sizes: list[int]) -> None:
     text = "".join(parts)
     data, blocks = text.encode(), []
     while data:
@@ -98,13 +98,13 @@ def archive(kind: str) -> bytes:
         (codecs.BOM_UTF32_BE + "story".encode("utf-32-be"), "is UTF-32"),
     ],
 )
-def test_what_is_no_text_is_named(data: bytes, what: str) -> None:
+def test_binary_files_are_named(data: bytes, what: str) -> None:
     with pytest.raises(TextError, match=f"stories.txt .*{what}"):
         read([data])
 
 
-@pytest.mark.parametrize(("offset", "magic", "what", "fix"), FOREIGN)
-def test_every_foreign_kind_is_refused(offset: int, magic: bytes, what: str, fix: str) -> None:
+@pytest.mark.parametrize(("offset", "magic", "what", "fix"), SIGNATURES)
+def test_every_known_binary_format_is_refused(offset: int, magic: bytes, what: str, fix: str) -> None:
     with pytest.raises(TextError) as error:
         read([b"x" * offset + magic + b" and more"])
     assert error.value.message == f"stories.txt is not text: it is {what}."
@@ -117,15 +117,15 @@ def test_random_bytes_are_refused_with_their_share_of_control_bytes() -> None:
         read([noise])
 
 
-def test_the_share_of_a_short_file_is_of_all_of_it() -> None:
+def test_the_control_share_of_a_short_file_is_of_all_bytes() -> None:
     with pytest.raises(TextError, match="37 % of its first 1,000 bytes are control bytes"):
         read([b"\x01" * 370 + b"a" * 630])
 
 
-def test_a_stray_nul_is_damage_not_a_binary_file() -> None:
+def test_a_stray_nul_is_damage_and_not_a_binary_file() -> None:
     assert read([b"once\0upon a time"]) == b"once\0upon a time"
 
 
-def test_other_8_bit_text_is_no_binary_file() -> None:
+def test_text_in_another_8_bit_encoding_is_not_binary() -> None:
     text = bytes(range(0xC0, 0x100)) * 9  # the Russian alphabet in Windows-1251
     assert read([text]) == text

@@ -13,14 +13,14 @@ def where(raw: bytes, at: int) -> str:
     return f"stories.txt, byte {at + 1}"
 
 
-def texts(reading: DecodePolicy, raw: bytes) -> list[str]:
-    return list(reading.text(raw, where))
+def texts(policy: DecodePolicy, raw: bytes) -> list[str]:
+    return list(policy.text(raw, where))
 
 
-def test_sound_text_passes_unchanged() -> None:
-    reading = DecodePolicy()
-    assert texts(reading, "Grüße, 🦊!\n\n<|endoftext|>".encode()) == ["Grüße, 🦊!\n\n<|endoftext|>"]
-    assert reading.notes.counts() == dict.fromkeys(reading.notes.counts(), 0) | {"documents": 1}
+def test_undamaged_text_is_unchanged() -> None:
+    policy = DecodePolicy()
+    assert texts(policy, "Grüße, 🦊!\n\n<|endoftext|>".encode()) == ["Grüße, 🦊!\n\n<|endoftext|>"]
+    assert policy.notes.counts() == dict.fromkeys(policy.notes.counts(), 0) | {"documents": 1}
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_sound_text_passes_unchanged() -> None:
         (b"line one\nline two \x96 x", "0x96 after 'line two ' is not UTF-8. It may be Windows-1252"),
     ],
 )
-def test_strict_names_place_and_bytes(raw: bytes, problem: str) -> None:
-    with pytest.raises(TextError, match=problem + r'.*set invalid_text to "replace".*or "skip"'):
+def test_strict_names_location_and_bytes(raw: bytes, problem: str) -> None:
+    with pytest.raises(TextError, match=problem + r".*--decode-errors replace .* or skip"):
         texts(DecodePolicy(), raw)
 
 
@@ -49,36 +49,36 @@ def test_strict_names_place_and_bytes(raw: bytes, problem: str) -> None:
         ("was \ufffd before ".encode() + b"\xff", "was \ufffd before \ufffd", 1),
     ],
 )
-def test_replace_puts_in_a_mark_and_counts_it(raw: bytes, text: str, replaced: int) -> None:
-    reading = DecodePolicy(invalid="replace")
-    assert texts(reading, raw) == [text]
-    assert (reading.notes.damaged, reading.notes.replaced, reading.notes.skipped) == (1, replaced, 0)
-    assert len(reading.notes.examples) == 1
+def test_replace_inserts_u_fffd_and_counts_it(raw: bytes, text: str, replaced: int) -> None:
+    policy = DecodePolicy(decode_errors="replace")
+    assert texts(policy, raw) == [text]
+    assert (policy.notes.damaged, policy.notes.replaced, policy.notes.skipped) == (1, replaced, 0)
+    assert len(policy.notes.examples) == 1
 
 
-def test_skip_leaves_the_document_out_and_counts_it() -> None:
-    reading = DecodePolicy(invalid="skip")
-    assert [*texts(reading, b"good"), *texts(reading, b"b\xffd"), *texts(reading, b"fine")] == ["good", "fine"]
-    assert (reading.notes.documents, reading.notes.damaged, reading.notes.skipped) == (2, 1, 1)
+def test_skip_drops_the_document_and_counts_it() -> None:
+    policy = DecodePolicy(decode_errors="skip")
+    assert [*texts(policy, b"good"), *texts(policy, b"b\xffd"), *texts(policy, b"fine")] == ["good", "fine"]
+    assert (policy.notes.documents, policy.notes.damaged, policy.notes.skipped) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("raw", [b"", b" ", b"\n\n\t", "\u2003\u3000".encode()])
-def test_a_document_without_a_visible_character_is_left_out(raw: bytes) -> None:
-    reading = DecodePolicy()
-    assert texts(reading, raw) == []
-    assert reading.notes.empty == 1
+def test_a_document_without_a_visible_character_is_skipped(raw: bytes) -> None:
+    policy = DecodePolicy()
+    assert texts(policy, raw) == []
+    assert policy.notes.empty == 1
 
 
-def test_line_ends_become_plain() -> None:
-    reading = DecodePolicy()
-    assert texts(reading, b"one\r\ntwo\rthree\nfour") == ["one\ntwo\nthree\nfour"]
-    assert reading.notes.carriage_returns == 2
+def test_line_ends_become_newlines() -> None:
+    policy = DecodePolicy()
+    assert texts(policy, b"one\r\ntwo\rthree\nfour") == ["one\ntwo\nthree\nfour"]
+    assert policy.notes.carriage_returns == 2
 
 
 @given(st.binary(max_size=200), st.sampled_from(["strict", "replace", "skip"]))
-def test_whatever_comes_what_goes_out_is_unicode(raw: bytes, invalid: decode_policy.Invalid) -> None:
+def test_decoded_documents_are_always_valid_unicode(raw: bytes, invalid: decode_policy.DecodeErrors) -> None:
     try:
-        found = texts(DecodePolicy(invalid=invalid), raw)
+        found = texts(DecodePolicy(decode_errors=invalid), raw)
     except TextError:
         assert invalid == "strict"
         return
@@ -90,25 +90,25 @@ def test_whatever_comes_what_goes_out_is_unicode(raw: bytes, invalid: decode_pol
 
 
 @given(st.text(st.characters(blacklist_categories=()), max_size=100))
-def test_decoded_text_may_hold_lone_surrogates(text: str) -> None:
-    for cleaned in DecodePolicy(invalid="replace").string(text, where):
+def test_decoded_text_may_contain_lone_surrogates(text: str) -> None:
+    for cleaned in DecodePolicy(decode_errors="replace").decoded_text(text, where):
         assert cleaned.encode().decode() == cleaned
 
 
-def test_a_long_document_is_cut_into_pieces_and_stated() -> None:
+def test_a_long_document_is_cut_into_parts_and_reported() -> None:
     words = b"once upon a time there was a fox "
     raw = words * (3 * LONGEST_DOCUMENT // len(words))
-    reading = DecodePolicy()
-    found = texts(reading, raw)
+    policy = DecodePolicy()
+    found = texts(policy, raw)
     assert "".join(found).encode() == raw
     assert max(len(text) for text in found) <= LONGEST_DOCUMENT
     assert all(text.endswith(" ") for text in found)
-    assert reading.notes.cut == 1
-    assert "1 document longer than 1 MiB, cut into several" in reading.notes.messages()
+    assert policy.notes.cut == 1
+    assert "1 document longer than 1 MiB, cut into several" in policy.notes.messages()
 
 
 @given(st.lists(st.sampled_from(["ä", "🦊", "x" * 7, " ", "\n", "\n\n"]), min_size=1, max_size=60), st.integers(8, 40))
-def test_pieces_join_to_the_whole_and_never_part_a_character(parts: list[str], longest: int) -> None:
+def test_parts_join_to_the_document_and_never_cut_a_character(parts: list[str], longest: int) -> None:
     raw = "".join(parts).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode_policy, "LONGEST_DOCUMENT", longest)
@@ -118,32 +118,32 @@ def test_pieces_join_to_the_whole_and_never_part_a_character(parts: list[str], l
     assert [raw[start:end].decode() for start, end in cuts]
 
 
-def test_a_piece_ends_at_the_best_border(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_ends_at_the_best_border(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_policy, "LONGEST_DOCUMENT", 20)
     raw = b"aaaa bbbb\n\ncccc dddd eeee ffff gggg"
     assert [raw[start:end] for start, end in iter_blocks(raw)] == [b"aaaa bbbb\n\n", b"cccc dddd eeee ffff ", b"gggg"]
 
 
-def test_the_place_of_damage_in_a_later_piece_is_counted_from_the_documents_beginning() -> None:
+def test_the_location_of_damage_in_a_later_part_counts_from_the_start_of_the_document() -> None:
     raw = b"a " * LONGEST_DOCUMENT + b"\xff"
     with pytest.raises(TextError, match=f"byte {2 * LONGEST_DOCUMENT + 1}: 0xFF"):
         texts(DecodePolicy(), raw)
 
 
-def test_bad_lines_end_the_reading_once_the_budget_is_spent() -> None:
-    reading = DecodePolicy(max_bad_lines=2)
-    reading.bad_line("a.jsonl, line 3", "it is not JSON.")
-    reading.bad_line("a.jsonl, line 4", "it is not JSON.")
+def test_more_bad_lines_than_allowed_fail() -> None:
+    policy = DecodePolicy(max_bad_lines=2)
+    policy.bad_line("a.jsonl, line 3", "it is not JSON.")
+    policy.bad_line("a.jsonl, line 4", "it is not JSON.")
     with pytest.raises(TextError) as error:
-        reading.bad_line("a.jsonl, line 9", "it is not JSON.")
+        policy.bad_line("a.jsonl, line 9", "it is not JSON.")
     assert str(error.value) == (
         "a.jsonl, line 9: it is not JSON. It is one more than max_bad_lines = 2. "
         "Repair it, or leave such lines out with max_bad_lines=20."
     )
-    assert reading.notes.bad_lines == 2
-    assert reading.notes.examples[0] == "a.jsonl, line 3: it is not JSON."
+    assert policy.notes.bad_lines == 2
+    assert policy.notes.examples[0] == "a.jsonl, line 3: it is not JSON."
 
 
-def test_without_a_budget_the_first_bad_line_ends_the_reading() -> None:
-    with pytest.raises(TextError, match=r"line 3: broken\. Repair it, or leave such lines out with max_bad_lines=10\."):
+def test_without_a_limit_the_first_bad_line_fails() -> None:
+    with pytest.raises(TextError, match=r"line 3: broken\. Repair it, or skip such lines: --max-bad-lines 10\."):
         DecodePolicy().bad_line("a.jsonl, line 3", "broken.")

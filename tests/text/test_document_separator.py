@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.text import decode_policy, document_separator
-from fabella.text.document_separator import MANY, MARKERS, detect_separator, split_documents
+from fabella.text.document_separator import MANY_FILES, MARKERS, detect_separator, split_documents
 from fabella.text.read_report import ReadReport
 
 
@@ -36,19 +36,19 @@ WRAPPED = "\n".join(["It was a bright cold day in spring, and the little fox tha
         ("", "file"),
     ],
 )
-def test_the_separator_is_guessed_from_a_sample(sample: str, expected: str) -> None:
+def test_the_separator_is_detected_from_a_sample(sample: str, expected: str) -> None:
     assert detect_separator([sample], files=1) == expected
 
 
 @pytest.mark.parametrize("marker", MARKERS)
-def test_a_marker_decides(marker: str) -> None:
+def test_a_marker_is_detected_first(marker: str) -> None:
     assert detect_separator(["\n\n".join([STORY] * 20), f"{STORY}{marker}"], files=2) == marker
 
 
 def test_each_of_many_files_is_one_document() -> None:
     sample = "\n\n".join([STORY] * 20)
-    assert detect_separator([sample] * 16, files=MANY) == "file"
-    assert detect_separator([sample] * 16, files=MANY - 1) == "blank-lines"
+    assert detect_separator([sample] * 16, files=MANY_FILES) == "file"
+    assert detect_separator([sample] * 16, files=MANY_FILES - 1) == "blank-lines"
 
 
 @pytest.mark.parametrize(
@@ -67,24 +67,24 @@ def test_each_of_many_files_is_one_document() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 5, 2**20])
-def test_documents_stand_between_separators(separator: str, text: str, expected: list[str], size: int) -> None:
+def test_documents_are_between_separators(separator: str, text: str, expected: list[str], size: int) -> None:
     assert documents(text, separator, size) == expected
 
 
 @given(st.lists(st.text("ab \n", max_size=8), max_size=12), st.integers(1, 9))
-def test_blocks_change_nothing(parts: list[str], size: int) -> None:
+def test_block_borders_do_not_change_the_documents(parts: list[str], size: int) -> None:
     for separator in ("lines", "blank-lines", "<|x|>", "file"):
         text = "<|x|>".join(parts)
         assert documents(text, separator, size) == documents(text, separator)
 
 
 @given(st.lists(st.text("abc ", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=12))
-def test_what_was_joined_is_split_again(stories: list[str]) -> None:
+def test_joined_documents_are_split_again(stories: list[str]) -> None:
     for separator, border in (("lines", "\n"), ("blank-lines", "\n\n"), ("<|x|>", "\n<|x|>\n")):
         assert documents(border.join(stories), separator) == stories
 
 
-def test_every_document_knows_its_first_line() -> None:
+def test_every_document_has_its_first_line() -> None:
     text = b"one\ntwo\n\n\nfive\n<eos>\n\neight"
     assert list(split_documents(iter([text]), "blank-lines", ReadReport())) == [
         (1, b"one\ntwo"),
@@ -94,7 +94,7 @@ def test_every_document_knows_its_first_line() -> None:
     assert list(split_documents(iter([text]), "<eos>", ReadReport())) == [(1, b"one\ntwo\n\n\nfive"), (8, b"eight")]
 
 
-def test_a_line_without_end_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_end_is_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_policy, "LONGEST_DOCUMENT", 64)
     monkeypatch.setattr(document_separator, "LONGEST_DOCUMENT", 64)
     notes = ReadReport()

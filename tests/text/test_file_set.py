@@ -40,13 +40,13 @@ def pack(name: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("packing", ["", ".gz", ".xz", ".zst"])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
-def test_every_kind_in_every_packing_gives_the_same_documents(tmp_path: Path, name: str, packing: str) -> None:
+def test_every_format_and_compression_gives_the_same_documents(tmp_path: Path, name: str, packing: str) -> None:
     path = tmp_path / (name + packing)
     path.write_bytes(pack(path.name, as_text(name)))
     assert read(path) == STORIES
 
 
-def test_a_folder_of_all_kinds_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+def test_a_directory_of_all_formats_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl", "a.txt"):
         (tmp_path / name).write_bytes(as_text(name))
     parquet.write_table(arrow.table({"text": STORIES}), tmp_path / "a.parquet")
@@ -58,22 +58,22 @@ def test_a_file_of_unknown_kind_is_read_as_text(tmp_path: Path) -> None:
     assert read(tmp_path / "stories") == STORIES
 
 
-def test_a_json_file_with_an_object_a_line_is_read_as_such(tmp_path: Path) -> None:
+def test_a_json_file_with_one_object_per_line_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(as_text("a.jsonl"))
     assert read(tmp_path / "a.json") == STORIES
 
 
-def test_the_guess_is_stated_with_what_came_of_it(tmp_path: Path) -> None:
+def test_a_detected_separator_is_reported_with_its_documents(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(as_text("a.txt"))
     notes = ReadReport()
     read(tmp_path, notes=notes)
     assert list(notes.messages()) == [
-        f"separator of {tmp_path / 'a.txt'} and 1 more guessed: <|endoftext|> (6 documents)"
+        f"detected separator of {tmp_path / 'a.txt'} and 1 more: <|endoftext|> (6 documents)"
     ]
 
 
-def test_a_given_separator_is_no_guess_and_leaves_other_markers_alone(tmp_path: Path) -> None:
+def test_a_given_separator_is_not_detected_and_keeps_other_markers(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one <|endoftext|> two\n###\nthree")
     notes = ReadReport()
     assert read(tmp_path / "a.txt", separator="###", notes=notes) == ["one <|endoftext|> two", "three"]
@@ -87,11 +87,11 @@ def test_a_separator_may_be_given_with_line_ends_of_windows(tmp_path: Path) -> N
 
 def test_an_empty_separator_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
-    with pytest.raises(TextError, match=r"The separator is empty\. Give auto, file, blank-lines, lines"):
+    with pytest.raises(TextError, match=r"The separator is empty\. Use auto, file, blank-lines, lines"):
         read(tmp_path / "a.txt", separator="")
 
 
-def test_an_empty_file_among_others_is_stated(tmp_path: Path) -> None:
+def test_an_empty_file_among_others_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.txt").write_text("one")
     notes = ReadReport()
@@ -108,19 +108,19 @@ def test_damage_is_named_by_line_and_byte(tmp_path: Path, line_end: bytes) -> No
             read(tmp_path / "a.txt", separator=separator)
 
 
-def test_a_named_column_holds_for_every_table(tmp_path: Path) -> None:
+def test_a_named_column_applies_to_every_table(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"title": "Fox", "text": "One."}')
     (tmp_path / "b.csv").write_text("text,title\nTwo.,Owl\n")
     assert read(tmp_path, column="title") == ["Fox", "Owl"]
 
 
-def test_packed_parquet_is_refused(tmp_path: Path) -> None:
+def test_compressed_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
-    with pytest.raises(TextError, match=r"is packed twice: parquet is packed inside\. Unpack it"):
+    with pytest.raises(TextError, match=r"is compressed twice: Parquet compresses its columns\. Unpack it"):
         read(tmp_path / "a.parquet.gz")
 
 
-def test_a_file_packed_twice_is_refused(tmp_path: Path) -> None:
+def test_a_file_compressed_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(gzip.compress(b"story")))
-    with pytest.raises(TextError, match=r"a\.txt\.gz is not text: it is packed with gzip"):
+    with pytest.raises(TextError, match=r"a\.txt\.gz is not text: it is compressed with gzip"):
         read(tmp_path / "a.txt.gz")

@@ -55,7 +55,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return stand_in
 
 
-def test_every_part_of_the_name_is_asked_for(library: SimpleNamespace) -> None:
+def test_every_part_of_the_name_is_requested(library: SimpleNamespace) -> None:
     list(documents(TINY, DecodePolicy()))
     assert library.asked == (
         ("roneneldan/TinyStories", "en"),
@@ -80,7 +80,7 @@ def test_a_named_column_is_the_only_one_read(library: SimpleNamespace) -> None:
     assert list(documents(HubSource(name="tiny", column="story"), DecodePolicy())) == ["One."]
 
 
-def test_a_column_that_is_not_there_is_an_error(library: SimpleNamespace) -> None:
+def test_an_unknown_column_is_an_error(library: SimpleNamespace) -> None:
     with pytest.raises(TextError, match=r"tiny has no column 'txt'\. Did you mean 'text'\?"):
         list(documents(HubSource(name="tiny", column="txt"), DecodePolicy()))
 
@@ -92,13 +92,13 @@ def test_a_row_without_text_is_a_bad_line(library: SimpleNamespace) -> None:
     assert list(documents(HubSource(name="tiny"), DecodePolicy(max_bad_lines=1))) == ["One."]
 
 
-def test_damage_is_for_the_policy(library: SimpleNamespace) -> None:
+def test_damage_is_handled_by_the_policy(library: SimpleNamespace) -> None:
     library.answer = Rows([{"text": "half \ud83e a fox"}])
     with pytest.raises(TextError, match="tiny, row 1, in 'text': half a character"):
         list(documents(HubSource(name="tiny"), DecodePolicy()))
 
 
-def test_a_data_set_without_rows_gives_nothing(library: SimpleNamespace) -> None:
+def test_a_hub_dataset_without_rows_has_no_documents(library: SimpleNamespace) -> None:
     library.answer = Rows([])
     assert list(documents(TINY, DecodePolicy())) == []
 
@@ -130,7 +130,7 @@ FETCH = "fetch it elsewhere (hf download --repo-type dataset roneneldan/TinyStor
     ],
 )
 @pytest.mark.parametrize("while_reading", [False, True])
-def test_what_goes_wrong_is_explained(
+def test_hub_errors_are_explained(
     library: SimpleNamespace, error: Exception, problem: str, fix: str, while_reading: bool
 ) -> None:
     library.answer = Rows(ROWS, fails_at=1, error=error) if while_reading else error

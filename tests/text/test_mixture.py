@@ -36,7 +36,7 @@ def test_weights_are_relative() -> None:
     assert drawn([50, 50], [1, 3]) == drawn([50, 50], [0.25, 0.75])
 
 
-def test_it_ends_with_the_first_part_that_does() -> None:
+def test_interleave_ends_with_the_first_part_that_ends() -> None:
     found = drawn([5, 1000], [1, 1])
     assert Counter(text[0] for text in found)["0"] == 5
 

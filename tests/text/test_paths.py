@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.paths import expand_paths, kind
+from fabella.text.paths import expand_paths
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def names(folder: Path, *paths: str) -> list[str]:
     return [str(path.relative_to(folder)) for path in expand_paths(tuple(str(folder / path) for path in paths))]
 
 
-def test_a_folder_means_its_text_files_at_any_depth_sorted(folder: Path) -> None:
+def test_a_directory_expands_to_its_text_files_at_any_depth_sorted(folder: Path) -> None:
     assert names(folder, ".") == ["B.TXT", "a.txt", "b.txt", "e.parquet", "f.md", "sub/c.jsonl", "sub/deep/d.csv.gz"]
 
 
-def test_a_glob_means_what_it_matches_sorted(folder: Path) -> None:
+def test_a_glob_expands_to_its_matches_sorted(folder: Path) -> None:
     assert names(folder, "*.txt") == ["a.txt", "b.txt"]
     assert names(folder, "**/*.csv.gz") == ["sub/deep/d.csv.gz"]
     assert names(folder, "[ab].txt") == ["a.txt", "b.txt"]
@@ -43,17 +43,17 @@ def test_paths_keep_their_order_and_each_file_comes_once(folder: Path) -> None:
     ]
 
 
-def test_a_named_file_may_be_of_any_kind_and_hidden(folder: Path) -> None:
+def test_a_named_file_may_have_any_suffix_and_be_hidden(folder: Path) -> None:
     assert names(folder, ".hidden.txt", "z.png") == [".hidden.txt", "z.png"]
     assert names(folder, ".git") == [".git/x.txt"]
 
 
-def test_a_name_with_signs_of_a_glob_is_a_name_first(folder: Path) -> None:
+def test_a_file_name_with_glob_characters_is_a_file_name_first(folder: Path) -> None:
     (folder / "a[1].txt").write_text("story")
     assert names(folder, "a[1].txt") == ["a[1].txt"]
 
 
-def test_home_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert expand_paths(("~/a.txt",)) == [folder / "a.txt"]
 
@@ -74,12 +74,12 @@ def test_links_to_folders_are_not_followed(folder: Path) -> None:
         ("nul\0.txt", "There is no file|cannot be looked up"),
     ],
 )
-def test_where_nothing_is_the_error_helps(folder: Path, path: str, message: str) -> None:
+def test_a_missing_path_is_an_error_with_the_nearest_name(folder: Path, path: str, message: str) -> None:
     with pytest.raises(TextError, match=message):
         names(folder, path)
 
 
-def test_a_folder_without_text_says_what_fabella_reads(tmp_path: Path) -> None:
+def test_a_directory_without_text_is_an_error_with_the_formats(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"")
     with pytest.raises(TextError, match=r"There is no text in the folder .*\. Fabella reads \.txt"):
         expand_paths((str(tmp_path),))
@@ -96,11 +96,3 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(TextError, match=r"is a pipe or a device; .* Save it as a file first"):
         expand_paths((str(tmp_path / "pipe.txt"),))
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("a.txt", ".txt"), ("a.JSONL.GZ", ".jsonl"), ("stories", ""), ("a.b.csv.xz", ".csv"), ("a.gz", ""), (".zst", "")],
-)
-def test_the_inner_suffix_is_the_kind(name: str, expected: str) -> None:
-    assert kind(Path(name)) == expected

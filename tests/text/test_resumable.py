@@ -57,7 +57,7 @@ KINDS = ("files", "storybook", "streamed", "downloaded")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_portions_together_are_the_source(kind: str, tmp_path: Path, hub: LocalHub) -> None:
+def test_the_chunks_concatenated_are_the_source(kind: str, tmp_path: Path, hub: LocalHub) -> None:
     source = sources(tmp_path)[kind]
     assert flat(read(source)) == list(documents(source))
 
@@ -72,7 +72,7 @@ def test_another_order_gives_the_same_documents(kind: str, tmp_path: Path, hub: 
 
 @pytest.mark.fault("B10", cases=4)
 @pytest.mark.parametrize("kind", KINDS)
-def test_reading_begins_again_at_any_portion(kind: str, tmp_path: Path, hub: LocalHub) -> None:
+def test_reading_resumes_at_any_chunk(kind: str, tmp_path: Path, hub: LocalHub) -> None:
     source = sources(tmp_path)[kind]
     whole = read(source, BACKWARD)  # pyright: ignore
     for number, (mark, _) in enumerate(whole):
@@ -80,7 +80,7 @@ def test_reading_begins_again_at_any_portion(kind: str, tmp_path: Path, hub: Loc
         assert [texts for _, texts in again] == [texts for _, texts in whole[number:]]
 
 
-def test_the_rows_of_a_data_set_are_numbered_through(hub: LocalHub) -> None:
+def test_the_rows_of_a_hub_dataset_are_numbered_across_chunks(hub: LocalHub) -> None:
     hub.add("tales", [["One."] * 300, [*["Two."] * 9, "half \ud83e a fox"]])
     with pytest.raises(TextError, match="tales, row 310, in 'text': half a character"):
         read(HubSource(name="tales"))
@@ -88,14 +88,16 @@ def test_the_rows_of_a_data_set_are_numbered_through(hub: LocalHub) -> None:
 
 @pytest.mark.fault("B8", cases=4)
 @pytest.mark.parametrize("places", [[(0, 0)], [(0, 63)], [(1, 7)] * 3, [(0, 3), (2, 299)]], ids=str)
-def test_a_lost_connection_is_made_anew_where_it_was_lost(places: list[tuple[int, int]], hub: LocalHub) -> None:
+def test_a_broken_connection_is_retried_from_the_row_where_it_broke(
+    places: list[tuple[int, int]], hub: LocalHub
+) -> None:
     expected = flat(read(HubSource(name="tales")))
     hub.break_at(*places)
     assert flat(read(HubSource(name="tales"))) == expected
 
 
 @pytest.mark.fault("B8", cases=2)
-def test_a_connection_that_stays_lost_is_an_error(hub: LocalHub) -> None:
+def test_a_connection_that_stays_broken_is_an_error(hub: LocalHub) -> None:
     hub.break_at(*[(1, 7)] * 4)
     with pytest.raises(TextError, match=r"The hub cannot be reached for tales: Server Disconnected\. Check network"):
         read(HubSource(name="tales"))
@@ -103,18 +105,18 @@ def test_a_connection_that_stays_lost_is_an_error(hub: LocalHub) -> None:
         read(HubSource(name="nowhere"))
 
 
-def test_what_will_not_pass_is_not_tried_again(hub: LocalHub) -> None:
+def test_permanent_errors_are_not_retried(hub: LocalHub) -> None:
     with pytest.raises(TextError, match=r"tales has no column 'txt'\. Did you mean 'text'\?"):
         read(HubSource(name="tales", column="txt"))
 
 
-def test_a_data_set_without_rows_has_no_portion(hub: LocalHub) -> None:
+def test_a_hub_dataset_without_rows_has_no_chunks(hub: LocalHub) -> None:
     (hub.folder / "void").mkdir()
     assert read(HubSource(name="void")) == []
     assert read(HubSource(name="void", streaming=False)) == []
 
 
-def test_mixtures_in_mixtures_become_shares_of_their_sources() -> None:
+def test_nested_mixtures_become_shares_of_their_sources() -> None:
     inner = MixtureSource(
         parts=(
             WeightedSource(weight=1.0, source=StorybookSource(seed=2)),

@@ -22,11 +22,11 @@ from fabella.text.source import describe, documents, parse_source, source_files
         ("hub:wikitext:train[:10%]", HubSource(name="wikitext", split="train[:10%]", streaming=False)),
     ],
 )
-def test_words_mean_sources(text: str, source: Source) -> None:
+def test_sources_are_parsed(text: str, source: Source) -> None:
     assert parse_source(text) == source
 
 
-def test_a_path_means_its_files(tmp_path: Path) -> None:
+def test_a_path_expands_to_its_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("story")
     for text in (str(tmp_path), str(tmp_path / "a.txt"), str(tmp_path / "*.txt")):
         assert parse_source(text) == FilesSource(paths=(text,))
@@ -44,7 +44,7 @@ def test_a_path_means_its_files(tmp_path: Path) -> None:
         ("storybok", "There is no file storybok."),
     ],
 )
-def test_words_that_mean_nothing_are_refused(text: str, message: str) -> None:
+def test_invalid_sources_are_refused(text: str, message: str) -> None:
     with pytest.raises(TextError) as error:
         parse_source(text)
     assert message in str(error.value)
@@ -78,11 +78,11 @@ def book(stories: int, seed: int = 1) -> StorybookSource:
         ),
     ],
 )
-def test_a_source_is_described_in_a_line(source: Source, words: str) -> None:
+def test_a_source_is_described_in_one_line(source: Source, words: str) -> None:
     assert describe(source) == words
 
 
-def test_the_storybook_gives_its_stories() -> None:
+def test_the_storybook_source_yields_its_stories() -> None:
     notes = ReadReport()
     found = list(documents(book(7), notes=notes))
     assert len(set(found)) == 7
@@ -90,7 +90,7 @@ def test_the_storybook_gives_its_stories() -> None:
     assert notes.documents == 7
 
 
-def test_a_mixture_may_hold_mixtures_and_notes_how_much_of_each_was_used() -> None:
+def test_a_mixture_may_contain_mixtures_and_reports_the_use_of_each() -> None:
     inner = mixture((1, book(10, seed=2)), (1, book(10, seed=3)), all_of_it=True)
     outer = mixture((1, inner), (2, book(40)), all_of_it=True)
     notes = ReadReport()
@@ -104,7 +104,7 @@ def test_a_mixture_may_hold_mixtures_and_notes_how_much_of_each_was_used() -> No
     assert notes.documents == 60
 
 
-def test_a_mixture_ends_with_its_first_part_unless_all_is_wanted() -> None:
+def test_a_mixture_ends_with_its_first_part_or_uses_all() -> None:
     notes = ReadReport()
     found = list(documents(mixture((1, book(5)), (1, book(500, seed=2))), notes=notes))
     assert len(found) < 50
@@ -119,7 +119,7 @@ def test_the_order_of_a_mixture_is_fixed_by_its_seed() -> None:
     assert order(1) != order(2)
 
 
-def test_a_pass_left_early_has_noted_what_it_used() -> None:
+def test_a_pass_that_stops_early_reports_what_it_used() -> None:
     notes = ReadReport()
     stream = documents(mixture((1, book(9)), (1, book(9, seed=2))), notes=notes)
     next(stream)
@@ -127,7 +127,7 @@ def test_a_pass_left_early_has_noted_what_it_used() -> None:
     assert any(sentence.startswith("1 document of") for sentence in notes.messages())
 
 
-def test_the_files_of_a_source_are_known(tmp_path: Path) -> None:
+def test_source_files_lists_the_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("story")
     files = FilesSource(paths=(str(tmp_path / "a.txt"),))
     assert source_files(files) == [tmp_path / "a.txt"]
@@ -150,21 +150,21 @@ def test_two_passes_are_equal(tmp_path: Path) -> None:
         ("a.csv", "text\n", "Give a file with text in it."),
     ],
 )
-def test_a_source_without_a_document_is_an_error(tmp_path: Path, name: str, content: str, why: str) -> None:
+def test_a_source_without_documents_is_an_error(tmp_path: Path, name: str, content: str, why: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(TextError, match=f"{name}") as error:
         list(documents(parse_source(str(tmp_path / name))))
     assert why in str(error.value)
 
 
-def test_a_part_without_a_document_is_an_error(tmp_path: Path) -> None:
+def test_a_part_of_a_mixture_without_documents_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" ")
     empty = FilesSource(paths=(str(tmp_path / "empty.txt"),))
     with pytest.raises(TextError, match=r"There is no text in .*empty\.txt"):
         list(documents(mixture((1, book(50)), (1, empty))))
 
 
-def test_the_budget_for_bad_lines_is_one_for_the_whole_source(tmp_path: Path) -> None:
+def test_the_limit_of_bad_lines_applies_to_the_whole_source(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"text": "fine"}\nbroken\n')
     source = parse_source(str(tmp_path))

@@ -14,7 +14,7 @@ from fabella.errors import CheckpointError, ConfigError, TextError, TrainingInte
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import RunDir
-from fabella.training import api, data_source
+from fabella.training import api
 from fabella.training import run as session
 from fabella.training.run import resume, start_run
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
@@ -128,7 +128,7 @@ def test_a_forgotten_position_is_noticed(
 
     monkeypatch.setattr(session, "_restore", forgetful)
     if part == "all":
-        with pytest.raises(CheckpointError, match=r"The checkpoint of step \d+ does not say where its stream stands"):
+        with pytest.raises(CheckpointError, match=r"The checkpoint has no stream state, but \d+ sequences were used"):
             resume(out)
     else:
         resume(out)
@@ -141,7 +141,7 @@ def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
     out = stopped(tmp_path, tmp_path / "run", prepare_data(of, tmp_path / "prepared", workers=1), 6)
     text = tmp_path / "mine.txt"
     text.write_text(text.read_text().replace("Tale 59.", "Tale x."))
-    with pytest.raises(TextError, match=r"The text of mixture .* is not what this run began with\. Bring the original"):
+    with pytest.raises(TextError, match=r"The text of mixture .* has changed since this run started\. Restore the original"):
         resume(out)
     text.write_text(text.read_text().replace("Tale x.", "Tale 59."))
     resume(out)
@@ -160,13 +160,11 @@ def test_text_that_was_moved_is_found_where_it_is_said_to_be(tmp_path: Path) -> 
     api.resume(out, settings={"data.source.paths": [str(tmp_path / "elsewhere" / "mine.txt")]})
 
 
-def test_batches_are_taken_from_the_way_of_the_section(texts: Path) -> None:
-    assert set(data_source.WAYS) == {"prepared", "streamed"}
-
-
 def test_a_prepared_text_is_not_streamed(tmp_path: Path) -> None:
     prepared = tiny.prepared(tmp_path)
-    with pytest.raises(ConfigError, match=r"data\.mode\.kind = streaming: .* holds a prepared text, which is not read"):
+    with pytest.raises(
+        ConfigError, match=r"Cannot stream .*: it is a pretokenized dataset \(data\.mode\.kind = streaming\)"
+    ):
         resolve_request(TrainRequest(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMED]))
 
 
@@ -187,6 +185,6 @@ def test_paths_of_a_streamed_run_hold_in_every_folder(tmp_path: Path, monkeypatc
 
 def test_a_stream_has_no_number_of_epochs() -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.mode\.kind = streaming: .* give training\.length\.max_steps \(--steps\)"
+        ConfigError, match=r"training\.length\.epochs .* data\.mode\.kind = streaming .* set training\.length\.max_steps \(--steps\)"
     ):
         resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMED]))

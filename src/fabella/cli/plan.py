@@ -17,8 +17,8 @@ import typer
 
 from fabella.cli.batch_size import available_memory
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.config.data import Streaming
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
+from fabella.data.modes.mode import data_mode
 from fabella.planning.estimate import Estimate, disk_place, forecast
 from fabella.planning.memory import MemoryBudget, size_in_bytes
 from fabella.planning.probe import REASONS, ProbeLimits
@@ -78,7 +78,7 @@ def _begun(folder: RunDir, data: str, steps: int, overrides: list[str]) -> Resol
 
 def prepared_of(planned: ResolvedRequest, root: Path) -> TokenizedDataset | None:
     """The prepared data, if it is there; of a stream only the head would be, which says nothing of the rest."""
-    if isinstance(planned.run.data.mode, Streaming):
+    if not data_mode(planned.run.data.mode.kind).complete:
         return None
     return planned.prepared or already_prepared(planned.run, root)
 

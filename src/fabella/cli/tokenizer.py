@@ -55,7 +55,7 @@ def train(
         )
         made = loading.train(section, taken.texts())
         made.save(aside)
-    print_status(taken.sentence())
+    print_status(taken.message())
     measured = measure_tokenizer(made, _first(taken.texts()))
     if as_json:
         print_json({"folder": str(out), **_facts(made), **_figures(measured)})

@@ -1,4 +1,4 @@
-"""Data config: tokenizer, sources, validation split, sequences, mode."""
+"""Data config: tokenizer, text sources, validation split, training sequences, mode."""
 
 from typing import Annotated, Literal
 
@@ -10,71 +10,78 @@ from fabella.config.base import ConfigModel, Positive
 
 
 class Bytes(ConfigModel):
-    """The 256 bytes of UTF-8; byte 0xFF, which UTF-8 never contains, ends a document."""
+    """The 256 bytes of UTF-8; byte 0xFF, which UTF-8 never contains, is the EOS token."""
 
     kind: Literal["bytes"] = "bytes"
 
 
 class BPE(ConfigModel):
-    """Byte-level BPE trained on the training text with HF tokenizers."""
+    """Byte-level BPE, trained on the training text with Hugging Face tokenizers."""
 
     kind: Literal["bpe"] = "bpe"
-    vocab_size: int = Field(default=4096, ge=257, le=2**20)
+    vocab_size: int = Field(default=4096, ge=257, le=2**20, description="tokens in the vocabulary, at least 257")
 
 
 class SentencePiece(ConfigModel):
     """SentencePiece BPE with byte fallback, trained on the training text."""
 
     kind: Literal["sentencepiece"] = "sentencepiece"
-    vocab_size: int = Field(default=4096, ge=300, le=2**20)
+    vocab_size: int = Field(default=4096, ge=300, le=2**20, description="tokens in the vocabulary, at least 300")
 
 
 class Pretrained(ConfigModel):
-    """A ``tokenizer.json``, a folder with one or with ``vocab.json`` + ``merges.txt``, a ``.model``, or a hub name."""
+    """Existing tokenizer: a file, a directory or a name on the Hugging Face hub."""
 
     kind: Literal["pretrained"] = "pretrained"
-    source: str
-    eos_token: str = "<|endoftext|>"
+    source: str = Field(
+        description="tokenizer.json, .model, hub name, or directory with tokenizer.json or vocab.json and merges.txt"
+    )
+    eos_token: str = Field(default="<|endoftext|>", description="token that ends a document")
 
 
 TokenizerConfig = Annotated[Bytes | BPE | SentencePiece | Pretrained, Field(discriminator="kind")]
 
-# ---------------------------------------------------------------- data
+# ---------------------------------------------------------------- sources
 
 
 class FilesSource(ConfigModel):
-    """Files, folders and globs: .txt, .jsonl, .csv, .parquet, and .gz, .zst, .xz of these."""
+    """Files, directories and globs: .txt, .jsonl, .csv, .parquet, and .gz, .zst, .xz of the first three."""
 
     kind: Literal["files"] = "files"
     paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-    separator: str = Field(default="auto", description="auto, file, blank-lines, lines, or the separator itself")
-    column: str = Field(default="auto", description="the text column of .jsonl, .csv and .parquet")
+    separator: str = Field(
+        default="auto",
+        description="document separator of .txt: auto, file, blank-lines, lines, or the separator itself",
+    )
+    column: str = Field(default="auto", description="text column of .jsonl, .csv and .parquet; auto detects it")
 
 
 class HubSource(ConfigModel):
-    """A data set on the Hugging Face hub (needs ``pip install 'fabella[hub]'``)."""
+    """Dataset on the Hugging Face hub (needs ``pip install 'fabella[hub]'``)."""
 
     kind: Literal["hub"] = "hub"
-    name: str
-    subset: str = ""
-    split: str = "train"
-    column: str = "auto"
-    revision: str = ""
-    streaming: bool = True
+    name: str = Field(description="OWNER/NAME")
+    subset: str = Field(default="", description="subset of the dataset; empty for the default one")
+    split: str = Field(default="train", description="split of the dataset")
+    column: str = Field(default="auto", description="text column; auto detects it")
+    revision: str = Field(default="", description="git revision of the dataset; empty for the newest")
+    streaming: bool = Field(
+        default=True, description="read the rows over the network instead of downloading them first"
+    )
 
 
 class StorybookSource(ConfigModel):
-    """Fabella's own generator: story ``i`` of ``seed`` is always the same story."""
+    """Built-in story generator: story ``i`` of ``seed`` is always the same story."""
 
     kind: Literal["storybook"] = "storybook"
-    stories: Positive = 20_000
-    seed: int = 1
+    stories: Positive = Field(default=20_000, description="number of stories")
+    seed: int = Field(default=1, description="seed of the generator")
 
 
 class WeightedSource(ConfigModel):
-    """One source of a mixture; ``weight`` is its share of the documents, relative to the other weights."""
+    """One source of a mixture and its weight."""
 
-    weight: float = Field(gt=0.0)
+    weight: float = Field(gt=0.0, description="share of the documents, relative to the other weights; above 0")
     source: "Source"
 
 
@@ -83,78 +90,110 @@ class MixtureSource(ConfigModel):
 
     kind: Literal["mixture"] = "mixture"
     parts: Annotated[tuple[WeightedSource, ...], Field(strict=False, min_length=1)]
-    until: Literal["first", "all"] = Field(default="first", description="end with the first source, or use all up")
-    seed: int = 1
+    until: Literal["first", "all"] = Field(
+        default="first", description="first: end with the first source that ends; all: use every source up"
+    )
+    seed: int = Field(default=1, description="seed of the order")
 
 
 Source = Annotated[FilesSource | HubSource | StorybookSource | MixtureSource, Field(discriminator="kind")]
 
+# ---------------------------------------------------------------- validation split
+
 
 class Holdout(ConfigModel):
-    """Hold out a share of the documents, chosen by the hash of their text: equal texts fall on the same side."""
+    """Hold out a share of the documents, chosen by the hash of their text: equal texts are in the same split."""
 
     kind: Literal["holdout"] = "holdout"
-    fraction: float = Field(default=0.01, gt=0.0, lt=1.0)
+    fraction: float = Field(default=0.01, gt=0.0, lt=1.0, description="share of the documents, between 0 and 1")
 
 
 class ValidationSource(ConfigModel):
-    """Validate on a source of its own; training documents that also stand in it are dropped and counted."""
+    """Validate on a separate source; training documents that are also in it are dropped and counted."""
 
     kind: Literal["source"] = "source"
     source: Source
 
 
+# ---------------------------------------------------------------- training sequences
+
+
 class Packed(ConfigModel):
-    """All documents in one line, cut every ``stride`` tokens into windows of ``length``."""
+    """Documents concatenated and cut into sequences of ``length`` tokens, one every ``stride`` tokens."""
 
     kind: Literal["packed"] = "packed"
-    length: Positive
-    stride: Positive
+    length: Positive = Field(description="tokens per sequence, at least 1")
+    stride: Positive = Field(description="tokens between the starts of two sequences, 1 to length")
 
     @model_validator(mode="after")
     def _no_gaps(self) -> "Packed":
         if self.stride > self.length:
-            raise ValueError(f"stride {self.stride} leaves out tokens between windows of {self.length}")
+            raise ValueError(f"stride {self.stride} leaves out tokens between sequences of {self.length}")
         return self
 
 
 class Padded(ConfigModel):
-    """One document a window, read from its first token on and cut at ``length``; padding is not learned."""
+    """One document per sequence, from its first token, cut at ``length`` and padded; padding is not predicted."""
 
     kind: Literal["padded"] = "padded"
-    length: Positive
+    length: Positive = Field(description="tokens per sequence at most, at least 1")
+
+
+# ---------------------------------------------------------------- mode
 
 
 class Pretokenized(ConfigModel):
-    """The whole text becomes ids on disk before training, in an order that is shuffled as a whole."""
+    """Tokenize the whole text to disk before training; sequences are shuffled over the whole dataset."""
 
     kind: Literal["pretokenized"] = "pretokenized"
 
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes of training text that ``prepare`` reads at most; 0 means all of it."""
+        return 0
+
 
 class Streaming(ConfigModel):
-    """Text is read, tokenized and shuffled while training: at once, from a source of any length.
+    """Read, tokenize and shuffle text while training: no preparation, and sources of any length.
 
-    A buffer for each source shuffles its documents, another one all windows; both are read again after an interruption,
-    so that a checkpoint keeps positions only. A source that ends begins again, with other neighbours.
+    One buffer per source shuffles its documents, another one all sequences. Both are read again on resume, so that a
+    checkpoint stores positions only. A source that ends starts over in another order.
     """
 
     kind: Literal["streaming"] = "streaming"
     document_shuffle_buffer: Positive = Field(
-        default=1000, description="documents of each source that are shuffled together"
+        default=1000, description="documents of each source that are shuffled together, at least 1"
     )
-    sequence_shuffle_buffer: Positive = Field(default=256, description="windows that are shuffled together")
+    sequence_shuffle_buffer: Positive = Field(
+        default=256, description="sequences that are shuffled together, at least 1"
+    )
     tokenizer_sample_bytes: Positive = Field(
-        default=2**24, description="text at the beginning from which validation text and tokenizer are taken"
+        default=2**24,
+        description="bytes at the start of the text that the tokenizer and the validation split are taken from",
     )
-    prefetch_batches: Positive = Field(default=8, description="batches read ahead of the training")
-    # The hub's own library tries for 100 seconds before it gives up.
-    timeout_seconds: float = Field(default=120.0, gt=0.0, le=86400.0, description="a longer silence is an error")
+    prefetch_batches: Positive = Field(default=8, description="batches read ahead of training, at least 1")
+    # The hub's own library retries for 100 seconds before it gives up.
+    timeout_seconds: float = Field(
+        default=120.0, gt=0.0, le=86400.0, description="seconds without a batch after which training fails"
+    )
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes of training text that ``prepare`` reads at most; 0 means all of it."""
+        return self.tokenizer_sample_bytes
 
 
 class DataConfig(ConfigModel):
+    """Where the text comes from and how it becomes training sequences."""
+
     source: Source = StorybookSource()
     validation: Annotated[Holdout | ValidationSource, Field(discriminator="kind")] = Holdout()
     sequences: Annotated[Packed | Padded, Field(discriminator="kind")]
     mode: Annotated[Pretokenized | Streaming, Field(discriminator="kind")] = Pretokenized()
-    decode_errors: Literal["strict", "replace", "skip"] = "strict"
-    max_bad_lines: int = Field(default=0, ge=0, description="broken .jsonl or .csv lines to skip before giving up")
+    decode_errors: Literal["strict", "replace", "skip"] = Field(
+        default="strict",
+        description="damaged text (invalid UTF-8, NUL): strict fails, replace inserts U+FFFD, skip drops the document",
+    )
+    max_bad_lines: int = Field(
+        default=0, ge=0, description="broken .jsonl or .csv lines to skip before failing, at least 0"
+    )

@@ -1,4 +1,4 @@
-"""What a model is fed: numpy arrays of ids, and the ids to predict."""
+"""Batch of training sequences: numpy arrays of ids and of the ids to predict."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``targets[b, t]`` is the id that follows ``tokens[b, t]``, or IGNORE (-100) where there is none to learn."""
+    """Sequences: ``targets[b, t]`` is the id that follows ``tokens[b, t]``, or ``fabella.models.IGNORE`` (-100)."""
 
     tokens: NDArray[np.int32]
-    """[B T], ids; padded with the tokenizer's end id"""
+    """[B, T], ids; padded with the EOS id."""
     targets: NDArray[np.int32]
-    """[B T], ids or IGNORE"""
+    """[B, T], ids or IGNORE."""
     stream: str = ""
-    """where a stream stands after this batch, for going on from there; empty for prepared data"""
+    """JSON state of the stream after this batch, to resume from; empty for a pretokenized dataset."""
 
     @property
     def num_targets(self) -> int:
-        """Number of targets that are not ignored."""
+        """Number of targets that are not IGNORE."""
         return int((self.targets >= 0).sum())

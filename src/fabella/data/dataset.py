@@ -1,9 +1,9 @@
-"""Prepared data: a folder with the ids of every document, the tokenizer that made them, and where they come from.
+"""Tokenized dataset on disk: the ids of every document, their tokenizer and their source.
 
-manifest.json            counts, sha256 of every file, the source, remarks of the doctor
+manifest.json            counts, sha256 of every file, the source, the data quality report
 tokenizer/
-train/shard-00000.npy    ids (uint16 or uint32), documents in source order, each ended by the tokenizer's end
-train/offsets.npy        where each document begins, and the last one ends, in ids
+train/shard-00000.npy    ids (uint16 or uint32), documents in source order, each followed by the EOS id
+train/offsets.npy        position of the first id of each document, and the total number of ids
 train/document_bytes.npy bytes of UTF-8 of each document
 validation/              the same
 """
@@ -37,7 +37,7 @@ TokenIds = NDArray[np.unsignedinteger[Any]]
 
 
 class ShardRecord(ConfigModel):
-    """One shard in the manifest; ``crc32`` is of every MiB of ids."""
+    """Shard in the manifest; ``crc32`` has one checksum per MiB of ids."""
 
     file: str
     tokens: int = Field(ge=0)
@@ -45,7 +45,7 @@ class ShardRecord(ConfigModel):
 
 
 class SplitRecord(ConfigModel):
-    """One split in the manifest."""
+    """Split in the manifest."""
 
     documents: int = Field(ge=1)
     tokens: int = Field(ge=1)
@@ -54,12 +54,12 @@ class SplitRecord(ConfigModel):
 
 
 def dtype_for(vocab_size: int) -> "np.dtype[Any]":
-    """The smallest of uint16 and uint32 that holds every id."""
+    """Return the smaller of uint16 and uint32 that can represent every id."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
 class Split:
-    """The ids of one side, training or validation, as memory maps."""
+    """Ids of one split, ``train`` or ``validation``, as memory maps."""
 
     def __init__(self, folder: Path, record: SplitRecord, vocab_size: int) -> None:
         self.name = folder.name
@@ -74,15 +74,15 @@ class Split:
         self._starts = np.cumsum([0, *(shard.tokens for shard in record.shards)])
         if self._starts[-1] != self.tokens:
             raise corrupt_error(
-                f"{self.name}: its shards hold {self._starts[-1]} ids, its manifest says {self.tokens}."
+                f"{self.name}: the shards have {self._starts[-1]} ids, but the manifest says {self.tokens}."
             )
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """Where each document begins in the ids, and the last one ends, [documents + 1]."""
+        """Position of the first id of each document, then the total number of ids, [documents + 1]."""
         offsets = open_array(self._folder / OFFSETS, INT64, self.documents + 1)
         if offsets[0] != 0 or offsets[-1] != self.tokens or (np.diff(offsets) < 1).any():
-            raise corrupt_error(f"{self.name}/{OFFSETS} does not lead from 0 to {self.tokens} in rising order.")
+            raise corrupt_error(f"{self.name}/{OFFSETS} does not rise from 0 to {self.tokens}.")
         return offsets
 
     @cached_property
@@ -91,21 +91,21 @@ class Split:
         return open_array(self._folder / DOCUMENT_BYTES, INT64, self.documents)
 
     def read(self, start: int, stop: int) -> TokenIds:
-        """The ids from ``start`` to ``stop - 1``, across shards. Raises PreparedDataError for an unknown id."""
+        """Return the ids from ``start`` to ``stop - 1``, across shards. Raises PreparedDataError for an invalid id."""
         ids = self._joined(start, stop)
         self._check(ids[None], np.array([start]))
         return ids
 
     def gather(self, starts: NDArray[np.int64], length: int) -> TokenIds:
-        """``length`` ids from each of ``starts``, [B length]: one indexing of a memory map for each shard."""
+        """Return ``length`` ids from each of ``starts``, [B, length]: one index of a memory map per shard."""
         result = np.empty((len(starts), length), dtype=self._shards[0].dtype)
         shard_of = np.searchsorted(self._starts, starts, side="right") - 1
-        whole = starts + length <= self._starts[shard_of + 1]
-        for shard in np.unique(shard_of[whole]):
-            rows = np.flatnonzero(whole & (shard_of == shard))
-            windows = np.lib.stride_tricks.sliding_window_view(self._shards[shard], length)
-            result[rows] = windows[starts[rows] - self._starts[shard]]
-        for row in np.flatnonzero(~whole):
+        inside = starts + length <= self._starts[shard_of + 1]
+        for shard in np.unique(shard_of[inside]):
+            rows = np.flatnonzero(inside & (shard_of == shard))
+            sequences = np.lib.stride_tricks.sliding_window_view(self._shards[shard], length)
+            result[rows] = sequences[starts[rows] - self._starts[shard]]
+        for row in np.flatnonzero(~inside):
             result[row] = self._joined(int(starts[row]), int(starts[row]) + length)
         self._check(result, starts)
         return result
@@ -122,7 +122,7 @@ class Split:
         return np.concatenate(parts) if parts else np.empty(0, dtype=self._shards[0].dtype)
 
     def _check(self, rows: TokenIds, starts: NDArray[np.int64]) -> None:
-        """Raise PreparedDataError for an id outside of the vocabulary; ``rows[b]`` were read at ``starts[b]``."""
+        """Raise PreparedDataError for an id outside of the vocabulary; ``rows[b]`` was read at ``starts[b]``."""
         if rows.size == 0 or rows.max() < self.vocab_size:
             return
         row, column = np.argwhere(rows >= self.vocab_size)[0]
@@ -134,7 +134,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedDataset:
-    """A prepared folder, opened."""
+    """Open tokenized dataset."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -144,18 +144,18 @@ class TokenizedDataset:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the content of all files: equal fingerprints, equal ids in equal order."""
+        """Hash (sha256, hex) of the contents of all files: equal fingerprints mean equal ids in equal order."""
         return fingerprint(self.manifest)
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
-    """sha256 (hex) over the names and sha256 of all files of a manifest."""
+    """Return sha256 (hex) of the names and hashes of all files of a manifest."""
     digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether ``folder`` is prepared data, damaged or not."""
+    """Return whether ``folder`` is a tokenized dataset, corrupt or not."""
     try:
         return read_manifest(folder).get("kind") == KIND
     except StorageError:
@@ -163,21 +163,21 @@ def is_dataset(folder: Path) -> bool:
 
 
 def open_dataset(folder: Path, *, full: bool = False) -> TokenizedDataset:
-    """Open prepared data. Sizes and headers are always checked, the sha256 of every file when ``full``.
+    """Open a tokenized dataset. Checks sizes and headers, and with ``full`` the sha256 of every file.
 
-    Raises PreparedDataError naming what is damaged, and where.
+    Raises PreparedDataError with the corrupt file and position.
     """
     if not folder.is_dir():
         raise PreparedDataError(
-            f"There is no folder {folder} with prepared data.", hint="Give a folder that 'fabella prepare' wrote."
+            f"There is no prepared dataset {folder}.", hint="Give a directory written by fabella prepare."
         )
     try:
         manifest = read_manifest(folder)
         if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
             what = f"{manifest.get('kind', 'something else')!s:.40} of format {manifest.get('format')!s:.20}"
             raise PreparedDataError(
-                f"{folder} holds {what}; prepared data of format {FORMAT} was expected.",
-                hint="Give a folder that 'fabella prepare' wrote.",
+                f"{folder} contains {what}; expected prepared data of format {FORMAT}.",
+                hint="Give a directory written by fabella prepare.",
             )
         for name in manifest_entries(folder, manifest):
             require_size(folder, manifest, name)
@@ -189,14 +189,14 @@ def open_dataset(folder: Path, *, full: bool = False) -> TokenizedDataset:
         raise corrupt_error(error.message) from error
     except (KeyError, TypeError, ValidationError) as error:
         raise corrupt_error(
-            f"{folder / 'manifest.json'} does not describe prepared data: {str(error)[:200]}."
+            f"{folder / 'manifest.json'} does not describe a prepared dataset: {str(error)[:200]}."
         ) from error
 
 
 def _opened(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> TokenizedDataset:
     tokenizer = loading.load(folder / "tokenizer")
     if tokenizer.fingerprint != manifest["tokenizer"]["fingerprint"]:
-        raise corrupt_error(f"{folder / 'tokenizer'} is not the tokenizer that the ids were made with.")
+        raise corrupt_error(f"{folder / 'tokenizer'} is not the tokenizer of the ids.")
     train, validation = (
         Split(folder / name, record, tokenizer.vocab_size) for name, record in zip(SPLITS, records, strict=True)
     )
@@ -204,7 +204,7 @@ def _opened(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecor
 
 
 def _verify(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> None:
-    """Compare every file with its sha256; in a shard, say at which offset it differs."""
+    """Compare every file with its sha256; for a shard, find the offset of the difference."""
     shards = {
         f"{name}/{shard.file}": shard for name, record in zip(SPLITS, records, strict=True) for shard in record.shards
     }
@@ -212,11 +212,11 @@ def _verify(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecor
     for name, entry in manifest["files"].items():
         if sha256_of(folder / name) != entry["sha256"]:
             where = _offset(folder / name, shards[name], dtype) if name in shards else ""
-            raise corrupt_error(f"{name}{where} is damaged: its content does not match its sha256 in the manifest.")
+            raise corrupt_error(f"{name}{where} is corrupt: its content does not match the sha256 in the manifest.")
 
 
 def _offset(path: Path, shard: ShardRecord, dtype: "np.dtype[Any]") -> str:
-    """Which ids of a damaged shard differ from what was written."""
+    """Return the range of ids of a corrupt shard that differ from what was written."""
     with path.open("rb") as file:
         file.seek(len(header(dtype, shard.tokens)))
         for number, expected in enumerate(shard.crc32):
@@ -226,10 +226,10 @@ def _offset(path: Path, shard: ShardRecord, dtype: "np.dtype[Any]") -> str:
     return ", its header,"
 
 
-def too_small(split: Split, needed: int, window: int) -> DataError:
-    """The error for a split without a single window."""
+def too_small_error(split: Split, needed: int, length: int) -> DataError:
+    """Return the error for a split without a single sequence of ``length`` tokens."""
     times = -(-needed // max(split.tokens, 1))
     return DataError(
-        f"The {split.name} text is too small: {split.tokens:,} tokens, and one window of {window:,} needs {needed:,}.",
-        hint=f"Bring {times} times more text, or lower data.sequences.length to {max(split.tokens - 1, 1):,} or less.",
+        f"The {split.name} split is too small: {split.tokens:,} tokens; a sequence of {length:,} needs {needed:,}.",
+        hint=f"Use {times} times more text, or lower data.sequences.length to {max(split.tokens - 1, 1):,} or less.",
     )

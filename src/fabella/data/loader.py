@@ -1,4 +1,4 @@
-"""Batches made ahead of time on a thread, so that the device never waits for the disk."""
+"""Batches prefetched on a thread, so that the device does not wait for the disk."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,47 +11,47 @@ from fabella.data.sequences import SequenceDataset
 
 
 class PrefetchLoader(Iterator[Batch]):
-    """An iterator over batches that can be closed at any time; its thread then ends, and so does the iterator."""
+    """Iterator over prefetched batches. It can be closed at any time, which ends its thread and the iteration."""
 
     def __init__(
-        self, windows: SequenceDataset, order: PermutationSampler, start: int, sizes: Iterator[int], ahead: int
+        self, dataset: SequenceDataset, sampler: PermutationSampler, start: int, sizes: Iterator[int], prefetch: int
     ) -> None:
-        assert ahead >= 1, "at least one batch ahead"
-        self._windows, self._order, self._position, self._sizes = windows, order, start, sizes
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fabella-feed")
-        self._waiting: deque[Future[Batch]] = deque()
+        assert prefetch >= 1, "at least one prefetched batch"
+        self._dataset, self._sampler, self._position, self._sizes = dataset, sampler, start, sizes
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fabella-loader")
+        self._pending: deque[Future[Batch]] = deque()
         try:
-            for _ in range(ahead):
-                self._ask()
+            for _ in range(prefetch):
+                self._submit()
         except BaseException:
             self.close()
             raise
 
     def __next__(self) -> Batch:
-        if not self._waiting:
+        if not self._pending:
             self.close()
             raise StopIteration
         try:
-            batch = self._waiting.popleft().result()
-            self._ask()
+            batch = self._pending.popleft().result()
+            self._submit()
         except BaseException:
             self.close()
             raise
         return batch
 
-    def _ask(self) -> None:
-        """Have the thread make the next batch, if there is another."""
+    def _submit(self) -> None:
+        """Submit the next batch to the thread, if there is one."""
         for size in self._sizes:
-            self._waiting.append(self._thread.submit(self._make, self._position, self._position + size))
+            self._pending.append(self._thread.submit(self._make, self._position, self._position + size))
             self._position += size
             return
 
     def _make(self, start: int, stop: int) -> Batch:
-        return self._windows.batch(self._order.sequences(start, stop))
+        return self._dataset.batch(self._sampler.sequences(start, stop))
 
     def close(self) -> None:
-        """Drop what is waiting, end the thread and wait for it. Safe to call twice."""
-        self._waiting.clear()
+        """Drop pending batches, end the thread and wait for it. Safe to call twice."""
+        self._pending.clear()
         self._sizes = iter(())
         self._thread.shutdown(wait=True, cancel_futures=True)
 
@@ -63,14 +63,18 @@ class PrefetchLoader(Iterator[Batch]):
 
 
 PREFETCH_BATCHES = 4
-"""Batches made ahead: enough to get over a slow read, few enough to cost no memory worth speaking of."""
+"""Batches prefetched: enough to bridge a slow read, few enough to need little memory."""
 
 
 def prefetch_loader(
-    windows: SequenceDataset, order: PermutationSampler, start: int, sizes: Iterator[int], ahead: int = PREFETCH_BATCHES
+    dataset: SequenceDataset,
+    sampler: PermutationSampler,
+    start: int,
+    sizes: Iterator[int],
+    prefetch: int = PREFETCH_BATCHES,
 ) -> PrefetchLoader:
-    """Batches of ``sizes`` windows each, from sample ``start`` of ``order`` on, at most ``ahead`` of them waiting.
+    """Return batches of ``sizes`` sequences each, from position ``start`` of ``sampler``, ``prefetch`` of them pending.
 
-    An error on the thread is raised by ``next``. Close it (``with``, ``contextlib.closing``) when done.
+    ``next`` raises an error of the thread. Close the loader (``with``, ``contextlib.closing``) when done.
     """
-    return PrefetchLoader(windows, order, start, sizes, ahead)
+    return PrefetchLoader(dataset, sampler, start, sizes, prefetch)

@@ -1,8 +1,9 @@
-"""The order of training: sample ``p`` of a run is a fixed window, whatever the batch sizes, processes or resumes.
+"""Order of the training sequences: a fixed one for each position of a run, without replacement.
 
-    epoch = p // n     window = permutation(seed, epoch) of (p mod n)
+    epoch = p // n     sequence = permutation(seed, epoch) of (p mod n)
 
-Each epoch goes through every window once; the whole state is the position, one integer.
+The order is independent of batch sizes, processes and resumes. Each epoch has every sequence once; the state is the
+position p, one integer.
 """
 
 import numpy as np
@@ -13,15 +14,15 @@ from fabella.splitmix64 import splitmix64
 
 
 class PermutationSampler:
-    """The order of ``n`` windows under ``seed``."""
+    """Order of ``n`` sequences under ``seed``."""
 
     def __init__(self, n: int, seed: int) -> None:
-        assert n > 0, "an order of nothing"
+        assert n > 0, "at least one sequence"
         self.n = n
         self.seed = seed
 
     def sequences(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Windows of the samples ``start`` to ``stop - 1``, through as many epochs as that takes."""
+        """Return the sequences at positions ``start`` to ``stop - 1``, across epochs."""
         parts: list[NDArray[np.int64]] = []
         while start < stop:
             epoch, first = divmod(start, self.n)
@@ -31,9 +32,9 @@ class PermutationSampler:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def epoch(self, position: int) -> int:
-        """The epoch, from 0, that sample ``position`` belongs to."""
+        """Return the epoch of ``position``, counted from 0."""
         return position // self.n
 
     def _key(self, epoch: int) -> int:
-        # Mixed one after the other: (seed 1, epoch 2) and (seed 2, epoch 1) have nothing in common.
+        # Hashed one after the other, so that (seed 1, epoch 2) and (seed 2, epoch 1) are unrelated.
         return splitmix64(splitmix64(self.seed) + splitmix64(~epoch))

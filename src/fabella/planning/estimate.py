@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fabella.config.data import Streaming
 from fabella.config.training import Epochs, MaxSteps
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.loader import PREFETCH_BATCHES
-from fabella.data.sequences import SequenceDataset
+from fabella.data.modes.mode import data_mode
 from fabella.engine import engine as engines
 from fabella.models.flops import flops_per_token, output_head_params
 from fabella.models.parameters import count, count_non_embedding
@@ -166,9 +165,8 @@ def memory_of(run: RunConfig, device: str) -> Memory:
 
 def length_of(run: RunConfig, prepared: TokenizedDataset | None) -> RunLength:
     """Steps, tokens and epochs, as far as they can be known: of a stream nobody knows how long it is."""
-    training, windows = run.training, None
-    if prepared and not isinstance(run.data.mode, Streaming):
-        windows = len(SequenceDataset(prepared.train, run.data.sequences, prepared.tokenizer.eos_id))
+    training = run.training
+    windows = data_mode(run.data.mode.kind).count_sequences(run.data, prepared) if prepared else None
     steps = None
     match training.length:
         case MaxSteps(max_steps=number):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from fabella.config.base import ConfigModel
-from fabella.config.data import DataConfig, Streaming, TokenizerConfig
+from fabella.config.data import DataConfig, TokenizerConfig
 from fabella.config.optimizer import OptimizerConfig
 from fabella.config.tracking import CheckpointConfig, SamplesConfig, TrackingConfig, ValidationConfig
 from fabella.config.training import Epochs, TrainingConfig
@@ -55,9 +55,9 @@ class RunConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _stream_has_no_epochs(self) -> "RunConfig":
-        if isinstance(self.data.mode, Streaming) and isinstance(self.training.length, Epochs):
+        if self.data.mode.prepared_bytes and isinstance(self.training.length, Epochs):
             raise ValueError(
-                "data.mode.kind = streaming: how long a stream is, is not known before it is read, so that "
-                "training.length.epochs means nothing; give training.length.max_steps (--steps)"
+                "training.length.epochs needs the length of the text, which data.mode.kind = streaming does not know; "
+                "set training.length.max_steps (--steps)"
             )
         return self

@@ -1,6 +1,6 @@
-"""A file's bytes in blocks, unpacked on the way if it ends in .gz, .xz or .zst; a bomb is stopped by its ratio.
+"""Read a file in blocks, decompressing .gz, .xz and .zst; decompression bombs are stopped by their ratio.
 
-Memory is bounded: a block at a time, and the history that xz and zstd may ask for is at most WINDOW.
+Memory is bounded by one block and by WINDOW, the history that xz and zstd may keep.
 """
 
 import lzma
@@ -12,87 +12,87 @@ from typing import Any, BinaryIO, NamedTuple
 from fabella.errors import TextError
 
 BLOCK = 2**20
-"""bytes in a block, at most (zstd: 32 times as many)"""
+"""Bytes of a block at most (zstd: 32 times as many)."""
 RATIO = 200
-"""Times a file may grow: stories packed by ``zstd -19`` grow 4 times, regular logs 100 times, a bomb 1,000 times."""
+"""Decompressed over compressed size at most: stories under ``zstd -19`` have 4, regular logs 100, a bomb 1,000."""
 FREE = 2**24
-"""bytes that a file may grow to whatever its ratio: a few distinct lines, repeated, pack very well"""
+"""Decompressed bytes allowed at any ratio: a few lines repeated many times compress very well."""
 WINDOW = 2**27
-"""bytes of history an unpacker may keep; what ``xz -9`` and ``zstd --ultra -22`` write needs no more"""
+"""Bytes of history a decompressor may keep; ``xz -9`` and ``zstd --ultra -22`` need no more."""
 ZSTD_STEP = 2**10
-"""Packed bytes given to zstd at once: its unpacker knows no limit on output, and 4 bytes can mean 128 KiB."""
+"""Compressed bytes given to zstd at once: its output has no limit, and 4 bytes can expand to 128 KiB."""
 
 
-# Yields unpacked blocks; returns the packed bytes that are left once the stream has ended.
-Unpacking = Generator[bytes, None, bytes]
+# Yields decompressed blocks; returns the compressed bytes after the end of the stream.
+Decompressed = Generator[bytes, None, bytes]
 
 
 class Codec(NamedTuple):
-    """How to read one kind of packed file. ``new()`` gives an unpacker with ``eof`` and ``unused_data``."""
+    """One compression format. ``new()`` returns a decompressor with ``eof`` and ``unused_data``."""
 
     new: Callable[[], Any]
-    unpack: Callable[[Any, bytes], Unpacking]
+    decompress: Callable[[Any, bytes], Decompressed]
     damage: type[Exception]
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """Unpacked bytes of a file, block by block. Raises TextError: unreadable, damaged, cut short, or a bomb."""
+    """Yield the decompressed bytes of a file. Raises TextError: unreadable, corrupt, truncated, or a bomb."""
     try:
         with path.open("rb") as file:
-            if packing := PACKINGS.get(path.suffix.lower()):
-                yield from _unpacked(file, path, packing())
+            if codec := CODECS.get(path.suffix.lower()):
+                yield from _decompressed(file, path, codec())
             else:
                 while block := file.read(BLOCK):
                     yield block
     except OSError as error:
-        raise TextError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise TextError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def _unpacked(file: BinaryIO, path: Path, packing: Codec) -> Iterator[bytes]:
+def _decompressed(file: BinaryIO, path: Path, codec: Codec) -> Iterator[bytes]:
     grown = 0
     try:
-        for block in _streams(file, packing):
+        for block in _streams(file, codec):
             grown += len(block)
             if grown > FREE + RATIO * file.tell():
                 raise TextError(
                     f"{path} unpacks to more than {RATIO} times its size ({grown:,} bytes from its first "
-                    f"{file.tell():,}): a decompression bomb, or hardly text to learn from.",
-                    hint="If you trust it, unpack it yourself and give the unpacked file.",
+                    f"{file.tell():,}): a decompression bomb, or text too repetitive to train on.",
+                    hint="If you trust it, unpack it and give the unpacked file.",
                 )
             yield block
-    except (packing.damage, EOFError) as error:
-        raise TextError(f"{path} cannot be unpacked: {error}.", hint="Fetch it, or pack it, again.") from error
+    except (codec.damage, EOFError) as error:
+        raise TextError(f"Cannot decompress {path}: {error}.", hint="Download or compress it again.") from error
 
 
-def _streams(file: BinaryIO, packing: Codec) -> Iterator[bytes]:
-    """One stream after another, as ``cat a.gz b.gz > c.gz`` joins them; zeros around a stream are padding."""
-    stream = packing.new()
+def _streams(file: BinaryIO, codec: Codec) -> Iterator[bytes]:
+    """Decompress one stream after another, as ``cat a.gz b.gz > c.gz`` joins them; zeros between them are padding."""
+    stream = codec.new()
     between = True
     while packed := file.read(2**16):
         while packed := packed.lstrip(b"\0") if between else packed:
-            packed = yield from packing.unpack(stream, packed)
+            packed = yield from codec.decompress(stream, packed)
             between = stream.eof
             if stream.eof:
-                stream = packing.new()
+                stream = codec.new()
     if not between:
-        raise EOFError("it is cut short")
+        raise EOFError("it is truncated")
 
 
-def _unpack_gzip(stream: Any, packed: bytes) -> Unpacking:
+def _decompress_gzip(stream: Any, packed: bytes) -> Decompressed:
     while packed and not stream.eof:
         yield stream.decompress(packed, BLOCK)
         packed = stream.unconsumed_tail
     return stream.unused_data
 
 
-def _unpack_xz(stream: Any, packed: bytes) -> Unpacking:
+def _decompress_xz(stream: Any, packed: bytes) -> Decompressed:
     yield stream.decompress(packed, BLOCK)
     while not stream.eof and not stream.needs_input:
         yield stream.decompress(b"", BLOCK)
     return stream.unused_data
 
 
-def _unpack_zstd(stream: Any, packed: bytes) -> Unpacking:
+def _decompress_zstd(stream: Any, packed: bytes) -> Decompressed:
     start = 0
     while start < len(packed) and not stream.eof:
         yield stream.decompress(packed[start : start + ZSTD_STEP])
@@ -101,11 +101,11 @@ def _unpack_zstd(stream: Any, packed: bytes) -> Unpacking:
 
 
 def _gzip() -> Codec:
-    return Codec(lambda: zlib.decompressobj(wbits=31), _unpack_gzip, zlib.error)
+    return Codec(lambda: zlib.decompressobj(wbits=31), _decompress_gzip, zlib.error)
 
 
 def _xz() -> Codec:
-    return Codec(lambda: lzma.LZMADecompressor(memlimit=WINDOW), _unpack_xz, lzma.LZMAError)
+    return Codec(lambda: lzma.LZMADecompressor(memlimit=WINDOW), _decompress_xz, lzma.LZMAError)
 
 
 def _zstd() -> Codec:
@@ -113,8 +113,8 @@ def _zstd() -> Codec:
         import zstandard
     except ImportError as error:
         raise TextError("Reading .zst needs zstandard.", hint="pip install 'fabella[zstd]'") from error
-    unpacker = zstandard.ZstdDecompressor(max_window_size=WINDOW)
-    return Codec(unpacker.decompressobj, _unpack_zstd, zstandard.ZstdError)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
+    return Codec(decompressor.decompressobj, _decompress_zstd, zstandard.ZstdError)
 
 
-PACKINGS = {".gz": _gzip, ".xz": _xz, ".zst": _zstd}
+CODECS = {".gz": _gzip, ".xz": _xz, ".zst": _zstd}

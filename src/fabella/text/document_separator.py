@@ -1,4 +1,4 @@
-"""Where one document of a text file ends and the next begins: guessing the separator, and splitting at it."""
+"""Document separator of plain text: detection, and splitting a stream of blocks into documents."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,21 +7,21 @@ from statistics import median
 from fabella.text.decode_policy import LONGEST_DOCUMENT, split_long
 from fabella.text.read_report import ReadReport
 
-# Spellings that mark the end of a text in data sets; nobody writes them by chance.
+# Markers that end a document in common datasets; none occurs in prose by chance.
 MARKERS = (
     "<|endoftext|>", "<|end_of_text|>", "<|endofstory|>", "<|eot|>", "<|eos|>", "</s>", "<eos>", "<EOS>", "[EOS]",
 )  # fmt: skip
-WITHOUT_MARKS = ("file", "blank-lines", "lines")
-ENOUGH = 10
-"""blocks or lines from which a pattern is believed"""
-MANY = 20
-"""text files without markers from which each of them is believed to be one document"""
-CLOSED = 0.7
-"""share of lines that end as a sentence does, from which each line is believed to be a text of its own"""
+WITHOUT_MARKERS = ("file", "blank-lines", "lines")
+MIN_PIECES = 10
+"""Blocks or lines needed to detect a separator from them."""
+MANY_FILES = 20
+"""Files without markers from which on each file is one document."""
+SENTENCE_LINES = 0.7
+"""Share of lines that end like a sentence, 0 to 1, from which on each line is one document."""
 WRAPPED = 0.75
-"""Lines broken by an editor are nearly equally long: the median is at least this share of the 90th percentile, …"""
-WRAPPED_AT = 40
-"""… and that is at least so many characters."""
+"""Lines wrapped by an editor are nearly equally long: the median is at least this share of the 90th percentile."""
+WRAPPED_LENGTH = 40
+"""Characters that the 90th percentile of wrapped lines has at least."""
 
 SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019\u00bb)\]*_]*\s*$")
 BLANK_LINES = re.compile(rb"\n(?:[ \t]*\n)+")
@@ -29,34 +29,34 @@ LEADING_BLANK_LINES = re.compile(rb"(?:[ \t]*\n)+")
 
 
 def detect_separator(samples: Sequence[str], *, files: int) -> str:
-    """A marker, ``blank-lines``, ``lines`` or ``file`` for so many text files, of which ``samples`` are beginnings."""
+    """Return a marker, ``blank-lines``, ``lines`` or ``file`` for ``files`` files; ``samples`` are their beginnings."""
     for marker in MARKERS:
         if any(marker in sample for sample in samples):
             return marker
-    if files >= MANY:
+    if files >= MANY_FILES:
         return "file"
     sample = "\n\n".join(sample.strip() for sample in samples)
-    if len(BLANK_LINES.findall(sample.encode())) >= ENOUGH - 1:
+    if len(BLANK_LINES.findall(sample.encode())) >= MIN_PIECES - 1:
         return "blank-lines"
-    return "lines" if _each_line_stands_alone(sample) else "file"
+    return "lines" if _lines_are_documents(sample) else "file"
 
 
-def _each_line_stands_alone(sample: str) -> bool:
+def _lines_are_documents(sample: str) -> bool:
     lines = [line for line in sample.split("\n") if line.strip()]
-    if len(lines) < ENOUGH:
+    if len(lines) < MIN_PIECES:
         return False
-    if sum(1 for line in lines if SENTENCE_END.search(line)) >= CLOSED * len(lines):
+    if sum(1 for line in lines if SENTENCE_END.search(line)) >= SENTENCE_LINES * len(lines):
         return True
     lengths = sorted(len(line) for line in lines)
     longest = lengths[int(0.9 * len(lengths))]
-    return longest < WRAPPED_AT or median(lengths) < WRAPPED * longest
+    return longest < WRAPPED_LENGTH or median(lengths) < WRAPPED * longest
 
 
 def split_documents(blocks: Iterator[bytes], separator: str, notes: ReadReport) -> Iterator[tuple[int, bytes]]:
-    """(line it begins on, counted from 1; its bytes) of every document; memory is bounded by LONGEST_DOCUMENT.
+    """Yield (first line, counted from 1; bytes) of every document; memory is bounded by LONGEST_DOCUMENT.
 
-    Blank lines before a document and white space after it belong to its border. One longer than
-    LONGEST_DOCUMENT may come in pieces. Only markers have empty documents between them: blank lines just add up.
+    Blank lines before a document and white space after it are stripped. A document longer than LONGEST_DOCUMENT comes
+    in several parts. Two markers in a row enclose an empty document; repeated blank lines do not.
     """
     pattern = _pattern(separator)
     line, rest, cutting = 1, b"", False
@@ -89,5 +89,5 @@ def _pattern(separator: str) -> re.Pattern[bytes] | None:
 def _trimmed(line: int, raw: bytes, separator: str) -> Iterator[tuple[int, bytes]]:
     start = match.end() if (match := LEADING_BLANK_LINES.match(raw)) else 0
     text = raw[start:].rstrip()
-    if text or separator not in WITHOUT_MARKS:
+    if text or separator not in WITHOUT_MARKERS:
         yield line + raw.count(b"\n", 0, start), text

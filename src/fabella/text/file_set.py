@@ -1,77 +1,79 @@
-"""Documents of files: packed or not, each read as its name says; ``.txt`` is cut at a separator, given or guessed."""
+"""Files of a source and their documents, each file read by the reader of its suffix.
 
-from collections.abc import Iterator, Sequence
+The document separator of plain text is given by the user or detected once for all files.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from fabella.config.data import FilesSource
 from fabella.errors import TextError
-from fabella.text import paths as finding
-from fabella.text.compression import PACKINGS, read_blocks
+from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.document_separator import detect_separator, split_documents
+from fabella.text.document_separator import detect_separator
+from fabella.text.paths import expand_paths
 from fabella.text.read_report import ReadReport
-from fabella.text.readers import jsonl_csv, parquet
+from fabella.text.readers import plain
+from fabella.text.readers.read_options import ReadOptions
+from fabella.text.readers.reader import Reader, all_readers, reader_for
 
-NEWLINE = b"\n"
-SAMPLE = 2**20
-"""bytes looked at, over all files, to guess the separator"""
+SAMPLE_BYTES = 2**20
+"""Bytes inspected to detect the separator, over all files."""
 SAMPLE_FILES = 16
-"""files looked at"""
+"""Files inspected to detect the separator, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """The files of a source, in order, and what separates the documents of its text files."""
+    """Files of a source in order, with the options to read them."""
 
-    files: FilesSource
     paths: Sequence[Path]
-    separator: str
+    options: ReadOptions
+    readers: Mapping[str, Reader]
 
-    def documents(self, path: Path, reading: DecodePolicy) -> Iterator[str]:
-        """The documents of one of its files."""
+    def documents(self, path: Path, policy: DecodePolicy) -> Iterator[str]:
+        """Yield the documents of one of the files. Raises TextError, as its reader does."""
         if _size(path) == 0:
-            reading.notes.remarks[f"size of {path}"] = f"{path} is empty"
-        elif _is_text(path):
-            yield from _text(path, self.separator, reading, guessed=self.files.separator == "auto")
+            policy.notes.remarks[f"size of {path}"] = f"{path} is empty"
         else:
-            yield from _table(path, self.files.column, reading)
+            yield from reader_for(path, self.readers).read(path, self.options, policy)
 
 
 def open_file_set(files: FilesSource) -> FileSet:
-    """The files that a source means. Raises TextError where there are none."""
-    paths = finding.expand_paths(files.paths)
-    return FileSet(files, paths, _separator(files, [path for path in paths if _is_text(path)]))
+    """Return the files of a source. Raises TextError if there are none."""
+    readers = all_readers()
+    paths = expand_paths(files.paths)
+    texts = [path for path in paths if reader_for(path, readers) is plain]
+    options = ReadOptions(
+        separator=_separator(files, texts), separator_detected=files.separator == "auto", column=files.column
+    )
+    return FileSet(paths, options, readers)
 
 
-def documents(files: FilesSource, reading: DecodePolicy) -> Iterator[str]:
-    """The documents of every file, in order. Raises TextError, and for a packed file of an extra that is missing."""
-    found = open_file_set(files)
-    for path in found.paths:
-        yield from found.documents(path, reading)
+def documents(files: FilesSource, policy: DecodePolicy) -> Iterator[str]:
+    """Yield the documents of every file in order. Raises TextError, also if a format needs an extra."""
+    file_set = open_file_set(files)
+    for path in file_set.paths:
+        yield from file_set.documents(path, policy)
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise TextError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _is_text(path: Path) -> bool:
-    return finding.kind(path) not in finding.JSON_LINES | finding.CSV | finding.PARQUET
+        raise TextError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
 def _separator(files: FilesSource, texts: list[Path]) -> str:
     if files.separator != "auto":
         if not files.separator:
-            fix = "Give auto, file, blank-lines, lines, or the separator itself."
-            raise TextError("The separator is empty.", hint=fix)
+            hint = "Use auto, file, blank-lines, lines, or the separator itself."
+            raise TextError("The separator is empty.", hint=hint)
         return files.separator.replace("\r\n", "\n")
-    looked_at = texts[:SAMPLE_FILES]
-    samples = [_sample(path, SAMPLE // len(looked_at)) for path in looked_at]
+    inspected = texts[:SAMPLE_FILES]
+    samples = [_sample(path, SAMPLE_BYTES // len(inspected)) for path in inspected]
     return detect_separator(samples, files=len(texts))
 
 
@@ -82,30 +84,3 @@ def _sample(path: Path, size: int) -> str:
         if len(head) >= size:
             break
     return head[:size].decode("utf-8", "ignore")
-
-
-def _text(path: Path, separator: str, reading: DecodePolicy, *, guessed: bool) -> Iterator[str]:
-    notes, name = reading.notes, str(path)
-    counted = notes.guess("separator", separator, name) if guessed else None
-    for line, raw in split_documents(to_utf8_blocks(read_blocks(path), name, notes), separator, notes):
-        for text in reading.text(raw, partial(_place, name, line)):
-            if counted:
-                counted.documents += 1
-            yield text
-
-
-def _place(name: str, line: int, raw: bytes, at: int) -> str:
-    return f"{name}, line {line + raw.count(NEWLINE, 0, at)}, byte {at - raw.rfind(NEWLINE, 0, at)}"
-
-
-def _table(path: Path, column: str, reading: DecodePolicy) -> Iterator[str]:
-    kind, name = finding.kind(path), str(path)
-    if kind in finding.PARQUET:
-        if path.suffix.lower() in PACKINGS:
-            raise TextError(
-                f"{name} is packed twice: parquet is packed inside.", hint="Unpack it, and give the .parquet."
-            )
-        return parquet.documents(path, column, reading)
-    read = jsonl_csv.json_rows if kind in finding.JSON_LINES else jsonl_csv.csv_rows
-    found = read(to_utf8_blocks(read_blocks(path), name, reading.notes), name, reading)
-    return jsonl_csv.documents(found, name, column, reading)

@@ -1,4 +1,4 @@
-"""Documents of a data set on the Hugging Face hub, streamed or downloaded (needs ``pip install 'fabella[hub]'``)."""
+"""Documents of a dataset on the Hugging Face hub, streamed or downloaded (needs ``pip install 'fabella[hub]'``)."""
 
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -10,21 +10,21 @@ from fabella.errors import TextError
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.text_column import detect_text_column, peek
 
-DOWNLOAD = "Check network and name; or fetch it elsewhere (hf download --repo-type dataset {}) and give its files."
+DOWNLOAD = "Check network and name, or download it (hf download --repo-type dataset {}) and give its files."
 
 
-def documents(hub: HubSource, reading: DecodePolicy) -> Iterator[str]:
-    """The text of each row, in the data set's order. Raises TextError: no extra, no network, no such thing."""
+def documents(hub: HubSource, policy: DecodePolicy) -> Iterator[str]:
+    """Yield the text of each row in order. Raises TextError: missing extra, no network, unknown dataset."""
     with hub_errors(hub) as datasets:
         rows = load(datasets, hub)
         if hub.column != "auto" and hub.column in (rows.column_names or ()):
-            rows = rows.select_columns([hub.column])  # pictures and sounds beside the text need not be decoded
-        yield from _texts(iter(rows), hub, reading)
+            rows = rows.select_columns([hub.column])  # do not decode images and audio in other columns
+        yield from _texts(iter(rows), hub, policy)
 
 
 @contextmanager
 def hub_errors(hub: HubSource) -> Generator[Any]:
-    """The library, for as long as the block lasts; what it raises becomes a TextError."""
+    """Yield the ``datasets`` library; turn its errors inside the block into TextError."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -36,14 +36,14 @@ def hub_errors(hub: HubSource) -> Generator[Any]:
 
 
 def load(datasets: Any, hub: HubSource) -> Any:
-    """The data set as the library gives it: to be streamed, or downloaded."""
+    """Return the dataset of the library, streamed or downloaded."""
     return datasets.load_dataset(
         hub.name, hub.subset or None, split=hub.split, revision=hub.revision or None, streaming=hub.streaming
     )
 
 
 def is_transient(error: TextError) -> bool:
-    """Whether what went wrong may be gone a little later: the network, not the data set."""
+    """Return whether a retry may help: the network failed, not the dataset."""
     return isinstance(error.__cause__, (ConnectionError, TimeoutError, *_http_errors()))
 
 
@@ -52,7 +52,7 @@ def _http_errors() -> tuple[type[Exception], ...]:
 
 
 def _failures(datasets: Any) -> tuple[type[Exception], ...]:
-    """What loading and streaming raise: a hub data set runs several libraries, each with errors of its own."""
+    """Return the errors of loading and streaming: a hub dataset runs several libraries with errors of their own."""
     others = (datasets.exceptions.DatasetsError, *_http_errors())
     return (OSError, ValueError, KeyError, RuntimeError, EOFError, *others)
 
@@ -60,44 +60,44 @@ def _failures(datasets: Any) -> tuple[type[Exception], ...]:
 def _explained(error: Exception, hub: HubSource) -> TextError:
     reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error, ConnectionError):
-        return TextError(f"The hub cannot be reached for {hub.name}: {reason}.", hint=DOWNLOAD.format(hub.name))
+        return TextError(f"Cannot reach the hub for {hub.name}: {reason}.", hint=DOWNLOAD.format(hub.name))
     if isinstance(error, FileNotFoundError):
-        return TextError(f"There is no data set {hub.name} to be had: {reason}.", hint=DOWNLOAD.format(hub.name))
+        return TextError(f"Cannot find dataset {hub.name} on the hub: {reason}.", hint=DOWNLOAD.format(hub.name))
     if isinstance(error, ValueError):
-        return TextError(f"{describe(hub)}: {reason}.", hint="Name it as hub:OWNER/NAME@SUBSET:SPLIT.")
-    return TextError(f"Reading {describe(hub)} failed: {reason}.", hint=DOWNLOAD.format(hub.name))
+        return TextError(f"{describe(hub)}: {reason}.", hint="Write it as hub:OWNER/NAME@SUBSET:SPLIT.")
+    return TextError(f"Cannot read {describe(hub)}: {reason}.", hint=DOWNLOAD.format(hub.name))
 
 
 def describe(hub: HubSource) -> str:
-    """One line for people: name, subset, split, revision."""
+    """Return one line with name, subset, split and revision."""
     subset = f", subset {hub.subset}" if hub.subset else ""
     revision = f", revision {hub.revision}" if hub.revision else ""
-    return f"hub data set {hub.name}{subset}, split {hub.split}{revision}"
+    return f"hub dataset {hub.name}{subset}, split {hub.split}{revision}"
 
 
-def _texts(rows: Iterator[Mapping[str, Any]], hub: HubSource, reading: DecodePolicy) -> Iterator[str]:
+def _texts(rows: Iterator[Mapping[str, Any]], hub: HubSource, policy: DecodePolicy) -> Iterator[str]:
     first, rows = peek(rows)
     if not first:
         return
     column = detect_text_column(hub.column, first, hub.name)
-    guess = reading.notes.guess("text column", column, hub.name) if hub.column == "auto" else None
-    for text in texts_of(rows, column, hub, reading):
-        if guess:
-            guess.documents += 1
+    detection = policy.notes.add_detection("text column", column, hub.name) if hub.column == "auto" else None
+    for text in texts_of(rows, column, hub, policy):
+        if detection:
+            detection.documents += 1
         yield text
 
 
 def texts_of(
-    rows: Iterable[Mapping[str, Any]], column: str, hub: HubSource, reading: DecodePolicy, *, first: int = 1
+    rows: Iterable[Mapping[str, Any]], column: str, hub: HubSource, policy: DecodePolicy, *, first: int = 1
 ) -> Iterator[str]:
-    """The documents of rows, from their ``column``; ``first`` is the number of the first of them, for errors."""
+    """Yield the documents in ``column`` of ``rows``; ``first`` is the number of the first row, for errors."""
     for number, row in enumerate(rows, start=first):
-        place = f"{hub.name}, row {number}"
+        location = f"{hub.name}, row {number}"
         value = row.get(column)
         if value is None:
-            reading.notes.empty += 1
+            policy.notes.empty += 1
         elif not isinstance(value, str):
-            reading.bad_line(place, f"{column!r} is a {type(value).__name__}, not text.")
+            policy.bad_line(location, f"{column!r} is a {type(value).__name__}, not text.")
         else:
             raw = value.encode("utf-8", "surrogatepass")
-            yield from reading.text(raw, lambda _raw, _at, place=place: f"{place}, in {column!r}")
+            yield from policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {column!r}")

@@ -1,10 +1,10 @@
-"""A source in portions that can be read from the beginning of any of them: what going on in the middle is built on.
+"""Source in chunks, from the start of any of which reading can resume.
 
-    files      a file                 the built-in storybook   1,024 stories
-    hub data   64 streamed rows, or 1,000 downloaded ones
+    files         one file           storybook   1,024 stories
+    hub dataset   64 streamed rows, or 1,000 downloaded ones
 
-A portion has a mark, a word from which reading it can begin again. What can be reached in any order is read in another
-one each epoch; rows that are streamed come as the data set has them.
+The cursor of a chunk is a string from which it can be read again. Chunks with random access are read in another order
+each epoch; streamed rows come in the order of the dataset.
 """
 
 import json
@@ -20,130 +20,137 @@ from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.text_column import detect_text_column, peek
 from fabella.text.storybook import generator
 
-STORIES = 1024
+CHUNK_STORIES = 1024
+"""Stories of a chunk of the storybook."""
 STREAMED_ROWS = 64
+"""Rows of a chunk of a streamed hub dataset."""
 DOWNLOADED_ROWS = 1000
-# Beside the library's own attempts: seconds waited before each of ours.
-WAITS = (1.0, 4.0, 16.0)
+"""Rows of a chunk of a downloaded hub dataset."""
+RETRY_SECONDS = (1.0, 4.0, 16.0)
+"""Seconds before each retry of ours, in addition to the library's own retries."""
 
 Leaf = FilesSource | HubSource | StorybookSource
-Shuffled = Callable[[int], Sequence[int]]
-"""n → an order of ``range(n)``"""
+ShuffledRange = Callable[[int], Sequence[int]]
+"""n → a permutation of ``range(n)``"""
 
 
 class Chunk(NamedTuple):
-    """Documents that are read in one go; ``mark`` is where they begin."""
+    """Documents read in one go; ``cursor`` is where they begin."""
 
     cursor: str
     texts: Iterator[str]
 
 
 def flatten_mixture(source: Source, weight: float = 1.0) -> list[tuple[float, Leaf]]:
-    """Each source in a mixture, and in mixtures within it, with its share of the documents; they add up to 1."""
+    """Return (share of the documents, source) for each source of a nested mixture; the shares sum to ``weight``."""
     if not isinstance(source, MixtureSource):
         return [(weight, source)]
     total = sum(part.weight for part in source.parts)
     return [leaf for part in source.parts for leaf in flatten_mixture(part.source, weight * part.weight / total)]
 
 
-def iter_chunks(source: Leaf, reading: DecodePolicy, shuffled: Shuffled, cursor: str = "") -> Iterator[Chunk]:
-    """One epoch of a source, from the portion ``mark`` on; empty: from its first. Raises TextError, as reading does."""
+def iter_chunks(source: Leaf, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str = "") -> Iterator[Chunk]:
+    """Yield one epoch of a source from the chunk ``cursor`` on; empty means from the first. Raises TextError."""
     if isinstance(source, FilesSource):
-        return _of_files(source, reading, shuffled, cursor)
+        return _of_files(source, policy, shuffled, cursor)
     if isinstance(source, StorybookSource):
-        return _of_storybook(source, reading, shuffled, cursor)
-    return _of_hub(source, reading, shuffled, cursor)
+        return _of_storybook(source, policy, shuffled, cursor)
+    return _of_hub(source, policy, shuffled, cursor)
 
 
-def _of_files(source: FilesSource, reading: DecodePolicy, shuffled: Shuffled, cursor: str) -> Iterator[Chunk]:
-    shelf = file_set.open_file_set(source)
-    return _in_order(len(shelf.paths), lambda n: shelf.documents(shelf.paths[n], reading), shuffled, cursor)
+def _of_files(source: FilesSource, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str) -> Iterator[Chunk]:
+    files = file_set.open_file_set(source)
+    return _in_order(len(files.paths), lambda n: files.documents(files.paths[n], policy), shuffled, cursor)
 
 
-def _of_storybook(source: StorybookSource, reading: DecodePolicy, shuffled: Shuffled, cursor: str) -> Iterator[Chunk]:
+def _of_storybook(
+    source: StorybookSource, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str
+) -> Iterator[Chunk]:
     def read(number: int) -> Iterator[str]:
-        first = number * STORIES
-        for story in generator.stories(min(STORIES, source.stories - first), seed=source.seed, start=first):
-            reading.notes.documents += 1
+        first = number * CHUNK_STORIES
+        for story in generator.stories(min(CHUNK_STORIES, source.stories - first), seed=source.seed, start=first):
+            policy.notes.documents += 1
             yield story
 
-    return _in_order(-(-source.stories // STORIES), read, shuffled, cursor)
+    return _in_order(-(-source.stories // CHUNK_STORIES), read, shuffled, cursor)
 
 
-def _in_order(count: int, read: Callable[[int], Iterator[str]], shuffled: Shuffled, cursor: str) -> Iterator[Chunk]:
-    """Portions that can be reached in any order; a mark is how many come before."""
+def _in_order(
+    count: int, read: Callable[[int], Iterator[str]], shuffled: ShuffledRange, cursor: str
+) -> Iterator[Chunk]:
+    """Yield chunks with random access; a cursor is the number of chunks before it."""
     order = shuffled(count)
-    for place in range(int(cursor or 0), count):
-        yield Chunk(str(place), read(order[place]))
+    for position in range(int(cursor or 0), count):
+        yield Chunk(str(position), read(order[position]))
 
 
 # ---------------------------------------------------------------- the hub
 
 
-def _of_hub(source: HubSource, reading: DecodePolicy, shuffled: Shuffled, cursor: str) -> Iterator[Chunk]:
+def _of_hub(source: HubSource, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str) -> Iterator[Chunk]:
     if source.streaming:
-        return _streamed(source, reading, cursor)
-    return _downloaded(source, reading, shuffled, cursor)
+        return _streamed(source, policy, cursor)
+    return _downloaded(source, policy, shuffled, cursor)
 
 
-def _downloaded(source: HubSource, reading: DecodePolicy, shuffled: Shuffled, cursor: str) -> Iterator[Chunk]:
+def _downloaded(source: HubSource, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str) -> Iterator[Chunk]:
     with hub.hub_errors(source) as datasets:
         rows, column = _one_column(hub.load(datasets, source), source)
 
         def read(number: int) -> Iterator[str]:
             first = number * DOWNLOADED_ROWS
             part = rows.select(range(first, min(first + DOWNLOADED_ROWS, len(rows))))
-            return hub.texts_of(part, column, source, reading, first=first + 1)
+            return hub.texts_of(part, column, source, policy, first=first + 1)
 
         if column:
             yield from _in_order(-(-len(rows) // DOWNLOADED_ROWS), read, shuffled, cursor)
 
 
-def _streamed(source: HubSource, reading: DecodePolicy, cursor: str) -> Iterator[Chunk]:
-    """Rows as they come. Where the connection breaks, it is made anew a few times, from where it broke."""
+def _streamed(source: HubSource, policy: DecodePolicy, cursor: str) -> Iterator[Chunk]:
+    """Yield streamed rows. A broken connection is retried a few times from the row where it broke."""
     rows: _Rows | None = None
     failed = 0
     while True:
         try:
             rows = rows or _Rows(source, cursor)
-            taken = rows.take()
+            chunk = rows.take()
         except TextError as error:
-            if failed == len(WAITS) or not hub.is_transient(error):
+            if failed == len(RETRY_SECONDS) or not hub.is_transient(error):
                 raise
-            time.sleep(WAITS[failed])
+            time.sleep(RETRY_SECONDS[failed])
             rows, failed = None, failed + 1
             continue
         failed = 0
-        if not taken:
+        if not chunk:
             return
-        yield Chunk(cursor, hub.texts_of(taken, rows.column, source, reading, first=rows.first))
+        yield Chunk(cursor, hub.texts_of(chunk, rows.column, source, policy, first=rows.first))
         cursor = rows.cursor
 
 
 class _Rows:
-    """Streamed rows from a mark on: the number of rows before it, and the library's own state."""
+    """Streamed rows from a cursor on: the number of rows before it, and the state of the library."""
 
     def __init__(self, source: HubSource, cursor: str) -> None:
-        begin: dict[str, Any] = json.loads(cursor) if cursor else {"row": 0}
+        start: dict[str, Any] = json.loads(cursor) if cursor else {"row": 0}
         with hub.hub_errors(source) as datasets:
             self._rows, self.column = _one_column(hub.load(datasets, source), source)
             if cursor:
-                self._rows.load_state_dict(begin["state"])
+                self._rows.load_state_dict(start["state"])
             self._stream = iter(self._rows)
-        self._source, self._row, self.cursor = source, int(begin["row"]), cursor
+        self._source, self._row, self.cursor = source, int(start["row"]), cursor
 
     def take(self) -> list[Mapping[str, Any]]:
-        """The next rows, none at the end; ``first`` is then the number of the first, ``mark`` what comes after."""
+        """Return the next rows, none at the end; set ``first``, the number of the first one, and ``cursor``."""
         self.first = self._row + 1
         with hub.hub_errors(self._source):
-            taken = list(islice(self._stream, STREAMED_ROWS)) if self.column else []
-            self._row += len(taken)
+            chunk = list(islice(self._stream, STREAMED_ROWS)) if self.column else []
+            self._row += len(chunk)
             self.cursor = json.dumps({"row": self._row, "state": self._rows.state_dict()})
-        return taken
+        return chunk
 
 
 def _one_column(rows: Any, source: HubSource) -> tuple[Any, str]:
-    """The rows with the column of text alone, and its name; none for a data set without rows."""
+    """Return the rows with only the text column, and its name; an empty name for a dataset without rows."""
     first, _ = peek(iter(rows))
     if not first:
         return rows, ""

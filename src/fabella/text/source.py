@@ -1,4 +1,4 @@
-"""Text from anywhere: what a source means, in words and as documents."""
+"""Text sources: parse, describe and read them as documents."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,28 +7,30 @@ from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, S
 from fabella.errors import TextError
 from fabella.storage import number_of
 from fabella.text import file_set, hub
-from fabella.text import paths as finding
-from fabella.text.decode_policy import DecodePolicy, Invalid
+from fabella.text.decode_policy import DecodeErrors, DecodePolicy
 from fabella.text.mixture import interleave
+from fabella.text.paths import expand_paths
 from fabella.text.read_report import ReadReport
 from fabella.text.storybook import generator
 
-HUB = "hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME@SUBSET:SPLIT"
+HUB_SYNTAX = "hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME@SUBSET:SPLIT"
 
 
 def parse_source(text: str) -> Source:
-    """``storybook``, ``storybook:5000``, ``hub:roneneldan/TinyStories[@subset][:split]``, a file, folder or glob.
+    """Parse ``storybook``, ``storybook:5000``, ``hub:OWNER/NAME[@SUBSET][:SPLIT]``, a file, a directory or a glob.
 
-    Raises TextError where there is nothing, with the nearest name.
+    Raises TextError for a path that does not exist, with the nearest name.
     """
     word, _, rest = text.partition(":")
     if word == "storybook":
         if rest and not (rest.isascii() and rest.isdigit() and 1 <= int(rest) < 2**31):
-            raise TextError(f"{text!r} names no number of stories.", hint="Write storybook, or storybook:5000.")
+            raise TextError(
+                f"Cannot parse the number of stories in {text!r}.", hint="Write storybook or storybook:5000."
+            )
         return StorybookSource(stories=int(rest)) if rest else StorybookSource()
     if word == "hub":
         return _hub(rest)
-    finding.expand_paths((text,))
+    expand_paths((text,))
     return FilesSource(paths=(text,))
 
 
@@ -36,13 +38,13 @@ def _hub(text: str) -> HubSource:
     name, _, split = text.partition(":")
     name, _, subset = name.partition("@")
     if not name:
-        raise TextError(f"'hub:{text}' names no data set.", hint=f"Write {HUB}.")
-    # A part of a split ("train[:10%]") can only be had of a data set that is downloaded.
+        raise TextError(f"'hub:{text}' has no dataset name.", hint=f"Write {HUB_SYNTAX}.")
+    # Slices of a split ("train[:10%]") exist only for downloaded datasets.
     return HubSource(name=name, subset=subset, split=split or "train", streaming="[" not in split)
 
 
 def describe(source: Source) -> str:
-    """One line for people: ``stories.txt``, ``storybook (20,000 stories, seed 1)``."""
+    """Return one line: ``stories.txt``, ``storybook (20,000 stories, seed 1)``."""
     if isinstance(source, StorybookSource):
         return f"storybook ({source.stories:,} stories, seed {source.seed})"
     if isinstance(source, HubSource):
@@ -55,16 +57,16 @@ def describe(source: Source) -> str:
 
 
 def source_files(source: Source) -> list[Path]:
-    """Every file that is read for a source, in order; none for the storybook and the hub."""
+    """Return every file of a source in order; none for the storybook and the hub."""
     if isinstance(source, FilesSource):
-        return finding.expand_paths(source.paths)
+        return expand_paths(source.paths)
     if isinstance(source, MixtureSource):
         return [path for part in source.parts for path in source_files(part.source)]
     return []
 
 
 def resolve_paths(source: Source) -> Source:
-    """The same source, with paths that mean the same in any working folder."""
+    """Return the source with absolute paths."""
     if isinstance(source, FilesSource):
         return source.model_copy(update={"paths": tuple(str(Path(p).expanduser().absolute()) for p in source.paths)})
     if isinstance(source, MixtureSource):
@@ -74,63 +76,63 @@ def resolve_paths(source: Source) -> Source:
 
 
 def documents(
-    source: Source, *, invalid: Invalid = "strict", max_bad_lines: int = 0, notes: ReadReport | None = None
+    source: Source, *, decode_errors: DecodeErrors = "strict", max_bad_lines: int = 0, notes: ReadReport | None = None
 ) -> Iterator[str]:
-    """Every document of a source, in an order that never changes; each can be encoded as UTF-8 and is not empty.
+    """Yield every document of a source in a fixed order; each is valid Unicode and not empty.
 
-    ``invalid`` decides on bytes that are no UTF-8, NUL characters and lone surrogates; ``max_bad_lines`` is how many
-    broken lines of .jsonl and .csv are left out before giving up. ``notes`` is filled on the way. Raises TextError,
-    also where a source (or a part of a mixture) has no document at all.
+    ``decode_errors`` applies to invalid UTF-8, NUL characters and lone surrogates; ``max_bad_lines`` broken lines of
+    .jsonl and .csv are skipped before reading fails. ``notes`` is filled during the read. Raises TextError, also if a
+    source (or a part of a mixture) has no documents.
     """
-    reading = DecodePolicy(
-        invalid=invalid, max_bad_lines=max_bad_lines, notes=notes if notes is not None else ReadReport()
+    policy = DecodePolicy(
+        decode_errors=decode_errors, max_bad_lines=max_bad_lines, notes=notes if notes is not None else ReadReport()
     )
-    return _documents(source, reading)
+    return _documents(source, policy)
 
 
-def _documents(source: Source, reading: DecodePolicy) -> Iterator[str]:
-    found = 0
-    for text in _of_kind(source, reading):
-        found += 1
+def _documents(source: Source, policy: DecodePolicy) -> Iterator[str]:
+    count = 0
+    for text in _of_kind(source, policy):
+        count += 1
         yield text
-    if not found:
-        raise TextError(f"There is no text in {describe(source)}.", hint=_why_none(reading.notes))
+    if not count:
+        raise TextError(f"There is no text in {describe(source)}.", hint=_empty_hint(policy.notes))
 
 
-def _of_kind(source: Source, reading: DecodePolicy) -> Iterator[str]:
+def _of_kind(source: Source, policy: DecodePolicy) -> Iterator[str]:
     if isinstance(source, StorybookSource):
-        return _stories(source, reading)
+        return _stories(source, policy)
     if isinstance(source, FilesSource):
-        return file_set.documents(source, reading)
+        return file_set.documents(source, policy)
     if isinstance(source, HubSource):
-        return hub.documents(source, reading)
-    return _mixed(source, reading)
+        return hub.documents(source, policy)
+    return _mixed(source, policy)
 
 
-def _stories(source: StorybookSource, reading: DecodePolicy) -> Iterator[str]:
+def _stories(source: StorybookSource, policy: DecodePolicy) -> Iterator[str]:
     for story in generator.stories(source.stories, seed=source.seed):
-        reading.notes.documents += 1
+        policy.notes.documents += 1
         yield story
 
 
-def _mixed(source: MixtureSource, reading: DecodePolicy) -> Iterator[str]:
-    used = [0] * len(source.parts)
-    streams = [_documents(part.source, reading) for part in source.parts]
+def _mixed(source: MixtureSource, policy: DecodePolicy) -> Iterator[str]:
+    counts = [0] * len(source.parts)
+    streams = [_documents(part.source, policy) for part in source.parts]
     weights = [part.weight for part in source.parts]
     try:
         for part, text in interleave(streams, weights, seed=source.seed, until_all=source.until == "all"):
-            used[part] += 1
+            counts[part] += 1
             yield text
     finally:
-        for index, (part, number) in enumerate(zip(source.parts, used, strict=True)):
+        for index, (part, number) in enumerate(zip(source.parts, counts, strict=True)):
             name = describe(part.source)
-            reading.notes.remarks[f"part {index} of {describe(source)}"] = f"{number_of(number, 'document')} of {name}"
+            policy.notes.remarks[f"part {index} of {describe(source)}"] = f"{number_of(number, 'document')} of {name}"
 
 
-def _why_none(notes: ReadReport) -> str:
-    left_out = [
+def _empty_hint(notes: ReadReport) -> str:
+    skipped = [
         f"{count:,} {what}"
         for count, what in ((notes.empty, "empty"), (notes.skipped, "damaged"), (notes.bad_lines, "on broken lines"))
         if count
     ]
-    return f"Left out: {', '.join(left_out)}." if left_out else "Give a file with text in it."
+    return f"Skipped documents: {', '.join(skipped)}." if skipped else "Give a file that contains text."

@@ -36,7 +36,7 @@ def print_notes(manifest: Mapping[str, Any]) -> None:
 
 def format_progress(progress: PrepareProgress) -> str:
     """Return e.g. ``encoding  42 %  12,345 documents  9.8 MB  21.3 MB/s  0:04 left``"""
-    parts = [progress.doing]
+    parts = [progress.phase]
     if progress.share >= 0:
         parts.append(f"{100 * progress.share:.0f} %")
     parts += [f"{progress.documents:,} documents", f"{progress.bytes / 1e6:,.1f} MB"]

@@ -36,7 +36,7 @@ def forked(folder: Path, workers: int, killed_after: float) -> int:
 def main(base: Path, kills: int, workers: int, seed: int) -> dict[str, int]:
     """How often it was killed while it worked, and how often anything was wrong afterwards."""
     # Chunks so small that workers are used, however little text there is.
-    preparing.CHUNK_BYTES, preparing.CHUNKS_HERE = 2000, 1
+    preparing.CHUNK_BYTES, preparing.CHUNKS_WITHOUT_WORKERS = 2000, 1
     # Whatever is loaded and built at first use is there before the first fork.
     prepare_here(base / "first", 1)
     begun = time.monotonic()

@@ -12,12 +12,12 @@ SHARE_TOLERANCE = 0.011
 
 
 @given(st.text(st.characters(blacklist_categories=("Cs",))), st.floats(0, 1))
-def test_equal_texts_fall_on_the_same_side(text: str, fraction: float) -> None:
+def test_equal_texts_are_in_the_same_split(text: str, fraction: float) -> None:
     assert document_hash(text) == document_hash(str(text.encode(), "utf-8"))
     assert in_holdout(document_hash(text), fraction) == in_holdout(document_hash(text), fraction)
 
 
-def test_the_digest_is_fixed_forever() -> None:
+def test_the_document_hash_is_fixed() -> None:
     """Prepared data of an earlier version must split in the same way: BLAKE2b with 16 bytes."""
     assert document_hash("Once upon a time").hex() == "041b76e5564c0ea1bdb7e4cb77fae791"
     assert len(document_hash("")) == DIGEST_BYTES
@@ -34,7 +34,7 @@ def test_a_larger_fraction_holds_out_all_of_a_smaller_one(text: str, one: float,
     assert in_holdout(document_hash(text), smaller) <= in_holdout(document_hash(text), larger)
 
 
-def test_nothing_and_everything() -> None:
+def test_fractions_near_0_and_1() -> None:
     digests = [document_hash(str(number)) for number in range(100)]
     assert not any(in_holdout(digest, 0.0) for digest in digests)
     assert all(in_holdout(digest, 1.0) for digest in digests)

@@ -19,7 +19,9 @@ def encoded(lengths: list[int], first: int = 0) -> TokenizedDocuments:
 
 
 @given(chunks=st.lists(st.lists(st.integers(1, 30), max_size=4), min_size=1, max_size=4), shard=st.integers(9, 50))
-def test_chunks_do_not_show(tmp_path_factory: pytest.TempPathFactory, chunks: list[list[int]], shard: int) -> None:
+def test_the_size_of_chunks_does_not_change_the_result(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[list[int]], shard: int
+) -> None:
     base = tmp_path_factory.mktemp("writing")
     lengths = [length for chunk in chunks for length in chunk]
     with SplitWriter(base / "parts", U2, shard) as parts:
@@ -38,7 +40,7 @@ def test_chunks_do_not_show(tmp_path_factory: pytest.TempPathFactory, chunks: li
         assert [record.tokens for record in parts.record().shards[:-1]] == [shard] * ((of.tokens - 1) // shard)
 
 
-def test_part_of_a_chunk() -> None:
+def test_select_returns_the_documents_of_a_mask() -> None:
     chunk = encoded([3, 1, 4])
     part = chunk.select(np.array([True, False, True]))
     assert part.ids.tolist() == [0, 1, 2, 4, 5, 6, 7]

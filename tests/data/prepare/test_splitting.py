@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fabella.data.prepare import splitting
 from fabella.data.prepare.holdout import document_hash, in_holdout
-from fabella.data.prepare.splitting import Given, HashSplit, SmallestHashSplit, SplitRule, TailSplit, holdout_rule
+from fabella.data.prepare.splitting import HashSplit, SmallestHashSplit, SourceSplit, SplitRule, TailSplit, holdout_rule
 from fabella.errors import DataError
 
 fractions = st.floats(0.001, 0.9)
@@ -27,7 +27,7 @@ def megabyte(number: int) -> str:
 
 
 @given(texts=documents, fraction=fractions)
-def test_both_sides_have_text_and_nothing_is_lost(texts: list[str], fraction: float) -> None:
+def test_both_splits_have_text_and_nothing_is_lost(texts: list[str], fraction: float) -> None:
     if sum(map(len, set(texts))) < 2 or max(map(len, texts)) < 2:
         return
     rule = holdout_rule(texts, fraction)
@@ -40,13 +40,13 @@ def test_both_sides_have_text_and_nothing_is_lost(texts: list[str], fraction: fl
         assert sorted(train + held_out) == sorted(texts)
 
 
-def test_a_large_text_is_split_by_hash_alone() -> None:
+def test_a_large_text_is_split_by_hash_only() -> None:
     texts = [f"story {number} " * 100 for number in range(1000)]
     rule = holdout_rule(texts, 0.1)
     assert isinstance(rule, HashSplit)
     _, held_out = placed(rule, texts)
     assert held_out == [text for text in texts if in_holdout(document_hash(text), 0.1)]
-    assert list(rule.sentences()) == [
+    assert list(rule.messages()) == [
         "held out for validation: 0.1 of all distinct documents, by the hash of their text"
     ]
 
@@ -63,37 +63,37 @@ def test_no_more_is_read_than_needed() -> None:
     assert len(read) < 2000
 
 
-def test_a_huge_text_is_not_read_to_its_end_for_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "FARTHEST_BYTES", 10_000)
+def test_a_huge_text_is_not_read_completely_for_the_split_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "MAX_INSPECTED_BYTES", 10_000)
     texts = [f"story {number} " for number in range(100_000)]
     assert isinstance(holdout_rule(iter(texts), 0.001), HashSplit)
 
 
-def test_a_small_text_gives_its_smallest_hashes() -> None:
+def test_a_small_text_holds_out_its_smallest_hashes() -> None:
     texts = [f"story {number}" for number in range(50)]
     rule = holdout_rule(texts, 0.01)
     assert isinstance(rule, SmallestHashSplit)
     _, held_out = placed(rule, texts)
     assert 4 <= len(held_out) <= 6, "a tenth of the text, where that is less than 64 KiB"
     assert {document_hash(text) for text in held_out} == set(sorted(map(document_hash, texts))[: len(held_out)])
-    (sentence,) = rule.sentences()
+    (sentence,) = rule.messages()
     assert f"{len(held_out)} of 50 distinct documents" in sentence
 
 
-def test_of_two_documents_one_is_held_out_if_so_much_is_wanted() -> None:
+def test_one_of_two_documents_is_held_out_for_a_large_fraction() -> None:
     for fraction in (0.5, 0.99):
         train, held_out = placed(holdout_rule(["one", "two"], fraction), ["one", "two"])
         assert (len(train), len(held_out)) == (1, 1)
 
 
-def test_of_few_long_documents_the_longest_gives_its_last_part() -> None:
+def test_few_long_documents_hold_out_the_end_of_the_longest() -> None:
     texts = ["a" * 100_000, "b" * 120_000, "c" * 110_000]
     rule = holdout_rule(texts, 0.01)
     assert isinstance(rule, TailSplit)
     train, (held_out,) = placed(rule, texts)
     assert train == ["a" * 100_000, "b" * 87_000, "c" * 110_000]
     assert held_out == "b" * 33_000
-    (sentence,) = rule.sentences()
+    (sentence,) = rule.messages()
     assert sentence.startswith("held out for validation: the last 28 % of the longest document")
 
 
@@ -106,21 +106,21 @@ def test_one_long_document_that_the_hash_would_hold_out_is_not_the_split() -> No
     assert held_out
 
 
-def test_one_huge_document_among_small_ones_is_not_taken_whole() -> None:
+def test_one_huge_document_among_small_ones_is_not_held_out() -> None:
     texts = ["x" * 10**6, *(f"story {number} " * 1000 for number in range(8))]
     train, held_out = placed(holdout_rule(texts, 0.01), texts)
     assert texts[0] in train
     assert 2**15 <= sum(map(len, held_out)) <= 2**17
 
 
-def test_what_is_held_out_is_at_most_all_but_one() -> None:
+def test_at_least_one_document_is_not_held_out() -> None:
     texts = [f"story {number}" for number in range(20)]
     train, _ = placed(holdout_rule(texts, 0.999), texts)
     assert len(train) == 1
 
 
 @given(text=st.text(st.characters(exclude_categories=("Cs",)), min_size=2, max_size=500), fraction=fractions)
-def test_a_single_document_gives_its_last_part(text: str, fraction: float) -> None:
+def test_the_end_of_a_single_document_is_held_out(text: str, fraction: float) -> None:
     rule = holdout_rule([text, text], fraction)
     assert isinstance(rule, TailSplit)
     (train,), (held_out,) = placed(rule, [text])
@@ -130,7 +130,7 @@ def test_a_single_document_gives_its_last_part(text: str, fraction: float) -> No
 
 
 @pytest.mark.parametrize(("length", "held"), [(100, 10), (10_000, 1000), (10**6, 65_536), (10**7, 100_000)])
-def test_how_much_of_a_single_document(length: int, held: int) -> None:
+def test_the_share_of_a_single_document_that_is_held_out(length: int, held: int) -> None:
     _, (held_out,) = placed(holdout_rule(["x" * length], 0.01), ["x" * length])
     assert len(held_out) == held
 
@@ -141,13 +141,13 @@ def test_one_character_is_not_enough(texts: list[str]) -> None:
         holdout_rule(texts, 0.1)
 
 
-def test_a_validation_text_of_its_own() -> None:
-    rule = Given([document_hash("b"), document_hash("x"), document_hash("b")], "valid.txt")
+def test_a_separate_validation_source_is_used() -> None:
+    rule = SourceSplit([document_hash("b"), document_hash("x"), document_hash("b")], "valid.txt")
     assert placed(rule, ["a", "b", "c", "b"]) == (["a", "c"], [])
-    assert list(rule.sentences()) == ["validation text: valid.txt"]
+    assert list(rule.messages()) == ["validation source: valid.txt"]
 
 
-def test_a_validation_text_that_shares_nothing() -> None:
-    rule = Given([], "valid.txt")
+def test_a_validation_source_without_overlap_drops_nothing() -> None:
+    rule = SourceSplit([], "valid.txt")
     assert placed(rule, ["a", "b"]) == (["a", "b"], [])
-    assert list(rule.sentences()) == ["validation text: valid.txt"]
+    assert list(rule.messages()) == ["validation source: valid.txt"]

@@ -14,7 +14,7 @@ U2 = np.dtype("<u2")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_document_is_its_ids_and_the_end(kind: str) -> None:
+def test_each_document_is_its_ids_and_eos(kind: str) -> None:
     tokenizer, texts = trained(kind), ["", *corpus()[:10], *AWKWARD]
     encoded = encode(tokenizer, texts, U2)
     expected = [[*tokenizer.encode(text).tolist(), tokenizer.eos_id] for text in texts]
@@ -24,7 +24,7 @@ def test_each_document_is_its_ids_and_the_end(kind: str) -> None:
     assert encoded.ids.dtype == U2
 
 
-def test_no_documents() -> None:
+def test_an_encode_of_no_documents_is_empty() -> None:
     assert len(encode(trained("bytes"), [], U2).ids) == 0
 
 

@@ -13,44 +13,45 @@ TEXTS = [f"story number {number}" for number in range(1000)]
 SIZE = sum(len(text) for text in TEXTS)
 
 
-def test_all_of_a_small_text() -> None:
+def test_a_small_text_is_sampled_completely() -> None:
     sample = sample_bytes(placed(TEXTS))
     assert list(sample.texts()) == TEXTS
-    assert sample.sentence() == "the tokenizer was trained on all of the training text"
+    assert sample.message() == "the tokenizer was trained on all of the training text"
 
 
-def test_held_out_text_is_never_in_it() -> None:
+def test_held_out_text_is_never_sampled() -> None:
     documents = [
         SplitDocument(text, document_hash(text), held_out=number % 3 == 0) for number, text in enumerate(TEXTS)
     ]
     assert list(sample_bytes(documents).texts()) == [text for number, text in enumerate(TEXTS) if number % 3]
 
 
-def test_a_large_text_gives_an_even_part_in_order() -> None:
+def test_a_large_text_is_sampled_evenly_in_order() -> None:
     sample = sample_bytes(placed(TEXTS), most=SIZE // 3)
     kept = list(sample.texts())
-    assert SIZE // 8 < sample.kept <= SIZE // 3
+    assert SIZE // 8 < sample.sampled_bytes <= SIZE // 3
     assert kept == [text for text in TEXTS if text in set(kept)]
     positions = [TEXTS.index(text) for text in kept]
     assert 400 < sum(positions) / len(positions) < 600, "from the whole text, not from its beginning"
 
 
-def test_never_more_than_allowed_is_held() -> None:
+def test_the_sample_never_exceeds_its_budget() -> None:
     sample = ByteBudgetSample(most=1000)
     for document in placed(TEXTS):
         sample.add(document)
-        assert sample.kept <= 1000
+        assert sample.sampled_bytes <= 1000
 
 
 def test_the_sample_is_the_same_at_every_run() -> None:
     assert list(sample_bytes(placed(TEXTS), most=5000).texts()) == list(sample_bytes(placed(TEXTS), most=5000).texts())
 
 
-def test_it_says_how_much_it_is() -> None:
+def test_the_message_has_the_sampled_bytes() -> None:
     sample = sample_bytes(placed(TEXTS * 100), most=10**6)
-    words = rf"the tokenizer was trained on {sample.kept / 1e6:.1f} of {sample.read / 1e6:.1f} MB of the training text"
-    assert sample.sentence().startswith(words)
+    sampled, read = sample.sampled_bytes / 1e6, sample.read_bytes / 1e6
+    words = rf"the tokenizer was trained on {sampled:.1f} of {read:.1f} MB of the training text"
+    assert sample.message().startswith(words)
 
 
-def test_one_document_larger_than_all_that_is_allowed_is_kept() -> None:
+def test_one_document_larger_than_the_budget_is_sampled() -> None:
     assert list(sample_bytes(placed(["x" * 100]), most=10).texts()) == ["x" * 100]

@@ -1,4 +1,4 @@
-"""Worker processes: as one process would do it, and never waited for in vain, never left behind."""
+"""Worker pool: same result as one process, failures are named, and no worker is left."""
 
 import os
 import signal
@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fabella.data.prepare import worker_pool
-from fabella.data.prepare.tokenize import TokenizedDocuments, encode
-from fabella.data.prepare.worker_pool import WorkerEndedError, Workers
+from fabella.data import child_process
+from fabella.data.child_process import ChildProcess, Frame
+from fabella.data.prepare.tokenize import encode
+from fabella.data.prepare.worker_pool import WorkerEndedError, WorkerPool
 from fabella.errors import TokenizerError
 from tests.data.prepare.test_tokenize import evil
 from tests.data.timeouts import has_ended
@@ -21,13 +22,13 @@ from tests.tokenizers.samples import AWKWARD, KINDS, corpus, trained
 
 U2 = np.dtype("<u2")
 KILLED, RAISED, HUNG = 7, 7, 6
-PATIENCE = 60.0
-"""Seconds after which a thread that has nothing to wait for is called hung"""
+HUNG_SECONDS = 60.0
+"""Seconds after which a waiting thread counts as hung."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tokenizers by kind."""
+    """Directory of tokenizers by kind."""
     base = tmp_path_factory.mktemp("tokenizers")
     for kind in KINDS:
         trained(kind).save(base / kind)
@@ -42,7 +43,7 @@ def chunks(count: int) -> Iterator[list[str]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_workers_encode_as_one_process_does(kind: str, folder: Path) -> None:
     several = [[*AWKWARD, ""], *chunks(12), ["x" * 300_000]]
-    with Workers(folder / kind, U2, 2) as pool:
+    with WorkerPool(folder / kind, U2, 2) as pool:
         for texts, encoded in zip(several, pool.encode(several), strict=True):
             expected = encode(trained(kind), texts, U2)
             np.testing.assert_array_equal(encoded.ids, expected.ids)
@@ -52,7 +53,7 @@ def test_workers_encode_as_one_process_does(kind: str, folder: Path) -> None:
     assert all(has_ended(pid) for pid in pids)
 
 
-def test_no_more_is_read_than_is_under_way(folder: Path) -> None:
+def test_at_most_two_chunks_per_worker_are_read_ahead(folder: Path) -> None:
     read = 0
 
     def counted() -> Iterator[list[str]]:
@@ -61,7 +62,7 @@ def test_no_more_is_read_than_is_under_way(folder: Path) -> None:
             read += 1
             yield texts
 
-    with Workers(folder / "bytes", U2, 2) as pool:
+    with WorkerPool(folder / "bytes", U2, 2) as pool:
         encoded = pool.encode(counted())
         for done in range(1, 20):
             next(encoded)
@@ -70,14 +71,14 @@ def test_no_more_is_read_than_is_under_way(folder: Path) -> None:
 
 @pytest.mark.fault("B9", cases=KILLED)
 @pytest.mark.parametrize("number", range(KILLED))
-def test_a_killed_worker_is_named_with_what_it_was_doing(number: int, folder: Path) -> None:
-    with Workers(folder / "bpe", U2, 2) as pool:
+def test_a_killed_worker_is_named_with_its_documents(number: int, folder: Path) -> None:
+    with WorkerPool(folder / "bpe", U2, 2) as pool:
         encoded = pool.encode(chunks(1000), first=100)
         for _ in range(number):
             next(encoded)
         victim = number % 2
         os.kill(pool.pids[victim], signal.SIGKILL)
-        words = rf"Worker {victim + 1} \(pid {pool.pids[victim]}\) ended \(killed by SIGKILL\) while .* documents \d+"
+        words = rf"Worker {victim + 1} \(pid {pool.pids[victim]}\) exited \(killed by SIGKILL\) while .* documents \d+"
         with pytest.raises(WorkerEndedError, match=words):
             list(encoded)
         pids = pool.pids
@@ -85,8 +86,8 @@ def test_a_killed_worker_is_named_with_what_it_was_doing(number: int, folder: Pa
 
 
 @pytest.mark.fault("B9", cases=RAISED)
-def test_a_text_that_cannot_be_encoded_is_named_and_the_worker_lives_on(folder: Path) -> None:
-    with Workers(folder / "evil", U2, 1) as pool:
+def test_a_text_that_cannot_be_encoded_is_named_and_the_worker_stays_usable(folder: Path) -> None:
+    with WorkerPool(folder / "evil", U2, 1) as pool:
         for number in range(RAISED):
             texts = ["good"] * number + ["a" * 60 + "!"]
             words = rf"Worker 1 .*, documents 30 to {30 + number}, .*: Document {number} \('aaa.*retry-limit"
@@ -98,42 +99,41 @@ def test_a_text_that_cannot_be_encoded_is_named_and_the_worker_lives_on(folder: 
 
 
 @pytest.mark.fault("B9", cases=HUNG)
-def test_a_silent_worker_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    has_one, encode = threading.Event(), worker_pool._Process.encode
+def test_a_hanging_worker_times_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_one, request = threading.Event(), ChildProcess.request
 
-    def noticed(process: worker_pool._Process, task: worker_pool._Task) -> TokenizedDocuments:
+    def noticed(process: ChildProcess, *parts: bytes | memoryview) -> Frame:
         has_one.set()
-        return encode(process, task)
+        return request(process, *parts)
 
     def until_it_has_one() -> Iterator[list[str]]:
         for number, texts in enumerate(chunks(3)):
-            assert number == 0 or has_one.wait(PATIENCE)
+            assert number == 0 or has_one.wait(HUNG_SECONDS)
             yield texts
 
-    monkeypatch.setattr(worker_pool._Process, "encode", noticed)
+    monkeypatch.setattr(ChildProcess, "request", noticed)
     for _ in range(HUNG):
-        with Workers(folder / "bytes", U2, 1) as pool:
+        with WorkerPool(folder / "bytes", U2, 1) as pool:
             assert len(list(pool.encode(chunks(1)))) == 1
-            pool._patience = 0.05  # starting a process may take longer than a test wants to wait for a silent one
+            pool._timeout = 0.05  # starting a process may take longer than a test wants to wait for a silent one
             has_one.clear()
             os.kill(pool.pids[0], signal.SIGSTOP)
-            words = r"Worker 1 \(pid \d+\) has been silent for 0 s while encoding documents 0 to 4\. .*--workers 1"
+            words = r"Worker 1 \(pid \d+\) has not responded for 0 s while encoding documents 0 to 4\. .*--workers 1"
             with pytest.raises(WorkerEndedError, match=words):
                 list(pool.encode(until_it_has_one()))
             pids = pool.pids
         assert all(has_ended(pid) for pid in pids)
 
 
-def test_a_tokenizer_that_cannot_be_opened_ends_its_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_tokenizer_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with (
-        Workers(tmp_path / "nothing", U2, 1) as pool,
-        pytest.raises(WorkerEndedError, match=r"Worker 1 .* ended \(exit code 1\) while encoding documents 0 to 4"),
+        WorkerPool(tmp_path / "nothing", U2, 1) as pool,
+        pytest.raises(TokenizerError, match=r"Worker 1 .*, documents 0 to 4, .* is no tokenizer"),
     ):
         list(pool.encode(chunks(2)))
-    assert "is no tokenizer" in capfd.readouterr().err
 
 
-def test_workers_that_cannot_be_started_leave_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_is_left_if_one_cannot_be_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
@@ -143,10 +143,10 @@ def test_workers_that_cannot_be_started_leave_none(folder: Path, monkeypatch: py
         started.append(popen(*arguments, **options))  # pyright: ignore[reportCallIssue, reportArgumentType]
         return started[0]
 
-    monkeypatch.setattr(worker_pool.subprocess, "Popen", second_fails)
-    words = r"Worker 2 could not be started: Resource temporarily unavailable\. Use fewer: --workers 1"
+    monkeypatch.setattr(child_process.subprocess, "Popen", second_fails)
+    words = r"Cannot start worker 2: Resource temporarily unavailable\. Use fewer: --workers 1"
     with pytest.raises(WorkerEndedError, match=words):
-        Workers(folder / "bytes", U2, 2)
+        WorkerPool(folder / "bytes", U2, 2)
     assert has_ended(started[0].pid)
 
 
@@ -154,8 +154,8 @@ ABANDONED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from fabella.data.prepare.worker_pool import Workers
-pool = Workers(Path(sys.argv[1]), np.dtype("<u2"), 2)
+from fabella.data.prepare.worker_pool import WorkerPool
+pool = WorkerPool(Path(sys.argv[1]), np.dtype("<u2"), 2)
 for done in pool.encode([["once"], ["upon"], ["a"], ["time"]]):
     pass
 print(*pool.pids, flush=True)
@@ -164,7 +164,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.fault("B9", cases=1)
-def test_workers_end_when_their_parent_is_killed(folder: Path) -> None:
+def test_workers_exit_when_their_parent_is_killed(folder: Path) -> None:
     command = [sys.executable, "-c", ABANDONED, str(folder / "bytes")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -173,10 +173,10 @@ def test_workers_end_when_their_parent_is_killed(folder: Path) -> None:
     assert all(has_ended(pid) for pid in pids)
 
 
-def test_no_file_of_the_current_folder_stands_in_for_a_module(
+def test_a_file_in_the_current_directory_does_not_replace_a_module(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tokenizers.py").write_text("raise SystemExit('a file of the user was run')")
     monkeypatch.chdir(tmp_path)
-    with Workers(folder / "bpe", U2, 1) as pool:
+    with WorkerPool(folder / "bpe", U2, 1) as pool:
         assert len(list(pool.encode(chunks(2)))) == 2

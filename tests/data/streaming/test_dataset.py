@@ -75,7 +75,7 @@ def told(stream: StreamingDataset, windows: int) -> list[str]:
     return [BYTES.decode([id_ for id_ in row.tolist() if id_ not in (-100, BYTES.eos_id)]) for row in batch.targets]
 
 
-def test_each_epoch_learns_every_document_once_and_none_that_is_held_out(tmp_path: Path) -> None:
+def test_each_epoch_returns_every_training_document_once(tmp_path: Path) -> None:
     source = text(tmp_path, "mine.txt", 200)
     other = lines(tmp_path / "validation.txt", list(documents(source))[::5])
     data = streamed(source, WHOLE, ValidationSource(source=other), sequences=1)
@@ -86,14 +86,14 @@ def test_each_epoch_learns_every_document_once_and_none_that_is_held_out(tmp_pat
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_the_same_seed_gives_the_same_order_and_another_another(tmp_path: Path) -> None:
+def test_the_order_depends_on_the_seed_only(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
     one, same, other = (StreamingDataset(data, BYTES, seed).batch(200).tokens for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
-def test_sizes_of_batches_only_cut_the_line_of_windows(tmp_path: Path) -> None:
+def test_batch_sizes_do_not_change_the_order_of_sequences(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
     whole = StreamingDataset(data, BYTES, 1).batch(300).tokens
     stream = StreamingDataset(data, BYTES, 1)
@@ -101,7 +101,7 @@ def test_sizes_of_batches_only_cut_the_line_of_windows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-def test_documents_are_mixed_by_weight_however_long_their_sources_are(tmp_path: Path) -> None:
+def test_documents_are_mixed_by_weight_whatever_the_lengths_of_the_sources(tmp_path: Path) -> None:
     names = [text.split(" ")[0] for text in told(StreamingDataset(streamed(mixed(tmp_path), WHOLE), BYTES, 1), 3000)]
     counts = Counter(names)
     assert abs(counts["large.txt"] - 1500) < 150
@@ -110,7 +110,7 @@ def test_documents_are_mixed_by_weight_however_long_their_sources_are(tmp_path: 
 
 @pytest.mark.parametrize("windows", [Packed(length=256, stride=200), WHOLE], ids=["chained", "documents"])
 @pytest.mark.fault("B10", cases=240)
-def test_gone_on_with_after_every_batch_of_several_epochs(
+def test_resuming_after_every_batch_of_several_epochs_changes_nothing(
     windows: Packed | Padded, tmp_path: Path, hub: LocalHub
 ) -> None:
     source = MixtureSource(
@@ -135,7 +135,7 @@ def test_gone_on_with_after_every_batch_of_several_epochs(
 
 
 @pytest.mark.fault("B10", cases=60)
-def test_stopped_after_every_single_batch(tmp_path: Path) -> None:
+def test_resuming_after_every_batch_changes_nothing(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
     stream, state = StreamingDataset(data, BYTES, 1), ""
     for _ in range(60):
@@ -147,7 +147,7 @@ def test_stopped_after_every_single_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("B14", cases=2)
-def test_text_changed_meanwhile_is_an_error(tmp_path: Path) -> None:
+def test_text_changed_during_training_is_an_error(tmp_path: Path) -> None:
     source = text(tmp_path, "mine.txt", 200)
     data = streamed(source, rows=50)
     stream = StreamingDataset(data, BYTES, 1)
@@ -162,7 +162,7 @@ def test_text_changed_meanwhile_is_an_error(tmp_path: Path) -> None:
         StreamingDataset(data, BYTES, 1, state)
 
 
-def test_the_whole_state_is_small_whatever_the_buffers_hold(tmp_path: Path) -> None:
+def test_the_state_is_small_whatever_the_buffers_contain(tmp_path: Path) -> None:
     large = StreamingDataset(streamed(mixed(tmp_path), rows=5000, sequences=5000), BYTES, 1)
     assert max(len(large.batch(50).stream) for _ in range(100)) < 2000
 
@@ -217,7 +217,7 @@ def goes_on_as(straight: list[Batch], data: DataConfig, state: str) -> bool:
 
 
 @pytest.mark.fault("A12", cases=30)
-def test_whatever_part_of_the_state_is_forgotten_is_noticed(tmp_path: Path) -> None:
+def test_a_missing_part_of_the_state_changes_the_result(tmp_path: Path) -> None:
     parts = (
         WeightedSource(weight=1.0, source=text(tmp_path, "mine.txt", 90)),
         WeightedSource(weight=1.0, source=text(tmp_path, "yours.txt", 120)),

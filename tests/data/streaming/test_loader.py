@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from fabella.config.data import DataConfig, HubSource, Source, StorybookSource, Streaming
+from fabella.data.child_process import PARENT_SIGNALS
 from fabella.data.streaming.dataset import StreamingDataset
-from fabella.data.streaming.loader import ReaderEndedError, StreamingLoader, stream_feed
-from fabella.data.streaming.reader_process import FOR_THE_PARENT
+from fabella.data.streaming.loader import ReaderEndedError, StreamingLoader, streaming_loader
 from fabella.errors import TextError
 from fabella.tokenizers.bytes import ByteTokenizer
 from tests.data.samples import FIFTH, WINDOWS, lines, words
@@ -41,7 +41,7 @@ def tokenizer(tmp_path: Path) -> Path:
 
 
 def opened(data: DataConfig, tokenizer: Path, start: str = "", sizes: Iterator[int] | None = None) -> StreamingLoader:
-    return stream_feed(data, tokenizer, 1, start, sizes or itertools.repeat(4))
+    return streaming_loader(data, tokenizer, 1, start, sizes or itertools.repeat(4))
 
 
 def take(batches: StreamingLoader, count: int) -> None:
@@ -54,7 +54,7 @@ def nothing_is_left(pid: int) -> bool:
     return has_ended(pid) and not running
 
 
-def test_batches_are_those_of_the_stream_from_any_batch_on(tokenizer: Path) -> None:
+def test_batches_equal_the_dataset_from_any_batch_on(tokenizer: Path) -> None:
     data, sizes = streamed(), [3, 1, 7, 40, 2]
     stream = StreamingDataset(data, ByteTokenizer(), 1)
     expected = [stream.batch(size) for size in sizes]
@@ -70,12 +70,12 @@ def test_batches_are_those_of_the_stream_from_any_batch_on(tokenizer: Path) -> N
         assert nothing_is_left(pid)
 
 
-def test_batches_can_be_written_to(tokenizer: Path) -> None:
+def test_batches_are_writable(tokenizer: Path) -> None:
     with opened(streamed(), tokenizer) as batches:
         assert next(batches).tokens.flags.writeable
 
 
-def test_only_so_many_are_made_ahead(tokenizer: Path) -> None:
+def test_the_number_of_prefetched_batches_is_bounded(tokenizer: Path) -> None:
     asked: list[int] = []
     sizes = (asked.append(1) or 1 for _ in itertools.count())
     with opened(streamed(prefetch_batches=3), tokenizer, "", sizes) as batches:
@@ -93,8 +93,8 @@ def test_a_reader_that_is_killed_is_named(after: int, tokenizer: Path) -> None:
     pid = batches.pid
     os.kill(pid, signal.SIGKILL)
     message = (
-        rf"The reader \(pid {pid}\) of storybook .* ended \(killed by SIGKILL\) "
-        rf"while reading windows \d+ to \d+ since it was started\. .*fabella resume"
+        rf"The reader of storybook .* \(pid {pid}\) exited \(killed by SIGKILL\) "
+        rf"while reading sequences \d+ to \d+ since its start\. .*fabella resume RUN"
     )
     with pytest.raises(ReaderEndedError, match=message):
         take(batches, 3)
@@ -104,20 +104,22 @@ def test_a_reader_that_is_killed_is_named(after: int, tokenizer: Path) -> None:
 
 @pytest.mark.fault("B9", cases=2)
 @pytest.mark.parametrize("after", [0, 5])
-def test_a_reader_that_hangs_is_ended(after: int, tokenizer: Path) -> None:
+def test_a_reader_that_hangs_is_killed(after: int, tokenizer: Path) -> None:
     batches = opened(streamed(prefetch_batches=1), tokenizer)
     for _ in range(after):
         next(batches)
-    batches._patience = 0.2  # starting a process may take longer than a test wants to wait for a hanging one
+    batches._timeout = 0.2  # starting a process may take longer than a test wants to wait for a hanging one
     pid = batches.pid
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(ReaderEndedError, match=rf"The reader \(pid {pid}\) .* silent for 0.2 s while reading windows"):
+    with pytest.raises(
+        ReaderEndedError, match=rf"The reader of .* \(pid {pid}\) has not responded for 0.2 s while reading sequences"
+    ):
         take(batches, 3)
     assert nothing_is_left(pid)
 
 
 @pytest.mark.fault("B9", cases=1)
-def test_an_error_of_the_reader_comes_in_its_place(tmp_path: Path, tokenizer: Path) -> None:
+def test_an_error_of_the_reader_is_raised_in_its_place(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "tales.jsonl"
     source = lines(path, [f'{{"text": "Tale {number}. {words(number, 20)}"}}' for number in range(60)] + ["broken"])
     batches = opened(streamed(source, tokenizer_sample_bytes=2000), tokenizer)
@@ -128,31 +130,31 @@ def test_an_error_of_the_reader_comes_in_its_place(tmp_path: Path, tokenizer: Pa
 
 
 @pytest.mark.fault("B9", cases=1)
-def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch)
     with (
         opened(streamed(HubSource(name="nowhere")), tokenizer) as batches,
-        pytest.raises(TextError, match="The hub cannot be reached for nowhere"),
+        pytest.raises(TextError, match="Cannot reach the hub for nowhere"),
     ):
         next(batches)
 
 
 @pytest.mark.fault("B9", cases=1)
-def test_a_crash_of_the_reader_is_told(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_of_the_reader_is_reported(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "datasets.py").write_text("raise SystemError('a library that is broken')")
     monkeypatch.syspath_prepend(tmp_path)
     with (
         opened(streamed(HubSource(name="tales")), tokenizer) as batches,
-        pytest.raises(ReaderEndedError, match=r"of hub data set tales, split train ended \(exit code 1\)"),
+        pytest.raises(ReaderEndedError, match=r"of hub dataset tales, split train \(pid \d+\) exited \(exit code 1\)"),
     ):
         next(batches)
 
 
 @pytest.mark.fault("C2", cases=10)
-def test_signals_for_the_whole_job_are_left_to_the_training(tokenizer: Path) -> None:
+def test_signals_for_the_job_are_ignored_by_the_reader(tokenizer: Path) -> None:
     with opened(streamed(prefetch_batches=1), tokenizer) as batches:
         for _ in range(2):  # while it starts, and while it reads
-            for number in FOR_THE_PARENT:
+            for number in PARENT_SIGNALS:
                 os.kill(batches.pid, number)
             take(batches, 5)
 
@@ -161,8 +163,8 @@ ORPHANED = """
 import itertools, os, signal, sys
 from pathlib import Path
 from fabella.config.data import DataConfig
-from fabella.data.streaming.loader import stream_feed
-batches = stream_feed(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 1, "", itertools.repeat(4))
+from fabella.data.streaming.loader import streaming_loader
+batches = streaming_loader(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 1, "", itertools.repeat(4))
 next(batches)
 print(batches.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -178,7 +180,7 @@ def test_a_reader_does_not_outlive_a_killed_training(tokenizer: Path) -> None:
 
 
 @pytest.mark.fault("B12", cases=10)
-def test_starting_and_stopping_leaves_nothing_open(tokenizer: Path) -> None:
+def test_starting_and_closing_leaves_nothing_open(tokenizer: Path) -> None:
     data = streamed(prefetch_batches=2)
     with opened(data, tokenizer) as batches:
         next(batches)
@@ -211,7 +213,7 @@ def test_fifty_starts_with_few_files_to_open(tokenizer: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.fault("B11", cases=1)
-def test_the_reader_does_not_grow(tokenizer: Path) -> None:
+def test_the_memory_of_the_reader_does_not_grow(tokenizer: Path) -> None:
     with opened(streamed(StorybookSource(stories=5000)), tokenizer) as batches:
         reader = psutil.Process(batches.pid)
         take(batches, BATCHES_AT_NIGHT // 4)

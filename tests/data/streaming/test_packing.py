@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fabella.config.data import Packed, Padded
 from fabella.data.dataset import TokenIds
 from fabella.data.sequences import SequenceDataset
-from fabella.data.streaming.packing import SequencePacker, cutter
+from fabella.data.streaming.packing import SequencePacker, packer
 from fabella.data.streaming.shuffle_buffer import State
 from tests.data.samples import all_ids, split
 
@@ -39,11 +39,11 @@ class Repeated:
 def stream(folder: Path, section: Packed | Padded) -> tuple[SequencePacker, SequenceDataset]:
     of = split(folder / "train", LENGTHS)
     documents = np.split(all_ids(of).astype(np.uint16), np.cumsum(LENGTHS)[:-1])
-    return cutter(Repeated(documents), section, 0, np.dtype("<u2")), SequenceDataset(of, section, 0)
+    return packer(Repeated(documents), section, 0, np.dtype("<u2")), SequenceDataset(of, section, 0)
 
 
 @pytest.mark.parametrize("section", [*SECTIONS, *DOCUMENTS], ids=str)
-def test_windows_and_batches_are_those_of_prepared_data(section: Packed | Padded, tmp_path: Path) -> None:
+def test_sequences_and_batches_equal_those_of_a_dataset_on_disk(section: Packed | Padded, tmp_path: Path) -> None:
     cut, windows = stream(tmp_path, section)
     for start in range(0, len(windows), 3):
         indices = np.arange(start, min(start + 3, len(windows)))
@@ -55,9 +55,11 @@ def test_windows_and_batches_are_those_of_prepared_data(section: Packed | Padded
 
 
 @given(st.sampled_from([*SECTIONS, *DOCUMENTS]), st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())
-def test_gone_on_with_at_any_window(section: Packed | Padded, lengths: list[int], draw: st.DataObject) -> None:
+def test_resuming_at_any_sequence_changes_nothing(
+    section: Packed | Padded, lengths: list[int], draw: st.DataObject
+) -> None:
     documents = [np.arange(length, dtype=np.uint16) for length in [*lengths, 2]]
-    straight, again = (cutter(Repeated(documents), section, 0, np.dtype("<u2")) for _ in range(2))
+    straight, again = (packer(Repeated(documents), section, 0, np.dtype("<u2")) for _ in range(2))
     for _ in range(draw.draw(st.integers(0, 80))):
         straight.next_item()
     again.restore(straight.state())
@@ -66,9 +68,9 @@ def test_gone_on_with_at_any_window(section: Packed | Padded, lengths: list[int]
         assert again.state() == straight.state()
 
 
-def test_what_is_kept_of_earlier_documents_is_less_than_a_window() -> None:
+def test_the_rest_of_earlier_documents_is_shorter_than_a_sequence() -> None:
     documents = [np.arange(length, dtype=np.uint16) for length in (1, 2, 3, 5000, 1)]
-    cut = cutter(Repeated(documents), Packed(length=100, stride=100), 0, np.dtype("<u2"))
+    cut = packer(Repeated(documents), Packed(length=100, stride=100), 0, np.dtype("<u2"))
     for _ in range(500):
         cut.next_item()
         assert len(cut.state()["rest"]) <= 4 * -(-2 * 100 // 3)

@@ -41,7 +41,7 @@ sizes = st.integers(1, 40)
 
 
 @given(epochs, sizes, st.integers(0, 2**64 - 1))
-def test_each_epoch_gives_each_item_once(epoch: int, size: int, key: int) -> None:
+def test_each_epoch_returns_each_item_once(epoch: int, size: int, key: int) -> None:
     blocks = buffer(epoch, size, key)
     for number in range(3):
         given_out = [blocks.next_item() for _ in range(epoch)]
@@ -49,7 +49,7 @@ def test_each_epoch_gives_each_item_once(epoch: int, size: int, key: int) -> Non
 
 
 @given(epochs, sizes, st.integers(0, 150))
-def test_gone_on_with_anywhere_it_is_as_if_it_had_never_stopped(epoch: int, size: int, at: int) -> None:
+def test_resuming_anywhere_changes_nothing(epoch: int, size: int, at: int) -> None:
     straight = buffer(epoch, size)
     for _ in range(at):
         straight.next_item()
@@ -60,7 +60,7 @@ def test_gone_on_with_anywhere_it_is_as_if_it_had_never_stopped(epoch: int, size
         assert again.state() == straight.state()
 
 
-def test_a_state_that_was_given_is_never_changed() -> None:
+def test_a_returned_state_is_never_modified() -> None:
     blocks = buffer(20, 8)
     states = [blocks.state() for _ in range(30) if blocks.next_item() >= 0]
     assert len({str(state) for state in states}) == 30
@@ -79,7 +79,7 @@ def test_a_block_is_between_half_and_all_of_its_size(most: int, number: int, key
     assert most // 2 < varying_sizes(most, key)(number) <= most
 
 
-def test_heavy_items_make_smaller_blocks() -> None:
+def test_large_items_make_smaller_blocks() -> None:
     sizes: list[int] = []
 
     def arrange(items: list[int], number: int) -> list[int]:
@@ -95,7 +95,7 @@ def test_heavy_items_make_smaller_blocks() -> None:
     assert max(sizes) <= 100
 
 
-def test_no_more_than_two_blocks_are_held() -> None:
+def test_at_most_two_blocks_are_in_memory() -> None:
     source = Counting(10**9)
     blocks = ShuffleBuffer(source, shuffled(1), lambda _: 10)
     for given_out in range(1, 1000):
@@ -103,7 +103,7 @@ def test_no_more_than_two_blocks_are_held() -> None:
         assert source.number - given_out <= 20
 
 
-def test_one_more_is_read_for_each_that_is_given() -> None:
+def test_one_more_item_is_read_for_each_returned_one() -> None:
     source = Counting(10**9)
     blocks = ShuffleBuffer(source, shuffled(1), lambda _: 100)
     blocks.next_item()
@@ -115,13 +115,13 @@ def test_one_more_is_read_for_each_that_is_given() -> None:
     assert set(reads) == {1}
 
 
-def test_how_a_library_spells_a_place_does_not_matter() -> None:
+def test_the_cursor_of_a_library_is_not_compared() -> None:
     here, there = ({"parts": [{"mark": mark, "documents": 7}]} for mark in ("256", "from the beginning, 256"))
     assert checksum(here) == checksum(there)
     assert checksum(here) != checksum({"parts": [{"mark": "256", "documents": 8}]})
 
 
-def test_another_block_than_was_given_is_an_error() -> None:
+def test_a_block_that_differs_from_the_returned_one_is_an_error() -> None:
     blocks = ShuffleBuffer(Counting(10**9), shuffled(1), lambda _: 10)
     for _ in range(9):
         blocks.next_item()

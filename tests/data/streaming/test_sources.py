@@ -40,7 +40,7 @@ def epoch(of: RepeatedSource) -> list[str]:
     return texts
 
 
-def test_each_epoch_gives_every_document_once_in_an_order_of_its_own(folder: Path) -> None:
+def test_each_epoch_returns_every_document_once_in_another_order(folder: Path) -> None:
     source = reader(folder)
     epochs = [epoch(source) for _ in range(6)]
     everything = sorted(line for path in folder.glob("*.txt") for line in path.read_text().splitlines())
@@ -50,7 +50,7 @@ def test_each_epoch_gives_every_document_once_in_an_order_of_its_own(folder: Pat
     assert [epoch(again) for _ in range(6)] == epochs
 
 
-def test_what_is_held_out_never_comes(folder: Path) -> None:
+def test_held_out_documents_are_never_returned(folder: Path) -> None:
     source, everything = reader(folder, rule=HashSplit(0.5)), reader(folder)
     kept, all_of_them = epoch(source), epoch(everything)
     assert 0 < len(kept) < len(all_of_them)
@@ -58,7 +58,7 @@ def test_what_is_held_out_never_comes(folder: Path) -> None:
 
 
 @pytest.mark.fault("B10", cases=29)
-def test_gone_on_with_at_every_document_of_two_epochs(folder: Path) -> None:
+def test_resuming_at_every_document_of_two_epochs_changes_nothing(folder: Path) -> None:
     straight = reader(folder, rule=HashSplit(0.2))
     for _ in range(29):
         again = reader(folder, rule=HashSplit(0.2))
@@ -84,7 +84,7 @@ def shorten(path: Path) -> None:
 
 @pytest.mark.fault("B14", cases=3)
 @pytest.mark.parametrize("change", [swap, shorten, Path.unlink])
-def test_text_that_changed_before_the_place_where_it_stood_is_an_error(folder: Path, change: object) -> None:
+def test_text_that_changed_before_the_position_is_an_error(folder: Path, change: object) -> None:
     source = reader(folder)
     while source.state()["documents"] < 6:  # the file of seven
         source.next_item()
@@ -95,7 +95,7 @@ def test_text_that_changed_before_the_place_where_it_stood_is_an_error(folder: P
 
 @pytest.mark.fault("B14", cases=3)
 @pytest.mark.parametrize("change", [swap, shorten, Path.unlink])
-def test_an_epoch_with_other_text_than_the_first_is_an_error(folder: Path, change: object) -> None:
+def test_an_epoch_that_differs_from_the_first_is_an_error(folder: Path, change: object) -> None:
     source = reader(folder)
     epoch(source)
     change(folder / "2.txt")  # pyright: ignore[reportCallIssue]
@@ -104,7 +104,7 @@ def test_an_epoch_with_other_text_than_the_first_is_an_error(folder: Path, chang
         epoch(source)
 
 
-def test_broken_lines_are_counted_for_an_epoch_also_after_going_on(tmp_path: Path) -> None:
+def test_broken_lines_of_an_epoch_are_counted_across_a_resume(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / f"{number}.jsonl").write_text('{"text": "A fox."}\nbroken\n{"text": "A hen."}\n')
     source = reader(tmp_path, max_bad_lines=4)
@@ -159,7 +159,7 @@ def test_the_shares_are_the_weights(weights: list[float], seed: int) -> None:
         assert abs(counts[name] - draws * share) <= 6 * (draws * share * (1 - share)) ** 0.5 + 1
 
 
-def test_each_source_is_read_in_its_own_order_without_gaps() -> None:
+def test_each_source_is_read_in_order_without_gaps() -> None:
     mixture = drawn([1.0, 2.0])
     read: dict[int, list[int]] = {0: [], 1: []}
     for name, number in (mixture.next_item().tolist() for _ in range(500)):
@@ -168,7 +168,7 @@ def test_each_source_is_read_in_its_own_order_without_gaps() -> None:
 
 
 @given(st.integers(0, 300))
-def test_a_mixture_goes_on_anywhere(at: int) -> None:
+def test_a_mixture_resumes_anywhere(at: int) -> None:
     straight, again = drawn([0.2, 0.3, 0.5]), drawn([0.2, 0.3, 0.5])
     for _ in range(at):
         straight.next_item()

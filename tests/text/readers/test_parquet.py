@@ -12,7 +12,8 @@ from pyarrow import parquet as pq
 from fabella.errors import TextError
 from fabella.text.compression import FREE, RATIO
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.parquet import ROWS, documents, refuse_bomb
+from fabella.text.readers.parquet import ROWS, read, refuse_bomb
+from fabella.text.readers.read_options import ReadOptions
 
 STORIES = [f"Once there were {number} foxes. 🦊" for number in range(3 * ROWS)]
 
@@ -25,9 +26,9 @@ def write(folder: Path, columns: dict[str, Any], **options: Any) -> Path:
 
 def test_each_rows_text_is_a_document(tmp_path: Path) -> None:
     path = write(tmp_path, {"id": range(len(STORIES)), "story": STORIES}, row_group_size=70)
-    reading = DecodePolicy()
-    assert list(documents(path, "auto", reading)) == STORIES
-    assert f"text column of {path} guessed: story (300 documents)" in reading.notes.messages()
+    policy = DecodePolicy()
+    assert list(read(path, ReadOptions(column="auto"), policy)) == STORIES
+    assert f"detected text column of {path}: story (300 documents)" in policy.notes.messages()
 
 
 @pytest.mark.parametrize(
@@ -40,27 +41,27 @@ def test_each_rows_text_is_a_document(tmp_path: Path) -> None:
     ],
     ids=["large", "dictionary", "view", "binary"],
 )
-def test_text_may_be_kept_in_any_way(tmp_path: Path, kept_as: Any) -> None:
+def test_text_may_have_any_arrow_type(tmp_path: Path, kept_as: Any) -> None:
     path = write(tmp_path, {"text": kept_as, "title": ["a much longer title than its story is" * 9] * len(STORIES)})
-    assert list(documents(path, "text", DecodePolicy())) == STORIES
+    assert list(read(path, ReadOptions(column="text"), DecodePolicy())) == STORIES
 
 
-def test_what_is_missing_is_an_empty_document(tmp_path: Path) -> None:
-    reading = DecodePolicy()
-    assert list(documents(write(tmp_path, {"text": ["one", None, "", "two"]}), "auto", reading)) == ["one", "two"]
-    assert reading.notes.empty == 2
+def test_a_missing_value_is_an_empty_document(tmp_path: Path) -> None:
+    policy = DecodePolicy()
+    assert list(documents(write(tmp_path, {"text": ["one", None, "", "two"]}), "auto", policy)) == ["one", "two"]
+    assert policy.notes.empty == 2
 
 
-def test_damage_is_for_the_policy(tmp_path: Path) -> None:
+def test_damage_is_handled_by_the_policy(tmp_path: Path) -> None:
     """Arrow does not check that a string is UTF-8."""
     damaged = arrow.Array.from_buffers(arrow.string(), 2, arrow.array([b"fine", b"caf\xe9"], arrow.binary()).buffers())
     path = write(tmp_path, {"text": damaged})
     with pytest.raises(TextError, match=r"stories\.parquet, row 2, in 'text': 0xE9 after 'caf' is not UTF-8"):
-        list(documents(path, "auto", DecodePolicy()))
-    assert list(documents(path, "auto", DecodePolicy(invalid="replace"))) == ["fine", "caf\ufffd"]
+        list(read(path, ReadOptions(column="auto"), DecodePolicy()))
+    assert list(read(path, ReadOptions(column="auto"), DecodePolicy(decode_errors="replace"))) == ["fine", "caf\ufffd"]
 
 
-def test_a_table_without_rows_gives_nothing(tmp_path: Path) -> None:
+def test_a_table_without_rows_has_no_documents(tmp_path: Path) -> None:
     assert list(documents(write(tmp_path, {"text": arrow.array([], arrow.string())}), "auto", DecodePolicy())) == []
 
 
@@ -73,7 +74,7 @@ def test_a_table_without_rows_gives_nothing(tmp_path: Path) -> None:
         ("words", r"Column 'words' of .*stories\.parquet holds list<.*string>, not text\."),
     ],
 )
-def test_a_column_that_holds_no_text_is_refused(tmp_path: Path, column: str, problem: str) -> None:
+def test_a_column_without_text_is_refused(tmp_path: Path, column: str, problem: str) -> None:
     path = write(tmp_path, {"id": [1], "words": [["a", "b"]]})
     with pytest.raises(TextError, match=problem):
         list(documents(path, column, DecodePolicy()))
@@ -84,10 +85,10 @@ def test_a_damaged_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path, {"text": STORIES})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(TextError, match=r"stories\.parquet cannot be read as parquet: .*\. Fetch it again\."):
-        list(documents(path, "auto", DecodePolicy()))
+        list(read(path, ReadOptions(column="auto"), DecodePolicy()))
 
 
-def test_a_column_that_says_it_is_a_bomb_is_refused() -> None:
+def test_a_column_that_expands_too_much_is_refused() -> None:
     def chunk(name: str, unpacked: int) -> Any:
         return SimpleNamespace(path_in_schema=name, total_uncompressed_size=unpacked, total_compressed_size=1000)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.readers.text_column import LOOK_AT, LOOK_AT_BYTES, detect_text_column, peek
+from fabella.text.readers.text_column import PEEK_CHARACTERS, PEEK_ROWS, detect_text_column, peek
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "title": "Fox", "Story": "Once upon a time there was a fox.", "source": None},
@@ -25,32 +25,32 @@ ROWS: list[dict[str, Any]] = [
         ([{"text": b"bytes of text"}], "text"),
     ],
 )
-def test_the_text_column_is_guessed_by_name_then_by_length(rows: list[dict[str, Any]], expected: str) -> None:
+def test_the_text_column_is_detected_by_name_then_by_length(rows: list[dict[str, Any]], expected: str) -> None:
     assert detect_text_column("auto", rows, "stories.csv") == expected
 
 
-def test_a_named_column_is_taken_as_it_is() -> None:
+def test_a_named_column_is_used_as_given() -> None:
     assert detect_text_column("title", ROWS, "stories.csv") == "title"
 
 
-def test_a_column_that_is_not_there_is_an_error_with_the_nearest() -> None:
+def test_an_unknown_column_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(TextError) as error:
         detect_text_column("Storry", ROWS, "stories.csv")
     assert str(error.value) == "stories.csv has no column 'Storry'. Did you mean 'Story'?"
 
 
-def test_no_text_at_all_is_an_error_with_what_there_is() -> None:
-    with pytest.raises(TextError, match=r"stories.csv has no column with text in its first 1 rows\. Name .*: a, b\."):
+def test_a_table_without_text_is_an_error_with_its_columns() -> None:
+    with pytest.raises(TextError, match=r"stories.csv has no text column in its first 1 rows\. Set .*: a, b\."):
         detect_text_column("auto", [{"a": 1, "b": None}], "stories.csv")
 
 
-def test_peeking_takes_nothing_away() -> None:
-    rows = [{"text": str(number)} for number in range(3 * LOOK_AT)]
+def test_peeking_keeps_all_rows() -> None:
+    rows = [{"text": str(number)} for number in range(3 * PEEK_ROWS)]
     first, everything = peek(iter(rows))
-    assert first == rows[:LOOK_AT]
+    assert first == rows[:PEEK_ROWS]
     assert list(everything) == rows
 
 
 def test_peeking_is_bounded_by_size_too() -> None:
-    first, _ = peek({"text": "x" * LOOK_AT_BYTES} for _ in range(LOOK_AT))
+    first, _ = peek({"text": "x" * PEEK_CHARACTERS} for _ in range(PEEK_ROWS))
     assert len(first) == 1

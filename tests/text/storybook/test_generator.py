@@ -1,4 +1,4 @@
-"""The storybook: every story is itself, whole, and good English, as far as a test can tell."""
+"""Storybook: stories are reproducible, distinct, of the right length, and correct English as far as tests can check."""
 
 import re
 from collections import Counter
@@ -8,40 +8,49 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from fabella.text.storybook.generator import AT_ONCE, CASTS, CHOICES, CHOICES_OF_WORDS, draws, library, stories
-from fabella.text.storybook.grammar import SHE, Cast, Plot, read
-from fabella.text.storybook.plots_friends import FRAGMENTS, FRIENDS
-from fabella.text.storybook.plots_growing import GROWING_UP
-from fabella.text.storybook.plots_wonders import WONDERS
+from fabella.text.storybook.generator import (
+    BATCH_STORIES,
+    CASTS,
+    CHOICES,
+    CHOICES_OF_WORDS,
+    PLOT_FILES,
+    draws,
+    library,
+    plot_text,
+    stories,
+)
+from fabella.text.storybook.grammar import SHE, Cast, Plot, parse_plots
 
 SHORTEST, LONGEST = 60, 200  # words
 BOOK = list(stories(20_000, seed=1))
-WRITTEN = read(FRAGMENTS, FRIENDS, GROWING_UP, WONDERS)
+TEXTS = [plot_text(name) for name in PLOT_FILES]
+FRAGMENTS = plot_text("fragments")
+PLOTS = parse_plots(FRAGMENTS, *TEXTS)
 PEOPLE = [person for world in library().worlds for people in world.people for person in people]
-EVERYBODY = [person.name for person in PEOPLE]
+NAMES = [person.name for person in PEOPLE]
 ELDERS = {person.elder for person in PEOPLE}
 
 
 # ---------------------------------------------------------------- which story
 
 
-@pytest.mark.parametrize("start", [0, 1, AT_ONCE - 1, AT_ONCE, 5000])
+@pytest.mark.parametrize("start", [0, 1, BATCH_STORIES - 1, BATCH_STORIES, 5000])
 def test_a_story_does_not_depend_on_the_others(start: int) -> None:
     assert list(stories(3, seed=1, start=start)) == BOOK[start : start + 3]
 
 
-def test_another_seed_tells_other_stories() -> None:
+def test_another_seed_gives_other_stories() -> None:
     assert not set(stories(1000, seed=2)) & set(BOOK)
     assert list(stories(5, seed=2**64 + 1)) == BOOK[:5]
     assert list(islice(stories(10**12, seed=-1), 2)) != list(islice(stories(10**12, seed=1), 2))
 
 
-def test_no_story_is_told_twice() -> None:
+def test_all_stories_are_distinct() -> None:
     assert len(set(BOOK)) == len(BOOK)
 
 
 def test_millions_of_stories_are_distinct() -> None:
-    """Each plot alone, whatever else is drawn for it."""
+    """Counted for each plot, without the words that are drawn for it."""
     for plots in library().plots.values():
         for plot in plots:
             ways = np.prod([float(len(set(beat))) for beat in plot.beats]) * max(len(plot.rows), 1)
@@ -53,11 +62,11 @@ def test_choices_are_random_numbers() -> None:
     drawn = draws(7, 0, 4000)
     assert drawn.shape == (4000, CHOICES)
     assert len(np.unique(drawn)) > 0.9999 * drawn.size
-    # The mean of 160,000 uniform numbers lies within 4 standard deviations: 0.003 of the range.
+    # The mean of 160,000 uniform numbers is within 4 standard deviations: 0.003 of the range.
     assert abs(drawn.mean() / 2**32 - 0.5) < 0.003
-    # Neither neighbouring stories nor neighbouring choices are alike: correlations within 4 / √160,000.
-    for one, other in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):
-        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.01
+    # Neighboring stories and neighboring choices are uncorrelated: correlations within 4 / √160,000.
+    for first, second in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.01
 
 
 def test_there_are_enough_choices_for_the_longest_plot() -> None:
@@ -71,8 +80,8 @@ def pick(texts: Iterable[str], choose: Callable[..., str]) -> str:
     return choose(texts, key=lambda text: len(text.split()))
 
 
-def told_at(plot: Plot, cast: Cast, choose: Callable[..., str]) -> int:
-    """Words of the longest (``max``) or shortest (``min``) story of a plot, whatever is drawn for it."""
+def word_count(plot: Plot, cast: Cast, choose: Callable[..., str]) -> int:
+    """Count the words of the longest (``max``) or shortest (``min``) story of a plot."""
     book = library()
     world = book.worlds[cast.world == "woods"]
     thing, treat, spot = (pick(texts, choose) for texts in (book.things, world.treats, world.spots))
@@ -98,19 +107,19 @@ def told_at(plot: Plot, cast: Cast, choose: Callable[..., str]) -> int:
         "hand": "hand",
         "hands": "hands",
     }
-    told: list[str] = []
+    versions: list[str] = []
     for row in plot.rows or ((),):
         filled = slots | {slot: template % slots for slot, template in row}
-        told.append("".join(pick((variant % filled for variant in beat), choose) for beat in plot.beats))
-    return len(pick(told, choose).split())
+        versions.append("".join(pick((variant % filled for variant in beat), choose) for beat in plot.beats))
+    return len(pick(versions, choose).split())
 
 
-@pytest.mark.parametrize("number", range(len(WRITTEN)), ids=[plot.name for plot in WRITTEN])
+@pytest.mark.parametrize("number", range(len(PLOTS)), ids=[plot.name for plot in PLOTS])
 def test_every_story_of_a_plot_has_60_to_200_words(number: int) -> None:
-    """Also proves that every variant finds its slots, in every cast."""
+    """Also checks that every variant has its slots, for every cast."""
     for cast, plots in library().plots.items():
-        assert told_at(plots[number], cast, min) >= SHORTEST
-        assert told_at(plots[number], cast, max) <= LONGEST
+        assert word_count(plots[number], cast, min) >= SHORTEST
+        assert word_count(plots[number], cast, max) <= LONGEST
 
 
 # ---------------------------------------------------------------- good English
@@ -120,30 +129,30 @@ def test_there_are_more_than_a_thousand_words() -> None:
     assert len(Counter(re.findall(r"[a-z']+", " ".join(BOOK).lower()))) > 1000
 
 
-def broken(pattern: str) -> list[str]:
-    return [found.group() for story in BOOK for found in re.finditer(pattern, story)]
+def matches(pattern: str) -> list[str]:
+    return [match.group() for story in BOOK for match in re.finditer(pattern, story)]
 
 
 @pytest.mark.parametrize(
     "pattern",
     [
-        r"[{}%~|¶@_]",  # nothing of the notation is left
+        r"[{}%~|¶@_]",  # remains of the notation
         r"  | \n|\n |\n\n\n|^\s|\s$",  # white space
         r"\b[Aa] [aeiou]\w*",  # "a owl"
         r"\b[Aa]n [^aeiou\W]\w*",  # "an fox"
         r"\b(\w+) \1\b(?<!so so)",  # "the the"
         r"[.!?,][.!?,]|\s[.!?,]",  # ".."
-        r"[.!?] [a-z]",  # a sentence that begins small
+        r"[.!?] [a-z]",  # a sentence with a lower-case start
         r'[a-z] "[a-z]',  # speech without a comma before it
         r'" "',  # two speakers with nothing between them
         r"\b(?:girl|boy|Mom|Dad)'?s? (?:its|it)\b",
     ],
 )
-def test_slips_of_the_pen_are_not_there(pattern: str) -> None:
-    assert broken(pattern)[:5] == []
+def test_stories_have_no_typographical_mistakes(pattern: str) -> None:
+    assert matches(pattern)[:5] == []
 
 
-def test_every_story_begins_and_ends() -> None:
+def test_every_story_starts_with_a_capital_and_ends_with_a_full_stop() -> None:
     for story in BOOK:
         assert re.match(r"[A-Z]", story)
         assert re.search(r'[.!?]"?$', story)
@@ -153,7 +162,7 @@ def test_quotation_marks_come_in_pairs_in_every_paragraph() -> None:
     assert [part for story in BOOK for part in story.split("\n\n") if part.count('"') % 2] == []
 
 
-def test_the_first_words_are_the_ones_everybody_waits_for() -> None:
+def test_most_stories_begin_with_once_upon_a_time() -> None:
     share = sum(story.startswith("Once upon a time") for story in BOOK) / len(BOOK)
     assert 0.4 < share < 0.7
 
@@ -164,32 +173,32 @@ ELDER = re.compile("|".join(sorted(ELDERS, key=len, reverse=True)))
 
 def test_every_story_keeps_to_its_hero_friend_and_elder() -> None:
     for story in BOOK:
-        assert 1 <= len(set(EVERYBODY) & set(re.findall(r"\w+", story))) <= 2
+        assert 1 <= len(set(NAMES) & set(re.findall(r"\w+", story))) <= 2
         assert len(set(ELDER.findall(story))) <= 1
 
 
-def test_nobody_is_named_like_anybody_or_anything_else() -> None:
-    assert len(set(EVERYBODY)) == len(EVERYBODY)
+def test_names_are_unique_and_name_nothing_else() -> None:
+    assert len(set(NAMES)) == len(NAMES)
     small = set(re.findall(r"\b[a-z]+\b", " ".join(BOOK)))
-    assert not {name.lower() for name in EVERYBODY} & small
+    assert not {name.lower() for name in NAMES} & small
 
 
-def test_everybody_is_the_same_in_every_story() -> None:
+def test_each_person_is_the_same_in_every_story() -> None:
     introductions = set(re.findall(r"an? (?:\w+ )?(fox|mole|otter|dancer|cook) named (\w+)", " ".join(BOOK)))
     assert introductions == {
         ("fox", "Rory"), ("mole", "Barley"), ("otter", "Olive"), ("dancer", "Lily"), ("cook", "Omar"),
     }  # fmt: skip
-    asked = {ELDER.findall(story)[0] for story in BOOK if "named Rory" in story and ELDER.search(story)}
-    assert asked == {"Mr. Toad"}
+    elders = {ELDER.findall(story)[0] for story in BOOK if "named Rory" in story and ELDER.search(story)}
+    assert elders == {"Mr. Toad"}
 
 
-def test_nobody_is_like_anybody_else() -> None:
+def test_each_person_has_a_kind_of_its_own() -> None:
     assert len({person.being for person in PEOPLE}) == len(PEOPLE)
 
 
-def test_pronouns_are_never_written_out_but_for_three_strangers() -> None:
-    """All others are ``{he}``, so that they agree with whoever is drawn."""
-    text = FRIENDS + GROWING_UP + WONDERS + FRAGMENTS
+def test_pronouns_are_slots_except_for_three_strangers() -> None:
+    """All others are ``{he}``, so that they agree with the person that is drawn."""
+    text = "\n".join([*TEXTS, FRAGMENTS])
     lines = re.findall(r"[^.|\n]*\b(?:[Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|herself|himself)\b(?![^{\n]*\})[^.|\n]*", text)
     assert sorted(line.strip() for line in lines) == [
         "He looks so happy with it",
@@ -198,14 +207,14 @@ def test_pronouns_are_never_written_out_but_for_three_strangers() -> None:
     ]
 
 
-def test_heroines_are_she_throughout() -> None:
+def test_heroines_have_the_pronoun_she_throughout() -> None:
     cast = CASTS.index(Cast("home", heroine=True, friend_is_she=True))
-    told = [
+    heroine_stories = [
         story for story, row in zip(BOOK, draws(1, 0, len(BOOK)).tolist(), strict=True) if row[0] % len(CASTS) == cast
     ]
-    assert len(told) > 1000
+    assert len(heroine_stories) > 1000
     strangers = ("He looks so happy with it", "and he knew a hundred stories")
-    for story in told:
+    for story in heroine_stories:
         for stranger in strangers:
             story = story.replace(stranger, "")
         assert not re.search(r"\b(?:he|his|him|himself)\b", story, re.IGNORECASE)
@@ -214,6 +223,6 @@ def test_heroines_are_she_throughout() -> None:
 
 def test_the_three_spots_of_a_story_differ() -> None:
     searched = re.compile(r"looked (.+?)\. (?:It was not there|Nobody)\. (?:He|She) looked (.+?)\. (?:It|Nobody)")
-    pairs = [found.groups() for story in BOOK if (found := searched.search(story))]
+    pairs = [match.groups() for story in BOOK if (match := searched.search(story))]
     assert len(pairs) > 100
-    assert all(one != other for one, other in pairs)
+    assert all(first != second for first, second in pairs)

@@ -1,8 +1,8 @@
-"""The notation of the plots, on a plot of its own."""
+"""Notation of the plots, on a small example plot."""
 
 import pytest
 
-from fabella.text.storybook.grammar import Cast, casts, read, word
+from fabella.text.storybook.grammar import Cast, casts, parse_plots, word_plot
 
 FRAGMENTS = """
 = greeting
@@ -33,16 +33,16 @@ woods- In the woods
 - The end.
 """
 
-(WELL,) = read(FRAGMENTS, PLOT)
-AT_HOME = word(WELL, Cast("home", heroine=True, friend_is_she=False))
-IN_WOODS = word(WELL, Cast("woods", heroine=False, friend_is_she=True))
+(WELL,) = parse_plots(FRAGMENTS, PLOT)
+AT_HOME = word_plot(WELL, Cast("home", heroine=True, friend_is_she=False))
+IN_WOODS = word_plot(WELL, Cast("woods", heroine=False, friend_is_she=True))
 
 
-def test_a_fragment_is_borrowed() -> None:
+def test_a_fragment_is_inserted_by_name() -> None:
     assert AT_HOME.beats[0] == ("Hello, %(Hero)s!",)
 
 
-def test_pronouns_are_those_of_the_cast_and_slots_are_left() -> None:
+def test_pronouns_are_filled_in_and_other_slots_are_kept() -> None:
     assert AT_HOME.beats[1][1] == " She saw %(a_thing)s and her friend saw him."
     assert IN_WOODS.beats[1][1] == " He saw %(a_thing)s and his friend saw her."
 
@@ -51,7 +51,7 @@ def test_a_number_makes_a_variant_more_likely() -> None:
     assert AT_HOME.beats[1].count(AT_HOME.beats[1][1]) == 2
 
 
-def test_variants_of_the_other_world_are_left_out() -> None:
+def test_variants_of_the_other_world_are_dropped() -> None:
     assert AT_HOME.beats[1][-1] % {} == " At home, 100 %."
     assert IN_WOODS.beats[1][-1] == " In the woods and far away."
     assert len(AT_HOME.beats[1]) == len(IN_WOODS.beats[1]) == 4
@@ -61,7 +61,7 @@ def test_a_paragraph_begins_where_it_is_marked() -> None:
     assert AT_HOME.beats[2] == ("\n\n%(thing)s was %(where)s.",)
 
 
-def test_nothing_may_be_told() -> None:
+def test_a_variant_may_be_empty() -> None:
     assert AT_HOME.beats[3] == ("", " The end.")
 
 
@@ -76,6 +76,6 @@ def test_there_is_a_cast_for_every_world_and_pair() -> None:
     assert len(set(casts())) == 8
 
 
-def test_a_row_of_another_length_is_a_mistake() -> None:
+def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        read("", "= x\n\n@ a | b\none\n\n- Text.\n")
+        parse_plots("", "= x\n\n@ a | b\none\n\n- Text.\n")

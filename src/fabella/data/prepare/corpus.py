@@ -1,76 +1,75 @@
-"""Passes over the text: every document on its side, in the same order each time."""
+"""Corpus: passes over the text that yield every document with its split, always in the same order."""
 
 from collections.abc import Iterator
 
-from fabella.config.data import DataConfig, Holdout, Source, Streaming
+from fabella.config.data import DataConfig, Holdout, Source
 from fabella.data.prepare import splitting
 from fabella.data.prepare.holdout import document_hash
-from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report, total_of
+from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report, corpus_size
 from fabella.data.prepare.splitting import SplitDocument, SplitRule
 from fabella.text.read_report import ReadReport
 from fabella.text.source import describe, documents
 
 
 class Corpus:
-    """The text of a ``Data`` section. Making it looks at the text as far as the rule of the split needs."""
+    """Text of a data config. The constructor reads as much of it as the split rule needs."""
 
     def __init__(self, data: DataConfig, report: Report | None) -> None:
         self._data = data
         self._report = report
-        self._total = total_of(data)
+        self._total = corpus_size(data)
         self.notes = ReadReport()
-        """what the newest whole pass met"""
+        """Report of the latest complete pass."""
         self.dropped = 0
-        """training documents that the rule left out in the newest pass: those of the validation text"""
+        """Training documents dropped in the latest pass because they are also in the validation source."""
         self.rule: SplitRule = self._choose_rule()
 
-    def split_documents(self, doing: str) -> Iterator[SplitDocument]:
-        """One pass: all documents on their sides; those of a validation text of its own come first."""
+    def split_documents(self, phase: str) -> Iterator[SplitDocument]:
+        """Make one pass: yield all documents with their splits, those of a separate validation source first."""
         self.notes, self.dropped = ReadReport(), 0
-        meter = ProgressMeter(doing, self._total, self._report)
+        meter = ProgressMeter(phase, self._total, self._report)
         if not isinstance(self._data.validation, Holdout):
             for text in self._read(self._data.validation.source):
                 yield SplitDocument(text, document_hash(text), held_out=True)
-        for text in meter.watch(self._learned()):
+        for text in meter.watch(self._training_texts()):
             parts = list(self.rule.assign(text, document_hash(text)))
             self.dropped += not parts
             yield from parts
         self._total = CorpusSize(documents=meter.documents)
 
-    def sentences(self) -> Iterator[str]:
-        """All that is worth telling of the newest pass."""
+    def messages(self) -> Iterator[str]:
+        """Yield one sentence per noteworthy fact of the latest pass."""
         yield from self.notes.messages()
-        yield from self.rule.sentences()
-        if isinstance(self._data.mode, Streaming):
-            most = self._data.mode.tokenizer_sample_bytes / 1e6
-            yield f"validation text and tokenizer are taken from the head of the text, its first {most:,.1f} MB at most"
+        yield from self.rule.messages()
+        if limit := self._data.mode.prepared_bytes:
+            yield f"tokenizer and validation split come from the first {limit / 1e6:,.1f} MB of the text at most"
         if self.dropped:
-            yield f"{self.dropped:,} training documents that also stand in the validation text were dropped"
+            yield f"{self.dropped:,} training documents that are also in the validation source were dropped"
 
-    def _learned(self) -> Iterator[str]:
-        """The text that is trained on: all of it, or the head of what will be streamed."""
-        texts, reading = self._read(self._data.source), self._data.mode
-        return take_bytes(texts, reading.tokenizer_sample_bytes) if isinstance(reading, Streaming) else texts
+    def _training_texts(self) -> Iterator[str]:
+        """Yield the training source: all of it, or the head of a stream."""
+        texts, limit = self._read(self._data.source), self._data.mode.prepared_bytes
+        return take_bytes(texts, limit) if limit else texts
 
     def _read(self, source: Source) -> Iterator[str]:
         data = self._data
-        return documents(source, invalid=data.decode_errors, max_bad_lines=data.max_bad_lines, notes=self.notes)
+        return documents(source, decode_errors=data.decode_errors, max_bad_lines=data.max_bad_lines, notes=self.notes)
 
     def _choose_rule(self) -> SplitRule:
         validation = self._data.validation
-        meter = ProgressMeter("looking", CorpusSize(), self._report)
+        meter = ProgressMeter("inspecting", CorpusSize(), self._report)
         if isinstance(validation, Holdout):
-            return splitting.holdout_rule(meter.watch(self._learned()), validation.fraction)
-        return splitting.Given(
+            return splitting.holdout_rule(meter.watch(self._training_texts()), validation.fraction)
+        return splitting.SourceSplit(
             map(document_hash, meter.watch(self._read(validation.source))), describe(validation.source)
         )
 
 
-def take_bytes(documents: Iterator[str], most: int) -> Iterator[str]:
-    """The first documents, until they come to ``most`` bytes."""
+def take_bytes(documents: Iterator[str], max_bytes: int) -> Iterator[str]:
+    """Yield the first documents, until they reach ``max_bytes`` bytes."""
     read = 0
     for text in documents:
         yield text
         read += len(text.encode())
-        if read >= most:
+        if read >= max_bytes:
             return

@@ -1,18 +1,19 @@
-"""Which documents are held out for validation: decided by the text alone, so that equal texts never part."""
+"""Holdout by hash: whether a document is for validation depends only on its text."""
 
 import hashlib
 
 DIGEST_BYTES = 16
+"""Bytes of a document hash."""
 
 
 def document_hash(text: str) -> bytes:
-    """BLAKE2b of the text's UTF-8, 16 bytes."""
+    """Return the BLAKE2b hash of the text in UTF-8, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def in_holdout(digest: bytes, fraction: float) -> bool:
-    """Whether a document belongs to validation when ``fraction`` (0 … 1) of all distinct texts shall.
+    """Return whether a document is in a holdout of ``fraction`` (0 to 1) of all distinct texts.
 
-    Exact duplicates share their digest, hence their side. A larger fraction holds out what a smaller one did, and more.
+    Exact duplicates have the same hash, hence the same split. A larger fraction contains every smaller one.
     """
     return int.from_bytes(digest[:8], "big") < fraction * 2**64

@@ -1,10 +1,10 @@
-"""From a source of text to a prepared folder: look, learn the tokenizer, encode. Each is a pass over the text.
+"""Prepare a dataset: inspect the text, train the tokenizer, encode. Each phase is a pass over the text.
 
-    documents ─ rule: which side? ─┬ sample of the training side → tokenizer
-                                   └ chunks of 1 MiB → workers → train/ and validation/
+    documents ─ split rule ─┬ sample of the training split → tokenizer
+                            └ chunks of 1 MiB → workers → train/ and validation/
 
-The folder is written aside and renamed: killed at any moment, nothing or all of it is there, and the next attempt
-gives the same bytes. Memory is bounded by the tokenizer's sample and a few chunks, whatever the size of the text.
+The dataset is written to a temporary directory and renamed: a process killed at any moment leaves all or nothing, and
+the next attempt writes the same bytes. Memory is bounded by the tokenizer sample and a few chunks.
 """
 
 import json
@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 
 import fabella
-from fabella.config.data import DataConfig, Pretrained, Streaming, TokenizerConfig
+from fabella.config.data import DataConfig, Pretrained, TokenizerConfig
 from fabella.data.dataset import FORMAT, KIND, SPLITS, Split, SplitRecord, TokenizedDataset, dtype_for, open_dataset
-from fabella.data.fingerprint import dataset_fingerprint, digest_of_text, file_stats, require_unchanged
+from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, text_fingerprint
 from fabella.data.prepare import tokenizer_sample
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.progress import CorpusSize, PrepareProgress, ProgressMeter, Report
 from fabella.data.prepare.shard_writer import SplitWriter
 from fabella.data.prepare.splitting import SplitDocument
 from fabella.data.prepare.tokenize import TokenizedDocuments, encode
-from fabella.data.prepare.worker_pool import Workers
+from fabella.data.prepare.worker_pool import WorkerPool
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError, StorageError, TrainingInterrupted
 from fabella.storage import MANIFEST, atomic_dir, read_manifest, storage_errors
@@ -40,11 +40,13 @@ from fabella.tokenizers.tokenizer import Tokenizer
 __all__ = ["PrepareProgress", "prepare"]
 
 CHUNK_BYTES = 2**20
+"""Characters of a chunk, at most one document more."""
 CHUNK_DOCUMENTS = 4096
-# Workers take half a second to start: a text of a few chunks is encoded here before they would be ready.
-CHUNKS_HERE = 4
-# Documents of a foreign tokenizer that are decoded again, to see whether it returns the text.
+"""Documents of a chunk at most."""
+CHUNKS_WITHOUT_WORKERS = 4
+"""Chunks encoded in this process before workers are started, which takes half a second."""
 ROUND_TRIPS = 100
+"""Documents decoded again with a pretrained tokenizer, to check that it returns the text."""
 
 
 def prepare(
@@ -58,57 +60,57 @@ def prepare(
     tokens_to_train: int = 0,
     inputs: str = "",
 ) -> TokenizedDataset:
-    """Prepare ``data`` in ``folder``; data already prepared there from the same inputs is taken as it is, also where
-    another process prepares them at the same time and is the first to end.
+    """Prepare ``data`` in the directory ``folder``, or open it if it was prepared there from the same inputs.
 
-    ``workers``: processes that encode; 0 for one a core. ``model_parameters`` and ``tokens_to_train``, where not 0,
-    let the doctor judge whether the text is large enough. ``inputs``: ``digest_of_inputs(data, tokenizer)``, where it
-    is known already, since it takes reading all files. Raises TextError, TokenizerError or DataError for the
-    text, StorageError for the folder, Interrupted (nothing left behind) after Ctrl-C.
+    The latter also if another process prepares it at the same time and finishes first. ``workers``: processes that
+    encode; 0 means one per core. ``model_parameters`` and ``tokens_to_train``: if not 0, the data quality report
+    checks whether the text is large enough. ``inputs``: ``dataset_fingerprint(data, tokenizer)`` if it is known, since
+    it reads all files. Raises TextError, TokenizerError or DataError for the text, StorageError for the directory,
+    TrainingInterrupted after Ctrl-C; nothing is left then.
     """
     inputs = inputs or dataset_fingerprint(data, tokenizer)
     if os.path.lexists(folder):
-        return _prepared_already(folder, inputs, data, tokenizer)
+        return _open_existing(folder, inputs, data, tokenizer)
     try:
-        with atomic_dir(folder) as aside:
-            doctor = DataQuality()
-            manifest = _fill(aside, data, tokenizer, doctor, progress, workers or cores())
-            report = doctor.report(
+        with atomic_dir(folder) as temporary:
+            quality = DataQuality()
+            manifest = _write(temporary, data, tokenizer, quality, progress, workers or cores())
+            report = quality.report(
                 context=data.sequences.length, model_parameters=model_parameters, tokens_to_train=tokens_to_train
             )
             manifest |= {"inputs": inputs, "data_quality": {"facts": report.facts, "warnings": report.warnings}}
             with storage_errors(folder, f"writing {MANIFEST}"):
-                (aside / MANIFEST).write_text(json.dumps(manifest))
+                (temporary / MANIFEST).write_text(json.dumps(manifest))
     except KeyboardInterrupt:
-        problem = f"Interrupted while preparing {folder}; nothing was left behind."
+        problem = f"Interrupted while preparing {folder}; no files were left."
         raise TrainingInterrupted(problem, hint="Run the same command again.") from None
     except StorageError:
         if not os.path.lexists(folder):
             raise
-        return _prepared_already(folder, inputs, data, tokenizer)  # another process was the first to end
+        return _open_existing(folder, inputs, data, tokenizer)  # another process finished first
     return open_dataset(folder)
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prepared_already(folder: Path, inputs: str, data: DataConfig, tokenizer: TokenizerConfig) -> TokenizedDataset:
-    """What lies in ``folder``, if it was made from the same. Raises StorageError naming both where it was not."""
+def _open_existing(folder: Path, inputs: str, data: DataConfig, tokenizer: TokenizerConfig) -> TokenizedDataset:
+    """Open the dataset in ``folder``. Raises StorageError if it was prepared from other inputs."""
     try:
         manifest = read_manifest(folder)
     except StorageError as error:
-        problem = f"{folder} exists already and holds no prepared data ({error.message})"
-        raise StorageError(problem, hint="Choose another folder, or remove it.") from error
+        problem = f"{folder} exists and is not a prepared dataset ({error.message})"
+        raise StorageError(problem, hint="Choose another directory, or delete it.") from error
     if manifest.get("kind") != KIND or manifest.get("inputs") != inputs:
-        there = (
-            f"{manifest.get('description', 'something else')} ({_words(manifest.get('tokenizer', {}).get('section'))})"
-        )
-        asked = f"{describe(data.source)} ({_words(tokenizer.model_dump())})"
+        existing = manifest.get("description", "something else")
+        existing_tokenizer = _describe_tokenizer(manifest.get("tokenizer", {}).get("section"))
+        requested = f"{describe(data.source)} ({_describe_tokenizer(tokenizer.model_dump())})"
         raise StorageError(
-            f"{folder} holds {there}, made from other text or settings than {asked}.",
-            hint="Choose another folder, or remove it.",
+            f"{folder} contains {existing} ({existing_tokenizer}), prepared from another text or config "
+            f"than {requested}.",
+            hint="Choose another directory, or delete it.",
         )
     prepared = open_dataset(folder)
     for split in (prepared.train, prepared.validation):
@@ -116,123 +118,125 @@ def _prepared_already(folder: Path, inputs: str, data: DataConfig, tokenizer: To
     return prepared
 
 
-def _words(section: Mapping[str, Any] | None) -> str:
-    """``bpe, vocabulary 4096``"""
-    values = dict(section or {})
+def _describe_tokenizer(config: Mapping[str, Any] | None) -> str:
+    """Return ``bpe, vocab_size 4096``."""
+    values = dict(config or {})
     return ", ".join([str(values.pop("kind", "?")), *(f"{key} {value}" for key, value in values.items())])
 
 
-def _fill(
-    folder: Path, data: DataConfig, section: TokenizerConfig, doctor: DataQuality, report: Report | None, workers: int
+def _write(
+    folder: Path, data: DataConfig, config: TokenizerConfig, quality: DataQuality, report: Report | None, workers: int
 ) -> dict[str, Any]:
-    """Write tokenizer and splits; the manifest, but for the doctor's part."""
+    """Write tokenizer and splits; return the manifest without the data quality report."""
     before = file_stats(data)
-    passes = Corpus(data, report)
-    tokenizer, remarks = _learn(passes, section, report)
+    corpus = Corpus(data, report)
+    tokenizer, remarks = _train_tokenizer(corpus, config, report)
     tokenizer.save(folder / "tokenizer")
-    records = _encode(passes, tokenizer, folder, doctor, workers)
+    records = _encode(corpus, tokenizer, folder, quality, workers)
     require_unchanged(before, data)
-    _require_windows(folder, records, data, tokenizer)
+    _require_sequences(folder, records, data, tokenizer)
     return {
         "kind": KIND,
         "format": FORMAT,
         "fabella": fabella.__version__,
         "description": describe(data.source),
-        **_of_data(data),
+        **_data_entries(data),
         "tokenizer": {
-            "section": section.model_dump(mode="json"),
+            "section": config.model_dump(mode="json"),
             "fingerprint": tokenizer.fingerprint,
             "vocab_size": tokenizer.vocab_size,
             "end": tokenizer.eos_id,
         },
         "dtype": dtype_for(tokenizer.vocab_size).name,
-        "notes": [*passes.sentences(), *remarks],
+        "notes": [*corpus.messages(), *remarks],
         **{name: record.model_dump(mode="json") for name, record in records.items()},
     }
 
 
-def _of_data(data: DataConfig) -> dict[str, Any]:
-    """What the manifest says of the text; that of a stream is compared when the stream is gone on with."""
-    if isinstance(data.mode, Streaming):
-        return {"data": data.model_dump(mode="json", exclude={"sequences"}), "text": digest_of_text(data)}
+def _data_entries(data: DataConfig) -> dict[str, Any]:
+    """Return the manifest entries of the text; that of a stream is compared when training resumes."""
+    if data.mode.prepared_bytes:
+        return {"data": data.model_dump(mode="json", exclude={"sequences"}), "text": text_fingerprint(data)}
     return {"data": data.model_dump(mode="json", exclude={"sequences", "mode"})}
 
 
-def _learn(passes: Corpus, section: TokenizerConfig, report: Report | None) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer, trained on the training side alone if it needs to be, and what to tell of it."""
-    if not loading.needs_text(section):
-        tokenizer = loading.train(section, ())
-        changes = _changed_texts(passes, tokenizer) if isinstance(section, Pretrained) else []
+def _train_tokenizer(corpus: Corpus, config: TokenizerConfig, report: Report | None) -> tuple[Tokenizer, list[str]]:
+    """Return the tokenizer, trained on the training split only if it needs text, and remarks about it."""
+    if not loading.needs_text(config):
+        tokenizer = loading.train(config, ())
+        changes = _changed_texts(corpus, tokenizer) if isinstance(config, Pretrained) else []
         return tokenizer, changes
-    taken = tokenizer_sample.sample_bytes(passes.split_documents("sampling"))
-    if not taken.kept:
-        raise DataError("No training document is left to learn a tokenizer from.", hint="Bring more text.")
-    meter = ProgressMeter("learning the tokenizer", CorpusSize(bytes=taken.kept), report)
-    return loading.train(section, meter.watch(taken.texts())), [taken.sentence()]
+    sample = tokenizer_sample.sample_bytes(corpus.split_documents("sampling"))
+    if not sample.sampled_bytes:
+        raise DataError("No training document is left to train a tokenizer on.", hint="Use more text.")
+    meter = ProgressMeter("training the tokenizer", CorpusSize(bytes=sample.sampled_bytes), report)
+    return loading.train(config, meter.watch(sample.texts())), [sample.message()]
 
 
-def _changed_texts(passes: Corpus, tokenizer: Tokenizer) -> list[str]:
-    texts = [document.text for document in islice(passes.split_documents("looking"), ROUND_TRIPS)]
+def _changed_texts(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
+    texts = [document.text for document in islice(corpus.split_documents("inspecting"), ROUND_TRIPS)]
     changed = sum(tokenizer.decode(tokenizer.encode(text).tolist()) != text for text in texts)
     if not changed:
         return []
-    return [f"the tokenizer changes text: {changed} of the first {len(texts)} documents do not come back as they were"]
+    return [f"the tokenizer changes text: {changed} of the first {len(texts)} documents differ after a round trip"]
 
 
 def _encode(
-    passes: Corpus, tokenizer: Tokenizer, folder: Path, doctor: DataQuality, workers: int
+    corpus: Corpus, tokenizer: Tokenizer, folder: Path, quality: DataQuality, workers: int
 ) -> dict[str, SplitRecord]:
     """Write both splits."""
     dtype = dtype_for(tokenizer.vocab_size)
     held_out: deque[list[bool]] = deque()
-    chunks = _chunks(passes.split_documents("encoding"), doctor, held_out)
+    chunks = _chunks(corpus.split_documents("encoding"), quality, held_out)
     with ExitStack() as stack:
         train, validation = (stack.enter_context(SplitWriter(folder / name, dtype)) for name in SPLITS)
         for encoded in _encoded(chunks, tokenizer, folder / "tokenizer", dtype, workers):
-            doctor.add_token_counts(encoded.lengths)
-            held = np.array(held_out.popleft())
-            validation.append(encoded.select(held))
-            train.append(encoded.select(~held))
+            quality.add_token_counts(encoded.lengths)
+            in_validation = np.array(held_out.popleft())
+            validation.append(encoded.select(in_validation))
+            train.append(encoded.select(~in_validation))
     for name, split in zip(SPLITS, (train, validation), strict=True):
         if not split.documents:
-            raise DataError(f"No {name} document is left.", hint="Bring more text, or another validation text.")
+            raise DataError(f"No {name} document is left.", hint="Use more text, or another validation source.")
     return {"train": train.record(), "validation": validation.record()}
 
 
-def _chunks(placed: Iterator[SplitDocument], doctor: DataQuality, held_out: deque[list[bool]]) -> Iterator[list[str]]:
-    """Texts of about 1 MiB together; on which sides they are goes to ``held_out``."""
+def _chunks(
+    documents: Iterator[SplitDocument], quality: DataQuality, held_out: deque[list[bool]]
+) -> Iterator[list[str]]:
+    """Yield chunks of about 1 MiB; their splits are appended to ``held_out``."""
     texts: list[str] = []
-    held: list[bool] = []
+    splits: list[bool] = []
     size = 0
-    for document in placed:
-        doctor.add(document.text, document.digest, document.held_out)
+    for document in documents:
+        quality.add(document.text, document.digest, document.held_out)
         texts.append(document.text)
-        held.append(document.held_out)
+        splits.append(document.held_out)
         size += len(document.text)
         if size >= CHUNK_BYTES or len(texts) >= CHUNK_DOCUMENTS:
-            held_out.append(held)
+            held_out.append(splits)
             yield texts
-            texts, held, size = [], [], 0
+            texts, splits, size = [], [], 0
     if texts:
-        held_out.append(held)
+        held_out.append(splits)
         yield texts
 
 
 def _encoded(
     chunks: Iterator[list[str]], tokenizer: Tokenizer, folder: Path, dtype: "np.dtype[Any]", workers: int
 ) -> Iterator[TokenizedDocuments]:
-    """The chunks encoded, in order: a few here, more by ``workers`` processes."""
+    """Yield the encoded chunks in order: the first few in this process, the others by ``workers`` processes."""
     documents = 0
-    for texts in islice(chunks, None if workers == 1 else CHUNKS_HERE):
+    for texts in islice(chunks, None if workers == 1 else CHUNKS_WITHOUT_WORKERS):
         documents += len(texts)
         yield encode(tokenizer, texts, dtype)
-    following = next(chunks, None)
-    if following is not None:
-        with Workers(folder, dtype, workers) as pool:
-            yield from pool.encode(chain([following], chunks), first=documents)
+    next_chunk = next(chunks, None)
+    if next_chunk is not None:
+        with WorkerPool(folder, dtype, workers) as pool:
+            yield from pool.encode(chain([next_chunk], chunks), first=documents)
 
 
-def _require_windows(folder: Path, records: dict[str, SplitRecord], data: DataConfig, tokenizer: Tokenizer) -> None:
-    """Raise DataError where a side has not even one window."""
+def _require_sequences(folder: Path, records: dict[str, SplitRecord], data: DataConfig, tokenizer: Tokenizer) -> None:
+    """Raise DataError if a split is too small for one sequence."""
     for name, record in records.items():
         SequenceDataset(Split(folder / name, record, tokenizer.vocab_size), data.sequences, tokenizer.eos_id)

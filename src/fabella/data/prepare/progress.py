@@ -1,22 +1,25 @@
-"""How far preparing has come."""
+"""Progress of the preparation of a dataset."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fabella.config.data import DataConfig, StorybookSource, Streaming
+from fabella.config.data import DataConfig, StorybookSource
 from fabella.text.source import source_files
 
-# Text between two reports.
 REPORT_BYTES = 2**20
+"""Bytes of text between two reports."""
 COMPRESSED = (".gz", ".xz", ".zst", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareProgress:
-    """``doing``: looking, sampling, learning the tokenizer, encoding. ``share`` of that, 0 to 1; -1 where unknown."""
+    """Progress of one phase: inspecting, sampling, training the tokenizer, encoding.
 
-    doing: str
+    ``share`` is the finished part of the phase, 0 to 1; -1 if unknown.
+    """
+
+    phase: str
     documents: int
     bytes: int
     seconds: float
@@ -24,68 +27,68 @@ class PrepareProgress:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of text, since this phase began."""
+        """Text per second since the phase began."""
         return self.bytes / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """Of this phase, if it goes on as it went; -1 where unknown."""
+        """Estimated seconds to the end of the phase; -1 if unknown."""
         return self.seconds * (1 - self.share) / self.share if self.share > 0 else -1.0
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusSize:
-    """All documents or bytes of a source, where one of them is known; 0 where not."""
+    """Number of documents or bytes of a source; 0 means unknown."""
 
     documents: int = 0
     bytes: int = 0
 
     def share(self, documents: int, read: int) -> float:
-        """How much of all that is, 0 to 1; -1 where nothing is known."""
+        """Return the share of the source that was read, 0 to 1; -1 if unknown."""
         if self.documents:
             return min(documents / self.documents, 1.0)
         return min(read / self.bytes, 1.0) if self.bytes else -1.0
 
 
-def total_of(data: DataConfig) -> CorpusSize:
-    """What is known of a source before it is read."""
-    if isinstance(data.source, StorybookSource) and not isinstance(data.mode, Streaming):
+def corpus_size(data: DataConfig) -> CorpusSize:
+    """Return the size of the training source, as far as it is known before it is read."""
+    if isinstance(data.source, StorybookSource) and not data.mode.prepared_bytes:
         return CorpusSize(documents=data.source.stories)
     files = source_files(data.source)
     if data.source.kind != "files" or any(path.suffix in COMPRESSED for path in files):
         return CorpusSize()
     size = sum(path.stat().st_size for path in files)
-    return CorpusSize(bytes=min(size, data.mode.tokenizer_sample_bytes) if isinstance(data.mode, Streaming) else size)
+    return CorpusSize(bytes=min(size, data.mode.prepared_bytes or size))
 
 
 Report = Callable[[PrepareProgress], None]
 
 
 class ProgressMeter:
-    """Counts what passes, and reports it every MiB of text."""
+    """Counter of documents that reports every MiB of text."""
 
-    def __init__(self, doing: str, total: CorpusSize, report: Report | None) -> None:
-        self._doing, self._total, self._report = doing, total, report
-        self._begun = time.monotonic()
+    def __init__(self, phase: str, total: CorpusSize, report: Report | None) -> None:
+        self._phase, self._total, self._report = phase, total, report
+        self._started = time.monotonic()
         self._reported = 0
         self.documents = self.bytes = 0
 
     def add(self, documents: int, read: int) -> None:
-        """Count ``documents`` more, of ``read`` bytes."""
+        """Count ``documents`` more, with ``read`` bytes."""
         self.documents += documents
         self.bytes += read
         if self.bytes - self._reported >= REPORT_BYTES:
-            self.tell(self._total.share(self.documents, self.bytes))
+            self.report(self._total.share(self.documents, self.bytes))
 
-    def tell(self, share: float) -> None:
+    def report(self, share: float) -> None:
         """Report now."""
         self._reported = self.bytes
         if self._report:
-            seconds = time.monotonic() - self._begun
-            self._report(PrepareProgress(self._doing, self.documents, self.bytes, seconds, share))
+            seconds = time.monotonic() - self._started
+            self._report(PrepareProgress(self._phase, self.documents, self.bytes, seconds, share))
 
     def watch(self, documents: Iterable[str]) -> Iterator[str]:
-        """The documents, counted as they pass."""
+        """Yield the documents and count them."""
         for text in documents:
             self.add(1, len(text))
             yield text

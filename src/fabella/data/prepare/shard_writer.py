@@ -1,4 +1,4 @@
-"""A split written document by document: shards of ids, offsets, sizes. Memory is bounded by one chunk."""
+"""Writer of a split: shards of ids, document offsets and sizes. Memory is bounded by one chunk."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,15 +11,15 @@ from fabella.data.npy import NpyWriter
 from fabella.data.prepare.tokenize import TokenizedDocuments
 from fabella.storage import storage_errors
 
-# 64 MiB of uint16: few files, and each still fits into a page cache.
 SHARD_TOKENS = 2**25
+"""Tokens per shard: 64 MiB of uint16, few files that each fit into a page cache."""
 
 
 class SplitWriter:
-    """Writes ``train`` or ``validation`` of a prepared folder; a context manager."""
+    """Writer of the directory ``train`` or ``validation`` of a dataset; a context manager."""
 
     def __init__(self, folder: Path, dtype: "np.dtype[Any]", shard_tokens: int = SHARD_TOKENS) -> None:
-        with storage_errors(folder, f"making {folder.name}"):
+        with storage_errors(folder, f"creating {folder.name}"):
             folder.mkdir()
         self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
         self.tokens = self.documents = self.bytes = 0
@@ -37,7 +37,7 @@ class SplitWriter:
         self._files.__exit__(*error)
 
     def append(self, encoded: TokenizedDocuments) -> None:
-        """Documents after those already written."""
+        """Append documents."""
         self._offsets.append(self.tokens + np.cumsum(encoded.lengths))
         self._sizes.append(encoded.sizes)
         self._append_ids(encoded.ids)
@@ -50,12 +50,12 @@ class SplitWriter:
             if not self._shards or self._shards[-1].length == self._shard_tokens:
                 path = self._folder / f"shard-{len(self._shards):05d}.npy"
                 self._shards.append(self._files.enter_context(NpyWriter(path, self._dtype)))
-            room = self._shard_tokens - self._shards[-1].length
-            self._shards[-1].append(ids[:room])
-            ids = ids[room:]
+            free = self._shard_tokens - self._shards[-1].length
+            self._shards[-1].append(ids[:free])
+            ids = ids[free:]
 
     def record(self) -> SplitRecord:
-        """What the manifest says of the split, once it is closed."""
+        """Return the manifest entry of the split, after it was closed."""
         shards = [
             ShardRecord(file=shard.path.name, tokens=shard.length, crc32=tuple(shard.checksums))
             for shard in self._shards

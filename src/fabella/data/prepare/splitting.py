@@ -1,8 +1,8 @@
-"""On which side of the split each document falls. A rule looks at one document alone: any pass over the text agrees.
+"""Train/validation split rules. Each depends only on the document, so every pass over the corpus agrees.
 
-Enough must be held out to measure anything: where the hash of the texts holds out less than 64 KiB, or the tenth
-part of a smaller text, the documents with the smallest hashes are held out until that is reached. Where that would
-take far too much, because there are few and long documents, the longest gives its last part instead.
+The validation split must be large enough to measure a loss: if the hash holds out less than 64 KiB, or less than a
+tenth of a smaller text, the documents with the smallest hashes are held out until that is reached. If that would take
+far too much, because there are few and long documents, the end of the longest one is held out instead.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,22 +12,22 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.prepare.holdout import document_hash as digest_of
-from fabella.data.prepare.holdout import in_holdout
+from fabella.data.prepare.holdout import document_hash, in_holdout
 from fabella.errors import DataError
 
-# About sixty windows of 256 English BPE tokens.
-LEAST_HELD_BYTES = 64 * 2**10
-LEAST_HELD_SHARE = 0.1
-# More than this, and more than twice what is wanted, is not taken from training, even if it is a whole document.
-MOST_HELD_SHARE = 0.2
-# Looking further ahead than this for a held-out document changes nothing for a text of that size.
-FARTHEST_BYTES = 256 * 2**20
+MIN_HOLDOUT_BYTES = 64 * 2**10
+"""Bytes of the validation split at least: about sixty sequences of 256 English BPE tokens."""
+MIN_HOLDOUT_SHARE = 0.1
+"""Share of a small text that is held out if it has less than ten times MIN_HOLDOUT_BYTES, 0 to 1."""
+MAX_HOLDOUT_SHARE = 0.2
+"""Share of the text, 0 to 1, that is not exceeded, nor twice the requested share, even for one document."""
+MAX_INSPECTED_BYTES = 256 * 2**20
+"""Bytes read to find enough held-out documents; beyond them, the rule does not change any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitDocument:
-    """A document, or a part of one, on its side."""
+    """Document, or part of one, with its split: ``held_out`` means validation."""
 
     text: str
     digest: bytes
@@ -35,19 +35,19 @@ class SplitDocument:
 
 
 class SplitRule(Protocol):
-    """How documents are split."""
+    """Rule that assigns documents to splits."""
 
     def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
-        """The document on its side; in two parts, or not at all, where the rule says so."""
+        """Yield the document with its split; two parts if the rule cuts it, nothing if it drops it."""
         ...
 
-    def sentences(self) -> Iterator[str]:
-        """What the user should know of how the split is made."""
+    def messages(self) -> Iterator[str]:
+        """Yield sentences for the user about the split."""
         ...
 
 
 class HashSplit(SplitRule):
-    """A share of all distinct texts, by their hash."""
+    """Hold out a share of all distinct texts, by their hash."""
 
     def __init__(self, fraction: float) -> None:
         self._fraction = fraction
@@ -55,12 +55,12 @@ class HashSplit(SplitRule):
     def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
         yield SplitDocument(text, digest, in_holdout(digest, self._fraction))
 
-    def sentences(self) -> Iterator[str]:
+    def messages(self) -> Iterator[str]:
         yield f"held out for validation: {self._fraction:.3g} of all distinct documents, by the hash of their text"
 
 
 class SmallestHashSplit(SplitRule):
-    """The distinct texts of ``digests``: those with the smallest hashes that do not take too much."""
+    """Hold out the distinct texts with the smallest hashes, given as ``digests``."""
 
     def __init__(self, digests: frozenset[bytes], documents: int) -> None:
         self._digests, self._documents = digests, documents
@@ -68,15 +68,15 @@ class SmallestHashSplit(SplitRule):
     def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
         yield SplitDocument(text, digest, digest in self._digests)
 
-    def sentences(self) -> Iterator[str]:
+    def messages(self) -> Iterator[str]:
         yield (
             f"held out for validation: {len(self._digests):,} of {self._documents:,} distinct documents, those with "
-            "the smallest hashes; a share by hash would have been too little to measure"
+            "the smallest hashes; a share by hash would have been too small to measure a loss"
         )
 
 
 class TailSplit(SplitRule):
-    """The last part of the longest document: ``share`` of its characters."""
+    """Hold out the end of the longest document: ``share`` of its characters."""
 
     def __init__(self, longest: bytes, share: float) -> None:
         self._longest, self._share = longest, share
@@ -86,22 +86,22 @@ class TailSplit(SplitRule):
             yield SplitDocument(text, digest, held_out=False)
             return
         cut = min(max(1, round(len(text) * (1 - self._share))), len(text) - 1)
-        yield SplitDocument(text[:cut], digest_of(text[:cut]), held_out=False)
-        yield SplitDocument(text[cut:], digest_of(text[cut:]), held_out=True)
+        yield SplitDocument(text[:cut], document_hash(text[:cut]), held_out=False)
+        yield SplitDocument(text[cut:], document_hash(text[cut:]), held_out=True)
 
-    def sentences(self) -> Iterator[str]:
+    def messages(self) -> Iterator[str]:
         yield (
             f"held out for validation: the last {100 * self._share:.2g} % of the longest document; "
-            "whole ones would have been too much or too little"
+            "complete documents would have been too much or too little"
         )
 
 
-class Given(SplitRule):
-    """A validation text of its own: what also stands in it is not trained on."""
+class SourceSplit(SplitRule):
+    """Validate on a separate source; documents that are also in it are not trained on."""
 
     def __init__(self, validation: Iterable[bytes], name: str) -> None:
         self._name = name
-        # Eight bytes of each digest: that two different documents share them happens once in 2⁶⁴ / documents texts.
+        # Eight bytes of each hash: a collision of two documents has a chance of documents / 2^64.
         self._digests = _sorted(validation)
 
     def assign(self, text: str, digest: bytes) -> Iterator[SplitDocument]:
@@ -110,8 +110,8 @@ class Given(SplitRule):
         if at == len(self._digests) or self._digests[at] != number:
             yield SplitDocument(text, digest, held_out=False)
 
-    def sentences(self) -> Iterator[str]:
-        yield f"validation text: {self._name}"
+    def messages(self) -> Iterator[str]:
+        yield f"validation source: {self._name}"
 
 
 def _sorted(digests: Iterable[bytes]) -> NDArray[np.uint64]:
@@ -120,38 +120,38 @@ def _sorted(digests: Iterable[bytes]) -> NDArray[np.uint64]:
 
 
 def holdout_rule(documents: Iterable[str], fraction: float) -> SplitRule:
-    """The rule for holding out ``fraction`` of ``documents``; reads only as far as it must. Raises DataError."""
+    """Return the rule that holds out ``fraction`` of ``documents``; reads no more than needed. Raises DataError."""
     distinct: dict[bytes, int] = {}
-    read = learned = held = 0
+    read = training = held = 0
     for text in documents:
-        digest, size = digest_of(text), len(text.encode())
+        digest, size = document_hash(text), len(text.encode())
         read += size
         if digest not in distinct:
             distinct[digest] = size
             if in_holdout(digest, fraction):
                 held += size
             else:
-                learned += size
-        enough = held >= LEAST_HELD_BYTES or (held and read >= FARTHEST_BYTES)
-        if enough and held <= max(2 * fraction, MOST_HELD_SHARE) * (held + learned) and learned:
+                training += size
+        large_enough = held >= MIN_HOLDOUT_BYTES or (held and read >= MAX_INSPECTED_BYTES)
+        if large_enough and held <= max(2 * fraction, MAX_HOLDOUT_SHARE) * (held + training) and training:
             return HashSplit(fraction)
-    return _of_few(distinct, fraction)
+    return _small_text_rule(distinct, fraction)
 
 
-def _of_few(sizes: dict[bytes, int], fraction: float) -> SplitRule:
-    """The rule for all distinct documents of a small text, given as digest → bytes."""
+def _small_text_rule(sizes: dict[bytes, int], fraction: float) -> SplitRule:
+    """Return the rule for a small text, given as hash → bytes of all its distinct documents."""
     total = sum(sizes.values())
     if total < 2:
-        raise DataError("The text has no two characters to learn from.", hint="Bring more text.")
-    wanted = max(fraction * total, min(LEAST_HELD_BYTES, LEAST_HELD_SHARE * total))
-    most = max(2 * wanted, MOST_HELD_SHARE * total)
+        raise DataError("The text needs at least two characters.", hint="Use more text.")
+    target = max(fraction * total, min(MIN_HOLDOUT_BYTES, MIN_HOLDOUT_SHARE * total))
+    limit = max(2 * target, MAX_HOLDOUT_SHARE * total)
     chosen: list[bytes] = []
     held = 0
     for digest in sorted(sizes):
-        if held < wanted and held + sizes[digest] <= most and len(chosen) < len(sizes) - 1:
+        if held < target and held + sizes[digest] <= limit and len(chosen) < len(sizes) - 1:
             chosen.append(digest)
             held += sizes[digest]
-    if held >= wanted / 2:
+    if held >= target / 2:
         return SmallestHashSplit(frozenset(chosen), len(sizes))
     longest = max(sizes, key=lambda digest: (sizes[digest], digest))
-    return TailSplit(longest, min(wanted / sizes[longest], 1.0))
+    return TailSplit(longest, min(target / sizes[longest], 1.0))

@@ -1,54 +1,54 @@
-"""The text that a tokenizer is trained on: all of it, or an even sample of a large one, the same at every run."""
+"""Text that a tokenizer is trained on: all training text, or a reproducible sample of a large one."""
 
 from collections.abc import Iterable, Iterator
 
 from fabella.data.prepare.splitting import SplitDocument
 
-# Merges learned from more text hardly differ; the trainers hold the words of all of it in memory.
-MOST_BYTES = 100_000_000
+MAX_SAMPLE_BYTES = 100_000_000
+"""Bytes of the sample: more text hardly changes the merges, and trainers keep all of its words in memory."""
 
 
 class ByteBudgetSample:
-    """Documents whose hash lies below a bound; whenever they exceed ``most`` bytes, the bound is halved."""
+    """Documents whose hash is below a bound, which is halved whenever they exceed ``max_bytes`` bytes."""
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int = MAX_SAMPLE_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._bound = 2**64
-        self._kept: list[tuple[int, str, int]] = []
-        self.read = self.kept = 0
-        """bytes of all documents, and of those kept"""
+        self._sampled: list[tuple[int, str, int]] = []
+        self.read_bytes = self.sampled_bytes = 0
+        """Bytes of all documents, and of the sampled ones."""
 
     def add(self, document: SplitDocument) -> None:
-        """Keep the document if its hash lies below the bound."""
-        # The other half of the digest than the one that decides on the side.
+        """Sample the document if its hash is below the bound."""
+        # The half of the hash that does not determine the split.
         number, size = int.from_bytes(document.digest[8:], "big"), len(document.text.encode())
-        self.read += size
+        self.read_bytes += size
         if number >= self._bound:
             return
-        self._kept.append((number, document.text, size))
-        self.kept += size
-        while self.kept > self._most and len(self._kept) > 1:
+        self._sampled.append((number, document.text, size))
+        self.sampled_bytes += size
+        while self.sampled_bytes > self._max_bytes and len(self._sampled) > 1:
             self._bound //= 2
-            self._kept = [entry for entry in self._kept if entry[0] < self._bound]
-            self.kept = sum(size for _, _, size in self._kept)
+            self._sampled = [entry for entry in self._sampled if entry[0] < self._bound]
+            self.sampled_bytes = sum(size for _, _, size in self._sampled)
 
     def texts(self) -> Iterator[str]:
-        """The documents kept, in their order."""
-        return (text for _, text, _ in self._kept)
+        """Return the sampled documents in order."""
+        return (text for _, text, _ in self._sampled)
 
-    def sentence(self) -> str:
-        """What to tell of the sample."""
-        if self.kept == self.read:
+    def message(self) -> str:
+        """Return a sentence about the sample."""
+        if self.sampled_bytes == self.read_bytes:
             return "the tokenizer was trained on all of the training text"
         return (
-            f"the tokenizer was trained on {self.kept / 1e6:.1f} of {self.read / 1e6:.1f} MB of the training text, "
-            "documents chosen by their hash"
+            f"the tokenizer was trained on {self.sampled_bytes / 1e6:.1f} of {self.read_bytes / 1e6:.1f} MB "
+            "of the training text, documents chosen by hash"
         )
 
 
-def sample_bytes(documents: Iterable[SplitDocument], most: int = MOST_BYTES) -> ByteBudgetSample:
-    """A sample of the training side of ``documents``."""
-    sample = ByteBudgetSample(most)
+def sample_bytes(documents: Iterable[SplitDocument], max_bytes: int = MAX_SAMPLE_BYTES) -> ByteBudgetSample:
+    """Sample the training split of ``documents``."""
+    sample = ByteBudgetSample(max_bytes)
     for document in documents:
         if not document.held_out:
             sample.add(document)

@@ -1,40 +1,26 @@
-"""A process that encodes what it is sent: ``python -m fabella.data.prepare.worker TOKENIZER_FOLDER DTYPE``.
+"""Worker process that tokenizes documents: ``python -m fabella.data.prepare.worker``, started by worker_pool.py."""
 
-It is fed through its standard input and ends when that ends, so that it never outlives who started it, however
-that one ended. It ignores Ctrl-C, which is for its parent to answer.
-"""
-
-import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fabella.data.pipe_messages import receive, send
+from fabella.data.child_process import Frame, Handler, serve
 from fabella.data.prepare.tokenize import encode
-from fabella.errors import FabellaError
 from fabella.tokenizers import loading
 
-DONE, FAILED = b"done", b"failed"
 
+def open_handler(request: dict[str, Any]) -> Handler:
+    """Load the tokenizer at ``request["tokenizer"]``; the handler maps UTF-8 texts to ids, lengths and sizes."""
+    tokenizer, dtype = loading.load(Path(request["tokenizer"])), np.dtype(request["dtype"])
 
-def main(folder: str, dtype: str) -> None:
-    """Answer requests with the ids of their texts until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tokenizer = loading.load(Path(folder))
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    while True:
-        try:
-            texts = receive(requests)
-        except EOFError:
-            return
-        try:
-            encoded = encode(tokenizer, [text.decode() for text in texts], np.dtype(dtype))
-        except FabellaError as error:
-            send(answers, FAILED, error.message.encode(errors="replace"), error.hint.encode(errors="replace"))
-        else:
-            send(answers, DONE, encoded.ids.data, encoded.lengths.data, encoded.sizes.data)
+    def handle(texts: Frame) -> Sequence[memoryview]:
+        encoded = encode(tokenizer, [text.decode() for text in texts], dtype)
+        return encoded.ids.data, encoded.lengths.data, encoded.sizes.data
+
+    return handle
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(open_handler)

@@ -1,11 +1,11 @@
-"""Text as it is read → shuffled batches, without anything on disk; exact wherever it is gone on from.
+"""Streaming dataset: text → shuffled batches without a dataset on disk, resumable exactly after every batch.
 
-    each source: documents, epoch after epoch ─▶ row buffer: shuffled ─▶ encoded ─┐
-    mixture: which source is next, by weight ◀────────────────────────────────────┘
-        ─▶ cut into windows ─▶ sequence buffer: shuffled ─▶ batches
+    each source: documents, epoch after epoch ─▶ document shuffle buffer ─▶ tokenize ─┐
+    mixture: draw the next source by weight ◀─────────────────────────────────────────┘
+        ─▶ pack into sequences ─▶ sequence shuffle buffer ─▶ batches
 
-Nothing is drawn from a random state: every choice is a function of the seed and a counter, and what a buffer holds is
-read again. The whole state is a few counters for each source, as JSON.
+There is no random state: every choice is a function of the seed and a counter, and buffers are read again on resume.
+The state is a few counters per source, as JSON.
 """
 
 import json
@@ -19,61 +19,64 @@ from fabella.data.dataset import TokenIds, dtype_for
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.splitting import SplitRule
 from fabella.data.prepare.tokenize import encode
-from fabella.data.streaming.packing import cutter
+from fabella.data.streaming.packing import packer
 from fabella.data.streaming.shuffle_buffer import ResumableStream, ShuffleBuffer, shuffled, varying_sizes
 from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
 from fabella.splitmix64 import splitmix64
 from fabella.text.resumable import Leaf, flatten_mixture
 from fabella.tokenizers.tokenizer import Tokenizer
 
-# Documents encoded in one call: enough for the tokenizer to be fast, few enough not to be waited for.
-ENCODED_TOGETHER = 64
-ENCODED_BYTES = 2**18
-# A row buffer of documents of a mebibyte each must not fill the memory.
-ROW_BUFFER_BYTES = 2**26
+TOKENIZE_DOCUMENTS = 64
+"""Documents tokenized in one call: enough for the tokenizer to be fast, few enough for a short wait."""
+TOKENIZE_BYTES = 2**18
+"""Bytes tokenized in one call, at most one document more."""
+DOCUMENT_BUFFER_BYTES = 2**26
+"""Bytes of a document shuffle buffer, at most one document more: documents of 1 MiB must not fill the memory."""
 
 
 class StreamingDataset:
-    """The training batches of ``data`` under ``seed``. Another size of batches cuts the same line of windows."""
+    """Training batches of ``data`` under ``seed``. The order of sequences does not depend on the batch sizes."""
 
     def __init__(self, data: DataConfig, tokenizer: Tokenizer, seed: int, state: str = "") -> None:
-        """``state``: ``Batch.stream`` of the batch to go on after; empty: from the beginning. Raises TextError."""
-        section = data.mode
-        assert isinstance(section, Streaming), "a stream is asked for"
+        """Open the stream after ``state`` (``Batch.stream`` of the last batch; empty: beginning). Raises TextError."""
+        mode = data.mode
+        assert isinstance(mode, Streaming), "data.mode is streaming"
         self._tokenizer, self._dtype = tokenizer, dtype_for(tokenizer.vocab_size)
         rule = Corpus(data, None).rule
         sources = flatten_mixture(data.source)
         parts = [
-            self._encoded(
-                source, data, rule, section.document_shuffle_buffer, splitmix64(splitmix64(seed) + splitmix64(number))
+            self._tokenized(
+                source, data, rule, mode.document_shuffle_buffer, splitmix64(splitmix64(seed) + splitmix64(number))
             )
             for number, (_, source) in enumerate(sources, start=1)
         ]
-        drawn = WeightedInterleave(parts, [weight for weight, _ in sources], seed)
-        self._cutter = cutter(drawn, data.sequences, tokenizer.eos_id, self._dtype)
+        documents = WeightedInterleave(parts, [weight for weight, _ in sources], seed)
+        self._packer = packer(documents, data.sequences, tokenizer.eos_id, self._dtype)
         key = splitmix64(splitmix64(seed) + splitmix64(0))
-        self._windows = ShuffleBuffer(self._cutter, shuffled(key), varying_sizes(section.sequence_shuffle_buffer, key))
+        self._sequences = ShuffleBuffer(self._packer, shuffled(key), varying_sizes(mode.sequence_shuffle_buffer, key))
         if state:
-            self._windows.restore(json.loads(state))
+            self._sequences.restore(json.loads(state))
 
-    def _encoded(
+    def _tokenized(
         self, source: Leaf, data: DataConfig, rule: SplitRule, buffer: int, key: int
     ) -> ResumableStream[TokenIds]:
-        """The documents of one source, shuffled by its row buffer, as ids."""
-        rows = ShuffleBuffer(
+        """Return the documents of one source, shuffled by its buffer, as ids."""
+        documents = ShuffleBuffer(
             RepeatedSource(source, data, rule, key),
             shuffled(key),
             varying_sizes(buffer, key),
-            weigh=len,
-            most=ROW_BUFFER_BYTES,
+            size_of=len,
+            max_size=DOCUMENT_BUFFER_BYTES,
         )
-        return ShuffleBuffer(rows, self._encode, lambda _number: ENCODED_TOGETHER, weigh=len, most=ENCODED_BYTES)
+        return ShuffleBuffer(
+            documents, self._encode, lambda _number: TOKENIZE_DOCUMENTS, size_of=len, max_size=TOKENIZE_BYTES
+        )
 
     def _encode(self, texts: list[str], _number: int) -> Sequence[TokenIds]:
         encoded = encode(self._tokenizer, texts, self._dtype)
         return np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])
 
     def batch(self, size: int) -> Batch:
-        """The next ``size`` windows."""
-        windows = [self._windows.next_item() for _ in range(size)]
-        return self._cutter.batch(windows, json.dumps(self._windows.state(), separators=(",", ":")))
+        """Return the next ``size`` sequences."""
+        sequences = [self._sequences.next_item() for _ in range(size)]
+        return self._packer.batch(sequences, json.dumps(self._sequences.state(), separators=(",", ":")))

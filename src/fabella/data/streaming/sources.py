@@ -1,4 +1,4 @@
-"""Training documents of one source, epoch after epoch, and of a mixture of sources: read on from any document."""
+"""Training documents of one source, epoch after epoch, and of a mixture of sources; resumable at any document."""
 
 import itertools
 import zlib
@@ -13,7 +13,7 @@ from fabella.data.dataset import TokenIds
 from fabella.data.permutation import permute
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SplitRule
-from fabella.data.streaming.shuffle_buffer import ResumableStream, State, changed
+from fabella.data.streaming.shuffle_buffer import ResumableStream, State, changed_error
 from fabella.errors import TextError
 from fabella.splitmix64 import splitmix64
 from fabella.text.decode_policy import DecodePolicy
@@ -24,119 +24,119 @@ from fabella.text.source import describe
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where reading a source stands; documents are counted as they are read, those held out included."""
+    """Position in a source. Documents are counted as they are read, including held-out ones."""
 
     epoch: int = 0
     mark: str = ""
-    """of the portion that is read; empty before the first"""
+    """Cursor of the current chunk; empty before the first."""
     documents: int = 0
-    """of the portion that have been read"""
+    """Documents read of the current chunk."""
     digest: int = 0
-    """CRC-32 of them"""
+    """CRC-32 of the documents read of the current chunk."""
     bad_lines: int = 0
-    """in earlier portions of this epoch"""
+    """Broken lines in earlier chunks of this epoch."""
     before: int = 0
-    """documents in earlier portions of this epoch"""
+    """Documents in earlier chunks of this epoch."""
     total: int = 0
-    """sum of the digests of those portions, modulo 2⁶⁴"""
+    """Sum of the digests of earlier chunks of this epoch, modulo 2^64."""
     learned: int = 0
-    """documents of this epoch that are trained on"""
+    """Training documents of this epoch so far."""
     first_documents: int = 0
     first_total: int = 0
-    """documents and total of the first epoch, once it is over"""
+    """Documents and total of the first epoch; 0 until it is over."""
 
 
 class RepeatedSource:
-    """The training documents of one source, in portions that each epoch reads in another order; None between epochs."""
+    """Training documents of one source in chunks, which each epoch reads in another order; None between epochs."""
 
     def __init__(self, source: Leaf, data: DataConfig, rule: SplitRule, key: int) -> None:
         self._source, self._data, self._rule, self._key = source, data, rule, key
         self.restore({})
 
     def next_item(self) -> str | None:
-        """The next document. Raises TextError: reading failed, nothing is there, another epoch than the first."""
+        """Return the next document. Raises TextError: no text, damage, or an epoch unlike the first."""
         while True:
             text = next(self._texts, None)
             if text is not None:
-                if (learned := self._count(text)) is not None:
-                    return learned
-            elif not self._next_portion():
+                if (document := self._count(text)) is not None:
+                    return document
+            elif not self._next_chunk():
                 self._end_epoch()
                 return None
 
     def state(self) -> State:
-        """Where it stands: a Place."""
-        return asdict(self._place())
+        """Return the position as the fields of a Cursor."""
+        return asdict(self._cursor())
 
     def restore(self, state: State) -> None:
-        """Read up to ``state``, a Place; nothing of it: from the beginning."""
-        place = Cursor(**state)
-        self._begin(place)
-        if not place.mark and not place.documents:
+        """Read up to ``state``, the fields of a Cursor; empty means the beginning."""
+        cursor = Cursor(**state)
+        self._open(cursor)
+        if not cursor.mark and not cursor.documents:
             return
-        if not self._next_portion() or self._mark != place.mark:
-            raise changed(f"{describe(self._source)} has fewer parts")
-        for text in itertools.islice(self._texts, place.documents):
+        if not self._next_chunk() or self._mark != cursor.mark:
+            raise changed_error(f"{describe(self._source)} has fewer parts")
+        for text in itertools.islice(self._texts, cursor.documents):
             self._documents, self._digest = self._documents + 1, zlib.crc32(text.encode(), self._digest)
-        if (self._documents, self._digest) != (place.documents, place.digest):
-            raise changed(f"in {describe(self._source)}, the documents before the place where it stood")
+        if (self._documents, self._digest) != (cursor.documents, cursor.digest):
+            raise changed_error(f"in {describe(self._source)}, the documents before its position")
 
-    def _place(self) -> Cursor:
+    def _cursor(self) -> Cursor:
         return replace(self._at, mark=self._mark, documents=self._documents, digest=self._digest, learned=self._learned)
 
-    def _begin(self, place: Cursor) -> None:
-        """Open the source at the portion of ``place``."""
+    def _open(self, cursor: Cursor) -> None:
+        """Open the source at the chunk of ``cursor``."""
         data = self._data
-        self._reading = DecodePolicy(data.decode_errors, data.max_bad_lines, bad_lines=place.bad_lines)
-        self._portions: Iterator[Chunk] = iter_chunks(
-            self._source, self._reading, lambda n: self._order(n, place.epoch), place.mark
+        self._policy = DecodePolicy(data.decode_errors, data.max_bad_lines, bad_lines=cursor.bad_lines)
+        self._chunks: Iterator[Chunk] = iter_chunks(
+            self._source, self._policy, lambda n: self._order(n, cursor.epoch), cursor.mark
         )
-        self._at = replace(place, documents=0, digest=0)
-        self._mark, self._documents, self._digest, self._learned = place.mark, 0, 0, place.learned
+        self._at = replace(cursor, documents=0, digest=0)
+        self._mark, self._documents, self._digest, self._learned = cursor.mark, 0, 0, cursor.learned
         self._texts: Iterator[str] = iter(())
 
     def _order(self, n: int, epoch: int) -> list[int]:
         return permute(np.arange(n), n, splitmix64(self._key + splitmix64(~epoch))).tolist() if n else []
 
     def _count(self, text: str) -> str | None:
-        """The document, or its part that is trained on; None where it is held out."""
+        """Count a document; return it, or the part of it that is trained on, or None if it is held out."""
         raw = text.encode()
         self._documents, self._digest = self._documents + 1, zlib.crc32(raw, self._digest)
-        kept = [part.text for part in self._rule.assign(text, document_hash(text)) if not part.held_out]
-        self._learned += len(kept)
-        return kept[0] if kept else None
+        training = [part.text for part in self._rule.assign(text, document_hash(text)) if not part.held_out]
+        self._learned += len(training)
+        return training[0] if training else None
 
-    def _next_portion(self) -> bool:
-        """Add up the portion that is over and open the next; False where there is none."""
+    def _next_chunk(self) -> bool:
+        """Add up the finished chunk and open the next; False if there is none."""
         at = self._at = replace(
             self._at,
             before=self._at.before + self._documents,
             total=(self._at.total + self._digest) % 2**64,
-            bad_lines=self._reading.bad_lines,
+            bad_lines=self._policy.bad_lines,
         )
         self._documents, self._digest = 0, 0
-        portion = next(self._portions, None)
-        if portion is None:
+        chunk = next(self._chunks, None)
+        if chunk is None:
             return False
-        self._at = replace(at, mark=portion.cursor)
-        self._mark, self._texts = portion.cursor, portion.texts
+        self._at = replace(at, mark=chunk.cursor)
+        self._mark, self._texts = chunk.cursor, chunk.texts
         return True
 
     def _end_epoch(self) -> None:
         at = self._at
         if not self._learned:
-            raise TextError(f"There is no training text in {describe(self._source)}.", hint="Bring more text.")
+            raise TextError(f"There is no training text in {describe(self._source)}.", hint="Use more text.")
         first = (at.first_documents, at.first_total) if at.epoch else (at.before, at.total)
         if (at.before, at.total) != first:
-            then, now = f"{first[0]:,} documents in its first epoch", f"{at.before:,} in epoch {at.epoch + 1}"
-            raise changed(f"{describe(self._source)} had {then}, and has {now} with other content")
-        self._begin(Cursor(epoch=at.epoch + 1, first_documents=first[0], first_total=first[1]))
+            old, new = f"{first[0]:,} documents in its first epoch", f"{at.before:,} in epoch {at.epoch + 1}"
+            raise changed_error(f"{describe(self._source)} had {old}, and has {new} with other content")
+        self._open(Cursor(epoch=at.epoch + 1, first_documents=first[0], first_total=first[1]))
 
 
 class WeightedInterleave:
-    """Documents of several sources, encoded. Which source gives draw ``n`` is decided by (seed, n) and the weights.
+    """Documents of several sources as ids. The source of draw ``n`` depends on (seed, n) and the weights.
 
-    A source that ends begins again by itself, so that the shares are the weights however long the sources are.
+    A source that ends starts over, so that the shares equal the weights whatever the lengths of the sources.
     """
 
     def __init__(self, parts: Sequence[ResumableStream[TokenIds]], weights: Sequence[float], seed: int) -> None:
@@ -145,19 +145,19 @@ class WeightedInterleave:
         self._draws = 0
 
     def next_item(self) -> TokenIds:
-        """The next document of the source that is drawn."""
+        """Draw a source and return its next document."""
         part = bisect_right(self._borders, uniform(self._seed, self._draws))
         self._draws += 1
         ids = self._parts[part].next_item()
-        assert ids is not None, "a source of documents has no end"
+        assert ids is not None, "a source never ends"
         return ids
 
     def state(self) -> State:
-        """The number of draws, and each source's state."""
+        """Return the number of draws and the state of each source."""
         return {"draws": self._draws, "parts": [part.state() for part in self._parts]}
 
     def restore(self, state: State) -> None:
-        """Each source where it stood."""
+        """Restore each source."""
         self._draws = state["draws"]
         for part, inner in zip(self._parts, state["parts"], strict=True):
             part.restore(inner)

@@ -1,1 +1,1 @@
-"""Readers: one file per text format."""
+"""Readers: one file per text format, found by its ``SUFFIXES``; reader.py has the contract."""

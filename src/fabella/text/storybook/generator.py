@@ -1,60 +1,59 @@
-"""The storybook: as many tiny stories as you like, each of 60 to 200 words, with a beginning, a middle and an end.
+"""Built-in story generator: any number of short stories of 60 to 200 words with a beginning, a middle and an end.
 
-A story is a plot (somebody wants something, something goes wrong, somebody helps, all is well) told in one of
-two worlds, with a hero, a friend, an elder, a thing and some places that stay the same to its end. Of every
-beat of the plot one variant is told. The words are in ``storybook_words``, the plots in ``storybook_plots_…``,
-their notation in ``storybook_grammar``. In the spirit of TinyStories (Eldan & Li 2023, arXiv 2305.07759).
+A story follows a plot: a hero wants something, something goes wrong, a friend helps, all ends well. It takes place in
+one of two worlds, with a hero, a friend, an elder, a thing and places that stay the same to its end. One variant of
+each beat of the plot is drawn. The words are in words.py, the plots in plots/*.txt, their notation in grammar.py.
+In the spirit of TinyStories (Eldan & Li 2023, arXiv 2305.07759).
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fabella.splitmix64 import GAMMA, splitmix64
 from fabella.text.storybook import words as words
-from fabella.text.storybook.grammar import Cast, Plot, casts, read, word
-from fabella.text.storybook.plots_friends import FRAGMENTS, FRIENDS
-from fabella.text.storybook.plots_growing import GROWING_UP
-from fabella.text.storybook.plots_wonders import WONDERS
+from fabella.text.storybook.grammar import Cast, Plot, casts, parse_plots, word_plot
 
+PLOT_FILES = ("friends", "growing_up", "wonders")
+"""Files of plots/ in the order of the plots; a draw is an index into it, so new files go to the end."""
 CHOICES = 40
-"""numbers drawn for a story: those for its words, below, and one for each beat of its plot"""
+"""Random numbers per story: those for its words, below, and one for each beat of its plot."""
 CHOICES_OF_WORDS = 20
+"""Random numbers per story that choose the plot and the words."""
 CASTS = tuple(casts())
-AT_ONCE = 1024
-"""stories drawn for in one stroke"""
-
-GAMMA = np.uint64(0x9E3779B97F4A7C15)
+BATCH_STORIES = 1024
+"""Stories whose random numbers are computed at once."""
 VOWELS = "aeiou"
 
 
 def stories(count: int, *, seed: int, start: int = 0) -> Iterator[str]:
-    """Stories ``start`` … ``start + count - 1`` of ``seed``. Story ``i`` is the same whichever others are told."""
-    for first in range(start, start + count, AT_ONCE):
-        drawn = draws(seed, first, min(AT_ONCE, start + count - first))
-        yield from map(_tell, drawn.tolist())
+    """Yield stories ``start`` to ``start + count - 1`` of ``seed``. Each story depends only on its number and seed."""
+    for first in range(start, start + count, BATCH_STORIES):
+        drawn = draws(seed, first, min(BATCH_STORIES, start + count - first))
+        yield from map(_write_story, drawn.tolist())
 
 
 def draws(seed: int, first: int, count: int) -> NDArray[np.uint32]:
-    """[count CHOICES] numbers that look random, from (seed, story, choice) alone: SplitMix64, twice."""
+    """Return random numbers, [count, CHOICES], each a function of (seed, story, choice): SplitMix64, twice."""
+    gamma = np.uint64(GAMMA)
     story = np.arange(first, first + count, dtype=np.uint64)
-    key = _mixed(_mixed(np.array([seed % 2**64], dtype=np.uint64)) + story * GAMMA)
+    key = splitmix64(splitmix64(np.array([seed % 2**64], dtype=np.uint64)) + story * gamma)
     choice = np.arange(1, CHOICES + 1, dtype=np.uint64)
-    return (_mixed(key[:, None] + choice * GAMMA) >> np.uint64(32)).astype(np.uint32)
+    return (splitmix64(key[:, None] + choice * gamma) >> np.uint64(32)).astype(np.uint32)
 
 
-def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The output function of SplitMix64 (Steele, Lea & Flood 2014); a bijection of 64-bit numbers."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def plot_text(name: str) -> str:
+    """Return the text of ``plots/NAME.txt``, in the notation of grammar.py."""
+    return (files(__package__ or "") / "plots" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 class Person(NamedTuple):
-    """Somebody a story can be about: Lily, a dancer, who goes to Mom for advice; Rory, a fox, who goes to Mr. Toad."""
+    """Character of a story: Lily, a dancer, whose elder is Mom; Rory, a fox, whose elder is Mr. Toad."""
 
     name: str
     being: str
@@ -62,10 +61,10 @@ class Person(NamedTuple):
 
 
 class World(NamedTuple):
-    """The words of one world, ready to be drawn from."""
+    """Words of one world, as tuples to draw from."""
 
     people: tuple[tuple[Person, ...], tuple[Person, ...]]
-    """those who are he, those who are she"""
+    """Characters with the pronoun he, and with the pronoun she."""
     friends_have: tuple[str, ...]
     homes: tuple[str, ...]
     treats: tuple[str, ...]
@@ -76,7 +75,7 @@ class World(NamedTuple):
 
 
 class Library(NamedTuple):
-    """Everything a story is told from."""
+    """All words and plots."""
 
     worlds: tuple[World, World]
     plots: dict[Cast, tuple[Plot, ...]]
@@ -89,11 +88,11 @@ class Library(NamedTuple):
 
 @cache
 def library() -> Library:
-    """Read once, at the first story."""
-    written = read(FRAGMENTS, FRIENDS, GROWING_UP, WONDERS)
+    """Return the library, parsed at the first call."""
+    parsed = parse_plots(plot_text("fragments"), *(plot_text(name) for name in PLOT_FILES))
     return Library(
         worlds=(_world("home"), _world("woods")),
-        plots={cast: tuple(word(plot, cast) for plot in written) for cast in casts()},
+        plots={cast: tuple(word_plot(plot, cast) for plot in parsed) for cast in casts()},
         heroes_are=tuple(f"{with_article(adjective)} " for adjective in words.HEROES_ARE.split()),
         days=_lines(words.DAYS),
         colors=tuple(f"{with_article(color)} " for color in words.COLORS.split()),
@@ -109,7 +108,7 @@ def _world(name: str) -> World:
     friends_have = tuple(f" {line}" for line in _lines(words.FRIENDS_HAVE))
     return World(
         people=(_people(people[0]), _people(people[1])),
-        friends_have=(*friends_have, *("",) * 5),  # "a hedgehog" says enough, too
+        friends_have=(*friends_have, *("",) * 5),  # "a hedgehog" alone is drawn, too
         homes=_lines(words.HOMES[name]),
         treats=_spaced(words.TREATS[name]),
         places=tuple((where, at) for where, at in places),
@@ -120,7 +119,7 @@ def _world(name: str) -> World:
 
 
 def _people(entries: str) -> tuple[Person, ...]:
-    """``Rory the fox and Mr. Toad, …``"""
+    """Parse ``Rory the fox and Mr. Toad, …``."""
     return tuple(Person(*re.split(" the | and ", entry)) for entry in " ".join(entries.split()).split(", "))
 
 
@@ -132,7 +131,7 @@ def _spaced(block: str) -> tuple[str, ...]:
     return tuple(entry.replace("-", " ") for entry in block.split())
 
 
-def _tell(draw: list[int]) -> str:
+def _write_story(draw: list[int]) -> str:
     book = library()
     cast = CASTS[draw[0] % len(CASTS)]
     plots = book.plots[cast]
@@ -150,7 +149,7 @@ def _slots(book: Library, world: World, cast: Cast, draw: list[int]) -> dict[str
     color, thing = book.colors[draw[7] % len(book.colors)], book.things[draw[8] % len(book.things)]
     treats = world.treats[draw[9] % len(world.treats)]
     place, at_place = world.places[draw[10] % len(world.places)]
-    # Three different ones: no step is half a round.
+    # Three different spots: a step is less than half of their number.
     spot, step = draw[11], 1 + draw[12] % ((len(world.spots) - 1) // 2)
     return {
         "Hero": hero.name,
@@ -177,11 +176,11 @@ def _slots(book: Library, world: World, cast: Cast, draw: list[int]) -> dict[str
 
 
 def _two(first: Sequence[Person], draw: int, second: Sequence[Person], other_draw: int) -> tuple[Person, Person]:
-    """One of each list, and not the same one where both are one list."""
+    """Draw one person of each list; two different ones if the lists are the same."""
     chosen, other = first[draw % len(first)], second[other_draw % len(second)]
     return chosen, other if other != chosen else second[(other_draw + 1) % len(second)]
 
 
 def with_article(noun: str) -> str:
-    """``an owl``, ``a fox``"""
+    """Return ``an owl``, ``a fox``."""
     return f"an {noun}" if noun[0] in VOWELS else f"a {noun}"

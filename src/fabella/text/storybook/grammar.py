@@ -1,7 +1,15 @@
-"""The storybook's notation: plots written as blocks of text, read once into tuples that are quick to tell from.
+"""Notation of the storybook's plots (plots/*.txt), parsed into tuples of %-templates.
 
-``{he} {He} {him} {his} {His} {himself}`` are the hero's, ``{f.he} …`` the friend's; they are settled when a plot is
-read, once for every pair of heroine or hero and friend. All other ``{slots}`` are filled for each story.
+    = name      begins a plot; a blank line separates its beats, of which one variant each is drawn
+    - text      a variant; ``3-`` is three times as likely, ``home-`` and ``woods-`` belong to one world;
+                an indented line continues it
+    ~           the variant that is empty
+    ¶           begins a paragraph
+    > name      inserts a beat of fragments.txt
+    @ a | b     begins a table, of which one row fills the slots a and b for the whole story
+
+``{he} {He} {him} {his} {His} {himself}`` are the hero's, ``{f.he} …`` the friend's; they are filled in when a plot is
+parsed, once for every pair of pronouns. All other ``{slots}`` are filled for each story.
 """
 
 import re
@@ -15,14 +23,14 @@ SHE = {"he": "she", "He": "She", "him": "her", "his": "her", "His": "Her", "hims
 SLOT = re.compile(r"\{(\w+)\}")
 VARIANT = re.compile(r"(\d*)(home|woods)?- (.+)", re.DOTALL)
 
-NOTHING = "~"
-"""the variant that tells nothing"""
+EMPTY_VARIANT = "~"
+"""The empty variant."""
 
 Row = tuple[tuple[str, str], ...]
 
 
 class Cast(NamedTuple):
-    """For whom a plot is worded: everything in it that depends on more than slots."""
+    """World and pronouns that a plot is worded for: everything that does not depend on slots."""
 
     world: str
     heroine: bool
@@ -30,22 +38,24 @@ class Cast(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A plot worded for one cast, as %-templates."""
+    """Plot worded for one cast, as %-templates."""
 
     beats: tuple[tuple[str, ...], ...]
-    """of each beat one variant is told; white space between beats stands at their beginning"""
+    """Variants of each beat, of which one is drawn; the white space before a beat is part of its variants."""
     rows: tuple[Row, ...]
-    """one of these (slot, template) lists is drawn for the whole story; empty where the plot has no table"""
+    """Rows of (slot, template), of which one is drawn for the whole story; empty without a table."""
 
 
 class Beat(NamedTuple):
+    """One step of a plot: variants of which one is drawn."""
+
     new_paragraph: bool
     variants: tuple[tuple[str, str], ...]
-    """(world or "", text), as often as they are likely"""
+    """(world or "", text), repeated according to their weight."""
 
 
-class Written(NamedTuple):
-    """A plot as it is written, before it is worded."""
+class ParsedPlot(NamedTuple):
+    """Plot as parsed, before it is worded for a cast."""
 
     name: str
     beats: tuple[Beat, ...]
@@ -53,18 +63,18 @@ class Written(NamedTuple):
 
 
 def casts() -> Iterator[Cast]:
-    """Every cast a story can have: at home or in the woods, each of the two a he or a she."""
+    """Yield every cast: at home or in the woods, each of the two a he or a she."""
     return (Cast(*cast) for cast in product(("home", "woods"), (False, True), (False, True)))
 
 
-def read(fragments: str, *parts: str) -> list[Written]:
-    """Every plot of ``parts``, in order."""
-    borrowed = {name: _written(name, body, {}).beats for name, body in _chapters(fragments)}
-    return [_written(name, body, borrowed) for part in parts for name, body in _chapters(part)]
+def parse_plots(fragments: str, *parts: str) -> list[ParsedPlot]:
+    """Parse every plot of ``parts`` in order; ``fragments`` are beats that plots insert by name."""
+    known = {name: _parse(name, body, {}).beats for name, body in _chapters(fragments)}
+    return [_parse(name, body, known) for part in parts for name, body in _chapters(part)]
 
 
-def word(plot: Written, cast: Cast) -> Plot:
-    """``plot`` for one cast: pronouns and world settled, slots made ``%(slot)s``."""
+def word_plot(plot: ParsedPlot, cast: Cast) -> Plot:
+    """Word ``plot`` for one cast: fill in its pronouns, select its world, and turn slots into ``%(slot)s``."""
     pronouns = SHE if cast.heroine else HE
     of_friend = {f"f.{key}": value for key, value in (SHE if cast.friend_is_she else HE).items()}
 
@@ -76,7 +86,7 @@ def word(plot: Written, cast: Cast) -> Plot:
     def variants(beat: Beat, gap: str) -> Iterator[str]:
         for world, text in beat.variants:
             if world in ("", cast.world):
-                yield "" if text == NOTHING else gap + template(text)
+                yield "" if text == EMPTY_VARIANT else gap + template(text)
 
     beats = tuple(tuple(variants(beat, _gap(beat, number))) for number, beat in enumerate(plot.beats))
     return Plot(beats, tuple(tuple((slot, template(text)) for slot, text in row) for row in plot.rows))
@@ -94,7 +104,7 @@ def _chapters(text: str) -> Iterator[tuple[str, str]]:
         yield name, body
 
 
-def _written(name: str, body: str, fragments: dict[str, tuple[Beat, ...]]) -> Written:
+def _parse(name: str, body: str, fragments: dict[str, tuple[Beat, ...]]) -> ParsedPlot:
     beats: list[Beat] = []
     rows: tuple[Row, ...] = ()
     for block in body.strip().split("\n\n"):
@@ -108,7 +118,7 @@ def _written(name: str, body: str, fragments: dict[str, tuple[Beat, ...]]) -> Wr
             beats.append(beat._replace(new_paragraph=new_paragraph))
         else:
             beats.append(Beat(new_paragraph, tuple(variant for entry in entries for variant in _variants(entry))))
-    return Written(name, tuple(beats), rows)
+    return ParsedPlot(name, tuple(beats), rows)
 
 
 def _rows(entries: list[str]) -> tuple[Row, ...]:
@@ -118,6 +128,6 @@ def _rows(entries: list[str]) -> tuple[Row, ...]:
 
 def _variants(entry: str) -> list[tuple[str, str]]:
     match = VARIANT.fullmatch(entry)
-    assert match, f"no variant: {entry!r}"
+    assert match, f"not a variant: {entry!r}"
     times, world, text = match.groups()
     return [(world or "", text)] * int(times or 1)

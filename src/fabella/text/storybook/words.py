@@ -1,11 +1,11 @@
-"""Who and what the storybook tells of, in two worlds, home (children) and woods (animals), so that all fits together.
+"""Words of the storybook for two worlds, home (children) and woods (animals).
 
-Every list is a line of words or a block of lines; ``|`` separates the parts of an entry. Words that name a person
-here name nothing else in the book ("Button" is no name, since buttons are found under sofas).
+Every list is a line of words or a block of lines; ``|`` separates the parts of an entry. The name of a person is not
+used for anything else ("Button" is not a name, because buttons are found under sofas).
 """
 
-# Everybody is the same in every story: Rory is always a fox, and it is Mr. Toad who gives him advice. Six of each are
-# met often. So a small model soon knows who is who.
+# Each person is the same in every story: Rory is always a fox, and his elder is Mr. Toad. With six of each kind, a
+# small model learns them quickly.
 GIRLS = """
 Lily the dancer and Mom, Mia the singer and Grandma, Anna the gardener and Grandpa, Emma the baker and Aunt May,
 Amina the painter and Uncle Joe, Yuki the climber and Dad
@@ -26,7 +26,7 @@ Pip the hamster and Grandma Hen, Bramble the badger and Old Turtle, Rory the fox
 Barley the mole and Mrs. Goose, Otto the beaver and Uncle Heron, Twig the hare and Old Owl
 """
 
-# Twice is twice as often.
+# A word that is listed twice is drawn twice as often.
 HEROES_ARE = """
 little little little little small small young young kind curious gentle clever quiet playful
 """
@@ -98,7 +98,7 @@ Early one morning
 
 COLORS = "red blue green yellow purple orange pink white golden silver striped spotted tiny little old new"
 
-# A hyphen here is a space in the story.
+# A hyphen is a space in the story.
 THINGS = """
 kite ball doll drum scarf hat lantern whistle marble umbrella blanket bell basket flute toy-boat teddy-bear
 music-box toy-horse paper-crown toy-train cup pillow picture-book spinning-top toy-car bucket rattle puppet
@@ -117,7 +117,7 @@ raspberries
 
 CONTAINERS = "a basket of, a bowl of, a bag of, a plate of, a box of"
 
-# where to | where at
+# place to go to | place to be at
 PLACES = {
     "home": """
 the park | in the park

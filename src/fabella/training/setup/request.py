@@ -7,9 +7,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from fabella.config.data import DataConfig, Holdout, Pretokenized, Source, Streaming, ValidationSource
+from fabella.config.data import Holdout, Pretokenized, Source
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint
+from fabella.data.modes.mode import data_mode
 from fabella.data.prepare.pipeline import PrepareProgress as Preparing
 from fabella.data.prepare.pipeline import prepare
 from fabella.engine import engine as engines
@@ -17,7 +18,7 @@ from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import count
 from fabella.run_config.files import apply_overrides, load_config, preset_names, validate_config, with_sections
 from fabella.run_config.run import RunConfig
-from fabella.text.source import parse_source, resolve_paths, source_files
+from fabella.text.source import parse_source, source_files
 from fabella.training.setup.suggest_config import suggest_config
 
 
@@ -54,7 +55,7 @@ def resolve_request(asked: TrainRequest) -> ResolvedRequest:
     if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
         run = load_config(asked.what, asked.overrides, changes)
         engines.load(run.engine)  # one that cannot be used says so before anything is prepared
-        return ResolvedRequest(_with_absolute_paths(run, prepared), prepared, ())
+        return ResolvedRequest(_resolved(run, prepared), prepared, ())
     _refuse_misspelt(asked.what)
     _refuse_prepared(asked.what)
     _refuse_folder_of_prepared(asked.what)
@@ -63,7 +64,7 @@ def resolve_request(asked: TrainRequest) -> ResolvedRequest:
     choice = suggest_config(source, name_of(asked.what), size_of(source), gpu=gpu)
     values = with_sections(choice.run.model_dump(mode="json"), changes)
     run = validate_config(apply_overrides(values, asked.overrides))
-    return ResolvedRequest(_with_absolute_paths(run, prepared), prepared, choice.reasons_for(run))
+    return ResolvedRequest(_resolved(run, prepared), prepared, choice.reasons_for(run))
 
 
 def engine_of(asked: TrainRequest) -> str:
@@ -75,23 +76,9 @@ def engine_of(asked: TrainRequest) -> str:
     return load_config(asked.what).engine if is_config else "torch"
 
 
-def _with_absolute_paths(run: RunConfig, prepared: TokenizedDataset | None) -> RunConfig:
-    """A streamed run finds its text from any folder. Raises ConfigError where it was given a whole prepared text."""
-    if not isinstance(run.data.mode, Streaming):
-        return run
-    if prepared and "text" not in prepared.manifest:
-        raise ConfigError(
-            f"data.mode.kind = streaming: {prepared.folder} holds a prepared text, which is not read again.",
-            hint="Leave that setting out, or give --data the text itself.",
-        )
-    return run.model_copy(update={"data": _absolute(run.data)})
-
-
-def _absolute(data: DataConfig) -> DataConfig:
-    validation = data.validation
-    if isinstance(validation, ValidationSource):
-        validation = validation.model_copy(update={"source": resolve_paths(validation.source)})
-    return data.model_copy(update={"source": resolve_paths(data.source), "validation": validation})
+def _resolved(run: RunConfig, prepared: TokenizedDataset | None) -> RunConfig:
+    """Return the run with its data section as the data mode stores it. Raises ConfigError, as the mode does."""
+    return run.model_copy(update={"data": data_mode(run.data.mode.kind).resolve(run.data, prepared)})
 
 
 def _changes(asked: TrainRequest, prepared: TokenizedDataset | None) -> dict[str, Any]:
@@ -100,7 +87,7 @@ def _changes(asked: TrainRequest, prepared: TokenizedDataset | None) -> dict[str
     if prepared:
         changes["data.source"] = prepared.manifest["data"]["source"]
         changes["data.validation"] = prepared.manifest["data"]["validation"]
-        changes["data.mode"] = prepared.manifest["data"].get("reading", Pretokenized().model_dump())
+        changes["data.mode"] = prepared.manifest["data"].get("mode", Pretokenized().model_dump())
         changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
     elif asked.data:
         changes["data.source"] = parse_source(asked.data).model_dump(mode="json")
@@ -178,7 +165,7 @@ def prepare_data(
         workers=workers,
         progress=progress,
         # Of a stream only the head is looked at, which says nothing of whether there is text enough.
-        model_parameters=0 if isinstance(run.data.mode, Streaming) else count(run.model.parameters()),
+        model_parameters=count(run.model.parameters()) if data_mode(run.data.mode.kind).complete else 0,
         inputs=inputs,
     )
 

@@ -1,0 +1,1 @@
+"""Data modes: one file per kind of ``data.mode``, found by its name."""
