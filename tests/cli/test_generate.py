@@ -70,7 +70,7 @@ def saying(text: str) -> TextGenerator:
     config = Config(vocab_size=256, context_length=1024)
     ids = tiny_run.tokenizer()
     model = Parrot(config, [*text.encode(), ids.eos_id], prompt=2)
-    return TextGenerator(model, ids, config=config, windows=Packed(length=1024, stride=1024), engine="torch")
+    return TextGenerator(model, ids, config=config, sequences=Packed(length=1024, stride=1024), engine="torch")
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +191,11 @@ def test_json_is_one_object_with_everything_that_made_the_text(
     assert value["sampling"] == {
         "repetition_penalty": 1.2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "seed": 7,
     }  # fmt: skip
-    assert [set(story) for story in value["stories"]] == [
-        {"text", "prompt", "told", "ended_by", "tokens", "seconds", "rereads"}
+    assert [set(story) for story in value["completions"]] == [
+        {"text", "prompt", "completion", "finish_reason", "tokens", "seconds", "context_shifts"}
     ] * 2
-    first = value["stories"][0]
-    assert (first["text"], first["tokens"]) == ("Once" + first["told"], 9)
+    first = value["completions"][0]
+    assert (first["text"], first["tokens"]) == ("Once" + first["completion"], 9)
 
 
 def test_json_on_a_terminal_harms_it_no_more_than_text_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_json_on_a_terminal_harms_it_no_more_than_text_does(monkeypatch: pytest.
     monkeypatch.setattr(generate, "load", lambda *_, **__: saying("\x1b[2J\x9b31m\u202e"))
     monkeypatch.setattr(sys, "stdout", shown)
     assert fabella(["generate", "run", "A", "--json"]) == 0
-    assert json.loads(shown.getvalue())["stories"][0]["told"] == "\x1b[2J\x9b31m\u202e"
+    assert json.loads(shown.getvalue())["completions"][0]["completion"] == "\x1b[2J\x9b31m\u202e"
     assert shown.getvalue().isascii()
     assert "\x1b" not in shown.getvalue()
 
@@ -341,13 +341,13 @@ class Screen:
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["--temperature", "-1"], 2, "temperature = -1.0 is out of bounds: it must be at least 0 and at most 100."),
-        (["--top-p", "0"], 2, "top_p = 0.0 is out of bounds"),
+        (["--temperature", "-1"], 2, "temperature = -1.0 is out of range: it must be at least 0 and at most 100."),
+        (["--top-p", "0"], 2, "top_p = 0.0 is out of range"),
         (["--n", "0"], 2, "n = 0 is less than 1."),
-        (["--tokens", "0"], 2, "tokens = 0 is out of bounds"),
-        (["--seed", "-3"], 2, "seed = -3 is out of bounds"),
+        (["--tokens", "0"], 2, "max_tokens = 0 is out of range"),
+        (["--seed", "-3"], 2, "seed = -3 is out of range"),
         (["--stop", ""], 2, "A stop string is empty"),
-        (["--checkpoint", "newest"], 2, "checkpoint = 'newest' is none."),
+        (["--checkpoint", "newest"], 2, "Unknown checkpoint 'newest'."),
         (["--checkpoint", "15"], 4, "step-00000015"),
         (["--device", "abacus"], 2, "abacus"),
     ],

@@ -135,4 +135,4 @@ def test_the_command_gives_one_json_object_and_takes_other_settings(
     assert (found["ask"]["tokens"], found["ask"]["sampling"]["temperature"]) == (3, 0.0)
     assert [sample["step"] for sample in found["samples"]] == RunDir.open(folder).steps()
     assert fabella(["samples", str(folder), "--temperature", "-1"]) == 2
-    assert "temperature = -1.0 is out of bounds" in capsys.readouterr().err
+    assert "temperature = -1.0 is out of range" in capsys.readouterr().err

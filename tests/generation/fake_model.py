@@ -82,6 +82,6 @@ class Parrot(nn.Module):
     def decode(self, tokens: Tensor, state: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         batch_size, read = state
         read += tokens.shape[1]
-        logits = torch.zeros(batch, self.config.vocab_size)
+        logits = torch.zeros(batch_size, self.config.vocab_size)
         logits[:, self.says[min(read - self.prompt, len(self.says) - 1)]] = 1000.0
         return logits, (batch_size, read)

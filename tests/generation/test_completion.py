@@ -1,4 +1,4 @@
-"""Stories grow id by id, end in one of three ways, and are told side by side without disturbing each other."""
+"""Completions receive tokens one by one, end for one of three reasons, and do not affect each other in a stream."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,146 +6,154 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.generation.completion import PREFILLING, ActiveCompletion, Completion, CompletionStream, groups
+from fabella.generation.completion import PREFILLING, ActiveCompletion, Completion, CompletionStream, batch_prompts
 from tests.generation.tiny_run import tokenizer
 
-END = tokenizer().eos_id
+EOS = tokenizer().eos_id
 
 
-def grown(said: bytes | list[int], *, stops: Sequence[str] = (), max_tokens: int = 100) -> Completion:
-    """The story of these ids; taking goes on after its end, as it does for one of many."""
-    text = ActiveCompletion("", tokenizer(), read=1, stops=stops, max_tokens=max_tokens)
-    text.begin()
-    pieces = [text.take(token) for token in said]
-    story = text.story(context_shifts=0)
-    assert "".join(pieces) == story.completion
-    return story
+def complete(tokens: bytes | list[int], *, stop: Sequence[str] = (), max_tokens: int = 100) -> Completion:
+    """Append all tokens, also after the end, as happens to one completion of a batch."""
+    active = ActiveCompletion(tokenizer(), stop=stop, max_tokens=max_tokens)
+    pieces = [active.append(token) for token in tokens]
+    completion = active.result(context_shifts=0)
+    assert "".join(pieces) == completion.completion
+    assert active.returned_chars == len(completion.completion)
+    return completion
 
 
-def outcome(story: Completion) -> tuple[str, str, int]:
-    return story.completion, story.finish_reason, story.tokens
+def outcome(completion: Completion) -> tuple[str, str, int]:
+    return completion.completion, completion.finish_reason, completion.tokens
 
 
-def test_a_story_ends_with_the_models_end_which_is_no_token_of_it() -> None:
-    assert outcome(grown([*b"The end.", END, *b"Another"])) == ("The end.", "end", 8)
+def test_eos_ends_a_completion_and_is_not_counted_as_a_token() -> None:
+    assert outcome(complete([*b"The end.", EOS, *b"Another"])) == ("The end.", "eos", 8)
 
 
-def test_a_story_ends_before_a_stop_string() -> None:
-    assert outcome(grown(b"One. Two. Three", stops=[". T"])) == ("One", "stop", 6)
+def test_a_completion_ends_before_a_stop_string() -> None:
+    assert outcome(complete(b"One. Two. Three", stop=[". T"])) == ("One", "stop", 6)
 
 
-def test_a_story_ends_at_the_largest_number_of_tokens() -> None:
-    assert outcome(grown(b"Once upon", max_tokens=4)) == ("Once", "length", 4)
+def test_a_completion_ends_at_max_tokens() -> None:
+    assert outcome(complete(b"Once upon", max_tokens=4)) == ("Once", "length", 4)
 
 
-def test_a_stop_string_with_the_last_token_is_a_stop() -> None:
-    assert outcome(grown(b"One. Two", stops=[". "], max_tokens=5)) == ("One", "stop", 5)
+def test_a_stop_string_completed_by_the_last_token_gives_finish_reason_stop() -> None:
+    assert outcome(complete(b"One. Two", stop=[". "], max_tokens=5)) == ("One", "stop", 5)
 
 
-@pytest.mark.parametrize("ending", [[END], []])
-def test_what_was_held_back_is_told_at_the_end(ending: list[int]) -> None:
-    """The beginning of a stop string that never came, and three bytes of a dragon that never became whole."""
-    said = [*b"Hi.\n", *"🐉".encode()[:3]]
-    assert grown([*said, *ending], stops=[".\nT"], max_tokens=7).completion == "Hi.\n\N{REPLACEMENT CHARACTER}"
-    assert grown([*b"Hi.\n", *ending], stops=[".\nT"], max_tokens=4).completion == "Hi.\n"
+@pytest.mark.parametrize("ending", [[EOS], []])
+def test_held_back_text_is_released_at_the_end(ending: list[int]) -> None:
+    """Text is held back for the start of a stop string, and for three bytes of an incomplete character."""
+    tokens = [*b"Hi.\n", *"🐉".encode()[:3]]
+    assert complete([*tokens, *ending], stop=[".\nT"], max_tokens=7).completion == "Hi.\n\N{REPLACEMENT CHARACTER}"
+    assert complete([*b"Hi.\n", *ending], stop=[".\nT"], max_tokens=4).completion == "Hi.\n"
 
 
-def test_a_stop_string_may_be_completed_by_the_torn_character_at_the_end() -> None:
-    story = grown([*b"Hi", 0xF0, END], stops=["i\N{REPLACEMENT CHARACTER}"])
-    assert outcome(story) == ("H", "stop", 3)
+def test_an_incomplete_character_at_the_end_may_complete_a_stop_string() -> None:
+    completion = complete([*b"Hi", 0xF0, EOS], stop=["i\N{REPLACEMENT CHARACTER}"])
+    assert outcome(completion) == ("H", "stop", 3)
 
 
-def test_a_story_that_reads_its_prompt_says_nothing() -> None:
-    assert grown([PREFILLING, PREFILLING, *b"ab", END]).completion == "ab"
+def test_prefilling_adds_no_text() -> None:
+    assert complete([PREFILLING, PREFILLING, *b"ab", EOS]).completion == "ab"
 
 
-def test_the_text_is_prompt_and_told() -> None:
-    text = ActiveCompletion("Once", tokenizer(), read=5, stops=(), max_tokens=2)
-    text.begin()
-    assert [text.take(token) for token in b" u"] == [" ", "u"]
-    story = text.story(context_shifts=3)
-    assert (story.text, story.prompt, story.completion, story.context_shifts) == ("Once u", "Once", " u", 3)
-    assert story.seconds > 0
+def test_truncate_releases_held_back_text_and_ends_with_finish_reason_length() -> None:
+    active = ActiveCompletion(tokenizer(), stop=[".\nT"], max_tokens=100)
+    assert [active.append(token) for token in b"Hi."] == ["H", "i", ""]
+    assert (active.decoded_chars, active.returned_chars) == (3, 2)
+    assert active.truncate() == "."
+    assert active.truncate() == ""
+    assert outcome(active.result(context_shifts=0)) == ("Hi.", "length", 3)
 
 
-@pytest.mark.parametrize(("said", "length"), [(b"abc", 4 + 2), ([*b"ab", END], 4 + 2)])
-def test_the_length_is_what_the_last_choice_was_made_from(said: list[int], length: int) -> None:
-    text = ActiveCompletion("One ", tokenizer(), read=4, stops=(), max_tokens=3)
-    for token in said:
-        text.take(token)
-    assert text.length == length
+def test_text_is_prompt_and_completion() -> None:
+    active = ActiveCompletion(tokenizer(), max_tokens=2, prompt="Once", prompt_tokens=5)
+    active.restart_clock()
+    assert [active.append(token) for token in b" u"] == [" ", "u"]
+    completion = active.result(context_shifts=3)
+    assert completion.text == "Once u"
+    assert (completion.prompt, completion.completion, completion.context_shifts) == ("Once", " u", 3)
+    assert completion.seconds > 0
 
 
-# ---------------------------------------------------------------- side by side
+@pytest.mark.parametrize(("tokens", "length"), [(b"abc", 4 + 2), ([*b"ab", EOS], 4 + 2)])
+def test_the_input_length_counts_the_tokens_before_the_last_sampled_one(tokens: list[int], length: int) -> None:
+    active = ActiveCompletion(tokenizer(), max_tokens=3, prompt="One ", prompt_tokens=4)
+    for token in tokens:
+        active.append(token)
+    assert active.input_length == length
 
 
-def telling(texts: list[bytes], grouped: list[list[int]], *, max_tokens: int = 100) -> CompletionStream:
-    """Each text is said byte by byte, then ended by the end id for ever."""
-    growing = [
-        ActiveCompletion(f"{n}:", tokenizer(), read=2, stops=(), max_tokens=max_tokens) for n in range(len(texts))
+# ---------------------------------------------------------------- several completions
+
+
+def stream(texts: list[bytes], batches: list[list[int]], *, max_tokens: int = 100) -> CompletionStream:
+    """Generate each text byte by byte, followed by EOS tokens without end."""
+    active = [
+        ActiveCompletion(tokenizer(), max_tokens=max_tokens, prompt=f"{n}:", prompt_tokens=2) for n in range(len(texts))
     ]
 
-    def steps(group: Sequence[int]) -> Iterator[list[int]]:
-        for place in range(max_tokens):
-            yield [texts[number][place] if place < len(texts[number]) else END for number in group]
+    def decode(batch: Sequence[int]) -> Iterator[list[int]]:
+        for step in range(max_tokens):
+            yield [texts[number][step] if step < len(texts[number]) else EOS for number in batch]
 
-    return CompletionStream(growing, grouped, steps, lambda length: length)
+    return CompletionStream(active, batches, decode, lambda length: length)
 
 
 TEXTS = st.lists(st.binary(max_size=6).map(lambda raw: bytes(byte % 26 + 97 for byte in raw)), min_size=1, max_size=6)
 
 
 @given(texts=TEXTS)
-def test_pieces_in_order_are_story_after_story(texts: list[bytes]) -> None:
+def test_in_prompt_order_yields_one_completion_after_the_other(texts: list[bytes]) -> None:
     numbers = list(range(len(texts)))
-    grouped = [group for group in (numbers[::2], numbers[1::2]) if group]
-    for chosen in (grouped, [numbers]):
-        heard = telling(texts, chosen)
-        pieces = list(heard.in_prompt_order())
+    interleaved = [batch for batch in (numbers[::2], numbers[1::2]) if batch]
+    for batches in (interleaved, [numbers]):
+        completions = stream(texts, batches)
+        pieces = list(completions.in_prompt_order())
         assert [number for number, _ in pieces] == sorted(number for number, _ in pieces)
         for number, text in enumerate(texts):
             assert "".join(piece for n, piece in pieces if n == number) == text.decode()
-        assert [story.completion for story in heard.stories()] == [text.decode() for text in texts]
+        assert [completion.completion for completion in completions.completions()] == [text.decode() for text in texts]
 
 
-def test_the_first_story_is_heard_while_it_grows_and_the_next_as_soon_as_it_has_ended() -> None:
-    heard = list(telling([b"ab", b"xyz", b""], [[0, 1, 2]]).in_prompt_order())
-    assert heard == [(0, ""), (0, "a"), (0, "b"), (1, "xyz"), (2, "")]
-    heard = list(telling([b"a", b"wxyz"], [[0, 1]]).in_prompt_order())
-    assert heard == [(0, ""), (0, "a"), (1, "wx"), (1, "y"), (1, "z")]
+def test_the_first_completion_streams_and_the_next_one_starts_when_it_has_ended() -> None:
+    pieces = list(stream([b"ab", b"xyz", b""], [[0, 1, 2]]).in_prompt_order())
+    assert pieces == [(0, ""), (0, "a"), (0, "b"), (1, "xyz"), (2, "")]
+    pieces = list(stream([b"a", b"wxyz"], [[0, 1]]).in_prompt_order())
+    assert pieces == [(0, ""), (0, "a"), (1, "wx"), (1, "y"), (1, "z")]
 
 
-def test_pieces_name_their_story() -> None:
-    assert list(telling([b"ab", b"x"], [[0, 1]])) == [(0, "a"), (1, "x"), (0, "b")]
+def test_pieces_carry_the_number_of_their_completion() -> None:
+    assert list(stream([b"ab", b"x"], [[0, 1]])) == [(0, "a"), (1, "x"), (0, "b")]
 
 
-def test_stories_stop_asking_when_all_have_ended() -> None:
-    asked = 0
+def test_decoding_stops_when_all_completions_have_ended() -> None:
+    steps = 0
 
-    def steps(group: Sequence[int]) -> Iterator[list[int]]:
-        nonlocal asked
+    def decode(batch: Sequence[int]) -> Iterator[list[int]]:
+        nonlocal steps
         while True:
-            asked += 1
-            yield [END]
+            steps += 1
+            yield [EOS]
 
-    CompletionStream(
-        [ActiveCompletion("", tokenizer(), read=1, stops=(), max_tokens=9)], [[0]], steps, lambda length: 0
-    ).stories()
-    assert asked == 1
+    CompletionStream([ActiveCompletion(tokenizer(), max_tokens=9)], [[0]], decode, lambda length: 0).completions()
+    assert steps == 1
 
 
-# ---------------------------------------------------------------- who is told together
+# ---------------------------------------------------------------- batches of prompts
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), spread=st.integers(1, 30), most=st.integers(1, 9))
-def test_groups_hold_every_text_once_within_their_bounds(lengths: list[int], spread: int, most: int) -> None:
-    found = groups(lengths, spread=spread, most=most)
-    assert sorted(number for group in found for number in group) == list(range(len(lengths)))
-    assert found[0][0] == 0
-    for group in found:
-        assert len(group) <= most
-        assert max(lengths[number] for number in group) - min(lengths[number] for number in group) <= spread
+def test_batches_hold_every_prompt_once_within_their_limits(lengths: list[int], spread: int, most: int) -> None:
+    batches = batch_prompts(lengths, max_spread=spread, max_batch_size=most)
+    assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
+    assert batches[0][0] == 0
+    for batch in batches:
+        assert len(batch) <= most
+        assert max(lengths[number] for number in batch) - min(lengths[number] for number in batch) <= spread
 
 
-def test_prompts_are_told_together_unless_reading_costs_more_than_telling() -> None:
-    assert groups([5, 9, 300, 7, 310], spread=20, most=32) == [[0, 1, 3], [2, 4]]
+def test_prompts_share_a_batch_unless_prefill_costs_more_than_decoding() -> None:
+    assert batch_prompts([5, 9, 300, 7, 310], max_spread=20, max_batch_size=32) == [[0, 1, 3], [2, 4]]

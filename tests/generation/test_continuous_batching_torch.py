@@ -79,7 +79,7 @@ def test_every_text_is_the_one_told_alone_by_definition(
 ) -> None:
     """Prompts read in pieces, texts outgrowing the context of 16, neighbours coming and going."""
     model = Hashing(Config(endless=endless))
-    serve(slots_of(model, number, tokens_a_step=budget), wishes)
+    serve(slots_of(model, number, max_prefill_tokens=budget), wishes)
     for wish in wishes:
         context = 2**31 - 1 if endless else 16
         assert wish.told == by_definition(model, wish.prompt, wish.sampling, wish.ids, context)
@@ -89,7 +89,7 @@ def test_every_text_is_the_one_told_alone_by_definition(
 @given(wishes=WISHES, number=st.integers(2, 4), budget=st.integers(1, 20), family=st.sampled_from(family_names()))
 def test_the_same_holds_for_every_family(wishes: list[Wish], number: int, budget: int, family: str) -> None:
     model = real(family)
-    serve(slots_of(model, number, tokens_a_step=budget), wishes)
+    serve(slots_of(model, number, max_prefill_tokens=budget), wishes)
     for wish in wishes:
         alone = Wish(wish.prompt, wish.sampling, at=0, ids=wish.ids)
         serve(slots_of(model, 1), [alone])
@@ -99,7 +99,7 @@ def test_the_same_holds_for_every_family(wishes: list[Wish], number: int, budget
 def test_a_long_prompt_does_not_stall_the_others() -> None:
     """Every step tells one more id of the text that is being told, and reads no more than its share of the prompt."""
     model = Hashing(Config(context_length=500))
-    slots = slots_of(model, tokens_a_step=10)
+    slots = slots_of(model, max_prefill_tokens=10)
     told = slots.add(request([1]))
     slots.step()
     long = slots.add(request([2] * 95))
@@ -124,7 +124,7 @@ def test_slots_are_counted_and_freed_at_once() -> None:
 
 def test_a_text_that_leaves_while_it_is_read_leaves_nothing_behind() -> None:
     model = Hashing(Config(endless=True))
-    slots = slots_of(model, 2, tokens_a_step=3)
+    slots = slots_of(model, 2, max_prefill_tokens=3)
     gone = slots.add(request([5] * 10))
     slots.step()
     slots.remove(gone)

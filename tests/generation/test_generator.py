@@ -24,7 +24,7 @@ DOCUMENTS = Padded(length=LENGTH)
 def teller(*, windows: Packed | Padded = CHAINED, endless: bool = False, end_logit: float = -3.0) -> TextGenerator:
     config = Config(vocab_size=256, context_length=4 * LENGTH, endless=endless)
     model = Hashing(config, end=tiny_run.tokenizer().eos_id, end_logit=end_logit)
-    return TextGenerator(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+    return TextGenerator(model, tiny_run.tokenizer(), config=config, sequences=windows, engine="torch")
 
 
 def saying(text: str, prompt: str) -> TextGenerator:
@@ -33,7 +33,7 @@ def saying(text: str, prompt: str) -> TextGenerator:
     end = tiny_run.tokenizer().eos_id
     model = Parrot(config, [*text.encode(), end], prompt=len(prompt.encode()) + 1)
     windows = Packed(length=1024, stride=1024)
-    return TextGenerator(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+    return TextGenerator(model, tiny_run.tokenizer(), config=config, sequences=windows, engine="torch")
 
 
 # ---------------------------------------------------------------- stories
@@ -44,7 +44,7 @@ def saying(text: str, prompt: str) -> TextGenerator:
 def test_every_story_is_the_one_told_alone(prompts: list[str], n: int, seed: int) -> None:
     """Also where the prompts are too many, or too different, to be told together; with ends at different times."""
     storyteller, sampling = teller(), SamplingParams(temperature=1.0, seed=seed)
-    together = storyteller.stream_many(prompts, sampling, n=n, max_tokens=9, stop=["a"]).stories()
+    together = storyteller.stream_many(prompts, sampling, n=n, max_tokens=9, stop=["a"]).completions()
     alone = [
         story for prompt in prompts for story in storyteller.generate(prompt, sampling, n=n, max_tokens=9, stop=["a"])
     ]
@@ -74,7 +74,7 @@ def test_a_character_of_four_tokens_is_streamed_whole_and_the_story_ends_with_it
     storyteller = saying(" 🐉!", "A")
     assert list(storyteller.stream("A")) == [" ", "🐉", "!"]
     story = storyteller.generate("A")[0]
-    assert (story.text, story.finish_reason, story.tokens) == ("A 🐉!", "end", 6)
+    assert (story.text, story.finish_reason, story.tokens) == ("A 🐉!", "eos", 6)
 
 
 def test_stop_strings_end_a_story_and_are_not_shown() -> None:
@@ -89,7 +89,7 @@ def test_a_penalty_on_repetition_does_not_put_off_the_end() -> None:
     storyteller.model.table[:] = 1.0
     storyteller.model.table[:, storyteller.tokenizer.eos_id] = 2.0
     story = storyteller.generate("Once", SamplingParams(temperature=0, repetition_penalty=50.0))[0]
-    assert (story.completion, story.finish_reason) == ("", "end")
+    assert (story.completion, story.finish_reason) == ("", "eos")
 
 
 @pytest.mark.parametrize("windows", [CHAINED, DOCUMENTS], ids=["chained", "documents"])
@@ -111,18 +111,18 @@ def test_a_text_longer_than_the_windows_it_learned_from_says_how_often_it_forgot
     storyteller = teller(endless=endless, end_logit=-99.0)
     story = storyteller.generate("Once", max_tokens=40)[0]
     assert (story.tokens, story.context_shifts) == (40, rereads)
-    assert storyteller.context == LENGTH
+    assert storyteller.context_length == LENGTH
     assert storyteller.model.longest == (LENGTH if not endless else 44)
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"n": 0}, "n = 0 is less than 1. Ask for at least one story."),
-        ({"max_tokens": 0}, "tokens = 0 is out of bounds: it must be at least 1 and at most 1,000,000."),
+        ({"n": 0}, "n = 0 is less than 1. Request at least one completion."),
+        ({"max_tokens": 0}, "max_tokens = 0 is out of range: it must be at least 1 and at most 1,000,000."),
         (
             {"max_tokens": 1_000_001},
-            "tokens = 1,000,001 is out of bounds: it must be at least 1 and at most 1,000,000.",
+            "max_tokens = 1,000,001 is out of range: it must be at least 1 and at most 1,000,000.",
         ),
         ({"stop": [""]}, "A stop string is empty, and would end every text at once."),
     ],
@@ -141,16 +141,16 @@ def test_half_a_character_in_a_prompt_is_refused() -> None:
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
     config = Config(vocab_size=200)
     with pytest.raises(TokenizerError) as error:
-        TextGenerator(Hashing(config), tiny_run.tokenizer(), config=config, windows=CHAINED, engine="torch")
+        TextGenerator(Hashing(config), tiny_run.tokenizer(), config=config, sequences=CHAINED, engine="torch")
     assert str(error.value) == (
-        "The tokenizer has 256 ids, the model only 200: they do not belong together. "
-        "Use the tokenizer that the run was trained with (the folder 'tokenizer' of the run)."
+        "The tokenizer has 256 ids, the model only 200. "
+        "Use the tokenizer that the run was trained with (the directory 'tokenizer' of the run)."
     )
 
 
 def test_a_model_with_more_ids_than_the_tokenizer_never_chooses_them() -> None:
     config = Config(vocab_size=400, context_length=LENGTH)
-    storyteller = TextGenerator(Hashing(config), tiny_run.tokenizer(), config=config, windows=CHAINED, engine="torch")
+    storyteller = TextGenerator(Hashing(config), tiny_run.tokenizer(), config=config, sequences=CHAINED, engine="torch")
     assert storyteller.generate("Once", SamplingParams(temperature=100.0, top_p=1.0), max_tokens=500, n=2)[0].tokens > 0
 
 
@@ -201,7 +201,7 @@ def test_a_run_folder_is_all_it_takes(folder: Path) -> None:
         == stories[0].completion
     )
     assert storyteller.perplexity("Once upon a time").perplexity > 1
-    assert storyteller.context == 32
+    assert storyteller.context_length == 32
 
 
 def test_checkpoints_are_chosen_by_name_or_step(folder: Path) -> None:
@@ -215,7 +215,7 @@ def test_checkpoints_are_chosen_by_name_or_step(folder: Path) -> None:
 def test_a_checkpoint_that_is_none_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError) as error:
         load(folder, checkpoint="newest")
-    assert str(error.value) == "checkpoint = 'newest' is none. Give best, latest, or the number of a step."
+    assert str(error.value) == "Unknown checkpoint 'newest'. Use best, latest, or a step number."
     with pytest.raises(CheckpointError):
         load(folder, checkpoint=15)
 
@@ -244,7 +244,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_remark(tmp_path: Path) -> No
     (folder / "checkpoints" / "step-00000020" / "model.safetensors").write_bytes(b"torn")
     storyteller = load(folder)
     assert storyteller.step == 10
-    assert [("step-00000020" in remark) for remark in storyteller.remarks] == [True]
+    assert [("step-00000020" in remark) for remark in storyteller.warnings] == [True]
 
 
 LIGHT = """

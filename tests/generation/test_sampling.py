@@ -18,20 +18,20 @@ SEEDS = st.integers(0, 2**63 - 1)
         (
             "temperature",
             -0.1,
-            "temperature = -0.1 is out of bounds: it must be at least 0 and at most 100. "
+            "temperature = -0.1 is out of range: it must be at least 0 and at most 100. "
             "0 always takes the most likely token; 0.8 is usual.",
         ),
         (
             "top_p",
             0.0,
-            "top_p = 0.0 is out of bounds: it must be more than 0 and at most 1. 1 keeps all tokens; 0.95 is usual.",
+            "top_p = 0.0 is out of range: it must be more than 0 and at most 1. 1 keeps all tokens; 0.95 is usual.",
         ),
         ("top_k", 2.5, "top_k = 2.5 is not a whole number. 0 keeps all tokens; 40 is usual."),
         ("min_p", "much", "min_p = 'much' is not a number. 0 keeps all tokens; 0.05 is usual."),
         (
             "repetition_penalty",
             0.0,
-            "repetition_penalty = 0.0 is out of bounds: it must be at least 0.01 and at most 100. "
+            "repetition_penalty = 0.0 is out of range: it must be at least 0.01 and at most 100. "
             "1 is no penalty; 1.1 is usual.",
         ),
         ("seed", True, "seed = True is not a whole number. Any whole number gives a text of its own, always the same."),
@@ -61,7 +61,7 @@ def test_a_setting_out_of_bounds_is_named_with_its_bounds_and_a_usual_value(
     ],
 )
 def test_what_is_beyond_any_bound_is_refused(setting: str, value: float) -> None:
-    with pytest.raises(UsageError, match=f"^{setting} = .*out of bounds"):
+    with pytest.raises(UsageError, match=f"^{setting} = .*out of range"):
         SamplingParams(**{setting: value})  # type: ignore[arg-type]
 
 

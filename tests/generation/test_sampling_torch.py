@@ -304,8 +304,8 @@ def test_texts_with_different_wishes_are_chosen_for_side_by_side() -> None:
         alone.append(int(choose(logits[row : row + 1], own, number, None if seen is None else seen[None])))
     library = build.step().library
     for chooser in [TorchSampler(700), *([NativeSampler(library, 64, 700)] if library else [])]:
-        wishes: list[Any] = [chooser.wishes(own, seen) for own, seen in zip(settings, marked, strict=True)]
-        assert chooser.choose(logits, wishes, numbers) == alone
+        wishes: list[Any] = [chooser.sampler_state(own, seen) for own, seen in zip(settings, marked, strict=True)]
+        assert chooser.sample(logits, wishes, numbers) == alone
 
 
 @pytest.mark.skipif(build.step().library is None, reason=build.step().remark)

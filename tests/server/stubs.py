@@ -79,7 +79,7 @@ def saying_words(words: Sequence[bytes]) -> tuple[TextGenerator, Callable[[Seque
 
 def _generator(model: Any, config: Config, tokenizer: Tokenizer | None = None) -> TextGenerator:
     windows = Packed(length=config.context_length, stride=config.context_length)
-    return TextGenerator(model, tokenizer or tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+    return TextGenerator(model, tokenizer or tiny_run.tokenizer(), config=config, sequences=windows, engine="torch")
 
 
 class Gated(Hashing):

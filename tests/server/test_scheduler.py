@@ -55,7 +55,7 @@ def scheduler(
     generator: TextGenerator, listener: Listener, *, max_batch_size: int = 2, max_queue_size: int = 100
 ) -> Scheduler:
     return Scheduler(
-        lambda: generator.slots(max_batch_size),
+        lambda: generator.continuous_batcher(max_batch_size),
         max_batch_size=max_batch_size,
         max_queue_size=max_queue_size,
         post=listener.post,

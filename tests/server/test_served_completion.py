@@ -30,7 +30,7 @@ def check_stops(output: bytes, stops: list[str]) -> None:
     reader = StopStrings(stops)
     expected = "".join(reader.push(character) for character in output.decode("utf-8", "replace")) + reader.end()
     assert "".join(delta.text for delta in deltas) == expected
-    assert deltas[-1].finish_reason == ("stop" if reader.found else "end")
+    assert deltas[-1].finish_reason == ("stop" if reader.found else "eos")
 
 
 @pytest.mark.fault("F23", cases=5000)

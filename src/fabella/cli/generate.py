@@ -64,8 +64,8 @@ def command(
         min_p=min_p,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    teller = load(run, checkpoint=checkpoint, device=device, weights=parse_weight_dtype(weights), engine=engine)
-    for remark in teller.remarks:
+    teller = load(run, checkpoint=checkpoint, device=device, dtype=parse_weight_dtype(weights), engine=engine)
+    for remark in teller.warnings:
         print_status(remark)
     harmless = is_terminal(sys.stdout) and not raw
     if interactive:
@@ -82,12 +82,12 @@ def command(
             {
                 "step": teller.step,
                 "sampling": asdict(sampling),
-                "stories": [_facts(story) for story in telling.stories()],
+                "completions": [_facts(story) for story in telling.completions()],
             }
         )
         return
     _show(telling, harmless=harmless)
-    _report(telling.stories(), sampling, teller)
+    _report(telling.completions(), sampling, teller)
 
 
 def _ended(*_: object) -> NoReturn:
@@ -148,8 +148,8 @@ def _report(stories: list[Completion], sampling: SamplingParams, teller: TextGen
         print_status(f"{_count(cut, 'story', 'stories')} reached --tokens before an end.")
     if any(story.context_shifts for story in stories):
         print_status(
-            f"A text outgrew the {teller.context:,} tokens that the model looks back on; "
-            f"each time, it went on from its last {max(1, teller.context // 2):,}."
+            f"A text outgrew the {teller.context_length:,} tokens that the model looks back on; "
+            f"each time, it went on from its last {max(1, teller.context_length // 2):,}."
         )
     if sampling.temperature > 0:
         print_status(f"Seed {sampling.seed}: --seed {sampling.seed} tells the same again.")

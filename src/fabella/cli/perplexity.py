@@ -38,8 +38,8 @@ def command(
     if (text is None) == (file is None):
         raise UsageError("One text is needed.", hint="Give it in quotes, or with --file: not both, and not neither.")
     words = text if text is not None else _read(file or STANDARD_INPUT)
-    teller = load(run, checkpoint=checkpoint, device=device, engine=engine, telling=False)
-    for remark in teller.remarks:
+    teller = load(run, checkpoint=checkpoint, device=device, engine=engine, compile_decoder=False)
+    for remark in teller.warnings:
         print_status(remark)
     measured = teller.perplexity(words)
     if as_json:

@@ -72,7 +72,7 @@ def _facts(outcome: TrainResult, plot: Path, stories: list[Completion]) -> dict[
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
         "plot": str(plot),
-        "stories": [{"text": story.text, "ended_by": story.finish_reason} for story in stories],
+        "stories": [{"text": story.text, "finish_reason": story.finish_reason} for story in stories],
     }
 
 

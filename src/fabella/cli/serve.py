@@ -70,7 +70,7 @@ def command(
     listener = bind(host, port)  # before loading, so that a used port is reported at once
     served = load(runs, device=device, limits=limits)
     for model in served.models.values():
-        for warning in model.generator.remarks:
+        for warning in model.generator.warnings:
             print_status(warning)
     app = application(served, limits, hosts=[*LOOPBACK_NAMES, host, *(allowed_host or [])], key=key)
     url_host = f"[{host}]" if ":" in host else host

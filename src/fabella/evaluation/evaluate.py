@@ -98,7 +98,7 @@ def evaluate(path: Path, asked: EvalConfig, report: Callable[[str], None] = lamb
     module = importlib.import_module(f"fabella.evaluation.predictions_{teller.engine}")
     prepared = open_run_dataset(folder)
     work = _Evaluation(
-        teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.remarks
+        teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.warnings
     )
     result = work.all()
     if asked.text is None:
@@ -145,7 +145,7 @@ class _Evaluation:
         return Evaluation(
             self.teller.step,
             text,
-            self.teller.context,
+            self.teller.context_length,
             settings,
             found,
             told,
@@ -169,7 +169,11 @@ class _Evaluation:
             read = scoring_batches.held_out(self.prepared.validation)
         self.report("Reading the text.")
         return scores.score(
-            self.predict, read, context=teller.context, vocab_size=teller.config.vocab_size, end=teller.tokenizer.eos_id
+            self.predict,
+            read,
+            context=teller.context_length,
+            vocab_size=teller.config.vocab_size,
+            end=teller.tokenizer.eos_id,
         )
 
     def _real(self) -> list[str]:
@@ -191,13 +195,15 @@ class _Evaluation:
             return None
         self.report(f"Telling {len(begun)} stories.")
         sampling = SamplingParams(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
-        told = self.teller.stream_many([opening for opening, _ in begun], sampling, max_tokens=asked.tokens).stories()
+        told = self.teller.stream_many(
+            [opening for opening, _ in begun], sampling, max_tokens=asked.tokens
+        ).completions()
         rests = [self._cut(text[len(opening) :]) for opening, text in begun]
         self.report("Looking for them in the training text.")
         texts = [story.completion for story in told] + [rest for rest, _ in rests]
         found = memorization.find_copied(texts, text_of(self.prepared.train, self.teller.tokenizer))
         return SampleComparison(
-            stories.measure(found[: len(told)], [story.finish_reason == "end" for story in told]),
+            stories.measure(found[: len(told)], [story.finish_reason == "eos" for story in told]),
             stories.measure(found[len(told) :], [whole for _, whole in rests]),
             tuple((story.prompt, story.completion) for story in told[:5]),
         )
@@ -216,7 +222,7 @@ class _Evaluation:
             )
             return None
         self.report(f"Asking for the endings of {len(asked)} stories.")
-        return cloze.run_cloze(self.predict, self.teller.tokenizer, asked, context=self.teller.context)
+        return cloze.run_cloze(self.predict, self.teller.tokenizer, asked, context=self.teller.context_length)
 
 
 def _text(split: Split, number: int, teller: TextGenerator) -> str:

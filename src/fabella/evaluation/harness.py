@@ -100,7 +100,7 @@ def run_tasks(path: Path, asked: EvalConfig, report: Callable[[str], None] = lam
         bootstrap_iters=1000,
         log_samples=False,
     )
-    result = Results(teller.step, harness.__version__, asked.limit, tuple(_measured(found)), tuple(teller.remarks))
+    result = Results(teller.step, harness.__version__, asked.limit, tuple(_measured(found)), tuple(teller.warnings))
     write_json(path / FILE, result.as_json())
     return result
 
@@ -136,8 +136,8 @@ def adapter(teller: TextGenerator, predict: Predict) -> Any:
 
 def score(teller: TextGenerator, predict: Predict, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
     """Log-likelihood of each (text before, continuation), and whether it is what a greedy choice would say."""
-    at_once = max(teller.context, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // teller.config.vocab_size))
-    found = loglikelihoods(predict, teller.tokenizer, asked, context=teller.context, tokens=at_once)
+    at_once = max(teller.context_length, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // teller.config.vocab_size))
+    found = loglikelihoods(predict, teller.tokenizer, asked, context=teller.context_length, tokens=at_once)
     return [(one.nats, one.greedy) for one in found]
 
 
@@ -168,7 +168,7 @@ def answer(teller: TextGenerator, asked: Sequence[tuple[str, Mapping[str, Any]]]
             max_tokens=int(settings.get("max_gen_toks", MOST_TOKENS)),
             stop=[stop for stop in ([stops] if isinstance(stops, str) else stops) if stop],
         )
-        for number, story in zip(numbers, telling.stories(), strict=True):
+        for number, story in zip(numbers, telling.completions(), strict=True):
             told[number] = story.completion
     return told
 

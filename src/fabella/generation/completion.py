@@ -1,4 +1,4 @@
-"""Stories: told ones, and ones that are still growing, id by id."""
+"""Completions: finished ones, and those that still receive tokens."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,81 +9,111 @@ from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.tokenizer import Tokenizer
 
 PREFILLING = -1
-"""Stands in place of an id where a text is still reading its own prompt."""
+"""Placeholder for a token id while the prompt is still being prefilled."""
 
-Ending = Literal["end", "stop", "length"]
+FinishReason = Literal["eos", "stop", "length"]
+"""The model's own end of document, a stop string, or the maximum number of tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One told text."""
+    """Text generated for one prompt."""
 
     prompt: str
     completion: str
-    """What the model added; without the stop string that ended it."""
-    finish_reason: Ending
-    """The model's own end of document, a stop string, or the largest number of tokens."""
+    """The generated text, without the prompt and without the stop string that ended it."""
+    finish_reason: FinishReason
     tokens: int
-    """Chosen tokens; the end of document is not counted."""
+    """Generated tokens; the EOS token is not counted."""
     seconds: float
-    """From the beginning of reading to the last token."""
+    """Time from the start of prefill to the last token."""
     context_shifts: int
-    """How many times the context was full and its last half was read anew."""
+    """Number of times the context was full and its second half was prefilled again."""
 
     @property
     def text(self) -> str:
-        """The whole text, prompt and all."""
+        """The prompt followed by the completion."""
         return self.prompt + self.completion
 
 
 class ActiveCompletion:
-    """One text while it is being told."""
+    """A completion in progress: detokenizes, and checks stop strings, EOS and the token limit.
 
-    def __init__(self, prompt: str, tokenizer: Tokenizer, *, read: int, stops: Sequence[str], max_tokens: int) -> None:
-        """``read``: the number of ids that the model reads before it tells."""
+    ``append`` returns text as soon as it is certain: whole characters only, never a part of a stop string. The pieces
+    that ``append`` and ``truncate`` return, joined, are the completion. A caller that reports log-probabilities finds
+    the text offset of the next token in ``decoded_chars``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        prompt: str = "",
+        prompt_tokens: int = 0,
+    ) -> None:
+        """Start with an empty text; ``prompt`` is carried along for ``result``, ``prompt_tokens`` is its length."""
         self.prompt, self.max_tokens = prompt, max_tokens
-        self._read = read
-        self.finish_reason: Ending | None = None
+        self.finish_reason: FinishReason | None = None
+        """Why the completion ended; None while it is in progress."""
         self.tokens = 0
-        self._end, self._stream, self._stops = tokenizer.eos_id, IncrementalDetokenizer(tokenizer), StopStrings(stops)
+        """Tokens appended so far; the EOS token is not counted."""
+        self.decoded_chars = 0
+        """Characters that the tokens have completed; the next token's text starts here, or inside this character."""
+        self.returned_chars = 0
+        """Characters returned so far: ``decoded_chars`` less those held back for a possible stop string."""
+        self._prompt_tokens, self._eos_id = prompt_tokens, tokenizer.eos_id
+        self._detokenizer, self._stop = IncrementalDetokenizer(tokenizer), StopStrings(stop)
         self._pieces: list[str] = []
-        self._began = self._seconds = 0.0
+        self._start = time.perf_counter()
+        self._seconds = 0.0
 
-    def begin(self) -> None:
-        """The model begins to read the prompt."""
-        self._began = time.perf_counter()
+    def restart_clock(self) -> None:
+        """Count ``seconds`` from now, when the prefill of the prompt starts."""
+        self._start = time.perf_counter()
 
-    def take(self, token: int) -> str:
-        """The text that is certain after one more id; nothing while reading, and once the text has ended."""
+    def append(self, token: int) -> str:
+        """Return the text that is certain after one more token id.
+
+        The text is empty while the prompt is being prefilled (``token`` is ``PREFILLING``) and after the end.
+        """
         if self.finish_reason or token == PREFILLING:
             return ""
-        if token == self._end:
-            return self._finish("end", "")
+        if token == self._eos_id:
+            return self._finish("eos", "")
         self.tokens += 1
-        piece = self._stops.push(self._stream.push(token))
-        if self._stops.found or self.tokens == self.max_tokens:
-            return self._finish("length", piece)
-        return self._keep(piece)
+        decoded = self._detokenizer.push(token)
+        self.decoded_chars += len(decoded)
+        text = self._stop.push(decoded)
+        if self._stop.found or self.tokens == self.max_tokens:
+            return self._finish("length", text)
+        return self._return(text)
 
-    def _finish(self, ending: Ending, piece: str) -> str:
-        """Give out what was held back, unless it completes a stop string."""
-        piece += self._stops.push(self._stream.end()) + self._stops.end()
-        self.finish_reason = "stop" if self._stops.found else ending
-        self._seconds = time.perf_counter() - self._began
-        return self._keep(piece)
+    def truncate(self) -> str:
+        """End the completion now, with finish reason ``length``; return the text that was held back."""
+        return "" if self.finish_reason else self._finish("length", "")
 
-    def _keep(self, piece: str) -> str:
-        self._pieces.append(piece)
-        return piece
+    def _finish(self, reason: FinishReason, text: str) -> str:
+        """Release the held-back text, unless it completes a stop string."""
+        text += self._stop.push(self._detokenizer.end()) + self._stop.end()
+        self.finish_reason = "stop" if self._stop.found else reason
+        self._seconds = time.perf_counter() - self._start
+        return self._return(text)
+
+    def _return(self, text: str) -> str:
+        self.returned_chars += len(text)
+        self._pieces.append(text)
+        return text
 
     @property
-    def length(self) -> int:
-        """Ids read and told so far, all that the last choice was made from."""
-        return self._read + max(0, self.tokens - (self.finish_reason != "end"))
+    def input_length(self) -> int:
+        """Tokens of the prompt and the completion from which the last token was sampled."""
+        return self._prompt_tokens + max(0, self.tokens - (self.finish_reason != "eos"))
 
-    def story(self, *, context_shifts: int) -> Completion:
-        """The told story, once it has ended."""
-        assert self.finish_reason, "the story is still being told"
+    def result(self, *, context_shifts: int) -> Completion:
+        """Return the completion; it must have ended."""
+        assert self.finish_reason, "the completion is still in progress"
         return Completion(
             prompt=self.prompt,
             completion="".join(self._pieces),
@@ -94,80 +124,87 @@ class ActiveCompletion:
         )
 
 
-Steps = Callable[[Sequence[int]], Iterator[list[int]]]
-"""The ids chosen at each step for the texts with these numbers."""
+DecodeFn = Callable[[Sequence[int]], Iterator[list[int]]]
+"""Yields, at each decode step, one token id for each of the completions with the given numbers."""
 
 
 class CompletionStream:
-    """Several stories, told side by side: iterate, once, over (number of the story, piece of its text)."""
+    """Text of several completions as it is generated: an iterator, to be used once, of (number, piece of text)."""
 
     def __init__(
         self,
-        growing: Sequence[ActiveCompletion],
-        batch_prompts: Sequence[Sequence[int]],
-        steps: Steps,
+        active: Sequence[ActiveCompletion],
+        batches: Sequence[Sequence[int]],
+        decode: DecodeFn,
         context_shifts: Callable[[int], int],
     ) -> None:
-        """``groups``: the numbers of the stories whose ids are chosen together, one group after the other."""
-        self._growing, self._groups, self._steps, self._rereads = growing, batch_prompts, steps, context_shifts
-        self._pieces = self._tell()
+        """Prepare to decode ``active`` batch after batch; nothing runs before the first iteration.
+
+        ``batches`` holds numbers of completions; ``context_shifts`` maps an input length to the shifts it took.
+        """
+        self._active, self._batches, self._decode, self._context_shifts = active, batches, decode, context_shifts
+        self._pieces = self._generate()
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         return self._pieces
 
     @property
     def prompts(self) -> list[str]:
-        """The prompt of each story."""
-        return [text.prompt for text in self._growing]
+        """The prompt of each completion."""
+        return [completion.prompt for completion in self._active]
 
-    def _tell(self) -> Iterator[tuple[int, str]]:
-        for group in self._groups:
-            texts = [self._growing[number] for number in group]
-            for text in texts:
-                text.begin()
-            for step in self._steps(group):
-                for number, text, token in zip(group, texts, step, strict=True):
-                    if piece := text.take(token):
+    def _generate(self) -> Iterator[tuple[int, str]]:
+        for batch in self._batches:
+            completions = [self._active[number] for number in batch]
+            for completion in completions:
+                completion.restart_clock()
+            for tokens in self._decode(batch):
+                for number, completion, token in zip(batch, completions, tokens, strict=True):
+                    if piece := completion.append(token):
                         yield number, piece
-                if all(text.finish_reason for text in texts):
+                if all(completion.finish_reason for completion in completions):
                     break
 
     def in_prompt_order(self) -> Iterator[tuple[int, str]]:
-        """The same pieces, story after story: one is heard as it grows, the later ones wait until it has ended.
+        """Iterate over the same text, one completion after the other.
 
-        The first piece of each is what it has said so far, possibly nothing.
+        The current completion streams; the text of later ones is buffered until it has ended. The first piece of each
+        is its buffered text, possibly empty.
         """
-        waiting = [""] * len(self._growing)
-        for now, text in enumerate(self._growing):
-            yield now, waiting[now]
-            while not text.finish_reason:
-                heard = next(self._pieces, None)
-                if heard is None:  # the end of a story may be silent
+        buffered = [""] * len(self._active)
+        for current, completion in enumerate(self._active):
+            yield current, buffered[current]
+            while not completion.finish_reason:
+                received = next(self._pieces, None)
+                if received is None:  # the last token of a completion may add no text
                     break
-                number, piece = heard
-                if number == now:
-                    yield now, piece
+                number, piece = received
+                if number == current:
+                    yield current, piece
                 else:
-                    waiting[number] += piece
+                    buffered[number] += piece
 
-    def stories(self) -> list[Completion]:
-        """All stories, in the order of the prompts; told to their ends first where they are still growing."""
+    def completions(self) -> list[Completion]:
+        """Generate what is missing and return all completions in the order of the prompts."""
         for _ in self._pieces:
             pass
-        return [text.story(context_shifts=self._rereads(text.length)) for text in self._growing]
+        return [
+            completion.result(context_shifts=self._context_shifts(completion.input_length))
+            for completion in self._active
+        ]
 
 
-def groups(lengths: Sequence[int], *, spread: int, most: int) -> list[list[int]]:
-    """Which texts are told together: at most ``most``, whose prompts differ by at most ``spread`` tokens.
+def batch_prompts(lengths: Sequence[int], *, max_spread: int, max_batch_size: int) -> list[list[int]]:
+    """Group prompts into batches whose lengths differ by at most ``max_spread`` tokens; return their numbers.
 
-    To join a longer prompt costs as many steps as it is longer; to tell it on its own costs all its steps. The group
-    of the first text comes first.
+    A prompt that joins a longer one costs as many steps as the longer one has more tokens; a batch of its own costs
+    all its steps. The batch of the first prompt comes first.
     """
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
-        group = found[-1] if found else []
-        if group and len(group) < most and lengths[number] - lengths[group[0]] <= spread:
-            group.append(number)
+        batch = batches[-1] if batches else []
+        if batch and len(batch) < max_batch_size and lengths[number] - lengths[batch[0]] <= max_spread:
+            batch.append(number)
         else:
-            found.append([number])
-    return sorted((sorted(group) for group in found), key=min)
+            batches.append([number])
+    return sorted((sorted(batch) for batch in batches), key=min)

@@ -1,7 +1,11 @@
-"""The teller of a run: loads it, tells stories, and says how likely it finds a text. Neutral of the engine.
+"""Text generator of a run: loads the model, generates text and scores text with either engine.
 
-teller = load("runs/my-stories")
-for piece in teller.stream("Once upon a time"): print(piece, end="")
+generator = fabella.load("runs/my-stories")
+for piece in generator.stream("Once upon a time"):
+    print(piece, end="")
+generator.generate("Once upon a time", SamplingParams(temperature=0.5), n=2)  # a list of Completion
+generator.perplexity("Once upon a time").bits_per_byte
+generator.model  # the torch.nn.Module, with the PyTorch engine
 """
 
 import importlib
@@ -17,7 +21,7 @@ from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, TokenizerError, UsageError
 from fabella.generation import likelihood
-from fabella.generation.completion import ActiveCompletion, Completion, CompletionStream, groups
+from fabella.generation.completion import ActiveCompletion, Completion, CompletionStream, batch_prompts
 from fabella.generation.context_shift import UNLIMITED, context_shifts
 from fabella.generation.continuous_batching import ContinuousBatcher
 from fabella.generation.decoder.weights import WeightDtype
@@ -29,10 +33,20 @@ from fabella.runs.run_dir import RunDir
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
-# Texts told at once: more of them gain little on a CPU, and each needs its own state.
-_TOGETHER = 32
-_MOST_TOKENS = 1_000_000
-_USUAL = SamplingParams()
+MAX_BATCH_SIZE = 32
+"""Completions decoded in one batch: more of them gain little on a CPU, and each needs memory for its state."""
+MAX_TOKENS = 1_000_000
+"""Upper limit of ``max_tokens``."""
+_DEFAULT_SAMPLING = SamplingParams()
+
+
+def engine_module(name: str, engine: str) -> Any:
+    """Import ``fabella.generation.NAME_ENGINE``, so that only the files of the chosen engine load torch or jax.
+
+    The modules that exist for an engine are ``generate``, ``likelihood`` and, with PyTorch only,
+    ``continuous_batching`` and ``decoder.backends``.
+    """
+    return importlib.import_module(f"fabella.generation.{name}_{engine}")
 
 
 def load(
@@ -40,154 +54,164 @@ def load(
     *,
     checkpoint: str | int = "best",
     device: str = "auto",
-    weights: WeightDtype = "float32",
+    dtype: WeightDtype = "float32",
     engine: str = "",
-    telling: bool = True,
+    compile_decoder: bool = True,
 ) -> "TextGenerator":
-    """The teller of the run folder ``path``; ``checkpoint`` is best, latest, or the number of a step.
+    """Load a checkpoint of the run directory ``path``: ``best``, ``latest``, or a step number.
 
-    ``weights``: what texts are told from; perplexity is always that of the weights as they were learned.
-    ``engine``: torch or jax; empty: the one that the run was trained with. ``telling``: whether stories are to be
-    told, so that what this takes is made ready; without it, this is done with the first story.
+    ``dtype`` is the storage type of the weights while decoding; perplexity always uses the float32 weights. ``engine``
+    is torch or jax; empty means the engine that trained the run. Without ``compile_decoder`` the native decoder is
+    built at the first generation, not while loading.
 
-    Raises StorageError where there is no run or no such checkpoint, TokenizerError where the tokenizer has ids that
-    the model does not know.
+    Raises StorageError if the run or the checkpoint does not exist, TokenizerError if the tokenizer has ids that the
+    model does not have, ConfigError if the engine cannot decode with ``dtype``.
     """
-    folder = RunDir.open(Path(path))
-    run = folder.run
-    tokenizer = loading.load(folder.path / "tokenizer")
-    saved = checkpoints.load(folder, _which(checkpoint), weights_only=True)
+    run_dir = RunDir.open(Path(path))
+    run = run_dir.run
+    tokenizer = loading.load(run_dir.path / "tokenizer")
+    saved = checkpoints.load(run_dir, _parse_checkpoint(checkpoint), weights_only=True)
     engine = engine or run.engine
     model = engines.load(engine).load_model(run.model, saved.checkpoint.state.weights, device)
-    remark = _lay_out(model, weights, engine) if telling else ""
-    teller = TextGenerator(model, tokenizer, config=run.model, windows=run.data.sequences, engine=engine)
-    teller.step, teller.remarks = saved.step, [*saved.warnings, *([remark] if remark else [])]
-    return teller
+    warning = _compile_decoder(model, dtype, engine) if compile_decoder else ""
+    generator = TextGenerator(model, tokenizer, config=run.model, sequences=run.data.sequences, engine=engine)
+    generator.step, generator.warnings = saved.step, [*saved.warnings, *([warning] if warning else [])]
+    return generator
 
 
-def _lay_out(model: Any, weights: WeightDtype, engine: str) -> str:
-    """What is to be said of it, or nothing."""
-    if engine != "torch" and weights == "float32":
+def _compile_decoder(model: Any, dtype: WeightDtype, engine: str) -> str:
+    """Build the fast decoder; return a warning if it is not available, else an empty string."""
+    if engine != "torch" and dtype == "float32":
         return ""
     if engine != "torch":
-        raise ConfigError(f"weights = {weights} needs PyTorch, and the engine is {engine}.", hint="Use float32.")
-    return importlib.import_module("fabella.generation.decoder.backends_torch").compile_decoder(model, weights)
+        raise ConfigError(f"dtype = {dtype} needs engine torch, but the engine is {engine}.", hint="Use float32.")
+    return engine_module("decoder.backends", engine).compile_decoder(model, dtype)
 
 
-def _which(checkpoint: str | int) -> checkpoints.Which:
+def _parse_checkpoint(checkpoint: str | int) -> checkpoints.Which:
     if checkpoint == "best" or checkpoint == "latest" or isinstance(checkpoint, int):
         return checkpoint
     if checkpoint.isdecimal():
         return int(checkpoint)
-    raise UsageError(f"checkpoint = {checkpoint!r} is none.", hint="Give best, latest, or the number of a step.")
+    raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")
 
 
 class TextGenerator:
     """A model in evaluation mode with its tokenizer.
 
-    A text may be longer than the windows that the model learned from: recurrent families go on without a limit; for
-    the others, whenever ``context`` tokens are full, the last half of them is read anew and the text goes on from
-    there. ``Story.rereads`` says how often.
+    A text may be longer than the training sequences. Recurrent families decode without a limit. For the others, when
+    ``context_length`` tokens are full, the oldest half is dropped, the rest is prefilled again and decoding continues;
+    ``Completion.context_shifts`` counts how often.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, *, config: ModelConfig, windows: Packed | Padded, engine: str
+        self, model: Any, tokenizer: Tokenizer, *, config: ModelConfig, sequences: Packed | Padded, engine: str
     ) -> None:
-        """``windows``: those that the model learned from. Raises TokenizerError where the vocabularies do not fit."""
+        """``sequences`` are the training sequences' settings. Raises TokenizerError if the vocabularies differ."""
         if tokenizer.vocab_size > config.vocab_size:
             raise TokenizerError(
-                f"The tokenizer has {tokenizer.vocab_size:,} ids, the model only {config.vocab_size:,}: they do not "
-                "belong together.",
-                hint="Use the tokenizer that the run was trained with (the folder 'tokenizer' of the run).",
+                f"The tokenizer has {tokenizer.vocab_size:,} ids, the model only {config.vocab_size:,}.",
+                hint="Use the tokenizer that the run was trained with (the directory 'tokenizer' of the run).",
             )
-        self.model, self.tokenizer, self.config, self.engine = model, tokenizer, config, engine
+        self.model = model
+        """With PyTorch an ``nn.Module``: token ids [B, T] to logits [B, T, vocab_size]."""
+        self.tokenizer, self.config, self.engine = tokenizer, config, engine
         self.step = 0
-        """Optimizer steps that the model had learned for."""
-        self.remarks: list[str] = []
-        """One sentence for each checkpoint that was passed over, and for what makes telling slower here."""
-        # Positions beyond the windows exist in some models, but nothing was ever learned there.
-        self.context = min(config.context_length, windows.length)
-        self._generate = importlib.import_module(f"fabella.generation.generate_{engine}").generate
-        self._losses = importlib.import_module(f"fabella.generation.likelihood_{engine}").token_losses
+        """Training steps of the loaded checkpoint."""
+        self.warnings: list[str] = []
+        """One sentence for each damaged checkpoint that was skipped, and for a decoder that is slower than possible."""
+        # Some models have more positions than the training sequences, but those were never trained.
+        self.context_length = min(config.context_length, sequences.length)
+        self._generate = engine_module("generate", engine).generate
+        self._token_losses = engine_module("likelihood", engine).token_losses
 
     def stream_many(
         self,
         prompts: Sequence[str],
-        sampling: SamplingParams = _USUAL,
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
         *,
         n: int = 1,
         max_tokens: int = 200,
         stop: Sequence[str] = (),
     ) -> CompletionStream:
-        """Begin ``n`` stories for every prompt, all told side by side. Iterate to hear them.
+        """Return a stream of ``n`` completions for every prompt, decoded in batches; iterate to generate.
 
-        A story depends on its prompt, the sampling with its seed, and its number among the ``n``; not on the others.
+        A completion depends on its prompt, the sampling parameters with their seed, and its number among the ``n``;
+        not on the other completions.
         """
         _check(n, max_tokens)
-        texts = [(prompt, self._ids(prompt)) for prompt in prompts for _ in range(n)]
-        lengths = [len(ids) for _, ids in texts]
+        inputs = [(prompt, self._input_ids(prompt)) for prompt in prompts for _ in range(n)]
 
-        def steps(group: Sequence[int]) -> Iterator[list[int]]:
-            rows = [number % n for number in group]
-            return self._chosen([texts[number][1] for number in group], sampling, rows=rows, max_tokens=max_tokens)
+        def decode(batch: Sequence[int]) -> Iterator[list[int]]:
+            rows = [number % n for number in batch]
+            return self._sample([inputs[number][1] for number in batch], sampling, rows=rows, max_tokens=max_tokens)
 
         return CompletionStream(
             [
-                ActiveCompletion(prompt, self.tokenizer, read=len(ids), stops=stop, max_tokens=max_tokens)
-                for prompt, ids in texts
+                ActiveCompletion(
+                    self.tokenizer, max_tokens=max_tokens, stop=stop, prompt=prompt, prompt_tokens=len(ids)
+                )
+                for prompt, ids in inputs
             ],
-            groups(lengths, spread=max_tokens, most=_TOGETHER),
-            steps,
-            self._rereads,
+            batch_prompts([len(ids) for _, ids in inputs], max_spread=max_tokens, max_batch_size=MAX_BATCH_SIZE),
+            decode,
+            self._count_context_shifts,
         )
 
     def stream(
-        self, prompt: str, sampling: SamplingParams = _USUAL, *, max_tokens: int = 200, stop: Sequence[str] = ()
+        self,
+        prompt: str,
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        *,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
     ) -> Iterator[str]:
-        """The continuation of ``prompt`` as it is told: whole characters, and never a part of a stop string."""
+        """Yield the completion of ``prompt`` as it is generated: whole characters, never a part of a stop string."""
         for _, piece in self.stream_many([prompt], sampling, max_tokens=max_tokens, stop=stop):
             yield piece
 
     def generate(
         self,
         prompt: str,
-        sampling: SamplingParams = _USUAL,
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
         *,
         n: int = 1,
         max_tokens: int = 200,
         stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """``n`` stories that begin with ``prompt``."""
-        return self.stream_many([prompt], sampling, n=n, max_tokens=max_tokens, stop=stop).stories()
+        """Return ``n`` completions of ``prompt``; an empty prompt starts a new document."""
+        return self.stream_many([prompt], sampling, n=n, max_tokens=max_tokens, stop=stop).completions()
 
-    def slots(self, count: int) -> ContinuousBatcher:
-        """Places for ``count`` texts that come and go while others are told; with PyTorch alone."""
-        made = importlib.import_module(f"fabella.generation.continuous_batching_{self.engine}").ContinuousBatcher
-        context = UNLIMITED if self.config.unlimited_context else self.context
-        return made(self.model, count, vocab_size=self.tokenizer.vocab_size, context=context)
+    def continuous_batcher(self, max_batch_size: int) -> ContinuousBatcher:
+        """Return an empty batcher for requests that come and go; with the PyTorch engine only."""
+        batcher = engine_module("continuous_batching", self.engine).ContinuousBatcher
+        return batcher(self.model, max_batch_size, vocab_size=self.tokenizer.vocab_size, context=self._decode_context)
 
     def prepend_eos(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """What the model reads of a prompt's ids: they come after the end of the document before, as when learned."""
+        """Prepend the EOS id: in training, every document follows the end of another one."""
         return np.concatenate([[self.tokenizer.eos_id], ids]).astype(np.int32)
 
     def perplexity(self, text: str) -> Perplexity:
-        """How likely each token of ``text`` was; see perplexity.py for its beginning and for long texts."""
+        """Score every token of ``text``, which may be longer than the context. Raises TextError if it has no tokens."""
         return likelihood.measure(
-            self._nats,
+            self._batch_losses,
             text,
             self.tokenizer,
-            context=self.context,
+            context=self.context_length,
             vocab_size=self.config.vocab_size,
         )
 
-    def _nats(self, batch: Batch) -> NDArray[np.float32]:
-        return self._losses(self.model, batch.tokens, batch.targets)
+    def _batch_losses(self, batch: Batch) -> NDArray[np.float32]:
+        return self._token_losses(self.model, batch.tokens, batch.targets)
 
-    def _ids(self, prompt: str) -> NDArray[np.int32]:
-        """Of an empty prompt, the model itself begins."""
+    @property
+    def _decode_context(self) -> int:
+        return UNLIMITED if self.config.unlimited_context else self.context_length
+
+    def _input_ids(self, prompt: str) -> NDArray[np.int32]:
         return self.prepend_eos(self.tokenizer.encode(prompt))
 
-    def _chosen(
+    def _sample(
         self, ids: Sequence[NDArray[np.int32]], sampling: SamplingParams, *, rows: Sequence[int], max_tokens: int
     ) -> Iterator[list[int]]:
         return self._generate(
@@ -197,19 +221,19 @@ class TextGenerator:
             rows=rows,
             max_tokens=max_tokens,
             vocab_size=self.tokenizer.vocab_size,
-            context=UNLIMITED if self.config.unlimited_context else self.context,
+            context=self._decode_context,
             opening=1,
         )
 
-    def _rereads(self, length: int) -> int:
-        return 0 if self.config.unlimited_context else context_shifts(length, self.context)
+    def _count_context_shifts(self, length: int) -> int:
+        return 0 if self.config.unlimited_context else context_shifts(length, self.context_length)
 
 
 def _check(n: int, max_tokens: int) -> None:
     if n < 1:
-        raise UsageError(f"n = {n} is less than 1.", hint="Ask for at least one story.")
-    if not 1 <= max_tokens <= _MOST_TOKENS:
+        raise UsageError(f"n = {n} is less than 1.", hint="Request at least one completion.")
+    if not 1 <= max_tokens <= MAX_TOKENS:
         raise UsageError(
-            f"tokens = {max_tokens:,} is out of bounds: it must be at least 1 and at most {_MOST_TOKENS:,}.",
+            f"max_tokens = {max_tokens:,} is out of range: it must be at least 1 and at most {MAX_TOKENS:,}.",
             hint="A story of TinyStories has about 200 tokens.",
         )

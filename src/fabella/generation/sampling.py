@@ -64,7 +64,7 @@ def _check(name: str, value: object) -> None:
     above = value >= low if closed else value > low
     if not (above and value <= high):
         rule = f"{'at least' if closed else 'more than'} {low:g} and at most {high:g}"
-        raise UsageError(f"{name} = {value} is out of bounds: it must be {rule}.", hint=_sentence(hint))
+        raise UsageError(f"{name} = {value} is out of range: it must be {rule}.", hint=_sentence(hint))
 
 
 def _sentence(hint: str) -> str:

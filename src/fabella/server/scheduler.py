@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fabella.errors import FabellaError
-from fabella.generation.completion import Ending
+from fabella.generation.completion import ActiveCompletion, FinishReason
 from fabella.generation.continuous_batching import ContinuousBatcher, SampledToken, SequenceRequest
-from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.tokenizer import Tokenizer
 
 # Decoding may raise our own errors, torch's (RuntimeError, also when memory runs out), and bugs of a model.
@@ -35,53 +34,38 @@ class Delta:
 
     text: str = ""
     tokens: tuple[Token, ...] = ()
-    finish_reason: Ending | None = None
+    finish_reason: FinishReason | None = None
 
 
 class ServedCompletion:
     """Completion in progress, as deltas of whole characters; no delta contains a part of a stop sequence."""
 
     def __init__(self, tokenizer: Tokenizer, *, stops: Sequence[str], max_tokens: int) -> None:
+        self._completion = ActiveCompletion(tokenizer, stop=stops, max_tokens=max_tokens)
         self._eos_id = tokenizer.eos_id
-        self._detokenizer, self._stops = IncrementalDetokenizer(tokenizer), StopStrings(stops)
-        self._max_tokens = max_tokens
-        self.tokens = 0
-        """Sampled tokens, without EOS."""
-        self._decoded = self._emitted = 0
-        """Characters that the tokens completed; characters in the deltas."""
         self._pending: list[Token] = []
+
+    @property
+    def tokens(self) -> int:
+        """Sampled tokens, without EOS."""
+        return self._completion.tokens
 
     def append(self, sampled: SampledToken) -> Delta:
         """Return the delta of one more token."""
-        if sampled.token == self._eos_id:
-            return self._finish("end", "")
-        self.tokens += 1
-        self._pending.append(Token(sampled.token, sampled.log_probability, sampled.alternatives, self._decoded))
-        text = self._detokenizer.push(sampled.token)
-        self._decoded += len(text)
-        certain = self._stops.push(text)
-        if self._stops.found:
-            return self._finish("stop", certain)
-        if self.tokens == self._max_tokens:
-            return self._finish("length", certain)
-        return self._emit(certain, None)
+        if sampled.token != self._eos_id:
+            start = self._completion.decoded_chars
+            self._pending.append(Token(sampled.token, sampled.log_probability, sampled.alternatives, start))
+        return self._emit(self._completion.append(sampled.token))
 
     def truncate(self) -> Delta:
         """Return the last delta of a completion that ends now, with finish reason ``length``."""
-        return self._finish("length", "")
+        return self._emit(self._completion.truncate())
 
-    def _finish(self, reason: Ending, certain: str) -> Delta:
-        if reason != "stop":
-            certain += self._stops.push(self._detokenizer.end())
-            reason = "stop" if self._stops.found else reason
-            certain += self._stops.end()
-        return self._emit(certain, reason)
-
-    def _emit(self, text: str, reason: Ending | None) -> Delta:
-        self._emitted += len(text)
+    def _emit(self, text: str) -> Delta:
+        reason = self._completion.finish_reason
         # Tokens are held back with their text; those after the start of a stop sequence are dropped.
-        everything = reason in {"end", "length"}
-        ready = [token for token in self._pending if everything or token.start < self._emitted]
+        everything = reason in {"eos", "length"}
+        ready = [token for token in self._pending if everything or token.start < self._completion.returned_chars]
         self._pending = self._pending[len(ready) :]
         return Delta(text, tuple(ready), reason)
 

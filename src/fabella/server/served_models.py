@@ -58,7 +58,7 @@ class ServedModel:
         """Start the scheduler."""
         rows = self.limits.max_batch_size
         self.scheduler = Scheduler(
-            lambda: self.generator.slots(rows), max_batch_size=rows, max_queue_size=self.limits.max_queue_size,
+            lambda: self.generator.continuous_batcher(rows), max_batch_size=rows, max_queue_size=self.limits.max_queue_size,
             post=post, name=self.name,
         )  # fmt: skip
 
@@ -74,7 +74,7 @@ class ServedModel:
     @property
     def max_prompt_tokens(self) -> int:
         """Maximum prompt length in tokens, without the EOS token that precedes it."""
-        context = self.limits.prompt_tokens if self.generator.config.unlimited_context else self.generator.context
+        context = self.limits.prompt_tokens if self.generator.config.unlimited_context else self.generator.context_length
         return min(context, self.limits.prompt_tokens) - 1
 
     def encode(self, prompt: Prompt, truncate_to: int) -> NDArray[np.int32]:

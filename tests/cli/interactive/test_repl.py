@@ -24,7 +24,7 @@ def teller() -> TextGenerator:
     model = Hashing(config)
     model.table[:, [token for token in range(256) if token not in letters]] = -1e9
     windows = Packed(length=4096, stride=4096)
-    return TextGenerator(model, tiny_run.tokenizer(), config=config, windows=windows, engine="torch")
+    return TextGenerator(model, tiny_run.tokenizer(), config=config, sequences=windows, engine="torch")
 
 
 @dataclass
@@ -123,9 +123,9 @@ def test_a_new_story_begins_from_nothing() -> None:
 def test_ctrl_c_stops_the_telling_and_not_the_program() -> None:
     typed = Typed(["Once", "there"], stop_at=5).run()
     first, second = typed.talk.turns
-    assert first.ended_by is None
+    assert first.finish_reason is None
     assert 0 < len(first.told) < 12
-    assert (second.ended_by, len(second.told)) == ("length", 12)
+    assert (second.finish_reason, len(second.told)) == ("length", 12)
     assert typed.said == ["(stopped)"]
 
 
@@ -148,10 +148,10 @@ def test_settings_are_shown_changed_and_checked() -> None:
     [
         ("/set temperatur 1", "There is no setting 'temperatur'. Did you mean 'temperature'?"),
         ("/set temperature hot", "temperature = 'hot' is not a number. It is 0.8 now."),
-        ("/set temperature -1", "temperature = -1.0 is out of bounds"),
-        ("/set temperature nan", "temperature = nan is out of bounds"),
+        ("/set temperature -1", "temperature = -1.0 is out of range"),
+        ("/set temperature nan", "temperature = nan is out of range"),
         ("/set seed 1.5", "seed = '1.5' is not a whole number."),
-        ("/set seed 99999999999999999999", "seed = 99999999999999999999 is out of bounds"),
+        ("/set seed 99999999999999999999", "seed = 99999999999999999999 is out of range"),
         ("/set tokens 0", "tokens = 0 is less than 1."),
         ("/set tokens", "/set tokens needs a value."),
         ("/agian", "There is no /agian. Did you mean 'again'? /help tells them all."),
@@ -190,7 +190,7 @@ def test_the_end_of_a_story_is_told() -> None:
     def ending(talk: Conversation) -> Callable[[], Iterator[str]]:
         def tell() -> Iterator[str]:
             yield " end"
-            talk.turns[-1].ended_by = "end"
+            talk.turns[-1].finish_reason = "eos"
 
         return tell
 

@@ -88,8 +88,8 @@ class Dialogue:
         except KeyboardInterrupt:
             self._finish("stopped")
         else:
-            ended = self._talk.turns[-1].ended_by
-            self._finish("the end" if ended == "end" else "")
+            ended = self._talk.turns[-1].finish_reason
+            self._finish("the end" if ended == "eos" else "")
 
     def _finish(self, remark: str) -> None:
         if not self._place.echo:

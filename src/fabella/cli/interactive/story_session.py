@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 
 from fabella.errors import UsageError, did_you_mean
-from fabella.generation.completion import Ending
+from fabella.generation.completion import FinishReason
 from fabella.generation.generator import TextGenerator
 from fabella.generation.sampling import SamplingParams
 
@@ -20,7 +20,7 @@ class Turn:
     """Of the person"""
     told: str = ""
     """Of the model"""
-    ended_by: Ending | None = None
+    finish_reason: FinishReason | None = None
     """None while it is told, and where it was stopped"""
 
 
@@ -52,7 +52,7 @@ class Conversation:
         for _, piece in telling:
             turn.told += piece
             yield piece
-        turn.ended_by = telling.stories()[0].finish_reason
+        turn.finish_reason = telling.completions()[0].finish_reason
 
     def again(self) -> None:
         """Forget what the model added last, so that it is told anew. Raises UsageError where nothing was told."""

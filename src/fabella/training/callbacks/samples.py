@@ -16,7 +16,7 @@ def make_sampler(engine: Engine, tokenizer: Tokenizer, run: RunConfig) -> Callab
 
     def tell(prompt: str) -> str:
         with engine.evaluating() as model:
-            teller = TextGenerator(model, tokenizer, config=run.model, windows=run.data.sequences, engine=run.engine)
+            teller = TextGenerator(model, tokenizer, config=run.model, sequences=run.data.sequences, engine=run.engine)
             return teller.generate(prompt, sampling, max_tokens=section.max_tokens)[0].completion
 
     return tell
