@@ -1,7 +1,7 @@
-"""Standard tasks: the answers that the harness gets, its own tasks over local files, and errors in words.
+"""Standard tasks: responses to the harness, tasks over local files, and errors.
 
-The harness brings forty packages (300 MB: pandas, scikit-learn, nltk …), too much for `make test`; what needs it is
-skipped without it. What Fabella answers is tested always.
+The harness brings forty packages (300 MB: pandas, scikit-learn, nltk …), too much for `make test`; tests that
+need it are skipped without it. Fabella's responses are always tested.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 
 from fabella.cli.main import run as fabella
 from fabella.errors import UsageError
-from fabella.evaluation.harness import FILE, answer, score
+from fabella.evaluation.harness import FILE, generate_until, score
 from fabella.evaluation.predictions_torch import predictions
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
@@ -55,13 +55,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teller(folder: Path) -> TextGenerator:
+def generator(folder: Path) -> TextGenerator:
     return load(folder, device="cpu")
 
 
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three tasks over one local file; nothing is read from the network or kept outside."""
+    """Three tasks over one local file, without network access or files elsewhere."""
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     for name, text in TASKS.items():
         data = (
@@ -74,55 +74,55 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def scored(teller: TextGenerator, *asked: tuple[str, str]) -> list[tuple[float, bool]]:
-    return score(teller, partial(predictions, teller.model), asked)
+def scored(generator: TextGenerator, *pairs: tuple[str, str]) -> list[tuple[float, bool]]:
+    return score(generator, partial(predictions, generator.model), pairs)
 
 
-# ---------------------------------------------------------------- what Fabella answers
+# ---------------------------------------------------------------- responses
 
 
-def test_a_whole_text_is_as_likely_as_perplexity_says(teller: TextGenerator) -> None:
+def test_the_score_of_a_text_equals_its_perplexity(generator: TextGenerator) -> None:
     text = "Once upon a time there was a dog, and another, and a third."
-    assert scored(teller, ("", text))[0][0] == pytest.approx(-teller.perplexity(text).nats.sum(), rel=1e-5)
+    assert scored(generator, ("", text))[0][0] == pytest.approx(-generator.perplexity(text).nats.sum(), rel=1e-5)
 
 
-def test_parts_of_a_text_are_together_as_likely_as_the_whole(teller: TextGenerator) -> None:
-    (whole, _), (first, _), (then, _) = scored(teller, ("", "Tom ran home."), ("", "Tom ran"), ("Tom ran", " home."))
+def test_scores_of_parts_add_up_to_the_score_of_the_text(generator: TextGenerator) -> None:
+    (whole, _), (first, _), (then, _) = scored(generator, ("", "Tom ran home."), ("", "Tom ran"), ("Tom ran", " home."))
     assert first + then == pytest.approx(whole, rel=1e-5)
 
 
-def test_what_is_told_without_chance_is_what_a_greedy_choice_says(teller: TextGenerator) -> None:
+def test_greedy_completions_are_scored_as_greedy(generator: TextGenerator) -> None:
     before = "Tom had"
-    told = teller.generate(before, SamplingParams(temperature=0.0, top_p=1.0), max_tokens=6)[0]
-    said = answer(teller, [(before, {"max_gen_toks": 6})])
-    assert said == [told.completion]
-    ids = teller.tokenizer.encode(before + told.completion)
-    if teller.tokenizer.decode(ids.tolist()) == before + told.completion and "\ufffd" not in told.completion:
-        assert scored(teller, (before, told.completion))[0][1]
-    assert not scored(teller, (before, "\x00\x01\x02\x03"))[0][1]
+    expected = generator.generate(before, SamplingParams(temperature=0.0, top_p=1.0), max_tokens=6)[0]
+    completions = generate_until(generator, [(before, {"max_gen_toks": 6})])
+    assert completions == [expected.completion]
+    ids = generator.tokenizer.encode(before + expected.completion)
+    if generator.tokenizer.decode(ids.tolist()) == before + expected.completion and "\ufffd" not in expected.completion:
+        assert scored(generator, (before, expected.completion))[0][1]
+    assert not scored(generator, (before, "\x00\x01\x02\x03"))[0][1]
 
 
-def test_answers_end_before_a_stop_string_and_keep_their_order(teller: TextGenerator) -> None:
-    whole = answer(teller, [("A", {"max_gen_toks": 12}), ("Bb", {"max_gen_toks": 12})])
+def test_completions_end_before_a_stop_sequence_and_keep_their_order(generator: TextGenerator) -> None:
+    whole = generate_until(generator, [("A", {"max_gen_toks": 12}), ("Bb", {"max_gen_toks": 12})])
     stop = whole[0][3]
-    cut = answer(teller, [("Bb", {"max_gen_toks": 12}), ("A", {"max_gen_toks": 12, "until": ["", stop]})])
+    cut = generate_until(generator, [("Bb", {"max_gen_toks": 12}), ("A", {"max_gen_toks": 12, "until": ["", stop]})])
     assert cut == [whole[1], whole[0].partition(stop)[0]]
-    assert answer(teller, [("A", {"max_gen_toks": 12, "until": stop})]) == [whole[0].partition(stop)[0]]
+    assert generate_until(generator, [("A", {"max_gen_toks": 12, "until": stop})]) == [whole[0].partition(stop)[0]]
 
 
-def test_the_same_question_asked_again_by_chance_is_answered_anew_but_the_same_each_time(teller: TextGenerator) -> None:
+def test_equal_sampled_requests_get_different_but_reproducible_completions(generator: TextGenerator) -> None:
     settings = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 16}
-    twice = answer(teller, [("Tom", settings)] * 2)
+    twice = generate_until(generator, [("Tom", settings)] * 2)
     assert twice[0] != twice[1]
-    assert answer(teller, [("Tom", settings)] * 2) == twice
+    assert generate_until(generator, [("Tom", settings)] * 2) == twice
 
 
-def test_a_setting_that_fabella_lacks_is_an_error_and_not_ignored(teller: TextGenerator) -> None:
-    with pytest.raises(UsageError, match="asks for answers with num_beams, which Fabella does not have"):
-        answer(teller, [("Tom", {"num_beams": 4})])
+def test_an_unknown_generation_setting_is_an_error(generator: TextGenerator) -> None:
+    with pytest.raises(UsageError, match="unknown generation setting num_beams"):
+        generate_until(generator, [("Tom", {"num_beams": 4})])
 
 
-def test_without_the_extra_it_says_how_to_get_it(
+def test_a_missing_extra_is_an_error_with_the_install_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
@@ -141,29 +141,29 @@ def run_tasks(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[i
     return code, *capsys.readouterr()
 
 
-@pytest.mark.filterwarnings("default")  # those of the harness and its packages are their own
-def test_tasks_over_local_files_give_the_numbers_that_fabella_itself_gives(
-    folder: Path, teller: TextGenerator, tasks: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.filterwarnings("default")  # warnings of the harness and its packages
+def test_tasks_over_local_files_equal_fabellas_own_scores(
+    folder: Path, generator: TextGenerator, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run_tasks(capsys, folder, *TASKS, "--folder", tasks, "--json")
     assert code == 0, err
-    found = json.loads(out)
-    assert found == json.loads((folder / FILE).read_text())
-    values = {(row["task"], row["metric"]): row["value"] for row in found["measured"]}
-    assert {row["questions"] for row in found["measured"]} == {len(ROWS)}
-    right = [
-        (one := scored(teller, *((row["before"], f" {end}") for end in row["endings"])))[0][0] > one[1][0]
+    result = json.loads(out)
+    assert result == json.loads((folder / FILE).read_text())
+    values = {(row["task"], row["metric"]): row["value"] for row in result["metrics"]}
+    assert {row["num_samples"] for row in result["metrics"]} == {len(ROWS)}
+    correct = [
+        (scores := scored(generator, *((row["before"], f" {end}") for end in row["endings"])))[0][0] > scores[1][0]
         for row in ROWS
     ]
-    assert values["endings", "acc"] == pytest.approx(sum(right) / len(ROWS))
-    nats = sum(scored(teller, ("", row["before"]))[0][0] for row in ROWS)
+    assert values["endings", "acc"] == pytest.approx(sum(correct) / len(ROWS))
+    nats = sum(scored(generator, ("", row["before"]))[0][0] for row in ROWS)
     size = sum(len(row["before"].encode()) for row in ROWS)
     assert values["whole", "bits_per_byte"] == pytest.approx(-nats / size / math.log(2), rel=1e-5)
     assert ("answers", "exact_match") in values
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_yaml_file_is_a_task_and_people_are_told_of_a_limit(
+def test_a_yaml_file_is_a_task_and_a_limit_is_printed(
     folder: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run_tasks(capsys, folder, tasks / "endings.yaml", "--limit", "2", "--shots", "1")
@@ -174,13 +174,13 @@ def test_a_yaml_file_is_a_task_and_people_are_told_of_a_limit(
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_unknown_task_or_folder_and_missing_data_are_named(
+def test_an_unknown_task_an_unknown_directory_and_missing_data_are_errors(
     folder: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run_tasks(capsys, folder, "ending", "--folder", tasks)
-    assert (code, "There is no task 'ending'. Did you mean 'endings'?" in err) == (2, True)
+    assert (code, "Unknown task 'ending'. Did you mean 'endings'?" in err) == (2, True)
     code, _, err = run_tasks(capsys, folder, "endings", "--folder", tasks / "none")
-    assert (code, "There is no folder" in err) == (2, True)
+    assert (code, "Unknown directory" in err) == (2, True)
     (tasks / "rows.jsonl").unlink()
     code, _, err = run_tasks(capsys, folder, "endings", "--folder", tasks)
-    assert (code, "The data of endings cannot be had" in err) == (3, True)
+    assert (code, "Cannot load the data of endings" in err) == (3, True)

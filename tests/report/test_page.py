@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     data = tiny.prepared(place)
     for name, of in (("one", tiny.run(steps=12)), ("two", tiny.run("seed=2", "optimizer.lr=0.001", steps=12))):
         start_run(of, place / name, data)
-    evaluate(place / "one", EvalConfig(stories=2, tokens=16, questions=0))
+    evaluate(place / "one", EvalConfig(num_samples=2, max_tokens=16, num_cloze=0))
     return place / "one", place / "two"
 
 

@@ -114,10 +114,10 @@ def test_a_disconnected_client_frees_its_row_within_a_second(
     assert median(seconds) < 1.0
 
 
-@pytest.mark.parametrize("told", [0, 3])
+@pytest.mark.parametrize("sampled", [0, 3])
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_disconnected_client_costs_at_most_one_more_token(
-    stream: bool, generated: int, monkeypatch: pytest.MonkeyPatch
+    stream: bool, sampled: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, cancelled = Gated(), threading.Event()
     models = served_models(model.generator())
@@ -127,14 +127,14 @@ def test_a_disconnected_client_costs_at_most_one_more_token(
         monkeypatch.setattr(scheduler, "cancel", lambda jobs: (cancel(jobs), cancelled.set()))
         with connect(port) as connection:
             connection.sendall(request({**ENDLESS, "stream": stream}))
-            for _ in range(generated):
+            for _ in range(sampled):
                 model.gate.release()
             probe.wait_for_jobs(1)
-            probe.wait_for_tokens(generated - 1)
+            probe.wait_for_tokens(sampled - 1)
         assert cancelled.wait(TIMEOUT_SECONDS)
         model.gate.release()  # the current step and no other
         probe.wait_for_jobs(0)
-        assert probe.tokens <= generated + 1
+        assert probe.tokens <= sampled + 1
 
 
 @pytest.mark.fault("F11", cases=64)

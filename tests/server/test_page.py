@@ -106,7 +106,8 @@ def test_text_is_streamed_and_can_be_stopped_and_continued(browser: Browser) -> 
         scheduler = models.models["a"].scheduler
         page.click("#continue")
         page.wait(
-            "document.querySelector('#stop').disabled && /press Continue/.test(document.querySelector('#status').textContent)"
+            "document.querySelector('#stop').disabled"
+            " && /press Continue/.test(document.querySelector('#status').textContent)"
         )
         assert story(page).startswith(partial)
         assert len(story(page)) > len(partial)

@@ -36,8 +36,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     asked = EvalConfig(
-        checkpoint=checkpoint, device=device, engine=engine, text=parse_source(text) if text else None, stories=stories,
-        tokens=tokens, questions=questions, temperature=temperature, top_p=top_p, seed=seed,
+        checkpoint=checkpoint, device=device, engine=engine, text=parse_source(text) if text else None,
+        num_samples=stories, max_tokens=tokens, num_cloze=questions, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
     result = evaluate(run, asked, print_status)
     print_report(result, lines, as_json=as_json)
@@ -45,9 +45,15 @@ def command(
 
 def lines(result: Evaluation) -> list[str]:
     """The result for people."""
-    shown = [*_scores(result.scores, result.text, result.step), "", *_places(result.scores), "", *_calibration(result)]
-    if result.stories:
-        shown += ["", *_stories(result.stories, result.settings)]
+    shown = [
+        *_scores(result.scores, result.text, result.step),
+        "",
+        *_positions(result.scores),
+        "",
+        *_calibration(result),
+    ]
+    if result.samples:
+        shown += ["", *_samples(result.samples, result.settings)]
     if result.cloze:
         given = result.cloze
         shown += [
@@ -83,8 +89,8 @@ def _named(found: tuple[object, ...]) -> str:
     return ", ".join(f"{one['document']} ({one['bits_per_byte']:.3f})" for one in each)
 
 
-def _places(found: Scores) -> list[str]:
-    rows = [f"  {_range(place.first, place.last):<16} {place.loss:>10.4f}" for place in found.places]
+def _positions(found: Scores) -> list[str]:
+    rows = [f"  {_range(position.first, position.last):<16} {position.loss:>10.4f}" for position in found.positions]
     return ["Loss by position in the context:", *rows]
 
 
@@ -100,25 +106,33 @@ def _calibration(result: Evaluation) -> list[str]:
     ]
 
 
-def _stories(found: SampleComparison, settings: dict[str, object]) -> list[str]:
-    told, real = found.told, found.real
+def _samples(found: SampleComparison, settings: dict[str, object]) -> list[str]:
+    generated, real = found.generated, found.real
     rows: list[tuple[str, float, float, str]] = [
-        ("words, mean", told.words_mean, real.words_mean, ".0f"),
-        ("words, median", told.words_median, real.words_median, ".0f"),
-        ("end by themselves", told.ended, real.ended, ".0%"),
-        *((f"distinct runs of {n}", told.distinct[n], real.distinct[n], ".1%") for n in told.distinct),
-        ("repeated runs of 4", told.repeated, real.repeated, ".1%"),
-        ("names a story", told.names_a_story, real.names_a_story, ".1f"),
-        ("mentions of kept names", told.name_consistency, real.name_consistency, ".0%"),
-        ("words never learned", told.unknown_words, real.unknown_words, ".2%"),
-        *((f"learned runs of {n}", told.ngram_overlap[n], real.ngram_overlap[n], ".1%") for n in told.ngram_overlap),
-        ("longest copy, mean", told.copied_mean, real.copied_mean, ".1f"),
-        ("longest copy, words", len(told.copied_longest.split()), len(real.copied_longest.split()), ".0f"),
+        ("words, mean", generated.words_mean, real.words_mean, ".0f"),
+        ("words, median", generated.words_median, real.words_median, ".0f"),
+        ("end by themselves", generated.ended, real.ended, ".0%"),
+        *((f"distinct runs of {n}", generated.distinct[n], real.distinct[n], ".1%") for n in generated.distinct),
+        ("repeated runs of 4", generated.repeated, real.repeated, ".1%"),
+        ("names a story", generated.names_per_story, real.names_per_story, ".1f"),
+        ("mentions of kept names", generated.name_consistency, real.name_consistency, ".0%"),
+        ("words never learned", generated.unknown_words, real.unknown_words, ".2%"),
+        *(
+            (f"learned runs of {n}", generated.ngram_overlap[n], real.ngram_overlap[n], ".1%")
+            for n in generated.ngram_overlap
+        ),
+        ("longest copy, mean", generated.copied_mean, real.copied_mean, ".1f"),
+        ("longest copy, words", len(generated.copied_longest.split()), len(real.copied_longest.split()), ".0f"),
     ]
-    table = [f"  {name:<24} {format(own, how):>8} {format(other, how):>8}" for name, own, other, how in rows]
+    table = [f"  {name:<24} {format(own, how):>9} {format(other, how):>8}" for name, own, other, how in rows]
     head = (
-        f"{told.stories} stories told from the first {settings['opening_words']} words of real ones "
+        f"{generated.stories} samples after the first {settings['prompt_words']} words of real ones "
         f"(temperature {settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']}, "
-        f"at most {settings['tokens']} tokens):"
+        f"at most {settings['max_tokens']} tokens):"
     )
-    return [head, f"  {'':<24} {'told':>8} {'real':>8}", *table, f"  longest copy: {escape(told.copied_longest)[:300]}"]
+    return [
+        head,
+        f"  {'':<24} {'generated':>9} {'real':>8}",
+        *table,
+        f"  longest copy: {escape(generated.copied_longest)[:300]}",
+    ]

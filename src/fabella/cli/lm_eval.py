@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
-from fabella.evaluation.harness import EvalConfig, Results, run_tasks
+from fabella.evaluation.harness import HarnessConfig, Results, run_tasks
 from fabella.tracking.terminal_escape import escape
 
 
@@ -29,8 +29,8 @@ def command(
     engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
-    asked = EvalConfig(
-        tasks=tuple(dict.fromkeys(tasks)), folders=tuple(folder or ()), shots=shots, limit=limit,
+    asked = HarnessConfig(
+        tasks=tuple(dict.fromkeys(tasks)), include_path=tuple(folder or ()), num_fewshot=shots, limit=limit,
         checkpoint=checkpoint, device=device, engine=engine,
     )  # fmt: skip
     result = run_tasks(run, asked, print_status)
@@ -41,11 +41,11 @@ def lines(result: Results) -> list[str]:
     """A table for people."""
     shown = [f"Step {result.step:,}, by lm-evaluation-harness {result.harness}:", ""]
     shown.append(f"  {'task':<32} {'metric':<20} {'value':>10} {'± error':>9} {'questions':>9} {'shots':>5}")
-    for one in result.measured:
-        error = f"{one.error:.4f}" if one.error == one.error else "-"
+    for one in result.metrics:
+        error = f"{one.stderr:.4f}" if one.stderr == one.stderr else "-"
         shown.append(
             f"  {escape(one.task):<32} {escape(one.metric):<20} {one.value:>10.4f} {error:>9} "
-            f"{one.questions:>9,} {one.shots:>5}"
+            f"{one.num_samples:>9,} {one.num_fewshot:>5}"
         )
     if result.limit:
         shown += [

@@ -18,7 +18,7 @@ class Result(Protocol):
     """What was measured, and what is to be said of how."""
 
     @property
-    def remarks(self) -> Sequence[str]: ...
+    def warnings(self) -> Sequence[str]: ...
 
     def as_json(self) -> Mapping[str, Any]:
         """For programs."""
@@ -58,8 +58,8 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_report(result: AnyResult, lines: Callable[[AnyResult], Sequence[str]], *, as_json: bool) -> None:
     """A result with its remarks: one JSON object, or ``lines`` of it for people."""
-    for remark in result.remarks:
-        print_status(remark)
+    for warning in result.warnings:
+        print_status(warning)
     if as_json:
         print_json(result.as_json())
     else:

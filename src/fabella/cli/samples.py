@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
-from fabella.evaluation.samples import Sample, SamplePrompts, SampleTable, asked_in_training, collect_samples
+from fabella.evaluation.samples import Sample, SamplePrompts, SampleTable, collect_samples, training_prompts
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.terminal_escape import escape
 
@@ -34,11 +34,11 @@ def command(
     engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    own = asked_in_training(RunDir.open(run).run)
+    own = training_prompts(RunDir.open(run).run)
     given = {"temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = replace(own.sampling, **{name: value for name, value in given.items() if value is not None})
     ask = SamplePrompts(
-        tuple(dict.fromkeys(prompts or own.prompts)), own.tokens if tokens is None else tokens, sampling
+        tuple(dict.fromkeys(prompts or own.prompts)), own.max_tokens if tokens is None else tokens, sampling
     )
     result = collect_samples(run, ask, device=device, engine=engine, report=print_status)
     print_report(result, lines, as_json=as_json)
@@ -46,12 +46,12 @@ def command(
 
 def lines(result: SampleTable) -> list[str]:
     """For people: prompt by prompt, and of each the steps."""
-    ask = result.ask
+    config, sampling = result.config, result.config.sampling
     shown = [
-        f"At most {ask.tokens} tokens, temperature {ask.sampling.temperature}, top-p {ask.sampling.top_p}, "
-        f"seed {ask.sampling.seed}."
+        f"At most {config.max_tokens} tokens, temperature {sampling.temperature}, top-p {sampling.top_p}, "
+        f"seed {sampling.seed}."
     ]
-    for prompt in ask.prompts:
+    for prompt in config.prompts:
         shown += ["", f"== {escape(prompt) or '(the model begins)'}"]
         for sample in result.of(prompt):
             shown += ["", _head(sample), escape(prompt + sample.text)]
@@ -60,4 +60,4 @@ def lines(result: SampleTable) -> list[str]:
 
 def _head(sample: Sample) -> str:
     loss = "" if sample.loss is None else f", validation loss {sample.loss:.4f}"
-    return f"-- step {sample.step:,}{loss}, told {sample.completion}"
+    return f"-- step {sample.step:,}{loss}, generated {sample.generated}"

@@ -1,1 +1,1 @@
-"""What a model has learned: how well it predicts held-out text, how it tells stories, and what it only copied."""
+"""Evaluation: held-out scores, generated text compared with real text, cloze test, memorization, standard tasks."""

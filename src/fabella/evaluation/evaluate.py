@@ -1,6 +1,6 @@
-"""Evaluate a run: how well it predicts held-out text, how it tells stories, and what it copied, with real ones beside.
+"""Evaluate a run: held-out scores, generated text compared with real text, cloze test, memorization.
 
-The result is kept as ``evaluation.json`` in the run folder; its names are those of the dataclasses below.
+The result is saved as ``evaluation.json`` in the run directory; its keys are the fields of the dataclasses below.
 """
 
 import importlib
@@ -17,8 +17,7 @@ import numpy as np
 from fabella.config.data import Source
 from fabella.data.dataset import Split, TokenizedDataset, open_dataset
 from fabella.errors import CheckpointError, PreparedDataError
-from fabella.evaluation import cloze, memorization, scores, scoring_batches
-from fabella.evaluation import text_metrics as stories
+from fabella.evaluation import cloze, memorization, scores, scoring_batches, text_metrics
 from fabella.evaluation.cloze import Cloze
 from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scores import Scores
@@ -34,25 +33,28 @@ T = TypeVar("T")
 
 FILE = "evaluation.json"
 FORMAT = 1
-OPENING_WORDS = 6
-"""Of a held-out story, that the model goes on from."""
+PROMPT_WORDS = 6
+"""Number of words of a held-out document that are the prompt of a sample."""
+SHOWN_SAMPLES = 5
+"""Number of samples whose text is part of the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """What is to be measured. ``text``: other documents than the run's held-out ones, for the scores."""
+    """Settings of an evaluation."""
 
     checkpoint: str = "best"
     device: str = "auto"
     engine: str = ""
-    """torch or jax; empty: the one that the run was trained with."""
+    """torch or jax; empty for the engine of the run."""
     text: Source | None = None
-    stories: int = 64
-    """Told stories, each with a real one beside; 0: none."""
-    tokens: int = 256
-    """The most of a story, told or real."""
-    questions: int = 200
-    """Of the cloze test; 0: none."""
+    """Text for the scores instead of the run's held-out documents."""
+    num_samples: int = 64
+    """Number of generated samples, each compared with a real text; 0 skips the comparison."""
+    max_tokens: int = 256
+    """Maximum length of a sample, generated or real, in tokens."""
+    num_cloze: int = 200
+    """Maximum number of cloze questions; 0 skips the test."""
     temperature: float = 0.8
     top_p: float = 0.95
     seed: int = 1
@@ -60,171 +62,170 @@ class EvalConfig:
 
 @dataclass(frozen=True, slots=True)
 class SampleComparison:
-    """Told stories beside real ones that begin alike. The openings are not measured."""
+    """Metrics of generated text and of real text after the same prompts. The prompts are not measured."""
 
-    told: TextMetrics
+    generated: TextMetrics
     real: TextMetrics
     samples: tuple[tuple[str, str], ...]
-    """Some openings, and what was told."""
+    """Some prompts with their completions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that was measured. ``remarks``: what could not be, and why."""
+    """Result of an evaluation. ``warnings``: what could not be measured, and why."""
 
     step: int
     text: str
     context: int
     settings: dict[str, Any]
     scores: Scores
-    stories: SampleComparison | None
+    samples: SampleComparison | None
     cloze: Cloze | None
     seconds: dict[str, float]
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For a file."""
+        """Return the content of ``evaluation.json``."""
         return {"format": FORMAT, **asdict(self)}
 
 
-def evaluate(path: Path, asked: EvalConfig, report: Callable[[str], None] = lambda text: None) -> Evaluation:
-    """Evaluate the run in ``path`` and keep the result there, unless ``asked.text`` is another text.
+def evaluate(path: Path, config: EvalConfig, report: Callable[[str], None] = lambda text: None) -> Evaluation:
+    """Evaluate the run in ``path`` and save the result there, unless ``config.text`` is given.
 
-    ``report`` hears what is being done. Raises StorageError where there is no run or checkpoint, PreparedDataError
-    where its data is gone or another.
+    ``report`` is called with status messages. Raises StorageError without a run or checkpoint, PreparedDataError if the
+    run's dataset is missing or has changed.
     """
-    folder = RunDir.open(path)
-    teller = load(path, checkpoint=asked.checkpoint, device=asked.device, engine=asked.engine)
-    module = importlib.import_module(f"fabella.evaluation.predictions_{teller.engine}")
-    prepared = open_run_dataset(folder)
-    work = _Evaluation(
-        teller, partial(module.predictions, teller.model), prepared, asked, report, remarks=teller.warnings
-    )
-    result = work.all()
-    if asked.text is None:
+    run_dir = RunDir.open(path)
+    generator = load(path, checkpoint=config.checkpoint, device=config.device, engine=config.engine)
+    module = importlib.import_module(f"fabella.evaluation.predictions_{generator.engine}")
+    dataset = open_run_dataset(run_dir)
+    result = _Evaluation(generator, partial(module.predictions, generator.model), dataset, config, report).run()
+    if config.text is None:
         write_json(path / FILE, result.as_json())
     return result
 
 
-def open_run_dataset(folder: RunDir) -> TokenizedDataset:
-    """The data that a run learned from. Raises PreparedDataError where it is gone or has changed."""
-    known = folder.manifest.get("data", {})
-    if not {"folder", "fingerprint"} <= set(known):
-        raise CheckpointError(f"The manifest of {folder.path} does not say which data the run learned from.")
-    prepared = open_dataset((folder.path / known["folder"]).resolve())
-    if prepared.fingerprint != known["fingerprint"]:
+def open_run_dataset(run_dir: RunDir) -> TokenizedDataset:
+    """Open the dataset that a run was trained on. Raises PreparedDataError if it is missing or has changed."""
+    entry = run_dir.manifest.get("data", {})
+    if not {"folder", "fingerprint"} <= set(entry):
+        raise CheckpointError(f"The manifest of {run_dir.path} does not name the dataset of the run.")
+    dataset = open_dataset((run_dir.path / entry["folder"]).resolve())
+    if dataset.fingerprint != entry["fingerprint"]:
         raise PreparedDataError(
-            f"The data in {prepared.folder} is not what run {folder.path} learned from.",
-            hint="Put the original folder back, or evaluate other text with --text.",
+            f"The dataset in {dataset.folder} differs from the one that run {run_dir.path} was trained on.",
+            hint="Restore the original dataset, or evaluate other text with --text.",
         )
-    return prepared
+    return dataset
 
 
 class _Evaluation:
     """One evaluation, part by part."""
 
     def __init__(
-        self, teller: TextGenerator, predict: Predict, prepared: TokenizedDataset, asked: EvalConfig, report: Callable[[str], None],
-        *, remarks: Sequence[str],
-    ) -> None:  # fmt: skip
-        self.teller, self.predict, self.prepared, self.asked, self.report = teller, predict, prepared, asked, report
-        self.remarks = list(remarks)
+        self,
+        generator: TextGenerator,
+        predict: Predict,
+        dataset: TokenizedDataset,
+        config: EvalConfig,
+        report: Callable[[str], None],
+    ) -> None:
+        self.generator, self.predict, self.dataset = generator, predict, dataset
+        self.config, self.report = config, report
+        self.warnings = list(generator.warnings)
         self.seconds: dict[str, float] = {}
 
-    def all(self) -> Evaluation:
-        """Everything that was asked for."""
-        asked = self.asked
-        text = sources.describe(asked.text) if asked.text else "held-out text"
-        settings = {"opening_words": OPENING_WORDS} | {
-            name: getattr(asked, name) for name in ("stories", "tokens", "temperature", "top_p", "seed")
-        }
-        found = self._timed("scores", self._scores)
-        real = self._real() if asked.stories or asked.questions else []
-        told = self._timed("stories", lambda: self._stories(real)) if asked.stories else None
-        answers = self._timed("cloze", lambda: self._cloze(real)) if asked.questions else None
+    def run(self) -> Evaluation:
+        """Measure all parts that the config selects."""
+        config = self.config
+        fields = ("num_samples", "max_tokens", "temperature", "top_p", "seed")
+        held_out_scores = self._timed("scores", self._scores)
+        real = self._real_texts() if config.num_samples or config.num_cloze else []
+        samples = self._timed("samples", lambda: self._samples(real)) if config.num_samples else None
+        cloze_result = self._timed("cloze", lambda: self._cloze(real)) if config.num_cloze else None
         return Evaluation(
-            self.teller.step,
-            text,
-            self.teller.context_length,
-            settings,
-            found,
-            told,
-            answers,
-            self.seconds,
-            tuple(self.remarks),
+            step=self.generator.step,
+            text=sources.describe(config.text) if config.text else "held-out text",
+            context=self.generator.context_length,
+            settings={"prompt_words": PROMPT_WORDS} | {name: getattr(config, name) for name in fields},
+            scores=held_out_scores,
+            samples=samples,
+            cloze=cloze_result,
+            seconds=self.seconds,
+            warnings=tuple(self.warnings),
         )
 
-    def _timed(self, name: str, work: Callable[[], T]) -> T:
-        began = time.perf_counter()
+    def _timed(self, name: str, measure: Callable[[], T]) -> T:
+        start = time.perf_counter()
         try:
-            return work()
+            return measure()
         finally:
-            self.seconds[name] = time.perf_counter() - began
+            self.seconds[name] = time.perf_counter() - start
 
     def _scores(self) -> Scores:
-        teller, asked = self.teller, self.asked
-        if asked.text:
-            read = scoring_batches.of_texts(sources.documents(asked.text), teller.tokenizer)
+        generator, config = self.generator, self.config
+        if config.text:
+            documents = scoring_batches.of_texts(sources.documents(config.text), generator.tokenizer)
         else:
-            read = scoring_batches.held_out(self.prepared.validation)
-        self.report("Reading the text.")
+            documents = scoring_batches.held_out(self.dataset.validation)
+        self.report("Scoring the text.")
         return scores.score(
             self.predict,
-            read,
-            context=teller.context_length,
-            vocab_size=teller.config.vocab_size,
-            end=teller.tokenizer.eos_id,
+            documents,
+            context=generator.context_length,
+            vocab_size=generator.config.vocab_size,
+            eos_id=generator.tokenizer.eos_id,
         )
 
-    def _real(self) -> list[str]:
-        """Held-out stories, spread evenly over all of them."""
-        split = self.prepared.validation
-        wanted = max(self.asked.stories, self.asked.questions) * 2
-        chosen = np.unique(np.linspace(0, split.documents - 1, num=min(wanted, split.documents)).astype(np.int64))
-        return [_text(split, number, self.teller) for number in chosen.tolist()]
+    def _real_texts(self) -> list[str]:
+        """Return held-out documents, evenly spaced over the split."""
+        split = self.dataset.validation
+        count = min(max(self.config.num_samples, self.config.num_cloze) * 2, split.documents)
+        chosen = np.unique(np.linspace(0, split.documents - 1, num=count).astype(np.int64))
+        return [_text(split, number, self.generator) for number in chosen.tolist()]
 
-    def _stories(self, real: Sequence[str]) -> SampleComparison | None:
-        """Stories told from the openings of real ones; nothing, with a remark, where none is long enough."""
-        asked = self.asked
-        begun = [
-            (opening, text) for text in real if len(opening := stories.first_words(text, OPENING_WORDS)) < len(text)
-        ]
-        begun = begun[: asked.stories]
-        if not begun:
-            self.remarks.append(f"No stories were told: no held-out document has more than {OPENING_WORDS} words.")
+    def _samples(self, real: Sequence[str]) -> SampleComparison | None:
+        """Compare completions of the first words of real texts with the texts themselves.
+
+        Returns None and adds a warning if no text is long enough.
+        """
+        config = self.config
+        prompts = ((text_metrics.first_words(text, PROMPT_WORDS), text) for text in real)
+        pairs = [(prompt, text) for prompt, text in prompts if len(prompt) < len(text)][: config.num_samples]
+        if not pairs:
+            self.warnings.append(f"No samples: no held-out document has more than {PROMPT_WORDS} words.")
             return None
-        self.report(f"Telling {len(begun)} stories.")
-        sampling = SamplingParams(temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed)
-        told = self.teller.stream_many(
-            [opening for opening, _ in begun], sampling, max_tokens=asked.tokens
-        ).completions()
-        rests = [self._cut(text[len(opening) :]) for opening, text in begun]
-        self.report("Looking for them in the training text.")
-        texts = [story.completion for story in told] + [rest for rest, _ in rests]
-        found = memorization.find_copied(texts, text_of(self.prepared.train, self.teller.tokenizer))
+        self.report(f"Generating {len(pairs)} samples.")
+        sampling = SamplingParams(temperature=config.temperature, top_p=config.top_p, seed=config.seed)
+        stream = self.generator.stream_many([prompt for prompt, _ in pairs], sampling, max_tokens=config.max_tokens)
+        completions = stream.completions()
+        truncated = [self._truncate(text[len(prompt) :]) for prompt, text in pairs]
+        self.report("Searching the training text for copies.")
+        texts = [completion.completion for completion in completions] + [text for text, _ in truncated]
+        runs = memorization.find_copied(texts, text_of(self.dataset.train, self.generator.tokenizer))
         return SampleComparison(
-            stories.measure(found[: len(told)], [story.finish_reason == "eos" for story in told]),
-            stories.measure(found[len(told) :], [whole for _, whole in rests]),
-            tuple((story.prompt, story.completion) for story in told[:5]),
+            generated=text_metrics.measure(runs[: len(pairs)], [c.finish_reason == "eos" for c in completions]),
+            real=text_metrics.measure(runs[len(pairs) :], [ended for _, ended in truncated]),
+            samples=tuple((c.prompt, c.completion) for c in completions[:SHOWN_SAMPLES]),
         )
 
-    def _cut(self, text: str) -> tuple[str, bool]:
-        """A real story as far as it would have been told, and whether that is all of it."""
-        ids = self.teller.tokenizer.encode(text)
-        whole = len(ids) < self.asked.tokens
-        return (text if whole else self.teller.tokenizer.decode(ids[: self.asked.tokens].tolist())), whole
+    def _truncate(self, text: str) -> tuple[str, bool]:
+        """Return a real text cut to ``max_tokens``, and True if it was short enough."""
+        ids = self.generator.tokenizer.encode(text)
+        fits = len(ids) < self.config.max_tokens
+        return (text if fits else self.generator.tokenizer.decode(ids[: self.config.max_tokens].tolist())), fits
 
     def _cloze(self, real: Sequence[str]) -> Cloze | None:
-        asked = list(islice(cloze.questions(real), self.asked.questions))
-        if not asked:
-            self.remarks.append(
-                f"No cloze test: it takes {cloze.CHOICES} held-out stories of {cloze.LEAST_SENTENCES} sentences each."
+        questions = list(islice(cloze.questions(real), self.config.num_cloze))
+        if not questions:
+            self.warnings.append(
+                f"No cloze test: it needs {cloze.CHOICES} held-out documents of {cloze.MIN_SENTENCES} sentences each."
             )
             return None
-        self.report(f"Asking for the endings of {len(asked)} stories.")
-        return cloze.run_cloze(self.predict, self.teller.tokenizer, asked, context=self.teller.context_length)
+        self.report(f"Scoring the endings of {len(questions)} documents.")
+        return cloze.run_cloze(self.predict, self.generator.tokenizer, questions, context=self.generator.context_length)
 
 
-def _text(split: Split, number: int, teller: TextGenerator) -> str:
+def _text(split: Split, number: int, generator: TextGenerator) -> str:
     start, stop = split.offsets[number : number + 2].tolist()
-    return teller.tokenizer.decode(split.read(start, stop - 1).tolist())
+    return generator.tokenizer.decode(split.read(start, stop - 1).tolist())

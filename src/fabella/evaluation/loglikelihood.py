@@ -1,4 +1,4 @@
-"""How likely a model finds texts that go on from other texts: what questions with given answers are scored by."""
+"""Log-likelihood of continuations, as multiple-choice tasks need it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fabella.errors import NumericsError
 from fabella.evaluation.predictions import Predict
+from fabella.evaluation.scoring_batches import group_by_tokens
 from fabella.generation.likelihood import window_starts
 from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -15,90 +16,82 @@ from fabella.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Of one continuation."""
+    """Score of one continuation."""
 
     nats: float
-    """Natural logarithm of its probability, 0 at most; of nothing, 0"""
+    """Natural logarithm of its probability, at most 0; 0 for an empty continuation."""
     greedy: bool
-    """Whether each of its tokens was the likeliest one"""
+    """True if every token was the most likely one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Tokens of a line that are read at once, and those predicted from them: IGNORE where an earlier one did, [T]."""
+    """Input tokens of one forward pass and their targets, [T] each; IGNORE where an earlier window has the target."""
 
-    line: int
-    read: NDArray[np.int32]
-    wanted: NDArray[np.int32]
+    sequence: int
+    inputs: NDArray[np.int32]
+    targets: NDArray[np.int32]
 
 
 def loglikelihoods(
-    predict: Predict, tokenizer: Tokenizer, asked: Sequence[tuple[str, str]], *, context: int, tokens: int
+    predict: Predict, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, context: int, tokens: int
 ) -> list[Likelihood]:
-    """Of each (text before, continuation): how likely the second is after the first.
+    """Return the log-likelihood of the second text of each (context, continuation) pair after the first.
 
-    Both are tokenized as one text; scored is what follows the tokens that the text before has on its own. It is read
-    after the end-of-document id, as in training; the end of a continuation is not scored. Of a longer text the last
-    ``context`` tokens are read, and a continuation that does not fit is read in windows that overlap by half. At most
-    ``tokens`` are read at once, or one window. Raises NumericsError where a prediction is not finite.
+    Both are tokenized as one text after the EOS id, as in training; the tokens after those of the context alone are
+    scored, without a final EOS. A longer text is cut to its last ``context`` tokens; a continuation that does not fit
+    is scored in windows that overlap by half. A forward pass has at most ``tokens`` tokens, or one window. Raises
+    NumericsError for a prediction that is not finite.
     """
-    windows = [window for number, pair in enumerate(asked) for window in _windows(number, pair, tokenizer, context)]
-    windows.sort(key=lambda window: len(window.read))
-    nats, greedy = np.zeros(len(asked)), np.ones(len(asked), np.bool_)
-    for group in _together(windows, tokens):
-        found = predict(*_padded(group, tokenizer.eos_id))
+    windows = [window for number, pair in enumerate(pairs) for window in _windows(number, pair, tokenizer, context)]
+    windows.sort(key=lambda window: len(window.inputs))
+    nats, greedy = np.zeros(len(pairs)), np.ones(len(pairs), np.bool_)
+    for group in group_by_tokens(windows, lambda window: len(window.inputs), tokens):
+        predictions = predict(*_padded(group, tokenizer.eos_id))
         for row, window in enumerate(group):
-            new = np.flatnonzero(window.wanted != IGNORE)
-            nats[window.line] -= float(found.nats[row, new].sum(dtype=np.float64))
-            greedy[window.line] &= bool(found.correct[row, new].all())
+            scored = np.flatnonzero(window.targets != IGNORE)
+            nats[window.sequence] -= float(predictions.nats[row, scored].sum(dtype=np.float64))
+            greedy[window.sequence] &= bool(predictions.correct[row, scored].all())
     wrong = np.flatnonzero(~np.isfinite(nats))
     if wrong.size:
         raise NumericsError(
-            f"A continuation ({asked[int(wrong[0])][1]!r:.60}) has the log-likelihood {nats[wrong[0]]}.",
+            f"The continuation {pairs[int(wrong[0])][1]!r:.60} has the log-likelihood {nats[wrong[0]]}.",
             hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
         )
-    return [Likelihood(float(one) + 0.0, bool(right)) for one, right in zip(nats, greedy, strict=True)]
+    return [Likelihood(float(total) + 0.0, bool(best)) for total, best in zip(nats, greedy, strict=True)]
 
 
 def _windows(number: int, pair: tuple[str, str], tokenizer: Tokenizer, context: int) -> Iterator[_Window]:
-    before, line = tokenizer.encode(pair[0]), tokenizer.encode("".join(pair)).astype(np.int32)
-    first = common_prefix(before, line)
-    if first == len(line):  # nothing follows
+    prompt, sequence = tokenizer.encode(pair[0]), tokenizer.encode("".join(pair)).astype(np.int32)
+    first = common_prefix(prompt, sequence)
+    if first == len(sequence):  # the continuation is empty
         return
-    fits = len(line) - first <= context
-    starts = [max(0, len(line) - context)] if fits else window_starts(len(line), context).tolist()
-    read = np.append(tokenizer.eos_id, line[:-1]).astype(np.int32)
+    fits = len(sequence) - first <= context
+    starts = [max(0, len(sequence) - context)] if fits else window_starts(len(sequence), context).tolist()
+    inputs = np.append(tokenizer.eos_id, sequence[:-1]).astype(np.int32)
     for start in starts:
-        stop = min(start + context, len(line))
+        stop = min(start + context, len(sequence))
         if stop > first:
-            wanted = np.where(np.arange(start, stop) < first, IGNORE, line[start:stop]).astype(np.int32)
-            yield _Window(number, read[start:stop], wanted)
+            targets = np.where(np.arange(start, stop) < first, IGNORE, sequence[start:stop]).astype(np.int32)
+            yield _Window(number, inputs[start:stop], targets)
             first = stop
 
 
-def common_prefix(before: NDArray[np.int32], line: NDArray[np.int32]) -> int:
-    """How many ids both begin with: a tokenizer may join the last letters of one text to the first of the next."""
-    shorter = min(len(before), len(line))
-    differing = np.flatnonzero(before[:shorter] != line[:shorter])
+def common_prefix(prompt: NDArray[np.int32], sequence: NDArray[np.int32]) -> int:
+    """Return the number of equal leading ids.
+
+    It may be less than the length of the prompt, whose last letters a tokenizer may merge with the ones that follow.
+    """
+    shorter = min(len(prompt), len(sequence))
+    differing = np.flatnonzero(prompt[:shorter] != sequence[:shorter])
     return int(differing[0]) if differing.size else shorter
 
 
-def _together(windows: Sequence[_Window], tokens: int) -> Iterator[list[_Window]]:
-    group: list[_Window] = []
-    for window in windows:
-        if group and (len(group) + 1) * len(window.read) > tokens:
-            yield group
-            group = []
-        group.append(window)
-    if group:
-        yield group
-
-
-def _padded(group: Sequence[_Window], end: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Tokens and targets, [B T]."""
-    width = len(group[-1].read)
-    tokens = np.full((len(group), width), end, np.int32)
+def _padded(group: Sequence[_Window], eos_id: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return tokens and targets, [B T] each, padded to the last and longest window."""
+    width = len(group[-1].inputs)
+    tokens = np.full((len(group), width), eos_id, np.int32)
     targets = np.full((len(group), width), IGNORE, np.int32)
     for row, window in enumerate(group):
-        tokens[row, : len(window.read)], targets[row, : len(window.wanted)] = window.read, window.wanted
+        tokens[row, : len(window.inputs)], targets[row, : len(window.targets)] = window.inputs, window.targets
     return tokens, targets

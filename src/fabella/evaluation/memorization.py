@@ -1,8 +1,8 @@
-"""What of told stories stands word for word in the training text: exactly, all of it, in memory for the stories only.
+"""Exact search for word sequences of generated text in the training text. Memory grows with the generated text only.
 
-The stories become a suffix automaton (Blumer et al. 1985, "The smallest automaton recognizing the subwords of a
-text"), and the training text runs through it word by word. Each state remembers the longest piece of training text
-that arrived there; from this follows, for every word of every story, the longest copied run that ends with it.
+The generated texts become a suffix automaton (Blumer et al. 1985, "The smallest automaton recognizing the subwords of a
+text"), and the training text is fed to it word by word. Each state keeps the longest match of the training text that
+reached it; from this follows, for every word of every text, the longest copied run that ends with it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,43 +15,43 @@ Words = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class CopiedRuns:
-    """One story: for each of its words, how many words up to it stand in the training text in this order."""
+    """Copied runs of one text: for each word, the length in words of the longest copied run that ends with it."""
 
     words: tuple[str, ...]
     runs: tuple[int, ...]
 
     @property
     def longest(self) -> tuple[str, ...]:
-        """The longest run of words that was copied."""
+        """Longest copied run of words."""
         length = max(self.runs, default=0)
         end = self.runs.index(length) + 1 if length else 0
         return self.words[end - length : end]
 
-    def seen(self, n: int) -> tuple[int, int]:
-        """How many runs of ``n`` words stand in the training text, and how many there are."""
+    def ngram_overlap(self, n: int) -> tuple[int, int]:
+        """Return the number of n-grams of words found in the training text, and the number of n-grams."""
         return sum(run >= n for run in self.runs), max(0, len(self.words) - n + 1)
 
 
-def find_copied(stories: Sequence[str], training: Iterable[str]) -> list[CopiedRuns]:
-    """Look for each story in the text whose pieces, cut between words, are ``training``."""
-    told = [words(story) for story in stories]
-    numbers = {word: number for number, word in enumerate(sorted({word for story in told for word in story}), start=1)}
-    automaton = SuffixAutomaton([[numbers[word] for word in story] for story in told])
+def find_copied(texts: Sequence[str], training: Iterable[str]) -> list[CopiedRuns]:
+    """Find the copied runs of each text. ``training``: chunks of the training text, cut between words."""
+    split = [words(text) for text in texts]
+    numbers = {word: number for number, word in enumerate(sorted({word for text in split for word in text}), start=1)}
+    automaton = SuffixAutomaton([[numbers[word] for word in text] for text in split])
     state, length = 0, 0
-    for piece in training:
-        state, length = automaton.feed([numbers.get(word, 0) for word in words(piece)], state, length)
-    return [CopiedRuns(tuple(story), tuple(runs)) for story, runs in zip(told, automaton.runs(), strict=True)]
+    for chunk in training:
+        state, length = automaton.feed([numbers.get(word, 0) for word in words(chunk)], state, length)
+    return [CopiedRuns(tuple(text), tuple(runs)) for text, runs in zip(split, automaton.runs(), strict=True)]
 
 
 class SuffixAutomaton:
-    """Every run of words of some texts; words are numbers from 1, and 0 is a word that none of them has."""
+    """All word sequences of some texts. Words are numbers from 1; 0 is a word that no text contains."""
 
     def __init__(self, texts: Sequence[Words]) -> None:
         self._steps: list[dict[int, int]] = [{}]
         self._length = [0]
-        """Words of the longest run that ends in each state."""
+        """Length in words of the longest sequence of each state."""
         self._shorter = [-1]
-        """The state of the longest end of that run that is found elsewhere, too."""
+        """Suffix link: the state of the longest suffix that also occurs elsewhere."""
         self._longest_read = [0]
         self._texts: list[list[int]] = []
         last = 0
@@ -61,7 +61,7 @@ class SuffixAutomaton:
                 last = self._append(last, word)
                 states.append(last)
             self._texts.append(states)
-            last = self._append(last, -number)  # nothing reaches across texts
+            last = self._append(last, -number)  # no sequence spans two texts
 
     def _append(self, last: int, word: int) -> int:
         new = self._add(self._length[last] + 1, {})
@@ -72,16 +72,16 @@ class SuffixAutomaton:
         if at < 0:
             self._shorter[new] = 0
             return new
-        found = self._steps[at][word]
-        if self._length[found] == self._length[at] + 1:
-            self._shorter[new] = found
+        target = self._steps[at][word]
+        if self._length[target] == self._length[at] + 1:
+            self._shorter[new] = target
             return new
-        copy = self._add(self._length[at] + 1, dict(self._steps[found]))
-        self._shorter[copy] = self._shorter[found]
-        while at >= 0 and self._steps[at].get(word) == found:
+        copy = self._add(self._length[at] + 1, dict(self._steps[target]))
+        self._shorter[copy] = self._shorter[target]
+        while at >= 0 and self._steps[at].get(word) == target:
             self._steps[at][word] = copy
             at = self._shorter[at]
-        self._shorter[found] = self._shorter[new] = copy
+        self._shorter[target] = self._shorter[new] = copy
         return new
 
     def _add(self, length: int, steps: dict[int, int]) -> int:
@@ -92,7 +92,7 @@ class SuffixAutomaton:
         return len(self._steps) - 1
 
     def feed(self, text: Words, state: int = 0, length: int = 0) -> tuple[int, int]:
-        """Follow a text from where an earlier part of it has led, to the state and length to be gone on from."""
+        """Feed a chunk of text, starting from the result of the previous chunk; return (state, matched length)."""
         steps, lengths, shorter, longest = self._steps, self._length, self._shorter, self._longest_read
         for word in text:
             if not word:
@@ -113,17 +113,17 @@ class SuffixAutomaton:
         return state, length
 
     def runs(self) -> list[list[int]]:
-        """For every word of every text, the longest run up to it that was read."""
+        """Return, for every word of every text, the length of the longest fed run that ends with it."""
         longest = list(self._longest_read)
         for state in sorted(range(1, len(longest)), key=self._length.__getitem__, reverse=True):
-            if longest[state] and self._shorter[state]:  # then every shorter end of it was read, too
+            if longest[state] and self._shorter[state]:  # then its suffixes were fed too
                 longest[self._shorter[state]] = self._length[self._shorter[state]]
-        found: list[list[int]] = []
+        result: list[list[int]] = []
         for states in self._texts:
             runs: list[int] = []
             for state in states:
                 while state and not longest[state]:
                     state = self._shorter[state]
                 runs.append(longest[state] if state else 0)
-            found.append(runs)
-        return found
+            result.append(runs)
+        return result

@@ -16,11 +16,11 @@ from fabella.models.nn.layers_jax import Params
 
 
 def predictions(model: LoadedModel, tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
-    """Of every target, [B T]; the logits of the whole batch are in memory at once."""
+    """Return the predictions of all targets, [B T]. The logits of the whole batch are in memory at once."""
     rows, time = tokens.shape
-    found = _predictions(model.model, model.network, *pad_to_buckets(model, tokens, targets))
-    nats, confidence, right = (np.array(array)[:rows, :time] for array in found)
-    return Predictions(nats=nats, confidence=confidence, correct=right)
+    padded = _predictions(model.model, model.network, *pad_to_buckets(model, tokens, targets))
+    nats, confidence, correct = (np.array(array)[:rows, :time] for array in padded)
+    return Predictions(nats=nats, confidence=confidence, correct=correct)
 
 
 @partial(jax.jit, static_argnums=0)

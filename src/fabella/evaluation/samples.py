@@ -1,7 +1,7 @@
-"""The same prompts told from checkpoint after checkpoint, so that learning can be read as it goes.
+"""Samples of every checkpoint of a run with the same prompts, which show how the model learned.
 
-What a training told on its way lies in ``samples.jsonl``; checkpoints that it did not tell from are asked now, by the
-same settings and seed, and tell what they would have told then.
+Samples from training are in ``samples.jsonl``. Checkpoints without one generate it now, with the same settings and
+seed, so that the text is the one that training would have logged.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,103 +19,107 @@ from fabella.runs.run_dir import RunDir, step_name
 
 @dataclass(frozen=True, slots=True)
 class SamplePrompts:
-    """What every checkpoint is asked. The texts end by themselves, or after ``tokens``."""
+    """Prompts and sampling parameters that all checkpoints share."""
 
     prompts: tuple[str, ...]
-    tokens: int
+    max_tokens: int
+    """Maximum number of new tokens per sample."""
     sampling: SamplingParams
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise UsageError("There is no prompt.", hint='Give one: fabella samples RUN "Once upon a time".')
+            raise UsageError("No prompt.", hint='Give at least one: fabella samples RUN "Once upon a time".')
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One text. ``loss``: that of the validation at this step, none where there was no validation."""
+    """One completion. ``loss``: validation loss at this step; None without a validation."""
 
     step: int
     prompt: str
     text: str
     loss: float | None
-    completion: Literal["while training", "now"]
+    generated: Literal["while training", "now"]
 
 
 @dataclass(frozen=True, slots=True)
 class SampleTable:
-    """All texts, by prompt and then by step. ``remarks``: which checkpoints could not be asked, and why."""
+    """All samples, by prompt, then by step. ``warnings``: which checkpoints failed to load, and why."""
 
-    ask: SamplePrompts
+    config: SamplePrompts
     samples: tuple[Sample, ...]
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def of(self, prompt: str) -> list[Sample]:
-        """What was told of one prompt, the first step first."""
+        """Return the samples of one prompt, by step."""
         return [sample for sample in self.samples if sample.prompt == prompt]
 
     def as_json(self) -> dict[str, Any]:
-        """Settings and samples, for programs."""
+        """Return settings, samples and warnings."""
         return asdict(self)
 
 
-def asked_in_training(run: RunConfig) -> SamplePrompts:
-    """The prompts and settings of a run's own samples."""
-    own = run.samples
-    return SamplePrompts(
-        own.prompts, own.max_tokens, SamplingParams(temperature=own.temperature, top_p=own.top_p, seed=run.seed)
-    )
+def training_prompts(run: RunConfig) -> SamplePrompts:
+    """Return the prompts and settings with which a run logs samples."""
+    config = run.samples
+    sampling = SamplingParams(temperature=config.temperature, top_p=config.top_p, seed=run.seed)
+    return SamplePrompts(config.prompts, config.max_tokens, sampling)
 
 
 def collect_samples(
     path: Path,
-    ask: SamplePrompts,
+    config: SamplePrompts,
     *,
     device: str = "auto",
     engine: str = "",
     report: Callable[[str], None] = lambda text: None,
 ) -> SampleTable:
-    """Ask every checkpoint of the run in ``path``; what the training itself has told of ``ask`` is not told anew.
+    """Return samples of every checkpoint of the run in ``path``; those logged in training are not generated again.
 
-    ``engine``: torch or jax; empty: the one that the run was trained with. ``report`` hears what is being done.
-    Raises CheckpointError where there is nothing to tell from, or a line of the run's measurements is damaged.
+    ``engine``: torch or jax; empty for the engine of the run. ``report`` is called with status messages. Raises
+    CheckpointError if there is neither a checkpoint nor a logged sample, and for a damaged line of the logs.
     """
-    folder = RunDir.open(path)
+    run_dir = RunDir.open(path)
     validated = (row for row in read_rows(path / "metrics.jsonl") if row.get("kind") == "validation")
     losses = {row["step"]: row.get("loss") for row in validated if "step" in row}
-    as_in_training = ask == asked_in_training(folder.run) and engine in ("", folder.run.engine)
-    found = _recorded(path, ask, losses) if as_in_training else []
-    known = {(sample.step, sample.prompt) for sample in found}
-    remarks: list[str] = []
-    for step in folder.steps():
-        prompts = [prompt for prompt in ask.prompts if (step, prompt) not in known]
+    as_in_training = config == training_prompts(run_dir.run) and engine in ("", run_dir.run.engine)
+    samples = _logged(path, config, losses) if as_in_training else []
+    known = {(sample.step, sample.prompt) for sample in samples}
+    warnings: list[str] = []
+    for step in run_dir.steps():
+        prompts = [prompt for prompt in config.prompts if (step, prompt) not in known]
         if not prompts:
             continue
-        report(f"Asking {step_name(step)}.")
+        report(f"Generating samples of {step_name(step)}.")
         try:
-            texts = _tell(load(path, checkpoint=step, device=device, engine=engine), prompts, ask)
+            texts = _generate(load(path, checkpoint=step, device=device, engine=engine), prompts, config)
         except StorageError as error:
-            remarks.append(f"{step_name(step)} was passed over: {error.message}")
+            warnings.append(f"Skipped {step_name(step)}: {error.message}")
             continue
-        found += [
+        samples += [
             Sample(step, prompt, text, losses.get(step), "now") for prompt, text in zip(prompts, texts, strict=True)
         ]
-    if not found:
-        why = f": {' '.join(remarks)}" if remarks else "."
-        raise CheckpointError(f"{path} has no checkpoint to tell from{why}", hint=f"Train it: fabella resume {path}")
-    order = {prompt: number for number, prompt in enumerate(ask.prompts)}
-    found.sort(key=lambda sample: (order[sample.prompt], sample.step))
-    return SampleTable(ask, tuple(found), tuple(remarks))
+    if not samples:
+        reason = f": {' '.join(warnings)}" if warnings else "."
+        raise CheckpointError(
+            f"{path} has no checkpoint to generate from{reason}", hint=f"Train it: fabella resume {path}"
+        )
+    order = {prompt: number for number, prompt in enumerate(config.prompts)}
+    samples.sort(key=lambda sample: (order[sample.prompt], sample.step))
+    return SampleTable(config, tuple(samples), tuple(warnings))
 
 
-def _recorded(path: Path, ask: SamplePrompts, losses: dict[int, float | None]) -> list[Sample]:
+def _logged(path: Path, config: SamplePrompts, losses: dict[int, float | None]) -> list[Sample]:
     rows = (row for row in read_rows(path / "samples.jsonl") if row.get("kind") == "sample")
     return [
         Sample(row["step"], row["prompt"], row["text"], losses.get(row["step"]), "while training")
         for row in rows
-        if row.get("prompt") in ask.prompts and {"step", "text"} <= row.keys()
+        if row.get("prompt") in config.prompts and {"step", "text"} <= row.keys()
     ]
 
 
-def _tell(teller: TextGenerator, prompts: Sequence[str], ask: SamplePrompts) -> list[str]:
-    """One by one, as the training tells them: told side by side, rounding could choose another word."""
-    return [teller.generate(prompt, ask.sampling, max_tokens=ask.tokens)[0].completion for prompt in prompts]
+def _generate(generator: TextGenerator, prompts: Sequence[str], config: SamplePrompts) -> list[str]:
+    """Generate one prompt at a time, as training does: in a batch, rounding could change a token."""
+    return [
+        generator.generate(prompt, config.sampling, max_tokens=config.max_tokens)[0].completion for prompt in prompts
+    ]

@@ -1,4 +1,4 @@
-"""How well a model predicts documents: in all, by position in its context, document by document; and calibration."""
+"""Held-out scores: loss, perplexity and bits per byte; loss by position; calibration; best and worst documents."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 from fabella.errors import NumericsError, TextError
 from fabella.evaluation.confidence import ConfidenceInterval, exponential, ratio
 from fabella.evaluation.predictions import Predict, Predictions
-from fabella.evaluation.scoring_batches import Document, ScoringBatch, rows
+from fabella.evaluation.scoring_batches import Document, ScoringBatch, batches
 from fabella.models import IGNORE
 
 CONFIDENCE_BINS = 10
-LOGITS_AT_ONCE = 2**24
-"""64 MB of float32: enough for the matrix products to run at full speed."""
-TOKENS_AT_ONCE = 8192
+MAX_LOGITS = 2**24
+"""Maximum number of logits of a batch: 64 MB of float32 are enough for matrix products at full speed."""
+MAX_BATCH_TOKENS = 8192
+"""Maximum number of tokens of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class PositionLoss:
-    """The mean loss of the ``first``-th to ``last``-th prediction of a window; the first is made from nothing."""
+    """Mean loss at positions ``first`` to ``last`` of the context, counted from 1; position 1 has no context."""
 
     first: int
     last: int
@@ -31,31 +32,31 @@ class PositionLoss:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin:
-    """Predictions whose likeliest token was given a probability from ``low`` to ``high``."""
+    """Predictions whose most likely token has a probability from ``low`` to ``high``."""
 
     low: float
     high: float
     tokens: int
     confidence: float
-    """Their mean probability; not a number where there are none, as ``accuracy``."""
+    """Mean probability of the most likely token; NaN in an empty bin, as is ``accuracy``."""
     accuracy: float
-    """The share of them that came true."""
+    """Share of correct predictions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Whether the likeliest token is right as often as its probability says (Guo et al. 2017, arXiv 1706.04599)."""
+    """Accuracy of the most likely token compared with its probability (Guo et al. 2017, arXiv 1706.04599)."""
 
     accuracy: float
     confidence: float
     error: float
-    """Expected calibration error: the distance of accuracy and confidence in each bin, weighed by its tokens."""
+    """Expected calibration error: |accuracy - confidence| per bin, weighted by its tokens."""
     bins: tuple[CalibrationBin, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentScore:
-    """One document: its number, counted from 0, and bits per byte."""
+    """Bits per byte of one document; documents are counted from 0."""
 
     document: int
     bytes: int
@@ -64,7 +65,7 @@ class DocumentScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of all documents together. ``loss`` is in nats a token, the ends of documents among the tokens."""
+    """Scores over all documents. ``loss`` is in nats per token, EOS tokens included."""
 
     documents: int
     tokens: int
@@ -72,11 +73,12 @@ class Scores:
     loss: ConfidenceInterval
     perplexity: ConfidenceInterval
     bits_per_byte: ConfidenceInterval
-    places: tuple[PositionLoss, ...]
+    positions: tuple[PositionLoss, ...]
     calibration: Calibration
     easiest: tuple[DocumentScore, ...]
-    """The documents with the fewest bits per byte, the first first."""
+    """Documents with the fewest bits per byte, in this order."""
     hardest: tuple[DocumentScore, ...]
+    """Documents with the most bits per byte, in this order."""
 
 
 def score(
@@ -85,30 +87,30 @@ def score(
     *,
     context: int,
     vocab_size: int,
-    end: int,
-    shown: int = 3,
-    told: Callable[[int], None] = lambda tokens: None,
+    eos_id: int,
+    listed: int = 3,
+    progress: Callable[[int], None] = lambda tokens: None,
 ) -> Scores:
-    """Read every document; see ``documents.rows`` for how. Memory grows by some bytes a document only.
+    """Score all documents in the batches of ``scoring_batches.batches``; memory grows by some bytes per document.
 
-    ``told`` hears how many tokens have been read. Raises TextError where there is no document, NumericsError where a
-    prediction is not finite.
+    ``listed``: number of easiest and hardest documents in the result. ``progress`` is called with the number of tokens
+    so far. Raises TextError without a document, NumericsError for a prediction that is not finite.
     """
-    tally = ScoreAccumulator(context)
-    kept: list[tuple[int, int]] = []
+    accumulator = ScoreAccumulator(context)
+    sizes: list[tuple[int, int]] = []
 
     def counted() -> Iterable[Document]:
         for document in documents:
-            kept.append((len(document.ids), document.bytes))
+            sizes.append((len(document.ids), document.bytes))
             yield document
 
-    at_once = max(context, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocab_size))
-    for part in rows(counted(), context=context, end=end, tokens=at_once):
-        tally.add(part, predict(part.batch.tokens, part.batch.targets))
-        told(tally.tokens)
-    if not kept:
-        raise TextError("There is no document to score.", hint="Give text that is not empty.")
-    return tally.scores(np.array(kept, np.float64), shown)
+    tokens = max(context, min(MAX_BATCH_TOKENS, MAX_LOGITS // vocab_size))
+    for part in batches(counted(), context=context, eos_id=eos_id, tokens=tokens):
+        accumulator.add(part, predict(part.batch.tokens, part.batch.targets))
+        progress(accumulator.tokens)
+    if not sizes:
+        raise TextError("No document to score.", hint="Give text that is not empty.")
+    return accumulator.scores(np.array(sizes, np.float64), listed)
 
 
 class ScoreAccumulator:
@@ -116,27 +118,27 @@ class ScoreAccumulator:
 
     def __init__(self, context: int) -> None:
         self.tokens = 0
-        self._place_nats, self._place_tokens = np.zeros(context), np.zeros(context, np.int64)
-        self._bins = np.zeros((3, CONFIDENCE_BINS))  # tokens, confidence, right
+        self._position_nats, self._position_tokens = np.zeros(context), np.zeros(context, np.int64)
+        self._bins = np.zeros((3, CONFIDENCE_BINS))  # tokens, confidence, correct
         self._nats: list[float] = []
 
-    def add(self, part: ScoringBatch, made: Predictions) -> None:
-        """Count what was predicted of these rows."""
-        new = part.batch.targets != IGNORE
-        nats = np.where(new, made.nats, 0.0).astype(np.float64)
+    def add(self, part: ScoringBatch, predictions: Predictions) -> None:
+        """Add the predictions of a batch. Raises NumericsError for one that is not finite."""
+        scored = part.batch.targets != IGNORE
+        nats = np.where(scored, predictions.nats, 0.0).astype(np.float64)
         if not np.isfinite(nats).all():
             raise NumericsError(
                 f"A token of document {part.documents[~np.isfinite(nats).all(axis=1)][0]:,} has no finite probability.",
                 hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
             )
-        self.tokens += int(new.sum())
-        width = new.shape[1]
-        self._place_nats[:width] += nats.sum(axis=0)
-        self._place_tokens[:width] += new.sum(axis=0)
+        self.tokens += int(scored.sum())
+        width = scored.shape[1]
+        self._position_nats[:width] += nats.sum(axis=0)
+        self._position_tokens[:width] += scored.sum(axis=0)
         self._count_documents(part.documents, nats.sum(axis=1))
-        confidence = made.confidence[new].astype(np.float64)
+        confidence = predictions.confidence[scored].astype(np.float64)
         bins = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
-        for line, weights in zip(self._bins, (None, confidence, made.correct[new]), strict=True):
+        for line, weights in zip(self._bins, (None, confidence, predictions.correct[scored]), strict=True):
             line += np.bincount(bins, weights, minlength=CONFIDENCE_BINS)
 
     def _count_documents(self, documents: NDArray[np.int64], nats: NDArray[np.float64]) -> None:
@@ -144,16 +146,16 @@ class ScoreAccumulator:
         for document, more in zip(documents.tolist(), nats.tolist(), strict=True):
             self._nats[document] += more
 
-    def scores(self, sizes: NDArray[np.float64], shown: int) -> Scores:
-        """All sums as scores; ``sizes`` are tokens and bytes of each document, [N 2]."""
+    def scores(self, sizes: NDArray[np.float64], listed: int) -> Scores:
+        """Return the scores. ``sizes``: tokens and bytes of each document, [N 2]."""
         nats, tokens, size = np.array(self._nats), sizes[:, 0], sizes[:, 1]
         loss, bits = ratio(nats, tokens), ratio(nats / math.log(2), size)
-        each = nats / math.log(2) / np.maximum(size, 1)
-        order = np.argsort(each, kind="stable")
-        named = [DocumentScore(number, int(size[number]), float(each[number])) for number in order[:shown].tolist()]
-        worst = [
-            DocumentScore(number, int(size[number]), float(each[number])) for number in order[::-1][:shown].tolist()
-        ]
+        per_document = nats / math.log(2) / np.maximum(size, 1)
+        order = np.argsort(per_document, kind="stable")
+
+        def ranked(numbers: NDArray[np.int64]) -> tuple[DocumentScore, ...]:
+            return tuple(DocumentScore(n, int(size[n]), float(per_document[n])) for n in numbers[:listed].tolist())
+
         return Scores(
             documents=len(nats),
             tokens=int(tokens.sum()),
@@ -161,26 +163,26 @@ class ScoreAccumulator:
             loss=loss,
             perplexity=exponential(loss),
             bits_per_byte=bits,
-            places=tuple(self._places()),
+            positions=tuple(self._positions()),
             calibration=self._calibration(),
-            easiest=tuple(named),
-            hardest=tuple(worst),
+            easiest=ranked(order),
+            hardest=ranked(order[::-1]),
         )
 
-    def _places(self) -> Iterable[PositionLoss]:
-        """Positions in groups that double: 1, 2–3, 4–7, …"""
+    def _positions(self) -> Iterable[PositionLoss]:
+        """Yield positions in groups of doubling size: 1, 2–3, 4–7, …"""
         first = 1
-        while first <= len(self._place_tokens):
-            last = min(2 * first - 1, len(self._place_tokens))
-            tokens = int(self._place_tokens[first - 1 : last].sum())
+        while first <= len(self._position_tokens):
+            last = min(2 * first - 1, len(self._position_tokens))
+            tokens = int(self._position_tokens[first - 1 : last].sum())
             if tokens:
-                yield PositionLoss(first, last, tokens, float(self._place_nats[first - 1 : last].sum()) / tokens)
+                yield PositionLoss(first, last, tokens, float(self._position_nats[first - 1 : last].sum()) / tokens)
             first = last + 1
 
     def _calibration(self) -> Calibration:
-        tokens, confidence, right = self._bins
+        tokens, confidence, correct = self._bins
         with np.errstate(invalid="ignore"):
-            mean, accuracy = confidence / tokens, right / tokens
+            mean, accuracy = confidence / tokens, correct / tokens
         bins = tuple(
             CalibrationBin(
                 k / CONFIDENCE_BINS, (k + 1) / CONFIDENCE_BINS, int(tokens[k]), float(mean[k]), float(accuracy[k])
@@ -188,5 +190,5 @@ class ScoreAccumulator:
             for k in range(CONFIDENCE_BINS)
         )
         total = tokens.sum()
-        error = float(np.abs(right - confidence).sum() / total)
-        return Calibration(float(right.sum() / total), float(confidence.sum() / total), error, bins)
+        error = float(np.abs(correct - confidence).sum() / total)
+        return Calibration(float(correct.sum() / total), float(confidence.sum() / total), error, bins)

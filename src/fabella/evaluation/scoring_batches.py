@@ -1,8 +1,9 @@
-"""Documents to be scored, and the windows in which a model reads them."""
+"""Batches for scoring documents: each document is cut into windows, and windows of similar length share a batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,15 @@ from fabella.generation.likelihood import window_starts
 from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
 
-SORTED_TOGETHER = 2048
-"""Documents whose windows are put in order of length before they are read, so that little is padding."""
+WindowT = TypeVar("WindowT")
+
+SORTED_DOCUMENTS = 2048
+"""Number of documents whose windows are sorted by length at once, to keep padding small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Ids with the end behind them, [T], and the bytes of UTF-8 that they stand for."""
+    """Token ids with the final EOS id, [T], and the size of the text in UTF-8 bytes."""
 
     ids: NDArray[np.int32]
     bytes: int
@@ -27,59 +30,54 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class ScoringBatch:
-    """Windows that are read at once; row i is of document ``documents[i]``, counted from 0."""
+    """Windows of one forward pass; row i belongs to document ``documents[i]``, counted from 0."""
 
     batch: Batch
     documents: NDArray[np.int64]
 
 
 def held_out(split: Split) -> Iterator[Document]:
-    """Every document of prepared text, in its order."""
+    """Yield every document of a split, in order."""
     for number in range(split.documents):
         start, stop = split.offsets[number : number + 2]
         yield Document(split.read(int(start), int(stop)).astype(np.int32), int(split.document_bytes[number]))
 
 
 def of_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Document]:
-    """Documents of text that was not prepared."""
+    """Tokenize texts into documents."""
     remaining = iter(texts)
-    while part := list(islice(remaining, SORTED_TOGETHER)):
+    while part := list(islice(remaining, SORTED_DOCUMENTS)):
         for text, ids in zip(part, tokenizer.encode_many(part), strict=True):
             yield Document(np.append(ids, tokenizer.eos_id).astype(np.int32), len(text.encode()))
 
 
-def rows(documents: Iterable[Document], *, context: int, end: int, tokens: int) -> Iterator[ScoringBatch]:
-    """Each document from its beginning, after ``end`` as in training, every id predicted once, its end among them.
+def batches(documents: Iterable[Document], *, context: int, eos_id: int, tokens: int) -> Iterator[ScoringBatch]:
+    """Yield batches in which every id of every document, with its final EOS, is a target exactly once.
 
-    One longer than ``context`` is read in windows that overlap by half. At most ``tokens`` at once, or one window.
+    A document starts after ``eos_id``, as in training. One longer than ``context`` is read in windows that overlap by
+    half. A batch has at most ``tokens`` tokens with padding, or one window.
     """
     first = 0
     remaining = iter(documents)
-    while part := list(islice(remaining, SORTED_TOGETHER)):
+    while part := list(islice(remaining, SORTED_DOCUMENTS)):
         windows = [
             (width, first + number, start, done)
             for number, document in enumerate(part)
             for width, start, done in _windows(len(document.ids), context)
         ]
         windows.sort(key=lambda window: window[0])
-        for together in _together(windows, tokens):
-            yield _rows(together, part, first, end)
+        for group in group_by_tokens(windows, lambda window: window[0], tokens):
+            yield _batch(group, part, first, eos_id)
         first += len(part)
 
 
-def _windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """Width and beginning of each window, and how many of its predictions an earlier one has made."""
-    width, done = min(context, length), 0
-    for start in window_starts(length, context).tolist():
-        yield width, start, done - start
-        done = start + width
-
-
-def _together(windows: list[tuple[int, int, int, int]], tokens: int) -> Iterator[list[tuple[int, int, int, int]]]:
-    """Windows, shortest first, in groups that hold at most ``tokens`` with their padding."""
-    group: list[tuple[int, int, int, int]] = []
+def group_by_tokens(
+    windows: Iterable[WindowT], length: Callable[[WindowT], int], tokens: int
+) -> Iterator[list[WindowT]]:
+    """Group windows, shortest first, so that a padded group has at most ``tokens`` tokens, or one window."""
+    group: list[WindowT] = []
     for window in windows:
-        if group and (len(group) + 1) * window[0] > tokens:
+        if group and (len(group) + 1) * length(window) > tokens:
             yield group
             group = []
         group.append(window)
@@ -87,12 +85,22 @@ def _together(windows: list[tuple[int, int, int, int]], tokens: int) -> Iterator
         yield group
 
 
-def _rows(windows: list[tuple[int, int, int, int]], part: list[Document], first: int, end: int) -> ScoringBatch:
-    widest = windows[-1][0]
-    tokens = np.full((len(windows), widest), end, np.int32)
-    targets = np.full((len(windows), widest), IGNORE, np.int32)
-    for row, (width, number, start, done) in enumerate(windows):
+def _windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """Yield width and start of each window, and how many of its targets an earlier window has."""
+    width, done = min(context, length), 0
+    for start in window_starts(length, context).tolist():
+        yield width, start, done - start
+        done = start + width
+
+
+def _batch(
+    windows: Sequence[tuple[int, int, int, int]], part: Sequence[Document], first: int, eos_id: int
+) -> ScoringBatch:
+    width = windows[-1][0]
+    tokens = np.full((len(windows), width), eos_id, np.int32)
+    targets = np.full((len(windows), width), IGNORE, np.int32)
+    for row, (size, number, start, done) in enumerate(windows):
         ids = part[number - first].ids
-        tokens[row, int(start == 0) : width] = ids[max(start - 1, 0) : start + width - 1]
-        targets[row, done:width] = ids[start + done : start + width]
+        tokens[row, int(start == 0) : size] = ids[max(start - 1, 0) : start + size - 1]
+        targets[row, done:size] = ids[start + done : start + size]
     return ScoringBatch(Batch(tokens, targets), np.array([number for _, number, _, _ in windows]))

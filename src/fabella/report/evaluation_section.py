@@ -11,7 +11,7 @@ COUNTED = (
     ("words_mean", "words, mean", ".0f"),
     ("ended", "end by themselves", ".0%"),
     ("repeated", "repeated runs of 4 words", ".1%"),
-    ("names_kept", "mentions of kept names", ".0%"),
+    ("name_consistency", "entity consistency", ".0%"),
     ("unknown_words", "words never learned", ".2%"),
     ("copied_mean", "longest copy, words, mean", ".1f"),
 )
@@ -24,8 +24,8 @@ def evaluated(history: RunHistory, name: str) -> str:
         return ""
     title = "What it has learned" + (f": {escape(name)}" if name else "")
     parts = [_scores(found["scores"], int(found["step"])), _pictures(found["scores"])]
-    if found.get("stories"):
-        parts.append(_stories(found["stories"], found["settings"]))
+    if found.get("samples"):
+        parts.append(_samples(found["samples"], found["settings"]))
     if answers := found.get("cloze"):
         accuracy = answers["accuracy"]
         parts.append(
@@ -50,7 +50,7 @@ def _scores(scores: Mapping[str, Any], step: int) -> str:
 
 
 def _pictures(scores: Mapping[str, Any]) -> str:
-    places = [((place["first"] + place["last"]) / 2, place["loss"]) for place in scores["places"]]
+    places = [((place["first"] + place["last"]) / 2, place["loss"]) for place in scores["positions"]]
     bins = [(each["confidence"], each["accuracy"]) for each in scores["calibration"]["bins"] if each["tokens"]]
     calibration = [Line("model", bins), Line("perfectly calibrated", [(0.0, 0.0), (1.0, 1.0)], 0, "reference")]
     position = chart(
@@ -68,20 +68,23 @@ def _pictures(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _stories(stories: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    told, real = stories["told"], stories["real"]
-    rows = [(word, format(told[key], how), format(real[key], how)) for key, word, how in COUNTED]
-    rows += [(f"learned runs of {n} words", f"{told['seen'][n]:.1%}", f"{real['seen'][n]:.1%}") for n in told["seen"]]
+def _samples(samples: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    generated, real = samples["generated"], samples["real"]
+    rows = [(word, format(generated[key], how), format(real[key], how)) for key, word, how in COUNTED]
+    overlap = generated["ngram_overlap"]
+    rows += [
+        (f"{n}-grams in the training text", f"{overlap[n]:.1%}", f"{real['ngram_overlap'][n]:.1%}") for n in overlap
+    ]
     body = "".join(
         f'<tr><th scope="row">{escape(word)}</th><td class="number">{own}</td><td class="number">{other}</td></tr>'
         for word, own, other in rows
     )
     caption = (
-        f"{told['stories']} told stories and as many real ones that begin alike (temperature "
+        f"{generated['stories']} generated samples and as many real texts with the same first words (temperature "
         f"{settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']})"
     )
     return (
         f'<div class="table"><table><caption>{escape(caption)}</caption><thead><tr><th></th>'
-        f'<th scope="col" class="number">told</th><th scope="col" class="number">real</th></tr></thead>'
+        f'<th scope="col" class="number">generated</th><th scope="col" class="number">real</th></tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )

@@ -74,7 +74,9 @@ class ServedModel:
     @property
     def max_prompt_tokens(self) -> int:
         """Maximum prompt length in tokens, without the EOS token that precedes it."""
-        context = self.limits.prompt_tokens if self.generator.config.unlimited_context else self.generator.context_length
+        context = (
+            self.limits.prompt_tokens if self.generator.config.unlimited_context else self.generator.context_length
+        )
         return min(context, self.limits.prompt_tokens) - 1
 
     def encode(self, prompt: Prompt, truncate_to: int) -> NDArray[np.int32]:
