@@ -1,8 +1,8 @@
-"""A crowd before `fabella serve`: streaming clients in a process of their own, on loopback, for minutes.
+"""Load test of `fabella serve`: streaming clients on loopback, in a process of their own, for minutes.
 
-First one client alone, then the crowd; beside it, /healthz is asked five times a second, the server's memory is
-looked at once a second, and prompts that are dear to tokenize come in. At last a hundred clients leave in the middle of
-a stream, and the time until their place is free is taken.
+First a single client, then many. Meanwhile /healthz is requested five times a second, the server's memory is read once
+a second, and prompts that are slow to tokenize are sent. Finally, a hundred clients disconnect during a stream,
+and the time until their row is free is measured.
 
     python benchmarks/serving.py runs/quickstart
     python benchmarks/serving.py runs/quickstart --clients 64 --seconds 120 --threads 1
@@ -32,246 +32,269 @@ import psutil
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 TOKENS = 200
-"""Of each text, unless it ends before"""
-PATIENCE = 60.0
-"""Seconds after which a client calls the server hung"""
-STALL = 2.0
+"""Maximum number of new tokens per completion."""
+TIMEOUT_SECONDS = 60.0
+"""Timeout of a client in seconds."""
+STALL_SECONDS = 2.0
+"""Gap between two chunks in seconds that counts as a stall."""
 WARM_UP = 0.25
-"""Of the time, before memory is looked at"""
-LEAVERS = 100
-DEAR = ["a" * 100_000, " " * 100_000, "字" * 60_000, "👩‍👩‍👧‍👦" * 8_000]
+"""Share of the time before memory is measured."""
+DISCONNECTS = 100
+SLOW_PROMPTS = ["a" * 100_000, " " * 100_000, "字" * 60_000, "👩‍👩‍👧‍👦" * 8_000]
 
 
 @dataclass
-class Heard:
-    """What the clients heard."""
+class ClientLog:
+    """Measurements of all clients."""
 
     tokens: int = 0
-    texts: int = 0
+    completions: int = 0
     errors: list[str] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
-    """Seconds from a request to its first text"""
+    """Times to first chunk in seconds."""
     gaps: list[float] = field(default_factory=list)
-    """Seconds from a text to the next"""
+    """Times between two chunks in seconds."""
     health: list[float] = field(default_factory=list)
     refused: int = 0
-    """Dear prompts that were refused for their length, as they should be"""
+    """Slow prompts that were refused for their length, as they should be."""
 
 
 def request(path: str, body: dict[str, Any] | None = None) -> bytes:
-    """One request of HTTP/1.1, after which the connection is closed."""
+    """Return an HTTP/1.1 request that closes the connection."""
     sent = json.dumps(body).encode() if body is not None else b""
     head = f"{'POST' if body is not None else 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     kind = f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n" if body is not None else ""
     return (head + kind + "\r\n").encode() + sent
 
 
-async def ask(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
-    """Status and body of an answer."""
+async def fetch(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
+    """Return status and body of a response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request(path, body))
-        async with asyncio.timeout(PATIENCE):
-            whole = await reader.read()
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            response = await reader.read()
     finally:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
-    head, _, found = whole.partition(b"\r\n\r\n")
-    return int(head.split()[1]), found
+    head, _, content = response.partition(b"\r\n\r\n")
+    return int(head.split()[1]), content
 
 
 def streaming(seed: int, tokens: int = TOKENS) -> bytes:
-    """A request for a story."""
-    asked = {"prompt": "Once upon a time", "max_tokens": tokens, "seed": seed, "temperature": 0.8, "stream": True}
-    return request("/v1/completions", asked | {"stream_options": {"include_usage": True}})
+    """Return a streaming completion request."""
+    body = {"prompt": "Once upon a time", "max_tokens": tokens, "seed": seed, "temperature": 0.8, "stream": True}
+    return request("/v1/completions", body | {"stream_options": {"include_usage": True}})
 
 
-async def story(port: int, seed: int, heard: Heard) -> None:
-    """Hear one story to its end."""
+async def stream_completion(port: int, seed: int, log: ClientLog) -> None:
+    """Read one stream to its end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(streaming(seed))
-        last, began = 0.0, time.perf_counter()
-        async with asyncio.timeout(PATIENCE):
+        last, start = 0.0, time.perf_counter()
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while line := await reader.readline():
                 if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                     continue
                 now, event = time.perf_counter(), json.loads(line[len(b"data: ") :])
-                (heard.gaps if last else heard.first).append(now - (last or began))
+                (log.gaps if last else log.first).append(now - (last or start))
                 last = now
                 if "usage" in event:
-                    heard.tokens += event["usage"]["completion_tokens"]
-                    heard.texts += 1
+                    log.tokens += event["usage"]["completion_tokens"]
+                    log.completions += 1
                     return
-        heard.errors.append("a stream broke off")
+        log.errors.append("a stream ended early")
     except (OSError, TimeoutError, ValueError, KeyError) as error:
-        heard.errors.append(f"{type(error).__name__}: {error}")
+        log.errors.append(f"{type(error).__name__}: {error}")
     finally:
         writer.close()
 
 
-async def tell_again(port: int, number: int, until: float, heard: Heard) -> None:
-    """One client, which asks again as soon as it was answered."""
-    turn = 0
+async def run_client(port: int, number: int, until: float, log: ClientLog) -> None:
+    """Send one request after another."""
+    count = 0
     while time.perf_counter() < until:
-        await story(port, 1_000_000 * number + turn, heard)
-        turn += 1
+        await stream_completion(port, 1_000_000 * number + count, log)
+        count += 1
 
 
-def ask_health(port: int, seconds: float) -> list[tuple[int, float]]:
-    """Whether the server lives, and how fast it says so, five times a second. In a process of its own: a client that
-    hears many texts is late itself."""
-    found: list[tuple[int, float]] = []
+def poll_health(port: int, seconds: float) -> list[tuple[int, float]]:
+    """Return status and latency of /healthz, five times a second.
+
+    Runs in its own process, because a client that reads many streams is late itself.
+    """
+    results: list[tuple[int, float]] = []
     until = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < until:
-        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+    while (start := time.perf_counter()) < until:
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
             connection.sendall(request("/healthz"))
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        found.append((int(answer.split()[1]), time.perf_counter() - began))
+            response = b"".join(iter(lambda: connection.recv(65536), b""))
+        results.append((int(response.split()[1]), time.perf_counter() - start))
         time.sleep(0.2)
-    return found
+    return results
 
 
-async def ask_dear(port: int, until: float, heard: Heard) -> None:
-    """Prompts that take long to tokenize: one to be cut, one to be refused for its length."""
-    turn = 0
+async def send_slow_prompts(port: int, until: float, log: ClientLog) -> None:
+    """Send prompts that are slow to tokenize, alternately truncated and refused for their length."""
+    count = 0
     while time.perf_counter() < until:
-        kept = -1 if turn % 2 else 0
-        body = {"prompt": DEAR[turn // 2 % len(DEAR)], "max_tokens": 1, "truncate_prompt_tokens": kept}
-        status, _ = await ask(port, "/v1/completions", body)
-        heard.refused += status == 400
-        if status not in ((200,) if kept else (200, 400)):
-            heard.errors.append(f"a dear prompt was answered {status}")
-        turn += 1
+        truncate = -1 if count % 2 else 0
+        body = {
+            "prompt": SLOW_PROMPTS[count // 2 % len(SLOW_PROMPTS)],
+            "max_tokens": 1,
+            "truncate_prompt_tokens": truncate,
+        }
+        status, _ = await fetch(port, "/v1/completions", body)
+        log.refused += status == 400
+        if status not in ((200,) if truncate else (200, 400)):
+            log.errors.append(f"a slow prompt got {status}")
+        count += 1
         await asyncio.sleep(1)
 
 
-async def look(server: psutil.Process, until: float) -> list[tuple[float, int]]:
-    """When, and how many bytes the server held then."""
-    found: list[tuple[float, int]] = []
+async def poll_memory(server: psutil.Process, until: float) -> list[tuple[float, int]]:
+    """Return (time, resident bytes) of the server once a second."""
+    samples: list[tuple[float, int]] = []
     while time.perf_counter() < until:
-        found.append((time.perf_counter(), server.memory_info().rss))
+        samples.append((time.perf_counter(), server.memory_info().rss))
         await asyncio.sleep(1)
-    return found
+    return samples
 
 
-async def crowd(port: int, clients: int, seconds: float, server: psutil.Process) -> tuple[Heard, dict[str, Any]]:
-    """What so many clients heard, and the server's memory meanwhile."""
-    heard, loop = Heard(), asyncio.get_running_loop()
-    with ProcessPoolExecutor(1, get_context("spawn")) as beside:
-        await loop.run_in_executor(beside, ask_health, port, 0.0)  # it takes a while to start
-        began = time.perf_counter()
-        until = began + seconds
+async def crowd(port: int, clients: int, seconds: float, server: psutil.Process) -> tuple[ClientLog, dict[str, Any]]:
+    """Run the clients; return their log, the duration and the server's memory."""
+    log, loop = ClientLog(), asyncio.get_running_loop()
+    with ProcessPoolExecutor(1, get_context("spawn")) as worker:
+        await loop.run_in_executor(worker, poll_health, port, 0.0)  # starts the process
+        start = time.perf_counter()
+        until = start + seconds
         health, memory, *_ = await asyncio.gather(
-            loop.run_in_executor(beside, ask_health, port, seconds),
-            look(server, until),
-            *([ask_dear(port, until, heard)] if clients > 1 else []),
-            *(tell_again(port, number, until, heard) for number in range(clients)),
+            loop.run_in_executor(worker, poll_health, port, seconds),
+            poll_memory(server, until),
+            *([send_slow_prompts(port, until, log)] if clients > 1 else []),
+            *(run_client(port, number, until, log) for number in range(clients)),
         )
-    took = time.perf_counter() - began
-    heard.health = [one for _, one in health]
-    heard.errors += [f"/healthz answered {status}" for status, _ in health if status != 200]
+    took = time.perf_counter() - start
+    log.health = [latency for _, latency in health]
+    log.errors += [f"/healthz got {status}" for status, _ in health if status != 200]
     warm = memory[int(WARM_UP * len(memory)) :]
     times, sizes = np.array([at for at, _ in warm]), np.array([size for _, size in warm], dtype=float)
     slope = float(np.polyfit(times - times[0], sizes, 1)[0]) if len(warm) > 2 else float("nan")
-    return heard, {
+    return log, {
         "seconds": took,
         "memory": {
             "first_bytes": memory[0][1],
             "warm_bytes": warm[0][1],
             "last_bytes": memory[-1][1],
-            "most_bytes": max(size for _, size in memory),
+            "max_bytes": max(size for _, size in memory),
             "bytes_per_minute": slope * 60,
         },
     }
 
 
-async def leave(port: int, times: int) -> list[float]:
-    """Seconds until the place of a client that left in the middle was free, each time."""
-    found: list[float] = []
+async def disconnect(port: int, times: int) -> list[float]:
+    """Return the seconds until the row of a disconnected client is free, for each of ``times`` clients."""
+    durations: list[float] = []
     for number in range(times):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(streaming(number, 2048))
         while not (await reader.readline()).startswith(b"data: "):
             pass
         writer.close()
-        began = time.perf_counter()
-        async with asyncio.timeout(PATIENCE):
+        start = time.perf_counter()
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while await running(port):
                 await asyncio.sleep(0.002)
-        found.append(time.perf_counter() - began)
-    return found
+        durations.append(time.perf_counter() - start)
+    return durations
 
 
 async def running(port: int) -> int:
-    """Texts that the server is telling."""
-    _, body = await ask(port, "/metrics")
+    """Return the number of running and waiting sequences."""
+    _, body = await fetch(port, "/metrics")
     gauges = ("fabella_num_requests_running{", "fabella_num_requests_waiting{")
     lines = [line for line in body.decode().splitlines() if line.startswith(gauges)]
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Seconds: the middle, 99 of 100, the longest."""
-    return {"median": median(values), "p99": float(np.quantile(values, 0.99)), "most": max(values)}
+    """Return median, 99th percentile and maximum in seconds."""
+    return {"median": median(values), "p99": float(np.quantile(values, 0.99)), "max": max(values)}
 
 
-def facts(heard: Heard, about: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a crowd."""
-    return about | {
-        "tokens_per_second": heard.tokens / about["seconds"],
-        "texts": heard.texts,
-        "errors": heard.errors,
-        "first_text_seconds": spread(heard.first),
-        "gap_seconds": spread(heard.gaps),
-        "stalls": sum(gap > STALL for gap in (*heard.gaps, *heard.first)),
-        "health_seconds": spread(heard.health),
-        "dear_prompts_refused": heard.refused,
+def summary(log: ClientLog, stats: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of one measurement."""
+    return stats | {
+        "tokens_per_second": log.tokens / stats["seconds"],
+        "completions": log.completions,
+        "errors": log.errors,
+        "time_to_first_token_seconds": spread(log.first),
+        "gap_seconds": spread(log.gaps),
+        "stalls": sum(gap > STALL_SECONDS for gap in (*log.gaps, *log.first)),
+        "health_seconds": spread(log.health),
+        "slow_prompts_refused": log.refused,
     }
 
 
 async def measure(port: int, server: psutil.Process, clients: int, seconds: float) -> dict[str, Any]:
-    """Everything, in the order of the docstring above."""
-    _, body = await ask(port, "/v1/models")
-    await crowd(port, 1, 2.0, server)  # what is done once is done now
-    alone, about_alone = await crowd(port, 1, max(5.0, seconds / 8), server)
-    print(f"alone: {alone.tokens / about_alone['seconds']:.0f} tokens/s", file=sys.stderr)
-    many, about_many = await crowd(port, clients, seconds, server)
-    left = await leave(port, LEAVERS)
-    found = {"model": json.loads(body)["data"][0], "alone": facts(alone, about_alone), "crowd": facts(many, about_many)}
-    found["crowd"]["by_alone"] = found["crowd"]["tokens_per_second"] / found["alone"]["tokens_per_second"]
-    within = sum(one <= 1 for one in left)
-    found["leavers"] = {"times": len(left), "within_a_second": within, "median": median(left), "most": max(left)}
-    return found
+    """Run all measurements in the order of the module docstring."""
+    _, body = await fetch(port, "/v1/models")
+    await crowd(port, 1, 2.0, server)  # one-time work
+    single, single_stats = await crowd(port, 1, max(5.0, seconds / 8), server)
+    print(f"one client: {single.tokens / single_stats['seconds']:.0f} tokens/s", file=sys.stderr)
+    many, many_stats = await crowd(port, clients, seconds, server)
+    freed = await disconnect(port, DISCONNECTS)
+    result = {
+        "model": json.loads(body)["data"][0],
+        "one_client": summary(single, single_stats),
+        "many_clients": summary(many, many_stats),
+    }
+    speedup = result["many_clients"]["tokens_per_second"] / result["one_client"]["tokens_per_second"]
+    result["many_clients"]["speedup"] = speedup
+    within = sum(seconds <= 1 for seconds in freed)
+    result["disconnects"] = {"count": len(freed), "within_1_second": within, "median": median(freed), "max": max(freed)}
+    return result
 
 
 def main() -> None:
-    """Start a server, measure, write the result."""
+    """Start a server, measure it and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="the folder of a run")
+    parser.add_argument("run", help="run directory")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--threads", type=int, default=1, help="of the server's products")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the server's matrix products")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    words = ["-m", "fabella", "serve", given.run, "--port", "0", "--max-batch-size", str(given.clients), "--max-queue-size", "16"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
-    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True, env=environment) as server:
+    args = parser.parse_args()
+    command = [
+        "-m",
+        "fabella",
+        "serve",
+        args.run,
+        "--port",
+        "0",
+        "--max-batch-size",
+        str(args.clients),
+        "--max-queue-size",
+        "16",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stderr
-        said = server.stderr.readline()
+        line = server.stderr.readline()
         try:
-            port = int(said.split(";")[0].rsplit(":", 1)[1])
-            found = asyncio.run(measure(port, psutil.Process(server.pid), given.clients, given.seconds))
+            port = int(line.split(";")[0].rsplit(":", 1)[1])
+            result = asyncio.run(measure(port, psutil.Process(server.pid), args.clients, args.seconds))
         finally:
             server.terminate()
-    found["settings"] = {
+    result["settings"] = {
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", "fabella": version("fabella"),
         "torch": version("torch"), "python": platform.python_version(), "cores": os.cpu_count(),
-        "threads": given.threads, "clients": given.clients, "tokens_a_text": TOKENS, "load_after": os.getloadavg()[0],
+        "threads": args.threads, "clients": args.clients, "max_tokens": TOKENS, "load_after": os.getloadavg()[0],
     }  # fmt: skip
-    given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
+    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
