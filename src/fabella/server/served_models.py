@@ -58,8 +58,8 @@ class ServedModel:
         """Start the scheduler."""
         rows = self.limits.max_batch_size
         self.scheduler = Scheduler(
-            lambda: self.generator.continuous_batcher(rows), max_batch_size=rows, max_queue_size=self.limits.max_queue_size,
-            post=post, name=self.name,
+            lambda: self.generator.continuous_batcher(rows), max_batch_size=rows,
+            max_queue_size=self.limits.max_queue_size, post=post, name=self.name,
         )  # fmt: skip
 
     def reloaded(self) -> "ServedModel":
