@@ -165,7 +165,7 @@ def test_jax_training_needs_no_pytorch_and_uses_the_requested_devices(tmp_path: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout[: done.stdout.index("}") + 1])["steps"] == 2
-    assert RunDir.open(tmp_path / "run").manifest["environment"]["parallel"] == "data, 2 devices"
+    assert RunDir.open(tmp_path / "run").manifest["environment"]["parallel"] == "ddp, 2 devices"
 
 
 WITHOUT_JAX = """

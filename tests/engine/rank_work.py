@@ -59,7 +59,7 @@ def learn(jobs: list[dict[str, Any]], folder: str) -> int:
 
 def do(job: dict[str, Any], folder: Path, ranks: ProcessGroup) -> None:
     """Steps ``first`` to ``last``, from the state that the job ``before`` gave; its own, and what was measured."""
-    engine = engines.create_engine(validate_config(job["run"]), device="cpu", ranks=ranks)
+    engine = engines.create_engine(validate_config(job["run"]), device="cpu", group=ranks)
     if job["before"]:
         engine.restore(read(folder / job["before"]))
     measured = trained(engine, job["first"], job["last"], job["windows"])
@@ -67,7 +67,7 @@ def do(job: dict[str, Any], folder: Path, ranks: ProcessGroup) -> None:
     with engine.evaluating() as model:
         logits = model(torch.from_numpy(batch(99, 1).tokens.astype(np.int64)))
     state = engine.state()
-    place = ranks.place
+    place = ranks.rank_info
     last = place.rank == place.world_size - 1
     votes = [ranks.poll_max(int(last and number == 1)) for number in range(3)]
     told = ranks.broadcast(f"said by {place.rank}")

@@ -257,7 +257,7 @@ def test_weights_of_another_model_are_refused() -> None:
 def test_a_state_without_moments_is_refused() -> None:
     engine = create_engine(run())
     with pytest.raises(CheckpointError, match=r"The state lacks \['first\."):
-        engine.restore(dataclasses.replace(engine.state(), moments={}))
+        engine.restore(dataclasses.replace(engine.state(), optimizer_state={}))
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
@@ -334,8 +334,8 @@ def test_eight_devices_do_the_work_of_one_and_repeat_it_bit_for_bit() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "one  (3, 12)",
-        "eight data, 8 devices (3, 12)",
-        "again data, 8 devices (3, 12)",
+        "eight ddp, 8 devices (3, 12)",
+        "again ddp, 8 devices (3, 12)",
         "shards fsdp, 8 devices (3, 12)",
         "whole 256 shard 32",
         "resumed True",

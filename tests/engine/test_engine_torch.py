@@ -174,7 +174,7 @@ def test_weights_of_another_model_are_refused() -> None:
 def test_a_state_without_moments_is_refused() -> None:
     engine = create_engine(run())
     with pytest.raises(CheckpointError, match=r"The state lacks \['first\."):
-        engine.restore(dataclasses.replace(engine.state(), moments={}))
+        engine.restore(dataclasses.replace(engine.state(), optimizer_state={}))
 
 
 def test_a_device_that_is_not_there_is_named() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fabella.engine.build_model_torch import build
 from fabella.engine.device_torch import describe_device, pick_device
-from fabella.engine.engine_torch import build
 from fabella.engine.measure.peak_flops_torch import measure_peak_flops
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import count, initial_weights

@@ -130,7 +130,7 @@ class Sharding:
         """For the manifest; empty for one device."""
         processes = len({device.process_index for device in self.mesh.devices.flat})
         many = f", {processes} processes" if processes > 1 else ""
-        return "" if self.size == 1 else f"{'fsdp' if self.sharded else 'data'}, {self.size} devices{many}"
+        return "" if self.size == 1 else f"{'fsdp' if self.sharded else 'ddp'}, {self.size} devices{many}"
 
     def spec(self, shape: tuple[int, ...]) -> NamedSharding:
         """For a weight, its gradient or its moments: whole on every device, or cut along the first axis that allows."""

@@ -149,13 +149,13 @@ def require_device(name: str, device: str, place: RankInfo) -> None:
     load(name).require_device(device, place)
 
 
-def create_engine(run: RunConfig, *, device: str = "auto", ranks: ProcessGroup | None = None) -> Engine:
+def create_engine(run: RunConfig, *, device: str = "auto", group: ProcessGroup | None = None) -> Engine:
     """A new engine with the run's first weights and an empty optimizer.
 
-    With ``ranks``, each of these processes makes one and calls its methods in the same order: ``step`` with the same
+    With ``group``, each of these processes makes one and calls its methods in the same order: ``step`` with the same
     global batch, of which every process takes its own rows; ``state``, whose arrays only the first process is given.
     """
-    return load(run.engine).create_engine(run, device, ranks or SingleProcess())
+    return load(run.engine).create_engine(run, device, group or SingleProcess())
 
 
 def init_distributed(name: str, place: RankInfo, *, device: str = "auto") -> AbstractContextManager[ProcessGroup]:
@@ -163,4 +163,4 @@ def init_distributed(name: str, place: RankInfo, *, device: str = "auto") -> Abs
 
     Raises RanksError where another process is lost.
     """
-    return nullcontext(SingleProcess()) if place.world_size == 1 else load(name).joined(place, device)
+    return nullcontext(SingleProcess()) if place.world_size == 1 else load(name).init_distributed(place, device)

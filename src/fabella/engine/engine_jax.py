@@ -56,11 +56,11 @@ LENGTHS = 4
 """Into how many lengths windows of whole documents are padded: each is compiled once."""
 
 
-def create_engine(run: RunConfig, device: str = "auto", ranks: ProcessGroup | None = None) -> "JaxEngine":
+def create_engine(run: RunConfig, device: str = "auto", group: ProcessGroup | None = None) -> "JaxEngine":
     """A new engine with the run's first weights and an empty optimizer."""
     weights = initial_weights(run.model.parameters(), run.seed)
-    if ranks is not None and ranks.place.world_size > 1:
-        return JaxEngine(run, weights, devices_of_all(device), first=ranks.place.is_main)
+    if group is not None and group.rank_info.world_size > 1:
+        return JaxEngine(run, weights, devices_of_all(device), first=group.rank_info.is_main)
     return JaxEngine(run, weights, pick_devices(device, DEVICES.get()))
 
 

@@ -1,7 +1,6 @@
 """The PyTorch engine: builds a family's model, takes optimizer steps, evaluates, gives and takes its state."""
 
-import importlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fabella.config.training import Float16, Float32
 from fabella.data.batches import Batch
+from fabella.engine.build_model_torch import build, require_fit
 from fabella.engine.compile.compile_cache_torch import CompileCache, use_compile_cache
 from fabella.engine.compile.compile_torch import compile_blocks, is_compiled
 from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
 from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
 from fabella.engine.distributed import process_group_torch
+from fabella.engine.distributed.parallelize_torch import parallelize
 from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, SingleProcess
-from fabella.engine.distributed.single_device_torch import spread
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.measure import step_timer_torch
@@ -32,11 +31,11 @@ from fabella.models.parameters import initial_weights
 from fabella.run_config.run import RunConfig
 
 
-def create_engine(run: RunConfig, device: str = "auto", ranks: ProcessGroup | None = None) -> "TorchEngine":
+def create_engine(run: RunConfig, device: str = "auto", group: ProcessGroup | None = None) -> "TorchEngine":
     """A new engine with the run's first weights and an empty optimizer."""
-    ranks = ranks or SingleProcess()
+    group = group or SingleProcess()
     weights = initial_weights(run.model.parameters(), run.seed)
-    return TorchEngine(run, weights, pick_device(device, ranks.place), ranks)
+    return TorchEngine(run, weights, pick_device(device, group.rank_info), group)
 
 
 def init_distributed(place: RankInfo, device: str) -> AbstractContextManager[ProcessGroup]:
@@ -57,43 +56,6 @@ def load_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], 
 def has_gpu() -> bool:
     """Whether ``auto`` picks something faster than the CPU."""
     return pick_device("auto").type != "cpu"
-
-
-def build(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> nn.Module:
-    """The family's ``Model`` on ``device``; nothing is initialised twice: the layers are made with whatever is there.
-
-    Not on the meta device: there the first tensor alone takes half a second of imports.
-    """
-    module = importlib.import_module(f"fabella.models.{config.family}_torch")
-    with device, _Uninitialised():
-        model: nn.Module = module.Model(config)
-    load_weights(model, weights)
-    return model
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Layers made within are not given first weights: drawing them takes time, for nothing."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Copy every array into its parameter, in place. Raises CheckpointError for other names or shapes."""
-    _require_fit(model, weights)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-
-
-def _require_fit(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    given = {name: tuple(array.shape) for name, array in weights.items()}
-    if expected != given:
-        wrong = sorted(expected.items() ^ given.items())
-        raise CheckpointError(f"Weights do not fit the model; the first that differ: {wrong[:5]}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +85,7 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, run: RunConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device, ranks: ProcessGroup
+        self, run: RunConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device, group: ProcessGroup
     ) -> None:
         self.config = run.model
         self.seed = run.seed
@@ -142,7 +104,7 @@ class TorchEngine:
             compile_blocks(model)
         if run.training.gradient_checkpointing == "blocks":
             recompute_blocks(model)
-        self.parallel = spread(model, ranks, run.training.parallel)
+        self.parallel = parallelize(model, group, run.training.parallel)
         self.model: Any = self.parallel.model
         self.optimizer = Optimizer(self.parallel, run.model.parameters(), run.optimizer)
         self.steps = 0
@@ -261,6 +223,6 @@ class TorchEngine:
 
     @torch.no_grad()
     def _load_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        _require_fit(self.model, weights)
+        require_fit(self.model, weights)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(self.parallel.from_numpy(weights[name], parameter))

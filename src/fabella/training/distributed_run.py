@@ -69,9 +69,9 @@ def start_or_resume(run: RunConfig, out: Path, prepared: TokenizedDataset) -> La
 
 def broadcast_plan(ranks: ProcessGroup, decide: Callable[[], LaunchPlan]) -> LaunchPlan:
     """What the first process decides, told to all."""
-    if ranks.place.is_main:
+    if ranks.rank_info.is_main:
         decision = decide()
-        require_divisible(decision.run.training, ranks.place.world_size)
+        require_divisible(decision.run.training, ranks.rank_info.world_size)
         ranks.broadcast(json.dumps(_as_words(decision)))
         return decision
     words = json.loads(ranks.broadcast(""))
@@ -91,4 +91,4 @@ def execute(decision: LaunchPlan, ranks: ProcessGroup, device: str) -> TrainResu
     if decision.resumed:
         return session.resume(out, device=device, prepared=prepared, run=run, ranks=ranks)
     assert prepared is not None, "a new run has its data"
-    return session.start_run(run, out, open_dataset(prepared, full=ranks.place.is_main), device=device, ranks=ranks)
+    return session.start_run(run, out, open_dataset(prepared, full=ranks.rank_info.is_main), device=device, ranks=ranks)

@@ -83,13 +83,13 @@ class TrainingSession:
 
     def say(self, text: str) -> None:
         """A remark, once for all processes."""
-        if self.ranks.place.is_main:
+        if self.ranks.rank_info.is_main:
             print_status(text)
 
 
 def fit(session: TrainingSession, progress: Progress, saved: ResumeState, initial_rows: Sequence[Row]) -> TrainResult:
     """``news``: rows to be told first."""
-    run, prepared, ranks, first = session.run, session.prepared, session.ranks, session.ranks.place.is_main
+    run, prepared, ranks, first = session.run, session.prepared, session.ranks, session.ranks.rank_info.is_main
     held_out = SequenceDataset(prepared.validation, run.data.sequences, prepared.tokenizer.eos_id)
     batch = run.training.micro_batch_size
 
@@ -104,7 +104,7 @@ def fit(session: TrainingSession, progress: Progress, saved: ResumeState, initia
         write = TrackerGroup(truth, [terminal, *others, *session.sinks], print_status)
         write = write if first else TrackerGroup(_unwritten, [], print_status)
         with (
-            handle_signals(force_on_second=ranks.place.world_size == 1, report=session.say) as heard,
+            handle_signals(force_on_second=ranks.rank_info.world_size == 1, report=session.say) as heard,
             BackgroundWorker(print_status) if first else NullWorker() as behind,
         ):
             agreement = SyncedSignals(heard, ranks)
@@ -196,7 +196,7 @@ def _train(
     pace: ThroughputMeter,
 ) -> Progress:
     """The recipe, fed from where ``progress`` stands."""
-    place = session.ranks.place
+    place = session.ranks.rank_info
     learner = FailedStepRecorder(session.engine, session.folder, place, progress)
     seconds = SHARE * session.run.training.parallel.timeout_seconds
     with (

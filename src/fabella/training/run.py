@@ -56,10 +56,10 @@ def start_run(
     else or has no room, Interrupted (everything saved) after Ctrl-C.
     """
     run, ranks = resolve_config(run, prepared), ranks or SingleProcess()
-    if ranks.place.is_main:
+    if ranks.rank_info.is_main:
         require_packages(run.tracking)
-    engine = engines.create_engine(run, device=device, ranks=ranks)
-    if not ranks.place.is_main:
+    engine = engines.create_engine(run, device=device, group=ranks)
+    if not ranks.rank_info.is_main:
         beside = TrainingSession(run, RunDir(out, run, {}), prepared, engine, ranks, sinks, observers)
         return _go_on(beside, Progress(), {})
     _require_room(out, run, there=0)
@@ -85,8 +85,8 @@ def resume(
     saved one. Raises CheckpointError, PreparedDataError where data or checkpoints are damaged or others.
     """
     ranks = ranks or SingleProcess()
-    with (_open_as_main if ranks.place.is_main else _open_as_worker)(path, prepared, run, ranks) as (folder, data):
-        engine = engines.create_engine(folder.run, device=device, ranks=ranks)
+    with (_open_as_main if ranks.rank_info.is_main else _open_as_worker)(path, prepared, run, ranks) as (folder, data):
+        engine = engines.create_engine(folder.run, device=device, group=ranks)
         session = TrainingSession(folder.run, folder, data, engine, ranks, sinks, observers)
         _warn_of_changes(session, _manifest(path, data, engine))
         progress, saved = _restore(session)
@@ -156,7 +156,7 @@ def _restore(session: TrainingSession, *, due: bool = False) -> tuple[Progress, 
         saved = dict(loaded.checkpoint.progress)
         session.engine.restore(loaded.checkpoint.state)
         progress = _progress_of(saved, loaded.step)
-    if session.ranks.place.is_main:
+    if session.ranks.rank_info.is_main:
         if progress.step < session.steps and not due:
             _require_room(session.folder.path, session.run, there=len(session.folder.steps()))
         for name in ("metrics.jsonl", "samples.jsonl"):
@@ -190,7 +190,7 @@ def initial_state(run: RunConfig) -> State:
 def _newest(session: TrainingSession, *, due: bool) -> Loaded | None:
     """The newest good checkpoint; the first process chooses it, and the others take the same."""
     folder, ranks = session.folder, session.ranks
-    if ranks.place.is_main:
+    if ranks.rank_info.is_main:
         loaded = latest_scheduled(folder) if due else load(folder, "latest") if folder.steps() else None
         ranks.broadcast(str(loaded.step) if loaded else "")
         return loaded

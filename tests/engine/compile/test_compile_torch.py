@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 CHAINED = "data.sequences={kind: packed, length: 16, stride: 16}"
 SMALL = {
     "llama": "{family: llama, vocab_size: 64, context_length: 16, dim: 16, layers: 2, heads: 2, kv_heads: 1, ffn_dim: 24}",
-    "hybrid": "{family: hybrid, vocab_size: 64, context_length: 16, dim: 16, layers: 2, pattern: ma, heads: 2, ffn_dim: 24}",
+    "hybrid": "{family: hybrid, vocab_size: 64, context_length: 16, dim: 16, layers: 2, layer_pattern: ma, heads: 2, ffn_dim: 24}",
 }
 # Fused kernels add in another order: a few units in the last place of sums over 16 to 64 numbers of size 1.
 ROUNDING = 2e-5
@@ -82,9 +82,9 @@ def test_evaluating_goes_the_ordinary_way() -> None:
 
 
 def test_a_long_run_is_compiled_and_a_short_one_is_not() -> None:
-    assert is_compiled(run("llama", "auto", "training.length={steps: 100000000}"), CPU)
-    assert not is_compiled(run("llama", "auto", "training.length={steps: 100}"), CPU)
-    assert not is_compiled(run("llama", "none", "training.length={steps: 100000000}"), CPU)
+    assert is_compiled(run("llama", "auto", "training.length={max_steps: 100000000}"), CPU)
+    assert not is_compiled(run("llama", "auto", "training.length={max_steps: 100}"), CPU)
+    assert not is_compiled(run("llama", "none", "training.length={max_steps: 100000000}"), CPU)
 
 
 def test_what_stands_in_the_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +94,4 @@ def test_what_stands_in_the_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(compile_torch.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
         is_compiled(run("llama", "blocks"), CPU)
-    assert not is_compiled(run("llama", "auto", "training.length={steps: 100000000}"), CPU)
+    assert not is_compiled(run("llama", "auto", "training.length={max_steps: 100000000}"), CPU)

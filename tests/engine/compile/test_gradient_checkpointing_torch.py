@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fabella.engine.build_model_torch import build
 from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
 from fabella.engine.engine import create_engine
-from fabella.engine.engine_torch import build
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
 from fabella.models.registry import family_module, family_names

@@ -49,23 +49,23 @@ def learn(folder: Path, processes: int, jobs: list[dict[str, Any]]) -> None:
 def done(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Number of processes → the folder with all that they did."""
     folders = {processes: tmp_path_factory.mktemp(f"of{processes}") for processes in (1, 2, 4)}
-    assert rank_work.learn([*straight_and_resumed("data"), *straight_and_resumed("data", "muon")], str(folders[1])) == 0
-    shutil.copytree(folders[1] / "data-half", folders[2] / "one-half")
+    assert rank_work.learn([*straight_and_resumed("ddp"), *straight_and_resumed("ddp", "muon")], str(folders[1])) == 0
+    shutil.copytree(folders[1] / "ddp-half", folders[2] / "one-half")
     moved = [
         job("from-one", "fsdp", first=3, before="one-half"),
-        job("from-one-copied", "data", first=3, before="one-half"),
+        job("from-one-copied", "ddp", first=3, before="one-half"),
     ]
     muons = [step for kind in KINDS for step in straight_and_resumed(kind, "muon")]
-    learn(folders[2], 2, [*straight_and_resumed("data"), *straight_and_resumed("fsdp"), *muons, *moved])
+    learn(folders[2], 2, [*straight_and_resumed("ddp"), *straight_and_resumed("fsdp"), *muons, *moved])
     shutil.copytree(folders[2] / "fsdp-half", folders[4] / "two-half")
     moved = [
-        job("from-two", "data", first=3, before="two-half"),
+        job("from-two", "ddp", first=3, before="two-half"),
         job("from-two-sharded", "fsdp", first=3, before="two-half"),
     ]
-    learn(folders[4], 4, [*straight_and_resumed("data"), *straight_and_resumed("fsdp"), *moved])
+    learn(folders[4], 4, [*straight_and_resumed("ddp"), *straight_and_resumed("fsdp"), *moved])
     for kind in KINDS:
         shutil.copytree(folders[2] / f"{kind}-half", folders[1] / f"two-{kind}-half")
-    back = [job(f"from-two-{kind}", "data", first=3, before=f"two-{kind}-half") for kind in KINDS]
+    back = [job(f"from-two-{kind}", "ddp", first=3, before=f"two-{kind}-half") for kind in KINDS]
     assert rank_work.learn(back, str(folders[1])) == 0
     return folders
 
@@ -95,16 +95,16 @@ def test_any_number_of_processes_learns_the_same_from_the_same_windows(
     processes: int, kind: str, done: dict[int, Path]
 ) -> None:
     """Dropout too: where every process takes whole micro-batches, its seeds are those of one process."""
-    assert_alike(done[processes] / f"{kind}-straight", done[1] / "data-straight")
+    assert_alike(done[processes] / f"{kind}-straight", done[1] / "ddp-straight")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_muon_makes_whole_matrices_orthogonal_however_they_lie_on_the_devices(kind: str, done: dict[int, Path]) -> None:
-    assert_alike(done[2] / f"{kind}-muon-straight", done[1] / "data-muon-straight")
+    assert_alike(done[2] / f"{kind}-muon-straight", done[1] / "ddp-muon-straight")
 
 
 @pytest.mark.parametrize(
-    ("processes", "kind"), [*itertools.product([2, 4], KINDS), (1, "data-muon"), (2, "data-muon"), (2, "fsdp-muon")]
+    ("processes", "kind"), [*itertools.product([2, 4], KINDS), (1, "ddp-muon"), (2, "ddp-muon"), (2, "fsdp-muon")]
 )
 def test_the_same_number_of_processes_gives_the_same_bits_resumed_or_not(
     processes: int, kind: str, done: dict[int, Path]
@@ -118,16 +118,16 @@ def test_the_same_number_of_processes_gives_the_same_bits_resumed_or_not(
 @pytest.mark.parametrize(
     ("processes", "name"),
     [(2, "from-one"), (2, "from-one-copied"), (4, "from-two"), (4, "from-two-sharded"),
-     (1, "from-two-data"), (1, "from-two-fsdp")],
+     (1, "from-two-ddp"), (1, "from-two-fsdp")],
 )  # fmt: skip
 @pytest.mark.fault("A21", cases=6)
 def test_a_state_moves_freely_between_numbers_of_processes(processes: int, name: str, done: dict[int, Path]) -> None:
-    assert_alike(done[processes] / name, done[1] / "data-straight")
+    assert_alike(done[processes] / name, done[1] / "ddp-straight")
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_all_hear_what_the_first_says_and_what_any_votes(processes: int, done: dict[int, Path]) -> None:
     """A vote is known one call later; alone it is known at once."""
-    found = measured(done[processes] / "data-straight")
+    found = measured(done[processes] / "ddp-straight")
     assert (found["told"], found["votes"]) == ("said by 0", [0, 0, 1])
-    assert measured(done[1] / "data-straight")["votes"] == [0, 1, 0]
+    assert measured(done[1] / "ddp-straight")["votes"] == [0, 1, 0]

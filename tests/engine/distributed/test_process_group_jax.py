@@ -29,14 +29,14 @@ with engines.init_distributed("jax", place, device="cpu") as ranks:
     lines.append(f"{hello} {[ranks.poll_max(vote) for vote in (place.rank, 0, 2 * place.rank, 0, 0)]}")
     for kind in ("ddp", "fsdp"):
         asked = run("model.dropout=0.2", "training.micro_batch_size=1", f"training.parallel.kind={kind}")
-        straight = trained(engines.create_engine(asked, device="cpu", ranks=ranks), 0, 1)
+        straight = trained(engines.create_engine(asked, device="cpu", group=ranks), 0, 1)
         saved = straight.state()
         if place.is_main:
             np.savez("saved.npz", **saved.weights, **saved.optimizer_state)
         ranks.broadcast("saved")
         arrays = dict(np.load("saved.npz"))
         moments = {name: arrays.pop(name) for name in list(arrays) if name.startswith(("first.", "second."))}
-        resumed = engines.create_engine(asked, device="cpu", ranks=ranks)
+        resumed = engines.create_engine(asked, device="cpu", group=ranks)
         resumed.restore(State(arrays, moments, saved.scalars))
         for engine in (straight, resumed):
             trained(engine, 2, 3)
@@ -52,7 +52,7 @@ with engines.init_distributed("jax", place, device="cpu") as ranks:
             lines.append(f"{straight.describe()['parallel']} {same(ours, theirs)} {near}")
         else:
             whole = bars == 2 * len(asked.model.parameters())
-            lines.append(f"{len(ours.weights)} {len(ours.moments)} {whole} {logits.shape}")
+            lines.append(f"{len(ours.weights)} {len(ours.optimizer_state)} {whole} {logits.shape}")
 for line in lines:
     print(line)
 """
@@ -80,7 +80,7 @@ def test_two_processes_learn_as_one_and_are_resumed_to_the_same_bits(tmp_path: P
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert first.stdout.splitlines() == [
         "hello from 0 [0, 1, 0, 2, 0]",
-        "data, 4 devices, 2 processes True near",
+        "ddp, 4 devices, 2 processes True near",
         "fsdp, 4 devices, 2 processes True near",
     ]
     assert second.stdout.splitlines() == ["hello from 0 [0, 1, 0, 2, 0]", *["0 0 True (8, 3, 64)"] * 2]
@@ -123,7 +123,7 @@ def test_where_a_process_is_killed_the_other_says_so_and_both_go_on_from_the_che
     first, second = two(tmp_path, TRAIN, "killed", "1", "99", *SMALL)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     folder = RunDir.open(tmp_path / "run")
-    assert folder.manifest["environment"]["parallel"] == "data, 2 devices, 2 processes"
+    assert folder.manifest["environment"]["parallel"] == "ddp, 2 devices, 2 processes"
     assert [row["step"] for row in tiny.metrics(folder.path) if row["kind"] == "train"] == [1, 3, 6]
 
 

@@ -1,12 +1,11 @@
-"""How one model lies on several devices: whole on each (data parallel), or in shards (FSDP2).
+"""Data-parallel strategies: complete replicas (DDP) or sharded parameters (FSDP2).
 
-Every process is given the same global batch and takes its own rows of it, so that samples and their order do not
-depend on how many there are. Gradients are averaged over the processes, in one pass a step, with the last micro-batch.
+Gradients are averaged over the ranks once a step, during the backward pass of the last micro-batch.
 """
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -16,75 +15,85 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fabella.config.training import DDP, FSDP
-from fabella.engine import engine_torch
-from fabella.engine.distributed.process_group_torch import TorchRanks
-from fabella.engine.distributed.single_device_torch import Arrays, SingleDeviceStrategy, as_array
+from fabella.engine.build_model_torch import build
+from fabella.engine.distributed.process_group_torch import TorchProcessGroup
+from fabella.engine.distributed.strategy_torch import Arrays, Strategy, as_array, local_grad_norms
 
 
-def parallelize(model: nn.Module, ranks: TorchRanks, section: DDP | FSDP) -> SingleDeviceStrategy:
-    """The model on the devices of all ``ranks``; each must call this with the same weights."""
-    return FSDPStrategy(model, ranks) if isinstance(section, FSDP) else DDPStrategy(model, ranks)
+@final
+class DDPStrategy(Strategy):
+    """The complete model on every rank; DDP averages the gradients while the last backward pass runs."""
 
-
-class DDPStrategy(SingleDeviceStrategy):
-    """The whole model on every device, its gradients averaged by DDP while the last backward pass goes on."""
-
-    def __init__(self, model: nn.Module, ranks: TorchRanks) -> None:
-        super().__init__(model)
-        self.ranks, self.size = ranks, ranks.place.world_size
-        self.description = f"data, {self.size} processes"
-        self.carrier = DistributedDataParallel(_Loss(model), gradient_as_bucket_view=True)
+    def __init__(self, model: nn.Module, group: TorchProcessGroup) -> None:
+        self.model: Any = model
+        self.group, self.size = group, group.rank_info.world_size
+        self.description = f"ddp, {self.size} processes"
+        self.replica = DistributedDataParallel(_LossModule(model), gradient_as_bucket_view=True)
         self._settle_buckets()
 
-    def local_rows(self, count: int) -> range:
-        share = count // self.size
-        return range(self.ranks.place.rank * share, (self.ranks.place.rank + 1) * share)
-
     def _settle_buckets(self) -> None:
-        """One backward pass for nothing: after its first, DDP puts the gradients into buckets anew.
+        """Run two throw-away backward passes: after the first one, DDP reassigns the gradients to buckets.
 
-        With three or more processes a gradient's place in its bucket decides in which order the sums are rounded. A
-        resumed run must not take its first step with other places than the undisturbed one, whose first was long ago.
+        With three or more ranks, a gradient's offset in its bucket decides the order in which its sum is rounded.
+        Without this, the first step of a resumed run would round differently from that step of an uninterrupted run.
         """
-        self.model.eval()  # nothing is compiled for these shapes
-        tokens = torch.zeros(1, 2, dtype=torch.int64, device=self.ranks.device)
-        for _ in range(2):  # the second is the first in the new buckets
-            self.carrier(tokens, tokens).backward()
+        self.model.eval()  # so that nothing is compiled for these shapes
+        tokens = torch.zeros(1, 2, dtype=torch.int64, device=self.group.device)
+        for _ in range(2):  # the second pass is the first one with the new buckets
+            self.replica(tokens, tokens).backward()
         self.model.train().zero_grad(set_to_none=True)
 
+    def local_rows(self, count: int) -> range:
+        return _local_rows(count, self.group)
+
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.carrier(tokens, targets)
+        return self.replica(tokens, targets)
 
     def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self.carrier.no_sync()
+        return nullcontext() if last else self.replica.no_sync()
 
     def mean_loss(self, loss: Tensor) -> Tensor:
-        return self.ranks.sum(loss) / self.size
+        return self.group.sum(loss) / self.size
+
+    def grad_norms(self, gradients: list[Tensor]) -> Tensor:
+        return local_grad_norms(gradients)
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        count = len(tokens)
-        share = -(-count // self.size)  # the last rows are filled up with the first
-        mine = (torch.arange(share, device=tokens.device) + self.ranks.place.rank * share) % count
-        return self.ranks.gathered(super().losses(tokens[mine], targets[mine]))[:count]
+        return _gathered_losses(self.model, tokens, targets, self.group)
+
+    def eval_model(self) -> nn.Module:
+        return self.model.eval()
 
     def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
-        return super().to_numpy(tensors) if self.ranks.place.rank == 0 else {}
+        return {name: as_array(tensor) for name, tensor in tensors.items()} if self.group.rank_info.is_main else {}
+
+    def full_tensor(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def distribute(self, full: Tensor, like: Tensor) -> Tensor:
+        return full
+
+    def from_numpy(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
+        return torch.tensor(array, device=like.device)
 
 
-class FSDPStrategy(DDPStrategy):
-    """Every parameter, gradient and moment in shards, one a device; a block is made whole while it is computed."""
+@final
+class FSDPStrategy(Strategy):
+    """Parameters, gradients and optimizer state sharded over the ranks; a block is gathered while it is computed."""
 
-    def __init__(self, model: Any, ranks: TorchRanks) -> None:
-        SingleDeviceStrategy.__init__(self, model)
-        self.ranks, self.size = ranks, ranks.place.world_size
-        self.description = f"fsdp, {self.size} processes"
+    def __init__(self, model: Any, group: TorchProcessGroup) -> None:
+        self.model: Any = model
         self.config = model.config
+        self.group, self.size = group, group.rank_info.world_size
+        self.description = f"fsdp, {self.size} processes"
         for block in model.blocks:
             fully_shard(block)
         fully_shard(model)
         for method in ("loss", "token_losses"):
             register_fsdp_forward_method(model, method)
+
+    def local_rows(self, count: int) -> range:
+        return _local_rows(count, self.group)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         return self.model.loss(tokens, targets)
@@ -93,32 +102,41 @@ class FSDPStrategy(DDPStrategy):
         self.model.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def eval_model(self) -> nn.Module:
-        weights = {name: as_array(_full(parameter)) for name, parameter in self.model.named_parameters()}
-        return engine_torch.build(self.config, weights, self.ranks.device).eval()
+    def mean_loss(self, loss: Tensor) -> Tensor:
+        return self.group.sum(loss) / self.size
 
     def grad_norms(self, gradients: list[Tensor]) -> Tensor:
-        return _full(super().grad_norms(gradients))
+        return self.full_tensor(local_grad_norms(gradients))
+
+    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        return _gathered_losses(self.model, tokens, targets, self.group)
+
+    def eval_model(self) -> nn.Module:
+        weights = {name: as_array(self.full_tensor(parameter)) for name, parameter in self.model.named_parameters()}
+        return build(self.config, weights, self.group.device).eval()
 
     def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
-        first = self.ranks.place.rank == 0
-        full_tensor = ((name, _full(tensor)) for name, tensor in tensors.items())
-        return {name: array for name, tensor in full_tensor for array in ([as_array(tensor)] if first else [])}
+        arrays: Arrays = {}
+        for name, tensor in tensors.items():
+            full = self.full_tensor(tensor)  # a collective: every rank takes part, only rank 0 copies
+            if self.group.rank_info.is_main:
+                arrays[name] = as_array(full)
+        return arrays
 
     def full_tensor(self, tensor: Tensor) -> Tensor:
-        return _full(tensor)
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def distribute(self, to_numpy: Tensor, like: Tensor) -> Tensor:
+    def distribute(self, full: Tensor, like: Tensor) -> Tensor:
         if not isinstance(like, DTensor):
-            return to_numpy
-        return distribute_tensor(to_numpy, like.device_mesh, like.placements, src_data_rank=None)
+            return full
+        return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
     def from_numpy(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
         return self.distribute(torch.tensor(array, device=like.device), like)
 
 
-class _Loss(nn.Module):
-    """DDP watches ``forward``; what is learned by is ``loss``."""
+class _LossModule(nn.Module):
+    """Adapter: DDP hooks ``forward``, and training calls ``loss``."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -128,5 +146,13 @@ class _Loss(nn.Module):
         return self.model.loss(tokens, targets)
 
 
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _local_rows(count: int, group: TorchProcessGroup) -> range:
+    share = count // group.rank_info.world_size
+    return range(group.rank_info.rank * share, (group.rank_info.rank + 1) * share)
+
+
+def _gathered_losses(model: Any, tokens: Tensor, targets: Tensor, group: TorchProcessGroup) -> Tensor:
+    count = len(tokens)
+    share = -(-count // group.rank_info.world_size)  # the last rank's missing rows are filled up with the first rows
+    rows = (torch.arange(share, device=tokens.device) + group.rank_info.rank * share) % count
+    return group.gathered(model.token_losses(tokens[rows], targets[rows]))[:count]

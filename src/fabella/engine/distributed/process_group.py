@@ -79,7 +79,7 @@ def _number(environment: Mapping[str, str], name: str, otherwise: int = 0) -> in
 class ProcessGroup(Protocol):
     """The processes of one training. Every method must be called by all of them, in the same order."""
 
-    place: RankInfo
+    rank_info: RankInfo
     """Which of them this one is."""
 
     def init_collectives(self, timeout_seconds: float) -> None:
@@ -102,7 +102,7 @@ class ProcessGroup(Protocol):
 class SingleProcess(ProcessGroup):
     """The only process: it agrees with itself at once."""
 
-    place = RankInfo()
+    rank_info = RankInfo()
 
     def init_collectives(self, timeout_seconds: float) -> None:
         """Nobody is waited for."""

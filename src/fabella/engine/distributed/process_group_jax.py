@@ -28,12 +28,12 @@ GOODBYE_SECONDS = 10
 """That JAX lets a process wait for all others when it ends, which one that failed does in vain."""
 
 
-class JaxRanks(ProcessGroup):
+class JaxProcessGroup(ProcessGroup):
     """What processes agree on goes through JAX's own service, so that no step waits for a device to know it."""
 
     def __init__(self, place: RankInfo) -> None:
         """``jax.distributed`` must have been initialized."""
-        self.place = place
+        self.rank_info = place
         self.store: Any = distributed.global_state.client  # JAX's own connection, which has no public name
         self.service: Any = distributed.global_state.service
         self.timeout_seconds = COLLECTIVE_TIMEOUT_SECONDS
@@ -45,12 +45,12 @@ class JaxRanks(ProcessGroup):
     def poll_max(self, vote: int) -> int:
         """The first process collects the votes of one call while the next step is taken, and all read what it found."""
         number, self._asked = self._asked, self._asked + 1
-        self.store.key_value_set(f"vote/{number}/{self.place.rank}", str(vote))
+        self.store.key_value_set(f"vote/{number}/{self.rank_info.rank}", str(vote))
         if number == 0:
             return 0
         before = number - 1
-        if self.place.is_main:
-            votes = [int(self._get(f"vote/{before}/{rank}")) for rank in range(self.place.world_size)]
+        if self.rank_info.is_main:
+            votes = [int(self._get(f"vote/{before}/{rank}")) for rank in range(self.rank_info.world_size)]
             self.store.key_value_set(f"agreed/{before}", str(max(votes)))
             for old in (f"vote/{before}/", f"agreed/{before - LAG}"):  # all have read this one long ago
                 self.store.key_value_delete(old)
@@ -60,15 +60,15 @@ class JaxRanks(ProcessGroup):
     def broadcast(self, words: str) -> str:
         key = f"told/{self._told}"
         self._told += 1
-        if self.place.is_main:
+        if self.rank_info.is_main:
             self.store.key_value_set(key, words)
             return words
         return self._get(key, for_ever=True)
 
     def destroy(self) -> None:
         """Wait until all have done their work, however long the first still writes."""
-        self.store.key_value_set(f"done/{self.place.rank}", "")
-        for rank in range(self.place.world_size):
+        self.store.key_value_set(f"done/{self.rank_info.rank}", "")
+        for rank in range(self.rank_info.world_size):
             self._get(f"done/{rank}", for_ever=True)
 
     def _get(self, key: str, *, for_ever: bool = False) -> str:
@@ -92,7 +92,7 @@ class JaxRanks(ProcessGroup):
     def _leave(self, reason: str) -> None:
         """Tell the others why this one ends; nothing to be done where the one that keeps the words is gone itself."""
         try:
-            self.store.key_value_set(f"left/{self.place.rank}", reason[:500] or " ", allow_overwrite=True)
+            self.store.key_value_set(f"left/{self.rank_info.rank}", reason[:500] or " ", allow_overwrite=True)
         except jax.errors.JaxRuntimeError:
             return
 
@@ -101,9 +101,9 @@ class JaxRanks(ProcessGroup):
 
         Its connections do so when they are put away, so these never are; the system closes them.
         """
-        if self.place.is_main:  # it keeps the words that the others look for now, and JAX ends whoever misses it
+        if self.rank_info.is_main:  # it keeps the words that the others look for now, and JAX ends whoever misses it
             until = time.monotonic() + GOODBYE_SECONDS
-            while len(self._left()) < self.place.world_size and time.monotonic() < until:
+            while len(self._left()) < self.rank_info.world_size and time.monotonic() < until:
                 time.sleep(LOOK_SECONDS / 10)
             time.sleep(PATIENCE_SECONDS)
         for connection in (self.store, self.service):
@@ -123,10 +123,10 @@ class JaxRanks(ProcessGroup):
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             for rank, why in self._left().items():
-                if why and rank != self.place.rank:
-                    return f"Process {rank} of {self.place.world_size} has stopped: {why}"
+                if why and rank != self.rank_info.rank:
+                    return f"Process {rank} of {self.rank_info.world_size} has stopped: {why}"
             time.sleep(LOOK_SECONDS / 10)
-        return f"Another of the {self.place.world_size} processes does not answer: killed, hanging, or its machine is gone."
+        return f"Another of the {self.rank_info.world_size} processes does not answer: killed, hanging, or its machine is gone."
 
 
 LAG = 4
@@ -139,7 +139,7 @@ def _is_loss(error: Exception) -> bool:
 
 
 @contextmanager
-def init_distributed(place: RankInfo, device: str) -> Generator[JaxRanks]:
+def init_distributed(place: RankInfo, device: str) -> Generator[JaxProcessGroup]:
     """This process among the others, for as long as the block lasts. Raises RanksError where one is lost.
 
     Must come before anything else that JAX is asked for. Several processes of one machine take a GPU each. Raises
@@ -164,14 +164,14 @@ def init_distributed(place: RankInfo, device: str) -> Generator[JaxRanks]:
         )
     except RuntimeError as error:
         raise DistributedError(f"{str(place).capitalize()} did not find the others: {error}") from error
-    ranks = JaxRanks(place)
+    group = JaxProcessGroup(place)
     try:
-        with ranks.peer_failures(), _libraries_on_standard_error():
+        with group.peer_failures(), _libraries_on_standard_error():
             jax.devices()  # each process waits here for all others: none may ask for a device on its own later
-            yield ranks
-            ranks.destroy()
+            yield group
+            group.destroy()
     except BaseException:
-        ranks.abandon()
+        group.abandon()
         raise
     jax.distributed.shutdown()
 

@@ -27,14 +27,14 @@ PATIENCE_SECONDS = 2.0
 """How long the others are given to say why they left, once a connection to one of them broke."""
 
 
-class TorchRanks(ProcessGroup):
+class TorchProcessGroup(ProcessGroup):
     """Two process groups: one for tensors on the device (NCCL on GPUs), one on the CPU (gloo) for agreeing.
 
     The second is what notices a dead process: within a step, and without ever waiting for a GPU.
     """
 
     def __init__(self, place: RankInfo, device: torch.device) -> None:
-        self.place, self.device = place, device
+        self.rank_info, self.device = place, device
         timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # pyright: ignore[reportPrivateImportUsage]
         # torchrun keeps one store through all restarts: what the dead have written there is not to be taken for ours.
@@ -50,8 +50,8 @@ class TorchRanks(ProcessGroup):
         dist.init_process_group(
             backend,
             store=dist.PrefixStore("groups", self.store),  # pyright: ignore[reportPrivateImportUsage]
-            rank=self.place.rank,
-            world_size=self.place.world_size,
+            rank=self.rank_info.rank,
+            world_size=self.rank_info.world_size,
             timeout=timeout,
             device_id=device_id,
         )
@@ -73,7 +73,7 @@ class TorchRanks(ProcessGroup):
     def broadcast(self, words: str) -> str:
         key = f"told/{self._told}"
         self._told += 1
-        if self.place.rank == 0:
+        if self.rank_info.rank == 0:
             self.store.set(key, words)
             return words
         while not self.store.check([key]):
@@ -89,7 +89,7 @@ class TorchRanks(ProcessGroup):
 
     def gathered(self, values: Tensor) -> Tensor:
         """The values [N …] of all processes after one another, [size · N …]; N must be the same for all."""
-        parts = [torch.empty_like(values) for _ in range(self.place.world_size)]
+        parts = [torch.empty_like(values) for _ in range(self.rank_info.world_size)]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts)
 
@@ -103,25 +103,27 @@ class TorchRanks(ProcessGroup):
     def _leave(self, reason: str) -> None:
         """Tell the others why this one ends; nothing to be done where the one that keeps the words is gone itself."""
         try:
-            self.store.set(_left(self.place.rank), reason[:500])
+            self.store.set(_left(self.rank_info.rank), reason[:500])
         except RuntimeError:
             return
 
     def _who_is_gone(self) -> str:
         """One sentence a process that failed, else one for those that do not answer."""
-        silent = {rank for rank in range(self.place.world_size) if rank != self.place.rank}
+        silent = {rank for rank in range(self.rank_info.world_size) if rank != self.rank_info.rank}
         until = time.monotonic() + PATIENCE_SECONDS
         try:
             while silent and time.monotonic() < until:
                 for rank in [rank for rank in silent if self.store.check([_left(rank)])]:
                     silent.remove(rank)
                     if reason := self.store.get(_left(rank)).decode():
-                        return f"Process {rank} of {self.place.world_size} has stopped: {reason}"
+                        return f"Process {rank} of {self.rank_info.world_size} has stopped: {reason}"
                 time.sleep(LOOK_SECONDS)
         except RuntimeError:  # the store has gone with the process that kept it, which is the first
-            return f"Process 0 of {self.place.world_size} is gone, or its machine."
+            return f"Process 0 of {self.rank_info.world_size} is gone, or its machine."
         names = " and ".join(str(rank) for rank in sorted(silent)) or "one of the others"
-        return f"Process {names} of {self.place.world_size} does not answer: killed, hanging, or its machine is gone."
+        return (
+            f"Process {names} of {self.rank_info.world_size} does not answer: killed, hanging, or its machine is gone."
+        )
 
     def destroy(self) -> None:
         """Leave the groups; every process must."""
@@ -142,16 +144,16 @@ def _left(rank: int) -> str:
 
 
 @contextmanager
-def init_distributed(place: RankInfo, device: torch.device) -> Generator[TorchRanks]:
+def init_distributed(place: RankInfo, device: torch.device) -> Generator[TorchProcessGroup]:
     """This process among the others, for as long as the block lasts. Raises RanksError where one is lost."""
     exit_with_parent()
     try:
-        ranks = TorchRanks(place, device)
+        group = TorchProcessGroup(place, device)
     except RuntimeError as error:
         raise DistributedError(f"{str(place).capitalize()} did not find the others: {error}") from error
-    with ranks.peer_failures():
-        yield ranks
-    ranks.destroy()
+    with group.peer_failures():
+        yield group
+    group.destroy()
 
 
 def exit_with_parent() -> None:

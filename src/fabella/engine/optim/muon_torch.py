@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fabella.config.optimizer import Muon
-from fabella.engine.distributed.single_device_torch import SingleDeviceStrategy
+from fabella.engine.distributed.strategy_torch import Strategy
 from fabella.engine.optim.param_groups import ParamSettings
 
 MOMENTUM = "momentum_buffer"
@@ -23,7 +23,7 @@ class MuonGroup:
 
     def __init__(
         self,
-        parallel: SingleDeviceStrategy,
+        parallel: Strategy,
         parameters: Mapping[str, nn.Parameter],
         section: Muon,
         settings: Mapping[str, ParamSettings],

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fabella.config.optimizer import Adam, AdamW, Muon
-from fabella.engine.distributed.single_device_torch import SingleDeviceStrategy
+from fabella.engine.distributed.strategy_torch import Strategy
 from fabella.engine.optim.muon_torch import MuonGroup
 from fabella.engine.optim.param_groups import param_settings
 from fabella.models.parameters import ParameterTable, block_matrices
@@ -26,7 +26,7 @@ class Optimizer:
     With ``optimizer.kind=muon`` the matrices inside the blocks are Muon's instead.
     """
 
-    def __init__(self, parallel: SingleDeviceStrategy, table: ParameterTable, section: AdamW | Adam | Muon) -> None:
+    def __init__(self, parallel: Strategy, table: ParameterTable, section: AdamW | Adam | Muon) -> None:
         """``parallel``: the model, and how it lies on the devices."""
         self.parallel = parallel
         self.parameters: dict[str, nn.Parameter] = dict(parallel.model.named_parameters())
