@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.config.data import Packed
-from fabella.config.optimizer import AdamW
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.generation import generate_jax, generate_torch
 from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
+from fabella.optim import adamw
 from fabella.run_config.files import preset, preset_names
 from fabella.run_config.run import RunConfig
 
@@ -38,7 +38,7 @@ def reduced(name: str) -> RunConfig:
     model: ModelConfig = type(run.model).model_validate(values | {k: v for k, v in SIZES.items() if k in values})
     windows = Packed(length=TIME, stride=TIME)
     training = run.training.model_copy(update={"micro_batch_size": ROWS // 2, "compile": "none"})
-    optimizer = run.optimizer if isinstance(run.optimizer, AdamW) else AdamW(lr=1e-3)
+    optimizer = run.optimizer if isinstance(run.optimizer, adamw.Config) else adamw.Config(lr=1e-3)
     optimizer = optimizer.model_copy(update={"max_grad_norm": 0.5, "lr": 1e-3})
     data = run.data.model_copy(update={"windows": windows})
     return run.model_copy(update={"model": model, "training": training, "optimizer": optimizer, "data": data})

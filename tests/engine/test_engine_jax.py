@@ -268,7 +268,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 def test_muon_is_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match=r"optimizer\.kind = muon is not there with engine=jax"):
+    with pytest.raises(ConfigError, match=r"optimizer\.kind = 'muon' is not implemented for engine=jax"):
         create_engine(run("optimizer.kind=muon"))
 
 

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fabella.config.data import BPE, Bytes
-from fabella.config.optimizer import Adam
 from fabella.config.training import Epochs, MaxSteps
 from fabella.errors import ConfigError
+from fabella.optim import adam
 from fabella.run_config.files import (
     apply_overrides,
     known_keys,
@@ -63,7 +63,7 @@ def test_numbers_may_be_written_with_an_exponent() -> None:
 
 def test_a_new_kind_keeps_what_both_kinds_have() -> None:
     run = load_config("storybook-1m", ["optimizer.kind=adam"])
-    assert isinstance(run.optimizer, Adam)
+    assert isinstance(run.optimizer, adam.Config)
     assert run.optimizer.lr == preset("storybook-1m").optimizer.lr
     assert load_config("piny-37m", ["tokenizer.kind=bpe"]).tokenizer == BPE(vocab_size=16_384)
     assert load_config("gpt2-92m", ["tokenizer.kind=bytes"]).tokenizer == Bytes()

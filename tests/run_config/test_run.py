@@ -6,10 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from fabella.config.data import Packed
-from fabella.config.optimizer import Adam, AdamW, SchedulePhase
+from fabella.config.optimizer import SchedulePhase
 from fabella.config.training import Epochs, Float16, MaxSteps, TrainingConfig
 from fabella.models.parameters import count, count_non_embedding
 from fabella.models.registry import family_names
+from fabella.optim import adam, adamw
 from fabella.run_config.files import preset, preset_names
 from fabella.run_config.run import RunConfig
 
@@ -46,7 +47,7 @@ def test_the_training_settings_of_the_references_are_kept() -> None:
     assert preset("gpt2-92m").data.sequences == Packed(length=512, stride=256)
     assert preset("mingru-17m").optimizer.lr == 4e-3
     assert preset("tinystories-28m").training.length == Epochs(epochs=2)
-    assert isinstance(preset("tinystories-1m").optimizer, Adam)
+    assert isinstance(preset("tinystories-1m").optimizer, adam.Config)
 
 
 def test_a_section_cannot_be_changed() -> None:
@@ -57,7 +58,7 @@ def test_a_section_cannot_be_changed() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0])
 def test_a_learning_rate_is_a_finite_positive_number(value: float) -> None:
     with pytest.raises(ValidationError):
-        AdamW(lr=value)
+        adamw.Config(lr=value)
 
 
 @pytest.mark.parametrize("value", [True, 1.5, "1", -1, 2**63])

@@ -10,6 +10,7 @@ import numpy as np
 
 from fabella.engine.engine import State
 from fabella.models.parameters import ParameterTable, initial_weights
+from fabella.optim.registry import state_spec
 from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, save
@@ -36,6 +37,7 @@ VALUES: dict[str, Any] = {
 }
 RUN: RunConfig = validate_config(VALUES)
 TABLE = RUN.model.parameters()
+SPEC = state_spec(TABLE, RUN.optimizer)
 MANIFEST = {"environment": {"fabella": "0.1.0"}, "tokenizer": ByteTokenizer().fingerprint}
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from fabella.errors import CheckpointError
 from fabella.models.parameters import block_matrices
+from fabella.optim import muon
 from fabella.runs.checkpoint import Checkpoint, check
 from fabella.runs.checkpoint_validation import FORMAT, checked_moments, moment_kinds, state_of
-from tests.runs.stub import TABLE, checkpoint
+from tests.runs.stub import SPEC, TABLE, checkpoint
 
 GOOD: dict[str, Any] = {"format": FORMAT, "step": 120, "moments": ["first"], "numbers": {"step": 120}, "progress": {}}
 FIRST = next(iter(TABLE))
@@ -23,13 +24,13 @@ def with_weights(**changes: Any) -> Checkpoint:
 
 
 def test_a_checkpoint_of_this_model_fits() -> None:
-    check(checkpoint(1), TABLE)
+    check(checkpoint(1), TABLE, SPEC)
 
 
 def test_the_first_five_differences_are_named() -> None:
     wrong = with_weights(**dict.fromkeys(list(TABLE)[:7]))
     with pytest.raises(CheckpointError) as caught:
-        check(wrong, TABLE, where="step-00000120")
+        check(wrong, TABLE, SPEC, where="step-00000120")
     named = "; ".join(f"{name} is missing" for name in list(TABLE)[:5])
     assert str(caught.value) == f"step-00000120/model.safetensors does not fit the model: {named}; and 2 more."
 
@@ -46,7 +47,7 @@ def test_the_first_five_differences_are_named() -> None:
 )
 def test_each_kind_of_difference_is_told(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        check(with_weights(**changes), TABLE)
+        check(with_weights(**changes), TABLE, SPEC)
     assert problem in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -55,24 +56,28 @@ def test_moments_are_complete_or_refused() -> None:
     state = checkpoint(1).state
     lacking = {name: array for name, array in state.optimizer_state.items() if name != f"second.{FIRST}"}
     with pytest.raises(CheckpointError, match=rf"optimizer.safetensors does not fit the model: second.{FIRST} is miss"):
-        check(Checkpoint(type(state)(state.weights, lacking, {}), {}), TABLE)
-    check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE)  # an optimizer without a memory
+        check(Checkpoint(type(state)(state.weights, lacking, {}), {}), TABLE, SPEC)
+    check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE, SPEC)  # an optimizer without a memory
 
 
-def test_matrices_of_the_blocks_may_lack_a_kind_of_moment_all_of_them_or_none() -> None:
+def test_the_optimizers_state_spec_decides_which_moments_a_matrix_has() -> None:
     state = checkpoint(1).state
     matrices = block_matrices(TABLE)
-    lacking = {n: a for n, a in state.optimizer_state.items() if n.removeprefix("second.") not in matrices}
-    kinds = ["first", "second outside the blocks' matrices"]
-    assert moment_kinds(lacking, TABLE) == kinds
-    assert moment_kinds(state.optimizer_state, TABLE) == ["first", "second"]
-    assert set(checked_moments(lacking, TABLE, where="it", kinds=kinds)) == set(lacking)
-    for moments, asked in ((lacking, ["first", "second"]), (state.optimizer_state, kinds)):
+    of_muon = {n: a for n, a in state.optimizer_state.items() if n.removeprefix("second.") not in matrices}
+    muon_spec = muon.state_spec(TABLE, muon.Config(lr=1e-2))
+    kinds = ["first", "second"]
+    assert moment_kinds(of_muon) == moment_kinds(state.optimizer_state) == kinds
+    assert list(checked_moments(of_muon, muon_spec, where="it", kinds=kinds)) == list(muon_spec)
+    for moments, spec in ((of_muon, SPEC), (state.optimizer_state, muon_spec)):
         with pytest.raises(CheckpointError, match=rf"second.{matrices[0]} is "):
-            checked_moments(moments, TABLE, where="it", kinds=asked)
-    one = {**lacking, f"second.{matrices[0]}": state.optimizer_state[f"second.{matrices[0]}"]}
+            checked_moments(moments, spec, where="it", kinds=kinds)
+    one = {**of_muon, f"second.{matrices[0]}": state.optimizer_state[f"second.{matrices[0]}"]}
     with pytest.raises(CheckpointError, match=rf"second.{matrices[1]} is missing"):
-        checked_moments(one, TABLE, where="it")
+        checked_moments(one, SPEC, where="it")
+    with pytest.raises(CheckpointError, match=rf"first.{FIRST} is missing"):
+        checked_moments(
+            {n: a for n, a in of_muon.items() if n.startswith("second.")}, muon_spec, where="it", kinds=kinds
+        )
 
 
 def test_a_sound_state_is_read() -> None:

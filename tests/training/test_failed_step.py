@@ -15,6 +15,7 @@ from fabella.data.dataset import TokenizedDataset
 from fabella.engine.distributed.process_group import RankInfo
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import CheckpointError, NonFiniteStepError, NumericsError
+from fabella.optim.registry import state_spec
 from fabella.runs import failed_steps
 from fabella.runs.checkpoint import Checkpoint, load
 from fabella.runs.failed_steps import FailedStepRecord, save
@@ -168,7 +169,8 @@ def test_what_is_kept_is_what_the_engine_was_given(data: TokenizedDataset, tmp_p
     failure = FailedStepRecord(
         7, dataclasses.replace(engine.state(), numbers={"step": 6}), Batch(ids, ids + 1), 1e-3, "Why."
     )
-    read = failed_steps.read(save(folder, failure), tiny.run().model.parameters())
+    table = tiny.run().model.parameters()
+    read = failed_steps.read(save(folder, failure), table, state_spec(table, tiny.run().optimizer))
     assert (read.step, read.lr, read.error, read.state.scalars) == (7, 1e-3, "Why.", {"step": 6})
     assert np.array_equal(read.batch.tokens, ids)
     assert np.array_equal(read.batch.targets, ids + 1)

@@ -23,6 +23,7 @@ from fabella.errors import (
     TokenizerError,
     TrainingInterrupted,
 )
+from fabella.optim.muon_torch import MuonWithAdamW
 from fabella.runs import checkpoint
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import RunDir
@@ -123,16 +124,17 @@ def test_looking_and_saving_more_often_changes_nothing_that_is_learned(
 
 
 def _forget_moments(engine: TorchEngine, state: Any) -> None:
-    engine.optimizer.restore({name: np.zeros_like(array) for name, array in state.moments.items()}, engine.steps)
+    zeros = {name: np.zeros_like(array) for name, array in state.optimizer_state.items()}
+    engine.optimizer.restore(zeros, engine.steps)
 
 
 def _forget_second(engine: TorchEngine, state: Any) -> None:
-    kept = {n: np.zeros_like(a) if n.startswith("second.") else a for n, a in state.moments.items()}
+    kept = {n: np.zeros_like(a) if n.startswith("second.") else a for n, a in state.optimizer_state.items()}
     engine.optimizer.restore(kept, engine.steps)
 
 
 def _forget_optimizer_step(engine: TorchEngine, state: Any) -> None:
-    engine.optimizer.restore(state.moments, 0)
+    engine.optimizer.restore(state.optimizer_state, 0)
 
 
 def _forget_dropout_step(engine: TorchEngine, state: Any) -> None:
@@ -200,8 +202,8 @@ def test_leaving_out_the_memory_of_muon_or_of_its_adamw_is_noticed(
 
     def mutant(engine: TorchEngine, state: Any) -> None:
         restore(engine, state)
-        assert engine.optimizer.muons is not None
-        (engine.optimizer.muons.momenta if of_muon else engine.optimizer.adam.state).clear()
+        assert isinstance(engine.optimizer.rule, MuonWithAdamW)
+        (engine.optimizer.rule.muon.momenta if of_muon else engine.optimizer.rule.adamw.adamw.state).clear()
 
     monkeypatch.setattr(TorchEngine, "restore", mutant)
     resume(out)

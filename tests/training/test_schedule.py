@@ -6,18 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.config.optimizer import AdamW, SchedulePhase
+from fabella.config.optimizer import OptimizerConfig, SchedulePhase
 from fabella.config.training import MaxSteps, TrainingConfig
+from fabella.optim import adamw
 from fabella.run_config.files import load_config, preset
 from fabella.training.schedule import batch_size_at, batch_sizes, learning_rate, sequences_before, steps_for_sequences
 
 
-def rates(optimizer: AdamW, total: int, *steps: int) -> list[float]:
+def rates(optimizer: OptimizerConfig, total: int, *steps: int) -> list[float]:
     return [learning_rate(optimizer, step, total) for step in steps]
 
 
 def test_without_a_schedule_the_rate_is_the_peak() -> None:
-    assert rates(AdamW(lr=1e-3), 10, 0, 5, 9) == [1e-3, 1e-3, 1e-3]
+    assert rates(adamw.Config(lr=1e-3), 10, 0, 5, 9) == [1e-3, 1e-3, 1e-3]
 
 
 def test_piny_warms_up_in_50_steps_and_is_constant_at_a_tenth_after_6000() -> None:
@@ -32,12 +33,12 @@ def test_minigpt_rises_from_a_tenth_and_falls_back_to_it() -> None:
 
 
 def test_the_first_update_of_a_warm_up_from_zero_is_not_wasted() -> None:
-    optimizer = AdamW(lr=1.0, schedule=(SchedulePhase(shape="linear", start=0.0, end=1.0, length=4),))
+    optimizer = adamw.Config(lr=1.0, schedule=(SchedulePhase(shape="linear", start=0.0, end=1.0, length=4),))
     assert rates(optimizer, 8, 0, 1, 2, 3, 4) == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_a_cosine_is_half_way_at_its_middle() -> None:
-    optimizer = AdamW(lr=1.0, schedule=(SchedulePhase(shape="cosine", start=1.0, end=0.2, length="100%"),))
+    optimizer = adamw.Config(lr=1.0, schedule=(SchedulePhase(shape="cosine", start=1.0, end=0.2, length="100%"),))
     assert rates(optimizer, 100, 49, 99) == pytest.approx([0.6, 0.2])
 
 
@@ -47,7 +48,7 @@ def test_warm_up_stable_decay_is_three_segments() -> None:
         SchedulePhase(shape="linear", start=1.0, end=1.0, length=4),
         SchedulePhase(shape="linear", start=1.0, end=0.0, length=4),
     )
-    found = rates(AdamW(lr=1.0, schedule=schedule), 10, *range(10))
+    found = rates(adamw.Config(lr=1.0, schedule=schedule), 10, *range(10))
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
 
 
@@ -56,7 +57,7 @@ def test_a_segment_of_no_length_is_passed_over() -> None:
         SchedulePhase(shape="linear", start=0.0, end=1.0, length="0%"),
         SchedulePhase(shape="linear", start=1.0, end=0.5, length=2),
     )
-    assert rates(AdamW(lr=1.0, schedule=schedule), 4, 0, 1) == [0.75, 0.5]
+    assert rates(adamw.Config(lr=1.0, schedule=schedule), 4, 0, 1) == [0.75, 0.5]
 
 
 SCHEDULES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=0, max_size=4).map(

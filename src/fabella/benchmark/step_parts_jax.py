@@ -9,7 +9,6 @@ import numpy as np
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.config.optimizer import AdamW
 from fabella.config.training import BFloat16, Float32, MaxSteps, TrainingConfig
 from fabella.data.batches import Batch
 from fabella.engine.device_jax import describe_devices, pick_devices
@@ -17,6 +16,7 @@ from fabella.engine.engine_jax import JaxEngine
 from fabella.engine.measure.step_timer_jax import peak_flops
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import count, initial_weights
+from fabella.optim import adamw
 from fabella.run_config.files import preset, preset_names
 from fabella.run_config.run import RunConfig
 
@@ -81,7 +81,7 @@ def _run(config: ModelConfig, shape: tuple[int, int], precision: str) -> RunConf
         length=MaxSteps(max_steps=1), micro_batch_size=shape[0], precision=PRECISIONS[precision][0]
     )
     base = preset(preset_names()[0])
-    return base.model_copy(update={"model": config, "training": training, "optimizer": AdamW(lr=1e-4)})
+    return base.model_copy(update={"model": config, "training": training, "optimizer": adamw.Config(lr=1e-4)})
 
 
 def peak(device: str, precision: str) -> float:

@@ -1,4 +1,4 @@
-"""How the weights are moved: the optimizer, its schedule, and what differs between groups of weights."""
+"""Config of the optimizer: learning-rate schedule, parameter groups, and the settings that every optimizer has."""
 
 from typing import Annotated, Literal
 
@@ -8,12 +8,12 @@ from fabella.config.base import ConfigModel
 
 
 class SchedulePhase(ConfigModel):
-    """A stretch of the learning-rate schedule, from ``start`` to ``end`` times the peak rate."""
+    """One phase of the learning-rate schedule, from ``start`` to ``end`` times the peak rate."""
 
     shape: Literal["linear", "cosine"]
     start: float = Field(ge=0.0, le=1.0)
     end: float = Field(ge=0.0, le=1.0)
-    length: str | int = Field(description="optimizer steps (50), or a share of the whole run (10%)")
+    length: str | int = Field(description="training steps (50), or a percentage of the run (10%)")
 
     @model_validator(mode="after")
     def _length(self) -> "SchedulePhase":
@@ -21,7 +21,7 @@ class SchedulePhase(ConfigModel):
         return self
 
     def steps(self, total: int) -> int:
-        """Length in optimizer steps, in a run of ``total``."""
+        """Return the length in training steps of a run of ``total`` steps."""
         text = str(self.length)
         try:
             steps = round(total * float(text[:-1]) / 100) if text.endswith("%") else int(text)
@@ -32,24 +32,26 @@ class SchedulePhase(ConfigModel):
         return steps
 
 
-# A run without a schedule keeps its peak learning rate.
+# An empty schedule keeps the peak learning rate.
 Schedule = Annotated[tuple[SchedulePhase, ...], Field(strict=False)]
 
 
 class ParamGroup(ConfigModel):
-    """What differs between the groups of weights where nothing of them decays."""
+    """Factors of one parameter group of an optimizer without weight decay."""
 
-    lr_factor: float = Field(default=1.0, ge=0.0, le=1000.0, description="times the learning rate; 0 leaves them alone")
+    lr_factor: float = Field(
+        default=1.0, ge=0.0, le=1000.0, description="factor on the learning rate; 0 freezes the group"
+    )
 
 
 class ParamGroupWithDecay(ParamGroup):
-    """The same, with weight decay."""
+    """Factors of one parameter group."""
 
-    decay_factor: float = Field(default=1.0, ge=0.0, le=1000.0, description="times the weight decay")
+    decay_factor: float = Field(default=1.0, ge=0.0, le=1000.0, description="factor on the weight decay")
 
 
 class ParamGroupsNoDecay(ConfigModel):
-    """The groups of weights: embeddings and read-out heads, other matrices, biases and the scales of norms."""
+    """Parameter groups without weight decay: embeddings and output heads, other matrices, biases and norm scales."""
 
     embeddings: ParamGroup = ParamGroup()
     matrices: ParamGroup = ParamGroup()
@@ -57,58 +59,22 @@ class ParamGroupsNoDecay(ConfigModel):
 
 
 class ParamGroups(ConfigModel):
-    """The groups of weights: embeddings and read-out heads, other matrices, biases and the scales of norms."""
+    """Parameter groups: embeddings and output heads, other matrices, biases and norm scales."""
 
     embeddings: ParamGroupWithDecay = ParamGroupWithDecay()
     matrices: ParamGroupWithDecay = ParamGroupWithDecay()
     vectors: ParamGroupWithDecay = ParamGroupWithDecay(decay_factor=0.0)
 
 
-class AdamW(ConfigModel):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101); what decays, ``groups`` says."""
-
-    kind: Literal["adamw"] = "adamw"
-    lr: float = Field(gt=0.0, le=10.0)
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    max_grad_norm: float = Field(default=1.0, gt=0.0, description="largest global gradient norm; 1e9 is no limit")
-    schedule: Schedule = ()
-    groups: ParamGroups = ParamGroups()
+Betas = Annotated[tuple[float, float], Field(strict=False)]
 
 
-class Adam(ConfigModel):
-    """Adam without any weight decay (Kingma & Ba 2015, arXiv 1412.6980)."""
+class OptimizerConfig(ConfigModel):
+    """Settings that every optimizer has. Each optimizer extends them by its own ``Config`` (fabella/optim/NAME.py)."""
 
-    kind: Literal["adam"] = "adam"
-    lr: float = Field(gt=0.0, le=10.0)
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
-    max_grad_norm: float = Field(default=1.0, gt=0.0, description="largest global gradient norm; 1e9 is no limit")
-    schedule: Schedule = ()
-    groups: ParamGroupsNoDecay = ParamGroupsNoDecay()
-
-
-class Muon(ConfigModel):
-    """Muon for the matrices inside the blocks, AdamW for all other weights (Jordan et al. 2024).
-
-    Muon makes each step of a matrix nearly orthogonal. Its steps are scaled to the size of AdamW's (Liu et al. 2025,
-    arXiv 2502.16982), so that a learning rate and a weight decay found for AdamW are sensible here as well.
-    """
-
-    kind: Literal["muon"] = "muon"
-    lr: float = Field(gt=0.0, le=10.0, description="of the matrices inside the blocks")
-    momentum: float = Field(default=0.95, ge=0.0, lt=1.0, description="of those matrices; Nesterov's")
-    weight_decay: float = Field(default=0.1, ge=0.0, description="of those matrices")
-    adamw_lr_factor: float = Field(default=1.0, gt=0.0, le=1000.0, description="times lr: AdamW's, of other weights")
-    adamw_weight_decay: float = Field(default=0.01, ge=0.0, description="AdamW's, of the matrices outside the blocks")
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
-    max_grad_norm: float = Field(default=1.0, gt=0.0, description="largest global gradient norm; 1e9 is no limit")
-    schedule: Schedule = ()
-    groups: ParamGroups = Field(
-        default=ParamGroups(), description="factors on top of these; Muon has the matrices of blocks"
+    kind: str
+    lr: float = Field(gt=0.0, le=10.0, description="peak learning rate")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0.0, description="clipping limit of the global gradient norm; 1e9 disables it"
     )
-
-
-OptimizerConfig = Annotated[AdamW | Adam | Muon, Field(discriminator="kind")]
+    schedule: Schedule = ()

@@ -31,7 +31,7 @@ from fabella.engine.distributed.process_group import ProcessGroup, RankInfo
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.measure import step_timer_jax
-from fabella.engine.optim.optimizer_jax import Optimizer, OptimizerState
+from fabella.engine.optimizer_jax import Optimizer
 from fabella.engine.step_guard import GuardConfig
 from fabella.engine.step_guard_jax import GuardTensors
 from fabella.engine.step_jax import (
@@ -48,6 +48,8 @@ from fabella.models import IGNORE
 from fabella.models.model_config import ModelConfig
 from fabella.models.nn.layers_jax import Params
 from fabella.models.parameters import initial_weights
+from fabella.optim.registry import state_spec
+from fabella.optim.updates.interface_jax import OptimizerState
 from fabella.run_config.run import RunConfig
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -165,23 +167,23 @@ class JaxEngine:
         self.how = StepSpec(
             model=build(run.model),
             names=tuple(table),
-            optimizer=Optimizer.of(table, run.optimizer),
+            optimizer=Optimizer.create(table, run.optimizer),
             rules=GuardConfig.of(run.training.on_nonfinite, fp16 if self.precision.scaled else None),
             layout=self.layout,
             compute=self.precision.compute,
             recompute=run.training.gradient_checkpointing == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
-        empty = {name: np.zeros(parameter.shape, np.float32) for name, parameter in table.items()}
-        self.held = self._held(weights, empty, empty, 0)
+        self.state_spec = state_spec(table, run.optimizer)
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in self.state_spec.items()}
+        self.held = self._held(weights, zeros, 0)
         self.counts = self._counts({})
         self.steps = 0
         self._last: StepBatch | None = None
 
-    def _held(self, weights: Arrays, first: Arrays, second: Arrays, updates: int) -> TrainState:
-        placed = self.layout.place
-        memory = OptimizerState(placed(first), placed(second), self._scalar(updates, np.int32))
-        return TrainState(placed(weights), memory)
+    def _held(self, weights: Arrays, optimizer_state: Arrays, updates: int) -> TrainState:
+        arrays = self.layout.place(optimizer_state)
+        return TrainState(self.layout.place(weights), OptimizerState(arrays, self._scalar(updates, np.int32)))
 
     def _counts(self, numbers: Mapping[str, int | float]) -> GuardTensors:
         return GuardTensors(
@@ -296,9 +298,8 @@ class JaxEngine:
         weights, memory = self.held
         numbers: dict[str, int | float] = {"step": self.steps, "updates": int(memory.updates)}
         numbers |= self.counts.known().numbers(self.how.rules)
-        moments = {f"first.{name}": array for name, array in memory.first.items()}
-        moments |= {f"second.{name}": array for name, array in memory.second.items()}
-        weights, moments = (self._whole(arrays) for arrays in (weights, moments))
+        weights = self._whole(weights)
+        moments = self._whole({name: memory.arrays[name] for name in self.state_spec})
         return State(weights, moments, numbers) if self.first else State({}, {}, numbers)
 
     def _whole(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
@@ -306,12 +307,14 @@ class JaxEngine:
 
     def restore(self, state: State) -> None:
         """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
-        names = [f"{moment}.{name}" for moment in ("first", "second") for name in self.weights]
-        missing = [name for name in names if name not in state.optimizer_state]
+        missing = [name for name in self.state_spec if name not in state.optimizer_state]
         if missing or "step" not in state.scalars:
             raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
         require_fit(self.config, state.weights)
-        first, second = ({n: state.optimizer_state[f"{m}.{n}"] for n in self.weights} for m in ("first", "second"))
         self.steps = int(state.scalars["step"])
-        self.held = self._held(state.weights, first, second, int(state.scalars.get("updates", self.steps)))
+        self.held = self._held(
+            state.weights,
+            {name: state.optimizer_state[name] for name in self.state_spec},
+            int(state.scalars.get("updates", self.steps)),
+        )
         self.counts = self._counts(state.scalars)

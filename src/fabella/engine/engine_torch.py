@@ -23,7 +23,7 @@ from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, Sin
 from fabella.engine.dropout import dropout_seed
 from fabella.engine.engine import Histogram, State, Stopwatch
 from fabella.engine.measure import step_timer_torch
-from fabella.engine.optim.optimizer_torch import Optimizer
+from fabella.engine.optimizer_torch import Optimizer
 from fabella.engine.step_guard_torch import GuardTensors, StepGuard
 from fabella.errors import CheckpointError, ConfigError
 from fabella.models.model_config import ModelConfig
@@ -209,11 +209,11 @@ class TorchEngine:
         """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""
         weights = self.parallel.to_numpy(dict(self.model.named_parameters()))
         numbers: dict[str, int | float] = {"step": self.steps, "updates": self.optimizer.updates()}
-        return State(weights, self.optimizer.moments(), numbers | self.ledger.numbers())
+        return State(weights, self.optimizer.state(), numbers | self.ledger.numbers())
 
     def restore(self, state: State) -> None:
         """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
-        missing = [name for name in self.optimizer.names() if name not in state.optimizer_state]
+        missing = [name for name in self.optimizer.state_names if name not in state.optimizer_state]
         if missing or "step" not in state.scalars:
             raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
         self._load_weights(state.weights)

@@ -9,10 +9,11 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from fabella.engine.device_jax import Sharding
-from fabella.engine.optim.optimizer_jax import Optimizer, OptimizerState
+from fabella.engine.optimizer_jax import Optimizer
 from fabella.engine.step_guard import GuardConfig
 from fabella.engine.step_guard_jax import GuardTensors, check
 from fabella.models.nn.layers_jax import Network, Params
+from fabella.optim.updates.interface_jax import OptimizerState
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,13 @@ def train_step(
     squares = jnp.stack([jnp.sum(jnp.square(gradients[name])) for name in how.names])
     norm = jnp.sqrt(squares.sum())
     counts, taken = check(how.rules, counts, work.step, (loss, norm), squares)
-    weights, memory = how.optimizer.update(held.weights, gradients, held.memory, lr, norm=norm, taken=taken)
+    weights, memory = how.optimizer.update(held.weights, gradients, held.memory, lr, norm=norm, apply_update=taken)
     if how.layout.size > 1:  # or the next step would find its weights laid out otherwise, and be compiled anew
-        weights, first, second = (
+        weights, arrays = (
             {name: lax.with_sharding_constraint(array, how.layout.spec(array.shape)) for name, array in arrays.items()}
-            for arrays in (weights, memory.first, memory.second)
+            for arrays in (weights, memory.arrays)
         )
-        memory = OptimizerState(first, second, memory.updates)
+        memory = OptimizerState(arrays, memory.updates)
     return TrainState(weights, memory), counts, StepMetrics(loss, norm)
 
 

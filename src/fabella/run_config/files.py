@@ -15,9 +15,11 @@ import yaml
 from pydantic import ValidationError
 
 from fabella.config.base import ConfigModel
+from fabella.config.optimizer import OptimizerConfig
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
 from fabella.models.registry import family_module, family_names
+from fabella.optim.registry import optimizer_module, optimizer_names
 from fabella.run_config.run import RunConfig
 
 LARGEST_FILE_BYTES = 1_000_000
@@ -262,6 +264,8 @@ def _keys_of(section: type[ConfigModel], prefix: str) -> Iterable[str]:
 
 def _sections_in(annotation: Any) -> list[type[ConfigModel]]:
     """The section classes in a field's type: itself, or the members of its union."""
+    if annotation is OptimizerConfig:
+        return [optimizer_module(name).Config for name in optimizer_names()]
     if isinstance(annotation, type) and issubclass(annotation, ConfigModel):
         return [annotation]
     if get_origin(annotation) is Annotated:

@@ -19,6 +19,7 @@ from fabella.config.tracking import CheckpointConfig, SamplesConfig, TrackingCon
 from fabella.config.training import Epochs, TrainingConfig
 from fabella.models.model_config import ModelConfig
 from fabella.models.registry import parse_model_config
+from fabella.optim.registry import parse_optimizer_config
 
 
 class PresetInfo(ConfigModel):
@@ -36,7 +37,7 @@ class RunConfig(ConfigModel):
     model: Annotated[SerializeAsAny[ModelConfig], BeforeValidator(parse_model_config)]
     tokenizer: TokenizerConfig
     data: DataConfig
-    optimizer: OptimizerConfig
+    optimizer: Annotated[SerializeAsAny[OptimizerConfig], BeforeValidator(parse_optimizer_config)]
     training: TrainingConfig
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -16,6 +16,7 @@ from fabella.config.training import RollBack
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError, DiskFullError, StorageError
 from fabella.models.parameters import ParameterTable
+from fabella.optim.registry import Shape, state_spec
 from fabella.runs import checkpoint_validation
 from fabella.runs.run_dir import RunDir, parse_step, step_name
 from fabella.runs.safetensors_io import dump_tensors, load_tensors, size_of
@@ -79,8 +80,9 @@ def save(folder: RunDir, step: int, checkpoint: Checkpoint) -> None:
 
     Raises DiskFullError or StorageError; then nothing half is left, and every older checkpoint is as it was.
     """
-    check(checkpoint, folder.run.model.parameters(), where=step_name(step))
-    kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state, folder.run.model.parameters())
+    table = folder.run.model.parameters()
+    check(checkpoint, table, state_spec(table, folder.run.optimizer), where=step_name(step))
+    kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state)
     state = json.dumps(_numbers(step, checkpoint, kinds), indent=1, allow_nan=False).encode()
     weights, moments = checkpoint.state.weights, checkpoint.state.optimizer_state
     needed = size_of(weights) + size_of(moments) + len(state)
@@ -159,13 +161,15 @@ def _last_good(folder: RunDir) -> str:
     return "there is no checkpoint yet" if step is None else f"the last good checkpoint is {step_name(step)}"
 
 
-def check(checkpoint: Checkpoint, table: ParameterTable, *, where: str = "the checkpoint") -> None:
-    """Compare names, shapes and dtypes with a family's parameter table.
+def check(
+    checkpoint: Checkpoint, table: ParameterTable, spec: Mapping[str, Shape], *, where: str = "the checkpoint"
+) -> None:
+    """Compare names, shapes and dtypes with a family's parameter table and an optimizer's ``state_spec``.
 
     Raises CheckpointError naming the first five that are missing, extra, or of another shape or dtype.
     """
     checkpoint_validation.checked_weights(checkpoint.state.weights, table, where=f"{where}/{MODEL}")
-    checkpoint_validation.checked_moments(checkpoint.state.optimizer_state, table, where=f"{where}/{OPTIMIZER}")
+    checkpoint_validation.checked_moments(checkpoint.state.optimizer_state, spec, where=f"{where}/{OPTIMIZER}")
 
 
 # ---------------------------------------------------------------- loading
@@ -297,6 +301,6 @@ def _read(folder: RunDir, step: int, weights_only: bool) -> Checkpoint:
             require_size(path, manifest, name)
         moments = load_tensors(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
         moments = checkpoint_validation.checked_moments(
-            moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"]
+            moments, state_spec(table, folder.run.optimizer), where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"]
         )
     return Checkpoint(State(weights, moments, numbers["numbers"]), numbers["progress"])

@@ -9,16 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError, NumericsError
-from fabella.models.parameters import ParameterTable, block_matrices
+from fabella.models.parameters import ParameterTable
 from fabella.storage import escaped
 
 FORMAT = 2
 """Format number of checkpoints. Others are refused: nothing was released with an older one."""
 NAMED = 5
 """Differences told in an error: enough to see the pattern."""
-
-OUTSIDE_BLOCKS = " outside the blocks' matrices"
-"""Added to a kind of moment that those matrices lack: Muon has a momentum for them, and no second moment."""
 
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[Any]]
@@ -30,27 +27,21 @@ def checked_weights(weights: Arrays, table: ParameterTable, *, where: str) -> Ar
 
 
 def checked_moments(
-    moments: Arrays, table: ParameterTable, *, where: str, kinds: Sequence[str] | None = None
+    moments: Arrays, spec: Mapping[str, Shape], *, where: str, kinds: Sequence[str] | None = None
 ) -> Arrays:
-    """``first.NAME``, ``second.NAME`` …, in order: each kind of moment has one array for every weight, of its shape.
+    """Return the optimizer state in the order of ``spec``, the optimizer's ``state_spec``.
 
-    ``kinds``: those there must be, as of ``kinds_of``, which otherwise tells them. Raises CheckpointError naming five.
+    ``kinds``: the kinds of moment (``first``, ``second`` …) that must be present; by default those that are. Raises
+    CheckpointError naming the first five arrays that differ from ``spec``.
     """
-    matrices = set(block_matrices(table))
-    expected: dict[str, Shape] = {}
-    for kind in moment_kinds(moments, table) if kinds is None else kinds:
-        moment = kind.removesuffix(OUTSIDE_BLOCKS)
-        without = matrices if kind.endswith(OUTSIDE_BLOCKS) else ()
-        expected |= {f"{moment}.{name}": row.shape for name, row in table.items() if name not in without}
+    required = moment_kinds(moments) if kinds is None else kinds
+    expected = {name: shape for name, shape in spec.items() if name.partition(".")[0] in required}
     return _check_against(moments, expected, where)
 
 
-def moment_kinds(moments: Arrays, table: ParameterTable) -> list[str]:
-    """``first``, ``second`` …: what moments there are. ``OUTSIDE`` is added where no matrix of the blocks has one."""
-    matrices = block_matrices(table)
-    found = sorted({name.partition(".")[0] for name in moments})
-    lacking = {kind for kind in found if matrices and not any(f"{kind}.{name}" in moments for name in matrices)}
-    return [kind + OUTSIDE_BLOCKS if kind in lacking else kind for kind in found]
+def moment_kinds(moments: Arrays) -> list[str]:
+    """Return the kinds of moment, ``first``, ``second`` …, that are present."""
+    return sorted({name.partition(".")[0] for name in moments})
 
 
 def require_finite(arrays: Arrays, *, where: str) -> None:

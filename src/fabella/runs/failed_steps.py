@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fabella.data.batches import Batch
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError
 from fabella.models.parameters import ParameterTable
+from fabella.optim.registry import Shape
 from fabella.runs import checkpoint_validation
 from fabella.runs.checkpoint import MODEL, OPTIMIZER, STATE
 from fabella.runs.run_dir import RunDir, parse_step, step_name
@@ -47,7 +49,7 @@ def save(folder: RunDir, failure: FailedStepRecord) -> Path:
     state = {
         "format": checkpoint_validation.FORMAT,
         "step": failure.step,
-        "moments": checkpoint_validation.moment_kinds(failure.state.optimizer_state, folder.run.model.parameters()),
+        "moments": checkpoint_validation.moment_kinds(failure.state.optimizer_state),
         "numbers": dict(failure.state.scalars),
         "progress": {"lr": failure.lr, "error": failure.error},
     }
@@ -65,7 +67,7 @@ def save(folder: RunDir, failure: FailedStepRecord) -> Path:
     return target
 
 
-def read(path: Path, table: ParameterTable) -> FailedStepRecord:
+def read(path: Path, table: ParameterTable, spec: Mapping[str, Shape]) -> FailedStepRecord:
     """The failure in ``path``, every byte checked. Raises CheckpointError where it is none, or damaged."""
     step = parse_step(path.name)
     if step is None or path.parent.name != FAILURES:
@@ -85,7 +87,7 @@ def read(path: Path, table: ParameterTable) -> FailedStepRecord:
     state = State(
         checkpoint_validation.checked_weights(weights, table, where=f"{path.name}/{MODEL}"),
         checkpoint_validation.checked_moments(
-            moments, table, where=f"{path.name}/{OPTIMIZER}", kinds=values["moments"]
+            moments, spec, where=f"{path.name}/{OPTIMIZER}", kinds=values["moments"]
         ),
         values["numbers"],
     )

@@ -11,6 +11,7 @@ from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import RankInfo
 from fabella.engine.engine import Engine, StepResult
 from fabella.errors import NonFiniteStepError, StorageError
+from fabella.optim.registry import state_spec
 from fabella.runs import failed_steps
 from fabella.runs.failed_steps import FailedStepRecord
 from fabella.runs.run_dir import RunDir
@@ -116,7 +117,8 @@ def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     run = RunDir.open(path.absolute().parent.parent).run
     training = run.training.model_copy(update={"compile": "none", "on_nonfinite": Stop()})
     run = run.model_copy(update={"engine": "torch", "training": training})
-    failure = failed_steps.read(path.absolute(), run.model.parameters())
+    table = run.model.parameters()
+    failure = failed_steps.read(path.absolute(), table, state_spec(table, run.optimizer))
     engine = engines.create_engine(run, device=device)
     engine.restore(failure.state)
     error = ""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from fabella.config.optimizer import Muon
 from fabella.config.training import Epochs, MaxSteps
 from fabella.data.dataset import TokenizedDataset, open_dataset
 from fabella.data.sequences import SequenceDataset
@@ -21,7 +20,8 @@ from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
 from fabella.engine.engine import Engine, State
 from fabella.errors import CheckpointError, ConfigError, PreparedDataError, TokenizerError
-from fabella.models.parameters import block_matrices, count, initial_weights
+from fabella.models.parameters import count, initial_weights
+from fabella.optim.registry import state_spec
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Loaded, latest_scheduled, load, require_space
 from fabella.runs.environment import environment
@@ -180,11 +180,9 @@ def _progress_of(saved: Mapping[str, int | float | str], step: int) -> Progress:
 
 def initial_state(run: RunConfig) -> State:
     """Of an engine that has taken no step."""
-    weights = initial_weights(run.model.parameters(), run.seed)
-    moments = {
-        f"{kind}.{name}": np.zeros_like(array) for kind in ("first", "second") for name, array in weights.items()
-    }
-    return State(weights, moments, {"step": 0, "updates": 0})
+    table = run.model.parameters()
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in state_spec(table, run.optimizer).items()}
+    return State(initial_weights(table, run.seed), zeros, {"step": 0, "updates": 0})
 
 
 def _newest(session: TrainingSession, *, due: bool) -> Loaded | None:
@@ -223,8 +221,8 @@ def _require_room(out: Path, run: RunConfig, *, there: int) -> None:
 def checkpoint_bytes(run: RunConfig) -> int:
     """Size of one checkpoint: weights and their moments in float32, and a little for the rest."""
     table = run.model.parameters()
-    single = block_matrices(table) if isinstance(run.optimizer, Muon) else []  # those with one moment, not two
-    return (count(table) * 3 - sum(table[name].size for name in single)) * 4 + 100_000
+    moments = sum(math.prod(shape) for shape in state_spec(table, run.optimizer).values())
+    return (count(table) + moments) * 4 + 100_000
 
 
 def _manifest(out: Path, prepared: TokenizedDataset, engine: Engine) -> dict[str, Any]:

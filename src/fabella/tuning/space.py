@@ -105,9 +105,14 @@ def default_space(run: RunConfig, max_parameters: int = 0) -> Space:
     ``max_parameters`` above 0 adds model shapes with at most this many parameters.
     """
     optimizer, batch_size = run.optimizer, run.training.micro_batch_size
+    betas: tuple[float, float] | None = getattr(optimizer, "betas", None)
     space: dict[str, UniformRange | LogUniformRange | CategoricalRange | Joint] = {
         "optimizer.lr": LogUniformRange(low=optimizer.lr / 5, high=optimizer.lr * 5),
-        "optimizer.betas": CategoricalRange(of=tuple([optimizer.betas[0], beta] for beta in (0.95, 0.98, 0.99, 0.999))),
+        **(
+            {"optimizer.betas": CategoricalRange(of=tuple([betas[0], beta] for beta in (0.95, 0.98, 0.99, 0.999)))}
+            if betas
+            else {}
+        ),
         "training.micro_batch_size": CategoricalRange(
             of=tuple(sorted({max(1, batch_size // 2), batch_size, batch_size * 2}))
         ),

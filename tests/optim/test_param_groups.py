@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from fabella.config.optimizer import Adam, AdamW, Muon
 from fabella.engine.engine import create_engine
-from fabella.engine.optim.param_groups import ParamSettings, param_group, param_settings
 from fabella.errors import ConfigError
 from fabella.models.parameters import block_matrices
+from fabella.optim import adamw, muon
+from fabella.optim.param_groups import ParamSettings, param_group
 from fabella.run_config.files import load_config
 from fabella.run_config.run import RunConfig
 from tests.engine.test_engine_torch import TINY, batch
@@ -22,10 +22,6 @@ LR = 1e-2
 
 def run(*overrides: str) -> RunConfig:
     return load_config("storybook-1m", [*TINY, "training.micro_batch_size=4", *overrides])
-
-
-def section(*overrides: str) -> AdamW | Adam | Muon:
-    return run(*overrides).optimizer
 
 
 def moved(name: str, *overrides: str) -> np.ndarray:
@@ -46,7 +42,8 @@ def test_every_weight_is_in_one_group() -> None:
 def test_without_groups_matrices_decay_and_vectors_do_not() -> None:
     table = run().model.parameters()
     decays = {
-        name: own.weight_decay for name, own in param_settings(table, section("optimizer.weight_decay=0.3")).items()
+        name: own.weight_decay
+        for name, own in adamw.param_settings(table, adamw.Config(lr=1e-3, weight_decay=0.3)).items()
     }
     assert decays == {name: 0.3 if parameter.decay else 0.0 for name, parameter in table.items()}
 
@@ -80,13 +77,12 @@ def test_a_group_decays_by_its_own_share(group: str) -> None:
 
 def test_factors_come_on_top_of_what_muon_says_of_the_rest() -> None:
     table = run().model.parameters()
-    settings = param_settings(
-        table,
-        section(
-            "optimizer={kind: muon, lr: 0.01, weight_decay: 0.1, adamw_lr_factor: 0.5, adamw_weight_decay: 0.02, "
-            "groups: {embeddings: {lr_factor: 4, decay_factor: 0.5}, matrices: {lr_factor: 3, decay_factor: 2}}}"
-        ),
-    )
+    config = run(
+        "optimizer={kind: muon, lr: 0.01, weight_decay: 0.1, adamw_lr_factor: 0.5, adamw_weight_decay: 0.02, "
+        "groups: {embeddings: {lr_factor: 4, decay_factor: 0.5}, matrices: {lr_factor: 3, decay_factor: 2}}}"
+    ).optimizer
+    assert isinstance(config, muon.Config)
+    settings = muon.param_settings(table, config)
     assert settings[MEMBERS["embeddings"]] == ParamSettings(2.0, 0.01)
     assert settings[MEMBERS["matrices"]] == ParamSettings(3.0, 0.2)
     assert settings[MEMBERS["vectors"]] == ParamSettings(0.5, 0.0)

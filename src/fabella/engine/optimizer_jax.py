@@ -1,0 +1,50 @@
+"""The optimizer of a training with JAX: clipping, skipping of non-finite steps, and the optimizer state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+
+from fabella.config.optimizer import OptimizerConfig
+from fabella.models.parameters import ParameterTable
+from fabella.optim.registry import engine_module
+from fabella.optim.updates.interface_jax import JaxOptimizer, OptimizerState
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Clips the gradients, updates the weights by the config's optimizer, and skips non-finite steps."""
+
+    rule: JaxOptimizer
+    max_grad_norm: float
+
+    @classmethod
+    def create(cls, table: ParameterTable, config: OptimizerConfig) -> "Optimizer":
+        """Raise ConfigError for an optimizer without a JAX implementation."""
+        return cls(engine_module(config.kind, "jax").create_optimizer(table, config), config.max_grad_norm)
+
+    def update(
+        self,
+        weights: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        state: OptimizerState,
+        lr: Array,
+        *,
+        norm: Array,
+        apply_update: Array,
+    ) -> tuple[Any, OptimizerState]:
+        """Return weights and state after a step, unchanged where ``apply_update`` [] is False.
+
+        ``norm`` []: global norm of the gradients.
+        """
+        shrink = jnp.minimum(1.0, self.max_grad_norm / (norm + 1e-6))
+        clipped = {name: gradient * shrink for name, gradient in gradients.items()}
+        updated = self.rule.update(weights, clipped, state, lr)
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(apply_update, new, old)
+
+        return jax.tree.map(choose, updated, (dict(weights), state))

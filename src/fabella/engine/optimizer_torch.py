@@ -1,0 +1,58 @@
+"""The optimizer of a training with PyTorch: clipping, skipping of non-finite steps, and the state as numpy arrays."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fabella.config.optimizer import OptimizerConfig
+from fabella.engine.distributed.strategy_torch import Strategy
+from fabella.models.parameters import ParameterTable
+from fabella.optim.registry import engine_module, state_spec
+from fabella.optim.updates.interface_torch import TensorLayout, TorchOptimizer
+
+
+class Optimizer:
+    """Clips the gradients, updates the parameters by the config's optimizer, and skips non-finite steps."""
+
+    def __init__(self, strategy: Strategy, table: ParameterTable, config: OptimizerConfig) -> None:
+        self.strategy = strategy
+        self.parameters: dict[str, nn.Parameter] = dict(strategy.model.named_parameters())
+        self.max_grad_norm = config.max_grad_norm
+        self.state_names = tuple(state_spec(table, config))
+        layout = TensorLayout(strategy.full_tensor, strategy.distribute)
+        create = engine_module(config.kind, "torch").create_optimizer
+        self.rule: TorchOptimizer = create(self.parameters, table, config, layout)
+
+    def step(self, lr: float, norm: Tensor, apply_update: Tensor) -> None:
+        """Clip the gradients, whose global norm is ``norm`` [], and update where ``apply_update`` ([], bool) is True.
+
+        On a GPU the decision stays on the device, so that no step waits for it.
+        """
+        if apply_update.device.type == "cpu" and not bool(apply_update):
+            return
+        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.max_grad_norm, norm)
+        self.rule.step(lr, apply_update)
+
+    def zero_grad(self) -> None:
+        """Free the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state(self) -> dict[str, NDArray[np.float32]]:
+        """Return the full arrays named ``state_names`` on rank 0, and an empty dict on every other rank."""
+        tensors = self.rule.state()
+        return self.strategy.to_numpy({name: tensors[name] for name in self.state_names})
+
+    def updates(self) -> int:
+        """Return the number of applied updates; skipped steps do not count."""
+        return self.rule.updates()
+
+    def restore(self, state: Mapping[str, NDArray[np.float32]], updates: int) -> None:
+        """Load arrays that ``state()`` returned after ``updates`` applied updates."""
+        like = {name: self.parameters[name.partition(".")[2]] for name in self.state_names}
+        tensors = {name: self.strategy.from_numpy(state[name], like[name]) for name in self.state_names}
+        with torch.no_grad():
+            self.rule.load_state(tensors, updates)

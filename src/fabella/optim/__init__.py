@@ -1,0 +1,1 @@
+"""Optimizers: one config file and one file per engine each, found by name."""
