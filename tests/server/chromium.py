@@ -72,14 +72,14 @@ class Browser:
             response = self._next()
             if response.get("id") == self._last:
                 if "error" in response:
-                    raise PageError(f"{method}: {answer['error']['message']}")
+                    raise PageError(f"{method}: {response['error']['message']}")
                 return response["result"]
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._held:
             ready, _, _ = select.select([self._answers], [], [], TIMEOUT_SECONDS)
             if not ready:
-                raise PageError(f"the browser has said nothing for {PATIENCE:g} s")
+                raise PageError(f"the browser has said nothing for {TIMEOUT_SECONDS:g} s")
             read = os.read(self._answers, 1 << 20)
             if not read:
                 raise PageError("the browser has ended")
@@ -156,7 +156,7 @@ class Page:
     def wait(self, condition: str) -> None:
         """Wait until an expression is true. Raises PageError after the timeout."""
         poll = f"""new Promise((done) => {{
-            const until = performance.now() + {1000 * PATIENCE * 0.8};
+            const until = performance.now() + {1000 * TIMEOUT_SECONDS * 0.8};
             const poll = () => {{
                 const found = (() => {{ try {{ return ({condition}); }} catch (error) {{ return null; }} }})();
                 if (found || performance.now() > until) done(Boolean(found)); else setTimeout(poll, 10);

@@ -80,7 +80,7 @@ class SchedulerProbe:
                 return
             self._poll.wait(0.005)
         texts = f"{self._scheduler.running} running, {self._scheduler.waiting} waiting"
-        raise AssertionError(f"{texts}, {self.tokens} tokens after {PATIENCE} s")
+        raise AssertionError(f"{texts}, {self.tokens} tokens after {TIMEOUT_SECONDS} s")
 
 
 @pytest.mark.fault("F10", cases=100)
