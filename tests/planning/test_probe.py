@@ -1,6 +1,5 @@
-"""A trial's process may die of it in any way; the one that waits for it lives on and says what it was."""
+"""The worker of a probe may exit in any way; the caller goes on and reports why."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,16 @@ import pytest
 from fabella.errors import ConfigError, FabellaError
 from fabella.planning import probe
 from fabella.planning.probe import ProbeLimits, try_out
+from tests.planning import fake_worker
 from tests.training import tiny
 
 AMPLE = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu")
 
 
 def behaves(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Put a process that runs ``code`` in the place of the one that tries a few steps."""
-    monkeypatch.setattr(probe, "CHILD", [sys.executable, "-c", "import sys; sys.stdin.read()\n" + code])
+    """Replace the worker by one that runs ``code``, which may set ``result``."""
+    monkeypatch.setattr(probe, "WORKER", fake_worker.__name__)
+    monkeypatch.setenv(fake_worker.CODE, code)
 
 
 def test_a_micro_batch_that_fits_is_measured(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_a_micro_batch_that_fits_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("D9", cases=1)
-def test_one_that_takes_more_memory_than_allowed_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_takes_more_memory_than_allowed_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     behaves(monkeypatch, "taken = bytearray(b'x') * 300_000_000\nimport threading; threading.Event().wait()")
     trial = try_out(tiny.run(), 4, ProbeLimits(limit=2 * 10**8, on_gpu=False, seconds=120))
     assert (trial.fits, trial.reason) == (False, "memory")
@@ -42,37 +43,37 @@ def test_one_that_takes_more_memory_than_allowed_is_ended(monkeypatch: pytest.Mo
     ("code", "reason"),
     [
         ("import os; os.kill(os.getpid(), 9)", "killed"),
-        ("print('{\"out_of_memory\": true}')", "memory"),
+        ("result = {'reason': 'memory'}", "memory"),
         ("sys.exit('terminate called after throwing an instance of std::bad_alloc')", "memory"),
-        ('print(\'{"peak_bytes": 200000000000, "on_gpu": false}\')', "memory"),
+        ("result = {'peak_bytes': 200000000000, 'on_gpu': False}", "memory"),
     ],
     ids=["killed", "raised", "aborted", "between two looks"],
 )
-def test_one_that_dies_of_memory_does_not_fit(code: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_runs_out_of_memory_does_not_fit(code: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     behaves(monkeypatch, code)
     assert try_out(tiny.run(), 4, AMPLE).reason == reason
 
 
-def test_one_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     behaves(monkeypatch, "import threading; threading.Event().wait()")
     trial = try_out(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=0.2))
     assert (trial.fits, trial.reason) == (False, "time")
 
 
-def test_an_error_of_the_config_is_that_error_here() -> None:
+def test_an_error_of_the_worker_is_raised_with_its_class() -> None:
     with pytest.raises(ConfigError, match="Device 'tpu' is not there"):
         try_out(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="tpu"))
 
 
-def test_any_other_end_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_exit_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     behaves(monkeypatch, "sys.exit('the kernel is of another version')")
-    with pytest.raises(FabellaError, match="ended with code 1; its last words: the kernel is of another version"):
+    with pytest.raises(FabellaError, match=r"exited \(exit code 1\); its last words: the kernel is of another version"):
         try_out(tiny.run(), 4, AMPLE)
 
 
 @pytest.mark.fault("D9", cases=1)
-def test_a_real_trial_without_memory_does_not_fit() -> None:
-    """Sixteen gigabytes of activations: the process is ended on the way there."""
+def test_a_real_probe_without_memory_does_not_fit() -> None:
+    """Sixteen gigabytes of activations: the process is killed on the way there."""
     run = tiny.run("model.vocab_size=256", "model.layers=64", "model.dim=256", "model.ffn_dim=1024")
     trial = try_out(run, 8192, ProbeLimits(limit=7 * 10**8, on_gpu=False, seconds=120, device="cpu"))
     assert trial.reason == "memory"

@@ -71,7 +71,7 @@ def test_an_empty_compressed_file_has_no_documents(tmp_path: Path, suffix: str) 
 def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, keep: float) -> None:
     whole = PACK[suffix](STORY)
     path = write(tmp_path, suffix, whole[: int(keep * len(whole)) if keep > 0 else -1])
-    with pytest.raises(TextError, match=r"stories\.txt\.\w+ cannot be unpacked: .*Fetch it, or pack it, again"):
+    with pytest.raises(TextError, match=r"Cannot decompress .*stories\.txt\.\w+: .*Download or compress it again"):
         list(read_blocks(path))
 
 
@@ -80,13 +80,13 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
     damaged = bytearray(PACK[suffix](STORY))
     damaged[len(damaged) // 2] ^= 0x55
     damaged[4:8] = b"\xff\xff\xff\xff"
-    with pytest.raises(TextError, match="cannot be unpacked"):
+    with pytest.raises(TextError, match="Cannot decompress"):
         list(read_blocks(write(tmp_path, suffix, bytes(damaged))))
 
 
 @packings
 def test_an_uncompressed_file_with_a_compressed_suffix_is_refused(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(TextError, match="cannot be unpacked"):
+    with pytest.raises(TextError, match="Cannot decompress"):
         list(read_blocks(write(tmp_path, suffix, b"Once upon a time.")))
 
 
@@ -113,7 +113,7 @@ def test_a_small_file_may_expand_by_any_ratio(tmp_path: Path, suffix: str) -> No
     ],
 )
 def test_a_file_that_needs_a_huge_history_is_refused(tmp_path: Path, suffix: str, packed: bytes) -> None:
-    with pytest.raises(TextError, match=r"cannot be unpacked: .*[Mm]emory"):
+    with pytest.raises(TextError, match=r"Cannot decompress .*: .*[Mm]emory"):
         list(read_blocks(write(tmp_path, suffix, packed)))
 
 
@@ -124,7 +124,7 @@ def test_zst_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unreadable_file_is_an_error_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match=r"gone\.txt cannot be read: No such file or directory"):
+    with pytest.raises(TextError, match=r"Cannot read .*gone\.txt: No such file or directory"):
         list(read_blocks(tmp_path / "gone.txt"))
-    with pytest.raises(TextError, match="cannot be read: Is a directory"):
+    with pytest.raises(TextError, match=r"Cannot read .*: Is a directory"):
         list(read_blocks(tmp_path))

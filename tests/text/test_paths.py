@@ -68,10 +68,10 @@ def test_links_to_folders_are_not_followed(folder: Path) -> None:
     [
         ("a.tx", r"There is no file .*a\.tx\. Did you mean 'a\.txt'\?"),
         ("quite-another.txt", "There is no file .* Fabella reads .txt, .jsonl, .csv and .parquet"),
-        ("nowhere/a.txt", "There is no file .*The folder .*nowhere is missing, too"),
-        ("*.story", "There is no file .*The pattern matches nothing"),
-        ("a" * 300, "cannot be looked up: .*too long"),
-        ("nul\0.txt", "There is no file|cannot be looked up"),
+        ("nowhere/a.txt", "There is no file .*The directory .*nowhere does not exist, either"),
+        ("*.story", "There is no file .*The pattern matches no file"),
+        ("a" * 300, "Cannot look up .*too long"),
+        ("nul\0.txt", "There is no file|Cannot look up"),
     ],
 )
 def test_a_missing_path_is_an_error_with_the_nearest_name(folder: Path, path: str, message: str) -> None:
@@ -81,14 +81,14 @@ def test_a_missing_path_is_an_error_with_the_nearest_name(folder: Path, path: st
 
 def test_a_directory_without_text_is_an_error_with_the_formats(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"")
-    with pytest.raises(TextError, match=r"There is no text in the folder .*\. Fabella reads \.txt"):
+    with pytest.raises(TextError, match=r"There is no text in the directory .*\. Fabella reads \.txt"):
         expand_paths((str(tmp_path),))
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.7z", "A.ZIP", "a.tar.zst"])
 def test_archives_are_refused_by_their_names(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(TextError, match=r"is an archive\. Unpack it, and give its files or their folder"):
+    with pytest.raises(TextError, match=r"is an archive\. Unpack it, then give its files or their directory"):
         expand_paths((str(tmp_path / name),))
 
 

@@ -1,4 +1,4 @@
-"""Sources in words and as documents: the words of the command line, mixtures in mixtures, and errors that help."""
+"""Sources in line and as documents: the line of the command line, mixtures in mixtures, and errors that help."""
 
 from pathlib import Path
 
@@ -35,12 +35,12 @@ def test_a_path_expands_to_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("storybook:many", "'storybook:many' names no number of stories. Write storybook, or storybook:5000."),
-        ("storybook:0", "'storybook:0' names no number of stories."),
-        ("storybook:-5", "names no number of stories."),
-        ("storybook:99999999999", "names no number of stories."),
-        ("storybook:٣", "names no number of stories."),
-        ("hub:", "'hub:' names no data set. Write hub:OWNER/NAME"),
+        ("storybook:many", "Cannot parse the number of stories in 'storybook:many'. Write storybook"),
+        ("storybook:0", "Cannot parse the number of stories in 'storybook:0'."),
+        ("storybook:-5", "Cannot parse the number of stories in"),
+        ("storybook:99999999999", "Cannot parse the number of stories in"),
+        ("storybook:٣", "Cannot parse the number of stories in"),
+        ("hub:", "'hub:' has no dataset name. Write hub:OWNER/NAME"),
         ("storybok", "There is no file storybok."),
     ],
 )
@@ -63,14 +63,14 @@ def book(stories: int, seed: int = 1) -> StorybookSource:
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "line"),
     [
         (StorybookSource(), "storybook (20,000 stories, seed 1)"),
         (FilesSource(paths=("a.txt", "b/*.txt")), "a.txt, b/*.txt"),
-        (HubSource(name="tiny"), "hub data set tiny, split train"),
+        (HubSource(name="tiny"), "hub dataset tiny, split train"),
         (
             HubSource(name="tiny", subset="en", revision="abc"),
-            "hub data set tiny, subset en, split train, revision abc",
+            "hub dataset tiny, subset en, split train, revision abc",
         ),
         (
             mixture((3, book(5)), (1, FilesSource(paths=("a.txt",)))),
@@ -78,8 +78,8 @@ def book(stories: int, seed: int = 1) -> StorybookSource:
         ),
     ],
 )
-def test_a_source_is_described_in_one_line(source: Source, words: str) -> None:
-    assert describe(source) == words
+def test_a_source_is_described_in_one_line(source: Source, line: str) -> None:
+    assert describe(source) == line
 
 
 def test_the_storybook_source_yields_its_stories() -> None:
@@ -169,5 +169,5 @@ def test_the_limit_of_bad_lines_applies_to_the_whole_source(tmp_path: Path) -> N
         (tmp_path / name).write_text('{"text": "fine"}\nbroken\n')
     source = parse_source(str(tmp_path))
     assert list(documents(source, max_bad_lines=2)) == ["fine", "fine"]
-    with pytest.raises(TextError, match=r"b\.jsonl, line 2: .* one more than max_bad_lines = 1"):
+    with pytest.raises(TextError, match=r"b\.jsonl, line 2: .* exceeds max_bad_lines = 1"):
         list(documents(source, max_bad_lines=1))

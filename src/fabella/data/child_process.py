@@ -197,7 +197,9 @@ class ChildProcess:
 
     def has_response(self, seconds: float) -> bool:
         """Wait at most ``seconds`` for the start of a response, or for the child's exit."""
-        return bool(select.select([self._process.stdout], [], [], seconds)[0])
+        stream = self._process.stdout
+        assert stream is not None, "stdout is a pipe"
+        return bool(select.select([stream], [], [], seconds)[0])
 
     def receive(self) -> Frame:
         """Wait for the result of a request. Raises the child's FabellaError, or ChildExitedError."""

@@ -1,8 +1,6 @@
 """Trying out whether a micro-batch fits, and how fast it is, in a child process that may die of it."""
 
 import json
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -11,11 +9,12 @@ from typing import Any, Literal
 
 import psutil
 
-from fabella import errors
+from fabella.data.child_process import ChildExitedError, ChildProcess
 from fabella.errors import FabellaError
+from fabella.planning import probe_worker
 from fabella.run_config.run import RunConfig
 
-CHILD = [sys.executable, "-P", "-m", "fabella.planning.probe_worker"]
+WORKER = probe_worker.__name__
 POLL_SECONDS = 0.02
 """Between two looks at the child's memory: in that time a CPU writes at most about 100 MB of new memory."""
 
@@ -79,68 +78,51 @@ def try_out(
         "prepared": given.prepared,
         "micro_batches": list(micro_batches),
     }
-    ended = _run_child(json.dumps(request), sys.maxsize if given.on_gpu else given.limit, given.seconds)
-    if ended.reason:
-        return ProbeResult(micro_batch=micro_batch, reason=ended.reason)
-    result = _result(ended)
-    if result.get("out_of_memory") or (not result["on_gpu"] and result["peak_bytes"] > given.limit):
+    result = _run_worker(request, sys.maxsize if given.on_gpu else given.limit, given.seconds)
+    if "reason" in result:
+        return ProbeResult(micro_batch=micro_batch, reason=result["reason"])
+    if (not result["on_gpu"] and result["peak_bytes"] > given.limit):
         return ProbeResult(micro_batch=micro_batch, reason="memory")
     return _measured(micro_batch, run.data.sequences.length, result)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    code: int
-    out: str
-    err: str
-    reason: Reason
+def _run_worker(request: dict[str, Any], limit: int, seconds: float) -> dict[str, Any]:
+    """Return the worker's result, or {"reason": …} if it exceeded ``limit`` bytes or ``seconds``, or was killed.
 
-
-def _run_child(request: str, limit: int, seconds: float) -> _Ended:
-    """Run the child to its end, or end it where it takes more memory than ``limit`` bytes, or more ``seconds``."""
+    Raises the worker's FabellaError, and a FabellaError with its last words if it crashed.
+    """
     end = time.monotonic() + seconds
-    child = subprocess.Popen(CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    reason: Reason = ""
-    unsent: str | None = request
-    try:
-        while True:
-            try:
-                out, err = child.communicate(unsent, timeout=POLL_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                unsent = None
-            reason = reason or ("memory" if _held(child.pid) > limit else "time" if time.monotonic() > end else "")
-            if reason:
-                child.kill()
-    finally:
-        child.kill()
-        child.wait()
-    if not reason and child.returncode == -signal.SIGKILL:
-        reason = "killed"
-    return _Ended(child.returncode, out, err, reason)
+    with ChildProcess(WORKER, request, name="The probe", keep_stderr=True) as child:
+        try:
+            child.send()
+            while not child.has_response(POLL_SECONDS):
+                if _resident_bytes(child.pid) > limit:
+                    return {"reason": "memory"}
+                if time.monotonic() > end:
+                    return {"reason": "time"}
+            (result,) = child.receive()
+        except ChildExitedError as error:
+            return _exit_result(error.status, child.stderr())
+    values: dict[str, Any] = json.loads(result)
+    return values
 
 
-def _held(pid: int) -> int:
-    """Bytes of memory of a process; 0 where it has just ended."""
+def _resident_bytes(pid: int) -> int:
+    """Return the memory of a process in bytes; 0 if it has just exited."""
     try:
         return psutil.Process(pid).memory_info().rss
     except psutil.Error:
         return 0
 
 
-def _result(ended: _Ended) -> dict[str, Any]:
-    """The child's answer. Raises what it raised."""
-    lines = ended.out.strip().splitlines()
-    if ended.code == 0 and lines:
-        result: dict[str, Any] = json.loads(lines[-1])
-        if "error" in result:
-            raise getattr(errors, result["error"])(result["problem"], fix=result["fix"])
-        return result
-    if "bad_alloc" in ended.err:  # C++ without a handler: the process aborts
-        return {"out_of_memory": True}
-    words = ended.err.strip().splitlines()
-    last = words[-1] if words else "nothing"
-    raise FabellaError(f"The process that tried a few steps ended with code {ended.code}; its last words: {last}")
+def _exit_result(status: str, stderr: str) -> dict[str, Any]:
+    """Return the reason if the worker exited for lack of memory. Raises FabellaError for any other exit."""
+    if status == "killed by SIGKILL":  # by the system, which is out of memory
+        return {"reason": "killed"}
+    if "bad_alloc" in stderr:  # C++ without a handler: the process aborts
+        return {"reason": "memory"}
+    last = (stderr.strip().splitlines() or ["nothing"])[-1]
+    raise FabellaError(f"The process that ran a few steps exited ({status}); its last words: {last}")
 
 
 def _measured(micro_batch: int, length: int, result: dict[str, Any]) -> ProbeResult:

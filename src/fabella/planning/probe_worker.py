@@ -1,11 +1,7 @@
-"""A few steps in a process of its own (``python -m fabella.planning.probe_worker``).
-
-The request comes on standard input, the result goes to standard output, each as one JSON object; see trials.py.
-"""
+"""Process that runs a few steps and measures them: ``python -m fabella.planning.probe_worker``, for probe.py."""
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,31 +12,32 @@ import numpy as np
 import psutil
 
 from fabella.data.batches import Batch
+from fabella.data.child_process import Frame, Handler, serve
 from fabella.data.dataset import open_dataset
 from fabella.data.sampler import PermutationSampler
 from fabella.data.sequences import SequenceDataset
 from fabella.engine import engine as engines
-from fabella.errors import FabellaError
 from fabella.models import IGNORE
 from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig
 
 
-def main() -> None:
-    """Do what is asked for on standard input."""
-    prefer_oom_kill()
-    request = json.load(sys.stdin)
-    run = validate_config(request["run"])
-    memory = engines.load(run.engine, "measure.memory")
-    try:
-        result = measure(run, request, memory)
-    except FabellaError as error:
-        result = {"error": type(error).__name__, "problem": error.message, "fix": error.hint}
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        result = {"out_of_memory": True}
-    print(json.dumps(result), flush=True)
+def open_handler(request: dict[str, Any]) -> Handler:
+    """Return the handler that runs the steps of ``request`` and returns the measurements as JSON."""
+
+    def handle(_parts: Frame) -> list[bytes]:
+        prefer_oom_kill()
+        run = validate_config(request["run"])
+        memory = engines.load(run.engine, "measure.memory")
+        try:
+            result = measure(run, request, memory)
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            result = {"reason": "memory"}
+        return [json.dumps(result).encode()]
+
+    return handle
 
 
 def prefer_oom_kill() -> None:
@@ -113,4 +110,4 @@ def peak_rss() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    serve(open_handler)
