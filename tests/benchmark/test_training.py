@@ -1,7 +1,5 @@
 """Training speed is measured in rounds and summarized by medians."""
 
-import sys
-
 import pytest
 
 from fabella.benchmark import step_parts_torch
@@ -11,6 +9,7 @@ from fabella.benchmark.training import BenchOptions, bench, peak_memory, shape_o
 from fabella.errors import ConfigError, FabellaError
 from fabella.models.flops import flops_per_token
 from fabella.run_config.files import preset
+from tests.planning import fake_worker
 
 QUICK = BenchOptions(rounds=2, device="cpu", memory=False)
 
@@ -54,7 +53,8 @@ def test_memory_is_measured_in_a_child_process() -> None:
 
 
 def test_a_failed_child_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benching, "CHILD", [sys.executable, "-c", "import sys; sys.exit('no such kernel')"])
+    monkeypatch.setattr(benching, "CHILD_MODULE", fake_worker.__name__)
+    monkeypatch.setenv(fake_worker.CODE, "sys.exit('no such kernel')")
     with pytest.raises(FabellaError, match="memory of fabella at storybook-1m: exit code 1, no such"):
         peak_memory("storybook-1m", "fabella", QUICK)
 

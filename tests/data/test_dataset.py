@@ -1,4 +1,4 @@
-"""Prepared data: reading across shards, and damage that never passes unnoticed."""
+"""Tokenized dataset: reads across shards, and corruption is always noticed."""
 
 import random
 import shutil
@@ -27,7 +27,7 @@ def of(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data of several shards."""
+    """Dataset of several shards."""
     folder = tmp_path_factory.mktemp("whole") / "prepared"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_writer.SplitWriter.__init__, "__defaults__", (3000,))
@@ -149,7 +149,7 @@ def remove(path: Path, source: random.Random) -> None:
 
 
 def retype(path: Path, source: random.Random) -> None:
-    """Another dtype of the same bytes, or, for what is no array, other bytes of the same length."""
+    """Return another dtype of the same bytes, or other bytes of the same length for other files."""
     raw = path.read_bytes()
     kinds = [b"'<u2'", b"'<i8'"]
     for kind, other in zip(kinds, (b"'<i2'", b"'<u8'"), strict=True):
@@ -185,7 +185,7 @@ def test_a_flipped_bit_of_a_shard_is_found_at_its_offset(whole: Path, tmp_path: 
         damaged = bytearray(path.read_bytes())
         damaged[source.randrange(128, len(damaged))] ^= 1 << source.randrange(8)
         path.write_bytes(damaged)
-        words = rf"train/{shard['file']}, offset 0 to {shard['tokens'] - 1}, is damaged: its content does not match"
+        words = rf"train/{shard['file']}, offset 0 to {shard['tokens'] - 1}, is corrupt: its content does not match"
         with pytest.raises(PreparedDataError, match=words):
             open_dataset(folder, full=True)
         shutil.rmtree(folder)
@@ -193,7 +193,7 @@ def test_a_flipped_bit_of_a_shard_is_found_at_its_offset(whole: Path, tmp_path: 
 
 @pytest.mark.fault("B2", cases=30)
 def test_missing_files_and_other_sizes_are_found_at_once(whole: Path, tmp_path: Path) -> None:
-    """Without reading all of it: at every opening."""
+    """At every opening, without reading the files."""
     source = random.Random(7)
     names = sorted(set(content(whole)) - {MANIFEST})
     for number in range(30):
@@ -207,7 +207,7 @@ def test_missing_files_and_other_sizes_are_found_at_once(whole: Path, tmp_path: 
 
 
 def test_another_tokenizer_is_noticed(whole: Path, tmp_path: Path) -> None:
-    """Swapped together with its manifest: then sizes and digests agree, and the fingerprint does not."""
+    """Swapped together with its manifest: sizes and hashes agree, but the fingerprint does not."""
     other = prepared(tmp_path / "other", tokenizer=BPE(vocab_size=401))
     manifest = dict(other.manifest)
     shutil.copytree(whole, tmp_path / "mixed")
@@ -216,7 +216,7 @@ def test_another_tokenizer_is_noticed(whole: Path, tmp_path: Path) -> None:
     mixed = open_dataset(whole).manifest | {}
     mixed["files"] = {**mixed["files"], **{n: e for n, e in manifest["files"].items() if n.startswith("tokenizer/")}}
     (tmp_path / "mixed" / MANIFEST).write_bytes(rendered(mixed))
-    with pytest.raises(PreparedDataError, match="tokenizer is not the tokenizer that the ids were made with"):
+    with pytest.raises(PreparedDataError, match="tokenizer is not the tokenizer of the ids"):
         open_dataset(tmp_path / "mixed")
 
 
@@ -227,11 +227,11 @@ def rendered(manifest: dict[str, object]) -> bytes:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kind": "run"}, "holds run of format 1; prepared data of format 1 was expected"),
-        ({"format": 2}, "holds prepared data of format 2; prepared data of format 1 was expected"),
-        ({"train": None}, "does not describe prepared data"),
-        ({"train": {"documents": 0}}, "does not describe prepared data"),
-        ({"tokenizer": {}}, "does not describe prepared data"),
+        ({"kind": "run"}, "contains run of format 1; expected prepared data of format 1"),
+        ({"format": 2}, "contains prepared data of format 2; expected prepared data of format 1"),
+        ({"train": None}, "does not describe a prepared dataset"),
+        ({"train": {"documents": 0}}, "does not describe a prepared dataset"),
+        ({"tokenizer": {}}, "does not describe a prepared dataset"),
     ],
 )
 def test_a_manifest_of_another_kind_or_format_is_refused(
@@ -250,15 +250,15 @@ def test_offsets_that_do_not_rise_are_corrupt(tmp_path: Path) -> None:
     path.unlink()
     with NpyWriter(path, np.dtype("<i8")) as writer:
         writer.append(np.array([0, 80, 70]))
-    with pytest.raises(PreparedDataError, match=r"train/offsets\.npy does not lead from 0 to 70 in rising order"):
+    with pytest.raises(PreparedDataError, match=r"train/offsets\.npy does not rise from 0 to 70"):
         _ = made.offsets
 
 
 @pytest.mark.parametrize(
     ("what", "problem"),
     [
-        ("nothing", r"There is no folder .*place with prepared data\. Give a folder that"),
-        ("file", r"There is no folder .*place with prepared data\. Give a folder that"),
+        ("nothing", r"There is no prepared dataset .*place\. Give a directory"),
+        ("file", r"There is no prepared dataset .*place\. Give a directory"),
         ("empty folder", r"manifest\.json: no manifest, so the folder is incomplete"),
     ],
 )
@@ -274,7 +274,7 @@ def test_other_directories_are_not_datasets(what: str, problem: str, tmp_path: P
 
 
 def test_a_corrupt_dataset_is_still_recognized_as_one(whole: Path, tmp_path: Path) -> None:
-    """So that a command tells of the damage instead of taking the folder for text."""
+    """So that a command reports the corruption instead of reading the directory as text."""
     shutil.copytree(whole, tmp_path / "copy")
     (tmp_path / "copy" / MANIFEST).write_text("{")
     assert is_dataset(tmp_path / "copy")

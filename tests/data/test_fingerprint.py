@@ -1,4 +1,4 @@
-"""Whether prepared data is still what its text would give."""
+"""Fingerprint of a dataset: it changes exactly when the ids could change."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def test_each_setting_that_determines_the_ids_changes_the_fingerprint() -> None:
 
 
 def test_the_sequence_config_does_not_change_the_fingerprint() -> None:
-    """They are cut when the data is read."""
+    """Sequences are cut when the dataset is read."""
     one, other = data(sequences=Packed(length=8, stride=4)), data(sequences=Padded(length=100))
     assert dataset_fingerprint(one, BYTES) == dataset_fingerprint(other, BYTES)
 
@@ -96,7 +96,7 @@ def test_a_file_changed_during_preparation_is_noticed(tmp_path: Path) -> None:
     before = file_stats(of)
     require_unchanged(before, of)
     lines(tmp_path / "text.txt", ["one", "two", "three"])
-    with pytest.raises(TextError, match=r"text\.txt was changed while it was being prepared\. Prepare it again"):
+    with pytest.raises(TextError, match=r"text\.txt was changed during preparation\. Run the command again"):
         require_unchanged(before, of)
 
 
@@ -109,7 +109,7 @@ def test_a_file_deleted_during_preparation_is_noticed(tmp_path: Path) -> None:
     )
     before = file_stats(of)
     (tmp_path / "texts" / "b.txt").unlink()
-    with pytest.raises(TextError, match="Files came or went"):
+    with pytest.raises(TextError, match="Files were added or deleted"):
         require_unchanged(before, of)
     shutil.rmtree(tmp_path / "texts")
     with pytest.raises(TextError):
@@ -125,7 +125,7 @@ def test_a_config_without_files_has_no_file_stats() -> None:
 
 
 def streaming(of: DataConfig, **settings: int) -> DataConfig:
-    return of.model_copy(update={"reading": Streaming(**settings)})  # pyright: ignore[reportArgumentType]
+    return of.model_copy(update={"mode": Streaming(**settings)})  # pyright: ignore[reportArgumentType]
 
 
 def test_only_settings_of_the_head_change_the_fingerprint_of_a_stream() -> None:
@@ -152,15 +152,15 @@ def test_a_changed_byte_of_a_streamed_file_is_noticed(at: int, tmp_path: Path) -
 
 
 def test_large_and_many_files_are_hashed_in_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "SAMPLE_BYTES", 10)
-    monkeypatch.setattr(fingerprint, "SAMPLES", 8)
-    monkeypatch.setattr(fingerprint, "SAMPLES_OF_ALL", 32)
+    monkeypatch.setattr(fingerprint, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(fingerprint, "MAX_BLOCKS_PER_FILE", 8)
+    monkeypatch.setattr(fingerprint, "MAX_BLOCKS", 32)
     files = [tmp_path / f"{number}.txt" for number in range(8)]
     for file in files:
         file.write_bytes(bytes(range(100)) * 10)
-    alone, beside_others = sampled_hashes(files[:1]), sampled_hashes(files)
-    assert len(set(beside_others)) == 1
-    assert alone[0] != beside_others[0]  # eight blocks of one file, four of each of eight
+    alone, among_others = sampled_hashes(files[:1]), sampled_hashes(files)
+    assert len(set(among_others)) == 1
+    assert alone[0] != among_others[0]  # eight blocks of one file, four of each of eight
     for place, noticed in ((0, True), (999, True), (20, False)):
         raw = bytearray(bytes(range(100)) * 10)
         raw[place] = 255

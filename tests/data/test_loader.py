@@ -1,4 +1,4 @@
-"""Batches made ahead of time."""
+"""Batches prefetched on a thread."""
 
 import itertools
 import threading
@@ -52,7 +52,7 @@ def test_a_loader_resumes_exactly_at_any_batch(windows: SequenceDataset) -> None
 
 
 class Counted(SequenceDataset):
-    """Windows that count their batches, and fail at one of them."""
+    """Sequences that count their batches, and fail at one of them."""
 
     def __init__(self, windows: SequenceDataset, fails_at: int = -1) -> None:
         self.windows, self.fails_at, self.made = windows, fails_at, 0
@@ -69,7 +69,7 @@ class Counted(SequenceDataset):
 
 def test_the_number_of_prefetched_batches_is_bounded(windows: SequenceDataset) -> None:
     counted = Counted(windows)
-    with prefetch_loader(counted, PermutationSampler(len(windows), 1), 0, itertools.repeat(1), ahead=3) as batches:
+    with prefetch_loader(counted, PermutationSampler(len(windows), 1), 0, itertools.repeat(1), prefetch=3) as batches:
         for _ in range(10):
             next(batches)
     assert 10 <= counted.made <= 13

@@ -1,4 +1,4 @@
-"""``.npy`` files written piece by piece."""
+"""``.npy`` files that are appended to, and corrupt ones."""
 
 import errno
 from pathlib import Path
@@ -73,7 +73,7 @@ def write(path: Path, array: np.ndarray) -> Path:
 
 
 class Canary:
-    """Tells when it is unpickled."""
+    """Reports when it is unpickled."""
 
     awake: ClassVar[list[str]] = []
 
@@ -85,7 +85,7 @@ class Canary:
 def test_pickled_objects_are_refused_unread(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npy", np.array([Canary()], dtype=object))
     for length in (0, 1):
-        with pytest.raises(PreparedDataError, match=r"a\.npy cannot be read as an array of numbers"):
+        with pytest.raises(PreparedDataError, match=r"Cannot read .*a\.npy as an array of numbers"):
             open_array(path, I8, length)
     assert not Canary.awake
 
@@ -93,12 +93,12 @@ def test_pickled_objects_are_refused_unread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros(3, dtype="<u4"), r"holds uint32 of shape \(3,\); it must be uint16 of shape \(3,\)"),
-        (np.zeros(3, dtype=">u2"), "it must be uint16"),
-        (np.zeros(4, dtype="<u2"), r"holds uint16 of shape \(4,\)"),
-        (np.zeros((3, 1), dtype="<u2"), r"holds uint16 of shape \(3, 1\)"),
-        (np.zeros(3, dtype="<f2"), "holds float16"),
-        (np.zeros(3, dtype=[("a", "<u2")]), "it must be uint16"),
+        (np.zeros(3, dtype="<u4"), r"has dtype uint32 and shape \(3,\); expected uint16 and \(3,\)"),
+        (np.zeros(3, dtype=">u2"), "expected uint16"),
+        (np.zeros(4, dtype="<u2"), r"has dtype uint16 and shape \(4,\)"),
+        (np.zeros((3, 1), dtype="<u2"), r"has dtype uint16 and shape \(3, 1\)"),
+        (np.zeros(3, dtype="<f2"), "has dtype float16"),
+        (np.zeros(3, dtype=[("a", "<u2")]), "expected uint16"),
     ],
 )
 def test_other_arrays_are_refused(array: np.ndarray, words: str, tmp_path: Path) -> None:
@@ -111,10 +111,10 @@ def test_other_arrays_are_refused(array: np.ndarray, words: str, tmp_path: Path)
 )
 def test_a_file_that_is_not_an_array_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(data)
-    with pytest.raises(PreparedDataError, match=r"a\.npy cannot be read as an array of numbers"):
+    with pytest.raises(PreparedDataError, match=r"Cannot read .*a\.npy as an array of numbers"):
         open_array(tmp_path / "a.npy", U2, 3)
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PreparedDataError, match=r"a\.npy is missing\. Remove the folder, and prepare the data again"):
+    with pytest.raises(PreparedDataError, match=r"a\.npy is missing\. Delete the directory and prepare the data again"):
         open_array(tmp_path / "a.npy", U2, 3)

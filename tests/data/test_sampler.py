@@ -1,4 +1,4 @@
-"""The order of training: one integer says where it stands."""
+"""Order of the training sequences: its position is one integer."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_documents_do_not_depend_on_block_borders(n: int, seed: int, start: 
 
 @pytest.mark.fault("B10", cases=N * EPOCHS * 5)
 def test_resuming_at_every_position_repeats_and_loses_nothing() -> None:
-    """Every position of three epochs, first and last of an epoch among them, with every batch size, resumed twice."""
+    """Every position of three epochs with every batch size, resumed twice."""
     straight = PermutationSampler(N, 1).sequences(0, N * EPOCHS + 20).tolist()
     for position in range(N * EPOCHS):
         for batch in (1, 2, 3, 7, 20):

@@ -1,4 +1,4 @@
-"""Windows: what is learned from at once."""
+"""Training sequences of a split."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> "Folders":
 
 
 class Folders:
-    """A new folder at every call."""
+    """Return a new directory at every call."""
 
     def __init__(self, base: Path) -> None:
         self.base, self.count = base, 0
@@ -67,7 +67,7 @@ def test_padded_sequences_are_documents_after_eos(
     bounds = zip(of.offsets[:-1], of.offsets[1:], strict=True)
     documents = [all_ids(of)[a:b].tolist() for a, b in bounds if b - a > 1]
     if not documents:
-        with pytest.raises(DataError, match=r"No document of the .* text has a token to learn"):
+        with pytest.raises(DataError, match=r"No document of the .* split has a token to predict"):
             SequenceDataset(of, Padded(length=length), END)
         return
     batch = every(SequenceDataset(of, Padded(length=length), END))
@@ -108,7 +108,7 @@ def test_sequences_are_returned_as_requested_whatever_the_batch(folders: Folders
 def test_the_number_of_sequences_equals_the_published_one(
     tokens: int, windows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gpt2-92m: windows of 512 with stride 256."""
+    """gpt2-92m: sequences of 512 with stride 256."""
     record = SplitRecord.model_construct(documents=1, tokens=tokens, bytes=0, shards=())
     monkeypatch.setattr(Split, "__init__", lambda self, record: setattr(self, "tokens", record.tokens))
     of = Split(record)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -118,8 +118,8 @@ def test_the_number_of_sequences_equals_the_published_one(
 def test_too_little_text_is_an_error_with_the_needed_size(tmp_path: Path) -> None:
     of = split(tmp_path / "train", [60, 40])
     words = (
-        r"The train text is too small: 100 tokens, and one window of 512 needs 513\. "
-        r"Bring 6 times more text, or lower data\.sequences\.length to 99 or less"
+        r"The train split is too small: 100 tokens; a sequence of 512 needs 513\. "
+        r"Use 6 times more text, or lower data\.sequences\.length to 99 or less"
     )
     with pytest.raises(DataError, match=words):
         SequenceDataset(of, Packed(length=512, stride=256), END)

@@ -1,4 +1,4 @@
-"""A hub without a network: a module ``datasets`` in a folder, which reads ``NAME/*.jsonl`` beside it.
+"""Hub without a network: a module ``datasets`` in a directory, which reads ``NAME/*.jsonl`` next to it.
 
 It keeps the interface of the library, positions of streamed rows included, and can be told to break.
 """
@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 
 class DatasetsError(Exception):
-    """The library's own base of errors."""
+    """Base of the errors of the library."""
 
 
 exceptions = SimpleNamespace(DatasetsError=DatasetsError)
@@ -92,25 +92,25 @@ class Downloaded:
 
 
 class LocalHub:
-    """Data sets in a folder."""
+    """Datasets in a directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def add(self, name: str, shards: Sequence[Sequence[str]]) -> None:
-        """A data set of some files of texts."""
+        """Write a dataset of some files of texts."""
         (self.folder / name).mkdir(parents=True, exist_ok=True)
         for number, texts in enumerate(shards):
             rows = [json.dumps({"id": row, "text": text}) for row, text in enumerate(texts)]
             (self.folder / name / f"{number:05d}.jsonl").write_text("\n".join(rows) + "\n")
 
     def break_at(self, *places: tuple[int, int]) -> None:
-        """Lose the connection before these rows (file, row), once for each time that a place is named."""
+        """Break the connection before these rows (file, row), once for each time that a row is named."""
         (self.folder / "breaks.json").write_text(json.dumps(places))
 
 
 def installed(folder: Path, patch: pytest.MonkeyPatch) -> LocalHub:
-    """The stand-in in place of the library, also for processes that are started."""
+    """Replace the library, also in child processes."""
     (folder / "datasets.py").write_text(MODULE)
     patch.delitem(sys.modules, "datasets", raising=False)
     patch.syspath_prepend(folder)

@@ -1,4 +1,4 @@
-"""Packed files are unpacked as they are read: whole, in bounded memory, and never further than is sensible."""
+"""Compressed files are decompressed completely, in bounded memory; bombs are stopped."""
 
 import gzip
 import lzma
@@ -101,7 +101,7 @@ def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, suffix: str) -> None:
 
 @packings
 def test_a_small_file_may_expand_by_any_ratio(tmp_path: Path, suffix: str) -> None:
-    """A list of equal lines packs a thousandfold; that is no danger while it is small."""
+    """Equal lines compress a thousandfold, which is harmless while they are few."""
     assert sum(map(len, read_blocks(write(tmp_path, suffix, PACK[suffix](b"a" * (FREE // 2)))))) == FREE // 2
 
 

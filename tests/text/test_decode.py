@@ -1,4 +1,4 @@
-"""Whatever a text file is written in, what comes out is plain UTF-8; what is no text is refused by its name."""
+"""Text files become UTF-8 with plain line ends; binary files are refused with their format."""
 
 import codecs
 import io

@@ -1,4 +1,4 @@
-"""Damage in a document: refused with its place, replaced, or left out with the document, and counted in any case."""
+"""Damage in a document: refused with its location, replaced, or dropped with the document; always counted."""
 
 import pytest
 from hypothesis import given

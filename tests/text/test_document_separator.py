@@ -1,4 +1,4 @@
-"""One file, many documents: which separator is guessed, and that splitting loses nothing but the separators."""
+"""Document separator: detection, and splitting that loses only the separators."""
 
 import pytest
 from hypothesis import given

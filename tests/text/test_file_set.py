@@ -1,4 +1,4 @@
-"""Files as documents: every kind, packed or not, with the separator given or guessed for the whole source."""
+"""Files as documents: every format and compression, with the separator given or detected for the source."""
 
 import gzip
 import json

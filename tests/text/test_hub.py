@@ -1,4 +1,4 @@
-"""Hub data sets: the real loading code, on a stand-in for the ``datasets`` library that keeps its interface."""
+"""Hub datasets: the real loading code on a fake ``datasets`` library with the same interface."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ ROWS = [{"id": 1, "text": "One fox.\r\n"}, {"id": 2, "text": "Two foxes."}, {"id
 
 
 class Rows:
-    """What ``load_dataset`` returns, streaming or not: rows that can be iterated, with their columns' names."""
+    """Result of ``load_dataset``, streaming or not: iterable rows with column names."""
 
     def __init__(self, rows: list[dict[str, Any]], fails_at: int = -1, error: Exception | None = None) -> None:
         self.rows, self.fails_at, self.error = rows, fails_at, error
@@ -34,25 +34,25 @@ class Rows:
 
 
 class DatasetsError(Exception):
-    """The library's own base of errors."""
+    """Base of the errors of the library."""
 
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The stand-in; ``asked`` is what it was asked for, ``answer`` what it gives."""
+    """Fake library; ``asked`` are the arguments of its call, ``answer`` is its result."""
     module = ModuleType("datasets")
-    stand_in = SimpleNamespace(asked=None, answer=Rows(ROWS))
+    fake = SimpleNamespace(asked=None, answer=Rows(ROWS))
 
     def load_dataset(*arguments: Any, **options: Any) -> Rows:
-        stand_in.asked = (arguments, options)
-        if isinstance(stand_in.answer, Exception):
-            raise stand_in.answer
-        return stand_in.answer
+        fake.asked = (arguments, options)
+        if isinstance(fake.answer, Exception):
+            raise fake.answer
+        return fake.answer
 
     monkeypatch.setattr(module, "load_dataset", load_dataset, raising=False)
     monkeypatch.setattr(module, "exceptions", SimpleNamespace(DatasetsError=DatasetsError), raising=False)
     monkeypatch.setitem(sys.modules, "datasets", module)
-    return stand_in
+    return fake
 
 
 def test_every_part_of_the_name_is_requested(library: SimpleNamespace) -> None:
@@ -74,7 +74,7 @@ def test_each_rows_text_is_a_document(library: SimpleNamespace) -> None:
 
 def test_a_named_column_is_the_only_one_read(library: SimpleNamespace) -> None:
     class Picture:
-        """A column that must not be decoded."""
+        """Fail: the column must not be decoded."""
 
     library.answer = Rows([{"story": "One.", "picture": Picture()}])
     assert list(documents(HubSource(name="tiny", column="story"), DecodePolicy())) == ["One."]
@@ -103,7 +103,7 @@ def test_a_hub_dataset_without_rows_has_no_documents(library: SimpleNamespace) -
     assert list(documents(TINY, DecodePolicy())) == []
 
 
-FETCH = "fetch it elsewhere (hf download --repo-type dataset roneneldan/TinyStories)"
+FETCH = "download it (hf download --repo-type dataset roneneldan/TinyStories)"
 
 
 @pytest.mark.parametrize(
@@ -111,22 +111,22 @@ FETCH = "fetch it elsewhere (hf download --repo-type dataset roneneldan/TinyStor
     [
         (
             ConnectionError("Couldn't reach 'roneneldan/TinyStories' on the Hub (LocalEntryNotFoundError)"),
-            "The hub cannot be reached for roneneldan/TinyStories: Couldn't reach",
+            "Cannot reach the hub for roneneldan/TinyStories: Couldn't reach",
             FETCH,
         ),
         (
             FileNotFoundError("Dataset 'x' doesn't exist"),
-            "There is no data set roneneldan/TinyStories to be had",
+            "Cannot find dataset roneneldan/TinyStories on the hub",
             FETCH,
         ),
         (
             ValueError("Bad split: validation. Available splits: ['train']\nand more"),
-            "hub data set roneneldan/TinyStories, subset en, split validation, revision abc: "
+            "hub dataset roneneldan/TinyStories, subset en, split validation, revision abc: "
             "Bad split: validation. Available splits: ['train'].",
-            "Name it as hub:OWNER/NAME@SUBSET:SPLIT.",
+            "Write it as hub:OWNER/NAME@SUBSET:SPLIT.",
         ),
-        (DatasetsError("corrupt"), "Reading hub data set roneneldan/TinyStories", FETCH),
-        (TimeoutError(), "failed: TimeoutError.", FETCH),
+        (DatasetsError("corrupt"), "Cannot read hub dataset roneneldan/TinyStories", FETCH),
+        (TimeoutError(), "split train: TimeoutError.", FETCH),
     ],
 )
 @pytest.mark.parametrize("while_reading", [False, True])

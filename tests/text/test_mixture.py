@@ -1,4 +1,4 @@
-"""Mixtures: each source its share, in an order that the seed fixes and nothing else can change."""
+"""Mixtures: each source has its share, in an order fixed by the seed."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which files a path means: the same ones in the same order on every machine, each once."""
+"""Paths expand to the same files in the same order on every machine, each once."""
 
 import os
 from pathlib import Path
@@ -94,5 +94,5 @@ def test_archives_are_refused_by_their_names(tmp_path: Path, name: str) -> None:
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(TextError, match=r"is a pipe or a device; .* Save it as a file first"):
+    with pytest.raises(TextError, match=r"is a pipe or a device; .* Save it to a file first"):
         expand_paths((str(tmp_path / "pipe.txt"),))

@@ -1,4 +1,4 @@
-"""Sources in portions: all documents once, in any order, from any portion on."""
+"""Sources in chunks: all documents once, in any order of chunks, from any chunk on."""
 
 import sys
 from collections.abc import Iterator, Sequence

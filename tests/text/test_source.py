@@ -1,4 +1,4 @@
-"""Sources in line and as documents: the line of the command line, mixtures in mixtures, and errors that help."""
+"""Sources: parsing, description, documents, nested mixtures, and errors with hints."""
 
 from pathlib import Path
 
@@ -144,10 +144,10 @@ def test_two_passes_are_equal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("a.txt", " \n\n ", "Give a file with text in it."),
-        ("a.txt", "</s> </s> </s>", "Left out: 3 empty."),
-        ("a.jsonl", '{"text": " "}\n{"text": null}', "Left out: 2 empty."),
-        ("a.csv", "text\n", "Give a file with text in it."),
+        ("a.txt", " \n\n ", "Give a file that contains text."),
+        ("a.txt", "</s> </s> </s>", "Skipped documents: 3 empty."),
+        ("a.jsonl", '{"text": " "}\n{"text": null}', "Skipped documents: 2 empty."),
+        ("a.csv", "text\n", "Give a file that contains text."),
     ],
 )
 def test_a_source_without_documents_is_an_error(tmp_path: Path, name: str, content: str, why: str) -> None:

@@ -5,10 +5,7 @@ memory is that of a child process (``python -m fabella.benchmark.training``) whi
 """
 
 import importlib
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from fabella.data.child_process import ChildExitedError, ChildProcess, Handler, serve
 from fabella.engine import engine as engines
 from fabella.errors import FabellaError, UsageError, did_you_mean
 from fabella.models.flops import flops_per_token
@@ -31,7 +29,7 @@ WARM_UP_STEPS = 2
 PAUSE_SECONDS = 0.3
 """Pause before each step: threads of the step before spin for a while and would slow it."""
 MEMORY_STEPS = 3
-CHILD = [sys.executable, "-P", "-m", "fabella.benchmark.training"]
+CHILD_MODULE = "fabella.benchmark.training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,18 +169,21 @@ def peak_memory(name: str, baseline: str, options: BenchOptions) -> int:
         "shape": shape_of(name),
         "threads": options.threads,
     }
-    # -P keeps the working directory off the path of the child, which needs the package with the baselines all the same.
-    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    process = subprocess.run(CHILD, input=json.dumps(request), capture_output=True, text=True, check=False, env=paths)
-    if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["no output"])[-1]
-        raise FabellaError(f"Cannot measure the memory of {baseline} at {name}: exit code {process.returncode}, {last}")
-    return int(process.stdout.split()[-1])
+    with ChildProcess(CHILD_MODULE, request, name="The memory measurement", keep_stderr=True) as child:
+        try:
+            (peak,) = child.request()
+        except ChildExitedError as error:
+            last = (child.stderr().strip().splitlines() or ["no output"])[-1]
+            raise FabellaError(f"Cannot measure the memory of {baseline} at {name}: {error.status}, {last}") from error
+    return int(peak)
 
 
-def child() -> None:
-    """Take a few training steps and print their peak memory in bytes."""
-    request = json.load(sys.stdin)
+def open_handler(request: dict[str, Any]) -> Handler:
+    """Return the handler of the child process, which takes a few training steps and returns their peak memory."""
+    return lambda _parts: [str(_peak_of_steps(request)).encode()]
+
+
+def _peak_of_steps(request: dict[str, Any]) -> int:
     engine, package = request["engine"], request["package"]
     parts, memory = step_parts(engine, package), engines.load(engine, "measure.memory")
     parts.set_threads(request["threads"])
@@ -193,7 +194,7 @@ def child() -> None:
     for _ in range(MEMORY_STEPS):
         baseline.step()
     on_gpu = memory.peak_memory(request["device"])
-    print(peak_rss() - before if on_gpu is None else on_gpu)
+    return peak_rss() - before if on_gpu is None else on_gpu
 
 
 def settings(options: BenchOptions, parts: Any) -> dict[str, Any]:
@@ -213,4 +214,4 @@ def settings(options: BenchOptions, parts: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    child()
+    serve(open_handler)

@@ -14,16 +14,19 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
+from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, decode_errors_of, read_source
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
 from fabella.evaluation.scores import Scores
-from fabella.text.source import parse_source
 from fabella.tracking.terminal_escape import escape
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     text: Annotated[str | None, typer.Option(help="Another text than the held-out one: a file, folder, …")] = None,
+    separator: Separator = "auto",
+    column: Column = "auto",
+    decode_errors: DecodeErrorsOption = "strict",
     stories: Annotated[int, typer.Option(min=0, help="Told to be measured, and as many real ones; 0: none.")] = 64,
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens a story.")] = 256,
     questions: Annotated[int, typer.Option(min=0, help="Of the cloze test; 0: none.")] = 200,
@@ -36,7 +39,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     asked = EvalConfig(
-        checkpoint=checkpoint, device=device, engine=engine, text=parse_source(text) if text else None,
+        checkpoint=checkpoint, device=device, engine=engine, text=read_source(text, separator, column) if text else None, decode_errors=decode_errors_of(decode_errors),
         num_samples=stories, max_tokens=tokens, num_cloze=questions, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
     result = evaluate(run, asked, print_status)

@@ -1,5 +1,6 @@
 """Options of every command that reads text, and their application to a source."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -45,6 +46,17 @@ def read_source(text: str, separator: str, column: str) -> Source:
         )
     options = {"separator": separator, "column": column}
     return source.model_copy(update={key: value for key, value in options.items() if value != "auto"})
+
+
+def text_overrides(separator: str, column: str, decode_errors: str, *, validation: bool) -> tuple[str, ...]:
+    """Return the options as ``section.key=value`` settings, for the validation source, too, if there is one."""
+    sources = ["data.source", *(["data.validation.source"] if validation else [])]
+    options = {"separator": separator, "column": column}
+    # JSON quotes values that YAML would read as a comment or a number.
+    changes = [
+        f"{source}.{key}={json.dumps(value)}" for source in sources for key, value in options.items() if value != "auto"
+    ]
+    return (*changes, *([f"data.decode_errors={decode_errors_of(decode_errors)}"] if decode_errors else []))
 
 
 def decode_errors_of(text: str) -> DecodeErrors:

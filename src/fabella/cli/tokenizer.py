@@ -13,12 +13,20 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.text_options import (
+    Column,
+    DecodeErrorsOption,
+    Separator,
+    SourceArgument,
+    decode_errors_of,
+    read_source,
+)
 from fabella.data.prepare import tokenizer_sample
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SplitDocument
 from fabella.errors import UsageError
 from fabella.storage import atomic_dir, escaped
-from fabella.text.source import documents, parse_source
+from fabella.text.source import documents
 from fabella.tokenizers import loading
 from fabella.tokenizers.stats import TokenizerStats, measure_tokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -40,9 +48,12 @@ app = typer.Typer(
 
 @app.command()
 def train(
-    source: Annotated[str, typer.Argument(help="A file, folder or glob, storybook[:N], or hub:OWNER/NAME[:SPLIT].")],
-    out: Annotated[Path, typer.Option(help="The folder to write the tokenizer to.")],
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.")],
     tokenizer: Annotated[str, typer.Option(help="bpe[:SIZE] or sentencepiece[:SIZE].")] = "bpe:4096",
+    separator: Separator = "auto",
+    column: Column = "auto",
+    decode_errors: DecodeErrorsOption = "strict",
     as_json: JSON = False,
 ) -> None:
     """Learn a tokenizer from text; of more than 100 MB an even sample is taken."""
@@ -51,7 +62,8 @@ def train(
         raise UsageError(f"{tokenizer} is not trained.", hint="Choose bpe:4096 or sentencepiece:4096.")
     with atomic_dir(out) as aside:
         taken = tokenizer_sample.sample_bytes(
-            SplitDocument(text, document_hash(text), held_out=False) for text in documents(parse_source(source))
+            SplitDocument(text, document_hash(text), held_out=False)
+            for text in documents(read_source(source, separator, column), decode_errors=decode_errors_of(decode_errors))
         )
         made = loading.train(section, taken.texts())
         made.save(aside)
@@ -86,10 +98,14 @@ def show_one(
 def compare(
     tokenizers: Annotated[list[str], typer.Argument(help="Folders, files, 'bytes', or hub names.")],
     text: Annotated[str, typer.Option(help="The source of text to measure on; its first 2 MB are read.")],
+    separator: Separator = "auto",
+    column: Column = "auto",
+    decode_errors: DecodeErrorsOption = "strict",
     as_json: JSON = False,
 ) -> None:
     """Compare tokenizers on a text: bytes per token, tokens per word, coverage, and whether the text comes back."""
-    read = list(_first(documents(parse_source(text))))
+    source = read_source(text, separator, column)
+    read = list(_first(documents(source, decode_errors=decode_errors_of(decode_errors))))
     measured = [(name, measure_tokenizer(loading.open_any(name), read)) for name in tokenizers]
     if as_json:
         print_json({"tokenizers": [{"name": name, **_figures(figures)} for name, figures in measured]})

@@ -21,6 +21,7 @@ import typer
 
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, text_overrides
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import RankInfo, current_rank, require_divisible
 from fabella.errors import ConfigError, UsageError
@@ -55,6 +56,9 @@ def command(
     data: Annotated[str, typer.Option(help="A source of text, or a prepared folder.")] = "",
     validation: Annotated[str, typer.Option(help="A source of text to validate on.")] = "",
     out: Annotated[Path | None, typer.Option(help="The run's folder; usually runs/NAME.")] = None,
+    separator: Separator = "auto",
+    column: Column = "auto",
+    decode_errors: DecodeErrorsOption = "",
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0: as the config says.", min=0)] = 0,
     engine: Annotated[str, typer.Option(help="torch or jax; usually as the config says.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
@@ -69,8 +73,14 @@ def command(
         return
     if not what:
         raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
+    text = text_overrides(separator, column, decode_errors, validation=bool(validation))
     asked = TrainRequest(
-        what=what, data=data, validation=validation, engine=engine, steps=steps, overrides=tuple(overrides or ())
+        what=what,
+        data=data,
+        validation=validation,
+        engine=engine,
+        steps=steps,
+        overrides=(*text, *(overrides or ())),
     )
     order = _Order(
         asked=asked, engine=engine_of(asked), out=out, prepared=prepared, device=device, resume=resume, as_json=as_json

@@ -36,6 +36,9 @@ SIZE = struct.Struct("<Q")
 PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that only the parent handles."""
 
+EXIT_SECONDS = 5.0
+"""Seconds that a child has to exit by itself after it closed its pipe."""
+
 Frame = Sequence[bytes]
 Part = bytes | memoryview
 Handler = Callable[[Frame], Sequence[Part]]
@@ -220,6 +223,9 @@ class ChildProcess:
         return self._stderr.read().decode(errors="replace")
 
     def _exited(self) -> ChildExitedError:
+        # The pipe closes before the process has exited; its own exit status says more than that of a kill.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=EXIT_SECONDS)
         self.kill()
         code = self._process.returncode
         status = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

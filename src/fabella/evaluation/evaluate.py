@@ -28,6 +28,7 @@ from fabella.generation.sampling import SamplingParams
 from fabella.runs.run_dir import RunDir
 from fabella.storage import write_json
 from fabella.text import source as sources
+from fabella.text.decode_policy import DecodeErrors
 
 T = TypeVar("T")
 
@@ -49,6 +50,8 @@ class EvalConfig:
     """torch or jax; empty for the engine of the run."""
     text: Source | None = None
     """Text for the scores instead of the run's held-out documents."""
+    decode_errors: DecodeErrors = "strict"
+    """Policy for damaged documents of ``text``."""
     num_samples: int = 64
     """Number of generated samples, each compared with a real text; 0 skips the comparison."""
     max_tokens: int = 256
@@ -165,7 +168,9 @@ class _Evaluation:
     def _scores(self) -> Scores:
         generator, config = self.generator, self.config
         if config.text:
-            documents = scoring_batches.of_texts(sources.documents(config.text), generator.tokenizer)
+            documents = scoring_batches.of_texts(
+                sources.documents(config.text, decode_errors=config.decode_errors), generator.tokenizer
+            )
         else:
             documents = scoring_batches.held_out(self.dataset.validation)
         self.report("Scoring the text.")

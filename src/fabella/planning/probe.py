@@ -81,7 +81,7 @@ def try_out(
     result = _run_worker(request, sys.maxsize if given.on_gpu else given.limit, given.seconds)
     if "reason" in result:
         return ProbeResult(micro_batch=micro_batch, reason=result["reason"])
-    if (not result["on_gpu"] and result["peak_bytes"] > given.limit):
+    if not result["on_gpu"] and result["peak_bytes"] > given.limit:
         return ProbeResult(micro_batch=micro_batch, reason="memory")
     return _measured(micro_batch, run.data.sequences.length, result)
 

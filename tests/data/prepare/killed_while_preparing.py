@@ -1,4 +1,4 @@
-"""Preparing, killed at random moments and begun again; run as a program, so that the forked processes are simple.
+"""Prepare a dataset, kill it at random moments and repeat; a program of its own, so that forks are simple.
 
 python -m tests.data.prepare.killed_while_preparing FOLDER KILLS WORKERS SEED → one JSON object on standard output
 """
@@ -22,7 +22,7 @@ def prepare_here(folder: Path, workers: int) -> None:
 
 
 def forked(folder: Path, workers: int, killed_after: float) -> int:
-    """Prepare in a child whose alarm clock kills it, if it is still at it; how it ended."""
+    """Prepare in a child that a timer kills if it still runs; return its exit."""
     pid = os.fork()
     if pid == 0:
         # The alarm's own action: the kernel ends the process, and no handler of ours can clean up.
@@ -34,7 +34,7 @@ def forked(folder: Path, workers: int, killed_after: float) -> int:
 
 
 def main(base: Path, kills: int, workers: int, seed: int) -> dict[str, int]:
-    """How often it was killed while it worked, and how often anything was wrong afterwards."""
+    """Return the number of kills, and of faults found afterwards."""
     # Chunks so small that workers are used, however little text there is.
     preparing.CHUNK_BYTES, preparing.CHUNKS_WITHOUT_WORKERS = 2000, 1
     # Whatever is loaded and built at first use is there before the first fork.

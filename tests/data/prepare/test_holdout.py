@@ -1,4 +1,4 @@
-"""The split goes by the text alone: equal texts fall on the same side, whenever and wherever they are read."""
+"""Holdout by hash: the split of a document depends only on its text."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ def test_equal_texts_are_in_the_same_split(text: str, fraction: float) -> None:
 
 
 def test_the_document_hash_is_fixed() -> None:
-    """Prepared data of an earlier version must split in the same way: BLAKE2b with 16 bytes."""
+    """Datasets of an earlier version must have the same split: BLAKE2b with 16 bytes."""
     assert document_hash("Once upon a time").hex() == "041b76e5564c0ea1bdb7e4cb77fae791"
     assert len(document_hash("")) == DIGEST_BYTES
 

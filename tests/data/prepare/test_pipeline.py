@@ -1,4 +1,4 @@
-"""From a source of text to a prepared folder."""
+"""Preparation of a dataset from a text source."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def texts(side: Split, of: TokenizedDataset) -> list[str]:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small that a few stories are many, and workers are used."""
+    """Chunks so small that a few stories need workers."""
     monkeypatch.setattr(preparing, "CHUNK_BYTES", 2000)
     monkeypatch.setattr(preparing, "CHUNKS_WITHOUT_WORKERS", 1)
 
@@ -139,17 +139,17 @@ def test_training_documents_that_are_in_the_validation_source_are_dropped_and_co
 
 
 def test_progress_is_reported_for_every_phase(tmp_path: Path) -> None:
-    told: list[PrepareProgress] = []
+    reports: list[PrepareProgress] = []
     prepare(
         data(StorybookSource(stories=3000), Holdout(fraction=0.04)),
         BPE(vocab_size=300),
         tmp_path / "out",
         workers=1,
-        progress=told.append,
+        progress=reports.append,
     )
-    phases = list(dict.fromkeys(one.phase for one in told))
+    phases = list(dict.fromkeys(report.phase for report in reports))
     assert phases == ["inspecting", "sampling", "training the tokenizer", "encoding"]
-    assert all(0 < one.share <= 1 for one in told if one.phase != "inspecting")
+    assert all(0 < report.share <= 1 for report in reports if report.phase != "inspecting")
 
 
 # ---------------------------------------------------------------- a folder that is there
@@ -172,7 +172,7 @@ def test_a_dataset_that_another_process_finished_first_is_opened_if_it_is_the_sa
 
     def filled(*given: Any) -> Any:
         calls.append(None)
-        if len(calls) == 1:  # the other one comes later and is through sooner
+        if len(calls) == 1:  # the other process starts later and finishes first
             prepare(others, Bytes(), tmp_path / "out", workers=1)
         return fill(*given)
 
@@ -188,11 +188,11 @@ def test_a_dataset_that_another_process_finished_first_is_opened_if_it_is_the_sa
 
 def test_a_dataset_of_other_inputs_is_refused_with_both_named(tmp_path: Path) -> None:
     prepared(tmp_path / "out")
-    told = (
+    message = (
         r"out contains storybook \(60 stories, seed 1\) \(bytes\), prepared from another text or config than "
         r"storybook \(61 stories, seed 1\) \(bpe, vocab_size 300\)\. Choose another directory, or delete it"
     )
-    with pytest.raises(StorageError, match=told):
+    with pytest.raises(StorageError, match=message):
         prepare(data(StorybookSource(stories=61)), BPE(vocab_size=300), tmp_path / "out")
 
 
@@ -227,7 +227,7 @@ def test_a_directory_with_something_else_is_refused(what: str, tmp_path: Path) -
 
 @pytest.mark.fault("B3", cases=8)
 @pytest.mark.parametrize(
-    ("written", "error", "told"),
+    ("written", "error", "message"),
     [
         ("", TextError, "empty|no text"),
         ("\n\n\n\n", TextError, "no text"),
@@ -244,10 +244,10 @@ def test_a_directory_with_something_else_is_refused(what: str, tmp_path: Path) -
     ],
 )
 def test_too_little_text_is_an_error_with_a_hint(
-    written: str, error: type[DataError], told: str, tmp_path: Path
+    written: str, error: type[DataError], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text(written)
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         prepared(tmp_path / "out", data(FilesSource(paths=(str(tmp_path / "a.txt"),))))
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -292,8 +292,8 @@ def test_ctrl_c_leaves_no_files(tmp_path: Path) -> None:
         if progress.phase == "encoding":
             raise KeyboardInterrupt
 
-    told = r"Interrupted while preparing .*out; no files were left\. Run the same command again"
-    with pytest.raises(TrainingInterrupted, match=told):
+    message = r"Interrupted while preparing .*out; no files were left\. Run the same command again"
+    with pytest.raises(TrainingInterrupted, match=message):
         prepare(data(StorybookSource(stories=3000)), Bytes(), tmp_path / "out", workers=1, progress=interrupt)
     assert not list(tmp_path.iterdir())
 
@@ -329,9 +329,9 @@ def test_ctrl_c_for_the_process_group_ends_workers_and_leaves_no_files(tmp_path:
         assert process.stdout
         _, *pids = process.stdout.readline().split()
         os.killpg(process.pid, signal.SIGINT)
-        told = process.stdout.read()
+        message = process.stdout.read()
         assert process.wait() == 130
-    assert "no files were left" in told
+    assert "no files were left" in message
     assert len(pids) == 2
     assert all(has_ended(int(pid)) for pid in pids)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Splits written chunk by chunk."""
+"""Splits are written chunk by chunk."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""On which side of the split each document falls."""
+"""Train/validation split rules."""
 
 from collections.abc import Iterable
 
@@ -15,8 +15,8 @@ fractions = st.floats(0.001, 0.9)
 documents = st.lists(st.text("abc ", min_size=1, max_size=30), min_size=2, max_size=40)
 
 
-def placed(rule: SplitRule, texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Training and validation texts."""
+def assigned(rule: SplitRule, texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the training and the validation texts."""
     every = [part for text in texts for part in rule.assign(text, document_hash(text))]
     assert all(part.digest == document_hash(part.text) for part in every)
     return [part.text for part in every if not part.held_out], [part.text for part in every if part.held_out]
@@ -31,7 +31,7 @@ def test_both_splits_have_text_and_nothing_is_lost(texts: list[str], fraction: f
     if sum(map(len, set(texts))) < 2 or max(map(len, texts)) < 2:
         return
     rule = holdout_rule(texts, fraction)
-    train, held_out = placed(rule, texts)
+    train, held_out = assigned(rule, texts)
     assert train
     assert held_out
     assert sum(map(len, train + held_out)) == sum(map(len, texts))
@@ -44,7 +44,7 @@ def test_a_large_text_is_split_by_hash_only() -> None:
     texts = [f"story {number} " * 100 for number in range(1000)]
     rule = holdout_rule(texts, 0.1)
     assert isinstance(rule, HashSplit)
-    _, held_out = placed(rule, texts)
+    _, held_out = assigned(rule, texts)
     assert held_out == [text for text in texts if in_holdout(document_hash(text), 0.1)]
     assert list(rule.messages()) == [
         "held out for validation: 0.1 of all distinct documents, by the hash of their text"
@@ -73,7 +73,7 @@ def test_a_small_text_holds_out_its_smallest_hashes() -> None:
     texts = [f"story {number}" for number in range(50)]
     rule = holdout_rule(texts, 0.01)
     assert isinstance(rule, SmallestHashSplit)
-    _, held_out = placed(rule, texts)
+    _, held_out = assigned(rule, texts)
     assert 4 <= len(held_out) <= 6, "a tenth of the text, where that is less than 64 KiB"
     assert {document_hash(text) for text in held_out} == set(sorted(map(document_hash, texts))[: len(held_out)])
     (sentence,) = rule.messages()
@@ -82,7 +82,7 @@ def test_a_small_text_holds_out_its_smallest_hashes() -> None:
 
 def test_one_of_two_documents_is_held_out_for_a_large_fraction() -> None:
     for fraction in (0.5, 0.99):
-        train, held_out = placed(holdout_rule(["one", "two"], fraction), ["one", "two"])
+        train, held_out = assigned(holdout_rule(["one", "two"], fraction), ["one", "two"])
         assert (len(train), len(held_out)) == (1, 1)
 
 
@@ -90,7 +90,7 @@ def test_few_long_documents_hold_out_the_end_of_the_longest() -> None:
     texts = ["a" * 100_000, "b" * 120_000, "c" * 110_000]
     rule = holdout_rule(texts, 0.01)
     assert isinstance(rule, TailSplit)
-    train, (held_out,) = placed(rule, texts)
+    train, (held_out,) = assigned(rule, texts)
     assert train == ["a" * 100_000, "b" * 87_000, "c" * 110_000]
     assert held_out == "b" * 33_000
     (sentence,) = rule.messages()
@@ -101,21 +101,21 @@ def test_one_long_document_that_the_hash_would_hold_out_is_not_the_split() -> No
     """Three quarters of the text would be held out for a hundredth of the documents."""
     number = next(n for n in range(10_000) if in_holdout(document_hash(f"{n} " * 10**5), 0.01))
     texts = [f"{number} " * 10**5, *(f"story {other} " * 1000 for other in range(12))]
-    train, held_out = placed(holdout_rule(texts, 0.01), texts)
+    train, held_out = assigned(holdout_rule(texts, 0.01), texts)
     assert texts[0] in train
     assert held_out
 
 
 def test_one_huge_document_among_small_ones_is_not_held_out() -> None:
     texts = ["x" * 10**6, *(f"story {number} " * 1000 for number in range(8))]
-    train, held_out = placed(holdout_rule(texts, 0.01), texts)
+    train, held_out = assigned(holdout_rule(texts, 0.01), texts)
     assert texts[0] in train
     assert 2**15 <= sum(map(len, held_out)) <= 2**17
 
 
 def test_at_least_one_document_is_not_held_out() -> None:
     texts = [f"story {number}" for number in range(20)]
-    train, _ = placed(holdout_rule(texts, 0.999), texts)
+    train, _ = assigned(holdout_rule(texts, 0.999), texts)
     assert len(train) == 1
 
 
@@ -123,7 +123,7 @@ def test_at_least_one_document_is_not_held_out() -> None:
 def test_the_end_of_a_single_document_is_held_out(text: str, fraction: float) -> None:
     rule = holdout_rule([text, text], fraction)
     assert isinstance(rule, TailSplit)
-    (train,), (held_out,) = placed(rule, [text])
+    (train,), (held_out,) = assigned(rule, [text])
     assert train + held_out == text
     assert train
     assert held_out
@@ -131,23 +131,23 @@ def test_the_end_of_a_single_document_is_held_out(text: str, fraction: float) ->
 
 @pytest.mark.parametrize(("length", "held"), [(100, 10), (10_000, 1000), (10**6, 65_536), (10**7, 100_000)])
 def test_the_share_of_a_single_document_that_is_held_out(length: int, held: int) -> None:
-    _, (held_out,) = placed(holdout_rule(["x" * length], 0.01), ["x" * length])
+    _, (held_out,) = assigned(holdout_rule(["x" * length], 0.01), ["x" * length])
     assert len(held_out) == held
 
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["a", "a"]])
 def test_one_character_is_not_enough(texts: list[str]) -> None:
-    with pytest.raises(DataError, match="no two characters to learn from"):
+    with pytest.raises(DataError, match="needs at least two characters"):
         holdout_rule(texts, 0.1)
 
 
 def test_a_separate_validation_source_is_used() -> None:
     rule = SourceSplit([document_hash("b"), document_hash("x"), document_hash("b")], "valid.txt")
-    assert placed(rule, ["a", "b", "c", "b"]) == (["a", "c"], [])
+    assert assigned(rule, ["a", "b", "c", "b"]) == (["a", "c"], [])
     assert list(rule.messages()) == ["validation source: valid.txt"]
 
 
 def test_a_validation_source_without_overlap_drops_nothing() -> None:
     rule = SourceSplit([], "valid.txt")
-    assert placed(rule, ["a", "b"]) == (["a", "b"], [])
+    assert assigned(rule, ["a", "b"]) == (["a", "b"], [])
     assert list(rule.messages()) == ["validation source: valid.txt"]

@@ -1,4 +1,4 @@
-"""Documents become ids."""
+"""Documents are encoded to ids."""
 
 import json
 

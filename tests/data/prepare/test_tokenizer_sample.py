@@ -1,11 +1,11 @@
-"""The text that a tokenizer is trained on."""
+"""Text that a tokenizer is trained on: all, or a sample of bounded size."""
 
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SplitDocument
 from fabella.data.prepare.tokenizer_sample import ByteBudgetSample, sample_bytes
 
 
-def placed(texts: list[str]) -> list[SplitDocument]:
+def split(texts: list[str]) -> list[SplitDocument]:
     return [SplitDocument(text, document_hash(text), held_out=False) for text in texts]
 
 
@@ -14,7 +14,7 @@ SIZE = sum(len(text) for text in TEXTS)
 
 
 def test_a_small_text_is_sampled_completely() -> None:
-    sample = sample_bytes(placed(TEXTS))
+    sample = sample_bytes(split(TEXTS))
     assert list(sample.texts()) == TEXTS
     assert sample.message() == "the tokenizer was trained on all of the training text"
 
@@ -27,31 +27,32 @@ def test_held_out_text_is_never_sampled() -> None:
 
 
 def test_a_large_text_is_sampled_evenly_in_order() -> None:
-    sample = sample_bytes(placed(TEXTS), most=SIZE // 3)
-    kept = list(sample.texts())
+    sample = sample_bytes(split(TEXTS), max_bytes=SIZE // 3)
+    sampled = list(sample.texts())
     assert SIZE // 8 < sample.sampled_bytes <= SIZE // 3
-    assert kept == [text for text in TEXTS if text in set(kept)]
-    positions = [TEXTS.index(text) for text in kept]
+    assert sampled == [text for text in TEXTS if text in set(sampled)]
+    positions = [TEXTS.index(text) for text in sampled]
     assert 400 < sum(positions) / len(positions) < 600, "from the whole text, not from its beginning"
 
 
 def test_the_sample_never_exceeds_its_budget() -> None:
-    sample = ByteBudgetSample(most=1000)
-    for document in placed(TEXTS):
+    sample = ByteBudgetSample(max_bytes=1000)
+    for document in split(TEXTS):
         sample.add(document)
         assert sample.sampled_bytes <= 1000
 
 
 def test_the_sample_is_the_same_at_every_run() -> None:
-    assert list(sample_bytes(placed(TEXTS), most=5000).texts()) == list(sample_bytes(placed(TEXTS), most=5000).texts())
+    first, second = (sample_bytes(split(TEXTS), max_bytes=5000) for _ in range(2))
+    assert list(first.texts()) == list(second.texts())
 
 
 def test_the_message_has_the_sampled_bytes() -> None:
-    sample = sample_bytes(placed(TEXTS * 100), most=10**6)
+    sample = sample_bytes(split(TEXTS * 100), max_bytes=10**6)
     sampled, read = sample.sampled_bytes / 1e6, sample.read_bytes / 1e6
     words = rf"the tokenizer was trained on {sampled:.1f} of {read:.1f} MB of the training text"
     assert sample.message().startswith(words)
 
 
 def test_one_document_larger_than_the_budget_is_sampled() -> None:
-    assert list(sample_bytes(placed(["x" * 100]), most=10).texts()) == ["x" * 100]
+    assert list(sample_bytes(split(["x" * 100]), max_bytes=10).texts()) == ["x" * 100]

@@ -1,4 +1,4 @@
-"""The whole stream: every row once an epoch, the same bits from wherever it is gone on from."""
+"""Streaming dataset: every document once per epoch, the same bits wherever it is resumed."""
 
 import itertools
 import json
@@ -39,9 +39,9 @@ HALF = Holdout(fraction=0.5)
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
-    stand_in = installed(tmp_path, monkeypatch)
-    stand_in.add("tales", [[f"Hub tale {shard}.{row}. {words(row, 9)}" for row in range(90)] for shard in range(3)])
-    return stand_in
+    fake = installed(tmp_path, monkeypatch)
+    fake.add("tales", [[f"Hub tale {shard}.{row}. {words(row, 9)}" for row in range(90)] for shard in range(3)])
+    return fake
 
 
 def text(folder: Path, name: str, count: int) -> FilesSource:
@@ -70,7 +70,7 @@ def mixed(folder: Path) -> MixtureSource:
 
 
 def told(stream: StreamingDataset, windows: int) -> list[str]:
-    """The texts of windows of one document each."""
+    """Return the texts of sequences of one document each."""
     batch = stream.batch(windows)
     return [BYTES.decode([id_ for id_ in row.tolist() if id_ not in (-100, BYTES.eos_id)]) for row in batch.targets]
 
@@ -155,7 +155,7 @@ def test_text_changed_during_training_is_an_error(tmp_path: Path) -> None:
         state = stream.batch(4).stream
     path = Path(source.paths[0])
     path.write_text(path.read_text().replace("mine.txt 3.", "mine.txt x."))
-    with pytest.raises(TextError, match="The text is not what it was when this run read it before"):
+    with pytest.raises(TextError, match="The text has changed since this run read it"):
         StreamingDataset(data, BYTES, 1, state)
     path.write_text("")
     with pytest.raises(TextError, match="There is no text in"):
@@ -192,7 +192,7 @@ CHECKED_ONLY = {"learned", "bad_lines"}
 
 
 def parts_of(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """The paths of all values in a state that are not what they are at the beginning of a stream."""
+    """Return the paths of all values of a state that differ from the beginning of a stream."""
     if isinstance(value, dict):
         return [found for key, inner in value.items() for found in parts_of(inner, (*path, key))]
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Batches of a stream, read ahead by a process: those of the stream, or an error that says what happened to it."""
+"""Batches read ahead by a process: those of the dataset, or an error with its cause."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ from fabella.data.streaming.dataset import StreamingDataset
 from fabella.data.streaming.loader import ReaderEndedError, StreamingLoader, streaming_loader
 from fabella.errors import TextError
 from fabella.tokenizers.bytes import ByteTokenizer
-from tests.data.samples import FIFTH, WINDOWS, lines, words
+from tests.data.samples import FIFTH, SEQUENCES, lines, words
 from tests.data.timeouts import has_ended
 from tests.text.local_hub import installed
 
@@ -29,7 +29,7 @@ STORIES = StorybookSource(stories=40)
 
 def streamed(source: Source = STORIES, **settings: float) -> DataConfig:
     reading = Streaming(document_shuffle_buffer=10, sequence_shuffle_buffer=7, **settings)  # pyright: ignore[reportArgumentType]
-    return DataConfig(source=source, validation=FIFTH, sequences=WINDOWS, mode=reading)
+    return DataConfig(source=source, validation=FIFTH, sequences=SEQUENCES, mode=reading)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Windows of a stream: those that prepared data has, wherever they are gone on from."""
+"""Sequences of a stream equal those of a dataset on disk, wherever they are resumed."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ DOCUMENTS = [Padded(length=20), Padded(length=1000)]
 
 
 class Repeated:
-    """The documents again and again."""
+    """Documents repeated without end."""
 
     def __init__(self, documents: list[TokenIds]) -> None:
         self.documents, self.number = documents, 0

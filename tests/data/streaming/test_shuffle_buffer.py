@@ -1,4 +1,4 @@
-"""Blocks: every item once, in another order, and gone on with from anywhere."""
+"""Shuffle buffer: every item once, in another order, resumable anywhere."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from fabella.errors import TextError
 
 
 class Counting:
-    """0, 1, 2 … with a border (None) after every ``epoch`` of them; at the end of ``until`` nothing more is there."""
+    """0, 1, 2 … with a border (None) after every ``epoch`` of them; it fails after ``until`` items."""
 
     def __init__(self, epoch: int, until: int = 10**9) -> None:
         self.epoch, self.until = epoch, until
@@ -86,7 +86,9 @@ def test_large_items_make_smaller_blocks() -> None:
         sizes.append(len(items))
         return items
 
-    blocks = ShuffleBuffer(Counting(10**9), arrange, lambda _: 100, weigh=lambda item: 50 if item < 30 else 1, most=200)
+    blocks = ShuffleBuffer(
+        Counting(10**9), arrange, lambda _: 100, size_of=lambda item: 50 if item < 30 else 1, max_size=200
+    )
     for _ in range(130):
         blocks.next_item()
     assert sizes[:8] == [4] * 7 + [
@@ -125,5 +127,5 @@ def test_a_block_that_differs_from_the_returned_one_is_an_error() -> None:
     blocks = ShuffleBuffer(Counting(10**9), shuffled(1), lambda _: 10)
     for _ in range(9):
         blocks.next_item()
-    with pytest.raises(TextError, match="not what it was when this run read it before: other documents came"):
+    with pytest.raises(TextError, match="has changed since this run read it: other documents follow"):
         ShuffleBuffer(Counting(epoch=5), shuffled(1), lambda _: 10).restore(blocks.state())

@@ -1,4 +1,4 @@
-"""Documents of a source, epoch after epoch, and of several, by weight."""
+"""Documents of one source, epoch after epoch, and of several sources by weight."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,7 +14,7 @@ from fabella.data.prepare.splitting import HashSplit, SplitRule
 from fabella.data.streaming.shuffle_buffer import State
 from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
 from fabella.errors import TextError
-from tests.data.samples import WINDOWS
+from tests.data.samples import SEQUENCES
 
 COUNTS = (5, 1, 7)
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def reader(folder: Path, key: int = 1, rule: SplitRule | None = None, **settings: int) -> RepeatedSource:
     source = FilesSource(paths=(str(folder),), separator="lines")
-    data = DataConfig(source=source, validation=Holdout(), sequences=WINDOWS, **settings)  # pyright: ignore[reportArgumentType]
+    data = DataConfig(source=source, validation=Holdout(), sequences=SEQUENCES, **settings)  # pyright: ignore[reportArgumentType]
     return RepeatedSource(source, data, rule or HashSplit(0.0), key)
 
 
@@ -89,7 +89,7 @@ def test_text_that_changed_before_the_position_is_an_error(folder: Path, change:
     while source.state()["documents"] < 6:  # the file of seven
         source.next_item()
     change(folder / "2.txt")  # pyright: ignore[reportCallIssue]
-    with pytest.raises(TextError, match=r"is not what it was when this run read it before: .* or begin a new run"):
+    with pytest.raises(TextError, match=r"has changed since this run read it: .* or start a new run"):
         reader(folder).restore(source.state())
 
 
@@ -116,17 +116,17 @@ def test_broken_lines_of_an_epoch_are_counted_across_a_resume(tmp_path: Path) ->
     again = reader(tmp_path, max_bad_lines=3)
     again.restore(strict.state())
     for one in (strict, again):
-        with pytest.raises(TextError, match="one more than max_bad_lines = 3"):
+        with pytest.raises(TextError, match="exceeds max_bad_lines = 3"):
             epoch(one)
 
 
 def test_a_source_without_training_text_is_an_error(folder: Path) -> None:
-    with pytest.raises(TextError, match=r"There is no training text in .*\. Bring more text"):
+    with pytest.raises(TextError, match=r"There is no training text in .*\. Use more text"):
         reader(folder, rule=HashSplit(1.0)).next_item()
 
 
 class Numbered:
-    """A source of documents that are (its name, 0), (its name, 1) …"""
+    """Source of the documents (name, 0), (name, 1) …"""
 
     def __init__(self, name: int) -> None:
         self.name, self.number = name, 0

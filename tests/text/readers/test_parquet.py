@@ -1,4 +1,4 @@
-"""Parquet: the text column as documents, whatever Arrow keeps it in."""
+"""Parquet: the text column as documents, whatever its Arrow type."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which column of a table is its text."""
+"""Text column detection."""
 
 from typing import Any
 
