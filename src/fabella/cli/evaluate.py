@@ -39,7 +39,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     asked = EvalConfig(
-        checkpoint=checkpoint, device=device, engine=engine, text=read_source(text, separator, column) if text else None, decode_errors=decode_errors_of(decode_errors),
+        checkpoint=checkpoint, device=device, engine=engine,
+        text=read_source(text, separator, column) if text else None, decode_errors=decode_errors_of(decode_errors),
         num_samples=stories, max_tokens=tokens, num_cloze=questions, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
     result = evaluate(run, asked, print_status)
