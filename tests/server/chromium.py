@@ -79,16 +79,16 @@ class Browser:
         while b"\0" not in self._held:
             ready, _, _ = select.select([self._answers], [], [], TIMEOUT_SECONDS)
             if not ready:
-                raise PageError(f"the browser has said nothing for {TIMEOUT_SECONDS:g} s")
+                raise PageError(f"the browser sent nothing for {TIMEOUT_SECONDS:g} s")
             read = os.read(self._answers, 1 << 20)
             if not read:
                 raise PageError("the browser has ended")
             self._held += read
         whole, _, self._held = self._held.partition(b"\0")
-        found = json.loads(whole)
-        if "method" in found:
-            self.events.append(found)
-        return found
+        message = json.loads(whole)
+        if "method" in message:
+            self.events.append(message)
+        return message
 
     def open(
         self, url: str, *, width: int = 1000, height: int = 700, phone: bool = False, dark: bool = False
@@ -158,19 +158,19 @@ class Page:
         poll = f"""new Promise((done) => {{
             const until = performance.now() + {1000 * TIMEOUT_SECONDS * 0.8};
             const poll = () => {{
-                const found = (() => {{ try {{ return ({condition}); }} catch (error) {{ return null; }} }})();
-                if (found || performance.now() > until) done(Boolean(found)); else setTimeout(poll, 10);
+                const value = (() => {{ try {{ return ({condition}); }} catch (error) {{ return null; }} }})();
+                if (value || performance.now() > until) done(Boolean(value)); else setTimeout(poll, 10);
             }};
             poll();
         }})"""
         while True:
             try:
-                found = self.run(poll)
+                reached = self.run(poll)
             except PageError as failed:  # the page was being left
                 if "navigated" not in str(failed) and "context" not in str(failed):
                     raise
                 continue
-            if not found:
+            if not reached:
                 raise PageError(f"never true: {condition}; the page says: {self.text('body')[:500]}")
             return
 
@@ -197,7 +197,7 @@ class Page:
 
     def _middle(self, selector: str, number: int) -> tuple[float, float]:
         """Return the middle of the longest line of an element; a word may wrap."""
-        found = self.run(
+        point = self.run(
             f"""(() => {{
                 const element = document.querySelectorAll({json.dumps(selector)})[{number}];
                 element.scrollIntoView({{ block: "nearest", behavior: "instant" }});
@@ -207,7 +207,7 @@ class Page:
                 return [x, y, element === top || element.contains(top), top?.outerHTML.slice(0, 200)];
             }})()"""
         )
-        x, y, reachable, covering = found
+        x, y, reachable, covering = point
         if not reachable:
             raise PageError(f"{selector} {number} is covered by {covering}")
         return x, y
@@ -262,14 +262,14 @@ def started(program: str, profile: Path) -> Iterator[Browser]:
     read_commands, commands = os.pipe()
     responses, write_answers = os.pipe()
     # Away from 3 and 4, which the launcher overwrites.
-    inherited = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in (read_commands, write_answers)]
+    inherited = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (read_commands, write_answers)]
     launch = [sys.executable, "-IS", "-c", _LAUNCHER, *map(str, inherited), program]
     process = subprocess.Popen(
         [*launch, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
         pass_fds=inherited, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    for one in (read_commands, write_answers, *inherited):
-        os.close(one)
+    for fd in (read_commands, write_answers, *inherited):
+        os.close(fd)
     browser = Browser(process, commands, responses)
     try:
         yield browser

@@ -16,9 +16,8 @@ def predictions(model: LanguageModel, tokens: NDArray[np.int32], targets: NDArra
     logits = model(ids).float()
     chosen = logits.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
     top, best = logits.max(dim=2)
-    total = (
-        logits.sub_(top.unsqueeze(2)).exp_().sum(dim=2).log_().add_(top)
-    )  # in place: the logits are not needed again
+    # In place: the logits are not needed again.
+    total = logits.sub_(top.unsqueeze(2)).exp_().sum(dim=2).log_().add_(top)
     return Predictions(
         nats=(total - chosen).cpu().numpy(),
         confidence=(top - total).exp_().cpu().numpy(),
