@@ -1,4 +1,4 @@
-"""``fabella generate``: the story on standard output, remarks on standard error, nothing that harms a terminal."""
+"""``fabella generate``: text on standard output, messages on standard error, control characters escaped."""
 
 import io
 import json
@@ -65,8 +65,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def saying(text: str) -> TextGenerator:
-    """A teller that continues the prompt ``A`` with ``text``."""
+def generator_of(text: str) -> TextGenerator:
+    """Return a generator that completes the prompt ``A`` with ``text``."""
     config = Config(vocab_size=256, context_length=1024)
     ids = tiny_run.tokenizer()
     model = Parrot(config, [*text.encode(), ids.eos_id], prompt=2)
@@ -75,11 +75,11 @@ def saying(text: str) -> TextGenerator:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    step()  # compiled before the tests: who is the first to tell on a machine is told about it
+    step()  # build the native decoder before the tests: its first use on a machine prints a message
     return tiny_run.make(tmp_path_factory.mktemp("runs") / "tiny")
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+def run_generate(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of ``fabella generate …``."""
     code = fabella(["generate", *map(str, words)])
     return code, *capsys.readouterr()
@@ -90,100 +90,100 @@ def told(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
 
 @pytest.mark.fault("G5", cases=30)
 @pytest.mark.parametrize("attack", ATTACKS, ids=[f"{number:02}" for number in range(len(ATTACKS))])
-def test_a_sampled_control_sequence_is_shown_and_not_obeyed(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_control_sequences_are_escaped_on_a_terminal(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ATTACKS) == 30
-    shown = Terminal()
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(attack + " end"))
-    monkeypatch.setattr(sys, "stdout", shown)
+    terminal = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(attack + " end"))
+    monkeypatch.setattr(sys, "stdout", terminal)
     assert fabella(["generate", "run", "A"]) == 0
-    text = shown.getvalue()
+    text = terminal.getvalue()
     assert text.startswith("A")
     assert text.endswith(" end\n")
-    assert "\\x" in text or "\\u" in text or "\\U" in text, "what was there is still to be seen"
+    assert "\\x" in text or "\\u" in text or "\\U" in text, "the control character is visible in escaped form"
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff]", text)
     assert "\U000e0041" not in text
 
 
-def test_a_control_sequence_in_the_prompt_is_escaped_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = Terminal()
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" end"))
-    monkeypatch.setattr(sys, "stdout", shown)
-    assert fabella(["generate", "run", CSI + "2J", "--tokens", "1"]) == 0
-    assert shown.getvalue().startswith(r"\x1b[2J")
+def test_control_sequences_in_the_prompt_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(" end"))
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert fabella(["generate", "run", CSI + "2J", "--max-tokens", "1"]) == 0
+    assert terminal.getvalue().startswith(r"\x1b[2J")
 
 
-def test_raw_text_on_a_terminal_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = Terminal()
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(CSI + "31mred"))
-    monkeypatch.setattr(sys, "stdout", shown)
-    assert fabella(["generate", "run", "A", "--raw"]) == 0
-    assert shown.getvalue() == "A" + CSI + "31mred\n"
+def test_no_escape_writes_control_sequences_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(CSI + "31mred"))
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert fabella(["generate", "run", "A", "--no-escape"]) == 0
+    assert terminal.getvalue() == "A" + CSI + "31mred\n"
 
 
-def test_a_pipe_gets_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(CSI + "31mred\u202e"))
-    assert told(capsys, "run", "A")[1] == "A" + CSI + "31mred\u202e\n"
+def test_output_to_a_pipe_is_not_escaped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(CSI + "31mred\u202e"))
+    assert run_generate(capsys, "run", "A")[1] == "A" + CSI + "31mred\u202e\n"
 
 
-def test_a_character_that_the_terminal_lacks_does_not_end_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" 🐉 end"))
-    monkeypatch.setattr(sys, "stdout", shown)
+def test_a_character_outside_the_terminals_encoding_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(" 🐉 end"))
+    monkeypatch.setattr(sys, "stdout", terminal)
     assert fabella(["generate", "run", "A"]) == 0
-    shown.seek(0)
-    assert shown.read() == "A \\U0001f409 end\n"
+    terminal.seek(0)
+    assert terminal.read() == "A \\U0001f409 end\n"
 
 
 def test_the_text_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every token is seen before the next one is chosen."""
+    """Every token is written before the next one is sampled."""
     flushed: list[str] = []
 
     class Watched(Terminal):
         def flush(self) -> None:
             flushed.append(self.getvalue())
 
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" 🐉!"))
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(" 🐉!"))
     monkeypatch.setattr(sys, "stdout", Watched())
     fabella(["generate", "run", "A"])
     assert [text for text in dict.fromkeys(flushed) if text] == ["A", "A ", "A 🐉", "A 🐉!", "A 🐉!\n"]
 
 
-# ---------------------------------------------------------------- stories
+# ---------------------------------------------------------------- completions
 
 
-def test_the_same_seed_tells_the_same_story(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = told(capsys, folder, "Once", "--seed", "7", "--tokens", "20")
-    again = told(capsys, folder, "Once", "--seed", "7", "--tokens", "20")
-    other = told(capsys, folder, "Once", "--seed", "8", "--tokens", "20")
+def test_the_same_seed_generates_the_same_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_generate(capsys, folder, "Once", "--seed", "7", "--max-tokens", "20")
+    again = run_generate(capsys, folder, "Once", "--seed", "7", "--max-tokens", "20")
+    other = run_generate(capsys, folder, "Once", "--seed", "8", "--max-tokens", "20")
     assert first[0] == 0
     assert first[1].startswith("Once")
     assert first[1] == again[1] != other[1]
 
 
-def test_without_a_seed_every_call_tells_another_story_and_says_how_to_hear_it_again(
+def test_without_a_seed_the_text_differs_and_the_seed_is_printed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, out, err = told(capsys, folder, "Once", "--tokens", "20", "--temperature", "1")
-    seed = re.search(r"--seed (\d+) tells the same again", err)
+    _, out, err = run_generate(capsys, folder, "Once", "--max-tokens", "20", "--temperature", "1")
+    seed = re.search(r"--seed (\d+) generates the same text again", err)
     assert seed
-    assert told(capsys, folder, "Once", "--tokens", "20", "--temperature", "1", "--seed", seed[1])[1] == out
-    assert told(capsys, folder, "Once", "--tokens", "20", "--temperature", "1")[1] != out
+    assert run_generate(capsys, folder, "Once", "--max-tokens", "20", "--temperature", "1", "--seed", seed[1])[1] == out
+    assert run_generate(capsys, folder, "Once", "--max-tokens", "20", "--temperature", "1")[1] != out
 
 
-def test_several_prompts_and_samples_are_told_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [folder, "Once", "The dragon", "--seed", "1", "--tokens", "9"]
-    code, out, _ = told(capsys, *words, "--n", "2")
-    stories = out.removesuffix("\n").split(generate.BETWEEN)
+def test_completions_are_printed_in_the_order_of_the_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [folder, "Once", "The dragon", "--seed", "1", "--max-tokens", "9"]
+    code, out, _ = run_generate(capsys, *words, "--n", "2")
+    stories = out.removesuffix("\n").split(generate.SEPARATOR)
     assert (code, len(stories)) == (0, 4)
     assert [story.startswith(("Once", "The dragon")[number // 2]) for number, story in enumerate(stories)] == [True] * 4
-    assert told(capsys, *words)[1].removesuffix("\n").split(generate.BETWEEN) == stories[::2]
+    assert run_generate(capsys, *words)[1].removesuffix("\n").split(generate.SEPARATOR) == stories[::2]
 
 
-def test_json_is_one_object_with_everything_that_made_the_text(
+def test_json_has_the_sampling_parameters_and_the_completions(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = told(
-        capsys, folder, "Once", "--json", "--n", "2", "--tokens", "9", "--seed", "7", "--top-k", "5", "--top-p", "0.9",
+    code, out, err = run_generate(
+        capsys, folder, "Once", "--json", "--n", "2", "--max-tokens", "9", "--seed", "7", "--top-k", "5", "--top-p", "0.9",
         "--min-p", "0.01", "--temperature", "0.7", "--repetition-penalty", "1.2", "--checkpoint", "latest",
     )  # fmt: skip
     value = json.loads(out)
@@ -198,80 +198,80 @@ def test_json_is_one_object_with_everything_that_made_the_text(
     assert (first["text"], first["tokens"]) == ("Once" + first["completion"], 9)
 
 
-def test_json_on_a_terminal_harms_it_no_more_than_text_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = Terminal()
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying("\x1b[2J\x9b31m\u202e"))
-    monkeypatch.setattr(sys, "stdout", shown)
+def test_json_on_a_terminal_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of("\x1b[2J\x9b31m\u202e"))
+    monkeypatch.setattr(sys, "stdout", terminal)
     assert fabella(["generate", "run", "A", "--json"]) == 0
-    assert json.loads(shown.getvalue())["completions"][0]["completion"] == "\x1b[2J\x9b31m\u202e"
-    assert shown.getvalue().isascii()
-    assert "\x1b" not in shown.getvalue()
+    assert json.loads(terminal.getvalue())["completions"][0]["completion"] == "\x1b[2J\x9b31m\u202e"
+    assert terminal.getvalue().isascii()
+    assert "\x1b" not in terminal.getvalue()
 
 
-def test_greedy_needs_no_seed_and_names_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [told(capsys, folder, "Once", "--temperature", "0", "--tokens", "9") for _ in range(2)]
+def test_greedy_decoding_prints_no_seed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [run_generate(capsys, folder, "Once", "--temperature", "0", "--max-tokens", "9") for _ in range(2)]
     assert runs[0] == runs[1]
     assert "seed" not in runs[0][2]
 
 
-def test_a_stop_string_ends_the_story(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(" Tom ran. Tim sat."))
-    assert told(capsys, "run", "A", "--stop", "Zoe", "--stop", ". T")[1] == "A Tom ran\n"
+def test_a_stop_sequence_ends_the_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(" Tom ran. Tim sat."))
+    assert run_generate(capsys, "run", "A", "--stop", "Zoe", "--stop", ". T")[1] == "A Tom ran\n"
 
 
-def test_without_a_prompt_the_model_begins(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = told(capsys, folder, "--tokens", "5", "--seed", "1")
+def test_without_a_prompt_the_model_starts_a_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run_generate(capsys, folder, "--max-tokens", "5", "--seed", "1")
     assert code == 0
     assert out.strip()
 
 
-def test_a_long_story_says_that_it_was_cut_and_what_was_forgotten(
+def test_truncation_and_context_shifts_are_reported(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, _, err = told(capsys, folder, "Once", "--tokens", "60", "--seed", "2")
-    assert "1 story reached --tokens before an end." in err
-    assert "A text outgrew the 32 tokens that the model looks back on; each time, it went on from its last 16." in err
+    _, _, err = run_generate(capsys, folder, "Once", "--max-tokens", "60", "--seed", "2")
+    assert "1 completion reached --max-tokens before an end." in err
+    assert "A text exceeded the context of 32 tokens; each time, generation continued from its last 16." in err
 
 
-# ---------------------------------------------------------------- line by line
+# ---------------------------------------------------------------- interactive
 
 
-def test_from_a_pipe_lines_are_read_and_stand_in_the_story(
+def test_lines_from_a_pipe_are_part_of_the_story(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    kept = tmp_path / "story.txt"
-    typed = f"Once\n\nthere was\n/save {kept}\n".encode()
+    file = tmp_path / "story.txt"
+    typed = f"Once\n\nthere was\n/save {file}\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed + b"a \xff byte"), encoding="utf-8"))
-    code, out, err = told(capsys, folder, "--interactive", "--tokens", "9", "--seed", "7", "--temperature", "0")
+    code, out, err = run_generate(capsys, folder, "--interactive", "--max-tokens", "9", "--seed", "7", "--temperature", "0")
     assert code == 0
-    assert out.startswith(kept.read_text(encoding="utf-8").removesuffix("\n"))
+    assert out.startswith(file.read_text(encoding="utf-8").removesuffix("\n"))
     assert out.startswith("Once")
     assert " a \ufffd byte" in out
     assert out.endswith("\n")
-    assert err == f"Saved to {kept}.\n"
+    assert err == f"Saved to {file}.\n"
 
 
-def test_what_a_model_says_in_a_conversation_is_harmless_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = Terminal()
-    monkeypatch.setattr(generate, "load", lambda *_, **__: saying(CSI + "2J"))
-    monkeypatch.setattr(sys, "stdout", shown)
+def test_control_sequences_are_escaped_in_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(CSI + "2J"))
+    monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"A\n")))
     assert fabella(["generate", "run", "-i"]) == 0
-    assert shown.getvalue() == "A" + r"\x1b[2J" + "\n"
+    assert terminal.getvalue() == "A" + r"\x1b[2J" + "\n"
 
 
 @pytest.mark.parametrize("more", [["--json"], ["--n", "2"], ["Twice"]])
-def test_a_conversation_is_about_one_story(folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = told(capsys, folder, "Once", "--interactive", *more)
+def test_interactive_rejects_options_for_several_completions(folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run_generate(capsys, folder, "Once", "--interactive", *more)
     assert (code, out) == (2, "")
-    assert err == "fabella: --interactive tells one story. Leave out --json, --n and all prompts but one.\n"
+    assert err == "fabella: --interactive generates one story. Leave out --json and --n, and give at most one prompt.\n"
 
 
 @pytest.mark.slow
-def test_at_a_terminal_ctrl_c_stops_the_telling_and_ctrl_d_ends(folder: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "story.txt"
+def test_on_a_terminal_ctrl_c_stops_the_generation_and_ctrl_d_exits(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "story.txt"
     ours, theirs = os.openpty()
-    words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i", "--tokens", "1000000", "--seed", "1"]
+    words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i", "--max-tokens", "1000000", "--seed", "1"]
     with started(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
         os.close(theirs)
         screen = Screen(ours)
@@ -280,25 +280,25 @@ def test_at_a_terminal_ctrl_c_stops_the_telling_and_ctrl_d_ends(folder: Path, tm
         screen.wait_for(b"Once\r\n", then=20)
         process.send_signal(signal.SIGINT)
         screen.wait_for(b"(stopped)\r\n> ")
-        # Between showing its prompt and waiting for keys, a line editor hears no signal: a person presses again.
-        while not screen.shows(b"Ctrl-D ends", within=5):
+        # Between showing its prompt and waiting for keys, a line editor receives no signal: press again.
+        while not screen.shows(b"Press Ctrl-D", within=5):
             process.send_signal(signal.SIGINT)
-        screen.wait_for(b"Ctrl-D ends")
-        screen.type(b"/set tokens 5\n")
+        screen.wait_for(b"Press Ctrl-D")
+        screen.type(b"/set max_tokens 5\n")
         screen.wait_for(b"tokens 5")
         screen.type(b"there\n")
         screen.wait_for(b"there\r\n", then=5)
-        screen.type(f"/save {kept}\n".encode())
+        screen.type(f"/save {file}\n".encode())
         screen.wait_for(b"Saved to")
         screen.wait_for(b"> ")  # before, the terminal would keep Ctrl-D to itself
         screen.type(b"\x04")
         assert process.wait(timeout=60) == 0
     os.close(ours)
-    assert kept.read_text(encoding="utf-8").startswith("Once")
+    assert file.read_text(encoding="utf-8").startswith("Once")
 
 
 @pytest.mark.slow
-def test_at_a_terminal_sigterm_ends_it(folder: Path) -> None:
+def test_on_a_terminal_sigterm_ends_the_session(folder: Path) -> None:
     ours, theirs = os.openpty()
     words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i"]
     with started(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
@@ -312,7 +312,7 @@ def test_at_a_terminal_sigterm_ends_it(folder: Path) -> None:
 
 
 class Screen:
-    """The other end of a terminal."""
+    """User's side of a pseudo-terminal."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._seen = descriptor, b""
@@ -321,12 +321,12 @@ class Screen:
         os.write(self._descriptor, keys)
 
     def wait_for(self, text: bytes, *, then: int = 0) -> None:
-        """Until the text has come, and so many bytes after it; what came before is forgotten."""
+        """Wait for ``text`` and ``then`` more bytes; forget the output before it."""
         assert self.shows(text, then=then, within=60), f"{text!r} never came after {self._seen[-500:]!r}"
         self._seen = self._seen.partition(text)[2]
 
     def shows(self, text: bytes, *, then: int = 0, within: float) -> bool:
-        """Whether the text has come, and so many bytes after it, or comes before nothing came for so many seconds."""
+        """Return whether ``text`` and ``then`` more bytes appear before ``within`` seconds without output."""
         while text not in self._seen or len(self._seen.partition(text)[2]) < then:
             ready, _, _ = select.select([self._descriptor], [], [], within)
             if not ready:
@@ -344,7 +344,7 @@ class Screen:
         (["--temperature", "-1"], 2, "temperature = -1.0 is out of range: it must be at least 0 and at most 100."),
         (["--top-p", "0"], 2, "top_p = 0.0 is out of range"),
         (["--n", "0"], 2, "n = 0 is less than 1."),
-        (["--tokens", "0"], 2, "max_tokens = 0 is out of range"),
+        (["--max-tokens", "0"], 2, "max_tokens = 0 is out of range"),
         (["--seed", "-3"], 2, "seed = -3 is out of range"),
         (["--stop", ""], 2, "A stop string is empty"),
         (["--checkpoint", "newest"], 2, "Unknown checkpoint 'newest'."),
@@ -352,36 +352,36 @@ class Screen:
         (["--device", "abacus"], 2, "abacus"),
     ],
 )
-def test_a_wrong_option_is_named(
+def test_an_invalid_option_value_is_reported(
     folder: Path, words: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, out, err = told(capsys, folder, "Once", *words)
+    found, out, err = run_generate(capsys, folder, "Once", *words)
     assert (found, out) == (code, "")
     assert text in err
     assert "Traceback" not in err
 
 
-def test_an_unknown_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = told(capsys, tmp_path / "nothing", "Once")
+def test_a_missing_run_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run_generate(capsys, tmp_path / "nothing", "Once")
     assert (code, out) == (4, "")
     assert err == (f"fabella: There is no run folder {tmp_path / 'nothing'}. Train one: fabella train --out FOLDER.\n")
 
 
-def test_a_run_without_a_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = told(capsys, tiny_run.make(tmp_path / "new", steps=()), "Once")
+def test_a_run_without_a_checkpoint_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_generate(capsys, tiny_run.make(tmp_path / "new", steps=()), "Once")
     assert code == 4
     assert "has no whole checkpoint" in err
 
 
-def test_a_tokenizer_that_does_not_fit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = told(capsys, tiny_run.make(tmp_path / "run", tiny_run.run(vocab_size=100)), "Once")
+def test_a_mismatched_tokenizer_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_generate(capsys, tiny_run.make(tmp_path / "run", tiny_run.run(vocab_size=100)), "Once")
     assert code == 3
     assert "The tokenizer has 256 ids, the model only 100" in err
 
 
-def test_a_reader_that_leaves_ends_it_quietly(folder: Path) -> None:
+def test_a_closed_pipe_ends_the_command_without_a_message(folder: Path) -> None:
     """As in ``fabella generate … | head -c 1``."""
-    words = [sys.executable, "-m", "fabella", "generate", str(folder), "Once", "--tokens", "400", "--seed", "1"]
+    words = [sys.executable, "-m", "fabella", "generate", str(folder), "Once", "--max-tokens", "400", "--seed", "1"]
     with started(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr

@@ -163,7 +163,7 @@ def test_perplexity_scores_every_token_however_the_model_learned() -> None:
 
 def test_perplexity_looks_back_no_further_than_the_model_learned_to() -> None:
     storyteller = teller()
-    assert storyteller.perplexity("a" * 40).windows == 4
+    assert storyteller.perplexity("a" * 40).sequences == 4
     assert storyteller.model.longest == LENGTH
 
 

@@ -13,7 +13,7 @@ from fabella.config.data import BPE
 from fabella.data.batches import Batch
 from fabella.errors import NumericsError, TextError
 from fabella.generation import likelihood
-from fabella.generation.likelihood import Perplexity, exp, measure, token_text, window_starts
+from fabella.generation.likelihood import Perplexity, exp, measure, token_text, sequence_starts
 from fabella.generation.likelihood_torch import token_losses
 from fabella.tokenizers.loading import train
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -31,12 +31,12 @@ def score(batch: Batch) -> NDArray[np.float32]:
 
 
 def measured(text: str, *, ids: Tokenizer | None = None) -> Perplexity:
-    return measure(score, text, ids or tokenizer(), context=CONTEXT, vocab_size=256)
+    return measure(score, text, ids or tokenizer(), context_length=CONTEXT, vocab_size=256)
 
 
 def by_definition(line: list[int], token: int) -> float:
     """Negative log-likelihood of ``line[token]`` from the beginning of the first window that predicts it."""
-    start = next(start for start in window_starts(len(line) - 1, CONTEXT).tolist() if token <= start + CONTEXT)
+    start = next(start for start in sequence_starts(len(line) - 1, CONTEXT).tolist() if token <= start + CONTEXT)
     before = torch.tensor([line[start:token]])
     return -float(MODEL(before)[0, -1].log_softmax(-1)[line[token]])
 
@@ -54,7 +54,7 @@ def test_every_token_is_predicted_from_its_window(text: str) -> None:
 
 @given(length=st.integers(1, 2000), context=st.integers(1, 200))
 def test_windows_leave_no_token_out_and_none_without_half_a_context(length: int, context: int) -> None:
-    starts = window_starts(length, context).tolist()
+    starts = sequence_starts(length, context).tolist()
     assert starts[0] == 0
     assert starts[-1] + context >= length
     assert starts[-1] + min(context, length) == length
@@ -84,7 +84,7 @@ def test_bits_per_byte_do_not_depend_on_how_text_is_cut_into_tokens_but_perplexi
             lengths = [[len(ids.token_bytes(t)) if t >= 0 else 0 for t in row] for row in batch.targets.tolist()]
             return np.array(lengths, dtype=np.float32) * nats_a_byte
 
-        return measure(by_length, text, ids, context=CONTEXT, vocab_size=ids.vocab_size)
+        return measure(by_length, text, ids, context_length=CONTEXT, vocab_size=ids.vocab_size)
 
     by_bytes, by_tokens = even(0.5, tokenizer()), even(0.5, larger)
     assert by_bytes.bits_per_byte == pytest.approx(by_tokens.bits_per_byte) == pytest.approx(0.5 / math.log(2))
@@ -98,7 +98,7 @@ def test_a_text_after_the_end_of_a_document_has_all_its_tokens_scored() -> None:
 
 @pytest.mark.parametrize(("characters", "windows"), [(CONTEXT, 1), (CONTEXT + 1, 2), (CONTEXT * 2, 3)])
 def test_windows_are_counted(characters: int, windows: int) -> None:
-    assert measured("a" * characters).windows == windows
+    assert measured("a" * characters).sequences == sequences
 
 
 def test_memory_is_bounded_by_batches_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_memory_is_bounded_by_batches_of_windows(monkeypatch: pytest.MonkeyPatch
     text = "Once upon a time there was a dragon. " * 5
     whole = measured(text)
     monkeypatch.setattr(likelihood, "_LOGITS", 2 * CONTEXT * 256)
-    parts = measure(watched, text, tokenizer(), context=CONTEXT, vocab_size=256)
+    parts = measure(watched, text, tokenizer(), context_length=CONTEXT, vocab_size=256)
     assert set(shapes) <= {(2, CONTEXT), (1, CONTEXT)}
     assert np.array_equal(parts.nats, whole.nats)
 
@@ -152,5 +152,5 @@ def test_a_broken_model_is_an_error_that_names_the_token() -> None:
         return found
 
     with pytest.raises(NumericsError) as error:
-        measure(broken, "abc", tokenizer(), context=CONTEXT, vocab_size=256)
+        measure(broken, "abc", tokenizer(), context_length=CONTEXT, vocab_size=256)
     assert str(error.value).startswith("Token 3 ('c') has a negative log-likelihood of nan. The weights are damaged")

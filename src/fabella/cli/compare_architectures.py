@@ -1,8 +1,8 @@
-"""Train families of one size on the same text, for equal tokens or equal time, and show them side by side.
+"""Train several model families of equal size on the same text and compare them.
 
 Examples:
   fabella compare-architectures my-stories.txt --steps 500 --parameters 1200000
-  fabella compare-architectures storybook-1m --minutes 2                 equal time instead of equal tokens
+  fabella compare-architectures storybook-1m --minutes 2                 equal time instead of equal steps
   fabella compare-architectures storybook-1m --families mingru,hybrid --layers 6
 """
 
@@ -23,53 +23,53 @@ from fabella.tuning.compare import Compared, compare, matched_model, steps_for_s
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="A preset, a .yaml config, or a text.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings of all, as section.key=value.")] = None,
-    data: Annotated[str, typer.Option(help="A source of text, or a prepared folder.")] = "",
-    families: Annotated[str, typer.Option(help="Which ones, with commas.")] = "mingru,gpt2,llama,hybrid",
-    parameters: Annotated[int, typer.Option(help="Of each model, at most.", min=1)] = 1_200_000,
-    layers: Annotated[int, typer.Option(help="Of each model.", min=1)] = 4,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of each; 0: as the config says.", min=0)] = 0,
-    minutes: Annotated[float, typer.Option(help="Of steps for each, instead of equal steps.", min=0.0)] = 0.0,
-    out: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/architectures"),
+    what: Annotated[str, typer.Argument(help="Preset, YAML config, or text.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings for all runs, as section.key=value.")] = None,
+    data: Annotated[str, typer.Option(help="Text source, or directory of a prepared dataset.")] = "",
+    families: Annotated[str, typer.Option(help="Model families, separated by commas.")] = "mingru,gpt2,llama,hybrid",
+    parameters: Annotated[int, typer.Option(help="Maximum number of parameters per model.", min=1)] = 1_200_000,
+    layers: Annotated[int, typer.Option(help="Number of layers per model.", min=1)] = 4,
+    steps: Annotated[int, typer.Option(help="Training steps per run; 0 takes the config's.", min=0)] = 0,
+    minutes: Annotated[float, typer.Option(help="Training time per run in minutes, instead of equal steps; 0 disables it.", min=0.0)] = 0.0,
+    out: Annotated[Path, typer.Option(help="Directory of the runs.")] = Path("runs/architectures"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; usually as the config says.")] = "",
-    prepared: Annotated[Path, typer.Option(help="Where prepared data is kept.")] = Path("prepared"),
-    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+    engine: Annotated[str, typer.Option(help="torch or jax; by default the config's.")] = "",
+    prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    planned = resolve_request(
+    request = resolve_request(
         TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
     )
-    chosen = [family.strip() for family in families.split(",")]
-    runs = [matched_model(planned.run, family, parameters, layers) for family in chosen]
-    ids = planned.prepared
+    names = [family.strip() for family in families.split(",")]
+    runs = [matched_model(request.run, family, parameters, layers) for family in names]
+    ids = request.prepared
     if ids is None:
         with PrepareProgressLine() as line:
-            ids = prepare_data(planned.run, prepared, progress=line)
+            ids = prepare_data(request.run, prepared, progress=line)
         print_notes(ids.manifest)
     if minutes:
         runs = [steps_for_seconds(run, minutes, device=device) for run in runs]
-    found = compare(runs, ids, out, device=device)
+    results = compare(runs, ids, out, device=device)
     target = out / "compare.html"
-    atomic_write(target, page([read(one.folder) for one in found]).encode())
+    atomic_write(target, page([read(result.folder) for result in results]).encode())
     if as_json:
-        print_json({"compared": [{**asdict(one), "folder": str(one.folder)} for one in found], "page": str(target)})
+        print_json({"compared": [{**asdict(result), "folder": str(result.folder)} for result in results], "page": str(target)})
         return
-    print_result("\n".join(table(found)))
+    print_result("\n".join(table(results)))
     print_status(
-        "The same text, tokenizer, windows, batch and optimizer for all; what suits one best was not searched for."
+        "All runs use the same text, tokenizer, sequences, batch size and optimizer; none was tuned for its family."
     )
-    print_result(f"Side by side: {target}")
+    print_result(f"Report: {target}")
 
 
-def table(found: list[Compared]) -> list[str]:
-    """A line a family, the best first."""
+def table(results: list[Compared]) -> list[str]:
+    """Format the results as a table, best first."""
     head = (
         f"{'family':<10} {'parameters':>11} {'steps':>7} {'tokens':>12} {'time':>8} {'loss':>8} {'bits per byte':>14}"
     )
     rows = [
-        f"{one.family:<10} {one.parameters:>11,} {one.steps:>7,} {one.tokens:>12,} {duration(one.seconds):>8} "
-        f"{one.loss:>8.4f} {one.bits_per_byte:>14.4f}"
-        for one in found
+        f"{result.family:<10} {result.parameters:>11,} {result.steps:>7,} {result.tokens:>12,} {duration(result.seconds):>8} "
+        f"{result.loss:>8.4f} {result.bits_per_byte:>14.4f}"
+        for result in results
     ]
     return [head, *rows]

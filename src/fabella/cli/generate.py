@@ -1,12 +1,12 @@
-"""Tell stories with a trained model: the text streams as it is told.
+"""Generate text with a trained model; it is printed as it is generated.
 
 Examples:
   fabella generate runs/quickstart "Once upon a time"
-  fabella generate runs/quickstart "Once upon a time" "The dragon" --n 2 --tokens 300
-  fabella generate runs/quickstart "Once" --temperature 0           always the most likely word
-  fabella generate runs/quickstart "Once" --seed 7 --json           the same text every time, for programs
+  fabella generate runs/quickstart "Once upon a time" "The dragon" --n 2 --max-tokens 300
+  fabella generate runs/quickstart "Once" --temperature 0           greedy: always the most likely token
+  fabella generate runs/quickstart "Once" --seed 7 --json           reproducible, as JSON
   fabella generate runs/quickstart "Tom said:" --stop "." --checkpoint latest
-  fabella generate runs/quickstart --interactive                    tell together, line by line; /help there tells how
+  fabella generate runs/quickstart --interactive                    write a story in turns; /help lists the commands
 """
 
 import importlib
@@ -21,8 +21,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fabella.cli.interactive.repl import BETWEEN, Dialogue, Place
-from fabella.cli.interactive.story_session import Conversation
+from fabella.cli.interactive.repl import SEPARATOR, Repl, ReplIO
+from fabella.cli.interactive.story_session import StorySession
 from fabella.cli.output import is_terminal, print_json, print_result, print_status
 from fabella.errors import TrainingInterrupted, UsageError
 from fabella.generation.completion import Completion, CompletionStream
@@ -33,29 +33,41 @@ from fabella.tracking.terminal_escape import escape
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
     prompts: Annotated[
-        list[str] | None, typer.Argument(help="How each text begins; nothing: the model begins.")
+        list[str] | None, typer.Argument(help="Prompts; without one, the model starts a new document.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="Stories for each prompt.")] = 1,
-    tokens: Annotated[int, typer.Option(help="Most tokens a story.")] = 200,
-    temperature: Annotated[float, typer.Option(help="0: the most likely token; higher: more daring.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Choose among the k most likely tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="… among those that hold this share of the probability.")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="… among those this many times as likely as the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: say less again.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same text; otherwise a new one.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
-    weights: Annotated[str, typer.Option(help="float32; float16 or int8: faster on CPUs.")] = "float32",
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Number of completions for each prompt.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Top-k: sample from the k most likely tokens; 0 disables it.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Top-p: sample from the smallest set with this probability; 1 disables it.")
+    ] = 0.95,
+    min_p: Annotated[
+        float, typer.Option(help="Min-p: drop tokens below this fraction of the top probability; 0 disables it.")
+    ] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Repetition penalty; 1 disables it.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Random seed; by default a new one each time.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
+    dtype: Annotated[
+        str, typer.Option(help="Storage type of the weights while decoding: float32, float16 or int8 (CPU).")
+    ] = "float32",
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Stop sequence, not included in the output; repeatable.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
-    raw: Annotated[bool, typer.Option("--raw", help="Do not escape control characters on a terminal.")] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Tell on together, line by line.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
+    no_escape: Annotated[
+        bool, typer.Option("--no-escape", help="Write control characters to the terminal as they are.")
+    ] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Write a story in turns.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     if interactive and (as_json or n != 1 or len(prompts or []) > 1):
-        raise UsageError("--interactive tells one story.", hint="Leave out --json, --n and all prompts but one.")
+        raise UsageError(
+            "--interactive generates one story.", hint="Leave out --json and --n, and give at most one prompt."
+        )
     sampling = SamplingParams(
         repetition_penalty=repetition_penalty,
         temperature=temperature,
@@ -64,96 +76,94 @@ def command(
         min_p=min_p,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    teller = load(run, checkpoint=checkpoint, device=device, dtype=parse_weight_dtype(weights), engine=engine)
-    for remark in teller.warnings:
-        print_status(remark)
-    harmless = is_terminal(sys.stdout) and not raw
+    generator = load(run, checkpoint=checkpoint, device=device, dtype=parse_weight_dtype(dtype), engine=engine)
+    for warning in generator.warnings:
+        print_status(warning)
+    escaped = is_terminal(sys.stdout) and not no_escape
     if interactive:
-        conversation = Conversation(teller, sampling, tokens=tokens, stop=tuple(stop or []))
-        before = signal.signal(signal.SIGTERM, _ended)
-        try:
-            Dialogue(conversation, _place(harmless=harmless)).run(*(prompts or []))
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        _run_session(StorySession(generator, sampling, max_tokens=max_tokens, stop=tuple(stop or [])), prompts, escaped)
         return
-    telling = teller.stream_many(prompts or [""], sampling, n=n, max_tokens=tokens, stop=stop or [])
+    stream = generator.stream_many(prompts or [""], sampling, n=n, max_tokens=max_tokens, stop=stop or [])
     if as_json:
-        print_json(
-            {
-                "step": teller.step,
-                "sampling": asdict(sampling),
-                "completions": [_facts(story) for story in telling.completions()],
-            }
-        )
+        completions = [_to_json(completion) for completion in stream.completions()]
+        print_json({"step": generator.step, "sampling": asdict(sampling), "completions": completions})
         return
-    _show(telling, harmless=harmless)
-    _report(telling.completions(), sampling, teller)
+    _print_stream(stream, escaped=escaped)
+    _print_summary(stream.completions(), sampling, generator)
 
 
-def _ended(*_: object) -> NoReturn:
-    """Answer to SIGTERM in a conversation, which goes on after Ctrl-C and would go on after what looks like it."""
+def _run_session(session: StorySession, prompts: list[str] | None, escaped: bool) -> None:
+    previous_handler = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        Repl(session, _terminal_io(escaped=escaped)).run(*(prompts or []))
+    finally:
+        signal.signal(signal.SIGTERM, previous_handler)
+
+
+def _terminate(*_: object) -> NoReturn:
+    """Handle SIGTERM in a session: it must end the process, although Ctrl-C (KeyboardInterrupt) does not."""
     raise TrainingInterrupted("interrupted.")
 
 
-def _place(*, harmless: bool) -> Place:
-    """At a terminal lines are asked for and can be edited; from a pipe they are read, and stand in the story."""
-    people = is_terminal(sys.stdin) and is_terminal(sys.stdout)
-    if people:
-        with suppress(ImportError):  # not on every system; lines are then read plainly
+def _terminal_io(*, escaped: bool) -> ReplIO:
+    """Return an editable prompt on a terminal; from a pipe, lines are read and echoed into the story."""
+    on_terminal = is_terminal(sys.stdin) and is_terminal(sys.stdout)
+    if on_terminal:
+        with suppress(ImportError):  # readline does not exist on every system; lines are then not editable
             importlib.import_module("readline")
-        print_status("Write how the story begins; /help tells what else there is, Ctrl-D ends.")
+        print_status("Write the beginning of a story. /help lists the commands, Ctrl-D exits.")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
 
     def read() -> str | None:
         try:
-            return input("> " if people else "")
+            return input("> " if on_terminal else "")
         except EOFError:
             print_result()
             return None
 
     def write(text: str) -> None:
-        _write(text, harmless=harmless)
+        _write(text, escaped=escaped)
 
-    return Place(read, write, print_status, echo=not people)
-
-
-def _facts(story: Completion) -> dict[str, str | int | float]:
-    return {"text": story.text, **asdict(story)}
+    return ReplIO(read, write, print_status, echo=not on_terminal)
 
 
-def _show(telling: CompletionStream, *, harmless: bool) -> None:
-    """Write story after story as they grow."""
-    now = -1
-    for number, piece in telling.in_prompt_order():
-        if number != now:
-            _write(BETWEEN if now >= 0 else "", harmless=False)
-            _write(telling.prompts[number], harmless=harmless)
-            now = number
-        _write(piece, harmless=harmless)
-    _write("\n", harmless=False)
+def _to_json(completion: Completion) -> dict[str, str | int | float]:
+    return {"text": completion.text, **asdict(completion)}
 
 
-def _write(text: str, *, harmless: bool) -> None:
-    shown = escape(text) if harmless else text
-    # A character that the terminal's encoding lacks must not end a story.
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # closed when the program began, it is None
-    print_result(shown.encode(encoding, "backslashreplace").decode(encoding), end="")
+def _print_stream(stream: CompletionStream, *, escaped: bool) -> None:
+    """Print one completion after the other while they are generated."""
+    current = -1
+    for number, piece in stream.in_prompt_order():
+        if number != current:
+            _write(SEPARATOR if current >= 0 else "", escaped=False)
+            _write(stream.prompts[number], escaped=escaped)
+            current = number
+        _write(piece, escaped=escaped)
+    _write("\n", escaped=False)
 
 
-def _report(stories: list[Completion], sampling: SamplingParams, teller: TextGenerator) -> None:
-    """What the text itself does not tell: on standard error."""
-    cut = sum(story.finish_reason == "length" for story in stories)
-    if cut:
-        print_status(f"{_count(cut, 'story', 'stories')} reached --tokens before an end.")
-    if any(story.context_shifts for story in stories):
+def _write(text: str, *, escaped: bool) -> None:
+    printable = escape(text) if escaped else text
+    # A character that the terminal's encoding lacks must not end the output.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # None if stdout was closed at the start
+    print_result(printable.encode(encoding, "backslashreplace").decode(encoding), end="")
+
+
+def _print_summary(completions: list[Completion], sampling: SamplingParams, generator: TextGenerator) -> None:
+    """Print to standard error what the text does not show: truncation, context shifts, the seed."""
+    truncated = sum(completion.finish_reason == "length" for completion in completions)
+    if truncated:
+        print_status(f"{_count(truncated, 'completion')} reached --max-tokens before an end.")
+    if any(completion.context_shifts for completion in completions):
         print_status(
-            f"A text outgrew the {teller.context_length:,} tokens that the model looks back on; "
-            f"each time, it went on from its last {max(1, teller.context_length // 2):,}."
+            f"A text exceeded the context of {generator.context_length:,} tokens; "
+            f"each time, generation continued from its last {max(1, generator.context_length // 2):,}."
         )
     if sampling.temperature > 0:
-        print_status(f"Seed {sampling.seed}: --seed {sampling.seed} tells the same again.")
+        print_status(f"Seed {sampling.seed}: --seed {sampling.seed} generates the same text again.")
 
 
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Show how likely a model finds a text, token by token.
+"""Compute the perplexity of a text, with the probability of every token.
 
 Examples:
   fabella perplexity runs/quickstart "Once upon a time there was a dog."
@@ -24,37 +24,37 @@ STANDARD_INPUT = Path("-")
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    text: Annotated[str | None, typer.Argument(help="The text itself.")] = None,
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    text: Annotated[str | None, typer.Argument(help="Text to score.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="A file, read as one text; - is standard input.")
+        Path | None, typer.Option("--file", "-f", help="File with the text; - is standard input.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=0, help="Tokens shown in the table; --json holds all.")] = 100,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
+    max_rows: Annotated[int, typer.Option(min=0, help="Maximum number of rows of the table; --json has all.")] = 100,
+    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     if (text is None) == (file is None):
-        raise UsageError("One text is needed.", hint="Give it in quotes, or with --file: not both, and not neither.")
-    words = text if text is not None else _read(file or STANDARD_INPUT)
-    teller = load(run, checkpoint=checkpoint, device=device, engine=engine, compile_decoder=False)
-    for remark in teller.warnings:
-        print_status(remark)
-    measured = teller.perplexity(words)
+        raise UsageError("Expected one text.", hint="Give it in quotes, or with --file, but not both.")
+    content = text if text is not None else _read(file or STANDARD_INPUT)
+    generator = load(run, checkpoint=checkpoint, device=device, engine=engine, compile_decoder=False)
+    for warning in generator.warnings:
+        print_status(warning)
+    result = generator.perplexity(content)
     if as_json:
-        print_json({"step": teller.step, **_facts(measured), "table": list(measured.rows(len(measured.ids)))})
+        print_json({"step": generator.step, **_to_json(result), "table": list(result.rows(len(result.ids)))})
     else:
-        print_result(_table(measured, rows))
+        print_result(_table(result, max_rows))
 
 
 def _read(file: Path) -> str:
-    """The text of a file, its bytes as they are. Raises TextError where it cannot be read, or is not UTF-8."""
+    """Return the content of a file. Raises TextError if it cannot be read or is not UTF-8."""
     try:
         data = sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()
     except OSError as error:
         raise TextError(
-            f"{file} cannot be read: {error.strerror}.", hint="Give a text file, or - for standard input."
+            f"Cannot read {file}: {error.strerror}.", hint="Give a text file, or - for standard input."
         ) from error
     try:
         return data.decode("utf-8")
@@ -65,43 +65,43 @@ def _read(file: Path) -> str:
         ) from error
 
 
-def _facts(measured: Perplexity) -> dict[str, str | int | float]:
+def _to_json(result: Perplexity) -> dict[str, str | int | float]:
     return {
-        "tokens": len(measured.ids),
-        "bytes": measured.bytes,
-        "nats_per_token": measured.loss,
-        "perplexity": measured.perplexity,
-        "bits_per_byte": measured.bits_per_byte,
-        "windows": measured.windows,
+        "tokens": len(result.ids),
+        "bytes": result.bytes,
+        "nats_per_token": result.loss,
+        "perplexity": result.perplexity,
+        "bits_per_byte": result.bits_per_byte,
+        "sequences": result.sequences,
     }
 
 
-def _table(measured: Perplexity, limit: int) -> str:
+def _table(result: Perplexity, limit: int) -> str:
     lines = [f"{'token':<20} {'id':>7} {'probability':>12} {'nats':>8} {'perplexity':>12}"] if limit else []
-    for row in measured.rows(limit):
+    for row in result.rows(limit):
         token = _quoted(str(row["token"]))
         lines.append(
             f"{token:<20} {row['id']:>7} {row['probability']:>12.6f} {row['nats']:>8.3f} {row['perplexity']:>12,.1f}"
         )
-    hidden = len(measured.ids) - limit
+    hidden = len(result.ids) - limit
     if hidden > 0:
-        lines.append(f"… and {hidden:,} more tokens (--rows {len(measured.ids)} shows all)")
-    return "\n".join([*lines, "", *_summary(measured)])
+        lines.append(f"… and {hidden:,} more tokens (--max-rows {len(result.ids)} shows all)")
+    return "\n".join([*lines, "", *_summary(result)])
 
 
 def _quoted(token: str) -> str:
-    """A token on one line, its spaces to be seen."""
-    shown = escape(token).replace("\n", "\\n").replace("\t", "\\t")
-    return f"'{shown}'"
+    """Return a token in quotes on one line."""
+    printable = escape(token).replace("\n", "\\n").replace("\t", "\\t")
+    return f"'{printable}'"
 
 
-def _summary(measured: Perplexity) -> list[str]:
+def _summary(result: Perplexity) -> list[str]:
     lines = [
-        f"{len(measured.ids):,} tokens, {measured.bytes:,} bytes",
-        f"{measured.loss:.4f} nats per token, perplexity {measured.perplexity:,.2f}, "
-        f"{measured.bits_per_byte:.4f} bits per byte",
-        "The text was read after the end-of-document id, as in training.",
+        f"{len(result.ids):,} tokens, {result.bytes:,} bytes",
+        f"{result.loss:.4f} nats per token, perplexity {result.perplexity:,.2f}, "
+        f"{result.bits_per_byte:.4f} bits per byte",
+        "The EOS token precedes the text, as in training.",
     ]
-    if measured.windows > 1:
-        lines.append(f"Longer than the model looks back: read in {measured.windows:,} windows that overlap by half.")
+    if result.sequences > 1:
+        lines.append(f"The text exceeds the context: it was scored in {result.sequences:,} sequences that overlap by half.")
     return lines

@@ -1,9 +1,9 @@
-"""List the presets, or print one as YAML: the five reference systems and two for beginners.
+"""List the presets, or print one as YAML.
 
 Examples:
-  fabella presets                       a table of all
-  fabella presets piny-37m              its YAML, ready to be copied and changed
-  fabella presets piny-37m --json       its counts and its whole config, for programs
+  fabella presets                       table of all presets
+  fabella presets piny-37m              YAML of one preset, to copy and change
+  fabella presets piny-37m --json       parameter counts and config as JSON
 """
 
 from typing import Annotated, Any
@@ -19,18 +19,18 @@ COLUMNS = ("preset", "parameters", "non-embedding", "context", "tokenizer", "pub
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="A preset; nothing: all of them.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    name: Annotated[str, typer.Argument(help="Preset name; by default all are listed.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     if as_json:
-        print_json(_facts(preset(name)) if name else {"presets": [_facts(preset(each)) for each in preset_names()]})
+        print_json(_to_json(preset(name)) if name else {"presets": [_to_json(preset(name)) for name in preset_names()]})
     elif name:
         print_result(preset_text(name), end="")
     else:
         print_result(table())
 
 
-def _facts(run: RunConfig) -> dict[str, Any]:
+def _to_json(run: RunConfig) -> dict[str, Any]:
     weights = run.model.parameters()
     return {
         "name": run.name,
@@ -43,7 +43,7 @@ def _facts(run: RunConfig) -> dict[str, Any]:
 
 
 def table() -> str:
-    """All presets, a line each, smallest first, in aligned columns."""
+    """Format all presets as a table, smallest first."""
     runs = sorted((preset(name) for name in preset_names()), key=lambda run: count(run.model.parameters()))
     rows = [COLUMNS, *(_row(run) for run in runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]

@@ -1,7 +1,7 @@
-"""Prove a run folder whole: config, tokenizer, checkpoints, metrics.
+"""Verify the checksums of a run directory: config, tokenizer, checkpoints, metrics.
 
-Every file is compared with the sha256 it was written with, every weight with the model's parameter
-table. A folder of prepared data is proven too. Ends with exit code 4 where anything is damaged.
+Compares every file with its recorded sha256, and the weights' names and shapes with the model's parameter
+table. Verifies a prepared dataset as well. Exits with code 4 if anything is damaged.
 
 Examples:
   fabella verify runs/my-stories
@@ -21,21 +21,20 @@ from fabella.runs.verify import Finding, verify
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or of prepared data.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    run: Annotated[Path, typer.Argument(help="Run directory, or directory of a prepared dataset.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     findings = verify(run)
-    whole = not any(finding.level == "damaged" for finding in findings)
+    intact = not any(finding.level == "damaged" for finding in findings)
     if as_json:
-        found = [dataclasses.asdict(finding) for finding in findings]
-        print_json({"run": str(run), "whole": whole, "findings": found})
+        print_json({"run": str(run), "intact": intact, "findings": [dataclasses.asdict(finding) for finding in findings]})
     else:
-        _tell(run, findings, whole)
-    return 0 if whole else StorageError.exit_code
+        _print_findings(run, findings, intact)
+    return 0 if intact else StorageError.exit_code
 
 
-def _tell(run: Path, findings: list[Finding], whole: bool) -> None:
+def _print_findings(run: Path, findings: list[Finding], intact: bool) -> None:
     for finding in findings:
         print_result(f"{finding.level:<8} {finding.where}: {finding.problem}")
     damaged = sum(finding.level == "damaged" for finding in findings)
-    print_result(f"{run} is whole." if whole else f"{run}: {damaged} of its parts are damaged.")
+    print_result(f"{run} is intact." if intact else f"{run}: {damaged} damaged {'part' if damaged == 1 else 'parts'}.")

@@ -197,7 +197,7 @@ class TextGenerator:
             self._batch_losses,
             text,
             self.tokenizer,
-            context=self.context_length,
+            context_length=self.context_length,
             vocab_size=self.config.vocab_size,
         )
 

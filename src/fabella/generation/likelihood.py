@@ -1,7 +1,7 @@
-"""How surprised a model is by a text, token by token.
+"""Perplexity of a text: the loss of every token, in nats.
 
-The text is read after the end-of-document id, as at training time, so that every token has a probability. The end
-of the text is not scored.
+The EOS token precedes the text, as in training, so that the first token has a probability as well. The EOS token after
+the text is not scored.
 """
 
 import math
@@ -16,44 +16,44 @@ from fabella.errors import NumericsError, TextError
 from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
 
-Losses = Callable[[Batch], NDArray[np.float32]]
-"""Negative log-likelihood of each target in nats, [B T]."""
+TokenLosses = Callable[[Batch], NDArray[np.float32]]
+"""Function from a batch to the loss of each target in nats, [B, T]."""
 
-# Logits held at once: 64 Mi float32 are 256 MiB.
-_LOGITS = 2**26
+MAX_LOGITS = 2**26
+"""Logits computed at once; as float32 they take 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perplexity:
-    """A scored text. All sums are over ``ids``."""
+    """Scored text. All sums run over ``ids``."""
 
     tokenizer: Tokenizer
     ids: NDArray[np.int32]
-    """The scored ids, [T]"""
+    """Scored token ids, [T]."""
     nats: NDArray[np.float64]
-    """Negative log-likelihood of each, [T]"""
+    """Loss of each token in nats, [T]."""
     bytes: int
-    """UTF-8 bytes of the scored ids"""
-    windows: int
-    """How many windows the text was read in"""
+    """UTF-8 bytes of the scored tokens."""
+    sequences: int
+    """Number of overlapping sequences that the text was scored in."""
 
     @property
     def loss(self) -> float:
-        """Nats a token."""
+        """Mean nats per token."""
         return float(self.nats.mean())
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): of how many equally likely tokens the choice would be as hard."""
+        """exp(loss)."""
         return exp(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
-        """Total bits over bytes of text: comparable between tokenizers."""
+        """Total bits divided by the bytes of the text; comparable across tokenizers."""
         return float(self.nats.sum()) / math.log(2) / self.bytes
 
     def rows(self, limit: int) -> Iterator[dict[str, str | int | float]]:
-        """The first ``limit`` tokens: token, id, probability, nats, perplexity."""
+        """Yield a dict for each of the first ``limit`` tokens: token, id, probability, nats, perplexity."""
         for token, nats in zip(self.ids[:limit].tolist(), self.nats[:limit].tolist(), strict=True):
             yield {
                 "token": token_text(self.tokenizer, token),
@@ -65,65 +65,70 @@ class Perplexity:
 
 
 def exp(nats: float) -> float:
-    """e to the ``nats``; infinity where a float64 overflows."""
+    """Return e to the power of ``nats``, or infinity if a float64 overflows."""
     return math.exp(nats) if nats < 709.0 else math.inf
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    r"""Text of one token; bytes that are only a part of a character are written ``\xe2``."""
+    r"""Return the text of one token; a byte that is only a part of a character becomes ``\xe2``."""
     return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
 
 
-def measure(losses: Losses, text: str, tokenizer: Tokenizer, *, context: int, vocab_size: int) -> Perplexity:
-    """Score ``text`` in windows of ``context`` tokens. Raises TextError where there is nothing to score.
+def measure(
+    token_losses: TokenLosses, text: str, tokenizer: Tokenizer, *, context_length: int, vocab_size: int
+) -> Perplexity:
+    """Score ``text`` in sequences of ``context_length`` tokens. Raises TextError if the text has no tokens.
 
-    A longer text is read in windows that overlap by half: each token but those of the first window is predicted
-    from at least ``context // 2`` tokens before it. Memory is bounded by windows times ``vocabulary``.
+    A longer text is scored in sequences that overlap by half: after the first sequence, each token is predicted from at
+    least ``context_length // 2`` tokens before it. ``vocab_size`` bounds the batch size, see ``MAX_LOGITS``.
     """
     ids = tokenizer.encode(text)
     if not len(ids):
         raise TextError("The text has no token to predict.", hint="Give at least a few words.")
-    line = np.concatenate([[tokenizer.eos_id], ids]).astype(np.int32)
-    nats, windows = _nats(losses, line, context, batch=max(1, _LOGITS // (context * vocab_size)))
-    _require_finite(nats, tokenizer, line)
+    inputs = np.concatenate([[tokenizer.eos_id], ids]).astype(np.int32)
+    batch_size = max(1, MAX_LOGITS // (context_length * vocab_size))
+    nats, sequences = _score(token_losses, inputs, context_length, batch_size=batch_size)
+    _require_finite(nats, tokenizer, inputs)
     return Perplexity(
         tokenizer=tokenizer,
-        ids=line[1:],
+        ids=inputs[1:],
         nats=nats,
-        bytes=sum(len(tokenizer.token_bytes(token)) for token in line[1:].tolist()),
-        windows=windows,
+        bytes=sum(len(tokenizer.token_bytes(token)) for token in inputs[1:].tolist()),
+        sequences=sequences,
     )
 
 
-def _nats(losses: Losses, line: NDArray[np.int32], context: int, *, batch: int) -> tuple[NDArray[np.float64], int]:
-    """Negative log-likelihoods of ``line[1:]``, and the number of windows."""
-    nats = np.zeros(len(line) - 1)
-    starts = window_starts(len(nats), context)
-    width = min(context, len(nats))
-    for first in range(0, len(starts), batch):
-        places = starts[first : first + batch, None] + np.arange(width)
-        targets = line[places + 1]
-        # Of a window after the first only what no earlier one has scored.
-        done = np.concatenate([[0], starts[:-1] + width])[first : first + batch, None]
-        targets = np.where(places >= done, targets, IGNORE).astype(np.int32)
-        scores = losses(Batch(line[places], targets))
+def _score(
+    token_losses: TokenLosses, inputs: NDArray[np.int32], context_length: int, *, batch_size: int
+) -> tuple[NDArray[np.float64], int]:
+    """Return the losses of ``inputs[1:]`` in nats, [T], and the number of sequences."""
+    nats = np.zeros(len(inputs) - 1)
+    starts = sequence_starts(len(nats), context_length)
+    width = min(context_length, len(nats))
+    for first in range(0, len(starts), batch_size):
+        positions = starts[first : first + batch_size, None] + np.arange(width)
+        targets = inputs[positions + 1]
+        # A sequence after the first only scores tokens that no earlier one has scored.
+        scored = np.concatenate([[0], starts[:-1] + width])[first : first + batch_size, None]
+        targets = np.where(positions >= scored, targets, IGNORE).astype(np.int32)
+        losses = token_losses(Batch(inputs[positions], targets))
         new = targets != IGNORE
-        nats[places[new]] = scores[new]
+        nats[positions[new]] = losses[new]
     return nats, len(starts)
 
 
-def window_starts(length: int, context: int) -> NDArray[np.int64]:
-    """Where the windows begin that predict ``length`` tokens: half a context apart, the last one moved back to fit."""
-    last = max(0, length - context)
-    stride = max(1, context - context // 2)
+def sequence_starts(length: int, context_length: int) -> NDArray[np.int64]:
+    """Return where the sequences that predict ``length`` tokens start: half a context apart, the last one flush."""
+    last = max(0, length - context_length)
+    stride = max(1, context_length - context_length // 2)
     return np.append(np.arange(0, last, stride), last)
 
 
-def _require_finite(nats: NDArray[np.float64], tokenizer: Tokenizer, line: NDArray[np.int32]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(nats))
-    if wrong.size:
-        token = token_text(tokenizer, int(line[wrong[0] + 1]))
+def _require_finite(nats: NDArray[np.float64], tokenizer: Tokenizer, inputs: NDArray[np.int32]) -> None:
+    invalid = np.flatnonzero(~np.isfinite(nats))
+    if invalid.size:
+        token = token_text(tokenizer, int(inputs[invalid[0] + 1]))
         raise NumericsError(
-            f"Token {wrong[0] + 1} ({token!r}) has a negative log-likelihood of {nats[wrong[0]]}.",
+            f"Token {invalid[0] + 1} ({token!r}) has a loss of {nats[invalid[0]]}.",
             hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
         )

@@ -1,138 +1,138 @@
-"""A conversation line by line, as at a terminal: what is typed, and what each line does."""
+"""Read-eval-print loop of an interactive story session: reads lines and runs their commands."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fabella.cli.interactive.story_session import Conversation
+from fabella.cli.interactive.story_session import StorySession
 from fabella.errors import StorageError, UsageError, did_you_mean
 from fabella.storage.atomic_file import atomic_write
 from fabella.storage.messages import storage_errors
 
-HELP = """Write how the story begins, or how it goes on; an empty line lets the model go on alone.
-  /again               tell the last part anew
-  /back                take the last part back, your words too
-  /story               the whole story so far
-  /new                 begin another
-  /set                 the settings; /set temperature 0.5 changes one
-  /save FILE           keep the story; /save! FILE overwrites
-  //…                  words that begin with a slash
-Ctrl-C stops the telling, Ctrl-D ends."""
-BETWEEN = "\n\n---\n\n"
-"""Stands before a story that is shown anew"""
+HELP = """Write the beginning of a story, or its continuation; with an empty line the model continues.
+  /regenerate          generate the last completion again, with the next seed
+  /undo                remove the last turn, including your text
+  /story               show the whole story
+  /new                 start another story
+  /set                 show the settings; /set temperature 0.5 changes one
+  /save FILE           save the story; /save! FILE overwrites
+  //…                  text that starts with a slash
+Ctrl-C stops the generation, Ctrl-D exits."""
+SEPARATOR = "\n\n---\n\n"
+"""Printed before a story that is shown again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a dialogue takes place."""
+class ReplIO:
+    """Input and output of a session."""
 
     read: Callable[[], str | None]
-    """The next line, without its end; None: there is no more. Raises KeyboardInterrupt for Ctrl-C"""
+    """Returns the next line without its newline, or None at the end. Raises KeyboardInterrupt for Ctrl-C."""
     write: Callable[[str], None]
-    """The story"""
-    say: Callable[[str], None]
-    """Remarks"""
+    """Writes text of the story."""
+    print_status: Callable[[str], None]
+    """Prints a message that is not part of the story."""
     echo: bool
-    """Whether a person's words must be written, since nobody sees them being typed"""
+    """Write the user's text to the output: True if the input is not a terminal that already shows it."""
 
 
-class Dialogue:
-    """Reads lines until there are no more."""
+class Repl:
+    """Loop over the lines of the input until it ends."""
 
-    def __init__(self, conversation: Conversation, place: Place) -> None:
-        self._talk, self._place = conversation, place
+    def __init__(self, session: StorySession, io: ReplIO) -> None:
+        self._session, self._io = session, io
         self._commands: dict[str, Callable[[str], None]] = {
-            "again": self._again, "back": self._back, "story": self._story, "new": self._new, "set": self._set,
-            "save": self._save, "save!": self._save_over, "help": lambda _: place.say(HELP),
+            "regenerate": self._regenerate, "undo": self._undo, "story": self._story, "new": self._new,
+            "set": self._set, "save": self._save, "save!": self._save_over, "help": lambda _: io.print_status(HELP),
         }  # fmt: skip
 
-    def run(self, beginning: str = "") -> None:
-        """Tell on from ``beginning``, if there is one; then do what each line asks for."""
-        if beginning:
-            self._place.write(self._talk.add(beginning))
-            self._tell()
+    def run(self, prompt: str = "") -> None:
+        """Complete ``prompt`` unless it is empty, then run every line of the input."""
+        if prompt:
+            self._io.write(self._session.add(prompt))
+            self._generate()
         while True:
             try:
-                line = self._place.read()
+                line = self._io.read()
             except KeyboardInterrupt:
-                self._place.say("\nCtrl-D ends; /help tells the rest.")
+                self._io.print_status("\nPress Ctrl-D to exit; /help lists the commands.")
                 continue
             if line is None:
                 return
             try:
-                self._do(line)
-            except (UsageError, StorageError) as error:  # a line that was no good is no reason to lose the story
-                self._place.say(str(error))
+                self._run_line(line)
+            except (UsageError, StorageError) as error:  # a wrong command must not lose the story
+                self._io.print_status(str(error))
             except KeyboardInterrupt:
-                self._place.say("(stopped)")
+                self._io.print_status("(stopped)")
 
-    def _do(self, line: str) -> None:
+    def _run_line(self, line: str) -> None:
         if not line.startswith("/") or line.startswith("//"):
-            words = self._talk.add(line.removeprefix("/"))
-            if self._place.echo:
-                self._place.write(words)
-            self._tell()
+            text = self._session.add(line.removeprefix("/"))
+            if self._io.echo:
+                self._io.write(text)
+            self._generate()
             return
-        name, _, rest = line[1:].partition(" ")
+        name, _, argument = line[1:].partition(" ")
         if name not in self._commands:
             raise UsageError(
-                f"There is no /{name}.", hint=f"{did_you_mean(name, self._commands)} /help tells them all."
+                f"Unknown command /{name}.", hint=f"{did_you_mean(name, self._commands)} /help lists the commands."
             )
-        self._commands[name](rest.strip())
+        self._commands[name](argument.strip())
 
-    def _tell(self) -> None:
-        """Ctrl-C stops the telling; what was heard stays in the story."""
+    def _generate(self) -> None:
+        """Stream the completion; Ctrl-C stops it and keeps the text so far in the story."""
         try:
-            for piece in self._talk.tell():
-                self._place.write(piece)
+            for piece in self._session.generate():
+                self._io.write(piece)
         except KeyboardInterrupt:
             self._finish("stopped")
         else:
-            ended = self._talk.turns[-1].finish_reason
-            self._finish("the end" if ended == "eos" else "")
+            reason = self._session.turns[-1].finish_reason
+            self._finish("the end" if reason == "eos" else "")
 
-    def _finish(self, remark: str) -> None:
-        if not self._place.echo:
-            self._place.write("\n")
-        if remark:
-            self._place.say(f"({remark})")
+    def _finish(self, status: str) -> None:
+        if not self._io.echo:
+            self._io.write("\n")
+        if status:
+            self._io.print_status(f"({status})")
 
-    def _again(self, _: str) -> None:
-        self._talk.again()
-        self._place.write(BETWEEN + self._talk.text)
-        self._tell()
+    def _regenerate(self, _: str) -> None:
+        self._session.regenerate()
+        self._io.write(SEPARATOR + self._session.text)
+        self._generate()
 
-    def _back(self, _: str) -> None:
-        self._talk.back()
+    def _undo(self, _: str) -> None:
+        self._session.undo()
         self._story("")
 
     def _story(self, _: str) -> None:
-        self._place.write(BETWEEN + self._talk.text)
+        self._io.write(SEPARATOR + self._session.text)
         self._finish("")
 
-    def _new(self, rest: str) -> None:
-        self._talk.turns.clear()
-        self._place.write(BETWEEN)
-        if rest:
-            self._do(rest)
+    def _new(self, prompt: str) -> None:
+        self._session.turns.clear()
+        self._io.write(SEPARATOR)
+        if prompt:
+            self._run_line(prompt)
 
-    def _set(self, rest: str) -> None:
-        name, _, value = rest.replace("=", " ").partition(" ")
+    def _set(self, argument: str) -> None:
+        name, _, value = argument.replace("=", " ").partition(" ")
         if value.strip():
-            self._talk.set(name.replace("-", "_"), value.strip())
+            self._session.set(name.replace("-", "_"), value.strip())
         elif name:
-            raise UsageError(f"/set {name} needs a value.", hint=f"As in /set {name} 1.")
-        self._place.say("  ".join(f"{name} {value:g}" for name, value in self._talk.settings.items()))
+            raise UsageError(f"/set {name} needs a value.", hint=f"Example: /set {name} 1.")
+        self._io.print_status("  ".join(f"{name} {value:g}" for name, value in self._session.settings.items()))
 
-    def _save(self, rest: str) -> None:
-        with storage_errors(rest, "looking for it"):
-            there = bool(rest) and "\0" not in rest and Path(rest).exists()
-        if there:
-            raise UsageError(f"{rest} exists.", hint="Choose another name, or overwrite it with /save! FILE.")
-        self._save_over(rest)
+    def _save(self, file: str) -> None:
+        with storage_errors(file, "looking for it"):
+            exists = bool(file) and "\0" not in file and Path(file).exists()
+        if exists:
+            raise UsageError(f"{file} exists.", hint="Choose another name, or overwrite it with /save! FILE.")
+        self._save_over(file)
 
-    def _save_over(self, rest: str) -> None:
-        if not rest or "\0" in rest:
-            raise UsageError("/save needs the name of a file.", hint="As in /save story.txt.")
-        atomic_write(Path(rest), (self._talk.text + "\n").encode())
-        self._place.say(f"Saved to {rest}.")
+    def _save_over(self, file: str) -> None:
+        if not file or "\0" in file:
+            raise UsageError("/save needs a file name.", hint="Example: /save story.txt.")
+        atomic_write(Path(file), (self._session.text + "\n").encode())
+        self._io.print_status(f"Saved to {file}.")

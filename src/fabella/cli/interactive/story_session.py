@@ -1,4 +1,4 @@
-"""A story that a person and a model tell together, in turns: words of the person, then what the model adds."""
+"""Story that a user and a model write in turns: the user's text, then the model's completion."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,83 +8,86 @@ from fabella.generation.completion import FinishReason
 from fabella.generation.generator import TextGenerator
 from fabella.generation.sampling import SamplingParams
 
-# Before these, no space is put between the story and a person's words.
-_JOINED = tuple(" \n\t.,;:!?…)]}'’”\"-–—")  # noqa: RUF001 - marks of the texts themselves
+# No space is inserted between the story and user text that starts with one of these.
+_NO_SPACE_BEFORE = tuple(" \n\t.,;:!?…)]}'’”\"-–—")  # noqa: RUF001 - punctuation that occurs in stories
 
 
 @dataclass(slots=True)
 class Turn:
-    """What was added at once."""
+    """One step of the story."""
 
-    words: str
-    """Of the person"""
-    told: str = ""
-    """Of the model"""
+    prompt: str
+    """Text of the user."""
+    completion: str = ""
+    """Text of the model."""
     finish_reason: FinishReason | None = None
-    """None while it is told, and where it was stopped"""
+    """None while the completion is in progress, or if it was interrupted."""
 
 
-class Conversation:
-    """The story so far, and how it goes on. Each telling has a seed of its own, one after the other."""
+class StorySession:
+    """The story so far and the settings of the next completion. Each regeneration uses the next seed."""
 
     def __init__(
-        self, teller: TextGenerator, sampling: SamplingParams, *, tokens: int, stop: tuple[str, ...] = ()
+        self, generator: TextGenerator, sampling: SamplingParams, *, max_tokens: int, stop: tuple[str, ...] = ()
     ) -> None:
         self.turns: list[Turn] = []
-        self._teller, self._sampling, self._tokens, self._stop = teller, sampling, tokens, stop
+        self._generator, self._sampling, self._max_tokens, self._stop = generator, sampling, max_tokens, stop
 
     @property
     def text(self) -> str:
         """The whole story."""
-        return "".join(turn.words + turn.told for turn in self.turns)
+        return "".join(turn.prompt + turn.completion for turn in self.turns)
 
-    def add(self, words: str) -> str:
-        """Begin a turn; the person's words as they stand in the story, with a space before them where one belongs."""
+    def add(self, prompt: str) -> str:
+        """Start a turn; return the user's text as it was added, with a leading space if one is needed."""
         story = self.text
-        apart = bool(story and words) and not story[-1].isspace() and not words.startswith(_JOINED)
-        self.turns.append(Turn(" " + words if apart else words))
-        return self.turns[-1].words
+        needs_space = bool(story and prompt) and not story[-1].isspace() and not prompt.startswith(_NO_SPACE_BEFORE)
+        self.turns.append(Turn(" " + prompt if needs_space else prompt))
+        return self.turns[-1].prompt
 
-    def tell(self) -> Iterator[str]:
-        """The model's part of the last turn, piece by piece; what was heard stays, wherever the listening ends."""
+    def generate(self) -> Iterator[str]:
+        """Yield the completion of the last turn; text that was yielded stays in the story if the caller stops."""
         turn = self.turns[-1]
-        telling = self._teller.stream_many([self.text], self._sampling, max_tokens=self._tokens, stop=self._stop)
-        for _, piece in telling:
-            turn.told += piece
+        stream = self._generator.stream_many([self.text], self._sampling, max_tokens=self._max_tokens, stop=self._stop)
+        for _, piece in stream:
+            turn.completion += piece
             yield piece
-        turn.finish_reason = telling.completions()[0].finish_reason
+        turn.finish_reason = stream.completions()[0].finish_reason
 
-    def again(self) -> None:
-        """Forget what the model added last, so that it is told anew. Raises UsageError where nothing was told."""
+    def regenerate(self) -> None:
+        """Remove the last completion and take the next seed. Raises UsageError if the story is empty."""
         if not self.turns:
-            raise UsageError("Nothing has been told yet.", hint="Write how the story begins.")
-        self.turns[-1] = Turn(self.turns[-1].words)
+            raise UsageError("Nothing has been generated yet.", hint="Write the beginning of a story.")
+        self.turns[-1] = Turn(self.turns[-1].prompt)
         self._sampling = replace(self._sampling, seed=(self._sampling.seed + 1) % 2**63)
 
-    def back(self) -> None:
-        """Take the last turn away, the person's words too. Raises UsageError where there is none."""
+    def undo(self) -> None:
+        """Remove the last turn, including the user's text. Raises UsageError if the story is empty."""
         if not self.turns:
-            raise UsageError("There is nothing to take back.", hint="Write how the story begins.")
+            raise UsageError("There is nothing to undo.", hint="Write the beginning of a story.")
         self.turns.pop()
 
     @property
     def settings(self) -> dict[str, int | float]:
-        """By name; the seed is that of the next telling."""
-        return {"tokens": self._tokens, **asdict(self._sampling)}
+        """Settings of the next completion by name."""
+        return {"max_tokens": self._max_tokens, **asdict(self._sampling)}
 
     def set(self, name: str, value: str) -> None:
-        """Change one setting. Raises UsageError for an unknown name, and for a value out of bounds."""
+        """Change one setting. Raises UsageError for an unknown name or a value out of range."""
         if name not in self.settings:
-            raise UsageError(f"There is no setting '{name}'.", hint=did_you_mean(name, self.settings))
-        whole = name == "tokens" or {field.name: field.type for field in fields(SamplingParams)}[name] in {int, "int"}
+            raise UsageError(f"Unknown setting '{name}'.", hint=did_you_mean(name, self.settings))
+        types = {field.name: field.type for field in fields(SamplingParams)}
+        is_integer = name == "max_tokens" or types[name] in {int, "int"}
         try:
-            number = int(value) if whole else float(value)
+            number = int(value) if is_integer else float(value)
         except ValueError:
-            kind = "a whole number" if whole else "a number"
-            raise UsageError(f"{name} = {value!r} is not {kind}.", hint=f"It is {self.settings[name]} now.") from None
-        if name != "tokens":
+            kind = "an integer" if is_integer else "a number"
+            raise UsageError(
+                f"{name} = {value!r} is not {kind}.", hint=f"The current value is {self.settings[name]}."
+            ) from None
+        if name != "max_tokens":
             self._sampling = replace(self._sampling, **{name: number})
         elif number >= 1:
-            self._tokens = int(number)
+            self._max_tokens = int(number)
         else:
-            raise UsageError(f"tokens = {number} is less than 1.", hint="A few dozen are a sentence or two.")
+            raise UsageError(f"max_tokens = {number} is less than 1.", hint="A sentence has a few dozen tokens.")
