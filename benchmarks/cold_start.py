@@ -91,7 +91,7 @@ def main() -> None:
             "generate",
             str(run),
             PROMPT,
-            "--tokens",
+            "--max-tokens",
             "1",
             "--temperature",
             "0",

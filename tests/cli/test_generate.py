@@ -179,11 +179,10 @@ def test_completions_are_printed_in_the_order_of_the_prompts(folder: Path, capsy
     assert run_generate(capsys, *words)[1].removesuffix("\n").split(generate.SEPARATOR) == stories[::2]
 
 
-def test_json_has_the_sampling_parameters_and_the_completions(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_the_sampling_parameters_and_the_completions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run_generate(
-        capsys, folder, "Once", "--json", "--n", "2", "--max-tokens", "9", "--seed", "7", "--top-k", "5", "--top-p", "0.9",
+        capsys, folder, "Once", "--json", "--n", "2", "--max-tokens", "9", "--seed", "7", "--top-k", "5",
+        "--top-p", "0.9",
         "--min-p", "0.01", "--temperature", "0.7", "--repetition-penalty", "1.2", "--checkpoint", "latest",
     )  # fmt: skip
     value = json.loads(out)
@@ -214,7 +213,9 @@ def test_greedy_decoding_prints_no_seed(folder: Path, capsys: pytest.CaptureFixt
     assert "seed" not in runs[0][2]
 
 
-def test_a_stop_sequence_ends_the_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stop_sequence_ends_the_completion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(generate, "load", lambda *_, **__: generator_of(" Tom ran. Tim sat."))
     assert run_generate(capsys, "run", "A", "--stop", "Zoe", "--stop", ". T")[1] == "A Tom ran\n"
 
@@ -225,9 +226,7 @@ def test_without_a_prompt_the_model_starts_a_document(folder: Path, capsys: pyte
     assert out.strip()
 
 
-def test_truncation_and_context_shifts_are_reported(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_truncation_and_context_shifts_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, err = run_generate(capsys, folder, "Once", "--max-tokens", "60", "--seed", "2")
     assert "1 completion reached --max-tokens before an end." in err
     assert "A text exceeded the context of 32 tokens; each time, generation continued from its last 16." in err
@@ -242,7 +241,9 @@ def test_lines_from_a_pipe_are_part_of_the_story(
     file = tmp_path / "story.txt"
     typed = f"Once\n\nthere was\n/save {file}\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed + b"a \xff byte"), encoding="utf-8"))
-    code, out, err = run_generate(capsys, folder, "--interactive", "--max-tokens", "9", "--seed", "7", "--temperature", "0")
+    code, out, err = run_generate(
+        capsys, folder, "--interactive", "--max-tokens", "9", "--seed", "7", "--temperature", "0"
+    )
     assert code == 0
     assert out.startswith(file.read_text(encoding="utf-8").removesuffix("\n"))
     assert out.startswith("Once")
@@ -261,7 +262,9 @@ def test_control_sequences_are_escaped_in_a_session(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("more", [["--json"], ["--n", "2"], ["Twice"]])
-def test_interactive_rejects_options_for_several_completions(folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_interactive_rejects_options_for_several_completions(
+    folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = run_generate(capsys, folder, "Once", "--interactive", *more)
     assert (code, out) == (2, "")
     assert err == "fabella: --interactive generates one story. Leave out --json and --n, and give at most one prompt.\n"

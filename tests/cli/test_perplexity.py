@@ -25,9 +25,7 @@ def run_perplexity(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tu
     return code, *capsys.readouterr()
 
 
-def test_the_table_has_a_row_per_token_and_a_summary(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_has_a_row_per_token_and_a_summary(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run_perplexity(capsys, folder, "a\té")
     lines = out.splitlines()
     assert (code, err) == (0, "")
@@ -86,9 +84,7 @@ def test_a_long_text_reports_its_sequences_and_hidden_rows(folder: Path, capsys:
     assert run_perplexity(capsys, folder, "abc", "--max-rows", "0")[1].startswith("… and 3 more tokens")
 
 
-def test_control_characters_of_a_text_are_escaped(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_control_characters_of_a_text_are_escaped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run_perplexity(capsys, folder, "\x1b[2J\x07")
     assert "\x1b" not in out
     assert "\x07" not in out

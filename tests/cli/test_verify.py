@@ -21,9 +21,7 @@ def test_an_intact_run_is_reported_as_intact(run: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr() == (f"{run} is intact.\n", "")
 
 
-def test_a_damaged_run_exits_with_code_4_and_lists_the_damage(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_run_exits_with_code_4_and_lists_the_damage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "latest").unlink()
     model = run / "checkpoints" / "step-00000010" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])

@@ -23,7 +23,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Sums in different orders, averaged; one prediction in a hundred thousand may change its calibration bin.
 ENGINES_TOLERANCE = 1e-4
-SMALL = ["--stories", "3", "--tokens", "24", "--questions", "4"]
+SMALL = ["--num-samples", "3", "--max-tokens", "24", "--num-cloze", "4"]
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
@@ -60,7 +60,7 @@ def test_scores_of_another_text_are_not_saved(
     before = (run_dir / FILE).read_bytes() if (run_dir / FILE).exists() else b""
     text = tmp_path / "one.txt"
     text.write_text("Once upon a time there was a dog.")
-    code, out, _ = evaluated(capsys, run_dir, "--text", text, "--stories", "0", "--questions", "0", "--json")
+    code, out, _ = evaluated(capsys, run_dir, "--text", text, "--num-samples", "0", "--num-cloze", "0", "--json")
     result = json.loads(out)
     assert code == 0
     assert (result["scores"]["documents"], result["scores"]["bytes"], result["samples"]) == (1, 33, None)

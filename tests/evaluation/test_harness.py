@@ -145,7 +145,7 @@ def run_tasks(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[i
 def test_tasks_over_local_files_equal_fabellas_own_scores(
     folder: Path, generator: TextGenerator, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run_tasks(capsys, folder, *TASKS, "--folder", tasks, "--json")
+    code, out, err = run_tasks(capsys, folder, *TASKS, "--include-path", tasks, "--json")
     assert code == 0, err
     result = json.loads(out)
     assert result == json.loads((folder / FILE).read_text())
@@ -166,21 +166,21 @@ def test_tasks_over_local_files_equal_fabellas_own_scores(
 def test_a_yaml_file_is_a_task_and_a_limit_is_printed(
     folder: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run_tasks(capsys, folder, tasks / "endings.yaml", "--limit", "2", "--shots", "1")
+    code, out, err = run_tasks(capsys, folder, tasks / "endings.yaml", "--limit", "2", "--num-fewshot", "1")
     assert code == 0, err
     row = next(line.split() for line in out.splitlines() if line.split()[:2] == ["endings", "acc"])
     assert row[-2:] == ["2", "1"]
-    assert "At most 2 questions a task were asked" in out
+    assert "Limited to 2 questions per task" in out
 
 
 @pytest.mark.filterwarnings("default")
 def test_an_unknown_task_an_unknown_directory_and_missing_data_are_errors(
     folder: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run_tasks(capsys, folder, "ending", "--folder", tasks)
+    code, _, err = run_tasks(capsys, folder, "ending", "--include-path", tasks)
     assert (code, "Unknown task 'ending'. Did you mean 'endings'?" in err) == (2, True)
-    code, _, err = run_tasks(capsys, folder, "endings", "--folder", tasks / "none")
+    code, _, err = run_tasks(capsys, folder, "endings", "--include-path", tasks / "none")
     assert (code, "Unknown directory" in err) == (2, True)
     (tasks / "rows.jsonl").unlink()
-    code, _, err = run_tasks(capsys, folder, "endings", "--folder", tasks)
+    code, _, err = run_tasks(capsys, folder, "endings", "--include-path", tasks)
     assert (code, "Cannot load the data of endings" in err) == (3, True)

@@ -129,7 +129,7 @@ def test_the_command_prints_samples_by_prompt_and_step(folder: Path, capsys: pyt
 def test_the_command_prints_one_json_object_and_accepts_other_settings(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fabella(["samples", str(folder), "A", "A", "--temperature", "0", "--tokens", "3", "--json"]) == 0
+    assert fabella(["samples", str(folder), "A", "A", "--temperature", "0", "--max-tokens", "3", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["config"]["prompts"] == ["A"]
     assert (result["config"]["max_tokens"], result["config"]["sampling"]["temperature"]) == (3, 0.0)

@@ -85,7 +85,11 @@ def test_the_score_is_the_sum_of_single_documents() -> None:
     for text in TEXTS:
         line = np.array([[EOS, *text.encode(), EOS]], np.int32)
         single = measure(
-            lambda batch: predict(batch.tokens, batch.targets).nats, text, tokenizer(), context=64, vocab_size=256
+            lambda batch: predict(batch.tokens, batch.targets).nats,
+            text,
+            tokenizer(),
+            context_length=64,
+            vocab_size=256,
         )
         nats += float(single.nats.sum()) + float(predict(line[:, :-1], line[:, 1:]).nats[0, -1])
     result = scored(predict, context=64)

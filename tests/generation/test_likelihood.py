@@ -1,4 +1,4 @@
-"""A text's perplexity is that of its tokens, each predicted from what stands before it."""
+"""Perplexity scores every token of a text from the tokens before it."""
 
 import math
 
@@ -13,7 +13,7 @@ from fabella.config.data import BPE
 from fabella.data.batches import Batch
 from fabella.errors import NumericsError, TextError
 from fabella.generation import likelihood
-from fabella.generation.likelihood import Perplexity, exp, measure, token_text, sequence_starts
+from fabella.generation.likelihood import Perplexity, exp, measure, sequence_starts, token_text
 from fabella.generation.likelihood_torch import token_losses
 from fabella.tokenizers.loading import train
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ def test_every_token_is_predicted_from_its_window(text: str) -> None:
 
 
 @given(length=st.integers(1, 2000), context=st.integers(1, 200))
-def test_windows_leave_no_token_out_and_none_without_half_a_context(length: int, context: int) -> None:
+def test_sequences_cover_every_token_with_half_a_context(length: int, context: int) -> None:
     starts = sequence_starts(length, context).tolist()
     assert starts[0] == 0
     assert starts[-1] + context >= length
@@ -96,13 +96,13 @@ def test_a_text_after_the_end_of_a_document_has_all_its_tokens_scored() -> None:
     assert (result.ids.tolist(), result.bytes) == (list(b"abc"), 3)
 
 
-@pytest.mark.parametrize(("characters", "windows"), [(CONTEXT, 1), (CONTEXT + 1, 2), (CONTEXT * 2, 3)])
-def test_windows_are_counted(characters: int, windows: int) -> None:
-    assert measured("a" * characters).sequences == sequences
+@pytest.mark.parametrize(("characters", "sequences_used"), [(CONTEXT, 1), (CONTEXT + 1, 2), (CONTEXT * 2, 3)])
+def test_sequences_are_counted(characters: int, sequences_used: int) -> None:
+    assert measured("a" * characters).sequences == sequences_used
 
 
-def test_memory_is_bounded_by_batches_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for the logits of two windows, never more than two are asked for, and nothing changes."""
+def test_batches_bound_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of two sequences' logits gives batches of at most two, and the same result."""
     shapes: list[tuple[int, ...]] = []
 
     def watched(batch: Batch) -> NDArray[np.float32]:
@@ -111,7 +111,7 @@ def test_memory_is_bounded_by_batches_of_windows(monkeypatch: pytest.MonkeyPatch
 
     text = "Once upon a time there was a dragon. " * 5
     whole = measured(text)
-    monkeypatch.setattr(likelihood, "_LOGITS", 2 * CONTEXT * 256)
+    monkeypatch.setattr(likelihood, "MAX_LOGITS", 2 * CONTEXT * 256)
     parts = measure(watched, text, tokenizer(), context_length=CONTEXT, vocab_size=256)
     assert set(shapes) <= {(2, CONTEXT), (1, CONTEXT)}
     assert np.array_equal(parts.nats, whole.nats)
@@ -153,4 +153,4 @@ def test_a_broken_model_is_an_error_that_names_the_token() -> None:
 
     with pytest.raises(NumericsError) as error:
         measure(broken, "abc", tokenizer(), context_length=CONTEXT, vocab_size=256)
-    assert str(error.value).startswith("Token 3 ('c') has a negative log-likelihood of nan. The weights are damaged")
+    assert str(error.value).startswith("Token 3 ('c') has a loss of nan. The weights are damaged")

@@ -30,7 +30,9 @@ def command(
     parameters: Annotated[int, typer.Option(help="Maximum number of parameters per model.", min=1)] = 1_200_000,
     layers: Annotated[int, typer.Option(help="Number of layers per model.", min=1)] = 4,
     steps: Annotated[int, typer.Option(help="Training steps per run; 0 takes the config's.", min=0)] = 0,
-    minutes: Annotated[float, typer.Option(help="Training time per run in minutes, instead of equal steps; 0 disables it.", min=0.0)] = 0.0,
+    minutes: Annotated[
+        float, typer.Option(help="Training minutes per run instead of equal steps; 0 disables it.", min=0.0)
+    ] = 0.0,
     out: Annotated[Path, typer.Option(help="Directory of the runs.")] = Path("runs/architectures"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     engine: Annotated[str, typer.Option(help="torch or jax; by default the config's.")] = "",
@@ -53,7 +55,9 @@ def command(
     target = out / "compare.html"
     atomic_write(target, page([read(result.folder) for result in results]).encode())
     if as_json:
-        print_json({"compared": [{**asdict(result), "folder": str(result.folder)} for result in results], "page": str(target)})
+        print_json(
+            {"compared": [{**asdict(result), "folder": str(result.folder)} for result in results], "page": str(target)}
+        )
         return
     print_result("\n".join(table(results)))
     print_status(
@@ -68,8 +72,8 @@ def table(results: list[Compared]) -> list[str]:
         f"{'family':<10} {'parameters':>11} {'steps':>7} {'tokens':>12} {'time':>8} {'loss':>8} {'bits per byte':>14}"
     )
     rows = [
-        f"{result.family:<10} {result.parameters:>11,} {result.steps:>7,} {result.tokens:>12,} {duration(result.seconds):>8} "
-        f"{result.loss:>8.4f} {result.bits_per_byte:>14.4f}"
+        f"{result.family:<10} {result.parameters:>11,} {result.steps:>7,} {result.tokens:>12,} "
+        f"{duration(result.seconds):>8} {result.loss:>8.4f} {result.bits_per_byte:>14.4f}"
         for result in results
     ]
     return [head, *rows]

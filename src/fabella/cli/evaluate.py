@@ -1,9 +1,9 @@
-"""Measure what a run has learned: how well it predicts held-out text, how it tells stories, what it only copied.
+"""Evaluate a run: loss on held-out text, quality of generated text, cloze accuracy and memorization.
 
 Examples:
   fabella evaluate runs/quickstart
-  fabella evaluate runs/quickstart --stories 0 --questions 0        the scores alone
-  fabella evaluate runs/quickstart --text other-stories.txt         another text
+  fabella evaluate runs/quickstart --num-samples 0 --num-cloze 0    only the loss on held-out text
+  fabella evaluate runs/quickstart --text other-stories.txt         on another text
   fabella evaluate runs/quickstart --checkpoint latest --json
 """
 
@@ -22,34 +22,39 @@ from fabella.tracking.terminal_escape import escape
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    text: Annotated[str | None, typer.Option(help="Another text than the held-out one: a file, folder, …")] = None,
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    text: Annotated[
+        str | None, typer.Option(help="Text to evaluate on, as for train; by default the held-out text.")
+    ] = None,
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "strict",
-    stories: Annotated[int, typer.Option(min=0, help="Told to be measured, and as many real ones; 0: none.")] = 64,
-    tokens: Annotated[int, typer.Option(min=1, help="Most tokens a story.")] = 256,
-    questions: Annotated[int, typer.Option(min=0, help="Of the cloze test; 0: none.")] = 200,
-    temperature: Annotated[float, typer.Option(help="0: the most likely token; higher: more daring.")] = 0.8,
-    top_p: Annotated[float, typer.Option(help="Choose among tokens that hold this share of the probability.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="The same seed, the same stories.")] = 1,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or the number of a step.")] = "best",
+    num_samples: Annotated[
+        int, typer.Option(min=0, help="Number of generated samples to compare with real texts; 0 disables it.")
+    ] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens per sample.")] = 256,
+    num_cloze: Annotated[int, typer.Option(min=0, help="Number of cloze questions; 0 disables the test.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="Top-p; 1 disables it.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 1,
+    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    asked = EvalConfig(
+    config = EvalConfig(
         checkpoint=checkpoint, device=device, engine=engine,
         text=read_source(text, separator, column) if text else None, decode_errors=decode_errors_of(decode_errors),
-        num_samples=stories, max_tokens=tokens, num_cloze=questions, temperature=temperature, top_p=top_p, seed=seed,
+        num_samples=num_samples, max_tokens=max_tokens, num_cloze=num_cloze,
+        temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
-    result = evaluate(run, asked, print_status)
+    result = evaluate(run, config, print_status)
     print_report(result, lines, as_json=as_json)
 
 
 def lines(result: Evaluation) -> list[str]:
-    """The result for people."""
-    shown = [
+    """Format the result as text."""
+    text = [
         *_scores(result.scores, result.text, result.step),
         "",
         *_positions(result.scores),
@@ -57,44 +62,43 @@ def lines(result: Evaluation) -> list[str]:
         *_calibration(result),
     ]
     if result.samples:
-        shown += ["", *_samples(result.samples, result.settings)]
+        text += ["", *_samples(result.samples, result.settings)]
     if result.cloze:
-        given = result.cloze
-        shown += [
+        cloze = result.cloze
+        text += [
             "",
-            f"Endings: of {given.choices}, the true one was the likeliest in {given.accuracy.value:.0%} of "
-            f"{given.questions} stories ({given.accuracy.low:.0%} to {given.accuracy.high:.0%}); "
-            f"by chance it would be {given.chance:.0%}.",
+            f"Cloze accuracy: {cloze.accuracy.value:.0%} of {cloze.questions} stories with {cloze.choices} endings "
+            f"each ({cloze.accuracy.low:.0%} to {cloze.accuracy.high:.0%}); by chance it would be {cloze.chance:.0%}.",
         ]
-    return shown
+    return text
 
 
-def _scores(found: Scores, text: str, step: int) -> list[str]:
+def _scores(scores: Scores, text: str, step: int) -> list[str]:
     return [
-        f"Step {step:,} on {escape(text)}: {found.documents:,} documents, {found.tokens:,} tokens, "
-        f"{found.bytes:,} bytes",
+        f"Step {step:,} on {escape(text)}: {scores.documents:,} documents, {scores.tokens:,} tokens, "
+        f"{scores.bytes:,} bytes",
         "",
-        f"  {'loss':<16} {_estimate(found.loss, 4)} nats a token",
-        f"  {'perplexity':<16} {_estimate(found.perplexity, 2)}",
-        f"  {'bits per byte':<16} {_estimate(found.bits_per_byte, 4)}",
+        f"  {'loss':<16} {_estimate(scores.loss, 4)} nats per token",
+        f"  {'perplexity':<16} {_estimate(scores.perplexity, 2)}",
+        f"  {'bits per byte':<16} {_estimate(scores.bits_per_byte, 4)}",
         "",
-        "  likeliest documents    " + _named(found.easiest),
-        "  unlikeliest documents  " + _named(found.hardest),
+        "  lowest-loss documents   " + _list_documents(scores.easiest),
+        "  highest-loss documents  " + _list_documents(scores.hardest),
     ]
 
 
 def _estimate(found: ConfidenceInterval, digits: int) -> str:
-    between = f"({found.low:,.{digits}f} to {found.high:,.{digits}f})" if found.low == found.low else "(one document)"
-    return f"{found.value:>10,.{digits}f}  {between}"
+    interval = f"({found.low:,.{digits}f} to {found.high:,.{digits}f})" if found.low == found.low else "(one document)"
+    return f"{found.value:>10,.{digits}f}  {interval}"
 
 
-def _named(found: tuple[object, ...]) -> str:
-    each = [asdict(one) for one in found]  # pyright: ignore[reportArgumentType]
-    return ", ".join(f"{one['document']} ({one['bits_per_byte']:.3f})" for one in each)
+def _list_documents(found: tuple[object, ...]) -> str:
+    scores = [asdict(score) for score in found]  # pyright: ignore[reportArgumentType]
+    return ", ".join(f"{score['document']} ({score['bits_per_byte']:.3f})" for score in scores)
 
 
-def _positions(found: Scores) -> list[str]:
-    rows = [f"  {_range(position.first, position.last):<16} {position.loss:>10.4f}" for position in found.positions]
+def _positions(scores: Scores) -> list[str]:
+    rows = [f"  {_range(position.first, position.last):<16} {position.loss:>10.4f}" for position in scores.positions]
     return ["Loss by position in the context:", *rows]
 
 
@@ -105,7 +109,7 @@ def _range(first: int, last: int) -> str:
 def _calibration(result: Evaluation) -> list[str]:
     found = result.scores.calibration
     return [
-        f"The likeliest token is right {found.accuracy:.1%} of the time; its probability is {found.confidence:.1%} "
+        f"The most likely token is correct {found.accuracy:.1%} of the time; its probability is {found.confidence:.1%} "
         f"on average (expected calibration error {found.error:.2%})."
     ]
 
@@ -115,14 +119,14 @@ def _samples(found: SampleComparison, settings: dict[str, object]) -> list[str]:
     rows: list[tuple[str, float, float, str]] = [
         ("words, mean", generated.words_mean, real.words_mean, ".0f"),
         ("words, median", generated.words_median, real.words_median, ".0f"),
-        ("end by themselves", generated.ended, real.ended, ".0%"),
-        *((f"distinct runs of {n}", generated.distinct[n], real.distinct[n], ".1%") for n in generated.distinct),
-        ("repeated runs of 4", generated.repeated, real.repeated, ".1%"),
-        ("names a story", generated.names_per_story, real.names_per_story, ".1f"),
-        ("mentions of kept names", generated.name_consistency, real.name_consistency, ".0%"),
-        ("words never learned", generated.unknown_words, real.unknown_words, ".2%"),
+        ("end with EOS", generated.ended, real.ended, ".0%"),
+        *((f"distinct {n}-grams", generated.distinct[n], real.distinct[n], ".1%") for n in generated.distinct),
+        ("repeated 4-grams", generated.repeated, real.repeated, ".1%"),
+        ("names per story", generated.names_per_story, real.names_per_story, ".1f"),
+        ("entity consistency", generated.name_consistency, real.name_consistency, ".0%"),
+        ("words not in training", generated.unknown_words, real.unknown_words, ".2%"),
         *(
-            (f"learned runs of {n}", generated.ngram_overlap[n], real.ngram_overlap[n], ".1%")
+            (f"{n}-grams in training", generated.ngram_overlap[n], real.ngram_overlap[n], ".1%")
             for n in generated.ngram_overlap
         ),
         ("longest copy, mean", generated.copied_mean, real.copied_mean, ".1f"),

@@ -26,9 +26,7 @@ STANDARD_INPUT = Path("-")
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     text: Annotated[str | None, typer.Argument(help="Text to score.")] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="File with the text; - is standard input.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="File with the text; - is standard input.")] = None,
     max_rows: Annotated[int, typer.Option(min=0, help="Maximum number of rows of the table; --json has all.")] = 100,
     checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
@@ -103,5 +101,7 @@ def _summary(result: Perplexity) -> list[str]:
         "The EOS token precedes the text, as in training.",
     ]
     if result.sequences > 1:
-        lines.append(f"The text exceeds the context: it was scored in {result.sequences:,} sequences that overlap by half.")
+        lines.append(
+            f"The text exceeds the context: it was scored in {result.sequences:,} sequences that overlap by half."
+        )
     return lines

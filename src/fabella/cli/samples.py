@@ -1,9 +1,9 @@
-"""Read how a run learned: the same prompts, told from checkpoint after checkpoint.
+"""Show completions of the same prompts from every checkpoint of a run.
 
 Examples:
-  fabella samples runs/quickstart                                   what the training told, and each checkpoint
-  fabella samples runs/quickstart "The dragon" "One day"            other prompts, from the checkpoints that are kept
-  fabella samples runs/quickstart --temperature 0 --tokens 40
+  fabella samples runs/quickstart                                   the samples of the training and of each checkpoint
+  fabella samples runs/quickstart "The dragon" "One day"            other prompts, from the checkpoints that exist
+  fabella samples runs/quickstart --temperature 0 --max-tokens 40
   fabella samples runs/quickstart --json
 """
 
@@ -20,39 +20,39 @@ from fabella.tracking.terminal_escape import escape
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    prompts: Annotated[list[str] | None, typer.Argument(help="How each text begins; nothing: as in training.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Most tokens a text; otherwise as in training.")] = None,
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts; by default those of the config.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of new tokens; by default as in the config.")
+    ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0: the most likely token; otherwise as in training.")
+        float | None, typer.Option(help="Sampling temperature; 0 is greedy; by default as in the config.")
     ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Choose among tokens that hold this share; otherwise as in training.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same texts; otherwise the run's own.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Top-p; 1 disables it; by default as in the config.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed; by default as in the config.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     own = training_prompts(RunDir.open(run).run)
     given = {"temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = replace(own.sampling, **{name: value for name, value in given.items() if value is not None})
     ask = SamplePrompts(
-        tuple(dict.fromkeys(prompts or own.prompts)), own.max_tokens if tokens is None else tokens, sampling
+        tuple(dict.fromkeys(prompts or own.prompts)), own.max_tokens if max_tokens is None else max_tokens, sampling
     )
     result = collect_samples(run, ask, device=device, engine=engine, report=print_status)
     print_report(result, lines, as_json=as_json)
 
 
 def lines(result: SampleTable) -> list[str]:
-    """For people: prompt by prompt, and of each the steps."""
+    """Format the samples: prompt by prompt, each in the order of the steps."""
     config, sampling = result.config, result.config.sampling
     shown = [
         f"At most {config.max_tokens} tokens, temperature {sampling.temperature}, top-p {sampling.top_p}, "
         f"seed {sampling.seed}."
     ]
     for prompt in config.prompts:
-        shown += ["", f"== {escape(prompt) or '(the model begins)'}"]
+        shown += ["", f"== {escape(prompt) or '(empty prompt)'}"]
         for sample in result.of(prompt):
             shown += ["", _head(sample), escape(prompt + sample.text)]
     return shown

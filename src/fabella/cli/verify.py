@@ -27,7 +27,9 @@ def command(
     findings = verify(run)
     intact = not any(finding.level == "damaged" for finding in findings)
     if as_json:
-        print_json({"run": str(run), "intact": intact, "findings": [dataclasses.asdict(finding) for finding in findings]})
+        print_json(
+            {"run": str(run), "intact": intact, "findings": [dataclasses.asdict(finding) for finding in findings]}
+        )
     else:
         _print_findings(run, findings, intact)
     return 0 if intact else StorageError.exit_code

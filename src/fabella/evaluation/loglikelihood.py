@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fabella.errors import NumericsError
 from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scoring_batches import group_by_tokens
-from fabella.generation.likelihood import window_starts
+from fabella.generation.likelihood import sequence_starts
 from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -67,7 +67,7 @@ def _windows(number: int, pair: tuple[str, str], tokenizer: Tokenizer, context: 
     if first == len(sequence):  # the continuation is empty
         return
     fits = len(sequence) - first <= context
-    starts = [max(0, len(sequence) - context)] if fits else window_starts(len(sequence), context).tolist()
+    starts = [max(0, len(sequence) - context)] if fits else sequence_starts(len(sequence), context).tolist()
     inputs = np.append(tokenizer.eos_id, sequence[:-1]).astype(np.int32)
     for start in starts:
         stop = min(start + context, len(sequence))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fabella.data.batches import Batch
 from fabella.data.dataset import Split
-from fabella.generation.likelihood import window_starts
+from fabella.generation.likelihood import sequence_starts
 from fabella.models import IGNORE
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -88,7 +88,7 @@ def group_by_tokens(
 def _windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
     """Yield width and start of each window, and how many of its targets an earlier window has."""
     width, done = min(context, length), 0
-    for start in window_starts(length, context).tolist():
+    for start in sequence_starts(length, context).tolist():
         yield width, start, done - start
         done = start + width
 

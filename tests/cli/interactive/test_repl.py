@@ -23,7 +23,9 @@ def generator() -> TextGenerator:
     letters = [ord(letter) for letter in "abcdefgh "]
     model = Hashing(config)
     model.table[:, [token for token in range(256) if token not in letters]] = -1e9
-    return TextGenerator(model, tiny_run.tokenizer(), config=config, sequences=Packed(length=4096, stride=4096), engine="torch")
+    return TextGenerator(
+        model, tiny_run.tokenizer(), config=config, sequences=Packed(length=4096, stride=4096), engine="torch"
+    )
 
 
 @dataclass
@@ -32,7 +34,9 @@ class Session:
 
     lines: list[str | type[BaseException]]
     echo: bool = True
-    session: StorySession = field(default_factory=lambda: StorySession(generator(), SamplingParams(seed=3), max_tokens=12))
+    session: StorySession = field(
+        default_factory=lambda: StorySession(generator(), SamplingParams(seed=3), max_tokens=12)
+    )
     written: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     stop_at: int = -1
@@ -81,7 +85,9 @@ def test_text_that_the_terminal_echoes_is_not_written_again() -> None:
 
 def test_the_first_prompt_may_come_from_the_command_line() -> None:
     assert Session([]).run("Once").session.turns[0].prompt == "Once"
-    assert Session([]).run("Once").session.text == Session(["Once"]).run().session.text, "the same seed generates the same text"
+    assert Session([]).run("Once").session.text == Session(["Once"]).run().session.text, (
+        "the same seed generates the same text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +141,9 @@ def test_ctrl_c_at_the_prompt_prints_how_to_exit() -> None:
 
 
 def test_settings_are_shown_changed_and_checked() -> None:
-    session = Session(["/set", "/set temperature 0.25", "/set top-p=0.5", "/set max_tokens 3", "/set seed 9", "Once"]).run()
+    session = Session(
+        ["/set", "/set temperature 0.25", "/set top-p=0.5", "/set max_tokens 3", "/set seed 9", "Once"]
+    ).run()
     assert session.session.settings | {"seed": 9} == session.session.settings
     assert (session.session.settings["temperature"], session.session.settings["top_p"]) == (0.25, 0.5)
     assert len(session.session.turns[0].completion) == 3
