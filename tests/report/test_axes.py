@@ -1,4 +1,4 @@
-"""Ticks are round, within the axis, and few; numbers are short and true."""
+"""Ticks are round, within the axis and few; numbers are short and correct."""
 
 import math
 
@@ -13,27 +13,27 @@ ROUNDING = 1e-6
 
 
 @given(low=st.floats(-1e3, 1e6), length=LENGTH)
-def test_ticks_lie_on_the_axis_and_are_few(low: float, length: float) -> None:
+def test_ticks_are_within_the_axis_and_few(low: float, length: float) -> None:
     made = ticks(low, low + length)
     assert 1 <= len(made) <= 8 or length < abs(low) * 1e-9
     assert all(low - length * ROUNDING <= tick <= low + length * (1 + ROUNDING) for tick in made)
 
 
 @given(length=LENGTH)
-def test_ticks_of_time_lie_on_the_axis_and_are_few(length: float) -> None:
+def test_time_ticks_are_within_the_axis_and_few(length: float) -> None:
     made = second_ticks(0, length)
     assert 1 <= len(made) <= 8
     assert all(0 <= tick <= length * (1 + ROUNDING) for tick in made)
 
 
 @given(low=st.floats(1e-9, 1e6), factor=st.floats(1.01, 1e12))
-def test_logarithmic_ticks_lie_on_the_axis_and_are_few(low: float, factor: float) -> None:
+def test_logarithmic_ticks_are_within_the_axis_and_few(low: float, factor: float) -> None:
     made = log_ticks(low, low * factor)
     assert 1 <= len(made) <= 7
     assert all(low * (1 - 1e-6) <= tick <= low * factor * (1 + 1e-6) for tick in made)
 
 
-def test_ticks_are_those_that_people_would_choose() -> None:
+def test_ticks_are_round_numbers() -> None:
     assert ticks(0, 760) == [0, 200, 400, 600]
     assert second_ticks(0, 109) == [0, 30, 60, 90]
     assert log_ticks(0.2, 9) == [0.2, 0.5, 1, 2, 5]
@@ -52,7 +52,7 @@ def test_numbers_are_short() -> None:
     assert [duration(v) for v in (42, 750, 11100, 187200)] == ["0:42", "12:30", "3:05:00", "2 d 4 h"]
 
 
-def test_bounds_pass_over_what_is_no_number_and_are_never_the_same() -> None:
+def test_bounds_ignore_non_finite_values_and_are_never_equal() -> None:
     assert bounds([1.0, math.nan, 3.0, math.inf]) == (1.0, 3.0)
     low, high = bounds([2.0, 2.0])
     assert low < 2.0 < high

@@ -1,4 +1,4 @@
-"""A chart shows every curve where it is, loses no peak, and says in words what it shows."""
+"""Charts keep every curve in the frame, keep its peaks, and describe themselves in words."""
 
 import math
 import re
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.report.charts import BUCKETS, HEIGHT, LEFT, WIDTH, Axis, Line, chart, thinned
+from fabella.report.charts import BUCKETS, HEIGHT, LEFT, WIDTH, Axis, Line, chart, thin
 
 X, Y = Axis("steps"), Axis("loss", log=True)
 POINTS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e6, 1e6) | st.just(math.nan)), min_size=1, max_size=40)
 
 
-def parsed(svg: str) -> ElementTree.Element:
+def parse_svg(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
 
 
@@ -23,32 +23,32 @@ def parsed(svg: str) -> ElementTree.Element:
 def test_every_curve_stays_in_its_frame(points: list[tuple[float, float]], log: bool) -> None:
     made = chart("Loss", [Line("a", sorted(points))], X, Axis("loss", log=log))
     if all(math.isnan(y) for _, y in points):
-        assert made == '<p class="nothing">Loss: nothing was measured.</p>'
+        assert made == '<p class="nothing">Loss: no measurements.</p>'
         return
-    for path in parsed(made).iter("path"):
+    for path in parse_svg(made).iter("path"):
         if "line" in path.attrib["class"].split():
             for x, y in re.findall(r"([\d.]+) ([\d.]+)", path.attrib["d"]):
                 assert LEFT - 1 <= float(x) <= WIDTH
                 assert 0 <= float(y) <= HEIGHT
 
 
-def test_a_chart_says_what_it_shows() -> None:
-    svg = parsed(chart("Loss", [Line("one", [(1, 8.0), (760, 0.25)]), Line("two", [(1, 4.0), (10, 2.0)])], X, Y))
+def test_a_chart_describes_itself_in_words() -> None:
+    svg = parse_svg(chart("Loss", [Line("one", [(1, 8.0), (760, 0.25)]), Line("two", [(1, 4.0), (10, 2.0)])], X, Y))
     assert svg.attrib["role"] == "img"
     assert svg.attrib["tabindex"] == "0"
     assert svg.attrib["aria-label"].startswith("Loss against steps, up to 760: one from 8 to 0.25; two from 4 to 2.")
 
 
-def test_what_a_run_is_called_is_text_and_nothing_else() -> None:
+def test_the_name_of_a_run_is_escaped() -> None:
     made = chart('"><script>', [Line('<img src=x onerror="a">', [(0, 1.0), (1, 2.0)])], X, Y)
     assert "<script" not in made
     assert "<img" not in made
-    parsed(made)
+    parse_svg(made)
 
 
-def test_a_logarithmic_axis_is_drawn_only_where_all_is_positive_and_far_apart() -> None:
+def test_an_axis_is_logarithmic_only_for_positive_values_of_a_large_ratio() -> None:
     def log(*values: float) -> bool:
-        made = parsed(chart("Loss", [Line("a", list(enumerate(values)))], X, Y))
+        made = parse_svg(chart("Loss", [Line("a", list(enumerate(values)))], X, Y))
         return made.attrib["data-y"].endswith(",1")
 
     assert log(8.0, 0.2)
@@ -56,12 +56,12 @@ def test_a_logarithmic_axis_is_drawn_only_where_all_is_positive_and_far_apart() 
     assert not log(8.0, 0.0)
 
 
-def test_on_a_logarithmic_axis_equal_factors_are_equally_far_apart() -> None:
-    made = parsed(chart("Rates", [Line("a", [(1e-4, 1.0), (1e-3, 2.0), (1e-2, 3.0)])], Axis("rate", log=True), Y))
-    assert made.attrib["data-x"] == "0.0001,0.01,1"
-    words = [text.text for text in made.iter("text")]
-    assert {"0.0001", "0.001", "0.01", "rate, logarithmic"} <= set(words)
-    (path,) = [one.attrib["d"] for one in made.iter("path") if "line" in one.attrib["class"].split()]
+def test_equal_factors_have_equal_distances_on_a_logarithmic_axis() -> None:
+    svg = parse_svg(chart("Rates", [Line("a", [(1e-4, 1.0), (1e-3, 2.0), (1e-2, 3.0)])], Axis("rate", log=True), Y))
+    assert svg.attrib["data-x"] == "0.0001,0.01,1"
+    labels = [text.text for text in svg.iter("text")]
+    assert {"0.0001", "0.001", "0.01", "rate, logarithmic"} <= set(labels)
+    (path,) = [path.attrib["d"] for path in svg.iter("path") if "line" in path.attrib["class"].split()]
     first, middle, last = (float(pair.split()[0]) for pair in path.removeprefix("M").split("L"))
     assert middle - first == pytest.approx(last - middle, abs=0.2)
 
@@ -70,9 +70,9 @@ def test_on_a_logarithmic_axis_equal_factors_are_equally_far_apart() -> None:
 def test_thinning_keeps_every_peak_and_both_ends(seed: int, count: int, peak: int) -> None:
     values = np.random.default_rng(seed).normal(size=count).tolist()
     values[peak] = 1e6
-    points = [(float(place), value) for place, value in enumerate(values)]
-    kept = thinned(points)
-    assert len(kept) <= 2 * BUCKETS
-    assert (points[0], points[-1]) == (kept[0], kept[-1])
-    assert max(y for _, y in kept) == 1e6
-    assert [x for x, _ in kept] == sorted(x for x, _ in kept)
+    points = [(float(step), value) for step, value in enumerate(values)]
+    thinned = thin(points)
+    assert len(thinned) <= 2 * BUCKETS
+    assert (points[0], points[-1]) == (thinned[0], thinned[-1])
+    assert max(y for _, y in thinned) == 1e6
+    assert [x for x, _ in thinned] == sorted(x for x, _ in thinned)

@@ -1,4 +1,4 @@
-"""The served page follows its run, answers nobody else, and a terminal can follow, too."""
+"""The live server follows its run for local browsers only, and the terminal view follows a run, too."""
 
 import http.client
 import io
@@ -23,10 +23,10 @@ from tests.training import tiny
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("runs")
-    of = tiny.run("samples.every_steps=4", steps=8)
-    start_run(of, place / "run", tiny.prepared(place, of))
-    return place / "run"
+    directory = tmp_path_factory.mktemp("runs")
+    config = tiny.run("samples.every_steps=4", steps=8)
+    start_run(config, directory / "run", tiny.prepared(directory, config))
+    return directory / "run"
 
 
 @pytest.fixture
@@ -41,68 +41,68 @@ def followed(trained: Path, tmp_path: Path) -> Iterator[tuple[Path, ThreadingHTT
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
     headers: Message
     body: str
 
 
-def ask(serving: ThreadingHTTPServer, path: str, **headers: str) -> Answer:
+def get(serving: ThreadingHTTPServer, path: str, **headers: str) -> Response:
     with closing(http.client.HTTPConnection(HOST, serving.server_port, timeout=30)) as connection:
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-        answer = connection.getresponse()
-        return Answer(answer.status, answer.headers, answer.read().decode())
+        response = connection.getresponse()
+        return Response(response.status, response.headers, response.read().decode())
 
 
-def test_what_has_not_changed_is_not_sent_again(followed: tuple[Path, ThreadingHTTPServer]) -> None:
+def test_an_unchanged_page_is_not_sent_again(followed: tuple[Path, ThreadingHTTPServer]) -> None:
     run, serving = followed
-    first = ask(serving, "/main")
-    known = first.headers["ETag"]
-    assert (first.status, ask(serving, "/main", If_None_Match=known).status) == (200, 304)
+    first = get(serving, "/main")
+    etag = first.headers["ETag"]
+    assert (first.status, get(serving, "/main", If_None_Match=etag).status) == (200, 304)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "validation", "step": 8, "loss": 0.5, "bits_per_byte": 0.125}\n')
-    again = ask(serving, "/main", If_None_Match=known)
+    again = get(serving, "/main", If_None_Match=etag)
     assert again.status == 200
     assert "0.1250" in again.body
 
 
-def test_the_page_is_served_whole_with_a_policy(followed: tuple[Path, ThreadingHTTPServer]) -> None:
+def test_the_page_is_served_with_a_content_security_policy(followed: tuple[Path, ThreadingHTTPServer]) -> None:
     _, serving = followed
-    answer = ask(serving, "/")
-    assert answer.status == 200
-    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    assert "data-live=" in answer.body
-    assert answer.body.endswith("</html>\n")
+    response = get(serving, "/")
+    assert response.status == 200
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+    assert "data-live=" in response.body
+    assert response.body.endswith("</html>\n")
 
 
-def test_other_paths_and_other_hosts_get_nothing(followed: tuple[Path, ThreadingHTTPServer]) -> None:
+def test_other_paths_and_other_hosts_are_refused(followed: tuple[Path, ThreadingHTTPServer]) -> None:
     _, serving = followed
-    assert ask(serving, "/../config.yaml").status == 404
-    assert ask(serving, "/", Host="elsewhere.example:80").status == 403
+    assert get(serving, "/../config.yaml").status == 404
+    assert get(serving, "/", Host="elsewhere.example:80").status == 403
 
 
-def test_a_run_that_is_damaged_on_the_way_is_told_in_words(followed: tuple[Path, ThreadingHTTPServer]) -> None:
+def test_damage_to_a_run_is_reported_in_the_response(followed: tuple[Path, ThreadingHTTPServer]) -> None:
     run, serving = followed
     (run / "metrics.jsonl").write_text("{]\n")
-    answer = ask(serving, "/main")
-    assert answer.status == 503
-    assert "line 1: damaged" in answer.body
+    response = get(serving, "/main")
+    assert response.status == 503
+    assert "line 1: damaged" in response.body
 
 
-def test_a_port_in_use_is_told(followed: tuple[Path, ThreadingHTTPServer]) -> None:
+def test_a_port_in_use_is_an_error(followed: tuple[Path, ThreadingHTTPServer]) -> None:
     run, serving = followed
-    with pytest.raises(UsageError, match=f"Port {serving.server_port} .* cannot be used"):
+    with pytest.raises(UsageError, match=f"Cannot use port {serving.server_port} "):
         server([run], serving.server_port)
 
 
-def test_a_terminal_shows_an_ended_run_and_leaves(trained: Path) -> None:
-    shown = io.StringIO()
-    follow(trained, Console(file=shown, force_terminal=True, width=100))
-    assert "step 8 of 8, ended" in shown.getvalue()
-    assert "validation loss" in shown.getvalue()
+def test_the_terminal_view_of_an_ended_run_returns(trained: Path) -> None:
+    output = io.StringIO()
+    follow(trained, Console(file=output, force_terminal=True, width=100))
+    assert "step 8 of 8, ended" in output.getvalue()
+    assert "validation loss" in output.getvalue()
     plain = io.StringIO()
     follow(trained, Console(file=plain, width=100))
-    assert "tokens a second" in plain.getvalue()
+    assert "tokens per second" in plain.getvalue()
 
 
 def test_blocks_rise_with_the_values() -> None:

@@ -1,4 +1,4 @@
-"""The page of real runs: whole, asking nobody, the same twice, and nothing in it that a run could smuggle in."""
+"""Report pages of real runs: valid HTML, self-contained, deterministic, with everything from a run escaped."""
 
 import json
 import re
@@ -13,37 +13,38 @@ from fabella.errors import CheckpointError
 from fabella.evaluation.evaluate import EvalConfig, evaluate
 from fabella.report import published_curves
 from fabella.report.page import page
-from fabella.report.published_curves import Reference, as_reference, reference
+from fabella.report.published_curves import PublishedCurve, published_curve, to_published_curve
 from fabella.report.run_history import differing, read, settings
 from fabella.training.run import start_run
 from tests.training import tiny
 
 HOSTILE = "</script><script>alert(1)</script>\x00"
-VOID = {"meta", "input", "path", "circle", "br"}
+VOID = {"meta", "input", "path", "circle", "br", "img"}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    place = tmp_path_factory.mktemp("runs")
-    data = tiny.prepared(place)
-    for name, of in (("one", tiny.run(steps=12)), ("two", tiny.run("seed=2", "optimizer.lr=0.001", steps=12))):
-        start_run(of, place / name, data)
-    evaluate(place / "one", EvalConfig(num_samples=2, max_tokens=16, num_cloze=0))
-    return place / "one", place / "two"
+    directory = tmp_path_factory.mktemp("runs")
+    data = tiny.prepared(directory)
+    for name, config in (("one", tiny.run(steps=12)), ("two", tiny.run("seed=2", "optimizer.lr=0.001", steps=12))):
+        start_run(config, directory / name, data)
+    evaluate(directory / "one", EvalConfig(num_samples=2, max_tokens=16, num_cloze=0))
+    return directory / "one", directory / "two"
 
 
-class Whole(HTMLParser):
-    """Every tag is closed by its own, and what would ask somebody is collected."""
+class HtmlChecker(HTMLParser):
+    """Parser that requires matching tags and collects the URLs that a browser would load."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.asked: list[str] = []
+        self.urls: list[str] = []
         self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.asked += [str(value) for name, value in attrs if name in {"src", "href", "action"}]
+        urls = [str(value) for name, value in attrs if name in {"src", "href", "action"}]
+        self.urls += [url for url in urls if not url.startswith("data:image/png;base64,")]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -54,73 +55,73 @@ class Whole(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes something else"
 
 
-def whole(text: str) -> Whole:
-    found = Whole()
-    found.feed(text)
-    assert found.open == []
-    return found
+def check_html(text: str) -> HtmlChecker:
+    checker = HtmlChecker()
+    checker.feed(text)
+    assert checker.open == []
+    return checker
 
 
-def test_one_run_is_one_whole_page_that_asks_nobody(trained: tuple[Path, Path]) -> None:
+def test_the_page_of_a_run_is_self_contained_and_deterministic(trained: tuple[Path, Path]) -> None:
     text = page([read(trained[0])])
-    found = whole(text)
-    assert found.asked == []
+    html = check_html(text)
+    assert html.urls == []
     assert "url(" not in text
     assert text == page([read(trained[0])])
-    assert found.tags.count("figure") >= 7
+    assert html.tags.count("figure") >= 7
     score = json.loads((trained[0] / "evaluation.json").read_text())["scores"]["loss"]["value"]
     assert f"loss {score:.4f} (" in text
 
 
-def test_of_two_runs_the_differing_settings_are_picked_out(trained: tuple[Path, Path]) -> None:
+def test_the_page_of_two_runs_lists_their_different_settings(trained: tuple[Path, Path]) -> None:
     histories = [read(run) for run in trained]
     assert differing(histories) == {"seed": ["1", "2"], "optimizer.lr": ["0.004", "0.001"]}
     text = page(histories)
-    whole(text)
-    assert "What differs" in text
-    assert "did not learn from the same data" not in text
+    check_html(text)
+    assert "Different settings" in text
+    assert "were trained on different datasets" not in text
 
 
-def test_runs_on_other_data_are_said_to_be(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    of = tiny.run("data.source.seed=5", steps=8)
-    start_run(of, tmp_path / "other", tiny.prepared(tmp_path, of))
-    assert "did not learn from the same data" in page([read(trained[0]), read(tmp_path / "other")])
+def test_different_datasets_are_a_warning(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    config = tiny.run("data.source.seed=5", steps=8)
+    start_run(config, tmp_path / "other", tiny.prepared(tmp_path, config))
+    assert "were trained on different datasets" in page([read(trained[0]), read(tmp_path / "other")])
 
 
-def test_whatever_a_run_says_stays_text(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_names_and_samples_of_a_run_are_escaped(trained: tuple[Path, Path], tmp_path: Path) -> None:
     run = tmp_path / "<b>run"
     shutil.copytree(trained[1], run)
     with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "sample", "step": 9, "prompt": HOSTILE, "text": HOSTILE}) + "\n")
     text = page([read(run)])
-    assert whole(text).tags.count("script") == 1
+    assert check_html(text).tags.count("script") == 1
     assert "<b>" not in text
 
 
-def test_losses_that_are_no_numbers_are_gaps_and_said(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_non_finite_losses_are_gaps_and_a_warning(trained: tuple[Path, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained[1], run)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     lines[0] = re.sub(r'"loss": [\d.]+', '"loss": null', lines[0])
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n" + '{"kind": "train", "st')  # and a torn last line
-    assert "1 measured losses are not numbers" in page([read(run)])
+    assert "1 losses are not finite; the curve has gaps there." in page([read(run)])
 
 
-def test_a_run_that_measured_nothing_and_a_damaged_line_are_errors(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_without_metrics_and_a_damaged_line_are_errors(trained: tuple[Path, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained[1], run)
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(CheckpointError, match="has measured nothing yet"):
+    with pytest.raises(CheckpointError, match="has no metrics yet"):
         read(run)
     (run / "metrics.jsonl").write_text("{]\n")
     with pytest.raises(CheckpointError, match="line 1: damaged"):
         read(run)
     (run / "metrics.jsonl").write_bytes((trained[1] / "metrics.jsonl").read_bytes())
     (run / "evaluation.json").write_text("{")
-    assert "fabella evaluate writes it anew" in page([read(run)])
+    assert "fabella evaluate writes it again" in page([read(run)])
 
 
-def test_rows_between_two_logged_steps_are_placed_in_proportion(trained: tuple[Path, Path]) -> None:
+def test_rows_between_two_logged_steps_are_interpolated(trained: tuple[Path, Path]) -> None:
     history = read(trained[0])
     before, after = (next(row for row in history.training if row["step"] == step) for step in (6, 9))
     (row,) = (row for row in history.validation if row["step"] == 7)
@@ -129,26 +130,26 @@ def test_rows_between_two_logged_steps_are_placed_in_proportion(trained: tuple[P
     assert row["flops"] / row["tokens"] == before["flops"] / before["tokens"]
 
 
-def test_a_reference_is_what_the_run_was_and_knows_who_is_unlike_it(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    found = reference("storybook-1m")
-    assert found is not None
-    assert reference("../page") is None
-    unlike = found.differences(read(trained[0]))
-    assert f"model.dim: 16, not {found.settings['model.dim']}" in unlike
-    kept = as_reference(read(trained[0]), "2026-01-01")
-    assert kept["points"]["step"][0][0] == 7
-    assert kept["settings"]["optimizer.lr"] == settings(read(trained[0]).run)["optimizer.lr"]
-    assert "The dotted curve" not in page([read(trained[0])])  # it learned from other text
+def test_a_published_curve_lists_the_settings_in_which_a_run_differs(trained: tuple[Path, Path]) -> None:
+    published = published_curve("storybook-1m")
+    assert published is not None
+    assert published_curve("../page") is None
+    differences = published.differences(read(trained[0]))
+    assert f"model.dim: 16, not {published.settings['model.dim']}" in differences
+    values = to_published_curve(read(trained[0]), "2026-01-01")
+    assert values["points"]["step"][0][0] == 7
+    assert values["settings"]["optimizer.lr"] == settings(read(trained[0]).run)["optimizer.lr"]
+    assert "The dotted curve" not in page([read(trained[0])])  # it was trained on another text
 
 
-def test_a_reference_of_the_same_text_stands_behind_the_curve(
+def test_the_published_curve_of_the_same_text_is_drawn(
     trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = read(trained[0]), read(trained[1])
-    kept = as_reference(first, "2026-01-01")
-    points = {key: [(float(x), float(y)) for x, y in line] for key, line in kept.pop("points").items()}
-    known = Reference(**kept, points=points)
-    monkeypatch.setattr(published_curves, "reference", lambda preset: known)
+    values = to_published_curve(first, "2026-01-01")
+    points = {key: [(float(x), float(y)) for x, y in line] for key, line in values.pop("points").items()}
+    published = PublishedCurve(**values, points=points)
+    monkeypatch.setattr(published_curves, "published_curve", lambda preset: published)
     text = page([first])
     assert 'class="line reference' in text
     assert "The dotted curve is a run of storybook-1m on storybook (24 stories, seed 1)" in text
@@ -156,20 +157,22 @@ def test_a_reference_of_the_same_text_stands_behind_the_curve(
     assert "2 settings of two differ." in page([second])
 
 
-def test_the_command_writes_page_and_pictures(
+def test_the_command_writes_the_page_and_png_files(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["report", *map(str, trained), "-o", str(tmp_path / "both.html"), "--png", str(tmp_path / "pictures")]
-    assert fabella([*words, "--against", "tokens"]) == 0
+    command = ["report", *map(str, trained), "-o", str(tmp_path / "both.html"), "--png", str(tmp_path / "pictures")]
+    assert fabella([*command, "--x-axis", "tokens"]) == 0
     written = capsys.readouterr().out.split()
     assert written[0] == str(tmp_path / "both.html")
-    whole((tmp_path / "both.html").read_text())
+    check_html((tmp_path / "both.html").read_text())
     assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in written[1:])
     assert len(written) >= 8
 
 
-def test_wrong_words_are_told(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fabella(["report", str(trained[0]), "--against", "moons"]) == 2
+def test_invalid_arguments_are_refused(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fabella(["report", str(trained[0]), "--x-axis", "moons"]) == 2
     assert fabella(["report", *map(str, trained), "--terminal"]) == 2
     assert fabella(["report", str(tmp_path / "none")]) == 4
     assert fabella(["report", str(trained[0]), "-o", "/proc/nothing/report.html"]) == 4

@@ -1,4 +1,4 @@
-"""Families of one size on the same text: as large as allowed, trained alike, the best first."""
+"""Families are compared with models of one size, trained the same way, the best first."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ from fabella.models.parameters import count
 from fabella.models.registry import family_names
 from fabella.run_config.files import load_config
 from fabella.tuning.compare import MODELS, matched_model
-from tests.report.test_page import whole
+from tests.report.test_page import check_html
 from tests.training import tiny
 
 RUN = load_config("storybook-1m")
 
 
 @pytest.mark.parametrize("family", sorted(MODELS))
-def test_each_family_is_as_large_as_it_may_be(family: str) -> None:
+def test_the_model_of_each_family_uses_the_parameter_budget(family: str) -> None:
     run = matched_model(RUN, family, 1_200_000, layers=4)
     assert run.model.family == run.name == family
     assert run.model.vocab_size == RUN.model.vocab_size
@@ -30,23 +30,23 @@ def test_every_family_can_be_compared() -> None:
     assert set(MODELS) == set(family_names())
 
 
-def test_what_cannot_be_compared_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"no family 'lama'.*llama"):
+def test_an_unknown_family_and_a_budget_that_is_too_small_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown family 'lama'.*llama"):
         matched_model(RUN, "lama", 10**6, 4)
     with pytest.raises(ConfigError, match="has at most 1,000 parameters"):
         matched_model(RUN, "llama", 1000, 4)
 
 
-def test_the_command_trains_all_alike_and_shows_them(
+def test_the_command_trains_every_family_for_as_many_tokens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = [setting for setting in tiny.SETTINGS if not setting.startswith("model.") or "vocab_size" in setting]
-    words = ["compare-architectures", "storybook-1m", *settings, "model.context_length=32", "--steps", "4", "--json"]
-    assert fabella([*words, "--families", "mingru,llama", "--parameters", "60000", "--layers", "2"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    compared = found["compared"]
-    assert {one["family"] for one in compared} == {"mingru", "llama"}
-    assert len({one["tokens"] for one in compared}) == 1
+    command = ["compare-architectures", "storybook-1m", *settings, "model.context_length=32", "--steps", "4", "--json"]
+    assert fabella([*command, "--families", "mingru,llama", "--parameters", "60000", "--layers", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    compared = result["compared"]
+    assert {family["family"] for family in compared} == {"mingru", "llama"}
+    assert len({family["tokens"] for family in compared}) == 1
     assert compared[0]["bits_per_byte"] <= compared[1]["bits_per_byte"]
-    whole(Path(found["page"]).read_text())
+    check_html(Path(result["page"]).read_text())

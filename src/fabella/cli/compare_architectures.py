@@ -19,7 +19,7 @@ from fabella.report.run_history import read
 from fabella.storage import atomic_write
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
-from fabella.tuning.compare import Compared, compare, matched_model, steps_for_seconds
+from fabella.tuning.compare import FamilyResult, compare, matched_model, steps_for_seconds
 
 
 def command(
@@ -50,13 +50,16 @@ def command(
             ids = prepare_data(request.run, prepared, progress=line)
         print_notes(ids.manifest)
     if minutes:
-        runs = [steps_for_seconds(run, minutes, device=device) for run in runs]
+        runs = [steps_for_seconds(run, 60 * minutes, device=device) for run in runs]
     results = compare(runs, ids, out, device=device)
     target = out / "compare.html"
-    atomic_write(target, page([read(result.folder) for result in results]).encode())
+    atomic_write(target, page([read(result.run_dir) for result in results]).encode())
     if as_json:
         print_json(
-            {"compared": [{**asdict(result), "folder": str(result.folder)} for result in results], "page": str(target)}
+            {
+                "compared": [{**asdict(result), "run_dir": str(result.run_dir)} for result in results],
+                "page": str(target),
+            }
         )
         return
     print_result("\n".join(table(results)))
@@ -66,7 +69,7 @@ def command(
     print_result(f"Report: {target}")
 
 
-def table(results: list[Compared]) -> list[str]:
+def table(results: list[FamilyResult]) -> list[str]:
     """Format the results as a table, best first."""
     head = (
         f"{'family':<10} {'parameters':>11} {'steps':>7} {'tokens':>12} {'time':>8} {'loss':>8} {'bits per byte':>14}"

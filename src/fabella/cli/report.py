@@ -1,11 +1,11 @@
-"""Show a run, or several side by side, on one page that needs no network: curves, samples, settings, evaluation.
+"""Write a report of one or several runs: one HTML page with curves, samples, settings and evaluation.
 
 Examples:
   fabella report runs/quickstart                      writes runs/quickstart/report.html
   fabella report runs/one runs/two --output both.html
-  fabella report runs/one --png pictures --against tokens
-  fabella report runs/one --live                      a page that follows the training; Ctrl-C ends it
-  fabella report runs/one --terminal                  the same in the terminal
+  fabella report runs/one --png plots --x-axis tokens
+  fabella report runs/one --live                      serves a page that follows the training; Ctrl-C ends it
+  fabella report runs/one --terminal                  follows the training in the terminal
 """
 
 import time
@@ -19,55 +19,58 @@ from fabella.errors import UsageError
 from fabella.report import live_server as serving
 from fabella.report.page import page
 from fabella.report.png import draw_png
-from fabella.report.published_curves import as_reference
+from fabella.report.published_curves import to_published_curve
 from fabella.report.run_history import X_AXES, read
 from fabella.report.terminal_view import follow
 from fabella.storage import atomic_write, write_json
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .html file to write.")] = None,
-    png: Annotated[Path | None, typer.Option(help="A folder for the curves as PNG files.")] = None,
-    against: Annotated[str, typer.Option(help="Of the PNG files: step, tokens, seconds or flops.")] = "step",
-    live: Annotated[bool, typer.Option("--live", help="Serve the page on this machine, and follow the runs.")] = False,
-    port: Annotated[int, typer.Option(help="Of --live; 0: any that is free.", min=0, max=65535)] = 8642,
-    terminal: Annotated[bool, typer.Option("--terminal", help="Follow one run here instead.")] = False,
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file to write; by default report.html in the first run.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Directory for the curves as PNG files.")] = None,
+    x_axis: Annotated[str, typer.Option(help="x-axis of the PNG files: step, tokens, seconds or flops.")] = "step",
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve the page on this machine only and follow the runs.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of --live; 0 for any free one.", min=0, max=65535)] = 8642,
+    terminal: Annotated[bool, typer.Option("--terminal", help="Follow one run in the terminal.")] = False,
     curve: Annotated[
-        Path | None, typer.Option(help="Write the run as a reference curve of its preset: a .json file.")
+        Path | None, typer.Option(help="Write the run as the published curve of its preset to this JSON file.")
     ] = None,
 ) -> None:
-    if against not in X_AXES:
-        raise UsageError(f"--against {against} is none.", hint=f"Choose from: {', '.join(X_AXES)}.")
+    if x_axis not in X_AXES:
+        raise UsageError(f"Unknown --x-axis '{x_axis}'.", hint=f"Choose from: {', '.join(X_AXES)}.")
     if (terminal or curve) and len(runs) > 1:
-        raise UsageError(f"{len(runs)} runs were given where one can be shown.", hint="Give one run.")
+        raise UsageError(f"Expected one run with --terminal or --curve, got {len(runs)}.", hint="Give one run.")
     if terminal:
         follow(runs[0])
     elif live:
         _serve(runs, port)
     elif curve:
-        kept = as_reference(read(runs[0]), time.strftime("%Y-%m-%d"))
-        write_json(curve, kept)
+        write_json(curve, to_published_curve(read(runs[0]), time.strftime("%Y-%m-%d")))
         print_result(str(curve))
     else:
-        _write(runs, output or runs[0] / "report.html", png, against)
+        _write(runs, output or runs[0] / "report.html", png, x_axis)
 
 
-def _write(runs: list[Path], output: Path, png: Path | None, against: str) -> None:
+def _write(runs: list[Path], output: Path, png: Path | None, x_axis: str) -> None:
     histories = [read(run) for run in runs]
     atomic_write(output, page(histories).encode())
     print_result(str(output))
     if png:
-        for path in draw_png(histories, png, against):
+        for path in draw_png(histories, png, x_axis):
             print_result(str(path))
 
 
 def _serve(runs: list[Path], port: int) -> None:
     for run in runs:
-        read(run)  # what is wrong is told here, not in the browser
+        read(run)  # errors appear here, not in the browser
     with serving.server(runs, port) as server:
         print_status(f"Following at http://{serving.HOST}:{server.server_port}/ - Ctrl-C ends it.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            print_status("Ended.")
+            print_status("Stopped.")

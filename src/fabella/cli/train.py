@@ -25,7 +25,7 @@ from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, text
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import RankInfo, current_rank, require_divisible
 from fabella.errors import ConfigError, UsageError
-from fabella.report.loss_png import plot_loss
+from fabella.report.png import plot_loss
 from fabella.runs.run_dir import require_empty
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume

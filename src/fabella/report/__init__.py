@@ -1,1 +1,1 @@
-"""What a run looks like: one page for one run or several, with curves that need no network and no account."""
+"""Reports of runs: one self-contained HTML page, PNG files, and a live view."""

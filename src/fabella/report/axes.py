@@ -1,46 +1,47 @@
-"""Numbers on an axis: where the ticks stand, and how they are written."""
+"""Ticks of a chart axis and the format of their numbers."""
 
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-MOST_TICKS = 6
+MAX_TICKS = 6
 SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from ``low`` to ``high``: multiples of 1, 2 or 5 times a power of ten."""
+    """Return round numbers from ``low`` to ``high``: multiples of 1, 2 or 5 times a power of ten."""
     if high <= low:
         return [low]
-    rough = (high - low) / MOST_TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    min_step = (high - low) / MAX_TICKS
+    power = 10.0 ** math.floor(math.log10(min_step))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= min_step * (1 - 1e-9))
     return _multiples(low, high, step)
 
 
 def second_ticks(low: float, high: float) -> list[float]:
-    """The same for seconds: whole minutes, hours, days."""
-    rough = (high - low) / MOST_TICKS
-    if rough < 1:
+    """Return ticks for seconds: whole seconds, minutes, hours or days."""
+    min_step = (high - low) / MAX_TICKS
+    if min_step < 1:
         return ticks(low, high)
-    at = bisect_left(SECONDS, rough)
-    step = SECONDS[at] if at < len(SECONDS) else math.ceil(rough / 86400) * 86400
+    at = bisect_left(SECONDS, min_step)
+    step = SECONDS[at] if at < len(SECONDS) else math.ceil(min_step / 86400) * 86400
     return _multiples(low, high, step)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, or powers of ten alone where those are many."""
-    found = [
+    """Return 1, 2 and 5 times powers of ten, or only powers of ten if there are too many."""
+    candidates = [
         factor * 10.0**power
         for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for factor in (1, 2, 5)
         if low * (1 - 1e-9) <= factor * 10.0**power <= high * (1 + 1e-9)
     ]
-    if len(found) > MOST_TICKS:
-        tens = [tick for tick in found if math.log10(tick) == round(math.log10(tick))]
-        found = tens[:: -(-len(tens) // MOST_TICKS)] if len(tens) > 1 else found[:: -(-len(found) // MOST_TICKS)]
-    return found or [low, high]
+    if len(candidates) > MAX_TICKS:
+        tens = [tick for tick in candidates if math.log10(tick) == round(math.log10(tick))]
+        shown = tens if len(tens) > 1 else candidates
+        candidates = shown[:: -(-len(shown) // MAX_TICKS)]
+    return candidates or [low, high]
 
 
 def _multiples(low: float, high: float, step: float) -> list[float]:
@@ -49,7 +50,7 @@ def _multiples(low: float, high: float, step: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number with as many digits as help: 0.000123, 4.56, 1.2k, 34M."""
+    """Format a number with three digits and a unit prefix: 0.000123, 4.56, 1.2k, 34M."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -60,7 +61,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0:42, 12:30, 3:05:00, 2 d 4 h."""
+    """Format seconds as a clock: 0:42, 12:30, 3:05:00, 2 d 4 h."""
     whole = round(seconds)
     if whole >= 86400:
         return f"{whole // 86400} d {whole % 86400 // 3600} h"
@@ -70,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The smallest and the largest finite value, a little apart in any case; 0 and 1 where there is none."""
+    """Return the smallest and the largest finite value, never equal; (0, 1) if no value is finite."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0

@@ -1,4 +1,4 @@
-"""What ``fabella evaluate`` found, as a part of the page."""
+"""Section of the report with the results of ``fabella evaluate``."""
 
 from collections.abc import Mapping
 from html import escape
@@ -7,54 +7,54 @@ from typing import Any
 from fabella.report.charts import Axis, Line, chart
 from fabella.report.run_history import RunHistory
 
-COUNTED = (
+MEASURES = (
     ("words_mean", "words, mean", ".0f"),
-    ("ended", "end by themselves", ".0%"),
-    ("repeated", "repeated runs of 4 words", ".1%"),
+    ("ended", "completed with EOS", ".0%"),
+    ("repeated", "repeated 4-grams", ".1%"),
     ("name_consistency", "entity consistency", ".0%"),
-    ("unknown_words", "words never learned", ".2%"),
-    ("copied_mean", "longest copy, words, mean", ".1f"),
+    ("unknown_words", "unknown words", ".2%"),
+    ("copied_mean", "longest verbatim copy, words, mean", ".1f"),
 )
 
 
-def evaluated(history: RunHistory, name: str) -> str:
-    """Scores with intervals, calibration, story measures; nothing where the run was not evaluated."""
-    found = history.evaluation
-    if found is None:
+def evaluation_section(history: RunHistory, name: str) -> str:
+    """Return scores with intervals, calibration and sample measures; empty if the run was not evaluated."""
+    result = history.evaluation
+    if result is None:
         return ""
-    title = "What it has learned" + (f": {escape(name)}" if name else "")
-    parts = [_scores(found["scores"], int(found["step"])), _pictures(found["scores"])]
-    if found.get("samples"):
-        parts.append(_samples(found["samples"], found["settings"]))
-    if answers := found.get("cloze"):
-        accuracy = answers["accuracy"]
+    title = "Evaluation" + (f": {escape(name)}" if name else "")
+    parts = [_scores(result["scores"], int(result["step"])), _charts(result["scores"])]
+    if result.get("samples"):
+        parts.append(_samples(result["samples"], result["settings"]))
+    if cloze := result.get("cloze"):
+        accuracy = cloze["accuracy"]
         parts.append(
-            f"<p>Of {answers['choices']} endings, the true one was the likeliest in {accuracy['value']:.0%} of "
-            f"{answers['questions']:,} held-out stories ({accuracy['low']:.0%} to {accuracy['high']:.0%}); "
-            f"by chance it would be {answers['chance']:.0%}.</p>"
+            f"<p>Cloze test: accuracy {accuracy['value']:.0%} ({accuracy['low']:.0%} to {accuracy['high']:.0%}) with "
+            f"{cloze['choices']} endings per story on {cloze['questions']:,} validation stories; chance is "
+            f"{cloze['chance']:.0%}.</p>"
         )
     return f"<h2>{title}</h2>{''.join(parts)}"
 
 
 def _scores(scores: Mapping[str, Any], step: int) -> str:
-    def told(key: str, digits: int) -> str:
+    def interval(key: str, digits: int) -> str:
         value, low, high = (scores[key][part] for part in ("value", "low", "high"))
-        between = f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else ""
-        return f"{value:.{digits}f}{between}" if value is not None else "-"
+        bounds = f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else ""
+        return f"{value:.{digits}f}{bounds}" if value is not None else "-"
 
     return (
-        f"<p>Step {step:,}, on {scores['documents']:,} held-out documents with {scores['tokens']:,} tokens: "
-        f"loss {told('loss', 4)}, perplexity {told('perplexity', 2)}, {told('bits_per_byte', 4)} bits per byte "
-        "(95 % intervals over documents).</p>"
+        f"<p>Step {step:,}, on {scores['documents']:,} validation documents with {scores['tokens']:,} tokens: "
+        f"loss {interval('loss', 4)}, perplexity {interval('perplexity', 2)}, {interval('bits_per_byte', 4)} bits per "
+        "byte (95 % confidence intervals over documents).</p>"
     )
 
 
-def _pictures(scores: Mapping[str, Any]) -> str:
-    places = [((place["first"] + place["last"]) / 2, place["loss"]) for place in scores["positions"]]
+def _charts(scores: Mapping[str, Any]) -> str:
+    positions = [((part["first"] + part["last"]) / 2, part["loss"]) for part in scores["positions"]]
     bins = [(each["confidence"], each["accuracy"]) for each in scores["calibration"]["bins"] if each["tokens"]]
     calibration = [Line("model", bins), Line("perfectly calibrated", [(0.0, 0.0), (1.0, 1.0)], 0, "reference")]
     position = chart(
-        "Loss by position", [Line("loss", places)], Axis("tokens read before"), Axis("nats a token", log=True)
+        "Loss by position", [Line("loss", positions)], Axis("earlier tokens"), Axis("nats per token", log=True)
     )
     error = scores["calibration"]["error"]
     return (
@@ -63,24 +63,24 @@ def _pictures(scores: Mapping[str, Any]) -> str:
         f"{position}"
         "<figcaption></figcaption></figure>"
         f"<figure><h3>Calibration</h3>"
-        f"{chart('Calibration', calibration, Axis('probability of the likeliest token'), Axis('share that is right'))}"
+        f"{chart('Calibration', calibration, Axis('probability of the top token'), Axis('accuracy'))}"
         f"<figcaption>expected calibration error {error:.2%}</figcaption></figure></div>"
     )
 
 
 def _samples(samples: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     generated, real = samples["generated"], samples["real"]
-    rows = [(word, format(generated[key], how), format(real[key], how)) for key, word, how in COUNTED]
-    overlap = generated["ngram_overlap"]
+    rows = [(label, format(generated[key], spec), format(real[key], spec)) for key, label, spec in MEASURES]
+    overlap, real_overlap = generated["ngram_overlap"], real["ngram_overlap"]
     rows += [
-        (f"{n}-grams in the training text", f"{overlap[n]:.1%}", f"{real['ngram_overlap'][n]:.1%}") for n in overlap
+        (f"{n}-grams found in the training text", f"{overlap[n]:.1%}", f"{real_overlap[n]:.1%}") for n in overlap
     ]
     body = "".join(
-        f'<tr><th scope="row">{escape(word)}</th><td class="number">{own}</td><td class="number">{other}</td></tr>'
-        for word, own, other in rows
+        f'<tr><th scope="row">{escape(label)}</th><td class="number">{own}</td><td class="number">{other}</td></tr>'
+        for label, own, other in rows
     )
     caption = (
-        f"{generated['stories']} generated samples and as many real texts with the same first words (temperature "
+        f"{generated['stories']} generated stories and as many real ones with the same prompts (temperature "
         f"{settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']})"
     )
     return (

@@ -1,4 +1,4 @@
-"""The page on this machine's own address, following runs that go on."""
+"""Local HTTP server of the report page, which follows runs in training."""
 
 import hashlib
 import sys
@@ -12,22 +12,22 @@ from fabella.report.page import POLICY, main, page
 from fabella.report.run_history import EVALUATION, METRICS, SAMPLES, read
 
 HOST = "127.0.0.1"
-NAMES = {"127.0.0.1", "localhost", "[::1]"}
-"""Other names in a request are those of a page elsewhere that tries to read this one."""
+HOST_NAMES = {"127.0.0.1", "localhost", "[::1]"}
+"""Accepted host names; another name belongs to a web page elsewhere that tries to read this one (DNS rebinding)."""
 
 
 def server(runs: Sequence[Path], port: int) -> ThreadingHTTPServer:
-    """A server of the page of these runs, on this machine only. Raises UsageError where the port is taken."""
+    """Return a server of the page of these runs on the loopback address. Raises UsageError if the port is in use."""
     try:
-        return _Server((HOST, port), partial(_Answer, list(runs)))
+        return _Server((HOST, port), partial(_PageHandler, list(runs)))
     except OSError as error:
         raise UsageError(
-            f"Port {port} of {HOST} cannot be used: {error.strerror}.", hint="Choose another with --port, or 0 for any."
+            f"Cannot use port {port} of {HOST}: {error.strerror}.", hint="Choose another --port, or 0 for any free one."
         ) from error
 
 
 def version(runs: Sequence[Path]) -> str:
-    """Changes when a run has measured something new."""
+    """Return an ETag that changes when the metrics, samples or evaluation of a run change."""
     digest = hashlib.sha256()
     for run in runs:
         for name in (METRICS, SAMPLES, EVALUATION):
@@ -41,13 +41,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that goes away is no error; anything else is told as Python does."""
+        """Ignore a disconnected browser; print other errors."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # pyright: ignore[reportArgumentType]
 
 
-class _Answer(BaseHTTPRequestHandler):
-    """``/`` is the page, ``/main`` what changes in it; the rest is not found."""
+class _PageHandler(BaseHTTPRequestHandler):
+    """Handler of ``/``, the page, and ``/main``, the part of it that changes; other paths are not found."""
 
     protocol_version = "HTTP/1.1"
     timeout = 30
@@ -57,20 +57,20 @@ class _Answer(BaseHTTPRequestHandler):
         super().__init__(*arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     def do_GET(self) -> None:
-        """Answer one request."""
-        if self.headers.get("Host", "").rpartition(":")[0] not in NAMES:
-            return self._send(403, "Ask for http://127.0.0.1.")
+        """Handle one request."""
+        if self.headers.get("Host", "").rpartition(":")[0] not in HOST_NAMES:
+            return self._send(403, "Open http://127.0.0.1 instead.")
         if self.path not in {"/", "/main"}:
-            return self._send(404, "There is nothing here; the page is at /.")
-        now = version(self.runs)
-        if self.path == "/main" and self.headers.get("If-None-Match") == now:
+            return self._send(404, "Not found. The page is at /.")
+        current = version(self.runs)
+        if self.path == "/main" and self.headers.get("If-None-Match") == current:
             return self._send(304, "")
         try:
             histories = [read(run) for run in self.runs]
         except FabellaError as error:
             return self._send(503, str(error))
-        shown = page(histories, live=now) if self.path == "/" else main(histories)
-        return self._send(200, shown, kind="text/html", etag=now)
+        html = page(histories, live=current) if self.path == "/" else main(histories)
+        return self._send(200, html, kind="text/html", etag=current)
 
     def _send(self, status: int, text: str, *, kind: str = "text/plain", etag: str = "") -> None:
         body = text.encode()
@@ -88,4 +88,4 @@ class _Answer(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the library's
-        """Nothing: a line for each request would hide what is said."""
+        """Print nothing: one line per request would hide the messages of the command."""

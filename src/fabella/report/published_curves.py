@@ -1,4 +1,4 @@
-"""Reference curves of presets: small files of real runs, so that a curve of one's own can be told normal or not."""
+"""Published curves of presets: bits per byte of real runs, shipped as JSON, to compare a new run with."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,17 @@ from typing import Any
 from fabella.report.run_history import X_AXES, RunHistory, settings
 from fabella.text import source as sources
 
-FOLDER = "reference_curves"
-MOST_POINTS = 200
-WHAT_TEXT = ("data.source.", "data.validation.")
-WHAT_MATTERS = ("model.", "tokenizer.", "data.", "optimizer.", "training.", "seed")
+DIRECTORY = "reference_curves"
+MAX_POINTS = 200
+TEXT_KEYS = ("data.source.", "data.validation.")
+"""Prefixes of the settings that decide which text a run is trained on."""
+TRAINING_KEYS = ("model.", "tokenizer.", "data.", "optimizer.", "training.", "seed")
+"""Prefixes of the settings that decide the result of a run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """Bits per byte of one real run of a preset; how it was measured, and what it was set to."""
+class PublishedCurve:
+    """Bits per byte of one real run of a preset, with its settings and its machine."""
 
     preset: str
     date: str
@@ -25,52 +27,54 @@ class Reference:
     text: str
     settings: Mapping[str, str]
     points: Mapping[str, Sequence[tuple[float, float]]]
-    """Against step, tokens, seconds and flops."""
+    """One list of points per x-axis: step, tokens, seconds, flops."""
 
     def matches(self, history: RunHistory) -> bool:
-        """Whether a run is of this preset and on this text: on another, bits per byte are others."""
-        here = settings(history.run)
-        texts = [{k: v for k, v in one.items() if k.startswith(WHAT_TEXT)} for one in (here, self.settings)]
+        """Return whether a run has this preset and this text; bits per byte of another text are not comparable."""
+        own = settings(history.run)
+        texts = [{k: v for k, v in values.items() if k.startswith(TEXT_KEYS)} for values in (own, self.settings)]
         return history.run.name == self.preset and texts[0] == texts[1]
 
     def differences(self, history: RunHistory) -> list[str]:
-        """The settings that decide what is learned and are others in this run, as ``name: here, not there``."""
-        here = settings(history.run)
-        every = dict.fromkeys([*here, *self.settings])
+        """Return the settings that decide the result and differ in this run, as ``name: own, not published``."""
+        own = settings(history.run)
+        keys = dict.fromkeys([*own, *self.settings])
         return [
-            f"{name}: {here.get(name, '-')}, not {self.settings.get(name, '-')}"
-            for name in every
-            if name.startswith(WHAT_MATTERS) and here.get(name) != self.settings.get(name)
+            f"{name}: {own.get(name, '-')}, not {self.settings.get(name, '-')}"
+            for name in keys
+            if name.startswith(TRAINING_KEYS) and own.get(name) != self.settings.get(name)
         ]
 
 
-def fitting(histories: Sequence[RunHistory]) -> list[Reference]:
-    """The shipped curves that belong beside these runs."""
-    found = [reference(name) for name in dict.fromkeys(history.run.name for history in histories)]
-    return [each for each in found if each and any(each.matches(history) for history in histories)]
+def matching_curves(histories: Sequence[RunHistory]) -> list[PublishedCurve]:
+    """Return the published curves that match at least one of these runs."""
+    curves = [published_curve(name) for name in dict.fromkeys(history.run.name for history in histories)]
+    return [curve for curve in curves if curve and any(curve.matches(history) for history in histories)]
 
 
-def reference(preset: str) -> Reference | None:
-    """The curve that is shipped for a preset, if there is one."""
-    file = resources.files("fabella.report") / FOLDER / f"{preset}.json"
+def published_curve(preset: str) -> PublishedCurve | None:
+    """Return the published curve of a preset; None if there is none."""
+    file = resources.files("fabella.report") / DIRECTORY / f"{preset}.json"
     if not preset.replace("-", "").isalnum() or not file.is_file():
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
-    points = {key: [(float(x), float(y)) for x, y in found["points"][key]] for key in X_AXES}
-    return Reference(found["preset"], found["date"], found["machine"], found["text"], found["settings"], points)
+    values = json.loads(file.read_text(encoding="utf-8"))
+    points = {key: [(float(x), float(y)) for x, y in values["points"][key]] for key in X_AXES}
+    return PublishedCurve(
+        values["preset"], values["date"], values["machine"], values["text"], values["settings"], points
+    )
 
 
-def as_reference(history: RunHistory, date: str) -> dict[str, Any]:
-    """What is kept of a run so that it is a reference for its preset."""
+def to_published_curve(history: RunHistory, date: str) -> dict[str, Any]:
+    """Return the JSON object that publishes a run as the curve of its preset, with at most 200 points."""
     rows = [row for row in history.validation if isinstance(row.get("bits_per_byte"), int | float)]
-    rows = rows[:: -(-len(rows) // MOST_POINTS) or 1]
+    rows = rows[:: -(-len(rows) // MAX_POINTS) or 1]
     environment = history.manifest.get("environment", {})
     return {
         "preset": history.run.name,
         "date": date,
         "machine": f"{environment.get('processor', '')}, {environment.get('device', '')}",
         "text": sources.describe(history.run.data.source),
-        "settings": {name: value for name, value in settings(history.run).items() if name.startswith(WHAT_MATTERS)},
+        "settings": {name: value for name, value in settings(history.run).items() if name.startswith(TRAINING_KEYS)},
         "points": {
             key: [[float(f"{row[key]:.6g}"), float(f"{row['bits_per_byte']:.5g}")] for row in rows] for key in X_AXES
         },

@@ -1,4 +1,4 @@
-"""A run as it is told: its measurements, samples, settings and evaluation, read from its folder."""
+"""History of a run for reports: metrics, samples, settings and evaluation, read from its run directory."""
 
 import json
 import math
@@ -18,14 +18,14 @@ from fabella.runs.run_dir import RunDir
 
 METRICS, SAMPLES, EVALUATION = "metrics.jsonl", "samples.jsonl", "evaluation.json"
 X_AXES = ("step", "tokens", "seconds", "flops")
-"""What a curve may be drawn against: optimizer steps, tokens learned from, time of training, its arithmetic."""
+"""X-axes of a curve: training steps, trained tokens, training time in seconds, floating-point operations."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class RunHistory:
-    """One run. Rows are as in its ``metrics.jsonl``, each with all of ``AGAINST``."""
+    """One run. Rows are those of its ``metrics.jsonl``, each with all of ``X_AXES``."""
 
     name: str
     path: Path
@@ -34,82 +34,80 @@ class RunHistory:
     training: Sequence[Row]
     validation: Sequence[Row]
     final: Row | None
-    """The score on all held-out text, once the run has ended."""
+    """Score on all validation text; None until the run has ended."""
     samples: Sequence[Row]
     evaluation: Mapping[str, Any] | None
-    remarks: Sequence[str]
+    warnings: Sequence[str]
 
     @property
     def last(self) -> Row:
-        """The newest measurement."""
-        ended = [self.final] if self.final else []
-        return max((*self.training[-1:], *self.validation[-1:], *ended), key=lambda row: row["step"])
+        """Latest row."""
+        final = [self.final] if self.final else []
+        return max((*self.training[-1:], *self.validation[-1:], *final), key=lambda row: row["step"])
 
 
 def read(path: Path) -> RunHistory:
-    """The run in ``path``. Raises CheckpointError where it is none, has measured nothing yet, or a line is damaged."""
-    folder = RunDir.open(path)
+    """Read the run in ``path``. Raises CheckpointError if it is no run, has no metrics yet, or has a damaged line."""
+    run_dir = RunDir.open(path)
     rows = read_rows(path / METRICS)
     training = [row for row in rows if row.get("kind") == "train" and "step" in row]
     if not training:
         raise CheckpointError(
-            f"{path} has measured nothing yet: its {METRICS} has no line of training.",
-            hint="Wait for its first steps, or give the folder of another run.",
+            f"{path} has no metrics yet: its {METRICS} has no training row.",
+            hint="Wait for the first logged step, or use another run directory.",
         )
-    place = _place(training, folder.run)
+    with_x_axes = _interpolator(training, run_dir.run)
     finals = [row for row in rows if row.get("kind") == "final"]
-    evaluation, remark = _evaluation(path / EVALUATION)
+    evaluation, warning = _evaluation(path / EVALUATION)
     broken = sum(not _is_number(row.get("loss")) for row in rows if row.get("kind") in {"train", "validation"})
-    remarks = [remark] if remark else []
+    warnings = [warning] if warning else []
     if broken:
-        remarks.append(
-            f"{broken:,} measured losses are not numbers: the training went wrong there, and the curve has gaps."
-        )
+        warnings.append(f"{broken:,} losses are not finite; the curve has gaps there.")
     return RunHistory(
         name=path.resolve().name,
         path=path,
-        run=folder.run,
-        manifest=folder.manifest,
-        training=[place(row) for row in training],
-        validation=[place(row) for row in rows if row.get("kind") == "validation" and "step" in row],
-        final=place(finals[-1]) if finals else None,
+        run=run_dir.run,
+        manifest=run_dir.manifest,
+        training=[with_x_axes(row) for row in training],
+        validation=[with_x_axes(row) for row in rows if row.get("kind") == "validation" and "step" in row],
+        final=with_x_axes(finals[-1]) if finals else None,
         samples=[row for row in read_rows(path / SAMPLES) if row.get("kind") == "sample"],
         evaluation=evaluation,
-        remarks=remarks,
+        warnings=warnings,
     )
 
 
-def _place(training: Sequence[Row], run: RunConfig) -> Callable[[Row], Row]:
-    """Gives a row where it stands in tokens, seconds and operations: between and behind logged steps in proportion."""
+def _interpolator(training: Sequence[Row], run: RunConfig) -> Callable[[Row], Row]:
+    """Return a function that adds interpolated tokens, seconds and FLOPs to a row; linear after the last step."""
     steps = [float(row["step"]) for row in training]
-    operations = flops_per_token(run.model, run.data.sequences.length)
+    flops = flops_per_token(run.model, run.data.sequences.length)
 
     measured = {key: [float(row.get(key, math.nan)) for row in training] for key in ("tokens", "seconds")}
 
     def at(step: float, key: str) -> float:
         values = measured[key]
-        behind = max(0.0, step - steps[-1]) * (values[-1] / steps[-1] if steps[-1] else 0.0)
-        return float(np.interp(step, steps, values)) + behind
+        after = max(0.0, step - steps[-1]) * (values[-1] / steps[-1] if steps[-1] else 0.0)
+        return float(np.interp(step, steps, values)) + after
 
-    def place(row: Row) -> Row:
+    def with_x_axes(row: Row) -> Row:
         step = float(row["step"])
         tokens = at(step, "tokens")
-        return {**row, "tokens": tokens, "seconds": at(step, "seconds"), "flops": tokens * operations}
+        return {**row, "tokens": tokens, "seconds": at(step, "seconds"), "flops": tokens * flops}
 
-    return place
+    return with_x_axes
 
 
 def _evaluation(path: Path) -> tuple[Mapping[str, Any] | None, str]:
-    """What ``fabella evaluate`` has measured, or a remark why it cannot be shown."""
+    """Return the result of ``fabella evaluate``, or a warning why it cannot be shown."""
     if not path.is_file():
         return None, ""
     try:
-        found = json.loads(path.read_bytes())
+        result = json.loads(path.read_bytes())
     except ValueError:
-        found = None
-    if isinstance(found, dict) and found.get("format") == 1:
-        return found, ""
-    return None, f"{path.name} is damaged, or of another version; fabella evaluate writes it anew."
+        result = None
+    if isinstance(result, dict) and result.get("format") == 1:
+        return result, ""
+    return None, f"{path.name} is damaged or of another version; fabella evaluate writes it again."
 
 
 def _is_number(value: Any) -> bool:
@@ -117,36 +115,36 @@ def _is_number(value: Any) -> bool:
 
 
 def names(histories: Sequence[RunHistory]) -> list[str]:
-    """A name for each run that no other has: as much of its path as is needed."""
+    """Return a unique name for each run: the name of its directory, or its relative path if names repeat."""
     paths = [history.path.resolve() for history in histories]
-    shared = os.path.commonpath([path.parent for path in paths])
-    own = [path.name for path in paths]
-    return own if len(set(own)) == len(own) else [os.path.relpath(path, shared) for path in paths]
+    parent = os.path.commonpath([path.parent for path in paths])
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [os.path.relpath(path, parent) for path in paths]
 
 
 def settings(run: RunConfig) -> dict[str, str]:
-    """Every setting by its dotted name, as it is written on a command line."""
-    found: dict[str, str] = {}
+    """Return every setting: its dotted key → its value as JSON, as on the command line."""
+    flat: dict[str, str] = {}
 
     def walk(value: Any, name: str) -> None:
         if isinstance(value, Mapping) and value:
             for key, inner in value.items():
                 walk(inner, f"{name}.{key}" if name else str(key))
         else:
-            found[name] = json.dumps(value, ensure_ascii=False)
+            flat[name] = json.dumps(value, ensure_ascii=False)
 
     walk(run.model_dump(mode="json"), "")
-    return found
+    return flat
 
 
 def differing(histories: Sequence[RunHistory]) -> dict[str, list[str]]:
-    """The settings that are not the same in all runs: name → the value in each; a dash where one has none."""
-    each = [settings(history.run) for history in histories]
-    every = dict.fromkeys(name for one in each for name in one)
-    rows = {name: [one.get(name, "-") for one in each] for name in every}
-    return {name: found for name, found in rows.items() if len(set(found)) > 1 and not name.startswith("about.")}
+    """Return the settings that differ between the runs: key → the value in each, a dash if a run has none."""
+    runs = [settings(history.run) for history in histories]
+    keys = dict.fromkeys(key for run in runs for key in run)
+    rows = {key: [run.get(key, "-") for run in runs] for key in keys}
+    return {name: values for name, values in rows.items() if len(set(values)) > 1 and not name.startswith("about.")}
 
 
 def data_of(history: RunHistory) -> str:
-    """The fingerprint of the data that a run learned from."""
+    """Return the fingerprint of the dataset of a run."""
     return str(history.manifest.get("data", {}).get("fingerprint", ""))

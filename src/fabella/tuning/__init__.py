@@ -1,1 +1,1 @@
-"""Better settings, found by trying: searches, a test of learning rates, and families beside each other."""
+"""Hyperparameter search, learning-rate range test and comparison of model families."""

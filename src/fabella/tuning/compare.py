@@ -1,4 +1,4 @@
-"""Families beside each other: one text, tokenizer and optimizer, models of one size, equal tokens or equal time."""
+"""Comparison of model families with one text, tokenizer, optimizer and model size, for equal tokens or equal time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from fabella.training import run as session
 from fabella.training.setup.quickstart import measure_speed
 from fabella.tuning.space import widest_model
 
-# Whose proportions each family takes: those of the system that it is known by, or of the quickstart.
+# Family → preset whose proportions it gets.
 MODELS = {
     "mingru": "mingru-17m",
     "gpt2": "tinystories-1m",
@@ -28,11 +28,11 @@ HEADS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """One family's run: what it took, and how well it predicts the held-out text."""
+class FamilyResult:
+    """Run of one family: its size, its cost and its score on the validation text."""
 
     family: str
-    folder: Path
+    run_dir: Path
     parameters: int
     steps: int
     tokens: int
@@ -42,12 +42,12 @@ class Compared:
 
 
 def matched_model(run: RunConfig, family: str, parameters: int, layers: int) -> RunConfig:
-    """``run`` with a model of ``family``, as wide as ``layers`` and at most so many parameters allow.
+    """Return ``run`` with a model of ``family``, as wide as ``layers`` and at most ``parameters`` allow.
 
-    Raises ConfigError for no family, and where not even the narrowest fits.
+    Raises ConfigError for an unknown family, and if not even the narrowest model fits.
     """
     if family not in MODELS:
-        raise ConfigError(f"There is no family '{family}' to compare.", hint=did_you_mean(family, list(MODELS)))
+        raise ConfigError(f"Unknown family '{family}'.", hint=did_you_mean(family, list(MODELS)))
     values = preset(MODELS[family]).model.model_dump(mode="json")
     values |= {"layers": layers, "vocab_size": run.model.vocab_size, "context_length": run.data.sequences.length}
     values |= {key: HEADS for key in ("heads", "kv_heads") if key in values}
@@ -55,36 +55,37 @@ def matched_model(run: RunConfig, family: str, parameters: int, layers: int) -> 
     if not widest:
         least = count(parse_model_config(values | {"dim": 8 * HEADS}).parameters())
         raise ConfigError(
-            f"No {family} of {layers} layers with {run.model.vocab_size:,} ids has at most {parameters:,} parameters.",
+            f"No {family} with {layers} layers and a vocabulary of {run.model.vocab_size:,} tokens has at most "
+            f"{parameters:,} parameters.",
             hint=f"Allow more with --parameters ({least:,} for a dim of {8 * HEADS}), or use a smaller tokenizer.",
         )
     changes: dict[str, Any] = {"model": widest, "name": family}
     return validate_config(with_sections(run.model_dump(mode="json"), changes))
 
 
-def steps_for_seconds(run: RunConfig, minutes: float, *, device: str = "auto") -> RunConfig:
-    """``run`` with as many steps as this machine takes in ``minutes``; its pace is measured."""
-    steps = measure_speed(run, device=device).steps_in(minutes)
+def steps_for_seconds(run: RunConfig, seconds: float, *, device: str = "auto") -> RunConfig:
+    """Return ``run`` with as many steps as this machine takes in ``seconds``; its speed is measured."""
+    steps = measure_speed(run, device=device).steps_in(seconds / 60)
     return validate_config(with_sections(run.model_dump(mode="json"), {"training.length": {"max_steps": steps}}))
 
 
 def compare(
-    runs: Sequence[RunConfig], prepared: TokenizedDataset, out: Path, *, device: str = "auto"
-) -> list[Compared]:
-    """Train each in a folder of ``out`` named after its family; the best in bits per byte first."""
-    found: list[Compared] = []
+    runs: Sequence[RunConfig], dataset: TokenizedDataset, out: Path, *, device: str = "auto"
+) -> list[FamilyResult]:
+    """Train each run in a directory of ``out`` named after its family; return the best in bits per byte first."""
+    results: list[FamilyResult] = []
     for run in runs:
-        outcome = session.start_run(run, out / run.name, prepared, device=device)
-        found.append(
-            Compared(
+        result = session.start_run(run, out / run.name, dataset, device=device)
+        results.append(
+            FamilyResult(
                 family=run.name,
-                folder=outcome.folder,
+                run_dir=result.folder,
                 parameters=count(run.model.parameters()),
-                steps=outcome.progress.step,
-                tokens=outcome.progress.tokens,
-                seconds=float(read(outcome.folder).last["seconds"]),
-                loss=outcome.score.loss,
-                bits_per_byte=outcome.score.bits_per_byte,
+                steps=result.progress.step,
+                tokens=result.progress.tokens,
+                seconds=float(read(result.folder).last["seconds"]),
+                loss=result.score.loss,
+                bits_per_byte=result.score.bits_per_byte,
             )
         )
-    return sorted(found, key=lambda one: one.bits_per_byte)
+    return sorted(results, key=lambda result: result.bits_per_byte)

@@ -1,4 +1,4 @@
-"""A test of learning rates: a short training in which the rate rises with each step (Smith 2017, arXiv 1506.01186)."""
+"""Learning-rate range test: a short training in which the rate rises with each step (Smith 2017, arXiv 1506.01186)."""
 
 import math
 from contextlib import closing
@@ -15,41 +15,41 @@ from fabella.run_config.run import RunConfig
 from fabella.training.data_source import batches_from
 from fabella.training.loop import Progress, train
 
-LOWEST, HIGHEST = 1e-6, 1.0
+MIN_RATE, MAX_RATE = 1e-6, 1.0
 SMOOTHING = 0.9
-"""Of the running mean of the loss; it is corrected for its beginning."""
+"""Decay of the bias-corrected running mean of the loss, in [0, 1)."""
 DIVERGED = 1.5
-"""Times the lowest loss: from here on the rate is too high."""
+"""The test ends when the smoothed loss exceeds this many times its minimum."""
 SAFETY = 4.0
-"""A run keeps its rate for longer than the test does: it begins below the rate at which the loss was lowest."""
+"""The suggested rate is this many times below the rate of the lowest loss, because a run keeps it for longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateTest:
-    """``rates``, and the smoothed loss after a step at each; up to where the loss diverged."""
+    """Learning rates and the smoothed loss after a step at each, up to the divergence."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
 
     @property
     def lowest(self) -> float:
-        """The rate at which the loss was lowest."""
+        """Learning rate with the lowest loss."""
         return self.rates[self.losses.index(min(self.losses))]
 
     @property
     def suggested(self) -> float:
-        """A quarter of that."""
+        """Learning rate to try, a quarter of ``lowest``."""
         return self.lowest / SAFETY
 
 
-class _Diverged(Exception):  # noqa: N818 - no error: the test has found what it looked for
+class _Diverged(Exception):  # noqa: N818 - the expected end of the test, not an error
     pass
 
 
-def lr_range_test(run: RunConfig, prepared: TokenizedDataset, *, steps: int, device: str = "auto") -> RateTest:
-    """Train ``steps`` steps from the first weights on, at rates from 1e-6 to 1, and keep nothing of it.
+def lr_range_test(run: RunConfig, dataset: TokenizedDataset, *, steps: int, device: str = "auto") -> RateTest:
+    """Train ``steps`` steps from new weights at rates from 1e-6 to 1; nothing is saved.
 
-    Raises ConfigError where the loss was not finite from the first steps on.
+    Raises ConfigError if the loss is not finite from the start.
     """
     engine = engines.create_engine(run, device=device)
     rates: list[float] = []
@@ -57,9 +57,9 @@ def lr_range_test(run: RunConfig, prepared: TokenizedDataset, *, steps: int, dev
     mean = 0.0
 
     def rate(step: int) -> float:
-        return LOWEST * (HIGHEST / LOWEST) ** (step / max(steps - 1, 1))
+        return MIN_RATE * (MAX_RATE / MIN_RATE) ** (step / max(steps - 1, 1))
 
-    def look(progress: Progress, result: StepResult) -> None:
+    def record(progress: Progress, result: StepResult) -> None:
         nonlocal mean
         mean = SMOOTHING * mean + (1 - SMOOTHING) * result.read()["loss"]
         smooth = mean / (1 - SMOOTHING**progress.step)
@@ -69,22 +69,24 @@ def lr_range_test(run: RunConfig, prepared: TokenizedDataset, *, steps: int, dev
         losses.append(smooth)
 
     try:
-        with closing(batches_from(run, prepared, Progress())) as batches:
-            train(engine, batches, rate, [look], progress=Progress(), until=steps)
+        with closing(batches_from(run, dataset, Progress())) as batches:
+            train(engine, batches, rate, [record], progress=Progress(), until=steps)
     except (_Diverged, NumericsError):
         pass
     if len(losses) < 2:
-        raise ConfigError("The loss was no number from the first steps on.", hint="Check the text: fabella check-data.")
+        raise ConfigError(
+            "The loss is not finite from the first steps on.", hint="Check the text with fabella check-data."
+        )
     return RateTest(tuple(rates), tuple(losses))
 
 
-def rate_page(found: RateTest, title: str) -> str:
-    """The test as a page with its plot."""
-    points = list(zip(found.rates, found.losses, strict=True))
-    drawn = chart("Loss", [Line("loss", points)], Axis("learning rate", log=True), Axis("nats a token"))
+def rate_page(result: RateTest, title: str) -> str:
+    """Return the result as an HTML page with a plot."""
+    points = list(zip(result.rates, result.losses, strict=True))
+    svg = chart("Loss", [Line("loss", points)], Axis("learning rate", log=True), Axis("nats per token"))
     return document(
         title,
         f"<h1>{escape(title)}</h1><main>"
-        f"<p>The loss was lowest at {found.lowest:.2g}; try optimizer.lr={found.suggested:.2g}.</p>"
-        f"<figure><h3>Loss by learning rate</h3>{drawn}<figcaption></figcaption></figure></main>",
+        f"<p>The loss was lowest at {result.lowest:.2g}. Try optimizer.lr={result.suggested:.2g}.</p>"
+        f"<figure><h3>Loss by learning rate</h3>{svg}<figcaption></figcaption></figure></main>",
     )

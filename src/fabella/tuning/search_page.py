@@ -1,63 +1,72 @@
-"""A search on one page: its history, what mattered, every setting against the score, and all trials as lines."""
+"""HTML page of a search: its history, the importance of each setting, and every trial."""
 
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
+
+import matplotlib
+from matplotlib import pyplot
 
 from fabella.report.axes import number
 from fabella.report.charts import Axis, Line, chart
 from fabella.report.page import document, table
-from fabella.tuning.study import ended, optuna
+from fabella.report.png import png_image
+from fabella.tuning.study import finished, optuna
 
 SCORE = Axis("bits per byte", log=True, log_from=2.0)
-WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 960, 340, 16, 46, 70
+MAX_LABEL = 18
+"""Characters of a categorical value on the axis of a plot."""
 
 
-def page(study: Any, title: str, best: Mapping[str, tuple[str, str]]) -> str:
-    """The page; ``best``: the settings of the best run that are not those it began with, before and after, as JSON."""
-    trials = ended(study)
+def search_page(study: Any, title: str, best: Mapping[str, tuple[str, str]]) -> str:
+    """Return the page. ``best``: settings of the best run that changed → JSON before and after the search."""
+    trials = finished(study)
     complete = [trial for trial in trials if trial.value is not None and _is_complete(trial)]
     parts = [
         _summary(trials, complete),
-        "<h2>The best settings</h2>" + table("", ["setting", "as it was", "best"], _changed(best))
+        "<h2>Best settings</h2>" + table("", ["setting", "baseline", "best"], _changed(best))
         if best
-        else "<p>The settings that the search began with are the best ones found.</p>",
+        else "<p>The baseline settings are the best ones.</p>",
         '<h2>Curves</h2><div class="charts">',
         _figure("History", _history(complete)),
-        _figure("What mattered", _importance(study, complete)),
-        *(_figure(name, _slice(complete, name)) for name in _numbers(complete)),
+        _figure("Parameter importance", _importance(study, complete)),
+        *(_figure(name, _slice(complete, name)) for name in _numeric(complete)),
         "</div>",
-        f"<h2>All trials</h2><figure>{parallel(complete)}<figcaption></figcaption></figure>",
+        f"<h2>Parallel coordinates</h2>{_figure('', parallel_coordinates(complete))}",
         _table(trials),
     ]
     return document(title, f"<h1>{escape(title)}</h1><main>{''.join(parts)}</main>")
 
 
 def importance(study: Any) -> dict[str, float]:
-    """Setting → its share of what decides whether a trial is good (PED-ANOVA, Watanabe et al. 2023, arXiv 2304.10255).
+    """Return the share of each setting in the quality of a trial (PED-ANOVA, Watanabe et al. 2023, arXiv 2304.10255).
 
-    Empty where there are too few trials to tell.
+    Empty if there are too few trials.
     """
     library = optuna()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the evaluator is called experimental
+        warnings.simplefilter("ignore")  # the evaluator is experimental
         try:
-            evaluator = library.importance.PedAnovaImportanceEvaluator()
-            found = library.importance.get_param_importances(study, evaluator=evaluator)
-        except (ValueError, RuntimeError):  # too few trials, or all alike: the library says so by these
+            shares = library.importance.get_param_importances(study, evaluator=_evaluator())
+        except (ValueError, RuntimeError):  # Optuna's errors for too few trials, or for equal ones
             return {}
-    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+    return {name: float(share) for name, share in shares.items() if math.isfinite(share)}
+
+
+def _evaluator() -> Any:
+    """PED-ANOVA, because Optuna's default evaluator needs scikit-learn."""
+    return optuna().importance.PedAnovaImportanceEvaluator()
 
 
 def _changed(best: Mapping[str, tuple[str, str]]) -> list[list[str]]:
-    return [[name, *map(in_words, both)] for name, both in best.items()]
+    return [[name, *map(format_setting, values)] for name, values in best.items()]
 
 
-def in_words(setting: str) -> str:
-    """A setting's JSON, short enough for a table: numbers to four digits, a schedule by its parts."""
+def format_setting(setting: str) -> str:
+    """Format the JSON of a setting for a table: numbers with four digits, a schedule as its phases."""
     value = json.loads(setting) if setting else ""
     return f"{value:.4g}" if isinstance(value, float) else _short(value) if isinstance(value, list) else setting
 
@@ -68,36 +77,39 @@ def _is_complete(trial: Any) -> bool:
 
 def _summary(trials: Sequence[Any], complete: Sequence[Any]) -> str:
     best = min((trial.value for trial in complete), default=math.nan)
-    first = next((trial.value for trial in complete if trial.user_attrs.get("as it is")), None)
+    baseline = next((trial.value for trial in complete if trial.user_attrs.get("baseline")), None)
     cells = [
         ("trials", str(len(trials))),
-        ("given up early", str(len(trials) - len(complete))),
+        ("pruned", str(len(trials) - len(complete))),
         ("best, bits per byte", f"{best:.4f}"),
-        ("as it was", "-" if first is None else f"{first:.4f}"),
+        ("baseline", "-" if baseline is None else f"{baseline:.4f}"),
     ]
     return '<dl class="figures">' + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in cells) + "</dl>"
 
 
-def _figure(title: str, drawn: str) -> str:
-    return f"<figure><h3>{escape(title)}</h3>{drawn}<figcaption></figcaption></figure>"
+def _figure(title: str, content: str) -> str:
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f"<figure>{heading}{content}<figcaption></figcaption></figure>"
 
 
 def _history(complete: Sequence[Any]) -> str:
     points = [(float(trial.number), float(trial.value)) for trial in complete]
-    best = [(x, min(y for _, y in points[: place + 1])) for place, (x, _) in enumerate(points)]
+    best = [(x, min(y for _, y in points[: index + 1])) for index, (x, _) in enumerate(points)]
     lines = [Line("trial", points, style="dots"), Line("best so far", best, color=1)]
     return chart("History", lines, Axis("trial"), SCORE)
 
 
 def _importance(study: Any, complete: Sequence[Any]) -> str:
-    found = importance(study) if len(complete) > 2 else {}
-    if not found:
-        return '<p class="nothing">Too few trials came to an end to tell.</p>'
-    return table("share of what decides", ["setting", ""], [[name, f"{share:.0%}"] for name, share in found.items()])
+    shares = importance(study) if len(complete) > 2 else {}
+    if not shares:
+        return '<p class="nothing">Too few complete trials.</p>'
+    alternative = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    plots = optuna().visualization.matplotlib
+    return _plot(lambda: plots.plot_param_importances(study, evaluator=_evaluator()), alternative)
 
 
-def _numbers(complete: Sequence[Any]) -> list[str]:
-    """Settings with a range of numbers."""
+def _numeric(complete: Sequence[Any]) -> list[str]:
+    """Return the settings that are numbers in every trial."""
     return [name for name in _names(complete) if all(isinstance(_value(t, name), float) for t in complete)]
 
 
@@ -106,94 +118,94 @@ def _names(complete: Sequence[Any]) -> list[str]:
 
 
 def _value(trial: Any, name: str) -> float | str:
-    """What a trial took: a number where it is one; groups of settings in few words."""
-    found = trial.params.get(name, "")
-    value = json.loads(found) if isinstance(found, str) and found else found
+    """Return the value of a setting in a trial: a number, or short text for lists and groups of settings."""
+    param = trial.params.get(name, "")
+    value = json.loads(param) if isinstance(param, str) and param else param
     if isinstance(value, Mapping):
-        told = [f"{key.rpartition('.')[2]} {_short(inner)}" for key, inner in value.items()]
-        return ", ".join(told) if len(told) > 1 else told[0].partition(" ")[2]
+        settings = [f"{key.rpartition('.')[2]} {_short(inner)}" for key, inner in value.items()]
+        return ", ".join(settings) if len(settings) > 1 else settings[0].partition(" ")[2]
     return float(value) if isinstance(value, int | float) else str(value)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         first, *rest = value
-        return ", ".join([str(first.get("length")), *(f"{part.get('shape')} to {part.get('end'):g}" for part in rest)])
+        return ", ".join(
+            [str(first.get("length")), *(f"{phase.get('shape')} to {phase.get('end'):g}" for phase in rest)]
+        )
     return str(value)
 
 
-def _by_factors(complete: Sequence[Any], name: str) -> bool:
-    """Whether a setting was searched on a logarithmic scale."""
+def _is_log(complete: Sequence[Any], name: str) -> bool:
+    """Return whether a setting was searched on a logarithmic scale."""
     return any(getattr(trial.distributions.get(name), "log", False) for trial in complete)
 
 
 def _slice(complete: Sequence[Any], name: str) -> str:
     points = sorted((float(_value(trial, name)), float(trial.value)) for trial in complete)
-    return chart(name, [Line("trial", points, style="dots")], Axis(name, log=_by_factors(complete, name)), SCORE)
+    return chart(name, [Line("trial", points, style="dots")], Axis(name, log=_is_log(complete, name)), SCORE)
 
 
-def parallel(complete: Sequence[Any]) -> str:
-    """Every trial as a line through its settings to its score; the better, the stronger."""
-    names = _names(complete)
+def parallel_coordinates(complete: Sequence[Any]) -> str:
+    """Plot every complete trial as a line through its settings; darker lines have lower bits per byte."""
     if len(complete) < 2:
-        return '<p class="nothing">Too few trials came to an end.</p>'
-    scores = [float(trial.value) for trial in complete]
-    columns = [(name, [_value(trial, name) for trial in complete]) for name in names] + [(SCORE.label, scores)]
-    logs = [*(_by_factors(complete, name) for name in names), SCORE.log]
-    places = [SIDE + at * (WIDTH - 2 * SIDE) / (len(columns) - 1) for at in range(len(columns))]
-    heights = [_heights(values, log=log) for (_, values), log in zip(columns, logs, strict=True)]
-    order = sorted(range(len(complete)), key=scores.__getitem__, reverse=True)
-    lines = []
-    for rank, number_ in enumerate(order):
-        points = "L".join(f"{x:.1f} {column[number_]:.1f}" for x, column in zip(places, heights, strict=True))
-        strength = 0.15 + 0.85 * (rank / (len(order) - 1)) ** 3
-        color = 1 if rank == len(order) - 1 else 0
-        lines.append(
-            f'<path class="line run-{color}" stroke-opacity="{strength:.2f}" stroke-width="1.6" d="M{points}"/>'
+        return '<p class="nothing">Too few complete trials.</p>'
+    plots = optuna().visualization.matplotlib
+    alternative = f"{len(complete)} trials through {', '.join(_names(complete))} to bits per byte"
+    study = _readable_study(complete)
+    return _plot(lambda: plots.plot_parallel_coordinate(study, target_name=SCORE.label), alternative)
+
+
+def _readable_study(complete: Sequence[Any]) -> Any:
+    """Copy trials to a study in memory in which categorical values are short text instead of JSON."""
+    library = optuna()
+    study = library.create_study()
+    categorical = library.distributions.CategoricalDistribution
+    labels: dict[str, dict[str, None]] = {}
+    for trial in complete:
+        for name, distribution in trial.distributions.items():
+            if isinstance(distribution, categorical):
+                labels.setdefault(name, {})[_label(trial, name)] = None
+    for trial in complete:
+        params = {name: _label(trial, name) if name in labels else value for name, value in trial.params.items()}
+        distributions = {name: categorical(list(values)) for name, values in labels.items() if name in params}
+        study.add_trial(
+            library.trial.create_trial(
+                value=trial.value, params=params, distributions={**trial.distributions, **distributions}
+            )
         )
-    axes = "".join(
-        f'<path class="base" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>{_marks(x, values)}'
-        f'<text class="axis" x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">'
-        f"{escape(name.rpartition('.')[2])}</text>"
-        for (name, values), x in zip(columns, places, strict=True)
-    )
-    told = f"{len(complete)} trials through {', '.join(names)} to bits per byte; the best is drawn strongest"
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">{axes}{"".join(lines)}</svg>'
+    return study
 
 
-def _heights(values: Sequence[float | str], *, log: bool = False) -> list[float]:
-    room = HEIGHT - BOTTOM - TOP
-    if all(isinstance(value, float) for value in values):
-        by_factors = log and all(float(value) > 0 for value in values)
-        numbers = [math.log(float(value)) if by_factors else float(value) for value in values]
-        low, high = min(numbers), max(numbers)
-        return [HEIGHT - BOTTOM - (value - low) / ((high - low) or 1.0) * room for value in numbers]
-    kinds = sorted({str(value) for value in values})
-    return [HEIGHT - BOTTOM - kinds.index(str(value)) / max(len(kinds) - 1, 1) * room for value in values]
+def _label(trial: Any, name: str) -> str:
+    value = _cell(trial, name)
+    return value if len(value) <= MAX_LABEL else value[: MAX_LABEL - 1] + "…"
 
 
-def _marks(x: float, values: Sequence[float | str]) -> str:
-    if all(isinstance(value, float) for value in values):
-        numbers = [float(value) for value in values]
-        marks = [(HEIGHT - BOTTOM, number(min(numbers))), (TOP, number(max(numbers)))]
-    else:
-        kinds = sorted({str(value) for value in values})
-        marks = list(zip(_heights(kinds), kinds, strict=True))
-    return "".join(f'<text x="{x + 5:.1f}" y="{y + 4:.1f}">{escape(word[:18])}</text>' for y, word in marks)
+def _plot(draw: Callable[[], Any], alternative: str) -> str:
+    """Return an Optuna plot as an image. Optuna draws with pyplot and changes its global style, which is restored."""
+    pyplot.switch_backend("agg")
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")  # Optuna's matplotlib plots are experimental
+        figure = draw().figure
+        figure.set_size_inches(9, 4)
+        image = png_image(figure, alternative)
+    pyplot.close(figure)
+    return image
 
 
 def _table(trials: Sequence[Any]) -> str:
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     rows = [[f"{trial.number}", _outcome(trial), *(_cell(trial, name) for name in names)] for trial in trials]
     body = table("", ["trial", "bits per byte", *names], rows)
-    return f'<details id="trials"><summary>Every trial in numbers</summary>{body}</details>'
+    return f'<details id="trials"><summary>Table of all trials</summary>{body}</details>'
 
 
 def _outcome(trial: Any) -> str:
     scores = trial.user_attrs.get("scores", [])
     if _is_complete(trial) and len(scores) > 1:
         return f"{trial.value:.4f} ({min(scores):.4f} to {max(scores):.4f})"
-    return f"{trial.value:.4f}" if _is_complete(trial) else str(trial.user_attrs.get("reason", "given up"))[:60]
+    return f"{trial.value:.4f}" if _is_complete(trial) else str(trial.user_attrs.get("reason", "pruned"))[:60]
 
 
 def _cell(trial: Any, name: str) -> str:

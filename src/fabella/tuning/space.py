@@ -127,7 +127,7 @@ def default_space(run: RunConfig, max_parameters: int = 0) -> Space:
 
 
 def _warm_ups(run: RunConfig) -> tuple[dict[str, Json], ...]:
-    """Return the schedule with shorter and longer warm-ups; empty unless it has two phases and starts with a warm-up."""
+    """Return the schedule with shorter and longer warm-ups; empty unless it is a warm-up and one more phase."""
     schedule = run.optimizer.schedule
     if len(schedule) != 2 or (schedule[0].start, schedule[0].end) != (0.0, 1.0):
         return ()

@@ -1,12 +1,10 @@
-"""A search with Optuna: its storage is the truth; any number of processes and machines may work for it."""
+"""Hyperparameter search with Optuna; all state is in its storage, shared by any number of processes and machines."""
 
-import fcntl
 import importlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,24 +15,26 @@ from fabella.errors import ConfigError, LockedError, NumericsError, StorageError
 from fabella.models.parameters import count
 from fabella.run_config.files import to_yaml
 from fabella.run_config.run import RunConfig
-from fabella.storage import atomic_write, make_folders, storage_errors
+from fabella.storage import atomic_write, locked, make_folders, storage_errors
 from fabella.tuning import trials
-from fabella.tuning.space import Space, apply_overrides, baseline_params, suggest
+from fabella.tuning.space import Space, apply_overrides, baseline_params, max_steps, suggest
 
 BEST = "best.yaml"
 PRUNING_CHECKS = 8
-"""Validations of a trial at which it may be given up."""
-STARTING_TRIALS = 8
-"""Tried at random before the search learns from them; none is given up before these are through."""
-PRUNE_PERCENTILE, JUDGED_FROM_PERCENT = 75.0, 20
-"""Given up is what is worse than so many of the trials were at the same place. Small batches and high rates begin
-slowly: nobody is judged by the first part of a training."""
+"""Validations of a trial; it may be pruned at each of them."""
+STARTUP_TRIALS = 8
+"""Random trials before the sampler learns from earlier ones and before any trial is pruned."""
+PRUNE_PERCENTILE, PRUNE_FROM_PERCENT = 75.0, 20
+"""A trial is pruned if its score is above this percentile of the other trials at the same share of their steps. Small
+batches and high rates start slowly, so the first 20 % of the steps do not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is searched, and where. ``storage``: any URL of Optuna's; empty: a file in ``out``. ``seeds``: trainings of
-    each trial, with the seeds from the run's own upwards; the mean of their scores counts.
+    """Search of the settings of ``run`` over ``space``, in the directory ``out``.
+
+    ``storage``: URL of an Optuna storage; empty for a file in ``out``. ``seeds``: training runs per trial, with the
+    seed of the run and those after it; the mean of their scores counts.
     """
 
     run: RunConfig
@@ -48,17 +48,17 @@ class Search:
 
     @property
     def url(self) -> str:
-        """Where Optuna keeps it."""
+        """URL of the Optuna storage."""
         return self.storage or f"sqlite:///{self.out.absolute() / 'study.db'}"
 
 
 def optuna() -> Any:
-    """The library. Raises ConfigError where it is not installed."""
+    """Import Optuna. Raises ConfigError if it is not installed."""
     try:
         library = importlib.import_module("optuna")
     except ModuleNotFoundError as missing:
         raise ConfigError(
-            f"fabella tune cannot search: Python has no module '{missing.name}'.",
+            f"fabella tune needs the Python module '{missing.name}'.",
             hint="Install it: pip install 'fabella[tune]'.",
         ) from None
     library.logging.set_verbosity(library.logging.WARNING)
@@ -66,34 +66,33 @@ def optuna() -> Any:
 
 
 def open_study(search: Search) -> Any:
-    """The study, made where it is not there yet; going on, the space must be the same.
+    """Open the study of a search, or create it.
 
-    Raises StorageError where its storage cannot be used or is locked, ConfigError where it is another search's.
+    Raises StorageError if its storage fails, LockedError if it is locked, ConfigError if it has another search.
     """
     library = optuna()
-    with storage_errors(search.out, "making the folder of the search"):
+    with storage_errors(search.out, "creating the directory of the search"):
         make_folders(search.out)
-    pruner = library.pruners.PercentilePruner(PRUNE_PERCENTILE, STARTING_TRIALS, n_warmup_steps=JUDGED_FROM_PERCENT)
+    pruner = library.pruners.PercentilePruner(PRUNE_PERCENTILE, STARTUP_TRIALS, n_warmup_steps=PRUNE_FROM_PERCENT)
     with optuna_storage_errors(search.url), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        storage = library.storages.RDBStorage(search.url, engine_kwargs=_waiting(search.url))
+        storage = library.storages.RDBStorage(search.url, engine_kwargs=_engine_options(search.url))
         study = library.create_study(study_name="fabella", storage=storage, pruner=pruner, load_if_exists=True)
-        known = study.user_attrs.get("search")
-        asked = _identity(search)
-        if known is None:
-            study.set_user_attr("search", asked)
-            if same := baseline_params(search.run, search.space):
-                study.enqueue_trial(same, user_attrs={"as it is": True})
-        elif known != asked:
+        stored, identity = study.user_attrs.get("search"), _identity(search)
+        if stored is None:
+            study.set_user_attr("search", identity)
+            if params := baseline_params(search.run, search.space):
+                study.enqueue_trial(params, user_attrs={"baseline": True})
+        elif stored != identity:
             raise ConfigError(
-                f"{search.storage or search.out} holds another search: run, data or space differ.",
-                hint="Choose another --out, or give the same run and space to go on.",
+                f"{search.storage or search.out} contains another search: its run, dataset or space differs.",
+                hint="Choose another --out, or continue with the same run and space.",
             )
     return study
 
 
-def _waiting(url: str) -> dict[str, Any]:
-    """SQLite: another process may hold the file for a moment."""
+def _engine_options(url: str) -> dict[str, Any]:
+    """Let SQLite wait up to 20 seconds for another process that has locked the file."""
     return {"connect_args": {"timeout": 20}} if url.startswith("sqlite") else {}
 
 
@@ -104,7 +103,7 @@ def _identity(search: Search) -> str:
 
 
 class optuna_storage_errors:  # noqa: N801 - read as a phrase in a with statement
-    """What goes wrong in the storage, in words."""
+    """Context manager that turns errors of an Optuna storage into Fabella's."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -115,27 +114,28 @@ class optuna_storage_errors:  # noqa: N801 - read as a phrase in a with statemen
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ImportError):
             raise ConfigError(
-                f"The storage of the search lacks the driver of its database: {error.__cause__ or error}.",
-                hint="Install that driver with pip, or leave --storage out: a file is used.",
+                f"The storage of the search needs the driver of its database: {error.__cause__ or error}.",
+                hint="Install the driver with pip, or omit --storage to use a file.",
             ) from error
         if error is None or not type(error).__module__.startswith(("optuna", "sqlalchemy")):
             return
         reason = str(getattr(error, "__cause__", None) or error).splitlines()[0][:200]
-        locked = "locked" in reason
-        place = f"The storage of the search, {self.url.split('@')[-1]},"  # what stands before an @ may be a password
-        if locked:
-            raise LockedError(f"{place} is locked.", hint="Wait for whoever holds it, or choose another --storage.")
-        raise StorageError(f"{place} fails: {reason}.", hint="Check its address and place.") from error
+        storage = f"The storage of the search, {self.url.split('@')[-1]},"  # a password may precede the @
+        if "locked" in reason:
+            raise LockedError(
+                f"{storage} is locked.", hint="Wait until the other process releases it, or choose another --storage."
+            )
+        raise StorageError(f"{storage} fails: {reason}.", hint="Check its address and its permissions.") from error
 
 
 def requeue_stale_trials(study: Any) -> int:
-    """Put back trials whose process was killed; only while nobody else works for the study. How many there were."""
+    """Queue the trials of killed processes again and return their number; no other process may use the study."""
     library = optuna()
-    running = _running(study)
-    for trial in running:
+    stale = _running(study)
+    for trial in stale:
         study.tell(trial.number, state=library.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
-    return len(running)
+    return len(stale)
 
 
 def _running(study: Any) -> Sequence[Any]:
@@ -144,23 +144,28 @@ def _running(study: Any) -> Sequence[Any]:
 
 def work(
     search: Search,
-    count_: int,
+    max_trials: int,
     *,
-    alone: bool = True,
+    single_process: bool = True,
     abandoned: Callable[[], bool] = lambda: False,
     report: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Do trials until the study has ``count_`` that ended or are under way, by whomever, or nobody waits for them.
+    """Run trials until ``max_trials`` of any process have finished or are running, or until ``abandoned()``.
 
-    ``alone``: no other process works for the study at the time.
+    ``single_process``: no other process runs trials of the study at the same time.
     """
     library, study = optuna(), open_study(search)
+    trials_dir = search.out / "trials"
+    with storage_errors(trials_dir, "creating the directory of the trials"):
+        make_folders(trials_dir)
     with optuna_storage_errors(search.url):
         while not abandoned():
-            with _one_at_a_time(search.out):
-                if len(ended(study)) + len(_running(study)) >= count_:
+            # SQLite has no row locks: two processes that ask at once may get the same trial.
+            with locked(trials_dir, what="the trials in", briefly=True):
+                if len(finished(study)) + len(_running(study)) >= max_trials:
                     return
-                study.sampler = _sampler(library, search.seed, len(study.get_trials(deepcopy=False)), alone=alone)
+                number = len(study.get_trials(deepcopy=False))
+                study.sampler = _sampler(library, search.seed, number, single_process=single_process)
                 trial = study.ask()
             try:
                 study.tell(trial, _objective(search, trial, library, abandoned, report))
@@ -171,51 +176,42 @@ def work(
                 raise
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Generator[None]:
-    """SQLite has no locks of rows: two processes that ask at once may be given the same trial."""
-    with (folder / ".asking.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sampler(library: Any, seed: int, number: int, *, alone: bool) -> Any:
-    """For the trial of that number; draws depend on seed and number, so that a search goes on as if never stopped."""
+def _sampler(library: Any, seed: int, number: int, *, single_process: bool) -> Any:
+    """Return the sampler of trial ``number``; seeded per trial, so that a resumed search draws the same values."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # constant_liar is called experimental
+        warnings.simplefilter("ignore")  # constant_liar is experimental
         return library.samplers.TPESampler(
-            seed=(seed * 1_000_003 + number) % 2**32, n_startup_trials=STARTING_TRIALS, constant_liar=not alone
+            seed=(seed * 1_000_003 + number) % 2**32, n_startup_trials=STARTUP_TRIALS, constant_liar=not single_process
         )
 
 
 def _objective(
     search: Search, trial: Any, library: Any, abandoned: Callable[[], bool], report: Callable[[str], None]
 ) -> float:
-    """Train with what the trial suggests; its score, or the end of the trial where it is hopeless or impossible."""
+    """Train with the suggested settings and return the score; raises TrialPruned if poor, impossible or non-finite."""
     try:
         run = trials.as_trial(apply_overrides(search.run, suggest(search.space, trial)), PRUNING_CHECKS)
     except ConfigError as error:
         trial.set_user_attr("reason", str(error))
         raise library.TrialPruned from error
     trial.set_user_attr("parameters", count(run.model.parameters()))
-
     scores: list[float] = []
 
-    def hopeless(step: int, score: float) -> bool:
-        if scores:  # the first training alone is held against those of other trials
+    def should_prune(step: int, score: float) -> bool:
+        if scores:  # only the first seed is compared with other trials
             return False
-        share = round(100 * step / run.training.length.max_steps)  # pyright: ignore[reportAttributeAccessIssue]
-        trial.report(score, share)
+        trial.report(score, round(100 * step / max_steps(run)))
         return bool(trial.should_prune())
 
     try:
-        for number, seeded in enumerate(trials.seeded(run, search.seeds)):
+        for number, seeded in enumerate(trials.with_seeds(run, search.seeds)):
             out = search.out / "trials" / (f"{trial.number:05d}" + (f"-seed-{seeded.seed}" if number else ""))
-            shutil.rmtree(out, ignore_errors=True)  # a killed one's
-            scores.append(trials.train(seeded, out, search.prepared, hopeless, abandoned, device=search.device))
+            shutil.rmtree(out, ignore_errors=True)  # left by a killed process
+            scores.append(trials.train(seeded, out, search.prepared, should_prune, abandoned, device=search.device))
     except (trials.PrunedError, NumericsError) as error:
-        trial.set_user_attr("reason", "hopeless" if isinstance(error, trials.PrunedError) else error.message)
-        report(f"trial {trial.number}: given up")
+        reason = "poor validation" if isinstance(error, trials.PrunedError) else error.message
+        trial.set_user_attr("reason", reason)
+        report(f"trial {trial.number}: pruned, {reason}")
         raise library.TrialPruned from error
     trial.set_user_attr("scores", scores)
     report(f"trial {trial.number}: {fmean(scores):.4f} bits per byte")
@@ -223,24 +219,24 @@ def _objective(
 
 
 def best(search: Search, study: Any) -> tuple[RunConfig, Any]:
-    """The best run, written as ``best.yaml`` into the folder of the search, and its trial.
+    """Write the config of the best trial to ``best.yaml`` in the directory of the search; return it and the trial.
 
-    Raises StorageError where no trial came to its end.
+    Raises StorageError if no trial is complete.
     """
     library = optuna()
     complete = study.get_trials(deepcopy=False, states=(library.trial.TrialState.COMPLETE,))
     if not complete:
         raise StorageError(
-            "No trial came to its end: there is no best one.", hint="Give more --trials, or shorter ones."
+            "No trial is complete, so there is no best one.", hint="Use more --trials, or shorter ones with --steps."
         )
-    trial = min(complete, key=lambda one: (one.value, one.number))
+    trial = min(complete, key=lambda trial: (trial.value, trial.number))
     run = apply_overrides(search.run, suggest(search.space, library.trial.FixedTrial(trial.params)))
     atomic_write(search.out / BEST, to_yaml(run).encode())
     return run, trial
 
 
-def ended(study: Any) -> Sequence[Any]:
-    """The trials that came to an end, given up ones among them, in their order."""
+def finished(study: Any) -> Sequence[Any]:
+    """Return the complete and the pruned trials in their order."""
     library = optuna()
     states = (library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED)
     return study.get_trials(deepcopy=False, states=states)

@@ -1,4 +1,4 @@
-"""One trial of a search: a whole training, ended early where it is hopeless."""
+"""One trial of a search: a complete training run, pruned early if its validation is poor."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from pathlib import Path
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine import StepResult
 from fabella.errors import TrainingInterrupted
-from fabella.run_config.files import apply_overrides, validate_config
+from fabella.run_config import files
+from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig
 from fabella.tracking.tracker import Row
 from fabella.training import run as session
@@ -16,66 +17,65 @@ from fabella.tuning.space import max_steps
 
 
 class PrunedError(Exception):
-    """Ends a trial that will not become the best; the trial's own, never shown to people."""
+    """Ends a pruned trial; never shown to users."""
 
 
 class PrunableTrial:
-    """Sink and observer of a trial: hears of each validation and asks whether to go on.
+    """Tracker and callback that ends a trial once a validation shows that it is poor.
 
-    Rows come on the thread behind the training; the answer is acted upon after the next step.
+    Rows arrive on the background thread of the trackers; the training ends after the next step.
     """
 
-    def __init__(self, hopeless: Callable[[int, float], bool], abandoned: Callable[[], bool]) -> None:
-        self._hopeless, self._abandoned, self._ended = hopeless, abandoned, False
+    def __init__(self, should_prune: Callable[[int, float], bool], abandoned: Callable[[], bool]) -> None:
+        self._should_prune, self._abandoned, self._pruned = should_prune, abandoned, False
 
     def __call__(self, row: Row) -> None:
-        """A measured row."""
-        if row["kind"] == "validation" and not self._ended:
+        """Decide on a validation row; rows of other kinds are ignored."""
+        if row["kind"] == "validation" and not self._pruned:
             score = float(row.get("bits_per_byte") or math.inf)
-            self._ended = not math.isfinite(score) or self._hopeless(int(row["step"]), score)
+            self._pruned = not math.isfinite(score) or self._should_prune(int(row["step"]), score)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file is open."""
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Raises HopelessError once it is known, Interrupted once nobody waits for the trial."""
-        if self._ended:
+        """Raise PrunedError if the trial is pruned, and TrainingInterrupted if its search has exited."""
+        if self._pruned:
             raise PrunedError
         if self._abandoned():
-            raise TrainingInterrupted("The search that this trial is for has ended.")
+            raise TrainingInterrupted("The search of this trial has ended.")
 
 
-def as_trial(run: RunConfig, looks: int) -> RunConfig:
-    """The run as a trial: ``looks`` validations, no samples, one checkpoint at its end."""
+def as_trial(run: RunConfig, checks: int) -> RunConfig:
+    """Return the run as a trial: ``checks`` validations, one checkpoint at the end, no samples before it."""
     steps = max_steps(run)
-    every = max(1, steps // looks)
-    settings = [
-        f"validation.every_steps={every}",
+    overrides = [
+        f"validation.every_steps={max(1, steps // checks)}",
         f"checkpoint.every_steps={steps}",
         "checkpoint.keep_last=1",
         f"samples.every_steps={steps}",
     ]
-    return validate_config(apply_overrides(run.model_dump(mode="json"), settings))
+    return validate_config(files.apply_overrides(run.model_dump(mode="json"), overrides))
 
 
-def seeded(run: RunConfig, seeds: int) -> list[RunConfig]:
-    """The run with its own seed, and with those that follow it."""
+def with_seeds(run: RunConfig, seeds: int) -> list[RunConfig]:
+    """Return the run with its own seed and with the ``seeds - 1`` seeds after it."""
     return [run.model_copy(update={"seed": run.seed + number}) for number in range(seeds)]
 
 
 def train(
     run: RunConfig,
     out: Path,
-    prepared: TokenizedDataset,
-    hopeless: Callable[[int, float], bool],
+    dataset: TokenizedDataset,
+    should_prune: Callable[[int, float], bool],
     abandoned: Callable[[], bool] = lambda: False,
     *,
     device: str,
 ) -> float:
-    """Bits per byte on all held-out text after training ``run`` in ``out``.
+    """Train ``run`` in ``out`` and return its bits per byte on all validation text.
 
-    ``hopeless(step, bits per byte)`` is asked at each validation. Raises HopelessError, and whatever ends a training.
+    ``should_prune(step, bits_per_byte)`` is called at each validation. Raises PrunedError, and the errors of training.
     """
-    judged = PrunableTrial(hopeless, abandoned)
-    outcome = session.start_run(run, out, prepared, device=device, sinks=[judged], observers=[judged.after_step])
-    return outcome.score.bits_per_byte
+    trial = PrunableTrial(should_prune, abandoned)
+    result = session.start_run(run, out, dataset, device=device, sinks=[trial], observers=[trial.after_step])
+    return result.score.bits_per_byte

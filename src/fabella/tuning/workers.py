@@ -1,6 +1,6 @@
-"""The processes of a search (``python -m fabella.tuning.workers``): each does trials until there are enough.
+"""Worker processes of a search (``python -m fabella.tuning.workers``); each runs trials until there are enough.
 
-What they are to do comes on standard input as one JSON object; what they say goes to ``worker-N.log`` in the folder.
+A worker reads its task as one JSON object on standard input and writes its output to ``worker-N.log``.
 """
 
 import json
@@ -21,65 +21,67 @@ from fabella.run_config.files import validate_config
 from fabella.storage import locked, make_folders, storage_errors
 from fabella.tracking.console import print_status
 from fabella.tuning.space import Range
-from fabella.tuning.study import Search, ended, open_study, requeue_stale_trials, work
+from fabella.tuning.study import Search, finished, open_study, requeue_stale_trials, work
 
-LOOK_SECONDS = 1.0
-GRACE_SECONDS = 30.0
+POLL_SECONDS = 1.0
+TERMINATE_SECONDS = 30.0
+"""Seconds between SIGTERM and SIGKILL for a worker."""
 CHILD = [sys.executable, "-P", "-m", "fabella.tuning.workers"]
 
 
-def search_together(
-    search: Search, count: int, workers: int, report: Callable[[Any], None] = lambda trial: None
+def search_in_parallel(
+    search: Search, max_trials: int, workers: int, report: Callable[[Any], None] = lambda trial: None
 ) -> Any:
-    """Search with so many processes until ``count`` trials have come to an end; the study.
+    """Search with this many processes until ``max_trials`` have finished, and return the study.
 
-    ``report`` is given each trial as it ends. A search that was cut short goes on: trials of killed processes are
-    begun again. Raises LockedError where another search is at work in the folder, Interrupted after Ctrl-C.
+    ``report`` is called with each trial as it finishes. An interrupted search resumes: the trials of killed processes
+    are queued again. Raises LockedError if another search runs in the directory, TrainingInterrupted after Ctrl-C.
     """
-    with storage_errors(search.out, "making the folder of the search"):
+    with storage_errors(search.out, "creating the directory of the search"):
         make_folders(search.out)
-    with ExitStack() as held:
-        if not search.storage:  # other machines may be at work in one that is shared
-            held.enter_context(locked(search.out, what="the search in"))
+    with ExitStack() as locks:
+        if not search.storage:  # a shared storage may have workers on other machines
+            locks.enter_context(locked(search.out, what="the search in"))
         study = open_study(search)
         if not search.storage:
             requeue_stale_trials(study)
-        told = {trial.number for trial in ended(study)}
-        started = [_start(search, count, worker, workers) for worker in range(workers)]
+        reported = {trial.number for trial in finished(study)}
+        processes = [_start(search, max_trials, worker, workers) for worker in range(workers)]
         try:
-            while any(process.poll() is None for process in started):
-                time.sleep(LOOK_SECONDS)
-                _tell(study, told, report)
+            while any(process.poll() is None for process in processes):
+                time.sleep(POLL_SECONDS)
+                _report_finished(study, reported, report)
         except KeyboardInterrupt:
-            raise TrainingInterrupted("Stopped; the same command goes on with the search.") from None
+            raise TrainingInterrupted("Stopped. The same command resumes the search.") from None
         finally:
-            _stop(started)
-        _tell(study, told, report)
-        _require_good(search, started)
+            _stop(processes)
+        _report_finished(study, reported, report)
+        _require_success(search, processes)
     return study
 
 
-def _tell(study: Any, told: set[int], report: Callable[[Any], None]) -> None:
-    for trial in ended(study):
-        if trial.number not in told:
-            told.add(trial.number)
+def _report_finished(study: Any, reported: set[int], report: Callable[[Any], None]) -> None:
+    for trial in finished(study):
+        if trial.number not in reported:
+            reported.add(trial.number)
             report(trial)
 
 
-def _start(search: Search, count: int, worker: int, workers: int) -> "subprocess.Popen[str]":
+def _start(search: Search, max_trials: int, worker: int, workers: int) -> "subprocess.Popen[str]":
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with (search.out / f"worker-{worker}.log").open("ab") as log:
         process = subprocess.Popen(
             CHILD, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True, start_new_session=True
         )
-    assert process.stdin, "a pipe was asked for"
-    process.stdin.write(json.dumps(_as_words(search, count, alone=workers == 1 and not search.storage)))
+    assert process.stdin, "stdin is a pipe"
+    task = _task(search, max_trials, single_process=workers == 1 and not search.storage)
+    process.stdin.write(json.dumps(task))
     process.stdin.close()
     return process
 
 
-def _as_words(search: Search, count: int, *, alone: bool) -> dict[str, Any]:
+def _task(search: Search, max_trials: int, *, single_process: bool) -> dict[str, Any]:
     return {
         "run": search.run.model_dump(mode="json"),
         "space": {name: range_.model_dump(mode="json") for name, range_ in search.space.items()},
@@ -89,51 +91,55 @@ def _as_words(search: Search, count: int, *, alone: bool) -> dict[str, Any]:
         "seed": search.seed,
         "seeds": search.seeds,
         "device": search.device,
-        "count": count,
-        "alone": alone,
+        "max_trials": max_trials,
+        "single_process": single_process,
     }
 
 
-def _stop(started: "list[subprocess.Popen[str]]") -> None:
-    """Leave no process behind."""
-    for process in started:
+def _stop(processes: "list[subprocess.Popen[str]]") -> None:
+    """Terminate all workers; kill those that do not exit."""
+    for process in processes:
         if process.poll() is None:
             process.terminate()
-    for process in started:
+    for process in processes:
         try:
-            process.wait(GRACE_SECONDS)
+            process.wait(TERMINATE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _require_good(search: Search, started: "list[subprocess.Popen[str]]") -> None:
-    for worker, process in enumerate(started):
+def _require_success(search: Search, processes: "list[subprocess.Popen[str]]") -> None:
+    for worker, process in enumerate(processes):
         if process.returncode:
             log = search.out / f"worker-{worker}.log"
-            last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+            last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
             raise StorageError(
-                f"Worker {worker} ended with code {process.returncode}: {last[:300]}", hint=f"See {log}."
+                f"Worker {worker} ended with code {process.returncode}: {last[:300]}", hint=f"Read {log}."
             )
 
 
 def main() -> int:
-    """Do the trials that are asked for on standard input."""
+    """Run the trials of the task on standard input and return an exit code."""
     parent = os.getppid()
-    asked = json.load(sys.stdin)
+    task = json.load(sys.stdin)
     search = Search(
-        run=validate_config(asked["run"]),
-        space={name: TypeAdapter[Any](Range).validate_python(range_) for name, range_ in asked["space"].items()},
-        prepared=open_dataset(Path(asked["prepared"])),
-        out=Path(asked["out"]),
-        storage=asked["storage"],
-        seed=asked["seed"],
-        seeds=asked["seeds"],
-        device=asked["device"],
+        run=validate_config(task["run"]),
+        space={name: TypeAdapter[Any](Range).validate_python(range_) for name, range_ in task["space"].items()},
+        prepared=open_dataset(Path(task["prepared"])),
+        out=Path(task["out"]),
+        storage=task["storage"],
+        seed=task["seed"],
+        seeds=task["seeds"],
+        device=task["device"],
     )
     try:
         work(
-            search, asked["count"], alone=asked["alone"], abandoned=lambda: os.getppid() != parent, report=print_status
+            search,
+            task["max_trials"],
+            single_process=task["single_process"],
+            abandoned=lambda: os.getppid() != parent,
+            report=print_status,
         )
     except FabellaError as error:
         print_status(str(error).replace("\n", " "))
