@@ -1,10 +1,10 @@
-"""From the start of a process to the first token on its output: `fabella generate` beside HF's pipeline.
+"""Time from the start of a process to the first token: `fabella generate` compared with HF's pipeline.
 
-Both tell from a model of the same shape and with the same tokenizer, made once: a run of one training step, and a
-folder of random weights. They take turns; every start reads the same files, which are in the system's cache by then.
+Both use a model of the same shape and the same tokenizer: a run of one training step, and a directory of random
+weights. Runs alternate, and all files are in the page cache.
 
     python -m benchmarks.cold_start piny-37m
-    python -m benchmarks.cold_start storybook-1m --turns 9
+    python -m benchmarks.cold_start storybook-1m --rounds 9
 """
 
 import argparse
@@ -28,62 +28,73 @@ PROMPT = "Once upon a time"
 PIPELINE = """
 import sys
 from transformers import pipeline
-tell = pipeline("text-generation", model=sys.argv[1], device="cpu")
-print(tell(sys.argv[2], max_new_tokens=1, do_sample=False)[0]["generated_text"], flush=True)
+generate = pipeline("text-generation", model=sys.argv[1], device="cpu")
+print(generate(sys.argv[2], max_new_tokens=1, do_sample=False)[0]["generated_text"], flush=True)
 """
 
 
-def write_run(name: str, folder: Path) -> None:
-    """A run of the shape: one step on a little of the storybook. Its tokenizer has fewer ids than the model."""
+def write_run(name: str, directory: Path) -> None:
+    """Train one step of the shape on 400 storybook stories; the tokenizer has fewer tokens than the model."""
     model = preset(name).model.model_dump(mode="json")
-    little = [
+    overrides = [
         "data.source.stories=400",
         "training.micro_batch_size=1",
         "validation.num_sequences=1",
         "tokenizer.vocab_size=1000",
     ]
-    changed = [f"model.{key}={json.dumps(value)}" for key, value in model.items()] + little
-    command = [sys.executable, "-m", "fabella", "train", "storybook-1m", "--steps", "1", "--out", str(folder), *changed]
+    settings = [f"model.{key}={json.dumps(value)}" for key, value in model.items()] + overrides
+    command = [
+        sys.executable,
+        "-m",
+        "fabella",
+        "train",
+        "storybook-1m",
+        "--steps",
+        "1",
+        "--out",
+        str(directory),
+        *settings,
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def write_pipeline(name: str, run: Path, folder: Path) -> None:
-    """A model of the shape, and the run's tokenizer, as HF's pipeline reads them."""
+def write_pipeline(name: str, run: Path, directory: Path) -> None:
+    """Write a model of the shape and the tokenizer of the run in the format of HF's pipeline."""
     import transformers
 
     from benchmarks.peers.models_torch import build_peer
 
     model: Any = build_peer(preset(name).model)[0]
     model.config.use_cache = True
-    model.save_pretrained(folder)
+    model.save_pretrained(directory)
     file = str(run / "tokenizer" / "tokenizer.json")
-    transformers.PreTrainedTokenizerFast(tokenizer_file=file).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_file=file).save_pretrained(directory)
 
 
 def seconds_to_first_token(command: list[str]) -> float:
-    """Until more than the prompt has come."""
+    """Run a command and return the seconds until its output is longer than the prompt."""
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
-        read = process.stdout.read(len(PROMPT) + 1)
+        output = process.stdout.read(len(PROMPT) + 1)
         seconds = time.perf_counter() - start
         process.stdout.read()
-        said = process.stderr.read().decode(errors="replace")
-    if process.returncode or len(read) <= len(PROMPT):
-        raise SystemExit(f"{command[:5]} ended with code {process.returncode}: {said}")
+        errors = process.stderr.read().decode(errors="replace")
+    if process.returncode or len(output) <= len(PROMPT):
+        raise SystemExit(f"{command[:5]} ended with code {process.returncode}: {errors}")
     return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shape", help="a preset that transformers has, too")
-    parser.add_argument("--turns", type=int, default=5)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fabella-") as made:
-        run, folder = Path(made, "run"), Path(made, "pipeline")
-        write_run(given.shape, run)
-        write_pipeline(given.shape, run, folder)
+    parser.add_argument("shape", help="preset whose architecture transformers has, too")
+    parser.add_argument("--rounds", type=int, default=5, help="starts of each command (default: 5)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fabella-") as temporary:
+        run, directory = Path(temporary, "run"), Path(temporary, "pipeline")
+        write_run(arguments.shape, run)
+        write_pipeline(arguments.shape, run, directory)
         generate = [
             sys.executable,
             "-m",
@@ -96,26 +107,26 @@ def main() -> None:
             "--temperature",
             "0",
         ]
-        commands = {"fabella": generate, "pipeline": [sys.executable, "-c", PIPELINE, str(folder), PROMPT]}
+        commands = {"fabella": generate, "pipeline": [sys.executable, "-c", PIPELINE, str(directory), PROMPT]}
         for command in commands.values():
-            seconds_to_first_token(command)  # what is made once and kept: byte code, Fabella's compiled step
-        taken: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(given.turns):
+            seconds_to_first_token(command)  # creates byte code and the native decoder
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(arguments.turns):
             for name, command in commands.items():
-                taken[name].append(seconds_to_first_token(command))
-    middle = {name: median(seconds) for name, seconds in taken.items()}
+                seconds[name].append(seconds_to_first_token(command))
+    medians = {name: median(values) for name, values in seconds.items()}
     result = {
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("fabella", "torch", "transformers")},
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
-        "seconds": taken,
-        "median_seconds": middle,
-        "fabella_to_pipeline": middle["fabella"] / middle["pipeline"],
+        "seconds": seconds,
+        "median_seconds": medians,
+        "fabella_to_pipeline": medians["fabella"] / medians["pipeline"],
     }
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**kept, given.shape: result}, indent=2) + "\n")
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**earlier, arguments.shape: result}, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -1,9 +1,8 @@
-"""Inject every fault that the tests know and write the scoreboard, docs/faults.md. Run it with `make faults`.
+"""Inject all faults of the test suite and write the results to docs/faults.md. Run it with `make faults`.
 
-A test that injects a fault says so: `@pytest.mark.fault("A9", cases=500)`, where `cases` counts what the
-test injects, all of its parameters together: ten sets of parameters with `cases=10` are one case each, so that no
-number here is larger than what was said. A fault counts as held only when its test passed.
-Options: `--nightly` adds the long tests of `make test-faults`; anything else goes to pytest (`-k checkpoint`).
+A test that injects faults has a marker: `@pytest.mark.fault("A9", cases=500)`. `cases` is the number of faults over all
+parameters of the test: ten sets of parameters with `cases=10` are one case each. A fault is held if its test passes.
+Options: `--nightly` adds the long tests of `make test-faults`; other arguments go to pytest (`-k checkpoint`).
 """
 
 import datetime
@@ -22,81 +21,81 @@ PAGE = Path(__file__).parents[1] / "docs" / "faults.md"
 
 GROUPS = {
     "A": "Checkpoints and resuming",
-    "B": "Text, tokenizing and reading",
+    "B": "Text, tokenization and data loading",
     "C": "Processes and signals",
-    "D": "Numbers, environment and logging",
-    "E": "Hostile model files",
+    "D": "Numerics, environment and logging",
+    "E": "Malicious model files",
     "F": "Server",
     "G": "Tokenizers, Unicode, sampling, command line",
     "H": "Supply chain",
 }
 
-# Row of the fault matrix → what is injected, and what must happen then.
+# Row of the fault matrix → the injected fault and the required behavior.
 ROWS = {
-    "A1": "SIGKILL at a random moment of a save: the newest complete checkpoint loads",
+    "A1": "SIGKILL at a random moment of a save: the latest complete checkpoint loads",
     "A2": "SIGKILL at every named point of a save: some checkpoint always loads",
-    "A3": "chains of kills and resumes: the final weights are bit for bit those of one uninterrupted run",
-    "A4": "the same chains: never more than one save interval of work is lost",
-    "A5": "disk full at many fill levels of a save: the old checkpoint is intact, nothing is left behind",
+    "A3": "chains of kills and resumes: the final weights equal those of an uninterrupted run bit for bit",
+    "A4": "the same chains: at most one save interval of work is lost",
+    "A5": "disk full at many fill levels of a save: the old checkpoint is intact, no temporary file remains",
     "A6": "file too large, quota, I/O error, read-only, no permission, in each phase of a save",
-    "A7": "no space when a run begins: refused before the first step, with the estimate",
-    "A8": "a checkpoint file cut short at every 64th and at its last byte",
+    "A7": "no disk space when a run starts: refused before the first step, with the estimate",
+    "A8": "a checkpoint file truncated at every 64th byte and at its last byte",
     "A9": "one bit flipped anywhere in a checkpoint",
-    "A10": "tensors missing, added, renamed, of another shape or type; no optimizer",
+    "A10": "tensors missing, added, renamed, of another shape or dtype; no optimizer state",
     "A11": "resuming in a new process: the optimizer's moments and step are those of the run",
-    "A12": "one part of the state forgotten: the test of resuming must notice",
-    "A13": "a half-written checkpoint of the same step in the way of a save",
-    "A14": "the pointer to the latest checkpoint missing, dangling, outside, or to a torn one",
-    "A15": "clocks that jump and modification times shuffled: checkpoints are chosen by step",
-    "A16": "saving behind the loop: the writer raises, dies or is slow; the error surfaces, nothing half is left",
-    "A17": "pruning: never the latest, the best, the one being written or resumed from",
-    "A18": "the order of writing, flushing and renaming, recorded call by call",
-    "A19": "two trainings of one run folder at once: one wins, the other is told who has it",
-    "A20": "resuming with a changed config: refused, warned of or allowed, key by key",
-    "A21": "a run moved to other numbers of processes, prepared or streamed: the same samples in the same order",
+    "A12": "one part of the state omitted: the test of resuming must fail",
+    "A13": "an incomplete checkpoint of the same step exists before a save",
+    "A14": "the pointer to the latest checkpoint missing, dangling, outside the run, or to an incomplete checkpoint",
+    "A15": "clock jumps and shuffled modification times: checkpoints are ordered by step",
+    "A16": "background saving: the writer raises, dies or is slow; the error surfaces, no partial file remains",
+    "A17": "pruning: never the latest, the best, the checkpoint being written or the one resumed from",
+    "A18": "the order of write, fsync and rename, recorded call by call",
+    "A19": "two trainings of one run directory at once: one wins, the other names the process that holds the lock",
+    "A20": "resuming with a changed config: refused, with a warning, or allowed, key by key",
+    "A21": "a run resumed with another world size, pretokenized or streaming: the same samples in the same order",
     "A22": "checkpoints of released versions",
     "A24": "the same seed in new processes: the same bits",
-    "A25": "evaluating, sampling and saving more or less often: the same bits",
-    "B1": "SIGKILL while text is prepared: done again, the result is the same",
-    "B2": "prepared shards cut short, flipped, of another type, with ids beyond the vocabulary",
-    "B3": "empty files, empty shards, texts shorter than a window, newlines only",
-    "B4": "damaged UTF-8, BOMs, UTF-16, NUL, lone surrogates, CRLF, enormous lines",
-    "B5": "broken .jsonl and .csv lines: the line is named, or skipped within the budget",
+    "A25": "evaluating, sampling and saving at other intervals: the same bits",
+    "B1": "SIGKILL while text is prepared: run again, the result is the same",
+    "B2": "shards truncated, with flipped bits, of another dtype, with token ids beyond the vocabulary",
+    "B3": "empty files, empty shards, texts shorter than a sequence, only newlines",
+    "B4": "invalid UTF-8, BOMs, UTF-16, NUL, lone surrogates, CRLF, very long lines",
+    "B5": "broken .jsonl and .csv lines: the error names the line, or it is skipped within the limit",
     "B6": "compression bombs: stopped early, memory bounded",
     "B7": "archives and paths that lead outside",
-    "B8": "a download that breaks off: gone on with where it broke, or an error that says so",
-    "B9": "a thread or process that reads ahead dies, raises or hangs",
-    "B10": "resuming at every position, epoch edges and twice in one epoch among them",
+    "B8": "an interrupted download: continued where it stopped, or a clear error",
+    "B9": "a prefetch thread or process dies, raises or hangs",
+    "B10": "resuming at every position, including epoch boundaries and twice in one epoch",
     "B11": "memory over many steps",
-    "B12": "file handles and shared memory over many starts and stops",
-    "B13": "shared memory that is too small: none is used",
-    "B14": "text changed between a run and its resuming",
+    "B12": "file descriptors and shared memory over many starts and stops",
+    "B13": "too little shared memory: none is used",
+    "B14": "text changed between a run and its resume",
     "B15": "the same document in training and validation text",
     "C1": "signals in every phase of a run: one checkpoint, the documented exit code",
-    "C2": "signals for every process of a job: those that read for the training leave them to it",
-    "C3": "a signal to one of several processes: all stop at the same step, one checkpoint, the same bits when resumed",
-    "C4": "one of several processes killed: the others end in time and say which; the same bits when resumed",
-    "C5": "one of several processes hangs, fails, or has numbers that are not finite: all end, and say which",
-    "C6": "an error that only one of several processes meets: all end, and say which and why",
-    "C7": "torchrun starts killed processes again: they go on, the same bits",
-    "C8": "the launcher of several processes killed: they save and end",
-    "C9": "a port that is in use: said plainly, with the process and a free port",
-    "C10": "two and four processes against one: the same samples, losses and weights but for rounding",
-    "C11": "a disk that is slow while a checkpoint is written: the training goes on, what is saved is of its step",
+    "C2": "signals to every process of a job: reader processes leave them to the training",
+    "C3": "a signal to one of several ranks: all stop at the same step, one checkpoint, the same bits when resumed",
+    "C4": "one of several ranks killed: the others exit within the timeout and name it; the same bits when resumed",
+    "C5": "one of several ranks hangs, fails, or has non-finite values: all exit and name it",
+    "C6": "an error on only one of several ranks: all exit with its rank and reason",
+    "C7": "torchrun restarts killed processes: they resume, the same bits",
+    "C8": "the launcher of several processes killed: they save and exit",
+    "C9": "a port in use: the error names the process and a free port",
+    "C10": "two and four processes compared with one: the same samples, losses and weights up to rounding",
+    "C11": "a slow disk while a checkpoint is written: training continues, and the checkpoint is of its step",
     "D1": "NaN and infinity in loss, gradients, weights or data",
-    "D2": "weights that are not finite never become the best checkpoint",
-    "D3": "a gradient norm that leaps up: the first step of it is told, with what is usual",
-    "D4": "half precision resumed: the loss scale and its counts are those of the run",
-    "D5": "a tracking service that fails: training goes on, nothing is lost locally",
-    "D6": "metrics after a kill: a torn last line is tolerated, no step stands twice",
+    "D2": "non-finite weights never become the best checkpoint",
+    "D3": "a gradient norm spike: its first step is reported, with the median",
+    "D4": "mixed precision resumed: the loss scale and its counters are those of the run",
+    "D5": "a tracker that fails: training continues, nothing is lost locally",
+    "D6": "metrics after a kill: an incomplete last line is tolerated, no step occurs twice",
     "D7": "closed output, no terminal, LANG=C, read-only home, spaces and Unicode in paths",
     "D8": "the clock set back during a run",
-    "D9": "memory that ends while a few steps are tried: the tool lives on and says what would fit",
-    "D10": "an interruption at any moment of the training loop: every file that is left is whole",
-    "E1": "pickles in every place where a file is read: their code never runs",
-    "E2": "calls that could run what they read, searched for in the source",
+    "D9": "out of memory during the trial steps: the command survives and reports what fits",
+    "D10": "an interrupt at any moment of the training loop: every remaining file is complete",
+    "E1": "pickles in place of every file that is read: their code never runs",
+    "E2": "calls that could execute file contents, searched in the source",
     "E6": "well-formed configs with absurd sizes: refused before anything is allocated",
-    "E7": "hostile tokenizer files",
+    "E7": "malicious tokenizer files",
     "E8": "names with slashes, dots, NUL, newlines and escape sequences",
     "E12": "secrets planted in the environment: found in no output",
     "F1": "requests made by hypothesis and by hand, over every route: no failure, and others are answered",
@@ -126,47 +125,47 @@ ROWS = {
     "F26": "a damaged checkpoint while serving: the old model keeps serving",
     "F27": "failures of every kind: a request id, and no internals",
     "G1": "any text and any bytes, encoded and decoded",
-    "G2": "any ids decoded one by one and all at once: the same text",
+    "G2": "any token ids decoded one by one and all at once: the same text",
     "G3": "the spelling of special tokens inside text",
-    "G4": "tokenizers trained twice, on more threads",
-    "G5": "escape sequences in told text",
-    "G6": "logits that are infinite, not numbers, tied, or of one id",
-    "G7": "configs with unknown keys, typing errors, wrong types, enormous numbers, aliases, duplicates",
-    "G8": "every documented error says what, where and what to do",
-    "G9": "every command: help, no arguments, missing files, folders for files, no permission, Ctrl-C",
+    "G4": "tokenizers trained twice, with more threads",
+    "G5": "escape sequences in generated text",
+    "G6": "logits that are infinite, NaN, tied, or of one token",
+    "G7": "configs with unknown keys, misspelled keys, wrong types, huge numbers, aliases, duplicates",
+    "G8": "every documented error names the value, the rule and the fix",
+    "G9": "every command: help, no arguments, missing files, directories for files, no permission, Ctrl-C",
     "G10": "outputs that would overwrite something",
-    "H5": "the trust model is written down",
+    "H5": "the trust model is documented",
 }
 
 
 @dataclass
 class Tally:
-    """A row's cases by the outcome of their tests: passed, failed, skipped."""
+    """Cases of a row by the outcome of their tests: passed, failed, skipped."""
 
     cases: dict[str, Fraction] = field(default_factory=dict)
 
     def add(self, outcome: str, cases: Fraction) -> None:
-        """Count more cases of one outcome."""
+        """Add cases of one outcome."""
         self.cases[outcome] = self.cases.get(outcome, Fraction(0)) + cases
 
     @property
     def skipped(self) -> int:
-        """Cases that this machine could not inject."""
+        """Number of cases that this machine cannot inject."""
         return round(self.cases.get("skipped", Fraction(0)))
 
     @property
     def injected(self) -> int:
-        """Cases that were injected, whatever came of them."""
+        """Number of injected cases, passed or failed."""
         return round(self.cases.get("passed", Fraction(0)) + self.cases.get("failed", Fraction(0)))
 
     @property
     def held(self) -> int:
-        """Cases of tests that passed; a part of a case is none."""
+        """Number of cases of passed tests, rounded down."""
         return math.floor(self.cases.get("passed", Fraction(0)))
 
 
 class Scoreboard:
-    """A pytest plugin: keeps the tests that inject a fault, and counts."""
+    """Pytest plugin that selects the tests with a fault marker and counts their cases."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Tally] = {}
@@ -174,7 +173,7 @@ class Scoreboard:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep what is marked; a row that the matrix does not have is an error."""
+        """Select the marked tests. Raises UsageError for a row that is not in the matrix."""
         items[:] = [item for item in items if item.get_closest_marker("fault")]
         runs = Counter(_function(item) for item in items)
         for item in items:
@@ -182,10 +181,10 @@ class Scoreboard:
             self._marks[item.nodeid] = [(row, Fraction(cases, runs[_function(item)])) for row, cases in marks]
         unknown = {row for marks in self._marks.values() for row, _ in marks} - set(ROWS)
         if unknown:
-            raise pytest.UsageError(f"no such row of the fault matrix: {', '.join(sorted(unknown))}")
+            raise pytest.UsageError(f"Unknown row of the fault matrix: {', '.join(sorted(unknown))}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count a test once: when it was called, or when it could not be."""
+        """Count a test once, at its call or at a failed setup."""
         if report.when != "call" and report.outcome == "passed":
             return
         for row, cases in self._marks.get(report.nodeid, []):
@@ -198,28 +197,28 @@ def _read(mark: pytest.Mark) -> tuple[str, int]:
 
 
 def _function(item: pytest.Item) -> str:
-    """The test without its parameters."""
+    """Return the id of a test without its parameters."""
     return item.nodeid.split("[")[0]
 
 
 def page(rows: dict[str, Tally], *, tier: str) -> str:
-    """The scoreboard in Markdown."""
+    """Return the results as a Markdown page."""
     injected, held = sum(tally.injected for tally in rows.values()), sum(tally.held for tally in rows.values())
     lines = [
-        "# What goes wrong, and what happens then",
+        "# Fault injection",
         "",
         "<!-- Written by `make faults`; do not edit. -->",
         f"**{injected:,} faults injected, {held:,} held, {injected - held:,} lost.** Tier: {tier}.",
         "",
         f"Fabella {version('fabella')}, torch {version('torch').split('+')[0]}, Python {platform.python_version()},"
         f" {platform.system()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}."
-        " Each row is proved by tests; `make faults` runs them again and writes this page.",
+        " Tests inject every row; `make faults` runs them and writes this page.",
     ]
     for letter, group in GROUPS.items():
         lines += _table(group, {row: tally for row, tally in rows.items() if row.startswith(letter)})
     missing = [row for row in ROWS if row not in rows]
     if missing:
-        lines += ["", "## In the matrix, not injected in this run", ""]
+        lines += ["", "## Not injected in this run", ""]
         lines += [f"- {row}: {ROWS[row]}" for row in missing]
     return "\n".join(lines) + "\n"
 
@@ -236,12 +235,12 @@ def _table(group: str, rows: dict[str, Tally]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the marked tests and write the page; pytest's exit code. A choice of tests is run, but writes no page."""
+    """Run the marked tests and return pytest's exit code; write the page unless arguments select only some tests."""
     nightly = "--nightly" in arguments
-    chosen = "fault or faults" if nightly else "fault"
+    marker = "fault or faults" if nightly else "fault"
     scoreboard = Scoreboard()
     others = [argument for argument in arguments if argument != "--nightly"]
-    code = pytest.main(["-m", chosen, *others], plugins=[scoreboard])
+    code = pytest.main(["-m", marker, *others], plugins=[scoreboard])
     text = page(scoreboard.rows, tier="N, every night" if nightly else "F, every run of CI")
     if others or code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         print(text)

@@ -1,6 +1,6 @@
-"""How far the two engines are apart, for every preset at a reduced size: losses, gradients, fifty steps, greedy text.
+"""Differences between the two engines for every preset at a reduced size: losses, gradients, 50 steps, greedy text.
 
-The same weights and the same batches go into both. Numbers are relative to the largest of their kind.
+Both engines get the same weights and the same batches. Differences are relative to the largest value of their kind.
 
     python benchmarks/parity.py
     python benchmarks/parity.py storybook-hybrid-1m --output parity.json
@@ -25,22 +25,22 @@ from fabella.optim import adamw
 from fabella.run_config.files import preset, preset_names
 from fabella.run_config.run import RunConfig
 
-TIME, ROWS, STEPS, TOLD = 24, 8, 50, 60
+TIME, ROWS, STEPS, MAX_TOKENS = 24, 8, 50, 60
 SIZES = {"vocab_size": 61, "context_length": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}
 SIZES |= {"ffn_dim": 24, "dropout": 0.0}
-TELL = {"torch": generate_torch.generate, "jax": generate_jax.generate}
+GENERATE = {"torch": generate_torch.generate, "jax": generate_jax.generate}
 
 
 def reduced(name: str) -> RunConfig:
-    """The preset, small, with AdamW as it has it, two micro-batches a step and a norm that is clipped."""
+    """Return the preset with a small model, its AdamW, two micro-batches per step and gradient clipping."""
     run = preset(name)
     values = run.model.model_dump()
     model: ModelConfig = type(run.model).model_validate(values | {k: v for k, v in SIZES.items() if k in values})
-    windows = Packed(length=TIME, stride=TIME)
+    sequences = Packed(length=TIME, stride=TIME)
     training = run.training.model_copy(update={"micro_batch_size": ROWS // 2, "compile": "none"})
     optimizer = run.optimizer if isinstance(run.optimizer, adamw.Config) else adamw.Config(lr=1e-3)
     optimizer = optimizer.model_copy(update={"max_grad_norm": 0.5, "lr": 1e-3})
-    data = run.data.model_copy(update={"windows": windows})
+    data = run.data.model_copy(update={"sequences": sequences})
     return run.model_copy(update={"model": model, "training": training, "optimizer": optimizer, "data": data})
 
 
@@ -49,45 +49,45 @@ def batch(seed: int) -> Batch:
     return Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
 
 
-def far(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-    """The largest difference, relative to the largest number."""
+def max_difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """Return the largest difference, relative to the largest value of ``theirs``."""
     return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
 
 
 def compare(name: str) -> dict[str, float | bool]:
-    """One row of the table."""
+    """Return the differences of one preset."""
     run = reduced(name)
-    made = {engine: engines.create_engine(run.model_copy(update={"engine": engine})) for engine in TELL}
-    losses = {engine: one.losses(batch(0)) for engine, one in made.items()}
-    courses: dict[str, list[float]] = {}
+    built = {engine: engines.create_engine(run.model_copy(update={"engine": engine})) for engine in GENERATE}
+    losses = {engine: instance.losses(batch(0)) for engine, instance in built.items()}
+    histories: dict[str, list[float]] = {}
     first: dict[str, NDArray[Any]] = {}
-    for engine, one in made.items():
-        courses[engine] = []
+    for engine, instance in built.items():
+        histories[engine] = []
         for step in range(STEPS):
-            courses[engine].append(one.step(batch(step % 5), 1e-3).read()["loss"])
+            histories[engine].append(instance.step(batch(step % 5), 1e-3).read()["loss"])
             if step == 0:  # Adam's first moments are the clipped gradients, times 1 - beta
-                moments = one.state().optimizer_state
+                moments = instance.state().optimizer_state
                 first[engine] = np.concatenate([moments[n].ravel() for n in sorted(moments) if n.startswith("first.")])
     weights = initial_weights(run.model.parameters(), 5)
-    louder = {n: array * 3 if array.ndim == 2 else array for n, array in weights.items()}
+    scaled = {n: array * 3 if array.ndim == 2 else array for n, array in weights.items()}
     prompt = [np.arange(1, 6, dtype=np.int32)]
     texts = [
         list(
-            tell(
-                engines.load(engine).load_model(run.model, louder, "cpu"),
+            generate(
+                engines.load(engine).load_model(run.model, scaled, "cpu"),
                 prompt,
                 SamplingParams(temperature=0.0),
                 rows=[0],
-                max_tokens=TOLD,
+                max_tokens=MAX_TOKENS,
                 vocab_size=SIZES["vocab_size"],
             )
         )
-        for engine, tell in TELL.items()
+        for engine, generate in GENERATE.items()
     ]
     return {
-        "losses": far(losses["jax"], losses["torch"]),
-        "gradients": far(first["jax"], first["torch"]),
-        "fifty steps": far(np.array(courses["jax"]), np.array(courses["torch"])),
+        "losses": max_difference(losses["jax"], losses["torch"]),
+        "gradients": max_difference(first["jax"], first["torch"]),
+        "fifty steps": max_difference(np.array(histories["jax"]), np.array(histories["torch"])),
         "greedy text the same": texts[0] == texts[1],
     }
 
@@ -96,14 +96,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=preset_names())
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "parity.json")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     results: dict[str, dict[str, float | bool]] = {}
     print("| preset | losses | gradients | fifty steps | greedy text |\n|---|--:|--:|--:|---|")
-    for name in asked.presets:
+    for name in arguments.presets:
         row = results[name] = compare(name)
         numbers = " | ".join(f"{row[key]:.1e}" for key in ("losses", "gradients", "fifty steps"))
         print(f"| `{name}` | {numbers} | {'the same' if row['greedy text the same'] else 'differs'} |", flush=True)
-    asked.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

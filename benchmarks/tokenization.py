@@ -1,11 +1,11 @@
-"""Megabytes of text a second into ids, Fabella beside other libraries with the same merges, in one run; ids compared.
+"""Tokenization speed of Fabella and of other libraries with the same merges, in megabytes per second; ids are compared.
 
-Contestants take turns, so that a busy machine slows all of them; the ratio is the median over the turns of Fabella's
-speed by that of ``encode_batch`` of HF tokenizers with its own threads. Every turn begins with nothing remembered: a
-tokenizer just opened, workers just started. Starting the workers is counted only where it says so.
+Baselines alternate, so that a busy machine slows all of them. Ratios are medians over the rounds, relative to
+``encode_batch`` of HF tokenizers with its own threads. Every round starts without caches: with a newly opened tokenizer
+and new workers. The start of the workers counts only for the baseline that says so.
 
-    python benchmarks/tokenization.py stories.txt                               a BPE of 4,096 trained on that text
-    python benchmarks/tokenization.py stories.txt --tokenizer gpt2-folder/ --processes 2 --turns 7
+    python benchmarks/tokenization.py stories.txt                               trains a BPE of 4,096 on the text
+    python benchmarks/tokenization.py stories.txt --tokenizer gpt2-folder/ --processes 2 --rounds 7
 """
 
 import argparse
@@ -38,12 +38,12 @@ BASELINE = "HF tokenizers, encode_batch"
 CHUNK_BYTES = 2**20
 
 Ids = list[NDArray[np.int64]]
-Turn = Callable[[], Callable[[], Ids]]
-"""Encode all documents, timed; what it gives turns the outcome into ids of each document, untimed."""
+Round = Callable[[], Callable[[], Ids]]
+"""Encode all documents (timed) and return a function that converts the result to ids per document (not timed)."""
 
 
 class Bench:
-    """The text and the tokenizer, as each contestant needs them."""
+    """Text and tokenizer in the forms that the baselines need."""
 
     def __init__(self, texts: Sequence[str], folder: Path, processes: int) -> None:
         self.texts = list(texts)
@@ -51,37 +51,39 @@ class Bench:
         self.processes = processes
         self.values: dict[str, Any] = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
 
-    def hf(self, fast: bool) -> Turn:
+    def hf(self, fast: bool) -> Round:
         library = Library.from_file(str(self.folder / JSON_FILE))
         library.encode_special_tokens = True
         encode = library.encode_batch_fast if fast else library.encode_batch
 
-        def turn() -> Callable[[], Ids]:
-            found = encode(self.texts, add_special_tokens=False)
-            return lambda: [np.array(one.ids) for one in found]
+        def encode_all() -> Callable[[], Ids]:
+            encodings = encode(self.texts, add_special_tokens=False)
+            return lambda: [np.array(encoding.ids) for encoding in encodings]
 
-        return turn
+        return encode_all
 
-    def fabella(self) -> Turn:
+    def fabella(self) -> Round:
         tokenizer = loading.load(self.folder)
 
-        def turn() -> Callable[[], Ids]:
-            found = tokenizer.encode_many(self.texts)
-            return lambda: [ids.astype(np.int64) for ids in found]
+        def encode_all() -> Callable[[], Ids]:
+            arrays = tokenizer.encode_many(self.texts)
+            return lambda: [ids.astype(np.int64) for ids in arrays]
 
-        return turn
+        return encode_all
 
-    def fabella_processes(self, ready: bool) -> Turn:
+    def fabella_processes(self, ready: bool) -> Round:
         pool = self._ready_pool() if ready else None
 
-        def turn() -> Callable[[], Ids]:
-            with pool or self._pool() as working:
-                found = list(working.encode(self._chunks()))
+        def encode_all() -> Callable[[], Ids]:
+            with pool or self._pool() as workers:
+                chunks = list(workers.encode(self._chunks()))
             return lambda: [
-                ids.astype(np.int64)[:-1] for part in found for ids in np.split(part.ids, np.cumsum(part.lengths)[:-1])
+                ids.astype(np.int64)[:-1]
+                for chunk in chunks
+                for ids in np.split(chunk.ids, np.cumsum(chunk.lengths)[:-1])
             ]
 
-        return turn
+        return encode_all
 
     def _pool(self) -> Workers:
         dtype = dtype_for(max(self.values["model"]["vocab"].values()) + 1)
@@ -89,7 +91,7 @@ class Bench:
 
     def _ready_pool(self) -> Workers:
         pool = self._pool()
-        # An empty text for each: answered once the tokenizer is open.
+        # A worker returns the empty text once its tokenizer is open.
         list(pool.encode([[""]] * 4 * self.processes))
         return pool
 
@@ -105,8 +107,8 @@ class Bench:
         if chunk:
             yield chunk
 
-    def tiktoken(self) -> Turn:
-        """Its ranks are the order of the merges; its ids are translated into ours."""
+    def tiktoken(self) -> Round:
+        """Encode with tiktoken: its ranks are the order of the merges, and its ids are mapped to ours."""
         model, merges = self.values["model"], self.values["model"]["merges"]
         letters = [(bytes([value]), letter) for letter, value in sorted(LETTERS.items(), key=lambda item: item[1])]
         merged = [left + right for left, right in merges]
@@ -119,47 +121,47 @@ class Bench:
         )
         encode = encoding.encode_ordinary_batch
 
-        def turn() -> Callable[[], Ids]:
-            found = encode(self.texts, num_threads=self.processes)
-            return lambda: [translation[ids] for ids in found]
+        def encode_all() -> Callable[[], Ids]:
+            lists = encode(self.texts, num_threads=self.processes)
+            return lambda: [translation[ids] for ids in lists]
 
-        return turn
+        return encode_all
 
 
-def contestants(bench: Bench) -> dict[str, Callable[[], Turn]]:
-    """Name → a maker of fresh turns, of what is installed."""
+def installed_baselines(bench: Bench) -> dict[str, Callable[[], Round]]:
+    """Return a factory of rounds for every installed baseline."""
     several = f"Fabella, {bench.processes} processes"
-    every: dict[str, Callable[[], Turn]] = {
+    baselines: dict[str, Callable[[], Round]] = {
         BASELINE: lambda: bench.hf(fast=False),
         "HF tokenizers, encode_batch_fast": lambda: bench.hf(fast=True),
         "Fabella, 1 process": bench.fabella,
         several: lambda: bench.fabella_processes(ready=True),
-        f"{several}, and starting them": lambda: bench.fabella_processes(ready=False),
+        f"{several}, including their start": lambda: bench.fabella_processes(ready=False),
     }
     if importlib.util.find_spec("tiktoken"):
-        every["tiktoken, encode_ordinary_batch"] = bench.tiktoken
-    return every
+        baselines["tiktoken, encode_ordinary_batch"] = bench.tiktoken
+    return baselines
 
 
-def measure(bench: Bench, turns: int) -> dict[str, Any]:
-    """Seconds of every turn of every contestant, and whether the ids are those of the baseline."""
-    makers = contestants(bench)
-    seconds: dict[str, list[float]] = {name: [] for name in makers}
-    equal: dict[str, bool] = dict.fromkeys(makers, True)
+def measure(bench: Bench, rounds: int) -> dict[str, Any]:
+    """Return the seconds of every round, and whether the ids equal those of HF tokenizers."""
+    factories = installed_baselines(bench)
+    seconds: dict[str, list[float]] = {name: [] for name in factories}
+    equal: dict[str, bool] = dict.fromkeys(factories, True)
     expected: Ids = bench.hf(fast=False)()()
-    for number in range(turns):
-        for name, make in list(makers.items())[:: 1 if number % 2 else -1]:
-            turn = make()
-            begun = time.perf_counter()
-            ids_of = turn()
-            seconds[name].append(time.perf_counter() - begun)
+    for number in range(rounds):
+        for name, make in list(factories.items())[:: 1 if number % 2 else -1]:
+            encode_all = make()
+            start = time.perf_counter()
+            ids_of = encode_all()
+            seconds[name].append(time.perf_counter() - start)
             ids = ids_of()
-            equal[name] &= all(np.array_equal(one, other) for one, other in zip(ids, expected, strict=True))
+            equal[name] &= all(np.array_equal(own, other) for own, other in zip(ids, expected, strict=True))
     return {"seconds": seconds, "equal": equal, "tokens": sum(map(len, expected))}
 
 
 def rows(measured: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """Medians, and ratios to the baseline turn by turn."""
+    """Return medians, and the medians of the ratios to HF tokenizers round by round."""
     base = measured["seconds"][BASELINE]
     return [
         {
@@ -184,29 +186,29 @@ def environment() -> dict[str, Any]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("text", help="a file, folder or glob of text")
-    arguments.add_argument("--tokenizer", default="bpe:4096", help="bpe:SIZE to train, or the folder of a BPE")
+    arguments.add_argument("text", help="file, directory or glob of text")
+    arguments.add_argument("--tokenizer", default="bpe:4096", help="bpe:SIZE to train one, or the directory of a BPE")
     arguments.add_argument("--processes", type=int, default=2)
-    arguments.add_argument("--turns", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--out", type=Path, default=RESULTS)
-    asked = arguments.parse_args()
-    texts = list(documents(parse_source(asked.text)))
+    options = arguments.parse_args()
+    texts = list(documents(parse_source(options.text)))
     size = sum(len(text.encode()) for text in texts)
     with tempfile.TemporaryDirectory() as folder:
-        loading.train(loading.parse(asked.tokenizer), texts).save(Path(folder))
-        bench = Bench(texts, Path(folder), asked.processes)
-        measured = measure(bench, asked.turns)
+        loading.train(loading.parse(options.tokenizer), texts).save(Path(folder))
+        bench = Bench(texts, Path(folder), options.processes)
+        measured = measure(bench, options.rounds)
     result = {
         "environment": environment(),
-        "tokenizer": Path(asked.tokenizer).name,
+        "tokenizer": Path(options.tokenizer).name,
         "text_bytes": size,
         "documents": len(texts),
         "tokens": measured["tokens"],
-        "turns": asked.turns,
+        "rounds": options.rounds,
         "rows": rows(measured, size),
     }
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{'':<42}{'MB/s':>8}{'ratio':>8}  ids")
     for row in result["rows"]:
         same = "the same" if row["same_ids"] else "DIFFERENT"
