@@ -72,9 +72,7 @@ def _samples(samples: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     generated, real = samples["generated"], samples["real"]
     rows = [(label, format(generated[key], spec), format(real[key], spec)) for key, label, spec in MEASURES]
     overlap, real_overlap = generated["ngram_overlap"], real["ngram_overlap"]
-    rows += [
-        (f"{n}-grams found in the training text", f"{overlap[n]:.1%}", f"{real_overlap[n]:.1%}") for n in overlap
-    ]
+    rows += [(f"{n}-grams found in the training text", f"{overlap[n]:.1%}", f"{real_overlap[n]:.1%}") for n in overlap]
     body = "".join(
         f'<tr><th scope="row">{escape(label)}</th><td class="number">{own}</td><td class="number">{other}</td></tr>'
         for label, own, other in rows
