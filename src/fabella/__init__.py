@@ -1,12 +1,14 @@
-"""Fabella: from a text file to a small language model, and from there to a story.
+"""Train small language models from scratch, generate text with them and score it.
 
     import fabella
 
-    outcome = fabella.train("my-stories.txt", steps=500)
-    for piece in fabella.load(outcome.folder).stream("Once upon a time"):
+    run = fabella.train("my-stories.txt", steps=500)
+    generator = fabella.load(run.folder)
+    for piece in generator.stream("Once upon a time"):
         print(piece, end="")
+    generator.model  # an ordinary torch.nn.Module
 
-Nothing heavy is loaded before it is used.
+Importing the package loads neither torch nor jax.
 """
 
 import importlib
@@ -14,8 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Public name → where it lives.
-_HOMES = {
+_MODULES = {
     "train": "fabella.training.api",
     "resume": "fabella.training.api",
     "load": "fabella.generation.generator",
@@ -23,11 +24,16 @@ _HOMES = {
     "SamplingParams": "fabella.generation.sampling",
     "FabellaError": "fabella.errors",
 }
+"""Public name → module that defines it; imported at the first use of the name."""
 
 __all__ = ["FabellaError", "SamplingParams", "load", "prepare", "resume", "train"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'fabella' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_MODULES, "__version__"])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fabella
 from fabella.config.data import Packed, Padded
 from fabella.errors import CheckpointError, TextError, TokenizerError, UsageError
 from fabella.generation.generator import TextGenerator, load
@@ -202,6 +204,19 @@ def test_a_run_folder_is_all_it_takes(folder: Path) -> None:
     )
     assert storyteller.perplexity("Once upon a time").perplexity > 1
     assert storyteller.context_length == 32
+
+
+def test_the_model_of_a_loaded_run_is_a_module_from_tokens_to_logits(folder: Path) -> None:
+    model = fabella.load(folder, device="cpu").model
+    assert isinstance(model, torch.nn.Module)
+    with torch.no_grad():
+        assert model(torch.tensor([[1, 2, 3]])).shape == (1, 3, 256)
+
+
+def test_the_package_lists_its_public_names() -> None:
+    names = ["FabellaError", "SamplingParams", "__version__", "load", "prepare", "resume", "train"]
+    assert dir(fabella) == names
+    assert all(hasattr(fabella, name) for name in names)
 
 
 def test_checkpoints_are_chosen_by_name_or_step(folder: Path) -> None:
