@@ -69,7 +69,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a.txt.zst": (lambda: repeated(ZSTD.compress), "unpacks to more than 200 times its size"),
     "a.jsonl.gz": (lambda: repeated(gzip.compress), "the line is longer than 16,777,216 bytes"),
     "a.csv.gz": (lambda: repeated(gzip.compress), "the line is longer than 16,777,216 bytes"),
-    "nested.txt.gz": (lambda: gzip.compress(repeated(gzip.compress)), "is not text: it is packed with gzip"),
+    "nested.txt.gz": (lambda: gzip.compress(repeated(gzip.compress)), "is not text: it is compressed with gzip"),
     "a.parquet": (table, "unpacks to more than 200 times its size"),
     "42.zip": (nested_zip, "is an archive"),
     "42.txt": (nested_zip, "is not text: it is a zip archive"),

@@ -56,7 +56,7 @@ NOTHING = {
 @pytest.mark.parametrize("separator", ["auto", "file"])
 def test_a_file_without_text_is_a_clear_error(tmp_path: Path, name: str, separator: str) -> None:
     (tmp_path / name).write_bytes(NOTHING[name])
-    with pytest.raises(TextError, match=rf"There is no text in .*{name}\. Give a file with text in it\."):
+    with pytest.raises(TextError, match=rf"There is no text in .*{name}\. Give a file that contains text\."):
         read(tmp_path / name, separator=separator)
 
 
@@ -138,13 +138,13 @@ CORPUS = [
     Case("continuation.txt", lines(b"A \x80 fox"), damaged="line 2, byte 3: 0x80"),
     Case("beyond-unicode.txt", lines(b"A \xf5\x80\x80\x80 fox"), damaged="line 2, byte 3: 0xF5"),
     Case("cut-character.txt", lines("A 🦊".encode()[:-1]), damaged="line 2, byte 3: 0xF0"),
-    Case("surrogate.txt", lines(b"A \xed\xa0\xbd fox"), damaged="line 2, byte 3: half a character"),
-    Case("cesu-8.txt", lines(b"A \xed\xa0\xbe\xed\xb6\x8a fox"), damaged="line 2, byte 3: half a character"),
-    Case("nul.txt", lines(b"A \0 fox"), damaged="line 2, byte 3: a NUL character after 'A '; text has none"),
-    Case("utf16-surrogate.txt", HALF_OF_UTF16, damaged="line 2, byte 3: half a character"),
+    Case("surrogate.txt", lines(b"A \xed\xa0\xbd fox"), damaged="line 2, byte 3: a lone surrogate"),
+    Case("cesu-8.txt", lines(b"A \xed\xa0\xbe\xed\xb6\x8a fox"), damaged="line 2, byte 3: a lone surrogate"),
+    Case("nul.txt", lines(b"A \0 fox"), damaged="line 2, byte 3: a NUL character after 'A '; text must not"),
+    Case("utf16-surrogate.txt", HALF_OF_UTF16, damaged="line 2, byte 3: a lone surrogate"),
     Case("packed-latin-1.txt.gz", gzip.compress(lines(b"caf\xe9")), damaged="line 2, byte 4: 0xE9"),
     Case("latin-1.jsonl", jsonl(b"Un caf\xe9."), damaged="line 2, in 'text': 0xE9 after 'Un caf'"),
-    Case("surrogate.jsonl", jsonl(rb"A \ud83e fox"), damaged="line 2, in 'text': half a character"),
+    Case("surrogate.jsonl", jsonl(rb"A \ud83e fox"), damaged="line 2, in 'text': a lone surrogate"),
     Case("nul.jsonl", jsonl(rb"A \u0000 fox"), damaged="line 2, in 'text': a NUL character"),
     Case("latin-1.csv", b"text\n" + lines(b"Un caf\xe9"), damaged="line 3, in 'text': 0xE9"),
     Case("latin-1.parquet", table(b"Un caf\xe9."), damaged="row 2, in 'text': 0xE9"),

@@ -142,7 +142,7 @@ def test_a_stop_signal_ends_training_with_everything_saved(
     assert "Traceback" not in said
     out = folder / "run"
     if phase in BEFORE:
-        ends = {"start": "fabella: interrupted.\n", "data": "nothing was left behind. Run the same command again.\n"}
+        ends = {"start": "fabella: interrupted.\n", "data": "no files were left. Run the same command again.\n"}
         assert said.endswith(ends[phase])
         assert not out.exists()
         assert trained(folder)[0] == 0

@@ -90,8 +90,8 @@ def archive(kind: str) -> bytes:
     [
         (archive("zip"), "it is a zip archive"),
         (archive("tar"), "it is a tar archive. Unpack it"),
-        (b"\x1f\x8b\x08" + bytes(9), r"packed with gzip\. Fabella unpacks it when its name ends in \.gz"),
-        (b"PAR1" + bytes(9), r"a parquet file\. Give it a name that ends in \.parquet"),
+        (b"\x1f\x8b\x08" + bytes(9), r"compressed with gzip\. Fabella decompresses it if its name ends in \.gz"),
+        (b"PAR1" + bytes(9), r"a parquet file\. Rename it so that it ends in \.parquet"),
         (b"%PDF-1.7\n", r"a PDF\. Convert it: pdftotext"),
         (b"\x89PNG\r\n\x1a\n", "a picture"),
         (codecs.BOM_UTF32_LE + "story".encode("utf-32-le"), "is UTF-32. Convert it: iconv -f UTF-32"),

@@ -28,8 +28,8 @@ def test_undamaged_text_is_unchanged() -> None:
     [
         (b"caf\xe9 noir", r"stories.txt, byte 4: 0xE9 after 'caf' is not UTF-8\. It may be Windows-1252, .*'é': iconv"),
         (b"\xfftext", r"stories.txt, byte 1: 0xFF is not UTF-8"),
-        (b"one\0two", "stories.txt, byte 4: a NUL character after 'one'; text has none."),
-        (b"one \xed\xa0\xbd two", r"byte 5: half a character \(a lone surrogate\) after 'one '; it is not valid"),
+        (b"one\0two", "stories.txt, byte 4: a NUL character after 'one'; text must not contain any."),
+        (b"one \xed\xa0\xbd two", r"byte 5: a lone surrogate \(half a character\) after 'one '; it is not valid"),
         (b"the end \xf0\x9f\xa6", "byte 9: 0xF0 after 'the end ' is not UTF-8"),
         (b"\xc0\xaf", "byte 1: 0xC0 is not UTF-8"),
         (b"line one\nline two \x96 x", "0x96 after 'line two ' is not UTF-8. It may be Windows-1252"),
@@ -137,8 +137,8 @@ def test_more_bad_lines_than_allowed_fail() -> None:
     with pytest.raises(TextError) as error:
         policy.bad_line("a.jsonl, line 9", "it is not JSON.")
     assert str(error.value) == (
-        "a.jsonl, line 9: it is not JSON. It is one more than max_bad_lines = 2. "
-        "Repair it, or leave such lines out with max_bad_lines=20."
+        "a.jsonl, line 9: it is not JSON. It exceeds max_bad_lines = 2. "
+        "Repair it, or skip such lines: --max-bad-lines 20."
     )
     assert policy.notes.bad_lines == 2
     assert policy.notes.examples[0] == "a.jsonl, line 3: it is not JSON."

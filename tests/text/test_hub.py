@@ -126,7 +126,7 @@ FETCH = "download it (hf download --repo-type dataset roneneldan/TinyStories)"
             "Write it as hub:OWNER/NAME@SUBSET:SPLIT.",
         ),
         (DatasetsError("corrupt"), "Cannot read hub dataset roneneldan/TinyStories", FETCH),
-        (TimeoutError(), "split train: TimeoutError.", FETCH),
+        (TimeoutError(), "revision abc: TimeoutError.", FETCH),
     ],
 )
 @pytest.mark.parametrize("while_reading", [False, True])

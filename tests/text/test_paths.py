@@ -94,5 +94,5 @@ def test_archives_are_refused_by_their_names(tmp_path: Path, name: str) -> None:
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(TextError, match=r"is a pipe or a device; .* Save it to a file first"):
+    with pytest.raises(TextError, match=r"is a pipe or a device, but .* Save it to a file first"):
         expand_paths((str(tmp_path / "pipe.txt"),))

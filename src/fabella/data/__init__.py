@@ -1,1 +1,1 @@
-"""Ids on disk and in order: shards, windows, the stateless shuffle, and batches made ahead of time. numpy only."""
+"""Tokenized datasets, training sequences, their order, and loaders that prefetch batches. Numpy only."""

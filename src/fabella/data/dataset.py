@@ -61,16 +61,18 @@ def dtype_for(vocab_size: int) -> "np.dtype[Any]":
 class Split:
     """Ids of one split, ``train`` or ``validation``, as memory maps."""
 
-    def __init__(self, folder: Path, record: SplitRecord, vocab_size: int) -> None:
-        self.name = folder.name
+    def __init__(self, directory: Path, record: SplitRecord, vocab_size: int) -> None:
+        self.name = directory.name
         self.tokens = record.tokens
         self.documents = record.documents
         self.bytes = record.bytes
         self.vocab_size = vocab_size
-        self._folder = folder
+        self._directory = directory
         dtype = dtype_for(vocab_size)
         self._files = [shard.file for shard in record.shards]
-        self._shards: list[TokenIds] = [open_array(folder / shard.file, dtype, shard.tokens) for shard in record.shards]
+        self._shards: list[TokenIds] = [
+            open_array(directory / shard.file, dtype, shard.tokens) for shard in record.shards
+        ]
         self._starts = np.cumsum([0, *(shard.tokens for shard in record.shards)])
         if self._starts[-1] != self.tokens:
             raise corrupt_error(
@@ -80,7 +82,7 @@ class Split:
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Position of the first id of each document, then the total number of ids, [documents + 1]."""
-        offsets = open_array(self._folder / OFFSETS, INT64, self.documents + 1)
+        offsets = open_array(self._directory / OFFSETS, INT64, self.documents + 1)
         if offsets[0] != 0 or offsets[-1] != self.tokens or (np.diff(offsets) < 1).any():
             raise corrupt_error(f"{self.name}/{OFFSETS} does not rise from 0 to {self.tokens}.")
         return offsets
@@ -88,7 +90,7 @@ class Split:
     @cached_property
     def document_bytes(self) -> NDArray[np.int64]:
         """Bytes of UTF-8 of each document, [documents]."""
-        return open_array(self._folder / DOCUMENT_BYTES, INT64, self.documents)
+        return open_array(self._directory / DOCUMENT_BYTES, INT64, self.documents)
 
     def read(self, start: int, stop: int) -> TokenIds:
         """Return the ids from ``start`` to ``stop - 1``, across shards. Raises PreparedDataError for an invalid id."""
@@ -154,64 +156,64 @@ def fingerprint(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
-def is_dataset(folder: Path) -> bool:
-    """Return whether ``folder`` is a tokenized dataset, corrupt or not."""
+def is_dataset(directory: Path) -> bool:
+    """Return whether ``directory`` is a tokenized dataset, corrupt or not."""
     try:
-        return read_manifest(folder).get("kind") == KIND
+        return read_manifest(directory).get("kind") == KIND
     except StorageError:
-        return all((folder / split / OFFSETS).exists() for split in SPLITS)
+        return all((directory / split / OFFSETS).exists() for split in SPLITS)
 
 
-def open_dataset(folder: Path, *, full: bool = False) -> TokenizedDataset:
+def open_dataset(directory: Path, *, full: bool = False) -> TokenizedDataset:
     """Open a tokenized dataset. Checks sizes and headers, and with ``full`` the sha256 of every file.
 
     Raises PreparedDataError with the corrupt file and position.
     """
-    if not folder.is_dir():
+    if not directory.is_dir():
         raise PreparedDataError(
-            f"There is no prepared dataset {folder}.", hint="Give a directory written by fabella prepare."
+            f"There is no prepared dataset {directory}.", hint="Give a directory written by fabella prepare."
         )
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(directory)
         if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
             what = f"{manifest.get('kind', 'something else')!s:.40} of format {manifest.get('format')!s:.20}"
             raise PreparedDataError(
-                f"{folder} contains {what}; expected prepared data of format {FORMAT}.",
+                f"{directory} contains {what}; expected prepared data of format {FORMAT}.",
                 hint="Give a directory written by fabella prepare.",
             )
-        for name in manifest_entries(folder, manifest):
-            require_size(folder, manifest, name)
+        for name in manifest_entries(directory, manifest):
+            require_size(directory, manifest, name)
         records = [SplitRecord.model_validate(manifest[split]) for split in SPLITS]
         if full:
-            _verify(folder, manifest, records)
-        return _opened(folder, manifest, records)
+            _verify(directory, manifest, records)
+        return _opened(directory, manifest, records)
     except StorageError as error:
         raise corrupt_error(error.message) from error
     except (KeyError, TypeError, ValidationError) as error:
         raise corrupt_error(
-            f"{folder / 'manifest.json'} does not describe a prepared dataset: {str(error)[:200]}."
+            f"{directory / 'manifest.json'} does not describe a prepared dataset: {str(error)[:200]}."
         ) from error
 
 
-def _opened(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> TokenizedDataset:
-    tokenizer = loading.load(folder / "tokenizer")
+def _opened(directory: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> TokenizedDataset:
+    tokenizer = loading.load(directory / "tokenizer")
     if tokenizer.fingerprint != manifest["tokenizer"]["fingerprint"]:
-        raise corrupt_error(f"{folder / 'tokenizer'} is not the tokenizer of the ids.")
+        raise corrupt_error(f"{directory / 'tokenizer'} is not the tokenizer of the ids.")
     train, validation = (
-        Split(folder / name, record, tokenizer.vocab_size) for name, record in zip(SPLITS, records, strict=True)
+        Split(directory / name, record, tokenizer.vocab_size) for name, record in zip(SPLITS, records, strict=True)
     )
-    return TokenizedDataset(folder, manifest, tokenizer, train, validation)
+    return TokenizedDataset(directory, manifest, tokenizer, train, validation)
 
 
-def _verify(folder: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> None:
+def _verify(directory: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> None:
     """Compare every file with its sha256; for a shard, find the offset of the difference."""
     shards = {
         f"{name}/{shard.file}": shard for name, record in zip(SPLITS, records, strict=True) for shard in record.shards
     }
     dtype = dtype_for(manifest["tokenizer"]["vocab_size"])
     for name, entry in manifest["files"].items():
-        if sha256_of(folder / name) != entry["sha256"]:
-            where = _offset(folder / name, shards[name], dtype) if name in shards else ""
+        if sha256_of(directory / name) != entry["sha256"]:
+            where = _offset(directory / name, shards[name], dtype) if name in shards else ""
             raise corrupt_error(f"{name}{where} is corrupt: its content does not match the sha256 in the manifest.")
 
 

@@ -1,1 +1,1 @@
-"""Documents come in: files, folders, hub data sets, the built-in storybook, weighted mixtures; and the doctor."""
+"""Text sources: files, hub datasets, the storybook and weighted mixtures; decoding and data quality."""

@@ -99,7 +99,7 @@ def test_an_epoch_that_differs_from_the_first_is_an_error(folder: Path, change: 
     source = reader(folder)
     epoch(source)
     change(folder / "2.txt")  # pyright: ignore[reportCallIssue]
-    gone = rf"{folder}/2\.txt cannot be read: No such file"
+    gone = rf"Cannot read {folder}/2\.txt: No such file"
     with pytest.raises(TextError, match=rf"had 13 documents in its first epoch, and has .* with other content|{gone}"):
         epoch(source)
 

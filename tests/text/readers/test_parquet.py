@@ -48,7 +48,10 @@ def test_text_may_have_any_arrow_type(tmp_path: Path, kept_as: Any) -> None:
 
 def test_a_missing_value_is_an_empty_document(tmp_path: Path) -> None:
     policy = DecodePolicy()
-    assert list(documents(write(tmp_path, {"text": ["one", None, "", "two"]}), "auto", policy)) == ["one", "two"]
+    assert list(read(write(tmp_path, {"text": ["one", None, "", "two"]}), ReadOptions(column="auto"), policy)) == [
+        "one",
+        "two",
+    ]
     assert policy.notes.empty == 2
 
 
@@ -62,29 +65,34 @@ def test_damage_is_handled_by_the_policy(tmp_path: Path) -> None:
 
 
 def test_a_table_without_rows_has_no_documents(tmp_path: Path) -> None:
-    assert list(documents(write(tmp_path, {"text": arrow.array([], arrow.string())}), "auto", DecodePolicy())) == []
+    assert (
+        list(
+            read(write(tmp_path, {"text": arrow.array([], arrow.string())}), ReadOptions(column="auto"), DecodePolicy())
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
     ("column", "problem"),
     [
-        ("auto", r"stories\.parquet has no column with text\. There are: id, words\."),
+        ("auto", r"stories\.parquet has no text column\. Its columns: id, words\."),
         ("wrods", r"stories\.parquet has no column 'wrods'\. Did you mean 'words'\?"),
-        ("id", r"Column 'id' of .*stories\.parquet holds int64, not text\."),
-        ("words", r"Column 'words' of .*stories\.parquet holds list<.*string>, not text\."),
+        ("id", r"Column 'id' of .*stories\.parquet contains int64, not text\."),
+        ("words", r"Column 'words' of .*stories\.parquet contains list<.*string>, not text\."),
     ],
 )
 def test_a_column_without_text_is_refused(tmp_path: Path, column: str, problem: str) -> None:
     path = write(tmp_path, {"id": [1], "words": [["a", "b"]]})
     with pytest.raises(TextError, match=problem):
-        list(documents(path, column, DecodePolicy()))
+        list(read(path, ReadOptions(column=column), DecodePolicy()))
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_a_damaged_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path, {"text": STORIES})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(TextError, match=r"stories\.parquet cannot be read as parquet: .*\. Fetch it again\."):
+    with pytest.raises(TextError, match=r"stories\.parquet cannot be read as parquet: .*\. Download it again\."):
         list(read(path, ReadOptions(column="auto"), DecodePolicy()))
 
 
@@ -99,7 +107,7 @@ def test_a_column_that_expands_too_much_is_refused() -> None:
     most = FREE + RATIO * 1000
     refuse_bomb(metadata(chunk("text", most), chunk("picture", 10 * most)), ["text"], "a.parquet")
     with pytest.raises(
-        TextError, match=rf"a\.parquet unpacks to more than {RATIO} times .*row group 0.*bomb.*write it anew"
+        TextError, match=rf"a\.parquet unpacks to more than {RATIO} times .*row group 0.*bomb.*write it again"
     ):
         refuse_bomb(metadata(chunk("text", most + 1)), ["text"], "a.parquet")
 
@@ -107,4 +115,4 @@ def test_a_column_that_expands_too_much_is_refused() -> None:
 def test_parquet_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(TextError, match=r"Reading \.parquet needs pyarrow\. pip install 'fabella\[parquet\]'"):
-        list(documents(tmp_path / "a.parquet", "auto", DecodePolicy()))
+        list(read(tmp_path / "a.parquet", ReadOptions(column="auto"), DecodePolicy()))

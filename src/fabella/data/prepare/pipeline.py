@@ -52,7 +52,7 @@ ROUND_TRIPS = 100
 def prepare(
     data: DataConfig,
     tokenizer: TokenizerConfig,
-    folder: Path,
+    directory: Path,
     *,
     workers: int = 0,
     progress: Report | None = None,
@@ -60,7 +60,7 @@ def prepare(
     tokens_to_train: int = 0,
     inputs: str = "",
 ) -> TokenizedDataset:
-    """Prepare ``data`` in the directory ``folder``, or open it if it was prepared there from the same inputs.
+    """Prepare ``data`` in ``directory``, or open it if it was prepared there from the same inputs.
 
     The latter also if another process prepares it at the same time and finishes first. ``workers``: processes that
     encode; 0 means one per core. ``model_parameters`` and ``tokens_to_train``: if not 0, the data quality report
@@ -69,26 +69,26 @@ def prepare(
     TrainingInterrupted after Ctrl-C; nothing is left then.
     """
     inputs = inputs or dataset_fingerprint(data, tokenizer)
-    if os.path.lexists(folder):
-        return _open_existing(folder, inputs, data, tokenizer)
+    if os.path.lexists(directory):
+        return _open_existing(directory, inputs, data, tokenizer)
     try:
-        with atomic_dir(folder) as temporary:
+        with atomic_dir(directory) as temporary:
             quality = DataQuality()
             manifest = _write(temporary, data, tokenizer, quality, progress, workers or cores())
             report = quality.report(
                 context=data.sequences.length, model_parameters=model_parameters, tokens_to_train=tokens_to_train
             )
             manifest |= {"inputs": inputs, "data_quality": {"facts": report.facts, "warnings": report.warnings}}
-            with storage_errors(folder, f"writing {MANIFEST}"):
+            with storage_errors(directory, f"writing {MANIFEST}"):
                 (temporary / MANIFEST).write_text(json.dumps(manifest))
     except KeyboardInterrupt:
-        problem = f"Interrupted while preparing {folder}; no files were left."
+        problem = f"Interrupted while preparing {directory}; no files were left."
         raise TrainingInterrupted(problem, hint="Run the same command again.") from None
     except StorageError:
-        if not os.path.lexists(folder):
+        if not os.path.lexists(directory):
             raise
-        return _open_existing(folder, inputs, data, tokenizer)  # another process finished first
-    return open_dataset(folder)
+        return _open_existing(directory, inputs, data, tokenizer)  # another process finished first
+    return open_dataset(directory)
 
 
 def cores() -> int:
@@ -96,23 +96,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_existing(folder: Path, inputs: str, data: DataConfig, tokenizer: TokenizerConfig) -> TokenizedDataset:
-    """Open the dataset in ``folder``. Raises StorageError if it was prepared from other inputs."""
+def _open_existing(directory: Path, inputs: str, data: DataConfig, tokenizer: TokenizerConfig) -> TokenizedDataset:
+    """Open the dataset in ``directory``. Raises StorageError if it was prepared from other inputs."""
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(directory)
     except StorageError as error:
-        problem = f"{folder} exists and is not a prepared dataset ({error.message})"
+        problem = f"{directory} exists and is not a prepared dataset ({error.message})"
         raise StorageError(problem, hint="Choose another directory, or delete it.") from error
     if manifest.get("kind") != KIND or manifest.get("inputs") != inputs:
         existing = manifest.get("description", "something else")
         existing_tokenizer = _describe_tokenizer(manifest.get("tokenizer", {}).get("section"))
         requested = f"{describe(data.source)} ({_describe_tokenizer(tokenizer.model_dump())})"
         raise StorageError(
-            f"{folder} contains {existing} ({existing_tokenizer}), prepared from another text or config "
+            f"{directory} contains {existing} ({existing_tokenizer}), prepared from another text or config "
             f"than {requested}.",
             hint="Choose another directory, or delete it.",
         )
-    prepared = open_dataset(folder)
+    prepared = open_dataset(directory)
     for split in (prepared.train, prepared.validation):
         SequenceDataset(split, data.sequences, prepared.tokenizer.eos_id)
     return prepared
@@ -125,16 +125,21 @@ def _describe_tokenizer(config: Mapping[str, Any] | None) -> str:
 
 
 def _write(
-    folder: Path, data: DataConfig, config: TokenizerConfig, quality: DataQuality, report: Report | None, workers: int
+    directory: Path,
+    data: DataConfig,
+    config: TokenizerConfig,
+    quality: DataQuality,
+    report: Report | None,
+    workers: int,
 ) -> dict[str, Any]:
     """Write tokenizer and splits; return the manifest without the data quality report."""
     before = file_stats(data)
     corpus = Corpus(data, report)
     tokenizer, remarks = _train_tokenizer(corpus, config, report)
-    tokenizer.save(folder / "tokenizer")
-    records = _encode(corpus, tokenizer, folder, quality, workers)
+    tokenizer.save(directory / "tokenizer")
+    records = _encode(corpus, tokenizer, directory, quality, workers)
     require_unchanged(before, data)
-    _require_sequences(folder, records, data, tokenizer)
+    _require_sequences(directory, records, data, tokenizer)
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -182,15 +187,15 @@ def _changed_texts(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
 
 
 def _encode(
-    corpus: Corpus, tokenizer: Tokenizer, folder: Path, quality: DataQuality, workers: int
+    corpus: Corpus, tokenizer: Tokenizer, directory: Path, quality: DataQuality, workers: int
 ) -> dict[str, SplitRecord]:
     """Write both splits."""
     dtype = dtype_for(tokenizer.vocab_size)
     held_out: deque[list[bool]] = deque()
     chunks = _chunks(corpus.split_documents("encoding"), quality, held_out)
     with ExitStack() as stack:
-        train, validation = (stack.enter_context(SplitWriter(folder / name, dtype)) for name in SPLITS)
-        for encoded in _encoded(chunks, tokenizer, folder / "tokenizer", dtype, workers):
+        train, validation = (stack.enter_context(SplitWriter(directory / name, dtype)) for name in SPLITS)
+        for encoded in _encoded(chunks, tokenizer, directory / "tokenizer", dtype, workers):
             quality.add_token_counts(encoded.lengths)
             in_validation = np.array(held_out.popleft())
             validation.append(encoded.select(in_validation))
@@ -223,7 +228,7 @@ def _chunks(
 
 
 def _encoded(
-    chunks: Iterator[list[str]], tokenizer: Tokenizer, folder: Path, dtype: "np.dtype[Any]", workers: int
+    chunks: Iterator[list[str]], tokenizer: Tokenizer, directory: Path, dtype: "np.dtype[Any]", workers: int
 ) -> Iterator[TokenizedDocuments]:
     """Yield the encoded chunks in order: the first few in this process, the others by ``workers`` processes."""
     documents = 0
@@ -232,11 +237,13 @@ def _encoded(
         yield encode(tokenizer, texts, dtype)
     next_chunk = next(chunks, None)
     if next_chunk is not None:
-        with WorkerPool(folder, dtype, workers) as pool:
+        with WorkerPool(directory, dtype, workers) as pool:
             yield from pool.encode(chain([next_chunk], chunks), first=documents)
 
 
-def _require_sequences(folder: Path, records: dict[str, SplitRecord], data: DataConfig, tokenizer: Tokenizer) -> None:
+def _require_sequences(
+    directory: Path, records: dict[str, SplitRecord], data: DataConfig, tokenizer: Tokenizer
+) -> None:
     """Raise DataError if a split is too small for one sequence."""
     for name, record in records.items():
-        SequenceDataset(Split(folder / name, record, tokenizer.vocab_size), data.sequences, tokenizer.eos_id)
+        SequenceDataset(Split(directory / name, record, tokenizer.vocab_size), data.sequences, tokenizer.eos_id)

@@ -18,18 +18,18 @@ SHARD_TOKENS = 2**25
 class SplitWriter:
     """Writer of the directory ``train`` or ``validation`` of a dataset; a context manager."""
 
-    def __init__(self, folder: Path, dtype: "np.dtype[Any]", shard_tokens: int = SHARD_TOKENS) -> None:
-        with storage_errors(folder, f"creating {folder.name}"):
-            folder.mkdir()
-        self._folder, self._dtype, self._shard_tokens = folder, dtype, shard_tokens
+    def __init__(self, directory: Path, dtype: "np.dtype[Any]", shard_tokens: int = SHARD_TOKENS) -> None:
+        with storage_errors(directory, f"creating {directory.name}"):
+            directory.mkdir()
+        self._directory, self._dtype, self._shard_tokens = directory, dtype, shard_tokens
         self.tokens = self.documents = self.bytes = 0
         self._shards: list[NpyWriter] = []
         self._files = ExitStack()
 
     def __enter__(self) -> Self:
         self._files.__enter__()
-        self._offsets = self._files.enter_context(NpyWriter(self._folder / OFFSETS, INT64))
-        self._sizes = self._files.enter_context(NpyWriter(self._folder / DOCUMENT_BYTES, INT64))
+        self._offsets = self._files.enter_context(NpyWriter(self._directory / OFFSETS, INT64))
+        self._sizes = self._files.enter_context(NpyWriter(self._directory / DOCUMENT_BYTES, INT64))
         self._offsets.append(np.zeros(1, dtype=np.int64))
         return self
 
@@ -48,7 +48,7 @@ class SplitWriter:
     def _append_ids(self, ids: TokenIds) -> None:
         while len(ids):
             if not self._shards or self._shards[-1].length == self._shard_tokens:
-                path = self._folder / f"shard-{len(self._shards):05d}.npy"
+                path = self._directory / f"shard-{len(self._shards):05d}.npy"
                 self._shards.append(self._files.enter_context(NpyWriter(path, self._dtype)))
             free = self._shard_tokens - self._shards[-1].length
             self._shards[-1].append(ids[:free])
