@@ -111,7 +111,7 @@ def test_slots_are_counted_and_freed_at_once() -> None:
     slots = slots_of(Hashing(Config()), 2)
     first, second = slots.add(request([1])), slots.add(request([2] * 9))
     assert slots.free == 0
-    with pytest.raises(UsageError, match=r"^All 2 slots are taken\. Wait until a text has ended"):
+    with pytest.raises(UsageError, match=r"^All 2 slots are in use\. Wait until a sequence has ended"):
         slots.add(request([3]))
     slots.remove(second)  # before a step: it was never read
     third = slots.add(request([3]))
@@ -158,9 +158,9 @@ def test_probabilities_are_the_models_own() -> None:
 
 def test_a_prompt_that_cannot_be_read_takes_no_slot() -> None:
     slots = slots_of(Hashing(Config(vocab_size=32)), 1)
-    with pytest.raises(UsageError, match="A prompt has no tokens"):
+    with pytest.raises(UsageError, match="The prompt has no tokens"):
         slots.add(request([]))
-    with pytest.raises(TokenizerError, match="id 32 of the prompt is beyond the model's vocabulary of 32 ids"):
+    with pytest.raises(TokenizerError, match="Token id 32 of the prompt is outside the model's vocabulary of 32 ids"):
         slots.add(request([32]))
     assert slots.free == 1
 

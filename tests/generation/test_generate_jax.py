@@ -86,5 +86,5 @@ def test_logits_that_are_not_finite_end_the_text_in_words() -> None:
 
 def test_a_prompt_with_ids_that_the_model_does_not_know_is_refused() -> None:
     _, model = both(tiny("gpt2"))
-    with pytest.raises(TokenizerError, match="id 61 of the prompt is beyond the model's vocabulary of 61 ids"):
+    with pytest.raises(TokenizerError, match="Token id 61 of the prompt is outside the model's vocabulary of 61 ids"):
         told(generate_jax, model, SamplingParams(), [[61]])

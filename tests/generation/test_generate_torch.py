@@ -168,16 +168,16 @@ def test_a_prompt_beyond_the_vocabulary_is_named() -> None:
     with pytest.raises(TokenizerError) as error:
         told(Hashing(Config(vocab_size=32)), [[1, 2], [5, 32, 40]], HOT, max_tokens=1)
     assert str(error.value) == (
-        "id 32 of the prompt is beyond the model's vocabulary of 32 ids. "
+        "Token id 32 of the prompt is outside the model's vocabulary of 32 ids. "
         "Encode the prompt with the tokenizer of the run."
     )
-    with pytest.raises(TokenizerError, match=r"^id -1 of the prompt"):
+    with pytest.raises(TokenizerError, match=r"^Token id -1 of the prompt"):
         told(Hashing(Config()), [[-1]], HOT, max_tokens=1)
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
 def test_a_prompt_without_tokens_is_refused(prompts: list[list[int]]) -> None:
-    with pytest.raises(UsageError, match="A prompt has no tokens, and a model needs one to go on from"):
+    with pytest.raises(UsageError, match="The prompt has no tokens"):
         told(Hashing(Config()), prompts, HOT, max_tokens=1)
 
 

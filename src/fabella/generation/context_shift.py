@@ -1,23 +1,23 @@
-"""How a text goes on that is longer than its model can look back: one rule for both engines."""
+"""Context shift: drop the oldest half of a full context and prefill the rest. One rule for both engines."""
 
 UNLIMITED = 2**31 - 1
-"""The context of a model that never has to forget: longer than any text."""
+"""Context length of a model that never shifts: longer than any text."""
 
 
 def context_start(length: int, context: int) -> int:
-    """First position that the model looks at when the text is ``length`` tokens long.
+    """Return the first position that the model sees of a text of ``length`` tokens.
 
-    While the text fits, 0. When the context is full, the last half of it is read anew, fills up again, and so
-    on. The rule depends on the length alone, so a text read at once and one told token by token see the same.
+    It is 0 while the text fits into ``context`` tokens. When the context is full, its last half is prefilled again,
+    fills up again, and so on. The start depends only on the length, so prefill and token-by-token decoding agree.
     """
     return context_shifts(length, context) * _stride(context)
 
 
 def context_shifts(length: int, context: int) -> int:
-    """How many times the context was full, and its last half read anew."""
+    """Return how many times a text of ``length`` tokens has shifted a context of ``context`` tokens."""
     return max(0, -(-(length - context) // _stride(context)))
 
 
 def _stride(context: int) -> int:
-    # The window of context // 2 tokens that remains includes the token that no longer fitted.
+    # The context // 2 tokens that remain include the token that did not fit any more.
     return context - max(1, context // 2) + 1

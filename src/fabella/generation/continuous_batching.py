@@ -1,4 +1,4 @@
-"""Texts that come and go while others are told: what is asked for and what is answered, the same for both engines."""
+"""Continuous batching: sequences join and leave the batch between decode steps. The contract of both engines."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,73 +12,73 @@ from fabella.generation.sampling import SamplingParams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceRequest:
-    """A text to be told."""
+    """One sequence to generate."""
 
     ids: NDArray[np.int32]
-    """The prompt, at least one id"""
+    """Token ids of the prompt; at least one."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     row: int = 0
-    """Tells apart the texts of one prompt; see ``sampling.uniforms``."""
+    """Number of this sequence among those of one prompt, see ``sampling.uniforms``."""
     opening: int = 0
-    """The first ids of the prompt that are no text, and no repetition"""
+    """Number of ids at the start of the prompt that are no text (EOS), and are not penalized as repetitions."""
     log_probabilities: bool = False
-    """Whether each chosen id comes with its log-probability"""
+    """Compute the log-probability of each sampled token."""
     alternatives: int = 0
-    """How many of the likeliest ids come with each chosen one"""
+    """Number of most likely tokens to return with each sampled token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledToken:
-    """One more id of a text."""
+    """One more token of a sequence."""
 
     request: int
-    """The number that ``add`` gave"""
+    """Number that ``ContinuousBatcher.add`` returned."""
     token: int
     log_probability: float = float("nan")
-    """Of ``token`` among all ids, in nats, by the model alone: before temperature and cuts; NaN where not asked for"""
+    """Log-probability of ``token`` in nats, before temperature and filters; NaN unless requested."""
     alternatives: tuple[tuple[int, float], ...] = ()
-    """The likeliest ids with their log-probabilities, the likeliest first"""
+    """Most likely token ids with their log-probabilities in nats, in descending order."""
 
 
 class ContinuousBatcher(Protocol):
-    """Places for texts that are told side by side. A text neither knows nor changes its neighbours.
+    """Batch of sequences that are decoded one token per step. Sequences do not affect each other.
 
-    One thread at a time. Whoever asks decides when a text has ended: by ``remove``.
+    To be used from one thread at a time. The caller decides when a sequence has ended, and removes it.
     """
 
     @property
     def free(self) -> int:
-        """How many more texts can be added now."""
+        """Number of sequences that can be added now."""
         ...
 
     def add(self, request: SequenceRequest) -> int:
-        """The number of a new text, which is read and told from the next step on.
+        """Add a sequence, which takes part from the next step on; return its number.
 
-        Raises UsageError where no slot is free or the prompt is empty, TokenizerError for ids beyond the vocabulary.
+        Raises UsageError if the batch is full or the prompt is empty, TokenizerError for ids outside the vocabulary.
         """
         ...
 
     def step(self) -> list[SampledToken]:
-        """Read some more of the prompts that wait, and choose an id for every text that has been read.
+        """Prefill some tokens of the waiting prompts, and sample a token for every sequence whose prompt is complete.
 
-        The work is bounded: a long prompt takes several steps and delays the others in each by no more than its share.
-        Empty where nothing could be chosen yet. Raises NumericsError where the model gives no numbers; of what was
-        being told then nothing is kept.
+        The work is bounded: a long prompt is prefilled over several steps, so that it does not stall the others. The
+        result is empty if no prompt is complete yet. Raises NumericsError if logits are not finite; the sequences of the
+        batch are then lost.
         """
         ...
 
     def remove(self, number: int) -> None:
-        """Free the slot of a text, told to its end or not, at once. Raises KeyError where there is none."""
+        """Remove a sequence from the batch at any time. Raises KeyError for an unknown number."""
         ...
 
 
 def require_readable(ids: NDArray[np.int32], vocab_size: int) -> None:
-    """Raises UsageError for a prompt without tokens, TokenizerError for ids that the model does not know."""
+    """Raise UsageError for a prompt without tokens, TokenizerError for an id outside the model's vocabulary."""
     if not len(ids):
-        raise UsageError("A prompt has no tokens, and a model needs one to go on from.", hint="Give its first words.")
-    wrong = ids[(ids < 0) | (ids >= vocab_size)]
-    if wrong.size:
+        raise UsageError("The prompt has no tokens.", hint="Give a prompt of at least one token.")
+    invalid = ids[(ids < 0) | (ids >= vocab_size)]
+    if invalid.size:
         raise TokenizerError(
-            f"id {wrong[0]} of the prompt is beyond the model's vocabulary of {vocab_size:,} ids.",
+            f"Token id {invalid[0]} of the prompt is outside the model's vocabulary of {vocab_size:,} ids.",
             hint="Encode the prompt with the tokenizer of the run.",
         )

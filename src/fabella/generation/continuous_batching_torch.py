@@ -1,4 +1,4 @@
-"""Texts that come and go while others are told, with PyTorch: see slots.py for the contract."""
+"""Continuous batching with PyTorch; continuous_batching.py has the contract."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from fabella.generation.decoder.weights import PrefillChunk
 from fabella.generation.sampling import uniform_stream
 from fabella.generation.sampling_torch import TokenSampler, TorchSampler
 
-TOKENS_A_STEP = 64
-"""Tokens of waiting prompts that one step reads: on a CPU about as long as a few tokens of telling."""
+DEFAULT_PREFILL_TOKENS = 64
+"""Prompt tokens prefilled per step; on a CPU they take about as long as a few decode steps."""
 
 
 class ContinuousBatcher:
-    """Texts being told lie in the first rows of a memory, the one being read in the row behind them.
+    """Batch whose first rows hold the decoding sequences, and the next row the one being prefilled.
 
-    A text that leaves gives its row to the last one, so that there is no gap, no mask and no padding.
+    The last row moves into the row of a removed sequence: there are no gaps, no mask and no padding.
     """
 
     def __init__(
@@ -36,158 +36,165 @@ class ContinuousBatcher:
         vocab_size: int,
         context: int = UNLIMITED,
         capacity: int = UNLIMITED,
-        max_prefill_tokens: int = TOKENS_A_STEP,
+        max_prefill_tokens: int = DEFAULT_PREFILL_TOKENS,
     ) -> None:
-        """``vocabulary``: ids from here on are never chosen. ``context``: how far a text may look back, where the model
-        does not look back less. ``capacity``: the longest text that will come, if that is known."""
+        """Allocate ``slots`` rows. Ids from ``vocab_size`` on are never sampled.
+
+        ``context`` limits the context length below the model's own; ``capacity`` is the length of the longest sequence,
+        if it is known.
+        """
         config = model.config
-        self._limit = context if config.unlimited_context else min(context, config.context_length)
-        room = min(self._limit, capacity)
-        self._rows = decode_backend(model, slots, room)
-        self._vocabulary = min(vocab_size, config.vocab_size)
-        self._chooser: TokenSampler = TorchSampler(self._vocabulary)
-        if isinstance(self._rows, NativeBackend):
-            self._chooser = NativeSampler(self._rows.library, slots, self._vocabulary)
+        self._context = context if config.unlimited_context else min(context, config.context_length)
+        self._backend = decode_backend(model, slots, min(self._context, capacity))
+        self._vocab_size = min(vocab_size, config.vocab_size)
+        self._sampler: TokenSampler = TorchSampler(self._vocab_size)
+        if isinstance(self._backend, NativeBackend):
+            self._sampler = NativeSampler(self._backend.library, slots, self._vocab_size)
         self._device = next(model.parameters()).device
-        self._known, self._tokens_a_step = config.vocab_size, max_prefill_tokens
-        self._slots, self._next = slots, 0
-        self._texts: dict[int, _Text] = {}
-        self._told: list[_Text] = []
-        """By row."""
-        self._waiting: deque[_Text] = deque()
-        """To be read, the one that is being read first."""
+        self._model_vocab_size, self._max_prefill_tokens = config.vocab_size, max_prefill_tokens
+        self._slots, self._next_number = slots, 0
+        self._sequences: dict[int, _Sequence] = {}
+        self._decoding: list[_Sequence] = []
+        """Sequences by row."""
+        self._waiting: deque[_Sequence] = deque()
+        """Sequences to prefill; the first one may be partly prefilled."""
 
     @property
     def free(self) -> int:
-        """See slots.py."""
-        return self._slots - len(self._texts)
+        """Number of sequences that can be added now."""
+        return self._slots - len(self._sequences)
 
     def add(self, request: SequenceRequest) -> int:
-        """See slots.py."""
-        require_readable(request.ids, self._known)
+        """Add a sequence and return its number, see the contract."""
+        require_readable(request.ids, self._model_vocab_size)
         if not self.free:
-            raise UsageError(f"All {self._slots} slots are taken.", hint="Wait until a text has ended, or remove one.")
-        number, self._next = self._next, self._next + 1
-        text = _Text(number, request, self._limit, self._vocabulary, self._chooser, self._device)
-        self._texts[number] = text
-        self._waiting.append(text)
+            raise UsageError(
+                f"All {self._slots} slots are in use.", hint="Wait until a sequence has ended, or remove one."
+            )
+        number, self._next_number = self._next_number, self._next_number + 1
+        sequence = _Sequence(number, request, self._context, self._vocab_size, self._sampler, self._device)
+        self._sequences[number] = sequence
+        self._waiting.append(sequence)
         return number
 
     def step(self) -> list[SampledToken]:
-        """See slots.py."""
-        found = self._decode()
-        return [*found, *self._prefill()]
+        """Decode one token per sequence, then prefill, see the contract."""
+        sampled = self._decode()
+        return [*sampled, *self._prefill()]
 
     def remove(self, number: int) -> None:
-        """See slots.py."""
-        text = self._texts.pop(number)
-        if text in self._waiting:
-            self._waiting.remove(text)
-            text.read = text.start  # whoever comes next in this row begins anew
+        """Remove a sequence, see the contract."""
+        sequence = self._sequences.pop(number)
+        if sequence in self._waiting:
+            self._waiting.remove(sequence)
+            sequence.computed = sequence.start  # the next sequence resets the row
         else:
-            self._remove_row(text)
+            self._remove_row(sequence)
 
-    def _remove_row(self, text: "_Text") -> None:
-        """Close the gap: the last text told takes the row, and the one being read moves up behind it."""
-        row, last = self._told.index(text), len(self._told) - 1
+    def _remove_row(self, sequence: "_Sequence") -> None:
+        """Move the last decoding sequence into the free row, and the one being prefilled after it."""
+        row, last = self._decoding.index(sequence), len(self._decoding) - 1
         if row != last:
-            self._rows.copy_row(last, row, self._told[last].read - self._told[last].start)
-            self._told[row] = self._told[last]
-        self._told.pop()
+            self._backend.copy_row(last, row, self._decoding[last].computed - self._decoding[last].start)
+            self._decoding[row] = self._decoding[last]
+        self._decoding.pop()
         if self._waiting and self._waiting[0].begun:
-            self._rows.copy_row(last + 1, last, self._waiting[0].read - self._waiting[0].start)
+            self._backend.copy_row(last + 1, last, self._waiting[0].computed - self._waiting[0].start)
 
     def _decode(self) -> list[SampledToken]:
-        """One more id for each text that has been read."""
-        for text in list(self._told):
-            if context_start(len(text.ids), self._limit) != text.start:
-                self._remove_row(text)
-                text.restart(self._limit)
-                # Before those that have said nothing yet: nobody shall wait in the middle of a story.
-                self._waiting.insert(1 if self._waiting and self._waiting[0].begun else 0, text)
-        if not self._told:
+        """Sample one more token of each sequence whose prompt is complete."""
+        for sequence in list(self._decoding):
+            if context_start(len(sequence.ids), self._context) != sequence.start:
+                self._remove_row(sequence)
+                sequence.restart(self._context)
+                # Ahead of new prompts: a sequence should not pause in the middle of its text.
+                self._waiting.insert(1 if self._waiting and self._waiting[0].begun else 0, sequence)
+        if not self._decoding:
             return []
-        tokens = [text.ids[-1] for text in self._told]
-        logits = self._rows.decode(tokens, [text.read - text.start for text in self._told])
-        for text in self._told:
-            text.read += 1
-        return self._choose(logits, self._told)
+        tokens = [sequence.ids[-1] for sequence in self._decoding]
+        positions = [sequence.computed - sequence.start for sequence in self._decoding]
+        logits = self._backend.decode(tokens, positions)
+        for sequence in self._decoding:
+            sequence.computed += 1
+        return self._sample(logits, self._decoding)
 
     def _prefill(self) -> list[SampledToken]:
-        """Prompts in the order of their coming, and the first id of each that is read to its end."""
-        left, parts, ready = self._tokens_a_step, list[PrefillChunk](), list[_Text]()
-        while self._waiting and left:
-            text, row = self._waiting[0], len(self._told)
-            if not text.begun:
-                self._rows.reset(row)
-            parts.append(PrefillChunk(row, text.ids[text.read : text.read + left], text.read - text.start))
-            text.read += len(parts[-1].tokens)
-            left -= len(parts[-1].tokens)
-            if text.read == len(text.ids):
-                self._told.append(self._waiting.popleft())
-                ready.append(text)
-        if not parts:
+        """Prefill prompts in the order of arrival; sample the first token of each that is complete."""
+        budget, chunks, ready = self._max_prefill_tokens, list[PrefillChunk](), list[_Sequence]()
+        while self._waiting and budget:
+            sequence, row = self._waiting[0], len(self._decoding)
+            if not sequence.begun:
+                self._backend.reset(row)
+            tokens = sequence.ids[sequence.computed : sequence.computed + budget]
+            chunks.append(PrefillChunk(row, tokens, sequence.computed - sequence.start))
+            sequence.computed += len(tokens)
+            budget -= len(tokens)
+            if sequence.computed == len(sequence.ids):
+                self._decoding.append(self._waiting.popleft())
+                ready.append(sequence)
+        if not chunks:
             return []
-        logits = self._rows.prefill(parts)
-        return self._choose(logits[: len(ready)], ready) if ready else []
+        logits = self._backend.prefill(chunks)
+        return self._sample(logits[: len(ready)], ready) if ready else []
 
-    def _choose(self, logits: Float[Tensor, "N V"], texts: Sequence["_Text"]) -> list[SampledToken]:
-        wishes, uniform = [text.wishes for text in texts], [next(text.numbers) for text in texts]
-        tokens = self._chooser.sample(logits, wishes, uniform)
-        for text, token in zip(texts, tokens, strict=True):
-            text.take(token)
-        return [self._choice(text, tokens[row], logits, row) for row, text in enumerate(texts)]
+    def _sample(self, logits: Float[Tensor, "N V"], sequences: Sequence["_Sequence"]) -> list[SampledToken]:
+        states = [sequence.sampler_state for sequence in sequences]
+        uniform = [next(sequence.uniform) for sequence in sequences]
+        tokens = self._sampler.sample(logits, states, uniform)
+        for sequence, token in zip(sequences, tokens, strict=True):
+            sequence.append(token)
+        return [self._sampled(sequence, tokens[row], logits, row) for row, sequence in enumerate(sequences)]
 
-    def _choice(self, text: "_Text", token: int, logits: Float[Tensor, "N V"], row: int) -> SampledToken:
-        asked = text.request
-        if not (asked.log_probabilities or asked.alternatives):
-            return SampledToken(request=text.number, token=token)
-        log_probabilities = logits[row, : self._vocabulary].float().log_softmax(0)
-        best = log_probabilities.topk(min(asked.alternatives, len(log_probabilities)))
+    def _sampled(self, sequence: "_Sequence", token: int, logits: Float[Tensor, "N V"], row: int) -> SampledToken:
+        request = sequence.request
+        if not (request.log_probabilities or request.alternatives):
+            return SampledToken(request=sequence.number, token=token)
+        log_probabilities = logits[row, : self._vocab_size].float().log_softmax(0)
+        best = log_probabilities.topk(min(request.alternatives, len(log_probabilities)))
         return SampledToken(
-            request=text.number,
+            request=sequence.number,
             token=token,
             log_probability=float(log_probabilities[token]),
             alternatives=tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)),
         )
 
 
-class _Text:
-    """A prompt and what was told after it."""
+class _Sequence:
+    """A prompt and the tokens sampled after it."""
 
     def __init__(
         self,
         number: int,
         request: SequenceRequest,
-        limit: int,
+        context: int,
         vocab_size: int,
-        chooser: TokenSampler,
+        sampler: TokenSampler,
         device: torch.device,
     ) -> None:
         self.number, self.request = number, request
         self.ids: list[int] = request.ids.tolist()
-        self.numbers = uniform_stream(request.sampling.seed, request.row)
-        self.restart(limit)
+        self.uniform = uniform_stream(request.sampling.seed, request.row)
+        self.restart(context)
         self.seen: Tensor | None = None
-        """[V]: the ids that are penalised, where any are."""
+        """Mask of the ids to penalize, [V]; None without a repetition penalty."""
         if request.sampling.repetition_penalty != 1.0:
             self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
             known = torch.tensor(self.ids[request.opening :], dtype=torch.int64, device=device)
             self.seen[known[known < vocab_size]] = True
-        self.wishes = chooser.sampler_state(request.sampling, self.seen)
+        self.sampler_state = sampler.sampler_state(request.sampling, self.seen)
 
-    def restart(self, limit: int) -> None:
-        """Nothing has been read of the window that the text is in."""
-        self.start = self.read = context_start(len(self.ids), limit)
+    def restart(self, context: int) -> None:
+        """Start the prefill of the current context from its first token."""
+        self.start = self.computed = context_start(len(self.ids), context)
 
     @property
     def begun(self) -> bool:
-        """Whether a part of the window has been read."""
-        return self.read > self.start
+        """Whether the prefill of the current context has started."""
+        return self.computed > self.start
 
-    def take(self, token: int) -> None:
-        """The text is longer by an id."""
+    def append(self, token: int) -> None:
+        """Append a sampled token."""
         self.ids.append(token)
         if self.seen is not None:
-            with torch.inference_mode():  # whoever made it may have been in that mode
+            with torch.inference_mode():  # the tensor may have been created in inference mode
                 self.seen[token] = True

@@ -1,4 +1,4 @@
-"""The loop that tells several texts at once, the same for attention and recurrence: the model's state is opaque."""
+"""Decode loop of the PyTorch engine: all prompts in one batch, with any model, since its state is opaque."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,26 +23,26 @@ def generate(
     context: int = UNLIMITED,
     opening: int = 0,
 ) -> Iterator[list[int]]:
-    """Yield the ids chosen at each step, one a prompt, ``max_tokens`` times.
+    """Yield the sampled token ids of each step, one per prompt, ``max_tokens`` times.
 
-    Every text is the one that it would be alone, up to rounding. Whoever has enough stops asking; nothing here knows of
-    ends.
+    A sequence is the same as if it were decoded in a batch of its own, up to rounding. The loop does not know EOS: the
+    caller stops iterating when it has enough.
 
-    ``rows`` number the texts of one prompt (see ``uniforms``). Ids from ``vocabulary`` on are never chosen. When
-    ``context`` positions are full, or all that a bounded model has, the text goes on in a window (see
-    ``window_start``). The first ``opening`` ids of each prompt are not text, and not penalised as repetition.
+    ``rows`` number the sequences of one prompt, see ``uniforms``. Ids from ``vocab_size`` on are never sampled. When
+    ``context`` tokens, or all positions of the model, are full, the context is shifted, see ``context_start``. The first
+    ``opening`` ids of each prompt are no text (EOS) and are not penalized as repetitions.
     """
     for prompt in prompts or [np.empty(0, dtype=np.int32)]:
         require_readable(prompt, model.config.vocab_size)
     longest = max(len(prompt) for prompt in prompts) + max_tokens
-    # Nobody waits for the first word of another: all prompts are read in the first step.
-    slots = ContinuousBatcher(
+    # Without a prefill limit, every prompt gives its first token in the first step.
+    batcher = ContinuousBatcher(
         model, len(prompts), vocab_size=vocab_size, context=context, capacity=longest, max_prefill_tokens=UNLIMITED
     )
     numbers = [
-        slots.add(SequenceRequest(ids=prompt, sampling=sampling, row=row, opening=opening))
+        batcher.add(SequenceRequest(ids=prompt, sampling=sampling, row=row, opening=opening))
         for prompt, row in zip(prompts, rows, strict=True)
     ]
     for _ in range(max_tokens):
-        chosen = {choice.request: choice.token for choice in slots.step()}
-        yield [chosen[number] for number in numbers]
+        tokens = {sampled.request: sampled.token for sampled in batcher.step()}
+        yield [tokens[number] for number in numbers]
