@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from fabella.models.hybrid import Config
-from fabella.models.hybrid_torch import Attention, Model
+from fabella.models.hybrid_torch import CausalAttention, Model
 from fabella.models.nn.recurrence_torch import MinGRU
 
 SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "heads": 3, "ffn_dim": 40}
@@ -15,7 +15,9 @@ SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "heads": 3, "ffn_
 )
 def test_the_pattern_repeats_to_fill_the_layers(pattern: str, layers: int, kinds: str) -> None:
     model = Model(Config(**SMALLEST, layer_pattern=pattern, layers=layers))
-    assert [type(block.mixer) for block in model.blocks] == [{"m": MinGRU, "a": Attention}[kind] for kind in kinds]
+    assert [type(block.mixer) for block in model.blocks] == [
+        {"m": MinGRU, "a": CausalAttention}[kind] for kind in kinds
+    ]
 
 
 def test_only_attention_bounds_the_text() -> None:

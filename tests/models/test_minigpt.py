@@ -1,4 +1,4 @@
-"""MiniGPT: the published count, what its rotation keeps and turns, how it begins, and its errors."""
+"""MiniGPT: published parameter count, partial rotary embedding, initialization, errors."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from fabella.models.minigpt import Config
-from fabella.models.minigpt_torch import angles, turn
+from fabella.models.nn.rotary_torch import apply_rotary_interleaved, rotary_table
 from fabella.models.parameters import Normal, count, count_non_embedding
 from fabella.run_config.files import preset
 
@@ -22,36 +22,36 @@ def test_published_count() -> None:
     assert (count(table), count_non_embedding(table)) == (105_204_480, 92_621_568)
 
 
-def test_the_first_half_of_each_head_turns_in_neighbouring_pairs() -> None:
+def test_the_first_half_of_each_head_is_rotated_in_neighboring_pairs() -> None:
     config = preset("minigpt-100m").model
     assert isinstance(config, Config)
     assert config.rotary_dims == 32  # of 64
     x = torch.randn(1, 2, 50, 64, generator=torch.Generator().manual_seed(1))
-    turned = turn(x, angles(config, 50, x.device))
-    assert torch.equal(turned[..., 32:], x[..., 32:])
-    # A pair as one complex number: to turn is to multiply, by e^(i · position · base^(−2p/32)).
+    rotated = apply_rotary_interleaved(x, rotary_table(config.rotary_dims, config.rotary_base, 50, x.device))
+    assert torch.equal(rotated[..., 32:], x[..., 32:])
+    # A pair as one complex number: a rotation multiplies it by e^(i · position · base^(−2p/32)).
     pairs = torch.view_as_complex(x[..., :32].unflatten(3, (16, 2)).contiguous())
-    speed = 10_000.0 ** (-torch.arange(0, 32, 2, dtype=torch.float64) / 32)
-    by = torch.polar(
-        torch.ones(50, 16, dtype=torch.float64), torch.outer(torch.arange(50.0, dtype=torch.float64), speed)
+    frequencies = 10_000.0 ** (-torch.arange(0, 32, 2, dtype=torch.float64) / 32)
+    factors = torch.polar(
+        torch.ones(50, 16, dtype=torch.float64), torch.outer(torch.arange(50.0, dtype=torch.float64), frequencies)
     )
-    expected = torch.view_as_real(pairs.to(torch.complex128) * by).flatten(3).float()
-    torch.testing.assert_close(turned[..., :32], expected, atol=TOLERANCE, rtol=0)
+    expected = torch.view_as_real(pairs.to(torch.complex128) * factors).flatten(3).float()
+    torch.testing.assert_close(rotated[..., :32], expected, atol=TOLERANCE, rtol=0)
 
 
-def test_only_the_distance_of_two_positions_matters() -> None:
-    """⟨turn(q, s), turn(k, t)⟩ is the same wherever s and t stand, s − t apart."""
+def test_scores_depend_only_on_the_distance_of_two_positions() -> None:
+    """The dot product of a query at s and a key at t is the same for all s and t with the same s − t."""
     config = Config(**SMALLEST, rotary_fraction=1.0)
     query, key = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
-    by = angles(config, 40, query.device)
-    queries, keys = (turn(x.expand(1, 1, 40, 12), by)[0, 0] for x in (query, key))
+    rotary = rotary_table(config.rotary_dims, config.rotary_base, 40, query.device)
+    queries, keys = (apply_rotary_interleaved(x.expand(1, 1, 40, 12), rotary)[0, 0] for x in (query, key))
     scores = queries @ keys.T
     for distance in (0, 1, 7):
         along = scores.diagonal(-distance)
         torch.testing.assert_close(along, along[:1].expand_as(along), atol=TOLERANCE, rtol=0)
 
 
-def test_what_the_model_writes_with_begins_small() -> None:
+def test_weights_that_write_to_the_residual_stream_have_a_small_initialization() -> None:
     table = preset("minigpt-100m").model.parameters()
     spread = {
         name: p.init.std * fan_in**0.5

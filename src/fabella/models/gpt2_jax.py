@@ -1,4 +1,4 @@
-"""GPT-2 in JAX; what it is stands in gpt2.py."""
+"""GPT-2 in JAX; gpt2.py describes the architecture."""
 
 from typing import NamedTuple
 
@@ -13,27 +13,29 @@ from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout,
 
 
 class State(NamedTuple):
+    """``length``: tokens in every cache."""
+
     layers: list[KVCache]
     length: Int[Array, ""]
 
 
 def attention(
-    part: Params, config: Config, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
+    params: Params, config: Config, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
 ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-    """Every position asks all positions up to its own, in each head for something else."""
-    query, key, value = (split_heads(linear(part.scope(name), x), config.heads) for name in ("query", "key", "value"))
+    """Causal multi-head self-attention."""
+    query, key, value = (split_heads(linear(params.scope(name), x), config.heads) for name in ("query", "key", "value"))
     attn_out, kv_cache = attend(query, key, value, kv_cache, length)
-    return linear(part.scope("output"), attn_out), kv_cache
+    return linear(params.scope("output"), attn_out), kv_cache
 
 
-def feed_forward(part: Params, config: Config, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """down(GELU(up x)), at each position by itself."""
+def feed_forward(params: Params, config: Config, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """MLP with one hidden layer: down(GELU(up x))."""
     approximate = config.activation == "gelu_tanh"
-    return linear(part.scope("down"), jax.nn.gelu(linear(part.scope("up"), x), approximate=approximate))
+    return linear(params.scope("down"), jax.nn.gelu(linear(params.scope("up"), x), approximate=approximate))
 
 
 class Model(CausalLM):
-    """Token and position embeddings, the blocks, a last norm, the head."""
+    """Token and position embeddings, the blocks, a final norm, the output head."""
 
     config: Config
 
@@ -41,16 +43,15 @@ class Model(CausalLM):
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]
 
     def block(
-        self, part: Params, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
+        self, params: Params, x: Float[Array, "B T D"], kv_cache: KVCache | None, length: Array | int
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """Attention, then feed-forward: each reads the normed stream and adds to it."""
+        """Pre-norm attention, then a pre-norm GELU MLP, each added to the residual stream."""
         c = self.config
-        attn_out, kv_cache = attention(
-            part.scope("attention"), c, layer_norm(part.scope("attention_norm"), x), kv_cache, length
-        )
-        x = x + dropout(part, "attention", attn_out, c.dropout)
-        ffn_out = feed_forward(part.scope("feed_forward"), c, layer_norm(part.scope("feed_forward_norm"), x))
-        return x + dropout(part, "feed_forward", ffn_out, c.dropout), kv_cache
+        normed = layer_norm(params.scope("attention_norm"), x)
+        attn_out, kv_cache = attention(params.scope("attention"), c, normed, kv_cache, length)
+        x = x + dropout(params, "attention", attn_out, c.dropout)
+        ffn_out = feed_forward(params.scope("feed_forward"), c, layer_norm(params.scope("feed_forward_norm"), x))
+        return x + dropout(params, "feed_forward", ffn_out, c.dropout), kv_cache
 
     def hidden_states(
         self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
@@ -66,7 +67,7 @@ class Model(CausalLM):
         return layer_norm(params.scope("norm"), x), State(layers, state.length + time) if state else None
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """Memory for ``capacity`` tokens of ``batch_size`` sequences. Raises UsageError beyond the context."""
+        """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context length."""
         c = self.config
         require_capacity(capacity, c.context_length, "context")
         layers = [KVCache.empty(batch_size, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]

@@ -1,69 +1,45 @@
-"""MinGRU in PyTorch; what it is stands in mingru.py."""
+"""MinGRU in PyTorch; mingru.py describes the architecture."""
 
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fabella.models.mingru import Config
-from fabella.models.nn.graph_torch import (
-    DecoderGraph,
-    EmbeddingAddOp,
-    EmbeddingOp,
-    GELUOp,
-    LinearOp,
-    Part,
-    RecurrenceOp,
-    RootMeanSquare,
-    root_mean_square,
-)
-from fabella.models.nn.layers_torch import RMSNorm, rms_norm
+from fabella.models.nn.layers_torch import GELUMLP, RMSNorm
 from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
-from fabella.models.nn.packed_linear_torch import LinearFactory
 from fabella.models.nn.recurrence_torch import MinGRU
 
 State = list[Float[Tensor, "B S"] | None]
-"""Each layer's hidden state; None before the first token."""
-
-
-class FeedForward(nn.Module):
-    """down(GELU(up(x / rms(x)))), at each position by itself."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.up = nn.Linear(config.dim, config.ffn_dim)
-        self.down = nn.Linear(config.ffn_dim, config.dim)
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(functional.gelu(self.up(rms_norm(x, x.new_ones(x.shape[-1])))))
+"""Hidden state of each layer; None before the first token."""
 
 
 class Block(nn.Module):
-    """Looks at the token again, remembers, thinks; its own head can say what comes next."""
+    """Add the token's embedding, a pre-norm MinGRU and a pre-norm GELU MLP to the residual stream; has its own head."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.mixer_norm = RMSNorm(config.dim)
         self.mixer = MinGRU(config.dim, config.state_dim)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = RMSNorm(config.dim, scale=False)
+        self.feed_forward = GELUMLP(config.dim, config.ffn_dim)
         self.head_norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], tokens: Int[Tensor, "B T"], before: Float[Tensor, "B S"] | None = None
+        self, x: Float[Tensor, "B T D"], tokens: Int[Tensor, "B T"], state: Float[Tensor, "B S"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
-        """The stream with what this block adds to it, and the block's last hidden state."""
+        """Return the residual stream and the block's last hidden state."""
         x = x + self.embedding(tokens)
-        mixed, last = self.mixer(self.mixer_norm(x), before)
+        mixed, new_state = self.mixer(self.mixer_norm(x), state)
         x = x + mixed
-        return x + self.feed_forward(x), last
+        return x + self.feed_forward(self.feed_forward_norm(x)), new_state
 
 
 class Model(nn.Module):
-    """The blocks, one after another. Training listens to every block's head, generation to the last one's."""
+    """A stack of blocks, each with an output head: training averages the losses of all heads, logits are the last's."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -76,46 +52,34 @@ class Model(nn.Module):
         return [cast(Block, block) for block in self.blocks]
 
     def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> list[Float[Tensor, "B T D"]]:
-        """The stream after each block, normed for its head; a ``state`` is read on from and brought up to date."""
-        memory = state if state is not None else self.init_state(len(tokens), capacity=0)
+        """Return the output of every block, normed for its head; with ``state``, continue from it and update it."""
+        layers = state if state is not None else self.init_state(len(tokens), capacity=0)
         x = self.stack[0].head_norm.weight.new_zeros(*tokens.shape, self.config.dim)
-        streams: list[Tensor] = []
-        for layer, block in enumerate(self.stack):
-            x, memory[layer] = block(x, tokens, memory[layer])
-            streams.append(block.head_norm(x))
-        return streams
+        outputs: list[Tensor] = []
+        for number, block in enumerate(self.stack):
+            x, layers[number] = block(x, tokens, layers[number])
+            outputs.append(block.head_norm(x))
+        return outputs
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Next-token logits at every position."""
+        """Return next-token logits of the last head at every position."""
         return self.stack[-1].head(self.hidden_states(tokens)[-1])
 
     def loss(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-        """Mean of all heads' losses in nats, each the mean over the targets that are not IGNORE."""
-        heard = zip(self.hidden_states(tokens), self.stack, strict=True)
-        return torch.stack([linear_cross_entropy(x, block.head.weight, targets) for x, block in heard]).mean()
+        """Return the mean of all heads' losses in nats, each the mean over the targets that are not IGNORE."""
+        heads = zip(self.hidden_states(tokens), self.stack, strict=True)
+        return torch.stack([linear_cross_entropy(x, block.head.weight, targets) for x, block in heads]).mean()
 
     @torch.no_grad()
     def token_losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Each target's negative log-likelihood in nats under the last head; 0 where IGNORE."""
+        """Return the negative log-likelihood of each target in nats under the last head; 0 where IGNORE."""
         return linear_losses(self.hidden_states(tokens)[-1], self.stack[-1].head.weight, targets)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """A state that has read nothing; it holds any number of texts of any length, so neither number matters."""
+        """Return an empty state. It fits any batch size and any length, so both arguments are ignored."""
         return [None] * len(self.blocks)
 
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, "B T"], state: State) -> tuple[Float[Tensor, "B V"], State]:
-        """The last position's logits after reading on; the state given is brought up to date, not copied."""
+        """Return the logits of the last position after T more tokens, and ``state``, which is updated in place."""
         return self.stack[-1].head(self.hidden_states(tokens, state)[-1][:, -1]), state
-
-    def decoder(self, layout: LinearFactory) -> DecoderGraph:
-        """The network laid out for telling; see nn_decoding_torch.py. Of the heads, the last."""
-        first, parts = self.stack[0], list[Part]()
-        for block in self.stack:
-            if block is not first:
-                parts.append(EmbeddingAddOp(block.embedding))
-            parts.append(RecurrenceOp(block.mixer, root_mean_square(block.mixer_norm), layout))
-            plain = RootMeanSquare(torch.ones_like(block.head_norm.weight), block.mixer_norm.eps)
-            parts.append(GELUOp(block.feed_forward, plain, layout))
-        last = LinearOp(layout, root_mean_square(self.stack[-1].head_norm), self.stack[-1].head)
-        return DecoderGraph(EmbeddingOp(first.embedding.weight), parts, [last])

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fabella.errors import ConfigError, UsageError
+from fabella.generation.decoder import packed_linear_torch
 from fabella.generation.decoder.backends_torch import ModelBackend, compile_decoder, decode_backend
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype, parse_weight_dtype
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import SamplingParams
-from fabella.models.nn import packed_linear_torch
 from fabella.models.registry import family_names
 from tests.generation.fake_model import Config, Hashing
 from tests.generation.test_generate_torch import real, told
@@ -47,21 +47,24 @@ def test_a_model_that_learns_is_read_as_it_is_now(family: str) -> None:
 def test_a_family_without_a_decoder_is_told_by_its_steps() -> None:
     model = Hashing(Config())
     assert isinstance(decode_backend(model, 1, 12), ModelBackend)
-    with pytest.raises(ConfigError, match="Models of family 'stand-in' cannot be told from int8 weights"):
+    with pytest.raises(
+        ConfigError,
+        match="Cannot use int8 weights with family 'stand-in': the decoder does not support",
+    ):
         compile_decoder(model, "int8")
 
 
 @pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="byte kernels are x86's")
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("weights", ["float16", "int8"])
 @pytest.mark.parametrize("family", family_names())
 def test_less_memory_says_nearly_the_same(
-    family: str, weights: WeightDtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, weights: WeightDtype, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_linear_torch, "WORTH_PACKING", 0)
+    monkeypatch.setattr(packed_linear_torch, "MIN_PACKED_SIZE", 0)
     model: Any = real(family)
     exact = model(torch.tensor([PROMPT]))[:, -1]
-    compile_decoder(model, weights, compiled=compiled)
+    compile_decoder(model, weights, native=native)
     near = logits_after(model)
     assert not torch.equal(near, exact)
     assert (near - exact).norm() / exact.norm() < TOLERANCES[weights]

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fabella.generation.decoder.backends_torch import TensorBackend
 from fabella.generation.decoder.cuda_graphs_torch import CAPTURE_AFTER_CALLS, WARMUP_RUNS, CudaRecorder
+from fabella.generation.decoder.lower_torch import lower
+from fabella.generation.decoder.packed_linear_torch import float32_linear
 from fabella.generation.decoder.weights import PrefillChunk
-from fabella.models.nn.packed_linear_torch import float32_linear
 from fabella.models.registry import family_names
 from tests.generation.test_generate_torch import real
 
@@ -47,7 +48,7 @@ def longer(family: str, device: str) -> Any:
 
 def tell(model: Any, recorder: Any, device: str) -> list[Tensor]:
     """The logits of texts that come, go on side by side, are moved and leave: the same ones each time."""
-    rows = TensorBackend(model.decoder(float32_linear), ROWS, CAPACITY, torch.device(device), recorder)
+    rows = TensorBackend(lower(model, float32_linear), ROWS, CAPACITY, torch.device(device), recorder)
     chance, vocab_size = torch.Generator().manual_seed(2), model.config.vocab_size
     found: list[Tensor] = []
     places = [9, 4, 30]
@@ -97,7 +98,7 @@ def test_on_a_gpu_what_cannot_be_recorded_leaves_everything_as_it_was() -> None:
         return CudaRecorder(torch.device("cuda"))(lambda: work() + work().sum().item())
 
     model, stream = longer("hybrid", "cuda"), torch.cuda.current_stream()
-    with pytest.warns(UserWarning, match="CUDA graphs could not be recorded"):
+    with pytest.warns(UserWarning, match="CUDA graphs could not be captured"):
         found = tell(model, waiting, "cuda")
     assert torch.cuda.current_stream() == stream
     for one, other in zip(found, tell(model, None, "cuda"), strict=True):
@@ -111,7 +112,9 @@ def test_where_nothing_can_be_recorded_texts_are_told_without(family: str) -> No
         raise RuntimeError("operation not permitted when stream is capturing")
 
     model = longer(family, "cpu")
-    with pytest.warns(UserWarning, match="CUDA graphs could not be recorded, so telling is slower: operation") as said:
+    with pytest.warns(
+        UserWarning, match="CUDA graphs could not be captured, so generation is slower: operation"
+    ) as said:
         found = tell(model, broken, "cpu")
     assert len(said) == 1
     for one, other in zip(found, tell(model, None, "cpu"), strict=True):
@@ -119,6 +122,6 @@ def test_where_nothing_can_be_recorded_texts_are_told_without(family: str) -> No
 
 
 def test_a_position_beyond_the_room_is_an_error() -> None:
-    rows = TensorBackend(longer("llama", "cpu").decoder(float32_linear), 1, 8, torch.device("cpu"), Rehearsing())
+    rows = TensorBackend(lower(longer("llama", "cpu"), float32_linear), 1, 8, torch.device("cpu"), Rehearsing())
     with pytest.raises(IndexError, match="position 8 of 8"):
         rows.decode([1], [8])

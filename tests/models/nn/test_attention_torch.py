@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fabella.errors import UsageError
-from fabella.models.nn.attention_torch import KVCache, attend, require_room, split_heads
+from fabella.models.nn.attention_torch import KVCache, attend, require_capacity, split_heads
 
 TOLERANCE = 1e-6
 
@@ -65,9 +65,9 @@ def test_a_full_memory_refuses_and_stays() -> None:
 
 
 def test_the_context_is_a_limit_with_a_text_of_its_own() -> None:
-    require_room(512, 512, "context")
+    require_capacity(512, 512, "context")
     with pytest.raises(UsageError) as caught:
-        require_room(513, 512, "context")
+        require_capacity(513, 512, "context")
     assert str(caught.value) == "513 tokens are more than the context of 512. Read the last 512 tokens only."
 
 

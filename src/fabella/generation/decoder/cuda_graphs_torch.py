@@ -1,7 +1,7 @@
-"""CUDA graphs: one more token of each text by one call of the driver, in place of some hundred.
+"""CUDA graphs: one launch for a decode step, in place of some hundred kernel launches.
 
-A graph is what a step has launched, with the same addresses and shapes: there is one for each number of texts, and for
-all lengths up to each power of two. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+A graph replays kernels with fixed addresses and shapes, so there is one for each batch size and each length bucket, up
+to each power of two. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
 import threading
@@ -13,98 +13,101 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fabella.models.nn.graph_torch import DecodeCache, DecoderGraph
-from fabella.models.nn.step_inputs_torch import DecodeInputs
+from fabella.generation.decoder.graph_torch import DecodeCache, DecoderGraph
+from fabella.generation.decoder.step_inputs_torch import DecodeInputs
 
-SHORTEST = 64
-"""Positions that the first graph looks back at"""
+MIN_LENGTH = 64
+"""Length of the smallest bucket, in positions."""
 CAPTURE_AFTER_CALLS = 4
-"""Times that a number of texts and a length must be asked for until they get a graph: recording takes as many steps"""
+"""Uses of a (batch size, length bucket) after which its graph is captured; a capture costs about as much."""
 WARMUP_RUNS = 3
-"""In which libraries choose what they compute with, and allocate what they need for it"""
+"""Runs before a capture, in which libraries choose kernels and allocate workspaces."""
 
 Thunk = Callable[[], Tensor]
 CaptureFn = Callable[[Thunk], tuple[Callable[[], None], Tensor]]
-"""Of some work: what does it again, and where its result lies then. It may do the work, too, even several times."""
+"""Captures work: returns a function that replays it, and the tensor that receives its result.
+
+It may run the work, too, even several times.
+"""
 
 
 class CudaGraphCache:
-    """The graphs of one memory. With a graph or without one yet, the same is computed."""
+    """CUDA graphs of one batch's caches. The same operations run with a graph and before there is one."""
 
     def __init__(
-        self, decoder: DecoderGraph, memory: Sequence[DecodeCache], *, rows: int, capacity: int, recorder: CaptureFn,
+        self, graph: DecoderGraph, caches: Sequence[DecodeCache], *, rows: int, capacity: int, capture: CaptureFn,
         device: torch.device,
     ) -> None:  # fmt: skip
-        self._decoder, self._memory, self._capacity = decoder, memory, capacity
-        self._recorder: CaptureFn | None = recorder
-        self._hidden = [one for one in memory if one is not None and one.dim() == 2]
-        self._looks_back = any(one is not None and one.dim() > 2 for one in memory)
+        self._graph, self._caches, self._capacity = graph, caches, capacity
+        self._capture_fn: CaptureFn | None = capture
+        self._hidden_states = [cache for cache in caches if cache is not None and cache.dim() == 2]
+        self._has_attention = any(cache is not None and cache.dim() > 2 for cache in caches)
         self._inputs = torch.zeros(2, rows, dtype=torch.int64, device=device)
-        """Ids and positions, where every graph looks for them"""
-        self._asked: Counter[tuple[int, int]] = Counter()
-        self._known: dict[tuple[int, int], tuple[Callable[[], None], Tensor]] = {}
+        """Token ids and positions, read by every graph."""
+        self._calls: Counter[tuple[int, int]] = Counter()
+        self._captured: dict[tuple[int, int], tuple[Callable[[], None], Tensor]] = {}
 
-    def go_on(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
-        """Logits after one more token of each of the first rows; they are overwritten by the next call."""
-        key = len(tokens), self._length(max(positions) + 1)
+    def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "N V"]:
+        """Return the logits after one more token in each of the first N rows; the next call overwrites them."""
+        key = len(tokens), self._bucket(max(positions) + 1)
         self._inputs[:, : len(tokens)].copy_(torch.tensor([tokens, positions]))
-        self._asked[key] += 1
-        if key not in self._known and self._recorder and self._asked[key] >= CAPTURE_AFTER_CALLS:
+        self._calls[key] += 1
+        if key not in self._captured and self._capture_fn and self._calls[key] >= CAPTURE_AFTER_CALLS:
             try:
-                self._known[key] = self._record(self._recorder, *key)
+                self._captured[key] = self._capture(self._capture_fn, *key)
             except RuntimeError as error:
-                warnings.warn(f"CUDA graphs could not be recorded, so telling is slower: {error}", stacklevel=2)
-                self._recorder = None
-        if key not in self._known:
+                warnings.warn(f"CUDA graphs could not be captured, so generation is slower: {error}", stacklevel=2)
+                self._capture_fn = None
+        if key not in self._captured:
             return self._step(*key)
-        play, logits = self._known[key]
-        play()
+        replay, logits = self._captured[key]
+        replay()
         return logits
 
-    def _length(self, longest: int) -> int:
-        """Positions to look back at, for texts of up to ``longest``."""
-        if longest > self._capacity:
-            raise IndexError(f"position {longest - 1} of {self._capacity}")
-        return min(self._capacity, max(SHORTEST, 1 << (longest - 1).bit_length())) if self._looks_back else 1
+    def _bucket(self, length: int) -> int:
+        """Return the number of positions that attention reads for sequences of up to ``length``."""
+        if length > self._capacity:
+            raise IndexError(f"position {length - 1} of {self._capacity}")
+        return min(self._capacity, max(MIN_LENGTH, 1 << (length - 1).bit_length())) if self._has_attention else 1
 
     def _step(self, count: int, length: int) -> Float[Tensor, "N V"]:
-        ids, places = self._inputs[:, :count]
-        return self._decoder.read(DecodeInputs(ids, places, max_length=length), self._memory)
+        ids, positions = self._inputs[:, :count]
+        return self._graph(DecodeInputs(ids, positions, max_length=length), self._caches)
 
-    def _record(self, recorder: CaptureFn, count: int, length: int) -> tuple[Callable[[], None], Tensor]:
-        # Keys and values that are written twice are the same; a hidden state would have gone on.
-        before = [one.clone() for one in self._hidden]
+    def _capture(self, capture: CaptureFn, count: int, length: int) -> tuple[Callable[[], None], Tensor]:
+        # Repeated runs write the same keys and values, but they advance hidden states: restore those.
+        saved = [hidden.clone() for hidden in self._hidden_states]
         try:
-            return recorder(lambda: self._step(count, length))
+            return capture(lambda: self._step(count, length))
         finally:
-            for one, kept in zip(self._hidden, before, strict=True):
-                one.copy_(kept)
+            for hidden, before in zip(self._hidden_states, saved, strict=True):
+                hidden.copy_(before)
 
 
-_one_at_a_time = threading.Lock()
-"""Of a process, as PyTorch asks for: a server has a thread for each model"""
+_capture_lock = threading.Lock()
+"""PyTorch allows one capture per process at a time; a server has a thread per model."""
 
 
 class CudaRecorder:
-    """Records on one GPU; all graphs use the same memory, as no two of them are played at once."""
+    """Captures graphs on one GPU. All share one memory pool, because no two of them run at once."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         with torch.cuda.device(device):
-            self._pool, self._beside = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def __call__(self, work: Thunk) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with _one_at_a_time, torch.cuda.device(self._device):
-            now = torch.cuda.current_stream()
-            self._beside.wait_stream(now)
+        with _capture_lock, torch.cuda.device(self._device):
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
             try:
-                with torch.cuda.stream(self._beside):
+                with torch.cuda.stream(self._stream):
                     for _ in range(WARMUP_RUNS):
                         work()
-                with torch.cuda.graph(graph, self._pool, self._beside, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                     result = work()
-            finally:  # a graph that cannot be ended leaves us on its stream
-                torch.cuda.set_stream(now)
-                now.wait_stream(self._beside)
+            finally:  # a capture that fails leaves its stream current
+                torch.cuda.set_stream(current)
+                current.wait_stream(self._stream)
         return graph.replay, result

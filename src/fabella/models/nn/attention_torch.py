@@ -1,25 +1,35 @@
-"""Causal attention for training and for reading on: one formula for whole texts, chunks and single tokens."""
+"""Causal self-attention for training and for decoding: one formula for sequences, chunks and single tokens."""
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.errors import UsageError
+from fabella.models.nn.rotary_torch import RotaryTable
+
+Rotate = Callable[[Float[Tensor, "B H T E"], RotaryTable], Float[Tensor, "B H T E"]]
+"""``apply_rotary`` or ``apply_rotary_interleaved``."""
 
 
 class KVCache:
-    """What one attention layer has read: room for ``capacity`` keys and values, filled from the left."""
+    """Keys and values of one attention layer, preallocated for ``capacity`` tokens per sequence; filled from the left.
 
-    def __init__(self, batch: int, heads: int, capacity: int, head_dim: int, like: Tensor) -> None:
-        self.keys = like.new_empty(batch, heads, capacity, head_dim)
-        self.values = like.new_empty(batch, heads, capacity, head_dim)
+    Every sequence of the batch has the same ``length``. Updated in place.
+    """
+
+    def __init__(self, batch_size: int, kv_heads: int, capacity: int, head_dim: int, like: Tensor) -> None:
+        """Allocate on the device and in the dtype of ``like``."""
+        self.keys = like.new_empty(batch_size, kv_heads, capacity, head_dim)
+        self.values = like.new_empty(batch_size, kv_heads, capacity, head_dim)
         self.length = 0
 
     def append(
         self, key: Float[Tensor, "B K T E"], value: Float[Tensor, "B K T E"]
     ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
-        """Everything read so far, the new positions included. Raises UsageError where there is no room."""
+        """Store T more positions and return all of them. Raises UsageError beyond the capacity."""
         new = key.shape[2]
         self.require_capacity(new)
         self.keys.narrow(2, self.length, new).copy_(key)
@@ -28,12 +38,12 @@ class KVCache:
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def require_capacity(self, new: int) -> None:
-        """Raises UsageError where ``new`` tokens are more than there is room for."""
-        require_room(self.length + new, self.keys.shape[2], "capacity")
+        """Raise UsageError if ``new`` more tokens exceed the capacity."""
+        require_capacity(self.length + new, self.keys.shape[2], "capacity")
 
 
-def require_room(tokens: int, limit: int, name: str) -> None:
-    """Raises UsageError where ``tokens`` are more than the model's ``context``, or than a state's ``capacity``."""
+def require_capacity(tokens: int, limit: int, name: str) -> None:
+    """Raise UsageError if ``tokens`` exceed the model's context length (``name``: "context") or a state's capacity."""
     if tokens > limit:
         raise UsageError(
             f"{tokens} tokens are more than the {name} of {limit}.",
@@ -42,8 +52,39 @@ def require_room(tokens: int, limit: int, name: str) -> None:
         )
 
 
+class CausalAttention(nn.Module):
+    """Causal multi-head self-attention (Vaswani et al. 2017, arXiv 1706.03762, section 3.2).
+
+    With ``kv_heads`` < ``heads``, heads share keys and values (grouped-query attention). ``rotate`` applies the rotary
+    embedding to queries and keys; without it, positions come from elsewhere. ``bias`` is that of all four layers.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, *, kv_heads: int | None = None, bias: bool = False, rotate: Rotate | None = None
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.rotate = heads, kv_heads or heads, rotate
+        kv_dim = dim // heads * self.kv_heads
+        self.query = nn.Linear(dim, dim, bias=bias)
+        self.key = nn.Linear(dim, kv_dim, bias=bias)
+        self.value = nn.Linear(dim, kv_dim, bias=bias)
+        self.output = nn.Linear(dim, dim, bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], kv_cache: KVCache | None = None, rotary: RotaryTable | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Attend to the T positions and to those in ``kv_cache``, which is extended; ``rotary`` has T rows."""
+        query = split_heads(self.query(x), self.heads)
+        key = split_heads(self.key(x), self.kv_heads)
+        value = split_heads(self.value(x), self.kv_heads)
+        if self.rotate is not None:
+            assert rotary is not None, "attention with a rotary embedding needs the angles of the positions"
+            query, key = self.rotate(query, rotary), self.rotate(key, rotary)
+        return self.output(attend(query, key, value, kv_cache))
+
+
 def split_heads(x: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B H T E"]:
-    """D into heads × head dims."""
+    """Split D into H heads of E dimensions."""
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
@@ -51,19 +92,21 @@ def attend(
     query: Float[Tensor, "B H T E"],
     key: Float[Tensor, "B K T E"],
     value: Float[Tensor, "B K T E"],
-    past: KVCache | None,
+    kv_cache: KVCache | None,
 ) -> Float[Tensor, "B T D"]:
-    """softmax(QKᵀ/√E) V: each position looks at itself and at everything before it, ``past`` included.
+    """Return softmax(QKᵀ/√E) V: each position attends to itself and to all before it, those in ``kv_cache`` included.
 
-    K key/value heads serve H queries, H/K neighbouring queries each (Ainslie et al. 2023, arXiv 2305.13245).
+    Each of the K key/value heads serves H/K neighboring query heads (Ainslie et al. 2023, arXiv 2305.13245).
     """
-    if past is not None:
-        key, value = past.append(key, value)
+    if kv_cache is not None:
+        key, value = kv_cache.append(key, value)
     new, seen = query.shape[2], key.shape[2]
-    whole = new == seen
-    # Row i of the new positions sees the first (seen − new + i + 1) keys; a single new position sees all of them.
-    mask = None if whole or new == 1 else torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
-    mixed = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=whole and new > 1, enable_gqa=query.shape[1] != key.shape[1]
+    from_start = new == seen
+    mask = None
+    if not from_start and new > 1:
+        # Row i of the new positions sees the first (seen − new + i + 1) keys; a single new position sees all of them.
+        mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
+    attn_out = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=from_start and new > 1, enable_gqa=query.shape[1] != key.shape[1]
     )
-    return mixed.transpose(1, 2).flatten(2)
+    return attn_out.transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""Blocks that two or more families use unchanged: the frame of a model with one head, RMSNorm, SwiGLU."""
+"""Blocks that two or more families use: the causal LM with one output head, RMSNorm, SwiGLU, the GELU MLP."""
 
 from abc import abstractmethod
 from typing import Any
@@ -12,52 +12,58 @@ from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
 
 
 class CausalLM(nn.Module):
-    """The contract of a model whose logits are ``head_weight`` times the hidden state that it reads a text into."""
+    """Base of a model with one output head: logits = hidden states @ ``head_weight``.T.
+
+    A family writes ``head_weight``, ``hidden_states`` and ``init_state``; the rest of the model contract is here.
+    """
 
     @property
     @abstractmethod
     def head_weight(self) -> Float[Tensor, "V D"]:
-        """The read-out matrix: a weight of its own, or the embedding."""
+        """Weight of the output head: a parameter of its own, or the tied embedding."""
 
     @abstractmethod
     def hidden_states(self, tokens: Int[Tensor, "B T"], state: Any = None) -> Float[Tensor, "B T D"]:
-        """The last hidden state at every position; a ``state`` is read on from and brought up to date."""
+        """Return the output of the last block, ready for the head; with ``state``, continue from it and update it."""
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Next-token logits at every position."""
+        """Return next-token logits at every position."""
         return functional.linear(self.hidden_states(tokens), self.head_weight)
 
     def loss(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-        """Training loss in nats, mean over the targets that are not IGNORE."""
+        """Return the training loss in nats, mean over the targets that are not IGNORE."""
         return linear_cross_entropy(self.hidden_states(tokens), self.head_weight, targets)
 
     @torch.no_grad()
     def token_losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Each target's negative log-likelihood in nats; 0 where IGNORE."""
+        """Return the negative log-likelihood of each target in nats; 0 where IGNORE. Without gradients."""
         return linear_losses(self.hidden_states(tokens), self.head_weight, targets)
 
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
-        """The last position's logits after reading on; the state given is brought up to date, not copied."""
+        """Return the logits of the last position after T more tokens, and ``state``, which is updated in place."""
         last = self.hidden_states(tokens, state)[:, -1]
-        # weight @ x.T rather than x @ weight.T: for 2 to 8 texts, up to twice as fast on a CPU
+        # weight @ x.T rather than x @ weight.T: for 2 to 8 sequences, up to twice as fast on a CPU
         return (self.head_weight @ last.T).T.contiguous(), state
 
 
 class RMSNorm(nn.Module):
-    """``rms_norm`` with a learned scale."""
+    """RMSNorm with a learned scale, or without one (``scale=False``)."""
 
-    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+    weight: nn.Parameter
+    """[dim]; no parameter without a scale."""
+
+    def __init__(self, dim: int, eps: float = 1e-6, *, scale: bool = True) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps, self.scale = eps, scale
+        self.register_parameter("weight", nn.Parameter(torch.ones(dim)) if scale else None)
 
     def forward(self, x: Float[Tensor, "*b D"]) -> Float[Tensor, "*b D"]:
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight if self.scale else x.new_ones(x.shape[-1]), self.eps)
 
 
 def rms_norm(x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: float = 1e-6) -> Float[Tensor, "*b D"]:
-    """x / √(mean(x²) + eps) · weight, in float32 or wider (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
+    """Return x / √(mean(x²) + eps) · weight, in float32 or wider (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
     if x.device.type != "cpu" or x.dtype.itemsize < 4 or torch.compiler.is_compiling():
         return functional.rms_norm(x, (x.shape[-1],), weight, eps)
     if torch.is_grad_enabled():
@@ -71,7 +77,7 @@ def _inverse_rms(x: Float[Tensor, "*b D"], eps: float) -> Float[Tensor, "*b 1"]:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """For training on CPUs, where PyTorch has no kernel of its own: half the passes over memory of what it composes."""
+    """RMSNorm for training on CPUs: PyTorch has no fused kernel there, and this takes half its passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -93,13 +99,27 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate x) · up x), without biases (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
+    """SwiGLU MLP: down(silu(gate x) · up x), without biases (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(dim, hidden, bias=False)
-        self.up = nn.Linear(dim, hidden, bias=False)
-        self.down = nn.Linear(hidden, dim, bias=False)
+        self.gate = nn.Linear(dim, ffn_dim, bias=False)
+        self.up = nn.Linear(dim, ffn_dim, bias=False)
+        self.down = nn.Linear(ffn_dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class GELUMLP(nn.Module):
+    """MLP with one hidden layer: down(GELU(up x)), with biases (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+
+    def __init__(self, dim: int, ffn_dim: int, *, approximate: str = "none") -> None:
+        """``approximate``: "none", or "tanh" for the approximation of the original GPT-2."""
+        super().__init__()
+        self.approximate = approximate
+        self.up = nn.Linear(dim, ffn_dim)
+        self.down = nn.Linear(ffn_dim, dim)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down(functional.gelu(self.up(x), approximate=self.approximate))

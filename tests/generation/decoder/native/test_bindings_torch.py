@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fabella.engine.engine_torch import load_model
+from fabella.generation.decoder import backends_torch
 from fabella.generation.decoder.backends_torch import TensorBackend, compile_decoder, decode_backend
+from fabella.generation.decoder.graph_torch import StatelessOp
+from fabella.generation.decoder.lower_torch import lower
 from fabella.generation.decoder.native import build
 from fabella.generation.decoder.native.bindings_torch import PREFILL_CHUNK, NativeBackend
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
-from fabella.models.nn.graph_torch import StatelessOp
 from fabella.models.parameters import initial_weights
 from fabella.models.registry import family_module, family_names
 from tests.generation.test_generate_torch import told
@@ -146,7 +148,7 @@ def test_what_is_told_is_what_pytorch_tells(name: str) -> None:
     model = model_of(name)
     prompts = [[3, 1, 4, 1, 5], [2, 7], [1] * 30]
     compiled = told(model, prompts, SamplingParams(temperature=0), max_tokens=60)
-    compile_decoder(model, compiled=False)
+    compile_decoder(model, native=False)
     assert isinstance(decode_backend(model, 1, 12), TensorBackend)
     assert told(model, prompts, SamplingParams(temperature=0), max_tokens=60) == compiled
 
@@ -204,18 +206,17 @@ def test_what_is_beyond_the_tables_is_refused(name: str) -> None:
         rows.decode([1], [10])
 
 
-def test_a_part_that_is_not_known_is_told_by_pytorch() -> None:
+def test_an_operation_that_the_native_backend_lacks_runs_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubled(StatelessOp):
-        def __call__(self, x: Tensor, reading: Any, memory: None) -> Tensor:
+        def __call__(self, x: Tensor, inputs: Any, cache: None) -> Tensor:
             return x.clone()
 
+    def lower_with_doubled(model: Any, factory: Any) -> Any:
+        graph = lower(model, factory)
+        graph.ops = [*graph.ops, Doubled()]
+        return graph
+
     model = model_of("llama")
-    decoder = model.decoder
-    model.decoder = lambda layout: _with(decoder(layout), Doubled())
+    monkeypatch.setattr(backends_torch, "lower", lower_with_doubled)
     assert compile_decoder(model) == ""
     assert isinstance(decode_backend(model, 1, 12), TensorBackend)
-
-
-def _with(decoder: Any, part: Any) -> Any:
-    decoder.parts = [*decoder.parts, part]
-    return decoder

@@ -12,21 +12,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
-from fabella.models.nn.graph_torch import (
+from fabella.generation.decoder.graph_torch import (
     AttentionOp,
     DecoderGraph,
     EmbeddingAddOp,
     GELUOp,
-    LayerNorm,
+    LayerNormOp,
     LinearOp,
-    Norm,
+    NormOp,
     RecurrenceOp,
-    RootMeanSquare,
+    RMSNormOp,
     SwiGLUOp,
     copy_row,
     reset_row,
 )
+from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 
 PREFILL_CHUNK = 128
 """Tokens of prompts that are read at once: as many as let the products work, as few as fit into the cache."""
@@ -37,7 +37,7 @@ PLAIN, ROOT_MEAN_SQUARE, LAYER = range(3)
 STORE, GELU, GELU_TANH, SWIGLU, RECUR = range(5)
 FORMATS: dict[WeightDtype, int] = {"float32": 0, "float16": 1, "int8": 2}
 STREAM, OTHER_STREAM, WIDE, MIXED = range(4)
-"""Buffers: what every part adds to, twice, as it cannot be read and written at once; what lies between two products."""
+"""Buffers: what every op adds to, twice, as it cannot be read and written at once; what lies between two products."""
 LOGITS = -1
 LARGEST_HALF = 65504.0
 
@@ -86,64 +86,64 @@ class UnsupportedOpError(Exception):
 
 
 class NativeProgram:
-    """The operations of one decoder, in the order in which they are done."""
+    """The operations of one graph, in the order in which they are done."""
 
-    def __init__(self, decoder: DecoderGraph, library: ctypes.CDLL, weights: WeightDtype = "float32") -> None:
-        """Raises UnwritableError where a part, a norm or a number is of a kind that decode.cpp does not have."""
+    def __init__(self, graph: DecoderGraph, library: ctypes.CDLL, weights: WeightDtype = "float32") -> None:
+        """Raises UnwritableError where a op, a norm or a number is of a kind that decode.cpp does not have."""
         self.library, self._format = library, FORMATS[weights]
         if not library.fabella_has(self._format):
             raise UnsupportedOpError(weights)
-        self.decoder = decoder
-        self.vocab_size, self.known = len(decoder.last[-1].weights[0]), len(decoder.first.table)
-        self.longest = 2**62 if decoder.first.places is None else len(decoder.first.places)
+        self.graph = graph
+        self.vocab_size, self.known = len(graph.head[-1].weights[0]), len(graph.embedding.table)
+        self.longest = 2**62 if graph.embedding.positions is None else len(graph.embedding.positions)
         """Positions that there are tables for"""
-        self.attends = any(isinstance(part, AttentionOp) for part in decoder.parts)
+        self.attends = any(isinstance(op, AttentionOp) for op in graph.ops)
         self.widths = [0, 0, 0, 0]
         self.widest_input = 0
         self._kept: list[Tensor] = []
         self._stream = STREAM
         self._list: list[_Operation] = []
-        self._begin(decoder)
-        for number, part in enumerate(decoder.parts):
-            self._part(part, number)
-        for matrix in decoder.last[:-1]:
+        self._begin(graph)
+        for number, op in enumerate(graph.ops):
+            self._part(op, number)
+        for matrix in graph.head[:-1]:
             self._project(matrix, self._stream, WIDE, last=True)
             self._stream = WIDE
-        self._project(decoder.last[-1], self._stream, LOGITS, last=True)
+        self._project(graph.head[-1], self._stream, LOGITS, last=True)
         self.operations = (_Operation * len(self._list))(*self._list)
 
-    def _begin(self, decoder: DecoderGraph) -> None:
-        first = decoder.first
-        self._look_up(first.table, STREAM if first.up_proj is None else WIDE, places=first.places)
+    def _begin(self, graph: DecoderGraph) -> None:
+        first = graph.embedding
+        self._look_up(first.table, STREAM if first.up_proj is None else WIDE, positions=first.positions)
         if first.up_proj is not None:
             self._project(first.up_proj, WIDE, STREAM)
 
-    def _part(self, part: Any, number: int) -> None:
-        """What a part adds to the stream."""
+    def _part(self, op: Any, number: int) -> None:
+        """What a op adds to the stream."""
         stream = self._stream
-        if isinstance(part, AttentionOp):
-            self._project(part.matrix, stream, WIDE)
-            self._attend(part, number)
-            self._project(part.output, MIXED, stream, residual=stream)
-        elif isinstance(part, RecurrenceOp) and part.output is None:
+        if isinstance(op, AttentionOp):
+            self._project(op.matrix, stream, WIDE)
+            self._attend(op, number)
+            self._project(op.output, MIXED, stream, residual=stream)
+        elif isinstance(op, RecurrenceOp) and op.output is None:
             self._stream = OTHER_STREAM if stream == STREAM else STREAM
-            self._project(part.matrix, stream, self._stream, residual=stream, then=RECUR, memory=number)
-        elif isinstance(part, RecurrenceOp):
-            assert part.output is not None
-            self._project(part.matrix, stream, WIDE, then=RECUR, memory=number)
-            self._project(part.output, WIDE, stream, residual=stream)
-        elif isinstance(part, SwiGLUOp):
-            self._project(part.matrix, stream, WIDE, then=SWIGLU)
-            self._project(part.down, WIDE, stream, residual=stream)
-        elif isinstance(part, GELUOp):
-            self._project(part.matrix, stream, WIDE, then=GELU_TANH if part.approximate == "tanh" else GELU)
-            self._project(part.down, WIDE, stream, residual=stream)
-        elif isinstance(part, EmbeddingAddOp):
-            self._look_up(part.table, stream, residual=stream)
+            self._project(op.matrix, stream, self._stream, residual=stream, then=RECUR, memory=number)
+        elif isinstance(op, RecurrenceOp):
+            assert op.output is not None
+            self._project(op.matrix, stream, WIDE, then=RECUR, memory=number)
+            self._project(op.output, WIDE, stream, residual=stream)
+        elif isinstance(op, SwiGLUOp):
+            self._project(op.matrix, stream, WIDE, then=SWIGLU)
+            self._project(op.down, WIDE, stream, residual=stream)
+        elif isinstance(op, GELUOp):
+            self._project(op.matrix, stream, WIDE, then=GELU_TANH if op.approximate == "tanh" else GELU)
+            self._project(op.down, WIDE, stream, residual=stream)
+        elif isinstance(op, EmbeddingAddOp):
+            self._look_up(op.table, stream, residual=stream)
         else:
-            raise UnsupportedOpError(type(part).__name__)
+            raise UnsupportedOpError(type(op).__name__)
 
-    def _look_up(self, table: Tensor, to: int, *, places: Tensor | None = None, residual: int = -1) -> None:
+    def _look_up(self, table: Tensor, to: int, *, positions: Tensor | None = None, residual: int = -1) -> None:
         width = table.shape[1]
         self._widen(to, width)
         self._list.append(
@@ -154,7 +154,7 @@ class NativeProgram:
                 memory=-1,
                 inputs=width,
                 table=self._at(table),
-                places=None if places is None else self._at(places),
+                places=None if positions is None else self._at(positions),
             )
         )
 
@@ -210,32 +210,32 @@ class NativeProgram:
             return (weight / scales).round().to(torch.int8), scales.flatten()
         return weight, None
 
-    def _norm(self, norm: Norm | None) -> tuple[int, int | None, int | None, float]:
+    def _norm(self, norm: NormOp | None) -> tuple[int, int | None, int | None, float]:
         if norm is None:
             return PLAIN, None, None, 0.0
-        if isinstance(norm, RootMeanSquare):
+        if isinstance(norm, RMSNormOp):
             return ROOT_MEAN_SQUARE, self._at(norm.weight), None, norm.eps
-        if isinstance(norm, LayerNorm):
+        if isinstance(norm, LayerNormOp):
             return LAYER, self._at(norm.weight), None if norm.bias is None else self._at(norm.bias), norm.eps
         raise UnsupportedOpError(type(norm).__name__)
 
-    def _attend(self, part: AttentionOp, number: int) -> None:
-        self._widen(MIXED, part.heads * part.dim)
+    def _attend(self, op: AttentionOp, number: int) -> None:
+        self._widen(MIXED, op.heads * op.head_dim)
         operation = _Operation(
             kind=ATTEND,
             source=WIDE,
             to=MIXED,
             residual=-1,
             memory=number,
-            heads=part.heads,
-            kv_heads=part.kv_heads,
-            head_dim=part.dim,
-            halves=part.half_rotation,
+            heads=op.heads,
+            kv_heads=op.kv_heads,
+            head_dim=op.head_dim,
+            halves=op.half_rotation,
         )
-        if part.turns is not None:
-            self.longest = min(self.longest, len(part.turns))
-            operation.pairs = part.turns.shape[1]
-            operation.cos, operation.sin = self._at(part.turns.real), self._at(part.turns.imag)
+        if op.rotary is not None:
+            self.longest = min(self.longest, len(op.rotary))
+            operation.pairs = op.rotary.shape[1]
+            operation.cos, operation.sin = self._at(op.rotary.real), self._at(op.rotary.imag)
         self._list.append(operation)
 
     def _widen(self, buffer: int, width: int) -> None:
@@ -256,7 +256,7 @@ class NativeBackend:
     def __init__(self, program: NativeProgram, rows: int, capacity: int) -> None:
         self._program, self._rows = program, rows
         self._capacity = min(capacity, program.longest)
-        self._memory = program.decoder.start(rows, capacity)
+        self._memory = program.graph.init_cache(rows, capacity)
         most = max(rows, PREFILL_CHUNK)
         self._threads = torch.get_num_threads()
         self._room = [torch.empty(max(1, most * width)) for width in program.widths]
@@ -312,12 +312,12 @@ class NativeBackend:
         self._run(max(positions))
         return self._logits[:count]
 
-    def prefill(self, parts: Sequence[PrefillChunk]) -> Float[Tensor, "N V"]:
+    def prefill(self, chunks: Sequence[PrefillChunk]) -> Float[Tensor, "N V"]:
         """See Rows. As many tokens at once as a stretch has, of however many texts."""
-        logits, call = torch.empty(len(parts), self._program.vocab_size), self._call
+        logits, call = torch.empty(len(chunks), self._program.vocab_size), self._call
         call.stretch, call.rows = 1, ctypes.addressof(self._row)
         done = 0
-        for begun, ended in _stretches(parts):
+        for begun, ended in _split_chunks(chunks):
             tokens = begun + ended  # logits are made of the last ones
             for place, one in enumerate(tokens):
                 self._row[place], self._tokens[place], self._places[place] = one
@@ -338,10 +338,10 @@ _Token = tuple[int, int, int]
 """Row, id and position"""
 
 
-def _stretches(parts: Sequence[PrefillChunk]) -> Iterator[tuple[list[_Token], list[_Token]]]:
-    """The tokens of all parts, STRETCH at a time: those after which a part goes on, and those with which one ends."""
+def _split_chunks(chunks: Sequence[PrefillChunk]) -> Iterator[tuple[list[_Token], list[_Token]]]:
+    """The tokens of all parts, STRETCH at a time: those after which a op goes on, and those with which one ends."""
     begun, ended = list[_Token](), list[_Token]()
-    for row, tokens, start in parts:
+    for row, tokens, start in chunks:
         for position, token in enumerate(tokens, start):
             (ended if position + 1 == start + len(tokens) else begun).append((row, token, position))
             if len(begun) + len(ended) == PREFILL_CHUNK:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fabella.models.nn.packed_linear_torch import WORTH_PACKING, float16_linear, float32_linear, int8_linear
+from fabella.generation.decoder.packed_linear_torch import MIN_PACKED_SIZE, float16_linear, float32_linear, int8_linear
 
 # Sums of a thousand products in float32, in another order.
 TOLERANCE = 1e-3
@@ -26,7 +26,7 @@ def weight_of(shape: tuple[int, int], *, bias: bool) -> tuple[Tensor, Tensor | N
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_product_is_that_of_linear(rows: int, shape: tuple[int, int], bias: bool) -> None:
-    assert (shape[0] * shape[1] >= WORTH_PACKING) == (shape is LARGE)
+    assert (shape[0] * shape[1] >= MIN_PACKED_SIZE) == (shape is LARGE)
     weight, offset = weight_of(shape, bias=bias)
     x = torch.randn(rows, shape[1])
     with torch.inference_mode():

@@ -1,0 +1,278 @@
+"""A model as a graph of fused decode operations: one more token of many sequences, or a chunk of one, in few kernels.
+
+It computes what the model's ``forward`` computes, from the same weights, without gradients and dropout: layers that
+read the same vector are one matrix product, the scale of a norm is multiplied into the matrix that follows, and KV
+caches and hidden states are preallocated tensors with one row per sequence. ``lower_torch`` builds it from a model.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Complex64, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fabella.generation.decoder.packed_linear_torch import LinearFactory, PackedLinear
+from fabella.generation.decoder.step_inputs_torch import StepInputs
+
+DecodeCache = Tensor | None
+"""State of one operation, one row per sequence; None for a stateless operation."""
+
+
+@runtime_checkable
+class ResidualOp(Protocol):
+    """Operation that returns what is added to the residual stream ``x`` [N D]."""
+
+    def init_cache(self, rows: int, capacity: int) -> DecodeCache: ...
+
+    def __call__(self, x: Tensor, inputs: StepInputs, cache: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class NormOp(Protocol):
+    """Norm without its ``scale``, which is multiplied into the matrix that follows."""
+
+    scale: Float[Tensor, " D"] | None
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class RMSNormOp:
+    """x / √(D·(mean(x²) + eps)) in three kernels; ``scale`` = weight · √D completes it to RMSNorm."""
+
+    def __init__(self, weight: Float[Tensor, " D"], eps: float) -> None:
+        self.weight, self.eps = weight.detach(), eps
+        dim = len(weight)
+        self.scale: Tensor | None = self.weight * dim**0.5
+        self._min_length = self.weight.new_full((1, 1), (eps * dim) ** 0.5)
+
+    def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.hypot(length, self._min_length)
+
+
+class LayerNormOp:
+    """PyTorch's LayerNorm in one kernel, scale and offset included."""
+
+    scale: Tensor | None = None
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        self.weight: Tensor = norm.weight.detach()
+        self.bias: Tensor | None = None if norm.bias is None else norm.bias.detach()  # pyright: ignore[reportUnnecessaryComparison]
+        self.eps: float = norm.eps
+
+    def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class LinearOp:
+    """Linear layers that read the same normed vector, as one matrix product.
+
+    Weights are packed at the first call: the native backend, which reads ``weights`` directly, needs no copy.
+    """
+
+    def __init__(
+        self, factory: LinearFactory, norm: NormOp | None, *layers: Any, order: Int[Tensor, " O"] | None = None
+    ) -> None:
+        """``layers``: linear layers, or a weight [O I]; ``order``: permutation of the output rows."""
+        self.norm = norm
+        self.weights: list[Tensor] = [getattr(layer, "weight", layer).detach() for layer in layers]
+        biases: list[Tensor | None] = [getattr(layer, "bias", None) for layer in layers]
+        self.biases = [bias.detach() for bias in biases if bias is not None]
+        """One per layer, or empty."""
+        self._factory, self._order = factory, order
+
+    @cached_property
+    def _linear(self) -> PackedLinear:
+        weight = torch.cat(self.weights) if len(self.weights) > 1 else self.weights[0]
+        bias = torch.cat(self.biases) if self.biases else None
+        if self.norm is not None and self.norm.scale is not None:
+            weight = weight * self.norm.scale
+        if self._order is not None:
+            weight, bias = weight[self._order], None if bias is None else bias[self._order]
+        return self._factory(weight, bias)
+
+    def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
+        return self._linear(x if self.norm is None else self.norm(x))
+
+
+class AttentionOp:
+    """Queries, keys and values by one matrix product; the rotary embedding by one complex multiplication.
+
+    A rotated pair of dimensions is one complex number, multiplied by e^(i·angle).
+    """
+
+    def __init__(
+        self,
+        attention: Any,
+        norm: NormOp,
+        factory: LinearFactory,
+        *,
+        heads: int,
+        kv_heads: int,
+        rotary: Complex64[Tensor, "S P"] | None = None,
+        half_rotation: bool = False,
+    ) -> None:
+        """``attention`` has the layers ``query``, ``key``, ``value``, ``output``; ``rotary`` is e^(i·angle) per pair.
+
+        With ``half_rotation``, dimension i of a head is rotated with i + E/2 rather than with its neighbor: the rows
+        of queries and keys are permuted so that such pairs are neighbors, which leaves their dot products unchanged.
+        """
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, len(attention.key.weight) // kv_heads
+        self.rotary, self.half_rotation = rotary, half_rotation
+        order = None
+        if half_rotation:
+            rotated = (heads + kv_heads) * self.head_dim
+            order = torch.arange(rotated + kv_heads * self.head_dim)
+            order[:rotated] = _pairs_as_neighbors(heads + kv_heads, self.head_dim)
+        self.matrix = LinearOp(factory, norm, attention.query, attention.key, attention.value, order=order)
+        self.output = LinearOp(factory, None, attention.output)
+
+    def init_cache(self, rows: int, capacity: int) -> Float[Tensor, "R 2 K S E"]:
+        """Allocate keys and values. Zeros, because masked values are multiplied by 0 and must be finite."""
+        return self.matrix.weights[0].new_zeros(rows, 2, self.kv_heads, capacity, self.head_dim)
+
+    def __call__(
+        self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R 2 K S E"]
+    ) -> Float[Tensor, "N D"]:
+        rows, rotated = len(x), self.heads + self.kv_heads
+        projected = self.matrix(x).view(rows, -1, self.head_dim)
+        if self.rotary is not None:
+            pairs = projected.narrow(1, 0, rotated).view(rows, rotated, -1, 2)
+            torch.view_as_complex(pairs).mul_(inputs.at_positions(self.rotary.unsqueeze(1)))
+        query = projected.narrow(1, 0, self.heads)
+        new = projected.narrow(1, self.heads, 2 * self.kv_heads).view(rows, 2, self.kv_heads, self.head_dim)
+        return self.output(inputs.attend(query, new, cache))
+
+
+def _pairs_as_neighbors(heads: int, head_dim: int) -> Int[Tensor, " R"]:
+    """Return the order 0, E/2, 1, E/2 + 1, … of each head's rows."""
+    within = torch.arange(head_dim).view(2, -1).T.flatten()
+    return (torch.arange(heads).unsqueeze(1) * head_dim + within).flatten()
+
+
+def rotary_complex(cos: Float[Tensor, "S P"], sin: Float[Tensor, "S P"], pairs: int) -> Complex64[Tensor, "S E/2"]:
+    """Return e^(i·angle) of each pair of a head; 1 for pairs beyond the given angles, which are not rotated."""
+    given = torch.complex(cos, sin)
+    return torch.cat((given, torch.ones(len(given), pairs - given.shape[1], device=given.device)), dim=1)
+
+
+class RecurrenceOp:
+    """MinGRU, gate and candidate by one matrix product."""
+
+    def __init__(self, mixer: Any, norm: NormOp, factory: LinearFactory) -> None:
+        """``mixer`` has the layers ``gate``, ``candidate``, ``output``."""
+        self.matrix = LinearOp(factory, norm, mixer.gate, mixer.candidate)
+        self.output = LinearOp(factory, None, mixer.output) if hasattr(mixer.output, "weight") else None
+
+    def init_cache(self, rows: int, capacity: int) -> Float[Tensor, "R S"]:
+        """Allocate hidden states, initialized to 0."""
+        gate = self.matrix.weights[0]
+        return gate.new_zeros(rows, len(gate))
+
+    def __call__(
+        self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R S"]
+    ) -> Float[Tensor, "N D"]:
+        hidden = inputs.recur(self.matrix(x), cache)
+        return hidden if self.output is None else self.output(hidden)
+
+
+class StatelessOp:
+    """Base of operations without a cache."""
+
+    def init_cache(self, rows: int, capacity: int) -> None:
+        """Return None: there is no state."""
+
+
+class SwiGLUOp(StatelessOp):
+    """down(silu(gate x) · up x), gate and up by one matrix product."""
+
+    def __init__(self, mlp: Any, norm: NormOp, factory: LinearFactory) -> None:
+        self.matrix, self.down = LinearOp(factory, norm, mlp.gate, mlp.up), LinearOp(factory, None, mlp.down)
+
+    def __call__(self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: None) -> Float[Tensor, "N D"]:
+        gate, up = self.matrix(x).chunk(2, dim=1)
+        return self.down(functional.silu(gate).mul_(up))
+
+
+class GELUOp(StatelessOp):
+    """down(GELU(up x))."""
+
+    def __init__(self, mlp: Any, norm: NormOp, factory: LinearFactory, *, approximate: str = "none") -> None:
+        self.matrix, self.down = LinearOp(factory, norm, mlp.up), LinearOp(factory, None, mlp.down)
+        self.approximate = approximate
+
+    def __call__(self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: None) -> Float[Tensor, "N D"]:
+        return self.down(functional.gelu(self.matrix(x), approximate=self.approximate))
+
+
+class EmbeddingAddOp(StatelessOp):
+    """Each token's row of an embedding, added to the residual stream."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        self.table = embedding.weight.detach()
+
+    def __call__(self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: None) -> Float[Tensor, "N D"]:
+        return functional.embedding(inputs.tokens, self.table)
+
+
+class EmbeddingOp:
+    """Start of the residual stream: token embedding, plus position embedding, then an up-projection if it is narrow."""
+
+    def __init__(self, table: Tensor, positions: Tensor | None = None, up_proj: LinearOp | None = None) -> None:
+        self.table, self.positions = table.detach(), None if positions is None else positions.detach()
+        self.up_proj = up_proj
+
+    def __call__(self, inputs: StepInputs) -> Float[Tensor, "N D"]:
+        x = functional.embedding(inputs.tokens, self.table)
+        if self.positions is not None:
+            x.add_(inputs.at_positions(self.positions))
+        return x if self.up_proj is None else self.up_proj(x)
+
+
+class DecoderGraph:
+    """The whole network as operations. Its caches are separate, so that several batches can share one graph."""
+
+    def __init__(self, embedding: EmbeddingOp, ops: Sequence[ResidualOp], head: Sequence[LinearOp]) -> None:
+        """``embedding`` starts the residual stream [N D]; ``head``, applied one after another, ends in the logits."""
+        self.embedding, self.ops, self.head = embedding, ops, head
+
+    def init_cache(self, rows: int, capacity: int) -> list[DecodeCache]:
+        """Allocate caches for ``capacity`` tokens in each of ``rows`` rows.
+
+        Attention never looks beyond a row's own positions, so that a KV cache needs no reset for a new sequence; a
+        hidden state does (``reset_row``).
+        """
+        return [op.init_cache(rows, capacity) for op in self.ops]
+
+    def __call__(self, inputs: StepInputs, caches: Sequence[DecodeCache]) -> Float[Tensor, "N V"]:
+        """Return logits after each last token of ``inputs``, and update ``caches``."""
+        x = self.embedding(inputs)
+        for op, cache in zip(self.ops, caches, strict=True):
+            x.add_(op(x, inputs, cache))
+        x = inputs.last(x)
+        for matrix in self.head:
+            x = matrix(x)
+        return x
+
+
+@torch.inference_mode()
+def reset_row(caches: Sequence[DecodeCache], row: int) -> None:
+    """Start a new sequence in ``row``: set its hidden states to 0."""
+    for cache in caches:
+        if cache is not None and cache.dim() == 2:
+            cache[row] = 0.0
+
+
+@torch.inference_mode()
+def copy_row(caches: Sequence[DecodeCache], source: int, target: int, length: int) -> None:
+    """Copy row ``source``, of which ``length`` positions are filled, to row ``target``."""
+    for cache in caches:
+        if cache is None:
+            continue
+        if cache.dim() == 2:
+            cache[target] = cache[source]
+        else:
+            cache[target, :, :, :length] = cache[source, :, :, :length]

@@ -1,0 +1,184 @@
+"""Lower a model to a ``DecoderGraph`` by walking its modules, so that no family describes its network a second time.
+
+A model is lowered if it is built like this; everything else raises ``UnsupportedModelError``:
+
+    embedding (nn.Embedding) [+ positions (nn.Embedding)] [→ input_projection (nn.Linear)]
+    blocks, each a sequence of: NAME_norm (RMSNorm, nn.LayerNorm) and NAME (CausalAttention, MinGRU, SwiGLU, GELUMLP),
+        added to the residual stream; embedding (nn.Embedding), the token's row, added to the residual stream
+    norm [→ output_projection (nn.Linear)] → head_weight
+
+``dropout`` modules have no effect in decoding. A model may start with the embedding of its first block, and end with
+the ``head_norm`` and ``head`` of its last one (deep supervision). With rotary attention, the model has a method
+``rotary_table(length, device)``. Modules are applied in the order in which they are defined.
+
+A module tree does not prove that ``forward`` applies its modules so. Therefore the result is checked once: the graph
+and ``Model.decode`` must give the same logits for a few tokens, up to rounding.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fabella.generation.decoder.graph_torch import (
+    AttentionOp,
+    DecoderGraph,
+    EmbeddingAddOp,
+    EmbeddingOp,
+    GELUOp,
+    LayerNormOp,
+    LinearOp,
+    NormOp,
+    RecurrenceOp,
+    ResidualOp,
+    RMSNormOp,
+    SwiGLUOp,
+    rotary_complex,
+)
+from fabella.generation.decoder.packed_linear_torch import LinearFactory, PackedLinear
+from fabella.generation.decoder.step_inputs_torch import PrefillInputs
+from fabella.models.nn.attention_torch import CausalAttention
+from fabella.models.nn.layers_torch import GELUMLP, RMSNorm, SwiGLU
+from fabella.models.nn.recurrence_torch import MinGRU
+from fabella.models.nn.rotary_torch import apply_rotary, apply_rotary_interleaved
+
+MODEL_CHILDREN = {
+    "embedding",
+    "positions",
+    "dropout",
+    "input_projection",
+    "blocks",
+    "norm",
+    "output_projection",
+    "head",
+}
+"""Modules that a model may have; other names are unsupported."""
+CHECK_TOKENS = 5
+"""Tokens of the comparison with ``Model.decode``; positions 0 to 4 show a wrong rotary embedding or state."""
+CHECK_TOLERANCE = 1e-3
+"""Largest difference of two logits, relative to the largest logit; rounding reaches about 1e-5."""
+
+
+class UnsupportedModelError(Exception):
+    """The model has a module, or an order of modules, that has no decode operation."""
+
+
+def lower(model: Any, factory: LinearFactory) -> DecoderGraph:
+    """Return the graph of ``model``; ``factory`` packs its weights. Raises UnsupportedModelError.
+
+    The graph refers to the model's weights: it sees later changes of some of them, so the weights must be final.
+    """
+    _require_known_modules(model)
+    _require_same_logits(model)
+    return DecoderGraph(*_start_and_ops(model, factory), _head(model, factory))
+
+
+def _require_known_modules(model: Any) -> None:
+    if not isinstance(getattr(model, "blocks", None), nn.ModuleList) or not len(model.blocks):
+        raise UnsupportedModelError(f"{type(model).__name__} without blocks")
+    unknown = [name for name, _ in model.named_children() if name not in MODEL_CHILDREN]
+    unknown += [name for name, _ in model.named_parameters(recurse=False)]
+    if unknown:
+        raise UnsupportedModelError(unknown[0])
+
+
+def _start_and_ops(model: Any, factory: LinearFactory) -> tuple[EmbeddingOp, list[ResidualOp]]:
+    rotary = _rotary(model)
+    ops = [op for block in model.blocks for op in _lower_block(block, factory, rotary)]
+    if isinstance(getattr(model, "embedding", None), nn.Embedding):
+        positions, projection = getattr(model, "positions", None), getattr(model, "input_projection", None)
+        up_proj = None if projection is None else LinearOp(factory, None, projection)
+        return EmbeddingOp(model.embedding.weight, getattr(positions, "weight", None), up_proj), ops
+    if ops and isinstance(ops[0], EmbeddingAddOp):
+        return EmbeddingOp(ops[0].table), ops[1:]
+    raise UnsupportedModelError(f"{type(model).__name__} without embedding")
+
+
+def _rotary(model: Any) -> Tensor | None:
+    """Return e^(i·angle) of every position and pair of a head, computed once for all layers."""
+    for module in model.modules():
+        if isinstance(module, CausalAttention) and module.rotate is not None:
+            if not hasattr(model, "rotary_table"):
+                raise UnsupportedModelError(f"{type(model).__name__} without rotary_table")
+            weight = module.query.weight
+            cos, sin = model.rotary_table(model.config.context_length, weight.device)
+            return rotary_complex(cos, sin, pairs=len(weight) // module.heads // 2)
+    return None
+
+
+def _head(model: Any, factory: LinearFactory) -> list[LinearOp]:
+    last = model.blocks[-1]
+    if not hasattr(model, "norm") and hasattr(last, "head_norm") and hasattr(last, "head"):
+        return [LinearOp(factory, _lower_norm(last.head_norm, last.head.weight), last.head)]
+    if not hasattr(model, "norm") or not hasattr(model, "head_weight"):
+        raise UnsupportedModelError(f"{type(model).__name__} without norm and head_weight")
+    norm = _lower_norm(model.norm, model.head_weight)
+    if hasattr(model, "output_projection"):
+        return [LinearOp(factory, norm, model.output_projection), LinearOp(factory, None, model.head_weight)]
+    return [LinearOp(factory, norm, model.head_weight)]
+
+
+def _lower_block(block: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> Iterator[ResidualOp]:
+    children = dict(block.named_children())
+    for name, _ in block.named_parameters(recurse=False):
+        raise UnsupportedModelError(f"{type(block).__name__}.{name}")
+    for name, module in children.items():
+        if isinstance(module, nn.Embedding):
+            yield EmbeddingAddOp(module)
+        elif f"{name}_norm" in children and name != "head":
+            yield _lower_residual(module, children[f"{name}_norm"], factory, rotary)
+        elif not (isinstance(module, nn.Dropout) or name in ("head", "head_norm") or name.endswith("_norm")):
+            raise UnsupportedModelError(type(module).__name__)
+
+
+def _lower_residual(module: nn.Module, norm: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> ResidualOp:
+    if type(module) is CausalAttention:
+        if module.rotate not in (None, apply_rotary, apply_rotary_interleaved):
+            raise UnsupportedModelError(str(module.rotate))
+        return AttentionOp(
+            module, _lower_norm(norm, module.query.weight), factory, heads=module.heads, kv_heads=module.kv_heads,
+            rotary=rotary if module.rotate else None, half_rotation=module.rotate is apply_rotary,
+        )  # fmt: skip
+    if type(module) is MinGRU:
+        return RecurrenceOp(module, _lower_norm(norm, module.gate.weight), factory)
+    if type(module) is SwiGLU:
+        return SwiGLUOp(module, _lower_norm(norm, module.up.weight), factory)
+    if type(module) is GELUMLP:
+        return GELUOp(module, _lower_norm(norm, module.up.weight), factory, approximate=module.approximate)
+    raise UnsupportedModelError(type(module).__name__)
+
+
+def _lower_norm(norm: nn.Module, like: Tensor) -> NormOp:
+    """``like`` [O D] is a matrix that reads the normed vector [D]."""
+    if type(norm) is RMSNorm:
+        return RMSNormOp(norm.weight if norm.scale else torch.ones_like(like[0]), norm.eps)
+    if type(norm) is nn.LayerNorm:
+        return LayerNormOp(norm)
+    raise UnsupportedModelError(type(norm).__name__)
+
+
+@torch.inference_mode()
+def _require_same_logits(model: Any) -> None:
+    """Raise UnsupportedModelError if the operations compute something else than ``Model.decode``."""
+    device = next(model.parameters()).device
+    tokens = torch.arange(min(CHECK_TOKENS, model.config.context_length), device=device) % model.config.vocab_size
+    expected, _ = model.decode(tokens[None], model.init_state(1, len(tokens)))
+    if not expected.isfinite().all():
+        return  # weights that are not finite: nothing to compare
+    inputs = PrefillInputs(tokens, 0, 0)
+    embedding, ops = _start_and_ops(model, _unpacked)
+    x = embedding(inputs)
+    while ops:  # an operation holds a copy of its weights: free it before the next one
+        op = ops.pop(0)
+        x.add_(op(x, inputs, op.init_cache(1, len(tokens))))
+    x = inputs.last(x)
+    for matrix in _head(model, _unpacked):
+        x = matrix(x)
+    if not torch.allclose(x, expected, rtol=0, atol=CHECK_TOLERANCE * float(expected.abs().max())):
+        raise UnsupportedModelError(f"{type(model).__name__}.decode, which is not its blocks in order")
+
+
+def _unpacked(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    return lambda x: functional.linear(x, weight, bias)

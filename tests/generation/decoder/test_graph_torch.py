@@ -1,0 +1,144 @@
+"""A family laid out for telling says what its model says, however a text is cut and whoever stands beside it."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fabella.generation.decoder.backends_torch import ModelBackend, compile_decoder, decode_backend
+from fabella.generation.decoder.graph_torch import copy_row, reset_row
+from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
+from fabella.generation.decoder.packed_linear_torch import float32_linear
+from fabella.generation.decoder.step_inputs_torch import DecodeInputs, PrefillInputs
+from fabella.models.gpt2 import Config as GPT2Config
+from fabella.models.gpt2_torch import Block as GPT2Block
+from tests.models.conftest import Family
+
+# The same sums in another order, with the scales of norms multiplied into matrices.
+LOGITS_TOLERANCE = 2e-5
+BATCH, TIME = 3, 24
+
+
+def model_of(family: Any) -> Any:
+    return family.model().requires_grad_(False)
+
+
+def one_more(tokens: Tensor, positions: list[int]) -> DecodeInputs:
+    """As generation asks: with one position where all are equal."""
+    if len(set(positions)) == 1:
+        return DecodeInputs(tokens, tokens, shared_position=positions[0])
+    return DecodeInputs(tokens, torch.tensor(positions), max_length=max(positions) + 1)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=LOGITS_TOLERANCE, rtol=0)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cuts=st.lists(st.integers(1, TIME - 1), max_size=TIME, unique=True).map(lambda c: [0, *sorted(c), TIME]),
+    row=st.integers(0, BATCH - 1),
+)
+def test_whole_equals_chunked(family: Any, cuts: list[int], row: int) -> None:
+    model, tokens = model_of(family), family.tokens(1, TIME)[0]
+    decoder, whole = lower(model, float32_linear), model(tokens[None])[0]
+    memory = decoder.init_cache(BATCH, TIME)
+    for start, end in pairwise(cuts):
+        close(decoder(PrefillInputs(tokens[start:end], row, start), memory)[0], whole[end - 1])
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=st.lists(st.integers(1, TIME - 4), min_size=1, max_size=BATCH))
+def test_token_by_token_equals_whole_for_texts_at_different_places(family: Any, lengths: list[int]) -> None:
+    model, tokens = model_of(family), family.tokens(len(lengths), TIME)
+    decoder, whole = lower(model, float32_linear), model(tokens)
+    memory = decoder.init_cache(BATCH, TIME)
+    for row, length in enumerate(lengths):
+        close(decoder(PrefillInputs(tokens[row, :length], row, 0), memory)[0], whole[row, length - 1])
+    rows = torch.arange(len(lengths))
+    for further in range(4):
+        places = [length + further for length in lengths]
+        close(decoder(one_more(tokens[rows, places], places), memory), whole[rows, places])
+
+
+def test_positions_of_their_own_are_read_as_one_position_for_all(family: Any) -> None:
+    """What a captured graph does: every position is a tensor, and all of the memory is looked at behind a mask."""
+    model, tokens = model_of(family), family.tokens(BATCH, TIME)
+    decoder, whole = lower(model, float32_linear), model(tokens)
+    memory = decoder.init_cache(BATCH, TIME + 5)
+    for place in range(TIME):
+        each = DecodeInputs(tokens[:, place], torch.full((BATCH,), place), max_length=TIME + 5)
+        close(decoder(each, memory), whole[:, place])
+
+
+def test_a_text_goes_on_in_another_row(family: Any) -> None:
+    model, tokens = model_of(family), family.tokens(1, TIME)[0]
+    decoder, whole = lower(model, float32_linear), model(tokens[None])[0]
+    memory = decoder.init_cache(BATCH, TIME)
+    decoder(PrefillInputs(tokens[: TIME - 1], 2, 0), memory)
+    copy_row(memory, 2, 0, TIME - 1)
+    close(decoder(one_more(tokens[-1:], [TIME - 1]), memory)[0], whole[-1])
+
+
+def test_a_row_forgets_the_text_before(family: Any) -> None:
+    model, tokens = model_of(family), family.tokens(2, TIME)
+    decoder = lower(model, float32_linear)
+    memory = decoder.init_cache(BATCH, TIME)
+    decoder(PrefillInputs(tokens[0], 1, 0), memory)
+    reset_row(memory, 1)
+    close(decoder(PrefillInputs(tokens[1], 1, 0), memory)[0], model(tokens[1:])[0, -1])
+
+
+def test_a_recurrence_takes_the_same_memory_at_any_length(family: Any) -> None:
+    if not family.config.unlimited_context:
+        pytest.skip("attention remembers every token")
+    decoder = lower(model_of(family), float32_linear)
+    few, many = decoder.init_cache(2, 10), decoder.init_cache(2, 10**9)
+    assert [None if m is None else m.shape for m in few] == [None if m is None else m.shape for m in many]
+    before = [None if m is None else m.data_ptr() for m in many]
+    for place in range(100):
+        decoder(one_more(torch.tensor([1, 2]), [place, place]), many)
+    assert [None if m is None else m.data_ptr() for m in many] == before
+
+
+class Reordered(GPT2Block):
+    """Has the modules of a known block, but applies them in parallel."""
+
+    def forward(self, x: Tensor, kv_cache: Any = None) -> Tensor:
+        return x + self.attention(self.attention_norm(x), kv_cache) + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Squared(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+def gpt2() -> Any:
+    return Family("gpt2", GPT2Config.tiny()).model().requires_grad_(False)
+
+
+def test_known_modules_in_another_order_are_refused() -> None:
+    model = gpt2()
+    for block in model.blocks:
+        block.__class__ = Reordered
+    with pytest.raises(UnsupportedModelError, match="decode, which is not its blocks in order"):
+        lower(model, float32_linear)
+
+
+def test_an_unknown_module_is_refused_by_its_name() -> None:
+    model = gpt2()
+    model.blocks[1].feed_forward = Squared()
+    with pytest.raises(UnsupportedModelError, match=r"^Squared$"):
+        lower(model, float32_linear)
+
+
+def test_a_model_that_cannot_be_lowered_is_decoded_by_the_model_with_a_warning() -> None:
+    model = gpt2()
+    model.blocks[1].feed_forward = Squared()
+    warning = "Generation with family 'gpt2' is slower: the decoder does not support Squared."
+    assert compile_decoder(model) == warning
+    assert isinstance(decode_backend(model, 1, 12), ModelBackend)
