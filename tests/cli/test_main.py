@@ -40,7 +40,9 @@ def test_the_list_of_verbs_has_a_line_for_each(capsys: pytest.CaptureFixture[str
 
 
 MISTAKES = {
-    ("tarin",): (2, "There is no command 'tarin'. Did you mean 'train'?"),
+    ("tarin",): (2, "Unknown command 'tarin'. Did you mean 'train'?"),
+    ("doctor", "story.txt"): (2, "Unknown command 'doctor'. Did you mean 'check-data'?"),  # old name
+    ("tasks", "run"): (2, "Unknown command 'tasks'. Did you mean 'lm-eval'?"),
     ("train",): (2, "Nothing to train on was given. Give a text, a preset or a .yaml config."),
     ("train", "--stpes", "3"): (2, "No such option"),
     ("train", "storybook-1m", "--steps", "three"): (2, "Invalid value for '--steps'"),
@@ -71,7 +73,7 @@ MISTAKES = {
     ("prepare", "empty.txt", "--out", "out"): (3, "empty"),
     ("prepare", "story.txt", "--out", "a-folder"): (4, "a-folder"),
     ("check-data", "nothing.txt"): (3, "nothing.txt"),
-    ("quickstart", "--minutes", "-1"): (2, "--minutes -1 is no time to train in."),
+    ("quickstart", "--minutes", "-1"): (2, "Cannot train for --minutes -1."),
 }
 
 
@@ -113,7 +115,7 @@ def test_a_result_that_nothing_takes_is_an_error_in_words() -> None:
     with Path("/dev/full").open("w") as full:
         words = [sys.executable, "-m", "fabella", "presets", "--json"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
-    told = "fabella: The result cannot be written to standard output: no space left on device. Send it to a place "
+    told = "fabella: Cannot write the result to standard output: no space left on device. Redirect it to a disk "
     assert (done.returncode, done.stderr) == (4, f"{told}with more space.\n")
 
 
@@ -144,5 +146,5 @@ def test_ctrl_c_while_training_saves_and_ends_with_130(tmp_path: Path) -> None:
                 break
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert "everything is saved. Go on with: fabella resume runs/storybook-1m" in rest
+    assert "everything is saved. Resume with: fabella resume runs/storybook-1m" in rest
     assert "Traceback" not in rest

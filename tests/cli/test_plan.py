@@ -90,5 +90,5 @@ def test_a_text_is_planned_with_the_reasons_of_its_choices(tmp_path: Path, capsy
     text.write_text("Once upon a time there was a fox.\n\n" * 200)
     assert run(["plan", str(text), "--no-measure"]) == 0
     told = capsys.readouterr()
-    assert "a model of the shape of storybook-1m" in told.err
+    assert "a model with the shape of storybook-1m" in told.err
     assert "tales: " in told.out

@@ -65,7 +65,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):  # not saved: the run goes on from its checkpoint of step 5
-        start_run(tiny.run(*FEW, steps=STEPS), out, data, observers=[StopAt(7)])
+        start_run(tiny.run(*FEW, steps=STEPS), out, data, callbacks=[StopAt(7)])
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
 
@@ -84,7 +84,7 @@ def test_a_run_resumes_with_the_other_engine(
     run = tiny.run(*FEW, "model.dropout=0.0", f"engine={begun}", steps=STEPS)
     start_run(run, straight, data)
     with pytest.raises(TrainingInterrupted):
-        start_run(run, out, data, observers=[StopAt(6)])
+        start_run(run, out, data, callbacks=[StopAt(6)])
     api.resume(out, settings={"engine": resumed})
     assert RunDir.open(out).run.engine == resumed
     assert f"engine: '{begun}' → '{resumed}'" in capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_a_run_with_a_non_finite_step_resumes_to_the_same_bits(
     run = tiny.run(*FEW, f"training.on_nonfinite.kind={kind}", steps=STEPS)
     straight = start_run(run, tmp_path / "straight", data).folder
     with pytest.raises(TrainingInterrupted):
-        start_run(run, tmp_path / "run", data, observers=[StopAt(9)])
+        start_run(run, tmp_path / "run", data, callbacks=[StopAt(9)])
     resume(tmp_path / "run")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
     last = checkpoint.load(RunDir.open(straight), "latest").checkpoint.state.scalars

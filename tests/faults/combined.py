@@ -28,7 +28,7 @@ from fabella.models.parameters import initial_weights
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, load, save
 from fabella.runs.run_dir import RunDir, step_name
-from fabella.training import distributed_run, fit
+from fabella.training import distributed_run, eval_loss
 from fabella.training import run as training_run
 from fabella.training.eval_loss import EvalLoss, validate
 from fabella.training.loop import Progress
@@ -97,11 +97,11 @@ def work(jobs: list[dict[str, Any]]) -> int:
     for number, job in enumerate(jobs):
         # Another life: what the processes told each other in the job before is not heard in this one.
         place = dataclasses.replace(current_rank(), restarts=number)
-        fit.validate = worsening_loss
+        eval_loss.validate = worsening_loss
         engine_torch.resolve_precision = half_precision if job["half"] else whole_precision
         TorchEngine.step = partialmethod(_told, whole_step, Path(f"{job['out']}.{place.rank}.rows"))
         strike = partial(kill_at, job["kill"], place.rank == place.world_size - 1)
-        training_run.start_run, run.resume = (partial(verb, observers=[strike]) for verb in (begin, go_on))
+        training_run.start_run, run.resume = (partial(verb, callbacks=[strike]) for verb in (begin, go_on))
         with Path(f"{job['out']}.{place.rank}.log").open("wb") as log:
             os.dup2(log.fileno(), 2)
         os.environ[MARK] = job["out"]
@@ -118,7 +118,7 @@ def _decide(job: dict[str, Any]) -> distributed_run.LaunchPlan:
     out, data = Path(job["out"]), Path(job["data"])
     of = RunConfig.model_validate(job["run"])
     if out.exists():
-        return distributed_run.LaunchPlan(RunDir.open(out).run, out, data, resumed=True)
+        return distributed_run.LaunchPlan(RunDir.open(out).run, out, data, resume=True)
     return distributed_run.start_or_resume(of, out, open_dataset(data))
 
 

@@ -1,4 +1,4 @@
-"""Saving behind the loop: it may fail, die or be slow, and never is there half a checkpoint or a wrong one.
+"""Saving worker the loop: it may fail, die or be slow, and never is there half a checkpoint or a wrong one.
 
 Row A16 of the fault matrix.
 """
@@ -10,22 +10,24 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fabella.data.dataset import TokenizedDataset
+from fabella.engine.distributed.process_group import SingleProcess
 from fabella.engine.engine import State
 from fabella.errors import DiskFullError, StorageError
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, load
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.background import BackgroundWorker
-from fabella.training.callbacks import callbacks
-from fabella.training.callbacks.callbacks import SaveCheckpoint, Validate
+from fabella.training.callbacks import checkpointing
+from fabella.training.callbacks.checkpointing import SaveCheckpoint
 from fabella.training.loop import Progress
 from fabella.training.run import resume, start_run
-from fabella.training.signals import Interruption
+from fabella.training.signals import Signals, SyncedSignals
 from tests.faults.injection import DIED, die_at_call, fail_calls, no_action, run_in_child, watch_disk_calls
 from tests.runs import stub
 from tests.training import tiny
@@ -61,24 +63,26 @@ class Result:
         return {}
 
 
-def saving(run: RunConfig, folder: RunDir, engine: Any, behind: BackgroundWorker, said: list[str]) -> SaveCheckpoint:
-    watch_disk_calls = Validate(10**6, lambda: None, lambda row: None, 0.5)  # pyright: ignore[reportArgumentType]
-    return SaveCheckpoint(run, folder, engine, watch_disk_calls, steps=10**6, interruption=Interruption(), behind=behind,
-                report=said.append)  # fmt: skip
+def saving(run: RunConfig, run_dir: RunDir, engine: Any, worker: BackgroundWorker, said: list[str]) -> SaveCheckpoint:
+    session: Any = SimpleNamespace(run=run, run_dir=run_dir, engine=engine, steps=10**6, print=said.append)
+    signals = SyncedSignals(Signals(), SingleProcess())
+    return SaveCheckpoint(session, signals, worker, every=1, callback_state=lambda: {"best_loss": 0.5})
 
 
 def every_step(full: str = "stop") -> RunConfig:
     return stub.RUN.model_copy(
-        update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"every": 1, "on_disk_full": full})}
+        update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"every_steps": 1, "on_disk_full": full})}
     )
 
 
-def steps(save: SaveCheckpoint, engine: Trained, behind: BackgroundWorker, *numbers: int) -> None:
+def steps(save: SaveCheckpoint, engine: Trained, worker: BackgroundWorker, *numbers: int) -> None:
     """The loop, as far as saving sees it."""
     for step in numbers:
         engine.step(step)
-        behind.check()
-        save(Progress(step, 3 * step, 24 * step), Result())
+        worker.check()
+        progress = Progress(step, 3 * step, 24 * step)
+        save.signals(progress, Result())
+        save(progress, Result())
 
 
 def expected(step: int) -> Checkpoint:
@@ -108,10 +112,10 @@ def run_until_failure(path: Path, last: int) -> int | None:
     """The step that the loop had come to when the error reached it; None where there was none."""
     engine, said, step = Trained(), list[str](), 0
     try:
-        with BackgroundWorker(said.append) as behind:
-            save = saving(every_step(), stub.folder(path, run=every_step()), engine, behind, said)
+        with BackgroundWorker(said.append) as worker:
+            save = saving(every_step(), stub.folder(path, run=every_step()), engine, worker, said)
             for step in range(1, last + 1):
-                steps(save, engine, behind, step)
+                steps(save, engine, worker, step)
     except StorageError:
         return step
     return None
@@ -127,20 +131,20 @@ def test_the_error_is_raised_at_the_next_step_and_nothing_is_saved_after_it(
         asked.append(step)
         raise DiskFullError("disk full: nothing free.")
 
-    monkeypatch.setattr(callbacks, "save", fails)
+    monkeypatch.setattr(checkpointing, "save", fails)
     engine, folder = Trained(), stub.folder(quick_path / "run", run=every_step())
-    with pytest.raises(DiskFullError), BackgroundWorker(print) as behind:  # noqa: PT012
-        save = saving(every_step(), folder, engine, behind, [])
-        steps(save, engine, behind, 1)
+    with pytest.raises(DiskFullError), BackgroundWorker(print) as worker:  # noqa: PT012
+        save = saving(every_step(), folder, engine, worker, [])
+        steps(save, engine, worker, 1)
         with pytest.raises(DiskFullError):
-            steps(save, engine, behind, 2)
+            steps(save, engine, worker, 2)
     assert asked == [1]
 
 
 @pytest.mark.fault("A16", cases=1)
 def test_on_a_full_disk_the_save_is_retried_at_the_next_step(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    whole = callbacks.save
+    whole = checkpointing.save
 
     def full_at_first(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         tried.append(step)
@@ -148,15 +152,15 @@ def test_on_a_full_disk_the_save_is_retried_at_the_next_step(quick_path: Path, m
             raise DiskFullError("disk full: nothing free.")
         whole(folder, step, snapshot)
 
-    monkeypatch.setattr(callbacks, "save", full_at_first)
+    monkeypatch.setattr(checkpointing, "save", full_at_first)
     engine, said = Trained(), list[str]()
     run = stub.RUN.model_copy(update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"on_disk_full": "retry"})})
     folder = stub.folder(quick_path / "run", run=run)
-    with BackgroundWorker(said.append) as behind:
-        save = saving(run, folder, engine, behind, said)
-        steps(save, engine, behind, *range(1, 11))
-        behind.flush()
-        steps(save, engine, behind, 11, 12)
+    with BackgroundWorker(said.append) as worker:
+        save = saving(run, folder, engine, worker, said)
+        steps(save, engine, worker, *range(1, 11))
+        worker.flush()
+        steps(save, engine, worker, 11, 12)
     assert tried == [10, 11]
     assert said == ["Not saved at step 10, tried again at the next: disk full: nothing free."]
     assert stub.same(load(folder, "latest").checkpoint, expected(11))
@@ -168,15 +172,15 @@ def test_a_failed_save_at_the_end_is_an_error(end: str, quick_path: Path, monkey
     def full(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         raise DiskFullError("disk full: nothing free.")
 
-    monkeypatch.setattr(callbacks, "save", full)
+    monkeypatch.setattr(checkpointing, "save", full)
     run = every_step("retry")
     engine, folder = Trained(), stub.folder(quick_path / "run", run=run)
-    with BackgroundWorker(print) as behind:
-        save = saving(run, folder, engine, behind, [])
+    with BackgroundWorker(print) as worker:
+        save = saving(run, folder, engine, worker, [])
         save.interruption.stop_requested = end == "interrupted"
         save.steps = 1 if end == "last step" else 5
         with pytest.raises(DiskFullError):
-            steps(save, engine, behind, 1)
+            steps(save, engine, worker, 1)
 
 
 # ---------------------------------------------------------------- whole trainings
@@ -201,7 +205,7 @@ def test_a_slow_writer_saves_the_state_of_the_step_that_was_due(
     """Every save is held back until the loop has taken another step: with its weights in place of the snapshot's,
     the checkpoint would be another one. And there is never a second save beside the first."""
     reached, under_way, most = Reached(), 0, 0
-    whole = callbacks.save
+    whole = checkpointing.save
 
     def slow(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
         nonlocal under_way, most
@@ -211,8 +215,8 @@ def test_a_slow_writer_saves_the_state_of_the_step_that_was_due(
         whole(folder, step, snapshot)
         under_way -= 1
 
-    monkeypatch.setattr(callbacks, "save", slow)
-    out = start_run(tiny.run("checkpoint.keep_last=100"), tmp_path / "run", data, observers=[reached]).folder
+    monkeypatch.setattr(checkpointing, "save", slow)
+    out = start_run(tiny.run("checkpoint.keep_last=100"), tmp_path / "run", data, callbacks=[reached]).folder
     assert most == 1
     saved = [load(RunDir.open(path), step).checkpoint for path in (out, straight) for step in range(5, 41, 5)]
     for slowly, straightly in zip(saved[:8], saved[8:], strict=True):

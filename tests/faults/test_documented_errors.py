@@ -42,7 +42,7 @@ def a_folder_with_something_else(home: Path, patch: pytest.MonkeyPatch) -> list[
 
 def a_run_in_use(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
     folder = tiny_run.make(home / "runs" / "story")
-    patch.setattr("fabella.training.run._same_data", lambda *_: None)  # this run was never trained on any
+    patch.setattr("fabella.training.run._open_same_data", lambda *_: None)  # this run was never trained on any
     holds.append(locked(folder))
     holds[-1].__enter__()
     return ["resume", "runs/story"]

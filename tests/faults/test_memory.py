@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 def memory_growth(data: TokenizedDataset, out: Path, steps: int, leak: int = 0) -> float:
     memory = Memory(leak)
-    start_run(tiny.run(*OFTEN, steps=steps), out, data, observers=[memory])
+    start_run(tiny.run(*OFTEN, steps=steps), out, data, callbacks=[memory])
     return memory.per_thousand_steps()
 
 

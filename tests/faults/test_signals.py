@@ -16,8 +16,8 @@ from fabella.cli import main, train
 from fabella.data.prepare import pipeline
 from fabella.engine.engine_torch import TorchEngine
 from fabella.runs.run_dir import RunDir
-from fabella.training import fit
-from fabella.training.callbacks import callbacks
+from fabella.training import eval_loss, fit
+from fabella.training.callbacks import checkpointing
 from fabella.training.run import resume
 from tests.training import tiny
 
@@ -64,7 +64,7 @@ def strike_in_phase(phase: str, strike: Strike, patch: pytest.MonkeyPatch) -> No
     """Let ``strike`` happen in a phase of the next training."""
     match phase:
         case "start":
-            before(patch, train, "plan", once(strike))
+            before(patch, train, "resolve_request", once(strike))
         case "data":
             before(patch, pipeline, "_encode", once(strike))
         case "step":
@@ -72,20 +72,21 @@ def strike_in_phase(phase: str, strike: Strike, patch: pytest.MonkeyPatch) -> No
         case "evaluation":
             before(patch, TorchEngine, "losses", once(strike))
         case "sampling":
-            whole_teller = fit.make_sampler
+            make_sampler = fit.make_sampler
 
-            def teller_of(*arguments: Any) -> Callable[[str], str]:
-                tell, struck = whole_teller(*arguments), once(strike)
-                return lambda prompt: (struck(), tell(prompt))[1]
+            def make_struck_sampler(*arguments: Any) -> Callable[[str], str]:
+                generate, struck = make_sampler(*arguments), once(strike)
+                return lambda prompt: (struck(), generate(prompt))[1]
 
-            patch.setattr(fit, "teller_of", teller_of)
+            patch.setattr(fit, "make_sampler", make_struck_sampler)
         case "saving":
-            before(patch, callbacks, "checkpoint_of", once(strike, lambda engine, progress, known: progress.step == 5))
+            at_five = once(strike, lambda session, progress, state: progress.step == 5)
+            before(patch, checkpointing, "take_snapshot", at_five)
         case "last save":
-            last = once(strike, lambda engine, progress, known: progress.step == STEPS)
-            before(patch, callbacks, "checkpoint_of", last)
+            last = once(strike, lambda session, progress, state: progress.step == STEPS)
+            before(patch, checkpointing, "take_snapshot", last)
         case _:
-            before(patch, fit, "validate", once(strike, lambda *arguments: len(arguments[3]) > 8))
+            before(patch, eval_loss, "validate", once(strike, lambda *arguments: len(arguments[3]) > 8))
 
 
 def trained(folder: Path, phase: str = "", number: int = 0) -> tuple[int, str]:
@@ -150,7 +151,7 @@ def test_a_stop_signal_ends_training_with_everything_saved(
         assert f"fabella resume {out}" in said
         saved = RunDir.open(out).steps()[-1]
         assert saved == STOPPED_AT.get(phase, STEPS)
-        assert (f"Stopped at step {saved} of {STEPS}" if phase in DURING else "before the final score") in said
+        assert (f"Stopped at step {saved} of {STEPS}" if phase in DURING else "before the final loss") in said
         resume(out, device="cpu")
     assert tiny.fingerprint(out) == straight(place)
 

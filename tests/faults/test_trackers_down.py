@@ -114,7 +114,7 @@ def test_a_working_tracker_gets_every_row_and_resumes_the_same_run(
     monkeypatch.setitem(sys.modules, "wandb", package)  # pyright: ignore[reportArgumentType]
     out = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
-        start_run(tiny.run(*SETTINGS, steps=STEPS), out, data, observers=[StopAt(13)])
+        start_run(tiny.run(*SETTINGS, steps=STEPS), out, data, callbacks=[StopAt(13)])
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
     assert package.inits[0]["id"] == package.inits[1]["id"]

@@ -11,7 +11,7 @@ from fabella.planning.estimate import RunLength, disk_place, forecast, length_of
 from fabella.planning.memory import MemoryBudget
 from fabella.planning.probe import ProbeLimits, ProbeResult
 from fabella.run_config.files import load_config, preset
-from fabella.training import run as session
+from fabella.training.setup.resolve_config import resolve_config
 from tests.training import tiny
 
 AMPLE = MemoryBudget(10**11, 10**11, "memory")
@@ -25,7 +25,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:
 def test_a_run_that_is_resolved_has_the_length_that_was_told(tmp_path: Path) -> None:
     data = tiny.prepared(tmp_path)
     run = tiny.run("training.length={epochs: 2.5}")
-    told, resolved = length_of(run, data), session.resolve_config(run, data).training.length
+    told, resolved = length_of(run, data), resolve_config(run, data).training.length
     assert told.steps == getattr(resolved, "steps", None)
     assert told.epochs == pytest.approx(2.5, rel=0.1)
     assert told.tokens is not None

@@ -30,7 +30,7 @@ from fabella.errors import DiskFullError
 from fabella.run_config.run import RunConfig
 from fabella.tracking.console import print_status
 from fabella.training import distributed_run, fit
-from fabella.training import run as session
+from fabella.training import run as training_run
 from fabella.training.data_source import batches_from
 from fabella.training.loop import Progress
 from tests.training import tiny
@@ -90,9 +90,9 @@ def train(values: dict[str, Any]) -> None:
     out, data = Path(values["out"]), Path(values["prepared"])
     run = tiny.run(*values["overrides"], steps=values["steps"])
     strike = Strike(place, *values["strike"]) if values["strike"] else None
-    if strike:  # the door for observers is the session's, not the command line's
-        session.start_run = partial(session.start_run, observers=[strike])
-        session.resume = partial(session.resume, observers=[strike])
+    if strike:  # the command line has no option for callbacks
+        training_run.start_run = partial(training_run.start_run, callbacks=[strike])
+        training_run.resume = partial(training_run.resume, callbacks=[strike])
         fit.batches_from = strike.fed
 
         def learn(engine: TorchEngine, batch: Batch, lr: float) -> StepResult:

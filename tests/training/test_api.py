@@ -23,7 +23,7 @@ def test_a_run_does_not_go_back_to_an_earlier_step(tmp_path: Path) -> None:
     out = start_run(tiny.run("samples.every_steps=3", steps=6), tmp_path / "run", tiny.prepared(tmp_path)).folder
     before = tiny.fingerprint(out)
     with pytest.raises(
-        ConfigError, match=r"training\.length\.max_steps = 4, but .* has taken 6 steps\. Give more than 6"
+        ConfigError, match=r"training\.length\.max_steps = 4, but .* has already taken 6 steps\. Use more than 6"
     ):
         api.resume(out, settings={"training.length.max_steps": 4})
     assert (tiny.fingerprint(out), api.resume(out).progress.step) == (before, 6)

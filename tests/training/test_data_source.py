@@ -15,7 +15,7 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import RunDir
 from fabella.training import api
-from fabella.training import run as session
+from fabella.training import run as training_run
 from fabella.training.run import resume, start_run
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from tests.data.samples import lines, words
@@ -69,10 +69,10 @@ class StopAt:
 
 def stopped(texts: Path, out: Path, head: TokenizedDataset, *steps: int) -> Path:
     with pytest.raises(TrainingInterrupted):
-        start_run(run(texts), out, head, sinks=[StopAt(steps[0])])
+        start_run(run(texts), out, head, trackers=[StopAt(steps[0])])
     for step in steps[1:]:
         with pytest.raises(TrainingInterrupted):
-            resume(out, sinks=[StopAt(step)])
+            resume(out, trackers=[StopAt(step)])
     return out
 
 
@@ -104,7 +104,7 @@ def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
                 run(texts),
                 out,
                 head,
-                sinks=[lambda row: os.kill(os.getpid(), signal.SIGKILL) if row["step"] >= step else None],
+                trackers=[lambda row: os.kill(os.getpid(), signal.SIGKILL) if row["step"] >= step else None],
             )
         finally:
             os._exit(1)
@@ -119,14 +119,14 @@ def test_a_forgotten_position_is_noticed(
     part: str, texts: Path, head: TokenizedDataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = stopped(texts, tmp_path / "run", head, 12)
-    restore = session._restore
+    restore = training_run.restore
 
     def forgetful(of: Any) -> Any:
         progress, saved = restore(of)
         forgotten = json.dumps({**json.loads(progress.stream), part: 0}) if part != "all" else ""
         return dataclasses.replace(progress, stream=forgotten), saved
 
-    monkeypatch.setattr(session, "_restore", forgetful)
+    monkeypatch.setattr(training_run, "restore", forgetful)
     if part == "all":
         with pytest.raises(CheckpointError, match=r"The checkpoint has no stream state, but \d+ sequences were used"):
             resume(out)
@@ -141,7 +141,9 @@ def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
     out = stopped(tmp_path, tmp_path / "run", prepare_data(of, tmp_path / "prepared", workers=1), 6)
     text = tmp_path / "mine.txt"
     text.write_text(text.read_text().replace("Tale 59.", "Tale x."))
-    with pytest.raises(TextError, match=r"The text of mixture .* has changed since this run started\. Restore the original"):
+    with pytest.raises(
+        TextError, match=r"The text of mixture .* has changed since this run started\. Restore the original"
+    ):
         resume(out)
     text.write_text(text.read_text().replace("Tale x.", "Tale 59."))
     resume(out)
@@ -152,7 +154,7 @@ def test_text_that_was_moved_is_found_where_it_is_said_to_be(tmp_path: Path) -> 
     of = tiny.run(STREAMED, f"data.source={text.model_dump_json()}", steps=STEPS)
     out = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
-        start_run(of, out, prepare_data(of, tmp_path / "prepared", workers=1), sinks=[StopAt(6)])
+        start_run(of, out, prepare_data(of, tmp_path / "prepared", workers=1), trackers=[StopAt(6)])
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "mine.txt").rename(tmp_path / "elsewhere" / "mine.txt")
     with pytest.raises(TextError, match="There is no file"):
@@ -185,6 +187,7 @@ def test_paths_of_a_streamed_run_hold_in_every_folder(tmp_path: Path, monkeypatc
 
 def test_a_stream_has_no_number_of_epochs() -> None:
     with pytest.raises(
-        ConfigError, match=r"training\.length\.epochs .* data\.mode\.kind = streaming .* set training\.length\.max_steps \(--steps\)"
+        ConfigError,
+        match=r"training\.length\.epochs .* data\.mode\.kind = streaming .* set training\.length\.max_steps \(--steps\)",
     ):
         resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMED]))

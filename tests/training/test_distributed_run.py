@@ -308,6 +308,6 @@ def test_a_folder_with_another_run_is_refused(straight: Path, data: TokenizedDat
 
 
 def test_alone_a_decision_is_done_as_it_is(data: TokenizedDataset, tmp_path: Path) -> None:
-    decision = distributed_run.LaunchPlan(tiny.run(steps=2), tmp_path / "run", data.folder, resumed=False)
+    decision = distributed_run.LaunchPlan(tiny.run(steps=2), tmp_path / "run", data.folder, resume=False)
     assert distributed_run.run_distributed(RankInfo(), lambda: decision).progress.step == 2
     assert SingleProcess().rank_info == RankInfo()

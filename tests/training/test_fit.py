@@ -10,7 +10,7 @@ import pytest
 from fabella.data.dataset import TokenizedDataset
 from fabella.errors import TrainingInterrupted
 from fabella.runs.run_dir import RunDir
-from fabella.training import fit
+from fabella.training import eval_loss
 from fabella.training.eval_loss import EvalLoss
 from fabella.training.run import resume, start_run
 from tests.training import tiny
@@ -34,7 +34,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> None:
         loss = LOSSES[number] if len(chosen) == 8 and number < len(LOSSES) else 9.0
         return EvalLoss(loss, loss, 100)
 
-    monkeypatch.setattr(fit, "validate", scored)
+    monkeypatch.setattr(eval_loss, "validate", scored)
 
 
 def killed(step: int) -> Any:
@@ -53,10 +53,8 @@ def test_a_run_whose_scores_are_no_better_for_long_ends_and_says_so(
     folder = RunDir.open(tmp_path / "run")
     assert (folder.read_pointer("latest"), folder.read_pointer("best")) == (24, 12)
     assert [row["step"] for row in tiny.metrics(tmp_path / "run") if row["kind"] == "final"] == [24]
-    assert (
-        "Stopped at step 24: none of the last 3 validation losses was below 3.0000 (validation.early_stopping_patience)."
-        in (capfd.readouterr().err)
-    )
+    message = "Stopped at step 24: none of the last 3 validation losses was below 3.0000"
+    assert f"{message} (validation.early_stopping_patience)." in capfd.readouterr().err
 
 
 def test_it_goes_on_where_it_is_given_more_patience_and_not_otherwise(data: TokenizedDataset, tmp_path: Path) -> None:
@@ -77,7 +75,7 @@ def test_stopped_on_the_way_it_ends_at_the_same_step_with_the_same_bits(
     with pytest.raises(
         TrainingInterrupted, match=f"Stopped at step {step}" if step < 24 else "Stopped after the last step, 24"
     ):
-        start_run(tiny.run(*EARLY), out, data, device="cpu", observers=[killed(step)])
+        start_run(tiny.run(*EARLY), out, data, device="cpu", callbacks=[killed(step)])
     resume(out, device="cpu")
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 

@@ -17,7 +17,7 @@ from fabella.errors import NumericsError, TrainingInterrupted
 from fabella.runs.checkpoint import Checkpoint, load, save
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.console import ConsoleTracker
-from fabella.training.callbacks import callbacks as observers
+from fabella.training.callbacks import checkpointing
 from fabella.training.run import resume, start_run
 from tests.training import tiny
 
@@ -104,8 +104,8 @@ def test_skipped_steps_are_left_out_counted_and_said(
     counted = {row["step"]: row["skipped_steps"] for row in rows(tmp_path / "run", "train")}
     assert [counted[step] for step in (3, 6, 9, 12, STEPS)] == [0, 1, 1, 3, 3]
     said = capfd.readouterr().err
-    assert "step 6: 1 steps left out so far, as they were not finite" in said
-    assert "step 12: 3 steps left out so far, as they were not finite" in said
+    assert "step 6: 1 non-finite steps skipped so far" in said
+    assert "step 12: 3 non-finite steps skipped so far" in said
     assert finite(tmp_path / "run")
     state = load(RunDir.open(tmp_path / "run"), "latest").checkpoint.state
     assert (state.scalars["step"], state.scalars["updates"]) == (STEPS, STEPS - 3)
@@ -127,7 +127,7 @@ def test_too_many_in_a_row_end_the_training_and_the_last_is_kept(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {batches[2], *batches[6:9]})
-    with pytest.raises(NumericsError, match=r"Step 9, the last of 3 in a row: loss nan; .* kept in .*step-00000009"):
+    with pytest.raises(NumericsError, match=r"Step 9, the last of 3 in a row: loss nan; .* saved in .*step-00000009"):
         start_run(
             tiny.run(SKIP, "training.on_nonfinite.max_consecutive=3", steps=STEPS), tmp_path / "run", data, device="cpu"
         )
@@ -139,7 +139,7 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
     breaking(monkeypatch, {batches[4], batches[9], batches[10]})
     straight = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").folder
     with pytest.raises(TrainingInterrupted):
-        start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", observers=[killed(10)])
+        start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", callbacks=[killed(10)])
     resume(tmp_path / "run", device="cpu")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
@@ -147,8 +147,8 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
 # ---------------------------------------------------------------- rewind
 
 
-def rewinding(data: TokenizedDataset, out: Path, *overrides: str, observers: Any = ()) -> Any:
-    return start_run(tiny.run(REWIND, *overrides, steps=STEPS), out, data, device="cpu", observers=observers)
+def rewinding(data: TokenizedDataset, out: Path, *overrides: str, callbacks: Any = ()) -> Any:
+    return start_run(tiny.run(REWIND, *overrides, steps=STEPS), out, data, device="cpu", callbacks=callbacks)
 
 
 @pytest.mark.fault("D1", cases=1)
@@ -185,10 +185,10 @@ def test_a_run_that_went_back_is_resumed_to_the_same_bits(
     breaking(monkeypatch, {batches[8], batches[16]})
     straight = rewinding(data, tmp_path / "straight").folder
     with pytest.raises(TrainingInterrupted):
-        rewinding(data, tmp_path / "run", observers=[killed(stops[0])])
+        rewinding(data, tmp_path / "run", callbacks=[killed(stops[0])])
     for stop in stops[1:]:
         with pytest.raises(TrainingInterrupted):
-            resume(tmp_path / "run", device="cpu", observers=[killed(stop)])
+            resume(tmp_path / "run", device="cpu", callbacks=[killed(stop)])
     resume(tmp_path / "run", device="cpu")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
@@ -207,7 +207,7 @@ def test_a_run_that_is_killed_between_going_back_and_saving_comes_to_the_same_pl
             if progress.rollbacks == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        rewinding(data, tmp_path / "run", observers=[gone])
+        rewinding(data, tmp_path / "run", callbacks=[gone])
         os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     resume(tmp_path / "run", device="cpu")
@@ -224,7 +224,7 @@ def test_the_checkpoint_to_go_back_to_is_kept_however_often_others_are_saved(
     often = ["checkpoint.keep_last=1", "validation.every_steps=100"]
     for policy, steps in (("rollback", [5, 9]), ("stop", [9])):
         run = tiny.run(f"training.on_nonfinite.kind={policy}", *often, steps=9)
-        assert RunDir.open(start_run(run, tmp_path / policy, data, observers=[ask]).folder).steps() == steps
+        assert RunDir.open(start_run(run, tmp_path / policy, data, callbacks=[ask]).folder).steps() == steps
 
 
 def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
@@ -238,7 +238,7 @@ def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
             weights = folder.checkpoints / "step-00000010" / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
-    monkeypatch.setattr(observers, "save", save_and_damage)  # on the thread that writes, so that it is in time
+    monkeypatch.setattr(checkpointing, "save", save_and_damage)  # on the thread that writes, so that it is in time
     rewinding(data, tmp_path / "run", "checkpoint.keep_last=9")
     assert [row["step"] for row in rows(tmp_path / "run", "rollback")] == [6]
 
@@ -257,7 +257,7 @@ def test_a_run_goes_back_only_so_often(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, set(batches[8:]))
-    with pytest.raises(NumericsError, match=r"Step 6: loss nan.*The run went back to a checkpoint 2 times before"):
+    with pytest.raises(NumericsError, match=r"Step 6: loss nan.*The run has already been rolled back 2 times"):
         rewinding(data, tmp_path / "run", "training.on_nonfinite.max_rollbacks=2")
     assert finite(tmp_path / "run")
 

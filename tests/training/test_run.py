@@ -28,9 +28,11 @@ from fabella.runs import checkpoint
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import RunDir
 from fabella.training import api
-from fabella.training import run as session
+from fabella.training import run as training_run
+from fabella.training.callbacks import checkpointing
 from fabella.training.loop import Progress
 from fabella.training.run import resume, start_run
+from fabella.training.setup.resolve_config import resolve_config
 from tests.training import tiny
 
 
@@ -59,10 +61,10 @@ class StopAt:
 def stopped(out: Path, data: TokenizedDataset, *steps: int, overrides: tuple[str, ...] = ()) -> Path:
     """A run that was stopped at each of ``steps`` and not yet gone on with."""
     with pytest.raises(TrainingInterrupted):
-        start_run(tiny.run(*overrides), out, data, observers=[StopAt(steps[0])])
+        start_run(tiny.run(*overrides), out, data, callbacks=[StopAt(steps[0])])
     for step in steps[1:]:
         with pytest.raises(TrainingInterrupted):
-            resume(out, observers=[StopAt(step)])
+            resume(out, callbacks=[StopAt(step)])
     return out
 
 
@@ -166,7 +168,7 @@ def test_leaving_out_any_part_of_the_state_is_noticed(
 
         monkeypatch.setattr(TorchEngine, "restore", mutant)
     else:
-        whole = session._restore  # pyright: ignore[reportPrivateUsage]
+        whole = training_run.restore
 
         def partial(of: Any) -> tuple[Progress, Any]:
             progress, saved = whole(of)
@@ -175,7 +177,7 @@ def test_leaving_out_any_part_of_the_state_is_noticed(
                 return progress, {**saved, **FORGOTTEN[forget]}
             return Progress(**(values | {PROGRESS_MUTANTS[forget]: 0 if forget != "schedule" else 20})), saved
 
-        monkeypatch.setattr(session, "_restore", partial)
+        monkeypatch.setattr(training_run, "restore", partial)
     resume(out)
     assert tiny.fingerprint(out) != tiny.fingerprint(finished)
 
@@ -237,8 +239,8 @@ def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_
     restore = TorchEngine.restore
 
     def mutant(engine: TorchEngine, state: Any) -> None:
-        kept = {name: value for name, value in state.numbers.items() if name != forgotten}
-        restore(engine, dataclasses.replace(state, numbers=kept))
+        kept = {name: value for name, value in state.scalars.items() if name != forgotten}
+        restore(engine, dataclasses.replace(state, scalars=kept))
 
     monkeypatch.setattr(TorchEngine, "restore", mutant)
     resume(out)
@@ -261,17 +263,17 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
         raise Killed
 
     with pytest.raises(Killed):
-        start_run(tiny.run(), tmp_path / "run", data, sinks=[kill])
+        start_run(tiny.run(), tmp_path / "run", data, trackers=[kill])
     resume(tmp_path / "run")
-    assert "No checkpoint yet: the run begins again at step 0." in capsys.readouterr().err
+    assert "No checkpoint yet: the run starts again at step 0." in capsys.readouterr().err
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(finished)
 
 
 def test_the_message_of_a_stop_tells_how_to_go_on(data: TokenizedDataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(TrainingInterrupted) as caught:
-        start_run(tiny.run(), out, data, observers=[StopAt(6, signal.SIGTERM)])
-    assert str(caught.value) == f"Stopped at step 6 of 40; everything is saved. Go on with: fabella resume {out}"
+        start_run(tiny.run(), out, data, callbacks=[StopAt(6, signal.SIGTERM)])
+    assert str(caught.value) == f"Stopped at step 6 of 40; everything is saved. Resume with: fabella resume {out}"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -282,7 +284,7 @@ def test_a_second_signal_ends_at_once(data: TokenizedDataset, tmp_path: Path) ->
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        start_run(tiny.run(), tmp_path / "run", data, observers=[Twice()])
+        start_run(tiny.run(), tmp_path / "run", data, callbacks=[Twice()])
 
 
 def test_a_run_can_be_trained_longer_than_was_planned(data: TokenizedDataset, tmp_path: Path) -> None:
@@ -300,15 +302,15 @@ def test_what_would_give_the_saved_state_another_meaning_is_refused(setting: str
 
 
 def test_epochs_become_steps_when_the_data_is_known(data: TokenizedDataset) -> None:
-    run = session.resolve_config(tiny.run("training.length.epochs=2", "training.gradient_accumulation=[[0, 1]]"), data)
+    run = resolve_config(tiny.run("training.length.epochs=2", "training.gradient_accumulation=[[0, 1]]"), data)
     windows = (data.train.tokens - 1) // 32
     assert run.training.length == MaxSteps(max_steps=-(-2 * windows // 8))
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(data: TokenizedDataset) -> None:
-    message = r"The tokenizer has 256 ids, the model only 200 rows for them \(model.vocab_size\)"
+    message = r"The tokenizer has 256 token ids, but the model's embedding has only 200 rows \(model.vocab_size\)"
     with pytest.raises(TokenizerError, match=message):
-        session.resolve_config(tiny.run("model.vocab_size=200"), data)
+        resolve_config(tiny.run("model.vocab_size=200"), data)
 
 
 def test_a_folder_that_holds_another_run_is_left_alone(finished: Path, data: TokenizedDataset) -> None:
@@ -348,9 +350,9 @@ def test_data_that_changed_since_is_noticed(tmp_path: Path) -> None:
     other = tiny.run("data.source.seed=2")
     (tmp_path / "prepared").rename(tmp_path / "before")
     tiny.prepared(tmp_path, other)
-    with pytest.raises(PreparedDataError, match=r"is not what run .* began with"):
+    with pytest.raises(PreparedDataError, match=r"is not the one that run .* started with"):
         resume(tmp_path / "run")
-    assert resume(tmp_path / "run", prepared=tmp_path / "before").progress.step == tiny.STEPS
+    assert resume(tmp_path / "run", dataset=tmp_path / "before").progress.step == tiny.STEPS
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
@@ -380,14 +382,12 @@ def test_a_full_disk_is_retried_when_the_config_says_so(
             raise DiskFullError("disk full: nothing free.")
         whole(*arguments)
 
-    from fabella.training.callbacks import callbacks  # the name that Save calls is patched where it is looked up
-
-    whole = callbacks.save
-    monkeypatch.setattr(callbacks, "save", full_at_first)
+    whole = checkpointing.save
+    monkeypatch.setattr(checkpointing, "save", full_at_first)
     start_run(tiny.run("checkpoint.on_disk_full=retry"), tmp_path / "run", data)
     assert saves[0] == 5
     assert 5 < saves[1] < 10, "the step after the writer has said so, not the one that is due anyway"
-    assert "Not saved at step 5, tried again at the next: disk full" in capsys.readouterr().err
+    assert "Step 5 could not be saved; the next step will be: disk full" in capsys.readouterr().err
     saves.clear()
     with pytest.raises(DiskFullError):
         start_run(tiny.run(), tmp_path / "stop", data)
@@ -397,7 +397,7 @@ def test_asked_for_by_a_signal_a_checkpoint_is_saved_and_the_training_goes_on(
     finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    start_run(tiny.run("checkpoint.keep_last=100"), out, data, observers=[StopAt(23, signal.SIGUSR1)])
+    start_run(tiny.run("checkpoint.keep_last=100"), out, data, callbacks=[StopAt(23, signal.SIGUSR1)])
     assert {20, 23, 25} <= set(RunDir.open(out).steps())
     assert 24 not in RunDir.open(out).steps()
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)

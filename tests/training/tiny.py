@@ -20,11 +20,12 @@ LEARNING = [
 # Accumulation that changes on the way, dropout, a schedule, several epochs, validation, samples and saving between.
 SETTINGS = [
     *LEARNING,
-    "model.vocab_size=256", "model.context_length=32", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=1",
-    "model.ffn_dim=24", "model.dropout=0.1", "tokenizer.kind=bytes", "data.source.stories=24",
+    "model.vocab_size=256", "model.context_length=32", "model.dim=16", "model.layers=2", "model.heads=2",
+    "model.kv_heads=1", "model.ffn_dim=24", "model.dropout=0.1", "tokenizer.kind=bytes", "data.source.stories=24",
     "data.validation.fraction=0.1", "data.sequences={kind: packed, length: 32, stride: 32}",
-    "training.micro_batch_size=8", "training.gradient_accumulation=[[0, 2], [12, 3], [20, 4]]", "training.log_every_steps=3",
-    "validation.every_steps=7", "validation.num_sequences=8", "checkpoint.every_steps=5", "samples.every_steps=10", "samples.max_tokens=8",
+    "training.micro_batch_size=8", "training.gradient_accumulation=[[0, 2], [12, 3], [20, 4]]",
+    "training.log_every_steps=3", "validation.every_steps=7", "validation.num_sequences=8",
+    "checkpoint.every_steps=5", "samples.every_steps=10", "samples.max_tokens=8",
 ]  # fmt: skip
 STEPS = 40
 

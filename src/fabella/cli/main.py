@@ -1,8 +1,8 @@
-"""``fabella``: finds a command by its file in ``fabella/cli``, runs it, and turns errors into words and exit codes.
+"""The ``fabella`` command: find a subcommand by its file name, run it, and map errors to exit codes.
 
-Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 6 another process of the same training lost,
-130 interrupted. Only the chosen command is imported; the list of commands is read from the files' docstrings, so
-``fabella --help`` loads no engine.
+Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 6 lost process, 130 interrupted.
+
+Only the chosen command is imported; ``fabella --help`` reads the docstrings of the files and loads no engine.
 """
 
 import ast
@@ -23,22 +23,24 @@ from fabella.cli.output import print_status
 from fabella.errors import FabellaError, UsageError, did_you_mean
 
 NOT_COMMANDS = {"__init__", "main", "output"}
-HELP = """Bring text; get a small language model.
+RENAMED = {"doctor": "check-data", "tasks": "lm-eval"}  # old name
+"""Former command → its name."""
+HELP = """Train small language models from scratch.
 
 Examples:
-  fabella quickstart                        train a storyteller in two minutes
+  fabella quickstart                        train a story model in two minutes
   fabella train my-stories.txt              train on your own text
-  fabella generate runs/my-stories "Once"   tell a story"""
+  fabella generate runs/my-stories "Once"   generate text"""
 
 
 def command_files() -> dict[str, Path]:
-    """Command name → its file."""
+    """Return command name → file."""
     files = Path(__file__).parent.glob("*.py")
     return {path.stem.replace("_", "-"): path for path in sorted(files) if path.stem not in NOT_COMMANDS}
 
 
 class Commands(TyperGroup):
-    """A group whose commands are the files of this folder."""
+    """Command group whose commands are the files of this package."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(command_files())
@@ -51,19 +53,20 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] not in command_files() and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], command_files())
-            raise UsageError(f"There is no command '{args[0]}'.", hint=hint)
+            name = RENAMED.get(args[0], args[0])
+            hint = f"Did you mean '{name}'?" if args[0] in RENAMED else did_you_mean(name, command_files())
+            raise UsageError(f"Unknown command '{args[0]}'.", hint=hint)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """The chosen command's result. Ctrl-C is an end in words (see ``reported``), which typer has none for."""
+        """Run the chosen command. Turn Ctrl-C into Abort, which ``run_with_error_codes`` reports."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Abort from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Written here, without importing the commands: each one's line is the first of its docstring."""
+        """Write the list of commands without importing them. Each line is the first of a docstring."""
         formatter.write(f"Usage: fabella [--version] [--debug] COMMAND …\n\n{HELP}\n\nCommands:\n")
         for name, path in command_files().items():
             formatter.write(f"  {name:<12} {_summary(path)}\n")
@@ -77,11 +80,11 @@ def _summary(path: Path) -> str:
 
 
 def _click_command(module: Any, name: str) -> Any:
-    """The module's ``app`` (a group), or its ``command`` with the module's docstring as help."""
+    """Return the module's ``app`` (a group), or its ``command`` with the module's docstring as help."""
     if hasattr(module, "app"):
         return typer.main.get_command(module.app)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    # "\b" keeps the layout of the examples as it is written.
+    # "\b" preserves the line breaks of the examples.
     lines = (module.__doc__ or "").strip().replace("\n\n", "\n\n\b\n")
     app.command(name, help=lines, context_settings={"help_option_names": ["-h", "--help"]})(module.command)
     return typer.main.get_command(app)
@@ -99,7 +102,7 @@ def _options(ctx: typer.Context, version: bool = False, debug: bool = False) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process with its exit code."""
+    """Run the command line and exit with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -108,26 +111,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def install_signal_handlers() -> None:
-    """SIGTERM ends as Ctrl-C does, in words and with everything put away; SIGUSR1 finds nothing to save.
+    """Handle SIGTERM like Ctrl-C and ignore SIGUSR1, outside of a training, which has its own handlers.
 
-    So it is until a training listens by itself (``training/signals.py``), and after that. One of several processes
-    may wait for another where Python answers nothing; it is left to the system to end it.
+    A rank of a process group keeps the default SIGTERM: it may wait for another rank in native code, where Python
+    handles no signals.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if not os.environ.get("RANK"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def run(words: Sequence[str], *, debug: bool = False) -> int:
-    """Run one command line in this process; its exit code. Errors are said in words, not as tracebacks."""
+def run(arguments: Sequence[str], *, debug: bool = False) -> int:
+    """Run a command line in this process and return its exit code. Errors are printed without traceback."""
     command = typer.main.get_command(app)
     return run_with_error_codes(
-        lambda: command.main(list(words), prog_name="fabella", standalone_mode=False), debug=debug
+        lambda: command.main(list(arguments), prog_name="fabella", standalone_mode=False), debug=debug
     )
 
 
 def run_with_error_codes(work: Callable[[], object], *, debug: bool = False) -> int:
-    """Do ``work``; the exit code that it gives back, or that of its error, which is said in words."""
+    """Call ``work``. Return its exit code, or print its error and return that of the error."""
     try:
         code = work()
         return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, everything said on the way on standard error."""
+"""Output of commands: results on standard output, everything else on standard error."""
 
 import contextlib
 import json
@@ -15,13 +15,13 @@ __all__ = ["ProgressLine", "is_terminal", "print_json", "print_report", "print_r
 
 
 class Result(Protocol):
-    """What was measured, and what is to be said of how."""
+    """Measured values, and warnings about how they were measured."""
 
     @property
     def warnings(self) -> Sequence[str]: ...
 
     def as_json(self) -> Mapping[str, Any]:
-        """For programs."""
+        """Return the values for ``--json``."""
         ...
 
 
@@ -29,35 +29,35 @@ AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 def print_result(text: str = "", *, end: str = "\n") -> None:
-    """A result for people: standard output. Raises StorageError where that is a file and its disk is full."""
+    """Print a result to standard output. Raise StorageError if it cannot be written, e.g. to a full disk."""
     try:
         print(text, end=end, flush=True)
-    except BrokenPipeError:  # whoever read it has had enough
+    except BrokenPipeError:  # the reader has closed the pipe, e.g. `head`
         raise
     except OSError as error:
         _close_output()
         reason = (error.strerror or str(error)).lower()
         raise StorageError(
-            f"The result cannot be written to standard output: {reason}.", hint="Send it to a place with more space."
+            f"Cannot write the result to standard output: {reason}.", hint="Redirect it to a disk with more space."
         ) from error
 
 
 def _close_output() -> None:
-    """What could not be written would be tried again, and fail again, when Python ends."""
-    with contextlib.suppress(OSError):  # standard output is no file here
+    """Redirect standard output to the null device, because Python would write its buffer again at exit."""
+    with contextlib.suppress(OSError):  # standard output may not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """A result for programs: one JSON object on standard output. Infinite numbers, which JSON lacks, become null.
+    """Print one JSON object to standard output, with null for non-finite numbers, which JSON lacks.
 
-    On a terminal everything beyond ASCII is escaped: a text may hold characters that a terminal obeys.
+    On a terminal, non-ASCII characters are escaped, because a text may contain control characters.
     """
     print_result(json.dumps(json_safe(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))
 
 
 def print_report(result: AnyResult, lines: Callable[[AnyResult], Sequence[str]], *, as_json: bool) -> None:
-    """A result with its remarks: one JSON object, or ``lines`` of it for people."""
+    """Print the warnings of a result, and the result as one JSON object or as ``lines(result)``."""
     for warning in result.warnings:
         print_status(warning)
     if as_json:

@@ -26,7 +26,7 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import format_bytes, free_bytes
 from fabella.tracking.console import duration
-from fabella.training.api import changed
+from fabella.training.api import change_config
 from fabella.training.setup.request import ResolvedRequest, TrainRequest, already_prepared, resolve_request
 
 
@@ -71,7 +71,7 @@ def command(
 
 def _begun(folder: RunDir, data: str, steps: int, overrides: list[str]) -> ResolvedRequest:
     """The run in ``folder`` as ``fabella resume`` would go on with it, and its data, if that is there."""
-    run = changed(folder.run, [*overrides, *([f"training.length.max_steps={steps}"] if steps else [])])
+    run = change_config(folder.run, [*overrides, *([f"training.length.max_steps={steps}"] if steps else [])])
     ids = Path(data) if data else (folder.path / str(folder.manifest.get("data", {}).get("folder", ""))).resolve()
     return ResolvedRequest(run, open_dataset(ids) if is_dataset(ids) else None, ())
 

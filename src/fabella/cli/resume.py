@@ -1,11 +1,11 @@
-"""Go on with a run exactly where it stopped, as if it had never stopped.
+"""Resume a run exactly where it stopped.
 
 Examples:
   fabella resume runs/my-stories
-  fabella resume runs/my-stories --steps 5000           train longer than was planned
-  fabella resume runs/my-stories checkpoint.every_steps=50    with a setting changed that may change
-  fabella resume runs/my-stories --devices 2            on another number of devices than before
-  fabella resume runs/my-stories --engine jax           go on with the other engine, its optimizer and data position
+  fabella resume runs/my-stories --steps 5000           train longer than planned
+  fabella resume runs/my-stories checkpoint.every_steps=50    with a changed setting
+  fabella resume runs/my-stories --devices 2            on another number of devices
+  fabella resume runs/my-stories --engine jax           with the other engine, its optimizer state and data position
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.train import DEVICES, report, run_on_devices
+from fabella.cli.train import DEVICES, print_train_result, run_on_devices
 from fabella.engine.distributed.process_group import current_rank
 from fabella.runs.run_dir import RunDir
-from fabella.training.api import changed
+from fabella.training.api import change_config
 from fabella.training.distributed_run import LaunchPlan, run_distributed
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.")] = None,
-    steps: Annotated[int, typer.Option(help="Train to this optimizer step; 0: as planned.", min=0)] = 0,
-    data: Annotated[Path | None, typer.Option(help="The prepared folder, if it was moved.")] = None,
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
+    steps: Annotated[int, typer.Option(help="Train to this step; 0 uses the run's length.", min=0)] = 0,
+    data: Annotated[Path | None, typer.Option(help="New path of the dataset, if it was moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
-    engine: Annotated[str, typer.Option(help="torch or jax; usually the one of the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+    engine: Annotated[str, typer.Option(help="torch or jax; default: the run's engine.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     settings = [*(overrides or []), *([f"training.length.max_steps={steps}"] if steps else [])]
     settings += [f"engine={engine}"] if engine else []
@@ -39,11 +39,11 @@ def command(
 
 
 def _resume(run: Path, settings: Sequence[str], data: Path | None, device: str, engine: str, as_json: bool) -> None:
-    place = current_rank()
-    outcome = run_distributed(place, partial(_decide, run, settings, data), device=device, engine=engine)
-    if place.is_main:
-        report(outcome, as_json=as_json)
+    rank = current_rank()
+    result = run_distributed(rank, partial(_plan, run, settings, data), device=device, engine=engine)
+    if rank.is_main:
+        print_train_result(result, as_json=as_json)
 
 
-def _decide(run: Path, settings: Sequence[str], data: Path | None) -> LaunchPlan:
-    return LaunchPlan(changed(RunDir.open(run).run, settings), run, data, resumed=True)
+def _plan(run: Path, settings: Sequence[str], data: Path | None) -> LaunchPlan:
+    return LaunchPlan(change_config(RunDir.open(run).run, settings), run, data, resume=True)

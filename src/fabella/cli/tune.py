@@ -21,8 +21,8 @@ from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
 from fabella.storage import atomic_write, make_folders, storage_errors
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
-from fabella.training.run import resolve_config
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.training.setup.resolve_config import resolve_config
 from fabella.tuning.lr_range_test import lr_range_test, rate_page
 from fabella.tuning.search_page import format_setting, importance, search_page
 from fabella.tuning.space import default_space, read_space

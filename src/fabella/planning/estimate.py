@@ -15,8 +15,8 @@ from fabella.models.parameters import count, count_non_embedding
 from fabella.planning.memory import MemoryBudget
 from fabella.planning.probe import ProbeLimits, ProbeResult, try_out
 from fabella.run_config.run import RunConfig
-from fabella.training.run import checkpoint_bytes
 from fabella.training.schedule import batch_size_at, sequences_before, steps_for_sequences
+from fabella.training.setup.resolve_config import checkpoint_bytes
 
 FLOAT = 4
 PROGRAM_BYTES = 350_000_000

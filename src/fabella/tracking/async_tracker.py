@@ -38,7 +38,7 @@ class AsyncTracker:
         self._worker = BackgroundWorker(
             report, name=name, on_error=self._fail, when_full="drop_oldest", capacity=capacity, on_close=self._finish
         )
-        self._worker.submit(lambda: self._connected() and None)
+        self._worker.submit(self._connected)
 
     def __call__(self, row: Row) -> None:
         """Queue the row."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Protocol, Self, final
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 ErrorHandler = Callable[[BaseException], None]
 
 QUEUE_CAPACITY = 256

@@ -1,4 +1,4 @@
-"""``fabella.train`` and ``fabella.resume``: the verbs of the command line, in Python."""
+"""``fabella.train`` and ``fabella.resume``: the commands of the same names, in Python."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,9 @@ from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dir import RunDir, require_empty
 from fabella.tracking.console import print_status
 from fabella.tracking.prepare_progress import print_notes
-from fabella.training import run as session
-from fabella.training.run import TrainResult
+from fabella.training import run as training_run
+from fabella.training.loop import UserCallback
+from fabella.training.session import TrainResult
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 
 
@@ -29,50 +30,74 @@ def train(
     device: str = "auto",
     prepared: str | Path = "prepared",
     settings: Mapping[str, Any] | None = None,
+    callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
-    """Train on a text as it is, a preset or a YAML file; see ``fabella train --help`` for each argument.
+    """Train on a text, a preset or a YAML file; ``fabella train --help`` describes each argument.
 
-    ``settings``: dotted key → value, as in ``{"optimizer.lr": 3e-4}``. Raises the errors of ``fabella.errors``;
-    Interrupted, with everything saved, after Ctrl-C.
+    ``settings``: config key → value, e.g. ``{"optimizer.lr": 3e-4}``.
+
+    ``callbacks``: called after every step, before it is saved, with a TrainingStep: its ``progress``, the metrics by
+    ``result.read()``, ``model`` and ``engine``. Reading the metrics waits for the device, so do it every few steps:
+
+        from fabella.training.loop import StopTraining, TrainingStep
+
+        def stop_at_loss_two(step: TrainingStep) -> None:
+            if step.progress.step % 100 == 0 and step.result.read()["loss"] < 2.0:
+                raise StopTraining  # saves this step and measures the final loss
+
+        run = fabella.train("storybook-1m", callbacks=[stop_at_loss_two])
+
+    The manifest of the run has their names. A callback that changes the model changes what is learned: repeating the
+    run with the same bits is then its responsibility.
+
+    Raise the errors of ``fabella.errors``; TrainingInterrupted, with everything saved, after Ctrl-C.
     """
-    asked = TrainRequest(
+    request = TrainRequest(
         what=str(what),
         data=str(data),
         validation=str(validation),
         engine=engine,
         steps=steps,
-        overrides=_assignments(settings),
+        overrides=_to_overrides(settings),
     )
-    planned = resolve_request(asked)
-    engines.require_device(planned.run.engine, device, RankInfo())
-    folder = Path(out) if out else Path("runs") / planned.run.name
-    require_empty(folder)
-    for reason in planned.reasons:
+    resolved = resolve_request(request)
+    engines.require_device(resolved.run.engine, device, RankInfo())
+    run_dir = Path(out) if out else Path("runs") / resolved.run.name
+    require_empty(run_dir)
+    for reason in resolved.reasons:
         print_status(reason)
-    ids = planned.prepared or prepare_data(planned.run, Path(prepared))
-    print_notes(ids.manifest)
-    return session.start_run(planned.run, folder, ids, device=device)
+    dataset = resolved.prepared or prepare_data(resolved.run, Path(prepared))
+    print_notes(dataset.manifest)
+    return training_run.start_run(resolved.run, run_dir, dataset, device=device, user_callbacks=callbacks)
 
 
 def resume(
-    run: str | Path, *, data: str | Path = "", device: str = "auto", settings: Mapping[str, Any] | None = None
+    run: str | Path,
+    *,
+    data: str | Path = "",
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
-    """Go on with the run in the folder ``run`` exactly where it stopped; ``data``: its prepared folder, if moved.
+    """Resume the run in the directory ``run`` exactly where it stopped.
 
-    Raises ConfigError for a changed setting that would make the saved state mean something else.
+    ``data``: new path of its dataset, if it was moved. ``callbacks``: as in ``train``; they are not saved with the run,
+    so give them again.
+    Raise ConfigError for a changed setting with which the saved state has another meaning.
     """
-    asked = changed(RunDir.open(Path(run)).run, _assignments(settings))
-    return session.resume(Path(run), device=device, prepared=Path(data) if data else None, run=asked)
+    config = change_config(RunDir.open(Path(run)).run, _to_overrides(settings))
+    dataset = Path(data) if data else None
+    return training_run.resume(Path(run), device=device, dataset=dataset, run=config, user_callbacks=callbacks)
 
 
-def changed(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The run with ``overrides``; what differs and may, is said. Raises ConfigError for what must not change."""
-    asked = validate_config(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved
-    for difference in compare_for_resume(saved, asked):
+def change_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return the config with ``overrides`` and print what changes. Raise ConfigError for what must not change."""
+    config = validate_config(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved
+    for difference in compare_for_resume(saved, config):
         print_status(str(difference))
-    return asked
+    return config
 
 
-def _assignments(settings: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """As the command line has them; JSON is YAML."""
+def _to_overrides(settings: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return settings as the command line has them, with JSON values, which are YAML."""
     return tuple(f"{key}={json.dumps(value)}" for key, value in (settings or {}).items())

@@ -1,4 +1,4 @@
-"""One training by one process or by many: the first decides what is done, all do it, and one ends like the others."""
+"""Train in one process or in a process group: rank 0 decides what to train, and all ranks train it."""
 
 import json
 from collections.abc import Callable
@@ -16,79 +16,83 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.tracking.console import print_status
-from fabella.training import run as session
-from fabella.training.run import TrainResult
+from fabella.training import run as training_run
+from fabella.training.session import TrainResult
+from fabella.training.setup.resolve_config import resolve_config
 
-TO_ALL_ALIKE = (TrainingInterrupted, NumericsError)
-"""What every process raises at the same step; the first one says it."""
+RAISED_BY_ALL_RANKS = (TrainingInterrupted, NumericsError)
+"""Errors that all ranks raise at the same step; rank 0 prints them."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """What is to be done: train ``run`` in the folder ``out``; or go on with the one there, where ``resumed``."""
+    """What all ranks do: start ``run`` in the run directory ``out``, or resume the one in it."""
 
     run: RunConfig
     out: Path
-    prepared: Path | None
-    """The folder with the ids. A resumed run knows its own; None: take that."""
-    resumed: bool
+    dataset: Path | None
+    """Directory of the dataset; None: the one that the resumed run started with"""
+    resume: bool
 
 
 def run_distributed(
-    place: RankInfo, decide: Callable[[], LaunchPlan], *, device: str = "auto", engine: str = "torch"
+    rank: RankInfo, plan: Callable[[], LaunchPlan], *, device: str = "auto", engine: str = "torch"
 ) -> TrainResult:
-    """Do what ``decide`` says; with several processes it is asked in the first one only, which may take its time.
+    """Execute a plan on all ranks. ``plan`` is called on rank 0 only and may take long.
 
-    Raises RanksError where another process is lost. Those beside the first end silently (SystemExit, with the code of
-    the error) where all have met the same error; any other says which process has met it.
+    Raise DistributedError if another process is lost. On ranks other than 0, raise SystemExit with the exit code of an
+    error that all ranks raise; other errors name the rank.
     """
     try:
         with ExitStack() as stack:
-            ranks = stack.enter_context(engines.init_distributed(engine, place, device=device))
-            return execute(broadcast_plan(ranks, decide), ranks, device)
+            process_group = stack.enter_context(engines.init_distributed(engine, rank, device=device))
+            return execute(broadcast_plan(process_group, plan), process_group, device)
     except FabellaError as error:
-        if place.is_main:
+        if rank.is_main:
             raise
-        if isinstance(error, TO_ALL_ALIKE):
+        if isinstance(error, RAISED_BY_ALL_RANKS):
             raise SystemExit(error.exit_code) from None
-        raise type(error)(f"({place}) {error.message}", hint=error.hint) from error
+        raise type(error)(f"({rank}) {error.message}", hint=error.hint) from error
 
 
-def start_or_resume(run: RunConfig, out: Path, prepared: TokenizedDataset) -> LaunchPlan:
-    """Go on where ``out`` holds this very run already, as after a restart; begin where it holds none.
+def start_or_resume(run: RunConfig, out: Path, dataset: TokenizedDataset) -> LaunchPlan:
+    """Plan to resume ``run`` if it is already in ``out``, e.g. after a restart, and to start it otherwise.
 
-    Raises ConfigError where it holds another one.
+    Raise ConfigError if ``out`` contains another run.
     """
     if not (out / CONFIG).is_file():
-        return LaunchPlan(run, out, prepared.folder, resumed=False)
-    run = session.resolve_config(run, prepared)
+        return LaunchPlan(run, out, dataset.folder, resume=False)
+    run = resolve_config(run, dataset)
     for difference in compare_for_resume(RunDir.open(out).run, run):
         print_status(str(difference))
-    return LaunchPlan(run, out, prepared.folder, resumed=True)
+    return LaunchPlan(run, out, dataset.folder, resume=True)
 
 
-def broadcast_plan(ranks: ProcessGroup, decide: Callable[[], LaunchPlan]) -> LaunchPlan:
-    """What the first process decides, told to all."""
-    if ranks.rank_info.is_main:
-        decision = decide()
-        require_divisible(decision.run.training, ranks.rank_info.world_size)
-        ranks.broadcast(json.dumps(_as_words(decision)))
-        return decision
-    words = json.loads(ranks.broadcast(""))
-    prepared = Path(words["prepared"]) if words["prepared"] else None
-    return LaunchPlan(validate_config(words["run"]), Path(words["out"]), prepared, words["resumed"])
+def broadcast_plan(process_group: ProcessGroup, plan: Callable[[], LaunchPlan]) -> LaunchPlan:
+    """Return the plan of rank 0 on all ranks."""
+    if process_group.rank_info.is_main:
+        launch_plan = plan()
+        require_divisible(launch_plan.run.training, process_group.rank_info.world_size)
+        process_group.broadcast(json.dumps(_to_json(launch_plan)))
+        return launch_plan
+    values = json.loads(process_group.broadcast(""))
+    dataset = Path(values["dataset"]) if values["dataset"] else None
+    return LaunchPlan(validate_config(values["run"]), Path(values["out"]), dataset, values["resume"])
 
 
-def _as_words(decision: LaunchPlan) -> dict[str, Any]:
-    prepared = str(decision.prepared.absolute()) if decision.prepared else ""
-    values = decision.run.model_dump(mode="json")
-    return {"run": values, "out": str(decision.out.absolute()), "prepared": prepared, "resumed": decision.resumed}
+def _to_json(plan: LaunchPlan) -> dict[str, Any]:
+    dataset = str(plan.dataset.absolute()) if plan.dataset else ""
+    run = plan.run.model_dump(mode="json")
+    return {"run": run, "out": str(plan.out.absolute()), "dataset": dataset, "resume": plan.resume}
 
 
-def execute(decision: LaunchPlan, ranks: ProcessGroup, device: str) -> TrainResult:
-    ranks.init_collectives(decision.run.training.parallel.timeout_seconds)
-    run, out, prepared = decision.run, decision.out, decision.prepared
-    if decision.resumed:
-        return session.resume(out, device=device, prepared=prepared, run=run, ranks=ranks)
-    assert prepared is not None, "a new run has its data"
-    return session.start_run(run, out, open_dataset(prepared, full=ranks.rank_info.is_main), device=device, ranks=ranks)
+def execute(plan: LaunchPlan, process_group: ProcessGroup, device: str) -> TrainResult:
+    """Start or resume the run of the plan in this process."""
+    process_group.init_collectives(plan.run.training.parallel.timeout_seconds)
+    if plan.resume:
+        return training_run.resume(
+            plan.out, device=device, dataset=plan.dataset, run=plan.run, process_group=process_group
+        )
+    assert plan.dataset is not None, "a new run has a dataset"
+    dataset = open_dataset(plan.dataset, full=process_group.rank_info.is_main)
+    return training_run.start_run(plan.run, plan.out, dataset, device=device, process_group=process_group)

@@ -1,4 +1,4 @@
-"""How well a model predicts text it has not learned from."""
+"""Loss of a model on held-out text."""
 
 import math
 from dataclasses import dataclass
@@ -6,22 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.data.dataset import Split
+from fabella.config.data import DataConfig
+from fabella.data.dataset import Split, TokenizedDataset
 from fabella.data.sequences import SequenceDataset
 from fabella.engine.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
 class EvalLoss:
-    """``loss`` in nats a token; ``tokens`` targets were predicted."""
+    """Mean loss on held-out text."""
 
     loss: float
+    """Nats per token"""
     bits_per_byte: float
     tokens: int
+    """Number of predicted targets"""
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): of how many equally likely tokens the choice would be as hard."""
+        """exp(loss): the number of equally likely tokens with the same loss."""
         return math.exp(min(self.loss, 700.0))
 
     def __str__(self) -> str:
@@ -29,21 +32,37 @@ class EvalLoss:
 
 
 def bits_per_nat(split: Split) -> float:
-    """Bits per byte of text that one nat per token is worth: what makes tokenizers comparable."""
+    """Return the bits per byte of text at a loss of one nat per token. They compare models of different tokenizers."""
     return split.tokens / split.bytes / math.log(2)
 
 
-def fixed_subset(windows: SequenceDataset, count: int) -> NDArray[np.int64]:
-    """``count`` windows spread evenly over all, always the same."""
-    return np.unique(np.linspace(0, len(windows) - 1, num=min(count, len(windows))).round().astype(np.int64))
+def fixed_subset(sequences: SequenceDataset, count: int) -> NDArray[np.int64]:
+    """Return the indices of ``count`` sequences spread evenly over all; the same at every call."""
+    return np.unique(np.linspace(0, len(sequences) - 1, num=min(count, len(sequences))).round().astype(np.int64))
 
 
-def validate(engine: Engine, windows: SequenceDataset, split: Split, chosen: NDArray[np.int64], batch: int) -> EvalLoss:
-    """Score on the ``chosen`` windows, ``batch`` at a time; sums are in float64, so their order hardly matters."""
+def validate(
+    engine: Engine, sequences: SequenceDataset, split: Split, indices: NDArray[np.int64], batch_size: int
+) -> EvalLoss:
+    """Return the mean loss on the sequences ``indices``, summed in float64, so that the order hardly matters."""
     nats, tokens = 0.0, 0
-    for start in range(0, len(chosen), batch):
-        part = windows.batch(chosen[start : start + batch])
-        nats += float(engine.losses(part).sum(dtype=np.float64))
-        tokens += part.num_targets
+    for start in range(0, len(indices), batch_size):
+        batch = sequences.batch(indices[start : start + batch_size])
+        nats += float(engine.losses(batch).sum(dtype=np.float64))
+        tokens += batch.num_targets
     loss = nats / max(tokens, 1)
     return EvalLoss(loss, loss * bits_per_nat(split), tokens)
+
+
+class ValidationSplit:
+    """The validation split of a dataset, cut into sequences, and the loss of an engine on it."""
+
+    def __init__(self, engine: Engine, dataset: TokenizedDataset, config: DataConfig, batch_size: int) -> None:
+        """``batch_size``: sequences of one forward pass."""
+        self.engine, self.split, self.batch_size = engine, dataset.validation, batch_size
+        self.sequences = SequenceDataset(self.split, config.sequences, dataset.tokenizer.eos_id)
+
+    def loss(self, num_sequences: int = 0) -> EvalLoss:
+        """Return the loss on a fixed subset of ``num_sequences`` sequences; 0 evaluates all."""
+        indices = fixed_subset(self.sequences, num_sequences or len(self.sequences))
+        return validate(self.engine, self.sequences, self.split, indices, self.batch_size)

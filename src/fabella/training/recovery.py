@@ -1,53 +1,112 @@
-"""A run to its end, however often a step that is not finite leads back to a checkpoint on the way."""
+"""Restoring a session from a checkpoint, after a stop or after a non-finite step, and recording that step."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from shlex import quote
+
+import numpy as np
 
 from fabella.config.training import RollBack
-from fabella.errors import NumericsError
+from fabella.data.batches import Batch
+from fabella.engine.engine import State
+from fabella.errors import CheckpointError, NonFiniteStepError, NumericsError, StorageError
+from fabella.models.parameters import initial_weights
+from fabella.optim.registry import state_spec
+from fabella.run_config.run import RunConfig
+from fabella.runs import failed_steps
+from fabella.runs.checkpoint import Loaded, latest_scheduled, load
+from fabella.runs.failed_steps import FailedStepRecord
+from fabella.runs.metrics_log import truncate_after
 from fabella.tracking.tracker import Row
-from fabella.training.failed_step import FailedStep
-from fabella.training.fit import ResumeState, TrainingSession, TrainResult, fit
 from fabella.training.loop import Progress
-
-RestoreFn = Callable[[], tuple[Progress, ResumeState]]
-"""Restores the engine and gives the progress of the newest checkpoint that ``checkpoint.every_steps`` asked for.
-
-Not of one that a signal asked for: a run that was disturbed and resumed must come to the same place.
-"""
+from fabella.training.session import ResumeState, TrainingSession
+from fabella.training.setup.resolve_config import require_disk_space
 
 
-def fit_with_rollback(session: TrainingSession, progress: Progress, saved: ResumeState, back: RestoreFn) -> TrainResult:
-    """From where ``progress`` stands to the end, as ``training.on_nonfinite`` says. Raises NumericsError as it says."""
-    news: list[Row] = []
-    while True:
+class FailedStepError(NonFiniteStepError):
+    """A non-finite step, saved in the run directory. The weights do not include it."""
+
+    after: Progress
+    """Progress after the step: where the data continues"""
+
+
+class FailedStepRecorder:
+    """Keep the batches whose results have not been read, and save the one whose step fails.
+
+    On a GPU a non-finite step is noticed when a result is read, some steps later; batches are kept until then.
+    All ranks notice it at the same step; rank 0 saves it.
+    """
+
+    def __init__(self, session: TrainingSession, progress: Progress, last_read: Callable[[], int]) -> None:
+        """``last_read``: number of the latest step whose result has been read."""
+        self.session, self.progress, self.last_read = session, progress, last_read
+        self._unread: dict[int, tuple[Batch, float, Progress]] = {}
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the same batches."""
+        for batch in batches:
+            for step in [step for step in self._unread if step <= self.last_read()]:
+                del self._unread[step]
+            lr = self.session.rate(self.progress.step, self.progress.rollbacks)
+            self.progress = self.progress.advance(batch)
+            self._unread[self.progress.step] = (batch, lr, self.progress)
+            yield batch
+
+    @contextmanager
+    def recording(self) -> Generator[None]:
+        """Save the step of a NonFiniteStepError raised in the block, and raise FailedStepError instead."""
         try:
-            return fit(session, progress, saved, news)
-        except FailedStep as failed:
-            policy = session.run.training.on_nonfinite
-            if not isinstance(policy, RollBack):
-                raise
-            check_rollback_limit(failed, policy)
-            session.say(failed.message)
-            position = failed.after
-        progress, saved = back()
-        news = [_row(progress, failed_step=position.step, rollbacks=position.rollbacks + 1, policy=policy)]
-        progress = dataclasses.replace(position, step=progress.step, rollbacks=position.rollbacks + 1)
+            yield
+        except NonFiniteStepError as error:
+            raise self.record(error) from error
+
+    def record(self, error: NonFiniteStepError) -> FailedStepError:
+        """Save the failed step and return the error to raise. The engine has taken no step after it."""
+        batch, lr, after = self._unread[error.step]
+        run_dir, state = self.session.run_dir, self.session.engine.state()
+        before = dataclasses.replace(state, scalars={**state.scalars, "step": error.step - 1})
+        path = failed_steps.path_for(run_dir, error.step)
+        message = f"{error.message} The step is saved in {path}."
+        hint = f"Investigate it with: fabella replay-step {quote(str(path))}. {error.hint}"
+        try:
+            if self.session.is_main:
+                failed_steps.save(run_dir, FailedStepRecord(error.step, before, batch, lr, error.message))
+        except StorageError as unsaved:
+            message, hint = f"{error.message} The step could not be saved: {unsaved.message}", error.hint
+        failed = FailedStepError(message, hint=hint, step=error.step)
+        failed.after = after
+        return failed
 
 
-def check_rollback_limit(failed: FailedStep, policy: RollBack) -> None:
-    if failed.after.rollbacks == policy.max_rollbacks:
+def roll_back(session: TrainingSession, failed: FailedStepError) -> tuple[Progress, ResumeState, Row]:
+    """Restore the latest scheduled checkpoint. Return where to continue, its state, and a row for the metrics.
+
+    The run continues with the weights of the checkpoint and the data after the failed step. Checkpoints saved on a
+    signal are not used: a run that was interrupted must come to the same weights as one that was not.
+    Raise the error if ``training.on_nonfinite`` is not ``rollback``; NumericsError after ``max_rollbacks``.
+    """
+    policy, position = session.run.training.on_nonfinite, failed.after
+    if not isinstance(policy, RollBack):
+        raise failed
+    if position.rollbacks == policy.max_rollbacks:
         raise NumericsError(
-            f"{failed.message} The run went back to a checkpoint {policy.max_rollbacks} times before (training.on_nonfinite).",
+            f"{failed.message} The run has already been rolled back {policy.max_rollbacks} times "
+            "(training.on_nonfinite).",
             hint=failed.hint,
         ) from failed
+    session.print(failed.message)
+    progress, saved = restore(session, scheduled=True)
+    rollbacks = position.rollbacks + 1
+    row = _rollback_row(progress, failed_step=position.step, rollbacks=rollbacks, policy=policy)
+    return dataclasses.replace(position, step=progress.step, rollbacks=rollbacks), saved, row
 
 
-def _row(progress: Progress, *, failed_step: int, rollbacks: int, policy: RollBack) -> Row:
-    """What is told of it, as a row of the first step that is taken anew.
+def _rollback_row(progress: Progress, *, failed_step: int, rollbacks: int, policy: RollBack) -> Row:
+    """Return a row of the first step that is repeated.
 
-    A run that is killed before that step is saved is resumed from this checkpoint or an older one, fails again, and
-    tells it again.
+    A run that is killed before it saves that step resumes from this checkpoint or an older one, fails again, and logs
+    the row again.
     """
     return {
         "kind": "rollback",
@@ -57,3 +116,61 @@ def _row(progress: Progress, *, failed_step: int, rollbacks: int, policy: RollBa
         "allowed": policy.max_rollbacks,
         "lr_factor": policy.lr_factor**rollbacks,
     }
+
+
+def restore(session: TrainingSession, *, scheduled: bool = False) -> tuple[Progress, ResumeState]:
+    """Load the latest valid checkpoint into the engine, or the initial state if there is none.
+
+    ``scheduled``: only checkpoints of ``checkpoint.every_steps``. Rows of later steps are removed from the metrics;
+    they will be measured again.
+    """
+    loaded = _latest(session, scheduled=scheduled)
+    progress, saved = Progress(), dict[str, int | float | str]()
+    if loaded is None:
+        session.print("No checkpoint yet: the run starts again at step 0.")
+        session.engine.restore(initial_state(session.run))
+    else:
+        for warning in loaded.warnings:
+            session.print(warning)
+        saved = dict(loaded.checkpoint.progress)
+        session.engine.restore(loaded.checkpoint.state)
+        progress = _parse_progress(saved, loaded.step)
+    if session.is_main:
+        if progress.step < session.steps and not scheduled:
+            existing = len(session.run_dir.steps())
+            require_disk_space(session.run_dir.path, session.run, existing=existing)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            truncate_after(session.run_dir.path / name, progress.step)
+    session.process_group.broadcast("metrics truncated")
+    return progress, saved
+
+
+def _latest(session: TrainingSession, *, scheduled: bool) -> Loaded | None:
+    """Return the latest valid checkpoint, chosen by rank 0."""
+    run_dir, process_group = session.run_dir, session.process_group
+    if session.is_main:
+        loaded = latest_scheduled(run_dir) if scheduled else load(run_dir, "latest") if run_dir.steps() else None
+        process_group.broadcast(str(loaded.step) if loaded else "")
+        return loaded
+    step = process_group.broadcast("")
+    return load(run_dir, int(step)) if step else None
+
+
+def _parse_progress(saved: Mapping[str, int | float | str], step: int) -> Progress:
+    """Return the progress of a checkpoint. Raise CheckpointError if it is incomplete."""
+    if missing := [name for name in ("step", "sequences", "tokens") if name not in saved]:
+        raise CheckpointError(f"The checkpoint of step {step} lacks the progress of the run: {missing[0]}.")
+    return Progress(
+        int(saved["step"]),
+        int(saved["sequences"]),
+        int(saved["tokens"]),
+        stream=str(saved.get("stream", "")),
+        rollbacks=int(saved.get("rollbacks", 0)),
+    )
+
+
+def initial_state(run: RunConfig) -> State:
+    """Return the state of an engine before its first step."""
+    table = run.model.parameters()
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in state_spec(table, run.optimizer).items()}
+    return State(initial_weights(table, run.seed), zeros, {"step": 0, "updates": 0})

@@ -1,252 +1,185 @@
-"""One run from its first step or its last checkpoint to its end: everything is put together here.
+"""Start and resume runs.
 
-start ── prepared data → resolved run → run folder ─┐
-resume ─ run folder → newest good checkpoint ───────┴→ engine, observers → train → final score
+start_run ─ dataset → resolved config → run directory ─┐
+resume ──── run directory → latest valid checkpoint ───┴→ session → fit → final loss
 """
 
-import math
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fabella.config.training import Epochs, MaxSteps
+from fabella.config.training import MaxSteps
 from fabella.data.dataset import TokenizedDataset, open_dataset
-from fabella.data.sequences import SequenceDataset
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
-from fabella.engine.engine import Engine, State
-from fabella.errors import CheckpointError, ConfigError, PreparedDataError, TokenizerError
-from fabella.models.parameters import count, initial_weights
-from fabella.optim.registry import state_spec
+from fabella.errors import CheckpointError, ConfigError, PreparedDataError
 from fabella.run_config.run import RunConfig
-from fabella.runs.checkpoint import Loaded, latest_scheduled, load, require_space
 from fabella.runs.environment import environment
-from fabella.runs.metrics_log import truncate_after
 from fabella.runs.resume_rules import compare_manifests
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.factory import require_packages
 from fabella.tracking.tracker import Tracker
-from fabella.training.fit import ResumeState, TrainingSession, TrainResult
-from fabella.training.loop import Callback, Progress
-from fabella.training.recovery import fit_with_rollback
-from fabella.training.schedule import steps_for_sequences
+from fabella.training.fit import fit
+from fabella.training.loop import Callback, Progress, UserCallback, callback_name
+from fabella.training.recovery import FailedStepError, restore, roll_back
+from fabella.training.session import Extras, ResumeState, TrainingSession, TrainResult
+from fabella.training.setup.resolve_config import require_disk_space, resolve_config
 
 
 def start_run(
     run: RunConfig,
     out: Path,
-    prepared: TokenizedDataset,
+    dataset: TokenizedDataset,
     *,
     device: str = "auto",
-    sinks: Sequence[Tracker] = (),
-    observers: Sequence[Callback] = (),
-    ranks: ProcessGroup | None = None,
+    trackers: Sequence[Tracker] = (),
+    callbacks: Sequence[Callback] = (),
+    user_callbacks: Sequence[UserCallback] = (),
+    process_group: ProcessGroup | None = None,
 ) -> TrainResult:
-    """Train a new run in the folder ``out`` to its end.
+    """Train a new run in the directory ``out`` to its last step.
 
-    ``sinks`` are given every row that is measured, on the thread behind the loop; ``observers`` look on after every
-    step, on the loop's own thread, before the step is saved. ``ranks``: the processes that train together; each calls
-    this, and the first writes.
+    ``trackers``, ``callbacks``, ``user_callbacks``: in addition to those of the config; see ``Extras``.
+    In a process group, every rank calls this; rank 0 writes.
 
-    Raises ConfigError or TokenizerError where run and data do not fit, StorageError where ``out`` holds something
-    else or has no room, Interrupted (everything saved) after Ctrl-C.
+    Raise ConfigError or TokenizerError if config and data do not match, StorageError if ``out`` is not empty or its
+    disk is full, TrainingInterrupted (with everything saved) after Ctrl-C.
     """
-    run, ranks = resolve_config(run, prepared), ranks or SingleProcess()
-    if ranks.rank_info.is_main:
+    run, process_group = resolve_config(run, dataset), process_group or SingleProcess()
+    extras = Extras(trackers, callbacks, user_callbacks)
+    is_main = process_group.rank_info.is_main
+    if is_main:
         require_packages(run.tracking)
-    engine = engines.create_engine(run, device=device, group=ranks)
-    if not ranks.rank_info.is_main:
-        beside = TrainingSession(run, RunDir(out, run, {}), prepared, engine, ranks, sinks, observers)
-        return _go_on(beside, Progress(), {})
-    _require_room(out, run, there=0)
-    folder = RunDir.create(out, run, _manifest(out, prepared, engine))
-    with folder.lock():
-        folder.save_tokenizer(prepared.tokenizer)
-        return _go_on(TrainingSession(run, folder, prepared, engine, ranks, sinks, observers), Progress(), {})
+    engine = engines.create_engine(run, device=device, group=process_group)
+    if not is_main:
+        session = TrainingSession(run, RunDir(out, run, {}), dataset, engine, process_group, extras)
+        return _fit_with_rollback(session, Progress(), {})
+    require_disk_space(out, run, existing=0)
+    run_dir = RunDir.create(out, run, _manifest(out, dataset, engine) | _user_callbacks(extras))
+    with run_dir.lock():
+        run_dir.save_tokenizer(dataset.tokenizer)
+        session = TrainingSession(run, run_dir, dataset, engine, process_group, extras)
+        return _fit_with_rollback(session, Progress(), {})
 
 
 def resume(
     path: Path,
     *,
     device: str = "auto",
-    prepared: Path | None = None,
+    dataset: Path | None = None,
     run: RunConfig | None = None,
-    sinks: Sequence[Tracker] = (),
-    observers: Sequence[Callback] = (),
-    ranks: ProcessGroup | None = None,
+    trackers: Sequence[Tracker] = (),
+    callbacks: Sequence[Callback] = (),
+    user_callbacks: Sequence[UserCallback] = (),
+    process_group: ProcessGroup | None = None,
 ) -> TrainResult:
-    """Go on with the run in ``path`` from its newest good checkpoint, exactly as if it had never stopped.
+    """Resume the run in ``path`` from its latest valid checkpoint, exactly as if it had never stopped.
 
-    ``prepared``: where the data lies now, if it was moved. ``run``: a changed config, already checked against the
-    saved one. Raises CheckpointError, PreparedDataError where data or checkpoints are damaged or others.
+    ``dataset``: new path of a dataset that was moved. ``run``: a changed config, already compared with the saved one.
+    Raise CheckpointError or PreparedDataError if checkpoints or data are damaged or not those of the run.
     """
-    ranks = ranks or SingleProcess()
-    with (_open_as_main if ranks.rank_info.is_main else _open_as_worker)(path, prepared, run, ranks) as (folder, data):
-        engine = engines.create_engine(folder.run, device=device, group=ranks)
-        session = TrainingSession(folder.run, folder, data, engine, ranks, sinks, observers)
+    process_group = process_group or SingleProcess()
+    open_run = _open_as_main if process_group.rank_info.is_main else _open_as_worker
+    with open_run(path, dataset, run, process_group) as (run_dir, data):
+        engine = engines.create_engine(run_dir.run, device=device, group=process_group)
+        extras = Extras(trackers, callbacks, user_callbacks)
+        session = TrainingSession(run_dir.run, run_dir, data, engine, process_group, extras)
         _warn_of_changes(session, _manifest(path, data, engine))
-        progress, saved = _restore(session)
-        return _go_on(session, progress, saved)
+        progress, saved = restore(session)
+        return _fit_with_rollback(session, progress, saved)
+
+
+def _fit_with_rollback(session: TrainingSession, progress: Progress, saved: ResumeState) -> TrainResult:
+    """Train to the last step. After a non-finite step, continue from a checkpoint if the config says ``rollback``."""
+    initial_rows: Sequence[Mapping[str, Any]] = ()
+    while True:
+        try:
+            return fit(session, progress, saved, initial_rows)
+        except FailedStepError as error:
+            failed = error
+        progress, saved, row = roll_back(session, failed)
+        del failed  # its traceback holds the loader and the last batch
+        initial_rows = [row]
 
 
 @contextmanager
 def _open_as_main(
-    path: Path, moved: Path | None, run: RunConfig | None, ranks: ProcessGroup
+    path: Path, moved: Path | None, run: RunConfig | None, process_group: ProcessGroup
 ) -> Generator[tuple[RunDir, TokenizedDataset]]:
-    """The run's folder, held by this process and put in order, and its data."""
-    folder = RunDir.open(path)
-    data = _same_data(folder, moved)
-    with folder.lock():
-        if run is not None and run != folder.run:
-            _require_steps_to_go(folder, run)
-            folder = folder.with_config(run)
-        require_packages(folder.run.tracking)
-        if not (folder.path / "tokenizer").exists():  # killed between making the folder and keeping the tokenizer
-            folder.save_tokenizer(data.tokenizer)
-        ranks.broadcast("the folder is in order")
-        yield folder, data
-
-
-def _require_steps_to_go(folder: RunDir, run: RunConfig) -> None:
-    """Raises ConfigError where the run has gone further than it is now asked to go."""
-    taken = max(folder.steps(), default=0)
-    if isinstance(run.training.length, MaxSteps) and run.training.length.max_steps < taken:
-        raise ConfigError(
-            f"training.length.max_steps = {run.training.length.max_steps:,}, but {folder.path} has taken {taken:,} steps.",
-            hint=f"Give more than {taken:,}, or leave it out.",
-        )
+    """Lock the run directory and repair it; yield it with its dataset."""
+    run_dir = RunDir.open(path)
+    data = _open_same_data(run_dir, moved)
+    with run_dir.lock():
+        if run is not None and run != run_dir.run:
+            _require_length(run_dir, run)
+            run_dir = run_dir.with_config(run)
+        require_packages(run_dir.run.tracking)
+        if not (run_dir.path / "tokenizer").exists():  # killed after creating the directory
+            run_dir.save_tokenizer(data.tokenizer)
+        process_group.broadcast("run directory ready")
+        yield run_dir, data
 
 
 @contextmanager
 def _open_as_worker(
-    path: Path, moved: Path | None, run: RunConfig | None, ranks: ProcessGroup
+    path: Path, moved: Path | None, run: RunConfig | None, process_group: ProcessGroup
 ) -> Generator[tuple[RunDir, TokenizedDataset]]:
-    """The same for a process beside the first: once that has put the folder in order, it is only read."""
-    ranks.broadcast("")
-    folder = RunDir.open(path)
-    yield folder, _same_data(folder, moved)
+    """Wait until rank 0 has repaired the run directory; yield it, to be read only, with its dataset."""
+    process_group.broadcast("")
+    run_dir = RunDir.open(path)
+    yield run_dir, _open_same_data(run_dir, moved)
+
+
+def _require_length(run_dir: RunDir, run: RunConfig) -> None:
+    """Raise ConfigError if the new config ends before the latest checkpoint."""
+    latest = max(run_dir.steps(), default=0)
+    length = run.training.length
+    if isinstance(length, MaxSteps) and length.max_steps < latest:
+        raise ConfigError(
+            f"training.length.max_steps = {length.max_steps:,}, but {run_dir.path} has already taken {latest:,} steps.",
+            hint=f"Use more than {latest:,}, or omit it.",
+        )
 
 
 def _warn_of_changes(session: TrainingSession, now: Mapping[str, Any]) -> None:
-    """Say what differs from where the run began: the bits may, the course will not."""
-    folder = session.folder
-    differences = [d for d in compare_manifests(folder.manifest, now) if d.verdict == "warn"]
-    for difference in differences:
-        session.say(f"Not as when the run began: {difference}")
-
-
-def _restore(session: TrainingSession, *, due: bool = False) -> tuple[Progress, ResumeState]:
-    """Engine and progress from the newest good checkpoint; from the start where there is none yet.
-
-    ``due``: of those that ``checkpoint.every_steps`` asked for. Rows that were measured later are dropped: they will be
-    measured again.
-    """
-    loaded = _newest(session, due=due)
-    progress, saved = Progress(), dict[str, int | float | str]()
-    if loaded is None:
-        session.say("No checkpoint yet: the run begins again at step 0.")
-        session.engine.restore(initial_state(session.run))
-    else:
-        for remark in loaded.warnings:
-            session.say(remark)
-        saved = dict(loaded.checkpoint.progress)
-        session.engine.restore(loaded.checkpoint.state)
-        progress = _progress_of(saved, loaded.step)
-    if session.ranks.rank_info.is_main:
-        if progress.step < session.steps and not due:
-            _require_room(session.folder.path, session.run, there=len(session.folder.steps()))
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            truncate_after(session.folder.path / name, progress.step)
-    session.ranks.broadcast("the metrics end where the run goes on")
-    return progress, saved
-
-
-def _progress_of(saved: Mapping[str, int | float | str], step: int) -> Progress:
-    """What a checkpoint says of how far the run had come. Raises CheckpointError where it does not."""
-    if missing := [name for name in ("step", "sequences", "tokens") if name not in saved]:
-        raise CheckpointError(f"The checkpoint of step {step} does not say how far the run had come: no {missing[0]}.")
-    return Progress(
-        int(saved["step"]),
-        int(saved["sequences"]),
-        int(saved["tokens"]),
-        stream=str(saved.get("stream", "")),
-        rollbacks=int(saved.get("rollbacks", 0)),
-    )
-
-
-def initial_state(run: RunConfig) -> State:
-    """Of an engine that has taken no step."""
-    table = run.model.parameters()
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in state_spec(table, run.optimizer).items()}
-    return State(initial_weights(table, run.seed), zeros, {"step": 0, "updates": 0})
-
-
-def _newest(session: TrainingSession, *, due: bool) -> Loaded | None:
-    """The newest good checkpoint; the first process chooses it, and the others take the same."""
-    folder, ranks = session.folder, session.ranks
-    if ranks.rank_info.is_main:
-        loaded = latest_scheduled(folder) if due else load(folder, "latest") if folder.steps() else None
-        ranks.broadcast(str(loaded.step) if loaded else "")
-        return loaded
-    step = ranks.broadcast("")
-    return load(folder, int(step)) if step else None
-
-
-def resolve_config(run: RunConfig, prepared: TokenizedDataset) -> RunConfig:
-    """The run with its length in steps. Raises TokenizerError where an id would have no row in the embedding."""
-    ids, rows = prepared.tokenizer.vocab_size, run.model.vocab_size
-    if ids > rows:
-        raise TokenizerError(
-            f"The tokenizer has {ids:,} ids, the model only {rows:,} rows for them (model.vocab_size).",
-            hint=f"Set model.vocab_size={ids}, or prepare the data with a smaller tokenizer.",
+    """Print how environment and callbacks differ from the start of the run. Its bits can differ then."""
+    manifest = session.run_dir.manifest
+    for difference in compare_manifests(manifest, now):
+        if difference.verdict == "warn":
+            session.print(f"warning: the environment differs from the one the run started in: {difference}")
+    before, after = manifest.get("callbacks", []), _user_callbacks(session.extras).get("callbacks", [])
+    if before != after:
+        session.print(
+            f"warning: the run started with the callbacks [{', '.join(before)}] and resumes with [{', '.join(after)}]"
         )
-    length = run.training.length
-    if isinstance(length, Epochs):
-        windows = len(SequenceDataset(prepared.train, run.data.sequences, prepared.tokenizer.eos_id))
-        length = MaxSteps(max_steps=steps_for_sequences(run.training, math.ceil(windows * length.epochs)))
-    return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
 
 
-def _require_room(out: Path, run: RunConfig, *, there: int) -> None:
-    """Raises DiskFullError where all checkpoints of ``run`` there may be at once, beside ``there``, do not fit."""
-    # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
-    most = run.checkpoint.keep_last + 3
-    require_space(out, checkpoint_bytes(run) * max(most - there, 1))
-
-
-def checkpoint_bytes(run: RunConfig) -> int:
-    """Size of one checkpoint: weights and their moments in float32, and a little for the rest."""
-    table = run.model.parameters()
-    moments = sum(math.prod(shape) for shape in state_spec(table, run.optimizer).values())
-    return (count(table) + moments) * 4 + 100_000
-
-
-def _manifest(out: Path, prepared: TokenizedDataset, engine: Engine) -> dict[str, Any]:
+def _manifest(out: Path, dataset: TokenizedDataset, engine: engines.Engine) -> dict[str, Any]:
     return {
         "environment": environment() | engine.describe(),
-        "data": {"fingerprint": prepared.fingerprint, "folder": os.path.relpath(prepared.folder, out)},
-        "tokenizer": prepared.tokenizer.fingerprint,
+        "data": {"fingerprint": dataset.fingerprint, "folder": os.path.relpath(dataset.folder, out)},
+        "tokenizer": dataset.tokenizer.fingerprint,
     }
 
 
-def _same_data(folder: RunDir, moved: Path | None) -> TokenizedDataset:
-    """The data the run began with. Raises PreparedDataError where it is gone or has changed since."""
-    expected: Mapping[str, str] = folder.manifest.get("data", {})
+def _user_callbacks(extras: Extras) -> dict[str, list[str]]:
+    """Return the manifest's names of user callbacks, which are not part of the config but can affect the weights."""
+    names = [callback_name(callback) for callback in extras.user_callbacks]
+    return {"callbacks": names} if names else {}
+
+
+def _open_same_data(run_dir: RunDir, moved: Path | None) -> TokenizedDataset:
+    """Open the dataset that the run started with. Raise PreparedDataError if it is missing or has changed."""
+    expected: Mapping[str, str] = run_dir.manifest.get("data", {})
     if not {"folder", "fingerprint"} <= set(expected):
-        raise CheckpointError(f"The manifest of {folder.path} does not say which data the run learned from.")
-    prepared = open_dataset(moved or (folder.path / expected["folder"]).resolve(), full=True)
-    if prepared.fingerprint != expected["fingerprint"]:
+        raise CheckpointError(f"The manifest of {run_dir.path} does not name the dataset of the run.")
+    dataset = open_dataset(moved or (run_dir.path / expected["folder"]).resolve(), full=True)
+    if dataset.fingerprint != expected["fingerprint"]:
         raise PreparedDataError(
-            f"The data in {prepared.folder} is not what run {folder.path} began with "
-            f"(fingerprint {prepared.fingerprint[:12]}, then {expected['fingerprint'][:12]}).",
-            hint="Give the original folder with --data, or begin a new run.",
+            f"The dataset in {dataset.folder} is not the one that run {run_dir.path} started with "
+            f"(fingerprint {dataset.fingerprint[:12]} instead of {expected['fingerprint'][:12]}).",
+            hint="Give the original dataset with --data, or start a new run.",
         )
-    return prepared
-
-
-def _go_on(session: TrainingSession, progress: Progress, saved: ResumeState) -> TrainResult:
-    return fit_with_rollback(session, progress, saved, lambda: _restore(session, due=True))
+    return dataset

@@ -77,5 +77,5 @@ def train(
     ``should_prune(step, bits_per_byte)`` is called at each validation. Raises PrunedError, and the errors of training.
     """
     trial = PrunableTrial(should_prune, abandoned)
-    result = session.start_run(run, out, dataset, device=device, sinks=[trial], observers=[trial.after_step])
+    result = session.start_run(run, out, dataset, device=device, trackers=[trial], callbacks=[trial.after_step])
     return result.score.bits_per_byte

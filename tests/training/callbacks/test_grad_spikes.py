@@ -9,7 +9,7 @@ import pytest
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine_torch import TorchEngine
 from fabella.tracking.console import ConsoleTracker
-from fabella.training.callbacks.grad_spikes import ENOUGH, LATEST, GradNormSpikes
+from fabella.training.callbacks.grad_spikes import MIN_NORMS, WINDOW, GradNormSpikes
 from fabella.training.loop import Progress
 from fabella.training.run import start_run
 from tests.training import tiny
@@ -27,23 +27,25 @@ class Result:
 def told(norms: list[float], *, due: int = 10**6, stops: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """The rows of a run of these norms, saved and gone on with at each of ``stops``."""
     found: list[Any] = []
-    spikes = GradNormSpikes(5.0, found.append, [due])
+    spikes = GradNormSpikes(found.append, factor=5.0, row_steps=[due])
     for step, norm in enumerate(norms, start=1):
         spikes(Progress(step), Result(norm))
         if step in stops:
-            spikes = GradNormSpikes(5.0, found.append, [due], str(spikes.numbers()["gradient_norms"]))
-    spikes.check()
+            spikes = GradNormSpikes(
+                found.append, factor=5.0, row_steps=[due], norms=str(spikes.state()["gradient_norms"])
+            )
+    spikes.read_all()
     return found
 
 
-CALM = [1.0 + 0.1 * (step % 3) for step in range(ENOUGH)]
+CALM = [1.0 + 0.1 * (step % 3) for step in range(MIN_NORMS)]
 
 
 @pytest.mark.fault("D3", cases=1)
 def test_the_first_step_of_a_spike_is_told_with_what_is_usual() -> None:
     assert told([*CALM, 5.4, 5.6, 9.0, 1.0, 6.0]) == [
-        {"kind": "grad_spike", "step": ENOUGH + 2, "grad_norm": 5.6, "median": 1.1},
-        {"kind": "grad_spike", "step": ENOUGH + 5, "grad_norm": 6.0, "median": 1.1},
+        {"kind": "grad_spike", "step": MIN_NORMS + 2, "grad_norm": 5.6, "median": 1.1},
+        {"kind": "grad_spike", "step": MIN_NORMS + 5, "grad_norm": 6.0, "median": 1.1},
     ]
 
 
@@ -56,7 +58,7 @@ def test_a_step_that_was_left_out_has_no_norm() -> None:
     assert told([*CALM, *[0.0] * 60, 50.0])[0]["median"] == 1.1
 
 
-@pytest.mark.parametrize("stops", [(5,), (ENOUGH,), (ENOUGH + 2, ENOUGH + 3)], ids=str)
+@pytest.mark.parametrize("stops", [(5,), (MIN_NORMS,), (MIN_NORMS + 2, MIN_NORMS + 3)], ids=str)
 def test_saved_and_gone_on_with_it_tells_the_same(stops: tuple[int, ...]) -> None:
     random = np.random.default_rng(1)
     norms = [float(np.float32(norm)) for norm in np.exp(random.normal(0, 1.5, 200))]
@@ -64,12 +66,12 @@ def test_saved_and_gone_on_with_it_tells_the_same(stops: tuple[int, ...]) -> Non
 
 
 def test_no_result_is_read_before_a_row_is_due_but_none_is_forgotten() -> None:
-    results = [Result(1.0) for _ in range(LATEST + 1)]
-    spikes = GradNormSpikes(5.0, lambda row: None, [LATEST * 2])
+    results = [Result(1.0) for _ in range(WINDOW + 1)]
+    spikes = GradNormSpikes(lambda row: None, factor=5.0, row_steps=[WINDOW * 2])
     for step, result in enumerate(results[:-1], start=2):
         assert not any(result.readings for result in results)
         spikes(Progress(step), result)
-    assert [result.readings for result in results] == [1] * LATEST + [0]
+    assert [result.readings for result in results] == [1] * WINDOW + [0]
 
 
 @pytest.mark.fault("D3", cases=1)

@@ -51,13 +51,13 @@ def test_it_is_said_once_a_step_and_nothing_between_steps() -> None:
     for step in (5, 6):
         watchdog.step_started(Progress(step=step), RESULT)
         clock.now += SECONDS / 2
-        watchdog.look()
+        watchdog.check()
         assert len(said) == step - 5, "there is time yet"
         clock.now += SECONDS
-        watchdog.look()
-        watchdog.look()
+        watchdog.check()
+        watchdog.check()
         assert [words.split(": ")[0] for words in said[step - 5 :]] == [f"\nNo step for 0 seconds after step {step}"]
         watchdog.step_finished(Progress(step=step), RESULT)
         clock.now += 10 * SECONDS  # validating, say
-        watchdog.look()
+        watchdog.check()
         assert len(said) == step - 4

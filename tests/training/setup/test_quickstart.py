@@ -6,12 +6,12 @@ from fabella.config.training import MaxSteps
 from fabella.errors import ConfigError
 from fabella.run_config.files import load_config, preset
 from fabella.training.setup import quickstart
-from fabella.training.setup.quickstart import FEWEST, MachineSpeed, is_finished, quickstart_run
+from fabella.training.setup.quickstart import MIN_STEPS, MachineSpeed, is_finished, quickstart_run
 
 
 @pytest.mark.parametrize(
     ("seconds", "minutes", "steps"),
-    [(0.1, 2.0, 1080), (0.15, 2.0, 720), (0.1, 10.0, 5400), (5.0, 1.0, FEWEST), (1e-6, 60.0, 50_000)],
+    [(0.1, 2.0, 1080), (0.15, 2.0, 720), (0.1, 10.0, 5400), (5.0, 1.0, MIN_STEPS), (1e-6, 60.0, 50_000)],
 )
 def test_steps_fill_nine_tenths_of_the_time_within_bounds(seconds: float, minutes: float, steps: int) -> None:
     assert MachineSpeed(seconds).steps_in(minutes) == steps
@@ -25,12 +25,12 @@ def test_the_run_is_the_preset_with_as_many_steps_as_the_machine_takes(
     assert (run.name, run.model) == ("quickstart", preset("storybook-hybrid-1m").model)
     assert run.training.length == MaxSteps(max_steps=720)
     assert run.validation.every_steps == 90
-    assert capsys.readouterr().err == "150 ms a step: 720 steps, about 1:48.\n"
+    assert capsys.readouterr().err == "150 ms per step: 720 steps, about 1:48.\n"
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 1441, float("nan")])
 def test_no_time_at_all_is_refused(minutes: float) -> None:
-    with pytest.raises(ConfigError, match="is no time to train in"):
+    with pytest.raises(ConfigError, match="Cannot train for --minutes"):
         quickstart_run(minutes)
 
 

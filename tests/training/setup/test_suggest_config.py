@@ -37,9 +37,9 @@ def test_a_gpu_with_much_text_gets_a_larger_model() -> None:
 
 def test_the_choice_is_said_in_words() -> None:
     assert suggest_config(SOURCE, "mine", 1_100_000, gpu=False).reasons == {
-        "tokenizer": "1.1 MB of text: BPE with 1,024 ids.",
-        "model": "A CPU: a model of the shape of storybook-1m.",
-        "training": "1,646 steps of 2,304 tokens: the text about 10 times.",
+        "tokenizer": "1.1 MB of text: BPE with 1,024 tokens.",
+        "model": "CPU: a model with the shape of storybook-1m.",
+        "training": "1,646 steps of 2,304 tokens: about 10 epochs.",
     }
 
 

@@ -1,1 +1,1 @@
-"""Callbacks: metrics, validation, samples, checkpoints."""
+"""Callbacks of the training loop, one file each."""

@@ -1,4 +1,4 @@
-"""Gradients that are suddenly large: told of when they begin, measured at every step, and never waited for."""
+"""Detect spikes of the gradient norm."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -8,47 +8,54 @@ from fabella.engine.engine import StepResult
 from fabella.tracking.tracker import Row
 from fabella.training.loop import Progress
 
-LATEST = 64
-"""Norms that the median is of; also the most steps that go by on a GPU before they are looked at."""
-ENOUGH = 16
-"""Norms that make a median; in the very first steps they fall by themselves."""
+WINDOW = 64
+"""Number of norms in the median; also the maximum number of steps on a GPU whose results are unread."""
+MIN_NORMS = 16
+"""Norms needed for a median. In the first steps the norm falls quickly."""
 
 
 class GradNormSpikes:
-    """Reads the result of every step, some steps later, in order: the first observer to see that one has failed.
+    """Read the result of every step, in order and some steps later, so that training does not wait for the device.
 
-    A norm more than ``factor`` times the median of the latest is a spike; told of is the first of several in a row.
+    A norm above ``factor`` times the median of the latest norms is a spike. Only the first of consecutive spikes is
+    logged. This is the first callback that raises the error of a failed step.
     """
 
-    def __init__(self, factor: float, write: Callable[[Row], None], due: Iterable[int], norms: str = "") -> None:
-        """``due``: the steps between the rows that others write, so that rows come in order of their steps.
+    def __init__(
+        self, write: Callable[[Row], None], *, factor: float, row_steps: Iterable[int], norms: str = ""
+    ) -> None:
+        """``row_steps``: cadences of the other rows; results are read there, so that rows are in order of their steps.
 
-        ``norms``: as ``numbers`` gave them.
+        ``norms``: value of ``gradient_norms`` in ``state()``.
         """
-        self.factor, self.write, self.due = factor, write, tuple(due)
-        self._norms = deque((float(norm) for norm in norms.split()), maxlen=LATEST)
+        self.write, self.factor, self.row_steps = write, factor, tuple(row_steps)
+        self.last_read = 0
+        """Latest step whose result has been read"""
+        self._norms = deque((float(norm) for norm in norms.split()), maxlen=WINDOW)
         self._unread: list[tuple[int, StepResult]] = []
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         self._unread.append((progress.step, result))
-        if progress.step == 1 or len(self._unread) == LATEST or any(progress.step % every == 0 for every in self.due):
-            self.check()
+        due = any(progress.step % every == 0 for every in self.row_steps)
+        if progress.step == 1 or len(self._unread) == WINDOW or due:
+            self.read_all()
 
-    def check(self) -> None:
-        """Read what is unread. Raises NotFinite where a step has failed."""
+    def read_all(self) -> None:
+        """Read the unread results. Raise NonFiniteStepError if a step has failed."""
         for step, result in self._unread:
-            self._judge(step, result.read()["grad_norm"])
+            self._check(step, result.read()["grad_norm"])
+            self.last_read = step
         self._unread.clear()
 
-    def numbers(self) -> Mapping[str, float | str]:
-        """For a checkpoint."""
-        self.check()
+    def state(self) -> Mapping[str, float | str]:
+        """Return the values for a checkpoint."""
+        self.read_all()
         return {"gradient_norms": " ".join(str(norm) for norm in self._norms)}
 
-    def _judge(self, step: int, norm: float) -> None:
-        if norm == 0.0:  # the step was left out
+    def _check(self, step: int, norm: float) -> None:
+        if norm == 0.0:  # a skipped step
             return
-        usual = median(self._norms) if len(self._norms) >= ENOUGH else float("inf")
-        if norm > self.factor * usual >= self._norms[-1]:
-            self.write({"kind": "grad_spike", "step": step, "grad_norm": norm, "median": usual})
+        middle = median(self._norms) if len(self._norms) >= MIN_NORMS else float("inf")
+        if norm > self.factor * middle >= self._norms[-1]:
+            self.write({"kind": "grad_spike", "step": step, "grad_norm": norm, "median": middle})
         self._norms.append(float(f"{norm:.6g}"))

@@ -1,22 +1,40 @@
-"""Texts told while training, from the weights as they stand."""
+"""Generate sample completions during training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from fabella.engine.engine import Engine
+from fabella.engine.engine import Engine, StepResult
 from fabella.generation.generator import TextGenerator
 from fabella.generation.sampling import SamplingParams
 from fabella.run_config.run import RunConfig
 from fabella.tokenizers.tokenizer import Tokenizer
+from fabella.training.callbacks.metrics import Write
+from fabella.training.loop import Progress
+
+
+class GenerateSamples:
+    """Generate a completion of each prompt."""
+
+    def __init__(self, generate: Callable[[str], str], write: Write, *, prompts: Sequence[str], every: int) -> None:
+        self.generate, self.write, self.prompts, self.every = generate, write, prompts, every
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if progress.step % self.every:
+            return
+        for prompt in self.prompts:
+            completion = self.generate(prompt)
+            self.write({"kind": "sample", "step": progress.step, "prompt": prompt, "text": completion})
 
 
 def make_sampler(engine: Engine, tokenizer: Tokenizer, run: RunConfig) -> Callable[[str], str]:
-    """Prompt → how the model goes on, by ``run.samples``; the same prompt and weights give the same text."""
-    section = run.samples
-    sampling = SamplingParams(temperature=section.temperature, top_p=section.top_p, seed=run.seed)
+    """Return a function from a prompt to its completion. Same prompt and weights give the same completion."""
+    config = run.samples
+    params = SamplingParams(temperature=config.temperature, top_p=config.top_p, seed=run.seed)
 
-    def tell(prompt: str) -> str:
+    def generate(prompt: str) -> str:
         with engine.evaluating() as model:
-            teller = TextGenerator(model, tokenizer, config=run.model, sequences=run.data.sequences, engine=run.engine)
-            return teller.generate(prompt, sampling, max_tokens=section.max_tokens)[0].completion
+            generator = TextGenerator(
+                model, tokenizer, config=run.model, sequences=run.data.sequences, engine=run.engine
+            )
+            return generator.generate(prompt, params, max_tokens=config.max_tokens)[0].completion
 
-    return tell
+    return generate

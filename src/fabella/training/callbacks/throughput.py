@@ -1,81 +1,89 @@
-"""How fast a training goes, and what it waits for: measured at every step, told when it is logged."""
+"""Measure throughput and time spent waiting for data."""
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from fabella.data.batches import Batch
 from fabella.engine.engine import Engine, StepResult
 from fabella.models.flops import flops_per_token
+from fabella.runs.metrics_log import read_rows
 from fabella.training.loop import Progress
 
 PERCENTILES = (1, 50, 99)
 THROUGHPUT_KEYS = (
     "seconds",
     "tokens_per_second",
-    *(f"step_seconds_p{share}" for share in PERCENTILES),
+    *(f"step_seconds_p{percentile}" for percentile in PERCENTILES),
     "waiting_share",
     "flops_utilisation",
     "peak_flops",
     "peak_memory_bytes",
 )
-"""The values of a row that depend on the machine's pace; all others are the same in every repetition of a run."""
+"""Values of a row that depend on the speed of the machine; all others are the same in every repetition of a run."""
 
 
 class ThroughputMeter:
-    """Measures the steps between two readings. It is an observer, the first: whatever comes after is no part of a step.
+    """Measure the steps between two readings. Register it as the first callback: later ones are not part of a step.
 
-    Clocks that are set do not matter: all of them here only ever go forward.
+    All clocks are monotonic, so setting the system time does not matter.
     """
 
     def __init__(self, engine: Engine, length: int, seconds: float) -> None:
-        """``length``: of a window in tokens. ``seconds``: spent on this run by earlier processes."""
+        """``length``: tokens of a training sequence. ``seconds``: training time of earlier sessions of this run."""
         self.engine = engine
         self.flops_per_token = flops_per_token(engine.config, length)
         self.seconds = seconds
-        self.waited = 0.0
+        self.waiting_seconds = 0.0
         self._stopwatch = engine.stopwatch()
         self._last = (time.monotonic(), -1)
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches; a step begins when its batch is asked for."""
+        """Yield the same batches. A step starts when its batch is requested."""
         while True:
             self._stopwatch.start()
-            begin = time.monotonic()
+            start = time.monotonic()
             batch = next(batches, None)
             if batch is None:
                 return
-            self.waited += time.monotonic() - begin
+            self.waiting_seconds += time.monotonic() - start
             yield batch
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         self._stopwatch.stop()
 
     def read(self, tokens: int) -> dict[str, float]:
-        """The values named in TIMINGS, over the steps since the last reading; ``tokens``: learned so far in the run.
+        """Return the values of THROUGHPUT_KEYS over the steps since the last reading.
 
-        ``tokens_per_second`` and ``flops_utilisation`` (of ``peak_flops``) are over all the time that passed, with
-        validating and whatever else the loop did; padding is not counted. The first reading, which has warmed up,
-        gives neither.
+        ``tokens``: targets of the run so far. ``tokens_per_second`` and ``flops_utilisation`` (share of ``peak_flops``)
+        include the time of validation and all other callbacks, but no padding. Both are 0 in the first reading, which
+        includes the warm-up.
         """
         now = time.monotonic()
-        then, before = self._last
-        passed = max(now - then, 1e-9)
-        self.seconds += passed
-        pace = (tokens - before) / passed if before >= 0 else 0.0
+        last_time, last_tokens = self._last
+        elapsed = max(now - last_time, 1e-9)
+        self.seconds += elapsed
+        tokens_per_second = (tokens - last_tokens) / elapsed if last_tokens >= 0 else 0.0
         peak = self.engine.peak_flops()
         steps = self._stopwatch.read() or [0.0]
         values = (
             round(self.seconds, 3),
-            round(pace, 1),
-            *(round(float(np.percentile(steps, share)), 6) for share in PERCENTILES),
-            round(min(self.waited / passed, 1.0), 5),
-            round(pace * self.flops_per_token / peak, 4),
+            round(tokens_per_second, 1),
+            *(round(float(np.percentile(steps, percentile)), 6) for percentile in PERCENTILES),
+            round(min(self.waiting_seconds / elapsed, 1.0), 5),
+            round(tokens_per_second * self.flops_per_token / peak, 4),
             round(peak),
             self.engine.peak_memory(),
         )
-        self.waited = 0.0
-        # What the peak took to measure is no part of the next interval.
+        self.waiting_seconds = 0.0
+        # Measuring the peak takes time that is not part of the next interval.
         self._last = (time.monotonic(), tokens)
         return dict(zip(THROUGHPUT_KEYS, values, strict=True))
+
+
+def training_seconds(run_dir: Path) -> float:
+    """Return the training time that the metrics of a run report."""
+    rows = read_rows(run_dir / "metrics.jsonl")
+    return max((float(row.get("seconds", 0.0)) for row in rows), default=0.0)

@@ -1,4 +1,4 @@
-"""A training that hangs says where: what each of its threads is doing, once a step takes longer than any should."""
+"""Print the call stacks of all threads if a step takes too long."""
 
 import sys
 import threading
@@ -13,16 +13,14 @@ from fabella.tracking.console import print_status
 from fabella.training.loop import Progress
 
 CHECKS_PER_TIMEOUT = 20
-"""While a step has its time."""
-SHARE = 0.9
-"""Of the time that others wait for a process: it says where it hangs before they end."""
+TIMEOUT_SHARE = 0.9
+"""Share of the collective timeout: a rank that hangs prints its stacks before the other ranks give up."""
 
 
 class Watchdog:
-    """While the block lasts, a thread looks whether steps are taken. It says what it sees, and ends nothing.
+    """Report a step that exceeds its timeout, within the context; nothing is ended.
 
-    ``rest`` is to be the first observer and ``watch`` the last: a step is what lies between, from waiting for its batch
-    on. Validating, sampling and saving take as long as they take.
+    Register ``step_finished`` as the first callback and ``step_started`` as the last: other callbacks have no timeout.
     """
 
     def __init__(
@@ -33,12 +31,12 @@ class Watchdog:
         report: Callable[[str], None] = print_status,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``seconds``: that a step may take. ``step``: how many were taken before."""
+        """``seconds``: timeout of a step. ``step``: number of steps taken before."""
         self.seconds, self.place, self.report, self.clock = seconds, place, report, clock
         self._step = step
         self._since: float | None = None
-        self._told: float | None = None
-        self._over = threading.Event()
+        self._reported: float | None = None
+        self._finished = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
@@ -47,39 +45,39 @@ class Watchdog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._over.set()
+        self._finished.set()
         self._thread.join()
 
     def step_finished(self, progress: Progress, result: StepResult) -> None:
-        """The step is taken."""
+        """Stop the clock of a step."""
         self._since = None
 
     def step_started(self, progress: Progress, result: StepResult) -> None:
-        """The next one begins."""
+        """Start the clock of the next step."""
         self._step = progress.step
         self._since = self.clock()
 
-    def look(self) -> None:
-        """Say where the step hangs, if it takes too long: once a step."""
+    def check(self) -> None:
+        """Report the step if it exceeds its timeout, once."""
         since = self._since
-        if since is None or since == self._told or self.clock() - since <= self.seconds:
+        if since is None or since == self._reported or self.clock() - since <= self.seconds:
             return
-        self._told = since
-        who = f" in {self.place}" if self.place.world_size > 1 else ""
+        self._reported = since
+        rank = f" in {self.place}" if self.place.world_size > 1 else ""
         self.report(
-            f"\nNo step for {self.seconds:.0f} seconds after step {self._step:,}{who}: it may hang. Ctrl-C, twice, "
-            f"ends it; everything up to the newest checkpoint is saved. What its threads are doing:\n{_threads()}"
+            f"\nNo step for {self.seconds:.0f} seconds after step {self._step:,}{rank}: it may hang. Press "
+            f"Ctrl-C twice to end it; everything up to the latest checkpoint is saved. Call stacks:\n{_call_stacks()}"
         )
 
     def _run(self) -> None:
-        while not self._over.wait(self.seconds / CHECKS_PER_TIMEOUT):
-            self.look()
+        while not self._finished.wait(self.seconds / CHECKS_PER_TIMEOUT):
+            self.check()
 
 
-def _threads() -> str:
-    """The call stack of every thread but this one, innermost call last."""
+def _call_stacks() -> str:
+    """Return the call stacks of the other threads, innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate() if thread is not threading.current_thread()}
-    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage] - its documentation offers it for just this
+    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage] - documented for this purpose
     return "\n".join(
         f"{name}:\n{''.join(traceback.format_stack(frames[ident]))}" for ident, name in names.items() if ident in frames
     )

@@ -1,4 +1,4 @@
-"""The quickstart: the storybook, a tokenizer, and a small model trained for about so many minutes."""
+"""Config of the quickstart: a small story model, trained for a given number of minutes."""
 
 import time
 from dataclasses import dataclass
@@ -16,52 +16,52 @@ from fabella.tracking.console import duration, print_status
 from fabella.training.schedule import batch_size_at
 
 PRESET = "storybook-hybrid-1m"
-# The share of the time that goes into steps; the rest is validation, samples and saving (measured on two cores).
-SHARE_OF_STEPS = 0.9
-# Fewer steps than these tell nothing; a machine too slow or too busy for them takes longer than it was given.
-FEWEST, MOST = 200, 50_000
-# Stories fill about so much of their window; batches are padded to their longest only.
-FILLED = 0.85
-TRIALS = 6
+STEP_TIME_SHARE = 0.9
+"""Share of the time spent in training steps; the rest is validation, samples and saving (measured on two cores)."""
+MIN_STEPS, MAX_STEPS = 200, 50_000
+"""Limits of the number of steps. A slow machine exceeds the time rather than stop before the model learns anything."""
+MEAN_LENGTH_SHARE = 0.85
+"""Mean padded length of a batch of stories as a share of the sequence length."""
+TIMED_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class MachineSpeed:
-    """How fast this machine takes the preset's steps: seconds a step, measured."""
+    """Measured seconds of a training step of the preset on this machine."""
 
     seconds: float
 
     def steps_in(self, minutes: float) -> int:
-        """Steps that fit into ``minutes``, in tens."""
-        steps = int(minutes * 60 * SHARE_OF_STEPS / self.seconds) // 10 * 10
-        return min(max(steps, FEWEST), MOST)
+        """Return the number of steps that fit into ``minutes``, rounded down to tens."""
+        steps = int(minutes * 60 * STEP_TIME_SHARE / self.seconds) // 10 * 10
+        return min(max(steps, MIN_STEPS), MAX_STEPS)
 
 
 def measure_speed(run: RunConfig, *, device: str = "auto") -> MachineSpeed:
-    """Take a few steps on random ids with an engine that is thrown away. The fastest counts: others were disturbed."""
+    """Measure the fastest of a few steps on random token ids, with an engine of its own."""
     engine = engines.create_engine(run, device=device)
-    return MachineSpeed(min(_seconds_of_step(engine, run) for _ in range(TRIALS)))
+    return MachineSpeed(min(_seconds_of_step(engine, run) for _ in range(TIMED_STEPS)))
 
 
 def _seconds_of_step(engine: Engine, run: RunConfig) -> float:
-    shape = (batch_size_at(run.training, 0), round(run.data.sequences.length * FILLED))
+    shape = (batch_size_at(run.training, 0), round(run.data.sequences.length * MEAN_LENGTH_SHARE))
     ids = np.random.default_rng(0).integers(0, run.model.vocab_size, shape).astype(np.int32)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     engine.step(Batch(ids, ids), 0.0).read()
-    return time.perf_counter() - begin
+    return time.perf_counter() - start
 
 
 def quickstart_run(minutes: float, *, device: str = "auto") -> RunConfig:
-    """The quickstart's preset, with as many steps as this machine takes in ``minutes``.
+    """Return the quickstart preset with as many steps as this machine runs in ``minutes``.
 
-    Raises ConfigError for no time at all.
+    Raise ConfigError for a time that is not between 0 and 24 hours.
     """
     if not 0 < minutes <= 24 * 60:
-        raise ConfigError(f"--minutes {minutes:g} is no time to train in.", hint="Give more than 0 and at most 1440.")
+        raise ConfigError(f"Cannot train for --minutes {minutes:g}.", hint="Use more than 0 and at most 1440.")
     template = preset(PRESET)
-    pace = measure_speed(template, device=device)
-    steps = pace.steps_in(minutes)
-    print_status(f"{1000 * pace.seconds:,.0f} ms a step: {steps:,} steps, about {duration(steps * pace.seconds)}.")
+    speed = measure_speed(template, device=device)
+    steps = speed.steps_in(minutes)
+    print_status(f"{1000 * speed.seconds:,.0f} ms per step: {steps:,} steps, about {duration(steps * speed.seconds)}.")
     every = max(10, steps // 8)
     overrides = [
         f"training.length.max_steps={steps}",
@@ -73,6 +73,6 @@ def quickstart_run(minutes: float, *, device: str = "auto") -> RunConfig:
 
 
 def is_finished(run: RunConfig, step: int | None) -> bool:
-    """Whether a run whose newest checkpoint is of ``step`` has come to its end."""
-    assert isinstance(run.training.length, MaxSteps), "a saved run is resolved"
+    """Return whether a run whose latest checkpoint is that of ``step`` is finished."""
+    assert isinstance(run.training.length, MaxSteps), "the config of a saved run is resolved"
     return step is not None and step >= run.training.length.max_steps

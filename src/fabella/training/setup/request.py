@@ -24,17 +24,25 @@ from fabella.training.setup.suggest_config import suggest_config
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """What to train: ``what`` is a preset, a YAML file, or a text as it is (file, folder, glob, storybook, hub:…)."""
+    """Options of ``fabella train`` and ``fabella.train``."""
 
     what: str
+    """Preset, YAML file, or text source (file, directory, glob, storybook, hub:…)"""
     data: str = ""
-    """A source of text, or a folder that ``fabella prepare`` made; empty: the config's own source."""
+    """Text source or dataset directory; empty: the source of the config"""
     validation: str = ""
-    """A source of text to validate on; empty: the config's own, or a held-out share of ``data``."""
+    """Text source for validation; empty: that of the config, or a holdout of ``data``"""
     engine: str = ""
     steps: int = 0
-    """Optimizer steps; 0: the config's own length."""
+    """Training steps; 0: the length of the config"""
     overrides: Sequence[str] = field(default_factory=tuple)
+    out: Path | None = None
+    """Run directory; None: runs/NAME"""
+    prepared: Path = Path("prepared")
+    """Directory of prepared datasets"""
+    device: str = "auto"
+    resume: bool = False
+    """Resume the run if ``out`` already contains it"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""``fabella train my-stories.txt``: which tokenizer, model and length suit this text and this machine."""
+"""Suggest tokenizer, model and training length for a text and a machine: ``fabella train my-stories.txt``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,59 +10,60 @@ from fabella.run_config.files import preset, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.training.schedule import batch_size_at
 
-# On two cores storybook-1m takes about six steps a second: 6,000 are a quarter of an hour.
-FEWEST, MOST_ON_CPU, MOST_ON_GPU = 400, 6_000, 40_000
+MIN_STEPS, MAX_STEPS_CPU, MAX_STEPS_GPU = 400, 6_000, 40_000
+"""On two cores storybook-1m runs about six steps per second: 6,000 take a quarter of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class SuggestedConfig:
-    """A run that suits, and the reasons in sentences for people: section of the run → why it is as it is."""
+    """Suggested config and the reason for each section, as a sentence."""
 
     run: RunConfig
     reasons: Mapping[str, str]
 
     def reasons_for(self, run: RunConfig) -> tuple[str, ...]:
-        """The reasons that hold for ``run`` too: where a section was changed, nobody chose it for that reason."""
+        """Return the reasons for the sections that ``run`` has not changed."""
         changed = {section for section in self.reasons if getattr(run, section) != getattr(self.run, section)}
-        if run.data != self.run.data:  # how often a text is read depends on the text, and on the windows
+        if run.data != self.run.data:  # the number of epochs depends on the text and on the sequences
             changed.add("training")
         return tuple(sentence for section, sentence in self.reasons.items() if section not in changed)
 
 
 def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> SuggestedConfig:
-    """A run named ``name`` for a text of about ``text_bytes`` bytes.
+    """Return a config named ``name`` for a text of about ``text_bytes`` bytes.
 
-    The model is storybook-1m: what a CPU trains in minutes and every other program can read. With a GPU and enough text
-    (50 MB) it is Piny's shape.
-    The tokenizer's vocabulary grows with the text, so that each id is seen often enough to be learned. The text is
-    read about ten times, within 400 to 6,000 steps (40,000 on a GPU).
+    The model is storybook-1m, which a CPU trains in minutes and other programs can load; on a GPU with at least 50 MB
+    of text it is piny-37m. The vocabulary grows with the text, so that each token occurs often enough to be learned.
+    The length is about ten epochs, between 400 and 6,000 steps (40,000 on a GPU).
     """
     tokenizer = _tokenizer(text_bytes, gpu=gpu)
-    ids = tokenizer.vocab_size if isinstance(tokenizer, BPE) else 256
+    vocab_size = tokenizer.vocab_size if isinstance(tokenizer, BPE) else 256
     large = gpu and text_bytes >= 50_000_000
     template = preset("piny-37m" if large else "storybook-1m")
-    tokens = text_bytes / _bytes_per_token(ids)
+    tokens = text_bytes / _bytes_per_token(vocab_size)
     batch_tokens = batch_size_at(template.training, 0) * template.data.sequences.length
-    steps = int(min(max(10 * tokens / batch_tokens, FEWEST), MOST_ON_GPU if gpu else MOST_ON_CPU))
+    steps = int(min(max(10 * tokens / batch_tokens, MIN_STEPS), MAX_STEPS_GPU if gpu else MAX_STEPS_CPU))
     every = max(50, steps // 10)
     values: dict[str, Any] = template.model_dump(mode="json") | {
         "name": name,
         "about": {"description": f"Chosen for {name}."},
     }
     context = template.model.context_length
-    values["model"] |= {"vocab_size": ids}
+    values["model"] |= {"vocab_size": vocab_size}
     values["tokenizer"] = tokenizer.model_dump(mode="json")
     values["data"] |= {"source": source.model_dump(mode="json"), "validation": {"kind": "holdout", "fraction": 0.05}}
-    values["data"] |= {"sequences": {"kind": "packed", "length": context, "stride": context}}  # however long a text is
+    values["data"] |= {
+        "sequences": {"kind": "packed", "length": context, "stride": context}
+    }  # for documents of any length
     values["training"] |= {"length": MaxSteps(max_steps=steps).model_dump()}
     values["validation"] |= {"every_steps": every}
     values["checkpoint"] |= {"every_steps": every}
     values["samples"] |= {"every_steps": 2 * every, "prompts": [""]}
-    times = steps * batch_tokens / max(tokens, 1)
+    epochs = steps * batch_tokens / max(tokens, 1)
     reasons = {
-        "tokenizer": f"{text_bytes / 1e6:,.1f} MB of text: {_in_words(tokenizer)}.",
-        "model": f"{'A GPU' if gpu else 'A CPU'}: a model of the shape of {template.name}.",
-        "training": f"{steps:,} steps of {batch_tokens:,} tokens: the text about {times:.0f} times.",
+        "tokenizer": f"{text_bytes / 1e6:,.1f} MB of text: {_format_tokenizer(tokenizer)}.",
+        "model": f"{'GPU' if gpu else 'CPU'}: a model with the shape of {template.name}.",
+        "training": f"{steps:,} steps of {batch_tokens:,} tokens: about {epochs:.0f} epochs.",
     }
     return SuggestedConfig(validate_config(values), reasons)
 
@@ -77,10 +78,10 @@ def _tokenizer(text_bytes: int, *, gpu: bool) -> TokenizerConfig:
     return BPE(vocab_size=16_384 if gpu else 4096)
 
 
-def _bytes_per_token(ids: int) -> float:
-    """Measured on English stories with Fabella's own BPE; only an estimate of the length depends on it."""
-    return {256: 1.0, 1024: 2.9, 2048: 3.4, 4096: 3.8}.get(ids, 4.2)
+def _bytes_per_token(vocab_size: int) -> float:
+    """Return the mean bytes per token, measured on English stories with our own BPE; used for the length only."""
+    return {256: 1.0, 1024: 2.9, 2048: 3.4, 4096: 3.8}.get(vocab_size, 4.2)
 
 
-def _in_words(tokenizer: TokenizerConfig) -> str:
-    return f"BPE with {tokenizer.vocab_size:,} ids" if isinstance(tokenizer, BPE) else "too little for BPE, so bytes"
+def _format_tokenizer(tokenizer: TokenizerConfig) -> str:
+    return f"BPE with {tokenizer.vocab_size:,} tokens" if isinstance(tokenizer, BPE) else "too little for BPE, so bytes"

@@ -12,7 +12,8 @@ import torch
 from fabella.cli.main import run as fabella
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenizedDataset
-from fabella.engine.distributed.process_group import RankInfo
+from fabella.engine import engine as engines
+from fabella.engine.distributed.process_group import SingleProcess
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import CheckpointError, NonFiniteStepError, NumericsError
 from fabella.optim.registry import state_spec
@@ -20,11 +21,12 @@ from fabella.runs import failed_steps
 from fabella.runs.checkpoint import Checkpoint, load
 from fabella.runs.failed_steps import FailedStepRecord, save
 from fabella.runs.run_dir import RunDir
-from fabella.training import failed_step as module
-from fabella.training.callbacks import callbacks
-from fabella.training.failed_step import FailedStepRecorder, replay
-from fabella.training.loop import Progress
+from fabella.training.callbacks import checkpointing
+from fabella.training.loop import Progress, train
+from fabella.training.recovery import FailedStepRecorder
+from fabella.training.replay import replay
 from fabella.training.run import resume, start_run
+from fabella.training.session import TrainingSession
 from tests.training import tiny
 
 QUERY = "blocks.0.attention.query.weight"
@@ -55,7 +57,7 @@ def test_a_weight_that_is_nan_is_kept_and_found_again(
 ) -> None:
     with monkeypatch.context() as patch:
         poisoning(patch, at, QUERY)
-        with pytest.raises(NumericsError, match=rf"Step {at}: .* fabella train --replay .*step-{at:08d}") as error:
+        with pytest.raises(NumericsError, match=rf"Step {at}: .* fabella replay-step .*step-{at:08d}") as error:
             start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
     kept = tmp_path / "run" / "failures" / f"step-{at:08d}"
     again = replay(kept, device="cpu")
@@ -103,7 +105,7 @@ def rate(first: int, end: int) -> Any:
 def diverged(data: TokenizedDataset, out: Path) -> NumericsError:
     settings = ["optimizer.schedule=[]", "optimizer.weight_decay=0.0", "checkpoint.every_steps=1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fabella.training.fit.learning_rate", rate(3, 99))
+        patch.setattr("fabella.training.session.learning_rate", rate(3, 99))
         with pytest.raises(NumericsError) as error:
             start_run(tiny.run(*settings, steps=20), out, data, device="cpu")
     return error.value
@@ -127,21 +129,21 @@ def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_b
     place: str, number: float, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All else went well: the losses are finite and fall."""
-    taken, poisoned = callbacks.checkpoint_of, list[str]()
+    taken, poisoned = checkpointing.take_snapshot, list[str]()
 
-    def with_one(engine: Any, progress: Progress, known: Any) -> Checkpoint:
-        snapshot = taken(engine, progress, known)
+    def with_one(session: Any, progress: Progress, callback_state: Any) -> Checkpoint:
+        snapshot = taken(session, progress, callback_state)
         if progress.step == 6:
             arrays = dict(snapshot.state.optimizer_state if place == "last moment" else snapshot.state.weights)
             name = list(arrays)[0 if place == "first weight" else -1]
             arrays[name] = arrays[name].copy()
             arrays[name].flat[-1] = number
-            kind = "moments" if place == "last moment" else "weights"
+            kind = "optimizer_state" if place == "last moment" else "weights"
             snapshot = dataclasses.replace(snapshot, state=dataclasses.replace(snapshot.state, **{kind: arrays}))
             poisoned.append(name)
         return snapshot
 
-    monkeypatch.setattr(callbacks, "checkpoint_of", with_one)
+    monkeypatch.setattr(checkpointing, "take_snapshot", with_one)
     settings = ["checkpoint.every_steps=2", "validation.every_steps=2"]  # each validation is the best so far
     with pytest.raises(NumericsError) as error:
         start_run(tiny.run(*settings, steps=20), tmp_path / "run", data, device="cpu")
@@ -154,8 +156,10 @@ def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_b
 @pytest.mark.fault("D1", cases=1)
 def test_a_rate_far_too_high_ends_in_a_step_that_fails_again(data: TokenizedDataset, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fabella.training.fit.learning_rate", lambda section, step, steps: 1e39 if step == 2 else 1e-3)
-        with pytest.raises(NumericsError, match=r"Step 4: .* --replay"):
+        patch.setattr(
+            "fabella.training.session.learning_rate", lambda section, step, steps: 1e39 if step == 2 else 1e-3
+        )
+        with pytest.raises(NumericsError, match=r"Step 4: .* replay-step"):
             start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
     again = replay(tmp_path / "run" / "failures" / "step-00000004", device="cpu")
     assert again.error == again.before
@@ -163,11 +167,11 @@ def test_a_rate_far_too_high_ends_in_a_step_that_fails_again(data: TokenizedData
 
 
 def test_what_is_kept_is_what_the_engine_was_given(data: TokenizedDataset, tmp_path: Path) -> None:
-    engine = module.engines.create_engine(tiny.run(), device="cpu")
+    engine = engines.create_engine(tiny.run(), device="cpu")
     folder = RunDir.create(tmp_path / "run", tiny.run(), {})
     ids = np.arange(64, dtype=np.int32).reshape(2, 32)
     failure = FailedStepRecord(
-        7, dataclasses.replace(engine.state(), numbers={"step": 6}), Batch(ids, ids + 1), 1e-3, "Why."
+        7, dataclasses.replace(engine.state(), scalars={"step": 6}), Batch(ids, ids + 1), 1e-3, "Why."
     )
     table = tiny.run().model.parameters()
     read = failed_steps.read(save(folder, failure), table, state_spec(table, tiny.run().optimizer))
@@ -199,15 +203,33 @@ class Later:
         raise NonFiniteStepError("Step 1: later.", step=1)
 
 
-def test_an_error_that_shows_when_a_result_is_read_is_kept_as_well(tmp_path: Path) -> None:
-    folder = RunDir.create(tmp_path / "run", tiny.run(), {})
+def test_a_step_whose_error_appears_when_its_result_is_read_is_saved(data: TokenizedDataset, tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "run", tiny.run(), {})
     ids = np.arange(64, dtype=np.int32).reshape(2, 32)
-    learner: Any = FailedStepRecorder(
-        Later(module.engines.create_engine(tiny.run(), device="cpu")), folder, RankInfo(), Progress()
-    )  # pyright: ignore[reportArgumentType]
-    result = learner.step(Batch(ids, ids + 1), 1e-3)
-    with pytest.raises(NumericsError, match=r"later\. The step is kept in .*step-00000001"):
-        result.read()
+    engine: Any = Later(engines.create_engine(tiny.run(), device="cpu"))
+    recorder = FailedStepRecorder(
+        TrainingSession(tiny.run(), run_dir, data, engine, SingleProcess()), Progress(), lambda: 0
+    )
+    batches = recorder.watch(iter([Batch(ids, ids + 1), Batch(ids, ids)]))
+
+    def read_at_two(progress: Progress, result: Any) -> None:
+        if progress.step == 2:
+            result.read()
+
+    message = r"later\. The step is saved in .*step-00000001"
+    with pytest.raises(NumericsError, match=message), recorder.recording():
+        train(engine, batches, lambda step: 1e-3, [read_at_two], progress=Progress(), until=2)
+    saved = failed_steps.read(tmp_path / "run" / "failures" / "step-00000001", tiny.run().model.parameters())
+    assert np.array_equal(saved.batch.targets, ids + 1)
+
+
+def test_batches_whose_results_were_read_are_not_kept(data: TokenizedDataset, tmp_path: Path) -> None:
+    ids = np.zeros((2, 32), dtype=np.int32)
+    engine: Any = None
+    session = TrainingSession(tiny.run(), RunDir(tmp_path, tiny.run(), {}), data, engine, SingleProcess())
+    recorder = FailedStepRecorder(session, Progress(), lambda: recorder.progress.step - 1)
+    for _ in recorder.watch(Batch(ids, ids) for _ in range(5)):
+        assert len(recorder._unread) <= 2  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_folder_that_is_no_kept_step_is_refused(data: TokenizedDataset, tmp_path: Path) -> None:
@@ -224,9 +246,9 @@ def test_the_command_tells_what_happened(
         with pytest.raises(NumericsError):
             start_run(tiny.run(steps=4), tmp_path / "run", data, device="cpu")
     capsys.readouterr()
-    asked = ["train", "--replay", str(tmp_path / "run" / "failures" / "step-00000002"), "--device", "cpu"]
+    asked = ["replay-step", str(tmp_path / "run" / "failures" / "step-00000002"), "--device", "cpu"]
     assert fabella(asked) == 0
-    assert "It failed again, the same: Step 2: " in capsys.readouterr().out
+    assert "It failed again with the same error: Step 2: " in capsys.readouterr().out
     assert fabella([*asked, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["step"], told["happened"], told["module"]) == (2, True, "blocks.0.attention.query")

@@ -1,0 +1,111 @@
+"""Save checkpoints, and end the training where that is requested."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from shlex import quote
+
+from fabella.engine.engine import StepResult
+from fabella.errors import DiskFullError, TrainingInterrupted
+from fabella.runs.checkpoint import Checkpoint, save, set_best
+from fabella.runs.checkpoint_validation import require_finite
+from fabella.runs.run_dir import step_name
+from fabella.tracking.background import Worker
+from fabella.training.loop import Progress, StopTraining
+from fabella.training.session import TrainingSession
+from fabella.training.signals import SyncedSignals
+
+OPTIONAL_PROGRESS = {"stream", "rollbacks"}
+"""Fields of Progress that a checkpoint omits if they are empty."""
+
+CallbackState = Mapping[str, float | str]
+
+
+class CheckWorker:
+    """Raise the error of a background task on the training thread."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        self.worker.check()
+
+
+class SaveCheckpoint:
+    """Save at scheduled steps, at a new best loss, on request, and at the end. Then end the training if requested.
+
+    The snapshot is taken on the training thread and written on the worker's. Only one exists at a time: a save waits
+    until the previous one is on disk. A full disk ends the run; with ``checkpoint.on_disk_full: retry`` it is reported
+    and the save is repeated at the next step. At the last step it is an error in any case.
+    """
+
+    def __init__(
+        self,
+        session: TrainingSession,
+        signals: SyncedSignals,
+        worker: Worker,
+        *,
+        every: int,
+        is_best: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
+        callback_state: Callable[[], CallbackState] = dict,
+        flush_metrics: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``is_best``, ``should_stop``: about the current step. ``callback_state``: saved with the progress.
+
+        ``flush_metrics``: called before a checkpoint is written, because a resumed run needs its rows.
+        """
+        self.session, self.signals, self.worker, self.every = session, signals, worker, every
+        self.is_best, self.should_stop = is_best, should_stop
+        self.callback_state, self.flush_metrics = callback_state, flush_metrics
+        self._failed_save: DiskFullError | None = None
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        steps, stop_requested = self.session.steps, self.signals.stop_requested
+        last = progress.step == steps or self.should_stop()
+        scheduled = progress.step % self.every == 0 or last
+        if scheduled or self.is_best() or self.signals.save_requested or stop_requested:
+            result.read()  # raises if the step has failed, before anything is saved
+            self._save(progress)
+        if not last and not stop_requested:
+            return
+        self.worker.flush()
+        if self._failed_save:
+            raise self._failed_save
+        if last and progress.step < steps:
+            raise StopTraining
+        if not last:
+            raise TrainingInterrupted(
+                f"Stopped at step {progress.step:,} of {steps:,}; everything is saved.",
+                hint=f"Resume with: fabella resume {quote(str(self.session.run_dir.path))}",
+            )
+
+    def _save(self, progress: Progress) -> None:
+        self.signals.save_requested = False
+        self.worker.flush()
+        self._failed_save = None
+        snapshot = take_snapshot(self.session, progress, self.callback_state())
+        self.worker.submit(partial(self._write, progress.step, snapshot, best=self.is_best()))
+
+    def _write(self, step: int, snapshot: Checkpoint, *, best: bool) -> None:
+        run_dir = self.session.run_dir
+        require_finite({**snapshot.state.weights, **snapshot.state.optimizer_state}, where=step_name(step))
+        try:
+            self.flush_metrics()
+            save(run_dir, step, snapshot)
+            if best:
+                set_best(run_dir, step)
+        except DiskFullError as error:
+            if self.session.run.checkpoint.on_disk_full == "stop":
+                raise
+            self._failed_save = error
+            self.signals.retry_save()
+            self.session.print(f"Step {step:,} could not be saved; the next step will be: {error}")
+
+
+def take_snapshot(session: TrainingSession, progress: Progress, callback_state: CallbackState) -> Checkpoint:
+    """Return everything that a later process needs to resume exactly."""
+    values = {
+        name: value for name, value in dataclasses.asdict(progress).items() if value or name not in OPTIONAL_PROGRESS
+    }
+    return Checkpoint(state=session.engine.state(), progress={**values, **callback_state})

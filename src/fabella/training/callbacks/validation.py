@@ -1,0 +1,96 @@
+"""Validate during training, and stop a training whose validation loss no longer falls."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from shlex import quote
+from typing import Any
+
+from fabella.engine.engine import StepResult
+from fabella.errors import TrainingInterrupted
+from fabella.runs.metrics_log import read_rows
+from fabella.tracking.run_log import RunLog
+from fabella.training.callbacks.metrics import Write
+from fabella.training.eval_loss import EvalLoss, ValidationSplit
+from fabella.training.loop import Progress
+from fabella.training.session import TrainingSession
+
+
+class Validate:
+    """Measure the loss on the fixed validation subset."""
+
+    def __init__(self, measure: Callable[[], EvalLoss], write: Write, *, every: int, best: float = math.inf) -> None:
+        """``best``: lowest loss of earlier sessions."""
+        self.measure, self.write, self.every, self.best = measure, write, every, best
+        self.improved = False
+        """Whether the latest step was validated and is the best so far; ``SaveCheckpoint`` saves it then"""
+
+    def state(self) -> dict[str, float]:
+        """Return the values for a checkpoint."""
+        return {"best_loss": self.best} if math.isfinite(self.best) else {}
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        self.improved = False
+        if progress.step % self.every:
+            return
+        loss = self.measure()
+        self.improved = loss.loss < self.best
+        self.best = min(self.best, loss.loss)
+        self.write(loss_row("validation", progress.step, loss))
+
+
+class EarlyStop:
+    """Request the end of the training after ``patience`` validations without a new best loss; 0 disables it."""
+
+    def __init__(self, validate: Validate, *, patience: int, since_best: int = 0) -> None:
+        """``since_best``: validations after the best one, in earlier sessions. Register it after ``validate``."""
+        self.validate, self.patience, self.since_best = validate, patience, since_best
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the training must end after this step."""
+        return 0 < self.patience <= self.since_best
+
+    def state(self) -> dict[str, float]:
+        """Return the values for a checkpoint."""
+        return {"validations_since_best": self.since_best} if self.patience else {}
+
+    def message(self, step: int) -> str:
+        """Return the reason for stopping, as a sentence."""
+        return (
+            f"Stopped at step {step:,}: none of the last {self.since_best} validation losses was below "
+            f"{self.validate.best:.4f} (validation.early_stopping_patience). The best checkpoint is kept; "
+            "fabella generate loads it."
+        )
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if progress.step % self.validate.every == 0:
+            self.since_best = 0 if self.validate.improved else self.since_best + 1
+
+
+def loss_row(kind: str, step: int, loss: EvalLoss) -> dict[str, Any]:
+    """Return a loss as a row of metrics.jsonl."""
+    return {"kind": kind, "step": step, **dataclasses.asdict(loss), "perplexity": loss.perplexity}
+
+
+def measure_final_loss(
+    session: TrainingSession, progress: Progress, validation: ValidationSplit, log: RunLog
+) -> EvalLoss:
+    """Return the loss on the whole validation split, measured once a run and stored in its metrics."""
+    rows = [row for row in read_rows(session.run_dir.path / "metrics.jsonl") if row["kind"] == "final"]
+    if rows and rows[-1]["step"] == progress.step:
+        return EvalLoss(rows[-1]["loss"], rows[-1]["bits_per_byte"], rows[-1]["tokens"])
+    try:
+        final_loss = validation.loss()
+    except KeyboardInterrupt:
+        raise interrupted_before_final_loss(session, progress) from None
+    log.write_now(loss_row("final", progress.step, final_loss))
+    return final_loss
+
+
+def interrupted_before_final_loss(session: TrainingSession, progress: Progress) -> TrainingInterrupted:
+    """Return the error of a run that was stopped after its last step."""
+    return TrainingInterrupted(
+        f"Stopped after the last step, {progress.step:,}, before the final loss was measured; everything is saved.",
+        hint=f"Measure it with: fabella resume {quote(str(session.run_dir.path))}",
+    )

@@ -1,0 +1,77 @@
+"""A training session: the run, its data, its engine and its process group."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fabella.config.training import MaxSteps, RollBack
+from fabella.data.dataset import TokenizedDataset
+from fabella.engine.distributed.process_group import ProcessGroup
+from fabella.engine.engine import Engine
+from fabella.run_config.run import RunConfig
+from fabella.runs.run_dir import RunDir
+from fabella.tracking.console import print_status
+from fabella.tracking.tracker import Tracker
+from fabella.training.eval_loss import EvalLoss
+from fabella.training.loop import Callback, Progress, UserCallback
+from fabella.training.schedule import learning_rate
+
+ResumeState = Mapping[str, int | float | str]
+"""Progress and callback state of a checkpoint; empty for a run without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Trackers and callbacks in addition to those of the config."""
+
+    trackers: Sequence[Tracker] = ()
+    """Receive every row, on the background thread"""
+    callbacks: Sequence[Callback] = ()
+    """Called on the training thread, before the step is saved"""
+    user_callbacks: Sequence[UserCallback] = ()
+    """Those of ``fabella.train(..., callbacks=[...])``; the manifest has their names"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """Result of a finished run."""
+
+    folder: Path
+    """The run directory"""
+    progress: Progress
+    score: EvalLoss
+    """Loss on the whole validation split"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSession:
+    """Everything that training a run needs."""
+
+    run: RunConfig
+    run_dir: RunDir
+    dataset: TokenizedDataset
+    engine: Engine
+    process_group: ProcessGroup
+    extras: Extras = Extras()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is rank 0, which logs and saves."""
+        return self.process_group.rank_info.is_main
+
+    @property
+    def steps(self) -> int:
+        """Training steps of the whole run."""
+        assert isinstance(self.run.training.length, MaxSteps), "the config of a saved run is resolved"
+        return self.run.training.length.max_steps
+
+    def rate(self, step: int, rollbacks: int = 0) -> float:
+        """Return the learning rate of ``step`` (from 0), after so many rollbacks."""
+        policy = self.run.training.on_nonfinite
+        factor = policy.lr_factor**rollbacks if isinstance(policy, RollBack) else 1.0
+        return learning_rate(self.run.optimizer, step, self.steps) * factor
+
+    def print(self, text: str) -> None:
+        """Print a message, on rank 0 only."""
+        if self.is_main:
+            print_status(text)
