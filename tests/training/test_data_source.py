@@ -141,9 +141,8 @@ def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
     out = stopped(tmp_path, tmp_path / "run", prepare_data(of, tmp_path / "prepared", workers=1), 6)
     text = tmp_path / "mine.txt"
     text.write_text(text.read_text().replace("Tale 59.", "Tale x."))
-    with pytest.raises(
-        TextError, match=r"The text of mixture .* has changed since this run started\. Restore the original"
-    ):
+    message = r"The text of mixture .* has changed since this run started\. Restore the original"
+    with pytest.raises(TextError, match=message):
         resume(out)
     text.write_text(text.read_text().replace("Tale x.", "Tale 59."))
     resume(out)
@@ -186,8 +185,7 @@ def test_paths_of_a_streamed_run_hold_in_every_folder(tmp_path: Path, monkeypatc
 
 
 def test_a_stream_has_no_number_of_epochs() -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"training\.length\.epochs .* data\.mode\.kind = streaming .* set training\.length\.max_steps \(--steps\)",
-    ):
+    epochs = r"training\.length\.epochs .* data\.mode\.kind = streaming"
+    hint = r"training\.length\.max_steps \(--steps\)"
+    with pytest.raises(ConfigError, match=f"{epochs} .* set {hint}"):
         resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMED]))

@@ -52,9 +52,7 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     values["model"] |= {"vocab_size": vocab_size}
     values["tokenizer"] = tokenizer.model_dump(mode="json")
     values["data"] |= {"source": source.model_dump(mode="json"), "validation": {"kind": "holdout", "fraction": 0.05}}
-    values["data"] |= {
-        "sequences": {"kind": "packed", "length": context, "stride": context}
-    }  # for documents of any length
+    values["data"] |= {"sequences": {"kind": "packed", "length": context, "stride": context}}  # any document length
     values["training"] |= {"length": MaxSteps(max_steps=steps).model_dump()}
     values["validation"] |= {"every_steps": every}
     values["checkpoint"] |= {"every_steps": every}
