@@ -19,22 +19,22 @@ from tests.data.samples import split
 
 
 @pytest.fixture
-def windows(tmp_path: Path) -> SequenceDataset:
+def dataset(tmp_path: Path) -> SequenceDataset:
     return SequenceDataset(split(tmp_path / "train", [40] * 20), Packed(length=10, stride=5), 0)
 
 
 def threads() -> int:
-    return sum(thread.name.startswith("fabella-feed") for thread in threading.enumerate())
+    return sum(thread.name.startswith("fabella-loader") for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 4, 50])
-def test_batches_follow_the_sampler(windows: SequenceDataset, ahead: int) -> None:
-    order, sizes = PermutationSampler(len(windows), 1), [3, 1, 7, 200, 2]
-    with prefetch_loader(windows, order, 5, iter(sizes), ahead) as batches:
+@pytest.mark.parametrize("prefetch", [1, 2, 4, 50])
+def test_batches_follow_the_sampler(dataset: SequenceDataset, prefetch: int) -> None:
+    sampler, sizes = PermutationSampler(len(dataset), 1), [3, 1, 7, 200, 2]
+    with prefetch_loader(dataset, sampler, 5, iter(sizes), prefetch) as batches:
         made = list(batches)
     position = 5
     for batch, size in zip(made, sizes, strict=True):
-        expected = windows.batch(order.sequences(position, position + size))
+        expected = dataset.batch(sampler.sequences(position, position + size))
         np.testing.assert_array_equal(batch.tokens, expected.tokens)
         np.testing.assert_array_equal(batch.targets, expected.targets)
         position += size
@@ -42,41 +42,41 @@ def test_batches_follow_the_sampler(windows: SequenceDataset, ahead: int) -> Non
 
 
 @pytest.mark.fault("B10", cases=40)
-def test_a_loader_resumes_exactly_at_any_batch(windows: SequenceDataset) -> None:
-    order = PermutationSampler(len(windows), 2)
-    with prefetch_loader(windows, order, 0, itertools.repeat(11, 40)) as batches:
-        straight = [batch.tokens.tobytes() for batch in batches]
-    for begun in range(40):
-        with prefetch_loader(windows, order, 11 * begun, itertools.repeat(11, 40 - begun)) as batches:
-            assert [batch.tokens.tobytes() for batch in batches] == straight[begun:]
+def test_a_loader_resumes_exactly_at_any_batch(dataset: SequenceDataset) -> None:
+    sampler = PermutationSampler(len(dataset), 2)
+    with prefetch_loader(dataset, sampler, 0, itertools.repeat(11, 40)) as batches:
+        uninterrupted = [batch.tokens.tobytes() for batch in batches]
+    for start in range(40):
+        with prefetch_loader(dataset, sampler, 11 * start, itertools.repeat(11, 40 - start)) as batches:
+            assert [batch.tokens.tobytes() for batch in batches] == uninterrupted[start:]
 
 
 class Counted(SequenceDataset):
     """Sequences that count their batches, and fail at one of them."""
 
-    def __init__(self, windows: SequenceDataset, fails_at: int = -1) -> None:
-        self.windows, self.fails_at, self.made = windows, fails_at, 0
+    def __init__(self, dataset: SequenceDataset, fails_at: int = -1) -> None:
+        self.dataset, self.fails_at, self.made = dataset, fails_at, 0
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.dataset)
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         self.made += 1
         if self.made == self.fails_at:
             raise PreparedDataError("train/shard-00000.npy, offset 7: id 999 is outside of the vocabulary.")
-        return self.windows.batch(indices)
+        return self.dataset.batch(indices)
 
 
-def test_the_number_of_prefetched_batches_is_bounded(windows: SequenceDataset) -> None:
-    counted = Counted(windows)
-    with prefetch_loader(counted, PermutationSampler(len(windows), 1), 0, itertools.repeat(1), prefetch=3) as batches:
+def test_the_number_of_prefetched_batches_is_bounded(dataset: SequenceDataset) -> None:
+    counted = Counted(dataset)
+    with prefetch_loader(counted, PermutationSampler(len(dataset), 1), 0, itertools.repeat(1), prefetch=3) as batches:
         for _ in range(10):
             next(batches)
     assert 10 <= counted.made <= 13
 
 
-def test_an_error_on_the_thread_is_raised_in_its_place(windows: SequenceDataset) -> None:
-    batches = prefetch_loader(Counted(windows, fails_at=3), PermutationSampler(len(windows), 1), 0, itertools.repeat(1))
+def test_an_error_on_the_thread_is_raised_in_its_place(dataset: SequenceDataset) -> None:
+    batches = prefetch_loader(Counted(dataset, fails_at=3), PermutationSampler(len(dataset), 1), 0, itertools.repeat(1))
     next(batches)
     next(batches)
     with pytest.raises(PreparedDataError, match="offset 7: id 999"):
@@ -86,8 +86,8 @@ def test_an_error_on_the_thread_is_raised_in_its_place(windows: SequenceDataset)
     assert threads() == 0
 
 
-def test_a_closed_loader_has_no_thread_and_no_batches(windows: SequenceDataset) -> None:
-    batches = prefetch_loader(windows, PermutationSampler(len(windows), 1), 0, itertools.repeat(1))
+def test_a_closed_loader_has_no_thread_and_no_batches(dataset: SequenceDataset) -> None:
+    batches = prefetch_loader(dataset, PermutationSampler(len(dataset), 1), 0, itertools.repeat(1))
     next(batches)
     batches.close()
     batches.close()
@@ -95,11 +95,11 @@ def test_a_closed_loader_has_no_thread_and_no_batches(windows: SequenceDataset) 
     assert list(batches) == []
 
 
-def test_an_error_of_the_sizes_is_not_lost(windows: SequenceDataset) -> None:
+def test_an_error_of_the_sizes_is_not_lost(dataset: SequenceDataset) -> None:
     def sizes() -> Iterator[int]:
         yield from (1, 1)
         raise ValueError("no schedule")
 
     with pytest.raises(ValueError, match="no schedule"):
-        prefetch_loader(windows, PermutationSampler(len(windows), 1), 0, sizes())
+        prefetch_loader(dataset, PermutationSampler(len(dataset), 1), 0, sizes())
     assert threads() == 0

@@ -13,8 +13,8 @@ positions = st.integers(0, 200)
 
 @given(n=st.integers(1, 60), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 10**6))
 def test_every_epoch_has_every_sequence_once(n: int, seed: int, epoch: int) -> None:
-    windows = PermutationSampler(n, seed).sequences(epoch * n, (epoch + 1) * n)
-    assert sorted(windows) == list(range(n))
+    sequences = PermutationSampler(n, seed).sequences(epoch * n, (epoch + 1) * n)
+    assert sorted(sequences) == list(range(n))
 
 
 def test_epochs_and_seeds_have_different_orders() -> None:

@@ -36,8 +36,8 @@ class Folders:
         return self.base / str(self.count)
 
 
-def every(windows: SequenceDataset) -> Batch:
-    return windows.batch(np.arange(len(windows)))
+def every(dataset: SequenceDataset) -> Batch:
+    return dataset.batch(np.arange(len(dataset)))
 
 
 @given(lengths=lengths, length=st.integers(1, 40), stride=st.integers(1, 40), shard=st.integers(10, 80))
@@ -51,10 +51,10 @@ def test_packed_sequences_are_cut_at_the_stride(
         with pytest.raises(DataError):
             SequenceDataset(of, Packed(length=length, stride=stride), END)
         return
-    windows = SequenceDataset(of, Packed(length=length, stride=stride), END)
+    dataset = SequenceDataset(of, Packed(length=length, stride=stride), END)
     starts = [start for start in range(0, of.tokens, stride) if start + length + 1 <= of.tokens]
-    assert len(windows) == len(starts)
-    batch = every(windows)
+    assert len(dataset) == len(starts)
+    batch = every(dataset)
     np.testing.assert_array_equal(batch.tokens, [ids[s : s + length] for s in starts])
     np.testing.assert_array_equal(batch.targets, [ids[s + 1 : s + length + 1] for s in starts])
 
@@ -89,30 +89,30 @@ def test_eos_is_predicted_unless_the_document_was_cut(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_padded_to_its_longest_sequence(tmp_path: Path) -> None:
-    windows = SequenceDataset(split(tmp_path / "a", [5, 9, 3]), Padded(length=100), END)
-    assert windows.batch(np.array([0, 2])).tokens.shape == (2, 5)
+    dataset = SequenceDataset(split(tmp_path / "a", [5, 9, 3]), Padded(length=100), END)
+    assert dataset.batch(np.array([0, 2])).tokens.shape == (2, 5)
 
 
 @given(indices=st.lists(st.integers(0, 8), min_size=1, max_size=20))
 def test_sequences_are_returned_as_requested_whatever_the_batch(folders: Folders, indices: list[int]) -> None:
     for section in (Packed(length=7, stride=5), Padded(length=7)):
-        windows = SequenceDataset(split(folders.new(), [11, 2, 8, 30, 4, 6, 9, 3, 12]), section, END)
-        together = windows.batch(np.array(indices))
+        dataset = SequenceDataset(split(folders.new(), [11, 2, 8, 30, 4, 6, 9, 3, 12]), section, END)
+        joint = dataset.batch(np.array(indices))
         for row, index in enumerate(indices):
-            alone = windows.batch(np.array([index]))
-            np.testing.assert_array_equal(together.tokens[row, : alone.tokens.shape[1]], alone.tokens[0])
-            np.testing.assert_array_equal(together.targets[row, : alone.targets.shape[1]], alone.targets[0])
+            single = dataset.batch(np.array([index]))
+            np.testing.assert_array_equal(joint.tokens[row, : single.tokens.shape[1]], single.tokens[0])
+            np.testing.assert_array_equal(joint.targets[row, : single.targets.shape[1]], single.targets[0])
 
 
-@pytest.mark.parametrize(("tokens", "windows"), [(185_517_137, 724_675), (20_613_016, 80_518)])
+@pytest.mark.parametrize(("tokens", "count"), [(185_517_137, 724_675), (20_613_016, 80_518)])
 def test_the_number_of_sequences_equals_the_published_one(
-    tokens: int, windows: int, monkeypatch: pytest.MonkeyPatch
+    tokens: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gpt2-92m: sequences of 512 with stride 256."""
     record = SplitRecord.model_construct(documents=1, tokens=tokens, bytes=0, shards=())
     monkeypatch.setattr(Split, "__init__", lambda self, record: setattr(self, "tokens", record.tokens))
     of = Split(record)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    assert len(SequenceDataset(of, Packed(length=512, stride=256), END)) == windows
+    assert len(SequenceDataset(of, Packed(length=512, stride=256), END)) == count
 
 
 def test_too_little_text_is_an_error_with_the_needed_size(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Hub without a network: a module ``datasets`` in a directory, which reads ``NAME/*.jsonl`` next to it.
 
-It keeps the interface of the library, positions of streamed rows included, and can be told to break.
+It keeps the interface of the library, positions of streamed rows included, and can be made to break.
 """
 
 import json

@@ -39,12 +39,12 @@ class DatasetsError(Exception):
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Fake library; ``asked`` are the arguments of its call, ``answer`` is its result."""
+    """Fake library; ``arguments`` are the arguments of its call, ``answer`` is its result."""
     module = ModuleType("datasets")
-    fake = SimpleNamespace(asked=None, answer=Rows(ROWS))
+    fake = SimpleNamespace(arguments=None, answer=Rows(ROWS))
 
     def load_dataset(*arguments: Any, **options: Any) -> Rows:
-        fake.asked = (arguments, options)
+        fake.arguments = (arguments, options)
         if isinstance(fake.answer, Exception):
             raise fake.answer
         return fake.answer
@@ -57,19 +57,19 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_every_part_of_the_name_is_requested(library: SimpleNamespace) -> None:
     list(documents(TINY, DecodePolicy()))
-    assert library.asked == (
+    assert library.arguments == (
         ("roneneldan/TinyStories", "en"),
         {"split": "validation", "revision": "abc", "streaming": False},
     )
     list(documents(HubSource(name="tiny"), DecodePolicy()))
-    assert library.asked == (("tiny", None), {"split": "train", "revision": None, "streaming": True})
+    assert library.arguments == (("tiny", None), {"split": "train", "revision": None, "streaming": True})
 
 
 def test_each_rows_text_is_a_document(library: SimpleNamespace) -> None:
-    reading = DecodePolicy()
-    assert list(documents(TINY, reading)) == ["One fox.\n", "Two foxes."]
-    assert reading.notes.empty == 1
-    assert "detected text column of roneneldan/TinyStories: text (2 documents)" in reading.notes.messages()
+    policy = DecodePolicy()
+    assert list(documents(TINY, policy)) == ["One fox.\n", "Two foxes."]
+    assert policy.notes.empty == 1
+    assert "detected text column of roneneldan/TinyStories: text (2 documents)" in policy.notes.messages()
 
 
 def test_a_named_column_is_the_only_one_read(library: SimpleNamespace) -> None:

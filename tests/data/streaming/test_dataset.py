@@ -50,14 +50,14 @@ def text(folder: Path, name: str, count: int) -> FilesSource:
 
 def streamed(
     source: Source,
-    windows: Packed | Padded = CHAINED,
+    sequences_config: Packed | Padded = CHAINED,
     validation: Holdout | ValidationSource = HALF,
     *,
     rows: int = 10,
     sequences: int = 7,
 ) -> DataConfig:
-    reading = Streaming(document_shuffle_buffer=rows, sequence_shuffle_buffer=sequences, tokenizer_sample_bytes=30_000)
-    return DataConfig(source=source, validation=validation, sequences=windows, mode=reading)
+    mode = Streaming(document_shuffle_buffer=rows, sequence_shuffle_buffer=sequences, tokenizer_sample_bytes=30_000)
+    return DataConfig(source=source, validation=validation, sequences=sequences_config, mode=mode)
 
 
 def mixed(folder: Path) -> MixtureSource:
@@ -69,9 +69,9 @@ def mixed(folder: Path) -> MixtureSource:
     return MixtureSource(parts=parts)
 
 
-def told(stream: StreamingDataset, windows: int) -> list[str]:
+def texts_of(stream: StreamingDataset, count: int) -> list[str]:
     """Return the texts of sequences of one document each."""
-    batch = stream.batch(windows)
+    batch = stream.batch(count)
     return [BYTES.decode([id_ for id_ in row.tolist() if id_ not in (-100, BYTES.eos_id)]) for row in batch.targets]
 
 
@@ -81,7 +81,7 @@ def test_each_epoch_returns_every_training_document_once(tmp_path: Path) -> None
     data = streamed(source, WHOLE, ValidationSource(source=other), sequences=1)
     stream = StreamingDataset(data, BYTES, 1)
     held_out, everything = set(documents(other)), set(documents(source))
-    epochs = [told(stream, 160) for _ in range(3)]
+    epochs = [texts_of(stream, 160) for _ in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [sorted(everything - held_out)] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
@@ -102,16 +102,18 @@ def test_batch_sizes_do_not_change_the_order_of_sequences(tmp_path: Path) -> Non
 
 
 def test_documents_are_mixed_by_weight_whatever_the_lengths_of_the_sources(tmp_path: Path) -> None:
-    names = [text.split(" ")[0] for text in told(StreamingDataset(streamed(mixed(tmp_path), WHOLE), BYTES, 1), 3000)]
+    names = [
+        text.split(" ")[0] for text in texts_of(StreamingDataset(streamed(mixed(tmp_path), WHOLE), BYTES, 1), 3000)
+    ]
     counts = Counter(names)
     assert abs(counts["large.txt"] - 1500) < 150
     assert abs(counts["small.txt"] - 500) < 120
 
 
-@pytest.mark.parametrize("windows", [Packed(length=256, stride=200), WHOLE], ids=["chained", "documents"])
+@pytest.mark.parametrize("sequences_config", [Packed(length=256, stride=200), WHOLE], ids=["chained", "documents"])
 @pytest.mark.fault("B10", cases=240)
 def test_resuming_after_every_batch_of_several_epochs_changes_nothing(
-    windows: Packed | Padded, tmp_path: Path, hub: LocalHub
+    sequences_config: Packed | Padded, tmp_path: Path, hub: LocalHub
 ) -> None:
     source = MixtureSource(
         parts=(
@@ -121,7 +123,7 @@ def test_resuming_after_every_batch_of_several_epochs_changes_nothing(
             WeightedSource(weight=1.0, source=StorybookSource(stories=12)),
         )
     )
-    data = streamed(source, windows, Holdout(fraction=0.2))
+    data = streamed(source, sequences_config, Holdout(fraction=0.2))
     stream = StreamingDataset(data, BYTES, 3)
     sizes = list(itertools.islice(itertools.cycle((3, 5, 1)), 120))
     straight = [stream.batch(size) for size in sizes]

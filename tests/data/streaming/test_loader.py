@@ -28,8 +28,8 @@ STORIES = StorybookSource(stories=40)
 
 
 def streamed(source: Source = STORIES, **settings: float) -> DataConfig:
-    reading = Streaming(document_shuffle_buffer=10, sequence_shuffle_buffer=7, **settings)  # pyright: ignore[reportArgumentType]
-    return DataConfig(source=source, validation=FIFTH, sequences=SEQUENCES, mode=reading)
+    mode = Streaming(document_shuffle_buffer=10, sequence_shuffle_buffer=7, **settings)  # pyright: ignore[reportArgumentType]
+    return DataConfig(source=source, validation=FIFTH, sequences=SEQUENCES, mode=mode)
 
 
 @pytest.fixture

@@ -44,10 +44,10 @@ def stream(folder: Path, section: Packed | Padded) -> tuple[SequencePacker, Sequ
 
 @pytest.mark.parametrize("section", [*SECTIONS, *DOCUMENTS], ids=str)
 def test_sequences_and_batches_equal_those_of_a_dataset_on_disk(section: Packed | Padded, tmp_path: Path) -> None:
-    cut, windows = stream(tmp_path, section)
-    for start in range(0, len(windows), 3):
-        indices = np.arange(start, min(start + 3, len(windows)))
-        expected = windows.batch(indices)
+    cut, dataset = stream(tmp_path, section)
+    for start in range(0, len(dataset), 3):
+        indices = np.arange(start, min(start + 3, len(dataset)))
+        expected = dataset.batch(indices)
         batch = cut.batch([cut.next_item() for _ in indices], "here")
         np.testing.assert_array_equal(batch.tokens, expected.tokens)
         np.testing.assert_array_equal(batch.targets, expected.targets)

@@ -52,9 +52,9 @@ def test_each_epoch_returns_every_document_once_in_another_order(folder: Path) -
 
 def test_held_out_documents_are_never_returned(folder: Path) -> None:
     source, everything = reader(folder, rule=HashSplit(0.5)), reader(folder)
-    kept, all_of_them = epoch(source), epoch(everything)
-    assert 0 < len(kept) < len(all_of_them)
-    assert set(epoch(source)) == set(kept)
+    training, all_of_them = epoch(source), epoch(everything)
+    assert 0 < len(training) < len(all_of_them)
+    assert set(epoch(source)) == set(training)
 
 
 @pytest.mark.fault("B10", cases=29)

@@ -36,11 +36,11 @@ class Reader(Protocol):
 
 def all_readers() -> dict[str, Reader]:
     """Return suffix → reader for every reader of the package."""
-    found: dict[str, Reader] = {}
+    by_suffix: dict[str, Reader] = {}
     for module in pkgutil.iter_modules(readers.__path__):
         reader: Reader = importlib.import_module(f"{readers.__name__}.{module.name}")  # pyright: ignore
-        found.update(dict.fromkeys(getattr(reader, "SUFFIXES", ()), reader))
-    return found
+        by_suffix.update(dict.fromkeys(getattr(reader, "SUFFIXES", ()), reader))
+    return by_suffix
 
 
 def reader_for(path: Path, known: Mapping[str, Reader] | None = None) -> Reader:
