@@ -60,7 +60,8 @@ class DecodePolicy:
         self.bad_lines += 1
         if self.bad_lines > self.max_bad_lines:
             budget = f" It exceeds max_bad_lines = {self.max_bad_lines}." if self.max_bad_lines else ""
-            hint = f"Repair it, or skip such lines: --max-bad-lines {max(10, 10 * self.max_bad_lines)}."
+            limit = max(10, 10 * self.max_bad_lines)
+            hint = f"Repair it, or skip such lines: data.max_bad_lines={limit} (prepare: --max-bad-lines {limit})."
             raise TextError(f"{where}: {reason}{budget}", hint=hint)
         self.notes.bad_lines += 1
         self.notes.add_example(f"{where}: {reason}")
