@@ -219,7 +219,7 @@ def test_a_step_that_is_not_finite_names_a_tensor_and_leaves_the_weights(place: 
     poisoned[place].flat[0] = np.nan
     engine.restore(dataclasses.replace(state, weights=poisoned))
     every_id = Batch(np.arange(64, dtype=np.int32).reshape(4, 16), np.arange(64, dtype=np.int32).reshape(4, 16))
-    with pytest.raises(NumericsError, match=r"the gradient of .* is not finite\. The weights were left as they were"):
+    with pytest.raises(NumericsError, match=r"the gradient of .* is not finite\. The weights did not change"):
         engine.step(every_id, 1e-2)
     after = engine.state()
     for name, array in poisoned.items():
@@ -244,7 +244,7 @@ def test_no_step_is_taken_after_one_that_failed_where_nobody_looks_at_once(monke
 
 def test_a_batch_without_a_target_is_refused() -> None:
     empty = Batch(batch().tokens, np.full((8, 12), IGNORE, dtype=np.int32))
-    with pytest.raises(ConfigError, match="no token to learn from"):
+    with pytest.raises(ConfigError, match="A batch has no targets"):
         create_engine(run()).step(empty, 1e-3)
 
 
@@ -256,14 +256,14 @@ def test_weights_of_another_model_are_refused() -> None:
 
 def test_a_state_without_moments_is_refused() -> None:
     engine = create_engine(run())
-    with pytest.raises(CheckpointError, match=r"The state lacks \['first\."):
+    with pytest.raises(CheckpointError, match=r"Checkpoint has no optimizer state for first\."):
         engine.restore(dataclasses.replace(engine.state(), optimizer_state={}))
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"Device 'quantum' is not there. Choose from: auto, .*cpu"):
+    with pytest.raises(ConfigError, match=r"Unknown device 'quantum'. Choose from: auto, .*cpu"):
         create_engine(run(), device="quantum")
-    with pytest.raises(ConfigError, match="9 devices are more than the 1 of this machine"):
+    with pytest.raises(ConfigError, match="Cannot use 9 devices: this machine has 1"):
         pick_devices("cpu", 9)
 
 
@@ -280,7 +280,7 @@ def test_half_precision_on_a_cpu_is_float32_and_says_so() -> None:
 def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)
     monkeypatch.delitem(sys.modules, "fabella.engine.engine_jax")
-    message = r"engine = 'jax' cannot be used: Python has no module 'jax'\. .*pip install 'fabella\[jax\]'"
+    message = r"Cannot use engine=jax: the Python package 'jax' is not installed\. .*pip install 'fabella\[jax\]'"
     with pytest.raises(ConfigError, match=message):
         create_engine(run())
     with pytest.raises(ConfigError, match=message):

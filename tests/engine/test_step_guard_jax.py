@@ -1,4 +1,4 @@
-"""Which steps the JAX engine takes: the same law as in test_ledger_torch.py, within a compiled step."""
+"""The step guard of JAX agrees with the same reference, inside a compiled step."""
 
 import math
 from functools import partial
@@ -14,25 +14,25 @@ from fabella.config.training import Float16, SkipStep, Stop
 from fabella.engine.step_guard import GuardConfig, GuardState
 from fabella.engine.step_guard_jax import GuardTensors, check
 from fabella.errors import NonFiniteStepError
-from tests.engine.test_step_guard_torch import BROKEN, OVERFLOWED, SOUND, STEPS, Law
+from tests.engine.test_step_guard_torch import BROKEN, OVERFLOWED, SOUND, STEPS, Reference
 
 NAMES = ("first", "second")
 compiled = partial(jax.jit, static_argnums=0)(check)
 
 
-def judged(rules: GuardConfig, counts: GuardTensors, step: int, what: str) -> tuple[GuardTensors, bool]:
-    """A step of two gradients; the second is not finite where it overflowed, and with it the loss where it broke."""
+def checked(config: GuardConfig, tensors: GuardTensors, step: int, what: str) -> tuple[GuardTensors, bool]:
+    """Check a step with two gradients: OVERFLOWED makes the second one infinite, BROKEN the loss NaN as well."""
     squares = np.array([1.0, 1.0 if what == SOUND else math.inf], np.float32)
     measured = np.float32(math.nan if what == BROKEN else 2.0), np.sqrt(squares.sum())
-    counts, taken = compiled(rules, counts, np.int32(step), measured, squares)
-    return counts, bool(taken)
+    tensors, applied = compiled(config, tensors, np.int32(step), measured, squares)
+    return tensors, bool(applied)
 
 
-def after(rules: GuardConfig, *steps: str, counts: Any = None) -> GuardTensors:
-    counts = counts or GuardTensors.of(rules, {})
+def after(config: GuardConfig, *steps: str, tensors: Any = None) -> GuardTensors:
+    tensors = tensors or GuardTensors.from_scalars(config, {})
     for step, what in enumerate(steps, start=1):
-        counts, _ = judged(rules, counts, step, what)
-    return counts
+        tensors, _ = checked(config, tensors, step, what)
+    return tensors
 
 
 @given(
@@ -42,45 +42,45 @@ def after(rules: GuardConfig, *steps: str, counts: Any = None) -> GuardTensors:
     ),
     steps=STEPS,
 )
-def test_the_device_counts_as_plain_numbers_do(limit: int, fp16: Float16 | None, steps: list[str]) -> None:
-    rules, law = GuardConfig.of(SkipStep(max_consecutive=limit), fp16), Law(limit, fp16)
-    counts = GuardTensors.of(rules, {})
+def test_the_guard_agrees_with_the_reference(limit: int, fp16: Float16 | None, steps: list[str]) -> None:
+    config, reference = GuardConfig.create(SkipStep(max_consecutive=limit), fp16), Reference(limit, fp16)
+    tensors = GuardTensors.from_scalars(config, {})
     for step, what in enumerate(steps, start=1):
-        counts, taken = judged(rules, counts, step, what)
-        assert taken == law.judge(step, what)
-    good = law.good if fp16 else 0
-    assert counts.known() == GuardState(law.skipped, law.in_a_row, law.scale, good)
-    assert int(counts.failed) == law.failed
+        tensors, applied = checked(config, tensors, step, what)
+        assert applied == reference.check(step, what)
+    good = reference.good if fp16 else 0
+    assert tensors.state() == GuardState(reference.skipped, reference.consecutive, reference.scale, good)
+    assert int(tensors.failed_step) == reference.failed
 
 
-def test_what_was_saved_goes_on_as_if_it_had_never_been() -> None:
-    rules = GuardConfig.of(
+def test_restored_counters_continue_like_ones_that_were_never_saved() -> None:
+    config = GuardConfig.create(
         SkipStep(max_consecutive=9), Float16(initial_loss_scale=2.0**30, loss_scale_growth_interval=2)
     )
-    saved = after(rules, SOUND, OVERFLOWED, BROKEN, SOUND)
-    resumed = GuardTensors.of(rules, saved.known().numbers(rules))
+    saved = after(config, SOUND, OVERFLOWED, BROKEN, SOUND)
+    resumed = GuardTensors.from_scalars(config, saved.state().scalars(config))
     later = [SOUND, SOUND, SOUND, OVERFLOWED]
-    assert after(rules, *later, counts=resumed).known() == after(rules, *later, counts=saved).known()
+    assert after(config, *later, tensors=resumed).state() == after(config, *later, tensors=saved).state()
 
 
-def test_a_run_that_had_no_scale_begins_with_a_new_one() -> None:
-    rules = GuardConfig.of(Stop(), Float16(initial_loss_scale=256.0))
-    assert GuardTensors.of(rules, {"step": 10}).known() == GuardState(scale=256.0)
-    assert GuardTensors.of(rules, {"loss_scale": 8.0, "consecutive_skips": 3}).known() == GuardState(scale=8.0)
-
-
-def test_what_failed_is_told_however_late_somebody_looks() -> None:
-    rules = GuardConfig.of(Stop(), None)
-    message = (
-        r"Step 2: loss nan; the gradient of second is not finite\. The weights were left as they were\. Resume with"
+def test_a_state_without_a_loss_scale_gets_the_initial_one() -> None:
+    config = GuardConfig.create(Stop(), Float16(initial_loss_scale=256.0))
+    assert GuardTensors.from_scalars(config, {"step": 10}).state() == GuardState(loss_scale=256.0)
+    assert GuardTensors.from_scalars(config, {"loss_scale": 8.0, "consecutive_skips": 3}).state() == GuardState(
+        loss_scale=8.0
     )
+
+
+def test_a_failed_step_is_reported_however_late_it_is_read() -> None:
+    config = GuardConfig.create(Stop(), None)
+    message = r"Step 2: loss nan; the gradient of second is not finite\. The weights did not change\. Resume with"
     with pytest.raises(NonFiniteStepError, match=message) as error:
-        after(rules, SOUND, BROKEN, SOUND, OVERFLOWED).read(rules, NAMES)
+        after(config, SOUND, BROKEN, SOUND, OVERFLOWED).read(config, NAMES)
     assert error.value.step == 2
-    rules = GuardConfig.of(SkipStep(max_consecutive=2), None)
-    assert after(rules, BROKEN, SOUND, BROKEN).read(rules, NAMES) == {"skipped_steps": 2}
+    config = GuardConfig.create(SkipStep(max_consecutive=2), None)
+    assert after(config, BROKEN, SOUND, BROKEN).read(config, NAMES) == {"skipped_steps": 2}
     with pytest.raises(NonFiniteStepError, match="Step 3, the last of 2 in a row: loss 2; the gradient of second"):
-        after(rules, SOUND, BROKEN, OVERFLOWED).read(rules, NAMES)
-    rules = GuardConfig.of(Stop(), Float16(initial_loss_scale=1.0))
+        after(config, SOUND, BROKEN, OVERFLOWED).read(config, NAMES)
+    config = GuardConfig.create(Stop(), Float16(initial_loss_scale=1.0))
     with pytest.raises(NonFiniteStepError, match=r"Step 21, at a loss scale of 4\.77e-07"):
-        after(rules, *[OVERFLOWED] * 21).read(rules, NAMES)
+        after(config, *[OVERFLOWED] * 21).read(config, NAMES)

@@ -1,4 +1,4 @@
-"""Which steps are taken, counted on the device: the law of it in plain numbers, and what is said."""
+"""The step guard of PyTorch agrees with a reference in plain numbers."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.config.training import Float16, RollBack, SkipStep, Stop
-from fabella.engine.step_guard_torch import LARGEST, SMALLEST, StepGuard
+from fabella.engine.step_guard import MAX_LOSS_SCALE, MIN_LOSS_SCALE
+from fabella.engine.step_guard_torch import StepGuard
 from fabella.errors import NonFiniteStepError
 
 CPU = torch.device("cpu")
@@ -18,43 +19,43 @@ SOUND, OVERFLOWED, BROKEN = "sound", "overflowed", "broken"
 STEPS = st.lists(st.sampled_from([SOUND, SOUND, OVERFLOWED, BROKEN]), max_size=25)
 
 
-def judge(ledger: StepGuard, step: int, what: str) -> bool:
-    """A step of two gradients; the second is not finite where it overflowed, and with it the loss where it broke."""
+def check(guard: StepGuard, step: int, what: str) -> bool:
+    """Check a step with two gradients: OVERFLOWED makes the second one infinite, BROKEN the loss NaN as well."""
     norms = torch.tensor([1.0, 1.0 if what == SOUND else math.inf])
     loss = torch.tensor(math.nan if what == BROKEN else 2.0)
-    ledger.names = ["first", "second"]
-    return bool(ledger.check(step, loss, torch.linalg.vector_norm(norms), norms))
+    guard.names = ["first", "second"]
+    return bool(guard.check(step, loss, torch.linalg.vector_norm(norms), norms))
 
 
 @dataclass
-class Law:
-    """The same in plain numbers, as a loop that waits would have it."""
+class Reference:
+    """The step guard in plain numbers, as a loop that waits for the device would write it."""
 
     limit: int
     fp16: Float16 | None
     skipped: int = 0
-    in_a_row: int = 0
+    consecutive: int = 0
     good: int = 0
     failed: int = 0
 
     def __post_init__(self) -> None:
         self.scale = self.fp16.initial_loss_scale if self.fp16 else 1.0
 
-    def judge(self, step: int, what: str) -> bool:
+    def check(self, step: int, what: str) -> bool:
         if self.failed:
             return False
         if what == SOUND:
-            self.in_a_row = 0
+            self.consecutive = 0
             self.good += 1 if self.fp16 else 0
             if self.fp16 and self.good == self.fp16.loss_scale_growth_interval:
-                self.scale, self.good = min(self.scale * 2, LARGEST), 0
+                self.scale, self.good = min(self.scale * 2, MAX_LOSS_SCALE), 0
             return True
         self.skipped += 1
         if self.fp16 and what == OVERFLOWED:
             self.scale, self.good = self.scale / 2, 0
         else:
-            self.in_a_row += 1
-        if self.in_a_row >= self.limit or self.scale < SMALLEST:
+            self.consecutive += 1
+        if self.consecutive >= self.limit or self.scale < MIN_LOSS_SCALE:
             self.failed = step
         return False
 
@@ -66,18 +67,20 @@ class Law:
     ),
     steps=STEPS,
 )
-def test_the_device_counts_as_plain_numbers_do(limit: int, fp16: Float16 | None, steps: list[str]) -> None:
-    ledger, law = StepGuard(SkipStep(max_consecutive=limit), fp16, CPU), Law(limit, fp16)
+def test_the_guard_agrees_with_the_reference(limit: int, fp16: Float16 | None, steps: list[str]) -> None:
+    guard, reference = StepGuard(SkipStep(max_consecutive=limit), fp16, CPU), Reference(limit, fp16)
     for step, what in enumerate(steps, start=1):
-        assert judge(ledger, step, what) == law.judge(step, what)
-    counts = ledger.counts
-    found = [int(n) for n in (counts.skipped, counts.consecutive_skips, counts.good, counts.failed)]
-    assert found == [law.skipped, law.in_a_row, law.good, law.failed]
-    assert float(counts.scale) == law.scale
+        assert check(guard, step, what) == reference.check(step, what)
+    tensors = guard.tensors
+    counters = [
+        int(n) for n in (tensors.skipped_steps, tensors.consecutive_skips, tensors.good_steps, tensors.failed_step)
+    ]
+    assert counters == [reference.skipped, reference.consecutive, reference.good, reference.failed]
+    assert float(tensors.loss_scale) == reference.scale
 
 
 @given(before=STEPS, after=STEPS)
-def test_a_restored_ledger_goes_on_as_if_it_had_never_been_saved(before: list[str], after: list[str]) -> None:
+def test_a_restored_guard_decides_like_one_that_was_never_saved(before: list[str], after: list[str]) -> None:
     def fresh() -> StepGuard:
         return StepGuard(
             SkipStep(max_consecutive=1000), Float16(initial_loss_scale=2.0**30, loss_scale_growth_interval=3), CPU
@@ -85,82 +88,80 @@ def test_a_restored_ledger_goes_on_as_if_it_had_never_been_saved(before: list[st
 
     straight, saved, resumed = fresh(), fresh(), fresh()
     for step, what in enumerate(before):
-        judge(straight, step, what)
-        judge(saved, step, what)
-    resumed.restore(saved.numbers())
+        check(straight, step, what)
+        check(saved, step, what)
+    resumed.restore(saved.scalars())
     for step, what in enumerate(after):
-        assert judge(resumed, step, what) == judge(straight, step, what)
-    assert resumed.numbers() == straight.numbers()
+        assert check(resumed, step, what) == check(straight, step, what)
+    assert resumed.scalars() == straight.scalars()
 
 
-def test_a_run_that_had_no_scale_begins_with_a_new_one() -> None:
-    ledger = StepGuard(Stop(), Float16(initial_loss_scale=256.0), CPU)
-    judge(ledger, 1, OVERFLOWED)
-    ledger.restore({"step": 10})
-    assert ledger.numbers() == {
+def test_a_state_without_a_loss_scale_gets_the_initial_one() -> None:
+    guard = StepGuard(Stop(), Float16(initial_loss_scale=256.0), CPU)
+    check(guard, 1, OVERFLOWED)
+    guard.restore({"step": 10})
+    assert guard.scalars() == {
         "skipped_steps": 0, "consecutive_skips": 0, "loss_scale": 256.0, "good_steps": 0
     }  # fmt: skip
 
 
-def test_gradients_that_overflow_at_any_loss_scale_end_the_training() -> None:
-    ledger = StepGuard(Stop(), Float16(initial_loss_scale=1.0), CPU)
+def test_training_fails_when_gradients_overflow_at_every_loss_scale() -> None:
+    guard = StepGuard(Stop(), Float16(initial_loss_scale=1.0), CPU)
     for step in range(1, 21):
-        judge(ledger, step, OVERFLOWED)
-        assert ledger.read(ledger.counts)["skipped_steps"] == step
-    judge(ledger, 21, OVERFLOWED)
+        check(guard, step, OVERFLOWED)
+        assert guard.read(guard.tensors)["skipped_steps"] == step
+    check(guard, 21, OVERFLOWED)
     with pytest.raises(
         NonFiniteStepError, match=r"Step 21, at a loss scale of 4\.77e-07: loss 2; the gradient of second is not"
     ):
-        ledger.read(ledger.counts)
+        guard.read(guard.tensors)
 
 
 @pytest.mark.parametrize("policy", [Stop(), RollBack()])
-def test_after_the_first_step_that_failed_none_is_taken_until_somebody_looks(policy: Any) -> None:
-    """On a GPU nobody looks at once: weights and moments stay those before it, and it is still told which it was."""
-    ledger = StepGuard(policy, None, CPU)
-    taken = [judge(ledger, step, what) for step, what in enumerate([SOUND, BROKEN, SOUND, OVERFLOWED, SOUND], start=1)]
-    assert taken == [True, False, False, False, False]
-    message = (
-        r"Step 2: loss nan; the gradient of second is not finite\. The weights were left as they were\. Resume with"
-    )
+def test_no_step_is_applied_after_a_failed_one_however_late_it_is_read(policy: Any) -> None:
+    """On a GPU the result is read some steps later; the error still names the failed step."""
+    guard = StepGuard(policy, None, CPU)
+    applied = [check(guard, step, what) for step, what in enumerate([SOUND, BROKEN, SOUND, OVERFLOWED, SOUND], start=1)]
+    assert applied == [True, False, False, False, False]
+    message = r"Step 2: loss nan; the gradient of second is not finite\. The weights did not change\. Resume with"
     with pytest.raises(NonFiniteStepError, match=message) as error:
-        ledger.read(ledger.counts)
+        guard.read(guard.tensors)
     assert error.value.step == 2
 
 
-def test_steps_may_be_left_out_but_not_too_many_in_a_row() -> None:
-    ledger = StepGuard(SkipStep(max_consecutive=2), None, CPU)
+def test_nonfinite_steps_are_skipped_up_to_the_consecutive_limit() -> None:
+    guard = StepGuard(SkipStep(max_consecutive=2), None, CPU)
     for step, what in enumerate([BROKEN, SOUND, OVERFLOWED, SOUND, BROKEN], start=1):
-        judge(ledger, step, what)
-    assert ledger.read(ledger.counts) == {"skipped_steps": 3}
-    judge(ledger, 6, BROKEN)
+        check(guard, step, what)
+    assert guard.read(guard.tensors) == {"skipped_steps": 3}
+    check(guard, 6, BROKEN)
     with pytest.raises(NonFiniteStepError, match=r"Step 6, the last of 2 in a row: loss nan"):
-        ledger.read(ledger.counts)
+        guard.read(guard.tensors)
 
 
-def test_a_loss_that_is_not_finite_is_never_taken_even_where_all_gradients_are() -> None:
-    ledger = StepGuard(Stop(), None, CPU)
-    ledger.names = ["only"]
-    assert not ledger.check(1, torch.tensor(math.inf), torch.tensor(1.0), torch.tensor([1.0]))
-    with pytest.raises(NonFiniteStepError, match="Step 1: loss inf; its gradients are finite"):
-        ledger.read(ledger.counts)
+def test_a_nonfinite_loss_is_skipped_even_if_all_gradients_are_finite() -> None:
+    guard = StepGuard(Stop(), None, CPU)
+    guard.names = ["only"]
+    assert not guard.check(1, torch.tensor(math.inf), torch.tensor(1.0), torch.tensor([1.0]))
+    with pytest.raises(NonFiniteStepError, match="Step 1: loss inf; all gradients are finite"):
+        guard.read(guard.tensors)
 
 
-def test_what_was_known_after_a_step_is_not_changed_by_later_ones() -> None:
-    ledger = StepGuard(SkipStep(max_consecutive=9), None, CPU)
-    judge(ledger, 1, BROKEN)
-    then = ledger.counts
-    judge(ledger, 2, BROKEN)
-    assert ledger.read(then) == {"skipped_steps": 1}
+def test_the_counters_of_a_step_are_not_changed_by_later_steps() -> None:
+    guard = StepGuard(SkipStep(max_consecutive=9), None, CPU)
+    check(guard, 1, BROKEN)
+    earlier = guard.tensors
+    check(guard, 2, BROKEN)
+    assert guard.read(earlier) == {"skipped_steps": 1}
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_no_step_waits_for_the_device() -> None:
-    ledger = StepGuard(SkipStep(), Float16(), torch.device("cuda"))
+    guard = StepGuard(SkipStep(), Float16(), torch.device("cuda"))
     loss, norms = torch.ones((), device="cuda"), torch.ones(3, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        ledger.check(1, loss, torch.linalg.vector_norm(norms), norms)
+        guard.check(1, loss, torch.linalg.vector_norm(norms), norms)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert ledger.read(ledger.counts)["skipped_steps"] == 0
+    assert guard.read(guard.tensors)["skipped_steps"] == 0

@@ -14,7 +14,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"Device 'tpu' is not there\. Choose from: auto,"):
+    with pytest.raises(ConfigError, match=r"Unknown device 'tpu'\. Choose from: auto,"):
         api.train("storybook-1m", device="tpu")
     assert list(tmp_path.iterdir()) == []
 

@@ -48,7 +48,7 @@ def bench(
 
     ``available_baselines`` returns what is measured on a task, Fabella first; by default Fabella alone.
     """
-    engines.load(options.engine)  # an engine that is not installed is an error before an hour is spent
+    engines.backend(options.engine)  # an engine that is not installed is an error before an hour is spent
     parts = training_bench.step_parts("torch")
     parts.set_threads(options.threads)
     decoders = importlib.import_module("fabella.benchmark.decoders_torch")

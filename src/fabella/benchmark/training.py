@@ -59,7 +59,7 @@ def shape_of(name: str) -> tuple[int, int]:
 
 def step_parts(engine: str, package: str = PACKAGE) -> Any:
     """Return the module of ``package`` that times training steps. Raises ConfigError if the engine is not installed."""
-    engines.load(engine)
+    engines.backend(engine)
     return importlib.import_module(f"{package}.step_parts_{engine}")
 
 
@@ -185,7 +185,7 @@ def open_handler(request: dict[str, Any]) -> Handler:
 
 def _peak_of_steps(request: dict[str, Any]) -> int:
     engine, package = request["engine"], request["package"]
-    parts, memory = step_parts(engine, package), engines.load(engine, "measure.memory")
+    parts, memory = step_parts(engine, package), engines.backend(engine, "measure.memory")
     parts.set_threads(request["threads"])
     config, shape = preset(request["preset"]).model, tuple(request["shape"])
     options = BenchOptions(precision=request["precision"], device=request["device"])

@@ -65,7 +65,7 @@ def command(
 
 def available_memory(run: RunConfig, device: str) -> tuple[MemoryBudget, bool]:
     """The memory that activations will lie in, and whether it is a GPU's."""
-    of_gpu: tuple[int, int] | None = engines.load(run.engine, "measure.memory").device_memory(device)
+    of_gpu: tuple[int, int] | None = engines.backend(run.engine, "measure.memory").device_memory(device)
     return (MemoryBudget(of_gpu[0], of_gpu[1], "memory of the GPU"), True) if of_gpu else (available_ram(), False)
 
 

@@ -1,7 +1,7 @@
-"""The contract that every engine keeps, and how one is found by its name.
+"""The contract of every engine, and the functions that find an engine by its name.
 
-An engine builds a model from its config, takes optimizer steps on global batches, evaluates, and gives
-and takes its state as plain numpy arrays. It knows nothing of files, tracking or the command line.
+An engine builds a model from its config, takes optimizer steps on global batches, evaluates, and gives and takes its
+state as plain numpy arrays. It knows nothing of files, tracking or the command line.
 """
 
 import importlib
@@ -24,48 +24,46 @@ ENGINES = ("torch", "jax")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that makes the next step what it is, independent of the engine.
-
-    ``weights``: the model by the names of its parameter table, float32. ``moments``: the optimizer's memory,
-    ``first.NAME`` and ``second.NAME`` for Adam; a matrix of Muon's has its momentum in ``first.NAME`` and no second.
-    ``numbers``: scalars by name (``step``, the loss scale …).
-    """
+    """Everything that the next training step depends on, in a form that every engine reads."""
 
     weights: Mapping[str, NDArray[np.float32]]
+    """By the names of the parameter table."""
     optimizer_state: Mapping[str, NDArray[np.float32]]
+    """By the names of the optimizer's ``state_spec``: ``first.NAME``, ``second.NAME`` …"""
     scalars: Mapping[str, int | float]
+    """``step``, ``updates``, and the counters of the step guard."""
 
 
 class StepResult(Protocol):
-    """What a step measured. Reading it may wait for the device; a step that nobody reads never waits."""
+    """Measurements of one step. Reading them may wait for the device; a step whose result is not read never waits."""
 
     def read(self) -> dict[str, float]:
-        """``loss`` (nats a token, of the global batch) and ``grad_norm`` (before clipping; 0 of a step left out).
+        """Return ``loss`` and ``grad_norm``, and ``skipped_steps`` (of the whole run) if the policy can skip steps.
 
-        Where steps may be left out, ``skipped_steps`` too: how many were, in the whole run.
+        ``loss``: mean nats per token of the global batch. ``grad_norm``: before clipping; 0 for a non-finite step.
         """
         ...
 
 
-class Stopwatch(Protocol):
-    """The time of steps, by the device's own clock."""
+class Timer(Protocol):
+    """Measures the time of steps, by the device's own clock where it has one."""
 
     def start(self) -> None:
-        """A step begins."""
+        """Mark the start of a step."""
         ...
 
     def stop(self) -> None:
-        """It has been asked for in full; the device may still be at it."""
+        """Mark the point at which all work of the step is queued; the device may still be busy."""
         ...
 
     def read(self) -> list[float]:
-        """Seconds of each step since the last reading; waits for the device."""
+        """Return the seconds of each step since the last call. Waits for the device."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How the values of one tensor are spread: ``counts`` in equal bins from ``low`` to ``high``."""
+    """Distribution of the values of one tensor: ``counts`` in bins of equal width from ``low`` to ``high``."""
 
     low: float
     high: float
@@ -73,94 +71,96 @@ class Histogram:
 
 
 class Engine(Protocol):
-    """One model being trained or used. Parameters are those of ``ModelConfig.parameters()``."""
+    """One model in training. Its parameters are those of ``ModelConfig.parameters()``."""
 
     name: str
     config: ModelConfig
 
     def describe(self) -> dict[str, str | int | float]:
-        """Device, precision, threads, versions: for the manifest and for people."""
+        """Return device, precision, threads and versions, for the manifest and for people."""
         ...
 
     def step(self, batch: Batch, lr: float) -> StepResult:
-        """One optimizer step on a global batch, its micro-batches accumulated.
+        """Take one optimizer step on a global batch; its micro-batches are accumulated.
 
-        What is not finite never reaches the weights. Where ``training.on_nonfinite`` allows no more of it, no later step
-        is taken; NotFinite says which was the first, here or when a result is read.
+        Non-finite values never reach the weights. After a failure, as ``training.on_nonfinite`` defines it, no later
+        step is applied; NonFiniteStepError names the failed step, here or when a result is read.
         """
         ...
 
     def losses(self, batch: Batch) -> NDArray[np.float32]:
-        """Negative log-likelihood of each target in nats, [B T], 0 where ignored. Changes nothing."""
+        """Return the loss of each target in nats, [B T], 0 for ignored ones. Changes nothing."""
         ...
 
     def evaluating(self) -> AbstractContextManager[Any]:
-        """The model as ``generation`` takes it, without dropout; training goes on unchanged afterwards."""
+        """Provide the model without dropout, in the form that ``generation`` takes. Training is not affected."""
         ...
 
     def histograms(self) -> Mapping[str, Histogram]:
-        """``weights/NAME`` and, after a step, ``gradients/NAME``: how their values are spread. Changes nothing."""
+        """Return ``weights/NAME`` and, after a step, ``gradients/NAME``. Changes nothing."""
         ...
 
-    def stopwatch(self) -> Stopwatch:
-        """For the steps of this engine."""
+    def stopwatch(self) -> Timer:
+        """Return a timer for the steps of this engine."""
         ...
 
     def peak_flops(self) -> float:
-        """Floating-point operations a second of the fastest matrix products here, measured at the first call."""
+        """Return the FLOP/s of the fastest matrix products on these devices, measured at the first call."""
         ...
 
     def peak_memory(self) -> int:
-        """The most bytes in use at once so far, of the memory that the device computes in."""
+        """Return the peak memory in bytes so far: of the device, or of this process where it has no own memory."""
         ...
 
     def state(self) -> State:
-        """A snapshot that later steps do not change."""
+        """Return a snapshot that later steps do not change."""
         ...
 
     def restore(self, state: State) -> None:
-        """Go on from a snapshot of this or another engine. Raises CheckpointError where names or shapes differ."""
+        """Continue from a snapshot of this or another engine. Raises CheckpointError if names or shapes differ."""
         ...
 
 
-def load(name: str, part: str = "engine") -> Any:
-    """The module ``engine_NAME``: ``for_training(run, device, ranks)``, ``for_use(config, weights, device)``,
-    ``joined(place, device)`` and ``require_device(device, place)``.
+def backend(name: str, part: str = "engine") -> Any:
+    """Import the module ``PART_NAME`` of an engine.
 
-    Or another ``part`` of the engine that has a file of its own: ``memory`` (how much a step takes), ``peak``,
-    ``launch`` (processes on this machine).
-    Raises ConfigError where there is no such engine, or its package is not installed.
+    ``engine`` has ``create_engine``, ``load_model``, ``init_distributed``, ``require_device`` and ``has_gpu``. Other
+    parts: ``measure.memory``, ``distributed.launcher``, ``nan_finder``. Raises ConfigError for an unknown engine, an
+    engine without this part, or a package that is not installed.
     """
     if name not in ENGINES:
-        raise ConfigError(f"engine = '{name}' is none here.", hint=did_you_mean(name, ENGINES))
+        raise ConfigError(f"Unknown engine {name!r}.", hint=did_you_mean(name, ENGINES))
+    module = f"fabella.engine.{part}_{name}"
     try:
-        return importlib.import_module(f"fabella.engine.{part}_{name}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as missing:
-        if missing.name == f"fabella.engine.{part}_{name}":
-            raise ConfigError(f"engine = '{name}' has no part '{part}'.", hint="Use engine=torch.") from None
+        if missing.name == module:
+            raise ConfigError(f"engine={name} does not support {part!r}.", hint="Use engine=torch.") from None
         raise ConfigError(
-            f"engine = '{name}' cannot be used: Python has no module '{missing.name}'.",
-            hint=f"Install it: pip install 'fabella[{name}]', or use engine=torch.",
+            f"Cannot use engine={name}: the Python package {missing.name!r} is not installed.",
+            hint=f"Install it with pip install 'fabella[{name}]', or use engine=torch.",
         ) from None
 
 
-def require_device(name: str, device: str, place: RankInfo) -> None:
-    """Raises ConfigError at once where the engine ``name`` has no such device for this process."""
-    load(name).require_device(device, place)
+def require_device(name: str, device: str, rank_info: RankInfo) -> None:
+    """Raise ConfigError if the engine ``name`` has no such device for this process."""
+    backend(name).require_device(device, rank_info)
 
 
 def create_engine(run: RunConfig, *, device: str = "auto", group: ProcessGroup | None = None) -> Engine:
-    """A new engine with the run's first weights and an empty optimizer.
+    """Return a new engine with the run's initial weights and an empty optimizer state.
 
-    With ``group``, each of these processes makes one and calls its methods in the same order: ``step`` with the same
-    global batch, of which every process takes its own rows; ``state``, whose arrays only the first process is given.
+    With a process group, every rank creates an engine and calls its methods in the same order: ``step`` with the same
+    global batch, of which each rank takes its own rows, and ``state``, whose arrays only rank 0 receives.
     """
-    return load(run.engine).create_engine(run, device, group or SingleProcess())
+    return backend(run.engine).create_engine(run, device, group or SingleProcess())
 
 
-def init_distributed(name: str, place: RankInfo, *, device: str = "auto") -> AbstractContextManager[ProcessGroup]:
-    """This process among the others of its training, for as long as the block lasts.
+def init_distributed(name: str, rank_info: RankInfo, *, device: str = "auto") -> AbstractContextManager[ProcessGroup]:
+    """Join the process group of this training for the duration of the block.
 
-    Raises RanksError where another process is lost.
+    Raises DistributedError if another rank exits.
     """
-    return nullcontext(SingleProcess()) if place.world_size == 1 else load(name).init_distributed(place, device)
+    if rank_info.world_size == 1:
+        return nullcontext(SingleProcess())
+    return backend(name).init_distributed(rank_info, device)

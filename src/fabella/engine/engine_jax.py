@@ -1,4 +1,4 @@
-"""The JAX engine: builds a family's network, takes compiled optimizer steps, evaluates, gives and takes its state."""
+"""The JAX engine: builds a family's network, takes compiled steps, evaluates, saves and restores its state."""
 
 import importlib
 from collections.abc import Generator, Mapping
@@ -29,7 +29,7 @@ from fabella.engine.device_jax import (
 from fabella.engine.distributed import process_group_jax
 from fabella.engine.distributed.process_group import ProcessGroup, RankInfo
 from fabella.engine.dropout import dropout_seed
-from fabella.engine.engine import Histogram, State, Stopwatch
+from fabella.engine.engine import Histogram, State, Timer
 from fabella.engine.measure import step_timer_jax
 from fabella.engine.optimizer_jax import Optimizer
 from fabella.engine.step_guard import GuardConfig
@@ -54,36 +54,36 @@ from fabella.run_config.run import RunConfig
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
-LENGTHS = 4
-"""Into how many lengths windows of whole documents are padded: each is compiled once."""
+PADDED_LENGTHS = 4
+"""Number of lengths that sequences of whole documents are padded to; a step is compiled for each."""
 
 
 def create_engine(run: RunConfig, device: str = "auto", group: ProcessGroup | None = None) -> "JaxEngine":
-    """A new engine with the run's first weights and an empty optimizer."""
+    """Return a new engine with the run's initial weights and an empty optimizer state."""
     weights = initial_weights(run.model.parameters(), run.seed)
     if group is not None and group.rank_info.world_size > 1:
-        return JaxEngine(run, weights, devices_of_all(device), first=group.rank_info.is_main)
+        return JaxEngine(run, weights, devices_of_all(device), is_main=group.rank_info.is_main)
     return JaxEngine(run, weights, pick_devices(device, DEVICES.get()))
 
 
-def init_distributed(place: RankInfo, device: str) -> AbstractContextManager[ProcessGroup]:
-    """This process among the others of its training, for as long as the block lasts."""
-    return process_group_jax.init_distributed(place, device)
+def init_distributed(rank_info: RankInfo, device: str) -> AbstractContextManager[ProcessGroup]:
+    """Join the process group of this training for the duration of the block."""
+    return process_group_jax.init_distributed(rank_info, device)
 
 
-def require_device(device: str, place: RankInfo) -> None:
-    """See ``engine.require_device``."""
+def require_device(device: str, rank_info: RankInfo) -> None:
+    """Raise ConfigError if this machine has no such device, or not enough of them."""
     pick_devices(device, DEVICES.get())
 
 
 def has_gpu() -> bool:
-    """Whether ``auto`` picks something faster than the CPU."""
+    """Return whether ``auto`` picks a device other than the CPU."""
     return jax.default_backend() != "cpu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A network with its weights, as generation and evaluation take it."""
+    """A network with its weights, in the form that generation and evaluation take."""
 
     model: Any
     weights: dict[str, Array]
@@ -91,17 +91,17 @@ class LoadedModel:
 
     @property
     def config(self) -> ModelConfig:
-        """Of the family."""
+        """Return the model's config."""
         return self.model.config
 
     @property
     def network(self) -> Params:
-        """What the model's functions take."""
+        """Return the parameters that the model's functions take."""
         return Params(self.weights, compute=self.compute)
 
 
 def load_model(config: ModelConfig, weights: Arrays, device: str = "auto") -> LoadedModel:
-    """The family's network with ``weights``. Raises CheckpointError where they do not fit."""
+    """Return the family's network with ``weights``. Raises CheckpointError if they do not fit."""
     use_compile_cache()
     require_fit(config, weights)
     picked = pick_devices(device)[0]
@@ -111,7 +111,7 @@ def load_model(config: ModelConfig, weights: Arrays, device: str = "auto") -> Lo
 
 
 def build(config: ModelConfig) -> Any:
-    """The family's ``Model``. Raises ConfigError for a family that is written for another engine only."""
+    """Return the family's ``Model``. Raises ConfigError for a family without a JAX implementation."""
     name = f"fabella.models.{config.family}_jax"
     try:
         return importlib.import_module(name).Model(config)
@@ -119,202 +119,205 @@ def build(config: ModelConfig) -> Any:
         if missing.name != name:
             raise
         raise ConfigError(
-            f"model.family = {config.family!r} has no twin in JAX ({config.family}_jax.py).", hint="Use engine=torch."
+            f"model.family = {config.family!r} is not implemented for engine=jax.", hint="Use engine=torch."
         ) from None
 
 
 def require_fit(config: ModelConfig, weights: Arrays) -> None:
-    """Raises CheckpointError where names or shapes are not those of the parameter table."""
+    """Raise CheckpointError unless names and shapes of ``weights`` equal those of the parameter table."""
     expected = {name: parameter.shape for name, parameter in config.parameters().items()}
-    given = {name: tuple(array.shape) for name, array in weights.items()}
-    if expected != given:
-        wrong = sorted(expected.items() ^ given.items())
-        raise CheckpointError(f"Weights do not fit the model; the first that differ: {wrong[:5]}.")
+    actual = {name: tuple(array.shape) for name, array in weights.items()}
+    if expected != actual:
+        differences = sorted(expected.items() ^ actual.items())
+        raise CheckpointError(f"Weights do not fit the model. The first that differ: {differences[:5]}.")
 
 
 @dataclass(frozen=True, slots=True)
 class JaxStepResult:
-    """What a step measured, and what is known after it, still on the device."""
+    """Loss, gradient norm and counters of the step guard after a step, still on the device."""
 
-    how: StepSpec
-    measured: StepMetrics
-    counts: GuardTensors
+    spec: StepSpec
+    metrics: StepMetrics
+    tensors: GuardTensors
 
     def read(self) -> dict[str, float]:
-        """Wait for the device. Raises NotFinite where this step, or one before it, was one too many."""
-        known = self.counts.read(self.how.rules, self.how.names)
-        loss, norm = float(self.measured.loss), float(self.measured.norm)
-        return {"loss": loss, "grad_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **known}
+        """Wait for the device. Raises NonFiniteStepError after a failure, of this step or an earlier one."""
+        counters = self.tensors.read(self.spec.guard, self.spec.names)
+        loss, norm = float(self.metrics.loss), float(self.metrics.norm)
+        return {"loss": loss, "grad_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **counters}
 
 
 class JaxEngine:
-    """One model in training, on one or more devices, of this machine or of others too. See engine.py for the contract.
+    """One model in training on one or more devices, of one or more processes. engine.py has the contract.
 
-    ``first``: whether this process is given the arrays of a state.
+    ``is_main``: whether ``state()`` returns the arrays to this process.
     """
 
     name = "jax"
 
-    def __init__(self, run: RunConfig, weights: Arrays, devices: list[Device], *, first: bool = True) -> None:
+    def __init__(self, run: RunConfig, weights: Arrays, devices: list[Device], *, is_main: bool = True) -> None:
         use_compile_cache()
-        self.config, self.seed, self.devices, self.first = run.model, run.seed, devices, first
-        self.windows, self.micro_batch = run.data.sequences, run.training.micro_batch_size
-        self.asked_precision = run.training.precision
-        self.precision = resolve_precision(self.asked_precision, devices[0])
-        fp16 = self.asked_precision if isinstance(self.asked_precision, Float16) else Float16()
-        self.layout = Sharding.over(devices, run.training.parallel)
+        self.config, self.seed, self.devices, self.is_main = run.model, run.seed, devices, is_main
+        self.sequences, self.micro_batch_size = run.data.sequences, run.training.micro_batch_size
+        self.requested_precision = run.training.precision
+        self.precision = resolve_precision(self.requested_precision, devices[0])
+        fp16 = self.requested_precision if isinstance(self.requested_precision, Float16) else Float16()
+        self.sharding = Sharding.over(devices, run.training.parallel)
         table = run.model.parameters()
-        self.how = StepSpec(
+        self.spec = StepSpec(
             model=build(run.model),
             names=tuple(table),
             optimizer=Optimizer.create(table, run.optimizer),
-            rules=GuardConfig.of(run.training.on_nonfinite, fp16 if self.precision.scaled else None),
-            layout=self.layout,
+            guard=GuardConfig.create(run.training.on_nonfinite, fp16 if self.precision.scaled else None),
+            sharding=self.sharding,
             compute=self.precision.compute,
             recompute=run.training.gradient_checkpointing == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
         self.state_spec = state_spec(table, run.optimizer)
         zeros = {name: np.zeros(shape, np.float32) for name, shape in self.state_spec.items()}
-        self.held = self._held(weights, zeros, 0)
-        self.counts = self._counts({})
+        self.train_state = self._train_state(weights, zeros, 0)
+        self.guard_tensors = self._guard_tensors({})
         self.steps = 0
         self._last: StepBatch | None = None
 
-    def _held(self, weights: Arrays, optimizer_state: Arrays, updates: int) -> TrainState:
-        arrays = self.layout.place(optimizer_state)
-        return TrainState(self.layout.place(weights), OptimizerState(arrays, self._scalar(updates, np.int32)))
+    def _train_state(self, weights: Arrays, optimizer_state: Arrays, updates: int) -> TrainState:
+        arrays = self.sharding.place(optimizer_state)
+        return TrainState(self.sharding.place(weights), OptimizerState(arrays, self._scalar(updates, np.int32)))
 
-    def _counts(self, numbers: Mapping[str, int | float]) -> GuardTensors:
+    def _guard_tensors(self, scalars: Mapping[str, int | float]) -> GuardTensors:
         return GuardTensors(
-            *(self._scalar(number, number.dtype.type) for number in GuardTensors.of(self.how.rules, numbers))
+            *(self._scalar(number, number.dtype.type) for number in GuardTensors.from_scalars(self.spec.guard, scalars))
         )
 
     def _scalar(self, value: Any, kind: Any = np.float32) -> Array:
-        return self.layout.put(np.asarray(value, kind), self.layout.spec(()))
+        return self.sharding.put(np.asarray(value, kind), self.sharding.spec(()))
 
     @property
     def weights(self) -> dict[str, Array]:
-        """As they stand; the next step takes their place."""
-        return self.held.weights
+        """The current weights; the next step overwrites their memory."""
+        return self.train_state.weights
 
     def describe(self) -> dict[str, str | int | float]:
-        """For the manifest: what trains, where, how exactly."""
+        """Return devices, precision and versions, for the manifest and for people."""
         return {
             "engine": self.name,
             "jax": jax.__version__,
             "device": describe_devices(self.devices),
             "compiled": "step",
-            "precision": describe_precision(self.asked_precision, self.precision),
-            **({"parallel": self.layout.words} if self.layout.words else {}),
+            "precision": describe_precision(self.requested_precision, self.precision),
+            **({"parallel": self.sharding.description} if self.sharding.description else {}),
         }
 
     def step(self, batch: Batch, lr: float) -> JaxStepResult:
-        """One optimizer step; the micro-batches' gradients add up to that of the global batch's mean loss."""
+        """Take one optimizer step. The micro-batches' gradients add up to that of the global batch's mean loss."""
         if batch.num_targets == 0:
-            raise ConfigError(
-                "A batch has no token to learn from.", hint="Use longer texts, or data.sequences.kind=packed."
-            )
-        work = self._last = self._work(batch)
-        self.held, self.counts, measured = train_step(self.how, self.held, self.counts, work, self._scalar(lr))
+            raise ConfigError("A batch has no targets.", hint="Use longer documents, or data.sequences.kind=packed.")
+        step_batch = self._last = self._step_batch(batch)
+        self.train_state, self.guard_tensors, metrics = train_step(
+            self.spec, self.train_state, self.guard_tensors, step_batch, self._scalar(lr)
+        )
         self.steps += 1
-        result = JaxStepResult(self.how, measured, self.counts)
+        result = JaxStepResult(self.spec, metrics, self.guard_tensors)
         if not self._waits:
             result.read()
         return result
 
     @property
     def _waits(self) -> bool:
-        """Whether a result is better looked at later, as the device is still at it; a CPU gains nothing by that."""
+        """Whether reading a result at once would wait for the device; a CPU has finished it already."""
         return self.devices[0].platform != "cpu"
 
-    def _work(self, batch: Batch) -> StepBatch:
-        """The global batch in micro-batches of as many rows as all devices take at once."""
-        size = self.layout.size
-        rows = -(-min(len(batch.tokens), self.micro_batch * size) // size) * size
+    def _step_batch(self, batch: Batch) -> StepBatch:
+        """Cut the global batch into micro-batches of the rows that all devices compute at once."""
+        size = self.sharding.size
+        rows = -(-min(len(batch.tokens), self.micro_batch_size * size) // size) * size
         count = -(-len(batch.tokens) // rows)
         tokens, targets = self._padded(batch, count * rows)
         seeds = np.array([dropout_seed(self.seed, self.steps, row) for row in range(count * rows)], np.uint64)
-        lie = self.layout.rows(1)
+        by_rows = self.sharding.rows(1)
         return StepBatch(
-            tokens=self.layout.put(tokens.reshape(count, rows, -1), lie),
-            targets=self.layout.put(targets.reshape(count, rows, -1), lie),
-            keys=self.layout.put(seeds.view(np.uint32).reshape(count, rows, 2), lie),
-            learned=self._scalar(batch.num_targets),
+            tokens=self.sharding.put(tokens.reshape(count, rows, -1), by_rows),
+            targets=self.sharding.put(targets.reshape(count, rows, -1), by_rows),
+            keys=self.sharding.put(seeds.view(np.uint32).reshape(count, rows, 2), by_rows),
+            num_targets=self._scalar(batch.num_targets),
             step=self._scalar(self.steps + 1, np.int32),
         )
 
     def _padded(self, batch: Batch, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """So many rows, and one of few lengths; what is added is not learned, and nothing that is looks at it."""
+        """Pad to ``rows`` rows and to one of PADDED_LENGTHS lengths. Padding has no targets; nothing attends to it."""
         time = batch.tokens.shape[1]
-        if not isinstance(self.windows, Packed):
-            unit = max(1, self.windows.length // LENGTHS)
-            time = max(time, min(self.windows.length, -(-time // unit) * unit))
-        spare = ((0, rows - len(batch.tokens)), (0, time - batch.tokens.shape[1]))
-        return np.pad(batch.tokens, spare), np.pad(batch.targets, spare, constant_values=IGNORE)
+        if not isinstance(self.sequences, Packed):
+            unit = max(1, self.sequences.length // PADDED_LENGTHS)
+            time = max(time, min(self.sequences.length, -(-time // unit) * unit))
+        padding = ((0, rows - len(batch.tokens)), (0, time - batch.tokens.shape[1]))
+        return np.pad(batch.tokens, padding), np.pad(batch.targets, padding, constant_values=IGNORE)
 
     def losses(self, batch: Batch) -> NDArray[np.float32]:
-        """Negative log-likelihood in nats, [B T], in float32 and without dropout."""
-        rows = -(-len(batch.tokens) // self.layout.size) * self.layout.size
-        tokens, targets = (self.layout.put(array, self.layout.rows(0)) for array in self._padded(batch, rows))
-        found = eval_losses(self.how.model, self.how.compute, self.weights, tokens, targets)
-        return self.layout.gather(found)[: len(batch.tokens), : batch.tokens.shape[1]]
+        """Return the loss of each target in nats, [B T] float32, without dropout."""
+        rows = -(-len(batch.tokens) // self.sharding.size) * self.sharding.size
+        tokens, targets = (self.sharding.put(array, self.sharding.rows(0)) for array in self._padded(batch, rows))
+        losses = eval_losses(self.spec.model, self.spec.compute, self.weights, tokens, targets)
+        return self.sharding.gather(losses)[: len(batch.tokens), : batch.tokens.shape[1]]
 
     @contextmanager
     def evaluating(self) -> Generator[LoadedModel]:
-        """The network with its weights as they stand; not to be used after the block, when they move on."""
+        """Provide the network with its current weights during the block; the next step overwrites them."""
         weights = self.weights
-        if not self.layout.local:  # telling is this process's own affair
-            here = pick_devices(self.devices[0].platform)[0]
-            weights = {name: jax.device_put(self.layout.gather(array), here) for name, array in weights.items()}
-        yield LoadedModel(self.how.model, weights, self.how.compute)
+        if not self.sharding.local:  # each process generates by itself
+            local_device = pick_devices(self.devices[0].platform)[0]
+            weights = {
+                name: jax.device_put(self.sharding.gather(array), local_device) for name, array in weights.items()
+            }
+        yield LoadedModel(self.spec.model, weights, self.spec.compute)
 
     def histograms(self) -> dict[str, Histogram]:
-        """How the weights are spread, and the gradients that the last step's batch has now."""
-        found = {f"weights/{name}": array for name, array in self.weights.items()}
+        """Return histograms of the weights, and of the gradients of the last step's batch at these weights."""
+        arrays = {f"weights/{name}": array for name, array in self.weights.items()}
         if self._last is not None:
-            gradients = take_gradients(self.how, self.weights, self._last, self.counts.scale)
-            found |= {f"gradients/{name}": array for name, array in gradients.items()}
-        return {name: step_timer_jax.histogram(self.layout.gather(values)) for name, values in found.items()}
+            gradients = take_gradients(self.spec, self.weights, self._last, self.guard_tensors.loss_scale)
+            arrays |= {f"gradients/{name}": array for name, array in gradients.items()}
+        return {name: step_timer_jax.histogram(self.sharding.gather(values)) for name, values in arrays.items()}
 
-    def stopwatch(self) -> Stopwatch:
-        """For the steps of this engine."""
+    def stopwatch(self) -> Timer:
+        """Return a timer for the steps of this engine."""
         return step_timer_jax.StepTimer(None if self._waits else self._wait)
 
     def _wait(self) -> None:
         jax.block_until_ready(self.weights)
 
     def peak_flops(self) -> float:
-        """See the contract; of all devices together. Simulated ones share one machine."""
-        one = step_timer_jax.peak_flops(self.devices[0], self.how.compute)
-        return one if self.devices[0].platform == "cpu" else one * len(self.devices)
+        """Return the peak FLOP/s of all devices; simulated CPU devices share one machine."""
+        per_device = step_timer_jax.peak_flops(self.devices[0], self.spec.compute)
+        return per_device if self.devices[0].platform == "cpu" else per_device * len(self.devices)
 
     def peak_memory(self) -> int:
-        """See the contract."""
-        return step_timer_jax.peak_memory(next(iter(self.layout.mesh.local_devices)))
+        """Return the peak memory in bytes: of one device, or of this process where it has no own memory."""
+        return step_timer_jax.peak_memory(next(iter(self.sharding.mesh.local_devices)))
 
     def state(self) -> State:
-        """A snapshot; dropout needs none, its seed is a function of (seed, step, row)."""
-        weights, memory = self.held
-        numbers: dict[str, int | float] = {"step": self.steps, "updates": int(memory.updates)}
-        numbers |= self.counts.known().numbers(self.how.rules)
-        weights = self._whole(weights)
-        moments = self._whole({name: memory.arrays[name] for name in self.state_spec})
-        return State(weights, moments, numbers) if self.first else State({}, {}, numbers)
+        """Return a snapshot. Dropout has no state: its seed is a function of (seed, step, row)."""
+        weights, optimizer_state = self.train_state
+        scalars: dict[str, int | float] = {"step": self.steps, "updates": int(optimizer_state.updates)}
+        scalars |= self.guard_tensors.state().scalars(self.spec.guard)
+        weights = self._gathered(weights)
+        arrays = self._gathered({name: optimizer_state.arrays[name] for name in self.state_spec})
+        return State(weights, arrays, scalars) if self.is_main else State({}, {}, scalars)
 
-    def _whole(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        return {name: self.layout.gather(array) for name, array in arrays.items()}
+    def _gathered(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        return {name: self.sharding.gather(array) for name, array in arrays.items()}
 
     def restore(self, state: State) -> None:
-        """Go on from ``state``. Raises CheckpointError where names, shapes or numbers are missing."""
+        """Continue from ``state``. Raises CheckpointError if names or shapes differ."""
         missing = [name for name in self.state_spec if name not in state.optimizer_state]
         if missing or "step" not in state.scalars:
-            raise CheckpointError(f"The state lacks {(missing or ['step'])[:5]}; it cannot be gone on from exactly.")
+            names = ", ".join((missing or ["step"])[:5])
+            raise CheckpointError(f"Checkpoint has no optimizer state for {names}; training cannot resume exactly.")
         require_fit(self.config, state.weights)
         self.steps = int(state.scalars["step"])
-        self.held = self._held(
+        self.train_state = self._train_state(
             state.weights,
             {name: state.optimizer_state[name] for name in self.state_spec},
             int(state.scalars.get("updates", self.steps)),
         )
-        self.counts = self._counts(state.scalars)
+        self.guard_tensors = self._guard_tensors(state.scalars)

@@ -1,93 +1,98 @@
-"""Which steps are taken: decided, counted and remembered within the compiled step; the rules are in ledger.py."""
+"""Step guard for JAX: decides and counts inside the compiled step; config and counters are those of step_guard.py."""
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
 
-from fabella.engine.step_guard import LARGEST, SMALLEST, GuardConfig, GuardState
+from fabella.engine.step_guard import MAX_LOSS_SCALE, MIN_LOSS_SCALE, GuardConfig, GuardState
 
 
 class GuardTensors(NamedTuple):
-    """What is known after a step, each []; see ``Known``."""
+    """Counters after a step, each []. See GuardState."""
 
-    skipped: Array
+    skipped_steps: Array
     consecutive_skips: Array
-    scale: Array
-    good: Array
-    failed: Array
-    """The first step, counted from 1, that was one too many; 0: none was. From it on no step is taken."""
-    loss: Array
-    """Of that step."""
-    culprit: Array
-    """Number of the first gradient of that step that is not finite; -1: each is."""
+    loss_scale: Array
+    good_steps: Array
+    failed_step: Array
+    """First step, counted from 1, at which training failed; 0: none. No later step is applied."""
+    failed_loss: Array
+    """Loss of that step."""
+    failed_parameter: Array
+    """Index of the first non-finite gradient of that step; -1 if all are finite."""
 
     @classmethod
-    def of(cls, rules: GuardConfig, numbers: Mapping[str, int | float]) -> "GuardTensors":
-        """What a checkpoint kept, on no device yet."""
-        known = GuardState.of(rules, numbers)
-        whole, part = (partial(np.asarray, dtype=kind) for kind in (np.int32, np.float32))
-        values: dict[str, Any] = {
-            "skipped": whole(known.skipped), "consecutive_skips": whole(known.consecutive_skips), "scale": part(known.scale),
-            "good": whole(known.good), "failed": whole(0), "loss": part(0.0), "culprit": whole(-1),
-        }  # fmt: skip
-        return cls(**values)
+    def from_scalars(cls, config: GuardConfig, scalars: Mapping[str, int | float]) -> "GuardTensors":
+        """Return the counters of a checkpoint as numpy arrays, not yet on a device."""
+        state = GuardState.from_scalars(config, scalars)
+        values: dict[str, np.ndarray] = {
+            "skipped_steps": np.asarray(state.skipped_steps, np.int32),
+            "consecutive_skips": np.asarray(state.consecutive_skips, np.int32),
+            "loss_scale": np.asarray(state.loss_scale, np.float32),
+            "good_steps": np.asarray(state.good_steps, np.int32),
+            "failed_step": np.asarray(0, np.int32),
+            "failed_loss": np.asarray(0.0, np.float32),
+            "failed_parameter": np.asarray(-1, np.int32),
+        }
+        return cls(**values)  # pyright: ignore[reportArgumentType] - the engine puts them onto the device
 
-    def known(self) -> GuardState:
-        """Waits for the device."""
-        return GuardState(int(self.skipped), int(self.consecutive_skips), float(self.scale), int(self.good))
+    def state(self) -> GuardState:
+        """Return the counters. Waits for the device."""
+        return GuardState(
+            int(self.skipped_steps), int(self.consecutive_skips), float(self.loss_scale), int(self.good_steps)
+        )
 
-    def read(self, rules: GuardConfig, names: tuple[str, ...]) -> dict[str, float]:
-        """What a row of metrics tells of them. Waits for the device. Raises NotFinite for a step too many.
+    def read(self, config: GuardConfig, names: tuple[str, ...]) -> dict[str, float]:
+        """Return the counters for a row of metrics. Waits for the device. Raises NonFiniteStepError after a failure.
 
-        ``names``: of the gradients, in the order that ``judge`` was given them.
+        ``names``: of the gradients, in the order of ``squares`` in ``check``.
         """
-        if failed := int(self.failed):
-            culprit = names[int(self.culprit)] if int(self.culprit) >= 0 else ""
-            raise self.known().error(rules, failed, float(self.loss), culprit)
-        return self.known().row(rules)
+        if failed := int(self.failed_step):
+            parameter = names[int(self.failed_parameter)] if int(self.failed_parameter) >= 0 else ""
+            raise self.state().error(config, failed, float(self.failed_loss), parameter)
+        return self.state().metrics(config)
 
 
 def check(
-    rules: GuardConfig, before: GuardTensors, step: Array, measured: tuple[Array, Array], squares: Array
+    config: GuardConfig, before: GuardTensors, step: Array, loss_and_norm: tuple[Array, Array], squares: Array
 ) -> tuple[GuardTensors, Array]:
-    """The counts after ``step`` [], and whether it is taken [].
+    """Return the counters after ``step`` [], and whether to apply it [].
 
-    ``measured``: its loss [] and its gradients' norm []; ``squares``: the sum of those of each gradient [N].
+    ``loss_and_norm``: loss [] and global gradient norm []; ``squares`` [N]: squared norm of each gradient.
     """
-    loss, norm = measured
-    going_on = before.failed == 0
-    sound = jnp.isfinite(loss)
-    finite = sound & jnp.isfinite(norm)
-    # An overflow of scaled gradients is what the scale is there for, and no failure.
-    bad = ~sound if rules.scaled else ~finite
+    loss, norm = loss_and_norm
+    running = before.failed_step == 0
+    finite_loss = jnp.isfinite(loss)
+    finite = finite_loss & jnp.isfinite(norm)
+    # With loss scaling, overflowing gradients are expected: they lower the scale and are no failure.
+    bad = ~finite_loss if config.scales_loss else ~finite
     consecutive_skips = jnp.where(finite, 0, before.consecutive_skips + bad)
-    scale, good = before.scale, before.good
-    failing = consecutive_skips >= rules.limit
-    if rules.scaled:
-        scale, good = _rescaled(rules, before, finite, overflowed=sound & ~finite)
-        failing = failing | (scale < SMALLEST)
-    wrong = ~jnp.isfinite(squares)
+    scale, good = before.loss_scale, before.good_steps
+    failing = consecutive_skips >= config.max_consecutive
+    if config.scales_loss:
+        scale, good = _rescaled(config, before, finite, overflowed=finite_loss & ~finite)
+        failing = failing | (scale < MIN_LOSS_SCALE)
+    nonfinite = ~jnp.isfinite(squares)
     after = GuardTensors(
-        skipped=before.skipped + ~finite,
+        skipped_steps=before.skipped_steps + ~finite,
         consecutive_skips=consecutive_skips,
-        scale=scale,
-        good=good,
-        failed=jnp.where(failing, step, 0),
-        loss=loss,
-        culprit=jnp.where(wrong.any(), wrong.argmax(), -1).astype(jnp.int32),
+        loss_scale=scale,
+        good_steps=good,
+        failed_step=jnp.where(failing, step, 0),
+        failed_loss=loss,
+        failed_parameter=jnp.where(nonfinite.any(), nonfinite.argmax(), -1).astype(jnp.int32),
     )
-    kept = (jnp.where(going_on, new, old) for new, old in zip(after, before, strict=True))
-    return GuardTensors(*kept), finite & going_on
+    chosen = (jnp.where(running, new, old) for new, old in zip(after, before, strict=True))
+    return GuardTensors(*chosen), finite & running
 
 
-def _rescaled(rules: GuardConfig, before: GuardTensors, finite: Array, *, overflowed: Array) -> tuple[Array, Array]:
-    """The loss scale and the good steps since it changed: halved at an overflow, doubled after enough of them."""
-    good = before.good + finite
-    grown = good >= rules.growth_steps
-    scale = jnp.where(overflowed, before.scale / 2, before.scale)
-    scale = jnp.where(grown, jnp.minimum(before.scale * 2, LARGEST), scale)
+def _rescaled(config: GuardConfig, before: GuardTensors, finite: Array, *, overflowed: Array) -> tuple[Array, Array]:
+    """Halve the loss scale at an overflow, double it after ``growth_interval`` finite steps. Return scale and count."""
+    good = before.good_steps + finite
+    grown = good >= config.growth_interval
+    scale = jnp.where(overflowed, before.loss_scale / 2, before.loss_scale)
+    scale = jnp.where(grown, jnp.minimum(before.loss_scale * 2, MAX_LOSS_SCALE), scale)
     return scale, jnp.where(overflowed | grown, 0, good)

@@ -1,130 +1,128 @@
-"""Which steps are taken: decided, counted and remembered on the device, so that no step waits to know it is finite."""
+"""Step guard for PyTorch: decides and counts on the device, so that no step waits to know whether it is finite."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from fabella.config.training import Float16, NonFinitePolicy
-from fabella.engine.step_guard import LARGEST, SMALLEST, GuardConfig, GuardState
+from fabella.engine.step_guard import MAX_LOSS_SCALE, MIN_LOSS_SCALE, GuardConfig, GuardState
 
 
 @dataclass(frozen=True, slots=True)
 class GuardTensors:
-    """What is known after a step, each a tensor [] that later steps leave as it is."""
+    """Counters after a step, each a tensor [] that later steps do not change. See GuardState."""
 
-    skipped: Tensor
-    """Steps of the whole run that were left out."""
+    skipped_steps: Tensor
     consecutive_skips: Tensor
-    """How many of them, up to now, one after the other, but for those that fp16 alone overflowed in."""
-    scale: Tensor
-    """Of the loss, with fp16 (Micikevicius et al. 2018, arXiv 1710.03740): halved where a gradient overflows."""
-    good: Tensor
-    """Finite steps since the scale changed."""
-    failed: Tensor
-    """The first step, counted from 1, that was one too many; 0: none was. From it on no step is taken."""
-    loss: Tensor
-    """Of that step."""
-    culprit: Tensor
-    """Number of the first gradient of that step that is not finite; -1: each is."""
+    loss_scale: Tensor
+    good_steps: Tensor
+    failed_step: Tensor
+    """First step, counted from 1, at which training failed; 0: none. No later step is applied."""
+    failed_loss: Tensor
+    """Loss of that step."""
+    failed_parameter: Tensor
+    """Index of the first non-finite gradient of that step; -1 if all are finite."""
 
 
 class StepGuard:
-    """Judges each step by its loss and its gradients.
+    """Skips non-finite steps and adapts the loss scale.
 
-    What is not finite never reaches weights or moments. Once there has been too much of it, as the config's
-    ``training.on_nonfinite`` says, no later step is taken either: when somebody looks, some steps later on a GPU, weights
-    and moments are those before the step that failed.
+    Non-finite values never reach weights or optimizer state. After a failure, as ``training.on_nonfinite`` defines it,
+    no later step is applied. On a GPU the failure is read some steps later; weights and optimizer state are then still
+    those before the failed step.
     """
 
     def __init__(self, policy: NonFinitePolicy, fp16: Float16 | None, device: torch.device) -> None:
-        """``fp16``: where the loss is scaled."""
-        self.rules, self.device = GuardConfig.of(policy, fp16), device
+        """``fp16``: settings of loss scaling; None disables it."""
+        self.config, self.device = GuardConfig.create(policy, fp16), device
         self.names: Sequence[str] = ()
-        self.counts = self._of({})
+        """Names of the gradients, in the order of ``norms`` in ``check``."""
+        self.tensors = self._from_scalars({})
 
-    def numbers(self) -> dict[str, int | float]:
-        """For a checkpoint."""
-        return self._known(self.counts).numbers(self.rules)
+    def scalars(self) -> dict[str, int | float]:
+        """Return the counters for a checkpoint. Waits for the device."""
+        return self._state(self.tensors).scalars(self.config)
 
-    def _known(self, counts: GuardTensors) -> GuardState:
-        return GuardState(int(counts.skipped), int(counts.consecutive_skips), float(counts.scale), int(counts.good))
+    def restore(self, scalars: Mapping[str, int | float]) -> None:
+        """Load counters that ``scalars()`` returned; missing ones start at their initial value."""
+        self.tensors = self._from_scalars(scalars)
 
-    def restore(self, numbers: Mapping[str, int | float]) -> None:
-        """Take over what ``numbers()`` gave; what a run did not count before begins anew."""
-        self.counts = self._of(numbers)
+    def _state(self, tensors: GuardTensors) -> GuardState:
+        return GuardState(
+            int(tensors.skipped_steps),
+            int(tensors.consecutive_skips),
+            float(tensors.loss_scale),
+            int(tensors.good_steps),
+        )
 
-    def _of(self, numbers: Mapping[str, int | float]) -> GuardTensors:
-        known = GuardState.of(self.rules, numbers)
+    def _from_scalars(self, scalars: Mapping[str, int | float]) -> GuardTensors:
+        state = GuardState.from_scalars(self.config, scalars)
 
         def count(value: int) -> Tensor:
             return torch.tensor(value, device=self.device)
 
         return GuardTensors(
-            skipped=count(known.skipped),
-            consecutive_skips=count(known.consecutive_skips),
-            scale=torch.tensor(known.scale, dtype=torch.float32, device=self.device),
-            good=count(known.good),
-            failed=count(0),
-            loss=torch.zeros((), device=self.device),
-            culprit=count(-1),
+            skipped_steps=count(state.skipped_steps),
+            consecutive_skips=count(state.consecutive_skips),
+            loss_scale=torch.tensor(state.loss_scale, dtype=torch.float32, device=self.device),
+            good_steps=count(state.good_steps),
+            failed_step=count(0),
+            failed_loss=torch.zeros((), device=self.device),
+            failed_parameter=count(-1),
         )
 
     def check(self, step: int, loss: Tensor, norm: Tensor, norms: Tensor) -> Tensor:
-        """Whether ``step`` is to be taken ([], bool), from its loss [], its gradients' norm [] and that of each [N]."""
-        before = self.counts
-        going_on = before.failed == 0
-        sound = torch.isfinite(loss)
-        finite = sound & torch.isfinite(norm)
-        # An overflow of scaled gradients is what the scale is there for, and no failure.
-        bad = ~sound if self.rules.scaled else ~finite
+        """Count ``step`` and return whether to apply it ([], bool).
+
+        ``loss`` []; ``norm`` []: global gradient norm; ``norms`` [N]: norm of each gradient.
+        """
+        before = self.tensors
+        running = before.failed_step == 0
+        finite_loss = torch.isfinite(loss)
+        finite = finite_loss & torch.isfinite(norm)
+        # With loss scaling, overflowing gradients are expected: they lower the scale and are no failure.
+        bad = ~finite_loss if self.config.scales_loss else ~finite
         after = replace(
             before,
-            skipped=before.skipped + ~finite,
+            skipped_steps=before.skipped_steps + ~finite,
             consecutive_skips=torch.where(finite, 0, before.consecutive_skips + bad),
         )
-        failing = after.consecutive_skips >= self.rules.limit
-        if self.rules.scaled:
-            after = self._rescaled(after, finite, self.rules.growth_steps, overflowed=sound & ~finite)
-            failing = failing | (after.scale < SMALLEST)
-        wrong = ~torch.isfinite(norms)
+        failing = after.consecutive_skips >= self.config.max_consecutive
+        if self.config.scales_loss:
+            after = self._rescaled(after, finite, overflowed=finite_loss & ~finite)
+            failing = failing | (after.loss_scale < MIN_LOSS_SCALE)
+        nonfinite = ~torch.isfinite(norms)
         after = replace(
             after,
-            failed=torch.where(failing, step, 0),
-            loss=loss,
-            culprit=torch.where(wrong.any(), wrong.int().argmax(), -1),
+            failed_step=torch.where(failing, step, 0),
+            failed_loss=loss,
+            failed_parameter=torch.where(nonfinite.any(), nonfinite.int().argmax(), -1),
         )
-        self.counts = GuardTensors(*(
-            torch.where(going_on, new, old) for new, old in zip(_tensors(after), _tensors(before), strict=True)
-        ))  # fmt: skip
-        return finite & going_on
+        self.tensors = GuardTensors(**{
+            field.name: torch.where(running, getattr(after, field.name), getattr(before, field.name))
+            for field in fields(GuardTensors)
+        })  # fmt: skip
+        return finite & running
 
-    def _rescaled(self, counts: GuardTensors, finite: Tensor, growth_steps: int, *, overflowed: Tensor) -> GuardTensors:
-        good = counts.good + finite
-        grown = good >= growth_steps
-        scale = torch.where(overflowed, counts.scale / 2, counts.scale)
-        scale = torch.where(grown, (counts.scale * 2).clamp(max=LARGEST), scale)
-        return replace(counts, scale=scale, good=torch.where(overflowed | grown, 0, good))
+    def _rescaled(self, tensors: GuardTensors, finite: Tensor, *, overflowed: Tensor) -> GuardTensors:
+        """Halve the loss scale at an overflow, double it after ``growth_interval`` finite steps."""
+        good = tensors.good_steps + finite
+        grown = good >= self.config.growth_interval
+        scale = torch.where(overflowed, tensors.loss_scale / 2, tensors.loss_scale)
+        scale = torch.where(grown, (tensors.loss_scale * 2).clamp(max=MAX_LOSS_SCALE), scale)
+        return replace(tensors, loss_scale=scale, good_steps=torch.where(overflowed | grown, 0, good))
 
-    def read(self, counts: GuardTensors) -> dict[str, float]:
-        """What a row of metrics tells of them. Waits for the device. Raises NotFinite for a step too many."""
-        skipped, consecutive_skips, failed, culprit = torch.stack(
-            [counts.skipped, counts.consecutive_skips, counts.failed, counts.culprit]
+    def read(self, tensors: GuardTensors) -> dict[str, float]:
+        """Return the counters for a row of metrics. Waits for the device. Raises NonFiniteStepError after a failure."""
+        # One copy from the device for all integers.
+        skipped, consecutive, failed, parameter = torch.stack(
+            [tensors.skipped_steps, tensors.consecutive_skips, tensors.failed_step, tensors.failed_parameter]
         ).tolist()
-        known = GuardState(skipped, consecutive_skips, float(counts.scale) if self.rules.scaled else 1.0, good=0)
+        scale = float(tensors.loss_scale) if self.config.scales_loss else 1.0
+        state = GuardState(skipped, consecutive, scale)
         if failed:
-            raise known.error(self.rules, failed, float(counts.loss), self.names[int(culprit)] if culprit >= 0 else "")
-        return known.row(self.rules)
-
-
-def _tensors(counts: GuardTensors) -> list[Tensor]:
-    return [
-        counts.skipped,
-        counts.consecutive_skips,
-        counts.scale,
-        counts.good,
-        counts.failed,
-        counts.loss,
-        counts.culprit,
-    ]
+            name = self.names[int(parameter)] if parameter >= 0 else ""
+            raise state.error(self.config, failed, float(tensors.failed_loss), name)
+        return state.metrics(self.config)

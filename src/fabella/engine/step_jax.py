@@ -1,4 +1,4 @@
-"""One optimizer step as one compiled function: micro-batches accumulated, gradients clipped, weights moved."""
+"""One optimizer step as one compiled function: gradient accumulation, clipping, update."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,100 +18,108 @@ from fabella.optim.updates.interface_jax import OptimizerState
 
 @dataclass(frozen=True)
 class StepSpec:
-    """What a step is compiled for, beside the shapes of its batch. Engines of the same kind share the compiled step."""
+    """Static arguments of a step: it is compiled for these and the shapes of its batch. Equal specs share it."""
 
     model: Any
     names: tuple[str, ...]
-    """Of the weights, in the order of the family's table."""
+    """Of the weights, in the order of the parameter table."""
     optimizer: Optimizer
-    rules: GuardConfig
-    layout: Sharding
+    guard: GuardConfig
+    sharding: Sharding
     compute: Any
     recompute: bool
     dropout: bool
 
     def network(self, weights: dict[str, Array], keys: Array) -> Params:
-        """The model's weights, with what its dropout is drawn from."""
-        drawn = jax.random.wrap_key_data(keys) if self.dropout else None
-        return Params(weights, compute=self.compute, keys=drawn, recompute=self.recompute)
+        """Return the parameters that the model takes; ``keys`` [R 2]: random keys of its dropout."""
+        dropout_keys = jax.random.wrap_key_data(keys) if self.dropout else None
+        return Params(weights, compute=self.compute, keys=dropout_keys, recompute=self.recompute)
 
 
 class StepBatch(NamedTuple):
-    """A global batch, cut into A micro-batches of R rows; rows of padding hold nothing to learn."""
+    """A global batch in A micro-batches of R rows; padding rows have no targets."""
 
     tokens: Array
     """[A R T]"""
     targets: Array
     """[A R T]"""
     keys: Array
-    """[A R 2], what each row's dropout is drawn from"""
-    learned: Array
-    """[], targets that are not IGNORE"""
+    """[A R 2], random key of each row's dropout"""
+    num_targets: Array
+    """[], number of targets that are not IGNORE"""
     step: Array
-    """[], which one it is, counted from 1"""
+    """[], number of the step, counted from 1"""
 
 
 class TrainState(NamedTuple):
-    """All that a step begins with and leaves behind for the next; weights and memory in the same place."""
+    """Weights and optimizer state between two steps; a step reuses their memory."""
 
     weights: dict[str, Array]
-    memory: OptimizerState
+    optimizer: OptimizerState
 
 
 class StepMetrics(NamedTuple):
-    """What a step tells of itself: mean loss and the norm of all gradients before clipping, each []."""
+    """Mean loss and global gradient norm before clipping, each []."""
 
     loss: Array
     norm: Array
 
 
 def gradients_of(
-    how: StepSpec, weights: dict[str, Array], work: StepBatch, scale: Array
+    spec: StepSpec, weights: dict[str, Array], batch: StepBatch, scale: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean loss over all targets of the global batch, and its gradients, both still multiplied by ``scale`` []."""
+    """Return the mean loss over all targets of the global batch and its gradients, both multiplied by ``scale`` []."""
 
     def loss_of(weights: dict[str, Array], tokens: Array, targets: Array, keys: Array) -> Array:
-        return how.model.loss_sum(how.network(weights, keys), tokens, targets) * (scale / work.learned)
+        return spec.model.loss_sum(spec.network(weights, keys), tokens, targets) * (scale / batch.num_targets)
 
     def micro_batch(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, None]:
-        rows = [lax.with_sharding_constraint(array, how.layout.rows(0)) for array in part]
-        found = jax.value_and_grad(loss_of)(weights, *rows)
-        return jax.tree.map(jnp.add, total, found), None
+        rows = [lax.with_sharding_constraint(array, spec.sharding.rows(0)) for array in part]
+        result = jax.value_and_grad(loss_of)(weights, *rows)
+        return jax.tree.map(jnp.add, total, result), None
 
-    parts = work.tokens, work.targets, work.keys
-    if len(work.tokens) == 1:
+    parts = batch.tokens, batch.targets, batch.keys
+    if len(batch.tokens) == 1:
         return jax.value_and_grad(loss_of)(weights, *(array[0] for array in parts))
-    nothing = jnp.zeros((), jnp.float32), {name: jnp.zeros_like(weight) for name, weight in weights.items()}
-    return lax.scan(micro_batch, nothing, parts)[0]
+    zeros = jnp.zeros((), jnp.float32), {name: jnp.zeros_like(weight) for name, weight in weights.items()}
+    return lax.scan(micro_batch, zeros, parts)[0]
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_step(
-    how: StepSpec, held: TrainState, counts: GuardTensors, work: StepBatch, lr: Array
+    spec: StepSpec, state: TrainState, guard: GuardTensors, batch: StepBatch, lr: Array
 ) -> tuple[TrainState, GuardTensors, StepMetrics]:
-    """One step; weights and memory stay as they were where it is not to be taken (see ``judge``)."""
-    loss, gradients = gradients_of(how, held.weights, work, counts.scale)
-    loss, gradients = loss / counts.scale, {name: gradient / counts.scale for name, gradient in gradients.items()}
-    squares = jnp.stack([jnp.sum(jnp.square(gradients[name])) for name in how.names])
+    """Take one step; a step that the guard skips leaves weights and optimizer state unchanged."""
+    loss, gradients = gradients_of(spec, state.weights, batch, guard.loss_scale)
+    loss, gradients = (
+        loss / guard.loss_scale,
+        {name: gradient / guard.loss_scale for name, gradient in gradients.items()},
+    )
+    squares = jnp.stack([jnp.sum(jnp.square(gradients[name])) for name in spec.names])
     norm = jnp.sqrt(squares.sum())
-    counts, taken = check(how.rules, counts, work.step, (loss, norm), squares)
-    weights, memory = how.optimizer.update(held.weights, gradients, held.memory, lr, norm=norm, apply_update=taken)
-    if how.layout.size > 1:  # or the next step would find its weights laid out otherwise, and be compiled anew
+    guard, apply_update = check(spec.guard, guard, batch.step, (loss, norm), squares)
+    weights, optimizer = spec.optimizer.update(
+        state.weights, gradients, state.optimizer, lr, norm=norm, apply_update=apply_update
+    )
+    if spec.sharding.size > 1:  # otherwise the next step would see another sharding and be compiled again
         weights, arrays = (
-            {name: lax.with_sharding_constraint(array, how.layout.spec(array.shape)) for name, array in arrays.items()}
-            for arrays in (weights, memory.arrays)
+            {
+                name: lax.with_sharding_constraint(array, spec.sharding.spec(array.shape))
+                for name, array in arrays.items()
+            }
+            for arrays in (weights, optimizer.arrays)
         )
-        memory = OptimizerState(arrays, memory.updates)
-    return TrainState(weights, memory), counts, StepMetrics(loss, norm)
+        optimizer = OptimizerState(arrays, optimizer.updates)
+    return TrainState(weights, optimizer), guard, StepMetrics(loss, norm)
 
 
 @partial(jax.jit, static_argnums=0)
-def take_gradients(how: StepSpec, weights: dict[str, Array], work: StepBatch, scale: Array) -> dict[str, Array]:
-    """The gradients alone: of a step that is looked at, not taken."""
-    return {name: gradient / scale for name, gradient in gradients_of(how, weights, work, scale)[1].items()}
+def take_gradients(spec: StepSpec, weights: dict[str, Array], batch: StepBatch, scale: Array) -> dict[str, Array]:
+    """Return the gradients of a batch without taking a step."""
+    return {name: gradient / scale for name, gradient in gradients_of(spec, weights, batch, scale)[1].items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def eval_losses(model: Network, compute: Any, weights: dict[str, Array], tokens: Array, targets: Array) -> Array:
-    """Each target's negative log-likelihood in nats, [B T], without dropout."""
+    """Return the loss of each target in nats, [B T], without dropout."""
     return model.token_losses(Params(weights, compute=compute), tokens, targets)  # pyright: ignore[reportAttributeAccessIssue]

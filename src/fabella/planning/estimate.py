@@ -140,7 +140,7 @@ def forecast(
 
 def memory_of(run: RunConfig, device: str) -> Memory:
     """Estimated from the parameter table and one pass through the network without content."""
-    table, training, engine = run.model.parameters(), run.training, engines.load(run.engine, "measure.memory")
+    table, training, engine = run.model.parameters(), run.training, engines.backend(run.engine, "measure.memory")
     weights = FLOAT * count(table)
     moments = checkpoint_bytes(run) - weights  # a checkpoint holds weights and moments
     heads = sum(table[name].size for name in output_head_params(table, run.model.vocab_size))

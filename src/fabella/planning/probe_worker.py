@@ -28,7 +28,7 @@ def open_handler(request: dict[str, Any]) -> Handler:
     def handle(_parts: Frame) -> list[bytes]:
         prefer_oom_kill()
         run = validate_config(request["run"])
-        memory = engines.load(run.engine, "measure.memory")
+        memory = engines.backend(run.engine, "measure.memory")
         try:
             result = measure(run, request, memory)
         except (MemoryError, RuntimeError, OSError) as error:

@@ -126,7 +126,7 @@ class JaxProcessGroup(ProcessGroup):
                 if why and rank != self.rank_info.rank:
                     return f"Process {rank} of {self.rank_info.world_size} has stopped: {why}"
             time.sleep(LOOK_SECONDS / 10)
-        return f"Another of the {self.rank_info.world_size} processes does not answer: killed, hanging, or its machine is gone."
+        return f"Another of the {self.rank_info.world_size} processes does not answer: it was killed, hangs, or its machine is down."
 
 
 LAG = 4

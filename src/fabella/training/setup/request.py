@@ -62,13 +62,13 @@ def resolve_request(asked: TrainRequest) -> ResolvedRequest:
     changes = _changes(asked, prepared)
     if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
         run = load_config(asked.what, asked.overrides, changes)
-        engines.load(run.engine)  # one that cannot be used says so before anything is prepared
+        engines.backend(run.engine)  # one that cannot be used says so before anything is prepared
         return ResolvedRequest(_resolved(run, prepared), prepared, ())
     _refuse_misspelt(asked.what)
     _refuse_prepared(asked.what)
     _refuse_folder_of_prepared(asked.what)
     source = parse_source(asked.what)
-    gpu = engines.load(asked.engine or "torch").has_gpu()
+    gpu = engines.backend(asked.engine or "torch").has_gpu()
     choice = suggest_config(source, name_of(asked.what), size_of(source), gpu=gpu)
     values = with_sections(choice.run.model_dump(mode="json"), changes)
     run = validate_config(apply_overrides(values, asked.overrides))
