@@ -219,7 +219,9 @@ def test_a_step_whose_error_appears_when_its_result_is_read_is_saved(data: Token
     message = r"later\. The step is saved in .*step-00000001"
     with pytest.raises(NumericsError, match=message), recorder.recording():
         train(engine, batches, lambda step: 1e-3, [read_at_two], progress=Progress(), until=2)
-    saved = failed_steps.read(tmp_path / "run" / "failures" / "step-00000001", tiny.run().model.parameters())
+    table = tiny.run().model.parameters()
+    path = tmp_path / "run" / "failures" / "step-00000001"
+    saved = failed_steps.read(path, table, state_spec(table, tiny.run().optimizer))
     assert np.array_equal(saved.batch.targets, ids + 1)
 
 

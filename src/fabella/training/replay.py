@@ -50,7 +50,7 @@ def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     engine = engines.create_engine(run, device=device)
     engine.restore(failed.state)
     error = ""
-    with engines.load(run.engine, "nan_finder").trace_nonfinite(engine) as modules:
+    with engines.backend(run.engine, "nan_finder").trace_nonfinite(engine) as modules:
         try:
             engine.step(failed.batch, failed.lr).read()
         except NonFiniteStepError as repeated:
