@@ -80,7 +80,7 @@ def test_logits_that_are_not_finite_end_the_text_in_words() -> None:
     weights = {name: np.array(array) for name, array in model.weights.items()}
     weights["norm.weight"][0] = np.nan
     broken = engine_jax.load_model(model.config, weights, "cpu")
-    with pytest.raises(NumericsError, match="The logits of row 0 cannot be sampled from: their largest is nan"):
+    with pytest.raises(NumericsError, match="Cannot sample from the logits of row 0: their maximum is nan"):
         told(generate_jax, broken, SamplingParams())
 
 

@@ -16,7 +16,7 @@ from fabella.generation.completion import PREFILLING
 from fabella.generation.context_shift import context_start
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import SamplingParams, uniforms
-from fabella.generation.sampling_torch import choose
+from fabella.generation.sampling_torch import sample
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
 from fabella.models.registry import family_module, family_names
@@ -68,7 +68,7 @@ def by_definition(
         logits, _ = model.decode(window, model.init_state(1, window.shape[1]))
         seen = torch.zeros_like(logits, dtype=torch.bool)
         seen[0, ids] = True
-        ids += choose(logits, sampling, number.reshape(1), seen).tolist()
+        ids += sample(logits, sampling, number.reshape(1), seen).tolist()
     return ids[len(prompt) :]
 
 
@@ -184,7 +184,7 @@ def test_a_prompt_without_tokens_is_refused(prompts: list[list[int]]) -> None:
 def test_a_broken_model_is_an_error_not_a_text() -> None:
     model = Hashing(Config())
     nn.init.constant_(model.table, float("nan"))
-    with pytest.raises(NumericsError, match="largest is nan"):
+    with pytest.raises(NumericsError, match="maximum is nan"):
         told(model, [[1]], HOT, max_tokens=5)
 
 

@@ -18,23 +18,22 @@ SEEDS = st.integers(0, 2**63 - 1)
         (
             "temperature",
             -0.1,
-            "temperature = -0.1 is out of range: it must be at least 0 and at most 100. "
-            "0 always takes the most likely token; 0.8 is usual.",
+            "temperature = -0.1 is out of range: it must be at least 0 and at most 100. 0 is greedy; 0.8 is usual.",
         ),
         (
             "top_p",
             0.0,
             "top_p = 0.0 is out of range: it must be more than 0 and at most 1. 1 keeps all tokens; 0.95 is usual.",
         ),
-        ("top_k", 2.5, "top_k = 2.5 is not a whole number. 0 keeps all tokens; 40 is usual."),
+        ("top_k", 2.5, "top_k = 2.5 is not an integer. 0 keeps all tokens; 40 is usual."),
         ("min_p", "much", "min_p = 'much' is not a number. 0 keeps all tokens; 0.05 is usual."),
         (
             "repetition_penalty",
             0.0,
             "repetition_penalty = 0.0 is out of range: it must be at least 0.01 and at most 100. "
-            "1 is no penalty; 1.1 is usual.",
+            "1 disables it; 1.1 is usual.",
         ),
-        ("seed", True, "seed = True is not a whole number. Any whole number gives a text of its own, always the same."),
+        ("seed", True, "seed = True is not an integer. Use any non-negative integer."),
     ],
 )
 def test_a_setting_out_of_bounds_is_named_with_its_bounds_and_a_usual_value(
@@ -97,5 +96,5 @@ def test_the_numbers_are_pinned() -> None:
 
 
 def test_a_text_has_no_negative_number() -> None:
-    with pytest.raises(UsageError, match="row = -1 is no number of a text"):
+    with pytest.raises(UsageError, match="row = -1 is not a valid sequence number"):
         uniforms(0, -1, 1)

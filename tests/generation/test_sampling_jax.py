@@ -35,7 +35,7 @@ def test_both_engines_choose_the_same(sampling: SamplingParams, vocab_size: int,
     ours, tops = sample(
         jnp.asarray(logits), SamplingSpec.of(sampling), SamplingArrays.of(sampling), jnp.asarray(uniform), seen
     )
-    theirs = sampling_torch.choose(
+    theirs = sampling_torch.sample(
         *(torch.from_numpy(logits), sampling, torch.from_numpy(uniform)), torch.from_numpy(seen)
     )
     np.testing.assert_array_equal(ours, theirs.numpy())

@@ -18,7 +18,7 @@ from fabella.errors import NumericsError
 from fabella.generation.decoder.native import build
 from fabella.generation.decoder.native.sampler_torch import NativeSampler
 from fabella.generation.sampling import SamplingParams, uniforms
-from fabella.generation.sampling_torch import TorchSampler, choose
+from fabella.generation.sampling_torch import TorchSampler, sample
 
 # Weights are sums of a few float32 exponentials: closer than this to a border, either side of it is right.
 BORDER = 1e-4
@@ -26,7 +26,7 @@ BORDER = 1e-4
 CHI_SQUARE_Z = 4.75
 
 
-def choose_compiled(logits: Tensor, sampling: SamplingParams, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
+def sample_native(logits: Tensor, sampling: SamplingParams, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
     library = build.step().library
     assert library is not None
     logits = logits.float().contiguous()
@@ -43,7 +43,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.skip(build.step().remark)
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "compiled":
-            patch.setattr(sys.modules[__name__], "choose", choose_compiled)
+            patch.setattr(sys.modules[__name__], "sample", sample_native)
         yield
 
 
@@ -89,7 +89,7 @@ def chosen(logits: Any, sampling: SamplingParams, uniform: Any, seen: Any = None
     rows = torch.as_tensor(np.atleast_2d(np.asarray(logits, dtype=np.float32)))
     numbers = torch.as_tensor(np.asarray(uniform, dtype=np.float32).reshape(-1))
     penalised = None if seen is None else torch.as_tensor(np.atleast_2d(seen)).expand(len(numbers), -1)
-    return choose(rows.expand(len(numbers), -1), sampling, numbers, penalised).tolist()
+    return sample(rows.expand(len(numbers), -1), sampling, numbers, penalised).tolist()
 
 
 EVEN = (np.arange(512) + 0.5) / 512
@@ -173,7 +173,7 @@ def test_the_nucleus_is_the_same_however_many_candidates_it_takes(width: int, sh
     logits = np.stack([random.normal(size=width) * spread for spread in (0.01, 1.0, 9.0)]).astype(np.float32)
     sampling = SamplingParams(temperature=1.0, top_p=share)
     numbers = np.linspace(0, 0.9999, 100, dtype=np.float32)
-    beside = choose(torch.from_numpy(np.tile(logits, (100, 1))), sampling, torch.from_numpy(np.repeat(numbers, 3)))
+    beside = sample(torch.from_numpy(np.tile(logits, (100, 1))), sampling, torch.from_numpy(np.repeat(numbers, 3)))
     for row, choices in zip(logits, beside.reshape(100, 3).T.numpy(), strict=True):
         expected = probabilities(row.astype(np.float64), sampling, np.zeros(width, dtype=bool))
         assert (expected.cumsum()[choices] >= numbers - BORDER).all()
@@ -238,10 +238,10 @@ def test_broken_logits_are_an_error_that_names_the_row(kind: str, how: str) -> N
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0], BROKEN[kind]])
     seen = torch.ones_like(logits, dtype=torch.bool)
     with pytest.raises(NumericsError) as error:
-        choose(logits, SETTINGS[how], torch.tensor([0.5, 0.5]), seen)
+        sample(logits, SETTINGS[how], torch.tensor([0.5, 0.5]), seen)
     largest = {"all -inf": "-inf", "+inf": "inf"}.get(kind, "nan")
     assert str(error.value) == (
-        f"The logits of row 1 cannot be sampled from: their largest is {largest}. "
+        f"Cannot sample from the logits of row 1: their maximum is {largest}. "
         "The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP)."
     )
 
@@ -277,13 +277,13 @@ def test_the_ends_of_the_unit_interval_choose_what_is_possible(uniform: float) -
 def test_logits_may_be_of_any_precision() -> None:
     logits = torch.tensor([[0.0, 9.0, 1.0]])
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        assert choose(logits.to(dtype), SamplingParams(seed=1), torch.tensor([0.5])).tolist() == [1]
+        assert sample(logits.to(dtype), SamplingParams(seed=1), torch.tensor([0.5])).tolist() == [1]
 
 
 def test_logits_are_not_changed() -> None:
     logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
-    choose(logits, SETTINGS["cut"], torch.tensor([0.1, 0.9]), torch.ones(2, 9, dtype=torch.bool))
+    sample(logits, SETTINGS["cut"], torch.tensor([0.1, 0.9]), torch.ones(2, 9, dtype=torch.bool))
     assert torch.equal(logits, before)
 
 
@@ -301,7 +301,7 @@ def test_texts_with_different_wishes_are_chosen_for_side_by_side() -> None:
     alone: list[int] = []
     for row, (own, seen) in enumerate(zip(settings, marked, strict=True)):
         number = torch.tensor(numbers[row : row + 1])
-        alone.append(int(choose(logits[row : row + 1], own, number, None if seen is None else seen[None])))
+        alone.append(int(sample(logits[row : row + 1], own, number, None if seen is None else seen[None])))
     library = build.step().library
     for chooser in [TorchSampler(700), *([NativeSampler(library, 64, 700)] if library else [])]:
         wishes: list[Any] = [chooser.sampler_state(own, seen) for own, seen in zip(settings, marked, strict=True)]

@@ -62,8 +62,8 @@ class ContinuousBatcher(Protocol):
         """Prefill some tokens of the waiting prompts, and sample a token for every sequence whose prompt is complete.
 
         The work is bounded: a long prompt is prefilled over several steps, so that it does not stall the others. The
-        result is empty if no prompt is complete yet. Raises NumericsError if logits are not finite; the sequences of the
-        batch are then lost.
+        result is empty if no prompt is complete yet. Raises NumericsError if logits are not finite; all sequences of
+        the batch are then lost.
         """
         ...
 

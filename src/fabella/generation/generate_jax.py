@@ -1,7 +1,7 @@
-"""The loop that tells several texts at once, compiled as one piece: choosing, reading on and the cache in between.
+"""Decode loop of the JAX engine, compiled as a whole: sampling, decoding and the cache.
 
-The device goes round by itself for some steps before the next ids come back, few at first, so that a text begins at
-once. Every text stands at a place of its own; a prompt is read in stretches of a few lengths, each compiled once.
+The device runs several steps before token ids return, few at first, so that a completion starts at once. Prompts are
+prefilled in chunks of a few lengths, each compiled once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ from fabella.generation.sampling_jax import SamplingArrays, SamplingSpec, marked
 from fabella.models.nn.layers_jax import Params
 
 MAX_STEPS_PER_SYNC = 32
-"""Steps before ids come back, at most: what is told beyond an end is lost."""
+"""Maximum steps before token ids return; steps after the end of a completion are wasted."""
 MIN_PREFILL_CHUNK, MAX_PREFILL_CHUNK = 16, 1024
-"""Ids of a prompt that are read at once; what remains is read one by one."""
+"""Prompt tokens prefilled at once; the rest is decoded one by one."""
 
 
 class DecodeState(NamedTuple):
@@ -35,7 +35,7 @@ class DecodeState(NamedTuple):
     logits: Array
     """[B V], of each row's next id"""
     seen: Array
-    """[B V], ids that are penalised"""
+    """[B V], ids that are penalized"""
 
 
 def generate(
@@ -51,24 +51,26 @@ def generate(
 ) -> Iterator[list[int]]:
     """Yield the ids chosen at each step, one a prompt, ``max_tokens`` times; see generate_torch.py.
 
-    Raises NumericsError where the logits of a row are not finite.
+    Raises NumericsError if the logits of a row are not finite.
     """
     for prompt in prompts or [np.empty(0, dtype=np.int32)]:
         require_readable(prompt, model.config.vocab_size)
     limit = context if model.config.unlimited_context else min(context, model.config.context_length)
     texts = _DecodeBatch(model, prompts, max_tokens, limit=limit, vocab_size=vocab_size)
-    told = texts.read(texts.told(opening))
+    decode_state = texts.read(texts.initial_state(opening))
     uniform = np.stack([uniforms(sampling.seed, row, max_tokens) for row in rows])
     uniform = np.pad(uniform, ((0, 0), (0, MAX_STEPS_PER_SYNC)))
     kind, settings, done, most = SamplingSpec.of(sampling), SamplingArrays.of(sampling), 0, 1
     while done < max_tokens:
-        count = min(most, max_tokens - done, texts.room())
+        count = min(most, max_tokens - done, texts.steps_until_shift())
         drawn = uniform[:, done : done + MAX_STEPS_PER_SYNC]
-        told, ids, tops = _go_round(model.model, kind, told, model.network, (settings, drawn, count))
+        decode_state, ids, tops = _decode_steps(
+            model.model, kind, decode_state, model.network, (settings, drawn, count)
+        )
         chosen = np.asarray(ids)[:count]
         _require_finite(np.asarray(tops)[:count])
         texts.append(chosen)
-        told, done, most = texts.read(told), done + count, min(2 * most, MAX_STEPS_PER_SYNC)
+        decode_state, done, most = texts.read(decode_state), done + count, min(2 * most, MAX_STEPS_PER_SYNC)
         yield from chosen.tolist()
 
 
@@ -90,8 +92,8 @@ class _DecodeBatch:
         longest = max(len(prompt) for prompt in prompts) + max_tokens
         self.capacity = min(limit, 1 << (longest - 1).bit_length())  # few sizes, for each is compiled
 
-    def told(self, opening: int) -> DecodeState:
-        """Texts that have been read by nobody yet."""
+    def initial_state(self, opening: int) -> DecodeState:
+        """Return the state before any prefill."""
         rows = len(self.ids)
         seen = np.zeros((rows, self.vocab_size), np.bool_)
         for row, ids in enumerate(self.ids):
@@ -101,11 +103,11 @@ class _DecodeBatch:
         states = jax.tree.map(lambda array: jnp.stack([array] * rows), empty)  # pyright: ignore[reportUnknownLambdaType]
         return DecodeState(states, jnp.zeros((rows, self.vocab_size), jnp.float32), jnp.asarray(seen))
 
-    def room(self) -> int:
-        """Steps until the first text has outgrown its window and must be read anew."""
-        return min(self._room(len(ids), start) for ids, start in zip(self.ids, self.starts, strict=True))
+    def steps_until_shift(self) -> int:
+        """Return the number of steps until the first sequence shifts its context."""
+        return min(self._steps_until_shift(len(ids), start) for ids, start in zip(self.ids, self.starts, strict=True))
 
-    def _room(self, length: int, start: int) -> int:
+    def _steps_until_shift(self, length: int, start: int) -> int:
         steps = 1
         while steps < MAX_STEPS_PER_SYNC and context_start(length + steps, self.limit) == start:
             steps += 1
@@ -115,8 +117,8 @@ class _DecodeBatch:
         """[steps B] more ids."""
         self.ids = [np.concatenate([ids, chosen[:, row]]) for row, ids in enumerate(self.ids)]
 
-    def read(self, told: DecodeState) -> DecodeState:
-        """Read those texts whose window begins elsewhere than before; equal ones once."""
+    def read(self, decode_state: DecodeState) -> DecodeState:
+        """Prefill the sequences whose context start changed; equal ones once."""
         known: dict[bytes, tuple[Any, Array]] = {}
         for row, ids in enumerate(self.ids):
             start = context_start(len(ids), self.limit)
@@ -126,20 +128,20 @@ class _DecodeBatch:
             window = ids[start:]
             if window.tobytes() not in known:
                 known[window.tobytes()] = self._read(window)
-            told = _put(told, row, *known[window.tobytes()])
-        return told
+            decode_state = _put(decode_state, row, *known[window.tobytes()])
+        return decode_state
 
     def _read(self, ids: NDArray[np.int32]) -> tuple[Any, Array]:
         """State and logits after ``ids``."""
-        state, done, stretch = self.model.model.init_state(1, self.capacity), 0, MAX_PREFILL_CHUNK
+        state, done, chunk = self.model.model.init_state(1, self.capacity), 0, MAX_PREFILL_CHUNK
         logits = jnp.zeros((1, self.vocab_size), jnp.float32)
-        while stretch >= MIN_PREFILL_CHUNK:
-            if done + stretch <= len(ids):
-                part = ids[None, done : done + stretch]
-                state, logits = _read_stretch(self.model.model, self.vocab_size, self.model.network, part, state)
-                done += stretch
+        while chunk >= MIN_PREFILL_CHUNK:
+            if done + chunk <= len(ids):
+                part = ids[None, done : done + chunk]
+                state, logits = _prefill_chunk(self.model.model, self.vocab_size, self.model.network, part, state)
+                done += chunk
             else:
-                stretch //= 2
+                chunk //= 2
         rest = np.zeros(MIN_PREFILL_CHUNK, np.int32)
         rest[: len(ids) - done] = ids[done:]
         one_by_one = rest, len(ids) - done
@@ -147,7 +149,7 @@ class _DecodeBatch:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _read_stretch(model: Any, vocab_size: int, network: Params, ids: Array, state: Any) -> tuple[Any, Array]:
+def _prefill_chunk(model: Any, vocab_size: int, network: Params, ids: Array, state: Any) -> tuple[Any, Array]:
     logits, state = model.decode(network, ids, state)
     return state, logits[:, :vocab_size]
 
@@ -164,29 +166,33 @@ def _read_one_by_one(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _put(told: DecodeState, row: int, state: Any, logits: Array) -> DecodeState:
-    states = jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one), told.states, state)  # pyright: ignore[reportUnknownLambdaType]
-    return told._replace(states=states, logits=told.logits.at[row].set(logits[0]))
+def _put(decode_state: DecodeState, row: int, state: Any, logits: Array) -> DecodeState:
+    states = jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one), decode_state.states, state)  # pyright: ignore[reportUnknownLambdaType]
+    return decode_state._replace(states=states, logits=decode_state.logits.at[row].set(logits[0]))
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _go_round(
-    model: Any, kind: SamplingSpec, told: DecodeState, network: Params, given: tuple[SamplingArrays, Array, Array]
+def _decode_steps(
+    model: Any,
+    kind: SamplingSpec,
+    decode_state: DecodeState,
+    network: Params,
+    inputs: tuple[SamplingArrays, Array, Array],
 ) -> tuple[DecodeState, Array, Array]:
-    """So many steps of every text: the texts after them, the ids chosen, and each row's largest logit."""
-    settings, uniform, count = given
-    rows, vocab_size = told.logits.shape
+    """Decode ``count`` steps; return the new state, the sampled ids and the largest logit of each row."""
+    settings, uniform, count = inputs
+    rows, vocab_size = decode_state.logits.shape
 
     def read(token: Array, state: Any) -> tuple[Array, Any]:
         logits, state = model.decode(network, token[None, None], state)
         return logits[0, :vocab_size], state
 
     def once(step: Array, carry: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:
-        told, ids, tops = carry
-        chosen, top = sample(told.logits, kind, settings, uniform[:, step], told.seen)
-        logits, states = jax.vmap(read)(chosen, told.states)
-        seen = marked(told.seen, chosen) if kind.penalised else told.seen
+        decode_state, ids, tops = carry
+        chosen, top = sample(decode_state.logits, kind, settings, uniform[:, step], decode_state.seen)
+        logits, states = jax.vmap(read)(chosen, decode_state.states)
+        seen = marked(decode_state.seen, chosen) if kind.penalized else decode_state.seen
         return DecodeState(states, logits, seen), ids.at[step].set(chosen), tops.at[step].set(top)
 
     ids, tops = jnp.zeros((MAX_STEPS_PER_SYNC, rows), jnp.int32), jnp.zeros((MAX_STEPS_PER_SYNC, rows), jnp.float32)
-    return lax.fori_loop(0, count, once, (told, ids, tops))
+    return lax.fori_loop(0, count, once, (decode_state, ids, tops))

@@ -29,8 +29,8 @@ def generate(
     caller stops iterating when it has enough.
 
     ``rows`` number the sequences of one prompt, see ``uniforms``. Ids from ``vocab_size`` on are never sampled. When
-    ``context`` tokens, or all positions of the model, are full, the context is shifted, see ``context_start``. The first
-    ``opening`` ids of each prompt are no text (EOS) and are not penalized as repetitions.
+    ``context`` tokens, or all positions of the model, are full, the context is shifted, see ``context_start``. The
+    first ``opening`` ids of each prompt are no text (EOS) and are not penalized as repetitions.
     """
     for prompt in prompts or [np.empty(0, dtype=np.int32)]:
         require_readable(prompt, model.config.vocab_size)

@@ -1,4 +1,4 @@
-"""How the next id is chosen from a model's logits: the settings, and the random numbers that both engines use."""
+"""Sampling parameters, and the random numbers that both engines sample with."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -9,45 +9,45 @@ from numpy.typing import NDArray
 
 from fabella.errors import NumericsError, UsageError
 
-# Name → (lowest, highest, whether the lowest itself is allowed, what to write instead).
+# Name → (minimum, maximum, whether the minimum is allowed, hint).
 _BOUNDS: dict[str, tuple[float, float, bool, str]] = {
-    "temperature": (0.0, 100.0, True, "0 always takes the most likely token; 0.8 is usual"),
+    "temperature": (0.0, 100.0, True, "0 is greedy; 0.8 is usual"),
     "top_k": (0, 2**31 - 1, True, "0 keeps all tokens; 40 is usual"),
     "top_p": (0.0, 1.0, False, "1 keeps all tokens; 0.95 is usual"),
     "min_p": (0.0, 1.0, True, "0 keeps all tokens; 0.05 is usual"),
-    "repetition_penalty": (0.01, 100.0, True, "1 is no penalty; 1.1 is usual"),
-    "seed": (0, 2**63 - 1, True, "any whole number gives a text of its own, always the same"),
+    "repetition_penalty": (0.01, 100.0, True, "1 disables it; 1.1 is usual"),
+    "seed": (0, 2**63 - 1, True, "use any non-negative integer"),
 }
 
 MIN_TEMPERATURE = 1e-37
-"""Any lower temperature is no float32 above 0, and would turn equal logits into 0 / 0."""
+"""Lowest temperature applied: anything lower is 0 as a float32, and equal logits would become 0 / 0."""
 
-# Numbers drawn at once: a draw takes as long as forty of its numbers.
+# Uniform numbers drawn at once: a call takes as long as forty numbers.
 _BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Settings of one choice after another. Steps are applied in the order of the fields.
+    """Sampling parameters, applied in the order of the fields.
 
-    Cuts look at the probabilities after the temperature, and every cut keeps the most likely id. Ids that are
-    exactly as likely as the last one kept are kept too, so that no cut depends on how an engine sorts.
+    Top-k, top-p and min-p filter the probabilities after the temperature and always keep the most likely token. Tokens
+    as likely as the last one kept are kept as well, so that the result does not depend on how an engine sorts.
 
-    Raises UsageError, naming the setting, its value and its bounds.
+    Raises UsageError for a value out of range.
     """
 
     repetition_penalty: float = 1.0
-    """Logits of ids that the text already holds are divided (positive) or multiplied (negative) by it
-    (Keskar et al. 2019, arXiv 1909.05858); prompt and told text both count."""
+    """Divides positive and multiplies negative logits of tokens in the prompt or completion
+    (Keskar et al. 2019, arXiv 1909.05858); 0.01 to 100, 1 disables it."""
     temperature: float = 0.8
-    """Logits are divided by it; 0 takes the most likely id, the lowest of equals."""
+    """Divides the logits; 0 to 100, 0 is greedy and takes the lowest id among equals."""
     top_k: int = 0
-    """Keep the k most likely ids; 0 keeps all."""
+    """Keep the k most likely tokens; 0 disables it."""
     top_p: float = 0.95
-    """Of those, keep the fewest most likely ids that hold this share of their probability
-    (Holtzman et al. 2020, arXiv 1904.09751); 1 keeps all."""
+    """Keep the fewest most likely tokens whose share of the remaining probability reaches this
+    (Holtzman et al. 2020, arXiv 1904.09751); 0 to 1, 1 disables it."""
     min_p: float = 0.0
-    """Keep ids at least this many times as likely as the most likely one (Nguyen et al. 2024, arXiv 2407.01082)."""
+    """Drop tokens below this fraction of the top probability (Nguyen et al. 2024, arXiv 2407.01082); 0 disables it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,10 +59,10 @@ def _check(name: str, value: object) -> None:
     low, high, closed, hint = _BOUNDS[name]
     kind = int if isinstance(low, int) else int | float
     if isinstance(value, bool) or not isinstance(value, kind):
-        wanted = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{name} = {value!r} is not {wanted}.", hint=f"{_sentence(hint)}")
-    above = value >= low if closed else value > low
-    if not (above and value <= high):
+        expected = "an integer" if kind is int else "a number"
+        raise UsageError(f"{name} = {value!r} is not {expected}.", hint=f"{_sentence(hint)}")
+    above_minimum = value >= low if closed else value > low
+    if not (above_minimum and value <= high):
         rule = f"{'at least' if closed else 'more than'} {low:g} and at most {high:g}"
         raise UsageError(f"{name} = {value} is out of range: it must be {rule}.", hint=_sentence(hint))
 
@@ -72,29 +72,31 @@ def _sentence(hint: str) -> str:
 
 
 def uniforms(seed: int, row: int, count: int) -> NDArray[np.float32]:
-    """The random numbers in [0, 1) that choose the first ``count`` ids of one text, [count].
+    """Return the random numbers in [0, 1) that sample the first ``count`` tokens of one sequence, [count].
 
-    ``row`` tells apart the texts told from one prompt. Number ``i`` depends on (seed, row, i) alone: neither the
-    neighbours in a batch, nor its size, nor ``count``, nor the engine change a text.
+    ``row`` is the number of the sequence among those of one prompt. Number ``i`` only depends on (seed, row, i): the
+    batch, ``count`` and the engine do not change a sequence.
     """
     return _random(seed, row).random(count, dtype=np.float32)
 
 
 def uniform_stream(seed: int, row: int) -> Iterator[float]:
-    """The same numbers, as many as are asked for."""
-    random = _random(seed, row)  # the row is looked at now, not when the first number is asked for
+    """Yield the same numbers without end."""
+    random = _random(seed, row)  # checks the row now, not at the first number
     return (number for _ in repeat(None) for number in random.random(_BLOCK, dtype=np.float32).tolist())
 
 
 def _random(seed: int, row: int) -> np.random.Generator:
     if not 0 <= row < 2**63:
-        raise UsageError(f"row = {row} is no number of a text.", hint="Count the texts of one prompt from 0.")
+        raise UsageError(
+            f"row = {row} is not a valid sequence number.", hint="Number the sequences of one prompt from 0."
+        )
     return np.random.Generator(np.random.Philox(key=(row << 64) | seed))
 
 
 def unsampleable_error(row: int, largest: float) -> NumericsError:
-    """What is told of logits that hold NaN or +infinity, or nothing but -infinity."""
+    """Return the error for logits with NaN or +infinity, or with nothing but -infinity."""
     return NumericsError(
-        f"The logits of row {row} cannot be sampled from: their largest is {largest}.",
+        f"Cannot sample from the logits of row {row}: their maximum is {largest}.",
         hint="The weights are damaged or training diverged: try an earlier checkpoint (--checkpoint STEP).",
     )

@@ -20,7 +20,7 @@ class SamplingSpec:
 
     greedy: bool
     cut: bool
-    penalised: bool
+    penalized: bool
 
     @classmethod
     def of(cls, sampling: SamplingParams) -> "SamplingSpec":
@@ -28,7 +28,7 @@ class SamplingSpec:
         return cls(
             greedy=sampling.temperature == 0.0,
             cut=sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0,
-            penalised=sampling.repetition_penalty != 1.0,
+            penalized=sampling.repetition_penalty != 1.0,
         )
 
 
@@ -61,7 +61,7 @@ def sample(
     seen: Bool[Array, "B V"],
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next id of every row, and the row's largest logit: where that is not finite, the id means nothing."""
-    if kind.penalised:
+    if kind.penalized:
         penalty = given.repetition_penalty
         logits = jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
     top = logits.max(-1, keepdims=True)

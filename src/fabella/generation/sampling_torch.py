@@ -1,6 +1,6 @@
-"""Choosing the next ids by inverse CDF: one uniform number a row, a cumulative sum and a binary search.
+"""Token sampling by inverse CDF: one uniform number per row, a cumulative sum and a binary search.
 
-``torch.multinomial`` draws one random number a vocabulary entry and takes ten to twenty-five times as long.
+``torch.multinomial`` draws one random number per vocabulary entry and takes ten to twenty-five times as long.
 """
 
 from collections.abc import Sequence
@@ -14,36 +14,36 @@ from torch import Tensor
 
 from fabella.generation.sampling import MIN_TEMPERATURE, SamplingParams, unsampleable_error
 
-# The nucleus of a trained model is small: look for it among a few candidates before sorting the vocabulary.
+# The nucleus of a trained model is small: search it among a few candidates before sorting the vocabulary.
 _CANDIDATES = (64,)
 
 
 class TokenSampler(Protocol):
-    """Chooses for several texts at once, each in its own way."""
+    """Samples tokens for several sequences at once, each with its own parameters."""
 
     def sampler_state(self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None) -> Any:
-        """What ``choose`` is told of a text for as long as it lasts; ``seen`` marks the ids that are penalised."""
+        """Return what ``sample`` needs of a sequence until it ends; ``seen`` masks the ids to penalize."""
         ...
 
     def sample(self, logits: Float[Tensor, "N V"], sampler_state: Sequence[Any], uniform: Sequence[float]) -> list[int]:
-        """The next id of every row, for the wishes of its text and its number in [0, 1).
+        """Return the next token id of every row, from its sampler state and its uniform number in [0, 1).
 
-        Raises NumericsError where a row holds NaN or +infinity, or nothing but -infinity.
+        Raises NumericsError if a row has NaN or +infinity, or nothing but -infinity.
         """
         ...
 
 
 class TorchSampler:
-    """By ``choose``, for all those together whose wishes are alike."""
+    """Token sampler that calls ``sample`` once for all rows with equal parameters."""
 
     def __init__(self, vocab_size: int) -> None:
-        """Ids from here on are never chosen."""
-        self._vocabulary = vocab_size
+        """Never sample ids from ``vocab_size`` on."""
+        self._vocab_size = vocab_size
 
     def sampler_state(
         self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None
     ) -> tuple[SamplingParams, Tensor | None]:
-        """See Chooser."""
+        """Implements TokenSampler."""
         return replace(sampling, seed=0), seen
 
     def sample(
@@ -52,29 +52,29 @@ class TorchSampler:
         sampler_state: Sequence[tuple[SamplingParams, Tensor | None]],
         uniform: Sequence[float],
     ) -> list[int]:
-        """See Chooser."""
-        logits, numbers = logits[:, : self._vocabulary], torch.tensor(uniform, device=logits.device)
-        chosen = torch.empty(len(sampler_state), dtype=torch.int64, device=logits.device)
+        """Implements TokenSampler."""
+        logits, numbers = logits[:, : self._vocab_size], torch.tensor(uniform, device=logits.device)
+        tokens = torch.empty(len(sampler_state), dtype=torch.int64, device=logits.device)
         groups: dict[SamplingParams, list[int]] = {}
         for row, (sampling, _) in enumerate(sampler_state):
             groups.setdefault(sampling, []).append(row)
-        for sampling, places in groups.items():
-            rows = slice(None) if len(places) == len(sampler_state) else torch.tensor(places, device=logits.device)
-            marked = [seen for place in places if (seen := sampler_state[place][1]) is not None]
-            chosen[rows] = choose(logits[rows], sampling, numbers[rows], torch.stack(marked) if marked else None)
-        return chosen.tolist()
+        for sampling, group in groups.items():
+            rows = slice(None) if len(group) == len(sampler_state) else torch.tensor(group, device=logits.device)
+            masks = [seen for row in group if (seen := sampler_state[row][1]) is not None]
+            tokens[rows] = sample(logits[rows], sampling, numbers[rows], torch.stack(masks) if masks else None)
+        return tokens.tolist()
 
 
-def choose(
+def sample(
     logits: Float[Tensor, "B V"],
     sampling: SamplingParams,
     uniform: Float[Tensor, "B"],
     seen: Bool[Tensor, "B V"] | None = None,
 ) -> Int[Tensor, "B"]:
-    """The next id of every row. ``uniform`` is in [0, 1); ``seen`` marks the ids that are penalised.
+    """Return the next token id of every row. ``uniform`` is in [0, 1); ``seen`` masks the ids to penalize.
 
-    Where ids are equally likely, the greedy choice is the lowest of them. Raises NumericsError where a row holds
-    NaN or +infinity, or nothing but -infinity; single ids at -infinity are never chosen.
+    Greedy sampling takes the lowest id among equals. Raises NumericsError if a row has NaN or +infinity, or nothing but
+    -infinity; single ids at -infinity are never sampled.
     """
     logits = logits.float()
     if seen is not None and sampling.repetition_penalty != 1.0:
@@ -90,7 +90,7 @@ def choose(
 
 
 def _argmax(logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
-    """The lowest of the likeliest ids; of a row that holds NaN, where that is. By NumPy on a CPU: ten times as fast."""
+    """Return the lowest id of the maximum, or that of a NaN. NumPy is ten times as fast on a CPU."""
     if logits.device.type != "cpu":
         return logits.argmax(-1)
     return torch.from_numpy(logits.numpy().argmax(-1))
@@ -110,7 +110,7 @@ def _require_finite(top: Float[Tensor, "B 1"]) -> None:
 
 
 def _filter(weights: Float[Tensor, "B V"], sampling: SamplingParams) -> Float[Tensor, "B V"]:
-    """Zero what top-k, top-p and min-p leave out. ``weights`` are relative to the most likely id, whose weight is 1."""
+    """Zero the tokens that top-k, top-p and min-p drop. The most likely token has weight 1."""
     vocab_size = weights.shape[-1]
     threshold = torch.full_like(weights[:, :1], sampling.min_p)
     if 0 < sampling.top_k < vocab_size:
@@ -127,18 +127,18 @@ def _filter(weights: Float[Tensor, "B V"], sampling: SamplingParams) -> Float[Te
 
 
 def _least_of_nucleus(weights: Float[Tensor, "B V"], share: float) -> Float[Tensor, "B 1"]:
-    """Weight of the last id that the nucleus needs to hold ``share`` of all weight."""
+    """Return the weight of the last token that the nucleus needs to reach ``share`` of all weight."""
     wanted = weights.sum(-1, keepdim=True) * share
     ordered, sums = _most_likely(weights, wanted)
-    # The first place at which the sum reaches the share; rounding may keep a sum of everything just below it.
-    place = torch.searchsorted(sums, wanted).clamp_(max=ordered.shape[-1] - 1)
-    return ordered.gather(-1, place)
+    # First index at which the sum reaches the share; rounding may keep the total just below it.
+    last = torch.searchsorted(sums, wanted).clamp_(max=ordered.shape[-1] - 1)
+    return ordered.gather(-1, last)
 
 
 def _most_likely(
     weights: Float[Tensor, "B V"], wanted: Float[Tensor, "B 1"]
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-    """As many of the largest weights, in order, as hold what is ``wanted``, or more; with their running sums."""
+    """Return the largest weights in order, at least as many as sum to ``wanted``, with their cumulative sums."""
     for width in _CANDIDATES:
         if width < weights.shape[-1]:
             ordered = weights.topk(width).values
@@ -150,7 +150,7 @@ def _most_likely(
 
 
 def _descending(weights: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-    """On a CPU sorted by NumPy, which is six times as fast where nobody asks for the places."""
+    """Sort in descending order; NumPy is six times as fast on a CPU, as no indices are needed."""
     if weights.device.type != "cpu":
         return weights.sort(-1, descending=True).values
     return torch.from_numpy(np.sort(weights.numpy())[:, ::-1].copy())
@@ -159,8 +159,7 @@ def _descending(weights: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
 def _inverse_cdf(weights: Float[Tensor, "B V"], uniform: Float[Tensor, "B 1"]) -> Int[Tensor, "B"]:
     sums = weights.cumsum(-1)
     choice = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
-    # A device that sums in parallel may round its sums out of order, and beyond the last sum lies nothing: never let
-    # that choose what was cut.
+    # Parallel sums may be rounded out of order, and rounding may pass the last sum: never sample a dropped token.
     chosen = weights.gather(-1, choice.clamp_(max=weights.shape[-1] - 1))
     if not chosen.all():
         choice = torch.where(chosen > 0, choice, weights.argmax(-1, keepdim=True))
