@@ -85,11 +85,11 @@ class Bench:
 
         return encode_all
 
-    def _pool(self) -> Workers:
+    def _pool(self) -> WorkerPool:
         dtype = dtype_for(max(self.values["model"]["vocab"].values()) + 1)
         return WorkerPool(self.folder, dtype, self.processes)
 
-    def _ready_pool(self) -> Workers:
+    def _ready_pool(self) -> WorkerPool:
         pool = self._pool()
         # A worker returns the empty text once its tokenizer is open.
         list(pool.encode([[""]] * 4 * self.processes))
