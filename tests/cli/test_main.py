@@ -46,7 +46,7 @@ MISTAKES = {
     ("train",): (2, "Nothing to train on was given. Give a text, a preset or a .yaml config."),
     ("train", "--stpes", "3"): (2, "No such option"),
     ("train", "storybook-1m", "--steps", "three"): (2, "Invalid value for '--steps'"),
-    ("train", "storybok-1m"): (2, "There is no preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
+    ("train", "storybok-1m"): (2, "Unknown preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
     ("train", "storybook-1m", "optimizer.lrr=1"): (2, "Did you mean 'optimizer.lr'?"),
     ("train", "storybook-1m", "engine=jaxx"): (2, "engine = 'jaxx'"),
     **{

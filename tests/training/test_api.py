@@ -1,25 +1,27 @@
-"""``fabella.train`` and ``fabella.resume``: what cannot be done is refused before anything else is."""
+"""``fabella.train`` and ``fabella.resume``: checks before any work, and user callbacks."""
 
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from fabella.errors import ConfigError
+from fabella.runs.run_dir import RunDir
 from fabella.training import api
+from fabella.training.loop import StopTraining, TrainingStep
 from fabella.training.run import start_run
 from tests.training import tiny
 
 
-def test_a_device_that_is_not_there_is_refused_before_anything_is_prepared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_device_is_rejected_before_data_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"Unknown device 'tpu'\. Choose from: auto,"):
         api.train("storybook-1m", device="tpu")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_does_not_go_back_to_an_earlier_step(tmp_path: Path) -> None:
+def test_a_run_cannot_end_before_its_latest_checkpoint(tmp_path: Path) -> None:
     out = start_run(tiny.run("samples.every_steps=3", steps=6), tmp_path / "run", tiny.prepared(tmp_path)).folder
     before = tiny.fingerprint(out)
     with pytest.raises(
@@ -27,3 +29,56 @@ def test_a_run_does_not_go_back_to_an_earlier_step(tmp_path: Path) -> None:
     ):
         api.resume(out, settings={"training.length.max_steps": 4})
     assert (tiny.fingerprint(out), api.resume(out).progress.step) == (before, 6)
+
+
+def small_run() -> dict[str, object]:
+    """Settings of a tiny run as ``fabella.train`` takes them."""
+    lines = [*tiny.SETTINGS, "samples.every_steps=100", "training.log_every_steps=1"]
+    return {key: yaml.safe_load(value) for key, _, value in (line.partition("=") for line in lines)}
+
+
+def test_a_user_callback_reads_the_metrics_of_every_step_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: dict[int, float] = {}
+
+    def record(step: TrainingStep) -> None:
+        assert isinstance(step.model, torch.nn.Module)
+        seen[step.progress.step] = step.result.read()["loss"]
+
+    out = api.train("storybook-1m", out="with", steps=6, device="cpu", settings=small_run(), callbacks=[record]).folder
+    plain = api.train("storybook-1m", out="without", steps=6, device="cpu", settings=small_run()).folder
+    assert {row["step"]: row["loss"] for row in tiny.metrics(out) if row["kind"] == "train"} == seen
+    weights = [folder / "checkpoints" / "step-00000006" / "model.safetensors" for folder in (out, plain)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    names = RunDir.open(out).manifest["callbacks"]
+    assert [name.rpartition(".")[2] for name in names] == ["record"]
+    assert "callbacks" not in RunDir.open(plain).manifest
+
+
+def test_a_user_callback_can_stop_the_training_which_is_saved_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def stop_at_three(step: TrainingStep) -> None:
+        if step.progress.step == 3:
+            raise StopTraining
+
+    result = api.train("storybook-1m", steps=6, device="cpu", settings=small_run(), callbacks=[stop_at_three])
+    assert result.progress.step == 3
+    assert RunDir.open(result.folder).steps()[-1] == 3
+    assert [row["step"] for row in tiny.metrics(result.folder) if row["kind"] == "final"] == [3]
+    assert api.resume(result.folder, device="cpu").progress.step == 6
+    assert "warning: the run started with the callbacks [" in capsys.readouterr().err
+
+
+def test_an_error_of_a_user_callback_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def fail(step: TrainingStep) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        api.train("storybook-1m", steps=6, device="cpu", settings=small_run(), callbacks=[fail])

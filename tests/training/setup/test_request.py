@@ -16,26 +16,28 @@ def run_on(text: Path) -> RunConfig:
     return tiny.run(f"data.source={{kind: files, paths: [{text}]}}")
 
 
-def test_prepared_data_in_place_of_a_text_is_refused_with_the_right_command(tmp_path: Path) -> None:
+def test_a_dataset_in_place_of_a_text_is_rejected_with_the_right_command(tmp_path: Path) -> None:
     folder = tiny.prepared(tmp_path).folder
-    with pytest.raises(ConfigError, match=rf"is prepared data, and no text\. .*fabella train PRESET --data {folder}\."):
+    with pytest.raises(
+        ConfigError, match=rf"is a prepared dataset, not a text\. .*fabella train PRESET --data {folder}\."
+    ):
         resolve_request(TrainRequest(what=str(folder)))
 
 
-@pytest.mark.parametrize("given", ["what", "data", "validation"])
-def test_a_folder_of_prepared_folders_is_no_text(given: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["what", "data", "validation"])
+def test_a_directory_of_datasets_is_rejected(option: str, tmp_path: Path) -> None:
     folder = tiny.prepared(tmp_path).folder
-    message = rf"{tmp_path} holds prepared data, and no text\. Name one of its folders: {folder}\."
+    message = rf"{tmp_path} contains prepared datasets, not text\. Use one of them: {folder}\."
     with pytest.raises(ConfigError, match=message):
-        resolve_request(TrainRequest(**{"what": "storybook-1m", given: str(tmp_path)}))
+        resolve_request(TrainRequest(**{"what": "storybook-1m", option: str(tmp_path)}))
 
 
-def test_a_word_that_is_neither_a_file_nor_a_preset_is_told_all_presets() -> None:
-    with pytest.raises(ConfigError, match=r"There is neither a file nor a preset 'nope-17m'\. Presets: gpt2-92m, .*"):
+def test_an_unknown_name_is_rejected_with_the_list_of_presets() -> None:
+    with pytest.raises(ConfigError, match=r"'nope-17m' is neither a file nor a preset\. Presets: gpt2-92m, .*"):
         resolve_request(TrainRequest(what="nope-17m"))
 
 
-def test_the_storybook_is_a_text_and_no_misspelt_preset() -> None:
+def test_storybook_is_a_text_source_not_a_misspelled_preset() -> None:
     assert resolve_request(TrainRequest(what="storybook")).run.data.source == StorybookSource()
 
 

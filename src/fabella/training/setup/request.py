@@ -1,4 +1,4 @@
-"""What was asked for in words becomes a run with its data: the one way of the command line and of ``fabella.train``."""
+"""Resolve a request to a config and its dataset, for the command line and ``fabella.train``."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -47,108 +47,110 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRequest:
-    """The run that was asked for, the prepared folder it named (if it did), and what was chosen on the way."""
+    """Config of a request, the prepared dataset it names, if any, and the reasons for suggested settings."""
 
     run: RunConfig
     prepared: TokenizedDataset | None
     reasons: tuple[str, ...]
 
 
-def resolve_request(asked: TrainRequest) -> ResolvedRequest:
-    """Turn what was asked into a checked run. Raises ConfigError, TextError or PreparedDataError."""
-    for given in (asked.data, asked.validation):
-        _refuse_folder_of_prepared(given)
-    prepared = open_dataset(Path(asked.data), full=True) if asked.data and is_dataset(Path(asked.data)) else None
-    changes = _changes(asked, prepared)
-    if asked.what in preset_names() or asked.what.endswith((".yaml", ".yml")):
-        run = load_config(asked.what, asked.overrides, changes)
-        engines.backend(run.engine)  # one that cannot be used says so before anything is prepared
+def resolve_request(request: TrainRequest) -> ResolvedRequest:
+    """Return the validated config of a request. Raise ConfigError, TextError or PreparedDataError."""
+    for source in (request.data, request.validation):
+        _reject_dataset_parent(source)
+    prepared = open_dataset(Path(request.data), full=True) if request.data and is_dataset(Path(request.data)) else None
+    changes = _changes(request, prepared)
+    if request.what in preset_names() or request.what.endswith((".yaml", ".yml")):
+        run = load_config(request.what, request.overrides, changes)
+        engines.backend(run.engine)  # raises before data is prepared if its package is missing
         return ResolvedRequest(_resolved(run, prepared), prepared, ())
-    _refuse_misspelt(asked.what)
-    _refuse_prepared(asked.what)
-    _refuse_folder_of_prepared(asked.what)
-    source = parse_source(asked.what)
-    gpu = engines.backend(asked.engine or "torch").has_gpu()
-    choice = suggest_config(source, name_of(asked.what), size_of(source), gpu=gpu)
-    values = with_sections(choice.run.model_dump(mode="json"), changes)
-    run = validate_config(apply_overrides(values, asked.overrides))
-    return ResolvedRequest(_resolved(run, prepared), prepared, choice.reasons_for(run))
+    _reject_misspelled_preset(request.what)
+    _reject_dataset(request.what)
+    _reject_dataset_parent(request.what)
+    source = parse_source(request.what)
+    gpu = engines.backend(request.engine or "torch").has_gpu()
+    suggestion = suggest_config(source, name_of(request.what), size_of(source), gpu=gpu)
+    values = with_sections(suggestion.run.model_dump(mode="json"), changes)
+    run = validate_config(apply_overrides(values, request.overrides))
+    return ResolvedRequest(_resolved(run, prepared), prepared, suggestion.reasons_for(run))
 
 
-def engine_of(asked: TrainRequest) -> str:
-    """Which engine ``plan`` will choose, without looking at the data. Raises ConfigError for a config that is wrong."""
-    chosen = [text.partition("=")[2].strip() for text in asked.overrides if text.partition("=")[0].strip() == "engine"]
-    if chosen or asked.engine:
-        return (chosen or [asked.engine])[-1]
-    is_config = asked.what in preset_names() or asked.what.endswith((".yaml", ".yml"))
-    return load_config(asked.what).engine if is_config else "torch"
+def engine_of(request: TrainRequest) -> str:
+    """Return the engine of a request without reading its data. Raise ConfigError for an invalid config."""
+    engines_set = [
+        text.partition("=")[2].strip() for text in request.overrides if text.partition("=")[0].strip() == "engine"
+    ]
+    if engines_set or request.engine:
+        return (engines_set or [request.engine])[-1]
+    is_config = request.what in preset_names() or request.what.endswith((".yaml", ".yml"))
+    return load_config(request.what).engine if is_config else "torch"
 
 
 def _resolved(run: RunConfig, prepared: TokenizedDataset | None) -> RunConfig:
-    """Return the run with its data section as the data mode stores it. Raises ConfigError, as the mode does."""
+    """Return the config with its data section as the data mode stores it. Raise ConfigError if the mode does."""
     return run.model_copy(update={"data": data_mode(run.data.mode.kind).resolve(run.data, prepared)})
 
 
-def _changes(asked: TrainRequest, prepared: TokenizedDataset | None) -> dict[str, Any]:
-    """Dotted key → value, for what the options say."""
+def _changes(request: TrainRequest, prepared: TokenizedDataset | None) -> dict[str, Any]:
+    """Return config key → value for the options of a request."""
     changes: dict[str, Any] = {}
     if prepared:
         changes["data.source"] = prepared.manifest["data"]["source"]
         changes["data.validation"] = prepared.manifest["data"]["validation"]
         changes["data.mode"] = prepared.manifest["data"].get("mode", Pretokenized().model_dump())
         changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
-    elif asked.data:
-        changes["data.source"] = parse_source(asked.data).model_dump(mode="json")
+    elif request.data:
+        changes["data.source"] = parse_source(request.data).model_dump(mode="json")
         changes["data.validation"] = Holdout().model_dump(mode="json")
-    if asked.validation:
-        source = parse_source(asked.validation).model_dump(mode="json")
+    if request.validation:
+        source = parse_source(request.validation).model_dump(mode="json")
         changes["data.validation"] = {"kind": "source", "source": source}
-    if asked.engine:
-        changes["engine"] = asked.engine
-    if asked.steps:
-        changes["training.length"] = {"max_steps": asked.steps}
+    if request.engine:
+        changes["engine"] = request.engine
+    if request.steps:
+        changes["training.length"] = {"max_steps": request.steps}
     return changes
 
 
-def _refuse_misspelt(what: str) -> None:
-    """A word that is no path: a preset is what was meant."""
+def _reject_misspelled_preset(what: str) -> None:
+    """Raise ConfigError for a name that is neither a path nor a preset."""
     if Path(what).exists() or what == "storybook":
         return
     nearest = did_you_mean(what, preset_names())
     if nearest.startswith("Did you mean"):
-        raise ConfigError(f"There is no preset '{what}'.", hint=nearest)
+        raise ConfigError(f"Unknown preset '{what}'.", hint=nearest)
     if re.fullmatch(r"[\w-]+", what):
         presets = ", ".join(preset_names())
-        raise ConfigError(f"There is neither a file nor a preset '{what}'.", hint=f"Presets: {presets}.")
+        raise ConfigError(f"'{what}' is neither a file nor a preset.", hint=f"Presets: {presets}.")
 
 
-def _refuse_prepared(what: str) -> None:
-    """Ids are no text: what they are to be learned by must be said."""
+def _reject_dataset(what: str) -> None:
+    """Raise ConfigError for a dataset in place of a text, because it needs a preset to train."""
     if is_dataset(Path(what)):
         raise ConfigError(
-            f"{what} is prepared data, and no text.",
-            hint=f"Say what is to learn from it: fabella train PRESET --data {quote(what)}.",
+            f"{what} is a prepared dataset, not a text.",
+            hint=f"Train a preset on it: fabella train PRESET --data {quote(what)}.",
         )
 
 
-def _refuse_folder_of_prepared(what: str) -> None:
-    """Prepared data lies in folders of its own, one of which is to be named; the files in them are no text."""
-    folders = sorted(path.parent for path in Path(what).glob("*/manifest.json")) if what and Path(what).is_dir() else []
-    inside = [folder for folder in folders if is_dataset(folder)]
-    if inside:
-        names = ", ".join(quote(str(folder)) for folder in inside[:5])
-        more = f" and {len(inside) - 5:,} more" if len(inside) > 5 else ""
-        raise ConfigError(f"{what} holds prepared data, and no text.", hint=f"Name one of its folders: {names}{more}.")
+def _reject_dataset_parent(what: str) -> None:
+    """Raise ConfigError for a directory of datasets in place of one of them."""
+    parents = sorted(path.parent for path in Path(what).glob("*/manifest.json")) if what and Path(what).is_dir() else []
+    datasets = [path for path in parents if is_dataset(path)]
+    if datasets:
+        names = ", ".join(quote(str(path)) for path in datasets[:5])
+        more = f" and {len(datasets) - 5:,} more" if len(datasets) > 5 else ""
+        raise ConfigError(f"{what} contains prepared datasets, not text.", hint=f"Use one of them: {names}{more}.")
 
 
 def name_of(what: str) -> str:
-    """A name for the run of a text: ``stories/my tales.txt.gz`` → ``my-tales``."""
+    """Return a name for the run of a text: ``stories/my tales.txt.gz`` → ``my-tales``."""
     stem = Path(what).name.split(".")[0] if Path(what).name.strip(".") else "text"
     return re.sub(r"[^\w-]+", "-", stem.replace(":", "-")).strip("-").lower() or "text"
 
 
 def size_of(source: Source) -> int:
-    """Bytes of text, about: file sizes, three times that of compressed ones; a guess for generated and hub text."""
+    """Return the approximate bytes of text: file sizes, times three if compressed; a guess without files."""
     files = source_files(source)
     if not files:
         return 860 * getattr(source, "stories", 1_000_000)
@@ -159,31 +161,31 @@ def size_of(source: Source) -> int:
 def prepare_data(
     run: RunConfig, root: Path, *, workers: int = 0, progress: Callable[[Preparing], None] | None = None
 ) -> TokenizedDataset:
-    """The run's data, prepared in a folder of ``root`` named after it, or taken from there if it already is.
+    """Return the dataset of a run, prepared in a directory of ``root`` unless it exists there.
 
-    The folder's name holds a hash of all that decides the ids, contents of files included: what changes any of it
-    makes another folder, and a file that was only touched does not.
+    The name of the directory has a hash of all that determines the token ids, including the contents of files but not
+    their times.
     """
     inputs = dataset_fingerprint(run.data, run.tokenizer)
-    folder = folder_for(run, root, inputs)
+    directory = dataset_dir(run, root, inputs)
     return prepare(
         run.data,
         run.tokenizer,
-        folder,
+        directory,
         workers=workers,
         progress=progress,
-        # Of a stream only the head is looked at, which says nothing of whether there is text enough.
+        # A stream is read only in part, so the amount of text per parameter is unknown.
         model_parameters=count(run.model.parameters()) if data_mode(run.data.mode.kind).complete else 0,
         inputs=inputs,
     )
 
 
-def folder_for(run: RunConfig, root: Path, inputs: str) -> Path:
-    """Where ``prepare_for`` puts the data; ``inputs``: ``digest_of_inputs`` of the run."""
+def dataset_dir(run: RunConfig, root: Path, inputs: str) -> Path:
+    """Return the directory of a run's dataset; ``inputs``: its ``dataset_fingerprint``."""
     return root / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', run.name)}-{inputs[:8]}"
 
 
 def already_prepared(run: RunConfig, root: Path) -> TokenizedDataset | None:
-    """The run's data if ``prepare_for`` has made it in ``root`` before. Raises TextError where the text is gone."""
-    folder = folder_for(run, root, dataset_fingerprint(run.data, run.tokenizer))
-    return open_dataset(folder) if is_dataset(folder) else None
+    """Return the dataset of a run if ``root`` has it already. Raise TextError if the text is missing."""
+    directory = dataset_dir(run, root, dataset_fingerprint(run.data, run.tokenizer))
+    return open_dataset(directory) if is_dataset(directory) else None
