@@ -13,7 +13,7 @@ from fabella.cli import presets
 from fabella.cli.main import command_files, run
 from tests.processes import started
 
-VERBS = sorted(command_files())
+COMMANDS = sorted(command_files())
 
 
 def ended(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -23,20 +23,20 @@ def ended(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
     return code, captured.out, captured.err
 
 
-@pytest.mark.fault("G9", cases=len(VERBS))
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.fault("G9", cases=len(COMMANDS))
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_command_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = ended([verb, "--help"], capsys)
     assert (code, err) == (0, "")
     assert f"fabella {verb}" in out
     assert "Examples:" in out
 
 
-def test_the_list_of_verbs_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_commands_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"]):
         code, out, _ = ended(words, capsys)
         assert code == 0
-        assert all(f"\n  {verb} " in out for verb in VERBS)
+        assert all(f"\n  {verb} " in out for verb in COMMANDS)
 
 
 MISTAKES = {
@@ -79,7 +79,7 @@ MISTAKES = {
 
 @pytest.mark.fault("G9", cases=len(MISTAKES))
 @pytest.mark.parametrize(("words", "expected"), MISTAKES.items(), ids=[" ".join(words) for words in MISTAKES])
-def test_a_mistake_ends_with_words_and_its_code(
+def test_a_mistake_ends_with_a_message_and_its_exit_code(
     words: tuple[str, ...],
     expected: tuple[int, str],
     tmp_path: Path,
@@ -111,7 +111,7 @@ def test_presets_as_json_have_both_counts(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
-def test_a_result_that_nothing_takes_is_an_error_in_words() -> None:
+def test_a_result_that_cannot_be_written_is_an_error() -> None:
     with Path("/dev/full").open("w") as full:
         words = [sys.executable, "-m", "fabella", "presets", "--json"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
@@ -119,7 +119,7 @@ def test_a_result_that_nothing_takes_is_an_error_in_words() -> None:
     assert (done.returncode, done.stderr) == (4, f"{told}with more space.\n")
 
 
-def test_ctrl_c_is_an_end_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_prints_a_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
         raise KeyboardInterrupt
 

@@ -35,13 +35,13 @@ from fabella.training.data_source import batches_from
 from fabella.training.loop import Progress
 from tests.training import tiny
 
-DISTURBED = ("no batch comes", "batches end")
+NEXT_BATCH_FAILS = ("no batch comes", "batches end")
 """From the next step on; so is NaN, in every gradient."""
 step = TorchEngine.step
 
 
 class Strike:
-    """An observer: at a step of one process, a signal to itself, or an error. Once: not again after a restart."""
+    """A callback: at a step of one process, a signal to itself, or an error. Once: not again after a restart."""
 
     def __init__(self, place: RankInfo, step: int, rank: int, what: str) -> None:
         self.place, self.step, self.rank, self.what = place, step, rank, what
@@ -74,7 +74,7 @@ class Strike:
             for parameter in self.model.parameters():
                 parameter.register_hook(self.spoil)
             return
-        if self.what in DISTURBED:
+        if self.what in NEXT_BATCH_FAILS:
             self.struck = True
             return
         if self.what == "kill the launcher":

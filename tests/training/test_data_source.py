@@ -136,7 +136,7 @@ def test_a_forgotten_position_is_noticed(
 
 
 @pytest.mark.fault("B14", cases=1)
-def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
+def test_a_changed_text_is_rejected(tmp_path: Path) -> None:
     of = run(tmp_path)
     out = stopped(tmp_path, tmp_path / "run", prepare_data(of, tmp_path / "prepared", workers=1), 6)
     text = tmp_path / "mine.txt"
@@ -148,7 +148,7 @@ def test_a_text_that_changed_since_is_refused(tmp_path: Path) -> None:
     resume(out)
 
 
-def test_text_that_was_moved_is_found_where_it_is_said_to_be(tmp_path: Path) -> None:
+def test_a_moved_text_is_found_at_its_new_path(tmp_path: Path) -> None:
     text = lines(tmp_path / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
     of = tiny.run(STREAMED, f"data.source={text.model_dump_json()}", steps=STEPS)
     out = tmp_path / "run"

@@ -65,7 +65,7 @@ def losses(out: Path, kind: str) -> list[float]:
     return [row["loss"] for row in tiny.metrics(out) if row["kind"] == kind]
 
 
-def test_two_processes_make_the_run_of_one(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_run_as_one(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
     alone = start_run(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
     for kind in ("train", "validation", "final"):
         assert losses(straight, kind) == pytest.approx(losses(alone, kind), rel=LOSS_TOLERANCE)
@@ -88,7 +88,7 @@ def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
 
 @pytest.mark.fault("C3", cases=18)
 @pytest.mark.parametrize(("rank", "name"), [(0, "SIGTERM"), (1, "SIGINT"), (1, "SIGTERM")])
-def test_a_run_that_signals_stop_again_and_again_is_the_run_without_a_stop(
+def test_a_run_stopped_by_many_signals_ends_with_the_same_bits(
     rank: int, name: str, straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -99,7 +99,7 @@ def test_a_run_that_signals_stop_again_and_again_is_the_run_without_a_stop(
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 
-def test_a_save_that_one_process_was_asked_for_is_taken_by_all(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_all_processes_save_when_one_receives_the_signal(data: TokenizedDataset, tmp_path: Path) -> None:
     overrides = ("checkpoint.every_steps=100", "validation.every_steps=100", "training.parallel.kind=fsdp")
     assert run(2, asked(tmp_path / "run", data, *overrides, strike=(8, 1, "SIGUSR1"))) == 0
     assert RunDir.open(tmp_path / "run").steps() == [9, STEPS]
@@ -107,7 +107,7 @@ def test_a_save_that_one_process_was_asked_for_is_taken_by_all(data: TokenizedDa
 
 @pytest.mark.fault("C4", cases=2)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_where_one_process_is_killed_the_others_end_and_nothing_is_lost(
+def test_a_killed_process_ends_all_and_nothing_is_lost(
     rank: int, straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -122,7 +122,7 @@ KILLS_AT_NIGHT = 20
 
 @pytest.mark.faults
 @pytest.mark.fault("C4", cases=KILLS_AT_NIGHT)
-def test_whichever_is_killed_at_whatever_step_the_others_end_and_nothing_is_lost(
+def test_a_process_killed_at_any_step_ends_all_and_nothing_is_lost(
     straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     chance = random.Random(1)
@@ -136,9 +136,9 @@ def test_whichever_is_killed_at_whatever_step_the_others_end_and_nothing_is_lost
 
 
 @pytest.mark.fault("C5", cases=1)
-def test_a_process_that_hangs_is_waited_for_as_long_as_was_said(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_a_process_that_hangs_is_an_error_after_the_timeout(data: TokenizedDataset, tmp_path: Path) -> None:
     values = asked(tmp_path / "run", data, strike=(8, 1, "SIGSTOP"))  # no less: meeting may take long, too
-    assert alone_together(2, values) == [DistributedError.exit_code, -signal.SIGKILL]
+    assert run_without_launcher(2, values) == [DistributedError.exit_code, -signal.SIGKILL]
     assert "Process 1 of 2 does not answer" in said(tmp_path / "run", 0)
 
 
@@ -172,7 +172,7 @@ def fails(what: str, rank: int, step: int, out: Path, data: TokenizedDataset) ->
 
 @pytest.mark.fault("C5", cases=4)
 @pytest.mark.parametrize(("what", "rank"), [("bug", 1), ("batches end", 0), ("no batch comes", 1), ("NaN", 0)])
-def test_whatever_befalls_one_process_all_end(what: str, rank: int, data: TokenizedDataset, tmp_path: Path) -> None:
+def test_a_failure_of_one_process_ends_all(what: str, rank: int, data: TokenizedDataset, tmp_path: Path) -> None:
     fails(what, rank, 8, tmp_path / "run", data)
 
 
@@ -182,7 +182,7 @@ FAILURES_AT_NIGHT = 10
 @pytest.mark.faults
 @pytest.mark.fault("C5", cases=FAILURES_AT_NIGHT * len(FAILURES))
 @pytest.mark.parametrize("what", FAILURES)
-def test_whatever_befalls_any_process_at_any_step_all_end_and_nothing_is_lost(
+def test_a_failure_of_any_process_at_any_step_ends_all_and_nothing_is_lost(
     what: str, straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     chance = random.Random(what)
@@ -196,12 +196,12 @@ def test_whatever_befalls_any_process_at_any_step_all_end_and_nothing_is_lost(
 @pytest.mark.fault("C6", cases=10)
 @pytest.mark.parametrize("step", [1, 5, 8, 13, STEPS])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_error_of_one_process_is_told_by_all(rank: int, step: int, data: TokenizedDataset, tmp_path: Path) -> None:
+def test_all_processes_report_the_error_of_one(rank: int, step: int, data: TokenizedDataset, tmp_path: Path) -> None:
     assert run(2, asked(tmp_path / "run", data, strike=(step, rank, "full disk"))) == 4
     assert f"Process {rank} of 2 has stopped: disk full: nothing free." in said(tmp_path / "run", 1 - rank)
 
 
-def alone_together(processes: int, values: dict[str, Any]) -> list[int]:
+def run_without_launcher(processes: int, values: dict[str, Any]) -> list[int]:
     """Exit codes of processes that no launcher looks after, as of machines with one process each."""
     started = []
     with reserved_port() as port:
@@ -236,7 +236,7 @@ def _ended(process: "subprocess.Popen[bytes]") -> int:
     return process.wait(SECONDS)
 
 
-def started_again(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
+def restart_with_torchrun(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
     """A run under torchrun, of which a process is killed."""
     values = json.dumps(asked(out, data, strike=(step, rank, "SIGKILL")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
@@ -247,10 +247,10 @@ def started_again(out: Path, data: TokenizedDataset, step: int, rank: int) -> No
 
 @pytest.mark.slow
 @pytest.mark.fault("C7", cases=1)
-def test_torchrun_starts_the_processes_again_and_they_go_on(
+def test_torchrun_restarts_the_processes_and_they_resume(
     straight: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    started_again(tmp_path / "run", data, 8, 1)
+    restart_with_torchrun(tmp_path / "run", data, 8, 1)
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
 
@@ -259,14 +259,14 @@ RESTARTS_AT_NIGHT = 10
 
 @pytest.mark.faults
 @pytest.mark.fault("C7", cases=RESTARTS_AT_NIGHT)
-def test_torchrun_starts_them_again_whichever_is_killed(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+def test_torchrun_restarts_whichever_process_is_killed(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
     chance = random.Random(1)
     for number in range(RESTARTS_AT_NIGHT):
-        started_again(tmp_path / str(number), data, chance.randrange(1, STEPS), chance.randrange(2))
+        restart_with_torchrun(tmp_path / str(number), data, chance.randrange(1, STEPS), chance.randrange(2))
         assert tiny.fingerprint(tmp_path / str(number)) == tiny.fingerprint(straight)
 
 
-def left_alone(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
+def kill_launcher(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
     """A run whose launcher is killed."""
     seldom = [f"{what}.every_steps=10000" for what in ("validation", "samples", "checkpoint")]
     values = asked(out, data, *seldom, strike=(step, rank, "kill the launcher")) | {"steps": 5000}
@@ -286,8 +286,8 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 
 @only_linux
 @pytest.mark.fault("C8", cases=1)
-def test_where_the_launcher_is_killed_its_processes_save_and_end(data: TokenizedDataset, tmp_path: Path) -> None:
-    left_alone(tmp_path / "run", data, 8, 0)
+def test_processes_of_a_killed_launcher_save_and_exit(data: TokenizedDataset, tmp_path: Path) -> None:
+    kill_launcher(tmp_path / "run", data, 8, 0)
 
 
 LAUNCHERS_AT_NIGHT = 20
@@ -296,18 +296,18 @@ LAUNCHERS_AT_NIGHT = 20
 @only_linux
 @pytest.mark.faults
 @pytest.mark.fault("C8", cases=LAUNCHERS_AT_NIGHT)
-def test_whenever_the_launcher_is_killed_its_processes_save_and_end(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_processes_of_a_launcher_killed_at_any_time_save_and_exit(data: TokenizedDataset, tmp_path: Path) -> None:
     chance = random.Random(1)
     for number in range(LAUNCHERS_AT_NIGHT):
-        left_alone(tmp_path / str(number), data, chance.randrange(1, 40), chance.randrange(2))
+        kill_launcher(tmp_path / str(number), data, chance.randrange(1, 40), chance.randrange(2))
 
 
-def test_a_folder_with_another_run_is_refused(straight: Path, data: TokenizedDataset) -> None:
+def test_a_directory_with_another_run_is_rejected(straight: Path, data: TokenizedDataset) -> None:
     with pytest.raises(ConfigError, match="A run cannot go on with other values of seed"):
         distributed_run.start_or_resume(tiny.run("seed=3", steps=STEPS), straight, data)
 
 
-def test_alone_a_decision_is_done_as_it_is(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_a_single_process_executes_its_plan(data: TokenizedDataset, tmp_path: Path) -> None:
     decision = distributed_run.LaunchPlan(tiny.run(steps=2), tmp_path / "run", data.folder, resume=False)
     assert distributed_run.run_distributed(RankInfo(), lambda: decision).progress.step == 2
     assert SingleProcess().rank_info == RankInfo()

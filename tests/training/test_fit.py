@@ -45,7 +45,7 @@ def killed(step: int) -> Any:
     return strike
 
 
-def test_a_run_whose_scores_are_no_better_for_long_ends_and_says_so(
+def test_a_run_without_improvement_stops_early_and_prints_why(
     data: TokenizedDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     outcome = start_run(tiny.run(*EARLY), tmp_path / "run", data, device="cpu")
@@ -57,7 +57,7 @@ def test_a_run_whose_scores_are_no_better_for_long_ends_and_says_so(
     assert f"{message} (validation.early_stopping_patience)." in capfd.readouterr().err
 
 
-def test_it_goes_on_where_it_is_given_more_patience_and_not_otherwise(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_an_early_stopped_run_continues_only_with_more_patience(data: TokenizedDataset, tmp_path: Path) -> None:
     out = start_run(tiny.run(*EARLY), tmp_path / "run", data, device="cpu").folder
     before = tiny.fingerprint(out)
     assert resume(out, device="cpu").progress.step == 24
@@ -67,7 +67,7 @@ def test_it_goes_on_where_it_is_given_more_patience_and_not_otherwise(data: Toke
 
 
 @pytest.mark.parametrize("step", [13, 20, 23, 24])
-def test_stopped_on_the_way_it_ends_at_the_same_step_with_the_same_bits(
+def test_an_interrupted_run_stops_early_at_the_same_step_with_the_same_bits(
     step: int, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     straight = start_run(tiny.run(*EARLY), tmp_path / "straight", data, device="cpu").folder
@@ -80,5 +80,5 @@ def test_stopped_on_the_way_it_ends_at_the_same_step_with_the_same_bits(
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
 
-def test_without_patience_a_run_goes_on_to_its_end(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_without_patience_a_run_trains_to_its_last_step(data: TokenizedDataset, tmp_path: Path) -> None:
     assert start_run(tiny.run(*EARLY[:1], EARLY[2]), tmp_path / "run", data, device="cpu").progress.step == tiny.STEPS

@@ -22,7 +22,7 @@ from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 STEPS = 24
-SKIP, REWIND = "training.on_nonfinite.kind=skip", "training.on_nonfinite.kind=rollback"
+SKIP, ROLLBACK = "training.on_nonfinite.kind=skip", "training.on_nonfinite.kind=rollback"
 # Of the batches of this run, by the sum of their ids: which are broken is a property of the data.
 Broken = set[int]
 
@@ -53,7 +53,7 @@ def known_by(batch: Batch) -> int:
     return int((batch.tokens.astype(np.int64) * np.arange(1, batch.tokens.size + 1).reshape(batch.tokens.shape)).sum())
 
 
-def breaking(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
+def break_batches(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
     """The loss of those batches is NaN, and so are its gradients."""
     step, update = TorchEngine.step, vars(TorchEngine)["_update"]
     now: list[bool] = [False]
@@ -82,7 +82,7 @@ def finite(out: Path) -> bool:
 
 
 def killed(step: int) -> Any:
-    """An observer that stops the run after ``step``."""
+    """A callback that stops the run after ``step``."""
 
     def strike(progress: Any, result: Any) -> None:
         if progress.step == step:
@@ -95,10 +95,10 @@ def killed(step: int) -> Any:
 
 
 @pytest.mark.fault("D1", cases=1)
-def test_skipped_steps_are_left_out_counted_and_said(
+def test_skipped_steps_are_counted_and_printed(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    breaking(monkeypatch, {batches[4], batches[9], batches[10]})
+    break_batches(monkeypatch, {batches[4], batches[9], batches[10]})
     outcome = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu")
     assert outcome.progress.step == STEPS
     counted = {row["step"]: row["skipped_steps"] for row in rows(tmp_path / "run", "train")}
@@ -114,7 +114,7 @@ def test_skipped_steps_are_left_out_counted_and_said(
 def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, {batches[5]})
+    break_batches(monkeypatch, {batches[5]})
     every = [SKIP, "checkpoint.every_steps=1", "checkpoint.keep_last=9"]
     folder = RunDir.open(start_run(tiny.run(*every, steps=7), tmp_path / "run", data, device="cpu").folder)
     before, after, later = (load(folder, step).checkpoint.state for step in (5, 6, 7))
@@ -123,10 +123,10 @@ def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
     assert not all(np.array_equal(before.weights[name], array) for name, array in later.weights.items())
 
 
-def test_too_many_in_a_row_end_the_training_and_the_last_is_kept(
+def test_too_many_consecutive_skips_end_the_training_and_the_last_step_is_saved(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, {batches[2], *batches[6:9]})
+    break_batches(monkeypatch, {batches[2], *batches[6:9]})
     with pytest.raises(NumericsError, match=r"Step 9, the last of 3 in a row: loss nan; .* saved in .*step-00000009"):
         start_run(
             tiny.run(SKIP, "training.on_nonfinite.max_consecutive=3", steps=STEPS), tmp_path / "run", data, device="cpu"
@@ -136,7 +136,7 @@ def test_too_many_in_a_row_end_the_training_and_the_last_is_kept(
 def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, {batches[4], batches[9], batches[10]})
+    break_batches(monkeypatch, {batches[4], batches[9], batches[10]})
     straight = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").folder
     with pytest.raises(TrainingInterrupted):
         start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", callbacks=[killed(10)])
@@ -147,16 +147,16 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
 # ---------------------------------------------------------------- rewind
 
 
-def rewinding(data: TokenizedDataset, out: Path, *overrides: str, callbacks: Any = ()) -> Any:
-    return start_run(tiny.run(REWIND, *overrides, steps=STEPS), out, data, device="cpu", callbacks=callbacks)
+def train_with_rollback(data: TokenizedDataset, out: Path, *overrides: str, callbacks: Any = ()) -> Any:
+    return start_run(tiny.run(ROLLBACK, *overrides, steps=STEPS), out, data, device="cpu", callbacks=callbacks)
 
 
 @pytest.mark.fault("D1", cases=1)
-def test_a_run_goes_back_to_its_checkpoint_and_on_with_the_windows_behind(
+def test_a_rollback_restores_the_checkpoint_and_continues_with_later_sequences(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     seen: list[tuple[int, int, float]] = []
-    breaking(monkeypatch, {batches[8]})
+    break_batches(monkeypatch, {batches[8]})
     step = TorchEngine.step
 
     def watched(self: TorchEngine, batch: Batch, lr: float) -> Any:
@@ -164,7 +164,9 @@ def test_a_run_goes_back_to_its_checkpoint_and_on_with_the_windows_behind(
         return step(self, batch, lr)
 
     monkeypatch.setattr(TorchEngine, "step", watched)
-    outcome = rewinding(data, tmp_path / "run", "optimizer.schedule=[]", "training.gradient_accumulation=[[0, 2]]")
+    outcome = train_with_rollback(
+        data, tmp_path / "run", "optimizer.schedule=[]", "training.gradient_accumulation=[[0, 2]]"
+    )
     assert [number for number, _, _ in seen] == [*range(1, 10), *range(6, STEPS + 1)]
     rates = [lr for _, _, lr in seen]
     assert rates[9:] == [rates[0] / 2] * (STEPS - 5)
@@ -179,13 +181,13 @@ def test_a_run_goes_back_to_its_checkpoint_and_on_with_the_windows_behind(
 
 
 @pytest.mark.parametrize("stops", [(6,), (8,), (9,), (15,), (8, 9, 11)], ids=str)
-def test_a_run_that_went_back_is_resumed_to_the_same_bits(
+def test_a_rolled_back_run_is_resumed_to_the_same_bits(
     stops: tuple[int, ...], data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, {batches[8], batches[16]})
-    straight = rewinding(data, tmp_path / "straight").folder
+    break_batches(monkeypatch, {batches[8], batches[16]})
+    straight = train_with_rollback(data, tmp_path / "straight").folder
     with pytest.raises(TrainingInterrupted):
-        rewinding(data, tmp_path / "run", callbacks=[killed(stops[0])])
+        train_with_rollback(data, tmp_path / "run", callbacks=[killed(stops[0])])
     for stop in stops[1:]:
         with pytest.raises(TrainingInterrupted):
             resume(tmp_path / "run", device="cpu", callbacks=[killed(stop)])
@@ -194,11 +196,11 @@ def test_a_run_that_went_back_is_resumed_to_the_same_bits(
 
 
 @pytest.mark.fault("D1", cases=1)
-def test_a_run_that_is_killed_between_going_back_and_saving_comes_to_the_same_place(
+def test_a_run_killed_between_rollback_and_save_ends_with_the_same_bits(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, {batches[8], batches[9]})
-    straight = rewinding(data, tmp_path / "straight").folder
+    break_batches(monkeypatch, {batches[8], batches[9]})
+    straight = train_with_rollback(data, tmp_path / "straight").folder
     assert [row["times"] for row in rows(straight, "rollback")] == [2]  # the second time it came back to the same step
     pid = os.fork()
     if pid == 0:
@@ -207,16 +209,14 @@ def test_a_run_that_is_killed_between_going_back_and_saving_comes_to_the_same_pl
             if progress.rollbacks == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        rewinding(data, tmp_path / "run", callbacks=[gone])
+        train_with_rollback(data, tmp_path / "run", callbacks=[gone])
         os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     resume(tmp_path / "run", device="cpu")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
 
 
-def test_the_checkpoint_to_go_back_to_is_kept_however_often_others_are_saved(
-    data: TokenizedDataset, tmp_path: Path
-) -> None:
+def test_the_rollback_checkpoint_survives_other_saves(data: TokenizedDataset, tmp_path: Path) -> None:
     def ask(progress: Any, result: Any) -> None:
         if progress.step > 5:
             os.kill(os.getpid(), signal.SIGUSR1)
@@ -227,10 +227,10 @@ def test_the_checkpoint_to_go_back_to_is_kept_however_often_others_are_saved(
         assert RunDir.open(start_run(run, tmp_path / policy, data, callbacks=[ask]).folder).steps() == steps
 
 
-def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
+def test_a_damaged_checkpoint_rolls_back_to_the_previous_one(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, {batches[11]})
+    break_batches(monkeypatch, {batches[11]})
 
     def save_and_damage(folder: RunDir, step: int, checkpoint: Checkpoint) -> None:
         save(folder, step, checkpoint)
@@ -239,26 +239,26 @@ def test_where_the_checkpoint_is_damaged_it_goes_back_to_the_one_before(
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
     monkeypatch.setattr(checkpointing, "save", save_and_damage)  # on the thread that writes, so that it is in time
-    rewinding(data, tmp_path / "run", "checkpoint.keep_last=9")
+    train_with_rollback(data, tmp_path / "run", "checkpoint.keep_last=9")
     assert [row["step"] for row in rows(tmp_path / "run", "rollback")] == [6]
 
 
-def test_where_there_is_no_checkpoint_yet_the_run_begins_anew_with_later_windows(
+def test_a_rollback_without_a_checkpoint_restarts_with_later_sequences(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, {batches[1]})
-    outcome = rewinding(data, tmp_path / "run")
+    break_batches(monkeypatch, {batches[1]})
+    outcome = train_with_rollback(data, tmp_path / "run")
     assert (outcome.progress.step, outcome.progress.rollbacks) == (STEPS, 1)
     assert [row["step"] for row in rows(tmp_path / "run", "rollback")] == [1]
 
 
 @pytest.mark.fault("D1", cases=1)
-def test_a_run_goes_back_only_so_often(
+def test_rollbacks_are_limited(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking(monkeypatch, set(batches[8:]))
+    break_batches(monkeypatch, set(batches[8:]))
     with pytest.raises(NumericsError, match=r"Step 6: loss nan.*The run has already been rolled back 2 times"):
-        rewinding(data, tmp_path / "run", "training.on_nonfinite.max_rollbacks=2")
+        train_with_rollback(data, tmp_path / "run", "training.on_nonfinite.max_rollbacks=2")
     assert finite(tmp_path / "run")
 
 
@@ -267,11 +267,11 @@ def test_a_run_goes_back_only_so_often(
 
 @pytest.mark.fault("D1", cases=2)
 @pytest.mark.parametrize("policy", ["stop", "rollback"])
-def test_on_a_device_that_is_not_waited_for_it_comes_to_the_same(
+def test_an_asynchronous_device_gives_the_same_result(
     policy: str, data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: nobody looks before a result is read, at the earliest at the next row. The broken one is between."""
-    breaking(monkeypatch, {batches[9]})  # step 10; rows are written at 9 and 12
+    break_batches(monkeypatch, {batches[9]})  # step 10; rows are written at 9 and 12
 
     def outcome(out: Path) -> Any:
         try:
@@ -288,7 +288,7 @@ def test_on_a_device_that_is_not_waited_for_it_comes_to_the_same(
         assert (kept[0] / name).read_bytes() == (kept[1] / name).read_bytes(), name
 
 
-def test_the_line_of_a_row_whose_loss_is_not_finite_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_with_a_non_finite_loss_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ConsoleTracker(10, 1.0)(
         {"kind": "train", "step": 1, "loss": float("nan"), "tokens_per_second": 1.0, "skipped_steps": 1}
     )

@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def poisoning(monkeypatch: pytest.MonkeyPatch, at: int, name: str) -> None:
+def poison_weight(monkeypatch: pytest.MonkeyPatch, at: int, name: str) -> None:
     """The weight ``name`` becomes NaN before step ``at`` (from 1)."""
     step = TorchEngine.step
 
@@ -52,11 +52,11 @@ def poisoning(monkeypatch: pytest.MonkeyPatch, at: int, name: str) -> None:
 
 @pytest.mark.fault("D1", cases=3)
 @pytest.mark.parametrize("at", [1, 6, 14])
-def test_a_weight_that_is_nan_is_kept_and_found_again(
+def test_a_step_with_a_nan_weight_is_saved_and_replayed(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     with monkeypatch.context() as patch:
-        poisoning(patch, at, QUERY)
+        poison_weight(patch, at, QUERY)
         with pytest.raises(NumericsError, match=rf"Step {at}: .* fabella replay-step .*step-{at:08d}") as error:
             start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
     kept = tmp_path / "run" / "failures" / f"step-{at:08d}"
@@ -70,7 +70,7 @@ def test_a_weight_that_is_nan_is_kept_and_found_again(
 
 @pytest.mark.fault("D1", cases=2)
 @pytest.mark.parametrize("at", [2, 9])
-def test_a_gradient_that_is_nan_for_once_is_kept_and_does_not_happen_again(
+def test_a_step_with_a_transient_nan_gradient_is_saved_and_replayed(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     update: Any = vars(TorchEngine)["_update"]  # a fault in the backward pass has no other door
@@ -112,7 +112,7 @@ def diverged(data: TokenizedDataset, out: Path) -> NumericsError:
 
 
 @pytest.mark.fault("D2", cases=1)
-def test_weights_that_are_not_finite_are_never_saved(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_saved(data: TokenizedDataset, tmp_path: Path) -> None:
     error = diverged(data, tmp_path / "run")
     assert "not finite" in str(error)
     folder = RunDir.open(tmp_path / "run")
@@ -125,7 +125,7 @@ def test_weights_that_are_not_finite_are_never_saved(data: TokenizedDataset, tmp
 @pytest.mark.fault("D2", cases=9)
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("place", ["first weight", "last weight", "last moment"])
-def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_best(
+def test_a_checkpoint_with_one_non_finite_number_is_neither_latest_nor_best(
     place: str, number: float, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All else went well: the losses are finite and fall."""
@@ -154,7 +154,7 @@ def test_a_checkpoint_with_one_number_that_is_not_finite_is_neither_latest_nor_b
 
 
 @pytest.mark.fault("D1", cases=1)
-def test_a_rate_far_too_high_ends_in_a_step_that_fails_again(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_a_step_of_a_diverged_run_fails_again(data: TokenizedDataset, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "fabella.training.session.learning_rate", lambda section, step, steps: 1e39 if step == 2 else 1e-3
@@ -166,7 +166,7 @@ def test_a_rate_far_too_high_ends_in_a_step_that_fails_again(data: TokenizedData
     assert again.module
 
 
-def test_what_is_kept_is_what_the_engine_was_given(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_a_saved_step_equals_the_input_of_the_engine(data: TokenizedDataset, tmp_path: Path) -> None:
     engine = engines.create_engine(tiny.run(), device="cpu")
     folder = RunDir.create(tmp_path / "run", tiny.run(), {})
     ids = np.arange(64, dtype=np.int32).reshape(2, 32)
@@ -234,17 +234,17 @@ def test_batches_whose_results_were_read_are_not_kept(data: TokenizedDataset, tm
         assert len(recorder._unread) <= 2  # pyright: ignore[reportPrivateUsage]
 
 
-def test_a_folder_that_is_no_kept_step_is_refused(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_saved_step_is_rejected(data: TokenizedDataset, tmp_path: Path) -> None:
     RunDir.create(tmp_path / "run", tiny.run(), {})
     with pytest.raises(CheckpointError, match=r"is no step that was kept\. Give RUN/failures/"):
         replay(tmp_path / "run" / "checkpoints" / "step-00000001")
 
 
-def test_the_command_tells_what_happened(
+def test_the_command_prints_the_report(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        poisoning(patch, 2, QUERY)
+        poison_weight(patch, 2, QUERY)
         with pytest.raises(NumericsError):
             start_run(tiny.run(steps=4), tmp_path / "run", data, device="cpu")
     capsys.readouterr()

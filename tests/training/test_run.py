@@ -48,7 +48,7 @@ def finished(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class StopAt:
-    """An observer that sends a signal to this process at a step."""
+    """A callback that sends a signal to this process at a step."""
 
     def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
         self.step, self.number = step, number
@@ -74,7 +74,7 @@ def test_a_run_learns(finished: Path) -> None:
     assert losses[-1] < losses[0] - 1.0
 
 
-def test_the_metrics_tell_what_happened_and_when(finished: Path) -> None:
+def test_the_metrics_have_rows_at_their_cadences(finished: Path) -> None:
     rows = tiny.metrics(finished)
     steps = {kind: [row["step"] for row in rows if row["kind"] == kind] for kind in ("train", "validation", "final")}
     assert steps["train"] == [1, *range(3, 40, 3)]
@@ -116,7 +116,7 @@ def test_stopped_and_resumed_any_number_of_times_a_run_ends_with_the_same_bits(
     "often",
     ["validation.every_steps=1", "samples.every_steps=1", "checkpoint.every_steps=1", "training.log_every_steps=1"],
 )
-def test_looking_and_saving_more_often_changes_nothing_that_is_learned(
+def test_evaluating_and_saving_more_often_gives_the_same_weights(
     often: str, finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = start_run(tiny.run(often), tmp_path / "run", data).folder
@@ -154,7 +154,7 @@ FORGOTTEN = {"best loss": {"best_loss": 0.0}, "gradient norms": {"gradient_norms
     [*ENGINE_MUTANTS, *PROGRESS_MUTANTS, *FORGOTTEN],
     ids=lambda forget: getattr(forget, "__name__", forget),
 )
-def test_leaving_out_any_part_of_the_state_is_noticed(
+def test_a_resume_without_any_part_of_the_state_is_detected(
     forget: Any, finished: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The harness itself is tested: each mutant of the resume code must fail the comparison above."""
@@ -196,7 +196,7 @@ def test_with_muon_a_stopped_run_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("of_muon", [True, False])
-def test_leaving_out_the_memory_of_muon_or_of_its_adamw_is_noticed(
+def test_a_resume_without_the_state_of_muon_or_its_adamw_is_detected(
     of_muon: bool, finished_with_muon: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = stopped(tmp_path / "run", data, 24, overrides=("optimizer.kind=muon",))
@@ -253,7 +253,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
     assert (outcome.progress.step, tiny.fingerprint(finished)) == (tiny.STEPS, before)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_again(
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
     finished: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Killed(BaseException):
@@ -269,7 +269,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(finished)
 
 
-def test_the_message_of_a_stop_tells_how_to_go_on(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_the_message_of_a_stop_has_the_resume_command(data: TokenizedDataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(TrainingInterrupted) as caught:
         start_run(tiny.run(), out, data, callbacks=[StopAt(6, signal.SIGTERM)])
@@ -287,7 +287,7 @@ def test_a_second_signal_ends_at_once(data: TokenizedDataset, tmp_path: Path) ->
         start_run(tiny.run(), tmp_path / "run", data, callbacks=[Twice()])
 
 
-def test_a_run_can_be_trained_longer_than_was_planned(data: TokenizedDataset, tmp_path: Path) -> None:
+def test_a_run_can_be_trained_longer_than_planned(data: TokenizedDataset, tmp_path: Path) -> None:
     out = start_run(tiny.run(steps=10), tmp_path / "run", data).folder
     outcome = api.resume(out, settings={"training.length.max_steps": 14, "checkpoint.every_steps": 2})
     assert outcome.progress.step == 14
@@ -296,7 +296,7 @@ def test_a_run_can_be_trained_longer_than_was_planned(data: TokenizedDataset, tm
 
 
 @pytest.mark.parametrize("setting", ["seed", "model.layers", "data.sequences.stride"])
-def test_what_would_give_the_saved_state_another_meaning_is_refused(setting: str, finished: Path) -> None:
+def test_a_setting_that_changes_the_meaning_of_the_state_is_rejected(setting: str, finished: Path) -> None:
     with pytest.raises(ConfigError, match=setting.replace(".", r"\.")):
         api.resume(finished, settings={setting: 3})
 
@@ -307,13 +307,13 @@ def test_epochs_become_steps_when_the_data_is_known(data: TokenizedDataset) -> N
     assert run.training.length == MaxSteps(max_steps=-(-2 * windows // 8))
 
 
-def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(data: TokenizedDataset) -> None:
+def test_a_tokenizer_larger_than_the_embedding_is_rejected(data: TokenizedDataset) -> None:
     message = r"The tokenizer has 256 token ids, but the model's embedding has only 200 rows \(model.vocab_size\)"
     with pytest.raises(TokenizerError, match=message):
         resolve_config(tiny.run("model.vocab_size=200"), data)
 
 
-def test_a_folder_that_holds_another_run_is_left_alone(finished: Path, data: TokenizedDataset) -> None:
+def test_a_directory_with_another_run_is_not_changed(finished: Path, data: TokenizedDataset) -> None:
     before = tiny.fingerprint(finished)
     with pytest.raises(StorageError, match="run"):
         start_run(tiny.run("seed=9"), finished, data)
@@ -321,7 +321,7 @@ def test_a_folder_that_holds_another_run_is_left_alone(finished: Path, data: Tok
 
 
 @pytest.mark.fault("A7", cases=1)
-def test_no_step_is_taken_where_the_checkpoints_would_not_fit(
+def test_no_run_starts_without_space_for_its_checkpoints(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
@@ -330,7 +330,7 @@ def test_no_step_is_taken_where_the_checkpoints_would_not_fit(
     assert not (tmp_path / "run").exists()  # the same command, with a smaller model or elsewhere, can be given again
 
 
-def test_the_same_holds_where_a_run_goes_on_but_not_where_nothing_is_left_to_do(
+def test_no_unfinished_run_resumes_without_space_for_its_checkpoints(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped(tmp_path / "run", data, 6)
@@ -344,7 +344,7 @@ def test_the_same_holds_where_a_run_goes_on_but_not_where_nothing_is_left_to_do(
 
 
 @pytest.mark.fault("B14", cases=1)
-def test_data_that_changed_since_is_noticed(tmp_path: Path) -> None:
+def test_changed_data_is_detected(tmp_path: Path) -> None:
     data = tiny.prepared(tmp_path)
     stopped(tmp_path / "run", data, 6)
     other = tiny.run("data.source.seed=2")
@@ -355,7 +355,7 @@ def test_data_that_changed_since_is_noticed(tmp_path: Path) -> None:
     assert resume(tmp_path / "run", dataset=tmp_path / "before").progress.step == tiny.STEPS
 
 
-def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
+def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_previous_one(
     finished: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = stopped(tmp_path / "run", data, 24)
@@ -366,7 +366,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
 
 
-def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         resume(tmp_path / "nothing")
 
@@ -393,7 +393,7 @@ def test_a_full_disk_is_retried_when_the_config_says_so(
         start_run(tiny.run(), tmp_path / "stop", data)
 
 
-def test_asked_for_by_a_signal_a_checkpoint_is_saved_and_the_training_goes_on(
+def test_a_save_signal_saves_a_checkpoint_and_the_training_continues(
     finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

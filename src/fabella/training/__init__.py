@@ -1,1 +1,1 @@
-"""Training: the recipe in train.py, and everything periodic as an observer of it."""
+"""Train a model: start or resume a run, feed the engine, and call the callbacks."""

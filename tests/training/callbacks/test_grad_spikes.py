@@ -42,7 +42,7 @@ CALM = [1.0 + 0.1 * (step % 3) for step in range(MIN_NORMS)]
 
 
 @pytest.mark.fault("D3", cases=1)
-def test_the_first_step_of_a_spike_is_told_with_what_is_usual() -> None:
+def test_the_first_step_of_a_spike_is_logged_with_the_median() -> None:
     assert told([*CALM, 5.4, 5.6, 9.0, 1.0, 6.0]) == [
         {"kind": "grad_spike", "step": MIN_NORMS + 2, "grad_norm": 5.6, "median": 1.1},
         {"kind": "grad_spike", "step": MIN_NORMS + 5, "grad_norm": 6.0, "median": 1.1},
@@ -59,7 +59,7 @@ def test_a_step_that_was_left_out_has_no_norm() -> None:
 
 
 @pytest.mark.parametrize("stops", [(5,), (MIN_NORMS,), (MIN_NORMS + 2, MIN_NORMS + 3)], ids=str)
-def test_saved_and_gone_on_with_it_tells_the_same(stops: tuple[int, ...]) -> None:
+def test_resumed_spike_detection_logs_the_same(stops: tuple[int, ...]) -> None:
     random = np.random.default_rng(1)
     norms = [float(np.float32(norm)) for norm in np.exp(random.normal(0, 1.5, 200))]
     assert told(norms, stops=stops) == told(norms, due=7) != []

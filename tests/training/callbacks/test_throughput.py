@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_a_reading_tells_percentiles_utilisation_waiting_and_memory_since_the_last_one(clock: Clock) -> None:
+def test_a_reading_has_percentiles_utilization_waiting_and_memory_since_the_last_one(clock: Clock) -> None:
     engine = Timed()
     pace = ThroughputMeter(engine, 32, seconds=50.0)  # pyright: ignore[reportArgumentType]
     assert tuple(pace.read(0)) == THROUGHPUT_KEYS
@@ -72,7 +72,7 @@ def test_a_reading_tells_percentiles_utilisation_waiting_and_memory_since_the_la
     assert pace.read(3000)["tokens_per_second"] == 200.0
 
 
-def test_only_what_the_loop_waits_for_is_waiting_and_a_step_begins_when_its_batch_is_asked_for(clock: Clock) -> None:
+def test_waiting_is_counted_and_a_step_starts_when_its_batch_is_requested(clock: Clock) -> None:
     engine = Timed()
     pace = ThroughputMeter(engine, 32, seconds=0.0)  # pyright: ignore[reportArgumentType]
 

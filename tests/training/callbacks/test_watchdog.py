@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-def test_one_that_hangs_says_after_which_step_and_what_its_threads_do() -> None:
+def test_a_step_that_hangs_is_reported_with_the_call_stacks() -> None:
     clock, over, said = Clock(), threading.Event(), queue.Queue[str]()
 
     def reading_a_file_that_is_far_away() -> None:

@@ -29,7 +29,7 @@ def test_the_run_is_the_preset_with_as_many_steps_as_the_machine_takes(
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 1441, float("nan")])
-def test_no_time_at_all_is_refused(minutes: float) -> None:
+def test_a_time_of_zero_is_rejected(minutes: float) -> None:
     with pytest.raises(ConfigError, match="Cannot train for --minutes"):
         quickstart_run(minutes)
 

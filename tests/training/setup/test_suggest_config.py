@@ -26,7 +26,7 @@ def test_the_vocabulary_grows_with_the_text(size: int, tokenizer: BPE | Bytes) -
 
 
 @pytest.mark.parametrize(("size", "steps"), [(1_000, 400), (1_100_000, 1646), (10**9, 6000)])
-def test_the_text_is_read_about_ten_times_within_bounds(size: int, steps: int) -> None:
+def test_the_length_is_about_ten_epochs_within_bounds(size: int, steps: int) -> None:
     assert suggest_config(SOURCE, "mine", size, gpu=False).run.training.length == MaxSteps(max_steps=steps)
 
 
@@ -53,7 +53,7 @@ def test_the_choice_is_said_in_words() -> None:
         ("tokenizer.vocab_size=900", ["model", "training"]),
     ],
 )
-def test_no_reason_is_given_for_what_was_chosen_by_somebody_else(override: str, left: list[str]) -> None:
+def test_a_setting_of_the_user_has_no_reason(override: str, left: list[str]) -> None:
     choice = suggest_config(SOURCE, "mine", 1_100_000, gpu=False)
     run = validate_config(apply_overrides(choice.run.model_dump(mode="json"), [override]))
     assert choice.reasons_for(run) == tuple(choice.reasons[section] for section in left)

@@ -1,1 +1,1 @@
-"""From a request to a resolved config and prepared data."""
+"""Resolve a request to a config and a prepared dataset."""

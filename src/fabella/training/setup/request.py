@@ -77,9 +77,8 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
 
 def engine_of(request: TrainRequest) -> str:
     """Return the engine of a request without reading its data. Raise ConfigError for an invalid config."""
-    engines_set = [
-        text.partition("=")[2].strip() for text in request.overrides if text.partition("=")[0].strip() == "engine"
-    ]
+    settings = [override.partition("=") for override in request.overrides]
+    engines_set = [value.strip() for key, _, value in settings if key.strip() == "engine"]
     if engines_set or request.engine:
         return (engines_set or [request.engine])[-1]
     is_config = request.what in preset_names() or request.what.endswith((".yaml", ".yml"))
