@@ -171,7 +171,7 @@ def test_a_rollback_restores_the_checkpoint_and_continues_with_later_sequences(
     rates = [lr for _, _, lr in seen]
     assert rates[9:] == [rates[0] / 2] * (STEPS - 5)
     assert outcome.progress.rollbacks == 1
-    assert outcome.progress.windows == (STEPS + 4) * 16  # those of steps 6 to 9 were passed over
+    assert outcome.progress.sequences == (STEPS + 4) * 16  # those of steps 6 to 9 were not used again
     told = rows(tmp_path / "run", "rollback")
     assert told == [{"kind": "rollback", "step": 6, "failed": 9, "times": 1, "allowed": 3, "lr_factor": 0.5}]
     assert [row["step"] for row in rows(tmp_path / "run", "train")] == [1, *range(3, STEPS + 1, 3)]

@@ -58,15 +58,15 @@ def test_a_reading_has_percentiles_utilization_waiting_and_memory_since_the_last
     pace = ThroughputMeter(engine, 32, seconds=50.0)  # pyright: ignore[reportArgumentType]
     assert tuple(pace.read(0)) == THROUGHPUT_KEYS
     engine.seconds = [0.1] * 98 + [0.2, 0.4]
-    pace.waited = 0.5
+    pace.waiting_seconds = 0.5
     clock.now += 10.0
     read = pace.read(1000)
     assert read["seconds"] == 60.0
     assert read["tokens_per_second"] == 100.0
     assert (read["step_seconds_p1"], read["step_seconds_p50"]) == (0.1, 0.1)
     assert 0.2 <= read["step_seconds_p99"] <= 0.4
-    assert read["waiting_share"] == 0.05
-    assert read["flops_utilisation"] == round(100 * flops_per_token(engine.config, 32) / 1e9, 4)
+    assert read["data_wait_fraction"] == 0.05
+    assert read["flops_utilization"] == round(100 * flops_per_token(engine.config, 32) / 1e9, 4)
     assert (read["peak_flops"], read["peak_memory_bytes"]) == (10**9, 12345)
     clock.now += 10.0
     assert pace.read(3000)["tokens_per_second"] == 200.0
@@ -85,5 +85,5 @@ def test_waiting_is_counted_and_a_step_starts_when_its_batch_is_requested(clock:
         assert batch == "batch"
         clock.now += 5.0  # the step
         pace(Progress(), None)  # pyright: ignore[reportArgumentType]
-    assert pace.waited == 6.0
+    assert pace.waiting_seconds == 6.0
     assert engine.marks == ["start", "stop"] * 3 + ["start"]

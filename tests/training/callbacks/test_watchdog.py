@@ -37,7 +37,7 @@ def test_a_step_that_hangs_is_reported_with_the_call_stacks() -> None:
     over.set()
     reader.join()
     assert words.startswith(
-        "\nNo step for 0 seconds after step 4 in process 1 of 2: it may hang. Ctrl-C, twice, ends it"
+        "\nNo step for 0 seconds after step 4 in process 1 of 2: it may hang. Press Ctrl-C twice to end it"
     )
     assert "\nreader:\n" in words
     assert "in reading_a_file_that_is_far_away" in words

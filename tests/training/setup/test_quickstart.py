@@ -20,7 +20,7 @@ def test_steps_fill_nine_tenths_of_the_time_within_bounds(seconds: float, minute
 def test_the_run_is_the_preset_with_as_many_steps_as_the_machine_takes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(quickstart, "measure_pace", lambda run, device: MachineSpeed(0.15))
+    monkeypatch.setattr(quickstart, "measure_speed", lambda run, device: MachineSpeed(0.15))
     run = quickstart_run(2.0)
     assert (run.name, run.model) == ("quickstart", preset("storybook-hybrid-1m").model)
     assert run.training.length == MaxSteps(max_steps=720)

@@ -17,8 +17,8 @@ THROUGHPUT_KEYS = (
     "seconds",
     "tokens_per_second",
     *(f"step_seconds_p{percentile}" for percentile in PERCENTILES),
-    "waiting_share",
-    "flops_utilisation",
+    "data_wait_fraction",
+    "flops_utilization",
     "peak_flops",
     "peak_memory_bytes",
 )
@@ -57,7 +57,7 @@ class ThroughputMeter:
     def read(self, tokens: int) -> dict[str, float]:
         """Return the values of THROUGHPUT_KEYS over the steps since the last reading.
 
-        ``tokens``: targets of the run so far. ``tokens_per_second`` and ``flops_utilisation`` (share of ``peak_flops``)
+        ``tokens``: targets of the run so far. ``tokens_per_second`` and ``flops_utilization`` (share of ``peak_flops``)
         include the time of validation and all other callbacks, but no padding. Both are 0 in the first reading, which
         includes the warm-up.
         """
