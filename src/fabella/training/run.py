@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fabella.config.training import MaxSteps
 from fabella.data.dataset import TokenizedDataset, open_dataset
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
-from fabella.errors import CheckpointError, ConfigError, PreparedDataError
+from fabella.errors import CheckpointError, PreparedDataError
 from fabella.run_config.run import RunConfig
 from fabella.runs.environment import environment
 from fabella.runs.resume_rules import compare_manifests
@@ -25,7 +24,7 @@ from fabella.training.fit import fit
 from fabella.training.loop import Callback, Progress, UserCallback, callback_name
 from fabella.training.recovery import FailedStepError, restore, roll_back
 from fabella.training.session import Extras, ResumeState, TrainingSession, TrainResult
-from fabella.training.setup.resolve_config import require_disk_space, resolve_config
+from fabella.training.setup.resolve_config import require_disk_space, require_length, resolve_config
 
 
 def start_run(
@@ -113,7 +112,7 @@ def _open_as_main(
     data = _open_same_data(run_dir, moved)
     with run_dir.lock():
         if run is not None and run != run_dir.run:
-            _require_length(run_dir, run)
+            require_length(run_dir, run)
             run_dir = run_dir.with_config(run)
         require_packages(run_dir.run.tracking)
         if not (run_dir.path / "tokenizer").exists():  # killed after creating the directory
@@ -130,17 +129,6 @@ def _open_as_worker(
     process_group.broadcast("")
     run_dir = RunDir.open(path)
     yield run_dir, _open_same_data(run_dir, moved)
-
-
-def _require_length(run_dir: RunDir, run: RunConfig) -> None:
-    """Raise ConfigError if the new config ends before the latest checkpoint."""
-    latest = max(run_dir.steps(), default=0)
-    length = run.training.length
-    if isinstance(length, MaxSteps) and length.max_steps < latest:
-        raise ConfigError(
-            f"training.length.max_steps = {length.max_steps:,}, but {run_dir.path} has already taken {latest:,} steps.",
-            hint=f"Use more than {latest:,}, or omit it.",
-        )
 
 
 def _warn_of_changes(session: TrainingSession, now: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Resolve a config for its dataset, and check the disk space for its checkpoints."""
+"""Resolve a config for its dataset, and check its length and the disk space for its checkpoints."""
 
 import math
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 from fabella.config.training import Epochs, MaxSteps
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.sequences import SequenceDataset
-from fabella.errors import TokenizerError
+from fabella.errors import ConfigError, TokenizerError
 from fabella.models.parameters import count
 from fabella.optim.registry import state_spec
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import require_space
+from fabella.runs.run_dir import RunDir
 from fabella.training.schedule import steps_for_sequences
 
 
@@ -28,6 +29,17 @@ def resolve_config(run: RunConfig, dataset: TokenizedDataset) -> RunConfig:
         sequences = len(SequenceDataset(dataset.train, run.data.sequences, dataset.tokenizer.eos_id))
         length = MaxSteps(max_steps=steps_for_sequences(run.training, math.ceil(sequences * length.epochs)))
     return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
+
+
+def require_length(run_dir: RunDir, run: RunConfig) -> None:
+    """Raise ConfigError if the changed config of a run ends before its latest checkpoint."""
+    latest = max(run_dir.steps(), default=0)
+    length = run.training.length
+    if isinstance(length, MaxSteps) and length.max_steps < latest:
+        raise ConfigError(
+            f"training.length.max_steps = {length.max_steps:,}, but {run_dir.path} has already taken {latest:,} steps.",
+            hint=f"Use more than {latest:,}, or omit it.",
+        )
 
 
 def require_disk_space(out: Path, run: RunConfig, *, existing: int) -> None:
