@@ -4,7 +4,7 @@ Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators". Choi
 counter instead of a random state, so that any of them can be computed without those before it.
 """
 
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def splitmix64(number: int | NDArray[np.uint64]) -> int | NDArray[np.uint64]:
 
     A bijection of 64-bit numbers: every bit of the result depends on every bit of ``number``.
     """
-    number = number & MASK
-    number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    number = (number ^ (number >> 27)) * 0x94D049BB133111EB & MASK
-    return number ^ (number >> 31)
+    mixed: Any = number & MASK  # numpy's stubs lose the unsigned type
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & MASK
+    return mixed ^ (mixed >> 31)
