@@ -1,4 +1,4 @@
-"""The command line as a whole: every verb explains itself, and every mistake ends with words and the right code."""
+"""The command line: help of every command, messages and exit codes."""
 
 import json
 import os

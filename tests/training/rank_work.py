@@ -1,7 +1,7 @@
-"""A whole run by several processes, each of which may be struck by something at a step of its own.
+"""Train a run in several processes, with a failure of one of them at a given step.
 
-python -m tests.training.rank_work JSON           one process, with its place in the environment
-python -m tests.training.rank_work NUMBER JSON    a launcher of as many
+python -m tests.training.rank_work JSON           one process, whose rank is in the environment
+python -m tests.training.rank_work NUMBER JSON    a launcher of NUMBER processes
 """
 
 import json
@@ -36,21 +36,21 @@ from fabella.training.loop import Progress
 from tests.training import tiny
 
 NEXT_BATCH_FAILS = ("no batch comes", "batches end")
-"""From the next step on; so is NaN, in every gradient."""
+"""Failures from the next step on, like NaN, which is in every gradient."""
 step = TorchEngine.step
 
 
 class Strike:
-    """A callback: at a step of one process, a signal to itself, or an error. Once: not again after a restart."""
+    """A callback: send a signal or raise an error at one step of one process, but not again after a restart."""
 
     def __init__(self, place: RankInfo, step: int, rank: int, what: str) -> None:
         self.place, self.step, self.rank, self.what = place, step, rank, what
         self.struck = False
         self.model = torch.nn.Module()
-        """That of the engine, once it has taken a step"""
+        """Model of the engine, from its first step on"""
 
     def fed(self, run: RunConfig, data: TokenizedDataset, progress: Progress) -> Generator[Batch]:
-        """The batches of a run, until it is struck: then none comes, or no more are there."""
+        """Yield the batches of a run. After the strike, block or end."""
         with closing(batches_from(run, data, progress)) as batches:
             for batch in batches:
                 if self.struck and self.what == "no batch comes":
@@ -60,7 +60,7 @@ class Strike:
                 yield batch
 
     def spoil(self, gradient: Tensor) -> Tensor:
-        """What is added to the gradients of the others."""
+        """Make a local gradient NaN."""
         return gradient * torch.nan
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
@@ -70,7 +70,7 @@ class Strike:
             raise DiskFullError("disk full: nothing free.")
         if self.what == "bug":
             raise ZeroDivisionError("a bug")
-        if self.what == "NaN":  # here alone, before the gradients of all are added
+        if self.what == "NaN":  # on this rank only, before the all-reduce
             for parameter in self.model.parameters():
                 parameter.register_hook(self.spoil)
             return
@@ -84,7 +84,7 @@ class Strike:
 
 
 def train(values: dict[str, Any]) -> None:
-    """A tiny run in ``out`` on ``prepared``, gone on with where it has begun; ``strike`` = [step, rank, what]."""
+    """A tiny run in ``out`` on ``prepared``, resumed if it has started; ``strike`` = [step, rank, what]."""
     torch.set_num_threads(1)
     place = current_rank()
     out, data = Path(values["out"]), Path(values["prepared"])
@@ -108,7 +108,7 @@ def train(values: dict[str, Any]) -> None:
 
 
 def work(values: dict[str, Any]) -> int:
-    """``train``, with the exit code of the command line; what is said goes to ``OUT.RANK.log``."""
+    """``train``, with the exit code of the command line; standard error goes to ``OUT.RANK.log``."""
     with Path(f"{values['out']}.{current_rank().rank}.log").open("wb") as log:
         os.dup2(log.fileno(), 2)
     print_status(f"{os.getpid()}")

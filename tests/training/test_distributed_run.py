@@ -1,4 +1,4 @@
-"""A run of several processes from start to end: begun, stopped, killed, gone on with, by as many or by others."""
+"""Runs of several processes: started, stopped, killed and resumed, on the same number of processes or another."""
 
 import json
 import os

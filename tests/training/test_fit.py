@@ -1,4 +1,4 @@
-"""A run that learns no more ends early, with its best weights kept; the same again, stopped on the way or not."""
+"""Early stopping keeps the best weights and gives the same bits, interrupted or not."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What is done with steps that are not finite: stop, skip or go back; the same bits again, killed or not."""
+"""Policies for non-finite steps: stop, skip or roll back, with the same bits after any interruption."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A step that is not finite is kept whole in the run's folder, and happens again when it is taken again."""
+"""A non-finite step is saved in the run directory and fails again when it is replayed."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A run from start to end, stopped and gone on with: always the same bits."""
+"""A run ends with the same bits, stopped and resumed or not."""
 
 import dataclasses
 import os
@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 @pytest.fixture(scope="module")
 def finished(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
+    """Return an uninterrupted run."""
     return start_run(tiny.run(), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
@@ -59,7 +59,7 @@ class StopAt:
 
 
 def stopped(out: Path, data: TokenizedDataset, *steps: int, overrides: tuple[str, ...] = ()) -> Path:
-    """A run that was stopped at each of ``steps`` and not yet gone on with."""
+    """Return a run that was stopped at each of ``steps`` and resumed except after the last."""
     with pytest.raises(TrainingInterrupted):
         start_run(tiny.run(*overrides), out, data, callbacks=[StopAt(steps[0])])
     for step in steps[1:]:

@@ -1,4 +1,4 @@
-"""A whole training that takes a moment: bytes of the storybook, a model of a few thousand weights, everything on."""
+"""Config and dataset of a run that trains in seconds: bytes, a few thousand weights, all callbacks."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from fabella.run_config.files import load_config
 from fabella.run_config.run import RunConfig
 from fabella.training.callbacks.throughput import THROUGHPUT_KEYS
 
-# How the tests' models learn, whatever is found to be better for a preset.
+# Fixed here, so that tests do not change with the presets.
 LEARNING = [
     "model.init_std=0.08", "optimizer.lr=4e-3", "optimizer.betas=[0.9, 0.95]", "optimizer.weight_decay=0.1",
     "optimizer.schedule=[{shape: linear, start: 0.0, end: 1.0, length: 5%}, "
     "{shape: cosine, start: 1.0, end: 0.1, length: 95%}]",
 ]  # fmt: skip
-# Accumulation that changes on the way, dropout, a schedule, several epochs, validation, samples and saving between.
+# Changing gradient accumulation, dropout, a schedule, several epochs, validation, samples and checkpoints.
 SETTINGS = [
     *LEARNING,
     "model.vocab_size=256", "model.context_length=32", "model.dim=16", "model.layers=2", "model.heads=2",
@@ -40,7 +40,7 @@ def prepared(folder: Path, of: RunConfig | None = None) -> TokenizedDataset:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over all that a run has become: weights, moments, numbers, metrics (without timings) and samples."""
+    """Return the sha256 of weights, optimizer state, scalars, metrics (without timings) and samples of a run."""
     digest = hashlib.sha256()
     checkpoint = folder / "checkpoints" / (folder / "latest").read_text().strip()
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
@@ -51,6 +51,6 @@ def fingerprint(folder: Path) -> str:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows without what depends on the machine's pace."""
+    """Return the rows without values that depend on the speed of the machine."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in THROUGHPUT_KEYS} for row in rows]

@@ -7,8 +7,8 @@ from fabella.training.loop import Progress
 from fabella.training.schedule import batch_sizes
 
 
-def batches_from(run: RunConfig, prepared: TokenizedDataset, progress: Progress) -> Batches:
-    """Return the run's batches after those counted in ``progress``. Raises DataError if the text has changed."""
+def batches_from(run: RunConfig, dataset: TokenizedDataset, progress: Progress) -> Batches:
+    """Return the batches of a run after those counted in ``progress``. Raise DataError if the text has changed."""
     sizes = batch_sizes(run.training, progress.step)
     mode = data_mode(run.data.mode.kind)
-    return mode.batches(run.data, prepared, run.seed, sizes, sequences=progress.sequences, stream=progress.stream)
+    return mode.batches(run.data, dataset, run.seed, sizes, sequences=progress.sequences, stream=progress.stream)

@@ -26,13 +26,13 @@ class Watchdog:
     def __init__(
         self,
         seconds: float,
-        place: RankInfo,
+        rank_info: RankInfo,
         step: int = 0,
         report: Callable[[str], None] = print_status,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``seconds``: timeout of a step. ``step``: number of steps taken before."""
-        self.seconds, self.place, self.report, self.clock = seconds, place, report, clock
+        self.seconds, self.rank_info, self.report, self.clock = seconds, rank_info, report, clock
         self._step = step
         self._since: float | None = None
         self._reported: float | None = None
@@ -63,7 +63,7 @@ class Watchdog:
         if since is None or since == self._reported or self.clock() - since <= self.seconds:
             return
         self._reported = since
-        rank = f" in {self.place}" if self.place.world_size > 1 else ""
+        rank = f" in {self.rank_info}" if self.rank_info.world_size > 1 else ""
         self.report(
             f"\nNo step for {self.seconds:.0f} seconds after step {self._step:,}{rank}: it may hang. Press "
             f"Ctrl-C twice to end it; everything up to the latest checkpoint is saved. Call stacks:\n{_call_stacks()}"
