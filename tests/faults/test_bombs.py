@@ -146,7 +146,7 @@ def test_an_archive_is_refused_without_extracting(tmp_path: Path, name: str, dis
     (inside / called).write_bytes(CRAFTED[name])
     with pytest.raises(TextError, match=r"is an archive|is a (?:tar|zip) archive") as error:
         list(documents(FilesSource(paths=(str(inside / called),))))
-    assert "Unpack it, and give" in error.value.hint
+    assert "Unpack it, then give" in error.value.hint
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
         "inside",
         f"inside/{called}",

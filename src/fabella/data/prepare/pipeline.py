@@ -19,22 +19,21 @@ from typing import Any
 import numpy as np
 
 import fabella
-from fabella.config.data import DataConfig, Pretrained, TokenizerConfig
+from fabella.config.data import DataConfig, TokenizerConfig
 from fabella.data.dataset import FORMAT, KIND, SPLITS, Split, SplitRecord, TokenizedDataset, dtype_for, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, text_fingerprint
-from fabella.data.prepare import tokenizer_sample
 from fabella.data.prepare.corpus import Corpus
-from fabella.data.prepare.progress import CorpusSize, PrepareProgress, ProgressMeter, Report
+from fabella.data.prepare.progress import PrepareProgress, Report
 from fabella.data.prepare.shard_writer import SplitWriter
 from fabella.data.prepare.splitting import SplitDocument
 from fabella.data.prepare.tokenize import TokenizedDocuments, encode
+from fabella.data.prepare.train_tokenizer import train_tokenizer
 from fabella.data.prepare.worker_pool import WorkerPool
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError, StorageError, TrainingInterrupted
 from fabella.storage import MANIFEST, atomic_dir, read_manifest, storage_errors
 from fabella.text.data_quality import DataQuality
 from fabella.text.source import describe
-from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
 __all__ = ["PrepareProgress", "prepare"]
@@ -45,8 +44,6 @@ CHUNK_DOCUMENTS = 4096
 """Documents of a chunk at most."""
 CHUNKS_WITHOUT_WORKERS = 4
 """Chunks encoded in this process before workers are started, which takes half a second."""
-ROUND_TRIPS = 100
-"""Documents decoded again with a pretrained tokenizer, to check that it returns the text."""
 
 
 def prepare(
@@ -135,7 +132,7 @@ def _write(
     """Write tokenizer and splits; return the manifest without the data quality report."""
     before = file_stats(data)
     corpus = Corpus(data, report)
-    tokenizer, remarks = _train_tokenizer(corpus, config, report)
+    tokenizer, remarks = train_tokenizer(corpus, config, report)
     tokenizer.save(directory / "tokenizer")
     records = _encode(corpus, tokenizer, directory, quality, workers)
     require_unchanged(before, data)
@@ -163,27 +160,6 @@ def _data_entries(data: DataConfig) -> dict[str, Any]:
     if data.mode.prepared_bytes:
         return {"data": data.model_dump(mode="json", exclude={"sequences"}), "text": text_fingerprint(data)}
     return {"data": data.model_dump(mode="json", exclude={"sequences", "mode"})}
-
-
-def _train_tokenizer(corpus: Corpus, config: TokenizerConfig, report: Report | None) -> tuple[Tokenizer, list[str]]:
-    """Return the tokenizer, trained on the training split only if it needs text, and remarks about it."""
-    if not loading.needs_text(config):
-        tokenizer = loading.train(config, ())
-        changes = _changed_texts(corpus, tokenizer) if isinstance(config, Pretrained) else []
-        return tokenizer, changes
-    sample = tokenizer_sample.sample_bytes(corpus.split_documents("sampling"))
-    if not sample.sampled_bytes:
-        raise DataError("No training document is left to train a tokenizer on.", hint="Use more text.")
-    meter = ProgressMeter("training the tokenizer", CorpusSize(bytes=sample.sampled_bytes), report)
-    return loading.train(config, meter.watch(sample.texts())), [sample.message()]
-
-
-def _changed_texts(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
-    texts = [document.text for document in islice(corpus.split_documents("inspecting"), ROUND_TRIPS)]
-    changed = sum(tokenizer.decode(tokenizer.encode(text).tolist()) != text for text in texts)
-    if not changed:
-        return []
-    return [f"the tokenizer changes text: {changed} of the first {len(texts)} documents differ after a round trip"]
 
 
 def _encode(
