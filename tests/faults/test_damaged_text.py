@@ -20,6 +20,7 @@ from fabella.config.data import FilesSource
 from fabella.errors import TextError
 from fabella.text import file_set
 from fabella.text.read_report import ReadReport
+from fabella.text.readers import plain
 from fabella.text.source import documents
 
 FIRST, LAST = "Once upon a time.", "The end."
@@ -217,6 +218,7 @@ def test_a_line_of_a_gigabyte_is_read_with_little_memory(tmp_path: Path, monkeyp
         return (block for _ in range(GIGABYTE // len(block)))
 
     monkeypatch.setattr(file_set, "read_blocks", blocks)
+    monkeypatch.setattr(plain, "read_blocks", blocks)
     path = tmp_path / "line.txt"
     path.write_text("not empty")
     notes = ReadReport()

@@ -34,7 +34,7 @@ def test_every_planted_duplicate_is_counted() -> None:
         report = doctor.report()
         assert report.facts["overlap"] == len(planted)
         assert report.facts["duplicates"] == len(planted) + len(repeated)
-        assert any("also stand in the training text" in warning for warning in report.warnings) == bool(planted)
+        assert any("also in the training text" in warning for warning in report.warnings) == bool(planted)
 
 
 @pytest.mark.fault("B15", cases=TRIALS)

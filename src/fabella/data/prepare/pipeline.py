@@ -25,7 +25,6 @@ from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_un
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.progress import PrepareProgress, Report
 from fabella.data.prepare.shard_writer import SplitWriter
-from fabella.data.prepare.splitting import SplitDocument
 from fabella.data.prepare.tokenize import TokenizedDocuments, encode
 from fabella.data.prepare.train_tokenizer import train_tokenizer
 from fabella.data.prepare.worker_pool import WorkerPool
@@ -168,7 +167,7 @@ def _encode(
     """Write both splits."""
     dtype = dtype_for(tokenizer.vocab_size)
     held_out: deque[list[bool]] = deque()
-    chunks = _chunks(corpus.split_documents("encoding"), quality, held_out)
+    chunks = _chunks(corpus, quality, held_out)
     with ExitStack() as stack:
         train, validation = (stack.enter_context(SplitWriter(directory / name, dtype)) for name in SPLITS)
         for encoded in _encoded(chunks, tokenizer, directory / "tokenizer", dtype, workers):
@@ -182,14 +181,12 @@ def _encode(
     return {"train": train.record(), "validation": validation.record()}
 
 
-def _chunks(
-    documents: Iterator[SplitDocument], quality: DataQuality, held_out: deque[list[bool]]
-) -> Iterator[list[str]]:
+def _chunks(corpus: Corpus, quality: DataQuality, held_out: deque[list[bool]]) -> Iterator[list[str]]:
     """Yield chunks of about 1 MiB; their splits are appended to ``held_out``."""
     texts: list[str] = []
     splits: list[bool] = []
     size = 0
-    for document in documents:
+    for document in corpus.split_documents("encoding"):
         quality.add(document.text, document.digest, document.held_out)
         texts.append(document.text)
         splits.append(document.held_out)
