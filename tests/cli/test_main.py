@@ -51,8 +51,9 @@ MISTAKES = {
     ("train", "storybook-1m", "engine=jaxx"): (2, "engine = 'jaxx'"),
     **{
         (verb, "storybook-1m", "--engine", "jaxx"): (2, "engine = 'jaxx'")
-        for verb in ("train", "plan", "batch-size", "bench", "tune", "compare-architectures")
+        for verb in ("train", "plan", "batch-size", "tune", "compare-architectures")
     },
+    ("bench", "storybook-1m", "--engine", "jaxx"): (2, "Unknown engine 'jaxx'. Did you mean 'jax'?"),
     ("train", "nothing.txt"): (3, "nothing.txt"),
     ("train", "empty.txt"): (3, "empty"),
     ("train", "binary.bin"): (3, "binary.bin"),

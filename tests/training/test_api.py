@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from fabella.errors import ConfigError
+from fabella.run_config.files import parse_yaml
 from fabella.runs.run_dir import RunDir
 from fabella.training import api
 from fabella.training.loop import StopTraining, TrainingStep
@@ -34,7 +34,8 @@ def test_a_run_cannot_end_before_its_latest_checkpoint(tmp_path: Path) -> None:
 def small_run() -> dict[str, object]:
     """Settings of a tiny run as ``fabella.train`` takes them."""
     lines = [*tiny.SETTINGS, "samples.every_steps=100", "training.log_every_steps=1"]
-    return {key: yaml.safe_load(value) for key, _, value in (line.partition("=") for line in lines)}
+    pairs = [line.partition("=") for line in lines]
+    return {key: parse_yaml(f"value: {value}", where=key)["value"] for key, _, value in pairs}
 
 
 def test_a_user_callback_reads_the_metrics_of_every_step_and_changes_nothing(
