@@ -112,7 +112,7 @@ def test_a_killed_process_ends_all_and_nothing_is_lost(
 ) -> None:
     out = tmp_path / "run"
     assert run(2, asked(out, data, strike=(8, rank, "SIGKILL"))) == DistributedError.exit_code
-    assert f"Process {rank} of 2 does not answer: killed, hanging, or its machine is gone." in said(out, 1 - rank)
+    assert f"Process {rank} of 2 does not respond: killed, hanging, or its machine is down." in said(out, 1 - rank)
     assert run(2, asked(out, data)) == 0
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 

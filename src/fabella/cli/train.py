@@ -80,7 +80,7 @@ def run_on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
         work()
         return
     launcher = engines.backend(engine, "distributed.launcher") if devices != "1" else None
-    count = launcher.devices_here(devices) if launcher else 1
+    count = launcher.parse_devices(devices) if launcher else 1
     if launcher is None or count == 1:
         work()
     else:

@@ -15,7 +15,7 @@ from fabella.data.batches import Batch
 from fabella.engine.build_model_torch import build, require_fit
 from fabella.engine.compile.compile_cache_torch import CompileCache, use_compile_cache
 from fabella.engine.compile.compile_torch import compile_blocks, is_compiled
-from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
+from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
 from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
 from fabella.engine.distributed import process_group_torch
 from fabella.engine.distributed.parallelize_torch import parallelize
@@ -103,7 +103,7 @@ class TorchEngine:
         if self.compiled:
             compile_blocks(model)
         if run.training.gradient_checkpointing == "blocks":
-            recompute_blocks(model)
+            checkpoint_blocks(model)
         self.strategy = parallelize(model, group, run.training.parallel)
         self.model: Any = self.strategy.model
         self.optimizer = Optimizer(self.strategy, run.model.parameters(), run.optimizer)

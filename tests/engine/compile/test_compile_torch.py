@@ -24,8 +24,10 @@ pytestmark = [
 CPU = torch.device("cpu")
 CHAINED = "data.sequences={kind: packed, length: 16, stride: 16}"
 SMALL = {
-    "llama": "{family: llama, vocab_size: 64, context_length: 16, dim: 16, layers: 2, heads: 2, kv_heads: 1, ffn_dim: 24}",
-    "hybrid": "{family: hybrid, vocab_size: 64, context_length: 16, dim: 16, layers: 2, layer_pattern: ma, heads: 2, ffn_dim: 24}",
+    "llama": "{family: llama, vocab_size: 64, context_length: 16, dim: 16, layers: 2, heads: 2, kv_heads: 1, "
+    "ffn_dim: 24}",
+    "hybrid": "{family: hybrid, vocab_size: 64, context_length: 16, dim: 16, layers: 2, layer_pattern: ma, "
+    "heads: 2, ffn_dim: 24}",
 }
 # Fused kernels add in another order: a few units in the last place of sums over 16 to 64 numbers of size 1.
 ROUNDING = 2e-5
@@ -89,7 +91,7 @@ def test_a_long_run_is_compiled_and_a_short_one_is_not() -> None:
 
 def test_what_stands_in_the_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = run("llama", "blocks", "data.sequences={kind: padded, length: 16}")
-    with pytest.raises(ConfigError, match="windows of whole documents have many lengths"):
+    with pytest.raises(ConfigError, match="padded sequences have many lengths"):
         is_compiled(documents, CPU)
     monkeypatch.setattr(compile_torch.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):

@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fabella.engine.build_model_torch import build
-from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
+from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
 from fabella.engine.engine import create_engine
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
@@ -28,7 +28,7 @@ def config_of(family: str, **changes: Any) -> ModelConfig:
 def model_of(config: ModelConfig, *, recompute: bool) -> Any:
     model = build(config, initial_weights(config.parameters(), 1), torch.device("cpu")).train()
     if recompute:
-        recompute_blocks(model)
+        checkpoint_blocks(model)
     return model
 
 
@@ -102,7 +102,7 @@ def test_nothing_is_computed_twice_where_nothing_is_learned() -> None:
     model, calls = model_of(config, recompute=False), []
     for block in model.blocks:
         block.attention.register_forward_hook(lambda *_: calls.append(1))
-    recompute_blocks(model)
+    checkpoint_blocks(model)
     with torch.no_grad():
         model(ids(config))
     assert len(calls) == config.layers

@@ -32,10 +32,13 @@ def test_on_one_machine_local_numbers_need_not_be_given() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"MASTER_ADDR": ""}, "The environment has RANK, but no MASTER_ADDR: this process cannot find the others."),
+        ({"MASTER_ADDR": ""}, "The environment has RANK, but no MASTER_ADDR: the ranks cannot connect."),
         ({"WORLD_SIZE": ""}, "The environment has RANK, but no WORLD_SIZE"),
-        ({"RANK": "8"}, "RANK = 8 is none of the WORLD_SIZE = 8 processes, which count from 0."),
-        ({"LOCAL_RANK": "one"}, "The environment's LOCAL_RANK = 'one' is no number."),
+        ({"RANK": "8"}, "RANK = 8 is not valid: with WORLD_SIZE = 8 it must be from 0 to 7."),
+        (
+            {"LOCAL_RANK": "one"},
+            "Cannot parse the environment variable LOCAL_RANK = 'one': it must be an integer from 0.",
+        ),
     ],
 )
 def test_half_a_place_is_refused(changes: dict[str, str], words: str) -> None:
@@ -52,9 +55,9 @@ def test_a_global_batch_that_divides_is_shared(size: int) -> None:
 @pytest.mark.parametrize(
     ("size", "words"),
     [
-        (3, "16 windows in each global batch (training.micro_batch_size 8 times accumulation 2) cannot be dealt evenly to "
+        (3, "A global batch of 16 (training.micro_batch_size 8 times gradient_accumulation 2) is not a multiple of "
             "3 processes. Use 2 processes, or training.micro_batch_size=9."),
-        (32, "16 windows in each global batch (training.micro_batch_size 8 times accumulation 2) cannot be dealt evenly to "
+        (32, "A global batch of 16 (training.micro_batch_size 8 times gradient_accumulation 2) is not a multiple of "
              "32 processes. Use 8 processes, or training.micro_batch_size=32."),
     ],
 )  # fmt: skip

@@ -89,7 +89,7 @@ def test_two_processes_learn_as_one_and_are_resumed_to_the_same_bits(tmp_path: P
 def test_processes_of_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with (
-        pytest.raises(ConfigError, match=r"torchrun keeps MASTER_PORT for itself.* one process a machine"),
+        pytest.raises(ConfigError, match=r"torchrun occupies MASTER_PORT.* one process per machine"),
         init_distributed("jax", RankInfo(0, 2), device="cpu"),
     ):
         pass
@@ -119,7 +119,9 @@ def test_where_a_process_is_killed_the_other_says_so_and_both_go_on_from_the_che
     first, second = two(tmp_path, TRAIN, "killed", "1", "3", *SMALL)
     assert second.returncode == -9
     assert first.returncode == 6, first.stderr
-    assert "does not answer: killed, hanging, or its machine is gone. Go on from the newest checkpoint" in first.stderr
+    assert (
+        "does not respond: killed, hanging, or its machine is down. Resume from the latest checkpoint" in first.stderr
+    )
     first, second = two(tmp_path, TRAIN, "killed", "1", "99", *SMALL)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     folder = RunDir.open(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Where compiled steps are kept between runs: JAX's own cache, in the user's cache folder."""
+"""Compile cache of JAX: compiled steps are stored in the user's cache directory between runs."""
 
 import os
 
@@ -6,17 +6,17 @@ import jax
 
 from fabella.storage import cache_folder
 
-PLACE = "JAX_COMPILATION_CACHE_DIR"
-WORTH_KEEPING_SECONDS = 1.0
-"""What compiles faster is not written down: looking it up would take as long."""
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+MIN_COMPILE_SECONDS = 1.0
+"""Compile time below which a step is not stored: reading it back would take as long."""
 
 
 def use_compile_cache() -> None:
-    """Keep compiled steps beyond this process; a choice of the user's (JAX_COMPILATION_CACHE_DIR) stands.
+    """Store compiled steps between runs, unless the user has chosen a directory (JAX_COMPILATION_CACHE_DIR).
 
-    JAX writes each entry aside and renames it, and passes over one that it cannot read.
+    JAX writes each entry atomically, and skips entries that it cannot read.
     """
-    if os.environ.get(PLACE) or getattr(jax.config, "jax_compilation_cache_dir", None):
+    if os.environ.get(CACHE_VARIABLE) or getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING_SECONDS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -1,9 +1,9 @@
-"""torch.compile for training: each block becomes fused kernels; everything else stays as it is.
+"""torch.compile for training: each block becomes fused kernels, everything else stays eager.
 
-Compiled are the blocks alone ("regional compilation"): all of a model's are one piece of code, compiled once for its
-first and reused for the rest, and generating, whose states grow with every token, goes the ordinary way. Kernels
-depend on the shapes they were first made for. So windows of one length only: with texts padded to the longest of
-each batch, a resumed run would meet its shapes in another order, and its bits would be others.
+Only the blocks are compiled (regional compilation): all blocks of a model share one piece of code, which is compiled
+for the first one and reused for the rest. Generation, whose states grow with every token, stays eager. Kernels depend
+on the shapes that they were first compiled for, so all sequences must have one length: with batches padded to their
+longest document, a resumed run would see the shapes in another order, and its bits would differ.
 """
 
 import math
@@ -22,50 +22,50 @@ from fabella.models.flops import flops_per_token
 from fabella.models.nn.recurrence_torch import MinGRU
 from fabella.run_config.run import RunConfig
 
-LONG_ENOUGH = {"cpu": 5e13, "cuda": 1e16}
-"""Operations from which half a minute of compiling pays: some ten minutes on two cores, about one on a large GPU."""
+MIN_OPERATIONS = {"cpu": 5e13, "cuda": 1e16}
+"""Operations of a run above which half a minute of compilation pays: ten minutes on two cores, one on a large GPU."""
 
 
 def is_compiled(run: RunConfig, device: torch.device) -> bool:
-    """Whether the run's blocks are compiled: from config and machine alone, so that a resumed run decides the same.
+    """Return whether the run's blocks are compiled; a function of config and machine, equal for a resumed run.
 
-    Raises ConfigError where it was asked for and cannot be.
+    Raises ConfigError if the config requires compilation and it is impossible.
     """
     obstacle = _obstacle(run, device)
     if run.training.compile == "blocks" and obstacle:
         raise ConfigError(f"training.compile=blocks: {obstacle[0]}", hint=obstacle[1])
     if run.training.compile != "auto" or obstacle:
         return run.training.compile == "blocks"
-    return _operations(run) >= LONG_ENOUGH.get(device.type, math.inf)
+    return _operations(run) >= MIN_OPERATIONS.get(device.type, math.inf)
 
 
 def _obstacle(run: RunConfig, device: torch.device) -> tuple[str, str] | None:
-    """What stands in the way, and what can be done about it."""
+    """Return why the run cannot be compiled, with a hint; None if it can."""
     if not isinstance(run.data.sequences, Packed):
         return (
-            "windows of whole documents have many lengths.",
+            "padded sequences have many lengths.",
             "Set data.sequences.kind=packed, or training.compile=none.",
         )
     if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        return "there is no C++ compiler on this machine.", "Install g++, or set training.compile=none."
+        return "this machine has no C++ compiler.", "Install g++, or set training.compile=none."
     return None
 
 
 def _operations(run: RunConfig) -> float:
-    """Floating-point operations of the whole run, about; 0 where its length is not resolved to steps yet."""
+    """Estimate the floating-point operations of the whole run; 0 if its length is not resolved to steps yet."""
     if not isinstance(run.training.length, MaxSteps):
         return 0.0
-    windows = run.training.length.max_steps * run.training.micro_batch_size * run.training.gradient_accumulation[0][1]
+    sequences = run.training.length.max_steps * run.training.micro_batch_size * run.training.gradient_accumulation[0][1]
     length = run.data.sequences.length
-    return float(windows) * length * flops_per_token(run.model, length)
+    return float(sequences) * length * flops_per_token(run.model, length)
 
 
 def compile_blocks(model: Any) -> None:
-    """Let every one of ``model.blocks`` run compiled in training, as before otherwise; names and weights stay."""
+    """Compile each of ``model.blocks`` for training; in evaluation they stay eager. Parameter names stay the same."""
     for module in model.modules():
-        if isinstance(module, MinGRU):  # a loop over time: unrolled it would take minutes to compile
-            apart: Any = torch.compiler.disable(module.forward)
-            module.forward = apart
+        if isinstance(module, MinGRU):  # a loop over time: unrolled, it would take minutes to compile
+            eager: Any = torch.compiler.disable(module.forward)
+            module.forward = eager
     for block in model.blocks:
         block.forward = partial(_forward, block, block.forward, torch.compile(block.forward, dynamic=False))
 

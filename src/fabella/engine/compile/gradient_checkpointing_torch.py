@@ -1,8 +1,8 @@
-"""Gradient checkpointing: a block's activations are computed again on the way back instead of being kept.
+"""Gradient checkpointing: recompute the activations of each block in the backward pass instead of storing them.
 
-Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174): of every block only the input
-is kept; when its gradient is due, it runs once more. Memory falls from all that every block computes to the blocks'
-inputs and one block; a step takes about a third longer, the forward pass being done twice.
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174). Only the input of each block is
+stored. Memory falls from the activations of all blocks to the blocks' inputs and the activations of one block; a step
+takes about a third longer, because the forward pass runs twice.
 """
 
 from functools import partial
@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute_blocks(model: Any) -> None:
-    """Let every one of ``model.blocks`` forget its activations; names, weights and results stay as they are.
+def checkpoint_blocks(model: Any) -> None:
+    """Checkpoint each of ``model.blocks``; parameter names and results stay the same.
 
-    Only ``forward`` is replaced, so that hooks and ``compile()`` of a block go around it. The random state is kept with
-    each input: dropout leaves out the same numbers both times. Without gradients nothing is done twice.
+    Only ``forward`` is replaced, so that hooks and ``compile()`` of a block wrap it. The random state is stored with
+    each input, so that dropout draws the same mask again. Without gradients nothing is recomputed.
     """
     for block in model.blocks:
         block.forward = partial(_forward, block, block.forward)

@@ -1,4 +1,4 @@
-"""Several devices of this machine for one training: with JAX one process drives them all."""
+"""Train on several devices of this machine: with JAX, one process uses all of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +9,19 @@ from fabella.engine.device_jax import DEVICES
 from fabella.errors import ConfigError
 
 
-def devices_here(asked: str) -> int:
-    """Devices that ``--devices`` asks for: a number, or all that JAX finds (``auto``).
-
-    Raises ConfigError for anything else.
-    """
-    if asked == "auto":
+def parse_devices(devices: str) -> int:
+    """Return the number of devices in ``--devices``: a number, or ``auto`` for all of them. Raises ConfigError."""
+    if devices == "auto":
         return len(jax.local_devices())
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(f"--devices {asked} is neither a number of devices nor auto.", hint="Use --devices auto.")
-    return int(asked)
+    if not devices.isdecimal() or int(devices) < 1:
+        raise ConfigError(
+            f"Cannot parse --devices {devices}: it must be a number from 1, or auto.", hint="Use --devices auto."
+        )
+    return int(devices)
 
 
 def launch(count: int, work: Callable[..., int], *arguments: Any) -> int:
-    """Do ``work(*arguments)`` here; a training that begins within takes ``count`` devices."""
+    """Call ``work(*arguments)`` in this process; trainings that it starts use ``count`` devices."""
     before = DEVICES.set(count)
     try:
         return work(*arguments)

@@ -1,4 +1,4 @@
-"""Several processes of one training on this machine, started and watched by ``torch.multiprocessing``."""
+"""Start and monitor several processes of a training on this machine, by ``torch.multiprocessing``."""
 
 import multiprocessing
 import os
@@ -20,48 +20,49 @@ from fabella.errors import ConfigError, DistributedError
 
 HOST = "127.0.0.1"
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 GRACE_SECONDS = 30.0
-"""To end by oneself, after another process has failed; twice as long in all: SIGTERM comes before SIGKILL."""
-# Loaded once, by a process that has never computed anything and from which the others are forked: loading torch takes
-# seconds, and each of them would do it at the same time.
-LOADED_ONCE = ["fabella.engine.engine_torch", "fabella.engine.distributed.data_parallel_torch"]
+"""Time for the other processes to exit after one has failed, before SIGTERM; the same again before SIGKILL."""
+# Imported once, by the fork server: importing torch takes seconds, and every process would do it at the same time.
+PRELOADED = ["fabella.engine.engine_torch", "fabella.engine.distributed.data_parallel_torch"]
 
 
-def devices_here(asked: str) -> int:
-    """Processes that ``--devices`` asks for: a number, or one for each GPU (``auto``); on a CPU that is one.
+def parse_devices(devices: str) -> int:
+    """Return the number of processes in ``--devices``: a number, or ``auto`` for one per GPU (one on a CPU).
 
     Raises ConfigError for anything else.
     """
-    if asked == "auto":
+    if devices == "auto":
         return max(1, torch.cuda.device_count())
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(f"--devices {asked} is neither a number of devices nor auto.", hint="Use --devices auto.")
-    return int(asked)
+    if not devices.isdecimal() or int(devices) < 1:
+        raise ConfigError(
+            f"Cannot parse --devices {devices}: it must be a number from 1, or auto.", hint="Use --devices auto."
+        )
+    return int(devices)
 
 
 def launch(count: int, work: Callable[..., int], *arguments: Any) -> int:
-    """Do ``work(*arguments)`` in ``count`` new processes that know their place; the exit code of all of them together.
+    """Call ``work(*arguments)`` in ``count`` new processes with their ranks set, and return the joint exit code.
 
-    ``work`` gives back its process's exit code; it must be a function of a module, its arguments plain values. Once one
-    process has failed, the others have half a minute to end by themselves, then they are killed. Signals are
-    passed on; a second Ctrl-C kills. A bug in one is printed with its traceback; the code is 1. Raises RanksError where
+    ``work`` returns the exit code of its process. It must be a function of a module, and its arguments plain values.
+    After one process has failed, the others have GRACE_SECONDS to exit before they are killed. Signals are forwarded; a
+    second Ctrl-C kills. A bug in a process is printed with its traceback, and the code is 1. Raises DistributedError if
     a process was killed.
     """
     store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     threads = max(1, torch.get_num_threads() // count)
     task = (count, store.port, threads, work, arguments)
-    multiprocessing.set_forkserver_preload([*LOADED_ONCE, work.__module__])
+    multiprocessing.set_forkserver_preload([*PRELOADED, work.__module__])
     start = processes.start_processes  # pyright: ignore[reportPrivateImportUsage]
     context: Any = start(_run, task, count, join=False, start_method="forkserver")
-    with _passing_on_signals(context):
+    with _forward_signals(context):
         try:
-            while not context.join(timeout=LOOK_SECONDS, grace_period=GRACE_SECONDS):
+            while not context.join(timeout=POLL_SECONDS, grace_period=GRACE_SECONDS):
                 pass
         except ProcessExitedException as ended:
             return _code(context, ended)
         except ProcessRaisedException as bug:
-            print(bug, file=sys.stderr)  # with its process's traceback; ours would say nothing
+            print(bug, file=sys.stderr)  # with the traceback of its process; ours would not help
             return 1
         finally:
             _reap(context)
@@ -69,13 +70,13 @@ def launch(count: int, work: Callable[..., int], *arguments: Any) -> int:
 
 
 def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int], arguments: tuple[Any, ...]) -> None:
-    """The beginning of a process: what torchrun would have put into its environment."""
+    """Set the environment variables that torchrun would set, and run ``work`` in a new process."""
     os.environ.update({
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": HOST, "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher keeps the store: it outlives every one of us
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher runs the store: it outlives all ranks
     })  # fmt: skip
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the training listens there is nothing to save
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # nothing to save before the training handles it
     torch.set_num_threads(threads)
     code = work(*arguments)
     if code:
@@ -83,31 +84,31 @@ def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int
 
 
 def _code(context: ProcessContext, ended: ProcessExitedException) -> int:
-    """The code of the process that failed first of its own accord; those that lost another one have RanksError's."""
+    """Return the code of the first process that failed by itself, not because another rank exited."""
     codes = [process.exitcode or 0 for process in context.processes]
-    if own := [code for code in codes if code > 0 and code != DistributedError.exit_code]:
-        return own[0]
+    if own_failures := [code for code in codes if code > 0 and code != DistributedError.exit_code]:
+        return own_failures[0]
     killed = [rank for rank, code in enumerate(codes) if code < 0]
     if killed:
         name = signal.Signals(-codes[killed[0]]).name
         raise DistributedError(
-            f"Process {killed[0]} of {len(codes)} was ended by {name}.",
+            f"Process {killed[0]} of {len(codes)} was killed by {name}.",
             hint=RESUME_HINT,
         ) from ended
     return DistributedError.exit_code
 
 
 @contextmanager
-def _passing_on_signals(context: ProcessContext) -> Generator[None]:
-    asked = 0.0
+def _forward_signals(context: ProcessContext) -> Generator[None]:
+    first_stop = 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        again = number != signal.SIGUSR1 and asked and time.monotonic() - asked > LOOK_SECONDS
+        nonlocal first_stop
+        kill = number != signal.SIGUSR1 and first_stop and time.monotonic() - first_stop > POLL_SECONDS
         for process in context.processes:
             if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL if again else number)
-        asked = asked if number == signal.SIGUSR1 else time.monotonic()
+                os.kill(process.pid, signal.SIGKILL if kill else number)
+        first_stop = first_stop if number == signal.SIGUSR1 else time.monotonic()
 
     before = {number: signal.signal(number, handle) for number in FORWARDED}
     try:
@@ -118,7 +119,7 @@ def _passing_on_signals(context: ProcessContext) -> Generator[None]:
 
 
 def _reap(context: ProcessContext) -> None:
-    """Leave no process behind, whatever happened."""
+    """Kill and join every process that is still alive."""
     for process in context.processes:
         if process.is_alive():
             process.kill()

@@ -1,7 +1,7 @@
-"""The processes of one training on ``jax.distributed``: they meet, agree step by step, and notice who is gone.
+"""Process group on ``jax.distributed``, which notices ranks that exit.
 
-The first process keeps a service, through which they say things to each other; numbers of the training itself go from
-device to device. Each process drives all devices that it finds.
+Rank 0 runs JAX's key-value service, which carries votes and texts; tensors go from device to device. Each process
+uses all devices that it finds.
 """
 
 import ctypes
@@ -19,32 +19,32 @@ from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
 from fabella.engine.distributed.process_group import RESUME_HINT, ProcessGroup, RankInfo, translate_peer_failures
 from fabella.errors import ConfigError, DistributedError
 
-LOOK_SECONDS = 1.0
-PATIENCE_SECONDS = 2.0
-"""How long the others are given to say why they left, once a connection to one of them broke."""
-SILENCE_SECONDS = 60
-"""Without a sign of life after which JAX takes a process for dead, and ends all others."""
-GOODBYE_SECONDS = 10
-"""That JAX lets a process wait for all others when it ends, which one that failed does in vain."""
+POLL_SECONDS = 1.0
+REASON_TIMEOUT_SECONDS = 2.0
+"""Time for an exiting rank to publish its reason, after a connection to it broke."""
+HEARTBEAT_TIMEOUT_SECONDS = 60
+"""Time without a heartbeat after which JAX takes a process for dead and ends all others."""
+SHUTDOWN_TIMEOUT_SECONDS = 10
+"""Time that JAX lets an exiting process wait for all others; a failed rank waits it out in vain."""
 
 
 class JaxProcessGroup(ProcessGroup):
-    """What processes agree on goes through JAX's own service, so that no step waits for a device to know it."""
+    """Votes and texts through JAX's key-value service, so that no step waits for a device."""
 
-    def __init__(self, place: RankInfo) -> None:
+    def __init__(self, rank_info: RankInfo) -> None:
         """``jax.distributed`` must have been initialized."""
-        self.rank_info = place
-        self.store: Any = distributed.global_state.client  # JAX's own connection, which has no public name
+        self.rank_info = rank_info
+        self.store: Any = distributed.global_state.client  # JAX's connection has no public name
         self.service: Any = distributed.global_state.service
         self.timeout_seconds = COLLECTIVE_TIMEOUT_SECONDS
-        self._asked = self._told = 0
+        self._votes = self._broadcasts = 0
 
     def init_collectives(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
 
     def poll_max(self, vote: int) -> int:
-        """The first process collects the votes of one call while the next step is taken, and all read what it found."""
-        number, self._asked = self._asked, self._asked + 1
+        """Rank 0 collects the votes of a call during the next step, and all ranks read its maximum."""
+        number, self._votes = self._votes, self._votes + 1
         self.store.key_value_set(f"vote/{number}/{self.rank_info.rank}", str(vote))
         if number == 0:
             return 0
@@ -52,122 +52,133 @@ class JaxProcessGroup(ProcessGroup):
         if self.rank_info.is_main:
             votes = [int(self._get(f"vote/{before}/{rank}")) for rank in range(self.rank_info.world_size)]
             self.store.key_value_set(f"agreed/{before}", str(max(votes)))
-            for old in (f"vote/{before}/", f"agreed/{before - LAG}"):  # all have read this one long ago
+            for old in (f"vote/{before}/", f"agreed/{before - LAG}"):  # every rank has read this one
                 self.store.key_value_delete(old)
             return max(votes)
         return int(self._get(f"agreed/{before}"))
 
-    def broadcast(self, words: str) -> str:
-        key = f"told/{self._told}"
-        self._told += 1
+    def broadcast(self, text: str) -> str:
+        key = f"broadcast/{self._broadcasts}"
+        self._broadcasts += 1
         if self.rank_info.is_main:
-            self.store.key_value_set(key, words)
-            return words
-        return self._get(key, for_ever=True)
+            self.store.key_value_set(key, text)
+            return text
+        return self._get(key, no_timeout=True)
 
     def destroy(self) -> None:
-        """Wait until all have done their work, however long the first still writes."""
+        """Wait without a timeout until all ranks are done; rank 0 may still write."""
         self.store.key_value_set(f"done/{self.rank_info.rank}", "")
         for rank in range(self.rank_info.world_size):
-            self._get(f"done/{rank}", for_ever=True)
+            self._get(f"done/{rank}", no_timeout=True)
 
-    def _get(self, key: str, *, for_ever: bool = False) -> str:
-        """What another process says, once it does. Raises RanksError where one is gone or takes too long."""
+    def _get(self, key: str, *, no_timeout: bool = False) -> str:
+        """Return a value as soon as another rank sets it. Raises DistributedError if a rank exits or is too late."""
         until = time.monotonic() + self.timeout_seconds
         while True:
             try:
-                return self.store.blocking_key_value_get(key, int(1000 * LOOK_SECONDS))
+                return self.store.blocking_key_value_get(key, int(1000 * POLL_SECONDS))
             except jax.errors.JaxRuntimeError as error:
-                late = not for_ever and time.monotonic() > until
-                if late or self._left() or "DEADLINE_EXCEEDED" not in str(error):
-                    raise DistributedError(self._who_is_gone(), hint=RESUME_HINT) from error
+                late = not no_timeout and time.monotonic() > until
+                if late or self._exited() or "DEADLINE_EXCEEDED" not in str(error):
+                    raise DistributedError(self._describe_loss(), hint=RESUME_HINT) from error
 
     @contextmanager
     def peer_failures(self) -> Generator[None]:
-        """Within: where another process is lost, RanksError says which; one that fails tells the others why."""
-        kinds = (RuntimeError, ValueError)  # JAX gives broken connections either name
-        with translate_peer_failures(self._leave, self._who_is_gone, kinds, _is_loss):
+        """Raise DistributedError if another rank exits; publish the reason if this one fails."""
+        kinds = (RuntimeError, ValueError)  # JAX raises either for a broken connection
+        with translate_peer_failures(self._leave, self._describe_loss, kinds, _is_loss):
             yield
 
     def _leave(self, reason: str) -> None:
-        """Tell the others why this one ends; nothing to be done where the one that keeps the words is gone itself."""
+        """Publish why this rank exits. Do nothing if the process that runs the store has exited."""
         try:
             self.store.key_value_set(f"left/{self.rank_info.rank}", reason[:500] or " ", allow_overwrite=True)
         except jax.errors.JaxRuntimeError:
             return
 
     def abandon(self) -> None:
-        """Keep JAX from waiting for all others when this process ends: one of them may never come.
+        """Keep JAX from waiting for the other ranks when this process exits: one of them may never arrive.
 
-        Its connections do so when they are put away, so these never are; the system closes them.
+        JAX waits when its connections are freed, so they are kept alive until the system closes them.
         """
-        if self.rank_info.is_main:  # it keeps the words that the others look for now, and JAX ends whoever misses it
-            until = time.monotonic() + GOODBYE_SECONDS
-            while len(self._left()) < self.rank_info.world_size and time.monotonic() < until:
-                time.sleep(LOOK_SECONDS / 10)
-            time.sleep(PATIENCE_SECONDS)
+        if self.rank_info.is_main:  # the others read the reason from its service, and JAX ends them without it
+            until = time.monotonic() + SHUTDOWN_TIMEOUT_SECONDS
+            while len(self._exited()) < self.rank_info.world_size and time.monotonic() < until:
+                time.sleep(POLL_SECONDS / 10)
+            time.sleep(REASON_TIMEOUT_SECONDS)
         for connection in (self.store, self.service):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
         distributed.global_state.client = distributed.global_state.service = None
 
-    def _left(self) -> dict[int, str]:
-        """Who has left, and why, where they said it."""
+    def _exited(self) -> dict[int, str]:
+        """Return the ranks that have exited, with the reason that they published."""
         try:
-            words = self.store.key_value_dir_get("left/")
+            entries = self.store.key_value_dir_get("left/")
         except jax.errors.JaxRuntimeError:
-            return {0: "its service does not answer"}
-        return {int(key.rsplit("/", 1)[1]): why.strip() for key, why in words}
+            return {0: "its service does not respond"}
+        return {int(key.rsplit("/", 1)[1]): reason.strip() for key, reason in entries}
 
-    def _who_is_gone(self) -> str:
-        """One sentence: why another process ended, or that it did."""
-        until = time.monotonic() + PATIENCE_SECONDS
+    def _describe_loss(self) -> str:
+        """Return the reason that another rank published, or that one does not respond."""
+        until = time.monotonic() + REASON_TIMEOUT_SECONDS
         while time.monotonic() < until:
-            for rank, why in self._left().items():
-                if why and rank != self.rank_info.rank:
-                    return f"Process {rank} of {self.rank_info.world_size} has stopped: {why}"
-            time.sleep(LOOK_SECONDS / 10)
-        return f"Another of the {self.rank_info.world_size} processes does not answer: it was killed, hangs, or its machine is down."
+            for rank, reason in self._exited().items():
+                if reason and rank != self.rank_info.rank:
+                    return f"Process {rank} of {self.rank_info.world_size} has stopped: {reason}"
+            time.sleep(POLL_SECONDS / 10)
+        size = self.rank_info.world_size
+        return f"Another of the {size} processes does not respond: killed, hanging, or its machine is down."
 
 
 LAG = 4
-"""Calls after which an agreement has been read by all: none is more than two behind."""
-SIGNS = ("gloo", "Gloo", "Connection closed by peer", "Connection reset", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""Calls after which every rank has read a result: no rank lags by more than two."""
+LOSS_MESSAGES = (
+    "gloo",
+    "Gloo",
+    "Connection closed by peer",
+    "Connection reset",
+    "NCCL",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+)
 
 
 def _is_loss(error: Exception) -> bool:
-    return any(sign in str(error) for sign in SIGNS)
+    return any(sign in str(error) for sign in LOSS_MESSAGES)
 
 
 @contextmanager
-def init_distributed(place: RankInfo, device: str) -> Generator[JaxProcessGroup]:
-    """This process among the others, for as long as the block lasts. Raises RanksError where one is lost.
+def init_distributed(rank_info: RankInfo, device: str) -> Generator[JaxProcessGroup]:
+    """Join the process group for the duration of the block. Raises DistributedError if another rank exits.
 
-    Must come before anything else that JAX is asked for. Several processes of one machine take a GPU each. Raises
-    ConfigError for processes that torchrun has started.
+    Must be called before any other use of JAX. Several processes on one machine take one GPU each. Raises ConfigError
+    for processes that torchrun has started.
     """
     if os.environ.get("TORCHELASTIC_RUN_ID"):
         raise ConfigError(
-            "torchrun keeps MASTER_PORT for itself, where engine=jax needs it.",
-            hint="Start one process a machine with its RANK and WORLD_SIZE: docs/guide-engines.md.",
+            "torchrun occupies MASTER_PORT, which engine=jax needs.",
+            hint="Start one process per machine with RANK and WORLD_SIZE set: docs/guide-engines.md.",
         )
-    own = [place.local_rank] if place.local_world_size > 1 and device != "cpu" else None
+    devices = [rank_info.local_rank] if rank_info.local_world_size > 1 and device != "cpu" else None
     try:
         jax.distributed.initialize(
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-            num_processes=place.world_size,
-            process_id=place.rank,
-            local_device_ids=own,
+            num_processes=rank_info.world_size,
+            process_id=rank_info.rank,
+            local_device_ids=devices,
             cluster_detection_method="deactivate",
             initialization_timeout=int(COLLECTIVE_TIMEOUT_SECONDS),
-            heartbeat_timeout_seconds=SILENCE_SECONDS,
-            shutdown_timeout_seconds=GOODBYE_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_SECONDS,
         )
     except RuntimeError as error:
-        raise DistributedError(f"{str(place).capitalize()} did not find the others: {error}") from error
-    group = JaxProcessGroup(place)
+        raise DistributedError(
+            f"{str(rank_info).capitalize()} could not connect to the other ranks: {error}"
+        ) from error
+    group = JaxProcessGroup(rank_info)
     try:
         with group.peer_failures(), _libraries_on_standard_error():
-            jax.devices()  # each process waits here for all others: none may ask for a device on its own later
+            jax.devices()  # a collective: all processes wait for each other here, not at a later call
             yield group
             group.destroy()
     except BaseException:
@@ -178,13 +189,13 @@ def init_distributed(place: RankInfo, device: str) -> Generator[JaxProcessGroup]
 
 @contextmanager
 def _libraries_on_standard_error() -> Generator[None]:
-    """Within: what is printed goes to standard error. Gloo says there whom it found, where results belong."""
+    """Redirect standard output to standard error: Gloo prints its connections to where results belong."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)

@@ -1,4 +1,4 @@
-"""The processes of one training on ``torch.distributed``: they meet, agree step by step, and notice who is gone."""
+"""Process group on ``torch.distributed``, which notices ranks that exit."""
 
 import ctypes
 import multiprocessing
@@ -22,26 +22,26 @@ from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, tra
 from fabella.errors import DistributedError
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-LOOK_SECONDS = 0.1
-PATIENCE_SECONDS = 2.0
-"""How long the others are given to say why they left, once a connection to one of them broke."""
+POLL_SECONDS = 0.1
+REASON_TIMEOUT_SECONDS = 2.0
+"""Time for an exiting rank to publish its reason, after a connection to it broke."""
 
 
 class TorchProcessGroup(ProcessGroup):
-    """Two process groups: one for tensors on the device (NCCL on GPUs), one on the CPU (gloo) for agreeing.
+    """Two groups of torch.distributed: one for tensors on the device (NCCL on GPUs), one on the CPU (gloo) for votes.
 
-    The second is what notices a dead process: within a step, and without ever waiting for a GPU.
+    The second one notices a dead rank within a step, and without waiting for a GPU.
     """
 
-    def __init__(self, place: RankInfo, device: torch.device) -> None:
-        self.rank_info, self.device = place, device
+    def __init__(self, rank_info: RankInfo, device: torch.device) -> None:
+        self.rank_info, self.device = rank_info, device
         timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # pyright: ignore[reportPrivateImportUsage]
-        # torchrun keeps one store through all restarts: what the dead have written there is not to be taken for ours.
-        life = f"fabella/{place.restart_count}/{place.world_size}"
-        self.store = dist.PrefixStore(life, store)  # pyright: ignore[reportPrivateImportUsage]
+        # torchrun keeps one store across restarts: a prefix separates our keys from those of dead processes.
+        prefix = f"fabella/{rank_info.restart_count}/{rank_info.world_size}"
+        self.store = dist.PrefixStore(prefix, store)  # pyright: ignore[reportPrivateImportUsage]
         self._pending: tuple[Any, Tensor] | None = None
-        self._told = 0
+        self._broadcasts = 0
 
     def init_collectives(self, timeout_seconds: float) -> None:
         timeout = timedelta(seconds=timeout_seconds)
@@ -70,73 +70,80 @@ class TorchProcessGroup(ProcessGroup):
         work.wait()
         return int(votes)
 
-    def broadcast(self, words: str) -> str:
-        key = f"told/{self._told}"
-        self._told += 1
+    def broadcast(self, text: str) -> str:
+        key = f"broadcast/{self._broadcasts}"
+        self._broadcasts += 1
         if self.rank_info.rank == 0:
-            self.store.set(key, words)
-            return words
+            self.store.set(key, text)
+            return text
         while not self.store.check([key]):
             if self.store.check([_left(0)]):
-                raise DistributedError(self._who_is_gone())
-            time.sleep(LOOK_SECONDS)
+                raise DistributedError(self._describe_loss())
+            time.sleep(POLL_SECONDS)
         return self.store.get(key).decode()
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum ``values`` over all ranks, in place."""
         dist.all_reduce(values)
         return values
 
     def gathered(self, values: Tensor) -> Tensor:
-        """The values [N …] of all processes after one another, [size · N …]; N must be the same for all."""
+        """Concatenate the values [N …] of all ranks to [world_size · N …]; N must be equal on all ranks."""
         parts = [torch.empty_like(values) for _ in range(self.rank_info.world_size)]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts)
 
     @contextmanager
     def peer_failures(self) -> Generator[None]:
-        """Within: where another process is lost, RanksError says which; one that fails tells the others why."""
-        with translate_peer_failures(self._leave, self._who_is_gone, (RuntimeError,), _is_loss):
+        """Raise DistributedError if another rank exits; publish the reason if this one fails."""
+        with translate_peer_failures(self._leave, self._describe_loss, (RuntimeError,), _is_loss):
             yield
             self._result(self._pending)
 
     def _leave(self, reason: str) -> None:
-        """Tell the others why this one ends; nothing to be done where the one that keeps the words is gone itself."""
+        """Publish why this rank exits. Do nothing if the process that runs the store has exited."""
         try:
             self.store.set(_left(self.rank_info.rank), reason[:500])
         except RuntimeError:
             return
 
-    def _who_is_gone(self) -> str:
-        """One sentence a process that failed, else one for those that do not answer."""
+    def _describe_loss(self) -> str:
+        """Return the reason that a failed rank published, or the ranks that do not respond."""
         silent = {rank for rank in range(self.rank_info.world_size) if rank != self.rank_info.rank}
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + REASON_TIMEOUT_SECONDS
         try:
             while silent and time.monotonic() < until:
                 for rank in [rank for rank in silent if self.store.check([_left(rank)])]:
                     silent.remove(rank)
                     if reason := self.store.get(_left(rank)).decode():
                         return f"Process {rank} of {self.rank_info.world_size} has stopped: {reason}"
-                time.sleep(LOOK_SECONDS)
-        except RuntimeError:  # the store has gone with the process that kept it, which is the first
-            return f"Process 0 of {self.rank_info.world_size} is gone, or its machine."
-        names = " and ".join(str(rank) for rank in sorted(silent)) or "one of the others"
+                time.sleep(POLL_SECONDS)
+        except RuntimeError:  # the store exits with rank 0, which runs it
+            return f"Process 0 of {self.rank_info.world_size} has exited, or its machine is down."
+        names = " and ".join(str(rank) for rank in sorted(silent)) or "other than this one"
         return (
-            f"Process {names} of {self.rank_info.world_size} does not answer: killed, hanging, or its machine is gone."
+            f"Process {names} of {self.rank_info.world_size} does not respond: killed, hanging, or its machine is down."
         )
 
     def destroy(self) -> None:
-        """Leave the groups; every process must."""
+        """Destroy the groups; all ranks must call this."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-# What the collectives raise when a peer is gone or late; RuntimeError is also raised for bugs of one's own.
-SIGNS = ("third_party/gloo", "gloo::", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out")
+# Parts of messages of collectives after a rank has exited or is late. Bugs raise RuntimeError too.
+LOSS_MESSAGES = (
+    "third_party/gloo",
+    "gloo::",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "NCCL",
+    "Timed out",
+)
 
 
 def _is_loss(error: Exception) -> bool:
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in LOSS_MESSAGES)
 
 
 def _left(rank: int) -> str:
@@ -144,29 +151,31 @@ def _left(rank: int) -> str:
 
 
 @contextmanager
-def init_distributed(place: RankInfo, device: torch.device) -> Generator[TorchProcessGroup]:
-    """This process among the others, for as long as the block lasts. Raises RanksError where one is lost."""
+def init_distributed(rank_info: RankInfo, device: torch.device) -> Generator[TorchProcessGroup]:
+    """Join the process group for the duration of the block. Raises DistributedError if another rank exits."""
     exit_with_parent()
     try:
-        group = TorchProcessGroup(place, device)
+        group = TorchProcessGroup(rank_info, device)
     except RuntimeError as error:
-        raise DistributedError(f"{str(place).capitalize()} did not find the others: {error}") from error
+        raise DistributedError(
+            f"{str(rank_info).capitalize()} could not connect to the other ranks: {error}"
+        ) from error
     with group.peer_failures():
         yield group
     group.destroy()
 
 
 def exit_with_parent() -> None:
-    """SIGTERM to this process when the launcher dies, so that none trains on unwatched.
+    """Send SIGTERM to this process when its launcher dies, so that no rank keeps training without it.
 
-    Our own launcher is not our parent in the system's sense (a server forks us), but Python keeps a pipe to it; of
-    torchrun only Linux tells us.
+    Our own launcher is not the parent process (a fork server is), but Python keeps a pipe to it. For torchrun this
+    works on Linux only.
     """
     if launcher := multiprocessing.parent_process():
         threading.Thread(target=_stop_after, args=(launcher,), name="launcher", daemon=True).start()
     elif sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1 and os.environ.get("TORCHELASTIC_RUN_ID"):  # it died before we asked
+        if os.getppid() == 1 and os.environ.get("TORCHELASTIC_RUN_ID"):  # the launcher died before the call above
             os.kill(os.getpid(), signal.SIGTERM)
 
 

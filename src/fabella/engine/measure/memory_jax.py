@@ -1,4 +1,4 @@
-"""How much memory a step takes with JAX: estimated without taking it, and looked up afterwards."""
+"""Memory of a training step with JAX: estimated without allocating it, and measured."""
 
 import importlib
 import math
@@ -16,17 +16,17 @@ from fabella.run_config.run import RunConfig
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
-def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
-    """What the forward pass of ``windows`` windows keeps for the way back, from the blocks up to the heads.
+def activation_bytes(run: RunConfig, sequences: int, device: str = "auto") -> int:
+    """Return the bytes of the activations of ``sequences`` sequences, from the blocks to the output heads.
 
-    Found by tracing: the shapes of all that the way back asks for, but for the weights. XLA may keep less, where it
-    computes something again sooner than keeping it.
+    Traced without computing: the shapes of the residuals of the backward pass, without the weights. XLA may store less
+    and recompute the rest.
     """
     model = importlib.import_module(f"fabella.models.{run.model.family}_jax").Model(run.model)
     compute = resolve_precision(run.training.precision, pick_devices(device)[0]).compute
     table = run.model.parameters()
     weights = {name: jax.ShapeDtypeStruct(parameter.shape, jnp.float32) for name, parameter in table.items()}
-    tokens = jax.ShapeDtypeStruct((windows, run.data.sequences.length), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((sequences, run.data.sequences.length), jnp.int32)
 
     def kept(weights: dict[str, Array], tokens: Array) -> Any:
         def read(weights: dict[str, Array]) -> Any:
@@ -42,15 +42,15 @@ def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in found if leaf.shape not in shapes)
 
 
-def loss_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
-    """One stretch of logits and their gradient; see nn_loss_jax.py."""
+def loss_bytes(run: RunConfig, sequences: int, device: str = "auto") -> int:
+    """Return the bytes of one chunk of logits and its gradient (models/nn/loss_jax.py)."""
     length, vocab_size = run.data.sequences.length, run.model.vocab_size
     logits = LOGITS_ON_CPU if pick_devices(device)[0].platform == "cpu" else LOGITS_ELSEWHERE
-    return 2 * windows * min(length, positions_at_once(windows, vocab_size, logits)) * vocab_size * 4
+    return 2 * sequences * min(length, positions_at_once(sequences, vocab_size, logits)) * vocab_size * 4
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
-    """Bytes of an accelerator's memory, and those of them that are free; None where it uses the machine's memory."""
+    """Return total and free bytes of an accelerator's memory; None for a device that uses the machine's memory."""
     statistics = pick_devices(device)[0].memory_stats() or {}
     if "bytes_limit" not in statistics:
         return None
@@ -58,15 +58,15 @@ def device_memory(device: str) -> tuple[int, int] | None:
 
 
 def limit_memory(device: str, limit: int) -> None:
-    """JAX takes its share of an accelerator when it starts (XLA_PYTHON_CLIENT_MEM_FRACTION), and no less later."""
+    """Do nothing: JAX reserves its share of an accelerator at start (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
 
 
 def peak_memory(device: str) -> int | None:
-    """The most bytes of an accelerator's memory in use at once; None where there is no such memory."""
+    """Return the peak of an accelerator's memory in bytes; None for any other device."""
     statistics = pick_devices(device)[0].memory_stats() or {}
     return int(statistics["peak_bytes_in_use"]) if "peak_bytes_in_use" in statistics else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory left."""
+    """Return whether an error means that memory has run out."""
     return isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY)

@@ -1,4 +1,4 @@
-"""How much memory a step takes with PyTorch: estimated without taking it, and looked up afterwards."""
+"""Memory of a training step with PyTorch: estimated without allocating it, and measured."""
 
 import importlib
 from contextlib import nullcontext
@@ -10,26 +10,26 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fabella.engine.compile.gradient_checkpointing_torch import recompute_blocks
+from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
 from fabella.engine.device_torch import pick_device, resolve_precision
 from fabella.models.nn.loss_torch import LOGITS_ON_CPU, LOGITS_ON_GPU, ROWS
 from fabella.run_config.run import RunConfig
 
 
-def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
-    """What the forward pass of ``windows`` windows keeps for the way back, from the blocks up to the heads.
+def activation_bytes(run: RunConfig, sequences: int, device: str = "auto") -> int:
+    """Return the bytes of the activations of ``sequences`` sequences, from the blocks to the output heads.
 
-    Found by going through the network with tensors that have a shape and no content, so that it costs neither memory
-    nor much time (about a second), for any family, and knows of ``training.gradient_checkpointing``.
+    Traced with fake tensors, which have a shape and no data: it takes no memory and about a second, works for any
+    family, and respects ``training.gradient_checkpointing``.
     """
     module = importlib.import_module(f"fabella.models.{run.model.family}_torch")
     precision = resolve_precision(run.training.precision, pick_device(device))
     half = precision.compute != torch.float32
-    with FakeTensorMode(), _Held() as held:
+    with FakeTensorMode(), _LiveStorages() as held:
         model: Any = module.Model(run.model).train()
         if run.training.gradient_checkpointing == "blocks":
-            recompute_blocks(model)
-        tokens = torch.zeros(windows, run.data.sequences.length, dtype=torch.int64)
+            checkpoint_blocks(model)
+        tokens = torch.zeros(sequences, run.data.sequences.length, dtype=torch.int64)
         before = held.bytes()
         with torch.autocast("cpu", dtype=precision.compute) if half else nullcontext():
             # ``hidden_states`` is everything before the heads; a family without it computes its logits
@@ -39,8 +39,8 @@ def activation_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
     return after - before
 
 
-class _Held(TorchDispatchMode):
-    """Keeps account of the results of every operation that are still held by somebody."""
+class _LiveStorages(TorchDispatchMode):
+    """Track the results of every operation that are still referenced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,21 +55,21 @@ class _Held(TorchDispatchMode):
         return result
 
     def bytes(self) -> int:
-        """Of everything that is held now."""
+        """Return the size of all storages that are alive."""
         self._storages = {key: kept for key, kept in self._storages.items() if not kept[0].expired()}
         return sum(size for _, size in self._storages.values())
 
 
-def loss_bytes(run: RunConfig, windows: int, device: str = "auto") -> int:
-    """One chunk of logits; they and their gradient are the same memory. See nn_loss_torch.py."""
+def loss_bytes(run: RunConfig, sequences: int, device: str = "auto") -> int:
+    """Return the bytes of one chunk of logits, whose gradient shares its memory (models/nn/loss_torch.py)."""
     on_cpu = pick_device(device).type == "cpu"
     vocab_size = run.model.vocab_size
     rows = max(ROWS, (LOGITS_ON_CPU if on_cpu else LOGITS_ON_GPU) // vocab_size)
-    return min(rows, windows * run.data.sequences.length) * vocab_size * 4
+    return min(rows, sequences * run.data.sequences.length) * vocab_size * 4
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
-    """Bytes of a GPU's memory, and those of them that are free; None where the device uses the machine's memory."""
+    """Return total and free bytes of a GPU's memory; None for a device that uses the machine's memory."""
     picked = pick_device(device)
     if picked.type != "cuda":
         return None
@@ -78,7 +78,7 @@ def device_memory(device: str) -> tuple[int, int] | None:
 
 
 def limit_memory(device: str, limit: int) -> None:
-    """Let this process take ``limit`` bytes of a GPU's memory at most; more raises torch's OutOfMemoryError."""
+    """Limit this process to ``limit`` bytes of a GPU's memory; more raises torch's OutOfMemoryError."""
     picked = pick_device(device)
     if picked.type == "cuda":
         total = torch.cuda.get_device_properties(picked).total_memory
@@ -86,13 +86,13 @@ def limit_memory(device: str, limit: int) -> None:
 
 
 def peak_memory(device: str) -> int | None:
-    """The most bytes of GPU memory that this process had reserved at once; None where there is no such memory."""
+    """Return the peak of this process's reserved GPU memory in bytes; None for any other device."""
     picked = pick_device(device)
     return torch.cuda.max_memory_reserved(picked) if picked.type == "cuda" else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory left, on a GPU or a CPU."""
+    """Return whether an error means that memory has run out, on a GPU or a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     words = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory", "Cannot allocate memory")

@@ -1,4 +1,4 @@
-"""What is measured of a JAX training without disturbing it: the time of steps, memory, speed, how values are spread."""
+"""Measurements of a training with JAX that do not affect it: step time, memory, peak FLOP/s, histograms."""
 
 import resource
 import sys
@@ -16,32 +16,32 @@ from numpy.typing import NDArray
 from fabella.engine.device_jax import Device
 from fabella.engine.engine import Histogram
 
-LATEST = 1000
-"""Steps whose times are kept until they are read: enough for percentiles, however seldom a run logs."""
+MAX_STEPS = 1000
+"""Most recent steps whose times are stored until they are read: enough for percentiles."""
 BINS = 64
 SIZE_ON_CPU, SIZE_ELSEWHERE = 1024, 8192
-"""Side of the square matrices whose product is timed."""
+"""Rows of the square matrices whose product is timed."""
 
 
 class StepTimer:
-    """The time of each step, from ``start`` to ``stop``.
+    """Time of each step from ``start`` to ``stop``.
 
-    JAX has no clock on the device. A CPU's step is waited for. On any other device steps queue up behind each other,
-    so that from one ``stop`` to the next passes, in the mean, the time of a step; a single one is not to be told.
+    JAX has no clock on the device. On a CPU, ``stop`` waits for the step. On other devices steps are queued, so
+    that only the mean of many times is meaningful.
     """
 
     def __init__(self, wait: Callable[[], object] | None) -> None:
-        """``wait``: until the device has done all it was asked for; None where nobody shall wait."""
+        """``wait`` blocks until the device is done; None never waits."""
         self._wait = wait
-        self._times: deque[float] = deque(maxlen=LATEST)
+        self._times: deque[float] = deque(maxlen=MAX_STEPS)
         self._started: float | None = None
 
     def start(self) -> None:
-        """A step begins."""
+        """Mark the start of a step."""
         self._started = time.perf_counter()
 
     def stop(self) -> None:
-        """It ends; without ``start`` before it nothing is measured."""
+        """Mark the end of a step; without a preceding ``start`` nothing is recorded."""
         if self._wait:
             self._wait()
         if self._started is not None:
@@ -49,7 +49,7 @@ class StepTimer:
         self._started = None
 
     def read(self) -> list[float]:
-        """Seconds of each step since the last reading (the latest thousand)."""
+        """Return the seconds of each step since the last call, at most MAX_STEPS of them."""
         times = list(self._times)
         self._times.clear()
         return times
@@ -57,7 +57,7 @@ class StepTimer:
 
 @cache
 def peak_flops(device: Device, compute: Any, *, seconds: float = 0.15) -> float:
-    """Operations a second of the fastest of some matrix products, measured once a process."""
+    """Return the FLOP/s of the fastest matrix product, measured once per process."""
     size = SIZE_ON_CPU if device.platform == "cpu" else SIZE_ELSEWHERE
     a = jax.device_put(jnp.ones((size, size), compute), device)
     multiply = jax.jit(jnp.matmul)
@@ -72,16 +72,16 @@ def peak_flops(device: Device, compute: Any, *, seconds: float = 0.15) -> float:
 
 
 def peak_memory(device: Device) -> int:
-    """The most bytes in use at once so far: of the device's memory, or of this process's where it has none."""
+    """Return the peak memory in bytes so far: of the device, or of this process if it has no own memory."""
     statistics = device.memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return int(statistics["peak_bytes_in_use"])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes except on macOS
 
 
 def histogram(values: NDArray[np.float32]) -> Histogram:
-    """Counts in 64 equal bins from the smallest to the largest value; what is not finite is left out."""
+    """Count values in 64 bins of equal width from the smallest to the largest; non-finite values are ignored."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return Histogram(0.0, 1.0, (0,) * BINS)

@@ -1,4 +1,4 @@
-"""What is measured of a PyTorch training without disturbing it: the time of steps, memory, how values are spread."""
+"""Measurements of a training with PyTorch that do not affect it: step time, memory, histograms."""
 
 import resource
 import sys
@@ -13,31 +13,31 @@ from torch import Tensor, nn
 from fabella.engine.engine import Histogram
 from fabella.engine.measure.peak_flops_torch import measure_peak_flops
 
-LATEST = 1000
-"""Steps whose times are kept until they are read: enough for percentiles, however seldom a run logs."""
+MAX_STEPS = 1000
+"""Most recent steps whose times are stored until they are read: enough for percentiles."""
 BINS = 64
 
 
 class StepTimer:
-    """The time of each step, from ``start`` to ``stop``. On a GPU its own clock runs, and no step waits to be timed."""
+    """Time of each step from ``start`` to ``stop``; on a GPU by CUDA events, so that no step waits."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._times: deque[tuple[Any, Any]] = deque(maxlen=LATEST)
+        self._times: deque[tuple[Any, Any]] = deque(maxlen=MAX_STEPS)
         self._started: Any = None
 
     def start(self) -> None:
-        """A step begins."""
+        """Mark the start of a step."""
         self._started = self._now()
 
     def stop(self) -> None:
-        """It ends; without ``start`` before it nothing is measured."""
+        """Mark the end of a step; without a preceding ``start`` nothing is recorded."""
         if self._started is not None:
             self._times.append((self._started, self._now()))
         self._started = None
 
     def read(self) -> list[float]:
-        """Seconds of each step since the last reading (the latest thousand); waits for the device."""
+        """Return the seconds of each step since the last call, at most MAX_STEPS of them. Waits for the device."""
         times = list(self._times)
         self._times.clear()
         if not self._on_gpu:
@@ -56,33 +56,33 @@ class StepTimer:
 
 @cache
 def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """Operations a second of this machine's fastest matrix products, measured once a process; see peak_torch.py."""
+    """Return the peak FLOP/s of this machine, measured once per process."""
     return measure_peak_flops(device, dtype)
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use at once so far: of the GPU's memory, or of this process's on any other device."""
+    """Return the peak memory in bytes so far: of the GPU, or of this process on any other device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes except on macOS
 
 
 @torch.no_grad()
 def histograms(model: nn.Module) -> dict[str, Histogram]:
-    """``weights/NAME`` for every weight, and ``gradients/NAME`` for those that have one."""
-    found: dict[str, Histogram] = {}
+    """Return ``weights/NAME`` of every parameter, and ``gradients/NAME`` of those with a gradient."""
+    histograms_by_name: dict[str, Histogram] = {}
     for name, parameter in model.named_parameters():
-        found[f"weights/{name}"] = histogram(parameter)
+        histograms_by_name[f"weights/{name}"] = histogram(parameter)
         if parameter.grad is not None:
-            found[f"gradients/{name}"] = histogram(parameter.grad)
-    return found
+            histograms_by_name[f"gradients/{name}"] = histogram(parameter.grad)
+    return histograms_by_name
 
 
 def histogram(values: Tensor) -> Histogram:
-    """Counts in 64 equal bins from the smallest to the largest value; what is not finite is left out.
+    """Count values in 64 bins of equal width from the smallest to the largest; non-finite values are ignored.
 
-    Of a tensor in shards these are the values of this process's own.
+    A distributed tensor is counted by its local values only.
     """
     local: Tensor = getattr(values, "to_local", lambda: values)().detach().float()
     local = local[local.isfinite()]
