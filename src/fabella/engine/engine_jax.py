@@ -171,7 +171,7 @@ class JaxEngine:
             guard=GuardConfig.create(run.training.on_nonfinite, fp16 if self.precision.scaled else None),
             sharding=self.sharding,
             compute=self.precision.compute,
-            recompute=run.training.gradient_checkpointing == "blocks",
+            gradient_checkpointing=run.training.gradient_checkpointing == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
         self.state_spec = state_spec(table, run.optimizer)

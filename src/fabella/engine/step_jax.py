@@ -27,13 +27,13 @@ class StepSpec:
     guard: GuardConfig
     sharding: Sharding
     compute: Any
-    recompute: bool
+    gradient_checkpointing: bool
     dropout: bool
 
     def network(self, weights: dict[str, Array], keys: Array) -> Params:
         """Return the parameters that the model takes; ``keys`` [R 2]: random keys of its dropout."""
         dropout_keys = jax.random.wrap_key_data(keys) if self.dropout else None
-        return Params(weights, compute=self.compute, keys=dropout_keys, recompute=self.recompute)
+        return Params(weights, compute=self.compute, keys=dropout_keys, recompute=self.gradient_checkpointing)
 
 
 class StepBatch(NamedTuple):

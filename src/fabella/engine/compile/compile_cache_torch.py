@@ -1,8 +1,8 @@
-"""Where compiled kernels are kept between runs, and how what a killed process left half-written is never loaded.
+"""Compile cache of PyTorch: compiled kernels are stored between runs, and incomplete ones are never loaded.
 
-PyTorch's compiler writes its libraries in place: one that is killed leaves half a library, and every later run would
-fail on it. So each process that compiles leaves a mark in the folder, which it holds locked and takes away once its
-first step is done. A mark that nobody holds is that of a process that ended too early.
+PyTorch's compiler writes its libraries in place: a killed process leaves an incomplete library, on which every later
+run would fail. So each process that compiles creates a marker file in the directory, locks it, and removes it after its
+first step. An unlocked marker belongs to a process that was killed before that.
 """
 
 import fcntl
@@ -15,18 +15,18 @@ from fabella.storage import cache_folder, locked, make_folders, remove_dir
 
 PLACE = "TORCHINDUCTOR_CACHE_DIR"
 PYTORCHS_OWN = "torchinductor_"
-"""How the folder begins that PyTorch chooses by itself, among temporary files, and writes into the environment."""
+"""Prefix of PyTorch's own choice, a temporary directory that it writes into the environment."""
 MARK = "compiling-"
 
 
 class CompileCache:
-    """The kernels of one process: in a folder with its mark, or wherever the user or PyTorch has chosen."""
+    """The compile cache of one process, with its marker; without one, the user or PyTorch chose the directory."""
 
     def __init__(self, mark: Path | None = None, descriptor: int = -1) -> None:
         self._mark, self._descriptor = mark, descriptor
 
     def mark_complete(self) -> None:
-        """Say so after a step: all of its kernels are whole. Again and again does no harm."""
+        """Remove the marker after a step: all kernels are complete. Further calls do nothing."""
         if self._mark:
             self._mark.unlink(missing_ok=True)
             os.close(self._descriptor)
@@ -34,21 +34,21 @@ class CompileCache:
 
 
 def use_compile_cache() -> CompileCache:
-    """Keep compiled kernels in the user's cache, beyond a restart of the machine; where it can be written to.
+    """Store compiled kernels in the user's cache directory, if it is writable.
 
-    A choice of the user's (TORCHINDUCTOR_CACHE_DIR) stands, and is then the user's to keep sound.
+    Does nothing if the user has chosen a directory (TORCHINDUCTOR_CACHE_DIR).
     """
     own = cache_folder("kernels")
     chosen = Path(os.environ.get(PLACE, PYTORCHS_OWN))
-    if len(str(own).split()) > 1:  # PyTorch 2.13 hands the compiler its paths unquoted
+    if len(str(own).split()) > 1:  # PyTorch 2.13 does not quote paths for the compiler
         return CompileCache()
     if chosen.parent != own and not chosen.name.startswith(PYTORCHS_OWN):
         return CompileCache()
     try:
         make_folders(own)
-    except OSError:  # no home that can be written to: PyTorch keeps them among temporary files
+    except OSError:  # no writable home: PyTorch uses a temporary directory
         return CompileCache()
-    with locked(own, what="the folder of kernels", briefly=True):
+    with locked(own, what="compile cache", briefly=True):
         folder = next(folder for number in count() if _is_sound(folder := own / str(number)))
         make_folders(folder)
         descriptor, mark = tempfile.mkstemp(prefix=MARK, dir=folder)
@@ -58,16 +58,16 @@ def use_compile_cache() -> CompileCache:
 
 
 def _is_sound(folder: Path) -> bool:
-    """Whether all kernels in ``folder`` are whole; one with a dead process's mark is emptied if nobody uses it."""
-    looks = [_is_held(mark) for mark in list(folder.glob(f"{MARK}*"))]
-    held, abandoned = looks.count(True), looks.count(False)
+    """Return whether all kernels in ``folder`` are complete; remove one that only a killed process has used."""
+    states = [_is_held(mark) for mark in list(folder.glob(f"{MARK}*"))]
+    held, abandoned = states.count(True), states.count(False)
     if abandoned and not held:
         remove_dir(folder)
     return not (abandoned and held)
 
 
 def _is_held(mark: Path) -> bool | None:
-    """Whether a process holds ``mark``; None where that process has just taken it away."""
+    """Return whether a process holds ``mark``; None if it has been removed meanwhile."""
     try:
         descriptor = os.open(mark, os.O_RDWR)
     except FileNotFoundError:
