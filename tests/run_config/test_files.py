@@ -45,7 +45,7 @@ MISTAKES = {
     "foo": "'foo' is no override. Write section.key=value, as in optimizer.lr=3e-4.",
     "=3": "'=3' is no override. Write section.key=value, as in optimizer.lr=3e-4.",
     "name=[": "The value of 'name=[' is no YAML value. Quote it: 'section.key=\"text\"'.",
-    "model.family=lama": "model.family = 'lama' is no family here. Did you mean 'llama'?",
+    "model.family=lama": "Unknown model.family 'lama'. Did you mean 'llama'?",
 }
 
 

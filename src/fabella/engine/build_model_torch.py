@@ -1,6 +1,5 @@
 """Build a family's PyTorch model with given weights."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +11,12 @@ from torch.overrides import TorchFunctionMode
 
 from fabella.errors import CheckpointError
 from fabella.models.model_config import ModelConfig
+from fabella.models.registry import network_module
 
 
 def build(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device) -> nn.Module:
     """Return the family's ``Model`` with ``weights`` on ``device``. Raises CheckpointError if they do not fit."""
-    module = importlib.import_module(f"fabella.models.{config.family}_torch")
+    module = network_module(config, "torch")
     # Not on the meta device: its first tensor alone takes half a second of imports.
     with device, _Uninitialized():
         model: nn.Module = module.Model(config)

@@ -1,6 +1,5 @@
 """The JAX engine: builds a family's network, takes compiled steps, evaluates, saves and restores its state."""
 
-import importlib
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ from fabella.models import IGNORE
 from fabella.models.model_config import ModelConfig
 from fabella.models.nn.layers_jax import Params
 from fabella.models.parameters import initial_weights
+from fabella.models.registry import network_module
 from fabella.optim.registry import state_spec
 from fabella.optim.updates.interface_jax import OptimizerState
 from fabella.run_config.run import RunConfig
@@ -112,15 +112,7 @@ def load_model(config: ModelConfig, weights: Arrays, device: str = "auto") -> Lo
 
 def build(config: ModelConfig) -> Any:
     """Return the family's ``Model``. Raises ConfigError for a family without a JAX implementation."""
-    name = f"fabella.models.{config.family}_jax"
-    try:
-        return importlib.import_module(name).Model(config)
-    except ModuleNotFoundError as missing:
-        if missing.name != name:
-            raise
-        raise ConfigError(
-            f"model.family = {config.family!r} is not implemented for engine=jax.", hint="Use engine=torch."
-        ) from None
+    return network_module(config, "jax").Model(config)
 
 
 def require_fit(config: ModelConfig, weights: Arrays) -> None:

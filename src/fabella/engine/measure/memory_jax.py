@@ -1,6 +1,5 @@
 """Memory of a training step with JAX: estimated without allocating it, and measured."""
 
-import importlib
 import math
 from typing import Any
 
@@ -11,6 +10,7 @@ from jax import numpy as jnp
 from fabella.engine.device_jax import pick_devices, resolve_precision
 from fabella.models.nn.layers_jax import Params
 from fabella.models.nn.loss_jax import LOGITS_ELSEWHERE, LOGITS_ON_CPU, positions_at_once
+from fabella.models.registry import network_module
 from fabella.run_config.run import RunConfig
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc", "Cannot allocate memory")
@@ -22,7 +22,7 @@ def activation_bytes(run: RunConfig, sequences: int, device: str = "auto") -> in
     Traced without computing: the shapes of the residuals of the backward pass, without the weights. XLA may store less
     and recompute the rest.
     """
-    model = importlib.import_module(f"fabella.models.{run.model.family}_jax").Model(run.model)
+    model = network_module(run.model, "jax").Model(run.model)
     compute = resolve_precision(run.training.precision, pick_devices(device)[0]).compute
     table = run.model.parameters()
     weights = {name: jax.ShapeDtypeStruct(parameter.shape, jnp.float32) for name, parameter in table.items()}

@@ -1,6 +1,5 @@
 """Memory of a training step with PyTorch: estimated without allocating it, and measured."""
 
-import importlib
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
 from fabella.engine.device_torch import pick_device, resolve_precision
 from fabella.models.nn.loss_torch import LOGITS_ON_CPU, LOGITS_ON_GPU, ROWS
+from fabella.models.registry import network_module
 from fabella.run_config.run import RunConfig
 
 
@@ -22,7 +22,7 @@ def activation_bytes(run: RunConfig, sequences: int, device: str = "auto") -> in
     Traced with fake tensors, which have a shape and no data: it takes no memory and about a second, works for any
     family, and respects ``training.gradient_checkpointing``.
     """
-    module = importlib.import_module(f"fabella.models.{run.model.family}_torch")
+    module = network_module(run.model, "torch")
     precision = resolve_precision(run.training.precision, pick_device(device))
     half = precision.compute != torch.float32
     with FakeTensorMode(), _LiveStorages() as held:
