@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.generation.completion import PREFILLING, ActiveCompletion, Completion, CompletionStream, batch_prompts
+from fabella.generation.completion import ActiveCompletion, Completion, CompletionStream, batch_prompts
 from tests.generation.tiny_run import tokenizer
 
 EOS = tokenizer().eos_id
@@ -55,8 +55,12 @@ def test_an_incomplete_character_at_the_end_may_complete_a_stop_string() -> None
     assert outcome(completion) == ("H", "stop", 3)
 
 
-def test_prefilling_adds_no_text() -> None:
-    assert complete([PREFILLING, PREFILLING, *b"ab", EOS]).completion == "ab"
+def test_prefill_adds_no_text_and_no_tokens() -> None:
+    active = ActiveCompletion(tokenizer(), max_tokens=100)
+    active.restart_clock()
+    assert (active.tokens, active.decoded_chars, active.returned_chars, active.finish_reason) == (0, 0, 0, None)
+    pieces = [active.append(token) for token in [*b"ab", EOS]]
+    assert "".join(pieces) == active.result(context_shifts=0).completion == "ab"
 
 
 def test_truncate_releases_held_back_text_and_ends_with_finish_reason_length() -> None:

@@ -81,8 +81,8 @@ def test_every_text_is_the_one_told_alone_by_definition(
     model = Hashing(Config(endless=endless))
     serve(slots_of(model, number, max_prefill_tokens=budget), wishes)
     for wish in wishes:
-        context = 2**31 - 1 if endless else 16
-        assert wish.told == by_definition(model, wish.prompt, wish.sampling, wish.ids, context)
+        context_length = 2**31 - 1 if endless else 16
+        assert wish.told == by_definition(model, wish.prompt, wish.sampling, wish.ids, context_length)
 
 
 @settings(max_examples=15)

@@ -138,7 +138,7 @@ def test_any_pieces_stop_at_the_same_place_and_never_show_a_part_of_the_stop_str
         for piece in pieces:
             shown += reader.push(piece)
             assert expected.startswith(shown), "nothing is shown that a stop string takes back"
-        assert (shown + reader.end(), reader.found) == (expected, ending)
+        assert (shown + reader.end(), reader.matched) == (expected, ending)
         found += bool(ending)
     assert 1_000 < found < 4_500, "both endings are frequent"
 
@@ -151,7 +151,7 @@ def test_only_what_may_become_a_stop_string_waits() -> None:
 def test_after_the_stop_string_comes_nothing() -> None:
     reader = StopStrings(["."])
     assert [reader.push("a. b"), reader.push("c"), reader.end()] == ["a", "", ""]
-    assert reader.found == "."
+    assert reader.matched == "."
 
 
 def test_an_empty_stop_string_is_refused() -> None:

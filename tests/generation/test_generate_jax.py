@@ -27,7 +27,9 @@ def told(
     """The ids of every step."""
     ids = [np.array(prompt, dtype=np.int32) for prompt in prompts]
     rows = [number % 2 for number in range(len(ids))]
-    steps = module.generate(model, ids, sampling, rows=rows, max_tokens=TOKENS, vocab_size=VOCABULARY, opening=1)
+    steps = module.generate(
+        model, ids, sampling, rows=rows, max_tokens=TOKENS, vocab_size=VOCABULARY, num_prefix_tokens=1
+    )
     return list(steps)
 
 

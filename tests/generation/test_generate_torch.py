@@ -12,7 +12,6 @@ from torch import nn
 
 from fabella.engine.engine_torch import load_model
 from fabella.errors import NumericsError, TokenizerError, UsageError
-from fabella.generation.completion import PREFILLING
 from fabella.generation.context_shift import context_start
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import SamplingParams, uniforms
@@ -25,10 +24,10 @@ from tests.generation.fake_model import Config, Hashing
 HOT = SamplingParams(temperature=1.0, top_p=1.0, seed=11)
 
 
-def real(family: str, context: int = 12) -> nn.Module:
+def real(family: str, context_length: int = 12) -> nn.Module:
     """A tiny untrained model of a family, its weights made larger so that its choices are no even guess."""
     tiny: ModelConfig = family_module(family).Config.tiny()
-    config = tiny.model_copy(update={"context_length": context})
+    config = tiny.model_copy(update={"context_length": context_length})
     weights = initial_weights(config.parameters(), seed=5)
     louder = {name: array * 3 if array.ndim == 2 else array for name, array in weights.items()}
     return load_model(config, louder, "cpu")
@@ -53,18 +52,19 @@ def told(
         max_tokens=max_tokens,
         **{"vocab_size": model.config.vocab_size, **options},
     )
-    columns = zip(*steps, strict=True)
-    return [[token for token in column if token != PREFILLING][:max_tokens] for column in columns]
+    completions = [list(column) for column in zip(*steps, strict=True)]
+    assert all(len(ids) == max_tokens and min(ids) >= 0 for ids in completions)
+    return completions
 
 
 def by_definition(
-    model: Hashing, prompt: list[int], sampling: SamplingParams, max_tokens: int, context: int
+    model: Hashing, prompt: list[int], sampling: SamplingParams, max_tokens: int, context_length: int
 ) -> list[int]:
     """Token by token, each read from the beginning of its window, with nothing kept."""
     ids = list(prompt)
     numbers = torch.from_numpy(uniforms(sampling.seed, 0, max_tokens))
     for number in numbers:
-        window = torch.tensor([ids[context_start(len(ids), context) :]])
+        window = torch.tensor([ids[context_start(len(ids), context_length) :]])
         logits, _ = model.decode(window, model.init_state(1, window.shape[1]))
         seen = torch.zeros_like(logits, dtype=torch.bool)
         seen[0, ids] = True
@@ -120,7 +120,7 @@ def test_a_shorter_limit_tells_the_beginning_of_the_same_text() -> None:
 
 @pytest.mark.parametrize("family", family_names())
 def test_greedy_text_is_the_most_likely_continuation_of_the_whole(family: str) -> None:
-    model = real(family, context=64)
+    model = real(family, context_length=64)
     prompt = [3, 1, 4, 1, 5]
     text = told(model, [prompt], SamplingParams(temperature=0), max_tokens=30)[0]
     with torch.inference_mode():
@@ -136,9 +136,9 @@ def test_a_bounded_model_is_never_read_beyond_its_context_and_fills_it() -> None
 
 def test_a_shorter_context_may_be_asked_for() -> None:
     model = Hashing(Config(context_length=16))
-    text = told(model, [[1, 2, 3]], HOT, max_tokens=40, context=6)[0]
+    text = told(model, [[1, 2, 3]], HOT, max_tokens=40, context_length=6)[0]
     assert model.longest == 6
-    assert text == by_definition(model, [1, 2, 3], HOT, 40, context=6)
+    assert text == by_definition(model, [1, 2, 3], HOT, 40, context_length=6)
 
 
 def test_a_recurrent_model_never_forgets() -> None:
@@ -161,7 +161,7 @@ def test_a_penalty_makes_a_text_repeat_less_and_the_opening_is_no_repetition() -
     much = SamplingParams(temperature=0, repetition_penalty=2.0)
     assert told(model, [[3]], SamplingParams(temperature=0), max_tokens=3) == [[3, 3, 3]]
     assert told(model, [[3]], much, max_tokens=3) == [[0, 1, 2]]
-    assert told(model, [[3, 0]], much, max_tokens=3, opening=1) == [[3, 1, 2]]
+    assert told(model, [[3, 0]], much, max_tokens=3, num_prefix_tokens=1) == [[3, 1, 2]]
 
 
 def test_a_prompt_beyond_the_vocabulary_is_named() -> None:

@@ -52,17 +52,17 @@ def test_every_token_is_predicted_from_its_window(text: str) -> None:
     )
 
 
-@given(length=st.integers(1, 2000), context=st.integers(1, 200))
-def test_sequences_cover_every_token_with_half_a_context(length: int, context: int) -> None:
-    starts = sequence_starts(length, context).tolist()
+@given(length=st.integers(1, 2000), context_length=st.integers(1, 200))
+def test_sequences_cover_every_token_with_half_a_context(length: int, context_length: int) -> None:
+    starts = sequence_starts(length, context_length).tolist()
     assert starts[0] == 0
-    assert starts[-1] + context >= length
-    assert starts[-1] + min(context, length) == length
-    done = context
+    assert starts[-1] + context_length >= length
+    assert starts[-1] + min(context_length, length) == length
+    done = context_length
     for start in starts[1:]:
         assert start <= done, "no token is left out"
-        assert done - start >= context // 2, "each new one has half a context before it"
-        done = start + context
+        assert done - start >= context_length // 2, "each new one has half a context before it"
+        done = start + context_length
 
 
 def test_figures_are_their_definitions() -> None:

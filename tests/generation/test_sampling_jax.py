@@ -1,4 +1,4 @@
-"""The rule of choosing is the same in both engines."""
+"""Both engines sample the same token ids."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from fabella.generation import sampling_torch
 from fabella.generation.sampling import SamplingParams, uniforms
-from fabella.generation.sampling_jax import CANDIDATES, SamplingArrays, SamplingSpec, marked, sample
+from fabella.generation.sampling_jax import CANDIDATES, SamplingArrays, SamplingSpec, mark_seen, sample
 
 ROWS = 40
 
@@ -28,39 +28,40 @@ ROWS = 40
     ],
     ids=str,
 )
-def test_both_engines_choose_the_same(sampling: SamplingParams, vocab_size: int, spread: float) -> None:
+def test_both_engines_sample_the_same_ids(sampling: SamplingParams, vocab_size: int, spread: float) -> None:
     random = np.random.default_rng(2)
     logits = (random.standard_normal((ROWS, vocab_size)) * spread).astype(np.float32)
     seen, uniform = random.random(logits.shape) < 0.3, uniforms(5, 0, ROWS)
-    ours, tops = sample(
+    jax_ids, tops = sample(
         jnp.asarray(logits), SamplingSpec.of(sampling), SamplingArrays.of(sampling), jnp.asarray(uniform), seen
     )
-    theirs = sampling_torch.sample(
+    torch_ids = sampling_torch.sample(
         *(torch.from_numpy(logits), sampling, torch.from_numpy(uniform)), torch.from_numpy(seen)
     )
-    np.testing.assert_array_equal(ours, theirs.numpy())
+    np.testing.assert_array_equal(jax_ids, torch_ids.numpy())
     assert np.isfinite(tops).all()
 
 
-def test_equally_likely_ids_are_kept_together_and_the_lowest_is_the_greedy_one() -> None:
+def test_top_k_keeps_ids_as_likely_as_the_last_one_and_greedy_takes_the_lowest_of_equals() -> None:
     logits = jnp.zeros((1, 10))
-    assert int(sample(logits, *rule(SamplingParams(temperature=0.0)), jnp.array([0.9]), logits > 0)[0][0]) == 0
+    assert int(sample(logits, *arguments(SamplingParams(temperature=0.0)), jnp.array([0.9]), logits > 0)[0][0]) == 0
     assert (
-        int(sample(logits, *rule(SamplingParams(top_k=1, temperature=1.0)), jnp.array([0.95]), logits > 0)[0][0]) == 9
+        int(sample(logits, *arguments(SamplingParams(top_k=1, temperature=1.0)), jnp.array([0.95]), logits > 0)[0][0])
+        == 9
     )
 
 
-def test_what_cannot_be_sampled_from_shows_in_the_largest_logit() -> None:
+def test_the_largest_logit_is_not_finite_for_logits_that_cannot_be_sampled() -> None:
     for value in (jnp.nan, jnp.inf, -jnp.inf):
         logits = jnp.full((1, 4), value)
-        assert not np.isfinite(sample(logits, *rule(SamplingParams()), jnp.array([0.5]), logits > 0)[1][0])
+        assert not np.isfinite(sample(logits, *arguments(SamplingParams()), jnp.array([0.5]), logits > 0)[1][0])
 
 
-def test_chosen_ids_are_marked() -> None:
-    seen = marked(jnp.zeros((2, 4), bool), jnp.array([1, 3]))
+def test_mark_seen_adds_the_sampled_ids() -> None:
+    seen = mark_seen(jnp.zeros((2, 4), bool), jnp.array([1, 3]))
     assert np.array_equal(seen, [[0, 1, 0, 0], [0, 0, 0, 1]])
     assert isinstance(seen, jax.Array)
 
 
-def rule(sampling: SamplingParams) -> tuple[SamplingSpec, SamplingArrays]:
+def arguments(sampling: SamplingParams) -> tuple[SamplingSpec, SamplingArrays]:
     return SamplingSpec.of(sampling), SamplingArrays.of(sampling)

@@ -55,7 +55,9 @@ class Listener:
 
 def job(generator: TextGenerator, prompt: str, *, seed: int = 0, row: int = 0, max_tokens: int = 20) -> Job:
     ids = generator.prepend_eos(generator.tokenizer.encode(prompt))
-    request = SequenceRequest(ids=ids, sampling=SamplingParams(temperature=1.0, seed=seed), row=row, opening=1)
+    request = SequenceRequest(
+        ids=ids, sampling=SamplingParams(temperature=1.0, seed=seed), row=row, num_prefix_tokens=1
+    )
     return Job(request, ServedCompletion(generator.tokenizer, stops=(), max_tokens=max_tokens), lambda _: None)
 
 
@@ -234,7 +236,7 @@ def check_stops(output: bytes, stops: list[str]) -> None:
     reader = StopStrings(stops)
     expected = "".join(reader.push(character) for character in output.decode("utf-8", "replace")) + reader.end()
     assert "".join(delta.text for delta in deltas) == expected
-    assert deltas[-1].finish_reason == ("stop" if reader.found else "eos")
+    assert deltas[-1].finish_reason == ("stop" if reader.matched else "eos")
 
 
 @pytest.mark.fault("F23", cases=5000)

@@ -8,9 +8,6 @@ from typing import Literal
 from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.tokenizer import Tokenizer
 
-PREFILLING = -1
-"""Placeholder for a token id while the prompt is still being prefilled."""
-
 FinishReason = Literal["eos", "stop", "length"]
 """The model's own end of document, a stop string, or the maximum number of tokens."""
 
@@ -74,11 +71,8 @@ class ActiveCompletion:
         self._start = time.perf_counter()
 
     def append(self, token: int) -> str:
-        """Return the text that is certain after one more token id.
-
-        The text is empty while the prompt is being prefilled (``token`` is ``PREFILLING``) and after the end.
-        """
-        if self.finish_reason or token == PREFILLING:
+        """Return the text that is certain after one more token id; empty after the end."""
+        if self.finish_reason:
             return ""
         if token == self._eos_id:
             return self._finish("eos", "")
@@ -86,7 +80,7 @@ class ActiveCompletion:
         decoded = self._detokenizer.push(token)
         self.decoded_chars += len(decoded)
         text = self._stop.push(decoded)
-        if self._stop.found or self.tokens == self.max_tokens:
+        if self._stop.matched or self.tokens == self.max_tokens:
             return self._finish("length", text)
         return self._return(text)
 
@@ -97,7 +91,7 @@ class ActiveCompletion:
     def _finish(self, reason: FinishReason, text: str) -> str:
         """Release the held-back text, unless it completes a stop string."""
         text += self._stop.push(self._detokenizer.end()) + self._stop.end()
-        self.finish_reason = "stop" if self._stop.found else reason
+        self.finish_reason = "stop" if self._stop.matched else reason
         self._seconds = time.perf_counter() - self._start
         return self._return(text)
 

@@ -19,8 +19,8 @@ class SequenceRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     row: int = 0
     """Number of this sequence among those of one prompt, see ``sampling.uniforms``."""
-    opening: int = 0
-    """Number of ids at the start of the prompt that are no text (EOS), and are not penalized as repetitions."""
+    num_prefix_tokens: int = 0
+    """Number of ids at the start of the prompt that are not text (EOS); they are not penalized as repetitions."""
     log_probabilities: bool = False
     """Compute the log-probability of each sampled token."""
     alternatives: int = 0

@@ -34,18 +34,20 @@ class ContinuousBatcher:
         slots: int,
         *,
         vocab_size: int,
-        context: int = UNLIMITED,
+        context_length: int = UNLIMITED,
         capacity: int = UNLIMITED,
         max_prefill_tokens: int = DEFAULT_PREFILL_TOKENS,
     ) -> None:
         """Allocate ``slots`` rows. Ids from ``vocab_size`` on are never sampled.
 
-        ``context`` limits the context length below the model's own; ``capacity`` is the length of the longest sequence,
-        if it is known.
+        ``context_length`` can lower the limit of the model. ``capacity`` is the length of the longest sequence, if
+        known.
         """
         config = model.config
-        self._context = context if config.unlimited_context else min(context, config.context_length)
-        self._backend = decode_backend(model, slots, min(self._context, capacity))
+        self._context_length = (
+            context_length if config.unlimited_context else min(context_length, config.context_length)
+        )
+        self._backend = decode_backend(model, slots, min(self._context_length, capacity))
         self._vocab_size = min(vocab_size, config.vocab_size)
         self._sampler: TokenSampler = TorchSampler(self._vocab_size)
         if isinstance(self._backend, NativeBackend):
@@ -72,7 +74,7 @@ class ContinuousBatcher:
                 f"All {self._slots} slots are in use.", hint="Wait until a sequence has ended, or remove one."
             )
         number, self._next_number = self._next_number, self._next_number + 1
-        sequence = _Sequence(number, request, self._context, self._vocab_size, self._sampler, self._device)
+        sequence = _Sequence(number, request, self._context_length, self._vocab_size, self._sampler, self._device)
         self._sequences[number] = sequence
         self._waiting.append(sequence)
         return number
@@ -104,9 +106,9 @@ class ContinuousBatcher:
     def _decode(self) -> list[SampledToken]:
         """Sample one more token of each sequence whose prompt is complete."""
         for sequence in list(self._decoding):
-            if context_start(len(sequence.ids), self._context) != sequence.start:
+            if context_start(len(sequence.ids), self._context_length) != sequence.start:
                 self._remove_row(sequence)
-                sequence.restart(self._context)
+                sequence.restart(self._context_length)
                 # Ahead of new prompts: a sequence should not pause in the middle of its text.
                 self._waiting.insert(1 if self._waiting and self._waiting[0].begun else 0, sequence)
         if not self._decoding:
@@ -166,7 +168,7 @@ class _Sequence:
         self,
         number: int,
         request: SequenceRequest,
-        context: int,
+        context_length: int,
         vocab_size: int,
         sampler: TokenSampler,
         device: torch.device,
@@ -174,18 +176,18 @@ class _Sequence:
         self.number, self.request = number, request
         self.ids: list[int] = request.ids.tolist()
         self.uniform = uniform_stream(request.sampling.seed, request.row)
-        self.restart(context)
+        self.restart(context_length)
         self.seen: Tensor | None = None
         """Mask of the ids to penalize, [V]; None without a repetition penalty."""
         if request.sampling.repetition_penalty != 1.0:
             self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            known = torch.tensor(self.ids[request.opening :], dtype=torch.int64, device=device)
+            known = torch.tensor(self.ids[request.num_prefix_tokens :], dtype=torch.int64, device=device)
             self.seen[known[known < vocab_size]] = True
         self.sampler_state = sampler.sampler_state(request.sampling, self.seen)
 
-    def restart(self, context: int) -> None:
+    def restart(self, context_length: int) -> None:
         """Start the prefill of the current context from its first token."""
-        self.start = self.computed = context_start(len(self.ids), context)
+        self.start = self.computed = context_start(len(self.ids), context_length)
 
     @property
     def begun(self) -> bool:

@@ -1,4 +1,4 @@
-"""Ids become text while it grows: whole characters only, and never a part of a string that ends the text."""
+"""Incremental detokenizer, and the search for stop strings in its output."""
 
 import codecs
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from fabella.errors import UsageError
 
 
 class TokenBytes(Protocol):
-    """What is needed of a tokenizer."""
+    """The part of a tokenizer that the detokenizer uses."""
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; empty for special tokens."""
+        """Return the bytes of a token; empty for special tokens."""
         ...
 
 
 class IncrementalDetokenizer:
-    """The text of ids pushed one by one; its pieces joined are ``tokenizer.decode`` of all ids.
+    """Incremental detokenizer: its pieces, joined, equal ``tokenizer.decode`` of all ids.
 
-    A character split over tokens waits until it is whole: at most 3 bytes are ever held back. Bytes that are no
-    UTF-8 become U+FFFD, at the same places as in ``bytes.decode("utf-8", "replace")``.
+    A character that is split over several tokens is held back until it is complete: at most 3 bytes. Invalid UTF-8
+    becomes U+FFFD, in the same way as in ``bytes.decode("utf-8", "replace")``.
     """
 
     def __init__(self, tokenizer: TokenBytes) -> None:
@@ -27,59 +27,59 @@ class IncrementalDetokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """The characters that this token completes; often one word, possibly none."""
+        """Return the characters that this token completes; often a word, possibly nothing."""
         return self._decoder.decode(self._tokenizer.token_bytes(token))
 
     def end(self) -> str:
-        """What remains: U+FFFD for a character that never became whole. The stream is then empty."""
+        """Return U+FFFD if the last character is incomplete, else an empty string; reset the detokenizer."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
 
     @property
     def pending(self) -> bytes:
-        """Bytes of an unfinished character, 3 at most."""
+        """Bytes of an incomplete character; at most 3."""
         return self._decoder.getstate()[0]
 
 
 class StopStrings:
-    """Text in pieces, cut before the first stop string that becomes complete.
+    """Stop-string search in text that arrives in pieces; the text is cut before the first stop string.
 
-    What could be the beginning of a stop string waits until it is known to be none. The result is that of reading
-    the text character by character, however it is cut into pieces: the string that is complete first ends the
-    text, and of several complete at once the longest.
+    Text that may be the start of a stop string is held back until the next pieces decide. The result does not depend
+    on how the text is cut into pieces: the stop string that is complete first ends the text, and the longest one if
+    several are complete at the same character.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         if "" in stops:
             raise UsageError("A stop string is empty, and would end every text at once.", hint="Give --stop some text.")
         self._stops = tuple(stops)
-        self._held = ""
-        self.found = ""
-        """The string that ended the text; empty while none did."""
+        self._held_back = ""
+        self.matched = ""
+        """The stop string that ended the text; empty before that."""
 
     def push(self, text: str) -> str:
-        """The text that is certain now; nothing more once ``found`` is set."""
-        if self.found:
+        """Return the text that is certain after one more piece; empty after a stop string has matched."""
+        if self.matched:
             return ""
-        text = self._held + text
-        # Where each one ends and begins: the first to end wins, then the first to begin.
+        text = self._held_back + text
+        # (end, start, stop string): the first to end wins, then the first to start, which is the longest.
         matches = [(text.find(stop) + len(stop), text.find(stop), stop) for stop in self._stops if stop in text]
         if matches:
-            _, start, self.found = min(matches)
-            self._held = ""
+            _, start, self.matched = min(matches)
+            self._held_back = ""
             return text[:start]
-        keep = self._unfinished(text)
-        self._held = text[len(text) - keep :]
+        keep = self._partial_match(text)
+        self._held_back = text[len(text) - keep :]
         return text[: len(text) - keep]
 
     def end(self) -> str:
-        """What was held back and is no stop string after all."""
-        text, self._held = self._held, ""
+        """Return the text that was held back, as no stop string followed."""
+        text, self._held_back = self._held_back, ""
         return text
 
-    def _unfinished(self, text: str) -> int:
-        """Length of the longest end of ``text`` with which a stop string begins."""
+    def _partial_match(self, text: str) -> int:
+        """Return the length of the longest suffix of ``text`` that is a prefix of a stop string."""
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):

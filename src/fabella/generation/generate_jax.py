@@ -1,7 +1,7 @@
-"""Decode loop of the JAX engine, compiled as a whole: sampling, decoding and the cache.
+"""Compiled decode loop of the JAX engine: sampling, decoding and the update of the state.
 
-The device runs several steps before token ids return, few at first, so that a completion starts at once. Prompts are
-prefilled in chunks of a few lengths, each compiled once.
+The device runs several steps before it returns token ids; few at first, so that a completion starts without delay.
+Prompts are prefilled in chunks of a few lengths, so that few shapes are compiled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,24 @@ from fabella.engine.engine_jax import LoadedModel
 from fabella.generation.context_shift import UNLIMITED, context_start
 from fabella.generation.continuous_batching import require_readable
 from fabella.generation.sampling import SamplingParams, uniforms, unsampleable_error
-from fabella.generation.sampling_jax import SamplingArrays, SamplingSpec, marked, sample
+from fabella.generation.sampling_jax import SamplingArrays, SamplingSpec, mark_seen, sample
 from fabella.models.nn.layers_jax import Params
 
 MAX_STEPS_PER_SYNC = 32
-"""Maximum steps before token ids return; steps after the end of a completion are wasted."""
+"""Maximum decode steps before token ids are returned; steps after the end of a completion are wasted."""
 MIN_PREFILL_CHUNK, MAX_PREFILL_CHUNK = 16, 1024
-"""Prompt tokens prefilled at once; the rest is decoded one by one."""
+"""Smallest and largest prefill chunk in tokens, powers of two; the remaining tokens are decoded one by one."""
 
 
 class DecodeState(NamedTuple):
-    """B texts as the device holds them."""
+    """State of B sequences on the device."""
 
     states: Any
-    """Each row's state of a batch of one"""
+    """State of the model for a batch of one, stacked over the sequences."""
     logits: Array
-    """[B V], of each row's next id"""
+    """Logits of the next token, [B V]."""
     seen: Array
-    """[B V], ids that are penalized"""
+    """Mask of the ids to penalize, [B V]."""
 
 
 def generate(
@@ -46,32 +46,34 @@ def generate(
     rows: Sequence[int],
     max_tokens: int,
     vocab_size: int,
-    context: int = UNLIMITED,
-    opening: int = 0,
+    context_length: int = UNLIMITED,
+    num_prefix_tokens: int = 0,
 ) -> Iterator[list[int]]:
-    """Yield the ids chosen at each step, one a prompt, ``max_tokens`` times; see generate_torch.py.
+    """Yield the sampled token ids of each step, one per prompt, ``max_tokens`` times.
 
-    Raises NumericsError if the logits of a row are not finite.
+    Parameters and errors are those of ``generate`` in generate_torch.py.
     """
     for prompt in prompts or [np.empty(0, dtype=np.int32)]:
         require_readable(prompt, model.config.vocab_size)
-    limit = context if model.config.unlimited_context else min(context, model.config.context_length)
-    texts = _DecodeBatch(model, prompts, max_tokens, limit=limit, vocab_size=vocab_size)
-    decode_state = texts.read(texts.initial_state(opening))
+    limit = context_length if model.config.unlimited_context else min(context_length, model.config.context_length)
+    batch = _DecodeBatch(model, prompts, max_tokens, limit=limit, vocab_size=vocab_size)
+    decode_state = batch.prefill(batch.initial_state(num_prefix_tokens))
     uniform = np.stack([uniforms(sampling.seed, row, max_tokens) for row in rows])
     uniform = np.pad(uniform, ((0, 0), (0, MAX_STEPS_PER_SYNC)))
-    kind, settings, done, most = SamplingSpec.of(sampling), SamplingArrays.of(sampling), 0, 1
+    spec, params, done, max_steps = SamplingSpec.of(sampling), SamplingArrays.of(sampling), 0, 1
     while done < max_tokens:
-        count = min(most, max_tokens - done, texts.steps_until_shift())
-        drawn = uniform[:, done : done + MAX_STEPS_PER_SYNC]
-        decode_state, ids, tops = _decode_steps(
-            model.model, kind, decode_state, model.network, (settings, drawn, count)
-        )
-        chosen = np.asarray(ids)[:count]
+        count = min(max_steps, max_tokens - done, batch.steps_until_shift())
+        inputs = params, uniform[:, done : done + MAX_STEPS_PER_SYNC], count
+        decode_state, ids, tops = _decode_steps(model.model, spec, decode_state, model.network, inputs)
+        sampled = np.asarray(ids)[:count]
         _require_finite(np.asarray(tops)[:count])
-        texts.append(chosen)
-        decode_state, done, most = texts.read(decode_state), done + count, min(2 * most, MAX_STEPS_PER_SYNC)
-        yield from chosen.tolist()
+        batch.append(sampled)
+        decode_state, done, max_steps = (
+            batch.prefill(decode_state),
+            done + count,
+            min(2 * max_steps, MAX_STEPS_PER_SYNC),
+        )
+        yield from sampled.tolist()
 
 
 def _require_finite(tops: NDArray[np.float32]) -> None:
@@ -81,7 +83,7 @@ def _require_finite(tops: NDArray[np.float32]) -> None:
 
 
 class _DecodeBatch:
-    """The ids of all texts, and from where on each is in its state."""
+    """Token ids of all sequences, and the context start of each."""
 
     def __init__(
         self, model: LoadedModel, prompts: Sequence[NDArray[np.int32]], max_tokens: int, *, limit: int, vocab_size: int
@@ -89,16 +91,17 @@ class _DecodeBatch:
         self.model, self.limit, self.vocab_size = model, limit, vocab_size
         self.ids = [prompt.astype(np.int32) for prompt in prompts]
         self.starts = [-1] * len(prompts)
+        """Position of the first token that is in the state; -1 before the first prefill."""
         longest = max(len(prompt) for prompt in prompts) + max_tokens
-        self.capacity = min(limit, 1 << (longest - 1).bit_length())  # few sizes, for each is compiled
+        self.capacity = min(limit, 1 << (longest - 1).bit_length())  # a power of two: few shapes to compile
 
-    def initial_state(self, opening: int) -> DecodeState:
+    def initial_state(self, num_prefix_tokens: int) -> DecodeState:
         """Return the state before any prefill."""
         rows = len(self.ids)
         seen = np.zeros((rows, self.vocab_size), np.bool_)
         for row, ids in enumerate(self.ids):
-            text = ids[opening:]
-            seen[row, text[text < self.vocab_size]] = True
+            text_ids = ids[num_prefix_tokens:]
+            seen[row, text_ids[text_ids < self.vocab_size]] = True
         empty = self.model.model.init_state(1, self.capacity)
         states = jax.tree.map(lambda array: jnp.stack([array] * rows), empty)  # pyright: ignore[reportUnknownLambdaType]
         return DecodeState(states, jnp.zeros((rows, self.vocab_size), jnp.float32), jnp.asarray(seen))
@@ -113,39 +116,39 @@ class _DecodeBatch:
             steps += 1
         return steps
 
-    def append(self, chosen: NDArray[np.int32]) -> None:
-        """[steps B] more ids."""
-        self.ids = [np.concatenate([ids, chosen[:, row]]) for row, ids in enumerate(self.ids)]
+    def append(self, sampled: NDArray[np.int32]) -> None:
+        """Append the sampled ids, [steps B]."""
+        self.ids = [np.concatenate([ids, sampled[:, row]]) for row, ids in enumerate(self.ids)]
 
-    def read(self, decode_state: DecodeState) -> DecodeState:
-        """Prefill the sequences whose context start changed; equal ones once."""
-        known: dict[bytes, tuple[Any, Array]] = {}
+    def prefill(self, decode_state: DecodeState) -> DecodeState:
+        """Prefill the sequences whose context start changed. Sequences with equal ids are computed once."""
+        prefilled: dict[bytes, tuple[Any, Array]] = {}
         for row, ids in enumerate(self.ids):
             start = context_start(len(ids), self.limit)
             if start == self.starts[row]:
                 continue
             self.starts[row] = start
-            window = ids[start:]
-            if window.tobytes() not in known:
-                known[window.tobytes()] = self._read(window)
-            decode_state = _put(decode_state, row, *known[window.tobytes()])
+            key = ids[start:].tobytes()
+            if key not in prefilled:
+                prefilled[key] = self._prefill(ids[start:])
+            decode_state = _set_row(decode_state, row, *prefilled[key])
         return decode_state
 
-    def _read(self, ids: NDArray[np.int32]) -> tuple[Any, Array]:
-        """State and logits after ``ids``."""
+    def _prefill(self, ids: NDArray[np.int32]) -> tuple[Any, Array]:
+        """Return the state and the logits, [1 V], after ``ids``."""
         state, done, chunk = self.model.model.init_state(1, self.capacity), 0, MAX_PREFILL_CHUNK
         logits = jnp.zeros((1, self.vocab_size), jnp.float32)
         while chunk >= MIN_PREFILL_CHUNK:
             if done + chunk <= len(ids):
-                part = ids[None, done : done + chunk]
-                state, logits = _prefill_chunk(self.model.model, self.vocab_size, self.model.network, part, state)
+                chunk_ids = ids[None, done : done + chunk]
+                state, logits = _prefill_chunk(self.model.model, self.vocab_size, self.model.network, chunk_ids, state)
                 done += chunk
             else:
                 chunk //= 2
-        rest = np.zeros(MIN_PREFILL_CHUNK, np.int32)
-        rest[: len(ids) - done] = ids[done:]
-        one_by_one = rest, len(ids) - done
-        return _read_one_by_one(self.model.model, self.vocab_size, self.model.network, one_by_one, (state, logits))
+        padded = np.zeros(MIN_PREFILL_CHUNK, np.int32)
+        padded[: len(ids) - done] = ids[done:]
+        remaining = padded, len(ids) - done
+        return _decode_one_by_one(self.model.model, self.vocab_size, self.model.network, remaining, (state, logits))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -155,44 +158,50 @@ def _prefill_chunk(model: Any, vocab_size: int, network: Params, ids: Array, sta
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _read_one_by_one(
-    model: Any, vocab_size: int, network: Params, ids: tuple[Array, Array], begun: tuple[Any, Array]
+def _decode_one_by_one(
+    model: Any, vocab_size: int, network: Params, padded_ids: tuple[Array, Array], initial: tuple[Any, Array]
 ) -> tuple[Any, Array]:
-    def once(place: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
-        logits, state = model.decode(network, ids[0][place][None, None], carry[0])
+    """Decode the ids in ``padded_ids``, (ids, count), from the ``initial`` state and logits."""
+    ids, count = padded_ids
+
+    def decode_one(index: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+        logits, state = model.decode(network, ids[index][None, None], carry[0])
         return state, logits[:, :vocab_size]
 
-    return lax.fori_loop(0, ids[1], once, begun)
+    return lax.fori_loop(0, count, decode_one, initial)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _put(decode_state: DecodeState, row: int, state: Any, logits: Array) -> DecodeState:
-    states = jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one), decode_state.states, state)  # pyright: ignore[reportUnknownLambdaType]
+def _set_row(decode_state: DecodeState, row: int, state: Any, logits: Array) -> DecodeState:
+    states = jax.tree.map(lambda stacked, array: stacked.at[row].set(array), decode_state.states, state)  # pyright: ignore[reportUnknownLambdaType]
     return decode_state._replace(states=states, logits=decode_state.logits.at[row].set(logits[0]))
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _decode_steps(
     model: Any,
-    kind: SamplingSpec,
+    spec: SamplingSpec,
     decode_state: DecodeState,
     network: Params,
     inputs: tuple[SamplingArrays, Array, Array],
 ) -> tuple[DecodeState, Array, Array]:
-    """Decode ``count`` steps; return the new state, the sampled ids and the largest logit of each row."""
-    settings, uniform, count = inputs
+    """Decode some steps; return the new state, and the sampled ids and largest logits of each step, [steps B].
+
+    ``inputs`` are the sampling parameters, uniform numbers, [B steps], and the number of steps.
+    """
+    params, uniform, count = inputs
     rows, vocab_size = decode_state.logits.shape
 
-    def read(token: Array, state: Any) -> tuple[Array, Any]:
+    def decode_row(token: Array, state: Any) -> tuple[Array, Any]:
         logits, state = model.decode(network, token[None, None], state)
         return logits[0, :vocab_size], state
 
-    def once(step: Array, carry: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:
+    def decode_step(step: Array, carry: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:
         decode_state, ids, tops = carry
-        chosen, top = sample(decode_state.logits, kind, settings, uniform[:, step], decode_state.seen)
-        logits, states = jax.vmap(read)(chosen, decode_state.states)
-        seen = marked(decode_state.seen, chosen) if kind.penalized else decode_state.seen
-        return DecodeState(states, logits, seen), ids.at[step].set(chosen), tops.at[step].set(top)
+        sampled, top = sample(decode_state.logits, spec, params, uniform[:, step], decode_state.seen)
+        logits, states = jax.vmap(decode_row)(sampled, decode_state.states)
+        seen = mark_seen(decode_state.seen, sampled) if spec.penalized else decode_state.seen
+        return DecodeState(states, logits, seen), ids.at[step].set(sampled), tops.at[step].set(top)
 
     ids, tops = jnp.zeros((MAX_STEPS_PER_SYNC, rows), jnp.int32), jnp.zeros((MAX_STEPS_PER_SYNC, rows), jnp.float32)
-    return lax.fori_loop(0, count, once, (decode_state, ids, tops))
+    return lax.fori_loop(0, count, decode_step, (decode_state, ids, tops))

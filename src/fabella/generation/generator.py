@@ -99,9 +99,9 @@ def _parse_checkpoint(checkpoint: str | int) -> checkpoints.Which:
 class TextGenerator:
     """A model in evaluation mode with its tokenizer.
 
-    A text may be longer than the training sequences. Recurrent families decode without a limit. For the others, when
-    ``context_length`` tokens are full, the oldest half is dropped, the rest is prefilled again and decoding continues;
-    ``Completion.context_shifts`` counts how often.
+    A completion may be longer than the training sequences. Recurrent families decode without a limit. The others shift
+    the context when ``context_length`` tokens are full: the oldest half is dropped, the rest is prefilled again and
+    decoding continues. ``Completion.context_shifts`` counts how often.
     """
 
     def __init__(
@@ -185,7 +185,9 @@ class TextGenerator:
     def continuous_batcher(self, max_batch_size: int) -> ContinuousBatcher:
         """Return an empty batcher for requests that come and go; with the PyTorch engine only."""
         batcher = engine_module("continuous_batching", self.engine).ContinuousBatcher
-        return batcher(self.model, max_batch_size, vocab_size=self.tokenizer.vocab_size, context=self._decode_context)
+        return batcher(
+            self.model, max_batch_size, vocab_size=self.tokenizer.vocab_size, context_length=self._decode_context_length
+        )
 
     def prepend_eos(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Prepend the EOS id: in training, every document follows the end of another one."""
@@ -205,7 +207,7 @@ class TextGenerator:
         return self._token_losses(self.model, batch.tokens, batch.targets)
 
     @property
-    def _decode_context(self) -> int:
+    def _decode_context_length(self) -> int:
         return UNLIMITED if self.config.unlimited_context else self.context_length
 
     def _input_ids(self, prompt: str) -> NDArray[np.int32]:
@@ -221,8 +223,8 @@ class TextGenerator:
             rows=rows,
             max_tokens=max_tokens,
             vocab_size=self.tokenizer.vocab_size,
-            context=self._decode_context,
-            opening=1,
+            context_length=self._decode_context_length,
+            num_prefix_tokens=1,
         )
 
     def _count_context_shifts(self, length: int) -> int:

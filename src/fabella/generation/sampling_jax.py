@@ -1,4 +1,4 @@
-"""Choosing the next ids by inverse CDF, within a compiled loop: the same rule as in sampling_torch.py."""
+"""Token sampling by inverse CDF inside the compiled decode loop; the same results as sampling_torch.py."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,29 +11,31 @@ from jaxtyping import Bool, Float, Int
 from fabella.generation.sampling import MIN_TEMPERATURE, SamplingParams
 
 CANDIDATES = 256
-"""The nucleus of a trained model is small: it is looked for among these before the vocabulary is sorted."""
+"""Most likely tokens in which top-k and top-p are searched before the whole vocabulary is sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """What of the rule is compiled at all; the numbers themselves are not."""
+    """Steps of sampling that are compiled; static, unlike the values of the parameters."""
 
     greedy: bool
-    cut: bool
+    filtered: bool
+    """Whether top-k, top-p or min-p drop tokens."""
     penalized: bool
+    """Whether there is a repetition penalty."""
 
     @classmethod
     def of(cls, sampling: SamplingParams) -> "SamplingSpec":
-        """For these settings."""
+        """Return the spec of the sampling parameters."""
         return cls(
             greedy=sampling.temperature == 0.0,
-            cut=sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0,
+            filtered=sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0,
             penalized=sampling.repetition_penalty != 1.0,
         )
 
 
 class SamplingArrays(NamedTuple):
-    """The numbers of a ``Sampling``, each []."""
+    """Values of ``SamplingParams`` as arrays, each of shape []."""
 
     temperature: Array
     top_k: Array
@@ -43,7 +45,7 @@ class SamplingArrays(NamedTuple):
 
     @classmethod
     def of(cls, sampling: SamplingParams) -> "SamplingArrays":
-        """On the device."""
+        """Return the arrays of the sampling parameters."""
         return cls(
             jnp.float32(max(sampling.temperature, MIN_TEMPERATURE)),
             jnp.int32(sampling.top_k),
@@ -55,58 +57,67 @@ class SamplingArrays(NamedTuple):
 
 def sample(
     logits: Float[Array, "B V"],
-    kind: SamplingSpec,
-    given: SamplingArrays,
+    spec: SamplingSpec,
+    params: SamplingArrays,
     uniform: Float[Array, "B"],
     seen: Bool[Array, "B V"],
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    """The next id of every row, and the row's largest logit: where that is not finite, the id means nothing."""
-    if kind.penalized:
-        penalty = given.repetition_penalty
+    """Return the next token id and the largest logit of every row; the id is undefined if that logit is not finite.
+
+    ``uniform`` is in [0, 1); ``seen`` masks the ids to penalize.
+    """
+    if spec.penalized:
+        penalty = params.repetition_penalty
         logits = jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
     top = logits.max(-1, keepdims=True)
-    if kind.greedy:
+    if spec.greedy:
         return logits.argmax(-1).astype(jnp.int32), top[:, 0]
-    weights = jnp.exp((logits - top) / given.temperature)
-    if kind.cut:
-        weights = _filter(weights, given)
+    weights = jnp.exp((logits - top) / params.temperature)
+    if spec.filtered:
+        weights = _filter(weights, params)
     sums = jnp.cumsum(weights, -1)
     choice = (sums <= uniform[:, None] * sums[:, -1:]).sum(-1)
-    # Sums in parallel may be rounded out of order, and beyond the last lies nothing: never choose what was cut.
+    # Parallel sums may be rounded out of order, and rounding may pass the last sum: never sample a dropped token.
     choice = jnp.minimum(choice, weights.shape[-1] - 1)
-    kept = jnp.take_along_axis(weights, choice[:, None], -1)[:, 0] > 0
-    return jnp.where(kept, choice, weights.argmax(-1)).astype(jnp.int32), top[:, 0]
+    possible = jnp.take_along_axis(weights, choice[:, None], -1)[:, 0] > 0
+    return jnp.where(possible, choice, weights.argmax(-1)).astype(jnp.int32), top[:, 0]
 
 
-def _filter(weights: Float[Array, "B V"], given: SamplingArrays) -> Float[Array, "B V"]:
-    """Zero what top-k, top-p and min-p leave out. ``weights`` are relative to the most likely id, whose weight is 1."""
+def _filter(weights: Float[Array, "B V"], params: SamplingArrays) -> Float[Array, "B V"]:
+    """Zero the tokens that top-k, top-p and min-p drop. The most likely token has weight 1."""
     vocab_size = weights.shape[-1]
     width = min(CANDIDATES, vocab_size)
-    few = lax.top_k(weights, width)[0]
+    candidates = lax.top_k(weights, width)[0]
     if width == vocab_size:
-        least = _least(few, weights, given)
+        least = _least_kept(candidates, weights, params)
     else:
-        enough = (few.sum(-1) >= given.top_p * weights.sum(-1)).all() | ((given.top_p >= 1.0) | (given.top_k > 0))
-        enough &= given.top_k <= width
+        enough = (candidates.sum(-1) >= params.top_p * weights.sum(-1)).all()
+        enough |= (params.top_p >= 1.0) | (params.top_k > 0)
+        enough &= params.top_k <= width
         least = lax.cond(
             enough,
-            lambda: _least(few, weights, given),
-            lambda: _least(jnp.sort(weights, -1, descending=True), weights, given),
+            lambda: _least_kept(candidates, weights, params),
+            lambda: _least_kept(jnp.sort(weights, -1, descending=True), weights, params),
         )
-    return jnp.where(weights >= jnp.maximum(least, given.min_p), weights, 0.0)
+    return jnp.where(weights >= jnp.maximum(least, params.min_p), weights, 0.0)
 
 
-def _least(ordered: Float[Array, "B N"], weights: Float[Array, "B V"], given: SamplingArrays) -> Float[Array, "B 1"]:
-    """Weight of the last id that top-k and then top-p keep; ``ordered`` holds at least those, the largest first."""
-    place = jnp.minimum(given.top_k, ordered.shape[-1]) - 1
-    kth = jnp.where(given.top_k > 0, lax.dynamic_slice_in_dim(ordered, jnp.maximum(place, 0), 1, 1), 0.0)
-    wanted = jnp.where(weights >= kth, weights, 0.0).sum(-1, keepdims=True) * given.top_p
+def _least_kept(
+    ordered: Float[Array, "B N"], weights: Float[Array, "B V"], params: SamplingArrays
+) -> Float[Array, "B 1"]:
+    """Return the weight of the last token that top-k and then top-p keep.
+
+    ``ordered`` has the largest weights in descending order, at least those that are kept.
+    """
+    last_index = jnp.minimum(params.top_k, ordered.shape[-1]) - 1
+    kth = jnp.where(params.top_k > 0, lax.dynamic_slice_in_dim(ordered, jnp.maximum(last_index, 0), 1, 1), 0.0)
+    wanted = jnp.where(weights >= kth, weights, 0.0).sum(-1, keepdims=True) * params.top_p
     sums = jnp.cumsum(jnp.where(ordered >= kth, ordered, 0.0), -1)
     last = jnp.minimum((sums < wanted).sum(-1, keepdims=True), ordered.shape[-1] - 1)
-    nucleus = jnp.where(given.top_p < 1.0, jnp.take_along_axis(ordered, last, -1), 0.0)
+    nucleus = jnp.where(params.top_p < 1.0, jnp.take_along_axis(ordered, last, -1), 0.0)
     return jnp.maximum(kth, nucleus)
 
 
-def marked(seen: Bool[Array, "B V"], ids: Int[Array, "B"]) -> Bool[Array, "B V"]:
-    """``seen`` with one more id in each row."""
+def mark_seen(seen: Bool[Array, "B V"], ids: Int[Array, "B"]) -> Bool[Array, "B V"]:
+    """Return ``seen`` with one more id in each row."""
     return seen | jax.nn.one_hot(ids, seen.shape[-1], dtype=jnp.bool_)

@@ -143,7 +143,7 @@ class CompletionEndpoint:
 
         def job(index: int) -> Job:
             sequence = SequenceRequest(
-                ids=ids[index // request.n], sampling=request.sampling, row=index % request.n, opening=1,
+                ids=ids[index // request.n], sampling=request.sampling, row=index % request.n, num_prefix_tokens=1,
                 log_probabilities=request.num_logprobs is not None, alternatives=request.num_logprobs or 0,
             )  # fmt: skip
             completion = ServedCompletion(

@@ -43,7 +43,7 @@ class Rehearsing:
 
 def longer(family: str, device: str) -> Any:
     """A model with positions beyond the first graph's."""
-    return real(family, context=CAPACITY).to(device)
+    return real(family, context_length=CAPACITY).to(device)
 
 
 def tell(model: Any, recorder: Any, device: str) -> list[Tensor]:
