@@ -53,7 +53,7 @@ class Model(CausalLM):
     ) -> tuple[Float[Array, "B T D"], State | None]:
         length, time = (state.length if state else 0), tokens.shape[1]
         if state is None:
-            self._require_room(time)
+            self._require_context(time)
         x = embed(params.scope("embedding"), tokens)
         layers: list[Any] = []
         for layer in range(self.config.layers):
@@ -63,7 +63,7 @@ class Model(CausalLM):
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context of attention."""
-        self._require_room(capacity)
+        self._require_context(capacity)
         c = self.config
         return State(
             [
@@ -75,6 +75,6 @@ class Model(CausalLM):
             jnp.zeros((), jnp.int32),
         )
 
-    def _require_room(self, tokens: int) -> None:
+    def _require_context(self, tokens: int) -> None:
         if not self.config.unlimited_context:
             require_capacity(tokens, self.config.context_length, "context")

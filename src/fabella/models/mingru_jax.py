@@ -58,11 +58,11 @@ class Model(Network):
     def loss_sum(self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
         """Mean over the heads of each head's sum of losses in nats."""
         streams, _ = self.hidden_states(params, tokens)
-        heard: list[Array] = [
+        losses: list[Array] = [
             linear_cross_entropy(stream, params[f"blocks.{layer}.head.weight"], targets, params.compute)
             for layer, stream in enumerate(streams)
         ]
-        return jnp.stack(heard).mean()
+        return jnp.stack(losses).mean()
 
     def token_losses(
         self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]
@@ -75,7 +75,7 @@ class Model(Network):
         return [jnp.zeros((batch_size, self.config.state_dim), jnp.float32) for _ in range(self.config.layers)]
 
     def decode(self, params: Params, tokens: Int[Array, "B T"], state: State) -> tuple[Float[Array, "B V"], State]:
-        """The last position's logits after reading on, and the state to go on from."""
+        """Return the logits of the last position after T more tokens, and the new state."""
         streams, state = self.hidden_states(params, tokens, state)
         return multiply(streams[-1][:, -1], self._head(params), params.compute).astype(jnp.float32), state
 

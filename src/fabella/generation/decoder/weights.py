@@ -1,4 +1,4 @@
-"""What texts are told from: the weights as they were learned, or in less memory; and how a text is read in parts."""
+"""Storage types of the weights while decoding, and chunks of a prompt."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args

@@ -1,7 +1,7 @@
 """Blocks that two or more families use unchanged: the frame of a model with one head, norms, layers, SwiGLU.
 
 A params is plain functions over its :class:`Part`: weights by name, and how to compute with them. Nothing is kept
-between two calls; whoever reads on is given the new state.
+between two calls: ``decode`` returns the new state.
 """
 
 import zlib
@@ -92,7 +92,7 @@ class CausalLM(Network):
         return linear_losses(hidden, self.head_weight(params), targets, params.compute)
 
     def decode(self, params: Params, tokens: Int[Array, "B T"], state: Any) -> tuple[Float[Array, "B V"], Any]:
-        """The last position's logits after reading on, and the state to go on from."""
+        """Return the logits of the last position after T more tokens, and the new state."""
         hidden, state = self.hidden_states(params, tokens, state)
         return multiply(hidden[:, -1], self.head_weight(params), params.compute).astype(jnp.float32), state
 
