@@ -1,4 +1,4 @@
-"""Models that keep the contract without having learned anything, so that a test knows exactly what they say."""
+"""Untrained models with the model contract and a known output, for tests of generation."""
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ class Config(ModelConfig):
 
 
 class Hashing(nn.Module):
-    """Logits that depend on every token read and on their order, without any rounding: a table's row by their hash.
+    """Model whose logits are a table row, selected by a hash of all tokens and their order; there is no rounding.
 
-    The state is (hash, tokens read, capacity): reading more than the capacity of a bounded model is an error.
+    The state is (hash, number of tokens, capacity). More tokens than the capacity are an error. ``longest`` is the
+    largest number of tokens in any state.
     """
 
     ROWS = 509
@@ -43,45 +44,45 @@ class Hashing(nn.Module):
         return torch.zeros(batch_size, dtype=torch.int64), 0, capacity
 
     def decode(self, tokens: Tensor, state: tuple[Tensor, int, int]) -> tuple[Tensor, tuple[Tensor, int, int]]:
-        hashed, read, capacity = state
+        hashed, length, capacity = state
         assert tokens.shape[1] >= 1
         for column in tokens.T:
             hashed = (hashed * 31 + column + 1) % 1_000_003
-        read += tokens.shape[1]
-        assert read <= capacity, f"{read} tokens were read into a state for {capacity}"
-        self.longest = max(self.longest, read)
-        return self.table[hashed % self.ROWS], (hashed, read, capacity)
+        length += tokens.shape[1]
+        assert length <= capacity, f"{length} tokens in a state with a capacity of {capacity}"
+        self.longest = max(self.longest, length)
+        return self.table[hashed % self.ROWS], (hashed, length, capacity)
 
     def forward(self, tokens: Tensor) -> Tensor:
         state = torch.zeros(len(tokens), dtype=torch.int64), 0, tokens.shape[1]
-        found = []
-        for place in range(tokens.shape[1]):
-            now, state = self.decode(tokens[:, place : place + 1], state)
-            found.append(now)
-        return torch.stack(found, dim=1)
+        logits = []
+        for position in range(tokens.shape[1]):
+            last_logits, state = self.decode(tokens[:, position : position + 1], state)
+            logits.append(last_logits)
+        return torch.stack(logits, dim=1)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         assert self.config.endless or tokens.shape[1] <= self.config.context_length
         log_probabilities = self(tokens).log_softmax(-1)
-        found = -log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        return torch.where(targets >= 0, found, 0.0)
+        losses = -log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return torch.where(targets >= 0, losses, 0.0)
 
 
 class Parrot(nn.Module):
-    """Says the given ids after the prompt, one after another, whatever was read; then the last one for ever."""
+    """Model that generates fixed ids after any prompt, and then repeats the last one."""
 
-    def __init__(self, config: Config, says: list[int], *, prompt: int) -> None:
-        """``prompt``: tokens read before the first of ``says``."""
+    def __init__(self, config: Config, output: list[int], *, prompt: int) -> None:
+        """Generate ``output`` after ``prompt`` tokens."""
         super().__init__()
-        self.config, self.says, self.prompt = config, says, prompt
+        self.config, self.output, self.prompt = config, output, prompt
         self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
 
     def init_state(self, batch_size: int, capacity: int) -> tuple[int, int]:
         return batch_size, 0
 
     def decode(self, tokens: Tensor, state: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        batch_size, read = state
-        read += tokens.shape[1]
+        batch_size, length = state
+        length += tokens.shape[1]
         logits = torch.zeros(batch_size, self.config.vocab_size)
-        logits[:, self.says[min(read - self.prompt, len(self.says) - 1)]] = 1000.0
-        return logits, (batch_size, read)
+        logits[:, self.output[min(length - self.prompt, len(self.output) - 1)]] = 1000.0
+        return logits, (batch_size, length)

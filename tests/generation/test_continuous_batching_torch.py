@@ -1,4 +1,4 @@
-"""Texts that join and leave while others are told are the texts told alone; see slots.py for the contract."""
+"""Sequences that join and leave a batch equal those decoded one by one; continuous_batching.py has the contract."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +16,9 @@ from fabella.generation.continuous_batching_torch import ContinuousBatcher
 from fabella.generation.sampling import SamplingParams
 from fabella.models.registry import family_names
 from tests.generation.fake_model import Config, Hashing
-from tests.generation.test_generate_torch import SAMPLINGS, by_definition, real
+from tests.generation.test_generate_torch import SAMPLINGS, by_definition, untrained
 
-# float32 sums in another order, in nats
+# Log-probabilities in nats, of float32 sums in another order.
 TOLERANCE = 1e-5
 
 
@@ -28,173 +28,173 @@ def request(prompt: list[int], sampling: SamplingParams | None = None, **others:
     )
 
 
-def slots_of(model: Any, number: int = 4, **others: Any) -> ContinuousBatcher:
+def batcher_for(model: Any, number: int = 4, **others: Any) -> ContinuousBatcher:
     return ContinuousBatcher(model, number, vocab_size=model.config.vocab_size, **others)
 
 
 @dataclass
-class Wish:
-    """A text that somebody will ask for, and leave after so many ids."""
+class Client:
+    """Request that arrives at step ``arrival`` and leaves after ``max_tokens`` tokens."""
 
     prompt: list[int]
     sampling: SamplingParams
-    at: int
-    ids: int
-    told: list[int] = field(default_factory=list)
+    arrival: int
+    max_tokens: int
+    tokens: list[int] = field(default_factory=list)
 
 
-WISHES = st.lists(
+CLIENTS = st.lists(
     st.builds(
-        Wish,
+        Client,
         prompt=st.lists(st.integers(0, 31), min_size=1, max_size=40),
         sampling=SAMPLINGS,
-        at=st.integers(0, 12),
-        ids=st.integers(1, 25),
+        arrival=st.integers(0, 12),
+        max_tokens=st.integers(1, 25),
     ),
     min_size=1,
     max_size=6,
 )
 
 
-def serve(slots: ContinuousBatcher, wishes: list[Wish]) -> None:
-    """Let everybody come in their time, or when there is room, and go when they have what they want."""
-    coming, being_told, steps = sorted(wishes, key=lambda wish: wish.at), dict[int, Wish](), 0
-    while coming or being_told:
-        while coming and coming[0].at <= steps and slots.free:
-            wish = coming.pop(0)
-            being_told[slots.add(request(wish.prompt, wish.sampling))] = wish
-        for choice in slots.step():
-            wish = being_told[choice.request]
-            wish.told.append(choice.token)
-            if len(wish.told) == wish.ids:
-                slots.remove(choice.request)
-                del being_told[choice.request]
+def serve(batcher: ContinuousBatcher, clients: list[Client]) -> None:
+    """Add each client at its arrival, or later when a row is free, and remove it when it has its tokens."""
+    waiting, running, steps = sorted(clients, key=lambda client: client.arrival), dict[int, Client](), 0
+    while waiting or running:
+        while waiting and waiting[0].arrival <= steps and batcher.free:
+            client = waiting.pop(0)
+            running[batcher.add(request(client.prompt, client.sampling))] = client
+        for sampled in batcher.step():
+            client = running[sampled.request]
+            client.tokens.append(sampled.token)
+            if len(client.tokens) == client.max_tokens:
+                batcher.remove(sampled.request)
+                del running[sampled.request]
         steps += 1
-        assert steps < 10_000, "somebody is never served"
+        assert steps < 10_000, "a client is never served"
 
 
-@given(wishes=WISHES, number=st.integers(1, 4), budget=st.integers(1, 20), endless=st.booleans())
-def test_every_text_is_the_one_told_alone_by_definition(
-    wishes: list[Wish], number: int, budget: int, endless: bool
-) -> None:
-    """Prompts read in pieces, texts outgrowing the context of 16, neighbours coming and going."""
+@given(clients=CLIENTS, number=st.integers(1, 4), budget=st.integers(1, 20), endless=st.booleans())
+def test_every_sequence_equals_its_definition(clients: list[Client], number: int, budget: int, endless: bool) -> None:
+    """Prompts are prefilled in chunks, sequences shift the context of 16, and others join and leave."""
     model = Hashing(Config(endless=endless))
-    serve(slots_of(model, number, max_prefill_tokens=budget), wishes)
-    for wish in wishes:
+    serve(batcher_for(model, number, max_prefill_tokens=budget), clients)
+    for client in clients:
         context_length = 2**31 - 1 if endless else 16
-        assert wish.told == by_definition(model, wish.prompt, wish.sampling, wish.ids, context_length)
+        assert client.tokens == by_definition(model, client.prompt, client.sampling, client.max_tokens, context_length)
 
 
 @settings(max_examples=15)
-@given(wishes=WISHES, number=st.integers(2, 4), budget=st.integers(1, 20), family=st.sampled_from(family_names()))
-def test_the_same_holds_for_every_family(wishes: list[Wish], number: int, budget: int, family: str) -> None:
-    model = real(family)
-    serve(slots_of(model, number, max_prefill_tokens=budget), wishes)
-    for wish in wishes:
-        alone = Wish(wish.prompt, wish.sampling, at=0, ids=wish.ids)
-        serve(slots_of(model, 1), [alone])
-        assert wish.told == alone.told
+@given(clients=CLIENTS, number=st.integers(2, 4), budget=st.integers(1, 20), family=st.sampled_from(family_names()))
+def test_every_sequence_equals_the_one_decoded_alone_for_every_family(
+    clients: list[Client], number: int, budget: int, family: str
+) -> None:
+    model = untrained(family)
+    serve(batcher_for(model, number, max_prefill_tokens=budget), clients)
+    for client in clients:
+        single = Client(client.prompt, client.sampling, arrival=0, max_tokens=client.max_tokens)
+        serve(batcher_for(model, 1), [single])
+        assert client.tokens == single.tokens
 
 
 def test_a_long_prompt_does_not_stall_the_others() -> None:
-    """Every step tells one more id of the text that is being told, and reads no more than its share of the prompt."""
+    """Every step decodes one more token of the running sequence and prefills a limited part of the prompt."""
     model = Hashing(Config(context_length=500))
-    slots = slots_of(model, max_prefill_tokens=10)
-    told = slots.add(request([1]))
-    slots.step()
-    long = slots.add(request([2] * 95))
-    heard = [[choice.request for choice in slots.step()] for _ in range(10)]
-    assert heard == [[told]] * 9 + [[told, long]]
+    batcher = batcher_for(model, max_prefill_tokens=10)
+    short = batcher.add(request([1]))
+    batcher.step()
+    long = batcher.add(request([2] * 95))
+    received = [[sampled.request for sampled in batcher.step()] for _ in range(10)]
+    assert received == [[short]] * 9 + [[short, long]]
 
 
-def test_slots_are_counted_and_freed_at_once() -> None:
-    slots = slots_of(Hashing(Config()), 2)
-    first, second = slots.add(request([1])), slots.add(request([2] * 9))
-    assert slots.free == 0
+def test_slots_are_counted_and_freed_immediately() -> None:
+    batcher = batcher_for(Hashing(Config()), 2)
+    first, second = batcher.add(request([1])), batcher.add(request([2] * 9))
+    assert batcher.free == 0
     with pytest.raises(UsageError, match=r"^All 2 slots are in use\. Wait until a sequence has ended"):
-        slots.add(request([3]))
-    slots.remove(second)  # before a step: it was never read
-    third = slots.add(request([3]))
-    assert [choice.request for choice in slots.step()] == [first, third]
-    slots.remove(first)
-    assert slots.free == 1
+        batcher.add(request([3]))
+    batcher.remove(second)  # before a step: it was not prefilled
+    third = batcher.add(request([3]))
+    assert [sampled.request for sampled in batcher.step()] == [first, third]
+    batcher.remove(first)
+    assert batcher.free == 1
     with pytest.raises(KeyError):
-        slots.remove(first)
+        batcher.remove(first)
 
 
-def test_a_text_that_leaves_while_it_is_read_leaves_nothing_behind() -> None:
+def test_a_sequence_removed_during_its_prefill_does_not_affect_the_next_one() -> None:
     model = Hashing(Config(endless=True))
-    slots = slots_of(model, 2, max_prefill_tokens=3)
-    gone = slots.add(request([5] * 10))
-    slots.step()
-    slots.remove(gone)
-    wish = Wish([1, 2, 3, 4], SamplingParams(temperature=0), at=0, ids=5)
-    serve(slots, [wish])
-    assert wish.told == by_definition(model, wish.prompt, wish.sampling, 5, 2**31 - 1)
+    batcher = batcher_for(model, 2, max_prefill_tokens=3)
+    removed = batcher.add(request([5] * 10))
+    batcher.step()
+    batcher.remove(removed)
+    client = Client([1, 2, 3, 4], SamplingParams(temperature=0), arrival=0, max_tokens=5)
+    serve(batcher, [client])
+    assert client.tokens == by_definition(model, client.prompt, client.sampling, 5, 2**31 - 1)
 
 
-def test_without_texts_a_step_does_nothing() -> None:
-    assert slots_of(Hashing(Config())).step() == []
+def test_a_step_without_sequences_returns_nothing() -> None:
+    assert batcher_for(Hashing(Config())).step() == []
 
 
-def test_probabilities_are_the_models_own() -> None:
-    """Before temperature and cuts, whatever is chosen, and only for who asks."""
+def test_log_probabilities_are_those_of_the_model() -> None:
+    """They are computed before temperature and filters, and only on request."""
     model = Hashing(Config(vocab_size=32))
-    slots = slots_of(model)
+    batcher = batcher_for(model)
     hot = SamplingParams(temperature=5.0, top_k=2, seed=3)
-    asked = slots.add(request([4, 5], hot, log_probabilities=True, alternatives=3))
-    silent = slots.add(request([4, 5]))
-    choices = {choice.request: choice for choice in slots.step()}
+    scored = batcher.add(request([4, 5], hot, log_probabilities=True, alternatives=3))
+    unscored = batcher.add(request([4, 5]))
+    samples = {sampled.request: sampled for sampled in batcher.step()}
     expected = model(torch.tensor([[4, 5]]))[0, -1].log_softmax(-1)
-    choice = choices[asked]
-    assert choice.log_probability == pytest.approx(float(expected[choice.token]), abs=TOLERANCE)
+    sampled = samples[scored]
+    assert sampled.log_probability == pytest.approx(float(expected[sampled.token]), abs=TOLERANCE)
     best = expected.topk(3)
-    assert [token for token, _ in choice.alternatives] == best.indices.tolist()
-    assert [value for _, value in choice.alternatives] == pytest.approx(best.values.tolist(), abs=TOLERANCE)
-    assert choices[silent].token == int(expected.argmax())
-    assert np.isnan(choices[silent].log_probability)
-    assert choices[silent].alternatives == ()
+    assert [token for token, _ in sampled.alternatives] == best.indices.tolist()
+    assert [value for _, value in sampled.alternatives] == pytest.approx(best.values.tolist(), abs=TOLERANCE)
+    assert samples[unscored].token == int(expected.argmax())
+    assert np.isnan(samples[unscored].log_probability)
+    assert samples[unscored].alternatives == ()
 
 
-def test_a_prompt_that_cannot_be_read_takes_no_slot() -> None:
-    slots = slots_of(Hashing(Config(vocab_size=32)), 1)
+def test_an_invalid_prompt_takes_no_slot() -> None:
+    batcher = batcher_for(Hashing(Config(vocab_size=32)), 1)
     with pytest.raises(UsageError, match="The prompt has no tokens"):
-        slots.add(request([]))
+        batcher.add(request([]))
     with pytest.raises(TokenizerError, match="Token id 32 of the prompt is outside the model's vocabulary of 32 ids"):
-        slots.add(request([32]))
-    assert slots.free == 1
+        batcher.add(request([32]))
+    assert batcher.free == 1
 
 
 @pytest.mark.parametrize("family", family_names())
-def test_texts_may_be_added_in_inference_mode_and_told_outside_it(family: str) -> None:
-    """They leave, move and forget, too."""
-    model, careful = real(family), SamplingParams(temperature=0, repetition_penalty=1.3)
+def test_sequences_can_be_added_in_inference_mode_and_decoded_outside_it(family: str) -> None:
+    """They can also be removed, moved to another row, and have a repetition penalty."""
+    model, penalized = untrained(family), SamplingParams(temperature=0, repetition_penalty=1.3)
     with torch.inference_mode():
-        slots = slots_of(model, 3)
-        numbers = [slots.add(request(prompt, careful)) for prompt in ([3, 1, 4], [1, 5], [9, 2])]
-    beside = slots_of(model, 3)
-    same = [beside.add(request(prompt, careful)) for prompt in ([3, 1, 4], [1, 5], [9, 2])]
+        batcher = batcher_for(model, 3)
+        numbers = [batcher.add(request(prompt, penalized)) for prompt in ([3, 1, 4], [1, 5], [9, 2])]
+    expected = batcher_for(model, 3)
+    same = [expected.add(request(prompt, penalized)) for prompt in ([3, 1, 4], [1, 5], [9, 2])]
     for _ in range(3):
-        assert [choice.token for choice in slots.step()] == [choice.token for choice in beside.step()]
-    slots.remove(numbers[0])
-    beside.remove(same[0])
-    assert [choice.token for choice in slots.step()] == [choice.token for choice in beside.step()]
+        assert [sampled.token for sampled in batcher.step()] == [sampled.token for sampled in expected.step()]
+    batcher.remove(numbers[0])
+    expected.remove(same[0])
+    assert [sampled.token for sampled in batcher.step()] == [sampled.token for sampled in expected.step()]
 
 
-def test_what_a_learning_model_remembers_of_a_text_has_no_gradients() -> None:
-    class Beginning(Hashing):
-        """Its state begins with what it learns."""
+def test_the_state_of_a_model_in_training_has_no_gradients() -> None:
+    class LearnedState(Hashing):
+        """Model whose initial state depends on a parameter."""
 
         def __init__(self) -> None:
             super().__init__(Config())
             self.first = nn.Parameter(torch.zeros(1))
 
         def init_state(self, batch_size: int, capacity: int) -> Any:
-            seen.append(self.first * 2)
+            states.append(self.first * 2)
             return super().init_state(batch_size, capacity)
 
-    seen: list[Tensor] = []
-    slots = slots_of(Beginning(), 1)
-    slots.add(request([1, 2]))
-    slots.step()
-    assert [kept.requires_grad for kept in seen] == [False]
+    states: list[Tensor] = []
+    batcher = batcher_for(LearnedState(), 1)
+    batcher.add(request([1, 2]))
+    batcher.step()
+    assert [state.requires_grad for state in states] == [False]

@@ -1,4 +1,4 @@
-"""Texts told side by side are the texts told alone, whatever their lengths and whichever the family."""
+"""Sequences decoded in one batch are those decoded one by one, for prompts of any length and every family."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,16 +24,16 @@ from tests.generation.fake_model import Config, Hashing
 HOT = SamplingParams(temperature=1.0, top_p=1.0, seed=11)
 
 
-def real(family: str, context_length: int = 12) -> nn.Module:
-    """A tiny untrained model of a family, its weights made larger so that its choices are no even guess."""
+def untrained(family: str, context_length: int = 12) -> nn.Module:
+    """Return a tiny untrained model of a family; larger weights make the logits differ more."""
     tiny: ModelConfig = family_module(family).Config.tiny()
     config = tiny.model_copy(update={"context_length": context_length})
     weights = initial_weights(config.parameters(), seed=5)
-    louder = {name: array * 3 if array.ndim == 2 else array for name, array in weights.items()}
-    return load_model(config, louder, "cpu")
+    scaled = {name: array * 3 if array.ndim == 2 else array for name, array in weights.items()}
+    return load_model(config, scaled, "cpu")
 
 
-def told(
+def complete(
     model: Any,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingParams,
@@ -42,7 +42,7 @@ def told(
     rows: Sequence[int] = (),
     **options: int,
 ) -> list[list[int]]:
-    """The first ``max_tokens`` ids that each prompt gains."""
+    """Return the ``max_tokens`` generated ids of each prompt."""
     ids = [np.array(prompt, dtype=np.int32) for prompt in prompts]
     steps = generate(
         model,
@@ -60,12 +60,12 @@ def told(
 def by_definition(
     model: Hashing, prompt: list[int], sampling: SamplingParams, max_tokens: int, context_length: int
 ) -> list[int]:
-    """Token by token, each read from the beginning of its window, with nothing kept."""
+    """Return the generated ids, each from a forward pass over the whole context, without a state."""
     ids = list(prompt)
     numbers = torch.from_numpy(uniforms(sampling.seed, 0, max_tokens))
     for number in numbers:
-        window = torch.tensor([ids[context_start(len(ids), context_length) :]])
-        logits, _ = model.decode(window, model.init_state(1, window.shape[1]))
+        inputs = torch.tensor([ids[context_start(len(ids), context_length) :]])
+        logits, _ = model.decode(inputs, model.init_state(1, inputs.shape[1]))
         seen = torch.zeros_like(logits, dtype=torch.bool)
         seen[0, ids] = True
         ids += sample(logits, sampling, number.reshape(1), seen).tolist()
@@ -84,112 +84,110 @@ SAMPLINGS = st.builds(
 
 
 @given(prompts=PROMPTS, sampling=SAMPLINGS, max_tokens=st.integers(1, 40), endless=st.booleans())
-def test_every_text_is_the_one_told_alone_by_definition(
+def test_every_sequence_of_a_batch_equals_its_definition(
     prompts: list[list[int]], sampling: SamplingParams, max_tokens: int, endless: bool
 ) -> None:
-    """Prompts shorter and longer than the context of 16, side by side, each outgrowing it at its own time."""
+    """Prompts are shorter and longer than the context of 16, and each sequence shifts it at another step."""
     model = Hashing(Config(endless=endless))
-    together = told(model, prompts, sampling, max_tokens=max_tokens)
-    for prompt, text in zip(prompts, together, strict=True):
-        assert text == by_definition(model, prompt, sampling, max_tokens, 2**31 - 1 if endless else 16)
+    batched = complete(model, prompts, sampling, max_tokens=max_tokens)
+    for prompt, completion in zip(prompts, batched, strict=True):
+        assert completion == by_definition(model, prompt, sampling, max_tokens, 2**31 - 1 if endless else 16)
 
 
 @settings(max_examples=10)
 @given(prompts=PROMPTS, seed=st.integers(0, 2**63 - 1), family=st.sampled_from(family_names()))
-def test_the_same_holds_for_every_family(prompts: list[list[int]], seed: int, family: str) -> None:
-    model, sampling = real(family), SamplingParams(temperature=1.0, top_p=0.95, seed=seed)
-    together = told(model, prompts, sampling, max_tokens=20)
-    assert together == [told(model, [prompt], sampling, max_tokens=20)[0] for prompt in prompts]
+def test_a_batch_equals_single_sequences_for_every_family(prompts: list[list[int]], seed: int, family: str) -> None:
+    model, sampling = untrained(family), SamplingParams(temperature=1.0, top_p=0.95, seed=seed)
+    batched = complete(model, prompts, sampling, max_tokens=20)
+    assert batched == [complete(model, [prompt], sampling, max_tokens=20)[0] for prompt in prompts]
 
 
 @given(prompts=PROMPTS, row=st.integers(0, 100))
-def test_samples_of_one_prompt_are_numbered_and_each_number_has_its_own_text(
-    prompts: list[list[int]], row: int
-) -> None:
+def test_a_completion_depends_on_its_row_number_and_not_on_the_batch(prompts: list[list[int]], row: int) -> None:
     model = Hashing(Config())
-    alone = told(model, prompts[:1], HOT, rows=[row], max_tokens=20)
-    beside = told(model, [prompts[-1], prompts[0], prompts[0]], HOT, rows=[3, row, row + 1], max_tokens=20)
-    assert beside[1] == alone[0]
-    assert beside[2] != alone[0]
+    single = complete(model, prompts[:1], HOT, rows=[row], max_tokens=20)
+    batched = complete(model, [prompts[-1], prompts[0], prompts[0]], HOT, rows=[3, row, row + 1], max_tokens=20)
+    assert batched[1] == single[0]
+    assert batched[2] != single[0]
 
 
-def test_a_shorter_limit_tells_the_beginning_of_the_same_text() -> None:
+def test_fewer_tokens_are_the_start_of_the_same_completion() -> None:
     model = Hashing(Config())
-    assert told(model, [[1, 2]], HOT, max_tokens=9)[0] == told(model, [[1, 2]], HOT, max_tokens=70)[0][:9]
+    assert complete(model, [[1, 2]], HOT, max_tokens=9)[0] == complete(model, [[1, 2]], HOT, max_tokens=70)[0][:9]
 
 
 @pytest.mark.parametrize("family", family_names())
-def test_greedy_text_is_the_most_likely_continuation_of_the_whole(family: str) -> None:
-    model = real(family, context_length=64)
+def test_greedy_decoding_takes_the_argmax_of_the_full_forward_pass(family: str) -> None:
+    model = untrained(family, context_length=64)
     prompt = [3, 1, 4, 1, 5]
-    text = told(model, [prompt], SamplingParams(temperature=0), max_tokens=30)[0]
+    completion = complete(model, [prompt], SamplingParams(temperature=0), max_tokens=30)[0]
     with torch.inference_mode():
-        logits = model(torch.tensor([prompt + text]))[0]
-    assert logits[4:-1].argmax(-1).tolist() == text
+        logits = model(torch.tensor([prompt + completion]))[0]
+    assert logits[4:-1].argmax(-1).tolist() == completion
 
 
-def test_a_bounded_model_is_never_read_beyond_its_context_and_fills_it() -> None:
+def test_a_model_with_a_context_length_gets_at_most_that_many_tokens() -> None:
     model = Hashing(Config(context_length=16))
-    told(model, [[1] * 5, [2] * 30], HOT, max_tokens=60)
+    complete(model, [[1] * 5, [2] * 30], HOT, max_tokens=60)
     assert model.longest == 16
 
 
-def test_a_shorter_context_may_be_asked_for() -> None:
+def test_context_length_can_be_lower_than_the_models() -> None:
     model = Hashing(Config(context_length=16))
-    text = told(model, [[1, 2, 3]], HOT, max_tokens=40, context_length=6)[0]
+    completion = complete(model, [[1, 2, 3]], HOT, max_tokens=40, context_length=6)[0]
     assert model.longest == 6
-    assert text == by_definition(model, [1, 2, 3], HOT, 40, context_length=6)
+    assert completion == by_definition(model, [1, 2, 3], HOT, 40, context_length=6)
 
 
-def test_a_recurrent_model_never_forgets() -> None:
+def test_a_recurrent_model_never_shifts_its_context() -> None:
     model = Hashing(Config(context_length=16, endless=True))
-    told(model, [[1] * 5, [2] * 30], HOT, max_tokens=60)
+    complete(model, [[1] * 5, [2] * 30], HOT, max_tokens=60)
     assert model.longest == 30 + 60 - 1
 
 
-def test_ids_that_the_tokenizer_lacks_are_never_chosen() -> None:
+def test_ids_outside_the_tokenizer_are_never_sampled() -> None:
     model = Hashing(Config(vocab_size=32))
     flat = SamplingParams(temperature=100.0, top_p=1.0)
-    assert set(told(model, [[1]], flat, max_tokens=600, vocab_size=20)[0]) == set(range(20))
+    assert set(complete(model, [[1]], flat, max_tokens=600, vocab_size=20)[0]) == set(range(20))
 
 
-def test_a_penalty_makes_a_text_repeat_less_and_the_opening_is_no_repetition() -> None:
+def test_the_repetition_penalty_applies_to_prompt_and_completion_without_the_prefix() -> None:
     config = Config(vocab_size=8, context_length=64)
     model = Hashing(config, spread=0.1)
     nn.init.constant_(model.table, 1.0)
     model.table[:, 3] = 1.5
-    much = SamplingParams(temperature=0, repetition_penalty=2.0)
-    assert told(model, [[3]], SamplingParams(temperature=0), max_tokens=3) == [[3, 3, 3]]
-    assert told(model, [[3]], much, max_tokens=3) == [[0, 1, 2]]
-    assert told(model, [[3, 0]], much, max_tokens=3, num_prefix_tokens=1) == [[3, 1, 2]]
+    penalized = SamplingParams(temperature=0, repetition_penalty=2.0)
+    assert complete(model, [[3]], SamplingParams(temperature=0), max_tokens=3) == [[3, 3, 3]]
+    assert complete(model, [[3]], penalized, max_tokens=3) == [[0, 1, 2]]
+    assert complete(model, [[3, 0]], penalized, max_tokens=3, num_prefix_tokens=1) == [[3, 1, 2]]
 
 
-def test_a_prompt_beyond_the_vocabulary_is_named() -> None:
+def test_a_token_id_outside_the_vocabulary_is_named() -> None:
     with pytest.raises(TokenizerError) as error:
-        told(Hashing(Config(vocab_size=32)), [[1, 2], [5, 32, 40]], HOT, max_tokens=1)
+        complete(Hashing(Config(vocab_size=32)), [[1, 2], [5, 32, 40]], HOT, max_tokens=1)
     assert str(error.value) == (
         "Token id 32 of the prompt is outside the model's vocabulary of 32 ids. "
         "Encode the prompt with the tokenizer of the run."
     )
     with pytest.raises(TokenizerError, match=r"^Token id -1 of the prompt"):
-        told(Hashing(Config()), [[-1]], HOT, max_tokens=1)
+        complete(Hashing(Config()), [[-1]], HOT, max_tokens=1)
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
 def test_a_prompt_without_tokens_is_refused(prompts: list[list[int]]) -> None:
     with pytest.raises(UsageError, match="The prompt has no tokens"):
-        told(Hashing(Config()), prompts, HOT, max_tokens=1)
+        complete(Hashing(Config()), prompts, HOT, max_tokens=1)
 
 
-def test_a_broken_model_is_an_error_not_a_text() -> None:
+def test_nan_logits_are_an_error() -> None:
     model = Hashing(Config())
     nn.init.constant_(model.table, float("nan"))
     with pytest.raises(NumericsError, match="maximum is nan"):
-        told(model, [[1]], HOT, max_tokens=5)
+        complete(model, [[1]], HOT, max_tokens=5)
 
 
-def test_telling_leaves_no_mode_behind_and_draws_no_random_number_of_torch() -> None:
-    """Training goes on around it: a gradient can be taken between two tokens, and dropout is not shifted."""
+def test_generation_leaves_inference_mode_and_does_not_change_torch_rng_state() -> None:
+    """During training, gradients can be computed between two tokens, and dropout masks do not change."""
     before = torch.get_rng_state()
     steps = generate(Hashing(Config()), [np.array([1], dtype=np.int32)], HOT, rows=[0], max_tokens=3, vocab_size=32)
     for _ in steps:

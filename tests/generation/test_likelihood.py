@@ -35,7 +35,7 @@ def measured(text: str, *, ids: Tokenizer | None = None) -> Perplexity:
 
 
 def by_definition(line: list[int], token: int) -> float:
-    """Negative log-likelihood of ``line[token]`` from the beginning of the first window that predicts it."""
+    """Return the loss of ``line[token]`` in the first sequence that predicts it, in nats."""
     start = next(start for start in sequence_starts(len(line) - 1, CONTEXT).tolist() if token <= start + CONTEXT)
     before = torch.tensor([line[start:token]])
     return -float(MODEL(before)[0, -1].log_softmax(-1)[line[token]])
@@ -43,7 +43,7 @@ def by_definition(line: list[int], token: int) -> float:
 
 @settings(max_examples=30)
 @given(text=st.text(min_size=1, max_size=60))
-def test_every_token_is_predicted_from_its_window(text: str) -> None:
+def test_every_token_is_predicted_in_its_sequence(text: str) -> None:
     result = measured(text)
     line = [255, *text.encode()]
     assert result.ids.tolist() == line[1:]
@@ -60,12 +60,12 @@ def test_sequences_cover_every_token_with_half_a_context(length: int, context_le
     assert starts[-1] + min(context_length, length) == length
     done = context_length
     for start in starts[1:]:
-        assert start <= done, "no token is left out"
-        assert done - start >= context_length // 2, "each new one has half a context before it"
+        assert start <= done, "every token is covered"
+        assert done - start >= context_length // 2, "each new token has half a context before it"
         done = start + context_length
 
 
-def test_figures_are_their_definitions() -> None:
+def test_loss_perplexity_and_bits_per_byte_follow_their_definitions() -> None:
     result = measured("Hé! 🐉")
     assert result.bytes == len("Hé! 🐉".encode())
     total = sum(result.nats.tolist())
@@ -74,24 +74,24 @@ def test_figures_are_their_definitions() -> None:
     assert result.bits_per_byte == pytest.approx(total / math.log(2) / result.bytes)
 
 
-def test_bits_per_byte_do_not_depend_on_how_text_is_cut_into_tokens_but_perplexity_does() -> None:
-    """A model that gives every token the same probability, by bytes and by larger tokens."""
+def test_bits_per_byte_do_not_depend_on_the_tokenizer_but_perplexity_does() -> None:
+    """The loss of a token is proportional to its bytes, with a byte tokenizer and with BPE."""
     text = "the dragon and the princess " * 3
-    larger = train(BPE(vocab_size=270), [text])
+    bpe = train(BPE(vocab_size=270), [text])
 
-    def even(nats_a_byte: float, ids: Tokenizer) -> Perplexity:
+    def uniform(nats_per_byte: float, ids: Tokenizer) -> Perplexity:
         def by_length(batch: Batch) -> NDArray[np.float32]:
             lengths = [[len(ids.token_bytes(t)) if t >= 0 else 0 for t in row] for row in batch.targets.tolist()]
-            return np.array(lengths, dtype=np.float32) * nats_a_byte
+            return np.array(lengths, dtype=np.float32) * nats_per_byte
 
         return measure(by_length, text, ids, context_length=CONTEXT, vocab_size=ids.vocab_size)
 
-    by_bytes, by_tokens = even(0.5, tokenizer()), even(0.5, larger)
+    by_bytes, by_tokens = uniform(0.5, tokenizer()), uniform(0.5, bpe)
     assert by_bytes.bits_per_byte == pytest.approx(by_tokens.bits_per_byte) == pytest.approx(0.5 / math.log(2))
     assert by_tokens.perplexity > by_bytes.perplexity
 
 
-def test_a_text_after_the_end_of_a_document_has_all_its_tokens_scored() -> None:
+def test_the_first_token_is_scored_as_well() -> None:
     result = measured("abc")
     assert (result.ids.tolist(), result.bytes) == (list(b"abc"), 3)
 
@@ -105,19 +105,19 @@ def test_batches_bound_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of two sequences' logits gives batches of at most two, and the same result."""
     shapes: list[tuple[int, ...]] = []
 
-    def watched(batch: Batch) -> NDArray[np.float32]:
+    def recorded(batch: Batch) -> NDArray[np.float32]:
         shapes.append(batch.tokens.shape)
         return score(batch)
 
     text = "Once upon a time there was a dragon. " * 5
     whole = measured(text)
     monkeypatch.setattr(likelihood, "MAX_LOGITS", 2 * CONTEXT * 256)
-    parts = measure(watched, text, tokenizer(), context_length=CONTEXT, vocab_size=256)
+    parts = measure(recorded, text, tokenizer(), context_length=CONTEXT, vocab_size=256)
     assert set(shapes) <= {(2, CONTEXT), (1, CONTEXT)}
     assert np.array_equal(parts.nats, whole.nats)
 
 
-def test_rows_tell_token_id_probability_nats_and_perplexity() -> None:
+def test_rows_have_token_id_probability_nats_and_perplexity() -> None:
     result = measured("ab")
     first, second = result.rows(10)
     assert [first["token"], first["id"], second["token"], second["id"]] == ["a", 97, "b", 98]
@@ -130,11 +130,11 @@ def test_rows_tell_token_id_probability_nats_and_perplexity() -> None:
     assert len(list(result.rows(1))) == 1
 
 
-def test_a_part_of_a_character_is_spelled_by_its_byte() -> None:
+def test_a_byte_of_an_incomplete_character_is_escaped() -> None:
     assert [token_text(tokenizer(), token) for token in "é".encode()] == [r"\xc3", r"\xa9"]
 
 
-def test_a_perplexity_too_large_for_a_number_is_infinite() -> None:
+def test_a_perplexity_above_the_float_range_is_infinite() -> None:
     assert exp(1000.0) == math.inf
     assert exp(1.0) == pytest.approx(math.e)
 
@@ -145,11 +145,11 @@ def test_a_text_without_a_token_to_predict_is_refused() -> None:
     assert str(error.value) == "The text has no token to predict. Give at least a few words."
 
 
-def test_a_broken_model_is_an_error_that_names_the_token() -> None:
+def test_a_nan_loss_is_an_error_that_names_the_token() -> None:
     def broken(batch: Batch) -> NDArray[np.float32]:
-        found = score(batch)
-        found[0, 2] = np.nan
-        return found
+        losses = score(batch)
+        losses[0, 2] = np.nan
+        return losses
 
     with pytest.raises(NumericsError) as error:
         measure(broken, "abc", tokenizer(), context_length=CONTEXT, vocab_size=256)

@@ -1,4 +1,4 @@
-"""Settings of sampling say what they allow; the random numbers of a text depend on nothing but its key."""
+"""Tests of sampling parameters and of the random numbers of a sequence."""
 
 import numpy as np
 import pytest
@@ -36,9 +36,7 @@ SEEDS = st.integers(0, 2**63 - 1)
         ("seed", True, "seed = True is not an integer. Use any non-negative integer."),
     ],
 )
-def test_a_setting_out_of_bounds_is_named_with_its_bounds_and_a_usual_value(
-    setting: str, value: object, text: str
-) -> None:
+def test_an_invalid_parameter_is_named_with_its_range_and_a_usual_value(setting: str, value: object, text: str) -> None:
     with pytest.raises(UsageError) as error:
         SamplingParams(**{setting: value})  # type: ignore[arg-type]
     assert str(error.value) == text
@@ -59,7 +57,7 @@ def test_a_setting_out_of_bounds_is_named_with_its_bounds_and_a_usual_value(
         ("seed", 2**63),
     ],
 )
-def test_what_is_beyond_any_bound_is_refused(setting: str, value: float) -> None:
+def test_a_value_out_of_range_is_refused(setting: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"^{setting} = .*out of range"):
         SamplingParams(**{setting: value})  # type: ignore[arg-type]
 
@@ -72,29 +70,29 @@ def test_what_is_beyond_any_bound_is_refused(setting: str, value: float) -> None
         {"repetition_penalty": 0.01, "temperature": 5e-324, "top_p": 5e-324, "seed": 2**63 - 1},
     ],
 )
-def test_bounds_themselves_are_allowed(settings: dict[str, float]) -> None:
+def test_the_bounds_are_allowed(settings: dict[str, float]) -> None:
     SamplingParams(**settings)  # type: ignore[arg-type]
 
 
 @given(seed=SEEDS, row=SEEDS, count=st.integers(0, 50), more=st.integers(0, 50))
-def test_a_number_depends_on_seed_row_and_position_alone(seed: int, row: int, count: int, more: int) -> None:
+def test_a_random_number_depends_only_on_seed_row_and_position(seed: int, row: int, count: int, more: int) -> None:
     longer = uniforms(seed, row, count + more)
     assert np.array_equal(uniforms(seed, row, count), longer[:count])
     assert np.array_equal(uniforms(seed, row, count + more), longer)
     assert ((longer >= 0) & (longer < 1)).all()
 
 
-def test_seeds_and_rows_have_numbers_of_their_own() -> None:
-    # Also (1, 0) against (0, 1), and seeds that differ in their highest bit alone.
+def test_every_seed_and_row_has_other_numbers() -> None:
+    # Includes (1, 0) and (0, 1), and seeds that differ only in their highest bit.
     keys = [(seed, row) for seed in (0, 1, 2, 2**62) for row in (0, 1, 2, 2**62)]
     assert len({uniforms(seed, row, 8).tobytes() for seed, row in keys}) == len(keys)
 
 
-def test_the_numbers_are_pinned() -> None:
-    """A text told from a seed stays the same from version to version, and from engine to engine."""
+def test_the_random_numbers_are_pinned() -> None:
+    """A seed gives the same completion in every version and with both engines."""
     assert uniforms(1, 0, 4).tolist() == PINNED
 
 
-def test_a_text_has_no_negative_number() -> None:
+def test_a_negative_row_is_refused() -> None:
     with pytest.raises(UsageError, match="row = -1 is not a valid sequence number"):
         uniforms(0, -1, 1)

@@ -72,7 +72,7 @@ def saying_words(words: Sequence[bytes]) -> tuple[TextGenerator, Callable[[Seque
     model = Parrot(config, [tokenizer.eos_id], prompt=3)
 
     def say(numbers: Sequence[int]) -> None:
-        model.says = [*(ByteTokenizer.vocab_size + number for number in numbers), tokenizer.eos_id]
+        model.output = [*(ByteTokenizer.vocab_size + number for number in numbers), tokenizer.eos_id]
 
     return _generator(model, config, tokenizer), say
 

@@ -14,7 +14,7 @@ from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import SamplingParams
 from fabella.models.registry import family_names
 from tests.generation.fake_model import Config, Hashing
-from tests.generation.test_generate_torch import real, told
+from tests.generation.test_generate_torch import complete, untrained
 
 GREEDY = SamplingParams(temperature=0)
 PROMPT = [3, 1, 4, 1, 5]
@@ -32,16 +32,16 @@ def logits_after(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", family_names())
 def test_a_model_that_learns_is_read_as_it_is_now(family: str) -> None:
-    model = real(family)
+    model = untrained(family)
     assert not isinstance(decode_backend(model, 1, 12), ModelBackend)
-    learning = real(family).requires_grad_()
+    learning = untrained(family).requires_grad_()
     assert isinstance(decode_backend(learning, 1, 12), ModelBackend)
-    before = told(learning, [PROMPT], GREEDY, max_tokens=7)
-    assert before == told(model, [PROMPT], GREEDY, max_tokens=7)
+    before = complete(learning, [PROMPT], GREEDY, max_tokens=7)
+    assert before == complete(model, [PROMPT], GREEDY, max_tokens=7)
     with torch.no_grad():
         for weight in learning.parameters():
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    assert told(learning, [PROMPT], GREEDY, max_tokens=7) != before
+    assert complete(learning, [PROMPT], GREEDY, max_tokens=7) != before
 
 
 def test_a_family_without_a_decoder_is_told_by_its_steps() -> None:
@@ -62,7 +62,7 @@ def test_less_memory_says_nearly_the_same(
     family: str, weights: WeightDtype, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_linear_torch, "MIN_PACKED_SIZE", 0)
-    model: Any = real(family)
+    model: Any = untrained(family)
     exact = model(torch.tensor([PROMPT]))[:, -1]
     compile_decoder(model, weights, native=native)
     near = logits_after(model)

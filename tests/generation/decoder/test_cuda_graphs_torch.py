@@ -13,7 +13,7 @@ from fabella.generation.decoder.lower_torch import lower
 from fabella.generation.decoder.packed_linear_torch import float32_linear
 from fabella.generation.decoder.weights import PrefillChunk
 from fabella.models.registry import family_names
-from tests.generation.test_generate_torch import real
+from tests.generation.test_generate_torch import untrained
 
 ROWS, CAPACITY = 3, 90
 # Attention over more positions than there are, all but those masked, adds in another order; a GPU also multiplies so.
@@ -43,7 +43,7 @@ class Rehearsing:
 
 def longer(family: str, device: str) -> Any:
     """A model with positions beyond the first graph's."""
-    return real(family, context_length=CAPACITY).to(device)
+    return untrained(family, context_length=CAPACITY).to(device)
 
 
 def tell(model: Any, recorder: Any, device: str) -> list[Tensor]:

@@ -22,7 +22,7 @@ from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
 from fabella.models.registry import family_module, family_names
-from tests.generation.test_generate_torch import told
+from tests.generation.test_generate_torch import complete
 
 pytestmark = pytest.mark.skipif(build.step().library is None, reason=build.step().remark)
 
@@ -147,10 +147,10 @@ def test_token_by_token_equals_whole_for_texts_at_different_places(name: str, le
 def test_what_is_told_is_what_pytorch_tells(name: str) -> None:
     model = model_of(name)
     prompts = [[3, 1, 4, 1, 5], [2, 7], [1] * 30]
-    compiled = told(model, prompts, SamplingParams(temperature=0), max_tokens=60)
+    compiled = complete(model, prompts, SamplingParams(temperature=0), max_tokens=60)
     compile_decoder(model, native=False)
     assert isinstance(decode_backend(model, 1, 12), TensorBackend)
-    assert told(model, prompts, SamplingParams(temperature=0), max_tokens=60) == compiled
+    assert complete(model, prompts, SamplingParams(temperature=0), max_tokens=60) == compiled
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
