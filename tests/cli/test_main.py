@@ -44,7 +44,7 @@ MISTAKES = {
     ("train",): (2, "Nothing to train on was given. Give a text, a preset or a .yaml config."),
     ("train", "--stpes", "3"): (2, "No such option"),
     ("train", "storybook-1m", "--steps", "three"): (2, "Invalid value for '--steps'"),
-    ("train", "storybok-1m"): (2, "There is no preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
+    ("train", "storybok-1m"): (2, "Unknown preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
     ("train", "storybook-1m", "optimizer.lrr=1"): (2, "Did you mean 'optimizer.lr'?"),
     ("train", "storybook-1m", "engine=jaxx"): (2, "engine = 'jaxx'"),
     **{
@@ -54,7 +54,7 @@ MISTAKES = {
     ("train", "nothing.txt"): (3, "nothing.txt"),
     ("train", "empty.txt"): (3, "empty"),
     ("train", "binary.bin"): (3, "binary.bin"),
-    ("train", "mine.yaml"): (2, "Config file mine.yaml cannot be read: No such file or directory."),
+    ("train", "mine.yaml"): (2, "Cannot read config file mine.yaml: No such file or directory."),
     ("train", "storybook-1m", "--data", "nothing.txt"): (3, "nothing.txt"),
     ("presets", "piny"): (2, "Did you mean 'piny-37m'?"),
     ("resume", "nothing"): (4, "nothing"),

@@ -221,15 +221,15 @@ def test_a_checkpoint_that_is_none_is_refused(folder: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="There is no run folder"):
+    with pytest.raises(CheckpointError, match="No run directory at"):
         load(tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="is no run folder"):
+    with pytest.raises(CheckpointError, match="is not a run directory"):
         load(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     tiny_run.make(tmp_path / "new", steps=())
-    with pytest.raises(CheckpointError, match="has no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="has no valid checkpoint"):
         load(tmp_path / "new")
 
 

@@ -133,7 +133,7 @@ def test_each_changed_setting_meets_its_verdict(key: str) -> None:
     asked = validate_config({**VALUES, **KINDS[key]}) if key in KINDS else changed(key, CHANGES[key])
     verdict = rule_for(key, CONFIG_RULES)
     if verdict == "refuse":
-        with pytest.raises(ConfigError, match=f"cannot go on with other values of .*{key}: .* → .*Resume without"):
+        with pytest.raises(ConfigError, match=f"Cannot resume with other values of .*{key}: .* → .*Resume without"):
             compare_for_resume(RUN, asked)
     else:
         found = {difference.key: difference.verdict for difference in compare_for_resume(RUN, asked)}
@@ -171,8 +171,8 @@ def test_a_difference_is_told_with_both_values() -> None:
     with pytest.raises(ConfigError) as caught:
         compare_for_resume(RUN, changed("seed", 2))
     assert str(caught.value) == (
-        "A run cannot go on with other values of seed: 1 → 2. "
-        "Resume without them, or begin a new run with another --out."
+        "Cannot resume with other values of seed: 1 → 2. "
+        "Resume without these changes, or start a new run with another --out."
     )
 
 

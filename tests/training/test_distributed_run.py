@@ -303,7 +303,7 @@ def test_whenever_the_launcher_is_killed_its_processes_save_and_end(data: Tokeni
 
 
 def test_a_folder_with_another_run_is_refused(straight: Path, data: TokenizedDataset) -> None:
-    with pytest.raises(ConfigError, match="A run cannot go on with other values of seed"):
+    with pytest.raises(ConfigError, match="Cannot resume with other values of seed"):
         distributed_run.start_or_resume(tiny.run("seed=3", steps=STEPS), straight, data)
 
 

@@ -113,7 +113,8 @@ def install_signal_handlers() -> None:
     So it is until a training listens by itself (``training/signals.py``), and after that. One of several processes
     may wait for another where Python answers nothing; it is left to the system to end it.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if not os.environ.get("RANK"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 

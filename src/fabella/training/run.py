@@ -23,7 +23,7 @@ from fabella.errors import CheckpointError, ConfigError, PreparedDataError, Toke
 from fabella.models.parameters import count, initial_weights
 from fabella.optim.registry import state_spec
 from fabella.run_config.run import RunConfig
-from fabella.runs.checkpoint import Loaded, latest_scheduled, load, require_space
+from fabella.runs.checkpoint import Loaded, latest_scheduled, load, max_checkpoints, require_space
 from fabella.runs.environment import environment
 from fabella.runs.metrics_log import truncate_after
 from fabella.runs.resume_rules import compare_manifests
@@ -62,7 +62,7 @@ def start_run(
     if not ranks.rank_info.is_main:
         beside = TrainingSession(run, RunDir(out, run, {}), prepared, engine, ranks, sinks, observers)
         return _go_on(beside, Progress(), {})
-    _require_room(out, run, there=0)
+    require_space(out, checkpoint_bytes(run) * max_checkpoints(run, 0))
     folder = RunDir.create(out, run, _manifest(out, prepared, engine))
     with folder.lock():
         folder.save_tokenizer(prepared.tokenizer)
@@ -158,7 +158,8 @@ def _restore(session: TrainingSession, *, due: bool = False) -> tuple[Progress, 
         progress = _progress_of(saved, loaded.step)
     if session.ranks.rank_info.is_main:
         if progress.step < session.steps and not due:
-            _require_room(session.folder.path, session.run, there=len(session.folder.steps()))
+            space = checkpoint_bytes(session.run) * max_checkpoints(session.run, len(session.folder.steps()))
+            require_space(session.folder.path, space)
         for name in ("metrics.jsonl", "samples.jsonl"):
             truncate_after(session.folder.path / name, progress.step)
     session.ranks.broadcast("the metrics end where the run goes on")
@@ -209,13 +210,6 @@ def resolve_config(run: RunConfig, prepared: TokenizedDataset) -> RunConfig:
         windows = len(SequenceDataset(prepared.train, run.data.sequences, prepared.tokenizer.eos_id))
         length = MaxSteps(max_steps=steps_for_sequences(run.training, math.ceil(windows * length.epochs)))
     return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
-
-
-def _require_room(out: Path, run: RunConfig, *, there: int) -> None:
-    """Raises DiskFullError where all checkpoints of ``run`` there may be at once, beside ``there``, do not fit."""
-    # Beside those kept: the best, the one being written, and after a resume the one that was gone on from.
-    most = run.checkpoint.keep_last + 3
-    require_space(out, checkpoint_bytes(run) * max(most - there, 1))
 
 
 def checkpoint_bytes(run: RunConfig) -> int:

@@ -10,7 +10,8 @@ from types import FrameType
 from fabella.tracking.console import print_status
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAVE_NOW = signal.SIGUSR1
+SAVE_NOW = getattr(signal, "SIGUSR1", None)
+"""Signal that requests a checkpoint; None on Windows, which has no such signal."""
 
 
 @dataclass(slots=True)
@@ -50,7 +51,9 @@ def handle_signals(
     def save(number: int, frame: FrameType | None) -> None:
         interruption.save = True
 
-    handlers = {**dict.fromkeys(SIGNALS, ask), SAVE_NOW: save}
+    handlers = dict.fromkeys(SIGNALS, ask)
+    if SAVE_NOW is not None:
+        handlers[SAVE_NOW] = save
     before = {number: signal.getsignal(number) for number in handlers}
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -19,7 +19,9 @@ from fabella.engine.distributed.process_group import RESUME_HINT
 from fabella.errors import ConfigError, DistributedError
 
 HOST = "127.0.0.1"
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SAVE_NOW = getattr(signal, "SIGUSR1", None)
+"""None on Windows, which has no such signal."""
+FORWARDED = [number for number in (signal.SIGINT, signal.SIGTERM, SAVE_NOW) if number is not None]
 LOOK_SECONDS = 0.5
 GRACE_SECONDS = 30.0
 """To end by oneself, after another process has failed; twice as long in all: SIGTERM comes before SIGKILL."""
@@ -75,7 +77,8 @@ def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int
         "MASTER_ADDR": HOST, "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher keeps the store: it outlives every one of us
     })  # fmt: skip
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the training listens there is nothing to save
+    if SAVE_NOW is not None:
+        signal.signal(SAVE_NOW, signal.SIG_IGN)  # until the training listens there is nothing to save
     torch.set_num_threads(threads)
     code = work(*arguments)
     if code:
@@ -103,11 +106,11 @@ def _passing_on_signals(context: ProcessContext) -> Generator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        again = number != signal.SIGUSR1 and asked and time.monotonic() - asked > LOOK_SECONDS
+        again = number != SAVE_NOW and asked and time.monotonic() - asked > LOOK_SECONDS
         for process in context.processes:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL if again else number)
-        asked = asked if number == signal.SIGUSR1 else time.monotonic()
+        asked = asked if number == SAVE_NOW else time.monotonic()
 
     before = {number: signal.signal(number, handle) for number in FORWARDED}
     try:

@@ -1,7 +1,5 @@
 """What is measured of a JAX training without disturbing it: the time of steps, memory, speed, how values are spread."""
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from fabella.engine.device_jax import Device
 from fabella.engine.engine import Histogram
+from fabella.engine.measure.process_memory import peak_process_memory
 
 LATEST = 1000
 """Steps whose times are kept until they are read: enough for percentiles, however seldom a run logs."""
@@ -76,8 +75,7 @@ def peak_memory(device: Device) -> int:
     statistics = device.memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return int(statistics["peak_bytes_in_use"])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return peak_process_memory()
 
 
 def histogram(values: NDArray[np.float32]) -> Histogram:

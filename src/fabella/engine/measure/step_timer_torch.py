@@ -1,7 +1,5 @@
 """What is measured of a PyTorch training without disturbing it: the time of steps, memory, how values are spread."""
 
-import resource
-import sys
 import time
 from collections import deque
 from functools import cache
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from fabella.engine.engine import Histogram
 from fabella.engine.measure.peak_flops_torch import measure_peak_flops
+from fabella.engine.measure.process_memory import peak_process_memory
 
 LATEST = 1000
 """Steps whose times are kept until they are read: enough for percentiles, however seldom a run logs."""
@@ -64,8 +63,7 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes in use at once so far: of the GPU's memory, or of this process's on any other device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return peak_process_memory()
 
 
 @torch.no_grad()

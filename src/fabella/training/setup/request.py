@@ -108,7 +108,7 @@ def _refuse_misspelt(what: str) -> None:
         return
     nearest = did_you_mean(what, preset_names())
     if nearest.startswith("Did you mean"):
-        raise ConfigError(f"There is no preset '{what}'.", hint=nearest)
+        raise ConfigError(f"Unknown preset '{what}'.", hint=nearest)
     if re.fullmatch(r"[\w-]+", what):
         presets = ", ".join(preset_names())
         raise ConfigError(f"There is neither a file nor a preset '{what}'.", hint=f"Presets: {presets}.")
