@@ -34,7 +34,7 @@ def lock_dir(path: Path, *, what: str = "run directory", blocking: bool = False)
     with storage_errors(path, action):
         if not path.is_dir():
             raise FileNotFoundError(2, "No such file or directory")
-        lock = FileLock(path / LOCK)
+        lock = FileLock(path / LOCK, thread_local=False)  # released by any thread
         _acquire(lock, path, f"{what} {escaped(str(path), MAX_PATH_CHARACTERS)}")
     holder = path / HOLDER
     try:
