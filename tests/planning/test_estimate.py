@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fabella.models.parameters import count
+from fabella.planning import estimate as planning
 from fabella.planning.estimate import RunLength, estimate, estimate_memory, existing_parent, measure_speed, run_length
 from fabella.planning.memory import MemoryBudget
 from fabella.planning.probe import ProbeLimits, ProbeResult
@@ -19,7 +20,7 @@ LIMITS = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu")
 
 def measured(monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:
     monkeypatch.setattr(
-        plan, "probe_batch_size", lambda run, size, limits, counts: ProbeResult(micro_batch_size=size, **values)
+        planning, "probe_batch_size", lambda run, size, limits, counts: ProbeResult(micro_batch_size=size, **values)
     )
 
 

@@ -17,10 +17,10 @@ from fabella.errors import TrainingInterrupted
 from fabella.run_config.run import RunConfig
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import RunDir
-from fabella.tracking.background import BackgroundWorker, NullWorker
 from fabella.tracking.console import ConsoleTracker, print_status
 from fabella.tracking.factory import open_trackers
 from fabella.tracking.tracker import JsonlTracker, Row, Tracker, TrackerGroup
+from fabella.tracking.background import BackgroundWorker, NullWorker
 from fabella.training.callbacks.callbacks import (
     EarlyStop,
     GenerateSamples,

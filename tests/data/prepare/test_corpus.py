@@ -1,4 +1,4 @@
-"""Corpus: equal corpus over the text, with splits."""
+"""Corpus: equal passes over the text, with splits."""
 
 from pathlib import Path
 

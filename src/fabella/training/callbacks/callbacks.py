@@ -13,8 +13,8 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, save, set_best
 from fabella.runs.checkpoint_validation import require_finite
 from fabella.runs.run_dir import RunDir, step_name
-from fabella.tracking.background import BackgroundWorker
 from fabella.tracking.tracker import Row
+from fabella.tracking.background import BackgroundWorker
 from fabella.training.callbacks.throughput import ThroughputMeter
 from fabella.training.eval_loss import EvalLoss
 from fabella.training.loop import Progress
