@@ -75,7 +75,7 @@ def test_accumulation_begins_at_step_0_and_rises(steps: list[list[int]]) -> None
 
 
 def test_sequences_must_not_leave_gaps() -> None:
-    with pytest.raises(ValidationError, match="stride 9 leaves out tokens between sequences of length 8"):
+    with pytest.raises(ValidationError, match="stride 9 leaves out tokens between sequences of 8"):
         Packed(length=8, stride=9)
 
 

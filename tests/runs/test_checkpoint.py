@@ -51,7 +51,7 @@ def test_an_explicit_step_is_never_replaced_by_another(tmp_path: Path) -> None:
         f"{tmp_path} has no step-00000110. Other checkpoints of this run: step-00000100, step-00000120."
     )
     (folder.checkpoints / "step-00000120" / "state.json").write_bytes(b"{}")
-    with pytest.raises(CheckpointError, match=r"state.json: size 2 != \d+ in manifest. Others .*: step-00000100\.$"):
+    with pytest.raises(CheckpointError, match=r"state.json: size 2 != \d+ in manifest. Other .*: step-00000100\.$"):
         load(folder, 120)
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
     size = len((folder.checkpoints / "step-00000100" / "model.safetensors").read_bytes())
     assert loaded.warnings == [
         f"ignoring damaged step-00000120 (step-00000120/model.safetensors: size 812 != {size} in manifest); "
-        "resuming step-00000100"
+        "resuming from step-00000100"
     ]
 
 
@@ -91,7 +91,7 @@ def test_no_whole_checkpoint_is_an_error_that_tells_of_each(tmp_path: Path) -> N
         load(folder, "latest")
     save(folder, 10, stub.checkpoint(10))
     (folder.checkpoints / "step-00000010" / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"whole checkpoint: ignoring incomplete step-00000010 \(no manifest\)\."):
+    with pytest.raises(CheckpointError, match=r"valid checkpoint: ignoring incomplete step-00000010 \(no manifest\)\."):
         load(folder, "latest")
 
 

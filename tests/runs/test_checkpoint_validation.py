@@ -48,7 +48,7 @@ def test_the_first_five_differences_are_named() -> None:
         ({"surprise": np.zeros(1, np.float32)}, "surprise is not a parameter of this model"),
         ({"x\x1b[2J\n" + "y" * 10_000: np.zeros(1, np.float32)}, "x\\x1b[2J\\nyyy"),
         ({FIRST: np.zeros((2, 256), np.float32)}, "embedding.weight is 2 x 256, not 256 x 2"),
-        ({FIRST: np.zeros((), np.float32)}, "embedding.weight is a single number, not 256 x 2"),
+        ({FIRST: np.zeros((), np.float32)}, "embedding.weight is a scalar, not 256 x 2"),
         ({FIRST: np.zeros((256, 2), np.float64)}, "embedding.weight is float64, not float32"),
     ],
 )

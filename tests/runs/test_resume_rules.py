@@ -205,7 +205,7 @@ MADE_WITH = {
 def test_what_a_run_was_made_with_has_a_verdict_too(change: dict[str, Any], verdict: str) -> None:
     saved = {**MADE_WITH, "format": 2, "digest": "…"}
     if verdict == "refuse":
-        with pytest.raises(ConfigError, match="cannot go on"):
+        with pytest.raises(ConfigError, match="Cannot resume"):
             compare_manifests(saved, {**MADE_WITH, **change})
     else:
         assert [found.verdict for found in compare_manifests(saved, {**MADE_WITH, **change})] == [verdict]

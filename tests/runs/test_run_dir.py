@@ -60,7 +60,7 @@ def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> 
 
 def test_a_file_in_the_way_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(StorageError, match=r"making run folder run failed at .*: file exists"):
+    with pytest.raises(StorageError, match=r"creating run directory run failed at .*: file exists"):
         stub.folder(tmp_path / "run")
 
 
@@ -123,7 +123,7 @@ def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
         RunDir.open(tmp_path)
 
 
-@pytest.mark.parametrize(("data", "problem"), [(b"{}", "does not match its own digest"), (None, "no manifest")])
+@pytest.mark.parametrize(("data", "problem"), [(b"{}", "does not match its digest"), (None, "no manifest")])
 def test_a_damaged_or_missing_manifest_is_refused(data: bytes | None, problem: str, tmp_path: Path) -> None:
     path = stub.folder(tmp_path).path / "manifest.json"
     path.unlink() if data is None else path.write_bytes(data)

@@ -65,7 +65,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], list[tuple[str, str]]]] = {
     "manifest flipped": (flip("manifest.json"), [("run", "manifest.json: damaged")]),
     "tokenizer flipped": (
         flip("tokenizer/fabella.json"),
-        [("tokenizer", "tokenizer/fabella.json: damaged, its sha256")],
+        [("tokenizer", "tokenizer/fabella.json: damaged: its sha256")],
     ),
     "tokenizer missing": (remove("tokenizer/fabella.json"), [("tokenizer", "tokenizer/fabella.json: missing")]),
     "tokenizer exchanged": (
@@ -74,11 +74,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], list[tuple[str, str]]]] = {
     ),
     "model flipped": (
         flip("checkpoints/step-00000005/model.safetensors"),
-        [("step-00000005", "step-00000005/model.safetensors: damaged, its sha256 differs")],
+        [("step-00000005", "step-00000005/model.safetensors: damaged: its sha256 differs")],
     ),
     "checkpoint's manifest missing": (
         remove("checkpoints/step-00000010/manifest.json"),
-        [("step-00000010", "no manifest, so the folder is incomplete")],
+        [("step-00000010", "no manifest, so the directory is incomplete")],
     ),
     "latest dangling": (
         write("latest", b"step-00000007\n"),
