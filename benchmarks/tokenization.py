@@ -30,8 +30,8 @@ from fabella.data.dataset import dtype_for
 from fabella.data.prepare.worker_pool import WorkerPool
 from fabella.text.source import documents, parse_source
 from fabella.tokenizers import loading
-from fabella.tokenizers.byte_alphabet import LETTERS
 from fabella.tokenizers.metadata import JSON_FILE
+from fabella.tokenizers.vocab_bytes import LETTERS
 
 RESULTS = Path(__file__).parent / "results" / "tokenization.json"
 BASELINE = "HF tokenizers, encode_batch"

@@ -1,4 +1,4 @@
-"""Errors say what is wrong and what to do, and carry the exit code that DESIGN and README promise."""
+"""Errors name the problem and a hint, and carry the documented exit code."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_each_error_has_its_exit_code(error: type[errors.FabellaError], code: in
     assert error.exit_code == code
 
 
-def test_the_table_above_and_the_docstring_name_every_error() -> None:
+def test_the_docstring_lists_every_error() -> None:
     defined = {
         item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, errors.FabellaError)
     }
@@ -35,7 +35,7 @@ def test_the_table_above_and_the_docstring_name_every_error() -> None:
     assert all(error.__name__ in (errors.__doc__ or "") for error in defined)
 
 
-def test_an_error_reads_as_problem_then_fix() -> None:
+def test_an_error_prints_its_message_and_its_hint() -> None:
     assert str(errors.TextError("a.txt is empty.", hint="Give a text.")) == "a.txt is empty. Give a text."
     assert str(errors.TextError("a.txt is empty.")) == "a.txt is empty."
 
@@ -44,11 +44,11 @@ def test_the_nearest_choice_is_suggested() -> None:
     assert errors.did_you_mean("optimizer.lrr", ["optimizer.lr", "seed"]) == "Did you mean 'optimizer.lr'?"
 
 
-def test_a_dotted_choice_is_found_by_its_last_part() -> None:
+def test_a_dotted_choice_matches_by_its_last_part() -> None:
     assert errors.did_you_mean("lr", ["optimizer.lr", "seed"]) == "Did you mean 'optimizer.lr'?"
 
 
-def test_without_a_near_choice_a_short_list_is_given_and_a_long_one_is_not() -> None:
+def test_without_a_near_choice_a_short_list_of_choices_is_shown() -> None:
     assert errors.did_you_mean("zzz", ["b", "a"]) == "Choose from: a, b."
-    assert errors.did_you_mean("zzz", [f"choice{n}" for n in range(errors.LONGEST_LIST + 1)]) == ""
+    assert errors.did_you_mean("zzz", [f"choice{n}" for n in range(errors.MAX_LISTED_CHOICES + 1)]) == ""
     assert errors.did_you_mean("zzz", []) == ""

@@ -1,35 +1,34 @@
-"""Every error a user can meet, and the code the command line ends with.
+"""User-facing errors and the exit codes of the command line.
 
     FabellaError
-    ├── UsageError            2    a command or an argument that cannot be taken
-    │   └── ConfigError       2    a key or a value of a config
-    ├── DataError             3    what is read and learned from
-    │   ├── TextError         3    text that is missing, empty, binary or damaged
-    │   ├── TokenizerError    3    a tokenizer that is missing, foreign or does not fit
-    │   └── PreparedDataError 3    a prepared folder that is damaged or does not fit
-    ├── StorageError          4    what is written and kept
-    │   ├── DiskFullError     4    no space, no quota, or a file too large
-    │   ├── LockedError       4    a folder that another process is using
-    │   └── CheckpointError   4    a checkpoint or run folder that is damaged or foreign
-    ├── NumericsError         5    a loss, gradient or weight that is not finite
-    │   └── NotFinite         5    the same of one step, which was not taken
-    ├── RanksError            6    another process of the same training is gone
-    └── Interrupted         130    Ctrl-C or a termination signal, after everything was saved
+    ├── UsageError             2    invalid command or argument
+    │   └── ConfigError        2    invalid key or value of a config
+    ├── DataError              3    training data cannot be used
+    │   ├── TextError          3    text is missing, empty, binary or damaged
+    │   ├── TokenizerError     3    tokenizer is missing, unsafe, damaged or does not match
+    │   └── PreparedDataError  3    dataset is damaged or does not match
+    ├── StorageError           4    files cannot be read or written
+    │   ├── DiskFullError      4    no disk space, no quota, or a file too large
+    │   ├── LockedError        4    directory is in use by another process
+    │   └── CheckpointError    4    checkpoint or run directory is damaged or does not match
+    ├── NumericsError          5    loss, gradient or weight is NaN or infinite
+    │   └── NonFiniteStepError 5    training step with a NaN or infinite loss or gradient; it was not applied
+    ├── DistributedError       6    another process of the training has exited
+    └── TrainingInterrupted  130    Ctrl-C or a termination signal, after everything was saved
 
-Each says what is wrong (with the value), the rule it breaks, and the nearest fix. ``assert`` is kept
-for bugs of our own.
+A message names the value and the rule it breaks; the hint names the nearest fix. ``assert`` is for bugs in Fabella.
 """
 
 import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-LONGEST_LIST = 20
-"""Choices that are listed when none is near; more would hide the problem."""
+MAX_LISTED_CHOICES = 20
+"""Longest list of choices in a hint without a near choice; a longer one would hide the message."""
 
 
 class FabellaError(Exception):
-    """``problem`` says what is wrong and which rule it breaks; ``fix`` what to do next."""
+    """Base class: ``message`` names the value and the rule it breaks, ``hint`` the nearest fix."""
 
     exit_code: ClassVar[int] = 1
 
@@ -84,7 +83,7 @@ class NumericsError(FabellaError):
 
 
 class NonFiniteStepError(NumericsError):
-    """``step``: its number, counted from 1."""
+    """A training step whose loss or gradient is NaN or infinite; ``step`` counts from 1."""
 
     def __init__(self, message: str, *, hint: str = "", step: int = 0) -> None:
         super().__init__(message, hint=hint)
@@ -95,19 +94,19 @@ class DistributedError(FabellaError):
     exit_code = 6
 
 
-class TrainingInterrupted(FabellaError):  # noqa: N818 - being stopped by the user is no error
+class TrainingInterrupted(FabellaError):  # noqa: N818 - a stop requested by the user is not an error
     exit_code = 130
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """``Did you mean 'optimizer.lr'?`` for the nearest of ``choices``; otherwise the list of them, if it is short.
+    """Return ``Did you mean 'optimizer.lr'?`` for the nearest choice, else the list of choices if it is short.
 
-    A dotted choice is also found by its last part alone: ``lr`` for ``optimizer.lr``.
+    A dotted choice also matches by its last part: ``lr`` for ``optimizer.lr``.
     """
     names = sorted(choices)
     parts = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(names)}
-    whole = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    nearest = whole or [parts[part] for part in difflib.get_close_matches(name, parts, n=1, cutoff=0.6)]
+    full_matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    nearest = full_matches or [parts[part] for part in difflib.get_close_matches(name, parts, n=1, cutoff=0.6)]
     if nearest:
         return f"Did you mean '{nearest[0]}'?"
-    return f"Choose from: {', '.join(names)}." if 0 < len(names) <= LONGEST_LIST else ""
+    return f"Choose from: {', '.join(names)}." if 0 < len(names) <= MAX_LISTED_CHOICES else ""

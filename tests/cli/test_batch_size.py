@@ -1,4 +1,4 @@
-"""`fabella batch-size`, as a user meets it."""
+"""The command `fabella batch-size`."""
 
 import json
 from pathlib import Path
@@ -17,31 +17,31 @@ SPEEDS = {1: 500.0, 2: 900.0, 4: 1000.0, 8: 800.0}
 
 @pytest.fixture
 def fits_8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Micro-batches of up to 8 windows fit, and 4 are fastest."""
+    """Micro-batches of up to 8 sequences fit, and 4 is the fastest."""
 
-    def try_out(run: object, size: int, given: object) -> ProbeResult:
+    def probe_batch_size(run: object, size: int, limits: object) -> ProbeResult:
         if size > 8:
-            return ProbeResult(micro_batch=size, reason="memory")
-        return ProbeResult(micro_batch=size, tokens_per_second=SPEEDS[size], peak_bytes=int(PEAKS[size]))
+            return ProbeResult(micro_batch_size=size, reason="memory")
+        return ProbeResult(micro_batch_size=size, tokens_per_second=SPEEDS[size], peak_bytes=int(PEAKS[size]))
 
-    monkeypatch.setattr(batch_size_finder, "try_out", try_out)
+    monkeypatch.setattr(batch_size_finder, "probe_batch_size", probe_batch_size)
 
 
 @pytest.mark.usefixtures("fits_8")
-def test_it_tells_the_largest_and_the_fastest_and_how_to_set_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_size_prints_the_largest_and_the_fastest_and_their_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["batch-size", "piny-37m", "--memory", "1GB"]) == 0
-    told = capsys.readouterr()
-    assert told.out == (
-        "Largest that fits: 8 (800 tokens/s, 1 GB at most)\n"
-        "Fastest:           4 (1,000 tokens/s, 600 MB at most)\n"
-        "The same global batch with: training.micro_batch_size=8 'training.gradient_accumulation=[[0,128]]'\n"
+    printed = capsys.readouterr()
+    assert printed.out == (
+        "Largest that fits: 8 (800 tokens/s, 1 GB peak)\n"
+        "Fastest:           4 (1,000 tokens/s, 600 MB peak)\n"
+        "Same global batch with: training.micro_batch_size=8 'training.gradient_accumulation=[[0,128]]'\n"
     )
-    assert "micro-batch     16: needs more memory than there is\n" in told.err
+    assert "micro-batch     16: needs more memory than available\n" in printed.err
 
 
 @pytest.mark.usefixtures("fits_8")
-@pytest.mark.parametrize(("option", "size"), [([], 8), (["--fastest"], 4), (["--most", "3"], 2)])
-def test_the_answer_is_written_into_a_config(
+@pytest.mark.parametrize(("option", "size"), [([], 8), (["--fastest"], 4), (["--max-micro-batch-size", "3"], 2)])
+def test_the_result_is_written_as_a_config(
     option: list[str], size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
@@ -58,18 +58,18 @@ def test_the_answer_is_written_into_a_config(
 
 
 @pytest.mark.usefixtures("fits_8")
-def test_a_file_that_is_no_config_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_config_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diary = tmp_path / "diary.yaml"
     diary.write_text("- dear diary\n")
     assert run(["batch-size", "storybook-1m", "--write", str(diary)]) == 2
-    assert "a config is a mapping of sections" in capsys.readouterr().err
+    assert "a config must be a mapping of sections" in capsys.readouterr().err
     assert diary.read_text() == "- dear diary\n"
     assert run(["batch-size", "storybook-1m", "--write", str(tmp_path / "answer.txt")]) == 2
-    assert "is no .yaml file. Write it to" in capsys.readouterr().err
+    assert "is not a .yaml file. Use --write" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fits_8")
-def test_the_written_config_is_whole_or_not_there(
+def test_the_config_is_written_atomically(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(descriptor: int, data: object) -> int:
@@ -81,11 +81,11 @@ def test_the_written_config_is_whole_or_not_there(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_memory_for_anything_is_an_error_with_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """With real trials: the process is ended while PyTorch is being loaded."""
+def test_too_little_memory_is_an_error_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    """A real trial: the process is killed while it loads PyTorch."""
     assert run(["batch-size", "storybook-1m", "--memory", "50MB"]) == 2
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
-        "A micro-batch of 1 window of 288 tokens needs more memory than there is: 50 MB. Try training.gradient_checkpointing"
-        in told
+        "A micro-batch of 1 sequence of 288 tokens needs more memory than available: 50 MB. "
+        "Try training.gradient_checkpointing" in printed
     )

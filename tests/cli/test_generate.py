@@ -367,13 +367,13 @@ def test_an_invalid_option_value_is_reported(
 def test_a_missing_run_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run_generate(capsys, tmp_path / "nothing", "Once")
     assert (code, out) == (4, "")
-    assert err == (f"fabella: There is no run folder {tmp_path / 'nothing'}. Train one: fabella train --out FOLDER.\n")
+    assert err == (f"fabella: No run directory at {tmp_path / 'nothing'}. Train one: fabella train --out RUN.\n")
 
 
 def test_a_run_without_a_checkpoint_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run_generate(capsys, tiny_run.make(tmp_path / "new", steps=()), "Once")
     assert code == 4
-    assert "has no whole checkpoint" in err
+    assert "has no valid checkpoint" in err
 
 
 def test_a_mismatched_tokenizer_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

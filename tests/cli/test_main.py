@@ -57,7 +57,7 @@ MISTAKES = {
     ("train", "nothing.txt"): (3, "nothing.txt"),
     ("train", "empty.txt"): (3, "empty"),
     ("train", "binary.bin"): (3, "binary.bin"),
-    ("train", "mine.yaml"): (2, "Config file mine.yaml cannot be read: No such file or directory."),
+    ("train", "mine.yaml"): (2, "Cannot read config file mine.yaml: No such file or directory."),
     ("train", "storybook-1m", "--data", "nothing.txt"): (3, "nothing.txt"),
     ("presets", "piny"): (2, "Did you mean 'piny-37m'?"),
     ("resume", "nothing"): (4, "nothing"),

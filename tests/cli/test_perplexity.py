@@ -119,4 +119,4 @@ def test_an_empty_text_is_rejected(folder: Path, capsys: pytest.CaptureFixture[s
 def test_a_missing_run_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run_perplexity(capsys, tmp_path / "nothing", "Once")
     assert code == 4
-    assert "There is no run folder" in err
+    assert "No run directory at" in err

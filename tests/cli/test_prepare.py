@@ -105,8 +105,8 @@ def test_separator_and_column_are_options(tmp_path: Path, capsys: pytest.Capture
             "--separator is only for text files, not for storybook (20 stories",
         ),
         (["storybook:20", "--column", "text"], 2, "--column is only for files and hub datasets, not for storybook (20"),
-        (["storybook:20", "--tokenizer", "bpe:10"], 2, "'bpe:10' names no vocabulary size"),
-        (["storybook:20", "--tokenizer", "none.json"], 3, "There is no tokenizer at none.json"),
+        (["storybook:20", "--tokenizer", "bpe:10"], 2, "Cannot parse the vocabulary size of 'bpe:10'"),
+        (["storybook:20", "--tokenizer", "none.json"], 3, "Cannot find a tokenizer at none.json"),
         (["storybook:2", "--tokenizer", "bytes", "--context-length", "90000"], 3, "a sequence of 90,000 needs 90,001"),
     ],
 )

@@ -30,8 +30,8 @@ def test_a_damaged_run_exits_with_code_4_and_lists_the_damage(run: Path, capsys:
     size = model.stat().st_size
     assert capsys.readouterr().out.splitlines() == [
         f"damaged  step-00000010: step-00000010/model.safetensors: size {size} != {size + 1} in manifest.",
-        "damaged  latest: it is missing; the newest checkpoint is step-00000010.",
-        "remark   step-00000020: a killed process left it unfinished. The next save removes it.",
+        "damaged  latest: missing; the last checkpoint is step-00000010.",
+        "remark   step-00000020: an incomplete file of a killed process. The next save removes it.",
         f"{run}: 2 damaged parts.",
     ]
 
@@ -44,13 +44,13 @@ def test_json_is_one_object(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     printed = json.loads(capsys.readouterr().out)
     assert printed["intact"] is False
     assert printed["findings"] == [
-        {"level": "damaged", "where": "best", "problem": "best names no checkpoint: 'worst'."}
+        {"level": "damaged", "where": "best", "problem": "best is not the name of a checkpoint: 'worst'."}
     ]
 
 
 def test_a_missing_run_exits_with_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fabella(["verify", str(tmp_path / "gone")]) == 4
-    assert "There is no run folder" in capsys.readouterr().out
+    assert "No run directory at" in capsys.readouterr().out
 
 
 def test_a_missing_argument_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

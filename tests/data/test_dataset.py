@@ -259,7 +259,7 @@ def test_offsets_that_do_not_rise_are_corrupt(tmp_path: Path) -> None:
     [
         ("nothing", r"There is no prepared dataset .*place\. Give a directory"),
         ("file", r"There is no prepared dataset .*place\. Give a directory"),
-        ("empty folder", r"manifest\.json: no manifest, so the folder is incomplete"),
+        ("empty folder", r"manifest\.json: no manifest, so the directory is incomplete"),
     ],
 )
 def test_other_directories_are_not_datasets(what: str, problem: str, tmp_path: Path) -> None:

@@ -143,7 +143,11 @@ from fabella.cli import main
 sys.modules["torch"] = None
 code = main.run(["train", "storybook-1m", "--engine", "jax", "--out", "run", "--json", "--devices", "2", *sys.argv[1:]])
 assert code == 0, code
-commands = (["resume", "run", "--steps", "3"], ["generate", "run", "Once", "--max-tokens", "3"], ["perplexity", "run", "A"])
+commands = (
+    ["resume", "run", "--steps", "3"],
+    ["generate", "run", "Once", "--max-tokens", "3"],
+    ["perplexity", "run", "A"],
+)
 for words in commands:
     assert main.run(words) == 0, words
 """

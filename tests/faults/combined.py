@@ -49,11 +49,13 @@ STREAMED = (
 SETTINGS = [
     "model.dropout=0.2",
     "training.gradient_accumulation=[[0, 2], [5, 3], [8, 4]]", "training.log_every_steps=1",
-    "training.precision={kind: fp16, initial_loss_scale: 4194304, loss_scale_growth_interval: 2}", "training.on_nonfinite.kind=skip",
+    "training.precision={kind: fp16, initial_loss_scale: 4194304, loss_scale_growth_interval: 2}",
+    "training.on_nonfinite.kind=skip",
     "training.parallel.timeout_seconds=30",
     "optimizer={kind: muon, lr: 0.02, schedule: [{shape: linear, start: 0.1, end: 1.0, length: 60%},"
     " {shape: cosine, start: 1.0, end: 0.1, length: 40%}]}",
-    "checkpoint.every_steps=3", "checkpoint.keep_last=100", "validation.every_steps=2", "validation.early_stopping_patience=50", "samples.every_steps=5",
+    "checkpoint.every_steps=3", "checkpoint.keep_last=100", "validation.every_steps=2",
+    "validation.early_stopping_patience=50", "samples.every_steps=5",
 ]  # fmt: skip
 
 

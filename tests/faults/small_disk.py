@@ -43,7 +43,7 @@ def check_save_on_full_disk(folder: RunDir, place: Path, free: str) -> None:
     """Save step 120 on the full disk, and find everything as it was."""
     before = stub.contents(place)
     told = (
-        rf"^disk full: writing step-00000120 needs 484 KB, {free} are free at .*; the last good checkpoint is step-00"
+        rf"^disk full: writing step-00000120 needs 484 kB, {free} are free at .*; the last good checkpoint is step-00"
     )
     with pytest.raises(DiskFullError, match=told):
         save(folder, 120, stub.checkpoint(120, TABLE))

@@ -121,7 +121,7 @@ def test_an_absurd_config_is_refused_or_harmless(folder: Path) -> None:
 
     opened()
     assert len(refused) > CASES // 2, "hardly any of the configs was absurd"
-    assert all("is no config of a run: " in words and words.isprintable() for words in refused)
+    assert all("is not the config of a run: " in words and words.isprintable() for words in refused)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_an_absurd_config_is_refused_or_harmless(folder: Path) -> None:
 def test_the_error_names_the_value(key: str, value: object, folder: Path) -> None:
     values = {**stub.VALUES, "model": {**MODELS[2], key: value}}
     (folder / "config.yaml").write_bytes(signed(values))
-    with pytest.raises(CheckpointError, match=rf"is no config of a run: .*{key}"):
+    with pytest.raises(CheckpointError, match=rf"is not the config of a run: .*{key}"):
         RunDir.open(folder)
 
 

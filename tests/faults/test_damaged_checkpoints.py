@@ -39,7 +39,7 @@ def expect_refused(folder: RunDir, problem: str) -> None:
     loaded = load(folder, "latest")
     assert stub.same(loaded.checkpoint, stub.checkpoint(100))
     assert loaded.warnings[0].startswith("ignoring damaged step-00000120 (step-00000120/")
-    assert loaded.warnings[0].endswith("; resuming step-00000100")
+    assert loaded.warnings[0].endswith("; resuming from step-00000100")
 
 
 @pytest.mark.fault("A8", cases=PARTS + 1)
@@ -120,11 +120,11 @@ def rename(tensors: Tensors, old: str, new: str) -> None:
 
 
 MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "missing": (model(lambda t: t.pop(FIRST)), f"model.safetensors does not fit the model: {FIRST} is missing"),
+    "missing": (model(lambda t: t.pop(FIRST)), f"model.safetensors does not match the model: {FIRST} is missing"),
     "two missing": (model(lambda t: (t.pop(FIRST), t.pop(SECOND))), f"{FIRST} is missing; {SECOND} is missing"),
     "all missing": (model(lambda t: t.clear()), r"is missing(; .* is missing){4}; and \d+ more"),
-    "extra": (model(lambda t: t.update(extra=np.zeros(1, np.float32))), "extra is none of this model's"),
-    "renamed": (model(lambda t: rename(t, FIRST, "x")), f"{FIRST} is missing; x is none of this model's"),
+    "extra": (model(lambda t: t.update(extra=np.zeros(1, np.float32))), "extra is not a parameter of this model"),
+    "renamed": (model(lambda t: rename(t, FIRST, "x")), f"{FIRST} is missing; x is not a parameter of this model"),
     "swapped": (model(lambda t: (rename(t, FIRST, "x"), rename(t, SECOND, FIRST))), f"{FIRST} is 2, not 256 x 2"),
     "transposed": (model(lambda t: t.update({FIRST: t[FIRST].T})), f"{FIRST} is 2 x 256, not 256 x 2"),
     "flattened": (model(lambda t: t.update({FIRST: t[FIRST].reshape(-1)})), f"{FIRST} is 512, not 256 x 2"),
@@ -139,7 +139,10 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
         optimizer(lambda t: t.update({f"first.{FIRST}": t[f"first.{FIRST}"][1:]})),
         f"first.{FIRST} is 255 x 2, not 256 x 2",
     ),
-    "moment of nothing": (optimizer(lambda t: t.update({"third": np.zeros(1, np.float32)})), "third is none of this"),
+    "moment of nothing": (
+        optimizer(lambda t: t.update({"third": np.zeros(1, np.float32)})),
+        "third is not a parameter",
+    ),
     "another step": (state(step=100), "state.json: it is of step 100, not 120"),
     "a later format": (state(format=99), "state.json was written in format 99"),
     "not a state": (no_state, "it names no format"),

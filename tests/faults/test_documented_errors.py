@@ -12,7 +12,7 @@ import pytest
 
 from fabella.cli.main import run
 from fabella.runs.run_dir import RunDir
-from fabella.storage import locked
+from fabella.storage import lock_dir
 from tests.generation import tiny_run
 
 STORY = "Once upon a time there was a fox. The fox was glad.\n\n"
@@ -43,7 +43,7 @@ def a_folder_with_something_else(home: Path, patch: pytest.MonkeyPatch) -> list[
 def a_run_in_use(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
     folder = tiny_run.make(home / "runs" / "story")
     patch.setattr("fabella.training.run._open_same_data", lambda *_: None)  # this run was never trained on any
-    holds.append(locked(folder))
+    holds.append(lock_dir(folder))
     holds[-1].__enter__()
     return ["resume", "runs/story"]
 
@@ -160,7 +160,9 @@ def test_no_command_overwrites_existing_files(
     (tmp_path / "story.txt").write_text(STORY * 60)
     (tmp_path / "other.txt").write_text(STORY * 70)
     assert run(TRAIN) == 0
-    assert run(["prepare", "story.txt", "--tokenizer", "bytes", "--context-length", "16", "--out", "prepared-before"]) == 0
+    assert (
+        run(["prepare", "story.txt", "--tokenizer", "bytes", "--context-length", "16", "--out", "prepared-before"]) == 0
+    )
     assert run(["tokenizer", "train", "story.txt", "--tokenizer", "bpe:300", "--out", "tokenizer-before"]) == 0
     before = everything(tmp_path)
     assert run(again(tmp_path)) == 4
@@ -168,4 +170,8 @@ def test_no_command_overwrites_existing_files(
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in {".lock", ".lock-holder"}
+    }

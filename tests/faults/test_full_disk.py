@@ -37,8 +37,8 @@ def test_a_disk_that_fills_up_leaves_the_older_checkpoint(level: int, tmp_path: 
     with watch_disk_calls(disk_full_after(size * level // LEVELS)), pytest.raises(DiskFullError) as caught:
         save(folder, 120, stub.checkpoint(120))
     assert re.fullmatch(
-        r"disk full: writing step-00000120 needs 9\.\d KB, \S+ \w+ are free at \S+/checkpoints/step-00000120; "
-        r"the last good checkpoint is step-00000100\. Free some space there, or choose a place with more\.",
+        r"disk full: writing step-00000120 needs 9\.\d kB, \S+ \w+ are free at \S+/checkpoints/step-00000120; "
+        r"the last good checkpoint is step-00000100\. Free some space there, or choose a disk with more\.",
         str(caught.value),
     )
     is_intact(folder, before)
@@ -60,7 +60,7 @@ def test_a_real_disk_of_two_megabytes(tmp_path: Path) -> None:
 
 
 ERRORS = {
-    errno.EFBIG: "file larger than this place allows: writing step-00000120 needs 9.",
+    errno.EFBIG: "file too large: writing step-00000120 needs 9.",
     errno.EDQUOT: "disk quota used up: writing step-00000120 needs 9.",
     errno.EIO: "writing step-00000120 failed at ",
     errno.EROFS: "writing step-00000120 failed at ",
@@ -107,7 +107,7 @@ def test_every_disk_call_can_fail(tmp_path: Path) -> None:
             assert watched.calls[number][0] in {"mkdir", "unlink"}
         loaded = load(tried, "latest")
         assert stub.same(loaded.checkpoint, stub.checkpoint(loaded.step))
-        assert [item.name for item in tried.path.rglob(".*")] in ([], [".lock"])
+        assert [item.name for item in tried.path.rglob(".*")] in ([], [".lock"], [".lock", ".lock-holder"])
 
 
 def test_a_file_above_the_size_limit_is_reported(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_file_above_the_size_limit_is_reported(tmp_path: Path) -> None:
         try:
             save(folder, 120, stub.checkpoint(120))
         except DiskFullError as error:
-            os._exit(7 if error.message.startswith("file larger than this place allows: writing step-") else 8)
+            os._exit(7 if error.message.startswith("file too large: writing step-") else 8)
 
     assert run_in_child(limited) == 7
     is_intact(folder, before)

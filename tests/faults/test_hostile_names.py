@@ -68,7 +68,7 @@ def test_a_pointer_with_such_a_name_is_reported_and_not_followed(name: str, fold
     loaded = load(folder, "latest")
     assert loaded.step == 100
     (line,) = loaded.warnings
-    assert line.startswith("ignoring latest (latest names no checkpoint: '")
+    assert line.startswith("ignoring latest (latest is not the name of a checkpoint: '")
     harmless(line)
     for finding in verify(folder.path):
         harmless(finding.problem)
@@ -84,7 +84,7 @@ def test_a_weight_with_such_a_name_is_refused(name: str, folder: RunDir) -> None
     entry = {"size": (place / "model.safetensors").stat().st_size, "sha256": sha256_of(place / "model.safetensors")}
     manifest["files"]["model.safetensors"] = entry
     (place / "manifest.json").write_bytes(dump_manifest(manifest))
-    with pytest.raises(CheckpointError, match="is none of this model's") as caught:
+    with pytest.raises(CheckpointError, match="is not a parameter of this model") as caught:
         load(folder, 100)
     harmless(str(caught.value))
 
@@ -138,7 +138,7 @@ def possible(name: str) -> bool:
 def test_a_folder_with_such_a_file_name_is_refused_harmlessly(name: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("mine")
-    with pytest.raises(StorageError, match="is not empty, and no run: it holds ") as caught:
+    with pytest.raises(StorageError, match="is neither empty nor a run: it contains ") as caught:
         stub.folder(tmp_path / "out")
     harmless(str(caught.value))
     assert (tmp_path / "out" / name).read_text() == "mine"
@@ -151,6 +151,6 @@ def test_a_run_directory_with_such_a_name_works_and_its_errors_are_harmless(
     place = Path(shutil.copytree(original.path, tmp_path / name))
     assert verify(place)[0].where == "tokenizer"
     (place / "config.yaml").unlink()
-    with pytest.raises(CheckpointError, match="is no run folder") as caught:
+    with pytest.raises(CheckpointError, match="is not a run directory") as caught:
         RunDir.open(place)
     harmless(str(caught.value))

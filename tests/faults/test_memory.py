@@ -26,8 +26,10 @@ LEAK = 4_000
 EVERY, WARM_UP = 100, 500
 
 OFTEN = [
-    "training.log_every_steps=1", "training.gradient_accumulation=[[0, 1]]", "training.micro_batch_size=1", "validation.every_steps=100",
-    "validation.num_sequences=1", "checkpoint.every_steps=100", "samples.every_steps=100", "samples.max_tokens=2", "data.source.stories=24",
+    "training.log_every_steps=1", "training.gradient_accumulation=[[0, 1]]", "training.micro_batch_size=1",
+    "validation.every_steps=100",
+    "validation.num_sequences=1", "checkpoint.every_steps=100", "samples.every_steps=100", "samples.max_tokens=2",
+    "data.source.stories=24",
     "tracking.tensorboard=true", "tracking.histogram_every_steps=50",
 ]  # fmt: skip
 

@@ -97,7 +97,9 @@ def test_a_pickle_in_place_of_weights_is_refused(
     run = shutil.copytree(released, tmp_path / "run")
     (run / STEP / file).write_bytes(malicious_files(canary)[name])
     seal(run / STEP)
-    problem = "no safetensors file" if name.endswith(UNRECOGNISED) else "refusing pickle: it may hold code that runs"
+    problem = (
+        "not a valid safetensors file" if name.endswith(UNRECOGNISED) else "refusing pickle, which can execute code"
+    )
     with pytest.raises(CheckpointError, match=f"step-00000010/{file}: {problem}"):
         load(RunDir.open(run), 10)
     assert any(problem in words for words in read_all(run))
@@ -109,7 +111,7 @@ def test_a_pickle_in_place_of_weights_is_refused(
 def test_a_pickle_given_as_a_run_is_refused(name: str, suffix: str, canary: Path, tmp_path: Path) -> None:
     path = tmp_path / f"model.{suffix}"
     path.write_bytes(malicious_files(canary)[name])
-    problem = "is a file, no run folder" if name.endswith(UNRECOGNISED) else "refusing pickle"
+    problem = "is a file, not a run directory" if name.endswith(UNRECOGNISED) else "refusing pickle"
     with pytest.raises(CheckpointError, match=rf"model\.{suffix}:? {problem}"):
         RunDir.open(path)
     assert problem in verify(path)[0].problem
@@ -162,7 +164,7 @@ def test_a_config_that_asks_for_python_objects_is_refused(
     (run / "config.yaml").write_bytes(
         text + f"# sha256 of the lines above: {hashlib.sha256(text).hexdigest()}\n".encode()
     )
-    with pytest.raises(CheckpointError, match=r"config.yaml is no config of a run"):
+    with pytest.raises(CheckpointError, match=r"config.yaml is not the config of a run"):
         RunDir.open(run)
 
 

@@ -40,17 +40,17 @@ def make_dangling_link(folder: RunDir) -> None:
 
 
 POINTERS: dict[str, tuple[Callable[[RunDir], None], str]] = {
-    "missing": (delete_pointer, "there is no pointer latest"),
-    "dangling": (write_pointer(b"step-00000999\n"), "ignoring latest (step-00000999 is not there)"),
+    "missing": (delete_pointer, "no latest checkpoint is recorded"),
+    "dangling": (write_pointer(b"step-00000999\n"), "ignoring latest (step-00000999 does not exist)"),
     "outside": (
         write_pointer(b"../../other/checkpoints/step-00000999\n"),
-        "ignoring latest (latest names no checkpoint: '../../other/checkpoints/step-00000999\\n')",
+        "ignoring latest (latest is not the name of a checkpoint: '../../other/checkpoints/step-00000999\\n')",
     ),
     "to an incomplete one": (damage_target, "ignoring incomplete step-00000130 (no manifest)"),
-    "empty": (write_pointer(b""), "ignoring latest (latest names no checkpoint: '')"),
+    "empty": (write_pointer(b""), "ignoring latest (latest is not the name of a checkpoint: '')"),
     "not a name": (
         write_pointer(b"\xff\x1b[2Jstep-00000120"),
-        "ignoring latest (latest names no checkpoint: '\\xff\\x1b[2Jstep-00000120')",
+        "ignoring latest (latest is not the name of a checkpoint: '\\xff\\x1b[2Jstep-00000120')",
     ),
 }
 
@@ -64,7 +64,7 @@ def test_a_broken_pointer_falls_back_to_the_latest_valid_step(damage: str, tmp_p
     break_it(folder)
     loaded = load(folder, "latest")
     assert stub.same(loaded.checkpoint, stub.checkpoint(120))
-    assert loaded.warnings == [f"{told}; resuming step-00000120"]
+    assert loaded.warnings == [f"{told}; resuming from step-00000120"]
 
 
 def test_a_pointer_that_is_no_file_is_reported(tmp_path: Path) -> None:

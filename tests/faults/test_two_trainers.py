@@ -64,8 +64,8 @@ def check_race(path: Path, contenders: list[Contender], results: list[str], *, m
     winner = contenders[results.index("won")]
     (loser,) = (words for words in results if words != "won")
     host = re.escape(os.uname().nodename)
-    told = [rf"run folder {path} is locked by pid {winner.pid} on host {host}\. Wait until it"]
-    told += [rf"{path} holds a run already\. Go on with it"] if makes_it else []
+    told = [rf"run directory {path} is locked by pid {winner.pid} on host {host}\. Wait until it"]
+    told += [rf"{path} contains a run already\. Resume it"] if makes_it else []
     assert any(re.match(words, loser) for words in told), loser
     with pytest.raises(StorageError, match=f"is locked by pid {winner.pid} on host"), RunDir.open(path).lock():
         pytest.fail("the winner still holds it")
@@ -96,6 +96,6 @@ def test_a_dead_trainer_holds_no_lock(tmp_path: Path) -> None:
             os._exit(9)
 
     assert run_in_child(die_with_it) == 9
-    assert (tmp_path / ".lock").read_text().endswith(f"{os.uname().nodename}\n")
+    assert (tmp_path / ".lock-holder").read_text().endswith(f"{os.uname().nodename}\n")
     with folder.lock():
         pass

@@ -247,15 +247,15 @@ def test_an_unknown_checkpoint_is_refused(run_dir: Path) -> None:
 
 
 def test_a_directory_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="There is no run folder"):
+    with pytest.raises(CheckpointError, match="No run directory at"):
         load(tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="is no run folder"):
+    with pytest.raises(CheckpointError, match="is not a run directory"):
         load(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     tiny_run.make(tmp_path / "new", steps=())
-    with pytest.raises(CheckpointError, match="has no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="has no valid checkpoint"):
         load(tmp_path / "new")
 
 

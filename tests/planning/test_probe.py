@@ -6,14 +6,14 @@ import pytest
 
 from fabella.errors import ConfigError, FabellaError
 from fabella.planning import probe
-from fabella.planning.probe import ProbeLimits, try_out
+from fabella.planning.probe import ProbeLimits, probe_batch_size
 from tests.planning import fake_worker
 from tests.training import tiny
 
 AMPLE = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu")
 
 
-def behaves(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+def replace_worker(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Replace the worker by one that runs ``code``, which may set ``result``."""
     monkeypatch.setattr(probe, "WORKER", fake_worker.__name__)
     monkeypatch.setenv(fake_worker.CODE, code)
@@ -21,11 +21,11 @@ def behaves(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 def test_a_micro_batch_that_fits_is_measured(tmp_path: Path) -> None:
     data = tiny.prepared(tmp_path)
-    given = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu", prepared=str(data.folder))
-    trial = try_out(tiny.run(), 4, given, (1, 2))
+    limits = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu", prepared=str(data.folder))
+    trial = probe_batch_size(tiny.run(), 4, limits, (1, 2))
     assert trial.fits
-    assert trial.micro_batch == 4
-    assert trial.tokens_per_second == pytest.approx(4 * 32 / (trial.seconds + trial.seconds_of_update))
+    assert trial.micro_batch_size == 4
+    assert trial.tokens_per_second == pytest.approx(4 * 32 / (trial.seconds + trial.update_seconds))
     assert trial.peak_bytes > trial.program_bytes > 10**7
     assert trial.engine is not None
     assert trial.engine["device"].startswith("cpu")
@@ -33,8 +33,8 @@ def test_a_micro_batch_that_fits_is_measured(tmp_path: Path) -> None:
 
 @pytest.mark.fault("D9", cases=1)
 def test_a_worker_that_takes_more_memory_than_allowed_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    behaves(monkeypatch, "taken = bytearray(b'x') * 300_000_000\nimport threading; threading.Event().wait()")
-    trial = try_out(tiny.run(), 4, ProbeLimits(limit=2 * 10**8, on_gpu=False, seconds=120))
+    replace_worker(monkeypatch, "taken = bytearray(b'x') * 300_000_000\nimport threading; threading.Event().wait()")
+    trial = probe_batch_size(tiny.run(), 4, ProbeLimits(limit=2 * 10**8, on_gpu=False, seconds=120))
     assert (trial.fits, trial.reason) == (False, "memory")
 
 
@@ -47,33 +47,35 @@ def test_a_worker_that_takes_more_memory_than_allowed_is_killed(monkeypatch: pyt
         ("sys.exit('terminate called after throwing an instance of std::bad_alloc')", "memory"),
         ("result = {'peak_bytes': 200000000000, 'on_gpu': False}", "memory"),
     ],
-    ids=["killed", "raised", "aborted", "between two looks"],
+    ids=["killed", "raised", "aborted", "between two readings"],
 )
 def test_a_worker_that_runs_out_of_memory_does_not_fit(code: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    behaves(monkeypatch, code)
-    assert try_out(tiny.run(), 4, AMPLE).reason == reason
+    replace_worker(monkeypatch, code)
+    assert probe_batch_size(tiny.run(), 4, AMPLE).reason == reason
 
 
 def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    behaves(monkeypatch, "import threading; threading.Event().wait()")
-    trial = try_out(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=0.2))
+    replace_worker(monkeypatch, "import threading; threading.Event().wait()")
+    trial = probe_batch_size(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=0.2))
     assert (trial.fits, trial.reason) == (False, "time")
 
 
 def test_an_error_of_the_worker_is_raised_with_its_class() -> None:
     with pytest.raises(ConfigError, match="Unknown device 'tpu'"):
-        try_out(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="tpu"))
+        probe_batch_size(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="tpu"))
 
 
-def test_any_other_exit_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    behaves(monkeypatch, "sys.exit('the kernel is of another version')")
-    with pytest.raises(FabellaError, match=r"exited \(exit code 1\); its last words: the kernel is of another version"):
-        try_out(tiny.run(), 4, AMPLE)
+def test_any_other_exit_is_reported_with_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_worker(monkeypatch, "sys.exit('the kernel is of another version')")
+    with pytest.raises(
+        FabellaError, match=r"exited \(exit code 1\)\. Its last line of output: the kernel is of another version"
+    ):
+        probe_batch_size(tiny.run(), 4, AMPLE)
 
 
 @pytest.mark.fault("D9", cases=1)
 def test_a_real_probe_without_memory_does_not_fit() -> None:
     """Sixteen gigabytes of activations: the process is killed on the way there."""
     run = tiny.run("model.vocab_size=256", "model.layers=64", "model.dim=256", "model.ffn_dim=1024")
-    trial = try_out(run, 8192, ProbeLimits(limit=7 * 10**8, on_gpu=False, seconds=120, device="cpu"))
+    trial = probe_batch_size(run, 8192, ProbeLimits(limit=7 * 10**8, on_gpu=False, seconds=120, device="cpu"))
     assert trial.reason == "memory"

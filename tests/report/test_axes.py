@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.report.axes import bounds, duration, log_ticks, number, second_ticks, ticks
+from fabella.report.axes import bounds, log_ticks, number, second_ticks, ticks
+from fabella.storage import format_duration
 
 LENGTH = st.floats(1e-3, 1e12)
 ROUNDING = 1e-6
@@ -49,7 +50,7 @@ def test_numbers_are_short() -> None:
         "2.5P",
     ]
     assert number(0.00001234) == "1.2e-05"
-    assert [duration(v) for v in (42, 750, 11100, 187200)] == ["0:42", "12:30", "3:05:00", "2 d 4 h"]
+    assert [format_duration(v) for v in (42, 750, 11100, 187200)] == ["0:42", "12:30", "3:05:00", "2 d 4 h"]
 
 
 def test_bounds_ignore_non_finite_values_and_are_never_equal() -> None:

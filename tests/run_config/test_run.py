@@ -1,4 +1,4 @@
-"""The sections of a run: what they accept, what they refuse, and in which words."""
+"""Config sections accept valid values and refuse others with an error that names the rule."""
 
 import math
 
@@ -30,16 +30,16 @@ def test_a_preset_has_exactly_the_published_number_of_parameters(name: str, para
     assert count(preset(name).model.parameters()) == parameters
 
 
-def test_a_number_beside_the_vocabulary_counts_the_blocks() -> None:
+def test_non_embedding_parameters_are_those_of_the_blocks() -> None:
     assert count_non_embedding(preset("tinystories-8m").model.parameters()) == 19_708_672 - (50_257 + 2_048) * 256
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_is_named_as_its_file(name: str) -> None:
+def test_every_preset_has_the_name_of_its_file(name: str) -> None:
     assert preset(name).name == name
 
 
-def test_the_training_settings_of_the_references_are_kept() -> None:
+def test_presets_have_the_training_settings_of_their_references() -> None:
     minigpt = preset("minigpt-100m")
     assert minigpt.training.gradient_accumulation == ((0, 8), (8750, 16), (13125, 32))
     assert minigpt.training.precision == Float16(initial_loss_scale=256.0, loss_scale_growth_interval=5000)
@@ -74,12 +74,12 @@ def test_accumulation_begins_at_step_0_and_rises(steps: list[list[int]]) -> None
         TrainingConfig(length=MaxSteps(max_steps=1), micro_batch_size=1, gradient_accumulation=steps)  # pyright: ignore[reportArgumentType]
 
 
-def test_windows_must_not_leave_gaps() -> None:
-    with pytest.raises(ValidationError, match="stride 9 leaves out tokens between windows of 8"):
+def test_sequences_must_not_leave_gaps() -> None:
+    with pytest.raises(ValidationError, match="stride 9 leaves out tokens between sequences of 8"):
         Packed(length=8, stride=9)
 
 
-def test_a_window_fits_the_positions_of_the_model() -> None:
+def test_a_sequence_fits_the_context_of_the_model() -> None:
     values = preset("storybook-1m").model_dump(mode="json")
     values["data"]["sequences"] = {"kind": "padded", "length": 289}
     with pytest.raises(
@@ -88,23 +88,23 @@ def test_a_window_fits_the_positions_of_the_model() -> None:
         RunConfig.model_validate(values)
 
 
-def test_a_recurrent_model_reads_windows_of_any_length() -> None:
+def test_a_recurrent_model_takes_sequences_of_any_length() -> None:
     values = preset("mingru-17m").model_dump(mode="json")
     values["data"]["sequences"]["length"] = 5000
     assert RunConfig.model_validate(values).data.sequences.length == 5000
 
 
 @pytest.mark.parametrize(("length", "steps"), [("10%", 20), (50, 50), ("0%", 0), ("100%", 200), ("12.5%", 25)])
-def test_a_segment_is_as_long_as_it_says(length: str | int, steps: int) -> None:
+def test_a_schedule_phase_has_its_configured_length(length: str | int, steps: int) -> None:
     assert SchedulePhase(shape="linear", start=0.0, end=1.0, length=length).steps(200) == steps
 
 
 @pytest.mark.parametrize("length", ["ten", "101%", "-1", -5, "nan%", "inf%", ""])
-def test_a_segment_of_no_length_is_refused(length: str | int) -> None:
+def test_a_schedule_phase_with_an_invalid_length_is_refused(length: str | int) -> None:
     with pytest.raises(ValidationError, match="is neither a number of steps"):
         SchedulePhase(shape="cosine", start=0.0, end=1.0, length=length)
 
 
-def test_families_are_the_files_of_the_models_folder() -> None:
+def test_families_are_the_files_of_the_models_package() -> None:
     assert {"gpt2", "llama", "mingru", "minigpt", "hybrid"} <= set(family_names())
     assert not any(name.startswith("nn") for name in family_names())

@@ -83,5 +83,5 @@ def contents(path: Path) -> dict[str, bytes]:
     return {
         item.relative_to(path).as_posix(): item.read_bytes()
         for item in sorted(path.rglob("*"))
-        if item.is_file() and item.name != ".lock"
+        if item.is_file() and item.name not in {".lock", ".lock-holder"}
     }

@@ -47,9 +47,11 @@ def test_an_explicit_step_is_never_replaced_by_another(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 120])
     with pytest.raises(CheckpointError) as caught:
         load(folder, 110)
-    assert str(caught.value) == (f"{tmp_path} has no step-00000110. Others of this run: step-00000100, step-00000120.")
+    assert str(caught.value) == (
+        f"{tmp_path} has no step-00000110. Other checkpoints of this run: step-00000100, step-00000120."
+    )
     (folder.checkpoints / "step-00000120" / "state.json").write_bytes(b"{}")
-    with pytest.raises(CheckpointError, match=r"state.json: size 2 != \d+ in manifest. Others .*: step-00000100\.$"):
+    with pytest.raises(CheckpointError, match=r"state.json: size 2 != \d+ in manifest. Other .*: step-00000100\.$"):
         load(folder, 120)
 
 
@@ -62,7 +64,7 @@ def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
     size = len((folder.checkpoints / "step-00000100" / "model.safetensors").read_bytes())
     assert loaded.warnings == [
         f"ignoring damaged step-00000120 (step-00000120/model.safetensors: size 812 != {size} in manifest); "
-        "resuming step-00000100"
+        "resuming from step-00000100"
     ]
 
 
@@ -70,7 +72,7 @@ def test_an_incomplete_latest_falls_back_and_says_so(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 120])
     (folder.checkpoints / "step-00000120" / "manifest.json").unlink()
     assert load(folder, "latest").warnings == [
-        "ignoring incomplete step-00000120 (no manifest); resuming step-00000100"
+        "ignoring incomplete step-00000120 (no manifest); resuming from step-00000100"
     ]
 
 
@@ -79,17 +81,17 @@ def test_what_a_killed_save_left_is_told(tmp_path: Path) -> None:
     (folder.checkpoints / ".step-00000120.partial-0123456789ab").mkdir()
     (folder.checkpoints / ".step-00000090.partial-0123456789ab").mkdir()
     assert load(folder, "latest").warnings == [
-        "ignoring incomplete step-00000120 (no manifest); resuming step-00000100"
+        "ignoring incomplete step-00000120 (no manifest); resuming from step-00000100"
     ]
 
 
 def test_no_whole_checkpoint_is_an_error_that_tells_of_each(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"run has no whole checkpoint\. Train it: fabella resume"):
+    with pytest.raises(CheckpointError, match=r"run has no valid checkpoint\. Train it: fabella resume"):
         load(folder, "latest")
     save(folder, 10, stub.checkpoint(10))
     (folder.checkpoints / "step-00000010" / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"whole checkpoint: ignoring incomplete step-00000010 \(no manifest\)\."):
+    with pytest.raises(CheckpointError, match=r"valid checkpoint: ignoring incomplete step-00000010 \(no manifest\)\."):
         load(folder, "latest")
 
 
@@ -102,7 +104,7 @@ def test_best_is_what_it_was_set_to(tmp_path: Path) -> None:
 
 def test_without_a_best_the_newest_is_taken_and_told(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 110])
-    assert load(folder, "best").warnings == ["there is no pointer best; taking step-00000110"]
+    assert load(folder, "best").warnings == ["no best checkpoint is recorded; using step-00000110"]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
@@ -117,9 +119,9 @@ def test_a_checkpoint_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> N
     folder = stub.folder(tmp_path, [100])
     made = stub.checkpoint(110)
     lacking = dict(list(made.state.weights.items())[1:])
-    with pytest.raises(CheckpointError, match=r"step-00000110/model.safetensors does not fit the model: embedding"):
+    with pytest.raises(CheckpointError, match=r"step-00000110/model.safetensors does not match the model: embedding"):
         save(folder, 110, Checkpoint(dataclasses.replace(made.state, weights=lacking), made.progress))
-    with pytest.raises(CheckpointError, match=r"step-00000110: best_loss = inf is no finite number; not saved"):
+    with pytest.raises(CheckpointError, match=r"step-00000110: best_loss = inf is not a finite number; not saved"):
         save(folder, 110, Checkpoint(made.state, {"best_loss": math.inf}))
     assert folder.steps() == [100]
 

@@ -10,10 +10,17 @@ from fabella.errors import CheckpointError
 from fabella.models.parameters import block_matrices
 from fabella.optim import muon
 from fabella.runs.checkpoint import Checkpoint, check
-from fabella.runs.checkpoint_validation import FORMAT, checked_moments, moment_kinds, state_of
+from fabella.runs.checkpoint_validation import checked_moments, moment_kinds, parse_state
+from fabella.runs.run_dir import FORMAT
 from tests.runs.stub import SPEC, TABLE, checkpoint
 
-GOOD: dict[str, Any] = {"format": FORMAT, "step": 120, "moments": ["first"], "numbers": {"step": 120}, "progress": {}}
+GOOD: dict[str, Any] = {
+    "format": FORMAT,
+    "step": 120,
+    "optimizer_state": ["first"],
+    "scalars": {"step": 120},
+    "progress": {},
+}
 FIRST = next(iter(TABLE))
 
 
@@ -32,16 +39,16 @@ def test_the_first_five_differences_are_named() -> None:
     with pytest.raises(CheckpointError) as caught:
         check(wrong, TABLE, SPEC, where="step-00000120")
     named = "; ".join(f"{name} is missing" for name in list(TABLE)[:5])
-    assert str(caught.value) == f"step-00000120/model.safetensors does not fit the model: {named}; and 2 more."
+    assert str(caught.value) == f"step-00000120/model.safetensors does not match the model: {named}; and 2 more."
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"surprise": np.zeros(1, np.float32)}, "surprise is none of this model's"),
+        ({"surprise": np.zeros(1, np.float32)}, "surprise is not a parameter of this model"),
         ({"x\x1b[2J\n" + "y" * 10_000: np.zeros(1, np.float32)}, "x\\x1b[2J\\nyyy"),
         ({FIRST: np.zeros((2, 256), np.float32)}, "embedding.weight is 2 x 256, not 256 x 2"),
-        ({FIRST: np.zeros((), np.float32)}, "embedding.weight is a single number, not 256 x 2"),
+        ({FIRST: np.zeros((), np.float32)}, "embedding.weight is a scalar, not 256 x 2"),
         ({FIRST: np.zeros((256, 2), np.float64)}, "embedding.weight is float64, not float32"),
     ],
 )
@@ -55,7 +62,7 @@ def test_each_kind_of_difference_is_told(changes: dict[str, Any], problem: str) 
 def test_moments_are_complete_or_refused() -> None:
     state = checkpoint(1).state
     lacking = {name: array for name, array in state.optimizer_state.items() if name != f"second.{FIRST}"}
-    with pytest.raises(CheckpointError, match=rf"optimizer.safetensors does not fit the model: second.{FIRST} is miss"):
+    with pytest.raises(CheckpointError, match=rf"optimizer.safetensors does not match the model: second.{FIRST} is"):
         check(Checkpoint(type(state)(state.weights, lacking, {}), {}), TABLE, SPEC)
     check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE, SPEC)  # an optimizer without a memory
 
@@ -81,28 +88,31 @@ def test_the_optimizers_state_spec_decides_which_moments_a_matrix_has() -> None:
 
 
 def test_a_sound_state_is_read() -> None:
-    assert state_of(json.dumps(GOOD).encode(), step=120, where="state.json") == GOOD
+    assert parse_state(json.dumps(GOOD).encode(), step=120, where="state.json") == GOOD
 
 
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "damaged, it is not JSON"),
-        (b"[" * 100_000, "damaged, it is not JSON"),
-        (b"[]", "it names no format"),
-        (b'{"format": "1"}', "it names no format"),
+        (b"", "damaged: not JSON"),
+        (b"[" * 100_000, "damaged: not JSON"),
+        (b"[]", "it has no format number"),
+        (b'{"format": "1"}', "it has no format number"),
         (json.dumps({**GOOD, "format": FORMAT + 1}).encode(), "was written in format 3; this version of Fabella reads"),
         (json.dumps({**GOOD, "format": FORMAT - 1}).encode(), "was written in format 1; this version of Fabella reads"),
-        (json.dumps({**GOOD, "step": 100}).encode(), "it is of step 100, not 120"),
-        (json.dumps({**GOOD, "moments": "first"}).encode(), "moments, numbers or progress are missing"),
-        (json.dumps({**GOOD, "moments": [1]}).encode(), "moments, numbers or progress are missing"),
-        (json.dumps({**GOOD, "numbers": {"step": "1"}}).encode(), "moments, numbers or progress are missing"),
-        (json.dumps({**GOOD, "numbers": {"step": True}}).encode(), "moments, numbers or progress are missing"),
-        (json.dumps({**GOOD, "numbers": {"scale": float("nan")}}).encode(), "moments, numbers or progress are missing"),
-        (json.dumps({**GOOD, "progress": {"a": []}}).encode(), "moments, numbers or progress are missing"),
-        (json.dumps({"format": FORMAT, "step": 120}).encode(), "moments, numbers or progress are missing"),
+        (json.dumps({**GOOD, "step": 100}).encode(), "is of step 100, not 120"),
+        (json.dumps({**GOOD, "optimizer_state": "first"}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({**GOOD, "optimizer_state": [1]}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({**GOOD, "scalars": {"step": "1"}}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({**GOOD, "scalars": {"step": True}}).encode(), "optimizer_state, scalars or progress is missing"),
+        (
+            json.dumps({**GOOD, "scalars": {"scale": float("nan")}}).encode(),
+            "optimizer_state, scalars or progress is missing",
+        ),
+        (json.dumps({**GOOD, "progress": {"a": []}}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({"format": FORMAT, "step": 120}).encode(), "optimizer_state, scalars or progress is missing"),
     ],
 )
-def test_a_state_of_another_shape_is_refused(data: bytes, problem: str) -> None:
+def test_a_parse_state_another_shape_is_refused(data: bytes, problem: str) -> None:
     with pytest.raises(CheckpointError, match=problem):
-        state_of(data, step=120, where="step-00000120/state.json")
+        parse_state(data, step=120, where="step-00000120/state.json")

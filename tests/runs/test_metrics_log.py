@@ -78,7 +78,7 @@ def test_a_torn_line_longer_than_any_block_is_dropped(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 3}\n')
-    with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: damaged, it is no JSON object\. Remove"):
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: damaged: not a JSON object\. Remove"):
         read_rows(path)
 
 
@@ -118,5 +118,5 @@ def test_rows_of_later_steps_are_dropped_and_the_others_stay_byte_for_byte(tmp_p
 def test_a_file_with_nothing_to_drop_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
     append_row(path, {"step": 1})
-    monkeypatch.setattr("fabella.runs.metrics_log.write_file", lambda path, data: pytest.fail("written"))
+    monkeypatch.setattr("fabella.runs.metrics_log.atomic_write", lambda path, data: pytest.fail("written"))
     truncate_after(path, 1)

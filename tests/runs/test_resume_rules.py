@@ -133,7 +133,7 @@ def test_each_changed_setting_meets_its_verdict(key: str) -> None:
     asked = validate_config({**VALUES, **KINDS[key]}) if key in KINDS else changed(key, CHANGES[key])
     verdict = rule_for(key, CONFIG_RULES)
     if verdict == "refuse":
-        with pytest.raises(ConfigError, match=f"cannot go on with other values of .*{key}: .* → .*Resume without"):
+        with pytest.raises(ConfigError, match=f"Cannot resume with other values of .*{key}: .* → .*Resume without"):
             compare_for_resume(RUN, asked)
     else:
         found = {difference.key: difference.verdict for difference in compare_for_resume(RUN, asked)}
@@ -171,8 +171,8 @@ def test_a_difference_is_told_with_both_values() -> None:
     with pytest.raises(ConfigError) as caught:
         compare_for_resume(RUN, changed("seed", 2))
     assert str(caught.value) == (
-        "A run cannot go on with other values of seed: 1 → 2. "
-        "Resume without them, or begin a new run with another --out."
+        "Cannot resume with other values of seed: 1 → 2. "
+        "Resume without these changes, or start a new run with another --out."
     )
 
 
@@ -205,7 +205,7 @@ MADE_WITH = {
 def test_what_a_run_was_made_with_has_a_verdict_too(change: dict[str, Any], verdict: str) -> None:
     saved = {**MADE_WITH, "format": 2, "digest": "…"}
     if verdict == "refuse":
-        with pytest.raises(ConfigError, match="cannot go on"):
+        with pytest.raises(ConfigError, match="Cannot resume"):
             compare_manifests(saved, {**MADE_WITH, **change})
     else:
         assert [found.verdict for found in compare_manifests(saved, {**MADE_WITH, **change})] == [verdict]

@@ -7,7 +7,7 @@ import pytest
 
 from fabella.errors import CheckpointError, LockedError, StorageError
 from fabella.runs.run_dir import RunDir, parse_step, require_empty, step_name
-from fabella.storage import dump_manifest, verify_folder
+from fabella.storage import dump_manifest, verify_dir
 from tests.runs import stub
 
 
@@ -29,7 +29,7 @@ def test_a_folder_with_a_run_is_refused_with_both_ways_out(tmp_path: Path) -> No
     with pytest.raises(StorageError) as caught:
         stub.folder(tmp_path / "run")
     assert str(caught.value) == (
-        f"{tmp_path / 'run'} holds a run already. Go on with it (fabella resume {tmp_path / 'run'}), "
+        f"{tmp_path / 'run'} contains a run already. Resume it (fabella resume {tmp_path / 'run'}), "
         "or choose another --out."
     )
 
@@ -37,7 +37,9 @@ def test_a_folder_with_a_run_is_refused_with_both_ways_out(tmp_path: Path) -> No
 def test_a_folder_with_something_foreign_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "figures").mkdir()
-    with pytest.raises(StorageError, match=r"is not empty, and no run: it holds figures and 1 more\. Choose a new"):
+    with pytest.raises(
+        StorageError, match=r"is neither empty nor a run: it contains figures and 1 more\. Choose a new"
+    ):
         stub.folder(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     assert not (tmp_path / "config.yaml").exists()
@@ -47,9 +49,9 @@ def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> 
     require_empty(tmp_path / "new")
     require_empty(tmp_path)
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(StorageError, match=r"is not empty, and no run: it holds notes\."):
+    with pytest.raises(StorageError, match=r"is neither empty nor a run: it contains notes\."):
         require_empty(tmp_path)
-    with pytest.raises(StorageError, match=r"notes is a file\. Choose a new or an empty folder for --out\."):
+    with pytest.raises(StorageError, match=r"notes is a file\. Choose a new or an empty directory for --out\."):
         require_empty(tmp_path / "notes")
     stub.folder(tmp_path / "two words")
     with pytest.raises(StorageError, match=rf"\(fabella resume '{tmp_path / 'two words'}'\)"):
@@ -58,14 +60,14 @@ def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> 
 
 def test_a_file_in_the_way_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(StorageError, match=r"making run folder run failed at .*: file exists"):
+    with pytest.raises(StorageError, match=r"creating run directory run failed at .*: file exists"):
         stub.folder(tmp_path / "run")
 
 
 def test_a_folder_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
     made = stub.folder(tmp_path)
     (made.path / "config.yaml").rename(tmp_path / ".config.yaml.partial-0123456789ab")
-    with pytest.raises(CheckpointError, match=r"is no run folder: it has no config\.yaml"):
+    with pytest.raises(CheckpointError, match=r"is not a run directory: it has no config\.yaml"):
         RunDir.open(tmp_path)
     assert stub.folder(tmp_path).run == stub.RUN
 
@@ -79,10 +81,10 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_where_nothing_is_the_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"There is no run folder .*gone\. Train one: fabella train --out FOLDER"):
+    with pytest.raises(CheckpointError, match=r"No run directory at .*gone\. Train one: fabella train --out RUN"):
         RunDir.open(tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("Once upon a time")
-    with pytest.raises(CheckpointError, match=r"notes.txt is a file, no run folder\. Give the folder of a run"):
+    with pytest.raises(CheckpointError, match=r"notes.txt is a file, not a run directory\. Give a run directory"):
         RunDir.open(tmp_path / "notes.txt")
 
 
@@ -121,7 +123,7 @@ def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
         RunDir.open(tmp_path)
 
 
-@pytest.mark.parametrize(("data", "problem"), [(b"{}", "does not match its own digest"), (None, "no manifest")])
+@pytest.mark.parametrize(("data", "problem"), [(b"{}", "does not match its digest"), (None, "no manifest")])
 def test_a_damaged_or_missing_manifest_is_refused(data: bytes | None, problem: str, tmp_path: Path) -> None:
     path = stub.folder(tmp_path).path / "manifest.json"
     path.unlink() if data is None else path.write_bytes(data)
@@ -163,7 +165,7 @@ def test_the_tokenizer_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not (tmp_path / "tokenizer").exists()
     for _ in range(2):
         made.save_tokenizer(Spoken())  # pyright: ignore[reportArgumentType]
-    assert sorted(verify_folder(tmp_path / "tokenizer")["files"]) == ["fabella.json", "tokenizer.json"]
+    assert sorted(verify_dir(tmp_path / "tokenizer")["files"]) == ["fabella.json", "tokenizer.json"]
 
 
 def test_names_and_steps_belong_together() -> None:

@@ -57,9 +57,11 @@ def test_a_single_number_and_an_empty_array_are_arrays_too() -> None:
 
 
 def test_a_dtype_that_the_format_lacks_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"w has dtype complex128; a checkpoint holds float64, float32"):
+    with pytest.raises(
+        CheckpointError, match=r"Cannot save w with dtype complex128. A checkpoint has float64, float32"
+    ):
         file_of({"w": np.zeros(1, np.complex128)})
-    with pytest.raises(CheckpointError, match="w has dtype object"):
+    with pytest.raises(CheckpointError, match="Cannot save w with dtype object"):
         file_of({"w": np.array([{}], dtype=object)})
 
 
@@ -99,7 +101,9 @@ def entry(dtype: str = "F32", shape: object = (1,), offsets: object = (0, 4)) ->
     ],
 )
 def test_a_hostile_header_is_one_line_of_error(data: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"^step-00000120/model.safetensors: no safetensors file: ") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"^step-00000120/model.safetensors is not a valid safetensors file: "
+    ) as caught:
         load_tensors(data, where="step-00000120/model.safetensors")
     assert "\n" not in str(caught.value)
 

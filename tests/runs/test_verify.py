@@ -8,8 +8,7 @@ import pytest
 from fabella.errors import FabellaError
 from fabella.run_config.files import validate_config
 from fabella.runs.checkpoint import load, save
-from fabella.runs.checkpoint_validation import FORMAT
-from fabella.runs.run_dir import RunDir
+from fabella.runs.run_dir import FORMAT, RunDir
 from fabella.runs.verify import Finding, verify
 from fabella.storage import dump_manifest
 from fabella.tokenizers.bytes import ByteTokenizer
@@ -32,7 +31,7 @@ def test_a_whole_run_has_no_findings(run: Path) -> None:
 
 def test_a_run_without_checkpoints_is_whole(tmp_path: Path) -> None:
     stub.folder(tmp_path).save_tokenizer(ByteTokenizer())
-    assert verify(tmp_path) == [Finding("remark", "checkpoints", "there are none yet.")]
+    assert verify(tmp_path) == [Finding("remark", "checkpoints", "no checkpoints yet.")]
 
 
 def flip(name: str) -> Callable[[Path], None]:
@@ -62,37 +61,37 @@ def smaller_model(run: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], list[tuple[str, str]]]] = {
     "config flipped": (flip("config.yaml"), [("run", "config.yaml was changed after it was written")]),
-    "config missing": (remove("config.yaml"), [("run", "is no run folder: it has no config.yaml")]),
+    "config missing": (remove("config.yaml"), [("run", "is not a run directory: it has no config.yaml")]),
     "manifest flipped": (flip("manifest.json"), [("run", "manifest.json: damaged")]),
     "tokenizer flipped": (
         flip("tokenizer/fabella.json"),
-        [("tokenizer", "tokenizer/fabella.json: damaged, its sha256")],
+        [("tokenizer", "tokenizer/fabella.json: damaged: its sha256")],
     ),
     "tokenizer missing": (remove("tokenizer/fabella.json"), [("tokenizer", "tokenizer/fabella.json: missing")]),
     "tokenizer exchanged": (
         lambda run: replace_manifest(run, tokenizer="of another"),
-        [("tokenizer", "it is not the one that the run began with")],
+        [("tokenizer", "not the tokenizer that the run started with")],
     ),
     "model flipped": (
         flip("checkpoints/step-00000005/model.safetensors"),
-        [("step-00000005", "step-00000005/model.safetensors: damaged, its sha256 differs")],
+        [("step-00000005", "step-00000005/model.safetensors: damaged: its sha256 differs")],
     ),
     "checkpoint's manifest missing": (
         remove("checkpoints/step-00000010/manifest.json"),
-        [("step-00000010", "no manifest, so the folder is incomplete")],
+        [("step-00000010", "no manifest, so the directory is incomplete")],
     ),
     "latest dangling": (
         write("latest", b"step-00000007\n"),
-        [("latest", "it names step-00000007, which is not there")],
+        [("latest", "points to step-00000007, which does not exist")],
     ),
-    "latest missing": (remove("latest"), [("latest", "it is missing; the newest checkpoint is step-00000010")]),
-    "best nonsense": (write("best", b"../x"), [("best", "best names no checkpoint: '../x'")]),
+    "latest missing": (remove("latest"), [("latest", "missing; the last checkpoint is step-00000010")]),
+    "best nonsense": (write("best", b"../x"), [("best", "best is not the name of a checkpoint: '../x'")]),
     "metrics damaged": (write("metrics.jsonl", b"{}\n{]\n{}\n"), [("metrics.jsonl", "line 2: damaged")]),
     "samples damaged": (write("samples.jsonl", b"\xff\n"), [("samples.jsonl", "line 1: damaged")]),
     "model of another size": (
         smaller_model,
         [
-            ("tokenizer", "it has 256 ids, the model rows for 100."),
+            ("tokenizer", "it has 256 ids, but the model only 100 rows."),
             ("step-00000005", "embedding.weight is 256 x 2, not 100 x 2"),
             ("step-00000010", "embedding.weight is 256 x 2, not 100 x 2"),
         ],
@@ -113,7 +112,7 @@ def test_each_damage_is_found_and_named(damage: str, run: Path) -> None:
 def test_what_is_no_run_at_all_is_damaged(tmp_path: Path) -> None:
     (finding,) = verify(tmp_path / "gone")
     assert finding.level == "damaged"
-    assert "There is no run folder" in finding.problem
+    assert "No run directory at" in finding.problem
 
 
 def test_what_is_harmless_is_a_remark(run: Path) -> None:
@@ -123,9 +122,9 @@ def test_what_is_harmless_is_a_remark(run: Path) -> None:
     folder.set_pointer("latest", 5)
     (folder.checkpoints / ".step-00000015.partial-0123456789ab").mkdir()
     assert verify(run) == [
-        Finding("remark", "latest", "it names step-00000005, and step-00000010 is there too."),
-        Finding("remark", "metrics.jsonl", "its last line is torn: its writer was killed. Resuming drops it."),
-        Finding("remark", "step-00000015", "a killed process left it unfinished. The next save removes it."),
+        Finding("remark", "latest", "points to step-00000005, but step-00000010 exists as well."),
+        Finding("remark", "metrics.jsonl", "its last line is incomplete: its writer was killed. Resuming drops it."),
+        Finding("remark", "step-00000015", "an incomplete file of a killed process. The next save removes it."),
     ]
 
 
@@ -133,7 +132,7 @@ def test_data_that_is_gone_is_a_remark(run: Path) -> None:
     replace_manifest(run, data={"fingerprint": "f", "folder": "../prepared"})
     (finding,) = verify(run)
     assert (finding.level, finding.where) == ("remark", "data")
-    assert finding.problem.endswith("prepared is gone; resuming needs it.")
+    assert finding.problem.endswith("prepared does not exist; resuming needs it.")
 
 
 class Data:

@@ -1,4 +1,4 @@
-"""Byte-level BPE, trained."""
+"""Training of byte-level BPE."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.tokenizers.samples import corpus, trained
 
 
 @pytest.mark.parametrize("vocab_size", [257, 300, 700])
-def test_the_vocabulary_has_the_size_asked_for(vocab_size: int) -> None:
+def test_the_vocabulary_has_the_requested_size(vocab_size: int) -> None:
     assert bpe.train(BPE(vocab_size=vocab_size), corpus()).vocab_size == vocab_size
 
 
@@ -17,7 +17,7 @@ def test_a_small_text_gives_fewer_merges() -> None:
     assert 257 < tokenizer.vocab_size < 300
 
 
-def test_without_text_it_is_bytes_and_the_end() -> None:
+def test_without_text_the_ids_are_bytes_and_eos() -> None:
     tokenizer = bpe.train(BPE(vocab_size=300), [])
     assert tokenizer.vocab_size == 257
     assert tokenizer.decode(tokenizer.encode("é漢").tolist()) == "é漢"
@@ -39,13 +39,13 @@ def test_words_are_not_merged_with_the_space_after_them() -> None:
     assert not [piece for piece in pieces if piece.rstrip(b" ") not in (b"", piece)]
 
 
-def test_special_spellings_in_the_training_text_teach_only_plain_pieces() -> None:
+def test_special_tokens_in_the_training_text_train_only_plain_tokens() -> None:
     tokenizer = bpe.train(BPE(vocab_size=400), ["<|endoftext|> and <|endoftext|>"] * 50)
     assert tokenizer.eos_id not in tokenizer.encode("<|endoftext|>")
 
 
-def test_a_long_document_is_learned_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "SLICE", 100)
+def test_a_long_document_is_split_into_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "MAX_SLICE", 100)
     tokenizer = bpe.train(BPE(vocab_size=300), ["tell me a tale " * 100])
     assert tokenizer.decode(tokenizer.encode("tale").tolist()) == "tale"
     assert len(tokenizer.encode(" tale")) == 1

@@ -1,4 +1,4 @@
-"""From words, sections and folders to tokenizers."""
+"""Tokenizers from text, configs and directories."""
 
 from pathlib import Path
 
@@ -22,48 +22,49 @@ from tests.tokenizers.samples import corpus, trained
         ("bytes:256", Pretrained(source="bytes:256")),
     ],
 )
-def test_words_for_a_tokenizer(words: str, section: object) -> None:
+def test_the_text_for_a_tokenizer_is_parsed(words: str, section: object) -> None:
     assert loading.parse(words) == section
 
 
 @pytest.mark.parametrize("words", ["bpe:12", "bpe:many", "bpe:1e6", "bpe:-300", "bpe:2000000"])
-def test_a_size_that_cannot_be(words: str) -> None:
+def test_an_invalid_vocabulary_size_is_refused(words: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"'{words}' names no vocabulary size: bpe .* from 257 to 1048576\. For example bpe:4096"
+        ConfigError,
+        match=rf"Cannot parse the vocabulary size of '{words}'\. bpe .* from 257 to 1048576\. For example bpe:4096",
     ):
         loading.parse(words)
 
 
-def test_only_learned_tokenizers_need_text() -> None:
+def test_only_trained_tokenizers_need_text() -> None:
     needed = [loading.needs_text(section) for section in (Bytes(), BPE(), SentencePiece(), Pretrained(source="x"))]
     assert needed == [False, True, True, False]
 
 
 @pytest.mark.parametrize("section", [Bytes(), BPE(vocab_size=300), SentencePiece(vocab_size=300)])
-def test_training_gives_the_kind_of_the_section(section: Bytes | BPE | SentencePiece) -> None:
+def test_training_gives_the_configured_kind(section: Bytes | BPE | SentencePiece) -> None:
     assert loading.train(section, corpus()[:20]).kind == section.kind
 
 
-def test_what_lies_in_a_prepared_or_run_folder_is_opened(tmp_path: Path) -> None:
+def test_the_tokenizer_of_a_dataset_or_a_run_is_opened(tmp_path: Path) -> None:
     trained("bpe").save(tmp_path / "tokenizer")
     assert loading.open_any(str(tmp_path)).fingerprint == trained("bpe").fingerprint
     assert loading.open_any(str(tmp_path / "tokenizer")).fingerprint == trained("bpe").fingerprint
     assert loading.open_any("bytes").kind == "bytes"
 
 
-def test_a_tokenizer_yet_to_be_trained_cannot_be_opened() -> None:
-    with pytest.raises(TokenizerError, match=r"bpe:300 is a tokenizer yet to be trained\. Train it"):
+def test_an_untrained_tokenizer_cannot_be_opened() -> None:
+    with pytest.raises(TokenizerError, match=r"Tokenizer bpe:300 is not trained yet\. Train it"):
         loading.open_any("bpe:300")
 
 
-def test_a_kind_of_the_future(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     metadata.write(tmp_path, metadata.TokenizerMetadata(kind="oracle", end=""), {})
-    with pytest.raises(TokenizerError, match="holds a tokenizer of kind 'oracle'; known are bytes, bpe"):
+    with pytest.raises(TokenizerError, match=r"Unknown kind of tokenizer 'oracle' in .* Choose from: bytes, bpe"):
         loading.load(tmp_path)
 
 
-def test_a_saved_tokenizer_that_lost_its_file(tmp_path: Path) -> None:
+def test_a_saved_tokenizer_without_its_file_is_refused(tmp_path: Path) -> None:
     trained("bpe").save(tmp_path)
     (tmp_path / metadata.JSON_FILE).unlink()
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is no file"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is not a file"):
         loading.load(tmp_path)

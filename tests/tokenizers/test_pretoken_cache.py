@@ -1,4 +1,4 @@
-"""Encoding by remembered chunks: the ids are those of the library, whatever the text and however much is remembered."""
+"""Cached encoding returns the ids of the library, for any text and any size of the cache."""
 
 import random
 import re
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from tokenizers import Tokenizer as Library
 
 from fabella.tokenizers import pretoken_cache
-from fabella.tokenizers.huggingface import HuggingTokenizer
+from fabella.tokenizers.huggingface import HuggingFaceTokenizer
 from fabella.tokenizers.pretoken_cache import GPT2_CHUNKS, SPACE, SPACE_CHUNKS, ChunkEncoder, PretokenCache
 from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
 from tests.tokenizers.samples import AWKWARD, corpus, random_text, texts, trained
@@ -22,7 +22,7 @@ Encode = Callable[[str], list[int]]
 def library_of_bpe() -> Encode:
     """The library alone, without Fabella's chunks."""
     tokenizer = trained("bpe")
-    assert isinstance(tokenizer, HuggingTokenizer)
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
     library = Library.from_str(tokenizer._text)  # pyright: ignore[reportPrivateUsage]
     library.encode_special_tokens = True
     return lambda text: library.encode(text, add_special_tokens=False).ids
@@ -47,25 +47,25 @@ def same(kind: str, text: str) -> None:
 @pytest.mark.fault("G4", cases=1000)
 @settings(max_examples=1000)
 @given(text=texts)
-def test_ids_are_the_librarys(kind: str, text: str) -> None:
+def test_ids_equal_those_of_the_library(kind: str, text: str) -> None:
     same(kind, text)
 
 
 @both
 @pytest.mark.fault("G4", cases=5000)
-def test_ids_are_the_librarys_on_all_planes(kind: str) -> None:
+def test_ids_equal_those_of_the_library_on_all_planes(kind: str) -> None:
     source = random.Random(2)
     for _ in range(5000):
         same(kind, random_text(source, source.randrange(30)))
 
 
 @both
-def test_ids_are_the_librarys_on_stories(kind: str) -> None:
+def test_ids_equal_those_of_the_library_on_stories(kind: str) -> None:
     for text in [*corpus(), "\n\n".join(corpus()), *AWKWARD, "a" * 5000, "é字🐉b" * 1000]:
         same(kind, text)
 
 
-def test_white_space_is_what_the_gpt2_pattern_takes_for_it() -> None:
+def test_white_space_is_that_of_the_gpt2_pattern() -> None:
     """Every character that is white space to anybody, between and beside letters, marks and other spaces."""
     odd = [chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000]
     odd = [c for c in odd if c.isspace() or unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf")]
@@ -84,13 +84,13 @@ def test_a_gpt2_chunk_begins_with_its_white_space() -> None:
     assert GPT2_CHUNKS.findall("One  day,\n\nTom's dog ") == ["One", "  day,", "\n\nTom's", " dog", " "]
 
 
-def test_no_separator_of_information_is_white_space() -> None:
+def test_information_separators_are_not_white_space() -> None:
     """U+001C to U+001F are white space to Python and not to the GPT-2 pattern."""
     assert not set("\x1c\x1d\x1e\x1f") & set(SPACE)
     assert GPT2_CHUNKS.findall("a\x1cb") == ["a\x1cb"]
 
 
-def test_a_chunk_is_asked_for_once() -> None:
+def test_a_chunk_is_encoded_once() -> None:
     asked: list[str] = []
 
     def encode(chunk: str) -> list[int]:
@@ -102,20 +102,20 @@ def test_a_chunk_is_asked_for_once() -> None:
     assert asked == ["to", " be", " or", " not", " to"]
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretoken_cache, "MOST_REMEMBERED", 10)
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretoken_cache, "MAX_CACHED_CHUNKS", 10)
     memory = PretokenCache(lambda chunk: [len(chunk)])
     for number in range(100):
         assert memory[str(number)] == np.int32(len(str(number))).tobytes()
         assert len(memory) <= 10
 
 
-def test_long_chunks_are_not_remembered() -> None:
+def test_long_chunks_are_not_cached() -> None:
     memory = PretokenCache(lambda chunk: [1])
     assert memory["x" * 1000] == np.int32(1).tobytes()
     assert not memory
 
 
-def test_ids_can_be_written_to() -> None:
+def test_ids_are_writable() -> None:
     """A read-only array makes torch warn."""
     assert trained("bpe").encode("once").flags.writeable

@@ -1,4 +1,4 @@
-"""SentencePiece, trained here and made elsewhere."""
+"""SentencePiece, trained here and imported."""
 
 import io
 from pathlib import Path
@@ -25,7 +25,7 @@ def model(**settings: Any) -> bytes:
 
 
 @pytest.mark.parametrize("vocab_size", [300, 400, 700])
-def test_the_vocabulary_has_the_size_asked_for(vocab_size: int) -> None:
+def test_the_vocabulary_has_the_requested_size(vocab_size: int) -> None:
     text = ["a cat sat on a mat"] if vocab_size == 300 else corpus()
     assert sentencepiece.train(SentencePiece(vocab_size=vocab_size), text).vocab_size <= vocab_size
     assert sentencepiece.train(SentencePiece(vocab_size=vocab_size), corpus()).vocab_size == vocab_size
@@ -46,34 +46,34 @@ def test_more_characters_than_pieces_fall_back_on_bytes() -> None:
     assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
 
 
-def test_lines_longer_than_the_trainer_takes_are_cut() -> None:
+def test_lines_longer_than_the_trainer_accepts_are_split() -> None:
     tokenizer = sentencepiece.train(SentencePiece(vocab_size=300), ["tell me a tale " * 1000])
     assert len(tokenizer.encode(" tale")) == 1
 
 
-def test_nothing_to_learn_from_is_an_error() -> None:
-    with pytest.raises(TokenizerError, match="There is no text to train a SentencePiece tokenizer on"):
+def test_training_without_text_is_an_error() -> None:
+    with pytest.raises(TokenizerError, match="Cannot train a SentencePiece tokenizer without text"):
         sentencepiece.train(SentencePiece(), ["", "\n\n"])
 
 
-def test_the_mark_of_the_space_goes_by_its_bytes() -> None:
+def test_the_space_mark_is_encoded_as_bytes() -> None:
     tokenizer = trained("sentencepiece")
     assert [tokenizer.token_bytes(number) for number in tokenizer.encode("▁")] == [b"\xe2", b"\x96", b"\x81"]
 
 
-def test_a_foreign_model_keeps_the_space_it_puts_before_a_text() -> None:
+def test_an_imported_model_keeps_the_space_it_adds_before_a_text() -> None:
     tokenizer = pretrained.from_model(model(), "<|endoftext|>")
     assert tokenizer.kind == "pretrained"
     assert tokenizer.eos_id == 2
     assert tokenizer.decode(tokenizer.encode("a day").tolist()) == " a day"
 
 
-def test_what_a_foreign_model_does_not_know_is_a_replacement_character() -> None:
+def test_unknown_text_of_an_imported_model_is_a_replacement_character() -> None:
     tokenizer = pretrained.from_model(model(add_dummy_prefix=False), "")
     assert tokenizer.decode(tokenizer.encode("a漢").tolist()) == "a\ufffd"
 
 
-def test_an_end_that_text_can_spell_goes_by_its_bytes() -> None:
+def test_an_eos_token_in_a_text_is_encoded_as_bytes() -> None:
     data = model(user_defined_symbols=["<|endoftext|>"], byte_fallback=True, vocab_size=400, hard_vocab_limit=False)
     tokenizer = pretrained.from_model(data, "<|endoftext|>")
     ids = tokenizer.encode("one <|endoftext|> two").tolist()
@@ -81,12 +81,12 @@ def test_an_end_that_text_can_spell_goes_by_its_bytes() -> None:
     assert tokenizer.decode(ids) == " one <|endoftext|> two"
 
 
-def test_an_end_that_text_can_spell_needs_bytes() -> None:
-    with pytest.raises(TokenizerError, match=r"Text can spell the end '<\|endoftext\|>' of this model"):
+def test_an_eos_token_that_text_can_contain_needs_bytes() -> None:
+    with pytest.raises(TokenizerError, match=r"Text can contain the EOS token '<\|endoftext\|>' of this model"):
         SentencePieceTokenizer("pretrained", model(user_defined_symbols=["<|endoftext|>"]), "<|endoftext|>")
 
 
-def test_a_piece_that_is_not_there_is_no_end() -> None:
+def test_an_unknown_piece_cannot_be_eos() -> None:
     with pytest.raises(
         TokenizerError, match=r"The SentencePiece model has no piece '<end>'\. .*tokenizer\.eos_token=</s>"
     ):
@@ -96,5 +96,5 @@ def test_a_piece_that_is_not_there_is_no_end() -> None:
 @pytest.mark.parametrize("cut", [0, 10, 500])
 def test_a_damaged_model_is_refused(cut: int, tmp_path: Path) -> None:
     (tmp_path / "cut.model").write_bytes(model()[:cut] + b"\xff" * 20)
-    with pytest.raises(TokenizerError, match="no SentencePiece model, or it is damaged"):
+    with pytest.raises(TokenizerError, match="Not a SentencePiece model, or a damaged one"):
         pretrained.load(Pretrained(source=str(tmp_path / "cut.model")))

@@ -1,4 +1,4 @@
-"""Figures by which tokenizers are compared."""
+"""Statistics of tokenizers."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.tokenizers.samples import corpus, trained
 from tests.tokenizers.test_sentencepiece import model
 
 
-def test_bytes_are_one_a_token() -> None:
+def test_the_byte_tokenizer_has_one_byte_per_token() -> None:
     measured = measure_tokenizer(trained("bytes"), ["ab é", "c"])
     assert measured.tokens == 6
     assert measured.bytes_per_token == 1.0
@@ -17,7 +17,7 @@ def test_bytes_are_one_a_token() -> None:
     assert measured.round_trip
 
 
-def test_coverage_is_the_share_in_whole_characters() -> None:
+def test_coverage_is_the_share_in_complete_characters() -> None:
     assert measure_tokenizer(trained("bytes"), ["ab é"]).coverage == 3 / 5
 
 
@@ -30,19 +30,19 @@ def test_a_trained_tokenizer_covers_its_text() -> None:
     assert measured.round_trip
 
 
-def test_text_that_does_not_come_back_is_noticed() -> None:
+def test_text_that_is_not_restored_is_reported() -> None:
     tokenizer = pretrained.from_model(model(add_dummy_prefix=False), "")
     measured = measure_tokenizer(tokenizer, ["a漢"])
     assert not measured.round_trip
     assert measured.coverage == 1 / 4
 
 
-def test_no_text_at_all() -> None:
+def test_no_text_gives_zero_statistics() -> None:
     measured = measure_tokenizer(trained("bpe"), [])
     assert (measured.tokens, measured.bytes_per_token, measured.coverage) == (0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
-def test_a_larger_vocabulary_carries_more(kind: str) -> None:
+def test_a_larger_vocabulary_has_more_bytes_per_token(kind: str) -> None:
     small, large = (measure_tokenizer(trained(kind, size), corpus()).bytes_per_token for size in (400, 700))
     assert large > small

@@ -2,8 +2,9 @@
 
 import pytest
 
+from fabella.storage import format_duration
 from fabella.tracking import console
-from fabella.tracking.console import ConsoleTracker, ProgressLine, duration, shorten
+from fabella.tracking.console import ConsoleTracker, ProgressLine, shorten
 
 ROW = {"kind": "train", "step": 10, "loss": 2.0, "tokens_per_second": 12_345.6}
 
@@ -53,7 +54,7 @@ def test_on_a_terminal_the_line_is_rewritten(
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65.2, "1:05"), (3599.6, "1:00:00"), (7384, "2:03:04")])
 def test_durations_are_in_minutes_or_hours(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_a_long_sample_is_shortened() -> None:

@@ -303,7 +303,7 @@ def test_processes_of_a_launcher_killed_at_any_time_save_and_exit(data: Tokenize
 
 
 def test_a_directory_with_another_run_is_rejected(straight: Path, data: TokenizedDataset) -> None:
-    with pytest.raises(ConfigError, match="A run cannot go on with other values of seed"):
+    with pytest.raises(ConfigError, match="Cannot resume with other values of seed"):
         distributed_run.start_or_resume(tiny.run("seed=3", steps=STEPS), straight, data)
 
 

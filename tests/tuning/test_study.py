@@ -10,7 +10,7 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.errors import ConfigError, LockedError, StorageError, TrainingInterrupted
 from fabella.run_config.files import load_config
-from fabella.storage import locked
+from fabella.storage import lock_dir
 from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
 from fabella.tuning.lr_range_test import lr_range_test
@@ -152,7 +152,7 @@ def test_a_running_search_and_a_locked_storage_are_errors(
 ) -> None:
     tuning = search(tmp_path / "one", data)
     open_study(tuning)
-    with locked(tuning.out), pytest.raises(LockedError, match=r"the search in .* is locked by pid"):
+    with lock_dir(tuning.out), pytest.raises(LockedError, match=r"the search in .* is locked by pid"):
         search_in_parallel(tuning, 1, 1)
     monkeypatch.setattr(studies, "_engine_options", lambda url: {"connect_args": {"timeout": 0.01}})
     connection = sqlite3.connect(tuning.out / "study.db", isolation_level=None)

@@ -13,10 +13,9 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.report.axes import duration
 from fabella.report.page import page
 from fabella.report.run_history import read
-from fabella.storage import atomic_write
+from fabella.storage import atomic_write, format_duration
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from fabella.tuning.compare import FamilyResult, compare, matched_model, steps_for_seconds
@@ -76,7 +75,7 @@ def table(results: list[FamilyResult]) -> list[str]:
     )
     rows = [
         f"{result.family:<10} {result.parameters:>11,} {result.steps:>7,} {result.tokens:>12,} "
-        f"{duration(result.seconds):>8} {result.loss:>8.4f} {result.bits_per_byte:>14.4f}"
+        f"{format_duration(result.seconds):>8} {result.loss:>8.4f} {result.bits_per_byte:>14.4f}"
         for result in results
     ]
     return [head, *rows]

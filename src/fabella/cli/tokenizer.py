@@ -1,4 +1,4 @@
-"""Train, look at and compare tokenizers.
+"""Train, show and compare tokenizers.
 
 Examples:
   fabella tokenizer train my-stories.txt --tokenizer bpe:4096 --out tokenizers/mine
@@ -32,9 +32,9 @@ from fabella.tokenizers.stats import TokenizerStats, measure_tokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
 
 HELP = (__doc__ or "").replace("\n\n", "\n\n\b\n")
-JSON = Annotated[bool, typer.Option("--json", help="The result as one JSON object.")]
-# Enough for figures of three digits, read in a moment.
-MEASURED_BYTES = 2_000_000
+JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+SAMPLE_BYTES = 2_000_000
+"""Text for the statistics: enough for three digits."""
 
 app = typer.Typer(
     help=HELP,
@@ -56,39 +56,41 @@ def train(
     decode_errors: DecodeErrorsOption = "strict",
     as_json: JSON = False,
 ) -> None:
-    """Learn a tokenizer from text; of more than 100 MB an even sample is taken."""
-    section = loading.parse(tokenizer)
-    if not loading.needs_text(section):
-        raise UsageError(f"{tokenizer} is not trained.", hint="Choose bpe:4096 or sentencepiece:4096.")
-    with atomic_dir(out) as aside:
-        taken = tokenizer_sample.sample_bytes(
+    """Train a tokenizer on text; more than 100 MB are sampled evenly."""
+    config = loading.parse(tokenizer)
+    if not loading.needs_text(config):
+        raise UsageError(
+            f"Cannot train tokenizer {tokenizer}.", hint="Use --tokenizer bpe:4096 or --tokenizer sentencepiece:4096."
+        )
+    with atomic_dir(out) as temp:
+        sample = tokenizer_sample.sample_bytes(
             SplitDocument(text, document_hash(text), held_out=False)
             for text in documents(read_source(source, separator, column), decode_errors=decode_errors_of(decode_errors))
         )
-        made = loading.train(section, taken.texts())
-        made.save(aside)
-    print_status(taken.message())
-    measured = measure_tokenizer(made, _first(taken.texts()))
+        trained = loading.train(config, sample.texts())
+        trained.save(temp)
+    print_status(sample.message())
+    measured = measure_tokenizer(trained, _first(sample.texts()))
     if as_json:
-        print_json({"folder": str(out), **_facts(made), **_figures(measured)})
+        print_json({"path": str(out), **_info(trained), **_stats(measured)})
     else:
-        _tell_all([(str(out), measured)])
+        _print_table([(str(out), measured)])
 
 
 @app.command("show")
 def show_one(
-    tokenizer: Annotated[str, typer.Argument(help="A tokenizer's folder or file, a prepared folder, or a hub name.")],
-    text: Annotated[str, typer.Option(help="A text to encode.")] = "",
+    tokenizer: Annotated[str, typer.Argument(help="A tokenizer directory or file, a dataset, or a hub name.")],
+    text: Annotated[str, typer.Option(help="Text to encode.")] = "",
     as_json: JSON = False,
 ) -> None:
-    """Show what a tokenizer is, and what it makes of a text."""
+    """Show the kind and the size of a tokenizer, and the tokens of a text."""
     opened = loading.open_any(tokenizer)
     ids: list[int] = opened.encode(text).tolist()
     if as_json:
         pieces = [opened.token_bytes(number).decode(errors="backslashreplace") for number in ids]
-        print_json({**_facts(opened), "ids": ids, "pieces": pieces, "text": opened.decode(ids)})
+        print_json({**_info(opened), "ids": ids, "pieces": pieces, "text": opened.decode(ids)})
         return
-    for name, value in _facts(opened).items():
+    for name, value in _info(opened).items():
         print_result(f"{name:<12} {value}")
     for number in ids:
         print_result(f"{number:>8}  {_piece(opened, number)}")
@@ -96,21 +98,21 @@ def show_one(
 
 @app.command()
 def compare(
-    tokenizers: Annotated[list[str], typer.Argument(help="Folders, files, 'bytes', or hub names.")],
-    text: Annotated[str, typer.Option(help="The source of text to measure on; its first 2 MB are read.")],
+    tokenizers: Annotated[list[str], typer.Argument(help="Directories, files, 'bytes', or hub names.")],
+    text: Annotated[str, typer.Option(help="Text source to measure on; its first 2 MB are used.")],
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "strict",
     as_json: JSON = False,
 ) -> None:
-    """Compare tokenizers on a text: bytes per token, tokens per word, coverage, and whether the text comes back."""
+    """Compare tokenizers on a text: bytes per token, tokens per word, coverage and round trip."""
     source = read_source(text, separator, column)
     read = list(_first(documents(source, decode_errors=decode_errors_of(decode_errors))))
     measured = [(name, measure_tokenizer(loading.open_any(name), read)) for name in tokenizers]
     if as_json:
-        print_json({"tokenizers": [{"name": name, **_figures(figures)} for name, figures in measured]})
+        print_json({"tokenizers": [{"name": name, **_stats(stats)} for name, stats in measured]})
     else:
-        _tell_all(measured)
+        _print_table(measured)
 
 
 def _first(texts: Iterable[str]) -> Iterator[str]:
@@ -118,20 +120,20 @@ def _first(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         yield text
         read += len(text.encode())
-        if read >= MEASURED_BYTES:
+        if read >= SAMPLE_BYTES:
             return
 
 
-def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
+def _info(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "kind": tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
-        "end": tokenizer.eos_id,
+        "eos_id": tokenizer.eos_id,
         "fingerprint": tokenizer.fingerprint,
     }
 
 
-def _figures(measured: TokenizerStats) -> dict[str, Any]:
+def _stats(measured: TokenizerStats) -> dict[str, Any]:
     return {name: getattr(measured, name) for name in TokenizerStats.__dataclass_fields__}
 
 
@@ -139,12 +141,12 @@ def _piece(tokenizer: Tokenizer, number: int) -> str:
     return f"'{escaped(tokenizer.token_bytes(number).decode(errors='backslashreplace'))}'"
 
 
-def _tell_all(measured: list[tuple[str, TokenizerStats]]) -> None:
+def _print_table(measured: list[tuple[str, TokenizerStats]]) -> None:
     width = max(9, *(len(name) for name, _ in measured))
-    print_result(f"{'tokenizer':<{width}}  vocabulary  bytes/token  tokens/word  coverage   used  round trip")
-    for name, figures in measured:
+    print_result(f"{'tokenizer':<{width}}  vocab_size  bytes/token  tokens/word  coverage   used  round trip")
+    for name, stats in measured:
         print_result(
-            f"{name:<{width}}  {figures.vocab_size:>10,}  {figures.bytes_per_token:>11.2f}  {figures.fertility:>11.2f}"
-            f"  {100 * figures.coverage:>6.1f} %  {100 * figures.used:>3.0f} %  "
-            f"{'yes' if figures.round_trip else 'no':>10}"
+            f"{name:<{width}}  {stats.vocab_size:>10,}  {stats.bytes_per_token:>11.2f}  {stats.fertility:>11.2f}"
+            f"  {100 * stats.coverage:>6.1f} %  {100 * stats.used:>3.0f} %  "
+            f"{'yes' if stats.round_trip else 'no':>10}"
         )

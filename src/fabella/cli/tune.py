@@ -19,7 +19,7 @@ from fabella.cli.output import print_json, print_result, print_status
 from fabella.config.training import Epochs
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
-from fabella.storage import atomic_write, make_folders, storage_errors
+from fabella.storage import atomic_write, make_dirs, storage_errors
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from fabella.training.setup.resolve_config import resolve_config
@@ -48,9 +48,7 @@ def command(
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, …")] = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory for prepared data.")] = Path("prepared"),
-    lr_find: Annotated[
-        bool, typer.Option("--lr-find", help="Run a learning-rate range test instead.")
-    ] = False,
+    lr_find: Annotated[bool, typer.Option("--lr-find", help="Run a learning-rate range test instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     if not lr_find:
@@ -115,7 +113,7 @@ def _finish(search: Search, study: Any, *, as_json: bool) -> None:
 def _find_rate(run: Any, dataset: TokenizedDataset, directory: Path, steps: int, device: str, *, as_json: bool) -> None:
     result = lr_range_test(run, dataset, steps=steps, device=device)
     with storage_errors(directory, "creating the directory of the search"):
-        make_folders(directory)
+        make_dirs(directory)
     target = directory / "lr-find.html"
     atomic_write(target, rate_page(result, f"Learning rates of {run.name}").encode())
     if as_json:

@@ -1,4 +1,4 @@
-"""Training config: length, batch, precision, parallelism, and what happens at a non-finite step."""
+"""Training config: length, batch, precision, parallelism and the policy for non-finite steps."""
 
 from typing import Annotated, Literal
 
@@ -8,61 +8,75 @@ from fabella.config.base import ConfigModel, Pairs, Positive
 
 
 class Stop(ConfigModel):
-    """The training ends at the first such step, which is kept whole, so that it can be looked into."""
+    """End the training at the first non-finite step and save that step for ``fabella replay-step``."""
 
     kind: Literal["stop"] = "stop"
 
 
 class SkipStep(ConfigModel):
-    """Such a step is left out: its windows are passed over, and counted in the metrics."""
+    """Drop non-finite steps: their sequences are skipped and counted in the metrics."""
 
     kind: Literal["skip"] = "skip"
     max_consecutive: Positive = Field(
-        default=10, description="left out one after the other, from which on the training ends"
+        default=10, description="consecutive non-finite steps after which training fails; at least 1"
     )
 
 
 class RollBack(ConfigModel):
-    """Back to the newest good checkpoint; from there on with the windows after those that failed.
+    """Return to the last valid checkpoint and continue with the sequences after the failed ones.
 
-    So did PaLM with steps whose loss leapt up (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1).
+    PaLM did so at steps with a loss spike (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1).
     """
 
     kind: Literal["rollback"] = "rollback"
-    max_rollbacks: Positive = Field(default=3, description="in a whole run, after which the training ends")
-    lr_factor: float = Field(default=0.5, gt=0.0, le=1.0, description="on the learning rate from there on, each time")
+    max_rollbacks: Positive = Field(default=3, description="rollbacks in one run after which training fails")
+    lr_factor: float = Field(
+        default=0.5, gt=0.0, le=1.0, description="factor on the learning rate after each rollback; 1 disables it"
+    )
 
 
 NonFinitePolicy = Annotated[Stop | SkipStep | RollBack, Field(discriminator="kind")]
 
 
 class MaxSteps(ConfigModel):
-    max_steps: Positive
+    """Length of the run in training steps."""
+
+    max_steps: Positive = Field(description="training steps of the whole run")
 
 
 class Epochs(ConfigModel):
-    epochs: float = Field(gt=0.0, le=1e6)
+    """Length of the run in passes over the training data; not for streaming, whose length is unknown."""
+
+    epochs: float = Field(gt=0.0, le=1e6, description="passes over the training data")
 
 
 class Float32(ConfigModel):
+    """Single precision."""
+
     kind: Literal["float32"] = "float32"
-    tf32: bool = Field(default=False, description="matrix products of NVIDIA GPUs with 10 bits of mantissa: faster")
+    tf32: bool = Field(
+        default=False, description="matrix products with 10 bits of mantissa on NVIDIA GPUs: faster, less exact"
+    )
 
 
 class BFloat16(ConfigModel):
+    """bfloat16 compute with float32 weights."""
+
     kind: Literal["bf16"] = "bf16"
 
 
 class Float16(ConfigModel):
-    """Half precision with a dynamic loss scale: doubled after ``loss_scale_growth_interval`` finite steps, halved on a bad one."""
+    """float16 compute; the loss scale doubles after a number of finite steps and halves after a non-finite one."""
 
     kind: Literal["fp16"] = "fp16"
-    initial_loss_scale: float = Field(default=65536.0, ge=1.0)
-    loss_scale_growth_interval: Positive = 2000
+    initial_loss_scale: float = Field(default=65536.0, ge=1.0, description="loss scale at the first step")
+    loss_scale_growth_interval: Positive = Field(
+        default=2000, description="consecutive finite steps after which the loss scale is doubled"
+    )
 
 
 class AutoPrecision(ConfigModel):
-    """bf16 on NVIDIA GPUs that have it, fp16 on older ones, float32 everywhere else."""
+    """bf16 on NVIDIA GPUs that support it, fp16 on older ones, float32 on all other devices."""
 
     kind: Literal["auto"] = "auto"
 
@@ -70,44 +84,56 @@ class AutoPrecision(ConfigModel):
 PrecisionConfig = Annotated[AutoPrecision | Float32 | BFloat16 | Float16, Field(discriminator="kind")]
 
 
-# Long enough for what one process does while the others wait for it: preparing, sampling, writing a checkpoint.
 COLLECTIVE_TIMEOUT_SECONDS = 600.0
+"""Longest wait for another rank, in seconds; rank 0 prepares data, samples and saves while the others wait."""
 
 
 class DDP(ConfigModel):
-    """Where several processes train: the whole model on every device, each learning from its share of every batch."""
+    """Distributed data parallel: every device holds the whole model and trains on its share of every batch."""
 
     kind: Literal["ddp"] = "ddp"
-    timeout_seconds: float = Field(default=COLLECTIVE_TIMEOUT_SECONDS, gt=0.0, le=1e6, description="wait for a process")
+    timeout_seconds: float = Field(
+        default=COLLECTIVE_TIMEOUT_SECONDS, gt=0.0, le=1e6, description="longest wait for another rank, in seconds"
+    )
 
 
 class FSDP(ConfigModel):
-    """The same, but weights, gradients and moments lie in shards, one a device: for what one device cannot hold."""
+    """Fully sharded data parallel: weights, gradients and optimizer state are split over the devices."""
 
     kind: Literal["fsdp"] = "fsdp"
-    timeout_seconds: float = Field(default=COLLECTIVE_TIMEOUT_SECONDS, gt=0.0, le=1e6, description="wait for a process")
+    timeout_seconds: float = Field(
+        default=COLLECTIVE_TIMEOUT_SECONDS, gt=0.0, le=1e6, description="longest wait for another rank, in seconds"
+    )
 
 
 class TrainingConfig(ConfigModel):
+    """Length, batch sizes, precision, parallelism and failure policy of a run."""
+
     length: MaxSteps | Epochs
-    micro_batch_size: Positive = Field(description="windows that go through the model at once")
+    micro_batch_size: Positive = Field(description="sequences of one forward pass")
     gradient_accumulation: Pairs = Field(
-        default=((0, 1),), description="[first optimizer step, micro-batches per step], in order of steps"
+        default=((0, 1),), description="[first training step, micro-batches per step], in order of steps"
     )
     precision: PrecisionConfig = Float32()
     gradient_checkpointing: Literal["none", "blocks"] = Field(
-        default="none", description="blocks: less memory, as each block's activations are computed twice, not kept"
+        default="none", description="blocks: recompute each block's activations in the backward pass, to save memory"
     )
     compile: Literal["auto", "blocks", "none"] = Field(
-        default="auto", description="torch.compile of each block; auto: where the run is long enough to take it back"
+        default="auto", description="blocks: torch.compile each block; auto: only if the run is long enough to gain"
     )
     parallel: Annotated[DDP | FSDP, Field(discriminator="kind")] = DDP()
     on_nonfinite: NonFinitePolicy = Stop()
-    log_every_steps: Positive = 10
+    log_every_steps: Positive = Field(default=10, description="training steps between two rows of metrics")
 
     @model_validator(mode="after")
-    def _accumulation_in_order(self) -> "TrainingConfig":
-        firsts = [first for first, _ in self.gradient_accumulation]
-        if firsts[0] != 0 or firsts != sorted(set(firsts)) or min(n for _, n in self.gradient_accumulation) < 1:
-            raise ValueError("accumulation must begin at step 0, rise in steps, and count at least 1 micro-batch")
+    def _gradient_accumulation_in_order(self) -> "TrainingConfig":
+        first_steps = [first for first, _ in self.gradient_accumulation]
+        if (
+            first_steps[0] != 0
+            or first_steps != sorted(set(first_steps))
+            or min(n for _, n in self.gradient_accumulation) < 1
+        ):
+            raise ValueError(
+                "gradient accumulation must start at step 0, rise in steps, and have at least 1 micro-batch"
+            )
         return self

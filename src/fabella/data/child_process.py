@@ -33,7 +33,11 @@ from fabella.errors import DataError, FabellaError
 DONE, FAILED = b"done", b"failed"
 COUNT = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
-PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+PARENT_SIGNALS = [
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has the first two
+]
 """Signals that only the parent handles."""
 
 EXIT_SECONDS = 5.0
@@ -135,6 +139,9 @@ def _decode_error(parts: Frame) -> FabellaError:
 @contextlib.contextmanager
 def _signals_blocked() -> Generator[None]:
     """Block the parent's signals for a child started inside, which could not ignore them yet."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENT_SIGNALS)
     try:
         yield

@@ -41,13 +41,13 @@ def open_handler(request: dict[str, Any]) -> Handler:
 
 
 def prefer_oom_kill() -> None:
-    """Where the machine's memory ends, Linux shall end this process, and not the one that waits for it."""
-    with suppress(OSError):  # another system
+    """Let Linux kill this process, not its parent, when the machine runs out of memory."""
+    with suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def measure(run: RunConfig, request: dict[str, Any], memory: Any) -> dict[str, Any]:
-    """Warm up, then take the steps that were asked for, each of so many micro-batches, and report time and memory."""
+    """Take a warm-up step and the requested steps; return their seconds and the peak memory."""
     device: str = request["device"]
     if request["device_limit"]:
         memory.limit_memory(device, request["device_limit"])
@@ -56,9 +56,9 @@ def measure(run: RunConfig, request: dict[str, Any], memory: Any) -> dict[str, A
     batches = _batches(run, request["prepared"])
     seconds: list[list[float]] = []
     for number, count in enumerate([1, *request["micro_batches"]]):
-        rows = [next(batches) for _ in range(count)]
+        micro_batches = [next(batches) for _ in range(count)]
         begin = time.perf_counter()
-        engine.step(_joined(rows), 0.0).read()  # a rate of 0: the weights stay what they are, the work is the same
+        engine.step(_concatenate(micro_batches), 0.0).read()  # learning rate 0: the same work, unchanged weights
         if number:
             seconds.append([count, time.perf_counter() - begin])
     peak = memory.peak_memory(device)
@@ -72,14 +72,14 @@ def measure(run: RunConfig, request: dict[str, Any], memory: Any) -> dict[str, A
 
 
 def _batches(run: RunConfig, prepared: str) -> Iterator[Batch]:
-    """Micro-batches of the run's own data where it is prepared, else of random ids in whole windows."""
+    """Yield micro-batches of the dataset of the run, or of random ids in full sequences."""
     size = run.training.micro_batch_size
     if prepared:
         data = open_dataset(Path(prepared))
-        windows = SequenceDataset(data.train, run.data.sequences, data.tokenizer.eos_id)
-        order, start = PermutationSampler(len(windows), run.seed), 0
+        sequences = SequenceDataset(data.train, run.data.sequences, data.tokenizer.eos_id)
+        sampler, start = PermutationSampler(len(sequences), run.seed), 0
         while True:
-            yield windows.batch(order.sequences(start, start + size))
+            yield sequences.batch(sampler.sequences(start, start + size))
             start += size
     random = np.random.default_rng(0)
     while True:
@@ -87,8 +87,8 @@ def _batches(run: RunConfig, prepared: str) -> Iterator[Batch]:
         yield Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
 
 
-def _joined(batches: list[Batch]) -> Batch:
-    """One global batch of several micro-batches, padded to the longest of them."""
+def _concatenate(batches: list[Batch]) -> Batch:
+    """Concatenate micro-batches into one global batch, padded to the longest."""
     length = max(batch.tokens.shape[1] for batch in batches)
 
     def padded(array: Any, value: int) -> Any:
@@ -101,9 +101,9 @@ def _joined(batches: list[Batch]) -> Batch:
 
 
 def peak_rss() -> int:
-    """The most bytes of memory that this process ever held at once; where the system does not say, what it holds."""
+    """Return the peak resident memory of this process in bytes; the current one if the system does not report it."""
     try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")  # not ru_maxrss, which a child inherits
+        status = Path("/proc/self/status").read_text(encoding="ascii")  # ru_maxrss includes the parent
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
     except (OSError, StopIteration):
         return psutil.Process(os.getpid()).memory_info().rss

@@ -60,16 +60,6 @@ def number(value: float) -> str:
     return f"{value:.1e}" if size < 1e-4 else f"{value:.3g}"
 
 
-def duration(seconds: float) -> str:
-    """Format seconds as a clock: 0:42, 12:30, 3:05:00, 2 d 4 h."""
-    whole = round(seconds)
-    if whole >= 86400:
-        return f"{whole // 86400} d {whole % 86400 // 3600} h"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def bounds(values: Sequence[float]) -> tuple[float, float]:
     """Return the smallest and the largest finite value, never equal; (0, 1) if no value is finite."""
     finite = [value for value in values if math.isfinite(value)]

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from fabella.report.axes import bounds, duration, log_ticks, number, second_ticks, ticks
+from fabella.report.axes import bounds, log_ticks, number, second_ticks, ticks
+from fabella.storage import format_duration
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
@@ -46,7 +47,7 @@ class Axis:
     @property
     def format(self) -> Callable[[float], str]:
         """Function that formats a value of the axis."""
-        return duration if self.kind == "seconds" else number
+        return format_duration if self.kind == "seconds" else number
 
 
 @dataclass(frozen=True, slots=True)

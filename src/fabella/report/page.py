@@ -6,13 +6,14 @@ from importlib import resources
 from typing import Any
 
 from fabella.models.parameters import count, count_non_embedding
-from fabella.report.axes import duration, number
+from fabella.report.axes import number
 from fabella.report.charts import chart
 from fabella.report.curves import X, curves
 from fabella.report.evaluation_section import evaluation_section
 from fabella.report.published_curves import PublishedCurve, matching_curves
 from fabella.report.run_history import RunHistory, data_of, differing, names
 from fabella.run_config.files import to_yaml
+from fabella.storage import format_duration
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 X_AXIS_LABELS = {"step": "steps", "tokens": "tokens", "seconds": "time", "flops": "FLOPs"}
@@ -115,7 +116,7 @@ def _figures(history: RunHistory, name: str) -> str:
     cells = [
         ("steps", steps),
         ("tokens", number(last["tokens"])),
-        ("training time", duration(last["seconds"])),
+        ("training time", format_duration(last["seconds"])),
         ("final validation loss" if final else "validation loss", _number(score.get("loss"), ".4f")),
         ("perplexity", _number(score.get("perplexity"), ".2f")),
         ("bits per byte", _number(score.get("bits_per_byte"), ".4f")),
@@ -192,7 +193,7 @@ def _scores(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
     rows = [
         [
             (f"{name}, " if several else "") + f"step {row['step']:,}",
-            number(row["tokens"]), duration(row["seconds"]), _number(row.get("loss"), ".4f"),
+            number(row["tokens"]), format_duration(row["seconds"]), _number(row.get("loss"), ".4f"),
             _number(row.get("perplexity"), ".2f"), _number(row.get("bits_per_byte"), ".4f"),
         ]
         for history, name in zip(histories, labels, strict=True) for row in history.validation

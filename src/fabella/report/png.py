@@ -16,7 +16,7 @@ from fabella.report.curves import X, curves
 from fabella.report.published_curves import matching_curves
 from fabella.report.run_history import METRICS, RunHistory, names
 from fabella.runs.metrics_log import read_rows
-from fabella.storage import atomic_write, make_folders, storage_errors
+from fabella.storage import atomic_write, make_dirs, storage_errors
 
 COLORS = ("#1f5fa8", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#be185d", "#0f766e", "#52525b")
 STYLES: Mapping[str, Mapping[str, Any]] = {
@@ -50,7 +50,7 @@ def _losses(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, f
 def draw_png(histories: Sequence[RunHistory], directory: Path, x_axis: str) -> list[Path]:
     """Write one PNG file per quantity and return their paths. Raises StorageError if they cannot be written."""
     with storage_errors(directory, "creating the directory of the PNG files"):
-        make_folders(directory)
+        make_dirs(directory)
     paths: list[Path] = []
     for curve in curves(histories, names(histories), matching_curves(histories)):
         path = directory / f"{curve.key}.png"

@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fabella.report.axes import duration, number
+from fabella.report.axes import number
 from fabella.report.run_history import Row, RunHistory, read
+from fabella.storage import format_duration
 
 POLL_SECONDS = 2.0
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -52,7 +53,7 @@ def render(history: RunHistory) -> Group:
         if values:
             table.add_row(label, Text(format(values[-1], spec), justify="right"), blocks(values))
     samples = [Text(f"\n{row.get('prompt', '')}{row.get('text', '')}"[:600]) for row in history.samples[-1:]]
-    progress = Text(f"{number(last['tokens'])} tokens in {duration(last['seconds'])}")
+    progress = Text(f"{number(last['tokens'])} tokens in {format_duration(last['seconds'])}")
     return Group(Text(head, style="bold"), progress, Text(), table, *samples)
 
 

@@ -1,1 +1,1 @@
-"""The whole config of a run: presets, YAML files and overrides."""
+"""The config of a run: presets, YAML files and overrides."""

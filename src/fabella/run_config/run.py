@@ -1,11 +1,11 @@
-"""A run, whole: what to learn from, which model, how to train it. Sections are frozen and refuse unknown keys.
+"""Config of a whole run. Sections are frozen and refuse unknown keys.
 
-    Run ── model (its family's own Config) · tokenizer · data · optimizer · training · validation · checkpoint ·
-           samples · tracking
+    RunConfig ── model (the Config of its family) · tokenizer · data · optimizer · training · validation ·
+                 checkpoint · samples · tracking
 
-Alternatives are tagged unions: ``{kind: bpe, vocab_size: 4096}`` against ``{kind: bytes}``. Nothing here
-builds anything, and nothing is ``None`` for "derive it": derived values are properties or are resolved
-before the run is saved, so that the saved file alone reproduces the run.
+Alternatives are tagged unions: ``{kind: bpe, vocab_size: 4096}`` or ``{kind: bytes}``. A config builds nothing, and no
+value is ``None`` for "derive it": derived values are properties, or are resolved before the run is saved, so that
+the saved file reproduces the run.
 """
 
 from typing import Annotated, Literal
@@ -23,17 +23,21 @@ from fabella.optim.registry import parse_optimizer_config
 
 
 class PresetInfo(ConfigModel):
-    """Where a preset comes from, and what was published of it."""
+    """Description and published results of a preset."""
 
-    description: str = ""
-    published: str = ""
+    description: str = Field(default="", description="one sentence about the preset")
+    published: str = Field(default="", description="published results that it reproduces; empty for none")
 
 
 class RunConfig(ConfigModel):
-    name: str = Field(default="own", min_length=1)
+    """All settings of a run."""
+
+    name: str = Field(default="own", min_length=1, description="name of the run")
     about: PresetInfo = PresetInfo()
-    seed: int = Field(default=1, ge=0, le=2**63 - 1)
-    engine: Literal["torch", "jax"] = "torch"
+    seed: int = Field(
+        default=1, ge=0, le=2**63 - 1, description="seed of the weights, the dropout and the order of sequences"
+    )
+    engine: Literal["torch", "jax"] = Field(default="torch", description="torch or jax")
     model: Annotated[SerializeAsAny[ModelConfig], BeforeValidator(parse_model_config)]
     tokenizer: TokenizerConfig
     data: DataConfig
@@ -45,12 +49,12 @@ class RunConfig(ConfigModel):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _window_fits_model(self) -> "RunConfig":
+    def _sequence_fits_context(self) -> "RunConfig":
         length, context = self.data.sequences.length, self.model.context_length
         if length > context and not self.model.unlimited_context:
             raise ValueError(
                 f"data.sequences.length = {length} is longer than model.context_length = {context}; "
-                "lower it, or raise the context"
+                "lower it, or raise model.context_length"
             )
         return self
 

@@ -1,15 +1,16 @@
-"""The run folder: config, manifest, tokenizer, metrics, samples, checkpoints.
+"""The run directory: config, manifest, tokenizer, metrics, samples, checkpoints.
 
 RUN/
-  config.yaml       the run, resolved, with the sha256 of its lines; written last when a run is made
+  config.yaml       resolved config with the sha256 of its lines; written last when a run is created
   manifest.json     versions, hardware, fingerprints of data, tokenizer and code
-  tokenizer/        a copy, so that the folder alone can generate
-  metrics.jsonl     one measurement a line: the truth that every plot is drawn from
-  samples.jsonl     what the model told while it was trained
+  tokenizer/        copy of the tokenizer, so that the directory is enough to generate
+  metrics.jsonl     one row of metrics per line; every plot is drawn from it
+  samples.jsonl     completions generated while training
   checkpoints/
     step-00001000/  model.safetensors  optimizer.safetensors  state.json  manifest.json
-  tensorboard/      event files, where tracking.tensorboard is on
-  wandb/, wandb-id  what Weights & Biases keeps here, and the name it knows the run by, where tracking.wandb is on
-  latest, best      plain text: the name of a checkpoint
-  .lock             held by the process that trains here
+  failures/         non-finite steps with their batch and state, for fabella replay-step
+  tensorboard/      event files, if tracking.tensorboard is on
+  wandb/, wandb-id  files and run id of Weights & Biases, if tracking.wandb is on
+  latest, best      pointers: the name of a checkpoint as plain text
+  .lock             locked by the process that trains; .lock-holder names it
 """

@@ -1,7 +1,7 @@
-"""Checkpoints: saved so that no death of the process, the disk or the power leaves a half one that looks whole.
+"""Save, load and prune checkpoints; a kill, a full disk or a power cut never leaves a partial one that looks valid.
 
-save   clean → aside → fsync → manifest → rename → fsync of the folder → ``latest`` → prune
-load   ``latest``, or the newest whole one by step, never by time; an explicit step is never replaced by another
+save   remove stale temporaries → temporary → fsync → manifest → rename → fsync of the directory → ``latest`` → prune
+load   ``latest``, or the last valid one by step, never by time; an explicit step is never replaced by another
 """
 
 import json
@@ -17,8 +17,9 @@ from fabella.engine.engine import State
 from fabella.errors import CheckpointError, DiskFullError, StorageError
 from fabella.models.parameters import ParameterTable
 from fabella.optim.registry import Shape, state_spec
+from fabella.run_config.run import RunConfig
 from fabella.runs import checkpoint_validation
-from fabella.runs.run_dir import RunDir, parse_step, step_name
+from fabella.runs.run_dir import FORMAT, RunDir, parse_step, step_name
 from fabella.runs.safetensors_io import dump_tensors, load_tensors, size_of
 from fabella.storage import (
     MANIFEST,
@@ -44,6 +45,7 @@ __all__ = [
     "latest_scheduled",
     "latest_valid_step",
     "load",
+    "max_checkpoints",
     "prune",
     "require_space",
     "save",
@@ -56,16 +58,16 @@ Which = Literal["latest", "best"] | int
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a later process, of any engine, needs to go on exactly."""
+    """Everything that a process with any engine needs to resume exactly."""
 
     state: State
     progress: Mapping[str, int | float | str]
-    """How far the run has come: steps, windows and tokens used, the best loss; finite numbers and words."""
+    """Steps, sequences and tokens used, best loss, …: finite numbers and strings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint, its step, and one sentence for each that was passed over."""
+    """A loaded checkpoint, its step, and one warning for each skipped checkpoint."""
 
     checkpoint: Checkpoint
     step: int
@@ -75,64 +77,71 @@ class Loaded:
 # ---------------------------------------------------------------- saving
 
 
-def save(folder: RunDir, step: int, checkpoint: Checkpoint) -> None:
-    """Save the checkpoint of ``step``, let ``latest`` name it, prune older ones. Call it under ``folder.lock()``.
+def save(run_dir: RunDir, step: int, checkpoint: Checkpoint) -> None:
+    """Save the checkpoint of ``step``, point ``latest`` to it and prune older ones. Call it under ``run_dir.lock()``.
 
-    Raises DiskFullError or StorageError; then nothing half is left, and every older checkpoint is as it was.
+    Raises DiskFullError or StorageError; then no partial files are left and every older checkpoint is unchanged.
     """
-    table = folder.run.model.parameters()
-    check(checkpoint, table, state_spec(table, folder.run.optimizer), where=step_name(step))
+    table = run_dir.run.model.parameters()
+    check(checkpoint, table, state_spec(table, run_dir.run.optimizer), where=step_name(step))
     kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state)
-    state = json.dumps(_numbers(step, checkpoint, kinds), indent=1, allow_nan=False).encode()
+    state = json.dumps(_state_values(step, checkpoint, kinds), indent=1, allow_nan=False).encode()
     weights, moments = checkpoint.state.weights, checkpoint.state.optimizer_state
     needed = size_of(weights) + size_of(moments) + len(state)
-    target = folder.checkpoints / step_name(step)
+    target = run_dir.checkpoints / step_name(step)
     try:
-        if folder.checkpoints.is_dir():
-            remove_stale_temps(folder.checkpoints)
+        if run_dir.checkpoints.is_dir():
+            remove_stale_temps(run_dir.checkpoints)
         with (
-            atomic_dir(target, replace=True, needed=needed) as aside,
+            atomic_dir(target, replace=True, needed=needed) as temp,
             storage_errors(target, f"writing {target.name}", needed=needed),
         ):
-            write_chunks(aside / MODEL, dump_tensors(weights))
-            write_chunks(aside / OPTIMIZER, dump_tensors(moments))
-            write_chunks(aside / STATE, [state])
-            write_chunks(
-                aside / MANIFEST, [json.dumps({"format": checkpoint_validation.FORMAT, "step": step}).encode()]
-            )
-        folder.set_pointer("latest", step)
-        prune(folder, folder.run.checkpoint.keep_last)
+            write_chunks(temp / MODEL, dump_tensors(weights))
+            write_chunks(temp / OPTIMIZER, dump_tensors(moments))
+            write_chunks(temp / STATE, [state])
+            write_chunks(temp / MANIFEST, [json.dumps({"format": FORMAT, "step": step}).encode()])
+        run_dir.set_pointer("latest", step)
+        prune(run_dir, run_dir.run.checkpoint.keep_last)
     except StorageError as error:
-        raise type(error)(f"{error.message.rstrip('.')}; {_last_good(folder)}.", hint=error.hint) from error
+        raise type(error)(f"{error.message.rstrip('.')}; {_last_good(run_dir)}.", hint=error.hint) from error
 
 
-def set_best(folder: RunDir, step: int) -> None:
-    """Let ``best`` name the checkpoint of ``step``, which is kept until another is best."""
-    folder.set_pointer("best", step)
+def set_best(run_dir: RunDir, step: int) -> None:
+    """Point ``best`` to the checkpoint of ``step``; pruning keeps it while it is the best."""
+    run_dir.set_pointer("best", step)
 
 
-def prune(folder: RunDir, keep: int) -> list[int]:
-    """Remove all but the newest ``keep`` whole checkpoints up to ``latest``; returns the steps removed.
+def prune(run_dir: RunDir, keep: int) -> list[int]:
+    """Remove all but the last ``keep`` complete checkpoints up to ``latest``; return the removed steps.
 
-    Never ``latest``, ``best``, what this process loaded, what is being written, or what is later than ``latest``; where
-    ``training.on_nonfinite`` goes back to it, not the newest that ``checkpoint.every_steps`` asked for.
+    Keeps ``latest``, ``best``, checkpoints loaded by this process, and all later than ``latest``. If
+    ``training.on_nonfinite`` rolls back, also keeps the last one on the schedule of ``checkpoint.every_steps``.
     """
-    latest, best = _pointer_or_none(folder, "latest"), _pointer_or_none(folder, "best")
+    latest, best = _pointer_or_none(run_dir, "latest"), _pointer_or_none(run_dir, "best")
     if latest is None:
         return []
-    older = [step for step in reversed(folder.steps()) if step <= latest]
-    kept = [step for step in older if is_complete(folder, step)][:keep]
-    oldest = kept[-1] if len(kept) == keep else 0
-    due = next((step for step in reversed(_due(folder)) if step <= latest and is_complete(folder, step)), None)
-    due = due if isinstance(folder.run.training.on_nonfinite, RollBack) else None
-    victims = [step for step in older if step < oldest and step not in {latest, best, due, *folder.in_use}]
-    for step in victims:
-        remove_dir(folder.checkpoints / step_name(step))
-    return victims
+    older = [step for step in reversed(run_dir.steps()) if step <= latest]
+    newest = [step for step in older if is_complete(run_dir, step)][:keep]
+    oldest = newest[-1] if len(newest) == keep else 0
+    scheduled = next((s for s in reversed(_scheduled(run_dir)) if s <= latest and is_complete(run_dir, s)), None)
+    rollback_target = scheduled if isinstance(run_dir.run.training.on_nonfinite, RollBack) else None
+    protected = {latest, best, rollback_target, *run_dir.in_use}
+    pruned = [step for step in older if step < oldest and step not in protected]
+    for step in pruned:
+        remove_dir(run_dir.checkpoints / step_name(step))
+    return pruned
+
+
+def max_checkpoints(run: RunConfig, existing: int) -> int:
+    """Return how many checkpoints a run may still add to the ``existing`` ones at any time, at least 1.
+
+    At most there are the last ones, the best one, the one being written and, after a resume, the one loaded.
+    """
+    return max(run.checkpoint.keep_last + 3 - existing, 1)
 
 
 def require_space(run: Path, needed: int) -> None:
-    """Raises DiskFullError where ``needed`` bytes of checkpoints would not fit in ``run``: before a step is taken."""
+    """Raise DiskFullError if ``needed`` bytes of checkpoints do not fit on the disk of ``run``."""
     free = free_bytes(run)
     if free < needed:
         raise DiskFullError(
@@ -142,31 +151,31 @@ def require_space(run: Path, needed: int) -> None:
         )
 
 
-def _numbers(step: int, checkpoint: Checkpoint, kinds: list[str]) -> dict[str, Any]:
+def _state_values(step: int, checkpoint: Checkpoint, kinds: list[str]) -> dict[str, Any]:
     values = {**checkpoint.state.scalars, **checkpoint.progress}
-    endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-    if endless:
-        raise CheckpointError(f"{step_name(step)}: {endless[0]} = {values[endless[0]]} is no finite number; not saved.")
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CheckpointError(f"{step_name(step)}: {name} = {value} is not a finite number; not saved.")
     return {
-        "format": checkpoint_validation.FORMAT,
+        "format": FORMAT,
         "step": step,
-        "moments": kinds,
-        "numbers": dict(checkpoint.state.scalars),
+        "optimizer_state": kinds,
+        "scalars": dict(checkpoint.state.scalars),
         "progress": dict(checkpoint.progress),
     }
 
 
-def _last_good(folder: RunDir) -> str:
-    step = latest_valid_step(folder)
+def _last_good(run_dir: RunDir) -> str:
+    step = latest_valid_step(run_dir)
     return "there is no checkpoint yet" if step is None else f"the last good checkpoint is {step_name(step)}"
 
 
 def check(
     checkpoint: Checkpoint, table: ParameterTable, spec: Mapping[str, Shape], *, where: str = "the checkpoint"
 ) -> None:
-    """Compare names, shapes and dtypes with a family's parameter table and an optimizer's ``state_spec``.
+    """Compare names, shapes and dtypes with the parameter table of the family and the ``state_spec`` of the optimizer.
 
-    Raises CheckpointError naming the first five that are missing, extra, or of another shape or dtype.
+    Raises CheckpointError naming the first five arrays that are missing, unknown, or of another shape or dtype.
     """
     checkpoint_validation.checked_weights(checkpoint.state.weights, table, where=f"{where}/{MODEL}")
     checkpoint_validation.checked_moments(checkpoint.state.optimizer_state, spec, where=f"{where}/{OPTIMIZER}")
@@ -175,59 +184,59 @@ def check(
 # ---------------------------------------------------------------- loading
 
 
-def load(folder: RunDir, which: Which, *, weights_only: bool = False) -> Loaded:
-    """A checkpoint whose every byte was checked: sizes and sha256, then names, shapes and dtypes of the weights.
+def load(run_dir: RunDir, which: Which, *, weights_only: bool = False) -> Loaded:
+    """Return a checkpoint after checking sizes and sha256, then names, shapes and dtypes of its arrays.
 
-    ``latest`` and ``best`` fall back to the newest whole one by step, and say so in ``ignored``; a step is that step
-    or a CheckpointError. ``weights_only`` leaves the optimizer's moments unread and empty.
+    ``latest`` and ``best`` fall back to the last valid checkpoint by step, with a warning; an explicit step gives that
+    step or a CheckpointError. ``weights_only`` skips the optimizer state and leaves it empty.
     """
     if isinstance(which, int):
-        folder.in_use.add(which)
-        return Loaded(_load_exact(folder, which, weights_only), which)
-    first, ignored = _resolve_pointer(folder, which)
-    later = [step for step in reversed(folder.steps()) if step != first]
+        run_dir.in_use.add(which)
+        return Loaded(_load_exact(run_dir, which, weights_only), which)
+    first, skipped = _resolve_pointer(run_dir, which)
+    later = [step for step in reversed(run_dir.steps()) if step != first]
     for step in later if first is None else [first, *later]:
         try:
-            checkpoint = _read(folder, step, weights_only)
+            checkpoint = _read(run_dir, step, weights_only)
         except StorageError as error:
-            ignored.append(_skip_reason(folder, step, error))
+            skipped.append(_skip_reason(run_dir, step, error))
             continue
-        folder.in_use.add(step)
-        ignored += _uncommitted(folder, step) if which == "latest" else []
-        verb = "resuming" if which == "latest" else "taking"
-        return Loaded(checkpoint, step, [f"{line}; {verb} {step_name(step)}" for line in ignored])
-    place = escaped(str(folder.path), 500)
+        run_dir.in_use.add(step)
+        skipped += _uncommitted(run_dir, step) if which == "latest" else []
+        verb = "resuming from" if which == "latest" else "using"
+        return Loaded(checkpoint, step, [f"{line}; {verb} {step_name(step)}" for line in skipped])
+    path = escaped(str(run_dir.path), 500)
     raise CheckpointError(
-        f"{place} has no whole checkpoint{': ' if ignored else ''}{'; '.join(ignored)}.",
-        hint=f"Train it anew: fabella train {quote(f'{place}/config.yaml')}"
-        if ignored
-        else f"Train it: fabella resume {quote(place)}",
+        f"{path} has no valid checkpoint{': ' if skipped else ''}{'; '.join(skipped)}.",
+        hint=f"Train it again: fabella train {quote(f'{path}/config.yaml')}"
+        if skipped
+        else f"Train it: fabella resume {quote(path)}",
     )
 
 
-def latest_scheduled(folder: RunDir) -> Loaded | None:
-    """The newest good one of those that ``checkpoint.every_steps`` asked for, none where there is none."""
-    for step in reversed(_due(folder)):
-        if is_complete(folder, step):
+def latest_scheduled(run_dir: RunDir) -> Loaded | None:
+    """Return the last valid checkpoint on the schedule of ``checkpoint.every_steps``; None if there is none."""
+    for step in reversed(_scheduled(run_dir)):
+        if is_complete(run_dir, step):
             try:
-                return load(folder, step)
-            except StorageError:  # a byte of it is damaged: the one before is good enough
+                return load(run_dir, step)
+            except StorageError:  # damaged: the one before is a valid target as well
                 continue
     return None
 
 
-def _due(folder: RunDir) -> list[int]:
-    return [step for step in folder.steps() if step % folder.run.checkpoint.every_steps == 0]
+def _scheduled(run_dir: RunDir) -> list[int]:
+    return [step for step in run_dir.steps() if step % run_dir.run.checkpoint.every_steps == 0]
 
 
-def latest_valid_step(folder: RunDir) -> int | None:
-    """The newest step whose checkpoint has all its files at their full sizes; ``load`` also reads every byte."""
-    return next((step for step in reversed(folder.steps()) if is_complete(folder, step)), None)
+def latest_valid_step(run_dir: RunDir) -> int | None:
+    """Return the last step with a complete checkpoint; ``load`` also checks every byte."""
+    return next((step for step in reversed(run_dir.steps()) if is_complete(run_dir, step)), None)
 
 
-def is_complete(folder: RunDir, step: int) -> bool:
-    """Whether a checkpoint's manifest is sound and all its files are there at their full sizes."""
-    path = folder.checkpoints / step_name(step)
+def is_complete(run_dir: RunDir, step: int) -> bool:
+    """Return True if the manifest of a checkpoint is valid and all its files have their full size."""
+    path = run_dir.checkpoints / step_name(step)
     try:
         manifest = read_manifest(path)
         for name in manifest_entries(path, manifest):
@@ -237,62 +246,62 @@ def is_complete(folder: RunDir, step: int) -> bool:
     return True
 
 
-def _load_exact(folder: RunDir, step: int, weights_only: bool) -> Checkpoint:
+def _load_exact(run_dir: RunDir, step: int, weights_only: bool) -> Checkpoint:
     try:
-        return _read(folder, step, weights_only)
+        return _read(run_dir, step, weights_only)
     except StorageError as error:
-        others = [step_name(other) for other in folder.steps() if other != step and is_complete(folder, other)]
-        fix = f"Others of this run: {', '.join(others)}." if others else ""
-        if not (folder.checkpoints / step_name(step)).exists():
-            raise CheckpointError(f"{escaped(str(folder.path), 500)} has no {step_name(step)}.", hint=fix) from None
-        raise CheckpointError(error.message, hint=fix or error.hint) from error
+        others = [step_name(other) for other in run_dir.steps() if other != step and is_complete(run_dir, other)]
+        hint = f"Other checkpoints of this run: {', '.join(others)}." if others else ""
+        if not (run_dir.checkpoints / step_name(step)).exists():
+            raise CheckpointError(f"{escaped(str(run_dir.path), 500)} has no {step_name(step)}.", hint=hint) from None
+        raise CheckpointError(error.message, hint=hint or error.hint) from error
 
 
-def _resolve_pointer(folder: RunDir, which: str) -> tuple[int | None, list[str]]:
-    """Where ``latest`` or ``best`` points to, and what is wrong with it."""
+def _resolve_pointer(run_dir: RunDir, which: str) -> tuple[int | None, list[str]]:
+    """Return the step that ``latest`` or ``best`` points to, and warnings if it points to none."""
     try:
-        step = folder.read_pointer(which)
+        step = run_dir.read_pointer(which)
     except StorageError as error:
         return None, [f"ignoring {which} ({error.message.rstrip('.')})"]
     if step is None:
-        return None, [f"there is no pointer {which}"] if folder.steps() else []
-    if step not in folder.steps():
-        return None, [f"ignoring {which} ({step_name(step)} is not there)"]
+        return None, [f"no {which} checkpoint is recorded"] if run_dir.steps() else []
+    if step not in run_dir.steps():
+        return None, [f"ignoring {which} ({step_name(step)} does not exist)"]
     return step, []
 
 
-def _skip_reason(folder: RunDir, step: int, error: StorageError) -> str:
-    if not (folder.checkpoints / step_name(step) / MANIFEST).exists():
+def _skip_reason(run_dir: RunDir, step: int, error: StorageError) -> str:
+    if not (run_dir.checkpoints / step_name(step) / MANIFEST).exists():
         return f"ignoring incomplete {step_name(step)} (no manifest)"
     return f"ignoring damaged {step_name(step)} ({error.message.rstrip('.')})"
 
 
-def _uncommitted(folder: RunDir, loaded: int) -> list[str]:
-    """What a killed process was still writing."""
-    found = [(parse_step(name), path) for name, path in find_stale_temps(folder.checkpoints)]
+def _uncommitted(run_dir: RunDir, loaded: int) -> list[str]:
+    """Return a warning for each later checkpoint that a killed process did not commit."""
+    temps = [(parse_step(name), path) for name, path in find_stale_temps(run_dir.checkpoints)]
     return [
         f"ignoring incomplete {step_name(step)} ({'never committed' if (path / MANIFEST).exists() else 'no manifest'})"
-        for step, path in found
+        for step, path in temps
         if step is not None and step > loaded
     ]
 
 
-def _pointer_or_none(folder: RunDir, which: str) -> int | None:
-    """A pointer that names nothing protects nothing; ``load`` is where that is told."""
+def _pointer_or_none(run_dir: RunDir, which: str) -> int | None:
+    """Return the step of a pointer for pruning; None if it is invalid, which ``load`` reports."""
     try:
-        return folder.read_pointer(which)
+        return run_dir.read_pointer(which)
     except CheckpointError:
         return None
 
 
-def _read(folder: RunDir, step: int, weights_only: bool) -> Checkpoint:
-    """Read and check one checkpoint; nothing of it is used before all of it was checked."""
-    path = folder.checkpoints / step_name(step)
+def _read(run_dir: RunDir, step: int, weights_only: bool) -> Checkpoint:
+    """Read one checkpoint; nothing of it is used before all of it is checked."""
+    path = run_dir.checkpoints / step_name(step)
     manifest = read_manifest(path)
-    numbers = checkpoint_validation.state_of(
+    values = checkpoint_validation.parse_state(
         read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}"
     )
-    table = folder.run.model.parameters()
+    table = run_dir.run.model.parameters()
     weights = load_tensors(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
     weights = checkpoint_validation.checked_weights(weights, table, where=f"{path.name}/{MODEL}")
     moments: Mapping[str, Any] = {}
@@ -300,7 +309,6 @@ def _read(folder: RunDir, step: int, weights_only: bool) -> Checkpoint:
         for name in manifest_entries(path, manifest):
             require_size(path, manifest, name)
         moments = load_tensors(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
-        moments = checkpoint_validation.checked_moments(
-            moments, state_spec(table, folder.run.optimizer), where=f"{path.name}/{OPTIMIZER}", kinds=numbers["moments"]
-        )
-    return Checkpoint(State(weights, moments, numbers["numbers"]), numbers["progress"])
+        spec, kinds = state_spec(table, run_dir.run.optimizer), values["optimizer_state"]
+        moments = checkpoint_validation.checked_moments(moments, spec, where=f"{path.name}/{OPTIMIZER}", kinds=kinds)
+    return Checkpoint(State(weights, moments, values["scalars"]), values["progress"])

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold: the weights of the family's parameter table, their moments, and a few numbers."""
+"""Validation of checkpoint contents against the parameter table: weights, optimizer moments, ``state.json``."""
 
 import json
 import math
@@ -10,19 +10,18 @@ from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError, NumericsError
 from fabella.models.parameters import ParameterTable
+from fabella.runs.run_dir import require_format
 from fabella.storage import escaped
 
-FORMAT = 2
-"""Format number of checkpoints. Others are refused: nothing was released with an older one."""
-NAMED = 5
-"""Differences told in an error: enough to see the pattern."""
+MAX_NAMED = 5
+"""Differences named in an error: enough to see the pattern."""
 
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def checked_weights(weights: Arrays, table: ParameterTable, *, where: str) -> Arrays:
-    """The weights in the table's order. Raises CheckpointError naming the first five that differ from the table."""
+    """Return the weights in the order of the table. Raises CheckpointError naming the first five that differ."""
     return _check_against(weights, {name: parameter.shape for name, parameter in table.items()}, where)
 
 
@@ -45,59 +44,58 @@ def moment_kinds(moments: Arrays) -> list[str]:
 
 
 def require_finite(arrays: Arrays, *, where: str) -> None:
-    """Raises NumericsError naming the first array that holds NaN or infinity: nothing could go on from it."""
+    """Raise NumericsError naming the first array with NaN or infinity, from which training could not resume."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise NumericsError(
-                f"{where}: {name} is not finite, the training has diverged; it was not saved.",
-                hint="Resume from the checkpoint before it with a lower optimizer.lr, or a smaller optimizer.max_grad_norm.",
+                f"{where}: {name} is not finite: the training has diverged. The checkpoint was not saved.",
+                hint="Resume from the checkpoint before it with a lower optimizer.lr or optimizer.max_grad_norm.",
             )
 
 
 def _check_against(arrays: Arrays, expected: Mapping[str, Shape], where: str) -> Arrays:
     wrong = [f"{name} is missing" for name in expected if name not in arrays]
-    wrong += [f"{escaped(name)} is none of this model's" for name in arrays if name not in expected]
+    wrong += [f"{escaped(name)} is not a parameter of this model" for name in arrays if name not in expected]
     for name, shape in expected.items():
         if name in arrays and arrays[name].shape != shape:
             wrong.append(f"{name} is {_sizes(arrays[name].shape)}, not {_sizes(shape)}")
         elif name in arrays and arrays[name].dtype != np.float32:
             wrong.append(f"{name} is {arrays[name].dtype}, not float32")
     if wrong:
-        more = f"; and {len(wrong) - NAMED:,} more" if len(wrong) > NAMED else ""
-        raise CheckpointError(f"{where} does not fit the model: {'; '.join(wrong[:NAMED])}{more}.")
+        more = f"; and {len(wrong) - MAX_NAMED:,} more" if len(wrong) > MAX_NAMED else ""
+        raise CheckpointError(f"{where} does not match the model: {'; '.join(wrong[:MAX_NAMED])}{more}.")
     return {name: arrays[name] for name in expected}
 
 
 def _sizes(shape: Shape) -> str:
-    return " x ".join(str(size) for size in shape) or "a single number"
+    return " x ".join(str(size) for size in shape) or "a scalar"
 
 
-def state_of(data: bytes, *, step: int, where: str) -> dict[str, Any]:
-    """``state.json``, its shape checked: format, step, moments, numbers, progress. Raises CheckpointError."""
+def parse_state(data: bytes, *, step: int, where: str) -> dict[str, Any]:
+    """Return the checked values of ``state.json``: format, step, optimizer_state, scalars, progress.
+
+    Raises CheckpointError.
+    """
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{where}: damaged, it is not JSON.") from None
+        raise CheckpointError(f"{where}: damaged: not JSON.") from None
     if not isinstance(values, dict) or type(values.get("format")) is not int:
-        raise CheckpointError(f"{where}: no state of a checkpoint: it names no format.")
-    if values["format"] != FORMAT:
-        raise CheckpointError(
-            f"{where} was written in format {values['format']}; this version of Fabella reads format {FORMAT}.",
-            hint="Use the version of Fabella that wrote it, or train the model again.",
-        )
-    moments, numbers, progress = (values.get(key) for key in ("moments", "numbers", "progress"))
-    sound = (
-        isinstance(moments, list)
-        and all(isinstance(kind, str) for kind in moments)
-        and isinstance(numbers, dict)
-        and all(_is_number(value) for value in numbers.values())
+        raise CheckpointError(f"{where}: not the state of a checkpoint: it has no format number.")
+    require_format(values["format"], where=where)
+    kinds, scalars, progress = (values.get(key) for key in ("optimizer_state", "scalars", "progress"))
+    valid = (
+        isinstance(kinds, list)
+        and all(isinstance(kind, str) for kind in kinds)
+        and isinstance(scalars, dict)
+        and all(_is_number(value) for value in scalars.values())
         and isinstance(progress, dict)
         and all(isinstance(value, str) or _is_number(value) for value in progress.values())
     )
-    if not sound:
-        raise CheckpointError(f"{where}: damaged: moments, numbers or progress are missing or of another kind.")
+    if not valid:
+        raise CheckpointError(f"{where}: damaged: optimizer_state, scalars or progress is missing or of another type.")
     if values.get("step") != step:
-        raise CheckpointError(f"{where}: it is of step {escaped(str(values.get('step')))}, not {step}.")
+        raise CheckpointError(f"{where} is of step {escaped(str(values.get('step')))}, not {step}.")
     return values
 
 

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware and fingerprints, for the manifest."""
+"""Versions, hardware and code fingerprint for the manifest of a run."""
 
 import hashlib
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "jax", "tokenizers", "sentencepiece", "safetensors", "pydan
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware; no user's name, no path, no environment variable."""
+    """Return versions and hardware; no user name, path or environment variable."""
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "fabella": fabella.__version__,
@@ -38,17 +38,17 @@ def _version(package: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """Return the name of the processor."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a device file, not a path of ours
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a kernel file
             names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         names = []
     return names[0] if names else platform.processor()
 
 
 def code_fingerprint() -> str:
-    """sha256 over every source file of the package, in order of their names."""
+    """Return the sha256 over all source files of the package, in order of their names."""
     digest = hashlib.sha256()
     root = resources.files("fabella")
     for path in sorted(_sources(root)):
@@ -57,11 +57,11 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _sources(folder: Any, prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for item in folder.iterdir():
+def _sources(directory: Any, prefix: str = "") -> list[str]:
+    paths: list[str] = []
+    for item in directory.iterdir():
         if item.is_dir():
-            found += _sources(item, f"{prefix}{item.name}/")
+            paths += _sources(item, f"{prefix}{item.name}/")
         elif item.name.endswith((".py", ".yaml")):
-            found.append(prefix + item.name)
-    return found
+            paths.append(prefix + item.name)
+    return paths

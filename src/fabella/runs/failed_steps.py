@@ -1,4 +1,4 @@
-"""A step that could not be taken, kept whole: its batch, its learning rate, and the engine's state before it.
+"""Records of failed steps: the batch, the learning rate and the engine state before the step.
 
 ``RUN/failures/step-00001234/``: model.safetensors, optimizer.safetensors, batch.safetensors, state.json, manifest.json.
 """
@@ -15,18 +15,18 @@ from fabella.models.parameters import ParameterTable
 from fabella.optim.registry import Shape
 from fabella.runs import checkpoint_validation
 from fabella.runs.checkpoint import MODEL, OPTIMIZER, STATE
-from fabella.runs.run_dir import RunDir, parse_step, step_name
+from fabella.runs.run_dir import FORMAT, RunDir, parse_step, step_name
 from fabella.runs.safetensors_io import dump_tensors, load_tensors
 from fabella.storage import MANIFEST, atomic_dir, escaped, read_manifest, read_verified, remove_dir, write_chunks
 
 FAILURES, BATCH = "failures", "batch.safetensors"
-KEPT = 3
-"""The first is what went wrong; further ones tell whether it goes wrong in the same place again."""
+KEEP_LAST = 3
+"""Records kept per run: a repetition shows whether the same step fails again."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedStepRecord:
-    """What taking a step again needs. ``step`` counts from 1; ``state`` is that of the step before."""
+    """Everything needed to repeat a failed step. ``step`` counts from 1; ``state`` is the state before that step."""
 
     step: int
     state: State
@@ -35,47 +35,45 @@ class FailedStepRecord:
     error: str
 
 
-def path_for(folder: RunDir, step: int) -> Path:
-    """Where the failure of ``step`` is kept."""
-    return folder.path / FAILURES / step_name(step)
+def path_for(run_dir: RunDir, step: int) -> Path:
+    """Return the directory of the record of ``step``."""
+    return run_dir.path / FAILURES / step_name(step)
 
 
-def save(folder: RunDir, failure: FailedStepRecord) -> Path:
-    """Write the failure and return its folder; of all failures of the run the newest KEPT steps stay.
+def save(run_dir: RunDir, failure: FailedStepRecord) -> Path:
+    """Write a record and return its directory; of all records of the run the last KEEP_LAST stay.
 
-    Raises StorageError where it cannot be written; then nothing half is left. Call it under ``folder.lock()``.
+    Raises StorageError; then no partial files are left. Call it under ``run_dir.lock()``.
     """
-    target = path_for(folder, failure.step)
+    target = path_for(run_dir, failure.step)
     state = {
-        "format": checkpoint_validation.FORMAT,
+        "format": FORMAT,
         "step": failure.step,
-        "moments": checkpoint_validation.moment_kinds(failure.state.optimizer_state),
-        "numbers": dict(failure.state.scalars),
+        "optimizer_state": checkpoint_validation.moment_kinds(failure.state.optimizer_state),
+        "scalars": dict(failure.state.scalars),
         "progress": {"lr": failure.lr, "error": failure.error},
     }
-    with atomic_dir(target, replace=True) as aside:
-        write_chunks(aside / MODEL, dump_tensors(failure.state.weights))
-        write_chunks(aside / OPTIMIZER, dump_tensors(failure.state.optimizer_state))
-        write_chunks(aside / BATCH, dump_tensors({"tokens": failure.batch.tokens, "targets": failure.batch.targets}))
-        write_chunks(aside / STATE, [json.dumps(state, indent=1, allow_nan=False).encode()])
-        write_chunks(
-            aside / MANIFEST, [json.dumps({"format": checkpoint_validation.FORMAT, "step": failure.step}).encode()]
-        )
+    with atomic_dir(target, replace=True) as temp:
+        write_chunks(temp / MODEL, dump_tensors(failure.state.weights))
+        write_chunks(temp / OPTIMIZER, dump_tensors(failure.state.optimizer_state))
+        write_chunks(temp / BATCH, dump_tensors({"tokens": failure.batch.tokens, "targets": failure.batch.targets}))
+        write_chunks(temp / STATE, [json.dumps(state, indent=1, allow_nan=False).encode()])
+        write_chunks(temp / MANIFEST, [json.dumps({"format": FORMAT, "step": failure.step}).encode()])
     others = sorted(path for path in target.parent.iterdir() if parse_step(path.name) not in {None, failure.step})
-    for path in others[: max(len(others) + 1 - KEPT, 0)]:
+    for path in others[: max(len(others) + 1 - KEEP_LAST, 0)]:
         remove_dir(path)
     return target
 
 
 def read(path: Path, table: ParameterTable, spec: Mapping[str, Shape]) -> FailedStepRecord:
-    """The failure in ``path``, every byte checked. Raises CheckpointError where it is none, or damaged."""
+    """Return the record in ``path`` after checking every byte. Raises CheckpointError if it is invalid or damaged."""
     step = parse_step(path.name)
     if step is None or path.parent.name != FAILURES:
         raise CheckpointError(
-            f"{escaped(str(path), 500)} is no step that was kept.", hint=f"Give RUN/{FAILURES}/{step_name(1234)}."
+            f"{escaped(str(path), 500)} is not a failed step.", hint=f"Give RUN/{FAILURES}/{step_name(1234)}."
         )
     manifest = read_manifest(path)
-    values = checkpoint_validation.state_of(
+    values = checkpoint_validation.parse_state(
         read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}"
     )
     weights = load_tensors(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
@@ -83,12 +81,12 @@ def read(path: Path, table: ParameterTable, spec: Mapping[str, Shape]) -> Failed
     arrays = load_tensors(read_verified(path, manifest, BATCH), where=f"{path.name}/{BATCH}")
     lr, error = values["progress"].get("lr"), values["progress"].get("error")
     if set(arrays) != {"tokens", "targets"} or not isinstance(lr, float) or not isinstance(error, str):
-        raise CheckpointError(f"{path.name}: damaged: tokens, targets, lr or error are missing or of another kind.")
+        raise CheckpointError(f"{path.name}: damaged: tokens, targets, lr or error is missing or of another type.")
     state = State(
         checkpoint_validation.checked_weights(weights, table, where=f"{path.name}/{MODEL}"),
         checkpoint_validation.checked_moments(
-            moments, spec, where=f"{path.name}/{OPTIMIZER}", kinds=values["moments"]
+            moments, spec, where=f"{path.name}/{OPTIMIZER}", kinds=values["optimizer_state"]
         ),
-        values["numbers"],
+        values["scalars"],
     )
     return FailedStepRecord(step, state, Batch(arrays["tokens"], arrays["targets"]), lr, error)

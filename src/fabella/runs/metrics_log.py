@@ -1,4 +1,4 @@
-"""``metrics.jsonl`` and its like: one measurement a line, readable after any death of the process that wrote it."""
+"""Append-only JSONL log (``metrics.jsonl``, ``samples.jsonl``), readable after a kill of its writer at any time."""
 
 import json
 import math
@@ -12,46 +12,46 @@ from fabella.storage import atomic_write, escaped, json_safe, storage_errors
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row as one line, visible to readers at once. Infinite numbers, which JSON lacks, become null.
+    """Append one row as one line, visible to readers at once; NaN and infinity become null.
 
-    A line that a killed process left torn is dropped first. Raises StorageError; the file is then as it was.
+    An incomplete last line of a killed process is dropped first. Raises StorageError; then the file is unchanged.
     """
     line = (json.dumps(json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
     with storage_errors(path, f"writing {escaped(path.name)}", needed=len(line)):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            end = _end_of_whole_lines(descriptor)
+            end = _end_of_complete_lines(descriptor)
             _write_or_undo(descriptor, line, end)
         finally:
             os.close(descriptor)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows, none where there is no file. A last line without its end is left out: its writer was killed.
+    """Return all rows; empty if there is no file. An incomplete last line is ignored: its writer was killed.
 
     Raises CheckpointError naming a damaged line.
     """
-    return [_parsed(path, number, line) for number, line in enumerate(_whole_lines(path), start=1)]
+    return [_parsed(path, number, line) for number, line in enumerate(_complete_lines(path), start=1)]
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop the rows of steps later than ``step``, and a torn last line; the rest stays byte for byte."""
+    """Drop the rows of steps after ``step`` and an incomplete last line; all other bytes are unchanged."""
     if not path.exists():
         return
-    lines = _whole_lines(path)
+    lines = _complete_lines(path)
     rows = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
-    kept = b"".join(line + b"\n" for line, row in zip(lines, rows, strict=True) if _step_of(row) <= step)
-    if len(kept) != path.stat().st_size:
-        atomic_write(path, kept)
+    content = b"".join(line + b"\n" for line, row in zip(lines, rows, strict=True) if _step_of(row) <= step)
+    if len(content) != path.stat().st_size:
+        atomic_write(path, content)
 
 
 def _step_of(row: Mapping[str, Any]) -> float:
-    """A row that belongs to no step stays whatever is dropped."""
+    """Return the step of a row; minus infinity without one, so that the row is never dropped."""
     step = row.get("step")
     return step if isinstance(step, int | float) else -math.inf
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def _complete_lines(path: Path) -> list[bytes]:
     with storage_errors(path, f"reading {escaped(path.name)}"):
         data = path.read_bytes() if path.exists() else b""
     return data.split(b"\n")[:-1]
@@ -64,27 +64,27 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
         row = None
     if not isinstance(row, dict):
         raise CheckpointError(
-            f"{escaped(str(path), 500)}, line {number}: damaged, it is no JSON object.",
+            f"{escaped(str(path), 500)}, line {number}: damaged: not a JSON object.",
             hint="Remove that line to read the others.",
         )
     return row
 
 
-def _end_of_whole_lines(descriptor: int) -> int:
-    """Where the last whole line ends; looks back from the end of the file, so that a long file costs nothing."""
+def _end_of_complete_lines(descriptor: int) -> int:
+    """Return the end of the last complete line, searching backwards, so that the size of the file does not matter."""
     size = os.fstat(descriptor).st_size
     position, block = size, 4096
     while position > 0:
         start = max(0, position - block)
-        found = os.pread(descriptor, position - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        newline = os.pread(descriptor, position - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         position = start
     return 0
 
 
 def _write_or_undo(descriptor: int, line: bytes, end: int) -> None:
-    """Write at ``end``, dropping what lay beyond; where the disk is full, leave no half line."""
+    """Write at ``end`` and drop the bytes after it; on an error, leave no incomplete line."""
     if os.fstat(descriptor).st_size > end:
         os.ftruncate(descriptor, end)
     written = 0

@@ -1,4 +1,4 @@
-"""What may differ between a run as it was saved and as it is asked to go on: refused, warned of, or allowed."""
+"""Rules for changed settings on resume: refuse, warn or allow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,34 +9,34 @@ from fabella.run_config.run import RunConfig
 
 Verdict = Literal["refuse", "warn", "allow"]
 
-# The longest prefix of a setting's key decides. Refused: what makes the saved weights, or the saved position in
-# the data, mean something else. Warned of: what goes on soundly, but not as one undisturbed run would have.
+# The longest prefix of a key decides. Refused: settings that change the meaning of the saved weights or of the saved
+# position in the data. Warned of: settings with which training continues correctly, but not like an uninterrupted run.
 CONFIG_RULES: dict[str, Verdict] = {
     "name": "allow",
     "about": "allow",
-    "seed": "refuse",  # the order of the training windows follows from it
-    "engine": "warn",  # the same network, not the same bits
+    "seed": "refuse",  # decides the order of training sequences
+    "engine": "warn",  # the same network, with other rounding
     "model": "refuse",
     "model.dropout": "warn",
     "tokenizer": "refuse",
     "data": "refuse",
-    "data.source.paths": "allow",  # text may be moved; its fingerprint says whether it is the same
+    "data.source.paths": "allow",  # files may be moved; the fingerprint identifies the text
     "data.mode.prefetch_batches": "allow",
     "data.mode.timeout_seconds": "allow",
     "optimizer": "warn",
-    "training.length": "warn",  # a schedule in shares of the run stretches with it
+    "training.length": "warn",  # a schedule in shares of the run changes with it
     "training.micro_batch_size": "warn",
     "training.gradient_accumulation": "warn",
     "training.precision": "warn",
-    "training.gradient_checkpointing": "allow",  # the same numbers, computed once or twice
-    "training.compile": "warn",  # the same sums, not rounded alike
+    "training.gradient_checkpointing": "allow",  # the same numbers, computed twice
+    "training.compile": "warn",  # the same sums with other rounding
     "training.log_every_steps": "allow",
     "training.on_nonfinite": "warn",
-    "training.parallel": "warn",  # the same sums, rounded in another order
+    "training.parallel": "warn",  # the same sums, added in another order
     "training.parallel.timeout_seconds": "allow",
     "validation.every_steps": "allow",
     "validation.early_stopping_patience": "allow",
-    "validation.num_sequences": "warn",  # the best loss so far was measured on other windows
+    "validation.num_sequences": "warn",  # the best loss was measured on other sequences
     "checkpoint": "allow",
     "samples": "allow",
     "tracking": "allow",
@@ -44,41 +44,41 @@ CONFIG_RULES: dict[str, Verdict] = {
 MANIFEST_RULES: dict[str, Verdict] = {
     "format": "allow",
     "data": "refuse",
-    "data.folder": "allow",  # data may be moved; its fingerprint says whether it is the same
+    "data.folder": "allow",  # a dataset may be moved; the fingerprint identifies it
     "tokenizer": "refuse",
     "environment": "warn",
     "environment.memory_bytes": "allow",
 }
-TOLD = 5
-"""Refusals told in an error: enough to see the pattern."""
+MAX_NAMED = 5
+"""Refused changes named in an error: enough to see the pattern."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """One setting that is not as it was. ``saved`` or ``asked`` is None where that side has no such setting."""
+    """One changed setting. ``saved`` or ``requested`` is None if that config has no such setting."""
 
     key: str
     saved: Any
-    asked: Any
+    requested: Any
     verdict: Verdict
 
     def __str__(self) -> str:
-        return f"{self.key}: {_shown(self.saved)} → {_shown(self.asked)}"
+        return f"{self.key}: {_shorten(self.saved)} → {_shorten(self.requested)}"
 
 
-def compare_for_resume(saved: RunConfig, asked: RunConfig) -> list[ConfigChange]:
-    """All differences that are warned of or allowed. Raises ConfigError for those that are refused."""
-    return _judged(saved.model_dump(mode="json"), asked.model_dump(mode="json"), CONFIG_RULES)
+def compare_for_resume(saved: RunConfig, requested: RunConfig) -> list[ConfigChange]:
+    """Return all changes that are warned of or allowed. Raises ConfigError if one is refused."""
+    return _apply_rules(saved.model_dump(mode="json"), requested.model_dump(mode="json"), CONFIG_RULES)
 
 
-def compare_manifests(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[ConfigChange]:
-    """The same for what a run was made with: fingerprints of data and tokenizer, versions, hardware."""
-    given = {key: value for key, value in saved.items() if key in asked}
-    return _judged(given, asked, MANIFEST_RULES)
+def compare_manifests(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[ConfigChange]:
+    """Return the same for manifests: fingerprints of data and tokenizer, versions, hardware."""
+    common = {key: value for key, value in saved.items() if key in requested}
+    return _apply_rules(common, requested, MANIFEST_RULES)
 
 
 def rule_for(key: str, rules: Mapping[str, Verdict]) -> Verdict:
-    """The verdict of the longest prefix of ``key``; refused where nobody has thought of it."""
+    """Return the verdict of the longest prefix of ``key``; refuse a key without a rule."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
@@ -87,28 +87,28 @@ def rule_for(key: str, rules: Mapping[str, Verdict]) -> Verdict:
     return "refuse"
 
 
-def _judged(saved: Any, asked: Any, rules: Mapping[str, Verdict]) -> list[ConfigChange]:
-    before, after = _flat(saved), _flat(asked)
-    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    found = [ConfigChange(key, before.get(key), after.get(key), rule_for(key, rules)) for key in changed]
-    refused = [str(difference) for difference in found if difference.verdict == "refuse"]
+def _apply_rules(saved: Any, requested: Any, rules: Mapping[str, Verdict]) -> list[ConfigChange]:
+    before, after = _flatten(saved), _flatten(requested)
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    changes = [ConfigChange(key, before.get(key), after.get(key), rule_for(key, rules)) for key in keys]
+    refused = [str(change) for change in changes if change.verdict == "refuse"]
     if refused:
-        more = f"; and {len(refused) - TOLD:,} more" if len(refused) > TOLD else ""
+        more = f"; and {len(refused) - MAX_NAMED:,} more" if len(refused) > MAX_NAMED else ""
         raise ConfigError(
-            f"A run cannot go on with other values of {'; '.join(refused[:TOLD])}{more}.",
-            hint="Resume without them, or begin a new run with another --out.",
+            f"Cannot resume with other values of {'; '.join(refused[:MAX_NAMED])}{more}.",
+            hint="Resume without these changes, or start a new run with another --out.",
         )
-    return found
+    return changes
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys; lists are values."""
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as dotted keys; lists are values."""
     if not isinstance(value, Mapping):
         return {prefix: value}
-    inner = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+    inner = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
     return {key: leaf for part in inner for key, leaf in part.items()}
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = "not set" if value is None else repr(value)
     return text if len(text) <= 60 else text[:59] + "…"

@@ -1,7 +1,4 @@
-"""Prove a run folder whole: every byte that has a sha256, every pointer, every line, every name of a weight.
-
-A folder of prepared data is proven too: every byte of its shards.
-"""
+"""Verify the checksums, pointers, log lines and parameter names of a run directory, or the shards of a dataset."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +11,7 @@ from fabella.errors import CheckpointError, DataError, FabellaError, StorageErro
 from fabella.runs.checkpoint import load
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import CONFIG, RunDir, step_name
-from fabella.storage import escaped, find_stale_temps, storage_errors, verify_folder
+from fabella.storage import escaped, find_stale_temps, storage_errors, verify_dir
 from fabella.tokenizers import loading
 
 POINTERS = ("latest", "best")
@@ -23,7 +20,7 @@ ROWS = ("metrics.jsonl", "samples.jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``damaged``: something cannot be trusted or used. ``remark``: worth knowing, and harmless."""
+    """One finding. ``damaged``: cannot be used. ``remark``: harmless."""
 
     level: Literal["damaged", "remark"]
     where: str
@@ -31,20 +28,20 @@ class Finding:
 
 
 def verify(path: Path) -> list[Finding]:
-    """Everything that is wrong with the run, or the prepared data, in ``path``; an empty list: it is whole."""
+    """Return all findings about the run or the dataset in ``path``; an empty list if everything is valid."""
     if (path / "train").is_dir() and not (path / CONFIG).exists():
         return list(_prepared(path))
     try:
-        folder = RunDir.open(path)
+        run_dir = RunDir.open(path)
     except FabellaError as error:
         return [Finding("damaged", "run", str(error))]
     return [
-        *_tokenizer(folder),
-        *_checkpoints(folder),
-        *_pointers(folder),
-        *_rows(folder),
-        *_data(folder),
-        *_leftovers(folder),
+        *_tokenizer(run_dir),
+        *_checkpoints(run_dir),
+        *_pointers(run_dir),
+        *_rows(run_dir),
+        *_data(run_dir),
+        *_leftovers(run_dir),
     ]
 
 
@@ -55,63 +52,63 @@ def _prepared(path: Path) -> Iterator[Finding]:
         yield Finding("damaged", "data", error.message)
 
 
-def _tokenizer(folder: RunDir) -> Iterator[Finding]:
-    place = folder.path / "tokenizer"
+def _tokenizer(run_dir: RunDir) -> Iterator[Finding]:
+    path = run_dir.path / "tokenizer"
     try:
-        verify_folder(place)
-        tokenizer = loading.load(place)
+        verify_dir(path)
+        tokenizer = loading.load(path)
     except FabellaError as error:
         yield Finding("damaged", "tokenizer", error.message)
         return
-    expected = folder.manifest.get("tokenizer")
+    expected = run_dir.manifest.get("tokenizer")
     if expected is not None and tokenizer.fingerprint != expected:
-        yield Finding("damaged", "tokenizer", "it is not the one that the run began with: its fingerprint differs.")
-    if tokenizer.vocab_size > folder.run.model.vocab_size:
-        rows = folder.run.model.vocab_size
-        yield Finding("damaged", "tokenizer", f"it has {tokenizer.vocab_size:,} ids, the model rows for {rows:,}.")
+        yield Finding("damaged", "tokenizer", "not the tokenizer that the run started with: its fingerprint differs.")
+    if tokenizer.vocab_size > run_dir.run.model.vocab_size:
+        rows = run_dir.run.model.vocab_size
+        yield Finding("damaged", "tokenizer", f"it has {tokenizer.vocab_size:,} ids, but the model only {rows:,} rows.")
 
 
-def _checkpoints(folder: RunDir) -> Iterator[Finding]:
-    steps = folder.steps()
+def _checkpoints(run_dir: RunDir) -> Iterator[Finding]:
+    steps = run_dir.steps()
     if not steps:
-        yield Finding("remark", "checkpoints", "there are none yet.")
+        yield Finding("remark", "checkpoints", "no checkpoints yet.")
     for step in steps:
         try:
-            load(folder, step)
+            load(run_dir, step)
         except StorageError as error:
             yield Finding("damaged", step_name(step), error.message)
 
 
-def _pointers(folder: RunDir) -> Iterator[Finding]:
-    steps = folder.steps()
+def _pointers(run_dir: RunDir) -> Iterator[Finding]:
+    steps = run_dir.steps()
     for name in POINTERS:
         try:
-            step = folder.read_pointer(name)
+            step = run_dir.read_pointer(name)
         except StorageError as error:
             yield Finding("damaged", name, error.message)
             continue
         if step is not None and step not in steps:
-            yield Finding("damaged", name, f"it names {step_name(step)}, which is not there.")
+            yield Finding("damaged", name, f"points to {step_name(step)}, which does not exist.")
         elif name == "latest" and step is None and steps:
-            yield Finding("damaged", name, f"it is missing; the newest checkpoint is {step_name(steps[-1])}.")
+            yield Finding("damaged", name, f"missing; the last checkpoint is {step_name(steps[-1])}.")
         elif name == "latest" and step is not None and steps[-1] > step:
-            yield Finding("remark", name, f"it names {step_name(step)}, and {step_name(steps[-1])} is there too.")
+            yield Finding("remark", name, f"points to {step_name(step)}, but {step_name(steps[-1])} exists as well.")
 
 
-def _rows(folder: RunDir) -> Iterator[Finding]:
+def _rows(run_dir: RunDir) -> Iterator[Finding]:
     for name in ROWS:
-        path = folder.path / name
+        path = run_dir.path / name
         try:
             read_rows(path)
-            torn = _is_torn(path)
+            incomplete = _ends_incomplete(path)
         except (CheckpointError, StorageError) as error:
             yield Finding("damaged", name, error.message)
             continue
-        if torn:
-            yield Finding("remark", name, "its last line is torn: its writer was killed. Resuming drops it.")
+        if incomplete:
+            yield Finding("remark", name, "its last line is incomplete: its writer was killed. Resuming drops it.")
 
 
-def _is_torn(path: Path) -> bool:
+def _ends_incomplete(path: Path) -> bool:
     if not path.exists() or path.stat().st_size == 0:
         return False
     with storage_errors(path, f"reading {path.name}"), path.open("rb") as file:
@@ -119,26 +116,26 @@ def _is_torn(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
-def _data(folder: RunDir) -> Iterator[Finding]:
-    """The prepared data may lie elsewhere: without it the run still generates, and with the wrong data it is told."""
-    reference: Any = folder.manifest.get("data")
+def _data(run_dir: RunDir) -> Iterator[Finding]:
+    """Check the dataset of the run, which may be in another directory. A missing one is harmless: the run generates."""
+    reference: Any = run_dir.manifest.get("data")
     if not isinstance(reference, dict) or not isinstance(reference.get("folder"), str):
         return
-    place = (folder.path / reference["folder"]).resolve()
-    if not place.exists():
-        yield Finding("remark", "data", f"{escaped(str(place), 500)} is gone; resuming needs it.")
+    path = (run_dir.path / reference["folder"]).resolve()
+    if not path.exists():
+        yield Finding("remark", "data", f"{escaped(str(path), 500)} does not exist; resuming needs it.")
         return
     try:
-        fingerprint = open_dataset(place).fingerprint
+        fingerprint = open_dataset(path).fingerprint
     except (DataError, StorageError) as error:
         yield Finding("damaged", "data", error.message)
         return
     if fingerprint != reference.get("fingerprint"):
-        yield Finding("damaged", "data", f"{escaped(str(place), 500)} is not the data that the run began with.")
+        yield Finding("damaged", "data", f"{escaped(str(path), 500)} is not the dataset that the run started with.")
 
 
-def _leftovers(folder: RunDir) -> Iterator[Finding]:
-    for parent in (folder.path, folder.checkpoints):
+def _leftovers(run_dir: RunDir) -> Iterator[Finding]:
+    for parent in (run_dir.path, run_dir.checkpoints):
         for name, _ in find_stale_temps(parent) if parent.is_dir() else []:
-            problem = "a killed process left it unfinished. The next save removes it."
+            problem = "an incomplete file of a killed process. The next save removes it."
             yield Finding("remark", escaped(name), problem)

@@ -1,15 +1,17 @@
-"""Files and folders that are whole or absent, whatever kills the process, and errors that say what to do.
+"""Atomic files and directories, manifests, locks, and errors with a hint.
 
-The commit: write aside (``.NAME.partial-…``, same parent) → fsync every file → manifest with sizes and sha256
-→ fsync → rename → fsync of the parent. Whoever writes holds a flock on what lies aside; it dies with the
-process, so that :func:`clean_partial` removes what a killed one left and never what a living one writes.
+A write is committed in this order: temporary file or directory (``.NAME.partial-…`` in the same parent) → fsync of
+every file → manifest with sizes and sha256 → fsync → rename → fsync of the parent. The writer holds a lock on the
+temporary until the end of its process. :func:`remove_stale_temps` therefore removes temporaries of killed processes
+and never those of running ones.
 """
 
 from fabella.storage.atomic_dir import atomic_dir, remove_dir
 from fabella.storage.atomic_file import atomic_write, sha256_of, write_chunks
-from fabella.storage.cache_dir import cache_folder
+from fabella.storage.cache_dir import cache_dir
+from fabella.storage.formatting import format_bytes, format_duration, number_of
 from fabella.storage.json_safe import json_safe, write_json
-from fabella.storage.lock import locked
+from fabella.storage.lock import lock_dir
 from fabella.storage.manifest import (
     MANIFEST,
     dump_manifest,
@@ -17,24 +19,25 @@ from fabella.storage.manifest import (
     read_manifest,
     read_verified,
     require_size,
-    verify_folder,
+    verify_dir,
 )
-from fabella.storage.messages import escaped, format_bytes, free_bytes, number_of, storage_errors
-from fabella.storage.temp_files import find_stale_temps, make_folders, remove_stale_temps, restore_replaced
+from fabella.storage.messages import escaped, free_bytes, storage_errors
+from fabella.storage.temp_files import find_stale_temps, make_dirs, remove_stale_temps, restore_replaced
 
 __all__ = [
     "MANIFEST",
     "atomic_dir",
     "atomic_write",
-    "cache_folder",
+    "cache_dir",
     "dump_manifest",
     "escaped",
     "find_stale_temps",
     "format_bytes",
+    "format_duration",
     "free_bytes",
     "json_safe",
-    "locked",
-    "make_folders",
+    "lock_dir",
+    "make_dirs",
     "manifest_entries",
     "number_of",
     "read_manifest",
@@ -45,7 +48,7 @@ __all__ = [
     "restore_replaced",
     "sha256_of",
     "storage_errors",
-    "verify_folder",
+    "verify_dir",
     "write_chunks",
     "write_json",
 ]

@@ -1,4 +1,4 @@
-"""A folder of files, whole or absent, with a manifest that proves it."""
+"""Atomic write of a directory, with a manifest of its files."""
 
 import hashlib
 import json
@@ -12,101 +12,101 @@ from typing import Any
 from fabella.errors import StorageError
 from fabella.storage.atomic_file import write_all
 from fabella.storage.manifest import MANIFEST, dump_manifest
-from fabella.storage.messages import LONGEST_PATH, escaped, free_if_known, storage_errors
-from fabella.storage.temp_files import create_temp_dir, fsync_folder, make_folders, remove_stale_in, temp_path, try_lock
+from fabella.storage.messages import MAX_PATH_CHARACTERS, escaped, free_if_known, storage_errors
+from fabella.storage.temp_files import create_temp_dir, fsync_dir, make_dirs, remove_stale_in, temp_path, try_lock
 
 
 @contextmanager
 def atomic_dir(target: Path, *, replace: bool = False, needed: int = 0) -> Generator[Path]:
-    """An empty folder aside that becomes ``target``, with a manifest, when the block ends without an error.
+    """Yield an empty temporary directory that becomes ``target`` when the block ends without an error.
 
-    ``manifest.json`` gets ``files`` (size and sha256 of each), merged into the one written in the block, if any.
-    ``needed``: size of it all in bytes, where known, for the error of a full disk.
-    Raises StorageError where ``target`` exists, unless ``replace``; the old one stays until the new one is whole.
+    ``manifest.json`` gets ``files`` (size and sha256 of each file), merged into the manifest written in the block, if
+    any. ``needed`` is the total size in bytes for the error of a full disk; 0 if unknown.
+    Raises StorageError if ``target`` exists, unless ``replace``: then the old directory stays until the rename.
     """
-    _refuse_existing(target, replace)
-    doing, free = f"writing {escaped(target.name)}", free_if_known(target)
-    with storage_errors(target, doing, needed=needed, free=free):
-        make_folders(target.parent)
+    _require_absent(target, replace)
+    action, free = f"writing {escaped(target.name)}", free_if_known(target)
+    with storage_errors(target, action, needed=needed, free=free):
+        make_dirs(target.parent)
         remove_stale_in(target.parent, target.name)
-        aside, lock = create_temp_dir(target)
+        temp, lock = create_temp_dir(target)
     try:
-        yield aside
-        with storage_errors(target, doing, needed=needed, free=free):
-            _seal(aside)
-            _refuse_existing(target, replace)
-            _put_in_place(aside, target)
+        yield temp
+        with storage_errors(target, action, needed=needed, free=free):
+            _seal(temp)
+            _require_absent(target, replace)
+            _commit(temp, target)
     finally:
-        # After the commit nothing lies aside. After an error nothing may stay; what cannot go is clean_partial's.
-        shutil.rmtree(aside, ignore_errors=True)
+        # The commit has renamed the temporary. After an error it is removed here, or later by remove_stale_temps.
+        shutil.rmtree(temp, ignore_errors=True)
         os.close(lock)
 
 
-def remove_dir(folder: Path) -> None:
-    """Delete a folder so that nobody ever sees half of it: renamed aside first."""
-    with storage_errors(folder, f"removing {escaped(folder.name)}"):
-        lock = try_lock(folder)
+def remove_dir(path: Path) -> None:
+    """Delete a directory atomically: rename it to a temporary name first. Raises StorageError."""
+    with storage_errors(path, f"removing {escaped(path.name)}"):
+        lock = try_lock(path)
         try:
-            aside = temp_path(folder, "partial")
-            folder.rename(aside)
-            fsync_folder(folder.parent)
-            shutil.rmtree(aside)
+            temp = temp_path(path, "partial")
+            path.rename(temp)
+            fsync_dir(path.parent)
+            shutil.rmtree(temp)
         finally:
             if lock is not None:
                 os.close(lock)
 
 
-def _refuse_existing(target: Path, replace: bool) -> None:
+def _require_absent(target: Path, replace: bool) -> None:
     if os.path.lexists(target) and not replace:
         raise StorageError(
-            f"{escaped(str(target), LONGEST_PATH)} exists already.", hint="Choose another place, or remove it."
+            f"{escaped(str(target), MAX_PATH_CHARACTERS)} exists already.", hint="Choose another path, or remove it."
         )
 
 
-def _seal(folder: Path) -> None:
-    """Make all that lies in ``folder`` durable, then write the manifest of it."""
+def _seal(path: Path) -> None:
+    """Make all files of a directory durable, then write its manifest."""
     manifest: dict[str, Any] = {}
-    if (folder / MANIFEST).exists():
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        (folder / MANIFEST).unlink()
-    paths = sorted(folder.rglob("*"))
-    subfolders = [path for path in paths if path.is_dir() and not path.is_symlink()]
-    files = [path for path in paths if not path.is_dir() or path.is_symlink()]
-    entries = {path.relative_to(folder).as_posix(): _durable_entry(path) for path in files}
-    for subfolder in reversed(subfolders):
-        fsync_folder(subfolder)
-    descriptor = os.open(folder / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    if (path / MANIFEST).exists():
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        (path / MANIFEST).unlink()
+    paths = sorted(path.rglob("*"))
+    subdirectories = [item for item in paths if item.is_dir() and not item.is_symlink()]
+    files = [item for item in paths if not item.is_dir() or item.is_symlink()]
+    entries = {file.relative_to(path).as_posix(): _durable_entry(file) for file in files}
+    for subdirectory in reversed(subdirectories):
+        fsync_dir(subdirectory)
+    descriptor = os.open(path / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         write_all(descriptor, dump_manifest({**manifest, "files": entries}))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    fsync_folder(folder)
+    fsync_dir(path)
 
 
 def _durable_entry(path: Path) -> dict[str, int | str]:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
 
 
-def _put_in_place(aside: Path, target: Path) -> None:
-    """Rename. An older target steps aside for it, and ``put_back`` restores that one if we die in between."""
+def _commit(temp: Path, target: Path) -> None:
+    """Rename ``temp`` to ``target``. An older target is renamed first; ``restore_replaced`` undoes it after a kill."""
     if not os.path.lexists(target):
-        aside.rename(target)
-        fsync_folder(target.parent)
+        temp.rename(target)
+        fsync_dir(target.parent)
         return
     lock = try_lock(target)
     older = temp_path(target, "replaced")
     try:
         target.rename(older)
         try:
-            aside.rename(target)
+            temp.rename(target)
         except BaseException:
             older.rename(target)
             raise
-        fsync_folder(target.parent)
+        fsync_dir(target.parent)
         shutil.rmtree(older)
     finally:
         if lock is not None:

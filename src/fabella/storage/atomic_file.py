@@ -1,4 +1,4 @@
-"""One file, whole or not at all."""
+"""Atomic write of one file."""
 
 import hashlib
 import os
@@ -6,46 +6,46 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fabella.storage.messages import escaped, storage_errors
-from fabella.storage.temp_files import create_temp_file, fsync_folder
+from fabella.storage.temp_files import create_temp_file, fsync_dir
 
-# One write call at most, so that a signal is answered while gigabytes are being written.
 CHUNK_BYTES = 16 * 2**20
+"""Largest single write call: a signal is handled between two of them, also while gigabytes are written."""
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: aside, fsync, rename, fsync of its folder. Replaces an older one."""
+    """Write or replace a file: temporary file, fsync, rename, fsync of the directory. Raises StorageError."""
     with storage_errors(path, f"writing {escaped(path.name)}", needed=len(data)):
-        aside, lock = create_temp_file(path)
+        temp, descriptor = create_temp_file(path)
         try:
-            write_all(lock, data)
-            os.fsync(lock)
-            aside.replace(path)
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+            temp.replace(path)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            temp.unlink(missing_ok=True)
             raise
         finally:
-            os.close(lock)
-        fsync_folder(path.parent)
+            os.close(descriptor)
+        fsync_dir(path.parent)
 
 
-def write_chunks(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a new file piece by piece, for use in a ``whole_folder``, which makes it durable. Raises OSError."""
+def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a new file chunk by chunk, inside an ``atomic_dir`` block, which makes it durable. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        for part in parts:
-            write_all(descriptor, part)
+        for chunk in chunks:
+            write_all(descriptor, chunk)
     finally:
         os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of ``data``, in pieces of at most CHUNK_BYTES."""
+    """Write all of ``data``, at most CHUNK_BYTES per call."""
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[os.write(descriptor, rest[:CHUNK_BYTES]) :]
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file, read piece by piece."""
+    """Return the sha256 of a file in hex, read in chunks. Raises StorageError."""
     with storage_errors(path, f"reading {escaped(path.name)}"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Results as JSON that every program reads: JSON has no word for numbers that are not finite."""
+"""Results as standard JSON, which has no NaN and no infinity."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from fabella.storage.atomic_file import atomic_write
 
 
 def json_safe(value: Any) -> Any:
-    """The same out of dicts, lists, text and finite numbers; null stands for every other number."""
+    """Return ``value`` with NaN and infinity replaced by None, keys as strings and tuples as lists, at any depth."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -21,5 +21,5 @@ def json_safe(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A result as a file to be read by people, too. Raises StorageError."""
+    """Write a result as indented JSON, atomically. Raises StorageError."""
     atomic_write(path, (json.dumps(json_safe(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -1,6 +1,5 @@
-"""One process at a time in a folder."""
+"""Exclusive use of a directory by one process."""
 
-import fcntl
 import os
 import socket
 import time
@@ -8,72 +7,80 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+from filelock import FileLock, Timeout
+
 from fabella.errors import LockedError
-from fabella.storage.messages import LONGEST_PATH, escaped, storage_errors
+from fabella.storage.messages import MAX_PATH_CHARACTERS, escaped, storage_errors
 
 LOCK = ".lock"
-# A holder signs right after taking the lock; one that needs it but for a moment does not sign, yet a slow disk makes
-# seconds of that moment. Whoever comes in between tries again for as long.
-PATIENCE_SECONDS, WAIT_SECONDS = 10, 0.01
+HOLDER = ".lock-holder"
+"""File next to the lock with the pid and host of the holder; a separate one, because Windows locks the content."""
+LOCK_TIMEOUT_SECONDS = 10
+"""Longest wait for a process that holds the lock and has not written its holder file."""
+POLL_SECONDS = 0.01
+MAX_HOLDER_BYTES = 300
 
 
 @contextmanager
-def locked(folder: Path, *, what: str = "run folder", briefly: bool = False) -> Generator[None]:
-    """Hold ``folder`` for this process. Raises LockedError, at once, where another has it.
+def lock_dir(path: Path, *, what: str = "run directory", blocking: bool = False) -> Generator[None]:
+    """Hold the lock of a directory while the block runs. Raises LockedError if another process holds it.
 
-    The lock is a flock: it ends with the process, however that ends. The file ``.lock`` stays; it says who holds it.
-    ``briefly``: for a look or two; others then wait for us instead of being refused.
+    The operating system releases the lock when the process ends, however it ends. ``.lock-holder`` names the process.
+    ``blocking`` is for short critical sections: other processes wait for this one, up to LOCK_TIMEOUT_SECONDS, instead
+    of failing at once. ``what`` names the directory in the error.
     """
-    with storage_errors(folder, f"locking {escaped(folder.name)}"):
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    action = f"locking {escaped(path.name)}"
+    with storage_errors(path, action):
+        if not path.is_dir():
+            raise FileNotFoundError(2, "No such file or directory")
+        lock = FileLock(path / LOCK, thread_local=False)  # released by any thread
+        _acquire(lock, path, f"{what} {escaped(str(path), MAX_PATH_CHARACTERS)}")
+    holder = path / HOLDER
     try:
-        with storage_errors(folder, f"locking {escaped(folder.name)}"):
-            _take(descriptor, f"{what} {escaped(str(folder), LONGEST_PATH)}")
-            os.ftruncate(descriptor, 0)
-            if not briefly:
-                os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        with storage_errors(path, action):
+            if blocking:
+                holder.unlink(missing_ok=True)  # left by a killed process
+            else:
+                holder.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
         try:
             yield
         finally:
-            os.ftruncate(descriptor, 0)  # or a later holder that has not yet signed would be taken for us
+            holder.unlink(missing_ok=True)
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
-def _take(descriptor: int, place: str) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
+def _acquire(lock: FileLock, path: Path, description: str) -> None:
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(descriptor)
+            lock.acquire(blocking=False)
+        except Timeout:
+            holder = _living_holder(path)
         else:
             return
-        if holder or time.monotonic() > until:
+        if holder or time.monotonic() > deadline:
             break
-        time.sleep(WAIT_SECONDS)
+        time.sleep(POLL_SECONDS)
     raise LockedError(
-        f"{place} is locked by {holder or 'another process'}.",
-        hint="Wait until it has ended, stop it, or choose another folder.",
+        f"{description} is locked by {holder or 'another process'}.",
+        hint="Wait until it has ended, stop it, or choose another directory.",
     )
 
 
-def _holder(descriptor: int) -> str:
-    """Who has signed; empty where nobody has yet, or where a dead one had."""
-    words = os.pread(descriptor, 300, 0).decode("utf-8", "replace").split()
-    if len(words) == 2 and words[0].isdigit() and not _is_gone(int(words[0]), words[1]):
+def _living_holder(path: Path) -> str:
+    """Return the process named by the holder file; empty if the file is missing or names a process that has ended."""
+    try:
+        with (path / HOLDER).open("rb") as file:
+            words = file.read(MAX_HOLDER_BYTES).decode("utf-8", "replace").split()
+    except FileNotFoundError:
+        return ""
+    if len(words) == 2 and words[0].isdecimal() and len(words[0]) < 10 and not _has_ended(int(words[0]), words[1]):
         return f"pid {words[0]} on host {escaped(words[1])}"
     return ""
 
 
-def _is_gone(pid: int, host: str) -> bool:
-    """Whether ``.lock`` still names a holder that died, the new one having not yet signed."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False
+def _has_ended(pid: int, host: str) -> bool:
+    """Return True if ``pid`` ran on this host and has ended: the new holder has not yet written its file."""
+    return host == socket.gethostname() and not psutil.pid_exists(pid)

@@ -1,4 +1,4 @@
-"""What the operating system says about a disk, said to people: sizes, names, and errors with a fix."""
+"""OSError to StorageError, and text that is safe to print."""
 
 import errno
 import os
@@ -8,91 +8,78 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fabella.errors import DiskFullError, StorageError
+from fabella.storage.formatting import format_bytes
 
 FULL = {
     errno.ENOSPC: "disk full",
     errno.EDQUOT: "disk quota used up",
-    errno.EFBIG: "file larger than this place allows",
+    errno.EFBIG: "file too large",
 }
-LIMITED = "Raise the limit (ulimit -f unlimited), or choose a place that takes larger files."
-FIXES = {
-    errno.EACCES: "Change the permissions, or choose another place.",
-    errno.EPERM: "Change the permissions, or choose another place.",
-    errno.EROFS: "Choose a place that can be written to.",
-    errno.EIO: "The disk or its connection is failing: copy what matters elsewhere.",
+"""Error numbers of a full disk, with the beginning of the message."""
+FILE_SIZE_HINT = "Raise the limit (ulimit -f unlimited), or choose a directory that takes larger files."
+HINTS = {
+    errno.EACCES: "Change the permissions, or choose another directory.",
+    errno.EPERM: "Change the permissions, or choose another directory.",
+    errno.EROFS: "Choose a writable directory.",
+    errno.EIO: "The disk or its connection is failing: copy your data to another disk.",
 }
-LONGEST_PATH = 500
+MAX_PATH_CHARACTERS = 500
+"""Longest path in a message."""
 
 
 @contextmanager
 def storage_errors(
-    path: str | os.PathLike[str], doing: str, *, needed: int = 0, free: int | None = None
+    path: str | os.PathLike[str], action: str, *, needed: int = 0, free: int | None = None
 ) -> Generator[None]:
     """Turn an OSError into a DiskFullError (no space, no quota, too large) or a StorageError.
 
-    ``doing`` begins the sentence: ``writing step-00000120``; ``needed`` is its size in bytes, where known, and
-    ``free`` what was free before, which is measured here at the beginning where ``needed`` is given alone.
+    ``action`` begins the sentence: ``writing step-00000120``. ``needed`` is the size of the write in bytes; 0 if
+    unknown. ``free`` is the free space before it, in bytes; measured here if ``needed`` is given without it.
     """
-    place = Path(path)
-    before = free_if_known(place) if needed and free is None else free
+    target = Path(path)
+    free_before = free_if_known(target) if needed and free is None else free
     try:
         yield
     except OSError as error:
-        raise _in_words(place, doing, needed, before, error) from error
+        raise _to_storage_error(target, action, needed, free_before, error) from error
 
 
-def _in_words(path: Path, doing: str, needed: int, free: int | None, error: OSError) -> StorageError:
-    place = escaped(str(path), LONGEST_PATH)
+def _to_storage_error(path: Path, action: str, needed: int, free: int | None, error: OSError) -> StorageError:
+    location = escaped(str(path), MAX_PATH_CHARACTERS)
     if error.errno in FULL:
-        known = free_if_known(path) if free is None else free
-        needs = f"{doing} needs {format_bytes(needed)}" if needed else doing
-        room = f"{format_bytes(known)} are free" if known is not None else "an unknown amount is free"
+        available = free_if_known(path) if free is None else free
+        needs = f"{action} needs {format_bytes(needed)}" if needed else action
+        space = f"{format_bytes(available)} are free" if available is not None else "the free space is unknown"
         return DiskFullError(
-            f"{FULL[error.errno]}: {needs}, {room} at {place}.",
-            hint=LIMITED if error.errno == errno.EFBIG else "Free some space there, or choose a place with more.",
+            f"{FULL[error.errno]}: {needs}, {space} at {location}.",
+            hint=FILE_SIZE_HINT if error.errno == errno.EFBIG else "Free some space there, or choose a disk with more.",
         )
     reason = (error.strerror or str(error)).lower()
-    return StorageError(f"{doing} failed at {place}: {reason}.", hint=FIXES.get(error.errno or 0, ""))
-
-
-def format_bytes(size: int) -> str:
-    """``812 bytes``, ``4.1 KB``, ``48 MB``, ``1.8 GB``: decimal units, as disks are sold."""
-    value, unit = float(size), "bytes"
-    for larger in ("KB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    number = f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}"
-    return f"{number} {unit}"
+    return StorageError(f"{action} failed at {location}: {reason}.", hint=HINTS.get(error.errno or 0, ""))
 
 
 def escaped(text: str, limit: int = 80) -> str:
-    """``text`` fit for one line of a terminal: control characters as ``\\x1b``, cut at ``limit`` characters."""
+    """Return ``text`` as one printable line: control characters as ``\\x1b``, cut at ``limit`` characters."""
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return safe if len(safe) <= limit else safe[:limit] + "…"
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
-    """Bytes that may still be written at ``path``, or where it would be made."""
-    with storage_errors(path, "asking for the free space"):
+    """Return the free disk space at ``path`` in bytes, or at its nearest existing parent. Raises StorageError."""
+    with storage_errors(path, "reading the free disk space"):
         return _free_bytes(Path(path))
 
 
 def _free_bytes(path: Path) -> int:
-    place = path.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free
+    existing = path.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def free_if_known(path: Path) -> int | None:
-    """``free_bytes`` for telling of another failure, which a failure of asking must not hide."""
+    """Return ``free_bytes`` for the message of another error; None if it fails, so that it cannot hide that error."""
     try:
         return _free_bytes(path)
     except OSError:
         return None
-
-
-def number_of(count: int, noun: str) -> str:
-    """``1 document``, ``2,000 documents``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

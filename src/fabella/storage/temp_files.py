@@ -1,11 +1,11 @@
-"""What lies aside while it is being written, who owns it, and what becomes of it when its owner is killed.
+"""Temporary files and directories of atomic writes, and their removal after a killed process.
 
-``.NAME.partial-…`` is being written or removed; ``.NAME.replaced-…`` is an older NAME that waits until the new
-one has taken its place. The owner holds a flock on it for as long as it lives.
+``.NAME.partial-…`` is being written or removed. ``.NAME.replaced-…`` is the older NAME, kept until the new one has
+been renamed into place. The writer holds an flock on a temporary for as long as it lives. Where there is no flock
+(Windows, some NFS), no process can know whether a temporary is stale: none is removed and none is restored.
 """
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -14,28 +14,35 @@ from pathlib import Path
 
 from fabella.storage.messages import escaped, storage_errors
 
-ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)-[0-9a-f]{12}", re.DOTALL)
-# What flock answers where the file system has no locks for folders (some NFS): nobody can tell who owns what.
-NO_LOCKS_HERE = {errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
-NO_FOLDER_FSYNC_HERE = {errno.EINVAL, errno.EOPNOTSUPP}
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+HAS_FLOCK = fcntl is not None
+TEMP_NAME = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)-[0-9a-f]{12}", re.DOTALL)
+NO_LOCK_ERRORS = {errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+"""Error numbers of flock on a file system that cannot lock directories (some NFS)."""
+NO_FSYNC_ERRORS = {errno.EINVAL, errno.EOPNOTSUPP}
+"""Error numbers of fsync on a file system that cannot sync directories."""
 
 
 def remove_stale_temps(parent: Path) -> list[str]:
-    """Remove what killed processes left aside in ``parent``; returns the names it had been meant for.
+    """Remove the temporaries of killed processes in ``parent``; return the names they were written for.
 
-    What a living process writes stays. A folder that stepped aside for a successor that never came is put back.
+    Temporaries of running processes stay. A replaced directory without a successor is restored. Raises StorageError.
     """
     with storage_errors(parent, f"cleaning {escaped(parent.name)}"):
         return remove_stale_in(parent, None)
 
 
 def restore_replaced(parent: Path) -> list[str]:
-    """Restore the folders that stepped aside for a successor whose writer was killed; returns their names."""
+    """Restore replaced directories whose writer was killed before the rename; return their names."""
     names: list[str] = []
-    with storage_errors(parent, f"restoring what lies in {escaped(parent.name)}"):
-        for path, match in _asides(parent):
-            lost = match["state"] == "replaced" and not os.path.lexists(parent / match["name"])
-            lock = try_lock(path) if lost else None
+    with storage_errors(parent, f"restoring replaced directories in {escaped(parent.name)}"):
+        for path, match in _temps(parent):
+            is_lost = match["state"] == "replaced" and not os.path.lexists(parent / match["name"])
+            lock = try_lock(path) if is_lost else None
             if lock is not None:
                 names.append(match["name"])
                 _clear(path, match)
@@ -44,82 +51,98 @@ def restore_replaced(parent: Path) -> list[str]:
 
 
 def find_stale_temps(parent: Path) -> list[tuple[str, Path]]:
-    """(name it was meant for, path) of what killed processes left aside in ``parent``; removes nothing."""
-    found: list[tuple[str, Path]] = []
+    """Return (name it was written for, path) of each temporary of a killed process in ``parent``; remove nothing."""
+    stale: list[tuple[str, Path]] = []
     with storage_errors(parent, f"reading {escaped(parent.name)}"):
-        for path, match in _asides(parent):
+        for path, match in _temps(parent):
             lock = try_lock(path)
             if lock is not None:
                 os.close(lock)
-                found.append((match["name"], path))
-    return found
+                stale.append((match["name"], path))
+    return stale
 
 
 def temp_path(target: Path, state: str) -> Path:
-    """A name beside ``target`` that nobody else uses; ``state`` is partial or replaced."""
+    """Return a random path next to ``target``; ``state`` is ``partial`` or ``replaced``."""
     return target.parent / f".{target.name}.{state}-{secrets.token_hex(6)}"
 
 
 def create_temp_dir(target: Path) -> tuple[Path, int]:
-    """An empty folder of our own, and the descriptor that holds its lock."""
+    """Create an empty temporary directory; return it and the descriptor that holds its lock."""
     while True:
-        aside = temp_path(target, "partial")
-        aside.mkdir()
-        lock = os.open(aside, os.O_RDONLY)
-        if _owns(lock, aside):
-            return aside, lock
+        temp = temp_path(target, "partial")
+        temp.mkdir()
+        lock = os.open(temp, os.O_RDONLY)
+        if _owns(lock, temp):
+            return temp, lock
 
 
 def create_temp_file(target: Path) -> tuple[Path, int]:
-    """An empty file of our own, and the descriptor that holds its lock and can be written to."""
+    """Create an empty temporary file; return it and the writable descriptor that holds its lock."""
     while True:
-        aside = temp_path(target, "partial")
-        lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if _owns(lock, aside):
-            return aside, lock
+        temp = temp_path(target, "partial")
+        lock = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if _owns(lock, temp):
+            return temp, lock
 
 
 def try_lock(path: Path) -> int | None:
-    """A descriptor with the flock of ``path``; None where a living process has it, or nobody can tell."""
+    """Return a descriptor with the flock of ``path``; None if a process holds it, or if that cannot be known."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        acquired = flock(descriptor)
+    except OSError:
         os.close(descriptor)
-        if isinstance(error, BlockingIOError) or error.errno in NO_LOCKS_HERE:
+        raise
+    if acquired:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def flock(descriptor: int) -> bool | None:
+    """Lock an open file without waiting: True if acquired, False if another process holds it, None without flock."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in NO_LOCK_ERRORS:
             return None
         raise
-    return descriptor
+    return True
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames and new names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync_dir(path: Path) -> None:
+    """Make renames and new names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems have no fsync of folders: a rename there is as durable as it can be.
-        if error.errno not in NO_FOLDER_FSYNC_HERE:
+        # Some network file systems cannot sync directories: a rename there is as durable as it can be.
+        if error.errno not in NO_FSYNC_ERRORS:
             raise
     finally:
         os.close(descriptor)
 
 
-def make_folders(folder: Path) -> None:
-    """Make a folder and those above it that are not there yet, each durable in its own. Raises OSError."""
-    if not folder.is_dir():
-        make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        fsync_folder(folder.parent)
+def make_dirs(path: Path) -> None:
+    """Create a directory and its missing parents, each durable in its own parent. Raises OSError."""
+    if not path.is_dir():
+        make_dirs(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_dir(path.parent)
 
 
 def remove_stale_in(parent: Path, only: str | None) -> list[str]:
-    """``clean_partial``, of one name only where it is given; OSErrors are the caller's."""
+    """Remove stale temporaries like ``remove_stale_temps``, of one name if ``only`` is given. Raises OSError."""
     names: list[str] = []
-    for path, match in _asides(parent):
+    for path, match in _temps(parent):
         lock = try_lock(path) if only in (None, match["name"]) else None
         if lock is None:
             continue
@@ -131,8 +154,8 @@ def remove_stale_in(parent: Path, only: str | None) -> list[str]:
     return names
 
 
-def _asides(parent: Path) -> list[tuple[Path, re.Match[str]]]:
-    matches = [(path, ASIDE.fullmatch(path.name)) for path in sorted(parent.iterdir())] if parent.is_dir() else []
+def _temps(parent: Path) -> list[tuple[Path, re.Match[str]]]:
+    matches = [(path, TEMP_NAME.fullmatch(path.name)) for path in sorted(parent.iterdir())] if parent.is_dir() else []
     return [(path, match) for path, match in matches if match is not None and not path.is_symlink()]
 
 
@@ -140,7 +163,7 @@ def _clear(path: Path, match: re.Match[str]) -> None:
     target = path.parent / match["name"]
     if match["state"] == "replaced" and not os.path.lexists(target):
         path.rename(target)
-        fsync_folder(path.parent)
+        fsync_dir(path.parent)
     elif path.is_dir():
         shutil.rmtree(path)
     else:
@@ -148,16 +171,11 @@ def _clear(path: Path, match: re.Match[str]) -> None:
 
 
 def _owns(descriptor: int, path: Path) -> bool:
-    """Take the lock of what was just made; False, and closed, where a cleaner came in between."""
+    """Lock a temporary that was just created; False, with the descriptor closed, if a cleanup removed it first."""
     owned = False
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in NO_LOCKS_HERE:
-                raise
-        owned = os.path.samestat(os.fstat(descriptor), path.lstat())
-    except (BlockingIOError, FileNotFoundError):
+        owned = flock(descriptor) is not False and os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
         return False
     finally:
         if not owned:

@@ -1,6 +1,6 @@
-"""Byte-level BPE, trained on the training text with Hugging Face's library and cut into words as GPT-2 does.
+"""Byte-level BPE with the pretokens of GPT-2, trained with the Hugging Face library.
 
-Every text, whatever Unicode it holds, becomes ids and comes back unchanged: no normalisation, no added space.
+Every Unicode text round-trips unchanged: no normalization, no added space.
 (Sennrich et al. 2016, arXiv 1508.07909; Radford et al. 2019.)
 """
 
@@ -9,32 +9,32 @@ from collections.abc import Iterable, Iterator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from fabella.config.data import BPE
-from fabella.tokenizers.huggingface import HuggingTokenizer
+from fabella.tokenizers.huggingface import HuggingFaceTokenizer
 
-END = "<|endoftext|>"
-# The trainer holds each text as symbols of 24 bytes; slices bound that. They break one word in a million characters.
-SLICE = 2**20
+END_OF_TEXT = "<|endoftext|>"
+MAX_SLICE = 2**20
+"""Characters per training text. The trainer uses 24 bytes per symbol of a text; a slice breaks one word at its end."""
 
 
-def train(section: BPE, texts: Iterable[str]) -> HuggingTokenizer:
-    """A BPE of at most ``section.vocabulary`` ids: 256 bytes, the end, and merges in the order they were learned.
+def train(config: BPE, texts: Iterable[str]) -> HuggingFaceTokenizer:
+    """Train a BPE with at most ``config.vocab_size`` ids: 256 bytes, EOS, and merges in training order.
 
-    Fewer where the text is too small for more. The same texts give the same tokenizer, whatever the threads.
+    A small text gives fewer ids. The same texts give the same tokenizer, independent of the number of threads.
     """
     library = Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=section.vocab_size,
-        special_tokens=[END],
+        vocab_size=config.vocab_size,
+        special_tokens=[END_OF_TEXT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     library.train_from_iterator(_sliced(texts), trainer=trainer)
-    return HuggingTokenizer(section.kind, library.to_str(), END)
+    return HuggingFaceTokenizer(config.kind, library.to_str(), END_OF_TEXT)
 
 
 def _sliced(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        for start in range(0, len(text), SLICE):
-            yield text[start : start + SLICE]
+        for start in range(0, len(text), MAX_SLICE):
+            yield text[start : start + MAX_SLICE]

@@ -1,4 +1,4 @@
-"""The simplest tokenizer: the bytes of UTF-8 are the ids, and 0xFF, which UTF-8 never holds, ends a document."""
+"""Byte tokenizer: the 256 bytes of UTF-8 as ids; 0xFF, which UTF-8 never contains, is the EOS id."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from fabella.tokenizers import metadata, vocab_bytes
 from fabella.tokenizers.tokenizer import Tokenizer
 
-VOCABULARY = 256
-END = 0xFF
-TABLE: vocab_bytes.Table = [*(bytes([value]) for value in range(END)), b""]
+VOCAB_SIZE = 256
+EOS_ID = 0xFF
+TABLE: vocab_bytes.Table = [*(bytes([value]) for value in range(EOS_ID)), b""]
 
 
 class ByteTokenizer(Tokenizer):
-    """One id a byte, 0 to 255."""
+    """One id per byte, 0 to 255."""
 
     kind = "bytes"
-    vocab_size = VOCABULARY
-    eos_id = END
+    vocab_size = VOCAB_SIZE
+    eos_id = EOS_ID
 
     def encode(self, text: str) -> NDArray[np.int32]:
         return np.frombuffer(vocab_bytes.utf8(text), dtype=np.uint8).astype(np.int32)
@@ -32,10 +32,10 @@ class ByteTokenizer(Tokenizer):
         return vocab_bytes.decode_bytes(TABLE, ids).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        return vocab_bytes.one(TABLE, token)
+        return vocab_bytes.token_bytes(TABLE, token)
 
-    def save(self, folder: Path) -> None:
-        metadata.write(folder, metadata.TokenizerMetadata(kind=self.kind, end=""), {})
+    def save(self, directory: Path) -> None:
+        metadata.write(directory, metadata.TokenizerMetadata(kind=self.kind, eos_token=""), {})
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
-"""A tokenizer of the Hugging Face ``tokenizers`` library, made to keep Fabella's contract.
+"""Tokenizer of the Hugging Face ``tokenizers`` library, with the contract of ``Tokenizer``.
 
-The spelling of a special token in a text is text; no text is padded, cut or given extra tokens; dropout is off.
+Special tokens in a text are encoded as text; nothing is padded, truncated or added; dropout is off.
 """
 
 import hashlib
@@ -16,29 +16,28 @@ from tokenizers import Tokenizer as Library
 
 from fabella.errors import TokenizerError
 from fabella.tokenizers import metadata, vocab_bytes
-from fabella.tokenizers.byte_alphabet import table
 from fabella.tokenizers.pretoken_cache import GPT2_CHUNKS, ChunkEncoder
 from fabella.tokenizers.tokenizer import Tokenizer
 
-LONG = 1000
-"""Characters from which on the library's way for batches is taken: it alone lets other threads go on meanwhile."""
+LONG_TEXT = 1000
+"""Characters from which the batch method of the library is used, which releases the interpreter lock."""
 
 
-class HuggingTokenizer(Tokenizer):
-    """``text`` is the content of a checked ``tokenizer.json``; ``end`` the spelling of the end of a document."""
+class HuggingFaceTokenizer(Tokenizer):
+    """Tokenizer from the text of a checked ``tokenizer.json``; ``eos_token`` ends a document."""
 
-    def __init__(self, kind: str, text: str, end: str, values: dict[str, Any] | None = None) -> None:
-        """``values``: ``text`` parsed, if it was."""
+    def __init__(self, kind: str, text: str, eos_token: str, values: dict[str, Any] | None = None) -> None:
+        """``values`` is the parsed ``text``, if the caller has it."""
         self.kind = kind
-        self._library = _configured(text, end)
-        # With the end token made special; the file we save, and the one that decides the ids.
+        self._library = _configured(text, eos_token)
+        # The library has made the EOS token special; this text is saved, and decides the ids.
         self._text = self._library.to_str()
-        self._end_spelling = end
+        self._eos_token = eos_token
         parsed: dict[str, Any] = values if values and self._text == text else json.loads(self._text)
-        self._table = table(parsed)
+        self._table = vocab_bytes.bytes_table(parsed)
         self.vocab_size = len(self._table)
-        self.eos_id = _id_of(self._library, end)
-        self._chunks = ChunkEncoder(GPT2_CHUNKS, self._library_ids) if cuts_like_gpt2(parsed) else None
+        self.eos_id = _id_of(self._library, eos_token)
+        self._chunks = ChunkEncoder(GPT2_CHUNKS, self._library_ids) if splits_like_gpt2(parsed) else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         vocab_bytes.utf8(text)
@@ -50,48 +49,48 @@ class HuggingTokenizer(Tokenizer):
         for text in texts:
             vocab_bytes.utf8(text)
         try:
-            found = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         except BaseException as error:
-            raise _panic_in_words(error) from error
-        return [vocab_bytes.as_ids(encoding.ids) for encoding in found]
+            raise _to_tokenizer_error(error) from error
+        return [vocab_bytes.as_ids(encoding.ids) for encoding in encodings]
 
     def _library_ids(self, text: str) -> list[int]:
         try:
-            if len(text) >= LONG:
+            if len(text) >= LONG_TEXT:
                 return self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
             return self._library.encode(text, add_special_tokens=False).ids
         except BaseException as error:
-            raise _panic_in_words(error) from error
+            raise _to_tokenizer_error(error) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         return vocab_bytes.decode_bytes(self._table, ids).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        return vocab_bytes.one(self._table, token)
+        return vocab_bytes.token_bytes(self._table, token)
 
-    def save(self, folder: Path) -> None:
-        kept = metadata.TokenizerMetadata(kind=self.kind, end=self._end_spelling)
-        metadata.write(folder, kept, {metadata.JSON_FILE: self._text.encode()})
+    def save(self, directory: Path) -> None:
+        record = metadata.TokenizerMetadata(kind=self.kind, eos_token=self._eos_token)
+        metadata.write(directory, record, {metadata.JSON_FILE: self._text.encode()})
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._end_spelling}\n{self._text}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._eos_token}\n{self._text}".encode()).hexdigest()
 
-    def __reduce__(self) -> tuple[type["HuggingTokenizer"], tuple[str, str, str]]:
-        return HuggingTokenizer, (self.kind, self._text, self._end_spelling)
+    def __reduce__(self) -> tuple[type["HuggingFaceTokenizer"], tuple[str, str, str]]:
+        return HuggingFaceTokenizer, (self.kind, self._text, self._eos_token)
 
 
-def _configured(text: str, end: str) -> Library:
+def _configured(text: str, eos_token: str) -> Library:
     try:
         library: Library = Library.from_str(text)
     except BaseException as error:
-        raise _panic_in_words(error) from error
+        raise _to_tokenizer_error(error) from error
     library.no_padding()
     library.no_truncation()
     library.encode_special_tokens = True
     if getattr(library.model, "dropout", None) is not None:
         library.model.dropout = None
-    library.add_special_tokens([AddedToken(end, special=True, normalized=False)])
+    library.add_special_tokens([AddedToken(eos_token, special=True, normalized=False)])
     return library
 
 
@@ -101,8 +100,8 @@ def _id_of(library: Library, token: str) -> int:
     return number
 
 
-def _panic_in_words(error: BaseException) -> BaseException:
-    """The library raises bare Exceptions, and panics that are no Exception at all; others pass through unchanged."""
+def _to_tokenizer_error(error: BaseException) -> BaseException:
+    """Return a TokenizerError for an error or a panic (no Exception) of the library; return others unchanged."""
     if isinstance(error, Exception) or type(error).__name__ == "PanicException":
         return TokenizerError(
             f"The tokenizers library cannot use this tokenizer: {str(error)[:300]}.",
@@ -111,13 +110,13 @@ def _panic_in_words(error: BaseException) -> BaseException:
     return error
 
 
-def cuts_like_gpt2(values: dict[str, Any]) -> bool:
-    """Whether a ``tokenizer.json`` cuts text into words by the GPT-2 pattern and by nothing else."""
-    cutter = values.get("pre_tokenizer") or {}
+def splits_like_gpt2(values: dict[str, Any]) -> bool:
+    """Return True if a ``tokenizer.json`` splits text into pretokens by the GPT-2 pattern only."""
+    pre_tokenizer = values.get("pre_tokenizer") or {}
     return (
         values.get("normalizer") is None
-        and cutter.get("type") == "ByteLevel"
-        and cutter.get("add_prefix_space") is False
-        and cutter.get("use_regex", True) is True
+        and pre_tokenizer.get("type") == "ByteLevel"
+        and pre_tokenizer.get("add_prefix_space") is False
+        and pre_tokenizer.get("use_regex", True) is True
         and all(token["special"] for token in values.get("added_tokens") or [])
     )

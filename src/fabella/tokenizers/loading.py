@@ -1,4 +1,4 @@
-"""One door to all tokenizers: train or open one from its config section, from a folder, or from a word."""
+"""Train, load or open a tokenizer of any kind."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,60 +13,62 @@ from fabella.tokenizers.tokenizer import Tokenizer
 KINDS = ("bytes", "bpe", "sentencepiece", "pretrained")
 
 
-def train(section: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of a section: trained on ``texts`` (bpe, sentencepiece), or as it is (bytes, pretrained)."""
-    match section:
+def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """Return the tokenizer of a config: trained on ``texts`` (bpe, sentencepiece) or existing (bytes, pretrained)."""
+    match config:
         case Bytes():
             return ByteTokenizer()
         case BPE():
-            return bpe.train(section, texts)
+            return bpe.train(config, texts)
         case SentencePiece():
-            return sentencepiece.train(section, texts)
+            return sentencepiece.train(config, texts)
         case Pretrained():
-            return pretrained.load(section)
+            return pretrained.load(config)
 
 
-def needs_text(section: TokenizerConfig) -> bool:
-    """Whether ``train`` reads its texts."""
-    return isinstance(section, BPE | SentencePiece)
+def needs_text(config: TokenizerConfig) -> bool:
+    """Return True if ``train`` reads its texts."""
+    return isinstance(config, BPE | SentencePiece)
 
 
-def load(folder: Path) -> Tokenizer:
-    """The tokenizer that ``save(folder)`` wrote. Raises TokenizerError where it is missing, damaged or foreign."""
-    kept = metadata.read(folder)
-    if kept.kind not in KINDS:
-        raise TokenizerError(f"{folder} holds a tokenizer of kind {kept.kind!r}; known are {', '.join(KINDS)}.")
-    if kept.kind == "bytes":
+def load(directory: Path) -> Tokenizer:
+    """Load a tokenizer that ``save`` wrote. Raises TokenizerError if it is missing, damaged or of an unknown kind."""
+    record = metadata.read(directory)
+    if record.kind not in KINDS:
+        raise TokenizerError(
+            f"Unknown kind of tokenizer {record.kind!r} in {directory}. Choose from: {', '.join(KINDS)}."
+        )
+    if record.kind == "bytes":
         return ByteTokenizer()
-    if (folder / metadata.MODEL_FILE).exists():
-        return SentencePieceTokenizer(kept.kind, untrusted.read(folder / metadata.MODEL_FILE), kept.end)
-    path = folder / metadata.JSON_FILE
-    return pretrained.from_json(untrusted.read(path), kept.end, str(path), kept.kind)
+    if (directory / metadata.MODEL_FILE).exists():
+        return SentencePieceTokenizer(record.kind, untrusted.read(directory / metadata.MODEL_FILE), record.eos_token)
+    path = directory / metadata.JSON_FILE
+    return pretrained.from_json(untrusted.read(path), record.eos_token, str(path), record.kind)
 
 
-def open_any(place: str) -> Tokenizer:
-    """A tokenizer that exists: a folder of Fabella's, a prepared or run folder, or anything ``pretrained`` takes."""
-    path = Path(place).expanduser()
-    for folder in (path, path / "tokenizer"):
-        if (folder / metadata.NAME).is_file():
-            return load(folder)
-    section = parse(place)
-    if needs_text(section):
-        raise TokenizerError(f"{place} is a tokenizer yet to be trained.", hint="Train it: fabella tokenizer train.")
-    return train(section, ())
+def open_any(source: str) -> Tokenizer:
+    """Open an existing tokenizer: its directory, that of a dataset or a run, or any ``pretrained`` source."""
+    path = Path(source).expanduser()
+    for directory in (path, path / "tokenizer"):
+        if (directory / metadata.NAME).is_file():
+            return load(directory)
+    config = parse(source)
+    if needs_text(config):
+        raise TokenizerError(f"Tokenizer {source} is not trained yet.", hint="Train it with fabella tokenizer train.")
+    return train(config, ())
 
 
-def parse(words: str) -> TokenizerConfig:
-    """``bytes``, ``bpe``, ``bpe:4096``, ``sentencepiece:8000``; anything else is a path or a hub name."""
-    kind, _, size = words.partition(":")
+def parse(text: str) -> TokenizerConfig:
+    """Parse ``bytes``, ``bpe``, ``bpe:4096`` or ``sentencepiece:8000``; any other text is a path or a hub name."""
+    kind, _, size = text.partition(":")
     if kind == "bytes" and not size:
         return Bytes()
     if kind not in ("bpe", "sentencepiece"):
-        return Pretrained(source=words)
-    section = BPE if kind == "bpe" else SentencePiece
+        return Pretrained(source=text)
+    config_class = BPE if kind == "bpe" else SentencePiece
     try:
-        return section(vocab_size=int(size)) if size else section()
+        return config_class(vocab_size=int(size)) if size else config_class()
     except ValueError:
-        least = section.model_fields["vocab_size"].metadata[0].ge
-        problem = f"{words!r} names no vocabulary size: {kind} needs a whole number from {least} to 1048576."
-        raise ConfigError(problem, hint=f"For example {kind}:4096.") from None
+        least = config_class.model_fields["vocab_size"].metadata[0].ge
+        message = f"Cannot parse the vocabulary size of {text!r}. {kind} takes an integer from {least} to 1048576."
+        raise ConfigError(message, hint=f"For example {kind}:4096.") from None

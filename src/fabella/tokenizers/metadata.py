@@ -1,4 +1,4 @@
-"""``fabella.json``: which kind of tokenizer a folder holds, beside the tokenizer's own file."""
+"""``fabella.json``: kind and EOS token of a saved tokenizer, next to its own file."""
 
 import json
 from collections.abc import Mapping
@@ -16,35 +16,38 @@ MODEL_FILE = "tokenizer.model"
 
 
 class TokenizerMetadata(ConfigModel):
+    """Content of ``fabella.json``."""
+
     kind: str
-    end: str
-    """spelling of the token that ends a document; empty where the kind alone decides it"""
+    """bytes, bpe, sentencepiece or pretrained"""
+    eos_token: str
+    """EOS token; empty if the kind decides it"""
     format: int = 1
 
 
-def write(folder: Path, record: TokenizerMetadata, files: Mapping[str, bytes]) -> None:
-    """Write a tokenizer's folder: the record and its files by name."""
+def write(directory: Path, record: TokenizerMetadata, files: Mapping[str, bytes]) -> None:
+    """Write the directory of a tokenizer: the metadata and its files by name. Raises StorageError."""
     content = json.dumps(record.model_dump(), indent=1).encode() + b"\n"
-    with storage_errors(folder, "writing the tokenizer"):
-        folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(directory, "writing the tokenizer"):
+        directory.mkdir(parents=True, exist_ok=True)
         for name, data in {**files, NAME: content}.items():
-            (folder / name).write_bytes(data)
+            (directory / name).write_bytes(data)
 
 
-def read(folder: Path) -> TokenizerMetadata:
-    """The record of a folder. Raises TokenizerError where there is none, or it is damaged."""
-    path = folder / NAME
+def read(directory: Path) -> TokenizerMetadata:
+    """Read the metadata of a directory. Raises TokenizerError if it is missing or damaged."""
+    path = directory / NAME
     try:
         record = TokenizerMetadata.model_validate(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise TokenizerError(
-            f"{folder} is no tokenizer: it has no {NAME}.",
-            hint="Give a folder that 'fabella tokenizer train' or 'fabella prepare' wrote.",
+            f"{directory} is not a tokenizer directory: it has no {NAME}.",
+            hint="Give a directory written by fabella tokenizer train or fabella prepare.",
         ) from None
     except OSError as error:
-        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from error
+        raise TokenizerError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError, ValidationError) as error:
-        raise TokenizerError(f"{path} is damaged: it does not say which tokenizer lies there.") from error
+        raise TokenizerError(f"{path} is damaged: it does not name a kind of tokenizer.") from error
     if record.format != 1:
         raise TokenizerError(f"{path} has format {record.format}; this version of Fabella reads format 1.")
     return record

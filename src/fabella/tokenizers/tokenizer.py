@@ -1,4 +1,4 @@
-"""The contract of every tokenizer: text to ids and back, without losing a character."""
+"""Protocol of all tokenizers: text to ids and back, without loss."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,39 +9,39 @@ from numpy.typing import NDArray
 
 
 class Tokenizer(Protocol):
-    """Text ↔ ids. Text is only ever text: the spelling of a special token in it is encoded as plain characters."""
+    """Text ↔ ids. A special token in a text is encoded as plain characters."""
 
     kind: str
     """bytes, bpe, sentencepiece or pretrained"""
     vocab_size: int
-    """Number of ids; every id is in ``range(vocabulary)``."""
+    """Number of ids; every id is in ``range(vocab_size)``."""
     eos_id: int
-    """The id that ends a document. ``encode`` never gives it; whoever packs documents appends it."""
+    """Id that ends a document. ``encode`` never returns it; packing appends it."""
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """Ids of a text, [T]. ``decode`` gives the text back unchanged, whatever Unicode it holds."""
+        """Return the ids of a text, [T]. ``decode`` restores any Unicode text unchanged."""
         ...
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """``[encode(text) for text in texts]``, faster; one process, picklable between processes."""
+        """Return ``[encode(text) for text in texts]``, faster, in one process. The tokenizer can be pickled."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; bytes that are no UTF-8 become U+FFFD. Raises TokenizerError for an unknown id."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for an unknown id."""
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for (a token may be half a character); empty for special tokens.
+        """Return the bytes of a token, possibly a part of a character; empty for special tokens.
 
-        ``decode(ids)`` equals the joined bytes of its tokens, decoded; streaming text is built on this.
+        ``decode(ids)`` equals the joined bytes of its tokens, decoded; the incremental detokenizer relies on this.
         """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the files from which ``load(folder)`` makes an equal tokenizer."""
+    def save(self, directory: Path) -> None:
+        """Write the files from which ``load(directory)`` returns an equal tokenizer."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over everything that decides the ids: equal fingerprints, equal ids."""
+        """sha256 (hex) over everything that decides the ids: equal fingerprints mean equal ids."""
         ...

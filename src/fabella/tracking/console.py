@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
+from fabella.storage import format_duration
 from fabella.tracking.tracker import Row
 
 
@@ -110,14 +111,7 @@ class ConsoleTracker:
             self._first = (step, now)
             return "…"
         first_step, first_time = self._first
-        return f"{duration((now - first_time) * (self.steps - step) / max(1, step - first_step))} left"
-
-
-def duration(seconds: float) -> str:
-    """Return ``1:05`` (minutes and seconds), or ``2:03:04`` from an hour on."""
-    minutes, remainder = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{remainder:02d}" if hours else f"{minutes}:{remainder:02d}"
+        return f"{format_duration((now - first_time) * (self.steps - step) / max(1, step - first_step))} left"
 
 
 def shorten(text: str, length: int = 300) -> str:

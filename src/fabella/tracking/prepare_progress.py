@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from fabella.data.prepare.progress import PrepareProgress
-from fabella.tracking.console import ProgressLine, duration, print_status
+from fabella.storage import format_duration
+from fabella.tracking.console import ProgressLine, print_status
 
 
 class PrepareProgressLine:
@@ -42,5 +43,5 @@ def format_progress(progress: PrepareProgress) -> str:
     parts += [f"{progress.documents:,} documents", f"{progress.bytes / 1e6:,.1f} MB"]
     parts.append(f"{progress.bytes_per_second / 1e6:,.1f} MB/s")
     if progress.seconds_left >= 0:
-        parts.append(f"{duration(progress.seconds_left)} left")
+        parts.append(f"{format_duration(progress.seconds_left)} left")
     return "  ".join(parts)

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from fabella.engine.engine import Histogram
 from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import RunDir
-from fabella.storage import make_folders, storage_errors
+from fabella.storage import make_dirs, storage_errors
 from fabella.tracking.async_tracker import RemoteTracker, Report
 from fabella.tracking.tracker import Row, scalars
 
@@ -31,7 +31,7 @@ class TensorBoardTracker:
         """Open a new event file. TensorBoard discards what older files contain after ``step``."""
         self.directory = run_dir / DIRECTORY
         with storage_errors(self.directory, "writing TensorBoard's event files"):
-            make_folders(self.directory)
+            make_dirs(self.directory)
             self._writer = SummaryWriter(str(self.directory), purge_step=step + 1 if step else None)
             self._add_text("config", f"```yaml\n{yaml.safe_dump(run.model_dump(mode='json'))}```", step)
             self._writer.flush()

@@ -15,7 +15,7 @@ from fabella.errors import ConfigError, LockedError, NumericsError, StorageError
 from fabella.models.parameters import count
 from fabella.run_config.files import to_yaml
 from fabella.run_config.run import RunConfig
-from fabella.storage import atomic_write, locked, make_folders, storage_errors
+from fabella.storage import atomic_write, lock_dir, make_dirs, storage_errors
 from fabella.tuning import trials
 from fabella.tuning.space import Space, apply_overrides, baseline_params, max_steps, suggest
 
@@ -72,7 +72,7 @@ def open_study(search: Search) -> Any:
     """
     library = optuna()
     with storage_errors(search.out, "creating the directory of the search"):
-        make_folders(search.out)
+        make_dirs(search.out)
     pruner = library.pruners.PercentilePruner(PRUNE_PERCENTILE, STARTUP_TRIALS, n_warmup_steps=PRUNE_FROM_PERCENT)
     with optuna_storage_errors(search.url), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -157,11 +157,11 @@ def work(
     library, study = optuna(), open_study(search)
     trials_dir = search.out / "trials"
     with storage_errors(trials_dir, "creating the directory of the trials"):
-        make_folders(trials_dir)
+        make_dirs(trials_dir)
     with optuna_storage_errors(search.url):
         while not abandoned():
             # SQLite has no row locks: two processes that ask at once may get the same trial.
-            with locked(trials_dir, what="the trials in", briefly=True):
+            with lock_dir(trials_dir, what="the trials in", blocking=True):
                 if len(finished(study)) + len(_running(study)) >= max_trials:
                     return
                 number = len(study.get_trials(deepcopy=False))

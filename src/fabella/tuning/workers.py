@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from fabella.data.dataset import open_dataset
 from fabella.errors import FabellaError, StorageError, TrainingInterrupted
 from fabella.run_config.files import validate_config
-from fabella.storage import locked, make_folders, storage_errors
+from fabella.storage import lock_dir, make_dirs, storage_errors
 from fabella.tracking.console import print_status
 from fabella.tuning.space import Range
 from fabella.tuning.study import Search, finished, open_study, requeue_stale_trials, work
@@ -38,10 +38,10 @@ def search_in_parallel(
     are queued again. Raises LockedError if another search runs in the directory, TrainingInterrupted after Ctrl-C.
     """
     with storage_errors(search.out, "creating the directory of the search"):
-        make_folders(search.out)
+        make_dirs(search.out)
     with ExitStack() as locks:
         if not search.storage:  # a shared storage may have workers on other machines
-            locks.enter_context(locked(search.out, what="the search in"))
+            locks.enter_context(lock_dir(search.out, what="the search in"))
         study = open_study(search)
         if not search.storage:
             requeue_stale_trials(study)

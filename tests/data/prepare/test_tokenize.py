@@ -28,7 +28,7 @@ def test_an_encode_of_no_documents_is_empty() -> None:
     assert len(encode(trained("bytes"), [], U2).ids) == 0
 
 
-def evil() -> pretrained.HuggingTokenizer:
+def evil() -> pretrained.HuggingFaceTokenizer:
     """A tokenizer whose pattern passes the checks and gives up on some texts."""
     values = foreign_values()
     values["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a|aa)+$"

@@ -128,7 +128,7 @@ def test_a_hanging_worker_times_out(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_tokenizer_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with (
         WorkerPool(tmp_path / "nothing", U2, 1) as pool,
-        pytest.raises(TokenizerError, match=r"Worker 1 .*, documents 0 to 4, .* is no tokenizer"),
+        pytest.raises(TokenizerError, match=r"Worker 1 .*, documents 0 to 4, .* is not a tokenizer"),
     ):
         list(pool.encode(chunks(2)))
 

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from fabella.storage import cache_folder
+from fabella.storage import cache_dir
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 MIN_COMPILE_SECONDS = 1.0
@@ -18,5 +18,5 @@ def use_compile_cache() -> None:
     """
     if os.environ.get(CACHE_VARIABLE) or getattr(jax.config, "jax_compilation_cache_dir", None):
         return
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder("jax")))
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

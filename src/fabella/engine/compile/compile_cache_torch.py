@@ -5,13 +5,13 @@ run would fail. So each process that compiles creates a marker file in the direc
 first step. An unlocked marker belongs to a process that was killed before that.
 """
 
-import fcntl
 import os
 import tempfile
 from itertools import count
 from pathlib import Path
 
-from fabella.storage import cache_folder, locked, make_folders, remove_dir
+from fabella.storage import cache_dir, lock_dir, make_dirs, remove_dir
+from fabella.storage.temp_files import HAS_FLOCK, flock
 
 PLACE = "TORCHINDUCTOR_CACHE_DIR"
 PYTORCHS_OWN = "torchinductor_"
@@ -38,21 +38,23 @@ def use_compile_cache() -> CompileCache:
 
     Does nothing if the user has chosen a directory (TORCHINDUCTOR_CACHE_DIR).
     """
-    own = cache_folder("kernels")
+    own = cache_dir("kernels")
     chosen = Path(os.environ.get(PLACE, PYTORCHS_OWN))
     if len(str(own).split()) > 1:  # PyTorch 2.13 does not quote paths for the compiler
+        return CompileCache()
+    if not HAS_FLOCK:  # a killed process's mark could not be told from a running one's
         return CompileCache()
     if chosen.parent != own and not chosen.name.startswith(PYTORCHS_OWN):
         return CompileCache()
     try:
-        make_folders(own)
+        make_dirs(own)
     except OSError:  # no writable home: PyTorch uses a temporary directory
         return CompileCache()
-    with locked(own, what="compile cache", briefly=True):
+    with lock_dir(own, what="compile cache", blocking=True):
         folder = next(folder for number in count() if _is_sound(folder := own / str(number)))
-        make_folders(folder)
+        make_dirs(folder)
         descriptor, mark = tempfile.mkstemp(prefix=MARK, dir=folder)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        flock(descriptor)  # new and ours, so nothing waits for it
     os.environ[PLACE] = str(folder)
     return CompileCache(Path(mark), descriptor)
 
@@ -73,9 +75,6 @@ def _is_held(mark: Path) -> bool | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return flock(descriptor) is False
     finally:
         os.close(descriptor)
-    return False

@@ -19,7 +19,9 @@ from fabella.engine.distributed.process_group import RESUME_HINT
 from fabella.errors import ConfigError, DistributedError
 
 HOST = "127.0.0.1"
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SAVE_SIGNAL = getattr(signal, "SIGUSR1", None)
+"""None on Windows, which has no such signal."""
+FORWARDED = [number for number in (signal.SIGINT, signal.SIGTERM, SAVE_SIGNAL) if number is not None]
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30.0
 """Time for the other processes to exit after one has failed, before SIGTERM; the same again before SIGKILL."""
@@ -76,7 +78,8 @@ def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int
         "MASTER_ADDR": HOST, "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher runs the store: it outlives all ranks
     })  # fmt: skip
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # nothing to save before the training handles it
+    if SAVE_SIGNAL is not None:
+        signal.signal(SAVE_SIGNAL, signal.SIG_IGN)  # nothing to save before the training handles it
     torch.set_num_threads(threads)
     code = work(*arguments)
     if code:
@@ -104,11 +107,11 @@ def _forward_signals(context: ProcessContext) -> Generator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first_stop
-        kill = number != signal.SIGUSR1 and first_stop and time.monotonic() - first_stop > POLL_SECONDS
+        kill = number != SAVE_SIGNAL and first_stop and time.monotonic() - first_stop > POLL_SECONDS
         for process in context.processes:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL if kill else number)
-        first_stop = first_stop if number == signal.SIGUSR1 else time.monotonic()
+        first_stop = first_stop if number == SAVE_SIGNAL else time.monotonic()
 
     before = {number: signal.signal(number, handle) for number in FORWARDED}
     try:

@@ -1,7 +1,5 @@
 """Measurements of a training with JAX that do not affect it: step time, memory, peak FLOP/s, histograms."""
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from fabella.engine.device_jax import Device
 from fabella.engine.engine import Histogram
+from fabella.engine.measure.process_memory import peak_process_memory
 
 MAX_STEPS = 1000
 """Most recent steps whose times are stored until they are read: enough for percentiles."""
@@ -76,8 +75,7 @@ def peak_memory(device: Device) -> int:
     statistics = device.memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return int(statistics["peak_bytes_in_use"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes except on macOS
+    return peak_process_memory()
 
 
 def histogram(values: NDArray[np.float32]) -> Histogram:

@@ -1,7 +1,5 @@
 """Measurements of a training with PyTorch that do not affect it: step time, memory, histograms."""
 
-import resource
-import sys
 import time
 from collections import deque
 from functools import cache
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from fabella.engine.engine import Histogram
 from fabella.engine.measure.peak_flops_torch import measure_peak_flops
+from fabella.engine.measure.process_memory import peak_process_memory
 
 MAX_STEPS = 1000
 """Most recent steps whose times are stored until they are read: enough for percentiles."""
@@ -64,8 +63,7 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes so far: of the GPU, or of this process on any other device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes except on macOS
+    return peak_process_memory()
 
 
 @torch.no_grad()

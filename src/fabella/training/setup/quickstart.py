@@ -12,7 +12,8 @@ from fabella.engine.engine import Engine
 from fabella.errors import ConfigError
 from fabella.run_config.files import apply_overrides, preset, validate_config
 from fabella.run_config.run import RunConfig
-from fabella.tracking.console import duration, print_status
+from fabella.storage import format_duration
+from fabella.tracking.console import print_status
 from fabella.training.schedule import batch_size_at
 
 PRESET = "storybook-hybrid-1m"
@@ -61,7 +62,9 @@ def quickstart_run(minutes: float, *, device: str = "auto") -> RunConfig:
     template = preset(PRESET)
     speed = measure_speed(template, device=device)
     steps = speed.steps_in(minutes)
-    print_status(f"{1000 * speed.seconds:,.0f} ms per step: {steps:,} steps, about {duration(steps * speed.seconds)}.")
+    print_status(
+        f"{1000 * speed.seconds:,.0f} ms per step: {steps:,} steps, about {format_duration(steps * speed.seconds)}."
+    )
     every = max(10, steps // 8)
     overrides = [
         f"training.length.max_steps={steps}",

@@ -10,7 +10,7 @@ from fabella.errors import ConfigError, TokenizerError
 from fabella.models.parameters import count
 from fabella.optim.registry import state_spec
 from fabella.run_config.run import RunConfig
-from fabella.runs.checkpoint import require_space
+from fabella.runs.checkpoint import max_checkpoints, require_space
 from fabella.runs.run_dir import RunDir
 from fabella.training.schedule import steps_for_sequences
 
@@ -44,9 +44,7 @@ def require_length(run_dir: RunDir, run: RunConfig) -> None:
 
 def require_disk_space(out: Path, run: RunConfig, *, existing: int) -> None:
     """Raise DiskFullError if the checkpoints that can exist at once, beyond ``existing`` ones, do not fit on disk."""
-    # In addition to keep_last: the best one, the one being written, and after a resume the one it started from.
-    maximum = run.checkpoint.keep_last + 3
-    require_space(out, checkpoint_bytes(run) * max(maximum - existing, 1))
+    require_space(out, checkpoint_bytes(run) * max_checkpoints(run, existing))
 
 
 def checkpoint_bytes(run: RunConfig) -> int:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from fabella.errors import StorageError
-from fabella.storage import atomic_write, cache_folder, make_folders
+from fabella.storage import atomic_write, cache_dir, make_dirs
 from fabella.tracking.console import print_status
 
 SOURCE = Path(__file__).with_name("decode.cpp")
@@ -57,7 +57,7 @@ def build_library() -> NativeLibrary:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
     if compiler is None:
         return _without("there is no C++ compiler on this machine (install g++)")
-    kept = cache_folder("step") / f"step-{_key(compiler)}.so"
+    kept = cache_dir("step") / f"step-{_key(compiler)}.so"
     library = _load(kept)
     if library:
         return NativeLibrary(library)
@@ -116,7 +116,7 @@ def _made(compiler: str, kept: Path) -> NativeLibrary:
         if library is None:
             return _without(f"what {compiler} made cannot be loaded")
         try:
-            make_folders(kept.parent)
+            make_dirs(kept.parent)
             atomic_write(kept, made.read_bytes())
         except (OSError, StorageError) as error:
             return NativeLibrary(

@@ -1,4 +1,4 @@
-"""Which bytes a token stands for, by the decoder of its ``tokenizer.json``."""
+"""The bytes of a token follow from the decoder of its ``tokenizer.json``."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 from fabella.errors import TokenizerError
-from fabella.tokenizers import byte_alphabet, pretrained
+from fabella.tokenizers import pretrained, vocab_bytes
 
 
-def test_the_256_letters_are_the_librarys() -> None:
-    assert set(byte_alphabet.LETTERS) == set(pre_tokenizers.ByteLevel.alphabet())
+def test_the_byte_alphabet_equals_that_of_the_library() -> None:
+    assert set(vocab_bytes.LETTERS) == set(pre_tokenizers.ByteLevel.alphabet())
     decoder = decoders.ByteLevel()
-    for letter, value in byte_alphabet.LETTERS.items():
+    for letter, value in vocab_bytes.LETTERS.items():
         if value < 128:
             assert decoder.decode([letter]) == chr(value)
 
 
 def values(decoder: dict[str, Any] | None, *tokens: str) -> dict[str, Any]:
-    vocab_size = {token: number for number, token in enumerate(tokens)}
-    return {"decoder": decoder, "model": {"type": "BPE", "vocab": vocab_size}, "added_tokens": []}
+    vocab = {token: number for number, token in enumerate(tokens)}
+    return {"decoder": decoder, "model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}
 
 
 REPLACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
@@ -45,7 +45,7 @@ LLAMA = {"type": "Sequence", "decoders": [
     ],
 )
 def test_bytes_of_a_token(decoder: dict[str, Any], token: str, expected: bytes) -> None:
-    assert byte_alphabet.table(values(decoder, token)) == [expected]
+    assert vocab_bytes.bytes_table(values(decoder, token)) == [expected]
 
 
 def test_added_and_unknown_tokens_and_gaps() -> None:
@@ -54,27 +54,25 @@ def test_added_and_unknown_tokens_and_gaps() -> None:
     described["added_tokens"] = [
         {"id": 3, "content": "<end>", "special": True}, {"id": 4, "content": "Ġ plain", "special": False}
     ]  # fmt: skip
-    assert byte_alphabet.table(described) == [b"a", "\ufffd".encode(), None, b"", "Ġ plain".encode()]
+    assert vocab_bytes.bytes_table(described) == [b"a", "\ufffd".encode(), None, b"", "Ġ plain".encode()]
 
 
 def test_a_unigram_vocabulary_is_a_list() -> None:
     model = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["▁a", -1.0]]}
     described = {"decoder": {"type": "Metaspace", "replacement": "▁"}, "model": model, "added_tokens": None}
-    assert byte_alphabet.table(described) == ["\ufffd".encode(), b" a"]
+    assert vocab_bytes.bytes_table(described) == ["\ufffd".encode(), b" a"]
 
 
 @pytest.mark.parametrize("decoder", [None, {"type": "CTC"}, {"type": "Sequence", "decoders": [{"type": "Fuse"}]}])
 def test_other_decoders_are_refused(decoder: dict[str, Any] | None) -> None:
-    with pytest.raises(
-        TokenizerError, match=r"is not one that Fabella can turn ids into text with\. Known are ByteLevel"
-    ):
-        byte_alphabet.table(values(decoder, "a"))
+    with pytest.raises(TokenizerError, match=r"Unsupported decoder of the tokenizer: .*Supported are ByteLevel"):
+        vocab_bytes.bytes_table(values(decoder, "a"))
 
 
-def test_a_tokenizer_like_llamas_returns_text_behind_the_space_it_adds() -> None:
+def test_a_tokenizer_like_llamas_returns_text_after_the_space_it_adds() -> None:
     letters = {f"<0x{value:02X}>": 2 + value for value in range(256)}
-    vocab_size = {"<unk>": 0, "</s>": 1, **letters, "▁": 258, "a": 259, "▁a": 260}
-    library = Library(models.BPE(vocab_size, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    vocab = {"<unk>": 0, "</s>": 1, **letters, "▁": 258, "a": 259, "▁a": 260}
+    library = Library(models.BPE(vocab, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     library.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]

@@ -1,0 +1,27 @@
+"""Sizes, durations and counts for people."""
+
+
+def format_bytes(size: int) -> str:
+    """Return a size in decimal units: ``812 bytes``, ``4.1 kB``, ``48 MB``, ``1.8 GB``."""
+    value, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    number = f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}"
+    return f"{number} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration: ``1:05`` (minutes and seconds), ``2:03:04`` from an hour on, ``2 d 4 h`` from a day on."""
+    total = round(seconds)
+    if total >= 86400:
+        return f"{total // 86400} d {total % 86400 // 3600} h"
+    minutes, rest = divmod(total, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 document``, ``2,000 documents``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
