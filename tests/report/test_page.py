@@ -12,6 +12,7 @@ from fabella.cli.main import run as fabella
 from fabella.errors import CheckpointError
 from fabella.evaluation.evaluate import EvalConfig, evaluate
 from fabella.report import published_curves
+from fabella.report.evaluation_section import MEASURES
 from fabella.report.page import page
 from fabella.report.published_curves import PublishedCurve, published_curve, to_published_curve
 from fabella.report.run_history import differing, read, settings
@@ -71,6 +72,19 @@ def test_the_page_of_a_run_is_self_contained_and_deterministic(trained: tuple[Pa
     assert html.tags.count("figure") >= 7
     score = json.loads((trained[0] / "evaluation.json").read_text())["scores"]["loss"]["value"]
     assert f"loss {score:.4f} (" in text
+
+
+def test_the_rows_of_the_sample_table_are_named_as_evaluate_prints_them(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fabella(["evaluate", str(trained[0]), "--num-samples", "2", "--max-tokens", "16", "--num-cloze", "0"]) == 0
+    printed = [re.split(r"  +", line.strip())[0] for line in capsys.readouterr().out.splitlines()]
+    rows = re.findall(r'<th scope="row">([^<]*)</th>', page([read(trained[0])]))
+    overlap = [row for row in rows if row.endswith("-grams found in the training text")]
+    assert len(overlap) >= 2
+    for label in [*(label for _, label, _ in MEASURES), *overlap]:
+        assert label in rows
+        assert label in printed
 
 
 def test_the_page_of_two_runs_lists_their_different_settings(trained: tuple[Path, Path]) -> None:

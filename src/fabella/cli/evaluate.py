@@ -7,7 +7,7 @@ Examples:
   fabella evaluate runs/quickstart --checkpoint latest --json
 """
 
-from dataclasses import asdict
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from fabella.cli.output import print_report, print_status
 from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, decode_errors_of, read_source
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
-from fabella.evaluation.scores import Scores
+from fabella.evaluation.scores import DocumentScore, Scores
 from fabella.tracking.terminal_escape import escape
 
 
@@ -87,14 +87,14 @@ def _scores(scores: Scores, text: str, step: int) -> list[str]:
     ]
 
 
-def _estimate(found: ConfidenceInterval, digits: int) -> str:
-    interval = f"({found.low:,.{digits}f} to {found.high:,.{digits}f})" if found.low == found.low else "(one document)"
-    return f"{found.value:>10,.{digits}f}  {interval}"
+def _estimate(interval: ConfidenceInterval, digits: int) -> str:
+    low, high = interval.low, interval.high
+    bounds = "(one document)" if math.isnan(low) else f"({low:,.{digits}f} to {high:,.{digits}f})"
+    return f"{interval.value:>10,.{digits}f}  {bounds}"
 
 
-def _list_documents(found: tuple[object, ...]) -> str:
-    scores = [asdict(score) for score in found]  # pyright: ignore[reportArgumentType]
-    return ", ".join(f"{score['document']} ({score['bits_per_byte']:.3f})" for score in scores)
+def _list_documents(documents: tuple[DocumentScore, ...]) -> str:
+    return ", ".join(f"{score.document} ({score.bits_per_byte:.3f})" for score in documents)
 
 
 def _positions(scores: Scores) -> list[str]:
@@ -107,40 +107,48 @@ def _range(first: int, last: int) -> str:
 
 
 def _calibration(result: Evaluation) -> list[str]:
-    found = result.scores.calibration
+    calibration = result.scores.calibration
     return [
-        f"The most likely token is correct {found.accuracy:.1%} of the time; its probability is {found.confidence:.1%} "
-        f"on average (expected calibration error {found.error:.2%})."
+        f"The most likely token is correct {calibration.accuracy:.1%} of the time; its probability is "
+        f"{calibration.confidence:.1%} on average (expected calibration error {calibration.error:.2%})."
     ]
 
 
-def _samples(found: SampleComparison, settings: dict[str, object]) -> list[str]:
-    generated, real = found.generated, found.real
+def _samples(samples: SampleComparison, settings: dict[str, object]) -> list[str]:
+    generated, real = samples.generated, samples.real
     rows: list[tuple[str, float, float, str]] = [
         ("words, mean", generated.words_mean, real.words_mean, ".0f"),
         ("words, median", generated.words_median, real.words_median, ".0f"),
-        ("end with EOS", generated.ended, real.ended, ".0%"),
+        ("completed with EOS", generated.ended, real.ended, ".0%"),
         *((f"distinct {n}-grams", generated.distinct[n], real.distinct[n], ".1%") for n in generated.distinct),
         ("repeated 4-grams", generated.repeated, real.repeated, ".1%"),
         ("names per story", generated.names_per_story, real.names_per_story, ".1f"),
         ("entity consistency", generated.name_consistency, real.name_consistency, ".0%"),
-        ("words not in training", generated.unknown_words, real.unknown_words, ".2%"),
+        ("unknown words", generated.unknown_words, real.unknown_words, ".2%"),
         *(
-            (f"{n}-grams in training", generated.ngram_overlap[n], real.ngram_overlap[n], ".1%")
+            (f"{n}-grams found in the training text", generated.ngram_overlap[n], real.ngram_overlap[n], ".1%")
             for n in generated.ngram_overlap
         ),
-        ("longest copy, mean", generated.copied_mean, real.copied_mean, ".1f"),
-        ("longest copy, words", len(generated.copied_longest.split()), len(real.copied_longest.split()), ".0f"),
+        ("longest verbatim copy, words, mean", generated.copied_mean, real.copied_mean, ".1f"),
+        (
+            "longest verbatim copy, words, max",
+            len(generated.copied_longest.split()),
+            len(real.copied_longest.split()),
+            ".0f",
+        ),
     ]
-    table = [f"  {name:<24} {format(own, how):>9} {format(other, how):>8}" for name, own, other, how in rows]
-    head = (
+    table = [
+        f"  {label:<34} {format(generated_value, spec):>9} {format(real_value, spec):>8}"
+        for label, generated_value, real_value, spec in rows
+    ]
+    title = (
         f"{generated.stories} samples after the first {settings['prompt_words']} words of real ones "
         f"(temperature {settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']}, "
         f"at most {settings['max_tokens']} tokens):"
     )
     return [
-        head,
-        f"  {'':<24} {'generated':>9} {'real':>8}",
+        title,
+        f"  {'':<34} {'generated':>9} {'real':>8}",
         *table,
-        f"  longest copy: {escape(generated.copied_longest)[:300]}",
+        f"  longest verbatim copy: {escape(generated.copied_longest)[:300]}",
     ]

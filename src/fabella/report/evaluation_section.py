@@ -7,6 +7,7 @@ from typing import Any
 from fabella.report.charts import Axis, Line, chart
 from fabella.report.run_history import RunHistory
 
+# Field of TextMetrics, label, format. The labels are those of ``fabella evaluate``.
 MEASURES = (
     ("words_mean", "words, mean", ".0f"),
     ("ended", "completed with EOS", ".0%"),
@@ -51,7 +52,7 @@ def _scores(scores: Mapping[str, Any], step: int) -> str:
 
 def _charts(scores: Mapping[str, Any]) -> str:
     positions = [((part["first"] + part["last"]) / 2, part["loss"]) for part in scores["positions"]]
-    bins = [(each["confidence"], each["accuracy"]) for each in scores["calibration"]["bins"] if each["tokens"]]
+    bins = [(part["confidence"], part["accuracy"]) for part in scores["calibration"]["bins"] if part["tokens"]]
     calibration = [Line("model", bins), Line("perfectly calibrated", [(0.0, 0.0), (1.0, 1.0)], 0, "reference")]
     position = chart(
         "Loss by position", [Line("loss", positions)], Axis("earlier tokens"), Axis("nats per token", log=True)
@@ -74,8 +75,9 @@ def _samples(samples: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     overlap, real_overlap = generated["ngram_overlap"], real["ngram_overlap"]
     rows += [(f"{n}-grams found in the training text", f"{overlap[n]:.1%}", f"{real_overlap[n]:.1%}") for n in overlap]
     body = "".join(
-        f'<tr><th scope="row">{escape(label)}</th><td class="number">{own}</td><td class="number">{other}</td></tr>'
-        for label, own, other in rows
+        f'<tr><th scope="row">{escape(label)}</th><td class="number">{generated_value}</td>'
+        f'<td class="number">{real_value}</td></tr>'
+        for label, generated_value, real_value in rows
     )
     caption = (
         f"{generated['stories']} generated stories and as many real ones with the same prompts (temperature "
