@@ -9,7 +9,7 @@ from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.tokenizer import Tokenizer
 
 FinishReason = Literal["eos", "stop", "length"]
-"""The model's own end of document, a stop string, or the maximum number of tokens."""
+"""EOS, a stop string, or the maximum number of tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

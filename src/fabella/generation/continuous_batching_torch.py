@@ -191,7 +191,7 @@ class _Sequence:
 
     @property
     def begun(self) -> bool:
-        """Whether the prefill of the current context has started."""
+        """True once the prefill of the current context has started."""
         return self.computed > self.start
 
     def append(self, token: int) -> None:

@@ -81,7 +81,7 @@ def uniforms(seed: int, row: int, count: int) -> NDArray[np.float32]:
 
 
 def uniform_stream(seed: int, row: int) -> Iterator[float]:
-    """Yield the same numbers without end."""
+    """Yield the numbers of ``uniforms`` one by one, without end."""
     random = _random(seed, row)  # checks the row now, not at the first number
     return (number for _ in repeat(None) for number in random.random(_BLOCK, dtype=np.float32).tolist())
 

@@ -20,9 +20,9 @@ class SamplingSpec:
 
     greedy: bool
     filtered: bool
-    """Whether top-k, top-p or min-p drop tokens."""
+    """True if top-k, top-p or min-p are enabled."""
     penalized: bool
-    """Whether there is a repetition penalty."""
+    """True if the repetition penalty is enabled."""
 
     @classmethod
     def of(cls, sampling: SamplingParams) -> "SamplingSpec":
