@@ -63,7 +63,16 @@ FORMER_RESULTS = {
     "grad_norms": "gradient_norms",
     "sequences": "windows",
     "rollbacks": "rewinds",
+    "optimizer_state": "moments",
+    "scalars": "numbers",
+    "consecutive_skips": "skipped_in_a_row",
+    "data_wait_fraction": "waiting_share",
+    "flops_utilization": "flops_utilisation",
 }
+# Kinds of rows in metrics.jsonl, present → former.
+FORMER_KINDS = {"grad_spike": "spike", "rollback": "rewind"}
+# Cases whose results changed on purpose → why. A difference in them is reported, but is no failure.
+CHANGED_ON_PURPOSE = {"muon": "Newton-Schulz runs in float32 on CPUs instead of bfloat16"}
 # Parameter names in checkpoints: regular expression of a present name → the former one, as re.sub takes them.
 # Names of moments have the parameter's name within.
 FORMER_PARAMETERS: dict[str, str] = {}
@@ -96,7 +105,8 @@ def former_result(value: Any) -> Any:
     if isinstance(value, list):
         return [former_result(each) for each in value]
     if isinstance(value, dict):
-        return {FORMER_RESULTS.get(key, key): former_result(each) for key, each in value.items()}
+        former = {FORMER_RESULTS.get(key, key): former_result(each) for key, each in value.items()}
+        return former | {"kind": FORMER_KINDS[value["kind"]]} if value.get("kind") in FORMER_KINDS else former
     return value
 
 

@@ -192,7 +192,7 @@ def of_run(run: Path) -> Parts:
     return {
         "weights": of_tensors(last / "model.safetensors"),
         "moments": of_tensors(last / "optimizer.safetensors"),
-        "state": {key: json.dumps(value) for key, value in (state["scalars"] | state["progress"]).items()},
+        "state": {key: json.dumps(value) for key, value in (state["numbers"] | state["progress"]).items()},
         "metrics": of_metrics(run / "metrics.jsonl"),
         "samples": {str(n): row["text"] for n, row in enumerate(rows_of(run / "samples.jsonl"))},
     }
