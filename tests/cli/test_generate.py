@@ -15,7 +15,7 @@ import pytest
 from fabella.cli import generate
 from fabella.cli.main import run as fabella
 from fabella.config.data import Packed
-from fabella.generation.decoder.native.build import step
+from fabella.generation.decoder.native import build
 from fabella.generation.generator import TextGenerator
 from tests.generation import tiny_run
 from tests.generation.fake_model import Config, Parrot
@@ -75,7 +75,7 @@ def generator_of(text: str) -> TextGenerator:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    step()  # build the native decoder before the tests: its first use on a machine prints a message
+    build.library()  # build the native decoder before the tests: its first use on a machine prints a message
     return tiny_run.make(tmp_path_factory.mktemp("runs") / "tiny")
 
 

@@ -26,7 +26,7 @@ CHI_SQUARE_Z = 4.75
 
 
 def sample_native(logits: Tensor, sampling: SamplingParams, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
-    library = build.step().library
+    library = build.library().library
     assert library is not None
     logits = logits.float().contiguous()
     sampler = NativeSampler(library, *logits.shape)
@@ -38,8 +38,8 @@ def sample_native(logits: Tensor, sampling: SamplingParams, uniform: Tensor, see
 @pytest.fixture(scope="module", autouse=True, params=["PyTorch", "native"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run each test with both samplers."""
-    if request.param == "native" and build.step().library is None:
-        pytest.skip(build.step().remark)
+    if request.param == "native" and build.library().library is None:
+        pytest.skip(build.library().warning)
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "native":
             patch.setattr(sys.modules[__name__], "sample", sample_native)
@@ -304,20 +304,20 @@ def test_rows_with_different_parameters_are_sampled_in_one_call() -> None:
     for row, (sampling, seen) in enumerate(zip(settings, masks, strict=True)):
         number = torch.tensor(numbers[row : row + 1])
         single.append(int(sample(logits[row : row + 1], sampling, number, None if seen is None else seen[None])))
-    library = build.step().library
+    library = build.library().library
     for sampler in [TorchSampler(700), *([NativeSampler(library, 64, 700)] if library else [])]:
         states: list[Any] = [sampler.sampler_state(*arguments) for arguments in zip(settings, masks, strict=True)]
         assert sampler.sample(logits, states, numbers) == single
 
 
-@pytest.mark.skipif(build.step().library is None, reason=build.step().remark)
+@pytest.mark.skipif(build.library().library is None, reason=build.library().warning)
 def test_several_threads_sample_what_one_does_within_the_vocabulary_of_wider_rows() -> None:
     """The last hundred ids are the most likely but not in the vocabulary; the second call has fewer rows."""
     random = np.random.default_rng(3)
     logits = torch.from_numpy(random.normal(size=(64, 20_100)).astype(np.float32))
     logits[:, 20_000:] += 50
     numbers = random.random(64).astype(np.float32).tolist()
-    library = build.step().library
+    library = build.library().library
     assert library is not None
     before = torch.get_num_threads()
     torch.set_num_threads(3)

@@ -89,11 +89,11 @@ def compile_decoder(model: Any, dtype: WeightDtype = "float32", *, native: bool 
     _compiled[model] = graph
     if not native or next(model.parameters()).device.type != "cpu":
         return ""
-    built = build.step()
+    built = build.library()
     if built.library is not None:
         with suppress(UnsupportedOpError):
             _compiled[model] = NativeProgram(graph, built.library, dtype)
-    return built.remark
+    return built.warning
 
 
 class TensorBackend:

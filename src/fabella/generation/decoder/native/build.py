@@ -1,8 +1,8 @@
-"""The step of telling, compiled by the machine's own compiler for its own processor, once: decode.cpp.
+"""Build of decode.cpp on the user's machine, with its own compiler and for its own processor, once.
 
-The library is kept in the user's cache under a name that holds what it was made of: the source, the compiler, the
-processor. It is written aside and renamed, so that half a library is never loaded; one that is damaged is made anew.
-Compiled is on demand, never behind a telling that has begun: the same text from the same seed must not depend on when.
+The library is in the user's cache, in a file named after a hash of the sources, the compiler and the processor. It is
+written to a temporary file and renamed, so that no process loads half a library; a damaged one is compiled again.
+A generation that has begun never switches to the library: the same seed must give the same text at any time.
 """
 
 import ctypes
@@ -23,103 +23,102 @@ from fabella.tracking.console import print_status
 
 SOURCE = Path(__file__).with_name("decode.cpp")
 SOURCES = (SOURCE, SOURCE.with_name("sample.h"), SOURCE.with_name("matmul.h"))
-# Without contraction a sum has the same bits in whichever loop it stands; where it pays, matmul.h asks for it.
+# Without contraction a sum has the same bits in every loop; matmul.h fuses explicitly where it pays.
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-fno-exceptions"),
     *("-fopenmp", "-fPIC", "-shared"),
 )
-# OpenMP comes from the program that loads the library, PyTorch: a second copy would have threads of its own.
+# OpenMP comes from PyTorch, which is in the same process: a second copy would start threads of its own.
 LIBRARIES = ("-nodefaultlibs", "-lm", "-lc")
-LONGEST_SECONDS = 300
-TELLING_LINES = ("flags", "Features", "model name", "CPU part")
-"""Of /proc/cpuinfo: what a processor can do."""
+COMPILER_TIMEOUT_SECONDS = 300
+CPU_FEATURE_FIELDS = ("flags", "Features", "model name", "CPU part")
+"""Fields of /proc/cpuinfo that describe the instruction set."""
 
 
 @dataclass(frozen=True)
 class NativeLibrary:
-    """The library, or why there is none."""
+    """Loaded library, or None with the reason in ``warning``."""
 
     library: ctypes.CDLL | None
-    remark: str = ""
-    """One sentence for people; empty where there is nothing to say."""
+    warning: str = ""
+    """One sentence for the user; empty if there is nothing to report."""
 
 
 @cache
-def step() -> NativeLibrary:
-    """``find_step``, of which a process needs one."""
+def library() -> NativeLibrary:
+    """Return the library of this process, built at the first call."""
     return build_library()
 
 
 def build_library() -> NativeLibrary:
-    """The compiled step: loaded, or made first, which takes some seconds once on a machine."""
+    """Load the library from the cache, or compile it first, which takes a few seconds once per machine."""
     if not sys.platform.startswith("linux"):
-        return _without(f"it is not compiled on {platform.system()}")
+        return _unavailable(f"it is not built on {platform.system()}")
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
     if compiler is None:
-        return _without("there is no C++ compiler on this machine (install g++)")
-    kept = cache_dir("step") / f"step-{_key(compiler)}.so"
-    library = _load(kept)
-    if library:
-        return NativeLibrary(library)
-    print_status("Compiling what tells stories fast, once on this machine; this takes some seconds.")
-    return _made(compiler, kept)
+        return _unavailable("this machine has no C++ compiler (install g++)")
+    path = cache_dir("native") / f"native-{_cache_key(compiler)}.so"
+    loaded = _load(path)
+    if loaded:
+        return NativeLibrary(loaded)
+    print_status("Compiling the native decoder (once per machine, a few seconds) …")
+    return _compile(compiler, path)
 
 
-def _without(why: str) -> NativeLibrary:
-    return NativeLibrary(None, f"Texts are told without the compiled step, more slowly: {why}.")
+def _unavailable(reason: str) -> NativeLibrary:
+    return NativeLibrary(None, f"Generation is slower without the native decoder: {reason}.")
 
 
-def _key(compiler: str) -> str:
-    """Whatever the library depends on."""
+def _cache_key(compiler: str) -> str:
+    """Return a hash of everything that the library depends on."""
     binary = Path(compiler).resolve()
-    state = binary.stat()
+    status = binary.stat()
     parts = [
         *(source.read_text(encoding="utf-8") for source in SOURCES),
         *FLAGS,
         *LIBRARIES,
         str(binary),
-        str(state.st_size),
-        str(state.st_mtime_ns),
+        str(status.st_size),
+        str(status.st_mtime_ns),
     ]
     return hashlib.sha256("\0".join([*parts, platform.machine(), _processor()]).encode()).hexdigest()[:20]
 
 
 def _processor() -> str:
-    """What the processor can do: of a cache that several machines share, each must find its own."""
+    """Describe the instruction set, so that machines that share a cache do not load each other's library."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(TELLING_LINES)}))
+    return "\n".join(sorted({line for line in lines if line.startswith(CPU_FEATURE_FIELDS)}))
 
 
 def _load(path: Path) -> ctypes.CDLL | None:
-    """The library at ``path``; None where there is none, or where it is damaged."""
+    """Load the library at ``path``; None if it is missing or damaged."""
     try:
         return ctypes.CDLL(str(path))
     except OSError:
         return None
 
 
-def _made(compiler: str, kept: Path) -> NativeLibrary:
-    with tempfile.TemporaryDirectory(prefix="fabella-") as folder:
-        made = Path(folder) / "step.so"
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), *LIBRARIES]
+def _compile(compiler: str, path: Path) -> NativeLibrary:
+    """Compile the library and save it at ``path``. If it cannot be saved, return it with a warning."""
+    with tempfile.TemporaryDirectory(prefix="fabella-") as temp_dir:
+        output = Path(temp_dir) / "native.so"
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(output), *LIBRARIES]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=LONGEST_SECONDS, check=False)
+            process = subprocess.run(command, capture_output=True, timeout=COMPILER_TIMEOUT_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            return _without(f"{compiler} did not come to an end ({error})")
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            return _without(f"{compiler} ended with code {done.returncode}: {said[0]}")
-        library = _load(made)
-        if library is None:
-            return _without(f"what {compiler} made cannot be loaded")
+            return _unavailable(f"{compiler} did not finish ({error})")
+        if process.returncode:
+            errors = process.stderr.decode(errors="replace").strip().splitlines() or ["no error message"]
+            return _unavailable(f"{compiler} exited with code {process.returncode}: {errors[0]}")
+        loaded = _load(output)
+        if loaded is None:
+            return _unavailable(f"the library built by {compiler} cannot be loaded")
         try:
-            make_dirs(kept.parent)
-            atomic_write(kept, made.read_bytes())
+            make_dirs(path.parent)
+            atomic_write(path, output.read_bytes())
         except (OSError, StorageError) as error:
-            return NativeLibrary(
-                library, f"The compiled step of telling cannot be kept, and is made anew each time: {error}"
-            )
-    return NativeLibrary(_load(kept) or library)
+            return NativeLibrary(loaded, f"Cannot save the native decoder; it is compiled at every start: {error}")
+    return NativeLibrary(_load(path) or loaded)

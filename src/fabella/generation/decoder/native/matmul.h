@@ -1,4 +1,4 @@
-// What the step computes with: vectors of the processor's own width, and sums of products with them.
+// Vectors of the processor's width, activation functions, and dot products.
 
 #pragma once
 
@@ -28,8 +28,8 @@ typedef float Unaligned __attribute__((vector_size(WIDTH * 4), aligned(4), may_a
 inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
 
-// a · b + c. Fused here alone: elsewhere (-ffp-contract=off) a number gets the same bits in a vector and by itself.
-inline Vector fused(Vector a, Vector b, Vector c) {
+// Return a · b + c, fused. Nothing else is (-ffp-contract=off): a number gets the same bits in a vector and alone.
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #if defined(__AVX512F__)
     return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
@@ -41,9 +41,9 @@ inline Vector fused(Vector a, Vector b, Vector c) {
 #endif
 }
 
-// All lanes, neighbours first: in the same order for one vector and for four.
+// Sum all lanes, neighbors first: in the same order for one vector and for four.
 #if defined(__AVX__)
-inline __m256 half_as_wide(Vector v) {
+inline __m256 add_halves(Vector v) {
 #if defined(__AVX512F__)
     const __m512 all = (__m512)v;
     const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1));
@@ -53,15 +53,15 @@ inline __m256 half_as_wide(Vector v) {
 #endif
 }
 
-inline void sums_of_four(const Vector a, const Vector b, const Vector c, const Vector d, float* result) {
-    const __m256 ab = _mm256_hadd_ps(half_as_wide(a), half_as_wide(b));
-    const __m256 all = _mm256_hadd_ps(ab, _mm256_hadd_ps(half_as_wide(c), half_as_wide(d)));
+inline void reduce_four(const Vector a, const Vector b, const Vector c, const Vector d, float* result) {
+    const __m256 ab = _mm256_hadd_ps(add_halves(a), add_halves(b));
+    const __m256 all = _mm256_hadd_ps(ab, _mm256_hadd_ps(add_halves(c), add_halves(d)));
     _mm_storeu_ps(result, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
 
 inline float sum(Vector v) {
     float four[4];
-    sums_of_four(v, v, v, v, four);
+    reduce_four(v, v, v, v, four);
     return four[0];
 }
 #else
@@ -73,29 +73,29 @@ inline float sum(Vector v) {
     return lanes[0];
 }
 
-inline void sums_of_four(const Vector a, const Vector b, const Vector c, const Vector d, float* result) {
+inline void reduce_four(const Vector a, const Vector b, const Vector c, const Vector d, float* result) {
     result[0] = sum(a), result[1] = sum(b), result[2] = sum(c), result[3] = sum(d);
 }
 #endif
 
 template <int R, int C>
-inline void sums_of(const Vector sums[R][C], float result[R][C]) {
+inline void reduce(const Vector sums[R][C], float result[R][C]) {
     for (int c = 0; c < C; c++)
         for (int r = 0; r < R; r += 4) {
             const int second = r + 1 < R ? r + 1 : r, third = r + 2 < R ? r + 2 : r, fourth = r + 3 < R ? r + 3 : r;
             float four[4];
-            sums_of_four(sums[r][c], sums[second][c], sums[third][c], sums[fourth][c], four);
+            reduce_four(sums[r][c], sums[second][c], sums[third][c], sums[fourth][c], four);
             for (int k = 0; k < 4 && r + k < R; k++) result[r + k][c] = four[k];
         }
 }
 
-inline float exponential(float x) {  // Cephes' expf: within two units in the last place; NaN stays NaN
+inline float exponential(float x) {  // expf of Cephes, within 2 ulp; NaN stays NaN
     x = x > 88.0f ? 88.0f : x;
     x = x < -87.0f ? -87.0f : x;
-    const float turned = x * 1.44269504f + 12582912.0f;  // rounded to a whole number in the last bits
+    const float rounded = x * 1.44269504f + 12582912.0f;  // the integer part is in the low bits
     int32_t bits;
-    std::memcpy(&bits, &turned, 4);
-    const float n = turned - 12582912.0f;
+    std::memcpy(&bits, &rounded, 4);
+    const float n = rounded - 12582912.0f;
     x = x - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * x + 1.3981999507e-3f;
@@ -112,7 +112,7 @@ inline float exponential(float x) {  // Cephes' expf: within two units in the la
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-inline float error_function(float x) {  // a rational function of x, as Eigen has it: within 4e-7
+inline float error_function(float x) {  // rational approximation of Eigen, within 4e-7
     x = x > 4.0f ? 4.0f : x;
     x = x < -4.0f ? -4.0f : x;
     const float y = x * x;
@@ -134,71 +134,71 @@ inline float error_function(float x) {  // a rational function of x, as Eigen ha
 inline float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678f)); }
 inline float gelu_tanh(float x) { return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x)); }
 
-// Each row so that its largest number is 127; what is no number makes the whole row none.
-inline void in_bytes(const float* x, int64_t n, int64_t width, int8_t* result, float* scales) {
+// Quantize each row to int8, its largest magnitude to 127. A NaN or inf makes the scale of the row NaN.
+inline void quantize(const float* x, int64_t n, int64_t width, int8_t* result, float* scales) {
     for (int64_t i = 0; i < n; i++, x += width, result += width) {
-        float largest = 1e-30f, poison = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : poison)
+        float largest = 1e-30f, not_finite = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : not_finite)
         for (int64_t k = 0; k < width; k++) {
-            const float size = std::fabs(x[k]);
-            largest = size > largest ? size : largest;
-            poison += x[k] * 0.0f;
+            const float magnitude = std::fabs(x[k]);
+            largest = magnitude > largest ? magnitude : largest;
+            not_finite += x[k] * 0.0f;
         }
-        const float by = 127.0f / largest;
+        const float factor = 127.0f / largest;
         for (int64_t k = 0; k < width; k++)
-            result[k] = static_cast<int8_t>(static_cast<int32_t>(x[k] * by + 12582912.0f - 12582912.0f));
-        scales[i] = largest / 127.0f + poison;
+            result[k] = static_cast<int8_t>(static_cast<int32_t>(x[k] * factor + 12582912.0f - 12582912.0f));
+        scales[i] = largest / 127.0f + not_finite;
     }
 }
 
 // ---------------------------------------------------------------- products
 
-inline float wide(float x) { return x; }
-inline Vector wide(const float* p) { return load(p); }
+inline float widen(float x) { return x; }
+inline Vector widen(const float* p) { return load(p); }
 #if defined(__F16C__)
-inline float wide(uint16_t half) { return _cvtsh_ss(half); }
+inline float widen(uint16_t half) { return _cvtsh_ss(half); }
 #if defined(__AVX512F__)
-inline Vector wide(const uint16_t* p) { return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+inline Vector widen(const uint16_t* p) { return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 #else
-inline Vector wide(const uint16_t* p) { return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+inline Vector widen(const uint16_t* p) { return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 #endif
 #endif
 
-// R rows of a weight with C rows of x: result[r][c]. Each sum is of WIDTH lanes, whatever R and C are.
+// Compute the dot products of R weight rows and C rows of x: result[r][c]. R and C do not change the order of a sum.
 template <int R, int C, class Weight>
-inline void dots(const Weight* weight, int64_t inputs, const float* x, float result[R][C]) {
+inline void dot_products(const Weight* weight, int64_t inputs, const float* x, float result[R][C]) {
     Vector sums[R][C] = {};
     int64_t i = 0;
     for (; i + WIDTH <= inputs; i += WIDTH) {
-        Vector of_x[C];
-        for (int c = 0; c < C; c++) of_x[c] = load(x + c * inputs + i);
+        Vector x_vectors[C];
+        for (int c = 0; c < C; c++) x_vectors[c] = load(x + c * inputs + i);
         for (int r = 0; r < R; r++) {
-            const Vector w = wide(weight + r * inputs + i);
-            for (int c = 0; c < C; c++) sums[r][c] = fused(w, of_x[c], sums[r][c]);
+            const Vector w = widen(weight + r * inputs + i);
+            for (int c = 0; c < C; c++) sums[r][c] = multiply_add(w, x_vectors[c], sums[r][c]);
         }
     }
-    sums_of<R, C>(sums, result);
+    reduce<R, C>(sums, result);
     for (; i < inputs; i++)
         for (int r = 0; r < R; r++)
-            for (int c = 0; c < C; c++) result[r][c] += wide(weight[r * inputs + i]) * x[c * inputs + i];
+            for (int c = 0; c < C; c++) result[r][c] += widen(weight[r * inputs + i]) * x[c * inputs + i];
 }
 
-// Bytes by bytes, exact: 127 · 127 · 2 fits into the 16 bits in which neighbours are added first.
+// int8 by int8, exact: neighbors are added in 16 bits first, which hold 127 · 127 · 2.
 template <int R, int C>
-inline void dots(const int8_t* weight, int64_t inputs, const int8_t* x, float result[R][C]) {
+inline void dot_products(const int8_t* weight, int64_t inputs, const int8_t* x, float result[R][C]) {
     int64_t i = 0;
     int32_t totals[R][C] = {};
 #if defined(__AVX2__)
     __m256i sums[R][C] = {};
     const __m256i ones = _mm256_set1_epi16(1);
     for (; i + 32 <= inputs; i += 32) {
-        __m256i of_x[C];
-        for (int c = 0; c < C; c++) of_x[c] = _mm256_loadu_si256((const __m256i*)(x + c * inputs + i));
+        __m256i x_vectors[C];
+        for (int c = 0; c < C; c++) x_vectors[c] = _mm256_loadu_si256((const __m256i*)(x + c * inputs + i));
         for (int r = 0; r < R; r++) {
             const __m256i w = _mm256_loadu_si256((const __m256i*)(weight + r * inputs + i));
-            const __m256i size = _mm256_abs_epi8(w);
+            const __m256i magnitude = _mm256_abs_epi8(w);
             for (int c = 0; c < C; c++) {
-                const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(of_x[c], w));
+                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x_vectors[c], w));
                 sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(pairs, ones));
             }
         }
@@ -218,8 +218,8 @@ inline void dots(const int8_t* weight, int64_t inputs, const int8_t* x, float re
         }
 }
 
-// Rows of a weight and rows of x at once: as many sums as there are registers beside what they are made of. At most
-// ROWS of native_torch.py, which makes room for them.
+// Weight rows and rows of x of one register tile: as many sums as the registers hold next to the operands. ROWS is at
+// most MAX_TILE_ROWS of bindings_torch.py, which sizes the scratch memory.
 template <class Weight>
 struct Tile {
 #if defined(__AVX512F__)

@@ -1,4 +1,4 @@
-// The next id of a text from its logits, by the rule of sampling_torch.py: the inverse of the distribution's sums.
+// Sample the next token from logits, by the rule of sampling_torch.py: invert the cumulative distribution.
 
 #pragma once
 
@@ -8,137 +8,138 @@
 
 namespace {
 
-struct Choosing {
+struct SamplerParams {
     float temperature, top_p, min_p, penalty;
     int64_t top_k;
-    const uint8_t* seen;  // [V]: the ids that are penalised, or null
+    const uint8_t* seen;  // [V]: ids to penalize, or null
 };
 
 constexpr int64_t BUCKETS = 1024;
 constexpr int DIGITS = 3, BITS = 10;
-constexpr int64_t FEW = 32768;  // logits that one thread chooses from sooner than two
+constexpr int64_t PARALLEL_MIN_LOGITS = 32768;  // below, one thread is faster than two
 
-// Of weights from 1 to 0: the less a weight, the larger its rank, of three digits of ten bits.
+// Return the rank of a weight in [0, 1]: larger for smaller weights, three digits of ten bits.
 inline uint32_t rank_of(float weight) {
     uint32_t bits;
     std::memcpy(&bits, &weight, 4);
     return 0x3F800000u - bits;
 }
 
-// The least of the largest weights that are as many, or hold as large a share of all, as is wanted. Found digit by
-// digit of its rank, so that nothing is sorted. `held`: room for all weights; `sums`: for the buckets.
+// Return the smallest of the largest weights: the first `target` of them (COUNTED), or those that reach the share
+// `target` of the total. A radix selection, digit by digit of the rank, sorts nothing. `scratch` [count] and `sums`
+// [BUCKETS] are overwritten.
 template <bool COUNTED>
-float least_of(const float* weights, int64_t count, double wanted, float* held, double* sums) {
+float threshold_of(const float* weights, int64_t count, double target, float* scratch, double* sums) {
     double above = 0;
     for (int digit = DIGITS - 1; digit >= 0; digit--) {
         std::memset(sums, 0, BUCKETS * sizeof(double));
         for (int64_t k = 0; k < count; k++)
             sums[rank_of(weights[k]) >> digit * BITS & (BUCKETS - 1)] += COUNTED ? 1.0 : weights[k];
         if (!COUNTED && digit == DIGITS - 1) {
-            double all = 0;
-            for (int64_t b = 0; b < BUCKETS; b++) all += sums[b];
-            wanted *= all;
+            double total = 0;
+            for (int64_t b = 0; b < BUCKETS; b++) total += sums[b];
+            target *= total;
         }
-        uint32_t bucket = 0;  // where the sum reaches what is wanted; rounding may keep it just below: then the last one
+        uint32_t bucket = 0;  // where the sum reaches the target; the last one if rounding keeps it below
         double sum = above;
         for (uint32_t b = 0; b < BUCKETS; b++) {
             if (sums[b] == 0) continue;
             bucket = b;
             above = sum;
             sum += sums[b];
-            if (sum >= wanted) break;
+            if (sum >= target) break;
         }
-        int64_t kept = 0;
+        int64_t survivors = 0;
         for (int64_t k = 0; k < count; k++)
-            if ((rank_of(weights[k]) >> digit * BITS & (BUCKETS - 1)) == bucket) held[kept++] = weights[k];
-        weights = held;
-        count = kept;
+            if ((rank_of(weights[k]) >> digit * BITS & (BUCKETS - 1)) == bucket) scratch[survivors++] = weights[k];
+        weights = scratch;
+        count = survivors;
     }
     return weights[0];
 }
 
-// Whether a row can be chosen from; `top` is its largest logit, NaN where one is.
-inline bool can_be_chosen_from(const float* logits, int64_t vocabulary, float* top) {
+// Return whether a row can be sampled. Sets `max_logit` to its largest logit, or to NaN if it has one.
+inline bool is_sampleable(const float* logits, int64_t vocab_size, float* max_logit) {
     float largest = logits[0];
-    int32_t broken = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : broken)
-    for (int64_t k = 0; k < vocabulary; k++) {
+    int32_t nans = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : nans)
+    for (int64_t k = 0; k < vocab_size; k++) {
         largest = logits[k] > largest ? logits[k] : largest;
-        broken += logits[k] != logits[k];
+        nans += logits[k] != logits[k];
     }
-    *top = broken ? NAN : largest;
-    return std::isfinite(*top);
+    *max_logit = nans ? NAN : largest;
+    return std::isfinite(*max_logit);
 }
 
-// The id that `uniform` chooses, -1 where nothing can be chosen. `weights`, `held`: room for as many as there are ids.
-inline int64_t choose_one(const Choosing& by, const float* logits, int64_t vocabulary, float uniform, float* weights,
-                          float* held, double* sums, float* top) {
-    if (by.seen) {
-        for (int64_t k = 0; k < vocabulary; k++) {
-            const float x = logits[k], penalised = x > 0 ? x / by.penalty : x * by.penalty;
-            weights[k] = by.seen[k] ? penalised : x;
+// Return the token id at quantile `uniform`; -1 if the row cannot be sampled. `weights` and `scratch`: [vocab_size].
+inline int64_t sample_one(const SamplerParams& params, const float* logits, int64_t vocab_size, float uniform,
+                          float* weights, float* scratch, double* sums, float* max_logit) {
+    if (params.seen) {
+        for (int64_t k = 0; k < vocab_size; k++) {
+            const float x = logits[k], penalized = x > 0 ? x / params.penalty : x * params.penalty;
+            weights[k] = params.seen[k] ? penalized : x;
         }
         logits = weights;
     }
-    if (!can_be_chosen_from(logits, vocabulary, top)) return -1;
-    const float largest = *top;
-    if (by.temperature == 0)
+    if (!is_sampleable(logits, vocab_size, max_logit)) return -1;
+    const float largest = *max_logit;
+    if (params.temperature == 0)
         for (int64_t k = 0;; k++)
             if (logits[k] == largest) return k;
 #pragma omp simd
-    for (int64_t k = 0; k < vocabulary; k++) {
-        const float x = (logits[k] - largest) / by.temperature;
+    for (int64_t k = 0; k < vocab_size; k++) {
+        const float x = (logits[k] - largest) / params.temperature;
         weights[k] = x < -87.0f ? 0.0f : exponential(x);
     }
-    float least = by.min_p;
-    if (by.top_k > 0 && by.top_k < vocabulary) {
-        const float last = least_of<true>(weights, vocabulary, static_cast<double>(by.top_k), held, sums);
-        least = last > least ? last : least;
-        for (int64_t k = 0; k < vocabulary; k++) weights[k] = weights[k] >= last ? weights[k] : 0.0f;
+    float threshold = params.min_p;
+    if (params.top_k > 0 && params.top_k < vocab_size) {
+        const float last = threshold_of<true>(weights, vocab_size, static_cast<double>(params.top_k), scratch, sums);
+        threshold = last > threshold ? last : threshold;
+        for (int64_t k = 0; k < vocab_size; k++) weights[k] = weights[k] >= last ? weights[k] : 0.0f;
     }
-    if (by.top_p < 1) {
-        const float last = least_of<false>(weights, vocabulary, static_cast<double>(by.top_p), held, sums);
-        least = last > least ? last : least;
+    if (params.top_p < 1) {
+        const float last = threshold_of<false>(weights, vocab_size, static_cast<double>(params.top_p), scratch, sums);
+        threshold = last > threshold ? last : threshold;
     }
-    double all = 0, sum = 0;
-    for (int64_t k = 0; k < vocabulary; k++)
-        if (weights[k] >= least) all += weights[k];
-    int64_t chosen = -1;
-    for (int64_t k = 0; k < vocabulary && (chosen < 0 || sum <= uniform * all); k++)
-        if (weights[k] >= least && weights[k] > 0) {
+    double total = 0, sum = 0;
+    for (int64_t k = 0; k < vocab_size; k++)
+        if (weights[k] >= threshold) total += weights[k];
+    int64_t sampled = -1;
+    for (int64_t k = 0; k < vocab_size && (sampled < 0 || sum <= uniform * total); k++)
+        if (weights[k] >= threshold && weights[k] > 0) {
             sum += weights[k];
-            chosen = k;
+            sampled = k;
         }
-    return chosen;
+    return sampled;
 }
 
 }  // namespace
 
 extern "C" {
 
-struct Choices {
-    const Choosing* settings;  // [n]
+struct SampleCall {
+    const SamplerParams* params;  // [n]
     const float *uniform, *logits;
-    int64_t n, vocabulary, stride;  // ids that may be chosen, and numbers from one row of logits to the next
+    int64_t n, vocab_size, stride;  // stride: from one row of logits to the next
     char* scratch;
-    int64_t scratch_bytes;  // of each thread
-    int64_t* chosen;        // [n]
-    float* tops;            // [n]: the largest logit of each row
+    int64_t scratch_bytes;  // per thread
+    int64_t* sampled;        // [n]
+    float* max_logits;            // [n]: largest logit of each row
     int64_t threads;
 };
 
-// An id for every row. The first row that cannot be chosen from, -1 where all can.
-int64_t fabella_choose(const Choices* all) {
-    const bool together = all->n > 1 && all->n * all->vocabulary >= FEW;
-#pragma omp parallel for num_threads(all->threads) schedule(dynamic, 1) if (together)
-    for (int64_t i = 0; i < all->n; i++) {
-        double* sums = reinterpret_cast<double*>(all->scratch + omp_get_thread_num() * all->scratch_bytes);
+// Sample one token per row. Returns the first row that cannot be sampled; -1 if there is none.
+int64_t fabella_sample(const SampleCall* call) {
+    const bool parallel = call->n > 1 && call->n * call->vocab_size >= PARALLEL_MIN_LOGITS;
+#pragma omp parallel for num_threads(call->threads) schedule(dynamic, 1) if (parallel)
+    for (int64_t i = 0; i < call->n; i++) {
+        double* sums = reinterpret_cast<double*>(call->scratch + omp_get_thread_num() * call->scratch_bytes);
         float* weights = reinterpret_cast<float*>(sums + BUCKETS);
-        all->chosen[i] = choose_one(all->settings[i], all->logits + i * all->stride, all->vocabulary, all->uniform[i],
-                                    weights, weights + all->vocabulary, sums, all->tops + i);
+        call->sampled[i] = sample_one(call->params[i], call->logits + i * call->stride, call->vocab_size,
+                                      call->uniform[i], weights, weights + call->vocab_size, sums, call->max_logits + i);
     }
-    for (int64_t i = 0; i < all->n; i++)
-        if (all->chosen[i] < 0) return i;
+    for (int64_t i = 0; i < call->n; i++)
+        if (call->sampled[i] < 0) return i;
     return -1;
 }
 }

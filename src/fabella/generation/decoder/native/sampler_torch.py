@@ -1,4 +1,4 @@
-"""Choosing the next ids by the compiled step: one call for all rows; the rule is that of sampling_torch.py.
+"""Sample the next tokens of all rows in one call of sample.h, by the rule of sampling_torch.py.
 
 The structures mirror those of sample.h field by field.
 """
@@ -18,7 +18,7 @@ _address = ctypes.c_void_p
 
 
 class SamplerParams(ctypes.Structure):
-    """Of one text: the numbers of a ``Sampling``, and the ids that are penalised."""
+    """Sampling parameters of one sequence, and a mask of the token ids to penalize."""
 
     _fields_ = [
         *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "penalty")),
@@ -27,45 +27,45 @@ class SamplerParams(ctypes.Structure):
     ]
 
 
-class _Choices(ctypes.Structure):
+class _SampleCall(ctypes.Structure):
     _fields_ = [
-        ("settings", ctypes.POINTER(SamplerParams)),
+        ("params", ctypes.POINTER(SamplerParams)),
         *((name, _address) for name in ("uniform", "logits")),
         *((name, ctypes.c_int64) for name in ("n", "vocab_size", "stride")),
         ("scratch", _address),
         ("scratch_bytes", ctypes.c_int64),
-        *((name, _address) for name in ("chosen", "tops")),
+        *((name, _address) for name in ("sampled", "max_logits")),
         ("threads", ctypes.c_int64),
     ]
 
 
 class NativeSampler:
-    """Chooses for up to ``rows`` texts at once, among ``vocabulary`` ids. Nothing is allocated for a token."""
+    """TokenSampler in C++ for up to ``rows`` sequences. Sampling allocates no tensors."""
 
     def __init__(self, library: ctypes.CDLL, rows: int, vocab_size: int) -> None:
-        self._function = library.fabella_choose
+        self._function = library.fabella_sample
         self._function.restype = ctypes.c_int64
         threads = torch.get_num_threads()
         scratch_bytes = (BUCKETS_BYTES + 2 * 4 * vocab_size + 63) // 64 * 64
         self._scratch = torch.empty(scratch_bytes * threads, dtype=torch.uint8)
-        self._settings = (SamplerParams * rows)()
+        self._params = (SamplerParams * rows)()
         self._uniform = (ctypes.c_float * rows)()
-        self._chosen = (ctypes.c_int64 * rows)()
-        self._tops = (ctypes.c_float * rows)()
-        self._call = _Choices(
-            settings=self._settings,
+        self._sampled = (ctypes.c_int64 * rows)()
+        self._max_logits = (ctypes.c_float * rows)()
+        self._call = _SampleCall(
+            params=self._params,
             uniform=ctypes.addressof(self._uniform),
             vocab_size=vocab_size,
             scratch=self._scratch.data_ptr(),
             scratch_bytes=scratch_bytes,
-            chosen=ctypes.addressof(self._chosen),
-            tops=ctypes.addressof(self._tops),
+            sampled=ctypes.addressof(self._sampled),
+            max_logits=ctypes.addressof(self._max_logits),
             threads=threads,
         )
         self._argument = ctypes.byref(self._call)
 
     def sampler_state(self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None) -> SamplerParams:
-        """See Chooser. ``seen`` must live as long as what is given back."""
+        """See TokenSampler. ``seen`` must outlive the returned structure, which points at its data."""
         return SamplerParams(
             temperature=max(sampling.temperature, MIN_TEMPERATURE) if sampling.temperature else 0.0,
             top_p=sampling.top_p,
@@ -78,13 +78,13 @@ class NativeSampler:
     def sample(
         self, logits: Float[Tensor, "N V"], sampler_state: Sequence[SamplerParams], uniform: Sequence[float]
     ) -> list[int]:
-        """See Chooser. ``logits``: float32, each row in one piece."""
+        """See TokenSampler. ``logits`` are float32 with contiguous rows."""
         n = len(sampler_state)
-        for row, own in enumerate(sampler_state):
-            self._settings[row] = own
+        for row, params in enumerate(sampler_state):
+            self._params[row] = params
         self._uniform[:n] = uniform
         call = self._call
         call.n, call.logits, call.stride = n, logits.data_ptr(), logits.stride(0)
         if (row := self._function(self._argument)) >= 0:
-            raise unsampleable_error(row, self._tops[row])
-        return self._chosen[:n]
+            raise unsampleable_error(row, self._max_logits[row])
+        return self._sampled[:n]
