@@ -16,9 +16,9 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Mapping
-from importlib.machinery import ModuleSpec
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from fabella.errors import ConfigError, did_you_mean
@@ -44,10 +44,20 @@ def parse_model_config(values: Any) -> ModelConfig:
         return values
     if not isinstance(values, Mapping) or not isinstance(values.get("family"), str):
         raise ConfigError("model.family is missing.", hint=f"Choose from: {', '.join(family_names())}.")
-    config = getattr(family_module(values["family"]), "Config", None)
+    return family_config(values["family"]).model_validate(dict(values))
+
+
+def family_config(family: str) -> type[ModelConfig]:
+    """Return the class ``Config`` of a family. Raises ConfigError if the family or the class does not exist."""
+    config = getattr(family_module(family), "Config", None)
     if not isinstance(config, type) or not issubclass(config, ModelConfig):
-        raise ConfigError(f"model.family = {values['family']!r} has no class Config that extends ModelConfig.")
-    return config.model_validate(dict(values))
+        raise ConfigError(f"model.family = {family!r} has no class Config that extends ModelConfig.")
+    return config
+
+
+def family_label(family: str) -> str:
+    """Return a short name to show: the file name without ``.py`` for a path, else ``family`` itself."""
+    return Path(family).stem if _is_path(family) else family
 
 
 def family_module(family: str) -> Any:
@@ -116,8 +126,8 @@ def _without_engine(name: str) -> str:
 def _base_module(family: str) -> str:
     """Return the name of the family's module without the engine."""
     if _is_path(family):
-        path = Path(family).resolve()
-        if path.suffix != ".py" or not path.is_file():
+        path = _file(family)
+        if path is None:
             raise ConfigError(f"Cannot find the family file {family!r}.", hint="Give the path of a file NAME_torch.py.")
         return f"{_directory_package(path.parent)}.{_without_engine(path.stem)}"
     if "." in family:
@@ -127,12 +137,31 @@ def _base_module(family: str) -> str:
     return f"fabella.models.{family}"
 
 
+def _file(family: str) -> Path | None:
+    """Return the absolute path of a family file; None if there is no such file."""
+    try:
+        path = Path(family).resolve()
+        return path if path.suffix == ".py" and path.is_file() else None
+    except (OSError, ValueError):  # too long, or with a null byte
+        return None
+
+
+class _SourceLoader(SourceFileLoader):
+    """Loader that always compiles the source: a ``.pyc`` next to it may contain other code."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _directory_package(directory: Path) -> str:
     """Return the name of a package whose modules are the files of ``directory``, so that twins import each other."""
+    entry = str(directory / "*.py")  # a name of its own: the directory itself may be on sys.path with other loaders
+    if entry not in sys.path_importer_cache:
+        sys.path_importer_cache[entry] = FileFinder(str(directory), (_SourceLoader, [".py"]))
     name = f"fabella_family_{hashlib.sha256(str(directory).encode()).hexdigest()[:16]}"
     if name not in sys.modules:
         package = ModuleType(name)
-        package.__path__ = [str(directory)]
+        package.__path__ = [entry]
         package.__spec__ = ModuleSpec(name, loader=None, is_package=True)
         package.__spec__.submodule_search_locations = package.__path__
         sys.modules[name] = package
@@ -142,7 +171,7 @@ def _directory_package(directory: Path) -> str:
 def _exists(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package of a dotted name is missing
+    except (ImportError, ValueError, AttributeError):  # a parent package is missing, or the name is malformed
         return False
 
 

@@ -18,7 +18,7 @@ from fabella.config.base import ConfigModel
 from fabella.config.optimizer import OptimizerConfig
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
-from fabella.models.registry import family_module, family_names
+from fabella.models.registry import family_config, family_names, is_external
 from fabella.optim.registry import optimizer_module, optimizer_names
 from fabella.run_config.run import RunConfig
 
@@ -124,7 +124,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
     Raises ConfigError for a malformed override or an unknown key.
     """
     result = dict(values)
-    family = values.get("model", {}).get("family", "") if isinstance(values.get("model"), Mapping) else ""
+    family = _family_of(values)
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -172,7 +172,8 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
 def _common_settings(path: list[str], before: Any, after: Any) -> set[str]:
     """Return the settings at ``path`` with the same meaning in two kinds or two model families."""
     if path == ["model"]:
-        return set(family_module(after).Config.model_fields) if after in family_names() else set()
+        config = _config_of(after)
+        return set(config.model_fields) if config else set()
     kinds = {_kind_of(section): section.model_fields for section in _alternatives(path)}
     old, new = kinds.get(str(before), {}), kinds.get(str(after), {})
     return {name for name, field in new.items() if name not in old or old[name].annotation == field.annotation}
@@ -200,9 +201,7 @@ def validate_config(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        model = values.get("model")
-        family = str(model.get("family")) if isinstance(model, Mapping) else ""
-        raise ConfigError(" ".join(_problems(error, family))) from None
+        raise ConfigError(" ".join(_problems(error, _family_of(values)))) from None
 
 
 def _problems(error: ValidationError, family: str) -> list[str]:
@@ -251,9 +250,22 @@ def _dotted(location: tuple[int | str, ...], family: str) -> str:
 def known_keys(family: str = "") -> frozenset[str]:
     """Return every dotted key of a config; keys under ``model`` are those of the family."""
     keys = set(_keys_of(RunConfig, ""))
-    if family in family_names():
-        keys |= set(_keys_of(family_module(family).Config, "model."))
+    if config := _config_of(family):
+        keys |= set(_keys_of(config, "model."))
     return frozenset(keys)
+
+
+def _family_of(values: Mapping[str, Any]) -> str:
+    """Return ``model.family`` of unchecked values; empty if there is none."""
+    model = values.get("model")
+    family = model.get("family") if isinstance(model, Mapping) else ""
+    return family if isinstance(family, str) else ""
+
+
+def _config_of(family: object) -> type[ModelConfig] | None:
+    """Return the config class of a family; None for an unknown one. Raises ConfigError if its file cannot be loaded."""
+    known = isinstance(family, str) and (is_external(family) or family in family_names())
+    return family_config(str(family)) if known else None
 
 
 def _keys_of(section: type[ConfigModel], prefix: str) -> Iterable[str]:

@@ -14,6 +14,7 @@ from fabella.errors import UsageError, did_you_mean
 from fabella.generation import generator
 from fabella.generation.generator import TextGenerator
 from fabella.models.parameters import count
+from fabella.models.registry import family_label
 from fabella.server.api_error import ApiError, quote
 from fabella.server.limits import Limits
 from fabella.server.scheduler import Events, Scheduler
@@ -122,7 +123,7 @@ class ServedModel:
         details = {
             "step": self.generator.step,
             "parameters": count(self.generator.config.parameters()),
-            "family": self.generator.config.family,
+            "family": family_label(self.generator.config.family),
             "prompt_tokens": self.max_prompt_tokens,
             "max_tokens": self.limits.max_tokens,
         }
