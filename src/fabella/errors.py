@@ -11,6 +11,7 @@
     │   ├── DiskFullError      4    no disk space, no quota, or a file too large
     │   ├── LockedError        4    directory is in use by another process
     │   └── CheckpointError    4    checkpoint or run directory is damaged or does not match
+    │       └── UnknownFamilyError 4  model family of a run is unknown, not trusted or cannot be loaded
     ├── NumericsError          5    loss, gradient or weight is NaN or infinite
     │   └── NonFiniteStepError 5    training step with a NaN or infinite loss or gradient; it was not applied
     ├── DistributedError       6    another process of the training has exited
@@ -75,6 +76,10 @@ class LockedError(StorageError):
 
 
 class CheckpointError(StorageError):
+    pass
+
+
+class UnknownFamilyError(CheckpointError):
     pass
 
 

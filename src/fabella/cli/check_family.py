@@ -1,27 +1,33 @@
 """Check that a model family keeps the contract of all families.
 
+A family in a file is Python code, and this command executes it: read a file that you received first. With --trust, runs
+that were trained with the same file can be loaded on this machine.
+
 Examples:
-  fabella check-family ./gla_torch.py      a family in a file of your own
-  fabella check-family llama --json        one of the package
+  fabella check-family ./gla_torch.py                        a family in a file of your own
+  fabella check-family runs/gla/family/gla_torch.py --trust  the family of a run that you received, after reading it
+  fabella check-family llama --json                          one of the package
 """
 
 import importlib
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fabella.cli.output import print_json, print_result
-from fabella.errors import ConfigError
-from fabella.models.model_config import ModelConfig
-from fabella.models.registry import family_module
+from fabella.models.registry import tiny_config
+from fabella.runs.family_files import trust_family
 
 
 def command(
     family: Annotated[str, typer.Argument(help="Name of a family, a dotted module, or a path to NAME_torch.py.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Trust the file: load runs with it on this machine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Run every check on the family's ``Config.tiny()``."""
+    if trust:
+        trust_family(family)
     config = tiny_config(family)
     results = importlib.import_module("fabella.engine.family_checks_torch").check_family(config)
     failures = [result for result in results if result.problem]
@@ -34,14 +40,3 @@ def command(
                 print_result(f"        {result.problem}")
     if failures:
         raise typer.Exit(2)
-
-
-def tiny_config(family: str) -> ModelConfig:
-    """Return the family's small config. Raises ConfigError if the family has none."""
-    config: Any = family_module(family).Config
-    if not hasattr(config, "tiny"):
-        raise ConfigError(
-            f"Family '{family}' has no small config to check.",
-            hint="Give its Config a classmethod tiny() that returns a config with every feature at a small size.",
-        )
-    return config.tiny()

@@ -1,7 +1,8 @@
 """Verify the checksums of a run directory: config, tokenizer, checkpoints, metrics.
 
 Compares every file with its recorded sha256, and the weights' names and shapes with the model's parameter
-table. Verifies a prepared dataset as well. Exits with code 4 if anything is damaged.
+table. Verifies a prepared dataset as well. Exits with code 4 if anything is damaged, or if the model family of the run
+is unknown.
 
 Examples:
   fabella verify runs/my-stories
@@ -25,7 +26,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     findings = verify(run)
-    intact = not any(finding.level == "damaged" for finding in findings)
+    intact = all(finding.level == "remark" for finding in findings)
     if as_json:
         print_json(
             {"run": str(run), "intact": intact, "findings": [dataclasses.asdict(finding) for finding in findings]}
@@ -39,4 +40,7 @@ def _print_findings(run: Path, findings: list[Finding], intact: bool) -> None:
     for finding in findings:
         print_result(f"{finding.level:<8} {finding.where}: {finding.problem}")
     damaged = sum(finding.level == "damaged" for finding in findings)
+    if not intact and not damaged:
+        print_result(f"{run} was not verified: its family is unknown.")
+        return
     print_result(f"{run} is intact." if intact else f"{run}: {damaged} damaged {'part' if damaged == 1 else 'parts'}.")

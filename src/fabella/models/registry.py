@@ -55,6 +55,17 @@ def family_config(family: str) -> type[ModelConfig]:
     return config
 
 
+def tiny_config(family: str) -> ModelConfig:
+    """Return the family's small config. Raises ConfigError if the family has none."""
+    tiny = getattr(family_config(family), "tiny", None)
+    if tiny is None:
+        raise ConfigError(
+            f"Family '{family}' has no small config.",
+            hint="Give its Config a classmethod tiny() that returns a config with every feature at a small size.",
+        )
+    return tiny().model_copy(update={"family": family})
+
+
 def family_label(family: str) -> str:
     """Return a short name to show: the file name without ``.py`` for a path, else ``family`` itself."""
     return Path(family).stem if _is_path(family) else family

@@ -6,6 +6,7 @@ from importlib import resources
 from typing import Any
 
 from fabella.models.parameters import count, count_non_embedding
+from fabella.models.registry import family_label
 from fabella.report.axes import number
 from fabella.report.charts import chart
 from fabella.report.curves import X, curves
@@ -213,7 +214,7 @@ def _models(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
     for history in histories:
         parameters = history.run.model.parameters()
         cells = (
-            history.run.model.family, f"{count(parameters):,}", f"{count_non_embedding(parameters):,}",
+            family_label(history.run.model.family), f"{count(parameters):,}", f"{count_non_embedding(parameters):,}",
             f"{history.run.model.vocab_size:,}", f"{history.run.data.sequences.length:,}",
         )  # fmt: skip
         for row, cell in zip(rows, cells, strict=True):

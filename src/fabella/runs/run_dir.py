@@ -11,8 +11,10 @@ from shlex import quote
 from typing import Any
 
 from fabella.errors import CheckpointError, ConfigError, StorageError
-from fabella.run_config.files import MAX_FILE_BYTES, parse_yaml, to_yaml, validate_config
+from fabella.models.registry import is_external, kept_family
+from fabella.run_config.files import MAX_FILE_BYTES, parse_yaml, to_yaml, validate_config, with_sections
 from fabella.run_config.run import RunConfig
+from fabella.runs.family_files import FAMILY, family_digests, keep_family, load_kept_family
 from fabella.runs.safetensors_io import is_pickle
 from fabella.storage import (
     MANIFEST,
@@ -33,7 +35,7 @@ FORMAT = 2
 """Format number of run directories and checkpoints. Others are refused: nothing was released with an older one."""
 CONFIG = "config.yaml"
 DIGEST_LINE = "# sha256 of the lines above: "
-UNFINISHED = {".lock", ".lock-holder", MANIFEST, "tokenizer"}
+UNFINISHED = {".lock", ".lock-holder", MANIFEST, "tokenizer", FAMILY}
 """Names in the directory of a run whose creation was interrupted before config.yaml, which is written last."""
 STEP = re.compile(r"step-([0-9]{8,12})")
 MAX_POINTER_BYTES = 64
@@ -75,28 +77,35 @@ class RunDir:
     def create(cls, path: Path, run: RunConfig, manifest: Mapping[str, Any]) -> "RunDir":
         """Create the directory of a new run. ``manifest`` has versions, hardware and fingerprints as JSON values.
 
-        Raises StorageError if ``path`` contains a run or other files, LockedError if it is in use.
+        Keeps the files of a family outside the package. Raises StorageError if ``path`` contains a run or other files,
+        LockedError if it is in use, ConfigError if the family cannot be loaded from its copy.
         """
         with storage_errors(path, f"creating run directory {escaped(path.name)}"):
             make_dirs(path)
         with lock_dir(path, blocking=True):
             _refuse_occupied(path)
-            atomic_write(path / MANIFEST, dump_manifest({**manifest, "format": FORMAT}))
+            digests = keep_family(run.model.family, path)
+            kept = {FAMILY: digests} if digests else {}
+            atomic_write(path / MANIFEST, dump_manifest({**manifest, **kept, "format": FORMAT}))
             atomic_write(path / CONFIG, _signed(run))
         return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """Open the run in ``path``. Raises CheckpointError if it is missing or its config or manifest is damaged."""
+        """Open the run in ``path``.
+
+        Raises CheckpointError if it is missing or if its config, manifest or family is damaged; UnknownFamilyError if
+        the family is unknown, or is code that this machine does not trust.
+        """
         _require_run(path)
         if not (path / CONFIG).is_file():
-            _read_config(path / CONFIG)
+            _read_config(path / CONFIG, {})
         try:
             manifest = read_manifest(path)
         except StorageError as error:
             raise CheckpointError(error.message, hint="Restore it from a copy of the run.") from None
         require_format(manifest.get("format"), where=_escaped_path(path))
-        return cls(path, _read_config(path / CONFIG), manifest)
+        return cls(path, _read_config(path / CONFIG, manifest), manifest)
 
     @contextmanager
     def lock(self) -> Generator[None]:
@@ -113,6 +122,19 @@ class RunDir:
         """Save a changed config atomically, for a resumed run; return the run directory with it."""
         atomic_write(self.path / CONFIG, _signed(run))
         return replace(self, run=run)
+
+    def with_kept_family(self, run: RunConfig) -> RunConfig:
+        """Return ``run`` with the kept copy of its family. Raises ConfigError if the files differ from the copy."""
+        requested, saved = run.model.family, self.run.model.family
+        if not is_external(requested) or not is_external(saved):
+            return run
+        if family_digests(requested) != self.manifest[FAMILY]:
+            raise ConfigError(
+                f"Cannot resume with other code: the files of model.family = '{requested}' differ from those in "
+                f"{_escaped_path(self.path / FAMILY)}.",
+                hint="Restore them, or start a new run with another --out.",
+            )
+        return validate_config(with_sections(run.model_dump(mode="json"), {"model": _with_family(run, saved)}))
 
     def save_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Save a copy of the tokenizer atomically, so that the run directory is enough to generate."""
@@ -203,12 +225,18 @@ def _require_run(path: Path) -> None:
 
 
 def _signed(run: RunConfig) -> bytes:
-    text = to_yaml(run).encode()
+    """Return the config with its sha256. A family outside the package is named by its copy in the run directory."""
+    model = run.model.model_copy(update={"family": kept_family(run.model.family, FAMILY)})
+    text = to_yaml(run.model_copy(update={"model": model})).encode()
     return text + f"{DIGEST_LINE}{hashlib.sha256(text).hexdigest()}\n".encode()
 
 
-def _read_config(path: Path) -> RunConfig:
-    """Read the config after checking the sha256 in its last line."""
+def _with_family(run: RunConfig, family: str) -> dict[str, Any]:
+    return run.model.model_dump(mode="json") | {"family": family}
+
+
+def _read_config(path: Path, manifest: Mapping[str, Any]) -> RunConfig:
+    """Read the config after checking the sha256 in its last line, and its family by the manifest."""
     with storage_errors(path, f"reading {CONFIG}"), path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
@@ -220,7 +248,11 @@ def _read_config(path: Path) -> RunConfig:
             hint="Restore it. To change settings, pass them to fabella resume, or start a new run from this file.",
         )
     try:
-        return validate_config(parse_yaml(text.decode(), where=_escaped_path(path)))
+        values = parse_yaml(text.decode(), where=_escaped_path(path))
+        model = values.get("model")
+        if isinstance(model, dict) and isinstance(model.get("family"), str):
+            model["family"] = load_kept_family(model["family"], path.parent, manifest)
+        return validate_config(values)
     except (ConfigError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{_escaped_path(path)} is not the config of a run: {escaped(str(error), 1000)}"

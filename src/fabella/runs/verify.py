@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fabella.data.dataset import open_dataset
-from fabella.errors import CheckpointError, DataError, FabellaError, StorageError
+from fabella.errors import CheckpointError, DataError, FabellaError, StorageError, UnknownFamilyError
 from fabella.runs.checkpoint import load
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import CONFIG, RunDir, step_name
@@ -20,9 +20,9 @@ ROWS = ("metrics.jsonl", "samples.jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding. ``damaged``: cannot be used. ``remark``: harmless."""
+    """One finding. ``damaged``: cannot be used. ``unknown``: cannot be verified here. ``remark``: harmless."""
 
-    level: Literal["damaged", "remark"]
+    level: Literal["damaged", "unknown", "remark"]
     where: str
     problem: str
 
@@ -33,6 +33,8 @@ def verify(path: Path) -> list[Finding]:
         return list(_prepared(path))
     try:
         run_dir = RunDir.open(path)
+    except UnknownFamilyError as error:
+        return [Finding("unknown", "family", str(error))]
     except FabellaError as error:
         return [Finding("damaged", "run", str(error))]
     return [

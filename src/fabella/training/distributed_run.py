@@ -13,6 +13,7 @@ from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, req
 from fabella.errors import FabellaError, NumericsError, TrainingInterrupted
 from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig
+from fabella.runs.family_files import trust_family
 from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.tracking.console import print_status
@@ -62,8 +63,10 @@ def start_or_resume(run: RunConfig, out: Path, dataset: TokenizedDataset) -> Lau
     """
     if not (out / CONFIG).is_file():
         return LaunchPlan(run, out, dataset.folder, resume=False)
-    run = resolve_config(run, dataset)
-    for difference in compare_for_resume(RunDir.open(out).run, run):
+    trust_family(run.model.family)
+    run_dir = RunDir.open(out)
+    run = run_dir.with_kept_family(resolve_config(run, dataset))
+    for difference in compare_for_resume(run_dir.run, run):
         print_status(str(difference))
     return LaunchPlan(run, out, dataset.folder, resume=True)
 
@@ -77,7 +80,9 @@ def broadcast_plan(process_group: ProcessGroup, plan: Callable[[], LaunchPlan]) 
         return launch_plan
     values = json.loads(process_group.broadcast(""))
     dataset = Path(values["dataset"]) if values["dataset"] else None
-    return LaunchPlan(validate_config(values["run"]), Path(values["out"]), dataset, values["resume"])
+    run = validate_config(values["run"])
+    trust_family(run.model.family)  # rank 0 trusts it, possibly on another machine
+    return LaunchPlan(run, Path(values["out"]), dataset, values["resume"])
 
 
 def _to_json(plan: LaunchPlan) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fabella.generation.decoder.packed_linear_torch import LinearFactory, float1
 from fabella.generation.decoder.step_inputs_torch import DecodeInputs, PrefillInputs
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 from fabella.models.nn.language_model_torch import LanguageModel
+from fabella.models.registry import family_label
 
 
 class DecodeBackend(Protocol):
@@ -82,9 +83,10 @@ def compile_decoder(model: Any, dtype: WeightDtype = "float32", *, native: bool 
     except UnsupportedModelError as unsupported:
         reason = f"the decoder does not support {unsupported}"
         if dtype == "float32":
-            return f"Generation with family '{model.config.family}' is slower: {reason}."
+            return f"Generation with family '{family_label(model.config.family)}' is slower: {reason}."
         raise ConfigError(
-            f"Cannot use {dtype} weights with family '{model.config.family}': {reason}.", hint="Use --dtype float32."
+            f"Cannot use {dtype} weights with family '{family_label(model.config.family)}': {reason}.",
+            hint="Use --dtype float32.",
         ) from None
     _compiled[model] = graph
     if not native or next(model.parameters()).device.type != "cpu":
