@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabella.errors import CheckpointError
-from fabella.models.field_types import MOST_PARAMETERS
+from fabella.models.field_types import MAX_PARAMETERS
 from fabella.models.parameters import count
 from fabella.runs.run_dir import RunDir
 from tests.runs import stub
@@ -100,7 +100,7 @@ def error_for(folder: Path) -> str:
         run = RunDir.open(folder).run
     except CheckpointError as error:
         return str(error)
-    assert count(run.model.parameters()) <= MOST_PARAMETERS
+    assert count(run.model.parameters()) <= MAX_PARAMETERS
     return ""
 
 

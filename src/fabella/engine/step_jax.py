@@ -33,7 +33,9 @@ class StepSpec:
     def network(self, weights: dict[str, Array], keys: Array) -> Params:
         """Return the parameters that the model takes; ``keys`` [R 2]: random keys of its dropout."""
         dropout_keys = jax.random.wrap_key_data(keys) if self.dropout else None
-        return Params(weights, compute=self.compute, keys=dropout_keys, recompute=self.gradient_checkpointing)
+        return Params(
+            weights, compute=self.compute, keys=dropout_keys, gradient_checkpointing=self.gradient_checkpointing
+        )
 
 
 class StepBatch(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a family's sizes may be: every number of a ``Config`` is bounded before anything is allocated."""
+"""Field types and checks for the sizes in a family's ``Config``, so that every size is bounded before allocation."""
 
 from typing import Annotated
 
@@ -15,12 +15,12 @@ InitStd = Annotated[float, Field(gt=0.0, le=10.0)]
 Epsilon = Annotated[float, Field(ge=1e-12, le=0.1)]
 RotaryBase = Annotated[float, Field(ge=1.0, le=1e9)]
 
-MOST_PARAMETERS = 10**10
-"""A hundred times the largest model meant here: beyond it a size was mistyped, or a file is hostile."""
+MAX_PARAMETERS = 10**10
+"""A hundred times the largest intended model: a larger size is a typo or a hostile file."""
 
 
 def require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
-    """Raises ValueError naming the nearest ``divisor`` that divides ``value``."""
+    """Raise ValueError unless ``divisor`` divides ``value``; the message suggests the nearest divisor."""
     if value % divisor:
         nearest = min((d for d in range(1, value + 1) if value % d == 0), key=lambda d: (abs(d - divisor), d))
         raise ValueError(
@@ -29,13 +29,13 @@ def require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> 
 
 
 def require_even(name: str, value: float, reason: str) -> None:
-    """Raises ValueError where ``value`` is not an even whole number of at least 2."""
+    """Raise ValueError unless ``value`` is an even integer of at least 2."""
     if value < 2 or value % 2:
         raise ValueError(f"{name} = {value:g} is not an even number; {reason}")
 
 
 def require_max_parameters(table: ParameterTable) -> None:
-    """Raises ValueError where a model has more parameters than any that is meant here."""
+    """Raise ValueError if a model has more than MAX_PARAMETERS parameters."""
     parameters = count(table)
-    if parameters > MOST_PARAMETERS:
-        raise ValueError(f"the model has {parameters:,} parameters, more than {MOST_PARAMETERS:,}; try a smaller dim")
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(f"the model has {parameters:,} parameters, more than {MAX_PARAMETERS:,}; try a smaller dim")

@@ -1,4 +1,4 @@
-"""The config section that every family extends."""
+"""Base of the ``model`` config section, which every family extends."""
 
 from abc import abstractmethod
 
@@ -9,18 +9,18 @@ from fabella.models.parameters import ParameterSpec
 
 
 class ModelConfig(ConfigModel):
-    """What every family's ``Config`` has. ``parameters()`` is the family's one table of weights."""
+    """Base of every family's ``Config``."""
 
     family: str
-    vocab_size: int = Field(ge=2, le=2**24, description="ids the embedding has rows for")
-    context_length: int = Field(ge=1, le=2**20, description="longest text, in tokens, that the model can look back on")
+    vocab_size: int = Field(ge=2, le=2**24, description="number of token ids")
+    context_length: int = Field(ge=1, le=2**20, description="maximum number of tokens the model can attend to")
 
     @property
     def unlimited_context(self) -> bool:
-        """Whether a text may be longer than ``context`` without harm (true of recurrent families)."""
+        """Whether sequences may be longer than ``context_length`` (true of recurrent families)."""
         return False
 
     @abstractmethod
     def parameters(self) -> dict[str, ParameterSpec]:
-        """Name → shape, initialisation, decay, in the order of the network from input to output."""
+        """Return the parameter table: every weight by name, in order from input to output."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""The parameter table: what a family's weights are, before any engine exists.
+"""Parameter table: name, shape, initialization and weight decay of every weight, independent of the engine.
 
-``Config.parameters()`` maps a weight's name to a :class:`Parameter`. From the table alone come the exact
-counts, the first weights of both engines, the weight-decay mask and the check of every checkpoint.
+``Config.parameters()`` maps the name of a weight to its :class:`ParameterSpec`. The table alone determines the exact
+parameter counts, the initial weights in both engines, the weight-decay mask and the validation of checkpoints.
 """
 
 import hashlib
@@ -15,35 +15,37 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """Gaussian of mean 0."""
+    """Normal distribution with mean 0."""
 
     std: float
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Even between ``-bound`` and ``bound``."""
+    """Uniform distribution between ``-bound`` and ``bound``."""
 
     bound: float
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
+    """The same value everywhere."""
+
     value: float
 
 
-Initialisation = Normal | Uniform | Constant
+Initialization = Normal | Uniform | Constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterSpec:
-    """One weight. Matrices are stored output × input, as ``y = x @ weight.T``; embeddings row per id."""
+    """One weight. A matrix is stored as [outputs, inputs], for ``y = x @ weight.T``; an embedding has a row per id."""
 
     shape: tuple[int, ...]
-    init: Initialisation
+    init: Initialization
     decay: bool
     embedding: bool = False
-    """Whether the weight grows with the vocabulary or the number of positions (embeddings, read-out heads)."""
+    """Whether the weight has a row per id or position (embeddings and output heads)."""
 
     @property
     def size(self) -> int:
@@ -54,14 +56,14 @@ class ParameterSpec:
 ParameterTable = Mapping[str, ParameterSpec]
 
 
-# Rows of a table. Weight decay follows the rule of GPT-2's successors: every weight with two dimensions decays,
-# embeddings and read-out heads among them; biases and the scales of norms never do.
+# Rows of a table. Weight decay follows the rule of GPT-2's successors: every weight with two dimensions decays, also
+# embeddings and output heads; biases and the scales of norms do not.
 
 
 def linear(
-    name: str, outputs: int, inputs: int, init: Initialisation, *, bias: bool = False
+    name: str, outputs: int, inputs: int, init: Initialization, *, bias: bool = False
 ) -> dict[str, ParameterSpec]:
-    """``y = x @ weight.T (+ bias)``; a bias begins at 0."""
+    """Return the rows of a linear layer ``y = x @ weight.T (+ bias)``; the bias is initialized to 0."""
     rows = {f"{name}.weight": ParameterSpec(shape=(outputs, inputs), init=init, decay=True)}
     if bias:
         rows[f"{name}.bias"] = ParameterSpec(shape=(outputs,), init=Constant(0.0), decay=False)
@@ -69,35 +71,35 @@ def linear(
 
 
 def norm(name: str, dim: int, *, bias: bool = False) -> dict[str, ParameterSpec]:
-    """A norm's scale, which begins at 1, and, where it has one, its offset, which begins at 0."""
+    """Return the rows of a norm: its scale, initialized to 1, and with ``bias`` its offset, initialized to 0."""
     rows = {f"{name}.weight": ParameterSpec(shape=(dim,), init=Constant(1.0), decay=False)}
     if bias:
         rows[f"{name}.bias"] = ParameterSpec(shape=(dim,), init=Constant(0.0), decay=False)
     return rows
 
 
-def embedding(name: str, rows: int, dim: int, init: Initialisation) -> dict[str, ParameterSpec]:
-    """One row for each id or position; also a read-out head, which has a row for each id."""
+def embedding(name: str, rows: int, dim: int, init: Initialization) -> dict[str, ParameterSpec]:
+    """Return the row of an embedding or an output head: a matrix with a row per id or position."""
     return {f"{name}.weight": ParameterSpec(shape=(rows, dim), init=init, decay=True, embedding=True)}
 
 
 def prefixed(prefix: str, table: ParameterTable) -> dict[str, ParameterSpec]:
-    """The same rows, inside a part of the network: ``within("blocks.0", table)``."""
+    """Return the rows under the name of a module: ``prefixed("blocks.0", table)``."""
     return {f"{prefix}.{name}": parameter for name, parameter in table.items()}
 
 
 def count(table: ParameterTable) -> int:
-    """Number of all scalars; tied weights have one name and count once."""
+    """Return the number of parameters; tied weights have one name and count once."""
     return sum(parameter.size for parameter in table.values())
 
 
 def count_non_embedding(table: ParameterTable) -> int:
-    """Number of scalars outside embeddings and read-out heads: 'the blocks'."""
+    """Return the number of parameters outside embeddings and output heads."""
     return sum(parameter.size for parameter in table.values() if not parameter.embedding)
 
 
 def block_matrices(table: ParameterTable) -> list[str]:
-    """Names of the matrices inside the blocks, without embeddings and read-out heads: those that Muon is made for."""
+    """Return the names of the matrices in the blocks, without embeddings and output heads: those that Muon updates."""
     return [
         name
         for name, parameter in table.items()
@@ -106,14 +108,14 @@ def block_matrices(table: ParameterTable) -> list[str]:
 
 
 def initial_weights(table: ParameterTable, seed: int) -> dict[str, NDArray[np.float32]]:
-    """The first weights, the same in every engine.
+    """Return the initial weights, equal in all engines.
 
-    Each weight has a random stream of its own, keyed by (seed, name): adding a layer changes no other weight.
+    Each weight has its own random stream, keyed by (seed, name): adding a layer changes no other weight.
     """
-    return {name: _draw(parameter, _stream(seed, name)) for name, parameter in table.items()}
+    return {name: _draw(parameter, _random_stream(seed, name)) for name, parameter in table.items()}
 
 
-def _stream(seed: int, name: str) -> np.random.Generator:
+def _random_stream(seed: int, name: str) -> np.random.Generator:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 

@@ -146,8 +146,10 @@ def test_a_block_computed_twice_has_the_same_gradients(name: str) -> None:
     tokens, targets = text(twins.config)
 
     @partial(jax.jit, static_argnums=1)
-    def gradients(weights: dict[str, Array], recompute: bool) -> dict[str, Array]:
-        return jax.grad(lambda w: twins.jax.loss_sum(Params(w, recompute=recompute), tokens, targets))(weights)
+    def gradients(weights: dict[str, Array], gradient_checkpointing: bool) -> dict[str, Array]:
+        return jax.grad(
+            lambda w: twins.jax.loss_sum(Params(w, gradient_checkpointing=gradient_checkpointing), tokens, targets)
+        )(weights)
 
     kept, again = gradients(twins.weights, False), gradients(twins.weights, True)
     for name, gradient in kept.items():

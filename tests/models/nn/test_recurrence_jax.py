@@ -8,7 +8,7 @@ import pytest
 from jax import Array
 from jax import numpy as jnp
 
-from fabella.models.nn.recurrence_jax import all_at_once, decay_and_add, recur, step_by_step
+from fabella.models.nn.recurrence_jax import linear_recurrence, parallel_scan, recur, sequential_scan
 
 # float32 over forty steps, in another order.
 TOLERANCE = 2e-6
@@ -19,14 +19,14 @@ def random(*shape: int, seed: int = 0) -> Array:
 
 
 @pytest.mark.parametrize("time", [1, 2, 7, 40])
-def test_step_by_step_and_all_at_once_are_the_same(time: int) -> None:
+def test_sequential_scan_and_parallel_scan_are_the_same(time: int) -> None:
     keep, new = jax.nn.sigmoid(random(2, time, 5)), random(2, time, 5, seed=1)
-    np.testing.assert_allclose(step_by_step(keep, new), all_at_once(keep, new), atol=TOLERANCE)
+    np.testing.assert_allclose(sequential_scan(keep, new), parallel_scan(keep, new), atol=TOLERANCE)
 
 
 def test_it_is_what_is_written() -> None:
     keep, new, last = jax.nn.sigmoid(random(2, 9, 5)), random(2, 9, 5, seed=1), random(2, 5, seed=2)
-    hidden = decay_and_add(keep, new, last)
+    hidden = linear_recurrence(keep, new, last)
     for t in range(9):
         last = keep[:, t] * last + new[:, t]
         np.testing.assert_allclose(hidden[:, t], last, atol=TOLERANCE)
@@ -46,7 +46,7 @@ def test_its_gradients_are_those_of_the_written_loop() -> None:
     def gradients(function: Any) -> tuple[Array, ...]:
         return jax.grad(lambda *x: (function(*x) * weight).sum(), argnums=(0, 1, 2))(*inputs)
 
-    for ours, expected in zip(gradients(decay_and_add), gradients(loop), strict=True):
+    for ours, expected in zip(gradients(linear_recurrence), gradients(loop), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 

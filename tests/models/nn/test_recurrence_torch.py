@@ -23,7 +23,7 @@ STEPS = 4096
 def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
     """As on a CPU, and as on a GPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrence_torch, "at_once", lambda device: request.param == "all at once")
+        patch.setattr(recurrence_torch, "use_parallel_scan", lambda device: request.param == "all at once")
         yield
 
 

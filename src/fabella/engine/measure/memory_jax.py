@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from fabella.engine.device_jax import pick_devices, resolve_precision
 from fabella.models.nn.layers_jax import Params
-from fabella.models.nn.loss_jax import LOGITS_ELSEWHERE, LOGITS_ON_CPU, positions_at_once
+from fabella.models.nn.loss_jax import LOGITS_ELSEWHERE, LOGITS_ON_CPU, positions_per_chunk
 from fabella.models.registry import network_module
 from fabella.run_config.run import RunConfig
 
@@ -31,7 +31,10 @@ def activation_bytes(run: RunConfig, sequences: int, device: str = "auto") -> in
     def kept(weights: dict[str, Array], tokens: Array) -> Any:
         def read(weights: dict[str, Array]) -> Any:
             return model.hidden_states(
-                Params(weights, compute=compute, recompute=run.training.gradient_checkpointing == "blocks"), tokens
+                Params(
+                    weights, compute=compute, gradient_checkpointing=run.training.gradient_checkpointing == "blocks"
+                ),
+                tokens,
             )[0]
 
         return jax.vjp(read, weights)[1]
@@ -46,7 +49,7 @@ def loss_bytes(run: RunConfig, sequences: int, device: str = "auto") -> int:
     """Return the bytes of one chunk of logits and its gradient (models/nn/loss_jax.py)."""
     length, vocab_size = run.data.sequences.length, run.model.vocab_size
     logits = LOGITS_ON_CPU if pick_devices(device)[0].platform == "cpu" else LOGITS_ELSEWHERE
-    return 2 * sequences * min(length, positions_at_once(sequences, vocab_size, logits)) * vocab_size * 4
+    return 2 * sequences * min(length, positions_per_chunk(sequences, vocab_size, logits)) * vocab_size * 4
 
 
 def device_memory(device: str) -> tuple[int, int] | None:

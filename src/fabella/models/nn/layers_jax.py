@@ -1,7 +1,7 @@
-"""Blocks that two or more families use unchanged: the frame of a model with one head, norms, layers, SwiGLU.
+"""Blocks that two or more families use: the base of a model with one output head, norms, linear layers, SwiGLU.
 
-A params is plain functions over its :class:`Part`: weights by name, and how to compute with them. Nothing is kept
-between two calls: ``decode`` returns the new state.
+JAX models are plain functions of a :class:`Params`: weights by name, and the settings of the computation. Nothing is
+stored between two calls; ``decode`` returns the new state.
 """
 
 import zlib
@@ -22,34 +22,35 @@ Weights = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """A part of the params: its weights, by the names that they have within it, and how to compute with them."""
+    """Weights of a module by their names within it, and the settings of the computation."""
 
     weights: Weights
-    """All of the params, by the names of its parameter table."""
+    """All weights of the model, by the names of its parameter table."""
     prefix: str = ""
+    """Name of the module, with a trailing dot; empty for the whole model."""
     compute: Any = jnp.float32
-    """What matrix products are taken in; weights, norms and sums are float32 all the same."""
+    """Dtype of matrix products; weights, norms and sums are float32."""
     keys: Array | None = None
-    """What dropout is drawn from, a key for each row of the batch; without them, none falls."""
-    recompute: bool = False
-    """Whether a block's activations are computed again on the way back instead of being kept."""
+    """Random keys of dropout, one per row of the batch; None disables dropout."""
+    gradient_checkpointing: bool = False
+    """Whether the backward pass recomputes the activations of each block instead of storing them."""
 
     def scope(self, name: str) -> "Params":
-        """A part of this part: ``params.at("blocks.0").at("attention")``."""
+        """Return the weights of a submodule: ``params.scope("blocks.0").scope("attention")``."""
         return replace(self, prefix=f"{self.prefix}{name}.")
 
     def __getitem__(self, name: str) -> Array:
         return self.weights[self.prefix + name]
 
 
-# As a tree it is its weights and its key, so that it goes through ``jax.checkpoint`` and ``jax.grad`` like an array.
+# A pytree of the weights and keys, so that ``jax.checkpoint`` and ``jax.grad`` accept it like an array.
 jax.tree_util.register_dataclass(
-    Params, data_fields=["weights", "keys"], meta_fields=["prefix", "compute", "recompute"]
+    Params, data_fields=["weights", "keys"], meta_fields=["prefix", "compute", "gradient_checkpointing"]
 )
 
 
 class Network:
-    """What every ``Model`` is: code for one config. Two of the same config are equal, and compiled once."""
+    """Base of every ``Model``: code for one config. Models with equal configs are equal, so JAX compiles them once."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -62,32 +63,32 @@ class Network:
 
 
 class CausalLM(Network):
-    """The contract of a model whose logits are ``head_weight`` times the hidden state that it reads a text into."""
+    """Base of a model with one output head: logits = hidden states @ ``head_weight``.T."""
 
     @abstractmethod
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
-        """The read-out matrix: a weight of its own, or the embedding."""
+        """Weight of the output head: a parameter of its own, or the tied embedding."""
 
     @abstractmethod
     def hidden_states(
         self, params: Params, tokens: Int[Array, "B T"], state: Any = None
     ) -> tuple[Float[Array, "B T D"], Any]:
-        """The last hidden state at every position, and the ``state`` with these tokens read."""
+        """Return the output of the last block, ready for the head, and the new state; continues from ``state``."""
 
     def forward(self, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
-        """Next-token logits at every position."""
+        """Return next-token logits at every position."""
         hidden, _ = self.hidden_states(params, tokens)
         return multiply(hidden, self.head_weight(params), params.compute).astype(jnp.float32)
 
     def loss_sum(self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]) -> Float[Array, ""]:
-        """Sum of the losses of all targets that are not IGNORE, in nats."""
+        """Return the sum of the losses in nats of all targets that are not IGNORE."""
         hidden, _ = self.hidden_states(params, tokens)
         return linear_cross_entropy(hidden, self.head_weight(params), targets, params.compute)
 
     def token_losses(
         self, params: Params, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]
     ) -> Float[Array, "B T"]:
-        """Each target's negative log-likelihood in nats; 0 where IGNORE."""
+        """Return the negative log-likelihood of each target in nats; 0 where IGNORE."""
         hidden, _ = self.hidden_states(params, tokens)
         return linear_losses(hidden, self.head_weight(params), targets, params.compute)
 
@@ -98,58 +99,59 @@ class CausalLM(Network):
 
 
 def multiply(x: Float[Array, "*b D"], weight: Float[Array, "N D"], compute: Any) -> Float[Array, "*b N"]:
-    """x @ weight.T in the type ``compute``."""
+    """Return x @ weight.T in the dtype ``compute``."""
     return jnp.einsum("...d,nd->...n", x.astype(compute), weight.astype(compute))
 
 
-def linear(part: Params, x: Float[Array, "*b D"]) -> Float[Array, "*b N"]:
-    """x @ weight.T, and the bias where the part has one."""
-    y = multiply(x, part["weight"], part.compute)
-    bias = part.weights.get(f"{part.prefix}bias")
+def linear(params: Params, x: Float[Array, "*b D"]) -> Float[Array, "*b N"]:
+    """Return x @ weight.T, plus the bias if there is one."""
+    y = multiply(x, params["weight"], params.compute)
+    bias = params.weights.get(f"{params.prefix}bias")
     return y if bias is None else y + bias.astype(y.dtype)
 
 
-def embed(part: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """The row of every id, in float32."""
-    return part["weight"][tokens]
+def embed(params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Return the embedding row of every token id, in float32."""
+    return params["weight"][tokens]
 
 
-def layer_norm(part: Params, x: Float[Array, "*b D"], eps: float = 1e-5) -> Float[Array, "*b D"]:
-    """(x − mean) / √(variance + eps) · weight (+ bias), in float32 (Ba et al. 2016, arXiv 1607.06450)."""
+def layer_norm(params: Params, x: Float[Array, "*b D"], eps: float = 1e-5) -> Float[Array, "*b D"]:
+    """Return (x − mean) / √(variance + eps) · weight (+ bias), in float32 (Ba et al. 2016, arXiv 1607.06450)."""
     x = x.astype(jnp.float32)
-    centred = x - x.mean(-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps) * part["weight"]
-    bias = part.weights.get(f"{part.prefix}bias")
+    centered = x - x.mean(-1, keepdims=True)
+    normed = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + eps) * params["weight"]
+    bias = params.weights.get(f"{params.prefix}bias")
     return normed if bias is None else normed + bias
 
 
 def rms_norm(x: Float[Array, "*b D"], weight: Float[Array, " D"], eps: float = 1e-6) -> Float[Array, "*b D"]:
-    """x / √(mean(x²) + eps) · weight, in float32 (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
+    """Return x / √(mean(x²) + eps) · weight, in float32 (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps) * weight
 
 
-def swiglu(part: Params, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-    """down(silu(gate x) · up x), without biases (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
-    return linear(part.scope("down"), jax.nn.silu(linear(part.scope("gate"), x)) * linear(part.scope("up"), x))
+def swiglu(params: Params, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+    """Return down(silu(gate x) · up x), without biases (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
+    return linear(params.scope("down"), jax.nn.silu(linear(params.scope("gate"), x)) * linear(params.scope("up"), x))
 
 
-def dropout(part: Params, place: str, x: Float[Array, "B T D"], rate: float) -> Float[Array, "B T D"]:
-    """Zeros a share ``rate`` of ``x`` and scales up the rest. ``place`` names the draw, apart from any other's.
+def dropout(params: Params, site: str, x: Float[Array, "B T D"], rate: float) -> Float[Array, "B T D"]:
+    """Zero a share ``rate`` of ``x`` and scale the rest by 1 / (1 − rate).
 
-    Each row is drawn by itself: neither its neighbours nor the number of devices decide what falls out of it.
+    ``site`` names the call within the module, so that each call draws another mask. Each row has its own key: its mask
+    does not depend on the other rows or on the number of devices.
     """
-    if part.keys is None or rate == 0.0:
+    if params.keys is None or rate == 0.0:
         return x
-    number = zlib.crc32(f"{part.prefix}{place}".encode())
+    number = zlib.crc32(f"{params.prefix}{site}".encode())
 
     def draw(key: Array) -> Array:
         return jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, x.shape[1:])
 
-    return jnp.where(jax.vmap(draw)(part.keys), x / (1.0 - rate), jnp.zeros_like(x))
+    return jnp.where(jax.vmap(draw)(params.keys), x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def apply_block(params: Params, layer: int, block: Callable[..., Any], *arguments: Any) -> Any:
-    """``block(part, *arguments)`` for a layer; with ``recompute``, of all that it computes only its input is kept."""
-    run = jax.checkpoint(block) if params.recompute else block
+    """Return ``block(params, *arguments)`` for a layer; with gradient checkpointing, store only its input."""
+    run = jax.checkpoint(block) if params.gradient_checkpointing else block
     return run(params.scope(f"blocks.{layer}"), *arguments)
