@@ -74,7 +74,7 @@ def compare(name: str) -> dict[str, float | bool]:
     texts = [
         list(
             generate(
-                engines.backend(engine).load_model(run.model, scaled, "cpu"),
+                engines.backend(engine, "build_model").load_model(run.model, scaled, "cpu"),
                 prompt,
                 SamplingParams(temperature=0.0),
                 rows=[0],

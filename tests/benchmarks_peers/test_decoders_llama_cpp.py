@@ -9,7 +9,7 @@ from benchmarks.peers import decoders_llama_cpp
 from benchmarks.peers.decoders_llama_cpp import LlamaCpp, supports, tensors
 from benchmarks.peers.decoders_torch import available_baselines
 from fabella.benchmark.decode_task import GREEDY, DecodeTask
-from fabella.engine.engine_torch import load_model
+from fabella.engine.build_model_torch import load_model
 from fabella.errors import FabellaError
 from fabella.generation.generate_torch import generate
 from fabella.models.parameters import count, initial_weights

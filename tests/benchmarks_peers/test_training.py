@@ -15,7 +15,7 @@ from benchmarks.peers.nanogpt_torch import NanoGPT
 from fabella.benchmark import training as benching
 from fabella.benchmark.step_parts_torch import create_baseline
 from fabella.benchmark.training import BenchOptions, bench, peak_memory
-from fabella.engine.engine_jax import build
+from fabella.engine.build_model_jax import build
 from fabella.errors import UsageError
 from fabella.models.nn.layers_jax import Params
 from fabella.models.parameters import initial_weights

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from fabella.data.batches import Batch
+from fabella.engine.build_model_jax import load_model
 from fabella.engine.device_jax import Sharding, pick_devices
 from fabella.engine.engine import Engine, State, create_engine
-from fabella.engine.engine_jax import JaxEngine, load_model
+from fabella.engine.engine_jax import JaxEngine
 from fabella.errors import CheckpointError, ConfigError, NonFiniteStepError, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights

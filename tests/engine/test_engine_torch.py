@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabella.data.batches import Batch
+from fabella.engine.build_model_torch import load_model
 from fabella.engine.engine import Engine, State, create_engine
-from fabella.engine.engine_torch import load_model
 from fabella.errors import CheckpointError, ConfigError, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights

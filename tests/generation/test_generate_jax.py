@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fabella.engine import engine_jax, engine_torch
+from fabella.engine import build_model_jax, build_model_torch
 from fabella.errors import NumericsError, TokenizerError
 from fabella.generation import generate_jax, generate_torch
 from fabella.generation.sampling import SamplingParams
@@ -39,7 +39,7 @@ def in_both_engines(config: ModelConfig) -> tuple[Any, Any]:
     weights = initial_weights(config.parameters(), seed=5)
     scale = 3 * 0.08 / getattr(config, "init_std", 0.08)
     scaled = {name: array * scale if array.ndim == 2 else array for name, array in weights.items()}
-    return engine_torch.load_model(config, scaled, "cpu"), engine_jax.load_model(config, scaled, "cpu")
+    return build_model_torch.load_model(config, scaled, "cpu"), build_model_jax.load_model(config, scaled, "cpu")
 
 
 def tiny(family: str) -> ModelConfig:
@@ -81,7 +81,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     _, model = in_both_engines(tiny("gpt2"))
     weights = {name: np.array(array) for name, array in model.weights.items()}
     weights["norm.weight"][0] = np.nan
-    broken = engine_jax.load_model(model.config, weights, "cpu")
+    broken = build_model_jax.load_model(model.config, weights, "cpu")
     with pytest.raises(NumericsError, match="Cannot sample from the logits of row 0: their maximum is nan"):
         decode(generate_jax, broken, SamplingParams())
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fabella.engine.engine_torch import load_model
+from fabella.engine.build_model_torch import load_model
 from fabella.errors import NumericsError, TokenizerError, UsageError
 from fabella.generation.context_shift import context_start
 from fabella.generation.generate_torch import generate

@@ -1,7 +1,7 @@
 """The JAX engine as a decoder of the benchmark."""
 
 from fabella.benchmark.decode_task import DecodeBaseline, DecodeTask, from_loop
-from fabella.engine.engine_jax import load_model
+from fabella.engine.build_model_jax import load_model
 from fabella.generation.generate_jax import generate
 from fabella.models.parameters import initial_weights
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from fabella.benchmark.decode_task import DecodeBaseline, DecodeTask, from_loop
+from fabella.engine.build_model_torch import load_model
 from fabella.engine.device_torch import pick_device
-from fabella.engine.engine_torch import load_model
 from fabella.generation.decoder.backends_torch import compile_decoder
 from fabella.generation.decoder.weights import WeightDtype
 from fabella.generation.generate_torch import generate

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fabella.models import IGNORE
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -21,3 +23,8 @@ class Batch:
     def num_targets(self) -> int:
         """Number of targets that are not IGNORE."""
         return int((self.targets >= 0).sum())
+
+    def padded(self, rows: int, time: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return tokens and targets as arrays [rows, time]; the added positions have no targets."""
+        padding = ((0, rows - len(self.tokens)), (0, time - self.tokens.shape[1]))
+        return np.pad(self.tokens, padding), np.pad(self.targets, padding, constant_values=IGNORE)

@@ -1,4 +1,4 @@
-"""Build a family's PyTorch model with given weights."""
+"""Build a family's PyTorch model, and load it with given weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fabella.engine.device_torch import pick_device
 from fabella.errors import CheckpointError
 from fabella.models.model_config import ModelConfig
 from fabella.models.registry import network_module
@@ -22,6 +23,11 @@ def build(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], devic
         model: nn.Module = module.Model(config)
     load_weights(model, weights)
     return model
+
+
+def load_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: str = "auto") -> nn.Module:
+    """Return the family's model with ``weights`` in evaluation mode. Raises CheckpointError if they do not fit."""
+    return build(config, weights, pick_device(device)).eval().requires_grad_(False)
 
 
 class _Uninitialized(TorchFunctionMode):

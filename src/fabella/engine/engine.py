@@ -4,6 +4,7 @@ An engine builds a model from its config, takes optimizer steps on global batche
 state as plain numpy arrays. It knows nothing of files, tracking or the command line.
 """
 
+import hashlib
 import importlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -121,12 +122,22 @@ class Engine(Protocol):
         ...
 
 
+def dropout_seed(seed: int, step: int, row: int) -> int:
+    """Return the 63-bit seed of the dropout of a micro-batch that starts at ``row`` of the global batch.
+
+    As a function of its arguments it needs no random state in a checkpoint. It does not depend on the number of ranks
+    either, as long as each rank takes complete micro-batches.
+    """
+    digest = hashlib.blake2b(f"{seed}:{step}:{row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def backend(name: str, part: str = "engine") -> Any:
     """Import the module ``PART_NAME`` of an engine.
 
-    ``engine`` has ``create_engine``, ``load_model``, ``init_distributed``, ``require_device`` and ``has_gpu``. Other
-    parts: ``measure.memory``, ``distributed.launcher``, ``nan_finder``. Raises ConfigError for an unknown engine, an
-    engine without this part, or a package that is not installed.
+    ``engine`` has ``create_engine``, ``require_device`` and ``has_gpu``. Other parts: ``build_model`` with
+    ``load_model``, ``distributed.process_group``, ``distributed.launcher``, ``measure.memory``, ``nan_finder``.
+    Raises ConfigError for an unknown engine, an engine without this part, or a package that is not installed.
     """
     if name not in ENGINES:
         raise ConfigError(f"Unknown engine {name!r}.", hint=did_you_mean(name, ENGINES))
@@ -163,4 +174,4 @@ def init_distributed(name: str, rank_info: RankInfo, *, device: str = "auto") ->
     """
     if rank_info.world_size == 1:
         return nullcontext(SingleProcess())
-    return backend(name).init_distributed(rank_info, device)
+    return backend(name, "distributed.process_group").init_distributed(rank_info, device)

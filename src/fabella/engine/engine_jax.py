@@ -1,20 +1,18 @@
 """The JAX engine: builds a family's network, takes compiled steps, evaluates, saves and restores its state."""
 
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
-from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.config.data import Packed
 from fabella.config.training import Float16
 from fabella.data.batches import Batch
-from fabella.engine.compile.compile_cache_jax import use_compile_cache
+from fabella.engine.build_model_jax import Arrays, LoadedModel, build, require_fit
 from fabella.engine.device_jax import (
     DEVICES,
     Device,
@@ -25,12 +23,10 @@ from fabella.engine.device_jax import (
     pick_devices,
     resolve_precision,
 )
-from fabella.engine.distributed import process_group_jax
 from fabella.engine.distributed.process_group import ProcessGroup, RankInfo
-from fabella.engine.dropout import dropout_seed
-from fabella.engine.engine import Histogram, State, Timer
+from fabella.engine.engine import Histogram, State, Timer, dropout_seed
 from fabella.engine.measure import step_timer_jax
-from fabella.engine.optimizer_jax import Optimizer
+from fabella.engine.optimizer_jax import Optimizer, initial_state
 from fabella.engine.step_guard import GuardConfig
 from fabella.engine.step_guard_jax import GuardTensors
 from fabella.engine.step_jax import (
@@ -43,16 +39,9 @@ from fabella.engine.step_jax import (
     train_step,
 )
 from fabella.errors import CheckpointError, ConfigError
-from fabella.models import IGNORE
-from fabella.models.model_config import ModelConfig
-from fabella.models.nn.layers_jax import Params
 from fabella.models.parameters import initial_weights
-from fabella.models.registry import network_module
-from fabella.optim.registry import state_spec
 from fabella.optim.updates.interface_jax import OptimizerState
 from fabella.run_config.run import RunConfig
-
-Arrays = Mapping[str, NDArray[np.float32]]
 
 PADDED_LENGTHS = 4
 """Number of lengths that sequences of whole documents are padded to; a step is compiled for each."""
@@ -66,11 +55,6 @@ def create_engine(run: RunConfig, device: str = "auto", group: ProcessGroup | No
     return JaxEngine(run, weights, pick_devices(device, DEVICES.get()))
 
 
-def init_distributed(rank_info: RankInfo, device: str) -> AbstractContextManager[ProcessGroup]:
-    """Join the process group of this training for the duration of the block."""
-    return process_group_jax.init_distributed(rank_info, device)
-
-
 def require_device(device: str, rank_info: RankInfo) -> None:
     """Raise ConfigError if this machine has no such device, or not enough of them."""
     pick_devices(device, DEVICES.get())
@@ -79,49 +63,6 @@ def require_device(device: str, rank_info: RankInfo) -> None:
 def has_gpu() -> bool:
     """Return whether ``auto`` picks a device other than the CPU."""
     return jax.default_backend() != "cpu"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadedModel:
-    """A network with its weights, in the form that generation and evaluation take."""
-
-    model: Any
-    weights: dict[str, Array]
-    compute: Any = jnp.float32
-
-    @property
-    def config(self) -> ModelConfig:
-        """Return the model's config."""
-        return self.model.config
-
-    @property
-    def network(self) -> Params:
-        """Return the parameters that the model's functions take."""
-        return Params(self.weights, compute=self.compute)
-
-
-def load_model(config: ModelConfig, weights: Arrays, device: str = "auto") -> LoadedModel:
-    """Return the family's network with ``weights``. Raises CheckpointError if they do not fit."""
-    use_compile_cache()
-    require_fit(config, weights)
-    picked = pick_devices(device)[0]
-    return LoadedModel(
-        build(config), {name: jax.device_put(np.array(array), picked) for name, array in weights.items()}
-    )
-
-
-def build(config: ModelConfig) -> Any:
-    """Return the family's ``Model``. Raises ConfigError for a family without a JAX implementation."""
-    return network_module(config, "jax").Model(config)
-
-
-def require_fit(config: ModelConfig, weights: Arrays) -> None:
-    """Raise CheckpointError unless names and shapes of ``weights`` equal those of the parameter table."""
-    expected = {name: parameter.shape for name, parameter in config.parameters().items()}
-    actual = {name: tuple(array.shape) for name, array in weights.items()}
-    if expected != actual:
-        differences = sorted(expected.items() ^ actual.items())
-        raise CheckpointError(f"Weights do not fit the model. The first that differ: {differences[:5]}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +89,6 @@ class JaxEngine:
     name = "jax"
 
     def __init__(self, run: RunConfig, weights: Arrays, devices: list[Device], *, is_main: bool = True) -> None:
-        use_compile_cache()
         self.config, self.seed, self.devices, self.is_main = run.model, run.seed, devices, is_main
         self.sequences, self.micro_batch_size = run.data.sequences, run.training.micro_batch_size
         self.requested_precision = run.training.precision
@@ -166,8 +106,8 @@ class JaxEngine:
             gradient_checkpointing=run.training.gradient_checkpointing == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
-        self.state_spec = state_spec(table, run.optimizer)
-        zeros = {name: np.zeros(shape, np.float32) for name, shape in self.state_spec.items()}
+        zeros = initial_state(table, run.optimizer)
+        self.state_names = tuple(zeros)
         self.train_state = self._train_state(weights, zeros, 0)
         self.guard_tensors = self._guard_tensors({})
         self.steps = 0
@@ -239,11 +179,10 @@ class JaxEngine:
     def _padded(self, batch: Batch, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Pad to ``rows`` rows and to one of PADDED_LENGTHS lengths. Padding has no targets; nothing attends to it."""
         time = batch.tokens.shape[1]
-        if not isinstance(self.sequences, Packed):
+        if self.sequences.kind != "packed":
             unit = max(1, self.sequences.length // PADDED_LENGTHS)
             time = max(time, min(self.sequences.length, -(-time // unit) * unit))
-        padding = ((0, rows - len(batch.tokens)), (0, time - batch.tokens.shape[1]))
-        return np.pad(batch.tokens, padding), np.pad(batch.targets, padding, constant_values=IGNORE)
+        return batch.padded(rows, time)
 
     def losses(self, batch: Batch) -> NDArray[np.float32]:
         """Return the loss of each target in nats, [B T] float32, without dropout."""
@@ -293,7 +232,7 @@ class JaxEngine:
         scalars: dict[str, int | float] = {"step": self.steps, "updates": int(optimizer_state.updates)}
         scalars |= self.guard_tensors.state().scalars(self.spec.guard)
         weights = self._gathered(weights)
-        arrays = self._gathered({name: optimizer_state.arrays[name] for name in self.state_spec})
+        arrays = self._gathered({name: optimizer_state.arrays[name] for name in self.state_names})
         return State(weights, arrays, scalars) if self.is_main else State({}, {}, scalars)
 
     def _gathered(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
@@ -301,7 +240,7 @@ class JaxEngine:
 
     def restore(self, state: State) -> None:
         """Continue from ``state``. Raises CheckpointError if names or shapes differ."""
-        missing = [name for name in self.state_spec if name not in state.optimizer_state]
+        missing = [name for name in self.state_names if name not in state.optimizer_state]
         if missing or "step" not in state.scalars:
             names = ", ".join((missing or ["step"])[:5])
             raise CheckpointError(f"Checkpoint has no optimizer state for {names}; training cannot resume exactly.")
@@ -309,7 +248,7 @@ class JaxEngine:
         self.steps = int(state.scalars["step"])
         self.train_state = self._train_state(
             state.weights,
-            {name: state.optimizer_state[name] for name in self.state_spec},
+            {name: state.optimizer_state[name] for name in self.state_names},
             int(state.scalars.get("updates", self.steps)),
         )
         self.guard_tensors = self._guard_tensors(state.scalars)

@@ -1,32 +1,27 @@
 """The PyTorch engine: builds a family's model, takes optimizer steps, evaluates, saves and restores its state."""
 
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fabella.config.training import Float16, Float32
 from fabella.data.batches import Batch
 from fabella.engine.build_model_torch import build, require_fit
-from fabella.engine.compile.compile_cache_torch import CompileCache, use_compile_cache
-from fabella.engine.compile.compile_torch import compile_blocks, is_compiled
-from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
+from fabella.engine.compile.compile_torch import prepare_blocks
 from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
-from fabella.engine.distributed import process_group_torch
 from fabella.engine.distributed.parallelize_torch import parallelize
 from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, SingleProcess
-from fabella.engine.dropout import dropout_seed
-from fabella.engine.engine import Histogram, State, Timer
+from fabella.engine.engine import Histogram, State, Timer, dropout_seed
 from fabella.engine.measure import step_timer_torch
 from fabella.engine.optimizer_torch import Optimizer
 from fabella.engine.step_guard_torch import GuardTensors, StepGuard
 from fabella.errors import CheckpointError, ConfigError
-from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
 from fabella.run_config.run import RunConfig
 
@@ -38,19 +33,9 @@ def create_engine(run: RunConfig, device: str = "auto", group: ProcessGroup | No
     return TorchEngine(run, weights, pick_device(device, group.rank_info), group)
 
 
-def init_distributed(rank_info: RankInfo, device: str) -> AbstractContextManager[ProcessGroup]:
-    """Join the process group of this training for the duration of the block."""
-    return process_group_torch.init_distributed(rank_info, pick_device(device, rank_info))
-
-
 def require_device(device: str, rank_info: RankInfo) -> None:
     """Raise ConfigError if this machine has no such device for this process."""
     pick_device(device, rank_info)
-
-
-def load_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], device: str = "auto") -> nn.Module:
-    """Return the family's model with ``weights`` in evaluation mode. Raises CheckpointError if they do not fit."""
-    return build(config, weights, pick_device(device)).eval().requires_grad_(False)
 
 
 def has_gpu() -> bool:
@@ -98,12 +83,7 @@ class TorchEngine:
         fp16 = self.requested_precision if isinstance(self.requested_precision, Float16) else Float16()
         self.guard = StepGuard(run.training.on_nonfinite, fp16 if self.precision.scaled else None, device)
         model = build(run.model, weights, device).train()
-        self.compiled = is_compiled(run, device)
-        self.compile_cache = use_compile_cache() if self.compiled else CompileCache()
-        if self.compiled:
-            compile_blocks(model)
-        if run.training.gradient_checkpointing == "blocks":
-            checkpoint_blocks(model)
+        self.compiled, self.compile_cache = prepare_blocks(model, run, device)
         self.strategy = parallelize(model, group, run.training.parallel)
         self.model: Any = self.strategy.model
         self.optimizer = Optimizer(self.strategy, run.model.parameters(), run.optimizer)
@@ -161,7 +141,10 @@ class TorchEngine:
         self.steps += 1
         self.guard.names = list(gradients_by_name)
         apply_update = self.guard.check(self.steps, loss, norm, norms)
-        self.optimizer.step(lr, norm, apply_update)
+        # A CPU skips a non-finite step here; on a GPU the rule decides on the device, so that no step waits for it.
+        if waits(self.device) or bool(apply_update):
+            self.optimizer.clip(norm)
+            self.optimizer.rule.step(lr, apply_update)
         result = TorchStepResult(loss, norm, self.guard.tensors, self.guard)
         if not waits(self.device):
             result.read()

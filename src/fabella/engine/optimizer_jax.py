@@ -5,13 +5,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
+from numpy.typing import NDArray
 
 from fabella.config.optimizer import OptimizerConfig
 from fabella.models.parameters import ParameterTable
-from fabella.optim.registry import engine_module
+from fabella.optim.registry import engine_module, state_spec
 from fabella.optim.updates.interface_jax import JaxOptimizer, OptimizerState
+
+
+def initial_state(table: ParameterTable, config: OptimizerConfig) -> dict[str, NDArray[np.float32]]:
+    """Return the optimizer state before the first step: an array of zeros for every name of its spec."""
+    return {name: np.zeros(shape, np.float32) for name, shape in state_spec(table, config).items()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The optimizer of a training with PyTorch: clipping, skipping of non-finite steps, and the state as numpy arrays."""
+"""The optimizer of a training with PyTorch: gradient clipping, and the state as numpy arrays."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from fabella.optim.updates.interface_torch import TensorLayout, TorchOptimizer
 
 
 class Optimizer:
-    """Clips the gradients, updates the parameters by the config's optimizer, and skips non-finite steps."""
+    """The config's optimizer as ``rule``, with gradient clipping and its state as numpy arrays."""
 
     def __init__(self, strategy: Strategy, table: ParameterTable, config: OptimizerConfig) -> None:
         self.strategy = strategy
@@ -26,15 +26,9 @@ class Optimizer:
         create = engine_module(config.kind, "torch").create_optimizer
         self.rule: TorchOptimizer = create(self.parameters, table, config, layout)
 
-    def step(self, lr: float, norm: Tensor, apply_update: Tensor) -> None:
-        """Clip the gradients, whose global norm is ``norm`` [], and update where ``apply_update`` ([], bool) is True.
-
-        On a GPU the decision stays on the device, so that no step waits for it.
-        """
-        if apply_update.device.type == "cpu" and not bool(apply_update):
-            return
+    def clip(self, norm: Tensor) -> None:
+        """Scale the gradients, whose global norm is ``norm`` [], so that it is at most ``max_grad_norm``."""
         nn.utils.clip_grads_with_norm_(self.parameters.values(), self.max_grad_norm, norm)
-        self.rule.step(lr, apply_update)
 
     def zero_grad(self) -> None:
         """Free the gradients."""

@@ -9,7 +9,7 @@ from jax import Array
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.engine.engine_jax import LoadedModel
+from fabella.engine.build_model_jax import LoadedModel
 from fabella.evaluation.predictions import Predictions
 from fabella.generation.likelihood_jax import pad_to_buckets
 from fabella.models.nn.layers_jax import Params

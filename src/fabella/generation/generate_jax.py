@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
-from fabella.engine.engine_jax import LoadedModel
+from fabella.engine.build_model_jax import LoadedModel
 from fabella.generation.context_shift import UNLIMITED, context_start
 from fabella.generation.continuous_batching import require_readable
 from fabella.generation.sampling import SamplingParams, uniforms, unsampleable_error

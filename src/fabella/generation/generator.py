@@ -72,7 +72,7 @@ def load(
     tokenizer = loading.load(run_dir.path / "tokenizer")
     saved = checkpoints.load(run_dir, _parse_checkpoint(checkpoint), weights_only=True)
     engine = engine or run.engine
-    model = engines.backend(engine).load_model(run.model, saved.checkpoint.state.weights, device)
+    model = engines.backend(engine, "build_model").load_model(run.model, saved.checkpoint.state.weights, device)
     warning = _compile_decoder(model, dtype, engine) if compile_decoder else ""
     generator = TextGenerator(model, tokenizer, config=run.model, sequences=run.data.sequences, engine=engine)
     generator.step, generator.warnings = saved.step, [*saved.warnings, *([warning] if warning else [])]

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.engine.engine_jax import LoadedModel
+from fabella.engine.build_model_jax import LoadedModel
 from fabella.engine.step_jax import eval_losses
 from fabella.models import IGNORE
 

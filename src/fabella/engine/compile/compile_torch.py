@@ -17,6 +17,8 @@ from torch import nn
 
 from fabella.config.data import Packed
 from fabella.config.training import MaxSteps
+from fabella.engine.compile.compile_cache_torch import CompileCache, use_compile_cache
+from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
 from fabella.errors import ConfigError
 from fabella.models.flops import flops_per_token
 from fabella.models.nn.recurrence_torch import MinGRU
@@ -24,6 +26,20 @@ from fabella.run_config.run import RunConfig
 
 MIN_OPERATIONS = {"cpu": 5e13, "cuda": 1e16}
 """Operations of a run above which half a minute of compilation pays: ten minutes on two cores, one on a large GPU."""
+
+
+def prepare_blocks(model: nn.Module, run: RunConfig, device: torch.device) -> tuple[bool, CompileCache]:
+    """Compile the blocks and set up gradient checkpointing as the config says.
+
+    Return whether the blocks are compiled, and the compile cache to mark complete after the first training step.
+    """
+    compiled = is_compiled(run, device)
+    cache = use_compile_cache() if compiled else CompileCache()
+    if compiled:
+        compile_blocks(model)
+    if run.training.gradient_checkpointing == "blocks":
+        checkpoint_blocks(model)
+    return compiled, cache
 
 
 def is_compiled(run: RunConfig, device: torch.device) -> bool:

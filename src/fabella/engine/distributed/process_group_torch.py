@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
+from fabella.engine.device_torch import pick_device
 from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, translate_peer_failures
 from fabella.errors import DistributedError
 
@@ -151,11 +152,11 @@ def _left(rank: int) -> str:
 
 
 @contextmanager
-def init_distributed(rank_info: RankInfo, device: torch.device) -> Generator[TorchProcessGroup]:
+def init_distributed(rank_info: RankInfo, device: str) -> Generator[TorchProcessGroup]:
     """Join the process group for the duration of the block. Raises DistributedError if another rank exits."""
     exit_with_parent()
     try:
-        group = TorchProcessGroup(rank_info, device)
+        group = TorchProcessGroup(rank_info, pick_device(device, rank_info))
     except RuntimeError as error:
         raise DistributedError(
             f"{str(rank_info).capitalize()} could not connect to the other ranks: {error}"

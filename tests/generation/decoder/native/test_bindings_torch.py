@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fabella.engine.engine_torch import load_model
+from fabella.engine.build_model_torch import load_model
 from fabella.generation.decoder import backends_torch
 from fabella.generation.decoder.backends_torch import TensorBackend, compile_decoder, decode_backend
 from fabella.generation.decoder.graph_torch import StatelessOp
