@@ -97,7 +97,7 @@ def test_agrees_with_hf(name: str) -> None:
     [
         ({"dim": 768, "heads": 10}, "dim = 768 is not a multiple of heads = 10; try heads = 8"),
         ({"kv_heads": 4}, "heads = 6 is not a multiple of kv_heads = 4; try kv_heads = 3"),
-        ({"dim": 18}, "dim / heads = 3 is not an even number; dims turn in pairs; try fewer heads"),
+        ({"dim": 18}, "dim / heads = 3 is not an even number; dims rotate in pairs; try fewer heads"),
         ({"norm_eps": float("nan")}, "finite number"),
     ],
 )

@@ -71,7 +71,7 @@ def test_weights_that_write_to_the_residual_stream_have_a_small_initialization()
     ("change", "text"),
     [
         ({"heads": 5}, "dim = 24 is not a multiple of heads = 5; try heads = 4"),
-        ({"rotary_fraction": 0.25}, "= 3 is not an even number; dims turn in pairs; try rotary_fraction = 1.0"),
+        ({"rotary_fraction": 0.25}, "= 3 is not an even number; dims rotate in pairs; try rotary_fraction = 1.0"),
         ({"rotary_fraction": 1.5}, "less than or equal to 1"),
         ({"embedding": 0}, "greater than or equal to 1"),
     ],

@@ -1,6 +1,6 @@
-"""GPT-2: the decoder that every other family here is compared with.
+"""GPT-2: the baseline decoder; the descriptions of the other families say how they differ from it.
 
-    logits = W_head LN(x_L)                            one score for each id of the vocabulary
+    logits = W_head LN(x_L)                            one logit per id of the vocabulary
        ▲
      (+)◄── down(GELU(up(LN(x))))      ┐
       │                                │  × layers
@@ -9,13 +9,13 @@
     x_0 = embedding[token] + positions[t]
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3: the transformer
-decoder of Vaswani et al. 2017 (arXiv 1706.03762), LayerNorm moved before each part and once more before the
-head, positions learned, GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415) between the feed-forward's matrices.
+decoder of Vaswani et al. 2017 (arXiv 1706.03762) with LayerNorm before attention, MLP and head, learned positions, and
+GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415) in the MLP.
 
-How Fabella's differs from OpenAI's: sizes, tying and the form of GELU are config. The matrices that write into
-the residual stream begin like all others, at N(0, ``init_std``), as the models below publish it, not
-1/√(2·layers) smaller. Dropout falls on the embeddings and on what attention and feed-forward add to the
-stream, not on the attention weights, which no fused kernel on a CPU would then compute.
+Differences from OpenAI's GPT-2: sizes, tying and the form of GELU are config fields. The matrices that write into the
+residual stream are initialized like all others, from N(0, ``init_std``), not 1/√(2·layers) smaller, as in the published
+models below. Dropout applies to the embeddings and to the outputs of attention and MLP, not to the attention weights,
+because no fused attention kernel on a CPU supports that.
 
 | preset          | parameters | in the blocks | published                              |
 |-----------------|------------|---------------|----------------------------------------|
@@ -56,7 +56,7 @@ class Config(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "Config":
-        """Every feature at a size that the tests can afford."""
+        """Return a small config for tests that uses every feature."""
         return cls(
             vocab_size=61, context_length=48, dim=24, layers=2, heads=3, ffn_dim=40, tie_embeddings=False, dropout=0.1
         )

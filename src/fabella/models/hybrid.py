@@ -1,19 +1,19 @@
-"""Hybrid: recurrent and attention layers in one stack, by pattern.
+"""Hybrid: recurrent and attention layers in one stack, by ``layer_pattern``.
 
     logits = embedding RMSNorm(x_L)
        ▲
      (+)◄── SwiGLU(RMSNorm(x))                            ┐
-      │                                                   │  × layers, following ``pattern``
+      │                                                   │  × layers, by ``layer_pattern``
      (+)◄── m: MinGRU(RMSNorm(x))   a: attention          ┘
       ▲
     x_0 = embedding[token]
 
-How it differs from GPT-2: most layers remember in a hidden state of fixed size (MinGRU, Feng et al. 2024, arXiv
-2410.01201); a few look back at every token, which a fixed state cannot (De et al. 2024, arXiv 2402.19427, section 2).
-Attention has no positions at all: the recurrent layers below it know the order (and a causal mask alone would tell it,
-Kazemnejad et al. 2023, arXiv 2305.19466). RMSNorm, SwiGLU and a tied head as in Llama; no biases. There is no published
-result of this stack. With the layers in turns ("ma") a small model learns which names a text has used from far fewer
-examples than Llama does: the quickstart's (docs/log.md has the figures).
+Differences from GPT-2: most layers have a hidden state of fixed size (MinGRU, Feng et al. 2024, arXiv 2410.01201); a
+few attend to every token, which a fixed state cannot replace (De et al. 2024, arXiv 2402.19427, section 2). Attention
+has no position encoding: the recurrent layers below it encode the order, and even a causal mask alone would suffice
+(Kazemnejad et al. 2023, arXiv 2305.19466). RMSNorm, SwiGLU and a tied head as in Llama; no biases. No results of this
+stack are published. With alternating layers ("ma"), a small model learns to reuse the names in a text from far fewer
+examples than Llama; it is the model of the quickstart (docs/log.md has the figures).
 """
 
 from typing import Literal
@@ -30,7 +30,10 @@ class Config(ModelConfig):
     dim: Dim
     layers: Layers
     layer_pattern: str = Field(
-        default="mma", pattern="^[ma]+$", max_length=512, description="repeated to fill the layers"
+        default="mma",
+        pattern="^[ma]+$",
+        max_length=512,
+        description="m (MinGRU) and a (attention), repeated to fill the layers",
     )
     heads: Heads
     ffn_dim: Hidden
@@ -38,12 +41,12 @@ class Config(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "Config":
-        """Every feature at a size that the tests can afford."""
+        """Return a small config for tests that uses every feature."""
         return cls(vocab_size=61, context_length=48, dim=24, layers=3, layer_pattern="ma", heads=3, ffn_dim=40)
 
     @property
     def kinds(self) -> str:
-        """One letter a layer: m for MinGRU, a for attention."""
+        """One letter per layer: m for MinGRU, a for attention."""
         return (self.layer_pattern * self.layers)[: self.layers]
 
     @property

@@ -1,19 +1,20 @@
-"""Llama: RMSNorm, rotary positions, SwiGLU, grouped queries, no biases.
+"""Llama: RMSNorm, rotary embedding, SwiGLU, grouped-query attention, no biases.
 
-    logits = W_head RMSNorm(x_L)                       W_head is the embedding where ``tied``
+    logits = W_head RMSNorm(x_L)                       W_head is the embedding if ``tie_embeddings``
        ▲
      (+)◄── W_down(silu(W_gate y) · W_up y)     ┐  y = RMSNorm(x)
       │                                         │  × layers
-     (+)◄── softmax(Q'K'ᵀ/√E + mask) V          ┘  Q', K' = Q, K turned by their position;
-      ▲                                            each key/value head serves heads/kv_heads queries
+     (+)◄── softmax(Q'K'ᵀ/√E + mask) V          ┘  Q', K' = Q, K rotated by position;
+      ▲                                            each KV head serves heads/kv_heads queries
     x_0 = embedding[token]
 
-How it differs from GPT-2: no biases; RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4) for LayerNorm; rotary
-embedding (Su et al. 2021, arXiv 2104.09864) for learned positions, dim i of a head turning with dim i + E/2, the
-order in which Llama's weights are published for HF; SwiGLU (Shazeer 2020, arXiv 2002.05202, eq. 6) for GELU; fewer
-key/value than query heads (Ainslie et al. 2023, arXiv 2305.13245). Touvron et al. 2023 (arXiv 2302.13971, section 2.2).
+Differences from GPT-2 (Touvron et al. 2023, arXiv 2302.13971, section 2.2): no biases; RMSNorm (Zhang & Sennrich 2019,
+arXiv 1910.07467, eq. 4) instead of LayerNorm; rotary embedding (Su et al. 2021, arXiv 2104.09864) instead of learned
+positions, with dimension i of a head rotated with i + E/2, the pairing of Hugging Face's Llama weights; SwiGLU (Shazeer
+2020, arXiv 2002.05202, eq. 6) instead of GELU; fewer KV heads than query heads (Ainslie et al. 2023, arXiv 2305.13245).
 
-Every matrix begins at N(0, ``init_std``). Dropout, off by default, falls on what a block adds to the stream.
+Every matrix is initialized from N(0, ``init_std``). Dropout, off by default, applies to the outputs of attention and
+MLP.
 
 | preset   | parameters | in the blocks | published                                  |
 |----------|------------|---------------|--------------------------------------------|
@@ -56,7 +57,7 @@ class Config(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "Config":
-        """Every feature at a size that the tests can afford."""
+        """Return a small config for tests that uses every feature."""
         return cls(
             vocab_size=61,
             context_length=48,
@@ -73,7 +74,7 @@ class Config(ModelConfig):
     def _sizes_fit(self) -> "Config":
         require_multiple("dim", self.dim, "heads", self.heads)
         require_multiple("heads", self.heads, "kv_heads", self.kv_heads)
-        require_even("dim / heads", self.dim // self.heads, "dims turn in pairs; try fewer heads")
+        require_even("dim / heads", self.dim // self.heads, "dims rotate in pairs; try fewer heads")
         require_max_parameters(self.parameters())
         return self
 

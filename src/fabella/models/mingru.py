@@ -1,4 +1,4 @@
-"""MinGRU: a recurrent network that trains in parallel, with a reader's eye on every layer.
+"""MinGRU: a recurrent network that trains in parallel, with an output head on every layer.
 
     loss = mean of all layers' cross-entropies         logits = those of the last layer
        ▲
@@ -12,17 +12,18 @@
       ▲
     x_0 = 0
 
-Feng et al. 2024, "Were RNNs All We Needed?" (arXiv 2410.01201), section 3.1: gate and candidate of a GRU look at the
-input alone, not at the hidden state, so that all steps of h are one scan. g(x) = x + 0.5 for x ≥ 0 and σ(x) below keeps
-h̃ positive (appendix B). h begins at 0.
+Feng et al. 2024, "Were RNNs All We Needed?" (arXiv 2410.01201), section 3.1: gate and candidate of a GRU depend on the
+input only, not on the hidden state, so that one scan computes all steps of h. g(x) = x + 0.5 for x ≥ 0 and σ(x) below
+keeps h̃ positive (appendix B). h starts at 0.
 
-How it differs from GPT-2: no attention and no positions; a hidden state of fixed size instead of keys and values, so
-that texts of any length are read at the same speed; RMSNorm; and every layer has its own embedding of the input token
-and its own read-out head, whose losses are averaged (deep supervision, Lee et al. 2015, arXiv 1409.5185). The reference
-system passed the arg-max token of a layer to the next, through which no gradient flows; here the residual stream goes
-on, and each layer adds its embedding to it. The norm before the feed-forward has no scale: ``up`` learns it.
+Differences from GPT-2: no attention and no positions; a hidden state of fixed size instead of keys and values, so that
+the cost per token does not grow with the length; RMSNorm; every layer has its own embedding of the input token and its
+own output head, whose losses are averaged (deep supervision, Lee et al. 2015, arXiv 1409.5185). The reference system
+passed the arg-max token of a layer to the next one, which blocks the gradient; here the residual stream continues, and
+each layer adds its embedding to it. The norm before the MLP has no scale: ``up`` learns it.
 
-Matrices and biases begin at U(±1/√fan-in) (LeCun et al. 1998, as PyTorch's own layers do), embeddings at N(0, 1).
+Matrices are initialized from U(±1/√fan-in) (LeCun et al. 1998, the default of PyTorch), biases with 0, embeddings from
+N(0, 1).
 
 | preset     | parameters | in the blocks | published    |
 |------------|------------|---------------|--------------|
@@ -42,12 +43,12 @@ class Config(ModelConfig):
     family: Literal["mingru"] = "mingru"  # pyright: ignore[reportIncompatibleVariableOverride]
     dim: Dim
     layers: Layers
-    expansion: float = Field(default=1.0, gt=0.0, le=8.0, description="hidden state's size, as a multiple of dim")
+    expansion: float = Field(default=1.0, gt=0.0, le=8.0, description="size of the hidden state, as a multiple of dim")
     ffn_dim: Hidden
 
     @classmethod
     def tiny(cls) -> "Config":
-        """Every feature at a size that the tests can afford."""
+        """Return a small config for tests that uses every feature."""
         return cls(vocab_size=61, context_length=48, dim=24, layers=2, expansion=1.5, ffn_dim=40)
 
     @property
@@ -56,7 +57,7 @@ class Config(ModelConfig):
 
     @property
     def state_dim(self) -> int:
-        """Size of each layer's hidden state; where it is not ``dim``, an output projection leads back."""
+        """Size of the hidden state of each layer; if it is not ``dim``, an output projection maps it to ``dim``."""
         return round(self.dim * self.expansion)
 
     @model_validator(mode="after")
@@ -77,15 +78,16 @@ class Config(ModelConfig):
         dim, state, hidden = self.dim, self.state_dim, self.ffn_dim
         table = embedding("embedding", self.vocab_size, dim, Normal(1.0))
         table |= norm("mixer_norm", dim)
-        table |= linear("mixer.gate", state, dim, _even(dim))
-        table |= linear("mixer.candidate", state, dim, _even(dim))
+        table |= linear("mixer.gate", state, dim, _uniform(dim))
+        table |= linear("mixer.candidate", state, dim, _uniform(dim))
         if state != dim:
-            table |= linear("mixer.output", dim, state, _even(state))
-        table |= linear("feed_forward.up", hidden, dim, _even(dim), bias=True)
-        table |= linear("feed_forward.down", dim, hidden, _even(hidden), bias=True)
+            table |= linear("mixer.output", dim, state, _uniform(state))
+        table |= linear("feed_forward.up", hidden, dim, _uniform(dim), bias=True)
+        table |= linear("feed_forward.down", dim, hidden, _uniform(hidden), bias=True)
         table |= norm("head_norm", dim)
-        return table | embedding("head", self.vocab_size, dim, _even(dim))
+        return table | embedding("head", self.vocab_size, dim, _uniform(dim))
 
 
-def _even(fan_in: int) -> Uniform:
+def _uniform(fan_in: int) -> Uniform:
+    """Return the initialization U(±1/√fan_in)."""
     return Uniform(fan_in**-0.5)

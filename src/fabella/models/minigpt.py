@@ -1,22 +1,22 @@
-"""MiniGPT: a decoder for one GPU and one day.
+"""MiniGPT: a decoder to train on one GPU in one day.
 
-    logits = embedding @ W_out LN(x_L)                 the embedding is the head, too
+    logits = embedding @ W_out LN(x_L)                 the embedding is also the head
        ▲
      (+)◄── W_down(silu(W_gate y) · W_up y)     ┐  y = LN(x)
       │                                         │  × layers
-     (+)◄── softmax(Q'K'ᵀ/√E + mask) V          ┘  Q', K' = Q, K with half of each head turned by its position
+     (+)◄── softmax(Q'K'ᵀ/√E + mask) V          ┘  Q', K' = Q, K half of each head rotated by position
       ▲
     x_0 = W_in embedding[token]                        384 → 768
 
-How it differs from GPT-2: no biases at all, LayerNorm without offset; positions are not learned but turn pairs
-of neighbouring dims of the first ``rotary_fraction`` of each head (rotary embedding, Su et al. 2021,
-arXiv 2104.09864, eq. 34); SwiGLU for GELU (Shazeer 2020, arXiv 2002.05202, eq. 6); an embedding narrower than the
-model, projected up and down (Lan et al. 2020, arXiv 1909.11942, section 3.1). The choice of parts follows
-Geiping & Goldstein 2022 (arXiv 2212.14034) and Touvron et al. 2023 (arXiv 2302.13971).
+Differences from GPT-2: no biases, LayerNorm without offset; instead of learned positions, a rotary embedding of the
+first ``rotary_fraction`` of each head, which rotates pairs of neighboring dimensions (Su et al. 2021, arXiv 2104.09864,
+eq. 34); SwiGLU instead of GELU (Shazeer 2020, arXiv 2002.05202, eq. 6); an embedding narrower than the model, projected up
+and down (Lan et al. 2020, arXiv 1909.11942, section 3.1). The design follows Geiping & Goldstein 2022 (arXiv
+2212.14034) and Touvron et al. 2023 (arXiv 2302.13971).
 
-Initialisation: N(0, 1/fan-in); what the model writes with (embedding, attention output, feed-forward output,
-output projection) begins small, N(0, ``init_scale``/fan-in). The embedding's fan-in is its width, as in its
-second office as head. Normal, not truncated.
+Initialization: N(0, 1/fan-in), smaller for the embedding and the output matrices of attention, MLP and model:
+N(0, ``init_scale``/fan-in). The fan-in of the embedding is its width, because it is also the head. The normal
+distribution is not truncated.
 
 | preset       | parameters  | in the blocks | published                                              |
 |--------------|-------------|---------------|--------------------------------------------------------|
@@ -49,27 +49,27 @@ class Config(ModelConfig):
     layers: Layers
     heads: Heads
     ffn_dim: Hidden
-    rotary_fraction: float = Field(default=0.5, gt=0.0, le=1.0, description="share of each head's dims that turn")
+    rotary_fraction: float = Field(default=0.5, gt=0.0, le=1.0, description="rotated share of each head")
     rotary_base: RotaryBase = 10_000.0
     init_scale: InitStd = 0.01
 
     @classmethod
     def tiny(cls) -> "Config":
-        """Every feature at a size that the tests can afford."""
+        """Return a small config for tests that uses every feature."""
         return cls(
             vocab_size=61, context_length=48, embedding=16, dim=24, layers=2, heads=2, ffn_dim=40, rotary_fraction=1 / 3
         )
 
     @property
     def rotary_dims(self) -> int:
-        """Dims of each head that turn with the position; the others stay."""
+        """Number of dimensions of each head that are rotated by position."""
         return round(self.dim // self.heads * self.rotary_fraction)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Config":
         require_multiple("dim", self.dim, "heads", self.heads)
-        turning = round(self.dim // self.heads * self.rotary_fraction, 6)
-        require_even("dim / heads * rotary_fraction", turning, "dims turn in pairs; try rotary_fraction = 1.0")
+        rotated = round(self.dim // self.heads * self.rotary_fraction, 6)
+        require_even("dim / heads * rotary_fraction", rotated, "dims rotate in pairs; try rotary_fraction = 1.0")
         require_max_parameters(self.parameters())
         return self
 
@@ -99,5 +99,5 @@ class Config(ModelConfig):
 
 
 def _unit(fan_in: int) -> Normal:
-    """Keeps the variance: LeCun et al. 1998, "Efficient BackProp", eq. 16."""
+    """Return the initialization that preserves the variance: LeCun et al. 1998, "Efficient BackProp", eq. 16."""
     return Normal(fan_in**-0.5)
