@@ -50,7 +50,7 @@ def test_blocks_are_a_list_of_modules(family: Any) -> None:
     assert model.config is family.config
 
 
-def test_first_logits_favour_nothing(family: Any) -> None:
+def test_initial_logits_are_nearly_uniform(family: Any) -> None:
     """Before training, the loss is near that of guessing evenly, ln(vocabulary), and nothing is dead or enormous."""
     tokens = family.tokens(BATCH, TIME)
     loss = family.model().loss(tokens, targets_for(tokens))
@@ -85,13 +85,13 @@ def test_token_by_token_equals_whole(family: Any) -> None:
     torch.testing.assert_close(torch.stack(logits, dim=1), model(tokens), atol=LOGITS_TOLERANCE, rtol=0)
 
 
-def test_texts_of_a_batch_do_not_see_each_other(family: Any) -> None:
+def test_sequences_of_a_batch_are_independent(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     alone = torch.cat([model(row[None]) for row in tokens])
     torch.testing.assert_close(model(tokens), alone, atol=LOGITS_TOLERANCE, rtol=0)
 
 
-def test_no_position_sees_what_follows(family: Any) -> None:
+def test_no_position_attends_to_later_ones(family: Any) -> None:
     model, tokens = family.model(), family.tokens(1, TIME)
     other = tokens.clone()
     other[0, TIME // 2 :] = (other[0, TIME // 2 :] + 1) % family.config.vocab_size
@@ -100,14 +100,14 @@ def test_no_position_sees_what_follows(family: Any) -> None:
     assert (before[:, TIME // 2] - after[:, TIME // 2]).abs().max() > LOGITS_TOLERANCE
 
 
-def test_every_position_sees_what_came_before(family: Any) -> None:
+def test_every_position_attends_to_earlier_ones(family: Any) -> None:
     model, tokens = family.model(), family.tokens(1, TIME)
     other = tokens.clone()
     other[0, 0] = (other[0, 0] + 1) % family.config.vocab_size
     assert ((model(tokens) - model(other)).abs().amax(2) > 0).all()
 
 
-def test_a_full_state_says_so_and_stays_as_it_was(family: Any) -> None:
+def test_a_full_state_is_an_error_and_stays_unchanged(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     state = model.init_state(BATCH, TIME)
     _, state = model.decode(tokens[:, :-1], state)
@@ -118,7 +118,7 @@ def test_a_full_state_says_so_and_stays_as_it_was(family: Any) -> None:
     torch.testing.assert_close(last, model(tokens)[:, -1], atol=LOGITS_TOLERANCE, rtol=0)
 
 
-def test_a_text_beyond_the_context_is_refused_unless_unbounded(family: Any) -> None:
+def test_a_sequence_beyond_the_context_is_an_error_unless_unlimited(family: Any) -> None:
     model, length = family.model(), family.config.context_length + 1
     if family.config.unlimited_context:
         assert model(family.tokens(1, length)).isfinite().all()
@@ -130,7 +130,7 @@ def test_a_text_beyond_the_context_is_refused_unless_unbounded(family: Any) -> N
         model.init_state(1, length)
 
 
-def test_reading_leaves_no_gradients_behind(family: Any) -> None:
+def test_decoding_tracks_no_gradients(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     last, _ = model.decode(tokens, model.init_state(BATCH, TIME))
     assert not last.requires_grad
@@ -140,7 +140,7 @@ def test_reading_leaves_no_gradients_behind(family: Any) -> None:
 # ---------------------------------------------------------------- the loss
 
 
-def test_losses_are_those_of_the_logits(family: Any) -> None:
+def test_losses_match_the_logits(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     targets = targets_for(tokens)
     targets[0, 5:] = IGNORE
@@ -148,7 +148,7 @@ def test_losses_are_those_of_the_logits(family: Any) -> None:
     torch.testing.assert_close(model.token_losses(tokens, targets), expected, atol=LOGITS_TOLERANCE, rtol=0)
 
 
-def test_padding_is_not_learned(family: Any) -> None:
+def test_padding_has_no_loss(family: Any) -> None:
     """A padded batch has the mean loss of its real targets, and what the padding holds changes no gradient."""
     model, tokens = family.model(), family.tokens(2, TIME)
     short, targets = TIME // 3, targets_for(tokens)
@@ -182,7 +182,7 @@ def test_every_weight_is_trained(family: Any) -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_gradients_are_those_of_the_formula(family: Any) -> None:
+def test_gradients_match_the_formula(family: Any) -> None:
     """Along a random direction, in float64: (loss(w + εd) − loss(w − εd)) / 2ε."""
     model, tokens, step = family.model().double(), family.tokens(2, TIME), 1e-5
     targets = targets_for(tokens)
@@ -210,7 +210,7 @@ def test_overfits_one_batch(family: Any) -> None:
     assert model.eval().token_losses(tokens, targets_for(tokens)).mean() < 0.1
 
 
-def test_the_same_twice(family: Any) -> None:
+def test_training_is_deterministic(family: Any) -> None:
     """Same seed, same bits: dropout included."""
     tokens = family.tokens(BATCH, TIME)
 
@@ -223,14 +223,14 @@ def test_the_same_twice(family: Any) -> None:
     assert all(torch.equal(first, second) for first, second in zip(gradients(), gradients(), strict=True))
 
 
-def test_dropout_falls_in_training_only(family: Any) -> None:
+def test_dropout_applies_in_training_only(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     assert torch.equal(model(tokens), model(tokens))
     first, second = (model.train().loss(tokens, targets_for(tokens)).item() for _ in range(2))
     assert (first == second) == (getattr(family.config, "dropout", 0.0) == 0.0)
 
 
-def test_half_precision_stays_near(family: Any) -> None:
+def test_half_precision_is_close(family: Any) -> None:
     """Under autocast to bfloat16, with 8 bits of mantissa, loss and gradients stay within a few per cent."""
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     exact = model.loss(tokens, targets_for(tokens))

@@ -33,7 +33,7 @@ def spoiled(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.fault("E6", 1000)
-def test_an_absurd_config_is_refused_or_small_and_takes_no_memory() -> None:
+def test_an_absurd_config_is_an_error_or_small_and_allocates_nothing() -> None:
     seen = list[int]()
 
     @settings(max_examples=1000)
@@ -65,20 +65,20 @@ def test_an_absurd_config_is_refused_or_small_and_takes_no_memory() -> None:
         {"dim": 0},
     ],
 )
-def test_the_absurdities_of_the_matrix(family: str, change: dict[str, int]) -> None:
+def test_absurd_configs_of_the_fault_matrix(family: str, change: dict[str, int]) -> None:
     values = family_module(family).Config.tiny().model_dump() | change
     with pytest.raises(ValidationError, match=next(iter(change))):
         parse_model_config(values)
 
 
-def test_the_smallest_of_each_family_is_small() -> None:
+def test_the_tiny_config_of_each_family_is_small() -> None:
     assert all(count(family_module(name).Config.tiny().parameters()) < 50_000 for name in family_names())
 
 
 @pytest.mark.parametrize(
     ("value", "divisor", "nearest"), [(768, 10, 8), (684, 11, 12), (7, 3, 1), (7, 5, 7), (16384, 500, 512)]
 )
-def test_the_nearest_divisor_is_named(value: int, divisor: int, nearest: int) -> None:
+def test_the_error_suggests_the_nearest_divisor(value: int, divisor: int, nearest: int) -> None:
     with pytest.raises(
         ValueError, match=f"dim = {value} is not a multiple of heads = {divisor}; try heads = {nearest}$"
     ):
@@ -91,12 +91,12 @@ def test_multiples_pass() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 3, 2.5])
-def test_even_means_even(value: float) -> None:
+def test_odd_numbers_are_errors(value: float) -> None:
     with pytest.raises(ValueError, match=f"pairs = {value:g} is not an even number; because"):
         require_even("pairs", value, "because")
 
 
-def test_models_larger_than_meant_are_refused() -> None:
+def test_models_above_the_maximum_size_are_errors() -> None:
     values = family_module("gpt2").Config.tiny().model_dump()
     with pytest.raises(ValidationError, match="parameters, more than 10,000,000,000; try a smaller dim"):
         parse_model_config(values | {"vocab_size": 2**24, "dim": 1200})

@@ -19,7 +19,7 @@ def counted(family: Family) -> int:
     return counter.get_total_flops()
 
 
-def test_the_forward_pass_takes_the_operations_that_pytorch_counts(family: Family) -> None:
+def test_forward_flops_equal_those_counted_by_pytorch(family: Family) -> None:
     flops = forward_flops(family.config, TIME)
     unmasked = flops.attention * 2 * TIME // (TIME + 1)
     heads = len(output_head_params(family.config.parameters(), family.config.vocab_size))
@@ -41,7 +41,7 @@ def test_a_training_step_is_three_forward_passes(family: Family) -> None:
         ("mingru-17m", 6 * (2 * 512**2 + 2 * 512 * 2048) + 6 * 256 * 512, 0),
     ],
 )
-def test_the_published_systems_ask_for_six_operations_a_weight_and_token(name: str, weights: int, queries: int) -> None:
+def test_published_models_take_six_flops_per_weight_and_token(name: str, weights: int, queries: int) -> None:
     assert flops_per_token(preset(name).model, 256) == 6 * weights + 6 * queries * 257
 
 

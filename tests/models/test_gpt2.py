@@ -103,6 +103,6 @@ def test_agrees_with_hf(name: str) -> None:
         ({"layers": 512, "dim": 16384, "heads": 16}, "more than 10,000,000,000; try a smaller dim"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(change: dict[str, int], text: str) -> None:
+def test_invalid_sizes_are_errors_that_suggest_the_nearest_valid_one(change: dict[str, int], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         Config(**{**SMALLEST, **change})

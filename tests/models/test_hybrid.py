@@ -20,13 +20,13 @@ def test_the_pattern_repeats_to_fill_the_layers(pattern: str, layers: int, kinds
     ]
 
 
-def test_only_attention_bounds_the_text() -> None:
+def test_only_attention_limits_the_context() -> None:
     assert Config(**SMALLEST, layer_pattern="m", layers=2).unlimited_context
     assert Config(**SMALLEST, layer_pattern="mma", layers=2).unlimited_context
     assert not Config(**SMALLEST, layer_pattern="mma", layers=3).unlimited_context
 
 
 @pytest.mark.parametrize("pattern", ["", "x", "m a", "m" * 513])
-def test_other_patterns_are_refused(pattern: str) -> None:
+def test_unknown_layer_types_are_errors(pattern: str) -> None:
     with pytest.raises(ValidationError, match="pattern"):
         Config(**SMALLEST, layer_pattern=pattern, layers=2)

@@ -101,6 +101,6 @@ def test_agrees_with_hf(name: str) -> None:
         ({"norm_eps": float("nan")}, "finite number"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(change: dict[str, Any], text: str) -> None:
+def test_invalid_sizes_are_errors_that_suggest_the_nearest_valid_one(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         Config(**{**SMALLEST, **change})

@@ -21,7 +21,7 @@ def test_published_count() -> None:
     assert (count(table), count_non_embedding(table)) == (17_323_008, 15_750_144)
 
 
-def test_the_loss_is_the_mean_of_all_heads_and_generation_listens_to_the_last() -> None:
+def test_the_loss_is_the_mean_of_all_heads_and_logits_are_those_of_the_last() -> None:
     model = Model(Config(**SMALLEST))
     tokens = torch.randint(61, (2, 9), generator=torch.Generator().manual_seed(1))
     heads = [
@@ -39,7 +39,7 @@ def test_an_expanded_state_is_projected_back() -> None:
     assert table["blocks.0.mixer.output.weight"].shape == (24, 36)
 
 
-def test_a_text_may_be_longer_than_any_context() -> None:
+def test_a_sequence_may_be_longer_than_the_context() -> None:
     config = Config(**SMALLEST)
     assert config.unlimited_context
     tokens = torch.randint(61, (1, 20 * config.context_length), generator=torch.Generator().manual_seed(1))
@@ -57,6 +57,6 @@ def test_a_text_may_be_longer_than_any_context() -> None:
         ({"expansion": 1e9}, "less than or equal to 8"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(change: dict[str, Any], text: str) -> None:
+def test_invalid_sizes_are_errors(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         Config(**{**SMALLEST, **change})

@@ -76,6 +76,6 @@ def test_weights_that_write_to_the_residual_stream_have_a_small_initialization()
         ({"embedding": 0}, "greater than or equal to 1"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(change: dict[str, Any], text: str) -> None:
+def test_invalid_sizes_are_errors(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         Config(**{**SMALLEST, **change})

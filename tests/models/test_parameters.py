@@ -25,7 +25,7 @@ TABLE = {
 }
 
 
-def test_rows_say_what_begins_and_what_decays() -> None:
+def test_rows_have_initialization_and_weight_decay() -> None:
     assert linear("a", 3, 5, Normal(0.1), bias=True) == {
         "a.weight": ParameterSpec(shape=(3, 5), init=Normal(0.1), decay=True),
         "a.bias": ParameterSpec(shape=(3,), init=Constant(0.0), decay=False),
@@ -44,7 +44,7 @@ def test_counts() -> None:
     assert count({}) == 0
 
 
-def test_first_weights_follow_their_distribution() -> None:
+def test_initial_weights_follow_their_distribution() -> None:
     weights = initial_weights(TABLE, seed=1)
     assert {name: array.shape for name, array in weights.items()} == {n: p.shape for n, p in TABLE.items()}
     assert all(array.dtype == np.float32 for array in weights.values())
@@ -56,7 +56,7 @@ def test_first_weights_follow_their_distribution() -> None:
     assert (weights["norm.weight"] == 1).all()
 
 
-def test_a_weight_depends_on_its_name_and_the_seed_alone() -> None:
+def test_a_weight_depends_only_on_its_name_and_the_seed() -> None:
     first, again, other = initial_weights(TABLE, 1), initial_weights(TABLE, 1), initial_weights(TABLE, 2)
     fewer = initial_weights(linear("mix", 40, 8, Normal(0.02)), 1)
     assert all((first[name] == again[name]).all() for name in TABLE)

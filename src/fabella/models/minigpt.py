@@ -10,8 +10,8 @@
 
 Differences from GPT-2: no biases, LayerNorm without offset; instead of learned positions, a rotary embedding of the
 first ``rotary_fraction`` of each head, which rotates pairs of neighboring dimensions (Su et al. 2021, arXiv 2104.09864,
-eq. 34); SwiGLU instead of GELU (Shazeer 2020, arXiv 2002.05202, eq. 6); an embedding narrower than the model, projected up
-and down (Lan et al. 2020, arXiv 1909.11942, section 3.1). The design follows Geiping & Goldstein 2022 (arXiv
+eq. 34); SwiGLU instead of GELU (Shazeer 2020, arXiv 2002.05202, eq. 6); an embedding narrower than the model, projected
+up and down (Lan et al. 2020, arXiv 1909.11942, section 3.1). The design follows Geiping & Goldstein 2022 (arXiv
 2212.14034) and Touvron et al. 2023 (arXiv 2302.13971).
 
 Initialization: N(0, 1/fan-in), smaller for the embedding and the output matrices of attention, MLP and model:

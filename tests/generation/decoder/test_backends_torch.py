@@ -31,7 +31,7 @@ def logits_after(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", family_names())
-def test_a_model_that_learns_is_read_as_it_is_now(family: str) -> None:
+def test_a_model_in_training_is_decoded_with_its_current_weights(family: str) -> None:
     model = untrained(family)
     assert not isinstance(decode_backend(model, 1, 12), ModelBackend)
     learning = untrained(family).requires_grad_()
@@ -44,7 +44,7 @@ def test_a_model_that_learns_is_read_as_it_is_now(family: str) -> None:
     assert complete(learning, [PROMPT], GREEDY, max_tokens=7) != before
 
 
-def test_a_family_without_a_decoder_is_told_by_its_steps() -> None:
+def test_a_family_without_a_decoder_graph_is_decoded_by_the_model() -> None:
     model = Hashing(Config())
     assert isinstance(decode_backend(model, 1, 12), ModelBackend)
     with pytest.raises(
@@ -58,7 +58,7 @@ def test_a_family_without_a_decoder_is_told_by_its_steps() -> None:
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("weights", ["float16", "int8"])
 @pytest.mark.parametrize("family", family_names())
-def test_less_memory_says_nearly_the_same(
+def test_smaller_weight_dtypes_give_close_logits(
     family: str, weights: WeightDtype, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_linear_torch, "MIN_PACKED_SIZE", 0)
@@ -73,7 +73,7 @@ def test_less_memory_says_nearly_the_same(
     assert len(list(steps)) == 5
 
 
-def test_weights_that_are_no_kind_are_refused() -> None:
+def test_an_unknown_weight_dtype_is_an_error() -> None:
     assert parse_weight_dtype("int8") == "int8"
     with pytest.raises(UsageError, match=r"^Unknown weight dtype 'int4'\. Choose from: float32, float16, int8\.$"):
         parse_weight_dtype("int4")

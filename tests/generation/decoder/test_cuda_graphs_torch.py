@@ -74,7 +74,7 @@ def tell(model: Any, recorder: Any, device: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("family", family_names())
-def test_played_back_it_says_the_same(family: str) -> None:
+def test_a_replayed_graph_gives_the_same_logits(family: str) -> None:
     model, recorder = longer(family, "cpu"), Rehearsing()
     for played, done in zip(tell(model, recorder, "cpu"), tell(model, None, "cpu"), strict=True):
         torch.testing.assert_close(played, done, atol=LOGITS_TOLERANCE, rtol=LOGITS_TOLERANCE)
@@ -85,7 +85,7 @@ def test_played_back_it_says_the_same(family: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", family_names())
-def test_on_a_gpu_played_back_it_says_the_same(family: str) -> None:
+def test_on_a_gpu_a_replayed_graph_gives_the_same_logits(family: str) -> None:
     model = longer(family, "cuda")
     recorder = CudaRecorder(torch.device("cuda"))
     for played, done in zip(tell(model, recorder, "cuda"), tell(model, None, "cuda"), strict=True):
@@ -93,7 +93,7 @@ def test_on_a_gpu_played_back_it_says_the_same(family: str) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_what_cannot_be_recorded_leaves_everything_as_it_was() -> None:
+def test_on_a_gpu_a_failed_capture_changes_nothing() -> None:
     def waiting(work: Callable[[], Tensor]) -> Any:
         return CudaRecorder(torch.device("cuda"))(lambda: work() + work().sum().item())
 
@@ -106,7 +106,7 @@ def test_on_a_gpu_what_cannot_be_recorded_leaves_everything_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "mingru"])
-def test_where_nothing_can_be_recorded_texts_are_told_without(family: str) -> None:
+def test_generation_works_without_graphs_if_capture_fails(family: str) -> None:
     def broken(work: Callable[[], Tensor]) -> Any:
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -121,7 +121,7 @@ def test_where_nothing_can_be_recorded_texts_are_told_without(family: str) -> No
         torch.testing.assert_close(one, other, atol=LOGITS_TOLERANCE, rtol=LOGITS_TOLERANCE)
 
 
-def test_a_position_beyond_the_room_is_an_error() -> None:
+def test_a_position_beyond_the_capacity_is_an_error() -> None:
     rows = TensorBackend(lower(longer("llama", "cpu"), float32_linear), 1, 8, torch.device("cpu"), Rehearsing())
     with pytest.raises(IndexError, match="position 8 of 8"):
         rows.decode([1], [8])

@@ -53,7 +53,7 @@ def test_whole_equals_chunked(family: Any, cuts: list[int], row: int) -> None:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, TIME - 4), min_size=1, max_size=BATCH))
-def test_token_by_token_equals_whole_for_texts_at_different_places(family: Any, lengths: list[int]) -> None:
+def test_token_by_token_equals_whole_for_rows_at_different_positions(family: Any, lengths: list[int]) -> None:
     model, tokens = model_of(family), family.tokens(len(lengths), TIME)
     decoder, whole = lower(model, float32_linear), model(tokens)
     memory = decoder.init_cache(BATCH, TIME)
@@ -65,7 +65,7 @@ def test_token_by_token_equals_whole_for_texts_at_different_places(family: Any, 
         close(decoder(one_more(tokens[rows, places], places), memory), whole[rows, places])
 
 
-def test_positions_of_their_own_are_read_as_one_position_for_all(family: Any) -> None:
+def test_positions_per_row_give_the_same_logits_as_a_shared_position(family: Any) -> None:
     """What a captured graph does: every position is a tensor, and all of the memory is looked at behind a mask."""
     model, tokens = model_of(family), family.tokens(BATCH, TIME)
     decoder, whole = lower(model, float32_linear), model(tokens)
@@ -75,7 +75,7 @@ def test_positions_of_their_own_are_read_as_one_position_for_all(family: Any) ->
         close(decoder(each, memory), whole[:, place])
 
 
-def test_a_text_goes_on_in_another_row(family: Any) -> None:
+def test_a_sequence_continues_in_another_row(family: Any) -> None:
     model, tokens = model_of(family), family.tokens(1, TIME)[0]
     decoder, whole = lower(model, float32_linear), model(tokens[None])[0]
     memory = decoder.init_cache(BATCH, TIME)
@@ -84,7 +84,7 @@ def test_a_text_goes_on_in_another_row(family: Any) -> None:
     close(decoder(one_more(tokens[-1:], [TIME - 1]), memory)[0], whole[-1])
 
 
-def test_a_row_forgets_the_text_before(family: Any) -> None:
+def test_a_reset_row_forgets_its_sequence(family: Any) -> None:
     model, tokens = model_of(family), family.tokens(2, TIME)
     decoder = lower(model, float32_linear)
     memory = decoder.init_cache(BATCH, TIME)
@@ -93,7 +93,7 @@ def test_a_row_forgets_the_text_before(family: Any) -> None:
     close(decoder(PrefillInputs(tokens[1], 1, 0), memory)[0], model(tokens[1:])[0, -1])
 
 
-def test_a_recurrence_takes_the_same_memory_at_any_length(family: Any) -> None:
+def test_the_cache_of_a_recurrence_does_not_grow_with_the_length(family: Any) -> None:
     if not family.config.unlimited_context:
         pytest.skip("attention remembers every token")
     decoder = lower(model_of(family), float32_linear)
@@ -121,7 +121,7 @@ def gpt2() -> Any:
     return Family("gpt2", GPT2Config.tiny()).model().requires_grad_(False)
 
 
-def test_known_modules_in_another_order_are_refused() -> None:
+def test_known_modules_in_another_order_are_not_supported() -> None:
     model = gpt2()
     for block in model.blocks:
         block.__class__ = Reordered
@@ -129,7 +129,7 @@ def test_known_modules_in_another_order_are_refused() -> None:
         lower(model, float32_linear)
 
 
-def test_an_unknown_module_is_refused_by_its_name() -> None:
+def test_an_unknown_module_is_named_in_the_error() -> None:
     model = gpt2()
     model.blocks[1].feed_forward = Squared()
     with pytest.raises(UnsupportedModelError, match=r"^Squared$"):

@@ -25,7 +25,7 @@ def weight_of(shape: tuple[int, int], *, bias: bool) -> tuple[Tensor, Tensor | N
 @pytest.mark.parametrize("rows", [1, 2, 5, 16, 70])
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_product_is_that_of_linear(rows: int, shape: tuple[int, int], bias: bool) -> None:
+def test_a_packed_product_equals_that_of_linear(rows: int, shape: tuple[int, int], bias: bool) -> None:
     assert (shape[0] * shape[1] >= MIN_PACKED_SIZE) == (shape is LARGE)
     weight, offset = weight_of(shape, bias=bias)
     x = torch.randn(rows, shape[1])
@@ -42,7 +42,7 @@ needs_bytes = pytest.mark.skipif(
 
 @needs_bytes
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_product_of_bytes_is_near(bias: bool) -> None:
+def test_an_int8_product_is_close(bias: bool) -> None:
     weight, offset = weight_of(LARGE, bias=bias)
     x = torch.randn(8, LARGE[1], generator=torch.Generator().manual_seed(4)) * torch.logspace(-3, 3, 8)[:, None]
     expected = x @ weight.T
@@ -51,7 +51,7 @@ def test_a_product_of_bytes_is_near(bias: bool) -> None:
 
 
 @needs_bytes
-def test_a_row_of_bytes_does_not_know_its_neighbours() -> None:
+def test_an_int8_row_does_not_depend_on_the_batch() -> None:
     weight, _ = weight_of(LARGE, bias=False)
     x = torch.randn(6, LARGE[1]) * torch.logspace(-4, 4, 6)[:, None]
     multiply = int8_linear(weight)
@@ -59,14 +59,14 @@ def test_a_row_of_bytes_does_not_know_its_neighbours() -> None:
 
 
 @needs_bytes
-def test_nothing_times_bytes_is_nothing() -> None:
+def test_an_int8_product_of_zeros_is_zero() -> None:
     weight, _ = weight_of(LARGE, bias=False)
     assert not int8_linear(weight)(torch.zeros(2, LARGE[1])).any()
 
 
 @needs_bytes
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_product_of_halves_is_nearer(bias: bool) -> None:
+def test_a_float16_product_is_closer(bias: bool) -> None:
     weight, offset = weight_of(LARGE, bias=bias)
     x = torch.randn(6, LARGE[1], generator=torch.Generator().manual_seed(4)) * torch.logspace(-4, 4, 6)[:, None]
     multiply = float16_linear(weight, offset)
@@ -78,7 +78,7 @@ def test_a_product_of_halves_is_nearer(bias: bool) -> None:
 
 
 @needs_bytes
-def test_a_weight_beyond_float16_stays_a_number() -> None:
+def test_a_weight_beyond_float16_stays_finite() -> None:
     weight, _ = weight_of(LARGE, bias=False)
     weight[0, 0] = 1e6
     assert float16_linear(weight)(torch.ones(1, LARGE[1])).isfinite().all()

@@ -34,7 +34,7 @@ def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 1)])
-def test_attention_is_its_formula(heads: int, kv_heads: int) -> None:
+def test_attention_matches_its_formula(heads: int, kv_heads: int) -> None:
     query, key, value = drawn(heads, kv_heads)
     torch.testing.assert_close(
         attend(query, key, value, None), written_out(query, key, value), atol=TOLERANCE, rtol=TOLERANCE
@@ -43,7 +43,9 @@ def test_attention_is_its_formula(heads: int, kv_heads: int) -> None:
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("cuts", [(0, 9), (0, 1, 2, 9), (0, 4, 8, 9), (0, 8, 9), tuple(range(10))])
-def test_chunks_see_everything_before_them_and_nothing_after(heads: int, kv_heads: int, cuts: tuple[int, ...]) -> None:
+def test_chunks_attend_to_all_earlier_tokens_and_no_later_ones(
+    heads: int, kv_heads: int, cuts: tuple[int, ...]
+) -> None:
     query, key, value = drawn(heads, kv_heads)
     past = KVCache(2, kv_heads, 12, 6, query)
     parts = [attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], past) for a, b in pairwise(cuts)]
@@ -51,7 +53,7 @@ def test_chunks_see_everything_before_them_and_nothing_after(heads: int, kv_head
     assert past.length == 9
 
 
-def test_a_full_memory_refuses_and_stays() -> None:
+def test_a_full_kv_cache_is_an_error_and_stays_unchanged() -> None:
     past = KVCache(1, 1, 3, 2, torch.zeros(()))
     ones = torch.ones(1, 1, 2, 2)
     past.append(ones, ones)
@@ -64,13 +66,13 @@ def test_a_full_memory_refuses_and_stays() -> None:
     past.append(ones[:, :, :1], ones[:, :, :1])
 
 
-def test_the_context_is_a_limit_with_a_text_of_its_own() -> None:
+def test_the_context_limit_has_its_own_message() -> None:
     require_capacity(512, 512, "context")
     with pytest.raises(UsageError) as caught:
         require_capacity(513, 512, "context")
     assert str(caught.value) == "513 tokens are more than the context of 512. Read the last 512 tokens only."
 
 
-def test_heads_are_neighbouring_dims() -> None:
+def test_heads_are_contiguous_dimensions() -> None:
     x = torch.arange(12.0).view(1, 1, 12)
     assert split_heads(x, 3)[0, :, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]

@@ -116,12 +116,12 @@ def require_near(apart: dict[str, float]) -> None:
     assert not {name: distance for name, distance in apart.items() if not distance <= limits[name]}
 
 
-def test_both_networks_say_the_same_and_learn_the_same(twins: Twins) -> None:
+def test_jax_and_torch_have_the_same_logits_losses_and_gradients(twins: Twins) -> None:
     require_near(compared(twins))
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_both_networks_of_a_preset_are_one(name: str) -> None:
+def test_jax_and_torch_agree_for_every_preset(name: str) -> None:
     require_near(compared(Twins(reduced(preset(name).model))))
 
 
@@ -141,7 +141,7 @@ def test_whole_equals_chunked_equals_token_by_token(twins: Twins) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "mingru"])
-def test_a_block_computed_twice_has_the_same_gradients(name: str) -> None:
+def test_gradient_checkpointing_does_not_change_the_gradients(name: str) -> None:
     twins = Twins(family_module(name).Config.tiny().model_copy(update={"layers": 1, "dropout": 0.0}))
     tokens, targets = text(twins.config)
 
@@ -156,7 +156,7 @@ def test_a_block_computed_twice_has_the_same_gradients(name: str) -> None:
         np.testing.assert_allclose(again[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_half_precision_stays_near_and_gradients_are_float32() -> None:
+def test_half_precision_is_close_and_gradients_are_float32() -> None:
     """With 8 bits of mantissa in the products, the loss stays within a few per cent."""
     twins = Twins(family_module("hybrid").Config.tiny())  # attention and recurrence
     tokens, targets = text(twins.config)
@@ -172,7 +172,7 @@ def test_half_precision_stays_near_and_gradients_are_float32() -> None:
     assert {gradient.dtype for gradient in gradients.values()} == {jnp.dtype(jnp.float32)}
 
 
-def test_dropout_is_drawn_from_its_key_and_nothing_else() -> None:
+def test_dropout_depends_only_on_its_key() -> None:
     twins = Twins(family_module("llama").Config.tiny().model_copy(update={"layers": 1}))
     tokens, targets = text(twins.config)
     loss = jax.jit(lambda keys: twins.jax.loss_sum(Params(twins.weights, keys=keys), tokens, targets))
@@ -180,7 +180,7 @@ def test_dropout_is_drawn_from_its_key_and_nothing_else() -> None:
     assert first == again != other
 
 
-def test_dropout_keeps_the_mean_and_differs_between_places_and_rows_but_not_with_the_neighbours() -> None:
+def test_dropout_keeps_the_mean_and_differs_by_site_and_row_but_not_by_batch() -> None:
     x, keys = jnp.ones((4, 50, 50)), jax.random.split(jax.random.key(1), 4)
     first, second = (np.asarray(dropout(Params({}, keys=keys), place, x, 0.25)) for place in ("attention", "up"))
     assert set(np.unique(first)) == {np.float32(0.0), np.float32(1 / 0.75)}
@@ -190,7 +190,7 @@ def test_dropout_keeps_the_mean_and_differs_between_places_and_rows_but_not_with
     assert np.array_equal(dropout(Params({}, keys=keys[2:]), "attention", x[2:], 0.25), first[2:])
 
 
-def test_a_text_beyond_the_context_is_refused_unless_unbounded(twins: Twins) -> None:
+def test_a_sequence_beyond_the_context_is_an_error_unless_unlimited(twins: Twins) -> None:
     config = twins.config
     tokens = np.zeros((1, config.context_length + 1), np.int32)
     if config.unlimited_context:

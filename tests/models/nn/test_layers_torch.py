@@ -20,7 +20,7 @@ EXACT = 1e-10
     scale=st.sampled_from([1e-3, 1.0, 100.0]),
     seed=st.integers(0, 99),
 )
-def test_rms_norm_is_its_formula(shape: list[int], eps: float, scale: float, seed: int) -> None:
+def test_rms_norm_matches_its_formula(shape: list[int], eps: float, scale: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     x = (scale * torch.randn(*shape, 7, generator=random, dtype=torch.float64)).requires_grad_()
     weight = torch.randn(7, generator=random, dtype=torch.float64).requires_grad_()
@@ -34,7 +34,7 @@ def test_rms_norm_is_its_formula(shape: list[int], eps: float, scale: float, see
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-20, 1e15])
-def test_rms_norm_survives_nothing_and_enormity(size: float) -> None:
+def test_rms_norm_is_finite_for_zero_and_huge_inputs(size: float) -> None:
     x = (size * torch.ones(2, 8)).requires_grad_()
     y = RMSNorm(8)(x)
     y.sum().backward()
@@ -43,14 +43,14 @@ def test_rms_norm_survives_nothing_and_enormity(size: float) -> None:
     assert x.grad.isfinite().all()
 
 
-def test_rms_norm_in_half_precision_keeps_its_type_and_stays_near() -> None:
+def test_rms_norm_in_half_precision_keeps_the_dtype_and_is_close() -> None:
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
     half = RMSNorm(8).bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), RMSNorm(8)(x), atol=0.03, rtol=0.01)  # bf16 keeps 8 bits
 
 
-def test_swiglu_is_its_formula() -> None:
+def test_swiglu_matches_its_formula() -> None:
     layer = SwiGLU(4, 6)
     x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
     gate, up, down = layer.gate.weight, layer.up.weight, layer.down.weight
@@ -75,7 +75,7 @@ class Echo(CausalLM):
         return self.embedding(tokens)
 
 
-def test_one_head_makes_the_contract_of_read_and_head() -> None:
+def test_causal_lm_builds_the_contract_from_hidden_states_and_head() -> None:
     model, tokens = Echo(), torch.tensor([[0, 1, 2], [3, 4, 0]])
     logits = model(tokens)
     torch.testing.assert_close(logits, model.embedding(tokens) @ model.embedding.weight.T)

@@ -45,7 +45,9 @@ def whole(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     ignored=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_chunks_change_nothing(rows: int, dim: int, vocab_size: int, chunk: int, ignored: float, seed: int) -> None:
+def test_chunks_do_not_change_loss_or_gradients(
+    rows: int, dim: int, vocab_size: int, chunk: int, ignored: float, seed: int
+) -> None:
     hidden, weight, targets = drawn(rows, dim, vocab_size, ignored=ignored, seed=seed)
     ours, theirs = [(hidden.clone().requires_grad_(), weight.clone().requires_grad_()) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +75,7 @@ def test_without_gradients_the_value_is_the_same() -> None:
     )
 
 
-def test_nothing_to_learn_is_no_loss() -> None:
+def test_targets_that_are_all_ignored_have_no_loss() -> None:
     hidden, weight, targets = drawn(6, 4, 11, ignored=1.0)
     hidden.requires_grad_()
     loss = linear_cross_entropy(hidden, weight, targets)
@@ -91,7 +93,7 @@ def test_large_logits_neither_overflow_nor_lose_the_loss(scale: float) -> None:
     torch.testing.assert_close(rough.double(), exact, atol=SINGLE * scale, rtol=SINGLE)
 
 
-def test_a_loss_scale_lifts_the_gradients_of_half_precision() -> None:
+def test_a_loss_scale_scales_gradients_before_rounding_to_half_precision() -> None:
     """Gradients of a mean over many targets vanish in fp16 (below 6e-8) unless the scale reaches them: it does."""
     hidden, weight, targets = drawn(4096, 8, 64, ignored=0.0)
     scale, rows = 2.0**16, hidden.to(torch.float16).requires_grad_()
@@ -104,7 +106,7 @@ def test_a_loss_scale_lifts_the_gradients_of_half_precision() -> None:
     assert error < 0.01  # fp16 keeps 11 bits
 
 
-def test_autocast_computes_low_and_keeps_the_weights_gradient_exact_in_type() -> None:
+def test_autocast_computes_in_half_precision_and_keeps_the_dtype_of_the_weight_gradient() -> None:
     hidden, weight, targets = (x.float() if x.is_floating_point() else x for x in drawn(64, 16, 50))
     hidden.requires_grad_()
     weight.requires_grad_()
@@ -116,6 +118,6 @@ def test_autocast_computes_low_and_keeps_the_weights_gradient_exact_in_type() ->
     torch.testing.assert_close(loss, whole(hidden, weight, targets), atol=0.05, rtol=0.02)  # bf16 keeps 8 bits
 
 
-def test_a_first_loss_is_that_of_guessing() -> None:
+def test_the_initial_loss_is_that_of_uniform_logits() -> None:
     loss = linear_cross_entropy(torch.zeros(2, 3, 4), torch.randn(50, 4), torch.ones(2, 3, dtype=torch.long))
     assert loss.item() == pytest.approx(math.log(50))

@@ -19,12 +19,12 @@ def random(*shape: int, seed: int = 0) -> Array:
 
 
 @pytest.mark.parametrize("time", [1, 2, 7, 40])
-def test_sequential_scan_and_parallel_scan_are_the_same(time: int) -> None:
+def test_sequential_and_parallel_scan_agree(time: int) -> None:
     keep, new = jax.nn.sigmoid(random(2, time, 5)), random(2, time, 5, seed=1)
     np.testing.assert_allclose(sequential_scan(keep, new), parallel_scan(keep, new), atol=TOLERANCE)
 
 
-def test_it_is_what_is_written() -> None:
+def test_linear_recurrence_matches_a_loop() -> None:
     keep, new, last = jax.nn.sigmoid(random(2, 9, 5)), random(2, 9, 5, seed=1), random(2, 5, seed=2)
     hidden = linear_recurrence(keep, new, last)
     for t in range(9):
@@ -32,7 +32,7 @@ def test_it_is_what_is_written() -> None:
         np.testing.assert_allclose(hidden[:, t], last, atol=TOLERANCE)
 
 
-def test_its_gradients_are_those_of_the_written_loop() -> None:
+def test_gradients_match_those_of_the_loop() -> None:
     def loop(keep: Array, new: Array, last: Array) -> Array:
         found = []
         for t in range(6):
@@ -50,7 +50,7 @@ def test_its_gradients_are_those_of_the_written_loop() -> None:
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_nothing_overflows_however_large_the_inputs() -> None:
+def test_large_inputs_do_not_overflow() -> None:
     gate, candidate = 100.0 * random(1, 8, 4), 100.0 * random(1, 8, 4, seed=1)
     gradients = jax.grad(lambda *x: recur(*x).sum(), argnums=(0, 1))(gate, candidate, jnp.zeros((1, 4)))
     assert all(np.isfinite(gradient).all() for gradient in gradients)

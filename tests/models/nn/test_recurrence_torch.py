@@ -68,7 +68,7 @@ def test_4096_steps_neither_overflow_nor_lose_precision(gate: float, spread: flo
 
 @settings(max_examples=60)
 @given(batch=st.integers(1, 3), time=st.integers(1, 70), dim=st.integers(1, 5), seed=st.integers(0, 99))
-def test_any_shape_is_the_formula(batch: int, time: int, dim: int, seed: int) -> None:
+def test_any_shape_matches_the_formula(batch: int, time: int, dim: int, seed: int) -> None:
     inputs = drawn(batch, time, dim, gate=0.0, spread=2.0, seed=seed)
     exact = with_gradients(step_by_step, inputs, torch.float64)
     for ours, truth in zip(with_gradients(recur, inputs, torch.float64), exact, strict=True):
@@ -77,7 +77,7 @@ def test_any_shape_is_the_formula(batch: int, time: int, dim: int, seed: int) ->
 
 @settings(max_examples=40)
 @given(cuts=st.lists(st.integers(1, 29), unique=True, max_size=29).map(lambda c: [0, *sorted(c), 30]))
-def test_chunks_carried_on_are_the_whole(cuts: list[int]) -> None:
+def test_chunks_with_a_carried_state_equal_the_whole(cuts: list[int]) -> None:
     gate, candidate, last = drawn(2, 30, 3, gate=0.0, spread=2.0)
     whole, parts = recur(gate, candidate, last), []
     for start, end in pairwise(cuts):
@@ -86,7 +86,7 @@ def test_chunks_carried_on_are_the_whole(cuts: list[int]) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=EXACT, rtol=0)
 
 
-def test_half_precision_is_summed_in_single() -> None:
+def test_half_precision_is_accumulated_in_float32() -> None:
     gate, candidate, before = (x.bfloat16() for x in drawn(2, 600, 4, gate=-6.0, spread=1.0))
     hidden = recur(gate, candidate, before)
     assert hidden.dtype == torch.float32
@@ -94,7 +94,7 @@ def test_half_precision_is_summed_in_single() -> None:
     assert (hidden - exact).abs().max() <= SINGLE * exact.abs().max()
 
 
-def test_layer_gives_output_and_last_state() -> None:
+def test_layer_returns_output_and_last_state() -> None:
     layer = MinGRU(6, 9)
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
     output, last = layer(x)
