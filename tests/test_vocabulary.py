@@ -96,7 +96,7 @@ PERMITTED = re.compile(
 )
 """Idioms of ordinary English and of prompts; removed before a text is searched."""
 
-SKIPPED = ("src/fabella/text/storybook/plots",)
+SKIPPED = ("src/fabella/text/storybook/plots", "src/fabella/text/storybook/words.py")
 """Story text."""
 DIALOGUE = re.compile(r"story_session|interactive|repl|chat")
 """Files in which ``turn`` is the standard word: a turn of a dialogue."""

@@ -58,4 +58,4 @@ def test_a_tokenizer_is_trained_with_the_text_options(tmp_path: Path, capsys: py
     command = ["tokenizer", "train", str(text), "--tokenizer", "bpe:270", "--column", "story", "--json"]
     assert main.run([*command, "--out", str(tmp_path / "strict")]) == 3
     assert main.run([*command, "--out", str(tmp_path / "out"), "--decode-errors", "skip"]) == 0
-    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "out")
+    assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "out")

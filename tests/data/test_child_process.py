@@ -14,6 +14,7 @@ from fabella.data.child_process import PARENT_SIGNALS, ChildExitedError, ChildPr
 from fabella.errors import ConfigError, TextError
 from tests.data import child_echo
 from tests.data.timeouts import has_ended
+from tests.source_tree import REPOSITORY
 
 messages = st.lists(st.lists(st.binary(max_size=50), max_size=6), max_size=5)
 
@@ -115,6 +116,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.fault("B9", cases=1)
 def test_a_child_does_not_outlive_a_killed_parent() -> None:
-    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", ABANDONED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert has_ended(int(done.stdout))

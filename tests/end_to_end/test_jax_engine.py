@@ -96,16 +96,16 @@ def test_a_run_with_a_non_finite_step_resumes_to_the_same_bits(
     kind: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch of step 7 has a loss of NaN, whenever it comes."""
-    work, broken, seen = JaxEngine._work, set[bytes](), list[bytes]()
+    work, broken, seen = JaxEngine._step_batch, set[bytes](), list[bytes]()
 
     def spoiled(self: JaxEngine, batch: Batch) -> Any:
         known_by = batch.tokens.tobytes()
         seen.append(known_by)
         broken.update(seen[6:7])
         given = work(self, batch)
-        return given._replace(learned=given.learned * np.nan) if known_by in broken else given
+        return given._replace(num_targets=given.num_targets * np.nan) if known_by in broken else given
 
-    monkeypatch.setattr(JaxEngine, "_work", spoiled)
+    monkeypatch.setattr(JaxEngine, "_step_batch", spoiled)
     run = tiny.run(*FEW, f"training.on_nonfinite.kind={kind}", steps=STEPS)
     straight = start_run(run, tmp_path / "straight", data).folder
     with pytest.raises(TrainingInterrupted):
@@ -130,7 +130,7 @@ def test_both_engines_generate_and_score_a_saved_run_alike(finished: Path) -> No
 def test_both_engines_save_the_same_files(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
     other = start_run(tiny.run(*FEW, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
     states = [checkpoint.load(RunDir.open(folder), "latest").checkpoint.state for folder in (finished, other)]
-    for part in ("weights", "moments", "numbers"):
+    for part in ("weights", "optimizer_state", "scalars"):
         assert list(getattr(states[0], part)) == list(getattr(states[1], part))
     rows = [[(row["kind"], row["step"], list(row)) for row in tiny.metrics(folder)] for folder in (finished, other)]
     assert rows[0] == rows[1]

@@ -58,7 +58,7 @@ def test_an_untrained_tokenizer_cannot_be_opened() -> None:
 
 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    metadata.write(tmp_path, metadata.TokenizerMetadata(kind="oracle", end=""), {})
+    metadata.write(tmp_path, metadata.TokenizerMetadata(kind="oracle", eos_token=""), {})
     with pytest.raises(TokenizerError, match=r"Unknown kind of tokenizer 'oracle' in .* Choose from: bytes, bpe"):
         loading.load(tmp_path)
 

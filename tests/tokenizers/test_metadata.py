@@ -10,8 +10,8 @@ from fabella.tokenizers.metadata import TokenizerMetadata
 
 
 def test_metadata_round_trips(tmp_path: Path) -> None:
-    metadata.write(tmp_path / "new", TokenizerMetadata(kind="bpe", end="<end>"), {"tokenizer.json": b"{}"})
-    assert metadata.read(tmp_path / "new") == TokenizerMetadata(kind="bpe", end="<end>")
+    metadata.write(tmp_path / "new", TokenizerMetadata(kind="bpe", eos_token="<end>"), {"tokenizer.json": b"{}"})
+    assert metadata.read(tmp_path / "new") == TokenizerMetadata(kind="bpe", eos_token="<end>")
     assert (tmp_path / "new" / "tokenizer.json").read_bytes() == b"{}"
 
 
@@ -24,7 +24,7 @@ def test_a_directory_without_metadata_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{}", b"[]", b'{"kind": 1, "end": ""}', b'{"kind": "bpe"', b"[" * 100_000, b"\xff"]
+    "data", [b"", b"{}", b"[]", b'{"kind": 1, "eos_token": ""}', b'{"kind": "bpe"', b"[" * 100_000, b"\xff"]
 )
 def test_damaged_metadata_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / metadata.NAME).write_bytes(data)
@@ -33,7 +33,7 @@ def test_damaged_metadata_is_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_metadata_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    metadata.write(tmp_path, TokenizerMetadata(kind="bpe", end="", format=2), {})
+    metadata.write(tmp_path, TokenizerMetadata(kind="bpe", eos_token="", format=2), {})
     with pytest.raises(TokenizerError, match="has format 2; this version of Fabella reads format 1"):
         metadata.read(tmp_path)
 
@@ -41,4 +41,4 @@ def test_metadata_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_an_unwritable_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
-        metadata.write(tmp_path / "file", TokenizerMetadata(kind="bpe", end=""), {})
+        metadata.write(tmp_path / "file", TokenizerMetadata(kind="bpe", eos_token=""), {})

@@ -144,7 +144,9 @@ class Hub:
 
 def test_an_unreachable_hub_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub({}))
-    words = r"'a/b' cannot be had from the hub \(tokenizer\.json: no connection for a/b; .*\)\. Give the path .*bpe"
+    words = (
+        r"'a/b' cannot be downloaded from the hub \(tokenizer\.json: no connection for a/b; .*\)\. Give the path .*bpe"
+    )
     with pytest.raises(TokenizerError, match=words):
         pretrained.load(Pretrained(source="a/b"))
 

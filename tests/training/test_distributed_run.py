@@ -130,7 +130,7 @@ def test_a_process_killed_at_any_step_ends_all_and_nothing_is_lost(
         out, rank = tmp_path / str(number), chance.randrange(2)
         strike = (chance.randrange(1, STEPS), rank, "SIGKILL")
         assert run(2, asked(out, data, strike=strike)) == DistributedError.exit_code
-        assert f"Process {rank} of 2 does not answer" in said(out, 1 - rank)
+        assert f"Process {rank} of 2 does not respond" in said(out, 1 - rank)
         assert run(2, asked(out, data)) == 0
         assert tiny.fingerprint(out) == tiny.fingerprint(straight)
 
@@ -139,13 +139,13 @@ def test_a_process_killed_at_any_step_ends_all_and_nothing_is_lost(
 def test_a_process_that_hangs_is_an_error_after_the_timeout(data: TokenizedDataset, tmp_path: Path) -> None:
     values = asked(tmp_path / "run", data, strike=(8, 1, "SIGSTOP"))  # no less: meeting may take long, too
     assert run_without_launcher(2, values) == [DistributedError.exit_code, -signal.SIGKILL]
-    assert "Process 1 of 2 does not answer" in said(tmp_path / "run", 0)
+    assert "Process 1 of 2 does not respond" in said(tmp_path / "run", 0)
 
 
 FAILURES = {  # of one process of two: exit code of both together, and what the other one says, or the first of all
     "bug": (1, "Process {rank} of 2 has stopped: ZeroDivisionError: a bug"),
     "batches end": (1, "Process {rank} of 2 has stopped: StopIteration"),
-    "no batch comes": (DistributedError.exit_code, "Process {rank} of 2 does not answer"),
+    "no batch comes": (DistributedError.exit_code, "Process {rank} of 2 does not respond"),
     "NaN": (NumericsError.exit_code, "is not finite"),
 }
 

@@ -39,6 +39,7 @@ class MuonWithAdamW(TorchOptimizer):
         self.muon, self.adamw = muon, adamw
 
     def step(self, lr: float, apply_update: Tensor) -> None:
+        """Update all matrices, those of equal shape in one batch, where ``apply_update`` ([], bool) is True."""
         self.adamw.step(lr, apply_update)
         self.muon.step(lr, apply_update)
 
@@ -76,6 +77,7 @@ class MuonUpdate:
 
     @torch.no_grad()
     def step(self, lr: float, apply_update: Tensor) -> None:
+        """Update all matrices, those of equal shape in one batch, where ``apply_update`` ([], bool) is True."""
         for names in self._batches():
             updates = [self.layout.full_tensor(self._direction(name, apply_update)) for name in names]
             for name, update in zip(names, orthogonalize(torch.stack(updates)), strict=True):

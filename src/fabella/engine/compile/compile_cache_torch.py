@@ -42,7 +42,7 @@ def use_compile_cache() -> CompileCache:
     chosen = Path(os.environ.get(PLACE, PYTORCHS_OWN))
     if len(str(own).split()) > 1:  # PyTorch 2.13 does not quote paths for the compiler
         return CompileCache()
-    if not HAS_FLOCK:  # a killed process's mark could not be told from a running one's
+    if not HAS_FLOCK:  # the marker of a killed process would look like that of a running one
         return CompileCache()
     if chosen.parent != own and not chosen.name.startswith(PYTORCHS_OWN):
         return CompileCache()
