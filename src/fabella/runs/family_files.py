@@ -63,9 +63,7 @@ def load_kept_family(family: str, run_dir: Path, manifest: Mapping[str, Any]) ->
     try:
         family_config(resolved)
     except ConfigError as error:
-        raise UnknownFamilyError(
-            f"Cannot load the model of {_shown(run_dir)}: {error.message}", hint=error.hint
-        ) from None
+        raise UnknownFamilyError(_not_a_config(run_dir, str(error))) from None
     return resolved
 
 
@@ -73,7 +71,7 @@ def _verify_kept(family: str, run_dir: Path, digests: Any) -> None:
     """Raise CheckpointError unless ``family`` and all files next to it are plain files with the saved sha256."""
     directory = run_dir / FAMILY
     if not isinstance(digests, dict) or family not in {f"./{FAMILY}/{name}" for name in digests}:
-        raise CheckpointError(f"{_shown(run_dir)}: model.family = '{escaped(family)}' is not a file kept with the run.")
+        raise CheckpointError(_not_a_config(run_dir, f"model.family = '{family}' is not a file kept with the run."))
     with storage_errors(directory, "reading the family"):
         present = sorted(os.listdir(directory)) if directory.is_dir() else []  # noqa: PTH208 - names, not paths
     foreign = [name for name in present if name not in {*digests, MANIFEST, "__pycache__"}]
@@ -112,6 +110,10 @@ def _trust(digest: str) -> None:
 
 def _trusted_path(digest: str) -> Path:
     return cache_dir("trusted-families") / digest
+
+
+def _not_a_config(run_dir: Path, problem: str) -> str:
+    return f"{_shown(run_dir / 'config.yaml')} is not the config of a run: {escaped(problem, 1000)}"
 
 
 def _shown(path: Path) -> str:
