@@ -15,6 +15,7 @@ CODES = {
     errors.DiskFullError: 4,
     errors.LockedError: 4,
     errors.CheckpointError: 4,
+    errors.UnknownFamilyError: 4,
     errors.NumericsError: 5,
     errors.NonFiniteStepError: 5,
     errors.DistributedError: 6,

@@ -95,15 +95,15 @@ def work(jobs: list[dict[str, Any]]) -> int:
     """
     torch.set_num_threads(1)
     whole_precision, whole_step = engine_torch.resolve_precision, TorchEngine.step
-    begin, go_on = training_run.start_run, run.resume
+    begin, go_on = training_run.start_run, training_run.resume
     for number, job in enumerate(jobs):
         # Another life: what the processes told each other in the job before is not heard in this one.
-        place = dataclasses.replace(current_rank(), restarts=number)
+        place = dataclasses.replace(current_rank(), restart_count=number)
         eval_loss.validate = worsening_loss
         engine_torch.resolve_precision = half_precision if job["half"] else whole_precision
         TorchEngine.step = partialmethod(_told, whole_step, Path(f"{job['out']}.{place.rank}.rows"))
         strike = partial(kill_at, job["kill"], place.rank == place.world_size - 1)
-        training_run.start_run, run.resume = (partial(verb, callbacks=[strike]) for verb in (begin, go_on))
+        training_run.start_run, training_run.resume = (partial(verb, callbacks=[strike]) for verb in (begin, go_on))
         with Path(f"{job['out']}.{place.rank}.log").open("wb") as log:
             os.dup2(log.fileno(), 2)
         os.environ[MARK] = job["out"]
@@ -126,7 +126,7 @@ def _decide(job: dict[str, Any]) -> distributed_run.LaunchPlan:
 
 def _told(engine: TorchEngine, step: Any, file: Path, batch: Batch, lr: float) -> StepResult:
     """Take the step; the windows of it that this process learns from, as one number each, become a line of ``file``."""
-    mine = engine.parallel.local_rows(len(batch.tokens))
+    mine = engine.strategy.local_rows(len(batch.tokens))
     windows = [zlib.crc32(batch.tokens[row].tobytes() + batch.targets[row].tobytes()) for row in mine]
     with file.open("a") as told:
         told.write(json.dumps([engine.steps + 1, windows]) + "\n")

@@ -66,7 +66,9 @@ class Result:
 def saving(run: RunConfig, run_dir: RunDir, engine: Any, worker: BackgroundWorker, said: list[str]) -> SaveCheckpoint:
     session: Any = SimpleNamespace(run=run, run_dir=run_dir, engine=engine, steps=10**6, print=said.append)
     signals = SyncedSignals(Signals(), SingleProcess())
-    return SaveCheckpoint(session, signals, worker, every=1, callback_state=lambda: {"best_loss": 0.5})
+    return SaveCheckpoint(
+        session, signals, worker, every=run.checkpoint.every_steps, callback_state=lambda: {"best_loss": 0.5}
+    )
 
 
 def every_step(full: str = "stop") -> RunConfig:
@@ -162,7 +164,7 @@ def test_on_a_full_disk_the_save_is_retried_at_the_next_step(quick_path: Path, m
         worker.flush()
         steps(save, engine, worker, 11, 12)
     assert tried == [10, 11]
-    assert said == ["Not saved at step 10, tried again at the next: disk full: nothing free."]
+    assert said == ["Step 10 could not be saved; the next step will be: disk full: nothing free."]
     assert stub.same(load(folder, "latest").checkpoint, expected(11))
 
 
@@ -177,8 +179,8 @@ def test_a_failed_save_at_the_end_is_an_error(end: str, quick_path: Path, monkey
     engine, folder = Trained(), stub.folder(quick_path / "run", run=run)
     with BackgroundWorker(print) as worker:
         save = saving(run, folder, engine, worker, [])
-        save.interruption.stop_requested = end == "interrupted"
-        save.steps = 1 if end == "last step" else 5
+        save.signals.signals.stop_requested = end == "interrupted"
+        save.session.steps = 1 if end == "last step" else 5
         with pytest.raises(DiskFullError):
             steps(save, engine, worker, 1)
 

@@ -58,26 +58,26 @@ def world_of(processes: int, folder: Path) -> World:
     world = World(processes, folder)
     assert world.do("straight") == 0
     assert world.do("killed", kill=combined.KILLED) == DistributedError.exit_code
-    world.left_over = combined.left_over(world.out("killed"))
+    world.left_over = combined.surviving_processes(world.out("killed"))
     mutants = ["", *(combined.parts(world.out("killed")) if processes == 1 else BY_TWO)]
     for part in mutants:
         shutil.copytree(world.out("killed"), world.out(part))
-        combined.spoil(world.out(part), part)
+        combined.remove_part(world.out(part), part)
     assert world.do("killed", *mutants) == 0
     return world
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return world_of(1, tmp_path_factory.mktemp("alone"))
+    return world_of(1, tmp_path_factory.mktemp("one_process"))
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return world_of(2, tmp_path_factory.mktemp("two"))
+    return world_of(2, tmp_path_factory.mktemp("two_processes"))
 
 
-@pytest.fixture(params=["alone", "two"])
+@pytest.fixture(params=["one_process", "two_processes"])
 def world(request: pytest.FixtureRequest) -> World:
     return request.getfixturevalue(request.param)
 

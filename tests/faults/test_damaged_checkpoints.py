@@ -143,9 +143,9 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
         optimizer(lambda t: t.update({"third": np.zeros(1, np.float32)})),
         "third is not a parameter",
     ),
-    "another step": (state(step=100), "state.json: it is of step 100, not 120"),
+    "another step": (state(step=100), "state.json is of step 100, not 120"),
     "a later format": (state(format=99), "state.json was written in format 99"),
-    "not a state": (no_state, "it names no format"),
+    "not a state": (no_state, "it has no format number"),
 }
 
 

@@ -95,7 +95,7 @@ def test_a_weight_with_such_a_name_is_not_saved(name: str) -> None:
     made = stub.checkpoint(1)
     state = type(made.state)({**made.state.weights, name: np.zeros(1, np.float32)}, made.state.optimizer_state, {})
     with pytest.raises(CheckpointError) as caught:
-        check(Checkpoint(state, {}), stub.TABLE)
+        check(Checkpoint(state, {}), stub.TABLE, stub.SPEC)
     harmless(str(caught.value))
 
 

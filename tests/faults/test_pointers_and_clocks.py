@@ -74,7 +74,7 @@ def test_a_pointer_that_is_no_file_is_reported(tmp_path: Path) -> None:
     assert loaded.step == 120
     assert loaded.warnings == [
         f"ignoring latest (reading latest failed at {tmp_path}/latest: no such file or directory); "
-        "resuming step-00000120"
+        "resuming from step-00000120"
     ]
 
 

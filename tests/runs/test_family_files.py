@@ -83,7 +83,7 @@ def test_no_bytecode_is_written_and_other_files_next_to_the_copy_are_refused(fil
 
 
 @pytest.mark.parametrize(
-    "family", ["nursery.mine", "/tmp/mine_torch.py", "./family/../mine_torch.py", "../mine_torch.py"]
+    "family", ["nursery.mine", "/elsewhere/mine_torch.py", "./family/../mine_torch.py", "../mine_torch.py"]
 )
 def test_a_run_names_no_code_outside_its_directory(file: Path, tmp_path: Path, family: str) -> None:
     made = RunDir.create(tmp_path / "run", run_of(str(file)), stub.MANIFEST)

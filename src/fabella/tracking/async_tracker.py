@@ -70,7 +70,7 @@ class AsyncTracker:
     def _fail(self, error: BaseException) -> None:
         self._report(f"{self.name} failed and is disabled for the rest of the run: {_first_line(error)}")
         if self._tracker is not None:
-            with suppress(Exception):  # the first error has been reported
+            with suppress(BaseException):  # the first error has been reported; SystemExit only ends this thread
                 self._tracker.close()
 
 
