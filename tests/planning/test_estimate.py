@@ -11,6 +11,8 @@ from fabella.planning.estimate import RunLength, estimate, estimate_memory, exis
 from fabella.planning.memory import MemoryBudget
 from fabella.planning.probe import ProbeLimits, ProbeResult
 from fabella.run_config.files import load_config, preset
+from fabella.training.run import start_run
+from fabella.training.setup import resolve_config as resolution
 from fabella.training.setup.resolve_config import resolve_config
 from tests.training import tiny
 
@@ -86,10 +88,10 @@ def test_the_disk_estimate_equals_the_check_before_training(tmp_path: Path, monk
     def require_space(run: Any, needed: int) -> None:
         requested.append(needed)
 
-    monkeypatch.setattr(session, "require_space", require_space)
+    monkeypatch.setattr(resolution, "require_space", require_space)
     run = tiny.run("checkpoint.keep_last=4", steps=1)
     data = tiny.prepared(tmp_path)
-    session.start_run(run, tmp_path / "run", data)
+    start_run(run, tmp_path / "run", data)
     result = estimate(run, data, AMPLE, requested[0], None)
     assert result.disk.needed == requested[0]
     assert result.fits_disk

@@ -236,7 +236,7 @@ def test_batches_whose_results_were_read_are_not_kept(data: TokenizedDataset, tm
 
 def test_a_directory_that_is_not_a_saved_step_is_rejected(data: TokenizedDataset, tmp_path: Path) -> None:
     RunDir.create(tmp_path / "run", tiny.run(), {})
-    with pytest.raises(CheckpointError, match=r"is no step that was kept\. Give RUN/failures/"):
+    with pytest.raises(CheckpointError, match=r"is not a failed step\. Give RUN/failures/"):
         replay(tmp_path / "run" / "checkpoints" / "step-00000001")
 
 

@@ -362,7 +362,7 @@ def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_previous_one
     weights = out / "checkpoints" / "step-00000024" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     resume(out)
-    assert "resuming step-0000002" in capsys.readouterr().err
+    assert "resuming from step-0000002" in capsys.readouterr().err
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
 
 
