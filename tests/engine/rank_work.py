@@ -9,8 +9,9 @@ import torch
 
 from fabella.data.batches import Batch
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import ProcessGroup, current_rank
+from fabella.engine.distributed.process_group import ProcessGroup
 from fabella.engine.engine import Engine, State
+from fabella.engine.rank import current_rank
 from fabella.errors import FabellaError
 from fabella.models import IGNORE
 from fabella.run_config.files import validate_config

@@ -21,9 +21,9 @@ from fabella.cli.main import run_with_error_codes
 from fabella.data.batches import Batch
 from fabella.data.dataset import open_dataset
 from fabella.engine import device_torch, engine_torch
-from fabella.engine.distributed.process_group import current_rank
 from fabella.engine.engine import StepResult
 from fabella.engine.engine_torch import TorchEngine
+from fabella.engine.rank import current_rank
 from fabella.models.parameters import initial_weights
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, load, save

@@ -23,9 +23,9 @@ from fabella.cli.main import run_with_error_codes
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenizedDataset, open_dataset
 from fabella.engine.distributed.launcher_torch import launch
-from fabella.engine.distributed.process_group import RankInfo, current_rank
 from fabella.engine.engine import StepResult
 from fabella.engine.engine_torch import TorchEngine
+from fabella.engine.rank import RankInfo, current_rank
 from fabella.errors import DiskFullError
 from fabella.run_config.run import RunConfig
 from fabella.tracking.console import print_status

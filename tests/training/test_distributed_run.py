@@ -14,7 +14,8 @@ import pytest
 
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.distributed import launcher_torch
-from fabella.engine.distributed.process_group import RankInfo, SingleProcess
+from fabella.engine.distributed.process_group import SingleProcess
+from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError, DistributedError, NumericsError
 from fabella.runs.run_dir import RunDir
 from fabella.training import distributed_run

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.train import DEVICES, print_train_result, run_on_devices
-from fabella.engine.distributed.process_group import current_rank
+from fabella.engine.rank import current_rank
 from fabella.runs.run_dir import RunDir
 from fabella.training.api import change_config
 from fabella.training.distributed_run import LaunchPlan, run_distributed

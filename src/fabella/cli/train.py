@@ -21,7 +21,8 @@ from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, text_overrides
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import RankInfo, current_rank, require_divisible
+from fabella.engine.distributed.process_group import require_divisible
+from fabella.engine.rank import RankInfo, current_rank
 from fabella.errors import ConfigError, UsageError
 from fabella.report.png import plot_loss
 from fabella.runs.run_dir import require_empty

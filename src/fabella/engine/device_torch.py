@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from fabella.config.training import AutoPrecision, Float16, Float32, PrecisionConfig
-from fabella.engine.distributed.process_group import RankInfo
+from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError
 
 SINGLE = RankInfo()

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.data.batches import Batch
-from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, SingleProcess
+from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
+from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
 from fabella.run_config.run import RunConfig

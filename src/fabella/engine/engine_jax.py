@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from fabella.config.training import Float16
 from fabella.data.batches import Batch
 from fabella.engine.build_model_jax import Arrays, LoadedModel, build, require_fit
 from fabella.engine.device_jax import (
@@ -23,11 +22,12 @@ from fabella.engine.device_jax import (
     pick_devices,
     resolve_precision,
 )
-from fabella.engine.distributed.process_group import ProcessGroup, RankInfo
+from fabella.engine.distributed.process_group import ProcessGroup
 from fabella.engine.engine import Histogram, State, Timer, dropout_seed
 from fabella.engine.measure import step_timer_jax
 from fabella.engine.optimizer_jax import Optimizer, initial_state
-from fabella.engine.step_guard import GuardConfig
+from fabella.engine.rank import RankInfo
+from fabella.engine.step_guard import GuardConfig, loss_scaling
 from fabella.engine.step_guard_jax import GuardTensors
 from fabella.engine.step_jax import (
     StepBatch,
@@ -93,14 +93,15 @@ class JaxEngine:
         self.sequences, self.micro_batch_size = run.data.sequences, run.training.micro_batch_size
         self.requested_precision = run.training.precision
         self.precision = resolve_precision(self.requested_precision, devices[0])
-        fp16 = self.requested_precision if isinstance(self.requested_precision, Float16) else Float16()
         self.sharding = Sharding.over(devices, run.training.parallel)
         table = run.model.parameters()
         self.spec = StepSpec(
             model=build(run.model),
             names=tuple(table),
             optimizer=Optimizer.create(table, run.optimizer),
-            guard=GuardConfig.create(run.training.on_nonfinite, fp16 if self.precision.scaled else None),
+            guard=GuardConfig.create(
+                run.training.on_nonfinite, loss_scaling(self.requested_precision, scaled=self.precision.scaled)
+            ),
             sharding=self.sharding,
             compute=self.precision.compute,
             gradient_checkpointing=run.training.gradient_checkpointing == "blocks",

@@ -10,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fabella.config.training import Float16, Float32
+from fabella.config.training import Float32
 from fabella.data.batches import Batch
 from fabella.engine.build_model_torch import build, require_fit
 from fabella.engine.compile.compile_torch import prepare_blocks
 from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
 from fabella.engine.distributed.parallelize_torch import parallelize
-from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, SingleProcess
+from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
 from fabella.engine.engine import Histogram, State, Timer, dropout_seed
 from fabella.engine.measure import step_timer_torch
 from fabella.engine.optimizer_torch import Optimizer
+from fabella.engine.rank import RankInfo
 from fabella.engine.step_guard_torch import GuardTensors, StepGuard
 from fabella.errors import CheckpointError, ConfigError
 from fabella.models.parameters import initial_weights
@@ -80,8 +81,7 @@ class TorchEngine:
         self.precision = resolve_precision(self.requested_precision, device)
         if isinstance(self.requested_precision, Float32) and device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.requested_precision.tf32
-        fp16 = self.requested_precision if isinstance(self.requested_precision, Float16) else Float16()
-        self.guard = StepGuard(run.training.on_nonfinite, fp16 if self.precision.scaled else None, device)
+        self.guard = StepGuard.create(run.training, device, scaled=self.precision.scaled)
         model = build(run.model, weights, device).train()
         self.compiled, self.compile_cache = prepare_blocks(model, run, device)
         self.strategy = parallelize(model, group, run.training.parallel)

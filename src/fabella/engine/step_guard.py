@@ -7,11 +7,18 @@ step waits for it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fabella.config.training import Float16, NonFinitePolicy, SkipStep, Stop
+from fabella.config.training import Float16, NonFinitePolicy, PrecisionConfig, SkipStep, Stop
 from fabella.errors import NonFiniteStepError
 
 MIN_LOSS_SCALE, MAX_LOSS_SCALE = 2.0**-20, 2.0**127
 """Below the minimum, the loss itself must be non-finite. The maximum is the largest power of two in float32."""
+
+
+def loss_scaling(requested: PrecisionConfig, *, scaled: bool) -> Float16 | None:
+    """Return the settings of loss scaling: those of the config, or the defaults; None if the loss is not scaled."""
+    if not scaled:
+        return None
+    return requested if isinstance(requested, Float16) else Float16()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from fabella.config.training import Float16, NonFinitePolicy
-from fabella.engine.step_guard import MAX_LOSS_SCALE, MIN_LOSS_SCALE, GuardConfig, GuardState
+from fabella.config.training import Float16, NonFinitePolicy, TrainingConfig
+from fabella.engine.step_guard import MAX_LOSS_SCALE, MIN_LOSS_SCALE, GuardConfig, GuardState, loss_scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class StepGuard:
     no later step is applied. On a GPU the failure is read some steps later; weights and optimizer state are then still
     those before the failed step.
     """
+
+    @classmethod
+    def create(cls, training: TrainingConfig, device: torch.device, *, scaled: bool) -> "StepGuard":
+        """Return the guard of a training. ``scaled``: whether the loss is scaled."""
+        return cls(training.on_nonfinite, loss_scaling(training.precision, scaled=scaled), device)
 
     def __init__(self, policy: NonFinitePolicy, fp16: Float16 | None, device: torch.device) -> None:
         """``fp16``: settings of loss scaling; None disables it."""

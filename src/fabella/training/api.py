@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import RankInfo
+from fabella.engine.rank import RankInfo
 from fabella.run_config.files import apply_overrides, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.resume_rules import compare_for_resume

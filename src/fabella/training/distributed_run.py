@@ -9,7 +9,8 @@ from typing import Any
 
 from fabella.data.dataset import TokenizedDataset, open_dataset
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, require_divisible
+from fabella.engine.distributed.process_group import ProcessGroup, require_divisible
+from fabella.engine.rank import RankInfo
 from fabella.errors import FabellaError, NumericsError, TrainingInterrupted
 from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig

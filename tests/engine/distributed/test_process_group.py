@@ -1,50 +1,15 @@
-"""Which process this one is, and how many can share a batch."""
+"""Batches that ranks can share, and the group of a single process."""
 
 import pytest
 
-from fabella.engine.distributed.process_group import RankInfo, SingleProcess, rank_from_env, require_divisible
+from fabella.engine.distributed.process_group import SingleProcess, require_divisible
 from fabella.errors import ConfigError
 from tests.training import tiny
 
-TORCHRUN = {
-    "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
-    "MASTER_ADDR": "node0", "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "1",
-}  # fmt: skip
 
-
-def test_without_a_launcher_a_process_is_alone() -> None:
-    place = rank_from_env({})
-    assert (place, place.is_main) == (RankInfo(), True)
+def test_a_single_process_hears_itself() -> None:
     assert SingleProcess().poll_max(2) == 2
     assert SingleProcess().broadcast("words") == "words"
-
-
-def test_the_environment_of_torchrun_is_understood() -> None:
-    assert rank_from_env(TORCHRUN) == RankInfo(rank=3, world_size=8, local_rank=1, local_world_size=2, restart_count=1)
-    assert str(rank_from_env(TORCHRUN)) == "process 3 of 8"
-
-
-def test_on_one_machine_local_numbers_need_not_be_given() -> None:
-    few = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    assert rank_from_env(few) == RankInfo(rank=3, world_size=8, local_rank=3, local_world_size=8)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"MASTER_ADDR": ""}, "The environment has RANK, but no MASTER_ADDR: the ranks cannot connect."),
-        ({"WORLD_SIZE": ""}, "The environment has RANK, but no WORLD_SIZE"),
-        ({"RANK": "8"}, "RANK = 8 is not valid: with WORLD_SIZE = 8 it must be from 0 to 7."),
-        (
-            {"LOCAL_RANK": "one"},
-            "Cannot parse the environment variable LOCAL_RANK = 'one': it must be an integer from 0.",
-        ),
-    ],
-)
-def test_half_a_place_is_refused(changes: dict[str, str], words: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        rank_from_env(TORCHRUN | changes)
-    assert str(caught.value).startswith(words)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16])

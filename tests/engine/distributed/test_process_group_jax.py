@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fabella.engine.distributed.process_group import RankInfo
 from fabella.engine.engine import init_distributed
+from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError
 from fabella.runs.run_dir import RunDir
 from tests.processes import reserved_port
@@ -20,7 +20,7 @@ import numpy as np
 from tests.engine.test_engine_jax import ACCUMULATION_TOLERANCE, batch, run, same, trained
 from fabella.engine import engine as engines
 from fabella.engine.engine import State
-from fabella.engine.distributed.process_group import current_rank
+from fabella.engine.rank import current_rank
 
 place, lines = current_rank(), []
 with engines.init_distributed("jax", place, device="cpu") as ranks:

@@ -4,7 +4,7 @@ import queue
 import threading
 from typing import Any
 
-from fabella.engine.distributed.process_group import RankInfo
+from fabella.engine.rank import RankInfo
 from fabella.training.callbacks.watchdog import Watchdog
 from fabella.training.loop import Progress
 

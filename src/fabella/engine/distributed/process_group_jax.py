@@ -16,7 +16,8 @@ import jax
 from jax._src import distributed
 
 from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
-from fabella.engine.distributed.process_group import RESUME_HINT, ProcessGroup, RankInfo, translate_peer_failures
+from fabella.engine.distributed.process_group import RESUME_HINT, ProcessGroup, translate_peer_failures
+from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError, DistributedError
 
 POLL_SECONDS = 1.0

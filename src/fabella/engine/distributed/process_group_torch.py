@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
 from fabella.engine.device_torch import pick_device
-from fabella.engine.distributed.process_group import ProcessGroup, RankInfo, translate_peer_failures
+from fabella.engine.distributed.process_group import ProcessGroup, translate_peer_failures
+from fabella.engine.rank import RankInfo
 from fabella.errors import DistributedError
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>

@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable
 from types import TracebackType
 
-from fabella.engine.distributed.process_group import RankInfo
 from fabella.engine.engine import StepResult
+from fabella.engine.rank import RankInfo
 from fabella.tracking.console import print_status
 from fabella.training.loop import Progress
 
