@@ -20,6 +20,7 @@ from fabella.benchmark import decoding
 from fabella.benchmark.decoding import MAX_TOKENS, DecodeBenchOptions
 from fabella.benchmark.training import SHAPES, BenchOptions, bench, shape_of
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson
 from fabella.errors import UsageError
 from fabella.storage import format_bytes, write_json
 
@@ -43,7 +44,7 @@ def command(
         int, typer.Option(help="Number of new tokens per sequence with --decode, after a prompt of 8.", min=2)
     ] = MAX_TOKENS,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown --precision '{precision}'.", hint=f"Choose from: {', '.join(PRECISIONS)}.")

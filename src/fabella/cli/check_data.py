@@ -8,11 +8,9 @@ Examples:
 """
 
 from collections.abc import Iterator
-from typing import Annotated
-
-import typer
 
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
     Column,
     DecodeErrorsOption,
@@ -39,7 +37,7 @@ def command(
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "replace",
     held_out: HoldoutFraction = 0.01,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     text = read_source(source, separator, column)
     policy = decode_errors_of(decode_errors)

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result
+from fabella.cli.run_options import AsJson
 from fabella.models.registry import tiny_config
 from fabella.runs.family_files import trust_family
 
@@ -23,7 +24,7 @@ from fabella.runs.family_files import trust_family
 def command(
     family: Annotated[str, typer.Argument(help="Name of a family, a dotted module, or a path to NAME_torch.py.")],
     trust: Annotated[bool, typer.Option("--trust", help="Trust the file: load runs with it on this machine.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run every check on the family's ``Config.tiny()``."""
     if trust:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson, Device
 from fabella.report.page import page
 from fabella.report.run_history import read
 from fabella.storage import atomic_write, format_duration
@@ -33,10 +34,10 @@ def command(
         float, typer.Option(help="Training minutes per run instead of equal steps; 0 disables it.", min=0.0)
     ] = 0.0,
     out: Annotated[Path, typer.Option(help="Directory of the runs.")] = Path("runs/architectures"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Device = "auto",
     engine: Annotated[str, typer.Option(help="torch or jax; by default the config's.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     request = resolve_request(
         TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))

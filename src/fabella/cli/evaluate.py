@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, decode_errors_of, read_source
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
@@ -37,10 +38,10 @@ def command(
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="Top-p; 1 disables it.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 1,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    checkpoint: CheckpointOption = "best",
+    device: Device = "auto",
+    engine: RunEngine = "",
+    as_json: AsJson = False,
 ) -> None:
     config = EvalConfig(
         checkpoint=checkpoint, device=device, engine=engine,

@@ -24,6 +24,7 @@ import typer
 from fabella.cli.interactive.repl import SEPARATOR, Repl, ReplIO
 from fabella.cli.interactive.story_session import StorySession
 from fabella.cli.output import is_terminal, print_json, print_result, print_status
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.errors import TrainingInterrupted, UsageError
 from fabella.generation.completion import Completion, CompletionStream
 from fabella.generation.decoder.weights import parse_weight_dtype
@@ -49,20 +50,20 @@ def command(
     ] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Repetition penalty; 1 disables it.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Random seed; by default a new one each time.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
+    checkpoint: CheckpointOption = "best",
     dtype: Annotated[
         str, typer.Option(help="Storage type of the weights while decoding: float32, float16 or int8 (CPU).")
     ] = "float32",
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop sequence, not included in the output; repeatable.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
+    device: Device = "auto",
+    engine: RunEngine = "",
     no_escape: Annotated[
         bool, typer.Option("--no-escape", help="Write control characters to the terminal as they are.")
     ] = False,
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Write a story in turns.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     if interactive and (as_json or n != 1 or len(prompts or []) > 1):
         raise UsageError(

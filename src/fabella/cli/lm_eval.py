@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.evaluation.harness import HarnessConfig, Results, run_tasks
 from fabella.tracking.terminal_escape import escape
 
@@ -26,10 +27,10 @@ def command(
         int | None, typer.Option(min=0, help="Number of solved examples in each prompt; by default the task's own.")
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Maximum number of questions per task; 0 takes all.")] = 0,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    checkpoint: CheckpointOption = "best",
+    device: Device = "auto",
+    engine: RunEngine = "",
+    as_json: AsJson = False,
 ) -> None:
     config = HarnessConfig(
         tasks=tuple(dict.fromkeys(tasks)), include_path=tuple(include_path or ()), num_fewshot=num_fewshot, limit=limit,

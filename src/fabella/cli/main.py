@@ -22,7 +22,7 @@ import fabella
 from fabella.cli.output import print_status
 from fabella.errors import FabellaError, UsageError, did_you_mean
 
-NOT_COMMANDS = {"__init__", "main", "output", "text_options"}
+NOT_COMMANDS = {"__init__", "main", "output", "run_options", "text_options"}
 RENAMED = {"doctor": "check-data", "tasks": "lm-eval"}  # old name
 """Former command → its name."""
 HELP = """Train small language models from scratch.

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.errors import TextError, UsageError
 from fabella.generation.generator import load
 from fabella.generation.likelihood import Perplexity
@@ -28,10 +29,10 @@ def command(
     text: Annotated[str | None, typer.Argument(help="Text to score.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="File with the text; - is standard input.")] = None,
     max_rows: Annotated[int, typer.Option(min=0, help="Maximum number of rows of the table; --json has all.")] = 100,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number.")] = "best",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    checkpoint: CheckpointOption = "best",
+    device: Device = "auto",
+    engine: RunEngine = "",
+    as_json: AsJson = False,
 ) -> None:
     if (text is None) == (file is None):
         raise UsageError("Expected one text.", hint="Give it in quotes, or with --file, but not both.")

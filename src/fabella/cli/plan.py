@@ -17,6 +17,7 @@ import typer
 
 from fabella.cli.batch_size import available_memory
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson, Device
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.modes.mode import data_mode
 from fabella.planning.estimate import Estimate, estimate, existing_parent
@@ -40,10 +41,10 @@ def command(
     ] = True,
     measure_timeout: Annotated[float, typer.Option(help="Timeout of the measurement, in seconds.", min=1)] = 120.0,
     memory: Annotated[str, typer.Option(help="Memory limit, e.g. 16GB; by default the free memory.")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Device = "auto",
     engine: Annotated[str, typer.Option(help="torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     started = RunDir.open(Path(what)) if (Path(what) / CONFIG).is_file() else None
     if started:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result
+from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
     Column,
     DecodeErrorsOption,
@@ -51,7 +52,7 @@ def command(
     decode_errors: DecodeErrorsOption = "strict",
     max_bad_lines: MaxBadLines = 0,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 means one per core.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     data = DataConfig(
         source=read_source(source, separator, column),

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result
+from fabella.cli.run_options import AsJson
 from fabella.models.parameters import count, count_non_embedding
 from fabella.run_config.files import preset, preset_names, preset_text
 from fabella.run_config.run import RunConfig
@@ -20,7 +21,7 @@ COLUMNS = ("preset", "parameters", "non-embedding", "context", "tokenizer", "pub
 
 def command(
     name: Annotated[str, typer.Argument(help="Preset name; by default all are listed.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     if as_json:
         print_json(_to_json(preset(name)) if name else {"presets": [_to_json(preset(name)) for name in preset_names()]})

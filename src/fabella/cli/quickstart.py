@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson, Device
 from fabella.generation.completion import Completion
 from fabella.generation.generator import load
 from fabella.generation.sampling import SamplingParams
@@ -33,8 +34,8 @@ def command(
     minutes: Annotated[float, typer.Option(help="Approximate training time in minutes.")] = 2.0,
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/quickstart"),
     prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     result = _train(minutes, out, prepared, device)
     plot = plot_loss(out)

@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result
+from fabella.cli.run_options import AsJson, Device
 from fabella.training.replay import replay
 
 
 def command(
     path: Annotated[Path, typer.Argument(help="Saved step: RUN/failures/step-…")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     report = replay(path, device=device)
     if as_json:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from fabella.cli.run_options import AsJson, Device
 from fabella.cli.train import DEVICES, print_train_result, run_on_devices
 from fabella.engine.rank import current_rank
 from fabella.runs.run_dir import RunDir
@@ -27,10 +28,10 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
     steps: Annotated[int, typer.Option(help="Train to this step; 0 uses the run's length.", min=0)] = 0,
     data: Annotated[Path | None, typer.Option(help="New path of the dataset, if it was moved.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Device = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
     engine: Annotated[str, typer.Option(help="torch or jax; default: the run's engine.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     settings = [*(overrides or []), *([f"training.length.max_steps={steps}"] if steps else [])]
     settings += [f"engine={engine}"] if engine else []

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
+from fabella.cli.run_options import AsJson, Device, RunEngine
 from fabella.evaluation.samples import Sample, SamplePrompts, SampleTable, collect_samples, training_prompts
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.terminal_escape import escape
@@ -30,9 +31,9 @@ def command(
     ] = None,
     top_p: Annotated[float | None, typer.Option(help="Top-p; 1 disables it; by default as in the config.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed; by default as in the config.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default the engine that trained the run.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = "auto",
+    engine: RunEngine = "",
+    as_json: AsJson = False,
 ) -> None:
     own = training_prompts(RunDir.open(run).run)
     given = {"temperature": temperature, "top_p": top_p, "seed": seed}

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_status
+from fabella.cli.run_options import Device
 from fabella.errors import UsageError
 
 try:
@@ -57,7 +58,7 @@ def command(
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="Additional host name that requests may use; repeatable.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Device = "auto",
 ) -> None:
     key = _read_key(api_key_file)
     require_key(host, key)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
     Column,
     DecodeErrorsOption,
@@ -32,7 +33,6 @@ from fabella.tokenizers.stats import TokenizerStats, measure_tokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
 
 HELP = (__doc__ or "").replace("\n\n", "\n\n\b\n")
-JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 SAMPLE_BYTES = 2_000_000
 """Text for the statistics: enough for three digits."""
 
@@ -54,7 +54,7 @@ def train(
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "strict",
-    as_json: JSON = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a tokenizer on text; more than 100 MB are sampled evenly."""
     config = loading.parse(tokenizer)
@@ -81,7 +81,7 @@ def train(
 def show_one(
     tokenizer: Annotated[str, typer.Argument(help="A tokenizer directory or file, a dataset, or a hub name.")],
     text: Annotated[str, typer.Option(help="Text to encode.")] = "",
-    as_json: JSON = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the kind and the size of a tokenizer, and the tokens of a text."""
     opened = loading.open_any(tokenizer)
@@ -103,7 +103,7 @@ def compare(
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "strict",
-    as_json: JSON = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare tokenizers on a text: bytes per token, tokens per word, coverage and round trip."""
     source = read_source(text, separator, column)

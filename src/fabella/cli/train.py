@@ -19,6 +19,7 @@ import typer
 
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson, Device
 from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, text_overrides
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import require_divisible
@@ -45,11 +46,11 @@ def command(
     decode_errors: DecodeErrorsOption = "",
     steps: Annotated[int, typer.Option(help="Training steps; 0 uses the config's length.", min=0)] = 0,
     engine: Annotated[str, typer.Option(help="torch or jax; default: the config's engine.")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Device = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run if it is already in --out.")] = False,
     prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     if not what:
         raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.run_options import AsJson
 from fabella.config.training import Epochs
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
@@ -49,7 +50,7 @@ def command(
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory for prepared data.")] = Path("prepared"),
     lr_find: Annotated[bool, typer.Option("--lr-find", help="Run a learning-rate range test instead.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     if not lr_find:
         optuna()  # a missing package is an error before text is prepared

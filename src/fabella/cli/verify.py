@@ -17,13 +17,14 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result
+from fabella.cli.run_options import AsJson
 from fabella.errors import StorageError
 from fabella.runs.verify import Finding, verify
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory, or directory of a prepared dataset.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     findings = verify(run)
     intact = all(finding.level == "remark" for finding in findings)
