@@ -4,7 +4,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.models.gpt2 import Config
-from fabella.models.nn.attention_torch import CausalAttention, KVCache, require_capacity
+from fabella.models.nn.attention_torch import CausalAttention, KVCache
+from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_torch import GELUMLP, CausalLM
 
 State = list[KVCache]

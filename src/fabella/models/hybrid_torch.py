@@ -6,7 +6,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.models.hybrid import Config
-from fabella.models.nn.attention_torch import CausalAttention, KVCache, require_capacity
+from fabella.models.nn.attention_torch import CausalAttention, KVCache
+from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU
 from fabella.models.nn.recurrence_torch import MinGRU
 

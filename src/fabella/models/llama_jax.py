@@ -7,7 +7,8 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.llama import Config
-from fabella.models.nn.attention_jax import KVCache, attend, require_capacity, split_heads
+from fabella.models.nn.attention_jax import KVCache, attend, split_heads
+from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, linear, rms_norm, swiglu
 from fabella.models.nn.rotary_jax import RotaryTable, apply_rotary, rotary_table
 

@@ -7,7 +7,8 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.minigpt import Config
-from fabella.models.nn.attention_jax import KVCache, attend, require_capacity, split_heads
+from fabella.models.nn.attention_jax import KVCache, attend, split_heads
+from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, embed, layer_norm, linear, swiglu
 from fabella.models.nn.rotary_jax import RotaryTable, apply_rotary_interleaved, rotary_table
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fabella.errors import UsageError
-from fabella.models.nn.attention_torch import KVCache, attend, require_capacity, split_heads
+from fabella.models.nn.attention_torch import KVCache, attend, split_heads
+from fabella.models.nn.capacity import require_capacity
 
 TOLERANCE = 1e-6
 

@@ -13,8 +13,6 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
-from fabella.errors import UsageError
-
 QUERY_CHUNK = 128
 """Queries per chunk of a sequence; the fastest number on a CPU (docs/log.md)."""
 
@@ -36,16 +34,6 @@ class KVCache(NamedTuple):
         return KVCache(
             lax.dynamic_update_slice(self.keys, key.astype(self.keys.dtype), start),
             lax.dynamic_update_slice(self.values, value.astype(self.values.dtype), start),
-        )
-
-
-def require_capacity(tokens: int, limit: int, name: str) -> None:
-    """Raise UsageError if ``tokens`` exceeds the ``context`` of the model or the ``capacity`` of a state."""
-    if tokens > limit:
-        raise UsageError(
-            f"{tokens} tokens are more than the {name} of {limit}.",
-            hint=f"Read the last {limit} tokens only"
-            + (", or start with a larger capacity." if name == "capacity" else "."),
         )
 
 

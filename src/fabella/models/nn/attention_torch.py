@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fabella.errors import UsageError
+from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.rotary_torch import RotaryTable
 
 Rotate = Callable[[Float[Tensor, "B H T E"], RotaryTable], Float[Tensor, "B H T E"]]
@@ -40,16 +40,6 @@ class KVCache:
     def require_capacity(self, new: int) -> None:
         """Raise UsageError if ``new`` more tokens exceed the capacity."""
         require_capacity(self.length + new, self.keys.shape[2], "capacity")
-
-
-def require_capacity(tokens: int, limit: int, name: str) -> None:
-    """Raise UsageError if ``tokens`` exceed the model's context length (``name``: "context") or a state's capacity."""
-    if tokens > limit:
-        raise UsageError(
-            f"{tokens} tokens are more than the {name} of {limit}.",
-            hint=f"Read the last {limit} tokens only"
-            + (", or start with a larger capacity." if name == "capacity" else "."),
-        )
 
 
 class CausalAttention(nn.Module):
