@@ -17,11 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fabella.engine.build_model_torch import build
 from fabella.engine.distributed.process_group_torch import TorchProcessGroup
-from fabella.engine.distributed.strategy_torch import Arrays, Strategy, as_array, local_grad_norms
+from fabella.engine.distributed.strategy_torch import Arrays, ReplicatedStrategy, Strategy, as_array, local_grad_norms
 
 
 @final
-class DDPStrategy(Strategy):
+class DDPStrategy(ReplicatedStrategy):
     """The complete model on every rank; DDP averages the gradients while the last backward pass runs."""
 
     def __init__(self, model: nn.Module, group: TorchProcessGroup) -> None:
@@ -55,26 +55,11 @@ class DDPStrategy(Strategy):
     def mean_loss(self, loss: Tensor) -> Tensor:
         return self.group.sum(loss) / self.size
 
-    def grad_norms(self, gradients: list[Tensor]) -> Tensor:
-        return local_grad_norms(gradients)
-
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         return _gathered_losses(self.model, tokens, targets, self.group)
 
-    def eval_model(self) -> nn.Module:
-        return self.model.eval()
-
     def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
         return {name: as_array(tensor) for name, tensor in tensors.items()} if self.group.rank_info.is_main else {}
-
-    def full_tensor(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def distribute(self, full: Tensor, like: Tensor) -> Tensor:
-        return full
-
-    def from_numpy(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
-        return torch.tensor(array, device=like.device)
 
 
 @final

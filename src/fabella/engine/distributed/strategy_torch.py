@@ -79,3 +79,22 @@ def as_array(tensor: Tensor) -> NDArray[np.float32]:
 def local_grad_norms(gradients: list[Tensor]) -> Tensor:
     """Return the norm of each gradient, [N], in one fused call, as PyTorch's own clipping computes them."""
     return torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+
+
+class ReplicatedStrategy(Strategy):
+    """A strategy whose ranks all hold the complete model; gradients, parameters and their norms are local."""
+
+    def grad_norms(self, gradients: list[Tensor]) -> Tensor:
+        return local_grad_norms(gradients)
+
+    def eval_model(self) -> nn.Module:
+        return self.model.eval()
+
+    def full_tensor(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def distribute(self, full: Tensor, like: Tensor) -> Tensor:
+        return full
+
+    def from_numpy(self, array: NDArray[np.float32], like: Tensor) -> Tensor:
+        return torch.tensor(array, device=like.device)
