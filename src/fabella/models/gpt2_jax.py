@@ -1,23 +1,13 @@
 """GPT-2 in JAX; gpt2.py describes the architecture."""
 
-from typing import NamedTuple
-
 import jax
 from jax import Array, lax
-from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.gpt2 import Config
-from fabella.models.nn.attention_jax import KVCache, attend, split_heads
+from fabella.models.nn.attention_jax import KVCache, KVState, attend, split_heads
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, layer_norm, linear
-
-
-class State(NamedTuple):
-    """``length``: tokens in every cache."""
-
-    layers: list[KVCache]
-    length: Int[Array, ""]
 
 
 def attention(
@@ -55,8 +45,8 @@ class Model(CausalLM):
         return x + dropout(params, "feed_forward", ffn_out, c.dropout), kv_cache
 
     def hidden_states(
-        self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
-    ) -> tuple[Float[Array, "B T D"], State | None]:
+        self, params: Params, tokens: Int[Array, "B T"], state: KVState | None = None
+    ) -> tuple[Float[Array, "B T D"], KVState | None]:
         length, time = (state.length if state else 0), tokens.shape[1]
         require_capacity(time, self.config.context_length, "context")
         positions = lax.dynamic_slice_in_dim(params["positions.weight"], length, time)
@@ -65,11 +55,10 @@ class Model(CausalLM):
         for layer in range(self.config.layers):
             x, kv_cache = apply_block(params, layer, self.block, x, state.layers[layer] if state else None, length)
             layers.append(kv_cache)
-        return layer_norm(params.scope("norm"), x), State(layers, state.length + time) if state else None
+        return layer_norm(params.scope("norm"), x), KVState(layers, state.length + time) if state else None
 
-    def init_state(self, batch_size: int, capacity: int) -> State:
+    def init_state(self, batch_size: int, capacity: int) -> KVState:
         """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context length."""
         c = self.config
         require_capacity(capacity, c.context_length, "context")
-        layers = [KVCache.empty(batch_size, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
-        return State(layers, jnp.zeros((), jnp.int32))
+        return KVState.empty(c.layers, batch_size, c.heads, capacity, c.dim // c.heads)

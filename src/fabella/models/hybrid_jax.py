@@ -1,4 +1,4 @@
-"""Hybrid in JAX; what it is stands in hybrid.py."""
+"""Hybrid in JAX; hybrid.py describes the architecture."""
 
 from typing import Any, NamedTuple
 

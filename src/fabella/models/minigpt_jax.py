@@ -1,23 +1,13 @@
 """MiniGPT in JAX; minigpt.py describes the architecture."""
 
-from typing import NamedTuple
-
 from jax import Array
-from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.minigpt import Config
-from fabella.models.nn.attention_jax import KVCache, attend, split_heads
+from fabella.models.nn.attention_jax import KVCache, KVState, attend, split_heads
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, embed, layer_norm, linear, swiglu
 from fabella.models.nn.rotary_jax import RotaryTable, apply_rotary_interleaved, rotary_table
-
-
-class State(NamedTuple):
-    """``length``: tokens in every cache."""
-
-    layers: list[KVCache]
-    length: Int[Array, ""]
 
 
 def attention(
@@ -54,8 +44,8 @@ class Model(CausalLM):
         return x + swiglu(params.scope("feed_forward"), layer_norm(params.scope("feed_forward_norm"), x)), kv_cache
 
     def hidden_states(
-        self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
-    ) -> tuple[Float[Array, "B T D"], State | None]:
+        self, params: Params, tokens: Int[Array, "B T"], state: KVState | None = None
+    ) -> tuple[Float[Array, "B T D"], KVState | None]:
         """Return [B T embedding]: projected down to the width of the embedding, which is the head."""
         length, time = (state.length if state else 0), tokens.shape[1]
         require_capacity(time, self.config.context_length, "context")
@@ -67,11 +57,10 @@ class Model(CausalLM):
             x, cache = apply_block(params, layer, self.block, x, rotary, cache, length)
             layers.append(cache)
         x = linear(params.scope("output_projection"), layer_norm(params.scope("norm"), x))
-        return x, State(layers, state.length + time) if state else None
+        return x, KVState(layers, state.length + time) if state else None
 
-    def init_state(self, batch_size: int, capacity: int) -> State:
+    def init_state(self, batch_size: int, capacity: int) -> KVState:
         """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context length."""
         c = self.config
         require_capacity(capacity, c.context_length, "context")
-        layers = [KVCache.empty(batch_size, c.heads, capacity, c.dim // c.heads) for _ in range(c.layers)]
-        return State(layers, jnp.zeros((), jnp.int32))
+        return KVState.empty(c.layers, batch_size, c.heads, capacity, c.dim // c.heads)

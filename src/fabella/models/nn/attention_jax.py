@@ -37,6 +37,20 @@ class KVCache(NamedTuple):
         )
 
 
+class KVState(NamedTuple):
+    """Decoding state of a model whose layers are all attention."""
+
+    layers: list[KVCache]
+    length: Int[Array, ""]
+    """Tokens in every cache."""
+
+    @classmethod
+    def empty(cls, layers: int, batch_size: int, heads: int, capacity: int, head_dim: int) -> "KVState":
+        """Allocate a cache of ``capacity`` tokens per sequence for each layer; ``heads`` have keys and values."""
+        caches = [KVCache.empty(batch_size, heads, capacity, head_dim) for _ in range(layers)]
+        return cls(caches, jnp.zeros((), jnp.int32))
+
+
 def split_heads(x: Float[Array, "B T D"], heads: int) -> Float[Array, "B H T E"]:
     """Split the dimension D into heads × head dimensions."""
     return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
