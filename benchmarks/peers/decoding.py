@@ -11,7 +11,6 @@ from pathlib import Path
 from benchmarks.peers.decoders_torch import available_baselines
 from benchmarks.peers.versions import peer_versions
 from fabella.benchmark.decoding import MAX_TOKENS, SHAPES, DecodeBenchOptions, bench
-from fabella.benchmark.training import shape_of
 from fabella.cli.bench import decoding_lines
 from fabella.storage import write_json
 
@@ -30,8 +29,6 @@ def main() -> None:
     parser.add_argument("--llama2c", type=Path, help="directory of llama2.c's compiled programs run and runq")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    for name in arguments.presets:
-        shape_of(name)  # an unknown preset is an error before an hour is spent on the others
     options = DecodeBenchOptions(
         rounds=arguments.rounds,
         max_tokens=arguments.max_tokens,

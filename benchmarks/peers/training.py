@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.peers.versions import peer_versions
-from fabella.benchmark.training import SHAPES, BenchOptions, bench, shape_of
+from fabella.benchmark.training import SHAPES, BenchOptions, bench
 from fabella.cli.bench import training_lines
 from fabella.storage import write_json
 
@@ -30,8 +30,6 @@ def main() -> None:
     parser.add_argument("--engine", choices=("torch", "jax"), default="torch")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    for name in arguments.presets:
-        shape_of(name)  # an unknown preset is an error before an hour is spent on the others
     options = BenchOptions(
         engine=arguments.engine,
         rounds=arguments.rounds,

@@ -47,15 +47,17 @@ def bench(
     """Measure each preset with each batch size and call ``report`` with every result.
 
     ``available_baselines`` returns what is measured on a task, Fabella first; by default Fabella alone.
+    Raises ConfigError for an unknown preset, before any is measured.
     """
+    models = {name: preset(name).model for name in presets}
     engines.backend(options.engine)  # an engine that is not installed is an error before an hour is spent
     parts = training_bench.step_parts("torch")
     parts.set_threads(options.threads)
     decoders = importlib.import_module("fabella.benchmark.decoders_torch")
     results: dict[str, Any] = {}
-    for name in presets:
+    for name, model in models.items():
         for batch in options.batches:
-            task = DecodeTask(preset(name).model, batch, PROMPT_TOKENS, options.max_tokens, options.device)
+            task = DecodeTask(model, batch, PROMPT_TOKENS, options.max_tokens, options.device)
             baselines = (available_baselines or decoders.available_baselines)(task)
             result = _measure(task, baselines, options, decoders.read_bandwidth)
             results.setdefault(name, {})[str(batch)] = result

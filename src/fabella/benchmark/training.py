@@ -68,7 +68,9 @@ def bench(
     options: BenchOptions,
     report: Callable[[str, dict[str, Any]], None] = lambda name, result: None,
 ) -> dict[str, Any]:
-    """Measure each preset and call ``report`` with every result."""
+    """Measure each preset and call ``report`` with every result. Raises ConfigError for an unknown one, at once."""
+    for name in presets:
+        preset(name)  # an unknown one is an error before an hour is spent on the others
     parts = step_parts(options.engine, options.package)
     parts.set_threads(options.threads)
     results: dict[str, Any] = {}

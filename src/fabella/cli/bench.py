@@ -18,7 +18,7 @@ import typer
 
 from fabella.benchmark import decoding
 from fabella.benchmark.decoding import MAX_TOKENS, DecodeBenchOptions
-from fabella.benchmark.training import SHAPES, BenchOptions, bench, shape_of
+from fabella.benchmark.training import SHAPES, BenchOptions, bench
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
 from fabella.errors import UsageError
@@ -49,8 +49,6 @@ def command(
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown --precision '{precision}'.", hint=f"Choose from: {', '.join(PRECISIONS)}.")
     names = presets or list(decoding.SHAPES if decode else SHAPES)
-    for name in names:
-        shape_of(name)  # an unknown preset is an error before an hour is spent on the others
     report = print_status if as_json else print_result
     if decode:
         decode_options = DecodeBenchOptions(
