@@ -12,7 +12,7 @@ import pytest
 
 from fabella.cli.main import run
 from fabella.runs.run_dir import RunDir
-from fabella.storage import lock_dir
+from fabella.storage.lock import lock_dir
 from tests.generation import tiny_run
 
 STORY = "Once upon a time there was a fox. The fox was glad.\n\n"

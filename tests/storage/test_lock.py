@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fabella.errors import LockedError, StorageError
-from fabella.storage import lock_dir
+from fabella.storage.lock import lock_dir
 
 
 def test_a_second_process_is_refused_with_the_pid_and_host_of_the_first(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def batches(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) ->
     step = TorchEngine.step
 
     def watched(self: TorchEngine, batch: Batch, lr: float) -> Any:
-        seen.append(known_by(batch))
+        seen.append(token_checksum(batch))
         return step(self, batch, lr)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def batches(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) ->
     return seen
 
 
-def known_by(batch: Batch) -> int:
+def token_checksum(batch: Batch) -> int:
     return int((batch.tokens.astype(np.int64) * np.arange(1, batch.tokens.size + 1).reshape(batch.tokens.shape)).sum())
 
 
@@ -59,7 +59,7 @@ def break_batches(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
     now: list[bool] = [False]
 
     def noted(self: TorchEngine, batch: Batch, lr: float) -> Any:
-        now[0] = known_by(batch) in broken
+        now[0] = token_checksum(batch) in broken
         return step(self, batch, lr)
 
     def spoiled(self: TorchEngine, loss: Any, lr: float) -> Any:
@@ -160,7 +160,7 @@ def test_a_rollback_restores_the_checkpoint_and_continues_with_later_sequences(
     step = TorchEngine.step
 
     def watched(self: TorchEngine, batch: Batch, lr: float) -> Any:
-        seen.append((self.steps + 1, batches.index(known_by(batch)) + 1 if len(seen) < 9 else 0, lr))
+        seen.append((self.steps + 1, batches.index(token_checksum(batch)) + 1 if len(seen) < 9 else 0, lr))
         return step(self, batch, lr)
 
     monkeypatch.setattr(TorchEngine, "step", watched)
@@ -172,10 +172,13 @@ def test_a_rollback_restores_the_checkpoint_and_continues_with_later_sequences(
     assert rates[9:] == [rates[0] / 2] * (STEPS - 5)
     assert outcome.progress.rollbacks == 1
     assert outcome.progress.sequences == (STEPS + 4) * 16  # those of steps 6 to 9 were not used again
-    told = rows(tmp_path / "run", "rollback")
-    assert told == [{"kind": "rollback", "step": 6, "failed": 9, "times": 1, "allowed": 3, "lr_factor": 0.5}]
+    assert rows(tmp_path / "run", "rollback") == [
+        {"kind": "rollback", "step": 6, "failed": 9, "times": 1, "allowed": 3, "lr_factor": 0.5}
+    ]
     assert [row["step"] for row in rows(tmp_path / "run", "train")] == [1, *range(3, STEPS + 1, 3)]
-    assert "back to step 5, as step 9 failed: 1 of 3 times; learning rate x 0.5" in capfd.readouterr().err
+    assert (
+        "rollback 1 of 3 to step 5, because step 9 was not finite; learning rate factor 0.5" in capfd.readouterr().err
+    )
     assert (tmp_path / "run" / "failures" / "step-00000009").is_dir()
     assert finite(tmp_path / "run")
 

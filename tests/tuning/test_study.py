@@ -10,7 +10,7 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.errors import ConfigError, LockedError, StorageError, TrainingInterrupted
 from fabella.run_config.files import load_config
-from fabella.storage import lock_dir
+from fabella.storage.lock import lock_dir
 from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
 from fabella.tuning.lr_range_test import lr_range_test

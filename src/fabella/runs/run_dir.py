@@ -22,13 +22,13 @@ from fabella.storage import (
     atomic_write,
     dump_manifest,
     escaped,
-    lock_dir,
     make_dirs,
     read_manifest,
     remove_stale_temps,
     restore_replaced,
     storage_errors,
 )
+from fabella.storage.lock import lock_dir
 from fabella.tokenizers.tokenizer import Tokenizer
 
 FORMAT = 2

@@ -4,6 +4,9 @@ A write is committed in this order: temporary file or directory (``.NAME.partial
 every file → manifest with sizes and sha256 → fsync → rename → fsync of the parent. The writer holds a lock on the
 temporary until the end of its process. :func:`remove_stale_temps` therefore removes temporaries of killed processes
 and never those of running ones.
+
+``fabella.storage.lock`` is imported by name where a directory is locked: every command imports this package, few
+of them lock anything, and filelock and psutil take 60 ms to import.
 """
 
 from fabella.storage.atomic_dir import atomic_dir, remove_dir
@@ -11,7 +14,6 @@ from fabella.storage.atomic_file import atomic_write, sha256_of, write_chunks
 from fabella.storage.cache_dir import cache_dir
 from fabella.storage.formatting import format_bytes, format_duration, number_of
 from fabella.storage.json_safe import json_safe, write_json
-from fabella.storage.lock import lock_dir
 from fabella.storage.manifest import (
     MANIFEST,
     dump_manifest,
@@ -36,7 +38,6 @@ __all__ = [
     "format_duration",
     "free_bytes",
     "json_safe",
-    "lock_dir",
     "make_dirs",
     "manifest_entries",
     "number_of",

@@ -15,7 +15,8 @@ from fabella.errors import ConfigError, LockedError, NumericsError, StorageError
 from fabella.models.parameters import count
 from fabella.run_config.files import to_yaml
 from fabella.run_config.run import RunConfig
-from fabella.storage import atomic_write, lock_dir, make_dirs, storage_errors
+from fabella.storage import atomic_write, make_dirs, storage_errors
+from fabella.storage.lock import lock_dir
 from fabella.tuning import trials
 from fabella.tuning.space import Space, apply_overrides, baseline_params, max_steps, suggest
 

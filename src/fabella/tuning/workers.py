@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 from fabella.data.dataset import open_dataset
 from fabella.errors import FabellaError, StorageError, TrainingInterrupted
 from fabella.run_config.files import validate_config
-from fabella.storage import lock_dir, make_dirs, storage_errors
+from fabella.storage import make_dirs, storage_errors
+from fabella.storage.lock import lock_dir
 from fabella.tracking.console import print_status
 from fabella.tuning.space import Range
 from fabella.tuning.study import Search, finished, open_study, requeue_stale_trials, work

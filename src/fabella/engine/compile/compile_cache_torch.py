@@ -10,7 +10,8 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-from fabella.storage import cache_dir, lock_dir, make_dirs, remove_dir
+from fabella.storage import cache_dir, make_dirs, remove_dir
+from fabella.storage.lock import lock_dir
 from fabella.storage.temp_files import HAS_FLOCK, flock
 
 PLACE = "TORCHINDUCTOR_CACHE_DIR"
