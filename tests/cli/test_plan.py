@@ -89,6 +89,24 @@ def test_a_trial_killed_for_memory_does_not_fit(
     assert "the trial was killed, probably because the machine ran out of memory" in capsys.readouterr().out
 
 
+def test_a_trial_that_took_too_long_is_no_lack_of_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        planning, "probe_batch_size", lambda run, size, *rest: ProbeResult(micro_batch_size=size, reason="time")
+    )
+    assert run(["plan", "storybook-1m", "--memory", "16GB", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["trial"], facts["fits_memory"], facts["seconds"]) == ("time", True, None)
+    assert (facts["tokens_per_second"], facts["measured_peak_bytes"]) == (None, None)
+    assert run(["plan", "storybook-1m", "--memory", "16GB"]) == 0
+    printed = capsys.readouterr().out
+    assert "time       not measured: a few steps took longer than --measure-timeout\n" in printed
+    assert "It fits by the estimate: 16 GB of 16 GB memory are free.\n" in printed
+    assert run(["plan", "storybook-1m", "--memory", "300MB"]) == 0
+    assert "It does not fit into memory by the estimate: 300 MB of 300 MB memory are free." in capsys.readouterr().out
+
+
 def test_plan_of_a_text_prints_the_reasons_for_its_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "tales.txt"
     text.write_text("Once upon a time there was a fox.\n\n" * 200)

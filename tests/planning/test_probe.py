@@ -57,7 +57,7 @@ def test_a_worker_that_runs_out_of_memory_does_not_fit(code: str, reason: str, m
 def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_worker(monkeypatch, "import threading; threading.Event().wait()")
     trial = probe_batch_size(tiny.run(), 4, ProbeLimits(limit=10**11, on_gpu=False, seconds=0.2))
-    assert (trial.fits, trial.reason) == (False, "time")
+    assert (trial.measured, trial.fits, trial.reason) == (False, None, "time")
 
 
 def test_an_error_of_the_worker_is_raised_with_its_class() -> None:

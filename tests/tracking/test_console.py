@@ -16,19 +16,21 @@ def test_the_progress_line_has_percent_loss_bits_per_byte_speed_and_time_left(
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
     console_tracker = ConsoleTracker(steps=100, bits_per_nat=0.5)
     console_tracker.line.plain_every = 1
-    console_tracker(ROW)
+    console_tracker({"kind": "train", "step": 10, "loss": 2.0})  # no throughput yet
     console_tracker(ROW | {"step": 40})
     first, second = capsys.readouterr().err.splitlines()
-    assert first == " 10 %  step 10/100  loss 2.000  1.000 bits/byte  12,346 tokens/s  …"
+    assert first == " 10 %  step 10/100  loss 2.000  1.000 bits/byte  …"
     assert second == " 40 %  step 40/100  loss 2.000  1.000 bits/byte  12,346 tokens/s  1:00 left"
 
 
 def test_validation_and_samples_are_permanent_lines(capsys: pytest.CaptureFixture[str]) -> None:
     console_tracker = ConsoleTracker(steps=100, bits_per_nat=1.0)
-    console_tracker({"kind": "validation", "step": 50, "loss": 1.5, "perplexity": 4.4817, "bits_per_byte": 0.6})
+    console_tracker({"kind": "validation", "step": 50, "loss": 1.5, "bits_per_byte": 0.6})
+    console_tracker({"kind": "validation", "step": 60, "loss": 421.6, "bits_per_byte": 608.2})
     console_tracker({"kind": "sample", "step": 50, "prompt": "Once", "text": " upon\n\x1b[31ma time"})
     assert capsys.readouterr().err.splitlines() == [
         "step 50: validation loss 1.5000, perplexity 4.48, 0.6000 bits per byte",
+        "step 60: validation loss 421.6000, perplexity 1.25e+183, 608.2000 bits per byte",
         "step 50 sample: Once upon  [31ma time",
     ]
 

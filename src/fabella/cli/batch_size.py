@@ -82,7 +82,7 @@ def require_absent(path: Path) -> None:
 
 def format_trial(trial: ProbeResult) -> str:
     """Return one line about a trial."""
-    if not trial.fits:
+    if not trial.measured:
         return f"micro-batch {trial.micro_batch_size:>6,}: {REASONS[trial.reason]}"
     speed, peak = f"{trial.tokens_per_second:>9,.0f} tokens/s", format_bytes(trial.peak_bytes)
     return f"micro-batch {trial.micro_batch_size:>6,}: {speed}, {peak} peak"
@@ -91,6 +91,9 @@ def format_trial(trial: ProbeResult) -> str:
 def _print_report(result: BatchSizeResult, changed: RunConfig, write: Path | None) -> None:
     print_result(f"Largest that fits: {_summary(result.largest)}")
     print_result(f"Fastest:           {_summary(result.fastest)}")
+    slow = [trial.micro_batch_size for trial in result.trials if trial.reason == "time"]
+    if slow:
+        print_result(f"Not measured in the time: {min(slow):,} and more (--trial-timeout allows more time).")
     training = changed.training
     settings = f"training.micro_batch_size={training.micro_batch_size}"
     settings += f" 'training.gradient_accumulation={_pairs(training.gradient_accumulation)}'"
@@ -119,8 +122,8 @@ def _to_json(result: BatchSizeResult, changed: RunConfig, limit: int, write: Pat
                 "micro_batch_size": trial.micro_batch_size,
                 "fits": trial.fits,
                 "reason": trial.reason,
-                "tokens_per_second": trial.tokens_per_second,
-                "peak_bytes": trial.peak_bytes,
+                "tokens_per_second": trial.tokens_per_second if trial.measured else None,
+                "peak_bytes": trial.peak_bytes if trial.measured else None,
             }
             for trial in result.trials
         ],

@@ -19,6 +19,7 @@ from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, deco
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
 from fabella.evaluation.scores import DocumentScore, Scores
+from fabella.storage import format_exp
 from fabella.tracking.terminal_escape import escape
 
 
@@ -80,7 +81,7 @@ def _scores(scores: Scores, text: str, step: int) -> list[str]:
         f"{scores.bytes:,} bytes",
         "",
         f"  {'loss':<16} {_estimate(scores.loss, 4)} nats per token",
-        f"  {'perplexity':<16} {_estimate(scores.perplexity, 2)}",
+        f"  {'perplexity':<16} {_perplexity(scores.loss)}",
         f"  {'bits per byte':<16} {_estimate(scores.bits_per_byte, 4)}",
         "",
         "  lowest-loss documents   " + _list_documents(scores.easiest),
@@ -92,6 +93,11 @@ def _estimate(interval: ConfidenceInterval, digits: int) -> str:
     low, high = interval.low, interval.high
     bounds = "(one document)" if math.isnan(low) else f"({low:,.{digits}f} to {high:,.{digits}f})"
     return f"{interval.value:>10,.{digits}f}  {bounds}"
+
+
+def _perplexity(loss: ConfidenceInterval) -> str:
+    bounds = "(one document)" if math.isnan(loss.low) else f"({format_exp(loss.low)} to {format_exp(loss.high)})"
+    return f"{format_exp(loss.value):>10}  {bounds}"
 
 
 def _list_documents(documents: tuple[DocumentScore, ...]) -> str:

@@ -19,6 +19,7 @@ from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.errors import TextError, UsageError
 from fabella.generation.generator import load
 from fabella.generation.likelihood import Perplexity
+from fabella.storage import format_exp
 from fabella.tracking.terminal_escape import escape
 
 STANDARD_INPUT = Path("-")
@@ -78,10 +79,8 @@ def _to_json(result: Perplexity) -> dict[str, str | int | float]:
 def _table(result: Perplexity, limit: int) -> str:
     lines = [f"{'token':<20} {'id':>7} {'probability':>12} {'nats':>8} {'perplexity':>12}"] if limit else []
     for row in result.rows(limit):
-        token = _quoted(str(row["token"]))
-        lines.append(
-            f"{token:<20} {row['id']:>7} {row['probability']:>12.6f} {row['nats']:>8.3f} {row['perplexity']:>12,.1f}"
-        )
+        token, nats = _quoted(str(row["token"])), float(row["nats"])
+        lines.append(f"{token:<20} {row['id']:>7} {format_exp(-nats, 6):>12} {nats:>8.3f} {format_exp(nats, 1):>12}")
     hidden = len(result.ids) - limit
     if hidden > 0:
         lines.append(f"… and {hidden:,} more tokens (--max-rows {len(result.ids)} shows all)")
@@ -97,7 +96,7 @@ def _quoted(token: str) -> str:
 def _summary(result: Perplexity) -> list[str]:
     lines = [
         f"{len(result.ids):,} tokens, {result.bytes:,} bytes",
-        f"{result.loss:.4f} nats per token, perplexity {result.perplexity:,.2f}, "
+        f"{result.loss:.4f} nats per token, perplexity {format_exp(result.loss)}, "
         f"{result.bits_per_byte:.4f} bits per byte",
         "The EOS token precedes the text, as in training.",
     ]

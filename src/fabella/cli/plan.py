@@ -106,11 +106,11 @@ def to_json(run: RunConfig, estimate: Estimate) -> dict[str, Any]:
         "memory_needed_bytes": estimate.memory_needed,
         "memory_free_bytes": estimate.budget.free,
         "memory_total_bytes": estimate.budget.total,
-        "measured_peak_bytes": speed.trial.peak_bytes if speed and speed.trial.fits else None,
+        "measured_peak_bytes": speed.trial.peak_bytes if speed and speed.trial.measured else None,
         "checkpoint_bytes": estimate.disk.checkpoint,
         "disk_needed_bytes": estimate.disk.needed,
         "disk_free_bytes": estimate.disk.free,
-        "tokens_per_second": speed.tokens_per_second if speed and speed.trial.fits else None,
+        "tokens_per_second": speed.tokens_per_second if speed and speed.trial.measured else None,
         "seconds": speed.seconds_left if speed else None,
         "trial": speed.trial.reason or "fits" if speed else "not measured",
         "fits_memory": estimate.fits_memory,
@@ -142,7 +142,7 @@ def _memory(estimate: Estimate) -> list[str]:
     lines = [f"  {format_bytes(size):>{width}}  {part}" for part, size in estimate.memory.on_device.items()]
     lines += [f"  {format_bytes(size):>{width}}  {part}{where}" for part, size in estimate.memory.host.items()]
     speed = estimate.speed
-    measured = [f"  measured peak: {format_bytes(speed.trial.peak_bytes)}"] if speed and speed.trial.fits else []
+    measured = [f"  measured peak: {format_bytes(speed.trial.peak_bytes)}"] if speed and speed.trial.measured else []
     return [f"memory     {format_bytes(estimate.memory_needed)}", *lines, *measured]
 
 
@@ -163,7 +163,9 @@ def _time(estimate: Estimate) -> list[str]:
     speed = estimate.speed
     if speed is None:
         return ["time       not measured (remove --no-measure)"]
-    if not speed.trial.fits:
+    if speed.trial.reason == "time":
+        return ["time       not measured: a few steps took longer than --measure-timeout"]
+    if not speed.trial.measured:
         return []
     left = "unknown" if speed.seconds_left is None else format_duration(speed.seconds_left)
     steps = "remaining steps" if estimate.length.taken else "steps"
@@ -176,13 +178,14 @@ def _time(estimate: Estimate) -> list[str]:
 def _verdict(estimate: Estimate) -> list[str]:
     budget = estimate.budget
     free = f"{format_bytes(budget.free)} of {format_bytes(budget.total)} {budget.where} are free"
+    trial = estimate.speed.trial if estimate.speed else None
+    estimated = " by the estimate" if trial and not trial.measured else ""
     if estimate.fits_memory and estimate.fits_disk:
-        return [f"It fits: {free}."]
+        return [f"It fits{estimated}: {free}."]
     lines: list[str] = []
     if not estimate.fits_memory:
-        trial = estimate.speed.trial if estimate.speed else None
-        reason = f"the trial {REASONS[trial.reason]}; " if trial and not trial.fits else ""
-        lines.append(f"It does not fit into memory: {reason}{free}.")
+        reason = f"the trial {REASONS[trial.reason]}; " if trial and trial.fits is False else ""
+        lines.append(f"It does not fit into memory{estimated if not reason else ''}: {reason}{free}.")
         lines.append(
             "Try fabella batch-size, training.gradient_checkpointing=blocks, or a shorter data.sequences.length."
         )

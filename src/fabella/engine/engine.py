@@ -42,7 +42,7 @@ class StepResult(Protocol):
     def read(self) -> dict[str, float]:
         """Return ``loss`` and ``grad_norm``, and ``skipped_steps`` (of the whole run) if the policy can skip steps.
 
-        ``loss``: mean nats per token of the global batch. ``grad_norm``: before clipping; 0 for a non-finite step.
+        ``loss``: mean nats per token of the global batch. ``grad_norm``: before clipping; NaN for a non-finite step.
         """
         ...
 

@@ -77,7 +77,7 @@ class JaxStepResult:
         """Wait for the device. Raises NonFiniteStepError after a failure, of this step or an earlier one."""
         counters = self.tensors.read(self.spec.guard, self.spec.names)
         loss, norm = float(self.metrics.loss), float(self.metrics.norm)
-        return {"loss": loss, "grad_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **counters}
+        return {"loss": loss, "grad_norm": norm if np.isfinite([loss, norm]).all() else float("nan"), **counters}
 
 
 class JaxEngine:

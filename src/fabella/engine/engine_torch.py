@@ -57,7 +57,7 @@ class TorchStepResult:
         """Wait for the device. Raises NonFiniteStepError after a failure, of this step or an earlier one."""
         counters = self.guard.read(self.tensors)
         loss, norm = torch.stack([self.loss, self.norm]).tolist()
-        return {"loss": loss, "grad_norm": norm if np.isfinite([loss, norm]).all() else 0.0, **counters}
+        return {"loss": loss, "grad_norm": norm if np.isfinite([loss, norm]).all() else float("nan"), **counters}
 
 
 def waits(device: torch.device) -> bool:

@@ -66,7 +66,7 @@ class Perplexity:
 
 def exp(nats: float) -> float:
     """Return e to the power of ``nats``, or infinity if a float64 overflows."""
-    return math.exp(nats) if nats < 709.0 else math.inf
+    return math.inf if nats >= 709.0 else math.exp(nats)
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

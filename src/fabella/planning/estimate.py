@@ -89,7 +89,7 @@ class Estimate:
     def memory_needed(self) -> int:
         """Bytes needed of the memory in ``budget``: measured if possible, else estimated."""
         host = 0 if self.on_gpu else sum(self.memory.host.values())
-        measured = self.speed.trial.peak_bytes if self.speed and self.speed.trial.fits else 0
+        measured = self.speed.trial.peak_bytes if self.speed else 0
         program = self.memory.host["program"] if not self.on_gpu else 0
         return measured + host - program if measured else sum(self.memory.on_device.values()) + host
 
@@ -100,8 +100,8 @@ class Estimate:
 
     @property
     def fits_memory(self) -> bool:
-        """False also if the measurement ran out of memory."""
-        return self.memory_needed <= self.budget.free and not (self.speed and not self.speed.trial.fits)
+        """False also if the measurement ran out of memory. If it took too long, the estimate alone decides."""
+        return self.memory_needed <= self.budget.free and not (self.speed and self.speed.trial.fits is False)
 
     @property
     def fits_disk(self) -> bool:
@@ -189,7 +189,7 @@ def measure_speed(run: RunConfig, length: RunLength, limits: ProbeLimits) -> Mea
     """Take a few steps in a child process and extrapolate to the whole run."""
     accumulates = any(number > 1 for _, number in run.training.gradient_accumulation)
     trial = probe_batch_size(run, run.training.micro_batch_size, limits, (1, 2, 1) if accumulates else (1, 1))
-    if not trial.fits:
+    if not trial.measured:
         return MeasuredSpeed(trial, 0.0, None)
     stages = _stages(run, length)
     measured_stages = stages or [(1, run.training.gradient_accumulation[-1][1])]

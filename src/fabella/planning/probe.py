@@ -28,7 +28,7 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """Result of one probe. If ``reason`` is not empty, the micro-batch did not fit and all numbers are 0."""
+    """Result of one probe. If ``reason`` is not empty, nothing was measured: all numbers are 0."""
 
     micro_batch_size: int
     reason: Reason = ""
@@ -45,9 +45,14 @@ class ProbeResult:
     engine: dict[str, Any] | None = None
 
     @property
-    def fits(self) -> bool:
+    def measured(self) -> bool:
         """True if all steps were taken."""
         return not self.reason
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the steps fit into memory; None if they took too long to know."""
+        return None if self.reason == "time" else not self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fabella.report.charts import Axis, Line, chart
 from fabella.report.run_history import RunHistory
+from fabella.storage import format_exp
 
 # Field of TextMetrics, label, format. The labels are those of ``fabella evaluate``.
 MEASURES = (
@@ -45,9 +46,15 @@ def _scores(scores: Mapping[str, Any], step: int) -> str:
 
     return (
         f"<p>Step {step:,}, on {scores['documents']:,} validation documents with {scores['tokens']:,} tokens: "
-        f"loss {interval('loss', 4)}, perplexity {interval('perplexity', 2)}, {interval('bits_per_byte', 4)} bits per "
-        "byte (95 % confidence intervals over documents).</p>"
+        f"loss {interval('loss', 4)}, perplexity {_perplexity(scores['loss'])}, {interval('bits_per_byte', 4)} bits "
+        "per byte (95 % confidence intervals over documents).</p>"
     )
+
+
+def _perplexity(loss: Mapping[str, Any]) -> str:
+    value, low, high = (loss[part] for part in ("value", "low", "high"))
+    bounds = f" ({format_exp(low)} to {format_exp(high)})" if low is not None else ""
+    return f"{format_exp(value)}{bounds}" if value is not None else "-"
 
 
 def _charts(scores: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from fabella.report.evaluation_section import evaluation_section
 from fabella.report.published_curves import PublishedCurve, matching_curves
 from fabella.report.run_history import RunHistory, data_of, differing, names
 from fabella.run_config.files import to_yaml
-from fabella.storage import format_duration
+from fabella.storage import format_duration, format_exp
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 X_AXIS_LABELS = {"step": "steps", "tokens": "tokens", "seconds": "time", "flops": "FLOPs"}
@@ -119,7 +119,7 @@ def _figures(history: RunHistory, name: str) -> str:
         ("tokens", number(last["tokens"])),
         ("training time", format_duration(last["seconds"])),
         ("final validation loss" if final else "validation loss", _number(score.get("loss"), ".4f")),
-        ("perplexity", _number(score.get("perplexity"), ".2f")),
+        ("perplexity", _perplexity(score)),
         ("bits per byte", _number(score.get("bits_per_byte"), ".4f")),
     ]
     boxes = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in cells)
@@ -128,6 +128,11 @@ def _figures(history: RunHistory, name: str) -> str:
 
 def _number(value: Any, spec: str) -> str:
     return format(value, spec) if isinstance(value, int | float) else "-"
+
+
+def _perplexity(row: Mapping[str, Any]) -> str:
+    loss = row.get("loss")
+    return format_exp(loss) if isinstance(loss, int | float) else "-"
 
 
 def _differences(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
@@ -195,7 +200,7 @@ def _scores(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
         [
             (f"{name}, " if several else "") + f"step {row['step']:,}",
             number(row["tokens"]), format_duration(row["seconds"]), _number(row.get("loss"), ".4f"),
-            _number(row.get("perplexity"), ".2f"), _number(row.get("bits_per_byte"), ".4f"),
+            _perplexity(row), _number(row.get("bits_per_byte"), ".4f"),
         ]
         for history, name in zip(histories, labels, strict=True) for row in history.validation
     ]  # fmt: skip

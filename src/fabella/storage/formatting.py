@@ -1,5 +1,7 @@
 """Sizes, durations and counts for people."""
 
+import math
+
 
 def format_bytes(size: int) -> str:
     """Return a size in decimal units: ``812 bytes``, ``4.1 kB``, ``48 MB``, ``1.8 GB``."""
@@ -25,3 +27,20 @@ def format_duration(seconds: float) -> str:
 def number_of(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 document``, ``2,000 documents``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_exp(exponent: float, decimals: int = 2) -> str:
+    """Return e to the power of ``exponent``, e.g. a perplexity or a probability: ``1,234.50``, ``7.86e+182``.
+
+    Below 0.0001 and from a million on it is in scientific notation; it neither overflows nor becomes 0.
+    """
+    if not math.isfinite(exponent):
+        return str(math.exp(exponent))
+    decimal = exponent / math.log(10)
+    if -4 <= decimal < 6:
+        return f"{math.exp(exponent):,.{decimals}f}"
+    power = math.floor(decimal)
+    digits = f"{10 ** (decimal - power):.2f}"
+    if digits == "10.00":
+        digits, power = "1.00", power + 1
+    return f"{digits}e{power:+03d}"

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
-from fabella.storage import format_duration
+from fabella.storage import format_duration, format_exp
 from fabella.tracking.tracker import Row
 
 
@@ -66,7 +66,7 @@ class ConsoleTracker:
             self.line.update(self._progress(row))
         elif row["kind"] == "validation":
             self._print(
-                f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {row['perplexity']:.2f}, "
+                f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {format_exp(row['loss'])}, "
                 f"{row['bits_per_byte']:.4f} bits per byte"
             )
         elif row["kind"] == "grad_spike":
@@ -98,11 +98,15 @@ class ConsoleTracker:
 
     def _progress(self, row: Row) -> str:
         step = int(row["step"])
-        return (
-            f"{100 * step // self.steps:3d} %  step {step:,}/{self.steps:,}  loss {row['loss']:.3f}  "
-            f"{row['loss'] * self.bits_per_nat:.3f} bits/byte  {row['tokens_per_second']:,.0f} tokens/s  "
-            f"{self._time_left(step)}"
-        )
+        speed = row.get("tokens_per_second")  # absent in the first row, which includes the warm-up
+        return "  ".join((
+            f"{100 * step // self.steps:3d} %",
+            f"step {step:,}/{self.steps:,}",
+            f"loss {row['loss']:.3f}",
+            f"{row['loss'] * self.bits_per_nat:.3f} bits/byte",
+            *([] if speed is None else [f"{speed:,.0f} tokens/s"]),
+            self._time_left(step),
+        ))  # fmt: skip
 
     def _time_left(self, step: int) -> str:
         """Return the time left, from the average speed of this process."""

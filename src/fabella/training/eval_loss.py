@@ -10,6 +10,8 @@ from fabella.config.data import DataConfig
 from fabella.data.dataset import Split, TokenizedDataset
 from fabella.data.sequences import SequenceDataset
 from fabella.engine.engine import Engine
+from fabella.generation.likelihood import exp
+from fabella.storage import format_exp
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,11 @@ class EvalLoss:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): the number of equally likely tokens with the same loss."""
-        return math.exp(min(self.loss, 700.0))
+        """exp(loss): the number of equally likely tokens with the same loss; infinite if float64 overflows."""
+        return exp(self.loss)
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f}, {self.bits_per_byte:.4f} bits per byte"
+        return f"loss {self.loss:.4f}, perplexity {format_exp(self.loss)}, {self.bits_per_byte:.4f} bits per byte"
 
 
 def bits_per_nat(split: Split) -> float:

@@ -55,7 +55,7 @@ def test_few_steps_make_no_median_and_a_level_that_stays_is_usual_in_the_end() -
 
 
 def test_a_step_that_was_left_out_has_no_norm() -> None:
-    assert told([*CALM, *[0.0] * 60, 50.0])[0]["median"] == 1.1
+    assert told([*CALM, *[float("nan")] * 60, 50.0])[0]["median"] == 1.1
 
 
 @pytest.mark.parametrize("stops", [(5,), (MIN_NORMS,), (MIN_NORMS + 2, MIN_NORMS + 3)], ids=str)

@@ -1,5 +1,6 @@
 """Detect spikes of the gradient norm."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
@@ -53,7 +54,7 @@ class GradNormSpikes:
         return {"gradient_norms": " ".join(str(norm) for norm in self._norms)}
 
     def _check(self, step: int, norm: float) -> None:
-        if norm == 0.0:  # a skipped step
+        if math.isnan(norm):  # a skipped step
             return
         middle = median(self._norms) if len(self._norms) >= MIN_NORMS else float("inf")
         if norm > self.factor * middle >= self._norms[-1]:

@@ -1,5 +1,6 @@
 """Log the metrics of training steps."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ class LogMetrics:
         if progress.step % self.every and progress.step != 1:
             return
         metrics: dict[str, Any] = result.read()
+        if math.isnan(metrics["grad_norm"]):  # a skipped step has none
+            del metrics["grad_norm"]
         self.write({
             "kind": "train",
             "step": progress.step,

@@ -38,7 +38,7 @@ class ThroughputMeter:
         self.seconds = seconds
         self.waiting_seconds = 0.0
         self._stopwatch = engine.stopwatch()
-        self._last = (time.monotonic(), -1)
+        self._last: tuple[float, int | None] = (time.monotonic(), None)
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the same batches. A step starts when its batch is requested."""
@@ -55,32 +55,32 @@ class ThroughputMeter:
         self._stopwatch.stop()
 
     def read(self, tokens: int) -> dict[str, float]:
-        """Return the values of THROUGHPUT_KEYS over the steps since the last reading.
+        """Return the values of THROUGHPUT_KEYS over the steps since the last reading, without those not measured.
 
         ``tokens``: targets of the run so far. ``tokens_per_second`` and ``flops_utilization`` (share of ``peak_flops``)
-        include the time of validation and all other callbacks, but no padding. Both are 0 in the first reading, which
-        includes the warm-up.
+        include the time of validation and all other callbacks, but no padding. The first reading has neither, because
+        its time includes the warm-up.
         """
         now = time.monotonic()
         last_time, last_tokens = self._last
         elapsed = max(now - last_time, 1e-9)
         self.seconds += elapsed
-        tokens_per_second = (tokens - last_tokens) / elapsed if last_tokens >= 0 else 0.0
+        tokens_per_second = (tokens - last_tokens) / elapsed if last_tokens is not None else None
         peak = self.engine.peak_flops()
-        steps = self._stopwatch.read() or [0.0]
+        steps = self._stopwatch.read()
         values = (
             round(self.seconds, 3),
-            round(tokens_per_second, 1),
-            *(round(float(np.percentile(steps, percentile)), 6) for percentile in PERCENTILES),
+            None if tokens_per_second is None else round(tokens_per_second, 1),
+            *(round(float(np.percentile(steps, percentile)), 6) if steps else None for percentile in PERCENTILES),
             round(min(self.waiting_seconds / elapsed, 1.0), 5),
-            round(tokens_per_second * self.flops_per_token / peak, 4),
+            None if tokens_per_second is None else round(tokens_per_second * self.flops_per_token / peak, 4),
             round(peak),
             self.engine.peak_memory(),
         )
         self.waiting_seconds = 0.0
         # Measuring the peak takes time that is not part of the next interval.
         self._last = (time.monotonic(), tokens)
-        return dict(zip(THROUGHPUT_KEYS, values, strict=True))
+        return {key: value for key, value in zip(THROUGHPUT_KEYS, values, strict=True) if value is not None}
 
 
 def training_seconds(run_dir: Path) -> float:
