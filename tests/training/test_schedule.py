@@ -10,7 +10,14 @@ from fabella.config.optimizer import OptimizerConfig, SchedulePhase
 from fabella.config.training import MaxSteps, TrainingConfig
 from fabella.optim import adamw
 from fabella.run_config.files import load_config, preset
-from fabella.training.schedule import batch_size_at, batch_sizes, learning_rate, sequences_before, steps_for_sequences
+from fabella.training.schedule import (
+    batch_size_at,
+    batch_sizes,
+    learning_rate,
+    phase_steps,
+    sequences_before,
+    steps_for_sequences,
+)
 
 
 def rates(optimizer: OptimizerConfig, total: int, *steps: int) -> list[float]:
@@ -39,7 +46,7 @@ def test_the_first_update_of_a_warm_up_from_zero_is_not_wasted() -> None:
 
 def test_a_cosine_is_half_way_at_its_middle() -> None:
     optimizer = adamw.Config(lr=1.0, schedule=(SchedulePhase(shape="cosine", start=1.0, end=0.2, length="100%"),))
-    assert rates(optimizer, 100, 49, 99) == pytest.approx([0.6, 0.2])
+    assert rates(optimizer, 100, 0, 50, 100) == pytest.approx([1.0, 0.6, 0.2])
 
 
 def test_warm_up_stable_decay_is_three_segments() -> None:
@@ -49,7 +56,7 @@ def test_warm_up_stable_decay_is_three_segments() -> None:
         SchedulePhase(shape="linear", start=1.0, end=0.0, length=4),
     )
     found = rates(adamw.Config(lr=1.0, schedule=schedule), 10, *range(10))
-    assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+    assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
 
 
 def test_a_segment_of_no_length_is_passed_over() -> None:
@@ -57,7 +64,46 @@ def test_a_segment_of_no_length_is_passed_over() -> None:
         SchedulePhase(shape="linear", start=0.0, end=1.0, length="0%"),
         SchedulePhase(shape="linear", start=1.0, end=0.5, length=2),
     )
-    assert rates(adamw.Config(lr=1.0, schedule=schedule), 4, 0, 1) == [0.75, 0.5]
+    assert rates(adamw.Config(lr=1.0, schedule=schedule), 4, 0, 1, 2) == [1.0, 0.75, 0.5]
+
+
+def test_a_square_root_falls_fastest_at_first() -> None:
+    optimizer = adamw.Config(lr=1.0, schedule=(SchedulePhase(shape="sqrt", start=1.0, end=0.0, length=100),))
+    assert rates(optimizer, 100, 0, 25, 64, 99) == pytest.approx([1.0, 0.5, 0.2, 1 - 0.99**0.5])
+
+
+def test_a_cut_phase_keeps_its_rates_and_its_last_value_holds_or_the_next_phase_begins() -> None:
+    whole = SchedulePhase(shape="cosine", start=1.0, end=0.0, length=100)
+    cut = whole.model_copy(update={"cut_after": 40})
+    up = SchedulePhase(shape="linear", start=0.5, end=1.0, length=5)
+    full = rates(adamw.Config(lr=1.0, schedule=(whole,)), 100, *range(41))
+    assert rates(adamw.Config(lr=1.0, schedule=(cut,)), 100, *range(41)) == full
+    assert rates(adamw.Config(lr=1.0, schedule=(cut,)), 100, 99) == full[-1:]
+    assert rates(adamw.Config(lr=1.0, schedule=(cut, up)), 100, *range(41)) == [*full[:40], 0.6]
+
+
+@pytest.mark.parametrize("name", ["gpt2-92m", "mingru-17m", "storybook-1m", "storybook-hybrid-1m", "minigpt-dev"])
+@pytest.mark.parametrize("total", [15, 200, 801, 90_584])
+def test_no_step_of_a_preset_is_wasted_at_a_rate_of_0(name: str, total: int) -> None:
+    optimizer = preset(name).optimizer
+    factors = [rate / optimizer.lr for rate in rates(optimizer, total, *range(total))]  # pyright: ignore[reportArgumentType]
+    assert min(factors) > 0
+    assert max(factors) == 1.0
+    end = optimizer.schedule[-1].end
+    assert learning_rate(optimizer, total, total) == end * optimizer.lr, "reached after the last step"
+
+
+@pytest.mark.parametrize("length", ["nan%", "inf%", "101%", "-1%", -1, 2**31, "1e3", "x"])
+def test_a_length_that_is_neither_steps_nor_a_share_is_refused(length: str | int) -> None:
+    with pytest.raises(ValueError, match="is neither a number of steps"):
+        SchedulePhase(shape="linear", start=1.0, end=0.0, length=length)
+
+
+@given(shares=st.lists(st.integers(1, 60), min_size=1, max_size=5), total=st.integers(1, 2000))
+def test_phases_of_100_percent_have_all_steps_of_the_run(shares: list[int], total: int) -> None:
+    lengths = [f"{min(100 * share / sum(shares), 100)}%" for share in shares]
+    phases = [SchedulePhase(shape="linear", start=1.0, end=1.0, length=length) for length in lengths]
+    assert sum(taken for _, taken in phase_steps(phases, total)) == total
 
 
 SCHEDULES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=0, max_size=4).map(

@@ -8,26 +8,34 @@ from fabella.config.base import ConfigModel
 
 
 class SchedulePhase(ConfigModel):
-    """One phase of the learning-rate schedule, from ``start`` to ``end`` times the peak rate."""
+    """One phase of the learning-rate schedule, from ``start`` to ``end`` times the peak rate.
 
-    shape: Literal["linear", "cosine"]
+    The last step of a rising phase has the rate ``end``. A falling phase reaches ``end`` after its last step, so that
+    no step is wasted at a rate of 0.
+    """
+
+    shape: Literal["linear", "cosine", "sqrt"]
+    """sqrt: fast at first, the 1-sqrt decay of Hägele et al. 2024 (arXiv 2405.18392)."""
     start: float = Field(ge=0.0, le=1.0)
     end: float = Field(ge=0.0, le=1.0)
     length: str | int = Field(description="training steps (50), or a percentage of the run (10%)")
+    cut_after: int = Field(
+        default=0, ge=0, description="training steps after which the next phase begins; 0: the whole length"
+    )
 
     @model_validator(mode="after")
     def _length(self) -> "SchedulePhase":
         self.steps(100)
         return self
 
-    def steps(self, total: int) -> int:
-        """Return the length in training steps of a run of ``total`` steps."""
+    def steps(self, total: int) -> float:
+        """Return the length in training steps of a run of ``total`` steps; a percentage is not rounded."""
         text = str(self.length)
         try:
-            steps = round(total * float(text[:-1]) / 100) if text.endswith("%") else int(text)
+            steps = total * float(text[:-1]) / 100 if text.endswith("%") else int(text)
         except (ValueError, OverflowError):
             steps = -1
-        if steps < 0 or (text.endswith("%") and steps > total):
+        if not 0 <= steps < 2**31 or (text.endswith("%") and steps > total):
             raise ValueError(f"length {self.length!r} is neither a number of steps (50) nor a share of the run (10%)")
         return steps
 

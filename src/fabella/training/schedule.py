@@ -10,27 +10,54 @@ from fabella.config.training import TrainingConfig
 
 def learning_rate(optimizer: OptimizerConfig, step: int, total: int) -> float:
     """Return the learning rate of ``step`` (from 0) in a run of ``total`` steps: peak rate times schedule."""
-    return optimizer.lr * _factor(optimizer.schedule, step, total)
+    return optimizer.lr * lr_factor(optimizer.schedule, step, total)
 
 
-def _factor(phases: Sequence[SchedulePhase], step: int, total: int) -> float:
-    """Return the value of the schedule at ``step``: after the last phase its end value, without phases 1.
+def lr_factor(phases: Sequence[SchedulePhase], step: int, total: int) -> float:
+    """Return the value of the schedule at ``step`` (from 0): after the last phase its last value, without phases 1.
 
-    The first step uses the warm-up's value after one step, because a rate of 0 would waste it.
+    The first step of a warm-up has the value after one step, and the last step of a decay the one before its end,
+    because a rate of 0 would waste them.
     """
-    step += 1
+    value = 1.0
+    for phase, (length, taken) in zip(phases, phase_steps(phases, total), strict=True):
+        if step < taken:
+            return phase_value(phase, step + 1 if phase.end > phase.start else step, length)
+        step -= taken
+        value = phase_value(phase, taken, length)
+    return value
+
+
+def phase_steps(phases: Sequence[SchedulePhase], total: int) -> list[tuple[int, int]]:
+    """Return for each phase its length in steps, and how many of them are taken before the next begins.
+
+    The ends of the phases are rounded, not their lengths: phases of 100 % in all have ``total`` steps.
+    """
+    steps: list[tuple[int, int]] = []
+    exact, start = 0.0, 0
     for phase in phases:
-        steps = phase.steps(total)
-        if step <= steps:
-            return _within(phase, step / steps)
-        step -= steps
-    return phases[-1].end if phases else 1.0
+        exact += phase.steps(total)
+        length = round(exact) - start
+        taken = min(phase.cut_after or length, length)
+        if taken < length:
+            exact = float(start + taken)
+        steps.append((length, taken))
+        start += taken
+    return steps
 
 
-def _within(phase: SchedulePhase, fraction: float) -> float:
-    """Return the value at ``fraction`` (0 to 1) of a phase: linear, or half a cosine (Loshchilov & Hutter 2017)."""
+def phase_value(phase: SchedulePhase, step: int, length: int) -> float:
+    """Return the value after ``step`` of ``length`` steps of a phase.
+
+    cosine: half a cosine (Loshchilov & Hutter 2017).
+    """
+    if step >= length:
+        return phase.end
+    fraction = step / length
     if phase.shape == "cosine":
         fraction = (1 - math.cos(math.pi * fraction)) / 2
+    elif phase.shape == "sqrt":
+        fraction = math.sqrt(fraction)
     return phase.start + (phase.end - phase.start) * fraction
 
 

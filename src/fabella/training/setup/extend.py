@@ -1,0 +1,136 @@
+"""The learning-rate schedule of a run whose length changes after some steps.
+
+A schedule in shares of the run would follow the new length, and the learning rate would jump. Here the steps taken keep
+the rates that they had, and the rest of the run gets phases of its own. The saved schedule therefore has the rate of
+every step, before and after the change.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from fabella.config.optimizer import Schedule, SchedulePhase
+from fabella.errors import ConfigError, did_you_mean
+from fabella.training.schedule import lr_factor, phase_steps, phase_value
+
+ScheduleChange = Literal["auto", "hold", "rewarm", "decay", "stretch"]
+CHANGES: tuple[ScheduleChange, ...] = get_args(ScheduleChange)
+REWARM_SHARE = 0.05
+"""Share of the remaining steps in which the rate rises again; presets warm up over 5 or 10 % of a run."""
+MIN_REWARM_STEPS = 20
+"""The rate rises by at most 1/20 of its peak a step, however few steps remain."""
+
+
+def parse_schedule_change(text: str) -> ScheduleChange:
+    """Return the change that a user named. Raise ConfigError for an unknown one."""
+    for change in CHANGES:
+        if text == change:
+            return change
+    raise ConfigError(f"Unknown --schedule {text!r}.", hint=did_you_mean(text, CHANGES))
+
+
+def change_schedule(
+    phases: Schedule, change: ScheduleChange, *, step: int, before: int, after: int, from_zero: bool = False
+) -> Schedule:
+    """Return the schedule of a run of ``before`` steps that ends after ``after``, changed once ``step`` are taken.
+
+    ``auto`` never lets the rate jump: a schedule that ends with the run is stretched over its rest, from the present
+    rate; one that has ended, or ends before the run, keeps its rates, and its end rate holds; if that is 0, ``rewarm``.
+    ``hold``: the present rate to the end. ``rewarm``: up to the peak again, then the last decay. ``decay``: from the
+    present rate to the end of the last decay. ``stretch``: shares of the run become those of the new length.
+
+    ``from_zero``: a re-warm-up starts at 0, for an optimizer without moments. Raise ConfigError for ``hold`` and
+    ``decay`` at a rate of 0, which would change nothing.
+    """
+    if after <= step or change == "stretch" or (step == 0 and change == "auto"):
+        return phases
+    taken = _taken(phases, step, before)
+    present = _present(phases, step, before)
+    if change == "rewarm":
+        return (*taken, *_rewarm(phases, 0.0 if from_zero else present, after - step))
+    if change == "auto":
+        return _continued(phases, taken, present, step, before, after)
+    if present == 0.0:
+        raise ConfigError(
+            f"The learning rate is 0 after step {step:,}: --schedule {change} would train without effect.",
+            hint="Use --schedule rewarm.",
+        )
+    return (*taken, _decay(phases, present, after - step)) if change == "decay" else taken
+
+
+def _continued(phases: Schedule, taken: Schedule, present: float, step: int, before: int, after: int) -> Schedule:
+    """Return the schedule for ``auto``."""
+    length = sum(steps for _, steps in phase_steps(phases, before))
+    end = lr_factor(phases, length, before)
+    running = step < length
+    if running and (length == before or (end == 0.0 and length < before)):
+        return (*taken, *_stretched(phases, step, before, length, after))
+    if end == 0.0 and not running:
+        return (*taken, *_rewarm(phases, present, after - step))
+    return tuple(_fixed(phase, length) for phase, (length, _) in zip(phases, phase_steps(phases, before), strict=True))
+
+
+def _fixed(phase: SchedulePhase, length: int) -> SchedulePhase:
+    """Return a phase with its length in steps."""
+    return phase.model_copy(update={"length": length}) if isinstance(phase.length, str) else phase
+
+
+def _taken(phases: Schedule, step: int, total: int) -> Schedule:
+    """Return the phases of the first ``step`` steps, with exactly the rates that these steps had."""
+    taken: list[SchedulePhase] = []
+    held = 1.0
+    for phase, (length, steps) in zip(phases, phase_steps(phases, total), strict=True):
+        if step == 0:
+            return tuple(taken)
+        used = min(steps, step)
+        if used:
+            taken.append(phase.model_copy(update={"length": length, "cut_after": used if used < length else 0}))
+        held = phase_value(phase, used, length)
+        step -= used
+    if step:  # the last value was held
+        taken.append(SchedulePhase(shape="linear", start=held, end=held, length=step))
+    return tuple(taken)
+
+
+def _present(phases: Schedule, step: int, total: int) -> float:
+    """Return the value from which the rest of the run continues: that of the last step, or of a decay's next one."""
+    held = 1.0
+    for phase, (length, steps) in zip(phases, phase_steps(phases, total), strict=True):
+        held = phase_value(phase, min(steps, step), length)
+        if step < steps:
+            return held
+        step -= steps
+    return held
+
+
+def _stretched(phases: Schedule, step: int, total: int, end: int, after: int) -> list[SchedulePhase]:
+    """Return the phases after ``step``, stretched so that the schedule ends at ``after`` instead of ``end``."""
+    rest: list[SchedulePhase] = []
+    position, start = 0, step
+    for phase, (length, steps) in zip(phases, phase_steps(phases, total), strict=True):
+        begin, position = position, position + steps
+        if position <= step:
+            continue
+        stop = step + round((position - step) * (after - step) / (end - step))
+        present = phase_value(phase, max(step - begin, 0), length)
+        values = {"start": present, "end": phase_value(phase, steps, length), "length": stop - start, "cut_after": 0}
+        rest.append(phase.model_copy(update=values))
+        start = stop
+    return rest
+
+
+def _rewarm(phases: Schedule, present: float, steps: int) -> list[SchedulePhase]:
+    """Return a linear rise to the peak, at most 1/20 of it a step, and the last decay over the other steps."""
+    rise = min(max(MIN_REWARM_STEPS, round(REWARM_SHARE * steps)), max(steps // 2, 1))
+    top = min(1.0, present + rise / MIN_REWARM_STEPS)
+    falls = any(phase.end < phase.start for phase in phases)
+    if top <= present:  # at the peak already
+        return [_decay(phases, present, steps)] if falls else []
+    warm_up = SchedulePhase(shape="linear", start=present, end=top, length=rise)
+    return [warm_up, _decay(phases, top, steps - rise)] if falls and steps > rise else [warm_up]
+
+
+def _decay(phases: Sequence[SchedulePhase], present: float, steps: int) -> SchedulePhase:
+    """Return the last falling phase of a schedule from the ``present`` value on; without one, a linear fall to 0."""
+    last = next((phase for phase in reversed(phases) if phase.end < phase.start), None)
+    end = last.end if last and last.end < present else 0.0
+    return SchedulePhase(shape=last.shape if last else "linear", start=present, end=end, length=steps)
