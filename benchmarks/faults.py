@@ -28,6 +28,7 @@ GROUPS = {
     "F": "Server",
     "G": "Tokenizers, Unicode, sampling, command line",
     "H": "Supply chain",
+    "I": "Records, advice and clients",
 }
 
 # Row of the fault matrix → the injected fault and the required behavior.
@@ -135,6 +136,8 @@ ROWS = {
     "G9": "every command: help, no arguments, missing files, directories for files, no permission, Ctrl-C",
     "G10": "outputs that would overwrite something",
     "H5": "the trust model is documented",
+    "I9": "job scripts (SLURM, torchrun): every exit code is kept; a job is queued again only after a stop by signal",
+    "I12": "fcntl, resource, os.fork or SIGUSR1 missing: every command starts, training and generation work",
 }
 
 

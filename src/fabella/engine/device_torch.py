@@ -24,8 +24,9 @@ def pick_device(name: str, rank_info: RankInfo = SINGLE) -> torch.device:
     if name == "cuda" and rank_info.world_size > 1:
         if rank_info.local_rank >= torch.cuda.device_count():
             raise ConfigError(
-                f"Cannot start {rank_info.local_world_size} processes with {torch.cuda.device_count()} GPUs.",
-                hint="Use --devices auto, or --device cpu.",
+                f"LOCAL_RANK = {rank_info.local_rank}, but this process sees {torch.cuda.device_count()} GPU(s).",
+                hint="Start one process per GPU (--devices auto), or use --device cpu. If the launcher shows each "
+                "process only its own GPU (SLURM: --gpus-per-task=1), set LOCAL_RANK=0.",
             )
         return torch.device("cuda", rank_info.local_rank)
     if name.split(":")[0] not in available:
