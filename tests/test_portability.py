@@ -1,4 +1,4 @@
-"""Fabella imports and trains where there is no fcntl, resource, os.fork or SIGUSR1, as on Windows."""
+"""Fabella starts, trains and generates where fcntl, resource, os.fork or SIGUSR1 are missing, as on Windows."""
 
 import json
 import subprocess
@@ -7,44 +7,71 @@ from pathlib import Path
 
 import pytest
 
-HIDE_POSIX = """
-import os, signal, sys
+HIDE = """
+import json, os, signal, sys
 import psutil  # its own implementation for this system needs them
-for name in ("fcntl", "resource"):
-    sys.modules[name] = None  # an import of it raises ImportError
-del os.fork
-for name in ("SIGUSR1", "SIGUSR2", "SIGHUP"):
-    delattr(signal, name)
-import fabella
-import fabella.cli.main
-sys.exit(fabella.cli.main.main(sys.argv[1:]))
+for name in sys.argv[1].split(","):
+    if name in ("fcntl", "resource"):
+        sys.modules[name] = None  # an import of it raises ImportError
+    elif name == "fork":
+        del os.fork
+    else:
+        delattr(signal, name)
+from fabella.cli.main import install_signal_handlers, run
+install_signal_handlers()
+for command in json.loads(sys.argv[2]):
+    code = run(command)
+    if code:
+        sys.exit(code)
 """
+ALL = "fcntl,resource,fork,SIGUSR1,SIGUSR2,SIGHUP"
+TRAIN = [
+    "train", "story.txt", "--out", "run", "--device", "cpu", "--steps", "4",
+    "model.dim=16", "model.layers=1", "model.heads=2", "tokenizer.kind=bytes", "data.sequences.length=16",
+    "data.sequences.stride=16", "training.micro_batch_size=2", "training.gradient_accumulation=[[0,1]]",
+    "checkpoint.every_steps=2",
+]  # fmt: skip
+GENERATE = ["generate", "run", "Once", "--max-tokens", "5", "--json"]
 
 
-def run_without_posix(*arguments: str, directory: Path) -> str:
-    """Run a command in a child process without the POSIX modules; return its standard output."""
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "story.txt").write_text("Once upon a time there was a fox.\n\n" * 200)
+    return tmp_path
+
+
+def run_without(missing: str, *commands: list[str], directory: Path) -> str:
+    """Run commands in one child process without these names; return its standard output."""
     done = subprocess.run(
-        [sys.executable, "-c", HIDE_POSIX, *arguments], cwd=directory, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-c", HIDE, missing, json.dumps(commands)],
+        cwd=directory, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("command", ["--help", "presets"])
-def test_commands_that_only_print_need_no_posix(command: str, tmp_path: Path) -> None:
-    assert run_without_posix(command, directory=tmp_path)
+@pytest.mark.slow
+@pytest.mark.fault("I12", cases=4)
+@pytest.mark.parametrize("missing", ["fcntl", "resource", "fork", "SIGUSR1"])
+def test_text_is_checked_and_prepared_without(missing: str, directory: Path) -> None:
+    prepare = ["prepare", "story.txt", "--tokenizer", "bytes", "--out", "prepared", "--workers", "1"]
+    run_without(missing, ["--help"], ["check-data", "story.txt"], prepare, directory=directory)
+    assert (directory / "prepared" / "manifest.json").exists()
 
 
-def test_a_run_trains_resumes_and_generates_without_posix(tmp_path: Path) -> None:
-    (tmp_path / "story.txt").write_text("Once upon a time there was a fox.\n\n" * 200)
-    settings = [
-        "--out", "run", "--device", "cpu",
-        "model.dim=16", "model.layers=1", "model.heads=2", "tokenizer.kind=bytes",
-        "data.sequences.length=16", "data.sequences.stride=16", "training.micro_batch_size=2",
-        "training.gradient_accumulation=[[0,1]]", "checkpoint.every_steps=2",
+@pytest.mark.slow
+@pytest.mark.fault("I12", cases=1)
+def test_every_kind_of_command_works_without_all_of_them(directory: Path) -> None:
+    commands = [
+        ["--help"], ["presets"], TRAIN, ["resume", "run", "training.length.max_steps=6"], ["verify", "run"], GENERATE,
     ]  # fmt: skip
-    run_without_posix("train", "story.txt", "--steps", "4", *settings, directory=tmp_path)
-    run_without_posix("resume", "run", "training.length.max_steps=6", directory=tmp_path)
-    assert (tmp_path / "run" / "latest").read_text() == "step-00000006\n"
-    output = run_without_posix("generate", "run", "Once", "--max-tokens", "5", "--json", directory=tmp_path)
-    assert json.loads(output)
+    output = run_without(ALL, *commands, directory=directory)
+    assert (directory / "run" / "latest").read_text() == "step-00000006\n"
+    assert json.loads(output.splitlines()[-1])["completions"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("I12", cases=1)
+def test_two_processes_train_without_fork(directory: Path) -> None:
+    run_without(ALL, [*TRAIN, "--devices", "2"], directory=directory)
+    assert (directory / "run" / "latest").read_text() == "step-00000004\n"

@@ -54,9 +54,11 @@ def launch(count: int, work: Callable[..., int], *arguments: Any) -> int:
     store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     threads = max(1, torch.get_num_threads() // count)
     task = (count, store.port, threads, work, arguments)
-    multiprocessing.set_forkserver_preload([*PRELOADED, work.__module__])
+    method = start_method()
+    if method == "forkserver":
+        multiprocessing.set_forkserver_preload([*PRELOADED, work.__module__])
     start = processes.start_processes  # pyright: ignore[reportPrivateImportUsage]
-    context: Any = start(_run, task, count, join=False, start_method="forkserver")
+    context: Any = start(_run, task, count, join=False, start_method=method)
     with _forward_signals(context):
         try:
             while not context.join(timeout=POLL_SECONDS, grace_period=GRACE_SECONDS):
@@ -69,6 +71,11 @@ def launch(count: int, work: Callable[..., int], *arguments: Any) -> int:
         finally:
             _reap(context)
     return 0
+
+
+def start_method() -> str:
+    """Return how processes are started: by a fork server, or one by one where the system cannot fork (Windows)."""
+    return "forkserver" if hasattr(os, "fork") else "spawn"
 
 
 def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int], arguments: tuple[Any, ...]) -> None:
