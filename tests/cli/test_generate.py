@@ -220,6 +220,14 @@ def test_a_stop_sequence_ends_the_completion(
     assert run_generate(capsys, "run", "A", "--stop", "Zoe", "--stop", ". T")[1] == "A Tom ran\n"
 
 
+def test_a_prompt_is_an_argument_or_an_option(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--max-tokens", "5", "--seed", "7")
+    arguments = run_generate(capsys, folder, "Once", "The dog", *common)
+    options = run_generate(capsys, folder, *common, "--prompt", "Once", "--prompt", "The dog")
+    assert arguments == options
+    assert arguments[0] == 0
+
+
 def test_without_a_prompt_the_model_starts_a_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run_generate(capsys, folder, "--max-tokens", "5", "--seed", "1")
     assert code == 0

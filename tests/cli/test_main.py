@@ -41,10 +41,11 @@ def test_the_list_of_commands_has_a_line_for_each(capsys: pytest.CaptureFixture[
 
 MISTAKES = {
     ("tarin",): (2, "Unknown command 'tarin'. Did you mean 'train'?"),
-    ("doctor", "story.txt"): (2, "Unknown command 'doctor'. Did you mean 'check-data'?"),  # old name
-    ("tasks", "run"): (2, "Unknown command 'tasks'. Did you mean 'lm-eval'?"),
+    ("doctor", "story.txt"): (2, "Unknown command 'doctor'. Use: fabella check-data TEXT."),  # old name
+    ("tasks", "run"): (2, "Unknown command 'tasks'. Use: fabella lm-eval RUN TASK."),
     ("train",): (2, "Nothing to train on was given. Give a text, a preset or a .yaml config."),
-    ("train", "--stpes", "3"): (2, "No such option"),
+    ("train", "--stpes", "3"): (2, "Unknown option --stpes. Did you mean '--steps'?"),
+    ("train", "storybook-1m", "--steps", "3", "--epochs", "2"): (2, "--steps 3 and --epochs 2 both set the length."),
     ("train", "storybook-1m", "--steps", "three"): (2, "Invalid value for '--steps'"),
     ("train", "storybok-1m"): (2, "Unknown preset 'storybok-1m'. Did you mean 'storybook-1m'?"),
     ("train", "storybook-1m", "optimizer.lrr=1"): (2, "Did you mean 'optimizer.lr'?"),

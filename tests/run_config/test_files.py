@@ -46,6 +46,15 @@ MISTAKES = {
     "=3": "Cannot parse override '=3'. Write section.key=value, as in optimizer.lr=3e-4.",
     "name=[": "Cannot parse the value of 'name=[' as YAML. Quote it: 'section.key=\"text\"'.",
     "model.family=lama": "Unknown model.family 'lama'. Did you mean 'llama'?",
+    "model=lama": "Unknown model.family 'lama'. Did you mean 'llama'?",
+    "learning_rate=1e-3": "Unknown setting 'learning_rate'. Did you mean 'optimizer.lr'?",
+    "training.warmup_steps=9": "Unknown setting 'training.warmup_steps'. Did you mean 'optimizer.schedule'?",
+    "training.precision=bf17": "Unknown training.precision.kind 'bf17'. Did you mean 'bf16'?",
+    "optimizer=adamv": "Unknown optimizer.kind 'adamv'. Did you mean 'adam'?",
+    "training.length=300": "training.length = 300: training.length is a section; its settings are "
+    "training.length.epochs, training.length.max_steps.",
+    "training.precision=16": "training.precision = 16: training.precision is a section; set training.precision.kind "
+    "to one of auto, float32, bf16, fp16.",
 }
 
 
@@ -54,6 +63,28 @@ def test_a_wrong_override_is_named_with_a_hint(override: str, message: str) -> N
     with pytest.raises(ConfigError) as caught:
         load_config("storybook-1m", [override])
     assert str(caught.value) == message
+
+
+KINDS = {
+    "training.precision": ("auto", "float32", "bf16", "fp16"),
+    "training.parallel": ("ddp", "fsdp"),
+    "training.on_nonfinite": ("stop", "skip", "rollback"),
+    "optimizer": ("adam", "adamw", "muon"),
+    "tokenizer": ("bytes", "bpe", "sentencepiece"),
+    "data.mode": ("pretokenized", "streaming"),
+    "data.sequences": ("packed", "padded"),
+}
+
+
+@pytest.mark.parametrize(("section", "kind"), [(key, kind) for key, kinds in KINDS.items() for kind in kinds])
+def test_one_word_sets_the_kind_of_a_section(section: str, kind: str) -> None:
+    values = preset("storybook-1m").model_dump(mode="json")
+    assert apply_overrides(values, [f"{section}={kind}"]) == apply_overrides(values, [f"{section}.kind={kind}"])
+
+
+def test_one_word_sets_the_family_of_the_model() -> None:
+    values = preset("storybook-1m").model_dump(mode="json")
+    assert apply_overrides(values, ["model=gpt2"]) == apply_overrides(values, ["model.family=gpt2"])
 
 
 def test_numbers_may_be_written_with_an_exponent() -> None:

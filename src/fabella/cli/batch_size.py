@@ -33,7 +33,7 @@ FREE_SHARE = 0.9
 
 def command(
     what: Annotated[str, typer.Argument(help="A preset, a .yaml config, or a text file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
     memory: Annotated[str, typer.Option(help="Memory limit, e.g. 4GB; by default 90 % of the free memory.")] = "",
     max_micro_batch_size: Annotated[
         int, typer.Option(help="Largest micro-batch to try, in sequences; 0 for the global batch.", min=0)
@@ -42,7 +42,7 @@ def command(
     fastest: Annotated[bool, typer.Option("--fastest", help="Use the fastest instead of the largest.")] = False,
     write: Annotated[Path | None, typer.Option(help="A .yaml file to write the resulting config to.")] = None,
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default that of the config.")] = "",
+    engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     as_json: AsJson = False,
 ) -> None:
     run = resolve_request(TrainRequest(what=what, engine=engine, overrides=tuple(overrides or ()))).run

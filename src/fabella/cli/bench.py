@@ -37,7 +37,7 @@ def command(
     ] = True,
     precision: Annotated[str, typer.Option(help="Compute precision: float32 or bf16.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 keeps PyTorch's default.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, …")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")] = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch, or jax to measure both.")] = "torch",
     decode: Annotated[bool, typer.Option("--decode", help="Measure decoding instead of training.")] = False,
     max_tokens: Annotated[

@@ -35,7 +35,7 @@ def command(
     ] = 0.0,
     out: Annotated[Path, typer.Option(help="Directory of the runs.")] = Path("runs/architectures"),
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default the config's.")] = "",
+    engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
     as_json: AsJson = False,
 ) -> None:

@@ -38,6 +38,7 @@ def command(
     prompts: Annotated[
         list[str] | None, typer.Argument(help="Prompts; without one, the model starts a new document.")
     ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt, like the argument; repeatable.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of completions for each prompt.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 200,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.8,
@@ -65,7 +66,8 @@ def command(
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Write a story in turns.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    if interactive and (as_json or n != 1 or len(prompts or []) > 1):
+    prompts = [*(prompts or []), *(prompt or [])]
+    if interactive and (as_json or n != 1 or len(prompts) > 1):
         raise UsageError(
             "--interactive generates one story.", hint="Leave out --json and --n, and give at most one prompt."
         )

@@ -19,12 +19,12 @@ import typer
 from typer.core import TyperGroup
 
 import fabella
+from fabella.cli.help import OVERRIDES, Command
 from fabella.cli.output import print_status
-from fabella.errors import FabellaError, UsageError, did_you_mean
+from fabella.cli.suggestions import suggest_command, suggest_option
+from fabella.errors import FabellaError, UsageError
 
-NOT_COMMANDS = {"__init__", "main", "output", "run_options", "text_options"}
-RENAMED = {"doctor": "check-data", "tasks": "lm-eval"}  # old name
-"""Former command → its name."""
+NOT_COMMANDS = {"__init__", "help", "main", "output", "run_options", "suggestions", "text_options"}
 HELP = """Train small language models from scratch.
 
 Examples:
@@ -53,9 +53,7 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] not in command_files() and not args[0].startswith("-"):
-            name = RENAMED.get(args[0], args[0])
-            hint = f"Did you mean '{name}'?" if args[0] in RENAMED else did_you_mean(name, command_files())
-            raise UsageError(f"Unknown command '{args[0]}'.", hint=hint)
+            raise UsageError(f"Unknown command '{args[0]}'.", hint=suggest_command(args[0], command_files()))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -86,7 +84,8 @@ def _click_command(module: Any, name: str) -> Any:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     # "\b" preserves the line breaks of the examples.
     lines = (module.__doc__ or "").strip().replace("\n\n", "\n\n\b\n")
-    app.command(name, help=lines, context_settings={"help_option_names": ["-h", "--help"]})(module.command)
+    settings = {"help_option_names": ["-h", "--help"]}
+    app.command(name, cls=Command, help=lines, context_settings=settings)(module.command)
     return typer.main.get_command(app)
 
 
@@ -130,6 +129,22 @@ def run(arguments: Sequence[str], *, debug: bool = False) -> int:
     )
 
 
+def _explain(error: Any) -> str:
+    """Return the message of a wrong command line, with what to do next."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "fabella"
+    option = getattr(error, "option_name", "")
+    if not option or not context:
+        return f"{error.format_message()} {path} --help shows how to use it."
+    params = context.command.params
+    options = [
+        name for param in params if param.param_type_name == "option" for name in (*param.opts, *param.secondary_opts)
+    ]
+    takes_settings = any(param.name == OVERRIDES for param in params)
+    command = path.removeprefix("fabella").strip()
+    return f"Unknown option {option}. {suggest_option(option, options, command, takes_settings=takes_settings)}"
+
+
 def run_with_error_codes(work: Callable[[], object], *, debug: bool = False) -> int:
     """Call ``work``. Return its exit code, or print its error and return that of the error."""
     try:
@@ -141,8 +156,7 @@ def run_with_error_codes(work: Callable[[], object], *, debug: bool = False) -> 
         print_status(f"fabella: {error}")
         return error.exit_code
     except typer.TyperException as error:
-        print_status(f"fabella: {error.format_message()}")
-        print_status("Try 'fabella --help', or 'fabella COMMAND --help'.")
+        print_status(f"fabella: {_explain(error)}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print_status("\nfabella: interrupted.")

@@ -32,17 +32,17 @@ from fabella.training.setup.request import ResolvedRequest, TrainRequest, alread
 
 def command(
     what: Annotated[str, typer.Argument(help="A preset, a .yaml config, a text file, or a run directory.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
     data: Annotated[str, typer.Option(help="A text source, or the directory of a dataset.")] = "",
     out: Annotated[Path | None, typer.Option(help="Directory of the run; by default runs/NAME.")] = None,
-    steps: Annotated[int, typer.Option(help="Training steps; 0 for those of the config.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Training steps; by default the length of the config.", min=0)] = 0,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Take a few steps to measure the speed.")
     ] = True,
     measure_timeout: Annotated[float, typer.Option(help="Timeout of the measurement, in seconds.", min=1)] = 120.0,
     memory: Annotated[str, typer.Option(help="Memory limit, e.g. 16GB; by default the free memory.")] = "",
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="torch or jax; by default that of the config.")] = "",
+    engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
     as_json: AsJson = False,
 ) -> None:

@@ -40,7 +40,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Directory to write; opened if it was prepared from the same inputs.")],
     tokenizer: Annotated[
         str,
-        typer.Option(help="bytes, bpe[:SIZE], sentencepiece[:SIZE], the path of a tokenizer, or a hub name."),
+        typer.Option(help="Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], the path of one, or a hub name."),
     ] = "bpe:4096",
     validation: Annotated[str, typer.Option(help="Separate text source for validation.")] = "",
     held_out: HoldoutFraction = 0.01,

@@ -16,7 +16,7 @@ from fabella.training.replay import replay
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="Saved step: RUN/failures/step-…")],
+    path: Annotated[Path, typer.Argument(help="Directory of the saved step: RUN/failures/step-NUMBER.")],
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

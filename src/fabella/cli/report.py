@@ -31,7 +31,9 @@ def command(
         Path | None, typer.Option("--output", "-o", help="HTML file to write; by default report.html in the first run.")
     ] = None,
     png: Annotated[Path | None, typer.Option(help="Directory for the curves as PNG files.")] = None,
-    x_axis: Annotated[str, typer.Option(help="x-axis of the PNG files: step, tokens, seconds or flops.")] = "step",
+    x_axis: Annotated[
+        str, typer.Option(help="Horizontal axis of the PNG files: step, tokens, seconds or flops.")
+    ] = "step",
     live: Annotated[
         bool, typer.Option("--live", help="Serve the page on this machine only and follow the runs.")
     ] = False,

@@ -15,25 +15,28 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.run_options import AsJson, Device
+from fabella.cli.run_options import AsJson, BatchSize, Device, LearningRate
 from fabella.cli.train import DEVICES, print_train_result, run_on_devices
 from fabella.engine.rank import current_rank
 from fabella.runs.run_dir import RunDir
 from fabella.training.api import change_config
 from fabella.training.distributed_run import LaunchPlan, run_distributed
+from fabella.training.setup.request import common_settings
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
-    steps: Annotated[int, typer.Option(help="Train to this step; 0 uses the run's length.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Train to this step; by default the length of the run.", min=0)] = 0,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
     data: Annotated[Path | None, typer.Option(help="New path of the dataset, if it was moved.")] = None,
     device: Device = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
-    engine: Annotated[str, typer.Option(help="torch or jax; default: the run's engine.")] = "",
+    engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the run.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    settings = [*(overrides or []), *([f"training.length.max_steps={steps}"] if steps else [])]
+    settings = [*common_settings(steps=steps, lr=lr, batch_size=batch_size), *(overrides or [])]
     settings += [f"engine={engine}"] if engine else []
     engine = engine or RunDir.open(run).run.engine
     run_on_devices(devices, engine, partial(_resume, run, settings, data, device, engine, as_json))

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fabella.cli.help import Command
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
@@ -46,11 +47,13 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     source: SourceArgument,
     out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.")],
-    tokenizer: Annotated[str, typer.Option(help="bpe[:SIZE] or sentencepiece[:SIZE].")] = "bpe:4096",
+    tokenizer: Annotated[
+        str, typer.Option(help="Kind and vocabulary size: bpe[:SIZE] or sentencepiece[:SIZE].")
+    ] = "bpe:4096",
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "strict",
@@ -77,7 +80,7 @@ def train(
         _print_table([(str(out), measured)])
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show_one(
     tokenizer: Annotated[str, typer.Argument(help="A tokenizer directory or file, a dataset, or a hub name.")],
     text: Annotated[str, typer.Option(help="Text to encode.")] = "",
@@ -96,7 +99,7 @@ def show_one(
         print_result(f"{number:>8}  {_piece(opened, number)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     tokenizers: Annotated[list[str], typer.Argument(help="Directories, files, 'bytes', or hub names.")],
     text: Annotated[str, typer.Option(help="Text source to measure on; its first 2 MB are used.")],

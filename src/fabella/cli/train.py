@@ -4,7 +4,8 @@ Examples:
   fabella train my-stories.txt                          choose tokenizer, model and length, and print the reasons
   fabella train storybook-1m --steps 200                a preset on its own data
   fabella train piny-37m --data my-stories.txt --out runs/mine
-  fabella train mine.yaml optimizer.lr=3e-4 seed=7      a config file with two changed settings
+  fabella train mine.yaml --lr 3e-4 --seed 7            a config file with two changed settings
+  fabella train mine.yaml training.precision=bf16       every other setting, as section.key=value
   fabella train piny-37m --devices auto                 on all GPUs of this machine
   torchrun --nproc-per-node 8 -m fabella train piny-37m as one of many processes; see docs/guide-clusters.md
 """
@@ -19,7 +20,7 @@ import typer
 
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, Device
+from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed
 from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, text_overrides
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import require_divisible
@@ -30,7 +31,7 @@ from fabella.runs.run_dir import require_empty
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume
 from fabella.training.session import TrainResult
-from fabella.training.setup.request import TrainRequest, engine_of, prepare_data, resolve_request
+from fabella.training.setup.request import TrainRequest, common_settings, engine_of, prepare_data, resolve_request
 
 DEVICES = "Devices of this machine to train on, one process each: a number, or auto."
 
@@ -40,12 +41,16 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
     data: Annotated[str, typer.Option(help="Text source, or a prepared dataset.")] = "",
     validation: Annotated[str, typer.Option(help="Text source for validation.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.")] = None,
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "",
-    steps: Annotated[int, typer.Option(help="Training steps; 0 uses the config's length.", min=0)] = 0,
-    engine: Annotated[str, typer.Option(help="torch or jax; default: the config's engine.")] = "",
+    steps: Annotated[int, typer.Option(help="Training steps; by default the length of the config.", min=0)] = 0,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     device: Device = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run if it is already in --out.")] = False,
@@ -54,14 +59,15 @@ def command(
 ) -> None:
     if not what:
         raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
-    text = text_overrides(separator, column, decode_errors, validation=bool(validation))
+    settings = text_overrides(separator, column, decode_errors, validation=bool(validation))
+    settings += common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(
         what=what,
         data=data,
         validation=validation,
         engine=engine,
         steps=steps,
-        overrides=(*text, *(overrides or ())),
+        overrides=(*settings, *(overrides or ())),
         out=out,
         prepared=prepared,
         device=device,

@@ -33,20 +33,25 @@ from fabella.tuning.workers import search_in_parallel
 
 def command(
     what: Annotated[str, typer.Argument(help="Preset, YAML config, or text.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, as section.key=value.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
     data: Annotated[str, typer.Option(help="Text source, or a directory of prepared data.")] = "",
-    steps: Annotated[int, typer.Option(help="Training steps per trial; 0 uses the config.", min=0)] = 0,
+    steps: Annotated[
+        int, typer.Option(help="Training steps per trial; by default the length of the config.", min=0)
+    ] = 0,
     trials: Annotated[int, typer.Option(help="Number of trials, including those of earlier commands.", min=1)] = 20,
     workers: Annotated[int, typer.Option(help="Number of processes that run trials.", min=1)] = 1,
     space: Annotated[Path | None, typer.Option(help="YAML file with the search space.")] = None,
     parameters: Annotated[
-        int, typer.Option(help="Also search model shapes up to this number of parameters; 0 disables it.", min=0)
+        int,
+        typer.Option(
+            help="Also search model shapes up to this number of parameters; by default the shape stays.", min=0
+        ),
     ] = 0,
     storage: Annotated[str, typer.Option(help="URL of an Optuna storage; by default a file in --out.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 1,
     seeds: Annotated[int, typer.Option(help="Training runs per trial, each with its own seed.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="Directory of the search; by default tuned/NAME.")] = None,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, …")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")] = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory for prepared data.")] = Path("prepared"),
     lr_find: Annotated[bool, typer.Option("--lr-find", help="Run a learning-rate range test instead.")] = False,

@@ -21,6 +21,7 @@ from fabella.models.model_config import ModelConfig
 from fabella.models.registry import family_config, family_names, is_external
 from fabella.optim.registry import optimizer_module, optimizer_names
 from fabella.run_config.run import RunConfig
+from fabella.run_config.synonyms import setting_hint
 
 MAX_FILE_BYTES = 1_000_000
 """Largest config file that is read."""
@@ -132,9 +133,19 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
                 f"Cannot parse override '{text}'.", hint="Write section.key=value, as in optimizer.lr=3e-4."
             )
         if key not in known_keys(family):
-            raise ConfigError(f"Unknown setting '{key}'.", hint=did_you_mean(key, known_keys(family)))
-        _set(result, key.split("."), _value(value, text))
+            raise ConfigError(f"Unknown setting '{key}'.", hint=setting_hint(key, known_keys(family)))
+        parsed = _value(value, text)
+        _set(result, _path_of(key, parsed), parsed)
     return result
+
+
+def _path_of(key: str, value: Any) -> list[str]:
+    """Return the path that an override sets: ``training.precision=bf16`` sets ``training.precision.kind``."""
+    path = key.split(".")
+    alternatives = _alternatives(path) if isinstance(value, str) else []
+    if key == "model":
+        return [*path, "family"] if isinstance(value, str) else path
+    return [*path, "kind"] if alternatives and all(map(_kind_of, alternatives)) else path
 
 
 def with_sections(values: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,7 +218,7 @@ def validate_config(values: Mapping[str, Any]) -> RunConfig:
 def _problems(error: ValidationError, family: str) -> list[str]:
     """Return one sentence per problem, at most five."""
     problems = error.errors(include_url=False, include_context=False)
-    return [_sentence(dict(item), family) for item in problems[:5]]
+    return list(dict.fromkeys(_sentence(dict(item), family) for item in problems))[:5]
 
 
 def _sentence(item: dict[str, Any], family: str) -> str:
@@ -215,15 +226,31 @@ def _sentence(item: dict[str, Any], family: str) -> str:
     if item["type"] == "extra_forbidden" and key in known_keys(family):
         return _wrong_kind(key)
     if item["type"] == "extra_forbidden":
-        return f"Unknown setting '{key}'. {did_you_mean(key, known_keys(family))}"
+        return f"Unknown setting '{key}'. {setting_hint(key, known_keys(family))}"
     if item["type"] == "missing":
         return f"{key} is missing."
+    if item["type"] == "union_tag_invalid":
+        kinds = [_kind_of(section) for section in _alternatives(key.split("."))]
+        kind = str(item["input"]["kind"])
+        return f"Unknown {key}.kind {kind[:60]!r}. {did_you_mean(kind, kinds)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if item["type"] == "value_error":
         return f"{key}: {message}." if key else f"{message}."
     value = repr(item["input"])
+    if item["type"] in {"model_attributes_type", "model_type", "dict_type"} and _alternatives(key.split(".")):
+        return f"{key} = {value if len(value) <= 60 else value[:57] + '…'}: {_settings_of(key)}"
     return f"{key} = {value if len(value) <= 60 else value[:57] + '…'}: {message}."
+
+
+def _settings_of(key: str) -> str:
+    """Return a sentence with the settings of a section, for a value in place of a section."""
+    alternatives = _alternatives(key.split("."))
+    kinds = [kind for kind in map(_kind_of, alternatives) if kind]
+    if kinds:
+        return f"{key} is a section; set {key}.kind to one of {', '.join(kinds)}."
+    names = sorted({f"{key}.{name}" for section in alternatives for name in section.model_fields})
+    return f"{key} is a section; its settings are {', '.join(names)}."
 
 
 def _wrong_kind(key: str) -> str:
@@ -241,9 +268,14 @@ def _dotted(location: tuple[int | str, ...], family: str) -> str:
     key = ""
     for position, part in enumerate(location):
         longer = f"{key}.{part}" if key else str(part)
-        if longer in known or position == len(location) - 1:
+        if longer in known or (position == len(location) - 1 and not _is_class_name(part)):
             key = longer
     return key
+
+
+def _is_class_name(part: int | str) -> bool:
+    """Return whether a part of a location is the name of a section's class, as for unions without a kind."""
+    return isinstance(part, str) and part[:1].isupper()
 
 
 @cache

@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fabella.config.data import StorybookSource
 from fabella.errors import ConfigError
 from fabella.run_config.run import RunConfig
-from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.training.setup.request import TrainRequest, common_settings, prepare_data, resolve_request
 from tests.training import tiny
 
 
@@ -35,6 +36,32 @@ def test_a_directory_of_datasets_is_rejected(option: str, tmp_path: Path) -> Non
 def test_an_unknown_name_is_rejected_with_the_list_of_presets() -> None:
     with pytest.raises(ConfigError, match=r"'nope-17m' is neither a file nor a preset\. Presets: gpt2-92m, .*"):
         resolve_request(TrainRequest(what="nope-17m"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "setting"),
+    [
+        ("steps", 7, "training.length.max_steps=7"),
+        ("epochs", 1.5, "training.length.epochs=1.5"),
+        ("lr", 3e-4, "optimizer.lr=3e-4"),
+        ("batch_size", 3, "training.micro_batch_size=3"),
+        ("seed", 0, "seed=0"),
+    ],
+)
+def test_a_common_option_equals_its_setting(option: str, value: float, setting: str) -> None:
+    settings: dict[str, Any] = {option: value}
+    with_option = TrainRequest(what="storybook-1m", overrides=common_settings(**settings))
+    with_setting = TrainRequest(what="storybook-1m", overrides=(setting,))
+    assert (
+        resolve_request(with_option)
+        == resolve_request(with_setting)
+        != resolve_request(TrainRequest(what="storybook-1m"))
+    )
+
+
+def test_a_setting_wins_over_its_option() -> None:
+    request = TrainRequest(what="storybook-1m", overrides=(*common_settings(lr=1.0), "optimizer.lr=0.5"))
+    assert resolve_request(request).run.optimizer.lr == 0.5
 
 
 def test_storybook_is_a_text_source_not_a_misspelled_preset() -> None:

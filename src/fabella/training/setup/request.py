@@ -14,7 +14,7 @@ from fabella.data.modes.mode import data_mode
 from fabella.data.prepare.pipeline import PrepareProgress as Preparing
 from fabella.data.prepare.pipeline import prepare
 from fabella.engine import engine as engines
-from fabella.errors import ConfigError, did_you_mean
+from fabella.errors import ConfigError, UsageError, did_you_mean
 from fabella.models.parameters import count
 from fabella.run_config.files import apply_overrides, load_config, preset_names, validate_config, with_sections
 from fabella.run_config.run import RunConfig
@@ -43,6 +43,30 @@ class TrainRequest:
     device: str = "auto"
     resume: bool = False
     """Resume the run if ``out`` already contains it"""
+
+
+def common_settings(
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+) -> tuple[str, ...]:
+    """Return the settings of the common options as ``section.key=value``; an option that is None sets nothing.
+
+    ``train`` and ``resume`` apply them before other settings. Raise UsageError for both steps and epochs.
+    """
+    if steps and epochs is not None:
+        raise UsageError(f"--steps {steps} and --epochs {epochs:g} both set the length.", hint="Leave out one of them.")
+    values = {
+        "training.length.max_steps": steps or None,
+        "training.length.epochs": epochs,
+        "optimizer.lr": lr,
+        "training.micro_batch_size": batch_size,
+        "seed": seed,
+    }
+    return tuple(f"{key}={value!r}" for key, value in values.items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,124 @@
+"""Commands and options of other tools lead to what to use here, and every lead exists."""
+
+import re
+import shlex
+
+import pytest
+
+from fabella.cli import main
+from fabella.cli.main import command_files, run
+from fabella.cli.suggestions import (
+    COMMANDS,
+    FIRST_ARGUMENT,
+    OPTIONS,
+    WITHOUT_COUNTERPART,
+    suggest_command,
+    suggest_option,
+)
+from fabella.run_config.files import known_keys
+from fabella.run_config.synonyms import SYNONYMS
+
+FAMILIES = ("llama", "hybrid", "gpt2")
+HINTS = [*COMMANDS, *WITHOUT_COUNTERPART.values()]
+NAMES = [name for names in COMMANDS.values() for name in names]
+
+
+def params_of(command: str) -> dict[str, object]:
+    """Every option of a command and of its subcommands."""
+    found = main.Commands().get_command(None, command)
+    groups = [found, *getattr(found, "commands", {}).values()]
+    return {name: param for group in groups for param in group.params for name in (*param.opts, *param.secondary_opts)}
+
+
+def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run(words) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_every_command_and_option_of_a_hint_exists(hint: str) -> None:
+    for line in re.findall(r"fabella ([\w-]+(?: [^:;(,]*)?)", hint):
+        command, *words = shlex.split(line.rstrip("."))
+        if command.startswith("--"):
+            continue
+        assert command in command_files(), f"{hint!r} names no command"
+        options = [word for word in words if word.startswith("--")]
+        assert set(options) <= set(params_of(command)), f"{hint!r} names an option that {command} lacks"
+        settings = [word.split("=")[0] for word in words if "=" in word]
+        assert set(settings) <= known_keys("llama")
+
+
+def test_no_name_of_another_tool_is_a_command_here_or_leads_to_two_places() -> None:
+    assert not set(NAMES) & set(command_files()), "it exists now: remove the suggestion"
+    assert len(NAMES) == len(set(NAMES))
+
+
+def test_every_option_that_is_suggested_exists_in_a_command() -> None:
+    existing = {name for command in command_files() for name in params_of(command)}
+    assert set(OPTIONS) <= existing
+    assert not {f"--{name}" for name in WITHOUT_COUNTERPART} & existing
+    assert FIRST_ARGUMENT
+
+
+def test_every_setting_that_is_suggested_exists() -> None:
+    known = frozenset().union(*(known_keys(family) for family in FAMILIES))
+    assert set(SYNONYMS) <= known
+    names = [name for names in SYNONYMS.values() for name in names]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("finetune", "Fabella cannot fine-tune yet."),
+        ("infer", "Use: fabella generate RUN PROMPT."),
+        ("chat", "fabella generate RUN --interactive"),
+        ("eval", "Use: fabella evaluate RUN."),
+        ("tokenize", "fabella prepare TEXT --out DIRECTORY"),
+        ("Sample", "Use: fabella generate RUN PROMPT."),
+        ("lm_eval", "Did you mean 'lm-eval'?"),
+        ("check_data", "Did you mean 'check-data'?"),
+        ("genrate", "Did you mean 'generate'?"),
+    ],
+)
+def test_a_command_of_another_tool_leads_to_ours(
+    command: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"Unknown command '{command}'. " in (error := error_of([command, "x.txt"], capsys))
+    assert expected in error
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("train x.txt --learning-rate 1e-3", "Use --lr."),
+        ("train x.txt --max_steps 10", "Use --steps."),
+        ("train x.txt --batch_size 8", "Use --batch-size."),
+        ("train x.txt --num-train-epochs 3", "Use --epochs."),
+        ("train x.txt --output-dir out", "Use --out."),
+        ("train x.txt --weight-decay 0.1", "write optimizer.weight_decay=VALUE"),
+        ("train x.txt --n_layer 6", "write model.layers=VALUE"),
+        ("train x.txt --block-size 256", "write data.sequences.length=VALUE"),
+        ("train x.txt --optimizer.lr 1e-3", "write optimizer.lr=VALUE"),
+        ("train x.txt --lora", "Fabella cannot fine-tune yet."),
+        ("train --model piny-37m", "It is the first argument: fabella train MODEL."),
+        ("generate run Once --tokens 30", "Use --max-tokens."),
+        ("generate run Once --max_new_tokens 30", "Use --max-tokens."),
+        ("generate run Once --temp 0.5", "Use --temperature."),
+        ("generate run Once --num-return-sequences 3", "Use --n."),
+        ("generate run Once --stream", "Text is always printed while it is generated."),
+        ("generate run Once --weight-decay 3", "fabella generate --help lists the options."),
+        ("tokenizer train x.txt --out-dir y", "Use --out."),
+        ("presets --nonsense", "fabella presets --help lists the options."),
+    ],
+)
+def test_an_option_of_another_tool_leads_to_ours(words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(words.split(), capsys)
+    assert error.startswith("fabella: Unknown option --")
+    assert expected in error
+
+
+def test_a_hint_names_only_options_that_the_command_has() -> None:
+    assert suggest_option("--tokens", {"--steps"}, "train", takes_settings=False).startswith("fabella train --help")
+    assert suggest_option("--tokens", {"--max-tokens"}, "generate", takes_settings=False) == "Use --max-tokens."
+    assert suggest_command("nothing-like-it", ["train", "serve"]) == "Choose from: serve, train."
