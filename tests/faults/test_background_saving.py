@@ -24,6 +24,7 @@ from fabella.runs.checkpoint import Checkpoint, load
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.background import BackgroundWorker
 from fabella.training.callbacks import checkpointing
+from fabella.training.callbacks.cadence import every_steps
 from fabella.training.callbacks.checkpointing import SaveCheckpoint
 from fabella.training.loop import Progress
 from fabella.training.run import resume, start_run
@@ -67,7 +68,7 @@ def saving(run: RunConfig, run_dir: RunDir, engine: Any, worker: BackgroundWorke
     session: Any = SimpleNamespace(run=run, run_dir=run_dir, engine=engine, steps=10**6, print=said.append)
     signals = SyncedSignals(Signals(), SingleProcess())
     return SaveCheckpoint(
-        session, signals, worker, every=run.checkpoint.every_steps, callback_state=lambda: {"best_loss": 0.5}
+        session, signals, worker, due=every_steps(run.checkpoint.every_steps), callback_state=lambda: {"best_loss": 0.5}
     )
 
 
@@ -129,7 +130,7 @@ def test_the_error_is_raised_at_the_next_step_and_nothing_is_saved_after_it(
 ) -> None:
     asked: list[int] = []
 
-    def fails(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
+    def fails(folder: RunDir, step: int, snapshot: Checkpoint, **marks: bool) -> None:
         asked.append(step)
         raise DiskFullError("disk full: nothing free.")
 
@@ -148,11 +149,11 @@ def test_on_a_full_disk_the_save_is_retried_at_the_next_step(quick_path: Path, m
     tried: list[int] = []
     whole = checkpointing.save
 
-    def full_at_first(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
+    def full_at_first(folder: RunDir, step: int, snapshot: Checkpoint, **marks: bool) -> None:
         tried.append(step)
         if len(tried) == 1:
             raise DiskFullError("disk full: nothing free.")
-        whole(folder, step, snapshot)
+        whole(folder, step, snapshot, **marks)
 
     monkeypatch.setattr(checkpointing, "save", full_at_first)
     engine, said = Trained(), list[str]()
@@ -171,7 +172,7 @@ def test_on_a_full_disk_the_save_is_retried_at_the_next_step(quick_path: Path, m
 @pytest.mark.fault("A16", cases=2)
 @pytest.mark.parametrize("end", ["interrupted", "last step"])
 def test_a_failed_save_at_the_end_is_an_error(end: str, quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
+    def full(folder: RunDir, step: int, snapshot: Checkpoint, **marks: bool) -> None:
         raise DiskFullError("disk full: nothing free.")
 
     monkeypatch.setattr(checkpointing, "save", full)
@@ -209,12 +210,12 @@ def test_a_slow_writer_saves_the_state_of_the_step_that_was_due(
     reached, under_way, most = Reached(), 0, 0
     whole = checkpointing.save
 
-    def slow(folder: RunDir, step: int, snapshot: Checkpoint) -> None:
+    def slow(folder: RunDir, step: int, snapshot: Checkpoint, **marks: bool) -> None:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         reached.wait_for(min(step + 1, tiny.STEPS))
-        whole(folder, step, snapshot)
+        whole(folder, step, snapshot, **marks)
         under_way -= 1
 
     monkeypatch.setattr(checkpointing, "save", slow)

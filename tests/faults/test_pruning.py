@@ -42,17 +42,19 @@ class Pruning(RuleBasedStateMachine):
         self.folder.in_use.clear()
         object.__setattr__(self.folder, "run", stub.keeping(keep))
         self.keep = keep
+        self.kept_for_good: set[int] = set()
         self.in_flight: list[tuple[Path, int]] = []
 
     def teardown(self) -> None:
         for _, lock in getattr(self, "in_flight", []):
             os.close(lock)
 
-    @rule(stride=st.integers(-1, 2))
-    def save_a_step(self, stride: int) -> None:
+    @rule(stride=st.integers(-1, 2), keep=st.booleans())
+    def save_a_step(self, stride: int, keep: bool) -> None:
         """A later step, the same again, or an earlier one: a run gone back to where it had been."""
         step = max(0, (self.folder.read_pointer("latest") or 0) + stride)
-        save(self.folder, step, CHECKPOINT)
+        save(self.folder, step, CHECKPOINT, keep=keep)
+        self.kept_for_good = {*self.kept_for_good, step} if keep else self.kept_for_good - {step}
         assert self.folder.read_pointer("latest") == step
 
     @precondition(lambda self: self.folder.steps())
@@ -72,6 +74,7 @@ class Pruning(RuleBasedStateMachine):
     def damage_one(self, data: st.DataObject) -> None:
         step = data.draw(st.sampled_from(self.folder.steps()))
         (self.folder.checkpoints / step_name(step) / "manifest.json").unlink(missing_ok=True)
+        self.kept_for_good.discard(step)
 
     @precondition(lambda self: self.folder.checkpoints.is_dir() and len(self.in_flight) < 2)
     @rule(step=st.integers(0, 10))
@@ -84,7 +87,7 @@ class Pruning(RuleBasedStateMachine):
         latest = self.folder.read_pointer("latest")
         removed = prune(self.folder, keep)
         kept = [step for step in before if step in whole and latest is not None and step <= latest][-keep:]
-        protected = {latest, self.folder.read_pointer("best"), *self.folder.in_use, *kept}
+        protected = {latest, self.folder.read_pointer("best"), *self.folder.in_use, *kept, *self.kept_for_good}
         assert not protected & set(removed)
         assert self.folder.steps() == [step for step in before if step not in removed]
         later = [step for step in before if latest is not None and step > latest]
@@ -97,6 +100,7 @@ class Pruning(RuleBasedStateMachine):
         steps = self.folder.steps()
         for needed in (self.folder.read_pointer("latest"), self.folder.read_pointer("best"), *self.folder.in_use):
             assert needed is None or needed in steps
+        assert self.kept_for_good <= set(steps)
         assert all(aside.is_dir() for aside, _ in self.in_flight)
 
 

@@ -235,8 +235,8 @@ def test_a_damaged_checkpoint_rolls_back_to_the_previous_one(
 ) -> None:
     break_batches(monkeypatch, {batches[11]})
 
-    def save_and_damage(folder: RunDir, step: int, checkpoint: Checkpoint) -> None:
-        save(folder, step, checkpoint)
+    def save_and_damage(folder: RunDir, step: int, checkpoint: Checkpoint, **marks: bool) -> None:
+        save(folder, step, checkpoint, **marks)
         if step == 10 and not rows(tmp_path / "run", "rollback"):
             weights = folder.checkpoints / "step-00000010" / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")

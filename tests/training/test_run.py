@@ -376,11 +376,11 @@ def test_a_full_disk_is_retried_when_the_config_says_so(
 ) -> None:
     saves = []
 
-    def full_at_first(*arguments: Any) -> None:
+    def full_at_first(*arguments: Any, **marks: bool) -> None:
         saves.append(arguments[1])
         if len(saves) == 1:
             raise DiskFullError("disk full: nothing free.")
-        whole(*arguments)
+        whole(*arguments, **marks)
 
     whole = checkpointing.save
     monkeypatch.setattr(checkpointing, "save", full_at_first)

@@ -17,7 +17,6 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
-from fabella.config.training import Epochs
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
 from fabella.storage import atomic_write, make_dirs, storage_errors
@@ -67,7 +66,7 @@ def command(
         with PrepareProgressLine() as line:
             dataset = prepare_data(planned.run, prepared, progress=line)
         print_notes(dataset.manifest)
-    run = resolve_config(planned.run, dataset) if isinstance(planned.run.training.length, Epochs) else planned.run
+    run = resolve_config(planned.run, dataset)
     directory = out or Path("tuned") / run.name
     if lr_find:
         _find_rate(run, dataset, directory, steps or 100, device, as_json=as_json)

@@ -1,17 +1,27 @@
 """Config of validation, checkpoints, samples and trackers; none of it changes the weights."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fabella.config.base import ConfigModel, Positive
+
+NumEpochs = Annotated[float, Field(ge=0.0, le=1e6)]
+MILESTONE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kMB]?) (tokens|words|epochs)")
+DOUBLING = "doubling"
+FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
 class ValidationConfig(ConfigModel):
     """Validation while training, on a fixed set of held-out sequences."""
 
     every_steps: Positive = Field(default=200, description="training steps between two validations")
+    every_epochs: NumEpochs = Field(default=0.0, description="epochs between two validations; 0: every_steps decides")
     num_sequences: Positive = Field(default=256, description="sequences of the fixed validation set")
+    batch_size: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="sequences of one forward pass; 0: training.micro_batch_size"
+    )
     early_stopping_patience: int = Field(
         default=0, ge=0, description="validations in a row without a new best loss that end the training; 0 disables it"
     )
@@ -21,16 +31,67 @@ class CheckpointConfig(ConfigModel):
     """Cadence and retention of checkpoints."""
 
     every_steps: Positive = Field(default=500, description="training steps between two checkpoints")
+    every_epochs: NumEpochs = Field(default=0.0, description="epochs between two checkpoints; 0: every_steps decides")
     keep_last: Positive = Field(default=2, description="newest checkpoints to keep, in addition to the best one")
+    keep_every_steps: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="training steps between two checkpoints that are saved and never removed; 0 disables it",
+    )
+    milestones: Annotated[tuple[int | str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="steps whose checkpoints are saved and never removed: 1000, '10M tokens', '1M words', '0.5 "
+        "epochs', or doubling for the steps 1, 2, 4, 8 …",
+    )
     on_disk_full: Literal["stop", "retry"] = Field(
         default="stop", description="stop: a full disk ends the run; retry: save again after the next step"
     )
+
+    @field_validator("milestones")
+    @classmethod
+    def _known(cls, milestones: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        for milestone in milestones:
+            valid = milestone >= 1 if isinstance(milestone, int) else is_milestone(milestone)
+            if not valid:
+                raise ValueError(
+                    f"{milestone!r} is not a milestone: use a number of steps, '10M tokens', '1M words', '0.5 epochs' "
+                    "or doubling"
+                )
+        return milestones
+
+    def keeps(self, step: int) -> bool:
+        """Return whether the checkpoint of ``step`` is never removed. Milestones must be resolved to steps."""
+        every = self.keep_every_steps
+        doubling = DOUBLING in self.milestones and step & (step - 1) == 0
+        return (every > 0 and step % every == 0) or step in self.milestones or doubling
+
+    def max_kept(self, steps: int) -> int:
+        """Return an upper bound of the checkpoints that a run of ``steps`` steps never removes."""
+        every = steps // self.keep_every_steps if self.keep_every_steps else 0
+        doubling = steps.bit_length() if DOUBLING in self.milestones else 0
+        return every + doubling + sum(milestone != DOUBLING for milestone in self.milestones)
+
+
+def is_milestone(text: str) -> bool:
+    """Return whether ``text`` is a milestone of ``checkpoint.milestones``."""
+    return text == DOUBLING or MILESTONE.fullmatch(text) is not None
+
+
+def parse_milestone(text: str) -> tuple[float, str]:
+    """Return number and unit of a milestone other than ``doubling``: ``10M tokens`` → 1e7, ``tokens``."""
+    match = MILESTONE.fullmatch(text)
+    assert match, "a valid milestone"
+    return float(match[1]) * FACTORS[match[2]], match[3]
 
 
 class SamplesConfig(ConfigModel):
     """Completions generated while training."""
 
     every_steps: Positive = Field(default=500, description="training steps between two rounds of samples")
+    every_epochs: NumEpochs = Field(
+        default=0.0, description="epochs between two rounds of samples; 0: every_steps decides"
+    )
     prompts: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         default=("Once upon a time",),
         description="prompts to complete, one sample each; an empty list disables samples",

@@ -50,6 +50,12 @@ class Epochs(ConfigModel):
     epochs: float = Field(gt=0.0, le=1e6, description="passes over the training data")
 
 
+class MaxTokens(ConfigModel):
+    """Length of the run in tokens: full sequences times their length."""
+
+    max_tokens: int = Field(ge=1, le=2**62, description="training tokens of the whole run, with padding")
+
+
 class Float32(ConfigModel):
     """Single precision."""
 
@@ -109,7 +115,7 @@ class FSDP(ConfigModel):
 class TrainingConfig(ConfigModel):
     """Length, batch sizes, precision, parallelism and failure policy of a run."""
 
-    length: MaxSteps | Epochs
+    length: MaxSteps | Epochs | MaxTokens
     micro_batch_size: Positive = Field(description="sequences of one forward pass")
     gradient_accumulation: Pairs = Field(
         default=((0, 1),), description="[first training step, micro-batches per step], in order of steps"

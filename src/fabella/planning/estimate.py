@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fabella.config.training import Epochs, MaxSteps
+from fabella.config.training import Epochs, MaxSteps, MaxTokens
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.loader import PREFETCH_BATCHES
 from fabella.data.modes.mode import data_mode
@@ -170,6 +170,8 @@ def run_length(run: RunConfig, prepared: TokenizedDataset | None) -> RunLength:
     match training.length:
         case MaxSteps(max_steps=number):
             steps = number
+        case MaxTokens(max_tokens=tokens):
+            steps = steps_for_sequences(training, math.ceil(tokens / run.data.sequences.length))
         case Epochs(epochs=epochs) if sequences:
             steps = steps_for_sequences(training, math.ceil(sequences * epochs))
         case _:

@@ -175,7 +175,7 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
         common = _common_settings(sections, values.get(key), value)
         for name in [name for name in values if name not in common]:
             del values[name]
-    if path[-2:-1] == ["length"] and key in {"max_steps", "epochs"}:  # alternatives without a kind
+    if path[-2:-1] == ["length"] and key in {"max_steps", "epochs", "max_tokens"}:  # alternatives without a kind
         values.clear()
     values[key] = value
 

@@ -60,9 +60,26 @@ class RunConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _stream_has_no_epochs(self) -> "RunConfig":
-        if self.data.mode.prepared_bytes and isinstance(self.training.length, Epochs):
+        if not self.data.mode.prepared_bytes:
+            return self
+        if isinstance(self.training.length, Epochs):
             raise ValueError(
                 "training.length.epochs needs the length of the text, which data.mode.kind = streaming does not know; "
                 "set training.length.max_steps (--steps)"
+            )
+        for name, section in (
+            ("validation", self.validation),
+            ("checkpoint", self.checkpoint),
+            ("samples", self.samples),
+        ):
+            if section.every_epochs:
+                raise ValueError(
+                    f"{name}.every_epochs needs the length of the text, which data.mode.kind = streaming does not "
+                    f"know; set {name}.every_steps"
+                )
+        if any(isinstance(text, str) and text.endswith("epochs") for text in self.checkpoint.milestones):
+            raise ValueError(
+                "checkpoint.milestones in epochs need the length of the text, which data.mode.kind = streaming does "
+                "not know; give them in steps, tokens or words"
             )
         return self

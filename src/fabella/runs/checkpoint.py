@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from fabella.config.training import RollBack
+from fabella.config.training import MaxSteps, RollBack
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError, DiskFullError, StorageError
 from fabella.models.parameters import ParameterTable
@@ -77,9 +77,10 @@ class Loaded:
 # ---------------------------------------------------------------- saving
 
 
-def save(run_dir: RunDir, step: int, checkpoint: Checkpoint) -> None:
+def save(run_dir: RunDir, step: int, checkpoint: Checkpoint, *, scheduled: bool = False, keep: bool = False) -> None:
     """Save the checkpoint of ``step``, point ``latest`` to it and prune older ones. Call it under ``run_dir.lock()``.
 
+    ``scheduled``: the config demands it, so that every repetition of the run saves it. ``keep``: never prune it.
     Raises DiskFullError or StorageError; then no partial files are left and every older checkpoint is unchanged.
     """
     table = run_dir.run.model.parameters()
@@ -87,6 +88,7 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint) -> None:
     kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state)
     state = json.dumps(_state_values(step, checkpoint, kinds), indent=1, allow_nan=False).encode()
     weights, moments = checkpoint.state.weights, checkpoint.state.optimizer_state
+    marks = {"format": FORMAT, "step": step, "scheduled": scheduled, "keep": keep}
     needed = size_of(weights) + size_of(moments) + len(state)
     target = run_dir.checkpoints / step_name(step)
     try:
@@ -99,7 +101,7 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint) -> None:
             write_chunks(temp / MODEL, dump_tensors(weights))
             write_chunks(temp / OPTIMIZER, dump_tensors(moments))
             write_chunks(temp / STATE, [state])
-            write_chunks(temp / MANIFEST, [json.dumps({"format": FORMAT, "step": step}).encode()])
+            write_chunks(temp / MANIFEST, [json.dumps(marks).encode()])
         run_dir.set_pointer("latest", step)
         prune(run_dir, run_dir.run.checkpoint.keep_last)
     except StorageError as error:
@@ -114,8 +116,8 @@ def set_best(run_dir: RunDir, step: int) -> None:
 def prune(run_dir: RunDir, keep: int) -> list[int]:
     """Remove all but the last ``keep`` complete checkpoints up to ``latest``; return the removed steps.
 
-    Keeps ``latest``, ``best``, checkpoints loaded by this process, and all later than ``latest``. If
-    ``training.on_nonfinite`` rolls back, also keeps the last one on the schedule of ``checkpoint.every_steps``.
+    Keeps ``latest``, ``best``, checkpoints loaded by this process, all later than ``latest``, and those saved with
+    ``keep``. If ``training.on_nonfinite`` rolls back, also keeps the last scheduled one.
     """
     latest, best = _pointer_or_none(run_dir, "latest"), _pointer_or_none(run_dir, "best")
     if latest is None:
@@ -126,7 +128,7 @@ def prune(run_dir: RunDir, keep: int) -> list[int]:
     scheduled = next((s for s in reversed(_scheduled(run_dir)) if s <= latest and is_complete(run_dir, s)), None)
     rollback_target = scheduled if isinstance(run_dir.run.training.on_nonfinite, RollBack) else None
     protected = {latest, best, rollback_target, *run_dir.in_use}
-    pruned = [step for step in older if step < oldest and step not in protected]
+    pruned = [step for step in older if step < oldest and step not in protected and not _has(run_dir, step, "keep")]
     for step in pruned:
         remove_dir(run_dir.checkpoints / step_name(step))
     return pruned
@@ -135,9 +137,12 @@ def prune(run_dir: RunDir, keep: int) -> list[int]:
 def max_checkpoints(run: RunConfig, existing: int) -> int:
     """Return how many checkpoints a run may still add to the ``existing`` ones at any time, at least 1.
 
-    At most there are the last ones, the best one, the one being written and, after a resume, the one loaded.
+    At most there are the last ones, the best one, the one being written, after a resume the one loaded, and those kept
+    for good.
     """
-    return max(run.checkpoint.keep_last + 3 - existing, 1)
+    length = run.training.length
+    kept = run.checkpoint.max_kept(length.max_steps) if isinstance(length, MaxSteps) else 0
+    return max(run.checkpoint.keep_last + 3 + kept - existing, 1)
 
 
 def require_space(run: Path, needed: int) -> None:
@@ -215,7 +220,7 @@ def load(run_dir: RunDir, which: Which, *, weights_only: bool = False) -> Loaded
 
 
 def latest_scheduled(run_dir: RunDir) -> Loaded | None:
-    """Return the last valid checkpoint on the schedule of ``checkpoint.every_steps``; None if there is none."""
+    """Return the last valid checkpoint that was saved because the config demands it; None if there is none."""
     for step in reversed(_scheduled(run_dir)):
         if is_complete(run_dir, step):
             try:
@@ -226,7 +231,15 @@ def latest_scheduled(run_dir: RunDir) -> Loaded | None:
 
 
 def _scheduled(run_dir: RunDir) -> list[int]:
-    return [step for step in run_dir.steps() if step % run_dir.run.checkpoint.every_steps == 0]
+    return [step for step in run_dir.steps() if _has(run_dir, step, "scheduled")]
+
+
+def _has(run_dir: RunDir, step: int, mark: str) -> bool:
+    """Return whether a checkpoint was saved with ``scheduled`` or ``keep``; False for one without a valid manifest."""
+    try:
+        return read_manifest(run_dir.checkpoints / step_name(step)).get(mark) is True
+    except StorageError:
+        return False
 
 
 def latest_valid_step(run_dir: RunDir) -> int | None:

@@ -35,6 +35,8 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.parallel": "warn",  # the same sums, added in another order
     "training.parallel.timeout_seconds": "allow",
     "validation.every_steps": "allow",
+    "validation.every_epochs": "allow",
+    "validation.batch_size": "allow",  # the same losses, summed over other batches
     "validation.early_stopping_patience": "allow",
     "validation.num_sequences": "warn",  # the best loss was measured on other sequences
     "checkpoint": "allow",

@@ -53,6 +53,9 @@ def as_trial(run: RunConfig, checks: int) -> RunConfig:
         f"validation.every_steps={max(1, steps // checks)}",
         f"checkpoint.every_steps={steps}",
         "checkpoint.keep_last=1",
+        "checkpoint.keep_every_steps=0",
+        "checkpoint.milestones=[]",
+        *(f"{section}.every_epochs=0" for section in ("validation", "checkpoint", "samples")),
         f"samples.every_steps={steps}",
     ]
     return validate_config(files.apply_overrides(run.model_dump(mode="json"), overrides))

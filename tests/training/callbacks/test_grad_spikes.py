@@ -9,6 +9,7 @@ import pytest
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine_torch import TorchEngine
 from fabella.tracking.console import ConsoleTracker
+from fabella.training.callbacks.cadence import every_steps
 from fabella.training.callbacks.grad_spikes import MIN_NORMS, WINDOW, GradNormSpikes
 from fabella.training.loop import Progress
 from fabella.training.run import start_run
@@ -27,12 +28,12 @@ class Result:
 def told(norms: list[float], *, due: int = 10**6, stops: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """The rows of a run of these norms, saved and gone on with at each of ``stops``."""
     found: list[Any] = []
-    spikes = GradNormSpikes(found.append, factor=5.0, row_steps=[due])
+    spikes = GradNormSpikes(found.append, factor=5.0, rows_due=[every_steps(due)])
     for step, norm in enumerate(norms, start=1):
         spikes(Progress(step), Result(norm))
         if step in stops:
             spikes = GradNormSpikes(
-                found.append, factor=5.0, row_steps=[due], norms=str(spikes.state()["gradient_norms"])
+                found.append, factor=5.0, rows_due=[every_steps(due)], norms=str(spikes.state()["gradient_norms"])
             )
     spikes.read_all()
     return found
@@ -67,7 +68,7 @@ def test_resumed_spike_detection_logs_the_same(stops: tuple[int, ...]) -> None:
 
 def test_no_result_is_read_before_a_row_is_due_but_none_is_forgotten() -> None:
     results = [Result(1.0) for _ in range(WINDOW + 1)]
-    spikes = GradNormSpikes(lambda row: None, factor=5.0, row_steps=[WINDOW * 2])
+    spikes = GradNormSpikes(lambda row: None, factor=5.0, rows_due=[every_steps(WINDOW * 2)])
     for step, result in enumerate(results[:-1], start=2):
         assert not any(result.readings for result in results)
         spikes(Progress(step), result)

@@ -11,6 +11,7 @@ from fabella.runs.checkpoint import Checkpoint, save, set_best
 from fabella.runs.checkpoint_validation import require_finite
 from fabella.runs.run_dir import step_name
 from fabella.tracking.background import Worker
+from fabella.training.callbacks.cadence import Due
 from fabella.training.loop import Progress, StopTraining
 from fabella.training.session import TrainingSession
 from fabella.training.signals import SyncedSignals
@@ -45,17 +46,19 @@ class SaveCheckpoint:
         signals: SyncedSignals,
         worker: Worker,
         *,
-        every: int,
+        due: Due,
         is_best: Callable[[], bool] = lambda: False,
         should_stop: Callable[[], bool] = lambda: False,
         callback_state: Callable[[], CallbackState] = dict,
         flush_metrics: Callable[[], None] = lambda: None,
     ) -> None:
-        """``is_best``, ``should_stop``: about the current step. ``callback_state``: saved with the progress.
+        """``due``: steps that the config demands. ``is_best``, ``should_stop``: about the current step.
+
+        ``callback_state``: saved with the progress.
 
         ``flush_metrics``: called before a checkpoint is written, because a resumed run needs its rows.
         """
-        self.session, self.signals, self.worker, self.every = session, signals, worker, every
+        self.session, self.signals, self.worker, self.due = session, signals, worker, due
         self.is_best, self.should_stop = is_best, should_stop
         self.callback_state, self.flush_metrics = callback_state, flush_metrics
         self._failed_save: DiskFullError | None = None
@@ -63,10 +66,10 @@ class SaveCheckpoint:
     def __call__(self, progress: Progress, result: StepResult) -> None:
         steps, stop_requested = self.session.steps, self.signals.stop_requested
         last = progress.step == steps or self.should_stop()
-        scheduled = progress.step % self.every == 0 or last
-        if scheduled or self.is_best() or self.signals.save_requested or stop_requested:
+        scheduled, keep = self.due(progress), self.session.run.checkpoint.keeps(progress.step)
+        if scheduled or keep or last or self.is_best() or self.signals.save_requested or stop_requested:
             result.read()  # raises if the step has failed, before anything is saved
-            self._save(progress)
+            self._save(progress, scheduled=scheduled or keep, keep=keep)
         if not last and not stop_requested:
             return
         self.worker.flush()
@@ -80,19 +83,20 @@ class SaveCheckpoint:
                 hint=f"Resume with: fabella resume {quote(str(self.session.run_dir.path))}",
             )
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: Progress, *, scheduled: bool, keep: bool) -> None:
         self.signals.save_requested = False
         self.worker.flush()
         self._failed_save = None
         snapshot = take_snapshot(self.session, progress, self.callback_state())
-        self.worker.submit(partial(self._write, progress.step, snapshot, best=self.is_best()))
+        write = partial(save, self.session.run_dir, progress.step, snapshot, scheduled=scheduled, keep=keep)
+        self.worker.submit(partial(self._write, progress.step, snapshot, write, best=self.is_best()))
 
-    def _write(self, step: int, snapshot: Checkpoint, *, best: bool) -> None:
+    def _write(self, step: int, snapshot: Checkpoint, write: Callable[[], None], *, best: bool) -> None:
         run_dir = self.session.run_dir
         require_finite({**snapshot.state.weights, **snapshot.state.optimizer_state}, where=step_name(step))
         try:
             self.flush_metrics()
-            save(run_dir, step, snapshot)
+            write()
             if best:
                 set_best(run_dir, step)
         except DiskFullError as error:

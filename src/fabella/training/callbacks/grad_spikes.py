@@ -7,6 +7,7 @@ from statistics import median
 
 from fabella.engine.engine import StepResult
 from fabella.tracking.tracker import Row
+from fabella.training.callbacks.cadence import Due
 from fabella.training.loop import Progress
 
 WINDOW = 64
@@ -23,13 +24,13 @@ class GradNormSpikes:
     """
 
     def __init__(
-        self, write: Callable[[Row], None], *, factor: float, row_steps: Iterable[int], norms: str = ""
+        self, write: Callable[[Row], None], *, factor: float, rows_due: Iterable[Due], norms: str = ""
     ) -> None:
-        """``row_steps``: cadences of the other rows; results are read there, so that rows are in order of their steps.
+        """``rows_due``: cadences of the other rows; results are read there, so that rows are in order of their steps.
 
         ``norms``: value of ``gradient_norms`` in ``state()``.
         """
-        self.write, self.factor, self.row_steps = write, factor, tuple(row_steps)
+        self.write, self.factor, self.rows_due = write, factor, tuple(rows_due)
         self.last_read = 0
         """Latest step whose result has been read"""
         self._norms = deque((float(norm) for norm in norms.split()), maxlen=WINDOW)
@@ -37,7 +38,7 @@ class GradNormSpikes:
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         self._unread.append((progress.step, result))
-        due = any(progress.step % every == 0 for every in self.row_steps)
+        due = any(due(progress) for due in self.rows_due)
         if progress.step == 1 or len(self._unread) == WINDOW or due:
             self.read_all()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fabella.engine.engine import StepResult
 from fabella.tracking.tracker import Row
+from fabella.training.callbacks.cadence import Due
 from fabella.training.callbacks.throughput import ThroughputMeter
 from fabella.training.loop import Progress
 
@@ -15,12 +16,12 @@ Write = Callable[[Row], None]
 class LogMetrics:
     """Log loss, gradient norm, learning rate and throughput. Other steps are not read, so they do not wait."""
 
-    def __init__(self, rate: Callable[[int], float], write: Write, throughput: ThroughputMeter, *, every: int) -> None:
+    def __init__(self, rate: Callable[[int], float], write: Write, throughput: ThroughputMeter, *, due: Due) -> None:
         """``rate(step)``: learning rate of a step, counted from 0."""
-        self.rate, self.write, self.throughput, self.every = rate, write, throughput, every
+        self.rate, self.write, self.throughput, self.due = rate, write, throughput, due
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        if progress.step % self.every and progress.step != 1:
+        if not self.due(progress) and progress.step != 1:
             return
         metrics: dict[str, Any] = result.read()
         if math.isnan(metrics["grad_norm"]):  # a skipped step has none

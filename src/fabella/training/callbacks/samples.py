@@ -7,6 +7,7 @@ from fabella.generation.generator import TextGenerator
 from fabella.generation.sampling import SamplingParams
 from fabella.run_config.run import RunConfig
 from fabella.tokenizers.tokenizer import Tokenizer
+from fabella.training.callbacks.cadence import Due
 from fabella.training.callbacks.metrics import Write
 from fabella.training.loop import Progress
 
@@ -14,11 +15,11 @@ from fabella.training.loop import Progress
 class GenerateSamples:
     """Generate a completion of each prompt."""
 
-    def __init__(self, generate: Callable[[str], str], write: Write, *, prompts: Sequence[str], every: int) -> None:
-        self.generate, self.write, self.prompts, self.every = generate, write, prompts, every
+    def __init__(self, generate: Callable[[str], str], write: Write, *, prompts: Sequence[str], due: Due) -> None:
+        self.generate, self.write, self.prompts, self.due = generate, write, prompts, due
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        if progress.step % self.every:
+        if not self.due(progress):
             return
         for prompt in self.prompts:
             completion = self.generate(prompt)

@@ -10,6 +10,7 @@ from fabella.engine.engine import StepResult
 from fabella.errors import TrainingInterrupted
 from fabella.runs.metrics_log import read_rows
 from fabella.tracking.run_log import RunLog
+from fabella.training.callbacks.cadence import Due
 from fabella.training.callbacks.metrics import Write
 from fabella.training.eval_loss import EvalLoss, ValidationSplit
 from fabella.training.loop import Progress
@@ -19,9 +20,11 @@ from fabella.training.session import TrainingSession
 class Validate:
     """Measure the loss on the fixed validation subset."""
 
-    def __init__(self, measure: Callable[[], EvalLoss], write: Write, *, every: int, best: float = math.inf) -> None:
+    def __init__(self, measure: Callable[[], EvalLoss], write: Write, *, due: Due, best: float = math.inf) -> None:
         """``best``: lowest loss of earlier sessions."""
-        self.measure, self.write, self.every, self.best = measure, write, every, best
+        self.measure, self.write, self.due, self.best = measure, write, due, best
+        self.measured = False
+        """Whether the latest step was validated"""
         self.improved = False
         """Whether the latest step was validated and is the best so far; ``SaveCheckpoint`` saves it then"""
 
@@ -30,8 +33,8 @@ class Validate:
         return {"best_loss": self.best} if math.isfinite(self.best) else {}
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        self.improved = False
-        if progress.step % self.every:
+        self.improved, self.measured = False, self.due(progress)
+        if not self.measured:
             return
         loss = self.measure()
         self.improved = loss.loss < self.best
@@ -64,7 +67,7 @@ class EarlyStop:
         )
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        if progress.step % self.validate.every == 0:
+        if self.validate.measured:
             self.since_best = 0 if self.validate.improved else self.since_best + 1
 
 

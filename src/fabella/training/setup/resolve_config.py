@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from fabella.config.training import Epochs, MaxSteps
+from fabella.config.tracking import DOUBLING, parse_milestone
+from fabella.config.training import Epochs, MaxSteps, MaxTokens
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import ConfigError, TokenizerError
@@ -14,9 +15,15 @@ from fabella.runs.checkpoint import max_checkpoints, require_space
 from fabella.runs.run_dir import RunDir
 from fabella.training.schedule import steps_for_sequences
 
+WORD_SAMPLE_TOKENS = 1_000_000
+"""Tokens in which words are counted: enough for a text of one kind."""
+
 
 def resolve_config(run: RunConfig, dataset: TokenizedDataset) -> RunConfig:
-    """Return the config with its length in steps. Raise TokenizerError if the vocabulary exceeds the embedding."""
+    """Return the config with its length and its milestones in steps.
+
+    Raise TokenizerError if the vocabulary exceeds the embedding.
+    """
     token_ids, rows = dataset.tokenizer.vocab_size, run.model.vocab_size
     if token_ids > rows:
         raise TokenizerError(
@@ -24,11 +31,52 @@ def resolve_config(run: RunConfig, dataset: TokenizedDataset) -> RunConfig:
             "(model.vocab_size).",
             hint=f"Set model.vocab_size={token_ids}, or prepare the data with a smaller tokenizer.",
         )
-    length = run.training.length
-    if isinstance(length, Epochs):
-        sequences = len(SequenceDataset(dataset.train, run.data.sequences, dataset.tokenizer.eos_id))
-        length = MaxSteps(max_steps=steps_for_sequences(run.training, math.ceil(sequences * length.epochs)))
-    return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
+    training = run.training.model_copy(update={"length": MaxSteps(max_steps=_length(run, dataset))})
+    milestones = {_milestone(run, dataset, milestone) for milestone in run.checkpoint.milestones}
+    steps = sorted(step for step in milestones if isinstance(step, int))
+    checkpoint = run.checkpoint.model_copy(
+        update={"milestones": (*steps, *([DOUBLING] if DOUBLING in milestones else []))}
+    )
+    return run.model_copy(update={"training": training, "checkpoint": checkpoint})
+
+
+def is_resolved(run: RunConfig) -> bool:
+    """Return whether ``resolve_config`` would return the same config: length and milestones are in steps."""
+    words = [milestone for milestone in run.checkpoint.milestones if isinstance(milestone, str)]
+    return isinstance(run.training.length, MaxSteps) and set(words) <= {DOUBLING}
+
+
+def _length(run: RunConfig, dataset: TokenizedDataset) -> int:
+    """Return the length of the run in steps."""
+    match run.training.length:
+        case MaxSteps(max_steps=steps):
+            return steps
+        case Epochs(epochs=epochs):
+            return _steps_for_epochs(run, dataset, epochs)
+        case MaxTokens(max_tokens=tokens):
+            return steps_for_sequences(run.training, math.ceil(tokens / run.data.sequences.length))
+
+
+def _milestone(run: RunConfig, dataset: TokenizedDataset, milestone: int | str) -> int | str:
+    """Return a milestone in steps, or DOUBLING."""
+    if isinstance(milestone, int) or milestone == DOUBLING:
+        return milestone
+    number, unit = parse_milestone(milestone)
+    if unit == "epochs":
+        return _steps_for_epochs(run, dataset, number)
+    tokens = number * tokens_per_word(dataset) if unit == "words" else number
+    return steps_for_sequences(run.training, math.ceil(tokens / run.data.sequences.length))
+
+
+def _steps_for_epochs(run: RunConfig, dataset: TokenizedDataset, epochs: float) -> int:
+    sequences = len(SequenceDataset(dataset.train, run.data.sequences, dataset.tokenizer.eos_id))
+    return steps_for_sequences(run.training, math.ceil(sequences * epochs))
+
+
+def tokens_per_word(dataset: TokenizedDataset) -> float:
+    """Return the tokens per word, separated by whitespace, in the first million tokens of the validation split."""
+    ids = dataset.validation.read(0, min(dataset.validation.tokens, WORD_SAMPLE_TOKENS))
+    return len(ids) / max(len(dataset.tokenizer.decode(ids.tolist()).split()), 1)
 
 
 def require_length(run_dir: RunDir, run: RunConfig) -> None:

@@ -1,0 +1,82 @@
+"""Build the callbacks of a session, in the order in which they are called."""
+
+import math
+from functools import partial
+
+from fabella.tracking.run_log import RunLog
+from fabella.training.callbacks.cadence import cadence, every_steps
+from fabella.training.callbacks.checkpointing import CheckWorker, SaveCheckpoint
+from fabella.training.callbacks.grad_spikes import GradNormSpikes
+from fabella.training.callbacks.histograms import LogHistograms
+from fabella.training.callbacks.metrics import LogMetrics
+from fabella.training.callbacks.samples import GenerateSamples, make_sampler
+from fabella.training.callbacks.throughput import ThroughputMeter, training_seconds
+from fabella.training.callbacks.validation import EarlyStop, Validate
+from fabella.training.eval_loss import ValidationSplit
+from fabella.training.loop import Callback, Progress, UserCallbacks
+from fabella.training.session import ResumeState, TrainingSession
+from fabella.training.signals import SyncedSignals
+
+
+class Callbacks:
+    """The callbacks of a session that continues after ``progress``, with the callback state ``saved``."""
+
+    def __init__(
+        self,
+        session: TrainingSession,
+        progress: Progress,
+        saved: ResumeState,
+        log: RunLog,
+        signals: SyncedSignals,
+        validation: ValidationSplit,
+    ) -> None:
+        run, engine, config = session.run, session.engine, session.run.validation
+        validate_due, samples_due = cadence(session, config), cadence(session, run.samples)
+        log_due, histograms_due = (
+            every_steps(run.training.log_every_steps),
+            every_steps(run.tracking.histogram_every_steps),
+        )
+        self.throughput = ThroughputMeter(engine, run.data.sequences.length, training_seconds(session.run_dir.path))
+        self.spikes = GradNormSpikes(
+            log.write,
+            factor=run.tracking.grad_spike_factor,
+            rows_due=[log_due, histograms_due, validate_due, samples_due],
+            norms=str(saved.get("gradient_norms", "")),
+        )
+        self.validate = Validate(
+            partial(validation.loss, config.num_sequences),
+            log.write,
+            due=validate_due,
+            best=float(saved.get("best_loss", math.inf)),
+        )
+        self.early_stop = EarlyStop(
+            self.validate,
+            patience=config.early_stopping_patience,
+            since_best=int(saved.get("validations_since_best", 0)),
+        )
+        user = UserCallbacks(session.extras.user_callbacks, engine)
+        rate = partial(session.rate, rollbacks=progress.rollbacks)
+        sampler = make_sampler(engine, session.dataset.tokenizer, run)
+        self.in_order: list[Callback] = [
+            self.throughput,
+            CheckWorker(log.worker),
+            self.spikes,
+            *([LogHistograms(engine.histograms, log.write_secondary, due=histograms_due)] if log.has_remote else []),
+            LogMetrics(rate, log.write, self.throughput, due=log_due),
+            self.validate,
+            self.early_stop,
+            GenerateSamples(sampler, log.write, prompts=run.samples.prompts, due=samples_due),
+            *session.extras.callbacks,
+            user,
+            signals,
+            SaveCheckpoint(
+                session,
+                signals,
+                log.worker,
+                due=cadence(session, run.checkpoint),
+                is_best=lambda: self.validate.improved,
+                should_stop=lambda: self.early_stop.should_stop or user.should_stop,
+                callback_state=lambda: {**self.spikes.state(), **self.validate.state(), **self.early_stop.state()},
+                flush_metrics=log.flush,
+            ),
+        ]
