@@ -1,37 +1,69 @@
 """Train several model families of equal size on the same text and compare them.
 
 Examples:
-  fabella compare-architectures my-stories.txt --steps 500 --parameters 1200000
-  fabella compare-architectures storybook-1m --minutes 2                 equal time instead of equal steps
-  fabella compare-architectures storybook-1m --families mingru,hybrid --layers 6
+  fabella compare-architectures my-stories.txt --steps 500 --seeds 3         with 95 % intervals over three seeds
+  fabella compare-architectures storybook-1m --match flops                   equal FLOPs per token
+  fabella compare-architectures storybook-1m --size 400000 --layers 6        400,000 non-embedding parameters
+  fabella compare-architectures storybook-1m --minutes 2                     equal time instead of equal steps
+  fabella compare-architectures storybook-1m --families mingru_plain,llama,./mine_torch.py
+  fabella compare-architectures storybook-1m --lr llama=5e-3,mingru=3e-3     or --lr-find: a rate for each family
+
+The same command continues a comparison that was stopped, and adds families or seeds to a finished one.
 """
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device
+from fabella.data.dataset import TokenizedDataset
+from fabella.errors import UsageError
 from fabella.report.page import page
 from fabella.report.run_history import read
-from fabella.storage import atomic_write, format_duration
+from fabella.run_config.run import RunConfig
+from fabella.runs.run_dir import CONFIG, RunDir
+from fabella.storage import atomic_write
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
-from fabella.tuning.compare import FamilyResult, compare, matched_model, steps_for_seconds
+from fabella.tuning import compare as comparison
+from fabella.tuning.compare import FamilyResult, steps_for_seconds, with_rate
+from fabella.tuning.comparison_tables import draw_curves, text_table, to_csv, to_latex
+from fabella.tuning.lr_range_test import lr_range_test
+from fabella.tuning.match_size import SizeTarget, matched_model, size_target
+
+FAMILIES = "mingru_plain,mingru,gpt2,llama,hybrid"
+LR_FIND_STEPS = 100
 
 
 def command(
     what: Annotated[str, typer.Argument(help="Preset, YAML config, or text.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings for all runs, as section.key=value.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings for all runs as section.key=value.")] = None,
     data: Annotated[str, typer.Option(help="Text source, or directory of a prepared dataset.")] = "",
-    families: Annotated[str, typer.Option(help="Model families, separated by commas.")] = "mingru,gpt2,llama,hybrid",
-    parameters: Annotated[int, typer.Option(help="Maximum number of parameters per model.", min=1)] = 1_200_000,
-    layers: Annotated[int, typer.Option(help="Number of layers per model.", min=1)] = 4,
-    steps: Annotated[int, typer.Option(help="Training steps per run; 0 takes the config's.", min=0)] = 0,
+    families: Annotated[
+        str, typer.Option(help="Model families, separated by commas: names, or paths to NAME_torch.py.")
+    ] = FAMILIES,
+    match: Annotated[
+        str, typer.Option(help="What is equal: non-embedding (parameters), total (parameters), or flops (per token).")
+    ] = "non-embedding",
+    size: Annotated[
+        int, typer.Option(help="How much of it each model has; by default as much as the model of the config.", min=0)
+    ] = 0,
+    tolerance: Annotated[float, typer.Option(help="Largest relative deviation from the size.")] = 0.02,
+    layers: Annotated[int, typer.Option(help="Layers of each model; by default those of the config.", min=0)] = 0,
+    lr: Annotated[
+        str, typer.Option(help="Peak learning rate, or one per family: llama=5e-3,gpt2=2e-3; by default the config's.")
+    ] = "",
+    lr_find: Annotated[
+        bool, typer.Option("--lr-find", help="Choose the learning rate of each family by a range test.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="Training runs per family, each with its own seed.", min=1)] = 1,
+    steps: Annotated[int, typer.Option(help="Training steps per run; by default those of the config.", min=0)] = 0,
     minutes: Annotated[
-        float, typer.Option(help="Training minutes per run instead of equal steps; 0 disables it.", min=0.0)
+        float,
+        typer.Option(help="Training minutes per run instead of equal steps; by default steps are equal.", min=0.0),
     ] = 0.0,
     out: Annotated[Path, typer.Option(help="Directory of the runs.")] = Path("runs/architectures"),
     device: Device = "auto",
@@ -39,44 +71,94 @@ def command(
     prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
     as_json: AsJson = False,
 ) -> None:
+    if lr and lr_find:
+        raise UsageError("--lr and --lr-find both set the learning rate.", hint="Leave out one of them.")
     request = resolve_request(
         TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
     )
-    names = [family.strip() for family in families.split(",")]
-    runs = [matched_model(request.run, family, parameters, layers) for family in names]
+    names = list(dict.fromkeys(family.strip() for family in families.split(",") if family.strip()))
+    target = size_target(request.run, match, size, layers, tolerance)
+    runs = with_rates([matched_model(request.run, family, target) for family in names], lr)
     ids = request.prepared
     if ids is None:
         with PrepareProgressLine() as line:
             ids = prepare_data(request.run, prepared, progress=line)
         print_notes(ids.manifest)
+    if lr_find:
+        runs = [_with_found_rate(run, ids, comparison.run_dirs(run, out, 1)[0], device) for run in runs]
     if minutes:
-        runs = [steps_for_seconds(run, 60 * minutes, device=device) for run in runs]
-    results = compare(runs, ids, out, device=device)
-    target = out / "compare.html"
-    atomic_write(target, page([read(result.run_dir) for result in results]).encode())
+        runs = [_with_minutes(run, minutes, comparison.run_dirs(run, out, 1)[0], device) for run in runs]
+    results = comparison.compare(runs, ids, out, seeds=seeds, device=device)
+    source = "found by --lr-find" if lr_find else "given by --lr" if lr else "the config's for all"
+    _finish(results, target, out, f"Learning rates: {source}.", as_json=as_json)
+
+
+def with_rates(runs: list[RunConfig], lr: str) -> list[RunConfig]:
+    """Return the runs with the rates of ``--lr``: one for all, or ``family=rate`` by commas. Raise UsageError."""
+    if not lr:
+        return runs
+    rates = dict(part.strip().rpartition("=")[::2] for part in lr.split(","))
+    names = [run.name for run in runs]
+    unknown = [name for name in rates if name and name not in names]
+    try:
+        numbers = {name: float(text) for name, text in rates.items()}
+    except ValueError:
+        raise UsageError(f"Cannot parse --lr {lr}.", hint="Use --lr 3e-3, or --lr llama=5e-3,gpt2=2e-3.") from None
+    if unknown or ("" not in numbers and set(names) - set(numbers)):
+        missing = sorted(set(unknown) or set(names) - set(numbers))
+        reason = "which is not compared" if unknown else "which has no rate"
+        raise UsageError(f"--lr {lr}: {missing[0]}, {reason}.", hint=f"The families are {', '.join(names)}.")
+    return [with_rate(run, numbers.get(run.name, numbers.get("", 0.0))) for run in runs]
+
+
+def _with_found_rate(run: RunConfig, ids: TokenizedDataset, run_dir: Path, device: str) -> RunConfig:
+    """Return the run with the rate of a range test, or with that of the run of an earlier call in ``run_dir``."""
+    if (run_dir / CONFIG).is_file():
+        return with_rate(run, RunDir.open(run_dir).run.optimizer.lr)
+    print_status(f"{run.name}: testing learning rates …")
+    return with_rate(run, lr_range_test(run, ids, steps=LR_FIND_STEPS, device=device).suggested)
+
+
+def _with_minutes(run: RunConfig, minutes: float, run_dir: Path, device: str) -> RunConfig:
+    """Return the run with as many steps as fit into the time, or as those of the run of an earlier call."""
+    if (run_dir / CONFIG).is_file():
+        length = RunDir.open(run_dir).run.training.length
+        return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
+    return steps_for_seconds(run, 60 * minutes, device=device)
+
+
+def _finish(results: list[FamilyResult], target: SizeTarget, out: Path, rates: str, *, as_json: bool) -> None:
+    """Write the report, CSV, LaTeX and plot, and print the table."""
+    seeds = len(results[0].runs)
+    intervals = f"± is a 95 % t interval over {seeds} seeds." if seeds > 1 else "One seed: no interval is known."
+    caption = f"Models of {target}. {rates} {intervals}"
+    files = {
+        "compare.html": page([read(run.run_dir) for result in results for run in result.runs]).encode(),
+        "compare.csv": to_csv(results).encode(),
+        "compare.tex": to_latex(results, caption).encode(),
+        "compare.png": draw_curves(results),
+    }
+    for name, content in files.items():
+        atomic_write(out / name, content)
     if as_json:
-        print_json(
-            {
-                "compared": [{**asdict(result), "run_dir": str(result.run_dir)} for result in results],
-                "page": str(target),
-            }
-        )
+        compared = [_to_json(result) for result in results]
+        print_json({
+            "match": target.measure, "size": target.size, "tolerance": target.tolerance, "learning_rates": rates,
+            "compared": compared, "page": str(out / "compare.html"), "csv": str(out / "compare.csv"),
+            "latex": str(out / "compare.tex"), "plot": str(out / "compare.png"),
+        })  # fmt: skip
         return
-    print_result("\n".join(table(results)))
-    print_status(
-        "All runs use the same text, tokenizer, sequences, batch size and optimizer; none was tuned for its family."
-    )
-    print_result(f"Report: {target}")
+    print_result("\n".join(text_table(results)))
+    print_status(f"{caption} All runs use the same text, tokenizer, sequences, batch size and optimizer settings.")
+    print_status("'gap to best' compares runs of equal seed. Memory is an estimate for training.")
+    print_result(f"Files: {', '.join(str(out / name) for name in files)}")
 
 
-def table(results: list[FamilyResult]) -> list[str]:
-    """Format the results as a table, best first."""
-    head = (
-        f"{'family':<10} {'parameters':>11} {'steps':>7} {'tokens':>12} {'time':>8} {'loss':>8} {'bits per byte':>14}"
-    )
-    rows = [
-        f"{result.family:<10} {result.parameters:>11,} {result.steps:>7,} {result.tokens:>12,} "
-        f"{format_duration(result.seconds):>8} {result.loss:>8.4f} {result.bits_per_byte:>14.4f}"
-        for result in results
-    ]
-    return [head, *rows]
+def _to_json(result: FamilyResult) -> dict[str, Any]:
+    return asdict(result) | {
+        "runs": [asdict(run) | {"run_dir": str(run.run_dir)} for run in result.runs],
+        "bits_per_byte": asdict(result.bits_per_byte),
+        "loss": asdict(result.loss),
+        "tokens": result.runs[0].tokens,
+        "steps": result.runs[0].steps,
+    }

@@ -1,6 +1,7 @@
 """Confidence intervals."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,27 @@ def exponential(nats: ConfidenceInterval) -> ConfidenceInterval:
     return ConfidenceInterval(
         *(math.exp(bound) if bound < 709 else bound * math.inf for bound in (nats.value, nats.low, nats.high))
     )
+
+
+# Quantile 0.975 of Student's t distribution for 1, 2, … degrees of freedom.
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+def mean(values: Sequence[float]) -> ConfidenceInterval:
+    """Return the mean of independent values, e.g. of runs with different seeds, with Student's 95 % t interval.
+
+    One value gives NaN bounds: the spread is unknown.
+    """
+    count = len(values)
+    center = math.fsum(values) / count
+    if count < 2:
+        return ConfidenceInterval(center)
+    deviation = math.sqrt(math.fsum((value - center) ** 2 for value in values) / (count - 1))
+    # Beyond the table, the first terms of the expansion in 1/freedom are exact to three digits.
+    freedom = count - 1
+    t = T_975[freedom - 1] if freedom <= len(T_975) else Z_95 + (Z_95**3 + Z_95) / (4 * freedom)
+    margin = t * deviation / math.sqrt(count)
+    return ConfidenceInterval(center, center - margin, center + margin)

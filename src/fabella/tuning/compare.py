@@ -1,32 +1,38 @@
-"""Comparison of model families with one text, tokenizer, optimizer and model size, for equal tokens or equal time."""
+"""Comparison of model families: one text, tokenizer, optimizer and size; for equal tokens or equal time.
 
-from collections.abc import Sequence
+A comparison is resumed by the same call: finished runs in its directory are read, stopped ones are resumed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 from fabella.data.dataset import TokenizedDataset
-from fabella.errors import ConfigError, did_you_mean
-from fabella.models.model_config import ModelConfig
-from fabella.models.parameters import count
-from fabella.models.registry import family_label, family_names, is_external, parse_model_config, tiny_config
-from fabella.report.run_history import read
-from fabella.run_config.files import preset, preset_names, validate_config, with_sections
+from fabella.errors import ConfigError
+from fabella.evaluation.confidence import ConfidenceInterval, mean
+from fabella.models.flops import flops_per_token
+from fabella.models.parameters import count, count_non_embedding
+from fabella.planning.estimate import estimate_memory
+from fabella.report.run_history import read, settings
+from fabella.run_config.files import apply_overrides, validate_config, with_sections
 from fabella.run_config.run import RunConfig
+from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.training import run as session
 from fabella.training.setup.quickstart import measure_speed
-from fabella.tuning.space import widest_model
+from fabella.training.setup.resolve_config import resolve_config
 
-HEADS = 4
+NOT_COMPARED = ("about.", "checkpoint.", "samples.", "tracking.", "model.family")
+"""Settings that do not affect the result of a run, and the path of a family, whose file is kept with the run."""
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyResult:
-    """Run of one family: its size, its cost and its score on the validation text."""
+class SeedResult:
+    """One training run of a family."""
 
-    family: str
+    seed: int
     run_dir: Path
-    parameters: int
     steps: int
     tokens: int
     seconds: float
@@ -34,37 +40,41 @@ class FamilyResult:
     bits_per_byte: float
 
 
-def matched_model(run: RunConfig, family: str, parameters: int, layers: int) -> RunConfig:
-    """Return ``run`` with a model of ``family``, as wide as ``layers`` and at most ``parameters`` allow.
+@dataclass(frozen=True, slots=True)
+class FamilyResult:
+    """All runs of one family: size and cost of its model, and scores on the validation text over the seeds."""
 
-    Raises ConfigError for an unknown family, and if not even the narrowest model fits.
-    """
-    values = _proportions(run, family).model_dump(mode="json")
-    missing = [key for key in ("dim", "layers") if key not in values]
-    if missing:
-        raise ConfigError(f"Cannot choose the size of a {family_label(family)}: it has no model.{missing[0]}.")
-    values |= {"layers": layers, "vocab_size": run.model.vocab_size, "context_length": run.data.sequences.length}
-    values |= {key: HEADS for key in ("heads", "kv_heads") if key in values}
-    widest = widest_model(values, lambda size: size <= parameters)
-    if not widest:
-        least = count(parse_model_config(values | {"dim": 8 * HEADS}).parameters())
-        raise ConfigError(
-            f"No {family_label(family)} with {layers} layers and a vocabulary of {run.model.vocab_size:,} tokens "
-            f"has at most {parameters:,} parameters.",
-            hint=f"Allow more with --parameters ({least:,} for a dim of {8 * HEADS}), or use a smaller tokenizer.",
-        )
-    changes: dict[str, Any] = {"model": widest, "name": family_label(family)}
-    return validate_config(with_sections(run.model_dump(mode="json"), changes))
+    family: str
+    parameters: int
+    non_embedding_parameters: int
+    flops_per_token: int
+    """FLOPs of forward and backward pass per token"""
+    memory_bytes: int
+    """Estimated memory of training: weights, gradients, moments, activations and logits"""
+    lr: float
+    runs: tuple[SeedResult, ...]
+    gap_to_best: ConfidenceInterval
+    """Mean difference in bits per byte to the best family, over equal seeds; 0 for the best one"""
+
+    @property
+    def bits_per_byte(self) -> ConfidenceInterval:
+        """Mean over the seeds, with its 95 % t interval."""
+        return mean([run.bits_per_byte for run in self.runs])
+
+    @property
+    def loss(self) -> ConfidenceInterval:
+        """Mean over the seeds in nats per token, with its 95 % t interval."""
+        return mean([run.loss for run in self.runs])
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time of a run."""
+        return fmean(run.seconds for run in self.runs)
 
 
-def _proportions(run: RunConfig, family: str) -> ModelConfig:
-    """Return a model with the proportions of ``family``: its smallest preset; without one, of ``run`` or ``tiny()``."""
-    if not is_external(family) and family not in family_names():
-        raise ConfigError(f"Unknown family '{family}'.", hint=did_you_mean(family, family_names()))
-    models = [model for name in preset_names() if (model := preset(name).model).family == family]
-    if models:
-        return min(models, key=lambda model: count(model.parameters()))
-    return run.model if run.model.family == family else tiny_config(family)
+def with_rate(run: RunConfig, lr: float) -> RunConfig:
+    """Return the run with another peak learning rate."""
+    return validate_config(apply_overrides(run.model_dump(mode="json"), [f"optimizer.lr={lr!r}"]))
 
 
 def steps_for_seconds(run: RunConfig, seconds: float, *, device: str = "auto") -> RunConfig:
@@ -73,23 +83,73 @@ def steps_for_seconds(run: RunConfig, seconds: float, *, device: str = "auto") -
     return validate_config(with_sections(run.model_dump(mode="json"), {"training.length": {"max_steps": steps}}))
 
 
+def run_dirs(run: RunConfig, out: Path, seeds: int) -> list[Path]:
+    """Return the run directories of a family in a comparison, one per seed."""
+    return [out / run.name / f"seed-{run.seed + number}" for number in range(seeds)]
+
+
 def compare(
-    runs: Sequence[RunConfig], dataset: TokenizedDataset, out: Path, *, device: str = "auto"
+    runs: Sequence[RunConfig], dataset: TokenizedDataset, out: Path, *, seeds: int = 1, device: str = "auto"
 ) -> list[FamilyResult]:
-    """Train each run in a directory of ``out`` named after its family; return the best in bits per byte first."""
-    results: list[FamilyResult] = []
-    for run in runs:
-        result = session.start_run(run, out / run.name, dataset, device=device)
-        results.append(
-            FamilyResult(
-                family=run.name,
-                run_dir=result.folder,
-                parameters=count(run.model.parameters()),
-                steps=result.progress.step,
-                tokens=result.progress.tokens,
-                seconds=float(read(result.folder).last["seconds"]),
-                loss=result.score.loss,
-                bits_per_byte=result.score.bits_per_byte,
-            )
+    """Train each run with ``seeds`` seeds in a directory of ``out`` named after its family; return the best first.
+
+    Raise ConfigError, before anything is trained, if ``out`` has a run of other settings.
+    """
+    planned = [
+        (run.model_copy(update={"seed": run.seed + number}), path)
+        for run in runs
+        for number, path in enumerate(run_dirs(run, out, seeds))
+    ]
+    for run, path in planned:
+        _require_same_settings(resolve_config(run, dataset), path)
+    results: dict[str, list[SeedResult]] = {}
+    for run, path in planned:
+        results.setdefault(run.name, []).append(_train(run, dataset, path, device))
+    best = min(results, key=lambda name: fmean(result.bits_per_byte for result in results[name]))
+    families = [_family_result(run, results, best, device) for run in runs]
+    return sorted(families, key=lambda family: family.bits_per_byte.value)
+
+
+def _train(run: RunConfig, dataset: TokenizedDataset, path: Path, device: str) -> SeedResult:
+    """Train the run in ``path``, or resume it there; a finished run is only read."""
+    if (path / CONFIG).is_file():
+        result = session.resume(path, device=device, dataset=dataset.folder)
+    else:
+        result = session.start_run(run, path, dataset, device=device)
+    return SeedResult(
+        seed=run.seed,
+        run_dir=path,
+        steps=result.progress.step,
+        tokens=result.progress.tokens,
+        seconds=float(read(path).last["seconds"]),
+        loss=result.score.loss,
+        bits_per_byte=result.score.bits_per_byte,
+    )
+
+
+def _require_same_settings(run: RunConfig, path: Path) -> None:
+    """Raise ConfigError if ``path`` contains a run with other settings."""
+    if not (path / CONFIG).is_file():
+        return
+    before, now = settings(RunDir.open(path).run), settings(run)
+    keys = [key for key in now | before if not key.startswith(NOT_COMPARED) and now.get(key) != before.get(key)]
+    if keys:
+        raise ConfigError(
+            f"{path} has a run with {keys[0]}={before.get(keys[0], 'nothing')}, not {now.get(keys[0], 'nothing')}.",
+            hint="Use the same options to continue the comparison, or another --out.",
         )
-    return sorted(results, key=lambda result: result.bits_per_byte)
+
+
+def _family_result(run: RunConfig, results: Mapping[str, Sequence[SeedResult]], best: str, device: str) -> FamilyResult:
+    table, own = run.model.parameters(), results[run.name]
+    differences = [a.bits_per_byte - b.bits_per_byte for a, b in zip(own, results[best], strict=True)]
+    return FamilyResult(
+        family=run.name,
+        parameters=count(table),
+        non_embedding_parameters=count_non_embedding(table),
+        flops_per_token=flops_per_token(run.model, run.data.sequences.length),
+        memory_bytes=sum(estimate_memory(run, device).on_device.values()),
+        lr=run.optimizer.lr,
+        runs=tuple(own),
+        gap_to_best=ConfidenceInterval(0.0, math.nan, math.nan) if run.name == best else mean(differences),
+    )
