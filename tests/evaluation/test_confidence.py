@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fabella.evaluation.confidence import exponential, proportion, ratio
+from fabella.evaluation.confidence import exponential, mean, proportion, ratio
 
 TRIALS = 2000
 # 95 % ± four standard errors of 2,000 trials; with 200 documents the normal approximation is slightly off, too.
@@ -44,3 +44,17 @@ def test_perplexity_overflows_to_infinity() -> None:
     result = exponential(ratio(np.array([1e6, 0.0]), np.array([1.0, 1.0])))
     assert result.value == math.inf
     assert exponential(ratio(np.array([0.0, 0.0]), np.array([1.0, 1.0]))).value == 1.0
+
+
+def test_the_t_interval_of_a_mean_contains_the_truth_in_95_of_100_samples() -> None:
+    random = np.random.default_rng(1)
+    for count in (2, 3, 10, 40):
+        samples = random.normal(3.0, 2.0, (4000, count))
+        held = [low <= 3.0 <= high for low, high in ((i.low, i.high) for i in map(mean, samples.tolist()))]
+        assert abs(sum(held) / len(held) - 0.95) < 0.012
+
+
+def test_one_value_has_no_interval() -> None:
+    assert mean([1.5]).value == 1.5
+    assert math.isnan(mean([1.5]).low)
+    assert math.isnan(mean([1.5]).high)

@@ -97,7 +97,8 @@ def with_rates(runs: list[RunConfig], lr: str) -> list[RunConfig]:
     """Return the runs with the rates of ``--lr``: one for all, or ``family=rate`` by commas. Raise UsageError."""
     if not lr:
         return runs
-    rates = dict(part.strip().rpartition("=")[::2] for part in lr.split(","))
+    parts = [part.strip().rpartition("=") for part in lr.split(",")]
+    rates = {name: number for name, _, number in parts}
     names = [run.name for run in runs]
     unknown = [name for name in rates if name and name not in names]
     try:
