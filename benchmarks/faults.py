@@ -138,6 +138,7 @@ ROWS = {
     "H5": "the trust model is documented",
     "I9": "job scripts (SLURM, torchrun): every exit code is kept; a job is queued again only after a stop by signal",
     "I12": "fcntl, resource, os.fork or SIGUSR1 missing: every command starts, training and generation work",
+    "I13": "any status with any body, or a broken stream, at the story page: explained, and nothing is left of it",
 }
 
 

@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from fabella.generation.generator import TextGenerator
+from fabella.server.app import PAGE
 from fabella.server.limits import Limits
 from tests.server.stubs import TIMEOUT_SECONDS, InProcess, Response, hashing, listening, sent_within, served_models
 
 LIMITS = Limits(max_batch_size=4, max_queue_size=32, max_tokens=8, body_bytes=20_000)
 """Short texts: what is tried is what is let in, not what is told"""
-ROUTES = ["/", "/page/story.css", "/page/story.js", "/healthz", "/metrics", "/v1/models", "/v1/models/a", "/reload",
+ROUTES = [*PAGE, "/healthz", "/metrics", "/v1/models", "/v1/models/a", "/reload",
           "/v1/completions", "/v1/chat/completions"]  # fmt: skip
 TELLING = ROUTES[-2:]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]

@@ -91,21 +91,37 @@ class Browser:
         return message
 
     def open(
-        self, url: str, *, width: int = 1000, height: int = 700, phone: bool = False, dark: bool = False
+        self,
+        url: str,
+        *,
+        width: int = 1000,
+        height: int = 700,
+        phone: bool = False,
+        dark: bool = False,
+        forced: bool = False,
+        ready: bool = True,
     ) -> "Page":
-        """Open a URL in the only tab: a new tab costs a second, and pages share no state."""
+        """Open a URL in the only tab: a new tab costs a second, and pages share no state.
+
+        ``forced``: with the forced colors of a contrast theme. ``ready``: wait until the story page is ready.
+        """
         if not self._session:
             self._begin()
         page = Page(self, self._session)
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         page.ask("Emulation.setDeviceMetricsOverride", **metrics)
         page.ask("Emulation.setTouchEmulationEnabled", enabled=phone)
-        wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
-        page.ask("Emulation.setEmulatedMedia", features=[{"name": name, "value": wishes[name]} for name in wishes])
+        features = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce",
+            "forced-colors": "active" if forced else "none",
+        }
+        page.ask("Emulation.setEmulatedMedia", features=[{"name": name, "value": features[name]} for name in features])
         page.go("about:blank")
         self.events.clear()
         page.go(url)
-        page.wait("document.body.dataset.ready || document.querySelector('.failed, dialog[open]')")
+        if ready:
+            page.wait("document.body.dataset.ready || document.querySelector('.failed, dialog[open]')")
         return page
 
     def _begin(self) -> None:

@@ -43,6 +43,7 @@ def spelling() -> TextGenerator:
     config = Config(vocab_size=256, context_length=CONTEXT, endless=True)
     model = Hashing(config)
     model.table[:, [token for token in range(256) if not (chr(token) == " " or chr(token) in ascii_lowercase)]] = -1e9
+    model.table[:, ord(" ")] += 3.0  # words of a few letters
     return _generator(model, config)
 
 

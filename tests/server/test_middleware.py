@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from fabella.server.app import PAGE
 from fabella.server.limits import Limits
 from fabella.server.middleware import HEADERS, PUBLIC
 from tests.server.stubs import InProcess, hashing, served_models
 
 KEY = "correct-horse-battery-staple"
-ROUTES = ["/", "/healthz", "/metrics", "/page/story.css", "/page/story.js", "/v1/models", "/v1/models/a",
+ROUTES = [*PAGE, "/healthz", "/metrics", "/v1/models", "/v1/models/a",
           "/v1/completions", "/v1/chat/completions", "/reload", "/docs", "/openapi.json",
           "/v1/../metrics", "//metrics", "/nowhere"]  # fmt: skip
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]

@@ -75,6 +75,7 @@ def load(
     model = engines.backend(engine, "build_model").load_model(run.model, saved.checkpoint.state.weights, device)
     warning = _compile_decoder(model, dtype, engine) if compile_decoder else ""
     generator = TextGenerator(model, tokenizer, config=run.model, sequences=run.data.sequences, engine=engine)
+    generator.sample_prompts = run.samples.prompts
     generator.step, generator.warnings = saved.step, [*saved.warnings, *([warning] if warning else [])]
     return generator
 
@@ -118,6 +119,8 @@ class TextGenerator:
         self.tokenizer, self.config, self.engine = tokenizer, config, engine
         self.step = 0
         """Training steps of the loaded checkpoint."""
+        self.sample_prompts: Sequence[str] = ()
+        """Prompts of the samples of the training: beginnings that fit the text."""
         self.warnings: list[str] = []
         """One sentence for each damaged checkpoint that was skipped, and for a decoder that is slower than possible."""
         # Some models have more positions than the training sequences, but those were never trained.

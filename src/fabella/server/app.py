@@ -23,10 +23,11 @@ from fabella.server.schema import ChatRequest, CompletionRequest
 from fabella.server.served_models import ServedModels
 
 LOOPBACK_NAMES = ("localhost",)
+SCRIPTS = ("story.js", "sheet.js", "words.js", "api.js")
 PAGE = {
     "/": ("story.html", "text/html; charset=utf-8"),
     "/page/story.css": ("story.css", "text/css; charset=utf-8"),
-    "/page/story.js": ("story.js", "text/javascript; charset=utf-8"),
+    **{f"/page/{name}": (name, "text/javascript; charset=utf-8") for name in SCRIPTS},
 }
 """Path of each file of the story page: its name and media type."""
 

@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fabella.server.api_error import ApiError, request_id
 from fabella.server.metrics import Metrics
 
-PUBLIC = ("/", "/healthz", "/page/story.css", "/page/story.js")
+PUBLIC = (
+    "/", "/healthz", "/page/story.css", "/page/story.js", "/page/sheet.js", "/page/words.js", "/page/api.js",
+)  # fmt: skip
 """Paths that need no key: the page without any content, which asks for the key, and the health check."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

@@ -126,6 +126,7 @@ class ServedModel:
             "family": family_label(self.generator.config.family),
             "prompt_tokens": self.max_prompt_tokens,
             "max_tokens": self.limits.max_tokens,
+            "prompts": list(self.generator.sample_prompts),
         }
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "fabella", "fabella": details}
 
