@@ -17,7 +17,7 @@ from fabella.cli.run_options import AsJson, Device
 from fabella.generation.completion import Completion
 from fabella.generation.generator import load
 from fabella.generation.sampling import SamplingParams
-from fabella.report.png import plot_loss
+from fabella.report.plots import plot_loss
 from fabella.runs.checkpoint import latest_valid_step
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.prepare_progress import PrepareProgressLine

@@ -4,11 +4,13 @@ Examples:
   fabella report runs/quickstart                      writes runs/quickstart/report.html
   fabella report runs/one runs/two --output both.html
   fabella report runs/one --png plots --x-axis tokens
+  fabella report runs/seed1 runs/seed2 --pdf plots    curves for a paper; runs that differ only in the seed get a mean
   fabella report runs/one --live                      serves a page that follows the training; Ctrl-C ends it
   fabella report runs/one --terminal                  follows the training in the terminal
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ from fabella.cli.output import print_result, print_status
 from fabella.errors import UsageError
 from fabella.report import live_server as serving
 from fabella.report.page import page
-from fabella.report.png import draw_png
+from fabella.report.plots import draw
 from fabella.report.published_curves import to_published_curve
 from fabella.report.run_history import X_AXES, read
 from fabella.report.terminal_view import follow
@@ -31,8 +33,10 @@ def command(
         Path | None, typer.Option("--output", "-o", help="HTML file to write; by default report.html in the first run.")
     ] = None,
     png: Annotated[Path | None, typer.Option(help="Directory for the curves as PNG files.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Directory for the curves as SVG files.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Directory for the curves as PDF files.")] = None,
     x_axis: Annotated[
-        str, typer.Option(help="Horizontal axis of the PNG files: step, tokens, seconds or flops.")
+        str, typer.Option(help="Horizontal axis of the PNG, SVG and PDF files: step, tokens, seconds or flops.")
     ] = "step",
     live: Annotated[
         bool, typer.Option("--live", help="Serve the page on this machine only and follow the runs.")
@@ -55,15 +59,15 @@ def command(
         write_json(curve, to_published_curve(read(runs[0]), time.strftime("%Y-%m-%d")))
         print_result(str(curve))
     else:
-        _write(runs, output or runs[0] / "report.html", png, x_axis)
+        _write(runs, output or runs[0] / "report.html", {"png": png, "svg": svg, "pdf": pdf}, x_axis)
 
 
-def _write(runs: list[Path], output: Path, png: Path | None, x_axis: str) -> None:
+def _write(runs: list[Path], output: Path, directories: Mapping[str, Path | None], x_axis: str) -> None:
     histories = [read(run) for run in runs]
     atomic_write(output, page(histories).encode())
     print_result(str(output))
-    if png:
-        for path in draw_png(histories, png, x_axis):
+    for kind, directory in directories.items():
+        for path in draw(histories, directory, x_axis, kind) if directory else ():
             print_result(str(path))
 
 

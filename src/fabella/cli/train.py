@@ -26,7 +26,7 @@ from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import require_divisible
 from fabella.engine.rank import RankInfo, current_rank
 from fabella.errors import ConfigError, UsageError
-from fabella.report.png import plot_loss
+from fabella.report.plots import plot_loss
 from fabella.runs.run_dir import require_empty
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume

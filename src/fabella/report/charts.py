@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from fabella.report.axes import bounds, log_ticks, number, second_ticks, ticks
 from fabella.storage import format_duration
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
+WIDTH, HEIGHT = 460, 270
+"""Size of a chart in its own units; a page scales it. So few that its texts stay readable on a phone."""
+LEFT, RIGHT, TOP, BOTTOM = 66, 12, 28, 46
 BUCKETS = 300
 """Columns of a chart; of the points in one column only the lowest and the highest are drawn."""
 LOG_FROM = 8.0
@@ -26,7 +27,9 @@ class Line:
     points: Points
     color: int = 0
     style: str = "bold"
-    """bold, thin (many noisy points), dots (not connected), or reference (dashed and gray)."""
+    """bold, thin (many noisy points, or one of several runs), dots (not connected), or reference (dotted and gray)."""
+    spread: Sequence[float] = ()
+    """Deviation at each point, drawn as an area of ± deviation around the line; empty for none. Then all are finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +72,45 @@ class Scale:
 
 def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     """Return a chart of the lines as SVG, or a paragraph if no point is finite."""
-    drawn = [Line(line.name, finite(line.points), line.color, line.style) for line in lines]
+    drawn = [line if line.spread else replace(line, points=finite(line.points)) for line in lines]
     drawn = [line for line in drawn if line.points]
     if not drawn:
         return f'<p class="nothing">{escape(title)}: no measurements.</p>'
     across, up = _scales(drawn, x, y)
-    parts = [_frame(across, up, x, y), *(_path(line, across, up) for line in drawn)]
-    numbers = f'data-x="{_range(across)}" data-y="{_range(up)}" data-kind="{x.kind}"'
+    bands = [_band(line, across, up) for line in drawn if line.spread]
+    parts = [_frame(across, up, x, y), *bands, *(_path(line, across, up) for line in drawn)]
+    numbers = f'data-x="{_range(across)}" data-y="{_range(up)}" data-kind="{x.kind}" data-frame="{_FRAME}"'
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" {numbers} '
         f'aria-label="{escape(_description(title, drawn, x, y))}">{"".join(parts)}</svg>'
     )
+
+
+_FRAME = f"{LEFT},{WIDTH - RIGHT},{TOP},{HEIGHT - BOTTOM}"
+"""Left, right, top and bottom of the area of the curves."""
+
+
+def caption(lines: Sequence[Line], note: str = "") -> str:
+    """Return the caption of a figure: each line as it is drawn, with its name; the script adds values there."""
+    entries = "".join(
+        f'<li data-name="{escape(line.name)}"><svg class="swatch" viewBox="0 0 28 12" aria-hidden="true">'
+        f"{_swatch(line)}</svg>{escape(line.name)} <output></output></li>"
+        for line in {line.name: line for line in lines}.values()
+    )
+    text = f"<p>{escape(note)}</p>" if note else ""
+    return f'<figcaption><ul class="keys">{entries}</ul>{text}<p class="at"></p></figcaption>'
+
+
+def _swatch(line: Line) -> str:
+    kind = _classes(line)
+    if line.style == "dots":
+        return f'<circle class="{kind}" cx="14" cy="6" r="3.5"/>'
+    band = f'<path class="band run-{line.color % 8}" d="M0 1H28V11H0Z"/>' if line.spread else ""
+    return f'{band}<path class="{kind}" d="M0 6H28"/>'
+
+
+def _classes(line: Line) -> str:
+    return f"line {line.style} run-{line.color % 8}"
 
 
 def _range(scale: Scale) -> str:
@@ -93,7 +124,9 @@ def finite(points: Points) -> list[tuple[float, float]]:
 
 def _scales(lines: Sequence[Line], x_axis: Axis, y_axis: Axis) -> tuple[Scale, Scale]:
     x_low, x_high = bounds([x for line in lines for x, _ in line.points])
-    y_low, y_high = bounds([y for line in lines for _, y in line.points])
+    values = [y for line in lines for _, y in line.points]
+    edges = [edge for line in lines for edge in _edges(line) if edge > 0 or min(values) <= 0]
+    y_low, y_high = bounds([*values, *edges])
     x_log = x_axis.is_log(x_low, x_high)
     y_log = y_axis.is_log(y_low, y_high)
     if not x_log:
@@ -102,6 +135,12 @@ def _scales(lines: Sequence[Line], x_axis: Axis, y_axis: Axis) -> tuple[Scale, S
         margin = (y_high - y_low) * 0.05
         y_low, y_high = (0.0 if 0 <= y_low < margin * 4 else y_low - margin), y_high + margin
     return Scale(x_low, x_high, LEFT, WIDTH - RIGHT, x_log), Scale(y_low, y_high, HEIGHT - BOTTOM, TOP, y_log)
+
+
+def _edges(line: Line) -> list[float]:
+    """Return the ends of the deviation at all points of a line."""
+    pairs = zip(line.points, line.spread, strict=True) if line.spread else ()
+    return [edge for (_, y), by in pairs for edge in (y - by, y + by)]
 
 
 def _frame(across: Scale, up: Scale, x: Axis, y: Axis) -> str:
@@ -120,8 +159,7 @@ def _frame(across: Scale, up: Scale, x: Axis, y: Axis) -> str:
     labels = (
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
         f"{escape(_label(x, across))}</text>"
-        f'<text class="axis" x="14" y="{(TOP + HEIGHT - BOTTOM) / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {(TOP + HEIGHT - BOTTOM) / 2})">{escape(_label(y, up))}</text>'
+        f'<text class="axis" x="2" y="14">{escape(_label(y, up))}</text>'
     )
     return "".join(marks) + labels + f'<path class="base" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
 
@@ -137,10 +175,18 @@ def _label(axis: Axis, scale: Scale) -> str:
 def _path(line: Line, across: Scale, up: Scale) -> str:
     points = [(across(x), up(y)) for x, y in thin(line.points)]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    name = f'class="line {line.style} run-{line.color % 8}" data-name="{escape(line.name)}"'
+    name = f'class="{_classes(line)}" data-name="{escape(line.name)}"'
     if len(points) == 1 or line.style == "dots":
         return "".join(f'<circle {name} cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points)
     return f'<path {name} d="M{path}"/>'
+
+
+def _band(line: Line, across: Scale, up: Scale) -> str:
+    """Return the area between the line minus and plus its deviation; a logarithmic axis cuts it at its end."""
+    above = [(x, y + by) for (x, y), by in zip(line.points, line.spread, strict=True)]
+    below = [(x, max(y - by, up.low)) for (x, y), by in zip(line.points, line.spread, strict=True)]
+    path = "L".join(f"{across(x):.1f} {up(y):.1f}" for x, y in [*above, *reversed(below)])
+    return f'<path class="band run-{line.color % 8}" d="M{path}Z"/>'
 
 
 def thin(points: Points) -> list[tuple[float, float]]:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fabella.report.charts import Axis, Line
 from fabella.report.published_curves import PublishedCurve
 from fabella.report.run_history import Row, RunHistory
+from fabella.report.seeds import SeedGroup, mean_line, seed_groups
 
 X = {
     "step": Axis("training steps"),
@@ -14,9 +15,17 @@ X = {
     "seconds": Axis("training time", "seconds"),
     "flops": Axis("floating-point operations"),
 }
+MEAN_KEYS = {"loss", "bits", "perplexity"}
+"""Charts that show the mean of runs that differ only in the seed."""
 LOG_KEYS = {"loss", "bits", "perplexity", "norm", "scale"}
+NOISY_KEYS = {"loss", "norm", "speed"}
 SMOOTHED = 0.05
 """Share of the points over which the mean of a noisy curve runs."""
+SMOOTHED_FROM = 40
+"""Number of points from which a noisy curve is smoothed; two neighbors of few points are no noise to remove."""
+
+Series = tuple[str, str, Callable[[Row], float]]
+"""Rows of a history (training or validation), name of the line, and value of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +68,74 @@ def _of(key: str) -> Callable[[Row], float]:
 
 
 def _chart(
-    key: str, title: str, unit: str, histories: Sequence[RunHistory], names: Sequence[str],
-    series: Sequence[tuple[str, str, Callable[[Row], float]]],
-) -> Curves:  # fmt: skip
-    """Return a line per ``series`` (rows, name, value) and run; noisy training rows are thin, with a running mean."""
-    noisy = key in {"loss", "norm", "speed"}
-    lines: dict[str, list[Line]] = {}
-    for x_axis in X:
-        lines[x_axis] = []
-        for number, (history, name) in enumerate(zip(histories, names, strict=True)):
-            for rows, label, value in series:
-                points = [(float(row[x_axis]), value(row)) for row in getattr(history, rows)]
-                points = [point for point in points if not math.isnan(point[1])]
-                thin = rows == "training" and noisy
-                if not points:
-                    continue
-                prefix = [name] if len(histories) > 1 else []
-                if thin and key != "loss":
-                    lines[x_axis].append(Line(" ".join([*prefix, "measured"]), points, number, "thin"))
-                    lines[x_axis].append(Line(" ".join([*prefix, "smoothed"]), running_mean(points), number))
-                else:
-                    text = " ".join([*prefix, label]) or title.lower()
-                    lines[x_axis].append(Line(text.strip(), points, number, "thin" if thin else "bold"))
+    key: str, title: str, unit: str, histories: Sequence[RunHistory], names: Sequence[str], series: Sequence[Series]
+) -> Curves:
+    """Return the lines of each ``series`` (rows, name, value) and run, and the mean of runs that differ in the seed."""
+    groups = seed_groups(histories) if key in MEAN_KEYS else []
+    lines = {x_axis: _lines(x_axis, key, title, histories, names, series) for x_axis in X}
+    for group in groups:
+        for x_axis, drawn in lines.items():
+            mean = _mean(x_axis, group, histories, names, series)
+            if mean:
+                lines[x_axis] = [*(_faded(line) if line.color in group.numbers else line for line in drawn), mean]
     return Curves(key, title, Axis(unit, log=key in LOG_KEYS), lines)
+
+
+def _lines(
+    x_axis: str, key: str, title: str, histories: Sequence[RunHistory], names: Sequence[str], series: Sequence[Series]
+) -> list[Line]:
+    lines: list[Line] = []
+    for number, (history, name) in enumerate(zip(histories, names, strict=True)):
+        for rows, label, value in series:
+            points = [(x, y) for _, x, y in _points(history, rows, x_axis, value)]
+            prefix = f"{name} " if len(histories) > 1 else ""
+            background = rows == "training" and key == "loss" and bool(history.validation)
+            noisy = rows == "training" and key in NOISY_KEYS
+            text = f"{prefix}{label}".strip() or title.lower()
+            lines += run_lines(text, points, number, noisy=noisy, background=background)
+    return lines
+
+
+def _points(
+    history: RunHistory, rows: str, x_axis: str, value: Callable[[Row], float]
+) -> list[tuple[float, float, float]]:
+    """Return (step, x, y) of the rows that have a value."""
+    points = [(float(row["step"]), float(row[x_axis]), value(row)) for row in getattr(history, rows)]
+    return [point for point in points if not math.isnan(point[2])]
+
+
+def _mean(
+    x_axis: str, group: SeedGroup, histories: Sequence[RunHistory], names: Sequence[str], series: Sequence[Series]
+) -> Line | None:
+    """Return the mean of the runs of a group: of the validations, or of the training if there are none."""
+    for rows, _, value in reversed(series):
+        runs = [_points(histories[number], rows, x_axis, value) for number in group.numbers]
+        if mean := mean_line(group.label(names), runs, group.numbers[0]):
+            return mean
+    return None
+
+
+def _faded(line: Line) -> Line:
+    return replace(line, style="thin")
+
+
+def run_lines(
+    name: str, points: Sequence[tuple[float, float]], color: int, *, noisy: bool, background: bool
+) -> list[Line]:
+    """Return the lines of one quantity of a run: at least one of them is bold, unless another quantity is the subject.
+
+    ``noisy``: many points get a running mean. ``background``: the quantity accompanies a more important one.
+    """
+    if not points:
+        return []
+    if background:
+        return [Line(name, points, color, "thin")]
+    if noisy and len(points) >= SMOOTHED_FROM:
+        return [
+            Line(f"{name}, measured", points, color, "thin"),
+            Line(f"{name}, smoothed", running_mean(points), color),
+        ]
+    return [Line(name, points, color)]
 
 
 def _bits(histories: Sequence[RunHistory], names: Sequence[str], published: Sequence[PublishedCurve]) -> Curves:

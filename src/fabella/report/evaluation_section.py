@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from fabella.report.charts import Axis, Line, chart
+from fabella.report.charts import Axis, Line, caption, chart
 from fabella.report.run_history import RunHistory
 from fabella.storage import format_exp
 
@@ -61,18 +61,16 @@ def _charts(scores: Mapping[str, Any]) -> str:
     positions = [((part["first"] + part["last"]) / 2, part["loss"]) for part in scores["positions"]]
     bins = [(part["confidence"], part["accuracy"]) for part in scores["calibration"]["bins"] if part["tokens"]]
     calibration = [Line("model", bins), Line("perfectly calibrated", [(0.0, 0.0), (1.0, 1.0)], 0, "reference")]
-    position = chart(
-        "Loss by position", [Line("loss", positions)], Axis("earlier tokens"), Axis("nats per token", log=True)
-    )
+    losses = [Line("loss", positions)]
+    position = chart("Loss by position", losses, Axis("earlier tokens"), Axis("nats per token", log=True))
     error = scores["calibration"]["error"]
     return (
         '<div class="charts">'
         f"<figure><h3>Loss by position in the context</h3>"
-        f"{position}"
-        "<figcaption></figcaption></figure>"
+        f"{position}{caption(losses)}</figure>"
         f"<figure><h3>Calibration</h3>"
         f"{chart('Calibration', calibration, Axis('probability of the top token'), Axis('accuracy'))}"
-        f"<figcaption>expected calibration error {error:.2%}</figcaption></figure></div>"
+        f"{caption(calibration, f'expected calibration error {error:.2%}')}</figure></div>"
     )
 
 

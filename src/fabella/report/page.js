@@ -11,52 +11,74 @@ const duration = (seconds) => {
   const hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60);
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 };
-const LEFT = 58, RIGHT = 628, TOP = 12, BOTTOM = 256;
+const numbers = (text) => text.split(",").map(Number);
 const pointsOf = (line) => line.tagName === "circle"
   ? [[+line.getAttribute("cx"), +line.getAttribute("cy")]]
   : line.getAttribute("d").slice(1).split("L").map((pair) => pair.split(" ").map(Number));
 
-function showValues(svg, at) {
+// Positions at which the cursor stops: the points of the bold lines, or of all lines if none is bold.
+function stops(svg) {
+  const bold = svg.querySelectorAll(".line.bold");
+  const lines = bold.length ? bold : svg.querySelectorAll(".line");
+  return [...new Set([...lines].flatMap((line) => pointsOf(line).map(([x]) => x)))].sort((a, b) => a - b);
+}
+
+// Return the height of a line at x, and whether it is between two of its points; null outside the line.
+function heightAt(points, x) {
+  const after = points.findIndex(([at]) => at >= x);
+  if (after < 0 || (after === 0 && points[0][0] > x)) return null;
+  const [right, top] = points[after];
+  if (right === x) return [top, false];
+  const [left, bottom] = points[after - 1];
+  return [bottom + (top - bottom) * (x - left) / (right - left), true];
+}
+
+// Put the cursor at x: a line, a dot on each curve, and its value in the caption.
+function showValues(svg, x) {
+  const [left, right, top, bottom] = numbers(svg.dataset.frame);
   const between = (range, share) => {
-    const [low, high, log] = range.split(",").map(Number);
+    const [low, high, log] = numbers(range);
     return log ? low * (high / low) ** share : low + share * (high - low);
   };
-  const value = (y) => between(svg.dataset.y, (BOTTOM - y) / (BOTTOM - TOP));
-  svg.querySelectorAll(".cross, .dot").forEach((old) => old.remove());
+  const figure = svg.closest("figure");
   const mark = (name, attributes, className) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, to] of Object.entries(attributes)) element.setAttribute(key, to);
     element.setAttribute("class", className);
     svg.append(element);
   };
-  const values = [];
-  let x = at;
+  svg.querySelectorAll(".cross, .dot").forEach((old) => old.remove());
+  figure.querySelectorAll("output").forEach((output) => { output.textContent = ""; });
+  mark("path", { d: `M${x} ${top}V${bottom}` }, "cross");
   for (const line of svg.querySelectorAll(".line")) {
-    const nearest = pointsOf(line).reduce((best, point) => Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best);
-    if (Math.abs(nearest[0] - at) > 40) continue;
-    if (line.classList.contains("bold")) x = nearest[0];
-    mark("circle", { cx: nearest[0], cy: nearest[1], r: 4 }, `dot ${[...line.classList].find((c) => c.startsWith("run-"))}`);
-    values.push(`${line.dataset.name} ${format(value(nearest[1]))}`);
+    const at = heightAt(pointsOf(line), x);
+    if (!at) continue;
+    mark("circle", { cx: x, cy: at[0], r: 4 }, `dot ${[...line.classList].find((c) => c.startsWith("run-"))}`);
+    const value = between(svg.dataset.y, (bottom - at[0]) / (bottom - top));
+    const entry = [...figure.querySelectorAll(".keys li")].find((item) => item.dataset.name === line.dataset.name);
+    if (entry) entry.querySelector("output").textContent = (at[1] ? "≈ " : "") + format(value);
   }
-  mark("path", { d: `M${x} ${TOP}V${BOTTOM}` }, "cross");
-  const position = between(svg.dataset.x, (x - LEFT) / (RIGHT - LEFT));
-  const caption = svg.closest("figure").querySelector("figcaption");
-  caption.textContent = `at ${svg.dataset.kind === "seconds" ? duration(position) : format(position)}: ${values.join(", ")}`;
+  const position = between(svg.dataset.x, (x - left) / (right - left));
+  figure.querySelector(".at").textContent = `at ${svg.dataset.kind === "seconds" ? duration(position) : format(position)}`;
   svg.dataset.at = x;
 }
 
 document.addEventListener("pointermove", (event) => {
-  const svg = event.target.closest?.("figure svg");
+  const svg = event.target.closest?.("svg[data-frame]");
   if (!svg) return;
   const box = svg.getBoundingClientRect();
-  showValues(svg, Math.min(RIGHT, Math.max(LEFT, (event.clientX - box.left) / box.width * 640)));
+  const pointer = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
+  showValues(svg, stops(svg).reduce((best, x) => Math.abs(x - pointer) < Math.abs(best - pointer) ? x : best));
 });
 document.addEventListener("keydown", (event) => {
-  const svg = event.target.closest?.("figure svg");
-  const step = { ArrowLeft: -6, ArrowRight: 6 }[event.key];
-  if (!svg || !step) return;
+  const svg = event.target.closest?.("svg[data-frame]");
+  const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!svg || !direction) return;
   event.preventDefault();
-  showValues(svg, Math.min(RIGHT, Math.max(LEFT, +(svg.dataset.at ?? RIGHT) + step)));
+  const all = stops(svg);
+  const at = svg.dataset.at === undefined ? -1 : all.indexOf(+svg.dataset.at);
+  const step = direction * Math.max(1, Math.round(all.length / 60));
+  showValues(svg, at < 0 ? all.at(direction > 0 ? 0 : -1) : all[Math.min(all.length - 1, Math.max(0, at + step))]);
 });
 
 if (document.body.dataset.live) {

@@ -8,11 +8,12 @@ from typing import Any
 from fabella.models.parameters import count, count_non_embedding
 from fabella.models.registry import family_label
 from fabella.report.axes import number
-from fabella.report.charts import chart
+from fabella.report.charts import caption, chart
 from fabella.report.curves import X, curves
 from fabella.report.evaluation_section import evaluation_section
 from fabella.report.published_curves import PublishedCurve, matching_curves
 from fabella.report.run_history import RunHistory, data_of, differing, names
+from fabella.report.seeds import mean_scores, scores, seed_groups
 from fabella.run_config.files import to_yaml
 from fabella.storage import format_duration, format_exp
 
@@ -57,6 +58,7 @@ def main(histories: Sequence[RunHistory]) -> str:
             for history, name in zip(histories, labels, strict=True)
         ),
         _differences(histories, labels),
+        _seeds(histories, labels),
         _charts(histories, labels, published),
         *(_comparison(history, published) for history in histories),
         _samples(histories, labels),
@@ -110,8 +112,7 @@ def _warnings(histories: Sequence[RunHistory]) -> str:
 
 def _figures(history: RunHistory, name: str) -> str:
     """Return six key figures of a run."""
-    last, final = history.last, history.final
-    score: Mapping[str, Any] = final or (history.validation[-1] if history.validation else {})
+    last, final, score = history.last, history.final, scores(history)
     max_steps = getattr(history.run.training.length, "max_steps", 0)
     steps = f"{last['step']:,}" + (f" of {max_steps:,}" if max_steps and max_steps != last["step"] else "")
     cells = [
@@ -140,11 +141,20 @@ def _differences(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
         return ""
     rows = [[name, *values] for name, values in differing(histories).items()]
     content = table("", ["setting", *labels], rows) if rows else "<p>All settings are the same.</p>"
-    keys = "".join(
-        f'<span class="run-{number % 8}"><span class="key"></span>{escape(name)}</span> '
-        for number, name in enumerate(labels)
-    )
-    return f"<h2>Different settings</h2><p>{keys}</p>{content}"
+    return f"<h2>Different settings</h2>{content}"
+
+
+def _seeds(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
+    """Return a table of the mean scores of runs that differ only in their seed."""
+    keys = (("loss", 4), ("perplexity", 2), ("bits_per_byte", 4))
+    rows: list[list[str]] = []
+    for group in seed_groups(histories):
+        means = zip(keys, mean_scores(group, histories, [key for key, _ in keys]), strict=True)
+        cells = [f"{mean:.{digits}f} ± {by:.{digits}f}" if mean == mean else "-" for (_, digits), (mean, by) in means]
+        rows.append([group.label(labels), *cells])
+    if not rows:
+        return ""
+    return f"<h2>Seeds</h2>{table('', ['', 'loss', 'perplexity', 'bits per byte'], rows)}"
 
 
 def _charts(histories: Sequence[RunHistory], labels: Sequence[str], published: Sequence[PublishedCurve]) -> str:
@@ -153,9 +163,7 @@ def _charts(histories: Sequence[RunHistory], labels: Sequence[str], published: S
         charts = "".join(
             f'<div class="x-axis {key}">{chart(each.title, each.lines[key], X[key], each.y)}</div>' for key in X
         )
-        legend = dict.fromkeys(line.name for line in each.lines["step"])
-        caption = ", ".join(legend) if len(legend) > 1 else ""
-        figures.append(f"<figure><h3>{each.title}</h3>{charts}<figcaption>{escape(caption)}</figcaption></figure>")
+        figures.append(f"<figure><h3>{each.title}</h3>{charts}{caption(each.lines['step'])}</figure>")
     return f'<h2>Curves</h2><div class="charts">{"".join(figures)}</div>'
 
 
@@ -228,8 +236,8 @@ def _models(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
     keys = dict.fromkeys(key for environment in environments for key in environment)
     machine = [[key, *(str(environment.get(key, "-")) for environment in environments)] for key in keys]
     return (
-        f"<h2>Model</h2>{table('', ['', *labels], rows)}"
-        f'<details id="machine"><summary>Environment</summary>{table("", ["", *labels], machine)}</details>'
+        f'<div class="pair"><section><h2>Model</h2>{table("", ["", *labels], rows)}</section>'
+        f"<section><h2>Environment</h2>{table('', ['', *labels], machine)}</section></div>"
     )
 
 

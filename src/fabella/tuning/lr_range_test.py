@@ -9,7 +9,7 @@ from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine as engines
 from fabella.engine.engine import StepResult
 from fabella.errors import ConfigError, NumericsError
-from fabella.report.charts import Axis, Line, chart
+from fabella.report.charts import Axis, Line, caption, chart
 from fabella.report.page import document
 from fabella.run_config.run import RunConfig
 from fabella.training.data_source import batches_from
@@ -83,10 +83,11 @@ def lr_range_test(run: RunConfig, dataset: TokenizedDataset, *, steps: int, devi
 def rate_page(result: RateTest, title: str) -> str:
     """Return the result as an HTML page with a plot."""
     points = list(zip(result.rates, result.losses, strict=True))
-    svg = chart("Loss", [Line("loss", points)], Axis("learning rate", log=True), Axis("nats per token"))
+    lines = [Line("loss", points)]
+    svg = chart("Loss", lines, Axis("learning rate", log=True), Axis("nats per token"))
     return document(
         title,
         f"<h1>{escape(title)}</h1><main>"
         f"<p>The loss was lowest at {result.lowest:.2g}. Try optimizer.lr={result.suggested:.2g}.</p>"
-        f"<figure><h3>Loss by learning rate</h3>{svg}<figcaption></figcaption></figure></main>",
+        f"<figure><h3>Loss by learning rate</h3>{svg}{caption(lines)}</figure></main>",
     )

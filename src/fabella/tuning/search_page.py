@@ -11,9 +11,9 @@ import matplotlib
 from matplotlib import pyplot
 
 from fabella.report.axes import number
-from fabella.report.charts import Axis, Line, chart
+from fabella.report.charts import Axis, Line, caption, chart
 from fabella.report.page import document, table
-from fabella.report.png import png_image
+from fabella.report.plots import png_image
 from fabella.tuning.study import finished, optuna
 
 SCORE = Axis("bits per byte", log=True, log_from=2.0)
@@ -89,14 +89,14 @@ def _summary(trials: Sequence[Any], complete: Sequence[Any]) -> str:
 
 def _figure(title: str, content: str) -> str:
     heading = f"<h3>{escape(title)}</h3>" if title else ""
-    return f"<figure>{heading}{content}<figcaption></figcaption></figure>"
+    return f"<figure>{heading}{content}</figure>"
 
 
 def _history(complete: Sequence[Any]) -> str:
     points = [(float(trial.number), float(trial.value)) for trial in complete]
     best = [(x, min(y for _, y in points[: index + 1])) for index, (x, _) in enumerate(points)]
     lines = [Line("trial", points, style="dots"), Line("best so far", best, color=1)]
-    return chart("History", lines, Axis("trial"), SCORE)
+    return chart("History", lines, Axis("trial"), SCORE) + caption(lines)
 
 
 def _importance(study: Any, complete: Sequence[Any]) -> str:
@@ -143,7 +143,8 @@ def _is_log(complete: Sequence[Any], name: str) -> bool:
 
 def _slice(complete: Sequence[Any], name: str) -> str:
     points = sorted((float(_value(trial, name)), float(trial.value)) for trial in complete)
-    return chart(name, [Line("trial", points, style="dots")], Axis(name, log=_is_log(complete, name)), SCORE)
+    lines = [Line("trial", points, style="dots")]
+    return chart(name, lines, Axis(name, log=_is_log(complete, name)), SCORE) + caption(lines)
 
 
 def parallel_coordinates(complete: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Curves of runs as PNG images, drawn with matplotlib; charts.py draws those of HTML pages as SVG."""
+"""Curves of runs as PNG, SVG or PDF files, drawn with matplotlib; charts.py draws those of HTML pages."""
 
 import base64
 import io
@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fabella.report.charts import Axis, Line, finite
-from fabella.report.curves import X, curves
+from fabella.report.curves import X, curves, run_lines
 from fabella.report.published_curves import matching_curves
 from fabella.report.run_history import METRICS, RunHistory, names
 from fabella.runs.metrics_log import read_rows
@@ -32,7 +32,9 @@ def plot_loss(run_dir: Path) -> Path:
     Raises StorageError if it cannot be written.
     """
     rows = read_rows(run_dir / METRICS)
-    lines = [Line("training", _losses(rows, "train"), 0, "thin"), Line("validation", _losses(rows, "validation"), 1)]
+    validation = _losses(rows, "validation")
+    training = run_lines("training", _losses(rows, "train"), 0, noisy=True, background=bool(validation))
+    lines = [*training, *([Line("validation", validation, 1)] if validation else [])]
     path = run_dir / "loss.png"
     atomic_write(path, plot(run_dir.name, lines, X["step"], Axis("nats per token")))
     return path
@@ -47,52 +49,64 @@ def _losses(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, f
     ]
 
 
-def draw_png(histories: Sequence[RunHistory], directory: Path, x_axis: str) -> list[Path]:
-    """Write one PNG file per quantity and return their paths. Raises StorageError if they cannot be written."""
-    with storage_errors(directory, "creating the directory of the PNG files"):
+def draw(histories: Sequence[RunHistory], directory: Path, x_axis: str, kind: str) -> list[Path]:
+    """Write one file per quantity and return their paths. Raises StorageError if they cannot be written.
+
+    ``kind``: png, svg or pdf.
+    """
+    with storage_errors(directory, f"creating the directory of the {kind.upper()} files"):
         make_dirs(directory)
     paths: list[Path] = []
     for curve in curves(histories, names(histories), matching_curves(histories)):
-        path = directory / f"{curve.key}.png"
-        atomic_write(path, plot(curve.title, curve.lines[x_axis], X[x_axis], curve.y))
+        path = directory / f"{curve.key}.{kind}"
+        atomic_write(path, plot(curve.title, curve.lines[x_axis], X[x_axis], curve.y, kind))
         paths.append(path)
     return paths
 
 
-def plot(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> bytes:
-    """Plot lines with a legend and return the PNG file."""
+def plot(title: str, lines: Sequence[Line], x: Axis, y: Axis, kind: str = "png") -> bytes:
+    """Plot lines with a legend and return the file: png, svg or pdf."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     values = [value for line in lines for _, value in finite(line.points)]
     for line in lines:
         color = "#888888" if line.style == "reference" else COLORS[line.color % len(COLORS)]
-        points = finite(line.points)
-        axes.plot([p[0] for p in points], [p[1] for p in points], label=line.name, color=color, **STYLES[line.style])
+        points = line.points if line.spread else finite(line.points)
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        axes.plot(xs, ys, label=printable(line.name), color=color, **STYLES[line.style])
+        if line.spread:
+            low, high = zip(*((y - by, y + by) for y, by in zip(ys, line.spread, strict=True)), strict=True)
+            axes.fill_between(xs, low, high, color=color, alpha=0.18, linewidth=0)
     if values and y.is_log(min(values), max(values)):
         axes.set_yscale("log")
-    # The name of a run may have letters that matplotlib's font lacks, and dollar signs, which would start a formula.
-    printable = "".join(letter for letter in title if letter.isprintable() and ord(letter) < 0x250)
     axes.set(
         xlabel=x.label + (" (seconds)" if x.kind == "seconds" else ""),
         ylabel=y.label,
-        title=printable.replace("$", r"\$"),
+        title=printable(title),
     )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
         axes.legend(frameon=False)
-    return png_bytes(figure)
+    return render(figure, kind)
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """Render a matplotlib figure as a PNG file with 150 dots per inch."""
-    figure.set_dpi(150)
+def printable(name: str) -> str:
+    """Return a name without letters that matplotlib's font lacks, and with dollar signs that start no formula."""
+    return "".join(letter for letter in name if letter.isprintable() and ord(letter) < 0x250).replace("$", r"\$")
+
+
+def render(figure: Figure, kind: str = "png") -> bytes:
+    """Render a matplotlib figure as a file: png with 150 dots per inch, svg, or pdf. Equal figures give equal files."""
     file = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(file)
+    # Text stays text, so that it can be searched and its font changed; without a date, equal figures are equal files.
+    metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "fabella"}):
+        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
     return file.getvalue()
 
 
 def png_image(figure: Figure, alternative: str) -> str:
     """Return a figure as an HTML image that contains its PNG file; ``alternative`` describes it in words."""
-    data = base64.b64encode(png_bytes(figure)).decode()
+    data = base64.b64encode(render(figure)).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}">'
