@@ -139,6 +139,7 @@ ROWS = {
     "I9": "job scripts (SLURM, torchrun): every exit code is kept; a job is queued again only after a stop by signal",
     "I12": "fcntl, resource, os.fork or SIGUSR1 missing: every command starts, training and generation work",
     "I13": "any status with any body, or a broken stream, at the story page: explained, and nothing is left of it",
+    "I7": "text that is dropped, cut or guessed wrongly: the share is reported, or it is refused",
 }
 
 

@@ -91,7 +91,7 @@ PHRASES = {
 
 PERMITTED = re.compile(
     r"of course|in turn\b|turns? (?:on|off|into)|once upon a time|410 gone|stand-?alone|thought experiment"
-    r"|course of action|tell me|show, don't tell",
+    r"|course of action|nav aside footer|tell me|show, don't tell",
     re.IGNORECASE,
 )
 """Idioms of ordinary English and of prompts; removed before a text is searched."""

@@ -80,7 +80,7 @@ def test_part_of_a_single_document_is_held_out(tmp_path: Path, capsys: pytest.Ca
     assert main.run(["check-data", str(tmp_path / "novel.txt")]) == 0
     out, err = capsys.readouterr()
     assert "No documents are held out" not in out
-    assert "held out for validation: the last 10 % of the longest document" in err
+    assert "held out for validation: the last 10 % of the document" in err
 
 
 def test_separator_and_column_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

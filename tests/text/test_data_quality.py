@@ -128,11 +128,6 @@ def test_token_facts_relate_tokens_to_bytes_context_and_parameters() -> None:
         ),
         ({"tokens_to_train": 40_000}, "Training runs for 11.0 epochs; after 4, each repeat helps less."),
         ({"tokens_to_train": 400_000}, "Training runs for 110 epochs; after 16, repeating the text hardly helps."),
-        (
-            {"context": 8},
-            "Most documents are longer than the context of 8 tokens (median 10): the model never sees a complete one. "
-            "data.sequences.kind=padded drops the tokens beyond it; packed keeps them all.",
-        ),
     ],
 )
 def test_a_text_that_does_not_suit_its_model_is_reported(known: dict[str, int], warning: str) -> None:
@@ -188,3 +183,36 @@ def test_memory_is_8_bytes_per_document() -> None:
 def test_signs_of_damage_are_detected(text: str, signs: list[str]) -> None:
     assert sorted(mojibake_signs(text, text.encode())) == sorted(signs)
     assert set(signs) <= set(SIGNS)
+
+
+def test_many_short_documents_are_a_warning() -> None:
+    short = [f"line {number}" for number in range(1001)]
+    assert any(line.startswith("Documents are short (median 8 bytes)") for line in report(short).warnings)
+    assert not report(short[:900]).warnings
+
+
+def test_few_but_long_held_out_documents_are_enough() -> None:
+    assert not report(TRAIN, ["x" * 40_000]).warnings
+
+
+def test_the_preview_has_the_first_two_training_documents_and_the_last() -> None:
+    result = report([f"Document {number}\nends here" for number in range(5)])
+    assert [document["number"] for document in result.facts["preview"]] == [1, 2, 5]
+    assert result.table.splitlines()[-3:] == [
+        "  document 1 (21 bytes): Document 0⏎ends here",
+        "  document 2 (21 bytes): Document 1⏎ends here",
+        "  document 5 (21 bytes): Document 4⏎ends here",
+    ]
+    long = report([f"It begins {'x' * 500} it ends"]).facts["preview"][0]
+    assert (long["beginning"][:9], long["end"][-7:]) == ("It begins", "it ends")
+
+
+def test_a_separator_that_occurs_nowhere_is_a_warning() -> None:
+    notes = ReadReport()
+    notes.count_separator("\n---\n", "a.txt", used=False)
+    notes.count_separator("###", "a.txt", used=False)
+    notes.count_separator("###", "b.txt", used=True)
+    assert quality_of(TRAIN, VALIDATION).report(notes=notes).warnings == [
+        "The separator lines of --- does not occur in a.txt: each file is one document. "
+        "--separator auto detects the separator."
+    ]

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.paths import expand_paths
+from fabella.text.paths import expand_paths, find_files
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in (
         "b.txt", "a.txt", "sub/c.jsonl", "sub/deep/d.csv.gz", "B.TXT", "e.parquet", "f.md", ".hidden.txt", "z.png",
-        "__MACOSX/a.txt", ".git/x.txt", "notes.docx",
+        "__MACOSX/a.txt", ".git/x.txt", "notes.doc",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("story")
@@ -58,16 +58,69 @@ def test_a_tilde_is_the_home_directory(folder: Path, monkeypatch: pytest.MonkeyP
     assert expand_paths(("~/a.txt",)) == [folder / "a.txt"]
 
 
-def test_links_to_folders_are_not_followed(folder: Path) -> None:
-    (folder / "sub" / "loop").symlink_to(folder)
-    assert names(folder, "sub") == ["sub/c.jsonl", "sub/deep/d.csv.gz"]
+def test_links_to_folders_are_followed_and_each_file_comes_once(folder: Path) -> None:
+    (folder / "linked").mkdir()
+    (folder / "linked" / "here").symlink_to(folder / "sub")
+    (folder / "sub" / "loop").symlink_to(folder / "sub")
+    assert names(folder, "linked") == ["linked/here/c.jsonl", "linked/here/deep/d.csv.gz"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    for name in (
+        "README.md", "LICENSE.txt", "dataset_infos.json", "data/train-00000-of-00001.parquet", "code/a.py", "code/b.py",
+        "data/validation-00000-of-00001.parquet", "data/test-00000-of-00001.parquet", "pages/p.html", "cover.png",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("story")
+    return tmp_path
+
+
+def test_only_the_training_files_of_a_dataset_are_read_and_the_others_are_counted(dataset: Path) -> None:
+    found = find_files((str(dataset),))
+    assert [path.name for path in found.files] == ["train-00000-of-00001.parquet"]
+    assert found.splits == {"train", "validation", "test"}
+    assert found.messages == [
+        f"read 3 of 10 files of {dataset}; left out: 2 .py, 1 .png, 1 .html, LICENSE.txt, README.md and "
+        f"dataset_infos.json; '{dataset}/**/*.py' reads the .py files",
+        "read the train split, 1 of 3 files by their names; not 1 test, 1 validation",
+    ]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_another_split_can_be_read(dataset: Path, split: str) -> None:
+    assert [path.name for path in expand_paths((str(dataset),), split)] == [f"{split}-00000-of-00001.parquet"]
+    assert len(expand_paths((str(dataset),), "all")) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        (["train/a.txt", "valid/a.txt", "extra.txt"], ["train/a.txt"]),
+        (["train.jsonl", "dev.jsonl"], ["train.jsonl"]),
+        (["stories_train.txt", "stories_val.txt"], ["stories_train.txt"]),
+        (["train.txt", "b.txt"], ["b.txt", "train.txt"]),
+        (["a-train-ride.txt", "the-test-match.txt", "b.txt"], ["a-train-ride.txt", "b.txt", "the-test-match.txt"]),
+        (["test.txt", "valid.txt"], ["test.txt", "valid.txt"]),
+        (["guide/a.md", "guide/README.md", "LICENSE"], ["guide/README.md", "guide/a.md"]),
+        (["a.txt", "README.md", "package.json"], ["a.txt"]),
+        (["page.html", "README.md"], ["page.html"]),
+        (["a.py", "setup.cfg", "README.md"], ["a.py"]),
+        (["README.md"], ["README.md"]),
+    ],
+)  # fmt: skip
+def test_names_that_mean_something_are_understood(tmp_path: Path, files: list[str], read: list[str]) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("story")
+    assert names(tmp_path, ".") == read
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
         ("a.tx", r"There is no file .*a\.tx\. Did you mean 'a\.txt'\?"),
-        ("quite-another.txt", "There is no file .* Fabella reads .txt, .jsonl, .csv and .parquet"),
+        ("quite-another.txt", "There is no file .* Fabella reads .txt, .md, .jsonl, .csv and .parquet"),
         ("nowhere/a.txt", "There is no file .*The directory .*nowhere does not exist, either"),
         ("*.story", "There is no file .*The pattern matches no file"),
         ("a" * 300, "Cannot look up .*too long"),

@@ -145,7 +145,7 @@ def test_two_passes_are_equal(tmp_path: Path) -> None:
     ("name", "content", "why"),
     [
         ("a.txt", " \n\n ", "Give a file that contains text."),
-        ("a.txt", "</s> </s> </s>", "Skipped documents: 3 empty."),
+        ("a.txt", "</s>\n</s>\n</s>", "Skipped documents: 3 empty."),
         ("a.jsonl", '{"text": " "}\n{"text": null}', "Skipped documents: 2 empty."),
         ("a.csv", "text\n", "Give a file that contains text."),
     ],

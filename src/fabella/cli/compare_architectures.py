@@ -84,6 +84,10 @@ def command(
         with PrepareProgressLine() as line:
             ids = prepare_data(request.run, prepared, progress=line)
         print_notes(ids.manifest)
+    fitted, sentences = request.fit(ids)
+    for sentence in sentences:
+        print_status(sentence)
+    runs = [run.model_copy(update={"data": fitted.data}) for run in runs]
     if lr_find:
         runs = [_with_found_rate(run, ids, comparison.run_dirs(run, out, 1)[0], device) for run in runs]
     if minutes:

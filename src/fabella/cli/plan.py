@@ -10,6 +10,8 @@ Examples:
 The steps run in a child process: if it runs out of memory, the estimate says so.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import format_bytes, format_duration, free_bytes
 from fabella.training.api import change_config
+from fabella.training.setup.fit_sequences import estimate_sequences
 from fabella.training.setup.request import ResolvedRequest, TrainRequest, already_prepared, resolve_request
 
 
@@ -56,6 +59,9 @@ def command(
     for reason in planned.reasons:
         print_status(reason)
     ids = prepared_of(planned, prepared)
+    planned, sentences = fitted(planned, ids)
+    for sentence in sentences:
+        print_status(sentence)
     budget, on_gpu = available_memory(planned.run, device)
     if memory:
         budget = MemoryBudget(parse_bytes(memory), parse_bytes(memory), budget.where)
@@ -87,6 +93,13 @@ def prepared_of(planned: ResolvedRequest, root: Path) -> TokenizedDataset | None
     if not data_mode(planned.run.data.mode.kind).complete:
         return None
     return planned.prepared or already_prepared(planned.run, root)
+
+
+def fitted(planned: ResolvedRequest, ids: TokenizedDataset | None) -> tuple[ResolvedRequest, Sequence[str]]:
+    """Return the request with the sequences that ``fabella train`` would use, and the share of the text they read."""
+    unsuitable = planned.unsuitable
+    run, sentences = planned.fit(ids) if ids else estimate_sequences(planned.run, unsuitable=unsuitable)
+    return replace(planned, run=run), sentences
 
 
 def to_json(run: RunConfig, estimate: Estimate) -> dict[str, Any]:

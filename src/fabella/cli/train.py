@@ -119,9 +119,12 @@ def _plan(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
         with PrepareProgressLine() as line:
             dataset = prepare_data(resolved.run, request.prepared, progress=line)
         print_notes(dataset.manifest)
+    run, sentences = resolved.fit(dataset)
+    for sentence in sentences:
+        print_status(sentence)
     if may_resume:
-        return start_or_resume(resolved.run, out, dataset)
-    return LaunchPlan(resolved.run, out, dataset.folder, resume=False)
+        return start_or_resume(run, out, dataset)
+    return LaunchPlan(run, out, dataset.folder, resume=False)
 
 
 def print_train_result(result: TrainResult, *, as_json: bool) -> None:

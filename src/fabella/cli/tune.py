@@ -66,7 +66,10 @@ def command(
         with PrepareProgressLine() as line:
             dataset = prepare_data(planned.run, prepared, progress=line)
         print_notes(dataset.manifest)
-    run = resolve_config(planned.run, dataset)
+    run, sentences = planned.fit(dataset)
+    for sentence in sentences:
+        print_status(sentence)
+    run = resolve_config(run, dataset)
     directory = out or Path("tuned") / run.name
     if lr_find:
         _find_rate(run, dataset, directory, steps or 100, device, as_json=as_json)

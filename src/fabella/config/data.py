@@ -45,7 +45,7 @@ TokenizerConfig = Annotated[Bytes | BPE | SentencePiece | Pretrained, Field(disc
 
 
 class FilesSource(ConfigModel):
-    """Files, directories and globs: .txt, .jsonl, .csv, .parquet, and .gz, .zst, .xz of the first three."""
+    """Files, directories and globs: .txt, .md, .jsonl, .csv, .parquet, .html, .epub and others, and .gz, .zst, .xz."""
 
     kind: Literal["files"] = "files"
     paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
@@ -54,6 +54,13 @@ class FilesSource(ConfigModel):
         description="document separator of .txt: auto, file, blank-lines, lines, or the separator itself",
     )
     column: str = Field(default="auto", description="text column of .jsonl, .csv and .parquet; auto detects it")
+    boilerplate: Literal["remove", "keep"] = Field(
+        default="remove", description="header and licence of Project Gutenberg, and front matter of Markdown"
+    )
+    split: Literal["train", "validation", "test", "all"] = Field(
+        default="train", description="files to read where names mark train, validation and test files"
+    )
+    limit: int = Field(default=0, ge=0, description="documents to read at most; 0 reads all")
 
 
 class HubSource(ConfigModel):

@@ -16,6 +16,8 @@ from fabella.text.paths import expand_paths
 from fabella.text.source import source_files
 from fabella.text.storybook import generator
 
+READING = 2
+"""Version of how text is read: another one gives other documents for the same files."""
 STORIES_COMPARED = 32
 """Stories hashed, to notice that another version of the generator writes other ones."""
 MAX_BLOCKS_PER_FILE, MAX_BLOCKS, BLOCK_BYTES = 64, 4096, 2**16
@@ -32,6 +34,7 @@ def dataset_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     """
     sections = {
         "format": FORMAT,
+        "reading": READING,
         **_text(data),
         "tokenizer": tokenizer.model_dump(mode="json"),
         "tokenizer files": _tokenizer_files(tokenizer),
@@ -60,7 +63,7 @@ def _with_contents(values: Any, digests: Callable[[Sequence[Path]], list[str]]) 
         return values
     changed = {key: _with_contents(value, digests) for key, value in values.items() if key != "paths"}
     if values.get("kind") == "files":
-        files = expand_paths(tuple(values["paths"]))
+        files = expand_paths(tuple(values["paths"]), values["split"])
         changed["files"] = [(path.name, digest) for path, digest in zip(files, digests(files), strict=True)]
     if values.get("kind") == "storybook":
         stories = islice(generator.stories(STORIES_COMPARED, seed=values["seed"]), STORIES_COMPARED)

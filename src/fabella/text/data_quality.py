@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.storage import format_bytes, number_of
+from fabella.text.boundaries.preview import Preview, format_preview
 from fabella.text.read_report import ReadReport
 
 BYTES_PER_TOKEN = 4.0
@@ -23,8 +24,10 @@ REPEATS_THAT_HELP = 4
 """Epochs up to which repeated text is nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 REPEATS_THAT_END = 16
 """Epochs beyond which repeated text brings next to nothing (same paper)."""
-FEW_VALIDATION_DOCUMENTS = 10
-"""Validation documents below which the validation loss is a rough estimate."""
+FEW_VALIDATION_DOCUMENTS, FEW_VALIDATION_BYTES = 10, 2**15
+"""Validation documents and bytes; with fewer of both, the validation loss is a rough estimate."""
+SHORT_DOCUMENT, MANY_SHORT_DOCUMENTS = 200, 1000
+"""Median bytes of a document, and number of documents, from which on short documents are worth a warning."""
 MANY_DUPLICATES = 0.05
 """Share of repeated documents, 0 to 1, above which a warning is due."""
 
@@ -97,6 +100,7 @@ class DataQuality:
         self._signs: Counter[str] = Counter()
         self._sizes: Counter[int] = Counter()
         self._tokens: Counter[int] = Counter()
+        self._preview = Preview()
 
     @property
     def splits(self) -> tuple[SplitStats, SplitStats]:
@@ -111,6 +115,8 @@ class DataQuality:
         split.bytes += len(data)
         split.digests.append(int.from_bytes(digest[:8], "big"))
         self._characters += len(text)
+        if not held_out:
+            self._preview.add(text, len(data))
         self._sizes[len(data)] += 1
         self._empty += not text or text.isspace()
         for sign in mojibake_signs(text, data):
@@ -133,7 +139,8 @@ class DataQuality:
         facts = self._facts(notes)
         if self._tokens:
             facts |= self._token_facts(context, model_parameters, tokens_to_train)
-        return Report(facts, list(_warnings(facts)), _table(facts))
+        ineffective = notes.warnings() if notes else ()
+        return Report(facts, [*ineffective, *_warnings(facts)], _table(facts))
 
     def _facts(self, notes: ReadReport | None) -> dict[str, Any]:
         train, validation = self._splits[False], self._splits[True]
@@ -152,6 +159,7 @@ class DataQuality:
             "damage": {sign: self._signs[sign] for sign in SIGNS} | self._lost_before(notes),
             "reading": notes.counts() if notes else {},
             "document_bytes": _spread(self._sizes),
+            "preview": self._preview.documents(),
         }
 
     def _lost_before(self, notes: ReadReport | None) -> dict[str, int]:
@@ -227,18 +235,17 @@ def _validation_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{what} {are} also in the training text: the validation loss will be too low."
     if not documents:
         yield "No documents are held out for validation."
-    elif documents < FEW_VALIDATION_DOCUMENTS:
+    elif documents < FEW_VALIDATION_DOCUMENTS and facts["validation"]["bytes"] < FEW_VALIDATION_BYTES:
         are = "is" if documents == 1 else "are"
         yield f"Only {number_of(documents, 'document')} {are} held out: the validation loss will be a rough estimate."
 
 
 def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
-    context = facts.get("context_length", 0)
-    if context and facts["document_tokens"]["median"] > context:
+    median = facts["document_bytes"].get("median", 0)
+    if facts["documents"] > MANY_SHORT_DOCUMENTS and 0 < median < SHORT_DOCUMENT:
         yield (
-            f"Most documents are longer than the context of {context:,} tokens (median "
-            f"{facts['document_tokens']['median']:,}): the model never sees a complete one. "
-            "data.sequences.kind=padded drops the tokens beyond it; packed keeps them all."
+            f"Documents are short (median {median:,} bytes): each is learned as a complete text, and generated texts "
+            "will be as short. --separator file reads a .txt file as one running text."
         )
     per_parameter = facts.get("tokens_per_parameter", 0)
     if 0 < per_parameter < 1:
@@ -254,7 +261,7 @@ def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(facts: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name:<26}{value}" for name, value in _rows(facts))
+    return "\n".join([*(f"{name:<26}{value}" for name, value in _rows(facts)), *format_preview(facts["preview"])])
 
 
 def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,28 +1,21 @@
-"""Files of a source and their documents, each file read by the reader of its suffix.
-
-The document separator of plain text is given by the user or detected once for all files.
-"""
+"""Files of a source and their documents, each file read by the reader of its suffix."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from fabella.config.data import FilesSource
 from fabella.errors import TextError
-from fabella.text.compression import read_blocks
-from fabella.text.decode import to_utf8_blocks
+from fabella.text.boundaries.separator import unescape
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.document_separator import detect_separator
-from fabella.text.paths import expand_paths
-from fabella.text.read_report import ReadReport
+from fabella.text.paths import find_files
 from fabella.text.readers import plain
 from fabella.text.readers.read_options import ReadOptions
 from fabella.text.readers.reader import Reader, all_readers, reader_for
 
-SAMPLE_BYTES = 2**20
-"""Bytes inspected to detect the separator, over all files."""
-SAMPLE_FILES = 16
-"""Files inspected to detect the separator, at most."""
+MANY_FILES = 20
+"""Files of plain text from which on each file without markers is one document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +25,8 @@ class FileSet:
     paths: Sequence[Path]
     options: ReadOptions
     readers: Mapping[str, Reader]
+    messages: Sequence[str]
+    """Sentences about files that were left out."""
 
     def documents(self, path: Path, policy: DecodePolicy) -> Iterator[str]:
         """Yield the documents of one of the files. Raises TextError, as its reader does."""
@@ -44,19 +39,25 @@ class FileSet:
 def open_file_set(files: FilesSource) -> FileSet:
     """Return the files of a source. Raises TextError if there are none."""
     readers = all_readers()
-    paths = expand_paths(files.paths)
-    texts = [path for path in paths if reader_for(path, readers) is plain]
+    found = find_files(files.paths, files.split)
+    if not files.separator:
+        raise TextError("The separator is empty.", hint="Use auto, file, blank-lines, lines, or the separator itself.")
     options = ReadOptions(
-        separator=_separator(files, texts), separator_detected=files.separator == "auto", column=files.column
+        separator=unescape(files.separator),
+        one_text=sum(reader_for(path, readers) is plain for path in found.files) >= MANY_FILES,
+        column=files.column,
+        keep_boilerplate=files.boilerplate == "keep",
     )
-    return FileSet(paths, options, readers)
+    return FileSet(found.files, options, readers, found.messages)
 
 
 def documents(files: FilesSource, policy: DecodePolicy) -> Iterator[str]:
     """Yield the documents of every file in order. Raises TextError, also if a format needs an extra."""
     file_set = open_file_set(files)
-    for path in file_set.paths:
-        yield from file_set.documents(path, policy)
+    for message in file_set.messages:
+        policy.notes.remarks[message] = message
+    texts = (text for path in file_set.paths for text in file_set.documents(path, policy))
+    return islice(texts, files.limit or None)
 
 
 def _size(path: Path) -> int:
@@ -64,23 +65,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError as error:
         raise TextError(f"Cannot read {path}: {error.strerror or error}.") from error
-
-
-def _separator(files: FilesSource, texts: list[Path]) -> str:
-    if files.separator != "auto":
-        if not files.separator:
-            hint = "Use auto, file, blank-lines, lines, or the separator itself."
-            raise TextError("The separator is empty.", hint=hint)
-        return files.separator.replace("\r\n", "\n")
-    inspected = texts[:SAMPLE_FILES]
-    samples = [_sample(path, SAMPLE_BYTES // len(inspected)) for path in inspected]
-    return detect_separator(samples, files=len(texts))
-
-
-def _sample(path: Path, size: int) -> str:
-    head = b""
-    for block in to_utf8_blocks(read_blocks(path), str(path), ReadReport()):
-        head += block
-        if len(head) >= size:
-            break
-    return head[:size].decode("utf-8", "ignore")

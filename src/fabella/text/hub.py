@@ -8,7 +8,7 @@ from typing import Any
 from fabella.config.data import HubSource
 from fabella.errors import TextError
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.text_column import detect_text_column, peek
+from fabella.text.tables.text_column import detect_text_column, peek
 
 DOWNLOAD = "Check network and name, or download it (hf download --repo-type dataset {}) and give its files."
 

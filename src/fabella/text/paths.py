@@ -3,35 +3,64 @@
 import glob
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fabella.errors import TextError, did_you_mean
+from fabella.text.folders import left_out_message, select_split, select_text
 from fabella.text.readers.reader import Reader, all_readers, format_suffix
 
 ARCHIVES = {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar"}
-FORMATS = "Fabella reads .txt, .jsonl, .csv and .parquet, and .gz, .xz and .zst of the first three."
+FORMATS = (
+    "Fabella reads .txt, .md, .jsonl, .csv and .parquet, .gz, .xz and .zst of these, .html, .epub, .docx, subtitles "
+    "and source code."
+)
 
 
-def expand_paths(paths: tuple[str, ...]) -> list[Path]:
+@dataclass(slots=True)
+class FoundFiles:
+    """Files of a source, and why others were left out."""
+
+    files: list[Path]
+    messages: list[str] = field(default_factory=list[str])
+    """Sentences about files of a directory that were left out."""
+    splits: frozenset[str] = frozenset()
+    """Splits that the names of the files mark: train, validation, test."""
+
+
+def expand_paths(paths: tuple[str, ...], split: str = "train") -> list[Path]:
+    """Return every file of ``paths``, each once; see ``find_files``."""
+    return find_files(paths, split).files
+
+
+def find_files(paths: tuple[str, ...], split: str = "train") -> FoundFiles:
     """Return every file of ``paths``, each once: in their order, those of a directory or glob sorted by name.
 
-    Directories are searched recursively; hidden files, unknown formats and links to directories are skipped. Raises
-    TextError for a path that does not exist, with the nearest name, and for archives, pipes and devices.
+    Directories are searched recursively; hidden files and unknown formats are skipped, and so are README, licence and
+    metadata next to data. Where names mark train, validation and test files, only those of ``split`` are
+    returned; ``all`` returns every file. Raises TextError for a path that does not exist, with the nearest name, and
+    for archives, pipes and devices.
     """
     readers = all_readers()
+    found = FoundFiles([])
     files: dict[Path, Path] = {}
     for path in paths:
         try:
-            for file in _expand(Path(path).expanduser(), readers):
+            for file in _expand(Path(path).expanduser(), readers, found.messages):
                 files.setdefault(file.resolve(), file)
         except (OSError, ValueError, RuntimeError) as error:  # no permission, an invalid name, ~ of an unknown user
             raise TextError(f"Cannot look up {path[:200]!r}: {error}.") from error
-    return list(files.values())
+    root = Path(paths[0]).expanduser() if len(paths) == 1 else Path()
+    found.files, message, found.splits = select_split(list(files.values()), split, root)
+    if not found.files:
+        raise TextError(f"There are no files of the split {split!r} in {', '.join(paths)}.")
+    found.messages += [message] if message else []
+    return found
 
 
-def _expand(path: Path, readers: Mapping[str, Reader]) -> list[Path]:
+def _expand(path: Path, readers: Mapping[str, Reader], messages: list[str]) -> list[Path]:
     if path.is_dir():
-        return _in_directory(path, readers)
+        return _in_directory(path, readers, messages)
     if path.is_file():
         if {format_suffix(path), path.suffix.lower()} & ARCHIVES:
             raise TextError(f"{path} is an archive.", hint="Unpack it, then give its files or their directory.")
@@ -47,16 +76,33 @@ def _expand(path: Path, readers: Mapping[str, Reader]) -> list[Path]:
     return files
 
 
-def _in_directory(directory: Path, readers: Mapping[str, Reader]) -> list[Path]:
-    files = sorted((file for file in _walk(directory) if format_suffix(file) in readers), key=_by_name)
+def _in_directory(directory: Path, readers: Mapping[str, Reader], messages: list[str]) -> list[Path]:
+    every = sorted(_walk(directory), key=_by_name)
+    files, left_out = select_text(every, readers)
     if not files:
-        raise TextError(f"There is no text in the directory {directory}.", hint=FORMATS)
+        raise TextError(f"There is no text in the directory {directory}.", hint=_directory_hint(directory, every))
+    if left_out:
+        messages.append(left_out_message(directory, files, left_out))
     return files
 
 
+def _directory_hint(directory: Path, files: list[Path]) -> str:
+    archives = [file for file in files if {format_suffix(file), file.suffix.lower()} & ARCHIVES]
+    if archives:
+        return f"Unpack {archives[0]} first."
+    return FORMATS if files else f"{directory} is empty."
+
+
 def _walk(directory: Path) -> Iterator[Path]:
-    for parent, directories, names in os.walk(directory):
-        directories[:] = [name for name in directories if not _hidden(name)]
+    """Yield the files below a directory; links to directories are followed, each directory once."""
+    seen: set[str] = set()
+    for parent, directories, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            directories.clear()
+            continue
+        seen.add(real)
+        directories[:] = sorted(name for name in directories if not _hidden(name))
         for name in names:
             file = Path(parent, name)
             if not _hidden(name) and file.is_file():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fabella.storage import number_of
+from fabella.storage import format_bytes, number_of
 
 EXAMPLES = 5
 """Damaged places that are quoted; the others are only counted."""
@@ -16,6 +16,17 @@ class Detection:
     first: str
     files: int = 1
     documents: int = 0
+    hint: str = ""
+    """What to do if it is wrong; empty if nothing can be."""
+
+
+@dataclass(slots=True)
+class Boilerplate:
+    """Bytes of one or more files that are not their text."""
+
+    first: str
+    files: int = 0
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -46,19 +57,45 @@ class ReadReport:
     """Key → sentence; a later sentence replaces an earlier one of the same key."""
     detections: dict[tuple[str, str], Detection] = field(default_factory=dict[tuple[str, str], Detection])
 
-    def add_detection(self, what: str, value: str, file: str) -> Detection:
+    boilerplate: dict[str, Boilerplate] = field(default_factory=dict[str, "Boilerplate"])
+    """What was left out around the text of files."""
+    separators: dict[str, tuple[str, int, int]] = field(default_factory=dict[str, tuple[str, int, int]])
+    """Separator given by the user → (first file without it, files without it, files with it)."""
+
+    def add_detection(self, what: str, value: str, file: str, hint: str = "") -> Detection:
         """Record that ``what`` ("separator") of ``file`` was detected to be ``value``; return its counts."""
         known = self.detections.get((what, value))
         if known is None:
-            known = self.detections[what, value] = Detection(first=file)
+            known = self.detections[what, value] = Detection(first=file, hint=hint)
         else:
             known.files += 1
         return known
+
+    def add_boilerplate(self, what: str, file: str, size: int) -> None:
+        """Record that ``size`` bytes of ``file`` were left out: ``what`` is "front matter", for example."""
+        known = self.boilerplate.setdefault(what, Boilerplate(first=file))
+        known.files += 1
+        known.bytes += size
+
+    def count_separator(self, separator: str, file: str, *, used: bool) -> None:
+        """Record whether a separator that the user gave occurs in ``file``."""
+        first, without, found = self.separators.get(separator, ("", 0, 0))
+        self.separators[separator] = (first or ("" if used else file), without + (not used), found + used)
 
     def add_example(self, sentence: str) -> None:
         """Keep ``sentence`` if it is one of the first EXAMPLES."""
         if len(self.examples) < EXAMPLES:
             self.examples.append(sentence)
+
+    def warnings(self) -> Iterator[str]:
+        """Yield one sentence for each option without an effect on the text."""
+        for separator, (first, without, found) in self.separators.items():
+            if not found:
+                others = f" and {without - 1:,} more" if without > 1 else ""
+                yield (
+                    f"The separator {_format_value(separator)} does not occur in {first}{others}: each file is one "
+                    "document. --separator auto detects the separator."
+                )
 
     def counts(self) -> dict[str, int]:
         """Return every count by its name, for ``--json`` and manifests."""
@@ -69,8 +106,15 @@ class ReadReport:
         """Yield one sentence for each detection, remark, count above 0, and example."""
         for (what, value), detection in self.detections.items():
             more = f" and {detection.files - 1:,} more" if detection.files > 1 else ""
-            yield f"detected {what} of {detection.first}{more}: {value} ({number_of(detection.documents, 'document')})"
+            name = _format_value(value)
+            hint = f"; {detection.hint}" if detection.hint else ""
+            count = number_of(detection.documents, "document")
+            yield f"detected {what} of {detection.first}{more}: {name} ({count}){hint}"
         yield from self.remarks.values()
+        for what, left in self.boilerplate.items():
+            more = f" and {left.files - 1:,} more" if left.files > 1 else ""
+            size = format_bytes(left.bytes)
+            yield f"{what} of {left.first}{more} left out ({size}); --boilerplate keep reads it as text"
         for count, noun, treatment in (
             (self.carriage_returns, "Windows or Macintosh line end", "converted"),
             (self.cut, "document", "longer than 1 MiB, cut into several"),
@@ -82,3 +126,10 @@ class ReadReport:
             if count:
                 yield f"{number_of(count, noun)} {treatment}"
         yield from (f"for example {example}" for example in self.examples)
+
+
+def _format_value(value: str) -> str:
+    r"""Return a separator with its line ends as ``\n``, and ``file`` with what it means."""
+    if value == "file":
+        return "file, each file is one running text"
+    return f"lines of {value.strip()}" if value.startswith("\n") and value.endswith("\n") else repr(value)[1:-1]

@@ -17,8 +17,8 @@ from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, S
 from fabella.errors import TextError
 from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.text_column import detect_text_column, peek
 from fabella.text.storybook import generator
+from fabella.text.tables.text_column import detect_text_column, peek
 
 CHUNK_STORIES = 1024
 """Stories of a chunk of the storybook."""

@@ -9,7 +9,7 @@ from fabella.storage import number_of
 from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodeErrors, DecodePolicy
 from fabella.text.mixture import interleave
-from fabella.text.paths import expand_paths
+from fabella.text.paths import expand_paths, find_files
 from fabella.text.read_report import ReadReport
 from fabella.text.storybook import generator
 
@@ -59,10 +59,18 @@ def describe(source: Source) -> str:
 def source_files(source: Source) -> list[Path]:
     """Return every file of a source in order; none for the storybook and the hub."""
     if isinstance(source, FilesSource):
-        return expand_paths(source.paths)
+        return expand_paths(source.paths, source.split)
     if isinstance(source, MixtureSource):
         return [path for part in source.parts for path in source_files(part.source)]
     return []
+
+
+def validation_source(source: Source) -> Source | None:
+    """Return the validation files that the names of a source's files mark, or None without such files."""
+    if not isinstance(source, FilesSource) or source.split != "train":
+        return None
+    splits = find_files(source.paths).splits
+    return source.model_copy(update={"split": "validation"}) if "validation" in splits else None
 
 
 def resolve_paths(source: Source) -> Source:

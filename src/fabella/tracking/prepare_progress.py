@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from fabella.data.prepare.progress import PrepareProgress
-from fabella.storage import format_duration
+from fabella.storage import format_bytes, format_duration, number_of
+from fabella.text.boundaries.preview import format_preview
 from fabella.tracking.console import ProgressLine, print_status
 
 
@@ -31,6 +32,10 @@ def print_notes(manifest: Mapping[str, Any]) -> None:
     """Print the notes and the data-quality warnings of a dataset's manifest."""
     for note in manifest["notes"]:
         print_status(note)
+    facts = manifest["data_quality"]["facts"]
+    print_status(f"{number_of(facts['documents'], 'document')}, {format_bytes(facts['bytes'])}, for example:")
+    for line in format_preview(facts.get("preview", [])):
+        print_status(line)
     for warning in manifest["data_quality"]["warnings"]:
         print_status(f"warning: {warning}")
 

@@ -68,7 +68,10 @@ def train(
         print_status(reason)
     dataset = resolved.prepared or prepare_data(resolved.run, Path(prepared))
     print_notes(dataset.manifest)
-    return training_run.start_run(resolved.run, run_dir, dataset, device=device, user_callbacks=callbacks)
+    config, sentences = resolved.fit(dataset)
+    for sentence in sentences:
+        print_status(sentence)
+    return training_run.start_run(config, run_dir, dataset, device=device, user_callbacks=callbacks)
 
 
 def resume(

@@ -36,7 +36,7 @@ def test_dropped_documents_are_counted_once_however_many_corpus(tmp_path: Path) 
 
 
 def test_the_read_report_is_that_of_one_pass(tmp_path: Path) -> None:
-    of = data(lines(tmp_path / "a.txt", TEXTS).model_copy(update={"separator": "auto"}))
+    of = data(lines(tmp_path / "a.txt", ["<|endoftext|>".join(TEXTS)]).model_copy(update={"separator": "auto"}))
     corpus = Corpus(of, None)
     list(corpus.split_documents("sampling"))
     list(corpus.split_documents("encoding"))

@@ -258,7 +258,7 @@ def test_a_single_document_is_split_by_position(tmp_path: Path) -> None:
     made = prepared(tmp_path / "out", data(lines(tmp_path / "a.txt", [text])))
     (train,), (held_out,) = texts(made.train, made), texts(made.validation, made)
     assert train + held_out == text
-    assert made.manifest["notes"][0].startswith("held out for validation: the last 20 % of the longest document")
+    assert made.manifest["notes"][0].startswith("held out for validation: the last 20 % of the document")
 
 
 @pytest.mark.fault("B3", cases=2)

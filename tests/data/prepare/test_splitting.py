@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fabella.data.prepare import splitting
 from fabella.data.prepare.holdout import document_hash, in_holdout
-from fabella.data.prepare.splitting import HashSplit, SmallestHashSplit, SourceSplit, SplitRule, TailSplit, holdout_rule
+from fabella.data.prepare.splitting import HashSplit, SmallTextSplit, SourceSplit, SplitRule, holdout_rule
 from fabella.errors import DataError
 
 fractions = st.floats(0.001, 0.9)
@@ -28,14 +28,14 @@ def megabyte(number: int) -> str:
 
 @given(texts=documents, fraction=fractions)
 def test_both_splits_have_text_and_nothing_is_lost(texts: list[str], fraction: float) -> None:
-    if sum(map(len, set(texts))) < 2 or max(map(len, texts)) < 2:
+    if sum(map(len, set(texts))) < 2 or max(map(len, texts)) < 2 or (len(set(texts)) == 1 and len(texts) > 2):
         return
     rule = holdout_rule(texts, fraction)
     train, held_out = assigned(rule, texts)
     assert train
     assert held_out
     assert sum(map(len, train + held_out)) == sum(map(len, texts))
-    if isinstance(rule, SmallestHashSplit):
+    if not any(text not in texts for text in held_out):  # no document is cut
         assert not set(train) & set(held_out)
         assert sorted(train + held_out) == sorted(texts)
 
@@ -46,9 +46,7 @@ def test_a_large_text_is_split_by_hash_only() -> None:
     assert isinstance(rule, HashSplit)
     _, held_out = assigned(rule, texts)
     assert held_out == [text for text in texts if in_holdout(document_hash(text), 0.1)]
-    assert list(rule.messages()) == [
-        "held out for validation: 0.1 of all distinct documents, by the hash of their text"
-    ]
+    assert list(rule.messages()) == ["held out for validation: about 10 % of the documents, by the hash of their text"]
 
 
 def test_no_more_is_read_than_needed() -> None:
@@ -72,7 +70,7 @@ def test_a_huge_text_is_not_read_completely_for_the_split_rule(monkeypatch: pyte
 def test_a_small_text_holds_out_its_smallest_hashes() -> None:
     texts = [f"story {number}" for number in range(50)]
     rule = holdout_rule(texts, 0.01)
-    assert isinstance(rule, SmallestHashSplit)
+    assert isinstance(rule, SmallTextSplit)
     _, held_out = assigned(rule, texts)
     assert 4 <= len(held_out) <= 6, "a tenth of the text, where that is less than 64 KiB"
     assert {document_hash(text) for text in held_out} == set(sorted(map(document_hash, texts))[: len(held_out)])
@@ -86,31 +84,71 @@ def test_one_of_two_documents_is_held_out_for_a_large_fraction() -> None:
         assert (len(train), len(held_out)) == (1, 1)
 
 
-def test_few_long_documents_hold_out_the_end_of_the_longest() -> None:
-    texts = ["a" * 100_000, "b" * 120_000, "c" * 110_000]
+def test_few_long_documents_hold_out_their_ends() -> None:
+    texts = [letter * size for letter, size in (("a", 100_000), ("b", 120_000), ("c", 110_000))]
     rule = holdout_rule(texts, 0.01)
-    assert isinstance(rule, TailSplit)
-    train, (held_out,) = assigned(rule, texts)
-    assert train == ["a" * 100_000, "b" * 87_000, "c" * 110_000]
-    assert held_out == "b" * 33_000
-    (sentence,) = rule.messages()
-    assert sentence.startswith("held out for validation: the last 28 % of the longest document")
+    train, held_out = assigned(rule, texts)
+    assert [text[0] for text in held_out] == ["a", "b", "c"]
+    assert [len(part) for part in held_out] == [10_000, 12_000, 11_000]
+    assert [a + b for a, b in zip(train, held_out, strict=True)] == texts
+    assert list(rule.messages()) == [
+        "held out for validation: the last 10 % of the 3 longest documents",
+        "the held-out text repeats earlier text: its loss will be too low; give other text with --validation",
+    ]
 
 
-def test_one_long_document_that_the_hash_would_hold_out_is_not_the_split() -> None:
-    """Three quarters of the text would be held out for a hundredth of the documents."""
-    number = next(n for n in range(10_000) if in_holdout(document_hash(f"{n} " * 10**5), 0.01))
-    texts = [f"{number} " * 10**5, *(f"story {other} " * 1000 for other in range(12))]
+@given(
+    exponents=st.lists(st.integers(5, 19), min_size=1, max_size=40),
+    stories=st.integers(0, 60),
+    fraction=st.sampled_from([0.001, 0.01, 0.05, 0.2]),
+)
+def test_any_distribution_of_sizes_is_split_by_documents_and_by_bytes(
+    exponents: list[int], stories: int, fraction: float
+) -> None:
+    """One giant, few giants, powers of two: no more than a fifth of the documents or of the bytes is held out."""
+    sizes = [2**exponent for exponent in exponents] + [900] * stories
+    texts = [f"{number}," * (size // (len(str(number)) + 1)) for number, size in enumerate(sizes)]
+    rule = holdout_rule(texts, fraction)
+    train, held_out = assigned(rule, texts)
+    complete = [text for text in held_out if text in texts]
+    assert len(complete) <= max(1, 0.2 * len(texts))
+    if len(texts) > 20:
+        total = sum(map(len, texts))
+        assert 0 < sum(map(len, held_out)) <= 0.25 * total
+    assert train
+
+
+def test_one_book_and_forty_stories_are_both_in_both_splits() -> None:
+    texts = ["A long book. " * 30_000, *(f"A story of number {number}. " * 40 for number in range(40))]
     train, held_out = assigned(holdout_rule(texts, 0.01), texts)
-    assert texts[0] in train
-    assert held_out
+    stories = [text for text in held_out if text.startswith("A story")]
+    books = [text for text in held_out if text.startswith("A long book.")]
+    assert 2 <= len(stories) <= 8
+    assert len(books) == 1
+    assert len(train) + len(stories) == len(texts)
 
 
-def test_one_huge_document_among_small_ones_is_not_held_out() -> None:
-    texts = ["x" * 10**6, *(f"story {number} " * 1000 for number in range(8))]
-    train, held_out = assigned(holdout_rule(texts, 0.01), texts)
-    assert texts[0] in train
-    assert 2**15 <= sum(map(len, held_out)) <= 2**17
+def test_very_long_documents_give_their_ends_in_a_large_text() -> None:
+    texts = ["A long book. " * 70_000, *(f"story {number} " * 100 for number in range(5000))]
+    rule = holdout_rule(texts, 0.05)
+    assert isinstance(rule, HashSplit)
+    train, held_out = assigned(rule, texts)
+    books = [text for text in held_out if "book" in text]
+    assert [len(book) for book in books] == [pytest.approx(0.05 * len(texts[0]), rel=0.3)]
+    assert "and the last 5 % of those longer than 262,144 characters" in next(iter(rule.messages()))
+    assert sum(map(len, train + held_out)) == sum(map(len, texts))
+
+
+def test_a_document_is_cut_where_a_paragraph_begins() -> None:
+    text = "\n\n".join(f"Paragraph {number} of the book." for number in range(2000))
+    (train,), (held_out,) = assigned(holdout_rule([text], 0.1), [text])
+    assert held_out.startswith("Paragraph ")
+    assert train.endswith("\n\n")
+
+
+def test_equal_documents_alone_are_refused() -> None:
+    with pytest.raises(DataError, match="All 40 documents are equal, so nothing can be held out"):
+        holdout_rule(["old pond, still water"] * 40, 0.1)
 
 
 def test_at_least_one_document_is_not_held_out() -> None:
@@ -122,7 +160,7 @@ def test_at_least_one_document_is_not_held_out() -> None:
 @given(text=st.text(st.characters(exclude_categories=("Cs",)), min_size=2, max_size=500), fraction=fractions)
 def test_the_end_of_a_single_document_is_held_out(text: str, fraction: float) -> None:
     rule = holdout_rule([text, text], fraction)
-    assert isinstance(rule, TailSplit)
+    assert isinstance(rule, SmallTextSplit)
     (train,), (held_out,) = assigned(rule, [text])
     assert train + held_out == text
     assert train

@@ -7,7 +7,7 @@ import pytest
 from fabella.errors import TextError
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.csv import csv_rows
-from fabella.text.readers.table_rows import row_documents
+from fabella.text.tables.rows import row_documents
 
 
 def blocks(data: bytes) -> Iterator[bytes]:

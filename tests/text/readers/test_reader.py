@@ -26,7 +26,7 @@ def read(path, options, policy):
 
 @pytest.mark.parametrize(
     ("suffix", "module"),
-    [(".txt", "plain"), (".md", "plain"), (".jsonl", "jsonl"), (".json", "jsonl"), (".csv", "csv"), (".tsv", "csv"),
+    [(".txt", "plain"), (".md", "markdown"), (".jsonl", "jsonl"), (".json", "jsonl"), (".csv", "csv"), (".tsv", "csv"),
      (".parquet", "parquet")],
 )  # fmt: skip
 def test_each_suffix_has_the_reader_of_its_format(suffix: str, module: str) -> None:

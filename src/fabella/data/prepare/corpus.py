@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from fabella.config.data import DataConfig, Holdout, Source
+from fabella.config.data import DataConfig, Holdout, Source, ValidationSource
 from fabella.data.prepare import splitting
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report, corpus_size
 from fabella.data.prepare.splitting import SplitDocument, SplitRule
 from fabella.text.read_report import ReadReport
-from fabella.text.source import describe, documents
+from fabella.text.source import describe, documents, validation_source
 
 
 class Corpus:
@@ -63,6 +63,12 @@ class Corpus:
         return splitting.SourceSplit(
             map(document_hash, meter.watch(self._read(validation.source))), describe(validation.source)
         )
+
+
+def default_validation(source: Source, fraction: float = 0.01) -> Holdout | ValidationSource:
+    """Return the validation files of a source where their names say so; else hold out ``fraction`` of its documents."""
+    separate = validation_source(source)
+    return ValidationSource(source=separate) if separate else Holdout(fraction=fraction)
 
 
 def take_bytes(documents: Iterator[str], max_bytes: int) -> Iterator[str]:

@@ -70,9 +70,12 @@ def prepare(
     try:
         with atomic_dir(directory) as temporary:
             quality = DataQuality()
-            manifest = _write(temporary, data, tokenizer, quality, progress, workers or cores())
+            manifest, corpus = _write(temporary, data, tokenizer, quality, progress, workers or cores())
             report = quality.report(
-                context=data.sequences.length, model_parameters=model_parameters, tokens_to_train=tokens_to_train
+                context=data.sequences.length,
+                model_parameters=model_parameters,
+                tokens_to_train=tokens_to_train,
+                notes=corpus.notes,
             )
             manifest |= {"inputs": inputs, "data_quality": {"facts": report.facts, "warnings": report.warnings}}
             with storage_errors(directory, f"writing {MANIFEST}"):
@@ -127,8 +130,8 @@ def _write(
     quality: DataQuality,
     report: Report | None,
     workers: int,
-) -> dict[str, Any]:
-    """Write tokenizer and splits; return the manifest without the data quality report."""
+) -> tuple[dict[str, Any], Corpus]:
+    """Write tokenizer and splits; return the manifest without the data quality report, and the corpus that was read."""
     before = file_stats(data)
     corpus = Corpus(data, report)
     tokenizer, remarks = train_tokenizer(corpus, config, report)
@@ -136,7 +139,7 @@ def _write(
     records = _encode(corpus, tokenizer, directory, quality, workers)
     require_unchanged(before, data)
     _require_sequences(directory, records, data, tokenizer)
-    return {
+    manifest = {
         "kind": KIND,
         "format": FORMAT,
         "fabella": fabella.__version__,
@@ -152,6 +155,7 @@ def _write(
         "notes": [*corpus.messages(), *remarks],
         **{name: record.model_dump(mode="json") for name, record in records.items()},
     }
+    return manifest, corpus
 
 
 def _data_entries(data: DataConfig) -> dict[str, Any]:

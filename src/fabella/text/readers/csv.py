@@ -11,7 +11,7 @@ from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.read_options import ReadOptions
-from fabella.text.readers.table_rows import LONGEST_LINE, BadLine, Row, row_documents, split_lines
+from fabella.text.tables.rows import LONGEST_LINE, BadLine, Row, row_documents, split_lines
 
 SUFFIXES = frozenset({".csv", ".tsv"})
 

@@ -8,7 +8,7 @@ from fabella.errors import TextError, did_you_mean
 from fabella.text.compression import BLOCK, CODECS, FREE, RATIO
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.read_options import ReadOptions
-from fabella.text.readers.text_column import detect_text_column
+from fabella.text.tables.text_column import detect_text_column
 
 SUFFIXES = frozenset({".parquet"})
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 class ReadOptions:
     """Options of a read. A reader ignores those that its format does not have."""
 
-    separator: str = "file"
-    """Document separator of plain text: file, blank-lines, lines, or the separator itself."""
-    separator_detected: bool = False
-    """Whether the separator was detected rather than given by the user."""
+    separator: str = "auto"
+    """Document separator of plain text: auto, file, blank-lines, lines, or the separator itself."""
+    one_text: bool = False
+    """Whether a file without markers is one document: true for each of many files."""
     column: str = "auto"
     """Text column of a table; auto detects it."""
+    keep_boilerplate: bool = False
+    """Whether header and licence of Project Gutenberg, and front matter, are read as text."""

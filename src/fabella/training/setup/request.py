@@ -7,10 +7,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from fabella.config.data import Holdout, Pretokenized, Source
+from fabella.config.data import Pretokenized, Source
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint
 from fabella.data.modes.mode import data_mode
+from fabella.data.prepare.corpus import default_validation
 from fabella.data.prepare.pipeline import PrepareProgress as Preparing
 from fabella.data.prepare.pipeline import prepare
 from fabella.engine import engine as engines
@@ -19,7 +20,8 @@ from fabella.models.parameters import count
 from fabella.run_config.files import apply_overrides, load_config, preset_names, validate_config, with_sections
 from fabella.run_config.run import RunConfig
 from fabella.text.source import parse_source, source_files
-from fabella.training.setup.suggest_config import suggest_config
+from fabella.training.setup.fit_sequences import Unsuitable, fit_sequences
+from fabella.training.setup.suggest_config import HOLDOUT, suggest_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,15 @@ class ResolvedRequest:
     run: RunConfig
     prepared: TokenizedDataset | None
     reasons: tuple[str, ...]
+    unsuitable: Unsuitable = "keep"
+    """What to do with sequences that drop much of the text"""
+
+    def fit(self, dataset: TokenizedDataset) -> tuple[RunConfig, Sequence[str]]:
+        """Return the config with sequences that read the text of ``dataset``, and sentences about their share.
+
+        Raise ConfigError where chosen sequences would drop most of the text.
+        """
+        return fit_sequences(self.run, dataset, unsuitable=self.unsuitable)
 
 
 def resolve_request(request: TrainRequest) -> ResolvedRequest:
@@ -87,16 +98,27 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
     if request.what in preset_names() or request.what.endswith((".yaml", ".yml")):
         run = load_config(request.what, request.overrides, changes)
         engines.backend(run.engine)  # raises before data is prepared if its package is missing
-        return ResolvedRequest(_resolved(run, prepared), prepared, ())
+        return ResolvedRequest(_resolved(run, prepared), prepared, (), _when_unsuitable(request))
     _reject_misspelled_preset(request.what)
     _reject_dataset(request.what)
     _reject_dataset_parent(request.what)
     source = parse_source(request.what)
     gpu = engines.backend(request.engine or "torch").has_gpu()
     suggestion = suggest_config(source, name_of(request.what), size_of(source), gpu=gpu)
+    changes.setdefault("data.validation", default_validation(source, HOLDOUT).model_dump(mode="json"))
     values = with_sections(suggestion.run.model_dump(mode="json"), changes)
     run = validate_config(apply_overrides(values, request.overrides))
     return ResolvedRequest(_resolved(run, prepared), prepared, suggestion.reasons_for(run))
+
+
+def _when_unsuitable(request: TrainRequest) -> Unsuitable:
+    """Return what to do with sequences that drop much of the text: refuse those that the user has chosen."""
+    keys = {override.partition("=")[0].strip() for override in request.overrides}
+    if keys & {"data.sequences", "data.sequences.kind"}:
+        return "refuse" if request.data or request.what not in preset_names() else "keep"
+    if request.data or keys & {"data.source", "data.source.paths"}:
+        return "pack"
+    return "keep" if request.what in preset_names() else "refuse"
 
 
 def engine_of(request: TrainRequest) -> str:
@@ -123,8 +145,9 @@ def _changes(request: TrainRequest, prepared: TokenizedDataset | None) -> dict[s
         changes["data.mode"] = prepared.manifest["data"].get("mode", Pretokenized().model_dump())
         changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
     elif request.data:
-        changes["data.source"] = parse_source(request.data).model_dump(mode="json")
-        changes["data.validation"] = Holdout().model_dump(mode="json")
+        source = parse_source(request.data)
+        changes["data.source"] = source.model_dump(mode="json")
+        changes["data.validation"] = default_validation(source).model_dump(mode="json")
     if request.validation:
         source = parse_source(request.validation).model_dump(mode="json")
         changes["data.validation"] = {"kind": "source", "source": source}

@@ -13,6 +13,9 @@ from fabella.training.schedule import batch_size_at
 MIN_STEPS, MAX_STEPS_CPU, MAX_STEPS_GPU = 400, 6_000, 40_000
 """On two cores storybook-1m runs about six steps per second: 6,000 take a quarter of an hour."""
 
+HOLDOUT = 0.05
+"""Share of the documents of a text that is held out for validation."""
+
 
 @dataclass(frozen=True, slots=True)
 class SuggestedConfig:
@@ -40,7 +43,7 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     vocab_size = tokenizer.vocab_size if isinstance(tokenizer, BPE) else 256
     large = gpu and text_bytes >= 50_000_000
     template = preset("piny-37m" if large else "storybook-1m")
-    tokens = text_bytes / _bytes_per_token(vocab_size)
+    tokens = text_bytes / bytes_per_token(tokenizer)
     batch_tokens = batch_size_at(template.training, 0) * template.data.sequences.length
     steps = int(min(max(10 * tokens / batch_tokens, MIN_STEPS), MAX_STEPS_GPU if gpu else MAX_STEPS_CPU))
     every = max(50, steps // 10)
@@ -51,7 +54,8 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     context = template.model.context_length
     values["model"] |= {"vocab_size": vocab_size}
     values["tokenizer"] = tokenizer.model_dump(mode="json")
-    values["data"] |= {"source": source.model_dump(mode="json"), "validation": {"kind": "holdout", "fraction": 0.05}}
+    validation = {"kind": "holdout", "fraction": HOLDOUT}
+    values["data"] |= {"source": source.model_dump(mode="json"), "validation": validation}
     values["data"] |= {"sequences": {"kind": "packed", "length": context, "stride": context}}  # any document length
     values["training"] |= {"length": MaxSteps(max_steps=steps).model_dump()}
     values["validation"] |= {"every_steps": every}
@@ -76,8 +80,9 @@ def _tokenizer(text_bytes: int, *, gpu: bool) -> TokenizerConfig:
     return BPE(vocab_size=16_384 if gpu else 4096)
 
 
-def _bytes_per_token(vocab_size: int) -> float:
-    """Return the mean bytes per token, measured on English stories with our own BPE; used for the length only."""
+def bytes_per_token(tokenizer: TokenizerConfig) -> float:
+    """Return the mean bytes per token, measured on English stories with our own BPE; used for estimates only."""
+    vocab_size = 256 if isinstance(tokenizer, Bytes) else getattr(tokenizer, "vocab_size", 0)
     return {256: 1.0, 1024: 2.9, 2048: 3.4, 4096: 3.8}.get(vocab_size, 4.2)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fabella.text.readers import table_rows
-from fabella.text.readers.table_rows import split_lines
+from fabella.text.tables import rows as table_rows
+from fabella.text.tables.rows import split_lines
 
 
 def blocks(data: bytes, size: int = 0) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.text_column import detect_text_column, peek
+from fabella.text.tables.text_column import detect_text_column, peek
 
 LONGEST_LINE = 2**24
 """Bytes of a line at most; a longer one is a bad line, so that memory stays bounded."""

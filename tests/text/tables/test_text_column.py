@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.readers.text_column import PEEK_CHARACTERS, PEEK_ROWS, detect_text_column, peek
+from fabella.text.tables.text_column import PEEK_CHARACTERS, PEEK_ROWS, detect_text_column, peek
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "title": "Fox", "Story": "Once upon a time there was a fox.", "source": None},

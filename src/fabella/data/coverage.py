@@ -1,0 +1,68 @@
+"""Share of a split that training sequences contain: what padded sequences cut off, and the rest after packed ones."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fabella.config.data import Packed, Padded
+from fabella.data.dataset import Split
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Documents, bytes and tokens of a split, and those that an epoch of training sequences contains."""
+
+    documents: int
+    bytes: int
+    tokens: int
+    complete_documents: int
+    """Documents that are contained from the first to the last token."""
+    trained_bytes: int
+    """Estimated: a document that is cut has the same bytes per token in both parts."""
+    trained_tokens: int
+
+    @property
+    def share(self) -> float:
+        """Share of the tokens, 0 to 1."""
+        return self.trained_tokens / max(self.tokens, 1)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all numbers and the share by their names."""
+        return {**asdict(self), "share": self.share}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.trained_tokens:,} of {self.tokens:,} tokens ({format_share(self.share)}), "
+            f"{self.complete_documents:,} of {self.documents:,} documents complete, "
+            f"{self.trained_bytes:,} of {self.bytes:,} bytes"
+        )
+
+
+def format_share(share: float) -> str:
+    """Return a share as a percentage that is 100 % only for all of it: ``99.9 %``, ``0.1 %``."""
+    percent = 100 * share
+    if 99.9 < percent < 100:
+        return ">99.9 %"
+    return f"{percent:.1f} %" if percent >= 0.05 else f"{percent:.2g} %"
+
+
+def coverage(split: Split, sequences: Packed | Padded) -> Coverage:
+    """Return what an epoch of ``sequences`` contains of ``split``, counted over all of its documents."""
+    ends = split.offsets[1:]
+    lengths = np.diff(split.offsets)
+    if isinstance(sequences, Padded):
+        trained = np.minimum(lengths, sequences.length)
+    else:
+        count = max((split.tokens - sequences.length - 1) // sequences.stride + 1, 0)
+        last = (count - 1) * sequences.stride + sequences.length + 1 if count else 0
+        trained = lengths - np.clip(ends - last, 0, lengths)
+    trained_bytes = split.document_bytes * (trained / lengths)
+    return Coverage(
+        documents=split.documents,
+        bytes=split.bytes,
+        tokens=split.tokens,
+        complete_documents=int((trained == lengths).sum()),
+        trained_bytes=round(float(trained_bytes.sum())),
+        trained_tokens=int(trained.sum()),
+    )

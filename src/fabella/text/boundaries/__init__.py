@@ -1,0 +1,1 @@
+"""Where a document begins and ends in plain text: detection, splitting, and boilerplate around a text."""

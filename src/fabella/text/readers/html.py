@@ -1,0 +1,74 @@
+"""Reader of web pages: a page is one document of its text (needs ``pip install 'fabella[documents]'``)."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fabella.errors import TextError
+from fabella.text.compression import read_blocks
+from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode_policy import DecodePolicy
+from fabella.text.readers.read_options import ReadOptions
+
+GROUP = "page"
+SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
+
+NOT_TEXT = re.split(
+    r"\s", "script style noscript template svg iframe object canvas form button select input nav aside footer head"
+)
+"""Elements whose content is no text of the page."""
+BLOCKS = frozenset((
+    "address", "article", "blockquote", "body", "caption", "dd", "div", "dl", "dt", "fieldset", "figcaption",
+    "figure", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "ol", "p", "pre", "section",
+    "table", "tr", "ul",
+))  # fmt: skip
+"""Elements that begin and end a line; those in PARAGRAPHS are surrounded by an empty line."""
+PARAGRAPHS = frozenset((
+    "blockquote", "div", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "section", "table", "ul",
+))  # fmt: skip
+
+
+def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
+    """Yield the text of a page. Raises TextError for a missing extra and for damage."""
+    name = str(path)
+    page = b"".join(to_utf8_blocks(read_blocks(path), name, policy.notes))
+    for markup in policy.text(page, lambda _raw, at: f"{name}, byte {at}"):
+        policy.notes.documents -= 1  # counted again as the text of the page
+        yield from policy.decoded_text(page_text(markup, name), lambda _raw, at: f"{name}, byte {at} of its text")
+
+
+def page_text(markup: str, name: str) -> str:
+    """Return the text of HTML: paragraphs separated by empty lines, without scripts, navigation and footers."""
+    try:
+        from bs4 import BeautifulSoup  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise TextError(f"Reading {name} needs beautifulsoup4.", hint="pip install 'fabella[documents]'") from error
+    page: Any = BeautifulSoup(markup, "html.parser")
+    body = page.body or page
+    for element in body.find_all(NOT_TEXT):
+        element.decompose()
+    main = body.find_all(["main", "article"], recursive=True)
+    roots = [element for element in main if not element.find_parent(["main", "article"])] or [body]
+    text = "\n\n".join("".join(_pieces(root)) for root in roots)
+    lines = (re.sub(r"[ \t\xa0]+", " ", line).strip() for line in text.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _pieces(element: Any) -> Iterator[str]:
+    """Yield the text below an element, with line ends around blocks; white space in the source is one space."""
+    stack: list[Any] = [element]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str) and type(item).__name__ != "NavigableString":
+            # A comment or a declaration; a plain str is a line end pushed below.
+            if type(item) is str:
+                yield item
+        elif isinstance(item, str):
+            yield str(item) if item.find_parent("pre") else re.sub(r"\s+", " ", item)  # pyright: ignore
+        elif item.name == "br":
+            yield "\n"
+        else:
+            border = "\n\n" if item.name in PARAGRAPHS else "\n" if item.name in BLOCKS else ""
+            cell = "\t" if item.name in ("td", "th") else ""
+            stack += [border or cell, *reversed(item.contents), border]

@@ -1,0 +1,23 @@
+"""Reader of Markdown and other markup for prose: a file is one document, without its front matter."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from fabella.text.boundaries.boilerplate import without_front_matter
+from fabella.text.compression import read_blocks
+from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode_policy import DecodePolicy
+from fabella.text.readers.plain import read_text
+from fabella.text.readers.read_options import ReadOptions
+
+SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".rst", ".tex", ".org", ".adoc"})
+
+
+def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
+    """Yield the file as one document, or its documents between markers."""
+    name = str(path)
+    blocks = to_utf8_blocks(read_blocks(path), name, policy.notes)
+    if not options.keep_boilerplate:
+        blocks = without_front_matter(blocks, name, policy.notes)
+    return read_text(blocks, name, replace(options, one_text=True), policy)

@@ -1,0 +1,1 @@
+"""Tables: rows, the column or columns that hold the text, and conversations in them."""
