@@ -9,7 +9,7 @@ from dataclasses import asdict
 from matplotlib.figure import Figure
 
 from fabella.evaluation.confidence import ConfidenceInterval, mean
-from fabella.report.png import COLORS, png_bytes
+from fabella.report.plots import COLORS, render
 from fabella.report.run_history import Row, read
 from fabella.storage import format_bytes, format_duration
 from fabella.tuning.compare import FamilyResult
@@ -117,7 +117,7 @@ def draw_curves(results: Sequence[FamilyResult]) -> bytes:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return png_bytes(figure)
+    return render(figure)
 
 
 def _with_final(validation: Sequence[Row], final: Row | None) -> list[Row]:
