@@ -1,7 +1,7 @@
-"""A run with everything on at once, by one process or several, and what becomes of it where part of its state is lost.
+"""A run that uses most features at once, on one rank or several, and functions that remove parts of its saved state.
 
-Accumulation that changes, a mixture that is streamed, half precision with a loss scale that overflows and grows,
-dropout, Muon beside AdamW, a schedule of the learning rate, clipping, validation, samples, saving.
+The run changes its gradient accumulation, streams a mixture, trains in half precision with a loss scale that overflows
+and grows, and has dropout, Muon next to AdamW, a learning-rate schedule, clipping, validation, samples and checkpoints.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ from fabella.training.loop import Progress
 from tests.data.samples import lines, words
 from tests.training import tiny
 
-STEPS, KILLED, SPOILED = 12, 10, 6
-"""Steps of the run; the one it is killed after; that of the checkpoint that parts are taken from, which is on disk
-before the next is written, and so before the kill."""
-BEST = 4
-"""The step of the best score."""
+STEPS, KILL_STEP, DAMAGED_STEP = 12, 10, 6
+"""Steps of the run; the step after which it is killed; the checkpoint from which parts are removed. That checkpoint is
+on disk before the next one is written, hence before the kill."""
+BEST_STEP = 4
+"""The step with the lowest validation loss."""
 MARK, SECONDS = "FABELLA_TEST_RUN", 30.0
-"""Environment of the processes that a process of the run starts; a bound for their ends."""
+"""Environment variable that marks the child processes of a run; seconds within which they must exit."""
 
 STREAMED = (
     "data.mode={kind: streaming, document_shuffle_buffer: 6, sequence_shuffle_buffer: 5, tokenizer_sample_bytes: 20000}"
@@ -59,13 +59,13 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def run(folder: Path) -> RunConfig:
-    return streamed(folder, *SETTINGS)
+def run(path: Path) -> RunConfig:
+    return streamed(path, *SETTINGS)
 
 
-def streamed(folder: Path, *settings: str) -> RunConfig:
-    """A tiny run on a mixture of a text and stories, neither prepared, each of which comes to several epochs."""
-    text = lines(folder / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
+def streamed(path: Path, *settings: str) -> RunConfig:
+    """Return the config of a tiny run that streams a mixture of a text and stories, each for several epochs."""
+    text = lines(path / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
     parts = [
         {"weight": 2.0, "source": text.model_dump(mode="json")},
         {"weight": 1.0, "source": {"kind": "storybook", "stories": 4}},
@@ -74,100 +74,102 @@ def streamed(folder: Path, *settings: str) -> RunConfig:
     return tiny.run(STREAMED, source, *settings, steps=STEPS)
 
 
-def half_precision(asked: Any, device: torch.device) -> device_torch.Precision:
-    """On a CPU too: PyTorch has it there, only slower."""
+def half_precision(_requested: Any, device: torch.device) -> device_torch.Precision:
+    """Return fp16 with loss scaling on any device; PyTorch supports it on a CPU, only slower."""
     return device_torch.Precision(torch.float16, scaled=True, device=device)
 
 
 def worsening_loss(engine: Any, *others: Any) -> EvalLoss:
-    """The score of a model that learns by heart: after step BEST no other is as good."""
+    """Return the validation loss, raised after step BEST so that BEST stays the best step."""
     score = validate(engine, *others)
-    return dataclasses.replace(score, loss=score.loss + max(engine.steps - BEST, 0))
+    return dataclasses.replace(score, loss=score.loss + max(engine.steps - BEST_STEP, 0))
 
 
-# ---------------------------------------------------------------- its processes
+# ---------------------------------------------------------------- processes of the run
 
 
 def work(jobs: list[dict[str, Any]]) -> int:
-    """Each job after the other: ``out`` begun from ``run``, or gone on with; killed after step ``kill``, if any.
+    """Run each job in turn: start ``out`` from ``run``, or resume it, and kill the last rank after step ``kill``.
 
-    With ``half`` in half precision. What each process learned from is told in ``OUT.RANK.rows``.
+    ``half`` trains in half precision. Each rank writes the sequences it trained on to ``OUT.RANK.rows``.
     """
     torch.set_num_threads(1)
-    whole_precision, whole_step = engine_torch.resolve_precision, TorchEngine.step
-    begin, go_on = training_run.start_run, training_run.resume
+    real_precision, real_step = engine_torch.resolve_precision, TorchEngine.step
+    real_start, real_resume = training_run.start_run, training_run.resume
     for number, job in enumerate(jobs):
-        # Another life: what the processes told each other in the job before is not heard in this one.
-        place = dataclasses.replace(current_rank(), restart_count=number)
+        # A new restart count, so that a rank does not read messages of the previous job.
+        rank = dataclasses.replace(current_rank(), restart_count=number)
         eval_loss.validate = worsening_loss
-        engine_torch.resolve_precision = half_precision if job["half"] else whole_precision
-        TorchEngine.step = partialmethod(_told, whole_step, Path(f"{job['out']}.{place.rank}.rows"))
-        strike = partial(kill_at, job["kill"], place.rank == place.world_size - 1)
-        training_run.start_run, training_run.resume = (partial(verb, callbacks=[strike]) for verb in (begin, go_on))
-        with Path(f"{job['out']}.{place.rank}.log").open("wb") as log:
+        engine_torch.resolve_precision = half_precision if job["half"] else real_precision
+        TorchEngine.step = partialmethod(_logged_step, real_step, Path(f"{job['out']}.{rank.rank}.rows"))
+        kill = partial(kill_at, job["kill"], rank.rank == rank.world_size - 1)
+        training_run.start_run, training_run.resume = (
+            partial(function, callbacks=[kill]) for function in (real_start, real_resume)
+        )
+        with Path(f"{job['out']}.{rank.rank}.log").open("wb") as log:
             os.dup2(log.fileno(), 2)
         os.environ[MARK] = job["out"]
-        Path(f"{job['out']}.{place.rank}.pid").write_text(str(os.getpid()))
+        Path(f"{job['out']}.{rank.rank}.pid").write_text(str(os.getpid()))
         decide = partial(_decide, job)
         code = run_with_error_codes(
-            lambda decide=decide, place=place: distributed_run.run_distributed(place, decide, device="cpu")
+            lambda decide=decide, rank=rank: distributed_run.run_distributed(rank, decide, device="cpu")
         )
-        Path(f"{job['out']}.{place.rank}.code").write_text(str(code))
+        Path(f"{job['out']}.{rank.rank}.code").write_text(str(code))
     return 0
 
 
 def _decide(job: dict[str, Any]) -> distributed_run.LaunchPlan:
     out, data = Path(job["out"]), Path(job["data"])
-    of = RunConfig.model_validate(job["run"])
+    config = RunConfig.model_validate(job["run"])
     if out.exists():
         return distributed_run.LaunchPlan(RunDir.open(out).run, out, data, resume=True)
-    return distributed_run.start_or_resume(of, out, open_dataset(data))
+    return distributed_run.start_or_resume(config, out, open_dataset(data))
 
 
-def _told(engine: TorchEngine, step: Any, file: Path, batch: Batch, lr: float) -> StepResult:
-    """Take the step; the windows of it that this process learns from, as one number each, become a line of ``file``."""
-    mine = engine.strategy.local_rows(len(batch.tokens))
-    windows = [zlib.crc32(batch.tokens[row].tobytes() + batch.targets[row].tobytes()) for row in mine]
-    with file.open("a") as told:
-        told.write(json.dumps([engine.steps + 1, windows]) + "\n")
+def _logged_step(engine: TorchEngine, step: Any, file: Path, batch: Batch, lr: float) -> StepResult:
+    """Run the step, and append a checksum of each sequence that this rank trains on to ``file``."""
+    local_rows = engine.strategy.local_rows(len(batch.tokens))
+    checksums = [zlib.crc32(batch.tokens[row].tobytes() + batch.targets[row].tobytes()) for row in local_rows]
+    with file.open("a") as log:
+        log.write(json.dumps([engine.steps + 1, checksums]) + "\n")
     return step(engine, batch, lr)
 
 
-def kill_at(step: int, this_one: bool, progress: Progress, result: StepResult) -> None:
-    if this_one and progress.step == step:
+def kill_at(step: int, is_victim: bool, progress: Progress, result: StepResult) -> None:
+    if is_victim and progress.step == step:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def surviving_processes(out: Path) -> list[psutil.Process]:
-    """Processes of the run, and those that read for them, which have not ended when ``SECONDS`` are over."""
+    """Return the ranks of the run and their reader processes that have not exited within ``SECONDS``."""
     pids = {int(file.read_text()) for file in out.parent.glob(f"{out.name}.*.pid")}
-    living = [process for process in psutil.process_iter() if process.pid in pids or _marked(process, out)]
-    return psutil.wait_procs(living, timeout=SECONDS)[1]
+    alive = [process for process in psutil.process_iter() if process.pid in pids or _marked(process, out)]
+    return psutil.wait_procs(alive, timeout=SECONDS)[1]
 
 
 def _marked(process: psutil.Process, out: Path) -> bool:
     try:
         return process.environ().get(MARK) == str(out)
-    except psutil.Error:  # it has ended, or is another user's
+    except psutil.Error:  # it has exited, or belongs to another user
         return False
 
 
-# ---------------------------------------------------------------- parts of its state
+# ---------------------------------------------------------------- parts of the saved state
 
 
-def parts(folder: Path) -> list[str]:
-    """Every part of the state that the checkpoint holds; a part of a later Fabella is one of them by itself."""
-    saved = load(RunDir.open(folder), SPOILED).checkpoint
+def parts(path: Path) -> list[str]:
+    """Return the name of each part of the saved state, read from the checkpoint so that new parts are included."""
+    saved = load(RunDir.open(path), DAMAGED_STEP).checkpoint
     kinds = sorted({name.partition(".")[0] for name in saved.state.optimizer_state})
     return ["weights", *kinds, *(f"numbers.{name}" for name in saved.state.scalars), *(
         f"progress.{name}" for name in saved.progress
     )]  # fmt: skip
 
 
-def remove_part(folder: Path, part: str) -> None:
-    """Let the run stand at its checkpoint, with one part of that as if it had never been saved; none for ``""``."""
-    run_folder = RunDir.open(folder)
-    saved = load(run_folder, SPOILED).checkpoint
+def remove_part(path: Path, part: str) -> None:
+    """Reset the run to its checkpoint of step SPOILED, without ``part``; ``""`` removes nothing."""
+    run_folder = RunDir.open(path)
+    saved = load(run_folder, DAMAGED_STEP).checkpoint
     state, progress = saved.state, dict(saved.progress)
     kind, _, name = part.partition(".")
     if part == "weights":
@@ -179,6 +181,6 @@ def remove_part(folder: Path, part: str) -> None:
     elif part:
         empty = {key: np.zeros_like(a) if key.startswith(f"{part}.") else a for key, a in state.optimizer_state.items()}
         state = dataclasses.replace(state, optimizer_state=empty)
-    for later in [step for step in run_folder.steps() if step > SPOILED]:
-        (run_folder.checkpoints / step_name(later)).rename(folder / f"not-reached-{later}")
-    save(run_folder, SPOILED, Checkpoint(state, progress))
+    for later in [step for step in run_folder.steps() if step > DAMAGED_STEP]:
+        (run_folder.checkpoints / step_name(later)).rename(path / f"not-reached-{later}")
+    save(run_folder, DAMAGED_STEP, Checkpoint(state, progress))

@@ -1,4 +1,4 @@
-"""What the fault tests share: a folder that costs no disk."""
+"""A fixture for the fault tests: a temporary directory in memory."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ IN_MEMORY = Path("/dev/shm")
 
 @pytest.fixture
 def quick_path(tmp_path: Path) -> Iterator[Path]:
-    """Like ``tmp_path``, in memory where the system has such a place: thousands of small files come and go faster."""
+    """Like ``tmp_path``, but in memory if possible: thousands of small files are written faster."""
     if not os.access(IN_MEMORY, os.W_OK):
         yield tmp_path
         return

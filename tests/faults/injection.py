@@ -1,4 +1,4 @@
-"""Deaths and failures at chosen moments: every call that changes the disk can be watched, failed or died at."""
+"""Records the calls that change the disk, and injects a kill or an error at a chosen one."""
 
 import errno
 import os
@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 CHANGING = ("open", "write", "pwrite", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir", "ftruncate")
-"""The functions of ``os`` that change what is on disk; ``open`` only where it makes a file."""
+"""Functions of ``os`` that change the disk; ``open`` counts only when it creates a file."""
 DIED = 86
-"""Exit code of a child that died where it was told to."""
+"""Exit code of a child that ended at the injected call."""
 
 
 @dataclass
 class CallCount:
-    """What has been called so far: the function's name and what it was done to."""
+    """The calls so far: name of the function and name of the file."""
 
     calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
@@ -29,18 +29,18 @@ Before = Callable[[int, str, tuple[Any, ...]], None]
 
 @contextmanager
 def watch_disk_calls(before: Before) -> Generator[CallCount]:
-    """Call ``before(number, name, arguments)`` ahead of every call that changes the disk."""
+    """Call ``before(number, name, arguments)`` before each call that changes the disk."""
     watched = CallCount()
 
     def watch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*arguments: Any, **options: Any) -> Any:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
             if name != "open" or arguments[1] & os.O_CREAT:
                 number = len(watched.calls)
                 watched.calls.append((name, file_name(arguments[0])))
                 before(number, name, arguments)
             return function(*arguments, **options)
 
-        return called
+        return wrapper
 
     with pytest.MonkeyPatch.context() as patch:
         for name in CHANGING:
@@ -49,18 +49,18 @@ def watch_disk_calls(before: Before) -> Generator[CallCount]:
 
 
 def no_action(number: int, name: str, arguments: tuple[Any, ...]) -> None:
-    """Only watch."""
+    """Do nothing; only record the calls."""
 
 
 def file_name(argument: Any) -> str:
-    """Name of the file that a path or a descriptor means."""
+    """Return the file name of a path or of an open descriptor."""
     if isinstance(argument, int):
         argument = Path(f"/proc/self/fd/{argument}").readlink()
     return Path(os.fsdecode(argument)).name
 
 
 def die_at_call(point: int, *, torn: bool = False) -> Before:
-    """Die, as by SIGKILL, ahead of call number ``point``; ``torn``: with half of its bytes written."""
+    """Exit without cleanup, as after SIGKILL, before call ``point``; ``torn`` writes half of its bytes first."""
 
     def die(number: int, name: str, arguments: tuple[Any, ...]) -> None:
         if number != point:
@@ -74,21 +74,21 @@ def die_at_call(point: int, *, torn: bool = False) -> Before:
 
 
 def fail_calls(number: int, functions: tuple[str, ...], *, from_call: int = 0) -> Before:
-    """Raise an OSError of this errno from each call of ``functions``, but the first ``from_call`` of them."""
-    seen: list[str] = []
+    """Raise an OSError with this errno from each call of ``functions`` after the first ``from_call``."""
+    matching: list[str] = []
 
     def fail(position: int, name: str, arguments: tuple[Any, ...]) -> None:
         if name in functions:
-            seen.append(name)
-            if len(seen) > from_call:
+            matching.append(name)
+            if len(matching) > from_call:
                 raise OSError(number, os.strerror(number))
 
     return fail
 
 
-def disk_full_after(room: int) -> Before:
-    """A disk with ``room`` bytes left: writes beyond that raise ENOSPC, as does the one that crosses it, torn."""
-    left = [room]
+def disk_full_after(free_bytes: int) -> Before:
+    """Simulate a disk with ``free_bytes`` left: the write that exceeds them is cut short, and raises ENOSPC."""
+    left = [free_bytes]
 
     def fill(position: int, name: str, arguments: tuple[Any, ...]) -> None:
         if name not in {"write", "pwrite"}:
@@ -104,18 +104,18 @@ def disk_full_after(room: int) -> Before:
 
 
 def run_in_child(action: Callable[[], None]) -> int:
-    """Run ``action`` in a child; its exit code, or the negative number of the signal that ended it."""
+    """Run ``action`` in a child. Return its exit code, or the negative number of the signal that ended it."""
     child = os.fork()
     if child == 0:
         try:
             action()
-        except BaseException:  # noqa: BLE001 - the child must never go on as a second pytest
+        except BaseException:  # noqa: BLE001 - the child must never continue as a second pytest
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_child(child: int) -> None:
-    """End a child with SIGKILL and wait until it is gone."""
+    """End a child with SIGKILL and wait until it has exited."""
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -1,4 +1,4 @@
-"""Forty-two files that run code when they are unpickled: each, if obeyed, makes a file called ``canary``."""
+"""Forty-two files that run code when they are unpickled. The code creates a file, the canary."""
 
 import io
 import pickle
@@ -23,7 +23,7 @@ class Call:
 
 
 def payloads(canary: Path) -> dict[str, Any]:
-    """Objects that touch the canary while they are unpickled."""
+    """Return objects that create the canary when they are unpickled."""
     touch = f"open({str(canary)!r}, 'w').close()"
     return {
         "exec": Call("builtins", "exec", touch),
@@ -35,12 +35,12 @@ def payloads(canary: Path) -> dict[str, Any]:
 
 
 def pickled(payload: Any, protocol: int) -> bytes:
-    """A plain pickle."""
+    """Return a plain pickle."""
     return pickle.dumps({"model": payload}, protocol=protocol)
 
 
 def zip_archive(payload: Any) -> bytes:
-    """What ``torch.save`` writes: a zip archive with ``archive/data.pkl``."""
+    """Return a zip archive with ``archive/data.pkl``, the format of ``torch.save``."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickled(payload, 2))
@@ -49,7 +49,7 @@ def zip_archive(payload: Any) -> bytes:
 
 
 def tar_archive(payload: Any) -> bytes:
-    """What old versions of torch wrote."""
+    """Return a tar archive, the format of old PyTorch versions."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         data = pickled(payload, 2)
@@ -60,26 +60,26 @@ def tar_archive(payload: Any) -> bytes:
 
 
 def numpy_object_array(payload: Any) -> bytes:
-    """An array of objects: numpy pickles it."""
+    """Return a NumPy file with an array of objects, which NumPy pickles."""
     file = io.BytesIO()
     np.save(file, np.array([payload], dtype=object), allow_pickle=True)
     return file.getvalue()
 
 
 def numpy_archive(payload: Any) -> bytes:
-    """The same in an .npz."""
+    """Return an .npz archive with an array of objects."""
     file = io.BytesIO()
     np.savez(file, model=np.array([payload], dtype=object))
     return file.getvalue()
 
 
 def seven_zip(payload: Any) -> bytes:
-    """A pickle behind the signature of 7z, as scanners that trust names have been led astray."""
+    """Return a pickle after the signature of 7z, which misled scanners that trust signatures."""
     return b"7z\xbc\xaf\x27\x1c\0\4" + pickled(payload, 2)
 
 
 def with_safetensors_header(payload: Any) -> bytes:
-    """A pickle behind the beginning of a safetensors file."""
+    """Return a pickle after the start of a safetensors file."""
     return (2).to_bytes(8, "little") + b"{}" + pickled(payload, 4)
 
 
@@ -94,7 +94,7 @@ WRAPPERS: dict[str, Callable[[Any], bytes]] = {
 
 
 def malicious_files(canary: Path) -> dict[str, bytes]:
-    """Name → content: five ways to run code in all six protocols, and two of them in every wrapper."""
+    """Return name → content: five ways to run code in six pickle protocols, two of them in each container."""
     objects = payloads(canary)
     plain = {f"{name}, protocol {n}": pickled(item, n) for name, item in objects.items() for n in range(6)}
     hidden = {

@@ -1,4 +1,4 @@
-"""Run as a program by ``test_bombs``: read the given files, and say what came of it and what it took."""
+"""Program of test_bombs.py: reads the given files and prints the outcome, CPU time and peak memory of each as JSON."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from fabella.text.source import documents
 
 
 def peak_kilobytes() -> int:
-    """The most memory this program ever had. getrusage would count what the program that started it had as well."""
+    """Return the peak memory of this process. getrusage would include the peak of the parent before exec."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0])
@@ -21,7 +21,7 @@ def peak_kilobytes() -> int:
 
 
 for name in sys.argv[1:]:
-    begun = time.process_time()
+    start = time.process_time()
     size = 0
     try:
         for text in documents(FilesSource(paths=(name,), separator="lines")):
@@ -29,6 +29,6 @@ for name in sys.argv[1:]:
         outcome = "read"
     except FabellaError as error:
         outcome = error.message
-    seconds = time.process_time() - begun
+    seconds = time.process_time() - start
     megabytes = peak_kilobytes() / 1024
     print(json.dumps({"outcome": outcome, "bytes": size, "seconds": seconds, "megabytes": megabytes}))

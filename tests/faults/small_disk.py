@@ -1,6 +1,6 @@
-"""Run by test_full_disk.py in a mount namespace of its own: a real disk of 2 MB, filled to ten levels.
+"""Program of test_full_disk.py, run in its own mount namespace: saves to a real 2 MB disk at ten fill levels.
 
-Prints ``ok LEVEL`` for each level that was survived, then ``ok read-only``.
+Prints ``ok LEVEL`` for each level that passes, then ``ok refused`` and ``ok read-only``.
 """
 
 import os
@@ -24,35 +24,35 @@ TABLE = RUN.model.parameters()
 CHECKPOINT_BYTES = 480_000
 
 
-def mount(place: Path, *options: str) -> None:
-    """Mount a file system in memory, seen by this process and its children alone."""
-    words = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={DISK_BYTES}", *options]), "none", str(place)]
-    subprocess.run(words, check=True, capture_output=True)
+def mount(disk: Path, *options: str) -> None:
+    """Mount a file system in memory that only this process and its children can see."""
+    command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={DISK_BYTES}", *options]), "none", str(disk)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
-def fill(place: Path, left: int) -> Path:
-    """Take all room on the disk but ``left`` bytes."""
-    ballast = place / "ballast"
-    room = os.statvfs(place)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - left)
-    return ballast
+def fill(disk: Path, left: int) -> Path:
+    """Fill the disk up to ``left`` free bytes, and return the file that fills it."""
+    filler = disk / "ballast"
+    usage = os.statvfs(disk)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, usage.f_bavail * usage.f_frsize - left)
+    return filler
 
 
-def check_save_on_full_disk(folder: RunDir, place: Path, free: str) -> None:
-    """Save step 120 on the full disk, and find everything as it was."""
-    before = stub.contents(place)
-    told = (
+def check_save_on_full_disk(folder: RunDir, disk: Path, free: str) -> None:
+    """Check that saving step 120 on the full disk fails and changes no file."""
+    before = stub.contents(disk)
+    expected_message = (
         rf"^disk full: writing step-00000120 needs 484 kB, {free} are free at .*; the last good checkpoint is step-00"
     )
-    with pytest.raises(DiskFullError, match=told):
+    with pytest.raises(DiskFullError, match=expected_message):
         save(folder, 120, stub.checkpoint(120, TABLE))
-    assert stub.contents(place) == before, "something changed, or was left aside"
+    assert stub.contents(disk) == before, "a file changed, or a temporary file remains"
     assert stub.same(load(folder, "latest").checkpoint, stub.checkpoint(100, TABLE))
 
 
 def check_refusal_at_start(folder: RunDir) -> None:
-    """More checkpoints than fit: told before anything is written."""
+    """Check that a run with more checkpoints than fit is refused before anything is written."""
     before = stub.contents(folder.path)
     with pytest.raises(DiskFullError, match=r"the checkpoints of this run need 2\.4 MB, 1\.. MB are free"):
         require_space(folder.path, 5 * CHECKPOINT_BYTES)
@@ -60,19 +60,19 @@ def check_refusal_at_start(folder: RunDir) -> None:
     print("ok refused")
 
 
-def main(place: Path) -> None:
-    """Ten levels, and a read-only disk."""
-    mount(place)
-    folder = stub.folder(place / "run", run=RUN)
+def main(disk: Path) -> None:
+    """Save at ten fill levels, then on a read-only disk."""
+    mount(disk)
+    folder = stub.folder(disk / "run", run=RUN)
     save(folder, 100, stub.checkpoint(100, TABLE))
     for level in range(LEVELS):
         left = CHECKPOINT_BYTES * level // LEVELS
-        ballast = fill(place, left)
-        check_save_on_full_disk(folder, place, format_bytes(free_bytes(place)))
+        filler = fill(disk, left)
+        check_save_on_full_disk(folder, disk, format_bytes(free_bytes(disk)))
         print("ok", level)
-        ballast.unlink()
+        filler.unlink()
     check_refusal_at_start(folder)
-    mount(place, "remount", "ro")
+    mount(disk, "remount", "ro")
     with pytest.raises(StorageError, match=r"read-only file system; the last good checkpoint is step-00000100\."):
         save(folder, 120, stub.checkpoint(120, TABLE))
     print("ok read-only")

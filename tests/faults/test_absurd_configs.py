@@ -1,4 +1,4 @@
-"""A run's config that is well-formed and absurd is refused in words, before anything is allocated for it.
+"""Tests that a well-formed config with absurd values is refused with an error, before anything is allocated for it.
 
 Row E6 of the fault matrix.
 """
@@ -21,9 +21,9 @@ from fabella.runs.run_dir import RunDir
 from tests.runs import stub
 
 CASES = 1000
-MOST_MEMORY_BYTES = 200_000_000
+MAX_MEMORY_BYTES = 200_000_000
 LARGEST_VALUE = 2**63 - 1
-LONGEST_ERROR = 1500
+MAX_ERROR_CHARS = 1500
 
 MODELS: list[dict[str, Any]] = [
     {"family": "gpt2", "vocab_size": 256, "context_length": 8, "dim": 4, "layers": 1, "heads": 2, "ffn_dim": 4},
@@ -68,19 +68,19 @@ def leaves(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[s
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
-    """A run with one to three absurd values, mostly in its model."""
+    """Generate the config of a run with one to three absurd values, mostly in its model section."""
     values = copy.deepcopy(stub.VALUES)
     values["model"] = dict(draw(st.sampled_from(MODELS)))
-    of_the_model = [leaf for leaf in leaves(values) if leaf[0] == "model" and leaf[1] != "family"]
+    model_leaves = [leaf for leaf in leaves(values) if leaf[0] == "model" and leaf[1] != "family"]
     for _ in range(draw(st.integers(1, 3))):
-        *sections, key = draw(st.sampled_from(of_the_model) | st.sampled_from(leaves(values)))
+        *sections, key = draw(st.sampled_from(model_leaves) | st.sampled_from(leaves(values)))
         section = values
         for name in sections:
             section = section[name]
             if not isinstance(section, dict):
                 break
         else:
-            section[key] = draw(ABSURD)
+            section[key] = copy.deepcopy(draw(ABSURD))  # later draws change it
     return values
 
 
@@ -95,7 +95,7 @@ def folder(quick_path: Path) -> Path:
 
 
 def error_for(folder: Path) -> str:
-    """Why a config is refused; empty where its model could be built."""
+    """Return the error that refuses the config, or an empty string if its model can be built."""
     try:
         run = RunDir.open(folder).run
     except CheckpointError as error:
@@ -112,16 +112,16 @@ def test_an_absurd_config_is_refused_or_harmless(folder: Path) -> None:
 
     @settings(max_examples=CASES)
     @given(configs())
-    def opened(values: dict[str, Any]) -> None:
+    def check_config(values: dict[str, Any]) -> None:
         (folder / "config.yaml").write_bytes(signed(values))
-        refusal = error_for(folder)
-        refused.extend([refusal] if refusal else [])
-        assert len(refusal) < LONGEST_ERROR
-        assert process.memory_info().rss - before < MOST_MEMORY_BYTES
+        error = error_for(folder)
+        refused.extend([error] if error else [])
+        assert len(error) < MAX_ERROR_CHARS
+        assert process.memory_info().rss - before < MAX_MEMORY_BYTES
 
-    opened()
-    assert len(refused) > CASES // 2, "hardly any of the configs was absurd"
-    assert all("is not the config of a run: " in words and words.isprintable() for words in refused)
+    check_config()
+    assert len(refused) > CASES // 2, "too few of the generated configs are absurd"
+    assert all("is not the config of a run: " in message and message.isprintable() for message in refused)
 
 
 @pytest.mark.parametrize(

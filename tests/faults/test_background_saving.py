@@ -1,4 +1,4 @@
-"""Saving worker the loop: it may fail, die or be slow, and never is there half a checkpoint or a wrong one.
+"""Tests that a background save which fails, is killed or is slow never leaves a partial or wrong checkpoint.
 
 Row A16 of the fault matrix.
 """
@@ -34,13 +34,13 @@ from tests.runs import stub
 from tests.training import tiny
 
 CYCLES = 100
-DEATHS = 4
-LONG = 60.0
-"""Seconds after which a test that waits for another thread gives up; it never waits that long when all is well."""
+KILLS = 4
+TIMEOUT_SECONDS = 60.0
+"""Timeout for waiting on another thread; a passing test never waits that long."""
 
 
-class Trained:
-    """An engine in name only: its state is that of the last step, in arrays that the next step overwrites."""
+class FakeEngine:
+    """A stub engine whose state is that of the last step, in arrays that the next step overwrites."""
 
     def __init__(self) -> None:
         self.now = stub.checkpoint(0).state
@@ -59,64 +59,68 @@ class Trained:
         )
 
 
-class Result:
+class EmptyResult:
     def read(self) -> dict[str, float]:
         return {}
 
 
-def saving(run: RunConfig, run_dir: RunDir, engine: Any, worker: BackgroundWorker, said: list[str]) -> SaveCheckpoint:
-    session: Any = SimpleNamespace(run=run, run_dir=run_dir, engine=engine, steps=10**6, print=said.append)
+def make_save(
+    run: RunConfig, run_dir: RunDir, engine: Any, worker: BackgroundWorker, printed: list[str]
+) -> SaveCheckpoint:
+    session: Any = SimpleNamespace(run=run, run_dir=run_dir, engine=engine, steps=10**6, print=printed.append)
     signals = SyncedSignals(Signals(), SingleProcess())
     return SaveCheckpoint(
         session, signals, worker, due=every_steps(run.checkpoint.every_steps), callback_state=lambda: {"best_loss": 0.5}
     )
 
 
-def every_step(full: str = "stop") -> RunConfig:
+def save_every_step(full: str = "stop") -> RunConfig:
     return stub.RUN.model_copy(
         update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"every_steps": 1, "on_disk_full": full})}
     )
 
 
-def steps(save: SaveCheckpoint, engine: Trained, worker: BackgroundWorker, *numbers: int) -> None:
-    """The loop, as far as saving sees it."""
+def steps(save: SaveCheckpoint, engine: FakeEngine, worker: BackgroundWorker, *numbers: int) -> None:
+    """Run the parts of the training loop that the callback depends on."""
     for step in numbers:
         engine.step(step)
         worker.check()
         progress = Progress(step, 3 * step, 24 * step)
-        save.signals(progress, Result())
-        save(progress, Result())
+        save.signals(progress, EmptyResult())
+        save(progress, EmptyResult())
 
 
 def expected(step: int) -> Checkpoint:
-    made = stub.checkpoint(step)
-    return replace(made, progress={**made.progress, "best_loss": 0.5})
+    checkpoint = stub.checkpoint(step)
+    return replace(checkpoint, progress={**checkpoint.progress, "best_loss": 0.5})
 
 
 @pytest.mark.fault("A16", cases=CYCLES)
 def test_a_failing_write_leaves_the_pointer_on_a_complete_checkpoint(quick_path: Path) -> None:
     chance = random.Random(16)
-    with watch_disk_calls(no_action) as watched:
+    with watch_disk_calls(no_action) as recorded:
         run_until_failure(quick_path / "rehearsal", 3)
     for cycle in range(CYCLES):
-        point = chance.randrange(len(watched.calls))
+        point = chance.randrange(len(recorded.calls))
         folder = quick_path / str(cycle)
-        with watch_disk_calls(fail_calls(errno.EIO, (watched.calls[point][0],), from_call=chance.randrange(40))):
+        with watch_disk_calls(fail_calls(errno.EIO, (recorded.calls[point][0],), from_call=chance.randrange(40))):
             failed_at = run_until_failure(folder, 3)
         if not (folder / "latest").exists():
             continue
-        newest = load(RunDir.open(folder), "latest")
-        assert stub.same(newest.checkpoint, expected(newest.step))
-        # A save that fails in its last moments, while older ones are removed, has been made all the same.
-        assert failed_at is None or newest.step <= failed_at <= newest.step + 2, "told by the step after it"
+        latest = load(RunDir.open(folder), "latest")
+        assert stub.same(latest.checkpoint, expected(latest.step))
+        # A save that fails while it prunes older checkpoints has written its own.
+        assert failed_at is None or latest.step <= failed_at <= latest.step + 2, (
+            "the error is raised within two steps of the failed save"
+        )
 
 
 def run_until_failure(path: Path, last: int) -> int | None:
-    """The step that the loop had come to when the error reached it; None where there was none."""
-    engine, said, step = Trained(), list[str](), 0
+    """Return the step at which the error was raised in the loop, or None without an error."""
+    engine, printed, step = FakeEngine(), list[str](), 0
     try:
-        with BackgroundWorker(said.append) as worker:
-            save = saving(every_step(), stub.folder(path, run=every_step()), engine, worker, said)
+        with BackgroundWorker(printed.append) as worker:
+            save = make_save(save_every_step(), stub.folder(path, run=save_every_step()), engine, worker, printed)
             for step in range(1, last + 1):
                 steps(save, engine, worker, step)
     except StorageError:
@@ -128,44 +132,44 @@ def run_until_failure(path: Path, last: int) -> int | None:
 def test_the_error_is_raised_at_the_next_step_and_nothing_is_saved_after_it(
     quick_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    attempted: list[int] = []
 
     def fails(folder: RunDir, step: int, snapshot: Checkpoint, **marks: bool) -> None:
-        asked.append(step)
+        attempted.append(step)
         raise DiskFullError("disk full: nothing free.")
 
     monkeypatch.setattr(checkpointing, "save", fails)
-    engine, folder = Trained(), stub.folder(quick_path / "run", run=every_step())
+    engine, folder = FakeEngine(), stub.folder(quick_path / "run", run=save_every_step())
     with pytest.raises(DiskFullError), BackgroundWorker(print) as worker:  # noqa: PT012
-        save = saving(every_step(), folder, engine, worker, [])
+        save = make_save(save_every_step(), folder, engine, worker, [])
         steps(save, engine, worker, 1)
         with pytest.raises(DiskFullError):
             steps(save, engine, worker, 2)
-    assert asked == [1]
+    assert attempted == [1]
 
 
 @pytest.mark.fault("A16", cases=1)
 def test_on_a_full_disk_the_save_is_retried_at_the_next_step(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-    whole = checkpointing.save
+    attempted: list[int] = []
+    real_save = checkpointing.save
 
     def full_at_first(folder: RunDir, step: int, snapshot: Checkpoint, **marks: bool) -> None:
-        tried.append(step)
-        if len(tried) == 1:
+        attempted.append(step)
+        if len(attempted) == 1:
             raise DiskFullError("disk full: nothing free.")
-        whole(folder, step, snapshot, **marks)
+        real_save(folder, step, snapshot, **marks)
 
     monkeypatch.setattr(checkpointing, "save", full_at_first)
-    engine, said = Trained(), list[str]()
+    engine, printed = FakeEngine(), list[str]()
     run = stub.RUN.model_copy(update={"checkpoint": stub.RUN.checkpoint.model_copy(update={"on_disk_full": "retry"})})
     folder = stub.folder(quick_path / "run", run=run)
-    with BackgroundWorker(said.append) as worker:
-        save = saving(run, folder, engine, worker, said)
+    with BackgroundWorker(printed.append) as worker:
+        save = make_save(run, folder, engine, worker, printed)
         steps(save, engine, worker, *range(1, 11))
         worker.flush()
         steps(save, engine, worker, 11, 12)
-    assert tried == [10, 11]
-    assert said == ["Step 10 could not be saved; the next step will be: disk full: nothing free."]
+    assert attempted == [10, 11]
+    assert printed == ["Step 10 could not be saved; the next step will be: disk full: nothing free."]
     assert stub.same(load(folder, "latest").checkpoint, expected(11))
 
 
@@ -176,17 +180,17 @@ def test_a_failed_save_at_the_end_is_an_error(end: str, quick_path: Path, monkey
         raise DiskFullError("disk full: nothing free.")
 
     monkeypatch.setattr(checkpointing, "save", full)
-    run = every_step("retry")
-    engine, folder = Trained(), stub.folder(quick_path / "run", run=run)
+    run = save_every_step("retry")
+    engine, folder = FakeEngine(), stub.folder(quick_path / "run", run=run)
     with BackgroundWorker(print) as worker:
-        save = saving(run, folder, engine, worker, [])
+        save = make_save(run, folder, engine, worker, [])
         save.signals.signals.stop_requested = end == "interrupted"
         save.session.steps = 1 if end == "last step" else 5
         with pytest.raises(DiskFullError):
             steps(save, engine, worker, 1)
 
 
-# ---------------------------------------------------------------- whole trainings
+# ---------------------------------------------------------------- complete runs
 
 
 @pytest.fixture(scope="module")
@@ -195,40 +199,40 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 
 @pytest.fixture(scope="module")
-def straight(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed, all its checkpoints kept."""
+def uninterrupted(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train an uninterrupted run that keeps all its checkpoints."""
     return start_run(tiny.run("checkpoint.keep_last=100"), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
 @pytest.mark.fault("A16", cases=8)
 @pytest.mark.fault("C11", cases=8)
 def test_a_slow_writer_saves_the_state_of_the_step_that_was_due(
-    straight: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every save is held back until the loop has taken another step: with its weights in place of the snapshot's,
-    the checkpoint would be another one. And there is never a second save beside the first."""
-    reached, under_way, most = Reached(), 0, 0
-    whole = checkpointing.save
+    """Each save is delayed until the loop has run another step. A checkpoint of the live weights would then differ
+    from one of the snapshot. There is also never more than one save at a time."""
+    counter, running, most_running = StepCounter(), 0, 0
+    real_save = checkpointing.save
 
     def slow(folder: RunDir, step: int, snapshot: Checkpoint, **marks: bool) -> None:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        reached.wait_for(min(step + 1, tiny.STEPS))
-        whole(folder, step, snapshot, **marks)
-        under_way -= 1
+        nonlocal running, most_running
+        running += 1
+        most_running = max(most_running, running)
+        counter.wait_for(min(step + 1, tiny.STEPS))
+        real_save(folder, step, snapshot, **marks)
+        running -= 1
 
     monkeypatch.setattr(checkpointing, "save", slow)
-    out = start_run(tiny.run("checkpoint.keep_last=100"), tmp_path / "run", data, callbacks=[reached]).folder
-    assert most == 1
-    saved = [load(RunDir.open(path), step).checkpoint for path in (out, straight) for step in range(5, 41, 5)]
-    for slowly, straightly in zip(saved[:8], saved[8:], strict=True):
-        assert stub.same(slowly, straightly)
-    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+    out = start_run(tiny.run("checkpoint.keep_last=100"), tmp_path / "run", data, callbacks=[counter]).folder
+    assert most_running == 1
+    saved = [load(RunDir.open(path), step).checkpoint for path in (out, uninterrupted) for step in range(5, 41, 5)]
+    for slow_checkpoint, expected_checkpoint in zip(saved[:8], saved[8:], strict=True):
+        assert stub.same(slow_checkpoint, expected_checkpoint)
+    assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
-class Reached:
-    """An observer that other threads can wait for."""
+class StepCounter:
+    """A callback that publishes the current step to other threads."""
 
     def __init__(self) -> None:
         self.step, self.changed = 0, threading.Condition()
@@ -240,12 +244,12 @@ class Reached:
 
     def wait_for(self, step: int) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: self.step >= step, LONG)
+            assert self.changed.wait_for(lambda: self.step >= step, TIMEOUT_SECONDS)
 
 
-@pytest.mark.fault("A16", cases=DEATHS)
+@pytest.mark.fault("A16", cases=KILLS)
 def test_a_run_killed_during_a_background_save_resumes_to_the_same_bits(
-    straight: Path, data: TokenizedDataset, tmp_path: Path
+    uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     chance = random.Random(7)
 
@@ -254,18 +258,18 @@ def test_a_run_killed_during_a_background_save_resumes_to_the_same_bits(
 
     with watch_disk_calls(no_action) as watched:
         train(tmp_path / "rehearsal")()
-    for number in range(DEATHS):
+    for number in range(KILLS):
         out = tmp_path / str(number)
         with watch_disk_calls(die_at_call(chance.randrange(len(watched.calls) // 4, len(watched.calls) - 10))):
             assert run_in_child(train(out)) == DIED
         assert_no_row_is_missing(out)
         resume(out)
-        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+        assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
 def assert_no_row_is_missing(out: Path) -> None:
-    """Up to the newest checkpoint every row is there: the file stands for all that was learned so far."""
+    """Check that the metrics have each row up to the latest checkpoint."""
     saved = max(RunDir.open(out).steps(), default=0)
-    told = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
     due = [step for step in [1, *range(3, 41, 3)] if step <= saved]
-    assert [row["step"] for row in told if row["kind"] == "train" and row["step"] <= saved] == due
+    assert [row["step"] for row in rows if row["kind"] == "train" and row["step"] <= saved] == due

@@ -1,4 +1,4 @@
-"""Files that are small on disk and huge when unpacked, and archives that lead elsewhere: stopped, nothing written.
+"""Tests that decompression bombs and archives with hostile paths are refused, and that nothing is written.
 
 Rows B6 and B7 of the fault matrix.
 """
@@ -29,14 +29,14 @@ from fabella.text.source import documents
 ZSTD = zstandard.ZstdCompressor()
 TEN_GIGABYTES = 10 * 2**30
 PART = 2**26
-# What the matrix allows: processor seconds, since a test must not fail for a busy machine, and the whole process.
-MOST_SECONDS = 5
-MOST_MEGABYTES = 300
+# Limits of the fault matrix: CPU seconds, because a busy machine must not fail the test, and memory of the process.
+MAX_SECONDS = 5
+MAX_MEGABYTES = 300
 
 
 @cache
 def repeated(pack: Callable[[bytes], bytes]) -> bytes:
-    """10 GB of text in as many packed streams as it takes: quickly made, and as bad as a single one."""
+    """Return 10 GB of text as concatenated compressed streams: quick to make, and as harmful as a single one."""
     return pack(b"a" * PART) * (TEN_GIGABYTES // PART)
 
 
@@ -45,14 +45,14 @@ def fast_xz(data: bytes) -> bytes:
 
 
 def table() -> bytes:
-    """A column of a single page that unpacks a thousandfold."""
+    """Return a Parquet column of a single page that is a thousand times larger when unpacked."""
     out = arrow.BufferOutputStream()
     parquet.write_table(arrow.table({"text": ["a" * (PART // 2)]}), out, compression="gzip")
     return out.getvalue().to_pybytes()
 
 
 def nested_zip() -> bytes:
-    """A zip of zips of zips, each holding a file of zeros."""
+    """Return three levels of nested zip files, the innermost with a file of zeros."""
     inner = bytes(2**20)
     for _ in range(3):
         out = io.BytesIO()
@@ -81,14 +81,14 @@ def test_decompression_bombs_are_stopped_in_seconds_with_little_memory(tmp_path:
     for name, (make, _) in BOMBS.items():
         (tmp_path / name).write_bytes(make())
     files = [str(tmp_path / name) for name in BOMBS]
-    words = [sys.executable, "-m", "tests.faults.read_bombs", *files]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    for (name, (_, outcome)), line in zip(BOMBS.items(), done.stdout.splitlines(), strict=True):
-        found = json.loads(line)
-        assert outcome in found["outcome"], name
-        assert found["seconds"] < MOST_SECONDS, name
-        assert found["megabytes"] < MOST_MEGABYTES, name
+    command = [sys.executable, "-m", "tests.faults.read_bombs", *files]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert process.returncode == 0, process.stderr
+    for (name, (_, outcome)), line in zip(BOMBS.items(), process.stdout.splitlines(), strict=True):
+        result = json.loads(line)
+        assert outcome in result["outcome"], name
+        assert result["seconds"] < MAX_SECONDS, name
+        assert result["megabytes"] < MAX_MEGABYTES, name
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(BOMBS)
 
 
@@ -119,7 +119,7 @@ def zip_archive(*names: str, link: bool = False) -> bytes:
     return out.getvalue()
 
 
-CRAFTED = {
+CRAFTED_ARCHIVES = {
     "parent.tar": tar(member("../outside.txt")),
     "absolute.tar": tar(member("/outside.txt")),
     "symlink.tar": tar(member("link", tarfile.SYMTYPE, "../outside.txt")),
@@ -137,21 +137,21 @@ CRAFTED = {
 
 @pytest.mark.fault("B7", cases=1)
 @pytest.mark.parametrize("disguised", [False, True], ids=["by name", "disguised"])
-@pytest.mark.parametrize("name", CRAFTED)
+@pytest.mark.parametrize("name", CRAFTED_ARCHIVES)
 def test_an_archive_is_refused_without_extracting(tmp_path: Path, name: str, disguised: bool) -> None:
-    """Fabella unpacks no archives: there is no code that could be led outside."""
+    """Fabella unpacks no archives, so that no member can be written outside of the folder."""
     inside = tmp_path / "inside"
     inside.mkdir()
-    called = name.replace(".tar", ".txt").replace(".zip", ".txt") if disguised else name
-    (inside / called).write_bytes(CRAFTED[name])
+    file_name = name.replace(".tar", ".txt").replace(".zip", ".txt") if disguised else name
+    (inside / file_name).write_bytes(CRAFTED_ARCHIVES[name])
     with pytest.raises(TextError, match=r"is an archive|is a (?:tar|zip) archive") as error:
-        list(documents(FilesSource(paths=(str(inside / called),))))
+        list(documents(FilesSource(paths=(str(inside / file_name),))))
     assert "Unpack it, then give" in error.value.hint
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
         "inside",
-        f"inside/{called}",
+        f"inside/{file_name}",
     ]
 
 
 def test_there_are_twelve_archives() -> None:
-    assert len(CRAFTED) == 12
+    assert len(CRAFTED_ARCHIVES) == 12

@@ -1,4 +1,4 @@
-"""Lines of .jsonl and .csv broken at random: a document, or an error in words that names the line; never a traceback.
+"""Tests that a randomly damaged line of a .jsonl or .csv file is a document, or an error that names the line.
 
 Row B5 of the fault matrix.
 """
@@ -29,25 +29,27 @@ values = st.recursive(
 )
 
 
-def spelled(value: object) -> bytes:
+def encoded(value: object) -> bytes:
     try:
         return json.dumps(value).encode()
-    except ValueError:  # Python refuses to spell integers of more than 4,300 digits, but others do not
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits, but others do not
         return b'{"text": "x", "id": 1' + b"0" * 5000 + b"}"
 
 
-objects = st.dictionaries(st.sampled_from(["text", "id", "title"]), values, max_size=3).map(spelled)
+objects = st.dictionaries(st.sampled_from(["text", "id", "title"]), values, max_size=3).map(encoded)
 nested = st.tuples(st.sampled_from([b"[", b'{"a":']), st.sampled_from([100, 100_000])).map(
     lambda how: b'{"text": "x", "deep": ' + how[0] * how[1]
 )
-twice = st.sampled_from([b'{"text": "a", "text": "b"}', b'{"text": "a", "id": {"b": 1, "b": 2}}'])
+duplicate_keys = st.sampled_from([b'{"text": "a", "text": "b"}', b'{"text": "a", "id": {"b": 1, "b": 2}}'])
 noise = st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b" "))
-json_line = objects | nested | twice | noise | st.sampled_from([b"null", b"[]", b'"text"', b"7", b"{}", b"{", b""])
+json_line = (
+    objects | nested | duplicate_keys | noise | st.sampled_from([b"null", b"[]", b'"text"', b"7", b"{}", b"{", b""])
+)
 
 
 @st.composite
 def corrupt_line(draw: st.DrawFn, lines: st.SearchStrategy[bytes]) -> bytes:
-    """A line as it is, or cut short, or with one byte changed."""
+    """Generate a line that is intact, truncated, or has one byte changed."""
     line = bytearray(draw(lines))
     change = draw(st.sampled_from(["none", "none", "cut", "flip"]))
     if line and change == "cut":
@@ -61,41 +63,41 @@ field = st.text(st.sampled_from('ab,;"\r\n\0 é'), max_size=8).map(str.encode) |
 csv_line = st.lists(field, max_size=4).map(b",".join)
 
 
-def checked_outcome(path: Path, first: bytes, lines: list[bytes], max_bad_lines: int) -> None:
-    """Every outcome that is allowed; whatever else is raised fails the test."""
+def check_outcome(path: Path, first: bytes, lines: list[bytes], max_bad_lines: int) -> None:
+    """Check that the file is read or refused with a TextError; any other exception fails the test."""
     path.write_bytes(b"\n".join([first, *lines, b""]))
     source = FilesSource(paths=(str(path),), column="text")
     notes = ReadReport()
     found: list[str] = []
-    refusal: TextError | None = None
+    error: TextError | None = None
     try:
         found.extend(documents(source, decode_errors="replace", max_bad_lines=max_bad_lines, notes=notes))
-    except TextError as error:
-        refusal = error
-    if refusal:
-        # Where no line is named, the file as a whole is no text: full of control bytes, or one JSON list.
-        assert "line" in refusal.message or "is not text" in refusal.message, refusal
-        assert refusal.hint
+    except TextError as raised:
+        error = raised
+    if error:
+        # An error without a line number is about the file as a whole: it has control bytes, or is one JSON list.
+        assert "line" in error.message or "is not text" in error.message, error
+        assert error.hint
         return
     assert notes.bad_lines <= max_bad_lines
     assert notes.documents == len(found)
     assert all(text.encode().decode() == text for text in found)
 
 
-def outcomes(name: str, first: bytes, line: st.SearchStrategy[bytes], cases: int, tmp_path: Path) -> None:
+def check_outcomes(name: str, first: bytes, line: st.SearchStrategy[bytes], cases: int, tmp_path: Path) -> None:
     @settings(max_examples=cases, suppress_health_check=list(HealthCheck))
     @given(st.lists(corrupt_line(line), min_size=1, max_size=4), st.sampled_from([0, 1, 10**9]))
     def check(lines: list[bytes], max_bad_lines: int) -> None:
-        checked_outcome(tmp_path / name, first, lines, max_bad_lines)
+        check_outcome(tmp_path / name, first, lines, max_bad_lines)
 
     check()
 
 
 @pytest.mark.fault("B5", cases=CASES * 3 // 4)
 def test_broken_jsonl_lines_are_named_or_skipped(tmp_path: Path) -> None:
-    outcomes("a.jsonl", b'{"text": "fine", "id": 1}', json_line, CASES * 3 // 4, tmp_path)
+    check_outcomes("a.jsonl", b'{"text": "fine", "id": 1}', json_line, CASES * 3 // 4, tmp_path)
 
 
 @pytest.mark.fault("B5", cases=CASES // 4)
 def test_broken_csv_lines_are_named_or_skipped(tmp_path: Path) -> None:
-    outcomes("a.csv", b"id,text\n1,fine", csv_line, CASES // 4, tmp_path)
+    check_outcomes("a.csv", b"id,text\n1,fine", csv_line, CASES // 4, tmp_path)

@@ -1,4 +1,4 @@
-"""Cut, flipped, edited: no damage to a checkpoint is ever loaded in silence.
+"""Tests that a truncated, bit-flipped or edited checkpoint is reported and never loaded.
 
 Rows A8, A9 and A10 of the fault matrix.
 """
@@ -28,12 +28,12 @@ FIRST, SECOND, *_ = stub.TABLE
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """Steps 100 and 120; every test gives 120 back as it found it."""
+    """Save steps 100 and 120. Each test restores step 120."""
     return stub.folder(tmp_path_factory.mktemp("run"), [100, 120])
 
 
 def expect_refused(folder: RunDir, problem: str) -> None:
-    """The step that was asked for is refused by name; who asks for the latest gets the one before, and is told."""
+    """Check that step 120 is refused by name, and that "latest" falls back to step 100 with a warning."""
     with pytest.raises(CheckpointError, match=problem):
         load(folder, 120)
     loaded = load(folder, "latest")
@@ -45,52 +45,52 @@ def expect_refused(folder: RunDir, problem: str) -> None:
 @pytest.mark.fault("A8", cases=PARTS + 1)
 def test_a_truncated_file_is_reported_with_both_sizes(folder: RunDir) -> None:
     path = folder.checkpoints / "step-00000120" / "model.safetensors"
-    whole = path.read_bytes()
-    for size in [len(whole) * part // PARTS for part in range(PARTS)] + [len(whole) - 1]:
-        path.write_bytes(whole[:size])
-        expect_refused(folder, rf"^step-00000120/model.safetensors: size {size} != {len(whole)} in manifest\.")
-    path.write_bytes(whole)
+    original = path.read_bytes()
+    for size in [len(original) * part // PARTS for part in range(PARTS)] + [len(original) - 1]:
+        path.write_bytes(original[:size])
+        expect_refused(folder, rf"^step-00000120/model.safetensors: size {size} != {len(original)} in manifest\.")
+    path.write_bytes(original)
     assert load(folder, "latest").step == 120
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_can_be_truncated_or_missing(name: str, folder: RunDir) -> None:
     path = folder.checkpoints / "step-00000120" / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
+    original = path.read_bytes()
+    path.write_bytes(original[:-1])
     expect_refused(folder, f"^step-00000120/{name}: ")
     path.unlink()
     with pytest.raises(CheckpointError, match=f"^step-00000120/{name}: (missing|no manifest)"):
         load(folder, 120)
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
 @pytest.mark.fault("A9", cases=FLIPS)
 def test_a_flipped_bit_is_found_anywhere(folder: RunDir) -> None:
-    chance = random.Random(9)
-    place = folder.checkpoints / "step-00000120"
-    whole = {name: (place / name).read_bytes() for name in FILES}
+    generator = random.Random(9)
+    checkpoint_dir = folder.checkpoints / "step-00000120"
+    original = {name: (checkpoint_dir / name).read_bytes() for name in FILES}
     for number in range(FLIPS):
         name = FILES[number % len(FILES)]
-        flipped = bytearray(whole[name])
-        flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
-        (place / name).write_bytes(flipped)
+        flipped = bytearray(original[name])
+        flipped[generator.randrange(len(flipped))] ^= 1 << generator.randrange(8)
+        (checkpoint_dir / name).write_bytes(flipped)
         with pytest.raises(CheckpointError, match=f"^step-00000120/{name}: damaged"):
             load(folder, 120)
-        (place / name).write_bytes(whole[name])
+        (checkpoint_dir / name).write_bytes(original[name])
     assert stub.same(load(folder, 120).checkpoint, stub.checkpoint(120))
 
 
-# ---------------------------------------------------------------- edited, with a manifest that agrees
+# ---------------------------------------------------------------- edited, with a manifest that matches
 
 Tensors = dict[str, NDArray[Any]]
 
 
 def edit(file: str, change: Callable[[Tensors], Any]) -> Callable[[Path], None]:
-    def apply(place: Path) -> None:
-        tensors = load_tensors((place / file).read_bytes(), where=file)
+    def apply(checkpoint_dir: Path) -> None:
+        tensors = load_tensors((checkpoint_dir / file).read_bytes(), where=file)
         change(tensors)
-        (place / file).write_bytes(b"".join(bytes(part) for part in dump_tensors(tensors)))
+        (checkpoint_dir / file).write_bytes(b"".join(bytes(part) for part in dump_tensors(tensors)))
 
     return apply
 
@@ -104,15 +104,15 @@ def optimizer(change: Callable[[Tensors], Any]) -> Callable[[Path], None]:
 
 
 def state(**changes: Any) -> Callable[[Path], None]:
-    def apply(place: Path) -> None:
-        values = {**json.loads((place / "state.json").read_bytes()), **changes}
-        (place / "state.json").write_text(json.dumps(values))
+    def apply(checkpoint_dir: Path) -> None:
+        values = {**json.loads((checkpoint_dir / "state.json").read_bytes()), **changes}
+        (checkpoint_dir / "state.json").write_text(json.dumps(values))
 
     return apply
 
 
-def no_state(place: Path) -> None:
-    (place / "state.json").write_text("[]")
+def write_list_as_state(checkpoint_dir: Path) -> None:
+    (checkpoint_dir / "state.json").write_text("[]")
 
 
 def rename(tensors: Tensors, old: str, new: str) -> None:
@@ -132,7 +132,10 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "half precision": (model(lambda t: t.update({FIRST: t[FIRST].astype(np.float16)})), "is float16, not float32"),
     "double precision": (model(lambda t: t.update({FIRST: t[FIRST].astype(np.float64)})), "is float64, not float32"),
     "integers": (model(lambda t: t.update({FIRST: t[FIRST].astype(np.int32)})), "is int32, not float32"),
-    "no optimizer": (lambda place: (place / "optimizer.safetensors").unlink(), "optimizer.safetensors: missing"),
+    "no optimizer": (
+        lambda checkpoint_dir: (checkpoint_dir / "optimizer.safetensors").unlink(),
+        "optimizer.safetensors: missing",
+    ),
     "empty optimizer": (optimizer(lambda t: t.clear()), f"optimizer.safetensors does not .*: first.{FIRST} is missing"),
     "one moment missing": (optimizer(lambda t: t.pop(f"second.{FIRST}")), f"second.{FIRST} is missing"),
     "moment of another shape": (
@@ -145,18 +148,18 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another step": (state(step=100), "state.json is of step 100, not 120"),
     "a later format": (state(format=99), "state.json was written in format 99"),
-    "not a state": (no_state, "it has no format number"),
+    "not a state": (write_list_as_state, "it has no format number"),
 }
 
 
-def seal(place: Path) -> None:
-    """Write a manifest that agrees with the files as they are: edited by somebody who knows how."""
+def seal(checkpoint_dir: Path) -> None:
+    """Write a manifest that matches the edited files."""
     entries = {
-        name: {"size": (place / name).stat().st_size, "sha256": sha256_of(place / name)}
+        name: {"size": (checkpoint_dir / name).stat().st_size, "sha256": sha256_of(checkpoint_dir / name)}
         for name in FILES[1:]
-        if (place / name).exists()
+        if (checkpoint_dir / name).exists()
     }
-    (place / "manifest.json").write_bytes(dump_manifest({"format": 1, "step": 120, "files": entries}))
+    (checkpoint_dir / "manifest.json").write_bytes(dump_manifest({"format": 1, "step": 120, "files": entries}))
 
 
 @pytest.mark.fault("A10", cases=2 * len(MUTATIONS))
@@ -165,10 +168,10 @@ def seal(place: Path) -> None:
 def test_an_edited_checkpoint_is_refused_by_name(mutation: str, sealed: bool, folder: RunDir, tmp_path: Path) -> None:
     apply, problem = MUTATIONS[mutation]
     edited = stub.copied(folder, tmp_path / "run")
-    place = edited.checkpoints / "step-00000120"
-    apply(place)
+    checkpoint_dir = edited.checkpoints / "step-00000120"
+    apply(checkpoint_dir)
     if sealed:
-        seal(place)
+        seal(checkpoint_dir)
         if mutation == "no optimizer":
             problem = "optimizer.safetensors: not listed in the manifest"
         expect_refused(edited, problem)

@@ -1,4 +1,4 @@
-"""Text that is empty or damaged in every known way: read as far as the policy allows, or refused in words.
+"""Tests that empty or damaged text is read according to ``decode_errors``, or refused with an error.
 
 Rows B3 (the text side) and B4 of the fault matrix.
 """
@@ -31,7 +31,7 @@ def read(path: Path, invalid: str = "strict", notes: ReadReport | None = None, s
     return list(documents(source, decode_errors=invalid, notes=notes))  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------- B3: nothing, or next to nothing
+# ---------------------------------------------------------------- B3: no text, or a single character
 
 
 def table_without_rows() -> bytes:
@@ -40,7 +40,7 @@ def table_without_rows() -> bytes:
     return out.getvalue().to_pybytes()
 
 
-NOTHING = {
+WITHOUT_TEXT = {
     "empty.txt": b"",
     "newlines.txt": b"\n\r\n\n",
     "spaces.txt": b"  \t ",
@@ -53,10 +53,10 @@ NOTHING = {
 
 
 @pytest.mark.fault("B3", cases=1)
-@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize("name", WITHOUT_TEXT)
 @pytest.mark.parametrize("separator", ["auto", "file"])
 def test_a_file_without_text_is_a_clear_error(tmp_path: Path, name: str, separator: str) -> None:
-    (tmp_path / name).write_bytes(NOTHING[name])
+    (tmp_path / name).write_bytes(WITHOUT_TEXT[name])
     with pytest.raises(TextError, match=rf"There is no text in .*{name}\. Give a file that contains text\."):
         read(tmp_path / name, separator=separator)
 
@@ -67,15 +67,14 @@ def test_a_single_character_is_a_document(tmp_path: Path) -> None:
     assert read(tmp_path / "a.txt", separator="auto") == ["a"]
 
 
-# ---------------------------------------------------------------- B4: damage in every known way
+# ---------------------------------------------------------------- B4: damaged text
 
 
 class Case(NamedTuple):
-    """What one file holds, and what must come of it.
+    """The content of one file and the expected result for the document between FIRST and LAST.
 
-    ``middle`` is what stands between FIRST and LAST: as text if the file is sound, as an error's words under
-    ``strict`` if it is damaged (then ``replace`` mends it and ``skip`` leaves it out), and ``refused`` if the
-    file is no text at all, whatever the policy.
+    ``sound``: the document, if the file is valid. ``damaged``: the error of ``strict``, if the document is damaged
+    (``replace`` repairs it and ``skip`` drops it). ``refused``: the error of every policy, if the file is not text.
     """
 
     name: str
@@ -184,11 +183,11 @@ def test_replace_keeps_every_document_and_counts_damage(case: Case, write: Calla
         with pytest.raises(TextError, match=case.refused):
             read(path, "replace")
         return
-    found = read(path, "replace", notes)
-    assert (found[0], found[2]) == (FIRST, LAST)
-    assert ("\ufffd" in found[1]) == bool(case.damaged)
+    texts = read(path, "replace", notes)
+    assert (texts[0], texts[2]) == (FIRST, LAST)
+    assert ("\ufffd" in texts[1]) == bool(case.damaged)
     assert (notes.damaged, bool(notes.replaced)) == (bool(case.damaged), bool(case.damaged))
-    assert all(text.encode().decode() == text for text in found)
+    assert all(text.encode().decode() == text for text in texts)
 
 
 @B4
@@ -205,13 +204,13 @@ def test_skip_drops_damaged_documents_only(case: Case, write: Callable[[Case], P
 
 
 GIGABYTE = 2**30
-# Two blocks, two documents of the longest kind, and what decoding makes of them.
-MOST_MEMORY = 16 * 2**20
+# Two blocks, two documents of maximum length, and their decoded copies.
+MAX_MEMORY_BYTES = 16 * 2**20
 
 
 @B4
 def test_a_line_of_a_gigabyte_is_read_with_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the disk is spared: everything behind it reads the whole line."""
+    """The blocks are generated, to spare the disk; all code after that reads the complete line."""
 
     def blocks(path: Path) -> Iterator[bytes]:
         block = b"once upon a time, " * (2**20 // 18)
@@ -231,7 +230,7 @@ def test_a_line_of_a_gigabyte_is_read_with_little_memory(tmp_path: Path, monkeyp
     tracemalloc.stop()
     assert size > 0.99 * GIGABYTE
     assert longest <= 2**20
-    assert peak < MOST_MEMORY
+    assert peak < MAX_MEMORY_BYTES
     assert notes.cut == 1
 
 

@@ -1,4 +1,4 @@
-"""The errors that the guide promises: what is wrong with its value, the rule, and what to do next."""
+"""Tests that each documented error names the value, the rule and a fix, and that no command overwrites files."""
 
 import errno
 import os
@@ -19,64 +19,64 @@ STORY = "Once upon a time there was a fox. The fox was glad.\n\n"
 TRAIN = ["train", "story.txt", "--steps", "2", "training.micro_batch_size=2", "model.dim=16", "model.heads=2"]
 TRAIN += ["model.kv_heads=2", "data.sequences={kind: packed, length: 16, stride: 16}"]
 
-# Locks that a case takes, let go of when it has ended.
-holds: list[Any] = []
+# Locks that a case holds, released when it has ended.
+held_locks: list[Any] = []
 
 Prepare = Callable[[Path, pytest.MonkeyPatch], list[str]]
 
 
-def longer_than_the_positions(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+def sequences_longer_than_the_context(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
     return ["train", "storybook-1m", "data.sequences.length=512"]
 
 
-def a_run_of_another_text(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    tiny_run.make(home / "runs" / "story")
+def run_directory_with_another_text(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    tiny_run.make(path / "runs" / "story")
     return TRAIN
 
 
-def a_folder_with_something_else(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    (home / "runs" / "story").mkdir(parents=True)
-    (home / "runs" / "story" / "holiday.jpg").write_bytes(b"\xff")
+def directory_with_other_files(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    (path / "runs" / "story").mkdir(parents=True)
+    (path / "runs" / "story" / "holiday.jpg").write_bytes(b"\xff")
     return TRAIN
 
 
-def a_run_in_use(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    folder = tiny_run.make(home / "runs" / "story")
-    patch.setattr("fabella.training.run._open_same_data", lambda *_: None)  # this run was never trained on any
-    holds.append(lock_dir(folder))
-    holds[-1].__enter__()
+def locked_run(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    folder = tiny_run.make(path / "runs" / "story")
+    patch.setattr("fabella.training.run._open_same_data", lambda *_: None)  # the stub run has no dataset
+    held_locks.append(lock_dir(folder))
+    held_locks[-1].__enter__()
     return ["resume", "runs/story"]
 
 
-def a_damaged_checkpoint(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    folder = tiny_run.make(home / "runs" / "story", steps=(10,))
+def damaged_checkpoint(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    folder = tiny_run.make(path / "runs" / "story", steps=(10,))
     weights = folder / "checkpoints" / "step-00000010" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     return ["generate", "runs/story", "Once", "--checkpoint", "10"]
 
 
-def a_foreign_checkpoint(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+def checkpoint_of_another_model(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
     small, large = tiny_run.run(), tiny_run.run({**tiny_run.LLAMA, "layers": 3})
-    tiny_run.make(home / "large", large, steps=(10,))
-    folder = tiny_run.make(home / "runs" / "story", small, steps=(10,))
+    tiny_run.make(path / "large", large, steps=(10,))
+    folder = tiny_run.make(path / "runs" / "story", small, steps=(10,))
     shutil.rmtree(folder / "checkpoints")
-    shutil.copytree(home / "large" / "checkpoints", folder / "checkpoints")
+    shutil.copytree(path / "large" / "checkpoints", folder / "checkpoints")
     return ["generate", "runs/story", "Once", "--checkpoint", "10"]
 
 
-def no_such_checkpoint(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    tiny_run.make(home / "runs" / "story")
+def missing_checkpoint(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    tiny_run.make(path / "runs" / "story")
     return ["generate", "runs/story", "Once", "--checkpoint", "7"]
 
 
-def another_tokenizer(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    folder = tiny_run.make(home / "runs" / "story", tiny_run.run(vocab_size=200), steps=(10,))
+def another_tokenizer(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    folder = tiny_run.make(path / "runs" / "story", tiny_run.run(vocab_size=200), steps=(10,))
     assert RunDir.open(folder).run.model.vocab_size == 200
     return ["generate", "runs/story", "Once"]
 
 
 def failing_write(number: int) -> Prepare:
-    def prepare(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    def prepare(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
         def fail(*_: Any) -> None:
             raise OSError(number, os.strerror(number))
 
@@ -86,12 +86,12 @@ def failing_write(number: int) -> Prepare:
     return prepare
 
 
-def a_hub_without_its_extra(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    patch.setitem(sys.modules, "datasets", None)  # as where the extra is not installed; test_hub.py has the network
+def hub_without_its_extra(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    patch.setitem(sys.modules, "datasets", None)  # as if the extra were not installed
     return ["train", "piny-37m", "--data", "hub:nobody/nothing"]
 
 
-def interrupted_preparation(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
+def interrupted_preparation(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -100,17 +100,17 @@ def interrupted_preparation(home: Path, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 ERRORS: dict[Prepare, tuple[int, list[str]]] = {
-    longer_than_the_positions: (2, ["data.sequences.length = 512", "model.context_length = 288", "lower it"]),
-    a_run_of_another_text: (4, ["runs/story", "fabella resume"]),
-    a_folder_with_something_else: (4, ["runs/story", "holiday.jpg"]),
-    a_run_in_use: (4, ["locked by pid", "on host"]),
-    a_damaged_checkpoint: (4, ["step-00000010/model.safetensors", "size"]),
-    a_foreign_checkpoint: (4, ["blocks.2.attention"]),
-    no_such_checkpoint: (4, ["step-00000007", "step-00000010"]),
+    sequences_longer_than_the_context: (2, ["data.sequences.length = 512", "model.context_length = 288", "lower it"]),
+    run_directory_with_another_text: (4, ["runs/story", "fabella resume"]),
+    directory_with_other_files: (4, ["runs/story", "holiday.jpg"]),
+    locked_run: (4, ["locked by pid", "on host"]),
+    damaged_checkpoint: (4, ["step-00000010/model.safetensors", "size"]),
+    checkpoint_of_another_model: (4, ["blocks.2.attention"]),
+    missing_checkpoint: (4, ["step-00000007", "step-00000010"]),
     another_tokenizer: (3, ["256 ids", "200"]),
     failing_write(errno.ENOSPC): (4, ["disk full", "are free at", "Free some space"]),
     failing_write(errno.EACCES): (4, ["permission denied", "Change the permissions"]),
-    a_hub_without_its_extra: (3, ["needs datasets", "pip install 'fabella[hub]'"]),
+    hub_without_its_extra: (3, ["needs datasets", "pip install 'fabella[hub]'"]),
     interrupted_preparation: (130, ["Interrupted while preparing", "Run the same command again."]),
 }
 
@@ -127,11 +127,11 @@ def test_a_documented_error_names_the_problem_and_the_fix(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "story.txt").write_text(STORY * 60)
-    words = prepare(tmp_path, monkeypatch)
-    code = run(words)
+    command = prepare(tmp_path, monkeypatch)
+    code = run(command)
     monkeypatch.undo()
-    while holds:
-        holds.pop().__exit__(None, None, None)
+    while held_locks:
+        held_locks.pop().__exit__(None, None, None)
     err = capsys.readouterr().err
     assert code == expected[0], err
     assert "Traceback" not in err
@@ -139,16 +139,16 @@ def test_a_documented_error_names_the_problem_and_the_fix(
         assert part in err
 
 
-def train_again(home: Path) -> list[str]:
+def train_again(path: Path) -> list[str]:
     return [*TRAIN, "seed=5"]
 
 
-def prepare_again(home: Path) -> list[str]:
-    return ["prepare", "other.txt", "--tokenizer", "bytes", "--out", str(home / "prepared-before")]
+def prepare_again(path: Path) -> list[str]:
+    return ["prepare", "other.txt", "--tokenizer", "bytes", "--out", str(path / "prepared-before")]
 
 
-def train_tokenizer_again(home: Path) -> list[str]:
-    return ["tokenizer", "train", "other.txt", "--tokenizer", "bpe:300", "--out", str(home / "tokenizer-before")]
+def train_tokenizer_again(path: Path) -> list[str]:
+    return ["tokenizer", "train", "other.txt", "--tokenizer", "bpe:300", "--out", str(path / "tokenizer-before")]
 
 
 @pytest.mark.fault("G10", cases=3)
@@ -164,12 +164,12 @@ def test_no_command_overwrites_existing_files(
         run(["prepare", "story.txt", "--tokenizer", "bytes", "--context-length", "16", "--out", "prepared-before"]) == 0
     )
     assert run(["tokenizer", "train", "story.txt", "--tokenizer", "bpe:300", "--out", "tokenizer-before"]) == 0
-    before = everything(tmp_path)
+    before = read_all_files(tmp_path)
     assert run(again(tmp_path)) == 4
-    assert before.items() <= everything(tmp_path).items()
+    assert before.items() <= read_all_files(tmp_path).items()
 
 
-def everything(folder: Path) -> dict[str, bytes]:
+def read_all_files(folder: Path) -> dict[str, bytes]:
     return {
         str(path): path.read_bytes()
         for path in folder.rglob("*")

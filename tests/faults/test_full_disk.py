@@ -1,4 +1,4 @@
-"""A disk that is full, over its quota, read-only or failing: an error in words, and every older checkpoint intact.
+"""Tests that a full, read-only or failing disk raises a clear error and leaves every older checkpoint intact.
 
 Rows A5, A6 and A7 of the fault matrix.
 """
@@ -22,7 +22,7 @@ from tests.faults.small_disk import LEVELS
 from tests.runs import stub
 
 
-def is_intact(folder: RunDir, before: dict[str, bytes]) -> None:
+def assert_intact(folder: RunDir, before: dict[str, bytes]) -> None:
     assert stub.contents(folder.path) == before
     assert [item.name for item in folder.path.rglob(".*")] == [".lock"]
     assert stub.same(load(folder, "latest").checkpoint, stub.checkpoint(100))
@@ -41,22 +41,25 @@ def test_a_disk_that_fills_up_leaves_the_older_checkpoint(level: int, tmp_path: 
         r"the last good checkpoint is step-00000100\. Free some space there, or choose a disk with more\.",
         str(caught.value),
     )
-    is_intact(folder, before)
-    save(folder, 120, stub.checkpoint(120))  # once there is room again
+    assert_intact(folder, before)
+    save(folder, 120, stub.checkpoint(120))  # when there is space again
 
 
 @pytest.mark.fault("A5", cases=LEVELS)
 @pytest.mark.fault("A7", cases=1)
 def test_a_real_disk_of_two_megabytes(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare here, which lets a test mount a disk of its own")
+        pytest.skip("needs the command unshare, to mount a disk")
     probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, text=True)
     if probe.returncode:
-        pytest.skip(f"this system lets nobody mount a disk of their own: {probe.stderr.strip()}")
-    words = ["unshare", "-rm", sys.executable, "-m", "tests.faults.small_disk", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:-1] == [f"ok {level}" for level in range(LEVELS)] + ["ok refused", "ok read-only"]
+        pytest.skip(f"this system does not let a user mount a disk: {probe.stderr.strip()}")
+    command = ["unshare", "-rm", sys.executable, "-m", "tests.faults.small_disk", str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split("\n")[:-1] == [f"ok {level}" for level in range(LEVELS)] + [
+        "ok refused",
+        "ok read-only",
+    ]
 
 
 ERRORS = {
@@ -81,17 +84,17 @@ def test_each_disk_failure_in_each_phase_is_reported(number: int, phase: str, tm
     assert caught.value.message.endswith("; the last good checkpoint is step-00000100.")
     assert caught.value.exit_code == 4
     assert caught.value.hint
-    is_intact(folder, before)
+    assert_intact(folder, before)
 
 
 def test_every_disk_call_can_fail(tmp_path: Path) -> None:
-    """Not only the first of its kind: whichever call fails, what is left is whole, and the error is of our own."""
+    """If any single call fails, a complete checkpoint remains, and the error is a StorageError."""
     folder = stub.folder(tmp_path / "run", [100])
     rehearsal = stub.copied(folder, tmp_path / "rehearsal")
     with watch_disk_calls(no_action) as watched:
         save(rehearsal, 120, stub.checkpoint(120))
     for number in range(len(watched.calls)):
-        tried = stub.copied(folder, tmp_path / str(number))
+        copy = stub.copied(folder, tmp_path / str(number))
 
         def fail(position: int, name: str, arguments: tuple[object, ...], point: int = number) -> None:
             if position == point and name != "unlink":
@@ -99,31 +102,31 @@ def test_every_disk_call_can_fail(tmp_path: Path) -> None:
 
         try:
             with watch_disk_calls(fail):
-                save(tried, 120, stub.checkpoint(120))
+                save(copy, 120, stub.checkpoint(120))
         except StorageError:
             pass
         else:
-            # Two calls can be done without: mkdir of what is there, and the unlink that was left alone.
+            # Two calls may fail without an error: mkdir of an existing folder, and unlink, which `fail` skips.
             assert watched.calls[number][0] in {"mkdir", "unlink"}
-        loaded = load(tried, "latest")
+        loaded = load(copy, "latest")
         assert stub.same(loaded.checkpoint, stub.checkpoint(loaded.step))
-        assert [item.name for item in tried.path.rglob(".*")] in ([], [".lock"], [".lock", ".lock-holder"])
+        assert [item.name for item in copy.path.rglob(".*")] in ([], [".lock"], [".lock", ".lock-holder"])
 
 
 def test_a_file_above_the_size_limit_is_reported(tmp_path: Path) -> None:
-    """The real error, not an injected one: a child that may write files of 2,000 bytes."""
+    """The error is real, not injected: the child may write at most 2,000 bytes to a file."""
     folder = stub.folder(tmp_path, [100])
     before = stub.contents(tmp_path)
 
-    def limited() -> None:
+    def save_with_limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         try:
             save(folder, 120, stub.checkpoint(120))
         except DiskFullError as error:
             os._exit(7 if error.message.startswith("file too large: writing step-") else 8)
 
-    assert run_in_child(limited) == 7
-    is_intact(folder, before)
+    assert run_in_child(save_with_limit) == 7
+    assert_intact(folder, before)
 
 
 def test_without_a_checkpoint_the_error_says_so(tmp_path: Path) -> None:

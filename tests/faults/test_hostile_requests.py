@@ -1,7 +1,7 @@
-"""Thousands of requests that mean harm, over every route: refused in words, never a failure, and others are answered.
+"""Tests that thousands of hostile requests, over every route, are refused with an error and never make the server fail.
 
-Made by hypothesis from our own table of fields rather than by schemathesis: that brings a dozen packages, and needs a
-published schema, which an API that others have defined does not have.
+Hypothesis generates them from a table of fields. Schemathesis would bring a dozen packages, and needs a published
+schema of the API, which Fabella does not have.
 """
 
 import json
@@ -21,10 +21,10 @@ from fabella.server.limits import Limits
 from tests.server.stubs import TIMEOUT_SECONDS, InProcess, Response, hashing, listening, sent_within, served_models
 
 LIMITS = Limits(max_batch_size=4, max_queue_size=32, max_tokens=8, body_bytes=20_000)
-"""Short texts: what is tried is what is let in, not what is told"""
+"""Small limits: the tests are about accepted requests, not about completions."""
 ROUTES = [*PAGE, "/healthz", "/metrics", "/v1/models", "/v1/models/a", "/reload",
           "/v1/completions", "/v1/chat/completions"]  # fmt: skip
-TELLING = ROUTES[-2:]
+COMPLETION_ROUTES = ROUTES[-2:]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 EXPECTED = {200, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429}
 
@@ -45,8 +45,8 @@ message = st.fixed_dictionaries(
     {}, optional={"role": st.sampled_from(["user", "system", "assistant", "tool", ""]) | anything,
                   "content": text | st.lists(anything, max_size=3) | anything, "name": anything, "more": anything}
 )  # fmt: skip
-# What would be good for each field; hostile values come for any of them.
-GOOD: dict[str, st.SearchStrategy[Any]] = {
+# Valid and nearly valid values of each field; any field may also get a hostile value.
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "model": st.sampled_from(["a", "", "b", "a/../a"]),
     "prompt": text | st.lists(st.integers(-2, 300), max_size=70),
     "messages": st.lists(message, max_size=4),
@@ -74,7 +74,7 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {
     "response_format": anything,
     "frequency_penalty": number,
 }
-fields = st.fixed_dictionaries({}, optional={name: good | anything for name, good in GOOD.items()})
+fields = st.fixed_dictionaries({}, optional={name: good | anything for name, good in FIELDS.items()})
 bodies = st.one_of(
     fields.map(lambda body: json.dumps(body).encode()),
     fields.map(lambda body: json.dumps({"prompt": "O", "max_tokens": 2, **body}).encode()),
@@ -92,16 +92,16 @@ headers = st.fixed_dictionaries(
 )  # fmt: skip
 paths = (st.sampled_from(ROUTES) | st.tuples(st.sampled_from(ROUTES), text).map("/".join) | text.map("/".__add__)).map(
     lambda path: path.encode("utf-8", "replace").decode()
-)  # a server decodes what came, and never finds a surrogate
+)  # a decoded request path never has a surrogate
 
 
-def _damaged(body: dict[str, Any], place: int, damage: bytes) -> bytes:
-    whole = json.dumps(body).encode()
-    return whole[:place] + damage + whole[place:]
+def _damaged(body: dict[str, Any], position: int, damage: bytes) -> bytes:
+    data = json.dumps(body).encode()
+    return data[:position] + damage + data[position:]
 
 
-class Fuzzed:
-    """Counts requests, and asks a good one after each hundred."""
+class FuzzedServer:
+    """Checks and counts responses, and sends a valid request after every hundred."""
 
     def __init__(self, app: InProcess) -> None:
         self.app, self.count = app, 0
@@ -113,7 +113,7 @@ class Fuzzed:
         return response.json["choices"]
 
     def check(self, response: Response, method: str) -> None:
-        """A refusal in the usual shape, or an response; no failure, and nothing of ours in it."""
+        """Check that the response is an error in the usual format or a success, and shows no traceback."""
         assert response.status in EXPECTED, (response.status, response.body[:500])
         if response.status >= 400 and method != "HEAD":
             assert set(response.error) == {"message", "type", "param", "code"}
@@ -126,31 +126,31 @@ class Fuzzed:
 
 
 @pytest.fixture(scope="module")
-def fuzzed() -> Iterator[Fuzzed]:
+def fuzzed() -> Iterator[FuzzedServer]:
     generator: TextGenerator = hashing()
     with InProcess(served_models(generator, limits=LIMITS), LIMITS) as app:
-        found = Fuzzed(app)
-        yield found
+        server = FuzzedServer(app)
+        yield server
         scheduler = app.served.models["a"].scheduler
-        assert (scheduler.running, scheduler.waiting) == (0, 0), "every place is free again"
+        assert (scheduler.running, scheduler.waiting) == (0, 0), "every row of the batch is free again"
 
 
 def fuzz(cases: int) -> Any:
-    """Requests made by hypothesis; nothing is shrunk for ever."""
+    """Return hypothesis settings with ``cases`` examples and all health checks off."""
     return settings(
         max_examples=cases, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck)
     )  # fmt: skip
 
 
-def send(fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]) -> None:
+def send(fuzzed: FuzzedServer, method: str, path: str, body: bytes, more: dict[str, str]) -> None:
     usual = {"content_type": "application/json"}
     fuzzed.check(fuzzed.app.request(method, path, body, **{**usual, **more}), method)
 
 
 @pytest.mark.fault("F1", cases=200)
 @fuzz(200)
-@given(path=st.sampled_from(TELLING), body=bodies)
-def test_hostile_bodies_are_refused_or_answered(fuzzed: Fuzzed, path: str, body: bytes) -> None:
+@given(path=st.sampled_from(COMPLETION_ROUTES), body=bodies)
+def test_hostile_bodies_are_refused_or_get_a_response(fuzzed: FuzzedServer, path: str, body: bytes) -> None:
     send(fuzzed, "POST", path, body, {})
 
 
@@ -158,7 +158,7 @@ def test_hostile_bodies_are_refused_or_answered(fuzzed: Fuzzed, path: str, body:
 @fuzz(100)
 @given(method=st.sampled_from(METHODS), path=paths, body=bodies, more=headers)
 def test_every_route_and_method_survives_any_request(
-    fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]
+    fuzzed: FuzzedServer, method: str, path: str, body: bytes, more: dict[str, str]
 ) -> None:
     send(fuzzed, method, path, body, more)
 
@@ -166,8 +166,8 @@ def test_every_route_and_method_survives_any_request(
 @pytest.mark.faults
 @pytest.mark.fault("F1", cases=3500)
 @fuzz(3500)
-@given(path=st.sampled_from(TELLING), body=bodies)
-def test_thousands_of_hostile_bodies(fuzzed: Fuzzed, path: str, body: bytes) -> None:
+@given(path=st.sampled_from(COMPLETION_ROUTES), body=bodies)
+def test_thousands_of_hostile_bodies(fuzzed: FuzzedServer, path: str, body: bytes) -> None:
     send(fuzzed, "POST", path, body, {})
 
 
@@ -176,7 +176,7 @@ def test_thousands_of_hostile_bodies(fuzzed: Fuzzed, path: str, body: bytes) -> 
 @fuzz(1500)
 @given(method=st.sampled_from(METHODS), path=paths, body=bodies, more=headers)
 def test_thousands_of_hostile_requests_everywhere(
-    fuzzed: Fuzzed, method: str, path: str, body: bytes, more: dict[str, str]
+    fuzzed: FuzzedServer, method: str, path: str, body: bytes, more: dict[str, str]
 ) -> None:
     send(fuzzed, method, path, body, more)
 
@@ -186,7 +186,7 @@ def test_thousands_of_hostile_requests_everywhere(
 HOST = b"Host: localhost\r\n"
 JSON = b"Content-Type: application/json\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\n" + HOST + JSON
-BY_HAND = {
+INVALID_REQUESTS = {
     "nothing": b"\r\n\r\n",
     "noise": bytes(range(256)) * 4,
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -207,12 +207,12 @@ BY_HAND = {
     "asterisk": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
     "connect": b"CONNECT evil.example:443 HTTP/1.1\r\n" + HOST + b"\r\n",
     "lengths": POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-    "no number": POST + b"Content-Length: two\r\n\r\n{}",
-    "huge number": POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
+    "length not a number": POST + b"Content-Length: two\r\n\r\n{}",
+    "huge length": POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
     "minus": POST + b"Content-Length: -1\r\n\r\n{}",
     "plus": POST + b"Content-Length: +2\r\n\r\n{}",
     "both": POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n",
-    "chunk of no size": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "chunk with invalid size": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     "huge chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 60 + b"\r\n",
     "chunk extension": POST + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"a" * 70_000,
     "gzip": POST + b"Transfer-Encoding: gzip\r\n\r\n\x1f\x8b",
@@ -243,7 +243,7 @@ def port() -> Iterator[int]:
 
 
 def connect(port: int, sent: bytes) -> socket.socket:
-    """A connection over which this was sent, as far as the server took it."""
+    """Open a connection and send as much of ``sent`` as the server accepts."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS)
     with suppress(ConnectionResetError, BrokenPipeError):
         connection.sendall(sent)
@@ -251,23 +251,23 @@ def connect(port: int, sent: bytes) -> socket.socket:
 
 
 def status_codes(connection: socket.socket) -> list[int]:
-    """Of every response until the server has closed."""
-    heard = b""
+    """Return the status code of each response until the server closes the connection."""
+    received = b""
     with connection, suppress(ConnectionResetError):
         while part := connection.recv(65536):
-            heard += part
-    return [int(line.split()[1]) for line in heard.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+            received += part
+    return [int(line.split()[1]) for line in received.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
 
 
-@pytest.mark.fault("F1", cases=len(BY_HAND))
+@pytest.mark.fault("F1", cases=len(INVALID_REQUESTS))
 def test_invalid_requests_are_refused_or_disconnected() -> None:
     limits = Limits(max_tokens=8, receive_timeout_seconds=0.5)
-    good = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
-    with listening(served_models(hashing(), limits=limits), limits) as port, ExitStack() as open_ones:
-        opened = {what: open_ones.enter_context(connect(port, sent)) for what, sent in BY_HAND.items()}
-        assert status_codes(sent_within(limits.receive_timeout_seconds, port, good)) == [200]
-        for what, connection in opened.items():
-            assert {status // 100 for status in status_codes(connection)} <= {1, 2, 4}, what
+    valid_request = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+    with listening(served_models(hashing(), limits=limits), limits) as port, ExitStack() as stack:
+        connections = {name: stack.enter_context(connect(port, sent)) for name, sent in INVALID_REQUESTS.items()}
+        assert status_codes(sent_within(limits.receive_timeout_seconds, port, valid_request)) == [200]
+        for name, connection in connections.items():
+            assert {status // 100 for status in status_codes(connection)} <= {1, 2, 4}, name
 
 
 STEPS = ["..", "%2e%2e", "%2E%2e", ".%2e", "..%2f", "%2e%2e%2f", "..%5c", "..\\", "%252e%252e", "..%00", "....//",

@@ -1,4 +1,4 @@
-"""KeyboardInterrupt at any moment of a training: whatever is left behind is whole, and is gone on from.
+"""Tests that a KeyboardInterrupt at any moment of training leaves complete files from which the run resumes.
 
 Row D10 of the fault matrix.
 """
@@ -19,8 +19,8 @@ from fabella.runs.run_dir import RunDir
 from fabella.training.run import resume, start_run
 from tests.training import tiny
 
-MOMENTS, MOMENTS_AT_NIGHT, RESUMED = 12, 500, 3
-OFTEN = ("checkpoint.every_steps=1", "validation.every_steps=3", "samples.every_steps=5")
+INTERRUPTS, INTERRUPTS_AT_NIGHT, RESUMED_RUNS = 12, 500, 3
+FREQUENT_CALLBACKS = ("checkpoint.every_steps=1", "validation.every_steps=3", "samples.every_steps=5")
 STEPS = 12
 
 
@@ -29,8 +29,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def interrupted(out: Path, data: TokenizedDataset, seconds: float) -> bool:
-    """Train in a child of this process that is interrupted after ``seconds``; whether it came to its end before."""
+def train_until_interrupt(out: Path, data: TokenizedDataset, seconds: float) -> bool:
+    """Train in a child that is interrupted after ``seconds``. Return whether training finished before that."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -38,7 +38,7 @@ def interrupted(out: Path, data: TokenizedDataset, seconds: float) -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             signal.signal(signal.SIGALRM, signal.default_int_handler)
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            start_run(tiny.run(*OFTEN, steps=STEPS), out, data, device="cpu")
+            start_run(tiny.run(*FREQUENT_CALLBACKS, steps=STEPS), out, data, device="cpu")
             code = 0
         except (KeyboardInterrupt, TrainingInterrupted):
             code = 2
@@ -54,33 +54,33 @@ def check_intact(out: Path) -> None:
         return
     folder = RunDir.open(out)
     if folder.steps():
-        load(folder, "latest")  # checks every byte; one that was being written lies aside
+        load(folder, "latest")  # verifies the checksums; a checkpoint that was being written has a temporary name
     for name in ("metrics.jsonl", "samples.jsonl"):
         read_rows(out / name)
 
 
-def interrupt(data: TokenizedDataset, place: Path, moments: int) -> None:
-    began = time.monotonic()
-    assert interrupted(place / "straight", data, 1000.0)
-    chance, longest = random.Random(1), time.monotonic() - began
-    ends = 0
-    for number in range(moments):
-        out = place / str(number)
-        ends += interrupted(out, data, chance.uniform(0.0, longest))
+def check_interrupts(data: TokenizedDataset, path: Path, interrupts: int) -> None:
+    start = time.monotonic()
+    assert train_until_interrupt(path / "straight", data, 1000.0)
+    generator, duration = random.Random(1), time.monotonic() - start
+    finished = 0
+    for number in range(interrupts):
+        out = path / str(number)
+        finished += train_until_interrupt(out, data, generator.uniform(0.0, duration))
         check_intact(out)
-        if number < RESUMED and (out / "config.yaml").exists():
+        if number < RESUMED_RUNS and (out / "config.yaml").exists():
             resume(out, device="cpu")
-            assert tiny.fingerprint(out) == tiny.fingerprint(place / "straight")
-    assert ends < moments, "some came in time"
+            assert tiny.fingerprint(out) == tiny.fingerprint(path / "straight")
+    assert finished < interrupts, "no interrupt came before the end of a run"
 
 
 @pytest.mark.slow
-@pytest.mark.fault("D10", cases=MOMENTS)
+@pytest.mark.fault("D10", cases=INTERRUPTS)
 def test_everything_on_disk_is_intact(data: TokenizedDataset, quick_path: Path) -> None:
-    interrupt(data, quick_path, MOMENTS)
+    check_interrupts(data, quick_path, INTERRUPTS)
 
 
 @pytest.mark.faults
-@pytest.mark.fault("D10", cases=MOMENTS_AT_NIGHT)
+@pytest.mark.fault("D10", cases=INTERRUPTS_AT_NIGHT)
 def test_everything_on_disk_is_intact_many_times(data: TokenizedDataset, quick_path: Path) -> None:
-    interrupt(data, quick_path, MOMENTS_AT_NIGHT)
+    check_interrupts(data, quick_path, INTERRUPTS_AT_NIGHT)

@@ -1,4 +1,4 @@
-"""Killed while saving, at random and at every single call: a whole checkpoint is always there, and the next save works.
+"""Tests that a kill during a save, at random or at each disk call, leaves a complete checkpoint.
 
 Rows A1, A2 and A13 of the fault matrix.
 """
@@ -23,10 +23,10 @@ from tests.runs import stub
 
 KILLS = 200
 KILLS_IN_SAVE = 40
-# Calls of one save at least, the torn writes counted once more; the fault matrix names 24 points.
+# Minimum number of kill points of one save, torn writes included; the fault matrix requires 24.
 POINTS = 85
-# Longer than a save of the smallest model takes here, so that kills fall on every part of several saves.
-LONGEST_LIFE_SECONDS = 0.02
+# Longer than a save of the smallest model, so that kills reach every part of several saves.
+MAX_LIFETIME_SECONDS = 0.02
 
 
 def leftovers(folder: RunDir) -> list[str]:
@@ -36,23 +36,23 @@ def leftovers(folder: RunDir) -> list[str]:
 @pytest.mark.fault("A1", cases=KILLS)
 def test_killed_at_any_moment_the_latest_checkpoint_loads(quick_path: Path) -> None:
     folder = stub.folder(quick_path, [0])
-    board = mmap.mmap(-1, 16)  # shared with the children: the step that save() has returned from, whether it is in one
-    chance = random.Random(1)
+    shared = mmap.mmap(-1, 16)  # shared with the child: the last saved step, and whether a save is running
+    generator = random.Random(1)
     kills_in_save = 0
     for _ in range(KILLS):
         first = load(folder, "latest").step + 1
         ready, started = os.pipe()
         child = os.fork()
         if child == 0:
-            save_until_killed(folder, first, board, started)
+            save_until_killed(folder, first, shared, started)
         os.close(started)
         assert os.read(ready, 1) == b"."
-        select.select([], [], [], chance.random() * LONGEST_LIFE_SECONDS)
+        select.select([], [], [], generator.random() * MAX_LIFETIME_SECONDS)
         kill_child(child)
         os.close(ready)
-        kills_in_save += board[8]
+        kills_in_save += shared[8]
         loaded = load(folder, "latest")
-        assert loaded.step in {saved(board), saved(board) + 1}
+        assert loaded.step in {last_saved_step(shared), last_saved_step(shared) + 1}
         assert stub.same(loaded.checkpoint, stub.checkpoint(loaded.step))
         assert all(line.startswith("ignoring incomplete step-") for line in loaded.warnings)
         folder.in_use.clear()
@@ -62,23 +62,23 @@ def test_killed_at_any_moment_the_latest_checkpoint_loads(quick_path: Path) -> N
     assert leftovers(folder) == []
 
 
-def saved(board: mmap.mmap) -> int:
-    return int.from_bytes(board[:8], "little")
+def last_saved_step(shared: mmap.mmap) -> int:
+    return int.from_bytes(shared[:8], "little")
 
 
-def save_until_killed(folder: RunDir, first: int, board: mmap.mmap, started: int) -> None:
-    board[:9] = (first - 1).to_bytes(9, "little")
+def save_until_killed(folder: RunDir, first: int, shared: mmap.mmap, started: int) -> None:
+    shared[:9] = (first - 1).to_bytes(9, "little")
     os.write(started, b".")
     with folder.lock():
         for step in itertools.count(first):
-            made = stub.checkpoint(step)
-            board[8] = 1
-            save(folder, step, made)
-            board[:9] = step.to_bytes(9, "little")  # the ninth byte is 0: no save is going on
+            checkpoint = stub.checkpoint(step)
+            shared[8] = 1
+            save(folder, step, checkpoint)
+            shared[:9] = step.to_bytes(9, "little")  # the ninth byte is 0: no save is running
     os._exit(1)
 
 
-# ---------------------------------------------------------------- at every call
+# ---------------------------------------------------------------- killed at each disk call
 
 
 def first_save(path: Path) -> RunDir:
@@ -102,8 +102,8 @@ def saving_the_only_checkpoint_again(path: Path) -> RunDir:
     return folder
 
 
-def allowed_steps(folder: RunDir) -> list[Checkpoint]:
-    """What may be found after a death in the save of step 30: what was newest before, or step 30."""
+def allowed_checkpoints(folder: RunDir) -> list[Checkpoint]:
+    """Return the checkpoints allowed after a kill in the save of step 30: the latest one before it, or step 30."""
     before = [load(folder, "latest").checkpoint] if folder.steps() else []
     return [*before, stub.checkpoint(30)]
 
@@ -123,12 +123,12 @@ def test_a_kill_at_any_disk_call_leaves_a_complete_checkpoint(
 ) -> None:
     original = situation(quick_path / "original")
     rehearsal = stub.copied(original, quick_path / "rehearsal")
-    with rehearsal.lock(), watch_disk_calls(no_action) as watched:
+    with rehearsal.lock(), watch_disk_calls(no_action) as recorded:
         save(rehearsal, 30, stub.checkpoint(30))
-    points = [(number, False) for number in range(len(watched.calls))]
-    points += [(number, True) for number, (name, _) in enumerate(watched.calls) if name == "write"]
+    points = [(number, False) for number in range(len(recorded.calls))]
+    points += [(number, True) for number, (name, _) in enumerate(recorded.calls) if name == "write"]
     assert len(points) >= POINTS
-    expected = allowed_steps(original)
+    expected = allowed_checkpoints(original)
     for number, torn in points:
         damaged = stub.copied(original, quick_path / "damaged")
         assert run_in_child(lambda: save_and_die(damaged, number, torn)) == DIED  # noqa: B023 - run at once
@@ -142,7 +142,7 @@ def save_and_die(folder: RunDir, number: int, torn: bool) -> None:
 
 
 def check_survivor(folder: RunDir, expected: list[Checkpoint]) -> None:
-    """Whoever resumes finds one of ``expected`` (step 30 alone may also not be there yet), and the next save works."""
+    """Check that one of ``expected`` loads, or nothing if only step 30 is expected, and that the next save works."""
     with folder.lock():
         if folder.steps() or len(expected) > 1:
             found = load(folder, "latest").checkpoint
@@ -155,8 +155,8 @@ def check_survivor(folder: RunDir, expected: list[Checkpoint]) -> None:
 # ---------------------------------------------------------------- leftovers
 
 
-def shapes() -> list[Callable[[Path], None]]:
-    """Twenty things that a killed process may have left under the name that a save uses aside."""
+def leftover_makers() -> list[Callable[[Path], None]]:
+    """Return twenty functions that create what a killed process may leave under the temporary name of a save."""
 
     def empty(path: Path) -> None:
         path.mkdir()
@@ -188,10 +188,10 @@ def shapes() -> list[Callable[[Path], None]]:
 
 
 @pytest.mark.fault("A13", cases=20)
-@pytest.mark.parametrize("shape", shapes())
-def test_leftovers_of_a_killed_process_are_replaced(shape: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("make_leftover", leftover_makers())
+def test_leftovers_of_a_killed_process_are_replaced(make_leftover: Callable[[Path], None], tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [110])
-    shape(folder.checkpoints / ".step-00000120.partial-0123456789ab")
+    make_leftover(folder.checkpoints / ".step-00000120.partial-0123456789ab")
     (folder.checkpoints / ".step-00000110.replaced-0123456789ab").mkdir()
     (folder.path / ".latest.partial-0123456789ab").write_bytes(b"step-")
     with folder.lock():
@@ -204,15 +204,15 @@ def test_files_of_a_running_process_are_not_replaced(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [110])
     other = folder.checkpoints / ".step-00000120.partial-0123456789ab"
     other.mkdir()
-    descriptor = os.open(other, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    lock_file = os.open(other, os.O_RDONLY)
+    fcntl.flock(lock_file, fcntl.LOCK_EX)
     save(folder, 120, stub.checkpoint(120))
     assert leftovers(folder) == [other.name]
-    os.close(descriptor)
+    os.close(lock_file)
 
 
 def test_a_signal_during_a_save_leaves_no_leftovers(tmp_path: Path) -> None:
-    """Not only kills: Ctrl-C in the middle of a save cleans up after itself."""
+    """Ctrl-C in the middle of a save removes the temporary files."""
     folder = stub.folder(tmp_path, [110])
 
     def interrupt(number: int, name: str, arguments: tuple[object, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Killed at any moment and gone on with, any number of times: the bits are those of an undisturbed run."""
+"""Tests that a run killed and resumed any number of times ends with the bits of an uninterrupted run."""
 
 import json
 import os
@@ -16,11 +16,13 @@ CHAINS_AT_NIGHT = 50
 
 
 def run_chains(folder: Path, count: int) -> dict[str, Any]:
-    words = [sys.executable, "-m", "tests.faults.training_processes", str(folder), str(count), "1"]
+    command = [sys.executable, "-m", "tests.faults.training_processes", str(folder), str(count), "1"]
     root = Path(__file__).parents[2]
-    done = subprocess.run(words, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(
+        command, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The same document in training and validation text: the split by hash makes it impossible, the doctor finds it.
+"""Tests that the hash split never puts a document in both training and validation text, and that DataQuality counts it.
 
 Row B15 of the fault matrix.
 """
@@ -22,24 +22,24 @@ DOCUMENTS = 500
 def test_every_planted_duplicate_is_counted() -> None:
     for trial in range(TRIALS):
         generator = random.Random(trial)
-        own = list(stories(DOCUMENTS, seed=trial))
-        train, held = own[:400], own[400:]
-        planted = generator.sample(train, generator.randrange(100))
+        documents_of_trial = list(stories(DOCUMENTS, seed=trial))
+        train, holdout = documents_of_trial[:400], documents_of_trial[400:]
+        leaked = generator.sample(train, generator.randrange(100))
         repeated = generator.choices(train, k=generator.randrange(100))
-        doctor = DataQuality()
+        quality = DataQuality()
         for text in generator.sample(train + repeated, len(train) + len(repeated)):
-            doctor.add(text, document_hash(text), False)
-        for text in generator.sample(held + planted, len(held) + len(planted)):
-            doctor.add(text, document_hash(text), True)
-        report = doctor.report()
-        assert report.facts["overlap"] == len(planted)
-        assert report.facts["duplicates"] == len(planted) + len(repeated)
-        assert any("also in the training text" in warning for warning in report.warnings) == bool(planted)
+            quality.add(text, document_hash(text), False)
+        for text in generator.sample(holdout + leaked, len(holdout) + len(leaked)):
+            quality.add(text, document_hash(text), True)
+        report = quality.report()
+        assert report.facts["overlap"] == len(leaked)
+        assert report.facts["duplicates"] == len(leaked) + len(repeated)
+        assert any("also in the training text" in warning for warning in report.warnings) == bool(leaked)
 
 
 @pytest.mark.fault("B15", cases=TRIALS)
 def test_the_hash_split_never_separates_duplicates(tmp_path: Path) -> None:
-    """Whatever files they come from, and however these end their lines."""
+    """Duplicates may come from different files with different line ends."""
     for trial in range(TRIALS):
         generator = random.Random(trial)
         texts = list(stories(50, seed=trial))
@@ -47,10 +47,10 @@ def test_the_hash_split_never_separates_duplicates(tmp_path: Path) -> None:
             shuffled = generator.choices(texts, k=100)
             joined = "\n<|endoftext|>\n".join(shuffled).replace("\n", line_end)
             (tmp_path / f"{number}.txt").write_bytes(joined.encode())
-        doctor = DataQuality()
+        quality = DataQuality()
         for text in documents(FilesSource(paths=(str(tmp_path),))):
-            doctor.add(text, document_hash(text), in_holdout(document_hash(text), 0.3))
-        facts = doctor.report().facts
+            quality.add(text, document_hash(text), in_holdout(document_hash(text), 0.3))
+        facts = quality.report().facts
         assert facts["overlap"] == 0
         assert facts["duplicates"] == 300 - len(
             {document_hash(text) for text in documents(FilesSource(paths=(str(tmp_path),)))}

@@ -1,4 +1,4 @@
-"""Memory over many steps: everything that a run does beside its steps, done often, and no more memory than before.
+"""Tests that memory does not grow over many steps with frequent logging, validation, checkpoints and samples.
 
 Row B11 of the fault matrix.
 """
@@ -18,14 +18,14 @@ from fabella.training.loop import Progress
 from fabella.training.run import start_run
 from tests.training import tiny
 
-MOST = 1_000_000
-"""Bytes in a thousand steps: what the fault matrix allows. A row of metrics takes about 400 bytes; were each kept,
-a thousand would be seen as half of this, and a batch or a tensor kept at each step many times over."""
-LEAK = 4_000
-"""Bytes a step that the test must notice."""
-EVERY, WARM_UP = 100, 500
+MAX_GROWTH_BYTES = 1_000_000
+"""Bytes per thousand steps that the fault matrix allows. A metrics row takes about 400 bytes: to keep each one would
+use half of this limit, and to keep a batch or a tensor of each step would exceed it many times."""
+LEAK_BYTES = 4_000
+"""Bytes per step that the test must detect."""
+EVERY_STEPS, WARM_UP_STEPS = 100, 500
 
-OFTEN = [
+FREQUENT_CALLBACKS = [
     "training.log_every_steps=1", "training.gradient_accumulation=[[0, 1]]", "training.micro_batch_size=1",
     "validation.every_steps=100",
     "validation.num_sequences=1", "checkpoint.every_steps=100", "samples.every_steps=100", "samples.max_tokens=2",
@@ -34,8 +34,8 @@ OFTEN = [
 ]  # fmt: skip
 
 
-class Memory:
-    """An observer: the process's memory every hundred steps, what could be given back not counted."""
+class MemoryCallback:
+    """A callback that records the memory of the process every hundred steps, without the free part of the heap."""
 
     def __init__(self, leak: int) -> None:
         self.steps, self.bytes = list[int](), list[int]()
@@ -46,14 +46,14 @@ class Memory:
     def __call__(self, progress: Progress, result: Any) -> None:
         if self.leak:
             self._leaked.append(bytes(range(256)) * (self.leak // 256))
-        if progress.step >= WARM_UP and progress.step % EVERY == 0:
+        if progress.step >= WARM_UP_STEPS and progress.step % EVERY_STEPS == 0:
             gc.collect()
             self._trim(0)
             self.steps.append(progress.step)
             self.bytes.append(psutil.Process().memory_info().rss)
 
     def per_thousand_steps(self) -> float:
-        """By the line that fits all measurements best."""
+        """Return the slope of a linear fit through all measurements, in bytes per thousand steps."""
         return float(np.polyfit(self.steps, self.bytes, 1)[0]) * 1000
 
 
@@ -64,23 +64,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 
 def memory_growth(data: TokenizedDataset, out: Path, steps: int, leak: int = 0) -> float:
-    memory = Memory(leak)
-    start_run(tiny.run(*OFTEN, steps=steps), out, data, callbacks=[memory])
+    memory = MemoryCallback(leak)
+    start_run(tiny.run(*FREQUENT_CALLBACKS, steps=steps), out, data, callbacks=[memory])
     return memory.per_thousand_steps()
 
 
 @pytest.mark.slow
 @pytest.mark.fault("B11", cases=1)
 def test_memory_does_not_grow(data: TokenizedDataset, quick_path: Path) -> None:
-    assert memory_growth(data, quick_path / "run", 1500) <= MOST
+    assert memory_growth(data, quick_path / "run", 1500) <= MAX_GROWTH_BYTES
 
 
 @pytest.mark.slow
 def test_a_leak_of_a_few_kilobytes_a_step_is_noticed(data: TokenizedDataset, quick_path: Path) -> None:
-    assert memory_growth(data, quick_path / "run", 1000, LEAK) > MOST
+    assert memory_growth(data, quick_path / "run", 1000, LEAK_BYTES) > MAX_GROWTH_BYTES
 
 
 @pytest.mark.faults
 @pytest.mark.fault("B11", cases=1)
 def test_memory_does_not_grow_over_twenty_thousand_steps(data: TokenizedDataset, quick_path: Path) -> None:
-    assert memory_growth(data, quick_path / "run", 20_000) <= MOST
+    assert memory_growth(data, quick_path / "run", 20_000) <= MAX_GROWTH_BYTES

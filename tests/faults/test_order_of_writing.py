@@ -1,6 +1,6 @@
-"""What survives a power cut is decided by the order in which the disk is told: recorded, call by call.
+"""Tests the order of fsync, rename and unlink, which decides what survives a power cut. Each call is recorded.
 
-Row A18 of the fault matrix. (SIGKILL cannot show it: the kernel still writes what a killed process wrote.)
+Row A18 of the fault matrix. (SIGKILL cannot test it: the kernel still writes the pages of a killed process.)
 """
 
 import re
@@ -14,29 +14,29 @@ from fabella.storage import atomic_dir, atomic_write
 from tests.faults.injection import no_action, watch_disk_calls
 from tests.runs import stub
 
-ORDERED = {"fsync", "rename", "replace", "mkdir", "unlink", "rmdir"}
+RECORDED_CALLS = {"fsync", "rename", "replace", "mkdir", "unlink", "rmdir"}
 
 
-def plain(name: str) -> str:
-    return re.sub(r"^\.(.+)\.(partial|replaced)-[0-9a-f]{12}$", r"\1 aside", name)
+def readable_name(name: str) -> str:
+    return re.sub(r"^\.(.+)\.(partial|replaced)-[0-9a-f]{12}$", r"\1 temp", name)
 
 
-def recorded(calls: list[tuple[str, str]]) -> list[str]:
-    return [f"{function} {plain(name)}" for function, name in calls if function in ORDERED]
+def calls_in_order(calls: list[tuple[str, str]]) -> list[str]:
+    return [f"{function} {readable_name(name)}" for function, name in calls if function in RECORDED_CALLS]
 
 
 SAVED = [
-    "mkdir step-00000020 aside",
-    "unlink manifest.json",  # the words of the caller, which the manifest takes up
+    "mkdir step-00000020 temp",
+    "unlink manifest.json",  # of the caller, replaced by the manifest of the checkpoint
     "fsync model.safetensors",
     "fsync optimizer.safetensors",
     "fsync state.json",
     "fsync manifest.json",
-    "fsync step-00000020 aside",
-    "rename step-00000020 aside",
+    "fsync step-00000020 temp",
+    "rename step-00000020 temp",
     "fsync checkpoints",
-    "fsync latest aside",
-    "replace latest aside",
+    "fsync latest temp",
+    "replace latest temp",
     "fsync run",
 ]
 PRUNED = [
@@ -46,16 +46,16 @@ PRUNED = [
     "unlink optimizer.safetensors",
     "unlink state.json",
     "unlink manifest.json",
-    "rmdir step-00000010 aside",
+    "rmdir step-00000010 temp",
 ]
 
 
 @pytest.mark.fault("A18", cases=1)
 def test_a_checkpoint_is_durable_before_the_pointer_and_the_pointer_before_pruning(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path / "run", [10], run=stub.keeping(1))
-    with watch_disk_calls(no_action) as watched:
+    with watch_disk_calls(no_action) as recorded:
         save(folder, 20, stub.checkpoint(20))
-    order = recorded(watched.calls)
+    order = calls_in_order(recorded.calls)
     assert order[: len(SAVED)] == SAVED
     assert order[len(SAVED)] == PRUNED[0]
     assert sorted(order[len(SAVED) :]) == sorted(PRUNED)
@@ -77,9 +77,9 @@ def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_durable(tmp_pa
     folder = stub.folder(tmp_path / "run", [10])
     with watch_disk_calls(no_action) as watched:
         save(folder, 10, stub.checkpoint(11))
-    order = recorded(watched.calls)
+    order = calls_in_order(watched.calls)
     begin = order.index("rename step-00000010")
-    assert order[begin : begin + 3] == ["rename step-00000010", "rename step-00000010 aside", "fsync checkpoints"]
+    assert order[begin : begin + 3] == ["rename step-00000010", "rename step-00000010 temp", "fsync checkpoints"]
     assert "unlink model.safetensors" in order[begin + 3 :]
     assert "unlink model.safetensors" not in order[:begin]
 
@@ -87,25 +87,25 @@ def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_durable(tmp_pa
 def test_a_file_is_synced_renamed_and_its_folder_synced(tmp_path: Path) -> None:
     with watch_disk_calls(no_action) as watched:
         atomic_write(tmp_path / "best", b"step-00000010\n")
-    assert recorded(watched.calls) == ["fsync best aside", "replace best aside", f"fsync {tmp_path.name}"]
+    assert calls_in_order(watched.calls) == ["fsync best temp", "replace best temp", f"fsync {tmp_path.name}"]
 
 
 def test_new_folders_are_durable_in_those_above_them(tmp_path: Path) -> None:
-    with watch_disk_calls(no_action) as watched, atomic_dir(tmp_path / "a" / "b" / "prepared") as aside:
-        (aside / "train").mkdir()
-        (aside / "train" / "shard").write_bytes(b"ids")
-    assert recorded(watched.calls) == [
+    with watch_disk_calls(no_action) as watched, atomic_dir(tmp_path / "a" / "b" / "prepared") as temp:
+        (temp / "train").mkdir()
+        (temp / "train" / "shard").write_bytes(b"ids")
+    assert calls_in_order(watched.calls) == [
         "mkdir a",
         f"fsync {tmp_path.name}",
         "mkdir b",
         "fsync a",
-        "mkdir prepared aside",
+        "mkdir prepared temp",
         "mkdir train",
         "fsync shard",
         "fsync train",
         "fsync manifest.json",
-        "fsync prepared aside",
-        "rename prepared aside",
+        "fsync prepared temp",
+        "rename prepared temp",
         "fsync b",
     ]
 
@@ -113,7 +113,7 @@ def test_new_folders_are_durable_in_those_above_them(tmp_path: Path) -> None:
 def test_a_run_is_a_run_only_when_its_config_is_there(tmp_path: Path) -> None:
     with watch_disk_calls(no_action) as watched:
         RunDir.create(tmp_path / "run", stub.RUN, stub.MANIFEST)
-    assert [line for line in recorded(watched.calls) if line.startswith("replace")] == [
-        "replace manifest.json aside",
-        "replace config.yaml aside",
+    assert [line for line in calls_in_order(watched.calls) if line.startswith("replace")] == [
+        "replace manifest.json temp",
+        "replace config.yaml temp",
     ]

@@ -1,4 +1,4 @@
-"""No file of a model is ever unpickled, wherever it lies and whatever it calls itself.
+"""Tests that Fabella never unpickles a file, at any path and with any name.
 
 Rows E1 and E2 of the fault matrix.
 """
@@ -27,8 +27,8 @@ from tests.runs import release
 
 SOURCES = sorted(Path(fabella.__file__).parent.rglob("*.py"))
 STEP = Path("checkpoints") / "step-00000010"
-# Not the beginning of any pickle: refused as what they are not, without a word about pickle.
-UNRECOGNISED = ("in tar", "in headed")
+# These do not start like a pickle: the error does not mention pickle.
+UNRECOGNIZED = ("in tar", "in headed")
 
 CANARY = Path("canary")
 NAMES = sorted(malicious_files(CANARY))
@@ -49,16 +49,16 @@ def canary(tmp_path: Path) -> Iterator[Path]:
     assert not path.exists(), "code from a file was run"
 
 
-def seal(place: Path) -> None:
-    """A manifest that agrees with the files as they are."""
-    files = [path for path in place.iterdir() if path.name != "manifest.json"]
-    entries = {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
-    (place / "manifest.json").write_bytes(dump_manifest({"format": 1, "step": 10, "files": entries}))
+def seal(folder: Path) -> None:
+    """Write a manifest that matches the files."""
+    files = [folder for folder in folder.iterdir() if folder.name != "manifest.json"]
+    entries = {folder.name: {"size": folder.stat().st_size, "sha256": sha256_of(folder)} for folder in files}
+    (folder / "manifest.json").write_bytes(dump_manifest({"format": 1, "step": 10, "files": entries}))
 
 
 def read_all(run: Path) -> list[str]:
-    """Read a run in every way that there is; what was said about it."""
-    said: list[str] = []
+    """Read a run in every way, and return all error messages."""
+    messages: list[str] = []
     actions: list[Callable[[], object]] = [
         lambda: load(RunDir.open(run), "latest"),
         lambda: load(RunDir.open(run), "best"),
@@ -70,12 +70,12 @@ def read_all(run: Path) -> list[str]:
         try:
             action()
         except FabellaError as error:
-            said.append(str(error))
-    return [*said, *(finding.problem for finding in verify(run))]
+            messages.append(str(error))
+    return [*messages, *(finding.problem for finding in verify(run))]
 
 
 def test_the_malicious_files_work(tmp_path: Path) -> None:
-    """If they did not, no test below could fail."""
+    """Otherwise no test below could fail."""
     for number, (name, data) in enumerate(malicious_files(tmp_path / "0").items()):
         path = tmp_path / str(number)
         data = malicious_files(path)[name]
@@ -99,12 +99,12 @@ def test_a_pickle_in_place_of_weights_is_refused(
     seal(run / STEP)
     problem = (
         " is not a valid safetensors file"
-        if name.endswith(UNRECOGNISED)
+        if name.endswith(UNRECOGNIZED)
         else ": refusing pickle, which can execute code"
     )
     with pytest.raises(CheckpointError, match=f"step-00000010/{file}{problem}"):
         load(RunDir.open(run), 10)
-    assert any(problem in words for words in read_all(run))
+    assert any(problem in message for message in read_all(run))
 
 
 @pytest.mark.fault("E1", cases=5 * len(NAMES))
@@ -113,7 +113,7 @@ def test_a_pickle_in_place_of_weights_is_refused(
 def test_a_pickle_given_as_a_run_is_refused(name: str, suffix: str, canary: Path, tmp_path: Path) -> None:
     path = tmp_path / f"model.{suffix}"
     path.write_bytes(malicious_files(canary)[name])
-    problem = "is a file, not a run directory" if name.endswith(UNRECOGNISED) else "refusing pickle"
+    problem = "is a file, not a run directory" if name.endswith(UNRECOGNIZED) else "refusing pickle"
     with pytest.raises(CheckpointError, match=rf"model\.{suffix}:? {problem}"):
         RunDir.open(path)
     assert problem in verify(path)[0].problem
@@ -142,9 +142,9 @@ def test_a_pickle_anywhere_else_is_reported_as_damage(
         (run / place).write_bytes(data)
         if place.name == "state.json":
             seal(run / STEP)
-        said = read_all(run)
-        assert said or place.name == "tokenizer.json"  # which a tokenizer of bytes has no use for
-        assert all(words.isprintable() for words in said)
+        messages = read_all(run)
+        assert messages or place.name == "tokenizer.json"  # a byte tokenizer does not read it
+        assert all(message.isprintable() for message in messages)
 
 
 YAML_TAGS = [
@@ -190,8 +190,8 @@ def test_no_command_reads_a_pickle(
         (run / "checkpoints" / step / "model.safetensors").write_bytes(malicious_files(canary)[name])
         seal(run / "checkpoints" / step)
     (tmp_path / "model.pt").write_bytes(malicious_files(canary)[name])
-    filled = [word.format(file=tmp_path / "model.pt", run=run) for word in words]
-    assert command_line(filled) in {3, 4}
+    command = [word.format(file=tmp_path / "model.pt", run=run) for word in words]
+    assert command_line(command) in {3, 4}
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
 

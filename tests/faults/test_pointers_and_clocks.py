@@ -1,4 +1,4 @@
-"""Which checkpoint is taken is decided by its step: whatever pointers, clocks and file times say.
+"""Tests that the latest checkpoint is chosen by its step, with broken pointers, clock changes and wrong file times.
 
 Rows A14 and A15 of the fault matrix.
 """
@@ -60,14 +60,14 @@ POINTERS: dict[str, tuple[Callable[[RunDir], None], str]] = {
 def test_a_broken_pointer_falls_back_to_the_latest_valid_step(damage: str, tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120, 100], run=stub.keeping(5))
     folder.set_pointer("latest", 120)
-    break_it, told = POINTERS[damage]
+    break_it, expected_warning = POINTERS[damage]
     break_it(folder)
     loaded = load(folder, "latest")
     assert stub.same(loaded.checkpoint, stub.checkpoint(120))
-    assert loaded.warnings == [f"{told}; resuming from step-00000120"]
+    assert loaded.warnings == [f"{expected_warning}; resuming from step-00000120"]
 
 
-def test_a_pointer_that_is_no_file_is_reported(tmp_path: Path) -> None:
+def test_a_pointer_that_is_a_dangling_link_is_reported(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120])
     make_dangling_link(folder)
     loaded = load(folder, "latest")
@@ -121,6 +121,6 @@ def test_file_times_have_no_effect(seed: int, tmp_path: Path) -> None:
 
 
 def set_times(folder: RunDir, step: int, when: float) -> None:
-    place = folder.checkpoints / f"step-{step:08d}"
-    for path in [*place.iterdir(), place]:
+    checkpoint_dir = folder.checkpoints / f"step-{step:08d}"
+    for path in [*checkpoint_dir.iterdir(), checkpoint_dir]:
         os.utime(path, (when, when))

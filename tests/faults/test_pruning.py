@@ -1,4 +1,4 @@
-"""Whatever is saved, loaded, damaged and pruned in whatever order: what is needed is never removed.
+"""Tests that pruning never removes a checkpoint that is needed, in any order of saves, loads, damage and prunes.
 
 Row A17 of the fault matrix.
 """
@@ -29,7 +29,7 @@ STEPS_PER_SEQUENCE = 6
 
 
 class Pruning(RuleBasedStateMachine):
-    """A run folder and what must be in it."""
+    """A state machine over a run directory and the checkpoints that must be in it."""
 
     folder: RunDir
     keep: int
@@ -51,7 +51,7 @@ class Pruning(RuleBasedStateMachine):
 
     @rule(stride=st.integers(-1, 2), keep=st.booleans())
     def save_a_step(self, stride: int, keep: bool) -> None:
-        """A later step, the same again, or an earlier one: a run gone back to where it had been."""
+        """Save a later step, the same one again, or an earlier one, as after a rollback."""
         step = max(0, (self.folder.read_pointer("latest") or 0) + stride)
         save(self.folder, step, CHECKPOINT, keep=keep)
         self.kept_for_good = {*self.kept_for_good, step} if keep else self.kept_for_good - {step}
@@ -66,8 +66,8 @@ class Pruning(RuleBasedStateMachine):
     @rule(data=st.data())
     def resume_from_one(self, data: st.DataObject) -> None:
         self.folder.in_use.clear()  # another process
-        whole = [step for step in self.folder.steps() if is_complete(self.folder, step)]
-        load(self.folder, data.draw(st.sampled_from(whole)))
+        complete = [step for step in self.folder.steps() if is_complete(self.folder, step)]
+        load(self.folder, data.draw(st.sampled_from(complete)))
 
     @precondition(lambda self: self.folder.steps())
     @rule(data=st.data())
@@ -83,25 +83,25 @@ class Pruning(RuleBasedStateMachine):
 
     @rule(keep=st.integers(1, 3))
     def prune_to(self, keep: int) -> None:
-        before, whole = self.folder.steps(), {s for s in self.folder.steps() if is_complete(self.folder, s)}
+        before, complete = self.folder.steps(), {s for s in self.folder.steps() if is_complete(self.folder, s)}
         latest = self.folder.read_pointer("latest")
         removed = prune(self.folder, keep)
-        kept = [step for step in before if step in whole and latest is not None and step <= latest][-keep:]
+        kept = [step for step in before if step in complete and latest is not None and step <= latest][-keep:]
         protected = {latest, self.folder.read_pointer("best"), *self.folder.in_use, *kept, *self.kept_for_good}
         assert not protected & set(removed)
         assert self.folder.steps() == [step for step in before if step not in removed]
         later = [step for step in before if latest is not None and step > latest]
         assert not set(later) & set(removed)
-        if len(kept) == keep:  # nothing older stays without a reason
+        if len(kept) == keep:  # no older checkpoint remains without a reason
             assert all(step >= kept[0] or step in protected for step in self.folder.steps())
 
     @invariant()
-    def what_is_needed_is_there(self) -> None:
+    def needed_checkpoints_exist(self) -> None:
         steps = self.folder.steps()
         for needed in (self.folder.read_pointer("latest"), self.folder.read_pointer("best"), *self.folder.in_use):
             assert needed is None or needed in steps
         assert self.kept_for_good <= set(steps)
-        assert all(aside.is_dir() for aside, _ in self.in_flight)
+        assert all(temp.is_dir() for temp, _ in self.in_flight)
 
 
 CHECKPOINT = stub.checkpoint(1)
@@ -109,7 +109,7 @@ CHECKPOINT = stub.checkpoint(1)
 
 @pytest.mark.fault("A17", cases=SEQUENCES)
 def test_pruning_removes_nothing_that_is_needed(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A thousand folders need not outlive a power cut.
+    # These folders need not survive a power cut, and fsync is slow.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     Pruning.folder = stub.folder(quick_path)
     limits = settings(max_examples=SEQUENCES, stateful_step_count=STEPS_PER_SEQUENCE)

@@ -1,4 +1,4 @@
-"""Runs that are killed, in processes of their own: forked from this one, which has everything loaded.
+"""Program that trains runs in child processes and kills them. The children are forked, so that imports happen once.
 
 python -m tests.faults.training_processes FOLDER CHAINS SEED → one JSON object on standard output
 """
@@ -20,13 +20,13 @@ from tests.training import tiny
 
 
 def run_in_child(work: Any) -> int:
-    """Do ``work`` in a child; its pid."""
+    """Start ``work`` in a child process and return its pid."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            with Path(os.devnull).open("w", encoding="utf-8") as nothing:
-                os.dup2(nothing.fileno(), 2)
+            with Path(os.devnull).open("w", encoding="utf-8") as devnull:
+                os.dup2(devnull.fileno(), 2)
             work()
             status = 0
         finally:
@@ -41,12 +41,12 @@ def resume_run(out: Path, data: Path) -> None:
         start_run(tiny.run(), out, tiny.prepared(data))
 
 
-def chain(out: Path, data: Path, kills: int, seconds: float, chance: random.Random) -> dict[str, int]:
-    """Kill a run ``kills`` times, at moments within ``seconds``, then let it end; steps lost at most at one kill."""
+def chain(out: Path, data: Path, kills: int, seconds: float, generator: random.Random) -> dict[str, int]:
+    """Kill a run ``kills`` times, then let it finish. Return the most steps lost by one kill."""
     lost = 0
     for _ in range(kills):
         pid = run_in_child(lambda: resume_run(out, data))
-        time.sleep(chance.uniform(0, seconds))
+        time.sleep(generator.uniform(0, seconds))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         lost = max(lost, lost_steps(out))
@@ -55,30 +55,32 @@ def chain(out: Path, data: Path, kills: int, seconds: float, chance: random.Rand
 
 
 def lost_steps(out: Path) -> int:
-    """Steps told of in the metrics that no checkpoint holds."""
+    """Return the number of steps in the metrics after the latest checkpoint."""
     rows = (out / "metrics.jsonl").read_bytes().split(b"\n")[:-1] if (out / "metrics.jsonl").exists() else []
-    told = max((json.loads(row)["step"] for row in rows), default=0)
+    logged = max((json.loads(row)["step"] for row in rows), default=0)
     saved = RunDir.open(out).steps() if (out / "config.yaml").exists() else []
-    return told - max(saved, default=0)
+    return logged - max(saved, default=0)
 
 
 def main(folder: Path, chains: int, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     data = folder / "data"
     data.mkdir()
     tiny.prepared(data)
-    straight = []
-    for number in range(10):  # ten fresh processes, one after the other
-        began = time.monotonic()
+    uninterrupted = []
+    for number in range(10):  # ten new processes, one after another
+        start = time.monotonic()
         os.waitpid(run_in_child(lambda number=number: resume_run(folder / f"straight{number}", data)), 0)
-        seconds = time.monotonic() - began
-        straight.append(tiny.fingerprint(folder / f"straight{number}"))
+        seconds = time.monotonic() - start
+        uninterrupted.append(tiny.fingerprint(folder / f"straight{number}"))
     results = []
     for number in range(chains):
         out = folder / f"chain{number}"
-        results.append(chain(out, data, chance.randint(1, 5), seconds, chance) | {"fingerprint": tiny.fingerprint(out)})
-    return {"straight": straight, "chains": results}
+        results.append(
+            chain(out, data, generator.randint(1, 5), seconds, generator) | {"fingerprint": tiny.fingerprint(out)}
+        )
+    return {"straight": uninterrupted, "chains": results}
 
 
 if __name__ == "__main__":
