@@ -1,4 +1,4 @@
-"""What the processes of the tests of several devices do; started by ``launcher_torch.launch``."""
+"""Functions that the ranks of the distributed tests run; ``launcher_torch.launch`` starts them."""
 
 import json
 from pathlib import Path
@@ -18,17 +18,17 @@ from fabella.run_config.files import validate_config
 from fabella.runs.safetensors_io import dump_tensors, load_tensors
 
 
-def batch(number: int, windows: int) -> Batch:
-    """Windows of 32 ids; every third one ends in padding, so that the processes learn from unequal numbers."""
-    chance = np.random.default_rng(number)
-    ids = chance.integers(0, 256, (windows, 33), dtype=np.int32)
+def batch(number: int, num_sequences: int) -> Batch:
+    """Return sequences of 32 ids; every third one is padded, so that ranks have different numbers of targets."""
+    generator = np.random.default_rng(number)
+    ids = generator.integers(0, 256, (num_sequences, 33), dtype=np.int32)
     targets = ids[:, 1:].copy()
     targets[::3, 20:] = IGNORE
     return Batch(ids[:, :-1], targets)
 
 
-def trained(engine: Engine, first: int, last: int, windows: int) -> list[dict[str, float]]:
-    return [engine.step(batch(number, windows), 1e-2).read() for number in range(first, last)]
+def train(engine: Engine, first: int, last: int, num_sequences: int) -> list[dict[str, float]]:
+    return [engine.step(batch(number, num_sequences), 1e-2).read() for number in range(first, last)]
 
 
 def write(folder: Path, state: State) -> None:
@@ -43,37 +43,37 @@ def read(folder: Path) -> State:
     return State(tensors[0], tensors[1], json.loads((folder / "numbers").read_text()))
 
 
-def learn(jobs: list[dict[str, Any]], folder: str) -> int:
-    """Do every job with the same processes; the exit code of the first error, whose words are kept in ``folder``."""
+def run_jobs(jobs: list[dict[str, Any]], folder: str) -> int:
+    """Run all jobs in these processes. Return the exit code of an error, and write its message to ``folder``."""
     torch.set_num_threads(1)
-    place = current_rank()
+    rank_info = current_rank()
     try:
-        with engines.init_distributed("torch", place, device="cpu") as ranks:
-            ranks.init_collectives(30.0)
+        with engines.init_distributed("torch", rank_info, device="cpu") as group:
+            group.init_collectives(30.0)
             for job in jobs:
-                do(job, Path(folder), ranks)
+                run_job(job, Path(folder), group)
     except FabellaError as error:
-        (Path(folder) / f"error-{place.rank}").write_text(str(error))
+        (Path(folder) / f"error-{rank_info.rank}").write_text(str(error))
         return error.exit_code
     return 0
 
 
-def do(job: dict[str, Any], folder: Path, ranks: ProcessGroup) -> None:
-    """Steps ``first`` to ``last``, from the state that the job ``before`` gave; its own, and what was measured."""
-    engine = engines.create_engine(validate_config(job["run"]), device="cpu", group=ranks)
+def run_job(job: dict[str, Any], folder: Path, group: ProcessGroup) -> None:
+    """Run the steps ``first`` to ``last`` from the state of the job ``before``; write state and results."""
+    engine = engines.create_engine(validate_config(job["run"]), device="cpu", group=group)
     if job["before"]:
         engine.restore(read(folder / job["before"]))
-    measured = trained(engine, job["first"], job["last"], job["windows"])
+    metrics = train(engine, job["first"], job["last"], job["num_sequences"])
     losses = engine.losses(batch(99, 5))
     with engine.evaluating() as model:
         logits = model(torch.from_numpy(batch(99, 1).tokens.astype(np.int64)))
     state = engine.state()
-    place = ranks.rank_info
-    last = place.rank == place.world_size - 1
-    votes = [ranks.poll_max(int(last and number == 1)) for number in range(3)]
-    told = ranks.broadcast(f"said by {place.rank}")
-    if place.rank == 0:
+    rank_info = group.rank_info
+    last = rank_info.rank == rank_info.world_size - 1
+    votes = [group.poll_max(int(last and number == 1)) for number in range(3)]
+    received = group.broadcast(f"sent by {rank_info.rank}")
+    if rank_info.rank == 0:
         write(folder / job["out"], state)
-        found = {"steps": measured, "losses": losses.tolist(), "logits": logits[0, -1].tolist()}
-        (folder / job["out"] / "measured").write_text(json.dumps(found | {"votes": votes, "told": told}))
-    ranks.broadcast("written")
+        results = {"steps": metrics, "losses": losses.tolist(), "logits": logits[0, -1].tolist()}
+        (folder / job["out"] / "measured").write_text(json.dumps(results | {"votes": votes, "received": received}))
+    group.broadcast("written")

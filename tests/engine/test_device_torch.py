@@ -1,4 +1,4 @@
-"""Which precision is used where, and what is said of it."""
+"""Tests which precision each device uses, and how it is described."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fabella.engine.device_torch import describe_precision, resolve_precision
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "bf16", "used"),
+    ("requested", "device", "bf16", "expected"),
     [
         (AutoPrecision(), "cuda", True, "bfloat16 (chosen for this device)"),
         (AutoPrecision(), "cuda", False, "float16 (chosen for this device)"),
@@ -23,9 +23,9 @@ from fabella.engine.device_torch import describe_precision, resolve_precision
     ids=str,
 )
 def test_the_precision_of_each_device(
-    asked: PrecisionConfig, device: str, bf16: bool, used: str, monkeypatch: pytest.MonkeyPatch
+    requested: PrecisionConfig, device: str, bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_torch, "_has_bf16", lambda: bf16)
-    precision = resolve_precision(asked, torch.device(device))
-    assert describe_precision(asked, precision) == used
+    precision = resolve_precision(requested, torch.device(device))
+    assert describe_precision(requested, precision) == expected
     assert precision.scaled == (precision.compute == torch.float16)

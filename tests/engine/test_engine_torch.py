@@ -1,4 +1,4 @@
-"""The PyTorch engine keeps the contract of engine.py."""
+"""Tests that the PyTorch engine implements the contract of engine.py."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ TINY = [
     *LEARNING, "model.vocab_size=64", "model.dim=16", "model.layers=2", "model.heads=2", "model.kv_heads=2",
     "model.ffn_dim=32",
 ]  # fmt: skip
-# Sums over micro-batches are taken in another order: float32 rounding, amplified by Adam's division at the first steps.
+# The order of sums over micro-batches differs: float32 rounding, amplified by Adam's division in the first steps.
 ACCUMULATION_TOLERANCE = 2e-3
 
 
@@ -30,28 +30,28 @@ def run(*overrides: str) -> RunConfig:
     return load_config("storybook-1m", [*TINY, "training.micro_batch_size=4", *overrides])
 
 
-def batch(seed: int = 0, windows: int = 4, ignored: float = 0.0) -> Batch:
+def batch(seed: int = 0, num_sequences: int = 4, ignored: float = 0.0) -> Batch:
     random = np.random.default_rng(seed)
-    ids = random.integers(0, 64, (windows, 13)).astype(np.int32)
-    targets = np.where(random.random((windows, 12)) < ignored, IGNORE, ids[:, 1:]).astype(np.int32)
+    ids = random.integers(0, 64, (num_sequences, 13)).astype(np.int32)
+    targets = np.where(random.random((num_sequences, 12)) < ignored, IGNORE, ids[:, 1:]).astype(np.int32)
     return Batch(ids[:, :-1].copy(), targets)
 
 
-def same(first: State, second: State) -> bool:
-    """Bit for bit."""
+def equal_states(first: State, second: State) -> bool:
+    """Return whether two states are equal bit for bit."""
     pairs = [(first.weights, second.weights), (first.optimizer_state, second.optimizer_state)]
     return dict(first.scalars) == dict(second.scalars) and all(
         a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a) for a, b in pairs
     )
 
 
-def trained(engine: Engine, *seeds: int) -> Engine:
+def train(engine: Engine, *seeds: int) -> Engine:
     for seed in seeds:
         engine.step(batch(seed), 1e-2)
     return engine
 
 
-def test_a_new_engine_has_the_weights_of_the_table_and_no_memory() -> None:
+def test_a_new_engine_has_the_initial_weights_and_zero_moments() -> None:
     state = create_engine(run()).state()
     expected = initial_weights(run().model.parameters(), run().seed)
     assert all(np.array_equal(state.weights[name], array) for name, array in expected.items())
@@ -70,92 +70,98 @@ def test_steps_lower_the_loss_of_a_batch() -> None:
 @pytest.mark.parametrize(
     "overrides", [(), ("model.dropout=0.2",), ("optimizer.kind=adam",), ("optimizer.kind=muon",)], ids=str
 )
-def test_a_restored_engine_goes_on_bit_for_bit(overrides: tuple[str, ...]) -> None:
-    straight = trained(create_engine(run(*overrides)), 0, 1, 2, 3)
-    saved = trained(create_engine(run(*overrides)), 0, 1).state()
+def test_a_restored_engine_continues_bit_for_bit(overrides: tuple[str, ...]) -> None:
+    uninterrupted = train(create_engine(run(*overrides)), 0, 1, 2, 3)
+    saved = train(create_engine(run(*overrides)), 0, 1).state()
     resumed = create_engine(run(*overrides))
     resumed.restore(saved)
-    assert same(trained(resumed, 2, 3).state(), straight.state())
+    assert equal_states(train(resumed, 2, 3).state(), uninterrupted.state())
 
 
 def test_a_snapshot_is_not_changed_by_later_steps() -> None:
-    engine = trained(create_engine(run()), 0)
+    engine = train(create_engine(run()), 0)
     saved = engine.state()
     copy = State(
         *({k: np.copy(v) for k, v in part.items()} for part in (saved.weights, saved.optimizer_state)), saved.scalars
     )
-    trained(engine, 1, 2)
-    assert same(saved, copy)
+    train(engine, 1, 2)
+    assert equal_states(saved, copy)
 
 
 def test_evaluating_changes_nothing() -> None:
-    plain, watched = create_engine(run("model.dropout=0.2")), create_engine(run("model.dropout=0.2"))
+    plain, measured = create_engine(run("model.dropout=0.2")), create_engine(run("model.dropout=0.2"))
     for seed in range(3):
-        trained(plain, seed)
-        watched.losses(batch(9))
-        with watched.evaluating() as model:
+        train(plain, seed)
+        measured.losses(batch(9))
+        with measured.evaluating() as model:
             model(torch.zeros(1, 3, dtype=torch.long))
-        trained(watched, seed)
-    assert same(plain.state(), watched.state())
+        train(measured, seed)
+    assert equal_states(plain.state(), measured.state())
 
 
 @settings(max_examples=10)
 @given(micro=st.integers(1, 6), ignored=st.floats(0.0, 0.9))
 def test_accumulating_micro_batches_is_the_step_of_the_whole_batch(micro: int, ignored: float) -> None:
-    whole, parts = (
+    single, accumulated = (
         create_engine(run("training.micro_batch_size=6")),
         create_engine(run(f"training.micro_batch_size={micro}")),
     )
-    both = batch(3, windows=6, ignored=ignored)
-    losses = [engine.step(both, 1e-3).read()["loss"] for engine in (whole, parts)]
+    batch_of_six = batch(3, num_sequences=6, ignored=ignored)
+    losses = [engine.step(batch_of_six, 1e-3).read()["loss"] for engine in (single, accumulated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for name, array in whole.state().weights.items():
-        np.testing.assert_allclose(parts.state().weights[name], array, atol=ACCUMULATION_TOLERANCE)
+    for name, array in single.state().weights.items():
+        np.testing.assert_allclose(accumulated.state().weights[name], array, atol=ACCUMULATION_TOLERANCE)
 
 
-def test_losses_are_those_of_each_target_and_zero_where_ignored() -> None:
+def test_losses_are_per_target_and_zero_if_ignored() -> None:
     engine = create_engine(run())
-    part = batch(1, ignored=0.5)
-    losses = engine.losses(part)
-    assert losses.shape == part.tokens.shape
-    assert not losses[part.targets == IGNORE].any()
-    mean = losses.sum() / part.num_targets
-    assert mean == pytest.approx(engine.step(part, 1e-3).read()["loss"], rel=1e-5)
+    padded = batch(1, ignored=0.5)
+    losses = engine.losses(padded)
+    assert losses.shape == padded.tokens.shape
+    assert not losses[padded.targets == IGNORE].any()
+    mean = losses.sum() / padded.num_targets
+    assert mean == pytest.approx(engine.step(padded, 1e-3).read()["loss"], rel=1e-5)
 
 
-def test_weight_decay_pulls_matrices_only() -> None:
-    free, pulled = create_engine(run("optimizer.weight_decay=0.0")), create_engine(run("optimizer.weight_decay=5.0"))
-    before = free.state().weights
-    for engine in (free, pulled):
+def test_weight_decay_applies_to_matrices_only() -> None:
+    without_decay, with_decay = (
+        create_engine(run("optimizer.weight_decay=0.0")),
+        create_engine(run("optimizer.weight_decay=5.0")),
+    )
+    before = without_decay.state().weights
+    for engine in (without_decay, with_decay):
         engine.step(batch(), 1e-2)
     for name, parameter in run().model.parameters().items():
         assert parameter.decay == (len(parameter.shape) > 1), name
-        pull = free.state().weights[name] - pulled.state().weights[name]
-        # lr × decay × weight; the update itself is some 1e-2, so float32 leaves about 1e-8 of it.
-        np.testing.assert_allclose(pull, 0.05 * before[name] if parameter.decay else 0.0, atol=1e-7, err_msg=name)
+        decay = without_decay.state().weights[name] - with_decay.state().weights[name]
+        # lr × decay × weight; the update itself is about 1e-2, so that float32 resolves about 1e-8.
+        np.testing.assert_allclose(decay, 0.05 * before[name] if parameter.decay else 0.0, atol=1e-7, err_msg=name)
 
 
 def test_gradients_are_clipped_to_the_global_norm() -> None:
-    gentle, free = create_engine(run("optimizer.max_grad_norm=1e-3")), create_engine(run("optimizer.max_grad_norm=1e9"))
-    norms = [engine.step(batch(), 1e-3).read()["grad_norm"] for engine in (gentle, free)]
+    clipped_engine, unclipped_engine = (
+        create_engine(run("optimizer.max_grad_norm=1e-3")),
+        create_engine(run("optimizer.max_grad_norm=1e9")),
+    )
+    norms = [engine.step(batch(), 1e-3).read()["grad_norm"] for engine in (clipped_engine, unclipped_engine)]
     assert norms[0] == norms[1] > 1e-3
-    first = {name: array for name, array in gentle.state().optimizer_state.items() if name.startswith("first.")}
+    first = {name: array for name, array in clipped_engine.state().optimizer_state.items() if name.startswith("first.")}
     clipped = np.sqrt(sum(float(((array.astype(np.float64) / 0.1) ** 2).sum()) for array in first.values()))
     assert clipped == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("place", ["blocks.0.attention.query.weight", "embedding.weight"])
-def test_a_step_that_is_not_finite_names_a_tensor_and_leaves_the_weights(place: str) -> None:
+@pytest.mark.parametrize("nan_name", ["blocks.0.attention.query.weight", "embedding.weight"])
+def test_a_step_that_is_not_finite_names_a_tensor_and_leaves_the_weights(nan_name: str) -> None:
     engine = create_engine(run())
     state = engine.state()
-    poisoned = {name: array.copy() for name, array in state.weights.items()}
-    poisoned[place].flat[0] = np.nan
-    engine.restore(dataclasses.replace(state, weights=poisoned))
+    with_nan = {name: array.copy() for name, array in state.weights.items()}
+    with_nan[nan_name].flat[0] = np.nan
+    engine.restore(dataclasses.replace(state, weights=with_nan))
     every_id = Batch(np.arange(64, dtype=np.int32).reshape(4, 16), np.arange(64, dtype=np.int32).reshape(4, 16))
     with pytest.raises(NumericsError, match=r"the gradient of .* is not finite\. The weights did not change"):
         engine.step(every_id, 1e-2)
     for name, array in engine.state().weights.items():
-        if name != place:
+        if name != nan_name:
             assert np.isfinite(array).all(), name
 
 
@@ -177,19 +183,19 @@ def test_a_state_without_moments_is_refused() -> None:
         engine.restore(dataclasses.replace(engine.state(), optimizer_state={}))
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_an_unknown_device_is_an_error_that_lists_the_devices() -> None:
     with pytest.raises(ConfigError, match=r"Unknown device 'tpu'. Choose from: auto, .*cpu"):
         create_engine(run(), device="tpu")
 
 
-def test_half_precision_on_a_cpu_is_float32_and_says_so() -> None:
+def test_half_precision_on_a_cpu_is_described_as_float32() -> None:
     engine = create_engine(run("training.precision.kind=fp16"))
     assert engine.describe()["precision"] == "float32 (fp16 on GPUs)"
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
-def test_half_precision_on_a_gpu_learns(kind: str) -> None:
+def test_half_precision_on_a_gpu_lowers_the_loss(kind: str) -> None:
     engine = create_engine(run(f"training.precision.kind={kind}"), device="cuda")
     losses = [engine.step(batch(), 1e-2).read()["loss"] for _ in range(60)]
     assert losses[-1] < losses[0] / 2

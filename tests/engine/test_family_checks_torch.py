@@ -1,4 +1,4 @@
-"""The checks of a family: every family of the package passes, and each kind of mistake fails the check named for it."""
+"""Tests that every family passes the family checks, and that each kind of mistake fails its check."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ class Mutant(nn.Module):
         return self.methods["forward"](tokens) if "forward" in self.methods else self.network(tokens)
 
 
-def looks_ahead(network: Any) -> Mutant:
+def attends_to_later_tokens(network: Any) -> Mutant:
     return Mutant(network, forward=lambda tokens: network(tokens).roll(-1, dims=1))
 
 
@@ -43,22 +43,22 @@ def mixes_rows(network: Any) -> Mutant:
     return Mutant(network, forward=lambda tokens: network(tokens) + network(tokens).mean(0, keepdim=True))
 
 
-def forgets_the_state(network: Any) -> Mutant:
+def ignores_the_state(network: Any) -> Mutant:
     return Mutant(network, decode=lambda tokens, state: (network(tokens)[:, -1], state))
 
 
-def learns_padding(network: Any) -> Mutant:
+def includes_padding_in_the_loss(network: Any) -> Mutant:
     def token_losses(tokens: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(network(tokens).transpose(1, 2), targets.clamp(min=0), reduction="none")
 
     return Mutant(network, token_losses=token_losses)
 
 
-def has_no_number(network: Any) -> Mutant:
+def returns_non_finite_logits(network: Any) -> Mutant:
     return Mutant(network, forward=lambda tokens: network(tokens) / 0.0)
 
 
-def learns_nothing(network: Any) -> Mutant:
+def has_a_constant_loss(network: Any) -> Mutant:
     parameter = next(network.parameters())
     return Mutant(network, loss=lambda tokens, targets: (parameter * 0).sum() + 1)
 
@@ -66,13 +66,13 @@ def learns_nothing(network: Any) -> Mutant:
 @pytest.mark.parametrize(
     ("mutate", "check"),
     [
-        (has_no_number, "forward returns finite logits"),
-        (looks_ahead, "no position depends on later tokens"),
+        (returns_non_finite_logits, "forward returns finite logits"),
+        (attends_to_later_tokens, "no position depends on later tokens"),
         (mixes_rows, "rows of a batch are independent"),
-        (forgets_the_state, "decode equals forward, whole, in chunks and token by token"),
-        (learns_padding, "padding has no loss"),
-        (learns_nothing, "every parameter gets a gradient"),
-        (learns_nothing, "the loss of one repeated batch falls"),
+        (ignores_the_state, "decode equals forward, whole, in chunks and token by token"),
+        (includes_padding_in_the_loss, "padding has no loss"),
+        (has_a_constant_loss, "every parameter gets a gradient"),
+        (has_a_constant_loss, "the loss of one repeated batch falls"),
     ],
 )
 def test_each_mistake_fails_its_check(
@@ -86,11 +86,11 @@ def test_each_mistake_fails_its_check(
 
 def test_a_table_that_differs_from_the_network_fails() -> None:
     config = family_module("llama").Config.tiny()
-    wrong = config.model_copy(update={"layers": config.layers})
+    with_wrong_table = config.model_copy(update={"layers": config.layers})
     table = {**config.parameters()}
     table.popitem()
-    object.__setattr__(wrong, "parameters", lambda: table)
-    failed = {result.name for result in check_family(wrong) if result.problem}
+    object.__setattr__(with_wrong_table, "parameters", lambda: table)
+    failed = {result.name for result in check_family(with_wrong_table) if result.problem}
     assert "parameter table equals the network" in failed
 
 

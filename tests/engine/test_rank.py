@@ -1,4 +1,4 @@
-"""Rank and world size from the environment of a launcher."""
+"""Tests that rank and world size are read from the environment of a launcher."""
 
 import pytest
 
@@ -11,9 +11,9 @@ TORCHRUN = {
 }  # fmt: skip
 
 
-def test_without_a_launcher_a_process_is_alone() -> None:
-    place = rank_from_env({})
-    assert (place, place.is_main) == (RankInfo(), True)
+def test_without_a_launcher_the_world_size_is_one() -> None:
+    rank_info = rank_from_env({})
+    assert (rank_info, rank_info.is_main) == (RankInfo(), True)
 
 
 def test_the_environment_of_torchrun_is_understood() -> None:
@@ -22,12 +22,12 @@ def test_the_environment_of_torchrun_is_understood() -> None:
 
 
 def test_on_one_machine_local_numbers_need_not_be_given() -> None:
-    few = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    assert rank_from_env(few) == RankInfo(rank=3, world_size=8, local_rank=3, local_world_size=8)
+    without_local_ranks = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    assert rank_from_env(without_local_ranks) == RankInfo(rank=3, world_size=8, local_rank=3, local_world_size=8)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "expected_message"),
     [
         ({"MASTER_ADDR": ""}, "The environment has RANK, but no MASTER_ADDR: the ranks cannot connect."),
         ({"WORLD_SIZE": ""}, "The environment has RANK, but no WORLD_SIZE"),
@@ -38,7 +38,7 @@ def test_on_one_machine_local_numbers_need_not_be_given() -> None:
         ),
     ],
 )
-def test_half_a_place_is_refused(changes: dict[str, str], words: str) -> None:
+def test_an_incomplete_or_invalid_environment_is_an_error(changes: dict[str, str], expected_message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         rank_from_env(TORCHRUN | changes)
-    assert str(caught.value).startswith(words)
+    assert str(caught.value).startswith(expected_message)

@@ -1,4 +1,4 @@
-"""The step guard of JAX agrees with the same reference, inside a compiled step."""
+"""Tests that the step guard of JAX agrees with the reference in Python, inside a compiled step."""
 
 import math
 from functools import partial
@@ -71,7 +71,7 @@ def test_a_state_without_a_loss_scale_gets_the_initial_one() -> None:
     )
 
 
-def test_a_failed_step_is_reported_however_late_it_is_read() -> None:
+def test_a_failed_step_is_reported_even_if_read_late() -> None:
     config = GuardConfig.create(Stop(), None)
     message = r"Step 2: loss nan; the gradient of second is not finite\. The weights did not change\. Resume with"
     with pytest.raises(NonFiniteStepError, match=message) as error:

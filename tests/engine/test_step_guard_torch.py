@@ -1,4 +1,4 @@
-"""The step guard of PyTorch agrees with a reference in plain numbers."""
+"""Tests that the step guard of PyTorch agrees with a reference in Python."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def check(guard: StepGuard, step: int, what: str) -> bool:
 
 @dataclass
 class Reference:
-    """The step guard in plain numbers, as a loop that waits for the device would write it."""
+    """The step guard in Python numbers, for a loop that waits for the device after each step."""
 
     limit: int
     fp16: Float16 | None
@@ -81,19 +81,19 @@ def test_the_guard_agrees_with_the_reference(limit: int, fp16: Float16 | None, s
 
 @given(before=STEPS, after=STEPS)
 def test_a_restored_guard_decides_like_one_that_was_never_saved(before: list[str], after: list[str]) -> None:
-    def fresh() -> StepGuard:
+    def new_guard() -> StepGuard:
         return StepGuard(
             SkipStep(max_consecutive=1000), Float16(initial_loss_scale=2.0**30, loss_scale_growth_interval=3), CPU
         )
 
-    straight, saved, resumed = fresh(), fresh(), fresh()
+    uninterrupted, saved, resumed = new_guard(), new_guard(), new_guard()
     for step, what in enumerate(before):
-        check(straight, step, what)
+        check(uninterrupted, step, what)
         check(saved, step, what)
     resumed.restore(saved.scalars())
     for step, what in enumerate(after):
-        assert check(resumed, step, what) == check(straight, step, what)
-    assert resumed.scalars() == straight.scalars()
+        assert check(resumed, step, what) == check(uninterrupted, step, what)
+    assert resumed.scalars() == uninterrupted.scalars()
 
 
 def test_a_state_without_a_loss_scale_gets_the_initial_one() -> None:
@@ -118,7 +118,7 @@ def test_training_fails_when_gradients_overflow_at_every_loss_scale() -> None:
 
 
 @pytest.mark.parametrize("policy", [Stop(), RollBack()])
-def test_no_step_is_applied_after_a_failed_one_however_late_it_is_read(policy: Any) -> None:
+def test_no_step_is_applied_after_a_failed_one_that_is_read_late(policy: Any) -> None:
     """On a GPU the result is read some steps later; the error still names the failed step."""
     guard = StepGuard(policy, None, CPU)
     applied = [check(guard, step, what) for step, what in enumerate([SOUND, BROKEN, SOUND, OVERFLOWED, SOUND], start=1)]

@@ -1,4 +1,4 @@
-"""Compiled kernels are kept between runs, and half a kernel is never loaded."""
+"""Tests that compiled kernels are reused by later processes, and that an incomplete kernel is never loaded."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from fabella.engine.compile import compile_cache_torch
 from fabella.engine.compile.compile_cache_torch import MARK, PLACE, use_compile_cache
 
-DIES_BEFORE_ITS_FIRST_STEP = """
+KILLED_BEFORE_FIRST_STEP = """
 import os, pathlib
 from fabella.engine.compile.compile_cache_torch import PLACE, use_compile_cache
 kernels = use_compile_cache()
@@ -20,77 +20,77 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.fixture(autouse=True)
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of kernels of a user who has never compiled anything."""
+def kernel_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the kernel folder of a user who has never compiled anything; it does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(PLACE, "/somewhere/torchinductor_me")  # as PyTorch writes it down by itself
+    monkeypatch.setenv(PLACE, "/somewhere/torchinductor_me")  # PyTorch sets it on import
     return tmp_path / "cache" / "fabella" / "kernels"
 
 
-def test_kernels_once_made_are_there_for_the_next_process(own: Path) -> None:
+def test_the_next_process_finds_the_kernels(kernel_dir: Path) -> None:
     kernels = use_compile_cache()
-    (own / "0" / "whole.so").touch()
+    (kernel_dir / "0" / "whole.so").touch()
     kernels.mark_complete()
     kernels.mark_complete()
-    assert os.environ[PLACE] == str(own / "0")
+    assert os.environ[PLACE] == str(kernel_dir / "0")
     use_compile_cache()
-    assert (own / "0" / "whole.so").exists()
+    assert (kernel_dir / "0" / "whole.so").exists()
 
 
-def test_a_path_with_spaces_is_none_that_pytorch_can_compile_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_with_spaces_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache"))
     use_compile_cache()
     assert os.environ[PLACE] == "/somewhere/torchinductor_me"
     assert not (tmp_path / "my cache").exists()
 
 
-def test_what_a_killed_process_left_is_thrown_away(own: Path) -> None:
-    subprocess.run([sys.executable, "-c", DIES_BEFORE_ITS_FIRST_STEP])
-    assert (own / "0" / "half.so").exists()
+def test_kernels_of_a_killed_process_are_removed(kernel_dir: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED_BEFORE_FIRST_STEP])
+    assert (kernel_dir / "0" / "half.so").exists()
     use_compile_cache()
-    assert os.environ[PLACE] == str(own / "0")
-    assert [path.name.startswith(MARK) for path in (own / "0").iterdir()] == [True]
+    assert os.environ[PLACE] == str(kernel_dir / "0")
+    assert [path.name.startswith(MARK) for path in (kernel_dir / "0").iterdir()] == [True]
 
 
-def test_where_others_compile_at_the_time_it_stays_and_another_folder_is_taken(own: Path) -> None:
+def test_a_folder_in_use_is_kept_and_another_one_is_used(kernel_dir: Path) -> None:
     first = use_compile_cache()
-    (own / "0" / f"{MARK}of-a-dead-one").touch()
+    (kernel_dir / "0" / f"{MARK}of-a-dead-process").touch()
     use_compile_cache()
-    assert os.environ[PLACE] == str(own / "1")
+    assert os.environ[PLACE] == str(kernel_dir / "1")
     first.mark_complete()
     use_compile_cache()
-    assert os.environ[PLACE] == str(own / "0")
+    assert os.environ[PLACE] == str(kernel_dir / "0")
 
 
 @pytest.mark.parametrize("abandoned", [False, True])
-def test_where_a_mark_is_taken_away_just_when_it_is_looked_at_it_counts_no_more(
-    abandoned: bool, own: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_mark_that_is_removed_during_the_check_is_ignored(
+    abandoned: bool, kernel_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, look = use_compile_cache(), compile_cache_torch._is_held
-    (own / "0" / "kernel.so").touch()
+    other, is_held = use_compile_cache(), compile_cache_torch._is_held
+    (kernel_dir / "0" / "kernel.so").touch()
     if abandoned:
-        (own / "0" / f"{MARK}of-a-dead-one").touch()
+        (kernel_dir / "0" / f"{MARK}of-a-dead-process").touch()
 
-    def after_its_first_step(mark: Path) -> bool | None:
+    def complete_then_check(mark: Path) -> bool | None:
         other.mark_complete()
-        return look(mark)
+        return is_held(mark)
 
-    monkeypatch.setattr(compile_cache_torch, "_is_held", after_its_first_step)
+    monkeypatch.setattr(compile_cache_torch, "_is_held", complete_then_check)
     use_compile_cache()
-    assert os.environ[PLACE] == str(own / "0")
-    assert (own / "0" / "kernel.so").exists() is not abandoned
+    assert os.environ[PLACE] == str(kernel_dir / "0")
+    assert (kernel_dir / "0" / "kernel.so").exists() is not abandoned
 
 
-def test_a_folder_that_the_user_chose_stands(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_set_by_the_user_is_not_changed(kernel_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PLACE, "/mine")
     use_compile_cache().mark_complete()
     assert os.environ[PLACE] == "/mine"
-    assert not own.exists()
+    assert not kernel_dir.exists()
 
 
-def test_without_a_home_that_can_be_written_to_pytorch_keeps_them(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_writable_cache_the_folder_of_pytorch_is_used(
+    kernel_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     use_compile_cache().mark_complete()
     assert os.environ[PLACE] == "/somewhere/torchinductor_me"

@@ -1,4 +1,4 @@
-"""Activations computed twice instead of kept: the same numbers in less memory, in every family."""
+"""Tests that gradient checkpointing gives the same bits with less memory, in every family."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,18 +16,18 @@ from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
 from fabella.models.registry import family_module, family_names
 from fabella.run_config.files import load_config
-from tests.engine.test_engine_torch import TINY, batch, same
+from tests.engine.test_engine_torch import TINY, batch, equal_states
 
 
-def config_of(family: str, **changes: Any) -> ModelConfig:
+def make_config(family: str, **changes: Any) -> ModelConfig:
     tiny = family_module(family).Config.tiny()
-    known = {name: value for name, value in changes.items() if name in type(tiny).model_fields}
-    return type(tiny).model_validate(tiny.model_dump() | known)
+    existing_fields = {name: value for name, value in changes.items() if name in type(tiny).model_fields}
+    return type(tiny).model_validate(tiny.model_dump() | existing_fields)
 
 
-def model_of(config: ModelConfig, *, recompute: bool) -> Any:
+def make_model(config: ModelConfig, *, checkpointing: bool) -> Any:
     model = build(config, initial_weights(config.parameters(), 1), torch.device("cpu")).train()
-    if recompute:
+    if checkpointing:
         checkpoint_blocks(model)
     return model
 
@@ -36,9 +36,9 @@ def ids(config: ModelConfig) -> Tensor:
     return torch.randint(config.vocab_size, (4, 33), generator=torch.Generator().manual_seed(1))
 
 
-def learned(config: ModelConfig, *, recompute: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Loss and gradients of one batch, with dropout."""
-    model, tokens = model_of(config, recompute=recompute), ids(config)
+def loss_and_gradients(config: ModelConfig, *, checkpointing: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Return loss and gradients of one batch, with dropout."""
+    model, tokens = make_model(config, checkpointing=checkpointing), ids(config)
     torch.manual_seed(7)
     loss = model.loss(tokens[:, :-1], tokens[:, 1:])
     loss.backward()
@@ -47,20 +47,22 @@ def learned(config: ModelConfig, *, recompute: bool) -> tuple[Tensor, Mapping[st
 
 @pytest.mark.parametrize("family", family_names())
 def test_loss_and_gradients_are_the_same_bit_for_bit(family: str) -> None:
-    config = config_of(family, dropout=0.3)
-    (loss, gradients), (again, others) = (learned(config, recompute=flag) for flag in (False, True))
-    assert torch.equal(loss, again)
-    assert gradients.keys() == others.keys()
-    assert [name for name in gradients if not torch.equal(gradients[name], others[name])] == []
+    config = make_config(family, dropout=0.3)
+    (loss, gradients), (other_loss, other_gradients) = (
+        loss_and_gradients(config, checkpointing=flag) for flag in (False, True)
+    )
+    assert torch.equal(loss, other_loss)
+    assert gradients.keys() == other_gradients.keys()
+    assert [name for name in gradients if not torch.equal(gradients[name], other_gradients[name])] == []
 
 
-class Held(TorchDispatchMode):
-    """The most bytes of results that were alive at once."""
+class PeakMemory(TorchDispatchMode):
+    """Records the peak bytes of live tensors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.most = 0
+        self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -68,38 +70,40 @@ class Held(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.alive = {key: held for key, held in self.alive.items() if not held[0].expired()}
-        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return result
 
 
-def most_held(config: ModelConfig, *, recompute: bool) -> int:
-    model, tokens = model_of(config, recompute=recompute), ids(config)
-    with Held() as held:
+def peak_bytes(config: ModelConfig, *, checkpointing: bool) -> int:
+    model, tokens = make_model(config, checkpointing=checkpointing), ids(config)
+    with PeakMemory() as memory:
         model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
-    return held.most
+    return memory.peak
 
 
 @pytest.mark.parametrize("family", family_names())
-def test_a_step_holds_less_memory(family: str) -> None:
-    config = config_of(family, layers=8, vocab_size=61)
-    assert most_held(config, recompute=True) < 0.7 * most_held(config, recompute=False)
+def test_a_step_uses_less_memory(family: str) -> None:
+    config = make_config(family, layers=8, vocab_size=61)
+    assert peak_bytes(config, checkpointing=True) < 0.7 * peak_bytes(config, checkpointing=False)
 
 
-def test_a_run_with_it_learns_the_same_weights_and_keeps_their_names() -> None:
+def test_a_run_with_checkpointing_has_the_same_state() -> None:
     setting = [*TINY, "training.micro_batch_size=2", "model.dropout=0.2"]
     states = []
-    for recompute in ("none", "blocks"):
-        engine = create_engine(load_config("storybook-1m", [*setting, f"training.gradient_checkpointing={recompute}"]))
+    for checkpointing in ("none", "blocks"):
+        engine = create_engine(
+            load_config("storybook-1m", [*setting, f"training.gradient_checkpointing={checkpointing}"])
+        )
         for seed in range(3):
             engine.step(batch(seed), 1e-2)
         states.append(engine.state())
-    assert same(*states)
+    assert equal_states(*states)
 
 
-def test_nothing_is_computed_twice_where_nothing_is_learned() -> None:
-    config = config_of("llama")
-    model, calls = model_of(config, recompute=False), []
+def test_blocks_run_once_without_gradients() -> None:
+    config = make_config("llama")
+    model, calls = make_model(config, checkpointing=False), []
     for block in model.blocks:
         block.attention.register_forward_hook(lambda *_: calls.append(1))
     checkpoint_blocks(model)
