@@ -1,4 +1,4 @@
-"""Every family, found by its file: a test that takes ``family`` runs once for each, also for those still to come."""
+"""The fixture ``family``: a test that takes it runs once for each family of the package, also for new ones."""
 
 import importlib
 import importlib.util
@@ -16,19 +16,19 @@ from fabella.models.registry import family_module, family_names
 
 @dataclass(frozen=True)
 class Family:
-    """A family at its smallest."""
+    """A family with its tiny config."""
 
     name: str
     config: ModelConfig
 
     def empty(self, config: ModelConfig | None = None) -> nn.Module:
-        """The network without memory for its weights."""
+        """Return the network on the meta device, without memory for its weights."""
         model = importlib.import_module(f"fabella.models.{self.name}_torch").Model
         with torch.device("meta"):
             return model(config or self.config)
 
     def model(self, seed: int = 1, config: ModelConfig | None = None) -> Any:
-        """The network with its first weights, in evaluation mode."""
+        """Return the network with its initial weights, in evaluation mode."""
         model, table = self.empty(config), (config or self.config).parameters()
         weights = {name: torch.from_numpy(array) for name, array in initial_weights(table, seed).items()}
         model.load_state_dict(weights, assign=True)
@@ -39,7 +39,7 @@ class Family:
 
 
 def families_with_twins() -> list[str]:
-    """Those that are written for both engines."""
+    """Return the families that are implemented for both engines."""
     return [name for name in family_names() if importlib.util.find_spec(f"fabella.models.{name}_jax")]
 
 

@@ -1,4 +1,4 @@
-"""What every family keeps: the contract in ``fabella/models/__init__.py``, written once and run for each."""
+"""Tests of the contract in ``fabella/models/__init__.py``, run for every family."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from fabella.errors import UsageError
 from fabella.models import IGNORE
 from fabella.models.registry import family_names
 
-# Sums of a few dozen products in float32, taken in another order.
+# Sums of a few dozen float32 products in another order.
 LOGITS_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-6
 
@@ -27,11 +27,11 @@ def targets_for(tokens: Tensor) -> Tensor:
     return tokens.roll(-1, dims=1)
 
 
-# ---------------------------------------------------------------- the table
+# ---------------------------------------------------------------- the parameter table
 
 
 def test_table_is_the_state_dict(family: Any) -> None:
-    """Names, shapes and their order: no buffer, no tied weight under a second name."""
+    """Names, shapes and order are equal: there is no buffer, and no tied weight under a second name."""
     network = {name: tuple(tensor.shape) for name, tensor in family.empty().state_dict().items()}
     table = {name: parameter.shape for name, parameter in family.config.parameters().items()}
     assert list(network.items()) == list(table.items())
@@ -51,14 +51,14 @@ def test_blocks_are_a_list_of_modules(family: Any) -> None:
 
 
 def test_initial_logits_are_nearly_uniform(family: Any) -> None:
-    """Before training, the loss is near that of guessing evenly, ln(vocabulary), and nothing is dead or enormous."""
+    """Before training, the loss is near ln(vocabulary), the loss of uniform logits."""
     tokens = family.tokens(BATCH, TIME)
     loss = family.model().loss(tokens, targets_for(tokens))
-    evenly = torch.tensor(float(family.config.vocab_size)).log()
-    assert abs(loss.item() - evenly.item()) < 0.5
+    uniform_loss = torch.tensor(float(family.config.vocab_size)).log()
+    assert abs(loss.item() - uniform_loss.item()) < 0.5
 
 
-# ---------------------------------------------------------------- reading
+# ---------------------------------------------------------------- forward and decode
 
 
 def cuts() -> st.SearchStrategy[list[int]]:
@@ -87,8 +87,8 @@ def test_token_by_token_equals_whole(family: Any) -> None:
 
 def test_sequences_of_a_batch_are_independent(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
-    alone = torch.cat([model(row[None]) for row in tokens])
-    torch.testing.assert_close(model(tokens), alone, atol=LOGITS_TOLERANCE, rtol=0)
+    single_rows = torch.cat([model(row[None]) for row in tokens])
+    torch.testing.assert_close(model(tokens), single_rows, atol=LOGITS_TOLERANCE, rtol=0)
 
 
 def test_no_position_attends_to_later_ones(family: Any) -> None:
@@ -149,7 +149,7 @@ def test_losses_match_the_logits(family: Any) -> None:
 
 
 def test_padding_has_no_loss(family: Any) -> None:
-    """A padded batch has the mean loss of its real targets, and what the padding holds changes no gradient."""
+    """A padded batch has the mean loss of its targets, and the ids of the padding change no gradient."""
     model, tokens = family.model(), family.tokens(2, TIME)
     short, targets = TIME // 3, targets_for(tokens)
     targets[1, short:] = IGNORE
@@ -182,21 +182,21 @@ def test_every_weight_is_trained(family: Any) -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_gradients_match_the_formula(family: Any) -> None:
+def test_gradients_match_finite_differences(family: Any) -> None:
     """Along a random direction, in float64: (loss(w + εd) − loss(w − εd)) / 2ε."""
     model, tokens, step = family.model().double(), family.tokens(2, TIME), 1e-5
     targets = targets_for(tokens)
     model.loss(tokens, targets).backward()
     random = torch.Generator().manual_seed(5)
     directions = [torch.randn(p.shape, generator=random, dtype=p.dtype) for p in model.parameters()]
-    formula = sum((p.grad * d).sum() for p, d in zip(model.parameters(), directions, strict=True))
+    expected = sum((p.grad * d).sum() for p, d in zip(model.parameters(), directions, strict=True))
     losses = []
     with torch.no_grad():
-        for way in (step, -2 * step):
+        for offset in (step, -2 * step):
             for parameter, direction in zip(model.parameters(), directions, strict=True):
-                parameter.add_(direction, alpha=way)
+                parameter.add_(direction, alpha=offset)
             losses.append(model.loss(tokens, targets))
-    torch.testing.assert_close((losses[0] - losses[1]) / (2 * step), formula, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close((losses[0] - losses[1]) / (2 * step), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_overfits_one_batch(family: Any) -> None:
@@ -211,7 +211,7 @@ def test_overfits_one_batch(family: Any) -> None:
 
 
 def test_training_is_deterministic(family: Any) -> None:
-    """Same seed, same bits: dropout included."""
+    """The same seed gives the same bits, dropout included."""
     tokens = family.tokens(BATCH, TIME)
 
     def gradients() -> list[Tensor]:
@@ -235,10 +235,10 @@ def test_half_precision_is_close(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     exact = model.loss(tokens, targets_for(tokens))
     with torch.autocast("cpu", torch.bfloat16):
-        rough = model.loss(tokens, targets_for(tokens))
-        rough.backward()
-    assert rough.dtype == torch.float32
-    torch.testing.assert_close(rough, exact, atol=0.02, rtol=0)
+        half = model.loss(tokens, targets_for(tokens))
+        half.backward()
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, atol=0.02, rtol=0)
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -277,7 +277,7 @@ for name, network in networks.items():
 
 
 def test_shapes_are_as_annotated() -> None:
-    """Every annotation is checked at every call; in a process of its own, as the checks cannot be taken off again."""
-    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == family_names(), "a wrong shape was not caught: some annotations were not checked"
+    """Every annotation is checked at each call, in a child process, because the checks cannot be removed."""
+    process = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == family_names(), "a wrong shape was not caught: some annotations were not checked"

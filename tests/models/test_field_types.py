@@ -1,4 +1,4 @@
-"""Absurd sizes are refused before anything is allocated (fault matrix, row E6), and the refusal helps."""
+"""Tests that absurd sizes are refused with a helpful error before anything is allocated (fault matrix, E6)."""
 
 import math
 from typing import Any
@@ -19,12 +19,12 @@ ABSURD = [
     *(math.nan, math.inf, -math.inf, 0.5, 1e308, -1e-320),
     *("", "12", "ten", "\0", "m" * 10_000, None, True, [], {}, [1, 2], {"dim": 4}),
 ]
-MOST_MEGABYTES = 200
+MAX_MEGABYTES = 200
 
 
 @st.composite
-def spoiled(draw: st.DrawFn) -> dict[str, Any]:
-    """A family's smallest config with up to four fields made absurd."""
+def absurd_configs(draw: st.DrawFn) -> dict[str, Any]:
+    """Generate the tiny config of a family with up to four absurd fields."""
     config = family_module(draw(st.sampled_from(family_names()))).Config.tiny()
     values: dict[str, Any] = config.model_dump()
     for name in draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=4, unique=True)):
@@ -34,12 +34,12 @@ def spoiled(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.mark.fault("E6", 1000)
 def test_an_absurd_config_is_an_error_or_small_and_allocates_nothing() -> None:
-    seen = list[int]()
+    memory = list[int]()
 
     @settings(max_examples=1000)
-    @given(values=spoiled())
-    def refused_or_small(values: dict[str, Any]) -> None:
-        seen.append(psutil.Process().memory_info().rss)
+    @given(values=absurd_configs())
+    def check_config(values: dict[str, Any]) -> None:
+        memory.append(psutil.Process().memory_info().rss)
         try:
             config = parse_model_config(values)
         except (ValidationError, ConfigError):
@@ -47,9 +47,9 @@ def test_an_absurd_config_is_an_error_or_small_and_allocates_nothing() -> None:
         assert count(config.parameters()) <= MAX_PARAMETERS
         assert len(config.parameters()) < 10_000
 
-    refused_or_small()
-    assert len(seen) >= 1000
-    assert (seen[-1] - seen[0]) / 1e6 < MOST_MEGABYTES
+    check_config()
+    assert len(memory) >= 1000
+    assert (memory[-1] - memory[0]) / 1e6 < MAX_MEGABYTES
 
 
 @pytest.mark.fault("E6", 8)

@@ -1,4 +1,4 @@
-"""Operations counted from the parameter table are those that PyTorch counts while it computes."""
+"""Tests that FLOPs computed from the parameter table equal those that PyTorch counts."""
 
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,10 +11,13 @@ from tests.models.conftest import Family
 BATCH, TIME = 2, 16
 
 
-def counted(family: Family) -> int:
-    """What PyTorch counts in ``logits``: it takes attention for unmasked, whatever the mask."""
+def counted_by_pytorch(family: Family) -> int:
+    """Return the FLOPs that PyTorch counts in a forward pass; it counts attention as if it had no mask."""
     model, tokens = family.model(), family.tokens(BATCH, TIME)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it does not know the fused kernel
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # PyTorch does not count the fused kernel
         model(tokens)
     return counter.get_total_flops()
 
@@ -23,8 +26,8 @@ def test_forward_flops_equal_those_counted_by_pytorch(family: Family) -> None:
     flops = forward_flops(family.config, TIME)
     unmasked = flops.attention * 2 * TIME // (TIME + 1)
     heads = len(output_head_params(family.config.parameters(), family.config.vocab_size))
-    expected = flops.blocks + flops.head // heads + unmasked  # logits are those of one head only
-    assert counted(family) == expected * BATCH * TIME
+    expected = flops.blocks + flops.head // heads + unmasked  # the logits come from one head
+    assert counted_by_pytorch(family) == expected * BATCH * TIME
 
 
 def test_a_training_step_is_three_forward_passes(family: Family) -> None:

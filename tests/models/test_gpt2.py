@@ -1,4 +1,4 @@
-"""GPT-2: the published counts, HF's own module given the same weights, and its errors."""
+"""Tests that GPT-2 has the published counts and the logits of Hugging Face's model, and tests its errors."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fabella.models.gpt2_torch import Model
 from fabella.models.parameters import count, count_non_embedding, initial_weights
 from fabella.run_config.files import preset, preset_names
 
-# Two programs add float32 numbers in different orders.
+# Two implementations sum float32 numbers in different orders.
 LOGITS_TOLERANCE = 1e-4
 
 PUBLISHED = {
@@ -21,7 +21,7 @@ PUBLISHED = {
     "tinystories-8m": (19_708_672, 6_318_592),
     "tinystories-28m": (52_000_256, 25_220_096),
 }
-SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 2, "heads": 3, "ffn_dim": 40}
+TINY = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 2, "heads": 3, "ffn_dim": 40}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -35,23 +35,25 @@ def test_every_preset_of_the_family_is_counted() -> None:
 
 
 def as_hf_names(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under the names of GPT2LMHeadModel, whose matrices are stored input × output."""
-    given = {
+    """Return the weights under the names of GPT2LMHeadModel, which stores matrices as input × output."""
+    renamed = {
         "transformer.wte.weight": weights["embedding.weight"],
         "transformer.wpe.weight": weights["positions.weight"],
     }
-    given["lm_head.weight"] = weights.get("head.weight", weights["embedding.weight"])
+    renamed["lm_head.weight"] = weights.get("head.weight", weights["embedding.weight"])
     same = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
-    turned = {"attention.output": "attn.c_proj", "feed_forward.up": "mlp.c_fc", "feed_forward.down": "mlp.c_proj"}
+    transposed = {"attention.output": "attn.c_proj", "feed_forward.up": "mlp.c_fc", "feed_forward.down": "mlp.c_proj"}
     for part in ("weight", "bias"):
-        given[f"transformer.ln_f.{part}"] = weights[f"norm.{part}"]
+        renamed[f"transformer.ln_f.{part}"] = weights[f"norm.{part}"]
         for layer in range(config.layers):
-            ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
-            asked = [weights[f"{ours}.attention.{name}.{part}"] for name in ("query", "key", "value")]
-            given[f"{theirs}.attn.c_attn.{part}"] = torch.cat(asked).t()
-            given |= {f"{theirs}.{hf}.{part}": weights[f"{ours}.{name}.{part}"] for name, hf in same.items()}
-            given |= {f"{theirs}.{hf}.{part}": weights[f"{ours}.{name}.{part}"].t() for name, hf in turned.items()}
-    return given
+            prefix, hf_prefix = f"blocks.{layer}", f"transformer.h.{layer}"
+            qkv = [weights[f"{prefix}.attention.{name}.{part}"] for name in ("query", "key", "value")]
+            renamed[f"{hf_prefix}.attn.c_attn.{part}"] = torch.cat(qkv).t()
+            renamed |= {f"{hf_prefix}.{hf}.{part}": weights[f"{prefix}.{name}.{part}"] for name, hf in same.items()}
+            renamed |= {
+                f"{hf_prefix}.{hf}.{part}": weights[f"{prefix}.{name}.{part}"].t() for name, hf in transposed.items()
+            }
+    return renamed
 
 
 def hf_model(config: Config) -> Any:
@@ -72,26 +74,26 @@ def hf_model(config: Config) -> Any:
 
 
 CONFIGS = {name: preset(name).model for name in PUBLISHED} | {
-    "untied": Config(**SMALLEST, tie_embeddings=False),
-    "tie_embeddings": Config(**SMALLEST, tie_embeddings=True, activation="gelu_tanh"),
+    "untied": Config(**TINY, tie_embeddings=False),
+    "tie_embeddings": Config(**TINY, tie_embeddings=True, activation="gelu_tanh"),
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_agrees_with_hf(name: str) -> None:
-    """Given the same weights, drawn wide enough that every part matters to the logits."""
+def test_logits_equal_those_of_hf(name: str) -> None:
+    """The weights are large enough for every module to affect the logits."""
     config = CONFIGS[name]
     assert isinstance(config, Config)
     random = torch.Generator().manual_seed(1)
     weights = {n: torch.from_numpy(w) for n, w in initial_weights(config.parameters(), seed=1).items()}
     weights = {n: w + 0.05 * torch.randn(w.shape, generator=random) if w.dim() == 1 else w for n, w in weights.items()}
-    theirs = hf_model(config)
-    theirs.load_state_dict(as_hf_names(config, weights), strict=True)
-    ours = Model(config).eval()
-    ours.load_state_dict(weights, strict=True)
+    hf = hf_model(config)
+    hf.load_state_dict(as_hf_names(config, weights), strict=True)
+    model = Model(config).eval()
+    model.load_state_dict(weights, strict=True)
     tokens = torch.randint(config.vocab_size, (2, 40), generator=random)
     with torch.no_grad():
-        difference = (ours(tokens) - theirs(tokens).logits).abs().max()
+        difference = (model(tokens) - hf(tokens).logits).abs().max()
     assert difference <= LOGITS_TOLERANCE
 
 
@@ -105,4 +107,4 @@ def test_agrees_with_hf(name: str) -> None:
 )
 def test_invalid_sizes_are_errors_that_suggest_the_nearest_valid_one(change: dict[str, int], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
-        Config(**{**SMALLEST, **change})
+        Config(**{**TINY, **change})

@@ -1,4 +1,4 @@
-"""Llama: the published count, HF's own module given the same weights, and its errors."""
+"""Tests that Llama has the published count and the logits of Hugging Face's model, and tests its errors."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from fabella.models.llama_torch import Model
 from fabella.models.parameters import count, count_non_embedding, initial_weights
 from fabella.run_config.files import preset, preset_names
 
-# Two programs add float32 numbers in different orders.
+# Two implementations sum float32 numbers in different orders.
 LOGITS_TOLERANCE = 1e-4
 
-SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 2, "heads": 6, "kv_heads": 2, "ffn_dim": 40}
+TINY = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 2, "heads": 6, "kv_heads": 2, "ffn_dim": 40}
 
 
 def test_published_count() -> None:
@@ -23,14 +23,14 @@ def test_published_count() -> None:
     assert (count(table), count_non_embedding(table)) == (37_362_432, 24_779_520)
 
 
-def test_quickstart_is_about_a_million() -> None:
+def test_the_quickstart_preset_has_about_a_million_parameters() -> None:
     assert 0.9e6 < count(preset("storybook-1m").model.parameters()) < 1.5e6
 
 
 def as_hf_names(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under the names of LlamaForCausalLM."""
-    given = {"model.embed_tokens.weight": weights["embedding.weight"], "model.norm.weight": weights["norm.weight"]}
-    given["lm_head.weight"] = weights.get("head.weight", weights["embedding.weight"])
+    """Return the weights under the names of LlamaForCausalLM."""
+    renamed = {"model.embed_tokens.weight": weights["embedding.weight"], "model.norm.weight": weights["norm.weight"]}
+    renamed["lm_head.weight"] = weights.get("head.weight", weights["embedding.weight"])
     names = {
         "attention_norm": "input_layernorm",
         "attention.query": "self_attn.q_proj",
@@ -43,9 +43,9 @@ def as_hf_names(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]
         "feed_forward.down": "mlp.down_proj",
     }
     for layer in range(config.layers):
-        for ours, theirs in names.items():
-            given[f"model.layers.{layer}.{theirs}.weight"] = weights[f"blocks.{layer}.{ours}.weight"]
-    return given
+        for name, hf_name in names.items():
+            renamed[f"model.layers.{layer}.{hf_name}.weight"] = weights[f"blocks.{layer}.{name}.weight"]
+    return renamed
 
 
 def hf_model(config: Config) -> Any:
@@ -68,27 +68,27 @@ def hf_model(config: Config) -> Any:
 
 
 CONFIGS = {name: preset(name).model for name in preset_names() if preset(name).model.family == "llama"} | {
-    "untied": Config(**SMALLEST, tie_embeddings=False),
-    "tie_embeddings": Config(**SMALLEST, tie_embeddings=True, norm_eps=1e-6, rotary_base=500.0),
-    "one key/value head": Config(**{**SMALLEST, "kv_heads": 1}),
+    "untied": Config(**TINY, tie_embeddings=False),
+    "tie_embeddings": Config(**TINY, tie_embeddings=True, norm_eps=1e-6, rotary_base=500.0),
+    "one key/value head": Config(**{**TINY, "kv_heads": 1}),
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_agrees_with_hf(name: str) -> None:
-    """Given the same weights, drawn wide enough that every part matters to the logits."""
+def test_logits_equal_those_of_hf(name: str) -> None:
+    """The weights are large enough for every module to affect the logits."""
     config = CONFIGS[name]
     assert isinstance(config, Config)
     random = torch.Generator().manual_seed(1)
     weights = {n: torch.from_numpy(w) for n, w in initial_weights(config.parameters(), seed=1).items()}
     weights = {n: w + 0.05 * torch.randn(w.shape, generator=random) if w.dim() == 1 else w for n, w in weights.items()}
-    theirs = hf_model(config)
-    theirs.load_state_dict(as_hf_names(config, weights), strict=True)
-    ours = Model(config).eval()
-    ours.load_state_dict(weights, strict=True)
+    hf = hf_model(config)
+    hf.load_state_dict(as_hf_names(config, weights), strict=True)
+    model = Model(config).eval()
+    model.load_state_dict(weights, strict=True)
     tokens = torch.randint(config.vocab_size, (2, 40), generator=random)
     with torch.no_grad():
-        difference = (ours(tokens) - theirs(tokens).logits).abs().max()
+        difference = (model(tokens) - hf(tokens).logits).abs().max()
     assert difference <= LOGITS_TOLERANCE
 
 
@@ -103,4 +103,4 @@ def test_agrees_with_hf(name: str) -> None:
 )
 def test_invalid_sizes_are_errors_that_suggest_the_nearest_valid_one(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
-        Config(**{**SMALLEST, **change})
+        Config(**{**TINY, **change})

@@ -1,4 +1,4 @@
-"""MinGRU: the published count, its six voices, a text without end, and its errors."""
+"""Tests of MinGRU: the published count, the loss over all heads, sequences beyond the context, and errors."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fabella.models.nn.loss_torch import linear_cross_entropy
 from fabella.models.parameters import count, count_non_embedding
 from fabella.run_config.files import preset
 
-SMALLEST = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 3, "ffn_dim": 40}
+TINY = {"vocab_size": 61, "context_length": 48, "dim": 24, "layers": 3, "ffn_dim": 40}
 LOSS_TOLERANCE = 1e-6
 
 
@@ -22,7 +22,7 @@ def test_published_count() -> None:
 
 
 def test_the_loss_is_the_mean_of_all_heads_and_logits_are_those_of_the_last() -> None:
-    model = Model(Config(**SMALLEST))
+    model = Model(Config(**TINY))
     tokens = torch.randint(61, (2, 9), generator=torch.Generator().manual_seed(1))
     heads = [
         linear_cross_entropy(stream, block.head.weight, tokens)
@@ -33,14 +33,14 @@ def test_the_loss_is_the_mean_of_all_heads_and_logits_are_those_of_the_last() ->
 
 
 def test_an_expanded_state_is_projected_back() -> None:
-    assert "blocks.0.mixer.output.weight" not in Config(**SMALLEST).parameters()
-    table = Config(**SMALLEST, expansion=1.5).parameters()
+    assert "blocks.0.mixer.output.weight" not in Config(**TINY).parameters()
+    table = Config(**TINY, expansion=1.5).parameters()
     assert table["blocks.0.mixer.gate.weight"].shape == (36, 24)
     assert table["blocks.0.mixer.output.weight"].shape == (24, 36)
 
 
 def test_a_sequence_may_be_longer_than_the_context() -> None:
-    config = Config(**SMALLEST)
+    config = Config(**TINY)
     assert config.unlimited_context
     tokens = torch.randint(61, (1, 20 * config.context_length), generator=torch.Generator().manual_seed(1))
     model = Model(config)
@@ -59,4 +59,4 @@ def test_a_sequence_may_be_longer_than_the_context() -> None:
 )
 def test_invalid_sizes_are_errors(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
-        Config(**{**SMALLEST, **change})
+        Config(**{**TINY, **change})

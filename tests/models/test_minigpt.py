@@ -1,4 +1,4 @@
-"""MiniGPT: published parameter count, partial rotary embedding, initialization, errors."""
+"""Tests of MiniGPT: the published count, the partial rotary embedding, initialization and errors."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from fabella.run_config.files import preset
 # Rotations in float32.
 TOLERANCE = 1e-5
 
-SMALLEST = {"vocab_size": 61, "context_length": 48, "embedding": 16, "dim": 24, "layers": 2, "heads": 2, "ffn_dim": 40}
+TINY = {"vocab_size": 61, "context_length": 48, "embedding": 16, "dim": 24, "layers": 2, "heads": 2, "ffn_dim": 40}
 
 
 def test_published_count() -> None:
@@ -41,14 +41,14 @@ def test_the_first_half_of_each_head_is_rotated_in_neighboring_pairs() -> None:
 
 def test_scores_depend_only_on_the_distance_of_two_positions() -> None:
     """The dot product of a query at s and a key at t is the same for all s and t with the same s − t."""
-    config = Config(**SMALLEST, rotary_fraction=1.0)
+    config = Config(**TINY, rotary_fraction=1.0)
     query, key = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
     rotary = rotary_table(config.rotary_dims, config.rotary_base, 40, query.device)
     queries, keys = (apply_rotary_interleaved(x.expand(1, 1, 40, 12), rotary)[0, 0] for x in (query, key))
     scores = queries @ keys.T
     for distance in (0, 1, 7):
-        along = scores.diagonal(-distance)
-        torch.testing.assert_close(along, along[:1].expand_as(along), atol=TOLERANCE, rtol=0)
+        diagonal = scores.diagonal(-distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=TOLERANCE, rtol=0)
 
 
 def test_weights_that_write_to_the_residual_stream_have_a_small_initialization() -> None:
@@ -78,4 +78,4 @@ def test_weights_that_write_to_the_residual_stream_have_a_small_initialization()
 )
 def test_invalid_sizes_are_errors(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
-        Config(**{**SMALLEST, **change})
+        Config(**{**TINY, **change})

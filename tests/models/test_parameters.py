@@ -1,4 +1,4 @@
-"""The table's rows, counts and first weights."""
+"""Tests of the parameter table: its rows, counts and initial weights."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Families inside and outside the package are found by the name of their file."""
+"""Tests that families inside and outside the package are found by the name of their file."""
 
 import re
 import shutil

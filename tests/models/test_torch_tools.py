@@ -1,4 +1,4 @@
-"""PyTorch's tools work on every family, because a model is an ordinary nn.Module: model(tokens) gives logits."""
+"""Tests that PyTorch's tools work on every family: a model is an nn.Module, and model(tokens) returns logits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +23,11 @@ def process_group(tmp_path: Path) -> Iterator[None]:
 
 
 def test_a_forward_hook_sees_the_logits(family: Any) -> None:
-    model, tokens, seen = family.model(), family.tokens(BATCH, TIME), list[Tensor]()
-    model.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model, tokens, outputs = family.model(), family.tokens(BATCH, TIME), list[Tensor]()
+    model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     logits = model(tokens)
-    assert len(seen) == 1
-    assert torch.equal(seen[0], logits)
+    assert len(outputs) == 1
+    assert torch.equal(outputs[0], logits)
 
 
 def test_export_gives_the_same_logits(family: Any) -> None:
@@ -45,6 +45,8 @@ def test_the_flop_counter_counts_the_forward_pass(family: Any) -> None:
 
 def test_plain_ddp_trains_the_model(family: Any, process_group: None) -> None:
     model, tokens = family.model().train(), family.tokens(BATCH, TIME)
-    parallel = DistributedDataParallel(model, find_unused_parameters=True)  # MinGRU's other heads have no logits
+    parallel = DistributedDataParallel(
+        model, find_unused_parameters=True
+    )  # the other heads of MinGRU are not used by forward
     functional.cross_entropy(parallel(tokens).flatten(0, 1), tokens.flatten()).backward()
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())

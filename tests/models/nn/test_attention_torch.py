@@ -1,4 +1,4 @@
-"""Attention in one call, in chunks, with shared keys: the same as the formula written out."""
+"""Tests that attention matches its formula, in one call, in chunks and with shared keys."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from fabella.models.nn.capacity import require_capacity
 TOLERANCE = 1e-6
 
 
-def drawn(heads: int, kv_heads: int, time: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+def random_heads(heads: int, kv_heads: int, time: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     random = torch.Generator().manual_seed(1)
     return (
         torch.randn(2, heads, time, 6, generator=random),
@@ -22,8 +22,8 @@ def drawn(heads: int, kv_heads: int, time: int = 9) -> tuple[Tensor, Tensor, Ten
     )
 
 
-def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(QKᵀ/√E + mask) V, a head at a time."""
+def by_definition(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(QKᵀ/√E + mask) V, one head at a time."""
     time, shared = query.shape[2], query.shape[1] // key.shape[1]
     mask = torch.full((time, time), -torch.inf).triu(1)
     heads = [
@@ -36,9 +36,9 @@ def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 1)])
 def test_attention_matches_its_formula(heads: int, kv_heads: int) -> None:
-    query, key, value = drawn(heads, kv_heads)
+    query, key, value = random_heads(heads, kv_heads)
     torch.testing.assert_close(
-        attend(query, key, value, None), written_out(query, key, value), atol=TOLERANCE, rtol=TOLERANCE
+        attend(query, key, value, None), by_definition(query, key, value), atol=TOLERANCE, rtol=TOLERANCE
     )
 
 
@@ -47,10 +47,12 @@ def test_attention_matches_its_formula(heads: int, kv_heads: int) -> None:
 def test_chunks_attend_to_all_earlier_tokens_and_no_later_ones(
     heads: int, kv_heads: int, cuts: tuple[int, ...]
 ) -> None:
-    query, key, value = drawn(heads, kv_heads)
+    query, key, value = random_heads(heads, kv_heads)
     past = KVCache(2, kv_heads, 12, 6, query)
     parts = [attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], past) for a, b in pairwise(cuts)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), written_out(query, key, value), atol=TOLERANCE, rtol=TOLERANCE)
+    torch.testing.assert_close(
+        torch.cat(parts, dim=1), by_definition(query, key, value), atol=TOLERANCE, rtol=TOLERANCE
+    )
     assert past.length == 9
 
 

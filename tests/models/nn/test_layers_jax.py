@@ -1,4 +1,4 @@
-"""Every family's two networks are one: the same names, logits, gradients, states; for families and for presets."""
+"""Tests that the JAX and PyTorch networks of each family and preset have the same logits, losses and gradients."""
 
 import importlib
 import subprocess
@@ -24,11 +24,11 @@ from fabella.models.registry import family_module
 from fabella.run_config.files import preset, preset_names
 from tests.models.conftest import Family, families_with_twins
 
-# float32 sums in another order, relative to the largest logit.
+# Relative to the largest logit: float32 sums in another order.
 LOGITS_TOLERANCE = 1e-5
-# The same for gradients, relative to the largest of each weight; those that are 0 but for rounding have this much.
+# Relative to the largest gradient of each weight; gradients that are 0 up to rounding are below the second value.
 GRADIENT_TOLERANCE, GRADIENT_NOISE = 1e-4, 1e-8
-# A cached state against the whole text.
+# Decoding with a state, compared with the forward pass.
 STEP_TOLERANCE = 1e-5
 BATCH, TIME = 3, 16
 SIZES = {"vocab_size": 61, "context_length": TIME, "embedding": 8, "dim": 16, "layers": 2, "heads": 2, "kv_heads": 1}
@@ -56,73 +56,78 @@ class Twins:
 
 
 def reduced(model: ModelConfig) -> ModelConfig:
-    """A preset's model with all that makes it what it is, but small and without dropout."""
+    """Return the model of a preset with small sizes and without dropout."""
     values = model.model_dump()
     values |= {name: size for name, size in SIZES.items() if name in values}
     return type(model).model_validate(values)
 
 
 def different_presets() -> list[str]:
-    """One of those that are the same when they are small."""
+    """Return one preset for each reduced model."""
     return list({reduced(preset(name).model): name for name in reversed(preset_names())}.values())[::-1]
 
 
 @pytest.fixture(params=families_with_twins(), scope="module")
 def twins(request: pytest.FixtureRequest) -> Twins:
-    """Every family that is written for both engines, at its smallest."""
+    """Return the tiny networks of a family that is implemented for both engines."""
     config = family_module(request.param).Config.tiny()
     return Twins(config.model_copy(update={"dropout": 0.0}) if hasattr(config, "dropout") else config)
 
 
 def text(config: ModelConfig, time: int = TIME, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and targets, some of them padding."""
+    """Return tokens and targets, some of them padding."""
     tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (BATCH, time)).astype(np.int32)
     targets = np.roll(tokens, -1, 1)
     targets[0, 5:] = IGNORE
     return tokens, targets
 
 
-@cache  # presets that differ in their sizes alone are one when they are small
-def compared(twins: Twins) -> dict[str, float]:
-    """How far the networks are apart, each relative to the largest number of its kind."""
+@cache  # presets that differ only in size have the same reduced model
+def differences(twins: Twins) -> dict[str, float]:
+    """Return the differences of the networks, relative to the largest value of each result."""
     tokens, targets = text(twins.config)
-    ids, wanted = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
-    model, learned = twins.torch, int((targets != IGNORE).sum())
-    loss = model.loss(ids, wanted)
+    ids, target_ids = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+    model, num_targets = twins.torch, int((targets != IGNORE).sum())
+    loss = model.loss(ids, target_ids)
     loss.backward()
 
-    def everything(weights: dict[str, Array]) -> Any:
+    def forward_and_gradients(weights: dict[str, Array]) -> Any:
         network = Params(weights)
-        found = jax.value_and_grad(lambda w: twins.jax.loss_sum(Params(w), tokens, targets) / learned)(weights)
-        return twins.jax.forward(network, tokens), twins.jax.token_losses(network, tokens, targets), found
+        loss_and_gradients = jax.value_and_grad(lambda w: twins.jax.loss_sum(Params(w), tokens, targets) / num_targets)(
+            weights
+        )
+        return twins.jax.forward(network, tokens), twins.jax.token_losses(network, tokens, targets), loss_and_gradients
 
-    logits, losses, (sum_loss, gradients) = jax.jit(everything)(twins.weights)
-    apart = {"logits": far(logits, model(ids)), "losses": far(losses, model.token_losses(ids, wanted))}
-    apart["loss"] = abs(float(sum_loss) - loss.item()) / loss.item()
+    logits, losses, (sum_loss, gradients) = jax.jit(forward_and_gradients)(twins.weights)
+    result = {
+        "logits": relative_difference(logits, model(ids)),
+        "losses": relative_difference(losses, model.token_losses(ids, target_ids)),
+    }
+    result["loss"] = abs(float(sum_loss) - loss.item()) / loss.item()
     for name, parameter in model.named_parameters():
         largest = float(parameter.grad.abs().max())
         distance = np.abs(np.asarray(gradients[name]) - parameter.grad.numpy()).max()
-        apart[f"gradient of {name}"] = max(0.0, distance - GRADIENT_NOISE) / max(largest, GRADIENT_NOISE)
-    return apart
+        result[f"gradient of {name}"] = max(0.0, distance - GRADIENT_NOISE) / max(largest, GRADIENT_NOISE)
+    return result
 
 
-def far(ours: Array, theirs: torch.Tensor) -> float:
-    expected = theirs.detach().numpy()
-    return float(np.abs(np.asarray(ours) - expected).max() / np.abs(expected).max())
+def relative_difference(actual: Array, torch_result: torch.Tensor) -> float:
+    expected = torch_result.detach().numpy()
+    return float(np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max())
 
 
-def require_near(apart: dict[str, float]) -> None:
-    limits = {name: GRADIENT_TOLERANCE if name.startswith("gradient") else LOGITS_TOLERANCE for name in apart}
-    assert not {name: distance for name, distance in apart.items() if not distance <= limits[name]}
+def assert_close(differences: dict[str, float]) -> None:
+    limits = {name: GRADIENT_TOLERANCE if name.startswith("gradient") else LOGITS_TOLERANCE for name in differences}
+    assert not {name: distance for name, distance in differences.items() if not distance <= limits[name]}
 
 
 def test_jax_and_torch_have_the_same_logits_losses_and_gradients(twins: Twins) -> None:
-    require_near(compared(twins))
+    assert_close(differences(twins))
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_jax_and_torch_agree_for_every_preset(name: str) -> None:
-    require_near(compared(Twins(reduced(preset(name).model))))
+    assert_close(differences(Twins(reduced(preset(name).model))))
 
 
 # ---------------------------------------------------------------- one network
@@ -131,13 +136,15 @@ def test_jax_and_torch_agree_for_every_preset(name: str) -> None:
 def test_whole_equals_chunked_equals_token_by_token(twins: Twins) -> None:
     tokens, _ = text(twins.config)
     model, network = twins.jax, Params(twins.weights)
-    whole = np.asarray(jax.jit(model.forward)(network, tokens))
+    full_logits = np.asarray(jax.jit(model.forward)(network, tokens))
     step = jax.jit(model.decode)
     for cuts in ([0, TIME], [0, 7, 8, 9, TIME]):
         state = model.init_state(BATCH, TIME)
         for start, end in pairwise(cuts):
             last, state = step(network, tokens[:, start:end], state)
-            np.testing.assert_allclose(np.asarray(last), whole[:, end - 1], atol=STEP_TOLERANCE, err_msg=str(cuts))
+            np.testing.assert_allclose(
+                np.asarray(last), full_logits[:, end - 1], atol=STEP_TOLERANCE, err_msg=str(cuts)
+            )
 
 
 @pytest.mark.parametrize("name", ["llama", "mingru"])
@@ -157,7 +164,7 @@ def test_gradient_checkpointing_does_not_change_the_gradients(name: str) -> None
 
 
 def test_half_precision_is_close_and_gradients_are_float32() -> None:
-    """With 8 bits of mantissa in the products, the loss stays within a few per cent."""
+    """With 8 bits of mantissa in the products, the loss changes by at most a few percent."""
     twins = Twins(family_module("hybrid").Config.tiny())  # attention and recurrence
     tokens, targets = text(twins.config)
     learned = int((targets != IGNORE).sum())
@@ -182,7 +189,7 @@ def test_dropout_depends_only_on_its_key() -> None:
 
 def test_dropout_keeps_the_mean_and_differs_by_site_and_row_but_not_by_batch() -> None:
     x, keys = jnp.ones((4, 50, 50)), jax.random.split(jax.random.key(1), 4)
-    first, second = (np.asarray(dropout(Params({}, keys=keys), place, x, 0.25)) for place in ("attention", "up"))
+    first, second = (np.asarray(dropout(Params({}, keys=keys), site, x, 0.25)) for site in ("attention", "up"))
     assert set(np.unique(first)) == {np.float32(0.0), np.float32(1 / 0.75)}
     assert abs(first.mean() - 1.0) < 0.025  # four standard deviations of 10,000 draws
     assert not np.array_equal(first, second)
@@ -239,9 +246,9 @@ for name, network in networks.items():
 
 
 def test_shapes_are_as_annotated() -> None:
-    """Every annotation is checked while the networks are traced; in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == families_with_twins(), (
+    """Every annotation is checked while the networks are traced, in a child process."""
+    process = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == families_with_twins(), (
         "a wrong shape was not caught: some annotations were not checked"
     )

@@ -1,4 +1,4 @@
-"""RMSNorm and SwiGLU are their formulas; a model with one head is told by its ``read`` and ``head_weight`` alone."""
+"""Tests that RMSNorm and SwiGLU match their formulas, and that CausalLM needs only hidden_states and head_weight."""
 
 import pytest
 import torch
@@ -25,12 +25,12 @@ def test_rms_norm_matches_its_formula(shape: list[int], eps: float, scale: float
     x = (scale * torch.randn(*shape, 7, generator=random, dtype=torch.float64)).requires_grad_()
     weight = torch.randn(7, generator=random, dtype=torch.float64).requires_grad_()
     pull = torch.randn(*shape, 7, generator=random, dtype=torch.float64)
-    ours, theirs = rms_norm(x, weight, eps), functional.rms_norm(x, (7,), weight, eps)
-    torch.testing.assert_close(ours, theirs, atol=EXACT, rtol=EXACT)
-    for mine, other in zip(
-        torch.autograd.grad(ours, (x, weight), pull), torch.autograd.grad(theirs, (x, weight), pull), strict=True
+    actual, expected = rms_norm(x, weight, eps), functional.rms_norm(x, (7,), weight, eps)
+    torch.testing.assert_close(actual, expected, atol=EXACT, rtol=EXACT)
+    for gradient, other in zip(
+        torch.autograd.grad(actual, (x, weight), pull), torch.autograd.grad(expected, (x, weight), pull), strict=True
     ):
-        torch.testing.assert_close(mine, other, atol=EXACT, rtol=EXACT)
+        torch.testing.assert_close(gradient, other, atol=EXACT, rtol=EXACT)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-20, 1e15])
@@ -59,7 +59,7 @@ def test_swiglu_matches_its_formula() -> None:
 
 
 class Echo(CausalLM):
-    """Reads a token as its embedding and remembers how many it read."""
+    """A model whose hidden state is the token embedding, and whose state counts the tokens."""
 
     def __init__(self) -> None:
         super().__init__()

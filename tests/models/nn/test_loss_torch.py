@@ -1,4 +1,4 @@
-"""Loss in chunks is the loss of the whole: values, gradients, padding, precision, memory."""
+"""Tests that the loss in chunks equals the loss in one piece: values, gradients, padding and precision."""
 
 import math
 
@@ -19,7 +19,7 @@ EXACT = 1e-12
 SINGLE = 1e-5
 
 
-def drawn(
+def random_inputs(
     rows: int, dim: int, vocab_size: int, *, ignored: float = 0.3, seed: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     random = torch.Generator().manual_seed(seed)
@@ -30,7 +30,7 @@ def drawn(
     return hidden, weight, targets
 
 
-def whole(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def unchunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORE, reduction="sum") / max(
         1, int((targets != IGNORE).sum())
     )
@@ -48,35 +48,35 @@ def whole(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def test_chunks_do_not_change_loss_or_gradients(
     rows: int, dim: int, vocab_size: int, chunk: int, ignored: float, seed: int
 ) -> None:
-    hidden, weight, targets = drawn(rows, dim, vocab_size, ignored=ignored, seed=seed)
-    ours, theirs = [(hidden.clone().requires_grad_(), weight.clone().requires_grad_()) for _ in range(2)]
+    hidden, weight, targets = random_inputs(rows, dim, vocab_size, ignored=ignored, seed=seed)
+    inputs, expected_inputs = [(hidden.clone().requires_grad_(), weight.clone().requires_grad_()) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss_torch, "ROWS", chunk)
         patch.setattr(loss_torch, "LOGITS_ON_CPU", 1)
-        loss = linear_cross_entropy(*ours, targets)
+        loss = linear_cross_entropy(*inputs, targets)
         losses = linear_losses(hidden, weight, targets)
-    expected = whole(*theirs, targets)
+    expected = unchunked(*expected_inputs, targets)
     (3 * loss).backward()
     (3 * expected).backward()
     torch.testing.assert_close(loss, expected, atol=EXACT, rtol=0)
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, atol=EXACT, rtol=0)
+    for actual, other in zip(inputs, expected_inputs, strict=True):
+        torch.testing.assert_close(actual.grad, other.grad, atol=EXACT, rtol=0)
     separate = functional.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORE, reduction="none")
     torch.testing.assert_close(losses, separate, atol=EXACT, rtol=0)
 
 
 def test_without_gradients_the_value_is_the_same() -> None:
-    hidden, weight, targets = drawn(20, 4, 11)
+    hidden, weight, targets = random_inputs(20, 4, 11)
     with torch.no_grad():
-        alone = linear_cross_entropy(hidden, weight, targets)
-    assert not alone.requires_grad
+        without_gradients = linear_cross_entropy(hidden, weight, targets)
+    assert not without_gradients.requires_grad
     torch.testing.assert_close(
-        alone, linear_cross_entropy(hidden.requires_grad_(), weight, targets), atol=EXACT, rtol=0
+        without_gradients, linear_cross_entropy(hidden.requires_grad_(), weight, targets), atol=EXACT, rtol=0
     )
 
 
 def test_targets_that_are_all_ignored_have_no_loss() -> None:
-    hidden, weight, targets = drawn(6, 4, 11, ignored=1.0)
+    hidden, weight, targets = random_inputs(6, 4, 11, ignored=1.0)
     hidden.requires_grad_()
     loss = linear_cross_entropy(hidden, weight, targets)
     loss.backward()
@@ -87,19 +87,19 @@ def test_targets_that_are_all_ignored_have_no_loss() -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_large_logits_neither_overflow_nor_lose_the_loss(scale: float) -> None:
-    hidden, weight, targets = drawn(50, 16, 200)
-    exact = whole(hidden * scale, weight, targets)
+    hidden, weight, targets = random_inputs(50, 16, 200)
+    exact = unchunked(hidden * scale, weight, targets)
     rough = linear_cross_entropy((hidden * scale).float().requires_grad_(), weight.float(), targets)
     torch.testing.assert_close(rough.double(), exact, atol=SINGLE * scale, rtol=SINGLE)
 
 
 def test_a_loss_scale_scales_gradients_before_rounding_to_half_precision() -> None:
-    """Gradients of a mean over many targets vanish in fp16 (below 6e-8) unless the scale reaches them: it does."""
-    hidden, weight, targets = drawn(4096, 8, 64, ignored=0.0)
+    """Gradients of a mean over many targets are below 6e-8, which fp16 rounds to 0 unless they are scaled before."""
+    hidden, weight, targets = random_inputs(4096, 8, 64, ignored=0.0)
     scale, rows = 2.0**16, hidden.to(torch.float16).requires_grad_()
     (linear_cross_entropy(rows, weight.to(torch.float16), targets) * scale).backward()
     exact = hidden.clone().requires_grad_()
-    whole(exact, weight, targets).backward()
+    unchunked(exact, weight, targets).backward()
     assert rows.grad is not None
     assert exact.grad is not None
     error = (rows.grad.double() / scale - exact.grad).norm() / exact.grad.norm()
@@ -107,7 +107,7 @@ def test_a_loss_scale_scales_gradients_before_rounding_to_half_precision() -> No
 
 
 def test_autocast_computes_in_half_precision_and_keeps_the_dtype_of_the_weight_gradient() -> None:
-    hidden, weight, targets = (x.float() if x.is_floating_point() else x for x in drawn(64, 16, 50))
+    hidden, weight, targets = (x.float() if x.is_floating_point() else x for x in random_inputs(64, 16, 50))
     hidden.requires_grad_()
     weight.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -115,7 +115,7 @@ def test_autocast_computes_in_half_precision_and_keeps_the_dtype_of_the_weight_g
     loss.backward()
     assert loss.dtype == torch.float32
     assert [x.grad.dtype for x in (hidden, weight) if x.grad is not None] == [torch.float32, torch.float32]
-    torch.testing.assert_close(loss, whole(hidden, weight, targets), atol=0.05, rtol=0.02)  # bf16 keeps 8 bits
+    torch.testing.assert_close(loss, unchunked(hidden, weight, targets), atol=0.05, rtol=0.02)  # bf16 keeps 8 bits
 
 
 def test_the_initial_loss_is_that_of_uniform_logits() -> None:

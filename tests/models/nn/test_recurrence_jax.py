@@ -1,4 +1,4 @@
-"""The recurrence of MinGRU in JAX: two algorithms, one result, the gradients of the formula."""
+"""Tests that both algorithms of the MinGRU recurrence in JAX match a loop, gradients included."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from fabella.models.nn.recurrence_jax import linear_recurrence, parallel_scan, recur, sequential_scan
 
-# float32 over forty steps, in another order.
+# float32 sums over forty steps in another order.
 TOLERANCE = 2e-6
 
 
@@ -34,11 +34,11 @@ def test_linear_recurrence_matches_a_loop() -> None:
 
 def test_gradients_match_those_of_the_loop() -> None:
     def loop(keep: Array, new: Array, last: Array) -> Array:
-        found = []
+        hidden_states = []
         for t in range(6):
             last = keep[:, t] * last + new[:, t]
-            found.append(last)
-        return jnp.stack(found, 1)
+            hidden_states.append(last)
+        return jnp.stack(hidden_states, 1)
 
     inputs = jax.nn.sigmoid(random(2, 6, 5)), random(2, 6, 5, seed=1), random(2, 5, seed=2)
     weight = random(2, 6, 5, seed=3)
@@ -46,8 +46,8 @@ def test_gradients_match_those_of_the_loop() -> None:
     def gradients(function: Any) -> tuple[Array, ...]:
         return jax.grad(lambda *x: (function(*x) * weight).sum(), argnums=(0, 1, 2))(*inputs)
 
-    for ours, expected in zip(gradients(linear_recurrence), gradients(loop), strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    for actual, expected in zip(gradients(linear_recurrence), gradients(loop), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_large_inputs_do_not_overflow() -> None:

@@ -1,4 +1,4 @@
-"""The recurrence of MinGRU against the same written step by step in float64."""
+"""Tests that the recurrence of MinGRU matches a loop in float64."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,23 +12,23 @@ from torch import Tensor
 from fabella.models.nn import recurrence_torch
 from fabella.models.nn.recurrence_torch import MinGRU, recur
 
-# Of the largest value. float32 rounds by 6e-8 a step; 4,096 steps of it add up to 2e-6 of h, and where all h̃ are
-# nearly equal the gate's gradient, their small difference, has a tenth of h's digits.
+# Relative to the largest value. float32 rounds by 6e-8 per step, which adds up to 2e-6 of h after 4,096 steps. If all
+# h̃ are nearly equal, the gradient of the gate is their small difference and has a tenth of the precision of h.
 SINGLE = 5e-5
 EXACT = 1e-12
 STEPS = 4096
 
 
 @pytest.fixture(params=["step by step", "all at once"], scope="module", autouse=True)
-def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
-    """As on a CPU, and as on a GPU."""
+def algorithm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run each test with the algorithm of CPUs and with that of GPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recurrence_torch, "use_parallel_scan", lambda device: request.param == "all at once")
         yield
 
 
 def step_by_step(gate: Tensor, candidate: Tensor, before: Tensor) -> Tensor:
-    """h_t = (1 − z_t)·h_{t−1} + z_t·h̃_t, differentiated by PyTorch; σ written so that its slope, too, is exact."""
+    """Return h_t = (1 − z_t)·h_{t−1} + z_t·h̃_t, differentiated by PyTorch; this form of σ has an exact slope."""
     states, last = [], before
     for k, c in zip(gate.unbind(1), candidate.unbind(1), strict=True):
         z, keep = 1 / (1 + torch.exp(-k)), 1 / (1 + torch.exp(k))
@@ -37,7 +37,7 @@ def step_by_step(gate: Tensor, candidate: Tensor, before: Tensor) -> Tensor:
     return torch.stack(states, dim=1)
 
 
-def drawn(batch: int, time: int, dim: int, *, gate: float, spread: float, seed: int = 1) -> list[Tensor]:
+def random_inputs(batch: int, time: int, dim: int, *, gate: float, spread: float, seed: int = 1) -> list[Tensor]:
     random = torch.Generator().manual_seed(seed)
     shape = (batch, time, dim)
     k = gate + spread * torch.randn(shape, generator=random, dtype=torch.float64)
@@ -46,7 +46,7 @@ def drawn(batch: int, time: int, dim: int, *, gate: float, spread: float, seed: 
 
 
 def with_gradients(recurrence: object, inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Hidden states and the gradients of a fixed random sum of them."""
+    """Return the hidden states and the gradients of a fixed random sum of them."""
     leaves = [x.detach().to(dtype, copy=True).requires_grad_() for x in inputs]
     hidden = recurrence(*leaves)  # type: ignore[operator]
     weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
@@ -54,22 +54,22 @@ def with_gradients(recurrence: object, inputs: list[Tensor], dtype: torch.dtype)
     return [hidden.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
-# Gates nearly shut (a memory of ten thousand steps), half open, wide open; inputs small, usual, enormous.
+# Gates nearly closed (memory of ten thousand steps), half open, open; inputs small, usual, huge.
 @pytest.mark.parametrize("gate", [-30.0, -9.0, 0.0, 30.0])
 @pytest.mark.parametrize("spread", [0.01, 1.0, 60.0])
 def test_4096_steps_neither_overflow_nor_lose_precision(gate: float, spread: float) -> None:
-    inputs = drawn(1, STEPS, 8, gate=gate, spread=spread)
+    inputs = random_inputs(1, STEPS, 8, gate=gate, spread=spread)
     exact = with_gradients(step_by_step, inputs, torch.float64)
     single = with_gradients(recur, inputs, torch.float32)
-    for ours, truth in zip(single, exact, strict=True):
-        assert ours.isfinite().all()
-        assert (ours.double() - truth).abs().max() <= SINGLE * truth.abs().max()
+    for actual, truth in zip(single, exact, strict=True):
+        assert actual.isfinite().all()
+        assert (actual.double() - truth).abs().max() <= SINGLE * truth.abs().max()
 
 
 @settings(max_examples=60)
 @given(batch=st.integers(1, 3), time=st.integers(1, 70), dim=st.integers(1, 5), seed=st.integers(0, 99))
 def test_any_shape_matches_the_formula(batch: int, time: int, dim: int, seed: int) -> None:
-    inputs = drawn(batch, time, dim, gate=0.0, spread=2.0, seed=seed)
+    inputs = random_inputs(batch, time, dim, gate=0.0, spread=2.0, seed=seed)
     exact = with_gradients(step_by_step, inputs, torch.float64)
     for ours, truth in zip(with_gradients(recur, inputs, torch.float64), exact, strict=True):
         torch.testing.assert_close(ours, truth, atol=EXACT, rtol=EXACT)
@@ -78,16 +78,16 @@ def test_any_shape_matches_the_formula(batch: int, time: int, dim: int, seed: in
 @settings(max_examples=40)
 @given(cuts=st.lists(st.integers(1, 29), unique=True, max_size=29).map(lambda c: [0, *sorted(c), 30]))
 def test_chunks_with_a_carried_state_equal_the_whole(cuts: list[int]) -> None:
-    gate, candidate, last = drawn(2, 30, 3, gate=0.0, spread=2.0)
-    whole, parts = recur(gate, candidate, last), []
+    gate, candidate, last = random_inputs(2, 30, 3, gate=0.0, spread=2.0)
+    expected, parts = recur(gate, candidate, last), []
     for start, end in pairwise(cuts):
         parts.append(recur(gate[:, start:end], candidate[:, start:end], last))
         last = parts[-1][:, -1]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=EXACT, rtol=0)
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=EXACT, rtol=0)
 
 
 def test_half_precision_is_accumulated_in_float32() -> None:
-    gate, candidate, before = (x.bfloat16() for x in drawn(2, 600, 4, gate=-6.0, spread=1.0))
+    gate, candidate, before = (x.bfloat16() for x in random_inputs(2, 600, 4, gate=-6.0, spread=1.0))
     hidden = recur(gate, candidate, before)
     assert hidden.dtype == torch.float32
     exact = step_by_step(gate.double(), candidate.double(), before.double())
