@@ -1,4 +1,4 @@
-"""Completions receive tokens one by one, end for one of three reasons, and do not affect each other in a stream."""
+"""Tests that completions get tokens one by one, end for one of three reasons, and stream independently."""
 
 from collections.abc import Iterator, Sequence
 

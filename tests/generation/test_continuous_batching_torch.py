@@ -1,4 +1,4 @@
-"""Sequences that join and leave a batch equal those decoded one by one; continuous_batching.py has the contract."""
+"""Tests that sequences which join and leave a batch equal those decoded one by one."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""The compiled JAX decode loop generates the same token ids as PyTorch."""
+"""Tests that the compiled JAX decode loop generates the same token ids as PyTorch."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sequences decoded in one batch are those decoded one by one, for prompts of any length and every family."""
+"""Tests that sequences decoded in one batch equal those decoded one by one, for prompts of any length."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Perplexity scores every token of a text from the tokens before it."""
+"""Tests that perplexity scores every token of a text from the tokens before it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Both engines sample the same token ids."""
+"""Tests that both engines sample the same token ids."""
 
 import jax
 import numpy as np

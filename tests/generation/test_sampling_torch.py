@@ -1,4 +1,4 @@
-"""Token sampling by PyTorch and by the native sampler follows its definition in NumPy, with the right frequencies."""
+"""Tests that PyTorch and the native sampler follow the definition in NumPy, with the right frequencies."""
 
 import math
 import sys

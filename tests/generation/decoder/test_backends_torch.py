@@ -1,4 +1,4 @@
-"""What texts are told from: the family's decoder, made once; the model itself while it learns; bytes if asked for."""
+"""Tests which backend decodes a model, in training and afterwards, and that float16 and int8 weights are close."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ from tests.generation.test_generate_torch import complete, untrained
 
 GREEDY = SamplingParams(temperature=0)
 PROMPT = [3, 1, 4, 1, 5]
-# Of the logits' own size. float16 has eleven bits; with bytes each matrix adds about 3 % of noise where a row has 24
-# numbers, and layers add theirs.
+# Relative to the norm of the logits. float16 has eleven bits. With int8, each matrix adds about 3 % of noise for rows
+# of 24 numbers, and the noise of the layers adds up.
 TOLERANCES = {"float16": 0.005, "int8": 0.2}
 
 
@@ -34,14 +34,14 @@ def logits_after(model: Any) -> torch.Tensor:
 def test_a_model_in_training_is_decoded_with_its_current_weights(family: str) -> None:
     model = untrained(family)
     assert not isinstance(decode_backend(model, 1, 12), ModelBackend)
-    learning = untrained(family).requires_grad_()
-    assert isinstance(decode_backend(learning, 1, 12), ModelBackend)
-    before = complete(learning, [PROMPT], GREEDY, max_tokens=7)
+    in_training = untrained(family).requires_grad_()
+    assert isinstance(decode_backend(in_training, 1, 12), ModelBackend)
+    before = complete(in_training, [PROMPT], GREEDY, max_tokens=7)
     assert before == complete(model, [PROMPT], GREEDY, max_tokens=7)
     with torch.no_grad():
-        for weight in learning.parameters():
+        for weight in in_training.parameters():
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    assert complete(learning, [PROMPT], GREEDY, max_tokens=7) != before
+    assert complete(in_training, [PROMPT], GREEDY, max_tokens=7) != before
 
 
 def test_a_family_without_a_decoder_graph_is_decoded_by_the_model() -> None:
@@ -54,7 +54,7 @@ def test_a_family_without_a_decoder_graph_is_decoded_by_the_model() -> None:
         compile_decoder(model, "int8")
 
 
-@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="byte kernels are x86's")
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="int8 kernels need x86")
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("weights", ["float16", "int8"])
 @pytest.mark.parametrize("family", family_names())
@@ -65,9 +65,9 @@ def test_smaller_weight_dtypes_give_close_logits(
     model: Any = untrained(family)
     exact = model(torch.tensor([PROMPT]))[:, -1]
     compile_decoder(model, weights, native=native)
-    near = logits_after(model)
-    assert not torch.equal(near, exact)
-    assert (near - exact).norm() / exact.norm() < TOLERANCES[weights]
+    rounded = logits_after(model)
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() / exact.norm() < TOLERANCES[weights]
     prompts = [np.array(PROMPT, dtype=np.int32)]
     steps = generate(model, prompts, GREEDY, rows=[0], max_tokens=5, vocab_size=model.config.vocab_size)
     assert len(list(steps)) == 5

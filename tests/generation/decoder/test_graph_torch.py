@@ -1,4 +1,4 @@
-"""A family laid out for telling says what its model says, however a text is cut and whoever stands beside it."""
+"""Tests that a lowered family gives the logits of its model, for any chunking and any batch."""
 
 from itertools import pairwise
 from typing import Any
@@ -18,23 +18,23 @@ from fabella.models.gpt2 import Config as GPT2Config
 from fabella.models.gpt2_torch import Block as GPT2Block
 from tests.models.conftest import Family
 
-# The same sums in another order, with the scales of norms multiplied into matrices.
+# The same sums in another order, with the scales of norms folded into the matrices.
 LOGITS_TOLERANCE = 2e-5
 BATCH, TIME = 3, 24
 
 
-def model_of(family: Any) -> Any:
+def make_model(family: Any) -> Any:
     return family.model().requires_grad_(False)
 
 
-def one_more(tokens: Tensor, positions: list[int]) -> DecodeInputs:
-    """As generation asks: with one position where all are equal."""
+def decode_inputs(tokens: Tensor, positions: list[int]) -> DecodeInputs:
+    """Return the inputs of a decode step as generation builds them: equal positions become one shared position."""
     if len(set(positions)) == 1:
         return DecodeInputs(tokens, tokens, shared_position=positions[0])
     return DecodeInputs(tokens, torch.tensor(positions), max_length=max(positions) + 1)
 
 
-def close(actual: Tensor, expected: Tensor) -> None:
+def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=LOGITS_TOLERANCE, rtol=0)
 
 
@@ -44,65 +44,65 @@ def close(actual: Tensor, expected: Tensor) -> None:
     row=st.integers(0, BATCH - 1),
 )
 def test_whole_equals_chunked(family: Any, cuts: list[int], row: int) -> None:
-    model, tokens = model_of(family), family.tokens(1, TIME)[0]
-    decoder, whole = lower(model, float32_linear), model(tokens[None])[0]
-    memory = decoder.init_cache(BATCH, TIME)
+    model, tokens = make_model(family), family.tokens(1, TIME)[0]
+    decoder, expected = lower(model, float32_linear), model(tokens[None])[0]
+    cache = decoder.init_cache(BATCH, TIME)
     for start, end in pairwise(cuts):
-        close(decoder(PrefillInputs(tokens[start:end], row, start), memory)[0], whole[end - 1])
+        assert_close(decoder(PrefillInputs(tokens[start:end], row, start), cache)[0], expected[end - 1])
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, TIME - 4), min_size=1, max_size=BATCH))
 def test_token_by_token_equals_whole_for_rows_at_different_positions(family: Any, lengths: list[int]) -> None:
-    model, tokens = model_of(family), family.tokens(len(lengths), TIME)
-    decoder, whole = lower(model, float32_linear), model(tokens)
-    memory = decoder.init_cache(BATCH, TIME)
+    model, tokens = make_model(family), family.tokens(len(lengths), TIME)
+    decoder, expected = lower(model, float32_linear), model(tokens)
+    cache = decoder.init_cache(BATCH, TIME)
     for row, length in enumerate(lengths):
-        close(decoder(PrefillInputs(tokens[row, :length], row, 0), memory)[0], whole[row, length - 1])
+        assert_close(decoder(PrefillInputs(tokens[row, :length], row, 0), cache)[0], expected[row, length - 1])
     rows = torch.arange(len(lengths))
-    for further in range(4):
-        places = [length + further for length in lengths]
-        close(decoder(one_more(tokens[rows, places], places), memory), whole[rows, places])
+    for step in range(4):
+        positions = [length + step for length in lengths]
+        assert_close(decoder(decode_inputs(tokens[rows, positions], positions), cache), expected[rows, positions])
 
 
 def test_positions_per_row_give_the_same_logits_as_a_shared_position(family: Any) -> None:
-    """What a captured graph does: every position is a tensor, and all of the memory is looked at behind a mask."""
-    model, tokens = model_of(family), family.tokens(BATCH, TIME)
-    decoder, whole = lower(model, float32_linear), model(tokens)
-    memory = decoder.init_cache(BATCH, TIME + 5)
-    for place in range(TIME):
-        each = DecodeInputs(tokens[:, place], torch.full((BATCH,), place), max_length=TIME + 5)
-        close(decoder(each, memory), whole[:, place])
+    """As in a captured graph: positions are a tensor, and attention covers the complete cache with a mask."""
+    model, tokens = make_model(family), family.tokens(BATCH, TIME)
+    decoder, expected = lower(model, float32_linear), model(tokens)
+    cache = decoder.init_cache(BATCH, TIME + 5)
+    for position in range(TIME):
+        inputs = DecodeInputs(tokens[:, position], torch.full((BATCH,), position), max_length=TIME + 5)
+        assert_close(decoder(inputs, cache), expected[:, position])
 
 
 def test_a_sequence_continues_in_another_row(family: Any) -> None:
-    model, tokens = model_of(family), family.tokens(1, TIME)[0]
-    decoder, whole = lower(model, float32_linear), model(tokens[None])[0]
-    memory = decoder.init_cache(BATCH, TIME)
-    decoder(PrefillInputs(tokens[: TIME - 1], 2, 0), memory)
-    copy_row(memory, 2, 0, TIME - 1)
-    close(decoder(one_more(tokens[-1:], [TIME - 1]), memory)[0], whole[-1])
+    model, tokens = make_model(family), family.tokens(1, TIME)[0]
+    decoder, expected = lower(model, float32_linear), model(tokens[None])[0]
+    cache = decoder.init_cache(BATCH, TIME)
+    decoder(PrefillInputs(tokens[: TIME - 1], 2, 0), cache)
+    copy_row(cache, 2, 0, TIME - 1)
+    assert_close(decoder(decode_inputs(tokens[-1:], [TIME - 1]), cache)[0], expected[-1])
 
 
 def test_a_reset_row_forgets_its_sequence(family: Any) -> None:
-    model, tokens = model_of(family), family.tokens(2, TIME)
+    model, tokens = make_model(family), family.tokens(2, TIME)
     decoder = lower(model, float32_linear)
-    memory = decoder.init_cache(BATCH, TIME)
-    decoder(PrefillInputs(tokens[0], 1, 0), memory)
-    reset_row(memory, 1)
-    close(decoder(PrefillInputs(tokens[1], 1, 0), memory)[0], model(tokens[1:])[0, -1])
+    cache = decoder.init_cache(BATCH, TIME)
+    decoder(PrefillInputs(tokens[0], 1, 0), cache)
+    reset_row(cache, 1)
+    assert_close(decoder(PrefillInputs(tokens[1], 1, 0), cache)[0], model(tokens[1:])[0, -1])
 
 
 def test_the_cache_of_a_recurrence_does_not_grow_with_the_length(family: Any) -> None:
     if not family.config.unlimited_context:
         pytest.skip("attention remembers every token")
-    decoder = lower(model_of(family), float32_linear)
-    few, many = decoder.init_cache(2, 10), decoder.init_cache(2, 10**9)
-    assert [None if m is None else m.shape for m in few] == [None if m is None else m.shape for m in many]
-    before = [None if m is None else m.data_ptr() for m in many]
-    for place in range(100):
-        decoder(one_more(torch.tensor([1, 2]), [place, place]), many)
-    assert [None if m is None else m.data_ptr() for m in many] == before
+    decoder = lower(make_model(family), float32_linear)
+    short, long = decoder.init_cache(2, 10), decoder.init_cache(2, 10**9)
+    assert [None if m is None else m.shape for m in short] == [None if m is None else m.shape for m in long]
+    before = [None if m is None else m.data_ptr() for m in long]
+    for position in range(100):
+        decoder(decode_inputs(torch.tensor([1, 2]), [position, position]), long)
+    assert [None if m is None else m.data_ptr() for m in long] == before
 
 
 class Reordered(GPT2Block):

@@ -1,4 +1,4 @@
-"""The native backend computes the logits of the model, with the same bits for any chunking and any batch."""
+"""Tests that the native backend computes the logits of the model, with the same bits for any chunking and batch."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -39,16 +39,16 @@ VARIANTS = {
 }
 
 
-def config_of(name: str) -> ModelConfig:
+def make_config(name: str) -> ModelConfig:
     changes = dict(VARIANTS.get(name, {"family": name}))
     tiny: ModelConfig = family_module(changes.pop("family")).Config.tiny()
     present = {key: value for key, value in changes.items() if key in type(tiny).model_fields}
     return type(tiny).model_validate({**tiny.model_dump(), **present, "context_length": CONTEXT})
 
 
-def model_of(name: str, weights: WeightDtype = "float32") -> Any:
+def make_model(name: str, weights: WeightDtype = "float32") -> Any:
     """Return a compiled model with weights so large that no two ids are about equally likely."""
-    config = config_of(name)
+    config = make_config(name)
     table = initial_weights(config.parameters(), seed=5)
     model: Any = load_model(config, {key: a * 3 if a.ndim == 2 else a for key, a in table.items()}, "cpu")
     assert compile_decoder(model, weights) == ""
@@ -63,7 +63,7 @@ def backend_for(model: Any, rows: int = BATCH, capacity: int = CONTEXT) -> Nativ
     return backend
 
 
-def tokens_of(model: Any, batch: int = BATCH, time: int = TIME) -> Tensor:
+def make_tokens(model: Any, batch: int = BATCH, time: int = TIME) -> Tensor:
     return torch.randint(model.config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(1))
 
 
@@ -90,8 +90,8 @@ def threads() -> Iterator[None]:
 )
 def test_whole_equals_chunked(name: str, cuts: list[int], row: int) -> None:
     """The sequence is longer than one prefill chunk."""
-    model = model_of(name)
-    tokens = tokens_of(model, 1, CONTEXT)
+    model = make_model(name)
+    tokens = make_tokens(model, 1, CONTEXT)
     whole, backend = model(tokens)[0], backend_for(model)
     for start, end in pairwise(cuts):
         logits = backend.prefill([PrefillChunk(row, tokens[0, start:end].tolist(), start)])
@@ -105,10 +105,12 @@ def test_whole_equals_chunked(name: str, cuts: list[int], row: int) -> None:
     lengths=st.lists(st.integers(1, CONTEXT), min_size=BATCH, max_size=BATCH),
     cuts=st.lists(st.integers(0, CONTEXT), min_size=BATCH, max_size=BATCH),
 )
-def test_prompts_prefilled_together_have_the_same_bits_as_alone(name: str, lengths: list[int], cuts: list[int]) -> None:
-    """From position 0, and from the middle; together the prompts are longer than one prefill chunk."""
-    model = model_of(name)
-    prompts = [tokens_of(model, 1, length)[0].tolist() for length in lengths]
+def test_prompts_prefilled_in_one_batch_have_the_same_bits_as_single_ones(
+    name: str, lengths: list[int], cuts: list[int]
+) -> None:
+    """From position 0 and from the middle; the prompts are longer than one prefill chunk in total."""
+    model = make_model(name)
+    prompts = [make_tokens(model, 1, length)[0].tolist() for length in lengths]
     backend = backend_for(model)
     first = [
         PrefillChunk(row, prompt[:cut], 0)
@@ -129,8 +131,8 @@ def test_prompts_prefilled_together_have_the_same_bits_as_alone(name: str, lengt
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, TIME - 4), min_size=1, max_size=BATCH))
 def test_token_by_token_equals_whole_for_rows_at_different_positions(name: str, lengths: list[int]) -> None:
-    model = model_of(name)
-    tokens, backend = tokens_of(model, len(lengths)), backend_for(model)
+    model = make_model(name)
+    tokens, backend = make_tokens(model, len(lengths)), backend_for(model)
     whole = model(tokens)
     for row, length in enumerate(lengths):
         backend.prefill([PrefillChunk(row, tokens[row, :length].tolist(), 0)])
@@ -145,7 +147,7 @@ def test_token_by_token_equals_whole_for_rows_at_different_positions(name: str, 
 
 
 def test_completions_equal_those_of_the_pytorch_backend(name: str) -> None:
-    model = model_of(name)
+    model = make_model(name)
     prompts = [[3, 1, 4, 1, 5], [2, 7], [1] * 30]
     compiled = complete(model, prompts, SamplingParams(temperature=0), max_tokens=60)
     compile_decoder(model, native=False)
@@ -155,8 +157,8 @@ def test_completions_equal_those_of_the_pytorch_backend(name: str) -> None:
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
 def test_the_number_of_threads_does_not_change_the_bits(name: str, weights: WeightDtype, threads: None) -> None:
-    model, logits = model_of(name, weights), list[Tensor]()
-    tokens = tokens_of(model)
+    model, logits = make_model(name, weights), list[Tensor]()
+    tokens = make_tokens(model)
     for count in (1, 3):
         torch.set_num_threads(count)
         backend = backend_for(model)
@@ -166,8 +168,8 @@ def test_the_number_of_threads_does_not_change_the_bits(name: str, weights: Weig
 
 
 def test_a_sequence_continues_in_another_row_and_a_row_can_be_reset(name: str) -> None:
-    model = model_of(name)
-    tokens, backend = tokens_of(model), backend_for(model)
+    model = make_model(name)
+    tokens, backend = make_tokens(model), backend_for(model)
     backend.prefill([PrefillChunk(2, tokens[0, :-1].tolist(), 0)])
     backend.prefill([PrefillChunk(1, tokens[1].tolist(), 0)])
     backend.copy_row(2, 0, TIME - 1)
@@ -177,7 +179,7 @@ def test_a_sequence_continues_in_another_row_and_a_row_can_be_reset(name: str) -
 
 
 def test_decode_reuses_the_memory_of_the_logits(name: str) -> None:
-    model = model_of(name)
+    model = make_model(name)
     backend = backend_for(model)
     logits = {backend.decode([1, 2], [position, position]).data_ptr() for position in range(20)}
     assert len(logits) == 1
@@ -185,7 +187,7 @@ def test_decode_reuses_the_memory_of_the_logits(name: str) -> None:
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
 def test_nan_weights_give_nan_logits(name: str, weights: WeightDtype) -> None:
-    config = config_of(name)
+    config = make_config(name)
     table = initial_weights(config.parameters(), seed=5)
     first = next(key for key, array in table.items() if array.ndim == 2)
     table[first][3] = float("nan")
@@ -195,7 +197,7 @@ def test_nan_weights_give_nan_logits(name: str, weights: WeightDtype) -> None:
 
 
 def test_ids_and_positions_out_of_range_are_errors(name: str) -> None:
-    model = model_of(name)
+    model = make_model(name)
     backend = backend_for(model, 1, 10)
     for wrong in (-1, model.config.vocab_size):
         with pytest.raises(IndexError, match="Expected token ids from 0 to"):
@@ -216,7 +218,7 @@ def test_an_operation_that_the_native_backend_lacks_runs_in_pytorch(monkeypatch:
         graph.ops = [*graph.ops, Doubled()]
         return graph
 
-    model = model_of("llama")
+    model = make_model("llama")
     monkeypatch.setattr(backends_torch, "lower", lower_with_doubled)
     assert compile_decoder(model) == ""
     assert isinstance(decode_backend(model, 1, 12), TensorBackend)

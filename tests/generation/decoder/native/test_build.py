@@ -1,4 +1,4 @@
-"""The native decoder is compiled once per machine, whole or not at all; generation works without it."""
+"""Tests that the native decoder is compiled once per machine, atomically, and that generation works without it."""
 
 import os
 import shutil
