@@ -1,4 +1,4 @@
-"""Questions come from real documents, and a model answers those whose ending it prefers."""
+"""Tests that cloze questions come from documents, and that an answer is correct if the model prefers its ending."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,11 @@ class KnownEndings:
 
 
 def test_a_question_has_its_own_ending_first_and_four_different_ones() -> None:
-    made = questions(STORIES)
-    assert len(made) == len(STORIES)
-    assert made[0].story == "Tom had 0 dogs. They ran. They ate."
-    assert made[0].endings == tuple(f" Then all {n} slept." for n in range(5))
-    assert all(len(set(question.endings)) == CHOICES for question in made)
+    question = questions(STORIES)
+    assert len(question) == len(STORIES)
+    assert question[0].story == "Tom had 0 dogs. They ran. They ate."
+    assert question[0].endings == tuple(f" Then all {n} slept." for n in range(5))
+    assert all(len(set(question.endings)) == CHOICES for question in question)
 
 
 def test_too_few_or_too_short_documents_make_no_question() -> None:
@@ -44,10 +44,10 @@ def test_too_few_or_too_short_documents_make_no_question() -> None:
 
 
 def test_accuracy_is_1_for_the_true_endings_and_0_for_the_others() -> None:
-    made = questions(STORIES)[:3]
-    true, wrong = {question.endings[0] for question in made[:1]}, set(made[0].endings[1:])
-    assert run_cloze(KnownEndings(true), tokenizer(), made[:1], context=128).accuracy.value == 1.0
-    assert run_cloze(KnownEndings(wrong), tokenizer(), made[:1], context=128).accuracy.value == 0.0
+    question = questions(STORIES)[:3]
+    true, wrong = {question.endings[0] for question in question[:1]}, set(question[0].endings[1:])
+    assert run_cloze(KnownEndings(true), tokenizer(), question[:1], context=128).accuracy.value == 1.0
+    assert run_cloze(KnownEndings(wrong), tokenizer(), question[:1], context=128).accuracy.value == 0.0
 
 
 def test_equally_likely_endings_are_not_correct() -> None:

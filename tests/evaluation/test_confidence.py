@@ -1,4 +1,4 @@
-"""Coverage of the confidence intervals."""
+"""Tests of the coverage of the confidence intervals."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Evaluation of a run: saved in its directory, reproducible, and with clear errors."""
+"""Tests that the evaluation of a run is saved in its directory, is reproducible and has clear errors."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
-"""Standard tasks: responses to the harness, tasks over local files, and errors.
+"""Tests of standard tasks: responses to lm-evaluation-harness, tasks over local files, and errors.
 
-The harness brings forty packages (300 MB: pandas, scikit-learn, nltk …), too much for `make test`; tests that
+The harness brings forty packages (300 MB: pandas, scikit-learn, nltk …), too many for `make test`. Tests that
 need it are skipped without it. Fabella's responses are always tested.
 """
 

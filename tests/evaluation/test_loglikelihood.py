@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations equal known values for all windows and batches."""
+"""Tests that log-likelihoods of continuations equal known values for all contexts and batches."""
 
 import math
 
@@ -48,8 +48,8 @@ def test_an_empty_continuation_has_probability_1_and_is_greedy() -> None:
 
 
 def test_greedy_means_that_every_token_is_the_most_likely_one() -> None:
-    even, odd = ("b", "bdf"), ("b", "bda")  # even ids are the most likely ones
-    result = loglikelihoods(Uniform(), tokenizer(), [even, odd], context=64, tokens=64)
+    even, with_odd_id = ("b", "bdf"), ("b", "bda")  # even ids are the most likely ones
+    result = loglikelihoods(Uniform(), tokenizer(), [even, with_odd_id], context=64, tokens=64)
     assert [likelihood.greedy for likelihood in result] == [True, False]
 
 

@@ -1,4 +1,4 @@
-"""The search finds every copied run at full length and nothing else."""
+"""Tests that the search finds every copied run of words at full length and nothing else."""
 
 import random
 

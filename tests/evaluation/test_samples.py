@@ -1,4 +1,4 @@
-"""Samples of every checkpoint: logged in training or generated now, the text is the same."""
+"""Tests that the samples of a checkpoint are the same whether logged in training or generated later."""
 
 import json
 import shutil
@@ -32,12 +32,12 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def own(folder: Path) -> SamplePrompts:
+def saved_samples(folder: Path) -> SamplePrompts:
     return training_prompts(RunDir.open(folder).run)
 
 
 def test_every_logged_or_saved_step_appears_once_by_prompt_and_step(folder: Path) -> None:
-    result = collect_samples(folder, own(folder))
+    result = collect_samples(folder, saved_samples(folder))
     steps = {5: "now", 7: "now", 10: "while training", 14: "now", 15: "now", 20: "while training"}
     assert steps.keys() >= set(RunDir.open(folder).steps())
     expected = [(step, how) for step, how in steps.items() if step in {*RunDir.open(folder).steps(), 10, 20}]
@@ -48,9 +48,9 @@ def test_every_logged_or_saved_step_appears_once_by_prompt_and_step(folder: Path
 
 
 def test_a_checkpoint_generates_the_text_that_training_logged(folder: Path) -> None:
-    while_training = collect_samples(folder, own(folder)).samples
+    while_training = collect_samples(folder, saved_samples(folder)).samples
     (folder / "samples.jsonl").unlink()
-    now = collect_samples(folder, own(folder)).samples
+    now = collect_samples(folder, saved_samples(folder)).samples
     assert {sample.generated for sample in now} == {"now"}
     assert [(s.step, s.prompt, s.text, s.loss) for s in now] == [
         (s.step, s.prompt, s.text, s.loss) for s in while_training
@@ -58,20 +58,22 @@ def test_a_checkpoint_generates_the_text_that_training_logged(folder: Path) -> N
 
 
 def test_another_engine_generates_every_sample(folder: Path) -> None:
-    result = collect_samples(folder, replace(own(folder), prompts=PROMPTS[:1], max_tokens=4), engine="jax").samples
+    result = collect_samples(
+        folder, replace(saved_samples(folder), prompts=PROMPTS[:1], max_tokens=4), engine="jax"
+    ).samples
     assert [sample.step for sample in result] == RunDir.open(folder).steps()
-    assert {sample.generated for sample in collect_samples(folder, own(folder), engine="torch").samples} == {
+    assert {sample.generated for sample in collect_samples(folder, saved_samples(folder), engine="torch").samples} == {
         "now",
         "while training",
     }
 
 
 def test_logged_samples_remain_when_checkpoints_are_deleted(folder: Path) -> None:
-    all_samples = collect_samples(folder, own(folder))
+    all_samples = collect_samples(folder, saved_samples(folder))
     shutil.rmtree(folder / "checkpoints")
-    left = collect_samples(folder, own(folder))
-    assert left.samples == tuple(sample for sample in all_samples.samples if sample.generated == "while training")
-    assert len(left.samples) == 4
+    remaining = collect_samples(folder, saved_samples(folder))
+    assert remaining.samples == tuple(sample for sample in all_samples.samples if sample.generated == "while training")
+    assert len(remaining.samples) == 4
 
 
 def test_other_prompts_or_settings_use_checkpoints_only(folder: Path) -> None:
@@ -85,7 +87,7 @@ def test_other_prompts_or_settings_use_checkpoints_only(folder: Path) -> None:
 def test_validated_steps_have_their_validation_loss(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in rows if row["kind"] == "validation"}
-    samples = collect_samples(folder, own(folder)).samples
+    samples = collect_samples(folder, saved_samples(folder)).samples
     assert {sample.loss for sample in samples if sample.step not in losses} == {None}
     assert all(sample.loss == losses[sample.step] for sample in samples if sample.step in losses)
     assert {sample.step for sample in samples} & losses.keys()
@@ -94,21 +96,21 @@ def test_validated_steps_have_their_validation_loss(folder: Path) -> None:
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(folder: Path) -> None:
     weights = folder / "checkpoints/step-00000005/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    result = collect_samples(folder, own(folder))
+    result = collect_samples(folder, saved_samples(folder))
     assert 5 not in {sample.step for sample in result.samples}
     assert len(result.warnings) == 1
     assert result.warnings[0].startswith("Skipped step-00000005: ")
 
 
 def test_a_torn_last_line_is_ignored_and_a_damaged_line_is_an_error(folder: Path) -> None:
-    all_samples = collect_samples(folder, own(folder))
+    all_samples = collect_samples(folder, saved_samples(folder))
     for name in ("metrics.jsonl", "samples.jsonl"):
         with (folder / name).open("a") as file:
             file.write('{"kind": "sam')
-    assert collect_samples(folder, own(folder)) == all_samples
+    assert collect_samples(folder, saved_samples(folder)) == all_samples
     (folder / "samples.jsonl").write_text('{"kind"\n')
     with pytest.raises(CheckpointError, match=r"samples\.jsonl, line 1: damaged"):
-        collect_samples(folder, own(folder))
+        collect_samples(folder, saved_samples(folder))
 
 
 def test_no_checkpoint_and_no_prompt_are_errors(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scores of predictors with known results: uniform, perfect, and the same text with other tokens."""
+"""Tests of the scores of predictors with known results: uniform, perfect, and the same text with other tokens."""
 
 import math
 
@@ -56,20 +56,20 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer() -> None:
     pairs = [Document(np.array([3, 2], np.int32), 2), Document(np.array([4, 2], np.int32), 2)]
     ending = 0.25
 
-    def spelled(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
+    def predict_bytes(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
         nats = np.zeros(targets.shape, np.float32)
         for row, labels in enumerate(targets.tolist()):
             nats[row] = [*by_bytes["ab" if labels[0] == 0 else "ba"], ending]
         return Predictions(nats, nats, nats > 0)
 
-    def paired(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
+    def predict_pairs(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
         nats = np.zeros(targets.shape, np.float32)
         for row, labels in enumerate(targets.tolist()):
             nats[row] = [sum(by_bytes["ab" if labels[0] == 3 else "ba"]), ending]
         return Predictions(nats, nats, nats > 0)
 
-    by_byte = score(spelled, singles, context=8, vocab_size=5, eos_id=2)
-    by_pair = score(paired, pairs, context=8, vocab_size=5, eos_id=2)
+    by_byte = score(predict_bytes, singles, context=8, vocab_size=5, eos_id=2)
+    by_pair = score(predict_pairs, pairs, context=8, vocab_size=5, eos_id=2)
     assert by_byte.bits_per_byte == by_pair.bits_per_byte
     assert by_byte.loss.value != by_pair.loss.value
 

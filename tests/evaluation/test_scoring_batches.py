@@ -1,4 +1,4 @@
-"""Every id of every document is a target exactly once, with only its own document as context."""
+"""Tests that every id of every document is a target exactly once, with only its own document as context."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Text statistics of texts that are short enough to count by hand."""
+"""Tests of text metrics on texts that are short enough to count by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The text of a tokenized split equals the original text."""
+"""Tests that the text of a tokenized split equals the original text."""
 
 from itertools import pairwise
 from pathlib import Path
