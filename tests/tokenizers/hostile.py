@@ -1,5 +1,5 @@
-"""Five hundred ways to spoil a ``tokenizer.json``; run as a program, it loads and uses each, and fails where one
-takes more than two seconds, or raises anything but a TokenizerError."""
+"""Five hundred damaged or hostile ``tokenizer.json`` files. As a program, it loads and uses each of them, and fails if
+one takes more than two seconds or raises anything but a TokenizerError."""
 
 import copy
 import faulthandler
@@ -15,10 +15,10 @@ from fabella.tokenizers import pretrained
 from tests.tokenizers.samples import foreign_values
 
 CASES = 500
-MOST_SECONDS = 2
+MAX_SECONDS = 2
 HANGS_AFTER_SECONDS = 120
 TEXTS = ("", "once upon", "a" * 2000, " " * 2000, "\n" * 500, "1" * 500, "'" * 500, "漢" * 300, "ab" * 500 + "!")
-EVIL = [
+HOSTILE_PATTERNS = [
     "(a+)+$", "(a*)*b", "(a|aa)+$", "(.*)*x", "([a-zA-Z]+)*$", "(\\s*\\s*)*z", "((a{1,99}){1,99}){1,99}z",
     "(?:a+){9,}!",
     "a*a*a*a*a*a*b", "(\\w+\\s?)*$", "(a)\\1+", "(?<x>a)\\k<x>", ".*.*.*.*x", "x" * 5000, "(", "[", "\\", "(?<=a+)b",
@@ -30,25 +30,25 @@ JUNK: list[Any] = [
 
 
 def cases() -> Iterator[bytes]:
-    """The spoilt files, always the same."""
+    """Yield the contents of the hostile files, always the same."""
     source = random.Random(3)
-    yield from named()
-    for number in range(CASES - len(list(named()))):
-        data = json.dumps(_spoilt(source)).encode()
-        yield _bitten(source, data) if number % 5 == 0 else data
+    yield from known_faults()
+    for number in range(CASES - len(list(known_faults()))):
+        data = json.dumps(_damaged_values(source)).encode()
+        yield _damaged_bytes(source, data) if number % 5 == 0 else data
 
 
-def named() -> Iterator[bytes]:
-    """The faults that have a name."""
+def known_faults() -> Iterator[bytes]:
+    """Yield the files with a known kind of fault."""
     yield from (b"", b"null", b"[]", b"{}", b"[" * 100_000, b'{"model":' * 5000, b"\xff\xfe", b'{"model": NaN}')
-    for pattern in EVIL:
+    for pattern in HOSTILE_PATTERNS:
         values = foreign_values()
         values["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
         yield json.dumps(values).encode()
         values = foreign_values()
         values["normalizer"] = {"type": "Replace", "pattern": {"Regex": pattern}, "content": "x" * 1000}
         yield json.dumps(values).encode()
-    for change in (many_merges, merges_of_nothing, same_ids, missing_ids, far_ids, long_words, long_token):
+    for change in (many_merges, empty_merges, same_ids, missing_ids, huge_id, long_words, long_token):
         yield json.dumps(change(foreign_values())).encode()
 
 
@@ -57,7 +57,7 @@ def many_merges(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def merges_of_nothing(values: dict[str, Any]) -> dict[str, Any]:
+def empty_merges(values: dict[str, Any]) -> dict[str, Any]:
     values["model"]["merges"] = [["", ""], ["a", ""]] * 1000
     return values
 
@@ -72,14 +72,14 @@ def missing_ids(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def far_ids(values: dict[str, Any]) -> dict[str, Any]:
+def huge_id(values: dict[str, Any]) -> dict[str, Any]:
     values["model"]["vocab"]["far"] = 2**32 - 1
     return values
 
 
 def long_words(values: dict[str, Any]) -> dict[str, Any]:
-    vocab_size = values["model"]["vocab"]
-    values["model"] = {"type": "WordPiece", "vocab": vocab_size, "unk_token": "a", "max_input_chars_per_word": 10**9}
+    vocab = values["model"]["vocab"]
+    values["model"] = {"type": "WordPiece", "vocab": vocab, "unk_token": "a", "max_input_chars_per_word": 10**9}
     return values
 
 
@@ -88,34 +88,34 @@ def long_token(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _spoilt(source: random.Random) -> dict[str, Any]:
+def _damaged_values(source: random.Random) -> dict[str, Any]:
     values = foreign_values()
     for _ in range(source.randrange(1, 4)):
-        place = values
-        keys: list[Any] = list(place)
+        container = values
+        keys: list[Any] = list(container)
         key = source.choice(keys)
-        while source.random() < 0.85 and isinstance(place[key], dict | list) and place[key]:
-            place = place[key]
-            key = source.choice(list(place)) if isinstance(place, dict) else source.randrange(len(place))
+        while source.random() < 0.85 and isinstance(container[key], dict | list) and container[key]:
+            container = container[key]
+            key = source.choice(list(container)) if isinstance(container, dict) else source.randrange(len(container))
         if source.random() < 0.3:
-            del place[key]
+            del container[key]
         else:
-            place[key] = copy.deepcopy(source.choice(JUNK))
+            container[key] = copy.deepcopy(source.choice(JUNK))
         if not values:
             break
     return values
 
 
-def _bitten(source: random.Random, data: bytes) -> bytes:
-    """Some bytes changed, or the end cut off."""
+def _damaged_bytes(source: random.Random, data: bytes) -> bytes:
+    """Return the data with some bytes changed, possibly truncated."""
     damaged = bytearray(data)
     for _ in range(source.randrange(1, 20)):
         damaged[source.randrange(len(damaged))] = source.randrange(256)
     return bytes(damaged[: source.randrange(len(damaged))] if source.random() < 0.5 else damaged)
 
 
-def try_one(data: bytes) -> bool:
-    """Load and use it; whether it could be used."""
+def is_usable(data: bytes) -> bool:
+    """Load and use a tokenizer. Return whether it can be used."""
     try:
         tokenizer = pretrained.from_json(data, "<|endoftext|>", "hostile")
         for text in TEXTS:
@@ -126,17 +126,17 @@ def try_one(data: bytes) -> bool:
 
 
 def main() -> None:
-    used = tried = 0
+    used = count = 0
     for number, data in enumerate(cases()):
         print(f"case {number}: {data[:80]!r}", file=sys.stderr)
         faulthandler.dump_traceback_later(HANGS_AFTER_SECONDS, exit=True)
-        began = time.process_time()  # not wall time: the machine may be busy with other things
-        used += try_one(data)
-        if time.process_time() - began > MOST_SECONDS:
-            sys.exit(f"case {number} took {time.process_time() - began:.1f} s of computing")
-        tried += 1
+        start = time.process_time()  # not wall time: the machine may be busy
+        used += is_usable(data)
+        if time.process_time() - start > MAX_SECONDS:
+            sys.exit(f"case {number} took {time.process_time() - start:.1f} s of computing")
+        count += 1
         faulthandler.cancel_dump_traceback_later()
-    print(tried, used)
+    print(count, used)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Texts and tokenizers that several tests share."""
+"""Sample texts and tokenizers for the tokenizer tests."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from fabella.text.storybook.generator import stories
 from fabella.tokenizers import bpe, loading, pretrained, sentencepiece
 from fabella.tokenizers.tokenizer import Tokenizer
 
-# What tokenizers are known to lose: marks of SentencePiece, NUL, white space of all kinds, halves of characters.
+# Known to be lost by some tokenizers: marks of SentencePiece, NUL, unusual white space, combining characters.
 AWKWARD = [
     "▁", "▁▁", " ▁", "a▁b", "\0", "\n", "\r\n", "\t", "\x1c", "\x1f", "\x85", "\u00a0", "\u1680", "\u2003", "\u2028",
     "\u3000", "\u180e", "\u200b", "\ufeff", "\ufffd", "\u2585", "é", "é", "ß", "İ", "ﬁ", "漢字",
@@ -32,13 +32,13 @@ texts = st.one_of(
 
 @cache
 def corpus() -> tuple[str, ...]:
-    """Three hundred stories."""
+    """Return three hundred stories."""
     return tuple(islice(stories(300, seed=7), 300))
 
 
 @cache
 def trained(kind: str, vocab_size: int = 600) -> Tokenizer:
-    """A tokenizer of this kind, trained on :func:`corpus`."""
+    """Return a tokenizer of this kind, trained on :func:`corpus`."""
     if kind == "bytes":
         return loading.train(Bytes(), ())
     if kind == "bpe":
@@ -55,7 +55,7 @@ def _bpe_json() -> str:
 
 
 def foreign_values() -> dict[str, Any]:
-    """A ``tokenizer.json`` that cuts words in a way of its own: the path through the library."""
+    """Return a ``tokenizer.json`` with another pretokenizer, which is encoded by the library."""
     values = json.loads(_bpe_json())
     pattern = {"Regex": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"}
     values["pre_tokenizer"] = {
@@ -72,7 +72,7 @@ KINDS = ("bytes", "bpe", "sentencepiece", "pretrained")
 
 
 def random_text(random_numbers: random.Random, length: int) -> str:
-    """Code points of all planes, evenly, but surrogates; every other text mixes in letters, spaces and marks."""
+    """Return random code points of all planes except surrogates, half of the time mixed with letters and spaces."""
     numbers = (random_numbers.randrange(0x110000 - 0x800) for _ in range(length))
     text = "".join(chr(number if number < 0xD800 else number + 0x800) for number in numbers)
     if random_numbers.random() < 0.5:

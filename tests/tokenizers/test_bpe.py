@@ -1,4 +1,4 @@
-"""Training of byte-level BPE."""
+"""Tests of the training of byte-level BPE."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The byte tokenizer."""
+"""Tests of the byte tokenizer."""
 
 from hypothesis import given
 

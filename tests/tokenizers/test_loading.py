@@ -1,4 +1,4 @@
-"""Tokenizers from text, configs and directories."""
+"""Tests that tokenizers are created from options, configs and directories."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.tokenizers.samples import corpus, trained
 
 
 @pytest.mark.parametrize(
-    ("words", "section"),
+    ("text", "section"),
     [
         ("bytes", Bytes()),
         ("bpe", BPE()),
@@ -22,17 +22,17 @@ from tests.tokenizers.samples import corpus, trained
         ("bytes:256", Pretrained(source="bytes:256")),
     ],
 )
-def test_the_text_for_a_tokenizer_is_parsed(words: str, section: object) -> None:
-    assert loading.parse(words) == section
+def test_the_text_for_a_tokenizer_is_parsed(text: str, section: object) -> None:
+    assert loading.parse(text) == section
 
 
-@pytest.mark.parametrize("words", ["bpe:12", "bpe:many", "bpe:1e6", "bpe:-300", "bpe:2000000"])
-def test_an_invalid_vocabulary_size_is_refused(words: str) -> None:
+@pytest.mark.parametrize("text", ["bpe:12", "bpe:many", "bpe:1e6", "bpe:-300", "bpe:2000000"])
+def test_an_invalid_vocabulary_size_is_refused(text: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=rf"Cannot parse the vocabulary size of '{words}'\. bpe .* from 257 to 1048576\. For example bpe:4096",
+        match=rf"Cannot parse the vocabulary size of '{text}'\. bpe .* from 257 to 1048576\. For example bpe:4096",
     ):
-        loading.parse(words)
+        loading.parse(text)
 
 
 def test_only_trained_tokenizers_need_text() -> None:

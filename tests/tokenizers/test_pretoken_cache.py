@@ -1,4 +1,4 @@
-"""Cached encoding returns the ids of the library, for any text and any size of the cache."""
+"""Tests that cached encoding returns the ids of the library, for any text and any size of the cache."""
 
 import random
 import re
@@ -20,7 +20,7 @@ Encode = Callable[[str], list[int]]
 
 
 def library_of_bpe() -> Encode:
-    """The library alone, without Fabella's chunks."""
+    """Return an encoder of the library only, without Fabella's chunks."""
     tokenizer = trained("bpe")
     assert isinstance(tokenizer, HuggingFaceTokenizer)
     library = Library.from_str(tokenizer._text)  # pyright: ignore[reportPrivateUsage]
@@ -35,48 +35,50 @@ def library_of_sentencepiece() -> Encode:
 
 
 LIBRARIES = {"bpe": library_of_bpe(), "sentencepiece": library_of_sentencepiece()}
-both = pytest.mark.parametrize("kind", LIBRARIES)
+both_kinds = pytest.mark.parametrize("kind", LIBRARIES)
 
 
-def same(kind: str, text: str) -> None:
+def assert_same_ids(kind: str, text: str) -> None:
     text = text.replace("▁", "") if kind == "sentencepiece" else text
     np.testing.assert_array_equal(trained(kind).encode(text), LIBRARIES[kind](text))
 
 
-@both
+@both_kinds
 @pytest.mark.fault("G4", cases=1000)
 @settings(max_examples=1000)
 @given(text=texts)
 def test_ids_equal_those_of_the_library(kind: str, text: str) -> None:
-    same(kind, text)
+    assert_same_ids(kind, text)
 
 
-@both
+@both_kinds
 @pytest.mark.fault("G4", cases=5000)
 def test_ids_equal_those_of_the_library_on_all_planes(kind: str) -> None:
     source = random.Random(2)
     for _ in range(5000):
-        same(kind, random_text(source, source.randrange(30)))
+        assert_same_ids(kind, random_text(source, source.randrange(30)))
 
 
-@both
+@both_kinds
 def test_ids_equal_those_of_the_library_on_stories(kind: str) -> None:
     for text in [*corpus(), "\n\n".join(corpus()), *AWKWARD, "a" * 5000, "é字🐉b" * 1000]:
-        same(kind, text)
+        assert_same_ids(kind, text)
 
 
 def test_white_space_is_that_of_the_gpt2_pattern() -> None:
-    """Every character that is white space to anybody, between and beside letters, marks and other spaces."""
-    odd = [chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000]
-    odd = [c for c in odd if c.isspace() or unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf")]
-    assert len(odd) > 100
-    for character in odd:
-        same("bpe", f"a{character}b {character}c  {character} d!{character}{character}!{character}\n{character}x")
+    """Every character that is white space in Python or in Unicode, next to letters, marks and other spaces."""
+    spaces = [chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000]
+    spaces = [c for c in spaces if c.isspace() or unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf")]
+    assert len(spaces) > 100
+    for character in spaces:
+        assert_same_ids(
+            "bpe", f"a{character}b {character}c  {character} d!{character}{character}!{character}\n{character}x"
+        )
 
 
 @pytest.mark.parametrize("pattern", [GPT2_CHUNKS, SPACE_CHUNKS])
 @given(text=texts)
-def test_chunks_leave_nothing_out(pattern: "re.Pattern[str]", text: str) -> None:
+def test_the_joined_chunks_are_the_text(pattern: "re.Pattern[str]", text: str) -> None:
     assert "".join(pattern.findall(text)) == text
 
 

@@ -17,7 +17,7 @@ END = "<|endoftext|>"
 
 
 def gpt2_files(folder: Path) -> Path:
-    """The pair of files that GPT-2 came in, of our own BPE."""
+    """Write vocab.json and merges.txt as GPT-2 has them, from a BPE tokenizer trained here."""
     values = foreign_values()
     (folder / "vocab.json").write_text(json.dumps(values["model"]["vocab"]), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in values["model"]["merges"]), ""]
@@ -96,7 +96,7 @@ def test_ids_without_a_token_are_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "expected_message"),
     [
         (lambda path: path / "nothing.json", r"Cannot find a tokenizer at .*nothing\.json\. Give a tokenizer\.json"),
         (
@@ -105,8 +105,8 @@ def test_ids_without_a_token_are_unknown() -> None:
         ),
     ],
 )
-def test_a_missing_tokenizer_is_an_error(make: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=words):
+def test_a_missing_tokenizer_is_an_error(make: Any, expected_message: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=expected_message):
         pretrained.load(Pretrained(source=str(make(tmp_path))))
 
 
@@ -128,40 +128,40 @@ def test_a_hub_name_needs_the_hub_extra(monkeypatch: pytest.MonkeyPatch) -> None
         pretrained.load(Pretrained(source="someone/something"))
 
 
-class Hub:
-    """What is used of ``huggingface_hub``."""
+class FakeHub:
+    """A fake of ``huggingface_hub``."""
 
     def __init__(self, files: dict[str, Path], error: type[OSError] = ConnectionError) -> None:
         self.files, self.error = files, error
-        self.asked: list[tuple[str, bool]] = []
+        self.requests: list[tuple[str, bool]] = []
 
     def hf_hub_download(self, name: str, file: str, *, local_files_only: bool) -> str:
-        self.asked.append((file, local_files_only))
+        self.requests.append((file, local_files_only))
         if file not in self.files:
             raise self.error(f"no connection for {name}. Please check\nand so on")
         return str(self.files[file])
 
 
 def test_an_unreachable_hub_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub({}))
-    words = (
+    monkeypatch.setitem(sys.modules, "huggingface_hub", FakeHub({}))
+    expected_message = (
         r"'a/b' cannot be downloaded from the hub \(tokenizer\.json: no connection for a/b; .*\)\. Give the path .*bpe"
     )
-    with pytest.raises(TokenizerError, match=words):
+    with pytest.raises(TokenizerError, match=expected_message):
         pretrained.load(Pretrained(source="a/b"))
 
 
 def test_an_unreachable_hub_is_not_tried_for_the_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection and nothing in the cache is a FileNotFoundError (LocalEntryNotFoundError), after half a minute."""
-    hub = Hub({}, FileNotFoundError)
+    hub = FakeHub({}, FileNotFoundError)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     with pytest.raises(TokenizerError, match=r"\(tokenizer\.json: no connection for a/b; tokenizer\.model: "):
         pretrained.load(Pretrained(source="a/b"))
-    assert hub.asked == [("tokenizer.json", False), ("tokenizer.model", True)]
+    assert hub.requests == [("tokenizer.json", False), ("tokenizer.model", True)]
 
 
 def test_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(foreign_values()), encoding="utf-8")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub({"tokenizer.json": tmp_path / "tokenizer.json"}))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", FakeHub({"tokenizer.json": tmp_path / "tokenizer.json"}))
     tokenizer = loading.open_any("gpt2")
     assert tokenizer.fingerprint == trained("pretrained").fingerprint

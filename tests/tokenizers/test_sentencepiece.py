@@ -1,4 +1,4 @@
-"""SentencePiece, trained here and imported."""
+"""Tests of SentencePiece tokenizers, trained by Fabella and imported."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.tokenizers.samples import corpus, trained
 
 
 def model(**settings: Any) -> bytes:
-    """A model as others train it: a space put before the text, no byte fallback."""
+    """Train a model with the defaults of SentencePiece: a space before the text, no byte fallback."""
     written = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()[0].split("\n") * 3), model_writer=written, minloglevel=3,

@@ -1,4 +1,4 @@
-"""Statistics of tokenizers."""
+"""Tests of the statistics of tokenizers."""
 
 import pytest
 

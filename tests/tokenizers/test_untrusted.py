@@ -1,4 +1,4 @@
-"""An unsafe ``tokenizer.json`` is refused before the library loads it, and nothing hangs."""
+"""Tests that an unsafe ``tokenizer.json`` is refused before the library loads it, and that nothing hangs."""
 
 import json
 import os
@@ -23,10 +23,10 @@ def test_hostile_files_neither_hang_nor_crash() -> None:
     """Run in a child process, because the library may panic or hang."""
     command = [sys.executable, "-m", hostile.__name__]
     environment = {**os.environ, "RUST_BACKTRACE": "0"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    tried, used = map(int, done.stdout.split())
-    assert tried == hostile.CASES
+    process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    count, used = map(int, process.stdout.split())
+    assert count == hostile.CASES
     assert used > 20, "some of the changed files are harmless and must load"
 
 
@@ -34,9 +34,9 @@ def test_hostile_files_neither_hang_nor_crash() -> None:
     ("change", "words"),
     [
         (hostile.many_merges, "1,000,000 entries of merges; the limit is 524,288"),
-        (hostile.merges_of_nothing, "merging '' and '' gives no token of the vocabulary"),
+        (hostile.empty_merges, "merging '' and '' gives no token of the vocabulary"),
         (hostile.same_ids, "id 7 belongs to both"),
-        (hostile.far_ids, "the id of 'far' is 4294967295; ids are 0 to 1,048,575"),
+        (hostile.huge_id, "the id of 'far' is 4294967295; ids are 0 to 1,048,575"),
         (hostile.long_words, "max_input_chars_per_word is above 1000"),
         (hostile.long_token, "a token is not text, or longer than 4096 characters"),
     ],
