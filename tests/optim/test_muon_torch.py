@@ -1,4 +1,4 @@
-"""Which weights Muon takes, what it remembers, and that no step is taken that is not finite."""
+"""Tests of Muon: which weights it updates, its state, its updates, and that a non-finite step changes nothing."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ MUON = "optimizer.kind=muon"
 MATRIX = "blocks.0.attention.query.weight"
 
 
-def moved(*overrides: str, steps: int = 1) -> tuple[State, State]:
-    """The state before and after."""
+def states_of_steps(*overrides: str, steps: int = 1) -> tuple[State, State]:
+    """Return the states of an engine before and after ``steps`` steps."""
     engine = create_engine(run(MUON, *overrides))
     before = engine.state()
     for seed in range(steps):
@@ -32,9 +32,9 @@ def change(states: tuple[State, State], name: str) -> np.ndarray:
     return states[1].weights[name] - states[0].weights[name]
 
 
-def test_matrices_inside_the_blocks_have_a_momentum_all_other_weights_two_moments() -> None:
+def test_matrices_of_the_blocks_have_a_momentum_and_all_other_weights_two_moments() -> None:
     table = run().model.parameters()
-    _, state = moved()
+    _, state = states_of_steps()
     seconds = {name.removeprefix("second.") for name in state.optimizer_state if name.startswith("second.")}
     matrices = {name for name in table if name.startswith("blocks.") and "norm" not in name}
     assert set(table) - seconds == set(block_matrices(table)) == matrices
@@ -43,29 +43,33 @@ def test_matrices_inside_the_blocks_have_a_momentum_all_other_weights_two_moment
 
 
 def test_a_step_of_a_matrix_is_nearly_orthogonal_and_as_large_as_adams() -> None:
-    step = change(moved("optimizer.weight_decay=0.0"), MATRIX) / -1e-2
+    step = change(states_of_steps("optimizer.weight_decay=0.0"), MATRIX) / -1e-2
     values = np.linalg.svd(step, compute_uv=False) / (0.2 * np.sqrt(max(step.shape)))
-    assert values.min() > 0.3  # the iteration leaves singular values between about 0.5 and 1.2, in bfloat16
+    assert values.min() > 0.3  # five iterations in bfloat16 give singular values between about 0.5 and 1.2
     assert values.max() < 1.4
 
 
-def test_the_rest_has_a_learning_rate_of_its_own() -> None:
-    free = "optimizer.adamw_weight_decay=0.0"
-    whole, tenth = moved(free), moved(free, "optimizer.adamw_lr_factor=0.1")
-    assert np.array_equal(change(whole, MATRIX), change(tenth, MATRIX))
-    np.testing.assert_allclose(change(tenth, "embedding.weight"), change(whole, "embedding.weight") / 10, atol=1e-7)
+def test_the_adamw_part_has_its_own_learning_rate() -> None:
+    without_decay = "optimizer.adamw_weight_decay=0.0"
+    full_lr, tenth_lr = states_of_steps(without_decay), states_of_steps(without_decay, "optimizer.adamw_lr_factor=0.1")
+    assert np.array_equal(change(full_lr, MATRIX), change(tenth_lr, MATRIX))
+    np.testing.assert_allclose(
+        change(tenth_lr, "embedding.weight"), change(full_lr, "embedding.weight") / 10, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(
     ("setting", "name"), [("weight_decay", MATRIX), ("adamw_weight_decay", "embedding.weight")], ids=str
 )
 def test_each_part_has_its_own_weight_decay(setting: str, name: str) -> None:
-    none = ("optimizer.weight_decay=0.0", "optimizer.adamw_weight_decay=0.0")
-    free, pulled = moved(*none), moved(*none, f"optimizer.{setting}=5.0")
+    no_decay = ("optimizer.weight_decay=0.0", "optimizer.adamw_weight_decay=0.0")
+    without_decay, with_decay = states_of_steps(*no_decay), states_of_steps(*no_decay, f"optimizer.{setting}=5.0")
     for other in run().model.parameters():
         decays = other == name or (name == MATRIX and other in block_matrices(run().model.parameters()))
-        pull = free[1].weights[other] - pulled[1].weights[other]
-        np.testing.assert_allclose(pull, 0.05 * free[0].weights[other] if decays else 0.0, atol=1e-7, err_msg=other)
+        decay = without_decay[1].weights[other] - with_decay[1].weights[other]
+        np.testing.assert_allclose(
+            decay, 0.05 * without_decay[0].weights[other] if decays else 0.0, atol=1e-7, err_msg=other
+        )
 
 
 def test_steps_lower_the_loss() -> None:
@@ -90,7 +94,7 @@ def test_a_non_finite_step_changes_neither_weights_nor_state(norm: float) -> Non
 
 
 SINGLE_DEVICE = TensorLayout(full_tensor=lambda tensor: tensor, distribute=lambda full, like: full)
-# PyTorch's Muon orthogonalizes in bfloat16, with 8 bits of precision: five iterations leave a few hundredths.
+# PyTorch's Muon orthogonalizes in bfloat16, with 8 bits of precision: five iterations err by a few hundredths.
 BFLOAT16_TOLERANCE = 0.06
 
 
@@ -107,7 +111,9 @@ def updates(shapes: dict[str, tuple[int, int]], device: str) -> tuple[MuonUpdate
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_updates_equal_those_of_pytorchs_muon_within_bfloat16_and_skip_nonfinite_steps(device: str) -> None:
     muon, copies = updates({"wide": (4, 6), "tall": (6, 4), "other": (4, 6)}, device)
-    theirs = torch.optim.Muon(copies.values(), lr=1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    torch_muon = torch.optim.Muon(
+        copies.values(), lr=1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
     generator = torch.Generator().manual_seed(1)
     for finite in (True, False, True):
         for name, parameter in muon.parameters.items():
@@ -115,13 +121,13 @@ def test_the_updates_equal_those_of_pytorchs_muon_within_bfloat16_and_skip_nonfi
             parameter.grad = gradient if finite else torch.full_like(gradient, torch.nan)
             copies[name].grad = gradient.clone()
         if finite:
-            theirs.step()
+            torch_muon.step()
         muon.step(1e-2, torch.tensor(finite, device=device))
     for name, parameter in muon.parameters.items():
-        largest = 1e-2 * 0.2 * 6**0.5 * 2  # of two updates with singular values of 1
+        max_change = 1e-2 * 0.2 * 6**0.5 * 2  # of two updates with singular values of 1
         difference = (parameter - copies[name]).abs().max().item()
-        assert difference < BFLOAT16_TOLERANCE * largest, name
-        momentum = theirs.state[copies[name]]["momentum_buffer"]
+        assert difference < BFLOAT16_TOLERANCE * max_change, name
+        momentum = torch_muon.state[copies[name]]["momentum_buffer"]
         torch.testing.assert_close(muon.momenta[name], momentum, rtol=1e-5, atol=1e-7)
 
 
@@ -153,8 +159,8 @@ def test_orthogonalized_matrices_keep_their_singular_vectors(shape: tuple[int, i
     torch.testing.assert_close(values, torch.diag_embed(diagonal), rtol=0.0, atol=1e-4)
 
 
-def test_gradients_of_all_weights_are_clipped_together() -> None:
-    _, state = moved("optimizer.max_grad_norm=1e-3")
+def test_gradients_are_clipped_to_the_norm_of_all_weights() -> None:
+    _, state = states_of_steps("optimizer.max_grad_norm=1e-3")
     matrices = block_matrices(run().model.parameters())
     first = {
         n.removeprefix("first."): a.astype(np.float64)
@@ -165,21 +171,21 @@ def test_gradients_of_all_weights_are_clipped_together() -> None:
     assert np.sqrt(sum(float((share**2).sum()) for share in shares)) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_adam_does_not_go_on_from_muons_memory_as_if_nothing_were_missing() -> None:
-    _, state = moved()
+def test_adam_refuses_the_state_of_muon() -> None:
+    _, state = states_of_steps()
     with pytest.raises(CheckpointError, match=r"Checkpoint has no optimizer state for second\.blocks"):
         create_engine(run()).restore(state)
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_step_that_is_not_finite_leaves_everything() -> None:
+def test_on_a_gpu_a_non_finite_step_changes_nothing() -> None:
     engine = create_engine(run(MUON), device="cuda")
     engine.step(batch(), 1e-2).read()
     state = engine.state()
-    spoiled = {name: array.copy() for name, array in state.weights.items()}
-    spoiled[MATRIX][0, 0] = np.nan
-    engine.restore(State(spoiled, state.optimizer_state, state.scalars))
+    with_nan = {name: array.copy() for name, array in state.weights.items()}
+    with_nan[MATRIX][0, 0] = np.nan
+    engine.restore(State(with_nan, state.optimizer_state, state.scalars))
     engine.step(batch(), 1e-2)
     after = engine.state()
-    assert all(np.array_equal(after.weights[n], a, equal_nan=True) for n, a in spoiled.items())
+    assert all(np.array_equal(after.weights[n], a, equal_nan=True) for n, a in with_nan.items())
     assert all(np.array_equal(after.optimizer_state[n], a) for n, a in state.optimizer_state.items())

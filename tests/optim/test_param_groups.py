@@ -1,4 +1,4 @@
-"""Groups of weights: each with its own share of the learning rate and of the weight decay, in both engines."""
+"""Tests that each parameter group has its own factors of learning rate and weight decay."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def run(*overrides: str) -> RunConfig:
     return load_config("storybook-1m", [*TINY, "training.micro_batch_size=4", *overrides])
 
 
-def moved(name: str, *overrides: str) -> np.ndarray:
-    """How far one weight goes in the first step."""
+def change_of(name: str, *overrides: str) -> np.ndarray:
+    """Return the change of a weight in the first step."""
     engine = create_engine(run(*overrides))
     before = engine.state().weights[name]
     engine.step(batch(), LR)
@@ -42,40 +42,40 @@ def test_every_weight_is_in_one_group() -> None:
 def test_without_groups_matrices_decay_and_vectors_do_not() -> None:
     table = run().model.parameters()
     decays = {
-        name: own.weight_decay
-        for name, own in adamw.param_settings(table, adamw.Config(lr=1e-3, weight_decay=0.3)).items()
+        name: settings.weight_decay
+        for name, settings in adamw.param_settings(table, adamw.Config(lr=1e-3, weight_decay=0.3)).items()
     }
     assert decays == {name: 0.3 if parameter.decay else 0.0 for name, parameter in table.items()}
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam", "muon"])
 @pytest.mark.parametrize("group", MEMBERS)
-def test_a_group_learns_at_its_own_rate_and_the_others_as_before(group: str, kind: str) -> None:
-    undecayed = [f"optimizer.kind={kind}", *(["optimizer.weight_decay=0"] if kind != "adam" else [])]
-    undecayed += ["optimizer.adamw_weight_decay=0"] if kind == "muon" else []
+def test_an_lr_factor_applies_to_its_group_only(group: str, kind: str) -> None:
+    without_decay = [f"optimizer.kind={kind}", *(["optimizer.weight_decay=0"] if kind != "adam" else [])]
+    without_decay += ["optimizer.adamw_weight_decay=0"] if kind == "muon" else []
     for other, name in MEMBERS.items():
-        plain = moved(name, *undecayed)
-        changed = moved(name, *undecayed, f"optimizer.groups.{group}.lr_factor=0.25")
+        plain = change_of(name, *without_decay)
+        changed = change_of(name, *without_decay, f"optimizer.groups.{group}.lr_factor=0.25")
         assert plain.any()
         np.testing.assert_allclose(changed, plain * (0.25 if other == group else 1.0), rtol=1e-2, atol=1e-7)
 
 
-def test_a_group_that_does_not_learn_stays_as_it_was() -> None:
-    assert not moved(MEMBERS["embeddings"], "optimizer.groups.embeddings.lr_factor=0").any()
+def test_an_lr_factor_of_0_freezes_a_group() -> None:
+    assert not change_of(MEMBERS["embeddings"], "optimizer.groups.embeddings.lr_factor=0").any()
 
 
 @pytest.mark.parametrize("group", MEMBERS)
-def test_a_group_decays_by_its_own_share(group: str) -> None:
-    every = [f"optimizer.groups.{other}.decay_factor=0" for other in MEMBERS]
+def test_a_decay_factor_applies_to_its_group(group: str) -> None:
+    no_decay = [f"optimizer.groups.{other}.decay_factor=0" for other in MEMBERS]
     name = MEMBERS[group]
     before = create_engine(run()).state().weights[name]
-    pull = moved(name, *every, "optimizer.weight_decay=0.5", f"optimizer.groups.{group}.decay_factor=4") - moved(
-        name, *every, "optimizer.weight_decay=0.5"
-    )
-    np.testing.assert_allclose(pull, -LR * 2.0 * before, atol=1e-7)
+    decay = change_of(
+        name, *no_decay, "optimizer.weight_decay=0.5", f"optimizer.groups.{group}.decay_factor=4"
+    ) - change_of(name, *no_decay, "optimizer.weight_decay=0.5")
+    np.testing.assert_allclose(decay, -LR * 2.0 * before, atol=1e-7)
 
 
-def test_factors_come_on_top_of_what_muon_says_of_the_rest() -> None:
+def test_group_factors_multiply_the_adamw_factors_of_muon() -> None:
     table = run().model.parameters()
     config = run(
         "optimizer={kind: muon, lr: 0.01, weight_decay: 0.1, adamw_lr_factor: 0.5, adamw_weight_decay: 0.02, "
@@ -88,11 +88,11 @@ def test_factors_come_on_top_of_what_muon_says_of_the_rest() -> None:
     assert settings[MEMBERS["vectors"]] == ParamSettings(0.5, 0.0)
 
 
-def test_adam_has_no_decay_to_set() -> None:
+def test_adam_has_no_decay_factor() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.groups\.embeddings\.decay_factor"):
         run("optimizer.kind=adam", "optimizer.groups.embeddings.decay_factor=2")
 
 
-def test_no_group_has_another_name() -> None:
+def test_an_unknown_group_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.groups\.heads"):
         run("optimizer.groups.heads.lr_factor=2")

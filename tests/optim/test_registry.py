@@ -1,4 +1,4 @@
-"""Optimizers are found by the names of their files."""
+"""Tests that optimizers are found by the names of their files."""
 
 import sys
 from pathlib import Path
@@ -62,7 +62,7 @@ def create_optimizer(parameters, table, config, layout):
 
 @pytest.fixture
 def sign_sgd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """A run whose optimizer is a single file."""
+    """Return the config of a run whose optimizer is a single file."""
     monkeypatch.setattr(fabella.optim, "__path__", [*fabella.optim.__path__, str(tmp_path)])
     (tmp_path / "sign_sgd_torch.py").write_text(SIGN_SGD)
     monkeypatch.delitem(sys.modules, "fabella.optim.sign_sgd_torch", raising=False)
@@ -76,7 +76,7 @@ def test_the_optimizers_of_the_package_are_found_by_their_file_names() -> None:
         assert optimizer_module(name).Config(lr=1e-3).kind == name
 
 
-def test_an_optimizer_is_found_by_its_file_alone_trains_and_resumes(sign_sgd: RunConfig) -> None:
+def test_an_optimizer_in_a_single_file_trains_and_resumes(sign_sgd: RunConfig) -> None:
     assert "sign_sgd" in optimizer_names()
     assert sign_sgd.model_dump()["optimizer"]["momentum"] == 0.9
     engine = create_engine(sign_sgd)
@@ -86,8 +86,8 @@ def test_an_optimizer_is_found_by_its_file_alone_trains_and_resumes(sign_sgd: Ru
     assert list(state.optimizer_state) == list(state_spec(sign_sgd.model.parameters(), sign_sgd.optimizer))
     resumed = create_engine(sign_sgd)
     resumed.restore(state)
-    for either in (engine, resumed):
-        either.step(batch(1), 1e-3)
+    for each in (engine, resumed):
+        each.step(batch(1), 1e-3)
     assert all(np.array_equal(resumed.state().weights[name], array) for name, array in engine.state().weights.items())
 
 
