@@ -1,4 +1,4 @@
-"""A directory is written atomically, with a manifest of its files."""
+"""Tests that a directory is written atomically, with a manifest of its files."""
 
 import errno
 import json

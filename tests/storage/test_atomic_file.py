@@ -1,4 +1,4 @@
-"""A file is written atomically."""
+"""Tests that a file is written atomically."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Numbers for people: perplexities and probabilities of any size are short and never 0."""
+"""Tests that perplexities and probabilities of any size are printed in few characters and never as 0."""
 
 import math
 

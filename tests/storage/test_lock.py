@@ -1,4 +1,4 @@
-"""The lock of a directory belongs to one process and ends with it."""
+"""Tests that the lock of a directory belongs to one process and ends with it."""
 
 import os
 import signal

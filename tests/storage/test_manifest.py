@@ -1,4 +1,4 @@
-"""A manifest verifies each file of a directory, and itself."""
+"""Tests that a manifest verifies each file of a directory, and itself."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Storage errors name the cause, the path and a hint."""
+"""Tests that storage errors name the cause, the path and a hint."""
 
 import errno
 import shutil
@@ -16,7 +16,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize(
-    ("size", "words"),
+    ("size", "text"),
     [
         (0, "0 bytes"),
         (999, "999 bytes"),
@@ -28,8 +28,8 @@ Usage = namedtuple("Usage", "total used free")
         (25 * 10**12, "25 TB"),
     ],
 )
-def test_bytes_are_formatted_in_decimal_units(size: int, words: str) -> None:
-    assert format_bytes(size) == words
+def test_bytes_are_formatted_in_decimal_units(size: int, text: str) -> None:
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize(

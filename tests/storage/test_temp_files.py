@@ -1,4 +1,4 @@
-"""A temporary belongs to its writer until the end of that process."""
+"""Tests that a temporary file or directory belongs to its process until that exits."""
 
 import fcntl
 import os
@@ -31,12 +31,12 @@ def test_temporaries_of_killed_processes_are_listed_and_removed(tmp_path: Path) 
 
 
 def test_only_files_with_the_name_of_a_temporary_are_removed(tmp_path: Path) -> None:
-    others = [".hidden", ".a.partial-xyz", "a.partial-0123456789ab", ".git", "story.txt"]
-    for name in others:
+    other_files = [".hidden", ".a.partial-xyz", "a.partial-0123456789ab", ".git", "story.txt"]
+    for name in other_files:
         (tmp_path / name).write_text("mine")
     (tmp_path / ".link.partial-0123456789ab").symlink_to("story.txt")
     assert remove_stale_temps(tmp_path) == []
-    assert names(tmp_path) == sorted([*others, ".link.partial-0123456789ab"])
+    assert names(tmp_path) == sorted([*other_files, ".link.partial-0123456789ab"])
 
 
 def test_a_missing_directory_has_no_temporaries(tmp_path: Path) -> None:
