@@ -1,4 +1,4 @@
-"""Decoding speed is measured in rounds and compared with the memory bandwidth."""
+"""Tests that decoding speed is measured in rounds and compared with the memory bandwidth."""
 
 import pytest
 

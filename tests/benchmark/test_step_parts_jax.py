@@ -1,4 +1,4 @@
-"""Training steps of the JAX engine in the benchmark, compared with the PyTorch engine."""
+"""Tests that the benchmark measures training steps of the JAX engine next to the PyTorch engine."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training speed is measured in rounds and summarized by medians."""
+"""Tests that training speed is measured in rounds and summarized by medians."""
 
 import pytest
 
@@ -20,9 +20,13 @@ def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_medians_and_ratios_are_taken_round_by_round() -> None:
-    ours = [{"forward": 1.0, "backward": 1.0}, {"forward": 2.0, "backward": 2.0}, {"forward": 9.0, "backward": 1.0}]
-    theirs = [{"forward": 2.0, "backward": 1.0}, {"forward": 3.0, "backward": 3.0}, {"forward": 9.0, "backward": 11.0}]
-    summary = summarize(theirs, ours, tokens=12)
+    fabella = [{"forward": 1.0, "backward": 1.0}, {"forward": 2.0, "backward": 2.0}, {"forward": 9.0, "backward": 1.0}]
+    baseline = [
+        {"forward": 2.0, "backward": 1.0},
+        {"forward": 3.0, "backward": 3.0},
+        {"forward": 9.0, "backward": 11.0},
+    ]
+    summary = summarize(baseline, fabella, tokens=12)
     assert summary["seconds_per_step"] == 6.0
     assert summary["tokens_per_second"] == 2.0
     assert summary["seconds"] == {"forward": 3.0, "backward": 3.0}

@@ -1,4 +1,4 @@
-"""llama.cpp is measured with the same network: if installed, it generates the same token ids."""
+"""Tests that llama.cpp is measured with the same network: if installed, it generates the same token ids."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Peers of the decoding benchmark decode as many tokens as Fabella."""
+"""Tests that the peers of the decoding benchmark decode as many tokens as Fabella."""
 
 import stat
 import struct

@@ -1,4 +1,4 @@
-"""Peers of the training benchmark: the same networks, measured in the same rounds as Fabella."""
+"""Tests that the peers of the training benchmark are the same networks, measured in the same rounds."""
 
 from dataclasses import replace
 from typing import Any
