@@ -1,4 +1,4 @@
-"""The way from a command to its work is short: it passes few of our files, traced in the running program."""
+"""Tests that the call path from a command to its work passes few files of Fabella, traced in the running program."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,8 +12,8 @@ import pytest
 from fabella.cli import main
 from tests.source_tree import PACKAGE
 
-FILES_ON_THE_WAY = 7
-"""From the file of the command to the work itself, both included."""
+MAX_FILES = 7
+"""Maximum number of files, from that of the command to that of the work."""
 SETTINGS = [
     "training.micro_batch_size=2", "model.dim=16", "model.heads=2", "model.kv_heads=1", "model.ffn_dim=16",
     "model.layers=1", "tokenizer.kind=bytes", "model.vocab_size=256", "validation.num_sequences=1",
@@ -23,7 +23,7 @@ SETTINGS = [
 
 @contextmanager
 def traced(is_work: Callable[[FrameType], bool]) -> Iterator[list[list[str]]]:
-    """Record our files on the stack, outermost first, whenever a function for which ``is_work`` holds is called."""
+    """Record the files of Fabella on the stack, outermost first, at each call for which ``is_work`` is true."""
     stacks: list[list[str]] = []
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
@@ -52,26 +52,26 @@ def own_files(frame: FrameType | None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
-    """Train three steps from the command line; the run directory and the stacks at each optimizer step."""
+    """Train three steps from the command line. Return the run directory and the stack of each optimizer step."""
     folder = tmp_path_factory.mktemp("run")
     out = folder / "run"
-    words = ["train", "storybook-1m", "--data", "storybook:200", "--steps", "3", "--out", str(out)]
-    words += ["--prepared", str(folder / "prepared"), *SETTINGS]
+    command = ["train", "storybook-1m", "--data", "storybook:200", "--steps", "3", "--out", str(out)]
+    command += ["--prepared", str(folder / "prepared"), *SETTINGS]
 
     def is_optimizer_step(frame: FrameType) -> bool:
         return frame.f_code.co_name == "step" and "torch/optim/adam" in frame.f_code.co_filename
 
     with traced(is_optimizer_step) as stacks:
-        assert main.run(words) == 0
+        assert main.run(command) == 0
     return out, stacks
 
 
 def test_few_files_lie_between_train_and_the_optimizer_step(run: tuple[Path, list[list[str]]]) -> None:
     _, stacks = run
     assert len(stacks) >= 3
-    longest = max(stacks, key=len)
-    assert longest[0] == "cli/train.py"
-    assert len(longest) <= FILES_ON_THE_WAY, longest
+    longest_stack = max(stacks, key=len)
+    assert longest_stack[0] == "cli/train.py"
+    assert len(longest_stack) <= MAX_FILES, longest_stack
 
 
 def test_few_files_lie_between_generate_and_the_next_token(run: tuple[Path, list[list[str]]]) -> None:
@@ -84,6 +84,6 @@ def test_few_files_lie_between_generate_and_the_next_token(run: tuple[Path, list
     with traced(is_sampling) as stacks:
         assert main.run(["generate", str(out), "Once", "--max-tokens", "4", "--seed", "1"]) == 0
     assert len(stacks) >= 4
-    longest = max(stacks, key=len)
-    assert longest[0] == "cli/generate.py"
-    assert len(longest) <= FILES_ON_THE_WAY, longest
+    longest_stack = max(stacks, key=len)
+    assert longest_stack[0] == "cli/generate.py"
+    assert len(longest_stack) <= MAX_FILES, longest_stack

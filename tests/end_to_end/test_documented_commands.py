@@ -1,7 +1,7 @@
-"""Every command and every Python block of README and docs, run in the order of the page, as a reader would.
+"""Tests that every command and every Python block of README and docs works, in the order of the page.
 
-Each page has a folder of its own with a `my-stories.txt` and a copy of the package, so that a page may add a file to
-it. Training is cut to a few steps by the table FASTER; nothing else of a command is changed.
+Each page has its own folder with a `my-stories.txt` and a copy of the package, so that a page may add files to it. The
+table FASTER reduces training to a few steps; the commands are unchanged otherwise.
 """
 
 import itertools
@@ -23,16 +23,16 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES[1:], *REPOSITORY.glob("*.md"), *(REPOSITORY / "benchmarks").glob("*.md")]
 
-# What cannot run inside a test, and why.
+# Commands that cannot run in a test → reason.
 NOT_RUN = {
-    "make story": "it is what `make` and the quickstart are made of, and CI calls make itself",
+    "make story": "it runs the commands of the quickstart, and CI runs it",
     "make test": "it would run this test again",
     "source ": "the tests run in an environment already",
     "fabella serve ": "serves until it is stopped; tests/server/test_http_server.py starts and stops it",
     "fabella lm-eval": "needs the extra eval, 300 MB that `make test` does not install, and data from the hub",
     "docker ": "needs a container engine; tests/test_dockerfile.py reads the file instead",
 }
-# Training as documented, but in seconds.
+# Shortens training to seconds.
 FASTER = [
     (r"(fabella train my-stories\.txt)$", r"\1 --steps 4"),
     (r"--steps 300\b", "--steps 4"),
@@ -43,12 +43,12 @@ FASTER = [
     (r"--minutes \d+", "--minutes 0.05"),
 ]
 STORIES = 400
-SECONDS_PER_COMMAND = 300  # a bound for a hanging command on a busy machine; each takes about five seconds
+SECONDS_PER_COMMAND = 300  # timeout for a hanging command; a command takes about five seconds
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: its language, its text, and the line where it stands."""
+    """A fenced block of a page: its language, text and line number."""
 
     language: str
     text: str
@@ -56,7 +56,7 @@ class Block:
 
     @property
     def file(self) -> str:
-        """The file that a reader is asked to save the block as: named by its first line, or none."""
+        """Path of the file to save the block as, from the comment in its first line, or an empty string."""
         named = re.match(r"# ([\w./-]+\.(?:py|yaml))\n", self.text)
         return named[1] if named else ""
 
@@ -70,8 +70,8 @@ class Block:
 
 def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        yield Block(found[1], found[2], text.count("\n", 0, found.start()) + 1)
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        yield Block(match[1], match[2], text.count("\n", 0, match.start()) + 1)
 
 
 def faster(command: str) -> str:
@@ -82,7 +82,7 @@ def faster(command: str) -> str:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Path:
-    """A reader's folder: the sources, the tests that every family gets, and a text of their own."""
+    """Create the folder of a reader: the sources, the tests of the families, and a text."""
     for folder in ("src/fabella", "tests/models"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
     for file in ("pyproject.toml", "tests/conftest.py"):
@@ -108,22 +108,22 @@ def run(arguments: list[str] | str, folder: Path) -> subprocess.CompletedProcess
 
 
 def execute(block: Block, folder: Path) -> list[str]:
-    """Do what a block says; what went wrong."""
+    """Run the commands of a block, or save it as a file. Return the errors."""
     if block.file:
         target = folder / block.file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(block.text, encoding="utf-8")
         return []
     if block.language == "python":
-        done = run([sys.executable, "-c", faster(block.text)], folder)
-        return [f"line {block.line}: {done.stderr[-2000:]}"] if done.returncode else []
+        process = run([sys.executable, "-c", faster(block.text)], folder)
+        return [f"line {block.line}: {process.stderr[-2000:]}"] if process.returncode else []
     if block.language not in {"console", "sh"}:
         return []
     for command in block.commands:
         if not command.startswith(tuple(NOT_RUN)):
-            done = run(faster(command), folder)
-            if done.returncode:
-                return [f"line {block.line}: {command}\n{(done.stderr or done.stdout)[-2000:]}"]
+            process = run(faster(command), folder)
+            if process.returncode:
+                return [f"line {block.line}: {command}\n{(process.stderr or process.stdout)[-2000:]}"]
     return []
 
 

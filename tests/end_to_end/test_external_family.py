@@ -1,4 +1,4 @@
-"""A family in a file outside the package trains, resumes and is compared; its run is readable without the file."""
+"""Tests that a family in a file outside the package trains and resumes, and that its run does not need the file."""
 
 import json
 import re
@@ -52,9 +52,9 @@ def test_the_family_of_the_guide_passes_every_check(user: Path, capsys: pytest.C
 
 
 def test_the_run_keeps_the_file_with_its_sha256(user: Path) -> None:
-    kept = user / "runs" / "gla" / "family" / "gla_torch.py"
-    assert kept.read_bytes() == (user / "gla_torch.py").read_bytes()
-    assert RunDir.open(user / "runs" / "gla").manifest["family"] == {"gla_torch.py": sha256_of(kept)}
+    copy = user / "runs" / "gla" / "family" / "gla_torch.py"
+    assert copy.read_bytes() == (user / "gla_torch.py").read_bytes()
+    assert RunDir.open(user / "runs" / "gla").manifest["family"] == {"gla_torch.py": sha256_of(copy)}
     assert "family: ./family/gla_torch.py\n" in (user / "runs" / "gla" / "config.yaml").read_text()
 
 

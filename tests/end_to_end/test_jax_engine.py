@@ -1,4 +1,4 @@
-"""A user trains, stops, goes on, tells and scores with the JAX engine; nothing of PyTorch is loaded on the way."""
+"""Tests that runs train, resume, generate and evaluate with the JAX engine, without loading PyTorch."""
 
 import json
 import os
@@ -23,20 +23,20 @@ from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 STEPS = 15
-# Every step is compiled once for each number of micro-batches: fewer of them than the other engine's tests have.
-FEW = (
+# JAX compiles a step for each number of micro-batches, so that these tests use fewer than those of PyTorch.
+SETTINGS = (
     "engine=jax",
     "model.layers=1",
     "training.gradient_accumulation=[[0, 2]]",
     "samples.max_tokens=4",
     "checkpoint.every_steps=5",
 )
-# Fifteen steps of AdamW from the same weights on the same data, by the two engines.
+# Fifteen steps of AdamW from the same weights on the same data in both engines.
 LOSS_TOLERANCE = 1e-4
 
 
 class StopAt:
-    """An observer that stops the run at a step, as Ctrl-C does."""
+    """A callback that stops the run at a step, as Ctrl-C does."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 @pytest.fixture(scope="module")
 def finished(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_run(tiny.run(*FEW, steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
 
 
 def final_loss(folder: Path) -> float:
@@ -64,71 +64,76 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(
     finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with pytest.raises(TrainingInterrupted):  # not saved: the run goes on from its checkpoint of step 5
-        start_run(tiny.run(*FEW, steps=STEPS), out, data, callbacks=[StopAt(7)])
+    with pytest.raises(TrainingInterrupted):  # without saving: the run resumes from step 5
+        start_run(tiny.run(*SETTINGS, steps=STEPS), out, data, callbacks=[StopAt(7)])
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
 
 
 def test_the_same_run_twice_has_the_same_bits(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    again = start_run(tiny.run(*FEW, steps=STEPS), tmp_path / "again", data).folder
-    assert tiny.fingerprint(again) == tiny.fingerprint(finished)
+    second_run = start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "again", data).folder
+    assert tiny.fingerprint(second_run) == tiny.fingerprint(finished)
 
 
-@pytest.mark.parametrize(("begun", "resumed"), [("jax", "torch"), ("torch", "jax")])
+@pytest.mark.parametrize(("first_engine", "second_engine"), [("jax", "torch"), ("torch", "jax")])
 def test_a_run_resumes_with_the_other_engine(
-    begun: str, resumed: str, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    first_engine: str, second_engine: str, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As if it had stayed with one: the same data, moments and rate. Without dropout, which they draw differently."""
-    out, straight = tmp_path / "run", tmp_path / "straight"
-    run = tiny.run(*FEW, "model.dropout=0.0", f"engine={begun}", steps=STEPS)
-    start_run(run, straight, data)
+    """The loss is that of a run with one engine. Without dropout, which the engines draw differently."""
+    out, uninterrupted = tmp_path / "run", tmp_path / "straight"
+    run = tiny.run(*SETTINGS, "model.dropout=0.0", f"engine={first_engine}", steps=STEPS)
+    start_run(run, uninterrupted, data)
     with pytest.raises(TrainingInterrupted):
         start_run(run, out, data, callbacks=[StopAt(6)])
-    api.resume(out, settings={"engine": resumed})
-    assert RunDir.open(out).run.engine == resumed
-    assert f"engine: '{begun}' → '{resumed}'" in capsys.readouterr().err
-    assert abs(final_loss(out) - final_loss(straight)) < LOSS_TOLERANCE * final_loss(straight)
+    api.resume(out, settings={"engine": second_engine})
+    assert RunDir.open(out).run.engine == second_engine
+    assert f"engine: '{first_engine}' → '{second_engine}'" in capsys.readouterr().err
+    assert abs(final_loss(out) - final_loss(uninterrupted)) < LOSS_TOLERANCE * final_loss(uninterrupted)
 
 
 @pytest.mark.parametrize("kind", ["skip", "rollback"])
 def test_a_run_with_a_non_finite_step_resumes_to_the_same_bits(
     kind: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch of step 7 has a loss of NaN, whenever it comes."""
-    work, broken, seen = JaxEngine._step_batch, set[bytes](), list[bytes]()
+    """The batch of step 7 has a NaN loss, also when it is repeated."""
+    real_step_batch, nan_batches, batches = JaxEngine._step_batch, set[bytes](), list[bytes]()
 
-    def spoiled(self: JaxEngine, batch: Batch) -> Any:
-        known_by = batch.tokens.tobytes()
-        seen.append(known_by)
-        broken.update(seen[6:7])
-        given = work(self, batch)
-        return given._replace(num_targets=given.num_targets * np.nan) if known_by in broken else given
+    def step_batch_with_nan(self: JaxEngine, batch: Batch) -> Any:
+        key = batch.tokens.tobytes()
+        batches.append(key)
+        nan_batches.update(batches[6:7])
+        result = real_step_batch(self, batch)
+        return result._replace(num_targets=result.num_targets * np.nan) if key in nan_batches else result
 
-    monkeypatch.setattr(JaxEngine, "_step_batch", spoiled)
-    run = tiny.run(*FEW, f"training.on_nonfinite.kind={kind}", steps=STEPS)
-    straight = start_run(run, tmp_path / "straight", data).folder
+    monkeypatch.setattr(JaxEngine, "_step_batch", step_batch_with_nan)
+    run = tiny.run(*SETTINGS, f"training.on_nonfinite.kind={kind}", steps=STEPS)
+    uninterrupted = start_run(run, tmp_path / "straight", data).folder
     with pytest.raises(TrainingInterrupted):
         start_run(run, tmp_path / "run", data, callbacks=[StopAt(9)])
     resume(tmp_path / "run")
-    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
-    last = checkpoint.load(RunDir.open(straight), "latest").checkpoint.state.scalars
-    left_out = 1 if kind == "skip" else 0
-    assert (last["step"], last["updates"]) == (STEPS, STEPS - left_out)
-    assert [row["failed"] for row in tiny.metrics(straight) if row["kind"] == "rollback"] == [7] * (1 - left_out)
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
+    last = checkpoint.load(RunDir.open(uninterrupted), "latest").checkpoint.state.scalars
+    num_skipped = 1 if kind == "skip" else 0
+    assert (last["step"], last["updates"]) == (STEPS, STEPS - num_skipped)
+    assert [row["failed"] for row in tiny.metrics(uninterrupted) if row["kind"] == "rollback"] == [7] * (
+        1 - num_skipped
+    )
 
 
-def test_both_engines_generate_and_score_a_saved_run_alike(finished: Path) -> None:
+def test_both_engines_generate_the_same_text_and_score_of_a_saved_run(finished: Path) -> None:
     greedy, text = SamplingParams(temperature=0.0), "Once upon a time there was a little dog. " * 3
-    tellers = [load(finished, engine=engine) for engine in ("torch", "jax")]
-    told = [[story.completion for story in teller.generate("Once", greedy, n=2, max_tokens=60)] for teller in tellers]
-    assert told[0] == told[1]
-    torch_score, jax_score = (teller.perplexity(text) for teller in tellers)
+    generators = [load(finished, engine=engine) for engine in ("torch", "jax")]
+    completions = [
+        [sequence.completion for sequence in generator.generate("Once", greedy, n=2, max_tokens=60)]
+        for generator in generators
+    ]
+    assert completions[0] == completions[1]
+    torch_score, jax_score = (generator.perplexity(text) for generator in generators)
     np.testing.assert_allclose(jax_score.nats, torch_score.nats, rtol=1e-4)
 
 
 def test_both_engines_save_the_same_files(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    other = start_run(tiny.run(*FEW, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
+    other = start_run(tiny.run(*SETTINGS, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
     states = [checkpoint.load(RunDir.open(folder), "latest").checkpoint.state for folder in (finished, other)]
     for part in ("weights", "optimizer_state", "scalars"):
         assert list(getattr(states[0], part)) == list(getattr(states[1], part))
@@ -162,13 +167,13 @@ def test_jax_training_needs_no_pytorch_and_uses_the_requested_devices(tmp_path: 
         "training.length.max_steps=2",
     ]
     settings += ["samples.every_steps=100", "model.dropout=0.0"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *settings],
         cwd=tmp_path, capture_output=True, text=True, timeout=600,
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout[: done.stdout.index("}") + 1])["steps"] == 2
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout[: process.stdout.index("}") + 1])["steps"] == 2
     assert RunDir.open(tmp_path / "run").manifest["environment"]["parallel"] == "ddp, 2 devices"
 
 
@@ -183,9 +188,9 @@ assert main.run(["train", "storybook-1m", "--out", "run", *sys.argv[1:]]) == 0
 
 def test_jax_is_not_loaded_without_request(tmp_path: Path) -> None:
     settings = [*tiny.SETTINGS, "training.length.max_steps=2"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", WITHOUT_JAX, *settings],
         cwd=tmp_path, capture_output=True, text=True, timeout=600,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr

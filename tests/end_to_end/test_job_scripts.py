@@ -1,4 +1,4 @@
-"""The job scripts of docs/guide-clusters.md, as printed, with stand-ins for srun, scontrol, torchrun and fabella."""
+"""Tests of the job scripts in docs/guide-clusters.md, with fakes of srun, scontrol, torchrun and fabella."""
 
 import os
 import re
@@ -20,17 +20,17 @@ SCRIPTS = re.findall(r"^```text\n(#!/bin/bash\n.*?)^```$", GUIDE, re.DOTALL | re
 TORCHRUN, NODES, NODE = "torchrun", "slurm on two nodes", "slurm on one node"
 BY_NAME = dict(zip((TORCHRUN, NODES, NODE), SCRIPTS, strict=True))
 EXIT_CODES = (0, 2, 3, 4, 5, 6, 130)
-"""Those of docs/guide-own-text.md."""
+"""The exit codes in docs/guide-own-text.md."""
 STEPS = 600
-SECONDS = 240  # a bound for what hangs
+SECONDS = 240  # timeout of a job
 
 SCONTROL = """#!/bin/bash
 [ "$1" = show ] && echo node1 && echo node2
 [ "$1" = requeue ] && echo "$2" >> requeued
 exit 0
 """
-# Starts the tasks and ends with the largest of their codes, as srun does. STOP: in the first life of the job, SIGTERM
-# arrives once there is a checkpoint.
+# Starts the tasks and exits with the largest of their codes, as srun does. STOP: at the first start of the job, SIGTERM
+# is sent after the first checkpoint.
 SRUN = """#!/bin/bash
 echo "$@" >> srun-arguments
 while [[ "$1" == --* ]]; do shift; done
@@ -46,7 +46,7 @@ largest=0
 for task in "${tasks[@]}"; do wait "$task"; code=$?; (( code > largest )) && largest=$code; done
 exit "$largest"
 """
-# Starts two processes with their ranks, and ends with 1 if one of them failed, as torchrun does.
+# Starts two processes with their ranks, and exits with 1 if one of them failed, as torchrun does.
 FAKE_TORCHRUN = """#!/bin/bash
 until [ "$1" = --no-python ]; do shift; done
 shift
@@ -64,7 +64,7 @@ exit "$CODE"
 
 
 def cluster(folder: Path, **programs: str) -> dict[str, str]:
-    """Put stand-ins into a folder of their own and return the environment of a job."""
+    """Write the fake programs to ``bin``, and return the environment of a job."""
     (folder / "bin").mkdir()
     for name, text in {"scontrol": SCONTROL, "srun": SRUN, **programs}.items():
         (folder / "bin" / name).write_text(text)
@@ -83,14 +83,14 @@ def run_job(script: str, folder: Path, environment: dict[str, str]) -> "subproce
 
 
 def requeued(folder: Path) -> list[str]:
-    """The numbers of the jobs that were put into the queue again."""
+    """Return the ids of the requeued jobs."""
     return (folder / "requeued").read_text().split() if (folder / "requeued").exists() else []
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_script_is_valid_bash(name: str) -> None:
-    done = subprocess.run(["bash", "-n", "-c", BY_NAME[name]], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = subprocess.run(["bash", "-n", "-c", BY_NAME[name]], capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 @pytest.mark.fault("I9", cases=21)
@@ -100,18 +100,18 @@ def test_a_script_keeps_every_exit_code_and_requeues_only_after_a_stop(name: str
     environment = cluster(tmp_path, torchrun=FAKE_TORCHRUN, fabella=FAKE_FABELLA) | {"CODE": str(code)}
     if name == NODE:
         environment |= {"SLURM_NTASKS": "1"}
-    done = run_job(BY_NAME[name], tmp_path, environment)
-    assert done.returncode == code, done.stderr
+    process = run_job(BY_NAME[name], tmp_path, environment)
+    assert process.returncode == code, process.stderr
     assert requeued(tmp_path) == (["123457"] if code == 130 and name != TORCHRUN else [])
-    assert done.stderr == ""
+    assert process.stderr == ""
 
 
 @pytest.mark.fault("I9", cases=3)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_script_keeps_the_code_of_a_killed_process(name: str, tmp_path: Path) -> None:
     environment = cluster(tmp_path, torchrun=FAKE_TORCHRUN, fabella="#!/bin/bash\nkill -KILL $$\n")
-    done = run_job(BY_NAME[name], tmp_path, environment)
-    assert (done.returncode, requeued(tmp_path)) == (137, [])
+    process = run_job(BY_NAME[name], tmp_path, environment)
+    assert (process.returncode, requeued(tmp_path)) == (137, [])
 
 
 @pytest.mark.fault("I9", cases=1)
@@ -133,7 +133,7 @@ def test_each_task_gets_its_rank_a_port_of_the_job_and_its_cores(tmp_path: Path)
 
 
 def free_job_id() -> str:
-    """Number of a job whose port is free on this machine."""
+    """Return the id of a job whose port is free on this machine."""
     for port in range(20_000 + os.getpid() % 9_000, 30_000):
         with socket.socket() as server:
             if server.connect_ex(("127.0.0.1", port)) != 0:
@@ -152,14 +152,14 @@ def test_a_stopped_job_is_requeued_and_resumes_to_its_end(tmp_path: Path) -> Non
     scontrol = SCONTROL.replace("node1", "127.0.0.1")
     environment = cluster(tmp_path, scontrol=scontrol) | {"STOP": "1", "SLURM_JOB_ID": job_id}
     script = BY_NAME[NODES].replace("piny-37m", "mine.yaml")
-    lives = []
+    starts_of_job = []
     for _ in range(2):
-        done = run_job(script, tmp_path, environment)
-        lives.append((done.returncode, RunDir.open(tmp_path / "runs" / "mine").steps()[-1], done.stderr))
-    (first_code, first_step, first_output), (second_code, second_step, second_output) = lives
+        process = run_job(script, tmp_path, environment)
+        starts_of_job.append((process.returncode, RunDir.open(tmp_path / "runs" / "mine").steps()[-1], process.stderr))
+    (first_code, first_step, first_output), (second_code, second_step, second_output) = starts_of_job
     assert (first_code, second_code) == (130, 0), second_output
     assert 5 <= first_step < STEPS == second_step
-    assert requeued(tmp_path) == [job_id], "queued again once"
+    assert requeued(tmp_path) == [job_id], "requeued exactly once"
     assert "everything is saved" in first_output
 
 
@@ -169,16 +169,16 @@ def test_a_stopped_job_is_requeued_and_resumes_to_its_end(tmp_path: Path) -> Non
 def test_the_torchrun_script_keeps_the_code_with_the_real_torchrun(code: int, tmp_path: Path) -> None:
     environment = cluster(tmp_path, fabella=FAKE_FABELLA) | {"CODE": str(code)}
     script = BY_NAME[TORCHRUN]
-    here_for = {
+    replacements = {
         "--nnodes 2": "--nnodes 1",
         "--nproc-per-node 8": "--nproc-per-node 2",
         "--max-restarts 3": "--max-restarts 1",
         "first-machine:29400": "localhost:0",
     }
-    for printed, here in here_for.items():
-        assert script.count(printed) == 1
-        script = script.replace(printed, here)
-    done = run_job(script, tmp_path, environment)
-    assert done.returncode == code, done.stderr
+    for documented, replacement in replacements.items():
+        assert script.count(documented) == 1
+        script = script.replace(documented, replacement)
+    process = run_job(script, tmp_path, environment)
+    assert process.returncode == code, process.stderr
     starts = len((tmp_path / "started").read_text().splitlines())
     assert starts >= (2 if code == 0 else 3), "a failure is restarted"

@@ -1,4 +1,4 @@
-"""Cadences in epochs, checkpoints kept for good and runs that are trained longer, in both engines."""
+"""Tests of cadences in epochs, permanent checkpoints and the validation batch size, in both engines."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.training import tiny
 
 ENGINES = ("torch", "jax")
 STEPS = 16
-# One size of the global batch: JAX compiles a step for each.
+# A single global batch size, because JAX compiles a step for each.
 SHORT = (
     "model.layers=1",
     "training.gradient_accumulation=[[0, 2]]",
@@ -23,10 +23,10 @@ SHORT = (
 
 
 class KilledError(Exception):
-    """The process is gone, without a word."""
+    """Stands for a process that is killed."""
 
 
-def killed(step: int) -> Any:
+def kill_at(step: int) -> Any:
     def callback(progress: Any, result: Any) -> None:
         if progress.step == step:
             raise KilledError
@@ -61,18 +61,18 @@ def test_a_run_with_cadences_in_epochs_and_kept_checkpoints_ends_with_the_same_b
     engine: str, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     run = tiny.run(*SHORT, *EPOCHS, f"engine={engine}", steps=STEPS)
-    straight = start_run(run, tmp_path / "straight", data).folder
+    uninterrupted = start_run(run, tmp_path / "straight", data).folder
     with pytest.raises(KilledError):
-        start_run(run, tmp_path / "run", data, callbacks=[killed(7)])
+        start_run(run, tmp_path / "run", data, callbacks=[kill_at(7)])
     with pytest.raises(KilledError):
-        resume(tmp_path / "run", callbacks=[killed(14)])
+        resume(tmp_path / "run", callbacks=[kill_at(14)])
     resume(tmp_path / "run")
-    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
-    for folder in (straight, tmp_path / "run"):
-        kept = {1, 2, 3, 4, 6, 8, 12, 16}
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
+    for folder in (uninterrupted, tmp_path / "run"):
+        permanent = {1, 2, 3, 4, 6, 8, 12, 16}
         steps = set(RunDir.open(folder).steps())
-        assert kept <= steps
-        assert len(steps - kept) <= 2, "the best one, and the one that was loaded"
+        assert permanent <= steps
+        assert len(steps - permanent) <= 2, "the best one, and the one that was loaded"
 
 
 def test_validation_with_another_batch_size_gives_the_same_losses(data: TokenizedDataset, tmp_path: Path) -> None:
