@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Before numpy or torch is loaded: tests run in parallel, and more threads than cores only slow each other down.
+# Before numpy or torch is imported: tests run in parallel, and more threads than cores slow each other down.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 # Tests compile many training steps and run few of them: XLA's optimizations cost more than they gain.
@@ -30,7 +30,7 @@ LONG_TEST_SECONDS = 4 * 3600
 OPTIONAL_PACKAGES = ("jax", "transformers")
 """Packages that `make test-light` does not install."""
 
-# A failure must repeat at the next run, and a slow machine is no failure.
+# A failure must be reproducible, and a slow machine must not fail a test.
 settings.register_profile("fabella", derandomize=True, deadline=None, database=None)
 settings.load_profile("fabella")
 

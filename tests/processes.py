@@ -1,4 +1,4 @@
-"""Processes that a test starts and that end with it, whatever becomes of the test; and a port for them."""
+"""Child processes that end with their test, and a free port for them."""
 
 import socket
 import subprocess
@@ -9,12 +9,12 @@ from typing import Any
 
 
 @contextmanager
-def started(words: Sequence[str | Path], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
-    """A process for as long as the block lasts; a block that fails kills it.
+def started(command: Sequence[str | Path], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """Start a process for the duration of the block, and kill it if the block raises.
 
-    ``with subprocess.Popen(…)`` alone waits for the process even then: without end, if it waits for the test in turn.
+    ``subprocess.Popen`` as a context manager would wait for the process even then, forever if that waits for the test.
     """
-    with subprocess.Popen(words, **options) as process:
+    with subprocess.Popen(command, **options) as process:
         try:
             yield process
         except BaseException:
@@ -24,11 +24,11 @@ def started(words: Sequence[str | Path], **options: Any) -> Iterator["subprocess
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that processes may listen at for as long as the block lasts, and that nobody else is given meanwhile.
+    """Reserve a free port for child processes for the duration of the block.
 
-    It stays bound, though nobody listens: those who also ask for SO_REUSEADDR, as servers do, can bind it too.
+    The port is bound, so that no other process gets it, but servers with SO_REUSEADDR can bind it as well.
     """
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The rules of the code base, measured on its files. Each test names the file and line that breaks its rule.
+"""Tests of the rules of the code base. Each test reports the file and line that breaks its rule.
 
 Import directions between packages are checked by import-linter (`.importlinter`, run by `make check`).
 """

@@ -1,4 +1,4 @@
-"""Checks of the committed files: no unsafe loading, docstrings everywhere, no paths of a developer's machine."""
+"""Tests of the committed files: no unsafe loading, docstrings everywhere, no absolute paths of a machine."""
 
 import ast
 import re
@@ -168,7 +168,7 @@ def test_no_absolute_path_of_a_machine_is_committed() -> None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
-            continue  # a picture or an archive
+            continue  # an image or an archive
         offenses += [
             f"{location(file)}:{i}: {line.strip()[:100]}"
             for i, line in enumerate(lines, 1)

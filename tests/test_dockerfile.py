@@ -1,4 +1,4 @@
-"""The image, read rather than built: hadolint's rules and good sense, and every path that it copies exists."""
+"""Tests that the Dockerfile follows the rules of hadolint, and that every path it copies exists. It is not built."""
 
 import json
 import re
@@ -10,14 +10,14 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """(INSTRUCTION, its words), with continued lines joined and comments left out."""
+    """Return (instruction, arguments) pairs, with continued lines joined and comments removed."""
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines()]
 
 
 def violations(text: str) -> list[str]:
-    """Everything that is wrong with a Dockerfile."""
+    """Return the rule violations of a Dockerfile."""
     steps = instructions(text)
     words = [name for name, _ in steps]
     found = []

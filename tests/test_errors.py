@@ -1,4 +1,4 @@
-"""Errors name the problem and a hint, and carry the documented exit code."""
+"""Tests that errors have a message, a hint and the documented exit code."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_a_dotted_choice_matches_by_its_last_part() -> None:
     assert errors.did_you_mean("lr", ["optimizer.lr", "seed"]) == "Did you mean 'optimizer.lr'?"
 
 
-def test_without_a_near_choice_a_short_list_of_choices_is_shown() -> None:
+def test_without_a_similar_choice_a_short_list_of_choices_is_shown() -> None:
     assert errors.did_you_mean("zzz", ["b", "a"]) == "Choose from: a, b."
     assert errors.did_you_mean("zzz", [f"choice{n}" for n in range(errors.MAX_LISTED_CHOICES + 1)]) == ""
     assert errors.did_you_mean("zzz", []) == ""

@@ -1,4 +1,4 @@
-"""Fabella starts, trains and generates where fcntl, resource, os.fork or SIGUSR1 are missing, as on Windows."""
+"""Tests that Fabella starts, trains and generates without fcntl, resource, os.fork or SIGUSR1, as on Windows."""
 
 import json
 import subprocess

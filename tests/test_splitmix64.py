@@ -1,4 +1,4 @@
-"""SplitMix64 of integers and of arrays."""
+"""Tests of SplitMix64 for integers and arrays."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Keeps the vocabulary standard: no banned word in names, messages, docstrings, comments, help texts or docs.
+"""Tests that no banned word is used in names, messages, docstrings, comments, help texts or docs.
 
     python tests/test_vocabulary.py             print every offense as file:line, with the replacement
     python tests/test_vocabulary.py src docs    only those below these paths
@@ -221,7 +221,7 @@ def test_no_banned_word_is_used() -> None:
     assert not found, "Banned words (docs/glossary.md has the standard ones):\n" + "\n".join(map(str, found[:40]))
 
 
-def test_ordinary_english_is_no_offense() -> None:
+def test_ordinary_english_is_allowed() -> None:
     assert not list(in_text("Of course it returns 410 Gone; once upon a time, a turn of events. Turn off dropout."))
     assert not [*in_name("return_tensors"), *in_name("courses_jsonl"), *in_name("attention_layout")]
     assert [word for word, _ in in_name("NobodyBehind")] == ["behind", "nobody"]
