@@ -1,4 +1,4 @@
-"""The cases of fingerprints.py, and the names of settings, options and results from before the redesign."""
+"""Cases of fingerprints.py, and tables of the names that settings, options and results had before the redesign."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -79,12 +79,12 @@ FORMER_PARAMETERS: dict[str, str] = {}
 
 
 def has_former_names(tree: Path) -> bool:
-    """Whether the settings and options of a tree have the names from before the redesign."""
+    """Return whether the settings and options of a tree have the names from before the redesign."""
     return (tree / "src" / "fabella" / "config.py").exists()
 
 
 def former_config(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A config in the names from before the redesign."""
+    """Return a config with the names from before the redesign."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         dotted = f"{path}.{key}" if path else key
@@ -95,13 +95,13 @@ def former_config(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return result
 
 
-def former_command(words: Sequence[str]) -> list[str]:
-    """A command line in the names from before the redesign."""
-    return [FORMER_OPTIONS.get((words[0], word), word) for word in words]
+def former_command(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with the names from before the redesign."""
+    return [FORMER_OPTIONS.get((arguments[0], argument), argument) for argument in arguments]
 
 
 def former_result(value: Any) -> Any:
-    """A JSON value with the names from before the redesign."""
+    """Return a JSON value with the names from before the redesign."""
     if isinstance(value, list):
         return [former_result(each) for each in value]
     if isinstance(value, dict):
@@ -111,7 +111,7 @@ def former_result(value: Any) -> Any:
 
 
 def former_parameter(name: str) -> str:
-    """A parameter's name from before the redesign."""
+    """Return the name of a parameter from before the redesign."""
     for pattern, former in FORMER_PARAMETERS.items():
         name = re.sub(pattern, former, name)
     return name
@@ -122,21 +122,21 @@ def former_parameter(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run and what is read from it."""
+    """A run and the fingerprints to read from it."""
 
     name: str
     config: dict[str, Any]
-    """All settings, in the present names"""
+    """All settings, with the present names."""
     devices: int = 1
     killed: bool = False
-    """Killed after the first checkpoint and resumed"""
+    """Whether the run is killed after the first checkpoint and resumed."""
     same_as: str = ""
-    """The case whose weights and moments this one must have as well"""
+    """Name of the case with the same weights and moments."""
     texts: bool = False
-    """Whether text is generated from the finished run"""
+    """Whether text is generated from the finished run."""
     evaluated: bool = False
     variables: dict[str, str] = field(default_factory=dict[str, str])
-    """Environment variables of its own"""
+    """Additional environment variables."""
 
 
 XLA_FLAGS = (
@@ -177,7 +177,7 @@ BASE: dict[str, Any] = {
     "checkpoint": {"every_steps": KILLED_AFTER, "keep_last": 2},
     "samples": {"every_steps": 15, "max_tokens": 20},
 }
-# Every family with other settings, so that more of them are covered.
+# Each family has other settings, so that more of them are covered.
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {
         "model": {**SHAPE, "heads": 2, "activation": "gelu_tanh", "tie_embeddings": False, "dropout": 0.1},
@@ -228,15 +228,15 @@ STREAMED = {
 
 
 def settings(family: str, engine: str = "torch", **sections: Any) -> dict[str, Any]:
-    """The settings of a small run of a family; ``sections`` replace whole sections."""
+    """Return the settings of a small run of a family; ``sections`` replace complete sections."""
     config = {**BASE, **FAMILIES[family], "engine": engine, **sections}
     return {**config, "model": {"family": family, **config["model"]}}
 
 
 def cases() -> list[Case]:
-    """All cases, the slower ones first, so that they end at about the same time."""
+    """Return all cases, slow ones first, so that parallel jobs end at about the same time."""
     muon = {"kind": "muon", "lr": 5e-3, "max_grad_norm": 0.7, "schedule": SCHEDULE}
-    both = {"XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=2"}
+    two_devices = {"XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=2"}
     return [
         *(Case(name=f"{f}-torch", config=settings(f), texts=True, evaluated=f == "llama") for f in FAMILIES),
         Case(name="killed-torch", config=settings("llama"), killed=True, same_as="llama-torch"),
@@ -245,7 +245,7 @@ def cases() -> list[Case]:
         Case(name="killed-two-processes", config=settings("gpt2"), devices=2, killed=True, same_as="two-processes"),
         *(Case(name=f"{f}-jax", config=settings(f, "jax")) for f in FAMILIES),
         Case(name="two-processes", config=settings("gpt2"), devices=2),
-        Case(name="two-devices-jax", config=settings("llama", "jax"), devices=2, variables=both),
+        Case(name="two-devices-jax", config=settings("llama", "jax"), devices=2, variables=two_devices),
         Case(name="two-processes-streamed", config=settings("llama", data=STREAMED), devices=2),
         Case(name="streamed-torch", config=settings("llama", data=STREAMED)),
         Case(name="streamed-jax", config=settings("llama", "jax", data=STREAMED)),
@@ -253,9 +253,9 @@ def cases() -> list[Case]:
     ]
 
 
-def chosen(pattern: str) -> list[Case]:
-    """Cases whose name matches, and those that they must be equal to."""
-    found = cases()
-    names = {case.name for case in found if re.search(pattern, case.name)}
-    names |= {case.same_as for case in found if case.name in names}
-    return [case for case in found if case.name in names]
+def select_cases(pattern: str) -> list[Case]:
+    """Return the cases whose name matches, and those that they are compared with."""
+    all_cases = cases()
+    names = {case.name for case in all_cases if re.search(pattern, case.name)}
+    names |= {case.same_as for case in all_cases if case.name in names}
+    return [case for case in all_cases if case.name in names]

@@ -1,4 +1,4 @@
-"""Run one case of fingerprints.py on one tree, and read the fingerprints of what it made."""
+"""Run one case of fingerprints.py on one tree, and read the fingerprints of its results."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ from fingerprint_cases import (
 from safetensors.numpy import load_file
 
 Items = dict[str, str]
-"""One fingerprint in full: what is compared → its value"""
+"""The items of a fingerprint: name → value."""
 Parts = dict[str, Items]
 """The fingerprints of one case: weights, moments, state, metrics, …"""
 
@@ -53,45 +53,47 @@ for words in json.loads(sys.argv[1]):
 
 
 class FailedError(Exception):
-    """A command that did not end as it should."""
+    """A command failed, or ended too early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A checkout, and which names its settings have."""
+    """A checkout, and whether its settings have the former names."""
 
     path: Path
     former: bool
 
     def command(self, words: Sequence[str]) -> list[str]:
-        """A command line in the names of this tree."""
+        """Return a command line with the names of this tree."""
         return former_command(words) if self.former else list(words)
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config in the names of this tree."""
+        """Return a config with the names of this tree."""
         return former_config(config) if self.former else dict(config)
 
     def environment(self, case: Case | None = None) -> dict[str, str]:
         return {**os.environ, **ENVIRONMENT, **(case.variables if case else {}), "PYTHONPATH": str(self.path / "src")}
 
     def check(self) -> None:
-        """Raises SystemExit unless Python imports fabella from this tree."""
-        where = [sys.executable, "-c", "import fabella; print(fabella.__file__)"]
-        done = subprocess.run(where, env=self.environment(), capture_output=True, text=True, cwd=tempfile.gettempdir())
-        if not done.stdout.startswith(str(self.path / "src")):
-            raise SystemExit(f"fabella is not imported from {self.path}: {done.stdout}{done.stderr}")
+        """Raise SystemExit unless Python imports fabella from this tree."""
+        command = [sys.executable, "-c", "import fabella; print(fabella.__file__)"]
+        process = subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, cwd=tempfile.gettempdir()
+        )
+        if not process.stdout.startswith(str(self.path / "src")):
+            raise SystemExit(f"fabella is not imported from {self.path}: {process.stdout}{process.stderr}")
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """The commands of one case on one tree, in a folder of their own."""
+    """Runs the commands of one case on one tree, in their own folder."""
 
     tree: Tree
     case: Case
     folder: Path
 
     def parts(self) -> Parts:
-        """Run everything; the fingerprints. Raises FailedError where a command fails."""
+        """Run all commands and return the fingerprints. Raises FailedError if a command fails."""
         case, run = self.case, self.folder / "run"
         self.folder.mkdir(parents=True)
         (self.folder / "stories.txt").write_text(own_stories(), encoding="utf-8")
@@ -104,48 +106,50 @@ class Runner:
             self.run(["-m", "fabella", *self.tree.command(["resume", "run", *shared])])
         else:
             self.run(["-m", "fabella", *self.tree.command(train)])
-        found = of_run(run)
+        fingerprints = run_fingerprints(run)
         if case.texts:
-            found |= self.texts()
+            fingerprints |= self.texts()
         if case.evaluated:
-            said = self.run(["-m", "fabella", *self.tree.command(["evaluate", "run", *EVALUATE])])
-            found["evaluation"] = of_evaluation(next(json_values(said)))
-        return found
+            output = self.run(["-m", "fabella", *self.tree.command(["evaluate", "run", *EVALUATE])])
+            fingerprints["evaluation"] = evaluation_fingerprint(next(json_values(output)))
+        return fingerprints
 
     def texts(self) -> Parts:
-        """Text from every prompt and seed: in float32, in int8, and by the JAX engine."""
-        same = ["generate", "run", *PROMPTS, "--temperature", "0.8", "--max-tokens", "48", "--json"]
-        words = [[*same, "--seed", str(seed), *how] for how in GENERATED.values() for seed in SEEDS]
-        said = self.run(["-c", SEVERAL, json.dumps([self.tree.command(each) for each in words])])
-        results = list(json_values(said))
-        if len(results) != len(words):
-            raise FailedError(f"{len(words)} texts were asked for, {len(results)} came: {said[-500:]}")
-        found: Parts = {f"text {name}": {} for name in GENERATED}
+        """Return the text of each prompt and seed: in float32, in int8, and by the JAX engine."""
+        common = ["generate", "run", *PROMPTS, "--temperature", "0.8", "--max-tokens", "48", "--json"]
+        commands = [[*common, "--seed", str(seed), *how] for how in GENERATED.values() for seed in SEEDS]
+        output = self.run(["-c", SEVERAL, json.dumps([self.tree.command(each) for each in commands])])
+        results = list(json_values(output))
+        if len(results) != len(commands):
+            raise FailedError(f"{len(commands)} texts were requested, but {len(results)} generated: {output[-500:]}")
+        fingerprints: Parts = {f"text {name}": {} for name in GENERATED}
         for number, result in enumerate(results):
             name, seed = list(GENERATED)[number // len(SEEDS)], SEEDS[number % len(SEEDS)]
-            texts = list(values_of(result, "text"))
+            texts = list(find_values(result, "text"))
             if len(texts) != len(PROMPTS):
                 raise FailedError(f"{len(PROMPTS)} prompts, but {len(texts)} texts: {str(result)[:500]}")
-            found[f"text {name}"] |= {f"seed {seed}, {p!r}": text for p, text in zip(PROMPTS, texts, strict=True)}
-        return found
+            fingerprints[f"text {name}"] |= {
+                f"seed {seed}, {p!r}": text for p, text in zip(PROMPTS, texts, strict=True)
+            }
+        return fingerprints
 
-    def run(self, words: Sequence[str]) -> str:
-        """Run Python with ``words``; its standard output. Raises FailedError where it fails."""
-        done = subprocess.run(
-            [sys.executable, *words],
+    def run(self, arguments: Sequence[str]) -> str:
+        """Run Python with ``arguments`` and return its standard output. Raises FailedError if it fails."""
+        process = subprocess.run(
+            [sys.executable, *arguments],
             cwd=self.folder,
             env=self.tree.environment(self.case),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            shown = " ".join(words)[:200]
-            raise FailedError(f"{shown} ended with code {done.returncode}: {done.stderr.strip()[-800:]}")
-        return done.stdout
+        if process.returncode:
+            shown = " ".join(arguments)[:200]
+            raise FailedError(f"{shown} exited with code {process.returncode}: {process.stderr.strip()[-800:]}")
+        return process.stdout
 
     def kill(self, train: Sequence[str]) -> None:
-        """Train until the first checkpoint is there, then kill every process; again if it was too late."""
+        """Kill all processes of a training after its first checkpoint; try again if it finished before."""
         run = self.folder / "run"
         first, last = (run / "checkpoints" / f"step-{step:08d}" for step in (KILLED_AFTER, STEPS))
         for _ in range(4):
@@ -169,12 +173,14 @@ class Runner:
                 return
             if process.returncode not in {0, -signal.SIGKILL}:
                 break
-        said = (self.folder / "killed.txt").read_text(errors="replace")
-        raise FailedError(f"training was not killed in the middle, but ended with {process.returncode}: {said[-800:]}")
+        output = (self.folder / "killed.txt").read_text(errors="replace")
+        raise FailedError(
+            f"training was not killed in the middle, but ended with {process.returncode}: {output[-800:]}"
+        )
 
 
 def own_stories() -> str:
-    """The file of the mixture: a line a document."""
+    """Return the text file of the mixture, with one document per line."""
     names, places = ("Ann", "Ben", "Cleo", "Dan"), ("garden", "forest", "market", "harbour", "school")
     return "".join(
         f"{names[n % 4]} walked to the {places[n % 5]} and found {n} stones. Then it was time for supper.\n"
@@ -185,21 +191,21 @@ def own_stories() -> str:
 # ---------------------------------------------------------------- reading results
 
 
-def of_run(run: Path) -> Parts:
-    """The fingerprints of a finished run."""
+def run_fingerprints(run: Path) -> Parts:
+    """Return the fingerprints of a finished run."""
     last = run / "checkpoints" / f"step-{STEPS:08d}"
     state = former_result(json.loads((last / "state.json").read_text(encoding="utf-8")))
     return {
-        "weights": of_tensors(last / "model.safetensors"),
-        "moments": of_tensors(last / "optimizer.safetensors"),
+        "weights": tensor_fingerprint(last / "model.safetensors"),
+        "moments": tensor_fingerprint(last / "optimizer.safetensors"),
         "state": {key: json.dumps(value) for key, value in (state["numbers"] | state["progress"]).items()},
-        "metrics": of_metrics(run / "metrics.jsonl"),
-        "samples": {str(n): row["text"] for n, row in enumerate(rows_of(run / "samples.jsonl"))},
+        "metrics": metrics_fingerprint(run / "metrics.jsonl"),
+        "samples": {str(n): row["text"] for n, row in enumerate(read_rows(run / "samples.jsonl"))},
     }
 
 
-def of_tensors(path: Path) -> Items:
-    """Each tensor's shape, type and sha256."""
+def tensor_fingerprint(path: Path) -> Items:
+    """Return dtype, shape and SHA-256 of each tensor."""
     return {
         former_parameter(name): f"{array.dtype} {list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()}"
         for name, array in load_file(path).items()
@@ -207,31 +213,31 @@ def of_tensors(path: Path) -> Items:
 
 
 METRICS = {"tokens", "loss", "gradient_norm", "lr", "bits_per_byte", "perplexity"}
-"""All others are times, or depend on the machine"""
+"""Metrics that are compared. All others are times, or depend on the machine."""
 
 
-def of_metrics(path: Path) -> Items:
-    """Losses, learning rates and norms of every row."""
+def metrics_fingerprint(path: Path) -> Items:
+    """Return losses, learning rates and norms of every row."""
     return {
         f"{row['kind']} {row['step']} {key}": json.dumps(row[key])
-        for row in rows_of(path)
+        for row in read_rows(path)
         for key in sorted(METRICS & set(row))
     }
 
 
-def of_evaluation(result: Mapping[str, Any]) -> Items:
-    """How often each number occurs in an evaluation, whatever its name; without times and settings."""
+def evaluation_fingerprint(result: Mapping[str, Any]) -> Items:
+    """Return how often each number occurs in an evaluation under any name, without times and settings."""
     measured = {key: value for key, value in result.items() if key not in {"seconds", "settings", "format", "remarks"}}
     numbers = [json.dumps(value) for value in leaves(measured) if isinstance(value, int | float)]
     return {number: str(times) for number, times in sorted(Counter(numbers).items())}
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     return [former_result(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Every value, at any depth, that is no mapping or list."""
+    """Yield every value, at any depth, that is not a mapping or list."""
     if isinstance(value, list | dict):
         for each in value.values() if isinstance(value, dict) else value:
             yield from leaves(each)
@@ -239,18 +245,18 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def values_of(value: Any, key: str) -> Iterator[Any]:
-    """What stands under ``key``, at any depth."""
+def find_values(value: Any, key: str) -> Iterator[Any]:
+    """Yield the values of ``key`` at any depth."""
     if isinstance(value, list):
         for each in value:
-            yield from values_of(each, key)
+            yield from find_values(each, key)
     elif isinstance(value, dict):
         for name, each in value.items():
-            yield from [each] if name == key else values_of(each, key)
+            yield from [each] if name == key else find_values(each, key)
 
 
 def json_values(text: str) -> Iterator[Any]:
-    """JSON values that follow each other."""
+    """Yield the JSON values of a text in sequence."""
     decoder, text = json.JSONDecoder(), text.strip()
     while text:
         value, end = decoder.raw_decode(text)

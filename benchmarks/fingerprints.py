@@ -1,6 +1,6 @@
 """Compare the results of the present checkout with those of an earlier commit, bit for bit, on one machine.
 
-A change that must not alter behaviour (new names, moved modules) is checked with this: small runs of every family on
+It checks changes that must not change results, such as new names and moved modules: small runs of every family on
 both engines, a streamed mixture, two processes, and runs killed in the middle and resumed. Compared are weights and
 optimizer moments, state.json, metrics and samples of each run, generated text, and the numbers of an evaluation.
 
@@ -8,7 +8,7 @@ optimizer moments, state.json, metrics and samples of each run, generated text, 
     python benchmarks/fingerprints.py --only llama --cache FOLDER
     python benchmarks/fingerprints.py --baseline HEAD~3 --output fingerprints.json
 
-Both trees are driven through the command line alone. Cases are written in the present names of settings and options;
+Both trees are used only by their command line. Cases have the present names of settings and options;
 the tables of fingerprint_cases.py translate them for a tree that has the former ones.
 """
 
@@ -40,22 +40,22 @@ from fingerprint_cases import (
     STEPS,
     Case,
     cases,
-    chosen,
     has_former_names,
+    select_cases,
 )
 from fingerprint_runs import FailedError, Items, Parts, Runner, Tree, own_stories
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "1c109f2"
 CACHE_FORMAT = 1
-"""Raise it when a fingerprint is read differently, so that cached ones are computed again"""
+"""Raise it when fingerprints are read in another way, so that cached ones are computed again."""
 
-# ---------------------------------------------------------------- both sides
+# ---------------------------------------------------------------- running
 
 
 @dataclass(slots=True)
 class Side:
-    """The results of one tree."""
+    """A tree and its results."""
 
     tree: Tree
     folder: Path
@@ -63,7 +63,7 @@ class Side:
     failed: dict[str, str] = field(default_factory=dict[str, str])
 
     def run(self, case: Case) -> None:
-        """Run one case, and keep its fingerprints or its error."""
+        """Run one case, and store its fingerprints or its error."""
         try:
             self.found[case.name] = Runner(self.tree, case, self.folder / case.name).parts()
         except (FailedError, OSError, ValueError, KeyError) as error:
@@ -71,27 +71,27 @@ class Side:
 
 
 def machine() -> dict[str, str]:
-    """What results may depend on: the processor and the versions of what computes."""
+    """Return what results may depend on: the processor and the versions of the libraries."""
     info = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    found = {"processor": models[0] if models else platform.processor(), "python": platform.python_version()}
+    result = {"processor": models[0] if models else platform.processor(), "python": platform.python_version()}
     for package in ("torch", "jax", "jaxlib", "optax", "numpy", "tokenizers", "sentencepiece"):
         try:
-            found[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "none"
-    return found
+            result[package] = "none"
+    return result
 
 
 class Cache:
-    """Fingerprints of the baseline, kept between runs of this script."""
+    """Fingerprints of the baseline, stored between runs of this script."""
 
     def __init__(self, folder: Path | None, commit: str) -> None:
         self._folder, self._commit = folder, commit
 
     def _path(self, case: Case) -> Path | None:
-        how = [ENVIRONMENT, PROMPTS, SEEDS, GENERATED, EVALUATE, own_stories(), STEPS, KILLED_AFTER, CACHE_FORMAT]
-        key = json.dumps([self._commit, machine(), asdict(case), how], sort_keys=True)
+        settings = [ENVIRONMENT, PROMPTS, SEEDS, GENERATED, EVALUATE, own_stories(), STEPS, KILLED_AFTER, CACHE_FORMAT]
+        key = json.dumps([self._commit, machine(), asdict(case), settings], sort_keys=True)
         name = f"{case.name}-{self._commit[:12]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         return self._folder / name if self._folder else None
 
@@ -106,8 +106,8 @@ class Cache:
 
 
 @contextmanager
-def checked_out(commit: str, folder: Path) -> Iterator[Path]:
-    """A temporary worktree of ``commit``."""
+def temporary_worktree(commit: str, folder: Path) -> Iterator[Path]:
+    """Create a worktree of ``commit`` for the duration of the block."""
     git("worktree", "add", "--detach", str(folder), commit)
     try:
         yield folder
@@ -115,11 +115,11 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
         git("worktree", "remove", "--force", str(folder))
 
 
-def git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"git {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout.strip()
+def git(*arguments: str) -> str:
+    process = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"git {' '.join(arguments)}: {process.stderr.strip()}")
+    return process.stdout.strip()
 
 
 # ---------------------------------------------------------------- comparing
@@ -127,7 +127,7 @@ def git(*words: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One line of the result."""
+    """The result of one comparison."""
 
     name: str
     equal: bool
@@ -137,7 +137,7 @@ class Comparison:
 
     @property
     def reason(self) -> str:
-        """Why the results of this case changed on purpose; empty if they are equal or should be."""
+        """The reason for a change on purpose; empty if the results are, or should be, equal."""
         return "" if self.equal else CHANGED_ON_PURPOSE.get(self.name.partition(":")[0], "")
 
     def __str__(self) -> str:
@@ -148,58 +148,63 @@ class Comparison:
 
 
 def digest(items: Items | None) -> str:
-    """sha256 over sorted names and values."""
+    """Return the start of the SHA-256 of the sorted items."""
     if items is None:
         return "missing"
     return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def compared(name: str, before: Items | None, now: Items | None) -> Comparison:
-    """Two fingerprints, with a few of the items that differ."""
-    ours, theirs = now or {}, before or {}
-    names = [item for item in sorted(set(ours) | set(theirs)) if ours.get(item) != theirs.get(item)]
-    shown = [f"{item}: {theirs.get(item, 'missing')[:90]} → {ours.get(item, 'missing')[:90]}" for item in names[:4]]
+def compare_fingerprints(name: str, before: Items | None, now: Items | None) -> Comparison:
+    """Compare two fingerprints, and list a few of the items that differ."""
+    now_items, before_items = now or {}, before or {}
+    names = [
+        item for item in sorted(set(now_items) | set(before_items)) if now_items.get(item) != before_items.get(item)
+    ]
+    shown = [
+        f"{item}: {before_items.get(item, 'missing')[:90]} → {now_items.get(item, 'missing')[:90]}"
+        for item in names[:4]
+    ]
     more = [f"… and {len(names) - 4} more"] if len(names) > 4 else []
     equal = before is not None and before == now
     return Comparison(name, equal, digest(before), digest(now), (*shown, *more))
 
 
-def comparisons(all_cases: Sequence[Case], baseline: Side, present: Side) -> Iterator[Comparison]:
-    """Case by case, part by part; then runs that were killed against those that were not."""
+def compare_all(all_cases: Sequence[Case], baseline: Side, present: Side) -> Iterator[Comparison]:
+    """Compare the trees by case and part, then the killed runs with the uninterrupted ones."""
     for case in all_cases:
-        for side, words in ((baseline, "baseline"), (present, "present")):
+        for side, name in ((baseline, "baseline"), (present, "present")):
             if case.name in side.failed:
-                reason = (f"failed with the {words} tree: {side.failed[case.name]}",)
+                reason = (f"failed with the {name} tree: {side.failed[case.name]}",)
                 yield Comparison(case.name, False, "", "", reason)
         if case.name in baseline.found and case.name in present.found:
             before, now = baseline.found[case.name], present.found[case.name]
             for part in dict.fromkeys([*before, *now]):
-                yield compared(f"{case.name}: {part}", before.get(part), now.get(part))
+                yield compare_fingerprints(f"{case.name}: {part}", before.get(part), now.get(part))
     for case in all_cases:
         if case.same_as and {case.name, case.same_as} <= set(present.found):
             for part in ("weights", "moments"):
-                whole, resumed = present.found[case.same_as][part], present.found[case.name][part]
-                yield compared(f"{case.name}: {part} as {case.same_as}", whole, resumed)
+                uninterrupted, resumed = present.found[case.same_as][part], present.found[case.name][part]
+                yield compare_fingerprints(f"{case.name}: {part} as {case.same_as}", uninterrupted, resumed)
 
 
-def compute(given: argparse.Namespace, all_cases: Sequence[Case], folder: Path) -> tuple[Side, Side]:
-    """Run every case on both trees, save what the cache has of the baseline."""
-    commit = git("rev-parse", f"{given.baseline}^{{commit}}")
-    cache = Cache(given.cache, commit)
+def compute(options: argparse.Namespace, all_cases: Sequence[Case], folder: Path) -> tuple[Side, Side]:
+    """Run every case on both trees, except for cached cases of the baseline."""
+    commit = git("rev-parse", f"{options.baseline}^{{commit}}")
+    cache = Cache(options.cache, commit)
     known = {case.name: parts for case in all_cases if (parts := cache.get(case))}
     missing = [case for case in all_cases if case.name not in known]
-    former = {"auto": has_former_names(ROOT), "former": True, "present": False}[given.names]
+    former = {"auto": has_former_names(ROOT), "former": True, "present": False}[options.names]
     present = Side(Tree(ROOT, former), folder / "present")
     present.tree.check()
     if not missing:
         baseline = Side(Tree(ROOT, former), folder / "baseline", known)
-        run_all([(present, case) for case in all_cases], given.jobs)
+        run_all([(present, case) for case in all_cases], options.jobs)
         return baseline, present
-    with checked_out(commit, folder / "tree") as tree:
+    with temporary_worktree(commit, folder / "tree") as tree:
         baseline = Side(Tree(tree, has_former_names(tree)), folder / "baseline", known)
         baseline.tree.check()
         work = [(side, case) for case in all_cases for side in (baseline, present)]
-        run_all([(side, case) for side, case in work if side is present or case in missing], given.jobs)
+        run_all([(side, case) for side, case in work if side is present or case in missing], options.jobs)
     for case in missing:
         if case.name in baseline.found:
             cache.put(case, baseline.found[case.name])
@@ -207,12 +212,12 @@ def compute(given: argparse.Namespace, all_cases: Sequence[Case], folder: Path) 
 
 
 def run_all(work: Sequence[tuple[Side, Case]], jobs: int) -> None:
-    """Run cases, ``jobs`` of them at a time."""
+    """Run cases, ``jobs`` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda each: each[0].run(each[1]), work))
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--baseline", default=BASELINE, help=f"commit to compare with; usually {BASELINE}")
     parser.add_argument("--only", default="", help="regular expression of the cases to run")
@@ -231,28 +236,33 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = parsed()
-    all_cases = chosen(given.only)
-    if given.list or not all_cases:
+    options = parse_arguments()
+    all_cases = select_cases(options.only)
+    if options.list or not all_cases:
         raise SystemExit("\n".join(case.name for case in cases()))
-    began = time.perf_counter()
+    start = time.perf_counter()
     folder = Path(tempfile.mkdtemp(prefix="fabella-fingerprints-")).resolve()
     try:
-        found = list(comparisons(all_cases, *compute(given, all_cases, folder)))
+        comparisons = list(compare_all(all_cases, *compute(options, all_cases, folder)))
     finally:
-        if given.keep:
+        if options.keep:
             print(f"The runs are in {folder}.")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    for comparison in found:
+    for comparison in comparisons:
         print(comparison)
-    different = sum(not comparison.equal and not comparison.reason for comparison in found)
-    seconds = time.perf_counter() - began
-    print(f"{len(found)} comparisons of {len(all_cases)} cases: {different} different, in {seconds:.0f} s")
-    if given.output:
-        kept = {"baseline": given.baseline, "machine": machine(), "seconds": round(seconds, 1), "different": different}
-        result = kept | {"comparisons": [asdict(comparison) for comparison in found]}
-        given.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    different = sum(not comparison.equal and not comparison.reason for comparison in comparisons)
+    seconds = time.perf_counter() - start
+    print(f"{len(comparisons)} comparisons of {len(all_cases)} cases: {different} different, in {seconds:.0f} s")
+    if options.output:
+        summary = {
+            "baseline": options.baseline,
+            "machine": machine(),
+            "seconds": round(seconds, 1),
+            "different": different,
+        }
+        result = summary | {"comparisons": [asdict(comparison) for comparison in comparisons]}
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     raise SystemExit(1 if different else 0)
 
 
