@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.report.charts import BUCKETS, HEIGHT, LEFT, WIDTH, Axis, Line, chart, thin
+from fabella.report.charts import BUCKETS, HEIGHT, LEFT, WIDTH, Axis, Line, caption, chart, thin
 
 X, Y = Axis("steps"), Axis("loss", log=True)
 POINTS = st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e6, 1e6) | st.just(math.nan)), min_size=1, max_size=40)
@@ -30,6 +30,32 @@ def test_every_curve_stays_in_its_frame(points: list[tuple[float, float]], log: 
             for x, y in re.findall(r"([\d.]+) ([\d.]+)", path.attrib["d"]):
                 assert LEFT - 1 <= float(x) <= WIDTH
                 assert 0 <= float(y) <= HEIGHT
+
+
+@given(points=POINTS, by=st.floats(0, 1e6), log=st.booleans())
+def test_the_deviation_of_a_curve_stays_in_its_frame(points: list[tuple[float, float]], by: float, log: bool) -> None:
+    kept = sorted(point for point in points if math.isfinite(point[1]))
+    if kept:
+        made = chart("Loss", [Line("a", kept, spread=[by] * len(kept))], X, Axis("loss", log=log))
+        (band,) = (path for path in parse_svg(made).iter("path") if path.attrib["class"].startswith("band"))
+        for x, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", band.attrib["d"]):
+            assert LEFT - 1 <= float(x) <= WIDTH
+            assert 0 <= float(y) <= HEIGHT
+
+
+def test_the_caption_shows_each_line_as_it_is_drawn() -> None:
+    lines = [Line("a", [(0, 1)], 0, "thin"), Line("b <i>", [(0, 1)], 9), Line("c", [(0, 1)], style="dots"),
+             Line("d", [(0, 1)], 2, spread=[0.5])]  # fmt: skip
+    made = parse_svg(caption(lines, "50 % & more"))
+    entries = list(made.iter("li"))
+    assert [entry.attrib["data-name"] for entry in entries] == ["a", "b <i>", "c", "d"]
+    drawn = [next(part for part in entry.iter() if "line" in part.attrib.get("class", "").split()) for entry in entries]
+    assert [part.attrib["class"] for part in drawn] == [
+        "line thin run-0", "line bold run-1", "line dots run-0", "line bold run-2",
+    ]  # fmt: skip
+    assert [any("band" in part.attrib.get("class", "") for part in entry.iter()) for entry in entries] == [
+        False, False, False, True,
+    ]  # fmt: skip
 
 
 def test_a_chart_describes_itself_in_words() -> None:

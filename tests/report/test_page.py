@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from fabella.cli.main import run as fabella
 from fabella.errors import CheckpointError
 from fabella.evaluation.evaluate import EvalConfig, evaluate
 from fabella.report import published_curves
+from fabella.report.curves import run_lines
 from fabella.report.evaluation_section import MEASURES
 from fabella.report.page import page
 from fabella.report.published_curves import PublishedCurve, published_curve, to_published_curve
 from fabella.report.run_history import differing, read, settings
 from fabella.training.run import start_run
+from tests.server.chromium import Browser, find, started
 from tests.training import tiny
 
 HOSTILE = "</script><script>alert(1)</script>\x00"
@@ -171,6 +174,102 @@ def test_the_published_curve_of_the_same_text_is_drawn(
     assert "2 settings of two differ." in page([second])
 
 
+def without_validations(run: Path, tmp_path: Path) -> Path:
+    """Return a copy of a run that was too short to be validated."""
+    copy = tmp_path / "short"
+    shutil.copytree(run, copy)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [json.dumps(row) for row in rows if row["kind"] not in {"validation", "final"}]
+    (copy / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    return copy
+
+
+def test_the_only_curve_of_a_run_is_bold(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run = without_validations(trained[0], tmp_path)
+    assert 'class="line bold run-0" data-name="training"' in page([read(run)])
+    assert 'class="line thin run-0" data-name="training"' in page([read(trained[0])])
+    styles = {line.style for line in run_lines("training", [(1.0, 2.0)] * 100, 0, noisy=True, background=False)}
+    assert styles == {"thin", "bold"}, "many noisy points are smoothed"
+
+
+def test_every_chart_has_its_own_key(trained: tuple[Path, Path]) -> None:
+    text = page([read(run) for run in trained])
+    for figure in re.findall(r"<figure>.*?</figure>", text):
+        drawn = set(re.findall(r'class="line [^"]*" data-name="([^"]*)"', figure))
+        assert drawn
+        assert drawn == set(re.findall(r'<li data-name="([^"]*)">', figure))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if not find():
+        pytest.skip("needs Chromium or Chrome")
+    with started(find(), tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture
+def written(trained: tuple[Path, Path], tmp_path: Path) -> str:
+    """Return the URL of a report of two runs."""
+    file = tmp_path / "report.html"
+    file.write_text(page([read(run) for run in trained]))
+    return file.as_uri()
+
+
+SVG = "document.querySelector('.x-axis.step svg')"
+
+
+@pytest.mark.slow
+def test_the_cursor_is_on_its_points(browser: Browser, written: str) -> None:
+    view = browser.open(written, ready=False)
+    view.run(f"{SVG}.scrollIntoView()")
+    for share in (0.2, 0.5, 0.77, 0.95):
+        x, y = view.run(
+            f"(() => {{ const b = {SVG}.getBoundingClientRect(); return [b.x + {share} * b.width, b.y + 60]; }})()"
+        )
+        view.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        cross = view.run(f"{SVG}.querySelector('.cross').getAttribute('d').match(/M([\\d.]+)/)[1]")
+        dots = view.run(f"[...{SVG}.querySelectorAll('.dot')].map((dot) => dot.getAttribute('cx'))")
+        assert dots
+        assert set(dots) == {cross}
+        assert cross in view.run(f"stops({SVG}).map(String)"), "the cursor stops at points"
+    figure = f"{SVG}.closest('figure')"
+    values = view.run(f"[...{figure}.querySelectorAll('output')].map((one) => one.textContent)")
+    assert sum(bool(value) for value in values) == len(dots)
+    view.run(f"{SVG}.focus()")
+    seen = set[str]()
+    for key in ("ArrowLeft",) * 20 + ("ArrowRight",) * 20:
+        view.press(key)
+        seen.add(view.run(f"{SVG}.dataset.at"))
+    assert seen >= set(view.run(f"stops({SVG}).map(String)")), "the arrow keys reach every point"
+    assert view.complaints == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "phone"), [(1300, False), (800, False), (375, True), (320, True)])
+def test_texts_of_charts_are_readable_and_do_not_overlap(
+    browser: Browser, written: str, width: int, phone: bool
+) -> None:
+    view = browser.open(written, ready=False, width=width, phone=phone)
+    assert view.run("document.documentElement.scrollWidth") <= width
+    texts = "[...document.querySelectorAll('.x-axis.step text')]"
+    sizes = view.run(f"{texts}.map((t) => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a)")
+    assert min(sizes) >= 10.5
+    overlaps = view.run(
+        """[...document.querySelectorAll(".x-axis.step svg")].flatMap((svg) => {
+            const texts = [...svg.querySelectorAll("text")]
+              .map((text) => [text.textContent, text.getBoundingClientRect()]);
+            const card = svg.closest("figure").getBoundingClientRect();
+            const outside = texts.filter(([, box]) => box.left < card.left || box.right > card.right);
+            const pairs = texts.flatMap(([one, a], i) => texts.slice(i + 1)
+              .filter(([, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2)
+              .map(([other]) => `${one} over ${other}`));
+            return [...outside.map(([text]) => `${text} is outside`), ...pairs];
+        })"""
+    )
+    assert overlaps == []
+
+
 def test_the_command_writes_the_page_and_png_files(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +280,16 @@ def test_the_command_writes_the_page_and_png_files(
     check_html((tmp_path / "both.html").read_text())
     assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in written[1:])
     assert len(written) >= 8
+    for kind, start in (("svg", b"<?xml"), ("pdf", b"%PDF")):
+        assert fabella(["report", str(trained[0]), f"--{kind}", str(tmp_path / kind)]) == 0
+        files = [Path(path) for path in capsys.readouterr().out.split()[1:]]
+        assert len(files) >= 7
+        first = [path.read_bytes() for path in files]
+        assert all(content.startswith(start) for content in first)
+        assert fabella(["report", str(trained[0]), f"--{kind}", str(tmp_path / kind)]) == 0
+        assert [path.read_bytes() for path in files] == first, "equal curves are equal files"
+        capsys.readouterr()
+    assert ">training</text>" in (tmp_path / "svg" / "loss.svg").read_text(), "text stays text"
 
 
 def test_invalid_arguments_are_refused(

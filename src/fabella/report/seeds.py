@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fabella.report.charts import Line
 from fabella.report.run_history import Row, RunHistory, settings
 
-SEED_KEY = "seed"
+OWN_KEYS = {"seed", "name"}
+"""Settings in which the runs of a group differ."""
 UNRELATED_KEYS = ("about.", "tracking.", "checkpoint.")
 """Prefixes of settings that do not change what is learned."""
 MAX_POINTS = 300
@@ -32,7 +33,7 @@ def seed_groups(histories: Sequence[RunHistory]) -> list[SeedGroup]:
     for number, history in enumerate(histories):
         values = settings(history.run).items()
         same = tuple(
-            (name, value) for name, value in values if name != SEED_KEY and not name.startswith(UNRELATED_KEYS)
+            (name, value) for name, value in values if name not in OWN_KEYS and not name.startswith(UNRELATED_KEYS)
         )
         groups.setdefault(same, []).append(number)
     return [SeedGroup(tuple(numbers)) for numbers in groups.values() if len(numbers) > 1]
