@@ -77,7 +77,7 @@ def _chart(
         for x_axis, drawn in lines.items():
             mean = _mean(x_axis, group, histories, names, series)
             if mean:
-                lines[x_axis] = [*(_faded(line) if line.color in group.numbers else line for line in drawn), mean]
+                lines[x_axis] = [*_background(drawn, group), mean]
     return Curves(key, title, Axis(unit, log=key in LOG_KEYS), lines)
 
 
@@ -115,8 +115,10 @@ def _mean(
     return None
 
 
-def _faded(line: Line) -> Line:
-    return replace(line, style="thin")
+def _background(lines: Sequence[Line], group: SeedGroup) -> list[Line]:
+    """Return the lines of a chart with those of a group behind its mean: without thin ones, the others thin."""
+    kept = [line for line in lines if line.color not in group.numbers or line.style != "thin"]
+    return [replace(line, style="thin") if line.color in group.numbers else line for line in kept]
 
 
 def run_lines(

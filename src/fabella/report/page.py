@@ -237,7 +237,7 @@ def _models(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
     machine = [[key, *(str(environment.get(key, "-")) for environment in environments)] for key in keys]
     return (
         f'<div class="pair"><section><h2>Model</h2>{table("", ["", *labels], rows)}</section>'
-        f"<section><h2>Environment</h2>{table('', ['', *labels], machine)}</section></div>"
+        f'<section class="environment"><h2>Environment</h2>{table("", ["", *labels], machine)}</section></div>'
     )
 
 
