@@ -142,8 +142,7 @@ def test_regenerating_from_a_word_keeps_the_earlier_branch(browser: Browser, run
         page.click(".versions button", 1)
         assert story(page) == second
         titles = page.run("[...document.querySelectorAll('.versions button')].map((one) => one.textContent)")
-        assert titles[0] == f"Story 1: “{' '.join(first.split())[:60]}…”"
-        assert titles[1] == f"Story 1, new from “{' '.join(second[len(prefix) :].split())[:60]}…”"
+        assert titles == [f"Story 1: “{_start(first)}…”", f"Story 1, new from “{_start(second[len(prefix) :])}…”"]
 
 
 def test_alternatives_of_a_word_are_shown_and_can_be_chosen(browser: Browser, running_server: str) -> None:
@@ -323,6 +322,12 @@ def test_on_a_phone_the_story_stays_in_view(browser: Browser, running_server: st
             "document.querySelectorAll('.versions button').length === 2 && document.querySelector('#stop').disabled"
         )
         assert page.run("document.querySelector('#word').hidden")
+        versions = "[...document.querySelectorAll('.versions, .versions button')]"
+        box = "document.querySelector('.story').getBoundingClientRect()"
+        assert page.run(f"{versions}.every((one) => one.getBoundingClientRect().right <= {box}.right + 1)")
+        assert page.run(
+            "document.querySelector('.versions').scrollWidth <= document.querySelector('.versions').clientWidth"
+        )
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -349,6 +354,12 @@ def test_the_page_asks_for_the_api_key(browser: Browser) -> None:
         page.wait("document.body.dataset.ready")
         page.click("#generate")
         assert story(page)
+
+
+def _start(text: str) -> str:
+    """Return the whole words among the first 60 characters."""
+    words = " ".join(text.split())
+    return words if len(words) <= 60 else words[:60].rpartition(" ")[0]
 
 
 def _light(color: str) -> float:

@@ -89,7 +89,8 @@ export function branchOf(version, index, instead) {
 export const unscored = (text) => ({ text, likely: null, others: [], fixed: true });
 
 export function title({ story, from, pieces }) {
-  const start = join(pieces.slice(Math.max(0, from))).trim().replace(/\s+/g, " ").slice(0, 60);
+  const text = join(pieces.slice(Math.max(0, from))).trim().replace(/\s+/g, " ");
+  const start = text.length > 60 ? text.slice(0, 60).replace(/ \S*$/, "") : text; // whole words
   return from < 0 ? `Story ${story}: “${start}…”` : `Story ${story}, new from “${start}…”`;
 }
 
