@@ -131,7 +131,7 @@ def test_equal_time_and_found_rates_are_kept_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fabella.training.setup.quickstart.MIN_STEPS", 2)
+    monkeypatch.setattr("fabella.training.setup.quickstart.MIN_STEPS", 20)
     words = ["--families", "llama", "--minutes", "0.0001", "--lr-find"]
     first = compared(words, capsys)
     assert first["learning_rates"] == "Learning rates: found by --lr-find."

@@ -13,7 +13,6 @@ from fabella.run_config.files import load_config
 from fabella.storage.lock import lock_dir
 from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
-from fabella.tuning.lr_range_test import lr_range_test
 from fabella.tuning.search_page import search_page
 from fabella.tuning.space import LogUniformRange, Space, apply_overrides, suggest
 from fabella.tuning.study import BEST, Search, best, finished, open_study, optuna, requeue_stale_trials, work
@@ -170,14 +169,6 @@ def test_a_failed_worker_is_reported(data: Any, tmp_path: Path, monkeypatch: pyt
         search_in_parallel(search(tmp_path / "one", data), 1, 1)
 
 
-def test_the_range_test_finds_a_rate_below_the_divergence(data: Any) -> None:
-    result = lr_range_test(tiny.run("model.dropout=0.0"), data, steps=60)
-    assert result.rates[0] == pytest.approx(1e-6)
-    assert 1e-4 < result.suggested < 0.3
-    assert min(result.losses) < result.losses[0]
-    assert result == lr_range_test(tiny.run("model.dropout=0.0"), data, steps=60)
-
-
 def test_the_command_writes_the_best_config_and_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,8 +178,6 @@ def test_the_command_writes_the_best_config_and_the_page(
     result = json.loads(capsys.readouterr().out)
     assert load_config(result["config"]).name == "storybook-1m"
     assert Path(result["page"]).read_text().endswith("</html>\n")
-    assert fabella(["tune", "storybook-1m", *tiny.SETTINGS, "--lr-find", "--steps", "30"]) == 0
-    assert "Try: optimizer.lr=" in capsys.readouterr().out
 
 
 def test_a_missing_optuna_is_an_error_with_the_command_that_installs_it(

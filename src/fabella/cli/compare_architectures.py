@@ -28,14 +28,17 @@ from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import atomic_write
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.training.setup.resolve_config import resolve_config
 from fabella.tuning import compare as comparison
 from fabella.tuning.compare import FamilyResult, steps_for_seconds, with_rate
 from fabella.tuning.comparison_tables import draw_curves, text_table, to_csv, to_latex
-from fabella.tuning.lr_range_test import lr_range_test
+from fabella.tuning.lr_search import find_rate
 from fabella.tuning.match_size import SizeTarget, matched_model, size_target
+from fabella.tuning.space import max_steps
 
 FAMILIES = "mingru_plain,mingru,gpt2,llama,hybrid"
-LR_FIND_STEPS = 100
+LR_FIND_STEPS = 200
+"""Largest length of the trainings of --lr-find in steps; shorter runs are searched at their own length."""
 
 
 def command(
@@ -57,7 +60,7 @@ def command(
         str, typer.Option(help="Peak learning rate, or one per family: llama=5e-3,gpt2=2e-3; by default the config's.")
     ] = "",
     lr_find: Annotated[
-        bool, typer.Option("--lr-find", help="Choose the learning rate of each family by a range test.")
+        bool, typer.Option("--lr-find", help="Choose the learning rate of each family by short trainings.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="Training runs per family, each with its own seed.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Training steps per run; by default those of the config.", min=0)] = 0,
@@ -120,8 +123,9 @@ def _with_found_rate(run: RunConfig, ids: TokenizedDataset, run_dir: Path, devic
     """Return the run with the rate of a range test, or with that of the run of an earlier call in ``run_dir``."""
     if (run_dir / CONFIG).is_file():
         return with_rate(run, RunDir.open(run_dir).run.optimizer.lr)
-    print_status(f"{run.name}: testing learning rates …")
-    return with_rate(run, lr_range_test(run, ids, steps=LR_FIND_STEPS, device=device).suggested)
+    print_status(f"{run.name}: trying learning rates …")
+    steps = min(LR_FIND_STEPS, max_steps(resolve_config(run, ids)))
+    return with_rate(run, find_rate(run, ids, steps=steps, device=device, report=print_status).suggested)
 
 
 def _with_minutes(run: RunConfig, minutes: float, run_dir: Path, device: str) -> RunConfig:

@@ -7,7 +7,7 @@ Examples:
   fabella tune storybook-1m --parameters 1200000            also searches model shapes
   fabella tune storybook-1m --space space.yaml              optimizer.lr: {kind: log, low: 1e-4, high: 1e-2}
   fabella tune storybook-1m --storage postgresql://…        with workers on several machines
-  fabella tune storybook-1m --lr-find                       learning-rate range test
+  fabella tune storybook-1m --lr-find --steps 200           find the learning rate by short trainings of 200 steps
 """
 
 from pathlib import Path
@@ -23,11 +23,14 @@ from fabella.storage import atomic_write, make_dirs, storage_errors
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
 from fabella.training.setup.resolve_config import resolve_config
-from fabella.tuning.lr_range_test import lr_range_test, rate_page
+from fabella.tuning.lr_search import find_rate, rate_page
 from fabella.tuning.search_page import format_setting, importance, search_page
 from fabella.tuning.space import default_space, read_space
 from fabella.tuning.study import BEST, Search, best, finished, optuna
 from fabella.tuning.workers import search_in_parallel
+
+LR_FIND_STEPS = 200
+"""Steps of each training of --lr-find without --steps: enough for every preset to be far below the loss of guessing."""
 
 
 def command(
@@ -53,7 +56,9 @@ def command(
     device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")] = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory for prepared data.")] = Path("prepared"),
-    lr_find: Annotated[bool, typer.Option("--lr-find", help="Run a learning-rate range test instead.")] = False,
+    lr_find: Annotated[
+        bool, typer.Option("--lr-find", help="Find the learning rate by short trainings instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     if not lr_find:
@@ -72,7 +77,7 @@ def command(
     run = resolve_config(run, dataset)
     directory = out or Path("tuned") / run.name
     if lr_find:
-        _find_rate(run, dataset, directory, steps or 100, device, as_json=as_json)
+        _find_rate(run, dataset, directory, steps or LR_FIND_STEPS, device, as_json=as_json)
         return
     search_space = read_space(space, run) if space else default_space(run, parameters)
     search = Search(
@@ -119,15 +124,20 @@ def _finish(search: Search, study: Any, *, as_json: bool) -> None:
 
 
 def _find_rate(run: Any, dataset: TokenizedDataset, directory: Path, steps: int, device: str, *, as_json: bool) -> None:
-    result = lr_range_test(run, dataset, steps=steps, device=device)
+    result = find_rate(run, dataset, steps=steps, device=device, report=print_status)
     with storage_errors(directory, "creating the directory of the search"):
         make_dirs(directory)
     target = directory / "lr-find.html"
     atomic_write(target, rate_page(result, f"Learning rates of {run.name}").encode())
+    low, high = result.interval
     if as_json:
-        print_json(
-            {"lr": result.suggested, "rates": list(result.rates), "losses": list(result.losses), "page": str(target)}
-        )
+        print_json({
+            "lr": result.suggested, "low": low, "high": high, "steps": steps, "rates": list(result.losses),
+            "losses": list(result.losses.values()), "page": str(target),
+        })  # fmt: skip
         return
-    print_result(f"The loss was lowest at a learning rate of {result.lowest:.2g}.")
-    print_result(f"Try: optimizer.lr={result.suggested:.2g}   ({target})")
+    print_result(f"Try: --lr {result.suggested:.2g}   ({target})")
+    print_result(
+        f"In trainings of {steps:,} steps it was better than {low:.2g} and {high:.2g}: the best is between them."
+    )
+    print_result("A much longer training prefers the lower half of this interval.")

@@ -3,14 +3,16 @@
 import math
 from contextlib import closing
 from dataclasses import dataclass
-from html import escape
 
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine as engines
 from fabella.engine.engine import StepResult
 from fabella.errors import ConfigError, NumericsError
+<<<<<<< HEAD
 from fabella.report.charts import Axis, Line, caption, chart
 from fabella.report.page import document
+=======
+>>>>>>> e7b819b (tuning: find the learning rate by short trainings)
 from fabella.run_config.run import RunConfig
 from fabella.training.data_source import batches_from
 from fabella.training.loop import Progress, train
@@ -20,8 +22,6 @@ SMOOTHING = 0.9
 """Decay of the bias-corrected running mean of the loss, in [0, 1)."""
 DIVERGED = 1.5
 """The test ends when the smoothed loss exceeds this many times its minimum."""
-SAFETY = 4.0
-"""The suggested rate is this many times below the rate of the lowest loss, because a run keeps it for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,11 @@ class RateTest:
         return self.rates[self.losses.index(min(self.losses))]
 
     @property
-    def suggested(self) -> float:
-        """Learning rate to try, a quarter of ``lowest``."""
-        return self.lowest / SAFETY
+    def steepest(self) -> float:
+        """Learning rate at which the loss falls fastest per logarithm of the rate, before it is lowest."""
+        end = self.losses.index(min(self.losses))
+        falls = [self.losses[step] - self.losses[step + 1] for step in range(end)]
+        return self.rates[falls.index(max(falls))] if falls else self.rates[0]
 
 
 class _Diverged(Exception):  # noqa: N818 - the expected end of the test, not an error
@@ -78,6 +80,7 @@ def lr_range_test(run: RunConfig, dataset: TokenizedDataset, *, steps: int, devi
             "The loss is not finite from the first steps on.", hint="Check the text with fabella check-data."
         )
     return RateTest(tuple(rates), tuple(losses))
+<<<<<<< HEAD
 
 
 def rate_page(result: RateTest, title: str) -> str:
@@ -91,3 +94,5 @@ def rate_page(result: RateTest, title: str) -> str:
         f"<p>The loss was lowest at {result.lowest:.2g}. Try optimizer.lr={result.suggested:.2g}.</p>"
         f"<figure><h3>Loss by learning rate</h3>{svg}{caption(lines)}</figure></main>",
     )
+=======
+>>>>>>> e7b819b (tuning: find the learning rate by short trainings)
