@@ -8,11 +8,6 @@ from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine as engines
 from fabella.engine.engine import StepResult
 from fabella.errors import ConfigError, NumericsError
-<<<<<<< HEAD
-from fabella.report.charts import Axis, Line, caption, chart
-from fabella.report.page import document
-=======
->>>>>>> e7b819b (tuning: find the learning rate by short trainings)
 from fabella.run_config.run import RunConfig
 from fabella.training.data_source import batches_from
 from fabella.training.loop import Progress, train
@@ -80,19 +75,3 @@ def lr_range_test(run: RunConfig, dataset: TokenizedDataset, *, steps: int, devi
             "The loss is not finite from the first steps on.", hint="Check the text with fabella check-data."
         )
     return RateTest(tuple(rates), tuple(losses))
-<<<<<<< HEAD
-
-
-def rate_page(result: RateTest, title: str) -> str:
-    """Return the result as an HTML page with a plot."""
-    points = list(zip(result.rates, result.losses, strict=True))
-    lines = [Line("loss", points)]
-    svg = chart("Loss", lines, Axis("learning rate", log=True), Axis("nats per token"))
-    return document(
-        title,
-        f"<h1>{escape(title)}</h1><main>"
-        f"<p>The loss was lowest at {result.lowest:.2g}. Try optimizer.lr={result.suggested:.2g}.</p>"
-        f"<figure><h3>Loss by learning rate</h3>{svg}{caption(lines)}</figure></main>",
-    )
-=======
->>>>>>> e7b819b (tuning: find the learning rate by short trainings)

@@ -17,7 +17,7 @@ from fabella.config.training import MaxSteps
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, NumericsError
-from fabella.report.charts import Axis, Line, chart
+from fabella.report.charts import Axis, Line, caption, chart
 from fabella.report.page import document
 from fabella.run_config.run import RunConfig
 from fabella.training.data_source import batches_from
@@ -160,8 +160,8 @@ def _rounded(rate: float) -> float:
 
 def rate_page(result: RateSearch, title: str) -> str:
     """Return the result as an HTML page with a plot of the trainings and one of the range test."""
-    trained = [(rate, loss) for rate, loss in result.losses.items() if math.isfinite(loss)]
-    tested = list(zip(result.test.rates, result.test.losses, strict=True))
+    trained = [Line("loss", [(rate, loss) for rate, loss in result.losses.items() if math.isfinite(loss)])]
+    tested = [Line("loss", list(zip(result.test.rates, result.test.losses, strict=True)))]
     x, y = Axis("learning rate", log=True), Axis("nats per token")
     low, high = result.interval
     return document(
@@ -169,8 +169,8 @@ def rate_page(result: RateSearch, title: str) -> str:
         f"<h1>{escape(title)}</h1><main>"
         f"<p>Try optimizer.lr={result.suggested:.2g}. In trainings of {result.steps:,} steps it was better than "
         f"{low:.2g} and {high:.2g}.</p>"
-        f"<figure><h3>Validation loss of trainings</h3>{chart('Validation loss', [Line('loss', trained)], x, y)}"
-        f"<figcaption></figcaption></figure>"
-        f"<figure><h3>Training loss of the range test</h3>{chart('Loss', [Line('loss', tested)], x, y)}"
-        f"<figcaption></figcaption></figure></main>",
+        f"<figure><h3>Validation loss of trainings</h3>{chart('Validation loss', trained, x, y)}{caption(trained)}"
+        f"</figure>"
+        f"<figure><h3>Training loss of the range test</h3>{chart('Loss', tested, x, y)}{caption(tested)}"
+        f"</figure></main>",
     )
