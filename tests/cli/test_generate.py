@@ -184,11 +184,13 @@ def test_json_has_the_sampling_parameters_and_the_completions(folder: Path, caps
         capsys, folder, "Once", "--json", "--n", "2", "--max-tokens", "9", "--seed", "7", "--top-k", "5",
         "--top-p", "0.9",
         "--min-p", "0.01", "--temperature", "0.7", "--repetition-penalty", "1.2", "--checkpoint", "latest",
+        "--frequency-penalty", "0.5", "--presence-penalty", "-0.5",
     )  # fmt: skip
     value = json.loads(out)
     assert (code, err, value["step"]) == (0, "", 20)
     assert value["sampling"] == {
-        "repetition_penalty": 1.2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "seed": 7,
+        "repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5, "logit_bias": [],
+        "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "seed": 7,
     }  # fmt: skip
     assert [set(story) for story in value["completions"]] == [
         {"text", "prompt", "completion", "finish_reason", "tokens", "seconds", "context_shifts"}

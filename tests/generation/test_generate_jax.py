@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fabella.engine import build_model_jax, build_model_torch
-from fabella.errors import NumericsError, TokenizerError
+from fabella.errors import NumericsError, TokenizerError, UsageError
 from fabella.generation import generate_jax, generate_torch
 from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
@@ -61,12 +61,20 @@ def test_greedy_decoding_equals_pytorch_for_every_preset(name: str) -> None:
     [
         SamplingParams(temperature=1.0, seed=3),
         SamplingParams(temperature=0.7, top_k=5, top_p=0.8, repetition_penalty=1.3, seed=4),
+        SamplingParams(frequency_penalty=0.5, presence_penalty=-0.5, logit_bias=((2, 3.0), (54, -100.0)), seed=5),
+        SamplingParams(temperature=0.0, frequency_penalty=1.0),
     ],
-    ids=["default", "all filters"],
+    ids=["default", "all filters", "penalties and biases", "greedy with a penalty"],
 )
 def test_sampling_equals_pytorch_with_the_same_seed(sampling: SamplingParams) -> None:
     torch_model, jax_model = in_both_engines(tiny("llama"))
     assert decode(generate_jax, jax_model, sampling) == decode(generate_torch, torch_model, sampling)
+
+
+def test_a_bias_of_an_id_outside_the_vocabulary_is_refused() -> None:
+    _, model = in_both_engines(tiny("gpt2"))
+    with pytest.raises(UsageError, match="logit_bias has the token id 55, but the vocabulary has 55 ids"):
+        decode(generate_jax, model, SamplingParams(logit_bias=((55, 1.0),)))
 
 
 def test_a_sequence_does_not_depend_on_the_others_in_its_batch() -> None:

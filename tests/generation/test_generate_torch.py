@@ -61,14 +61,19 @@ def by_definition(
     model: Hashing, prompt: list[int], sampling: SamplingParams, max_tokens: int, context_length: int
 ) -> list[int]:
     """Return the generated ids, each from a forward pass over the whole context, without a state."""
-    ids = list(prompt)
+    ids, counts = list(prompt), torch.zeros(model.config.vocab_size, dtype=torch.float64)
+    bias = torch.zeros_like(counts)
+    for token, value in sampling.logit_bias:
+        bias[token] = value
     numbers = torch.from_numpy(uniforms(sampling.seed, 0, max_tokens))
     for number in numbers:
         inputs = torch.tensor([ids[context_start(len(ids), context_length) :]])
         logits, _ = model.decode(inputs, model.init_state(1, inputs.shape[1]))
         seen = torch.zeros_like(logits, dtype=torch.bool)
         seen[0, ids] = True
-        ids += sample(logits, sampling, number.reshape(1), seen).tolist()
+        added = bias - counts * sampling.frequency_penalty - (counts > 0) * sampling.presence_penalty
+        ids += sample(logits, sampling, number.reshape(1), seen, added.float()[None]).tolist()
+        counts[ids[-1]] += 1
     return ids[len(prompt) :]
 
 
@@ -79,6 +84,9 @@ SAMPLINGS = st.builds(
     top_k=st.sampled_from([0, 5]),
     top_p=st.sampled_from([1.0, 0.9]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.5, -0.25]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 1.5]),
+    logit_bias=st.sampled_from([(), (), ((3, 4.0), (7, -100.0))]),
     seed=st.integers(0, 2**63 - 1),
 )
 
@@ -160,6 +168,30 @@ def test_the_repetition_penalty_applies_to_prompt_and_completion_without_the_pre
     assert complete(model, [[3]], SamplingParams(temperature=0), max_tokens=3) == [[3, 3, 3]]
     assert complete(model, [[3]], penalized, max_tokens=3) == [[0, 1, 2]]
     assert complete(model, [[3, 0]], penalized, max_tokens=3, num_prefix_tokens=1) == [[3, 1, 2]]
+
+
+def test_frequency_and_presence_penalties_count_the_completion_and_not_the_prompt() -> None:
+    model = Hashing(Config(vocab_size=8, context_length=64), spread=0.1)
+    nn.init.constant_(model.table, 1.0)
+    model.table[:, 3] = 1.9
+    model.table[:, 5] = 1.5
+
+    def greedy(**penalties: float) -> list[int]:
+        return complete(model, [[3, 3, 3]], SamplingParams(temperature=0, **penalties), max_tokens=4)[0]  # type: ignore[arg-type]
+
+    assert greedy() == [3, 3, 3, 3]
+    assert greedy(frequency_penalty=0.25) == [3, 3, 5, 3]  # 1.9, 1.65, then 1.4 < 1.5, then 5 has 1.25
+    assert greedy(presence_penalty=0.75) == [3, 5, 3, 3]  # 3 keeps 1.15 and 5 has 0.75
+    assert greedy(frequency_penalty=-1.0) == [3, 3, 3, 3]
+
+
+def test_a_logit_bias_is_added_and_can_exclude_a_token() -> None:
+    model = Hashing(Config(vocab_size=8, context_length=64), spread=0.1)
+    assert complete(model, [[1]], SamplingParams(temperature=0, logit_bias=((6, 50.0),)), max_tokens=5) == [[6] * 5]
+    banned = tuple((token, -100.0) for token in range(8) if token not in {2, 4})
+    assert set(complete(model, [[1]], SamplingParams(logit_bias=banned, top_p=1.0), max_tokens=60)[0]) == {2, 4}
+    with pytest.raises(UsageError, match=r"^logit_bias has the token id 8, but the vocabulary has 8 ids\. Use ids"):
+        complete(model, [[1]], SamplingParams(logit_bias=((8, 1.0),)), max_tokens=1)
 
 
 def test_a_token_id_outside_the_vocabulary_is_named() -> None:

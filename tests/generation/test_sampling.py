@@ -33,6 +33,14 @@ SEEDS = st.integers(0, 2**63 - 1)
             "repetition_penalty = 0.0 is out of range: it must be at least 0.01 and at most 100. "
             "1 disables it; 1.1 is usual.",
         ),
+        (
+            "frequency_penalty",
+            2.5,
+            "frequency_penalty = 2.5 is out of range: it must be at least -2 and at most 2. "
+            "0 disables it; 0.5 is usual.",
+        ),
+        ("logit_bias", ((5, 101.0),), "logit_bias of token id 5 is 101.0. Use a number from -100 to 100."),
+        ("logit_bias", ((-1, 1.0),), "logit_bias has the token id -1. A token id is an integer from 0 up."),
         ("seed", True, "seed = True is not an integer. Use any non-negative integer."),
     ],
 )
@@ -40,6 +48,12 @@ def test_an_invalid_parameter_is_named_with_its_range_and_a_usual_value(setting:
     with pytest.raises(UsageError) as error:
         SamplingParams(**{setting: value})  # type: ignore[arg-type]
     assert str(error.value) == text
+
+
+@pytest.mark.parametrize("bias", [(0, float("nan")), (0, True), (1.5, 1.0), (True, 1.0), ("5", 1.0), (0, -100.5)])
+def test_a_logit_bias_is_a_number_up_to_100_for_an_integer(bias: object) -> None:
+    with pytest.raises(UsageError, match=r"^logit_bias"):
+        SamplingParams(logit_bias=(bias,))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +67,8 @@ def test_an_invalid_parameter_is_named_with_its_range_and_a_usual_value(setting:
         ("min_p", -0.01),
         ("min_p", 1.5),
         ("repetition_penalty", 101),
+        ("frequency_penalty", float("nan")),
+        ("presence_penalty", -2.1),
         ("seed", -1),
         ("seed", 2**63),
     ],

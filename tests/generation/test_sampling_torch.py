@@ -25,13 +25,16 @@ TOLERANCE = 1e-4
 CHI_SQUARE_Z = 4.75
 
 
-def sample_native(logits: Tensor, sampling: SamplingParams, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
+def sample_native(
+    logits: Tensor, sampling: SamplingParams, uniform: Tensor, seen: Tensor | None = None, added: Tensor | None = None
+) -> Tensor:
     library = build.library().library
     assert library is not None
     logits = logits.float().contiguous()
     sampler = NativeSampler(library, *logits.shape)
     masks = [None] * len(logits) if seen is None else list(seen.contiguous())
-    states = [sampler.sampler_state(sampling, mask) for mask in masks]
+    numbers = [None] * len(logits) if added is None else list(added.float().contiguous())
+    states = [sampler.sampler_state(sampling, *row) for row in zip(masks, numbers, strict=True)]
     return torch.tensor(sampler.sample(logits, states, uniform.tolist()))
 
 
@@ -135,6 +138,14 @@ def test_greedy_takes_the_lowest_id_of_the_most_likely(
     penalized = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
     greedy = SamplingParams(temperature=0, repetition_penalty=penalty, top_k=3, top_p=0.1)
     assert sampled(logits, greedy, [0.99], seen) == [int(penalized.argmax())]
+
+
+def test_added_numbers_are_added_after_the_repetition_penalty() -> None:
+    logits, seen = torch.tensor([[2.0, 1.0, -1.0], [2.0, 1.0, -1.0]]), torch.tensor([[True, False, True]] * 2)
+    added = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 3.5]])  # penalized by 4: 0.5, 1, -4
+    greedy = SamplingParams(temperature=0, repetition_penalty=4.0)
+    assert sample(logits, greedy, torch.tensor([0.5, 0.5]), seen, added).tolist() == [1, 1]
+    assert sample(logits, greedy, torch.tensor([0.5, 0.5]), seen, added * 2).tolist() == [1, 2]
 
 
 def reachable(logits: list[float], **settings: float) -> set[int]:

@@ -32,6 +32,17 @@ from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
 from fabella.tracking.terminal_escape import escape
 
+FrequencyPenalty = Annotated[
+    float, typer.Option(help="Subtract this from a token's logit for each time it was generated; 0 disables it.")
+]
+PresencePenalty = Annotated[
+    float, typer.Option(help="Subtract this from the logit of a token that was generated; 0 disables it.")
+]
+DecodeDtype = Annotated[
+    str, typer.Option(help="Storage type of the weights while decoding: float32, float16 or int8 (CPU).")
+]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop sequence, not included in the output; repeatable.")]
+
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
@@ -50,14 +61,12 @@ def command(
         float, typer.Option(help="Min-p: drop tokens below this fraction of the top probability; 0 disables it.")
     ] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Repetition penalty; 1 disables it.")] = 1.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    presence_penalty: PresencePenalty = 0.0,
     seed: Annotated[int | None, typer.Option(help="Random seed; by default a new one each time.")] = None,
     checkpoint: CheckpointOption = "best",
-    dtype: Annotated[
-        str, typer.Option(help="Storage type of the weights while decoding: float32, float16 or int8 (CPU).")
-    ] = "float32",
-    stop: Annotated[
-        list[str] | None, typer.Option(help="Stop sequence, not included in the output; repeatable.")
-    ] = None,
+    dtype: DecodeDtype = "float32",
+    stop: Stop = None,
     device: Device = "auto",
     engine: RunEngine = "",
     no_escape: Annotated[
@@ -73,6 +82,8 @@ def command(
         )
     sampling = SamplingParams(
         repetition_penalty=repetition_penalty,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

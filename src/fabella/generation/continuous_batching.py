@@ -54,7 +54,8 @@ class ContinuousBatcher(Protocol):
     def add(self, request: SequenceRequest) -> int:
         """Add a sequence, which takes part from the next step on; return its number.
 
-        Raises UsageError if the batch is full or the prompt is empty, TokenizerError for ids outside the vocabulary.
+        Raises UsageError if the batch is full, the prompt is empty or a logit bias has an id outside the vocabulary,
+        TokenizerError for ids of the prompt outside it.
         """
         ...
 

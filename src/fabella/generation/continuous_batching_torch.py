@@ -15,7 +15,7 @@ from fabella.generation.decoder.backends_torch import decode_backend
 from fabella.generation.decoder.native.bindings_torch import NativeBackend
 from fabella.generation.decoder.native.sampler_torch import NativeSampler
 from fabella.generation.decoder.weights import PrefillChunk
-from fabella.generation.sampling import uniform_stream
+from fabella.generation.sampling import LogitAdjustments, uniform_stream
 from fabella.generation.sampling_torch import TokenSampler, TorchSampler
 
 DEFAULT_PREFILL_TOKENS = 64
@@ -183,7 +183,14 @@ class _Sequence:
             self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
             known = torch.tensor(self.ids[request.num_prefix_tokens :], dtype=torch.int64, device=device)
             self.seen[known[known < vocab_size]] = True
-        self.sampler_state = sampler.sampler_state(request.sampling, self.seen)
+        self.added: Tensor | None = None
+        """Numbers that are added to the logits, [V]; None without frequency and presence penalties and biases."""
+        self._adjustments = LogitAdjustments(request.sampling, vocab_size)
+        if request.sampling.adjusts_logits:
+            self.added = torch.zeros(vocab_size, dtype=torch.float32, device=device)
+            for token, bias in self._adjustments.initial.items():
+                self.added[token] = bias
+        self.sampler_state = sampler.sampler_state(request.sampling, self.seen, self.added)
 
     def restart(self, context_length: int) -> None:
         """Start the prefill of the current context from its first token."""
@@ -197,6 +204,8 @@ class _Sequence:
     def append(self, token: int) -> None:
         """Append a sampled token."""
         self.ids.append(token)
-        if self.seen is not None:
-            with torch.inference_mode():  # the tensor may have been created in inference mode
+        with torch.inference_mode():  # the tensors may have been created in inference mode
+            if self.seen is not None:
                 self.seen[token] = True
+            if self.added is not None:
+                self.added[token] = self._adjustments.append(token)

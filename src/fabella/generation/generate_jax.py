@@ -18,7 +18,7 @@ from fabella.engine.build_model_jax import LoadedModel
 from fabella.generation.context_shift import UNLIMITED, context_start
 from fabella.generation.continuous_batching import require_readable
 from fabella.generation.sampling import SamplingParams, uniforms, unsampleable_error
-from fabella.generation.sampling_jax import SamplingArrays, SamplingSpec, mark_seen, sample
+from fabella.generation.sampling_jax import SamplingArrays, SamplingSpec, count_ids, mark_seen, sample
 from fabella.models.nn.layers_jax import Params
 
 MAX_STEPS_PER_SYNC = 32
@@ -35,7 +35,9 @@ class DecodeState(NamedTuple):
     logits: Array
     """Logits of the next token, [B V]."""
     seen: Array
-    """Mask of the ids to penalize, [B V]."""
+    """Mask of the ids of the repetition penalty, [B V]."""
+    counts: Array
+    """How often each completion contains each id, [B V]; [B 0] unless logits are adjusted."""
 
 
 def generate(
@@ -57,10 +59,11 @@ def generate(
         require_readable(prompt, model.config.vocab_size)
     limit = context_length if model.config.unlimited_context else min(context_length, model.config.context_length)
     batch = _DecodeBatch(model, prompts, max_tokens, limit=limit, vocab_size=vocab_size)
-    decode_state = batch.prefill(batch.initial_state(num_prefix_tokens))
+    spec, params = SamplingSpec.of(sampling), SamplingArrays.of(sampling, vocab_size)
+    decode_state = batch.prefill(batch.initial_state(num_prefix_tokens, counted=spec.adjusted))
     uniform = np.stack([uniforms(sampling.seed, row, max_tokens) for row in rows])
     uniform = np.pad(uniform, ((0, 0), (0, MAX_STEPS_PER_SYNC)))
-    spec, params, done, max_steps = SamplingSpec.of(sampling), SamplingArrays.of(sampling), 0, 1
+    done, max_steps = 0, 1
     while done < max_tokens:
         count = min(max_steps, max_tokens - done, batch.steps_until_shift())
         inputs = params, uniform[:, done : done + MAX_STEPS_PER_SYNC], count
@@ -95,7 +98,7 @@ class _DecodeBatch:
         longest = max(len(prompt) for prompt in prompts) + max_tokens
         self.capacity = min(limit, 1 << (longest - 1).bit_length())  # a power of two: few shapes to compile
 
-    def initial_state(self, num_prefix_tokens: int) -> DecodeState:
+    def initial_state(self, num_prefix_tokens: int, *, counted: bool) -> DecodeState:
         """Return the state before any prefill."""
         rows = len(self.ids)
         seen = np.zeros((rows, self.vocab_size), np.bool_)
@@ -104,7 +107,9 @@ class _DecodeBatch:
             seen[row, text_ids[text_ids < self.vocab_size]] = True
         empty = self.model.model.init_state(1, self.capacity)
         states = jax.tree.map(lambda array: jnp.stack([array] * rows), empty)  # pyright: ignore[reportUnknownLambdaType]
-        return DecodeState(states, jnp.zeros((rows, self.vocab_size), jnp.float32), jnp.asarray(seen))
+        logits = jnp.zeros((rows, self.vocab_size), jnp.float32)
+        counts = jnp.zeros((rows, self.vocab_size if counted else 0), jnp.int32)
+        return DecodeState(states, logits, jnp.asarray(seen), counts)
 
     def steps_until_shift(self) -> int:
         """Return the number of steps until the first sequence shifts its context."""
@@ -198,10 +203,12 @@ def _decode_steps(
 
     def decode_step(step: Array, carry: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:
         decode_state, ids, tops = carry
-        sampled, top = sample(decode_state.logits, spec, params, uniform[:, step], decode_state.seen)
+        numbers = uniform[:, step]
+        sampled, top = sample(decode_state.logits, spec, params, numbers, decode_state.seen, decode_state.counts)
         logits, states = jax.vmap(decode_row)(sampled, decode_state.states)
         seen = mark_seen(decode_state.seen, sampled) if spec.penalized else decode_state.seen
-        return DecodeState(states, logits, seen), ids.at[step].set(sampled), tops.at[step].set(top)
+        counts = count_ids(decode_state.counts, sampled) if spec.adjusted else decode_state.counts
+        return DecodeState(states, logits, seen, counts), ids.at[step].set(sampled), tops.at[step].set(top)
 
     ids, tops = jnp.zeros((MAX_STEPS_PER_SYNC, rows), jnp.int32), jnp.zeros((MAX_STEPS_PER_SYNC, rows), jnp.float32)
     return lax.fori_loop(0, count, decode_step, (decode_state, ids, tops))

@@ -25,7 +25,7 @@ from fabella.generation.completion import ActiveCompletion, Completion, Completi
 from fabella.generation.context_shift import UNLIMITED, context_shifts
 from fabella.generation.continuous_batching import ContinuousBatcher
 from fabella.generation.decoder.weights import WeightDtype
-from fabella.generation.likelihood import Perplexity
+from fabella.generation.likelihood import Perplexity, PromptScores
 from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.runs import checkpoint as checkpoints
@@ -44,7 +44,7 @@ def engine_module(name: str, engine: str) -> Any:
     """Import ``fabella.generation.NAME_ENGINE``, so that only the files of the chosen engine load torch or jax.
 
     The modules that exist for an engine are ``generate``, ``likelihood`` and, with PyTorch only,
-    ``continuous_batching`` and ``decoder.backends``.
+    ``continuous_batching``, ``prompt_scores`` and ``decoder.backends``.
     """
     return importlib.import_module(f"fabella.generation.{name}_{engine}")
 
@@ -204,6 +204,17 @@ class TextGenerator:
             self.tokenizer,
             context_length=self.context_length,
             vocab_size=self.config.vocab_size,
+        )
+
+    def score_prompt(self, ids: NDArray[np.int32], alternatives: int) -> PromptScores:
+        """Return the log-probability of each of ``ids[1:]`` and of its most likely ``alternatives``; PyTorch only."""
+        score = engine_module("prompt_scores", self.engine).score_prompt
+        return score(
+            self.model,
+            ids,
+            alternatives=alternatives,
+            vocab_size=self.tokenizer.vocab_size,
+            context_length=self.context_length,
         )
 
     def _batch_losses(self, batch: Batch) -> NDArray[np.float32]:

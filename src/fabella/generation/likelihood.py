@@ -64,6 +64,20 @@ class Perplexity:
             }
 
 
+TokenLogprobs = tuple[tuple[int, float], ...]
+"""Token ids with their log-probabilities in nats, in descending order of the latter."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """Scores of ids[1:] of a prompt, each predicted from the ids before it."""
+
+    log_probabilities: list[float]
+    """Log-probability of each token in nats, [T - 1]."""
+    alternatives: list[TokenLogprobs]
+    """Most likely ids at the position of each token, [T - 1]."""
+
+
 def exp(nats: float) -> float:
     """Return e to the power of ``nats``, or infinity if a float64 overflows."""
     return math.inf if nats >= 709.0 else math.exp(nats)

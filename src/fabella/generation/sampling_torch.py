@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,13 @@ _CANDIDATES = (64,)
 class TokenSampler(Protocol):
     """Samples tokens for several sequences at once, each with its own parameters."""
 
-    def sampler_state(self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None) -> Any:
-        """Return what ``sample`` needs of a sequence until it ends; ``seen`` masks the ids to penalize."""
+    def sampler_state(
+        self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None, added: Float[Tensor, " V"] | None = None
+    ) -> Any:
+        """Return what ``sample`` needs of a sequence until it ends.
+
+        ``seen`` masks the ids of the repetition penalty; ``added`` is added to the logits. Both may change in place.
+        """
         ...
 
     def sample(self, logits: Float[Tensor, "N V"], sampler_state: Sequence[Any], uniform: Sequence[float]) -> list[int]:
@@ -41,28 +46,44 @@ class TorchSampler:
         self._vocab_size = vocab_size
 
     def sampler_state(
-        self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None
-    ) -> tuple[SamplingParams, Tensor | None]:
+        self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None, added: Float[Tensor, " V"] | None = None
+    ) -> "_RowState":
         """Implements TokenSampler."""
-        return replace(sampling, seed=0), seen
+        plain = replace(sampling, seed=0, frequency_penalty=0.0, presence_penalty=0.0, logit_bias=())
+        return _RowState((plain, added is not None), seen, added)
 
     def sample(
         self,
         logits: Float[Tensor, "N V"],
-        sampler_state: Sequence[tuple[SamplingParams, Tensor | None]],
+        sampler_state: Sequence["_RowState"],
         uniform: Sequence[float],
     ) -> list[int]:
         """Implements TokenSampler."""
-        logits, numbers = logits[:, : self._vocab_size], torch.tensor(uniform, device=logits.device)
+        logits, uniforms = logits[:, : self._vocab_size], torch.tensor(uniform, device=logits.device)
         tokens = torch.empty(len(sampler_state), dtype=torch.int64, device=logits.device)
-        groups: dict[SamplingParams, list[int]] = {}
-        for row, (sampling, _) in enumerate(sampler_state):
-            groups.setdefault(sampling, []).append(row)
-        for sampling, group in groups.items():
+        groups: dict[tuple[SamplingParams, bool], list[int]] = {}
+        for row, state in enumerate(sampler_state):
+            groups.setdefault(state.group, []).append(row)
+        for (sampling, _), group in groups.items():
             rows = slice(None) if len(group) == len(sampler_state) else torch.tensor(group, device=logits.device)
-            masks = [seen for row in group if (seen := sampler_state[row][1]) is not None]
-            tokens[rows] = sample(logits[rows], sampling, numbers[rows], torch.stack(masks) if masks else None)
+            masks = [seen for row in group if (seen := sampler_state[row].seen) is not None]
+            added = [numbers for row in group if (numbers := sampler_state[row].added) is not None]
+            tokens[rows] = sample(
+                logits[rows],
+                sampling,
+                uniforms[rows],
+                torch.stack(masks) if masks else None,
+                torch.stack(added) if added else None,
+            )
         return tokens.tolist()
+
+
+class _RowState(NamedTuple):
+    """Sampler state of one row; rows of one ``group`` are sampled in one call."""
+
+    group: tuple[SamplingParams, bool]
+    seen: Tensor | None
+    added: Tensor | None
 
 
 def sample(
@@ -70,15 +91,19 @@ def sample(
     sampling: SamplingParams,
     uniform: Float[Tensor, "B"],
     seen: Bool[Tensor, "B V"] | None = None,
+    added: Float[Tensor, "B V"] | None = None,
 ) -> Int[Tensor, "B"]:
-    """Return the next token id of every row. ``uniform`` is in [0, 1); ``seen`` masks the ids to penalize.
+    """Return the next token id of every row. ``uniform`` is in [0, 1).
 
+    ``seen`` masks the ids of the repetition penalty; ``added`` is added to the logits after it.
     Greedy sampling takes the lowest id among equals. Raises NumericsError if a row has NaN or +infinity, or nothing but
     -infinity; single ids at -infinity are never sampled.
     """
     logits = logits.float()
     if seen is not None and sampling.repetition_penalty != 1.0:
         logits = _repetition_penalty(logits, seen, sampling.repetition_penalty)
+    if added is not None:
+        logits = logits + added
     if sampling.temperature == 0.0:
         likeliest = _argmax(logits)
         _require_finite(logits.gather(-1, likeliest.unsqueeze(-1)))

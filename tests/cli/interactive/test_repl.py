@@ -147,7 +147,7 @@ def test_settings_are_shown_changed_and_checked() -> None:
     assert session.session.settings | {"seed": 9} == session.session.settings
     assert (session.session.settings["temperature"], session.session.settings["top_p"]) == (0.25, 0.5)
     assert len(session.session.turns[0].completion) == 3
-    assert session.messages[0].startswith("max_tokens 12  repetition_penalty 1  temperature 0.8")
+    assert session.messages[0].startswith("max_tokens 12  repetition_penalty 1  frequency_penalty 0")
 
 
 @pytest.mark.parametrize(

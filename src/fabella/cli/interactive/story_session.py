@@ -70,7 +70,8 @@ class StorySession:
     @property
     def settings(self) -> dict[str, int | float]:
         """Settings of the next completion by name."""
-        return {"max_tokens": self._max_tokens, **asdict(self._sampling)}
+        numbers = {name: value for name, value in asdict(self._sampling).items() if name != "logit_bias"}
+        return {"max_tokens": self._max_tokens, **numbers}
 
     def set(self, name: str, value: str) -> None:
         """Change one setting. Raises UsageError for an unknown name or a value out of range."""

@@ -11,7 +11,8 @@ namespace {
 struct SamplerParams {
     float temperature, top_p, min_p, penalty;
     int64_t top_k;
-    const uint8_t* seen;  // [V]: ids to penalize, or null
+    const uint8_t* seen;  // [V]: ids of the repetition penalty, or null
+    const float* added;   // [V]: added to the logits after it, or null
 };
 
 constexpr int64_t BUCKETS = 1024;
@@ -79,6 +80,10 @@ inline int64_t sample_one(const SamplerParams& params, const float* logits, int6
             const float x = logits[k], penalized = x > 0 ? x / params.penalty : x * params.penalty;
             weights[k] = params.seen[k] ? penalized : x;
         }
+        logits = weights;
+    }
+    if (params.added) {
+        for (int64_t k = 0; k < vocab_size; k++) weights[k] = logits[k] + params.added[k];
         logits = weights;
     }
     if (!is_sampleable(logits, vocab_size, max_logit)) return -1;

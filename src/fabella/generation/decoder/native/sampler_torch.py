@@ -18,12 +18,13 @@ _address = ctypes.c_void_p
 
 
 class SamplerParams(ctypes.Structure):
-    """Sampling parameters of one sequence, and a mask of the token ids to penalize."""
+    """Sampling parameters of one sequence, the mask of its repetition penalty and what is added to its logits."""
 
     _fields_ = [
         *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "penalty")),
         ("top_k", ctypes.c_int64),
         ("seen", _address),
+        ("added", _address),
     ]
 
 
@@ -64,8 +65,10 @@ class NativeSampler:
         )
         self._argument = ctypes.byref(self._call)
 
-    def sampler_state(self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None) -> SamplerParams:
-        """See TokenSampler. ``seen`` must outlive the returned structure, which points at its data."""
+    def sampler_state(
+        self, sampling: SamplingParams, seen: Bool[Tensor, " V"] | None, added: Float[Tensor, " V"] | None = None
+    ) -> SamplerParams:
+        """See TokenSampler. Both tensors must outlive the returned structure, which points at their data."""
         return SamplerParams(
             temperature=max(sampling.temperature, MIN_TEMPERATURE) if sampling.temperature else 0.0,
             top_p=sampling.top_p,
@@ -73,6 +76,7 @@ class NativeSampler:
             penalty=sampling.repetition_penalty,
             top_k=sampling.top_k,
             seen=None if seen is None else seen.data_ptr(),
+            added=None if added is None else added.data_ptr(),
         )
 
     def sample(
