@@ -136,6 +136,7 @@ ROWS = {
     "G9": "every command: help, no arguments, missing files, directories for files, no permission, Ctrl-C",
     "G10": "outputs that would overwrite something",
     "H5": "the trust model is documented",
+    "I8": "requests of official clients with neutral, unsupported and unknown fields: answered, or refused by name",
     "I9": "job scripts (SLURM, torchrun): every exit code is kept; a job is queued again only after a stop by signal",
     "I12": "fcntl, resource, os.fork or SIGUSR1 missing: every command starts, training and generation work",
     "I13": "any status with any body, or a broken stream, at the story page: explained, and nothing is left of it",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fabella.config.data import Packed
 from fabella.generation.generator import TextGenerator
+from fabella.server.access import Access
 from fabella.server.app import application
 from fabella.server.http_server import server
 from fabella.server.limits import Limits
@@ -143,10 +144,11 @@ class InProcess:
     served: ServedModels
     limits: Limits = SMALL
     key: str = ""
+    origins: tuple[str, ...] = ()
     runner: asyncio.Runner = field(default_factory=asyncio.Runner)
 
     def __enter__(self) -> "InProcess":
-        self.app = application(self.served, self.limits, key=self.key)
+        self.app = application(self.served, self.limits, Access(origins=self.origins, key=self.key))
         self.served.open(self.runner.get_loop())
         return self
 
@@ -191,7 +193,7 @@ def listening(served: ServedModels, limits: Limits = SMALL, *, key: str = "") ->
     """Serve the application on a free local port, which is yielded."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        running = server(application(served, limits, key=key), limits)
+        running = server(application(served, limits, Access(key=key)), limits)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

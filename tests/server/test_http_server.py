@@ -1,11 +1,14 @@
 """The port is bound and released properly; other machines need a key."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +17,9 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.errors import UsageError
 from fabella.server.http_server import bind, is_loopback, require_key
+from fabella.server.limits import Limits
 from tests.generation import tiny_run
-from tests.server.stubs import TIMEOUT_SECONDS
+from tests.server.stubs import TIMEOUT_SECONDS, connect, hashing, listening, served_models
 
 KEY = "a-key-that-is-long-enough"
 
@@ -63,6 +67,59 @@ def test_loopback_hosts_need_no_key(host: str) -> None:
 def test_a_weak_or_unreadable_key_is_refused(key: str) -> None:
     with pytest.raises(UsageError, match="at least 16 printable ASCII"):
         require_key("127.0.0.1", key)
+
+
+# ---------------------------------------------------------------- malformed HTTP
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+MALFORMED = {
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+    "no HTTP": b"hello\r\n\r\n",
+    "length": HEAD + b"Content-Length: two\r\n\r\n{}",
+    "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "header": HEAD + b"X: " + b"a" * 70_000 + b"\r\n\r\n",
+    "chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    # A proxy that believes the length would take the second request for a part of the body.
+    "both": HEAD + b"Content-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with listening(served_models(hashing())) as port:
+        yield port
+
+
+@pytest.mark.fault("F1", cases=len(MALFORMED))
+@pytest.mark.parametrize("what", MALFORMED)
+def test_malformed_requests_get_one_error_in_the_format_of_all_others(port: int, what: str) -> None:
+    with connect(port) as connection:
+        connection.sendall(MALFORMED[what])
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1, "nothing that follows is answered"
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_connections_over_the_limit_get_503_in_the_same_format() -> None:
+    limits = Limits(connections=2)
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with listening(served_models(hashing(), limits=limits), limits) as port:
+        with ExitStack() as open_ones:
+            for _ in range(2):
+                idle = open_ones.enter_context(connect(port))
+                idle.sendall(request[: -len(b"Connection: close\r\n\r\n")] + b"\r\n")
+                assert idle.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            over = open_ones.enter_context(connect(port))
+            over.sendall(request)
+            received = b"".join(iter(lambda: over.recv(65536), b""))
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1" in head
+        assert "--max-connections" in json.loads(body)["error"]["message"]
 
 
 class Command:

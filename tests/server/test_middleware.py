@@ -10,8 +10,8 @@ from fabella.server.middleware import HEADERS, PUBLIC
 from tests.server.stubs import InProcess, hashing, served_models
 
 KEY = "correct-horse-battery-staple"
-ROUTES = [*PAGE, "/healthz", "/metrics", "/v1/models", "/v1/models/a",
-          "/v1/completions", "/v1/chat/completions", "/reload", "/docs", "/openapi.json",
+ROUTES = [*PAGE, "/healthz", "/metrics", "/v1/models", "/v1/models/a", "/v1/completions", "/v1/chat/completions",
+          "/reload", "/tokenize", "/tokenizer_info", "/docs", "/openapi.json",
           "/v1/../metrics", "//metrics", "/nowhere"]  # fmt: skip
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]
 WRONG_KEYS = [None, "", "Bearer", "Bearer ", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", f"Basic {KEY}", KEY,
@@ -30,7 +30,7 @@ def locked() -> Iterator[InProcess]:
         yield app
 
 
-@pytest.mark.fault("F16", cases=165)
+@pytest.mark.fault("F16", cases=len(ROUTES) * len(WRONG_KEYS))
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("given", WRONG_KEYS, ids=[f"key-{i}" for i in range(len(WRONG_KEYS))])
 def test_without_the_key_only_public_paths_are_open(locked: InProcess, path: str, given: str | None) -> None:
@@ -83,3 +83,47 @@ def test_every_response_has_the_security_headers(open_server: InProcess, path: s
 
 def test_error_responses_have_the_security_headers(open_server: InProcess) -> None:
     assert HEADERS.items() <= open_server.get("/", host="evil.example").headers.items()
+
+
+# ---------------------------------------------------------------- pages of other origins
+
+ORIGIN = "http://localhost:3000"
+PREFLIGHT = {"access_control_request_method": "POST", "access_control_request_headers": "authorization,content-type"}
+
+
+@pytest.fixture(scope="module")
+def with_page() -> Iterator[InProcess]:
+    """A server with a key that a page of one's own may use."""
+    with InProcess(served_models(hashing()), limits=Limits(), key=KEY, origins=(ORIGIN,)) as app:
+        yield app
+
+
+def test_a_page_of_an_allowed_origin_may_send_requests(with_page: InProcess) -> None:
+    """The browser first asks, without the key; then it sends the request and hides no part of the answer."""
+    asked = with_page.request("OPTIONS", "/v1/completions", b"", origin=ORIGIN, **PREFLIGHT)
+    assert asked.status == 200
+    assert asked.headers["access-control-allow-origin"] == ORIGIN
+    assert "POST" in asked.headers["access-control-allow-methods"]
+    allowed = asked.headers["access-control-allow-headers"].lower().replace(" ", "").split(",")
+    assert {"authorization", "content-type"} <= set(allowed)
+    body = {"prompt": "a", "max_tokens": 1}
+    for headers, status in (({"authorization": f"Bearer {KEY}"}, 200), ({}, 401)):
+        response = with_page.post("/v1/completions", body, origin=ORIGIN, **headers)
+        assert response.status == status
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+        assert "retry-after" in response.headers["access-control-expose-headers"].lower()
+        assert "origin" in response.headers["vary"].lower()
+        assert HEADERS.items() <= response.headers.items()
+
+
+@pytest.mark.fault("F18", cases=16)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/models", "/reload", "/nowhere"])
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:3001", "https://localhost:3000", "http://localhost:3000.evil.example", "null"]
+)
+def test_pages_of_other_origins_stay_refused(with_page: InProcess, path: str, origin: str) -> None:
+    for method, headers in (("OPTIONS", PREFLIGHT), ("POST", {"authorization": f"Bearer {KEY}"})):
+        response = with_page.request(method, path, b"{}", origin=origin, **headers)
+        assert response.status == 403
+        assert "--allowed-origin" in response.error["message"]
+        assert not any(name.startswith("access-control-allow") for name in response.headers)

@@ -13,12 +13,15 @@ from fabella.errors import NumericsError
 from fabella.generation.continuous_batching import SampledToken, SequenceRequest
 from fabella.generation.detokenizer import StopStrings
 from fabella.generation.generator import TextGenerator
+from fabella.generation.likelihood import PromptScores
 from fabella.generation.sampling import SamplingParams
-from fabella.server.scheduler import ClosedError, Delta, Events, Job, QueueFullError, Scheduler, ServedCompletion
+from fabella.server.scheduler import ClosedError, Events, Job, QueueFullError, Scheduler
+from fabella.server.served_completion import Delta, ServedCompletion
 from tests.generation.tiny_run import tokenizer
 from tests.server.stubs import TIMEOUT_SECONDS, Gated, hashing
 
 TOKENIZER = tokenizer()
+UNSCORED = PromptScores([], [])
 OUTPUTS = st.text("abé🐉\n", max_size=25).map(str.encode)
 
 
@@ -70,6 +73,7 @@ def scheduler(
         max_queue_size=max_queue_size,
         post=listener.post,
         name="test",
+        score_prompt=lambda echo: generator.score_prompt(echo.ids, echo.alternatives),
     )  # fmt: skip
 
 
@@ -189,7 +193,9 @@ def test_jobs_get_an_error_when_the_thread_dies() -> None:
         def remove(self, number: int) -> None: ...
 
     generator, listener = hashing(), Listener()
-    decoding = Scheduler(Broken, max_batch_size=2, max_queue_size=2, post=listener.post, name="broken")
+    decoding = Scheduler(
+        Broken, max_batch_size=2, max_queue_size=2, post=listener.post, name="broken", score_prompt=lambda _: UNSCORED
+    )
     hook, threading.excepthook = threading.excepthook, lambda _: None  # the traceback is for the operator of the server
     try:
         lost = job(generator, "a")

@@ -24,10 +24,12 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int = 0,
+        closes: bool = False,
     ) -> None:
-        """``retry_after``: seconds for the header Retry-After; 0 omits it."""
+        """``retry_after``: seconds for the header Retry-After; 0 omits it. ``closes``: close the connection."""
         super().__init__(message)
         self.message, self.status, self.param, self.code, self.retry_after = message, status, param, code, retry_after
+        self._closes = closes
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object of the response."""
@@ -42,6 +44,7 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """Headers of the response."""
         headers = {"retry-after": str(self.retry_after)} if self.retry_after else {}
+        headers |= {"connection": "close"} if self._closes else {}
         return headers | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 

@@ -1,7 +1,7 @@
 """Routes of the server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import resources
 
@@ -12,17 +12,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from fabella.server.access import Access
 from fabella.server.api_error import ApiError, log_server_error
-from fabella.server.completions import CompletionEndpoint
+from fabella.server.endpoints.addresses import method_not_allowed, not_found
+from fabella.server.endpoints.completions import CompletionEndpoint
+from fabella.server.endpoints.reload import ReloadEndpoint
+from fabella.server.endpoints.tokenizer import DetokenizeEndpoint, TokenizeEndpoint, TokenizerInfoEndpoint
 from fabella.server.limits import Limits
 from fabella.server.metrics import CONTENT_TYPE, Metrics
-from fabella.server.middleware import SecurityMiddleware
-from fabella.server.reload import ReloadEndpoint
+from fabella.server.middleware import secured
+from fabella.server.requests.schema import ChatRequest, CompletionRequest
 from fabella.server.responses import ChatFormat, CompletionFormat
-from fabella.server.schema import ChatRequest, CompletionRequest
 from fabella.server.served_models import ServedModels
 
-LOOPBACK_NAMES = ("localhost",)
 SCRIPTS = ("story.js", "sheet.js", "words.js", "api.js")
 PAGE = {
     "/": ("story.html", "text/html; charset=utf-8"),
@@ -32,13 +34,8 @@ PAGE = {
 """Path of each file of the story page: its name and media type."""
 
 
-def application(
-    served: ServedModels, limits: Limits, *, hosts: Iterable[str] = LOOPBACK_NAMES, key: str = ""
-) -> ASGIApp:
-    """Build the ASGI application.
-
-    ``hosts``: accepted host names, besides IP addresses. ``key``: the API key; empty disables the check.
-    """
+def application(served: ServedModels, limits: Limits, access: Access | None = None) -> ASGIApp:
+    """Build the ASGI application; by default, only this machine may use it, without a key."""
     metrics = Metrics(served)
 
     @asynccontextmanager
@@ -53,18 +50,33 @@ def application(
     chat_completions = CompletionEndpoint(served, metrics, limits, ChatRequest, ChatFormat)
     routes = [
         *_page_routes(),
-        *_info_routes(served, metrics),
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        *_info_routes(served, metrics),
+        Route("/tokenize", TokenizeEndpoint(served, limits), methods=["POST"]),
+        Route("/detokenize", DetokenizeEndpoint(served, limits), methods=["POST"]),
+        Route("/tokenizer_info", TokenizerInfoEndpoint(served), methods=["GET"]),
         Route("/reload", ReloadEndpoint(served, limits), methods=["POST"]),
     ]
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        """Answer 404 and 405 in the format of all other errors."""
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow", "")
+            api_error = method_not_allowed(request.method, allowed)
+        else:
+            api_error = not_found(request.url.path, routes)
+        return JSONResponse(api_error.body(), api_error.status, {**(error.headers or {}), **api_error.headers})
+
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_bug},
+        exception_handlers={ApiError: _on_api_error, HTTPException: on_http_error, Exception: _on_bug},
     )
     app.router.redirect_slashes = False
-    return SecurityMiddleware(app, hosts=hosts, key=key, routes={route.path for route in routes}, metrics=metrics)
+    paths = {route.path for route in routes}
+    return secured(app, access or Access(), routes=paths, metrics=metrics)
 
 
 def _page_routes() -> list[Route]:
@@ -104,14 +116,6 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     log_server_error(error)
     return JSONResponse(error.body(), error.status, error.headers)
-
-
-async def _on_http_error(_: Request, error: Exception) -> Response:
-    """Answer 404 and 405 in the format of all other errors."""
-    assert isinstance(error, HTTPException)
-    message = "Method not allowed." if error.status_code == 405 else "Not found."
-    api_error = ApiError(message, status=error.status_code)
-    return JSONResponse(api_error.body(), api_error.status, {**(error.headers or {}), **api_error.headers})
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import ipaddress
+import json
 import signal
 import socket
 from collections.abc import Sequence
@@ -12,11 +13,14 @@ from typing import Any
 import h11
 import psutil
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from fabella.errors import UsageError
-from fabella.server.limits import Limits
+from fabella.server.api_error import ApiError
+from fabella.server.limits import Limits, set_by
 
 MIN_KEY_LENGTH = 16
 """Minimum length of the API key in characters."""
@@ -112,8 +116,9 @@ class Server(uvicorn.Server):
 
 def server(app: ASGIApp, limits: Limits) -> Server:
     """Create the server of an application; ``run(sockets=[…])`` serves until a signal arrives."""
+    limited = ConnectionLimit(app, limits.connections)
     config = uvicorn.Config(
-        app,
+        limited,
         loop="asyncio",
         http=type("HttpProtocol", (HeaderTimeoutProtocol,), {"seconds": limits.receive_timeout_seconds}),
         ws="none",
@@ -123,12 +128,32 @@ def server(app: ASGIApp, limits: Limits) -> Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=limits.connections,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(limits.shutdown_timeout_seconds),
         h11_max_incomplete_event_size=32 * 1024,
     )
-    return Server(config)
+    http_server = Server(config)
+    limited.state = http_server.server_state
+    return http_server
+
+
+class ConnectionLimit:
+    """ASGI middleware that answers 503 while too many connections are open; uvicorn's own answers in plain text."""
+
+    state: ServerState | None = None
+    """Connections of the server; None before it exists."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer with an error."""
+        if scope["type"] != "http" or self.state is None or len(self.state.connections) <= self._most:
+            await self._app(scope, receive, send)
+            return
+        message = f"More than {self._most:,} connections are open. Try again later. {set_by('connections')}"
+        error = ApiError(message, status=503, code="too_many_connections", retry_after=1, closes=True)
+        await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
 
 
 def serve(app: ASGIApp, sockets: Sequence[socket.socket], limits: Limits) -> None:
@@ -167,6 +192,19 @@ class HeaderTimeoutProtocol(H11Protocol):
         self._stop_waiting()
         if self._lingering:
             self._lingering.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a malformed request in the format of all other errors, instead of plain text."""
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.transport.close()  # a response has begun: nothing can be said any more
+            return
+        error = ApiError(f"{msg} It is not valid HTTP/1.1.", code="invalid_http", closes=True)
+        body = json.dumps(error.body()).encode()
+        headers = {**error.headers, "content-type": "application/json", "content-length": str(len(body))}
+        for event in (h11.Response(status_code=error.status, headers=list(headers.items())), h11.Data(data=body)):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+        self.transport.close()
 
     def _wait_for_headers(self) -> None:
         if self.conn.their_state is not h11.IDLE:

@@ -54,7 +54,7 @@ class _SchedulerCollector(Collector):
         running = GaugeMetricFamily("fabella_num_requests_running", "Sequences in the decode batch.", labels=["model"])
         waiting = GaugeMetricFamily("fabella_num_requests_waiting", "Sequences in the queue.", labels=["model"])
         for name, model in self._served.models.items():
-            tokens.add_metric([name], model.scheduler.tokens)
+            tokens.add_metric([name], self._served.generated_tokens(name))
             running.add_metric([name], model.scheduler.running)
             waiting.add_metric([name], model.scheduler.waiting)
         yield from (tokens, running, waiting)

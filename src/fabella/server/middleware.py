@@ -1,4 +1,9 @@
-"""Security checks before any other code sees a request (host, origin, API key), and headers of every response."""
+"""Security checks before any other code sees a request (host, origin, API key), and headers of every response.
+
+A request passes through three layers: ``SecurityMiddleware`` checks host and origin, Starlette's ``CORSMiddleware``
+answers preflight requests of allowed origins, and ``KeyMiddleware`` checks the API key. The answer to a wrong key
+therefore has the headers without which a browser hides it from the page.
+"""
 
 import hashlib
 import hmac
@@ -7,9 +12,11 @@ import secrets
 from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fabella.server.access import Access
 from fabella.server.api_error import ApiError, request_id
 from fabella.server.metrics import Metrics
 
@@ -29,6 +36,27 @@ HEADERS = {
 _RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
+PREFLIGHT_SECONDS = 600
+"""Time for which a browser may keep the answer to a preflight request."""
+EXPOSED = ("x-request-id", "retry-after", "x-fabella-dropped-messages")
+"""Headers of a response that a page of an allowed origin can read."""
+
+
+def secured(app: ASGIApp, access: Access, *, routes: Collection[str], metrics: Metrics) -> ASGIApp:
+    """Wrap an application in all checks. ``routes``: paths that metrics count by name."""
+    checked = KeyMiddleware(app, access.key) if access.key else app
+    if access.origins:
+        checked = CORSMiddleware(
+            checked,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+            max_age=PREFLIGHT_SECONDS,
+        )
+    return SecurityMiddleware(checked, access, routes=routes, metrics=metrics)
+
+
 class SecurityMiddleware:
     """ASGI middleware that wraps the whole application.
 
@@ -36,12 +64,9 @@ class SecurityMiddleware:
     colon, and answers in plain text.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, hosts: Iterable[str], key: str, routes: Collection[str], metrics: Metrics
-    ) -> None:
-        """``hosts``: accepted host names, besides IP addresses. ``key``: the API key; empty disables the check."""
-        self._app, self._hosts, self._routes, self._metrics = app, {host.lower() for host in hosts}, routes, metrics
-        self._key = _digest(key.encode()) if key else b""
+    def __init__(self, app: ASGIApp, access: Access, *, routes: Collection[str], metrics: Metrics) -> None:
+        self._app, self._routes, self._metrics = app, routes, metrics
+        self._hosts, self._origins = {host.lower() for host in access.hosts}, frozenset(access.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with an error."""
@@ -61,25 +86,31 @@ class SecurityMiddleware:
             await send(message)
 
         try:
-            self._check(scope, path)
+            self._check(scope)
         except ApiError as error:
             response = JSONResponse(error.body(), error.status, error.headers)
             await response(scope, receive, send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
 
-    def _check(self, scope: Scope, path: str) -> None:
+    def _check(self, scope: Scope) -> None:
         headers = list(scope["headers"])
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_allowed(hosts[0]):
             message = "Unknown host name. To allow it, start the server with --allowed-host NAME."
             raise ApiError(message, status=403, code="unknown_host")
         for name, value in headers:
-            if name == b"origin" and _netloc(value.decode("latin-1")) != hosts[0].lower():
-                raise ApiError("Cross-origin requests are not allowed.", status=403, code="other_origin")
-        if self._key and path not in PUBLIC and not self._has_key(headers):
-            message = "The API key is missing or wrong. Send the header: Authorization: Bearer KEY."
-            raise ApiError(message, status=401, code="invalid_api_key")
+            if name == b"origin" and not self._is_allowed_origin(value.decode("latin-1"), hosts[0]):
+                message = "Cross-origin requests are not allowed. To allow them for a page, start the server with"
+                raise ApiError(f"{message} --allowed-origin http://HOST:PORT.", status=403, code="other_origin")
+        names = {name for name, _ in headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # RFC 9112, 6.1: the two may disagree, and a proxy in front may have believed the other one.
+            message = "A request must not have both Content-Length and Transfer-Encoding."
+            raise ApiError(message, code="ambiguous_length", closes=True)
+
+    def _is_allowed_origin(self, origin: str, host: str) -> bool:
+        return origin in self._origins or _netloc(origin) == host.lower()
 
     def _is_allowed(self, host: str) -> bool:
         """Allow IP addresses too: DNS rebinding needs a name of the attacking site."""
@@ -88,6 +119,22 @@ class SecurityMiddleware:
         except ValueError:
             return False
         return name in self._hosts or _is_address(name)
+
+
+class KeyMiddleware:
+    """ASGI middleware that answers 401 without the API key, except for public paths."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._key = app, _digest(key.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer with an error."""
+        if scope["type"] != "http" or str(scope["path"]) in PUBLIC or self._has_key(scope["headers"]):
+            await self._app(scope, receive, send)
+            return
+        message = "Incorrect API key provided, or none. Send the header: Authorization: Bearer KEY."
+        error = ApiError(message, status=401, code="invalid_api_key")
+        await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
 
     def _has_key(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         values = [value for name, value in headers if name == b"authorization"]

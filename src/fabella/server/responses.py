@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fabella.server.scheduler import Delta, Token
+from fabella.server.served_completion import Delta, Token
 from fabella.tokenizers.tokenizer import Tokenizer
 
 EOS_TEXT = "<|endoftext|>"
@@ -113,14 +113,24 @@ class CompletionFormat(ResponseFormat):
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         return {
             "tokens": [self._text(token.id) for token in tokens],
-            "token_logprobs": [_clamp(token.log_probability) for token in tokens],
+            "token_logprobs": [
+                None if token.log_probability is None else _clamp(token.log_probability) for token in tokens
+            ],
             "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": [token.start for token in tokens],
         }
 
-    def _top(self, token: Token) -> dict[str, float]:
-        # Of two ids with the same text the more likely one, which comes first, is kept.
-        return {self._text(id_): _clamp(value) for id_, value in reversed(token.alternatives)}
+    def _top(self, token: Token) -> dict[str, float] | None:
+        """Return the alternatives, the most likely first, and the token itself, as in OpenAI's API.
+
+        Of two ids with the same text, the more likely one is kept.
+        """
+        if token.log_probability is None:
+            return None
+        top: dict[str, float] = {}
+        for id_, value in (*token.alternatives, (token.id, token.log_probability)):
+            top.setdefault(self._text(id_), _clamp(value))
+        return top
 
 
 class ChatFormat(ResponseFormat):
@@ -141,7 +151,7 @@ class ChatFormat(ResponseFormat):
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         content = [
             {
-                **self._logprob(token.id, token.log_probability),
+                **self._logprob(token.id, 0.0 if token.log_probability is None else token.log_probability),
                 "top_logprobs": [self._logprob(*alternative) for alternative in token.alternatives],
             }
             for token in tokens

@@ -7,67 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fabella.errors import FabellaError
-from fabella.generation.completion import ActiveCompletion, FinishReason
 from fabella.generation.continuous_batching import ContinuousBatcher, SampledToken, SequenceRequest
-from fabella.tokenizers.tokenizer import Tokenizer
+from fabella.generation.likelihood import PromptScores
+from fabella.server.served_completion import Delta, Echo, ServedCompletion
 
 # Decoding may raise our own errors, torch's (RuntimeError, also when memory runs out), and bugs of a model.
 _FAILURES = (FabellaError, RuntimeError, MemoryError, ArithmeticError, LookupError, TypeError, ValueError)
 _RECENT_JOBS = 32
 """Number of finished jobs whose mean duration estimates Retry-After."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """Sampled token of a completion with its log probabilities in nats."""
-
-    id: int
-    log_probability: float
-    alternatives: tuple[tuple[int, float], ...]
-    start: int
-    """Offset in characters in the completion at which the token starts, or of the character that it is a part of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Text and tokens that one step adds to a completion. Joined, the deltas are the completion."""
-
-    text: str = ""
-    tokens: tuple[Token, ...] = ()
-    finish_reason: FinishReason | None = None
-
-
-class ServedCompletion:
-    """Completion in progress, as deltas of whole characters; no delta contains a part of a stop sequence."""
-
-    def __init__(self, tokenizer: Tokenizer, *, stops: Sequence[str], max_tokens: int) -> None:
-        self._completion = ActiveCompletion(tokenizer, stop=stops, max_tokens=max_tokens)
-        self._eos_id = tokenizer.eos_id
-        self._pending: list[Token] = []
-
-    @property
-    def tokens(self) -> int:
-        """Sampled tokens, without EOS."""
-        return self._completion.tokens
-
-    def append(self, sampled: SampledToken) -> Delta:
-        """Return the delta of one more token."""
-        if sampled.token != self._eos_id:
-            start = self._completion.decoded_chars
-            self._pending.append(Token(sampled.token, sampled.log_probability, sampled.alternatives, start))
-        return self._emit(self._completion.append(sampled.token))
-
-    def truncate(self) -> Delta:
-        """Return the last delta of a completion that ends now, with finish reason ``length``."""
-        return self._emit(self._completion.truncate())
-
-    def _emit(self, text: str) -> Delta:
-        reason = self._completion.finish_reason
-        # Tokens are held back with their text; those after the start of a stop sequence are dropped.
-        everything = reason in {"eos", "length"}
-        ready = [token for token in self._pending if everything or token.start < self._completion.returned_chars]
-        self._pending = self._pending[len(ready) :]
-        return Delta(text, tuple(ready), reason)
 
 
 @dataclass(eq=False, slots=True)
@@ -78,6 +25,8 @@ class Job:
     completion: ServedCompletion
     on_event: Callable[[Delta | BaseException], None]
     """Called with each event by the receiver of ``post``."""
+    echo: Echo | None = None
+    """Prompt to return before the completion; the scheduler sets it to None once it has posted it."""
     created: float = field(default_factory=time.monotonic)
 
 
@@ -107,15 +56,20 @@ class Scheduler:
         max_queue_size: int,
         post: Callable[[Events], None],
         name: str,
+        score_prompt: Callable[[Echo], PromptScores],
     ) -> None:
         """Start the thread.
 
-        ``create_batcher``: returns an empty batcher of ``max_batch_size`` rows. ``post``: called once per step in the
-        scheduler's thread; must neither block nor raise.
+        ``create_batcher``: returns an empty batcher of ``max_batch_size`` rows. ``post``: called at most twice per step
+        in the scheduler's thread; must neither block nor raise. ``score_prompt``: scores an echoed prompt, in the
+        scheduler's thread too.
         """
+        self._score_prompt = score_prompt
         self._create_batcher, self._capacity, self._post = create_batcher, max_batch_size + max_queue_size, post
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
+        self._echoing: Job | None = None
+        """Job that was taken from the queue to post its prompt; it goes back to its front."""
         self._running: dict[int, Job] = {}
         self._cancelled: set[Job] = set()
         self._closing = self._draining = False
@@ -131,7 +85,7 @@ class Scheduler:
         with self._changed:
             if self._closing or self._draining:
                 raise ClosedError
-            if len(jobs) + len(self._running) + len(self._waiting) > self._capacity:
+            if len(jobs) + self.running + self.waiting > self._capacity:
                 raise QueueFullError(self._seconds_until_free())
             self._waiting.extend(jobs)
             self._changed.notify()
@@ -168,7 +122,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Jobs in the queue."""
-        return len(self._waiting)
+        return len(self._waiting) + (self._echoing is not None)
 
     def _seconds_until_free(self) -> int:
         """Estimate from the mean duration of recent jobs when a row becomes free: 1 to 60 seconds."""
@@ -183,7 +137,8 @@ class Scheduler:
             # Also when the thread dies of an unforeseen error: no client may wait for an event that never comes.
             with self._changed:
                 self._closing = True
-                unfinished = [*self._running.values(), *self._waiting]
+                unfinished = [*self._running.values(), *filter(None, [self._echoing]), *self._waiting]
+                self._echoing = None
                 self._running.clear()
                 self._waiting.clear()
             self._post([(job, ClosedError()) for job in unfinished])
@@ -200,22 +155,47 @@ class Scheduler:
             for number in [number for number, job in self._running.items() if job in self._cancelled]:
                 self._remove(number)
             self._cancelled.clear()
-            rejected = self._admit()
-        if rejected:
-            self._post(rejected)
+            ended = self._admit()
+        if ended:
+            self._post(ended)
         return True
 
     def _admit(self) -> Events:
-        rejected: Events = []
+        """Move jobs from the queue into the batch; return the events of those that end without a token.
+
+        At most one prompt is echoed per step: scoring takes as long as many decode steps, which others wait for.
+        """
+        ended: Events = []
         while self._waiting and self._batcher.free:
             job = self._waiting.popleft()
+            if job.echo:
+                self._echoing = job
+                break
+            if job.completion.max_tokens == 0:
+                ended.append((job, job.completion.truncate()))
+                continue
             try:
                 self._running[self._batcher.add(job.request)] = job
             except FabellaError as error:
-                rejected.append((job, error))
-        return rejected
+                ended.append((job, error))
+        return ended
+
+    def _echo(self, job: Job) -> None:
+        """Post the prompt of a job, which then waits for its turn at the front of the queue."""
+        assert job.echo
+        try:
+            event = job.echo.delta(self._score_prompt(job.echo) if job.echo.scored else None)
+        except _FAILURES as error:
+            event = error
+        with self._changed:
+            self._echoing = job.echo = None
+            if isinstance(event, Delta):
+                self._waiting.appendleft(job)
+        self._post([(job, event)])
 
     def _step(self) -> None:
+        if self._echoing:
+            self._echo(self._echoing)
         if not self._running:
             return
         try:

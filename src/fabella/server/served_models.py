@@ -7,18 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fabella.errors import UsageError, did_you_mean
 from fabella.generation import generator
 from fabella.generation.generator import TextGenerator
+from fabella.generation.likelihood import PromptScores
 from fabella.models.parameters import count
 from fabella.models.registry import family_label
 from fabella.server.api_error import ApiError, quote
 from fabella.server.limits import Limits
+from fabella.server.requests.prompts import PromptEncoder
 from fabella.server.scheduler import Events, Scheduler
-from fabella.server.schema import Prompt
+from fabella.server.served_completion import Echo
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +47,37 @@ class ServedModel:
     """Loads the checkpoint again; None for a model without a run."""
     created: int = field(default_factory=lambda: int(time.time()))
     scheduler: Scheduler = field(init=False)
-    longest_token: int = field(init=False)
-    """Length of the longest token in bytes."""
+    encoder: PromptEncoder = field(init=False)
 
     def __post_init__(self) -> None:
-        tokenizer = self.generator.tokenizer
-        self.longest_token = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+        tokenizer, limit = self.generator.tokenizer, self.limits.prompt_tokens
+        context = limit if self.generator.config.unlimited_context else self.generator.context_length
+        self.encoder = PromptEncoder(
+            tokenizer,
+            max_tokens=min(context, limit) - 1,
+            limited_by_option=limit < context or self.generator.config.unlimited_context,
+            longest_token=max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)),
+        )
 
     def open(self, post: Callable[[Events], None]) -> None:
         """Start the scheduler."""
         rows = self.limits.max_batch_size
         self.scheduler = Scheduler(
             lambda: self.generator.continuous_batcher(rows), max_batch_size=rows,
-            max_queue_size=self.limits.max_queue_size, post=post, name=self.name,
+            max_queue_size=self.limits.max_queue_size, post=post, name=self.name, score_prompt=self._score_prompt(),
         )  # fmt: skip
+
+    def _score_prompt(self) -> Callable[[Echo], PromptScores]:
+        """Return a function that scores a prompt once for all completions of a request."""
+        last: tuple[Echo, PromptScores] | None = None
+
+        def score(echo: Echo) -> PromptScores:
+            nonlocal last
+            if last is None or last[0] is not echo:
+                last = echo, self.generator.score_prompt(echo.ids, echo.alternatives)
+            return last[1]
+
+        return score
 
     def reloaded(self) -> "ServedModel":
         """Return this model with its newest checkpoint, without a scheduler.
@@ -72,59 +88,13 @@ class ServedModel:
             raise UsageError(f"Cannot reload {self.name}: it was not loaded from a run.")
         return replace(self, generator=self.load())
 
-    @property
-    def max_prompt_tokens(self) -> int:
-        """Maximum prompt length in tokens, without the EOS token that precedes it."""
-        context = (
-            self.limits.prompt_tokens if self.generator.config.unlimited_context else self.generator.context_length
-        )
-        return min(context, self.limits.prompt_tokens) - 1
-
-    def encode(self, prompt: Prompt, truncate_to: int) -> NDArray[np.int32]:
-        """Return the ids of a prompt after the EOS id, int32 [prompt tokens + 1].
-
-        ``truncate_to``: keep this many of the last tokens; -1: as many as fit; 0: raise ApiError for a longer prompt.
-        """
-        most = min(self.max_prompt_tokens, truncate_to if truncate_to > 0 else self.max_prompt_tokens)
-        if isinstance(prompt, list):
-            ids = self._checked_ids(prompt)
-        else:
-            ids = self.generator.tokenizer.encode(self._limit_text(prompt, most, truncate=truncate_to != 0))
-        if len(ids) > most and not truncate_to:
-            raise self._too_long(f"has {len(ids):,} tokens")
-        return self.generator.prepend_eos(ids[max(0, len(ids) - most) :])
-
-    def _limit_text(self, prompt: str, most: int, *, truncate: bool) -> str:
-        """Truncate or refuse a text that no tokenization makes short enough, without tokenizing it."""
-        if truncate:
-            return prompt[max(0, len(prompt) - most * self.longest_token) :]
-        size = len(prompt.encode())
-        if size > most * self.longest_token:
-            raise self._too_long(f"has at least {-(-size // self.longest_token):,} tokens")
-        return prompt
-
-    def _checked_ids(self, ids: list[int]) -> NDArray[np.int32]:
-        vocab_size = self.generator.tokenizer.vocab_size
-        wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
-        if wrong is not None:
-            message = f"prompt contains the token id {quote(wrong)}; ids are from 0 to {vocab_size - 1:,}."
-            raise ApiError(message, param="prompt")
-        return np.array(ids, dtype=np.int32)
-
-    def _too_long(self, length: str) -> ApiError:
-        return ApiError(
-            f"The prompt {length}; {self.name} accepts at most {self.max_prompt_tokens:,}.",
-            param="prompt",
-            code="context_length_exceeded",
-        )
-
     def info(self) -> dict[str, Any]:
         """Return the entry of ``/v1/models``; the key ``fabella`` has what the story page shows."""
         details = {
             "step": self.generator.step,
             "parameters": count(self.generator.config.parameters()),
             "family": family_label(self.generator.config.family),
-            "prompt_tokens": self.max_prompt_tokens,
+            "prompt_tokens": self.encoder.max_tokens,
             "max_tokens": self.limits.max_tokens,
             "prompts": list(self.generator.sample_prompts),
         }
@@ -136,7 +106,10 @@ class ServedModels:
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.models = {model.name: model for model in models}
-        self._draining: list[Scheduler] = []
+        self._draining: list[tuple[str, Scheduler]] = []
+        """Replaced schedulers with the name of their model."""
+        self._ended_tokens = dict.fromkeys(self.models, 0)
+        """Tokens of the replaced schedulers that have ended."""
 
     def find(self, name: str) -> ServedModel:
         """Return a model; the first one for an empty name. Raises ApiError (404) for an unknown name."""
@@ -144,7 +117,7 @@ class ServedModels:
             return next(iter(self.models.values()))
         if name not in self.models:
             hint = did_you_mean(name[:100], self.models)
-            message = f"Unknown model {quote(name)}. {hint}"
+            message = f"The model {quote(name)} does not exist. {hint}"
             raise ApiError(message, status=404, param="model", code="model_not_found")
         return self.models[name]
 
@@ -164,11 +137,21 @@ class ServedModels:
         model.open(self._post)
         old, self.models[model.name] = self.models[model.name], model
         old.scheduler.drain()
-        self._draining = [scheduler for scheduler in (*self._draining, old.scheduler) if scheduler.alive]
+        draining, self._draining = [*self._draining, (model.name, old.scheduler)], []
+        for name, scheduler in draining:
+            if scheduler.alive:
+                self._draining.append((name, scheduler))
+            else:
+                self._ended_tokens[name] += scheduler.tokens
+
+    def generated_tokens(self, name: str) -> int:
+        """Return the tokens that a model has generated since the server started, with all its checkpoints."""
+        draining = sum(scheduler.tokens for owner, scheduler in self._draining if owner == name)
+        return self._ended_tokens[name] + draining + self.models[name].scheduler.tokens
 
     def close(self) -> None:
         """End all threads."""
-        for scheduler in (*(model.scheduler for model in self.models.values()), *self._draining):
+        for scheduler in (*(model.scheduler for model in self.models.values()), *(old for _, old in self._draining)):
             scheduler.close()
 
     @property

@@ -112,3 +112,20 @@ def test_reload_of_a_model_without_a_run_and_of_an_unknown_model() -> None:
         assert app.post("/reload", {"model": "z"}).status == 404
         assert app.post("/reload", {"modell": "a"}).status == 400
         assert app.get("/reload").status == 405
+
+
+def generated_tokens(app: InProcess) -> float:
+    lines = app.get("/metrics").body.decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("fabella_generation_tokens_total{"))
+
+
+def test_token_counters_never_fall_at_a_reload(served: tuple[Path, InProcess]) -> None:
+    """Prometheus takes a counter that falls for a restart of the server."""
+    _, app = served
+    counts = [generated_tokens(app)]
+    for _ in range(3):
+        completion(app)
+        counts.append(generated_tokens(app))
+        assert app.post("/reload", {"model": "stories"}).status == 200
+        counts.append(generated_tokens(app))
+    assert counts == [0, 12, 12, 24, 24, 36, 36]

@@ -8,21 +8,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.types import Message, Receive, Scope, Send
 
+from fabella.errors import UsageError
 from fabella.generation.continuous_batching import SequenceRequest
+from fabella.generation.sampling import require_vocab_biases
 from fabella.server.api_error import ApiError, log_server_error
-from fabella.server.limits import Limits
+from fabella.server.endpoints.request_body import read_body
+from fabella.server.limits import Limits, set_by
 from fabella.server.metrics import Metrics
+from fabella.server.requests.json_body import validate
+from fabella.server.requests.prompts import EncodedPrompt
+from fabella.server.requests.schema import ChatRequest, CompletionRequest
 from fabella.server.responses import CompletionChoice, ResponseFormat, usage
-from fabella.server.scheduler import ClosedError, Delta, Job, QueueFullError, ServedCompletion
-from fabella.server.schema import ChatRequest, CompletionRequest, validate
+from fabella.server.scheduler import ClosedError, Job, QueueFullError
+from fabella.server.served_completion import Delta, Echo, PromptText, ServedCompletion
 from fabella.server.served_models import ServedModel, ServedModels
 
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 _JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+DROPPED_MESSAGES = b"x-fabella-dropped-messages"
+"""Response header with the number of messages of a long chat that the model did not read."""
 
 GenerationRequest = CompletionRequest | ChatRequest
 
@@ -38,6 +44,7 @@ class ResponseStream:
     jobs: list[Job]
     events: "asyncio.Queue[tuple[int, Delta | BaseException]]"
     prompt_tokens: int
+    dropped_messages: int = 0
     started: bool = False
     """True after the first delta."""
 
@@ -45,6 +52,12 @@ class ResponseStream:
     def completion_tokens(self) -> int:
         """Tokens of all completions."""
         return sum(job.completion.tokens for job in self.jobs)
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Response headers of this request."""
+        dropped = str(self.dropped_messages).encode()
+        return [(DROPPED_MESSAGES, dropped)] if self.dropped_messages else []
 
     async def deltas(self, until: float) -> AsyncIterator[list[tuple[int, Delta]]]:
         """Yield lists of (index of the completion, delta): all that have arrived since the last list.
@@ -110,12 +123,12 @@ class CompletionEndpoint:
     async def _respond(self, body: bytes, send: Send) -> None:
         start = time.monotonic()
         request = await asyncio.to_thread(validate, self._request_type, body, self._limits)
-        model, ids = await self._encode(request)
+        model, prompts = await self._encode(request)
         response_format = self._format_type(
             model.name, _fingerprint(model), model.generator.tokenizer,
             log_probabilities=request.num_logprobs is not None,
         )  # fmt: skip
-        stream = self._submit(model, request, ids)
+        stream = self._submit(model, request, prompts)
         self._metrics.prompt_tokens.inc(stream.prompt_tokens)
         try:
             if request.stream:
@@ -128,38 +141,43 @@ class CompletionEndpoint:
             model.scheduler.cancel(stream.jobs)
             self._metrics.request_latency.observe(time.monotonic() - start)
 
-    async def _encode(self, request: GenerationRequest) -> tuple[ServedModel, list[NDArray[np.int32]]]:
-        """Return the model and the ids of the prompts; long prompts are tokenized in a thread."""
+    async def _encode(self, request: GenerationRequest) -> tuple[ServedModel, list["_Prompt"]]:
+        """Return the model and the encoded prompts; long prompts are tokenized in a thread."""
         while True:
             model = self._served.find(request.model)
-            ids = await asyncio.to_thread(_encode, model, request)
+            prompts = await asyncio.to_thread(_encode, model, request, self._limits)
             if self._served.find(request.model) is model:  # no reload has replaced it meanwhile
-                return model, ids
+                return model, prompts
 
-    def _submit(
-        self, model: ServedModel, request: GenerationRequest, ids: Sequence[NDArray[np.int32]]
-    ) -> ResponseStream:
+    def _submit(self, model: ServedModel, request: GenerationRequest, prompts: Sequence["_Prompt"]) -> ResponseStream:
         events: asyncio.Queue[tuple[int, Delta | BaseException]] = asyncio.Queue()
 
         def job(index: int) -> Job:
+            prompt = prompts[index // request.n]
             sequence = SequenceRequest(
-                ids=ids[index // request.n], sampling=request.sampling, row=index % request.n, num_prefix_tokens=1,
+                ids=prompt.encoded.ids, sampling=request.sampling, row=index % request.n, num_prefix_tokens=1,
                 log_probabilities=request.num_logprobs is not None, alternatives=request.num_logprobs or 0,
             )  # fmt: skip
             completion = ServedCompletion(
-                model.generator.tokenizer, stops=request.stop, max_tokens=request.new_tokens(self._limits)
-            )
-            return Job(sequence, completion, lambda event: events.put_nowait((index, event)))
+                model.generator.tokenizer, stops=request.stop, max_tokens=request.new_tokens(self._limits),
+                prompt_characters=prompt.characters,
+            )  # fmt: skip
+            return Job(sequence, completion, lambda event: events.put_nowait((index, event)), prompt.echo)
 
-        jobs = [job(index) for index in range(len(ids) * request.n)]
+        jobs = [job(index) for index in range(len(prompts) * request.n)]
+        _require_capacity(len(jobs), self._limits)
         try:
             model.scheduler.submit(jobs)
         except QueueFullError as full:
-            message = "The queue is full. Try again later."
-            raise ApiError(message, status=429, code="rate_limit_exceeded", retry_after=full.seconds) from None
+            raise _rate_limit_error(full.seconds, self._limits) from None
         except ClosedError:
             raise ApiError("The server is shutting down.", status=503) from None
-        return ResponseStream(jobs, events, sum(len(prompt) - 1 for prompt in ids))
+        return ResponseStream(
+            jobs,
+            events,
+            prompt_tokens=sum(len(prompt.encoded.given_ids) for prompt in prompts),
+            dropped_messages=sum(prompt.encoded.dropped_messages for prompt in prompts),
+        )
 
     async def _send_whole(
         self, stream: ResponseStream, response_format: ResponseFormat, send: Send, start: float
@@ -170,19 +188,22 @@ class CompletionEndpoint:
             for index, delta in deltas:
                 choices[index].add(delta)
         body = _json(response_format.response(choices, usage(stream.prompt_tokens, stream.completion_tokens)))
-        await send({"type": "http.response.start", "status": 200, "headers": _JSON + _length(body)})
+        headers = _JSON + stream.headers + _length(body)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send(send, {"type": "http.response.body", "body": body})
 
     async def _send_stream(
         self, stream: ResponseStream, response_format: ResponseFormat, send: Send, start: float, *, include_usage: bool
     ) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM})
+        await send({"type": "http.response.start", "status": 200, "headers": _STREAM + stream.headers})
         first = [response_format.first_chunk(index) for index in range(len(stream.jobs))]
-        await self._send_events(send, [chunk for chunk in first if chunk])
+        unused = {"usage": None} if include_usage else {}  # OpenAI's clients expect the key in every chunk
+        await self._send_events(send, [{**chunk, **unused} for chunk in first if chunk])
         try:
             async for deltas in stream.deltas(self._deadline()):
                 self._observe_first(stream, start)
-                await self._send_events(send, [response_format.chunk(index, delta) for index, delta in deltas])
+                chunks = [response_format.chunk(index, delta) for index, delta in deltas]
+                await self._send_events(send, [{**chunk, **unused} for chunk in chunks])
         except ApiError as error:  # the status has been sent: the error is the last event
             log_server_error(error)
             await self._send_events(send, [error.body()])
@@ -216,39 +237,44 @@ class CompletionEndpoint:
             raise ClientDisconnectedError from None
 
 
-def _encode(model: ServedModel, request: GenerationRequest) -> list[NDArray[np.int32]]:
-    return [model.encode(prompt, request.truncate_prompt_tokens) for prompt in request.prompts]
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Encoded prompt and what the response says of it."""
+
+    encoded: EncodedPrompt
+    characters: int = 0
+    """Length of its text; 0 if no offsets are returned."""
+    echo: Echo | None = None
 
 
-async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
-    """Return the request body; its size is counted while it arrives.
-
-    Raises ApiError: 415 for another media type or a compressed body, 413 for a large one, 408 for a slow one.
-    """
-    headers = dict(scope["headers"])
-    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if media_type != b"application/json":
-        raise ApiError("The body must be sent as application/json.", status=415)
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise ApiError("The body must not be compressed.", status=415)
-    too_large = ApiError(f"The body is larger than {limits.body_bytes:,} bytes.", status=413)
-    if int(headers.get(b"content-length", b"0")) > limits.body_bytes:
-        raise too_large
-    body = bytearray()
+def _encode(model: ServedModel, request: GenerationRequest, limits: Limits) -> list[_Prompt]:
+    """Raises ApiError for a prompt that is too long, and for token ids outside the vocabulary."""
+    tokenizer, scored = model.generator.tokenizer, request.num_logprobs is not None
     try:
-        async with asyncio.timeout(limits.receive_timeout_seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return b""  # no client reads the response
-                body += message.get("body", b"")
-                if len(body) > limits.body_bytes:
-                    raise too_large
-                if not message.get("more_body"):
-                    return bytes(body)
-    except TimeoutError:
-        seconds = f"{limits.receive_timeout_seconds:g}"
-        raise ApiError(f"The body did not arrive within {seconds} seconds.", status=408) from None
+        require_vocab_biases(request.sampling, tokenizer.vocab_size)
+    except UsageError as error:
+        raise ApiError(str(error), param="logit_bias") from None
+
+    def prompt(encoded: EncodedPrompt) -> _Prompt:
+        if not (scored or request.echo):
+            return _Prompt(encoded)
+        text = PromptText.of(encoded.given_ids, tokenizer)
+        echo = Echo(text, encoded.ids, encoded.num_prefix_tokens, scored, request.num_logprobs or 0)
+        return _Prompt(encoded, len(text.text), echo if request.echo else None)
+
+    return [prompt(encoded) for encoded in request.encode(model.encoder, limits)]
+
+
+def _require_capacity(jobs: int, limits: Limits) -> None:
+    """Raise ApiError for a request that the queue never has space for, so that no client tries it again."""
+    if jobs > limits.jobs:
+        rule = f"The request asks for {jobs:,} completions; at most {limits.jobs:,} run or wait at once."
+        raise ApiError(f"{rule} {set_by('max_queue_size')} Send fewer prompts or a smaller n.", param="n")
+
+
+def _rate_limit_error(seconds: int, limits: Limits) -> ApiError:
+    rule = f"Rate limit reached: {limits.jobs:,} completions run or wait. Try again later."
+    return ApiError(f"{rule} {set_by('max_queue_size')}", status=429, code="rate_limit_exceeded", retry_after=seconds)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -7,10 +7,17 @@ from starlette.types import Receive, Scope, Send
 
 from fabella.errors import FabellaError
 from fabella.server.api_error import ApiError
-from fabella.server.completions import read_body
+from fabella.server.endpoints.request_body import read_body
 from fabella.server.limits import Limits
-from fabella.server.schema import ReloadRequest, validate
+from fabella.server.requests.json_body import Body, Text, validate
 from fabella.server.served_models import ServedModels
+
+
+class ReloadRequest(Body):
+    """Body of ``/reload``."""
+
+    model: Text = ""
+    """Name of the model; empty for the first one."""
 
 
 class ReloadEndpoint:

@@ -1,0 +1,1 @@
+"""Endpoints that take a request body."""

@@ -1,0 +1,1 @@
+"""Bodies of requests: validation, neutral values, and the prompts that they ask for."""

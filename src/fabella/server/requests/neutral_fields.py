@@ -1,0 +1,129 @@
+"""Fields that Fabella does not support, with the values that ask for nothing: clients send many of them unasked.
+
+A field that asks for something is refused by name instead of being ignored. The names are those of OpenAI's API, and
+of vLLM's and llama.cpp's servers, which the same clients talk to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsupportedField:
+    """Field that is accepted only with a value that does not change the answer."""
+
+    neutral: tuple[object, ...] = ()
+    """Values that ask for nothing, besides null and an empty string, list or object. 0 includes 0.0."""
+    same_as: str = ""
+    """Name of a field whose value this one may repeat."""
+    default: object = None
+    """Value of the field ``same_as`` if the request does not have it."""
+    any_value: bool = False
+    """True for a field that never changes the answer."""
+    accepts_empty: bool = True
+    """False if an empty value asks for something."""
+    hint: str = ""
+    """What to do instead; empty for: leave it out."""
+
+
+def asks_for_nothing(field: UnsupportedField, name: str, body: Mapping[str, object]) -> bool:
+    """Return whether the value of the field ``name`` leaves the answer unchanged."""
+    value = body[name]
+    if field.any_value or any(_equal(value, neutral) for neutral in field.neutral):
+        return True
+    if field.same_as and _equal(value, body.get(field.same_as, field.default)):
+        return True
+    return field.accepts_empty and is_empty(value)
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a value is null or an empty string, list or object."""
+    return value is None or value == "" or value == [] or value == {}
+
+
+def _equal(value: object, other: object) -> bool:
+    """Compare JSON values: 0 equals 0.0, but not false."""
+    return isinstance(value, bool) == isinstance(other, bool) and value == other
+
+
+_NO_EFFECT = UnsupportedField(any_value=True)
+_EMPTY = UnsupportedField()
+_OFF = UnsupportedField(neutral=(False,))
+_ZERO = UnsupportedField(neutral=(0,))
+_ONE = UnsupportedField(neutral=(1,))
+_TEXT_ONLY = "The models write plain text."
+
+_OPENAI = {
+    # Accounting and caching: no effect on the answer.
+    **dict.fromkeys(
+        ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+         "prompt_cache_retention", "prompt_cache_options", "parallel_tool_calls", "prediction"), _NO_EFFECT,
+    ),
+    "tools": UnsupportedField(hint="The models cannot call tools; leave it out."),
+    "tool_choice": UnsupportedField(neutral=("none", "auto"), hint="The models cannot call tools; leave it out."),
+    "functions": UnsupportedField(hint="The models cannot call functions; leave it out."),
+    "function_call": UnsupportedField(neutral=("none", "auto"), hint="The models cannot call functions."),
+    "response_format": UnsupportedField(neutral=({"type": "text"},), hint=f"{_TEXT_ONLY} Use {{'type': 'text'}}."),
+    "modalities": UnsupportedField(neutral=(["text"],), hint=_TEXT_ONLY),
+    "audio": UnsupportedField(hint=_TEXT_ONLY),
+    "reasoning_effort": UnsupportedField(neutral=("none",)),
+    "verbosity": UnsupportedField(neutral=("medium",)),
+    "web_search_options": UnsupportedField(accepts_empty=False),
+}  # fmt: skip
+_VLLM = {
+    **dict.fromkeys(
+        ("add_special_tokens", "spaces_between_special_tokens", "continue_final_message", "priority", "request_id",
+         "cache_salt"), _NO_EFFECT,
+    ),
+    **dict.fromkeys(
+        ("ignore_eos", "use_beam_search", "early_stopping", "include_stop_str_in_output", "return_token_ids",
+         "return_tokens_as_token_ids", "include_reasoning"), _OFF,
+    ),
+    **dict.fromkeys(
+        ("stop_token_ids", "allowed_token_ids", "bad_words", "logits_processors", "guided_json", "guided_regex",
+         "guided_choice", "guided_grammar", "structured_outputs", "chat_template", "documents", "prompt_logprobs"),
+        _EMPTY,
+    ),
+    "min_tokens": _ZERO,
+    "length_penalty": _ONE,
+    "skip_special_tokens": UnsupportedField(neutral=(True,)),
+    "detokenize": UnsupportedField(neutral=(True,)),
+    "add_generation_prompt": UnsupportedField(neutral=(True,)),
+    "chat_template_kwargs": UnsupportedField(neutral=({"enable_thinking": False}, {"thinking": False})),
+    "thinking": UnsupportedField(neutral=({"type": "disabled"}, False)),
+    "enable_thinking": _OFF,
+}  # fmt: skip
+_LLAMA_CPP = {
+    **dict.fromkeys(("cache_prompt", "id_slot", "slot_id", "keep_alive", "mirostat_tau", "mirostat_eta"), _NO_EFFECT),
+    **dict.fromkeys(
+        ("penalize_nl", "timings_per_token", "return_progress", "return_tokens", "post_sampling_probs"), _OFF
+    ),
+    **dict.fromkeys(
+        ("mirostat", "dynatemp_range", "xtc_probability", "dry_multiplier", "top_a", "n_keep", "n_probs", "min_keep"),
+        _ZERO,
+    ),
+    **dict.fromkeys(("typical_p", "tfs_z"), _ONE),
+    **dict.fromkeys(("grammar", "json_schema", "samplers"), _EMPTY),
+    "top_n_sigma": UnsupportedField(neutral=(-1,)),
+    "repeat_penalty": UnsupportedField(
+        neutral=(1,), same_as="repetition_penalty", hint="Use repetition_penalty."
+    ),
+    "n_predict": UnsupportedField(neutral=(-1,), same_as="max_tokens", hint="Use max_tokens."),
+}  # fmt: skip
+_SHARED = {**_OPENAI, **_VLLM, **_LLAMA_CPP}
+
+UNSUPPORTED_IN_COMPLETIONS: Mapping[str, UnsupportedField] = {
+    **_SHARED,
+    "suffix": UnsupportedField(hint="The models continue a prompt; leave it out."),
+    "best_of": UnsupportedField(neutral=(1,), same_as="n", default=1, hint="Use n, and choose by the logprobs."),
+    "max_completion_tokens": UnsupportedField(same_as="max_tokens", hint="Use max_tokens."),
+    "top_logprobs": UnsupportedField(neutral=(0,), same_as="logprobs", hint="Use logprobs, a number."),
+    "messages": UnsupportedField(hint="Send a prompt, or use /v1/chat/completions."),
+}
+UNSUPPORTED_IN_CHATS: Mapping[str, UnsupportedField] = {
+    **_SHARED,
+    "echo": UnsupportedField(neutral=(False,), hint="Use /v1/completions."),
+    "suffix": UnsupportedField(hint="The models continue the messages; leave it out."),
+    "best_of": UnsupportedField(neutral=(1,), same_as="n", default=1, hint="Use n, and choose by the logprobs."),
+    "prompt": UnsupportedField(hint="Send messages, or use /v1/completions."),
+}

@@ -1,0 +1,308 @@
+"""Requests for completions: fields, types, bounds and defaults."""
+
+import secrets
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, Self, cast
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from fabella.errors import UsageError
+from fabella.generation.sampling import SamplingParams
+from fabella.server.api_error import quote
+from fabella.server.limits import Limits, set_by
+from fabella.server.requests.chat_history import MESSAGE_SEPARATOR, select_messages
+from fabella.server.requests.json_body import Body, Text, require_encodable
+from fabella.server.requests.neutral_fields import UNSUPPORTED_IN_CHATS, UNSUPPORTED_IN_COMPLETIONS, UnsupportedField
+from fabella.server.requests.prompts import EncodedPrompt, Prompt, PromptEncoder
+
+DEFAULT_MAX_TOKENS = 200
+
+
+def _limits(info: ValidationInfo) -> Limits:
+    return cast("Limits", info.context)
+
+
+def _require_between(value: int, low: int, high: int, info: ValidationInfo, limit: str) -> int:
+    if not low <= value <= high:
+        rule = f"{info.field_name} must be at least {low:,} and at most {high:,}, not {quote(value)}."
+        raise ValueError(f"{rule} {set_by(limit)}" if limit and value > high else rule)
+    return value
+
+
+def _between(low: int, high: int) -> AfterValidator:
+    return AfterValidator(lambda value, info: _require_between(value, low, high, info, ""))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+def _limited_by(limit: str, low: int) -> AfterValidator:
+    """Require an integer from ``low`` to the field ``limit`` of ``Limits``."""
+
+    def check(value: int, info: ValidationInfo) -> int:
+        return _require_between(value, low, int(getattr(_limits(info), limit)), info, limit)
+
+    return AfterValidator(check)
+
+
+MaxTokens = Annotated[int, _limited_by("max_tokens", 1)]
+NumLogprobs = Annotated[int, _limited_by("log_probabilities", 0)]
+
+
+class StreamOptions(Body):
+    """Options of a streamed response."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+    """Accepted without effect: nothing is obfuscated."""
+    continuous_usage_stats: Literal[False] = False
+
+
+def _logit_bias(value: object) -> tuple[tuple[int, float], ...]:
+    """Parse OpenAI's form: an object with token ids as strings."""
+    if not isinstance(value, dict):
+        raise ValueError(f'logit_bias must be an object like {{"50": -100}}, not {quote(value)}.')
+    biases = sorted((_token_id(token), bias) for token, bias in cast("dict[str, object]", value).items())
+    try:
+        SamplingParams(logit_bias=cast("tuple[tuple[int, float], ...]", tuple(biases)))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return tuple((token, float(cast("float", bias))) for token, bias in biases)
+
+
+def _token_id(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 12 and str(int(text)) == text):
+        raise ValueError(f"logit_bias has the key {quote(text)}, which is not a token id.")
+    return int(text)
+
+
+class GenerationBody(Body):
+    """Fields that completions and chat completions share."""
+
+    model: Text = ""
+    """Name of the model; empty for the first one."""
+    n: Annotated[int, _limited_by("n", 1)] = 1
+    """Completions per prompt."""
+    max_tokens: MaxTokens | None = None
+    stop: Annotated[list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        default_factory=list[Text]
+    )
+    """Stop sequences: one string or a list of them."""
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    truncate_prompt_tokens: Annotated[int, _limited_by("prompt_tokens", -1)] = 0
+    """Keep the last tokens of a longer prompt: this many, or as many as fit for -1. 0 truncates no prompt."""
+    temperature: float = Field(1.0, allow_inf_nan=False)
+    top_p: float = Field(1.0, allow_inf_nan=False)
+    min_p: float = Field(0.0, allow_inf_nan=False)
+    repetition_penalty: float = Field(1.0, allow_inf_nan=False)
+    frequency_penalty: float = Field(0.0, allow_inf_nan=False)
+    presence_penalty: float = Field(0.0, allow_inf_nan=False)
+    logit_bias: Annotated[tuple[tuple[int, float], ...], PlainValidator(_logit_bias)] = ()
+    """Pairs of a token id and a bias, in the order of the ids."""
+    top_k: Annotated[int, _between(-1, 2**31 - 1)] = 0
+    """0 and -1 disable it."""
+    seed: Annotated[int, _between(-(2**63), 2**63 - 1)] = Field(default_factory=lambda: secrets.randbelow(2**31))
+
+    @field_validator("stop")
+    @classmethod
+    def _limit_stops(cls, stops: list[str], info: ValidationInfo) -> list[str]:
+        limits = _limits(info)
+        if len(stops) > limits.stops:
+            rule = f"stop has {len(stops):,} strings; at most {limits.stops} are allowed."
+            raise ValueError(f"{rule} {set_by('stops')}")
+        for stop in stops:
+            if not stop:
+                raise ValueError("A stop string is empty, and would end every text at once. Leave it out.")
+            if len(stop) > limits.stop_characters:
+                rule = f"A stop string has {len(stop):,} characters; at most {limits.stop_characters} are allowed."
+                raise ValueError(f"{rule} {set_by('stop_characters')}")
+        return stops
+
+    @field_validator("stream_options")
+    @classmethod
+    def _require_stream(cls, options: StreamOptions, info: ValidationInfo) -> StreamOptions:
+        if options.include_usage and not info.data.get("stream"):
+            raise ValueError("stream_options needs stream to be true.")
+        return options
+
+    @field_validator("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+    @classmethod
+    def _check_sampling(cls, value: float, info: ValidationInfo) -> float:
+        try:
+            SamplingParams(**{str(info.field_name): value})  # pyright: ignore[reportArgumentType]
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """Sampling parameters; a negative seed wraps around."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            logit_bias=self.logit_bias,
+            top_k=max(self.top_k, 0),
+            seed=self.seed % 2**63,
+        )
+
+    def new_tokens(self, limits: Limits) -> int:
+        """Return the maximum number of new tokens per completion."""
+        return min(DEFAULT_MAX_TOKENS, limits.max_tokens) if self.max_tokens is None else self.max_tokens
+
+
+def _is_ids(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in cast("list[object]", value))
+
+
+def _prompt(value: object) -> Prompt:
+    if _is_ids(value):
+        return cast("list[int]", value)
+    if not isinstance(value, str):
+        raise ValueError(f"prompt must be a string, a list of token ids, or a list of these, not {quote(value)}.")
+    return value
+
+
+def _prompts(value: object, info: ValidationInfo) -> list[Prompt]:
+    single = _is_ids(value) or not isinstance(value, list)
+    prompts = [_prompt(item) for item in _limited([value] if single else value, "prompt", "prompts", info)]
+    return [prompt if isinstance(prompt, list) else require_encodable(prompt, "prompt") for prompt in prompts]
+
+
+def _limited(values: object, name: str, limit: str, info: ValidationInfo) -> list[object]:
+    items, most = cast("list[object]", values), int(getattr(_limits(info), limit))
+    if not items:
+        raise ValueError(f"{name} is an empty list; give at least one item.")
+    if len(items) > most:
+        raise ValueError(f"{name} has {len(items):,} items; at most {most:,} are allowed. {set_by(limit)}")
+    return items
+
+
+class CompletionRequest(GenerationBody):
+    """Body of ``/v1/completions``."""
+
+    UNSUPPORTED: ClassVar = UNSUPPORTED_IN_COMPLETIONS
+
+    prompts: Annotated[list[Prompt], PlainValidator(_prompts)] = Field([""], alias="prompt")
+    """One prompt or a list of prompts; without one, generation starts at the beginning of a document."""
+    max_tokens: Annotated[int, _limited_by("max_tokens", 0)] | None = None
+    """0 only scores or echoes the prompt."""
+    logprobs: NumLogprobs | None = None
+    echo: bool = False
+    """Return the prompt before the completion; with ``logprobs``, also the log probabilities of its tokens."""
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives per token, at least 0; None without log probabilities."""
+        return self.logprobs
+
+    def encode(self, encoder: PromptEncoder, limits: Limits) -> list[EncodedPrompt]:
+        """Return the ids of all prompts. Raises ApiError for a prompt that is too long or has unknown ids."""
+        return [encoder.encode(prompt, self.truncate_prompt_tokens) for prompt in self.prompts]
+
+
+def _content(value: object) -> object:
+    """Join content parts into one string."""
+    if not isinstance(value, list):
+        return value
+    if not value:
+        raise ValueError("content is an empty list; give at least one part.")
+    return "".join(_part(part) for part in cast("list[object]", value))
+
+
+def _part(part: object) -> str:
+    fields = cast("dict[str, object]", part) if isinstance(part, dict) else {}
+    text = fields.get("text")
+    if fields.get("type") != "text" or not isinstance(text, str):
+        raise ValueError(f'A content part must have the form {{"type": "text", "text": "…"}}, not {quote(part)}.')
+    return text
+
+
+_NO_EFFECT_IN_MESSAGES = UnsupportedField(any_value=True)
+
+
+class ChatMessage(Body):
+    """A message. Its content is a string or a list of text parts; that of an assistant's message may be missing."""
+
+    UNSUPPORTED: ClassVar = dict.fromkeys(
+        # Fields of an answer that is sent back, of this server or of another one.
+        ("refusal", "annotations", "audio", "tool_calls", "function_call", "tool_call_id", "id", "reasoning",
+         "reasoning_content", "thinking_blocks", "provider_specific_fields", "images"), _NO_EFFECT_IN_MESSAGES,
+    )  # fmt: skip
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[Text, BeforeValidator(_content)] | None = None
+    name: Text = ""
+
+    @model_validator(mode="after")
+    def _require_content(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"The content of a message with the role {self.role} is missing.")
+        return self
+
+
+class ChatRequest(GenerationBody):
+    """Body of ``/v1/chat/completions``.
+
+    A base model knows no roles: the messages, joined by empty lines, are the prompt.
+    """
+
+    UNSUPPORTED: ClassVar = UNSUPPORTED_IN_CHATS
+
+    messages: list[ChatMessage]
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool = False
+    top_logprobs: NumLogprobs = 0
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _limit_messages(cls, messages: object, info: ValidationInfo) -> object:
+        return _limited(messages, "messages", "messages", info) if isinstance(messages, list) else messages
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _require_one_maximum(cls, number: int | None, info: ValidationInfo) -> int | None:
+        if number is not None and info.data.get("max_tokens") not in {None, number}:
+            raise ValueError("max_tokens and max_completion_tokens differ; send one of them.")
+        return number
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _require_logprobs(cls, number: int, info: ValidationInfo) -> int:
+        if number and not info.data.get("logprobs"):
+            raise ValueError("top_logprobs needs logprobs to be true.")
+        return number
+
+    @property
+    def echo(self) -> bool:
+        """A chat never echoes its messages."""
+        return False
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives per token, at least 0; None without log probabilities."""
+        return self.top_logprobs if self.logprobs else None
+
+    def encode(self, encoder: PromptEncoder, limits: Limits) -> list[EncodedPrompt]:
+        """Return the ids of the only prompt: the messages that fit, see ``select_messages``.
+
+        Raises ApiError if the last message alone is too long, and for any longer chat with the policy ``refuse``.
+        """
+        texts = [message.content for message in self.messages if message.content is not None]
+        kept = texts
+        if not self.truncate_prompt_tokens:
+            kept = select_messages(texts, encoder, new_tokens=self.new_tokens(limits), policy=limits.long_chats)
+        prompt = encoder.encode(MESSAGE_SEPARATOR.join(kept), self.truncate_prompt_tokens)
+        return [replace(prompt, dropped_messages=len(texts) - len(kept))]
+
+    def new_tokens(self, limits: Limits) -> int:
+        return super().new_tokens(limits) if self.max_completion_tokens is None else self.max_completion_tokens

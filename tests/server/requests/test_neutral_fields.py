@@ -1,0 +1,150 @@
+"""What asks for nothing is accepted in every spelling and changes nothing; all else is refused by name."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fabella.server.requests.neutral_fields import UNSUPPORTED_IN_CHATS, UNSUPPORTED_IN_COMPLETIONS
+from tests.server.stubs import InProcess, hashing, served_models
+
+TEXT_BODY = {"prompt": "Once", "max_tokens": 6, "seed": 1}
+CHAT_BODY = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 6, "seed": 1}
+PATHS = {"/v1/completions": TEXT_BODY, "/v1/chat/completions": CHAT_BODY}
+
+# Values of supported and unsupported fields that mean "no change".
+NEUTRAL: list[dict[str, Any]] = [
+    *({name: value} for name in ("frequency_penalty", "presence_penalty") for value in (0, 0.0, -0.0, None)),
+    *({"repetition_penalty": value} for value in (1, 1.0, None)),
+    *({"top_p": value} for value in (1, 1.0, None)), *({"min_p": value} for value in (0, 0.0)),
+    *({"top_k": value} for value in (0, -1)), *({"temperature": value} for value in (1, 1.0, None)),
+    *({"logit_bias": value} for value in ({}, None, {"5": 0}, {"5": 0.0})),
+    *({"stop": value} for value in ([], None)), *({"n": value} for value in (1, None)),
+    *({"stream_options": value} for value in ({}, None, {"include_usage": False})),
+    *({"best_of": value} for value in (1, 1.0, None)), {"suffix": None}, {"suffix": ""},
+    *({"tools": value} for value in ([], None)), *({"tool_choice": value} for value in ("auto", "none", None)),
+    {"functions": []}, {"function_call": "none"}, {"function_call": "auto"}, {"parallel_tool_calls": True},
+    {"parallel_tool_calls": False}, {"response_format": {"type": "text"}}, {"response_format": None},
+    {"modalities": ["text"]}, {"audio": None}, {"prediction": None}, {"reasoning_effort": "none"},
+    {"verbosity": "medium"}, {"web_search_options": None}, {"user": "me"}, {"metadata": {"a": "b"}}, {"store": True},
+    {"service_tier": "auto"}, {"safety_identifier": "x"}, {"prompt_cache_key": "x"},
+    {"prompt_cache_retention": "24h"},
+    {"ignore_eos": False}, {"min_tokens": 0}, {"min_tokens": 0.0}, {"stop_token_ids": []}, {"length_penalty": 1.0},
+    {"skip_special_tokens": True}, {"include_stop_str_in_output": False}, {"use_beam_search": False},
+    {"chat_template_kwargs": {}}, {"chat_template_kwargs": {"enable_thinking": False}}, {"guided_json": None},
+    {"add_special_tokens": True}, {"prompt_logprobs": None}, {"bad_words": []}, {"allowed_token_ids": None},
+    {"repeat_penalty": 1.0}, {"repeat_penalty": 1}, {"cache_prompt": True}, {"cache_prompt": False}, {"mirostat": 0},
+    {"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}, {"tfs_z": 1.0}, {"typical_p": 1}, {"grammar": ""},
+    {"n_predict": -1}, {"n_predict": 6}, {"dry_multiplier": 0.0}, {"xtc_probability": 0}, {"top_n_sigma": -1},
+    {"n_probs": 0}, {"timings_per_token": False}, {"id_slot": -1}, {"truncate_prompt_tokens": None}, {"echo": False},
+    # Fields that nobody knows, but that ask for nothing.
+    {"my_extension": None}, {"my_extension": {}}, {"my_extension": []}, {"my_extension": ""},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[InProcess]:
+    with InProcess(served_models(hashing())) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def plain(app: InProcess) -> dict[str, Any]:
+    """Answers without any further field."""
+    return {path: app.post(path, body).json["choices"] for path, body in PATHS.items()}
+
+
+@pytest.mark.fault("I8", cases=2 * len(NEUTRAL))
+def test_a_neutral_value_changes_nothing(app: InProcess, plain: dict[str, Any]) -> None:
+    for path, body in PATHS.items():
+        for more in NEUTRAL:
+            response = app.post(path, {**body, **more})
+            assert response.status == 200, (path, more, response.body)
+            assert response.json["choices"] == plain[path], (path, more)
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/completions", {"n": 3, "best_of": 3}), ("/v1/completions", {"n": 3, "best_of": 1}),
+        ("/v1/completions", {"max_completion_tokens": 6}), ("/v1/completions", {"logprobs": 2, "top_logprobs": 2}),
+        ("/v1/completions", {"repetition_penalty": 1.2, "repeat_penalty": 1.2}),
+        ("/v1/chat/completions", {"max_completion_tokens": 6}), ("/v1/chat/completions", {"logprobs": False}),
+        ("/v1/chat/completions", {"logprobs": False, "top_logprobs": 0}),
+        ("/v1/chat/completions", {"logprobs": None, "top_logprobs": None}),
+    ],
+)  # fmt: skip
+def test_a_value_may_repeat_another_field_of_the_request(app: InProcess, path: str, more: dict[str, Any]) -> None:
+    response = app.post(path, {**PATHS[path], **more})
+    assert response.status == 200, response.body
+
+
+# Values that would change the answer.
+ASKING: list[dict[str, Any]] = [
+    {"best_of": 4}, {"suffix": "end"}, {"tools": [{}]}, {"tool_choice": "required"}, {"functions": [{}]},
+    {"function_call": {"name": "f"}}, {"response_format": {"type": "json_object"}},
+    {"response_format": {"type": "json_schema", "json_schema": {}}}, {"modalities": ["text", "audio"]},
+    {"audio": {"voice": "a"}}, {"reasoning_effort": "high"}, {"verbosity": "low"}, {"web_search_options": {}},
+    {"ignore_eos": True}, {"min_tokens": 3}, {"stop_token_ids": [5]}, {"skip_special_tokens": False},
+    {"include_stop_str_in_output": True}, {"chat_template_kwargs": {"enable_thinking": True}},
+    {"guided_json": {"type": "object"}}, {"prompt_logprobs": 0}, {"repeat_penalty": 1.1}, {"mirostat": 2},
+    {"grammar": "root ::= 'a'"}, {"n_predict": 7}, {"dry_multiplier": 0.8}, {"min_tokens": False}, {"mirostat": False},
+    {"ignore_eos": 0},
+]  # fmt: skip
+
+
+@pytest.mark.fault("I8", cases=2 * len(ASKING))
+def test_a_value_that_changes_the_answer_is_refused_by_name(app: InProcess) -> None:
+    for path, body in PATHS.items():
+        for more in ASKING:
+            response, name = app.post(path, {**body, **more}), next(iter(more))
+            assert response.status == 400, (path, more, response.body)
+            assert (response.error["param"], response.error["code"]) == (name, "unsupported_parameter")
+            assert response.error["message"].startswith(f"{name} is not supported. ")
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/completions", {"messages": [{"role": "user"}]}), ("/v1/chat/completions", {"prompt": "a"}),
+        ("/v1/completions", {"max_completion_tokens": 7}), ("/v1/completions", {"top_logprobs": 2}),
+        ("/v1/chat/completions", {"echo": True}), ("/v1/completions", {"max_token": 5}),
+        ("/v1/chat/completions", {"max_completion_tokens": 7}),
+    ],
+)  # fmt: skip
+def test_a_field_of_the_other_endpoint_is_refused_by_name(app: InProcess, path: str, more: dict[str, Any]) -> None:
+    response = app.post(path, {**PATHS[path], **more})
+    assert response.status == 400, response.body
+    assert response.error["param"] == next(iter(more))
+
+
+def test_every_hint_is_a_sentence() -> None:
+    for fields in (UNSUPPORTED_IN_CHATS, UNSUPPORTED_IN_COMPLETIONS):
+        for name, field in fields.items():
+            assert not field.hint or (field.hint[0].isupper() and field.hint.endswith(".")), name
+
+
+def test_messages_of_an_earlier_answer_can_be_sent_back(app: InProcess) -> None:
+    """An answer of this server, of another one with tool calls, and of a client that adds fields of its own."""
+    answer = app.post("/v1/chat/completions", CHAT_BODY).json["choices"][0]["message"]
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    history = [
+        {"role": "user", "content": "Once"},
+        answer,
+        {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None, "annotations": []},
+        {"role": "tool", "content": "42", "tool_call_id": "1", "name": "f"},
+        {"role": "function", "content": "43", "name": "f"},
+        {"role": "assistant", "content": "a", "reasoning_content": "b", "provider_specific_fields": {"refusal": None}},
+        {"role": "user", "content": [{"type": "text", "text": "and then", "cache_control": {"type": "ephemeral"}}]},
+    ]
+    given = app.post("/v1/chat/completions", {**CHAT_BODY, "messages": history})
+    joined = "\n\n".join(["Once", answer["content"], "42", "43", "a", "and then"])
+    assert given.status == 200, given.body
+    expected = app.post("/v1/completions", {**TEXT_BODY, "prompt": joined}).json
+    assert given.json["choices"][0]["message"]["content"] == expected["choices"][0]["text"]
+
+
+def test_only_an_assistant_may_say_nothing(app: InProcess) -> None:
+    for role in ("user", "system", "tool"):
+        response = app.post("/v1/chat/completions", {**CHAT_BODY, "messages": [{"role": role, "content": None}]})
+        assert (response.status, "is missing" in response.error["message"]) == (400, True)
