@@ -81,7 +81,7 @@ def test_an_eos_token_that_was_a_plain_added_token_becomes_special() -> None:
 def test_an_unknown_eos_token_is_refused_with_the_special_tokens() -> None:
     with pytest.raises(
         TokenizerError,
-        match=r"has no EOS token '</s>'\. Set tokenizer\.eos_token to one of its special tokens: <\|endoftext\|>\.",
+        match=r"has no EOS token '</s>'\. Name one: --end-token TOKEN .*Its special tokens: <\|endoftext\|>\.",
     ):
         loaded({}, "</s>")
 
@@ -165,3 +165,34 @@ def test_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setitem(sys.modules, "huggingface_hub", FakeHub({"tokenizer.json": tmp_path / "tokenizer.json"}))
     tokenizer = loading.open_any("gpt2")
     assert tokenizer.fingerprint == trained("pretrained").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"tokenizer_config.json": {"eos_token": "[END]"}}, "[END]"),
+        ({"tokenizer_config.json": {"eos_token": {"content": "[END]", "lstrip": False}}}, "[END]"),
+        ({"special_tokens_map.json": {"sep_token": "[END]", "cls_token": "[CLS]"}}, "[END]"),
+        ({}, "</s>"),
+    ],
+)
+def test_the_files_of_a_tokenizer_say_what_ends_a_document(
+    tmp_path: Path, files: dict[str, Any], expected: str
+) -> None:
+    text = json.dumps(foreign_values(), ensure_ascii=False).replace(END, "</s>")
+    values = json.loads(text)
+    extra = {**values["added_tokens"][0], "content": "[END]", "id": 400}
+    values["added_tokens"].append(extra)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    ids = {"[END]": 400, "</s>": values["added_tokens"][0]["id"]}
+    assert pretrained.load(Pretrained(source=str(tmp_path))).eos_id == ids[expected]
+    assert pretrained.load(Pretrained(source=str(tmp_path), eos_token="</s>")).eos_id == ids["</s>"]
+
+
+def test_the_tokenizer_of_a_run_is_used_again_with_its_own_eos_token(tmp_path: Path) -> None:
+    for kind in ("bytes", "bpe", "sentencepiece", "pretrained"):
+        trained(kind).save(tmp_path / kind / "tokenizer")
+        again = pretrained.load(Pretrained(source=str(tmp_path / kind)))
+        assert again.fingerprint == trained(kind).fingerprint

@@ -12,17 +12,21 @@ from collections.abc import Iterator
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
+    Boilerplate,
     Column,
     DecodeErrorsOption,
     HoldoutFraction,
+    Limit,
     Separator,
     SourceArgument,
     decode_errors_of,
     read_source,
     require_fraction,
 )
+from fabella.config.data import Holdout, Source
+from fabella.data.prepare.corpus import default_validation
 from fabella.data.prepare.holdout import document_hash
-from fabella.data.prepare.splitting import holdout_rule
+from fabella.data.prepare.splitting import SourceSplit, SplitRule, holdout_rule
 from fabella.text.data_quality import DataQuality
 from fabella.text.read_report import ReadReport
 from fabella.text.source import describe, documents
@@ -36,18 +40,27 @@ def command(
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "replace",
-    held_out: HoldoutFraction = 0.01,
+    boilerplate: Boilerplate = "remove",
+    limit: Limit = 0,
+    held_out: HoldoutFraction = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    text = read_source(source, separator, column)
+    text = read_source(source, separator, column, boilerplate, limit)
     policy = decode_errors_of(decode_errors)
 
-    def read(notes: ReadReport) -> Iterator[str]:
-        return documents(text, decode_errors=policy, max_bad_lines=UNLIMITED_BAD_LINES, notes=notes)
+    def read(source: Source, notes: ReadReport) -> Iterator[str]:
+        return documents(source, decode_errors=policy, max_bad_lines=UNLIMITED_BAD_LINES, notes=notes)
 
-    rule = holdout_rule(read(ReadReport()), require_fraction(held_out))
     quality, notes = DataQuality(), ReadReport()
-    for document in read(notes):
+    validation = Holdout(fraction=require_fraction(held_out)) if held_out else default_validation(text)
+    if isinstance(validation, Holdout):
+        rule: SplitRule = holdout_rule(read(text, ReadReport()), validation.fraction)
+    else:
+        held = [(document, document_hash(document)) for document in read(validation.source, ReadReport())]
+        rule = SourceSplit((digest for _, digest in held), describe(validation.source))
+        for document, digest in held:
+            quality.add(document, digest, True)
+    for document in read(text, notes):
         for part in rule.assign(document, document_hash(document)):
             quality.add(part.text, part.digest, part.held_out)
     report = quality.report(notes=notes)

@@ -18,20 +18,25 @@ import typer
 from fabella.cli.output import print_json, print_result
 from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
+    Boilerplate,
     Column,
     DecodeErrorsOption,
+    EndToken,
     HoldoutFraction,
+    Limit,
     MaxBadLines,
+    MaxLostCharacters,
     Separator,
     SourceArgument,
     decode_errors_of,
     read_source,
     require_fraction,
+    tokenizer_of,
 )
 from fabella.config.data import DataConfig, Holdout, Packed, ValidationSource
 from fabella.data.dataset import Split, TokenizedDataset
+from fabella.data.prepare.corpus import default_validation
 from fabella.data.prepare.pipeline import prepare
-from fabella.tokenizers import loading
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 
 
@@ -43,23 +48,30 @@ def command(
         typer.Option(help="Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], the path of one, or a hub name."),
     ] = "bpe:4096",
     validation: Annotated[str, typer.Option(help="Separate text source for validation.")] = "",
-    held_out: HoldoutFraction = 0.01,
+    held_out: HoldoutFraction = 0.0,
     context_length: Annotated[
         int, typer.Option(min=1, help="Context length of the model in tokens, for the data quality report.")
     ] = 256,
+    end_token: EndToken = "",
+    max_lost_characters: MaxLostCharacters = 0.0001,
     separator: Separator = "auto",
     column: Column = "auto",
+    boilerplate: Boilerplate = "remove",
+    limit: Limit = 0,
     decode_errors: DecodeErrorsOption = "strict",
     max_bad_lines: MaxBadLines = 0,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 means one per core.")] = 0,
     as_json: AsJson = False,
 ) -> None:
+    text = read_source(source, separator, column, boilerplate, limit)
     data = DataConfig(
-        source=read_source(source, separator, column),
+        source=text,
         validation=(
-            ValidationSource(source=read_source(validation, separator, column))
+            ValidationSource(source=read_source(validation, separator, column, boilerplate))
             if validation
             else Holdout(fraction=require_fraction(held_out))
+            if held_out
+            else default_validation(text)
         ),
         sequences=Packed(length=context_length, stride=context_length),
         decode_errors=decode_errors_of(decode_errors),
@@ -67,7 +79,8 @@ def command(
     )
     start = time.monotonic()
     with PrepareProgressLine() as line:
-        dataset = prepare(data, loading.parse(tokenizer), out, workers=workers, progress=line)
+        config = tokenizer_of(tokenizer, end_token, max_lost_characters)
+        dataset = prepare(data, config, out, workers=workers, progress=line)
     if as_json:
         print_json(_to_json(dataset, time.monotonic() - start))
     else:

@@ -21,7 +21,16 @@ import typer
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed
-from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, text_overrides
+from fabella.cli.text_options import (
+    Boilerplate,
+    Column,
+    DecodeErrorsOption,
+    EndToken,
+    Limit,
+    Separator,
+    text_overrides,
+    tokenizer_settings,
+)
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import require_divisible
 from fabella.engine.rank import RankInfo, current_rank
@@ -33,6 +42,7 @@ from fabella.training.distributed_run import LaunchPlan, run_distributed, start_
 from fabella.training.session import TrainResult
 from fabella.training.setup.request import TrainRequest, common_settings, engine_of, prepare_data, resolve_request
 
+TOKENIZER = "bytes, bpe[:SIZE], sentencepiece[:SIZE], or an existing tokenizer: a path, a run, or a hub name."
 DEVICES = "Devices of this machine to train on, one process each: a number, or auto."
 
 
@@ -44,6 +54,10 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.")] = None,
     separator: Separator = "auto",
     column: Column = "auto",
+    boilerplate: Boilerplate = "remove",
+    limit: Limit = 0,
+    tokenizer: Annotated[str, typer.Option(help=TOKENIZER)] = "",
+    end_token: EndToken = "",
     decode_errors: DecodeErrorsOption = "",
     steps: Annotated[int, typer.Option(help="Training steps; by default the length of the config.", min=0)] = 0,
     epochs: Epochs = None,
@@ -59,7 +73,8 @@ def command(
 ) -> None:
     if not what:
         raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
-    settings = text_overrides(separator, column, decode_errors, validation=bool(validation))
+    settings = text_overrides(separator, column, decode_errors, boilerplate, limit, validation=bool(validation))
+    settings += tokenizer_settings(tokenizer, end_token)
     settings += common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(
         what=what,

@@ -36,7 +36,10 @@ class Pretrained(ConfigModel):
     source: str = Field(
         description="tokenizer.json, .model, hub name, or directory with tokenizer.json or vocab.json and merges.txt"
     )
-    eos_token: str = Field(default="<|endoftext|>", description="token that ends a document")
+    eos_token: str = Field(default="", description="token that ends a document; empty for that of its own files")
+    max_lost_characters: float = Field(
+        default=0.0001, ge=0.0, le=1.0, description="share of the characters that it may lose, 0 to 1"
+    )
 
 
 TokenizerConfig = Annotated[Bytes | BPE | SentencePiece | Pretrained, Field(discriminator="kind")]

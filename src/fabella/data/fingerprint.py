@@ -101,8 +101,11 @@ def _tokenizer_files(tokenizer: TokenizerConfig) -> list[tuple[str, str]]:
     if not isinstance(tokenizer, Pretrained) or not Path(tokenizer.source).expanduser().exists():
         return []
     path = Path(tokenizer.source).expanduser()
-    names = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model")
-    files = [path / name for name in names] if path.is_dir() else [path]
+    names = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "fabella.json")
+    about = ("tokenizer_config.json", "special_tokens_map.json")
+    folders = [path, path / "tokenizer"] if path.is_dir() else []
+    files = [folder / name for folder in folders for name in (*names, *about)]
+    files = files or [path, *(path.with_name(name) for name in about)]
     return [(file.name, sha256_of(file)) for file in files if file.is_file()]
 
 

@@ -59,6 +59,11 @@ def iter_chunks(source: Leaf, policy: DecodePolicy, shuffled: ShuffledRange, cur
 
 
 def _of_files(source: FilesSource, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str) -> Iterator[Chunk]:
+    if source.limit:
+        raise TextError(
+            "data.source.limit needs the documents in one order, which a stream does not have.",
+            hint="Leave out --limit, or data.mode.kind=streaming.",
+        )
     files = file_set.open_file_set(source)
     return _in_order(len(files.paths), lambda n: files.documents(files.paths[n], policy), shuffled, cursor)
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from fabella.config.data import BPE, Bytes, Pretrained, SentencePiece, TokenizerConfig
 from fabella.errors import ConfigError, TokenizerError
-from fabella.tokenizers import bpe, metadata, pretrained, sentencepiece, untrusted
+from fabella.tokenizers import bpe, metadata, pretrained, sentencepiece
 from fabella.tokenizers.bytes import ByteTokenizer
-from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
 
 KINDS = ("bytes", "bpe", "sentencepiece", "pretrained")
@@ -38,12 +37,7 @@ def load(directory: Path) -> Tokenizer:
         raise TokenizerError(
             f"Unknown kind of tokenizer {record.kind!r} in {directory}. Choose from: {', '.join(KINDS)}."
         )
-    if record.kind == "bytes":
-        return ByteTokenizer()
-    if (directory / metadata.MODEL_FILE).exists():
-        return SentencePieceTokenizer(record.kind, untrusted.read(directory / metadata.MODEL_FILE), record.eos_token)
-    path = directory / metadata.JSON_FILE
-    return pretrained.from_json(untrusted.read(path), record.eos_token, str(path), record.kind)
+    return pretrained.from_saved(directory)
 
 
 def open_any(source: str) -> Tokenizer:

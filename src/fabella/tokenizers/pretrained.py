@@ -8,14 +8,19 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from fabella.config.data import Pretrained
 from fabella.errors import TokenizerError
-from fabella.tokenizers import untrusted
+from fabella.tokenizers import metadata, untrusted
+from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.huggingface import HuggingFaceTokenizer
 from fabella.tokenizers.sentencepiece import SentencePieceTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
-from fabella.tokenizers.vocab_bytes import token_ids
+from fabella.tokenizers.vocab_bytes import BYTE_PIECE, token_ids
 
 KIND = "pretrained"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+USUAL_EOS_TOKENS = (
+    "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]", "<EOS>",
+)  # fmt: skip
+"""Tokens that end a document, the first that a tokenizer has, if its files name none."""
 FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -23,7 +28,8 @@ def load(config: Pretrained) -> Tokenizer:
     """Load the tokenizer of a file, a directory or a hub name. Raises TokenizerError."""
     path = Path(config.source).expanduser()
     if path.exists():
-        return _from_path(path, config.eos_token)
+        saved = next((folder for folder in (path, path / "tokenizer") if (folder / metadata.NAME).is_file()), None)
+        return from_saved(saved, config.eos_token) if saved else _from_path(path, config.eos_token)
     if HUB_NAME.fullmatch(config.source) and path.suffix.lower() not in (".json", ".model", ".txt"):
         return _from_path(_downloaded(config.source), config.eos_token)
     raise TokenizerError(
@@ -38,7 +44,8 @@ def _from_path(path: Path, eos_token: str) -> Tokenizer:
         if path.is_dir():
             raise TokenizerError(f"{path} contains no tokenizer.", hint=f"It needs one of: {', '.join(FILES)}.")
     if path.suffix == ".model":
-        return from_model(untrusted.read(path), eos_token)
+        return from_model(untrusted.read(path), eos_token or eos_of_files(path.parent))
+    eos_token = eos_token or eos_of_files(path.parent)
     if path.name == "vocab.json":
         return from_gpt2_files(path, path.with_name("merges.txt"), eos_token)
     return from_json(untrusted.read(path), eos_token, str(path))
@@ -48,15 +55,46 @@ def from_json(data: bytes, eos_token: str, name: str, kind: str = KIND) -> Huggi
     """Return a tokenizer from the bytes of a ``tokenizer.json``; errors name the file ``name``."""
     values = untrusted.checked(data, name)
     added = values.get("added_tokens") or []
-    if eos_token not in token_ids(values["model"]) and eos_token not in [token["content"] for token in added]:
-        specials = ", ".join(token["content"][:50] for token in added if token["special"])
+    known = {*token_ids(values["model"]), *(token["content"] for token in added)}
+    eos_token = eos_token or next((token for token in USUAL_EOS_TOKENS if token in known), "")
+    if eos_token not in known:
+        specials = [token["content"] for token in added if token["special"]]
+        listed = ", ".join(token[:50] for token in specials if not BYTE_PIECE.fullmatch(token))[:500]
+        what = f"has no EOS token {eos_token!r}" if eos_token else "does not say which token ends a document"
         raise TokenizerError(
-            f"{name} has no EOS token {eos_token!r}.",
-            hint=f"Set tokenizer.eos_token to one of its special tokens: {specials[:500]}."
-            if specials
-            else "Set tokenizer.eos_token to one of its tokens.",
+            f"{name} {what}.",
+            hint=f"Name one: --end-token TOKEN (train: tokenizer.eos_token=TOKEN). Its special tokens: {listed}."
+            if listed
+            else "Name one of its tokens: --end-token TOKEN (train: tokenizer.eos_token=TOKEN).",
         )
     return HuggingFaceTokenizer(kind, data.decode(), eos_token, values)
+
+
+def from_saved(directory: Path, eos_token: str = "") -> Tokenizer:
+    """Return a tokenizer that Fabella saved, of any kind, with its own EOS token unless another one is given."""
+    record = metadata.read(directory)
+    if record.kind == "bytes":
+        return ByteTokenizer()
+    path = directory / metadata.MODEL_FILE
+    if path.exists():
+        return SentencePieceTokenizer(record.kind, untrusted.read(path), eos_token or record.eos_token)
+    path = directory / metadata.JSON_FILE
+    return from_json(untrusted.read(path), eos_token or record.eos_token, str(path), record.kind)
+
+
+def eos_of_files(directory: Path) -> str:
+    """Return the EOS token that tokenizer_config.json or special_tokens_map.json names; empty without one."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = directory / name
+        if not path.is_file():
+            continue
+        values = untrusted.parse(untrusted.read(path), str(path))
+        for key in ("eos_token", "sep_token"):
+            token = values.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str) and token:
+                return token
+    return ""
 
 
 def from_model(data: bytes, eos_token: str) -> SentencePieceTokenizer:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from fabella.config.data import (
     BPE,
@@ -122,11 +123,34 @@ def test_a_vocabulary_beyond_16_bits(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_changes_text_is_reported(tmp_path: Path) -> None:
     (tmp_path / "foreign.model").write_bytes(model())
-    made = prepare(data(), Pretrained(source=str(tmp_path / "foreign.model")), tmp_path / "out")
+    foreign = Pretrained(source=str(tmp_path / "foreign.model"), max_lost_characters=1.0)
+    made = prepare(data(), foreign, tmp_path / "out")
     assert made.tokenizer.kind == pretrained.KIND
-    assert (
-        "the tokenizer changes text: 60 of the first 60 documents differ after a round trip" in made.manifest["notes"]
-    )
+    assert "The tokenizer changes line ends in 60 of 60 documents." in made.manifest["notes"]
+
+
+@pytest.mark.fault("I7", cases=2)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_characters_that_a_tokenizer_loses_are_counted_to_the_end_and_refused(
+    tmp_path: Path, small_chunks: None, workers: int
+) -> None:
+    """A byte-level BPE without the whole byte alphabet drops what it did not see, without a word."""
+    english = [words(number, 30) for number in range(60)]
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    library.train_from_iterator(english, trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"]))
+    library.save(str(tmp_path / "tokenizer.json"))
+    of = data(lines(tmp_path / "a.txt", [*english, *(f"从前有一只狐狸{number}" for number in range(20))]))
+    strict = Pretrained(source=str(tmp_path / "tokenizer.json"))
+    with pytest.raises(
+        TokenizerError, match=r"loses 1\d\d of [\d,]+ characters .*: it has no tokens for them"
+    ) as error:
+        prepare(of, strict, tmp_path / "out", workers=workers)
+    assert "--tokenizer bpe:4096" in error.value.hint
+    assert not (tmp_path / "out").exists()
+    lenient = strict.model_copy(update={"max_lost_characters": 1.0})
+    made = prepare(of, lenient, tmp_path / "out", workers=workers)
+    assert any(note.startswith("The tokenizer loses 1") for note in made.manifest["notes"])
 
 
 def test_training_documents_that_are_in_the_validation_source_are_dropped_and_counted(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def test_a_worker_tokenizes_until_its_input_ends(tmp_path: Path) -> None:
     trained("bpe").save(tmp_path)
     with ChildProcess(worker.__name__, {"tokenizer": str(tmp_path), "dtype": "<u2"}) as process:
         for text in corpus()[:3]:
-            ids, lengths, sizes = process.request(text.encode(), b"")
+            ids, lengths, sizes, _ = process.request(text.encode(), b"")
             expected = [*trained("bpe").encode(text).tolist(), trained("bpe").eos_id, trained("bpe").eos_id]
             assert np.frombuffer(ids, "<u2").tolist() == expected
             assert np.frombuffer(lengths, np.int64).tolist() == [len(expected) - 1, 1]

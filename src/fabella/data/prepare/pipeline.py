@@ -12,22 +12,22 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fabella
-from fabella.config.data import DataConfig, TokenizerConfig
+from fabella.config.data import DataConfig, Pretrained, TokenizerConfig
 from fabella.data.dataset import FORMAT, KIND, SPLITS, Split, SplitRecord, TokenizedDataset, dtype_for, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, text_fingerprint
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.progress import PrepareProgress, Report
+from fabella.data.prepare.round_trip import KINDS as CHANGES
+from fabella.data.prepare.round_trip import Counts, describe_changes, require_few_lost
 from fabella.data.prepare.shard_writer import SplitWriter
-from fabella.data.prepare.tokenize import TokenizedDocuments, encode
 from fabella.data.prepare.train_tokenizer import train_tokenizer
-from fabella.data.prepare.worker_pool import WorkerPool
+from fabella.data.prepare.worker_pool import encode_chunks
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError, StorageError, TrainingInterrupted
 from fabella.storage import MANIFEST, atomic_dir, read_manifest, storage_errors
@@ -136,7 +136,9 @@ def _write(
     corpus = Corpus(data, report)
     tokenizer, remarks = train_tokenizer(corpus, config, report)
     tokenizer.save(directory / "tokenizer")
-    records = _encode(corpus, tokenizer, directory, quality, workers)
+    records, changes = _encode(corpus, tokenizer, directory, quality, workers)
+    if isinstance(config, Pretrained):
+        require_few_lost(changes, config.max_lost_characters)
     require_unchanged(before, data)
     _require_sequences(directory, records, data, tokenizer)
     manifest = {
@@ -152,7 +154,7 @@ def _write(
             "end": tokenizer.eos_id,
         },
         "dtype": dtype_for(tokenizer.vocab_size).name,
-        "notes": [*corpus.messages(), *remarks],
+        "notes": [*corpus.messages(), *remarks, *describe_changes(changes)],
         **{name: record.model_dump(mode="json") for name, record in records.items()},
     }
     return manifest, corpus
@@ -167,22 +169,26 @@ def _data_entries(data: DataConfig) -> dict[str, Any]:
 
 def _encode(
     corpus: Corpus, tokenizer: Tokenizer, directory: Path, quality: DataQuality, workers: int
-) -> dict[str, SplitRecord]:
-    """Write both splits."""
+) -> tuple[dict[str, SplitRecord], Counts]:
+    """Write both splits; return their records, and what the tokenizer changes in the text."""
+    changes = np.zeros(CHANGES, np.int64)
     dtype = dtype_for(tokenizer.vocab_size)
     held_out: deque[list[bool]] = deque()
     chunks = _chunks(corpus, quality, held_out)
     with ExitStack() as stack:
         train, validation = (stack.enter_context(SplitWriter(directory / name, dtype)) for name in SPLITS)
-        for encoded in _encoded(chunks, tokenizer, directory / "tokenizer", dtype, workers):
+        for encoded in encode_chunks(
+            chunks, tokenizer, directory / "tokenizer", dtype, workers, first=CHUNKS_WITHOUT_WORKERS
+        ):
             quality.add_token_counts(encoded.lengths)
+            changes += encoded.changes
             in_validation = np.array(held_out.popleft())
             validation.append(encoded.select(in_validation))
             train.append(encoded.select(~in_validation))
     for name, split in zip(SPLITS, (train, validation), strict=True):
         if not split.documents:
             raise DataError(f"No {name} document is left.", hint="Use more text, or another validation source.")
-    return {"train": train.record(), "validation": validation.record()}
+    return {"train": train.record(), "validation": validation.record()}, changes
 
 
 def _chunks(corpus: Corpus, quality: DataQuality, held_out: deque[list[bool]]) -> Iterator[list[str]]:
@@ -202,20 +208,6 @@ def _chunks(corpus: Corpus, quality: DataQuality, held_out: deque[list[bool]]) -
     if texts:
         held_out.append(splits)
         yield texts
-
-
-def _encoded(
-    chunks: Iterator[list[str]], tokenizer: Tokenizer, directory: Path, dtype: "np.dtype[Any]", workers: int
-) -> Iterator[TokenizedDocuments]:
-    """Yield the encoded chunks in order: the first few in this process, the others by ``workers`` processes."""
-    documents = 0
-    for texts in islice(chunks, None if workers == 1 else CHUNKS_WITHOUT_WORKERS):
-        documents += len(texts)
-        yield encode(tokenizer, texts, dtype)
-    next_chunk = next(chunks, None)
-    if next_chunk is not None:
-        with WorkerPool(directory, dtype, workers) as pool:
-            yield from pool.encode(chain([next_chunk], chunks), first=documents)
 
 
 def _require_sequences(

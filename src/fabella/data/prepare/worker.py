@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 from fabella.data.child_process import Frame, Handler, serve
-from fabella.data.prepare.tokenize import encode
+from fabella.data.prepare.tokenize import encode, round_trip
 from fabella.tokenizers import loading
 
 
 def open_handler(request: dict[str, Any]) -> Handler:
-    """Load the tokenizer at ``request["tokenizer"]``; the handler maps UTF-8 texts to ids, lengths and sizes."""
+    """Load the tokenizer at ``request["tokenizer"]``; the handler maps UTF-8 texts to their tokens."""
     tokenizer, dtype = loading.load(Path(request["tokenizer"])), np.dtype(request["dtype"])
+    compare = round_trip(tokenizer)
 
     def handle(texts: Frame) -> Sequence[memoryview]:
-        encoded = encode(tokenizer, [text.decode() for text in texts], dtype)
-        return encoded.ids.data, encoded.lengths.data, encoded.sizes.data
+        encoded = encode(tokenizer, [text.decode() for text in texts], dtype, compare)
+        return encoded.ids.data, encoded.lengths.data, encoded.sizes.data, encoded.changes.data
 
     return handle
 

@@ -4,6 +4,7 @@ import queue
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,8 +12,9 @@ import numpy as np
 
 from fabella.data.child_process import ChildExitedError, ChildProcess
 from fabella.data.prepare import worker
-from fabella.data.prepare.tokenize import TokenizedDocuments
+from fabella.data.prepare.tokenize import TokenizedDocuments, encode, round_trip
 from fabella.errors import DataError, TokenizerError
+from fabella.tokenizers.tokenizer import Tokenizer
 from fabella.tokenizers.vocab_bytes import utf8
 
 TIMEOUT_SECONDS = 60.0
@@ -77,7 +79,7 @@ class WorkerPool:
         child = self._idle.get()
         chunk.worker = child
         try:
-            ids, lengths, sizes = child.request(*chunk.texts)
+            ids, lengths, sizes, changes = child.request(*chunk.texts)
         except ChildExitedError as error:
             raise WorkerEndedError(
                 f"{child} exited ({error.status}) while encoding {chunk}.",
@@ -89,9 +91,8 @@ class WorkerPool:
         finally:
             # A worker that has exited goes back, too: its next chunk fails at once instead of waiting.
             self._idle.put(child)
-        return TokenizedDocuments(
-            np.frombuffer(ids, self._dtype), np.frombuffer(lengths, np.int64), np.frombuffer(sizes, np.int64)
-        )
+        counts = (np.frombuffer(values, np.int64) for values in (lengths, sizes, changes))
+        return TokenizedDocuments(np.frombuffer(ids, self._dtype), *counts)
 
     def _result(self, future: "Future[TokenizedDocuments]", chunk: "_Chunk") -> TokenizedDocuments:
         seconds = self._timeout + chunk.bytes / SLOWEST_BYTES_PER_SECOND
@@ -113,6 +114,30 @@ class WorkerPool:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for child in self._workers:
             child.close()
+
+
+def encode_chunks(
+    chunks: Iterator[list[str]],
+    tokenizer: Tokenizer,
+    directory: Path,
+    dtype: "np.dtype[Any]",
+    workers: int,
+    *,
+    first: int,
+) -> Iterator[TokenizedDocuments]:
+    """Yield the encoded chunks in order: the ``first`` ones in this process, the others by ``workers`` processes.
+
+    ``directory``: where ``tokenizer`` is saved.
+    """
+    documents = 0
+    compare = round_trip(tokenizer)
+    for texts in islice(chunks, None if workers == 1 else first):
+        documents += len(texts)
+        yield encode(tokenizer, texts, dtype, compare)
+    next_chunk = next(chunks, None)
+    if next_chunk is not None:
+        with WorkerPool(directory, dtype, workers) as pool:
+            yield from pool.encode(chain([next_chunk], chunks), first=documents)
 
 
 class _Chunk:

@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from fabella.config.data import Pretokenized, Source
+from fabella.config.data import FilesSource, Pretokenized, Source, ValidationSource
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint
 from fabella.data.modes.mode import data_mode
@@ -133,7 +133,15 @@ def engine_of(request: TrainRequest) -> str:
 
 def _resolved(run: RunConfig, prepared: TokenizedDataset | None) -> RunConfig:
     """Return the config with its data section as the data mode stores it. Raise ConfigError if the mode does."""
-    return run.model_copy(update={"data": data_mode(run.data.mode.kind).resolve(run.data, prepared)})
+    data = run.data
+    validation = data.validation
+    if isinstance(validation, ValidationSource) and isinstance(data.source, FilesSource):
+        separate = validation.source
+        if isinstance(separate, FilesSource) and separate.paths == data.source.paths:
+            # The validation files of the same directory are read with the same options.
+            separate = data.source.model_copy(update={"split": separate.split, "limit": 0})
+            data = data.model_copy(update={"validation": ValidationSource(source=separate)})
+    return run.model_copy(update={"data": data_mode(data.mode.kind).resolve(data, prepared)})
 
 
 def _changes(request: TrainRequest, prepared: TokenizedDataset | None) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""What an imported tokenizer changes is named by its kind, and lost characters are counted."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from fabella.data.prepare.round_trip import RoundTrip, describe_changes, lost_share, require_few_lost
+from fabella.errors import TokenizerError
+from fabella.tokenizers.bytes import ByteTokenizer
+
+BYTES = RoundTrip(ByteTokenizer())
+
+
+def counts_of(pairs: Sequence[tuple[str, str]]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """Counts of texts whose tokens say something else."""
+    said = [np.frombuffer(decoded.encode(), np.uint8) for _, decoded in pairs]
+    return BYTES.count([text.encode() for text, _ in pairs], said)
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded", "sentence"),
+    [
+        ("a fox", " a fox", "The tokenizer changes a space at the start or the end in 1 of 1 documents."),
+        ("a fox\nran", "a fox ran", "The tokenizer changes line ends in 1 of 1 documents."),
+        ("a  fox", "a fox", "The tokenizer changes spaces and tabs in 1 of 1 documents."),
+        ("A Fox", "a fox", "The tokenizer changes upper case or accents in 1 of 1 documents."),
+        ("café", "cafe", "The tokenizer changes upper case or accents in 1 of 1 documents."),
+        ("狐狸 ran", "\ufffd ran", "The tokenizer loses 2 of 6 characters (33 %): it has no tokens for them."),
+    ],
+)
+def test_each_kind_of_change_has_its_own_words(text: str, decoded: str, sentence: str) -> None:
+    assert list(describe_changes(counts_of([(text, decoded)]))) == [sentence]
+
+
+def test_what_comes_back_is_counted_in_silence() -> None:
+    counts = counts_of([("a fox", "a fox"), ("狐狸", "狐狸")])
+    assert not list(describe_changes(counts))
+    assert lost_share(counts) == 0.0
+    require_few_lost(counts, 0.0)
+
+
+def test_lost_characters_beyond_the_limit_are_refused_with_a_tokenizer_that_loses_nothing() -> None:
+    counts = counts_of([("a fox", "a fox")] * 999 + [("狐狸", "")])
+    require_few_lost(counts, 0.001)
+    with pytest.raises(TokenizerError, match="--tokenizer bpe:4096"):
+        require_few_lost(counts, 0.0001)
