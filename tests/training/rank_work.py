@@ -36,35 +36,35 @@ from fabella.training.loop import Progress
 from tests.training import tiny
 
 NEXT_BATCH_FAILS = ("no batch comes", "batches end")
-"""Failures from the next step on, like NaN, which is in every gradient."""
+"""Failures that begin at the next batch."""
 step = TorchEngine.step
 
 
-class Strike:
-    """A callback: send a signal or raise an error at one step of one process, but not again after a restart."""
+class Failure:
+    """A callback that sends a signal or fails at one step of one rank, but not again after a restart."""
 
-    def __init__(self, place: RankInfo, step: int, rank: int, what: str) -> None:
-        self.place, self.step, self.rank, self.what = place, step, rank, what
-        self.struck = False
+    def __init__(self, rank_info: RankInfo, step: int, rank: int, what: str) -> None:
+        self.rank_info, self.step, self.rank, self.what = rank_info, step, rank, what
+        self.triggered = False
         self.model = torch.nn.Module()
-        """Model of the engine, from its first step on"""
+        """Model of the engine, set at its first step."""
 
     def fed(self, run: RunConfig, data: TokenizedDataset, progress: Progress) -> Generator[Batch]:
-        """Yield the batches of a run. After the strike, block or end."""
+        """Yield the batches of a run. After the failing step, block or end."""
         with closing(batches_from(run, data, progress)) as batches:
             for batch in batches:
-                if self.struck and self.what == "no batch comes":
+                if self.triggered and self.what == "no batch comes":
                     threading.Event().wait()
-                if self.struck and self.what == "batches end":
+                if self.triggered and self.what == "batches end":
                     return
                 yield batch
 
-    def spoil(self, gradient: Tensor) -> Tensor:
+    def make_nan(self, gradient: Tensor) -> Tensor:
         """Make a local gradient NaN."""
         return gradient * torch.nan
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        if (progress.step, self.place.rank) != (self.step, self.rank) or self.place.restart_count:
+        if (progress.step, self.rank_info.rank) != (self.step, self.rank) or self.rank_info.restart_count:
             return
         if self.what == "full disk":
             raise DiskFullError("disk full: nothing free.")
@@ -72,10 +72,10 @@ class Strike:
             raise ZeroDivisionError("a bug")
         if self.what == "NaN":  # on this rank only, before the all-reduce
             for parameter in self.model.parameters():
-                parameter.register_hook(self.spoil)
+                parameter.register_hook(self.make_nan)
             return
         if self.what in NEXT_BATCH_FAILS:
-            self.struck = True
+            self.triggered = True
             return
         if self.what == "kill the launcher":
             os.kill(int(os.environ["LAUNCHER"]), signal.SIGKILL)
@@ -84,27 +84,27 @@ class Strike:
 
 
 def train(values: dict[str, Any]) -> None:
-    """A tiny run in ``out`` on ``prepared``, resumed if it has started; ``strike`` = [step, rank, what]."""
+    """Train or resume a tiny run in ``out`` on the dataset ``prepared``; ``failure`` = [step, rank, what]."""
     torch.set_num_threads(1)
-    place = current_rank()
+    rank_info = current_rank()
     out, data = Path(values["out"]), Path(values["prepared"])
     run = tiny.run(*values["overrides"], steps=values["steps"])
-    strike = Strike(place, *values["strike"]) if values["strike"] else None
-    if strike:  # the command line has no option for callbacks
-        training_run.start_run = partial(training_run.start_run, callbacks=[strike])
-        training_run.resume = partial(training_run.resume, callbacks=[strike])
-        fit.batches_from = strike.fed
+    failure = Failure(rank_info, *values["failure"]) if values["failure"] else None
+    if failure:  # the command line has no option for callbacks
+        training_run.start_run = partial(training_run.start_run, callbacks=[failure])
+        training_run.resume = partial(training_run.resume, callbacks=[failure])
+        fit.batches_from = failure.fed
 
-        def learn(engine: TorchEngine, batch: Batch, lr: float) -> StepResult:
-            strike.model = engine.model
+        def step_with_model(engine: TorchEngine, batch: Batch, lr: float) -> StepResult:
+            failure.model = engine.model
             return step(engine, batch, lr)
 
-        pytest.MonkeyPatch().setattr(TorchEngine, "step", learn)
+        pytest.MonkeyPatch().setattr(TorchEngine, "step", step_with_model)
 
     def decide() -> distributed_run.LaunchPlan:
         return distributed_run.start_or_resume(run, out, open_dataset(data))
 
-    distributed_run.run_distributed(place, decide, device="cpu")
+    distributed_run.run_distributed(rank_info, decide, device="cpu")
 
 
 def work(values: dict[str, Any]) -> int:

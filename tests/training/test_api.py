@@ -1,4 +1,4 @@
-"""``fabella.train`` and ``fabella.resume``: checks before any work, and user callbacks."""
+"""Tests that ``fabella.train`` and ``fabella.resume`` check their arguments first, and call user callbacks."""
 
 from pathlib import Path
 

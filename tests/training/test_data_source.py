@@ -1,4 +1,4 @@
-"""A run on a stream, from the text itself to its end: killed, stopped, gone on with, always the same bits."""
+"""Tests that a streaming run, stopped or killed and resumed, ends with the bits of an uninterrupted run."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from tests.data.samples import lines, words
 from tests.training import tiny
 
 STEPS, STORIES = 24, 4
-STREAMED = (
+STREAMING = (
     "data.mode={kind: streaming, document_shuffle_buffer: 6, sequence_shuffle_buffer: 5, tokenizer_sample_bytes: 20000}"
 )
 
@@ -37,7 +37,7 @@ def mixture(folder: Path) -> str:
 
 
 def run(folder: Path, *overrides: str) -> RunConfig:
-    return tiny.run(STREAMED, mixture(folder), *overrides, steps=STEPS)
+    return tiny.run(STREAMING, mixture(folder), *overrides, steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +46,18 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def head(texts: Path) -> TokenizedDataset:
+def sample_dataset(texts: Path) -> TokenizedDataset:
     return prepare_data(run(texts), texts / "prepared", workers=1)
 
 
 @pytest.fixture(scope="module")
-def finished(texts: Path, head: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed: accumulation that changes, dropout, a mixture, several epochs of its sources."""
-    return start_run(run(texts), tmp_path_factory.mktemp("runs") / "straight", head).folder
+def finished(texts: Path, sample_dataset: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train an uninterrupted run with changing accumulation, dropout, and a mixture over several epochs."""
+    return start_run(run(texts), tmp_path_factory.mktemp("runs") / "straight", sample_dataset).folder
 
 
 class StopAt:
-    """A sink that stops the run when the row of a step arrives."""
+    """A tracker that stops the run at the row of a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -67,34 +67,34 @@ class StopAt:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def stopped(texts: Path, out: Path, head: TokenizedDataset, *steps: int) -> Path:
+def stopped_run(texts: Path, out: Path, sample_dataset: TokenizedDataset, *steps: int) -> Path:
     with pytest.raises(TrainingInterrupted):
-        start_run(run(texts), out, head, trackers=[StopAt(steps[0])])
+        start_run(run(texts), out, sample_dataset, trackers=[StopAt(steps[0])])
     for step in steps[1:]:
         with pytest.raises(TrainingInterrupted):
             resume(out, trackers=[StopAt(step)])
     return out
 
 
-def test_a_source_comes_to_its_third_epoch(finished: Path) -> None:
+def test_a_source_reaches_its_third_epoch(finished: Path) -> None:
     last = json.loads(str(load(RunDir.open(finished), "latest").checkpoint.progress["stream"]))
     assert last["source"]["source"]["draws"] / 3 > 2 * STORIES
 
 
 @pytest.mark.fault("B10", cases=4)
 @pytest.mark.parametrize("steps", [(3,), (12,), (21,), (6, 9, 12, 18)], ids=str)
-def test_stopped_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
-    steps: tuple[int, ...], texts: Path, head: TokenizedDataset, finished: Path, tmp_path: Path
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
+    steps: tuple[int, ...], texts: Path, sample_dataset: TokenizedDataset, finished: Path, tmp_path: Path
 ) -> None:
-    out = stopped(texts, tmp_path / "run", head, *steps)
+    out = stopped_run(texts, tmp_path / "run", sample_dataset, *steps)
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
 
 
 @pytest.mark.fault("A11", cases=3)
 @pytest.mark.parametrize("step", [2, 8, 20])
-def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
-    step: int, texts: Path, head: TokenizedDataset, finished: Path, tmp_path: Path
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(
+    step: int, texts: Path, sample_dataset: TokenizedDataset, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     pid = os.fork()
@@ -103,7 +103,7 @@ def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
             start_run(
                 run(texts),
                 out,
-                head,
+                sample_dataset,
                 trackers=[lambda row: os.kill(os.getpid(), signal.SIGKILL) if row["step"] >= step else None],
             )
         finally:
@@ -115,18 +115,23 @@ def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(
 
 @pytest.mark.fault("A12", cases=2)
 @pytest.mark.parametrize("part", ["given", "all"])
-def test_a_forgotten_position_is_noticed(
-    part: str, texts: Path, head: TokenizedDataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_resume_without_the_position_of_the_stream_is_detected(
+    part: str,
+    texts: Path,
+    sample_dataset: TokenizedDataset,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = stopped(texts, tmp_path / "run", head, 12)
+    out = stopped_run(texts, tmp_path / "run", sample_dataset, 12)
     restore = training_run.restore
 
-    def forgetful(of: Any) -> Any:
+    def restore_without_position(of: Any) -> Any:
         progress, saved = restore(of)
-        forgotten = json.dumps({**json.loads(progress.stream), part: 0}) if part != "all" else ""
-        return dataclasses.replace(progress, stream=forgotten), saved
+        stream = json.dumps({**json.loads(progress.stream), part: 0}) if part != "all" else ""
+        return dataclasses.replace(progress, stream=stream), saved
 
-    monkeypatch.setattr(training_run, "restore", forgetful)
+    monkeypatch.setattr(training_run, "restore", restore_without_position)
     if part == "all":
         with pytest.raises(CheckpointError, match=r"The checkpoint has no stream state, but \d+ sequences were used"):
             resume(out)
@@ -137,8 +142,8 @@ def test_a_forgotten_position_is_noticed(
 
 @pytest.mark.fault("B14", cases=1)
 def test_a_changed_text_is_rejected(tmp_path: Path) -> None:
-    of = run(tmp_path)
-    out = stopped(tmp_path, tmp_path / "run", prepare_data(of, tmp_path / "prepared", workers=1), 6)
+    config = run(tmp_path)
+    out = stopped_run(tmp_path, tmp_path / "run", prepare_data(config, tmp_path / "prepared", workers=1), 6)
     text = tmp_path / "mine.txt"
     text.write_text(text.read_text().replace("Tale 59.", "Tale x."))
     message = r"The text of mixture .* has changed since this run started\. Restore the original"
@@ -150,10 +155,10 @@ def test_a_changed_text_is_rejected(tmp_path: Path) -> None:
 
 def test_a_moved_text_is_found_at_its_new_path(tmp_path: Path) -> None:
     text = lines(tmp_path / "mine.txt", [f"Tale {number}. {words(number, 30)}" for number in range(60)])
-    of = tiny.run(STREAMED, f"data.source={text.model_dump_json()}", steps=STEPS)
+    config = tiny.run(STREAMING, f"data.source={text.model_dump_json()}", steps=STEPS)
     out = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
-        start_run(of, out, prepare_data(of, tmp_path / "prepared", workers=1), trackers=[StopAt(6)])
+        start_run(config, out, prepare_data(config, tmp_path / "prepared", workers=1), trackers=[StopAt(6)])
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "mine.txt").rename(tmp_path / "elsewhere" / "mine.txt")
     with pytest.raises(TextError, match="There is no file"):
@@ -166,26 +171,26 @@ def test_a_prepared_text_is_not_streamed(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"Cannot stream .*: it is a pretokenized dataset \(data\.mode\.kind = streaming\)"
     ):
-        resolve_request(TrainRequest(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMED]))
+        resolve_request(TrainRequest(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMING]))
 
 
-def test_the_head_of_a_stream_is_streamed_again(texts: Path, head: TokenizedDataset) -> None:
-    planned = resolve_request(TrainRequest(what="storybook-1m", data=str(head.folder)))
-    assert planned.run.data.mode == run(texts).data.mode
+def test_the_head_of_a_stream_is_streamed_again(texts: Path, sample_dataset: TokenizedDataset) -> None:
+    request = resolve_request(TrainRequest(what="storybook-1m", data=str(sample_dataset.folder)))
+    assert request.run.data.mode == run(texts).data.mode
 
 
-def test_paths_of_a_streamed_run_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_a_streaming_run_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.txt").write_text("One fox.\n\nTwo foxes.\n")
     monkeypatch.chdir(tmp_path)
-    planned = resolve_request(
-        TrainRequest(what="storybook-1m", data="mine.txt", validation="mine.txt", overrides=[STREAMED])
+    request = resolve_request(
+        TrainRequest(what="storybook-1m", data="mine.txt", validation="mine.txt", overrides=[STREAMING])
     )
-    data = planned.run.data.model_dump(mode="json")
+    data = request.run.data.model_dump(mode="json")
     assert data["source"]["paths"] == data["validation"]["source"]["paths"] == [str(tmp_path / "mine.txt")]
 
 
-def test_a_stream_has_no_number_of_epochs() -> None:
+def test_a_length_in_epochs_is_refused_for_a_stream() -> None:
     epochs = r"training\.length\.epochs .* data\.mode\.kind = streaming"
     hint = r"training\.length\.max_steps \(--steps\)"
     with pytest.raises(ConfigError, match=f"{epochs} .* set {hint}"):
-        resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMED]))
+        resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMING]))

@@ -1,4 +1,4 @@
-"""Runs of several processes: started, stopped, killed and resumed, on the same number of processes or another."""
+"""Tests that runs on several ranks stop, fail and resume together: a signal or failure of one rank reaches all."""
 
 import json
 import os
@@ -25,9 +25,9 @@ from tests.source_tree import REPOSITORY
 from tests.training import rank_work, tiny
 
 STEPS = 16
-# A round of Adam turns a rounding of 1e-7 into more, sixteen steps long.
+# Each of the sixteen steps of Adam may amplify a rounding error of 1e-7.
 LOSS_TOLERANCE = 1e-4
-SECONDS = 600  # a bound for what hangs
+SECONDS = 600  # timeout of a process
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def asked(
-    out: Path, data: TokenizedDataset, *overrides: str, strike: tuple[int, int, str] | None = None
+def job(
+    out: Path, data: TokenizedDataset, *overrides: str, failure: tuple[int, int, str] | None = None
 ) -> dict[str, Any]:
-    given = ["training.parallel.timeout_seconds=20", "model.dropout=0.0", *overrides]
-    return {"out": str(out), "prepared": str(data.folder), "overrides": given, "steps": STEPS, "strike": strike}
+    settings = ["training.parallel.timeout_seconds=20", "model.dropout=0.0", *overrides]
+    return {"out": str(out), "prepared": str(data.folder), "overrides": settings, "steps": STEPS, "failure": failure}
 
 
 def run(processes: int, values: dict[str, Any]) -> int:
-    """The exit code of all processes together, as ``--devices`` would end."""
+    """Launch the processes and return their exit code, as ``--devices`` does."""
     try:
         return launcher_torch.launch(processes, rank_work.work, values)
     except DistributedError as error:
@@ -51,14 +51,14 @@ def run(processes: int, values: dict[str, Any]) -> int:
 
 
 @pytest.fixture(scope="module")
-def straight(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes make of it when nothing disturbs them."""
+def uninterrupted(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train an uninterrupted run on two processes."""
     out = tmp_path_factory.mktemp("runs") / "two"
-    assert run(2, asked(out, data)) == 0
+    assert run(2, job(out, data)) == 0
     return out
 
 
-def said(out: Path, rank: int) -> str:
+def log_of(out: Path, rank: int) -> str:
     return Path(f"{out}.{rank}.log").read_text()
 
 
@@ -66,56 +66,58 @@ def losses(out: Path, kind: str) -> list[float]:
     return [row["loss"] for row in tiny.metrics(out) if row["kind"] == kind]
 
 
-def test_two_processes_train_the_same_run_as_one(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    alone = start_run(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
+def test_two_processes_train_the_same_run_as_one(uninterrupted: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+    single = start_run(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
     for kind in ("train", "validation", "final"):
-        assert losses(straight, kind) == pytest.approx(losses(alone, kind), rel=LOSS_TOLERANCE)
-    rows = [[(row["kind"], row["step"], row.get("tokens")) for row in tiny.metrics(out)] for out in (straight, alone)]
+        assert losses(uninterrupted, kind) == pytest.approx(losses(single, kind), rel=LOSS_TOLERANCE)
+    rows = [
+        [(row["kind"], row["step"], row.get("tokens")) for row in tiny.metrics(out)] for out in (uninterrupted, single)
+    ]
     assert rows[0] == rows[1]
-    assert sorted(path.name for path in straight.iterdir()) == sorted(path.name for path in alone.iterdir())
+    assert sorted(path.name for path in uninterrupted.iterdir()) == sorted(path.name for path in single.iterdir())
 
 
 @pytest.mark.fault("C3", cases=3)
 @pytest.mark.parametrize(("rank", "name"), [(1, "SIGTERM"), (0, "SIGINT"), (1, "SIGINT")])
 def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
-    rank: int, name: str, straight: Path, data: TokenizedDataset, tmp_path: Path
+    rank: int, name: str, uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert run(2, asked(out, data, strike=(8, rank, name))) == 130
-    assert RunDir.open(out).steps()[-1] == 9  # agreed upon at the step after
-    assert run(2, asked(out, data)) == 0
-    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+    assert run(2, job(out, data, failure=(8, rank, name))) == 130
+    assert RunDir.open(out).steps()[-1] == 9  # ranks agree on a stop one step later
+    assert run(2, job(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
 @pytest.mark.fault("C3", cases=18)
 @pytest.mark.parametrize(("rank", "name"), [(0, "SIGTERM"), (1, "SIGINT"), (1, "SIGTERM")])
 def test_a_run_stopped_by_many_signals_ends_with_the_same_bits(
-    rank: int, name: str, straight: Path, data: TokenizedDataset, tmp_path: Path
+    rank: int, name: str, uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     for step in (1, 3, 5, 8, 10, 13):
-        assert run(2, asked(out, data, strike=(step, rank, name))) == 130
+        assert run(2, job(out, data, failure=(step, rank, name))) == 130
         assert RunDir.open(out).steps()[-1] == step + 1
-    assert run(2, asked(out, data)) == 0
-    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+    assert run(2, job(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
 def test_all_processes_save_when_one_receives_the_signal(data: TokenizedDataset, tmp_path: Path) -> None:
     overrides = ("checkpoint.every_steps=100", "validation.every_steps=100", "training.parallel.kind=fsdp")
-    assert run(2, asked(tmp_path / "run", data, *overrides, strike=(8, 1, "SIGUSR1"))) == 0
+    assert run(2, job(tmp_path / "run", data, *overrides, failure=(8, 1, "SIGUSR1"))) == 0
     assert RunDir.open(tmp_path / "run").steps() == [9, STEPS]
 
 
 @pytest.mark.fault("C4", cases=2)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_all_and_nothing_is_lost(
-    rank: int, straight: Path, data: TokenizedDataset, tmp_path: Path
+    rank: int, uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert run(2, asked(out, data, strike=(8, rank, "SIGKILL"))) == DistributedError.exit_code
-    assert f"Process {rank} of 2 does not respond: killed, hanging, or its machine is down." in said(out, 1 - rank)
-    assert run(2, asked(out, data)) == 0
-    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+    assert run(2, job(out, data, failure=(8, rank, "SIGKILL"))) == DistributedError.exit_code
+    assert f"Process {rank} of 2 does not respond: killed, hanging, or its machine is down." in log_of(out, 1 - rank)
+    assert run(2, job(out, data)) == 0
+    assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
 KILLS_AT_NIGHT = 20
@@ -124,26 +126,26 @@ KILLS_AT_NIGHT = 20
 @pytest.mark.faults
 @pytest.mark.fault("C4", cases=KILLS_AT_NIGHT)
 def test_a_process_killed_at_any_step_ends_all_and_nothing_is_lost(
-    straight: Path, data: TokenizedDataset, tmp_path: Path
+    uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    chance = random.Random(1)
+    generator = random.Random(1)
     for number in range(KILLS_AT_NIGHT):
-        out, rank = tmp_path / str(number), chance.randrange(2)
-        strike = (chance.randrange(1, STEPS), rank, "SIGKILL")
-        assert run(2, asked(out, data, strike=strike)) == DistributedError.exit_code
-        assert f"Process {rank} of 2 does not respond" in said(out, 1 - rank)
-        assert run(2, asked(out, data)) == 0
-        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+        out, rank = tmp_path / str(number), generator.randrange(2)
+        failure = (generator.randrange(1, STEPS), rank, "SIGKILL")
+        assert run(2, job(out, data, failure=failure)) == DistributedError.exit_code
+        assert f"Process {rank} of 2 does not respond" in log_of(out, 1 - rank)
+        assert run(2, job(out, data)) == 0
+        assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
 @pytest.mark.fault("C5", cases=1)
 def test_a_process_that_hangs_is_an_error_after_the_timeout(data: TokenizedDataset, tmp_path: Path) -> None:
-    values = asked(tmp_path / "run", data, strike=(8, 1, "SIGSTOP"))  # no less: meeting may take long, too
+    values = job(tmp_path / "run", data, failure=(8, 1, "SIGSTOP"))  # the timeout also covers the first rendezvous
     assert run_without_launcher(2, values) == [DistributedError.exit_code, -signal.SIGKILL]
-    assert "Process 1 of 2 does not respond" in said(tmp_path / "run", 0)
+    assert "Process 1 of 2 does not respond" in log_of(tmp_path / "run", 0)
 
 
-FAILURES = {  # of one process of two: exit code of both together, and what the other one says, or the first of all
+FAILURES = {  # failure of one rank → exit code of the launch, and the message of the other rank (NaN: of rank 0)
     "bug": (1, "Process {rank} of 2 has stopped: ZeroDivisionError: a bug"),
     "batches end": (1, "Process {rank} of 2 has stopped: StopIteration"),
     "no batch comes": (DistributedError.exit_code, "Process {rank} of 2 does not respond"),
@@ -154,27 +156,27 @@ FAILURES = {  # of one process of two: exit code of both together, and what the 
 HANGING_SECONDS = 10
 
 
-def fails(what: str, rank: int, step: int, out: Path, data: TokenizedDataset) -> None:
-    code, told = FAILURES[what]
+def check_failure(what: str, rank: int, step: int, out: Path, data: TokenizedDataset) -> None:
+    code, expected_message = FAILURES[what]
     hangs = what == "no batch comes"
     with pytest.MonkeyPatch.context() as patch:
-        if hangs:  # and does not hear that it is to end
+        if hangs:  # the hanging rank ignores SIGTERM
             patch.setattr(launcher_torch, "GRACE_SECONDS", 1.0)
         timeout = [f"training.parallel.timeout_seconds={HANGING_SECONDS}"] if hangs else []
-        ended = run(2, asked(out, data, *timeout, strike=(step, rank, what)))
+        ended = run(2, job(out, data, *timeout, failure=(step, rank, what)))
     assert ended == code
-    assert told.format(rank=rank) in said(out, 0 if what == "NaN" else 1 - rank)
-    if hangs:  # it says itself where, before the others give up
-        where = f"after step {step} in process {rank} of 2"
-        assert f"No step for {0.9 * HANGING_SECONDS:.0f} seconds {where}" in said(out, rank)
-        assert "in fed" in said(out, rank)
-    assert all(saved <= step for saved in RunDir.open(out).steps()), "nothing is saved of the step that failed"
+    assert expected_message.format(rank=rank) in log_of(out, 0 if what == "NaN" else 1 - rank)
+    if hangs:  # its watchdog reports the step before the timeout of the other rank
+        location = f"after step {step} in process {rank} of 2"
+        assert f"No step for {0.9 * HANGING_SECONDS:.0f} seconds {location}" in log_of(out, rank)
+        assert "in fed" in log_of(out, rank)
+    assert all(saved <= step for saved in RunDir.open(out).steps()), "the failed step is not saved"
 
 
 @pytest.mark.fault("C5", cases=4)
 @pytest.mark.parametrize(("what", "rank"), [("bug", 1), ("batches end", 0), ("no batch comes", 1), ("NaN", 0)])
 def test_a_failure_of_one_process_ends_all(what: str, rank: int, data: TokenizedDataset, tmp_path: Path) -> None:
-    fails(what, rank, 8, tmp_path / "run", data)
+    check_failure(what, rank, 8, tmp_path / "run", data)
 
 
 FAILURES_AT_NIGHT = 10
@@ -184,33 +186,40 @@ FAILURES_AT_NIGHT = 10
 @pytest.mark.fault("C5", cases=FAILURES_AT_NIGHT * len(FAILURES))
 @pytest.mark.parametrize("what", FAILURES)
 def test_a_failure_of_any_process_at_any_step_ends_all_and_nothing_is_lost(
-    what: str, straight: Path, data: TokenizedDataset, tmp_path: Path
+    what: str, uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    chance = random.Random(what)
+    generator = random.Random(what)
     for number in range(FAILURES_AT_NIGHT):
         out = tmp_path / str(number)
-        fails(what, chance.randrange(2), chance.randrange(1, STEPS), out, data)
-        assert run(2, asked(out, data)) == 0
-        assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+        check_failure(what, generator.randrange(2), generator.randrange(1, STEPS), out, data)
+        assert run(2, job(out, data)) == 0
+        assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
 @pytest.mark.fault("C6", cases=10)
 @pytest.mark.parametrize("step", [1, 5, 8, 13, STEPS])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_processes_report_the_error_of_one(rank: int, step: int, data: TokenizedDataset, tmp_path: Path) -> None:
-    assert run(2, asked(tmp_path / "run", data, strike=(step, rank, "full disk"))) == 4
-    assert f"Process {rank} of 2 has stopped: disk full: nothing free." in said(tmp_path / "run", 1 - rank)
+    assert run(2, job(tmp_path / "run", data, failure=(step, rank, "full disk"))) == 4
+    assert f"Process {rank} of 2 has stopped: disk full: nothing free." in log_of(tmp_path / "run", 1 - rank)
 
 
 def run_without_launcher(processes: int, values: dict[str, Any]) -> list[int]:
-    """Exit codes of processes that no launcher looks after, as of machines with one process each."""
+    """Return the exit codes of processes without a launcher, as on machines with one process each."""
     started = []
     with reserved_port() as port:
-        there = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
-        words = [sys.executable, "-m", "tests.training.rank_work", json.dumps(values)]
+        environment = {
+            "WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "LOCAL_RANK": "0",
+        }
+        command = [sys.executable, "-m", "tests.training.rank_work", json.dumps(values)]
         try:
             for rank in range(processes):
-                started.append(subprocess.Popen(words, cwd=REPOSITORY, env=os.environ | there | {"RANK": str(rank)}))
+                started.append(
+                    subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | environment | {"RANK": str(rank)})
+                )
             started[0].wait(SECONDS)
             return [_ended(process) for process in started]
         finally:
@@ -227,32 +236,32 @@ def wait_for_end(pid: int) -> None:
         return
     ended, _, _ = select.select([descriptor], [], [], SECONDS)
     os.close(descriptor)
-    assert ended, f"process {pid} goes on without its launcher"
+    assert ended, f"process {pid} still runs without its launcher"
 
 
 def _ended(process: "subprocess.Popen[bytes]") -> int:
-    """Its exit code; one that hangs is killed."""
+    """Return the exit code of a process; kill it if it is stopped."""
     if Path(f"/proc/{process.pid}/stat").exists() and " T " in Path(f"/proc/{process.pid}/stat").read_text():
         process.kill()
     return process.wait(SECONDS)
 
 
 def restart_with_torchrun(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
-    """A run under torchrun, of which a process is killed."""
-    values = json.dumps(asked(out, data, strike=(step, rank, "SIGKILL")))
+    """Train under torchrun, and kill a process."""
+    values = json.dumps(job(out, data, failure=(step, rank, "SIGKILL")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.rank_work", values]
-    done = subprocess.run(torchrun, cwd=REPOSITORY, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = subprocess.run(torchrun, cwd=REPOSITORY, capture_output=True, text=True, timeout=SECONDS)
+    assert process.returncode == 0, process.stderr[-3000:]
 
 
 @pytest.mark.slow
 @pytest.mark.fault("C7", cases=1)
 def test_torchrun_restarts_the_processes_and_they_resume(
-    straight: Path, data: TokenizedDataset, tmp_path: Path
+    uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     restart_with_torchrun(tmp_path / "run", data, 8, 1)
-    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
 
 
 RESTARTS_AT_NIGHT = 10
@@ -260,32 +269,32 @@ RESTARTS_AT_NIGHT = 10
 
 @pytest.mark.faults
 @pytest.mark.fault("C7", cases=RESTARTS_AT_NIGHT)
-def test_torchrun_restarts_whichever_process_is_killed(straight: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    chance = random.Random(1)
+def test_torchrun_restarts_any_killed_process(uninterrupted: Path, data: TokenizedDataset, tmp_path: Path) -> None:
+    generator = random.Random(1)
     for number in range(RESTARTS_AT_NIGHT):
-        restart_with_torchrun(tmp_path / str(number), data, chance.randrange(1, STEPS), chance.randrange(2))
-        assert tiny.fingerprint(tmp_path / str(number)) == tiny.fingerprint(straight)
+        restart_with_torchrun(tmp_path / str(number), data, generator.randrange(1, STEPS), generator.randrange(2))
+        assert tiny.fingerprint(tmp_path / str(number)) == tiny.fingerprint(uninterrupted)
 
 
 def kill_launcher(out: Path, data: TokenizedDataset, step: int, rank: int) -> None:
-    """A run whose launcher is killed."""
-    seldom = [f"{what}.every_steps=10000" for what in ("validation", "samples", "checkpoint")]
-    values = asked(out, data, *seldom, strike=(step, rank, "kill the launcher")) | {"steps": 5000}
-    words = [sys.executable, "-m", "tests.training.rank_work", "2", json.dumps(values)]
-    launched = subprocess.run(words, cwd=REPOSITORY, timeout=SECONDS)
-    assert launched.returncode == -signal.SIGKILL
-    pids = [int(said(out, rank).split()[0]) for rank in (0, 1)]
+    """Train, kill the launcher, and check that the ranks save and exit."""
+    rare_callbacks = [f"{what}.every_steps=10000" for what in ("validation", "samples", "checkpoint")]
+    values = job(out, data, *rare_callbacks, failure=(step, rank, "kill the launcher")) | {"steps": 5000}
+    command = [sys.executable, "-m", "tests.training.rank_work", "2", json.dumps(values)]
+    process = subprocess.run(command, cwd=REPOSITORY, timeout=SECONDS)
+    assert process.returncode == -signal.SIGKILL
+    pids = [int(log_of(out, rank).split()[0]) for rank in (0, 1)]
     for pid in pids:
         wait_for_end(pid)
-    assert "everything is saved" in said(out, 0)
+    assert "everything is saved" in log_of(out, 0)
     (saved,) = RunDir.open(out).steps()
     assert step < saved < 5000
 
 
-only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent process")
 
 
-@only_linux
+@needs_linux
 @pytest.mark.fault("C8", cases=1)
 def test_processes_of_a_killed_launcher_save_and_exit(data: TokenizedDataset, tmp_path: Path) -> None:
     kill_launcher(tmp_path / "run", data, 8, 0)
@@ -294,18 +303,18 @@ def test_processes_of_a_killed_launcher_save_and_exit(data: TokenizedDataset, tm
 LAUNCHERS_AT_NIGHT = 20
 
 
-@only_linux
+@needs_linux
 @pytest.mark.faults
 @pytest.mark.fault("C8", cases=LAUNCHERS_AT_NIGHT)
 def test_processes_of_a_launcher_killed_at_any_time_save_and_exit(data: TokenizedDataset, tmp_path: Path) -> None:
-    chance = random.Random(1)
+    generator = random.Random(1)
     for number in range(LAUNCHERS_AT_NIGHT):
-        kill_launcher(tmp_path / str(number), data, chance.randrange(1, 40), chance.randrange(2))
+        kill_launcher(tmp_path / str(number), data, generator.randrange(1, 40), generator.randrange(2))
 
 
-def test_a_directory_with_another_run_is_rejected(straight: Path, data: TokenizedDataset) -> None:
+def test_a_directory_with_another_run_is_rejected(uninterrupted: Path, data: TokenizedDataset) -> None:
     with pytest.raises(ConfigError, match="Cannot resume with other values of seed"):
-        distributed_run.start_or_resume(tiny.run("seed=3", steps=STEPS), straight, data)
+        distributed_run.start_or_resume(tiny.run("seed=3", steps=STEPS), uninterrupted, data)
 
 
 def test_a_single_process_executes_its_plan(data: TokenizedDataset, tmp_path: Path) -> None:

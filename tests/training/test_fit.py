@@ -1,4 +1,4 @@
-"""Early stopping keeps the best weights and gives the same bits, interrupted or not."""
+"""Tests that early stopping keeps the best weights and ends with the same bits, interrupted or not."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ from fabella.training.eval_loss import EvalLoss
 from fabella.training.run import resume, start_run
 from tests.training import tiny
 
-EARLY = ("validation.every_steps=4", "validation.early_stopping_patience=3", "samples.every_steps=10")
-# The lowest is the third; from there on no score is better.
+EARLY_STOPPING = ("validation.every_steps=4", "validation.early_stopping_patience=3", "samples.every_steps=10")
+# The third loss is the lowest; no later one is below it.
 LOSSES = [5.0, 4.0, 3.0, 3.5, 3.0, 4.0]
 
 
@@ -27,28 +27,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 @pytest.fixture(autouse=True)
 def scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The validation losses of LOSSES, by the engine's step; the final score is 9."""
+    """Replace validation: the losses are LOSSES, by the step of the engine, and the final loss is 9."""
 
-    def scored(engine: Any, held_out: Any, docs: Any, chosen: Any, batch: int) -> EvalLoss:
+    def validate(engine: Any, held_out: Any, docs: Any, chosen: Any, batch: int) -> EvalLoss:
         number = engine.steps // 4 - 1
         loss = LOSSES[number] if len(chosen) == 8 and number < len(LOSSES) else 9.0
         return EvalLoss(loss, loss, 100)
 
-    monkeypatch.setattr(eval_loss, "validate", scored)
+    monkeypatch.setattr(eval_loss, "validate", validate)
 
 
-def killed(step: int) -> Any:
-    def strike(progress: Any, result: Any) -> None:
+def stop_at(step: int) -> Any:
+    def callback(progress: Any, result: Any) -> None:
         if progress.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return strike
+    return callback
 
 
 def test_a_run_without_improvement_stops_early_and_prints_why(
     data: TokenizedDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = start_run(tiny.run(*EARLY), tmp_path / "run", data, device="cpu")
+    outcome = start_run(tiny.run(*EARLY_STOPPING), tmp_path / "run", data, device="cpu")
     assert outcome.progress.step == 24
     folder = RunDir.open(tmp_path / "run")
     assert (folder.read_pointer("latest"), folder.read_pointer("best")) == (24, 12)
@@ -58,7 +58,7 @@ def test_a_run_without_improvement_stops_early_and_prints_why(
 
 
 def test_an_early_stopped_run_continues_only_with_more_patience(data: TokenizedDataset, tmp_path: Path) -> None:
-    out = start_run(tiny.run(*EARLY), tmp_path / "run", data, device="cpu").folder
+    out = start_run(tiny.run(*EARLY_STOPPING), tmp_path / "run", data, device="cpu").folder
     before = tiny.fingerprint(out)
     assert resume(out, device="cpu").progress.step == 24
     assert tiny.fingerprint(out) == before
@@ -70,15 +70,18 @@ def test_an_early_stopped_run_continues_only_with_more_patience(data: TokenizedD
 def test_an_interrupted_run_stops_early_at_the_same_step_with_the_same_bits(
     step: int, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    straight = start_run(tiny.run(*EARLY), tmp_path / "straight", data, device="cpu").folder
+    uninterrupted = start_run(tiny.run(*EARLY_STOPPING), tmp_path / "straight", data, device="cpu").folder
     out = tmp_path / "run"
     with pytest.raises(
         TrainingInterrupted, match=f"Stopped at step {step}" if step < 24 else "Stopped after the last step, 24"
     ):
-        start_run(tiny.run(*EARLY), out, data, device="cpu", callbacks=[killed(step)])
+        start_run(tiny.run(*EARLY_STOPPING), out, data, device="cpu", callbacks=[stop_at(step)])
     resume(out, device="cpu")
-    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+    assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
 def test_without_patience_a_run_trains_to_its_last_step(data: TokenizedDataset, tmp_path: Path) -> None:
-    assert start_run(tiny.run(*EARLY[:1], EARLY[2]), tmp_path / "run", data, device="cpu").progress.step == tiny.STEPS
+    assert (
+        start_run(tiny.run(*EARLY_STOPPING[:1], EARLY_STOPPING[2]), tmp_path / "run", data, device="cpu").progress.step
+        == tiny.STEPS
+    )

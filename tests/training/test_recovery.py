@@ -1,4 +1,4 @@
-"""Policies for non-finite steps: stop, skip or roll back, with the same bits after any interruption."""
+"""Tests of the policies for non-finite steps (stop, skip, roll back), with the same bits after any interruption."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from tests.training import tiny
 
 STEPS = 24
 SKIP, ROLLBACK = "training.on_nonfinite.kind=skip", "training.on_nonfinite.kind=rollback"
-# Of the batches of this run, by the sum of their ids: which are broken is a property of the data.
+# Checksums of the batches whose loss is NaN, so that a batch is broken whenever it is repeated.
 Broken = set[int]
 
 
@@ -34,19 +34,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 @pytest.fixture(scope="module")
 def batches(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """What each batch of the undisturbed run is known by; the first is that of step 1."""
-    seen: list[int] = []
+    """Return the checksum of each batch of an uninterrupted run, from step 1 on."""
+    checksums: list[int] = []
     step = TorchEngine.step
 
-    def watched(self: TorchEngine, batch: Batch, lr: float) -> Any:
-        seen.append(token_checksum(batch))
+    def recording_step(self: TorchEngine, batch: Batch, lr: float) -> Any:
+        checksums.append(token_checksum(batch))
         return step(self, batch, lr)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TorchEngine, "step", watched)
+        patch.setattr(TorchEngine, "step", recording_step)
         start_run(tiny.run(steps=STEPS + 8), tmp_path_factory.mktemp("runs") / "run", data, device="cpu")
-    assert len(set(seen)) == len(seen)
-    return seen
+    assert len(set(checksums)) == len(checksums)
+    return checksums
 
 
 def token_checksum(batch: Batch) -> int:
@@ -54,41 +54,41 @@ def token_checksum(batch: Batch) -> int:
 
 
 def break_batches(monkeypatch: pytest.MonkeyPatch, broken: Broken) -> None:
-    """The loss of those batches is NaN, and so are its gradients."""
+    """Make the loss and the gradients of these batches NaN."""
     step, update = TorchEngine.step, vars(TorchEngine)["_update"]
-    now: list[bool] = [False]
+    is_broken: list[bool] = [False]
 
-    def noted(self: TorchEngine, batch: Batch, lr: float) -> Any:
-        now[0] = token_checksum(batch) in broken
+    def step_with_check(self: TorchEngine, batch: Batch, lr: float) -> Any:
+        is_broken[0] = token_checksum(batch) in broken
         return step(self, batch, lr)
 
-    def spoiled(self: TorchEngine, loss: Any, lr: float) -> Any:
-        if now[0]:
+    def update_with_nan(self: TorchEngine, loss: Any, lr: float) -> Any:
+        if is_broken[0]:
             loss = loss * torch.nan
             for parameter in self.model.parameters():
                 parameter.grad *= torch.nan
         return update(self, loss, lr)
 
-    monkeypatch.setattr(TorchEngine, "step", noted)
-    monkeypatch.setattr(TorchEngine, "_update", spoiled)
+    monkeypatch.setattr(TorchEngine, "step", step_with_check)
+    monkeypatch.setattr(TorchEngine, "_update", update_with_nan)
 
 
 def rows(out: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in tiny.metrics(out) if row["kind"] == kind]
 
 
-def finite(out: Path) -> bool:
+def has_finite_weights(out: Path) -> bool:
     return all(np.isfinite(a).all() for a in load(RunDir.open(out), "latest").checkpoint.state.weights.values())
 
 
-def killed(step: int) -> Any:
-    """A callback that stops the run after ``step``."""
+def stop_after(step: int) -> Any:
+    """Return a callback that stops the run after ``step``."""
 
-    def strike(progress: Any, result: Any) -> None:
+    def callback(progress: Any, result: Any) -> None:
         if progress.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return strike
+    return callback
 
 
 # ---------------------------------------------------------------- skip
@@ -103,10 +103,10 @@ def test_skipped_steps_are_counted_and_printed(
     assert outcome.progress.step == STEPS
     counted = {row["step"]: row["skipped_steps"] for row in rows(tmp_path / "run", "train")}
     assert [counted[step] for step in (3, 6, 9, 12, STEPS)] == [0, 1, 1, 3, 3]
-    said = capfd.readouterr().err
-    assert "step 6: 1 non-finite steps skipped so far" in said
-    assert "step 12: 3 non-finite steps skipped so far" in said
-    assert finite(tmp_path / "run")
+    output = capfd.readouterr().err
+    assert "step 6: 1 non-finite steps skipped so far" in output
+    assert "step 12: 3 non-finite steps skipped so far" in output
+    assert has_finite_weights(tmp_path / "run")
     state = load(RunDir.open(tmp_path / "run"), "latest").checkpoint.state
     assert (state.scalars["step"], state.scalars["updates"]) == (STEPS, STEPS - 3)
 
@@ -115,8 +115,8 @@ def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[5]})
-    every = [SKIP, "checkpoint.every_steps=1", "checkpoint.keep_last=9"]
-    folder = RunDir.open(start_run(tiny.run(*every, steps=7), tmp_path / "run", data, device="cpu").folder)
+    settings_of_run = [SKIP, "checkpoint.every_steps=1", "checkpoint.keep_last=9"]
+    folder = RunDir.open(start_run(tiny.run(*settings_of_run, steps=7), tmp_path / "run", data, device="cpu").folder)
     before, after, later = (load(folder, step).checkpoint.state for step in (5, 6, 7))
     assert all(np.array_equal(before.weights[name], array) for name, array in after.weights.items())
     assert all(np.array_equal(before.optimizer_state[name], array) for name, array in after.optimizer_state.items())
@@ -137,14 +137,14 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[4], batches[9], batches[10]})
-    straight = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").folder
+    uninterrupted = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").folder
     with pytest.raises(TrainingInterrupted):
-        start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", callbacks=[killed(10)])
+        start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", callbacks=[stop_after(10)])
     resume(tmp_path / "run", device="cpu")
-    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
 
 
-# ---------------------------------------------------------------- rewind
+# ---------------------------------------------------------------- roll back
 
 
 def train_with_rollback(data: TokenizedDataset, out: Path, *overrides: str, callbacks: Any = ()) -> Any:
@@ -155,23 +155,25 @@ def train_with_rollback(data: TokenizedDataset, out: Path, *overrides: str, call
 def test_a_rollback_restores_the_checkpoint_and_continues_with_later_sequences(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    seen: list[tuple[int, int, float]] = []
+    steps_taken: list[tuple[int, int, float]] = []
     break_batches(monkeypatch, {batches[8]})
     step = TorchEngine.step
 
-    def watched(self: TorchEngine, batch: Batch, lr: float) -> Any:
-        seen.append((self.steps + 1, batches.index(token_checksum(batch)) + 1 if len(seen) < 9 else 0, lr))
+    def recording_step(self: TorchEngine, batch: Batch, lr: float) -> Any:
+        steps_taken.append(
+            (self.steps + 1, batches.index(token_checksum(batch)) + 1 if len(steps_taken) < 9 else 0, lr)
+        )
         return step(self, batch, lr)
 
-    monkeypatch.setattr(TorchEngine, "step", watched)
+    monkeypatch.setattr(TorchEngine, "step", recording_step)
     outcome = train_with_rollback(
         data, tmp_path / "run", "optimizer.schedule=[]", "training.gradient_accumulation=[[0, 2]]"
     )
-    assert [number for number, _, _ in seen] == [*range(1, 10), *range(6, STEPS + 1)]
-    rates = [lr for _, _, lr in seen]
+    assert [number for number, _, _ in steps_taken] == [*range(1, 10), *range(6, STEPS + 1)]
+    rates = [lr for _, _, lr in steps_taken]
     assert rates[9:] == [rates[0] / 2] * (STEPS - 5)
     assert outcome.progress.rollbacks == 1
-    assert outcome.progress.sequences == (STEPS + 4) * 16  # those of steps 6 to 9 were not used again
+    assert outcome.progress.sequences == (STEPS + 4) * 16  # the sequences of steps 6 to 9 are not repeated
     assert rows(tmp_path / "run", "rollback") == [
         {"kind": "rollback", "step": 6, "failed": 9, "times": 1, "allowed": 3, "lr_factor": 0.5}
     ]
@@ -180,7 +182,7 @@ def test_a_rollback_restores_the_checkpoint_and_continues_with_later_sequences(
         "rollback 1 of 3 to step 5, because step 9 was not finite; learning rate factor 0.5" in capfd.readouterr().err
     )
     assert (tmp_path / "run" / "failures" / "step-00000009").is_dir()
-    assert finite(tmp_path / "run")
+    assert has_finite_weights(tmp_path / "run")
 
 
 @pytest.mark.parametrize("stops", [(6,), (8,), (9,), (15,), (8, 9, 11)], ids=str)
@@ -188,14 +190,14 @@ def test_a_rolled_back_run_is_resumed_to_the_same_bits(
     stops: tuple[int, ...], data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[8], batches[16]})
-    straight = train_with_rollback(data, tmp_path / "straight").folder
+    uninterrupted = train_with_rollback(data, tmp_path / "straight").folder
     with pytest.raises(TrainingInterrupted):
-        train_with_rollback(data, tmp_path / "run", callbacks=[killed(stops[0])])
+        train_with_rollback(data, tmp_path / "run", callbacks=[stop_after(stops[0])])
     for stop in stops[1:]:
         with pytest.raises(TrainingInterrupted):
-            resume(tmp_path / "run", device="cpu", callbacks=[killed(stop)])
+            resume(tmp_path / "run", device="cpu", callbacks=[stop_after(stop)])
     resume(tmp_path / "run", device="cpu")
-    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
 
 
 @pytest.mark.fault("D1", cases=1)
@@ -203,31 +205,31 @@ def test_a_run_killed_between_rollback_and_save_ends_with_the_same_bits(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[8], batches[9]})
-    straight = train_with_rollback(data, tmp_path / "straight").folder
-    assert [row["times"] for row in rows(straight, "rollback")] == [2]  # the second time it came back to the same step
+    uninterrupted = train_with_rollback(data, tmp_path / "straight").folder
+    assert [row["times"] for row in rows(uninterrupted, "rollback")] == [2]  # both rollbacks restored the same step
     pid = os.fork()
     if pid == 0:
 
-        def gone(progress: Any, result: Any) -> None:
+        def kill_after_rollback(progress: Any, result: Any) -> None:
             if progress.rollbacks == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        train_with_rollback(data, tmp_path / "run", callbacks=[gone])
+        train_with_rollback(data, tmp_path / "run", callbacks=[kill_after_rollback])
         os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     resume(tmp_path / "run", device="cpu")
-    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(straight)
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
 
 
 def test_the_rollback_checkpoint_survives_other_saves(data: TokenizedDataset, tmp_path: Path) -> None:
-    def ask(progress: Any, result: Any) -> None:
+    def request_save(progress: Any, result: Any) -> None:
         if progress.step > 5:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    often = ["checkpoint.keep_last=1", "validation.every_steps=100"]
+    settings = ["checkpoint.keep_last=1", "validation.every_steps=100"]
     for policy, steps in (("rollback", [5, 9]), ("stop", [9])):
-        run = tiny.run(f"training.on_nonfinite.kind={policy}", *often, steps=9)
-        assert RunDir.open(start_run(run, tmp_path / policy, data, callbacks=[ask]).folder).steps() == steps
+        run = tiny.run(f"training.on_nonfinite.kind={policy}", *settings, steps=9)
+        assert RunDir.open(start_run(run, tmp_path / policy, data, callbacks=[request_save]).folder).steps() == steps
 
 
 def test_a_damaged_checkpoint_rolls_back_to_the_previous_one(
@@ -241,7 +243,9 @@ def test_a_damaged_checkpoint_rolls_back_to_the_previous_one(
             weights = folder.checkpoints / "step-00000010" / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
-    monkeypatch.setattr(checkpointing, "save", save_and_damage)  # on the thread that writes, so that it is in time
+    monkeypatch.setattr(
+        checkpointing, "save", save_and_damage
+    )  # on the thread that writes, so that the damage comes before the rollback
     train_with_rollback(data, tmp_path / "run", "checkpoint.keep_last=9")
     assert [row["step"] for row in rows(tmp_path / "run", "rollback")] == [6]
 
@@ -262,10 +266,10 @@ def test_rollbacks_are_limited(
     break_batches(monkeypatch, set(batches[8:]))
     with pytest.raises(NumericsError, match=r"Step 6: loss nan.*The run has already been rolled back 2 times"):
         train_with_rollback(data, tmp_path / "run", "training.on_nonfinite.max_rollbacks=2")
-    assert finite(tmp_path / "run")
+    assert has_finite_weights(tmp_path / "run")
 
 
-# ---------------------------------------------------------------- where nobody looks at once
+# ---------------------------------------------------------------- asynchronous devices
 
 
 @pytest.mark.fault("D1", cases=2)
@@ -273,8 +277,8 @@ def test_rollbacks_are_limited(
 def test_an_asynchronous_device_gives_the_same_result(
     policy: str, data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU: nobody looks before a result is read, at the earliest at the next row. The broken one is between."""
-    break_batches(monkeypatch, {batches[9]})  # step 10; rows are written at 9 and 12
+    """As on a GPU, a result is read at the next row at the earliest. The broken step is between two rows."""
+    break_batches(monkeypatch, {batches[9]})  # step 10; rows are logged at 9 and 12
 
     def outcome(out: Path) -> Any:
         try:
@@ -283,12 +287,12 @@ def test_an_asynchronous_device_gives_the_same_result(
             return str(error).replace(str(out), "")
         return tiny.fingerprint(out)
 
-    at_once = outcome(tmp_path / "at-once")
+    synchronous = outcome(tmp_path / "at-once")
     monkeypatch.setattr(engine_torch, "waits", lambda device: True)
-    assert outcome(tmp_path / "later") == at_once
-    kept = [tmp_path / name / "failures" / "step-00000010" for name in ("at-once", "later")]
+    assert outcome(tmp_path / "later") == synchronous
+    saved_steps = [tmp_path / name / "failures" / "step-00000010" for name in ("at-once", "later")]
     for name in ("model.safetensors", "optimizer.safetensors", "batch.safetensors", "state.json"):
-        assert (kept[0] / name).read_bytes() == (kept[1] / name).read_bytes(), name
+        assert (saved_steps[0] / name).read_bytes() == (saved_steps[1] / name).read_bytes(), name
 
 
 def test_a_row_with_a_non_finite_loss_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A non-finite step is saved in the run directory and fails again when it is replayed."""
+"""Tests that a non-finite step is saved in the run directory and fails again when it is replayed."""
 
 import dataclasses
 import json
@@ -37,17 +37,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
     return tiny.prepared(tmp_path_factory.mktemp("data"))
 
 
-def poison_weight(monkeypatch: pytest.MonkeyPatch, at: int, name: str) -> None:
-    """The weight ``name`` becomes NaN before step ``at`` (from 1)."""
+def set_weight_to_nan(monkeypatch: pytest.MonkeyPatch, at: int, name: str) -> None:
+    """Set an element of the weight ``name`` to NaN before step ``at`` (from 1)."""
     step = TorchEngine.step
 
-    def poisoned(self: TorchEngine, batch: Batch, lr: float) -> Any:
+    def step_with_nan(self: TorchEngine, batch: Batch, lr: float) -> Any:
         if self.steps == at - 1:
             with torch.no_grad():
                 dict(self.model.named_parameters())[name].flatten()[0] = torch.nan
         return step(self, batch, lr)
 
-    monkeypatch.setattr(TorchEngine, "step", poisoned)
+    monkeypatch.setattr(TorchEngine, "step", step_with_nan)
 
 
 @pytest.mark.fault("D1", cases=3)
@@ -56,15 +56,15 @@ def test_a_step_with_a_nan_weight_is_saved_and_replayed(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     with monkeypatch.context() as patch:
-        poison_weight(patch, at, QUERY)
+        set_weight_to_nan(patch, at, QUERY)
         with pytest.raises(NumericsError, match=rf"Step {at}: .* fabella replay-step .*step-{at:08d}") as error:
             start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
-    kept = tmp_path / "run" / "failures" / f"step-{at:08d}"
-    again = replay(kept, device="cpu")
-    assert again.error == again.before
-    assert again.error in str(error.value)
-    assert again.module == QUERY.removesuffix(".weight")
-    # What went wrong is not in any checkpoint: the run goes on to its end.
+    saved_step = tmp_path / "run" / "failures" / f"step-{at:08d}"
+    report = replay(saved_step, device="cpu")
+    assert report.error == report.before
+    assert report.error in str(error.value)
+    assert report.module == QUERY.removesuffix(".weight")
+    # The NaN is not in any checkpoint, so that the run can be resumed.
     assert resume(tmp_path / "run", device="cpu").progress.step == 20
 
 
@@ -73,28 +73,28 @@ def test_a_step_with_a_nan_weight_is_saved_and_replayed(
 def test_a_step_with_a_transient_nan_gradient_is_saved_and_replayed(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    update: Any = vars(TorchEngine)["_update"]  # a fault in the backward pass has no other door
+    update: Any = vars(TorchEngine)["_update"]  # the only place to inject a fault of the backward pass
 
-    def broken(self: TorchEngine, loss: Any, lr: float) -> Any:
+    def update_with_inf(self: TorchEngine, loss: Any, lr: float) -> Any:
         if self.steps == at - 1:
             next(p.grad for p in self.model.parameters() if p.grad is not None).fill_(torch.inf)
         return update(self, loss, lr)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "_update", broken)
+        patch.setattr(TorchEngine, "_update", update_with_inf)
         with pytest.raises(NumericsError, match=rf"Step {at}: .* is not finite"):
             start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
-        again = replay(tmp_path / "run" / "failures" / f"step-{at:08d}", device="cpu")
-        assert again.error
-        assert again.module == ""
-        assert "all modules are finite" in str(again)
-    calm = replay(tmp_path / "run" / "failures" / f"step-{at:08d}", device="cpu")
-    assert calm.error == ""
-    assert str(calm).startswith(f"Step {at} did not fail again")
+        report = replay(tmp_path / "run" / "failures" / f"step-{at:08d}", device="cpu")
+        assert report.error
+        assert report.module == ""
+        assert "all modules are finite" in str(report)
+    replayed_without_fault = replay(tmp_path / "run" / "failures" / f"step-{at:08d}", device="cpu")
+    assert replayed_without_fault.error == ""
+    assert str(replayed_without_fault).startswith(f"Step {at} did not fail again")
 
 
 def rate(first: int, end: int) -> Any:
-    """A learning rate far too high from step ``first`` to before ``end``."""
+    """Return a schedule with a far too high learning rate from step ``first`` to before ``end``."""
 
     def of(section: Any, step: int, steps: int) -> float:
         return 1e39 if first <= step < end else 1e-3
@@ -102,7 +102,7 @@ def rate(first: int, end: int) -> Any:
     return of
 
 
-def diverged(data: TokenizedDataset, out: Path) -> NumericsError:
+def diverging_run(data: TokenizedDataset, out: Path) -> NumericsError:
     settings = ["optimizer.schedule=[]", "optimizer.weight_decay=0.0", "checkpoint.every_steps=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fabella.training.session.learning_rate", rate(3, 99))
@@ -113,7 +113,7 @@ def diverged(data: TokenizedDataset, out: Path) -> NumericsError:
 
 @pytest.mark.fault("D2", cases=1)
 def test_non_finite_weights_are_never_saved(data: TokenizedDataset, tmp_path: Path) -> None:
-    error = diverged(data, tmp_path / "run")
+    error = diverging_run(data, tmp_path / "run")
     assert "not finite" in str(error)
     folder = RunDir.open(tmp_path / "run")
     loaded = load(folder, "latest")
@@ -124,30 +124,30 @@ def test_non_finite_weights_are_never_saved(data: TokenizedDataset, tmp_path: Pa
 
 @pytest.mark.fault("D2", cases=9)
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("place", ["first weight", "last weight", "last moment"])
+@pytest.mark.parametrize("location", ["first weight", "last weight", "last moment"])
 def test_a_checkpoint_with_one_non_finite_number_is_neither_latest_nor_best(
-    place: str, number: float, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: str, number: float, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All else went well: the losses are finite and fall."""
-    taken, poisoned = checkpointing.take_snapshot, list[str]()
+    """Only the snapshot is broken: the losses are finite and fall."""
+    take_snapshot, changed = checkpointing.take_snapshot, list[str]()
 
-    def with_one(session: Any, progress: Progress, callback_state: Any) -> Checkpoint:
-        snapshot = taken(session, progress, callback_state)
+    def snapshot_with_one(session: Any, progress: Progress, callback_state: Any) -> Checkpoint:
+        snapshot = take_snapshot(session, progress, callback_state)
         if progress.step == 6:
-            arrays = dict(snapshot.state.optimizer_state if place == "last moment" else snapshot.state.weights)
-            name = list(arrays)[0 if place == "first weight" else -1]
+            arrays = dict(snapshot.state.optimizer_state if location == "last moment" else snapshot.state.weights)
+            name = list(arrays)[0 if location == "first weight" else -1]
             arrays[name] = arrays[name].copy()
             arrays[name].flat[-1] = number
-            kind = "optimizer_state" if place == "last moment" else "weights"
+            kind = "optimizer_state" if location == "last moment" else "weights"
             snapshot = dataclasses.replace(snapshot, state=dataclasses.replace(snapshot.state, **{kind: arrays}))
-            poisoned.append(name)
+            changed.append(name)
         return snapshot
 
-    monkeypatch.setattr(checkpointing, "take_snapshot", with_one)
-    settings = ["checkpoint.every_steps=2", "validation.every_steps=2"]  # each validation is the best so far
+    monkeypatch.setattr(checkpointing, "take_snapshot", snapshot_with_one)
+    settings = ["checkpoint.every_steps=2", "validation.every_steps=2"]  # each validation loss is the lowest so far
     with pytest.raises(NumericsError) as error:
         start_run(tiny.run(*settings, steps=20), tmp_path / "run", data, device="cpu")
-    assert f"{poisoned[0]} is not finite" in str(error.value)
+    assert f"{changed[0]} is not finite" in str(error.value)
     folder = RunDir.open(tmp_path / "run")
     assert [load(folder, which).step for which in ("latest", "best")] == [4, 4]
     assert folder.steps()[-1] == 4
@@ -161,9 +161,9 @@ def test_a_step_of_a_diverged_run_fails_again(data: TokenizedDataset, tmp_path: 
         )
         with pytest.raises(NumericsError, match=r"Step 4: .* replay-step"):
             start_run(tiny.run(steps=20), tmp_path / "run", data, device="cpu")
-    again = replay(tmp_path / "run" / "failures" / "step-00000004", device="cpu")
-    assert again.error == again.before
-    assert again.module
+    report = replay(tmp_path / "run" / "failures" / "step-00000004", device="cpu")
+    assert report.error == report.before
+    assert report.module
 
 
 def test_a_saved_step_equals_the_input_of_the_engine(data: TokenizedDataset, tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_a_saved_step_equals_the_input_of_the_engine(data: TokenizedDataset, tmp
     ]  # fmt: skip
 
 
-class Later:
-    """An engine whose error shows when its result is read, as on a GPU."""
+class LateErrorEngine:
+    """An engine whose error is raised when its result is read, as on a GPU."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -206,7 +206,7 @@ class Later:
 def test_a_step_whose_error_appears_when_its_result_is_read_is_saved(data: TokenizedDataset, tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "run", tiny.run(), {})
     ids = np.arange(64, dtype=np.int32).reshape(2, 32)
-    engine: Any = Later(engines.create_engine(tiny.run(), device="cpu"))
+    engine: Any = LateErrorEngine(engines.create_engine(tiny.run(), device="cpu"))
     recorder = FailedStepRecorder(
         TrainingSession(tiny.run(), run_dir, data, engine, SingleProcess()), Progress(), lambda: 0
     )
@@ -244,16 +244,16 @@ def test_the_command_prints_the_report(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        poison_weight(patch, 2, QUERY)
+        set_weight_to_nan(patch, 2, QUERY)
         with pytest.raises(NumericsError):
             start_run(tiny.run(steps=4), tmp_path / "run", data, device="cpu")
     capsys.readouterr()
-    asked = ["replay-step", str(tmp_path / "run" / "failures" / "step-00000002"), "--device", "cpu"]
-    assert fabella(asked) == 0
+    command = ["replay-step", str(tmp_path / "run" / "failures" / "step-00000002"), "--device", "cpu"]
+    assert fabella(command) == 0
     assert "It failed again with the same error: Step 2: " in capsys.readouterr().out
-    assert fabella([*asked, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["step"], told["happened"], told["module"]) == (2, True, "blocks.0.attention.query")
+    assert fabella([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["step"], report["happened"], report["module"]) == (2, True, "blocks.0.attention.query")
 
 
 def test_training_needs_something_to_train_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A run ends with the same bits, stopped and resumed or not."""
+"""Tests that a run ends with the same bits, whether it is stopped and resumed or not."""
 
 import dataclasses
 import os
@@ -58,7 +58,7 @@ class StopAt:
             os.kill(os.getpid(), self.number)
 
 
-def stopped(out: Path, data: TokenizedDataset, *steps: int, overrides: tuple[str, ...] = ()) -> Path:
+def stopped_run(out: Path, data: TokenizedDataset, *steps: int, overrides: tuple[str, ...] = ()) -> Path:
     """Return a run that was stopped at each of ``steps`` and resumed except after the last."""
     with pytest.raises(TrainingInterrupted):
         start_run(tiny.run(*overrides), out, data, callbacks=[StopAt(steps[0])])
@@ -90,8 +90,8 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(finished: Pat
 
 
 def test_the_same_config_and_seed_give_the_same_bits(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    again = start_run(tiny.run(), tmp_path / "again", data).folder
-    assert tiny.fingerprint(again) == tiny.fingerprint(finished)
+    second_run = start_run(tiny.run(), tmp_path / "again", data).folder
+    assert tiny.fingerprint(second_run) == tiny.fingerprint(finished)
 
 
 def test_another_seed_gives_other_weights_and_another_order(
@@ -105,21 +105,21 @@ def test_another_seed_gives_other_weights_and_another_order(
 def test_stopped_and_resumed_any_number_of_times_a_run_ends_with_the_same_bits(
     steps: tuple[int, ...], finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    steps = tuple(step - step % 3 for step in steps)  # rows arrive every third step
-    out = stopped(tmp_path / "run", data, *steps)
+    steps = tuple(step - step % 3 for step in steps)  # rows are logged every third step
+    out = stopped_run(tmp_path / "run", data, *steps)
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(finished)
 
 
 @pytest.mark.fault("A25", cases=4)
 @pytest.mark.parametrize(
-    "often",
+    "setting",
     ["validation.every_steps=1", "samples.every_steps=1", "checkpoint.every_steps=1", "training.log_every_steps=1"],
 )
 def test_evaluating_and_saving_more_often_gives_the_same_weights(
-    often: str, finished: Path, data: TokenizedDataset, tmp_path: Path
+    setting: str, finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    out = start_run(tiny.run(often), tmp_path / "run", data).folder
+    out = start_run(tiny.run(setting), tmp_path / "run", data).folder
     states = [load(RunDir.open(folder), "latest").checkpoint.state for folder in (out, finished)]
     for name, array in states[0].weights.items():
         assert np.array_equal(array, states[1].weights[name]), name
@@ -157,8 +157,8 @@ FORGOTTEN = {"best loss": {"best_loss": 0.0}, "gradient norms": {"gradient_norms
 def test_a_resume_without_any_part_of_the_state_is_detected(
     forget: Any, finished: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The harness itself is tested: each mutant of the resume code must fail the comparison above."""
-    out = stopped(tmp_path / "run", data, 24)
+    """Test the test: each mutant of the resume code must give other bits."""
+    out = stopped_run(tmp_path / "run", data, 24)
     if callable(forget):
         restore = TorchEngine.restore
 
@@ -190,7 +190,7 @@ def finished_with_muon(data: TokenizedDataset, tmp_path_factory: pytest.TempPath
 def test_with_muon_a_stopped_run_ends_with_the_same_bits(
     finished_with_muon: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    out = stopped(tmp_path / "run", data, 3, 12, 24, overrides=("optimizer.kind=muon",))
+    out = stopped_run(tmp_path / "run", data, 3, 12, 24, overrides=("optimizer.kind=muon",))
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(finished_with_muon)
 
@@ -199,7 +199,7 @@ def test_with_muon_a_stopped_run_ends_with_the_same_bits(
 def test_a_resume_without_the_state_of_muon_or_its_adamw_is_detected(
     of_muon: bool, finished_with_muon: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = stopped(tmp_path / "run", data, 24, overrides=("optimizer.kind=muon",))
+    out = stopped_run(tmp_path / "run", data, 24, overrides=("optimizer.kind=muon",))
     restore = TorchEngine.restore
 
     def mutant(engine: TorchEngine, state: Any) -> None:
@@ -216,35 +216,35 @@ SCALED = ("training.precision={kind: fp16, initial_loss_scale: 1048576, loss_sca
 
 
 @pytest.fixture
-def scaling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half precision on a CPU: its gradients overflow at first, and again whenever the loss scale has grown too far."""
+def fp16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use fp16 on a CPU. Gradients overflow at first, and again whenever the loss scale has grown too much."""
 
-    def scaled(asked: Any, device: torch.device) -> device_torch.Precision:
-        return device_torch.Precision(torch.float16, scaled=True, device=device)
+    def half_precision(_requested: Any, device: torch.device) -> device_torch.Precision:
+        return device_torch.Precision(torch.float16, half_precision=True, device=device)
 
-    monkeypatch.setattr(engine_torch, "resolve_precision", scaled)
+    monkeypatch.setattr(engine_torch, "resolve_precision", half_precision)
 
 
 @pytest.mark.fault("D4", cases=5)
-@pytest.mark.parametrize("forgotten", ["", "loss_scale", "good_steps", "skipped_steps", "updates"])
-@pytest.mark.usefixtures("scaling")
-def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_it_is_forgotten(
-    forgotten: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["", "loss_scale", "good_steps", "skipped_steps", "updates"])
+@pytest.mark.usefixtures("fp16_on_cpu")
+def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_it_is_lost(
+    lost: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = start_run(tiny.run(*SCALED), tmp_path / "straight", data).folder
-    rows = [row for row in tiny.metrics(straight) if row["kind"] == "train"]
+    uninterrupted = start_run(tiny.run(*SCALED), tmp_path / "straight", data).folder
+    rows = [row for row in tiny.metrics(uninterrupted) if row["kind"] == "train"]
     assert rows[-1]["skipped_steps"] > 2
     assert len({row["loss_scale"] for row in rows}) > 2
-    out = stopped(tmp_path / "run", data, 24, overrides=SCALED)
+    out = stopped_run(tmp_path / "run", data, 24, overrides=SCALED)
     restore = TorchEngine.restore
 
     def mutant(engine: TorchEngine, state: Any) -> None:
-        kept = {name: value for name, value in state.scalars.items() if name != forgotten}
+        kept = {name: value for name, value in state.scalars.items() if name != lost}
         restore(engine, dataclasses.replace(state, scalars=kept))
 
     monkeypatch.setattr(TorchEngine, "restore", mutant)
     resume(out)
-    assert (tiny.fingerprint(out) == tiny.fingerprint(straight)) == (not forgotten)
+    assert (tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)) == (not lost)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
@@ -278,13 +278,13 @@ def test_the_message_of_a_stop_has_the_resume_command(data: TokenizedDataset, tm
 
 
 def test_a_second_signal_ends_at_once(data: TokenizedDataset, tmp_path: Path) -> None:
-    class Twice:
+    class SendTwice:
         def __call__(self, progress: Progress, result: Any) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        start_run(tiny.run(), tmp_path / "run", data, callbacks=[Twice()])
+        start_run(tiny.run(), tmp_path / "run", data, callbacks=[SendTwice()])
 
 
 def test_a_run_can_be_trained_longer_than_planned(data: TokenizedDataset, tmp_path: Path) -> None:
@@ -303,8 +303,8 @@ def test_a_setting_that_changes_the_meaning_of_the_state_is_rejected(setting: st
 
 def test_epochs_become_steps_when_the_data_is_known(data: TokenizedDataset) -> None:
     run = resolve_config(tiny.run("training.length.epochs=2", "training.gradient_accumulation=[[0, 1]]"), data)
-    windows = (data.train.tokens - 1) // 32
-    assert run.training.length == MaxSteps(max_steps=-(-2 * windows // 8))
+    num_sequences = (data.train.tokens - 1) // 32
+    assert run.training.length == MaxSteps(max_steps=-(-2 * num_sequences // 8))
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_rejected(data: TokenizedDataset) -> None:
@@ -327,13 +327,13 @@ def test_no_run_starts_without_space_for_its_checkpoints(
     monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
     with pytest.raises(DiskFullError, match="the checkpoints of this run need"):
         start_run(tiny.run(), tmp_path / "run", data)
-    assert not (tmp_path / "run").exists()  # the same command, with a smaller model or elsewhere, can be given again
+    assert not (tmp_path / "run").exists()  # so that the command can be repeated with a smaller model
 
 
 def test_no_unfinished_run_resumes_without_space_for_its_checkpoints(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped(tmp_path / "run", data, 6)
+    stopped_run(tmp_path / "run", data, 6)
     monkeypatch.setattr(checkpoint, "free_bytes", lambda path: 1000)
     with pytest.raises(DiskFullError, match="the checkpoints of this run need"):
         resume(tmp_path / "run")
@@ -346,7 +346,7 @@ def test_no_unfinished_run_resumes_without_space_for_its_checkpoints(
 @pytest.mark.fault("B14", cases=1)
 def test_changed_data_is_detected(tmp_path: Path) -> None:
     data = tiny.prepared(tmp_path)
-    stopped(tmp_path / "run", data, 6)
+    stopped_run(tmp_path / "run", data, 6)
     other = tiny.run("data.source.seed=2")
     (tmp_path / "prepared").rename(tmp_path / "before")
     tiny.prepared(tmp_path, other)
@@ -358,7 +358,7 @@ def test_changed_data_is_detected(tmp_path: Path) -> None:
 def test_a_damaged_latest_checkpoint_costs_only_the_steps_since_the_previous_one(
     finished: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = stopped(tmp_path / "run", data, 24)
+    out = stopped_run(tmp_path / "run", data, 24)
     weights = out / "checkpoints" / "step-00000024" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     resume(out)
@@ -380,13 +380,13 @@ def test_a_full_disk_is_retried_when_the_config_says_so(
         saves.append(arguments[1])
         if len(saves) == 1:
             raise DiskFullError("disk full: nothing free.")
-        whole(*arguments, **marks)
+        real_save(*arguments, **marks)
 
-    whole = checkpointing.save
+    real_save = checkpointing.save
     monkeypatch.setattr(checkpointing, "save", full_at_first)
     start_run(tiny.run("checkpoint.on_disk_full=retry"), tmp_path / "run", data)
     assert saves[0] == 5
-    assert 5 < saves[1] < 10, "the step after the writer has said so, not the one that is due anyway"
+    assert 5 < saves[1] < 10, "the next step after the failure, before the next save is due"
     assert "Step 5 could not be saved; the next step will be: disk full" in capsys.readouterr().err
     saves.clear()
     with pytest.raises(DiskFullError):

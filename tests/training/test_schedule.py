@@ -1,4 +1,4 @@
-"""Learning rate and batch size as functions of the step."""
+"""Tests of learning rate and batch size as functions of the step."""
 
 import itertools
 
@@ -49,7 +49,7 @@ def test_a_cosine_is_half_way_at_its_middle() -> None:
     assert rates(optimizer, 100, 0, 50, 100) == pytest.approx([1.0, 0.6, 0.2])
 
 
-def test_warm_up_stable_decay_is_three_segments() -> None:
+def test_warm_up_stable_decay_has_three_phases() -> None:
     schedule = (
         SchedulePhase(shape="linear", start=0.0, end=1.0, length=2),
         SchedulePhase(shape="linear", start=1.0, end=1.0, length=4),
@@ -59,7 +59,7 @@ def test_warm_up_stable_decay_is_three_segments() -> None:
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
 
 
-def test_a_segment_of_no_length_is_passed_over() -> None:
+def test_a_phase_without_steps_is_skipped() -> None:
     schedule = (
         SchedulePhase(shape="linear", start=0.0, end=1.0, length="0%"),
         SchedulePhase(shape="linear", start=1.0, end=0.5, length=2),
@@ -125,7 +125,7 @@ GROWING = ["training.micro_batch_size=6", "training.gradient_accumulation=[[0, 8
 
 
 @pytest.mark.parametrize(
-    ("step", "windows", "before"),
+    ("step", "num_sequences", "before"),
     [
         (0, 48, 0),
         (8749, 48, 48 * 8749),
@@ -135,15 +135,15 @@ GROWING = ["training.micro_batch_size=6", "training.gradient_accumulation=[[0, 8
         (20_000, 192, 48 * 8750 + 96 * 4375 + 192 * 6875),
     ],
 )
-def test_a_global_batch_that_doubles_twice_does_so_at_the_very_step(step: int, windows: int, before: int) -> None:
+def test_a_growing_global_batch_grows_at_its_steps(step: int, num_sequences: int, before: int) -> None:
     training = load_config("minigpt-100m", GROWING).training
-    assert batch_size_at(training, step) == windows
+    assert batch_size_at(training, step) == num_sequences
     assert sequences_before(training, step) == before
-    assert next(batch_sizes(training, step)) == windows
+    assert next(batch_sizes(training, step)) == num_sequences
 
 
-@given(accumulation=SCHEDULES, windows=st.integers(1, 2000))
-def test_steps_for_is_the_fewest_that_use_all_windows(accumulation, windows: int) -> None:
+@given(accumulation=SCHEDULES, num_sequences=st.integers(1, 2000))
+def test_steps_for_returns_the_fewest_steps_that_use_all_sequences(accumulation, num_sequences: int) -> None:
     training = TrainingConfig(length=MaxSteps(max_steps=1), micro_batch_size=3, gradient_accumulation=accumulation)
-    steps = steps_for_sequences(training, windows)
-    assert sequences_before(training, steps - 1) < windows <= sequences_before(training, steps)
+    steps = steps_for_sequences(training, num_sequences)
+    assert sequences_before(training, steps - 1) < num_sequences <= sequences_before(training, steps)

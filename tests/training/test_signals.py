@@ -1,4 +1,4 @@
-"""Stop and save requests by signals, and their synchronization between ranks."""
+"""Tests of stop and save requests by signals, and of their synchronization between ranks."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Config and dataset of a run that trains in seconds: bytes, a few thousand weights, all callbacks."""
+"""Config and dataset of a run that trains in seconds: byte tokens, a few thousand parameters, all callbacks."""
 
 import hashlib
 import json

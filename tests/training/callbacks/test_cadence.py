@@ -1,4 +1,4 @@
-"""Cadences in steps and in epochs."""
+"""Tests of cadences in steps and in epochs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A training that hangs says where, once a step; one that rests says nothing."""
+"""Tests that the watchdog reports a hanging step once, with the call stacks, and nothing between steps."""
 
 import queue
 import threading
@@ -8,14 +8,14 @@ from fabella.engine.rank import RankInfo
 from fabella.training.callbacks.watchdog import Watchdog
 from fabella.training.loop import Progress
 
-PATIENCE = 20.0
-SECONDS = 0.2
-"""That a step may take, by a clock that the test sets; the watchdog looks every hundredth of a real second"""
+TIMEOUT_SECONDS = 20.0
+STEP_SECONDS = 0.2
+"""Time limit of a step on the fake clock. The watchdog checks it every hundredth of a real second."""
 RESULT: Any = None
 
 
-class Clock:
-    """Stands still until it is set."""
+class FakeClock:
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -24,40 +24,42 @@ class Clock:
 
 
 def test_a_step_that_hangs_is_reported_with_the_call_stacks() -> None:
-    clock, over, said = Clock(), threading.Event(), queue.Queue[str]()
+    clock, released, reports = FakeClock(), threading.Event(), queue.Queue[str]()
 
-    def reading_a_file_that_is_far_away() -> None:
-        over.wait()
+    def read_slow_file() -> None:
+        released.wait()
 
-    reader = threading.Thread(target=reading_a_file_that_is_far_away, name="reader", daemon=True)
+    reader = threading.Thread(target=read_slow_file, name="reader", daemon=True)
     reader.start()
-    with Watchdog(SECONDS, RankInfo(1, 2), step=4, report=said.put, clock=clock):
+    with Watchdog(STEP_SECONDS, RankInfo(1, 2), step=4, report=reports.put, clock=clock):
         clock.now = 1.0
-        words = said.get(timeout=PATIENCE)
-    over.set()
+        report = reports.get(timeout=TIMEOUT_SECONDS)
+    released.set()
     reader.join()
-    assert words.startswith(
+    assert report.startswith(
         "\nNo step for 0 seconds after step 4 in process 1 of 2: it may hang. Press Ctrl-C twice to end it"
     )
-    assert "\nreader:\n" in words
-    assert "in reading_a_file_that_is_far_away" in words
-    assert "\nMainThread:\n" in words
-    assert "\nwatchdog:\n" not in words, "its own thread is of no interest"
+    assert "\nreader:\n" in report
+    assert "in read_slow_file" in report
+    assert "\nMainThread:\n" in report
+    assert "\nwatchdog:\n" not in report, "the watchdog's own thread is not listed"
 
 
-def test_it_is_said_once_a_step_and_nothing_between_steps() -> None:
-    clock, said = Clock(), list[str]()
-    watchdog = Watchdog(SECONDS, RankInfo(), report=said.append, clock=clock)
+def test_a_hanging_step_is_reported_once_and_nothing_is_reported_between_steps() -> None:
+    clock, reports = FakeClock(), list[str]()
+    watchdog = Watchdog(STEP_SECONDS, RankInfo(), report=reports.append, clock=clock)
     for step in (5, 6):
         watchdog.step_started(Progress(step=step), RESULT)
-        clock.now += SECONDS / 2
+        clock.now += STEP_SECONDS / 2
         watchdog.check()
-        assert len(said) == step - 5, "there is time yet"
-        clock.now += SECONDS
+        assert len(reports) == step - 5, "the limit is not reached yet"
+        clock.now += STEP_SECONDS
         watchdog.check()
         watchdog.check()
-        assert [words.split(": ")[0] for words in said[step - 5 :]] == [f"\nNo step for 0 seconds after step {step}"]
+        assert [report.split(": ")[0] for report in reports[step - 5 :]] == [
+            f"\nNo step for 0 seconds after step {step}"
+        ]
         watchdog.step_finished(Progress(step=step), RESULT)
-        clock.now += 10 * SECONDS  # validating, say
+        clock.now += 10 * STEP_SECONDS  # as in validation
         watchdog.check()
-        assert len(said) == step - 4
+        assert len(reports) == step - 4

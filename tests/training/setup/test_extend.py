@@ -1,4 +1,4 @@
-"""The schedule of a run that is trained longer: steps taken keep their rates, and the rate never jumps."""
+"""Tests that the schedule of an extended run keeps the rates of past steps, and that the rate never jumps."""
 
 import itertools
 

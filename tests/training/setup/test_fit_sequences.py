@@ -1,4 +1,4 @@
-"""Sequences that would drop most of a text are packed or refused, and the share that is trained on is said."""
+"""Tests that sequences which would drop most of a text are packed or refused, and that the share in use is reported."""
 
 from pathlib import Path
 

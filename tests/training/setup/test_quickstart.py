@@ -1,4 +1,4 @@
-"""How long the quickstart trains, and when it is done."""
+"""Tests how long the quickstart trains, and when it is finished."""
 
 import pytest
 

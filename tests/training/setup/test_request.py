@@ -1,4 +1,4 @@
-"""Where the data of a run is prepared: a folder for each text, found again as long as the text is the same."""
+"""Tests that a training request is resolved to a config, and that the dataset of an unchanged text is reused."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lengths and milestones in other units than steps."""
+"""Tests that lengths and milestones in other units become steps."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is chosen for a text of a user's own."""
+"""Tests of the config that is suggested for a user's text."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_gpu_with_much_text_gets_a_larger_model() -> None:
     assert sum(p.size for p in large.parameters().values()) > 20 * sum(p.size for p in small.parameters().values())
 
 
-def test_the_choice_is_said_in_words() -> None:
+def test_the_reasons_are_printed() -> None:
     assert suggest_config(SOURCE, "mine", 1_100_000, gpu=False).reasons == {
         "tokenizer": "1.1 MB of text: BPE with 1,024 tokens.",
         "model": "CPU: a model with the shape of storybook-1m.",
