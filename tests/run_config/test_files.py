@@ -1,4 +1,4 @@
-"""Presets, YAML files and overrides give a valid config, or an error with the nearest valid choice."""
+"""Tests that presets, YAML files and overrides give a valid config, or an error with the nearest valid choice."""
 
 import contextlib
 from pathlib import Path

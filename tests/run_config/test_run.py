@@ -1,4 +1,4 @@
-"""Config sections accept valid values and refuse others with an error that names the rule."""
+"""Tests that config sections accept valid values and refuse others with an error that names the rule."""
 
 import math
 

@@ -1,6 +1,6 @@
-"""Make the run folder that a release leaves behind, so that every later Fabella is tested to read it.
+"""Write the run directory of a release, which tests of all later versions read.
 
-Once at each release whose format differs: ``python -m tests.runs.release tests/runs/released/v2``
+Run it once for each release with another format: ``python -m tests.runs.release tests/runs/released/v2``
 """
 
 import sys
@@ -13,7 +13,7 @@ from tests.runs import stub
 
 
 def make(path: Path) -> None:
-    """A run of ten steps with everything that a run folder holds, but for a lock."""
+    """Write a run of ten steps with every kind of file except for a lock."""
     folder = stub.folder(path)
     folder.save_tokenizer(ByteTokenizer())
     for step in (5, 10):

@@ -1,4 +1,4 @@
-"""The smallest run, its checkpoints and its folder: a few kilobytes, made without an engine."""
+"""The smallest run, with its checkpoints and directory: a few kilobytes, written without an engine."""
 
 import dataclasses
 import shutil
@@ -42,12 +42,12 @@ MANIFEST = {"environment": {"fabella": "0.1.0"}, "tokenizer": ByteTokenizer().fi
 
 
 def keeping(count: int) -> RunConfig:
-    """The run, with another number of checkpoints kept."""
+    """Return the config with another ``checkpoint.keep_last``."""
     return RUN.model_copy(update={"checkpoint": RUN.checkpoint.model_copy(update={"keep_last": count})})
 
 
 def checkpoint(step: int, table: ParameterTable = TABLE) -> Checkpoint:
-    """A checkpoint that looks like no other step's."""
+    """Return a checkpoint whose values depend on the step."""
     weights = initial_weights(table, seed=step)
     moments = {f"{kind}.{name}": array * 0.5 for kind in ("first", "second") for name, array in weights.items()}
     progress = {"step": step, "sequences": 3 * step, "tokens": 24 * step, "best_loss": 1.0 / (step + 1)}
@@ -55,31 +55,31 @@ def checkpoint(step: int, table: ParameterTable = TABLE) -> Checkpoint:
 
 
 def folder(path: Path, steps: Sequence[int] = (), run: RunConfig = RUN) -> RunDir:
-    """A new run folder with the checkpoints of ``steps``."""
-    made = RunDir.create(path, run, MANIFEST)
+    """Create a run directory with checkpoints of ``steps``."""
+    run_dir = RunDir.create(path, run, MANIFEST)
     for step in steps:
-        save(made, step, checkpoint(step))
-    return made
+        save(run_dir, step, checkpoint(step))
+    return run_dir
 
 
 def copied(original: RunDir, path: Path) -> RunDir:
-    """A copy to be damaged."""
+    """Return a copy of the run that a test may damage."""
     shutil.copytree(original.path, path)
     return dataclasses.replace(original, path=path, in_use=set())
 
 
-def same(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two checkpoints are equal, bit for bit."""
-    arrays = [(one.state.weights, other.state.weights), (one.state.optimizer_state, other.state.optimizer_state)]
+def same(first: Checkpoint, second: Checkpoint) -> bool:
+    """Return whether two checkpoints are equal bit for bit."""
+    arrays = [(first.state.weights, second.state.weights), (first.state.optimizer_state, second.state.optimizer_state)]
     return (
         all(list(a) == list(b) for a, b in arrays)
         and all(np.array_equal(a[name].view(np.uint32), b[name].view(np.uint32)) for a, b in arrays for name in a)
-        and (one.state.scalars, one.progress) == (other.state.scalars, other.progress)
+        and (first.state.scalars, first.progress) == (second.state.scalars, second.progress)
     )
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Every file below ``path``, but the lock's: what must be as it was."""
+    """Return the content of every file below ``path``, except for the lock files."""
     return {
         item.relative_to(path).as_posix(): item.read_bytes()
         for item in sorted(path.rglob("*"))

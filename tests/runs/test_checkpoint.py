@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back bit for bit, and nothing that is not whole is taken for whole."""
+"""Tests that checkpoints are restored bit for bit, never loaded if incomplete, and pruned."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from fabella.runs.run_dir import RunDir
 from tests.runs import stub
 
 
-def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_restored_bit_for_bit(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120])
     loaded = load(RunDir.open(tmp_path), "latest")
     assert stub.same(loaded.checkpoint, stub.checkpoint(120))
@@ -23,17 +23,17 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert sorted(item.name for item in folder.checkpoints.iterdir()) == ["step-00000120"]
 
 
-def test_special_floats_and_numbers_come_back_bit_for_bit(tmp_path: Path) -> None:
+def test_special_floats_and_numbers_are_restored_bit_for_bit(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path)
-    made = stub.checkpoint(1)
-    for array in made.state.weights.values():
+    checkpoint = stub.checkpoint(1)
+    for array in checkpoint.state.weights.values():
         array.reshape(-1)[:2] = np.array([0x7FC00001, 0x80000000], np.uint32).view(np.float32)  # a NaN with a payload
     progress = {"best_loss": 0.1 + 0.2, "tokens": 2**63 + 1, "words": "naïve\n"}
-    save(folder, 1, Checkpoint(made.state, progress))
-    assert stub.same(load(folder, 1).checkpoint, Checkpoint(made.state, progress))
+    save(folder, 1, Checkpoint(checkpoint.state, progress))
+    assert stub.same(load(folder, 1).checkpoint, Checkpoint(checkpoint.state, progress))
 
 
-def test_weights_alone_are_read_without_the_optimizer(tmp_path: Path) -> None:
+def test_weights_can_be_loaded_without_the_optimizer_state(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [120])
     (folder.checkpoints / "step-00000120" / "optimizer.safetensors").unlink()
     loaded = load(folder, 120, weights_only=True)
@@ -55,7 +55,7 @@ def test_an_explicit_step_is_never_replaced_by_another(tmp_path: Path) -> None:
         load(folder, 120)
 
 
-def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
+def test_a_damaged_latest_checkpoint_falls_back_with_a_warning(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 120])
     model = folder.checkpoints / "step-00000120" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:812])
@@ -68,7 +68,7 @@ def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
     ]
 
 
-def test_an_incomplete_latest_falls_back_and_says_so(tmp_path: Path) -> None:
+def test_an_incomplete_latest_checkpoint_falls_back_with_a_warning(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 120])
     (folder.checkpoints / "step-00000120" / "manifest.json").unlink()
     assert load(folder, "latest").warnings == [
@@ -76,7 +76,7 @@ def test_an_incomplete_latest_falls_back_and_says_so(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_killed_save_left_is_told(tmp_path: Path) -> None:
+def test_an_incomplete_file_of_a_killed_save_is_a_warning(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100])
     (folder.checkpoints / ".step-00000120.partial-0123456789ab").mkdir()
     (folder.checkpoints / ".step-00000090.partial-0123456789ab").mkdir()
@@ -85,7 +85,7 @@ def test_what_a_killed_save_left_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_no_whole_checkpoint_is_an_error_that_tells_of_each(tmp_path: Path) -> None:
+def test_an_error_without_a_valid_checkpoint_lists_the_incomplete_ones(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"run has no valid checkpoint\. Train it: fabella resume"):
         load(folder, "latest")
@@ -95,38 +95,42 @@ def test_no_whole_checkpoint_is_an_error_that_tells_of_each(tmp_path: Path) -> N
         load(folder, "latest")
 
 
-def test_best_is_what_it_was_set_to(tmp_path: Path) -> None:
+def test_best_is_the_checkpoint_that_was_recorded(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100])
     set_best(folder, 100)
     save(folder, 110, stub.checkpoint(110))
     assert load(folder, "best").step == 100
 
 
-def test_without_a_best_the_newest_is_taken_and_told(tmp_path: Path) -> None:
+def test_without_a_best_checkpoint_the_latest_is_loaded_with_a_warning(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 110])
     assert load(folder, "best").warnings == ["no best checkpoint is recorded; using step-00000110"]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100, 120])
-    again = Checkpoint(stub.checkpoint(7).state, {"step": 120})
-    save(folder, 120, again)
-    assert stub.same(load(folder, 120).checkpoint, again)
+    replacement = Checkpoint(stub.checkpoint(7).state, {"step": 120})
+    save(folder, 120, replacement)
+    assert stub.same(load(folder, 120).checkpoint, replacement)
     assert folder.steps() == [100, 120]
 
 
-def test_a_checkpoint_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+def test_an_invalid_checkpoint_is_not_saved(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, [100])
-    made = stub.checkpoint(110)
-    lacking = dict(list(made.state.weights.items())[1:])
+    checkpoint = stub.checkpoint(110)
+    without_embedding = dict(list(checkpoint.state.weights.items())[1:])
     with pytest.raises(CheckpointError, match=r"step-00000110/model.safetensors does not match the model: embedding"):
-        save(folder, 110, Checkpoint(dataclasses.replace(made.state, weights=lacking), made.progress))
+        save(
+            folder,
+            110,
+            Checkpoint(dataclasses.replace(checkpoint.state, weights=without_embedding), checkpoint.progress),
+        )
     with pytest.raises(CheckpointError, match=r"step-00000110: best_loss = inf is not a finite number; not saved"):
-        save(folder, 110, Checkpoint(made.state, {"best_loss": math.inf}))
+        save(folder, 110, Checkpoint(checkpoint.state, {"best_loss": math.inf}))
     assert folder.steps() == [100]
 
 
-def test_pruning_keeps_the_newest_the_best_and_what_was_loaded(tmp_path: Path) -> None:
+def test_pruning_keeps_the_latest_the_best_and_the_loaded_checkpoints(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path, run=stub.keeping(10))
     for step in range(10, 90, 10):
         save(folder, step, stub.checkpoint(step))
@@ -156,7 +160,7 @@ def test_nothing_later_than_latest_is_pruned(tmp_path: Path) -> None:
     assert folder.steps() == [30, 100]
 
 
-def test_newest_good_looks_at_manifests_and_sizes(tmp_path: Path) -> None:
+def test_the_latest_valid_step_has_a_manifest_and_the_listed_sizes(tmp_path: Path) -> None:
     folder = stub.folder(tmp_path)
     assert latest_valid_step(folder) is None
     save(folder, 10, stub.checkpoint(10))
@@ -167,7 +171,9 @@ def test_newest_good_looks_at_manifests_and_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("A7", cases=1)
-def test_no_space_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_an_error_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = stub.folder(tmp_path)
     usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3_000_000))

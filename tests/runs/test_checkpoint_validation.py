@@ -1,4 +1,4 @@
-"""What a checkpoint must hold is told by the family's parameter table."""
+"""Tests that a checkpoint is validated against the parameter table and the state spec of the optimizer."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from fabella.runs.checkpoint_validation import checked_moments, moment_kinds, pa
 from fabella.runs.run_dir import FORMAT
 from tests.runs.stub import SPEC, TABLE, checkpoint
 
-GOOD: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "format": FORMAT,
     "step": 120,
     "optimizer_state": ["first"],
@@ -30,7 +30,7 @@ def with_weights(**changes: Any) -> Checkpoint:
     return Checkpoint(type(state)({n: a for n, a in weights.items() if a is not None}, state.optimizer_state, {}), {})
 
 
-def test_a_checkpoint_of_this_model_fits() -> None:
+def test_a_checkpoint_of_this_model_is_valid() -> None:
     check(checkpoint(1), TABLE, SPEC)
 
 
@@ -52,7 +52,7 @@ def test_the_first_five_differences_are_named() -> None:
         ({FIRST: np.zeros((256, 2), np.float64)}, "embedding.weight is float64, not float32"),
     ],
 )
-def test_each_kind_of_difference_is_told(changes: dict[str, Any], problem: str) -> None:
+def test_each_kind_of_difference_is_reported(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         check(with_weights(**changes), TABLE, SPEC)
     assert problem in str(caught.value)
@@ -61,10 +61,10 @@ def test_each_kind_of_difference_is_told(changes: dict[str, Any], problem: str) 
 
 def test_moments_are_complete_or_refused() -> None:
     state = checkpoint(1).state
-    lacking = {name: array for name, array in state.optimizer_state.items() if name != f"second.{FIRST}"}
+    incomplete = {name: array for name, array in state.optimizer_state.items() if name != f"second.{FIRST}"}
     with pytest.raises(CheckpointError, match=rf"optimizer.safetensors does not match the model: second.{FIRST} is"):
-        check(Checkpoint(type(state)(state.weights, lacking, {}), {}), TABLE, SPEC)
-    check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE, SPEC)  # an optimizer without a memory
+        check(Checkpoint(type(state)(state.weights, incomplete, {}), {}), TABLE, SPEC)
+    check(Checkpoint(type(state)(state.weights, {}, {}), {}), TABLE, SPEC)  # an optimizer without a state
 
 
 def test_the_optimizers_state_spec_decides_which_moments_a_matrix_has() -> None:
@@ -78,17 +78,17 @@ def test_the_optimizers_state_spec_decides_which_moments_a_matrix_has() -> None:
     for moments, spec in ((of_muon, SPEC), (state.optimizer_state, muon_spec)):
         with pytest.raises(CheckpointError, match=rf"second.{matrices[0]} is "):
             checked_moments(moments, spec, where="it", kinds=kinds)
-    one = {**of_muon, f"second.{matrices[0]}": state.optimizer_state[f"second.{matrices[0]}"]}
+    with_one_more_moment = {**of_muon, f"second.{matrices[0]}": state.optimizer_state[f"second.{matrices[0]}"]}
     with pytest.raises(CheckpointError, match=rf"second.{matrices[1]} is missing"):
-        checked_moments(one, SPEC, where="it")
+        checked_moments(with_one_more_moment, SPEC, where="it")
     with pytest.raises(CheckpointError, match=rf"first.{FIRST} is missing"):
         checked_moments(
             {n: a for n, a in of_muon.items() if n.startswith("second.")}, muon_spec, where="it", kinds=kinds
         )
 
 
-def test_a_sound_state_is_read() -> None:
-    assert parse_state(json.dumps(GOOD).encode(), step=120, where="state.json") == GOOD
+def test_a_valid_state_is_parsed() -> None:
+    assert parse_state(json.dumps(VALID).encode(), step=120, where="state.json") == VALID
 
 
 @pytest.mark.parametrize(
@@ -98,21 +98,27 @@ def test_a_sound_state_is_read() -> None:
         (b"[" * 100_000, "damaged: not JSON"),
         (b"[]", "it has no format number"),
         (b'{"format": "1"}', "it has no format number"),
-        (json.dumps({**GOOD, "format": FORMAT + 1}).encode(), "was written in format 3; this version of Fabella reads"),
-        (json.dumps({**GOOD, "format": FORMAT - 1}).encode(), "was written in format 1; this version of Fabella reads"),
-        (json.dumps({**GOOD, "step": 100}).encode(), "is of step 100, not 120"),
-        (json.dumps({**GOOD, "optimizer_state": "first"}).encode(), "optimizer_state, scalars or progress is missing"),
-        (json.dumps({**GOOD, "optimizer_state": [1]}).encode(), "optimizer_state, scalars or progress is missing"),
-        (json.dumps({**GOOD, "scalars": {"step": "1"}}).encode(), "optimizer_state, scalars or progress is missing"),
-        (json.dumps({**GOOD, "scalars": {"step": True}}).encode(), "optimizer_state, scalars or progress is missing"),
         (
-            json.dumps({**GOOD, "scalars": {"scale": float("nan")}}).encode(),
+            json.dumps({**VALID, "format": FORMAT + 1}).encode(),
+            "was written in format 3; this version of Fabella reads",
+        ),
+        (
+            json.dumps({**VALID, "format": FORMAT - 1}).encode(),
+            "was written in format 1; this version of Fabella reads",
+        ),
+        (json.dumps({**VALID, "step": 100}).encode(), "is of step 100, not 120"),
+        (json.dumps({**VALID, "optimizer_state": "first"}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({**VALID, "optimizer_state": [1]}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({**VALID, "scalars": {"step": "1"}}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({**VALID, "scalars": {"step": True}}).encode(), "optimizer_state, scalars or progress is missing"),
+        (
+            json.dumps({**VALID, "scalars": {"scale": float("nan")}}).encode(),
             "optimizer_state, scalars or progress is missing",
         ),
-        (json.dumps({**GOOD, "progress": {"a": []}}).encode(), "optimizer_state, scalars or progress is missing"),
+        (json.dumps({**VALID, "progress": {"a": []}}).encode(), "optimizer_state, scalars or progress is missing"),
         (json.dumps({"format": FORMAT, "step": 120}).encode(), "optimizer_state, scalars or progress is missing"),
     ],
 )
-def test_a_parse_state_another_shape_is_refused(data: bytes, problem: str) -> None:
+def test_a_state_with_another_structure_is_refused(data: bytes, problem: str) -> None:
     with pytest.raises(CheckpointError, match=problem):
         parse_state(data, step=120, where="step-00000120/state.json")

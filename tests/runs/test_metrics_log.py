@@ -1,4 +1,4 @@
-"""One measurement a line, readable after any death of its writer."""
+"""Tests that rows are one line each and remain readable if the writer is killed at any time."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ ROWS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=6)
 
 
 @given(ROWS)
-def test_rows_come_back_as_they_were_appended(
+def test_appended_rows_can_be_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
 ) -> None:
     path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
@@ -26,7 +26,7 @@ def test_rows_come_back_as_they_were_appended(
     assert read_rows(path) == rows
 
 
-def test_a_row_is_one_line_and_there_at_once(tmp_path: Path) -> None:
+def test_a_row_is_one_line_and_written_immediately(tmp_path: Path) -> None:
     append_row(tmp_path / "samples.jsonl", {"step": 1, "text": "Ça va ?\nFin\u2028"})
     assert (tmp_path / "samples.jsonl").read_text(encoding="utf-8") == ('{"step": 1, "text": "Ça va ?\\nFin\u2028"}\n')
 
@@ -37,19 +37,19 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     assert read_rows(path) == [{"loss": None, "each": [None, 1.5], "of": {"deep": None}}]
 
 
-def test_text_that_is_no_unicode_is_written_escaped(tmp_path: Path) -> None:
+def test_text_with_lone_surrogates_is_escaped(tmp_path: Path) -> None:
     append_row(tmp_path / "samples.jsonl", {"text": "half \ud83d"})
     assert read_rows(tmp_path / "samples.jsonl") == [{"text": "half \ud83d"}]
 
 
-def test_where_there_is_no_file_there_are_no_rows(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "metrics.jsonl") == []
     truncate_after(tmp_path / "metrics.jsonl", 10)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.fault("D6", cases=100)
-def test_a_line_torn_at_any_byte_is_left_out_and_the_next_row_takes_its_place(tmp_path: Path) -> None:
+def test_a_line_torn_at_any_byte_is_skipped_and_replaced_by_the_next_row(tmp_path: Path) -> None:
     line = json.dumps({"kind": "train", "step": 2, "loss": 3.25, "words": "x" * 45}).encode() + b"\n"
     assert len(line) == 101
     for cut in range(100):
@@ -62,7 +62,7 @@ def test_a_line_torn_at_any_byte_is_left_out_and_the_next_row_takes_its_place(tm
         assert read_rows(path) == [{"step": 1}, {"step": 3}]
 
 
-def test_a_torn_line_longer_than_any_block_is_dropped(tmp_path: Path) -> None:
+def test_a_torn_line_longer_than_a_block_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     append_row(path, {"step": 1})
     with path.open("ab") as file:
@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert path.read_bytes() == b'{"step": 1}\n'
 
 
-def test_rows_of_later_steps_are_dropped_and_the_others_stay_byte_for_byte(tmp_path: Path) -> None:
+def test_rows_of_later_steps_are_dropped_and_the_others_keep_their_bytes(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [
         b'{"note":   "of no step"}',
@@ -115,7 +115,7 @@ def test_rows_of_later_steps_are_dropped_and_the_others_stay_byte_for_byte(tmp_p
     assert path.read_bytes() == lines[0] + b"\n"
 
 
-def test_a_file_with_nothing_to_drop_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_later_rows_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
     append_row(path, {"step": 1})
     monkeypatch.setattr("fabella.runs.metrics_log.atomic_write", lambda path, data: pytest.fail("written"))

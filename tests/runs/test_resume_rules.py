@@ -1,4 +1,4 @@
-"""What may change when a run goes on: every setting is refused, warned of or allowed."""
+"""Tests that a changed setting of a resumed run is refused, allowed with a warning, or allowed, by its rule."""
 
 from typing import Any
 
@@ -105,7 +105,7 @@ CHANGES: dict[str, Any] = {
     "tracking.histogram_every_steps": 5,
     "tracking.grad_spike_factor": 9.0,
 }
-# Another kind brings other settings with it.
+# Another kind has other settings.
 KINDS: dict[str, Any] = {
     "model.family": {
         "model": {"family": "mingru", "vocab_size": 256, "context_length": 8, "dim": 2, "layers": 1, "ffn_dim": 2}
@@ -128,23 +128,23 @@ def leaves(value: Any, prefix: str = "") -> list[str]:
     return [leaf for key, item in value.items() for leaf in leaves(item, f"{prefix}.{key}".lstrip("."))]
 
 
-def test_the_changes_below_are_all_settings_that_there_are() -> None:
+def test_changes_cover_every_setting() -> None:
     assert set(CHANGES) == set(leaves(RUN.model_dump(mode="json")))
     assert set(KINDS) == {key for key, value in CHANGES.items() if value is None}
 
 
 @pytest.mark.fault("A20", cases=len(CHANGES))
 @pytest.mark.parametrize("key", CHANGES)
-def test_each_changed_setting_meets_its_verdict(key: str) -> None:
-    asked = validate_config({**VALUES, **KINDS[key]}) if key in KINDS else changed(key, CHANGES[key])
+def test_each_changed_setting_has_its_verdict(key: str) -> None:
+    changed_run = validate_config({**VALUES, **KINDS[key]}) if key in KINDS else changed(key, CHANGES[key])
     verdict = rule_for(key, CONFIG_RULES)
     if verdict == "refuse":
         with pytest.raises(ConfigError, match=f"Cannot resume with other values of .*{key}: .* → .*Resume without"):
-            compare_for_resume(RUN, asked)
+            compare_for_resume(RUN, changed_run)
     else:
-        found = {difference.key: difference.verdict for difference in compare_for_resume(RUN, asked)}
-        assert found[key] == verdict
-        assert "refuse" not in found.values()
+        verdicts = {difference.key: difference.verdict for difference in compare_for_resume(RUN, changed_run)}
+        assert verdicts[key] == verdict
+        assert "refuse" not in verdicts.values()
 
 
 @pytest.mark.parametrize("family", family_names())
@@ -157,21 +157,21 @@ def test_every_setting_of_every_family_has_a_rule(family: str) -> None:
     assert [key for key in known_keys(family) if not has_rule(key) and key not in sections] == []
 
 
-def test_every_rule_is_about_a_setting_that_there_is() -> None:
+def test_every_rule_is_about_an_existing_setting() -> None:
     known = set[str]().union(*(known_keys(family) for family in family_names()))
     assert [rule for rule in CONFIG_RULES if rule not in known] == []
 
 
-def test_what_nobody_has_thought_of_is_refused() -> None:
+def test_a_setting_without_a_rule_is_refused() -> None:
     assert rule_for("training.something_new", CONFIG_RULES) == "refuse"
     assert rule_for("fingerprints", MANIFEST_RULES) == "refuse"
 
 
-def test_the_same_run_goes_on_without_a_word() -> None:
+def test_an_unchanged_config_has_no_differences() -> None:
     assert compare_for_resume(RUN, validate_config(RUN.model_dump(mode="json"))) == []
 
 
-def test_a_difference_is_told_with_both_values() -> None:
+def test_a_difference_is_reported_with_both_values() -> None:
     (difference,) = compare_for_resume(RUN, changed("optimizer.lr", 0.5))
     assert str(difference) == "optimizer.lr: 0.001 → 0.5"
     with pytest.raises(ConfigError) as caught:
@@ -182,14 +182,14 @@ def test_a_difference_is_told_with_both_values() -> None:
     )
 
 
-def test_no_more_than_five_refusals_are_told() -> None:
-    asked = validate_config({**VALUES, **KINDS["model.family"], "seed": 2})
+def test_at_most_five_refused_settings_are_listed() -> None:
+    changed_run = validate_config({**VALUES, **KINDS["model.family"], "seed": 2})
     with pytest.raises(ConfigError, match=r"; and 2 more\.") as caught:
-        compare_for_resume(RUN, asked)
+        compare_for_resume(RUN, changed_run)
     assert str(caught.value).count("→") == 5
 
 
-MADE_WITH = {
+STARTED_WITH = {
     "environment": {"torch": "2.13.0", "code": "abc", "memory_bytes": 1},
     "data": {"fingerprint": "d1", "folder": "../prepared"},
     "tokenizer": "t1",
@@ -208,10 +208,10 @@ MADE_WITH = {
         ({"environment": {"torch": "2.13.0", "code": "abc", "memory_bytes": 2}}, "allow"),
     ],
 )
-def test_what_a_run_was_made_with_has_a_verdict_too(change: dict[str, Any], verdict: str) -> None:
-    saved = {**MADE_WITH, "format": 2, "digest": "…"}
+def test_each_changed_entry_of_the_manifest_has_its_verdict(change: dict[str, Any], verdict: str) -> None:
+    saved = {**STARTED_WITH, "format": 2, "digest": "…"}
     if verdict == "refuse":
         with pytest.raises(ConfigError, match="Cannot resume"):
-            compare_manifests(saved, {**MADE_WITH, **change})
+            compare_manifests(saved, {**STARTED_WITH, **change})
     else:
-        assert [found.verdict for found in compare_manifests(saved, {**MADE_WITH, **change})] == [verdict]
+        assert [found.verdict for found in compare_manifests(saved, {**STARTED_WITH, **change})] == [verdict]

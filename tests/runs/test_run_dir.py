@@ -1,4 +1,4 @@
-"""A run's folder: made once, opened by whatever comes later, held by one process."""
+"""Tests that a run directory is created once, can be opened later, and is locked by one process."""
 
 import os
 from pathlib import Path
@@ -11,20 +11,20 @@ from fabella.storage import dump_manifest, verify_dir
 from tests.runs import stub
 
 
-def test_a_new_folder_gives_back_run_and_manifest(tmp_path: Path) -> None:
-    made = stub.folder(tmp_path / "runs" / "smallest")
+def test_a_new_run_directory_can_be_opened(tmp_path: Path) -> None:
+    run_dir = stub.folder(tmp_path / "runs" / "smallest")
     opened = RunDir.open(tmp_path / "runs" / "smallest")
-    assert opened == made
+    assert opened == run_dir
     assert opened.run == stub.RUN
     assert opened.manifest["environment"] == {"fabella": "0.1.0"}
     assert opened.steps() == []
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     assert stub.folder(tmp_path).run == stub.RUN
 
 
-def test_a_folder_with_a_run_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+def test_a_folder_with_a_run_is_refused_with_both_fixes(tmp_path: Path) -> None:
     stub.folder(tmp_path / "run")
     with pytest.raises(StorageError) as caught:
         stub.folder(tmp_path / "run")
@@ -34,7 +34,7 @@ def test_a_folder_with_a_run_is_refused_with_both_ways_out(tmp_path: Path) -> No
     )
 
 
-def test_a_folder_with_something_foreign_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "figures").mkdir()
     with pytest.raises(
@@ -45,7 +45,7 @@ def test_a_folder_with_something_foreign_is_refused_and_left_alone(tmp_path: Pat
     assert not (tmp_path / "config.yaml").exists()
 
 
-def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> None:
+def test_require_empty_refuses_the_same_folders(tmp_path: Path) -> None:
     require_empty(tmp_path / "new")
     require_empty(tmp_path)
     (tmp_path / "notes").write_text("mine")
@@ -58,29 +58,29 @@ def test_what_would_be_refused_can_be_asked_before_long_work(tmp_path: Path) -> 
         require_empty(tmp_path / "two words")
 
 
-def test_a_file_in_the_way_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(StorageError, match=r"creating run directory run failed at .*: file exists"):
         stub.folder(tmp_path / "run")
 
 
-def test_a_folder_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
-    made = stub.folder(tmp_path)
-    (made.path / "config.yaml").rename(tmp_path / ".config.yaml.partial-0123456789ab")
+def test_an_incomplete_run_directory_is_created_again(tmp_path: Path) -> None:
+    run_dir = stub.folder(tmp_path)
+    (run_dir.path / "config.yaml").rename(tmp_path / ".config.yaml.partial-0123456789ab")
     with pytest.raises(CheckpointError, match=r"is not a run directory: it has no config\.yaml"):
         RunDir.open(tmp_path)
     assert stub.folder(tmp_path).run == stub.RUN
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    made = stub.folder(tmp_path)
-    with made.lock(), pytest.raises(LockedError, match=f"is locked by pid {os.getpid()} on host"), made.lock():
-        pytest.fail("two hold the same run")
-    with made.lock(), pytest.raises(LockedError):
+    run_dir = stub.folder(tmp_path)
+    with run_dir.lock(), pytest.raises(LockedError, match=f"is locked by pid {os.getpid()} on host"), run_dir.lock():
+        pytest.fail("two processes hold the lock")
+    with run_dir.lock(), pytest.raises(LockedError):
         stub.folder(tmp_path)
 
 
-def test_where_nothing_is_the_error_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_run_directory_is_an_error_with_a_fix(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"No run directory at .*gone\. Train one: fabella train --out RUN"):
         RunDir.open(tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("Once upon a time")
@@ -117,7 +117,7 @@ def test_a_damaged_config_is_refused(damage: object, tmp_path: Path) -> None:
         RunDir.open(tmp_path)
 
 
-def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
+def test_an_oversized_config_is_not_read(tmp_path: Path) -> None:
     os.truncate(stub.folder(tmp_path).path / "config.yaml", 10**9)
     with pytest.raises(CheckpointError, match="is larger than 1,000,000 bytes"):
         RunDir.open(tmp_path)
@@ -131,22 +131,22 @@ def test_a_damaged_or_missing_manifest_is_refused(data: bytes | None, problem: s
         RunDir.open(tmp_path)
 
 
-@pytest.mark.parametrize("written_in", [1, 3, "2", None])
-def test_a_folder_of_a_later_format_is_refused(written_in: object, tmp_path: Path) -> None:
-    made = stub.folder(tmp_path)
-    (made.path / "manifest.json").write_bytes(dump_manifest({"format": written_in}))
-    with pytest.raises(CheckpointError, match=f"was written in format {written_in}; this version"):
+@pytest.mark.parametrize("format_number", [1, 3, "2", None])
+def test_a_folder_of_another_format_is_refused(format_number: object, tmp_path: Path) -> None:
+    run_dir = stub.folder(tmp_path)
+    (run_dir.path / "manifest.json").write_bytes(dump_manifest({"format": format_number}))
+    with pytest.raises(CheckpointError, match=f"was written in format {format_number}; this version"):
         RunDir.open(tmp_path)
 
 
-def test_a_changed_run_is_saved_for_those_who_come_later(tmp_path: Path) -> None:
+def test_a_changed_config_is_saved(tmp_path: Path) -> None:
     changed = stub.folder(tmp_path).with_config(stub.keeping(5))
     assert changed.run.checkpoint.keep_last == 5
     assert RunDir.open(tmp_path) == changed
 
 
-class Spoken:
-    """A tokenizer that writes two files, or fails halfway."""
+class FakeTokenizer:
+    """A tokenizer that writes two files, or fails after the first."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.fails = fails
@@ -158,17 +158,17 @@ class Spoken:
         (folder / "tokenizer.json").write_text("{}")
 
 
-def test_the_tokenizer_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
-    made = stub.folder(tmp_path)
+def test_the_tokenizer_is_saved_atomically(tmp_path: Path) -> None:
+    run_dir = stub.folder(tmp_path)
     with pytest.raises(StorageError, match="disk full: writing the tokenizer"):
-        made.save_tokenizer(Spoken(fails=True))  # pyright: ignore[reportArgumentType]
+        run_dir.save_tokenizer(FakeTokenizer(fails=True))  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "tokenizer").exists()
     for _ in range(2):
-        made.save_tokenizer(Spoken())  # pyright: ignore[reportArgumentType]
+        run_dir.save_tokenizer(FakeTokenizer())  # pyright: ignore[reportArgumentType]
     assert sorted(verify_dir(tmp_path / "tokenizer")["files"]) == ["fabella.json", "tokenizer.json"]
 
 
-def test_names_and_steps_belong_together() -> None:
+def test_a_step_name_is_parsed_to_its_step() -> None:
     assert step_name(1000) == "step-00001000"
     assert step_name(123_456_789) == "step-123456789"
     assert parse_step("step-00001000") == 1000
@@ -178,15 +178,15 @@ def test_names_and_steps_belong_together() -> None:
 @pytest.mark.parametrize(
     "name", ["step-1000", "step-000001000", "step-00001000x", "Step-00001000", "", "step-०००००१००"]
 )
-def test_what_is_no_checkpoints_name_has_no_step(name: str) -> None:
+def test_other_names_have_no_step(name: str) -> None:
     assert parse_step(name) is None
 
 
 def test_pointers_are_plain_text(tmp_path: Path) -> None:
-    made = stub.folder(tmp_path)
-    assert made.read_pointer("latest") is None
-    made.set_pointer("latest", 120)
+    run_dir = stub.folder(tmp_path)
+    assert run_dir.read_pointer("latest") is None
+    run_dir.set_pointer("latest", 120)
     assert (tmp_path / "latest").read_text() == "step-00000120\n"
-    assert made.read_pointer("latest") == 120
-    (tmp_path / "latest").write_text("step-00000120")  # as an editor may leave it
-    assert made.read_pointer("latest") == 120
+    assert run_dir.read_pointer("latest") == 120
+    (tmp_path / "latest").write_text("step-00000120")  # without the newline, as some editors save it
+    assert run_dir.read_pointer("latest") == 120

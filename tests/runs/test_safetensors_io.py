@@ -1,4 +1,4 @@
-"""Named arrays go through a safetensors file unchanged, and nothing else comes in."""
+"""Tests that named arrays are saved to and loaded from safetensors unchanged, and that invalid files are refused."""
 
 import json
 from typing import Any
@@ -21,48 +21,48 @@ NAMED = st.dictionaries(
 )
 
 
-def file_of(values: dict[str, NDArray[Any]]) -> bytes:
+def dump(values: dict[str, NDArray[Any]]) -> bytes:
     return b"".join(bytes(part) for part in dump_tensors(values))
 
 
 @given(NAMED)
-def test_arrays_come_back_bit_for_bit_and_can_be_written_to(values: dict[str, NDArray[Any]]) -> None:
-    data = file_of(values)
+def test_arrays_are_restored_bit_for_bit_and_are_writable(values: dict[str, NDArray[Any]]) -> None:
+    data = dump(values)
     assert len(data) == size_of(values)
-    back = load_tensors(data, where="model.safetensors")
-    assert set(back) == set(values)
+    loaded = load_tensors(data, where="model.safetensors")
+    assert set(loaded) == set(values)
     for name, array in values.items():
-        assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
-        assert back[name].tobytes() == array.tobytes()
-        assert back[name].flags.writeable
+        assert (loaded[name].dtype, loaded[name].shape) == (array.dtype, array.shape)
+        assert loaded[name].tobytes() == array.tobytes()
+        assert loaded[name].flags.writeable
 
 
 @given(NAMED)
 def test_the_safetensors_library_reads_what_is_written(values: dict[str, NDArray[Any]]) -> None:
-    back = safetensors.numpy.load(file_of(values))
-    assert {name: array.tobytes() for name, array in back.items()} == {n: a.tobytes() for n, a in values.items()}
+    loaded = safetensors.numpy.load(dump(values))
+    assert {name: array.tobytes() for name, array in loaded.items()} == {n: a.tobytes() for n, a in values.items()}
 
 
-def test_arrays_that_lie_otherwise_in_memory_are_written_row_by_row() -> None:
-    straight = np.arange(12, dtype=np.float32).reshape(3, 4)
-    for array in (straight.T.copy().T, np.repeat(straight, 2, axis=0)[::2], straight.astype(">f4")):
-        assert np.array_equal(load_tensors(file_of({"w": array}), where="")["w"], straight)
+def test_arrays_with_another_memory_layout_are_written_row_by_row() -> None:
+    contiguous = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for array in (contiguous.T.copy().T, np.repeat(contiguous, 2, axis=0)[::2], contiguous.astype(">f4")):
+        assert np.array_equal(load_tensors(dump({"w": array}), where="")["w"], contiguous)
 
 
-def test_a_single_number_and_an_empty_array_are_arrays_too() -> None:
-    back = load_tensors(file_of({"scale": np.float32(3).reshape(()), "none": np.zeros((0, 4), np.float32)}), where="")
-    assert back["scale"].shape == ()
-    assert float(back["scale"]) == 3
-    assert back["none"].shape == (0, 4)
+def test_scalars_and_empty_arrays_are_supported() -> None:
+    loaded = load_tensors(dump({"scale": np.float32(3).reshape(()), "none": np.zeros((0, 4), np.float32)}), where="")
+    assert loaded["scale"].shape == ()
+    assert float(loaded["scale"]) == 3
+    assert loaded["none"].shape == (0, 4)
 
 
 def test_a_dtype_that_the_format_lacks_is_refused() -> None:
     with pytest.raises(
         CheckpointError, match=r"Cannot save w with dtype complex128. A checkpoint has float64, float32"
     ):
-        file_of({"w": np.zeros(1, np.complex128)})
+        dump({"w": np.zeros(1, np.complex128)})
     with pytest.raises(CheckpointError, match="Cannot save w with dtype object"):
-        file_of({"w": np.array([{}], dtype=object)})
+        dump({"w": np.array([{}], dtype=object)})
 
 
 def header(entries: object, data: bytes = b"") -> bytes:
@@ -100,7 +100,7 @@ def entry(dtype: str = "F32", shape: object = (1,), offsets: object = (0, 4)) ->
         header(b"[" * 100_000),
     ],
 )
-def test_a_hostile_header_is_one_line_of_error(data: bytes) -> None:
+def test_a_hostile_header_is_an_error_of_one_line(data: bytes) -> None:
     with pytest.raises(
         CheckpointError, match=r"^step-00000120/model.safetensors is not a valid safetensors file: "
     ) as caught:
@@ -108,7 +108,7 @@ def test_a_hostile_header_is_one_line_of_error(data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_header_of_ours_is_taken_for_a_pickle() -> None:
+def test_no_safetensors_header_is_mistaken_for_a_pickle() -> None:
     for length in range(2, 2000):
         assert not is_pickle(length.to_bytes(8, "little") + b'{"model":')
     assert not is_pickle(b"")

@@ -1,4 +1,4 @@
-"""A whole run has no findings; whatever is not as it should be is found, and named."""
+"""Tests that verify finds nothing in an intact run, and names every kind of damage."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +25,11 @@ def replace_manifest(run: Path, **values: object) -> None:
     (run / "manifest.json").write_bytes(dump_manifest({**values, "format": FORMAT}))
 
 
-def test_a_whole_run_has_no_findings(run: Path) -> None:
+def test_an_intact_run_has_no_findings(run: Path) -> None:
     assert verify(run) == []
 
 
-def test_a_run_without_checkpoints_is_whole(tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_is_intact(tmp_path: Path) -> None:
     stub.folder(tmp_path).save_tokenizer(ByteTokenizer())
     assert verify(tmp_path) == [Finding("remark", "checkpoints", "no checkpoints yet.")]
 
@@ -109,13 +109,13 @@ def test_each_damage_is_found_and_named(damage: str, run: Path) -> None:
         assert problem in finding.problem
 
 
-def test_what_is_no_run_at_all_is_damaged(tmp_path: Path) -> None:
+def test_a_missing_run_is_damaged(tmp_path: Path) -> None:
     (finding,) = verify(tmp_path / "gone")
     assert finding.level == "damaged"
     assert "No run directory at" in finding.problem
 
 
-def test_what_is_harmless_is_a_remark(run: Path) -> None:
+def test_harmless_leftovers_are_remarks(run: Path) -> None:
     folder = RunDir.open(run)
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'{"torn')
@@ -128,27 +128,27 @@ def test_what_is_harmless_is_a_remark(run: Path) -> None:
     ]
 
 
-def test_data_that_is_gone_is_a_remark(run: Path) -> None:
+def test_missing_data_is_a_remark(run: Path) -> None:
     replace_manifest(run, data={"fingerprint": "f", "folder": "../prepared"})
     (finding,) = verify(run)
     assert (finding.level, finding.where) == ("remark", "data")
     assert finding.problem.endswith("prepared does not exist; resuming needs it.")
 
 
-class Data:
+class FakeDataset:
     fingerprint = "f"
 
 
-def test_data_that_is_another_is_damage(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_data_is_damage(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run.parent / "prepared").mkdir()
-    monkeypatch.setattr("fabella.runs.verify.open_dataset", lambda path, full=False: Data())
+    monkeypatch.setattr("fabella.runs.verify.open_dataset", lambda path, full=False: FakeDataset())
     for fingerprint, levels in (("f", []), ("g", ["damaged"])):
         replace_manifest(run, data={"fingerprint": fingerprint, "folder": "../prepared"})
         assert [finding.level for finding in verify(run)] == levels
 
 
-def test_prepared_data_is_proven_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(path: Path, *, full: bool) -> Data:
+def test_prepared_data_is_verified_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(path: Path, *, full: bool) -> FakeDataset:
         assert full
         raise FabellaError("train/shard-00000.npy: damaged.")
 
@@ -169,7 +169,7 @@ RELEASED = sorted((Path(__file__).parent / "released").glob("v*"))
 
 @pytest.mark.fault("A22", cases=len(RELEASED))
 @pytest.mark.parametrize("path", RELEASED, ids=[path.name for path in RELEASED])
-def test_what_every_released_version_wrote_is_read(path: Path) -> None:
+def test_runs_of_every_release_can_be_read(path: Path) -> None:
     assert verify(path) == []
     folder = RunDir.open(path)
     loaded = load(folder, "latest")
