@@ -7,10 +7,10 @@ from typing import Any
 
 
 class FakeWandb:
-    """Fake module for ``sys.modules["wandb"]``. ``trouble``: init, log, log_artifact or finish → side effect."""
+    """Fake module for ``sys.modules["wandb"]``. ``failures``: init, log, log_artifact or finish → side effect."""
 
     def __init__(self, **trouble: Callable[[], None]) -> None:
-        self.trouble = trouble
+        self.failures = trouble
         self.inits: list[dict[str, Any]] = []
         self.logged: list[tuple[int, dict[str, Any]]] = []
         self.artifacts: list[Any] = []
@@ -19,7 +19,7 @@ class FakeWandb:
         self.logged_in = True
 
     def _trigger(self, call: str) -> None:
-        self.trouble.get(call, lambda: None)()
+        self.failures.get(call, lambda: None)()
 
     def init(self, **options: Any) -> Any:
         self._trigger("init")
@@ -75,7 +75,7 @@ def raises(error: BaseException) -> Callable[[], None]:
 
 
 def after(calls: int, trouble: Callable[[], None]) -> Callable[[], None]:
-    """Do nothing for the first ``calls`` calls, then ``trouble``."""
+    """Return a function that does nothing at its first ``calls`` calls, and then calls ``failure``."""
     remaining = [calls]
 
     def trigger() -> None:
@@ -87,5 +87,5 @@ def after(calls: int, trouble: Callable[[], None]) -> Callable[[], None]:
 
 
 def hangs(until: threading.Event) -> Callable[[], None]:
-    """Block until the event is set, like a server that does not respond."""
+    """Return a function that blocks until the event is set, like a server that does not respond."""
     return lambda: (until.wait(), None)[1]

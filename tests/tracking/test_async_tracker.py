@@ -1,4 +1,4 @@
-"""An asynchronous tracker neither stops nor blocks the training, whatever the tracker does."""
+"""Tests that an asynchronous tracker neither stops nor blocks the training, even if it fails or hangs."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Background tasks run in order on one thread; their errors are raised on the caller's thread."""
+"""Tests that background tasks run in order on one thread, and that their errors are raised on the caller's thread."""
 
 import threading
 

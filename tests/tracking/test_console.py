@@ -1,4 +1,4 @@
-"""Console output of a training."""
+"""Tests of the console output of a training run."""
 
 import pytest
 

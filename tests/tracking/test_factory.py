@@ -1,4 +1,4 @@
-"""Trackers enabled by the config of a run, and the error for a missing package."""
+"""Tests which trackers a config enables, and the error for a missing package."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Progress line of data preparation."""
+"""Tests of the progress line of data preparation."""
 
 from fabella.data.prepare.progress import PrepareProgress
 from fabella.tracking.prepare_progress import format_progress

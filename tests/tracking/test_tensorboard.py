@@ -1,4 +1,4 @@
-"""Event files read back with TensorBoard's own reader."""
+"""Tests that TensorBoard's reader reads the event files."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Generated text cannot control the terminal; ordinary text is unchanged."""
+"""Tests that generated text cannot control the terminal, and that ordinary text is unchanged."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Rows reach all trackers; one that fails is dropped with one message, but never the run's own files."""
+"""Tests that rows reach all trackers, and that a failing one is dropped with one message."""
 
 import json
 from pathlib import Path
@@ -89,6 +89,6 @@ def test_any_error_of_a_tracker_is_contained_even_if_it_cannot_be_reported() -> 
 
 def test_secondary_rows_are_not_written_to_the_primary_tracker() -> None:
     primary: list[Row] = []
-    others: list[Row] = []
-    TrackerGroup(primary.append, [others.append], print).log_secondary({"kind": "histograms", "step": 1})
-    assert (len(primary), len(others)) == (0, 1)
+    secondary: list[Row] = []
+    TrackerGroup(primary.append, [secondary.append], print).log_secondary({"kind": "histograms", "step": 1})
+    assert (len(primary), len(secondary)) == (0, 1)

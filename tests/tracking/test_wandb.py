@@ -1,4 +1,4 @@
-"""Rows logged to Weights & Biases, recorded by a fake package."""
+"""Tests of the rows logged to Weights & Biases, which a fake package records."""
 
 import sys
 from pathlib import Path
