@@ -1,4 +1,4 @@
-"""Child module of test_child_process.py: reverses the parts of a request, or does what the first part says."""
+"""Child module of test_child_process.py: reverses the parts of a request, or obeys its first part."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Child processes: frames, errors carried to the parent, exits that are named, no orphans."""
+"""Tests that child processes exchange frames, pass errors to the parent, report their exits and leave no orphans."""
 
 import io
 import os
@@ -50,7 +50,7 @@ def test_requests_are_served_in_order() -> None:
     assert has_ended(echo.pid)
 
 
-def test_an_error_keeps_its_nearest_public_class_message_and_hint_and_the_child_serves_on() -> None:
+def test_an_error_keeps_its_nearest_public_class_message_and_hint_and_the_child_keeps_serving() -> None:
     with child() as echo:
         with pytest.raises(TextError, match="no text") as raised:
             echo.request(b"error")
@@ -59,12 +59,12 @@ def test_an_error_keeps_its_nearest_public_class_message_and_hint_and_the_child_
         assert list(echo.request(b"abc")) == [b"cba"]
 
 
-def test_an_error_while_opening_answers_the_first_request() -> None:
+def test_an_error_while_opening_is_the_response_to_the_first_request() -> None:
     with child(refuse=True) as echo, pytest.raises(ConfigError, match="refused"):
         echo.request(b"abc")
 
 
-def test_a_crash_is_named_with_its_exit_code_and_last_words() -> None:
+def test_a_crash_is_reported_with_its_exit_code_and_last_output() -> None:
     with child(keep_stderr=True) as echo:
         with pytest.raises(ChildExitedError, match=rf"The echo \(pid {echo.pid}\) exited \(exit code 1\)"):
             echo.request(b"crash")
@@ -118,6 +118,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_child_does_not_outlive_a_killed_parent() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", ABANDONED]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert has_ended(int(done.stdout))
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert has_ended(int(process.stdout))

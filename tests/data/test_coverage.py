@@ -1,4 +1,4 @@
-"""Coverage counts exactly the tokens that an epoch of training sequences contains."""
+"""Tests that coverage counts exactly the tokens that an epoch of training sequences contains."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tokenized dataset: reads across shards, and corruption is always noticed."""
+"""Tests that a tokenized dataset reads across shards, and that corruption is always detected."""
 
 import random
 import shutil

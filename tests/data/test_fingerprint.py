@@ -1,4 +1,4 @@
-"""Fingerprint of a dataset: it changes exactly when the ids could change."""
+"""Tests that the fingerprint of a dataset changes exactly when the token ids could change."""
 
 import os
 import shutil
@@ -158,11 +158,11 @@ def test_large_and_many_files_are_hashed_in_samples(tmp_path: Path, monkeypatch:
     files = [tmp_path / f"{number}.txt" for number in range(8)]
     for file in files:
         file.write_bytes(bytes(range(100)) * 10)
-    alone, among_others = sampled_hashes(files[:1]), sampled_hashes(files)
-    assert len(set(among_others)) == 1
-    assert alone[0] != among_others[0]  # eight blocks of one file, four of each of eight
+    single_hash, hash_among_files = sampled_hashes(files[:1]), sampled_hashes(files)
+    assert len(set(hash_among_files)) == 1
+    assert single_hash[0] != hash_among_files[0]  # eight blocks of one file, four of each of eight
     for place, noticed in ((0, True), (999, True), (20, False)):
         raw = bytearray(bytes(range(100)) * 10)
         raw[place] = 255
         files[0].write_bytes(raw)
-        assert (sampled_hashes(files[:1]) != alone) == noticed
+        assert (sampled_hashes(files[:1]) != single_hash) == noticed

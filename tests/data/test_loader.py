@@ -1,4 +1,4 @@
-"""Batches prefetched on a thread."""
+"""Tests that batches are prefetched on a thread."""
 
 import itertools
 import threading

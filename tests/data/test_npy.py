@@ -1,4 +1,4 @@
-"""``.npy`` files that are appended to, and corrupt ones."""
+"""Tests of ``.npy`` files that are appended to, and of corrupt ones."""
 
 import errno
 from pathlib import Path

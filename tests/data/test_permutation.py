@@ -1,4 +1,4 @@
-"""Keyed permutation without a table."""
+"""Tests of the keyed permutation without a table."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fabella.data.permutation import permute
 
 keys = st.integers(0, 2**80)
 # Mean distance of neighbors among 1,000 shuffled numbers; a fair shuffle is outside with a chance below 1e-6.
-MOST_DISTANCE, LEAST_DISTANCE = 380, 290
+MAX_DISTANCE, MIN_DISTANCE = 380, 290
 
 
 @given(n=st.integers(1, 700), key=keys)
@@ -54,7 +54,7 @@ def test_neighbors_are_far_apart() -> None:
     """The mean distance of two random positions among n is n / 3."""
     for key in range(50):
         distance = np.abs(np.diff(permute(np.arange(1000), 1000, key))).mean()
-        assert LEAST_DISTANCE < distance < MOST_DISTANCE
+        assert MIN_DISTANCE < distance < MAX_DISTANCE
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 17, 100])

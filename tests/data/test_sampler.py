@@ -1,4 +1,4 @@
-"""Order of the training sequences: its position is one integer."""
+"""Tests of the order of the training sequences, whose position is one integer."""
 
 import numpy as np
 import pytest
@@ -38,13 +38,13 @@ def test_the_documents_do_not_depend_on_block_borders(n: int, seed: int, start: 
 @pytest.mark.fault("B10", cases=N * EPOCHS * 5)
 def test_resuming_at_every_position_repeats_and_loses_nothing() -> None:
     """Every position of three epochs with every batch size, resumed twice."""
-    straight = PermutationSampler(N, 1).sequences(0, N * EPOCHS + 20).tolist()
+    uninterrupted = PermutationSampler(N, 1).sequences(0, N * EPOCHS + 20).tolist()
     for position in range(N * EPOCHS):
         for batch in (1, 2, 3, 7, 20):
             resumed = PermutationSampler(N, 1)
             first = resumed.sequences(position, position + batch).tolist()
             again = PermutationSampler(N, 1).sequences(position + batch, position + 20).tolist() if batch < 20 else []
-            assert first + again == straight[position : position + 20]
+            assert first + again == uninterrupted[position : position + 20]
 
 
 @pytest.mark.parametrize(("position", "epoch"), [(0, 0), (N - 1, 0), (N, 1), (2 * N + 1, 2)])

@@ -1,4 +1,4 @@
-"""Training sequences of a split."""
+"""Tests of the training sequences of a split."""
 
 from pathlib import Path
 
@@ -74,10 +74,10 @@ def test_padded_sequences_are_documents_after_eos(
     longest = max(min(len(document), length) for document in documents)
     assert batch.tokens.shape == (len(documents), longest)
     for row, document in enumerate(documents):
-        learned = min(len(document), length)
-        rest = longest - learned
-        assert batch.tokens[row].tolist() == [END] + document[: learned - 1] + [END] * rest
-        assert batch.targets[row].tolist() == document[:learned] + [IGNORE] * rest
+        num_targets = min(len(document), length)
+        rest = longest - num_targets
+        assert batch.tokens[row].tolist() == [END] + document[: num_targets - 1] + [END] * rest
+        assert batch.targets[row].tolist() == document[:num_targets] + [IGNORE] * rest
 
 
 def test_eos_is_predicted_unless_the_document_was_cut(tmp_path: Path) -> None:
@@ -117,11 +117,11 @@ def test_the_number_of_sequences_equals_the_published_one(
 
 def test_too_little_text_is_an_error_with_the_needed_size(tmp_path: Path) -> None:
     of = split(tmp_path / "train", [60, 40])
-    words = (
+    expected_message = (
         r"The train split is too small: 100 tokens; a sequence of 512 needs 513\. "
         r"Use 6 times more text, or lower data\.sequences\.length to 99 or less"
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=expected_message):
         SequenceDataset(of, Packed(length=512, stride=256), END)
 
 

@@ -1,4 +1,4 @@
-"""Every kind of ``data.mode`` has an implementation that is found by its name."""
+"""Tests that every kind of ``data.mode`` has an implementation that is found by its name."""
 
 from typing import get_args
 

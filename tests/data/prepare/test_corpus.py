@@ -1,4 +1,4 @@
-"""Corpus: equal passes over the text, with splits."""
+"""Tests that all passes over a corpus are equal, with its splits."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_a_validation_source_comes_first_and_is_not_trained_on(tmp_path: Path) -
     assert "1 training documents that are also in the validation source were dropped" in list(corpus.messages())
 
 
-def test_dropped_documents_are_counted_once_however_many_corpus(tmp_path: Path) -> None:
+def test_dropped_documents_are_counted_once_over_all_passes(tmp_path: Path) -> None:
     validation = lines(tmp_path / "v.txt", ["story 3"])
     corpus = Corpus(data(lines(tmp_path / "a.txt", TEXTS), ValidationSource(source=validation)), None)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Holdout by hash: the split of a document depends only on its text."""
+"""Tests that the split of a document by hash depends only on its text."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,8 +24,8 @@ def test_the_document_hash_is_fixed() -> None:
 
 
 def test_the_share_is_about_the_fraction() -> None:
-    held = sum(in_holdout(document_hash(f"story {number}"), FRACTION) for number in range(DOCUMENTS))
-    assert abs(held / DOCUMENTS - FRACTION) < SHARE_TOLERANCE
+    held_out = sum(in_holdout(document_hash(f"story {number}"), FRACTION) for number in range(DOCUMENTS))
+    assert abs(held_out / DOCUMENTS - FRACTION) < SHARE_TOLERANCE
 
 
 @given(st.text("abc"), st.floats(0, 1), st.floats(0, 1))

@@ -1,4 +1,4 @@
-"""Preparation of a dataset from a text source."""
+"""Tests of the preparation of a dataset from a text source."""
 
 import json
 import os
@@ -176,7 +176,7 @@ def test_progress_is_reported_for_every_phase(tmp_path: Path) -> None:
     assert all(0 < report.share <= 1 for report in reports if report.phase != "inspecting")
 
 
-# ---------------------------------------------------------------- a folder that is there
+# ---------------------------------------------------------------- an existing folder
 
 
 def test_a_dataset_of_the_same_inputs_is_opened(tmp_path: Path) -> None:
@@ -191,22 +191,22 @@ def test_a_dataset_of_the_same_inputs_is_opened(tmp_path: Path) -> None:
 def test_a_dataset_that_another_process_finished_first_is_opened_if_it_is_the_same(
     same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, others = data(), data() if same else data(StorybookSource(stories=61))
+    own_config, other_config = data(), data() if same else data(StorybookSource(stories=61))
     fill, calls = vars(preparing)["_write"], list[None]()
 
-    def filled(*given: Any) -> Any:
+    def write_after_other_process(*given: Any) -> Any:
         calls.append(None)
         if len(calls) == 1:  # the other process starts later and finishes first
-            prepare(others, Bytes(), tmp_path / "out", workers=1)
+            prepare(other_config, Bytes(), tmp_path / "out", workers=1)
         return fill(*given)
 
-    monkeypatch.setattr(preparing, "_write", filled)
+    monkeypatch.setattr(preparing, "_write", write_after_other_process)
     if same:
-        prepare(mine, Bytes(), tmp_path / "out", workers=1)
+        prepare(own_config, Bytes(), tmp_path / "out", workers=1)
         assert len(calls) == 2
     else:
         with pytest.raises(StorageError, match="prepared from another text or config"):
-            prepare(mine, Bytes(), tmp_path / "out", workers=1)
+            prepare(own_config, Bytes(), tmp_path / "out", workers=1)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"out"}
 
 
@@ -222,27 +222,27 @@ def test_a_dataset_of_other_inputs_is_refused_with_both_named(tmp_path: Path) ->
 
 @pytest.mark.fault("B14", cases=1)
 def test_text_that_has_changed_since_preparation_is_noticed(tmp_path: Path) -> None:
-    of = data(lines(tmp_path / "a.txt", [words(number, 50) for number in range(20)]))
-    prepared(tmp_path / "out", of)
+    config = data(lines(tmp_path / "a.txt", [words(number, 50) for number in range(20)]))
+    prepared(tmp_path / "out", config)
     with (tmp_path / "a.txt").open("a") as file:
         file.write("!")
     with pytest.raises(
         StorageError, match=r"out contains .*a\.txt \(bytes\), prepared from another text or config than"
     ):
-        prepared(tmp_path / "out", of)
+        prepared(tmp_path / "out", config)
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "damaged"])
 def test_a_directory_with_something_else_is_refused(what: str, tmp_path: Path) -> None:
-    place = tmp_path / "out"
+    out = tmp_path / "out"
     if what == "file":
-        place.write_text("mine")
+        out.write_text("mine")
     else:
-        place.mkdir()
-        (place / "manifest.json").write_text("{" if what == "damaged" else "{}")
+        out.mkdir()
+        (out / "manifest.json").write_text("{" if what == "damaged" else "{}")
     before = content(tmp_path)
     with pytest.raises(StorageError, match=r"out exists and is not a prepared dataset .* Choose another directory"):
-        prepared(place)
+        prepared(out)
     assert content(tmp_path) == before
 
 
@@ -251,7 +251,7 @@ def test_a_directory_with_something_else_is_refused(what: str, tmp_path: Path) -
 
 @pytest.mark.fault("B3", cases=8)
 @pytest.mark.parametrize(
-    ("written", "error", "message"),
+    ("text", "error", "message"),
     [
         ("", TextError, "empty|no text"),
         ("\n\n\n\n", TextError, "no text"),
@@ -268,9 +268,9 @@ def test_a_directory_with_something_else_is_refused(what: str, tmp_path: Path) -
     ],
 )
 def test_too_little_text_is_an_error_with_a_hint(
-    written: str, error: type[DataError], message: str, tmp_path: Path
+    text: str, error: type[DataError], message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.txt").write_text(written)
+    (tmp_path / "a.txt").write_text(text)
     with pytest.raises(error, match=message):
         prepared(tmp_path / "out", data(FilesSource(paths=(str(tmp_path / "a.txt"),))))
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

@@ -1,4 +1,4 @@
-"""Progress of the preparation."""
+"""Tests of the progress of the preparation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Splits are written chunk by chunk."""
+"""Tests that splits are written chunk by chunk."""
 
 import numpy as np
 import pytest

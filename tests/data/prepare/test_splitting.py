@@ -1,4 +1,4 @@
-"""Train/validation split rules."""
+"""Tests of the train/validation split rules."""
 
 from collections.abc import Iterable
 

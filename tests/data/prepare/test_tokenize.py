@@ -1,4 +1,4 @@
-"""Documents are encoded to ids."""
+"""Tests that documents are encoded to token ids."""
 
 import json
 
@@ -28,14 +28,14 @@ def test_an_encode_of_no_documents_is_empty() -> None:
     assert len(encode(trained("bytes"), [], U2).ids) == 0
 
 
-def evil() -> pretrained.HuggingFaceTokenizer:
-    """A tokenizer whose pattern passes the checks and gives up on some texts."""
+def failing_tokenizer() -> pretrained.HuggingFaceTokenizer:
+    """Return a tokenizer whose pattern passes the checks but fails for some texts."""
     values = foreign_values()
     values["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a|aa)+$"
     return pretrained.from_json(json.dumps(values).encode(), "<|endoftext|>", "evil")
 
 
 def test_a_document_that_cannot_be_encoded_is_named() -> None:
-    words = r"Document 2 \('aaaaa.*'\): The tokenizers library cannot use this tokenizer: .*retry-limit"
-    with pytest.raises(TokenizerError, match=words):
-        encode(evil(), ["good", "fine", "a" * 60 + "!", "good"], U2)
+    expected_message = r"Document 2 \('aaaaa.*'\): The tokenizers library cannot use this tokenizer: .*retry-limit"
+    with pytest.raises(TokenizerError, match=expected_message):
+        encode(failing_tokenizer(), ["good", "fine", "a" * 60 + "!", "good"], U2)

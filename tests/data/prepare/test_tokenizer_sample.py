@@ -1,4 +1,4 @@
-"""Text that a tokenizer is trained on: all, or a sample of bounded size."""
+"""Tests that a tokenizer is trained on all text, or on a sample of bounded size."""
 
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SplitDocument
@@ -50,8 +50,8 @@ def test_the_sample_is_the_same_at_every_run() -> None:
 def test_the_message_has_the_sampled_bytes() -> None:
     sample = sample_bytes(split(TEXTS * 100), max_bytes=10**6)
     sampled, read = sample.sampled_bytes / 1e6, sample.read_bytes / 1e6
-    words = rf"the tokenizer was trained on {sampled:.1f} of {read:.1f} MB of the training text"
-    assert sample.message().startswith(words)
+    message = rf"the tokenizer was trained on {sampled:.1f} of {read:.1f} MB of the training text"
+    assert sample.message().startswith(message)
 
 
 def test_one_document_larger_than_the_budget_is_sampled() -> None:

@@ -1,4 +1,4 @@
-"""Worker process: tokenizes the documents of each request until its parent closes the pipe."""
+"""Tests that a worker process tokenizes the documents of each request until its parent closes the pipe."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Worker pool: same result as one process, failures are named, and no worker is left."""
+"""Tests that a worker pool gives the result of one process, names failures, and leaves no worker running."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from fabella.data.child_process import ChildProcess, Frame
 from fabella.data.prepare.tokenize import encode
 from fabella.data.prepare.worker_pool import WorkerEndedError, WorkerPool
 from fabella.errors import TokenizerError
-from tests.data.prepare.test_tokenize import evil
+from tests.data.prepare.test_tokenize import failing_tokenizer
 from tests.data.timeouts import has_ended
 from tests.tokenizers.samples import AWKWARD, KINDS, corpus, trained
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("tokenizers")
     for kind in KINDS:
         trained(kind).save(base / kind)
-    evil().save(base / "evil")
+    failing_tokenizer().save(base / "evil")
     return base
 
 
@@ -78,8 +78,10 @@ def test_a_killed_worker_is_named_with_its_documents(number: int, folder: Path) 
             next(encoded)
         victim = number % 2
         os.kill(pool.pids[victim], signal.SIGKILL)
-        words = rf"Worker {victim + 1} \(pid {pool.pids[victim]}\) exited \(killed by SIGKILL\) while .* documents \d+"
-        with pytest.raises(WorkerEndedError, match=words):
+        expected_message = (
+            rf"Worker {victim + 1} \(pid {pool.pids[victim]}\) exited \(killed by SIGKILL\) while .* documents \d+"
+        )
+        with pytest.raises(WorkerEndedError, match=expected_message):
             list(encoded)
         pids = pool.pids
     assert all(has_ended(pid) for pid in pids)
@@ -90,8 +92,8 @@ def test_a_text_that_cannot_be_encoded_is_named_and_the_worker_stays_usable(fold
     with WorkerPool(folder / "evil", U2, 1) as pool:
         for number in range(RAISED):
             texts = ["good"] * number + ["a" * 60 + "!"]
-            words = rf"Worker 1 .*, documents 30 to {30 + number}, .*: Document {number} \('aaa.*retry-limit"
-            with pytest.raises(TokenizerError, match=words):
+            expected_message = rf"Worker 1 .*, documents 30 to {30 + number}, .*: Document {number} \('aaa.*retry-limit"
+            with pytest.raises(TokenizerError, match=expected_message):
                 list(pool.encode([texts], first=30))
             assert len(list(pool.encode([["good"]]))) == 1
         pids = pool.pids
@@ -100,27 +102,29 @@ def test_a_text_that_cannot_be_encoded_is_named_and_the_worker_stays_usable(fold
 
 @pytest.mark.fault("B9", cases=HUNG)
 def test_a_hanging_worker_times_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    has_one, request = threading.Event(), ChildProcess.request
+    has_request, request = threading.Event(), ChildProcess.request
 
-    def noticed(process: ChildProcess, *parts: bytes | memoryview) -> Frame:
-        has_one.set()
+    def signaled_request(process: ChildProcess, *parts: bytes | memoryview) -> Frame:
+        has_request.set()
         return request(process, *parts)
 
-    def until_it_has_one() -> Iterator[list[str]]:
+    def chunks_after_request() -> Iterator[list[str]]:
         for number, texts in enumerate(chunks(3)):
-            assert number == 0 or has_one.wait(HUNG_SECONDS)
+            assert number == 0 or has_request.wait(HUNG_SECONDS)
             yield texts
 
-    monkeypatch.setattr(ChildProcess, "request", noticed)
+    monkeypatch.setattr(ChildProcess, "request", signaled_request)
     for _ in range(HUNG):
         with WorkerPool(folder / "bytes", U2, 1) as pool:
             assert len(list(pool.encode(chunks(1)))) == 1
             pool._timeout = 0.05  # starting a process may take longer than a test wants to wait for a silent one
-            has_one.clear()
+            has_request.clear()
             os.kill(pool.pids[0], signal.SIGSTOP)
-            words = r"Worker 1 \(pid \d+\) has not responded for 0 s while encoding documents 0 to 4\. .*--workers 1"
-            with pytest.raises(WorkerEndedError, match=words):
-                list(pool.encode(until_it_has_one()))
+            expected_message = (
+                r"Worker 1 \(pid \d+\) has not responded for 0 s while encoding documents 0 to 4\. .*--workers 1"
+            )
+            with pytest.raises(WorkerEndedError, match=expected_message):
+                list(pool.encode(chunks_after_request()))
             pids = pool.pids
         assert all(has_ended(pid) for pid in pids)
 
@@ -144,8 +148,8 @@ def test_no_worker_is_left_if_one_cannot_be_started(folder: Path, monkeypatch: p
         return started[0]
 
     monkeypatch.setattr(child_process.subprocess, "Popen", second_fails)
-    words = r"Cannot start worker 2: Resource temporarily unavailable\. Use fewer: --workers 1"
-    with pytest.raises(WorkerEndedError, match=words):
+    expected_message = r"Cannot start worker 2: Resource temporarily unavailable\. Use fewer: --workers 1"
+    with pytest.raises(WorkerEndedError, match=expected_message):
         WorkerPool(folder / "bytes", U2, 2)
     assert has_ended(started[0].pid)
 
@@ -166,9 +170,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.fault("B9", cases=1)
 def test_workers_exit_when_their_parent_is_killed(folder: Path) -> None:
     command = [sys.executable, "-c", ABANDONED, str(folder / "bytes")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    pids = [int(word) for word in done.stdout.split()]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    pids = [int(word) for word in process.stdout.split()]
     assert len(pids) == 2
     assert all(has_ended(pid) for pid in pids)
 

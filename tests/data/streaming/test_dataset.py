@@ -1,4 +1,4 @@
-"""Streaming dataset: every document once per epoch, the same bits wherever it is resumed."""
+"""Tests that a streaming dataset returns every document once per epoch, and the same bits when resumed anywhere."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ from tests.data.samples import lines, words
 from tests.text.local_hub import LocalHub, installed
 
 BYTES = ByteTokenizer()
-WHOLE = Padded(length=1000)
+WHOLE_DOCUMENTS = Padded(length=1000)
 CHAINED = Packed(length=16, stride=16)
 HALF = Holdout(fraction=0.5)
 
@@ -78,39 +78,42 @@ def texts_of(stream: StreamingDataset, count: int) -> list[str]:
 def test_each_epoch_returns_every_training_document_once(tmp_path: Path) -> None:
     source = text(tmp_path, "mine.txt", 200)
     other = lines(tmp_path / "validation.txt", list(documents(source))[::5])
-    data = streamed(source, WHOLE, ValidationSource(source=other), sequences=1)
+    data = streamed(source, WHOLE_DOCUMENTS, ValidationSource(source=other), sequences=1)
     stream = StreamingDataset(data, BYTES, 1)
-    held_out, everything = set(documents(other)), set(documents(source))
+    validation_documents, everything = set(documents(other)), set(documents(source))
     epochs = [texts_of(stream, 160) for _ in range(3)]
-    assert [sorted(epoch) for epoch in epochs] == [sorted(everything - held_out)] * 3
+    assert [sorted(epoch) for epoch in epochs] == [sorted(everything - validation_documents)] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
 def test_the_order_depends_on_the_seed_only(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
-    one, same, other = (StreamingDataset(data, BYTES, seed).batch(200).tokens for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, same)
-    assert not np.array_equal(one, other)
+    first, same, other = (StreamingDataset(data, BYTES, seed).batch(200).tokens for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
 
 
 def test_batch_sizes_do_not_change_the_order_of_sequences(tmp_path: Path) -> None:
     data = streamed(mixed(tmp_path))
-    whole = StreamingDataset(data, BYTES, 1).batch(300).tokens
+    one_batch = StreamingDataset(data, BYTES, 1).batch(300).tokens
     stream = StreamingDataset(data, BYTES, 1)
     parts = [stream.batch(size).tokens for size in (1, 99, 50, 3, 147)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(np.concatenate(parts), one_batch)
 
 
 def test_documents_are_mixed_by_weight_whatever_the_lengths_of_the_sources(tmp_path: Path) -> None:
     names = [
-        text.split(" ")[0] for text in texts_of(StreamingDataset(streamed(mixed(tmp_path), WHOLE), BYTES, 1), 3000)
+        text.split(" ")[0]
+        for text in texts_of(StreamingDataset(streamed(mixed(tmp_path), WHOLE_DOCUMENTS), BYTES, 1), 3000)
     ]
     counts = Counter(names)
     assert abs(counts["large.txt"] - 1500) < 150
     assert abs(counts["small.txt"] - 500) < 120
 
 
-@pytest.mark.parametrize("sequences_config", [Packed(length=256, stride=200), WHOLE], ids=["chained", "documents"])
+@pytest.mark.parametrize(
+    "sequences_config", [Packed(length=256, stride=200), WHOLE_DOCUMENTS], ids=["packed", "padded"]
+)
 @pytest.mark.fault("B10", cases=240)
 def test_resuming_after_every_batch_of_several_epochs_changes_nothing(
     sequences_config: Packed | Padded, tmp_path: Path, hub: LocalHub
@@ -126,14 +129,14 @@ def test_resuming_after_every_batch_of_several_epochs_changes_nothing(
     data = streamed(source, sequences_config, Holdout(fraction=0.2))
     stream = StreamingDataset(data, BYTES, 3)
     sizes = list(itertools.islice(itertools.cycle((3, 5, 1)), 120))
-    straight = [stream.batch(size) for size in sizes]
-    assert straight[-1].stream.count('"epoch":0') < 4, "some source has come to its second epoch"
-    for number, batch in enumerate(straight[:-3]):
-        again = StreamingDataset(data, BYTES, 3, batch.stream)
-        for size, expected in zip(sizes[number + 1 : number + 4], straight[number + 1 : number + 4], strict=True):
-            made = again.batch(size)
-            assert made.tokens.tobytes() == expected.tokens.tobytes()
-            assert made.targets.tobytes() == expected.targets.tobytes()
+    uninterrupted = [stream.batch(size) for size in sizes]
+    assert uninterrupted[-1].stream.count('"epoch":0') < 4, "a source has reached its second epoch"
+    for number, batch in enumerate(uninterrupted[:-3]):
+        resumed = StreamingDataset(data, BYTES, 3, batch.stream)
+        for size, expected in zip(sizes[number + 1 : number + 4], uninterrupted[number + 1 : number + 4], strict=True):
+            actual = resumed.batch(size)
+            assert actual.tokens.tobytes() == expected.tokens.tobytes()
+            assert actual.targets.tobytes() == expected.targets.tobytes()
 
 
 @pytest.mark.fault("B10", cases=60)
@@ -142,10 +145,10 @@ def test_resuming_after_every_batch_changes_nothing(tmp_path: Path) -> None:
     stream, state = StreamingDataset(data, BYTES, 1), ""
     for _ in range(60):
         expected = stream.batch(4)
-        made = StreamingDataset(data, BYTES, 1, state).batch(4)
-        assert made.tokens.tobytes() == expected.tokens.tobytes()
-        assert made.stream == expected.stream
-        state = made.stream
+        actual = StreamingDataset(data, BYTES, 1, state).batch(4)
+        assert actual.tokens.tobytes() == expected.tokens.tobytes()
+        assert actual.stream == expected.stream
+        state = actual.stream
 
 
 @pytest.mark.fault("B14", cases=2)
@@ -185,12 +188,12 @@ def peak_after(batches: int, data: DataConfig) -> int:
 @pytest.mark.fault("B11", cases=1)
 def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
     data = streamed(StorybookSource(stories=100_000), Padded(length=256), rows=100, sequences=50)
-    peak_after(100, data)  # what is loaded once
+    peak_after(100, data)  # allocates what is loaded once
     assert peak_after(600, data) < 1.5 * peak_after(100, data)
 
 
 CHECKED_ONLY = {"learned", "bad_lines"}
-"""Parts that decide on errors, not on batches: tests/data/streaming/test_sources.py has them."""
+"""Parts that affect errors but not batches; tests/data/streaming/test_sources.py tests them."""
 
 
 def parts_of(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
@@ -210,10 +213,10 @@ def without(state: str, path: tuple[str | int, ...]) -> str:
     return json.dumps(values)
 
 
-def goes_on_as(straight: list[Batch], data: DataConfig, state: str) -> bool:
+def continues_with(expected: list[Batch], data: DataConfig, state: str) -> bool:
     try:
         stream = StreamingDataset(data, BYTES, 1, state)
-        return all(stream.batch(4).tokens.tobytes() == batch.tokens.tobytes() for batch in straight)
+        return all(stream.batch(4).tokens.tobytes() == batch.tokens.tobytes() for batch in expected)
     except TextError:
         return False
 
@@ -228,7 +231,7 @@ def test_a_missing_part_of_the_state_changes_the_result(tmp_path: Path) -> None:
     stream = StreamingDataset(data, BYTES, 1)
     batches = [stream.batch(4) for _ in range(200)]
     state = batches[99].stream
-    assert goes_on_as(batches[100:], data, state)
-    forgotten = parts_of(json.loads(state))
-    assert len(forgotten) >= 30
-    assert [path for path in forgotten if goes_on_as(batches[100:], data, without(state, path))] == []
+    assert continues_with(batches[100:], data, state)
+    paths = parts_of(json.loads(state))
+    assert len(paths) >= 30
+    assert [path for path in paths if continues_with(batches[100:], data, without(state, path))] == []

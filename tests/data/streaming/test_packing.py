@@ -1,4 +1,4 @@
-"""Sequences of a stream equal those of a dataset on disk, wherever they are resumed."""
+"""Tests that the sequences of a stream equal those of a dataset on disk, also when resumed anywhere."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SECTIONS = [Packed(length=10, stride=5), Packed(length=8, stride=8), Packed(leng
 DOCUMENTS = [Padded(length=20), Padded(length=1000)]
 
 
-class Repeated:
+class RepeatedDocuments:
     """Documents repeated without end."""
 
     def __init__(self, documents: list[TokenIds]) -> None:
@@ -39,7 +39,7 @@ class Repeated:
 def stream(folder: Path, section: Packed | Padded) -> tuple[SequencePacker, SequenceDataset]:
     of = split(folder / "train", LENGTHS)
     documents = np.split(all_ids(of).astype(np.uint16), np.cumsum(LENGTHS)[:-1])
-    return packer(Repeated(documents), section, 0, np.dtype("<u2")), SequenceDataset(of, section, 0)
+    return packer(RepeatedDocuments(documents), section, 0, np.dtype("<u2")), SequenceDataset(of, section, 0)
 
 
 @pytest.mark.parametrize("section", [*SECTIONS, *DOCUMENTS], ids=str)
@@ -59,18 +59,18 @@ def test_resuming_at_any_sequence_changes_nothing(
     section: Packed | Padded, lengths: list[int], draw: st.DataObject
 ) -> None:
     documents = [np.arange(length, dtype=np.uint16) for length in [*lengths, 2]]
-    straight, again = (packer(Repeated(documents), section, 0, np.dtype("<u2")) for _ in range(2))
+    uninterrupted, resumed = (packer(RepeatedDocuments(documents), section, 0, np.dtype("<u2")) for _ in range(2))
     for _ in range(draw.draw(st.integers(0, 80))):
-        straight.next_item()
-    again.restore(straight.state())
+        uninterrupted.next_item()
+    resumed.restore(uninterrupted.state())
     for _ in range(20):
-        assert again.next_item().tolist() == straight.next_item().tolist()
-        assert again.state() == straight.state()
+        assert resumed.next_item().tolist() == uninterrupted.next_item().tolist()
+        assert resumed.state() == uninterrupted.state()
 
 
 def test_the_rest_of_earlier_documents_is_shorter_than_a_sequence() -> None:
     documents = [np.arange(length, dtype=np.uint16) for length in (1, 2, 3, 5000, 1)]
-    cut = packer(Repeated(documents), Packed(length=100, stride=100), 0, np.dtype("<u2"))
+    cut = packer(RepeatedDocuments(documents), Packed(length=100, stride=100), 0, np.dtype("<u2"))
     for _ in range(500):
         cut.next_item()
         assert len(cut.state()["rest"]) <= 4 * -(-2 * 100 // 3)

@@ -1,4 +1,4 @@
-"""Shuffle buffer: every item once, in another order, resumable anywhere."""
+"""Tests that a shuffle buffer returns every item once in another order, and can be resumed anywhere."""
 
 import pytest
 from hypothesis import given
@@ -44,20 +44,20 @@ sizes = st.integers(1, 40)
 def test_each_epoch_returns_each_item_once(epoch: int, size: int, key: int) -> None:
     blocks = buffer(epoch, size, key)
     for number in range(3):
-        given_out = [blocks.next_item() for _ in range(epoch)]
-        assert sorted(given_out) == list(range(number * epoch, (number + 1) * epoch))
+        items = [blocks.next_item() for _ in range(epoch)]
+        assert sorted(items) == list(range(number * epoch, (number + 1) * epoch))
 
 
 @given(epochs, sizes, st.integers(0, 150))
 def test_resuming_anywhere_changes_nothing(epoch: int, size: int, at: int) -> None:
-    straight = buffer(epoch, size)
+    uninterrupted = buffer(epoch, size)
     for _ in range(at):
-        straight.next_item()
-    again = buffer(epoch, size)
-    again.restore(straight.state())
+        uninterrupted.next_item()
+    resumed = buffer(epoch, size)
+    resumed.restore(uninterrupted.state())
     for _ in range(50):
-        assert again.next_item() == straight.next_item()
-        assert again.state() == straight.state()
+        assert resumed.next_item() == uninterrupted.next_item()
+        assert resumed.state() == uninterrupted.state()
 
 
 def test_a_returned_state_is_never_modified() -> None:
@@ -67,16 +67,16 @@ def test_a_returned_state_is_never_modified() -> None:
 
 
 def test_the_order_depends_on_the_key_and_on_the_block() -> None:
-    one, same, other = (buffer(100, 100, key) for key in (1, 1, 2))
-    first, second = [one.next_item() for _ in range(100)], [one.next_item() - 100 for _ in range(100)]
-    assert first == [same.next_item() for _ in range(100)]
+    first_buffer, same_key, other_key = (buffer(100, 100, key) for key in (1, 1, 2))
+    first, second = [first_buffer.next_item() for _ in range(100)], [first_buffer.next_item() - 100 for _ in range(100)]
+    assert first == [same_key.next_item() for _ in range(100)]
     assert first != second
-    assert first != [other.next_item() for _ in range(100)]
+    assert first != [other_key.next_item() for _ in range(100)]
 
 
 @given(sizes, st.integers(0, 1000), st.integers(0, 2**64 - 1))
-def test_a_block_is_between_half_and_all_of_its_size(most: int, number: int, key: int) -> None:
-    assert most // 2 < varying_sizes(most, key)(number) <= most
+def test_a_block_is_between_half_and_all_of_its_size(max_size: int, number: int, key: int) -> None:
+    assert max_size // 2 < varying_sizes(max_size, key)(number) <= max_size
 
 
 def test_large_items_make_smaller_blocks() -> None:
@@ -93,16 +93,16 @@ def test_large_items_make_smaller_blocks() -> None:
         blocks.next_item()
     assert sizes[:8] == [4] * 7 + [
         100
-    ]  # 28 heavy ones, then two heavy ones with as many light ones as a block may hold
+    ]  # 28 large items, then two large ones with as many small ones as a block may have
     assert max(sizes) <= 100
 
 
 def test_at_most_two_blocks_are_in_memory() -> None:
     source = Counting(10**9)
     blocks = ShuffleBuffer(source, shuffled(1), lambda _: 10)
-    for given_out in range(1, 1000):
+    for num_returned in range(1, 1000):
         blocks.next_item()
-        assert source.number - given_out <= 20
+        assert source.number - num_returned <= 20
 
 
 def test_one_more_item_is_read_for_each_returned_one() -> None:

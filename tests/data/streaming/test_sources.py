@@ -1,4 +1,4 @@
-"""Documents of one source, epoch after epoch, and of several sources by weight."""
+"""Tests that sources return their documents in epochs, mixed by weight, and can be resumed at any document."""
 
 from collections import Counter
 from pathlib import Path
@@ -46,32 +46,32 @@ def test_each_epoch_returns_every_document_once_in_another_order(folder: Path) -
     everything = sorted(line for path in folder.glob("*.txt") for line in path.read_text().splitlines())
     assert [sorted(texts) for texts in epochs] == [everything] * 6
     assert len({tuple(texts) for texts in epochs}) > 2  # six orders of three files
-    again = reader(folder)
-    assert [epoch(again) for _ in range(6)] == epochs
+    resumed = reader(folder)
+    assert [epoch(resumed) for _ in range(6)] == epochs
 
 
 def test_held_out_documents_are_never_returned(folder: Path) -> None:
     source, everything = reader(folder, rule=HashSplit(0.5)), reader(folder)
-    training, all_of_them = epoch(source), epoch(everything)
-    assert 0 < len(training) < len(all_of_them)
+    training, all_documents = epoch(source), epoch(everything)
+    assert 0 < len(training) < len(all_documents)
     assert set(epoch(source)) == set(training)
 
 
 @pytest.mark.fault("B10", cases=29)
 def test_resuming_at_every_document_of_two_epochs_changes_nothing(folder: Path) -> None:
-    straight = reader(folder, rule=HashSplit(0.2))
+    uninterrupted = reader(folder, rule=HashSplit(0.2))
     for _ in range(29):
-        again = reader(folder, rule=HashSplit(0.2))
-        again.restore(straight.state())
+        resumed = reader(folder, rule=HashSplit(0.2))
+        resumed.restore(uninterrupted.state())
         follower = reader(folder, rule=HashSplit(0.2))
-        follower.restore(again.state())  # and stopped again before a document was read
-        here = straight.state()
-        expected = [straight.next_item() for _ in range(20)]
-        assert [again.next_item() for _ in range(20)] == expected
+        follower.restore(resumed.state())  # and stopped again before a document was read
+        here = uninterrupted.state()
+        expected = [uninterrupted.next_item() for _ in range(20)]
+        assert [resumed.next_item() for _ in range(20)] == expected
         assert [follower.next_item() for _ in range(20)] == expected
-        assert again.state() == straight.state()
-        straight.restore(here)
-        straight.next_item()
+        assert resumed.state() == uninterrupted.state()
+        uninterrupted.restore(here)
+        uninterrupted.next_item()
 
 
 def swap(path: Path) -> None:
@@ -113,9 +113,9 @@ def test_broken_lines_of_an_epoch_are_counted_across_a_resume(tmp_path: Path) ->
     strict = reader(tmp_path, max_bad_lines=3)
     for _ in range(6):
         strict.next_item()
-    again = reader(tmp_path, max_bad_lines=3)
-    again.restore(strict.state())
-    for one in (strict, again):
+    resumed = reader(tmp_path, max_bad_lines=3)
+    resumed.restore(strict.state())
+    for one in (strict, resumed):
         with pytest.raises(TextError, match="exceeds max_bad_lines = 3"):
             epoch(one)
 
@@ -169,9 +169,9 @@ def test_each_source_is_read_in_order_without_gaps() -> None:
 
 @given(st.integers(0, 300))
 def test_a_mixture_resumes_anywhere(at: int) -> None:
-    straight, again = drawn([0.2, 0.3, 0.5]), drawn([0.2, 0.3, 0.5])
+    uninterrupted, resumed = drawn([0.2, 0.3, 0.5]), drawn([0.2, 0.3, 0.5])
     for _ in range(at):
-        straight.next_item()
-    again.restore(straight.state())
+        uninterrupted.next_item()
+    resumed.restore(uninterrupted.state())
     for _ in range(20):
-        assert again.next_item().tolist() == straight.next_item().tolist()
+        assert resumed.next_item().tolist() == uninterrupted.next_item().tolist()
