@@ -1,4 +1,4 @@
-"""Hub without a network: a module ``datasets`` in a directory, which reads ``NAME/*.jsonl`` next to it.
+"""A hub without a network: a fake module ``datasets`` in a directory, which reads ``NAME/*.jsonl`` next to it.
 
 It keeps the interface of the library, positions of streamed rows included, and can be made to break.
 """

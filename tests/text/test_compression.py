@@ -1,4 +1,4 @@
-"""Compressed files are decompressed completely, in bounded memory; bombs are stopped."""
+"""Tests that compressed files are decompressed completely and in bounded memory, and that bombs are refused."""
 
 import gzip
 import lzma

@@ -1,4 +1,4 @@
-"""Data quality report: exact counts, and warnings where they are due and only there."""
+"""Tests that the data quality report has exact counts, and warns about problems and nothing else."""
 
 import json
 

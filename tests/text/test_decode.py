@@ -1,4 +1,4 @@
-"""Text files become UTF-8 with plain line ends; binary files are refused with their format."""
+"""Tests that text files are decoded to UTF-8 with newlines, and that binary files are refused with their format."""
 
 import codecs
 import io

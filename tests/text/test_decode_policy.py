@@ -1,4 +1,4 @@
-"""Damage in a document: refused with its location, replaced, or dropped with the document; always counted."""
+"""Tests that damage in a document is refused with its location, replaced, or dropped, and always counted."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Files as documents: every format and compression, with the separator given or detected for the source."""
+"""Tests that files of every format and compression are read as documents, with a given or detected separator."""
 
 import gzip
 import json

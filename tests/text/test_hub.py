@@ -1,4 +1,4 @@
-"""Hub datasets: the real loading code on a fake ``datasets`` library with the same interface."""
+"""Tests of hub datasets with the real loading code, on a fake ``datasets`` library with the same interface."""
 
 import sys
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Mixtures: each source has its share, in an order fixed by the seed."""
+"""Tests that each source of a mixture has its share, in an order fixed by the seed."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Paths expand to the same files in the same order on every machine, each once."""
+"""Tests that paths expand to the same files in the same order on every machine, each once."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Report of a read: counts and messages."""
+"""Tests of the counts and messages of a read report."""
 
 from fabella.text.read_report import EXAMPLES, ReadReport
 

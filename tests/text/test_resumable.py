@@ -1,4 +1,4 @@
-"""Sources in chunks: all documents once, in any order of chunks, from any chunk on."""
+"""Tests that the chunks of a source have all documents once, in any order of chunks, and from any chunk on."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -76,8 +76,8 @@ def test_reading_resumes_at_any_chunk(kind: str, tmp_path: Path, hub: LocalHub) 
     source = sources(tmp_path)[kind]
     whole = read(source, BACKWARD)  # pyright: ignore
     for number, (mark, _) in enumerate(whole):
-        again = read(source, BACKWARD, mark)  # pyright: ignore
-        assert [texts for _, texts in again] == [texts for _, texts in whole[number:]]
+        resumed = read(source, BACKWARD, mark)  # pyright: ignore
+        assert [texts for _, texts in resumed] == [texts for _, texts in whole[number:]]
 
 
 def test_the_rows_of_a_hub_dataset_are_numbered_across_chunks(hub: LocalHub) -> None:

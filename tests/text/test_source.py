@@ -1,4 +1,4 @@
-"""Sources: parsing, description, documents, nested mixtures, and errors with hints."""
+"""Tests of sources: parsing, description, documents, nested mixtures, and errors with hints."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Boilerplate around a text is left out, counted, and the lines after it keep their numbers."""
+"""Tests that boilerplate around a text is removed and counted, and that later lines keep their numbers."""
 
 import pytest
 from hypothesis import given

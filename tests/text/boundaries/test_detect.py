@@ -1,4 +1,4 @@
-"""A separator is detected only with evidence: novels, plays, verse and transcripts are running text."""
+"""Tests that a separator is detected only with evidence: novels, plays, verse and transcripts are running text."""
 
 import itertools
 

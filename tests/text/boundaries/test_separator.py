@@ -1,4 +1,4 @@
-"""Splitting at a document separator loses only the separators."""
+"""Tests that splitting at a document separator removes only the separators."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""CSV: each row is a document or a counted broken row with its line."""
+"""Tests that each row of a CSV file is a document, or a broken row that is counted with its line number."""
 
 from collections.abc import Iterator
 

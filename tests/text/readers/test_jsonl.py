@@ -1,4 +1,4 @@
-"""JSON lines: each object is a document or a counted broken line with its number."""
+"""Tests that each JSON line is a document, or a broken line that is counted with its number."""
 
 from collections.abc import Iterator
 

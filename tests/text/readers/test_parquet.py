@@ -1,4 +1,4 @@
-"""Parquet: the text column as documents, whatever its Arrow type."""
+"""Tests that the text column of a Parquet file is read as documents, for every Arrow type."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_each_rows_text_is_a_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kept_as",
+    "arrow_type",
     [
         arrow.array(STORIES, arrow.large_string()),
         arrow.array(STORIES).dictionary_encode(),
@@ -41,8 +41,8 @@ def test_each_rows_text_is_a_document(tmp_path: Path) -> None:
     ],
     ids=["large", "dictionary", "view", "binary"],
 )
-def test_text_may_have_any_arrow_type(tmp_path: Path, kept_as: Any) -> None:
-    path = write(tmp_path, {"text": kept_as, "title": ["a much longer title than its story is" * 9] * len(STORIES)})
+def test_text_may_have_any_arrow_type(tmp_path: Path, arrow_type: Any) -> None:
+    path = write(tmp_path, {"text": arrow_type, "title": ["a much longer title than its story is" * 9] * len(STORIES)})
     assert list(read(path, ReadOptions(column="text"), DecodePolicy())) == STORIES
 
 
@@ -104,12 +104,12 @@ def test_a_column_that_expands_too_much_is_refused() -> None:
         group = SimpleNamespace(column=lambda index: chunks[index])
         return SimpleNamespace(num_row_groups=2, num_columns=len(chunks), row_group=lambda _: group)
 
-    most = FREE + RATIO * 1000
-    refuse_bomb(metadata(chunk("text", most), chunk("picture", 10 * most)), ["text"], "a.parquet")
+    limit = FREE + RATIO * 1000
+    refuse_bomb(metadata(chunk("text", limit), chunk("picture", 10 * limit)), ["text"], "a.parquet")
     with pytest.raises(
         TextError, match=rf"a\.parquet unpacks to more than {RATIO} times .*row group 0.*bomb.*write it again"
     ):
-        refuse_bomb(metadata(chunk("text", most + 1)), ["text"], "a.parquet")
+        refuse_bomb(metadata(chunk("text", limit + 1)), ["text"], "a.parquet")
 
 
 def test_parquet_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Readers are found by the suffixes of their files."""
+"""Tests that readers are found by the suffixes of their files."""
 
 from pathlib import Path
 

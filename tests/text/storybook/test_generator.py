@@ -1,4 +1,4 @@
-"""Storybook: stories are reproducible, distinct, of the right length, and correct English as far as tests can check."""
+"""Tests that storybook stories are reproducible, distinct, of the right length, and free of mistakes in English."""
 
 import re
 from collections import Counter

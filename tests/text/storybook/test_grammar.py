@@ -1,4 +1,4 @@
-"""Notation of the plots, on a small example plot."""
+"""Tests of the notation of the plots, on a small example."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lines of tables: numbered, and bounded in length."""
+"""Tests that lines of tables are numbered, and bounded in length."""
 
 from collections.abc import Iterator
 

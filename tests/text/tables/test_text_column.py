@@ -1,4 +1,4 @@
-"""Text column detection."""
+"""Tests of the detection of the text column."""
 
 from typing import Any
 
