@@ -1,4 +1,4 @@
-"""Untrained models, served in this process or on a local port."""
+"""Untrained models, served in this process or on a local port, for the server tests."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""OpenAI's own client works unchanged; every response keeps its format."""
+"""Tests that the openai client works unchanged, and that every response has its format."""
 
 import itertools
 import json
@@ -138,7 +138,7 @@ def test_a_stream_and_a_whole_response_are_equal(app: InProcess, path: str) -> N
     assert texts(app.post(path, {**body, "stream": True}).events) == dict(enumerate(generated))
 
 
-def test_several_prompts_are_answered_in_order(app: InProcess) -> None:
+def test_several_prompts_are_completed_in_order(app: InProcess) -> None:
     body = {"model": "a", "seed": 5, "max_tokens": 10}
     both = app.post("/v1/completions", {**body, "prompt": ["Once", [79, 110]], "n": 2}).json["choices"]
     first = app.post("/v1/completions", {**body, "prompt": "Once", "n": 2}).json["choices"]

@@ -1,4 +1,4 @@
-"""The port is bound and released properly; other machines need a key."""
+"""Tests that the port is bound and released properly, and that other machines need a key."""
 
 import json
 import os

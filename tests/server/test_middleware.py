@@ -1,4 +1,4 @@
-"""Access rules of every route and method: host, origin and key are checked before anything else."""
+"""Tests that host, origin and key are checked before anything else, for every route and method."""
 
 from collections.abc import Iterator
 

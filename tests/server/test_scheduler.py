@@ -1,4 +1,4 @@
-"""Batch, queue and cancellation step by step; deltas of a completion; independence of the rest of the batch."""
+"""Tests of batch, queue and cancellation step by step, of the deltas of a completion, and of its independence."""
 
 import threading
 from collections.abc import Iterator
@@ -108,7 +108,7 @@ def test_a_completion_does_not_depend_on_the_rest_of_the_batch() -> None:
     decoding.close()
 
 
-def test_jobs_that_do_not_fit_the_queue_are_refused_together(gated: tuple[Gated, Scheduler, Listener]) -> None:
+def test_jobs_that_do_not_fit_the_queue_are_all_refused(gated: tuple[Gated, Scheduler, Listener]) -> None:
     model, decoding, _ = gated
     generator = model.generator()
     decoding.submit([job(generator, "a"), job(generator, "b")])

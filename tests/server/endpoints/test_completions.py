@@ -1,4 +1,4 @@
-"""Clients that disconnect, are slow or too many: rows are freed within one token, and other clients do not notice."""
+"""Tests that rows of disconnected or slow clients are freed within one token, without effect on others."""
 
 import json
 import socket

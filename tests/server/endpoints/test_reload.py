@@ -1,4 +1,4 @@
-"""A newer checkpoint is served without downtime; a damaged one changes nothing."""
+"""Tests that a newer checkpoint is served without downtime, and that a damaged one changes nothing."""
 
 import shutil
 import threading

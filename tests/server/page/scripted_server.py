@@ -1,4 +1,4 @@
-"""A server of the story page's files whose API answers as a test says: with any status, any body, or not to the end."""
+"""Serves the story page with a fake API, whose status, body and early ends a test chooses."""
 
 import json
 import threading

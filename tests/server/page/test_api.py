@@ -1,4 +1,4 @@
-"""Whatever fails, the story page says so in words, leaves no trace of what did not happen, and can be used on."""
+"""Tests that the story page reports every failure, discards failed changes, and remains usable."""
 
 import json
 from collections.abc import Iterator

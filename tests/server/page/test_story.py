@@ -1,4 +1,4 @@
-"""The story page in a real browser, used with a mouse, by touch, or with the keyboard only."""
+"""Tests of the story page in a real browser, used with a mouse, by touch, or with the keyboard only."""
 
 import re
 from collections.abc import Iterator

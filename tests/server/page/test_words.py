@@ -1,4 +1,4 @@
-"""How the story page shows words: joined from tokens, colored by probability, with their alternatives and versions."""
+"""Tests that the story page joins tokens to words, colors them by probability, and shows alternatives and versions."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Request validation: types, bounds and unknown fields, with messages in plain words."""
+"""Tests of request validation: types, bounds and unknown fields, with clear messages."""
 
 import json
 import struct
