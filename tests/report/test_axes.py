@@ -1,4 +1,4 @@
-"""Ticks are round, within the axis and few; numbers are short and correct."""
+"""Tests that ticks are round, few and within the axis, and that numbers are short and correct."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Charts keep every curve in the frame, keep its peaks, and describe themselves in words."""
+"""Tests that charts keep every curve in the frame with its peaks, and have a description in words."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The live server follows its run for local browsers only, and the terminal view follows a run, too."""
+"""Tests that the live server follows its run for local browsers only, and tests the terminal view."""
 
 import http.client
 import io

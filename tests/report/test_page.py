@@ -1,4 +1,4 @@
-"""Report pages of real runs: valid HTML, self-contained, deterministic, with everything from a run escaped."""
+"""Tests that report pages are valid HTML, self-contained and deterministic, with everything from a run escaped."""
 
 import json
 import re
