@@ -1,4 +1,4 @@
-"""Families of equal size are trained the same way, over several seeds, and a comparison continues where it stopped."""
+"""Tests that families of equal size are trained the same way over several seeds, and that a comparison resumes."""
 
 import csv
 import json

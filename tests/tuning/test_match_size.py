@@ -1,4 +1,4 @@
-"""Models of every family have the size that is held equal, or are refused with a size that works."""
+"""Tests that models of every family get the requested size, or are refused with a size that works."""
 
 import re
 

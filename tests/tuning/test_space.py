@@ -1,4 +1,4 @@
-"""Search spaces: ranges from a file, the default space, shapes within a parameter budget, and the baseline trial."""
+"""Tests of search spaces: ranges from a file, the default space, shapes within a budget, the baseline trial."""
 
 import json
 from pathlib import Path

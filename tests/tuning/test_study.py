@@ -1,4 +1,4 @@
-"""Searches on a tiny run: seeded, resumed, limited to the requested trials, and shown on one page."""
+"""Tests that searches are seeded, can be resumed, run the requested trials, and are shown on one page."""
 
 import json
 import sqlite3
