@@ -1,4 +1,4 @@
-"""Worker of a probe that runs the code of an environment variable instead of steps."""
+"""Fake worker of a probe, which runs the code of an environment variable instead of training steps."""
 
 import json
 import os

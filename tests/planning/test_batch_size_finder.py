@@ -1,4 +1,4 @@
-"""The finder returns the largest and the fastest micro-batch and keeps the global batch."""
+"""Tests that the finder returns the largest and the fastest micro-batch size and keeps the global batch."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The estimate of a run matches the run."""
+"""Tests that the estimate of a run matches the run."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The memory of the machine or of its container is the budget."""
+"""Tests that the memory budget is that of the machine or of its container."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The worker of a probe may exit in any way; the caller goes on and reports why."""
+"""Tests that the worker of a probe may exit in any way, and that the caller continues and reports why."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_any_other_exit_is_reported_with_its_last_line(monkeypatch: pytest.Monke
 
 @pytest.mark.fault("D9", cases=1)
 def test_a_real_probe_without_memory_does_not_fit() -> None:
-    """Sixteen gigabytes of activations: the process is killed on the way there."""
+    """The step needs sixteen gigabytes of activations, and the process is killed before that."""
     run = tiny.run("model.vocab_size=256", "model.layers=64", "model.dim=256", "model.ffn_dim=1024")
     trial = probe_batch_size(run, 8192, ProbeLimits(limit=7 * 10**8, on_gpu=False, seconds=120, device="cpu"))
     assert trial.reason == "memory"
