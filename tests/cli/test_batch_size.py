@@ -1,4 +1,4 @@
-"""The command `fabella batch-size`."""
+"""Tests of the command `fabella batch-size`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`fabella bench` on the command line."""
+"""Tests of the command `fabella bench`."""
 
 import json
 from pathlib import Path

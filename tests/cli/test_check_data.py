@@ -1,4 +1,4 @@
-"""``fabella check-data`` as a user types it."""
+"""Tests of the command ``fabella check-data``."""
 
 import json
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_separator_and_column_are_options(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("arguments", "code", "message"),
     [
         (["check-data", "nowhere.txt"], 3, "fabella: There is no file nowhere.txt."),
         (
@@ -111,7 +111,7 @@ def test_separator_and_column_are_options(tmp_path: Path, capsys: pytest.Capture
     ],
 )
 def test_usage_errors_are_explained(
-    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.run(words) == code
+    assert main.run(arguments) == code
     assert message in " ".join(capsys.readouterr().err.split())

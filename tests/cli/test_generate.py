@@ -1,4 +1,4 @@
-"""``fabella generate``: text on standard output, messages on standard error, control characters escaped."""
+"""Tests of ``fabella generate``: text on standard output, messages on standard error, control characters escaped."""
 
 import io
 import json
@@ -283,11 +283,11 @@ def test_interactive_rejects_options_for_several_completions(
 @pytest.mark.slow
 def test_on_a_terminal_ctrl_c_stops_the_generation_and_ctrl_d_exits(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "story.txt"
-    ours, theirs = os.openpty()
-    words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i", "--max-tokens", "1000000", "--seed", "1"]
-    with started(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
-        os.close(theirs)
-        screen = Screen(ours)
+    user_side, terminal = os.openpty()
+    command = [sys.executable, "-m", "fabella", "generate", str(folder), "-i", "--max-tokens", "1000000", "--seed", "1"]
+    with started(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True) as process:
+        os.close(terminal)
+        screen = Screen(user_side)
         screen.wait_for(b"> ")
         screen.type(b"Once\n")
         screen.wait_for(b"Once\r\n", then=20)
@@ -306,22 +306,22 @@ def test_on_a_terminal_ctrl_c_stops_the_generation_and_ctrl_d_exits(folder: Path
         screen.wait_for(b"> ")  # before, the terminal would keep Ctrl-D to itself
         screen.type(b"\x04")
         assert process.wait(timeout=60) == 0
-    os.close(ours)
+    os.close(user_side)
     assert file.read_text(encoding="utf-8").startswith("Once")
 
 
 @pytest.mark.slow
 def test_on_a_terminal_sigterm_ends_the_session(folder: Path) -> None:
-    ours, theirs = os.openpty()
-    words = [sys.executable, "-m", "fabella", "generate", str(folder), "-i"]
-    with started(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
-        os.close(theirs)
-        screen = Screen(ours)
+    user_side, terminal = os.openpty()
+    command = [sys.executable, "-m", "fabella", "generate", str(folder), "-i"]
+    with started(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True) as process:
+        os.close(terminal)
+        screen = Screen(user_side)
         screen.wait_for(b"> ")
         while not screen.shows(b"fabella: interrupted.\r\n", within=5):
             process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130
-    os.close(ours)
+    os.close(user_side)
 
 
 class Screen:

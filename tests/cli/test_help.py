@@ -1,4 +1,4 @@
-"""Help texts: readable types, sentences, and defaults in words."""
+"""Tests that help texts have readable types, full sentences, and defaults in words."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The command line: help of every command, messages and exit codes."""
+"""Tests of the command line: help of every command, messages and exit codes."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from tests.processes import started
 COMMANDS = sorted(command_files())
 
 
-def ended(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
+def run_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run a command. Return exit code, standard output and standard error."""
     code = run(words)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
@@ -26,7 +26,7 @@ def ended(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
 @pytest.mark.fault("G9", cases=len(COMMANDS))
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_every_command_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = ended([verb, "--help"], capsys)
+    code, out, err = run_command([verb, "--help"], capsys)
     assert (code, err) == (0, "")
     assert f"fabella {verb}" in out
     assert "Examples:" in out
@@ -34,7 +34,7 @@ def test_every_command_has_help_with_examples(verb: str, capsys: pytest.CaptureF
 
 def test_the_list_of_commands_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"]):
-        code, out, _ = ended(words, capsys)
+        code, out, _ = run_command(words, capsys)
         assert code == 0
         assert all(f"\n  {verb} " in out for verb in COMMANDS)
 
@@ -94,7 +94,7 @@ def test_a_mistake_ends_with_a_message_and_its_exit_code(
     (tmp_path / "story.txt").write_text("Once upon a time there was a fox.\n\n" * 20)
     (tmp_path / "a-folder").mkdir()
     (tmp_path / "a-folder" / "something").write_text("else")
-    code, out, err = ended(list(words), capsys)
+    code, out, err = run_command(list(words), capsys)
     assert (code, out) == (expected[0], "")
     assert expected[1] in err
     assert "Traceback" not in err
@@ -106,7 +106,7 @@ def test_with_debug_an_error_comes_with_its_traceback(capsys: pytest.CaptureFixt
 
 
 def test_presets_as_json_have_both_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = ended(["presets", "piny-37m", "--json"], capsys)
+    code, out, err = run_command(["presets", "piny-37m", "--json"], capsys)
     facts = json.loads(out)
     assert (code, err) == (0, "")
     assert (facts["parameters"], facts["non_embedding_parameters"]) == (37_362_432, 24_779_520)
@@ -126,7 +126,7 @@ def test_ctrl_c_prints_a_message(capsys: pytest.CaptureFixture[str], monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(presets, "command", command)
-    assert ended(["presets"], capsys) == (130, "", "\nfabella: interrupted.\n")
+    assert run_command(["presets"], capsys) == (130, "", "\nfabella: interrupted.\n")
 
 
 @pytest.mark.fault("G9", cases=1)

@@ -1,4 +1,4 @@
-"""``fabella perplexity``: a table, one JSON object, and error messages."""
+"""Tests of ``fabella perplexity``: a table, one JSON object, and error messages."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The command `fabella plan`."""
+"""Tests of the command `fabella plan`."""
 
 import json
 from pathlib import Path

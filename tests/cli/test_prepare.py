@@ -1,4 +1,4 @@
-"""``fabella prepare`` as a user types it."""
+"""Tests of the command ``fabella prepare``."""
 
 import json
 import re
@@ -25,9 +25,9 @@ def stories(tmp_path: Path) -> Path:
 def test_the_report_is_readable_text(stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert main.run(["prepare", str(stories), "--tokenizer", "bpe:300", "--out", str(out)]) == 0
-    shown, said = capsys.readouterr()
-    assert f"detected separator of {stories}: <|endoftext|> (500 documents)" in said
-    assert re.search(r"held out for validation: \d+ of 500 distinct documents", said)
+    shown, output = capsys.readouterr()
+    assert f"detected separator of {stories}: <|endoftext|> (500 documents)" in output
+    assert re.search(r"held out for validation: \d+ of 500 distinct documents", output)
     assert re.search(r"train +4\d\d +[\d,]+ +[\d,]+ +\d\.\d\d\n", shown)
     assert f"Prepared {out} with a bpe tokenizer of 300 ids." in shown
     assert f"fabella train PRESET --data {out}" in shown
@@ -114,10 +114,10 @@ def test_errors_are_one_line(
     options: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["prepare", *options, "--out", str(tmp_path / "out")]) == code
-    shown, said = capsys.readouterr()
+    shown, output = capsys.readouterr()
     assert shown == ""
-    assert message in said
-    assert "Traceback" not in said
+    assert message in output
+    assert "Traceback" not in output
     assert not (tmp_path / "out").exists()
 
 

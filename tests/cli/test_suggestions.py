@@ -1,4 +1,4 @@
-"""Commands and options of other tools lead to what to use here, and every lead exists."""
+"""Tests that commands and options of other tools get a suggestion, and that every suggestion exists."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ NAMES = [name for names in COMMANDS.values() for name in names]
 
 
 def params_of(command: str) -> dict[str, object]:
-    """Every option of a command and of its subcommands."""
+    """Return every option of a command and of its subcommands."""
     found = main.Commands().get_command(None, command)
     groups = [found, *getattr(found, "commands", {}).values()]
     return {name: param for group in groups for param in group.params for name in (*param.opts, *param.secondary_opts)}
@@ -41,26 +41,26 @@ def test_every_command_and_option_of_a_hint_exists(hint: str) -> None:
         command, *words = shlex.split(line.rstrip("."))
         if command.startswith("--"):
             continue
-        assert command in command_files(), f"{hint!r} names no command"
+        assert command in command_files(), f"{hint!r} names an unknown command"
         options = [word for word in words if word.startswith("--")]
         assert set(options) <= set(params_of(command)), f"{hint!r} names an option that {command} lacks"
         settings = [word.split("=")[0] for word in words if "=" in word]
         assert set(settings) <= known_keys("llama")
 
 
-def test_no_name_of_another_tool_is_a_command_here_or_leads_to_two_places() -> None:
-    assert not set(NAMES) & set(command_files()), "it exists now: remove the suggestion"
+def test_a_name_of_another_tool_is_not_a_command_and_has_one_suggestion() -> None:
+    assert not set(NAMES) & set(command_files()), "the command exists now: remove the suggestion"
     assert len(NAMES) == len(set(NAMES))
 
 
-def test_every_option_that_is_suggested_exists_in_a_command() -> None:
+def test_every_suggested_option_exists() -> None:
     existing = {name for command in command_files() for name in params_of(command)}
     assert set(OPTIONS) <= existing
     assert not {f"--{name}" for name in WITHOUT_COUNTERPART} & existing
     assert FIRST_ARGUMENT
 
 
-def test_every_setting_that_is_suggested_exists() -> None:
+def test_every_suggested_setting_exists() -> None:
     known = frozenset().union(*(known_keys(family) for family in FAMILIES))
     assert set(SYNONYMS) <= known
     names = [name for names in SYNONYMS.values() for name in names]
@@ -81,7 +81,7 @@ def test_every_setting_that_is_suggested_exists() -> None:
         ("genrate", "Did you mean 'generate'?"),
     ],
 )
-def test_a_command_of_another_tool_leads_to_ours(
+def test_a_command_of_another_tool_gets_a_suggestion(
     command: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"Unknown command '{command}'. " in (error := error_of([command, "x.txt"], capsys))
@@ -112,7 +112,9 @@ def test_a_command_of_another_tool_leads_to_ours(
         ("presets --nonsense", "fabella presets --help lists the options."),
     ],
 )
-def test_an_option_of_another_tool_leads_to_ours(words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_of_another_tool_gets_a_suggestion(
+    words: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     error = error_of(words.split(), capsys)
     assert error.startswith("fabella: Unknown option --")
     assert expected in error

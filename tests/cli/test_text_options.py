@@ -1,4 +1,4 @@
-"""Options of commands that read text: the same everywhere, refused for sources that do not have them."""
+"""Tests that all commands that read text have the same options, which other sources refuse."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command ``fabella tokenizer``."""
+"""Tests of the command ``fabella tokenizer``."""
 
 import json
 from pathlib import Path

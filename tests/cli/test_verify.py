@@ -1,4 +1,4 @@
-"""`fabella verify` reports intact and damaged runs as text and as JSON."""
+"""Tests that `fabella verify` reports intact and damaged runs as text and as JSON."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Interactive session: every command does what the help says, and no line loses the story."""
+"""Tests that every command of the interactive session does what its help says, and that no line loses the story."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
