@@ -117,8 +117,10 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
     with Path("/dev/full").open("w") as full:
         words = [sys.executable, "-m", "fabella", "presets", "--json"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
-    told = "fabella: Cannot write the result to standard output: no space left on device. Redirect it to a disk "
-    assert (done.returncode, done.stderr) == (4, f"{told}with more space.\n")
+    expected_message = (
+        "fabella: Cannot write the result to standard output: no space left on device. Redirect it to a disk "
+    )
+    assert (done.returncode, done.stderr) == (4, f"{expected_message}with more space.\n")
 
 
 def test_ctrl_c_prints_a_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,7 +298,7 @@ def test_logits_are_not_changed() -> None:
 
 
 def test_rows_with_different_parameters_are_sampled_in_one_call() -> None:
-    """Each row gets the token that it gets in a batch of its own, with either sampler."""
+    """Each row gets the token that it gets in a batch of one row, with either sampler."""
     random = np.random.default_rng(2)
     logits = torch.from_numpy(random.normal(size=(64, 700)).astype(np.float32) * 2)
     settings = [

@@ -52,7 +52,7 @@ MISTAKES = {
     "training.precision=bf17": "Unknown training.precision.kind 'bf17'. Did you mean 'bf16'?",
     "optimizer=adamv": "Unknown optimizer.kind 'adamv'. Did you mean 'adam'?",
     "training.length=300": "training.length = 300: training.length is a section; its settings are "
-    "training.length.epochs, training.length.max_steps.",
+    "training.length.epochs, training.length.max_steps, training.length.max_tokens.",
     "training.precision=16": "training.precision = 16: training.precision is a section; set training.precision.kind "
     "to one of auto, float32, bf16, fp16.",
 }

@@ -93,15 +93,15 @@ def test_information_separators_are_not_white_space() -> None:
 
 
 def test_a_chunk_is_encoded_once() -> None:
-    asked: list[str] = []
+    encoded_chunks: list[str] = []
 
     def encode(chunk: str) -> list[int]:
-        asked.append(chunk)
+        encoded_chunks.append(chunk)
         return [len(chunk)]
 
     encoder = ChunkEncoder(GPT2_CHUNKS, encode)
     assert encoder.encode("to be or not to be").tolist() == [2, 3, 3, 4, 3, 3]
-    assert asked == ["to", " be", " or", " not", " to"]
+    assert encoded_chunks == ["to", " be", " or", " not", " to"]
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

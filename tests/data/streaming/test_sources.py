@@ -99,8 +99,10 @@ def test_an_epoch_that_differs_from_the_first_is_an_error(folder: Path, change: 
     source = reader(folder)
     epoch(source)
     change(folder / "2.txt")  # pyright: ignore[reportCallIssue]
-    gone = rf"Cannot read {folder}/2\.txt: No such file"
-    with pytest.raises(TextError, match=rf"had 13 documents in its first epoch, and has .* with other content|{gone}"):
+    missing = rf"Cannot read {folder}/2\.txt: No such file"
+    with pytest.raises(
+        TextError, match=rf"had 13 documents in its first epoch, and has .* with other content|{missing}"
+    ):
         epoch(source)
 
 

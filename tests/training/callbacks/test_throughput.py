@@ -36,7 +36,7 @@ class FakeEngine:
     def stop(self) -> None:
         self.marks.append("stop")
 
-    def row(self) -> list[float]:
+    def read(self) -> list[float]:
         return self.seconds
 
     def peak_flops(self) -> float:

@@ -20,10 +20,14 @@ class CadenceConfig(Protocol):
     """A config section with a cadence. 0 epochs: the steps decide."""
 
     @property
-    def every_steps(self) -> int: ...
+    def every_steps(self) -> int:
+        """Steps between two calls, if ``every_epochs`` is 0."""
+        ...
 
     @property
-    def every_epochs(self) -> float: ...
+    def every_epochs(self) -> float:
+        """Epochs between two calls; 0 for a cadence in steps."""
+        ...
 
 
 def cadence(session: TrainingSession, config: CadenceConfig) -> Due:

@@ -142,8 +142,8 @@ def test_token_by_token_equals_whole_for_rows_at_different_positions(name: str, 
         logits = backend.decode(tokens[numbers, positions].tolist(), positions)
         assert_close(logits, whole[numbers, positions])
     for row, length in enumerate(lengths):
-        alone = backend_for(model, 1).prefill([PrefillChunk(0, tokens[row, : length + 4].tolist(), 0)])
-        assert torch.equal(logits[row], alone[0]), "the batch changes the bits"
+        single_row = backend_for(model, 1).prefill([PrefillChunk(0, tokens[row, : length + 4].tolist(), 0)])
+        assert torch.equal(logits[row], single_row[0]), "the batch changes the bits"
 
 
 def test_completions_equal_those_of_the_pytorch_backend(name: str) -> None:
