@@ -96,7 +96,13 @@ class NonFiniteStepError(NumericsError):
 
 
 class DistributedError(FabellaError):
+    """Another rank has exited or does not respond. ``published``: it has said why, and prints that itself."""
+
     exit_code = 6
+
+    def __init__(self, message: str, *, hint: str = "", published: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.published = published
 
 
 class TrainingInterrupted(FabellaError):  # noqa: N818 - a stop requested by the user is not an error

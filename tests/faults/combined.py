@@ -123,7 +123,7 @@ def _decide(job: dict[str, Any]) -> distributed_run.LaunchPlan:
     config = RunConfig.model_validate(job["run"])
     if out.exists():
         return distributed_run.LaunchPlan(RunDir.open(out).run, out, data, resume=True)
-    return distributed_run.start_or_resume(config, out, open_dataset(data))
+    return distributed_run.start_or_resume(lambda _: config, out, lambda: open_dataset(data), moved=data)
 
 
 def _logged_step(engine: TorchEngine, step: Any, file: Path, batch: Batch, lr: float) -> StepResult:

@@ -42,7 +42,6 @@ def directory_with_other_files(path: Path, patch: pytest.MonkeyPatch) -> list[st
 
 def locked_run(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
     folder = tiny_run.make(path / "runs" / "story")
-    patch.setattr("fabella.training.run._open_same_data", lambda *_: None)  # the stub run has no dataset
     held_locks.append(lock_dir(folder))
     held_locks[-1].__enter__()
     return ["resume", "runs/story"]

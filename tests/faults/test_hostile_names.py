@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fabella.errors import CheckpointError, FabellaError, StorageError
+from fabella.errors import CheckpointError, ConfigError, StorageError
 from fabella.run_config.files import validate_config
 from fabella.runs.checkpoint import Checkpoint, check, load
 from fabella.runs.run_dir import RunDir
@@ -122,10 +122,11 @@ def test_a_manifest_that_lists_such_a_file_is_refused(name: str, folder: RunDir)
 @pytest.mark.fault("E8", cases=len(NAMES))
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_run_with_such_a_name_stays_in_its_directory(name: str, tmp_path: Path) -> None:
-    """The name of a run is only shown; no path is built from it."""
-    if not name:
-        with pytest.raises(FabellaError):
+    """A name that is not a plain file name is refused."""
+    if name != "-rf":
+        with pytest.raises(ConfigError, match=r"^name") as caught:
             validate_config({**stub.VALUES, "name": name})
+        assert_harmless(str(caught.value))
         return
     run = validate_config({**stub.VALUES, "name": name})
     run_dir = stub.folder(tmp_path / "run", [10], run=run)

@@ -81,7 +81,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_run_directory_is_an_error_with_a_fix(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"No run directory at .*gone\. Train one: fabella train --out RUN"):
+    with pytest.raises(CheckpointError, match=r"No run directory at .*gone\. Give a run .*: fabella quickstart$"):
         RunDir.open(tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("Once upon a time")
     with pytest.raises(CheckpointError, match=r"notes.txt is a file, not a run directory\. Give a run directory"):

@@ -102,7 +102,7 @@ def train(values: dict[str, Any]) -> None:
         pytest.MonkeyPatch().setattr(TorchEngine, "step", step_with_model)
 
     def decide() -> distributed_run.LaunchPlan:
-        return distributed_run.start_or_resume(run, out, open_dataset(data))
+        return distributed_run.start_or_resume(lambda _: run, out, lambda: open_dataset(data), moved=data)
 
     distributed_run.run_distributed(rank_info, decide, device="cpu")
 

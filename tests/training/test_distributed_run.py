@@ -314,7 +314,7 @@ def test_processes_of_a_launcher_killed_at_any_time_save_and_exit(data: Tokenize
 
 def test_a_directory_with_another_run_is_rejected(uninterrupted: Path, data: TokenizedDataset) -> None:
     with pytest.raises(ConfigError, match="Cannot resume with other values of seed"):
-        distributed_run.start_or_resume(tiny.run("seed=3", steps=STEPS), uninterrupted, data)
+        distributed_run.start_or_resume(lambda _: tiny.run("seed=3", steps=STEPS), uninterrupted, lambda: data)
 
 
 def test_a_single_process_executes_its_plan(data: TokenizedDataset, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, Device
+from fabella.cli.run_options import AsJson, Device, writable
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError
 from fabella.planning.batch_size_finder import BatchSizeResult, find_batch_size, with_micro_batch_size
@@ -40,7 +40,9 @@ def command(
     ] = 0,
     trial_timeout: Annotated[float, typer.Option(help="Timeout of one trial, in seconds.", min=1)] = 120.0,
     fastest: Annotated[bool, typer.Option("--fastest", help="Use the fastest instead of the largest.")] = False,
-    write: Annotated[Path | None, typer.Option(help="A .yaml file to write the resulting config to.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="A .yaml file to write the resulting config to.", callback=writable)
+    ] = None,
     device: Device = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     as_json: AsJson = False,

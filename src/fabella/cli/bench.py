@@ -20,7 +20,7 @@ from fabella.benchmark import decoding
 from fabella.benchmark.decoding import MAX_TOKENS, DecodeBenchOptions
 from fabella.benchmark.training import SHAPES, BenchOptions, bench
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson
+from fabella.cli.run_options import AsJson, writable
 from fabella.errors import UsageError
 from fabella.storage import format_bytes, write_json
 
@@ -43,7 +43,7 @@ def command(
     max_tokens: Annotated[
         int, typer.Option(help="Number of new tokens per sequence with --decode, after a prompt of 8.", min=2)
     ] = MAX_TOKENS,
-    output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the results.", callback=writable)] = None,
     as_json: AsJson = False,
 ) -> None:
     if precision not in PRECISIONS:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, Device
+from fabella.cli.run_options import AsJson, Device, writable
 from fabella.data.dataset import TokenizedDataset
 from fabella.errors import UsageError
 from fabella.report.page import page
@@ -68,10 +68,12 @@ def command(
         float,
         typer.Option(help="Training minutes per run instead of equal steps; by default steps are equal.", min=0.0),
     ] = 0.0,
-    out: Annotated[Path, typer.Option(help="Directory of the runs.")] = Path("runs/architectures"),
+    out: Annotated[Path, typer.Option(help="Directory of the runs.", callback=writable)] = Path("runs/architectures"),
     device: Device = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
-    prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
+    prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.", callback=writable)] = Path(
+        "prepared"
+    ),
     as_json: AsJson = False,
 ) -> None:
     if lr and lr_find:

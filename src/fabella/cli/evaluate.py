@@ -28,6 +28,7 @@ def command(
     text: Annotated[
         str | None, typer.Option(help="Text to evaluate on, as for train; by default the held-out text.")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="New path of the run's dataset, if it was moved.")] = None,
     separator: Separator = "auto",
     column: Column = "auto",
     decode_errors: DecodeErrorsOption = "strict",
@@ -45,7 +46,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     config = EvalConfig(
-        checkpoint=checkpoint, device=device, engine=engine,
+        checkpoint=checkpoint, device=device, engine=engine, data=data,
         text=read_source(text, separator, column) if text else None, decode_errors=decode_errors_of(decode_errors),
         num_samples=num_samples, max_tokens=max_tokens, num_cloze=num_cloze,
         temperature=temperature, top_p=top_p, seed=seed,

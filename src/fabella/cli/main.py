@@ -22,7 +22,8 @@ import fabella
 from fabella.cli.help import OVERRIDES, Command
 from fabella.cli.output import print_status
 from fabella.cli.suggestions import suggest_command, suggest_option
-from fabella.errors import FabellaError, UsageError
+from fabella.errors import FabellaError, StorageError, UsageError
+from fabella.storage import escaped
 
 NOT_COMMANDS = {"__init__", "help", "main", "output", "run_options", "suggestions", "text_options"}
 HELP = """Train small language models from scratch.
@@ -155,6 +156,14 @@ def run_with_error_codes(work: Callable[[], object], *, debug: bool = False) -> 
             traceback.print_exc()
         print_status(f"fabella: {error}")
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:  # not about a path, e.g. a closed pipe
+            raise
+        if debug:
+            traceback.print_exc()
+        path = escaped(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file", 500)
+        print_status(f"fabella: Cannot use {path}: {(error.strerror or str(error)).lower()}. Give another path.")
+        return StorageError.exit_code
     except typer.TyperException as error:
         print_status(f"fabella: {_explain(error)}")
         return 2

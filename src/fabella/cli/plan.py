@@ -20,12 +20,13 @@ import typer
 from fabella.cli.batch_size import available_memory
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device
-from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
+from fabella.data.dataset import TokenizedDataset
 from fabella.data.modes.mode import data_mode
 from fabella.planning.estimate import Estimate, estimate, existing_parent
 from fabella.planning.memory import MemoryBudget, parse_bytes
 from fabella.planning.probe import REASONS, ProbeLimits
 from fabella.run_config.run import RunConfig
+from fabella.runs.run_dataset import find_run_dataset
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import format_bytes, format_duration, free_bytes
 from fabella.training.api import change_config
@@ -84,8 +85,7 @@ def command(
 def _started_run(run_dir: RunDir, data: str, steps: int, overrides: list[str]) -> ResolvedRequest:
     """Return a run with the settings of ``fabella resume``, and its dataset if that exists."""
     run = change_config(run_dir.run, [*overrides, *([f"training.length.max_steps={steps}"] if steps else [])])
-    ids = Path(data) if data else (run_dir.path / str(run_dir.manifest.get("data", {}).get("folder", ""))).resolve()
-    return ResolvedRequest(run, open_dataset(ids) if is_dataset(ids) else None, ())
+    return ResolvedRequest(run, find_run_dataset(run_dir, Path(data) if data else None), ())
 
 
 def prepared_of(planned: ResolvedRequest, root: Path) -> TokenizedDataset | None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result
-from fabella.cli.run_options import AsJson
+from fabella.cli.run_options import AsJson, writable
 from fabella.cli.text_options import (
     Boilerplate,
     Column,
@@ -42,7 +42,10 @@ from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 
 def command(
     source: SourceArgument,
-    out: Annotated[Path, typer.Option(help="Directory to write; opened if it was prepared from the same inputs.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Directory to write; opened if it was prepared from the same inputs.", callback=writable),
+    ],
     tokenizer: Annotated[
         str,
         typer.Option(help="Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], the path of one, or a hub name."),

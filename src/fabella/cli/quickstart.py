@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, Device
+from fabella.cli.run_options import AsJson, Device, writable
 from fabella.generation.completion import Completion
 from fabella.generation.generator import load
 from fabella.generation.sampling import SamplingParams
@@ -32,8 +32,10 @@ STORY = SamplingParams(temperature=0.6, top_p=0.9, seed=1)  # a low temperature 
 
 def command(
     minutes: Annotated[float, typer.Option(help="Approximate training time in minutes.")] = 2.0,
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/quickstart"),
-    prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
+    out: Annotated[Path, typer.Option(help="Run directory.", callback=writable)] = Path("runs/quickstart"),
+    prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.", callback=writable)] = Path(
+        "prepared"
+    ),
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_result, print_status
+from fabella.cli.run_options import writable
 from fabella.errors import UsageError
 from fabella.report import live_server as serving
 from fabella.report.page import page
@@ -30,11 +31,14 @@ from fabella.storage import atomic_write, write_json
 def command(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="HTML file to write; by default report.html in the first run.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="HTML file to write; by default report.html in the first run.", callback=writable
+        ),
     ] = None,
-    png: Annotated[Path | None, typer.Option(help="Directory for the curves as PNG files.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="Directory for the curves as SVG files.")] = None,
-    pdf: Annotated[Path | None, typer.Option(help="Directory for the curves as PDF files.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Directory for the curves as PNG files.", callback=writable)] = None,
+    svg: Annotated[Path | None, typer.Option(help="Directory for the curves as SVG files.", callback=writable)] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Directory for the curves as PDF files.", callback=writable)] = None,
     x_axis: Annotated[
         str, typer.Option(help="Horizontal axis of the PNG, SVG and PDF files: step, tokens, seconds or flops.")
     ] = "step",
@@ -44,7 +48,8 @@ def command(
     port: Annotated[int, typer.Option(help="Port of --live; 0 for any free one.", min=0, max=65535)] = 8642,
     terminal: Annotated[bool, typer.Option("--terminal", help="Follow one run in the terminal.")] = False,
     curve: Annotated[
-        Path | None, typer.Option(help="Write the run as the published curve of its preset to this JSON file.")
+        Path | None,
+        typer.Option(help="Write the run as the published curve of its preset to this JSON file.", callback=writable),
     ] = None,
 ) -> None:
     if x_axis not in X_AXES:

@@ -1,8 +1,23 @@
 """Options that commands on a run or a model have in common."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fabella.storage import require_writable
+
+
+def writable(ctx: typer.Context, param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Return the path of an output. Raise StorageError if it cannot be written, before the command does any work.
+
+    A default is checked by the command where it uses it.
+    """
+    source = ctx.get_parameter_source(param.name or "")
+    if value is not None and source is not None and source.name != "DEFAULT":
+        require_writable(value, param.opts[0])
+    return value
+
 
 CheckpointOption = Annotated[str, typer.Option(help="Checkpoint: best, latest, or a step number.")]
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]

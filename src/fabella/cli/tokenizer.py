@@ -14,7 +14,7 @@ import typer
 
 from fabella.cli.help import Command
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson
+from fabella.cli.run_options import AsJson, writable
 from fabella.cli.text_options import (
     Column,
     DecodeErrorsOption,
@@ -50,7 +50,7 @@ app = typer.Typer(
 @app.command(cls=Command)
 def train(
     source: SourceArgument,
-    out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.")],
+    out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.", callback=writable)],
     tokenizer: Annotated[
         str, typer.Option(help="Kind and vocabulary size: bpe[:SIZE] or sentencepiece[:SIZE].")
     ] = "bpe:4096",

@@ -20,7 +20,7 @@ import typer
 
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed
+from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed, writable
 from fabella.cli.text_options import (
     Boilerplate,
     Column,
@@ -36,11 +36,17 @@ from fabella.engine.distributed.process_group import require_divisible
 from fabella.engine.rank import RankInfo, current_rank
 from fabella.errors import ConfigError, UsageError
 from fabella.report.plots import plot_loss
+from fabella.runs.family_files import trust_family
 from fabella.runs.run_dir import require_empty
-from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume
 from fabella.training.session import TrainResult
-from fabella.training.setup.request import TrainRequest, common_settings, engine_of, prepare_data, resolve_request
+from fabella.training.setup.prepare_request import fit_request, prepare_request
+from fabella.training.setup.request import (
+    TrainRequest,
+    common_settings,
+    engine_of,
+    resolve_request,
+)
 
 TOKENIZER = "bytes, bpe[:SIZE], sentencepiece[:SIZE], or an existing tokenizer: a path, a run, or a hub name."
 DEVICES = "Devices of this machine to train on, one process each: a number, or auto."
@@ -51,7 +57,7 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
     data: Annotated[str, typer.Option(help="Text source, or a prepared dataset.")] = "",
     validation: Annotated[str, typer.Option(help="Text source for validation.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.", callback=writable)] = None,
     separator: Separator = "auto",
     column: Column = "auto",
     boilerplate: Boilerplate = "remove",
@@ -68,7 +74,9 @@ def command(
     device: Device = "auto",
     devices: Annotated[str, typer.Option(help=DEVICES)] = "1",
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run if it is already in --out.")] = False,
-    prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.")] = Path("prepared"),
+    prepared: Annotated[Path, typer.Option(help="Directory of prepared datasets.", callback=writable)] = Path(
+        "prepared"
+    ),
     as_json: AsJson = False,
 ) -> None:
     if not what:
@@ -129,17 +137,13 @@ def _plan(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
         require_empty(out)
     for reason in resolved.reasons:
         print_status(reason)
-    dataset = resolved.prepared
-    if dataset is None:
-        with PrepareProgressLine() as line:
-            dataset = prepare_data(resolved.run, request.prepared, progress=line)
-        print_notes(dataset.manifest)
-    run, sentences = resolved.fit(dataset)
-    for sentence in sentences:
-        print_status(sentence)
+    prepare, fit = partial(prepare_request, resolved, request.prepared), partial(fit_request, resolved)
     if may_resume:
-        return start_or_resume(run, out, dataset)
-    return LaunchPlan(run, out, dataset.folder, resume=False)
+        trust_family(resolved.run.model.family)  # the user has just named it
+        moved = resolved.prepared.folder if resolved.prepared else None
+        return start_or_resume(fit, out, prepare, moved=moved)
+    dataset = prepare()
+    return LaunchPlan(fit(dataset), out, dataset.folder, resume=False)
 
 
 def print_train_result(result: TrainResult, *, as_json: bool) -> None:

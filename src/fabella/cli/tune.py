@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson
+from fabella.cli.run_options import AsJson, writable
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
 from fabella.storage import atomic_write, make_dirs, storage_errors
@@ -52,10 +52,10 @@ def command(
     storage: Annotated[str, typer.Option(help="URL of an Optuna storage; by default a file in --out.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 1,
     seeds: Annotated[int, typer.Option(help="Training runs per trial, each with its own seed.", min=1)] = 1,
-    out: Annotated[Path | None, typer.Option(help="Directory of the search; by default tuned/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Search directory; default: tuned/NAME.", callback=writable)] = None,
     device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")] = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
-    prepared: Annotated[Path, typer.Option(help="Directory for prepared data.")] = Path("prepared"),
+    prepared: Annotated[Path, typer.Option(help="Directory for prepared data.", callback=writable)] = Path("prepared"),
     lr_find: Annotated[
         bool, typer.Option("--lr-find", help="Find the learning rate by short trainings instead.")
     ] = False,

@@ -13,6 +13,7 @@ from fabella.data.dataset import FORMAT
 from fabella.errors import TextError
 from fabella.storage import sha256_of
 from fabella.text.paths import expand_paths
+from fabella.text.readers.reader import format_suffix
 from fabella.text.source import source_files
 from fabella.text.storybook import generator
 
@@ -28,16 +29,17 @@ FileStats = list[tuple[str, int, int]]
 
 
 def dataset_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
-    """Return sha256 (hex) of everything that determines the ids: the config, and names and contents of the files.
+    """Return sha256 (hex) of everything that determines the ids: the config, and formats and contents of the files.
 
-    The directory of the files does not matter. A hub dataset counts by its name and revision.
+    Files may be moved and renamed. A hub dataset or tokenizer counts by its name and revision.
     """
+    files = _tokenizer_files(tokenizer)
     sections = {
         "format": FORMAT,
         "reading": READING,
         **_text(data),
-        "tokenizer": tokenizer.model_dump(mode="json"),
-        "tokenizer files": _tokenizer_files(tokenizer),
+        "tokenizer": tokenizer.model_dump(mode="json", exclude={"source"} if files else set()),
+        "tokenizer files": files,
     }
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
@@ -56,7 +58,7 @@ def _text(data: DataConfig) -> dict[str, Any]:
 
 
 def _with_contents(values: Any, digests: Callable[[Sequence[Path]], list[str]]) -> Any:
-    """Replace paths by names and hashes of files, and add a hash of the first stories of the storybook."""
+    """Replace paths by formats and hashes of files, and add a hash of the first stories of the storybook."""
     if isinstance(values, list):
         return [_with_contents(value, digests) for value in values]
     if not isinstance(values, dict):
@@ -64,7 +66,7 @@ def _with_contents(values: Any, digests: Callable[[Sequence[Path]], list[str]]) 
     changed = {key: _with_contents(value, digests) for key, value in values.items() if key != "paths"}
     if values.get("kind") == "files":
         files = expand_paths(tuple(values["paths"]), values["split"])
-        changed["files"] = [(path.name, digest) for path, digest in zip(files, digests(files), strict=True)]
+        changed["files"] = [(format_suffix(path), digest) for path, digest in zip(files, digests(files), strict=True)]
     if values.get("kind") == "storybook":
         stories = islice(generator.stories(STORIES_COMPARED, seed=values["seed"]), STORIES_COMPARED)
         changed["stories like"] = hashlib.sha256("\0".join(stories).encode()).hexdigest()
@@ -106,7 +108,8 @@ def _tokenizer_files(tokenizer: TokenizerConfig) -> list[tuple[str, str]]:
     folders = [path, path / "tokenizer"] if path.is_dir() else []
     files = [folder / name for folder in folders for name in (*names, *about)]
     files = files or [path, *(path.with_name(name) for name in about)]
-    return [(file.name, sha256_of(file)) for file in files if file.is_file()]
+    # A single file may be renamed, unless its name says what it is.
+    return [(file.suffix if file == path else file.name, sha256_of(file)) for file in files if file.is_file()]
 
 
 def file_stats(data: DataConfig) -> FileStats:

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fabella.config.data import Source
-from fabella.data.dataset import Split, TokenizedDataset, open_dataset
-from fabella.errors import CheckpointError, PreparedDataError
+from fabella.data.dataset import Split, TokenizedDataset
 from fabella.evaluation import cloze, memorization, scores, scoring_batches, text_metrics
 from fabella.evaluation.cloze import Cloze
 from fabella.evaluation.predictions import Predict
@@ -25,6 +24,7 @@ from fabella.evaluation.text_metrics import TextMetrics
 from fabella.evaluation.word_splitting import text_of
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
+from fabella.runs.run_dataset import open_run_dataset, remember_if_unlocked
 from fabella.runs.run_dir import RunDir
 from fabella.storage import write_json
 from fabella.text import source as sources
@@ -48,6 +48,8 @@ class EvalConfig:
     device: str = "auto"
     engine: str = ""
     """torch or jax; empty for the engine of the run."""
+    data: Path | None = None
+    """New path of the run's dataset, if it was moved; recorded in the run."""
     text: Source | None = None
     """Text for the scores instead of the run's held-out documents."""
     decode_errors: DecodeErrors = "strict"
@@ -101,25 +103,13 @@ def evaluate(path: Path, config: EvalConfig, report: Callable[[str], None] = lam
     run_dir = RunDir.open(path)
     generator = load(path, checkpoint=config.checkpoint, device=config.device, engine=config.engine)
     module = importlib.import_module(f"fabella.evaluation.predictions_{generator.engine}")
-    dataset = open_run_dataset(run_dir)
+    dataset = open_run_dataset(run_dir, config.data)
+    if config.data is not None:
+        remember_if_unlocked(run_dir, dataset, report)
     result = _Evaluation(generator, partial(module.predictions, generator.model), dataset, config, report).run()
     if config.text is None:
         write_json(path / FILE, result.as_json())
     return result
-
-
-def open_run_dataset(run_dir: RunDir) -> TokenizedDataset:
-    """Open the dataset that a run was trained on. Raises PreparedDataError if it is missing or has changed."""
-    entry = run_dir.manifest.get("data", {})
-    if not {"folder", "fingerprint"} <= set(entry):
-        raise CheckpointError(f"The manifest of {run_dir.path} does not name the dataset of the run.")
-    dataset = open_dataset((run_dir.path / entry["folder"]).resolve())
-    if dataset.fingerprint != entry["fingerprint"]:
-        raise PreparedDataError(
-            f"The dataset in {dataset.folder} differs from the one that run {run_dir.path} was trained on.",
-            hint="Restore the original dataset, or evaluate other text with --text.",
-        )
-    return dataset
 
 
 class _Evaluation:

@@ -6,7 +6,10 @@ from pydantic import Field
 
 from fabella.config.optimizer import Betas, OptimizerConfig, ParamGroupsNoDecay
 from fabella.models.parameters import ParameterTable
-from fabella.optim.param_groups import ParamSettings, grouped_settings, moments
+from fabella.optim.adamw import state_spec
+from fabella.optim.param_groups import ParamSettings, grouped_settings
+
+__all__ = ["Config", "param_settings", "state_spec"]
 
 
 class Config(OptimizerConfig):
@@ -16,11 +19,6 @@ class Config(OptimizerConfig):
     betas: Betas = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0.0)
     groups: ParamGroupsNoDecay = ParamGroupsNoDecay()
-
-
-def state_spec(table: ParameterTable, config: Config) -> dict[str, tuple[int, ...]]:
-    """Return both moments of every parameter."""
-    return moments("first", table) | moments("second", table)
 
 
 def param_settings(table: ParameterTable, config: Config) -> dict[str, ParamSettings]:

@@ -19,7 +19,7 @@ class Config(OptimizerConfig):
     groups: ParamGroups = ParamGroups()
 
 
-def state_spec(table: ParameterTable, config: Config) -> dict[str, tuple[int, ...]]:
+def state_spec(table: ParameterTable, config: OptimizerConfig) -> dict[str, tuple[int, ...]]:
     """Return both moments of every parameter."""
     return moments("first", table) | moments("second", table)
 

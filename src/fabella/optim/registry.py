@@ -56,6 +56,11 @@ def state_spec(table: ParameterTable, config: OptimizerConfig) -> dict[str, Shap
     return optimizer_module(config.kind).state_spec(table, config)
 
 
+def has_same_state(kind: str, other: str) -> bool:
+    """Return whether two optimizers can continue from each other's state: they then share one ``state_spec``."""
+    return kind == other or optimizer_module(kind).state_spec is optimizer_module(other).state_spec
+
+
 def _modules() -> set[str]:
     package = importlib.import_module("fabella.optim")
     return {module.name for module in pkgutil.iter_modules(package.__path__)}

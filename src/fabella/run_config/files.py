@@ -142,7 +142,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
 def _path_of(key: str, value: Any) -> list[str]:
     """Return the path that an override sets: ``training.precision=bf16`` sets ``training.precision.kind``."""
     path = key.split(".")
-    alternatives = _alternatives(path) if isinstance(value, str) else []
+    alternatives = sections_at(path) if isinstance(value, str) else []
     if key == "model":
         return [*path, "family"] if isinstance(value, str) else path
     return [*path, "kind"] if alternatives and all(map(_kind_of, alternatives)) else path
@@ -185,12 +185,12 @@ def _common_settings(path: list[str], before: Any, after: Any) -> set[str]:
     if path == ["model"]:
         config = _config_of(after)
         return set(config.model_fields) if config else set()
-    kinds = {_kind_of(section): section.model_fields for section in _alternatives(path)}
+    kinds = {_kind_of(section): section.model_fields for section in sections_at(path)}
     old, new = kinds.get(str(before), {}), kinds.get(str(after), {})
     return {name for name, field in new.items() if name not in old or old[name].annotation == field.annotation}
 
 
-def _alternatives(path: list[str]) -> list[type[ConfigModel]]:
+def sections_at(path: list[str]) -> list[type[ConfigModel]]:
     """Return the section classes allowed at ``path``: one, or one per kind."""
     sections: list[type[ConfigModel]] = [RunConfig]
     for name in path:
@@ -230,7 +230,7 @@ def _sentence(item: dict[str, Any], family: str) -> str:
     if item["type"] == "missing":
         return f"{key} is missing."
     if item["type"] == "union_tag_invalid":
-        kinds = [_kind_of(section) for section in _alternatives(key.split("."))]
+        kinds = [_kind_of(section) for section in sections_at(key.split("."))]
         kind = str(item["input"]["kind"])
         return f"Unknown {key}.kind {kind[:60]!r}. {did_you_mean(kind, kinds)}"
     message = str(item["msg"]).removeprefix("Value error, ")
@@ -238,14 +238,14 @@ def _sentence(item: dict[str, Any], family: str) -> str:
     if item["type"] == "value_error":
         return f"{key}: {message}." if key else f"{message}."
     value = repr(item["input"])
-    if item["type"] in {"model_attributes_type", "model_type", "dict_type"} and _alternatives(key.split(".")):
+    if item["type"] in {"model_attributes_type", "model_type", "dict_type"} and sections_at(key.split(".")):
         return f"{key} = {value if len(value) <= 60 else value[:57] + '…'}: {_settings_of(key)}"
     return f"{key} = {value if len(value) <= 60 else value[:57] + '…'}: {message}."
 
 
 def _settings_of(key: str) -> str:
     """Return a sentence with the settings of a section, for a value in place of a section."""
-    alternatives = _alternatives(key.split("."))
+    alternatives = sections_at(key.split("."))
     kinds = [kind for kind in map(_kind_of, alternatives) if kind]
     if kinds:
         return f"{key} is a section; set {key}.kind to one of {', '.join(kinds)}."
@@ -256,7 +256,7 @@ def _settings_of(key: str) -> str:
 def _wrong_kind(key: str) -> str:
     """Return the sentence for a known key that the chosen kind of its section does not have."""
     path, _, name = key.rpartition(".")
-    kinds = [_kind_of(section) for section in _alternatives(path.split(".")) if name in section.model_fields]
+    kinds = [_kind_of(section) for section in sections_at(path.split(".")) if name in section.model_fields]
     if not all(kinds):
         return f"{key} cannot be combined with the other settings of {path}. Remove one of them."
     return f"{key} is a setting of {path}.kind={' or '.join(kinds)} only. Remove it, or set that kind as well."

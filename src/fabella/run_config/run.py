@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from fabella.config.base import ConfigModel
+from fabella.config.base import ConfigModel, FileName
 from fabella.config.data import DataConfig, TokenizerConfig
 from fabella.config.optimizer import OptimizerConfig
 from fabella.config.tracking import CheckpointConfig, SamplesConfig, TrackingConfig, ValidationConfig
@@ -32,7 +32,7 @@ class PresetInfo(ConfigModel):
 class RunConfig(ConfigModel):
     """All settings of a run."""
 
-    name: str = Field(default="own", min_length=1, description="name of the run")
+    name: FileName = Field(default="own", description="name of the run and of its directory")
     about: PresetInfo = PresetInfo()
     seed: int = Field(
         default=1, ge=0, le=2**63 - 1, description="seed of the weights, the dropout and the order of sequences"

@@ -53,6 +53,7 @@ __all__ = [
 ]  # fmt: skip
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+NO_POINTER = "no {} checkpoint is recorded"
 Which = Literal["latest", "best"] | int
 
 
@@ -207,6 +208,8 @@ def load(run_dir: RunDir, which: Which, *, weights_only: bool = False) -> Loaded
             skipped.append(_skip_reason(run_dir, step, error))
             continue
         run_dir.in_use.add(step)
+        if which == "best" and "best_loss" not in checkpoint.progress:  # never validated, so that none is missing
+            skipped = [line for line in skipped if line != NO_POINTER.format(which)]
         skipped += _uncommitted(run_dir, step) if which == "latest" else []
         verb = "resuming from" if which == "latest" else "using"
         return Loaded(checkpoint, step, [f"{line}; {verb} {step_name(step)}" for line in skipped])
@@ -277,7 +280,7 @@ def _resolve_pointer(run_dir: RunDir, which: str) -> tuple[int | None, list[str]
     except StorageError as error:
         return None, [f"ignoring {which} ({error.message.rstrip('.')})"]
     if step is None:
-        return None, [f"no {which} checkpoint is recorded"] if run_dir.steps() else []
+        return None, [NO_POINTER.format(which)] if run_dir.steps() else []
     if step not in run_dir.steps():
         return None, [f"ignoring {which} ({step_name(step)} does not exist)"]
     return step, []

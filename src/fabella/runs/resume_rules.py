@@ -1,16 +1,19 @@
-"""Rules for changed settings on resume: refuse, warn or allow."""
+"""Rules for changed settings on resume (refuse, warn or allow), and the record of the changes in the manifest."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fabella.errors import ConfigError
+from fabella.optim.registry import has_same_state
 from fabella.run_config.run import RunConfig
 
 Verdict = Literal["refuse", "warn", "allow"]
 
-# The longest prefix of a key decides. Refused: settings that change the meaning of the saved weights or of the saved
-# position in the data. Warned of: settings with which training continues correctly, but not like an uninterrupted run.
+# The longest prefix of a key decides. Refused: settings that change the meaning of the saved weights, of the optimizer
+# state or of the saved position in the data. Warned of: settings with which training continues correctly, but not like
+# an uninterrupted run; the manifest records them. Allowed: the saved config trains the same weights from the start.
 CONFIG_RULES: dict[str, Verdict] = {
     "name": "allow",
     "about": "allow",
@@ -19,8 +22,10 @@ CONFIG_RULES: dict[str, Verdict] = {
     "model": "refuse",
     "model.dropout": "warn",
     "tokenizer": "refuse",
+    "tokenizer.source": "allow",  # a tokenizer may be moved; ``require_same_data`` compares it
     "data": "refuse",
-    "data.source.paths": "allow",  # files may be moved; the fingerprint identifies the text
+    "data.source.paths": "allow",  # files may be moved; ``require_same_data`` compares the text
+    "data.validation.source.paths": "allow",
     "data.mode.prefetch_batches": "allow",
     "data.mode.timeout_seconds": "allow",
     "optimizer": "warn",
@@ -37,7 +42,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "validation.every_steps": "allow",
     "validation.every_epochs": "allow",
     "validation.batch_size": "allow",  # the same losses, summed over other batches
-    "validation.early_stopping_patience": "allow",
+    "validation.early_stopping_patience": "warn",  # decides where the training ends
     "validation.num_sequences": "warn",  # the best loss was measured on other sequences
     "checkpoint": "allow",
     "samples": "allow",
@@ -51,6 +56,8 @@ MANIFEST_RULES: dict[str, Verdict] = {
     "environment": "warn",
     "environment.memory_bytes": "allow",
 }
+PART_OF_MIXTURE = re.compile(r"(?<=\.)parts\.\d+\.source\.")
+UNCHANGED = "Resume without these changes, or start a new run with another --out."
 MAX_NAMED = 5
 """Refused changes named in an error: enough to see the pattern."""
 
@@ -70,7 +77,14 @@ class ConfigChange:
 
 def compare_for_resume(saved: RunConfig, requested: RunConfig) -> list[ConfigChange]:
     """Return all changes that are warned of or allowed. Raises ConfigError if one is refused."""
-    return _apply_rules(saved.model_dump(mode="json"), requested.model_dump(mode="json"), CONFIG_RULES)
+    changes = _apply_rules(saved.model_dump(mode="json"), requested.model_dump(mode="json"), CONFIG_RULES)
+    if not has_same_state(saved.optimizer.kind, requested.optimizer.kind):
+        raise ConfigError(
+            f"Cannot resume with optimizer.kind = {requested.optimizer.kind}: the saved optimizer state is that of "
+            f"{saved.optimizer.kind}, which {requested.optimizer.kind} would misread.",
+            hint=UNCHANGED,
+        )
+    return changes
 
 
 def compare_manifests(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[ConfigChange]:
@@ -80,13 +94,46 @@ def compare_manifests(saved: Mapping[str, Any], requested: Mapping[str, Any]) ->
 
 
 def rule_for(key: str, rules: Mapping[str, Verdict]) -> Verdict:
-    """Return the verdict of the longest prefix of ``key``; refuse a key without a rule."""
-    parts = key.split(".")
+    """Return the verdict of the longest prefix of ``key``; refuse a key without a rule.
+
+    A part of a mixture has the rules of a source: ``data.source.parts.0.source.paths`` those of ``data.source.paths``.
+    """
+    parts = PART_OF_MIXTURE.sub("", key).split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
         if prefix in rules:
             return rules[prefix]
     return "refuse"
+
+
+def record_changes(
+    changes: Sequence[Mapping[str, Any]], saved: RunConfig, requested: RunConfig, step: int
+) -> list[dict[str, Any]]:
+    """Return the manifest's entry ``changes`` of a run that resumes after ``step`` with the config ``requested``.
+
+    Each entry has the ``step`` after which settings changed and ``settings``: key → [value before, value after], null
+    for a setting that the other config does not have. Only settings that are warned of are recorded: with all others,
+    the saved config trains the same weights. Changes after which no step was saved are merged with the new ones.
+    """
+    before, after = _flatten(saved.model_dump(mode="json")), _flatten(requested.model_dump(mode="json"))
+    kept = [dict(entry) for entry in changes if entry["step"] < step]
+    for entry in reversed(changes[len(kept) :]):
+        before |= {key: values[0] for key, values in entry["settings"].items()}
+    changed = {
+        key: [before.get(key), after.get(key)]
+        for key in {**before, **after}
+        if before.get(key) != after.get(key) and rule_for(key, CONFIG_RULES) == "warn"
+    }
+    return [*kept, {"step": step, "settings": changed}] if changed and step else kept
+
+
+def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line per recorded change: ``after step 30: optimizer.lr: 0.001 → 0.0005``."""
+    return [
+        f"after step {entry['step']:,}: {ConfigChange(key, before, after, 'warn')}"
+        for entry in changes
+        for key, (before, after) in entry["settings"].items()
+    ]
 
 
 def _apply_rules(saved: Any, requested: Any, rules: Mapping[str, Verdict]) -> list[ConfigChange]:
@@ -96,15 +143,14 @@ def _apply_rules(saved: Any, requested: Any, rules: Mapping[str, Verdict]) -> li
     refused = [str(change) for change in changes if change.verdict == "refuse"]
     if refused:
         more = f"; and {len(refused) - MAX_NAMED:,} more" if len(refused) > MAX_NAMED else ""
-        raise ConfigError(
-            f"Cannot resume with other values of {'; '.join(refused[:MAX_NAMED])}{more}.",
-            hint="Resume without these changes, or start a new run with another --out.",
-        )
+        raise ConfigError(f"Cannot resume with other values of {'; '.join(refused[:MAX_NAMED])}{more}.", hint=UNCHANGED)
     return changes
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested sections as dotted keys; lists are values."""
+    """Return nested sections as dotted keys; lists are values, except the parts of a mixture."""
+    if prefix.endswith(".parts"):
+        value = dict(enumerate(value))
     if not isinstance(value, Mapping):
         return {prefix: value}
     inner = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]

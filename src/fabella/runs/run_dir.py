@@ -1,9 +1,10 @@
 """Run directory: created once, opened by every later command, locked by the process that trains."""
 
+import difflib
 import hashlib
 import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from fabella.models.registry import is_external, kept_family
 from fabella.run_config.files import MAX_FILE_BYTES, parse_yaml, to_yaml, validate_config, with_sections
 from fabella.run_config.run import RunConfig
 from fabella.runs.family_files import FAMILY, family_digests, keep_family, load_kept_family
+from fabella.runs.resume_rules import describe_changes
 from fabella.runs.safetensors_io import is_pickle
 from fabella.storage import (
     MANIFEST,
@@ -24,21 +26,27 @@ from fabella.storage import (
     escaped,
     make_dirs,
     read_manifest,
+    recognize,
     remove_stale_temps,
+    require_writable,
     restore_replaced,
     storage_errors,
 )
 from fabella.storage.lock import lock_dir
+from fabella.storage.recognize import runs_in
 from fabella.tokenizers.tokenizer import Tokenizer
 
 FORMAT = 2
 """Format number of run directories and checkpoints. Others are refused: nothing was released with an older one."""
 CONFIG = "config.yaml"
+CHANGES = "changes"
+"""Manifest entry of the settings that were changed while training; see ``record_changes``."""
 DIGEST_LINE = "# sha256 of the lines above: "
 UNFINISHED = {".lock", ".lock-holder", MANIFEST, "tokenizer", FAMILY}
 """Names in the directory of a run whose creation was interrupted before config.yaml, which is written last."""
 STEP = re.compile(r"step-([0-9]{8,12})")
 MAX_POINTER_BYTES = 64
+MAX_LISTED_RUNS = 5
 MAX_PATH_CHARACTERS = 500
 
 
@@ -87,7 +95,7 @@ class RunDir:
             digests = keep_family(run.model.family, path)
             kept = {FAMILY: digests} if digests else {}
             atomic_write(path / MANIFEST, dump_manifest({**manifest, **kept, "format": FORMAT}))
-            atomic_write(path / CONFIG, _signed(run))
+            atomic_write(path / CONFIG, _signed(run, []))
         return cls.open(path)
 
     @classmethod
@@ -120,8 +128,15 @@ class RunDir:
 
     def with_config(self, run: RunConfig) -> "RunDir":
         """Save a changed config atomically, for a resumed run; return the run directory with it."""
-        atomic_write(self.path / CONFIG, _signed(run))
+        atomic_write(self.path / CONFIG, _signed(run, self.manifest.get(CHANGES, [])))
         return replace(self, run=run)
+
+    def with_manifest(self, **entries: Any) -> "RunDir":
+        """Save changed entries of the manifest atomically; return the run directory with them."""
+        manifest = {**self.manifest, **entries}
+        if manifest != self.manifest:
+            atomic_write(self.path / MANIFEST, dump_manifest(manifest))
+        return replace(self, manifest=manifest)
 
     def with_kept_family(self, run: RunConfig) -> RunConfig:
         """Return ``run`` with the kept copy of its family. Raises ConfigError if the files differ from the copy."""
@@ -178,10 +193,11 @@ def _escaped_path(path: Path) -> str:
 
 
 def require_empty(path: Path) -> None:
-    """Raise StorageError if ``path`` contains a run or other files, before long work for a new run.
+    """Raise StorageError if ``path`` contains a run or other files or cannot be written, before long work for a run.
 
     ``RunDir.create`` checks again: another process may have written there since.
     """
+    require_writable(path, "The run directory")
     if path.is_dir():
         _refuse_occupied(path)
     elif os.path.lexists(path):
@@ -206,28 +222,57 @@ def _refuse_occupied(path: Path) -> None:
 
 
 def _require_run(path: Path) -> None:
-    if path.is_dir():
-        if (path / CONFIG).is_file():
-            return
-        raise CheckpointError(
-            f"{_escaped_path(path)} is not a run directory: it has no {CONFIG}.", hint="Give a run directory."
-        )
-    if not path.exists():
-        raise CheckpointError(f"No run directory at {_escaped_path(path)}.", hint="Train one: fabella train --out RUN.")
+    shown = _escaped_path(path)
+    with storage_errors(path, f"reading {escaped(path.name)}"):
+        is_dir, exists = path.is_dir(), os.path.lexists(path)
+    if is_dir:
+        if not (path / CONFIG).is_file():
+            known = recognize(path)
+            problem = (
+                f"is {known.kind}, not a run directory" if known else f"is not a run directory: it has no {CONFIG}"
+            )
+            raise CheckpointError(f"{shown} {problem}.", hint=_give_a_run(path))
+        return
+    if not exists:
+        raise CheckpointError(f"No run directory at {shown}.", hint=_nearest_run(path))
+    if path.name == CONFIG and (path.parent / MANIFEST).is_file():
+        run = _escaped_path(path.parent)
+        raise CheckpointError(f"{shown} is the config of a run, not its directory.", hint=f"Give the run: {run}")
     with storage_errors(path, f"reading {escaped(path.name)}"), path.open("rb") as file:
         pickled = is_pickle(file.read(16))
     if pickled:
         raise CheckpointError(
-            f"{_escaped_path(path)}: refusing pickle, which can execute code when it is loaded.",
-            hint="Give a run directory.",
+            f"{shown}: refusing pickle, which can execute code when it is loaded.", hint="Give a run directory."
         )
-    raise CheckpointError(f"{_escaped_path(path)} is a file, not a run directory.", hint="Give a run directory.")
+    raise CheckpointError(f"{shown} is a file, not a run directory.", hint=_nearest_run(path))
 
 
-def _signed(run: RunConfig) -> bytes:
-    """Return the config with its sha256. A family outside the package is named by its copy in the run directory."""
+def _give_a_run(path: Path) -> str:
+    """Return a hint with the runs near a directory that is not a run."""
+    known = recognize(path)
+    if known is not None:
+        return known.advice
+    inside = [quote(_escaped_path(run)) for run in runs_in(path)[:MAX_LISTED_RUNS]]
+    return f"It contains runs: {', '.join(inside)}." if inside else _nearest_run(path)
+
+
+def _nearest_run(path: Path) -> str:
+    """Return a hint with the run of the nearest name, or with the command that trains one."""
+    names = [run.name for run in runs_in(path.parent)]
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    if nearest:
+        return f"Did you mean {quote(_escaped_path(path.parent / nearest[0]))}?"
+    return "Give a run directory. To train a small model in two minutes: fabella quickstart"
+
+
+def _signed(run: RunConfig, changes: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the config with its sha256. A family outside the package is named by its copy in the run directory.
+
+    ``changes``, the settings that were changed while training, are comments at its beginning.
+    """
     model = run.model.model_copy(update={"family": kept_family(run.model.family, FAMILY)})
-    text = to_yaml(run.model_copy(update={"model": model})).encode()
+    comments = [f"# changed {escaped(line, 500)}" for line in describe_changes(changes)]
+    text = "".join([*(f"{line}\n" for line in comments), to_yaml(run.model_copy(update={"model": model}))]).encode()
     return text + f"{DIGEST_LINE}{hashlib.sha256(text).hexdigest()}\n".encode()
 
 

@@ -24,6 +24,8 @@ from fabella.storage.manifest import (
     verify_dir,
 )
 from fabella.storage.messages import escaped, free_bytes, storage_errors
+from fabella.storage.output_path import require_writable
+from fabella.storage.recognize import recognize
 from fabella.storage.temp_files import find_stale_temps, make_dirs, remove_stale_temps, restore_replaced
 
 __all__ = [
@@ -44,9 +46,11 @@ __all__ = [
     "number_of",
     "read_manifest",
     "read_verified",
+    "recognize",
     "remove_dir",
     "remove_stale_temps",
     "require_size",
+    "require_writable",
     "restore_replaced",
     "sha256_of",
     "storage_errors",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fabella.errors import TextError, did_you_mean
+from fabella.storage import recognize
 from fabella.text.folders import left_out_message, select_split, select_text
 from fabella.text.readers.reader import Reader, all_readers, format_suffix
 
@@ -37,9 +38,10 @@ def find_files(paths: tuple[str, ...], split: str = "train") -> FoundFiles:
     """Return every file of ``paths``, each once: in their order, those of a directory or glob sorted by name.
 
     Directories are searched recursively; hidden files and unknown formats are skipped, and so are README, licence and
-    metadata next to data. Where names mark train, validation and test files, only those of ``split`` are
-    returned; ``all`` returns every file. Raises TextError for a path that does not exist, with the nearest name, and
-    for archives, pipes and devices.
+    metadata next to data, and what Fabella has written there (runs, datasets, tokenizers). Where names mark train,
+    validation and test files, only those of ``split`` are returned; ``all`` returns every file. Raises TextError for a
+    path that does not exist, with the nearest name, for archives, pipes and devices, and for a run, a dataset or a
+    tokenizer in place of a text.
     """
     readers = all_readers()
     found = FoundFiles([])
@@ -59,6 +61,8 @@ def find_files(paths: tuple[str, ...], split: str = "train") -> FoundFiles:
 
 
 def _expand(path: Path, readers: Mapping[str, Reader], messages: list[str]) -> list[Path]:
+    if known := recognize(path):
+        raise TextError(f"{path} is {known.kind}, not a text.", hint=known.advice)
     if path.is_dir():
         return _in_directory(path, readers, messages)
     if path.is_file():
@@ -102,7 +106,7 @@ def _walk(directory: Path) -> Iterator[Path]:
             directories.clear()
             continue
         seen.add(real)
-        directories[:] = sorted(name for name in directories if not _hidden(name))
+        directories[:] = sorted(name for name in directories if not _hidden(name) and not recognize(Path(parent, name)))
         for name in names:
             file = Path(parent, name)
             if not _hidden(name) and file.is_file():

@@ -30,7 +30,10 @@ class AsyncTracker:
     def __init__(
         self, name: str, connect: Callable[[], RemoteTracker], report: Report, capacity: int = QUEUE_CAPACITY_ROWS
     ) -> None:
-        """Call ``connect`` on the tracker's thread, because it may wait for a network."""
+        """Call ``connect`` on the tracker's thread, because it may wait for a network, with the first row.
+
+        A training that fails before its first step therefore leaves no files of a tracker.
+        """
         self.name = name
         self._connect, self._report = connect, report
         self._tracker: RemoteTracker | None = None
@@ -38,7 +41,6 @@ class AsyncTracker:
         self._worker = BackgroundWorker(
             report, name=name, on_error=self._fail, when_full="drop_oldest", capacity=capacity, on_close=self._finish
         )
-        self._worker.submit(self._connected)
 
     def __call__(self, row: Row) -> None:
         """Queue the row."""
@@ -65,7 +67,8 @@ class AsyncTracker:
         return self._tracker
 
     def _finish(self) -> None:
-        self._connected().close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def _fail(self, error: BaseException) -> None:
         self._report(f"{self.name} failed and is disabled for the rest of the run: {_first_line(error)}")

@@ -11,11 +11,12 @@ from fabella.data.dataset import TokenizedDataset, open_dataset
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, require_divisible
 from fabella.engine.rank import RankInfo
-from fabella.errors import FabellaError, NumericsError, TrainingInterrupted
+from fabella.errors import DistributedError, FabellaError, NumericsError, TrainingInterrupted
 from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.family_files import trust_family
 from fabella.runs.resume_rules import compare_for_resume
+from fabella.runs.run_dataset import find_run_dataset, require_same_data
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.tracking.console import print_status
 from fabella.training import run as training_run
@@ -42,9 +43,11 @@ def run_distributed(
 ) -> TrainResult:
     """Execute a plan on all ranks. ``plan`` is called on rank 0 only and may take long.
 
-    Raise DistributedError if another process is lost. On ranks other than 0, raise SystemExit with the exit code of an
-    error that all ranks raise; other errors name the rank.
+    Raise DistributedError if another process is lost. An error that several ranks have is printed once: ranks other
+    than 0 raise SystemExit with its exit code if rank 0, or the rank that caused it, prints it. Other errors name the
+    rank.
     """
+    process_group: ProcessGroup | None = None
     try:
         with ExitStack() as stack:
             process_group = stack.enter_context(engines.init_distributed(engine, rank, device=device))
@@ -52,23 +55,42 @@ def run_distributed(
     except FabellaError as error:
         if rank.is_main:
             raise
-        if isinstance(error, RAISED_BY_ALL_RANKS):
+        if _is_printed_elsewhere(error, process_group):
             raise SystemExit(error.exit_code) from None
         raise type(error)(f"({rank}) {error.message}", hint=error.hint) from error
 
 
-def start_or_resume(run: RunConfig, out: Path, dataset: TokenizedDataset) -> LaunchPlan:
-    """Plan to resume ``run`` if it is already in ``out``, e.g. after a restart, and to start it otherwise.
+def _is_printed_elsewhere(error: FabellaError, process_group: ProcessGroup | None) -> bool:
+    """Return whether another rank prints the error of a rank other than 0."""
+    if isinstance(error, RAISED_BY_ALL_RANKS) or (isinstance(error, DistributedError) and error.published):
+        return True
+    return process_group is not None and process_group.main_failed_with(error.message)
 
-    Raise ConfigError if ``out`` contains another run.
+
+def start_or_resume(
+    fit: Callable[[TokenizedDataset], RunConfig],
+    out: Path,
+    prepare: Callable[[], TokenizedDataset],
+    *,
+    moved: Path | None = None,
+) -> LaunchPlan:
+    """Plan to resume a run if it is already in ``out``, e.g. after a restart, and to start it otherwise.
+
+    ``fit`` returns the config for a dataset. ``prepare`` returns the dataset; it is called for a new run, or if the
+    dataset of the existing one is missing. ``moved``: path of the dataset, if it was given.
+    Raise ConfigError if ``out`` contains another run, or if the text is not that of the run.
     """
     if not (out / CONFIG).is_file():
-        return LaunchPlan(run, out, dataset.folder, resume=False)
-    trust_family(run.model.family)
+        dataset = prepare()
+        return LaunchPlan(fit(dataset), out, dataset.folder, resume=False)
     run_dir = RunDir.open(out)
-    run = run_dir.with_kept_family(resolve_config(run, dataset))
-    for difference in compare_for_resume(run_dir.run, run):
-        print_status(str(difference))
+    found = find_run_dataset(run_dir, moved)
+    dataset = prepare() if found is None else found
+    run = resolve_config(run_dir.with_kept_family(fit(dataset)), dataset)
+    changes = compare_for_resume(run_dir.run, run)
+    require_same_data(run_dir, run, dataset, always=moved is None)
+    for change in changes:
+        print_status(str(change))
     return LaunchPlan(run, out, dataset.folder, resume=True)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from shlex import quote
 from typing import Any
 
 from fabella.tracking.run_log import RunLog, open_run_log
@@ -43,6 +44,7 @@ def fit(
             progress = _train(session, progress, saved, log, signals, validation)
             if signals.stop_requested_anywhere():
                 raise interrupted_before_final_loss(session, progress)
+        session.record.commit()  # if there was no step to take
         final_loss = measure_final_loss(session, progress, validation, log)
         log.flush()
     return TrainResult(session.run_dir.path, progress, final_loss)
@@ -63,6 +65,8 @@ def _train(
         progress = _run_loop(session, progress, callbacks)
     if callbacks.early_stop.should_stop and progress.step < session.steps:
         session.print(callbacks.early_stop.message(progress.step))
+        run = quote(str(session.run_dir.path))
+        session.print(f"To train it further: fabella resume {run} validation.early_stopping_patience=0")
     return progress
 
 

@@ -89,6 +89,7 @@ def roll_back(session: TrainingSession, failed: FailedStepError) -> tuple[Progre
     policy, position = session.run.training.on_nonfinite, failed.after
     if not isinstance(policy, RollBack):
         raise failed
+    session.record.commit()
     if position.rollbacks == policy.max_rollbacks:
         raise NumericsError(
             f"{failed.message} The run has already been rolled back {policy.max_rollbacks} times "
@@ -97,6 +98,9 @@ def roll_back(session: TrainingSession, failed: FailedStepError) -> tuple[Progre
         ) from failed
     session.print(failed.message)
     progress, saved = restore(session, scheduled=True)
+    if session.is_main:
+        truncate_logs(session, progress.step)
+    session.process_group.broadcast("logs truncated")
     rollbacks = position.rollbacks + 1
     row = _rollback_row(progress, failed_step=position.step, rollbacks=rollbacks, policy=policy)
     return dataclasses.replace(position, step=progress.step, rollbacks=rollbacks), saved, row
@@ -121,8 +125,7 @@ def _rollback_row(progress: Progress, *, failed_step: int, rollbacks: int, polic
 def restore(session: TrainingSession, *, scheduled: bool = False) -> tuple[Progress, ResumeState]:
     """Load the latest valid checkpoint into the engine, or the initial state if there is none.
 
-    ``scheduled``: only checkpoints of ``checkpoint.every_steps``. Rows of later steps are removed from the metrics;
-    they will be measured again.
+    ``scheduled``: only checkpoints of ``checkpoint.every_steps``. Nothing is written.
     """
     loaded = _latest(session, scheduled=scheduled)
     progress, saved = Progress(), dict[str, int | float | str]()
@@ -135,14 +138,15 @@ def restore(session: TrainingSession, *, scheduled: bool = False) -> tuple[Progr
         saved = dict(loaded.checkpoint.progress)
         session.engine.restore(loaded.checkpoint.state)
         progress = _parse_progress(saved, loaded.step)
-    if session.is_main:
-        if progress.step < session.steps and not scheduled:
-            existing = len(session.run_dir.steps())
-            require_disk_space(session.run_dir.path, session.run, existing=existing)
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            truncate_after(session.run_dir.path / name, progress.step)
-    session.process_group.broadcast("metrics truncated")
+    if session.is_main and progress.step < session.steps and not scheduled:
+        require_disk_space(session.run_dir.path, session.run, existing=len(session.run_dir.steps()))
     return progress, saved
+
+
+def truncate_logs(session: TrainingSession, step: int) -> None:
+    """Drop the rows of steps after ``step`` from metrics and samples; they will be measured again."""
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        truncate_after(session.run_dir.path / name, step)
 
 
 def _latest(session: TrainingSession, *, scheduled: bool) -> Loaded | None:

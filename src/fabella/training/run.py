@@ -4,27 +4,28 @@ start_run ─ dataset → resolved config → run directory ─┐
 resume ──── run directory → latest valid checkpoint ───┴→ session → fit → final loss
 """
 
-import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fabella.data.dataset import TokenizedDataset, open_dataset
+from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
-from fabella.errors import CheckpointError, PreparedDataError
 from fabella.run_config.run import RunConfig
 from fabella.runs.environment import environment
-from fabella.runs.resume_rules import compare_manifests
-from fabella.runs.run_dir import RunDir
+from fabella.runs.resume_rules import compare_manifests, record_changes
+from fabella.runs.run_dataset import DATA, dataset_entry, open_run_dataset, remember_dataset
+from fabella.runs.run_dir import CHANGES, RunDir
 from fabella.tracking.factory import require_packages
 from fabella.tracking.tracker import Tracker
 from fabella.training.fit import fit
 from fabella.training.loop import Callback, Progress, UserCallback, callback_name
-from fabella.training.recovery import FailedStepError, restore, roll_back
-from fabella.training.session import Extras, ResumeState, TrainingSession, TrainResult
-from fabella.training.setup.resolve_config import require_disk_space, require_length, resolve_config
+from fabella.training.recovery import FailedStepError, restore, roll_back, truncate_logs
+from fabella.training.session import Extras, PendingRecord, ResumeState, TrainingSession, TrainResult
+from fabella.training.setup.resolve_config import require_disk_space, resolve_config, resolve_for_resume
 
 
 def start_run(
@@ -76,17 +77,26 @@ def resume(
 ) -> TrainResult:
     """Resume the run in ``path`` from its latest valid checkpoint, exactly as if it had never stopped.
 
+    The run directory is not changed before the first step is taken: after any error until then it is as it was.
     ``dataset``: new path of a dataset that was moved. ``run``: a changed config, already compared with the saved one.
     Raise CheckpointError or PreparedDataError if checkpoints or data are damaged or not those of the run.
     """
     process_group = process_group or SingleProcess()
-    open_run = _open_as_main if process_group.rank_info.is_main else _open_as_worker
-    with open_run(path, dataset, run, process_group) as (run_dir, data):
-        engine = engines.create_engine(run_dir.run, device=device, group=process_group)
+    is_main = process_group.rank_info.is_main
+    with _lock_as_main(path) if is_main else _open_as_worker(path, process_group) as saved_run:
+        data = open_run_dataset(saved_run, dataset, full=True)
+        requested = resolve_for_resume(saved_run, run or saved_run.run, data)
+        if is_main:
+            process_group.broadcast("run directory ready")
+        engine = engines.create_engine(requested, device=device, group=process_group)
         extras = Extras(trackers, callbacks, user_callbacks)
-        session = TrainingSession(run_dir.run, run_dir, data, engine, process_group, extras)
+        run_dir = replace(saved_run, run=requested)
+        session = TrainingSession(requested, run_dir, data, engine, process_group, extras)
         _warn_of_changes(session, _manifest(path, data, engine))
         progress, saved = restore(session)
+        if is_main:
+            pending = PendingRecord(partial(_record_resume, session, saved_run, progress.step))
+            session = replace(session, record=pending)
         return _fit_with_rollback(session, progress, saved)
 
 
@@ -104,31 +114,31 @@ def _fit_with_rollback(session: TrainingSession, progress: Progress, saved: Resu
 
 
 @contextmanager
-def _open_as_main(
-    path: Path, moved: Path | None, run: RunConfig | None, process_group: ProcessGroup
-) -> Generator[tuple[RunDir, TokenizedDataset]]:
-    """Lock the run directory and repair it; yield it with its dataset."""
+def _lock_as_main(path: Path) -> Generator[RunDir]:
+    """Lock the run directory, repair what a killed process left in it, and yield it."""
     run_dir = RunDir.open(path)
-    data = _open_same_data(run_dir, moved)
     with run_dir.lock():
-        if run is not None and run != run_dir.run:
-            require_length(run_dir, run)
-            run_dir = run_dir.with_config(run)
-        require_packages(run_dir.run.tracking)
-        if not (run_dir.path / "tokenizer").exists():  # killed after creating the directory
-            run_dir.save_tokenizer(data.tokenizer)
-        process_group.broadcast("run directory ready")
-        yield run_dir, data
+        yield run_dir
 
 
 @contextmanager
-def _open_as_worker(
-    path: Path, moved: Path | None, run: RunConfig | None, process_group: ProcessGroup
-) -> Generator[tuple[RunDir, TokenizedDataset]]:
-    """Wait until rank 0 has repaired the run directory; yield it, to be read only, with its dataset."""
+def _open_as_worker(path: Path, process_group: ProcessGroup) -> Generator[RunDir]:
+    """Wait until rank 0 has repaired the run directory; yield it, to be read only."""
     process_group.broadcast("")
-    run_dir = RunDir.open(path)
-    yield run_dir, _open_same_data(run_dir, moved)
+    yield RunDir.open(path)
+
+
+def _record_resume(session: TrainingSession, saved_run: RunDir, step: int) -> None:
+    """Write what a resume after ``step`` changes in the run directory: log rows, tokenizer, manifest, config."""
+    run_dir, dataset = session.run_dir, session.dataset
+    truncate_logs(session, step)
+    if not (run_dir.path / "tokenizer").exists():  # killed after creating the directory
+        run_dir.save_tokenizer(dataset.tokenizer)
+    changes = record_changes(run_dir.manifest.get(CHANGES, []), saved_run.run, session.run, step)
+    entries = {CHANGES: changes} if changes or CHANGES in run_dir.manifest else {}
+    recorded = remember_dataset(run_dir, dataset).with_manifest(**entries)
+    if session.run != saved_run.run or entries:
+        recorded.with_config(session.run)
 
 
 def _warn_of_changes(session: TrainingSession, now: Mapping[str, Any]) -> None:
@@ -147,7 +157,7 @@ def _warn_of_changes(session: TrainingSession, now: Mapping[str, Any]) -> None:
 def _manifest(out: Path, dataset: TokenizedDataset, engine: engines.Engine) -> dict[str, Any]:
     return {
         "environment": environment() | engine.describe(),
-        "data": {"fingerprint": dataset.fingerprint, "folder": os.path.relpath(dataset.folder, out)},
+        DATA: dataset_entry(dataset, out),
         "tokenizer": dataset.tokenizer.fingerprint,
     }
 
@@ -156,18 +166,3 @@ def _user_callbacks(extras: Extras) -> dict[str, list[str]]:
     """Return the manifest's names of user callbacks, which are not part of the config but can affect the weights."""
     names = [callback_name(callback) for callback in extras.user_callbacks]
     return {"callbacks": names} if names else {}
-
-
-def _open_same_data(run_dir: RunDir, moved: Path | None) -> TokenizedDataset:
-    """Open the dataset that the run started with. Raise PreparedDataError if it is missing or has changed."""
-    expected: Mapping[str, str] = run_dir.manifest.get("data", {})
-    if not {"folder", "fingerprint"} <= set(expected):
-        raise CheckpointError(f"The manifest of {run_dir.path} does not name the dataset of the run.")
-    dataset = open_dataset(moved or (run_dir.path / expected["folder"]).resolve(), full=True)
-    if dataset.fingerprint != expected["fingerprint"]:
-        raise PreparedDataError(
-            f"The dataset in {dataset.folder} is not the one that run {run_dir.path} started with "
-            f"(fingerprint {dataset.fingerprint[:12]} instead of {expected['fingerprint'][:12]}).",
-            hint="Give the original dataset with --data, or start a new run.",
-        )
-    return dataset

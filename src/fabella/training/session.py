@@ -1,7 +1,7 @@
 """A training session: the run, its data, its engine and its process group."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fabella.config.training import MaxSteps, RollBack
@@ -43,6 +43,19 @@ class TrainResult:
     """Loss on the whole validation split"""
 
 
+class PendingRecord:
+    """What a session changes in the record of its run before the first row: written once, by ``commit``."""
+
+    def __init__(self, write: Callable[[], None] = lambda: None) -> None:
+        self._write: Callable[[], None] | None = write
+
+    def commit(self) -> None:
+        """Write it, unless it is written already."""
+        if self._write is not None:
+            self._write()
+            self._write = None
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingSession:
     """Everything that training a run needs."""
@@ -53,6 +66,8 @@ class TrainingSession:
     engine: Engine
     process_group: ProcessGroup
     extras: Extras = Extras()
+    record: PendingRecord = field(default_factory=PendingRecord)
+    """Committed after the first step of the session: a session that fails before it changes nothing in the run"""
 
     @property
     def is_main(self) -> bool:

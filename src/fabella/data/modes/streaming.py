@@ -20,7 +20,7 @@ class StreamingMode(DataMode):
     complete = False
 
     def resolve(self, data: DataConfig, dataset: TokenizedDataset | None) -> DataConfig:
-        if dataset and "text" not in dataset.manifest:
+        if dataset and "mode" not in dataset.manifest["data"]:
             raise ConfigError(
                 f"Cannot stream {dataset.folder}: it is a pretokenized dataset (data.mode.kind = streaming).",
                 hint="Leave out data.mode.kind=streaming, or pass the text itself: --data TEXT.",
@@ -43,7 +43,7 @@ class StreamingMode(DataMode):
         sequences: int = 0,
         stream: str = "",
     ) -> StreamingLoader:
-        if "text" not in dataset.manifest:
+        if "mode" not in dataset.manifest["data"]:
             raise PreparedDataError(
                 f"Cannot stream {dataset.folder}: it is a pretokenized dataset, not the head of a stream.",
                 hint="Leave out data.mode.kind=streaming, or pass the text itself: --data TEXT.",

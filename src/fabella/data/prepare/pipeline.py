@@ -161,10 +161,9 @@ def _write(
 
 
 def _data_entries(data: DataConfig) -> dict[str, Any]:
-    """Return the manifest entries of the text; that of a stream is compared when training resumes."""
-    if data.mode.prepared_bytes:
-        return {"data": data.model_dump(mode="json", exclude={"sequences"}), "text": text_fingerprint(data)}
-    return {"data": data.model_dump(mode="json", exclude={"sequences", "mode"})}
+    """Return the manifest entries of the text; ``text`` is compared when training resumes with moved files."""
+    excluded = {"sequences"} if data.mode.prepared_bytes else {"sequences", "mode"}
+    return {"data": data.model_dump(mode="json", exclude=excluded), "text": text_fingerprint(data)}
 
 
 def _encode(

@@ -8,6 +8,8 @@ from fabella.config.training import TrainingConfig
 from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError, DistributedError, FabellaError
 
+MAX_REASON_CHARACTERS = 500
+"""Longest reason that an exiting rank publishes."""
 RESUME_HINT = "Resume from the latest checkpoint with: fabella resume RUN"
 
 
@@ -33,6 +35,10 @@ class ProcessGroup(Protocol):
         """Return the text of rank 0, waiting without a timeout. Raises DistributedError if rank 0 has exited."""
         ...
 
+    def main_failed_with(self, message: str) -> bool:
+        """Return whether rank 0 exits because of an error with the same message. Waits for it for two seconds."""
+        ...
+
 
 class SingleProcess(ProcessGroup):
     """The process group of a training in a single process."""
@@ -48,18 +54,21 @@ class SingleProcess(ProcessGroup):
     def broadcast(self, text: str) -> str:
         return text
 
+    def main_failed_with(self, message: str) -> bool:
+        return False
+
 
 @contextmanager
 def translate_peer_failures(
     leave: Callable[[str], None],
-    describe_loss: Callable[[], str],
+    lost: Callable[[], DistributedError],
     kinds: tuple[type[Exception], ...],
     is_loss: Callable[[Exception], bool],
 ) -> Generator[None]:
     """Turn errors caused by the exit of another rank into a DistributedError.
 
-    ``is_loss`` recognizes them among the errors of ``kinds``, and ``describe_loss`` returns the message. Before any
-    other error is raised again, ``leave`` publishes its message to the other ranks.
+    ``is_loss`` recognizes them among the errors of ``kinds``, and ``lost`` returns the error. Before any other error
+    is raised again, ``leave`` publishes its message to the other ranks.
     """
     try:
         yield
@@ -68,7 +77,7 @@ def translate_peer_failures(
             leave(error.message if isinstance(error, FabellaError) else f"{type(error).__name__}: {error}")
             raise
         leave("")
-        raise DistributedError(describe_loss(), hint=RESUME_HINT) from error
+        raise lost() from error
 
 
 def require_divisible(training: TrainingConfig, size: int) -> None:

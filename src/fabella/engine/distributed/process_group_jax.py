@@ -16,7 +16,12 @@ import jax
 from jax._src import distributed
 
 from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
-from fabella.engine.distributed.process_group import RESUME_HINT, ProcessGroup, translate_peer_failures
+from fabella.engine.distributed.process_group import (
+    MAX_REASON_CHARACTERS,
+    RESUME_HINT,
+    ProcessGroup,
+    translate_peer_failures,
+)
 from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError, DistributedError
 
@@ -81,19 +86,21 @@ class JaxProcessGroup(ProcessGroup):
             except jax.errors.JaxRuntimeError as error:
                 late = not no_timeout and time.monotonic() > until
                 if late or self._exited() or "DEADLINE_EXCEEDED" not in str(error):
-                    raise DistributedError(self._describe_loss(), hint=RESUME_HINT) from error
+                    raise self._lost() from error
 
     @contextmanager
     def peer_failures(self) -> Generator[None]:
         """Raise DistributedError if another rank exits; publish the reason if this one fails."""
         kinds = (RuntimeError, ValueError)  # JAX raises either for a broken connection
-        with translate_peer_failures(self._leave, self._describe_loss, kinds, _is_loss):
+        with translate_peer_failures(self._leave, self._lost, kinds, _is_loss):
             yield
 
     def _leave(self, reason: str) -> None:
         """Publish why this rank exits. Do nothing if the process that runs the store has exited."""
         try:
-            self.store.key_value_set(f"left/{self.rank_info.rank}", reason[:500] or " ", allow_overwrite=True)
+            self.store.key_value_set(
+                f"left/{self.rank_info.rank}", reason[:MAX_REASON_CHARACTERS] or " ", allow_overwrite=True
+            )
         except jax.errors.JaxRuntimeError:
             return
 
@@ -119,16 +126,24 @@ class JaxProcessGroup(ProcessGroup):
             return {0: "its service does not respond"}
         return {int(key.rsplit("/", 1)[1]): reason.strip() for key, reason in entries}
 
-    def _describe_loss(self) -> str:
-        """Return the reason that another rank published, or that one does not respond."""
+    def main_failed_with(self, message: str) -> bool:
+        until = time.monotonic() + REASON_TIMEOUT_SECONDS
+        while 0 not in self._exited() and time.monotonic() < until:
+            time.sleep(POLL_SECONDS / 10)
+        return self._exited().get(0) == message[:MAX_REASON_CHARACTERS].strip()
+
+    def _lost(self) -> DistributedError:
+        """Return the error with the reason that another rank published, or that one does not respond."""
         until = time.monotonic() + REASON_TIMEOUT_SECONDS
         while time.monotonic() < until:
             for rank, reason in self._exited().items():
                 if reason and rank != self.rank_info.rank:
-                    return f"Process {rank} of {self.rank_info.world_size} has stopped: {reason}"
+                    stopped = f"Process {rank} of {self.rank_info.world_size} has stopped: {reason}"
+                    return DistributedError(stopped, hint=RESUME_HINT, published=True)
             time.sleep(POLL_SECONDS / 10)
         size = self.rank_info.world_size
-        return f"Another of the {size} processes does not respond: killed, hanging, or its machine is down."
+        silence = f"Another of the {size} processes does not respond: killed, hanging, or its machine is down."
+        return DistributedError(silence, hint=RESUME_HINT)
 
 
 LAG = 4

@@ -19,7 +19,12 @@ from torch import Tensor
 
 from fabella.config.training import COLLECTIVE_TIMEOUT_SECONDS
 from fabella.engine.device_torch import pick_device
-from fabella.engine.distributed.process_group import ProcessGroup, translate_peer_failures
+from fabella.engine.distributed.process_group import (
+    MAX_REASON_CHARACTERS,
+    RESUME_HINT,
+    ProcessGroup,
+    translate_peer_failures,
+)
 from fabella.engine.rank import RankInfo
 from fabella.errors import DistributedError
 
@@ -35,8 +40,9 @@ class TorchProcessGroup(ProcessGroup):
     The second one notices a dead rank within a step, and without waiting for a GPU.
     """
 
-    def __init__(self, rank_info: RankInfo, device: torch.device) -> None:
-        self.rank_info, self.device = rank_info, device
+    def __init__(self, rank_info: RankInfo) -> None:
+        self.rank_info = rank_info
+        self.device = torch.device("cpu")
         timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # pyright: ignore[reportPrivateImportUsage]
         # torchrun keeps one store across restarts: a prefix separates our keys from those of dead processes.
@@ -80,9 +86,20 @@ class TorchProcessGroup(ProcessGroup):
             return text
         while not self.store.check([key]):
             if self.store.check([_left(0)]):
-                raise DistributedError(self._describe_loss())
+                raise self._lost()
             time.sleep(POLL_SECONDS)
         return self.store.get(key).decode()
+
+    def main_failed_with(self, message: str) -> bool:
+        until = time.monotonic() + REASON_TIMEOUT_SECONDS
+        try:
+            while not self.store.check([_left(0)]):
+                if time.monotonic() > until:
+                    return False
+                time.sleep(POLL_SECONDS)
+            return self.store.get(_left(0)).decode() == message[:MAX_REASON_CHARACTERS]
+        except RuntimeError:  # the store has exited
+            return False
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum ``values`` over all ranks, in place."""
@@ -98,19 +115,19 @@ class TorchProcessGroup(ProcessGroup):
     @contextmanager
     def peer_failures(self) -> Generator[None]:
         """Raise DistributedError if another rank exits; publish the reason if this one fails."""
-        with translate_peer_failures(self._leave, self._describe_loss, (RuntimeError,), _is_loss):
+        with translate_peer_failures(self._leave, self._lost, (RuntimeError,), _is_loss):
             yield
             self._result(self._pending)
 
     def _leave(self, reason: str) -> None:
         """Publish why this rank exits. Do nothing if the process that runs the store has exited."""
         try:
-            self.store.set(_left(self.rank_info.rank), reason[:500])
+            self.store.set(_left(self.rank_info.rank), reason[:MAX_REASON_CHARACTERS])
         except RuntimeError:
             return
 
-    def _describe_loss(self) -> str:
-        """Return the reason that a failed rank published, or the ranks that do not respond."""
+    def _lost(self) -> DistributedError:
+        """Return the error with the reason that a failed rank published, or with the ranks that do not respond."""
         silent = {rank for rank in range(self.rank_info.world_size) if rank != self.rank_info.rank}
         until = time.monotonic() + REASON_TIMEOUT_SECONDS
         try:
@@ -118,14 +135,15 @@ class TorchProcessGroup(ProcessGroup):
                 for rank in [rank for rank in silent if self.store.check([_left(rank)])]:
                     silent.remove(rank)
                     if reason := self.store.get(_left(rank)).decode():
-                        return f"Process {rank} of {self.rank_info.world_size} has stopped: {reason}"
+                        stopped = f"Process {rank} of {self.rank_info.world_size} has stopped: {reason}"
+                        return DistributedError(stopped, hint=RESUME_HINT, published=True)
                 time.sleep(POLL_SECONDS)
         except RuntimeError:  # the store exits with rank 0, which runs it
-            return f"Process 0 of {self.rank_info.world_size} has exited, or its machine is down."
+            exited = f"Process 0 of {self.rank_info.world_size} has exited, or its machine is down."
+            return DistributedError(exited, hint=RESUME_HINT)
         names = " and ".join(str(rank) for rank in sorted(silent)) or "other than this one"
-        return (
-            f"Process {names} of {self.rank_info.world_size} does not respond: killed, hanging, or its machine is down."
-        )
+        silence = f"Process {names} of {self.rank_info.world_size} does not respond"
+        return DistributedError(f"{silence}: killed, hanging, or its machine is down.", hint=RESUME_HINT)
 
     def destroy(self) -> None:
         """Destroy the groups; all ranks must call this."""
@@ -157,12 +175,13 @@ def init_distributed(rank_info: RankInfo, device: str) -> Generator[TorchProcess
     """Join the process group for the duration of the block. Raises DistributedError if another rank exits."""
     exit_with_parent()
     try:
-        group = TorchProcessGroup(rank_info, pick_device(device, rank_info))
+        group = TorchProcessGroup(rank_info)
     except RuntimeError as error:
         raise DistributedError(
             f"{str(rank_info).capitalize()} could not connect to the other ranks: {error}"
         ) from error
     with group.peer_failures():
+        group.device = pick_device(device, rank_info)
         yield group
     group.destroy()
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from fabella.tracking.run_log import RunLog
 from fabella.training.callbacks.cadence import cadence, every_steps
-from fabella.training.callbacks.checkpointing import CheckWorker, SaveCheckpoint
+from fabella.training.callbacks.checkpointing import CheckWorker, CommitRecord, SaveCheckpoint
 from fabella.training.callbacks.grad_spikes import GradNormSpikes
 from fabella.training.callbacks.histograms import LogHistograms
 from fabella.training.callbacks.metrics import LogMetrics
@@ -32,11 +32,10 @@ class Callbacks:
     ) -> None:
         run, engine, config = session.run, session.engine, session.run.validation
         validate_due, samples_due = cadence(session, config), cadence(session, run.samples)
-        log_due, histograms_due = (
-            every_steps(run.training.log_every_steps),
-            every_steps(run.tracking.histogram_every_steps),
-        )
-        self.throughput = ThroughputMeter(engine, run.data.sequences.length, training_seconds(session.run_dir.path))
+        log_due = every_steps(run.training.log_every_steps)
+        histograms_due = every_steps(run.tracking.histogram_every_steps)
+        seconds = training_seconds(session.run_dir.path, progress.step)
+        self.throughput = ThroughputMeter(engine, run.data.sequences.length, seconds)
         self.spikes = GradNormSpikes(
             log.write,
             factor=run.tracking.grad_spike_factor,
@@ -59,6 +58,7 @@ class Callbacks:
         sampler = make_sampler(engine, session.dataset.tokenizer, run)
         self.in_order: list[Callback] = [
             self.throughput,
+            CommitRecord(session.record),
             CheckWorker(log.worker),
             self.spikes,
             *([LogHistograms(engine.histograms, log.write_secondary, due=histograms_due)] if log.has_remote else []),

@@ -13,7 +13,7 @@ from fabella.runs.run_dir import step_name
 from fabella.tracking.background import Worker
 from fabella.training.callbacks.cadence import Due
 from fabella.training.loop import Progress, StopTraining
-from fabella.training.session import TrainingSession
+from fabella.training.session import PendingRecord, TrainingSession
 from fabella.training.signals import SyncedSignals
 
 OPTIONAL_PROGRESS = {"stream", "rollbacks"}
@@ -30,6 +30,22 @@ class CheckWorker:
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         self.worker.check()
+
+
+class CommitRecord:
+    """Write the changed record of a resumed run after its first step, unless that step has failed.
+
+    Register it before all callbacks that write: what is refused or fails until then leaves the run as it was.
+    """
+
+    def __init__(self, record: PendingRecord) -> None:
+        self.record: PendingRecord | None = record
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if self.record is not None:
+            result.read()  # raises if the step has failed
+            self.record.commit()
+            self.record = None
 
 
 class SaveCheckpoint:

@@ -83,7 +83,7 @@ class ThroughputMeter:
         return {key: value for key, value in zip(THROUGHPUT_KEYS, values, strict=True) if value is not None}
 
 
-def training_seconds(run_dir: Path) -> float:
-    """Return the training time that the metrics of a run report."""
-    rows = read_rows(run_dir / "metrics.jsonl")
+def training_seconds(run_dir: Path, step: int) -> float:
+    """Return the training time until ``step`` that the metrics of a run report."""
+    rows = [row for row in read_rows(run_dir / "metrics.jsonl") if row.get("step", 0) <= step]
     return max((float(row.get("seconds", 0.0)) for row in rows), default=0.0)

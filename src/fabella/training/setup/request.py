@@ -19,6 +19,8 @@ from fabella.errors import ConfigError, UsageError, did_you_mean
 from fabella.models.parameters import count
 from fabella.run_config.files import apply_overrides, load_config, preset_names, validate_config, with_sections
 from fabella.run_config.run import RunConfig
+from fabella.storage import recognize
+from fabella.storage.recognize import RUN
 from fabella.text.source import parse_source, source_files
 from fabella.training.setup.fit_sequences import Unsuitable, fit_sequences
 from fabella.training.setup.suggest_config import HOLDOUT, suggest_config
@@ -91,12 +93,14 @@ class ResolvedRequest:
 
 def resolve_request(request: TrainRequest) -> ResolvedRequest:
     """Return the validated config of a request. Raise ConfigError, TextError or PreparedDataError."""
+    _reject_run(request)
     for source in (request.data, request.validation):
         _reject_dataset_parent(source)
     prepared = open_dataset(Path(request.data), full=True) if request.data and is_dataset(Path(request.data)) else None
     changes = _changes(request, prepared)
     if request.what in preset_names() or request.what.endswith((".yaml", ".yml")):
         run = load_config(request.what, request.overrides, changes)
+        _require_settings_of(prepared, run)
         engines.backend(run.engine)  # raises before data is prepared if its package is missing
         return ResolvedRequest(_resolved(run, prepared), prepared, (), _when_unsuitable(request))
     _reject_misspelled_preset(request.what)
@@ -108,6 +112,7 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
     changes.setdefault("data.validation", default_validation(source, HOLDOUT).model_dump(mode="json"))
     values = with_sections(suggestion.run.model_dump(mode="json"), changes)
     run = validate_config(apply_overrides(values, request.overrides))
+    _require_settings_of(prepared, run)
     return ResolvedRequest(_resolved(run, prepared), prepared, suggestion.reasons_for(run))
 
 
@@ -131,6 +136,22 @@ def engine_of(request: TrainRequest) -> str:
     return load_config(request.what).engine if is_config else "torch"
 
 
+def _require_settings_of(prepared: TokenizedDataset | None, run: RunConfig) -> None:
+    """Raise ConfigError for a setting that cannot take effect, because a prepared dataset was made with another one."""
+    if prepared is None:
+        return
+    given = run.model_dump(mode="json")
+    made = {"tokenizer": prepared.manifest["tokenizer"]["section"]}
+    made |= {f"data.{key}": value for key, value in prepared.manifest["data"].items() if key != "mode"}
+    now = {"tokenizer": given["tokenizer"]} | {key: given["data"][key[len("data.") :]] for key in made if "." in key}
+    for key in made:
+        if made[key] != now[key]:
+            raise ConfigError(
+                f"{key} = {now[key]!r} has no effect: {prepared.folder} was prepared with {made[key]!r}.",
+                hint="Leave it out, or train on the text instead: --data TEXT.",
+            )
+
+
 def _resolved(run: RunConfig, prepared: TokenizedDataset | None) -> RunConfig:
     """Return the config with its data section as the data mode stores it. Raise ConfigError if the mode does."""
     data = run.data
@@ -148,9 +169,8 @@ def _changes(request: TrainRequest, prepared: TokenizedDataset | None) -> dict[s
     """Return config key → value for the options of a request."""
     changes: dict[str, Any] = {}
     if prepared:
-        changes["data.source"] = prepared.manifest["data"]["source"]
-        changes["data.validation"] = prepared.manifest["data"]["validation"]
-        changes["data.mode"] = prepared.manifest["data"].get("mode", Pretokenized().model_dump())
+        data = {"mode": Pretokenized().model_dump(), **prepared.manifest["data"]}
+        changes = {f"data.{key}": value for key, value in data.items()}
         changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
     elif request.data:
         source = parse_source(request.data)
@@ -176,6 +196,22 @@ def _reject_misspelled_preset(what: str) -> None:
     if re.fullmatch(r"[\w-]+", what):
         presets = ", ".join(preset_names())
         raise ConfigError(f"'{what}' is neither a file nor a preset.", hint=f"Presets: {presets}.")
+
+
+def _reject_run(request: TrainRequest) -> None:
+    """Raise ConfigError for a run in place of a text or a preset."""
+    path = Path(request.what)
+    known = recognize(path) if request.what not in preset_names() else None
+    if known is None or known.kind != RUN:
+        return
+    run, config = quote(str(path)), quote(str(path / "config.yaml"))
+    data = f" --data {quote(request.data)}" if request.data else ""
+    out = quote(str(request.out or path.with_name(f"{path.name}-new")))
+    raise ConfigError(
+        f"{request.what} is a run, not a text, a preset or a config.",
+        hint=f"To train it further on its own text: fabella resume {run}. To train new weights with its settings: "
+        f"fabella train {config}{data} --out {out}",
+    )
 
 
 def _reject_dataset(what: str) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 from fabella.config.tracking import DOUBLING, parse_milestone
 from fabella.config.training import Epochs, MaxSteps, MaxTokens
 from fabella.data.dataset import TokenizedDataset
+from fabella.data.modes.mode import data_mode
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import ConfigError, TokenizerError
 from fabella.models.parameters import count
 from fabella.optim.registry import state_spec
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import max_checkpoints, require_space
+from fabella.runs.run_dataset import require_same_data
 from fabella.runs.run_dir import RunDir
+from fabella.tracking.factory import require_packages
 from fabella.training.schedule import steps_for_sequences
 
 WORD_SAMPLE_TOKENS = 1_000_000
@@ -77,6 +80,16 @@ def tokens_per_word(dataset: TokenizedDataset) -> float:
     """Return the tokens per word, separated by whitespace, in the first million tokens of the validation split."""
     ids = dataset.validation.read(0, min(dataset.validation.tokens, WORD_SAMPLE_TOKENS))
     return len(ids) / max(len(dataset.tokenizer.decode(ids.tolist()).split()), 1)
+
+
+def resolve_for_resume(run_dir: RunDir, requested: RunConfig, dataset: TokenizedDataset) -> RunConfig:
+    """Return the config to resume a run with. Raise an error if it does not suit the run or this machine."""
+    data = data_mode(requested.data.mode.kind).resolve(requested.data, dataset)
+    requested = resolve_config(requested.model_copy(update={"data": data}), dataset)
+    require_length(run_dir, requested)
+    require_packages(requested.tracking)
+    require_same_data(run_dir, requested, dataset)
+    return requested
 
 
 def require_length(run_dir: RunDir, run: RunConfig) -> None:

@@ -1,0 +1,157 @@
+"""The dataset of a run: find it, also after a move, and compare it with a changed config."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shlex import quote
+
+from fabella.config.data import DataConfig, FilesSource, Pretrained
+from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
+from fabella.data.fingerprint import text_fingerprint
+from fabella.data.modes.mode import data_mode
+from fabella.errors import CheckpointError, ConfigError, LockedError, PreparedDataError, TextError
+from fabella.run_config.run import RunConfig
+from fabella.runs.run_dir import CONFIG, RunDir
+from fabella.storage import escaped
+from fabella.storage.messages import MAX_PATH_CHARACTERS
+from fabella.tokenizers import loading
+
+DATA = "data"
+"""Manifest entry of the dataset: ``fingerprint``, and ``folder``, its path relative to the run directory."""
+
+
+def dataset_entry(dataset: TokenizedDataset, run: Path) -> dict[str, str]:
+    """Return the manifest entry of the dataset of a run."""
+    return {"fingerprint": dataset.fingerprint, "folder": os.path.relpath(dataset.folder.resolve(), run.resolve())}
+
+
+def open_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool = False) -> TokenizedDataset:
+    """Open the dataset that a run was started with; ``moved`` is its new path. ``full``: verify every file.
+
+    Raises PreparedDataError if it is missing, has changed or is another one.
+    """
+    dataset = find_run_dataset(run_dir, moved, full=full)
+    if dataset is None:
+        recorded = (run_dir.path / _entry(run_dir)["folder"]).resolve()
+        raise PreparedDataError(
+            f"The dataset of {_shown(run_dir.path)} is missing: there is no directory {_shown(recorded)}.",
+            hint=f"If it was moved, give its new path once, with --data. {_prepare_again(run_dir)}",
+        )
+    return dataset
+
+
+def find_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool = False) -> TokenizedDataset | None:
+    """Return the same; None if it is missing.
+
+    A dataset that is not where the manifest says is also found by its name in ``prepared``, next to the run, and in
+    directories ``prepared`` one and two levels above the run.
+    """
+    entry = _entry(run_dir)
+    recorded = (run_dir.path / entry["folder"]).resolve()
+    if moved is None and not recorded.exists():
+        return _find_moved(run_dir.path.resolve(), recorded.name, entry["fingerprint"], full=full)
+    dataset = open_dataset(moved or recorded, full=full)
+    if dataset.fingerprint != entry["fingerprint"]:
+        raise PreparedDataError(
+            f"The dataset in {dataset.folder} is not the one that run {run_dir.path} started with "
+            f"(fingerprint {dataset.fingerprint[:12]} instead of {entry['fingerprint'][:12]}).",
+            hint=f"Give the original dataset with --data. {_prepare_again(run_dir)}",
+        )
+    return dataset
+
+
+def _find_moved(run: Path, name: str, fingerprint: str, *, full: bool) -> TokenizedDataset | None:
+    for parent in (Path("prepared"), run.parent, run.parent / "prepared", run.parent.parent / "prepared"):
+        if is_dataset(parent / name) and open_dataset(parent / name).fingerprint == fingerprint:
+            return open_dataset(parent / name, full=full)
+    return None
+
+
+def remember_dataset(run_dir: RunDir, dataset: TokenizedDataset) -> RunDir:
+    """Record where the dataset of a run is now. Call it under ``run_dir.lock()``."""
+    return run_dir.with_manifest(**{DATA: dataset_entry(dataset, run_dir.path)})
+
+
+def remember_if_unlocked(run_dir: RunDir, dataset: TokenizedDataset, report: Callable[[str], None]) -> None:
+    """Record where the dataset of a run is now; if another process trains the run, only report that."""
+    try:
+        with run_dir.lock():
+            remember_dataset(run_dir, dataset)
+    except LockedError as error:
+        report(f"The new path of the dataset is not recorded: {error.message}")
+
+
+def require_same_data(
+    run_dir: RunDir, requested: RunConfig, dataset: TokenizedDataset, *, always: bool = False
+) -> None:
+    """Raise ConfigError if text files or a tokenizer of the config ``requested`` are not those of the run.
+
+    The text of a stream is compared in any case, other text if its paths have changed, or ``always``.
+    Raises TextError if the text of a stream is missing, TokenizerError if a changed tokenizer is.
+    """
+    saved, tokenizer = run_dir.run, requested.tokenizer
+    if isinstance(tokenizer, Pretrained) and tokenizer != saved.tokenizer:
+        _require_same_tokenizer(run_dir, tokenizer, dataset)
+    moved = requested.data != saved.data
+    if data_mode(requested.data.mode.kind).complete:
+        same = not (moved or always) or text_fingerprint(requested.data) == dataset.manifest.get("text")
+    else:
+        same = _fingerprint_of_stream(run_dir, requested.data) == dataset.manifest.get("text")
+    if not same:
+        what = "names another text" if moved else "names text that has changed"
+        raise ConfigError(
+            f"data.source of {_shown(run_dir.path)} {what}: it differs from the one that the run started with.",
+            hint=f"Resume with the original text, or start a new run: {_new_run(run_dir, *_paths_setting(requested))}",
+        )
+
+
+def _require_same_tokenizer(run_dir: RunDir, tokenizer: Pretrained, dataset: TokenizedDataset) -> None:
+    if loading.train(tokenizer, ()).fingerprint != dataset.tokenizer.fingerprint:
+        raise ConfigError(
+            f"tokenizer.source = {escaped(tokenizer.source)} is not the tokenizer of {_shown(run_dir.path)}.",
+            hint=f"To start a new run with it: {_new_run(run_dir, f'tokenizer.source={tokenizer.source}')}",
+        )
+
+
+def _fingerprint_of_stream(run_dir: RunDir, data: DataConfig) -> str:
+    try:
+        return text_fingerprint(data)
+    except TextError as error:
+        raise TextError(
+            error.message,
+            hint=f"If it was moved, give its new path once: fabella resume {_quoted(run_dir.path)} "
+            "'data.source.paths=[NEW-PATH]'",
+        ) from None
+
+
+def _entry(run_dir: RunDir) -> Mapping[str, str]:
+    entry = run_dir.manifest.get(DATA, {})
+    if not {"folder", "fingerprint"} <= set(entry):
+        raise CheckpointError(f"The manifest of {_shown(run_dir.path)} does not name the dataset of the run.")
+    return entry
+
+
+def _prepare_again(run_dir: RunDir) -> str:
+    run, config = _quoted(run_dir.path), _quoted(run_dir.path / CONFIG)
+    return f"To prepare it from its text again: fabella train {config} --out {run} --resume"
+
+
+def _new_run(run_dir: RunDir, *settings: str) -> str:
+    """Return the command that trains a new run with the config of this one and with ``settings``."""
+    config, out = run_dir.path / CONFIG, run_dir.path.with_name(f"{run_dir.path.name}-new")
+    words = ["fabella", "train", _shown(config), *settings, "--out", _shown(out)]
+    return " ".join(quote(word) for word in words)
+
+
+def _paths_setting(requested: RunConfig) -> list[str]:
+    source = requested.data.source
+    return [f"data.source.paths={json.dumps(source.paths)}"] if isinstance(source, FilesSource) else []
+
+
+def _quoted(path: Path) -> str:
+    return quote(_shown(path))
+
+
+def _shown(path: Path) -> str:
+    return escaped(str(path), MAX_PATH_CHARACTERS)

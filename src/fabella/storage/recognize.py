@@ -1,0 +1,72 @@
+"""Recognize what a path is by the names of files, before anything is read from it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from fabella.storage.messages import MAX_PATH_CHARACTERS, escaped
+
+RUN, CHECKPOINT, FAILED_STEP, DATASET, TOKENIZER, SEARCH = (
+    "a run",
+    "a checkpoint of a run",
+    "a failed step of a run",
+    "a prepared dataset",
+    "a tokenizer",
+    "a search of fabella tune",
+)
+STEP_NAME = re.compile(r"step-[0-9]{8,12}")
+
+_SIGNS: dict[str, Callable[[Path], bool]] = {
+    RUN: lambda path: (path / "config.yaml").is_file() and (path / "manifest.json").is_file(),
+    FAILED_STEP: lambda path: _is_step(path) and (path / "batch.safetensors").is_file(),
+    CHECKPOINT: lambda path: _is_step(path) and (path / "model.safetensors").is_file(),
+    DATASET: lambda path: all((path / split / "offsets.npy").is_file() for split in ("train", "validation")),
+    TOKENIZER: lambda path: (path / "fabella.json").is_file(),
+    SEARCH: lambda path: (path / "study.db").is_file(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """What a directory is, e.g. ``a run``, and what a user can do with it, as sentences."""
+
+    kind: str
+    advice: str
+
+
+def recognize(path: Path) -> Recognized | None:
+    """Return what a directory that Fabella has written is; None for any other path."""
+    try:
+        kind = next((kind for kind, sign in _SIGNS.items() if path.is_dir() and sign(path)), None)
+    except (OSError, ValueError):  # a name that is too long or has a null byte is nothing that Fabella has written
+        return None
+    return Recognized(kind, _advice(kind, path)) if kind else None
+
+
+def runs_in(directory: Path) -> list[Path]:
+    """Return the runs that are directly in ``directory``, sorted by name."""
+    children = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [child for child in children if child.is_dir() and _SIGNS[RUN](child)]
+
+
+def _is_step(path: Path) -> bool:
+    return STEP_NAME.fullmatch(path.name) is not None
+
+
+def _advice(kind: str, path: Path) -> str:
+    name = quote(escaped(str(path), MAX_PATH_CHARACTERS))
+    run = quote(escaped(str(path.parent.parent), MAX_PATH_CHARACTERS))
+    return {
+        RUN: f"Train it further with: fabella resume {name}. Generate text with: fabella generate {name}",
+        CHECKPOINT: f"Generate text with: fabella generate {run} --checkpoint {_number(path)}",
+        FAILED_STEP: f"Replay it with: fabella replay-step {name}",
+        DATASET: f"Train a preset on it with: fabella train storybook-1m --data {name}",
+        TOKENIZER: f"Show it with: fabella tokenizer show {name}",
+        SEARCH: f"Train its best config with: fabella train {name}/best.yaml",
+    }[kind]
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("step-")) if _is_step(path) else 0
