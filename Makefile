@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PINS := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help story test test-fast test-light test-faults check format faults bench bench-peers fingerprints pins clean
+.PHONY: help story test test-fast test-light test-faults test-clients check format faults bench bench-peers fingerprints pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ format: $(VENV)/.test ## format the code
 faults: $(VENV)/.dev ## inject every fault of the matrix and write docs/faults.md
 	$(BIN)/python benchmarks/faults.py
 
+test-clients: $(CLIENTS)/.clients ## talk to a server with the official clients; writes docs/clients.md
+	$(CLIENTS)/bin/python -m benchmarks.clients.check
+
 fingerprints: $(VENV)/.dev ## compare results with those of an earlier commit (BASELINE=1c109f2)
 	$(BIN)/python benchmarks/fingerprints.py $(if $(BASELINE),--baseline $(BASELINE))
 
@@ -57,8 +61,8 @@ bench-peers: $(PEERS)/.peers ## measure Fabella and its peers in an environment 
 pins: $(VENV)/.dev ## list the installed packages in the form of constraints.txt
 	$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check
 
-clean: ## remove both environments; runs and datasets stay
-	rm -rf $(VENV) $(PEERS)
+clean: ## remove the environments; runs and datasets stay
+	rm -rf $(VENV) $(PEERS) $(CLIENTS)
 
 # The environments. A stamp is renewed when a pin changes, so that a second run installs nothing.
 $(VENV)/bin/python:
@@ -84,4 +88,11 @@ $(PEERS)/.peers: $(PINS) constraints-peers.txt
 		llama-cpp-python gguf lightning 'jsonargparse[signatures]'
 	@# litgpt requires an older huggingface-hub than Fabella, but its model does not need one.
 	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints-peers.txt --no-deps litgpt
+	@touch $@
+
+$(CLIENTS)/.clients: $(PINS) constraints-clients.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python $(PIP_INSTALL) -c constraints-clients.txt -e '.[serve]' 'lm-eval[api]' langchain-openai litellm llm openai \
+		pytest hypothesis
+	npm install --silent --no-save --prefix $(CLIENTS)/node "openai@$$(sed -n 's/^# npm: openai@//p' constraints-clients.txt)"
 	@touch $@

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from string import ascii_lowercase
 from typing import Any
 
+from starlette.types import ASGIApp
 from torch import Tensor
 
 from fabella.config.data import Packed
@@ -189,11 +190,13 @@ class InProcess:
 
 
 @contextmanager
-def listening(served: ServedModels, limits: Limits = SMALL, *, key: str = "") -> Iterator[int]:
-    """Serve the application on a free local port, which is yielded."""
+def listening(
+    served: ServedModels, limits: Limits = SMALL, *, key: str = "", wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
+) -> Iterator[int]:
+    """Serve the application, in a ``wrap`` of middleware, on a free local port, which is yielded."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        running = server(application(served, limits, Access(key=key)), limits)
+        running = server(wrap(application(served, limits, Access(key=key))), limits)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

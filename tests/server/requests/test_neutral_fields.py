@@ -1,12 +1,14 @@
 """What asks for nothing is accepted in every spelling and changes nothing; all else is refused by name."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fabella.server.requests.neutral_fields import UNSUPPORTED_IN_CHATS, UNSUPPORTED_IN_COMPLETIONS
-from tests.server.stubs import InProcess, hashing, served_models
+from tests.server.stubs import SMALL, InProcess, hashing, served_models
 
 TEXT_BODY = {"prompt": "Once", "max_tokens": 6, "seed": 1}
 CHAT_BODY = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 6, "seed": 1}
@@ -148,3 +150,21 @@ def test_only_an_assistant_may_say_nothing(app: InProcess) -> None:
     for role in ("user", "system", "tool"):
         response = app.post("/v1/chat/completions", {**CHAT_BODY, "messages": [{"role": role, "content": None}]})
         assert (response.status, "is missing" in response.error["message"]) == (400, True)
+
+
+RECORDED = Path(__file__).with_name("client_requests.json")
+CLIENT_REQUESTS: list[dict[str, Any]] = json.loads(RECORDED.read_text(encoding="utf-8"))
+
+
+@pytest.mark.fault("I8", cases=len(CLIENT_REQUESTS))
+def test_requests_that_clients_really_send_are_answered(app: InProcess) -> None:
+    """``make test-clients`` records them. Here the model has another name and its context no limit."""
+    assert len({request["client"] for request in CLIENT_REQUESTS}) >= 5
+    for request in CLIENT_REQUESTS:
+        body = {**request["body"], "model": "a"}
+        if isinstance(body.get("max_tokens"), int):
+            body["max_tokens"] = min(body["max_tokens"], SMALL.max_tokens)
+        response = app.post(request["path"], body)
+        # Prompts that are too long for the model of the record are answered here.
+        expected = {200, request["status"]} if "x" * 500 in json.dumps(body) else {request["status"]}
+        assert response.status in expected, (request["client"], body, response.body)

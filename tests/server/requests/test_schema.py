@@ -173,7 +173,7 @@ def test_bodies_that_are_not_a_json_object_are_refused(app: InProcess, body: byt
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(app: InProcess, length: int) -> None:
     generated = app.served.models["b"].scheduler.tokens
     response = app.post("/v1/completions", {"model": "b", "prompt": "a" * length})
-    expected = "This model's maximum context length is 63 tokens; the prompt has"
+    expected = "This model's maximum context length is 63 tokens; the prompt is too long: it has"
     assert require_refusal(response, "prompt").startswith(f"{expected} at least {length:,} tokens. Shorten it")
     assert response.error["code"] == "context_length_exceeded"
     length = min(length, 400_000)  # as many ids as fit in a body

@@ -87,7 +87,9 @@ class PromptEncoder:
 
     def _too_long(self, length: str) -> ApiError:
         """Return the error in the words by which clients recognize it, and take a model with a longer context."""
-        rule = f"This model's maximum context length is {self.max_tokens:,} tokens; the prompt {length}."
+        rule = (
+            f"This model's maximum context length is {self.max_tokens:,} tokens; the prompt is too long: it {length}."
+        )
         advice = "Shorten it, or send truncate_prompt_tokens=-1 to keep its end."
         option = f" {set_by('prompt_tokens')}" if self.limited_by_option else ""
         return ApiError(f"{rule} {advice}{option}", param="prompt", code="context_length_exceeded")
