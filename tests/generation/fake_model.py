@@ -86,3 +86,10 @@ class Parrot(nn.Module):
         logits = torch.zeros(batch_size, self.config.vocab_size)
         logits[:, self.output[min(length - self.prompt, len(self.output) - 1)]] = 1000.0
         return logits, (batch_size, length)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        steps = [
+            self.decode(tokens[:, :1], (len(tokens), max(position, self.prompt - 1)))
+            for position in range(tokens.shape[1])
+        ]
+        return torch.stack([logits for logits, _ in steps], dim=1)

@@ -95,10 +95,13 @@ def test_with_forced_colors_the_likelihood_is_a_line_below_the_word(
     assert set(page.run(f"[...document.querySelectorAll('.word')].map({style})")) == {lines[-1]}
 
 
-@pytest.mark.parametrize("first", [0, 4])
-def test_a_beginning_that_the_server_scores_is_colored(browser: Browser, server: ScriptedServer, first: int) -> None:
+@pytest.mark.parametrize(("first", "space"), [(0, ""), (4, ""), (0, " ")])
+def test_a_beginning_that_the_server_scores_is_colored(
+    browser: Browser, server: ScriptedServer, first: int, space: str
+) -> None:
     beginning = "A 🐉 dragon"
     pieces = ["A", " ", "", "🐉", " dra", "gon"][first:]  # the empty one is the first half of a character
+    pieces[0] = space + pieces[0]  # of a tokenizer that adds one
     likely = [None, 0.5, 0.5, 0.5, 0.9, 0.01][first + 1 :]
 
     def answer(body: Any) -> Answer:
@@ -126,6 +129,13 @@ def test_a_beginning_that_the_server_scores_is_colored(browser: Browser, server:
         page.wait("document.querySelectorAll('.versions button').length === 2")
         page.wait(DONE)
         assert page.run("document.querySelector('.story').textContent") == "A 🐉 cat ran"
+        page.click(".word", 1)
+        page.press("Home")
+        page.click("#regenerate")
+        page.wait("document.querySelectorAll('.versions button').length === 3")
+        page.wait(DONE)
+        assert page.run("document.querySelector('.story').textContent") == " ran", "the first word can be replaced too"
+        assert page.complaints == []
 
 
 def test_only_alternatives_worth_showing_are_shown(browser: Browser, server: ScriptedServer) -> None:

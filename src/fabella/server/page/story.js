@@ -1,7 +1,7 @@
 // Story page: plain DOM on top of the public API. Generated text is only ever inserted as text.
 import { RequestError, events, json, request } from "/page/api.js";
 import { Sheet, parts } from "/page/sheet.js";
-import { EOS, alternatives, branchOf, join, newStory, pack, packVersion, percent, piece, quoted, scored, unpack, unpackVersion, unscored } from "/page/words.js";
+import { EOS, alternatives, beginningPieces, branchOf, join, newStory, pack, packVersion, percent, piece, quoted, scored, unpack, unpackVersion } from "/page/words.js";
 
 const $ = (id) => document.getElementById(id);
 const ALTERNATIVES = 5;
@@ -229,13 +229,12 @@ async function complete(sheet, signal) {
 // Color the beginning of a new story. Return a sentence if that failed.
 async function scoreBeginning(sheet, version, signal) {
   const beginning = version.pieces[0];
-  if (version.pieces.length > 1 || !beginning.fixed || !beginning.text) return "";
+  if (version.pieces.length > 1 || !beginning?.fixed || !beginning.text) return "";
   const body = { model: sheet.select.value, prompt: beginning.text, echo: true, max_tokens: 0, logprobs: ALTERNATIVES, truncate_prompt_tokens: -1 };
   try {
     const [{ text, logprobs }] = (await json(await ask("/v1/completions", body, signal))).choices;
-    if (!text || !beginning.text.endsWith(text)) return ""; // the tokenizer changes the text, or nothing of it is left
-    const rest = beginning.text.slice(0, beginning.text.length - text.length);
-    const pieces = [...(rest ? [unscored(rest)] : []), ...scored(text, logprobs)];
+    const pieces = beginningPieces(beginning.text, scored(text, logprobs));
+    if (!pieces) return ""; // the tokenizer changes the text
     version.pieces.splice(0, 1, ...pieces);
     version.given = pieces.length;
     if (sheet.current === version) sheet.draw();

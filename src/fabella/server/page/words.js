@@ -73,6 +73,16 @@ export function scored(text, { token_logprobs, top_logprobs, text_offset }) {
   return pieces;
 }
 
+// Return the pieces of a beginning whose end was scored, or null if the scored text is another one. Some tokenizers put a
+// space in front of a text; it is not the user's.
+export function beginningPieces(beginning, pieces) {
+  const text = join(pieces);
+  const own = text === ` ${beginning}` ? [{ ...pieces[0], text: pieces[0].text.slice(1) }, ...pieces.slice(1)].filter(({ text }) => text) : pieces;
+  if (!own.length || !beginning.endsWith(join(own))) return null;
+  const rest = beginning.slice(0, beginning.length - join(own).length);
+  return [...(rest ? [unscored(rest)] : []), ...own];
+}
+
 // ---------------------------------------------------------------- versions of a story
 
 // A version has its pieces, of which the first ``given`` are the user's, and the number of its story. ``from`` is the
