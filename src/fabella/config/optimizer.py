@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fabella.config.base import ConfigModel
+from fabella.config.base import ConfigModel, Positive
 
 
 class SchedulePhase(ConfigModel):
@@ -86,3 +86,8 @@ class OptimizerConfig(ConfigModel):
         default=1.0, gt=0.0, description="clipping limit of the global gradient norm; 1e9 disables it"
     )
     schedule: Schedule = ()
+    reset_after: Annotated[tuple[Positive, ...], Field(strict=False)] = Field(
+        default=(),
+        description="training steps after which the optimizer state starts again from zero; "
+        "fabella resume --reset-optimizer adds one",
+    )

@@ -129,6 +129,9 @@ class TrainingConfig(ConfigModel):
     )
     parallel: Annotated[DDP | FSDP, Field(discriminator="kind")] = DDP()
     on_nonfinite: NonFinitePolicy = Stop()
+    on_divergence: Literal["report", "stop"] = Field(
+        default="report", description="a finite loss far above chance or its own best: report it once, or stop as well"
+    )
     log_every_steps: Positive = Field(default=10, description="training steps between two rows of metrics")
 
     @model_validator(mode="after")

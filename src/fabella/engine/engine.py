@@ -118,6 +118,10 @@ class Engine(Protocol):
         """Return a snapshot that later steps do not change."""
         ...
 
+    def reset_optimizer(self) -> None:
+        """Return to the optimizer state before the first step: zeros, and no updates. The weights do not change."""
+        ...
+
     def restore(self, state: State) -> None:
         """Continue from a snapshot of this or another engine. Raises CheckpointError if names or shapes differ."""
         ...

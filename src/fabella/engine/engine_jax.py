@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -107,7 +108,8 @@ class JaxEngine:
             gradient_checkpointing=run.training.gradient_checkpointing == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
-        zeros = initial_state(table, run.optimizer)
+        self._initial_optimizer_state = partial(initial_state, table, run.optimizer)
+        zeros = self._initial_optimizer_state()
         self.state_names = tuple(zeros)
         self.train_state = self._train_state(weights, zeros, 0)
         self.guard_tensors = self._guard_tensors({})
@@ -239,12 +241,20 @@ class JaxEngine:
     def _gathered(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         return {name: self.sharding.gather(array) for name, array in arrays.items()}
 
+    def reset_optimizer(self) -> None:
+        """Return to the optimizer state before the first step."""
+        arrays = self.sharding.place(self._initial_optimizer_state())
+        self.train_state = TrainState(self.weights, OptimizerState(arrays, self._scalar(0, np.int32)))
+
     def restore(self, state: State) -> None:
         """Continue from ``state``. Raises CheckpointError if names or shapes differ."""
         missing = [name for name in self.state_names if name not in state.optimizer_state]
         if missing or "step" not in state.scalars:
             names = ", ".join((missing or ["step"])[:5])
-            raise CheckpointError(f"Checkpoint has no optimizer state for {names}; training cannot resume exactly.")
+            raise CheckpointError(
+                f"Checkpoint has no optimizer state for {names}; training cannot resume exactly.",
+                hint="Resume from another checkpoint, or with a fresh optimizer: fabella resume RUN --reset-optimizer.",
+            )
         require_fit(self.config, state.weights)
         self.steps = int(state.scalars["step"])
         self.train_state = self._train_state(

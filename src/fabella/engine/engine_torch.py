@@ -191,12 +191,19 @@ class TorchEngine:
         scalars: dict[str, int | float] = {"step": self.steps, "updates": self.optimizer.updates()}
         return State(weights, self.optimizer.state(), scalars | self.guard.scalars())
 
+    def reset_optimizer(self) -> None:
+        """Return to the optimizer state before the first step."""
+        self.optimizer.reset()
+
     def restore(self, state: State) -> None:
         """Continue from ``state``. Raises CheckpointError if names or shapes differ."""
         missing = [name for name in self.optimizer.state_names if name not in state.optimizer_state]
         if missing or "step" not in state.scalars:
             names = ", ".join((missing or ["step"])[:5])
-            raise CheckpointError(f"Checkpoint has no optimizer state for {names}; training cannot resume exactly.")
+            raise CheckpointError(
+                f"Checkpoint has no optimizer state for {names}; training cannot resume exactly.",
+                hint="Resume from another checkpoint, or with a fresh optimizer: fabella resume RUN --reset-optimizer.",
+            )
         self._load_weights(state.weights)
         self.steps = int(state.scalars["step"])
         self.optimizer.restore(state.optimizer_state, int(state.scalars.get("updates", self.steps)))

@@ -21,7 +21,8 @@ class Optimizer:
         self.strategy = strategy
         self.parameters: dict[str, nn.Parameter] = dict(strategy.model.named_parameters())
         self.max_grad_norm = config.max_grad_norm
-        self.state_names = tuple(state_spec(table, config))
+        self.state_spec = state_spec(table, config)
+        self.state_names = tuple(self.state_spec)
         layout = TensorLayout(strategy.full_tensor, strategy.distribute)
         create = engine_module(config.kind, "torch").create_optimizer
         self.rule: TorchOptimizer = create(self.parameters, table, config, layout)
@@ -43,6 +44,10 @@ class Optimizer:
     def updates(self) -> int:
         """Return the number of applied updates; skipped steps do not count."""
         return self.rule.updates()
+
+    def reset(self) -> None:
+        """Return to the state before the first update."""
+        self.restore({name: np.zeros(shape, np.float32) for name, shape in self.state_spec.items()}, 0)
 
     def restore(self, state: Mapping[str, NDArray[np.float32]], updates: int) -> None:
         """Load arrays that ``state()`` returned after ``updates`` applied updates."""

@@ -61,6 +61,7 @@ def read(path: Path) -> RunHistory:
     evaluation, warning = _evaluation(path / EVALUATION)
     broken = sum(not _is_number(row.get("loss")) for row in rows if row.get("kind") in {"train", "validation"})
     warnings = [warning] if warning else []
+    warnings += [str(row.get("text")) for row in rows if row.get("kind") == "divergence"]
     if broken:
         warnings.append(f"{broken:,} losses are not finite; the curve has gaps there.")
     return RunHistory(

@@ -59,21 +59,23 @@ class ConsoleTracker:
         self.line = ProgressLine()
         self._first: tuple[int, float] | None = None
         self._skipped = 0
+        self._spikes: list[Row] | None = None
+        """Gradient norm spikes after the first, which are printed together; None before the first"""
 
     def __call__(self, row: Row) -> None:
         if row["kind"] == "train":
             self._print_skipped(row)
             self.line.update(self._progress(row))
         elif row["kind"] == "validation":
+            self._print_spikes()
             self._print(
                 f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {format_exp(row['loss'])}, "
                 f"{row['bits_per_byte']:.4f} bits per byte"
             )
         elif row["kind"] == "grad_spike":
-            self._print(
-                f"step {row['step']:,}: gradient norm spike: {row['grad_norm']:.3g}, "
-                f"{row['grad_norm'] / row['median']:.1f} times the median"
-            )
+            self._print_spike(row)
+        elif row["kind"] == "divergence":
+            self._print(f"warning: {row['text']} {row['advice']}")
         elif row["kind"] == "rollback":
             self._print(
                 f"rollback {row['times']} of {row['allowed']} to step {row['step'] - 1:,}, because step "
@@ -83,12 +85,29 @@ class ConsoleTracker:
             self._print(f"step {row['step']:,} sample: {shorten(row['prompt'] + row['text'])}")
 
     def close(self) -> None:
-        """End the progress line."""
+        """Print the last spikes and end the progress line."""
+        self._print_spikes()
         self.line.close()
 
     def _print(self, text: str) -> None:
         self.line.close()
         print_status(text)
+
+    def _print_spike(self, row: Row) -> None:
+        """Print the first spike; keep the others."""
+        if self._spikes is not None:
+            self._spikes.append(row)
+            return
+        self._spikes = []
+        self._print(f"step {row['step']:,}: gradient norm spike: {_size(row)}")
+
+    def _print_spikes(self) -> None:
+        """Print the spikes since the last call in one line."""
+        if self._spikes:
+            largest = max(self._spikes, key=lambda row: row["grad_norm"] / row["median"])
+            count = f"{len(self._spikes):,} more gradient norm spike{'s' if len(self._spikes) > 1 else ''}"
+            self._print(f"{count}, the largest at step {largest['step']:,}: {_size(largest)}")
+            self._spikes = []
 
     def _print_skipped(self, row: Row) -> None:
         skipped = int(row.get("skipped_steps", 0))
@@ -116,6 +135,10 @@ class ConsoleTracker:
             return "…"
         first_step, first_time = self._first
         return f"{format_duration((now - first_time) * (self.steps - step) / max(1, step - first_step))} left"
+
+
+def _size(row: Row) -> str:
+    return f"{row['grad_norm']:.3g}, {row['grad_norm'] / row['median']:.1f} times the median"
 
 
 def shorten(text: str, length: int = 300) -> str:

@@ -10,7 +10,7 @@ from fabella.errors import DiskFullError
 from fabella.runs.metrics_log import append_row
 
 Row = Mapping[str, Any]
-"""``kind`` (train, validation, sample, grad_spike, rollback, final or histograms), ``step``, and the values."""
+"""``kind`` (train, validation, sample, grad_spike, divergence, rollback, final or histograms), ``step``, and values."""
 
 
 class Tracker(Protocol):

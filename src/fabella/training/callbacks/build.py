@@ -5,10 +5,12 @@ from functools import partial
 
 from fabella.tracking.run_log import RunLog
 from fabella.training.callbacks.cadence import cadence, every_steps
-from fabella.training.callbacks.checkpointing import CheckWorker, CommitRecord, SaveCheckpoint
+from fabella.training.callbacks.checkpointing import CallbackState, CheckWorker, CommitRecord, SaveCheckpoint
+from fabella.training.callbacks.divergence import watch_divergence
 from fabella.training.callbacks.grad_spikes import GradNormSpikes
 from fabella.training.callbacks.histograms import LogHistograms
 from fabella.training.callbacks.metrics import LogMetrics
+from fabella.training.callbacks.reset_optimizer import ResetOptimizer
 from fabella.training.callbacks.samples import GenerateSamples, make_sampler
 from fabella.training.callbacks.throughput import ThroughputMeter, training_seconds
 from fabella.training.callbacks.validation import EarlyStop, Validate
@@ -36,11 +38,15 @@ class Callbacks:
         histograms_due = every_steps(run.tracking.histogram_every_steps)
         seconds = training_seconds(session.run_dir.path, progress.step)
         self.throughput = ThroughputMeter(engine, run.data.sequences.length, seconds)
+        rate = partial(session.rate, rollbacks=progress.rollbacks)
+        self.divergence = watch_divergence(session, log.write, saved, lambda: self.validate.best)
         self.spikes = GradNormSpikes(
             log.write,
             factor=run.tracking.grad_spike_factor,
             rows_due=[log_due, histograms_due, validate_due, samples_due],
             norms=str(saved.get("gradient_norms", "")),
+            rate=rate,
+            check_loss=self.divergence.check,
         )
         self.validate = Validate(
             partial(validation.loss, config.num_sequences),
@@ -54,7 +60,6 @@ class Callbacks:
             since_best=int(saved.get("validations_since_best", 0)),
         )
         user = UserCallbacks(session.extras.user_callbacks, engine)
-        rate = partial(session.rate, rollbacks=progress.rollbacks)
         sampler = make_sampler(engine, session.dataset.tokenizer, run)
         self.in_order: list[Callback] = [
             self.throughput,
@@ -76,7 +81,13 @@ class Callbacks:
                 due=cadence(session, run.checkpoint),
                 is_best=lambda: self.validate.improved,
                 should_stop=lambda: self.early_stop.should_stop or user.should_stop,
-                callback_state=lambda: {**self.spikes.state(), **self.validate.state(), **self.early_stop.state()},
+                callback_state=self._state,
                 flush_metrics=log.flush,
             ),
+            ResetOptimizer(engine, run.optimizer.reset_after),
         ]
+
+    def _state(self) -> CallbackState:
+        """Return the values of all callbacks for a checkpoint. Spikes are first: they read the losses of all steps."""
+        spikes = self.spikes.state()
+        return {**spikes, **self.divergence.state(), **self.validate.state(), **self.early_stop.state()}

@@ -1,0 +1,106 @@
+"""Detect a training that has diverged, with finite losses: far above chance, or far above its own best."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from shlex import quote
+from statistics import median
+
+from fabella.errors import NumericsError
+from fabella.tracking.tracker import Row
+from fabella.training.session import ResumeState, TrainingSession
+
+WINDOW = 32
+"""Losses in the median: single bad batches do not count."""
+FACTOR, MARGIN = {"chance": 1.2, "best": 1.5}, 0.5
+"""A loss above FACTOR times the reference plus MARGIN nats is far above it. The loss of ordinary trainings begins at
+chance, and varies by less than half a nat between windows of 32 steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to do about a training that has diverged: commands with a third of its learning rate."""
+
+    run: str
+    lr: float
+
+    def text(self, best_step: int | None) -> str:
+        """``best_step``: step of the best checkpoint; None without one that is better than chance."""
+        run, lr = quote(self.run), f"{self.lr / 3:.2g}"
+        other = quote(f"{self.run}-2")
+        if best_step is None:
+            return f"Start again with a lower learning rate: fabella train {run}/config.yaml --out {other} --lr {lr}"
+        return (
+            "Continue from the best checkpoint with a lower learning rate: "
+            f"fabella resume {run} --checkpoint best --out {other} --lr {lr}"
+        )
+
+
+class Divergence:
+    """Report once in a run that the median of the latest losses is far above chance or above its own lowest value.
+
+    With ``training.on_divergence: stop`` it then ends the training.
+    """
+
+    def __init__(self, write: Callable[[Row], None], *, chance: float, stop: bool, advice: Callable[[], str]) -> None:
+        """``chance``: loss of guessing, the log of the vocabulary size."""
+        self.write, self.chance, self.stop, self.advice = write, chance, stop, advice
+        self.best = math.inf
+        self.reported = False
+        self._losses: deque[float] = deque(maxlen=WINDOW)
+
+    def restore(self, saved: ResumeState) -> "Divergence":
+        """Continue from the values of ``state``."""
+        self.best = float(saved.get("best_median_loss", math.inf))
+        self.reported = bool(saved.get("diverged", 0))
+        self._losses.extend(float(loss) for loss in str(saved.get("latest_losses", "")).split())
+        return self
+
+    def state(self) -> Mapping[str, float | str]:
+        """Return the values for a checkpoint."""
+        best = {"best_median_loss": self.best} if math.isfinite(self.best) else {}
+        diverged = {"diverged": 1} if self.reported else {}
+        return {"latest_losses": " ".join(str(loss) for loss in self._losses), **best, **diverged}
+
+    def check(self, step: int, loss: float) -> None:
+        """Take the loss of a step. Raise NumericsError if the training has diverged and must stop."""
+        if not math.isfinite(loss):
+            return
+        self._losses.append(float(f"{loss:.6g}"))
+        if self.reported or len(self._losses) < WINDOW:
+            return
+        middle = median(self._losses)
+        self.best = min(self.best, middle)
+        for reference, value in (("chance", self.chance), ("best", self.best)):
+            if middle > FACTOR[reference] * value + MARGIN:
+                self._report({"kind": "divergence", "step": step, "loss": middle, reference: value})
+                return
+
+    def _report(self, row: Row) -> None:
+        self.reported = True
+        advice = self.advice()
+        text = _describe(row)
+        self.write({**row, "text": text, "advice": advice})
+        if self.stop:
+            raise NumericsError(text, hint=advice)
+
+
+def _describe(row: Row) -> str:
+    reference = f"chance ({row['chance']:.4g})" if "chance" in row else f"its lowest value ({row['best']:.4g})"
+    return f"Step {row['step']:,}: the loss of {row['loss']:.4g} is far above {reference}: the training has diverged."
+
+
+def watch_divergence(
+    session: TrainingSession, write: Callable[[Row], None], saved: ResumeState, best_loss: Callable[[], float]
+) -> Divergence:
+    """Return the detector of a session. ``best_loss``: the lowest validation loss so far."""
+    run = session.run
+    chance = math.log(run.model.vocab_size)
+
+    def advice() -> str:
+        best = session.run_dir.read_pointer("best") if session.is_main and best_loss() < chance else None
+        return Advice(str(session.run_dir.path), run.optimizer.lr).text(best)
+
+    stop = run.training.on_divergence == "stop"
+    return Divergence(write, chance=chance, stop=stop, advice=advice).restore(saved)
