@@ -140,12 +140,14 @@ ROWS = {
     "I2": "an accepted change on resume, for every setting: the saved config says what was trained, to the same bits",
     "I3": "a run, its dataset, text or tokenizer moved, copied or renamed: found, or asked for once",
     "I4": "names and outputs that lead elsewhere, are too long or cannot be written: refused before any work",
+    "I5": "a run trained longer, with a schedule of every shape: no silent jump of the rate; rates before and after",
+    "I6": "a finite loss far above chance or its own best: reported once, with what to do; the policy applies",
+    "I7": "text that is dropped, cut or guessed wrongly: the share is reported, or it is refused",
     "I8": "requests of official clients with neutral, unsupported and unknown fields: answered, or refused by name",
     "I9": "job scripts (SLURM, torchrun): every exit code is kept; a job is queued again only after a stop by signal",
     "I11": "every command that an error advises works, or leads to a different, later error",
     "I12": "fcntl, resource, os.fork or SIGUSR1 missing: every command starts, training and generation work",
     "I13": "any status with any body, or a broken stream, at the story page: explained, and nothing is left of it",
-    "I7": "text that is dropped, cut or guessed wrongly: the share is reported, or it is refused",
 }
 
 

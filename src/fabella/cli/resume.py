@@ -1,33 +1,51 @@
-"""Resume a run exactly where it stopped.
+"""Resume a run exactly where it stopped, train it longer, or branch a new run from one of its checkpoints.
+
+A run that is trained longer keeps the learning rates that it had, and the rate does not jump: --schedule auto stretches
+a schedule that is not over, holds the end rate of one that is, and warms up again if that is 0.
 
 Examples:
   fabella resume runs/my-stories
   fabella resume runs/my-stories --steps 5000           train longer than planned
+  fabella resume runs/my-stories --minutes 30 --schedule hold
   fabella resume runs/my-stories checkpoint.every_steps=50    with a changed setting
+  fabella resume runs/my-stories --checkpoint 400 --out runs/lower optimizer.lr=1e-3
+  fabella resume runs/my-stories --reset-optimizer optimizer.kind=muon
   fabella resume runs/my-stories --devices 2            on another number of devices
   fabella resume runs/my-stories --engine jax           with the other engine, its optimizer state and data position
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fabella.cli.run_options import AsJson, BatchSize, Device, LearningRate
+from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate
 from fabella.cli.train import DEVICES, print_train_result, run_on_devices
 from fabella.engine.rank import current_rank
 from fabella.runs.run_dir import RunDir
-from fabella.training.api import change_config
 from fabella.training.distributed_run import LaunchPlan, run_distributed
 from fabella.training.setup.request import common_settings
+from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
     steps: Annotated[int, typer.Option(help="Train to this step; by default the length of the run.", min=0)] = 0,
+    epochs: Epochs = None,
+    tokens: Annotated[int, typer.Option(help="Train to this number of tokens.", min=0)] = 0,
+    minutes: Annotated[float, typer.Option(help="Train this much longer, at the speed so far.", min=0)] = 0.0,
+    schedule: Annotated[
+        str, typer.Option(help="Learning rates of the remaining steps: auto, hold, rewarm, decay or stretch.")
+    ] = "auto",
+    checkpoint: Annotated[
+        str, typer.Option(help="Begin a new run in --out from this checkpoint: best, latest, or a step number.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Directory of a new run that begins with a checkpoint.")] = None,
+    reset_optimizer: Annotated[
+        bool, typer.Option("--reset-optimizer", help="Start with a fresh optimizer: no moments, no updates.")
+    ] = False,
     lr: LearningRate = None,
     batch_size: BatchSize = None,
     data: Annotated[Path | None, typer.Option(help="New path of the dataset, if it was moved.")] = None,
@@ -36,18 +54,32 @@ def command(
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the run.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    settings = [*common_settings(steps=steps, lr=lr, batch_size=batch_size), *(overrides or [])]
+    settings = [*common_settings(lr=lr, batch_size=batch_size), *(overrides or [])]
     settings += [f"engine={engine}"] if engine else []
     engine = engine or RunDir.open(run).run.engine
-    run_on_devices(devices, engine, partial(_resume, run, settings, data, device, engine, as_json))
+    request = ResumeRequest(
+        run=run,
+        overrides=settings,
+        steps=steps,
+        epochs=epochs or 0.0,
+        tokens=tokens,
+        minutes=minutes,
+        schedule=schedule,
+        reset_optimizer=reset_optimizer,
+        checkpoint=checkpoint,
+        out=out,
+        data=data,
+    )
+    run_on_devices(devices, engine, partial(_resume, request, device, engine, as_json))
 
 
-def _resume(run: Path, settings: Sequence[str], data: Path | None, device: str, engine: str, as_json: bool) -> None:
+def _resume(request: ResumeRequest, device: str, engine: str, as_json: bool) -> None:
     rank = current_rank()
-    result = run_distributed(rank, partial(_plan, run, settings, data), device=device, engine=engine)
+    result = run_distributed(rank, partial(_plan, request), device=device, engine=engine)
     if rank.is_main:
         print_train_result(result, as_json=as_json)
 
 
-def _plan(run: Path, settings: Sequence[str], data: Path | None) -> LaunchPlan:
-    return LaunchPlan(change_config(RunDir.open(run).run, settings), run, data, resume=True)
+def _plan(request: ResumeRequest) -> LaunchPlan:
+    path, config = resolve_resume(request)
+    return LaunchPlan(config, path, request.data, resume=True)

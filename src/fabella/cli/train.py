@@ -148,7 +148,7 @@ def _plan(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
 
 def print_train_result(result: TrainResult, *, as_json: bool) -> None:
     """Plot the losses of a finished run and print its result."""
-    plot, loss = plot_loss(result.folder), result.score
+    plot, loss, best = plot_loss(result.folder), result.score, result.best
     if as_json:
         print_json(
             {
@@ -158,6 +158,8 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
                 "loss": loss.loss,
                 "perplexity": loss.perplexity,
                 "bits_per_byte": loss.bits_per_byte,
+                "best_step": best.step if best else None,
+                "best_bits_per_byte": best.bits_per_byte if best else None,
                 "plot": str(plot),
             }
         )
@@ -165,4 +167,9 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
     print_result(
         f"On {loss.tokens:,} held-out tokens, after {result.progress.step:,} steps: {loss}. Loss curve: {plot}"
     )
+    if best and best.step != result.progress.step:
+        print_result(
+            f"The best checkpoint is that of step {best.step:,}, with {best.bits_per_byte:.4f} bits per byte on the "
+            "validation sequences; fabella generate uses it."
+        )
     print_result(f"Generate text:  fabella generate {quote(str(result.folder))}")

@@ -15,6 +15,7 @@ from fabella.report.published_curves import PublishedCurve, matching_curves
 from fabella.report.run_history import RunHistory, data_of, differing, names
 from fabella.report.seeds import mean_scores, scores, seed_groups
 from fabella.run_config.files import to_yaml
+from fabella.runs.branch import parent_of
 from fabella.storage import format_duration, format_exp
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -124,7 +125,9 @@ def _figures(history: RunHistory, name: str) -> str:
         ("bits per byte", _number(score.get("bits_per_byte"), ".4f")),
     ]
     boxes = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in cells)
-    return (f"<h3>{escape(name)}</h3>" if name else "") + f'<dl class="figures">{boxes}</dl>'
+    parent = parent_of(history.manifest)
+    origin = f'<p class="soft">This run began with the weights of {escape(parent)}.</p>' if parent else ""
+    return (f"<h3>{escape(name)}</h3>" if name else "") + f'<dl class="figures">{boxes}</dl>{origin}'
 
 
 def _number(value: Any, spec: str) -> str:

@@ -87,7 +87,8 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint, *, scheduled: bool 
     table = run_dir.run.model.parameters()
     check(checkpoint, table, state_spec(table, run_dir.run.optimizer), where=step_name(step))
     kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state)
-    state = json.dumps(_state_values(step, checkpoint, kinds), indent=1, allow_nan=False).encode()
+    values = {**_state_values(step, checkpoint, kinds), "optimizer": run_dir.run.optimizer.kind}
+    state = json.dumps(values, indent=1, allow_nan=False).encode()
     weights, moments = checkpoint.state.weights, checkpoint.state.optimizer_state
     marks = {"format": FORMAT, "step": step, "scheduled": scheduled, "keep": keep}
     needed = size_of(weights) + size_of(moments) + len(state)
@@ -129,7 +130,8 @@ def prune(run_dir: RunDir, keep: int) -> list[int]:
     scheduled = next((s for s in reversed(_scheduled(run_dir)) if s <= latest and is_complete(run_dir, s)), None)
     rollback_target = scheduled if isinstance(run_dir.run.training.on_nonfinite, RollBack) else None
     protected = {latest, best, rollback_target, *run_dir.in_use}
-    pruned = [step for step in older if step < oldest and step not in protected and not _has(run_dir, step, "keep")]
+    candidates = [step for step in older if step < oldest and step not in protected]
+    pruned = [step for step in candidates if not is_marked(run_dir, step, "keep")]
     for step in pruned:
         remove_dir(run_dir.checkpoints / step_name(step))
     return pruned
@@ -193,6 +195,7 @@ def check(
 def load(run_dir: RunDir, which: Which, *, weights_only: bool = False) -> Loaded:
     """Return a checkpoint after checking sizes and sha256, then names, shapes and dtypes of its arrays.
 
+    The optimizer state of another optimizer than that of the config is left out.
     ``latest`` and ``best`` fall back to the last valid checkpoint by step, with a warning; an explicit step gives that
     step or a CheckpointError. ``weights_only`` skips the optimizer state and leaves it empty.
     """
@@ -234,11 +237,11 @@ def latest_scheduled(run_dir: RunDir) -> Loaded | None:
 
 
 def _scheduled(run_dir: RunDir) -> list[int]:
-    return [step for step in run_dir.steps() if _has(run_dir, step, "scheduled")]
+    return [step for step in run_dir.steps() if is_marked(run_dir, step, "scheduled")]
 
 
-def _has(run_dir: RunDir, step: int, mark: str) -> bool:
-    """Return whether a checkpoint was saved with ``scheduled`` or ``keep``; False for one without a valid manifest."""
+def is_marked(run_dir: RunDir, step: int, mark: str) -> bool:
+    """Return whether a checkpoint has the ``mark`` ``scheduled`` or ``keep``; False without a valid manifest."""
     try:
         return read_manifest(run_dir.checkpoints / step_name(step)).get(mark) is True
     except StorageError:
@@ -248,6 +251,12 @@ def _has(run_dir: RunDir, step: int, mark: str) -> bool:
 def latest_valid_step(run_dir: RunDir) -> int | None:
     """Return the last step with a complete checkpoint; ``load`` also checks every byte."""
     return next((step for step in reversed(run_dir.steps()) if is_complete(run_dir, step)), None)
+
+
+def start_step(run_dir: RunDir) -> int:
+    """Return the step that resuming starts from: ``latest`` if it is complete, else the last complete one, else 0."""
+    latest = _pointer_or_none(run_dir, "latest")
+    return latest if latest is not None and is_complete(run_dir, latest) else latest_valid_step(run_dir) or 0
 
 
 def is_complete(run_dir: RunDir, step: int) -> bool:
@@ -326,5 +335,8 @@ def _read(run_dir: RunDir, step: int, weights_only: bool) -> Checkpoint:
             require_size(path, manifest, name)
         moments = load_tensors(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
         spec, kinds = state_spec(table, run_dir.run.optimizer), values["optimizer_state"]
+        if values.get("optimizer", run_dir.run.optimizer.kind) != run_dir.run.optimizer.kind:
+            moments = moments if set(moments) == set(spec) else {}  # of the optimizer before a change
+            kinds = checkpoint_validation.moment_kinds(moments)
         moments = checkpoint_validation.checked_moments(moments, spec, where=f"{path.name}/{OPTIMIZER}", kinds=kinds)
     return Checkpoint(State(weights, moments, values["scalars"]), values["progress"])

@@ -37,6 +37,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.compile": "warn",  # the same sums with other rounding
     "training.log_every_steps": "allow",
     "training.on_nonfinite": "warn",
+    "training.on_divergence": "allow",  # decides whether the run ends, not what it learns
     "training.parallel": "warn",  # the same sums, added in another order
     "training.parallel.timeout_seconds": "allow",
     "validation.every_steps": "allow",
@@ -76,13 +77,17 @@ class ConfigChange:
 
 
 def compare_for_resume(saved: RunConfig, requested: RunConfig) -> list[ConfigChange]:
-    """Return all changes that are warned of or allowed. Raises ConfigError if one is refused."""
+    """Return all changes that are warned of or allowed. Raises ConfigError if one is refused.
+
+    Another kind of optimizer needs a reset of the optimizer state, unless both have the same.
+    """
     changes = _apply_rules(saved.model_dump(mode="json"), requested.model_dump(mode="json"), CONFIG_RULES)
-    if not has_same_state(saved.optimizer.kind, requested.optimizer.kind):
+    reset = set(requested.optimizer.reset_after) > set(saved.optimizer.reset_after)
+    if not reset and not has_same_state(saved.optimizer.kind, requested.optimizer.kind):
         raise ConfigError(
             f"Cannot resume with optimizer.kind = {requested.optimizer.kind}: the saved optimizer state is that of "
             f"{saved.optimizer.kind}, which {requested.optimizer.kind} would misread.",
-            hint=UNCHANGED,
+            hint=f"Start with a fresh optimizer: --reset-optimizer. {UNCHANGED}",
         )
     return changes
 

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from fabella.storage import (
     make_dirs,
     read_manifest,
     recognize,
+    remove_dir,
     remove_stale_temps,
     require_writable,
     restore_replaced,
@@ -39,6 +40,14 @@ from fabella.tokenizers.tokenizer import Tokenizer
 FORMAT = 2
 """Format number of run directories and checkpoints. Others are refused: nothing was released with an older one."""
 CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+BRANCH_FILES = ("latest", "best", "metrics.jsonl", "samples.jsonl")
+"""Files that a branch takes over from its parent, in addition to checkpoints."""
+PARENT = "parent"
+"""Manifest entry of a branch: ``run``, the name of its parent; ``path``, relative to the branch; ``step`` of the
+checkpoint that it begins with; ``model_sha256`` of the weights in it."""
+FIRST_SCHEDULE = "schedule"
+"""Manifest entry of the learning-rate schedule with which the run was started."""
 CHANGES = "changes"
 """Manifest entry of the settings that were changed while training; see ``record_changes``."""
 DIGEST_LINE = "# sha256 of the lines above: "
@@ -82,20 +91,34 @@ class RunDir:
     """Steps of the checkpoints that this process has loaded; pruning keeps them."""
 
     @classmethod
-    def create(cls, path: Path, run: RunConfig, manifest: Mapping[str, Any]) -> "RunDir":
+    def create(
+        cls,
+        path: Path,
+        run: RunConfig,
+        manifest: Mapping[str, Any],
+        *,
+        fill: Callable[["RunDir"], None] | None = None,
+    ) -> "RunDir":
         """Create the directory of a new run. ``manifest`` has versions, hardware and fingerprints as JSON values.
 
-        Keeps the files of a family outside the package. Raises StorageError if ``path`` contains a run or other files,
-        LockedError if it is in use, ConfigError if the family cannot be loaded from its copy.
+        ``fill`` writes what a branch takes over from its parent; it is called before config.yaml makes the directory a
+        run. Keeps the files of a family outside the package.
+
+        Raises StorageError if ``path`` contains a run or other files, LockedError if it is in use, ConfigError if the
+        family cannot be loaded from its copy.
         """
         with storage_errors(path, f"creating run directory {escaped(path.name)}"):
             make_dirs(path)
         with lock_dir(path, blocking=True):
+            if fill is not None:
+                remove_interrupted_branch(path)
             _refuse_occupied(path)
             digests = keep_family(run.model.family, path)
             kept = {FAMILY: digests} if digests else {}
             atomic_write(path / MANIFEST, dump_manifest({**manifest, **kept, "format": FORMAT}))
-            atomic_write(path / CONFIG, _signed(run, []))
+            if fill is not None:
+                fill(cls(path, run, manifest))
+            atomic_write(path / CONFIG, _signed(run, manifest.get(CHANGES, [])))
         return cls.open(path)
 
     @classmethod
@@ -160,7 +183,7 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         """Directory of the checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def steps(self) -> list[int]:
         """Return the steps of all existing checkpoints, valid or not, in ascending order."""
@@ -202,6 +225,20 @@ def require_empty(path: Path) -> None:
         _refuse_occupied(path)
     elif os.path.lexists(path):
         raise StorageError(f"{_escaped_path(path)} is a file.", hint="Choose a new or an empty directory for --out.")
+
+
+def remove_interrupted_branch(path: Path) -> None:
+    """Remove what a killed process had written of a branch before it became a run."""
+    try:
+        is_branch = not (path / CONFIG).exists() and PARENT in read_manifest(path)
+    except StorageError:
+        return
+    if is_branch:
+        remove_stale_temps(path)
+        for name in BRANCH_FILES:
+            (path / name).unlink(missing_ok=True)
+        if (path / CHECKPOINTS).is_dir():
+            remove_dir(path / CHECKPOINTS)
 
 
 def _refuse_occupied(path: Path) -> None:

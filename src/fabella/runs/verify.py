@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from fabella.data.dataset import open_dataset
 from fabella.errors import CheckpointError, DataError, FabellaError, StorageError, UnknownFamilyError
-from fabella.runs.checkpoint import load
+from fabella.runs.branch import model_sha256, parent_of
+from fabella.runs.checkpoint import is_complete, load
 from fabella.runs.metrics_log import read_rows
-from fabella.runs.run_dir import CONFIG, RunDir, step_name
+from fabella.runs.run_dir import CONFIG, PARENT, RunDir, step_name
 from fabella.storage import escaped, find_stale_temps, storage_errors, verify_dir
 from fabella.tokenizers import loading
 
@@ -39,6 +40,7 @@ def verify(path: Path) -> list[Finding]:
         return [Finding("damaged", "run", str(error))]
     return [
         *_tokenizer(run_dir),
+        *_parent(run_dir),
         *_checkpoints(run_dir),
         *_pointers(run_dir),
         *_rows(run_dir),
@@ -68,6 +70,17 @@ def _tokenizer(run_dir: RunDir) -> Iterator[Finding]:
     if tokenizer.vocab_size > run_dir.run.model.vocab_size:
         rows = run_dir.run.model.vocab_size
         yield Finding("damaged", "tokenizer", f"it has {tokenizer.vocab_size:,} ids, but the model only {rows:,} rows.")
+
+
+def _parent(run_dir: RunDir) -> Iterator[Finding]:
+    """Compare the weights that a branch began with, where they still exist, with the sha256 in its manifest."""
+    parent = parent_of(run_dir.manifest)
+    if not parent:
+        return
+    step, recorded = run_dir.manifest[PARENT]["step"], run_dir.manifest[PARENT].get("model_sha256")
+    if step in run_dir.steps() and is_complete(run_dir, step) and model_sha256(run_dir, step) != recorded:
+        yield Finding("damaged", step_name(step), f"its weights are not those of the parent: {parent}.")
+    yield Finding("remark", "parent", f"the run began with the weights of {parent}.")
 
 
 def _checkpoints(run_dir: RunDir) -> Iterator[Finding]:

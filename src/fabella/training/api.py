@@ -10,13 +10,14 @@ from fabella.engine.rank import RankInfo
 from fabella.run_config.files import apply_overrides, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.resume_rules import compare_for_resume
-from fabella.runs.run_dir import RunDir, require_empty
+from fabella.runs.run_dir import require_empty
 from fabella.tracking.console import print_status
 from fabella.tracking.prepare_progress import print_notes
 from fabella.training import run as training_run
 from fabella.training.loop import UserCallback
 from fabella.training.session import TrainResult
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
 
 
 def train(
@@ -77,20 +78,47 @@ def train(
 def resume(
     run: str | Path,
     *,
+    steps: int = 0,
+    epochs: float = 0.0,
+    tokens: int = 0,
+    minutes: float = 0.0,
+    schedule: str = "auto",
+    reset_optimizer: bool = False,
+    checkpoint: str | int = "",
+    out: str | Path = "",
     data: str | Path = "",
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
-    """Resume the run in the directory ``run`` exactly where it stopped.
+    """Resume the run in the directory ``run`` exactly where it stopped; see also ``fabella resume --help``.
 
-    ``data``: new path of its dataset, if it was moved. ``callbacks``: as in ``train``; they are not saved with the run,
-    so give them again.
+    ``steps``, ``epochs``, ``tokens``: train to this length. ``minutes``: train this much longer. ``schedule``: auto,
+    hold, rewarm, decay or stretch; by default the learning rate does not jump. ``out``: a new run that begins with the
+    checkpoint ``checkpoint`` (best, latest or a step; by default latest). ``data``: new path of the dataset, if it was
+    moved. ``callbacks``: as in ``train``; they are not saved with the run, so give them again.
+
+        longer = fabella.resume("runs/a", steps=2000)
+        other = fabella.resume("runs/a", checkpoint=500, out="runs/b", settings={"optimizer.lr": 1e-3})
+
     Raise ConfigError for a changed setting with which the saved state has another meaning.
     """
-    config = change_config(RunDir.open(Path(run)).run, _to_overrides(settings))
     dataset = Path(data) if data else None
-    return training_run.resume(Path(run), device=device, dataset=dataset, run=config, user_callbacks=callbacks)
+    request = ResumeRequest(
+        run=Path(run),
+        overrides=_to_overrides(settings),
+        steps=steps,
+        epochs=epochs,
+        tokens=tokens,
+        minutes=minutes,
+        schedule=schedule,
+        reset_optimizer=reset_optimizer,
+        checkpoint=str(checkpoint),
+        out=Path(out) if out else None,
+        data=dataset,
+    )
+    path, config = resolve_resume(request)
+    return training_run.resume(path, device=device, dataset=dataset, run=config, user_callbacks=callbacks)
 
 
 def change_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:

@@ -15,13 +15,12 @@ from fabella.errors import DistributedError, FabellaError, NumericsError, Traini
 from fabella.run_config.files import validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.family_files import trust_family
-from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dataset import find_run_dataset, require_same_data
 from fabella.runs.run_dir import CONFIG, RunDir
-from fabella.tracking.console import print_status
 from fabella.training import run as training_run
 from fabella.training.session import TrainResult
 from fabella.training.setup.resolve_config import resolve_config
+from fabella.training.setup.resume_request import print_changes, with_saved_schedule
 
 RAISED_BY_ALL_RANKS = (TrainingInterrupted, NumericsError)
 """Errors that all ranks raise at the same step; rank 0 prints them."""
@@ -87,10 +86,8 @@ def start_or_resume(
     found = find_run_dataset(run_dir, moved)
     dataset = prepare() if found is None else found
     run = resolve_config(run_dir.with_kept_family(fit(dataset)), dataset)
-    changes = compare_for_resume(run_dir.run, run)
+    run = print_changes(run_dir, with_saved_schedule(run_dir, run))
     require_same_data(run_dir, run, dataset, always=moved is None)
-    for change in changes:
-        print_status(str(change))
     return LaunchPlan(run, out, dataset.folder, resume=True)
 
 

@@ -8,7 +8,11 @@ from typing import Any
 
 from fabella.tracking.run_log import RunLog, open_run_log
 from fabella.training.callbacks.build import Callbacks
-from fabella.training.callbacks.validation import interrupted_before_final_loss, measure_final_loss
+from fabella.training.callbacks.validation import (
+    best_checkpoint,
+    interrupted_before_final_loss,
+    measure_final_loss,
+)
 from fabella.training.callbacks.watchdog import TIMEOUT_SHARE, Watchdog
 from fabella.training.data_source import batches_from
 from fabella.training.eval_loss import ValidationSplit, bits_per_nat
@@ -47,7 +51,7 @@ def fit(
         session.record.commit()  # if there was no step to take
         final_loss = measure_final_loss(session, progress, validation, log)
         log.flush()
-    return TrainResult(session.run_dir.path, progress, final_loss)
+    return TrainResult(session.run_dir.path, progress, final_loss, best_checkpoint(session.run_dir))
 
 
 def _train(

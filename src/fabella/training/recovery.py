@@ -136,11 +136,18 @@ def restore(session: TrainingSession, *, scheduled: bool = False) -> tuple[Progr
         for warning in loaded.warnings:
             session.print(warning)
         saved = dict(loaded.checkpoint.progress)
-        session.engine.restore(loaded.checkpoint.state)
+        session.engine.restore(_reset(loaded.checkpoint.state, session.run, loaded.step))
         progress = _parse_progress(saved, loaded.step)
     if session.is_main and progress.step < session.steps and not scheduled:
         require_disk_space(session.run_dir.path, session.run, existing=len(session.run_dir.steps()))
     return progress, saved
+
+
+def _reset(state: State, run: RunConfig, step: int) -> State:
+    """Return the state of a checkpoint, with an optimizer state of zeros if it is reset after this ``step``."""
+    if step not in run.optimizer.reset_after:
+        return state
+    return State(state.weights, initial_state(run).optimizer_state, {**state.scalars, "updates": 0})
 
 
 def truncate_logs(session: TrainingSession, step: int) -> None:

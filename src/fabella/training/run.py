@@ -18,7 +18,7 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.environment import environment
 from fabella.runs.resume_rules import compare_manifests, record_changes
 from fabella.runs.run_dataset import DATA, dataset_entry, open_run_dataset, remember_dataset
-from fabella.runs.run_dir import CHANGES, RunDir
+from fabella.runs.run_dir import CHANGES, FIRST_SCHEDULE, RunDir
 from fabella.tracking.factory import require_packages
 from fabella.tracking.tracker import Tracker
 from fabella.training.fit import fit
@@ -57,7 +57,7 @@ def start_run(
         session = TrainingSession(run, RunDir(out, run, {}), dataset, engine, process_group, extras)
         return _fit_with_rollback(session, Progress(), {})
     require_disk_space(out, run, existing=0)
-    run_dir = RunDir.create(out, run, _manifest(out, dataset, engine) | _user_callbacks(extras))
+    run_dir = RunDir.create(out, run, _first_manifest(run, out, dataset, engine, extras))
     with run_dir.lock():
         run_dir.save_tokenizer(dataset.tokenizer)
         session = TrainingSession(run, run_dir, dataset, engine, process_group, extras)
@@ -160,6 +160,14 @@ def _manifest(out: Path, dataset: TokenizedDataset, engine: engines.Engine) -> d
         DATA: dataset_entry(dataset, out),
         "tokenizer": dataset.tokenizer.fingerprint,
     }
+
+
+def _first_manifest(
+    run: RunConfig, out: Path, dataset: TokenizedDataset, engine: engines.Engine, extras: Extras
+) -> dict[str, Any]:
+    """Return the manifest of a new run."""
+    schedule = {FIRST_SCHEDULE: [phase.model_dump(mode="json") for phase in run.optimizer.schedule]}
+    return _manifest(out, dataset, engine) | _user_callbacks(extras) | schedule
 
 
 def _user_callbacks(extras: Extras) -> dict[str, list[str]]:

@@ -33,6 +33,15 @@ class Extras:
 
 
 @dataclass(frozen=True, slots=True)
+class BestCheckpoint:
+    """Checkpoint with the lowest loss on the fixed validation subset."""
+
+    step: int
+    bits_per_byte: float
+    """On the validation subset"""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainResult:
     """Result of a finished run."""
 
@@ -41,6 +50,8 @@ class TrainResult:
     progress: Progress
     score: EvalLoss
     """Loss on the whole validation split"""
+    best: BestCheckpoint | None = None
+    """Best checkpoint, which generating loads; None if no step was validated"""
 
 
 class PendingRecord:

@@ -74,18 +74,23 @@ class Callbacks:
             *session.extras.callbacks,
             user,
             signals,
-            SaveCheckpoint(
-                session,
-                signals,
-                log.worker,
-                due=cadence(session, run.checkpoint),
-                is_best=lambda: self.validate.improved,
-                should_stop=lambda: self.early_stop.should_stop or user.should_stop,
-                callback_state=self._state,
-                flush_metrics=log.flush,
-            ),
+            self._save_checkpoint(session, signals, log, user),
             ResetOptimizer(engine, run.optimizer.reset_after),
         ]
+
+    def _save_checkpoint(
+        self, session: TrainingSession, signals: SyncedSignals, log: RunLog, user: UserCallbacks
+    ) -> SaveCheckpoint:
+        return SaveCheckpoint(
+            session,
+            signals,
+            log.worker,
+            due=cadence(session, session.run.checkpoint),
+            is_best=lambda: self.validate.improved,
+            should_stop=lambda: self.early_stop.should_stop or user.should_stop,
+            callback_state=self._state,
+            flush_metrics=log.flush,
+        )
 
     def _state(self) -> CallbackState:
         """Return the values of all callbacks for a checkpoint. Spikes are first: they read the losses of all steps."""

@@ -9,12 +9,13 @@ from typing import Any
 from fabella.engine.engine import StepResult
 from fabella.errors import TrainingInterrupted
 from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dir import RunDir
 from fabella.tracking.run_log import RunLog
 from fabella.training.callbacks.cadence import Due
 from fabella.training.callbacks.metrics import Write
 from fabella.training.eval_loss import EvalLoss, ValidationSplit
 from fabella.training.loop import Progress
-from fabella.training.session import TrainingSession
+from fabella.training.session import BestCheckpoint, TrainingSession
 
 
 class Validate:
@@ -74,6 +75,14 @@ class EarlyStop:
 def loss_row(kind: str, step: int, loss: EvalLoss) -> dict[str, Any]:
     """Return a loss as a row of metrics.jsonl."""
     return {"kind": kind, "step": step, **dataclasses.asdict(loss), "perplexity": loss.perplexity}
+
+
+def best_checkpoint(run_dir: RunDir) -> BestCheckpoint | None:
+    """Return the best checkpoint of a run and its loss, from its metrics; None if there is none."""
+    best = run_dir.read_pointer("best")
+    rows = [row for row in read_rows(run_dir.path / "metrics.jsonl") if row["kind"] == "validation"]
+    values = [row["bits_per_byte"] for row in rows if row["step"] == best and row["bits_per_byte"] is not None]
+    return BestCheckpoint(best, values[-1]) if best is not None and values else None
 
 
 def measure_final_loss(

@@ -5,12 +5,15 @@ the rates that they had, and the rest of the run gets phases of its own. The sav
 every step, before and after the change.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 from fabella.config.optimizer import Schedule, SchedulePhase
+from fabella.config.training import MaxSteps
 from fabella.errors import ConfigError, did_you_mean
-from fabella.training.schedule import lr_factor, phase_steps, phase_value
+from fabella.run_config.run import RunConfig
+from fabella.training.schedule import learning_rate, lr_factor, phase_steps, phase_value
 
 ScheduleChange = Literal["auto", "hold", "rewarm", "decay", "stretch"]
 CHANGES: tuple[ScheduleChange, ...] = get_args(ScheduleChange)
@@ -18,6 +21,8 @@ REWARM_SHARE = 0.05
 """Share of the remaining steps in which the rate rises again; presets warm up over 5 or 10 % of a run."""
 MIN_REWARM_STEPS = 20
 """The rate rises by at most 1/20 of its peak a step, however few steps remain."""
+MAX_JUMP = 0.05
+"""Change of the rate between two steps, as a share of the larger peak, that is reported as a jump."""
 
 
 def parse_schedule_change(text: str) -> ScheduleChange:
@@ -45,10 +50,11 @@ def change_schedule(
         return phases
     taken = _taken(phases, step, before)
     present = _present(phases, step, before)
+    last = lr_factor(phases, step - 1, before) if step and not from_zero else 0.0
     if change == "rewarm":
-        return (*taken, *_rewarm(phases, 0.0 if from_zero else present, after - step))
+        return (*taken, *_rewarm(phases, last, after - step))
     if change == "auto":
-        return _continued(phases, taken, present, step, before, after)
+        return _continued(phases, taken, last, step, before, after)
     if present == 0.0:
         raise ConfigError(
             f"The learning rate is 0 after step {step:,}: --schedule {change} would train without effect.",
@@ -57,16 +63,46 @@ def change_schedule(
     return (*taken, _decay(phases, present, after - step)) if change == "decay" else taken
 
 
-def _continued(phases: Schedule, taken: Schedule, present: float, step: int, before: int, after: int) -> Schedule:
-    """Return the schedule for ``auto``."""
-    length = sum(steps for _, steps in phase_steps(phases, before))
+def describe_rates(saved: RunConfig, requested: RunConfig, step: int) -> list[str]:
+    """Return lines with the learning rates before and after ``step``, where a run gets the config ``requested``."""
+    before, after = _max_steps(saved), _max_steps(requested)
+    last, following = learning_rate(saved.optimizer, step - 1, before), learning_rate(requested.optimizer, step, after)
+    rates = f"{last:.3g} at step {step:,}, {following:.3g} at step {step + 1:,}"
+    if after <= step:
+        return [f"Learning rate: {last:.3g} at step {step:,}, the last one."]
+    ends = itertools.accumulate(taken for _, taken in phase_steps(requested.optimizer.schedule, after))
+    candidates = [number for end in ends for number in (end - 1, end) if step <= number < after]
+    peak_step = max([step, *candidates], key=lambda number: learning_rate(requested.optimizer, number, after))
+    later = f", {learning_rate(requested.optimizer, after - 1, after):.3g} at step {after:,}, the last one"
+    if peak_step not in {step, after - 1}:
+        later = f", {learning_rate(requested.optimizer, peak_step, after):.3g} at step {peak_step + 1:,}{later}"
+    lines = [f"Learning rate: {rates}{later}."]
+    if abs(following - last) > MAX_JUMP * max(saved.optimizer.lr, requested.optimizer.lr) * (1 + 1e-9):
+        lines.append("warning: the learning rate jumps. --schedule auto, hold or decay continue from the present rate.")
+    idle = 0
+    while idle < after - step and learning_rate(requested.optimizer, after - 1 - idle, after) == 0.0:
+        idle += 1
+    if idle:
+        lines.append(f"warning: the learning rate is 0 in {idle:,} steps, which change nothing. Use --schedule rewarm.")
+    return lines
+
+
+def _max_steps(run: RunConfig) -> int:
+    assert isinstance(run.training.length, MaxSteps), "the config of a saved run is resolved"
+    return run.training.length.max_steps
+
+
+def _continued(phases: Schedule, taken: Schedule, last: float, step: int, before: int, after: int) -> Schedule:
+    """Return the schedule for ``auto``; ``last``: value at the last step."""
+    steps = phase_steps(phases, before)
+    length = sum(number for _, number in steps)
     end = lr_factor(phases, length, before)
     running = step < length
     if running and (length == before or (end == 0.0 and length < before)):
         return (*taken, *_stretched(phases, step, before, length, after))
     if end == 0.0 and not running:
-        return (*taken, *_rewarm(phases, present, after - step))
-    return tuple(_fixed(phase, length) for phase, (length, _) in zip(phases, phase_steps(phases, before), strict=True))
+        return (*taken, *_rewarm(phases, last, after - step))
+    return tuple(_fixed(phase, number) for phase, (number, _) in zip(phases, steps, strict=True))
 
 
 def _fixed(phase: SchedulePhase, length: int) -> SchedulePhase:
@@ -118,14 +154,14 @@ def _stretched(phases: Schedule, step: int, total: int, end: int, after: int) ->
     return rest
 
 
-def _rewarm(phases: Schedule, present: float, steps: int) -> list[SchedulePhase]:
+def _rewarm(phases: Schedule, last: float, steps: int) -> list[SchedulePhase]:
     """Return a linear rise to the peak, at most 1/20 of it a step, and the last decay over the other steps."""
     rise = min(max(MIN_REWARM_STEPS, round(REWARM_SHARE * steps)), max(steps // 2, 1))
-    top = min(1.0, present + rise / MIN_REWARM_STEPS)
+    top = min(1.0, last + rise / MIN_REWARM_STEPS)
     falls = any(phase.end < phase.start for phase in phases)
-    if top <= present:  # at the peak already
-        return [_decay(phases, present, steps)] if falls else []
-    warm_up = SchedulePhase(shape="linear", start=present, end=top, length=rise)
+    if top <= last:  # at the peak already
+        return [_decay(phases, last, steps)] if falls else []
+    warm_up = SchedulePhase(shape="linear", start=last, end=top, length=rise)
     return [warm_up, _decay(phases, top, steps - rise)] if falls and steps > rise else [warm_up]
 
 

@@ -1,0 +1,199 @@
+"""Resolve a request to resume a run, train it longer, or branch it, for the command line and ``fabella.resume``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fabella.config.training import MaxSteps
+from fabella.errors import ConfigError, UsageError
+from fabella.run_config.files import apply_overrides, validate_config
+from fabella.run_config.run import RunConfig
+from fabella.runs.branch import branch, config_at
+from fabella.runs.checkpoint import load, start_step
+from fabella.runs.metrics_log import read_rows
+from fabella.runs.resume_rules import compare_for_resume
+from fabella.runs.run_dataset import open_run_dataset
+from fabella.runs.run_dir import FIRST_SCHEDULE, RunDir, remove_interrupted_branch, require_empty
+from fabella.tracking.console import print_status
+from fabella.training.setup.extend import change_schedule, describe_rates, parse_schedule_change
+from fabella.training.setup.resolve_config import is_resolved, resolve_config
+
+ROWS_OF_SPEED = 50
+"""Latest rows of metrics from which the speed of a run is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequest:
+    """Options of ``fabella resume`` and ``fabella.resume``."""
+
+    run: Path
+    overrides: Sequence[str] = ()
+    steps: int = 0
+    """Train to this step; 0: not given"""
+    epochs: float = 0.0
+    """Train to this number of epochs; 0: not given"""
+    tokens: int = 0
+    """Train to this number of tokens; 0: not given"""
+    minutes: float = 0.0
+    """Train this much longer, at the speed of the run so far; 0: not given"""
+    schedule: str = "auto"
+    """What the learning-rate schedule becomes; see ``change_schedule``"""
+    reset_optimizer: bool = False
+    """Start with a fresh optimizer"""
+    checkpoint: str = ""
+    """best, latest or a step number: where a branch begins; empty: latest"""
+    out: Path | None = None
+    """Directory of a branch; None: the run itself continues"""
+    data: Path | None = None
+    """New path of the dataset, if it was moved"""
+
+
+def resolve_resume(request: ResumeRequest) -> tuple[Path, RunConfig]:
+    """Return the run directory to resume and its config, and print what changes.
+
+    Create the branch if one is requested. Raise ConfigError for a setting that must not change; UsageError for options
+    that contradict each other.
+    """
+    run_dir = RunDir.open(request.run)
+    _require_out(request)
+    step = _first_step(run_dir, request.checkpoint)
+    saved = config_at(run_dir, step) if request.out else run_dir.run
+    requested = _requested(run_dir, saved, request, step)
+    if request.reset_optimizer and step:
+        requested = _with_optimizer(requested, reset_after=tuple(sorted({*requested.optimizer.reset_after, step})))
+    requested = _with_schedule(saved, requested, request, step)
+    _print_changes(saved, requested, step)
+    if request.out is None:
+        return request.run, requested
+    branch(run_dir, step, request.out)
+    print_status(f"{request.out} begins with step {step:,} of {request.run}.")
+    return request.out, requested
+
+
+def _require_out(request: ResumeRequest) -> None:
+    """Raise UsageError for a checkpoint without a directory for the branch, StorageError if that is not empty."""
+    if request.out is not None:
+        remove_interrupted_branch(request.out)
+        require_empty(request.out)
+    elif request.checkpoint:
+        raise UsageError(
+            f"--checkpoint {request.checkpoint} of {request.run} begins a new run, which needs a directory.",
+            hint=f"Give it: --out {request.run}-2. Without --checkpoint the run continues from its latest checkpoint.",
+        )
+
+
+def _with_schedule(saved: RunConfig, requested: RunConfig, request: ResumeRequest, step: int) -> RunConfig:
+    """Return the config with the schedule of the remaining steps, unless the request has a schedule of its own."""
+    change = parse_schedule_change(request.schedule)
+    before, after = _max_steps(saved), _max_steps(requested)
+    if requested.optimizer.schedule != saved.optimizer.schedule:
+        if change != "auto":
+            raise UsageError(f"--schedule {change} contradicts optimizer.schedule.", hint="Give one of them.")
+        return requested
+    if before == after and change == "auto":
+        return requested
+    schedule = change_schedule(
+        saved.optimizer.schedule, change, step=step, before=before, after=after, from_zero=request.reset_optimizer
+    )
+    return _with_optimizer(requested, schedule=schedule)
+
+
+def _first_step(run_dir: RunDir, checkpoint: str) -> int:
+    """Return the step of the checkpoint to continue from; 0 without one."""
+    if not checkpoint or checkpoint == "latest":
+        return start_step(run_dir)
+    if checkpoint == "best":
+        return load(run_dir, "best", weights_only=True).step
+    if not checkpoint.isdecimal():
+        raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")
+    return load(run_dir, int(checkpoint), weights_only=True).step
+
+
+def _requested(run_dir: RunDir, saved: RunConfig, request: ResumeRequest, step: int) -> RunConfig:
+    """Return the saved config with the changes of the request, its length in steps."""
+    lengths = {
+        f"training.length.max_steps={request.steps}": request.steps,
+        f"training.length.epochs={request.epochs}": request.epochs,
+        f"training.length.max_tokens={request.tokens}": request.tokens,
+        "--minutes": request.minutes,
+    }
+    given = [text for text, value in lengths.items() if value]
+    if len(given) > 1:
+        raise UsageError("More than one length was given.", hint="Use one of --steps, --epochs, --tokens, --minutes.")
+    overrides = [*(text for text in given if text != "--minutes"), *request.overrides]
+    if request.minutes:
+        overrides.append(f"training.length.max_steps={_steps_in(run_dir, request.minutes, step)}")
+    if not overrides:
+        return saved
+    requested = validate_config(apply_overrides(saved.model_dump(mode="json"), overrides))
+    if is_resolved(requested):
+        return requested
+    compare_for_resume(saved, requested)  # before the dataset is opened
+    return resolve_config(requested, open_run_dataset(run_dir, request.data))
+
+
+def _steps_in(run_dir: RunDir, minutes: float, step: int) -> int:
+    """Return the last step of a run that is trained for so many more minutes after ``step``.
+
+    Raise ConfigError if its speed was not measured.
+    """
+    rows = [row for row in read_rows(run_dir.path / "metrics.jsonl") if row.get("kind") == "train" and "seconds" in row]
+    rows = rows[-ROWS_OF_SPEED:]
+    seconds = rows[-1]["seconds"] - rows[0]["seconds"] if rows else 0.0
+    if seconds <= 0.0:
+        raise ConfigError(
+            f"The speed of {run_dir.path} is unknown: its metrics have fewer than two rows.",
+            hint=f"Give the length in steps: --steps {2 * _max_steps(run_dir.run)}.",
+        )
+    speed = (rows[-1]["step"] - rows[0]["step"]) / seconds
+    more = max(round(minutes * 60 * speed), 1)
+    print_status(f"{minutes:g} minutes at {speed:.3g} steps per second: {more:,} more steps, to step {step + more:,}.")
+    return step + more
+
+
+def with_saved_schedule(run_dir: RunDir, requested: RunConfig) -> RunConfig:
+    """Return a config from which the run was once started, with the schedule that the run has now.
+
+    A schedule other than the first one of the run is kept: it was changed on purpose.
+    """
+    saved, step = run_dir.run, start_step(run_dir)
+    phases = [phase.model_dump(mode="json") for phase in requested.optimizer.schedule]
+    if not requested.optimizer.reset_after:
+        requested = _with_optimizer(requested, reset_after=saved.optimizer.reset_after)
+    if requested.optimizer.schedule != saved.optimizer.schedule and phases != run_dir.manifest.get(FIRST_SCHEDULE):
+        return requested
+    before, after = _max_steps(saved), _max_steps(requested)
+    schedule = saved.optimizer.schedule
+    if before != after:
+        schedule = change_schedule(schedule, "auto", step=step, before=before, after=after)
+    return _with_optimizer(requested, schedule=schedule)
+
+
+def print_changes(run_dir: RunDir, requested: RunConfig) -> RunConfig:
+    """Print what changes in a run that resumes with the config ``requested``, and return it.
+
+    Raise ConfigError for a setting that must not change.
+    """
+    _print_changes(run_dir.run, requested, start_step(run_dir))
+    return requested
+
+
+def _print_changes(saved: RunConfig, requested: RunConfig, step: int) -> None:
+    """Print the changed settings of a run that resumes after ``step``, and its learning rates before and after.
+
+    Raise ConfigError for a setting that must not change.
+    """
+    for difference in compare_for_resume(saved, requested):
+        print_status(str(difference))
+    if step and (saved.optimizer, saved.training.length) != (requested.optimizer, requested.training.length):
+        for line in describe_rates(saved, requested, step):
+            print_status(line)
+
+
+def _with_optimizer(run: RunConfig, **values: object) -> RunConfig:
+    return run.model_copy(update={"optimizer": run.optimizer.model_copy(update=values)})
+
+
+def _max_steps(run: RunConfig) -> int:
+    assert isinstance(run.training.length, MaxSteps), "the config of a saved run is resolved"
+    return run.training.length.max_steps
