@@ -19,26 +19,19 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device, writable
-from fabella.data.dataset import TokenizedDataset
 from fabella.errors import UsageError
 from fabella.report.page import page
 from fabella.report.run_history import read
-from fabella.run_config.run import RunConfig
-from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import atomic_write
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
-from fabella.training.setup.resolve_config import resolve_config
 from fabella.tuning import compare as comparison
-from fabella.tuning.compare import FamilyResult, steps_for_seconds, with_rate
+from fabella.tuning.compare import FamilyResult
 from fabella.tuning.comparison_tables import draw_curves, text_table, to_csv, to_latex
-from fabella.tuning.lr_search import find_rate
+from fabella.tuning.family_settings import with_found_rate, with_minutes, with_rates
 from fabella.tuning.match_size import SizeTarget, matched_model, size_target
-from fabella.tuning.space import max_steps
 
 FAMILIES = "mingru_plain,mingru,gpt2,llama,hybrid"
-LR_FIND_STEPS = 200
-"""Largest length of the trainings of --lr-find in steps; shorter runs are searched at their own length."""
 
 
 def command(
@@ -94,48 +87,12 @@ def command(
         print_status(sentence)
     runs = [run.model_copy(update={"data": fitted.data}) for run in runs]
     if lr_find:
-        runs = [_with_found_rate(run, ids, comparison.run_dirs(run, out, 1)[0], device) for run in runs]
+        runs = [with_found_rate(run, ids, comparison.run_dirs(run, out, 1)[0], device) for run in runs]
     if minutes:
-        runs = [_with_minutes(run, minutes, comparison.run_dirs(run, out, 1)[0], device) for run in runs]
+        runs = [with_minutes(run, minutes, comparison.run_dirs(run, out, 1)[0], device) for run in runs]
     results = comparison.compare(runs, ids, out, seeds=seeds, device=device)
     source = "found by --lr-find" if lr_find else "given by --lr" if lr else "the config's for all"
     _finish(results, target, out, f"Learning rates: {source}.", as_json=as_json)
-
-
-def with_rates(runs: list[RunConfig], lr: str) -> list[RunConfig]:
-    """Return the runs with the rates of ``--lr``: one for all, or ``family=rate`` by commas. Raise UsageError."""
-    if not lr:
-        return runs
-    parts = [part.strip().rpartition("=") for part in lr.split(",")]
-    rates = {name: number for name, _, number in parts}
-    names = [run.name for run in runs]
-    unknown = [name for name in rates if name and name not in names]
-    try:
-        numbers = {name: float(text) for name, text in rates.items()}
-    except ValueError:
-        raise UsageError(f"Cannot parse --lr {lr}.", hint="Use --lr 3e-3, or --lr llama=5e-3,gpt2=2e-3.") from None
-    if unknown or ("" not in numbers and set(names) - set(numbers)):
-        missing = sorted(set(unknown) or set(names) - set(numbers))
-        reason = "which is not compared" if unknown else "which has no rate"
-        raise UsageError(f"--lr {lr}: {missing[0]}, {reason}.", hint=f"The families are {', '.join(names)}.")
-    return [with_rate(run, numbers.get(run.name, numbers.get("", 0.0))) for run in runs]
-
-
-def _with_found_rate(run: RunConfig, ids: TokenizedDataset, run_dir: Path, device: str) -> RunConfig:
-    """Return the run with the rate of a range test, or with that of the run of an earlier call in ``run_dir``."""
-    if (run_dir / CONFIG).is_file():
-        return with_rate(run, RunDir.open(run_dir).run.optimizer.lr)
-    print_status(f"{run.name}: trying learning rates …")
-    steps = min(LR_FIND_STEPS, max_steps(resolve_config(run, ids)))
-    return with_rate(run, find_rate(run, ids, steps=steps, device=device, report=print_status).suggested)
-
-
-def _with_minutes(run: RunConfig, minutes: float, run_dir: Path, device: str) -> RunConfig:
-    """Return the run with as many steps as fit into the time, or as those of the run of an earlier call."""
-    if (run_dir / CONFIG).is_file():
-        length = RunDir.open(run_dir).run.training.length
-        return run.model_copy(update={"training": run.training.model_copy(update={"length": length})})
-    return steps_for_seconds(run, 60 * minutes, device=device)
 
 
 def _finish(results: list[FamilyResult], target: SizeTarget, out: Path, rates: str, *, as_json: bool) -> None:

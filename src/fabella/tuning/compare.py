@@ -16,11 +16,9 @@ from fabella.models.flops import flops_per_token
 from fabella.models.parameters import count, count_non_embedding
 from fabella.planning.estimate import estimate_memory
 from fabella.report.run_history import read, settings
-from fabella.run_config.files import apply_overrides, validate_config, with_sections
 from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.training import run as session
-from fabella.training.setup.quickstart import measure_speed
 from fabella.training.setup.resolve_config import resolve_config
 
 NOT_COMPARED = ("about.", "checkpoint.", "samples.", "tracking.", "model.family")
@@ -70,17 +68,6 @@ class FamilyResult:
     def seconds(self) -> float:
         """Mean training time of a run."""
         return fmean(run.seconds for run in self.runs)
-
-
-def with_rate(run: RunConfig, lr: float) -> RunConfig:
-    """Return the run with another peak learning rate."""
-    return validate_config(apply_overrides(run.model_dump(mode="json"), [f"optimizer.lr={lr!r}"]))
-
-
-def steps_for_seconds(run: RunConfig, seconds: float, *, device: str = "auto") -> RunConfig:
-    """Return ``run`` with as many steps as this machine takes in ``seconds``; its speed is measured."""
-    steps = measure_speed(run, device=device).steps_in(seconds / 60)
-    return validate_config(with_sections(run.model_dump(mode="json"), {"training.length": {"max_steps": steps}}))
 
 
 def run_dirs(run: RunConfig, out: Path, seeds: int) -> list[Path]:
