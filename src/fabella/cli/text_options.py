@@ -20,7 +20,12 @@ Separator = Annotated[
         "--separator", help="Document separator of .txt: auto, file, blank-lines, lines, or the separator itself."
     ),
 ]
-Column = Annotated[str, typer.Option("--column", help="Text column of .jsonl, .csv, .parquet and hub datasets.")]
+Column = Annotated[
+    str,
+    typer.Option(
+        "--column", help="Text column of a table: a name, a path (doc.text), or a template ('{title} {text}')."
+    ),
+]
 DecodeErrorsOption = Annotated[
     str,
     typer.Option(

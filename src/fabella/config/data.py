@@ -56,7 +56,10 @@ class FilesSource(ConfigModel):
         default="auto",
         description="document separator of .txt: auto, file, blank-lines, lines, or the separator itself",
     )
-    column: str = Field(default="auto", description="text column of .jsonl, .csv and .parquet; auto detects it")
+    column: str = Field(
+        default="auto",
+        description="text column of a table: a name, a path such as doc.text, or a template; auto detects it",
+    )
     boilerplate: Literal["remove", "keep"] = Field(
         default="remove", description="header and licence of Project Gutenberg, and front matter of Markdown"
     )

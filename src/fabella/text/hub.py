@@ -8,7 +8,8 @@ from typing import Any
 from fabella.config.data import HubSource
 from fabella.errors import TextError
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.tables.text_column import detect_text_column, peek
+from fabella.text.tables.rows import report_column
+from fabella.text.tables.text_column import NoTextError, TextColumn, find_text, peek
 
 DOWNLOAD = "Check network and name, or download it (hf download --repo-type dataset {}) and give its files."
 
@@ -79,8 +80,8 @@ def _texts(rows: Iterator[Mapping[str, Any]], hub: HubSource, policy: DecodePoli
     first, rows = peek(rows)
     if not first:
         return
-    column = detect_text_column(hub.column, first, hub.name)
-    detection = policy.notes.add_detection("text column", column, hub.name) if hub.column == "auto" else None
+    column = find_text(hub.column, first, hub.name)
+    detection = report_column(column, hub.name, policy, detected=hub.column == "auto")
     for text in texts_of(rows, column, hub, policy):
         if detection:
             detection.documents += 1
@@ -88,16 +89,19 @@ def _texts(rows: Iterator[Mapping[str, Any]], hub: HubSource, policy: DecodePoli
 
 
 def texts_of(
-    rows: Iterable[Mapping[str, Any]], column: str, hub: HubSource, policy: DecodePolicy, *, first: int = 1
+    rows: Iterable[Mapping[str, Any]], column: TextColumn, hub: HubSource, policy: DecodePolicy, *, first: int = 1
 ) -> Iterator[str]:
     """Yield the documents in ``column`` of ``rows``; ``first`` is the number of the first row, for errors."""
+    where = ", ".join(map(repr, column.columns))
     for number, row in enumerate(rows, start=first):
         location = f"{hub.name}, row {number}"
-        value = row.get(column)
+        try:
+            value = column.text({name: row.get(name) for name in column.columns})
+        except NoTextError as error:
+            policy.bad_line(location, str(error))
+            continue
         if value is None:
             policy.notes.empty += 1
-        elif not isinstance(value, str):
-            policy.bad_line(location, f"{column!r} is a {type(value).__name__}, not text.")
-        else:
-            raw = value.encode("utf-8", "surrogatepass")
-            yield from policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {column!r}")
+            continue
+        raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+        yield from policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {where}")

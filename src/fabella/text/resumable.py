@@ -18,7 +18,7 @@ from fabella.errors import TextError
 from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.storybook import generator
-from fabella.text.tables.text_column import detect_text_column, peek
+from fabella.text.tables.text_column import TextColumn, find_text, peek
 
 CHUNK_STORIES = 1024
 """Stories of a chunk of the storybook."""
@@ -105,6 +105,7 @@ def _downloaded(source: HubSource, policy: DecodePolicy, shuffled: ShuffledRange
         def read(number: int) -> Iterator[str]:
             first = number * DOWNLOADED_ROWS
             part = rows.select(range(first, min(first + DOWNLOADED_ROWS, len(rows))))
+            assert column is not None, "there are rows"
             return hub.texts_of(part, column, source, policy, first=first + 1)
 
         if column:
@@ -126,7 +127,7 @@ def _streamed(source: HubSource, policy: DecodePolicy, cursor: str) -> Iterator[
             rows, failed = None, failed + 1
             continue
         failed = 0
-        if not chunk:
+        if not chunk or rows.column is None:
             return
         yield Chunk(cursor, hub.texts_of(chunk, rows.column, source, policy, first=rows.first))
         cursor = rows.cursor
@@ -154,10 +155,10 @@ class _Rows:
         return chunk
 
 
-def _one_column(rows: Any, source: HubSource) -> tuple[Any, str]:
-    """Return the rows with only the text column, and its name; an empty name for a dataset without rows."""
+def _one_column(rows: Any, source: HubSource) -> tuple[Any, TextColumn | None]:
+    """Return the rows with only the columns that are read, and where their text is; None for no rows."""
     first, _ = peek(iter(rows))
     if not first:
-        return rows, ""
-    column = detect_text_column(source.column, first, source.name)
-    return rows.select_columns([column]), column
+        return rows, None
+    column = find_text(source.column, first, source.name)
+    return rows.select_columns(list(column.columns)), column

@@ -7,6 +7,7 @@ import pytest
 from fabella.errors import TextError
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.csv import csv_rows
+from fabella.text.readers.read_options import ReadOptions
 from fabella.text.tables.rows import row_documents
 
 
@@ -17,7 +18,7 @@ def blocks(data: bytes) -> Iterator[bytes]:
 
 def csv(data: bytes, policy: DecodePolicy | None = None, column: str = "auto") -> list[str]:
     policy = policy or DecodePolicy()
-    return list(row_documents(csv_rows(blocks(data), "a.csv", policy), "a.csv", column, policy))
+    return list(row_documents(csv_rows(blocks(data), "a.csv", policy), "a.csv", ReadOptions(column=column), policy))
 
 
 def test_each_rows_text_is_a_document() -> None:

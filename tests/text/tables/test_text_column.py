@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.tables.text_column import PEEK_CHARACTERS, PEEK_ROWS, detect_text_column, peek
+from fabella.text.tables.text_column import PEEK_CHARACTERS, PEEK_ROWS, find_text, peek
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "title": "Fox", "Story": "Once upon a time there was a fox.", "source": None},
@@ -26,22 +26,24 @@ ROWS: list[dict[str, Any]] = [
     ],
 )
 def test_the_text_column_is_detected_by_name_then_by_length(rows: list[dict[str, Any]], expected: str) -> None:
-    assert detect_text_column("auto", rows, "stories.csv") == expected
+    assert find_text("auto", rows, "stories.csv").columns == (expected,)
 
 
 def test_a_named_column_is_used_as_given() -> None:
-    assert detect_text_column("title", ROWS, "stories.csv") == "title"
+    assert find_text("title", ROWS, "stories.csv").columns == ("title",)
 
 
 def test_an_unknown_column_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(TextError) as error:
-        detect_text_column("Storry", ROWS, "stories.csv")
+        find_text("Storry", ROWS, "stories.csv")
     assert str(error.value) == "stories.csv has no column 'Storry'. Did you mean 'Story'?"
 
 
 def test_a_table_without_text_is_an_error_with_its_columns() -> None:
-    with pytest.raises(TextError, match=r"stories.csv has no text column in its first 1 rows\. Set .*: a, b\."):
-        detect_text_column("auto", [{"a": 1, "b": None}], "stories.csv")
+    with pytest.raises(
+        TextError, match=r"stories.csv has no text column in its first 1 rows\. Set .*: a \(1\), b \(None\)\."
+    ):
+        find_text("auto", [{"a": 1, "b": None}], "stories.csv")
 
 
 def test_peeking_keeps_all_rows() -> None:

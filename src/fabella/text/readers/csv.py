@@ -23,7 +23,7 @@ def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str
     """Yield the text of each row. Raises TextError without a header and for more broken rows than allowed."""
     name = str(path)
     rows = csv_rows(to_utf8_blocks(read_blocks(path), name, policy.notes), name, policy)
-    return row_documents(rows, name, options.column, policy)
+    return row_documents(rows, name, options, policy)
 
 
 def csv_rows(blocks: Iterator[bytes], name: str, policy: DecodePolicy) -> Iterator[Row]:

@@ -1,37 +1,65 @@
-"""Reader of JSON lines: one object per line, its text column is the document."""
+"""Reader of JSON: one object or string per line, a list, objects over several lines, or one object with all rows."""
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from fabella.errors import TextError
+from fabella.text.boundaries.boilerplate import read_head
 from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.read_options import ReadOptions
+from fabella.text.tables.json_values import HEAD_BYTES, is_lines, read_values, rows_of_object
 from fabella.text.tables.rows import Row, row_documents, split_lines
 
 SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 
+STRING_COLUMN = "text"
+"""Column of a string that stands in place of an object."""
+
 
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
-    """Yield the text of each object. Raises TextError for a JSON list and for more broken lines than allowed."""
+    """Yield the text of each object. Raises TextError for damage, and for more broken lines than allowed."""
     name = str(path)
     rows = json_rows(to_utf8_blocks(read_blocks(path), name, policy.notes), name, policy)
-    return row_documents(rows, name, options.column, policy)
+    return row_documents(rows, name, options, policy)
 
 
 def json_rows(blocks: Iterator[bytes], name: str, policy: DecodePolicy) -> Iterator[Row]:
-    """Yield the JSON object of each line; blank lines are skipped."""
+    """Yield the rows of a JSON file, whatever its form; blank lines are skipped."""
+    head, blocks = read_head(blocks, HEAD_BYTES)
+    start = head[: head.rfind(b"\n") + 1] or head
+    blocks = chain([head], blocks)
+    return _rows_of_lines(blocks, name, policy) if is_lines(start) else _rows_of_values(blocks, name, policy)
 
+
+def _rows_of_values(blocks: Iterator[bytes], name: str, policy: DecodePolicy) -> Iterator[Row]:
+    """Yield the rows of JSON values; those of a single object if it holds them."""
+    values = read_values(blocks, name)
+    first = next(values, None)
+    second = next(values, None)
+    if first and second is None and isinstance(first[1], dict):
+        rows, how = rows_of_object(first[1])
+        if rows:
+            policy.notes.remarks[f"form of {name}"] = f"rows of {name} are read from {how} of one object"
+            line, first = first[0], None
+            values = iter([(line, row) for row in rows])
+    for line, value in chain([item for item in (first, second) if item], values):
+        if isinstance(value, str):
+            value = {STRING_COLUMN: value}
+        if isinstance(value, dict):
+            yield Row(value, line, escaped=True)
+        else:
+            policy.bad_line(f"{name}, line {line}", f"it is a JSON {type(value).__name__}, not an object or a string.")
+
+
+def _rows_of_lines(blocks: Iterator[bytes], name: str, policy: DecodePolicy) -> Iterator[Row]:
     def bad(number: int, reason: str) -> None:
         policy.bad_line(f"{name}, line {number}", reason)
 
     for number, line in split_lines(blocks, bad):
-        if number == 1 and line.lstrip().startswith(b"["):
-            hint = "Convert it: jq -c '.[]' OLD > NEW.jsonl."
-            raise TextError(f"{name} is one JSON list, not one object per line.", hint=hint)
         if not line.strip():
             continue
         try:
@@ -44,7 +72,7 @@ def json_rows(blocks: Iterator[bytes], name: str, policy: DecodePolicy) -> Itera
 
 
 class NotAnObjectError(ValueError):
-    """A line of .jsonl is not a JSON object; the message gives the reason."""
+    """A line of .jsonl is neither a JSON object nor a string; the message gives the reason."""
 
 
 def _decoded(line: bytes) -> tuple[str, bool]:
@@ -64,8 +92,10 @@ def _object(line: str) -> dict[str, Any]:
         raise NotAnObjectError("it is nested too deeply.") from None
     except ValueError as error:  # also an integer of more than 4,300 digits
         raise NotAnObjectError(f"it is not JSON ({error}).") from None
+    if isinstance(values, str):
+        return {STRING_COLUMN: values}
     if not isinstance(values, dict):
-        raise NotAnObjectError(f"it is a JSON {type(values).__name__}, not an object.")
+        raise NotAnObjectError(f"it is a JSON {type(values).__name__}, not an object or a string.")
     return values
 
 

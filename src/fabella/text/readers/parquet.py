@@ -1,16 +1,17 @@
-"""Reader of Parquet, a batch of rows at a time (needs ``pip install 'fabella[parquet]'``)."""
+"""Reader of Parquet and Arrow, a batch of rows at a time (needs ``pip install 'fabella[parquet]'``)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fabella.errors import TextError, did_you_mean
 from fabella.text.compression import BLOCK, CODECS, FREE, RATIO
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.readers.read_options import ReadOptions
-from fabella.text.tables.text_column import detect_text_column
+from fabella.text.tables.rows import report_column
+from fabella.text.tables.text_column import NoTextError, find_text
 
-SUFFIXES = frozenset({".parquet"})
+SUFFIXES = frozenset({".parquet", ".arrow"})
 
 ROWS = 100
 """Rows read at once, and inspected to detect the text column."""
@@ -20,50 +21,90 @@ def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str
     """Yield the text of each row. Raises TextError: missing extra, damage, no text column, decompression bomb."""
     if path.suffix.lower() in CODECS:
         raise TextError(f"{path} is compressed twice: Parquet compresses its columns.", hint="Unpack it first.")
-    wanted = options.column
     try:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
-        raise TextError("Reading .parquet needs pyarrow.", hint="pip install 'fabella[parquet]'") from error
+        raise TextError(f"Reading {path.suffix} needs pyarrow.", hint="pip install 'fabella[parquet]'") from error
     try:
-        with parquet.ParquetFile(path, buffer_size=BLOCK) as file:
-            candidates = _candidates(file, wanted, str(path))
-            refuse_bomb(file.metadata, candidates, str(path))
-            column = _detected(file, candidates, str(path)) if wanted == "auto" else wanted
-            yield from _texts(file, column, str(path), detected=wanted == "auto", policy=policy)
-    except (arrow.ArrowException, OSError) as error:
+        if path.suffix.lower() == ".parquet":
+            with parquet.ParquetFile(path, buffer_size=BLOCK) as file:
+                yield from _texts(_ParquetTable(file, str(path)), options, policy)
+        else:
+            with arrow.memory_map(str(path)) as source:
+                yield from _texts(_ArrowTable(source, str(path)), options, policy)
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         message = str(error).partition("\n")[0].rstrip(".")
-        raise TextError(f"{path} cannot be read as parquet: {message}.", hint="Download it again.") from error
+        what = path.suffix.lower().removeprefix(".")
+        raise TextError(f"{path} cannot be read as {what}: {message}.", hint="Download it again.") from error
 
 
-def _candidates(file: Any, wanted: str, name: str) -> list[str]:
-    """Return the wanted column, or every column of strings."""
-    types = {field.name: field.type for field in file.schema_arrow}
-    texts = [column for column, type_ in types.items() if "string" in str(type_) and not type_.num_fields]
-    if wanted == "auto":
-        if not texts:
-            raise TextError(f"{name} has no text column.", hint=f"Its columns: {', '.join(types)}.")
-        return texts
-    if wanted not in types:
-        raise TextError(f"{name} has no column {wanted!r}.", hint=did_you_mean(wanted, types))
-    if wanted not in texts and "binary" not in str(types[wanted]):
-        raise TextError(
-            f"Column {wanted!r} of {name} contains {types[wanted]}, not text.", hint=did_you_mean("", texts)
-        )
-    return [wanted]
+class _Table(Protocol):
+    name: str
+    schema: Any
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield the rows in batches, only these columns."""
+        ...
 
 
-def _detected(file: Any, candidates: list[str], name: str) -> str:
-    first = next(file.iter_batches(batch_size=ROWS, columns=candidates), None)
-    rows = first.cast(_as_bytes(first.schema)).to_pylist() if first is not None else []
-    return detect_text_column("auto", rows, name) if rows else candidates[0]
+class _ParquetTable:
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self.name, self.schema = file, name, file.schema_arrow
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        leaves = self._file.metadata.schema
+        paths = [leaves.column(index).path for index in range(len(leaves))]
+        refuse_bomb(self._file.metadata, [path for path in paths if path.partition(".")[0] in columns], self.name)
+        yield from self._file.iter_batches(batch_size=ROWS, columns=list(columns))
+
+
+class _ArrowTable:
+    """Arrow's stream format, as the datasets library saves it, or its file format."""
+
+    def __init__(self, source: Any, name: str) -> None:
+        import pyarrow as arrow
+
+        self._source, self.name = source, name
+        try:
+            self._open = arrow.ipc.open_stream
+            self.schema = self._open(source).schema
+        except arrow.ArrowInvalid:
+            source.seek(0)
+            self._open = arrow.ipc.open_file
+            self.schema = self._open(source).schema
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        self._source.seek(0)
+        reader = self._open(self._source)
+        count = getattr(reader, "num_record_batches", None)
+        every = reader if count is None else (reader.get_batch(number) for number in range(count))
+        for batch in every:
+            for start in range(0, batch.num_rows, ROWS):
+                yield batch.slice(start, ROWS).select(list(columns))
+
+
+def _rows(batch: Any) -> list[dict[str, Any]]:
+    """Return the rows of a batch, strings as bytes: Arrow does not check that they are UTF-8."""
+    return batch.cast(_as_bytes(batch.schema)).to_pylist()
 
 
 def _as_bytes(schema: Any) -> Any:
     import pyarrow as arrow
 
-    return arrow.schema([(name, arrow.large_binary()) for name in schema.names])
+    return arrow.schema(
+        [(field.name, arrow.large_binary() if _is_string(field.type) else field.type) for field in schema]
+    )
+
+
+def _is_string(type_: Any) -> bool:
+    """Return True for strings, dictionaries of them, and binary columns."""
+    name = str(type_)
+    return not type_.num_fields and ("string" in name or "binary" in name)
+
+
+def _is_readable(type_: Any) -> bool:
+    return _is_string(type_) or "string" in str(type_)
 
 
 def refuse_bomb(metadata: Any, columns: Sequence[str], name: str) -> None:
@@ -82,17 +123,39 @@ def refuse_bomb(metadata: Any, columns: Sequence[str], name: str) -> None:
                 )
 
 
-def _texts(file: Any, column: str, name: str, *, detected: bool, policy: DecodePolicy) -> Iterator[str]:
-    detection = policy.notes.add_detection("text column", column, name) if detected else None
+def _texts(table: _Table, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
+    names, wanted = list(table.schema.names), options.column
+    readable = [field.name for field in table.schema if _is_readable(field.type)]
+    if wanted == "auto" and not readable:
+        raise TextError(f"{table.name} has no text column.", hint=f"Its columns: {', '.join(names)}.")
+    if wanted in names and wanted not in readable:
+        kind = table.schema.field(wanted).type
+        raise TextError(
+            f"Column {wanted!r} of {table.name} contains {kind}, not text.", hint=did_you_mean("", readable)
+        )
+    first = next(
+        (rows for batch in table.batches(readable if wanted == "auto" else names) if (rows := _rows(batch))), []
+    )
+    if not first:
+        return
+    column = find_text(wanted, first, table.name, options.chat_template)
+    detection = report_column(column, table.name, policy, detected=wanted == "auto")
+    where = ", ".join(map(repr, column.columns))
     row = 0
-    for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
-        # As bytes: Arrow does not check that its strings are UTF-8, and damage is for the policy to judge.
-        for raw in batch.cast(_as_bytes(batch.schema)).column(0).to_pylist():
+    for batch in table.batches(column.columns):
+        for values in _rows(batch):
             row += 1
-            if raw is None:
+            location = f"{table.name}, row {row}"
+            try:
+                cell = column.text(values)
+            except NoTextError as error:
+                policy.bad_line(location, str(error))
+                continue
+            if cell is None:
                 policy.notes.empty += 1
                 continue
-            for text in policy.text(raw, lambda _raw, _at, row=row: f"{name}, row {row}, in {column!r}"):
+            raw = cell if isinstance(cell, bytes) else cell.encode("utf-8", "surrogateescape")
+            for text in policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {where}"):
                 if detection:
                     detection.documents += 1
                 yield text

@@ -13,5 +13,7 @@ class ReadOptions:
     """Whether a file without markers is one document: true for each of many files."""
     column: str = "auto"
     """Text column of a table; auto detects it."""
+    chat_template: str = "plain"
+    """Template that writes a conversation as text."""
     keep_boilerplate: bool = False
     """Whether header and licence of Project Gutenberg, and front matter, are read as text."""

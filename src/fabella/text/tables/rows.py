@@ -1,4 +1,4 @@
-"""Rows of line-based tables (.jsonl, .csv) and their documents.
+"""Rows of tables (.jsonl, .csv) and their documents.
 
 A broken line is counted, or ends the reading, according to ``max_bad_lines``.
 """
@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.tables.text_column import detect_text_column, peek
+from fabella.text.readers.read_options import ReadOptions
+from fabella.text.tables.text_column import NoTextError, TextColumn, find_text, peek
 
 LONGEST_LINE = 2**24
 """Bytes of a line at most; a longer one is a bad line, so that memory stays bounded."""
@@ -43,28 +44,38 @@ def split_lines(blocks: Iterator[bytes], bad: BadLine) -> Iterator[tuple[int, by
         yield number, rest
 
 
-def row_documents(rows: Iterator[Row], name: str, wanted: str, policy: DecodePolicy) -> Iterator[str]:
-    """Yield the text of each row, from the column ``wanted`` or a detected one. A null is an empty document."""
+def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
+    """Yield the text of each row, from the column that ``options`` names or a detected one. Null is no document."""
     first, rows = peek(rows)
     if not first:
         return
-    column = detect_text_column(wanted, first, name)
-    detection = policy.notes.add_detection("text column", column, name) if wanted == "auto" else None
+    column = find_text(options.column, first, name, options.chat_template)
+    detection = report_column(column, name, policy, detected=options.column == "auto")
     for row in rows:
         location = f"{name}, line {row.line}"
-        if column not in row:
-            policy.bad_line(location, f"it has no {column!r}.")
-        elif isinstance(value := row[column], str):
-            for text in policy.text(
-                _raw(value, row.escaped), lambda _raw, _at, location=location: f"{location}, in {column!r}"
-            ):
-                if detection:
-                    detection.documents += 1
-                yield text
-        elif value is None:
+        try:
+            value = column.text(row)
+        except NoTextError as error:
+            policy.bad_line(location, str(error))
+            continue
+        if value is None:
             policy.notes.empty += 1
-        else:
-            policy.bad_line(location, f"{column!r} is a {type(value).__name__}, not text.")
+            continue
+        raw = value if isinstance(value, bytes) else _raw(value, row.escaped)
+        where = f"{location}, in {', '.join(map(repr, column.columns))}"
+        for text in policy.text(raw, lambda _raw, _at, where=where: where):
+            if detection:
+                detection.documents += 1
+            yield text
+
+
+def report_column(column: TextColumn, name: str, policy: DecodePolicy, *, detected: bool) -> Any:
+    """Note the text column, and other columns of text; return the counts of the detection, None if it was given."""
+    if not detected:
+        return None
+    if message := column.left_out_message(name):
+        policy.notes.remarks[f"columns of {name}"] = message
+    return policy.notes.add_detection("text column", column.description, name)
 
 
 def _raw(text: str, escaped: bool) -> bytes:

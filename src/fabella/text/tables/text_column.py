@@ -1,10 +1,20 @@
-"""Text column detection: the named column, or a guess from the column names and the first rows."""
+"""Where the text of a row is: a column, a path into nested columns, a template of several, or a conversation.
 
-from collections.abc import Iterator, Mapping, Sequence
+text                       a column
+doc.body, turns.content    a path into objects and lists; the texts of a list are joined by line ends
+"{title}\\n{text}"          a template
+messages                   a conversation, written with a chat template
+auto                       detected from the names of the columns and the first rows
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
 from fabella.errors import TextError, did_you_mean
+from fabella.text.tables.conversation import conversation, messages_of_pair, pair_of, render
 
 LIKELY = ("text", "story", "content", "document", "body", "article", "completion", "sentence")
 """Usual names of text columns in lower case, the most likely first."""
@@ -12,8 +22,49 @@ PEEK_ROWS = 100
 """Rows inspected at most."""
 PEEK_CHARACTERS = 2**22
 """Characters of text inspected at most."""
+FIELD = re.compile(r"\{([^{}]+)\}")
+NO_TEXT = re.compile(
+    r"[0-9a-f-]{16,}|[\d\W_]+|\w+://\S+|\S+@\S+\.\w+|\S*[/\\]\S+|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}.*|"
+    r"\d{4}-\d\d-\d\dT.*|\S*\d\S*",
+    re.IGNORECASE,
+)
+"""Ids, hashes, numbers, addresses, paths and dates."""
+WITHOUT_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
+PROSE_SHARE = 0.5
+"""Share of the cells of a column, 0 to 1, that read as text."""
+REPEATED = 0.05
+"""Share of different cells in a column, 0 to 1, below which they are labels."""
+WORTH_NAMING = 0.05
+"""Characters of another column as a share of those of the text column, 0 to 1, from which on it is reported."""
 
+Cell = str | bytes | None
 AnyRow = TypeVar("AnyRow", bound=Mapping[str, Any])
+
+
+class NoTextError(ValueError):
+    """A row has no text where it should be; the message says what is there instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """Where the text of each row is."""
+
+    description: str
+    """For the user: ``story``, ``conversation in messages``"""
+    columns: tuple[str, ...]
+    """Columns of the table that are read"""
+    text: Callable[[Mapping[str, Any]], Cell]
+    """Row → its text, None if it is missing; raises NoTextError"""
+    left_out: tuple[str, ...] = ()
+    """Other columns that read as text"""
+
+    def left_out_message(self, name: str) -> str:
+        """Return a sentence about the columns of ``name`` that are left out, and how to read them; or empty."""
+        if not self.left_out:
+            return ""
+        template = "\\n".join(f"{{{column}}}" for column in (*self.left_out, *self.columns))
+        columns = ", ".join(self.left_out)
+        return f"columns of {name} left out: {columns}; --column '{template}' reads them, too"
 
 
 def peek(rows: Iterator[AnyRow]) -> tuple[list[AnyRow], Iterator[AnyRow]]:
@@ -28,28 +79,219 @@ def peek(rows: Iterator[AnyRow]) -> tuple[list[AnyRow], Iterator[AnyRow]]:
     return first, chain(first, rows)
 
 
-def detect_text_column(wanted: str, rows: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Return the column ``wanted``, or a detected one for ``auto``. Raises TextError if there is no such column."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    if wanted != "auto":
-        if wanted not in columns:
-            raise TextError(f"{name} has no column {wanted!r}.", hint=did_you_mean(wanted, columns))
-        return wanted
-    lengths = {column: sum(len(row[column]) for row in rows if is_text(row.get(column))) for column in columns}
-    candidates = [column for column in columns if lengths[column]]
-    if not candidates:
-        raise TextError(f"{name} has no text column in its first {len(rows)} rows.", hint=_column_hint(columns))
-    by_name = {column.lower(): column for column in reversed(candidates)}
-    for likely in LIKELY:
-        if likely in by_name:
-            return by_name[likely]
-    return max(candidates, key=lambda column: lengths[column])
-
-
 def is_text(value: object) -> bool:
     """Return whether a cell may be text: a string, or bytes that are decoded later."""
     return isinstance(value, str | bytes)
 
 
-def _column_hint(columns: Sequence[str]) -> str:
-    return f"Set the column: --column NAME. Its columns: {', '.join(columns)}." if columns else ""
+# ---------------------------------------------------------------- a column that the user names
+
+
+def find_text(wanted: str, rows: Sequence[Mapping[str, Any]], name: str, chat_template: str = "plain") -> TextColumn:
+    """Return where the text is: ``wanted`` as the user gave it, or detected for ``auto`` from the first rows.
+
+    Raises TextError if there is no such column, or none that reads as text.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if wanted == "auto":
+        return _detect(columns, rows, name, chat_template)
+    if wanted in columns:
+        return TextColumn(wanted, (wanted,), lambda row: _as_text(_required(row, wanted), wanted, chat_template))
+    if fields := FIELD.findall(wanted):
+        for field in fields:
+            _require_column(field.partition(".")[0] if field not in columns else field, columns, name)
+        return _template(wanted, tuple(fields), columns, chat_template)
+    first, _, rest = wanted.partition(".")
+    if rest and first in columns:
+        path = tuple(wanted.split("."))
+        if not any(_values(row, path) for row in rows):
+            keys = sorted({key for row in rows for key in _paths(row.get(first), first)})
+            raise TextError(f"{name} has nothing at {wanted!r}.", hint=did_you_mean(wanted, keys))
+        return TextColumn(wanted, (first,), lambda row: _joined(_values(row, path), wanted, chat_template))
+    parts = [part.strip() for part in wanted.split(",")]
+    if len(parts) > 1 and all(part in columns for part in parts):
+        template = "\\n".join(f"{{{part}}}" for part in parts)
+        raise TextError(
+            f"{name} has no column {wanted!r}.", hint=f"Join columns with a template: --column '{template}'."
+        )
+    _require_column(wanted, columns, name)
+    raise AssertionError("a column that is missing was reported")
+
+
+def _require_column(wanted: str, columns: Sequence[str], name: str) -> None:
+    if wanted not in columns:
+        raise TextError(f"{name} has no column {wanted!r}.", hint=did_you_mean(wanted, columns))
+
+
+def _required(row: Mapping[str, Any], column: str) -> Any:
+    if column not in row:
+        raise NoTextError(f"it has no {column!r}.")
+    return row[column]
+
+
+def _template(wanted: str, fields: tuple[str, ...], columns: Sequence[str], chat_template: str) -> TextColumn:
+    """Return the text of a template such as ``{title}\\n{text}``; ``\\n`` may be typed as two characters."""
+    pieces = FIELD.split(wanted.replace("\\n", "\n").replace("\\t", "\t"))  # text and fields in turn
+
+    def text(row: Mapping[str, Any]) -> Cell:
+        values = {field: _field(row, field, columns, chat_template) for field in fields}
+        if all(value is None for value in values.values()):
+            return None
+        return "".join(values[piece] or "" if number % 2 else piece for number, piece in enumerate(pieces)).strip("\n")
+
+    top = tuple(dict.fromkeys(field if field in columns else field.partition(".")[0] for field in fields))
+    return TextColumn(wanted.replace("\n", "\\n"), top, text)
+
+
+def _field(row: Mapping[str, Any], field: str, columns: Sequence[str], chat_template: str) -> str | None:
+    value = row.get(field) if field in columns else _joined(_values(row, tuple(field.split("."))), field, chat_template)
+    if isinstance(value, bool | int | float):
+        return str(value)
+    cell = _as_text(value, field, chat_template)
+    return cell.decode("utf-8", "surrogateescape") if isinstance(cell, bytes) else cell
+
+
+def _values(value: Any, path: Sequence[str]) -> list[Any]:
+    """Return the values at a path; a list on the way gives those of all its items."""
+    values = [value]
+    for key in path:
+        flat = [item for one in values for item in (one if isinstance(one, list | tuple) else [one])]
+        values = [item[key] for item in flat if isinstance(item, Mapping) and item.get(key) is not None]
+    return values
+
+
+def _joined(values: list[Any], where: str, chat_template: str) -> Cell:
+    texts = [_as_text(value, where, chat_template) for value in values]
+    present = [text for text in texts if text]
+    if len(present) <= 1:
+        return present[0] if present else None
+    return "\n".join(text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text for text in present)
+
+
+def _paths(value: Any, prefix: str) -> Iterator[str]:
+    """Yield the dotted paths of all strings below a value."""
+    if isinstance(value, str):
+        yield prefix
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _paths(inner, f"{prefix}.{key}")
+    elif isinstance(value, list):
+        for inner in value[:10]:
+            yield from _paths(inner, prefix)
+
+
+def _as_text(value: Any, where: str, chat_template: str) -> Cell:
+    """Return a cell as text: a string, a conversation, or the lines of a list of strings."""
+    if value is None or is_text(value):
+        return value
+    if messages := conversation(value):
+        return render(messages, chat_template)
+    if isinstance(value, list | tuple) and all(is_text(item) for item in value):
+        return _joined(list(value), where, chat_template)
+    paths = sorted(set(_paths(value, where)))
+    ways = f" Its text is at: {', '.join(paths[:8])}." if paths else ""
+    raise NoTextError(f"{where!r} is a {type(value).__name__}, not text.{ways}")
+
+
+# ---------------------------------------------------------------- detection
+
+
+def _detect(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str, chat_template: str) -> TextColumn:
+    prose = {column: _characters(rows, column) for column in columns if _reads_as_text(rows, column)}
+    chats = {column: size for column in columns if (size := _conversation_characters(rows, column))}
+    named = next(
+        (column for likely in LIKELY for column in columns if column.lower() == likely and _has_text(rows, column)), ""
+    )
+    if chats and max(chats.values()) > prose.get(named, 0):
+        column = max(chats, key=lambda key: chats[key])
+        others = tuple(other for other in prose if prose[other] >= WORTH_NAMING * chats[column])
+        return TextColumn(
+            f"{column}, a conversation written with the chat template {_name_of(chat_template)!r}",
+            (column,),
+            lambda row: _as_text(_required(row, column), column, chat_template),
+            others,
+        )
+    pair = pair_of(columns)
+    if pair and named.lower() not in LIKELY[:6] and any(messages_of_pair(row, pair) for row in rows):
+        return TextColumn(
+            f"{', '.join(pair)}, a conversation written with the chat template {_name_of(chat_template)!r}",
+            pair,
+            lambda row: _pair_text(row, pair, chat_template),
+            tuple(c for c in prose if c not in pair and prose[c] >= WORTH_NAMING * sum(prose.get(p, 0) for p in pair)),
+        )
+    column = named or (max(prose, key=lambda key: prose[key]) if prose else _by_name_only(columns, rows))
+    if not column:
+        raise _no_text_column(columns, rows, name)
+    size = prose.get(column, _characters(rows, column))
+    others = tuple(other for other in prose if other != column and prose[other] >= WORTH_NAMING * size)
+    return TextColumn(column, (column,), lambda row: _as_text(_required(row, column), column, chat_template), others)
+
+
+def _by_name_only(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a column with the usual name of a text column whose strings are empty or signs only; else empty."""
+    named = (column for likely in LIKELY for column in columns if column.lower() == likely)
+    return next((column for column in named if any(is_text(row.get(column)) for row in rows)), "")
+
+
+def _name_of(chat_template: str) -> str:
+    return chat_template if len(chat_template) < 30 else f"{chat_template[:20]}…"
+
+
+def _pair_text(row: Mapping[str, Any], pair: Sequence[str], chat_template: str) -> Cell:
+    messages = messages_of_pair(row, pair)
+    return render(messages, chat_template) if messages else None
+
+
+def _strings(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
+    """Return the cells of a column that are text, bytes decoded as far as possible."""
+    values = (row.get(column) for row in rows)
+    texts = (value.decode("utf-8", "ignore") if isinstance(value, bytes) else value for value in values)
+    return [text for text in texts if isinstance(text, str) and text.strip()]
+
+
+def _has_text(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    return any(not NO_TEXT.fullmatch(text.strip()) for text in _strings(rows, column))
+
+
+def _characters(rows: Sequence[Mapping[str, Any]], column: str) -> int:
+    return sum(map(len, _strings(rows, column)))
+
+
+def _conversation_characters(rows: Sequence[Mapping[str, Any]], column: str) -> int:
+    return sum(len(message.content) for row in rows for message in conversation(row.get(column)))
+
+
+def _reads_as_text(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    """Return True if the cells are phrases of words, mostly different ones: no ids, addresses, dates or labels."""
+    texts = _strings(rows, column)
+    if not texts or (len(texts) >= 20 and len(set(texts)) <= max(2, REPEATED * len(texts))):
+        return False
+    phrases = sum(_is_phrase(text.strip()) for text in texts)
+    return phrases >= PROSE_SHARE * len(texts)
+
+
+def _is_phrase(text: str) -> bool:
+    if NO_TEXT.fullmatch(text):
+        return False
+    letters = sum(character.isalpha() for character in text[:1000])
+    several_words = " " in text or "\n" in text or WITHOUT_SPACES.search(text[:100]) is not None
+    return several_words and letters >= 0.5 * len(text[:1000])
+
+
+def _no_text_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str) -> TextError:
+    """Return the error of a table in which no column reads as text, with what there is."""
+    paths = sorted({path for row in rows[:20] for column in columns for path in _paths(row.get(column), column)})
+    nested = [path for path in paths if path not in columns]
+    if nested:
+        hint = f"Name nested text, for example --column {nested[0]}; there are: {', '.join(nested[:8])}."
+    elif columns:
+        shown = (f"{column} ({_example(rows, column)})" for column in columns[:12])
+        hint = f"Set the column: --column NAME. Its columns: {', '.join(shown)}."
+    else:
+        hint = ""
+    return TextError(f"{name} has no text column in its first {len(rows)} rows.", hint=hint)
+
+
+def _example(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    value = next((row[column] for row in rows if row.get(column) is not None), None)
+    return repr(value) if len(repr(value)) <= 30 else repr(value)[:29] + "…"
