@@ -9,13 +9,16 @@ import datetime
 import math
 import platform
 import sys
-from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the script is run by its path
+
+from tests.fault_cases import PROPERTY
 
 PAGE = Path(__file__).parents[1] / "docs" / "faults.md"
 
@@ -178,40 +181,19 @@ class Tally:
 
 
 class Scoreboard:
-    """Pytest plugin that selects the tests with a fault marker and counts their cases."""
+    """Pytest plugin that counts the cases of all tests with a fault marker."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Tally] = {}
-        self._marks: dict[str, list[tuple[str, Fraction]]] = {}
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Select the marked tests. Raises UsageError for a row that is not in the matrix."""
-        items[:] = [item for item in items if item.get_closest_marker("fault")]
-        runs = Counter(_function(item) for item in items)
-        for item in items:
-            marks = [_read(mark) for mark in item.iter_markers("fault")]
-            self._marks[item.nodeid] = [(row, Fraction(cases, runs[_function(item)])) for row, cases in marks]
-        unknown = {row for marks in self._marks.values() for row, _ in marks} - set(ROWS)
-        if unknown:
-            raise pytest.UsageError(f"Unknown row of the fault matrix: {', '.join(sorted(unknown))}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test once, at its call or at a failed setup."""
         if report.when != "call" and report.outcome == "passed":
             return
-        for row, cases in self._marks.get(report.nodeid, []):
-            self.rows.setdefault(row, Tally()).add(report.outcome, cases)
-
-
-def _read(mark: pytest.Mark) -> tuple[str, int]:
-    arguments = dict(zip(("row", "cases"), mark.args, strict=False)) | mark.kwargs
-    return str(arguments["row"]), int(arguments.get("cases", 1))
-
-
-def _function(item: pytest.Item) -> str:
-    """Return the id of a test without its parameters."""
-    return item.nodeid.split("[")[0]
+        for name, value in report.user_properties:
+            if name == PROPERTY:
+                row, cases, parameter_sets = value  # pyright: ignore[reportGeneralTypeIssues] - a list of ours
+                self.rows.setdefault(row, Tally()).add(report.outcome, Fraction(cases, parameter_sets))
 
 
 def page(rows: dict[str, Tally], *, tier: str) -> str:
@@ -253,7 +235,11 @@ def main(arguments: list[str]) -> int:
     marker = "fault or faults" if nightly else "fault"
     scoreboard = Scoreboard()
     others = [argument for argument in arguments if argument != "--nightly"]
-    code = pytest.main(["-m", marker, *others], plugins=[scoreboard])
+    parallel = ["--numprocesses", "auto", "--dist", "worksteal"]
+    code = pytest.main(["-m", marker, *parallel, *others], plugins=[scoreboard])
+    if unknown := sorted(set(scoreboard.rows) - set(ROWS)):
+        print(f"Add to ROWS of benchmarks/faults.py: {', '.join(unknown)}")
+        return int(pytest.ExitCode.USAGE_ERROR)
     text = page(scoreboard.rows, tier="N, every night" if nightly else "F, every run of CI")
     if others or code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         print(text)

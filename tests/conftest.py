@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.fault_cases import record_fault_cases
+
 # Before numpy or torch is imported: tests run in parallel, and more threads than cores slow each other down.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -70,6 +72,7 @@ def imported_packages(file: Path) -> set[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the long fault tests unless requested; skip tests that need a GPU or a package that is missing."""
+    record_fault_cases(items)
     if "faults" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("faults")])
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
