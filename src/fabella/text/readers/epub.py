@@ -41,7 +41,10 @@ def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str
 def _spine(book: zipfile.ZipFile) -> Iterator[str]:
     """Yield the names of the chapters in reading order."""
     container = ElementTree.fromstring(book.read(CONTAINER))  # noqa: S314 (expat limits the expansion of entities)
-    package = next(item.attrib["full-path"] for item in container.iter() if item.tag.endswith("}rootfile"))
+    packages = [item.attrib["full-path"] for item in container.iter() if item.tag.endswith("}rootfile")]
+    if not packages:
+        raise KeyError(f"{CONTAINER} names no rootfile")
+    package = packages[0]
     root = ElementTree.fromstring(book.read(package))  # noqa: S314
     items = {item.attrib["id"]: item.attrib for item in root.iter() if item.tag.endswith("}item")}
     for reference in (item for item in root.iter() if item.tag.endswith("}itemref")):

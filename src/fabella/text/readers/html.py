@@ -14,19 +14,22 @@ from fabella.text.readers.read_options import ReadOptions
 GROUP = "page"
 SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
 
-NOT_TEXT = re.split(
-    r"\s", "script style noscript template svg iframe object canvas form button select input nav aside footer head"
-)
+NOT_TEXT = (
+    "script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "form", "button", "select", "input",
+    "nav", "aside", "footer", "head",
+)  # fmt: skip
 """Elements whose content is no text of the page."""
 BLOCKS = frozenset((
     "address", "article", "blockquote", "body", "caption", "dd", "div", "dl", "dt", "fieldset", "figcaption",
     "figure", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "ol", "p", "pre", "section",
     "table", "tr", "ul",
 ))  # fmt: skip
-"""Elements that begin and end a line; those in PARAGRAPHS are surrounded by an empty line."""
+"""Elements on lines of their own; those in PARAGRAPHS have empty lines around them."""
 PARAGRAPHS = frozenset((
     "blockquote", "div", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "section", "table", "ul",
 ))  # fmt: skip
+LINE_BORDER, PARAGRAPH_BORDER, KEPT_SPACE = "\x01", "\x02", "\x03"
+"""Stand-ins, which no page contains: the borders of elements, and a space of ``<pre>``."""
 
 
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
@@ -50,25 +53,38 @@ def page_text(markup: str, name: str) -> str:
         element.decompose()
     main = body.find_all(["main", "article"], recursive=True)
     roots = [element for element in main if not element.find_parent(["main", "article"])] or [body]
-    text = "\n\n".join("".join(_pieces(root)) for root in roots)
-    lines = (re.sub(r"[ \t\xa0]+", " ", line).strip() for line in text.split("\n"))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    text = PARAGRAPH_BORDER.join("".join(_pieces(root)) for root in roots)
+    text = re.sub(r"[ \t]*[\x01\x02][\s\x01\x02]*", _border, text)
+    lines = (re.sub(r"[ \t\xa0]+", " ", line).strip(" ") for line in text.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n").replace(KEPT_SPACE, " ")
+
+
+def _border(borders: re.Match[str]) -> str:
+    """Return the line ends for adjacent borders: an empty line if a paragraph is among them."""
+    return "\n\n" if PARAGRAPH_BORDER in borders[0] else "\n"
 
 
 def _pieces(element: Any) -> Iterator[str]:
-    """Yield the text below an element, with line ends around blocks; white space in the source is one space."""
+    """Yield the text below an element, with borders around blocks; white space in the source is one space."""
     stack: list[Any] = [element]
     while stack:
         item = stack.pop()
-        if isinstance(item, str) and type(item).__name__ != "NavigableString":
-            # A comment or a declaration; a plain str is a line end pushed below.
-            if type(item) is str:
-                yield item
+        if type(item) is str:  # pushed below
+            yield item
         elif isinstance(item, str):
-            yield str(item) if item.find_parent("pre") else re.sub(r"\s+", " ", item)  # pyright: ignore
+            if type(item).__name__ == "NavigableString":  # not a comment or a declaration
+                yield _text(item)
         elif item.name == "br":
             yield "\n"
         else:
-            border = "\n\n" if item.name in PARAGRAPHS else "\n" if item.name in BLOCKS else ""
             cell = "\t" if item.name in ("td", "th") else ""
+            border = PARAGRAPH_BORDER if item.name in PARAGRAPHS else LINE_BORDER if item.name in BLOCKS else ""
             stack += [border or cell, *reversed(item.contents), border]
+
+
+def _text(item: Any) -> str:
+    """Return the text of a node. Spaces of ``<pre>``, such as the indentation of code, are kept."""
+    text = re.sub(r"[\x01-\x03]", "", item)
+    if item.find_parent("pre"):
+        return text.expandtabs(4).replace(" ", KEPT_SPACE)
+    return re.sub(r"\s+", " ", text)
