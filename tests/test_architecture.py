@@ -261,8 +261,8 @@ def test_a_family_is_found_by_its_file_name(tmp_path: Path, monkeypatch: pytest.
 # ---------------------------------------------------------------- tests
 
 
-TESTS_OF_A_WHOLE_PACKAGE = {"tests/models/test_torch_tools.py"}
-"""Every family with tools of PyTorch: no single file of the package."""
+TESTS_OF_A_WHOLE_PACKAGE = {"tests/models/test_torch_tools.py", "tests/text/readers/test_document_files.py"}
+"""Every family with tools of PyTorch, every reader of the extra documents: no single file of the package."""
 
 
 def test_tests_mirror_the_source() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fabella.errors import ConfigError
+from fabella.errors import ConfigError, UsageError
 from fabella.run_config.files import parse_yaml
 from fabella.runs.run_dir import RunDir
 from fabella.training import api
@@ -83,3 +83,27 @@ def test_an_error_of_a_user_callback_ends_the_training(tmp_path: Path, monkeypat
 
     with pytest.raises(ZeroDivisionError):
         api.train("storybook-1m", steps=6, device="cpu", settings=small_run(), callbacks=[fail])
+
+
+def test_the_arguments_equal_the_settings_and_the_result_has_the_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"seed", "training.micro_batch_size", "optimizer.lr"}
+    small = {key: value for key, value in small_run().items() if key not in given}
+    result = api.train("storybook-1m", out="run", steps=4, lr=2e-3, batch_size=2, seed=5, device="cpu", settings=small)
+    run = RunDir.open(tmp_path / "run").run
+    assert (run.optimizer.lr, run.training.micro_batch_size, run.seed) == (2e-3, 2, 5)
+    rows = [row for row in tiny.metrics(result.folder) if row["kind"] == "train"]
+    assert result.losses == [(row["step"], row["loss"]) for row in rows] != []
+    longer = api.resume("run", steps=6, lr=1e-3, batch_size=1)
+    run = RunDir.open(tmp_path / "run").run
+    assert (longer.progress.step, run.optimizer.lr, run.training.micro_batch_size) == (6, 1e-3, 1)
+    assert repr(longer).startswith("TrainResult('run': 6 steps, ")
+
+
+def test_steps_and_epochs_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="both set the length"):
+        api.train("storybook-1m", steps=4, epochs=1.0)
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from fabella.tracking.prepare_progress import print_notes
 from fabella.training import run as training_run
 from fabella.training.loop import UserCallback
 from fabella.training.session import TrainResult
-from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.training.setup.request import TrainRequest, common_settings, prepare_data, resolve_request
 from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
 
 
@@ -27,15 +27,20 @@ def train(
     validation: str | Path = "",
     out: str | Path = "",
     steps: int = 0,
+    epochs: float | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
     engine: str = "",
     device: str = "auto",
     prepared: str | Path = "prepared",
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
-    """Train on a text, a preset or a YAML file; ``fabella train --help`` describes each argument.
+    """Train on a text, a preset or a YAML file. The arguments are options of ``fabella train``.
 
-    ``settings``: config key → value, e.g. ``{"optimizer.lr": 3e-4}``.
+    ``steps`` or ``epochs``: length. ``lr``: peak learning rate. ``batch_size``: sequences of one forward pass.
+    ``settings``: config key → value, e.g. ``{"optimizer.max_grad_norm": 0.5}``; they win over the other arguments.
 
     ``callbacks``: called after every step, before it is saved, with a TrainingStep: its ``progress``, the metrics by
     ``result.read()``, ``model`` and ``engine``. Reading the metrics waits for the device, so do it every few steps:
@@ -53,13 +58,14 @@ def train(
 
     Raise the errors of ``fabella.errors``; TrainingInterrupted, with everything saved, after Ctrl-C.
     """
+    options = common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(
         what=str(what),
         data=str(data),
         validation=str(validation),
         engine=engine,
         steps=steps,
-        overrides=_to_overrides(settings),
+        overrides=(*options, *_to_overrides(settings)),
     )
     resolved = resolve_request(request)
     engines.require_device(resolved.run.engine, device, RankInfo())
@@ -82,6 +88,9 @@ def resume(
     epochs: float = 0.0,
     tokens: int = 0,
     minutes: float = 0.0,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    engine: str = "",
     schedule: str = "auto",
     reset_optimizer: bool = False,
     checkpoint: str | int = "",
@@ -91,12 +100,13 @@ def resume(
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
-    """Resume the run in the directory ``run`` exactly where it stopped; see also ``fabella resume --help``.
+    """Resume the run in the directory ``run`` exactly where it stopped. The arguments are options of the command.
 
-    ``steps``, ``epochs``, ``tokens``: train to this length. ``minutes``: train this much longer. ``schedule``: auto,
-    hold, rewarm, decay or stretch; by default the learning rate does not jump. ``out``: a new run that begins with the
-    checkpoint ``checkpoint`` (best, latest or a step; by default latest). ``data``: new path of the dataset, if it was
-    moved. ``callbacks``: as in ``train``; they are not saved with the run, so give them again.
+    ``steps``, ``epochs``, ``tokens``: train to this length. ``minutes``: train this much longer. ``lr``: peak learning
+    rate, ``batch_size``: sequences of one forward pass, ``engine``: from now on. ``schedule``: auto, hold, rewarm,
+    decay or stretch; by default the learning rate does not jump. ``out``: a new run that begins with the checkpoint
+    ``checkpoint`` (best, latest or a step; by default latest). ``data``: new path of the dataset, if it was moved.
+    ``callbacks``: as in ``train``; they are not saved with the run, so give them again.
 
         longer = fabella.resume("runs/a", steps=2000)
         other = fabella.resume("runs/a", checkpoint=500, out="runs/b", settings={"optimizer.lr": 1e-3})
@@ -106,7 +116,11 @@ def resume(
     dataset = Path(data) if data else None
     request = ResumeRequest(
         run=Path(run),
-        overrides=_to_overrides(settings),
+        overrides=(
+            *common_settings(lr=lr, batch_size=batch_size),
+            *((f"engine={engine}",) if engine else ()),
+            *_to_overrides(settings),
+        ),
         steps=steps,
         epochs=epochs,
         tokens=tokens,

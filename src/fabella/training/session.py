@@ -1,5 +1,6 @@
 """A training session: the run, its data, its engine and its process group."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from fabella.data.dataset import TokenizedDataset
 from fabella.engine.distributed.process_group import ProcessGroup
 from fabella.engine.engine import Engine
 from fabella.run_config.run import RunConfig
+from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.console import print_status
 from fabella.tracking.tracker import Tracker
@@ -41,7 +43,7 @@ class BestCheckpoint:
     """On the validation subset"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TrainResult:
     """Result of a finished run."""
 
@@ -52,6 +54,24 @@ class TrainResult:
     """Loss on the whole validation split"""
     best: BestCheckpoint | None = None
     """Best checkpoint, which generating loads; None if no step was validated"""
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """(step, training loss in nats per token) of every logged step; NaN for a loss that was not finite."""
+        return self._losses("train")
+
+    @property
+    def validation_losses(self) -> list[tuple[int, float]]:
+        """(step, loss in nats per token) of every validation while training."""
+        return self._losses("validation")
+
+    def _losses(self, kind: str) -> list[tuple[int, float]]:
+        rows = (row for row in read_rows(self.folder / "metrics.jsonl") if row["kind"] == kind)
+        return [(row["step"], math.nan if row["loss"] is None else row["loss"]) for row in rows]
+
+    def __repr__(self) -> str:
+        steps, tokens = self.progress.step, self.progress.tokens
+        return f"TrainResult({str(self.folder)!r}: {steps:,} steps, {tokens:,} tokens; {self.score})"
 
 
 class PendingRecord:
