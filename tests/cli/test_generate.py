@@ -377,7 +377,10 @@ def test_an_invalid_option_value_is_reported(
 def test_a_missing_run_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run_generate(capsys, tmp_path / "nothing", "Once")
     assert (code, out) == (4, "")
-    assert err == (f"fabella: No run directory at {tmp_path / 'nothing'}. Train one: fabella train --out RUN.\n")
+    assert err == (
+        f"fabella: No run directory at {tmp_path / 'nothing'}. Give a run directory. To train a small model in two "
+        "minutes: fabella quickstart\n"
+    )
 
 
 def test_a_run_without_a_checkpoint_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,8 @@ MaxBadLines = Annotated[
     int, typer.Option("--max-bad-lines", min=0, help="Broken .jsonl or .csv lines to skip before failing.")
 ]
 Boilerplate = Annotated[
-    str, typer.Option("--boilerplate", help="remove or keep Project Gutenberg's header and licence, and front matter.")
+    str,
+    typer.Option("--boilerplate", help="Header and licence of Project Gutenberg, and front matter: remove or keep."),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=0, help="Documents to read at most; 0 reads all.")]
 EndToken = Annotated[
