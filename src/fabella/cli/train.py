@@ -48,7 +48,7 @@ from fabella.training.setup.request import (
     resolve_request,
 )
 
-TOKENIZER = "bytes, bpe[:SIZE], sentencepiece[:SIZE], or an existing tokenizer: a path, a run, or a hub name."
+TOKENIZER = "Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], or an existing one: a path, a run, or a hub name."
 DEVICES = "Devices of this machine to train on, one process each: a number, or auto."
 
 
