@@ -40,6 +40,7 @@ FASTER = [
     (r"--steps 400\b", "--steps 6"),
     (r"--steps 500\b", "--steps 8"),
     (r"--steps 600\b", "--steps 10"),
+    (r"(--lr-find)$", r"\1 --steps 3"),
     (r"--checkpoint 100\b", "--checkpoint 2"),
     (r"\bsteps=500\b", "steps=4"),
     (r"(fabella train .*)$", r"\1 training.micro_batch_size=2"),
