@@ -121,10 +121,24 @@ def test_a_run_from_a_stranger_executes_no_code_until_its_family_is_trusted(
 
 
 def test_a_family_in_a_file_is_compared_with_one_of_the_package(user: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--steps", "2", "--parameters", "60000", "--layers", "1", "--out", "both", "--json"]
+    options = [
+        "--steps",
+        "2",
+        "--match",
+        "total",
+        "--size",
+        "60000",
+        "--tolerance",
+        "0.05",
+        "--layers",
+        "1",
+        "--out",
+        "both",
+        "--json",
+    ]
     assert fabella(["compare-architectures", "gla.yaml", *FASTER, "--families", "./gla_torch.py,llama", *options]) == 0
     results = json.loads(capsys.readouterr().out)["compared"]
-    assert {(result["family"], result["run_dir"]) for result in results} == {
-        ("gla_torch", "both/gla_torch"),
-        ("llama", "both/llama"),
+    assert {(result["family"], result["runs"][0]["run_dir"]) for result in results} == {
+        ("gla_torch", "both/gla_torch/seed-1"),
+        ("llama", "both/llama/seed-1"),
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.server.test_completions import SchedulerProbe, read_all, request
 
 from fabella.server.served_models import ServedModels
+from tests.server.endpoints.test_completions import SchedulerProbe, read_all, request
 from tests.server.stubs import TIMEOUT_SECONDS, connect, hashing, listening, served_models
 
 VALID = {"prompt": "Once", "max_tokens": 6}

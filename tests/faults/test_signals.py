@@ -16,8 +16,8 @@ from fabella.cli import main, train
 from fabella.data.prepare import pipeline
 from fabella.engine.engine_torch import TorchEngine
 from fabella.runs.run_dir import RunDir
-from fabella.training import eval_loss, fit
-from fabella.training.callbacks import checkpointing
+from fabella.training import eval_loss
+from fabella.training.callbacks import build, checkpointing
 from fabella.training.run import resume
 from tests.training import tiny
 
@@ -72,13 +72,13 @@ def send_in_phase(phase: str, send: Send, patch: pytest.MonkeyPatch) -> None:
         case "evaluation":
             call_before(patch, TorchEngine, "losses", once(send))
         case "sampling":
-            make_sampler = fit.make_sampler
+            make_sampler = build.make_sampler
 
             def make_signaling_sampler(*arguments: Any) -> Callable[[str], str]:
                 generate, sent = make_sampler(*arguments), once(send)
                 return lambda prompt: (sent(), generate(prompt))[1]
 
-            patch.setattr(fit, "make_sampler", make_signaling_sampler)
+            patch.setattr(build, "make_sampler", make_signaling_sampler)
         case "saving":
             at_five = once(send, lambda session, progress, state: progress.step == 5)
             call_before(patch, checkpointing, "take_snapshot", at_five)

@@ -199,9 +199,9 @@ def test_the_preview_has_the_first_two_training_documents_and_the_last() -> None
     result = report([f"Document {number}\nends here" for number in range(5)])
     assert [document["number"] for document in result.facts["preview"]] == [1, 2, 5]
     assert result.table.splitlines()[-3:] == [
-        "  document 1 (21 bytes): Document 0⏎ends here",
-        "  document 2 (21 bytes): Document 1⏎ends here",
-        "  document 5 (21 bytes): Document 4⏎ends here",
+        "  document 1 (20 bytes): Document 0⏎ends here",
+        "  document 2 (20 bytes): Document 1⏎ends here",
+        "  document 5 (20 bytes): Document 4⏎ends here",
     ]
     long = report([f"It begins {'x' * 500} it ends"]).facts["preview"][0]
     assert (long["beginning"][:9], long["end"][-7:]) == ("It begins", "it ends")

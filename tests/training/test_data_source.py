@@ -146,8 +146,7 @@ def test_a_changed_text_is_rejected(tmp_path: Path) -> None:
     out = stopped_run(tmp_path, tmp_path / "run", prepare_data(config, tmp_path / "prepared", workers=1), 6)
     text = tmp_path / "mine.txt"
     text.write_text(text.read_text().replace("Tale 59.", "Tale x."))
-    message = r"The text of mixture .* has changed since this run started\. Restore the original"
-    with pytest.raises(TextError, match=message):
+    with pytest.raises(ConfigError, match=r"names text that has changed: .* Resume with the original text"):
         resume(out)
     text.write_text(text.read_text().replace("Tale x.", "Tale 59."))
     resume(out)

@@ -89,7 +89,10 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint, *, scheduled: bool 
     kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state)
     values = {**_state_values(step, checkpoint, kinds), "optimizer": run_dir.run.optimizer.kind}
     state = json.dumps(values, indent=1, allow_nan=False).encode()
-    weights, moments = checkpoint.state.weights, checkpoint.state.optimizer_state
+    # In the order of the table, whatever that of the engine: equal weights are equal files, so that a branch has the
+    # sha256 of its parent.
+    weights = {name: checkpoint.state.weights[name] for name in table}
+    moments = checkpoint.state.optimizer_state
     marks = {"format": FORMAT, "step": step, "scheduled": scheduled, "keep": keep}
     needed = size_of(weights) + size_of(moments) + len(state)
     target = run_dir.checkpoints / step_name(step)

@@ -8,10 +8,9 @@ from pathlib import Path
 from fabella.config.data import FilesSource
 from fabella.errors import TextError
 from fabella.text.boundaries.separator import unescape
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.paths import find_files
 from fabella.text.readers import plain
-from fabella.text.readers.read_options import ReadOptions
 from fabella.text.readers.reader import Reader, all_readers, reader_for
 
 MANY_FILES = 20

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.csv import csv_rows
-from fabella.text.readers.read_options import ReadOptions
 from fabella.text.tables.rows import row_documents
 
 

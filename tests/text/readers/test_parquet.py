@@ -11,9 +11,8 @@ from pyarrow import parquet as pq
 
 from fabella.errors import TextError
 from fabella.text.compression import FREE, RATIO
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.parquet import ROWS, read, refuse_bomb
-from fabella.text.readers.read_options import ReadOptions
 
 STORIES = [f"Once there were {number} foxes. 🦊" for number in range(3 * ROWS)]
 

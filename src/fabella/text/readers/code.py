@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers import plain
-from fabella.text.readers.read_options import ReadOptions
 
 GROUP = "code"
 SUFFIXES = frozenset((

@@ -9,8 +9,7 @@ from typing import Any
 from fabella.errors import TextError
 from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
-from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.read_options import ReadOptions
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.rows import LONGEST_LINE, BadLine, Row, row_documents, split_lines
 
 SUFFIXES = frozenset({".csv", ".tsv"})

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import TextError
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.epub import require_small
-from fabella.text.readers.read_options import ReadOptions
 
 SUFFIXES = frozenset({".docx"})
 

@@ -11,9 +11,8 @@ from xml.etree import ElementTree
 from fabella.errors import TextError
 from fabella.text.boundaries.boilerplate import without_gutenberg
 from fabella.text.compression import FREE, RATIO
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.html import page_text
-from fabella.text.readers.read_options import ReadOptions
 
 SUFFIXES = frozenset({".epub"})
 

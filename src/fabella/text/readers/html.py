@@ -8,16 +8,14 @@ from typing import Any
 from fabella.errors import TextError
 from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
-from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.read_options import ReadOptions
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 
 GROUP = "page"
 SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
 
-NOT_TEXT = (
-    "script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "form", "button", "select", "input",
-    "nav", "aside", "footer", "head",
-)  # fmt: skip
+NOT_TEXT = re.split(
+    r"\s", "script style noscript template svg iframe object canvas form button select input nav aside footer head"
+)
 """Elements whose content is no text of the page."""
 BLOCKS = frozenset((
     "address", "article", "blockquote", "body", "caption", "dd", "div", "dl", "dt", "fieldset", "figcaption",

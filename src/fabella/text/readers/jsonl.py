@@ -9,8 +9,7 @@ from typing import Any
 from fabella.text.boundaries.boilerplate import read_head
 from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
-from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.read_options import ReadOptions
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.json_values import HEAD_BYTES, is_lines, read_values, rows_of_object
 from fabella.text.tables.rows import Row, row_documents, split_lines
 

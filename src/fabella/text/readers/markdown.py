@@ -7,9 +7,8 @@ from pathlib import Path
 from fabella.text.boundaries.boilerplate import without_front_matter
 from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.plain import read_text
-from fabella.text.readers.read_options import ReadOptions
 
 SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".rst", ".tex", ".org", ".adoc"})
 

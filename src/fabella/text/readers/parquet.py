@@ -6,8 +6,7 @@ from typing import Any, Protocol
 
 from fabella.errors import TextError, did_you_mean
 from fabella.text.compression import BLOCK, CODECS, FREE, RATIO
-from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.read_options import ReadOptions
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.rows import report_column
 from fabella.text.tables.text_column import NoTextError, find_text
 

@@ -10,8 +10,7 @@ from fabella.text.boundaries.detect import SAMPLE_BYTES, detect_boundary
 from fabella.text.boundaries.separator import WITHOUT_MARKERS, split_documents
 from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
-from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.read_options import ReadOptions
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 
 SUFFIXES = frozenset({".txt", ".text"})
 

@@ -16,9 +16,8 @@ from typing import Protocol
 
 from fabella.text import readers
 from fabella.text.compression import CODECS
-from fabella.text.decode_policy import DecodePolicy
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers import plain
-from fabella.text.readers.read_options import ReadOptions
 
 
 class Reader(Protocol):

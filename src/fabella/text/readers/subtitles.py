@@ -7,8 +7,7 @@ from pathlib import Path
 
 from fabella.text.compression import read_blocks
 from fabella.text.decode import to_utf8_blocks
-from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.read_options import ReadOptions
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 
 SUFFIXES = frozenset({".srt", ".vtt"})
 

@@ -6,8 +6,7 @@ A broken line is counted, or ends the reading, according to ``max_bad_lines``.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from fabella.text.decode_policy import DecodePolicy
-from fabella.text.readers.read_options import ReadOptions
+from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.text_column import NoTextError, TextColumn, find_text, peek
 
 LONGEST_LINE = 2**24
