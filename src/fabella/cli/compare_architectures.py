@@ -23,8 +23,8 @@ from fabella.errors import UsageError
 from fabella.report.page import page
 from fabella.report.run_history import read
 from fabella.storage import atomic_write
-from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
-from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.training.setup.prepare_request import fit_request, prepare_request
+from fabella.training.setup.request import TrainRequest, resolve_request
 from fabella.tuning import compare as comparison
 from fabella.tuning.compare import FamilyResult
 from fabella.tuning.comparison_tables import draw_curves, text_table, to_csv, to_latex
@@ -77,14 +77,8 @@ def command(
     names = list(dict.fromkeys(family.strip() for family in families.split(",") if family.strip()))
     target = size_target(request.run, match, size, layers, tolerance)
     runs = with_rates([matched_model(request.run, family, target) for family in names], lr)
-    ids = request.prepared
-    if ids is None:
-        with PrepareProgressLine() as line:
-            ids = prepare_data(request.run, prepared, progress=line)
-        print_notes(ids.manifest)
-    fitted, sentences = request.fit(ids)
-    for sentence in sentences:
-        print_status(sentence)
+    ids = prepare_request(request, prepared)
+    fitted = fit_request(request, ids)
     runs = [run.model_copy(update={"data": fitted.data}) for run in runs]
     if lr_find:
         runs = [with_found_rate(run, ids, comparison.run_dirs(run, out, 1)[0], device) for run in runs]

@@ -20,8 +20,8 @@ from fabella.cli.run_options import AsJson, writable
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
 from fabella.storage import atomic_write, make_dirs, storage_errors
-from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
-from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
+from fabella.training.setup.prepare_request import fit_request, prepare_request
+from fabella.training.setup.request import TrainRequest, resolve_request
 from fabella.training.setup.resolve_config import resolve_config
 from fabella.tuning.lr_search import find_rate, rate_page
 from fabella.tuning.search_page import format_setting, importance, search_page
@@ -66,14 +66,8 @@ def command(
     planned = resolve_request(
         TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
     )
-    dataset = planned.prepared
-    if dataset is None:
-        with PrepareProgressLine() as line:
-            dataset = prepare_data(planned.run, prepared, progress=line)
-        print_notes(dataset.manifest)
-    run, sentences = planned.fit(dataset)
-    for sentence in sentences:
-        print_status(sentence)
+    dataset = prepare_request(planned, prepared)
+    run = fit_request(planned, dataset)
     run = resolve_config(run, dataset)
     directory = out or Path("tuned") / run.name
     if lr_find:

@@ -16,6 +16,7 @@ from fabella.tracking.prepare_progress import print_notes
 from fabella.training import run as training_run
 from fabella.training.loop import UserCallback
 from fabella.training.session import TrainResult
+from fabella.training.setup.prepare_request import fit_request
 from fabella.training.setup.request import TrainRequest, common_settings, prepare_data, resolve_request
 from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
 
@@ -75,9 +76,7 @@ def train(
         print_status(reason)
     dataset = resolved.prepared or prepare_data(resolved.run, Path(prepared))
     print_notes(dataset.manifest)
-    config, sentences = resolved.fit(dataset)
-    for sentence in sentences:
-        print_status(sentence)
+    config = fit_request(resolved, dataset)
     return training_run.start_run(config, run_dir, dataset, device=device, user_callbacks=callbacks)
 
 
