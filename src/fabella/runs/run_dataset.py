@@ -63,8 +63,8 @@ def find_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool =
 
 def _find_moved(run: Path, name: str, fingerprint: str, *, full: bool) -> TokenizedDataset | None:
     for parent in (Path("prepared"), run.parent, run.parent / "prepared", run.parent.parent / "prepared"):
-        if is_dataset(parent / name) and open_dataset(parent / name).fingerprint == fingerprint:
-            return open_dataset(parent / name, full=full)
+        if is_dataset(parent / name) and (dataset := open_dataset(parent / name)).fingerprint == fingerprint:
+            return open_dataset(parent / name, full=True) if full else dataset
     return None
 
 
