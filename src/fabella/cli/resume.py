@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate
+from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, writable
 from fabella.cli.train import DEVICES, print_train_result, run_on_devices
 from fabella.engine.rank import current_rank
 from fabella.runs.run_dir import RunDir
@@ -42,7 +42,9 @@ def command(
     checkpoint: Annotated[
         str, typer.Option(help="Begin a new run in --out from this checkpoint: best, latest, or a step number.")
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Directory of a new run that begins with a checkpoint.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of a new run that begins with a checkpoint.", callback=writable)
+    ] = None,
     reset_optimizer: Annotated[
         bool, typer.Option("--reset-optimizer", help="Start with a fresh optimizer: no moments, no updates.")
     ] = False,
