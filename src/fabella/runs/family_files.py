@@ -14,10 +14,10 @@ from typing import Any
 from fabella.errors import CheckpointError, ConfigError, UnknownFamilyError
 from fabella.models.registry import family_config, family_source, is_external, kept_family, resolve_family
 from fabella.storage import MANIFEST, atomic_dir, atomic_write, cache_dir, escaped, make_dirs, sha256_of, storage_errors
+from fabella.storage.messages import escaped_path
 
 FAMILY = "family"
 """Directory of the kept files in a run directory, and key of their sha256 in its manifest."""
-MAX_PATH_CHARACTERS = 500
 
 
 def family_digests(family: str) -> dict[str, str]:
@@ -77,15 +77,18 @@ def _verify_kept(family: str, run_dir: Path, digests: Any) -> None:
     foreign = [name for name in present if name not in {*digests, MANIFEST, "__pycache__"}]
     if foreign:
         raise CheckpointError(
-            f"{_shown(directory / foreign[0])} is not a file of the run's family.", hint="Remove it to load the run."
+            f"{escaped_path(directory / foreign[0])} is not a file of the run's family.",
+            hint="Remove it to load the run.",
         )
     for name, digest in digests.items():
         path = directory / name
         if Path(name).name != name or not path.is_file() or path.is_symlink():
-            raise CheckpointError(f"{_shown(path)} is missing or not a plain file.", hint="Restore it from a copy.")
+            raise CheckpointError(
+                f"{escaped_path(path)} is missing or not a plain file.", hint="Restore it from a copy."
+            )
         if sha256_of(path) != digest:
             raise CheckpointError(
-                f"{_shown(path)} was changed after the run started: its sha256 differs from the manifest.",
+                f"{escaped_path(path)} was changed after the run started: its sha256 differs from the manifest.",
                 hint="Restore it from a copy, or start a new run with the changed file.",
             )
 
@@ -94,8 +97,9 @@ def _require_trusted(family: str, run_dir: Path, digests: Mapping[str, str]) -> 
     if not all(_trusted_path(digest).is_file() for digest in digests.values()):
         path = run_dir / family
         raise UnknownFamilyError(
-            f"{_shown(path)} defines the model of this run. It is Python code that this machine does not trust yet.",
-            hint=f"Read it, then run: fabella check-family {quote(_shown(path))} --trust",
+            f"{escaped_path(path)} defines the model of this run. It is Python code that this machine does not trust "
+            "yet.",
+            hint=f"Read it, then run: fabella check-family {quote(escaped_path(path))} --trust",
         )
 
 
@@ -113,8 +117,4 @@ def _trusted_path(digest: str) -> Path:
 
 
 def _not_a_config(run_dir: Path, problem: str) -> str:
-    return f"{_shown(run_dir / 'config.yaml')} is not the config of a run: {escaped(problem, 1000)}"
-
-
-def _shown(path: Path) -> str:
-    return escaped(str(path), MAX_PATH_CHARACTERS)
+    return f"{escaped_path(run_dir / 'config.yaml')} is not the config of a run: {escaped(problem, 1000)}"

@@ -14,7 +14,7 @@ from fabella.errors import CheckpointError, ConfigError, LockedError, PreparedDa
 from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import escaped
-from fabella.storage.messages import MAX_PATH_CHARACTERS
+from fabella.storage.messages import escaped_path
 from fabella.tokenizers import loading
 
 DATA = "data"
@@ -35,7 +35,7 @@ def open_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool =
     if dataset is None:
         recorded = (run_dir.path / _entry(run_dir)["folder"]).resolve()
         raise PreparedDataError(
-            f"The dataset of {_shown(run_dir.path)} is missing: there is no directory {_shown(recorded)}.",
+            f"The dataset of {escaped_path(run_dir.path)} is missing: there is no directory {escaped_path(recorded)}.",
             hint=f"If it was moved, give its new path once, with --data. {_prepare_again(run_dir)}",
         )
     return dataset
@@ -101,7 +101,7 @@ def require_same_data(
     if not same:
         what = "names another text" if moved else "names text that has changed"
         raise ConfigError(
-            f"data.source of {_shown(run_dir.path)} {what}: it differs from the one that the run started with.",
+            f"data.source of {escaped_path(run_dir.path)} {what}: it differs from the one that the run started with.",
             hint=f"Resume with the original text, or start a new run: {_new_run(run_dir, *_paths_setting(requested))}",
         )
 
@@ -109,7 +109,7 @@ def require_same_data(
 def _require_same_tokenizer(run_dir: RunDir, tokenizer: Pretrained, dataset: TokenizedDataset) -> None:
     if loading.train(tokenizer, ()).fingerprint != dataset.tokenizer.fingerprint:
         raise ConfigError(
-            f"tokenizer.source = {escaped(tokenizer.source)} is not the tokenizer of {_shown(run_dir.path)}.",
+            f"tokenizer.source = {escaped(tokenizer.source)} is not the tokenizer of {escaped_path(run_dir.path)}.",
             hint=f"To start a new run with it: {_new_run(run_dir, f'tokenizer.source={tokenizer.source}')}",
         )
 
@@ -128,7 +128,7 @@ def _fingerprint_of_stream(run_dir: RunDir, data: DataConfig) -> str:
 def _entry(run_dir: RunDir) -> Mapping[str, str]:
     entry = run_dir.manifest.get(DATA, {})
     if not {"folder", "fingerprint"} <= set(entry):
-        raise CheckpointError(f"The manifest of {_shown(run_dir.path)} does not name the dataset of the run.")
+        raise CheckpointError(f"The manifest of {escaped_path(run_dir.path)} does not name the dataset of the run.")
     return entry
 
 
@@ -140,7 +140,7 @@ def _prepare_again(run_dir: RunDir) -> str:
 def _new_run(run_dir: RunDir, *settings: str) -> str:
     """Return the command that trains a new run with the config of this one and with ``settings``."""
     config, out = run_dir.path / CONFIG, run_dir.path.with_name(f"{run_dir.path.name}-new")
-    words = ["fabella", "train", _shown(config), *settings, "--out", _shown(out)]
+    words = ["fabella", "train", escaped_path(config), *settings, "--out", escaped_path(out)]
     return " ".join(quote(word) for word in words)
 
 
@@ -150,8 +150,4 @@ def _paths_setting(requested: RunConfig) -> list[str]:
 
 
 def _quoted(path: Path) -> str:
-    return quote(_shown(path))
-
-
-def _shown(path: Path) -> str:
-    return escaped(str(path), MAX_PATH_CHARACTERS)
+    return quote(escaped_path(path))

@@ -34,6 +34,7 @@ from fabella.storage import (
     storage_errors,
 )
 from fabella.storage.lock import lock_dir
+from fabella.storage.messages import escaped_path
 from fabella.storage.recognize import runs_in
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -56,7 +57,6 @@ UNFINISHED = {".lock", ".lock-holder", MANIFEST, "tokenizer", FAMILY}
 STEP = re.compile(r"step-([0-9]{8,12})")
 MAX_POINTER_BYTES = 64
 MAX_LISTED_RUNS = 5
-MAX_PATH_CHARACTERS = 500
 
 
 def require_format(format_number: object, *, where: str) -> None:
@@ -135,7 +135,7 @@ class RunDir:
             manifest = read_manifest(path)
         except StorageError as error:
             raise CheckpointError(error.message, hint="Restore it from a copy of the run.") from None
-        require_format(manifest.get("format"), where=_escaped_path(path))
+        require_format(manifest.get("format"), where=escaped_path(path))
         return cls(path, _read_config(path / CONFIG, manifest), manifest)
 
     @contextmanager
@@ -169,7 +169,7 @@ class RunDir:
         if family_digests(requested) != self.manifest[FAMILY]:
             raise ConfigError(
                 f"Cannot resume with other code: the files of model.family = '{requested}' differ from those in "
-                f"{_escaped_path(self.path / FAMILY)}.",
+                f"{escaped_path(self.path / FAMILY)}.",
                 hint="Restore them, or start a new run with another --out.",
             )
         return validate_config(with_sections(run.model_dump(mode="json"), {"model": _with_family(run, saved)}))
@@ -211,10 +211,6 @@ class RunDir:
         atomic_write(self.path / name, f"{step_name(step)}\n".encode())
 
 
-def _escaped_path(path: Path) -> str:
-    return escaped(str(path), MAX_PATH_CHARACTERS)
-
-
 def require_empty(path: Path) -> None:
     """Raise StorageError if ``path`` contains a run or other files or cannot be written, before long work for a run.
 
@@ -224,7 +220,7 @@ def require_empty(path: Path) -> None:
     if path.is_dir():
         _refuse_occupied(path)
     elif os.path.lexists(path):
-        raise StorageError(f"{_escaped_path(path)} is a file.", hint="Choose a new or an empty directory for --out.")
+        raise StorageError(f"{escaped_path(path)} is a file.", hint="Choose a new or an empty directory for --out.")
 
 
 def remove_interrupted_branch(path: Path) -> None:
@@ -246,20 +242,20 @@ def _refuse_occupied(path: Path) -> None:
     remove_stale_temps(path)
     if (path / CONFIG).exists():
         raise StorageError(
-            f"{_escaped_path(path)} contains a run already.",
-            hint=f"Resume it (fabella resume {quote(_escaped_path(path))}), or choose another --out.",
+            f"{escaped_path(path)} contains a run already.",
+            hint=f"Resume it (fabella resume {quote(escaped_path(path))}), or choose another --out.",
         )
     foreign = sorted(item.name for item in path.iterdir() if item.name not in UNFINISHED)
     if foreign:
         more = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
         raise StorageError(
-            f"{_escaped_path(path)} is neither empty nor a run: it contains {escaped(foreign[0])}{more}.",
+            f"{escaped_path(path)} is neither empty nor a run: it contains {escaped(foreign[0])}{more}.",
             hint="Choose a new or an empty directory for --out.",
         )
 
 
 def _require_run(path: Path) -> None:
-    shown = _escaped_path(path)
+    shown = escaped_path(path)
     with storage_errors(path, f"reading {escaped(path.name)}"):
         is_dir, exists = path.is_dir(), os.path.lexists(path)
     if is_dir:
@@ -273,7 +269,7 @@ def _require_run(path: Path) -> None:
     if not exists:
         raise CheckpointError(f"No run directory at {shown}.", hint=_nearest_run(path))
     if path.name == CONFIG and (path.parent / MANIFEST).is_file():
-        run = _escaped_path(path.parent)
+        run = escaped_path(path.parent)
         raise CheckpointError(f"{shown} is the config of a run, not its directory.", hint=f"Give the run: {run}")
     with storage_errors(path, f"reading {escaped(path.name)}"), path.open("rb") as file:
         pickled = is_pickle(file.read(16))
@@ -289,7 +285,7 @@ def _give_a_run(path: Path) -> str:
     known = recognize(path)
     if known is not None:
         return known.advice
-    inside = [quote(_escaped_path(run)) for run in runs_in(path)[:MAX_LISTED_RUNS]]
+    inside = [quote(escaped_path(run)) for run in runs_in(path)[:MAX_LISTED_RUNS]]
     return f"It contains runs: {', '.join(inside)}." if inside else _nearest_run(path)
 
 
@@ -298,7 +294,7 @@ def _nearest_run(path: Path) -> str:
     names = [run.name for run in runs_in(path.parent)]
     nearest = difflib.get_close_matches(path.name, names, n=1)
     if nearest:
-        return f"Did you mean {quote(_escaped_path(path.parent / nearest[0]))}?"
+        return f"Did you mean {quote(escaped_path(path.parent / nearest[0]))}?"
     return "Give a run directory. To train a small model in two minutes: fabella quickstart"
 
 
@@ -322,20 +318,18 @@ def _read_config(path: Path, manifest: Mapping[str, Any]) -> RunConfig:
     with storage_errors(path, f"reading {CONFIG}"), path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise CheckpointError(f"{_escaped_path(path)} is larger than {MAX_FILE_BYTES:,} bytes, too large for a config.")
+        raise CheckpointError(f"{escaped_path(path)} is larger than {MAX_FILE_BYTES:,} bytes, too large for a config.")
     text, line, digest = data.rpartition(DIGEST_LINE.encode())
     if not line or digest.decode("latin-1") != hashlib.sha256(text).hexdigest() + "\n":
         raise CheckpointError(
-            f"{_escaped_path(path)} was changed after it was written: its lines do not match the sha256 at its end.",
+            f"{escaped_path(path)} was changed after it was written: its lines do not match the sha256 at its end.",
             hint="Restore it. To change settings, pass them to fabella resume, or start a new run from this file.",
         )
     try:
-        values = parse_yaml(text.decode(), where=_escaped_path(path))
+        values = parse_yaml(text.decode(), where=escaped_path(path))
         model = values.get("model")
         if isinstance(model, dict) and isinstance(model.get("family"), str):
             model["family"] = load_kept_family(model["family"], path.parent, manifest)
         return validate_config(values)
     except (ConfigError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{_escaped_path(path)} is not the config of a run: {escaped(str(error), 1000)}"
-        ) from None
+        raise CheckpointError(f"{escaped_path(path)} is not the config of a run: {escaped(str(error), 1000)}") from None

@@ -12,7 +12,7 @@ from typing import Any
 from fabella.errors import StorageError
 from fabella.storage.atomic_file import write_all
 from fabella.storage.manifest import MANIFEST, dump_manifest
-from fabella.storage.messages import MAX_PATH_CHARACTERS, escaped, free_if_known, storage_errors
+from fabella.storage.messages import escaped, escaped_path, free_if_known, storage_errors
 from fabella.storage.temp_files import create_temp_dir, fsync_dir, make_dirs, remove_stale_in, temp_path, try_lock
 
 
@@ -58,9 +58,7 @@ def remove_dir(path: Path) -> None:
 
 def _require_absent(target: Path, replace: bool) -> None:
     if os.path.lexists(target) and not replace:
-        raise StorageError(
-            f"{escaped(str(target), MAX_PATH_CHARACTERS)} exists already.", hint="Choose another path, or remove it."
-        )
+        raise StorageError(f"{escaped_path(target)} exists already.", hint="Choose another path, or remove it.")
 
 
 def _seal(path: Path) -> None:

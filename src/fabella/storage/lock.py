@@ -11,7 +11,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from fabella.errors import LockedError
-from fabella.storage.messages import MAX_PATH_CHARACTERS, escaped, storage_errors
+from fabella.storage.messages import escaped, escaped_path, storage_errors
 
 LOCK = ".lock"
 HOLDER = ".lock-holder"
@@ -35,7 +35,7 @@ def lock_dir(path: Path, *, what: str = "run directory", blocking: bool = False)
         if not path.is_dir():
             raise FileNotFoundError(2, "No such file or directory")
         lock = FileLock(path / LOCK, thread_local=False)  # released by any thread
-        _acquire(lock, path, f"{what} {escaped(str(path), MAX_PATH_CHARACTERS)}")
+        _acquire(lock, path, f"{what} {escaped_path(path)}")
     holder = path / HOLDER
     try:
         with storage_errors(path, action):

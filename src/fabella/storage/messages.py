@@ -45,7 +45,7 @@ def storage_errors(
 
 
 def _to_storage_error(path: Path, action: str, needed: int, free: int | None, error: OSError) -> StorageError:
-    location = escaped(str(path), MAX_PATH_CHARACTERS)
+    location = escaped_path(path)
     if error.errno in FULL:
         available = free_if_known(path) if free is None else free
         needs = f"{action} needs {format_bytes(needed)}" if needed else action
@@ -62,6 +62,11 @@ def escaped(text: str, limit: int = 80) -> str:
     """Return ``text`` as one printable line: control characters as ``\\x1b``, cut at ``limit`` characters."""
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return safe if len(safe) <= limit else safe[:limit] + "…"
+
+
+def escaped_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as one printable line of at most MAX_PATH_CHARACTERS characters."""
+    return escaped(str(path), MAX_PATH_CHARACTERS)
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:

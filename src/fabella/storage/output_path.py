@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from fabella.errors import StorageError
-from fabella.storage.messages import MAX_PATH_CHARACTERS, escaped, storage_errors
+from fabella.storage.messages import escaped, escaped_path, storage_errors
 from fabella.storage.temp_files import create_temp_file, temp_path
 
 MAX_NAME_BYTES = 255
@@ -18,7 +18,7 @@ def require_writable(path: Path, what: str = "The output") -> None:
     ``what`` begins the message: ``--out``. Names are at most 255 bytes, including the suffix that a temporary file has
     during an atomic write, and printable. The nearest existing directory must take a new file.
     """
-    shown = f"{what} {escaped(str(path), MAX_PATH_CHARACTERS)}"
+    shown = f"{what} {escaped_path(path)}"
     if not str(path).isprintable():
         raise StorageError(f"{shown} contains a character that cannot be printed.", hint=HINT)
     with storage_errors(path, f"creating {escaped(path.name)}"):
@@ -41,7 +41,7 @@ def require_writable(path: Path, what: str = "The output") -> None:
                 hint="Choose a shorter name.",
             )
     if not parent.is_dir():
-        raise StorageError(f"{shown}: {escaped(str(parent), MAX_PATH_CHARACTERS)} is not a directory.", hint=HINT)
+        raise StorageError(f"{shown}: {escaped_path(parent)} is not a directory.", hint=HINT)
     with storage_errors(parent, f"creating {escaped(path.name)}"):
         temp, descriptor = create_temp_file(parent / "writable")
         os.close(descriptor)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from fabella.storage.messages import MAX_PATH_CHARACTERS, escaped
+from fabella.storage.messages import escaped_path
 
 RUN, CHECKPOINT, FAILED_STEP, DATASET, TOKENIZER, SEARCH = (
     "a run",
@@ -56,8 +56,8 @@ def _is_step(path: Path) -> bool:
 
 
 def _advice(kind: str, path: Path) -> str:
-    name = quote(escaped(str(path), MAX_PATH_CHARACTERS))
-    run = quote(escaped(str(path.parent.parent), MAX_PATH_CHARACTERS))
+    name = quote(escaped_path(path))
+    run = quote(escaped_path(path.parent.parent))
     return {
         RUN: f"Train it further with: fabella resume {name}. Generate text with: fabella generate {name}",
         CHECKPOINT: f"Generate text with: fabella generate {run} --checkpoint {_number(path)}",
