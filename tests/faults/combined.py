@@ -49,7 +49,7 @@ STREAMED = (
 SETTINGS = [
     "model.dropout=0.2",
     "training.gradient_accumulation=[[0, 2], [5, 3], [8, 4]]", "training.log_every_steps=1",
-    "training.precision={kind: fp16, initial_loss_scale: 4194304, loss_scale_growth_interval: 2}",
+    "training.precision={kind: fp16, initial_loss_scale: 1048576, loss_scale_growth_interval: 2}",
     "training.on_nonfinite.kind=skip",
     "training.parallel.timeout_seconds=30",
     "optimizer={kind: muon, lr: 0.02, schedule: [{shape: linear, start: 0.1, end: 1.0, length: 60%},"
@@ -80,7 +80,7 @@ def half_precision(_requested: Any, device: torch.device) -> device_torch.Precis
 
 
 def worsening_loss(engine: Any, *others: Any) -> EvalLoss:
-    """Return the validation loss, raised after step BEST so that BEST stays the best step."""
+    """Return the validation loss, raised after step BEST_STEP so that it stays the best step."""
     score = validate(engine, *others)
     return dataclasses.replace(score, loss=score.loss + max(engine.steps - BEST_STEP, 0))
 
@@ -111,9 +111,12 @@ def work(jobs: list[dict[str, Any]]) -> int:
         os.environ[MARK] = job["out"]
         Path(f"{job['out']}.{rank.rank}.pid").write_text(str(os.getpid()))
         decide = partial(_decide, job)
-        code = run_with_error_codes(
-            lambda decide=decide, rank=rank: distributed_run.run_distributed(rank, decide, device="cpu")
-        )
+        try:
+            code = run_with_error_codes(
+                lambda decide=decide, rank=rank: distributed_run.run_distributed(rank, decide, device="cpu")
+            )
+        except SystemExit as error:  # rank 0 prints the error; the next job starts in this process
+            code = error.code
         Path(f"{job['out']}.{rank.rank}.code").write_text(str(code))
     return 0
 
@@ -167,7 +170,7 @@ def parts(path: Path) -> list[str]:
 
 
 def remove_part(path: Path, part: str) -> None:
-    """Reset the run to its checkpoint of step SPOILED, without ``part``; ``""`` removes nothing."""
+    """Reset the run to its checkpoint of step DAMAGED_STEP, without ``part``; ``""`` removes nothing."""
     run_folder = RunDir.open(path)
     saved = load(run_folder, DAMAGED_STEP).checkpoint
     state, progress = saved.state, dict(saved.progress)

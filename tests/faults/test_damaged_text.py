@@ -18,7 +18,6 @@ from pyarrow import parquet
 
 from fabella.config.data import FilesSource
 from fabella.errors import TextError
-from fabella.text import file_set
 from fabella.text.read_report import ReadReport
 from fabella.text.readers import plain
 from fabella.text.source import documents
@@ -216,7 +215,6 @@ def test_a_line_of_a_gigabyte_is_read_with_little_memory(tmp_path: Path, monkeyp
         block = b"once upon a time, " * (2**20 // 18)
         return (block for _ in range(GIGABYTE // len(block)))
 
-    monkeypatch.setattr(file_set, "read_blocks", blocks)
     monkeypatch.setattr(plain, "read_blocks", blocks)
     path = tmp_path / "line.txt"
     path.write_text("not empty")
