@@ -128,9 +128,8 @@ def test_a_restored_engine_continues_bit_for_bit(overrides: tuple[str, ...]) -> 
 def test_a_snapshot_is_not_changed_by_later_steps() -> None:
     engine = train(create_engine(run()), 0)
     saved = engine.state()
-    copy = State(
-        *({k: np.copy(v) for k, v in part.items()} for part in (saved.weights, saved.optimizer_state)), saved.scalars
-    )
+    weights, moments = ({k: np.copy(v) for k, v in part.items()} for part in (saved.weights, saved.optimizer_state))
+    copy = State(weights, moments, saved.scalars)
     train(engine, 1, 2)
     assert equal_states(saved, copy)
 
@@ -361,3 +360,29 @@ def test_half_precision_on_a_gpu_lowers_the_loss(kind: str) -> None:
     engine = create_engine(run(f"training.precision.kind={kind}"), device="cuda")
     losses = [engine.step(batch(), 1e-2).read()["loss"] for _ in range(60)]
     assert losses[-1] < losses[0] / 2
+
+
+FROZEN = "training.freeze=['embedding.*', 'blocks.0.attention.*']"
+
+
+def test_frozen_parameters_have_no_optimizer_state_and_never_change() -> None:
+    of = run(FROZEN)
+    before, after = create_engine(of).state(), train(create_engine(of), 0, 1, 2).state()
+    frozen = of.model.parameters().keys() - of.trainable_parameters.keys()
+    assert frozen
+    for name, array in after.weights.items():
+        assert np.array_equal(array, before.weights[name]) == (name in frozen)
+    assert {name.partition(".")[2] for name in after.optimizer_state} == set(of.trainable_parameters)
+
+
+def test_with_frozen_parameters_both_engines_train_the_same_weights() -> None:
+    states = [train(create_engine(run(FROZEN, engine=engine)), 0, 1, 2).state() for engine in ("torch", "jax")]
+    for name, array in states[0].weights.items():
+        np.testing.assert_allclose(states[1].weights[name], array, rtol=1e-3, atol=1e-4)
+
+
+def test_with_frozen_parameters_a_restored_engine_continues_bit_for_bit() -> None:
+    uninterrupted = train(create_engine(run(FROZEN)), 0, 1, 2, 3)
+    resumed = create_engine(run(FROZEN))
+    resumed.restore(train(create_engine(run(FROZEN)), 0, 1).state())
+    assert equal_states(train(resumed, 2, 3).state(), uninterrupted.state())

@@ -1,6 +1,7 @@
 """Tests that config sections accept valid values and refuse others with an error that names the rule."""
 
 import math
+import re
 
 import pytest
 from pydantic import ValidationError
@@ -43,7 +44,7 @@ def test_presets_have_the_training_settings_of_their_references() -> None:
     minigpt = preset("minigpt-100m")
     assert minigpt.training.gradient_accumulation == ((0, 8), (8750, 16), (13125, 32))
     assert minigpt.training.precision == Float16(initial_loss_scale=256.0, loss_scale_growth_interval=5000)
-    assert preset("piny-37m").optimizer.betas == (0.9, 0.95)
+    assert preset("piny-37m").optimizer.model_dump()["betas"] == (0.9, 0.95)
     assert preset("gpt2-92m").data.sequences == Packed(length=512, stride=256)
     assert preset("mingru-17m").optimizer.lr == 4e-3
     assert preset("tinystories-28m").training.length == Epochs(epochs=2)
@@ -108,3 +109,18 @@ def test_a_schedule_phase_with_an_invalid_length_is_refused(length: str | int) -
 def test_families_are_the_files_of_the_models_package() -> None:
     assert {"gpt2", "llama", "mingru", "minigpt", "hybrid"} <= set(family_names())
     assert not any(name.startswith("nn") for name in family_names())
+
+
+@pytest.mark.parametrize(
+    ("freeze", "problem"),
+    [
+        (["embeding.weight"], "no parameter has a name like 'embeding.weight'; the nearest name is 'embedding.weight'"),
+        (["blocks.0.*", "blocks.99.*"], "no parameter has a name like 'blocks.99.*'; the nearest name is 'blocks."),
+        (["*"], "matches every parameter"),
+    ],
+)
+def test_a_pattern_that_freezes_nothing_or_everything_is_refused(freeze: list[str], problem: str) -> None:
+    values = preset("storybook-1m").model_dump(mode="json")
+    values["training"]["freeze"] = freeze
+    with pytest.raises(ValidationError, match=re.escape(f"training.freeze{':' if 'no' in problem else ''} {problem}")):
+        RunConfig.model_validate(values)

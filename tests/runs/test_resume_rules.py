@@ -81,6 +81,7 @@ CHANGES: dict[str, Any] = {
     "training.on_divergence": "stop",
     "training.parallel.kind": "fsdp",
     "training.parallel.timeout_seconds": 5.0,
+    "training.freeze": ["embedding.*"],
     "training.log_every_steps": 5,
     "validation.every_steps": 5,
     "validation.every_epochs": 0.5,

@@ -132,6 +132,10 @@ class TrainingConfig(ConfigModel):
     on_divergence: Literal["report", "stop"] = Field(
         default="report", description="a finite loss far above chance or its own best: report it once, or stop as well"
     )
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="parameters that do not change, as patterns of their names: [embedding.*, 'blocks.0.*']",
+    )
     log_every_steps: Positive = Field(default=10, description="training steps between two rows of metrics")
 
     @model_validator(mode="after")

@@ -95,7 +95,7 @@ class JaxEngine:
         self.requested_precision = run.training.precision
         self.precision = resolve_precision(self.requested_precision, devices[0])
         self.sharding = Sharding.over(devices, run.training.parallel)
-        table = run.model.parameters()
+        table = run.trainable_parameters
         self.spec = StepSpec(
             model=build(run.model),
             names=tuple(table),

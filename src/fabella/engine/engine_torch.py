@@ -83,10 +83,13 @@ class TorchEngine:
             torch.backends.cuda.matmul.allow_tf32 = self.requested_precision.tf32
         self.guard = StepGuard.create(run.training, device, scaled=self.precision.scaled)
         model = build(run.model, weights, device).train()
+        trainable = run.trainable_parameters
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trainable)
         self.compiled, self.compile_cache = prepare_blocks(model, run, device)
         self.strategy = parallelize(model, group, run.training.parallel)
         self.model: Any = self.strategy.model
-        self.optimizer = Optimizer(self.strategy, run.model.parameters(), run.optimizer)
+        self.optimizer = Optimizer(self.strategy, trainable, run.optimizer)
         self.steps = 0
 
     def describe(self) -> dict[str, str | int | float]:

@@ -18,8 +18,10 @@ class Optimizer:
     """The config's optimizer as ``rule``, with gradient clipping and its state as numpy arrays."""
 
     def __init__(self, strategy: Strategy, table: ParameterTable, config: OptimizerConfig) -> None:
+        """``table``: the parameters to update; all others are frozen."""
         self.strategy = strategy
-        self.parameters: dict[str, nn.Parameter] = dict(strategy.model.named_parameters())
+        parameters: dict[str, nn.Parameter] = dict(strategy.model.named_parameters())
+        self.parameters = {name: parameter for name, parameter in parameters.items() if name in table}
         self.max_grad_norm = config.max_grad_norm
         self.state_spec = state_spec(table, config)
         self.state_names = tuple(self.state_spec)

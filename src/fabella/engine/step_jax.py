@@ -22,7 +22,7 @@ class StepSpec:
 
     model: Any
     names: tuple[str, ...]
-    """Of the weights, in the order of the parameter table."""
+    """Of the trained weights, in the order of the parameter table; all others are frozen."""
     optimizer: Optimizer
     guard: GuardConfig
     sharding: Sharding
@@ -70,20 +70,26 @@ class StepMetrics(NamedTuple):
 def gradients_of(
     spec: StepSpec, weights: dict[str, Array], batch: StepBatch, scale: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """Return the mean loss over all targets of the global batch and its gradients, both multiplied by ``scale`` []."""
+    """Return the mean loss over all targets of the global batch and the gradients of the trained weights.
 
-    def loss_of(weights: dict[str, Array], tokens: Array, targets: Array, keys: Array) -> Array:
-        return spec.model.loss_sum(spec.network(weights, keys), tokens, targets) * (scale / batch.num_targets)
+    Both are multiplied by ``scale`` [].
+    """
+
+    trained = {name: weights[name] for name in spec.names}
+
+    def loss_of(trained: dict[str, Array], tokens: Array, targets: Array, keys: Array) -> Array:
+        network = spec.network({**weights, **trained}, keys)
+        return spec.model.loss_sum(network, tokens, targets) * (scale / batch.num_targets)
 
     def micro_batch(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, None]:
         rows = [lax.with_sharding_constraint(array, spec.sharding.rows(0)) for array in part]
-        result = jax.value_and_grad(loss_of)(weights, *rows)
+        result = jax.value_and_grad(loss_of)(trained, *rows)
         return jax.tree.map(jnp.add, total, result), None
 
     parts = batch.tokens, batch.targets, batch.keys
     if len(batch.tokens) == 1:
-        return jax.value_and_grad(loss_of)(weights, *(array[0] for array in parts))
-    zeros = jnp.zeros((), jnp.float32), {name: jnp.zeros_like(weight) for name, weight in weights.items()}
+        return jax.value_and_grad(loss_of)(trained, *(array[0] for array in parts))
+    zeros = jnp.zeros((), jnp.float32), {name: jnp.zeros_like(weight) for name, weight in trained.items()}
     return lax.scan(micro_batch, zeros, parts)[0]
 
 
@@ -100,9 +106,11 @@ def train_step(
     squares = jnp.stack([jnp.sum(jnp.square(gradients[name])) for name in spec.names])
     norm = jnp.sqrt(squares.sum())
     guard, apply_update = check(spec.guard, guard, batch.step, (loss, norm), squares)
-    weights, optimizer = spec.optimizer.update(
-        state.weights, gradients, state.optimizer, lr, norm=norm, apply_update=apply_update
+    trained = {name: state.weights[name] for name in spec.names}
+    trained, optimizer = spec.optimizer.update(
+        trained, gradients, state.optimizer, lr, norm=norm, apply_update=apply_update
     )
+    weights = {**state.weights, **trained}
     if spec.sharding.size > 1:  # otherwise the next step would see another sharding and be compiled again
         weights, arrays = (
             {

@@ -6,8 +6,9 @@ parameter counts, the initial weights in both engines, the weight-decay mask and
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +106,17 @@ def block_matrices(table: ParameterTable) -> list[str]:
         for name, parameter in table.items()
         if name.startswith("blocks.") and len(parameter.shape) == 2 and not parameter.embedding
     ]
+
+
+def matching_parameters(table: ParameterTable, pattern: str) -> list[str]:
+    """Return the names that a pattern matches: ``*`` stands for any characters, dots included, ``?`` for one."""
+    return [name for name in table if fnmatchcase(name, pattern)]
+
+
+def trainable_parameters(table: ParameterTable, freeze: Sequence[str]) -> ParameterTable:
+    """Return the rows that none of the patterns ``freeze`` matches, in the order of the table."""
+    frozen = {name for pattern in freeze for name in matching_parameters(table, pattern)}
+    return {name: parameter for name, parameter in table.items() if name not in frozen} if frozen else table
 
 
 def initial_weights(table: ParameterTable, seed: int) -> dict[str, NDArray[np.float32]]:

@@ -8,6 +8,7 @@ value is ``None`` for "derive it": derived values are properties, or are resolve
 the saved file reproduces the run.
 """
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
@@ -18,6 +19,7 @@ from fabella.config.optimizer import OptimizerConfig
 from fabella.config.tracking import CheckpointConfig, SamplesConfig, TrackingConfig, ValidationConfig
 from fabella.config.training import Epochs, TrainingConfig
 from fabella.models.model_config import ModelConfig
+from fabella.models.parameters import ParameterTable, matching_parameters, trainable_parameters
 from fabella.models.registry import parse_model_config
 from fabella.optim.registry import parse_optimizer_config
 
@@ -56,6 +58,26 @@ class RunConfig(ConfigModel):
                 f"data.sequences.length = {length} is longer than model.context_length = {context}; "
                 "lower it, or raise model.context_length"
             )
+        return self
+
+    @property
+    def trainable_parameters(self) -> ParameterTable:
+        """Parameters that the optimizer updates: those that ``training.freeze`` does not match."""
+        return trainable_parameters(self.model.parameters(), self.training.freeze)
+
+    @model_validator(mode="after")
+    def _freeze_matches(self) -> "RunConfig":
+        if not self.training.freeze:
+            return self
+        table = self.model.parameters()
+        for pattern in self.training.freeze:
+            if not matching_parameters(table, pattern):
+                nearest = difflib.get_close_matches(pattern, table, n=1, cutoff=0.0)[0]
+                raise ValueError(
+                    f"training.freeze: no parameter has a name like {pattern!r}; the nearest name is {nearest!r}"
+                )
+        if not self.trainable_parameters:
+            raise ValueError("training.freeze matches every parameter, so there is nothing to train; remove a pattern")
         return self
 
     @model_validator(mode="after")

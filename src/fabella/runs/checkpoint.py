@@ -85,7 +85,7 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint, *, scheduled: bool 
     Raises DiskFullError or StorageError; then no partial files are left and every older checkpoint is unchanged.
     """
     table = run_dir.run.model.parameters()
-    check(checkpoint, table, state_spec(table, run_dir.run.optimizer), where=step_name(step))
+    check(checkpoint, table, state_spec(run_dir.run.trainable_parameters, run_dir.run.optimizer), where=step_name(step))
     kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state)
     values = {**_state_values(step, checkpoint, kinds), "optimizer": run_dir.run.optimizer.kind}
     state = json.dumps(values, indent=1, allow_nan=False).encode()
@@ -337,7 +337,7 @@ def _read(run_dir: RunDir, step: int, weights_only: bool) -> Checkpoint:
         for name in manifest_entries(path, manifest):
             require_size(path, manifest, name)
         moments = load_tensors(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
-        spec, kinds = state_spec(table, run_dir.run.optimizer), values["optimizer_state"]
+        spec, kinds = state_spec(run_dir.run.trainable_parameters, run_dir.run.optimizer), values["optimizer_state"]
         if values.get("optimizer", run_dir.run.optimizer.kind) != run_dir.run.optimizer.kind:
             moments = moments if set(moments) == set(spec) else {}  # of the optimizer before a change
             kinds = checkpoint_validation.moment_kinds(moments)

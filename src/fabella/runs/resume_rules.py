@@ -35,6 +35,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.precision": "warn",
     "training.gradient_checkpointing": "allow",  # the same numbers, computed twice
     "training.compile": "warn",  # the same sums with other rounding
+    "training.freeze": "refuse",  # the saved optimizer state has only the parameters that were trained
     "training.log_every_steps": "allow",
     "training.on_nonfinite": "warn",
     "training.on_divergence": "allow",  # decides whether the run ends, not what it learns

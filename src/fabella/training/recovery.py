@@ -183,5 +183,7 @@ def _parse_progress(saved: Mapping[str, int | float | str], step: int) -> Progre
 def initial_state(run: RunConfig) -> State:
     """Return the state of an engine before its first step."""
     table = run.model.parameters()
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in state_spec(table, run.optimizer).items()}
+    zeros = {
+        name: np.zeros(shape, np.float32) for name, shape in state_spec(run.trainable_parameters, run.optimizer).items()
+    }
     return State(initial_weights(table, run.seed), zeros, {"step": 0, "updates": 0})

@@ -46,7 +46,7 @@ def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     training = run.training.model_copy(update={"compile": "none", "on_nonfinite": Stop()})
     run = run.model_copy(update={"engine": "torch", "training": training})
     table = run.model.parameters()
-    failed = failed_steps.read(path.absolute(), table, state_spec(table, run.optimizer))
+    failed = failed_steps.read(path.absolute(), table, state_spec(run.trainable_parameters, run.optimizer))
     engine = engines.create_engine(run, device=device)
     engine.restore(failed.state)
     error = ""

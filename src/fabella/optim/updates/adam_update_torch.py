@@ -37,30 +37,36 @@ class AdamUpdate(TorchOptimizer):
             }
             for shared in dict.fromkeys(settings[name] for name in parameters)
         ]
-        # The learning rate is set at every step.
-        self.adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+        # The learning rate is set at every step. Muon may leave no parameters to AdamW.
+        self.adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True) if groups else None
 
     def step(self, lr: float, apply_update: Tensor) -> None:
+        if self.adamw is None:
+            return
         for group in self.adamw.param_groups:
             group["lr"] = lr * group[LR_FACTOR]
         # The fused kernel reads ``found_inf`` on the device and skips the update: no wait, no copy.
         self.adamw.found_inf = (~apply_update).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.adamw.step()
 
+    @property
+    def _states(self) -> dict[Tensor, dict[str, Any]]:
+        return self.adamw.state if self.adamw else {}
+
     def state(self) -> dict[str, Tensor]:
         return {
-            f"{moment}.{name}": self.adamw.state[parameter].get(theirs, torch.zeros_like(parameter))
+            f"{moment}.{name}": self._states.get(parameter, {}).get(theirs, torch.zeros_like(parameter))
             for moment, theirs in MOMENTS.items()
             for name, parameter in self.parameters.items()
         }
 
     def load_state(self, state: Mapping[str, Tensor], updates: int) -> None:
         for name, parameter in self.parameters.items():
-            self.adamw.state[parameter] = {
+            self._states[parameter] = {
                 "step": torch.tensor(float(updates), device=parameter.device),
                 **{theirs: state[f"{moment}.{name}"] for moment, theirs in MOMENTS.items()},
             }
 
     def updates(self) -> int:
-        counts = [int(state["step"]) for state in self.adamw.state.values() if "step" in state]
+        counts = [int(state["step"]) for state in self._states.values() if "step" in state]
         return max(counts, default=0)

@@ -111,5 +111,5 @@ def require_disk_space(out: Path, run: RunConfig, *, existing: int) -> None:
 def checkpoint_bytes(run: RunConfig) -> int:
     """Return the size of a checkpoint in bytes: weights and moments in float32, and a margin for the rest."""
     table = run.model.parameters()
-    moments = sum(math.prod(shape) for shape in state_spec(table, run.optimizer).values())
+    moments = sum(math.prod(shape) for shape in state_spec(run.trainable_parameters, run.optimizer).values())
     return (count(table) + moments) * 4 + 100_000
