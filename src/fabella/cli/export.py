@@ -1,0 +1,57 @@
+"""Export a model to a format that other tools read, and compare it with the run before it is kept.
+
+The export is loaded by its target. With float32, logits must differ by at most 1e-4 and greedy text must be equal;
+with less precision, bits per byte must differ by at most 0.5 %. Otherwise nothing is written.
+
+Examples:
+  fabella export runs/quickstart --to hf
+  fabella export runs/my-stories --to gguf --precision q8_0 --out exports/my-stories-q8
+  fabella verify exports/quickstart-hf --against runs/quickstart
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fabella.cli.output import print_report, print_status
+from fabella.cli.run_options import AsJson, CheckpointOption, writable
+from fabella.interop.export import ExportResult, export
+from fabella.storage import format_bytes
+from fabella.storage.messages import escaped_path
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    to: Annotated[str, typer.Option(help="Format: hf, gguf, llama2c, safetensors.")],
+    out: Annotated[
+        Path | None, typer.Option(help="New directory of the export; by default exports/RUN-FORMAT.", callback=writable)
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Storage type of the weights: float32, float16, bfloat16, int8, q8_0; not all in all formats."
+        ),
+    ] = "",
+    checkpoint: CheckpointOption = "best",
+    as_json: AsJson = False,
+) -> None:
+    result = export(run, to=to, out=out or "", precision=precision, checkpoint=checkpoint, report=print_status)
+    print_report(result, lines, as_json=as_json)
+
+
+def lines(result: ExportResult) -> list[str]:
+    """Format the result as text."""
+    measured, precision = result.comparison, result.comparison.precision
+    ties = f" ({measured.greedy_ties} up to a tie of two tokens)" if measured.greedy_ties else ""
+    return [
+        f"{escaped_path(result.path)} equals step {result.step:,} ({format_bytes(result.bytes)}, {precision}).",
+        f"  loaded by         {measured.target}",
+        f"  logits            differ by at most {measured.max_logit_difference:.2g}",
+        f"  greedy text       equal for {measured.greedy_equal} of {measured.prompts} prompts, "
+        f"{measured.tokens} tokens each{ties}",
+        f"  bits per byte     {measured.target_bits_per_byte:.4f}, the run {measured.bits_per_byte:.4f} "
+        f"({measured.text})",
+        f"  tokenizer         {measured.tokenizer}",
+        f"  speed             {measured.tokens_per_second:,.0f} tokens/s, {measured.prompts} prompts in one batch",
+    ]

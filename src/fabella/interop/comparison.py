@@ -1,0 +1,67 @@
+"""Comparison of an export with its run: what is measured, and what must hold before an export is kept."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LOGIT_TOLERANCE = 1e-4
+"""Largest difference of two logits of a float32 export. Sums in another order differ by about 1e-5."""
+BITS_TOLERANCE = 0.005
+"""Largest relative difference in bits per byte of an export with less precision."""
+PROMPTS = 20
+PROMPT_TOKENS = 8
+GREEDY_TOKENS = 200
+PROBE_TOKENS = 64
+"""Tokens per row of which all logits are compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Measured differences between a run and its export."""
+
+    target: str
+    precision: str
+    text: str
+    """Text of the comparison: ``held-out text`` of the run, or ``generated text`` if its dataset is not there."""
+    max_logit_difference: float
+    largest_logit: float
+    prompts: int
+    tokens: int
+    """Greedy tokens per prompt."""
+    greedy_equal: int
+    """Prompts with equal greedy tokens, up to the end of the document."""
+    greedy_ties: int
+    """Prompts among them that differ only after two tokens whose logits are equal up to the tolerance."""
+    bits_per_byte: float
+    target_bits_per_byte: float
+    tokenizer: str
+    """``equal``, or why the tokenizer was not compared."""
+    tokens_per_second: float
+    """Greedy tokens of all prompts by the target, per second of its decoding."""
+
+    @property
+    def bits_difference(self) -> float:
+        """Relative difference in bits per byte."""
+        return abs(self.target_bits_per_byte - self.bits_per_byte) / max(self.bits_per_byte, 1e-9)
+
+    def problems(self) -> list[str]:
+        """Return what does not hold; an empty list for an export that equals its run."""
+        found: list[str] = []
+        if self.precision == "float32":
+            if not self.max_logit_difference <= LOGIT_TOLERANCE:
+                found.append(
+                    f"the logits differ by up to {self.max_logit_difference:.2g}, more than {LOGIT_TOLERANCE:g}"
+                )
+            if self.greedy_equal < self.prompts:
+                found.append(f"greedy text is equal for {self.greedy_equal} of {self.prompts} prompts only")
+        if not self.bits_difference <= BITS_TOLERANCE:
+            found.append(
+                f"bits per byte differ by {self.bits_difference:.2%} ({self.bits_per_byte:.4f} and "
+                f"{self.target_bits_per_byte:.4f}), more than {BITS_TOLERANCE:.1%}"
+            )
+        if self.tokenizer.startswith("differs"):
+            found.append(f"the tokenizer {self.tokenizer}")
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values for ``--json`` and for ``export.json``."""
+        return {**asdict(self), "bits_difference": self.bits_difference}

@@ -1,0 +1,170 @@
+"""Any tokenizer as the ``tokenizer.json`` of Hugging Face, whose encoding begins with the id that ends a document.
+
+In training, every document follows the end of another one, so that a prompt does as well: the exported tokenizer puts
+this id first (BOS), and a model generates the same text elsewhere.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Library
+
+from fabella.config.data import SentencePiece
+from fabella.errors import TokenizerError
+from fabella.tokenizers import metadata
+from fabella.tokenizers.bpe import END_OF_TEXT
+from fabella.tokenizers.bytes import EOS_ID
+from fabella.tokenizers.tokenizer import Tokenizer
+from fabella.tokenizers.vocab_bytes import LETTERS, SPACE_MARK
+
+UNIGRAM, BPE = 1, 2
+"""Values of ``model_type`` in a SentencePiece model."""
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> Library:
+    """Return the tokenizer as one of the Hugging Face library. Raises TokenizerError if it cannot be one."""
+    files = saved_files(tokenizer)
+    if metadata.JSON_FILE in files:
+        library: Library = Library.from_str(files[metadata.JSON_FILE].decode())
+    elif metadata.MODEL_FILE in files:
+        own = tokenizer.kind == SentencePiece().kind
+        library = _from_sentencepiece(files[metadata.MODEL_FILE], tokenizer.eos_id, own=own)
+    else:
+        library = _from_bytes()
+    token = library.id_to_token(tokenizer.eos_id)
+    library.post_processor = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, tokenizer.eos_id)]
+    )
+    return library
+
+
+def eos_token(library: Library, tokenizer: Tokenizer) -> str:
+    """Return the text of the id that ends a document."""
+    return str(library.id_to_token(tokenizer.eos_id))
+
+
+def saved_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files that ``save`` writes, by name."""
+    with tempfile.TemporaryDirectory(prefix="fabella-") as directory:
+        tokenizer.save(Path(directory))
+        return {file.name: file.read_bytes() for file in Path(directory).iterdir()}
+
+
+def _from_bytes() -> Library:
+    """Return the byte tokenizer as a BPE without merges: the letter of each byte has the byte's value as its id."""
+    vocab = {letter: value for letter, value in LETTERS.items() if value != EOS_ID} | {END_OF_TEXT: EOS_ID}
+    library = Library(models.BPE(vocab, []))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return library
+
+
+def _from_sentencepiece(model: bytes, eos_id: int, *, own: bool) -> Library:
+    """Return a SentencePiece model with spaces in its tokens instead of the mark ▁, which a text may contain.
+
+    ``own``: the character ▁ of a text is encoded as its bytes, as Fabella's own models do; others read it as a space.
+    """
+    processor = SentencePieceProcessor(model_proto=model)
+    settings = _settings(model)
+    pieces = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
+    normal = [
+        not (processor.is_control(n) or processor.is_unknown(n) or processor.is_byte(n)) for n in range(len(pieces))
+    ]
+    tokens = [piece.replace(SPACE_MARK, " ") if plain else piece for piece, plain in zip(pieces, normal, strict=True)]
+    scores = [processor.get_score(number) for number in range(len(pieces))]
+    unknown = processor.unk_id()
+    if settings["model_type"] == BPE:
+        vocab = {token: number for number, token in enumerate(tokens)}
+        mergeable = {token: scores[number] for number, token in enumerate(tokens) if normal[number]}
+        bpe: Any = models.BPE(
+            vocab, _merges(mergeable), unk_token=tokens[unknown], byte_fallback=bool(settings["byte_fallback"])
+        )
+        library = Library(bpe)
+    elif settings["model_type"] == UNIGRAM:
+        entries = list(zip(tokens, scores, strict=True))
+        library = Library(models.Unigram(entries, unk_id=unknown, byte_fallback=bool(settings["byte_fallback"])))
+    else:
+        raise TokenizerError(
+            "This SentencePiece model is neither BPE nor unigram; tokenizer.json has no such model.",
+            hint="Export to another format, or train with tokenizer.kind=bpe.",
+        )
+    steps: list[Any] = [] if own else [normalizers.Replace(SPACE_MARK, " ")]
+    if settings["remove_extra_whitespaces"]:
+        raise TokenizerError(
+            "This SentencePiece model removes spaces from its text, which tokenizer.json cannot express equally.",
+            hint="Export to another format, or train with tokenizer.kind=bpe.",
+        )
+    steps += [normalizers.Prepend(" ")] if settings["add_dummy_prefix"] else []
+    if steps:
+        library.normalizer = normalizers.Sequence(steps)
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    special = [tokens[n] for n in range(len(tokens)) if processor.is_control(n) or n in (unknown, eos_id)]
+    library.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return library
+
+
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """Return the merges of a BPE that is given by the scores of its tokens: every split of a token, the best first."""
+    merges: list[tuple[float, int, tuple[str, str]]] = []
+    for token, score in scores.items():
+        for middle in range(1, len(token)):
+            if token[:middle] in scores and token[middle:] in scores:
+                merges.append((-score, middle, (token[:middle], token[middle:])))
+    return [pair for _, _, pair in sorted(merges, key=lambda merge: merge[:2])]
+
+
+def _settings(model: bytes) -> dict[str, int]:
+    """Return the settings of a SentencePiece model that decide its ids; absent ones have the defaults of its schema."""
+    top = _fields(model)
+    trainer = _fields(b"".join(value for value in top.get(2, []) if isinstance(value, bytes)))
+    normalizer = _fields(b"".join(value for value in top.get(3, []) if isinstance(value, bytes)))
+
+    def number(fields: dict[int, list[int | bytes]], key: int, default: int) -> int:
+        value = fields.get(key, [default])[-1]
+        return value if isinstance(value, int) else default
+
+    return {
+        "model_type": number(trainer, 3, UNIGRAM),
+        "byte_fallback": number(trainer, 35, 0),
+        "add_dummy_prefix": number(normalizer, 3, 1),
+        "remove_extra_whitespaces": number(normalizer, 4, 1),
+    }
+
+
+def _fields(data: bytes) -> dict[int, list[int | bytes]]:
+    """Return field number → values of a protobuf message; the library has parsed it, so that it is well-formed."""
+    fields: dict[int, list[int | bytes]] = {}
+    position = 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        kind = key & 7
+        if kind == 0:
+            value, position = _varint(data, position)
+        elif kind == 2:
+            size, position = _varint(data, position)
+            value, position = data[position : position + size], position + size
+        else:
+            size = 8 if kind == 1 else 4
+            value, position = data[position : position + size], position + size
+        fields.setdefault(key >> 3, []).append(value)
+    return fields
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    result = shift = 0
+    while True:
+        byte = data[position]
+        result |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return result, position
+
+
+def to_json(library: Library) -> dict[str, Any]:
+    """Return the content of ``tokenizer.json``."""
+    return json.loads(library.to_str())

@@ -1,0 +1,147 @@
+"""Tests of Hugging Face folders: stock classes, the modelling file, the tokenizer, and code that never runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fabella.errors import FabellaError, NumericsError, StorageError, UsageError
+from fabella.interop.export import export, verify_export
+from fabella.interop.formats import hf
+from fabella.storage import MANIFEST, dump_manifest, sha256_of
+from tests.interop.tiny_exports import bpe, make_run
+
+pytestmark = pytest.mark.needs("transformers")
+STOCK = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
+OWN = ("hybrid", "mingru", "mingru_plain", "minigpt")
+
+
+@pytest.mark.parametrize("family", [*STOCK, *OWN])
+def test_an_export_of_every_family_equals_its_run(family: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", family, bpe())
+    result = export(run, to="hf", out=tmp_path / "out")
+    measured = result.comparison
+    assert measured.max_logit_difference <= 1e-4
+    assert measured.greedy_equal == measured.prompts == 20
+    assert measured.tokenizer == "equal"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == [STOCK.get(family, "FabellaForCausalLM")]
+    assert ("auto_map" in config) == (family in OWN) == (tmp_path / "out" / "modeling_fabella.py").exists()
+    assert verify_export(tmp_path / "out", against=run).comparison.greedy_equal == 20
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_export_of_gpt2_keeps_its_activation_and_tying(activation: str, tied: bool, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "gpt2", activation=activation, tie_embeddings=tied)
+    assert export(run, to="hf", out=tmp_path / "out").comparison.greedy_equal == 20
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_less_precision_changes_bits_per_byte_little(precision: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "llama", bpe())
+    full = export(run, to="hf", out=tmp_path / "full")
+    half = export(run, to="hf", out=tmp_path / "half", precision=precision)
+    assert 0 < half.comparison.bits_difference <= 0.005
+    weights = "model.safetensors"
+    assert (tmp_path / "half" / weights).stat().st_size < 0.6 * (tmp_path / "full" / weights).stat().st_size
+    assert full.comparison.bits_difference < half.comparison.bits_difference
+
+
+def test_ids_without_a_token_are_never_generated(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "llama", bpe())
+    export(run, to="hf", out=tmp_path / "out")
+    tokens = bpe().vocab_size
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert settings["suppress_tokens"] == [tokens, tokens + 1, tokens + 2]
+
+
+def test_the_model_card_names_run_family_and_licence(tmp_path: Path) -> None:
+    export(make_run(tmp_path / "run", "llama"), to="hf", out=tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "license: " in card
+    assert "family `llama`" in card
+    assert "from step 10" in card
+
+
+def test_an_export_that_differs_from_its_run_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", "llama")
+    write = hf.save_tensors
+
+    def change_one(path: Path, tensors: dict, precision: str) -> None:
+        changed = dict(tensors) | {"model.norm.weight": tensors["model.norm.weight"] * 1.001}
+        write(path, changed, precision)
+
+    monkeypatch.setattr(hf, "save_tensors", change_one)
+    with pytest.raises(NumericsError, match=r"the logits differ by up to .*, more than 0\.0001"):
+        export(run, to="hf", out=tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def reseal(directory: Path) -> None:
+    """Write the manifest of a folder again, as its attacker would."""
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST]
+    entries = {
+        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in files
+    }
+    (directory / MANIFEST).write_bytes(dump_manifest({"files": entries}))
+
+
+@pytest.mark.fault("E14", cases=4)
+@pytest.mark.parametrize("how", ["changed file", "other file", "stock", "auto_map"])
+def test_code_in_an_export_is_executed_only_if_fabella_would_write_it(how: str, tmp_path: Path) -> None:
+    """Load an export with foreign code, whose manifest is valid."""
+    run = make_run(tmp_path / "run", "llama" if how == "stock" else "mingru")
+    out = tmp_path / "out"
+    export(run, to="hf", out=out)
+    canary = tmp_path / "canary"
+    attack = f"\nopen({str(canary)!r}, 'w').close()\n"
+    config = json.loads((out / "config.json").read_text())
+    if how == "changed file":
+        with (out / "modeling_fabella.py").open("a") as file:
+            file.write(attack)
+    else:
+        (out / "other.py").write_text(attack + "class FabellaForCausalLM: pass\nclass FabellaConfig: pass\n")
+    if how in ("auto_map", "stock"):
+        config["auto_map"] = {"AutoConfig": "other.FabellaConfig", "AutoModelForCausalLM": "other.FabellaForCausalLM"}
+        config["model_type"] = "fabella"
+        (out / "config.json").write_text(json.dumps(config))
+    reseal(out)
+    with pytest.raises(FabellaError):
+        verify_export(out, against=run)
+    assert not canary.exists()
+
+
+def test_an_export_of_another_run_or_with_a_changed_file_is_refused(tmp_path: Path) -> None:
+    run, other = make_run(tmp_path / "run", "llama"), make_run(tmp_path / "other", "llama", dim=36)
+    out = tmp_path / "out"
+    export(run, to="hf", out=out)
+    with pytest.raises(StorageError, match="was not exported from step 10"):
+        verify_export(out, against=other)
+    data = bytearray((out / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (out / "model.safetensors").write_bytes(data)
+    with pytest.raises(StorageError, match="damaged"):
+        verify_export(out, against=run)
+
+
+def test_a_family_outside_the_package_is_exported_with_its_code(tmp_path: Path) -> None:
+    source = Path(__file__).parents[3] / "src/fabella/models"
+    for suffix in ("", "_torch"):
+        text = (source / f"mingru_plain{suffix}.py").read_text()
+        text = text.replace("from fabella.models.mingru_plain import", "from .own import")
+        text = text.replace('Literal["mingru_plain"] = "mingru_plain"', 'str = "own"')
+        (tmp_path / f"own{suffix}.py").write_text(text)
+    run = make_run(tmp_path / "run", str(tmp_path / "own_torch.py"))
+    assert export(run, to="hf", out=tmp_path / "out").comparison.greedy_equal == 20
+
+
+@pytest.mark.fault("E15", cases=3)
+@pytest.mark.parametrize("options", [{"to": "xyz"}, {"to": "hf", "precision": "int3"}, {"to": "hf", "checkpoint": "x"}])
+def test_an_unknown_format_or_precision_is_refused(options: dict[str, str], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "llama")
+    with pytest.raises(UsageError, match=r"Choose from|Did you mean|Use best"):
+        export(run, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,59 @@
+"""Tiny runs of every family and every kind of tokenizer, and their exports."""
+
+from pathlib import Path
+from typing import Any
+
+from fabella.config.data import BPE, SentencePiece
+from fabella.engine.engine import State
+from fabella.models.parameters import initial_weights
+from fabella.models.registry import tiny_config
+from fabella.run_config.run import RunConfig
+from fabella.runs.checkpoint import Checkpoint, save, set_best
+from fabella.runs.run_dir import RunDir
+from fabella.tokenizers import loading
+from fabella.tokenizers.bytes import ByteTokenizer
+from fabella.tokenizers.tokenizer import Tokenizer
+
+LENGTH = 40
+TEXTS = [
+    "Once upon a time there was a little girl named Lily. She liked to play in the park.",
+    "The dog said: \"I am Max!\" Then they ran, and ran, and ran.\n\nThe end — été, 你好, 🙂.",
+    "def f(x):\n\treturn  x[0] + 1  # two  spaces\r\n",
+] * 20  # fmt: skip
+
+
+def make_run(path: Path, family: str, tokenizer: Tokenizer | None = None, **changes: Any) -> Path:
+    """Write a run of the family's tiny config with random weights and a checkpoint at step 10."""
+    tokenizer = tokenizer or ByteTokenizer()
+    model = tiny_config(family).model_dump(mode="json") | {"context_length": LENGTH}
+    model |= {"vocab_size": tokenizer.vocab_size + 3} | changes
+    config = RunConfig.model_validate(
+        {
+            "name": path.name,
+            "model": model,
+            "tokenizer": {"kind": "bytes"},
+            "data": {"sequences": {"kind": "packed", "length": LENGTH, "stride": LENGTH}},
+            "optimizer": {"kind": "adamw", "lr": 1e-3},
+            "training": {"length": {"max_steps": 20}, "micro_batch_size": 2},
+        }
+    )
+    run_dir = RunDir.create(path, config, {"seed": 1})
+    run_dir.save_tokenizer(tokenizer)
+    table = config.model.parameters()
+    # Larger than initial weights, so that the logits differ and the completion depends on the prompt.
+    weights = {
+        name: weight * 4 if weight.ndim == 2 else weight + 0.1 for name, weight in initial_weights(table, 7).items()
+    }
+    save(run_dir, 10, Checkpoint(State(weights, {}, {"step": 10, "loss_scale": 1.0}), {}))
+    set_best(run_dir, 10)
+    return path
+
+
+def bpe() -> Tokenizer:
+    """Return a byte-level BPE of 300 ids."""
+    return loading.train(BPE(vocab_size=300), TEXTS)
+
+
+def sentencepiece() -> Tokenizer:
+    """Return a SentencePiece model of 340 pieces."""
+    return loading.train(SentencePiece(vocab_size=340), TEXTS)
