@@ -107,7 +107,31 @@ def test_an_unreadable_file_is_reported(folder: Path, tmp_path: Path, capsys: py
     (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1"))
     code, _, err = run_perplexity(capsys, folder, "--file", tmp_path / "latin.txt")
     assert code == 3
-    assert "latin.txt is not UTF-8: byte 3 is 0xeb. Convert it: iconv -f latin1 -t utf-8" in err
+    assert "latin.txt, byte 3: 0xEB after 'Zo' is not UTF-8." in err
+    assert run_perplexity(capsys, folder, "--file", tmp_path / "latin.txt", "--encoding", "latin1")[0] == 0
+    assert run_perplexity(capsys, folder, "--file", tmp_path / "latin.txt", "--decode-errors", "replace")[0] == 0
+
+
+def test_the_documents_of_a_table_are_scored_one_by_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "a.jsonl"
+    table.write_text("".join(json.dumps({"story": story}) + "\n" for story in ("Once a fox.", "The end.", "More.")))
+    code, out, _ = run_perplexity(capsys, folder, "--file", table, "--column", "story", "--limit", "2", "--json")
+    value = json.loads(out)
+    assert (code, value["documents"], value["bytes"], len(value["table"])) == (0, 2, 19, 2)
+    single = json.loads(run_perplexity(capsys, folder, "Once a fox.", "--json")[1])
+    assert value["table"][0]["bits_per_byte"] == single["bits_per_byte"]
+    shown = run_perplexity(capsys, folder, "--file", table, "--max-rows", "1")[1]
+    assert "3 documents" in shown
+    assert "… and 2 more documents (--max-rows 3 shows all)" in shown
+
+
+def test_an_option_without_effect_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    story = tmp_path / "story.txt"
+    story.write_text(STORY)
+    assert run_perplexity(capsys, folder, "--file", story, "--limit", "2")[0] == 2
+    assert run_perplexity(capsys, folder, STORY, "--encoding", "latin1")[0] == 2
 
 
 def test_an_empty_text_is_rejected(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

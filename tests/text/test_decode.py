@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fabella.errors import TextError
 from fabella.text.decode import SIGNATURES, to_utf8_blocks
 from fabella.text.read_report import ReadReport
+from tests.text.languages import LANGUAGES, encoded
 
 STORY = "Once upon a time, a fox said: “Grüß dich, 小狐狸!” 🦊\nThe end.\n"
 
@@ -31,8 +32,14 @@ def test_utf8_is_unchanged() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 @pytest.mark.parametrize(
     ("bom", "encoding"),
-    [(codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF8, "utf-8")],
-)
+    [
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF32_LE, "utf-32-le"),
+        (codecs.BOM_UTF32_BE, "utf-32-be"),
+    ],
+)  # fmt: skip
 def test_a_byte_order_mark_selects_the_encoding_and_is_dropped(size: int, bom: bytes, encoding: str) -> None:
     data = bom + STORY.encode(encoding)
     notes = ReadReport()
@@ -45,7 +52,16 @@ def test_utf16_without_a_mark_is_detected_by_its_zeros(encoding: str) -> None:
     text = "Once upon a time there was a small hedgehog.\n" * 9
     notes = ReadReport()
     assert read([text.encode(encoding)], notes).decode() == text
-    assert list(notes.messages()) == [f"stories.txt is {encoding.upper()}, converted"]
+    assert list(notes.messages()) == [f"encoding of stories.txt: {encoding} (detected); --encoding sets another one"]
+
+
+@pytest.mark.parametrize("language", ["chinese", "japanese", "russian", "english"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_utf16_and_utf32_without_a_mark_are_detected_in_any_script(encoding: str, language: str) -> None:
+    text = LANGUAGES[language][1]
+    notes = ReadReport()
+    assert read([text.encode(encoding)], notes).decode() == text
+    assert encoding in " ".join(notes.messages())
 
 
 @pytest.mark.parametrize("lost", [b"\x41", b"\x3d\xd8", b"\x3d\xd8\x00"])
@@ -94,8 +110,6 @@ def archive(kind: str) -> bytes:
         (b"PAR1" + bytes(9), r"a parquet file\. Rename it so that it ends in \.parquet"),
         (b"%PDF-1.7\n", r"a PDF\. Convert it: pdftotext"),
         (b"\x89PNG\r\n\x1a\n", "a picture"),
-        (codecs.BOM_UTF32_LE + "story".encode("utf-32-le"), "is UTF-32. Convert it: iconv -f UTF-32"),
-        (codecs.BOM_UTF32_BE + "story".encode("utf-32-be"), "is UTF-32"),
     ],
 )
 def test_binary_files_are_named(data: bytes, what: str) -> None:
@@ -126,6 +140,53 @@ def test_a_stray_nul_is_damage_and_not_a_binary_file() -> None:
     assert read([b"once\0upon a time"]) == b"once\0upon a time"
 
 
-def test_text_in_another_8_bit_encoding_is_not_binary() -> None:
-    text = bytes(range(0xC0, 0x100)) * 9  # the Russian alphabet in Windows-1251
-    assert read([text]) == text
+@pytest.mark.parametrize(("language", "encoding"), [("russian", "cp1251"), ("french", "cp1252"), ("japanese", "cp932")])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_sure_encoding_is_converted_and_reported(language: str, encoding: str, size: int) -> None:
+    raw = b"Chapter 1\n" * 20 + encoded(language, encoding)
+    notes = ReadReport()
+    assert read((raw[i : i + size] for i in range(0, len(raw), size)), notes).decode() == raw.decode(encoding)
+    assert list(notes.messages()) == [f"encoding of stories.txt: {encoding} (detected); --encoding sets another one"]
+
+
+def test_the_encoding_is_detected_where_the_first_foreign_bytes_are() -> None:
+    french = encoded("french", "cp1252")
+    raw = b"A fox.\n" * 100_000 + french
+    assert read([raw[:300_000], raw[300_000:]]).decode().endswith(french.decode("cp1252"))
+
+
+def test_a_damaged_byte_in_utf8_is_no_other_encoding() -> None:
+    raw = (STORY * 50).encode() + b"caf\xe9 \xfc\n"
+    notes = ReadReport()
+    assert read([raw], notes) == raw
+    assert not list(notes.messages())
+
+
+def test_an_unsure_encoding_is_a_hint_with_what_it_reads_as() -> None:
+    notes = ReadReport()
+    raw = b"Once upon a time. " * 20 + b"caf\xe9 noir\n"
+    assert read([raw], notes) == raw
+    (message,) = notes.messages()
+    assert message.startswith("stories.txt is not UTF-8. It may be cp1252, where it reads ")
+    assert "café noir': --encoding cp1252" in message
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "koi8-r", "utf-16", "utf-32", "utf-8-sig", "gb18030", "utf-7"])
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_a_given_encoding_is_used_without_detection(encoding: str, size: int) -> None:
+    text = LANGUAGES["russian"][1]
+    raw = text.encode(encoding, "ignore")
+    blocks = (raw[i : i + size] for i in range(0, len(raw), size))
+    got = b"".join(to_utf8_blocks(blocks, "stories.txt", ReadReport(), encoding))
+    assert got.decode() == raw.decode(encoding)
+
+
+def test_bytes_without_a_meaning_in_the_encoding_are_left_to_the_policy() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        b"".join(to_utf8_blocks(iter([b"caf\xe9 \x81 noir"]), "a.txt", ReadReport(), "cp1252")).decode()
+
+
+def test_utf8_that_is_read_in_another_encoding_is_reported() -> None:
+    notes = ReadReport()
+    b"".join(to_utf8_blocks(iter([STORY.encode()]), "a.txt", notes, "cp1252"))
+    assert list(notes.messages()) == ["a.txt is valid UTF-8, but is read as cp1252 (--encoding)"]

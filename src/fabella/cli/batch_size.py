@@ -17,6 +17,7 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device, writable
+from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError
 from fabella.planning.batch_size_finder import BatchSizeResult, find_batch_size, with_micro_batch_size
@@ -25,15 +26,19 @@ from fabella.planning.probe import REASONS, ProbeLimits, ProbeResult
 from fabella.run_config.files import load_config, to_yaml
 from fabella.run_config.run import RunConfig
 from fabella.storage import atomic_write, format_bytes
-from fabella.training.setup.request import TrainRequest, resolve_request
+from fabella.training.setup.request import resolve_request
 
 FREE_SHARE = 0.9
 """Default limit as a share of the free memory; the rest is for prefetched batches, checkpoints and other programs."""
 
 
+@expand_options
 def command(
+    reading: ReadingOptions,
+    tokenizing: TokenizerOptions,
     what: Annotated[str, typer.Argument(help="A preset, a .yaml config, or a text file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
+    overrides: Words = None,
+    data: Annotated[str, typer.Option(help="Text source, or directory of a prepared dataset.")] = "",
     memory: Annotated[str, typer.Option(help="Memory limit, e.g. 4GB; by default 90 % of the free memory.")] = "",
     max_micro_batch_size: Annotated[
         int, typer.Option(help="Largest micro-batch to try, in sequences; 0 for the global batch.", min=0)
@@ -47,7 +52,7 @@ def command(
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    run = resolve_request(TrainRequest(what=what, engine=engine, overrides=tuple(overrides or ()))).run
+    run = resolve_request(text_request(what, overrides, reading, tokenizing, data=data, engine=engine)).run
     if write is not None:
         require_absent(write)
     budget, on_gpu = available_memory(run, device)

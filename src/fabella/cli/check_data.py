@@ -12,15 +12,10 @@ from collections.abc import Iterator
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
-    Boilerplate,
-    Column,
-    DecodeErrorsOption,
     HoldoutFraction,
-    Limit,
-    Separator,
-    SourceArgument,
-    decode_errors_of,
-    read_source,
+    ReadingOptions,
+    SourceArguments,
+    expand_options,
     require_fraction,
 )
 from fabella.config.data import Holdout, Source
@@ -35,21 +30,19 @@ UNLIMITED_BAD_LINES = 2**31
 """The check reports every broken line, where ``prepare`` fails at the first."""
 
 
+@expand_options
 def command(
-    source: SourceArgument,
-    separator: Separator = "auto",
-    column: Column = "auto",
-    decode_errors: DecodeErrorsOption = "replace",
-    boilerplate: Boilerplate = "remove",
-    limit: Limit = 0,
+    reading: ReadingOptions,
+    source: SourceArguments,
     held_out: HoldoutFraction = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    text = read_source(source, separator, column, boilerplate, limit)
-    policy = decode_errors_of(decode_errors)
+    text = reading.source(*source)
+    policy = reading.policy("replace")
+    bad_lines = reading.max_bad_lines or UNLIMITED_BAD_LINES
 
     def read(source: Source, notes: ReadReport) -> Iterator[str]:
-        return documents(source, decode_errors=policy, max_bad_lines=UNLIMITED_BAD_LINES, notes=notes)
+        return documents(source, decode_errors=policy, max_bad_lines=bad_lines, notes=notes)
 
     quality, notes = DataQuality(), ReadReport()
     validation = Holdout(fraction=require_fraction(held_out)) if held_out else default_validation(text)

@@ -19,12 +19,13 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device, writable
+from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.errors import UsageError
 from fabella.report.page import page
 from fabella.report.run_history import read
 from fabella.storage import atomic_write
 from fabella.training.setup.prepare_request import fit_request, prepare_request
-from fabella.training.setup.request import TrainRequest, resolve_request
+from fabella.training.setup.request import resolve_request
 from fabella.tuning import compare as comparison
 from fabella.tuning.compare import FamilyResult
 from fabella.tuning.comparison_tables import draw_curves, text_table, to_csv, to_latex
@@ -34,9 +35,12 @@ from fabella.tuning.match_size import SizeTarget, matched_model, size_target
 FAMILIES = "mingru_plain,mingru,gpt2,llama,hybrid"
 
 
+@expand_options
 def command(
+    reading: ReadingOptions,
+    tokenizing: TokenizerOptions,
     what: Annotated[str, typer.Argument(help="Preset, YAML config, or text.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings for all runs as section.key=value.")] = None,
+    overrides: Words = None,
     data: Annotated[str, typer.Option(help="Text source, or directory of a prepared dataset.")] = "",
     families: Annotated[
         str, typer.Option(help="Model families, separated by commas: names, or paths to NAME_torch.py.")
@@ -71,9 +75,7 @@ def command(
 ) -> None:
     if lr and lr_find:
         raise UsageError("--lr and --lr-find both set the learning rate.", hint="Leave out one of them.")
-    request = resolve_request(
-        TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
-    )
+    request = resolve_request(text_request(what, overrides, reading, tokenizing, data=data, engine=engine, steps=steps))
     names = list(dict.fromkeys(family.strip() for family in families.split(",") if family.strip()))
     target = size_target(request.run, match, size, layers, tolerance)
     runs = with_rates([matched_model(request.run, family, target) for family in names], lr)

@@ -15,7 +15,7 @@ import typer
 
 from fabella.cli.output import print_report, print_status
 from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
-from fabella.cli.text_options import Column, DecodeErrorsOption, Separator, decode_errors_of, read_source
+from fabella.cli.text_options import ReadingOptions, expand_options
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
 from fabella.evaluation.scores import DocumentScore, Scores
@@ -23,15 +23,14 @@ from fabella.storage import format_exp
 from fabella.tracking.terminal_escape import escape
 
 
+@expand_options
 def command(
+    reading: ReadingOptions,
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     text: Annotated[
         str | None, typer.Option(help="Text to evaluate on, as for train; by default the held-out text.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="New path of the run's dataset, if it was moved.")] = None,
-    separator: Separator = "auto",
-    column: Column = "auto",
-    decode_errors: DecodeErrorsOption = "strict",
     num_samples: Annotated[
         int, typer.Option(min=0, help="Number of generated samples to compare with real texts; 0 disables it.")
     ] = 64,
@@ -47,7 +46,8 @@ def command(
 ) -> None:
     config = EvalConfig(
         checkpoint=checkpoint, device=device, engine=engine, data=data,
-        text=read_source(text, separator, column) if text else None, decode_errors=decode_errors_of(decode_errors),
+        text=reading.source(text) if text else None, decode_errors=reading.policy(),
+        max_bad_lines=reading.max_bad_lines,
         num_samples=num_samples, max_tokens=max_tokens, num_cloze=num_cloze,
         temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip

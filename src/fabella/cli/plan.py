@@ -20,6 +20,7 @@ import typer
 from fabella.cli.batch_size import available_memory
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device
+from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.modes.mode import data_mode
 from fabella.planning.estimate import Estimate, estimate, existing_parent
@@ -31,12 +32,15 @@ from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import format_bytes, format_duration, free_bytes
 from fabella.training.api import change_config
 from fabella.training.setup.fit_sequences import estimate_sequences
-from fabella.training.setup.request import ResolvedRequest, TrainRequest, already_prepared, resolve_request
+from fabella.training.setup.request import ResolvedRequest, already_prepared, resolve_request
 
 
+@expand_options
 def command(
+    reading: ReadingOptions,
+    tokenizing: TokenizerOptions,
     what: Annotated[str, typer.Argument(help="A preset, a .yaml config, a text file, or a run directory.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
+    overrides: Words = None,
     data: Annotated[str, typer.Option(help="A text source, or the directory of a dataset.")] = "",
     out: Annotated[Path | None, typer.Option(help="Directory of the run; by default runs/NAME.")] = None,
     steps: Annotated[int, typer.Option(help="Training steps; by default the length of the config.", min=0)] = 0,
@@ -55,7 +59,7 @@ def command(
         planned = _started_run(started, data, steps, [*(overrides or []), *([f"engine={engine}"] if engine else [])])
     else:
         planned = resolve_request(
-            TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
+            text_request(what, overrides, reading, tokenizing, data=data, engine=engine, steps=steps)
         )
     for reason in planned.reasons:
         print_status(reason)

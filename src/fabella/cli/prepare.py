@@ -9,6 +9,7 @@ Examples:
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -18,18 +19,12 @@ import typer
 from fabella.cli.output import print_json, print_result
 from fabella.cli.run_options import AsJson, writable
 from fabella.cli.text_options import (
-    Boilerplate,
-    Column,
-    DecodeErrorsOption,
     EndToken,
     HoldoutFraction,
-    Limit,
-    MaxBadLines,
     MaxLostCharacters,
-    Separator,
-    SourceArgument,
-    decode_errors_of,
-    read_source,
+    ReadingOptions,
+    SourceArguments,
+    expand_options,
     require_fraction,
     tokenizer_of,
 )
@@ -40,8 +35,10 @@ from fabella.data.prepare.pipeline import prepare
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 
 
+@expand_options
 def command(
-    source: SourceArgument,
+    reading: ReadingOptions,
+    source: SourceArguments,
     out: Annotated[
         Path,
         typer.Option(help="Directory to write; opened if it was prepared from the same inputs.", callback=writable),
@@ -57,28 +54,22 @@ def command(
     ] = 256,
     end_token: EndToken = "",
     max_lost_characters: MaxLostCharacters = 0.0001,
-    separator: Separator = "auto",
-    column: Column = "auto",
-    boilerplate: Boilerplate = "remove",
-    limit: Limit = 0,
-    decode_errors: DecodeErrorsOption = "strict",
-    max_bad_lines: MaxBadLines = 0,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 means one per core.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    text = read_source(source, separator, column, boilerplate, limit)
+    text = reading.source(*source)
     data = DataConfig(
         source=text,
         validation=(
-            ValidationSource(source=read_source(validation, separator, column, boilerplate))
+            ValidationSource(source=replace(reading, limit=0).source(validation))
             if validation
             else Holdout(fraction=require_fraction(held_out))
             if held_out
             else default_validation(text)
         ),
         sequences=Packed(length=context_length, stride=context_length),
-        decode_errors=decode_errors_of(decode_errors),
-        max_bad_lines=max_bad_lines,
+        decode_errors=reading.policy(),
+        max_bad_lines=reading.max_bad_lines,
     )
     start = time.monotonic()
     with PrepareProgressLine() as line:

@@ -1,19 +1,34 @@
-"""Options of every command that reads text, and their application to a source."""
+"""Options of every command that reads text, and their application to a source.
 
+A command declares them all by one argument and the decorator:
+
+    @expand_options
+    def command(source: SourceArgument, reading: ReadingOptions, as_json: AsJson = False) -> None:
+"""
+
+import inspect
 import json
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from fabella.config.data import Pretrained, Source, TokenizerConfig
 from fabella.errors import UsageError
 from fabella.text.decode_policy import DecodeErrors
-from fabella.text.source import describe, parse_source
+from fabella.text.decoding.encoding_names import require_encoding
+from fabella.text.source import parse_sources, with_read_options
 from fabella.tokenizers import loading
 
-SOURCE_HELP = "File, directory or glob; storybook[:N]; hub:OWNER/NAME[:SPLIT]."
+SOURCE_HELP = "Files, directories or globs; storybook[:N]; hub:OWNER/NAME[:SPLIT]; a .yaml with data.source."
 
+Words = Annotated[
+    list[str] | None, typer.Argument(help="Further files of the text, and settings as section.key=value.")
+]
 SourceArgument = Annotated[str, typer.Argument(help=SOURCE_HELP)]
+SourceArguments = Annotated[list[str], typer.Argument(help=SOURCE_HELP)]
 Separator = Annotated[
     str,
     typer.Option(
@@ -25,6 +40,9 @@ Column = Annotated[
     typer.Option(
         "--column", help="Text column of a table: a name, a path (doc.text), or a template ('{title} {text}')."
     ),
+]
+Encoding = Annotated[
+    str, typer.Option("--encoding", help="Encoding of text files: auto, or a name such as utf-8, cp1252 or shift_jis.")
 ]
 DecodeErrorsOption = Annotated[
     str,
@@ -41,6 +59,13 @@ Boilerplate = Annotated[
     typer.Option("--boilerplate", help="Header and licence of Project Gutenberg, and front matter: remove or keep."),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=0, help="Documents to read at most; 0 reads all.")]
+ExistingTokenizer = Annotated[
+    str,
+    typer.Option(
+        "--tokenizer",
+        help="Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], or an existing one: a path, a run, or a hub name.",
+    ),
+]
 EndToken = Annotated[
     str, typer.Option("--end-token", help="Token of --tokenizer that ends a document; by default that of its files.")
 ]
@@ -54,35 +79,107 @@ HoldoutFraction = Annotated[
 ]
 
 
-def read_source(
-    text: str, separator: str = "auto", column: str = "auto", boilerplate: str = "remove", limit: int = 0
-) -> Source:
-    """Parse a source with its options. Raises UsageError for an option that the source does not have."""
-    source = parse_source(text)
-    if boilerplate not in ("remove", "keep"):
-        raise UsageError(f"Unknown --boilerplate {boilerplate!r}.", hint="Use remove or keep.")
-    changes = _changed(separator, column, boilerplate, limit)
-    for name in changes.keys() - type(source).model_fields.keys():
-        kinds = "files and hub datasets" if name == "column" else "text files" if name == "separator" else "files"
-        raise UsageError(f"--{name} is only for {kinds}, not for {describe(source)}.", hint="Leave it out.")
-    return source.model_copy(update=changes)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """Options of every command that reads text. The default of each changes nothing."""
+
+    separator: Separator = "auto"
+    column: Column = "auto"
+    encoding: Encoding = "auto"
+    boilerplate: Boilerplate = "remove"
+    limit: Limit = 0
+    decode_errors: DecodeErrorsOption = ""
+    max_bad_lines: MaxBadLines = 0
+
+    def changes(self) -> dict[str, Any]:
+        """Return the settings of a source that differ from their defaults. Raises UsageError for a wrong value."""
+        if self.boilerplate not in ("remove", "keep"):
+            raise UsageError(f"Unknown --boilerplate {self.boilerplate!r}.", hint="Use remove or keep.")
+        given = {
+            "separator": self.separator,
+            "column": self.column,
+            "encoding": require_encoding(self.encoding),
+            "boilerplate": self.boilerplate,
+            "limit": self.limit,
+        }
+        return {key: value for key, value in given.items() if value not in ("auto", "remove", 0)}
+
+    def source(self, *texts: str) -> Source:
+        """Return the source of one or more texts. Raises UsageError for an option that it does not have."""
+        return with_read_options(parse_sources(texts), self.changes())
+
+    def policy(self, default: DecodeErrors = "strict") -> DecodeErrors:
+        """Return the policy of ``--decode-errors``. Raises UsageError for an unknown one."""
+        match self.decode_errors:
+            case "":
+                return default
+            case "strict" | "replace" | "skip":
+                return self.decode_errors
+            case _:
+                raise UsageError(
+                    f"Unknown --decode-errors {self.decode_errors!r}.", hint="Use strict, replace or skip."
+                )
+
+    def settings(self) -> tuple[str, ...]:
+        """Return the options that are no settings of a source, as ``section.key=value``."""
+        damage = [f"data.decode_errors={self.policy()}"] if self.decode_errors else []
+        return (*damage, *([f"data.max_bad_lines={self.max_bad_lines}"] if self.max_bad_lines else []))
 
 
-def _changed(separator: str, column: str, boilerplate: str, limit: int) -> dict[str, Any]:
-    """Return the options that differ from their defaults."""
-    given = {"separator": separator, "column": column, "boilerplate": boilerplate, "limit": limit}
-    return {key: value for key, value in given.items() if value not in ("auto", "remove", 0)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerOptions:
+    """Options of every command that trains on text."""
+
+    tokenizer: ExistingTokenizer = ""
+    end_token: EndToken = ""
+
+    def settings(self) -> tuple[str, ...]:
+        """Return the tokenizer as settings of a run, with the size of the model's vocabulary. Raises TokenizerError."""
+        if not self.tokenizer:
+            if self.end_token:
+                raise UsageError("--end-token is only for --tokenizer.", hint="Or set tokenizer.eos_token=TOKEN.")
+            return ()
+        config = tokenizer_of(self.tokenizer, self.end_token)
+        size = getattr(config, "vocab_size", 0) or loading.train(config, ()).vocab_size
+        return f"tokenizer={json.dumps(config.model_dump(mode='json'))}", f"model.vocab_size={size}"
 
 
-def text_overrides(
-    separator: str, column: str, decode_errors: str, boilerplate: str = "remove", limit: int = 0, *, validation: bool
-) -> tuple[str, ...]:
-    """Return the options as ``section.key=value`` settings, for the validation source, too, if there is one."""
-    sources = ["data.source", *(["data.validation.source"] if validation else [])]
-    options = _changed(separator, column, boilerplate, limit)
-    # JSON quotes values that YAML would read as a comment or a number.
-    changes = [f"{source}.{key}={json.dumps(value)}" for source in sources for key, value in options.items()]
-    return (*changes, *([f"data.decode_errors={decode_errors_of(decode_errors)}"] if decode_errors else []))
+OPTION_GROUPS = (ReadingOptions, TokenizerOptions)
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each argument of a command that is one of OPTION_GROUPS by the options of that group."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if parameter.annotation not in OPTION_GROUPS:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = group = parameter.annotation
+        hints = get_type_hints(group, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in fields(group)
+        ]
+
+    @wraps(command)
+    def with_groups(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    expanded: Any = with_groups
+    expanded.__signature__ = inspect.Signature(parameters)
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_groups
+
+
+def split_words(words: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (texts, settings) of the words after the first one: settings are written ``section.key=value``."""
+    settings = tuple(word for word in words or () if "=" in word)
+    return tuple(word for word in words or () if "=" not in word), settings
 
 
 def tokenizer_of(text: str, end_token: str = "", max_lost_characters: float = 0.0001) -> TokenizerConfig:
@@ -93,26 +190,6 @@ def tokenizer_of(text: str, end_token: str = "", max_lost_characters: float = 0.
     if end_token:
         raise UsageError(f"--end-token is only for an existing tokenizer, not for {text}.", hint="Leave it out.")
     return config
-
-
-def tokenizer_settings(text: str, end_token: str) -> tuple[str, ...]:
-    """Return ``--tokenizer`` as settings of a run, with the size of the model's vocabulary. Raises TokenizerError."""
-    if not text:
-        if end_token:
-            raise UsageError("--end-token is only for --tokenizer.", hint="Or set tokenizer.eos_token=TOKEN.")
-        return ()
-    config = tokenizer_of(text, end_token)
-    size = getattr(config, "vocab_size", 0) or loading.train(config, ()).vocab_size
-    return f"tokenizer={json.dumps(config.model_dump(mode='json'))}", f"model.vocab_size={size}"
-
-
-def decode_errors_of(text: str) -> DecodeErrors:
-    """Return the policy of ``--decode-errors``. Raises UsageError for an unknown one."""
-    match text:
-        case "strict" | "replace" | "skip":
-            return text
-        case _:
-            raise UsageError(f"Unknown --decode-errors {text!r}.", hint="Use strict, replace or skip.")
 
 
 def require_fraction(held_out: float) -> float:

@@ -16,12 +16,9 @@ from fabella.cli.help import Command
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, writable
 from fabella.cli.text_options import (
-    Column,
-    DecodeErrorsOption,
-    Separator,
-    SourceArgument,
-    decode_errors_of,
-    read_source,
+    ReadingOptions,
+    SourceArguments,
+    expand_options,
 )
 from fabella.data.prepare import tokenizer_sample
 from fabella.data.prepare.holdout import document_hash
@@ -48,15 +45,14 @@ app = typer.Typer(
 
 
 @app.command(cls=Command)
+@expand_options
 def train(
-    source: SourceArgument,
+    reading: ReadingOptions,
+    source: SourceArguments,
     out: Annotated[Path, typer.Option(help="Directory to write the tokenizer to.", callback=writable)],
     tokenizer: Annotated[
         str, typer.Option(help="Kind and vocabulary size: bpe[:SIZE] or sentencepiece[:SIZE].")
     ] = "bpe:4096",
-    separator: Separator = "auto",
-    column: Column = "auto",
-    decode_errors: DecodeErrorsOption = "strict",
     as_json: AsJson = False,
 ) -> None:
     """Train a tokenizer on text; more than 100 MB are sampled evenly."""
@@ -67,8 +63,7 @@ def train(
         )
     with atomic_dir(out) as temp:
         sample = tokenizer_sample.sample_bytes(
-            SplitDocument(text, document_hash(text), held_out=False)
-            for text in documents(read_source(source, separator, column), decode_errors=decode_errors_of(decode_errors))
+            SplitDocument(text, document_hash(text), held_out=False) for text in _documents(reading, *source)
         )
         trained = loading.train(config, sample.texts())
         trained.save(temp)
@@ -100,22 +95,24 @@ def show_one(
 
 
 @app.command(cls=Command)
+@expand_options
 def compare(
+    reading: ReadingOptions,
     tokenizers: Annotated[list[str], typer.Argument(help="Directories, files, 'bytes', or hub names.")],
     text: Annotated[str, typer.Option(help="Text source to measure on; its first 2 MB are used.")],
-    separator: Separator = "auto",
-    column: Column = "auto",
-    decode_errors: DecodeErrorsOption = "strict",
     as_json: AsJson = False,
 ) -> None:
     """Compare tokenizers on a text: bytes per token, tokens per word, coverage and round trip."""
-    source = read_source(text, separator, column)
-    read = list(_first(documents(source, decode_errors=decode_errors_of(decode_errors))))
+    read = list(_first(_documents(reading, text)))
     measured = [(name, measure_tokenizer(loading.open_any(name), read)) for name in tokenizers]
     if as_json:
         print_json({"tokenizers": [{"name": name, **_stats(stats)} for name, stats in measured]})
     else:
         _print_table(measured)
+
+
+def _documents(reading: ReadingOptions, *texts: str) -> Iterator[str]:
+    return documents(reading.source(*texts), decode_errors=reading.policy(), max_bad_lines=reading.max_bad_lines)
 
 
 def _first(texts: Iterable[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 Examples:
   fabella train my-stories.txt                          choose tokenizer, model and length, and print the reasons
+  fabella train stories/*.txt --encoding cp1252         several files, in an encoding that is not detected
   fabella train storybook-1m --steps 200                a preset on its own data
   fabella train piny-37m --data my-stories.txt --out runs/mine
   fabella train mine.yaml --lr 3e-4 --seed 7            a config file with two changed settings
@@ -21,16 +22,7 @@ import typer
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed, writable
-from fabella.cli.text_options import (
-    Boilerplate,
-    Column,
-    DecodeErrorsOption,
-    EndToken,
-    Limit,
-    Separator,
-    text_overrides,
-    tokenizer_settings,
-)
+from fabella.cli.text_options import ReadingOptions, TokenizerOptions, Words, expand_options, split_words
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import require_divisible
 from fabella.engine.rank import RankInfo, current_rank
@@ -48,23 +40,18 @@ from fabella.training.setup.request import (
     resolve_request,
 )
 
-TOKENIZER = "Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], or an existing one: a path, a run, or a hub name."
 DEVICES = "Devices of this machine to train on, one process each: a number, or auto."
 
 
+@expand_options
 def command(
+    reading: ReadingOptions,
+    tokenizing: TokenizerOptions,
     what: Annotated[str, typer.Argument(help="Text (file, directory, glob), preset, or .yaml config.")] = "",
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
+    overrides: Words = None,
     data: Annotated[str, typer.Option(help="Text source, or a prepared dataset.")] = "",
     validation: Annotated[str, typer.Option(help="Text source for validation.")] = "",
     out: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.", callback=writable)] = None,
-    separator: Separator = "auto",
-    column: Column = "auto",
-    boilerplate: Boilerplate = "remove",
-    limit: Limit = 0,
-    tokenizer: Annotated[str, typer.Option(help=TOKENIZER)] = "",
-    end_token: EndToken = "",
-    decode_errors: DecodeErrorsOption = "",
     steps: Annotated[int, typer.Option(help="Training steps; by default the length of the config.", min=0)] = 0,
     epochs: Epochs = None,
     lr: LearningRate = None,
@@ -81,16 +68,18 @@ def command(
 ) -> None:
     if not what:
         raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
-    settings = text_overrides(separator, column, decode_errors, boilerplate, limit, validation=bool(validation))
-    settings += tokenizer_settings(tokenizer, end_token)
+    more, given = split_words(overrides)
+    settings = reading.settings() + tokenizing.settings()
     settings += common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(
         what=what,
+        more=more,
+        reading=reading.changes(),
         data=data,
         validation=validation,
         engine=engine,
         steps=steps,
-        overrides=(*settings, *(overrides or ())),
+        overrides=(*settings, *given),
         out=out,
         prepared=prepared,
         device=device,

@@ -17,11 +17,12 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, writable
+from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
 from fabella.storage import atomic_write, make_dirs, storage_errors
 from fabella.training.setup.prepare_request import fit_request, prepare_request
-from fabella.training.setup.request import TrainRequest, resolve_request
+from fabella.training.setup.request import resolve_request
 from fabella.training.setup.resolve_config import resolve_config
 from fabella.tuning.lr_search import find_rate, rate_page
 from fabella.tuning.search_page import format_setting, importance, search_page
@@ -33,9 +34,12 @@ LR_FIND_STEPS = 200
 """Steps of each training of --lr-find without --steps: enough for every preset to be far below the loss of guessing."""
 
 
+@expand_options
 def command(
+    reading: ReadingOptions,
+    tokenizing: TokenizerOptions,
     what: Annotated[str, typer.Argument(help="Preset, YAML config, or text.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as section.key=value.")] = None,
+    overrides: Words = None,
     data: Annotated[str, typer.Option(help="Text source, or a directory of prepared data.")] = "",
     steps: Annotated[
         int, typer.Option(help="Training steps per trial; by default the length of the config.", min=0)
@@ -63,9 +67,7 @@ def command(
 ) -> None:
     if not lr_find:
         optuna()  # a missing package is an error before text is prepared
-    planned = resolve_request(
-        TrainRequest(what=what, data=data, engine=engine, steps=steps, overrides=tuple(overrides or ()))
-    )
+    planned = resolve_request(text_request(what, overrides, reading, tokenizing, data=data, engine=engine, steps=steps))
     dataset = prepare_request(planned, prepared)
     run = fit_request(planned, dataset)
     run = resolve_config(run, dataset)

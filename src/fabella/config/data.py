@@ -60,6 +60,9 @@ class FilesSource(ConfigModel):
         default="auto",
         description="text column of a table: a name, a path such as doc.text, or a template; auto detects it",
     )
+    encoding: str = Field(
+        default="auto", description="encoding of text files, such as utf-8 or cp1252; auto detects it"
+    )
     boilerplate: Literal["remove", "keep"] = Field(
         default="remove", description="header and licence of Project Gutenberg, and front matter of Markdown"
     )

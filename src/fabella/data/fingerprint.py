@@ -17,7 +17,7 @@ from fabella.text.readers.reader import format_suffix
 from fabella.text.source import source_files
 from fabella.text.storybook import generator
 
-READING = 2
+READING = 3
 """Version of how text is read: another one gives other documents for the same files."""
 STORIES_COMPARED = 32
 """Stories hashed, to notice that another version of the generator writes other ones."""

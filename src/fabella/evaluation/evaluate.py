@@ -54,6 +54,8 @@ class EvalConfig:
     """Text for the scores instead of the run's held-out documents."""
     decode_errors: DecodeErrors = "strict"
     """Policy for damaged documents of ``text``."""
+    max_bad_lines: int = 0
+    """Broken lines of ``text`` that are skipped before reading fails."""
     num_samples: int = 64
     """Number of generated samples, each compared with a real text; 0 skips the comparison."""
     max_tokens: int = 256
@@ -159,7 +161,8 @@ class _Evaluation:
         generator, config = self.generator, self.config
         if config.text:
             documents = scoring_batches.of_texts(
-                sources.documents(config.text, decode_errors=config.decode_errors), generator.tokenizer
+                sources.documents(config.text, decode_errors=config.decode_errors, max_bad_lines=config.max_bad_lines),
+                generator.tokenizer,
             )
         else:
             documents = scoring_batches.held_out(self.dataset.validation)

@@ -1,11 +1,21 @@
-"""Blocks of a text file → blocks of UTF-8 without byte order mark, with ``\\n`` line ends; binary files are refused."""
+"""Blocks of a text file → blocks of UTF-8 without byte order mark, with ``\\n`` line ends; binary files are refused.
+
+The encoding is given, or detected: by a byte order mark, by zeros (UTF-16, UTF-32), or, at the first bytes that are
+neither ASCII nor UTF-8, by models of other encodings.
+"""
 
 import codecs
+import re
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 from fabella.errors import TextError
+from fabella.storage import escaped
+from fabella.text.compression import read_blocks
 from fabella.text.decode_policy import plain_line_ends
+from fabella.text.decoding.detect_encoding import detect_encoding, odd_places
+from fabella.text.decoding.encoding_names import AUTO, canonical_name
 from fabella.text.read_report import ReadReport
 
 HEAD = 2**16
@@ -16,6 +26,17 @@ MAX_CONTROL_SHARE = 0.02
 """Share of control bytes in text, 0 to 1: random bytes have 10 %, machine code more, text with color codes none."""
 MIN_CONTROL_BYTES = 8
 """Control bytes below which a file is text: a few NULs in a short text are damage, which the policy handles."""
+
+MAX_VALID = 3
+"""Bytes that are not UTF-8 for each character beyond ASCII that is, up to which a text is damaged UTF-8."""
+MIN_VALID = 3
+"""Characters beyond ASCII from which on valid UTF-8 is no accident."""
+ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
 
 CONTROL = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\x1a\x1b") + b"\x7f"
 
@@ -43,25 +64,91 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 )
 
 
-def to_utf8_blocks(blocks: Iterator[bytes], name: str, notes: ReadReport) -> Iterator[bytes]:
-    """Yield the text in UTF-8 with ``\\n`` line ends. UTF-16 is recognized by its mark or its zeros, and converted.
+def read_utf8(path: Path, notes: ReadReport, encoding: str = AUTO) -> Iterator[bytes]:
+    """Yield the text of a file, decompressed, in UTF-8; see ``to_utf8_blocks``."""
+    return to_utf8_blocks(read_blocks(path), str(path), notes, encoding)
 
-    Raises TextError for archives, pictures and other binary files, and for UTF-32. Damage within text passes through
-    for the policy to handle: invalid UTF-16 becomes invalid UTF-8.
+
+def to_utf8_blocks(blocks: Iterator[bytes], name: str, notes: ReadReport, encoding: str = AUTO) -> Iterator[bytes]:
+    """Yield the text in UTF-8 with ``\\n`` line ends. ``encoding``: a name of Python's, or ``auto``.
+
+    A byte order mark overrides ``encoding``. Raises TextError for archives, pictures and other binary files. Damage
+    within text passes through for the policy to handle: invalid bytes stay invalid UTF-8.
     """
+    return _plain_line_ends(with_line_ends(blocks, name, notes, encoding), notes)
+
+
+def with_line_ends(blocks: Iterator[bytes], name: str, notes: ReadReport, encoding: str = AUTO) -> Iterator[bytes]:
+    """Yield the text in UTF-8 as ``to_utf8_blocks`` does, with its own line ends."""
     blocks = coalesce(blocks, MIN_BLOCK_BYTES)
     head = next(blocks, b"")
     reject_known_binary(head, name)
-    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        raise TextError(f"{name} is UTF-32.", hint="Convert it: iconv -f UTF-32 -t UTF-8 OLD > NEW.")
-    if encoding := utf16(head):
-        notes.remarks[f"encoding of {name}"] = f"{name} is {encoding.upper()}, converted"
-        return _plain_line_ends(_from_utf16(chain([head], blocks), encoding), notes)
+    for mark, marked in MARKS:
+        if head.startswith(mark):
+            notes.add_encoding(marked, "byte order mark", name)
+            rest = chain([head[len(mark) :]], blocks)
+            return rest if marked == "utf-8" else _transcoded(rest, marked)
+    blocks = chain([head], blocks)
+    if encoding != AUTO:
+        if canonical_name(encoding) == "utf-8":
+            return blocks
+        return _transcoded(_noting_utf8(blocks, encoding, name, notes), encoding)
+    if wide := wide_encoding(head):
+        notes.add_encoding(wide, "detected", name)
+        return _transcoded(blocks, wide)
     reject_binary(head[:HEAD], name)
-    if head.startswith(codecs.BOM_UTF8):
-        notes.remarks[f"encoding of {name}"] = f"byte order mark of {name} dropped"
-        head = head[len(codecs.BOM_UTF8) :]
-    return _plain_line_ends(chain([head], blocks), notes)
+    return _from_detected(blocks, name, notes)
+
+
+def _from_detected(blocks: Iterator[bytes], name: str, notes: ReadReport) -> Iterator[bytes]:
+    """Yield ASCII as it is. The first other block decides the encoding of itself and of all that follows."""
+    for block in blocks:
+        if block.isascii() and b"\x1b$" not in block:
+            yield block
+            continue
+        rest = chain([block], blocks)
+        found = detect_encoding(block) if _is_foreign(block) else None
+        if found is None:
+            yield from rest
+        elif found.sure:
+            notes.add_encoding(found.name, "detected", name)
+            yield from _transcoded(rest, found.name)
+        else:
+            if not found.rare:
+                reading = (
+                    f"It may be {found.name}, where it reads {escaped(found.excerpt)!r}: --encoding {found.name}. "
+                )
+                notes.encoding_hints[name] = reading
+            yield from rest
+
+
+def _is_foreign(block: bytes) -> bool:
+    """Return True for a block with far more bytes that are not UTF-8 than characters that are, or with ISO 2022."""
+    invalid, valid = _utf8_counts(block)
+    return invalid > MAX_VALID * valid if invalid else b"\x1b$" in block
+
+
+def _utf8_counts(block: bytes) -> tuple[int, int]:
+    """Return the numbers of bytes that are not UTF-8, and of characters beyond ASCII that are."""
+    try:
+        text, _ = codecs.utf_8_decode(block, "strict", False)
+    except UnicodeDecodeError:
+        text, _ = codecs.utf_8_decode(block, "surrogateescape", False)
+    beyond = len(text) - len(text.encode("ascii", "ignore"))
+    invalid = len(ESCAPED_BYTE.findall(text)) if beyond else 0
+    return invalid, beyond - invalid
+
+
+def _noting_utf8(blocks: Iterator[bytes], encoding: str, name: str, notes: ReadReport) -> Iterator[bytes]:
+    """Yield the blocks; note that a file is UTF-8 although it is read in another encoding."""
+    decided = False
+    for block in blocks:
+        if not decided and not block.isascii():
+            decided = True
+            invalid, valid = _utf8_counts(block)
+            if not invalid and valid >= MIN_VALID:
+                notes.remarks[f"UTF-8 of {name}"] = f"{name} is valid UTF-8, but is read as {encoding} (--encoding)"
+        yield block
 
 
 def coalesce(blocks: Iterator[bytes], least: int) -> Iterator[bytes]:
@@ -111,16 +198,36 @@ def reject_binary(head: bytes, name: str) -> None:
         )
 
 
-def utf16(head: bytes) -> str:
-    """Detect ``utf-16-le`` or ``utf-16-be`` by the mark or by zeros in every other byte; return empty for the rest."""
-    if head.startswith(codecs.BOM_UTF16_LE):
-        return "utf-16-le"
-    if head.startswith(codecs.BOM_UTF16_BE):
-        return "utf-16-be"
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    half = len(head) / 2
-    if half < MIN_CONTROL_BYTES:
+def wide_encoding(head: bytes) -> str:
+    """Return UTF-16 or UTF-32 for text without a mark, by its zeros or by how it reads; empty for other bytes."""
+    if len(head) < 2 * MIN_CONTROL_BYTES:
         return ""
+    if encoding := _by_zeros(head):
+        return encoding
+    # UTF-16 of a script without zeros, such as Chinese, looks like 8-bit text with many control bytes.
+    sample = head[: HEAD // 8 * 2]
+    control = len(sample) - len(sample.translate(None, CONTROL))
+    if control < MIN_CONTROL_BYTES or control <= MAX_CONTROL_SHARE * len(sample):
+        return ""
+    for encoding in ("utf-16-le", "utf-16-be"):
+        try:
+            text = codecs.getincrementaldecoder(encoding)("strict").decode(sample)
+        except UnicodeDecodeError:
+            continue
+        if odd_places(text) is not None:
+            return encoding
+    return ""
+
+
+def _by_zeros(head: bytes) -> str:
+    zeros = [head[column::4].count(0) for column in range(4)]
+    quarter = len(head) // 4
+    # The two upper bytes of a character of UTF-32 are 0, except for rare scripts and emoji.
+    if zeros[3] >= quarter and zeros[2] > 0.9 * quarter and zeros[0] < 0.5 * quarter:
+        return "utf-32-le"
+    if zeros[0] >= quarter and zeros[1] > 0.9 * quarter and zeros[3] < 0.5 * quarter:
+        return "utf-32-be"
+    even, odd, half = zeros[0] + zeros[2], zeros[1] + zeros[3], len(head) / 2
     if odd > 0.5 * half and even < 0.01 * half:
         return "utf-16-le"
     if even > 0.5 * half and odd < 0.01 * half:
@@ -128,13 +235,22 @@ def utf16(head: bytes) -> str:
     return ""
 
 
-def _from_utf16(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+def _transcoded(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield text of another encoding in UTF-8; invalid bytes become lone surrogates, which are invalid UTF-8."""
+    wide = canonical_name(encoding).startswith(("utf-16", "utf-32"))
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if wide else "surrogateescape")
     first = True
     for block in blocks:
-        text = decoder.decode(block)
+        try:
+            text = decoder.decode(block)
+        except UnicodeDecodeError:  # UTF-32 beyond Unicode
+            decoder.reset()
+            yield b"\xff"
+            continue
         if first and text:
             text, first = text.removeprefix("\N{BYTE ORDER MARK}"), False
         yield text.encode("utf-8", "surrogatepass")
-    if decoder.getstate()[0]:  # half a character at the end of the file
+    if wide and decoder.getstate()[0]:  # half a character at the end of the file
         yield b"\xff"
+    elif not wide:
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")

@@ -1,6 +1,5 @@
 """Decode the bytes of a document under one of three policies for damage: strict, replace, skip."""
 
-import codecs
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ LONGEST_DOCUMENT = 2**20
 
 # A document that is too long is cut after a blank line, else after a line, else after a space.
 BORDERS = (b"\n\n", b"\n", b" ")
-CP1252_MARKS = b"\x85\x91\x92\x93\x94\x96\x97"  # its ellipsis, quotation marks and dashes
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+ESCAPED_BYTE = re.compile(rb"\xed\xb2[\x80-\xbf]|\xed\xb3[\x80-\xbf]")
+"""U+DC80 to U+DCFF, which stand for a byte without a meaning in the encoding of its file."""
 DECODE_ERRORS_HINT = "Repair it, or use --decode-errors replace (inserts U+FFFD) or skip (drops the document)."
 
 
@@ -87,7 +87,7 @@ class DecodePolicy:
     def _damaged(self, raw: bytes, location: str, at: int) -> str | None:
         problem = f"{location}: {describe_damage(raw, at)}"
         if self.decode_errors == "strict":
-            raise TextError(problem, hint=f"{legacy_hint(raw, at)}{DECODE_ERRORS_HINT}")
+            raise TextError(problem, hint=f"{self.notes.encoding_hint(location)}{DECODE_ERRORS_HINT}")
         self.notes.damaged += 1
         self.notes.add_example(problem)
         if self.decode_errors == "skip":
@@ -112,20 +112,12 @@ def describe_damage(raw: bytes, at: int) -> str:
     after = f" after {near!r}" if near else ""
     if raw[at] == 0:
         return f"a NUL character{after}; text must not contain any."
+    if match := ESCAPED_BYTE.match(raw, at):
+        byte = ord(match[0].decode("utf-8", "surrogatepass")) - 0xDC00
+        return f"the byte 0x{byte:02X}{after} means nothing in the encoding of the file."
     if SURROGATE.match(raw, at):
         return f"a lone surrogate (half a character){after}; it is not valid Unicode."
     return f"0x{raw[at]:02X}{after} is not UTF-8."
-
-
-def legacy_hint(raw: bytes, at: int) -> str:
-    """Return the command that converts Windows-1252, if the damaged byte is a letter in it; empty otherwise."""
-    try:
-        letter = codecs.decode(raw[at : at + 1], "cp1252")
-    except UnicodeDecodeError:
-        return ""
-    if not letter.isalpha() and raw[at] not in CP1252_MARKS:
-        return ""
-    return f"It may be Windows-1252, where this byte is {letter!r}: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW. "
 
 
 def iter_blocks(raw: bytes) -> Iterator[tuple[int, int]]:
@@ -162,5 +154,7 @@ class ReadOptions:
     """Text column of a table; auto detects it."""
     chat_template: str = "plain"
     """Template that writes a conversation as text."""
+    encoding: str = "auto"
+    """Encoding of text files as Python spells it; auto detects it."""
     keep_boilerplate: bool = False
     """Whether header and licence of Project Gutenberg, and front matter, are read as text."""

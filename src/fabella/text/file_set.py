@@ -9,6 +9,7 @@ from fabella.config.data import FilesSource
 from fabella.errors import TextError
 from fabella.text.boundaries.separator import unescape
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
+from fabella.text.decoding.encoding_names import require_encoding
 from fabella.text.paths import find_files
 from fabella.text.readers import plain
 from fabella.text.readers.reader import Reader, all_readers, reader_for
@@ -45,6 +46,7 @@ def open_file_set(files: FilesSource) -> FileSet:
         separator=unescape(files.separator),
         one_text=sum(reader_for(path, readers) is plain for path in found.files) >= MANY_FILES,
         column=files.column,
+        encoding=require_encoding(files.encoding),
         keep_boilerplate=files.boilerplate == "keep",
     )
     return FileSet(found.files, options, readers, found.messages)

@@ -21,6 +21,17 @@ class Detection:
 
 
 @dataclass(slots=True)
+class Files:
+    """The first of some files, and how many there are."""
+
+    first: str
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.first} and {self.number - 1:,} more" if self.number > 1 else self.first
+
+
+@dataclass(slots=True)
 class Boilerplate:
     """Bytes of one or more files that are not their text."""
 
@@ -57,6 +68,10 @@ class ReadReport:
     """Key → sentence; a later sentence replaces an earlier one of the same key."""
     detections: dict[tuple[str, str], Detection] = field(default_factory=dict[tuple[str, str], Detection])
 
+    encodings: dict[tuple[str, str], Files] = field(default_factory=dict[tuple[str, str], "Files"])
+    """(encoding other than UTF-8, how it is known) → files."""
+    encoding_hints: dict[str, str] = field(default_factory=dict[str, str])
+    """File that is not UTF-8 → a sentence with its likely encoding."""
     boilerplate: dict[str, Boilerplate] = field(default_factory=dict[str, "Boilerplate"])
     """What was left out around the text of files."""
     separators: dict[str, tuple[str, int, int]] = field(default_factory=dict[str, tuple[str, int, int]])
@@ -76,6 +91,14 @@ class ReadReport:
         known = self.boilerplate.setdefault(what, Boilerplate(first=file))
         known.files += 1
         known.bytes += size
+
+    def add_encoding(self, encoding: str, how: str, file: str) -> None:
+        """Record the encoding of ``file``; ``how`` is "detected" or "byte order mark"."""
+        self.encodings.setdefault((encoding, how), Files(first=file)).number += 1
+
+    def encoding_hint(self, location: str) -> str:
+        """Return the sentence about the encoding of the file of a location; empty without one."""
+        return next((hint for file, hint in self.encoding_hints.items() if location.startswith(file)), "")
 
     def count_separator(self, separator: str, file: str, *, used: bool) -> None:
         """Record whether a separator that the user gave occurs in ``file``."""
@@ -110,7 +133,15 @@ class ReadReport:
             hint = f"; {detection.hint}" if detection.hint else ""
             count = number_of(detection.documents, "document")
             yield f"detected {what} of {detection.first}{more}: {name} ({count}){hint}"
+        for (encoding, how), files in self.encodings.items():
+            if encoding == "utf-8":
+                yield f"{how} of {files} dropped"
+            else:
+                hint = "; --encoding sets another one" if how == "detected" else ""
+                yield f"encoding of {files}: {encoding} ({how}){hint}"
         yield from self.remarks.values()
+        for file, hint in self.encoding_hints.items():
+            yield f"{file} is not UTF-8. {hint}".rstrip()
         for what, left in self.boilerplate.items():
             more = f" and {left.files - 1:,} more" if left.files > 1 else ""
             size = format_bytes(left.bytes)

@@ -1,10 +1,14 @@
 """Text sources: parse, describe and read them as documents."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, StorybookSource
-from fabella.errors import TextError
+from pydantic import TypeAdapter, ValidationError
+
+from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, StorybookSource, WeightedSource
+from fabella.errors import TextError, UsageError
+from fabella.run_config.files import parse_yaml, read_text
 from fabella.storage import number_of
 from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodeErrors, DecodePolicy
@@ -16,10 +20,33 @@ from fabella.text.storybook import generator
 HUB_SYNTAX = "hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME@SUBSET:SPLIT"
 
 
+CONFIG_SUFFIXES = (".yaml", ".yml")
+"""Suffixes of configs, of which the source is read."""
+_SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
+
+
+def parse_sources(texts: Sequence[str]) -> Source:
+    """Parse one or more texts: several files, directories and globs are one source. Raises UsageError for other ones.
+
+    A shell expands ``stories/*.txt`` to many files, so commands take many.
+    """
+    if len(texts) == 1:
+        return parse_source(texts[0])
+    sources = [parse_source(text) for text in texts]
+    for text, source in zip(texts, sources, strict=True):
+        if not isinstance(source, FilesSource) or text.endswith(CONFIG_SUFFIXES):
+            raise UsageError(
+                f"{text} cannot be joined with other texts.",
+                hint="Join sources in a .yaml: data: {source: {kind: mixture, parts: [{weight: 1, source: …}]}}.",
+            )
+    return FilesSource(paths=tuple(texts))
+
+
 def parse_source(text: str) -> Source:
     """Parse ``storybook``, ``storybook:5000``, ``hub:OWNER/NAME[@SUBSET][:SPLIT]``, a file, a directory or a glob.
 
-    Raises TextError for a path that does not exist, with the nearest name.
+    A .yaml file is a config, of which ``data.source`` is taken, or such a source itself. Raises TextError for a path
+    that does not exist, with the nearest name, and for a .yaml without a source.
     """
     word, _, rest = text.partition(":")
     if word == "storybook":
@@ -30,8 +57,65 @@ def parse_source(text: str) -> Source:
         return StorybookSource(stories=int(rest)) if rest else StorybookSource()
     if word == "hub":
         return _hub(rest)
+    if text.endswith(CONFIG_SUFFIXES) and Path(text).is_file():
+        return source_of_config(text)
     expand_paths((text,))
     return FilesSource(paths=(text,))
+
+
+def source_of_config(path: str) -> Source:
+    """Return ``data.source`` of a .yaml config, or the source that a .yaml file is. Raises TextError without one."""
+    values = parse_yaml(read_text(Path(path)), where=path)
+    section = values.get("data")
+    value = values if is_bare_source(values) else section.get("source") if isinstance(section, Mapping) else None
+    if value is None:
+        raise TextError(
+            f"{path} has no text: it has no section data.source.",
+            hint="Add one, for example: data: {source: {kind: files, paths: [my-stories.txt]}}.",
+        )
+    try:
+        return _SOURCE.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise TextError(
+            f"The source in {path} is not valid: {where}: {problem['msg']}.",
+            hint="fabella presets minigpt-100m shows a mixture.",
+        ) from None
+
+
+def is_bare_source(values: Mapping[str, Any]) -> bool:
+    """Return whether the mapping of a .yaml file is a source rather than a config."""
+    return isinstance(values.get("kind"), str) and "model" not in values and "data" not in values
+
+
+def with_read_options(source: Source, changes: Mapping[str, Any]) -> Source:
+    """Return a source with changed settings; those of a mixture change in each part that has them.
+
+    Raises UsageError for a setting that the source, or every part, lacks.
+    """
+    for name, value in changes.items():
+        changed = _with_option(source, name, value)
+        if changed is None:
+            kinds = {"column": "files and hub datasets", "separator": "text files", "encoding": "text files"}
+            what = kinds.get(name, "files")
+            raise UsageError(f"--{name} is only for {what}, not for {describe(source)}.", hint="Leave it out.")
+        source = changed
+    return source
+
+
+def _with_option(source: Source, name: str, value: Any) -> Source | None:
+    """Return the source with one setting; None if it lacks the setting."""
+    if not isinstance(source, MixtureSource):
+        return source.model_copy(update={name: value}) if name in type(source).model_fields else None
+    parts = [_with_option(part.source, name, value) for part in source.parts]
+    if not any(parts):
+        return None
+    changed = tuple(
+        WeightedSource(weight=part.weight, source=new or part.source)
+        for part, new in zip(source.parts, parts, strict=True)
+    )
+    return source.model_copy(update={"parts": changed})
 
 
 def _hub(text: str) -> HubSource:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import TextError
-from fabella.text.compression import read_blocks
-from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode import read_utf8
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.rows import LONGEST_LINE, BadLine, Row, row_documents, split_lines
 
@@ -21,7 +20,7 @@ LONGEST_NAME = 100
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the text of each row. Raises TextError without a header and for more broken rows than allowed."""
     name = str(path)
-    rows = csv_rows(to_utf8_blocks(read_blocks(path), name, policy.notes), name, policy)
+    rows = csv_rows(read_utf8(path, policy.notes, options.encoding), name, policy)
     return row_documents(rows, name, options, policy)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from fabella.errors import TextError
 from fabella.text.compression import read_blocks
-from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode import read_utf8
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
+from fabella.text.decoding.encoding_names import AUTO, canonical_name
 
 GROUP = "page"
 SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
@@ -26,6 +27,9 @@ BLOCKS = frozenset((
 PARAGRAPHS = frozenset((
     "blockquote", "div", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "section", "table", "ul",
 ))  # fmt: skip
+HEAD_BYTES = 2**12
+"""Bytes in which a page declares its encoding: browsers look at the first 1,024, scripts may come before."""
+DECLARATION = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 LINE_BORDER, PARAGRAPH_BORDER, KEPT_SPACE = "\x01", "\x02", "\x03"
 """Stand-ins, which no page contains: the borders of elements, and a space of ``<pre>``."""
 
@@ -33,10 +37,23 @@ LINE_BORDER, PARAGRAPH_BORDER, KEPT_SPACE = "\x01", "\x02", "\x03"
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the text of a page. Raises TextError for a missing extra and for damage."""
     name = str(path)
-    page = b"".join(to_utf8_blocks(read_blocks(path), name, policy.notes))
+    encoding = options.encoding if options.encoding != AUTO else _declared_encoding(path)
+    page = b"".join(read_utf8(path, policy.notes, encoding))
     for markup in policy.text(page, lambda _raw, at: f"{name}, byte {at}"):
         policy.notes.documents -= 1  # counted again as the text of the page
         yield from policy.decoded_text(page_text(markup, name), lambda _raw, at: f"{name}, byte {at} of its text")
+
+
+def _declared_encoding(path: Path) -> str:
+    """Return the encoding that a page declares at its beginning, as browsers read it; ``auto`` without one.
+
+    A page that declares UTF-8 and is not is common: UTF-8 is detected in any case.
+    """
+    match = DECLARATION.search(next(read_blocks(path), b"")[:HEAD_BYTES])
+    name = canonical_name(match[1].decode("ascii")) if match else ""
+    if name in ("iso8859-1", "ascii"):  # browsers read both as Windows-1252
+        return "cp1252"
+    return AUTO if not name or name.startswith("utf") else name
 
 
 def page_text(markup: str, name: str) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fabella.text.boundaries.boilerplate import read_head
-from fabella.text.compression import read_blocks
-from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode import read_utf8
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.json_values import HEAD_BYTES, is_lines, read_values, rows_of_object
 from fabella.text.tables.rows import Row, row_documents, split_lines
@@ -22,7 +21,7 @@ STRING_COLUMN = "text"
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the text of each object. Raises TextError for damage, and for more broken lines than allowed."""
     name = str(path)
-    rows = json_rows(to_utf8_blocks(read_blocks(path), name, policy.notes), name, policy)
+    rows = json_rows(read_utf8(path, policy.notes, options.encoding), name, policy)
     return row_documents(rows, name, options, policy)
 
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fabella.text.boundaries.boilerplate import without_front_matter
-from fabella.text.compression import read_blocks
-from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode import read_utf8
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.plain import read_text
 
@@ -16,7 +15,7 @@ SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".rst", ".tex", ".org", ".adoc
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the file as one document, or its documents between markers."""
     name = str(path)
-    blocks = to_utf8_blocks(read_blocks(path), name, policy.notes)
+    blocks = read_utf8(path, policy.notes, options.encoding)
     if not options.keep_boilerplate:
         blocks = without_front_matter(blocks, name, policy.notes)
     return read_text(blocks, name, replace(options, one_text=True), policy)

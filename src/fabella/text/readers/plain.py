@@ -8,8 +8,7 @@ from pathlib import Path
 from fabella.text.boundaries.boilerplate import read_head, without_gutenberg
 from fabella.text.boundaries.detect import SAMPLE_BYTES, detect_boundary
 from fabella.text.boundaries.separator import WITHOUT_MARKERS, split_documents
-from fabella.text.compression import read_blocks
-from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode import read_utf8
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 
 SUFFIXES = frozenset({".txt", ".text"})
@@ -19,7 +18,7 @@ NEWLINE = b"\n"
 
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the documents between two separators. Raises TextError for a binary or damaged file."""
-    blocks = to_utf8_blocks(read_blocks(path), str(path), policy.notes)
+    blocks = read_utf8(path, policy.notes, options.encoding)
     return read_text(blocks, str(path), options, policy)
 
 

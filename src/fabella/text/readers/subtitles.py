@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fabella.text.compression import read_blocks
-from fabella.text.decode import to_utf8_blocks
+from fabella.text.decode import read_utf8
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 
 SUFFIXES = frozenset({".srt", ".vtt"})
@@ -19,7 +18,7 @@ TAGS = re.compile(r"</?[a-zA-Z][^<>\n]*>|<\d[\d:.]*>|\{\\[^{}\n]*\}")
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the lines of all cues as one document. Raises TextError for a binary or damaged file."""
     name = str(path)
-    text = b"".join(to_utf8_blocks(read_blocks(path), name, policy.notes)).decode("utf-8", "surrogateescape")
+    text = b"".join(read_utf8(path, policy.notes, options.encoding)).decode("utf-8", "surrogateescape")
     spoken = "\n".join(_spoken(text))
     return policy.text(spoken.encode("utf-8", "surrogateescape"), lambda _raw, at: f"{name}, byte {at} of the speech")
 

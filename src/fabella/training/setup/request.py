@@ -1,7 +1,7 @@
 """Resolve a request to a config and its dataset, for the command line and ``fabella.train``."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -11,7 +11,6 @@ from fabella.config.data import FilesSource, Pretokenized, Source, ValidationSou
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint
 from fabella.data.modes.mode import data_mode
-from fabella.data.prepare.corpus import default_validation
 from fabella.data.prepare.pipeline import PrepareProgress as Preparing
 from fabella.data.prepare.pipeline import prepare
 from fabella.engine import engine as engines
@@ -21,8 +20,9 @@ from fabella.run_config.files import apply_overrides, load_config, preset_names,
 from fabella.run_config.run import RunConfig
 from fabella.storage import recognize
 from fabella.storage.recognize import RUN
-from fabella.text.source import parse_source, source_files
+from fabella.text.source import parse_sources, source_files, with_read_options
 from fabella.training.setup.fit_sequences import Unsuitable, fit_sequences
+from fabella.training.setup.request_settings import is_config, source_settings, with_reading, with_vocab_size
 from fabella.training.setup.suggest_config import HOLDOUT, suggest_config
 
 
@@ -32,6 +32,10 @@ class TrainRequest:
 
     what: str
     """Preset, YAML file, or text source (file, directory, glob, storybook, hub:…)"""
+    more: Sequence[str] = ()
+    """Further files, directories and globs of the same text: of ``data`` if that is given, else of ``what``"""
+    reading: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Changed settings of the source, and of the validation source: ``{"column": "story"}``"""
     data: str = ""
     """Text source or dataset directory; empty: the source of the config"""
     validation: str = ""
@@ -98,20 +102,22 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
         _reject_dataset_parent(source)
     prepared = open_dataset(Path(request.data), full=True) if request.data and is_dataset(Path(request.data)) else None
     changes = _changes(request, prepared)
-    if request.what in preset_names() or request.what.endswith((".yaml", ".yml")):
-        run = load_config(request.what, request.overrides, changes)
+    if is_config(request.what):
+        run = load_config(request.what, request.overrides, with_reading(request.what, changes, request.reading))
+        run = with_vocab_size(run, request.overrides, prepared)
         _require_settings_of(prepared, run)
         engines.backend(run.engine)  # raises before data is prepared if its package is missing
         return ResolvedRequest(_resolved(run, prepared), prepared, (), _when_unsuitable(request))
     _reject_misspelled_preset(request.what)
     _reject_dataset(request.what)
     _reject_dataset_parent(request.what)
-    source = parse_source(request.what)
+    texts = (request.what, *(() if request.data else request.more))
+    source = with_read_options(parse_sources(texts), request.reading)
     gpu = engines.backend(request.engine or "torch").has_gpu()
     suggestion = suggest_config(source, name_of(request.what), size_of(source), gpu=gpu)
-    changes.setdefault("data.validation", default_validation(source, HOLDOUT).model_dump(mode="json"))
+    changes = {"data.validation": source_settings(source, HOLDOUT)["data.validation"], **changes}
     values = with_sections(suggestion.run.model_dump(mode="json"), changes)
-    run = validate_config(apply_overrides(values, request.overrides))
+    run = with_vocab_size(validate_config(apply_overrides(values, request.overrides)), request.overrides, prepared)
     _require_settings_of(prepared, run)
     return ResolvedRequest(_resolved(run, prepared), prepared, suggestion.reasons_for(run))
 
@@ -132,8 +138,7 @@ def engine_of(request: TrainRequest) -> str:
     engines_set = [value.strip() for key, _, value in settings if key.strip() == "engine"]
     if engines_set or request.engine:
         return (engines_set or [request.engine])[-1]
-    is_config = request.what in preset_names() or request.what.endswith((".yaml", ".yml"))
-    return load_config(request.what).engine if is_config else "torch"
+    return load_config(request.what).engine if is_config(request.what) else "torch"
 
 
 def _require_settings_of(prepared: TokenizedDataset | None, run: RunConfig) -> None:
@@ -173,11 +178,11 @@ def _changes(request: TrainRequest, prepared: TokenizedDataset | None) -> dict[s
         changes = {f"data.{key}": value for key, value in data.items()}
         changes["tokenizer"] = prepared.manifest["tokenizer"]["section"]
     elif request.data:
-        source = parse_source(request.data)
-        changes["data.source"] = source.model_dump(mode="json")
-        changes["data.validation"] = default_validation(source).model_dump(mode="json")
+        source = with_read_options(parse_sources((request.data, *request.more)), request.reading)
+        changes |= source_settings(source)
     if request.validation:
-        source = parse_source(request.validation).model_dump(mode="json")
+        reading = {key: value for key, value in request.reading.items() if key != "limit"}
+        source = with_read_options(parse_sources((request.validation,)), reading).model_dump(mode="json")
         changes["data.validation"] = {"kind": "source", "source": source}
     if request.engine:
         changes["engine"] = request.engine

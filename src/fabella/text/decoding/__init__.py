@@ -1,0 +1,1 @@
+"""Encodings: their names, and the detection of one from bytes."""
