@@ -3,6 +3,7 @@
 Row I3 of the fault matrix.
 """
 
+import json
 import os
 import re
 import shlex
@@ -123,6 +124,37 @@ def the_text_of_a_stream_is_moved_and_renamed(home: Path, errors: Callable[[], s
     assert resume("runs/a", "--steps", "4") == 0
 
 
+def mixture_of(home: Path, *names: str) -> str:
+    for number, name in enumerate(names):
+        (home / name).write_text(STORY.replace("fox", f"fox {number}") * 40)
+    parts = [{"weight": 1, "source": {"kind": "files", "paths": [name]}} for name in names]
+    return f"data.source={json.dumps({'kind': 'mixture', 'parts': parts})}"
+
+
+def a_part_of_a_streamed_mixture_is_moved(home: Path, errors: Callable[[], str]) -> None:
+    source = mixture_of(home, "story.txt", "tale.txt")
+    stopped_run(home, source, "data.mode.kind=streaming")
+    (home / "tale.txt").rename(home / "renamed.txt")
+    assert resume("runs/a") == 3
+    (setting,) = re.findall(r"'([a-z0-9.]+)=\[NEW-PATH\]'", errors())
+    assert setting == "data.source.parts.1.source.paths"
+    assert resume("runs/a", f"{setting}=[story.txt]") == 2
+    assert resume("runs/a", f"{setting}=[renamed.txt]", "--steps", "3") == 0
+    assert resume("runs/a", "--steps", "4") == 0
+
+
+def a_part_of_a_mixture_on_disk_is_moved(home: Path, errors: Callable[[], str]) -> None:
+    source = mixture_of(home, "story.txt", "tale.txt")
+    config = stopped_run(home, source)
+    (home / "tale.txt").rename(home / "renamed.txt")
+    assert resume("runs/a", "data.source.parts.1.source.paths=[story.txt]") == 2
+    assert "data.source.parts.1.source.paths=" in errors()
+    assert RunDir.open(home / "runs" / "a").run == config
+    assert resume("runs/a", "data.source.parts.1.source.paths=[renamed.txt]") == 0
+    (change,) = compare_for_resume(config, RunDir.open(home / "runs" / "a").run)
+    assert (change.key, change.requested) == ("data.source.parts.1.source.paths", ["renamed.txt"])
+
+
 def the_text_of_a_dataset_is_renamed(home: Path, errors: Callable[[], str]) -> None:
     (home / "story.txt").write_text(STORY * 40)
     (home / "other.txt").write_text(STORY * 39)
@@ -157,6 +189,8 @@ MOVES = [
     the_dataset_is_moved_and_evaluated_first,
     the_dataset_is_deleted,
     the_text_of_a_stream_is_moved_and_renamed,
+    a_part_of_a_streamed_mixture_is_moved,
+    a_part_of_a_mixture_on_disk_is_moved,
     the_text_of_a_dataset_is_renamed,
     the_tokenizer_is_moved,
 ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fabella.config.data import BPE, Bytes
+from fabella.config.data import BPE, Bytes, FilesSource, MixtureSource
 from fabella.config.training import Epochs, MaxSteps
 from fabella.errors import ConfigError
 from fabella.optim import adam
@@ -194,3 +194,32 @@ def test_any_yaml_and_any_override_gives_a_run_or_a_config_error(text: str, over
         values |= parse_yaml(text, where="fuzz")
     with contextlib.suppress(ConfigError):
         assert validate_config(apply_overrides(values, [override]))
+
+
+MIXTURE = (
+    "data.source={kind: mixture, parts: [{weight: 1, source: {kind: storybook}}, "
+    "{weight: 1, source: {kind: files, paths: [a]}}]}"
+)
+
+
+def test_a_setting_of_one_item_of_a_list_is_set_by_its_number() -> None:
+    run = load_config(
+        "storybook-1m", [MIXTURE, "data.source.parts.1.source.paths=[b]", "data.source.parts.0.weight=2.5"]
+    )
+    assert isinstance(run.data.source, MixtureSource)
+    first, second = run.data.source.parts
+    assert (first.weight, second.source) == (2.5, FilesSource(paths=("b",)))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.source.parts.2.weight=1", r"data\.source\.parts has no item 2\. It has 2"),
+        ("data.source.parts.0.weigth=1", r"Unknown setting .*weigth"),
+        ("data.source.part.0.weight=1", r"Unknown setting 'data\.source\.part\.0\.weight'"),
+        ("data.mode.0.weight=1", r"data\.mode has no item 0"),
+    ],
+)
+def test_an_item_that_does_not_exist_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("storybook-1m", [MIXTURE, override])

@@ -10,11 +10,16 @@ from fabella.config.data import FilesSource, HubSource, MixtureSource, Storybook
 from fabella.errors import TextError
 from fabella.text import resumable as module
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.resumable import Leaf, flatten_mixture, iter_chunks
+from fabella.text.mixture import Leaf, flatten_mixture
+from fabella.text.resumable import iter_chunks
 from fabella.text.source import documents
 from tests.text.local_hub import LocalHub, installed
 
-FORWARD, BACKWARD = range, lambda n: range(n - 1, -1, -1)
+FORWARD = range
+
+
+def BACKWARD(n: int) -> range:  # noqa: N802 - a constant like FORWARD
+    return range(n - 1, -1, -1)
 
 
 @pytest.fixture

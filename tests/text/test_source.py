@@ -50,12 +50,8 @@ def test_invalid_sources_are_refused(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def mixture(*parts: tuple[float, Source], seed: int = 1, all_of_it: bool = False) -> MixtureSource:
-    return MixtureSource(
-        parts=tuple(WeightedSource(weight=weight, source=source) for weight, source in parts),
-        until="all" if all_of_it else "first",
-        seed=seed,
-    )
+def mixture(*parts: tuple[float, Source]) -> MixtureSource:
+    return MixtureSource(parts=tuple(WeightedSource(weight=weight, source=source) for weight, source in parts))
 
 
 def book(stories: int, seed: int = 1) -> StorybookSource:
@@ -90,41 +86,25 @@ def test_the_storybook_source_yields_its_stories() -> None:
     assert notes.documents == 7
 
 
-def test_a_mixture_may_contain_mixtures_and_reports_the_use_of_each() -> None:
-    inner = mixture((1, book(10, seed=2)), (1, book(10, seed=3)), all_of_it=True)
-    outer = mixture((1, inner), (2, book(40)), all_of_it=True)
+def test_a_mixture_contains_all_documents_of_nested_mixtures() -> None:
+    outer = mixture((1, mixture((1, book(10, seed=2)), (1, book(10, seed=3)))), (2, book(40)))
     notes = ReadReport()
     found = list(documents(outer, notes=notes))
     everything = [*documents(book(10, seed=2)), *documents(book(10, seed=3)), *documents(book(40))]
     assert sorted(found) == sorted(everything)
-    sentences = list(notes.messages())
-    assert "10 documents of storybook (10 stories, seed 2)" in sentences
-    assert f"20 documents of {describe(inner)}" in sentences
-    assert "40 documents of storybook (40 stories, seed 1)" in sentences
     assert notes.documents == 60
 
 
-def test_a_mixture_ends_with_its_first_part_or_uses_all() -> None:
-    notes = ReadReport()
-    found = list(documents(mixture((1, book(5)), (1, book(500, seed=2))), notes=notes))
-    assert len(found) < 50
-    assert "5 documents of storybook (5 stories, seed 1)" in notes.messages()
-
-
-def test_the_order_of_a_mixture_is_fixed_by_its_seed() -> None:
-    def order(seed: int) -> list[str]:
-        return list(documents(mixture((1, book(20)), (1, book(20, seed=2)), seed=seed, all_of_it=True)))
-
-    assert order(1) == order(1)
-    assert order(1) != order(2)
-
-
-def test_a_pass_that_stops_early_reports_what_it_used() -> None:
-    notes = ReadReport()
-    stream = documents(mixture((1, book(9)), (1, book(9, seed=2))), notes=notes)
-    next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    assert any(sentence.startswith("1 document of") for sentence in notes.messages())
+def test_the_parts_of_a_mixture_have_their_shares_of_the_bytes_or_of_the_documents_from_the_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "long.txt").write_text("\n".join(["a" * 100] * 50))
+    (tmp_path / "short.txt").write_text("\n".join(["b" * 10] * 500))
+    parts = [(1.0, FilesSource(paths=(str(tmp_path / name),), separator="lines")) for name in ("long.txt", "short.txt")]
+    by_tokens = mixture(*parts)
+    for source, long_documents in ((by_tokens, 10), (by_tokens.model_copy(update={"by": "documents"}), 50)):
+        head = list(documents(source))[: 110 if source is by_tokens else 100]
+        assert sum(text.startswith("a") for text in head) == long_documents
 
 
 def test_source_files_lists_the_files(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ Examples:
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
@@ -19,6 +20,7 @@ from fabella.cli.text_options import (
     require_fraction,
 )
 from fabella.config.data import Holdout, Source
+from fabella.data.mixture_report import describe_parts, epoch_use
 from fabella.data.prepare.corpus import default_validation
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SourceSplit, SplitRule, holdout_rule
@@ -57,9 +59,13 @@ def command(
         for part in rule.assign(document, document_hash(document)):
             quality.add(part.text, part.digest, part.held_out)
     report = quality.report(notes=notes)
-    remarks = [*notes.messages(), *rule.messages()]
+    remarks = [*notes.messages(), *rule.messages(), *describe_parts(text, notes.parts, unit="byte")]
     if as_json:
-        print_json({"source": describe(text), **report.facts, "warnings": report.warnings, "notes": remarks})
+        uses = epoch_use(text, notes.parts)
+        parts = [{**asdict(part), **use.as_json()} for part, use in zip(notes.parts, uses, strict=bool(uses))]
+        print_json(
+            {"source": describe(text), **report.facts, "parts": parts, "warnings": report.warnings, "notes": remarks}
+        )
         return
     for remark in remarks:
         print_status(remark)

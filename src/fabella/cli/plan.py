@@ -31,7 +31,7 @@ from fabella.runs.run_dataset import find_run_dataset
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import format_bytes, format_duration, free_bytes
 from fabella.training.api import change_config
-from fabella.training.setup.fit_sequences import estimate_sequences
+from fabella.training.setup.mixture_use import describe_mixture, part_uses
 from fabella.training.setup.request import ResolvedRequest, already_prepared, resolve_request
 
 
@@ -81,7 +81,8 @@ def command(
     saved = started.steps() if started else []
     result = estimate(planned.run, ids, budget, free_bytes(parent), limits if measure else None, saved=saved)
     if as_json:
-        print_json(to_json(planned.run, result))
+        uses = part_uses(planned.run, ids) if ids else []
+        print_json({**to_json(planned.run, result), "mixture": [use.as_json() for use in uses]})
     else:
         print_result("\n".join(format_table(planned, result)))
 
@@ -101,9 +102,11 @@ def prepared_of(planned: ResolvedRequest, root: Path) -> TokenizedDataset | None
 
 def fitted(planned: ResolvedRequest, ids: TokenizedDataset | None) -> tuple[ResolvedRequest, Sequence[str]]:
     """Return the request with the sequences that ``fabella train`` would use, and the share of the text they read."""
-    unsuitable = planned.unsuitable
-    run, sentences = planned.fit(ids) if ids else estimate_sequences(planned.run, unsuitable=unsuitable)
-    return replace(planned, run=run), sentences
+    if ids is None:
+        run, sentences = planned.estimate_fit()
+        return replace(planned, run=run), sentences
+    run, sentences = planned.fit(ids)
+    return replace(planned, run=run), [*sentences, *describe_mixture(run, ids)]
 
 
 def to_json(run: RunConfig, estimate: Estimate) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def _to_json(dataset: TokenizedDataset, seconds: float) -> dict[str, Any]:
         "tokenizer": {"kind": dataset.tokenizer.kind, "vocab_size": dataset.tokenizer.vocab_size},
         "train": _counts(dataset.train),
         "validation": _counts(dataset.validation),
+        "parts": [part.model_dump() for part in dataset.parts],
         "fingerprint": dataset.fingerprint,
         "notes": dataset.manifest["notes"],
         "data_quality": dataset.manifest["data_quality"],

@@ -1,5 +1,6 @@
 """Data config: tokenizer, text sources, validation split, training sequences, mode."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -97,19 +98,60 @@ class StorybookSource(ConfigModel):
 class WeightedSource(ConfigModel):
     """One source of a mixture and its weight."""
 
-    weight: float = Field(gt=0.0, description="share of the documents, relative to the other weights; above 0")
+    weight: float = Field(gt=0.0, description="share of the training, relative to the other weights; above 0")
     source: "Source"
 
 
+PHASE_END = re.compile(r"([0-9]+(?:\.[0-9]+)?)(?: ?(%)|([kMB]?) (tokens|sequences))")
+"""``until`` of a phase: ``80%``, ``10M tokens``, ``5000 sequences``; its number, %, factor and unit are groups."""
+
+
+class MixturePhase(ConfigModel):
+    """Weights of the parts of a mixture up to a point of the training."""
+
+    until: int | str = Field(description="end of the phase: a training step, 80%, '10M tokens' or '5000 sequences'")
+    weights: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = Field(
+        description="one weight per part, at least 0"
+    )
+
+    @model_validator(mode="after")
+    def _valid(self) -> "MixturePhase":
+        if not _is_phase_end(self.until):
+            raise ValueError(f"until = {self.until!r} is not a step, nor like 80%, '10M tokens' or '5000 sequences'")
+        if min(self.weights) < 0 or max(self.weights) == 0:
+            raise ValueError(f"weights {list(self.weights)} need to be at least 0, and one of them above 0")
+        return self
+
+
 class MixtureSource(ConfigModel):
-    """Documents drawn from several sources by weight, in an order fixed by ``seed``."""
+    """Several sources, each with its share of the training; a source that ends starts over."""
 
     kind: Literal["mixture"] = "mixture"
     parts: Annotated[tuple[WeightedSource, ...], Field(strict=False, min_length=1)]
-    until: Literal["first", "all"] = Field(
-        default="first", description="first: end with the first source that ends; all: use every source up"
+    by: Literal["tokens", "documents"] = Field(default="tokens", description="unit of the weights")
+    schedule: Annotated[tuple[MixturePhase, ...], Field(strict=False)] = Field(
+        default=(), description="other weights at the beginning; after the last phase, those of the parts"
     )
-    seed: int = Field(default=1, description="seed of the order")
+    until: Literal["first", "all"] = Field(
+        default="first",
+        description="end of an epoch: first: when one part was used completely; all: when every part was",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MixtureSource":
+        for phase in self.schedule:
+            if len(phase.weights) != len(self.parts):
+                raise ValueError(f"schedule has {len(phase.weights)} weights in a phase for {len(self.parts)} parts")
+        for part in self.parts:
+            if isinstance(part.source, MixtureSource) and (part.source.by != self.by or part.source.schedule):
+                raise ValueError(
+                    f"a mixture within a mixture needs by = {self.by} like the outer one, and has no schedule"
+                )
+        return self
+
+
+def _is_phase_end(until: int | str) -> bool:
+    return until > 0 if isinstance(until, int) else PHASE_END.fullmatch(until) is not None
 
 
 Source = Annotated[FilesSource | HubSource | StorybookSource | MixtureSource, Field(discriminator="kind")]

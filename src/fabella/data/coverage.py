@@ -1,12 +1,13 @@
 """Share of a split that training sequences contain: what padded sequences cut off, and the rest after packed ones."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from fabella.config.data import Packed, Padded
-from fabella.data.dataset import Split
+from fabella.data.dataset import PartRecord, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,21 @@ def format_share(share: float) -> str:
     return f"{percent:.1f} %" if percent >= 0.05 else f"{percent:.2g} %"
 
 
-def coverage(split: Split, sequences: Packed | Padded) -> Coverage:
-    """Return what an epoch of ``sequences`` contains of ``split``, counted over all of its documents."""
+def coverage(split: Split, sequences: Packed | Padded, parts: Sequence[PartRecord] = ()) -> Coverage:
+    """Return what ``sequences`` contain of ``split``, with the ``parts`` of a mixture, counted over all documents."""
     ends = split.offsets[1:]
     lengths = np.diff(split.offsets)
     if isinstance(sequences, Padded):
         trained = np.minimum(lengths, sequences.length)
     else:
-        count = max((split.tokens - sequences.length - 1) // sequences.stride + 1, 0)
-        last = (count - 1) * sequences.stride + sequences.length + 1 if count else 0
-        trained = lengths - np.clip(ends - last, 0, lengths)
+        sizes = [(part.documents, part.tokens) for part in parts] or [(split.documents, split.tokens)]
+        last, start = [], 0
+        for documents, tokens in sizes:
+            count = max((tokens - sequences.length - 1) // sequences.stride + 1, 0)
+            stop = start + (count - 1) * sequences.stride + sequences.length + 1 if count else start
+            last.append(np.full(documents, stop))
+            start += tokens
+        trained = lengths - np.clip(ends - np.concatenate(last), 0, lengths)
     trained_bytes = split.document_bytes * (trained / lengths)
     return Coverage(
         documents=split.documents,

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from fabella.config.base import ConfigModel
 from fabella.data.npy import BLOCK_BYTES, checksum, corrupt_error, header, open_array
 from fabella.errors import DataError, PreparedDataError, StorageError
-from fabella.storage import manifest_entries, read_manifest, require_size, sha256_of
+from fabella.storage import escaped, manifest_entries, read_manifest, require_size, sha256_of
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -51,6 +51,16 @@ class SplitRecord(ConfigModel):
     tokens: int = Field(ge=1)
     bytes: int = Field(ge=0)
     shards: tuple[ShardRecord, ...] = Field(strict=False, min_length=1)
+
+
+class PartRecord(ConfigModel):
+    """Part of a mixture in the manifest: its documents in the training split, which follow those of earlier parts."""
+
+    source: str
+    documents: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    bytes: int = Field(ge=0)
+    validation_documents: int = Field(ge=0)
 
 
 def dtype_for(vocab_size: int) -> "np.dtype[Any]":
@@ -143,6 +153,8 @@ class TokenizedDataset:
     tokenizer: Tokenizer
     train: Split
     validation: Split
+    parts: tuple[PartRecord, ...] = ()
+    """Parts of a mixture, in the order of their documents; none for one source, and for the head of a stream."""
 
     @property
     def fingerprint(self) -> str:
@@ -202,7 +214,10 @@ def _opened(directory: Path, manifest: dict[str, Any], records: Sequence[SplitRe
     train, validation = (
         Split(directory / name, record, tokenizer.vocab_size) for name, record in zip(SPLITS, records, strict=True)
     )
-    return TokenizedDataset(directory, manifest, tokenizer, train, validation)
+    parts = tuple(PartRecord.model_validate(part) for part in manifest.get("parts", ()))
+    if parts and (sum(p.documents for p in parts), sum(p.tokens for p in parts)) != (train.documents, train.tokens):
+        raise corrupt_error(f"The parts in {directory / 'manifest.json'} are not those of the training split.")
+    return TokenizedDataset(directory, manifest, tokenizer, train, validation, parts)
 
 
 def _verify(directory: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> None:
@@ -228,10 +243,12 @@ def _offset(path: Path, shard: ShardRecord, dtype: "np.dtype[Any]") -> str:
     return ", its header,"
 
 
-def too_small_error(split: Split, needed: int, length: int) -> DataError:
-    """Return the error for a split without a single sequence of ``length`` tokens."""
-    times = -(-needed // max(split.tokens, 1))
+def too_small_error(split: Split, needed: int, length: int, part: PartRecord | None = None) -> DataError:
+    """Return the error for a split, or a ``part`` of it, without a single sequence of ``length`` tokens."""
+    tokens = part.tokens if part else split.tokens
+    name = f"part {escaped(part.source)} of the mixture" if part else f"{split.name} split"
     return DataError(
-        f"The {split.name} split is too small: {split.tokens:,} tokens; a sequence of {length:,} needs {needed:,}.",
-        hint=f"Use {times} times more text, or lower data.sequences.length to {max(split.tokens - 1, 1):,} or less.",
+        f"The {name} is too small: {tokens:,} tokens; a sequence of {length:,} needs {needed:,}.",
+        hint=f"Use {-(-needed // max(tokens, 1))} times more text, or lower data.sequences.length to "
+        f"{max(tokens - 1, 1):,} or less.",
     )

@@ -53,8 +53,27 @@ def _text(data: DataConfig) -> dict[str, Any]:
     """Return the config that determines the text, with file contents in place of paths."""
     values = data.model_dump(mode="json", exclude={"sequences", "mode"})
     if not data.mode.prepared_bytes:
-        return {"data": _with_contents(values, full_hashes)}
+        return {"data": _with_contents(text_settings(values), full_hashes)}
+    values = text_settings(values, weights=True)
     return {"data": _with_contents(values, sampled_hashes), "head": data.mode.prepared_bytes}
+
+
+def text_settings(values: Any, *, weights: bool = False) -> Any:
+    """Return a data config without the weights of mixtures, because a dataset has all documents of all parts.
+
+    ``weights``: keep those of the parts, which decide the head of a stream.
+    """
+    if isinstance(values, list):
+        return [text_settings(value, weights=weights) for value in values]
+    if not isinstance(values, dict):
+        return values
+    if values.get("kind") == "mixture":
+        kept = ("by", "parts") if weights else ("parts",)
+        parts = {key: values[key] for key in kept}
+        if not weights:
+            parts["parts"] = [part["source"] for part in values["parts"]]
+        return {"mixture": text_settings(parts, weights=weights)}
+    return {key: text_settings(value, weights=weights) for key, value in values.items()}
 
 
 def _with_contents(values: Any, digests: Callable[[Sequence[Path]], list[str]]) -> Any:

@@ -6,11 +6,21 @@ The order is independent of batch sizes, processes and resumes. Each epoch has e
 position p, one integer.
 """
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fabella.data.permutation import permute
 from fabella.splitmix64 import splitmix64
+
+
+class Sampler(Protocol):
+    """Order of training sequences."""
+
+    def sequences(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the sequences at positions ``start`` to ``stop - 1``."""
+        ...
 
 
 class PermutationSampler:

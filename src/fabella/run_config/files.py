@@ -25,6 +25,8 @@ from fabella.run_config.synonyms import setting_hint
 
 MAX_FILE_BYTES = 1_000_000
 """Largest config file that is read."""
+ITEM = re.compile(r"([a-z_.]+?)\.([0-9]+)\.(.+)")
+"""Key in an item of a list: ``data.source.parts.0.weight``."""
 
 # ---------------------------------------------------------------- presets
 
@@ -132,11 +134,35 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
             raise ConfigError(
                 f"Cannot parse override '{text}'.", hint="Write section.key=value, as in optimizer.lr=3e-4."
             )
-        if key not in known_keys(family):
+        item = ITEM.fullmatch(key)
+        if (item[1] if item else key) not in known_keys(family):
             raise ConfigError(f"Unknown setting '{key}'.", hint=setting_hint(key, known_keys(family)))
         parsed = _value(value, text)
+        if item:
+            _set_in_item(result, item, parsed)
+            continue
         _set(result, _path_of(key, parsed), parsed)
     return result
+
+
+def _set_in_item(values: dict[str, Any], item: "re.Match[str]", value: Any) -> None:
+    """Set one key of one item of a list, as in ``data.source.parts.0.weight``. Raises ConfigError without that item."""
+    *sections, name = item[1].split(".")
+    for section in sections:
+        inner = values.get(section)
+        values[section] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[section]
+    items, index = values.get(name), int(item[2])
+    if not isinstance(items, list | tuple) or index >= len(items) or not isinstance(items[index], Mapping):
+        count = len(items) if isinstance(items, list | tuple) else 0
+        raise ConfigError(f"{item[1]} has no item {index}.", hint=f"It has {count}; the first one is {item[1]}.0.")
+    changed = dict(items[index])
+    inner = ITEM.fullmatch(item[3])
+    if inner:
+        _set_in_item(changed, inner, value)
+    else:
+        _set(changed, item[3].split("."), value)
+    values[name] = [*items[:index], changed, *items[index + 1 :]]
 
 
 def _path_of(key: str, value: Any) -> list[str]:

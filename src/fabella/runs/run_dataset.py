@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
-from fabella.config.data import DataConfig, FilesSource, Pretrained
+from fabella.config.data import DataConfig, FilesSource, MixtureSource, Pretrained, Source
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.fingerprint import text_fingerprint
 from fabella.data.modes.mode import data_mode
@@ -15,6 +15,7 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import escaped
 from fabella.storage.messages import escaped_path
+from fabella.text.source import source_files
 from fabella.tokenizers import loading
 
 DATA = "data"
@@ -121,8 +122,20 @@ def _fingerprint_of_stream(run_dir: RunDir, data: DataConfig) -> str:
         raise TextError(
             error.message,
             hint=f"If it was moved, give its new path once: fabella resume {_quoted(run_dir.path)} "
-            "'data.source.paths=[NEW-PATH]'",
+            f"'{_missing_paths(data.source)}=[NEW-PATH]'",
         ) from None
+
+
+def _missing_paths(source: Source, key: str = "data.source") -> str:
+    """Return the setting with the paths of the first part of a source whose files are missing."""
+    if isinstance(source, MixtureSource):
+        keys = [_missing_paths(part.source, f"{key}.parts.{n}.source") for n, part in enumerate(source.parts)]
+        return next((found for found in keys if found), keys[0])
+    try:
+        source_files(source)
+    except TextError:
+        return f"{key}.paths"
+    return "" if ".parts." in key else f"{key}.paths"
 
 
 def _entry(run_dir: RunDir) -> Mapping[str, str]:
@@ -145,8 +158,16 @@ def _new_run(run_dir: RunDir, *settings: str) -> str:
 
 
 def _paths_setting(requested: RunConfig) -> list[str]:
-    source = requested.data.source
-    return [f"data.source.paths={json.dumps(source.paths)}"] if isinstance(source, FilesSource) else []
+    return list(_all_paths(requested.data.source, "data.source"))
+
+
+def _all_paths(source: Source, key: str) -> Iterator[str]:
+    """Yield the paths of a source, or of each part of a mixture, as settings."""
+    if isinstance(source, FilesSource):
+        yield f"{key}.paths={json.dumps(source.paths)}"
+    elif isinstance(source, MixtureSource):
+        for number, part in enumerate(source.parts):
+            yield from _all_paths(part.source, f"{key}.parts.{number}.source")
 
 
 def _quoted(path: Path) -> str:

@@ -1,43 +1,59 @@
-"""Weighted interleave of several sources, in an order fixed by a seed."""
+"""Parts of a mixture, and their interleave, in which each part has its share in units of any size."""
 
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator, Sequence
 
-from fabella.splitmix64 import GAMMA, splitmix64
+from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, StorybookSource
 
-SEED_FACTOR = 0xD1342543DE82EF95
-"""Odd factor that keeps the counters of different seeds apart."""
+Leaf = FilesSource | HubSource | StorybookSource
+
+
+def flatten_mixture(source: Source, weight: float = 1.0) -> list[tuple[float, Leaf]]:
+    """Return (share, source) for each source of a nested mixture; the shares sum to ``weight``."""
+    if not isinstance(source, MixtureSource):
+        return [(weight, source)]
+    total = sum(part.weight for part in source.parts)
+    return [leaf for part in source.parts for leaf in flatten_mixture(part.source, weight * part.weight / total)]
+
+
+class WeightedRoundRobin:
+    """Choose the part that is furthest behind its share: deficit round robin (Shreedhar & Varghese 1995).
+
+    No part is ahead of its share by more than its largest item, nor behind by more than those of all other parts.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.credits = [0.0] * parts
+        """Units that each part may still use before it has its share; the sum is 0."""
+
+    def choose(self, weights: Sequence[float]) -> int:
+        """Return the part to use next, of those with a weight above 0; the first of equal ones."""
+        return max(
+            (part for part, weight in enumerate(weights) if weight > 0),
+            key=lambda part: (self.credits[part], weights[part]),
+        )
+
+    def charge(self, part: int, units: int, weights: Sequence[float]) -> None:
+        """Record that ``part`` was used for ``units`` units under ``weights``, which sum to 1."""
+        for other, weight in enumerate(weights):
+            self.credits[other] += weight * units
+        self.credits[part] -= units
 
 
 def interleave(
-    parts: Sequence[Iterator[str]], weights: Sequence[float], *, seed: int, until_all: bool
+    parts: Sequence[Iterator[str]], weights: Sequence[float], size_of: Callable[[str], int]
 ) -> Iterator[tuple[int, str]]:
-    """Yield (index of the part, document). Draw ``n`` depends only on (seed, n) and on which parts are left.
+    """Yield (index of the part, document), until every part has ended; those that are left keep their proportions.
 
-    Ends with the first part that ends, or, with ``until_all``, when every part has ended.
+    ``size_of`` rebalance the units of a document that the weights count: 1, or its bytes.
     """
-    left = dict(enumerate(weights))
-    total = sum(weights)
-    for n in count():
-        part = _part_at(left, total * uniform(seed, n))
-        try:
-            yield part, next(parts[part])
-        except StopIteration:
-            if not until_all or len(left) == 1:
-                return
-            total -= left.pop(part)
-
-
-def _part_at(weights: dict[int, float], point: float) -> int:
-    """Return the part whose interval contains ``point``, where each part is an interval as long as its weight."""
-    *before, last = weights
-    for part in before:
-        point -= weights[part]
-        if point < 0:
-            return part
-    return last
-
-
-def uniform(seed: int, n: int) -> float:
-    """Return pseudo-random number ``n`` of ``seed``, in [0, 1)."""
-    return splitmix64(seed * SEED_FACTOR + (n + 1) * GAMMA) / 2**64
+    balance = WeightedRoundRobin(len(parts))
+    left = list(weights)
+    while total := sum(left):
+        shares = [weight / total for weight in left]
+        part = balance.choose(shares)
+        text = next(parts[part], None)
+        if text is None:
+            left[part] = 0.0
+            continue
+        balance.charge(part, size_of(text), shares)
+        yield part, text

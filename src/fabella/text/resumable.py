@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, StorybookSource
+from fabella.config.data import FilesSource, HubSource, StorybookSource
 from fabella.errors import TextError
 from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodePolicy
+from fabella.text.mixture import Leaf
 from fabella.text.storybook import generator
 from fabella.text.tables.text_column import TextColumn, find_text, peek
 
@@ -29,7 +30,6 @@ DOWNLOADED_ROWS = 1000
 RETRY_SECONDS = (1.0, 4.0, 16.0)
 """Seconds before each retry of ours, in addition to the library's own retries."""
 
-Leaf = FilesSource | HubSource | StorybookSource
 ShuffledRange = Callable[[int], Sequence[int]]
 """n → a permutation of ``range(n)``"""
 
@@ -39,14 +39,6 @@ class Chunk(NamedTuple):
 
     cursor: str
     texts: Iterator[str]
-
-
-def flatten_mixture(source: Source, weight: float = 1.0) -> list[tuple[float, Leaf]]:
-    """Return (share of the documents, source) for each source of a nested mixture; the shares sum to ``weight``."""
-    if not isinstance(source, MixtureSource):
-        return [(weight, source)]
-    total = sum(part.weight for part in source.parts)
-    return [leaf for part in source.parts for leaf in flatten_mixture(part.source, weight * part.weight / total)]
 
 
 def iter_chunks(source: Leaf, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str = "") -> Iterator[Chunk]:

@@ -9,12 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, StorybookSource, WeightedSource
 from fabella.errors import TextError, UsageError
 from fabella.run_config.files import parse_yaml, read_text
-from fabella.storage import number_of
 from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodeErrors, DecodePolicy
-from fabella.text.mixture import interleave
+from fabella.text.mixture import flatten_mixture, interleave
 from fabella.text.paths import expand_paths, find_files
-from fabella.text.read_report import ReadReport
+from fabella.text.read_report import PartRead, ReadReport
 from fabella.text.storybook import generator
 
 HUB_SYNTAX = "hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME@SUBSET:SPLIT"
@@ -208,17 +207,23 @@ def _stories(source: StorybookSource, policy: DecodePolicy) -> Iterator[str]:
 
 
 def _mixed(source: MixtureSource, policy: DecodePolicy) -> Iterator[str]:
-    counts = [0] * len(source.parts)
-    streams = [_documents(part.source, policy) for part in source.parts]
-    weights = [part.weight for part in source.parts]
-    try:
-        for part, text in interleave(streams, weights, seed=source.seed, until_all=source.until == "all"):
-            counts[part] += 1
-            yield text
-    finally:
-        for index, (part, number) in enumerate(zip(source.parts, counts, strict=True)):
-            name = describe(part.source)
-            policy.notes.remarks[f"part {index} of {describe(source)}"] = f"{number_of(number, 'document')} of {name}"
+    """Yield all documents of all parts; at any point, each part has its share of the bytes, or of the documents."""
+    parts = flatten_mixture(source)
+    counts = policy.notes.parts = [PartRead(describe(leaf)) for _, leaf in parts]
+    streams = [_documents(leaf, policy) for _, leaf in parts]
+    size_of = _num_bytes if source.by == "tokens" else _one
+    for part, text in interleave(streams, [weight for weight, _ in parts], size_of):
+        counts[part].documents += 1
+        counts[part].bytes += len(text.encode())
+        yield text
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode())
+
+
+def _one(text: str) -> int:
+    return 1
 
 
 def _empty_hint(notes: ReadReport) -> str:

@@ -102,10 +102,9 @@ def test_batch_sizes_do_not_change_the_order_of_sequences(tmp_path: Path) -> Non
 
 
 def test_documents_are_mixed_by_weight_whatever_the_lengths_of_the_sources(tmp_path: Path) -> None:
-    names = [
-        text.split(" ")[0]
-        for text in texts_of(StreamingDataset(streamed(mixed(tmp_path), WHOLE_DOCUMENTS), BYTES, 1), 3000)
-    ]
+    by_documents = mixed(tmp_path).model_copy(update={"by": "documents"})
+    stream = StreamingDataset(streamed(by_documents, WHOLE_DOCUMENTS), BYTES, 1)
+    names = [text.split(" ")[0] for text in texts_of(stream, 3000)]
     counts = Counter(names)
     assert abs(counts["large.txt"] - 1500) < 150
     assert abs(counts["small.txt"] - 500) < 120
@@ -155,7 +154,7 @@ def test_resuming_after_every_batch_changes_nothing(tmp_path: Path) -> None:
 def test_text_changed_during_training_is_an_error(tmp_path: Path) -> None:
     source = text(tmp_path, "mine.txt", 200)
     data = streamed(source, rows=50)
-    stream = StreamingDataset(data, BYTES, 1)
+    stream, state = StreamingDataset(data, BYTES, 1), ""
     for _ in range(40):
         state = stream.batch(4).stream
     path = Path(source.paths[0])

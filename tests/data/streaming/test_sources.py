@@ -1,6 +1,6 @@
 """Tests that sources return their documents in epochs, mixed by weight, and can be resumed at any document."""
 
-from collections import Counter
+import json
 from pathlib import Path
 
 import numpy as np
@@ -128,14 +128,14 @@ def test_a_source_without_training_text_is_an_error(folder: Path) -> None:
 
 
 class Numbered:
-    """Source of the documents (name, 0), (name, 1) …"""
+    """Source of the documents (name, 0), (name, 1) …, each followed by more ids."""
 
-    def __init__(self, name: int) -> None:
-        self.name, self.number = name, 0
+    def __init__(self, name: int, more: int) -> None:
+        self.name, self.number, self.more = name, 0, more - 1
 
     def next_item(self) -> TokenIds:
         self.number += 1
-        return np.array([self.name, self.number - 1], dtype=np.uint16)
+        return np.array([self.name, self.number - 1, *[0] * self.more], dtype=np.uint16)
 
     def state(self) -> State:
         return {"number": self.number}
@@ -144,36 +144,47 @@ class Numbered:
         self.number = state["number"]
 
 
-def drawn(weights: list[float], seed: int = 1) -> WeightedInterleave:
-    total = sum(weights)
-    return WeightedInterleave(
-        [Numbered(name) for name in range(len(weights))], [weight / total for weight in weights], seed
-    )
+def drawn(phases: list[tuple[int | None, list[float]]]) -> WeightedInterleave:
+    shares = [(end, [weight / sum(weights) for weight in weights]) for end, weights in phases]
+    parts = [Numbered(name, name + 1) for name in range(len(phases[0][1]))]
+    return WeightedInterleave(parts, shares, units_of=len, advance_of=len)
 
 
-@given(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5), st.integers(0, 2**63 - 1))
-def test_the_shares_are_the_weights(weights: list[float], seed: int) -> None:
-    mixture, draws = drawn(weights, seed), 3000
-    counts = Counter(int(mixture.next_item()[0]) for _ in range(draws))
-    for name, weight in enumerate(weights):
-        share = weight / sum(weights)
-        # Six standard deviations of a draw by chance: once in 10⁹ examples.
-        assert abs(counts[name] - draws * share) <= 6 * (draws * share * (1 - share)) ** 0.5 + 1
+def ids_by_source(mixture: WeightedInterleave, documents: int, sources: int) -> list[int]:
+    used = [0] * sources
+    for _ in range(documents):
+        ids = mixture.next_item().tolist()
+        used[ids[0]] += len(ids)
+    return used
+
+
+@given(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5))
+def test_the_shares_of_the_ids_are_the_weights(weights: list[float]) -> None:
+    used = ids_by_source(drawn([(None, weights)]), 1000, len(weights))
+    for of, weight in zip(used, weights, strict=True):
+        assert abs(of - sum(used) * weight / sum(weights)) <= len(weights) * (len(weights) + 1)
+
+
+def test_the_weights_change_at_the_end_of_a_phase() -> None:
+    mixture = drawn([(600, [1.0, 0.0]), (None, [0.0, 1.0])])
+    names = [mixture.next_item().tolist()[0] for _ in range(500)]
+    assert names == [0] * 300 + [1] * 200
 
 
 def test_each_source_is_read_in_order_without_gaps() -> None:
-    mixture = drawn([1.0, 2.0])
+    mixture = drawn([(None, [1.0, 2.0])])
     read: dict[int, list[int]] = {0: [], 1: []}
-    for name, number in (mixture.next_item().tolist() for _ in range(500)):
-        read[name].append(number)
+    for ids in (mixture.next_item().tolist() for _ in range(500)):
+        read[ids[0]].append(ids[1])
     assert read == {name: list(range(len(numbers))) for name, numbers in read.items()}
 
 
 @given(st.integers(0, 300))
 def test_a_mixture_resumes_anywhere(at: int) -> None:
-    uninterrupted, resumed = drawn([0.2, 0.3, 0.5]), drawn([0.2, 0.3, 0.5])
+    phases: list[tuple[int | None, list[float]]] = [(200, [0.2, 0.3, 0.5]), (400, [0.8, 0.1, 0.1]), (None, [0, 1, 1])]
+    uninterrupted, resumed = drawn(phases), drawn(phases)
     for _ in range(at):
         uninterrupted.next_item()
-    resumed.restore(uninterrupted.state())
+    resumed.restore(json.loads(json.dumps(uninterrupted.state())))
     for _ in range(20):
         assert resumed.next_item().tolist() == uninterrupted.next_item().tolist()

@@ -1,13 +1,18 @@
 """Pretokenized mode: batches from a dataset on disk, in the order of a keyed permutation."""
 
+import math
 from collections.abc import Iterator
 
-from fabella.config.data import DataConfig
+from fabella.config.data import DataConfig, MixtureSource
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.loader import PrefetchLoader, prefetch_loader
+from fabella.data.mixture import draws_of, mixture_sampler, part_shares
 from fabella.data.modes.mode import DataMode
 from fabella.data.sampler import PermutationSampler
 from fabella.data.sequences import SequenceDataset
+from fabella.errors import PreparedDataError
+from fabella.text.mixture import flatten_mixture
+from fabella.text.source import describe
 
 
 class PretokenizedMode(DataMode):
@@ -19,7 +24,12 @@ class PretokenizedMode(DataMode):
         return data
 
     def count_sequences(self, data: DataConfig, dataset: TokenizedDataset) -> int | None:
-        return len(SequenceDataset(dataset.train, data.sequences, dataset.tokenizer.eos_id))
+        samples = _samples(data, dataset)
+        if not isinstance(data.source, MixtureSource):
+            return len(samples)
+        draws = draws_of(part_shares(data.source), data.source.by, samples.parts)
+        epochs = [size.sequences / draw for size, draw in zip(samples.parts, draws.tolist(), strict=True)]
+        return math.ceil(min(epochs) if data.source.until == "first" else max(epochs))
 
     def batches(
         self,
@@ -31,8 +41,18 @@ class PretokenizedMode(DataMode):
         sequences: int = 0,
         stream: str = "",
     ) -> PrefetchLoader:
-        samples = SequenceDataset(dataset.train, data.sequences, dataset.tokenizer.eos_id)
-        return prefetch_loader(samples, PermutationSampler(len(samples), seed), sequences, sizes)
+        samples = _samples(data, dataset)
+        sampler = mixture_sampler(data.source, samples, seed) if isinstance(data.source, MixtureSource) else None
+        return prefetch_loader(samples, sampler or PermutationSampler(len(samples), seed), sequences, sizes)
+
+
+def _samples(data: DataConfig, dataset: TokenizedDataset) -> SequenceDataset:
+    if isinstance(data.source, MixtureSource) and len(dataset.parts) != len(flatten_mixture(data.source)):
+        raise PreparedDataError(
+            f"{dataset.folder} does not have the parts of {describe(data.source)}.",
+            hint="It was prepared by an earlier version, or without a mixture; prepare the mixture again.",
+        )
+    return SequenceDataset(dataset.train, data.sequences, dataset.tokenizer.eos_id, dataset.parts)
 
 
 MODE = PretokenizedMode()

@@ -1,12 +1,14 @@
 """Corpus: passes over the text that yield every document with its split, always in the same order."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fabella.config.data import DataConfig, Holdout, Source, ValidationSource
 from fabella.data.prepare import splitting
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report, corpus_size
 from fabella.data.prepare.splitting import SplitDocument, SplitRule
+from fabella.text.mixture import Leaf, flatten_mixture, interleave
 from fabella.text.read_report import ReadReport
 from fabella.text.source import describe, documents, validation_source
 
@@ -31,10 +33,11 @@ class Corpus:
         if not isinstance(self._data.validation, Holdout):
             for text in self._read(self._data.validation.source):
                 yield SplitDocument(text, document_hash(text), held_out=True)
-        for text in meter.watch(self._training_texts()):
-            parts = list(self.rule.assign(text, document_hash(text)))
-            self.dropped += not parts
-            yield from parts
+        for part, texts in enumerate(self._training_parts()):
+            for text in meter.watch(texts):
+                pieces = list(self.rule.assign(text, document_hash(text)))
+                self.dropped += not pieces
+                yield from (replace(piece, part=part) for piece in pieces) if part else pieces
         self._total = CorpusSize(documents=meter.documents)
 
     def messages(self) -> Iterator[str]:
@@ -46,10 +49,20 @@ class Corpus:
         if self.dropped:
             yield f"{self.dropped:,} training documents that are also in the validation source were dropped"
 
+    @property
+    def sources(self) -> list[Leaf]:
+        """Training sources in the order of a pass: the parts of a mixture; none for the head of a stream."""
+        return [] if self._data.mode.prepared_bytes else [leaf for _, leaf in flatten_mixture(self._data.source)]
+
+    def _training_parts(self) -> list[Iterator[str]]:
+        """Return the texts of each training source, or the head of a stream."""
+        head, limit = self._read(self._data.source), self._data.mode.prepared_bytes
+        return [take_bytes(head, limit)] if limit else [self._read(source) for source in self.sources]
+
     def _training_texts(self) -> Iterator[str]:
-        """Yield the training source: all of it, or the head of a stream."""
-        texts, limit = self._read(self._data.source), self._data.mode.prepared_bytes
-        return take_bytes(texts, limit) if limit else texts
+        """Yield the same texts, those of the parts of a mixture in turn."""
+        parts = self._training_parts()
+        return (text for _, text in interleave(parts, [1.0] * len(parts), lambda text: 1))
 
     def _read(self, source: Source) -> Iterator[str]:
         data = self._data

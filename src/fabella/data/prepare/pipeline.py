@@ -13,22 +13,32 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import fabella
 from fabella.config.data import DataConfig, Pretrained, TokenizerConfig
-from fabella.data.dataset import FORMAT, KIND, SPLITS, Split, SplitRecord, TokenizedDataset, dtype_for, open_dataset
+from fabella.data.dataset import (
+    FORMAT,
+    KIND,
+    SPLITS,
+    PartRecord,
+    Split,
+    SplitRecord,
+    TokenizedDataset,
+    dtype_for,
+    open_dataset,
+)
 from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, text_fingerprint
 from fabella.data.prepare.corpus import Corpus
+from fabella.data.prepare.parts import PartCounts, describe_parts, require_sequences
 from fabella.data.prepare.progress import PrepareProgress, Report
 from fabella.data.prepare.round_trip import KINDS as CHANGES
 from fabella.data.prepare.round_trip import Counts, describe_changes, require_few_lost
 from fabella.data.prepare.shard_writer import SplitWriter
-from fabella.data.prepare.train_tokenizer import train_tokenizer
+from fabella.data.prepare.tokenizer_sample import train_tokenizer
 from fabella.data.prepare.worker_pool import encode_chunks
-from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError, StorageError, TrainingInterrupted
 from fabella.storage import MANIFEST, atomic_dir, read_manifest, storage_errors
 from fabella.text.data_quality import DataQuality
@@ -112,8 +122,7 @@ def _open_existing(directory: Path, inputs: str, data: DataConfig, tokenizer: To
             hint="Choose another directory, or delete it.",
         )
     prepared = open_dataset(directory)
-    for split in (prepared.train, prepared.validation):
-        SequenceDataset(split, data.sequences, prepared.tokenizer.eos_id)
+    require_sequences(prepared.train, prepared.validation, data, prepared.tokenizer.eos_id, prepared.parts)
     return prepared
 
 
@@ -136,11 +145,12 @@ def _write(
     corpus = Corpus(data, report)
     tokenizer, remarks = train_tokenizer(corpus, config, report)
     tokenizer.save(directory / "tokenizer")
-    records, changes = _encode(corpus, tokenizer, directory, quality, workers)
+    records, changes, parts = _encode(corpus, tokenizer, directory, quality, workers)
     if isinstance(config, Pretrained):
         require_few_lost(changes, config.max_lost_characters)
     require_unchanged(before, data)
-    _require_sequences(directory, records, data, tokenizer)
+    train, validation = (Split(directory / name, records[name], tokenizer.vocab_size) for name in SPLITS)
+    require_sequences(train, validation, data, tokenizer.eos_id, parts)
     manifest = {
         "kind": KIND,
         "format": FORMAT,
@@ -154,7 +164,8 @@ def _write(
             "end": tokenizer.eos_id,
         },
         "dtype": dtype_for(tokenizer.vocab_size).name,
-        "notes": [*corpus.messages(), *remarks, *describe_changes(changes)],
+        "notes": [*corpus.messages(), *remarks, *describe_changes(changes), *describe_parts(data.source, parts)],
+        "parts": [part.model_dump(mode="json") for part in parts],
         **{name: record.model_dump(mode="json") for name, record in records.items()},
     }
     return manifest, corpus
@@ -166,14 +177,21 @@ def _data_entries(data: DataConfig) -> dict[str, Any]:
     return {"data": data.model_dump(mode="json", exclude=excluded), "text": text_fingerprint(data)}
 
 
-def _encode(
-    corpus: Corpus, tokenizer: Tokenizer, directory: Path, quality: DataQuality, workers: int
-) -> tuple[dict[str, SplitRecord], Counts]:
-    """Write both splits; return their records, and what the tokenizer changes in the text."""
+class _Encoded(NamedTuple):
+    """Records of the splits, what the tokenizer changes in the text, and the parts of a mixture."""
+
+    splits: dict[str, SplitRecord]
+    changes: Counts
+    parts: list[PartRecord]
+
+
+def _encode(corpus: Corpus, tokenizer: Tokenizer, directory: Path, quality: DataQuality, workers: int) -> "_Encoded":
+    """Write both splits."""
     changes = np.zeros(CHANGES, np.int64)
     dtype = dtype_for(tokenizer.vocab_size)
-    held_out: deque[list[bool]] = deque()
-    chunks = _chunks(corpus, quality, held_out)
+    splits: deque[list[tuple[bool, int]]] = deque()
+    chunks = _chunks(corpus, quality, splits)
+    parts = PartCounts(corpus.sources)
     with ExitStack() as stack:
         train, validation = (stack.enter_context(SplitWriter(directory / name, dtype)) for name in SPLITS)
         for encoded in encode_chunks(
@@ -181,37 +199,31 @@ def _encode(
         ):
             quality.add_token_counts(encoded.lengths)
             changes += encoded.changes
-            in_validation = np.array(held_out.popleft())
+            of_chunk = np.array(splits.popleft())
+            in_validation = of_chunk[:, 0] == 1
+            parts.add(encoded, in_validation, of_chunk[:, 1])
             validation.append(encoded.select(in_validation))
             train.append(encoded.select(~in_validation))
     for name, split in zip(SPLITS, (train, validation), strict=True):
         if not split.documents:
             raise DataError(f"No {name} document is left.", hint="Use more text, or another validation source.")
-    return {"train": train.record(), "validation": validation.record()}, changes
+    return _Encoded({"train": train.record(), "validation": validation.record()}, changes, parts.records())
 
 
-def _chunks(corpus: Corpus, quality: DataQuality, held_out: deque[list[bool]]) -> Iterator[list[str]]:
-    """Yield chunks of about 1 MiB; their splits are appended to ``held_out``."""
+def _chunks(corpus: Corpus, quality: DataQuality, all_splits: deque[list[tuple[bool, int]]]) -> Iterator[list[str]]:
+    """Yield chunks of about 1 MiB; whether each document is held out, and its part, is appended to ``all_splits``."""
     texts: list[str] = []
-    splits: list[bool] = []
+    splits: list[tuple[bool, int]] = []
     size = 0
     for document in corpus.split_documents("encoding"):
         quality.add(document.text, document.digest, document.held_out)
         texts.append(document.text)
-        splits.append(document.held_out)
+        splits.append((document.held_out, document.part))
         size += len(document.text)
         if size >= CHUNK_BYTES or len(texts) >= CHUNK_DOCUMENTS:
-            held_out.append(splits)
+            all_splits.append(splits)
             yield texts
             texts, splits, size = [], [], 0
     if texts:
-        held_out.append(splits)
+        all_splits.append(splits)
         yield texts
-
-
-def _require_sequences(
-    directory: Path, records: dict[str, SplitRecord], data: DataConfig, tokenizer: Tokenizer
-) -> None:
-    """Raise DataError if a split is too small for one sequence."""
-    for name, record in records.items():
-        SequenceDataset(Split(directory / name, record, tokenizer.vocab_size), data.sequences, tokenizer.eos_id)

@@ -42,6 +42,8 @@ class SplitDocument:
     text: str
     digest: bytes
     held_out: bool
+    part: int = 0
+    """Part of a mixture that it belongs to."""
 
 
 class SplitRule(Protocol):

@@ -1,8 +1,14 @@
-"""Text that a tokenizer is trained on: all training text, or a reproducible sample of a large one."""
+"""Tokenizer of a dataset, trained on all training text or on a reproducible sample of a large one, or loaded."""
 
 from collections.abc import Iterable, Iterator
 
+from fabella.config.data import TokenizerConfig
+from fabella.data.prepare.corpus import Corpus
+from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report
 from fabella.data.prepare.splitting import SplitDocument
+from fabella.errors import DataError
+from fabella.tokenizers import loading
+from fabella.tokenizers.tokenizer import Tokenizer
 
 MAX_SAMPLE_BYTES = 100_000_000
 """Bytes of the sample: more text hardly changes the merges, and trainers keep all of its words in memory."""
@@ -53,3 +59,14 @@ def sample_bytes(documents: Iterable[SplitDocument], max_bytes: int = MAX_SAMPLE
         if not document.held_out:
             sample.add(document)
     return sample
+
+
+def train_tokenizer(corpus: Corpus, config: TokenizerConfig, report: Report | None) -> tuple[Tokenizer, list[str]]:
+    """Return the tokenizer, trained on the training split only if it needs text, and remarks about it."""
+    if not loading.needs_text(config):
+        return loading.train(config, ()), []
+    sample = sample_bytes(corpus.split_documents("sampling"))
+    if not sample.sampled_bytes:
+        raise DataError("No training document is left to train a tokenizer on.", hint="Use more text.")
+    meter = ProgressMeter("training the tokenizer", CorpusSize(bytes=sample.sampled_bytes), report)
+    return loading.train(config, meter.watch(sample.texts())), [sample.message()]

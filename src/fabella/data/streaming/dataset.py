@@ -1,7 +1,7 @@
 """Streaming dataset: text → shuffled batches without a dataset on disk, resumable exactly after every batch.
 
     each source: documents, epoch after epoch ─▶ document shuffle buffer ─▶ tokenize ─┐
-    mixture: draw the next source by weight ◀─────────────────────────────────────────┘
+    mixture: the source furthest behind its share ◀─────────────────────────────────────────┘
         ─▶ pack into sequences ─▶ sequence shuffle buffer ─▶ batches
 
 There is no random state: every choice is a function of the seed and a counter, and buffers are read again on resume.
@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fabella.config.data import DataConfig, Streaming
+from fabella.config.data import DataConfig, MixtureSource, Packed, Streaming
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenIds, dtype_for
+from fabella.data.mixture import WeightPhase, weight_phases
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.splitting import SplitRule
 from fabella.data.prepare.tokenize import encode
@@ -23,7 +24,7 @@ from fabella.data.streaming.packing import packer
 from fabella.data.streaming.shuffle_buffer import ResumableStream, ShuffleBuffer, shuffled, varying_sizes
 from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
 from fabella.splitmix64 import splitmix64
-from fabella.text.resumable import Leaf, flatten_mixture
+from fabella.text.mixture import Leaf, flatten_mixture
 from fabella.tokenizers.tokenizer import Tokenizer
 
 TOKENIZE_DOCUMENTS = 64
@@ -43,14 +44,13 @@ class StreamingDataset:
         assert isinstance(mode, Streaming), "data.mode is streaming"
         self._tokenizer, self._dtype = tokenizer, dtype_for(tokenizer.vocab_size)
         rule = Corpus(data, None).rule
-        sources = flatten_mixture(data.source)
         parts = [
             self._tokenized(
                 source, data, rule, mode.document_shuffle_buffer, splitmix64(splitmix64(seed) + splitmix64(number))
             )
-            for number, (_, source) in enumerate(sources, start=1)
+            for number, (_, source) in enumerate(flatten_mixture(data.source), start=1)
         ]
-        documents = WeightedInterleave(parts, [weight for weight, _ in sources], seed)
+        documents = _interleaved(parts, data)
         self._packer = packer(documents, data.sequences, tokenizer.eos_id, self._dtype)
         key = splitmix64(splitmix64(seed) + splitmix64(0))
         self._sequences = ShuffleBuffer(self._packer, shuffled(key), varying_sizes(mode.sequence_shuffle_buffer, key))
@@ -80,3 +80,18 @@ class StreamingDataset:
         """Return the next ``size`` sequences."""
         sequences = [self._sequences.next_item() for _ in range(size)]
         return self._packer.batch(sequences, json.dumps(self._sequences.state(), separators=(",", ":")))
+
+
+def _interleaved(parts: Sequence[ResumableStream[TokenIds]], data: DataConfig) -> WeightedInterleave:
+    """Return the documents of all sources. A phase ends with the document that completes its last sequence."""
+    sequences = data.sequences
+    phases = weight_phases(data.source) if isinstance(data.source, MixtureSource) else [WeightPhase(None, (1.0,))]
+    packed = isinstance(sequences, Packed)
+    step = sequences.stride if isinstance(sequences, Packed) else 1
+    by_documents = isinstance(data.source, MixtureSource) and data.source.by == "documents"
+    return WeightedInterleave(
+        parts,
+        [(None if phase.end is None else phase.end * step, phase.shares) for phase in phases],
+        units_of=(lambda ids: 1) if by_documents else len if packed else (lambda ids: min(len(ids), sequences.length)),
+        advance_of=len if packed else (lambda ids: int(len(ids) > 1)),
+    )

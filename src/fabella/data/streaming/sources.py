@@ -2,8 +2,7 @@
 
 import itertools
 import zlib
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -17,8 +16,8 @@ from fabella.data.streaming.shuffle_buffer import ResumableStream, State, change
 from fabella.errors import TextError
 from fabella.splitmix64 import splitmix64
 from fabella.text.decode_policy import DecodePolicy
-from fabella.text.mixture import uniform
-from fabella.text.resumable import Chunk, Leaf, iter_chunks
+from fabella.text.mixture import Leaf, WeightedRoundRobin
+from fabella.text.resumable import Chunk, iter_chunks
 from fabella.text.source import describe
 
 
@@ -134,30 +133,43 @@ class RepeatedSource:
 
 
 class WeightedInterleave:
-    """Documents of several sources as ids. The source of draw ``n`` depends on (seed, n) and the weights.
+    """Documents of several sources as ids; each source has its share of the units, whatever their lengths.
 
-    A source that ends starts over, so that the shares equal the weights whatever the lengths of the sources.
+    A source that ends starts over. The state is the credit of each source and the position in the phases.
     """
 
-    def __init__(self, parts: Sequence[ResumableStream[TokenIds]], weights: Sequence[float], seed: int) -> None:
-        self._parts, self._seed = parts, seed
-        self._borders = list(itertools.accumulate(weights))[:-1]
-        self._draws = 0
+    def __init__(
+        self,
+        parts: Sequence[ResumableStream[TokenIds]],
+        phases: Sequence[tuple[int | None, Sequence[float]]],
+        units_of: Callable[[TokenIds], int],
+        advance_of: Callable[[TokenIds], int],
+    ) -> None:
+        """``phases``: (position after it, share of each source); ``units_of``: what the shares count of a document.
+
+        ``advance_of``: by how much a document moves the position.
+        """
+        self._parts, self._phases = parts, phases
+        self._units_of, self._advance_of = units_of, advance_of
+        self._balance, self._position = WeightedRoundRobin(len(parts)), 0
 
     def next_item(self) -> TokenIds:
-        """Draw a source and return its next document."""
-        part = bisect_right(self._borders, uniform(self._seed, self._draws))
-        self._draws += 1
+        """Return the next document of the source that is furthest behind its share."""
+        shares = next(shares for end, shares in self._phases if end is None or self._position < end)
+        part = self._balance.choose(shares)
         ids = self._parts[part].next_item()
         assert ids is not None, "a source never ends"
+        self._balance.charge(part, self._units_of(ids), shares)
+        self._position += self._advance_of(ids)
         return ids
 
     def state(self) -> State:
-        """Return the number of draws and the state of each source."""
-        return {"draws": self._draws, "parts": [part.state() for part in self._parts]}
+        """Return position and credits, and the state of each source."""
+        parts = [part.state() for part in self._parts]
+        return {"position": self._position, "credits": list(self._balance.credits), "parts": parts}
 
     def restore(self, state: State) -> None:
         """Restore each source."""
-        self._draws = state["draws"]
+        self._position, self._balance.credits = state["position"], list(state["credits"])
         for part, inner in zip(self._parts, state["parts"], strict=True):
             part.restore(inner)

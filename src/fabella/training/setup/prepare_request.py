@@ -6,6 +6,7 @@ from fabella.data.dataset import TokenizedDataset
 from fabella.run_config.run import RunConfig
 from fabella.tracking.console import print_status
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
+from fabella.training.setup.mixture_use import describe_mixture
 from fabella.training.setup.request import ResolvedRequest, prepare_data
 
 
@@ -22,6 +23,6 @@ def prepare_request(resolved: ResolvedRequest, root: Path) -> TokenizedDataset:
 def fit_request(resolved: ResolvedRequest, dataset: TokenizedDataset) -> RunConfig:
     """Return the config of a request with sequences that suit the dataset, and print how much text they read."""
     run, sentences = resolved.fit(dataset)
-    for sentence in sentences:
+    for sentence in (*sentences, *describe_mixture(run, dataset)):
         print_status(sentence)
     return run

@@ -9,7 +9,7 @@ from typing import Any
 
 from fabella.config.data import FilesSource, Pretokenized, Source, ValidationSource
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
-from fabella.data.fingerprint import dataset_fingerprint
+from fabella.data.fingerprint import dataset_fingerprint, text_settings
 from fabella.data.modes.mode import data_mode
 from fabella.data.prepare.pipeline import PrepareProgress as Preparing
 from fabella.data.prepare.pipeline import prepare
@@ -21,7 +21,7 @@ from fabella.run_config.run import RunConfig
 from fabella.storage import recognize
 from fabella.storage.recognize import RUN
 from fabella.text.source import parse_sources, source_files, with_read_options
-from fabella.training.setup.fit_sequences import Unsuitable, fit_sequences
+from fabella.training.setup.fit_sequences import Unsuitable, estimate_sequences, fit_sequences
 from fabella.training.setup.request_settings import is_config, source_settings, with_reading, with_vocab_size
 from fabella.training.setup.suggest_config import HOLDOUT, suggest_config
 
@@ -94,6 +94,10 @@ class ResolvedRequest:
         """
         return fit_sequences(self.run, dataset, unsuitable=self.unsuitable)
 
+    def estimate_fit(self) -> tuple[RunConfig, Sequence[str]]:
+        """Return the same before the text is prepared, from its start."""
+        return estimate_sequences(self.run, unsuitable=self.unsuitable)
+
 
 def resolve_request(request: TrainRequest) -> ResolvedRequest:
     """Return the validated config of a request. Raise ConfigError, TextError or PreparedDataError."""
@@ -146,8 +150,9 @@ def _require_settings_of(prepared: TokenizedDataset | None, run: RunConfig) -> N
     if prepared is None:
         return
     given = run.model_dump(mode="json")
+    given["data"] = text_settings(given["data"])
     made = {"tokenizer": prepared.manifest["tokenizer"]["section"]}
-    made |= {f"data.{key}": value for key, value in prepared.manifest["data"].items() if key != "mode"}
+    made |= {f"data.{key}": value for key, value in text_settings(prepared.manifest["data"]).items() if key != "mode"}
     now = {"tokenizer": given["tokenizer"]} | {key: given["data"][key[len("data.") :]] for key in made if "." in key}
     for key in made:
         if made[key] != now[key]:

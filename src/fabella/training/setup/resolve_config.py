@@ -7,7 +7,6 @@ from fabella.config.tracking import DOUBLING, parse_milestone
 from fabella.config.training import Epochs, MaxSteps, MaxTokens
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.modes.mode import data_mode
-from fabella.data.sequences import SequenceDataset
 from fabella.errors import ConfigError, TokenizerError
 from fabella.models.parameters import count
 from fabella.optim.registry import state_spec
@@ -17,13 +16,14 @@ from fabella.runs.run_dataset import require_same_data
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.factory import require_packages
 from fabella.training.schedule import steps_for_sequences
+from fabella.training.setup.mixture_schedule import is_mixture_resolved, resolve_mixture
 
 WORD_SAMPLE_TOKENS = 1_000_000
 """Tokens in which words are counted: enough for a text of one kind."""
 
 
 def resolve_config(run: RunConfig, dataset: TokenizedDataset) -> RunConfig:
-    """Return the config with its length and its milestones in steps.
+    """Return the config with its length and its milestones in steps, and the phases of a mixture in sequences.
 
     Raise TokenizerError if the vocabulary exceeds the embedding.
     """
@@ -40,13 +40,13 @@ def resolve_config(run: RunConfig, dataset: TokenizedDataset) -> RunConfig:
     checkpoint = run.checkpoint.model_copy(
         update={"milestones": (*steps, *([DOUBLING] if DOUBLING in milestones else []))}
     )
-    return run.model_copy(update={"training": training, "checkpoint": checkpoint})
+    return resolve_mixture(run.model_copy(update={"training": training, "checkpoint": checkpoint}))
 
 
 def is_resolved(run: RunConfig) -> bool:
-    """Return whether ``resolve_config`` would return the same config: length and milestones are in steps."""
+    """Return whether ``resolve_config`` would return the same config."""
     words = [milestone for milestone in run.checkpoint.milestones if isinstance(milestone, str)]
-    return isinstance(run.training.length, MaxSteps) and set(words) <= {DOUBLING}
+    return isinstance(run.training.length, MaxSteps) and set(words) <= {DOUBLING} and is_mixture_resolved(run)
 
 
 def _length(run: RunConfig, dataset: TokenizedDataset) -> int:
@@ -72,7 +72,8 @@ def _milestone(run: RunConfig, dataset: TokenizedDataset, milestone: int | str) 
 
 
 def _steps_for_epochs(run: RunConfig, dataset: TokenizedDataset, epochs: float) -> int:
-    sequences = len(SequenceDataset(dataset.train, run.data.sequences, dataset.tokenizer.eos_id))
+    sequences = data_mode(run.data.mode.kind).count_sequences(run.data, dataset)
+    assert sequences, "the config refuses epochs of a stream"
     return steps_for_sequences(run.training, math.ceil(sequences * epochs))
 
 
