@@ -115,3 +115,36 @@ def test_usage_errors_are_explained(
 ) -> None:
     assert main.run(arguments) == code
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_duplicates_and_overlap_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [" ".join(f"word{number}{place}" for place in range(40)) for number in range(30)]
+    (tmp_path / "a.txt").write_text("\n".join([*texts, texts[3], texts[4] + " more"]))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": texts[7]}) + "\n" + json.dumps({"text": "new " * 20}))
+    command = ["check-data", str(tmp_path / "a.txt"), "--separator", "lines", "--json"]
+    assert main.run([*command, "--duplicates", "near", "--overlap", str(tmp_path / "b.jsonl")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["documents"] == 30
+    (sentence,) = [note for note in result["notes"] if note.startswith("left out")]
+    assert "1 exact and 1 near-duplicates" in sentence
+    _, other = result["overlap_runs"]
+    assert (other["documents"], other["overlapping"]) == (2, 1)
+    assert other["examples"][0]["document"] == 1
+
+
+def test_the_parts_of_a_mixture_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(f"Story {number} of a fox." for number in range(90)))
+    (tmp_path / "mixture.yaml").write_text(
+        f"kind: mixture\nparts:\n- {{weight: 3, source: {{kind: storybook, stories: 20}}}}\n"
+        f"- {{weight: 1, source: {{kind: files, paths: [{tmp_path / 'a.txt'}]}}}}\n"
+    )
+    assert main.run(["check-data", str(tmp_path / "mixture.yaml"), "--json"]) == 0
+    book, own = json.loads(capsys.readouterr().out)["parts"]
+    assert (book["share"], own["share"]) == (0.75, 0.25)
+    assert min(book["epochs"], own["epochs"]) < 1.0 == max(book["epochs"], own["epochs"])
+
+
+@pytest.mark.parametrize("value", ["all", "near:2", "near:x", "exact:1"])
+def test_an_unknown_way_to_treat_duplicates_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["check-data", "storybook:20", "--duplicates", value]) == 2
+    assert "Use keep, exact, near, or near:0.7" in capsys.readouterr().err

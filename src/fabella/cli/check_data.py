@@ -5,28 +5,30 @@ Examples:
   fabella check-data stories/ --separator blank-lines
   fabella check-data train.jsonl --column story --json
   fabella check-data storybook:5000
+  fabella check-data train.jsonl --duplicates near       say which documents are like earlier ones
+  fabella check-data train.txt --overlap lambada.jsonl   say which documents of a test are in the text
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
+    DuplicatesOption,
     HoldoutFraction,
+    OverlapOption,
     ReadingOptions,
     SourceArguments,
     expand_options,
+    parse_duplicates,
     require_fraction,
 )
-from fabella.config.data import Holdout, Source
-from fabella.data.mixture_report import describe_parts, epoch_use
-from fabella.data.prepare.corpus import default_validation
-from fabella.data.prepare.holdout import document_hash
-from fabella.data.prepare.splitting import SourceSplit, SplitRule, holdout_rule
+from fabella.config.data import DataConfig, Holdout, Packed
+from fabella.data.mixture_report import PartRead, describe_parts, epoch_use
+from fabella.data.prepare.corpus import Corpus, default_validation, measure_overlap
 from fabella.text.data_quality import DataQuality
-from fabella.text.read_report import ReadReport
-from fabella.text.source import describe, documents
+from fabella.text.similarity.evaluation_sets import evaluation_source
+from fabella.text.source import describe
 
 UNLIMITED_BAD_LINES = 2**31
 """The check reports every broken line, where ``prepare`` fails at the first."""
@@ -37,39 +39,40 @@ def command(
     reading: ReadingOptions,
     source: SourceArguments,
     held_out: HoldoutFraction = 0.0,
+    duplicates: DuplicatesOption = "keep",
+    overlap: OverlapOption = None,
     as_json: AsJson = False,
 ) -> None:
     text = reading.source(*source)
-    policy = reading.policy("replace")
-    bad_lines = reading.max_bad_lines or UNLIMITED_BAD_LINES
-
-    def read(source: Source, notes: ReadReport) -> Iterator[str]:
-        return documents(source, decode_errors=policy, max_bad_lines=bad_lines, notes=notes)
-
-    quality, notes = DataQuality(), ReadReport()
-    validation = Holdout(fraction=require_fraction(held_out)) if held_out else default_validation(text)
-    if isinstance(validation, Holdout):
-        rule: SplitRule = holdout_rule(read(text, ReadReport()), validation.fraction)
-    else:
-        held = [(document, document_hash(document)) for document in read(validation.source, ReadReport())]
-        rule = SourceSplit((digest for _, digest in held), describe(validation.source))
-        for document, digest in held:
-            quality.add(document, digest, True)
-    for document in read(text, notes):
-        for part in rule.assign(document, document_hash(document)):
-            quality.add(part.text, part.digest, part.held_out)
-    report = quality.report(notes=notes)
-    remarks = [*notes.messages(), *rule.messages(), *describe_parts(text, notes.parts, unit="byte")]
+    data = DataConfig(
+        source=text,
+        validation=Holdout(fraction=require_fraction(held_out)) if held_out else default_validation(text),
+        sequences=Packed(length=1, stride=1),  # documents are not cut to sequences here
+        duplicates=parse_duplicates(duplicates),
+        decode_errors=reading.policy("replace"),
+        max_bad_lines=reading.max_bad_lines or UNLIMITED_BAD_LINES,
+    )
+    corpus, quality = Corpus(data, None), DataQuality()
+    parts = [PartRead(describe(part)) for part in corpus.sources]
+    for document in corpus.split_documents("checking"):
+        quality.add(document.text, document.digest, document.held_out)
+        if not document.held_out:
+            parts[document.part].documents += 1
+            parts[document.part].bytes += len(document.text.encode())
+    report = quality.report(notes=corpus.notes)
+    remarks = [*corpus.messages(), *describe_parts(text, parts, unit="byte")]
+    overlaps = measure_overlap(corpus, [evaluation_source(other) for other in overlap or ()])
     if as_json:
-        uses = epoch_use(text, notes.parts)
-        parts = [{**asdict(part), **use.as_json()} for part, use in zip(notes.parts, uses, strict=bool(uses))]
-        print_json(
-            {"source": describe(text), **report.facts, "parts": parts, "warnings": report.warnings, "notes": remarks}
-        )
+        uses = epoch_use(text, parts)
+        rows = [{**asdict(part), **use.as_json()} for part, use in zip(parts, uses, strict=bool(uses))]
+        found = {"parts": rows, "overlap_runs": [one.as_json() for one in overlaps]}
+        print_json({"source": describe(text), **report.facts, **found, "warnings": report.warnings, "notes": remarks})
         return
     for remark in remarks:
         print_status(remark)
     print_result(report.table)
+    for one in overlaps:
+        print_result(str(one))
     for warning in report.warnings:
         print_result(f"warning: {warning}")
     if not report.warnings:

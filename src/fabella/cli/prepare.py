@@ -19,19 +19,23 @@ import typer
 from fabella.cli.output import print_json, print_result
 from fabella.cli.run_options import AsJson, writable
 from fabella.cli.text_options import (
+    DuplicatesOption,
     EndToken,
     HoldoutFraction,
     MaxLostCharacters,
+    OverlapOption,
     ReadingOptions,
     SourceArguments,
     expand_options,
+    parse_duplicates,
     require_fraction,
     tokenizer_of,
 )
 from fabella.config.data import DataConfig, Holdout, Packed, ValidationSource
 from fabella.data.dataset import Split, TokenizedDataset
-from fabella.data.prepare.corpus import default_validation
+from fabella.data.prepare.corpus import Corpus, default_validation, measure_overlap
 from fabella.data.prepare.pipeline import prepare
+from fabella.text.similarity.evaluation_sets import evaluation_source
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 
 
@@ -54,6 +58,8 @@ def command(
     ] = 256,
     end_token: EndToken = "",
     max_lost_characters: MaxLostCharacters = 0.0001,
+    duplicates: DuplicatesOption = "keep",
+    overlap: OverlapOption = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 means one per core.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -68,6 +74,7 @@ def command(
             else default_validation(text)
         ),
         sequences=Packed(length=context_length, stride=context_length),
+        duplicates=parse_duplicates(duplicates),
         decode_errors=reading.policy(),
         max_bad_lines=reading.max_bad_lines,
     )
@@ -75,10 +82,14 @@ def command(
     with PrepareProgressLine() as line:
         config = tokenizer_of(tokenizer, end_token, max_lost_characters)
         dataset = prepare(data, config, out, workers=workers, progress=line)
+        others = [evaluation_source(other) for other in overlap or ()]
+        overlaps = measure_overlap(Corpus(data, line), others) if others else []
     if as_json:
-        print_json(_to_json(dataset, time.monotonic() - start))
-    else:
-        _print_table(dataset)
+        print_json({**_to_json(dataset, time.monotonic() - start), "overlap": [one.as_json() for one in overlaps]})
+        return
+    _print_table(dataset)
+    for found in overlaps:
+        print_result(str(found))
 
 
 def _to_json(dataset: TokenizedDataset, seconds: float) -> dict[str, Any]:

@@ -15,7 +15,15 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fabella.config.data import Pretrained, Source, TokenizerConfig
+from fabella.config.data import (
+    Duplication,
+    KeepDuplicates,
+    Pretrained,
+    RemoveExact,
+    RemoveNear,
+    Source,
+    TokenizerConfig,
+)
 from fabella.errors import UsageError
 from fabella.text.decode_policy import DecodeErrors
 from fabella.text.decoding.encoding_names import require_encoding
@@ -79,6 +87,31 @@ HoldoutFraction = Annotated[
 ]
 
 
+DuplicatesOption = Annotated[
+    str,
+    typer.Option(
+        "--duplicates", help="Documents like an earlier one: keep, exact (leave out equal ones), near[:SIMILARITY]."
+    ),
+]
+OverlapOption = Annotated[
+    list[str] | None,
+    typer.Option("--overlap", help="Text or evaluation set; report which of its documents are in the training text."),
+]
+
+
+def parse_duplicates(text: str) -> Duplication:
+    """Parse ``--duplicates``. Raises UsageError for an unknown value."""
+    kind, _, similarity = text.partition(":")
+    try:
+        if kind == "near":
+            return RemoveNear(similarity=float(similarity)) if similarity else RemoveNear()
+        if text in ("keep", "exact"):
+            return RemoveExact() if text == "exact" else KeepDuplicates()
+    except ValueError:
+        pass
+    raise UsageError(f"Cannot use --duplicates {text!r}.", hint="Use keep, exact, near, or near:0.7 (0.3 to 1).")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingOptions:
     """Options of every command that reads text. The default of each changes nothing."""
@@ -132,9 +165,15 @@ class TokenizerOptions:
 
     tokenizer: ExistingTokenizer = ""
     end_token: EndToken = ""
+    duplicates: DuplicatesOption = ""
 
     def settings(self) -> tuple[str, ...]:
-        """Return the tokenizer as settings of a run, with the size of the model's vocabulary. Raises TokenizerError."""
+        """Return the options as settings of a run. Raises TokenizerError."""
+        section = parse_duplicates(self.duplicates).model_dump_json() if self.duplicates else ""
+        return (*self._tokenizer_settings(), *([f"data.duplicates={section}"] if section else []))
+
+    def _tokenizer_settings(self) -> tuple[str, ...]:
+        """Return the tokenizer, and the size of the model's vocabulary."""
         if not self.tokenizer:
             if self.end_token:
                 raise UsageError("--end-token is only for --tokenizer.", hint="Or set tokenizer.eos_token=TOKEN.")

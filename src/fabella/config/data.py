@@ -173,6 +173,32 @@ class ValidationSource(ConfigModel):
     source: Source
 
 
+# ---------------------------------------------------------------- duplicates
+
+
+class KeepDuplicates(ConfigModel):
+    """Train on all documents, also on equal ones."""
+
+    kind: Literal["keep"] = "keep"
+
+
+class RemoveExact(ConfigModel):
+    """Leave out documents that equal an earlier one."""
+
+    kind: Literal["exact"] = "exact"
+
+
+class RemoveNear(ConfigModel):
+    """Leave out documents that equal or are similar to an earlier one (needs ``pip install 'fabella[duplicates]'``)."""
+
+    kind: Literal["near"] = "near"
+    similarity: float = Field(
+        default=0.8, ge=0.3, le=1.0, description="share of common runs of 5 words, 0.3 to 1, estimated by MinHash"
+    )
+
+
+Duplication = Annotated[KeepDuplicates | RemoveExact | RemoveNear, Field(discriminator="kind")]
+
 # ---------------------------------------------------------------- training sequences
 
 
@@ -245,6 +271,7 @@ class DataConfig(ConfigModel):
     """Where the text comes from and how it becomes training sequences."""
 
     source: Source = StorybookSource()
+    duplicates: Duplication = KeepDuplicates()
     validation: Annotated[Holdout | ValidationSource, Field(discriminator="kind")] = Holdout()
     sequences: Annotated[Packed | Padded, Field(discriminator="kind")]
     mode: Annotated[Pretokenized | Streaming, Field(discriminator="kind")] = Pretokenized()
@@ -255,3 +282,12 @@ class DataConfig(ConfigModel):
     max_bad_lines: int = Field(
         default=0, ge=0, description="broken .jsonl or .csv lines to skip before failing, at least 0"
     )
+
+    @model_validator(mode="after")
+    def _stream_keeps_duplicates(self) -> "DataConfig":
+        if self.mode.prepared_bytes and self.duplicates.kind != "keep":
+            raise ValueError(
+                f"duplicates.kind = {self.duplicates.kind} compares all of the text, which mode.kind = streaming does "
+                "not have at once; leave one of them out"
+            )
+        return self

@@ -52,6 +52,8 @@ def text_fingerprint(data: DataConfig) -> str:
 def _text(data: DataConfig) -> dict[str, Any]:
     """Return the config that determines the text, with file contents in place of paths."""
     values = data.model_dump(mode="json", exclude={"sequences", "mode"})
+    if data.duplicates.kind == "keep":
+        del values["duplicates"]
     if not data.mode.prepared_bytes:
         return {"data": _with_contents(text_settings(values), full_hashes)}
     values = text_settings(values, weights=True)

@@ -37,6 +37,20 @@ class PartText(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class PartRead:
+    """What was read of one part, before a tokenizer is known."""
+
+    source: str
+    documents: int = 0
+    bytes: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Its bytes, which have the same proportions as tokens."""
+        return self.bytes
+
+
 @dataclass(frozen=True, slots=True)
 class PartUse:
     """Use of one part of a mixture in training, or in an epoch."""

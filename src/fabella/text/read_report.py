@@ -41,20 +41,6 @@ class Boilerplate:
 
 
 @dataclass(slots=True)
-class PartRead:
-    """What was read of one part of a mixture."""
-
-    source: str
-    documents: int = 0
-    bytes: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Its bytes: the same proportions as its tokens, before a tokenizer is known."""
-        return self.bytes
-
-
-@dataclass(slots=True)
 class ReadReport:
     """Counts filled while documents are read; complete after the last document."""
 
@@ -90,9 +76,6 @@ class ReadReport:
     """What was left out around the text of files."""
     separators: dict[str, tuple[str, int, int]] = field(default_factory=dict[str, tuple[str, int, int]])
     """Separator given by the user → (first file without it, files without it, files with it)."""
-
-    parts: list[PartRead] = field(default_factory=list[PartRead])
-    """Parts of a mixture, in the order of its sources."""
 
     def add_detection(self, what: str, value: str, file: str, hint: str = "") -> Detection:
         """Record that ``what`` ("separator") of ``file`` was detected to be ``value``; return its counts."""

@@ -13,7 +13,7 @@ from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodeErrors, DecodePolicy
 from fabella.text.mixture import flatten_mixture, interleave
 from fabella.text.paths import expand_paths, find_files
-from fabella.text.read_report import PartRead, ReadReport
+from fabella.text.read_report import ReadReport
 from fabella.text.storybook import generator
 
 HUB_SYNTAX = "hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME@SUBSET:SPLIT"
@@ -209,13 +209,9 @@ def _stories(source: StorybookSource, policy: DecodePolicy) -> Iterator[str]:
 def _mixed(source: MixtureSource, policy: DecodePolicy) -> Iterator[str]:
     """Yield all documents of all parts; at any point, each part has its share of the bytes, or of the documents."""
     parts = flatten_mixture(source)
-    counts = policy.notes.parts = [PartRead(describe(leaf)) for _, leaf in parts]
     streams = [_documents(leaf, policy) for _, leaf in parts]
     size_of = _num_bytes if source.by == "tokens" else _one
-    for part, text in interleave(streams, [weight for weight, _ in parts], size_of):
-        counts[part].documents += 1
-        counts[part].bytes += len(text.encode())
-        yield text
+    return (text for _, text in interleave(streams, [weight for weight, _ in parts], size_of))
 
 
 def _num_bytes(text: str) -> int:

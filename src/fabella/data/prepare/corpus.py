@@ -1,16 +1,25 @@
 """Corpus: passes over the text that yield every document with its split, always in the same order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from fabella.config.data import DataConfig, Holdout, Source, ValidationSource
 from fabella.data.prepare import splitting
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report, corpus_size
 from fabella.data.prepare.splitting import SplitDocument, SplitRule
+from fabella.storage import number_of
 from fabella.text.mixture import Leaf, flatten_mixture, interleave
 from fabella.text.read_report import ReadReport
+from fabella.text.similarity.duplicates import EXACT, NEAR, DuplicateFinder, Duplicates
+from fabella.text.similarity.overlap import Overlap, OverlapFinder
 from fabella.text.source import describe, documents, validation_source
+
+MAX_NAMED = 5
+"""Duplicates named in a message."""
 
 
 class Corpus:
@@ -24,6 +33,8 @@ class Corpus:
         """Report of the latest complete pass."""
         self.dropped = 0
         """Training documents dropped in the latest pass because they are also in the validation source."""
+        self.duplicates = self._find_duplicates()
+        """Which training documents are left out; None if all are kept."""
         self.rule: SplitRule = self._choose_rule()
 
     def split_documents(self, phase: str) -> Iterator[SplitDocument]:
@@ -46,6 +57,8 @@ class Corpus:
         yield from self.rule.messages()
         if limit := self._data.mode.prepared_bytes:
             yield f"tokenizer and validation split come from the first {limit / 1e6:,.1f} MB of the text at most"
+        if self.duplicates is not None:
+            yield from describe_duplicates(self.duplicates)
         if self.dropped:
             yield f"{self.dropped:,} training documents that are also in the validation source were dropped"
 
@@ -57,7 +70,32 @@ class Corpus:
     def _training_parts(self) -> list[Iterator[str]]:
         """Return the texts of each training source, or the head of a stream."""
         head, limit = self._read(self._data.source), self._data.mode.prepared_bytes
-        return [take_bytes(head, limit)] if limit else [self._read(source) for source in self.sources]
+        if limit:
+            return [take_bytes(head, limit)]
+        return [self._kept(self._read(source), part) for part, source in enumerate(self.sources)]
+
+    def _kept(self, texts: Iterator[str], part: int) -> Iterator[str]:
+        """Yield the documents of a part that are no duplicates."""
+        if self.duplicates is None:
+            return texts
+        first = self._part_starts[part]
+        kinds = self.duplicates.kinds[first:]
+        return (text for number, text in enumerate(texts) if number >= len(kinds) or not kinds[number])
+
+    def _find_duplicates(self) -> Duplicates | None:
+        """Compare all training documents in one pass, if duplicates are to be left out."""
+        self.duplicates = None
+        duplicates = self._data.duplicates
+        if duplicates.kind == "keep":
+            return None
+        finder = DuplicateFinder(duplicates.similarity if duplicates.kind == "near" else 0.0)
+        meter = ProgressMeter("finding duplicates", self._total, self._report)
+        self._part_starts: list[int] = []
+        for texts in self._training_parts():
+            self._part_starts.append(len(finder))
+            for text in meter.watch(texts):
+                finder.add(text, document_hash(text))
+        return finder.find()
 
     def _training_texts(self) -> Iterator[str]:
         """Yield the same texts, those of the parts of a mixture in turn."""
@@ -78,6 +116,22 @@ class Corpus:
         )
 
 
+def describe_duplicates(found: Duplicates) -> Iterator[str]:
+    """Yield a sentence about the documents that are left out, with the numbers of the first, from 1."""
+    exact, near = found.count(EXACT), found.count(NEAR)
+    removed = np.flatnonzero(found.kinds)[:MAX_NAMED]
+    named = "; ".join(
+        f"document {number + 1:,} {'equals' if found.kinds[number] == EXACT else 'is like'} document "
+        f"{found.originals[number] + 1:,}"
+        for number in removed.tolist()
+    )
+    example = f": {named}{' …' if exact + near > len(removed) else ''}" if named else ""
+    yield (
+        f"left out {exact:,} exact and {near:,} near-duplicates of earlier documents, of "
+        f"{number_of(len(found.kinds), 'document')}{example}"
+    )
+
+
 def default_validation(source: Source, fraction: float = 0.01) -> Holdout | ValidationSource:
     """Return the validation files of a source where their names say so; else hold out ``fraction`` of its documents."""
     separate = validation_source(source)
@@ -92,3 +146,19 @@ def take_bytes(documents: Iterator[str], max_bytes: int) -> Iterator[str]:
         read += len(text.encode())
         if read >= max_bytes:
             return
+
+
+def measure_overlap(corpus: Corpus, others: Sequence[Source], *, validation: bool = True) -> list[Overlap]:
+    """Return the overlap of the training text with the validation text and with each of ``others``, in two passes."""
+
+    def held_out() -> Iterator[str]:
+        return (document.text for document in corpus.split_documents("reading") if document.held_out)
+
+    reads: list[tuple[str, Callable[[], Iterator[str]]]] = [("the validation text", held_out)] if validation else []
+    reads += [(describe(source), partial(documents, source, decode_errors="replace")) for source in others]
+    finders = [(OverlapFinder(name, read()), read) for name, read in reads]
+    for document in corpus.split_documents("comparing"):
+        if not document.held_out:
+            for finder, _ in finders:
+                finder.add(document.text)
+    return [finder.result(read) for finder, read in finders]

@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from fabella.config.data import FilesSource, Pretokenized, Source, ValidationSource
+from fabella.config.data import FilesSource, KeepDuplicates, Pretokenized, Source, ValidationSource
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint, text_settings
 from fabella.data.modes.mode import data_mode
@@ -151,7 +151,7 @@ def _require_settings_of(prepared: TokenizedDataset | None, run: RunConfig) -> N
         return
     given = run.model_dump(mode="json")
     given["data"] = text_settings(given["data"])
-    made = {"tokenizer": prepared.manifest["tokenizer"]["section"]}
+    made = {"tokenizer": prepared.manifest["tokenizer"]["section"], "data.duplicates": KeepDuplicates().model_dump()}
     made |= {f"data.{key}": value for key, value in text_settings(prepared.manifest["data"]).items() if key != "mode"}
     now = {"tokenizer": given["tokenizer"]} | {key: given["data"][key[len("data.") :]] for key in made if "." in key}
     for key in made:

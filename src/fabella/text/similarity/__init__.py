@@ -1,0 +1,1 @@
+"""Similar texts: duplicates within a text, and overlap of a text with others."""
