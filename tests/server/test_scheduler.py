@@ -57,7 +57,7 @@ class Listener:
 
 
 def job(generator: TextGenerator, prompt: str, *, seed: int = 0, row: int = 0, max_tokens: int = 20) -> Job:
-    ids = generator.prepend_eos(generator.tokenizer.encode(prompt))
+    ids = generator.prepend_prefix(generator.tokenizer.encode(prompt))
     request = SequenceRequest(
         ids=ids, sampling=SamplingParams(temperature=1.0, seed=seed), row=row, num_prefix_tokens=1
     )
@@ -196,7 +196,8 @@ def test_jobs_get_an_error_when_the_thread_dies() -> None:
     decoding = Scheduler(
         Broken, max_batch_size=2, max_queue_size=2, post=listener.post, name="broken", score_prompt=lambda _: UNSCORED
     )
-    hook, threading.excepthook = threading.excepthook, lambda _: None  # the traceback is for the operator of the server
+    # The traceback is for the operator of the server.
+    hook, threading.excepthook = threading.excepthook, lambda _: None  # pyright: ignore[reportUnknownLambdaType]
     try:
         lost = job(generator, "a")
         decoding.submit([lost])

@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -30,8 +30,15 @@ from fabella.generation.completion import Completion, CompletionStream
 from fabella.generation.decoder.weights import parse_weight_dtype
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
+from fabella.text.chat.template import Message
 from fabella.tracking.terminal_escape import escape
 
+Prompts = Annotated[list[str] | None, typer.Argument(help="Prompts; without one, the model starts a new document.")]
+TopP = Annotated[float, typer.Option(help="Top-p: sample from the smallest set with this probability; 1 disables it.")]
+MinP = Annotated[
+    float, typer.Option(help="Min-p: drop tokens below this fraction of the top probability; 0 disables it.")
+]
+RepetitionPenalty = Annotated[float, typer.Option(help="Repetition penalty; 1 disables it.")]
 FrequencyPenalty = Annotated[
     float, typer.Option(help="Subtract this from a token's logit for each time it was generated; 0 disables it.")
 ]
@@ -41,26 +48,31 @@ PresencePenalty = Annotated[
 DecodeDtype = Annotated[
     str, typer.Option(help="Storage type of the weights while decoding: float32, float16 or int8 (CPU).")
 ]
+Chat = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--no-chat",
+        help="Send the prompt as a message in the chat template of the run; by default in an interactive session.",
+    ),
+]
+Interactive = Annotated[
+    bool, typer.Option("--interactive", "-i", help="Write a story in turns, or chat with a model trained for it.")
+]
+NoEscape = Annotated[bool, typer.Option("--no-escape", help="Write control characters to the terminal as they are.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Stop sequence, not included in the output; repeatable.")]
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    prompts: Annotated[
-        list[str] | None, typer.Argument(help="Prompts; without one, the model starts a new document.")
-    ] = None,
+    prompts: Prompts = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt, like the argument; repeatable.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of completions for each prompt.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 200,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Top-k: sample from the k most likely tokens; 0 disables it.")] = 0,
-    top_p: Annotated[
-        float, typer.Option(help="Top-p: sample from the smallest set with this probability; 1 disables it.")
-    ] = 0.95,
-    min_p: Annotated[
-        float, typer.Option(help="Min-p: drop tokens below this fraction of the top probability; 0 disables it.")
-    ] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Repetition penalty; 1 disables it.")] = 1.0,
+    top_p: TopP = 0.95,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
     frequency_penalty: FrequencyPenalty = 0.0,
     presence_penalty: PresencePenalty = 0.0,
     seed: Annotated[int | None, typer.Option(help="Random seed; by default a new one each time.")] = None,
@@ -69,10 +81,9 @@ def command(
     stop: Stop = None,
     device: Device = "auto",
     engine: RunEngine = "",
-    no_escape: Annotated[
-        bool, typer.Option("--no-escape", help="Write control characters to the terminal as they are.")
-    ] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Write a story in turns.")] = False,
+    no_escape: NoEscape = False,
+    interactive: Interactive = False,
+    chat: Chat = None,
     as_json: AsJson = False,
 ) -> None:
     prompts = [*(prompts or []), *(prompt or [])]
@@ -94,10 +105,16 @@ def command(
     for warning in generator.warnings:
         print_status(warning)
     escaped = is_terminal(sys.stdout) and not no_escape
+    chat = _uses_chat(chat, generator, prompts, interactive=interactive)
     if interactive:
-        _run_session(StorySession(generator, sampling, max_tokens=max_tokens, stop=tuple(stop or [])), prompts, escaped)
+        session = StorySession(generator, sampling, max_tokens=max_tokens, stop=tuple(stop or []), chat=chat)
+        _run_session(session, prompts, escaped)
         return
-    stream = generator.stream_many(prompts or [""], sampling, n=n, max_tokens=max_tokens, stop=stop or [])
+    options: dict[str, Any] = {"n": n, "max_tokens": max_tokens, "stop": stop or []}
+    if chat:
+        stream = generator.stream_chat([Message("user", prompts[0])], sampling, **options)
+    else:
+        stream = generator.stream_many(prompts or [""], sampling, **options)
     if as_json:
         completions = [_to_json(completion) for completion in stream.completions()]
         print_json({"step": generator.step, "sampling": asdict(sampling), "completions": completions})
@@ -106,10 +123,19 @@ def command(
     _print_summary(stream.completions(), sampling, generator)
 
 
+def _uses_chat(chat: bool | None, generator: TextGenerator, prompts: list[str], *, interactive: bool) -> bool:
+    """Return whether prompts are messages. Raise UsageError for --chat without a template or a single message."""
+    if chat and generator.chat is None:
+        raise UsageError("The model was not trained with a chat template.", hint="Leave out --chat.")
+    if chat and not interactive and len(prompts) != 1:
+        raise UsageError("--chat takes one message.", hint="Give one prompt, or use --interactive.")
+    return interactive and generator.chat is not None if chat is None else chat
+
+
 def _run_session(session: StorySession, prompts: list[str] | None, escaped: bool) -> None:
     previous_handler = signal.signal(signal.SIGTERM, _terminate)
     try:
-        Repl(session, _terminal_io(escaped=escaped)).run(*(prompts or []))
+        Repl(session, _terminal_io(escaped=escaped, chat=session.chat)).run(*(prompts or []))
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
 
@@ -119,13 +145,14 @@ def _terminate(*_: object) -> NoReturn:
     raise TrainingInterrupted("interrupted.")
 
 
-def _terminal_io(*, escaped: bool) -> ReplIO:
+def _terminal_io(*, escaped: bool, chat: bool) -> ReplIO:
     """Return an editable prompt on a terminal; from a pipe, lines are read and echoed into the story."""
     on_terminal = is_terminal(sys.stdin) and is_terminal(sys.stdout)
     if on_terminal:
         with suppress(ImportError):  # readline does not exist on every system; lines are then not editable
             importlib.import_module("readline")
-        print_status("Write the beginning of a story. /help lists the commands, Ctrl-D exits.")
+        what = "a message" if chat else "the beginning of a story"
+        print_status(f"Write {what}. /help lists the commands, Ctrl-D exits.")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
 

@@ -19,6 +19,7 @@ import typer
 from fabella.cli.output import print_json, print_result
 from fabella.cli.run_options import AsJson, writable
 from fabella.cli.text_options import (
+    ChatOptions,
     DuplicatesOption,
     EndToken,
     HoldoutFraction,
@@ -42,6 +43,7 @@ from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
 @expand_options
 def command(
     reading: ReadingOptions,
+    chat: ChatOptions,
     source: SourceArguments,
     out: Annotated[
         Path,
@@ -77,6 +79,8 @@ def command(
         duplicates=parse_duplicates(duplicates),
         decode_errors=reading.policy(),
         max_bad_lines=reading.max_bad_lines,
+        chat_template=chat.chat_template,
+        special_tokens_in_text=chat.special_tokens_in_text,
     )
     start = time.monotonic()
     with PrepareProgressLine() as line:

@@ -74,6 +74,20 @@ ExistingTokenizer = Annotated[
         help="Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], or an existing one: a path, a run, or a hub name.",
     ),
 ]
+ChatTemplateOption = Annotated[
+    str,
+    typer.Option(
+        "--chat-template",
+        help="Writes conversations: plain, chatml, alpaca, zephyr, a Jinja file, tokenizer (its own); default: its "
+        "own, else plain.",
+    ),
+]
+SpecialTokensInText = Annotated[
+    bool,
+    typer.Option(
+        "--special-tokens-in-text", help="Encode special tokens where the text spells them out; by default as text."
+    ),
+]
 EndToken = Annotated[
     str, typer.Option("--end-token", help="Token of --tokenizer that ends a document; by default that of its files.")
 ]
@@ -183,7 +197,20 @@ class TokenizerOptions:
         return f"tokenizer={json.dumps(config.model_dump(mode='json'))}", f"model.vocab_size={size}"
 
 
-OPTION_GROUPS = (ReadingOptions, TokenizerOptions)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """Options of every command that prepares conversations for training."""
+
+    chat_template: ChatTemplateOption = "auto"
+    special_tokens_in_text: SpecialTokensInText = False
+
+    def settings(self) -> tuple[str, ...]:
+        """Return the options as settings of a run."""
+        template = [f"data.chat_template={json.dumps(self.chat_template)}"] if self.chat_template != "auto" else []
+        return (*template, *(["data.special_tokens_in_text=true"] if self.special_tokens_in_text else []))
+
+
+OPTION_GROUPS = (ReadingOptions, ChatOptions, TokenizerOptions)
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -22,7 +22,7 @@ import typer
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed, writable
-from fabella.cli.text_options import ReadingOptions, TokenizerOptions, Words, expand_options, split_words
+from fabella.cli.text_options import ChatOptions, ReadingOptions, TokenizerOptions, Words, expand_options, split_words
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import require_divisible
 from fabella.engine.rank import RankInfo, current_rank
@@ -46,6 +46,7 @@ DEVICES = "Devices of this machine to train on, one process each: a number, or a
 @expand_options
 def command(
     reading: ReadingOptions,
+    chat: ChatOptions,
     tokenizing: TokenizerOptions,
     what: Annotated[str, typer.Argument(help="Text (file, directory, glob), preset, or .yaml config.")] = "",
     overrides: Words = None,
@@ -69,7 +70,7 @@ def command(
     if not what:
         raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
     more, given = split_words(overrides)
-    settings = reading.settings() + tokenizing.settings()
+    settings = reading.settings() + chat.settings() + tokenizing.settings()
     settings += common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(
         what=what,

@@ -3,17 +3,42 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fabella.config.base import ConfigModel, Positive
 
 # ---------------------------------------------------------------- tokenizer
 
 
+MAX_SPECIAL_TOKEN_CHARACTERS = 100
+
+
+def _require_special_token(token: str) -> str:
+    """Return ``token`` if it can be a special token. Raises ValueError."""
+    if not token.strip() or not token.isprintable() or len(token) > MAX_SPECIAL_TOKEN_CHARACTERS:
+        raise ValueError(
+            f"{token[:20]!r} cannot be a special token; it has 1 to {MAX_SPECIAL_TOKEN_CHARACTERS} printable "
+            "characters, such as <|user|>"
+        )
+    return token
+
+
+SpecialTokens = Annotated[
+    tuple[Annotated[str, AfterValidator(_require_special_token)], ...],
+    Field(
+        strict=False,
+        max_length=1000,
+        exclude_if=lambda tokens: not tokens,
+        description="tokens that no text is encoded to, such as <|user|>",
+    ),
+]
+
+
 class Bytes(ConfigModel):
     """The 256 bytes of UTF-8; byte 0xFF, which UTF-8 never contains, is the EOS token."""
 
     kind: Literal["bytes"] = "bytes"
+    special_tokens: SpecialTokens = ()
 
 
 class BPE(ConfigModel):
@@ -21,6 +46,7 @@ class BPE(ConfigModel):
 
     kind: Literal["bpe"] = "bpe"
     vocab_size: int = Field(default=4096, ge=257, le=2**20, description="tokens in the vocabulary, at least 257")
+    special_tokens: SpecialTokens = ()
 
 
 class SentencePiece(ConfigModel):
@@ -28,6 +54,7 @@ class SentencePiece(ConfigModel):
 
     kind: Literal["sentencepiece"] = "sentencepiece"
     vocab_size: int = Field(default=4096, ge=300, le=2**20, description="tokens in the vocabulary, at least 300")
+    special_tokens: SpecialTokens = ()
 
 
 class Pretrained(ConfigModel):
@@ -281,6 +308,15 @@ class DataConfig(ConfigModel):
     )
     max_bad_lines: int = Field(
         default=0, ge=0, description="broken .jsonl or .csv lines to skip before failing, at least 0"
+    )
+    chat_template: str = Field(
+        default="auto",
+        min_length=1,
+        description="writes conversations: plain, chatml, alpaca, zephyr, a file, or tokenizer, which is its own; "
+        "auto: its own, else plain",
+    )
+    special_tokens_in_text: bool = Field(
+        default=False, description="encode the special tokens of the tokenizer where a text spells them out"
     )
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fabella.config.data import DataConfig, Pretrained, TokenizerConfig
+from fabella.config.data import Bytes, DataConfig, Pretrained, TokenizerConfig
 from fabella.data.dataset import FORMAT
 from fabella.errors import TextError
 from fabella.storage import sha256_of
@@ -16,6 +16,8 @@ from fabella.text.paths import expand_paths
 from fabella.text.readers.reader import format_suffix
 from fabella.text.source import source_files
 from fabella.text.storybook import generator
+from fabella.tokenizers.chat.files import FILES as ABOUT
+from fabella.tokenizers.loading import chat_template_of
 
 READING = 3
 """Version of how text is read: another one gives other documents for the same files."""
@@ -40,6 +42,7 @@ def dataset_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
         **_text(data),
         "tokenizer": tokenizer.model_dump(mode="json", exclude={"source"} if files else set()),
         "tokenizer files": files,
+        **_chat_template(data.chat_template),
     }
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
@@ -51,7 +54,9 @@ def text_fingerprint(data: DataConfig) -> str:
 
 def _text(data: DataConfig) -> dict[str, Any]:
     """Return the config that determines the text, with file contents in place of paths."""
-    values = data.model_dump(mode="json", exclude={"sequences", "mode"})
+    values = data.model_dump(mode="json", exclude={"sequences", "mode", "chat_template"})
+    if not data.special_tokens_in_text:
+        del values["special_tokens_in_text"]
     if data.duplicates.kind == "keep":
         del values["duplicates"]
     if not data.mode.prepared_bytes:
@@ -120,15 +125,22 @@ def _sampled_hash(path: Path, blocks: int) -> str:
     return digest.hexdigest()
 
 
+def _chat_template(name: str) -> dict[str, Any]:
+    """Return the text of a chat template that is not the tokenizer's own: a file may change."""
+    if name in ("auto", "tokenizer"):
+        return {}
+    template = chat_template_of(name, Bytes())
+    return {"chat template": [template.source, *template.special_tokens]}
+
+
 def _tokenizer_files(tokenizer: TokenizerConfig) -> list[tuple[str, str]]:
     if not isinstance(tokenizer, Pretrained) or not Path(tokenizer.source).expanduser().exists():
         return []
     path = Path(tokenizer.source).expanduser()
     names = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "fabella.json")
-    about = ("tokenizer_config.json", "special_tokens_map.json")
     folders = [path, path / "tokenizer"] if path.is_dir() else []
-    files = [folder / name for folder in folders for name in (*names, *about)]
-    files = files or [path, *(path.with_name(name) for name in about)]
+    files = [folder / name for folder in folders for name in (*names, *ABOUT)]
+    files = files or [path, *(path.with_name(name) for name in ABOUT)]
     # A single file may be renamed, unless its name says what it is.
     return [(file.suffix if file == path else file.name, sha256_of(file)) for file in files if file.is_file()]
 

@@ -13,6 +13,7 @@ from fabella.evaluation.confidence import ConfidenceInterval, proportion
 from fabella.evaluation.loglikelihood import common_prefix
 from fabella.evaluation.predictions import Predict
 from fabella.models import IGNORE
+from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 
 SENTENCE = re.compile(r"\S.*?[.!?\u2026\u3002\uff01\uff1f]+[\"'\u201d\u2019\u00bb)]*(?=\s|$)", re.DOTALL)
@@ -77,7 +78,7 @@ def _nats_per_byte(predict: Predict, tokenizer: Tokenizer, question: Question, c
     tokens = np.full((len(sequences), width), tokenizer.eos_id, np.int32)
     targets = np.full((len(sequences), width), IGNORE, np.int32)
     for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
-        inputs = np.append(tokenizer.eos_id, sequence[:-1])[-context:]
+        inputs = np.append(prefix_id(tokenizer), sequence[:-1])[-context:]
         scored = np.where(np.arange(len(sequence)) < start, IGNORE, sequence)[-context:]
         tokens[row, : len(inputs)], targets[row, : len(scored)] = inputs, scored
     nats = np.where(targets == IGNORE, 0.0, predict(tokens, targets).nats.astype(np.float64)).sum(axis=1)

@@ -11,6 +11,7 @@ from fabella.evaluation.predictions import Predict
 from fabella.evaluation.scoring_batches import group_by_tokens
 from fabella.generation.likelihood import sequence_starts
 from fabella.models import IGNORE
+from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 
 
@@ -68,7 +69,7 @@ def _windows(number: int, pair: tuple[str, str], tokenizer: Tokenizer, context: 
         return
     fits = len(sequence) - first <= context
     starts = [max(0, len(sequence) - context)] if fits else sequence_starts(len(sequence), context).tolist()
-    inputs = np.append(tokenizer.eos_id, sequence[:-1]).astype(np.int32)
+    inputs = np.append(prefix_id(tokenizer), sequence[:-1]).astype(np.int32)
     for start in starts:
         stop = min(start + context, len(sequence))
         if stop > first:

@@ -1,7 +1,7 @@
 """Completions: finished ones, and those that still receive tokens."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ from fabella.generation.detokenizer import IncrementalDetokenizer, StopStrings
 from fabella.tokenizers.tokenizer import Tokenizer
 
 FinishReason = Literal["eos", "stop", "length"]
-"""EOS, a stop string, or the maximum number of tokens."""
+"""EOS or the token that ends an answer, a stop string, or the maximum number of tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,12 @@ class ActiveCompletion:
         stop: Sequence[str] = (),
         prompt: str = "",
         prompt_tokens: int = 0,
+        stop_ids: Set[int] = frozenset(),
     ) -> None:
-        """Start with an empty text; ``prompt`` is carried along for ``result``, ``prompt_tokens`` is its length."""
+        """Start with an empty text; ``prompt`` is carried along for ``result``, ``prompt_tokens`` is its length.
+
+        ``stop_ids``: token ids that end the completion as EOS does.
+        """
         self.prompt, self.max_tokens = prompt, max_tokens
         self.finish_reason: FinishReason | None = None
         """Why the completion ended; None while it is in progress."""
@@ -60,7 +64,8 @@ class ActiveCompletion:
         """Characters that the tokens have completed; the next token's text starts here, or inside this character."""
         self.returned_chars = 0
         """Characters returned so far: ``decoded_chars`` less those held back for a possible stop string."""
-        self._prompt_tokens, self._eos_id = prompt_tokens, tokenizer.eos_id
+        self._prompt_tokens, self.end_ids = prompt_tokens, frozenset({tokenizer.eos_id, *stop_ids})
+        """Token ids that end the completion"""
         self._detokenizer, self._stop = IncrementalDetokenizer(tokenizer), StopStrings(stop)
         self._pieces: list[str] = []
         self._start = time.perf_counter()
@@ -74,7 +79,7 @@ class ActiveCompletion:
         """Return the text that is certain after one more token id; empty after the end."""
         if self.finish_reason:
             return ""
-        if token == self._eos_id:
+        if token in self.end_ids:
             return self._finish("eos", "")
         self.tokens += 1
         decoded = self._detokenizer.push(token)

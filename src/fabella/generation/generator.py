@@ -9,7 +9,7 @@ generator.model  # the torch.nn.Module, with the PyTorch engine
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.config.data import Packed, Padded
-from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, TokenizerError, UsageError
 from fabella.generation import likelihood
+from fabella.generation.chat import Message, chat_of, prefix_id
 from fabella.generation.completion import ActiveCompletion, Completion, CompletionStream, batch_prompts
 from fabella.generation.context_shift import UNLIMITED, context_shifts
 from fabella.generation.continuous_batching import ContinuousBatcher
@@ -117,6 +117,8 @@ class TextGenerator:
         self.model = model
         """With PyTorch an ``nn.Module``: token ids [B, T] to logits [B, T, vocab_size]."""
         self.tokenizer, self.config, self.engine = tokenizer, config, engine
+        self.chat = chat_of(tokenizer)
+        """The chat template that the model was trained with; None for a base model."""
         self.step = 0
         """Training steps of the loaded checkpoint."""
         self.sample_prompts: Sequence[str] = ()
@@ -142,8 +144,41 @@ class TextGenerator:
         A completion depends on its prompt, the sampling parameters with their seed, and its number among the ``n``;
         not on the other completions.
         """
-        _check(n, max_tokens)
         inputs = [(prompt, self._input_ids(prompt)) for prompt in prompts for _ in range(n)]
+        return self._stream(inputs, sampling, n=n, max_tokens=max_tokens, stop=stop)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        *,
+        n: int = 1,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
+    ) -> CompletionStream:
+        """Return a stream of ``n`` answers to a conversation, in the chat template that the model was trained with.
+
+        Raises UsageError for a model without a chat template.
+        """
+        if self.chat is None:
+            raise UsageError("The model was not trained with a chat template.", hint="Give a prompt without --chat.")
+        ids = self.prepend_prefix(self.chat.encode(messages))
+        inputs = [(self.chat.text(messages), ids) for _ in range(n)]
+        stop = [*stop, *self.chat.stop]
+        return self._stream(inputs, sampling, n=n, max_tokens=max_tokens, stop=stop, stop_ids=self.chat.stop_ids)
+
+    def _stream(
+        self,
+        inputs: Sequence[tuple[str, NDArray[np.int32]]],
+        sampling: SamplingParams,
+        *,
+        n: int,
+        max_tokens: int,
+        stop: Sequence[str],
+        stop_ids: Set[int] = frozenset(),
+    ) -> CompletionStream:
+        """Return a stream of completions of ``inputs``: prompts as text and as ids, each of them ``n`` times."""
+        _check(n, max_tokens)
 
         def decode(batch: Sequence[int]) -> Iterator[list[int]]:
             rows = [number % n for number in batch]
@@ -152,7 +187,12 @@ class TextGenerator:
         return CompletionStream(
             [
                 ActiveCompletion(
-                    self.tokenizer, max_tokens=max_tokens, stop=stop, prompt=prompt, prompt_tokens=len(ids)
+                    self.tokenizer,
+                    max_tokens=max_tokens,
+                    stop=stop,
+                    prompt=prompt,
+                    prompt_tokens=len(ids),
+                    stop_ids=stop_ids,
                 )
                 for prompt, ids in inputs
             ],
@@ -192,14 +232,14 @@ class TextGenerator:
             self.model, max_batch_size, vocab_size=self.tokenizer.vocab_size, context_length=self._decode_context_length
         )
 
-    def prepend_eos(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Prepend the EOS id: in training, every document follows the end of another one."""
-        return np.concatenate([[self.tokenizer.eos_id], ids]).astype(np.int32)
+    def prepend_prefix(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Prepend the BOS id; without one the EOS id: in training, every document follows the end of another one."""
+        return np.concatenate([[prefix_id(self.tokenizer)], ids]).astype(np.int32)
 
     def perplexity(self, text: str) -> Perplexity:
         """Score every token of ``text``, which may be longer than the context. Raises TextError if it has no tokens."""
         return likelihood.measure(
-            self._batch_losses,
+            lambda batch: self._token_losses(self.model, batch.tokens, batch.targets),
             text,
             self.tokenizer,
             context_length=self.context_length,
@@ -217,15 +257,12 @@ class TextGenerator:
             context_length=self.context_length,
         )
 
-    def _batch_losses(self, batch: Batch) -> NDArray[np.float32]:
-        return self._token_losses(self.model, batch.tokens, batch.targets)
-
     @property
     def _decode_context_length(self) -> int:
         return UNLIMITED if self.config.unlimited_context else self.context_length
 
     def _input_ids(self, prompt: str) -> NDArray[np.int32]:
-        return self.prepend_eos(self.tokenizer.encode(prompt))
+        return self.prepend_prefix(self.tokenizer.encode(prompt))
 
     def _sample(
         self, ids: Sequence[NDArray[np.int32]], sampling: SamplingParams, *, rows: Sequence[int], max_tokens: int

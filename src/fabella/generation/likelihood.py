@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fabella.data.batches import Batch
 from fabella.errors import NumericsError, TextError
 from fabella.models import IGNORE
+from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 
 TokenLosses = Callable[[Batch], NDArray[np.float32]]
@@ -99,7 +100,7 @@ def measure(
     ids = tokenizer.encode(text)
     if not len(ids):
         raise TextError("The text has no token to predict.", hint="Give at least a few words.")
-    inputs = np.concatenate([[tokenizer.eos_id], ids]).astype(np.int32)
+    inputs = np.concatenate([[prefix_id(tokenizer)], ids]).astype(np.int32)
     batch_size = max(1, MAX_LOGITS // (context_length * vocab_size))
     nats, sequences = _score(token_losses, inputs, context_length, batch_size=batch_size)
     _require_finite(nats, tokenizer, inputs)

@@ -1,6 +1,6 @@
 """Completions as a server returns them: deltas of whole characters with their tokens, and the echoed prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,11 +87,17 @@ class ServedCompletion:
     """Completion in progress, as deltas of whole characters; no delta contains a part of a stop sequence."""
 
     def __init__(
-        self, tokenizer: Tokenizer, *, stops: Sequence[str], max_tokens: int, prompt_characters: int = 0
+        self,
+        tokenizer: Tokenizer,
+        *,
+        stops: Sequence[str],
+        max_tokens: int,
+        prompt_characters: int = 0,
+        stop_ids: Set[int] = frozenset(),
     ) -> None:
         """``prompt_characters``: length of the prompt, from whose start offsets are counted."""
-        self._completion = ActiveCompletion(tokenizer, stop=stops, max_tokens=max_tokens)
-        self._eos_id, self._offset = tokenizer.eos_id, prompt_characters
+        self._completion = ActiveCompletion(tokenizer, stop=stops, max_tokens=max_tokens, stop_ids=stop_ids)
+        self._offset = prompt_characters
         self._pending: list[Token] = []
 
     @property
@@ -106,7 +112,7 @@ class ServedCompletion:
 
     def append(self, sampled: SampledToken) -> Delta:
         """Return the delta of one more token."""
-        if sampled.token != self._eos_id:
+        if sampled.token not in self._completion.end_ids:
             start = self._offset + self._completion.decoded_chars
             self._pending.append(Token(sampled.token, sampled.log_probability, sampled.alternatives, start))
         return self._emit(self._completion.append(sampled.token))

@@ -9,6 +9,7 @@ from typing import Any
 
 from fabella.errors import UsageError, did_you_mean
 from fabella.generation import generator
+from fabella.generation.chat import chat_of
 from fabella.generation.generator import TextGenerator
 from fabella.generation.likelihood import PromptScores
 from fabella.models.parameters import count
@@ -57,6 +58,7 @@ class ServedModel:
             max_tokens=min(context, limit) - 1,
             limited_by_option=limit < context or self.generator.config.unlimited_context,
             longest_token=max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)),
+            chat=chat_of(tokenizer),
         )
 
     def open(self, post: Callable[[Events], None]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fabella.storage import format_bytes, number_of
 from fabella.text.boundaries.preview import Preview, format_preview
+from fabella.text.chat.marks import plain_text
 from fabella.text.read_report import ReadReport
 
 BYTES_PER_TOKEN = 4.0
@@ -108,7 +109,11 @@ class DataQuality:
         return self._splits[False], self._splits[True]
 
     def add(self, text: str, digest: bytes, held_out: bool) -> None:
-        """Count one document; ``digest`` is its ``document_hash``, ``held_out`` means the validation split."""
+        """Count one document, without the marks of a chat template.
+
+        ``digest`` is its ``document_hash``, ``held_out`` means the validation split.
+        """
+        text = plain_text(text)
         data = text.encode()
         split = self._splits[held_out]
         split.documents += 1

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fabella.errors import TextError
+from fabella.text.chat.marks import escape_text
+from fabella.text.chat.template import ConversationWriter, default_writer
 from fabella.text.read_report import ReadReport
 
 DecodeErrors = Literal["strict", "replace", "skip"]
@@ -28,16 +30,20 @@ Locate = Callable[[bytes, int], str]
 
 @dataclass(slots=True)
 class DecodePolicy:
-    """Policies for damage during one read of a source, and the report that the read fills."""
+    """Policies for damage and for conversations during one read of a source, and the report that the read fills."""
 
     decode_errors: DecodeErrors = "strict"
     max_bad_lines: int = 0
     """Broken lines that are skipped before the read fails, at least 0."""
     notes: ReadReport = field(default_factory=ReadReport)
     bad_lines: int = 0
+    writer: ConversationWriter = field(default_factory=default_writer)
+    """Writes the conversations of tables"""
 
-    def text(self, raw: bytes, locate: Locate) -> Iterator[str]:
+    def text(self, raw: bytes, locate: Locate, *, written: bool = False) -> Iterator[str]:
         """Yield the decoded document: nothing if it is empty or skipped, several parts if it is too long.
+
+        ``written``: the text comes from a table, and ``writer`` has written or escaped it.
 
         Line ends become ``\\n``. Raises TextError for damage under ``strict``.
         """
@@ -45,11 +51,14 @@ class DecodePolicy:
             raw, count = plain_line_ends(raw)
             self.notes.carriage_returns += count
         if len(raw) <= LONGEST_DOCUMENT:
-            yield from self._part(raw, 0, len(raw), locate)
+            yield from self._escaped(self._part(raw, 0, len(raw), locate), written=written)
             return
         self.notes.cut += 1
         for start, end in iter_blocks(raw):
-            yield from self._part(raw, start, end, locate)
+            yield from self._escaped(self._part(raw, start, end, locate), written=written)
+
+    def _escaped(self, texts: Iterator[str], *, written: bool) -> Iterator[str]:
+        return map(escape_text, texts) if self.writer.marks and not written else texts
 
     def decoded_text(self, text: str, locate: Locate) -> Iterator[str]:
         """Apply ``text`` to a string that a parser decoded: it may contain NUL characters and lone surrogates."""
@@ -152,8 +161,6 @@ class ReadOptions:
     """Whether a file without markers is one document: true for each of many files."""
     column: str = "auto"
     """Text column of a table; auto detects it."""
-    chat_template: str = "plain"
-    """Template that writes a conversation as text."""
     encoding: str = "auto"
     """Encoding of text files as Python spells it; auto detects it."""
     keep_boilerplate: bool = False

@@ -80,7 +80,7 @@ def _texts(rows: Iterator[Mapping[str, Any]], hub: HubSource, policy: DecodePoli
     first, rows = peek(rows)
     if not first:
         return
-    column = find_text(hub.column, first, hub.name)
+    column = find_text(hub.column, first, hub.name, policy.writer)
     detection = report_column(column, hub.name, policy, detected=hub.column == "auto")
     for text in texts_of(rows, column, hub, policy):
         if detection:
@@ -104,4 +104,4 @@ def texts_of(
             policy.notes.empty += 1
             continue
         raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
-        yield from policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {where}")
+        yield from policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {where}", written=True)

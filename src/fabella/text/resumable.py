@@ -92,7 +92,7 @@ def _of_hub(source: HubSource, policy: DecodePolicy, shuffled: ShuffledRange, cu
 
 def _downloaded(source: HubSource, policy: DecodePolicy, shuffled: ShuffledRange, cursor: str) -> Iterator[Chunk]:
     with hub.hub_errors(source) as datasets:
-        rows, column = _one_column(hub.load(datasets, source), source)
+        rows, column = _one_column(hub.load(datasets, source), source, policy)
 
         def read(number: int) -> Iterator[str]:
             first = number * DOWNLOADED_ROWS
@@ -110,7 +110,7 @@ def _streamed(source: HubSource, policy: DecodePolicy, cursor: str) -> Iterator[
     failed = 0
     while True:
         try:
-            rows = rows or _Rows(source, cursor)
+            rows = rows or _Rows(source, cursor, policy)
             chunk = rows.take()
         except TextError as error:
             if failed == len(RETRY_SECONDS) or not hub.is_transient(error):
@@ -128,10 +128,10 @@ def _streamed(source: HubSource, policy: DecodePolicy, cursor: str) -> Iterator[
 class _Rows:
     """Streamed rows from a cursor on: the number of rows before it, and the state of the library."""
 
-    def __init__(self, source: HubSource, cursor: str) -> None:
+    def __init__(self, source: HubSource, cursor: str, policy: DecodePolicy) -> None:
         start: dict[str, Any] = json.loads(cursor) if cursor else {"row": 0}
         with hub.hub_errors(source) as datasets:
-            self._rows, self.column = _one_column(hub.load(datasets, source), source)
+            self._rows, self.column = _one_column(hub.load(datasets, source), source, policy)
             if cursor:
                 self._rows.load_state_dict(start["state"])
             self._stream = iter(self._rows)
@@ -147,10 +147,10 @@ class _Rows:
         return chunk
 
 
-def _one_column(rows: Any, source: HubSource) -> tuple[Any, TextColumn | None]:
+def _one_column(rows: Any, source: HubSource, policy: DecodePolicy) -> tuple[Any, TextColumn | None]:
     """Return the rows with only the columns that are read, and where their text is; None for no rows."""
     first, _ = peek(iter(rows))
     if not first:
         return rows, None
-    column = find_text(source.column, first, source.name)
+    column = find_text(source.column, first, source.name, policy.writer)
     return rows.select_columns(list(column.columns)), column

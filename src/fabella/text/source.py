@@ -10,6 +10,7 @@ from fabella.config.data import FilesSource, HubSource, MixtureSource, Source, S
 from fabella.errors import TextError, UsageError
 from fabella.run_config.files import parse_yaml, read_text
 from fabella.text import file_set, hub
+from fabella.text.chat.template import ConversationWriter, default_writer
 from fabella.text.decode_policy import DecodeErrors, DecodePolicy
 from fabella.text.mixture import flatten_mixture, interleave
 from fabella.text.paths import expand_paths, find_files
@@ -167,16 +168,25 @@ def resolve_paths(source: Source) -> Source:
 
 
 def documents(
-    source: Source, *, decode_errors: DecodeErrors = "strict", max_bad_lines: int = 0, notes: ReadReport | None = None
+    source: Source,
+    *,
+    decode_errors: DecodeErrors = "strict",
+    max_bad_lines: int = 0,
+    notes: ReadReport | None = None,
+    writer: ConversationWriter | None = None,
 ) -> Iterator[str]:
     """Yield every document of a source in a fixed order; each is valid Unicode and not empty.
 
     ``decode_errors`` applies to invalid UTF-8, NUL characters and lone surrogates; ``max_bad_lines`` broken lines of
-    .jsonl and .csv are skipped before reading fails. ``notes`` is filled during the read. Raises TextError, also if a
-    source (or a part of a mixture) has no documents.
+    .jsonl and .csv are skipped before reading fails. ``notes`` is filled during the read. ``writer`` writes the
+    conversations of tables; by default as plain text. Raises TextError, also if a source (or a part of a mixture) has
+    no documents.
     """
     policy = DecodePolicy(
-        decode_errors=decode_errors, max_bad_lines=max_bad_lines, notes=notes if notes is not None else ReadReport()
+        decode_errors=decode_errors,
+        max_bad_lines=max_bad_lines,
+        notes=notes if notes is not None else ReadReport(),
+        writer=writer or default_writer(),
     )
     return _documents(source, policy)
 

@@ -4,7 +4,7 @@ Every Unicode text round-trips unchanged: no normalization, no added space.
 (Sennrich et al. 2016, arXiv 1508.07909; Radford et al. 2019.)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -16,8 +16,9 @@ MAX_SLICE = 2**20
 """Characters per training text. The trainer uses 24 bytes per symbol of a text; a slice breaks one word at its end."""
 
 
-def train(config: BPE, texts: Iterable[str]) -> HuggingFaceTokenizer:
-    """Train a BPE with at most ``config.vocab_size`` ids: 256 bytes, EOS, and merges in training order.
+def train(config: BPE, texts: Iterable[str], special_tokens: Sequence[str] = ()) -> HuggingFaceTokenizer:
+    """Train a BPE with at most ``config.vocab_size`` ids: 256 bytes, EOS, ``special_tokens``, and
+    merges in training order.
 
     A small text gives fewer ids. The same texts give the same tokenizer, independent of the number of threads.
     """
@@ -26,7 +27,7 @@ def train(config: BPE, texts: Iterable[str]) -> HuggingFaceTokenizer:
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=list(dict.fromkeys([END_OF_TEXT, *special_tokens])),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

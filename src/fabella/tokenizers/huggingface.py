@@ -5,7 +5,7 @@ Special tokens in a text are encoded as text; nothing is padded, truncated or ad
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
 from fabella.errors import TokenizerError
+from fabella.text.chat.template import ChatTemplate
 from fabella.tokenizers import metadata, vocab_bytes
 from fabella.tokenizers.pretoken_cache import GPT2_CHUNKS, ChunkEncoder
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -26,17 +27,30 @@ LONG_TEXT = 1000
 class HuggingFaceTokenizer(Tokenizer):
     """Tokenizer from the text of a checked ``tokenizer.json``; ``eos_token`` ends a document."""
 
-    def __init__(self, kind: str, text: str, eos_token: str, values: dict[str, Any] | None = None) -> None:
-        """``values`` is the parsed ``text``, if the caller has it."""
+    def __init__(
+        self,
+        kind: str,
+        text: str,
+        eos_token: str,
+        values: dict[str, Any] | None = None,
+        *,
+        bos_token: str = "",
+        special_tokens: Sequence[str] = (),
+    ) -> None:
+        """``values`` is the parsed ``text``, if the caller has it. ``special_tokens`` that are missing are added."""
         self.kind = kind
-        self._library = _configured(text, eos_token)
+        self._library = _configured(text, [eos_token, *([bos_token] if bos_token else []), *special_tokens])
         # The library has made the EOS token special; this text is saved, and decides the ids.
         self._text = self._library.to_str()
-        self._eos_token = eos_token
+        self._eos_token, self._bos_token = eos_token, bos_token
         parsed: dict[str, Any] = values if values and self._text == text else json.loads(self._text)
         self._table = vocab_bytes.bytes_table(parsed)
         self.vocab_size = len(self._table)
         self.eos_id = _id_of(self._library, eos_token)
+        self.bos_id = _id_of(self._library, bos_token) if bos_token else None
+        self.special_tokens = {
+            token["content"]: token["id"] for token in parsed.get("added_tokens") or [] if token["special"]
+        }
         self._chunks = ChunkEncoder(GPT2_CHUNKS, self._library_ids) if splits_like_gpt2(parsed) else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
@@ -69,18 +83,48 @@ class HuggingFaceTokenizer(Tokenizer):
         return vocab_bytes.token_bytes(self._table, token)
 
     def save(self, directory: Path) -> None:
-        record = metadata.TokenizerMetadata(kind=self.kind, eos_token=self._eos_token)
-        metadata.write(directory, record, {metadata.JSON_FILE: self._text.encode()})
+        record = metadata.TokenizerMetadata(kind=self.kind, eos_token=self._eos_token, bos_token=self._bos_token)
+        metadata.write(directory, record, {metadata.JSON_FILE: self._text.encode()}, self.chat_template)
+
+    def with_special_tokens(self, special_tokens: Sequence[str]) -> "HuggingFaceTokenizer":
+        """Return this tokenizer with more special tokens, whose ids are the next ones."""
+        tokenizer = HuggingFaceTokenizer(
+            self.kind, self._text, self._eos_token, bos_token=self._bos_token, special_tokens=special_tokens
+        )
+        tokenizer.chat_template = self.chat_template
+        return tokenizer
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._eos_token}\n{self._text}".encode()).hexdigest()
+        start = f"{self._bos_token}\n" if self._bos_token else ""
+        return hashlib.sha256(f"{start}{self._eos_token}\n{self._text}".encode()).hexdigest()
 
-    def __reduce__(self) -> tuple[type["HuggingFaceTokenizer"], tuple[str, str, str]]:
-        return HuggingFaceTokenizer, (self.kind, self._text, self._eos_token)
+    def __reduce__(self) -> tuple[Callable[..., "HuggingFaceTokenizer"], tuple[Any, ...]]:
+        return _restored, (self.kind, self._text, self._eos_token, self._bos_token, self.chat_template)
 
 
-def _configured(text: str, eos_token: str) -> Library:
+def _restored(
+    kind: str, text: str, eos_token: str, bos_token: str, chat_template: ChatTemplate | None
+) -> HuggingFaceTokenizer:
+    tokenizer = HuggingFaceTokenizer(kind, text, eos_token, bos_token=bos_token)
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def start_token(text: str, eos_token: str) -> str:
+    """Return the special token that a checked ``tokenizer.json`` puts before a text; empty if it adds none.
+
+    The end token is no start token: every document is preceded by one already.
+    """
+    try:
+        library: Library = Library.from_str(text)
+        tokens = library.encode("", add_special_tokens=True).tokens
+    except BaseException as error:
+        raise _to_tokenizer_error(error) from error
+    return tokens[0] if tokens and tokens[0] != eos_token else ""
+
+
+def _configured(text: str, special_tokens: Sequence[str]) -> Library:
     try:
         library: Library = Library.from_str(text)
     except BaseException as error:
@@ -90,7 +134,7 @@ def _configured(text: str, eos_token: str) -> Library:
     library.encode_special_tokens = True
     if getattr(library.model, "dropout", None) is not None:
         library.model.dropout = None
-    library.add_special_tokens([AddedToken(eos_token, special=True, normalized=False)])
+    library.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
     return library
 
 

@@ -1,10 +1,12 @@
 """Train, load or open a tokenizer of any kind."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fabella.config.data import BPE, Bytes, Pretrained, SentencePiece, TokenizerConfig
-from fabella.errors import ConfigError, TokenizerError
+from fabella.errors import ConfigError, TokenizerError, did_you_mean
+from fabella.text.chat import template
+from fabella.text.chat.template import ChatTemplate
 from fabella.tokenizers import bpe, metadata, pretrained, sentencepiece
 from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -12,17 +14,21 @@ from fabella.tokenizers.tokenizer import Tokenizer
 KINDS = ("bytes", "bpe", "sentencepiece", "pretrained")
 
 
-def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Return the tokenizer of a config: trained on ``texts`` (bpe, sentencepiece) or existing (bytes, pretrained)."""
+def train(config: TokenizerConfig, texts: Iterable[str], special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """Return the tokenizer of a config: trained on ``texts`` (bpe, sentencepiece) or existing (bytes, pretrained).
+
+    ``special_tokens``: those of a chat template, which it has in addition to those of the config.
+    """
+    if isinstance(config, Pretrained):
+        return pretrained.load(config, special_tokens)
+    special = tuple(dict.fromkeys([*config.special_tokens, *special_tokens]))
     match config:
         case Bytes():
-            return ByteTokenizer()
+            return ByteTokenizer(special)
         case BPE():
-            return bpe.train(config, texts)
+            return bpe.train(config, texts, special)
         case SentencePiece():
-            return sentencepiece.train(config, texts)
-        case Pretrained():
-            return pretrained.load(config)
+            return sentencepiece.train(config, texts, special)
 
 
 def needs_text(config: TokenizerConfig) -> bool:
@@ -66,3 +72,33 @@ def parse(text: str) -> TokenizerConfig:
         least = config_class.model_fields["vocab_size"].metadata[0].ge
         message = f"Cannot parse the vocabulary size of {text!r}. {kind} takes an integer from {least} to 1048576."
         raise ConfigError(message, hint=f"For example {kind}:4096.") from None
+
+
+def chat_template_of(name: str, config: TokenizerConfig) -> ChatTemplate:
+    """Return the chat template ``name`` (``data.chat_template``) for the tokenizer of a config.
+
+    ``auto``: that of an existing tokenizer if it has one, else ``plain``. Any other name is built in, or a file with a
+    Jinja template. Raises ConfigError for an unknown name, TokenizerError for a tokenizer without a template.
+    """
+    if name in template.names():
+        return template.named(name)
+    existing = None if needs_text(config) else train(config, ())
+    if name in ("auto", "tokenizer"):
+        own = existing.chat_template if existing else None
+        if own is None and name == "tokenizer":
+            raise TokenizerError(
+                "The tokenizer has no chat template (data.chat_template = tokenizer).",
+                hint=f"Use one of {', '.join(template.names())}: data.chat_template=chatml.",
+            )
+        return own or template.named(template.DEFAULT_NAME)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"data.chat_template = {name!r} is neither a built-in chat template nor a file.",
+            hint=f"{did_you_mean(name, [*template.names(), 'tokenizer'])} Or give the path of a Jinja template.",
+        )
+    special = existing.special_tokens if existing else getattr(config, "special_tokens", ())
+    try:
+        return template.ChatTemplate(path.name, path.read_text(encoding="utf-8"), tuple(special))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the chat template {path}: {error}.") from error

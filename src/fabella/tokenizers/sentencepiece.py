@@ -8,7 +8,7 @@ space before the text, decoding returns that space.
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from fabella.config.data import SentencePiece
 from fabella.errors import TokenizerError
+from fabella.text.chat.template import ChatTemplate
 from fabella.tokenizers import metadata, vocab_bytes
 from fabella.tokenizers.pretoken_cache import SPACE_CHUNKS, ChunkEncoder
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -49,29 +50,41 @@ SETTINGS: dict[str, Any] = {
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Tokenizer from the content of a ``.model`` file; ``eos_token`` is a piece, or empty for its end of sentence."""
+    """Tokenizer from the content of a ``.model`` file; ``eos_token`` is a piece, or empty for its end of sentence.
 
-    def __init__(self, kind: str, model: bytes, eos_token: str) -> None:
+    ``special_tokens``: pieces that are special, in addition to its control symbols. Text that contains one is encoded
+    as bytes.
+    """
+
+    def __init__(
+        self, kind: str, model: bytes, eos_token: str, *, bos_token: str = "", special_tokens: Sequence[str] = ()
+    ) -> None:
         self.kind = kind
         self._model = model
-        self._eos_token = eos_token
+        self._eos_token, self._bos_token, self._more_special = eos_token, bos_token, tuple(special_tokens)
         self._library = _opened(model)
         self._table = _table(self._library)
         self._bytes = _byte_ids(self._library)
         self.vocab_size = len(self._table)
         self.eos_id = _eos_id(self._library, eos_token)
-        self._table[self.eos_id] = b""
         if not self._bytes and not self._library.is_control(self.eos_id):
             raise TokenizerError(
                 f"Text can contain the EOS token {eos_token!r} of this model.",
                 hint="Choose another tokenizer.eos_token.",
             )
+        self.bos_id = _id_of(self._library, bos_token) if bos_token else None
+        self.special_tokens = _special_tokens(self._library, [eos_token, bos_token, *special_tokens])
+        if not self._bytes:  # only bytes can spell a piece that text contains
+            self.special_tokens = {t: n for t, n in self.special_tokens.items() if self._library.is_control(n)}
+        self._special_ids = frozenset(self.special_tokens.values()) | {self.eos_id}
+        for number in self._special_ids:
+            self._table[number] = b""
         is_own = kind == SentencePiece().kind and not _has_inner_spaces(self._library)
         self._chunks = ChunkEncoder(SPACE_CHUNKS, self._chunk_ids) if is_own else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         vocab_bytes.utf8(text)
-        return self._chunks.encode(text) if self._chunks else self._escape_eos(self._library.encode(text))
+        return self._chunks.encode(text) if self._chunks else self._escape_special(self._library.encode(text))
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         return [self.encode(text) for text in texts]
@@ -83,12 +96,16 @@ class SentencePieceTokenizer(Tokenizer):
         first, *others = [self._library.encode(part) for part in chunk.split(SPACE_MARK)]
         return first + [number for part in others for number in (*mark, *part)]
 
-    def _escape_eos(self, ids: list[int]) -> NDArray[np.int32]:
-        """Replace EOS ids by bytes: in an imported model, EOS may be a piece that text can contain."""
-        if self.eos_id not in ids:
+    def _escape_special(self, ids: list[int]) -> NDArray[np.int32]:
+        """Replace special ids by bytes: in an imported model, a special token may be a piece that text can contain."""
+        if self._special_ids.isdisjoint(ids):
             return vocab_bytes.as_ids(ids)
-        eos_bytes = [self._bytes[value] for value in self._library.id_to_piece(self.eos_id).encode()]
-        return vocab_bytes.as_ids([n for number in ids for n in (eos_bytes if number == self.eos_id else [number])])
+        return vocab_bytes.as_ids([n for number in ids for n in self._spelled(number)])
+
+    def _spelled(self, number: int) -> list[int]:
+        if number not in self._special_ids:
+            return [number]
+        return [self._bytes[value] for value in self._library.id_to_piece(number).encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
         return vocab_bytes.decode_bytes(self._table, ids).decode(errors="replace")
@@ -99,31 +116,56 @@ class SentencePieceTokenizer(Tokenizer):
     def save(self, directory: Path) -> None:
         metadata.write(
             directory,
-            metadata.TokenizerMetadata(kind=self.kind, eos_token=self._eos_token),
+            metadata.TokenizerMetadata(
+                kind=self.kind,
+                eos_token=self._eos_token,
+                bos_token=self._bos_token,
+                special_tokens=self._more_special,
+            ),
             {metadata.MODEL_FILE: self._model},
+            self.chat_template,
         )
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._eos_token.encode() + b"\n" + self._model).hexdigest()
+        more = "\0".join([self._bos_token, *self._more_special]).encode()
+        return hashlib.sha256(more + self._eos_token.encode() + b"\n" + self._model).hexdigest()
 
-    def __reduce__(self) -> tuple[type["SentencePieceTokenizer"], tuple[str, bytes, str]]:
-        return SentencePieceTokenizer, (self.kind, self._model, self._eos_token)
+    def __reduce__(self) -> tuple[Callable[..., "SentencePieceTokenizer"], tuple[Any, ...]]:
+        names = self._eos_token, self._bos_token, self._more_special
+        return _restored, (self.kind, self._model, *names, self.chat_template)
 
 
-def train(config: SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:
+def _restored(
+    kind: str,
+    model: bytes,
+    eos_token: str,
+    bos_token: str,
+    special_tokens: Sequence[str],
+    chat_template: ChatTemplate | None,
+) -> SentencePieceTokenizer:
+    tokenizer = SentencePieceTokenizer(kind, model, eos_token, bos_token=bos_token, special_tokens=special_tokens)
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def train(config: SentencePiece, texts: Iterable[str], special_tokens: Sequence[str] = ()) -> SentencePieceTokenizer:
     """Train a SentencePiece BPE with at most ``config.vocab_size`` pieces; fewer for a small text.
 
     Raises TokenizerError if there is no text.
     """
     lines = [line for text in texts for line in TRAINING_LINE.findall(text)]
-    lines = _without(_rare(lines, (config.vocab_size - FIXED_PIECES) // 2), lines)
+    lines = _without(_rare(lines, (config.vocab_size - FIXED_PIECES - len(special_tokens)) // 2), lines)
     if not lines:
         raise TokenizerError("Cannot train a SentencePiece tokenizer without text.", hint="Give more text.")
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, vocab_size=config.vocab_size, **SETTINGS
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=config.vocab_size,
+            control_symbols=list(special_tokens),
+            **SETTINGS,
         )
     except RuntimeError as error:
         raise TokenizerError(f"SentencePiece cannot train on this text: {error}.") from error
@@ -181,6 +223,23 @@ def _has_inner_spaces(library: SentencePieceProcessor) -> bool:
     """Return True if a piece has a space after another character, as only imported models have."""
     pieces = (library.id_to_piece(number) for number in range(library.get_piece_size()))
     return any(SPACE_MARK in piece.lstrip(SPACE_MARK) for piece in pieces)
+
+
+def _id_of(library: SentencePieceProcessor, token: str) -> int:
+    number: int = library.piece_to_id(token)
+    if library.id_to_piece(number) != token:
+        raise TokenizerError(f"The SentencePiece model has no piece {token!r}.")
+    return number
+
+
+def _special_tokens(library: SentencePieceProcessor, named: Sequence[str]) -> dict[str, int]:
+    """Return text → id of the control symbols of a model, and of those of ``named`` that it has."""
+    pieces = {library.id_to_piece(number): number for number in range(library.get_piece_size())}
+    return {
+        piece: number
+        for piece, number in pieces.items()
+        if (library.is_control(number) or piece in named) and not library.is_unknown(number)
+    }
 
 
 def _eos_id(library: SentencePieceProcessor, eos_token: str) -> int:

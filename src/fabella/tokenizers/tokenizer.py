@@ -1,11 +1,14 @@
 """Protocol of all tokenizers: text to ids and back, without loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fabella.text.chat.template import ChatTemplate
 
 
 class Tokenizer(Protocol):
@@ -17,6 +20,12 @@ class Tokenizer(Protocol):
     """Number of ids; every id is in ``range(vocab_size)``."""
     eos_id: int
     """Id that ends a document. ``encode`` never returns it; packing appends it."""
+    bos_id: int | None = None
+    """Id that starts each document; None for a tokenizer without one. ``encode`` never returns it."""
+    special_tokens: Mapping[str, int] = MappingProxyType({})
+    """Text → id of the special tokens. ``encode`` never returns their ids."""
+    chat_template: ChatTemplate | None = None
+    """Template that writes conversations for this tokenizer; saved with it."""
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the ids of a text, [T]. ``decode`` restores any Unicode text unchanged."""

@@ -11,8 +11,10 @@ from fabella.cli.interactive.story_session import StorySession
 from fabella.config.data import Packed
 from fabella.generation.generator import TextGenerator
 from fabella.generation.sampling import SamplingParams
+from fabella.text.chat.template import named
+from fabella.tokenizers.bytes import ByteTokenizer
 from tests.generation import tiny_run
-from tests.generation.fake_model import Config, Hashing
+from tests.generation.fake_model import Config, Hashing, Parrot
 
 Interrupt = KeyboardInterrupt
 
@@ -26,6 +28,19 @@ def generator() -> TextGenerator:
     return TextGenerator(
         model, tiny_run.tokenizer(), config=config, sequences=Packed(length=4096, stride=4096), engine="torch"
     )
+
+
+def chat_session() -> StorySession:
+    """Return a chat with a model that answers every message with "Hello"."""
+    template = named("chatml")
+    tokenizer = ByteTokenizer(template.special_tokens)
+    tokenizer.chat_template = template
+    config = Config(vocab_size=258, context_length=4096)
+    length = len(b"user\nHi\nassistant\n") + 4  # three special tokens, and EOS before the document
+    model = Parrot(config, [*b"Hello", 257], prompt=length)
+    sequences = Packed(length=4096, stride=4096)
+    answering = TextGenerator(model, tokenizer, config=config, sequences=sequences, engine="torch")
+    return StorySession(answering, SamplingParams(temperature=0), max_tokens=30, chat=True)
 
 
 @dataclass
@@ -209,3 +224,11 @@ def test_the_end_of_a_story_is_announced() -> None:
 def test_story_shows_the_whole_story() -> None:
     session = Session(["Once", "", "/story"]).run()
     assert session.out == session.session.text + SEPARATOR + session.session.text
+
+
+def test_a_chat_answers_in_the_template_and_stops_at_the_end_of_the_turn() -> None:
+    session = Session(["Hi", "", "/help"], session=chat_session()).run()
+    assert session.session.text == "Hi\n\nHello"
+    assert "".join(session.written) == "Hi\n\nHello"
+    assert any("The message is empty" in message for message in session.messages)
+    assert any("answers in the chat template" in message for message in session.messages)

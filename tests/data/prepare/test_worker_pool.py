@@ -16,6 +16,7 @@ from fabella.data.child_process import ChildProcess, Frame
 from fabella.data.prepare.tokenize import encode
 from fabella.data.prepare.worker_pool import WorkerEndedError, WorkerPool
 from fabella.errors import TokenizerError
+from fabella.tokenizers.chat.encode import DocumentEncoder
 from tests.data.prepare.test_tokenize import failing_tokenizer
 from tests.data.timeouts import has_ended
 from tests.tokenizers.samples import AWKWARD, KINDS, corpus, trained
@@ -45,7 +46,7 @@ def test_workers_encode_as_one_process_does(kind: str, folder: Path) -> None:
     several = [[*AWKWARD, ""], *chunks(12), ["x" * 300_000]]
     with WorkerPool(folder / kind, U2, 2) as pool:
         for texts, encoded in zip(several, pool.encode(several), strict=True):
-            expected = encode(trained(kind), texts, U2)
+            expected = encode(DocumentEncoder(trained(kind)), texts, U2)
             np.testing.assert_array_equal(encoded.ids, expected.ids)
             np.testing.assert_array_equal(encoded.lengths, expected.lengths)
             np.testing.assert_array_equal(encoded.sizes, expected.sizes)
@@ -117,7 +118,8 @@ def test_a_hanging_worker_times_out(folder: Path, monkeypatch: pytest.MonkeyPatc
     for _ in range(HUNG):
         with WorkerPool(folder / "bytes", U2, 1) as pool:
             assert len(list(pool.encode(chunks(1)))) == 1
-            pool._timeout = 0.05  # starting a process may take longer than a test wants to wait for a silent one
+            # Starting a process may take longer than a test wants to wait for a silent one.
+            pool._timeout = 0.05  # pyright: ignore[reportPrivateUsage]
             has_request.clear()
             os.kill(pool.pids[0], signal.SIGSTOP)
             expected_message = (

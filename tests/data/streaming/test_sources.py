@@ -14,6 +14,7 @@ from fabella.data.prepare.splitting import HashSplit, SplitRule
 from fabella.data.streaming.shuffle_buffer import State
 from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
 from fabella.errors import TextError
+from fabella.text.chat.template import marked_writer
 from tests.data.samples import SEQUENCES
 
 COUNTS = (5, 1, 7)
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 def reader(folder: Path, key: int = 1, rule: SplitRule | None = None, **settings: int) -> RepeatedSource:
     source = FilesSource(paths=(str(folder),), separator="lines")
     data = DataConfig(source=source, validation=Holdout(), sequences=SEQUENCES, **settings)  # pyright: ignore[reportArgumentType]
-    return RepeatedSource(source, data, rule or HashSplit(0.0), key)
+    return RepeatedSource(source, data, rule or HashSplit(0.0), key, marked_writer())
 
 
 def epoch(of: RepeatedSource) -> list[str]:

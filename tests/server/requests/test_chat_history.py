@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.server.limits import LONG_CHATS, LongChats
-from fabella.server.requests.chat_history import MESSAGE_SEPARATOR, select_messages
+from fabella.server.limits import LONG_CHATS, Limits, LongChats
+from fabella.server.requests.chat_history import MESSAGE_SEPARATOR, select_messages, texts_fit
 from fabella.server.requests.prompts import PromptEncoder
 from fabella.tokenizers.bytes import ByteTokenizer
 from tests.server.stubs import SMALL, InProcess, hashing, served_models
@@ -21,8 +22,8 @@ CONTEXT = 63
 @pytest.fixture(scope="module")
 def apps() -> Iterator[dict[LongChats, InProcess]]:
     """Servers with each policy and a model with a limited context."""
-    running = {policy: replace(SMALL, long_chats=policy) for policy in LONG_CHATS}
-    apps = {
+    running: dict[LongChats, Limits] = {policy: replace(SMALL, long_chats=policy) for policy in LONG_CHATS}
+    apps: dict[LongChats, InProcess] = {
         policy: InProcess(served_models(hashing(endless=False), limits=limits), limits)
         for policy, limits in running.items()
     }
@@ -38,7 +39,7 @@ def encoder(most: int = CONTEXT) -> PromptEncoder:
 
 
 def select(texts: list[str], policy: LongChats = "drop-middle", new_tokens: int = 10) -> list[str]:
-    return select_messages(texts, encoder(), new_tokens=new_tokens, policy=policy)
+    return select_messages(texts, encoder(), new_tokens=new_tokens, policy=policy, fits=partial(texts_fit, encoder()))
 
 
 def test_the_first_message_and_the_latest_that_fit_are_kept() -> None:

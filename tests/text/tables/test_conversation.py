@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.tables.conversation import Message, conversation, render
-from fabella.text.tables.text_column import find_text
+from fabella.text.chat.marks import parse
+from fabella.text.chat.template import ChatTemplate, ConversationWriter, marked_writer
+from fabella.text.tables.conversation import conversation
+from fabella.text.tables.text_column import NoTextError, find_text
 
 STORY = "Once upon a time a fox ran home, and it was late."
 OPENAI = {"id": "c0", "messages": [{"role": "user", "content": "A story!"}, {"role": "assistant", "content": STORY}]}
@@ -88,7 +90,22 @@ def test_what_is_no_conversation_is_none() -> None:
         assert conversation(value) == []
 
 
-def test_a_template_that_cannot_be_used_is_refused() -> None:
-    assert render([Message("user", "Hi")], "chatml", add_generation_prompt=True).endswith("<|im_start|>assistant\n")
-    with pytest.raises(TextError, match="The chat template cannot be used"):
-        render([Message("user", "Hi")], "{% for %}")
+@pytest.mark.parametrize(
+    ("wanted", "row"),
+    [
+        ("{prompt}\\n{response}", PAIR),
+        ("Q: {instruction} A: {output}", ALPACA),
+        ("{a.answer}", {"a": {"answer": STORY}}),
+    ],
+)
+def test_the_response_of_a_template_is_the_answer(wanted: str, row: dict[str, Any]) -> None:
+    text = find_text(wanted, [row], "a.jsonl", marked_writer(mark_answer=True)).text(row)
+    assert isinstance(text, str)
+    assert [piece.text for piece in parse(text) if piece.answer] == [STORY]
+
+
+def test_a_conversation_that_the_template_refuses_is_a_bad_row() -> None:
+    template = ChatTemplate("strict", "{{ raise_exception('Only users speak') }}")
+    find = find_text("auto", [OPENAI], "a.jsonl", ConversationWriter(template))
+    with pytest.raises(NoTextError, match=r"the chat template refuses it: Only users speak\."):
+        find.text(OPENAI)

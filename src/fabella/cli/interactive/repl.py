@@ -18,6 +18,15 @@ HELP = """Write the beginning of a story, or its continuation; with an empty lin
   /save FILE           save the story; /save! FILE overwrites
   //…                  text that starts with a slash
 Ctrl-C stops the generation, Ctrl-D exits."""
+CHAT_HELP = (
+    HELP.replace(
+        "Write the beginning of a story, or its continuation; with an empty line the model continues.",
+        "Write a message; the model answers in the chat template that it was trained with.",
+    )
+    .replace("show the whole story", "show the whole chat")
+    .replace("start another story", "start another chat")
+)
+"""Help of a chat, where the turns are messages and answers."""
 SEPARATOR = "\n\n---\n\n"
 """Printed before a story that is shown again."""
 
@@ -43,7 +52,7 @@ class Repl:
         self._session, self._io = session, io
         self._commands: dict[str, Callable[[str], None]] = {
             "regenerate": self._regenerate, "undo": self._undo, "story": self._story, "new": self._new,
-            "set": self._set, "save": self._save, "save!": self._save_over, "help": lambda _: io.print_status(HELP),
+            "set": self._set, "save": self._save, "save!": self._save_over, "help": self._help,
         }  # fmt: skip
 
     def run(self, prompt: str = "") -> None:
@@ -89,13 +98,16 @@ class Repl:
             self._finish("stopped")
         else:
             reason = self._session.turns[-1].finish_reason
-            self._finish("the end" if reason == "eos" else "")
+            self._finish("the end" if reason == "eos" and not self._session.chat else "")
 
     def _finish(self, status: str) -> None:
         if not self._io.echo:
             self._io.write("\n")
         if status:
             self._io.print_status(f"({status})")
+
+    def _help(self, _: str) -> None:
+        self._io.print_status(CHAT_HELP if self._session.chat else HELP)
 
     def _regenerate(self, _: str) -> None:
         self._session.regenerate()

@@ -12,6 +12,7 @@ from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report, corpus_size
 from fabella.data.prepare.splitting import SplitDocument, SplitRule
 from fabella.storage import number_of
+from fabella.text.chat.template import ConversationWriter, marked_writer
 from fabella.text.mixture import Leaf, flatten_mixture, interleave
 from fabella.text.read_report import ReadReport
 from fabella.text.similarity.duplicates import EXACT, NEAR, DuplicateFinder, Duplicates
@@ -25,8 +26,9 @@ MAX_NAMED = 5
 class Corpus:
     """Text of a data config. The constructor reads as much of it as the split rule needs."""
 
-    def __init__(self, data: DataConfig, report: Report | None) -> None:
-        self._data = data
+    def __init__(self, data: DataConfig, report: Report | None, writer: ConversationWriter | None = None) -> None:
+        """``writer`` writes the conversations, with marks."""
+        self._data, self.writer = data, writer or marked_writer()
         self._report = report
         self._total = corpus_size(data)
         self.notes = ReadReport()
@@ -104,7 +106,13 @@ class Corpus:
 
     def _read(self, source: Source) -> Iterator[str]:
         data = self._data
-        return documents(source, decode_errors=data.decode_errors, max_bad_lines=data.max_bad_lines, notes=self.notes)
+        return documents(
+            source,
+            decode_errors=data.decode_errors,
+            max_bad_lines=data.max_bad_lines,
+            notes=self.notes,
+            writer=self.writer,
+        )
 
     def _choose_rule(self) -> SplitRule:
         validation = self._data.validation

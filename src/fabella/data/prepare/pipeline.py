@@ -37,7 +37,7 @@ from fabella.data.prepare.progress import PrepareProgress, Report
 from fabella.data.prepare.round_trip import KINDS as CHANGES
 from fabella.data.prepare.round_trip import Counts, describe_changes, require_few_lost
 from fabella.data.prepare.shard_writer import SplitWriter
-from fabella.data.prepare.tokenizer_sample import train_tokenizer
+from fabella.data.prepare.tokenizer_sample import keep_chat_template, open_corpus, train_tokenizer
 from fabella.data.prepare.worker_pool import encode_chunks
 from fabella.errors import DataError, StorageError, TrainingInterrupted
 from fabella.storage import MANIFEST, atomic_dir, read_manifest, storage_errors
@@ -142,10 +142,11 @@ def _write(
 ) -> tuple[dict[str, Any], Corpus]:
     """Write tokenizer and splits; return the manifest without the data quality report, and the corpus that was read."""
     before = file_stats(data)
-    corpus = Corpus(data, report)
+    corpus = open_corpus(data, config, report)
     tokenizer, remarks = train_tokenizer(corpus, config, report)
     tokenizer.save(directory / "tokenizer")
-    records, changes, parts = _encode(corpus, tokenizer, directory, quality, workers)
+    records, changes, parts = _encode(corpus, data, tokenizer, directory, quality, workers)
+    remarks += keep_chat_template(corpus, data, tokenizer, directory / "tokenizer")
     if isinstance(config, Pretrained):
         require_few_lost(changes, config.max_lost_characters)
     require_unchanged(before, data)
@@ -185,7 +186,9 @@ class _Encoded(NamedTuple):
     parts: list[PartRecord]
 
 
-def _encode(corpus: Corpus, tokenizer: Tokenizer, directory: Path, quality: DataQuality, workers: int) -> "_Encoded":
+def _encode(
+    corpus: Corpus, data: DataConfig, tokenizer: Tokenizer, directory: Path, quality: DataQuality, workers: int
+) -> "_Encoded":
     """Write both splits."""
     changes = np.zeros(CHANGES, np.int64)
     dtype = dtype_for(tokenizer.vocab_size)
@@ -195,7 +198,13 @@ def _encode(corpus: Corpus, tokenizer: Tokenizer, directory: Path, quality: Data
     with ExitStack() as stack:
         train, validation = (stack.enter_context(SplitWriter(directory / name, dtype)) for name in SPLITS)
         for encoded in encode_chunks(
-            chunks, tokenizer, directory / "tokenizer", dtype, workers, first=CHUNKS_WITHOUT_WORKERS
+            chunks,
+            tokenizer,
+            directory / "tokenizer",
+            dtype,
+            workers,
+            first=CHUNKS_WITHOUT_WORKERS,
+            special_tokens_in_text=data.special_tokens_in_text,
         ):
             quality.add_token_counts(encoded.lengths)
             changes += encoded.changes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fabella.data.dataset import TokenIds
 from fabella.data.prepare.round_trip import KINDS, Counts, RoundTrip
-from fabella.errors import TokenizerError
+from fabella.tokenizers.chat.encode import DocumentEncoder
 from fabella.tokenizers.tokenizer import Tokenizer
 
 
@@ -34,35 +34,18 @@ def round_trip(tokenizer: Tokenizer) -> RoundTrip | None:
 
 
 def encode(
-    tokenizer: Tokenizer, texts: Sequence[str], dtype: "np.dtype[Any]", compare: RoundTrip | None = None
+    encoder: DocumentEncoder, texts: Sequence[str], dtype: "np.dtype[Any]", compare: RoundTrip | None = None
 ) -> TokenizedDocuments:
     """Encode ``texts``, each followed by the EOS id. Raises TokenizerError with the number of the text, from 0.
 
     ``compare`` counts what the tokenizer changes.
     """
-    eos = np.array([tokenizer.eos_id], dtype=dtype)
-    arrays: list[TokenIds] = []
-    for ids in _encoded(tokenizer, texts):
-        arrays += (ids.astype(dtype), eos)
-    lengths = np.array([len(ids) + 1 for ids in arrays[::2]], dtype=np.int64)
-    raw = [text.encode() for text in texts]
-    sizes = np.array([len(text) for text in raw], dtype=np.int64)
-    ids = np.concatenate(arrays) if arrays else np.empty(0, dtype=dtype)
+    documents = encoder.encode(texts)
+    parts = [part.astype(dtype) for document in documents for part in document.parts]
+    lengths = np.array([sum(map(len, document.parts)) for document in documents], dtype=np.int64)
+    sizes = np.array([len(document.text) for document in documents], dtype=np.int64)
+    ids = np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
     if compare is None:
         return TokenizedDocuments(ids, lengths, sizes)
-    return TokenizedDocuments(ids, lengths, sizes, compare.count(raw, arrays[::2]))
-
-
-def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-    try:
-        return tokenizer.encode_many(texts)
-    except TokenizerError:
-        # Again one by one, to name the text that failed.
-        return [_encode_one(tokenizer, text, number) for number, text in enumerate(texts)]
-
-
-def _encode_one(tokenizer: Tokenizer, text: str, number: int) -> NDArray[np.int32]:
-    try:
-        return tokenizer.encode(text)
-    except TokenizerError as error:
-        raise TokenizerError(f"Document {number} ({text[:40]!r}): {error.message}", hint=error.hint) from error
+    arrays = np.split(ids, np.cumsum(lengths)[:-1]) if documents else []
+    return TokenizedDocuments(ids, lengths, sizes, compare.count([document.text for document in documents], arrays))

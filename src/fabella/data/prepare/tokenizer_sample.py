@@ -1,12 +1,15 @@
 """Tokenizer of a dataset, trained on all training text or on a reproducible sample of a large one, or loaded."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from fabella.config.data import TokenizerConfig
+from fabella.config.data import DataConfig, TokenizerConfig
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.progress import CorpusSize, ProgressMeter, Report
 from fabella.data.prepare.splitting import SplitDocument
 from fabella.errors import DataError
+from fabella.text.chat.marks import text_parts
+from fabella.text.chat.template import ConversationWriter
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -61,12 +64,32 @@ def sample_bytes(documents: Iterable[SplitDocument], max_bytes: int = MAX_SAMPLE
     return sample
 
 
+def open_corpus(data: DataConfig, config: TokenizerConfig, report: Report | None) -> Corpus:
+    """Return the corpus of a config, whose conversations are written with the chat template for the tokenizer."""
+    return Corpus(data, report, ConversationWriter(loading.chat_template_of(data.chat_template, config), marks=True))
+
+
 def train_tokenizer(corpus: Corpus, config: TokenizerConfig, report: Report | None) -> tuple[Tokenizer, list[str]]:
-    """Return the tokenizer, trained on the training split only if it needs text, and remarks about it."""
+    """Return the tokenizer with the special tokens of the chat template, and remarks about it.
+
+    If it needs text, it is trained on the training split only.
+    """
+    special_tokens = corpus.writer.template.special_tokens
     if not loading.needs_text(config):
-        return loading.train(config, ()), []
+        return loading.train(config, (), special_tokens), []
     sample = sample_bytes(corpus.split_documents("sampling"))
     if not sample.sampled_bytes:
         raise DataError("No training document is left to train a tokenizer on.", hint="Use more text.")
     meter = ProgressMeter("training the tokenizer", CorpusSize(bytes=sample.sampled_bytes), report)
-    return loading.train(config, meter.watch(sample.texts())), [sample.message()]
+    texts = (part for text in sample.texts() for part in text_parts(text))
+    return loading.train(config, meter.watch(texts), special_tokens), [sample.message()]
+
+
+def keep_chat_template(corpus: Corpus, data: DataConfig, tokenizer: Tokenizer, directory: Path) -> list[str]:
+    """Save the chat template with the tokenizer if it has written conversations; return a remark if it has not."""
+    if corpus.writer.written:
+        tokenizer.chat_template = corpus.writer.template
+        tokenizer.save(directory)
+    elif data.chat_template != "auto":
+        return [f"data.chat_template = {data.chat_template} has no effect: the text has no conversations"]
+    return []

@@ -9,15 +9,17 @@ import numpy as np
 from fabella.data.child_process import Frame, Handler, serve
 from fabella.data.prepare.tokenize import encode, round_trip
 from fabella.tokenizers import loading
+from fabella.tokenizers.chat.encode import DocumentEncoder
 
 
 def open_handler(request: dict[str, Any]) -> Handler:
     """Load the tokenizer at ``request["tokenizer"]``; the handler maps UTF-8 texts to their tokens."""
     tokenizer, dtype = loading.load(Path(request["tokenizer"])), np.dtype(request["dtype"])
     compare = round_trip(tokenizer)
+    encoder = DocumentEncoder(tokenizer, special_tokens_in_text=request.get("special_tokens_in_text", False))
 
     def handle(texts: Frame) -> Sequence[memoryview]:
-        encoded = encode(tokenizer, [text.decode() for text in texts], dtype, compare)
+        encoded = encode(encoder, [text.decode() for text in texts], dtype, compare)
         return encoded.ids.data, encoded.lengths.data, encoded.sizes.data, encoded.changes.data
 
     return handle

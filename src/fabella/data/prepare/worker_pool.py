@@ -14,6 +14,7 @@ from fabella.data.child_process import ChildExitedError, ChildProcess
 from fabella.data.prepare import worker
 from fabella.data.prepare.tokenize import TokenizedDocuments, encode, round_trip
 from fabella.errors import DataError, TokenizerError
+from fabella.tokenizers.chat.encode import DocumentEncoder
 from fabella.tokenizers.tokenizer import Tokenizer
 from fabella.tokenizers.vocab_bytes import utf8
 
@@ -31,14 +32,24 @@ class WorkerPool:
     """``count`` processes that tokenize with a saved tokenizer. A context manager: none outlives the block."""
 
     def __init__(
-        self, tokenizer: Path, dtype: "np.dtype[Any]", count: int, *, timeout: float = TIMEOUT_SECONDS
+        self,
+        tokenizer: Path,
+        dtype: "np.dtype[Any]",
+        count: int,
+        *,
+        special_tokens_in_text: bool = False,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         self._dtype = dtype
         self._timeout = timeout
         self._idle: queue.SimpleQueue[ChildProcess] = queue.SimpleQueue()
         self._workers: list[ChildProcess] = []
         self._threads = ThreadPoolExecutor(max_workers=count, thread_name_prefix="fabella-worker")
-        request = {"tokenizer": str(tokenizer.absolute()), "dtype": dtype.str}
+        request = {
+            "tokenizer": str(tokenizer.absolute()),
+            "dtype": dtype.str,
+            "special_tokens_in_text": special_tokens_in_text,
+        }
         try:
             for number in range(1, count + 1):
                 child = ChildProcess(
@@ -124,6 +135,7 @@ def encode_chunks(
     workers: int,
     *,
     first: int,
+    special_tokens_in_text: bool = False,
 ) -> Iterator[TokenizedDocuments]:
     """Yield the encoded chunks in order: the ``first`` ones in this process, the others by ``workers`` processes.
 
@@ -131,12 +143,13 @@ def encode_chunks(
     """
     documents = 0
     compare = round_trip(tokenizer)
+    encoder = DocumentEncoder(tokenizer, special_tokens_in_text=special_tokens_in_text)
     for texts in islice(chunks, None if workers == 1 else first):
         documents += len(texts)
-        yield encode(tokenizer, texts, dtype, compare)
+        yield encode(encoder, texts, dtype, compare)
     next_chunk = next(chunks, None)
     if next_chunk is not None:
-        with WorkerPool(directory, dtype, workers) as pool:
+        with WorkerPool(directory, dtype, workers, special_tokens_in_text=special_tokens_in_text) as pool:
             yield from pool.encode(chain([next_chunk], chunks), first=documents)
 
 

@@ -13,18 +13,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fabella.config.data import DataConfig, MixtureSource, Packed, Streaming
+from fabella.config.data import Bytes, DataConfig, MixtureSource, Packed, Streaming
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenIds, dtype_for
 from fabella.data.mixture import WeightPhase, weight_phases
 from fabella.data.prepare.corpus import Corpus
-from fabella.data.prepare.splitting import SplitRule
 from fabella.data.prepare.tokenize import encode
 from fabella.data.streaming.packing import packer
 from fabella.data.streaming.shuffle_buffer import ResumableStream, ShuffleBuffer, shuffled, varying_sizes
 from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
 from fabella.splitmix64 import splitmix64
-from fabella.text.mixture import Leaf, flatten_mixture
+from fabella.text.chat.template import ConversationWriter
+from fabella.text.mixture import flatten_mixture
+from fabella.tokenizers.chat.encode import DocumentEncoder
+from fabella.tokenizers.loading import chat_template_of
 from fabella.tokenizers.tokenizer import Tokenizer
 
 TOKENIZE_DOCUMENTS = 64
@@ -42,11 +44,16 @@ class StreamingDataset:
         """Open the stream after ``state`` (``Batch.stream`` of the last batch; empty: beginning). Raises TextError."""
         mode = data.mode
         assert isinstance(mode, Streaming), "data.mode is streaming"
-        self._tokenizer, self._dtype = tokenizer, dtype_for(tokenizer.vocab_size)
-        rule = Corpus(data, None).rule
+        self._dtype = dtype_for(tokenizer.vocab_size)
+        template = tokenizer.chat_template or chat_template_of(data.chat_template, Bytes())
+        writer = ConversationWriter(template, marks=True)
+        self._encoder = DocumentEncoder(tokenizer, special_tokens_in_text=data.special_tokens_in_text)
+        rule = Corpus(data, None, writer).rule
         parts = [
             self._tokenized(
-                source, data, rule, mode.document_shuffle_buffer, splitmix64(splitmix64(seed) + splitmix64(number))
+                RepeatedSource(source, data, rule, splitmix64(splitmix64(seed) + splitmix64(number)), writer),
+                mode.document_shuffle_buffer,
+                splitmix64(splitmix64(seed) + splitmix64(number)),
             )
             for number, (_, source) in enumerate(flatten_mixture(data.source), start=1)
         ]
@@ -57,12 +64,10 @@ class StreamingDataset:
         if state:
             self._sequences.restore(json.loads(state))
 
-    def _tokenized(
-        self, source: Leaf, data: DataConfig, rule: SplitRule, buffer: int, key: int
-    ) -> ResumableStream[TokenIds]:
+    def _tokenized(self, source: RepeatedSource, buffer: int, key: int) -> ResumableStream[TokenIds]:
         """Return the documents of one source, shuffled by its buffer, as ids."""
         documents = ShuffleBuffer(
-            RepeatedSource(source, data, rule, key),
+            source,
             shuffled(key),
             varying_sizes(buffer, key),
             size_of=len,
@@ -73,7 +78,7 @@ class StreamingDataset:
         )
 
     def _encode(self, texts: list[str], _number: int) -> Sequence[TokenIds]:
-        encoded = encode(self._tokenizer, texts, self._dtype)
+        encoded = encode(self._encoder, texts, self._dtype)
         return np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])
 
     def batch(self, size: int) -> Batch:

@@ -15,6 +15,7 @@ from fabella.data.prepare.splitting import SplitRule
 from fabella.data.streaming.shuffle_buffer import ResumableStream, State, changed_error
 from fabella.errors import TextError
 from fabella.splitmix64 import splitmix64
+from fabella.text.chat.template import ConversationWriter
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.mixture import Leaf, WeightedRoundRobin
 from fabella.text.resumable import Chunk, iter_chunks
@@ -48,8 +49,9 @@ class Cursor:
 class RepeatedSource:
     """Training documents of one source in chunks, which each epoch reads in another order; None between epochs."""
 
-    def __init__(self, source: Leaf, data: DataConfig, rule: SplitRule, key: int) -> None:
-        self._source, self._data, self._rule, self._key = source, data, rule, key
+    def __init__(self, source: Leaf, data: DataConfig, rule: SplitRule, key: int, writer: ConversationWriter) -> None:
+        """``writer`` writes the conversations, as for ``rule``."""
+        self._source, self._data, self._rule, self._key, self._writer = source, data, rule, key, writer
         self.restore({})
 
     def next_item(self) -> str | None:
@@ -86,7 +88,9 @@ class RepeatedSource:
     def _open(self, cursor: Cursor) -> None:
         """Open the source at the chunk of ``cursor``."""
         data = self._data
-        self._policy = DecodePolicy(data.decode_errors, data.max_bad_lines, bad_lines=cursor.bad_lines)
+        self._policy = DecodePolicy(
+            data.decode_errors, data.max_bad_lines, bad_lines=cursor.bad_lines, writer=self._writer
+        )
         self._chunks: Iterator[Chunk] = iter_chunks(
             self._source, self._policy, lambda n: self._order(n, cursor.epoch), cursor.mark
         )

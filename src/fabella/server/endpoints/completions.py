@@ -151,6 +151,9 @@ class CompletionEndpoint:
 
     def _submit(self, model: ServedModel, request: GenerationRequest, prompts: Sequence["_Prompt"]) -> ResponseStream:
         events: asyncio.Queue[tuple[int, Delta | BaseException]] = asyncio.Queue()
+        chat = model.encoder.chat if isinstance(request, ChatRequest) else None
+        stops = [*request.stop, *(chat.stop if chat else ())]
+        stop_ids = chat.stop_ids if chat else frozenset[int]()
 
         def job(index: int) -> Job:
             prompt = prompts[index // request.n]
@@ -159,8 +162,8 @@ class CompletionEndpoint:
                 log_probabilities=request.num_logprobs is not None, alternatives=request.num_logprobs or 0,
             )  # fmt: skip
             completion = ServedCompletion(
-                model.generator.tokenizer, stops=request.stop, max_tokens=request.new_tokens(self._limits),
-                prompt_characters=prompt.characters,
+                model.generator.tokenizer, stops=stops, max_tokens=request.new_tokens(self._limits),
+                prompt_characters=prompt.characters, stop_ids=stop_ids,
             )  # fmt: skip
             return Job(sequence, completion, lambda event: events.put_nowait((index, event)), prompt.echo)
 

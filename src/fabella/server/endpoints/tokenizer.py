@@ -15,6 +15,7 @@ from fabella.server.limits import Limits
 from fabella.server.requests.json_body import Body, Text, validate
 from fabella.server.responses import EOS_TEXT
 from fabella.server.served_models import ServedModel, ServedModels
+from fabella.tokenizers.tokenizer import Tokenizer
 
 
 class TokenizeRequest(Body):
@@ -86,7 +87,7 @@ class TokenizerInfoEndpoint:
         self._served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the tokens that are no text. There is no BOS token and no chat template."""
+        """Answer with the tokens that are no text, and the chat template."""
         model = self._served.find(Request(scope).query_params.get("model", ""))
         tokenizer = model.generator.tokenizer
         content = {
@@ -95,7 +96,11 @@ class TokenizerInfoEndpoint:
             "model_max_length": model.encoder.max_tokens,
             "eos_token": EOS_TEXT,
             "eos_token_id": tokenizer.eos_id,
-            "bos_token": None,
-            "chat_template": None,
+            "bos_token": _special_token(tokenizer, tokenizer.bos_id),
+            "chat_template": tokenizer.chat_template.source if tokenizer.chat_template else None,
         }
         await JSONResponse(content)(scope, receive, send)
+
+
+def _special_token(tokenizer: Tokenizer, number: int | None) -> str | None:
+    return next((token for token, special in tokenizer.special_tokens.items() if special == number), None)

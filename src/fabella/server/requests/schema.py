@@ -1,7 +1,9 @@
 """Requests for completions: fields, types, bounds and defaults."""
 
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import (
@@ -18,10 +20,11 @@ from fabella.errors import UsageError
 from fabella.generation.sampling import SamplingParams
 from fabella.server.api_error import quote
 from fabella.server.limits import Limits, set_by
-from fabella.server.requests.chat_history import MESSAGE_SEPARATOR, select_messages
+from fabella.server.requests.chat_history import MESSAGE_SEPARATOR, AnyMessage, select_messages, texts_fit
 from fabella.server.requests.json_body import Body, Text, require_encodable
 from fabella.server.requests.neutral_fields import UNSUPPORTED_IN_CHATS, UNSUPPORTED_IN_COMPLETIONS, UnsupportedField
 from fabella.server.requests.prompts import EncodedPrompt, Prompt, PromptEncoder
+from fabella.text.chat.template import Message
 
 DEFAULT_MAX_TOKENS = 200
 
@@ -253,7 +256,8 @@ class ChatMessage(Body):
 class ChatRequest(GenerationBody):
     """Body of ``/v1/chat/completions``.
 
-    A base model knows no roles: the messages, joined by empty lines, are the prompt.
+    A model that was trained with a chat template reads the messages in it. A base model knows no roles: the messages,
+    joined by empty lines, are the prompt.
     """
 
     UNSUPPORTED: ClassVar = UNSUPPORTED_IN_CHATS
@@ -297,12 +301,31 @@ class ChatRequest(GenerationBody):
 
         Raises ApiError if the last message alone is too long, and for any longer chat with the policy ``refuse``.
         """
-        texts = [message.content for message in self.messages if message.content is not None]
-        kept = texts
-        if not self.truncate_prompt_tokens:
-            kept = select_messages(texts, encoder, new_tokens=self.new_tokens(limits), policy=limits.long_chats)
-        prompt = encoder.encode(MESSAGE_SEPARATOR.join(kept), self.truncate_prompt_tokens)
-        return [replace(prompt, dropped_messages=len(texts) - len(kept))]
+        given = [
+            Message("system" if message.role == "developer" else message.role, message.content)
+            for message in self.messages
+            if message.content is not None
+        ]
+        if encoder.chat:
+            kept = self._select(given, encoder, limits, partial(encoder.fits_chat, encoder.chat))
+            prompt = encoder.encode_chat(encoder.chat, kept, self.truncate_prompt_tokens)
+        else:
+            texts = [message.content for message in given]
+            kept = self._select(texts, encoder, limits, partial(texts_fit, encoder))
+            prompt = encoder.encode(MESSAGE_SEPARATOR.join(kept), self.truncate_prompt_tokens)
+        return [replace(prompt, dropped_messages=len(given) - len(kept))]
+
+    def _select(
+        self,
+        messages: list[AnyMessage],
+        encoder: PromptEncoder,
+        limits: Limits,
+        fits: Callable[[Sequence[AnyMessage], int], bool],
+    ) -> list[AnyMessage]:
+        if self.truncate_prompt_tokens:
+            return messages
+        new_tokens = self.new_tokens(limits)
+        return select_messages(messages, encoder, new_tokens=new_tokens, policy=limits.long_chats, fits=fits)
 
     def new_tokens(self, limits: Limits) -> int:
         return super().new_tokens(limits) if self.max_completion_tokens is None else self.max_completion_tokens

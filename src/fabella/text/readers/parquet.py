@@ -137,7 +137,7 @@ def _texts(table: _Table, options: ReadOptions, policy: DecodePolicy) -> Iterato
     )
     if not first:
         return
-    column = find_text(wanted, first, table.name, options.chat_template)
+    column = find_text(wanted, first, table.name, policy.writer)
     detection = report_column(column, table.name, policy, detected=wanted == "auto")
     where = ", ".join(map(repr, column.columns))
     row = 0
@@ -154,7 +154,7 @@ def _texts(table: _Table, options: ReadOptions, policy: DecodePolicy) -> Iterato
                 policy.notes.empty += 1
                 continue
             raw = cell if isinstance(cell, bytes) else cell.encode("utf-8", "surrogateescape")
-            for text in policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {where}"):
+            for text in policy.text(raw, lambda _raw, _at, location=location: f"{location}, in {where}", written=True):
                 if detection:
                     detection.documents += 1
                 yield text

@@ -1,17 +1,13 @@
-"""Conversations and instructions in the rows of a table, as text.
+"""Conversations and instructions in the rows of a table.
 
 A conversation is a list of messages, in the form of OpenAI (``role``, ``content``) or of ShareGPT (``from``,
 ``value``). Pairs of columns such as Alpaca's ``instruction``, ``input`` and ``output`` are conversations of one turn.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from fabella.errors import TextError
+from fabella.text.chat.template import Message
 
 ROLE_KEYS = ("role", "from", "speaker", "author")
 CONTENT_KEYS = ("content", "value", "text", "message")
@@ -27,27 +23,9 @@ PAIRS = (
     ("query", "response"), ("input", "output"), ("user", "assistant"),
 )  # fmt: skip
 """Columns of instruction data: the request, more of it, and last the answer."""
+ANSWER_COLUMNS = frozenset({"output", "response", "completion", "answer", "assistant"})
+"""Columns of a template such as ``{prompt}\\n{response}`` that hold the answer, in lower case."""
 SYSTEM = "system"
-
-CHAT_TEMPLATES = {
-    "plain": "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}"
-    "{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\n\n' }}Assistant:{% endif %}",
-    "chatml": "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "alpaca": "{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}"
-    "{% elif message.role == 'user' %}### Instruction:\n{{ message.content }}"
-    "{% else %}### Response:\n{{ message.content }}{% endif %}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\n\n' }}### Response:\n{% endif %}",
-}
-"""Name → Jinja template, with the variables that templates on the Hugging Face hub have."""
-
-
-class Message(NamedTuple):
-    """One message of a conversation; ``role`` is user, assistant, system or another one as it is."""
-
-    role: str
-    content: str
 
 
 def conversation(value: object) -> list[Message]:
@@ -99,28 +77,3 @@ def messages_of_pair(row: Mapping[str, Any], columns: Sequence[str]) -> list[Mes
     if not texts.get(answer) or not request_text:
         return []
     return [*system, Message("user", request_text), Message("assistant", texts[answer])]
-
-
-def render(messages: Sequence[Message], template: str, *, add_generation_prompt: bool = False) -> str:
-    """Return a conversation as text: ``template`` is a name of CHAT_TEMPLATES or a Jinja template.
-
-    Raises TextError for a template that cannot be used.
-    """
-    try:
-        return _compiled(template).render(
-            messages=[message._asdict() for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            bos_token="",
-            eos_token="",
-        )
-    except TemplateError as error:
-        names = ", ".join(CHAT_TEMPLATES)
-        raise TextError(
-            f"The chat template cannot be used: {error}.", hint=f"Use {names}, or the chat_template of a tokenizer."
-        ) from error
-
-
-@cache
-def _compiled(template: str) -> Any:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(CHAT_TEMPLATES.get(template, template))

@@ -48,7 +48,7 @@ def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: 
     first, rows = peek(rows)
     if not first:
         return
-    column = find_text(options.column, first, name, options.chat_template)
+    column = find_text(options.column, first, name, policy.writer)
     detection = report_column(column, name, policy, detected=options.column == "auto")
     for row in rows:
         location = f"{name}, line {row.line}"
@@ -62,7 +62,7 @@ def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: 
             continue
         raw = value if isinstance(value, bytes) else _raw(value, row.escaped)
         where = f"{location}, in {', '.join(map(repr, column.columns))}"
-        for text in policy.text(raw, lambda _raw, _at, where=where: where):
+        for text in policy.text(raw, lambda _raw, _at, where=where: where, written=True):
             if detection:
                 detection.documents += 1
             yield text

@@ -14,7 +14,8 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from fabella.errors import TextError, did_you_mean
-from fabella.text.tables.conversation import conversation, messages_of_pair, pair_of, render
+from fabella.text.chat.template import ConversationWriter, Message, RefusedConversationError, default_writer
+from fabella.text.tables.conversation import ANSWER_COLUMNS, conversation, messages_of_pair, pair_of
 
 LIKELY = ("text", "story", "content", "document", "body", "article", "completion", "sentence")
 """Usual names of text columns in lower case, the most likely first."""
@@ -87,27 +88,30 @@ def is_text(value: object) -> bool:
 # ---------------------------------------------------------------- a column that the user names
 
 
-def find_text(wanted: str, rows: Sequence[Mapping[str, Any]], name: str, chat_template: str = "plain") -> TextColumn:
+def find_text(
+    wanted: str, rows: Sequence[Mapping[str, Any]], name: str, writer: ConversationWriter | None = None
+) -> TextColumn:
     """Return where the text is: ``wanted`` as the user gave it, or detected for ``auto`` from the first rows.
 
     Raises TextError if there is no such column, or none that reads as text.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = writer or default_writer()
     if wanted == "auto":
-        return _detect(columns, rows, name, chat_template)
+        return _detect(columns, rows, name, writer)
     if wanted in columns:
-        return TextColumn(wanted, (wanted,), lambda row: _as_text(_required(row, wanted), wanted, chat_template))
+        return TextColumn(wanted, (wanted,), lambda row: _as_text(_required(row, wanted), wanted, writer))
     if fields := FIELD.findall(wanted):
         for field in fields:
             _require_column(field.partition(".")[0] if field not in columns else field, columns, name)
-        return _template(wanted, tuple(fields), columns, chat_template)
+        return _template(wanted, tuple(fields), columns, writer)
     first, _, rest = wanted.partition(".")
     if rest and first in columns:
         path = tuple(wanted.split("."))
         if not any(_values(row, path) for row in rows):
             keys = sorted({key for row in rows for key in _paths(row.get(first), first)})
             raise TextError(f"{name} has nothing at {wanted!r}.", hint=did_you_mean(wanted, keys))
-        return TextColumn(wanted, (first,), lambda row: _joined(_values(row, path), wanted, chat_template))
+        return TextColumn(wanted, (first,), lambda row: _joined(_values(row, path), wanted, writer))
     parts = [part.strip() for part in wanted.split(",")]
     if len(parts) > 1 and all(part in columns for part in parts):
         template = "\\n".join(f"{{{part}}}" for part in parts)
@@ -129,25 +133,36 @@ def _required(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
-def _template(wanted: str, fields: tuple[str, ...], columns: Sequence[str], chat_template: str) -> TextColumn:
+def _template(wanted: str, fields: tuple[str, ...], columns: Sequence[str], writer: ConversationWriter) -> TextColumn:
     """Return the text of a template such as ``{title}\\n{text}``; ``\\n`` may be typed as two characters."""
     pieces = FIELD.split(wanted.replace("\\n", "\n").replace("\\t", "\t"))  # text and fields in turn
+    pieces[::2] = [_string(writer.escaped(piece)) for piece in pieces[::2]]
+    answer_fields = {field for field in fields if field.rpartition(".")[2].lower() in ANSWER_COLUMNS}
 
     def text(row: Mapping[str, Any]) -> Cell:
-        values = {field: _field(row, field, columns, chat_template) for field in fields}
+        values = {field: _field(row, field, columns, writer) for field in fields}
         if all(value is None for value in values.values()):
             return None
-        return "".join(values[piece] or "" if number % 2 else piece for number, piece in enumerate(pieces)).strip("\n")
+        texts = {
+            field: writer.answer(value or "") if field in answer_fields else value or ""
+            for field, value in values.items()
+        }
+        return "".join(texts[piece] if number % 2 else piece for number, piece in enumerate(pieces)).strip("\n")
 
     top = tuple(dict.fromkeys(field if field in columns else field.partition(".")[0] for field in fields))
     return TextColumn(wanted.replace("\n", "\\n"), top, text)
 
 
-def _field(row: Mapping[str, Any], field: str, columns: Sequence[str], chat_template: str) -> str | None:
-    value = row.get(field) if field in columns else _joined(_values(row, tuple(field.split("."))), field, chat_template)
+def _field(row: Mapping[str, Any], field: str, columns: Sequence[str], writer: ConversationWriter) -> str | None:
+    value = row.get(field)
     if isinstance(value, bool | int | float):
         return str(value)
-    cell = _as_text(value, field, chat_template)
+    nested = field not in columns
+    cell = _joined(_values(row, tuple(field.split("."))), field, writer) if nested else _as_text(value, field, writer)
+    return cell if cell is None else _string(cell)
+
+
+def _string(cell: str | bytes) -> str:
     return cell.decode("utf-8", "surrogateescape") if isinstance(cell, bytes) else cell
 
 
@@ -160,8 +175,8 @@ def _values(value: Any, path: Sequence[str]) -> list[Any]:
     return values
 
 
-def _joined(values: list[Any], where: str, chat_template: str) -> Cell:
-    texts = [_as_text(value, where, chat_template) for value in values]
+def _joined(values: list[Any], where: str, writer: ConversationWriter) -> Cell:
+    texts = [_as_text(value, where, writer) for value in values]
     present = [text for text in texts if text]
     if len(present) <= 1:
         return present[0] if present else None
@@ -180,23 +195,34 @@ def _paths(value: Any, prefix: str) -> Iterator[str]:
             yield from _paths(inner, prefix)
 
 
-def _as_text(value: Any, where: str, chat_template: str) -> Cell:
+def _as_text(value: Any, where: str, writer: ConversationWriter) -> Cell:
     """Return a cell as text: a string, a conversation, or the lines of a list of strings."""
-    if value is None or is_text(value):
-        return value
+    if value is None:
+        return None
+    if is_text(value):
+        return writer.escaped(value)
     if messages := conversation(value):
-        return render(messages, chat_template)
+        return _written(messages, writer)
     if isinstance(value, list | tuple) and all(is_text(item) for item in value):
-        return _joined(list(value), where, chat_template)
+        return _joined(list(value), where, writer)
     paths = sorted(set(_paths(value, where)))
     ways = f" Its text is at: {', '.join(paths[:8])}." if paths else ""
     raise NoTextError(f"{where!r} is a {type(value).__name__}, not text.{ways}")
 
 
+def _written(messages: Sequence[Message], writer: ConversationWriter) -> str:
+    try:
+        return writer.write(messages)
+    except RefusedConversationError as error:
+        raise NoTextError(str(error)) from error
+
+
 # ---------------------------------------------------------------- detection
 
 
-def _detect(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str, chat_template: str) -> TextColumn:
+def _detect(
+    columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str, writer: ConversationWriter
+) -> TextColumn:
     prose = {column: _characters(rows, column) for column in columns if _reads_as_text(rows, column)}
     chats = {column: size for column in columns if (size := _conversation_characters(rows, column))}
     named = next(
@@ -206,17 +232,17 @@ def _detect(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str
         column = max(chats, key=lambda key: chats[key])
         others = tuple(other for other in prose if prose[other] >= WORTH_NAMING * chats[column])
         return TextColumn(
-            f"{column}, a conversation written with the chat template {_name_of(chat_template)!r}",
+            f"{column}, a conversation written with the chat template {writer.template.name!r}",
             (column,),
-            lambda row: _as_text(_required(row, column), column, chat_template),
+            lambda row: _as_text(_required(row, column), column, writer),
             others,
         )
     pair = pair_of(columns)
     if pair and named.lower() not in LIKELY[:6] and any(messages_of_pair(row, pair) for row in rows):
         return TextColumn(
-            f"{', '.join(pair)}, a conversation written with the chat template {_name_of(chat_template)!r}",
+            f"{', '.join(pair)}, a conversation written with the chat template {writer.template.name!r}",
             pair,
-            lambda row: _pair_text(row, pair, chat_template),
+            lambda row: _pair_text(row, pair, writer),
             tuple(c for c in prose if c not in pair and prose[c] >= WORTH_NAMING * sum(prose.get(p, 0) for p in pair)),
         )
     column = named or (max(prose, key=lambda key: prose[key]) if prose else _by_name_only(columns, rows))
@@ -224,7 +250,7 @@ def _detect(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str
         raise _no_text_column(columns, rows, name)
     size = prose.get(column, _characters(rows, column))
     others = tuple(other for other in prose if other != column and prose[other] >= WORTH_NAMING * size)
-    return TextColumn(column, (column,), lambda row: _as_text(_required(row, column), column, chat_template), others)
+    return TextColumn(column, (column,), lambda row: _as_text(_required(row, column), column, writer), others)
 
 
 def _by_name_only(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -233,13 +259,9 @@ def _by_name_only(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
     return next((column for column in named if any(is_text(row.get(column)) for row in rows)), "")
 
 
-def _name_of(chat_template: str) -> str:
-    return chat_template if len(chat_template) < 30 else f"{chat_template[:20]}…"
-
-
-def _pair_text(row: Mapping[str, Any], pair: Sequence[str], chat_template: str) -> Cell:
+def _pair_text(row: Mapping[str, Any], pair: Sequence[str], writer: ConversationWriter) -> Cell:
     messages = messages_of_pair(row, pair)
-    return render(messages, chat_template) if messages else None
+    return _written(messages, writer) if messages else None
 
 
 def _strings(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:

@@ -22,7 +22,13 @@ from fabella.storage import recognize
 from fabella.storage.recognize import RUN
 from fabella.text.source import parse_sources, source_files, with_read_options
 from fabella.training.setup.fit_sequences import Unsuitable, estimate_sequences, fit_sequences
-from fabella.training.setup.request_settings import is_config, source_settings, with_reading, with_vocab_size
+from fabella.training.setup.request_settings import (
+    is_config,
+    sets_vocab_size,
+    source_settings,
+    with_reading,
+    with_vocab_size,
+)
 from fabella.training.setup.suggest_config import HOLDOUT, suggest_config
 
 
@@ -86,13 +92,20 @@ class ResolvedRequest:
     reasons: tuple[str, ...]
     unsuitable: Unsuitable = "keep"
     """What to do with sequences that drop much of the text"""
+    vocab_size_given: bool = False
+    """Whether the user sets the size of the vocabulary; else it grows to that of the dataset's tokenizer"""
 
     def fit(self, dataset: TokenizedDataset) -> tuple[RunConfig, Sequence[str]]:
         """Return the config with sequences that read the text of ``dataset``, and sentences about their share.
 
         Raise ConfigError where chosen sequences would drop most of the text.
         """
-        return fit_sequences(self.run, dataset, unsuitable=self.unsuitable)
+        run, sentences = fit_sequences(self.run, dataset, unsuitable=self.unsuitable)
+        before, size = run.model.vocab_size, dataset.tokenizer.vocab_size
+        if self.vocab_size_given or size <= before:
+            return run, sentences
+        change = f"model.vocab_size = {size:,}, as the tokenizer has (the config: {before:,})."
+        return with_vocab_size(run, (), dataset), [*sentences, change]
 
     def estimate_fit(self) -> tuple[RunConfig, Sequence[str]]:
         """Return the same before the text is prepared, from its start."""
@@ -105,13 +118,13 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
     for source in (request.data, request.validation):
         _reject_dataset_parent(source)
     prepared = open_dataset(Path(request.data), full=True) if request.data and is_dataset(Path(request.data)) else None
-    changes = _changes(request, prepared)
+    changes, given = _changes(request, prepared), sets_vocab_size(request.overrides)
     if is_config(request.what):
         run = load_config(request.what, request.overrides, with_reading(request.what, changes, request.reading))
         run = with_vocab_size(run, request.overrides, prepared)
         _require_settings_of(prepared, run)
         engines.backend(run.engine)  # raises before data is prepared if its package is missing
-        return ResolvedRequest(_resolved(run, prepared), prepared, (), _when_unsuitable(request))
+        return ResolvedRequest(_resolved(run, prepared), prepared, (), _when_unsuitable(request), given)
     _reject_misspelled_preset(request.what)
     _reject_dataset(request.what)
     _reject_dataset_parent(request.what)
@@ -123,7 +136,7 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
     values = with_sections(suggestion.run.model_dump(mode="json"), changes)
     run = with_vocab_size(validate_config(apply_overrides(values, request.overrides)), request.overrides, prepared)
     _require_settings_of(prepared, run)
-    return ResolvedRequest(_resolved(run, prepared), prepared, suggestion.reasons_for(run))
+    return ResolvedRequest(_resolved(run, prepared), prepared, suggestion.reasons_for(run), vocab_size_given=given)
 
 
 def _when_unsuitable(request: TrainRequest) -> Unsuitable:

@@ -49,8 +49,7 @@ def with_vocab_size(run: RunConfig, overrides: Sequence[str], prepared: Tokenize
 
     Raises TokenizerError if an existing tokenizer cannot be opened.
     """
-    keys = {override.partition("=")[0].strip() for override in overrides}
-    if VOCAB_SIZE in keys or "model" in keys:
+    if sets_vocab_size(overrides):
         return run
     size = prepared.tokenizer.vocab_size if prepared else _size(run.tokenizer)
     if size <= run.model.vocab_size:
@@ -58,6 +57,12 @@ def with_vocab_size(run: RunConfig, overrides: Sequence[str], prepared: Tokenize
     values = run.model_dump(mode="json")
     values["model"]["vocab_size"] = size
     return validate_config(values)
+
+
+def sets_vocab_size(overrides: Sequence[str]) -> bool:
+    """Return whether the user sets the size of the vocabulary; ``--tokenizer`` alone gives both settings."""
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    return "model" in keys or keys.count(VOCAB_SIZE) > keys.count("tokenizer")
 
 
 def _size(tokenizer: TokenizerConfig) -> int:

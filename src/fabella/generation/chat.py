@@ -1,0 +1,56 @@
+"""Conversations with a model that was trained with a chat template: its prompts, and what ends an answer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabella.errors import UsageError
+from fabella.text.chat.marks import EOS, parse, plain_text
+from fabella.text.chat.template import ChatTemplate, Message, RefusedConversationError, end_of_turn
+from fabella.tokenizers.chat.encode import DocumentEncoder, prefix_id
+from fabella.tokenizers.tokenizer import Tokenizer
+
+__all__ = ["Chat", "Message", "chat_of", "prefix_id"]
+
+
+class Chat:
+    """The chat template of a tokenizer, applied to the messages of a conversation."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self.template = template
+        self._encoder = DocumentEncoder(tokenizer)
+        self.stop: tuple[str, ...] = ()
+        """Text that ends an answer, for a template without a token for it"""
+        self.stop_ids: frozenset[int] = frozenset()
+        """Ids that end an answer, in addition to EOS"""
+        ending = next(iter(parse(end_of_turn(template) or EOS)))
+        if ending.kind == "special":
+            self.stop_ids = frozenset({tokenizer.special_tokens[ending.text]})
+        elif ending.kind == "text" and ending.text.strip():
+            self.stop = (ending.text.rstrip(),)
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """Return the prompt that asks for the next answer, as a reader sees it. Raises UsageError."""
+        return plain_text(self._prompt(messages))
+
+    def encode(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+        """Return the ids of the prompt that asks for the next answer; they follow the start of a document.
+
+        If the last message is the assistant's, the answer continues it. Raises UsageError for a conversation that the
+        template refuses.
+        """
+        return self._encoder.encode_prompt(self._prompt(messages))
+
+    def _prompt(self, messages: Sequence[Message]) -> str:
+        beginning = messages[-1].content if messages and messages[-1].role == "assistant" else ""
+        before = messages[:-1] if beginning else messages
+        try:
+            return self.template.render(before, add_generation_prompt=True, beginning=beginning, mark_answer=False)
+        except RefusedConversationError as error:
+            raise UsageError(f"The conversation cannot be written: {error}") from error
+
+
+def chat_of(tokenizer: Tokenizer) -> Chat | None:
+    """Return the chat of a tokenizer that has a chat template, else None."""
+    return Chat(tokenizer, tokenizer.chat_template) if tokenizer.chat_template else None

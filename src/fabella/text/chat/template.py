@@ -1,0 +1,223 @@
+"""Chat templates: Jinja templates that write a conversation as text, as Transformers renders them.
+
+A template is named (a file of ``templates/``), a file, or that of a tokenizer. Special tokens are recognized only where
+the template itself writes them: in a message, ``<|im_end|>`` is plain text.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jinja2 import Template, TemplateError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
+from fabella.errors import TextError, did_you_mean
+from fabella.text.chat.marks import (
+    ANSWER_END,
+    ANSWER_START,
+    BOS,
+    BREAK,
+    EOS,
+    SPECIAL_END,
+    SPECIAL_START,
+    escape,
+    escape_text,
+    plain_text,
+)
+from fabella.text.chat.sandbox import BUDGET_VARIABLE, Budget, TemplateSandbox
+
+DIRECTORY = Path(__file__).parent / "templates"
+MAX_TEMPLATE_CHARACTERS = 2**17
+"""The longest template on the hub has 20,000 characters."""
+DEFAULT_NAME = "plain"
+GENERATION = re.compile(r"\{%-?\s*generation\b")
+
+
+class Message(NamedTuple):
+    """One message of a conversation; ``role`` is user, assistant, system or another one as it is."""
+
+    role: str
+    content: str
+
+
+class RefusedConversationError(ValueError):
+    """A template refuses a conversation; the message is the template's."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template and the special tokens that it writes."""
+
+    name: str
+    """For the user: plain, chatml, …, a path, or 'tokenizer'"""
+    source: str
+    """Jinja template"""
+    special_tokens: tuple[str, ...] = ()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        beginning: str = "",
+        mark_answer: bool = True,
+    ) -> str:
+        """Return a conversation as text with marks (``text.chat.marks``), also around its answers if ``mark_answer``.
+
+        ``beginning``: that of the answer that the generation prompt asks for. Raises RefusedConversationError if the
+        template refuses the messages, TextError if the template cannot be used.
+        """
+        protected = [Message(self._protect(message.role), self._protect(message.content)) for message in messages]
+        text = self._render(protected, add_generation_prompt=add_generation_prompt)
+        if mark_answer and not GENERATION.search(self.source):
+            text = self._mark_answer_spans(protected, text)
+        return self._with_special_tokens(text + self._protect(beginning))
+
+    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        values: dict[str, Any] = {
+            "messages": [message._asdict() for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "tools": None,
+            "documents": None,
+            BUDGET_VARIABLE: Budget(sum(len(message.content) for message in messages)),
+        }
+        try:
+            return self._compiled.render(values)
+        except SecurityError as error:
+            raise self._unusable(str(error)) from error
+        except TemplateError as error:
+            raise RefusedConversationError(f"the chat template refuses it: {str(error).rstrip('.')}.") from error
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+            raise RefusedConversationError(f"the chat template fails: {reason}.") from error
+
+    @cached_property
+    def _compiled(self) -> Template:
+        if len(self.source) > MAX_TEMPLATE_CHARACTERS:
+            raise self._unusable(f"it has more than {MAX_TEMPLATE_CHARACTERS:,} characters")
+        try:
+            return TemplateSandbox(self.source).from_string(self.source)
+        except TemplateSyntaxError as error:
+            raise self._unusable(f"{error.message}, line {error.lineno}") from error
+        except (TemplateError, RecursionError, SyntaxError, ValueError, MemoryError) as error:
+            raise self._unusable(str(error)[:200] or type(error).__name__) from error
+
+    def _unusable(self, reason: str) -> TextError:
+        return TextError(
+            f"The chat template {self.name!r} cannot be used: {reason}.",
+            hint=f"Use one of {', '.join(names())}: data.chat_template=NAME (prepare: --chat-template NAME).",
+        )
+
+    def _mark_answer_spans(self, messages: Sequence[Message], text: str) -> str:
+        """Mark what each assistant's message adds to the text, after what asks the model for an answer."""
+        result, end = "", 0
+        for number, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            start, stop = self._span(messages, number, text)
+            result += f"{text[end:start]}{ANSWER_START}{text[start:stop]}{ANSWER_END}"
+            end = stop
+        return result + text[end:]
+
+    def _span(self, messages: Sequence[Message], number: int, text: str) -> tuple[int, int]:
+        through = self._render(messages[: number + 1], add_generation_prompt=False)
+        before = self._render(messages[:number], add_generation_prompt=True) if number else ""
+        if not through.startswith(before):
+            before = self._render(messages[:number], add_generation_prompt=False)
+        if not (text.startswith(through) and through.startswith(before)):
+            raise RefusedConversationError(
+                "the chat template writes earlier messages differently when others follow, so its answers cannot be "
+                "found; put {% generation %} and {% endgeneration %} around them in the template."
+            )
+        # White space after the token that ends the answer is not part of it.
+        stop = len(through)
+        bare = through.rstrip()
+        if len(bare) > len(before) and any(bare.endswith(token) for token in (*self.special_tokens, EOS)):
+            stop = len(bare)
+        return len(before), stop
+
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def _protect(self, content: str) -> str:
+        """Return the text of a message in which nothing is a mark or a special token."""
+        text = escape_text(content)
+        return self._special.sub(lambda found: found[0][0] + BREAK + found[0][1:], text) if self._special else text
+
+    def _with_special_tokens(self, text: str) -> str:
+        if not self._special:
+            return text
+        return self._special.sub(lambda found: f"{SPECIAL_START}{found[0]}{SPECIAL_END}", text)
+
+
+@dataclass
+class ConversationWriter:
+    """How one read writes conversations: with a template, and with or without marks."""
+
+    template: ChatTemplate
+    marks: bool = False
+    """Whether documents have marks; a noncharacter of the text is escaped then"""
+    mark_answer: bool = False
+    """Whether answers are marked, too"""
+    written: int = field(default=0, compare=False)
+    """Conversations written so far"""
+
+    def write(self, messages: Sequence[Message]) -> str:
+        """Return a conversation as the text of a document. Raises RefusedConversationError."""
+        text = self.template.render(messages, mark_answer=self.mark_answer)
+        self.written += 1
+        return text if self.marks else plain_text(text)
+
+    def answer(self, text: str) -> str:
+        """Return plain text that the model learns to answer."""
+        return f"{ANSWER_START}{text}{ANSWER_END}" if self.mark_answer and text else text
+
+    def escaped(self, cell: str | bytes) -> str | bytes:
+        """Return plain text as part of a document."""
+        if not self.marks:
+            return cell
+        return escape(cell) if isinstance(cell, bytes) else escape_text(cell)
+
+
+def default_writer() -> ConversationWriter:
+    """Return a writer with the template for any model, without marks."""
+    return ConversationWriter(named(DEFAULT_NAME))
+
+
+def marked_writer(*, mark_answer: bool = False) -> ConversationWriter:
+    """Return a writer with the template for any model, for documents that a ``DocumentEncoder`` encodes."""
+    return ConversationWriter(named(DEFAULT_NAME), marks=True, mark_answer=mark_answer)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the built-in templates."""
+    return tuple(sorted(path.stem for path in DIRECTORY.glob("*.yaml")))
+
+
+@cache
+def named(name: str) -> ChatTemplate:
+    """Return a built-in template. Raises TextError for an unknown name."""
+    if name not in names():
+        raise TextError(f"Unknown chat template {name!r}.", hint=did_you_mean(name, names()))
+    values = yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text(encoding="utf-8"))
+    return ChatTemplate(name, values["template"], tuple(values["special_tokens"]))
+
+
+def end_of_turn(template: ChatTemplate) -> str:
+    """Return what ends an answer, with marks: a special token, EOS, or the text before the next message."""
+    marker = "answer"
+    messages = [Message("user", "question"), Message("assistant", marker), Message("user", "question")]
+    try:
+        text = template.render(messages, mark_answer=False)
+    except RefusedConversationError:
+        return EOS
+    _, _, rest = text.partition(marker)
+    return rest.replace(ANSWER_END, "").partition("question")[0]

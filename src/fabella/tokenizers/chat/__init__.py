@@ -1,0 +1,1 @@
+"""Special tokens and chat templates of tokenizers, and documents with them as ids."""
