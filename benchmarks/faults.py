@@ -105,6 +105,7 @@ ROWS = {
     "E14": "code in an exported or imported folder: executed only if Fabella itself would write it",
     "E15": "formats, precisions and directories that no export can have: refused before anything is written",
     "E16": "tensors of another model: missing, unknown, of another shape, not finite: named, nothing written",
+    "E17": "damaged and hostile model folders and files: one error, no code runs, nothing is written",
     "F1": "requests made by hypothesis and by hand, over every route: no failure, and others are answered",
     "F2": "max_tokens that is no whole number within bounds: 400 with its name",
     "F3": "more texts, stop strings, log-probabilities or biases than the limits allow: 400 with the name",

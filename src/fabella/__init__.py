@@ -21,13 +21,14 @@ _MODULES = {
     "resume": "fabella.training.api",
     "load": "fabella.generation.generator",
     "export": "fabella.interop.export",
+    "import_model": "fabella.interop.import_model",
     "prepare": "fabella.data.prepare.pipeline",
     "SamplingParams": "fabella.generation.sampling",
     "FabellaError": "fabella.errors",
 }
 """Public name → module that defines it; imported at the first use of the name."""
 
-__all__ = ["FabellaError", "SamplingParams", "export", "load", "prepare", "resume", "train"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["FabellaError", "SamplingParams", "export", "import_model", "load", "prepare", "resume", "train"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

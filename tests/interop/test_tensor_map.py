@@ -45,7 +45,10 @@ def test_an_architecture_names_every_weight_once_and_reads_its_own_config(module
     for family in module.FAMILIES:
         config = tiny_config(family)
         assert sorted(name for item in module.rows(config) for name in item.ours) == sorted(config.parameters())
-        again = module.from_config(module.to_config(config))
+        values = module.to_config(config)
+        if values is None:  # a combination of features that no class has
+            continue
+        again = module.from_config(values)
         assert again.parameters().keys() == config.parameters().keys()
         assert {n: p.shape for n, p in again.parameters().items()} == {
             n: p.shape for n, p in config.parameters().items()

@@ -5,6 +5,7 @@ An architecture is a module of ``fabella.interop.architectures`` with
     FAMILIES       families that it can describe: ``{"llama"}``
     MODEL_TYPES    values of ``model_type`` in a ``config.json`` that it can read
     IGNORED        endings of the names of saved tensors that are no weights
+    PREFIX         beginning of the names of all tensors but the head; older files leave it out
     to_config(config)     the ``config.json`` of a family's Config, with ``architectures``; None if no class of
                           Hugging Face computes this model
     from_config(values)   the family's Config for a ``config.json``. Raises UsageError for what it does not support
@@ -30,6 +31,7 @@ class Architecture(Protocol):
     FAMILIES: frozenset[str]
     MODEL_TYPES: frozenset[str]
     IGNORED: tuple[str, ...]
+    PREFIX: str
 
     def to_config(self, config: Any) -> dict[str, Any] | None:
         """Return the ``config.json``; None if no class of Hugging Face computes this model."""
@@ -79,6 +81,13 @@ def require_setting(values: Mapping[str, Any], name: str, *allowed: Any) -> None
         raise UsageError(
             f"Cannot import a model with {name} = {str(values[name])[:60]}.", hint=f"Supported: {name} = {shown}."
         )
+
+
+def require_choice(values: Mapping[str, Any], name: str, default: str, choices: Mapping[str, str]) -> Any:
+    """Return the meaning of a setting of a ``config.json``. Raises UsageError unless it is one of ``choices``."""
+    value = values.get(name) or default
+    require_setting({name: value}, name, *choices)
+    return choices[value]
 
 
 def require_size(values: Mapping[str, Any], *names: str) -> int:

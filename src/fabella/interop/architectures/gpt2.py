@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fabella.errors import UsageError
-from fabella.interop.architectures.architecture import require_number, require_setting, require_size
+from fabella.interop.architectures.architecture import require_choice, require_number, require_setting, require_size
 from fabella.interop.tensor_map import TensorRow, linear_rows, row
 from fabella.models.gpt2 import Config
 
@@ -13,7 +12,15 @@ MODEL_TYPES = frozenset({"gpt2"})
 IGNORED = (".attn.bias", ".attn.masked_bias")
 LAYER_NORM_EPSILON = 1e-5
 """PyTorch's default, which the family uses."""
+PREFIX = "transformer."
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
+THEIR_ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu",
+}
+"""Hugging Face's names of the two forms of GELU."""
 
 
 def to_config(config: Config) -> dict[str, Any]:
@@ -39,13 +46,6 @@ def to_config(config: Config) -> dict[str, Any]:
 
 def from_config(values: Mapping[str, Any]) -> Config:
     """Return the config of the family ``gpt2``. Raises UsageError for a feature that it lacks."""
-    activation = values.get("activation_function", "gelu_new")
-    names = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
-    if activation not in names:
-        raise UsageError(
-            f"Cannot import a model with activation_function = {str(activation)[:60]}.",
-            hint=f"Supported: {', '.join(names)}.",
-        )
     if abs(require_number(values, "layer_norm_epsilon", LAYER_NORM_EPSILON) - LAYER_NORM_EPSILON) > 1e-12:
         require_setting(values, "layer_norm_epsilon", LAYER_NORM_EPSILON)
     require_setting(values, "scale_attn_weights", True)
@@ -59,7 +59,7 @@ def from_config(values: Mapping[str, Any]) -> Config:
         layers=require_size(values, "n_layer"),
         heads=require_size(values, "n_head"),
         ffn_dim=require_size(values, "n_inner") if values.get("n_inner") is not None else 4 * dim,
-        activation=names[activation],  # pyright: ignore[reportArgumentType]
+        activation=require_choice(values, "activation_function", "gelu_new", THEIR_ACTIVATIONS),
         tie_embeddings=values.get("tie_word_embeddings", True) is True,
     )
 

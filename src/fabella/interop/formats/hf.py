@@ -1,4 +1,4 @@
-"""Hugging Face folder: AutoModelForCausalLM and AutoTokenizer load it, without remote code where a stock class fits."""
+"""Hugging Face folder: AutoModelForCausalLM and AutoTokenizer load it, with a stock class where one fits."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,10 @@ from fabella.errors import UsageError
 from fabella.interop.architectures.architecture import architecture_of
 from fabella.interop.formats import hf_torch
 from fabella.interop.formats.export_format import ExportTarget
+from fabella.interop.imported_model import ImportedModel
 from fabella.interop.model_card import write_card
 from fabella.interop.modeling_source import config_values, modeling_source
+from fabella.interop.read_folder import read_folder
 from fabella.interop.source import ExportSource
 from fabella.interop.tensor_files_torch import save_tensors
 from fabella.interop.tensor_map import pack
@@ -103,3 +105,13 @@ def _write_tokenizer(source: ExportSource, directory: Path) -> None:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def recognizes(path: Path) -> bool:
+    """Return whether ``path`` is a folder with a ``config.json``, and not a run."""
+    return (path / "config.json").is_file() and not (path / "config.yaml").exists()
+
+
+def read(path: Path) -> ImportedModel:
+    """Read a folder; see ``read_folder``."""
+    return read_folder(path)

@@ -1,0 +1,84 @@
+"""GPT-NeoX in PyTorch; gpt_neox.py describes the architecture."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fabella.models.gpt_neox import Config
+from fabella.models.nn.attention_torch import CausalAttention, KVCache
+from fabella.models.nn.capacity import require_capacity
+from fabella.models.nn.layers_torch import GELUMLP, CausalLM
+from fabella.models.nn.rotary_torch import RotaryTable, apply_rotary, rotary_table
+
+
+class State(NamedTuple):
+    layers: list[KVCache]
+    rotary: RotaryTable
+
+
+def rotate_first_dims(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
+    """Rotate the first 2·P dimensions of each head, i with i + P; the other dimensions stay."""
+    rotary_dims = 2 * rotary.cos.shape[1]
+    rotated, passed = x.split((rotary_dims, x.shape[3] - rotary_dims), dim=3)
+    return torch.cat((apply_rotary(rotated, rotary), passed), dim=3)
+
+
+class Block(nn.Module):
+    """Attention and a GELU MLP, both of the block's input behind a norm of their own, added to the residual stream."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.attention = CausalAttention(config.dim, config.heads, bias=True, rotate=rotate_first_dims)
+        self.feed_forward_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.feed_forward = GELUMLP(config.dim, config.ffn_dim, approximate=approximate)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], rotary: RotaryTable, kv_cache: KVCache | None = None
+    ) -> Float[Tensor, "B T D"]:
+        attn_out = self.dropout(self.attention(self.attention_norm(x), kv_cache, rotary))
+        return x + attn_out + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Model(CausalLM):
+    """The embedding, the blocks, a final norm, the output head."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        return self.embedding.weight if self.config.tie_embeddings else self.head.weight
+
+    def rotary_table(self, length: int, device: torch.device) -> RotaryTable:
+        """Return the angles of the first ``length`` positions, for the rotated dimensions of a head."""
+        return rotary_table(self.config.rotary_dims, self.config.rotary_base, length, device)
+
+    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+        start = state.layers[0].length if state else 0
+        end = start + tokens.shape[1]
+        require_capacity(end, self.config.context_length, "context")
+        table = state.rotary if state else self.rotary_table(end, tokens.device)
+        rotary = table.span(start, end)
+        x = self.dropout(self.embedding(tokens))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, state.layers[layer] if state else None)
+        return self.norm(x)
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context length."""
+        c, like = self.config, self.norm.weight.detach()
+        require_capacity(capacity, c.context_length, "context")
+        layers = [KVCache(batch_size, c.heads, capacity, c.dim // c.heads, like) for _ in self.blocks]
+        return State(layers, self.rotary_table(capacity, like.device))
