@@ -40,7 +40,8 @@ SourceArguments = Annotated[list[str], typer.Argument(help=SOURCE_HELP)]
 Separator = Annotated[
     str,
     typer.Option(
-        "--separator", help="Document separator of .txt: auto, file, blank-lines, lines, or the separator itself."
+        "--separator",
+        help="Document separator of .txt: auto, file, blank-lines, lines, or any text; of .csv: a character.",
     ),
 ]
 Column = Annotated[

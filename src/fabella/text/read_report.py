@@ -131,8 +131,8 @@ class ReadReport:
             more = f" and {detection.files - 1:,} more" if detection.files > 1 else ""
             name = _format_value(value)
             hint = f"; {detection.hint}" if detection.hint else ""
-            count = number_of(detection.documents, "document")
-            yield f"detected {what} of {detection.first}{more}: {name} ({count}){hint}"
+            count = f" ({number_of(detection.documents, 'document')})" if detection.documents else ""
+            yield f"detected {what} of {detection.first}{more}: {name}{count}{hint}"
         for (encoding, how), files in self.encodings.items():
             if encoding == "utf-8":
                 yield f"{how} of {files} dropped"

@@ -1,4 +1,4 @@
-"""Reader of CSV: one row per document, with a header; the delimiter is detected."""
+"""Reader of CSV: one row per document; separator, quoting and header are detected."""
 
 import csv
 from collections.abc import Iterator
@@ -9,56 +9,86 @@ from typing import Any
 from fabella.errors import TextError
 from fabella.text.decode import read_utf8
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
+from fabella.text.tables.csv_dialect import SAMPLE_BYTES, CsvDialect, detect_dialect
 from fabella.text.tables.rows import LONGEST_LINE, BadLine, Row, row_documents, split_lines
 
 SUFFIXES = frozenset({".csv", ".tsv"})
-
-LONGEST_NAME = 100
-"""Characters of a column name at most; beyond it, the first line is text rather than a header."""
+ROW_NAME = "row"
+"""Column of the names of rows, which R writes without a name in the header."""
 
 
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
-    """Yield the text of each row. Raises TextError without a header and for more broken rows than allowed."""
+    """Yield the text of each row. Raises TextError for more broken rows than allowed."""
     name = str(path)
-    rows = csv_rows(read_utf8(path, policy.notes, options.encoding), name, policy)
+    separator = options.separator if len(options.separator) == 1 else ""
+    rows = csv_rows(read_utf8(path, policy.notes, options.encoding), name, policy, separator)
     return row_documents(rows, name, options, policy)
 
 
-def csv_rows(blocks: Iterator[bytes], name: str, policy: DecodePolicy) -> Iterator[Row]:
-    """Yield each row below the header; a quoted field may span lines. The delimiter is detected from the header."""
+def csv_rows(blocks: Iterator[bytes], name: str, policy: DecodePolicy, separator: str = "") -> Iterator[Row]:
+    """Yield each row below the header; a quoted field may span lines.
+
+    ``separator``: of the columns; empty for the detected one. Without a header the columns are named 1, 2, ….
+    """
 
     def bad(number: int, reason: str) -> None:
         policy.bad_line(f"{name}, line {number}", reason)
 
     numbered = dropwhile(lambda line: not line[1].strip(), split_lines(blocks, bad))
-    first, head = next(numbered, (1, b""))
-    if not head:
+    first, sample = _sample(numbered)
+    if not sample:
         return
-    decoded = (line.decode("utf-8", "surrogateescape") + "\n" for _, line in chain([(first, head)], numbered))
-    delimiter = max(",;\t|", key=lambda mark: head.count(mark.encode()))
-    if delimiter != ",":
-        policy.notes.remarks[f"delimiter of {name}"] = f"columns of {name} are separated by {delimiter!r}"
     # The csv module has one limit for the whole process; it is raised, never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
-    reader = csv.reader(decoded, delimiter=delimiter, strict=True)
-    names = _header(reader, name)
+    following = next(numbered, None)
+    dialect = detect_dialect(sample, complete=following is None, separator=separator)
+    if description := dialect.description():
+        policy.notes.add_detection("form", description, name, "" if separator else "--separator sets the separator")
+    rest = (_decoded(line) for _, line in chain([following] if following else [], numbered))
+    reader = dialect.reader(chain(sample[dialect.excel_line :], rest))
+    first += dialect.excel_line
+    names = _names(reader, dialect, name)
     line = first + reader.line_num
     while (values := _next_row(reader, bad, line)) is not None:
+        names = names or [str(number) for number in range(1, len(values) + 1)]
         if len(values) == len(names):
             yield Row(dict(zip(names, values, strict=True)), line, escaped=True)
         elif values:  # a blank line has no fields; a broken one was counted
-            bad(line, f"it has {len(values)} fields, the header has {len(names)}.")
+            others = "header has" if dialect.header else "rows before it have"
+            bad(line, f"it has {len(values)} fields, the {others} {len(names)}.")
         line = first + reader.line_num
 
 
-def _header(reader: Any, name: str) -> list[str]:
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape") + "\n"
+
+
+def _sample(numbered: Iterator[tuple[int, bytes]]) -> tuple[int, list[str]]:
+    """Return the number of the first line, and the lines on which the dialects are tried."""
+    first, size = 0, 0
+    lines: list[str] = []
+    for number, line in numbered:
+        first = first or number
+        lines.append(_decoded(line))
+        size += len(line)
+        if size >= SAMPLE_BYTES:
+            break
+    return first, lines
+
+
+def _names(reader: Any, dialect: CsvDialect, name: str) -> list[str]:
+    """Return the names of the columns, and leave the reader at the first row; empty without a header."""
+    if not dialect.header:
+        return []
+    skipped = 0
     try:
-        names = next(reader, [])
+        while (names := next(reader, [])) == [] or skipped < dialect.preamble:
+            if not names and reader.line_num == 0:
+                break
+            skipped += bool(names)
     except csv.Error as error:
-        raise TextError(f"{name}, line 1: it is not CSV ({error}).") from None
-    if any(len(column) > LONGEST_NAME for column in names):
-        hint = "Add a header with the column names, for example: text"
-        raise TextError(f"{name} has no header: it begins with text.", hint=hint)
+        raise TextError(f"{name}, line {reader.line_num}: it is not CSV ({error}).") from None
+    names = [ROW_NAME, *names] if dialect.row_names else names
     repeated = [column for column in names if column and names.count(column) > 1]
     if repeated:
         raise TextError(f"{name} has two columns named {repeated[0]!r}.", hint="Rename one of them.")
