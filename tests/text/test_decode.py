@@ -105,7 +105,7 @@ def archive(kind: str) -> bytes:
     ("data", "what"),
     [
         (archive("zip"), "it is a zip archive"),
-        (archive("tar"), "it is a tar archive. Unpack it"),
+        (archive("tar"), "it is a tar archive. Fabella reads the text files in it if its name ends in .tar"),
         (b"\x1f\x8b\x08" + bytes(9), r"compressed with gzip\. Fabella decompresses it if its name ends in \.gz"),
         (b"PAR1" + bytes(9), r"a parquet file\. Rename it so that it ends in \.parquet"),
         (b"%PDF-1.7\n", r"a PDF\. Convert it: pdftotext"),

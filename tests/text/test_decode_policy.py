@@ -138,14 +138,14 @@ def test_more_bad_lines_than_allowed_fail() -> None:
     with pytest.raises(TextError) as error:
         policy.bad_line("a.jsonl, line 9", "it is not JSON.")
     assert str(error.value) == (
-        "a.jsonl, line 9: it is not JSON. It exceeds max_bad_lines = 2. "
-        "Repair it, or skip such lines: data.max_bad_lines=20 (prepare: --max-bad-lines 20)."
+        "a.jsonl, line 9: it is not JSON. It exceeds --max-bad-lines 2. "
+        "Repair it, or skip up to 20 such lines: --max-bad-lines 20. check-data counts them."
     )
     assert policy.notes.bad_lines == 2
     assert policy.notes.examples[0] == "a.jsonl, line 3: it is not JSON."
 
 
 def test_without_a_limit_the_first_bad_line_fails() -> None:
-    words = r"line 3: broken\. Repair it, or skip such lines: data\.max_bad_lines=10 \(prepare: --max-bad-lines 10\)\."
+    words = r"line 3: broken\. Repair it, or skip up to 10 such lines: --max-bad-lines 10\."
     with pytest.raises(TextError, match=words):
         DecodePolicy().bad_line("a.jsonl, line 3", "broken.")

@@ -138,8 +138,8 @@ def test_a_directory_without_text_is_an_error_with_the_formats(tmp_path: Path) -
         expand_paths((str(tmp_path),))
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.7z", "A.ZIP", "a.tar.zst"])
-def test_archives_are_refused_by_their_names(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["a.7z", "a.rar", "A.RAR"])
+def test_other_archives_are_refused_by_their_names(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(TextError, match=r"is an archive\. Unpack it, then give its files or their directory"):
         expand_paths((str(tmp_path / name),))

@@ -149,5 +149,5 @@ def test_the_limit_of_bad_lines_applies_to_the_whole_source(tmp_path: Path) -> N
         (tmp_path / name).write_text('{"text": "fine"}\nbroken\n')
     source = parse_source(str(tmp_path))
     assert list(documents(source, max_bad_lines=2)) == ["fine", "fine"]
-    with pytest.raises(TextError, match=r"b\.jsonl, line 2: .* exceeds max_bad_lines = 1"):
+    with pytest.raises(TextError, match=r"b\.jsonl, line 2: .* exceeds --max-bad-lines 1"):
         list(documents(source, max_bad_lines=1))

@@ -1,13 +1,14 @@
-"""Read a file in blocks, decompressing .gz, .xz and .zst; decompression bombs are stopped by their ratio.
+"""Read a file in blocks, decompressing .gz, .xz, .bz2 and .zst; decompression bombs are stopped by their ratio.
 
 Memory is bounded by one block and by WINDOW, the history that xz and zstd may keep.
 """
 
+import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from fabella.errors import TextError
 
@@ -39,32 +40,45 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file. Raises TextError: unreadable, corrupt, truncated, or a bomb."""
     try:
         with path.open("rb") as file:
-            if codec := CODECS.get(path.suffix.lower()):
-                yield from _decompressed(file, path, codec())
-            else:
-                while block := file.read(BLOCK):
-                    yield block
+            yield from decompressed_blocks(file, path)
     except OSError as error:
         raise TextError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def _decompressed(file: BinaryIO, path: Path, codec: Codec) -> Iterator[bytes]:
-    grown = 0
-    try:
-        for block in _streams(file, codec):
-            grown += len(block)
-            if grown > FREE + RATIO * file.tell():
-                raise TextError(
-                    f"{path} unpacks to more than {RATIO} times its size ({grown:,} bytes from its first "
-                    f"{file.tell():,}): a decompression bomb, or text too repetitive to train on.",
-                    hint="If you trust it, unpack it and give the unpacked file.",
-                )
+def decompressed_blocks(
+    file: BinaryIO | IO[bytes], path: Path, position: Callable[[], int] | None = None
+) -> Iterator[bytes]:
+    """Yield the bytes of an open file, decompressed as its name says. Raises TextError: corrupt, truncated, a bomb.
+
+    ``position``: bytes read so far, for a file that does not know it.
+    """
+    new = CODECS.get(path.suffix.lower())
+    if new is None:
+        while block := file.read(BLOCK):
             yield block
+        return
+    codec = new()
+    try:
+        yield from limited_blocks(_streams(file, codec), position or file.tell, path)
     except (codec.damage, EOFError) as error:
         raise TextError(f"Cannot decompress {path}: {error}.", hint="Download or compress it again.") from error
 
 
-def _streams(file: BinaryIO, codec: Codec) -> Iterator[bytes]:
+def limited_blocks(blocks: Iterator[bytes], packed: Callable[[], int], path: Path) -> Iterator[bytes]:
+    """Yield unpacked blocks. Raises TextError if they exceed RATIO times the ``packed()`` bytes they came from."""
+    grown = 0
+    for block in blocks:
+        grown += len(block)
+        if grown > FREE + RATIO * packed():
+            raise TextError(
+                f"{path} unpacks to more than {RATIO} times its size ({grown:,} bytes from its first "
+                f"{packed():,}): a decompression bomb, or text too repetitive to train on.",
+                hint="If you trust it, unpack it and give the unpacked file.",
+            )
+        yield block
+
+
+def _streams(file: BinaryIO | IO[bytes], codec: Codec) -> Iterator[bytes]:
     """Decompress one stream after another, as ``cat a.gz b.gz > c.gz`` joins them; zeros between them are padding."""
     stream = codec.new()
     between = True
@@ -108,6 +122,10 @@ def _xz() -> Codec:
     return Codec(lambda: lzma.LZMADecompressor(memlimit=WINDOW), _decompress_xz, lzma.LZMAError)
 
 
+def _bz2() -> Codec:
+    return Codec(bz2.BZ2Decompressor, _decompress_xz, OSError)
+
+
 def _zstd() -> Codec:
     try:
         import zstandard
@@ -117,4 +135,7 @@ def _zstd() -> Codec:
     return Codec(decompressor.decompressobj, _decompress_zstd, zstandard.ZstdError)
 
 
-CODECS = {".gz": _gzip, ".xz": _xz, ".zst": _zstd}
+CODECS = {
+    ".gz": _gzip, ".xz": _xz, ".bz2": _bz2, ".zst": _zstd,
+    ".tgz": _gzip, ".txz": _xz, ".tbz": _bz2, ".tbz2": _bz2, ".tzst": _zstd,
+}  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from fabella.errors import TextError
 from fabella.storage import escaped
 from fabella.text.compression import read_blocks
-from fabella.text.decode_policy import plain_line_ends
+from fabella.text.decode_policy import ReadOptions, plain_line_ends
 from fabella.text.decoding.detect_encoding import detect_encoding, odd_places
 from fabella.text.decoding.encoding_names import AUTO, canonical_name
 from fabella.text.read_report import ReadReport
@@ -41,18 +41,19 @@ MARKS = (
 CONTROL = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\x1a\x1b") + b"\x7f"
 
 UNPACK_IT = "Unpack it, then give the text files in it."
+NAME_ARCHIVE = "Fabella reads the text files in it if its name ends in {}."
 NAME_IT = "Fabella decompresses it if its name ends in {}."
 # Signatures of binary files: (offset, bytes, format, hint).
 SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"PK\x03\x04", "a zip archive, or a document that is one (.docx, .epub, .xlsx)", UNPACK_IT),
+    (0, b"PK\x03\x04", "a zip archive, or a document that is one (.docx, .epub, .xlsx)", NAME_ARCHIVE.format(".zip")),
     (0, b"PK\x05\x06", "an empty zip archive", UNPACK_IT),
-    (257, b"ustar", "a tar archive", UNPACK_IT),
+    (257, b"ustar", "a tar archive", NAME_ARCHIVE.format(".tar")),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK_IT),
     (0, b"Rar!\x1a\x07", "a rar archive", UNPACK_IT),
     (0, b"\x1f\x8b", "compressed with gzip", NAME_IT.format(".gz")),
     (0, b"\xfd7zXZ\0", "compressed with xz", NAME_IT.format(".xz")),
     (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", NAME_IT.format(".zst")),
-    (0, b"BZh", "compressed with bzip2", "Decompress it with bunzip2."),
+    (0, b"BZh", "compressed with bzip2", NAME_IT.format(".bz2")),
     (0, b"PAR1", "a parquet file", "Rename it so that it ends in .parquet."),
     (0, b"%PDF-", "a PDF", "Convert it: pdftotext FILE.pdf FILE.txt."),
     (0, b"{\\rtf", "a rich text file", "Save it as plain text."),
@@ -64,9 +65,10 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 )
 
 
-def read_utf8(path: Path, notes: ReadReport, encoding: str = AUTO) -> Iterator[bytes]:
-    """Yield the text of a file, decompressed, in UTF-8; see ``to_utf8_blocks``."""
-    return to_utf8_blocks(read_blocks(path), str(path), notes, encoding)
+def read_utf8(path: Path, options: ReadOptions, notes: ReadReport) -> Iterator[bytes]:
+    """Yield the text of a file, or of a file in an archive, decompressed, in UTF-8; see ``to_utf8_blocks``."""
+    blocks = options.opened() if options.opened else read_blocks(path)
+    return to_utf8_blocks(blocks, str(path), notes, options.encoding)
 
 
 def to_utf8_blocks(blocks: Iterator[bytes], name: str, notes: ReadReport, encoding: str = AUTO) -> Iterator[bytes]:

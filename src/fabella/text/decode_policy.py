@@ -68,9 +68,9 @@ class DecodePolicy:
         """Count a line without a valid document. Raises TextError after more than ``max_bad_lines`` of them."""
         self.bad_lines += 1
         if self.bad_lines > self.max_bad_lines:
-            budget = f" It exceeds max_bad_lines = {self.max_bad_lines}." if self.max_bad_lines else ""
+            budget = f" It exceeds --max-bad-lines {self.max_bad_lines}." if self.max_bad_lines else ""
             limit = max(10, 10 * self.max_bad_lines)
-            hint = f"Repair it, or skip such lines: data.max_bad_lines={limit} (prepare: --max-bad-lines {limit})."
+            hint = f"Repair it, or skip up to {limit} such lines: --max-bad-lines {limit}. check-data counts them."
             raise TextError(f"{where}: {reason}{budget}", hint=hint)
         self.notes.bad_lines += 1
         self.notes.add_example(f"{where}: {reason}")
@@ -161,6 +161,8 @@ class ReadOptions:
     """Whether a file without markers is one document: true for each of many files."""
     column: str = "auto"
     """Text column of a table; auto detects it."""
+    opened: Callable[[], Iterator[bytes]] | None = None
+    """Opens the file in place of its path, for a file in an archive: yields its blocks, decompressed"""
     encoding: str = "auto"
     """Encoding of text files as Python spells it; auto detects it."""
     keep_boilerplate: bool = False

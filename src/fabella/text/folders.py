@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
+from fabella.text.archives.members import is_archive
 from fabella.text.readers.reader import Reader, format_suffix
 
 GROUPS = ("text", "page", "code")
@@ -46,7 +47,7 @@ def select_text(files: Sequence[Path], readers: Mapping[str, Reader]) -> tuple[l
             chosen += [f for f in readable if only_markdown and f not in chosen and f.name.lower().startswith("readme")]
             break
     else:
-        chosen = readable
+        chosen = readable or [file for file in files if is_archive(file)]
     kept = set(chosen)
     return [file for file in files if file in kept], [file for file in files if file not in kept]
 
@@ -69,7 +70,8 @@ def left_out_message(directory: Path, files: Sequence[Path], left_out: Sequence[
     parts += [file.name for file in about[:3]] + ([f"{len(about) - 3:,} more like these"] if len(about) > 3 else [])
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
     kind = next((suffix for suffix, _ in kinds.most_common() if suffix.startswith(".")), "")
-    hint = f"; {quote(f'{directory}/**/*{kind}')} reads the {kind} files" if kind else ""
+    readable = kind and directory.is_dir()  # there are no patterns for files in an archive
+    hint = f"; {quote(f'{directory}/**/*{kind}')} reads the {kind} files" if readable else ""
     return f"read {len(files):,} of {len(files) + len(left_out):,} files of {directory}; left out: {listed}{hint}"
 
 

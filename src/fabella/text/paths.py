@@ -8,13 +8,15 @@ from pathlib import Path
 
 from fabella.errors import TextError, did_you_mean
 from fabella.storage import recognize
+from fabella.text.archives.members import is_archive, member_names
 from fabella.text.folders import left_out_message, select_split, select_text
 from fabella.text.readers.reader import Reader, all_readers, format_suffix
 
-ARCHIVES = {".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar"}
+ARCHIVES = {".7z", ".rar"}
+"""Archives that cannot be read."""
 FORMATS = (
-    "Fabella reads .txt, .md, .jsonl, .csv and .parquet, .gz, .xz and .zst of these, .html, .epub, .docx, subtitles "
-    "and source code."
+    "Fabella reads .txt, .md, .jsonl, .csv and .parquet, .gz, .xz, .bz2 and .zst of these, .zip and .tar archives, "
+    ".html, .epub, .docx, subtitles and source code."
 )
 
 
@@ -54,6 +56,9 @@ def find_files(paths: tuple[str, ...], split: str = "train") -> FoundFiles:
             raise TextError(f"Cannot look up {path[:200]!r}: {error}.") from error
     root = Path(paths[0]).expanduser() if len(paths) == 1 else Path()
     found.files, message, found.splits = select_split(list(files.values()), split, root)
+    if len(found.files) == 1 and is_archive(found.files[0]):
+        archive = found.files[0]
+        found.splits = select_split(member_names(archive), "all", archive)[2]
     if not found.files:
         raise TextError(f"There are no files of the split {split!r} in {', '.join(paths)}.")
     found.messages += [message] if message else []

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from fabella.config.data import DataConfig, StorybookSource
+from fabella.text.compression import CODECS
 from fabella.text.source import source_files
 
 REPORT_BYTES = 2**20
 """Bytes of text between two reports."""
-COMPRESSED = (".gz", ".xz", ".zst", ".parquet")
+COMPRESSED = (*CODECS, ".zip", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ FOREIGN = re.compile(rb"[\x80-\xff]|\x1b\$")
 """Bytes beyond ASCII, and the escape sequences of ISO-2022-JP."""
 MIN_CONFIDENCE = 0.2
 """Confidence of chardet, 0 to 1, from which on an encoding can be sure: English quotation marks alone have 0.25."""
-ALONE_CONFIDENCE, ALONE_MARGIN = 0.04, 0.5
+UNRIVALED_CONFIDENCE, UNRIVALED_MARGIN = 0.04, 0.5
 """The same without a rival: confidence of every encoding that reads otherwise, as a share of the best one's, 0 to 1."""
 MARGIN = 0.9
 """Confidence of another encoding as a share of the best one's, 0 to 1, up to which it is no rival."""
@@ -104,7 +104,7 @@ def detect_encoding(raw: bytes) -> DetectedEncoding | None:
         if c.text != best.text and c.odd <= best.odd and (best.rare or not c.rare or c.confidence > best.confidence)
     ]  # fmt: skip
     beyond = sum(not character.isascii() for character in best.text)
-    certain = best.confidence >= MIN_CONFIDENCE or _is_alone(best, candidates)
+    certain = best.confidence >= MIN_CONFIDENCE or _is_unrivaled(best, candidates)
     sure = certain and beyond >= MIN_CHARACTERS and not rivals
     # The text that follows may have quotation marks, which only the encodings of Windows have.
     equal = [candidate.name for candidate in candidates if candidate.text == best.text]
@@ -112,10 +112,10 @@ def detect_encoding(raw: bytes) -> DetectedEncoding | None:
     return DetectedEncoding(name, sure, _excerpt(best.text))
 
 
-def _is_alone(best: _Candidate, candidates: list[_Candidate]) -> bool:
+def _is_unrivaled(best: _Candidate, candidates: list[_Candidate]) -> bool:
     """Return True for a usual encoding if all others read the same or are far less likely."""
     others = max((other.confidence for other in candidates if other.text != best.text), default=0.0)
-    return best.confidence >= ALONE_CONFIDENCE and others < ALONE_MARGIN * best.confidence and not best.rare
+    return best.confidence >= UNRIVALED_CONFIDENCE and others < UNRIVALED_MARGIN * best.confidence and not best.rare
 
 
 def _sample(raw: bytes) -> bytes:

@@ -21,7 +21,7 @@ def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str
     """Yield the text of each row. Raises TextError for more broken rows than allowed."""
     name = str(path)
     separator = options.separator if len(options.separator) == 1 else ""
-    rows = csv_rows(read_utf8(path, policy.notes, options.encoding), name, policy, separator)
+    rows = csv_rows(read_utf8(path, options, policy.notes), name, policy, separator)
     return row_documents(rows, name, options, policy)
 
 

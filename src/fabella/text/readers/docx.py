@@ -11,6 +11,8 @@ from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.epub import require_small
 
 SUFFIXES = frozenset({".docx"})
+NEEDS_FILE = True
+"""Reads a file at any position, so that it cannot be in an archive."""
 
 
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:

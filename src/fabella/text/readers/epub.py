@@ -15,6 +15,8 @@ from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.html import page_text
 
 SUFFIXES = frozenset({".epub"})
+NEEDS_FILE = True
+"""Reads a file at any position, so that it cannot be in an archive."""
 
 CONTAINER = "META-INF/container.xml"
 HELP = "Open it in an e-book reader, or convert it to text."

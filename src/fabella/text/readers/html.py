@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fabella.errors import TextError
+from fabella.text.boundaries.boilerplate import read_head
 from fabella.text.compression import read_blocks
-from fabella.text.decode import read_utf8
+from fabella.text.decode import to_utf8_blocks
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.decoding.encoding_names import AUTO, canonical_name
 
@@ -37,19 +39,20 @@ LINE_BORDER, PARAGRAPH_BORDER, KEPT_SPACE = "\x01", "\x02", "\x03"
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the text of a page. Raises TextError for a missing extra and for damage."""
     name = str(path)
-    encoding = options.encoding if options.encoding != AUTO else _declared_encoding(path)
-    page = b"".join(read_utf8(path, policy.notes, encoding))
+    head, blocks = read_head(options.opened() if options.opened else read_blocks(path), HEAD_BYTES)
+    encoding = options.encoding if options.encoding != AUTO else _declared_encoding(head)
+    page = b"".join(to_utf8_blocks(chain([head], blocks), name, policy.notes, encoding))
     for markup in policy.text(page, lambda _raw, at: f"{name}, byte {at}"):
         policy.notes.documents -= 1  # counted again as the text of the page
         yield from policy.decoded_text(page_text(markup, name), lambda _raw, at: f"{name}, byte {at} of its text")
 
 
-def _declared_encoding(path: Path) -> str:
+def _declared_encoding(head: bytes) -> str:
     """Return the encoding that a page declares at its beginning, as browsers read it; ``auto`` without one.
 
     A page that declares UTF-8 and is not is common: UTF-8 is detected in any case.
     """
-    match = DECLARATION.search(next(read_blocks(path), b"")[:HEAD_BYTES])
+    match = DECLARATION.search(head[:HEAD_BYTES])
     name = canonical_name(match[1].decode("ascii")) if match else ""
     if name in ("iso8859-1", "ascii"):  # browsers read both as Windows-1252
         return "cp1252"

@@ -21,7 +21,7 @@ STRING_COLUMN = "text"
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the text of each object. Raises TextError for damage, and for more broken lines than allowed."""
     name = str(path)
-    rows = json_rows(read_utf8(path, policy.notes, options.encoding), name, policy)
+    rows = json_rows(read_utf8(path, options, policy.notes), name, policy)
     return row_documents(rows, name, options, policy)
 
 

@@ -15,7 +15,7 @@ SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".rst", ".tex", ".org", ".adoc
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the file as one document, or its documents between markers."""
     name = str(path)
-    blocks = read_utf8(path, policy.notes, options.encoding)
+    blocks = read_utf8(path, options, policy.notes)
     if not options.keep_boilerplate:
         blocks = without_front_matter(blocks, name, policy.notes)
     return read_text(blocks, name, replace(options, one_text=True), policy)

@@ -11,6 +11,8 @@ from fabella.text.tables.rows import report_column
 from fabella.text.tables.text_column import NoTextError, find_text
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
+NEEDS_FILE = True
+"""Reads a file at any position, so that it cannot be in an archive."""
 
 ROWS = 100
 """Rows read at once, and inspected to detect the text column."""

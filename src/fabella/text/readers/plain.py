@@ -18,7 +18,7 @@ NEWLINE = b"\n"
 
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the documents between two separators. Raises TextError for a binary or damaged file."""
-    blocks = read_utf8(path, policy.notes, options.encoding)
+    blocks = read_utf8(path, options, policy.notes)
     return read_text(blocks, str(path), options, policy)
 
 

@@ -18,7 +18,7 @@ TAGS = re.compile(r"</?[a-zA-Z][^<>\n]*>|<\d[\d:.]*>|\{\\[^{}\n]*\}")
 def read(path: Path, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:
     """Yield the lines of all cues as one document. Raises TextError for a binary or damaged file."""
     name = str(path)
-    text = b"".join(read_utf8(path, policy.notes, options.encoding)).decode("utf-8", "surrogateescape")
+    text = b"".join(read_utf8(path, options, policy.notes)).decode("utf-8", "surrogateescape")
     spoken = "\n".join(_spoken(text))
     return policy.text(spoken.encode("utf-8", "surrogateescape"), lambda _raw, at: f"{name}, byte {at} of the speech")
 

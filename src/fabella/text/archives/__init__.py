@@ -1,0 +1,1 @@
+"""Text files within archives: .zip, and .tar with any compression."""
