@@ -123,7 +123,7 @@ def test_too_little_text_is_an_error_with_the_needed_size(tmp_path: Path) -> Non
     of = split(tmp_path / "train", [60, 40])
     expected_message = (
         r"The train split is too small: 100 tokens; a sequence of 512 needs 513\. "
-        r"Use 6 times more text, or lower data\.sequences\.length to 99 or less"
+        r"Use 6 times more text, or shorter sequences: data\.sequences\.length=99 data\.sequences\.stride=99"
     )
     with pytest.raises(DataError, match=expected_message):
         SequenceDataset(of, Packed(length=512, stride=256), END)

@@ -67,11 +67,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a.txt.gz": (lambda: repeated(gzip.compress), "unpacks to more than 200 times its size"),
     "a.txt.xz": (lambda: repeated(fast_xz), "unpacks to more than 200 times"),
     "a.txt.zst": (lambda: repeated(ZSTD.compress), "unpacks to more than 200 times its size"),
-    "a.jsonl.gz": (lambda: repeated(gzip.compress), "the line is longer than 16,777,216 bytes"),
-    "a.csv.gz": (lambda: repeated(gzip.compress), "the line is longer than 16,777,216 bytes"),
+    "a.jsonl.gz": (lambda: repeated(gzip.compress), "a decompression bomb"),
+    "a.csv.gz": (lambda: repeated(gzip.compress), "a decompression bomb"),
     "nested.txt.gz": (lambda: gzip.compress(repeated(gzip.compress)), "is not text: it is compressed with gzip"),
     "a.parquet": (table, "unpacks to more than 200 times its size"),
-    "42.zip": (nested_zip, "is an archive"),
+    "42.zip": (nested_zip, "There is no text in"),
     "42.txt": (nested_zip, "is not text: it is a zip archive"),
 }
 
@@ -131,22 +131,21 @@ CRAFTED_ARCHIVES = {
     "absolute.zip": zip_archive("/outside.txt"),
     "drive.zip": zip_archive("C:\\outside.txt"),
     "symlink.zip": zip_archive("link", link=True),
-    "case.zip": zip_archive("Story.txt", "story.TXT"),
+    "symlink-text.zip": zip_archive("link.txt", link=True),
 }
 
 
 @pytest.mark.fault("B7", cases=1)
 @pytest.mark.parametrize("disguised", [False, True], ids=["by name", "disguised"])
 @pytest.mark.parametrize("name", CRAFTED_ARCHIVES)
-def test_an_archive_is_refused_without_extracting(tmp_path: Path, name: str, disguised: bool) -> None:
-    """Fabella unpacks no archives, so that no member can be written outside of the folder."""
+def test_nothing_outside_of_an_archive_is_read_or_written(tmp_path: Path, name: str, disguised: bool) -> None:
+    """Archives are read without extracting them, so that no member can be written outside of the folder."""
     inside = tmp_path / "inside"
     inside.mkdir()
     file_name = name.replace(".tar", ".txt").replace(".zip", ".txt") if disguised else name
     (inside / file_name).write_bytes(CRAFTED_ARCHIVES[name])
-    with pytest.raises(TextError, match=r"is an archive|is a (?:tar|zip) archive") as error:
+    with pytest.raises(TextError, match=r"There is no text in|is a (?:tar|zip) archive"):
         list(documents(FilesSource(paths=(str(inside / file_name),))))
-    assert "Unpack it, then give" in error.value.hint
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
         "inside",
         f"inside/{file_name}",

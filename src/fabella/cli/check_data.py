@@ -4,6 +4,7 @@ Examples:
   fabella check-data my-stories.txt
   fabella check-data stories/ --separator blank-lines
   fabella check-data train.jsonl --column story --json
+  fabella check-data my-stories.txt --tokenizer tokenizers/mine    count tokens, and characters that it would lose
   fabella check-data storybook:5000
   fabella check-data train.jsonl --duplicates near       say which documents are like earlier ones
   fabella check-data train.txt --overlap lambada.jsonl   say which documents of a test are in the text
@@ -15,6 +16,8 @@ from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
     DuplicatesOption,
+    EndToken,
+    ExistingTokenizer,
     HoldoutFraction,
     OverlapOption,
     ReadingOptions,
@@ -22,6 +25,7 @@ from fabella.cli.text_options import (
     expand_options,
     parse_duplicates,
     require_fraction,
+    tokenizer_of,
 )
 from fabella.config.data import DataConfig, Holdout, Packed
 from fabella.data.mixture_report import PartRead, describe_parts, epoch_use
@@ -29,6 +33,7 @@ from fabella.data.prepare.corpus import Corpus, default_validation, measure_over
 from fabella.text.data_quality import DataQuality
 from fabella.text.similarity.evaluation_sets import evaluation_source
 from fabella.text.source import describe
+from fabella.training.setup.expected_split import ExpectedSplits
 
 UNLIMITED_BAD_LINES = 2**31
 """The check reports every broken line, where ``prepare`` fails at the first."""
@@ -38,6 +43,8 @@ UNLIMITED_BAD_LINES = 2**31
 def command(
     reading: ReadingOptions,
     source: SourceArguments,
+    tokenizer: ExistingTokenizer = "",
+    end_token: EndToken = "",
     held_out: HoldoutFraction = 0.0,
     duplicates: DuplicatesOption = "keep",
     overlap: OverlapOption = None,
@@ -52,28 +59,31 @@ def command(
         decode_errors=reading.policy("replace"),
         max_bad_lines=reading.max_bad_lines or UNLIMITED_BAD_LINES,
     )
-    corpus, quality = Corpus(data, None), DataQuality()
+    config = tokenizer_of(tokenizer, end_token) if tokenizer else None
+    corpus, quality, expected = Corpus(data, None), DataQuality(), ExpectedSplits(text, config)
     parts = [PartRead(describe(part)) for part in corpus.sources]
     for document in corpus.split_documents("checking"):
         quality.add(document.text, document.digest, document.held_out)
+        expected.add(document.text, document.held_out)
         if not document.held_out:
             parts[document.part].documents += 1
             parts[document.part].bytes += len(document.text.encode())
     report = quality.report(notes=corpus.notes)
-    remarks = [*corpus.messages(), *describe_parts(text, parts, unit="byte")]
+    warnings = [*report.warnings, *expected.warnings()]
+    remarks = [*corpus.messages(), *expected.remarks(), *describe_parts(text, parts, unit="byte")]
     overlaps = measure_overlap(corpus, [evaluation_source(other) for other in overlap or ()])
     if as_json:
         uses = epoch_use(text, parts)
         rows = [{**asdict(part), **use.as_json()} for part, use in zip(parts, uses, strict=bool(uses))]
         found = {"parts": rows, "overlap_runs": [one.as_json() for one in overlaps]}
-        print_json({"source": describe(text), **report.facts, **found, "warnings": report.warnings, "notes": remarks})
+        print_json({"source": describe(text), **report.facts, **found, "warnings": warnings, "notes": remarks})
         return
     for remark in remarks:
         print_status(remark)
     print_result(report.table)
     for one in overlaps:
         print_result(str(one))
-    for warning in report.warnings:
+    for warning in warnings:
         print_result(f"warning: {warning}")
-    if not report.warnings:
+    if not warnings:
         print_result("No problems found.")

@@ -249,6 +249,14 @@ def too_small_error(split: Split, needed: int, length: int, part: PartRecord | N
     name = f"part {escaped(part.source)} of the mixture" if part else f"{split.name} split"
     return DataError(
         f"The {name} is too small: {tokens:,} tokens; a sequence of {length:,} needs {needed:,}.",
-        hint=f"Use {-(-needed // max(tokens, 1))} times more text, or lower data.sequences.length to "
-        f"{max(tokens - 1, 1):,} or less.",
+        hint=too_small_hint(tokens, needed),
+    )
+
+
+def too_small_hint(tokens: int, needed: int) -> str:
+    """Return what to do about a split of ``tokens`` tokens where a sequence needs ``needed``."""
+    most = max(tokens - 1, 1)
+    return (
+        f"Use {-(-needed // max(tokens, 1))} times more text, or shorter sequences: data.sequences.length={most} "
+        f"data.sequences.stride={most} (prepare: --context-length {most})."
     )

@@ -44,7 +44,7 @@ class FileSet:
     def _of_archive(self, path: Path, policy: DecodePolicy) -> Iterator[str]:
         """Yield the documents of the text files in an archive. Raises TextError if there are none."""
         readers = {suffix: reader for suffix, reader in self.readers.items() if not hasattr(reader, "NEEDS_FILE")}
-        names = member_names(path)
+        names = [name for name in member_names(path) if not is_archive(name)]
         files, left_out = select_text(names, readers)
         chosen, message, _ = select_split(files, self.split, path)
         if not chosen:

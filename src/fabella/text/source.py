@@ -238,4 +238,7 @@ def _empty_hint(notes: ReadReport) -> str:
         for count, what in ((notes.empty, "empty"), (notes.skipped, "damaged"), (notes.bad_lines, "on broken lines"))
         if count
     ]
-    return f"Skipped documents: {', '.join(skipped)}." if skipped else "Give a file that contains text."
+    if not skipped:
+        return "Give a file that contains text."
+    example = f" For example {notes.examples[0]}" if notes.examples else ""
+    return f"Skipped documents: {', '.join(skipped)}.{example}"

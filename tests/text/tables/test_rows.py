@@ -24,4 +24,4 @@ def test_a_line_that_is_too_long_is_reported_and_skipped(monkeypatch: pytest.Mon
     bad: list[tuple[int, str]] = []
     lines = list(split_lines(blocks(b"one\n" + b"x" * 100 + b"\nthree"), lambda *line: bad.append(line)))
     assert lines == [(1, b"one"), (3, b"three")]
-    assert bad == [(2, "the line is longer than 10 bytes.")]
+    assert bad == [(2, "the line is longer than 10 bytes. Split it into several rows.")]

@@ -5,13 +5,14 @@ end: once for the names, and once for the contents. Decompression bombs are stop
 """
 
 import lzma
+import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fabella.errors import TextError
@@ -35,7 +36,10 @@ COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 
 
 def member_names(path: Path) -> list[Path]:
-    """Return the names of the files of an archive below its own path; hidden ones are left out. Raises TextError."""
+    """Return the names of the files of an archive below its own path. Raises TextError.
+
+    Hidden files, links, devices, and names outside of the archive are left out.
+    """
     with _damage_of(path):
         if path.suffix.lower() in ZIP:
             with zipfile.ZipFile(path) as archive:
@@ -59,12 +63,18 @@ def iter_members(path: Path) -> Iterator[tuple[Path, OpenMember]]:
 
 
 def _files_of(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    infos = (info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename))
+    infos = (
+        info for info in archive.infolist()
+        if not info.is_dir() and not _hidden(info.filename) and not stat.S_ISLNK(info.external_attr >> 16)
+    )  # fmt: skip
     return sorted(infos, key=lambda info: PurePosixPath(info.filename).parts)
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts if part != ".")
+    """Return True for a hidden file, and for a name that is not below the archive: absolute, or with ``..``."""
+    path = PurePosixPath(name)
+    outside = path.is_absolute() or PureWindowsPath(name).drive != ""
+    return outside or any(part.startswith(".") or part == "__MACOSX" for part in path.parts if part != ".")
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: Path) -> OpenMember:

@@ -6,10 +6,11 @@ A broken line is counted, or ends the reading, according to ``max_bad_lines``.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fabella.storage import format_bytes
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.text_column import NoTextError, TextColumn, find_text, peek
 
-LONGEST_LINE = 2**24
+LONGEST_LINE = 2**26
 """Bytes of a line at most; a longer one is a bad line, so that memory stays bounded."""
 
 BadLine = Callable[[int, str], None]
@@ -27,20 +28,28 @@ class Row(dict[str, Any]):
 
 def split_lines(blocks: Iterator[bytes], bad: BadLine) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, bytes without the line end) of each line; call ``bad`` for one that is too long."""
-    number, rest, too_long = 1, b"", False
+    number, too_long = 1, False
+    pieces: list[bytes] = []  # of a line that is not complete
+    size = 0
     for block in blocks:
-        *complete, rest = (rest + block).split(b"\n")
-        for line in complete:
+        first, *others = block.split(b"\n")
+        pieces.append(first)
+        size += len(first)
+        if others:
+            *complete, last = others
             if not too_long:
+                yield number, b"".join(pieces)
+            for line in complete:
+                number += 1
                 yield number, line
-            number, too_long = number + 1, False
+            number, too_long, pieces, size = number + 1, False, [last], len(last)
         if too_long:
-            rest = b""
-        elif len(rest) > LONGEST_LINE:
-            bad(number, f"the line is longer than {LONGEST_LINE:,} bytes.")
-            rest, too_long = b"", True
-    if rest:
-        yield number, rest
+            pieces = []
+        elif size > LONGEST_LINE:
+            bad(number, f"the line is longer than {format_bytes(LONGEST_LINE)}. Split it into several rows.")
+            pieces, too_long = [], True
+    if not too_long and (line := b"".join(pieces)):
+        yield number, line
 
 
 def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: DecodePolicy) -> Iterator[str]:

@@ -267,7 +267,7 @@ def size_of(source: Source) -> int:
     files = source_files(source)
     if not files:
         return 860 * getattr(source, "stories", 1_000_000)
-    compressed = (*CODECS, ".zip", ".parquet")
+    compressed = (".gz", ".xz", ".bz2", ".zst", ".tgz", ".zip", ".parquet")
     return sum(path.stat().st_size * (3 if path.suffix in compressed else 1) for path in files)
 
 
