@@ -22,14 +22,15 @@ from fabella.cli.text_options import (
     OverlapOption,
     ReadingOptions,
     SourceArguments,
+    ValidationOption,
     expand_options,
     parse_duplicates,
-    require_fraction,
     tokenizer_of,
+    validation_section,
 )
-from fabella.config.data import DataConfig, Holdout, Packed
+from fabella.config.data import DataConfig, Packed
 from fabella.data.mixture_report import PartRead, describe_parts, epoch_use
-from fabella.data.prepare.corpus import Corpus, default_validation, measure_overlap
+from fabella.data.prepare.corpus import Corpus, measure_overlap
 from fabella.text.data_quality import DataQuality
 from fabella.text.similarity.evaluation_sets import evaluation_source
 from fabella.text.source import describe
@@ -45,6 +46,7 @@ def command(
     source: SourceArguments,
     tokenizer: ExistingTokenizer = "",
     end_token: EndToken = "",
+    validation: ValidationOption = "",
     held_out: HoldoutFraction = 0.0,
     duplicates: DuplicatesOption = "keep",
     overlap: OverlapOption = None,
@@ -53,7 +55,7 @@ def command(
     text = reading.source(*source)
     data = DataConfig(
         source=text,
-        validation=Holdout(fraction=require_fraction(held_out)) if held_out else default_validation(text),
+        validation=validation_section(text, reading, validation, held_out),
         sequences=Packed(length=1, stride=1),  # documents are not cut to sequences here
         duplicates=parse_duplicates(duplicates),
         decode_errors=reading.policy("replace"),

@@ -9,7 +9,6 @@ Examples:
 """
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -27,14 +26,15 @@ from fabella.cli.text_options import (
     OverlapOption,
     ReadingOptions,
     SourceArguments,
+    ValidationOption,
     expand_options,
     parse_duplicates,
-    require_fraction,
     tokenizer_of,
+    validation_section,
 )
-from fabella.config.data import DataConfig, Holdout, Packed, ValidationSource
+from fabella.config.data import DataConfig, Packed
 from fabella.data.dataset import Split, TokenizedDataset
-from fabella.data.prepare.corpus import Corpus, default_validation, measure_overlap
+from fabella.data.prepare.corpus import Corpus, measure_overlap
 from fabella.data.prepare.pipeline import prepare
 from fabella.text.similarity.evaluation_sets import evaluation_source
 from fabella.tracking.prepare_progress import PrepareProgressLine, print_notes
@@ -53,7 +53,7 @@ def command(
         str,
         typer.Option(help="Tokenizer: bytes, bpe[:SIZE], sentencepiece[:SIZE], the path of one, or a hub name."),
     ] = "bpe:4096",
-    validation: Annotated[str, typer.Option(help="Separate text source for validation.")] = "",
+    validation: ValidationOption = "",
     held_out: HoldoutFraction = 0.0,
     context_length: Annotated[
         int, typer.Option(min=1, help="Context length of the model in tokens, for the data quality report.")
@@ -68,13 +68,7 @@ def command(
     text = reading.source(*source)
     data = DataConfig(
         source=text,
-        validation=(
-            ValidationSource(source=replace(reading, limit=0).source(validation))
-            if validation
-            else Holdout(fraction=require_fraction(held_out))
-            if held_out
-            else default_validation(text)
-        ),
+        validation=validation_section(text, reading, validation, held_out),
         sequences=Packed(length=context_length, stride=context_length),
         duplicates=parse_duplicates(duplicates),
         decode_errors=reading.policy(),

@@ -9,7 +9,7 @@ A command declares them all by one argument and the decorator:
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import Annotated, Any, get_type_hints
 
@@ -17,13 +17,16 @@ import typer
 
 from fabella.config.data import (
     Duplication,
+    Holdout,
     KeepDuplicates,
     Pretrained,
     RemoveExact,
     RemoveNear,
     Source,
     TokenizerConfig,
+    ValidationSource,
 )
+from fabella.data.prepare.corpus import default_validation
 from fabella.errors import UsageError
 from fabella.text.decode_policy import DecodeErrors
 from fabella.text.decoding.encoding_names import require_encoding
@@ -96,6 +99,7 @@ MaxLostCharacters = Annotated[
     float,
     typer.Option("--max-lost-characters", min=0.0, max=1.0, help="Share of characters that --tokenizer may lose."),
 ]
+ValidationOption = Annotated[str, typer.Option("--validation", help="Separate text source for validation.")]
 HoldoutFraction = Annotated[
     float,
     typer.Option("--held-out", help="Share of documents held out, between 0 and 1; default: 0.01."),
@@ -257,6 +261,15 @@ def tokenizer_of(text: str, end_token: str = "", max_lost_characters: float = 0.
     if end_token:
         raise UsageError(f"--end-token is only for an existing tokenizer, not for {text}.", hint="Leave it out.")
     return config
+
+
+def validation_section(
+    source: Source, reading: ReadingOptions, validation: str, held_out: float
+) -> Holdout | ValidationSource:
+    """Return the validation split: a separate text, a share of the documents, or what the names of the files say."""
+    if validation:
+        return ValidationSource(source=replace(reading, limit=0).source(validation))
+    return Holdout(fraction=require_fraction(held_out)) if held_out else default_validation(source)
 
 
 def require_fraction(held_out: float) -> float:
