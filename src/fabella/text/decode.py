@@ -27,7 +27,7 @@ MAX_CONTROL_SHARE = 0.02
 MIN_CONTROL_BYTES = 8
 """Control bytes below which a file is text: a few NULs in a short text are damage, which the policy handles."""
 
-MAX_VALID = 3
+MAX_VALID = 1
 """Bytes that are not UTF-8 for each character beyond ASCII that is, up to which a text is damaged UTF-8."""
 MIN_VALID = 3
 """Characters beyond ASCII from which on valid UTF-8 is no accident."""

@@ -9,6 +9,7 @@ from fabella.data.dataset import too_small_hint
 from fabella.data.prepare.round_trip import KINDS, describe_changes
 from fabella.data.prepare.tokenize import encode, round_trip
 from fabella.tokenizers import loading
+from fabella.tokenizers.chat.encode import DocumentEncoder
 from fabella.training.setup.suggest_config import bytes_per_token, suggest_config
 
 NAMES = {False: "train", True: "validation"}
@@ -22,25 +23,26 @@ class ExpectedSplits:
 
     def __init__(self, source: Source, tokenizer: TokenizerConfig | None) -> None:
         self._source, self._config = source, tokenizer
-        self._tokenizer = loading.train(tokenizer, ()) if tokenizer and not loading.needs_text(tokenizer) else None
-        self._compare = round_trip(self._tokenizer) if self._tokenizer else None
+        known = loading.train(tokenizer, ()) if tokenizer and not loading.needs_text(tokenizer) else None
+        self._encoder = DocumentEncoder(known) if known else None
+        self._compare = round_trip(known) if known else None
         self._changes = np.zeros(KINDS, np.int64)
         self._bytes, self._documents, self._tokens = ({False: 0, True: 0} for _ in range(3))
 
     def add(self, text: str, held_out: bool) -> None:
         """Count one document; ``held_out`` means the validation split."""
         self._documents[held_out] += 1
-        if self._tokenizer is None:
+        if self._encoder is None:
             self._bytes[held_out] += len(text.encode())
             return
-        encoded = encode(self._tokenizer, [text], np.dtype(np.int32), self._compare)
+        encoded = encode(self._encoder, [text], np.dtype(np.int32), self._compare)
         self._changes += encoded.changes
         self._tokens[held_out] += len(encoded.ids)
         self._bytes[held_out] += int(encoded.sizes.sum())
 
     def remarks(self) -> Iterator[str]:
         """Yield sentences about what an existing tokenizer makes of the text."""
-        if self._tokenizer is not None:
+        if self._encoder is not None:
             tokens, size = sum(self._tokens.values()), sum(self._bytes.values())
             yield f"tokens: {tokens:,} ({size / max(tokens, 1):.2f} bytes per token)"
             yield from describe_changes(self._changes)
@@ -52,7 +54,7 @@ class ExpectedSplits:
         rate = bytes_per_token(self._config or suggested.tokenizer)
         for held_out, name in NAMES.items():
             estimate = int(self._bytes[held_out] / rate) + self._documents[held_out]
-            tokens = self._tokens[held_out] if self._tokenizer else estimate
+            tokens = self._tokens[held_out] if self._encoder else estimate
             if tokens < needed:
                 yield (
                     f"fabella train refuses this text: its {name} split has about {tokens:,} tokens, and a sequence "
