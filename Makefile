@@ -11,7 +11,7 @@ PINS := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help story test test-fast test-light test-faults test-clients check format faults bench bench-peers fingerprints pins clean
+.PHONY: help story test test-fast test-light test-faults test-clients check format faults text-zoo bench bench-peers fingerprints pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: $(VENV)/.test ## format the code
 
 faults: $(VENV)/.dev ## inject every fault of the matrix and write docs/faults.md
 	$(BIN)/python benchmarks/faults.py
+
+text-zoo: $(VENV)/.test ## read every kind of file of the text zoo and write docs/text-zoo.md
+	$(BIN)/python -m benchmarks.text_zoo
 
 test-clients: $(CLIENTS)/.clients ## talk to a server with the official clients; writes docs/clients.md
 	$(CLIENTS)/bin/python -m benchmarks.clients.check

@@ -116,7 +116,7 @@ class _Stream:
 
     def read(self, size: int) -> bytes:
         pieces, length = [self._rest], len(self._rest)
-        while length < size and (block := next(self._blocks, b"")):
+        while length < size and (block := next(self._blocks, None)) is not None:  # decompressors return empty ones
             pieces.append(block)
             length += len(block)
         data = b"".join(pieces)
