@@ -111,3 +111,13 @@ def test_a_long_text_is_cut() -> None:
 def test_an_empty_file_has_no_documents() -> None:
     assert jsonl(b"") == []
     assert jsonl(b"\n\n") == []
+
+
+def test_a_row_over_16_mib_is_read_and_cut_like_any_long_text() -> None:
+    policy = DecodePolicy()
+    story = "One fox. " * 1_900_000
+    parts = jsonl(b'{"text": "' + story.encode() + b'"}\n{"text": "The end."}\n', policy)
+    assert "".join(parts[:-1]) == story
+    assert max(map(len, parts)) <= LONGEST_DOCUMENT
+    assert parts[-1] == "The end."
+    assert "1 document longer than 1 MiB, cut into several" in policy.notes.messages()

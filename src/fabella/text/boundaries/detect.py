@@ -104,7 +104,8 @@ def _marker(sample: str) -> str:
 
 
 def _on_own_line(sample: str, start: int, end: int) -> bool:
-    before, after = sample[:start].rpartition("\n")[2], sample[end : end + 200].partition("\n")[0]
+    # Only the line is copied: a file may have thousands of markers.
+    before, after = sample[sample.rfind("\n", 0, start) + 1 : start], sample[end : end + 200].partition("\n")[0]
     return not before.strip() and not after.strip()
 
 
