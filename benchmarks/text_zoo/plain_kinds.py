@@ -134,7 +134,12 @@ ENCODED = [
         {"encoding": "cp1252", "decode_errors": "replace"},
         notes=["is valid UTF-8, but is read as cp1252"],
     ),
-    Kind("one byte of Windows-1252", {"a.txt": b"A fox in a caf\xe9."}, source="a.txt", refused="--encoding cp1252"),
+    Kind(
+        "one byte of Windows-1252",
+        {"a.txt": "A fox in a café.".encode("cp1252")},
+        source="a.txt",
+        refused="--encoding cp1252",
+    ),
     Kind(
         "two encodings in one file",
         {"a.txt": (FRENCH.encode() + FRENCH.encode("cp1252"))},

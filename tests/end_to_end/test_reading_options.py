@@ -86,6 +86,12 @@ def test_a_mixture_in_a_yaml_is_a_text_in_every_command(command: str, tmp_path: 
     assert source_of(command, str(mixture)).kind == "mixture"
 
 
+@pytest.mark.parametrize("command", REQUESTS)
+def test_a_word_without_a_text_that_it_belongs_to_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([command, "storybook-1m", "b.txt"]) == 2
+    assert "Cannot parse override 'b.txt'. Write section.key=value" in capsys.readouterr().err
+
+
 PROBLEMS: dict[str, bytes] = {
     "legacy.txt": b"Once upon a time. " * 20 + b"caf\xe9 noir\n",
     "czech.txt": encoded("czech", "iso8859-2"),

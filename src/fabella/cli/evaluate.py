@@ -16,6 +16,7 @@ import typer
 from fabella.cli.output import print_report, print_status
 from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.cli.text_options import ReadingOptions, expand_options
+from fabella.errors import UsageError
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
 from fabella.evaluation.scores import DocumentScore, Scores
@@ -44,6 +45,8 @@ def command(
     engine: RunEngine = "",
     as_json: AsJson = False,
 ) -> None:
+    if not text and reading != ReadingOptions():
+        raise UsageError("Options for reading are only for --text.", hint="Leave them out, or give --text.")
     config = EvalConfig(
         checkpoint=checkpoint, device=device, engine=engine, data=data,
         text=reading.source(text) if text else None, decode_errors=reading.policy(),

@@ -20,7 +20,14 @@ import typer
 from fabella.cli.batch_size import available_memory
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device
-from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
+from fabella.cli.text_request import (
+    ReadingOptions,
+    TokenizerOptions,
+    Words,
+    expand_options,
+    require_defaults,
+    text_request,
+)
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.modes.mode import data_mode
 from fabella.planning.estimate import Estimate, estimate, existing_parent
@@ -56,6 +63,7 @@ def command(
 ) -> None:
     started = RunDir.open(Path(what)) if (Path(what) / CONFIG).is_file() else None
     if started:
+        require_defaults(reading, tokenizing, overrides, what)
         planned = _started_run(started, data, steps, [*(overrides or []), *([f"engine={engine}"] if engine else [])])
     else:
         planned = resolve_request(

@@ -24,6 +24,7 @@ from fabella.text.source import parse_sources, source_files, with_read_options
 from fabella.training.setup.fit_sequences import Unsuitable, estimate_sequences, fit_sequences
 from fabella.training.setup.request_settings import (
     is_config,
+    require_text_for,
     sets_vocab_size,
     source_settings,
     with_reading,
@@ -118,6 +119,7 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
     for source in (request.data, request.validation):
         _reject_dataset_parent(source)
     prepared = open_dataset(Path(request.data), full=True) if request.data and is_dataset(Path(request.data)) else None
+    require_text_for(request.what, request.data, request.more, prepared=prepared is not None)
     changes, given = _changes(request, prepared), sets_vocab_size(request.overrides)
     if is_config(request.what):
         run = load_config(request.what, request.overrides, with_reading(request.what, changes, request.reading))

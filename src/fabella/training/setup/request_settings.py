@@ -7,6 +7,7 @@ from typing import Any
 from fabella.config.data import Pretrained, Source, TokenizerConfig
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.prepare.corpus import default_validation
+from fabella.errors import ConfigError
 from fabella.run_config.files import load_config, parse_yaml, preset_names, read_text, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.text.source import CONFIG_SUFFIXES, is_bare_source, with_read_options
@@ -23,6 +24,15 @@ def is_config(what: str) -> bool:
         return False
     path = Path(what)
     return not (path.is_file() and is_bare_source(parse_yaml(read_text(path), where=what)))
+
+
+def require_text_for(what: str, data: str, more: Sequence[str], *, prepared: bool) -> None:
+    """Raise ConfigError for further files where there is no text that they could belong to."""
+    if more and (prepared or (is_config(what) and not data)):
+        raise ConfigError(
+            f"Cannot parse override '{more[0]}'.",
+            hint="Write section.key=value, as in optimizer.lr=3e-4; texts are given with --data.",
+        )
 
 
 def source_settings(source: Source, fraction: float = 0.01) -> dict[str, Any]:
