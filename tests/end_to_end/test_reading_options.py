@@ -21,7 +21,6 @@ REQUESTS = {
 }  # fmt: skip
 """Commands that resolve a request as ``fabella train`` does, and their modules."""
 ADVICE = re.compile(r"(--[a-z][a-z-]+) ('[^']*'|[^\s'][^\s]*?)(?=[.,;:)]?(?:\s|$))")
-SETTING = re.compile(r"(?<![\w.])(?:data|tokenizer|model|training)\.[a-z_.]+=\S+?(?=[.,;:)]?(?:\s|$))")
 READING = ("--separator", "--column", "--encoding", "--boilerplate", "--limit", "--decode-errors", "--max-bad-lines")
 PLACEHOLDERS = {"NAME": "text", "FILE": "a.txt"}
 
@@ -40,8 +39,15 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in REQUESTS.values():
         monkeypatch.setattr(module, "resolve_request", resolve)
-    monkeypatch.setattr(train, "run_on_devices", lambda devices, engine, work: work())
-    monkeypatch.setattr(train, "run_distributed", lambda rank, plan, **_: plan())
+
+    def on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
+        work()
+
+    def distributed(rank: object, plan: Callable[[], object], **_: object) -> object:
+        return plan()
+
+    monkeypatch.setattr(train, "run_on_devices", on_devices)
+    monkeypatch.setattr(train, "run_distributed", distributed)
 
 
 def source_of(command: str, *words: str) -> Source:
@@ -116,12 +122,17 @@ def advice_of(shown: str, command: str = "") -> Iterator[tuple[str, str]]:
         yield option, PLACEHOLDERS.get(word, word)
 
 
-READERS: dict[str, Callable[[Path, Path], list[str]]] = {
-    "check-data": lambda text, _: ["check-data", str(text)],
-    "prepare": lambda text, out: ["prepare", str(text), "--tokenizer", "bytes", "--out", str(out)],
-    "tokenizer train": lambda text, out: ["tokenizer", "train", str(text), "--tokenizer", "bpe:260", "--out", str(out)],
-    "tokenizer compare": lambda text, _: ["tokenizer", "compare", "bytes", "--text", str(text)],
-}
+READERS = ("check-data", "prepare", "tokenizer train", "tokenizer compare")
+"""Commands that read a text and print advice."""
+
+
+def reading(command: str, text: Path, out: Path) -> list[str]:
+    """Return the words of a command that reads ``text``."""
+    words = command.split()
+    if command == "tokenizer compare":
+        return [*words, "bytes", "--text", str(text)]
+    tokenizer = {"prepare": ["--tokenizer", "bytes"], "tokenizer train": ["--tokenizer", "bpe:260"]}.get(command)
+    return [*words, str(text), *([*tokenizer, "--out", str(out)] if tokenizer else [])]
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -132,13 +143,13 @@ def test_advice_is_accepted_by_the_command_that_gives_it(
     text = tmp_path / name
     text.write_bytes(PROBLEMS[name])
     found = 0
-    for command, words in READERS.items():
+    for command in READERS:
         given = GIVEN.get(name, [])
-        main.run([*words(text, tmp_path / "out" / command), *given])
+        main.run([*reading(command, text, tmp_path / "out" / command), *given])
         for number, (option, value) in enumerate(dict.fromkeys(advice_of(capsys.readouterr().err, command))):
             found += 1
             without = [] if option in given else given
-            code = main.run([*words(text, tmp_path / f"again {command} {number}"), *without, option, value])
+            code = main.run([*reading(command, text, tmp_path / f"again {command} {number}"), *without, option, value])
             shown = capsys.readouterr().err
             assert code != 2, (command, option, value, shown)
             for other in REQUESTS if option in READING else ():

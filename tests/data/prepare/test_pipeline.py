@@ -261,7 +261,7 @@ def test_a_directory_with_something_else_is_refused(what: str, tmp_path: Path) -
         (
             "once upon a time",
             DataError,
-            r"a sequence of 32 needs 33\. Use 3 times more text, or shorter sequences: data\.sequences",
+            r"a sequence of 32 needs 33\. Use 9 times more text, or shorter sequences: data\.sequences",
         ),
         ("x" * 100, DataError, r"The validation split is too small: 21 tokens; a sequence of 32 needs 33"),
         ("one\n\ntwo", DataError, r"too small"),

@@ -52,6 +52,9 @@ class PartCounts:
 def require_sequences(
     train: Split, validation: Split, data: DataConfig, eos_id: int, parts: Sequence[PartRecord]
 ) -> None:
-    """Raise DataError if a split, or a part of the training split, is too small for one sequence."""
-    SequenceDataset(train, data.sequences, eos_id, parts)
-    SequenceDataset(validation, data.sequences, eos_id)
+    """Raise DataError if a split, or a part of the training split, is too small for one sequence.
+
+    The smaller split is reported: what is enough for it is enough for both.
+    """
+    for split in sorted((train, validation), key=lambda split: split.tokens):
+        SequenceDataset(split, data.sequences, eos_id, parts if split is train else ())

@@ -48,15 +48,15 @@ class ExpectedSplits:
             yield from describe_changes(self._changes)
 
     def warnings(self) -> Iterator[str]:
-        """Yield a sentence for each split that is too small for one sequence."""
+        """Yield a sentence if a split is too small for one sequence: about the smaller one."""
         suggested = suggest_config(self._source, "text", sum(self._bytes.values()), gpu=False).run
         needed = suggested.data.sequences.length + 1
         rate = bytes_per_token(self._config or suggested.tokenizer)
-        for held_out, name in NAMES.items():
-            estimate = int(self._bytes[held_out] / rate) + self._documents[held_out]
-            tokens = self._tokens[held_out] if self._encoder else estimate
-            if tokens < needed:
-                yield (
-                    f"fabella train refuses this text: its {name} split has about {tokens:,} tokens, and a sequence "
-                    f"needs {needed:,}. {too_small_hint(tokens, needed)}"
-                )
+        estimates = {side: int(self._bytes[side] / rate) + self._documents[side] for side in NAMES}
+        counts = self._tokens if self._encoder else estimates
+        tokens, held_out = min((count, side) for side, count in counts.items())
+        if tokens < needed:
+            yield (
+                f"fabella train refuses this text: its {NAMES[held_out]} split has about {tokens:,} tokens, and a "
+                f"sequence needs {needed:,}. {too_small_hint(tokens, needed)}"
+            )
