@@ -20,24 +20,19 @@ from typing import Annotated
 import typer
 
 from fabella.cli.main import run_with_error_codes
-from fabella.cli.output import print_json, print_result, print_status
+from fabella.cli.output import print_json, print_result
 from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed, writable
 from fabella.cli.text_options import ChatOptions, ReadingOptions, TokenizerOptions, Words, expand_options, split_words
 from fabella.engine import engine as engines
-from fabella.engine.distributed.process_group import require_divisible
-from fabella.engine.rank import RankInfo, current_rank
+from fabella.engine.rank import current_rank
 from fabella.errors import ConfigError, UsageError
 from fabella.report.plots import plot_loss
-from fabella.runs.family_files import trust_family
-from fabella.runs.run_dir import require_empty
-from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume
 from fabella.training.session import TrainResult
-from fabella.training.setup.prepare_request import fit_request, prepare_request
+from fabella.training.setup.launch import train_request
 from fabella.training.setup.request import (
     TrainRequest,
     common_settings,
     engine_of,
-    resolve_request,
 )
 
 DEVICES = "Devices of this machine to train on, one process each: a number, or auto."
@@ -109,31 +104,9 @@ def run_on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
 
 
 def _train(request: TrainRequest, *, as_json: bool) -> None:
-    rank = current_rank()
-    plan = partial(_plan, request, rank)
-    result = run_distributed(rank, plan, device=request.device, engine=engine_of(request))
-    if rank.is_main:
+    result = train_request(request)
+    if current_rank().is_main:
         print_train_result(result, as_json=as_json)
-
-
-def _plan(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
-    """Resolve the config and prepare the data, on rank 0 only."""
-    resolved = resolve_request(request)
-    require_divisible(resolved.run.training, rank.world_size)
-    engines.require_device(resolved.run.engine, request.device, rank)
-    out = request.out or Path("runs") / resolved.run.name
-    may_resume = request.resume or rank.restart_count > 0
-    if not may_resume:
-        require_empty(out)
-    for reason in resolved.reasons:
-        print_status(reason)
-    prepare, fit = partial(prepare_request, resolved, request.prepared), partial(fit_request, resolved)
-    if may_resume:
-        trust_family(resolved.run.model.family)  # the user has just named it
-        moved = resolved.prepared.folder if resolved.prepared else None
-        return start_or_resume(fit, out, prepare, moved=moved)
-    dataset = prepare()
-    return LaunchPlan(fit(dataset), out, dataset.folder, resume=False)
 
 
 def print_train_result(result: TrainResult, *, as_json: bool) -> None:

@@ -5,19 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fabella.engine import engine as engines
-from fabella.engine.rank import RankInfo
 from fabella.run_config.files import apply_overrides, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.resume_rules import compare_for_resume
-from fabella.runs.run_dir import require_empty
 from fabella.tracking.console import print_status
-from fabella.tracking.prepare_progress import print_notes
 from fabella.training import run as training_run
 from fabella.training.loop import UserCallback
 from fabella.training.session import TrainResult
-from fabella.training.setup.prepare_request import fit_request
-from fabella.training.setup.request import TrainRequest, common_settings, prepare_data, resolve_request
+from fabella.training.setup.launch import train_on_devices
+from fabella.training.setup.request import TrainRequest, common_settings
 from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
 
 
@@ -34,6 +30,8 @@ def train(
     seed: int | None = None,
     engine: str = "",
     device: str = "auto",
+    devices: int | str = 1,
+    resume: bool = False,
     prepared: str | Path = "prepared",
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[UserCallback] = (),
@@ -42,6 +40,9 @@ def train(
 
     ``steps`` or ``epochs``: length. ``lr``: peak learning rate. ``batch_size``: sequences of one forward pass.
     ``settings``: config key → value, e.g. ``{"optimizer.max_grad_norm": 0.5}``; they win over the other arguments.
+    ``resume``: resume the run if it is already in ``out``. ``devices``: new processes on this machine, one per device
+    (a number, or ``auto``); a script needs ``if __name__ == "__main__":`` then, and its callbacks are functions of an
+    imported module.
 
     ``callbacks``: called after every step, before it is saved, with a TrainingStep: its ``progress``, the metrics by
     ``result.read()``, ``model`` and ``engine``. Reading the metrics waits for the device, so do it every few steps:
@@ -67,17 +68,12 @@ def train(
         engine=engine,
         steps=steps,
         overrides=(*options, *_to_overrides(settings)),
+        out=Path(out) if out else None,
+        prepared=Path(prepared),
+        device=device,
+        resume=resume,
     )
-    resolved = resolve_request(request)
-    engines.require_device(resolved.run.engine, device, RankInfo())
-    run_dir = Path(out) if out else Path("runs") / resolved.run.name
-    require_empty(run_dir)
-    for reason in resolved.reasons:
-        print_status(reason)
-    dataset = resolved.prepared or prepare_data(resolved.run, Path(prepared))
-    print_notes(dataset.manifest)
-    config = fit_request(resolved, dataset)
-    return training_run.start_run(config, run_dir, dataset, device=device, user_callbacks=callbacks)
+    return train_on_devices(str(devices), request, callbacks)
 
 
 def resume(

@@ -1,7 +1,7 @@
 """Train in one process or in a process group: rank 0 decides what to train, and all ranks train it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from fabella.runs.family_files import trust_family
 from fabella.runs.run_dataset import find_run_dataset, require_same_data
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.training import run as training_run
+from fabella.training.loop import UserCallback
 from fabella.training.session import TrainResult
 from fabella.training.setup.resolve_config import resolve_config
 from fabella.training.setup.resume_request import print_changes, with_saved_schedule
@@ -38,7 +39,12 @@ class LaunchPlan:
 
 
 def run_distributed(
-    rank: RankInfo, plan: Callable[[], LaunchPlan], *, device: str = "auto", engine: str = "torch"
+    rank: RankInfo,
+    plan: Callable[[], LaunchPlan],
+    *,
+    device: str = "auto",
+    engine: str = "torch",
+    user_callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
     """Execute a plan on all ranks. ``plan`` is called on rank 0 only and may take long.
 
@@ -50,7 +56,7 @@ def run_distributed(
     try:
         with ExitStack() as stack:
             process_group = stack.enter_context(engines.init_distributed(engine, rank, device=device))
-            return execute(broadcast_plan(process_group, plan), process_group, device)
+            return execute(broadcast_plan(process_group, plan), process_group, device, user_callbacks)
     except FabellaError as error:
         if rank.is_main:
             raise
@@ -111,13 +117,22 @@ def _to_json(plan: LaunchPlan) -> dict[str, Any]:
     return {"run": run, "out": str(plan.out.absolute()), "dataset": dataset, "resume": plan.resume}
 
 
-def execute(plan: LaunchPlan, process_group: ProcessGroup, device: str) -> TrainResult:
+def execute(
+    plan: LaunchPlan, process_group: ProcessGroup, device: str, user_callbacks: Sequence[UserCallback] = ()
+) -> TrainResult:
     """Start or resume the run of the plan in this process."""
     process_group.init_collectives(plan.run.training.parallel.timeout_seconds)
     if plan.resume:
         return training_run.resume(
-            plan.out, device=device, dataset=plan.dataset, run=plan.run, process_group=process_group
+            plan.out,
+            device=device,
+            dataset=plan.dataset,
+            run=plan.run,
+            user_callbacks=user_callbacks,
+            process_group=process_group,
         )
     assert plan.dataset is not None, "a new run has a dataset"
     dataset = open_dataset(plan.dataset, full=process_group.rank_info.is_main)
-    return training_run.start_run(plan.run, plan.out, dataset, device=device, process_group=process_group)
+    return training_run.start_run(
+        plan.run, plan.out, dataset, device=device, user_callbacks=user_callbacks, process_group=process_group
+    )

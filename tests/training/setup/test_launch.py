@@ -1,0 +1,75 @@
+"""Tests that ``fabella.train`` resumes and trains on several devices like the command."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fabella
+from fabella.cli.main import run as command
+from fabella.errors import ConfigError, NumericsError, StorageError, TrainingInterrupted
+from fabella.run_config.files import load_config, to_yaml
+from fabella.training.loop import TrainingStep
+from fabella.training.session import TrainResult
+from fabella.training.setup.launch import ERRORS
+from tests.training import tiny
+
+SETTINGS = [*tiny.SETTINGS, "training.gradient_accumulation=[[0, 1]]", "samples.every_steps=2"]
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(to_yaml(load_config("storybook-1m", SETTINGS)))
+    return tmp_path
+
+
+def stop_at_three(step: TrainingStep) -> None:
+    if step.progress.step == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def train(**options: Any) -> TrainResult:
+    return fabella.train("tiny.yaml", device="cpu", steps=6, **options)
+
+
+def test_an_interrupted_run_is_resumed_as_by_the_command() -> None:
+    with pytest.raises(TrainingInterrupted):
+        train(out="run", callbacks=[stop_at_three])
+    with pytest.raises(StorageError, match="contains a run already"):
+        train(out="run")
+    assert train(out="run", resume=True).progress.step == 6
+    assert command(["train", "tiny.yaml", "--steps", "6", "--device", "cpu", "--out", "straight"]) == 0
+    assert tiny.fingerprint(Path("run")) == tiny.fingerprint(Path("straight"))
+
+
+def test_resume_starts_a_run_that_does_not_exist() -> None:
+    assert train(out="run", resume=True).progress.step == 6
+
+
+@pytest.mark.slow
+def test_two_devices_are_two_processes_and_give_the_result_of_the_run() -> None:
+    result = train(out="two", devices=2)
+    assert (result.folder, result.progress.step) == (Path("two").absolute(), 6)
+    assert [step for step, _ in result.losses][-1] == 6
+    command(["train", "tiny.yaml", "--steps", "6", "--device", "cpu", "--out", "command", "--devices", "2"])
+    assert tiny.fingerprint(Path("two")) == tiny.fingerprint(Path("command"))
+
+
+@pytest.mark.slow
+def test_an_error_of_a_process_is_raised_with_its_class() -> None:
+    with pytest.raises(ConfigError, match=r"Training in 3 processes ended with exit code 2\. The error is printed"):
+        train(out="three", devices=3)
+    assert not Path("three").exists()
+
+
+def test_devices_that_cannot_be_parsed_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Cannot parse --devices many"):
+        train(devices="many")
+
+
+def test_every_exit_code_has_an_error_of_its_class() -> None:
+    assert ERRORS[5] is NumericsError
+    assert all(error("a", hint="b").exit_code == code for code, error in ERRORS.items())
