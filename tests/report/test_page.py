@@ -18,6 +18,7 @@ from fabella.report.evaluation_section import MEASURES
 from fabella.report.page import page
 from fabella.report.published_curves import PublishedCurve, published_curve, to_published_curve
 from fabella.report.run_history import differing, read, settings
+from fabella.runs.run_dir import CHANGES, RunDir
 from fabella.training.run import start_run
 from tests.server.chromium import Browser, find, started
 from tests.training import tiny
@@ -97,6 +98,19 @@ def test_the_page_of_two_runs_lists_their_different_settings(trained: tuple[Path
     check_html(text)
     assert "Different settings" in text
     assert "were trained on different datasets" not in text
+
+
+def test_settings_that_changed_when_a_run_was_resumed_are_shown(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "resumed")
+    changes = [{"step": 6, "settings": {"optimizer.lr": [4e-3, 1e-3], "name": ["a", HOSTILE]}}]
+    run_dir = RunDir.open(tmp_path / "resumed")
+    with run_dir.lock():
+        run_dir.with_manifest(**{CHANGES: changes})
+    text = page([read(tmp_path / "resumed"), read(trained[1])])
+    HtmlChecker().feed(text)
+    assert "<li>after step 6: optimizer.lr: 0.004 → 0.001</li>" in text
+    assert HOSTILE not in text
+    assert text.count("was resumed</h2>") == 1
 
 
 def test_different_datasets_are_a_warning(trained: tuple[Path, Path], tmp_path: Path) -> None:

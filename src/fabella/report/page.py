@@ -16,6 +16,8 @@ from fabella.report.run_history import RunHistory, data_of, differing, names
 from fabella.report.seeds import mean_scores, scores, seed_groups
 from fabella.run_config.files import to_yaml
 from fabella.runs.branch import parent_of
+from fabella.runs.resume_rules import describe_changes
+from fabella.runs.run_dir import CHANGES
 from fabella.storage import format_duration, format_exp
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -58,6 +60,7 @@ def main(histories: Sequence[RunHistory]) -> str:
             _figures(history, name if len(histories) > 1 else "")
             for history, name in zip(histories, labels, strict=True)
         ),
+        *(_changes(history, name) for history, name in zip(histories, labels, strict=True)),
         _differences(histories, labels),
         _seeds(histories, labels),
         _charts(histories, labels, published),
@@ -109,6 +112,13 @@ def _warnings(histories: Sequence[RunHistory]) -> str:
     elif len({str(history.manifest.get("tokenizer")) for history in histories}) > 1:
         warnings.append("These runs have different tokenizers. Compare bits per byte, not losses.")
     return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings)
+
+
+def _changes(history: RunHistory, name: str) -> str:
+    """Return the settings that changed when the run was resumed, so that no chart is read as one unchanged run."""
+    lines = describe_changes(history.manifest.get(CHANGES, []))
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<h2>Settings that changed when {escape(name)} was resumed</h2><ul>{items}</ul>" if lines else ""
 
 
 def _figures(history: RunHistory, name: str) -> str:
