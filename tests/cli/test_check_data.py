@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli import main
+from fabella.training.setup.request import TrainRequest, resolve_request
 
 
 @pytest.fixture
@@ -148,3 +149,15 @@ def test_the_parts_of_a_mixture_are_reported(tmp_path: Path, capsys: pytest.Capt
 def test_an_unknown_way_to_treat_duplicates_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["check-data", "storybook:20", "--duplicates", value]) == 2
     assert "Use keep, exact, near, or near:0.7" in capsys.readouterr().err
+
+
+def test_the_advice_is_what_train_would_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("small.txt", 3_000), ("large.txt", 150_000)):
+        path = tmp_path / name
+        path.write_text("".join(f"Story {number} of a fox and an owl.\n" for number in range(size // 30)))
+        assert main.run(["check-data", str(path), "--json"]) == 0
+        advice = json.loads(capsys.readouterr().out)["fabella_train"]
+        reasons = resolve_request(TrainRequest(what=str(path), engine="torch", device="cpu")).reasons
+        assert [sentence.partition(": ")[2] for sentence in advice] == [
+            sentence.partition(": ")[2] for sentence in reasons
+        ]

@@ -35,6 +35,8 @@ from fabella.text.data_quality import DataQuality
 from fabella.text.similarity.evaluation_sets import evaluation_source
 from fabella.text.source import describe
 from fabella.training.setup.expected_split import ExpectedSplits
+from fabella.training.setup.request import size_of
+from fabella.training.setup.suggest_config import advise
 
 UNLIMITED_BAD_LINES = 2**31
 """The check reports every broken line, where ``prepare`` fails at the first."""
@@ -73,11 +75,12 @@ def command(
     report = quality.report(notes=corpus.notes)
     warnings = [*report.warnings, *expected.warnings()]
     remarks = [*corpus.messages(), *expected.remarks(), *describe_parts(text, parts, unit="byte")]
+    advice = advise(text, size_of(text))
     overlaps = measure_overlap(corpus, [evaluation_source(other) for other in overlap or ()])
     if as_json:
         uses = epoch_use(text, parts)
         rows = [{**asdict(part), **use.as_json()} for part, use in zip(parts, uses, strict=bool(uses))]
-        found = {"parts": rows, "overlap_runs": [one.as_json() for one in overlaps]}
+        found = {"fabella_train": advice, "parts": rows, "overlap_runs": [one.as_json() for one in overlaps]}
         print_json({"source": describe(text), **report.facts, **found, "warnings": warnings, "notes": remarks})
         return
     for remark in remarks:
@@ -85,6 +88,7 @@ def command(
     print_result(report.table)
     for one in overlaps:
         print_result(str(one))
+    print_result(f"fabella train would use: {' '.join(advice)}")
     for warning in warnings:
         print_result(f"warning: {warning}")
     if not warnings:

@@ -19,8 +19,6 @@ from fabella.text.boundaries.preview import Preview, format_preview
 from fabella.text.chat.marks import plain_text
 from fabella.text.read_report import ReadReport
 
-BYTES_PER_TOKEN = 4.0
-"""Bytes per token of English under a vocabulary of a few thousand; used until tokens are counted."""
 REPEATS_THAT_HELP = 4
 """Epochs up to which repeated text is nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 REPEATS_THAT_END = 16
@@ -255,8 +253,8 @@ def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     per_parameter = facts.get("tokens_per_parameter", 0)
     if 0 < per_parameter < 1:
         yield (
-            f"The text is too small for the model: {facts['model_parameters']:,} parameters and only "
-            f"{per_parameter:.2g} tokens for each. It will be memorized. Use a smaller model or more text."
+            f"The text has only {per_parameter:.2g} tokens for each of the {facts['model_parameters']:,} parameters: "
+            "later epochs memorize it. The best checkpoint is kept and used; more text helps."
         )
     epochs = facts.get("epochs", 0)
     if epochs > REPEATS_THAT_END:
@@ -285,13 +283,6 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "tokens" in facts:
         yield "tokens", f"{facts['tokens']:,} ({facts['bytes_per_token']:.2f} bytes per token)"
         yield "tokens per document", _format_spread(facts["document_tokens"], "tokens")
-    else:
-        tokens = facts["training"]["bytes"] / BYTES_PER_TOKEN
-        parameters = f"{float(f'{tokens:.2g}'):,.0f}"
-        yield (
-            "enough for a model of",
-            f"about {parameters} parameters at most, at {BYTES_PER_TOKEN:.0f} bytes per token",
-        )
     if "context_length" in facts:
         share = 100 * facts["longer_than_context"] / max(facts["documents"], 1)
         yield (

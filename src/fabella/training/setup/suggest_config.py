@@ -70,6 +70,14 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     return SuggestedConfig(validate_config(values), reasons)
 
 
+def advise(source: Source, text_bytes: int) -> list[str]:
+    """Return what ``fabella train`` would choose for a text, in sentences; with the model on a GPU if it is another."""
+    cpu = suggest_config(source, "text", text_bytes, gpu=False)
+    gpu = suggest_config(source, "text", text_bytes, gpu=True)
+    other = [gpu.reasons["model"]] if gpu.reasons["model"].split(": ")[1] != cpu.reasons["model"].split(": ")[1] else []
+    return [*cpu.reasons.values(), *other]
+
+
 def _tokenizer(text_bytes: int, *, gpu: bool) -> TokenizerConfig:
     if text_bytes < 100_000:
         return Bytes()
