@@ -1,10 +1,14 @@
 """Tests that the Dockerfile follows the rules of hadolint, and that every path it copies exists. It is not built."""
 
+import inspect
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from fabella.cli import serve
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -69,7 +73,7 @@ def test_the_dockerfile_breaks_no_rule() -> None:
     assert violations((REPOSITORY / "Dockerfile").read_text()) == []
 
 
-SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER teller\nCMD ["fabella"]\n'
+SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER someone\nCMD ["fabella"]\n'
 
 
 @pytest.mark.parametrize(
@@ -77,8 +81,8 @@ SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER teller\nCMD ["fabella"]\n'
     [
         ("python:3.12.1-slim", "python:latest", "base python:latest is not pinned to a full version"),
         ("python:3.12.1-slim", "python", "base python is not pinned to a full version"),
-        ("USER teller\n", "", "runs as root"),
-        ("USER teller", "USER root", "runs as root"),
+        ("USER someone\n", "", "runs as root"),
+        ("USER someone", "USER root", "runs as root"),
         ('CMD ["fabella"]', "CMD fabella", "CMD is not in exec form"),
         ("RUN true", "ADD . .", "ADD; COPY says what it does"),
         ("RUN true", "RUN sudo true", "sudo"),
@@ -88,7 +92,7 @@ SOUND = 'FROM python:3.12.1-slim\nRUN true\nUSER teller\nCMD ["fabella"]\n'
         ("RUN true", "RUN apt-get install git", "apt-get install without -y --no-install-recommends"),
         ("RUN true", "RUN pip install -c pins.txt .", "pip keeps its cache in the layer"),
         ("RUN true", "RUN pip install --no-cache-dir .", "pip installs what no constraint pins"),
-        ("RUN true\nUSER teller", "USER teller\nRUN true", "RUN after USER"),
+        ("RUN true\nUSER someone", "USER someone\nRUN true", "RUN after USER"),
     ],
 )
 def test_each_rule_finds_its_violation(old: str, new: str, complaint: str) -> None:
@@ -106,7 +110,21 @@ def test_it_copies_only_what_exists_and_is_not_ignored() -> None:
 
 
 def test_it_starts_with_the_quickstart_and_keeps_data_and_runs() -> None:
-    steps = dict(instructions((REPOSITORY / "Dockerfile").read_text()))
+    text = (REPOSITORY / "Dockerfile").read_text()
+    steps = dict(instructions(text))
     assert json.loads(steps["ENTRYPOINT"]) + json.loads(steps["CMD"]) == ["fabella", "quickstart"]
     assert json.loads(steps["VOLUME"]) == ["/story/data", "/story/runs"]
-    assert steps["ARG"] == "COMPUTE=cpu"
+    arguments = [rest for name, rest in instructions(text) if name == "ARG"]
+    assert arguments == ["COMPUTE=cpu", "EXTRAS=hub,parquet,serve,zstd", "COMPILER=g++"]
+
+
+def test_the_extras_exist() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (chosen,) = re.findall(r"^ARG EXTRAS=(.*)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(chosen.split(",")) <= set(extras)
+
+
+def test_it_exposes_the_port_of_the_server() -> None:
+    exposed = dict(instructions((REPOSITORY / "Dockerfile").read_text()))["EXPOSE"]
+    parameters = inspect.signature(serve.command).parameters
+    assert parameters["port"].default == int(exposed)
