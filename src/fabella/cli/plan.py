@@ -37,9 +37,9 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.run_dataset import find_run_dataset
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import format_bytes, format_duration, free_bytes
-from fabella.training.api import change_config
 from fabella.training.setup.mixture_use import describe_mixture, part_uses
 from fabella.training.setup.request import ResolvedRequest, already_prepared, resolve_request
+from fabella.training.setup.resume_request import change_config
 
 
 @expand_options

@@ -27,8 +27,8 @@ from fabella.engine import engine as engines
 from fabella.engine.rank import current_rank
 from fabella.errors import ConfigError, UsageError
 from fabella.report.plots import plot_loss
+from fabella.training.api import train_request
 from fabella.training.session import TrainResult
-from fabella.training.setup.launch import train_request
 from fabella.training.setup.request import (
     TrainRequest,
     common_settings,

@@ -197,3 +197,11 @@ def _with_optimizer(run: RunConfig, **values: object) -> RunConfig:
 def _max_steps(run: RunConfig) -> int:
     assert isinstance(run.training.length, MaxSteps), "the config of a saved run is resolved"
     return run.training.length.max_steps
+
+
+def change_config(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return the config with ``overrides`` and print what changes. Raise ConfigError for what must not change."""
+    config = validate_config(apply_overrides(saved.model_dump(mode="json"), overrides)) if overrides else saved
+    for difference in compare_for_resume(saved, config):
+        print_status(str(difference))
+    return config

@@ -11,9 +11,9 @@ import fabella
 from fabella.cli.main import run as command
 from fabella.errors import ConfigError, NumericsError, StorageError, TrainingInterrupted
 from fabella.run_config.files import load_config, to_yaml
+from fabella.training.api import ERRORS
 from fabella.training.loop import TrainingStep
 from fabella.training.session import TrainResult
-from fabella.training.setup.launch import ERRORS
 from tests.training import tiny
 
 SETTINGS = [*tiny.SETTINGS, "training.gradient_accumulation=[[0, 1]]", "samples.every_steps=2"]
