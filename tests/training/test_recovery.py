@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fabella.cli.main import run as command
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine_torch
@@ -18,6 +19,7 @@ from fabella.runs.checkpoint import Checkpoint, load, save
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.console import ConsoleTracker
 from fabella.training.callbacks import checkpointing
+from fabella.training.callbacks.divergence import Divergence
 from fabella.training.run import resume, start_run
 from tests.training import tiny
 
@@ -300,3 +302,69 @@ def test_a_row_with_a_non_finite_loss_is_printed(capsys: pytest.CaptureFixture[s
         {"kind": "train", "step": 1, "loss": float("nan"), "tokens_per_second": 1.0, "skipped_steps": 1}
     )
     assert "loss nan" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- roll back after a divergence
+
+DIVERGENCE = "training.on_divergence=rollback"
+
+
+def train_through_divergence(data: TokenizedDataset, out: Path, callbacks: Any = ()) -> Any:
+    return start_run(tiny.run(DIVERGENCE, steps=STEPS), out, data, device="cpu", callbacks=callbacks)
+
+
+@pytest.fixture
+def diverges_at_17(data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the detector see a divergence at the loss of step 17; after a rollback, other data have other losses."""
+    seen: dict[int, float] = {}
+    check = Divergence.check
+
+    def record(self: Divergence, step: int, loss: float) -> None:
+        seen[step] = loss
+        check(self, step, loss)
+
+    monkeypatch.setattr(Divergence, "check", record)
+    start_run(tiny.run(steps=STEPS), tmp_path / "sound", data, device="cpu")
+    bad = seen[17]
+
+    def diverge(self: Divergence, step: int, loss: float) -> None:
+        check(self, step, loss)
+        if loss == bad:
+            self._report(step, {"kind": "divergence", "step": step, "loss": loss, "best": 1.0})  # pyright: ignore
+
+    monkeypatch.setattr(Divergence, "check", diverge)
+
+
+@pytest.mark.usefixtures("diverges_at_17")
+def test_a_divergence_returns_to_the_best_checkpoint_and_continues_with_later_sequences(
+    data: TokenizedDataset, tmp_path: Path, capfd: Any
+) -> None:
+    result = train_through_divergence(data, tmp_path / "run")
+    assert (result.progress.step, result.progress.rollbacks) == (STEPS, 1)
+    assert rows(tmp_path / "run", "rollback") == [
+        {"kind": "rollback", "step": 15, "failed": 17, "times": 1, "allowed": 3, "lr_factor": 0.5, "diverged": 1}
+    ]
+    assert rows(tmp_path / "run", "divergence") == []  # the rows of the steps that were taken back
+    assert "rollback 1 of 3 to step 14, because step 17 diverged; learning rate factor 0.5" in capfd.readouterr().err
+    assert command(["verify", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("stops", [(6,), (15,), (16,), (18,), (15, 16, 20)], ids=str)
+@pytest.mark.usefixtures("diverges_at_17")
+def test_a_run_that_is_rolled_back_after_a_divergence_resumes_to_the_same_bits(
+    stops: tuple[int, ...], data: TokenizedDataset, tmp_path: Path
+) -> None:
+    uninterrupted = train_through_divergence(data, tmp_path / "straight").folder
+    with pytest.raises(TrainingInterrupted):
+        train_through_divergence(data, tmp_path / "run", callbacks=[stop_after(stops[0])])
+    for stop in stops[1:]:
+        with pytest.raises(TrainingInterrupted):
+            resume(tmp_path / "run", device="cpu", callbacks=[stop_after(stop)])
+    resume(tmp_path / "run", device="cpu")
+    assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
+
+
+def test_a_training_that_always_diverges_ends_after_its_rollbacks(data: TokenizedDataset, tmp_path: Path) -> None:
+    wild = ["optimizer.lr=10.0", "optimizer.max_grad_norm=1e9", "optimizer.schedule=[]", "samples.prompts=[]"]
+    with pytest.raises(NumericsError, match=r"already been rolled back 3 times \(training\.on_divergence\)"):
+        start_run(tiny.run(DIVERGENCE, *wild, steps=40), tmp_path / "run", data, device="cpu")

@@ -129,14 +129,23 @@ class TrainingConfig(ConfigModel):
     )
     parallel: Annotated[DDP | FSDP, Field(discriminator="kind")] = DDP()
     on_nonfinite: NonFinitePolicy = Stop()
-    on_divergence: Literal["report", "stop"] = Field(
-        default="report", description="a finite loss far above chance or its own best: report it once, or stop as well"
+    on_divergence: Literal["report", "stop", "rollback"] = Field(
+        default="report",
+        description="a finite loss far above chance or its own best: report it once, stop as well, or return to the "
+        "best checkpoint with a lower learning rate",
     )
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         default=(),
         description="parameters that do not change, as patterns of their names: [embedding.*, 'blocks.0.*']",
     )
     log_every_steps: Positive = Field(default=10, description="training steps between two rows of metrics")
+
+    @property
+    def rollback(self) -> RollBack | None:
+        """Limit and learning-rate factor of rollbacks, for both reasons to roll back; None if there is neither."""
+        if isinstance(self.on_nonfinite, RollBack):
+            return self.on_nonfinite
+        return RollBack() if self.on_divergence == "rollback" else None
 
     @model_validator(mode="after")
     def _gradient_accumulation_in_order(self) -> "TrainingConfig":

@@ -140,6 +140,16 @@ def prune(run_dir: RunDir, keep: int) -> list[int]:
     return pruned
 
 
+def remove_after(run_dir: RunDir, step: int) -> None:
+    """Remove all checkpoints after ``step``, the newest first, and point ``latest`` to it; 0 for no checkpoint."""
+    if step:
+        run_dir.set_pointer("latest", step)
+    else:
+        (run_dir.path / "latest").unlink(missing_ok=True)
+    for later in sorted((later for later in run_dir.steps() if later > step), reverse=True):
+        remove_dir(run_dir.checkpoints / step_name(later))
+
+
 def max_checkpoints(run: RunConfig, existing: int) -> int:
     """Return how many checkpoints a run may still add to the ``existing`` ones at any time, at least 1.
 

@@ -38,7 +38,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.freeze": "refuse",  # the saved optimizer state has only the parameters that were trained
     "training.log_every_steps": "allow",
     "training.on_nonfinite": "warn",
-    "training.on_divergence": "allow",  # decides whether the run ends, not what it learns
+    "training.on_divergence": "warn",  # a rollback changes what is learned
     "training.parallel": "warn",  # the same sums, added in another order
     "training.parallel.timeout_seconds": "allow",
     "validation.every_steps": "allow",

@@ -77,9 +77,10 @@ class ConsoleTracker:
         elif row["kind"] == "divergence":
             self._print(f"warning: {row['text']} {row['advice']}")
         elif row["kind"] == "rollback":
+            reason = "diverged" if row.get("diverged") else "was not finite"
             self._print(
                 f"rollback {row['times']} of {row['allowed']} to step {row['step'] - 1:,}, because step "
-                f"{row['failed']:,} was not finite; learning rate factor {row['lr_factor']:.3g}"
+                f"{row['failed']:,} {reason}; learning rate factor {row['lr_factor']:.3g}"
             )
         elif row["kind"] == "sample":
             self._print(f"step {row['step']:,} sample: {shorten(row['prompt'] + row['text'])}")

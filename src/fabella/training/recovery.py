@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from shlex import quote
+from typing import Literal
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from fabella.models.parameters import initial_weights
 from fabella.optim.registry import state_spec
 from fabella.run_config.run import RunConfig
 from fabella.runs import failed_steps
-from fabella.runs.checkpoint import Loaded, latest_scheduled, load
+from fabella.runs.checkpoint import Loaded, latest_scheduled, load, remove_after
 from fabella.runs.failed_steps import FailedStepRecord
 from fabella.runs.metrics_log import truncate_after
 from fabella.tracking.tracker import Row
+from fabella.training.callbacks.divergence import DivergedError
 from fabella.training.loop import Progress
 from fabella.training.session import ResumeState, TrainingSession
 from fabella.training.setup.resolve_config import require_disk_space
@@ -27,6 +29,14 @@ from fabella.training.setup.resolve_config import require_disk_space
 class FailedStepError(NonFiniteStepError):
     """A non-finite step, saved in the run directory. The weights do not include it."""
 
+    after: Progress
+    """Progress after the step: where the data continues"""
+
+
+class DivergedStepError(NumericsError):
+    """A step at which the training has diverged."""
+
+    step: int
     after: Progress
     """Progress after the step: where the data continues"""
 
@@ -55,9 +65,18 @@ class FailedStepRecorder:
 
     @contextmanager
     def recording(self) -> Generator[None]:
-        """Save the step of a NonFiniteStepError raised in the block, and raise FailedStepError instead."""
+        """Save the step of a NonFiniteStepError raised in the block, and raise FailedStepError instead.
+
+        With ``training.on_divergence: rollback``, raise DivergedStepError instead of DivergedError.
+        """
         try:
             yield
+        except DivergedError as error:
+            if self.session.run.training.on_divergence != "rollback":
+                raise
+            diverged = DivergedStepError(error.message, hint=error.hint)
+            diverged.step, diverged.after = error.step, self._unread[error.step][2]
+            raise diverged from error
         except NonFiniteStepError as error:
             raise self.record(error) from error
 
@@ -79,30 +98,38 @@ class FailedStepRecorder:
         return failed
 
 
-def roll_back(session: TrainingSession, failed: FailedStepError) -> tuple[Progress, ResumeState, Row]:
-    """Restore the latest scheduled checkpoint. Return where to continue, its state, and a row for the metrics.
+def roll_back(
+    session: TrainingSession, failed: FailedStepError | DivergedStepError
+) -> tuple[Progress, ResumeState, Row]:
+    """Restore a checkpoint. Return where to continue, its state, and a row for the metrics.
 
-    The run continues with the weights of the checkpoint and the data after the failed step. Checkpoints saved on a
-    signal are not used: a run that was interrupted must come to the same weights as one that was not.
-    Raise the error if ``training.on_nonfinite`` is not ``rollback``; NumericsError after ``max_rollbacks``.
+    After a non-finite step it is the latest scheduled checkpoint, after a divergence the best one, because later ones
+    may have diverged already; they are removed. The run continues with its weights and the data after the failed step.
+    Checkpoints saved on a signal are not used: a run that was interrupted must come to the same weights as one that was
+    not. Raise the error if the config does not say ``rollback``; NumericsError after ``max_rollbacks``.
     """
-    policy, position = session.run.training.on_nonfinite, failed.after
-    if not isinstance(policy, RollBack):
+    diverged = isinstance(failed, DivergedStepError)
+    policy, position = session.run.training.rollback, failed.after
+    if policy is None or not (diverged or isinstance(session.run.training.on_nonfinite, RollBack)):
         raise failed
     session.record.commit()
     if position.rollbacks == policy.max_rollbacks:
         raise NumericsError(
             f"{failed.message} The run has already been rolled back {policy.max_rollbacks} times "
-            "(training.on_nonfinite).",
+            f"(training.{'on_divergence' if diverged else 'on_nonfinite'}).",
             hint=failed.hint,
         ) from failed
     session.print(failed.message)
-    progress, saved = restore(session, scheduled=True)
+    progress, saved = restore(session, "best" if diverged else "scheduled")
     if session.is_main:
         truncate_logs(session, progress.step)
+        if diverged:
+            remove_after(session.run_dir, progress.step)
     session.process_group.broadcast("logs truncated")
     rollbacks = position.rollbacks + 1
     row = _rollback_row(progress, failed_step=position.step, rollbacks=rollbacks, policy=policy)
+    if diverged:
+        row = {**row, "diverged": 1}
     return dataclasses.replace(position, step=progress.step, rollbacks=rollbacks), saved, row
 
 
@@ -122,12 +149,14 @@ def _rollback_row(progress: Progress, *, failed_step: int, rollbacks: int, polic
     }
 
 
-def restore(session: TrainingSession, *, scheduled: bool = False) -> tuple[Progress, ResumeState]:
-    """Load the latest valid checkpoint into the engine, or the initial state if there is none.
+def restore(
+    session: TrainingSession, which: Literal["latest", "scheduled", "best"] = "latest"
+) -> tuple[Progress, ResumeState]:
+    """Load a checkpoint into the engine, or the initial state if there is none. Nothing is written.
 
-    ``scheduled``: only checkpoints of ``checkpoint.every_steps``. Nothing is written.
+    ``which``: the latest valid one, the latest one of ``checkpoint.every_steps``, or the best one.
     """
-    loaded = _latest(session, scheduled=scheduled)
+    loaded = _load(session, which)
     progress, saved = Progress(), dict[str, int | float | str]()
     if loaded is None:
         session.print("No checkpoint yet: the run starts again at step 0.")
@@ -138,7 +167,7 @@ def restore(session: TrainingSession, *, scheduled: bool = False) -> tuple[Progr
         saved = dict(loaded.checkpoint.progress)
         session.engine.restore(_reset(loaded.checkpoint.state, session.run, loaded.step))
         progress = _parse_progress(saved, loaded.step)
-    if session.is_main and progress.step < session.steps and not scheduled:
+    if session.is_main and progress.step < session.steps and which == "latest":
         require_disk_space(session.run_dir.path, session.run, existing=len(session.run_dir.steps()))
     return progress, saved
 
@@ -156,11 +185,17 @@ def truncate_logs(session: TrainingSession, step: int) -> None:
         truncate_after(session.run_dir.path / name, step)
 
 
-def _latest(session: TrainingSession, *, scheduled: bool) -> Loaded | None:
-    """Return the latest valid checkpoint, chosen by rank 0."""
+def _load(session: TrainingSession, which: Literal["latest", "scheduled", "best"]) -> Loaded | None:
+    """Return a checkpoint, chosen by rank 0."""
     run_dir, process_group = session.run_dir, session.process_group
     if session.is_main:
-        loaded = latest_scheduled(run_dir) if scheduled else load(run_dir, "latest") if run_dir.steps() else None
+        if which == "scheduled":
+            loaded = latest_scheduled(run_dir)
+        elif which == "best":
+            best = run_dir.read_pointer("best")
+            loaded = None if best is None else load(run_dir, best)
+        else:
+            loaded = load(run_dir, "latest") if run_dir.steps() else None
         process_group.broadcast(str(loaded.step) if loaded else "")
         return loaded
     step = process_group.broadcast("")

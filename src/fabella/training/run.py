@@ -23,7 +23,7 @@ from fabella.tracking.factory import require_packages
 from fabella.tracking.tracker import Tracker
 from fabella.training.fit import fit
 from fabella.training.loop import Callback, Progress, UserCallback, callback_name
-from fabella.training.recovery import FailedStepError, restore, roll_back, truncate_logs
+from fabella.training.recovery import DivergedStepError, FailedStepError, restore, roll_back, truncate_logs
 from fabella.training.session import Extras, PendingRecord, ResumeState, TrainingSession, TrainResult
 from fabella.training.setup.resolve_config import require_disk_space, resolve_config, resolve_for_resume
 
@@ -101,12 +101,12 @@ def resume(
 
 
 def _fit_with_rollback(session: TrainingSession, progress: Progress, saved: ResumeState) -> TrainResult:
-    """Train to the last step. After a non-finite step, continue from a checkpoint if the config says ``rollback``."""
+    """Train to the last step. After a failed step, continue from a checkpoint if the config says ``rollback``."""
     initial_rows: Sequence[Mapping[str, Any]] = ()
     while True:
         try:
             return fit(session, progress, saved, initial_rows)
-        except FailedStepError as error:
+        except (FailedStepError, DivergedStepError) as error:
             failed = error
         progress, saved, row = roll_back(session, failed)
         del failed  # its traceback holds the loader and the last batch

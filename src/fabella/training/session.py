@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fabella.config.training import MaxSteps, RollBack
+from fabella.config.training import MaxSteps
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.distributed.process_group import ProcessGroup
 from fabella.engine.engine import Engine
@@ -113,8 +113,8 @@ class TrainingSession:
 
     def rate(self, step: int, rollbacks: int = 0) -> float:
         """Return the learning rate of ``step`` (from 0), after so many rollbacks."""
-        policy = self.run.training.on_nonfinite
-        factor = policy.lr_factor**rollbacks if isinstance(policy, RollBack) else 1.0
+        policy = self.run.training.rollback
+        factor = policy.lr_factor**rollbacks if policy else 1.0
         return learning_rate(self.run.optimizer, step, self.steps) * factor
 
     def print(self, text: str) -> None:

@@ -37,14 +37,22 @@ class Advice:
         )
 
 
+class DivergedError(NumericsError):
+    """A training has diverged at ``step`` and must stop, or be rolled back."""
+
+    def __init__(self, message: str, *, hint: str, step: int) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+
+
 class Divergence:
     """Report once in a run that the median of the latest losses is far above chance or above its own lowest value.
 
-    With ``training.on_divergence: stop`` it then ends the training.
+    With ``training.on_divergence: stop`` or ``rollback`` it then ends the training, or this part of it.
     """
 
     def __init__(self, write: Callable[[Row], None], *, chance: float, stop: bool, advice: Callable[[], str]) -> None:
-        """``chance``: loss of guessing, the log of the vocabulary size."""
+        """``chance``: loss of guessing, the log of the vocabulary size. ``stop``: raise an error, too."""
         self.write, self.chance, self.stop, self.advice = write, chance, stop, advice
         self.best = math.inf
         self.reported = False
@@ -64,7 +72,7 @@ class Divergence:
         return {"latest_losses": " ".join(str(loss) for loss in self._losses), **best, **diverged}
 
     def check(self, step: int, loss: float) -> None:
-        """Take the loss of a step. Raise NumericsError if the training has diverged and must stop."""
+        """Take the loss of a step. Raise DivergedError if the training has diverged and must stop."""
         if not math.isfinite(loss):
             return
         self._losses.append(float(f"{loss:.6g}"))
@@ -74,16 +82,16 @@ class Divergence:
         self.best = min(self.best, middle)
         for reference, value in (("chance", self.chance), ("best", self.best)):
             if middle > FACTOR[reference] * value + MARGIN:
-                self._report({"kind": "divergence", "step": step, "loss": middle, reference: value})
+                self._report(step, {"kind": "divergence", "step": step, "loss": middle, reference: value})
                 return
 
-    def _report(self, row: Row) -> None:
+    def _report(self, step: int, row: Row) -> None:
         self.reported = True
         advice = self.advice()
         text = _describe(row)
         self.write({**row, "text": text, "advice": advice})
         if self.stop:
-            raise NumericsError(text, hint=advice)
+            raise DivergedError(text, hint=advice, step=step)
 
 
 def _describe(row: Row) -> str:
@@ -102,5 +110,5 @@ def watch_divergence(
         best = session.run_dir.read_pointer("best") if session.is_main and best_loss() < chance else None
         return Advice(str(session.run_dir.path), run.optimizer.lr).text(best)
 
-    stop = run.training.on_divergence == "stop"
+    stop = run.training.on_divergence != "report"
     return Divergence(write, chance=chance, stop=stop, advice=advice).restore(saved)
