@@ -180,7 +180,11 @@ def test_the_published_curve_of_the_same_text_is_drawn(
     values = to_published_curve(first, "2026-01-01")
     points = {key: [(float(x), float(y)) for x, y in line] for key, line in values.pop("points").items()}
     published = PublishedCurve(**values, points=points)
-    monkeypatch.setattr(published_curves, "published_curve", lambda preset: published)
+
+    def published_curve_of(preset: str) -> PublishedCurve:
+        return published
+
+    monkeypatch.setattr(published_curves, "published_curve", published_curve_of)
     text = page([first])
     assert 'class="line reference' in text
     assert "The dotted curve is a run of storybook-1m on storybook (24 stories, seed 1)" in text

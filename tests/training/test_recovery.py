@@ -290,7 +290,11 @@ def test_an_asynchronous_device_gives_the_same_result(
         return tiny.fingerprint(out)
 
     synchronous = outcome(tmp_path / "at-once")
-    monkeypatch.setattr(engine_torch, "waits", lambda device: True)
+
+    def waits(device: torch.device) -> bool:
+        return True
+
+    monkeypatch.setattr(engine_torch, "waits", waits)
     assert outcome(tmp_path / "later") == synchronous
     saved_steps = [tmp_path / name / "failures" / "step-00000010" for name in ("at-once", "later")]
     for name in ("model.safetensors", "optimizer.safetensors", "batch.safetensors", "state.json"):
