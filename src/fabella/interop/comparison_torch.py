@@ -24,6 +24,7 @@ from fabella.interop.comparison import (
 from fabella.interop.formats.export_format import ExportTarget
 from fabella.interop.source import ExportSource
 from fabella.runs.run_dataset import find_run_dataset
+from fabella.tokenizers.chat.encode import prefix_id
 
 Ids = Int[NDArray[np.int64], "B T"]
 TEXTS = (
@@ -84,21 +85,21 @@ def generate_greedy(source: ExportSource, model: torch.nn.Module, prompts: Ids, 
 
 
 def _probe_ids(source: ExportSource, model: torch.nn.Module) -> tuple[Ids, str]:
-    """Return rows of ids that begin with the end of a document, and what they are."""
+    """Return rows of ids that begin with the id that precedes a document, and what they are."""
     length = min(PROBE_TOKENS, source.context_length)
     held_out = _held_out_ids(source, length - 1)
     if held_out is not None:
-        return _after_eos(source, held_out), "held-out text"
-    eos = np.full(1, source.tokenizer.eos_id, dtype=np.int32)
+        return _with_prefix(source, held_out), "held-out text"
+    prefix = np.full(1, prefix_id(source.tokenizer), dtype=np.int32)
     steps = generate(
         model,  # pyright: ignore[reportArgumentType]
-        [eos] * PROMPTS,
+        [prefix] * PROMPTS,
         SamplingParams(temperature=1.0, top_p=1.0, seed=1),
         rows=range(PROMPTS),
         max_tokens=max(length - 1, 1),
         vocab_size=source.tokenizer.vocab_size,
     )
-    return _after_eos(source, _rows(list(steps))), "generated text"
+    return _with_prefix(source, _rows(list(steps))), "generated text"
 
 
 def _held_out_ids(source: ExportSource, length: int) -> Ids | None:
@@ -116,8 +117,9 @@ def _held_out_ids(source: ExportSource, length: int) -> Ids | None:
     return np.stack([split.read(start, start + length).astype(np.int64) for start in starts])
 
 
-def _after_eos(source: ExportSource, ids: Ids) -> Ids:
-    return np.concatenate([np.full((len(ids), 1), source.tokenizer.eos_id), ids], axis=1).astype(np.int64)
+def _with_prefix(source: ExportSource, ids: Ids) -> Ids:
+    first = np.full((len(ids), 1), prefix_id(source.tokenizer))
+    return np.concatenate([first, ids], axis=1).astype(np.int64)
 
 
 def _rows(steps: Sequence[Sequence[int]]) -> Ids:
@@ -187,11 +189,13 @@ def _is_tie(
 
 def _compare_tokenizer(source: ExportSource, target: ExportTarget, ids: Ids) -> str:
     if target.encode("") is None:
-        return "not part of this format"
+        return getattr(target, "tokenizer_note", "not part of this format")
     tokenizer = source.tokenizer
     texts = [*TEXTS, *source.run_dir.run.samples.prompts, *(tokenizer.decode(row[1:].tolist()) for row in ids)]
+    if tokenizer.chat_template is not None:  # with one, the target reads special tokens in text as such
+        texts = [text for text in texts if not any(token in text for token in tokenizer.special_tokens)]
     for text in texts:
-        expected, actual = [tokenizer.eos_id, *tokenizer.encode(text).tolist()], list(target.encode(text) or ())
+        expected, actual = [prefix_id(tokenizer), *tokenizer.encode(text).tolist()], list(target.encode(text) or ())
         if actual != expected:
             return f"differs: {text[:40]!r} is {actual[:8]}, not {expected[:8]}"
         if (decoded := target.decode(expected[1:])) != tokenizer.decode(expected[1:]):

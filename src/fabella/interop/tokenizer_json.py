@@ -1,7 +1,7 @@
-"""Any tokenizer as the ``tokenizer.json`` of Hugging Face, whose encoding begins with the id that ends a document.
+"""Any tokenizer as the ``tokenizer.json`` of Hugging Face, whose encoding begins with the id that precedes a document.
 
-In training, every document follows the end of another one, so that a prompt does as well: the exported tokenizer puts
-this id first (BOS), and a model generates the same text elsewhere.
+In training, every document follows its start token or the end of another document, so that a prompt does as well: the
+exported tokenizer puts this id first (BOS), and a model generates the same text elsewhere.
 """
 
 import json
@@ -18,6 +18,7 @@ from fabella.errors import TokenizerError
 from fabella.tokenizers import metadata
 from fabella.tokenizers.bpe import END_OF_TEXT
 from fabella.tokenizers.bytes import EOS_ID
+from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 from fabella.tokenizers.vocab_bytes import LETTERS, SPACE_MARK
 
@@ -35,16 +36,25 @@ def tokenizer_json(tokenizer: Tokenizer) -> Library:
         library = _from_sentencepiece(files[metadata.MODEL_FILE], tokenizer.eos_id, own=own)
     else:
         library = _from_bytes()
-    token = library.id_to_token(tokenizer.eos_id)
+    _add_special(library, tokenizer)
+    first = prefix_id(tokenizer)
+    token = str(library.id_to_token(first))
     library.post_processor = processors.TemplateProcessing(
-        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, tokenizer.eos_id)]
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, first)]
     )
     return library
 
 
-def eos_token(library: Library, tokenizer: Tokenizer) -> str:
-    """Return the text of the id that ends a document."""
-    return str(library.id_to_token(tokenizer.eos_id))
+def _add_special(library: Library, tokenizer: Tokenizer) -> None:
+    """Mark the special tokens, those of a chat template among them. Raises TokenizerError if an id differs."""
+    by_id = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
+    library.add_special_tokens([AddedToken(token, special=True, normalized=False) for token, _ in by_id])
+    wrong = [token for token, number in by_id if library.token_to_id(token) != number]
+    if wrong:
+        raise TokenizerError(
+            f"The special token {wrong[0]!r} has another id in tokenizer.json.",
+            hint="Export to another format: --to safetensors.",
+        )
 
 
 def saved_files(tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -82,7 +92,7 @@ def _from_sentencepiece(model: bytes, eos_id: int, *, own: bool) -> Library:
         vocab = {token: number for number, token in enumerate(tokens)}
         mergeable = {token: scores[number] for number, token in enumerate(tokens) if normal[number]}
         bpe: Any = models.BPE(
-            vocab, _merges(mergeable), unk_token=tokens[unknown], byte_fallback=bool(settings["byte_fallback"])
+            vocab, merges_by_score(mergeable), unk_token=tokens[unknown], byte_fallback=bool(settings["byte_fallback"])
         )
         library = Library(bpe)
     elif settings["model_type"] == UNIGRAM:
@@ -108,7 +118,31 @@ def _from_sentencepiece(model: bytes, eos_id: int, *, own: bool) -> Library:
     return library
 
 
-def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+def sentencepiece_of(tokenizer: Tokenizer) -> list[tuple[bytes, float]] | None:
+    """Return text and score of every id of a BPE with scores, with spaces for ▁; None for any other tokenizer.
+
+    A BPE with merges, as an imported tokenizer of llama2.c is, gets the scores of its order.
+    """
+    files = saved_files(tokenizer)
+    if metadata.MODEL_FILE in files:
+        processor = SentencePieceProcessor(model_proto=files[metadata.MODEL_FILE])
+        if _settings(files[metadata.MODEL_FILE])["model_type"] != BPE:
+            return None
+        numbers = range(processor.get_piece_size())
+        pieces = [processor.id_to_piece(number).replace(SPACE_MARK, " ") for number in numbers]
+        return [(piece.encode(), processor.get_score(n)) for n, piece in zip(numbers, pieces, strict=True)]
+    values = json.loads(files.get(metadata.JSON_FILE, b"{}"))
+    model = values.get("model", {})
+    if model.get("type") != "BPE" or not model.get("byte_fallback"):
+        return None
+    ranks: dict[str, float] = {}
+    for rank, merge in enumerate(model["merges"]):
+        ranks.setdefault("".join(merge), -float(rank))
+    texts = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return [(text.encode(), ranks.get(text, 0.0)) for text in texts]
+
+
+def merges_by_score(scores: dict[str, float]) -> list[tuple[str, str]]:
     """Return the merges of a BPE that is given by the scores of its tokens: every split of a token, the best first."""
     merges: list[tuple[float, int, tuple[str, str]]] = []
     for token, score in scores.items():

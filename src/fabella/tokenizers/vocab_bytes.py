@@ -123,6 +123,8 @@ def _token_decoder(decoder: dict[str, Any] | None) -> TokenDecoder:
         return _byte_level
     if kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"} and kinds & {"Metaspace", "Replace"}:
         return _with_space_mark(_space_mark(steps))
+    if kinds == {"ByteFallback", "Fuse"}:  # tokens contain spaces
+        return _with_space_mark(" ")
     if kinds == {"WordPiece"}:
         return _with_prefix(steps[0].get("prefix", "##"))
     if kinds == {"BPEDecoder"}:

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
+import fabella
+from fabella.config.data import BPE
 from fabella.errors import FabellaError, NumericsError, StorageError, UsageError
 from fabella.interop.export import export, verify_export
 from fabella.interop.formats import hf
 from fabella.storage import MANIFEST, dump_manifest, sha256_of
-from tests.interop.tiny_exports import bpe, make_run
+from fabella.text.chat.template import Message, named
+from fabella.tokenizers.bpe import train
+from tests.interop.tiny_exports import TEXTS, bpe, make_run
 
 pytestmark = pytest.mark.needs("transformers")
 STOCK = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
@@ -145,3 +149,20 @@ def test_an_unknown_format_or_precision_is_refused(options: dict[str, str], tmp_
     with pytest.raises(UsageError, match=r"Choose from|Did you mean|Use best"):
         export(run, out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_chat_template_is_exported_and_writes_the_same_ids(tmp_path: Path) -> None:
+    template = named("chatml")
+    tokenizer = train(BPE(vocab_size=300), TEXTS, template.special_tokens)
+    tokenizer.chat_template = template
+    run = make_run(tmp_path / "run", "llama", tokenizer)
+    export(run, to="hf", out=tmp_path / "out")
+    import transformers
+
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    messages = [{"role": "user", "content": "The dog"}]
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    generator = fabella.load(run)
+    assert generator.chat is not None
+    ours = generator.prepend_prefix(generator.chat.encode([Message("user", "The dog")]))
+    assert ids == ours.tolist()

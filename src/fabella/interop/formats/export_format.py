@@ -29,7 +29,7 @@ from fabella.interop.source import ExportSource
 
 
 class ExportTarget(Protocol):
-    """An export as its target loads it. Rows of ids begin with the id that ends a document."""
+    """An export as its target loads it. Rows of ids begin with the id that precedes a document."""
 
     name: str
     """The target and its version, for example ``transformers 5.23.0, LlamaForCausalLM``."""

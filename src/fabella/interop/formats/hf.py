@@ -15,8 +15,9 @@ from fabella.interop.read_folder import read_folder
 from fabella.interop.source import ExportSource
 from fabella.interop.tensor_files_torch import save_tensors
 from fabella.interop.tensor_map import pack
-from fabella.interop.tokenizer_json import eos_token, to_json, tokenizer_json
+from fabella.interop.tokenizer_json import to_json, tokenizer_json
 from fabella.storage.messages import escaped_path
+from fabella.tokenizers.chat.encode import prefix_id
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 PACKAGES = ("transformers",)
@@ -36,7 +37,7 @@ def write(source: ExportSource, directory: Path, precision: str) -> None:
         tensors = {f"model.{name}": weight for name, weight in source.weights.items()}
         (directory / f"{MODELING}.py").write_text(modeling_source(source.config), encoding="utf-8")
     eos = source.tokenizer.eos_id
-    ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+    ids = {"bos_token_id": prefix_id(source.tokenizer), "eos_token_id": eos, "pad_token_id": eos}
     _write_json(directory / "config.json", {**config, **ids, "dtype": precision, "torch_dtype": precision})
     _write_json(directory / "generation_config.json", {**ids, **_suppressed(source)})
     save_tensors(directory / "model.safetensors", tensors, precision)
@@ -85,22 +86,25 @@ def _suppressed(source: ExportSource) -> dict[str, Any]:
 
 
 def _write_tokenizer(source: ExportSource, directory: Path) -> None:
-    library = tokenizer_json(source.tokenizer)
-    token = eos_token(library, source.tokenizer)
+    tokenizer = source.tokenizer
+    library, template = tokenizer_json(tokenizer), tokenizer.chat_template
+    eos = library.id_to_token(tokenizer.eos_id)
+    values: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": library.id_to_token(prefix_id(tokenizer)),
+        "eos_token": eos,
+        "pad_token": eos,
+        "model_max_length": source.config.context_length,
+        "clean_up_tokenization_spaces": False,
+        # A special token in a text is text, as in Fabella, unless a chat template writes special tokens.
+        "split_special_tokens": template is None,
+    }
+    if template is not None:
+        # A conversation is a document: in Fabella, it follows the first id as well.
+        first = "" if "bos_token" in template.source else "{{ bos_token }}"
+        values["chat_template"] = first + template.source
     _write_json(directory / "tokenizer.json", to_json(library))
-    _write_json(
-        directory / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": token,
-            "eos_token": token,
-            "pad_token": token,
-            "model_max_length": source.config.context_length,
-            "clean_up_tokenization_spaces": False,
-            # A special token in a text is text, as in Fabella.
-            "split_special_tokens": True,
-        },
-    )
+    _write_json(directory / "tokenizer_config.json", values)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fabella.engine.build_model_torch import load_model
 from fabella.interop.tensor_files_torch import read_tensors
 from fabella.models.model_config import ModelConfig
+from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 
 read = read_tensors
@@ -42,8 +43,8 @@ class ReloadedTarget:
         return torch.cat(generated, 1).numpy()
 
     def encode(self, text: str) -> Sequence[int]:
-        """Return the ids of a text after the id that ends a document."""
-        return [self._tokenizer.eos_id, *self._tokenizer.encode(text).tolist()]
+        """Return the ids of a text after the id that precedes a document."""
+        return [prefix_id(self._tokenizer), *self._tokenizer.encode(text).tolist()]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
