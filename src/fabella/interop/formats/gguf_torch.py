@@ -1,0 +1,111 @@
+"""Targets of a GGUF file: llama.cpp, and the GGUF reader of transformers."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from fabella.interop.source import ExportSource
+
+UNREAD = {"n_positions", "n_inner", "head_dim"}
+"""Sizes that the GGUF reader of transformers leaves out."""
+
+
+class TransformersGGUFTarget:
+    """The weights of a GGUF file in transformers' class for it; its tokenizer is left to llama.cpp."""
+
+    tokenizer_note = "written; compared only where llama-cpp-python is installed"
+
+    def __init__(self, directory: Path, file: str, source: ExportSource, sizes: Mapping[str, Any]) -> None:
+        """``sizes``: the ``config.json`` of the model, for the sizes that the reader does not take from the header."""
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars have no switch
+            options: Any = {"gguf_file": file, "local_files_only": True}
+            config: Any = transformers.AutoConfig.from_pretrained(str(directory), **options)
+            for key in UNREAD & sizes.keys():
+                setattr(config, key, sizes[key])
+            self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                str(directory), config=config, dtype=torch.float32, **options
+            )
+        self._model.eval()
+        self._size, self._eos = source.tokenizer.vocab_size, source.tokenizer.eos_id
+        self.name = f"transformers {transformers.__version__} reading GGUF, {type(self._model).__name__}"
+
+    @torch.inference_mode()
+    def logits(self, ids: Int[NDArray[np.int64], "B T"]) -> Float[NDArray[np.float32], "B T V"]:
+        """Return the next-token logits at every position."""
+        return self._model(torch.from_numpy(ids)).logits.float().numpy()
+
+    @torch.inference_mode()
+    def greedy(self, ids: Int[NDArray[np.int64], "B T"], max_tokens: int) -> Int[NDArray[np.int64], "B N"]:
+        """Return the greedy continuation by ``generate``, without the ids that the tokenizer lacks."""
+        tokens = torch.from_numpy(ids)
+        extra = list(range(self._size, self._model.config.vocab_size)) or None
+        generated = self._model.generate(
+            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=max_tokens,
+            eos_token_id=self._eos, pad_token_id=self._eos, suppress_tokens=extra,
+        )[:, ids.shape[1] :]  # fmt: skip
+        filled = np.full((len(ids), max_tokens), self._eos, dtype=np.int64)
+        filled[:, : generated.shape[1]] = generated.numpy()
+        return filled
+
+    def encode(self, text: str) -> None:
+        """Return None: the tokenizer is not compared."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Not called, because ``encode`` returns None."""
+        raise NotImplementedError
+
+
+class LlamaCppTarget:
+    """llama.cpp by llama-cpp-python, on the CPU, one row at a time."""
+
+    def __init__(self, path: Path, source: ExportSource) -> None:
+        library: Any = importlib.import_module("llama_cpp")
+        self._size, self._eos = source.tokenizer.vocab_size, source.tokenizer.eos_id
+        context = source.config.context_length
+        # The KV cache in float32, as everywhere else: llama.cpp's default is float16.
+        self._model: Any = library.Llama(
+            str(path), n_ctx=context, logits_all=True, verbose=False, type_k=0, type_v=0, flash_attn=False
+        )
+        self.name = f"llama.cpp by llama-cpp-python {library.__version__}"
+
+    def logits(self, ids: Int[NDArray[np.int64], "B T"]) -> Float[NDArray[np.float32], "B T V"]:
+        """Return the next-token logits at every position."""
+        return np.stack([self._evaluate(row.tolist()) for row in ids])
+
+    def greedy(self, ids: Int[NDArray[np.int64], "B T"], max_tokens: int) -> Int[NDArray[np.int64], "B N"]:
+        """Return the greedy continuation of each row, filled with the end after it."""
+        rows = np.full((len(ids), max_tokens), self._eos, dtype=np.int64)
+        for row, prompt in zip(rows, ids, strict=True):
+            last = self._evaluate(prompt.tolist())[-1]
+            for number in range(max_tokens):
+                row[number] = int(last[: self._size].argmax())
+                if row[number] == self._eos or number + 1 == max_tokens:
+                    break
+                self._model.eval([int(row[number])])
+                last = self._model.scores[self._model.n_tokens - 1]
+        return rows
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return the ids that llama.cpp reads, with the first id that the file asks for."""
+        return self._model.tokenize(text.encode(), add_bos=True, special=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        return self._model.detokenize(list(ids)).decode(errors="replace")
+
+    def _evaluate(self, ids: list[int]) -> NDArray[np.float32]:
+        self._model.reset()
+        self._model.eval(ids)
+        return np.array(self._model.scores[: self._model.n_tokens], dtype=np.float32)

@@ -1,0 +1,139 @@
+"""Architectures of GGUF: sizes in the header, names and layouts of the tensors (llama.cpp's src/models)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fabella.errors import UsageError
+from fabella.interop.tensor_map import TensorRow, linear_rows, row
+from fabella.models import gpt2, llama, qwen
+
+Config = llama.Config | qwen.Config | gpt2.Config
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
+LAYER_NORM_EPSILON = 1e-5
+IGNORED = ("rope_freqs.weight",)
+HINT = "Use --to hf, or --to safetensors."
+
+
+def architecture_name(config: Any) -> str:
+    """Return llama.cpp's architecture of a model. Raises UsageError if it has none that computes the same."""
+    if isinstance(config, llama.Config):
+        return "llama"
+    if isinstance(config, gpt2.Config):
+        if config.activation == "gelu_tanh":
+            return "gpt2"
+        raise UsageError("llama.cpp's GPT-2 computes the tanh form of GELU only (model.activation).", hint=HINT)
+    unscaled = isinstance(config, qwen.Config) and isinstance(config.rotary_scaling, qwen.UnscaledRotary)
+    if unscaled and not (config.qk_norm and config.qkv_bias):
+        return "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
+    raise UsageError(f"llama.cpp has no architecture that computes this model of family {config.family}.", hint=HINT)
+
+
+def sizes(config: Config) -> dict[str, int | float]:
+    """Return the sizes in the header, by their keys without the architecture."""
+    values: dict[str, int | float] = {
+        "context_length": config.context_length,
+        "embedding_length": config.dim,
+        "block_count": config.layers,
+        "feed_forward_length": config.ffn_dim,
+        "attention.head_count": config.heads,
+    }
+    if isinstance(config, gpt2.Config):
+        return {**values, "attention.layer_norm_epsilon": LAYER_NORM_EPSILON}
+    head_dim = config.head_dim if isinstance(config, qwen.Config) else config.dim // config.heads
+    return {
+        **values,
+        "attention.head_count_kv": config.kv_heads,
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "rope.dimension_count": head_dim,
+        "rope.freq_base": config.rotary_base,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+    }
+
+
+def to_config(name: str, values: Mapping[str, Any], vocab_size: int, *, tied: bool) -> Config:
+    """Return the config for the sizes of a header. Raises UsageError for an architecture or feature that is missing."""
+    if name not in ARCHITECTURES:
+        raise UsageError(
+            f"Cannot import a GGUF file of architecture {name[:60]!r}.", hint=f"Supported: {', '.join(ARCHITECTURES)}."
+        )
+    common: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "context_length": _integer(values, name, "context_length"),
+        "dim": _integer(values, name, "embedding_length"),
+        "layers": _integer(values, name, "block_count"),
+        "ffn_dim": _integer(values, name, "feed_forward_length"),
+        "heads": _integer(values, name, "attention.head_count"),
+        "tie_embeddings": tied,
+    }
+    if name == "gpt2":
+        return gpt2.Config(**common, activation="gelu_tanh")
+    scaling = values.get(f"{name}.rope.scaling.type", "none")
+    if scaling not in ("none", ""):
+        raise UsageError(
+            f"Cannot import a GGUF file with rope.scaling.type = {str(scaling)[:40]}.",
+            hint="Import the Hugging Face folder of the model instead.",
+        )
+    head_dim = int(values.get(f"{name}.attention.key_length", common["dim"] // max(common["heads"], 1)))
+    common |= {
+        "kv_heads": int(values.get(f"{name}.attention.head_count_kv", common["heads"])),
+        "rotary_base": float(values.get(f"{name}.rope.freq_base", 10_000.0)),
+        "norm_eps": _rounded(float(values.get(f"{name}.attention.layer_norm_rms_epsilon", 1e-5))),
+    }
+    if name == "llama" and head_dim * common["heads"] == common["dim"]:
+        return llama.Config(**common)
+    return qwen.Config(**common, head_dim=head_dim, qkv_bias=name == "qwen2", qk_norm=name == "qwen3")
+
+
+def _rounded(value: float) -> float:
+    """Return a float32 of the header as the decimal number that was meant: 1e-5 rather than 9.99999974e-06."""
+    return float(f"{value:.6g}")
+
+
+def _integer(values: Mapping[str, Any], name: str, key: str) -> int:
+    value = values.get(f"{name}.{key}")
+    if not isinstance(value, int):
+        raise UsageError(f"The GGUF file has no {name}.{key}.", hint="Get the file again.")
+    return value
+
+
+def rows(config: Config) -> list[TensorRow]:
+    """Return names and layouts of the tensors. The architecture ``llama`` rotates neighboring dimensions of a head."""
+    architecture = architecture_name(config)
+    norm_bias = isinstance(config, gpt2.Config)
+    table = [
+        row("token_embd.weight", "embedding.weight"),
+        *linear_rows("output_norm", "norm", bias=norm_bias),
+    ]
+    table += [row("position_embd.weight", "positions.weight")] if norm_bias else []
+    for layer in range(config.layers):
+        theirs, ours = f"blk.{layer}", f"blocks.{layer}"
+        table += linear_rows(f"{theirs}.attn_norm", f"{ours}.attention_norm", bias=norm_bias)
+        table += linear_rows(f"{theirs}.ffn_norm", f"{ours}.feed_forward_norm", bias=norm_bias)
+        if isinstance(config, gpt2.Config):
+            heads = [f"{ours}.attention.{name}" for name in ("query", "key", "value")]
+            table += linear_rows(f"{theirs}.attn_qkv", *heads, bias=True)
+        else:
+            table += _attention_rows(config, architecture, theirs, ours)
+            table += linear_rows(f"{theirs}.ffn_gate", f"{ours}.feed_forward.gate")
+        table += linear_rows(f"{theirs}.attn_output", f"{ours}.attention.output", bias=norm_bias)
+        table += linear_rows(f"{theirs}.ffn_up", f"{ours}.feed_forward.up", bias=norm_bias)
+        table += linear_rows(f"{theirs}.ffn_down", f"{ours}.feed_forward.down", bias=norm_bias)
+    return table if config.tie_embeddings else [*table, row("output.weight", "head.weight")]
+
+
+def _attention_rows(config: llama.Config | qwen.Config, architecture: str, theirs: str, ours: str) -> list[TensorRow]:
+    bias = isinstance(config, qwen.Config) and config.qkv_bias
+    neighbors = architecture == "llama"
+    query_heads, key_heads = (config.heads, config.kv_heads) if neighbors else (0, 0)
+    table = [
+        *linear_rows(f"{theirs}.attn_q", f"{ours}.attention.query", bias=bias, rotary_heads=query_heads),
+        *linear_rows(f"{theirs}.attn_k", f"{ours}.attention.key", bias=bias, rotary_heads=key_heads),
+        *linear_rows(f"{theirs}.attn_v", f"{ours}.attention.value", bias=bias),
+    ]
+    if isinstance(config, qwen.Config) and config.qk_norm:
+        table += [
+            row(f"{theirs}.attn_q_norm.weight", f"{ours}.attention.query_norm.weight"),
+            row(f"{theirs}.attn_k_norm.weight", f"{ours}.attention.key_norm.weight"),
+        ]
+    return table

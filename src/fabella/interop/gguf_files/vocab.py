@@ -1,0 +1,182 @@
+"""Vocabulary of a GGUF file: byte-level BPE (``gpt2``) and BPE with scores (``llama``), in both directions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Library
+
+from fabella.errors import TokenizerError
+from fabella.interop.tokenizer_json import merges_by_score, saved_files, sentencepiece_of, tokenizer_json
+from fabella.text.chat.template import ChatTemplate
+from fabella.tokenizers import metadata, pretrained
+from fabella.tokenizers.bytes import ByteTokenizer
+from fabella.tokenizers.chat.encode import prefix_id
+from fabella.tokenizers.huggingface import splits_like_gpt2
+from fabella.tokenizers.tokenizer import Tokenizer
+from fabella.tokenizers.vocab_bytes import BYTE_PIECE, SPACE_MARK
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Types of tokens in GGUF."""
+KEY = "tokenizer.ggml."
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS = {
+    "qwen2": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{WORDS}|\p{{N}}|{OTHERS}",
+    "llama-bpe": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{WORDS}|\p{{N}}{{1,3}}|{OTHERS}",
+}
+"""Patterns of the pretokenizers that llama.cpp knows by these names (its src/llama-vocab.cpp)."""
+LIKE_GPT2 = ("gpt-2", "default", "")
+DIGITS_FIRST = ("smollm", "codeshell", "starcoder")
+"""Pretokenizers that split digits, then as GPT-2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocab:
+    """Tokens of a GGUF file by id."""
+
+    model: str
+    """gpt2 or llama"""
+    pre: str
+    texts: list[str]
+    types: list[int]
+    scores: list[float] = field(default_factory=list[float])
+    merges: list[str] = field(default_factory=list[str])
+    add_space: bool = False
+
+
+def vocab_of(tokenizer: Tokenizer, rows: int) -> Vocab:
+    """Return the vocabulary of a tokenizer for a model of so many rows. Raises TokenizerError if GGUF has no such."""
+    scored = sentencepiece_of(tokenizer)
+    if scored is not None:
+        texts = [text.decode().replace(" ", SPACE_MARK) for text, _ in scored]
+        special = {0, tokenizer.eos_id, prefix_id(tokenizer), *tokenizer.special_tokens.values()}
+        types = [_type_of(text, number, special) for number, text in enumerate(texts)]
+        adds = tokenizer.decode(tokenizer.encode("a").tolist()).startswith(" ")
+        vocab = Vocab("llama", "default", texts, types, [score for _, score in scored], add_space=adds)
+    else:
+        vocab = _byte_level(tokenizer)
+    for number in range(len(vocab.texts), rows):
+        vocab.texts.append(f"[PAD{number}]")
+        vocab.types.append(UNUSED)
+        if vocab.model == "llama":
+            vocab.scores.append(-1e9)
+    return vocab
+
+
+def _type_of(text: str, number: int, special: set[int]) -> int:
+    if BYTE_PIECE.fullmatch(text):
+        return BYTE
+    return UNKNOWN if number == 0 else CONTROL if number in special else NORMAL
+
+
+def _byte_level(tokenizer: Tokenizer) -> Vocab:
+    values = json.loads(tokenizer_json(tokenizer).to_str())
+    model = values["model"]
+    known = isinstance(tokenizer, ByteTokenizer) or _is_like_gpt2(tokenizer)
+    if model["type"] != "BPE" or not known:
+        raise TokenizerError(
+            "llama.cpp has no name for the pretokenizer of this tokenizer.", hint="Use --to hf, or --to safetensors."
+        )
+    added = {token["id"]: token["content"] for token in values["added_tokens"]}
+    texts_by_id = {number: text for text, number in model["vocab"].items()} | added
+    texts = [texts_by_id.get(number, f"[PAD{number}]") for number in range(max(texts_by_id) + 1)]
+    types = [CONTROL if n in added else NORMAL if n in texts_by_id else UNUSED for n in range(len(texts))]
+    return Vocab("gpt2", "gpt-2", texts, types, merges=[" ".join(pair) for pair in model["merges"]])
+
+
+def _is_like_gpt2(tokenizer: Tokenizer) -> bool:
+    files = saved_files(tokenizer)
+    return metadata.JSON_FILE in files and splits_like_gpt2(json.loads(files[metadata.JSON_FILE]))
+
+
+def write_vocab(writer: Any, tokenizer: Tokenizer, rows: int) -> None:
+    """Add the vocabulary to a GGUFWriter: tokens, merges or scores, first id, EOS, chat template."""
+    vocab = vocab_of(tokenizer, rows)
+    writer.add_tokenizer_model(vocab.model)
+    writer.add_tokenizer_pre(vocab.pre)
+    writer.add_token_list(vocab.texts)
+    writer.add_token_types(vocab.types)
+    if vocab.model == "llama":
+        writer.add_token_scores(vocab.scores)
+        writer.add_add_space_prefix(vocab.add_space)
+        writer.add_unk_token_id(0)
+    elif vocab.merges:
+        writer.add_token_merges(vocab.merges)
+    writer.add_bos_token_id(prefix_id(tokenizer))
+    writer.add_eos_token_id(tokenizer.eos_id)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    if tokenizer.chat_template is not None:
+        writer.add_chat_template(tokenizer.chat_template.source)
+
+
+def read_vocab(values: Mapping[str, Any], where: str) -> Tokenizer:
+    """Return the tokenizer of a header. Raises TokenizerError for a kind that Fabella does not read."""
+    texts, types = values.get(f"{KEY}tokens"), values.get(f"{KEY}token_type")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise TokenizerError(f"{where} has no vocabulary.", hint="Import the Hugging Face folder of the model instead.")
+    if not isinstance(types, list) or len(types) != len(texts):
+        types = [NORMAL] * len(texts)
+    model, scores = values.get(f"{KEY}model"), values.get(f"{KEY}scores")
+    special = [text for text, kind in zip(texts, types, strict=True) if kind in (CONTROL, USER_DEFINED, UNKNOWN)]
+    eos, bos = (_token(values, texts, f"{KEY}{name}_token_id") for name in ("eos", "bos"))
+    if model == "gpt2":
+        library = _gpt2_library(values, texts, where)
+    elif model == "llama" and isinstance(scores, list) and len(scores) == len(texts):
+        add_space = values.get(f"{KEY}add_space_prefix", True) is not False
+        library = _scored_library(texts, types, scores, add_space=add_space)
+    else:
+        raise TokenizerError(
+            f"{where} has a tokenizer of model {str(model)[:40]!r}.", hint="Supported: gpt2, and llama with scores."
+        )
+    library.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    adds_bos = values.get(f"{KEY}add_bos_token", model == "llama") is True
+    tokenizer = pretrained.from_json(library.to_str().encode(), eos, where, bos_token=bos if adds_bos else "")
+    template = values.get("tokenizer.chat_template")
+    if isinstance(template, str) and template:
+        tokenizer.chat_template = ChatTemplate("tokenizer", template, tuple(tokenizer.special_tokens))
+    return tokenizer
+
+
+def _token(values: Mapping[str, Any], texts: Sequence[str], key: str) -> str:
+    number = values.get(key)
+    return texts[number] if isinstance(number, int) and 0 <= number < len(texts) else ""
+
+
+def _gpt2_library(values: Mapping[str, Any], texts: Sequence[str], where: str) -> Library:
+    merges = [tuple(str(merge).split(" ", 1)) for merge in values.get(f"{KEY}merges") or []]
+    pre = str(values.get(f"{KEY}pre", ""))
+    vocab = {text: number for number, text in enumerate(texts)}
+    if len(vocab) != len(texts) or any(len(pair) != 2 or "".join(pair) not in vocab for pair in merges):
+        raise TokenizerError(f"{where}: the vocabulary is damaged.", hint="Get the file again.")
+    library = Library(models.BPE(vocab, merges))  # pyright: ignore[reportArgumentType] - pairs, checked above
+    byte_level: Any = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre not in SPLITS)
+    if pre in SPLITS:
+        split = pre_tokenizers.Split(Regex(SPLITS[pre]), behavior="isolated")
+        library.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    elif pre in DIGITS_FIRST:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        library.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    elif pre in LIKE_GPT2:
+        library.pre_tokenizer = byte_level
+    else:
+        known = ", ".join((*SPLITS, *DIGITS_FIRST, "gpt-2"))
+        raise TokenizerError(f"{where} has the pretokenizer {pre[:40]!r}.", hint=f"Supported: {known}.")
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+def _scored_library(texts: Sequence[str], types: Sequence[int], scores: Sequence[float], *, add_space: bool) -> Library:
+    normal = [kind == NORMAL for kind in types]
+    spaced = [text.replace(SPACE_MARK, " ") if plain else text for text, plain in zip(texts, normal, strict=True)]
+    unknown = next((text for text, kind in zip(texts, types, strict=True) if kind == UNKNOWN), None)
+    merges = merges_by_score({text: scores[n] for n, text in enumerate(spaced) if normal[n]})
+    vocab = {text: number for number, text in enumerate(spaced)}
+    library = Library(models.BPE(vocab, merges, unk_token=unknown, byte_fallback=True))
+    steps: list[Any] = [normalizers.Replace(SPACE_MARK, " ")]
+    library.normalizer = normalizers.Sequence([*steps, *([normalizers.Prepend(" ")] if add_space else [])])
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return library

@@ -1,0 +1,134 @@
+"""Tests of GGUF files: exported, read by another library, imported with the same weights and tokenizer; damage."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fabella
+from fabella.errors import FabellaError, TokenizerError, UsageError
+from fabella.interop.export import export
+from fabella.interop.import_model import import_model
+from fabella.tokenizers.tokenizer import Tokenizer
+from tests.interop.tiny_exports import TEXTS, bpe, make_run, sentencepiece
+
+pytestmark = pytest.mark.needs("transformers", "gguf", "accelerate")
+QWEN = {"head_dim": 6, "rotary_scaling": {"kind": "none"}}
+MODELS: dict[str, tuple[str, Callable[[], Tokenizer] | None, dict[str, Any]]] = {
+    "llama, bytes": ("llama", None, {}),
+    "llama, bpe": ("llama", bpe, {}),
+    "llama, sentencepiece": ("llama", sentencepiece, {"tie_embeddings": True}),
+    "gpt2": ("gpt2", bpe, {"activation": "gelu_tanh", "ffn_dim": 96}),
+    "qwen2": ("qwen", bpe, {**QWEN, "qk_norm": False}),
+    "qwen3": ("qwen", bpe, {**QWEN, "qkv_bias": False}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_goes_out_and_back_with_the_same_weights_and_ids(name: str, tmp_path: Path) -> None:
+    family, tokenizer, changes = MODELS[name]
+    run = make_run(tmp_path / "run", family, tokenizer() if tokenizer else None, **changes)
+    out = export(run, to="gguf", out=tmp_path / "out")
+    assert out.comparison.max_logit_difference <= 1e-4
+    assert out.comparison.greedy_equal == 20
+    back = fabella.load(import_model(tmp_path / "out" / "model.gguf", out=tmp_path / "back").path)
+    ours = fabella.load(run)
+    weights = dict(ours.model.named_parameters())
+    assert all(torch.equal(weights[key], weight) for key, weight in back.model.named_parameters())
+    for text in TEXTS[:3]:
+        assert back.tokenizer.encode(text).tolist() == ours.tokenizer.encode(text).tolist()
+    assert back.tokenizer.eos_id == ours.tokenizer.eos_id
+
+
+@pytest.mark.parametrize(("precision", "share"), [("float16", 0.7), ("bfloat16", 0.7), ("q8_0", 0.5)])
+def test_less_precision_is_smaller_and_close(precision: str, share: float, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "llama", bpe(), dim=64, ffn_dim=96, heads=4)
+    out = export(run, to="gguf", out=tmp_path / "out", precision=precision)
+    assert 0 < out.comparison.bits_difference <= 0.005
+    full = 4 * sum(weight.numel() for weight in fabella.load(run).model.parameters())
+    vocab = 20_000
+    assert (tmp_path / "out/model.gguf").stat().st_size < share * full + vocab
+    back = fabella.load(import_model(tmp_path / "out", out=tmp_path / "back").path)
+    ours = dict(fabella.load(run).model.named_parameters())
+    assert all(np.allclose(ours[key], weight, atol=0.02) for key, weight in back.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("mingru", {}, "no architecture that computes this model of family mingru"),
+        ("gpt2", {"activation": "gelu"}, "the tanh form of GELU only"),
+        ("qwen", {"qk_norm": False}, "no architecture"),
+    ],
+)
+def test_a_model_that_llama_cpp_does_not_compute_is_refused(
+    family: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(make_run(tmp_path / "run", family, **changes), to="gguf", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_precision_that_the_library_does_not_write_is_refused_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the gguf library reads it but does not write it"):
+        export(tmp_path, to="gguf", precision="q4_k")
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("models")
+    export(make_run(folder / "run", "llama", bpe()), to="gguf", out=folder / "out")
+    return (folder / "out" / "model.gguf").read_bytes()
+
+
+def replace(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    """Return a fault that changes bytes of the header."""
+
+    def change(data: bytes) -> bytes:
+        assert old in data
+        return data.replace(old, new, 1)
+
+    return change
+
+
+def with_counts(tensors: int, entries: int) -> Callable[[bytes], bytes]:
+    """Return a fault that announces other numbers of tensors and entries."""
+    return lambda data: data[:8] + struct.pack("<QQ", tensors, entries) + data[24:]
+
+
+FAULTS: dict[str, Callable[[bytes], bytes]] = {
+    "a byte short": lambda data: data[:-1],
+    "half": lambda data: data[: len(data) // 2],
+    "within the vocabulary": lambda data: data[:2000],
+    "within the header": lambda data: data[:12],
+    "absurd number of tensors": with_counts(2**60, 20),
+    "absurd number of entries": with_counts(21, 2**60),
+    "one entry too many": with_counts(21, 60),
+    "one tensor too many": with_counts(200, 26),
+    "absurd length of a string": lambda data: data[:24] + struct.pack("<Q", 2**60) + data[32:],
+    "unknown version": lambda data: data[:4] + struct.pack("<I", 99) + data[8:],
+    "unknown architecture": replace(b"llama", b"lxama"),
+    "renamed tensor": replace(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight"),
+    "renamed size": replace(b"llama.block_count", b"llama.blxck_count"),
+    "unknown tokenizer": replace(b"\x04\x00\x00\x00\x00\x00\x00\x00gpt2", b"\x04\x00\x00\x00\x00\x00\x00\x00gptX"),
+    "not a number": lambda data: data[:-8] + struct.pack("<ff", float("nan"), 1.0),
+}
+
+
+@pytest.mark.fault("E17", cases=len(FAULTS))
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_damaged_or_hostile_file_gives_one_error_and_no_run(name: str, intact: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(FAULTS[name](intact))
+    with pytest.raises(FabellaError):
+        import_model(tmp_path / "model.gguf", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_pretokenizer_is_refused(intact: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(intact.replace(b"gpt-2", b"gpt-x", 1))
+    with pytest.raises(TokenizerError, match="pretokenizer 'gpt-x'"):
+        import_model(tmp_path / "model.gguf", out=tmp_path / "run")
