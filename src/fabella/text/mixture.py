@@ -49,6 +49,10 @@ def interleave(
     balance = WeightedRoundRobin(len(parts))
     left = list(weights)
     while total := sum(left):
+        if left.count(0.0) == len(left) - 1:  # nothing to choose
+            part = next(number for number, weight in enumerate(left) if weight)
+            yield from ((part, text) for text in parts[part])
+            return
         shares = [weight / total for weight in left]
         part = balance.choose(shares)
         text = next(parts[part], None)
