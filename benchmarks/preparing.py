@@ -27,7 +27,7 @@ from fabella.text.storybook import generator
 
 RESULTS = Path(__file__).parent / "results" / "preparing.json"
 HERE = Path(__file__).parents[1]
-SPEED_BYTES = 24_000_000
+SPEED_BYTES = 10_000_000
 """Bytes of each text whose preparation is timed."""
 MEASURED = """
 import json, resource, runpy, sys, time
