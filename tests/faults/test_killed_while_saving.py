@@ -19,6 +19,7 @@ import pytest
 from fabella.runs.checkpoint import Checkpoint, load, save, set_best
 from fabella.runs.run_dir import RunDir
 from tests.faults.injection import DIED, die_at_call, kill_child, no_action, run_in_child, watch_disk_calls
+from tests.processes import run_in_fresh_process
 from tests.runs import stub
 
 KILLS = 200
@@ -35,6 +36,10 @@ def leftovers(folder: RunDir) -> list[str]:
 
 @pytest.mark.fault("A1", cases=KILLS)
 def test_killed_at_any_moment_the_latest_checkpoint_loads(quick_path: Path) -> None:
+    run_in_fresh_process(kill_savers, quick_path)
+
+
+def kill_savers(quick_path: Path) -> None:
     folder = stub.folder(quick_path, [0])
     shared = mmap.mmap(-1, 16)  # shared with the child: the last saved step, and whether a save is running
     generator = random.Random(1)
@@ -121,6 +126,10 @@ def allowed_checkpoints(folder: RunDir) -> list[Checkpoint]:
 def test_a_kill_at_any_disk_call_leaves_a_complete_checkpoint(
     situation: Callable[[Path], RunDir], quick_path: Path
 ) -> None:
+    run_in_fresh_process(kill_at_each_disk_call, situation, quick_path)
+
+
+def kill_at_each_disk_call(situation: Callable[[Path], RunDir], quick_path: Path) -> None:
     original = situation(quick_path / "original")
     rehearsal = stub.copied(original, quick_path / "rehearsal")
     with rehearsal.lock(), watch_disk_calls(no_action) as recorded:
