@@ -19,6 +19,8 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 # Tests compile many training steps and run few of them: XLA's optimizations cost more than they gain.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# The measured choice differs between machines, and results must not.
+os.environ.setdefault("FABELLA_MATMUL", "default")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 # Processes that tests start would compile the whole package each time where writing bytecode is switched off.

@@ -18,7 +18,7 @@ from fabella.engine.device_torch import describe_precision, resolve_precision
         (Float32(), "cuda", True, "float32"),
         (BFloat16(), "cuda", True, "bfloat16"),
         (Float16(), "cuda", True, "float16"),
-        (BFloat16(), "cpu", True, "float32 (bf16 on GPUs)"),
+        (BFloat16(), "cpu", True, "float32 (bf16 is not faster on this CPU)"),
     ],
     ids=str,
 )
@@ -26,6 +26,6 @@ def test_the_precision_of_each_device(
     requested: PrecisionConfig, device: str, bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_torch, "_has_bf16", lambda: bf16)
-    precision = resolve_precision(requested, torch.device(device))
+    precision = resolve_precision(requested, torch.device(device), {})
     assert describe_precision(requested, precision) == expected
     assert precision.scaled == (precision.compute == torch.float16)

@@ -74,7 +74,7 @@ def streamed(path: Path, *settings: str) -> RunConfig:
     return tiny.run(STREAMED, source, *settings, steps=STEPS)
 
 
-def half_precision(_requested: Any, device: torch.device) -> device_torch.Precision:
+def half_precision(_requested: Any, device: torch.device, *_others: Any, **_more: Any) -> device_torch.Precision:
     """Return fp16 with loss scaling on any device; PyTorch supports it on a CPU, only slower."""
     return device_torch.Precision(torch.float16, scaled=True, device=device)
 

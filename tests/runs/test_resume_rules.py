@@ -77,7 +77,6 @@ CHANGES: dict[str, Any] = {
     "training.micro_batch_size": 5,
     "training.gradient_accumulation": [[0, 5]],
     "training.precision.kind": None,
-    "training.precision.tf32": True,
     "training.gradient_checkpointing": "blocks",
     "training.compile": "none",
     "training.on_nonfinite.kind": "rollback",

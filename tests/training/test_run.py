@@ -219,7 +219,7 @@ SCALED = ("training.precision={kind: fp16, initial_loss_scale: 1048576, loss_sca
 def fp16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use fp16 on a CPU. Gradients overflow at first, and again whenever the loss scale has grown too much."""
 
-    def half_precision(_requested: Any, device: torch.device) -> device_torch.Precision:
+    def half_precision(_requested: Any, device: torch.device, *_others: Any, **_more: Any) -> device_torch.Precision:
         return device_torch.Precision(torch.float16, scaled=True, device=device)
 
     monkeypatch.setattr(engine_torch, "resolve_precision", half_precision)

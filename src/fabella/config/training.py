@@ -82,7 +82,7 @@ class Float16(ConfigModel):
 
 
 class AutoPrecision(ConfigModel):
-    """bf16 on NVIDIA GPUs that support it, fp16 on older ones, float32 on all other devices."""
+    """bf16 on NVIDIA GPUs that support it and on CPUs that are faster at it; fp16 on older GPUs; float32 elsewhere."""
 
     kind: Literal["auto"] = "auto"
 
@@ -120,7 +120,7 @@ class TrainingConfig(ConfigModel):
     gradient_accumulation: Pairs = Field(
         default=((0, 1),), description="[first training step, micro-batches per step], in order of steps"
     )
-    precision: PrecisionConfig = Float32()
+    precision: PrecisionConfig = AutoPrecision()
     gradient_checkpointing: Literal["none", "blocks"] = Field(
         default="none", description="blocks: recompute each block's activations in the backward pass, to save memory"
     )

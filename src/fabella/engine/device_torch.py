@@ -1,15 +1,33 @@
 """Choose and describe device and precision of a training with PyTorch."""
 
+import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
-from fabella.config.training import AutoPrecision, Float16, Float32, PrecisionConfig
+from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
+from fabella.engine.measure.matmul_torch import (
+    Matmul,
+    MatmulChoice,
+    choose_matmul,
+    is_available,
+    matmul_context,
+    parse_matmul,
+)
 from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError
+from fabella.models.parameters import ParameterTable
 
 SINGLE = RankInfo()
+Share = Callable[[Callable[[], str]], str]
+"""Calls a function on one rank, and returns its result on all ranks."""
+
+
+def compute_here(function: Callable[[], str]) -> str:
+    """Return the result of ``function``: the ``Share`` of a single process."""
+    return function()
 
 
 def pick_device(name: str, rank_info: RankInfo = SINGLE) -> torch.device:
@@ -48,6 +66,10 @@ class Precision:
     scaled: bool
     """Whether the loss is scaled, so that small fp16 gradients do not underflow."""
     device: torch.device
+    matmul: Matmul = "default"
+    """How a CPU computes matrix products."""
+    matmul_speedup: float = 1.0
+    """Measured speed of that, relative to PyTorch's default."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of the forward pass."""
@@ -55,19 +77,51 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute)
 
+    def matmuls(self) -> AbstractContextManager[object]:
+        """Return the context of forward and backward pass, in which float32 products are computed as chosen."""
+        return matmul_context(self.matmul)
 
-def resolve_precision(requested: PrecisionConfig, device: torch.device) -> Precision:
-    """Return the precision to use: float32 on a CPU, as requested on a GPU; auto decides by the device.
 
-    Half precision is several times slower than float32 on most CPUs (measured 5× for bf16 on AVX-512 without AMX).
+def resolve_precision(
+    requested: PrecisionConfig,
+    device: torch.device,
+    parameters: ParameterTable,
+    *,
+    recorded_matmul: str = "",
+    share: Share = compute_here,
+) -> Precision:
+    """Return the precision of a training of these weights: as requested on a GPU; auto decides by the device.
+
+    On a CPU, everything but float32 means bf16 where that is fastest by measurement, and float32 elsewhere: half
+    precision is several times slower than float32 on CPUs without instructions for it, and fp16 on all of them.
+    ``recorded_matmul``: how an interrupted training computed matrix products on a CPU, instead of the measurement.
+    ``share``: returns rank 0's result of a function, on all ranks.
     """
-    if device.type == "cpu" or isinstance(requested, Float32):
+    if device.type == "cpu":
+        return cpu_precision(requested, _matmul(parameters, recorded_matmul, share))
+    if isinstance(requested, Float32):
         return Precision(torch.float32, scaled=False, device=device)
     if isinstance(requested, AutoPrecision) and device.type != "cuda":
         return Precision(torch.float32, scaled=False, device=device)
     if isinstance(requested, Float16) or (isinstance(requested, AutoPrecision) and not _has_bf16()):
         return Precision(torch.float16, scaled=True, device=device)
     return Precision(torch.bfloat16, scaled=False, device=device)
+
+
+def cpu_precision(requested: PrecisionConfig, matmul: MatmulChoice) -> Precision:
+    """Return the precision on a CPU that computes matrix products like this."""
+    way = matmul.float32 if isinstance(requested, Float32) else matmul.fastest
+    speedup = matmul.fastest_speedup if way == matmul.fastest else matmul.float32_speedup
+    compute = torch.bfloat16 if way == "bf16" else torch.float32
+    return Precision(compute, scaled=False, device=torch.device("cpu"), matmul=way, matmul_speedup=speedup)
+
+
+def _matmul(parameters: ParameterTable, recorded: str, share: Share) -> MatmulChoice:
+    """Return how all ranks compute matrix products: as recorded, or as rank 0 measures it."""
+    way = parse_matmul(recorded)
+    if way is not None and is_available(way):
+        return MatmulChoice("default" if way == "bf16" else way, way)
+    return MatmulChoice(**json.loads(share(lambda: json.dumps(asdict(choose_matmul(parameters))))))
 
 
 def _has_bf16() -> bool:
@@ -81,7 +135,10 @@ def describe_precision(requested: PrecisionConfig, used: Precision) -> str:
     if isinstance(requested, AutoPrecision):
         return f"{name} (chosen for this device)"
     requested_name = {"bf16": "bfloat16", "fp16": "float16"}.get(requested.kind, requested.kind)
-    return name if requested_name == name else f"{name} ({requested.kind} on GPUs)"
+    if requested_name == name:
+        return name
+    slower = used.device.type == "cpu" and isinstance(requested, BFloat16)
+    return f"{name} (bf16 is not faster on this CPU)" if slower else f"{name} ({requested.kind} on GPUs)"
 
 
 def describe_device(device: torch.device) -> str:

@@ -163,13 +163,18 @@ def require_device(name: str, device: str, rank_info: RankInfo) -> None:
     backend(name).require_device(device, rank_info)
 
 
-def create_engine(run: RunConfig, *, device: str = "auto", group: ProcessGroup | None = None) -> Engine:
+def create_engine(
+    run: RunConfig, *, device: str = "auto", group: ProcessGroup | None = None, matmul: str = ""
+) -> Engine:
     """Return a new engine with the run's initial weights and an empty optimizer state.
+
+    ``matmul``: how an interrupted run computed matrix products on a CPU, as in ``describe()``. By default, PyTorch
+    measures what is fastest; JAX has one way.
 
     With a process group, every rank creates an engine and calls its methods in the same order: ``step`` with the same
     global batch, of which each rank takes its own rows, and ``state``, whose arrays only rank 0 receives.
     """
-    return backend(run.engine).create_engine(run, device, group or SingleProcess())
+    return backend(run.engine).create_engine(run, device, group or SingleProcess(), matmul)
 
 
 def init_distributed(name: str, rank_info: RankInfo, *, device: str = "auto") -> AbstractContextManager[ProcessGroup]:

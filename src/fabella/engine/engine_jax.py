@@ -48,8 +48,11 @@ PADDED_LENGTHS = 4
 """Number of lengths that sequences of whole documents are padded to; a step is compiled for each."""
 
 
-def create_engine(run: RunConfig, device: str = "auto", group: ProcessGroup | None = None) -> "JaxEngine":
+def create_engine(
+    run: RunConfig, device: str = "auto", group: ProcessGroup | None = None, matmul: str = ""
+) -> "JaxEngine":
     """Return a new engine with the run's initial weights and an empty optimizer state."""
+    del matmul  # XLA has one way to compute products on a CPU
     weights = initial_weights(run.model.parameters(), run.seed)
     if group is not None and group.rank_info.world_size > 1:
         return JaxEngine(run, weights, devices_of_all(device), is_main=group.rank_info.is_main)

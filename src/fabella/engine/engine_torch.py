@@ -14,7 +14,13 @@ from fabella.config.training import Float32
 from fabella.data.batches import Batch
 from fabella.engine.build_model_torch import build, require_fit
 from fabella.engine.compile.compile_torch import prepare_blocks
-from fabella.engine.device_torch import describe_device, describe_precision, pick_device, resolve_precision
+from fabella.engine.device_torch import (
+    Precision,
+    describe_device,
+    describe_precision,
+    pick_device,
+    resolve_precision,
+)
 from fabella.engine.distributed.parallelize_torch import parallelize
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
 from fabella.engine.engine import Histogram, State, Timer, dropout_seed
@@ -27,11 +33,21 @@ from fabella.models.parameters import initial_weights
 from fabella.run_config.run import RunConfig
 
 
-def create_engine(run: RunConfig, device: str = "auto", group: ProcessGroup | None = None) -> "TorchEngine":
+def create_engine(
+    run: RunConfig, device: str = "auto", group: ProcessGroup | None = None, matmul: str = ""
+) -> "TorchEngine":
     """Return a new engine with the run's initial weights and an empty optimizer state."""
     group = group or SingleProcess()
     weights = initial_weights(run.model.parameters(), run.seed)
-    return TorchEngine(run, weights, pick_device(device, group.rank_info), group)
+    torch_device = pick_device(device, group.rank_info)
+    precision = resolve_precision(
+        run.training.precision,
+        torch_device,
+        run.model.parameters(),
+        recorded_matmul=matmul,
+        share=lambda compute: group.broadcast(compute() if group.rank_info.is_main else ""),
+    )
+    return TorchEngine(run, weights, precision, group)
 
 
 def require_device(device: str, rank_info: RankInfo) -> None:
@@ -71,14 +87,14 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, run: RunConfig, weights: Mapping[str, NDArray[np.float32]], device: torch.device, group: ProcessGroup
+        self, run: RunConfig, weights: Mapping[str, NDArray[np.float32]], precision: Precision, group: ProcessGroup
     ) -> None:
         self.config = run.model
         self.seed = run.seed
         self.micro_batch_size = run.training.micro_batch_size
         self.requested_precision = run.training.precision
+        self.precision, device = precision, precision.device
         self.device = device
-        self.precision = resolve_precision(self.requested_precision, device)
         if isinstance(self.requested_precision, Float32) and device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.requested_precision.tf32
         self.guard = StepGuard.create(run.training, device, scaled=self.precision.scaled)
@@ -101,15 +117,29 @@ class TorchEngine:
             "threads": torch.get_num_threads(),
             "compiled": "blocks" if self.compiled else "nothing",
             "precision": describe_precision(self.requested_precision, self.precision),
+            **self._describe_matmul(),
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
             **({"parallel": self.strategy.description} if self.strategy.description else {}),
         }
+
+    def _describe_matmul(self) -> dict[str, str | float]:
+        if self.device.type != "cpu":
+            return {}
+        speedup = round(self.precision.matmul_speedup, 1)
+        return {"matmul": self.precision.matmul, **({"matmul_speedup": speedup} if speedup > 1.0 else {})}
 
     def step(self, batch: Batch, lr: float) -> TorchStepResult:
         """Take one optimizer step. The micro-batches' gradients add up to that of the global batch's mean loss."""
         if batch.num_targets == 0:
             raise ConfigError("A batch has no targets.", hint="Use longer documents, or data.sequences.kind=packed.")
         self.optimizer.zero_grad()  # kept until now for the callbacks of the previous step
+        with self.precision.matmuls():
+            loss = self._forward_backward(batch)
+            self.compile_cache.mark_complete()
+            return self._update(self.strategy.mean_loss(loss), lr)
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
+        """Add up the gradients of the micro-batches, and return this rank's share of the loss."""
         total = torch.zeros((), device=self.device)
         rows = self.strategy.local_rows(len(batch.tokens))
         for start in rows[:: self.micro_batch_size]:
@@ -123,8 +153,7 @@ class TorchEngine:
                     loss = self.strategy.loss(tokens, targets) * share
                 (loss * self.guard.tensors.loss_scale if self.precision.scaled else loss).backward()
             total += loss.detach()
-        self.compile_cache.mark_complete()
-        return self._update(self.strategy.mean_loss(total), lr)
+        return total
 
     def _to_device(self, array: NDArray[np.int32]) -> Tensor:
         """Return int64 ids on the device. Pinned memory lets a GPU copy them while it computes."""
@@ -157,7 +186,7 @@ class TorchEngine:
         """Return the loss of each target in nats, [B T] float32, without dropout."""
         self.model.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self.precision.matmuls():
                 values = self.strategy.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
         finally:
             self.model.train()

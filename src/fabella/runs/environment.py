@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 
 import fabella
+from fabella.engine.measure.processor import processor_name
 
 PACKAGES = ("torch", "jax", "tokenizers", "sentencepiece", "safetensors", "pydantic")
 
@@ -24,7 +25,7 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         **{name: version for name, version in versions.items() if version},
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": psutil.cpu_count(logical=True),
         "memory_bytes": psutil.virtual_memory().total,
     }
@@ -35,16 +36,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a kernel file
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:  # not Linux
-        names = []
-    return names[0] if names else platform.processor()
 
 
 def code_fingerprint() -> str:

@@ -102,6 +102,9 @@ def _print_settings(session: TrainingSession, progress: Progress) -> None:
     settings = session.engine.describe()
     tf32 = " with TF32" if settings.get("tf32") == "True" else ""
     session.print(f"Training on {settings['device']}, in {settings['precision']}{tf32}.")
+    if speedup := settings.get("matmul_speedup"):
+        name = {"onednn": "float32 by oneDNN"}.get(str(settings["matmul"]), settings["matmul"])
+        session.print(f"Matrix products: {name}, {speedup} times as fast as PyTorch's default on this CPU.")
     if (compiled := settings["compiled"]) != "nothing":
         session.print(
             f"Compiling the {compiled}: the first step takes half a minute, or less if the compile cache has them."

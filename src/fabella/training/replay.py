@@ -42,12 +42,13 @@ def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     PyTorch repeats it, whichever engine took it, without compiling, so that the output of each module can be checked.
     Raise CheckpointError if ``path`` is not a saved step, or is damaged.
     """
-    run = RunDir.open(path.absolute().parent.parent).run
+    run_dir = RunDir.open(path.absolute().parent.parent)
+    run, matmul = run_dir.run, run_dir.recorded_matmul()
     training = run.training.model_copy(update={"compile": "none", "on_nonfinite": Stop()})
     run = run.model_copy(update={"engine": "torch", "training": training})
     table = run.model.parameters()
     failed = failed_steps.read(path.absolute(), table, state_spec(run.trainable_parameters, run.optimizer))
-    engine = engines.create_engine(run, device=device)
+    engine = engines.create_engine(run, device=device, matmul=matmul)
     engine.restore(failed.state)
     error = ""
     with engines.backend(run.engine, "nan_finder").trace_nonfinite(engine) as modules:

@@ -88,7 +88,9 @@ def resume(
         requested = resolve_for_resume(saved_run, run or saved_run.run, data)
         if is_main:
             process_group.broadcast("run directory ready")
-        engine = engines.create_engine(requested, device=device, group=process_group)
+        engine = engines.create_engine(
+            requested, device=device, group=process_group, matmul=_recorded_matmul(saved_run, requested)
+        )
         extras = Extras(trackers, callbacks, user_callbacks)
         run_dir = replace(saved_run, run=requested)
         session = TrainingSession(requested, run_dir, data, engine, process_group, extras)
@@ -98,6 +100,12 @@ def resume(
             pending = PendingRecord(partial(_record_resume, session, saved_run, progress.step))
             session = replace(session, record=pending)
         return _fit_with_rollback(session, progress, saved)
+
+
+def _recorded_matmul(saved_run: RunDir, requested: RunConfig) -> str:
+    """Return how the run computed matrix products on a CPU; empty if unknown, or if another precision is requested."""
+    same = saved_run.run.training.precision == requested.training.precision
+    return saved_run.recorded_matmul() if same else ""
 
 
 def _fit_with_rollback(session: TrainingSession, progress: Progress, saved: ResumeState) -> TrainResult:

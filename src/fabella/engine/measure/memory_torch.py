@@ -23,7 +23,7 @@ def activation_bytes(run: RunConfig, sequences: int, device: str = "auto") -> in
     family, and respects ``training.gradient_checkpointing``.
     """
     module = network_module(run.model, "torch")
-    precision = resolve_precision(run.training.precision, pick_device(device))
+    precision = resolve_precision(run.training.precision, pick_device(device), run.model.parameters())
     half = precision.compute != torch.float32
     with FakeTensorMode(), _LiveStorages() as held:
         model: Any = module.Model(run.model).train()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fabella.engine.measure.processor import processor_features
 from fabella.errors import StorageError
 from fabella.storage import atomic_write, cache_dir, make_dirs
 from fabella.tracking.console import print_status
@@ -31,8 +32,6 @@ FLAGS = (
 # OpenMP comes from PyTorch, which is in the same process: a second copy would start threads of its own.
 LIBRARIES = ("-nodefaultlibs", "-lm", "-lc")
 COMPILER_TIMEOUT_SECONDS = 300
-CPU_FEATURE_FIELDS = ("flags", "Features", "model name", "CPU part")
-"""Fields of /proc/cpuinfo that describe the instruction set."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +80,7 @@ def _cache_key(compiler: str) -> str:
         str(status.st_size),
         str(status.st_mtime_ns),
     ]
-    return hashlib.sha256("\0".join([*parts, platform.machine(), _processor()]).encode()).hexdigest()[:20]
-
-
-def _processor() -> str:
-    """Describe the instruction set, so that machines that share a cache do not load each other's library."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(CPU_FEATURE_FIELDS)}))
+    return hashlib.sha256("\0".join([*parts, processor_features()]).encode()).hexdigest()[:20]
 
 
 def _load(path: Path) -> ctypes.CDLL | None:
