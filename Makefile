@@ -11,7 +11,7 @@ PINS := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help story test test-fast test-light test-faults test-clients check format faults text-zoo bench bench-peers fingerprints pins clean
+.PHONY: help story test test-fast test-light test-faults test-clients check format docs faults text-zoo bench bench-peers fingerprints pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ text-zoo: $(VENV)/.test ## read every kind of file of the text zoo and write doc
 
 test-clients: $(CLIENTS)/.clients ## talk to a server with the official clients; writes docs/clients.md
 	$(CLIENTS)/bin/python -m benchmarks.clients.check
+
+docs: $(VENV)/.dev ## build the documentation site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 fingerprints: $(VENV)/.dev ## compare results with those of an earlier commit (BASELINE=1c109f2)
 	$(BIN)/python benchmarks/fingerprints.py $(if $(BASELINE),--baseline $(BASELINE))

@@ -31,7 +31,7 @@ os.environ["MPLBACKEND"] = "agg"  # a test must not need a screen
 
 LONG_TEST_SECONDS = 4 * 3600
 """Time limit of a test of the long fault matrix."""
-OPTIONAL_PACKAGES = ("accelerate", "gguf", "jax", "transformers")
+OPTIONAL_PACKAGES = ("accelerate", "gguf", "jax", "mkdocs", "transformers")
 """Packages that `make test-light` does not install."""
 
 # A failure must be reproducible, and a slow machine must not fail a test.
