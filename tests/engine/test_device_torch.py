@@ -1,11 +1,16 @@
 """Tests which precision each device uses, and how it is described."""
 
+import contextlib
+from typing import Any
+
 import pytest
 import torch
 
 from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
 from fabella.engine import device_torch
-from fabella.engine.device_torch import describe_precision, resolve_precision
+from fabella.engine.device_torch import describe_precision, pick_device, resolve_precision, same_bits
+from fabella.engine.rank import RankInfo
+from fabella.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,57 @@ def test_the_precision_of_each_device(
     precision = resolve_precision(requested, torch.device(device), {})
     assert describe_precision(requested, precision) == expected
     assert precision.scaled == (precision.compute == torch.float16)
+
+
+# ---------------------------------------------------------------- which GPU
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pretend that there are two GPUs of which the first is the current one; return the ones made current."""
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    return current
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "index"),
+    [
+        ("auto", RankInfo(), 0),
+        ("cuda", RankInfo(), 0),
+        ("cuda:1", RankInfo(), 1),
+        ("auto", RankInfo(rank=3, world_size=4, local_rank=1), 1),
+    ],
+)
+def test_a_process_uses_one_gpu_with_an_index_and_makes_it_current(
+    two_gpus: list[int], name: str, rank: RankInfo, index: int
+) -> None:
+    assert pick_device(name, rank) == torch.device("cuda", index)
+    assert two_gpus == [index]
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "cuda:-1", "cuda:", "cuda:first"])
+def test_a_gpu_that_does_not_exist_is_refused(two_gpus: list[int], name: str) -> None:
+    with pytest.raises(ConfigError, match=r"this process sees 2 GPU\(s\)\. Use --device cuda:0"):
+        pick_device(name)
+    assert two_gpus == []
+
+
+# ---------------------------------------------------------------- the same bits
+
+
+@pytest.mark.parametrize(
+    ("device", "enabled", "expected"), [("cuda", True, 1), ("cuda", False, 0), ("cpu", True, 0), ("mps", True, 0)]
+)
+def test_kernels_are_deterministic_during_a_step_on_a_cuda_gpu_only(device: str, enabled: bool, expected: int) -> None:
+    memory: Any = torch.utils.deterministic
+    before = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
+    with contextlib.suppress(ZeroDivisionError), same_bits(torch.device(device), enabled=enabled):
+        during = torch.get_deterministic_debug_mode()
+        raise ZeroDivisionError
+    assert during == expected
+    assert (torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory) == before

@@ -1,6 +1,7 @@
 """Tests that the PyTorch engine implements the contract of engine.py."""
 
 import dataclasses
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from fabella.data.batches import Batch
 from fabella.engine.build_model_torch import load_model
 from fabella.engine.engine import Engine, State, create_engine
+from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import CheckpointError, ConfigError, NumericsError
 from fabella.models import IGNORE
 from fabella.models.parameters import initial_weights
@@ -228,3 +230,54 @@ def test_with_frozen_parameters_a_restored_engine_continues_bit_for_bit() -> Non
     resumed = create_engine(of)
     resumed.restore(train(create_engine(of), 0, 1).state())
     assert equal_states(train(resumed, 2, 3).state(), uninterrupted.state())
+
+
+# ---------------------------------------------------------------- other devices
+
+
+def test_only_pinned_memory_is_copied_asynchronously(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source of a copy to an Apple GPU is freed at once; such a copy must be finished by then."""
+    engine = cast("TorchEngine", create_engine(run()))
+    copies: list[bool] = []
+    real = torch.Tensor.to
+
+    def to(tensor: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        copies.append(bool(options.get("non_blocking")))
+        return real(tensor, *arguments, **options)  # pyright: ignore
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    engine._to_device(batch().tokens)
+    assert copies == [False]
+
+
+def test_a_non_finite_step_is_not_left_to_a_kernel_of_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tensors are on the CPU; the engine decides as if they were not."""
+    engine = cast("TorchEngine", create_engine(run("training.on_nonfinite.kind=skip")))
+    applied: list[float] = []
+    forward_backward = engine._forward_backward
+
+    def non_finite_loss(batch: Batch) -> torch.Tensor:
+        loss = forward_backward(batch)
+        engine.device = torch.device("mps")
+        return loss * float("nan")
+
+    monkeypatch.setattr(engine.optimizer.rule, "step", lambda lr, apply_update: applied.append(lr))
+    monkeypatch.setattr(engine, "_forward_backward", non_finite_loss)
+    assert engine.step(batch(), 1e-2).read()["skipped_steps"] == 1
+    assert applied == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["piny-37m", "mingru-17m"])
+def test_steps_on_a_gpu_repeat_bit_for_bit_at_the_sizes_that_people_train(family: str) -> None:
+    """With sequences of one block of keys, attention is deterministic anyway; with 512 tokens it must be asked for."""
+    config = load_config(family, ["model.layers=2", "training.micro_batch_size=16", "training.length.max_steps=4"])
+    random = np.random.default_rng(1)
+    ids = random.integers(0, config.model.vocab_size, (16, 513)).astype(np.int32)
+    states = []
+    for _ in range(2):
+        engine = create_engine(config, device="cuda")
+        for _ in range(3):
+            engine.step(Batch(ids[:, :-1].copy(), ids[:, 1:].copy()), 1e-3)
+        states.append(engine.state())
+    assert equal_states(states[0], states[1])

@@ -49,7 +49,7 @@ STREAMED = (
 SETTINGS = [
     "model.dropout=0.2",
     "training.gradient_accumulation=[[0, 2], [5, 3], [8, 4]]", "training.log_every_steps=1",
-    "training.precision={kind: fp16, initial_loss_scale: 1048576, loss_scale_growth_interval: 2}",
+    "training.precision={kind: fp16, initial_loss_scale: 2097152, loss_scale_growth_interval: 5}",
     "training.on_nonfinite.kind=skip",
     "training.parallel.timeout_seconds=30",
     "optimizer={kind: muon, lr: 0.02, schedule: [{shape: linear, start: 0.1, end: 1.0, length: 60%},"

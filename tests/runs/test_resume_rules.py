@@ -84,6 +84,7 @@ CHANGES: dict[str, Any] = {
     "training.parallel.kind": "fsdp",
     "training.parallel.timeout_seconds": 5.0,
     "training.freeze": ["embedding.*"],
+    "training.deterministic": False,
     "training.log_every_steps": 5,
     "validation.every_steps": 5,
     "validation.every_epochs": 0.5,

@@ -138,6 +138,10 @@ class TrainingConfig(ConfigModel):
         default=(),
         description="parameters that do not change, as patterns of their names: [embedding.*, 'blocks.0.*']",
     )
+    deterministic: bool = Field(
+        default=True,
+        description="on CUDA GPUs: kernels that give the same bits in every repetition, a few percent slower",
+    )
     log_every_steps: Positive = Field(default=10, description="training steps between two rows of metrics")
 
     @property

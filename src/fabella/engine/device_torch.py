@@ -1,11 +1,14 @@
 """Choose and describe device and precision of a training with PyTorch."""
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
 from fabella.engine.measure.matmul_torch import (
@@ -33,8 +36,9 @@ def compute_here(function: Callable[[], str]) -> str:
 def pick_device(name: str, rank_info: RankInfo = SINGLE) -> torch.device:
     """Return the device of this rank; ``auto`` prefers a CUDA GPU to Apple's, and Apple's to the CPU.
 
-    Several ranks on a machine take one GPU each, by local rank; Apple's cannot be shared. Raises ConfigError for a
-    device that does not exist.
+    Several ranks on a machine take one GPU each, by local rank; Apple's cannot be shared. A CUDA GPU always has an
+    index, and becomes the current one of this process: events, memory limits and FSDP use the current one. Raises
+    ConfigError for a device that does not exist.
     """
     available = _available()
     if name == "auto":
@@ -46,10 +50,28 @@ def pick_device(name: str, rank_info: RankInfo = SINGLE) -> torch.device:
                 hint="Start one process per GPU (--devices auto), or use --device cpu. If the launcher shows each "
                 "process only its own GPU (SLURM: --gpus-per-task=1), set LOCAL_RANK=0.",
             )
-        return torch.device("cuda", rank_info.local_rank)
+        return _current_gpu(rank_info.local_rank)
     if name.split(":")[0] not in available:
         raise ConfigError(f"Unknown device {name!r}.", hint=f"Choose from: auto, {', '.join(available)}.")
-    return torch.device(name)
+    return _parse_gpu(name) if name.startswith("cuda") else torch.device(name)
+
+
+def _parse_gpu(name: str) -> torch.device:
+    """Return the GPU of ``cuda`` or ``cuda:1``. Raises ConfigError for an index that does not exist."""
+    _, colon, index = name.partition(":")
+    if not colon:
+        return _current_gpu(torch.cuda.current_device())
+    count = torch.cuda.device_count()
+    if not index.isdecimal() or int(index) >= count:
+        raise ConfigError(f"Unknown device {name!r}: this process sees {count} GPU(s).", hint="Use --device cuda:0.")
+    return _current_gpu(int(index))
+
+
+def _current_gpu(index: int) -> torch.device:
+    # Read at the first product: without it, cuBLAS may choose another algorithm in each repetition.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def _available() -> list[str]:
@@ -127,6 +149,27 @@ def _matmul(parameters: ParameterTable, recorded: str, share: Share) -> MatmulCh
 def _has_bf16() -> bool:
     """Return whether the GPU multiplies bf16 in hardware; emulated, it is slower than float32."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@contextmanager
+def same_bits(device: torch.device, *, enabled: bool) -> Generator[None]:
+    """Choose kernels whose result is the same in every repetition, for the duration of the block, on a CUDA GPU.
+
+    Flash attention's backward pass and others add with atomics otherwise, in an order that varies. A kernel without
+    such a version warns. A CPU has no kernel that varies.
+    """
+    if device.type != "cuda" or not enabled:
+        yield
+        return
+    memory: Any = torch.utils.deterministic
+    before = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # costs time and changes no result
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        memory.fill_uninitialized_memory = before[1]
 
 
 def describe_precision(requested: PrecisionConfig, used: Precision) -> str:

@@ -20,6 +20,7 @@ from fabella.engine.device_torch import (
     describe_precision,
     pick_device,
     resolve_precision,
+    same_bits,
 )
 from fabella.engine.distributed.parallelize_torch import parallelize
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
@@ -92,11 +93,11 @@ class TorchEngine:
         self.config = run.model
         self.seed = run.seed
         self.micro_batch_size = run.training.micro_batch_size
-        self.requested_precision = run.training.precision
+        self.requested_precision, self.deterministic = run.training.precision, run.training.deterministic
         self.precision, device = precision, precision.device
         self.device = device
         if isinstance(self.requested_precision, Float32) and device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = self.requested_precision.tf32
+            torch.set_float32_matmul_precision("high" if self.requested_precision.tf32 else "highest")
         self.guard = StepGuard.create(run.training, device, scaled=self.precision.scaled)
         model = build(run.model, weights, device).train()
         trainable = run.trainable_parameters
@@ -118,7 +119,7 @@ class TorchEngine:
             "compiled": "blocks" if self.compiled else "nothing",
             "precision": describe_precision(self.requested_precision, self.precision),
             **self._describe_matmul(),
-            "tf32": str(torch.backends.cuda.matmul.allow_tf32),
+            "tf32": str(self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"),
             **({"parallel": self.strategy.description} if self.strategy.description else {}),
         }
 
@@ -133,7 +134,7 @@ class TorchEngine:
         if batch.num_targets == 0:
             raise ConfigError("A batch has no targets.", hint="Use longer documents, or data.sequences.kind=packed.")
         self.optimizer.zero_grad()  # kept until now for the callbacks of the previous step
-        with self.precision.matmuls():
+        with self.precision.matmuls(), same_bits(self.device, enabled=self.deterministic):
             loss = self._forward_backward(batch)
             self.compile_cache.mark_complete()
             return self._update(self.strategy.mean_loss(loss), lr)
@@ -156,11 +157,14 @@ class TorchEngine:
         return total
 
     def _to_device(self, array: NDArray[np.int32]) -> Tensor:
-        """Return int64 ids on the device. Pinned memory lets a GPU copy them while it computes."""
+        """Return int64 ids on the device. Pinned memory lets a CUDA GPU copy them while it computes.
+
+        Any other copy is finished here: its source, ordinary memory, is reused as soon as the batch is dropped.
+        """
         tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True).long()
+        if self.device.type != "cuda":
+            return tensor.to(self.device).long()
+        return tensor.pin_memory().to(self.device, non_blocking=True).long()
 
     def _update(self, loss: Tensor, lr: float) -> TorchStepResult:
         """Apply the step if it is finite, decided without waiting for a GPU."""
@@ -173,8 +177,9 @@ class TorchEngine:
         self.steps += 1
         self.guard.names = list(gradients_by_name)
         apply_update = self.guard.check(self.steps, loss, norm, norms)
-        # A CPU skips a non-finite step here; on a GPU the rule decides on the device, so that no step waits for it.
-        if waits(self.device) or bool(apply_update):
+        # A non-finite step is skipped here. On a CUDA GPU the rule decides on the device, so that no step waits for it;
+        # the fused AdamW of Apple's GPUs ignores the decision.
+        if self.device.type == "cuda" or bool(apply_update):
             self.optimizer.clip(norm)
             self.optimizer.rule.step(lr, apply_update)
         result = TorchStepResult(loss, norm, self.guard.tensors, self.guard)

@@ -36,6 +36,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "training.gradient_checkpointing": "allow",  # the same numbers, computed twice
     "training.compile": "warn",  # the same sums with other rounding
     "training.freeze": "refuse",  # the saved optimizer state has only the parameters that were trained
+    "training.deterministic": "warn",  # the same sums in another order
     "training.log_every_steps": "allow",
     "training.on_nonfinite": "warn",
     "training.on_divergence": "warn",  # a rollback changes what is learned

@@ -36,7 +36,7 @@ def prepare_blocks(model: nn.Module, run: RunConfig, device: torch.device) -> tu
     compiled = is_compiled(run, device)
     cache = use_compile_cache() if compiled else CompileCache()
     if compiled:
-        compile_blocks(model)
+        compile_blocks(model, deterministic=run.training.deterministic and device.type == "cuda")
     if run.training.gradient_checkpointing == "blocks":
         checkpoint_blocks(model)
     return compiled, cache
@@ -76,14 +76,19 @@ def _operations(run: RunConfig) -> float:
     return float(sequences) * length * flops_per_token(run.model, length)
 
 
-def compile_blocks(model: Any) -> None:
-    """Compile each of ``model.blocks`` for training; in evaluation they stay eager. Parameter names stay the same."""
+def compile_blocks(model: Any, *, deterministic: bool = False) -> None:
+    """Compile each of ``model.blocks`` for training; in evaluation they stay eager. Parameter names stay the same.
+
+    ``deterministic``: the order of sums is not chosen by timing, and an embedding's gradient is added without atomics.
+    """
+    options: Any = {"deterministic": True} if deterministic else None
     for module in model.modules():
         if isinstance(module, MinGRU):  # a loop over time: unrolled, it would take minutes to compile
             eager: Any = torch.compiler.disable(module.forward)
             module.forward = eager
     for block in model.blocks:
-        block.forward = partial(_forward, block, block.forward, torch.compile(block.forward, dynamic=False))
+        compiled = torch.compile(block.forward, dynamic=False, options=options)
+        block.forward = partial(_forward, block, block.forward, compiled)
 
 
 def _forward(block: nn.Module, eager: Any, compiled: Any, *arguments: Any, **named: Any) -> Any:

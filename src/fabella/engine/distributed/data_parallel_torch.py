@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -71,9 +72,11 @@ class FSDPStrategy(Strategy):
         self.config = model.config
         self.group, self.size = group, group.rank_info.world_size
         self.description = f"fsdp, {self.size} processes"
+        # Without a mesh, FSDP takes the accelerator of the machine, also for a training on its CPU.
+        mesh = init_device_mesh(group.device.type, (self.size,))
         for block in model.blocks:
-            fully_shard(block)
-        fully_shard(model)
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
         for method in ("loss", "token_losses"):
             register_fsdp_forward_method(model, method)
 
