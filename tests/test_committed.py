@@ -130,20 +130,20 @@ def test_every_command_shows_examples(file: Path) -> None:
     assert text.splitlines()[0].endswith("."), f"{location(file)}: the first line is the summary, a sentence"
 
 
-def tree_in_readme() -> dict[str, str]:
+def tree_in_contributing() -> dict[str, str]:
     """Name → purpose, from the tree of `src/fabella` that README.md prints."""
     block = re.search(
-        r"```text\nsrc/fabella/\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL
+        r"```text\nsrc/fabella/\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL
     )
-    assert block, "README.md prints no tree of src/fabella/"
+    assert block, "CONTRIBUTING.md prints no tree of src/fabella/"
     lines = [line.strip().split(None, 1) for line in block[1].splitlines() if line.strip()]
     return {line[0]: line[1] for line in lines}
 
 
-def test_readme_shows_the_real_packages() -> None:
+def test_contributing_shows_the_real_packages() -> None:
     packages = {f"{item.name}/" for item in PACKAGE.iterdir() if item.is_dir() and item.name != "__pycache__"}
     files = {file.name for file in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert set(tree_in_readme()) == packages | files
+    assert set(tree_in_contributing()) == packages | files
 
 
 # ---------------------------------------------------------------- what is committed
