@@ -106,6 +106,7 @@ ROWS = {
     "E15": "formats, precisions and directories that no export can have: refused before anything is written",
     "E16": "tensors of another model: missing, unknown, of another shape, not finite: named, nothing written",
     "E17": "damaged and hostile model folders and files: one error, no code runs, nothing is written",
+    "E19": "markup in the tokens and prompts of an exported page: text, no script runs, no tag begins",
     "F1": "requests made by hypothesis and by hand, over every route: no failure, and others are answered",
     "F2": "max_tokens that is no whole number within bounds: 400 with its name",
     "F3": "more texts, stop strings, log-probabilities or biases than the limits allow: 400 with the name",

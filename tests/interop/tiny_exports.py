@@ -1,5 +1,6 @@
 """Tiny runs of every family and every kind of tokenizer, and their exports."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ TEXTS = [
 ] * 20  # fmt: skip
 
 
-def make_run(path: Path, family: str, tokenizer: Tokenizer | None = None, **changes: Any) -> Path:
+def make_run(
+    path: Path,
+    family: str,
+    tokenizer: Tokenizer | None = None,
+    *,
+    prompts: Sequence[str] = ("Once upon a time",),
+    **changes: Any,
+) -> Path:
     """Write a run of the family's tiny config with random weights and a checkpoint at step 10."""
     tokenizer = tokenizer or ByteTokenizer()
     model = tiny_config(family).model_dump(mode="json") | {"context_length": LENGTH}
@@ -30,6 +38,7 @@ def make_run(path: Path, family: str, tokenizer: Tokenizer | None = None, **chan
     config = RunConfig.model_validate(
         {
             "name": path.name,
+            "samples": {"prompts": list(prompts)},
             "model": model,
             "tokenizer": {"kind": "bytes"},
             "data": {"sequences": {"kind": "packed", "length": LENGTH, "stride": LENGTH}},

@@ -1,11 +1,13 @@
 """Export a model to a format that other tools read, and compare it with the run before it is kept.
 
 The export is loaded by its target. With float32, logits must differ by at most 1e-4 and greedy text must be equal;
-with less precision, bits per byte must differ by at most 0.5 %. Otherwise nothing is written.
+with less precision, bits per byte must differ by at most 0.5 %. Otherwise nothing is written. html is one file that
+generates text in any browser, offline; it is checked with Node.js.
 
 Examples:
   fabella export runs/quickstart --to hf
   fabella export runs/my-stories --to gguf --precision q8_0 --out exports/my-stories-q8
+  fabella export runs/my-stories --to html
   fabella verify exports/quickstart-hf --against runs/quickstart
 """
 
@@ -23,7 +25,7 @@ from fabella.storage.messages import escaped_path
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    to: Annotated[str, typer.Option(help="Format: hf, gguf, llama2c, safetensors.")],
+    to: Annotated[str, typer.Option(help="Format: hf, html, gguf, llama2c, safetensors.")],
     out: Annotated[
         Path | None, typer.Option(help="New directory of the export; by default exports/RUN-FORMAT.", callback=writable)
     ] = None,
@@ -43,13 +45,14 @@ def command(
 def lines(result: ExportResult) -> list[str]:
     """Format the result as text."""
     measured, precision = result.comparison, result.comparison.precision
+    reader = "" if measured.decoder == "float32" else f", as Fabella's {measured.decoder} decoder"
     ties = f" ({measured.greedy_ties} up to a tie of two tokens)" if measured.greedy_ties else ""
     return [
         f"{escaped_path(result.path)} equals step {result.step:,} ({format_bytes(result.bytes)}, {precision}).",
         f"  loaded by         {measured.target}",
         f"  logits            differ by at most {measured.max_logit_difference:.2g}",
         f"  greedy text       equal for {measured.greedy_equal} of {measured.prompts} prompts, "
-        f"{measured.tokens} tokens each{ties}",
+        f"{measured.tokens} tokens each{ties}{reader}",
         f"  bits per byte     {measured.target_bits_per_byte:.4f}, the run {measured.bits_per_byte:.4f} "
         f"({measured.text})",
         f"  tokenizer         {measured.tokenizer}",

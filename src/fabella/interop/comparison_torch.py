@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from fabella.engine.build_model_torch import load_model
 from fabella.errors import FabellaError
+from fabella.generation.decoder.backends_torch import NativeBackend, compile_decoder, decode_backend
+from fabella.generation.decoder.weights import PrefillChunk
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import SamplingParams
 from fabella.interop.comparison import (
     GREEDY_TOKENS,
+    INT8_TIE,
     LOGIT_TOLERANCE,
     PROBE_TOKENS,
     PROMPT_TOKENS,
@@ -40,22 +43,28 @@ TEXTS = (
 """Texts that every tokenizer must read alike, in addition to the run's sample prompts and the compared text."""
 
 
-def compare(source: ExportSource, target: ExportTarget, precision: str) -> Comparison:
-    """Run both and return the measured differences. Raises NumericsError if the model's logits are not finite."""
+def compare(source: ExportSource, target: ExportTarget, precision: str, *, int8_decoder: bool = False) -> Comparison:
+    """Run both and return the measured differences. Raises NumericsError if the model's logits are not finite.
+
+    ``int8_decoder``: the target computes like Fabella's native int8 decoder and must generate the same text. Where that
+    cannot be built, the text is compared with the float32 decoder's and need not be equal.
+    """
     model = load_model(source.config, source.weights, "cpu")
     ids, text = _probe_ids(source, model)
     difference, largest, nats = _compare_logits(source, model, target, ids)
     prompts = ids[:, : min(PROMPT_TOKENS, ids.shape[1], max(1, source.context_length // 2))]
     tokens = _greedy_tokens(source, prompts.shape[1])
+    decoder = "int8" if int8_decoder and _use_native_int8(model) else "float32"
     expected = _rows(generate_greedy(source, model, prompts, tokens))
     start = time.perf_counter()
     actual = target.greedy(prompts, tokens)
     seconds = time.perf_counter() - start
-    equal, ties = _compare_greedy(source, model, prompts, (expected, actual))
+    equal, ties = _compare_greedy(source, model, prompts, (expected, actual), decoder)
     scored = _bytes(source, ids)
     return Comparison(
         target=target.name,
         precision=precision,
+        decoder=decoder,
         text=text,
         max_logit_difference=difference,
         largest_logit=largest,
@@ -160,8 +169,17 @@ def _greedy_tokens(source: ExportSource, prompt: int) -> int:
     return max(1, min(GREEDY_TOKENS, source.context_length - prompt))
 
 
+def _use_native_int8(model: torch.nn.Module) -> bool:
+    """Generate with the native int8 decoder from now on; return False, and change nothing, if it cannot be built."""
+    compile_decoder(model, "int8")
+    if isinstance(decode_backend(model, 1, 1), NativeBackend):
+        return True
+    compile_decoder(model)
+    return False
+
+
 def _compare_greedy(
-    source: ExportSource, model: torch.nn.Module, prompts: Ids, decoded: tuple[Ids, Ids]
+    source: ExportSource, model: torch.nn.Module, prompts: Ids, decoded: tuple[Ids, Ids], decoder: str
 ) -> tuple[int, int]:
     """Return how many rows are equal up to the end of the document, and how many of them only up to a tie."""
     equal = ties = 0
@@ -171,7 +189,7 @@ def _compare_greedy(
         different = np.flatnonzero(expected[:length] != actual[:length])
         if not len(different):
             equal += 1
-        elif _is_tie(model, np.concatenate([prompt, expected]), len(prompt) + int(different[0]), actual):
+        elif _is_tie(model, np.concatenate([prompt, expected]), len(prompt) + int(different[0]), actual, decoder):
             equal += 1
             ties += 1
     return equal, ties
@@ -179,12 +197,21 @@ def _compare_greedy(
 
 @torch.inference_mode()
 def _is_tie(
-    model: torch.nn.Module, ids: Int[NDArray[np.int64], " T"], position: int, actual: NDArray[np.int64]
+    model: torch.nn.Module,
+    ids: Int[NDArray[np.int64], " T"],
+    position: int,
+    actual: NDArray[np.int64],
+    decoder: str,
 ) -> bool:
     """Return whether the two tokens at ``position`` have the same logit, up to the tolerance."""
-    logits = model(torch.from_numpy(ids[None, :position]))[0, -1]
     other = int(actual[position - (len(ids) - len(actual))])
-    return float(logits[int(ids[position])] - logits[other]) <= LOGIT_TOLERANCE
+    if decoder == "int8":
+        backend = decode_backend(model, 1, position)
+        backend.reset(0)
+        logits, tolerance = backend.prefill([PrefillChunk(0, ids[:position].tolist(), 0)])[0], INT8_TIE
+    else:
+        logits, tolerance = model(torch.from_numpy(ids[None, :position]))[0, -1], LOGIT_TOLERANCE
+    return float(logits[int(ids[position])] - logits[other]) <= tolerance
 
 
 def _compare_tokenizer(source: ExportSource, target: ExportTarget, ids: Ids) -> str:

@@ -131,7 +131,8 @@ def _compared(
 ) -> Comparison:
     report("Loading it with its target and comparing logits and greedy text.")
     try:
-        comparison = compare(source, module.open_target(source, directory), precision)
+        target = module.open_target(source, directory)
+        comparison = compare(source, target, precision, int8_decoder=getattr(module, "INT8_DECODER", False))
     except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:  # of another library
         reason = (str(error).splitlines() or [""])[0][:300] or type(error).__name__
         raise UsageError(

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
 from torch.nn import functional
 
@@ -89,6 +89,12 @@ def int8_linear(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Pac
         return float32_linear(weight, bias)
     _require_fbgemm(weight, "int8")
     return _Int8Linear(weight.detach().float(), bias)
+
+
+def quantize_rows(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, " O"]]:
+    """Return a weight in int8 and the scale of each row, whose largest magnitude becomes 127."""
+    scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+    return (weight / scales).round().to(torch.int8), scales.flatten()
 
 
 class _Int8Linear:

@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple, get_args
 from fabella.errors import UsageError
 
 WeightDtype = Literal["float32", "float16", "int8"]
-"""float16 and int8 store the matrices in half or a quarter of the memory. Decoding reads all of it for every token."""
+"""float16 and int8 store the matrices in half or a quarter of the memory; int8 rounds the token embeddings too.
+Decoding reads all matrices for every token."""
 
 
 def parse_weight_dtype(name: str) -> WeightDtype:

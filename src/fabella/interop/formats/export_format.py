@@ -7,6 +7,7 @@ A format is a module of ``fabella.interop.formats`` with
     write(source, directory, precision)    write the files of the export
     open_target(source, directory)         load them with the target, for the comparison with the run
 
+if its target computes as Fabella's int8 decoder, ``INT8_DECODER = True``: then the greedy text must be that decoder's;
 and, if Fabella imports it as well, ``recognizes(path)`` and ``read(path)``. The comparison calls the target only
 through :class:`ExportTarget`, so that a format shares no code with the model that it is compared with.
 """

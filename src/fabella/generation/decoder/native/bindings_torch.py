@@ -26,6 +26,7 @@ from fabella.generation.decoder.graph_torch import (
     copy_row,
     reset_row,
 )
+from fabella.generation.decoder.packed_linear_torch import quantize_rows
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 
 PREFILL_CHUNK = 128
@@ -154,17 +155,22 @@ class NativeProgram:
     def _append_embed(self, table: Tensor, target: int, *, positions: Tensor | None = None, residual: int = -1) -> None:
         width = table.shape[1]
         self._reserve(target, width)
-        self._operations.append(
-            _Operation(
-                kind=EMBED,
-                target=target,
-                residual=residual,
-                cache=-1,
-                inputs=width,
-                table=self._pointer(table),
-                position_table=None if positions is None else self._pointer(positions),
-            )
+        operation = _Operation(
+            kind=EMBED,
+            dtype=DTYPES["float32"],
+            target=target,
+            residual=residual,
+            cache=-1,
+            inputs=width,
+            position_table=None if positions is None else self._pointer(positions),
         )
+        if self._dtype == DTYPES["int8"]:
+            rows, scales = quantize_rows(table)
+            operation.dtype = self._dtype
+            operation.matrix[0] = _Matrix(self._pointer(rows), self._pointer(scales), None, len(rows))
+        else:
+            operation.table = self._pointer(table)
+        self._operations.append(operation)
 
     def _append_linear(
         self,
@@ -214,8 +220,7 @@ class NativeProgram:
         if self._dtype == DTYPES["float16"]:
             return weight.clamp(-FLOAT16_MAX, FLOAT16_MAX).half(), None
         if self._dtype == DTYPES["int8"]:
-            scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-            return (weight / scales).round().to(torch.int8), scales.flatten()
+            return quantize_rows(weight)
         return weight, None
 
     def _norm_params(self, norm: NormOp | None) -> tuple[int, int | None, int | None, float]:

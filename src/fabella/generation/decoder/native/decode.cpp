@@ -36,7 +36,7 @@ struct Operation {
     int64_t inputs;
     Matrix matrix[3];
     const float *norm_weight, *norm_bias;
-    const float *table, *position_table;  // EMBED: rows by token; rows by position, or null
+    const float *table, *position_table;  // EMBED: rows by token, in int8 matrix[0]; rows by position, or null
     const float *cos, *sin;       // ATTEND: [S rotary_pairs], or null
 };
 
@@ -142,15 +142,18 @@ bool is_paired(const Operation& op) { return op.epilogue == SWIGLU || op.epilogu
 void normalize(const Operation& op, const float* x, int64_t n, float* result) {
     const int64_t width = op.inputs;
     for (int64_t i = 0; i < n; i++, x += width, result += width) {
-        float mean = 0, square = 0;
+        double total = 0, square = 0;  // so that the order of the sums, which depends on the CPU, does not show
         if (op.norm == LAYER_NORM) {
-#pragma omp simd reduction(+ : mean)
-            for (int64_t k = 0; k < width; k++) mean += x[k];
-            mean /= width;
+#pragma omp simd reduction(+ : total)
+            for (int64_t k = 0; k < width; k++) total += x[k];
         }
+        const float mean = static_cast<float>(total / width);
 #pragma omp simd reduction(+ : square)
-        for (int64_t k = 0; k < width; k++) square += (x[k] - mean) * (x[k] - mean);
-        const float scale = 1.0f / std::sqrt(square / width + op.eps);
+        for (int64_t k = 0; k < width; k++) {
+            const double distance = x[k] - mean;
+            square += distance * distance;
+        }
+        const float scale = 1.0f / std::sqrt(static_cast<float>(square / width) + op.eps);
         if (op.norm_bias)
             for (int64_t k = 0; k < width; k++) result[k] = (x[k] - mean) * scale * op.norm_weight[k] + op.norm_bias[k];
         else if (op.norm_weight)
@@ -252,11 +255,14 @@ void embed(const Operation& op, const Program& program, const Call& call, const 
     team.parallel_for(stage, call.n, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             const float* row = op.table + call.tokens[i] * width;
+            const int8_t* quantized = static_cast<const int8_t*>(op.matrix[0].weight) + call.tokens[i] * width;
+            const float scale = op.dtype == INT8 ? op.matrix[0].scales[call.tokens[i]] : 0.0f;
             const float* position = op.position_table ? op.position_table + call.positions[i] * width : nullptr;
             const float* residual = op.residual < 0 ? nullptr : program.buffers[op.residual] + i * width;
             float* target = program.buffers[op.target] + i * width;
             for (int64_t k = 0; k < width; k++)
-                target[k] = row[k] + (position ? position[k] : 0.0f) + (residual ? residual[k] : 0.0f);
+                target[k] = (op.dtype == INT8 ? quantized[k] * scale : row[k]) + (position ? position[k] : 0.0f) +
+                            (residual ? residual[k] : 0.0f);
         }
     });
 }
@@ -293,31 +299,26 @@ void attend_query(const float* query, const float* keys, const float* values, in
                   float* scores, float* target) {
     const float scale = 1.0f / std::sqrt(float(dim));
     int64_t s = 0;
-    for (; s + 4 <= length; s += 4) {
-        float result[4][1];
-        dot_products<4, 1>(keys + s * dim, dim, query, result);
-        for (int r = 0; r < 4; r++) scores[s + r] = result[r][0] * scale;
-    }
-    for (; s < length; s++) {
-        float result[1][1];
-        dot_products<1, 1>(keys + s * dim, dim, query, result);
-        scores[s] = result[0][0] * scale;
-    }
-    float top = scores[0], total = 0;
+    for (; s + 4 <= length; s += 4) dot_products_of_heads<4>(keys + s * dim, dim, query, scores + s);
+    for (; s < length; s++) dot_products_of_heads<1>(keys + s * dim, dim, query, scores + s);
+    for (s = 0; s < length; s++) scores[s] *= scale;
+    float top = scores[0];
 #pragma omp simd reduction(max : top)
     for (int64_t k = 1; k < length; k++) top = scores[k] > top ? scores[k] : top;
+    for (int64_t k = 0; k < length; k++) scores[k] = exponential(scores[k] - top);
+    double total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t k = 0; k < length; k++) {
-        scores[k] = exponential(scores[k] - top);
-        total += scores[k];
-    }
-    for (int64_t k = 0; k < length; k++) scores[k] /= total;
+    for (int64_t k = 0; k < length; k++) total += scores[k];
+    const float sum_of_scores = static_cast<float>(total);
+    for (int64_t k = 0; k < length; k++) scores[k] /= sum_of_scores;
     int64_t e = 0;
     for (; e + 2 * WIDTH <= dim; e += 2 * WIDTH) weighted_sum<2>(scores, values + e, length, dim, target + e);
     for (; e + WIDTH <= dim; e += WIDTH) weighted_sum<1>(scores, values + e, length, dim, target + e);
     for (; e < dim; e++) {
-        target[e] = 0;
-        for (int64_t k = 0; k < length; k++) target[e] += scores[k] * values[k * dim + e];
+        float sums[2] = {};  // even and odd positions, as in the vectors
+        for (int64_t k = 0; k < length; k++)
+            sums[k % 2] = multiply_add(scores[k], values[k * dim + e], sums[k % 2]);
+        target[e] = sums[0] + sums[1];
     }
 }
 

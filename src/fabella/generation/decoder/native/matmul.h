@@ -41,6 +41,14 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #endif
 }
 
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_NEON)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 // Sum all lanes, neighbors first: in the same order for one vector and for four.
 #if defined(__AVX__)
 inline __m256 add_halves(Vector v) {
@@ -181,6 +189,32 @@ inline void dot_products(const Weight* weight, int64_t inputs, const float* x, f
     for (; i < inputs; i++)
         for (int r = 0; r < R; r++)
             for (int c = 0; c < C; c++) result[r][c] += widen(weight[r * inputs + i]) * x[c * inputs + i];
+}
+
+// Compute the dot products of R keys [R dim] and a query. The sum has the same order on every CPU: 16 partial sums, the
+// second half added to the first, then neighbors.
+template <int R>
+inline void dot_products_of_heads(const float* keys, int64_t dim, const float* query, float* result) {
+    constexpr int LANES = 16, PARTS = LANES / WIDTH;
+    Vector sums[R][PARTS] = {};
+    int64_t i = 0;
+    for (; i + LANES <= dim; i += LANES)
+        for (int p = 0; p < PARTS; p++) {
+            const Vector part = load(query + i + p * WIDTH);
+            for (int r = 0; r < R; r++)
+                sums[r][p] = multiply_add(load(keys + r * dim + i + p * WIDTH), part, sums[r][p]);
+        }
+    if constexpr (PARTS == 4) {
+        for (int r = 0; r < R; r++) result[r] = sum(sums[r][0] + sums[r][2]) + sum(sums[r][1] + sums[r][3]);
+    } else {
+        Vector folded[R][1];
+        float sums_of_lanes[R][1];
+        for (int r = 0; r < R; r++) folded[r][0] = PARTS == 2 ? sums[r][0] + sums[r][PARTS - 1] : sums[r][0];
+        reduce<R, 1>(folded, sums_of_lanes);
+        for (int r = 0; r < R; r++) result[r] = sums_of_lanes[r][0];
+    }
+    for (; i < dim; i++)
+        for (int r = 0; r < R; r++) result[r] += keys[r * dim + i] * query[i];
 }
 
 // int8 by int8, exact: neighbors are added in 16 bits first, which hold 127 · 127 · 2.

@@ -1,0 +1,238 @@
+"""A model as a program of the page's decoder: the operations of Fabella's int8 decoder, and their tensors.
+
+The operations are those of the decoder graph (``fabella.generation.decoder``), so that no family describes its network
+a second time. ``decoder.js`` runs them; the names of its fields are the keys here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fabella.engine.build_model_torch import load_model
+from fabella.generation.decoder.graph_torch import (
+    AttentionOp,
+    DecoderGraph,
+    EmbeddingAddOp,
+    GELUOp,
+    LayerNormOp,
+    LinearOp,
+    RecurrenceOp,
+    SwiGLUOp,
+)
+from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
+from fabella.generation.decoder.packed_linear_torch import float32_linear, quantize_rows
+from fabella.models.model_config import ModelConfig
+
+RESIDUAL, RESIDUAL_ALT, WIDE, MIXED = range(4)
+"""Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products."""
+LOGITS = -1
+ALIGNMENT = 4
+"""Bytes: JavaScript reads a float32 array at multiples of 4 only."""
+
+UnsupportedModel = UnsupportedModelError
+
+
+@dataclass(slots=True)
+class Program:
+    """Operations, buffers and caches for ``decoder.js``, and the tensors that the operations name by number."""
+
+    capacity: int
+    """Positions of the KV caches."""
+    operations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    widths: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    caches: list[int] = field(default_factory=list[int])
+    """Numbers in each cache."""
+    vocab_size: int = 0
+    widest_output: int = 0
+    tensors: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
+    stream: int = RESIDUAL
+    """Buffer of the residual stream after the last operation."""
+    _numbers: dict[tuple[int, str], Any] = field(default_factory=dict[tuple[int, str], Any])
+    _kept: list[Tensor] = field(default_factory=list[Tensor])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return ``program`` and ``tensors`` of the page's model: for each tensor dtype, first byte, length."""
+        table: list[tuple[str, int, int]] = []
+        offset = 0
+        for array in self.tensors:
+            table.append((array.dtype.name, offset, array.size))
+            offset += _padded(array.nbytes)
+        program = {
+            "operations": self.operations, "widths": self.widths, "caches": self.caches, "capacity": self.capacity,
+            "vocab_size": self.vocab_size, "widest_output": self.widest_output,
+        }  # fmt: skip
+        return {"program": program, "tensors": table}
+
+    def tensor_bytes(self) -> bytes:
+        """Return all tensors, each from a multiple of ``ALIGNMENT`` bytes."""
+        return b"".join(array.tobytes().ljust(_padded(array.nbytes), b"\0") for array in self.tensors)
+
+    def floats(self, tensor: Tensor | None) -> int | None:
+        """Return the number of a float32 tensor; equal tensors of the model are stored once."""
+        return None if tensor is None else self._number(tensor, "float32", lambda: self._store(tensor))
+
+    def matrix(self, weight: Tensor, bias: Tensor | None = None) -> dict[str, Any]:
+        """Return a weight [O I] in int8 with the scales of its rows."""
+
+        def store() -> tuple[int, int]:
+            quantized, scales = quantize_rows(weight)
+            return self._store(quantized), self._store(scales)
+
+        numbers, rows = self._number(weight, "int8", store), len(weight)
+        self.widest_output = max(self.widest_output, rows)
+        return _given(weight=numbers[0], scales=numbers[1], bias=self.floats(bias), rows=rows)
+
+    def angles(self, rotary: Tensor) -> tuple[int, int]:
+        """Return the numbers of cosine and sine of e^(i·angle) [S P], one table for all layers."""
+        rows = rotary[: self.capacity]
+        return self._number(rotary, "angles", lambda: (self._store(rows.real), self._store(rows.imag)))
+
+    def reserve(self, buffer: int, width: int) -> None:
+        """Make a buffer at least ``width`` numbers wide."""
+        if buffer != LOGITS:
+            self.widths[buffer] = max(self.widths[buffer], width)
+
+    def add_cache(self, size: int) -> int:
+        """Return the number of a new cache of ``size`` numbers."""
+        self.caches.append(size)
+        return len(self.caches) - 1
+
+    def _number(self, tensor: Tensor, kind: str, store: Any) -> Any:
+        key = (tensor.data_ptr(), kind)
+        if key not in self._numbers:
+            self._kept.append(tensor)  # its address stays its own
+            self._numbers[key] = store()
+        return self._numbers[key]
+
+    def _store(self, tensor: Tensor) -> int:
+        self.tensors.append(np.ascontiguousarray(tensor.numpy()))
+        return len(self.tensors) - 1
+
+
+@torch.inference_mode()
+def program_of(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], capacity: int) -> Program:
+    """Return the program of a model whose KV caches hold ``capacity`` tokens. Raises UnsupportedModel."""
+    graph = lower(load_model(config, weights, "cpu"), float32_linear)
+    program = Program(capacity=capacity)
+    _add_embedding(program, graph)
+    for op in graph.ops:
+        _add_op(program, op)
+    for matrix in graph.head[:-1]:
+        _linear(program, matrix, program.stream, WIDE, last_only=True)
+        program.stream = WIDE
+    _linear(program, graph.head[-1], program.stream, LOGITS, last_only=True)
+    program.vocab_size = len(graph.head[-1].weights[0])
+    return program
+
+
+def _add_embedding(program: Program, graph: DecoderGraph) -> None:
+    embedding = graph.embedding
+    positions = None if embedding.positions is None else embedding.positions[: program.capacity]
+    _embed(program, embedding.table, RESIDUAL if embedding.up_proj is None else WIDE, positions=positions)
+    if embedding.up_proj is not None:
+        _linear(program, embedding.up_proj, WIDE, RESIDUAL)
+
+
+def _add_op(program: Program, op: Any) -> None:
+    """Append the operations that add the output of ``op`` to the residual stream."""
+    stream = program.stream
+    if isinstance(op, AttentionOp):
+        _linear(program, op.matrix, stream, WIDE)
+        _attention(program, op)
+        _linear(program, op.output, MIXED, stream, residual=stream)
+    elif isinstance(op, RecurrenceOp):
+        cache = program.add_cache(len(op.matrix.weights[0]))
+        if op.output is None:
+            program.stream = RESIDUAL_ALT if stream == RESIDUAL else RESIDUAL
+            _linear(program, op.matrix, stream, program.stream, residual=stream, epilogue="mingru", cache=cache)
+        else:
+            _linear(program, op.matrix, stream, WIDE, epilogue="mingru", cache=cache)
+            _linear(program, op.output, WIDE, stream, residual=stream)
+    elif isinstance(op, SwiGLUOp | GELUOp):
+        gelu = "gelu_tanh" if isinstance(op, GELUOp) and op.approximate == "tanh" else "gelu"
+        _linear(program, op.matrix, stream, WIDE, epilogue="swiglu" if isinstance(op, SwiGLUOp) else gelu)
+        _linear(program, op.down, WIDE, stream, residual=stream)
+    elif isinstance(op, EmbeddingAddOp):
+        _embed(program, op.table, stream, residual=stream)
+    else:
+        raise UnsupportedModelError(type(op).__name__)
+
+
+def _embed(
+    program: Program, table: Tensor, target: int, *, positions: Tensor | None = None, residual: int | None = None
+) -> None:
+    program.reserve(target, table.shape[1])
+    rows = program.matrix(table)
+    program.operations.append(
+        _given(
+            kind="embed",
+            target=target,
+            residual=residual,
+            inputs=table.shape[1],
+            table=rows["weight"],
+            scales=rows["scales"],
+            positions=program.floats(positions),
+        )
+    )
+
+
+def _linear(program: Program, linear: LinearOp, source: int, target: int, **more: Any) -> None:
+    epilogue = more.setdefault("epilogue", "store")
+    rows, inputs = [len(weight) for weight in linear.weights], linear.weights[0].shape[1]
+    program.reserve(source, inputs)
+    program.reserve(target, rows[0] if epilogue in ("swiglu", "mingru") else sum(rows))
+    biases = linear.biases or [None] * len(rows)
+    matrices = [program.matrix(weight, bias) for weight, bias in zip(linear.weights, biases, strict=True)]
+    program.operations.append(
+        _given(
+            kind="project",
+            source=source,
+            target=target,
+            inputs=inputs,
+            norm=_norm(program, linear.norm),
+            matrices=matrices,
+            **more,
+        )
+    )
+
+
+def _norm(program: Program, norm: Any) -> dict[str, Any] | None:
+    if norm is None:
+        return None
+    kind = "layer" if isinstance(norm, LayerNormOp) else "rms"
+    bias = norm.bias if isinstance(norm, LayerNormOp) else None
+    return _given(kind=kind, eps=norm.eps, weight=program.floats(norm.weight), bias=program.floats(bias))
+
+
+def _attention(program: Program, op: AttentionOp) -> None:
+    program.reserve(MIXED, op.heads * op.head_dim)
+    cache = program.add_cache(2 * op.kv_heads * program.capacity * op.head_dim)
+    cos, sin = (None, None) if op.rotary is None else program.angles(op.rotary)
+    program.operations.append(
+        _given(
+            kind="attend",
+            source=WIDE,
+            target=MIXED,
+            cache=cache,
+            heads=op.heads,
+            kv_heads=op.kv_heads,
+            head_dim=op.head_dim,
+            half_rotation=op.half_rotation,
+            cos=cos,
+            sin=sin,
+            rotary_pairs=0 if op.rotary is None else op.rotary.shape[1],
+        )
+    )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
