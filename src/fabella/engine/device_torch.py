@@ -11,7 +11,7 @@ import torch
 import torch.utils.deterministic
 
 from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
-from fabella.engine.measure.matmul_torch import (
+from fabella.engine.matmul_torch import (
     Matmul,
     MatmulChoice,
     choose_matmul,

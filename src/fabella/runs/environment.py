@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 import fabella
-from fabella.engine.measure.processor import processor_name
+from fabella.engine.processor import processor_name
 
 PACKAGES = ("torch", "jax", "tokenizers", "sentencepiece", "safetensors", "pydantic")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fabella.engine.measure.processor import processor_features
+from fabella.engine.processor import processor_features
 from fabella.errors import StorageError
 from fabella.storage import atomic_write, cache_dir, make_dirs
 from fabella.tracking.console import print_status

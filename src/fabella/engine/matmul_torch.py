@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fabella.engine.measure.processor import processor_features
+from fabella.engine.processor import processor_features
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import ParameterTable
 from fabella.storage.atomic_file import atomic_write

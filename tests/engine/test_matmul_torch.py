@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
+from fabella.engine import matmul_torch
 from fabella.engine.device_torch import cpu_precision
 from fabella.engine.engine import StepResult
-from fabella.engine.measure import matmul_torch
-from fabella.engine.measure.matmul_torch import (
+from fabella.engine.matmul_torch import (
     MAX_OUTPUTS,
     OVERRIDE,
     MatmulChoice,
