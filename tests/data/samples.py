@@ -1,5 +1,6 @@
 """Small datasets that several tests share."""
 
+import json
 import random
 from pathlib import Path
 
@@ -26,16 +27,42 @@ from fabella.data.prepare.tokenize import TokenizedDocuments
 SEQUENCES = Packed(length=32, stride=32)
 FIFTH, BYTES = Holdout(fraction=0.2), Bytes()
 SMALL = StorybookSource(stories=60)
+ROLES = ("user", "assistant")
 
 
-def split(folder: Path, lengths: list[int], *, vocab_size: int = 300, shard_tokens: int = 100) -> Split:
-    """Write a split of documents of random ids; ``lengths`` include the EOS, which is id 0."""
+def split(
+    folder: Path, lengths: list[int], *, vocab_size: int = 300, shard_tokens: int = 100, learned: float | None = None
+) -> Split:
+    """Write a split of documents of random ids; ``lengths`` include the EOS, which is id 0.
+
+    ``learned``: share of the ids that a loss mask says are learned; None for a split without one.
+    """
     dtype = dtype_for(vocab_size)
-    with SplitWriter(folder, dtype, shard_tokens) as writer:
+    with SplitWriter(folder, dtype, shard_tokens, masked=learned is not None) as writer:
         for number, length in enumerate(lengths):
-            ids = np.append(np.random.default_rng(number).integers(1, vocab_size, length - 1), 0).astype(dtype)
-            writer.append(TokenizedDocuments(ids, np.array([length]), np.array([2 * length])))
+            random = np.random.default_rng(number)
+            ids = np.append(random.integers(1, vocab_size, length - 1), 0).astype(dtype)
+            mask = None if learned is None else random.random(length) < learned
+            size = np.array([2 * length])
+            document = TokenizedDocuments(ids, np.array([length]), size, loss_mask=mask, learned_bytes=size)
+            writer.append(document)
     return Split(folder, writer.record(), vocab_size)
+
+
+def all_learned(of: Split) -> NDArray[np.bool_]:
+    """Return whether each id of a split is learned."""
+    return np.ones(of.tokens, np.bool_) if of.loss_mask is None else of.loss_mask.read(0, of.tokens).astype(np.bool_)
+
+
+def chat_file(path: Path, count: int) -> FilesSource:
+    """Write conversations of one or two turns, and return them as a source."""
+    rows: list[str] = []
+    for number in range(count):
+        turns = [(f"A tale of {words(number, 3)}?", f"Tale {number}: {words(number + 1000, 8)}.")] * (1 + number % 2)
+        messages = [{"role": role, "content": text} for turn in turns for role, text in zip(ROLES, turn, strict=True)]
+        rows.append(json.dumps({"messages": messages}))
+    path.write_text("\n".join(rows) + "\n")
+    return FilesSource(paths=(str(path),))
 
 
 def all_ids(of: Split) -> NDArray[np.int64]:

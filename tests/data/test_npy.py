@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.data import npy
-from fabella.data.npy import NpyWriter, checksum, header, open_array
+from fabella.data.npy import NpyWriter, ShardedArray, checksum, header, open_array
 from fabella.errors import DiskFullError, PreparedDataError
 
 U2, I8 = np.dtype("<u2"), np.dtype("<i8")
@@ -118,3 +118,17 @@ def test_a_file_that_is_not_an_array_is_refused(data: bytes, tmp_path: Path) -> 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PreparedDataError, match=r"a\.npy is missing\. Delete the directory and prepare the data again"):
         open_array(tmp_path / "a.npy", U2, 3)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    places=st.lists(st.integers(0, 120), max_size=9),
+    chunk=st.integers(1, 40),
+)
+def test_sums_of_a_sharded_array_are_those_of_the_whole(sizes: list[int], places: list[int], chunk: int) -> None:
+    values = np.random.default_rng(len(places)).integers(0, 2, sum(sizes)).astype(np.uint8)
+    array = ShardedArray(np.split(values, np.cumsum(sizes)[:-1]))
+    positions = np.sort(np.minimum(np.array(places, np.int64), len(values)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(npy, "SUM_IDS", chunk)
+        assert array.sums_before(positions).tolist() == [int(values[:place].sum()) for place in positions.tolist()]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fabella import models
 from fabella.config.data import Packed, Padded
@@ -14,7 +15,7 @@ from fabella.data.dataset import Split, SplitRecord
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError
 from fabella.models import IGNORE
-from tests.data.samples import all_ids, split
+from tests.data.samples import all_ids, all_learned, split
 
 END = 0
 lengths = st.lists(st.integers(1, 70), min_size=2, max_size=12)
@@ -140,3 +141,52 @@ def test_arrays_are_ids_that_torch_can_take(tmp_path: Path) -> None:
 
 def test_padding_is_ignored_by_the_same_number_as_in_the_models() -> None:
     assert IGNORE == models.IGNORE
+
+
+@given(lengths=lengths, learned=st.sampled_from([0.0, 0.05, 0.5, 1.0]), shard=st.integers(10, 80))
+@pytest.mark.parametrize("section", [Packed(length=7, stride=5), Packed(length=6, stride=6), Padded(length=7)], ids=str)
+def test_a_loss_mask_leaves_out_targets_and_sequences_without_any(
+    section: Packed | Padded, folders: Folders, lengths: list[int], learned: float, shard: int
+) -> None:
+    masked = split(folders.new(), lengths, shard_tokens=shard, learned=learned)
+    all_of_it = split(folders.new(), lengths, shard_tokens=shard)
+    try:
+        expected = every(SequenceDataset(all_of_it, section, END))
+    except DataError:
+        with pytest.raises(DataError):
+            SequenceDataset(masked, section, END)
+        return
+    mask = all_learned(masked)
+    position = _positions(all_of_it, section, expected.targets.shape)
+    targets = np.where((position >= 0) & mask[position], expected.targets, IGNORE)
+    kept = (targets != IGNORE).any(axis=1)
+    if not kept.any():
+        with pytest.raises(DataError, match=r"No sequence of the .* split has a token of an answer"):
+            SequenceDataset(masked, section, END)
+        return
+    dataset = SequenceDataset(masked, section, END)
+    batch = every(dataset)
+    width = batch.targets.shape[1]
+    np.testing.assert_array_equal(batch.targets, targets[kept][:, :width])
+    np.testing.assert_array_equal(batch.tokens, expected.tokens[kept][:, :width])
+    assert dataset.parts[0].sequences == kept.sum()
+    assert dataset.parts[0].tokens_per_sequence == pytest.approx((targets[kept] != IGNORE).sum(axis=1).mean())
+
+
+def _positions(of: Split, section: Packed | Padded, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the position in the split of each target, -1 for padding."""
+    if isinstance(section, Packed):
+        return np.arange(shape[0])[:, None] * section.stride + 1 + np.arange(section.length)
+    documents = np.flatnonzero(np.diff(of.offsets) > 1)
+    positions = of.offsets[documents][:, None] + np.arange(shape[1])
+    return np.where(positions < of.offsets[documents + 1][:, None], positions, -1)
+
+
+def test_a_start_token_precedes_the_targets_of_a_padded_document(tmp_path: Path) -> None:
+    of = split(tmp_path / "a", [5, 2, 9])
+    bos_id = int(of.read(0, 1)[0])
+    batch = SequenceDataset(of, Padded(length=100), END, bos_id=bos_id).batch(np.array([0]))
+    ids = of.read(0, 5).tolist()
+    assert batch.tokens[0].tolist() == ids[:-1]
+    assert batch.targets[0].tolist() == ids[1:]
+    assert len(SequenceDataset(of, Padded(length=100), END, bos_id=bos_id)) == 2, "a document of start and end only"

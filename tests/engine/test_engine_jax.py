@@ -153,6 +153,18 @@ def test_dropout_makes_steps_differ_and_losses_not() -> None:
     assert first != second
 
 
+def test_the_loss_and_the_step_with_ignored_targets_are_those_of_pytorch() -> None:
+    """And its gradient is that of a hand-written masked loss, see test_engine_torch.py."""
+    masked = batch(5, num_sequences=6, ignored=0.8)
+    results = []
+    for name, micro in (("torch", 6), ("jax", 6), ("jax", 2)):
+        engine = create_engine(run(f"training.micro_batch_size={micro}", engine=name))
+        measured = engine.step(masked, 1e-3).read()
+        results.append((measured["loss"], measured["grad_norm"]))
+    for result in results[1:]:
+        assert result == pytest.approx(results[0], rel=1e-4)
+
+
 @pytest.mark.parametrize("micro", [1, 4])
 def test_accumulating_micro_batches_is_the_step_of_the_whole_batch(micro: int) -> None:
     """Also if the last micro-batch is not full, and with dropout, which is drawn for each row."""

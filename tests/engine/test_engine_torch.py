@@ -98,6 +98,23 @@ def test_evaluating_changes_nothing() -> None:
     assert equal_states(plain.state(), measured.state())
 
 
+@pytest.mark.parametrize("micro", [1, 2, 6])
+def test_the_gradient_with_ignored_targets_is_that_of_a_hand_written_masked_loss(micro: int) -> None:
+    engine = create_engine(run(f"training.micro_batch_size={micro}", "optimizer.max_grad_norm=1e9"))
+    model, masked = engine.model, batch(5, num_sequences=6, ignored=0.8)
+    assert masked.num_targets < 30
+    tokens = torch.from_numpy(masked.tokens).long()
+    mask = torch.from_numpy(masked.targets != IGNORE)
+    targets = torch.from_numpy(np.where(masked.targets == IGNORE, 0, masked.targets)).long()
+    losses = -torch.log_softmax(model(tokens), dim=-1).gather(2, targets[:, :, None])[:, :, 0]
+    loss = (losses * mask).sum() / mask.sum()
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    expected = dict(zip(dict(model.named_parameters()), gradients, strict=True))
+    assert engine.step(masked, 1e-9).read()["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+
 @settings(max_examples=10)
 @given(micro=st.integers(1, 6), ignored=st.floats(0.0, 0.9))
 def test_accumulating_micro_batches_is_the_step_of_the_whole_batch(micro: int, ignored: float) -> None:

@@ -57,6 +57,7 @@ CHANGES: dict[str, Any] = {
     "data.decode_errors": "skip",
     "data.max_bad_lines": 5,
     "data.duplicates.kind": "exact",
+    "data.loss_on": "answers",
     "data.chat_template": "chatml",
     "data.special_tokens_in_text": True,
     "optimizer.kind": None,

@@ -12,13 +12,16 @@ import pytest
 from fabella.data.dataset import TokenizedDataset
 from fabella.errors import CheckpointError, ConfigError, TextError, TrainingInterrupted
 from fabella.run_config.run import RunConfig
+from fabella.runs import verify
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import RunDir
+from fabella.text.chat.template import named
+from fabella.tokenizers import loading
 from fabella.training import api
 from fabella.training import run as training_run
 from fabella.training.run import resume, start_run
 from fabella.training.setup.request import TrainRequest, prepare_data, resolve_request
-from tests.data.samples import lines, words
+from tests.data.samples import chat_file, lines, words
 from tests.training import tiny
 
 STEPS, STORIES = 24, 4
@@ -194,3 +197,31 @@ def test_a_length_in_epochs_is_refused_for_a_stream() -> None:
     hint = r"training\.length\.max_steps \(--steps\)"
     with pytest.raises(ConfigError, match=f"{epochs} .* set {hint}"):
         resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMING]))
+
+
+CHAT = ["data.loss_on=answers", "data.chat_template=chatml", "model.vocab_size=258", "data.validation.fraction=0.2"]
+CHAT += ["model.context_length=96", "training.gradient_accumulation=[[0, 2]]"]
+
+
+@pytest.mark.fault("A11", cases=8)
+@pytest.mark.parametrize("sequences", ["packed, stride: 96", "padded"])
+@pytest.mark.parametrize("mode", ["pretokenized", "streaming"])
+@pytest.mark.parametrize("engine", ["torch", "jax"])
+def test_a_run_that_learns_answers_ends_with_the_same_bits_after_a_kill(
+    engine: str, mode: str, sequences: str, tmp_path: Path
+) -> None:
+    if engine == "jax":
+        pytest.importorskip("jax")
+    source = f"data.source={chat_file(tmp_path / 'chat.jsonl', 60).model_dump_json()}"
+    cut = f"data.sequences={{kind: {sequences}, length: 96}}"
+    streaming = [STREAMING] if mode == "streaming" else []
+    config = tiny.run(*CHAT, source, cut, *streaming, f"engine={engine}", "model.dropout=0", steps=12)
+    dataset = prepare_data(config, tmp_path / "prepared", workers=1)
+    straight = start_run(config, tmp_path / "straight", dataset).folder
+    out = tmp_path / "run"
+    with pytest.raises(TrainingInterrupted):
+        start_run(config, out, dataset, trackers=[StopAt(6)])
+    resume(out)
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+    assert not [finding for finding in verify.verify(out) if finding.level == "damaged"]
+    assert loading.load(out / "tokenizer").chat_template == named("chatml")

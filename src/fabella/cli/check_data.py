@@ -15,6 +15,7 @@ from dataclasses import asdict
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson
 from fabella.cli.text_options import (
+    ChatOptions,
     DuplicatesOption,
     EndToken,
     ExistingTokenizer,
@@ -28,9 +29,11 @@ from fabella.cli.text_options import (
     tokenizer_of,
     validation_section,
 )
-from fabella.config.data import DataConfig, Packed
+from fabella.config.data import Bytes, DataConfig, Packed
 from fabella.data.mixture_report import PartRead, describe_parts, epoch_use
-from fabella.data.prepare.corpus import Corpus, measure_overlap
+from fabella.data.prepare.corpus import measure_overlap
+from fabella.data.prepare.tokenizer_sample import open_corpus
+from fabella.text.chat.marks import plain_text
 from fabella.text.data_quality import DataQuality
 from fabella.text.similarity.evaluation_sets import evaluation_source
 from fabella.text.source import describe
@@ -45,6 +48,7 @@ UNLIMITED_BAD_LINES = 2**31
 @expand_options
 def command(
     reading: ReadingOptions,
+    chat: ChatOptions,
     source: SourceArguments,
     tokenizer: ExistingTokenizer = "",
     end_token: EndToken = "",
@@ -62,16 +66,19 @@ def command(
         duplicates=parse_duplicates(duplicates),
         decode_errors=reading.policy("replace"),
         max_bad_lines=reading.max_bad_lines or UNLIMITED_BAD_LINES,
+        chat_template=chat.chat_template,
+        loss_on=chat.chosen_loss(),
     )
     config = tokenizer_of(tokenizer, end_token) if tokenizer else None
-    corpus, quality, expected = Corpus(data, None), DataQuality(), ExpectedSplits(text, config)
+    corpus, quality = open_corpus(data, config or Bytes(), None), DataQuality()
+    expected = ExpectedSplits(text, config)
     parts = [PartRead(describe(part)) for part in corpus.sources]
     for document in corpus.split_documents("checking"):
         quality.add(document.text, document.digest, document.held_out)
-        expected.add(document.text, document.held_out)
+        expected.add(plain_text(document.text), document.held_out)
         if not document.held_out:
             parts[document.part].documents += 1
-            parts[document.part].bytes += len(document.text.encode())
+            parts[document.part].bytes += len(plain_text(document.text).encode())
     report = quality.report(notes=corpus.notes)
     warnings = [*report.warnings, *expected.warnings()]
     remarks = [*corpus.messages(), *expected.remarks(), *describe_parts(text, parts, unit="byte")]

@@ -75,6 +75,7 @@ def command(
         max_bad_lines=reading.max_bad_lines,
         chat_template=chat.chat_template,
         special_tokens_in_text=chat.special_tokens_in_text,
+        loss_on=chat.chosen_loss(),
     )
     start = time.monotonic()
     with PrepareProgressLine() as line:

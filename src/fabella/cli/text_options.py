@@ -19,6 +19,7 @@ from fabella.config.data import (
     Duplication,
     Holdout,
     KeepDuplicates,
+    LossOn,
     Pretrained,
     RemoveExact,
     RemoveNear,
@@ -85,6 +86,9 @@ ChatTemplateOption = Annotated[
         help="Writes conversations: plain, chatml, alpaca, zephyr, a Jinja file, tokenizer (its own); default: its "
         "own, else plain.",
     ),
+]
+LossOnOption = Annotated[
+    str, typer.Option("--loss-on", help="Tokens that are learned: all, or answers (the assistant's messages).")
 ]
 SpecialTokensInText = Annotated[
     bool,
@@ -208,11 +212,21 @@ class ChatOptions:
 
     chat_template: ChatTemplateOption = "auto"
     special_tokens_in_text: SpecialTokensInText = False
+    loss_on: LossOnOption = "all"
+
+    def chosen_loss(self) -> LossOn:
+        """Return what is learned. Raises UsageError for an unknown choice."""
+        match self.loss_on:
+            case "all" | "answers":
+                return self.loss_on
+            case _:
+                raise UsageError(f"Unknown --loss-on {self.loss_on!r}.", hint="Use all or answers.")
 
     def settings(self) -> tuple[str, ...]:
         """Return the options as settings of a run."""
         template = [f"data.chat_template={json.dumps(self.chat_template)}"] if self.chat_template != "auto" else []
-        return (*template, *(["data.special_tokens_in_text=true"] if self.special_tokens_in_text else []))
+        special = ["data.special_tokens_in_text=true"] if self.special_tokens_in_text else []
+        return (*template, *special, *([f"data.loss_on={self.chosen_loss()}"] if self.loss_on != "all" else []))
 
 
 OPTION_GROUPS = (ReadingOptions, ChatOptions, TokenizerOptions)

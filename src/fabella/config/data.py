@@ -294,6 +294,10 @@ class Streaming(ConfigModel):
         return self.tokenizer_sample_bytes
 
 
+LossOn = Literal["all", "answers"]
+"""Tokens that are learned"""
+
+
 class DataConfig(ConfigModel):
     """Where the text comes from and how it becomes training sequences."""
 
@@ -308,6 +312,9 @@ class DataConfig(ConfigModel):
     )
     max_bad_lines: int = Field(
         default=0, ge=0, description="broken .jsonl or .csv lines to skip before failing, at least 0"
+    )
+    loss_on: LossOn = Field(
+        default="all", description="tokens that are learned: all, or answers, those of the assistant's messages"
     )
     chat_template: str = Field(
         default="auto",

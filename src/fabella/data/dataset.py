@@ -4,6 +4,7 @@ manifest.json            counts, sha256 of every file, the source, the data qual
 tokenizer/
 train/shard-00000.npy    ids (uint16 or uint32), documents in source order, each followed by the EOS id
 train/offsets.npy        position of the first id of each document, and the total number of ids
+train/loss-mask-00000.npy  1 for each id that is learned (uint8), if ``data.loss_on`` is not all
 train/document_bytes.npy bytes of UTF-8 of each document
 validation/              the same
 """
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from fabella.config.base import ConfigModel
-from fabella.data.npy import BLOCK_BYTES, checksum, corrupt_error, header, open_array
+from fabella.data.npy import BLOCK_BYTES, ShardedArray, checksum, corrupt_error, header, open_array
 from fabella.errors import DataError, PreparedDataError, StorageError
 from fabella.storage import escaped, manifest_entries, read_manifest, require_size, sha256_of
 from fabella.tokenizers import loading
@@ -31,6 +32,7 @@ KIND = "prepared data"
 FORMAT = 1
 SPLITS = ("train", "validation")
 INT64 = np.dtype("<i8")
+MASK_DTYPE = np.dtype("u1")
 OFFSETS, DOCUMENT_BYTES = "offsets.npy", "document_bytes.npy"
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
@@ -51,6 +53,13 @@ class SplitRecord(ConfigModel):
     tokens: int = Field(ge=1)
     bytes: int = Field(ge=0)
     shards: tuple[ShardRecord, ...] = Field(strict=False, min_length=1)
+    loss_mask: tuple[ShardRecord, ...] = Field(default=(), strict=False)
+    """1 for each id that is learned, 0 for others; none if all ids are learned"""
+    learned_tokens: int = Field(default=0, ge=0)
+    learned_bytes: int = Field(default=0, ge=0)
+    """Ids that are learned and the bytes of their text; 0 without a mask"""
+    without_answer: int = Field(default=0, ge=0)
+    """Documents of which nothing is learned"""
 
 
 class PartRecord(ConfigModel):
@@ -71,6 +80,9 @@ def dtype_for(vocab_size: int) -> "np.dtype[Any]":
 class Split:
     """Ids of one split, ``train`` or ``validation``, as memory maps."""
 
+    loss_mask: ShardedArray | None = None
+    """1 for each id that is learned, 0 for others; None if all are learned."""
+
     def __init__(self, directory: Path, record: SplitRecord, vocab_size: int) -> None:
         self.name = directory.name
         self.tokens = record.tokens
@@ -78,15 +90,20 @@ class Split:
         self.bytes = record.bytes
         self.vocab_size = vocab_size
         self._directory = directory
+        if record.loss_mask:
+            masks = [open_array(directory / shard.file, MASK_DTYPE, shard.tokens) for shard in record.loss_mask]
+            self.loss_mask = ShardedArray(masks)
+            if len(self.loss_mask) != self.tokens:
+                raise corrupt_error(f"{self.name}: the loss mask does not have {self.tokens} ids.")
+        self.learned_tokens = record.learned_tokens if record.loss_mask else record.tokens
+        self.learned_bytes = record.learned_bytes if record.loss_mask else record.bytes
+        self.without_answer = record.without_answer
         dtype = dtype_for(vocab_size)
         self._files = [shard.file for shard in record.shards]
-        self._shards: list[TokenIds] = [
-            open_array(directory / shard.file, dtype, shard.tokens) for shard in record.shards
-        ]
-        self._starts = np.cumsum([0, *(shard.tokens for shard in record.shards)])
-        if self._starts[-1] != self.tokens:
+        self._ids = ShardedArray([open_array(directory / shard.file, dtype, shard.tokens) for shard in record.shards])
+        if len(self._ids) != self.tokens:
             raise corrupt_error(
-                f"{self.name}: the shards have {self._starts[-1]} ids, but the manifest says {self.tokens}."
+                f"{self.name}: the shards have {len(self._ids)} ids, but the manifest says {self.tokens}."
             )
 
     @cached_property
@@ -104,34 +121,20 @@ class Split:
 
     def read(self, start: int, stop: int) -> TokenIds:
         """Return the ids from ``start`` to ``stop - 1``, across shards. Raises PreparedDataError for an invalid id."""
-        ids = self._joined(start, stop)
+        ids = self._ids.read(start, stop)
         self._check(ids[None], np.array([start]))
         return ids
 
     def gather(self, starts: NDArray[np.int64], length: int) -> TokenIds:
         """Return ``length`` ids from each of ``starts``, [B, length]: one index of a memory map per shard."""
-        result = np.empty((len(starts), length), dtype=self._shards[0].dtype)
-        shard_of = np.searchsorted(self._starts, starts, side="right") - 1
-        inside = starts + length <= self._starts[shard_of + 1]
-        for shard in np.unique(shard_of[inside]):
-            rows = np.flatnonzero(inside & (shard_of == shard))
-            sequences = np.lib.stride_tricks.sliding_window_view(self._shards[shard], length)
-            result[rows] = sequences[starts[rows] - self._starts[shard]]
-        for row in np.flatnonzero(~inside):
-            result[row] = self._joined(int(starts[row]), int(starts[row]) + length)
+        result = self._ids.gather(starts, length)
         self._check(result, starts)
         return result
 
-    def _joined(self, start: int, stop: int) -> TokenIds:
-        assert 0 <= start <= stop <= self.tokens, f"[{start}, {stop}) is outside of {self.tokens} ids"
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        parts: list[TokenIds] = []
-        for shard in range(first, len(self._shards)):
-            if self._starts[shard] >= stop:
-                break
-            begin = self._starts[shard]
-            parts.append(self._shards[shard][max(start - begin, 0) : stop - begin])
-        return np.concatenate(parts) if parts else np.empty(0, dtype=self._shards[0].dtype)
+    def learned(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of learned ids from each start to before its stop; both never fall."""
+        mask = self.loss_mask
+        return stops - starts if mask is None else mask.sums_before(stops) - mask.sums_before(starts)
 
     def _check(self, rows: TokenIds, starts: NDArray[np.int64]) -> None:
         """Raise PreparedDataError for an id outside of the vocabulary; ``rows[b]`` was read at ``starts[b]``."""
@@ -139,8 +142,8 @@ class Split:
             return
         row, column = np.argwhere(rows >= self.vocab_size)[0]
         position = int(starts[row] + column)
-        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
-        where = f"{self.name}/{self._files[shard]}, offset {position - self._starts[shard]}"
+        shard, offset = self._ids.locate(position)
+        where = f"{self.name}/{self._files[shard]}, offset {offset}"
         raise corrupt_error(f"{where}: id {rows[row, column]} is outside of the vocabulary of {self.vocab_size}.")
 
 
@@ -222,13 +225,16 @@ def _opened(directory: Path, manifest: dict[str, Any], records: Sequence[SplitRe
 
 def _verify(directory: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> None:
     """Compare every file with its sha256; for a shard, find the offset of the difference."""
-    shards = {
-        f"{name}/{shard.file}": shard for name, record in zip(SPLITS, records, strict=True) for shard in record.shards
-    }
     dtype = dtype_for(manifest["tokenizer"]["vocab_size"])
+    shards = {
+        f"{name}/{shard.file}": (shard, of)
+        for name, record in zip(SPLITS, records, strict=True)
+        for group, of in ((record.shards, dtype), (record.loss_mask, MASK_DTYPE))
+        for shard in group
+    }
     for name, entry in manifest["files"].items():
         if sha256_of(directory / name) != entry["sha256"]:
-            where = _offset(directory / name, shards[name], dtype) if name in shards else ""
+            where = _offset(directory / name, *shards[name]) if name in shards else ""
             raise corrupt_error(f"{name}{where} is corrupt: its content does not match the sha256 in the manifest.")
 
 

@@ -55,6 +55,8 @@ def text_fingerprint(data: DataConfig) -> str:
 def _text(data: DataConfig) -> dict[str, Any]:
     """Return the config that determines the text, with file contents in place of paths."""
     values = data.model_dump(mode="json", exclude={"sequences", "mode", "chat_template"})
+    if data.loss_on == "all":
+        del values["loss_on"]
     if not data.special_tokens_in_text:
         del values["special_tokens_in_text"]
     if data.duplicates.kind == "keep":

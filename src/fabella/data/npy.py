@@ -3,6 +3,7 @@
 import contextlib
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,3 +96,59 @@ def open_array(path: Path, dtype: "np.dtype[Any]", length: int) -> NDArray[Any]:
 def corrupt_error(problem: str) -> PreparedDataError:
     """Return the error for a dataset that has changed since it was written."""
     return PreparedDataError(problem, hint="Delete the directory and prepare the data again: fabella prepare.")
+
+
+SUM_IDS = 2**22
+"""Numbers summed at once: 32 MiB of sums."""
+
+
+class ShardedArray:
+    """One-dimensional array in several files, as memory maps."""
+
+    def __init__(self, shards: Sequence[NDArray[Any]]) -> None:
+        self._shards = shards
+        self._starts = np.cumsum([0, *map(len, shards)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Return the number of the shard with ``position``, and the offset in it."""
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return shard, int(position - self._starts[shard])
+
+    def gather(self, starts: NDArray[np.int64], length: int) -> NDArray[Any]:
+        """Return ``length`` numbers from each of ``starts``, [B, length]: one index of a memory map per shard."""
+        result = np.empty((len(starts), length), dtype=self._shards[0].dtype)
+        shard_of = np.searchsorted(self._starts, starts, side="right") - 1
+        inside = starts + length <= self._starts[shard_of + 1]
+        for shard in np.unique(shard_of[inside]):
+            rows = np.flatnonzero(inside & (shard_of == shard))
+            sequences = np.lib.stride_tricks.sliding_window_view(self._shards[shard], length)
+            result[rows] = sequences[starts[rows] - self._starts[shard]]
+        for row in np.flatnonzero(~inside):
+            result[row] = self.read(int(starts[row]), int(starts[row]) + length)
+        return result
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the numbers from ``start`` to ``stop - 1``, across shards."""
+        assert 0 <= start <= stop <= len(self), f"[{start}, {stop}) is outside of {len(self)} ids"
+        first = self.locate(start)[0]
+        parts: list[NDArray[Any]] = []
+        for shard in range(first, len(self._shards)):
+            if self._starts[shard] >= stop:
+                break
+            begin = self._starts[shard]
+            parts.append(self._shards[shard][max(start - begin, 0) : stop - begin])
+        return np.concatenate(parts) if parts else np.empty(0, dtype=self._shards[0].dtype)
+
+    def sums_before(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the sum of all numbers before each of ``positions``, which never fall; memory is bounded."""
+        result = np.zeros(len(positions), np.int64)
+        done, total = int(np.searchsorted(positions, 0, side="right")), 0
+        for start in range(0, len(self), SUM_IDS):
+            sums = np.cumsum(self.read(start, min(start + SUM_IDS, len(self))), dtype=np.int64)
+            last = int(np.searchsorted(positions, start + len(sums), side="right"))
+            result[done:last] = total + sums[positions[done:last] - start - 1]
+            total, done = total + int(sums[-1]), last
+        return result

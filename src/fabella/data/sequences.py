@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fabella.config.data import Packed, Padded
 from fabella.data.batches import Batch
 from fabella.data.dataset import PartRecord, Split, too_small_error
+from fabella.data.npy import ShardedArray
 from fabella.errors import DataError
 from fabella.models import IGNORE
 
@@ -33,14 +34,24 @@ class SequenceDataset:
     than a sequence is dropped. ``Padded``: sequence i is the EOS id, which precedes every document, and then document
     i; the targets are the document and its EOS, cut at ``length``.
     ``parts`` of a mixture follow each other; no sequence has tokens of two parts.
+    With a loss mask, targets that are not learned are IGNORE, and sequences without a learned target are left out.
+    ``bos_id``: the id that starts each document, which precedes a padded one in place of the EOS id.
     Raises DataError if the split, or one of its parts, is too small for one sequence.
     """
 
-    def __init__(self, split: Split, config: Packed | Padded, eos_id: int, parts: Sequence[PartRecord] = ()) -> None:
+    def __init__(
+        self,
+        split: Split,
+        config: Packed | Padded,
+        eos_id: int,
+        parts: Sequence[PartRecord] = (),
+        *,
+        bos_id: int | None = None,
+    ) -> None:
         if isinstance(config, Packed):
             self._sequences: _Sequences = _PackedSequences(split, config.length, config.stride, parts)
         else:
-            self._sequences = _PaddedSequences(split, config.length, eos_id, parts)
+            self._sequences = _PaddedSequences(split, config.length, eos_id, parts, bos_id)
 
     @property
     def parts(self) -> list[PartSize]:
@@ -70,33 +81,75 @@ class _PackedSequences:
             if tokens < length + 1:
                 raise too_small_error(split, length + 1, length, parts[number] if parts else None)
         counts = [(tokens - length - 1) // stride + 1 for tokens, _ in sizes]
+        self._firsts = np.cumsum([0, *counts])[:-1]
+        self._starts = np.cumsum([0, *(tokens for tokens, _ in sizes)])[:-1]
+        self._split, self._length, self._stride = split, length, stride
         self.parts = [
             PartSize(count, tokens, documents, length) for count, (tokens, documents) in zip(counts, sizes, strict=True)
         ]
         self.count = sum(counts)
-        self._firsts = np.cumsum([0, *counts])[:-1]
-        self._starts = np.cumsum([0, *(tokens for tokens, _ in sizes)])[:-1]
-        self._split, self._length, self._stride = split, length, stride
+        self._kept: NDArray[np.int64] | None = None
+        if split.loss_mask is not None:
+            self._keep_learned(np.cumsum([0, *counts]))
+
+    def _keep_learned(self, borders: NDArray[np.int64]) -> None:
+        """Leave out sequences without a learned target; ``borders``: first sequence of each part, and their number."""
+        starts = self._start_of(np.arange(self.count)) + 1
+        learned = self._split.learned(starts, starts + self._length)
+        self._kept = np.flatnonzero(learned)
+        self.parts = [
+            _with_learned(size, learned[start:stop], self._split)
+            for size, start, stop in zip(self.parts, borders[:-1].tolist(), borders[1:].tolist(), strict=True)
+        ]
+        self.count = len(self._kept)
+
+    def _start_of(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        part = np.searchsorted(self._firsts, sequences, side="right") - 1
+        return self._starts[part] + (sequences - self._firsts[part]) * self._stride
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        part = np.searchsorted(self._firsts, indices, side="right") - 1
-        starts = self._starts[part] + (indices - self._firsts[part]) * self._stride
+        starts = self._start_of(indices if self._kept is None else self._kept[indices])
         ids = self._split.gather(starts, self._length + 1).astype(np.int32)
-        return Batch(tokens=ids[:, :-1].copy(), targets=ids[:, 1:].copy())
+        targets = ids[:, 1:].copy()
+        if self._split.loss_mask is not None:
+            targets[self._split.loss_mask.gather(starts + 1, self._length) == 0] = IGNORE
+        return Batch(tokens=ids[:, :-1].copy(), targets=targets)
+
+
+def _with_learned(size: PartSize, learned: NDArray[np.int64], split: Split) -> PartSize:
+    """Return the size of a part with those of its sequences that have learned targets."""
+    kept = learned[learned > 0]
+    if not len(kept):
+        raise no_targets_error(split)
+    return PartSize(len(kept), size.tokens, size.documents, float(kept.mean()))
+
+
+def no_targets_error(split: Split) -> DataError:
+    """Return the error for a split, or a part of it, without a target."""
+    if split.loss_mask is None:
+        return DataError(f"No document of the {split.name} split has a token to predict.", hint="Use more text.")
+    return DataError(
+        f"No sequence of the {split.name} split has a token of an answer (data.loss_on = answers).",
+        hint="Use longer sequences or text with answers, or data.loss_on=all (prepare: --loss-on all).",
+    )
 
 
 class _PaddedSequences:
-    def __init__(self, split: Split, length: int, eos_id: int, parts: Sequence[PartRecord]) -> None:
-        # A document of one id is only its EOS: there is nothing to predict.
-        lengths = np.diff(split.offsets)
-        self._documents = np.flatnonzero(lengths > 1)
+    def __init__(self, split: Split, length: int, eos_id: int, parts: Sequence[PartRecord], bos_id: int | None) -> None:
+        self._split, self._length, self._eos_id = split, length, eos_id
+        # The start token of a document, if there is one, precedes its targets.
+        self._prefix, self._skipped = (eos_id, 0) if bos_id is None else (bos_id, 1)
+        # A document of one id more is only its EOS: there is nothing to predict.
+        lengths = np.diff(split.offsets) - self._skipped
+        starts = split.offsets[:-1] + self._skipped
+        learned = split.learned(starts, starts + np.clip(lengths, 0, length))
+        self._documents = np.flatnonzero((lengths > 1) & (learned > 0))
         self.count = len(self._documents)
         if not self.count:
-            raise DataError(f"No document of the {split.name} split has a token to predict.", hint="Use more text.")
-        self._split, self._length, self._eos_id = split, length, eos_id
+            raise no_targets_error(split)
         documents = [part.documents for part in parts] or [split.documents]
         borders = np.searchsorted(self._documents, np.cumsum([0, *documents]))
-        targets = np.minimum(lengths[self._documents], length)
+        targets = learned[self._documents]
         self.parts = [
             PartSize(stop - start, int(targets[start:stop].sum()), number, float(targets[start:stop].mean()))
             for start, stop, number in zip(borders[:-1].tolist(), borders[1:].tolist(), documents, strict=True)
@@ -110,21 +163,23 @@ class _PaddedSequences:
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         documents = self._documents[indices]
-        starts = self._split.offsets[documents]
+        starts = self._split.offsets[documents] + self._skipped
         lengths = np.minimum(self._split.offsets[documents + 1] - starts, self._length)
         longest = int(lengths.max())
-        targets = self._gather(starts, longest)
+        targets = self._gather(self._split, starts, longest)
         padding = np.arange(longest) >= lengths[:, None]
-        tokens = np.full_like(targets, self._eos_id)
+        tokens = np.full_like(targets, self._prefix)
         tokens[:, 1:] = targets[:, :-1]
         tokens[padding] = self._eos_id
         targets[padding] = IGNORE
+        if self._split.loss_mask is not None:
+            targets[self._gather(self._split.loss_mask, starts, longest) == 0] = IGNORE
         return Batch(tokens=tokens, targets=targets)
 
-    def _gather(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int32]:
-        """Return ``length`` ids from each start, [B, length]; ids beyond the end of the split are arbitrary."""
+    def _gather(self, array: Split | ShardedArray, starts: NDArray[np.int64], length: int) -> NDArray[np.int32]:
+        """Return ``length`` numbers from each start, [B, length]; those beyond the end of the split are arbitrary."""
         inside = np.minimum(starts, self._split.tokens - length)
-        ids = self._split.gather(inside, length).astype(np.int32)
+        ids = array.gather(inside, length).astype(np.int32)
         for row in np.flatnonzero(starts != inside):
             ids[row] = np.roll(ids[row], inside[row] - starts[row])
         return ids

@@ -76,7 +76,7 @@ def _batches(run: RunConfig, prepared: str) -> Iterator[Batch]:
     size = run.training.micro_batch_size
     if prepared:
         data = open_dataset(Path(prepared))
-        sequences = SequenceDataset(data.train, run.data.sequences, data.tokenizer.eos_id)
+        sequences = SequenceDataset(data.train, run.data.sequences, data.tokenizer.eos_id, bos_id=data.tokenizer.bos_id)
         sampler, start = PermutationSampler(len(sequences), run.seed), 0
         while True:
             yield sequences.batch(sampler.sequences(start, start + size))

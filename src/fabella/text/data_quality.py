@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fabella.storage import format_bytes, number_of
 from fabella.text.boundaries.preview import Preview, format_preview
-from fabella.text.chat.marks import plain_text
+from fabella.text.chat.marks import learned_text, plain_text
 from fabella.text.read_report import ReadReport
 
 REPEATS_THAT_HELP = 4
@@ -111,7 +111,7 @@ class DataQuality:
 
         ``digest`` is its ``document_hash``, ``held_out`` means the validation split.
         """
-        text = plain_text(text)
+        marked, text = text, plain_text(text)
         data = text.encode()
         split = self._splits[held_out]
         split.documents += 1
@@ -119,7 +119,7 @@ class DataQuality:
         split.digests.append(int.from_bytes(digest[:8], "big"))
         self._characters += len(text)
         if not held_out:
-            self._preview.add(text, len(data))
+            self._preview.add(text, len(data), learned_text(marked))
         self._sizes[len(data)] += 1
         self._empty += not text or text.isspace()
         for sign in mojibake_signs(text, data):

@@ -34,8 +34,8 @@ class EvalLoss:
 
 
 def bits_per_nat(split: Split) -> float:
-    """Return the bits per byte of text at a loss of one nat per token. They compare models of different tokenizers."""
-    return split.tokens / split.bytes / math.log(2)
+    """Return the bits per byte of learned text at a loss of one nat per token. They compare different tokenizers."""
+    return split.learned_tokens / max(split.learned_bytes, 1) / math.log(2)
 
 
 def fixed_subset(sequences: SequenceDataset, count: int) -> NDArray[np.int64]:
@@ -62,7 +62,9 @@ class ValidationSplit:
     def __init__(self, engine: Engine, dataset: TokenizedDataset, config: DataConfig, batch_size: int) -> None:
         """``batch_size``: sequences of one forward pass."""
         self.engine, self.split, self.batch_size = engine, dataset.validation, batch_size
-        self.sequences = SequenceDataset(self.split, config.sequences, dataset.tokenizer.eos_id)
+        self.sequences = SequenceDataset(
+            self.split, config.sequences, dataset.tokenizer.eos_id, bos_id=dataset.tokenizer.bos_id
+        )
 
     def loss(self, num_sequences: int = 0) -> EvalLoss:
         """Return the loss on a fixed subset of ``num_sequences`` sequences; 0 evaluates all."""

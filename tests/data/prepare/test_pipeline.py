@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from fabella.data.prepare.progress import PrepareProgress
 from fabella.data.prepare.tokenizer_sample import MAX_SAMPLE_BYTES
 from fabella.errors import DataError, PreparedDataError, StorageError, TextError, TokenizerError, TrainingInterrupted
 from fabella.tokenizers import pretrained
-from tests.data.samples import SMALL, all_ids, content, data, lines, prepared, words
+from tests.data.samples import SMALL, all_ids, all_learned, chat_file, content, data, lines, prepared, words
 from tests.data.timeouts import has_ended
 from tests.processes import started
 from tests.source_tree import REPOSITORY
@@ -378,3 +379,53 @@ def test_killed_at_any_moment_and_repeated_it_writes_the_same_bytes(tmp_path: Pa
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads(done.stdout) == {"killed": kills, "half": 0, "different": 0, "left": 0}
+
+
+@pytest.mark.parametrize("tokenizer", [Bytes(), BPE(vocab_size=400)], ids=lambda tokenizer: tokenizer.kind)
+@pytest.mark.parametrize("template", ["plain", "chatml"])
+def test_the_loss_mask_of_conversations_has_exactly_the_answers(
+    tokenizer: Bytes | BPE, template: str, tmp_path: Path
+) -> None:
+    config = data(chat_file(tmp_path / "chat.jsonl", 40))
+    config = config.model_copy(update={"loss_on": "answers", "chat_template": template})
+    dataset = prepare(config, tokenizer, tmp_path / "out", workers=1)
+    split, mask = dataset.train, all_learned(dataset.train)
+    for start, stop in pairwise(split.offsets.tolist()):
+        ids, learned = split.read(start, stop), mask[start:stop]
+        text, answer = (dataset.tokenizer.decode(part.tolist()) for part in (ids, ids[learned]))
+        number = int(answer.split(":")[0].removeprefix("Tale "))
+        assert answer == f"Tale {number}: {words(number + 1000, 8)}." * (1 + number % 2)
+        assert f"A tale of {words(number, 3)}?" in text
+        end = dataset.tokenizer.special_tokens["<|im_end|>"] if template == "chatml" else dataset.tokenizer.eos_id
+        assert (ids[learned] == end).sum() == 1 + number % 2, "the end of each answer is learned"
+    share = split.learned_tokens / split.tokens
+    (note,) = [note for note in dataset.manifest["notes"] if note.startswith("loss on answers")]
+    assert f"({100 * share:.1f} %) are learned" in note
+    assert split.learned_tokens == mask.sum()
+
+
+@pytest.mark.fault("I7", cases=2)
+def test_documents_without_an_answer_are_reported(tmp_path: Path) -> None:
+    source = chat_file(tmp_path / "chat.jsonl", 30)
+    with (tmp_path / "chat.jsonl").open("a") as file:
+        for number in range(30):
+            file.write(json.dumps({"messages": [{"role": "user", "content": f"Only a question {number}?"}]}) + "\n")
+    config = data(source).model_copy(update={"loss_on": "answers"})
+    notes = prepare(config, Bytes(), tmp_path / "out", workers=1).manifest["notes"]
+    assert any(re.fullmatch(r"\d+ training documents without an answer: not learned", note) for note in notes)
+    stories = data().model_copy(update={"loss_on": "answers"})
+    with pytest.raises(DataError, match=r"No sequence of the train split has a token of an answer \(data\.loss_on = a"):
+        prepare(stories, Bytes(), tmp_path / "none", workers=1)
+
+
+@pytest.mark.fault("B2", cases=2)
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+def test_a_damaged_loss_mask_is_found(damage: str, tmp_path: Path) -> None:
+    config = data(chat_file(tmp_path / "chat.jsonl", 30)).model_copy(update={"loss_on": "answers"})
+    prepare(config, Bytes(), tmp_path / "out", workers=1)
+    path = tmp_path / "out" / "train" / "loss-mask-00000.npy"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content if damage == "flipped" else content[:-9])
+    with pytest.raises(PreparedDataError, match=r"train/loss-mask-00000\.npy"):
+        open_dataset(tmp_path / "out", full=True)

@@ -16,6 +16,7 @@ from fabella.data.child_process import ChildProcess, Frame
 from fabella.data.prepare.tokenize import encode
 from fabella.data.prepare.worker_pool import WorkerEndedError, WorkerPool
 from fabella.errors import TokenizerError
+from fabella.text.chat.template import Message, marked_writer
 from fabella.tokenizers.chat.encode import DocumentEncoder
 from tests.data.prepare.test_tokenize import failing_tokenizer
 from tests.data.timeouts import has_ended
@@ -186,3 +187,16 @@ def test_a_file_in_the_current_directory_does_not_replace_a_module(
     monkeypatch.chdir(tmp_path)
     with WorkerPool(folder / "bpe", U2, 1) as pool:
         assert len(list(pool.encode(chunks(2)))) == 2
+
+
+def test_workers_return_the_loss_mask(folder: Path) -> None:
+    writer = marked_writer(mark_answer=True)
+    texts = [writer.write([Message("user", text), Message("assistant", text)]) for text in corpus()[:5]]
+    with WorkerPool(folder / "bpe", U2, 1, loss_on="answers") as pool:
+        (encoded,) = pool.encode([texts])
+    expected = encode(DocumentEncoder(trained("bpe")), texts, U2, loss_on="answers")
+    assert expected.loss_mask is not None
+    assert encoded.loss_mask is not None
+    np.testing.assert_array_equal(encoded.loss_mask, expected.loss_mask)
+    np.testing.assert_array_equal(encoded.learned_bytes, expected.learned_bytes)
+    assert expected.loss_mask.any()

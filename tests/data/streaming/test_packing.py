@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.config.data import Packed, Padded
-from fabella.data.dataset import TokenIds
 from fabella.data.sequences import SequenceDataset
-from fabella.data.streaming.packing import SequencePacker, packer
+from fabella.data.streaming import packing
+from fabella.data.streaming.packing import SequencePacker, SignedIds, packer, signed
 from fabella.data.streaming.shuffle_buffer import State
-from tests.data.samples import all_ids, split
+from fabella.errors import TextError
+from tests.data.samples import all_ids, all_learned, split
 
 LENGTHS = [40, 3, 1, 1, 90, 12, 7, 1, 33]
 SECTIONS = [Packed(length=10, stride=5), Packed(length=8, stride=8), Packed(length=30, stride=1)]
@@ -22,10 +23,10 @@ DOCUMENTS = [Padded(length=20), Padded(length=1000)]
 class RepeatedDocuments:
     """Documents repeated without end."""
 
-    def __init__(self, documents: list[TokenIds]) -> None:
+    def __init__(self, documents: list[SignedIds]) -> None:
         self.documents, self.number = documents, 0
 
-    def next_item(self) -> TokenIds:
+    def next_item(self) -> SignedIds:
         self.number += 1
         return self.documents[(self.number - 1) % len(self.documents)]
 
@@ -52,6 +53,31 @@ def test_sequences_and_batches_equal_those_of_a_dataset_on_disk(section: Packed 
         np.testing.assert_array_equal(batch.tokens, expected.tokens)
         np.testing.assert_array_equal(batch.targets, expected.targets)
         assert (batch.tokens.dtype, batch.targets.dtype, batch.stream) == (np.int32, np.int32, "here")
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, *DOCUMENTS], ids=str)
+def test_learned_sequences_equal_those_of_a_dataset_with_a_loss_mask(section: Packed | Padded, tmp_path: Path) -> None:
+    of = split(tmp_path / "train", LENGTHS, learned=0.02)
+    ids = signed(all_ids(of).astype(np.uint16), all_learned(of))
+    documents = np.split(ids, np.cumsum(LENGTHS)[:-1])
+    cut = packer(RepeatedDocuments(documents), section, 0, np.dtype(np.int32))
+    dataset = SequenceDataset(of, section, 0)
+    for index in range(len(dataset)):
+        expected, batch = dataset.batch(np.array([index])), cut.batch([cut.next_item()], "")
+        np.testing.assert_array_equal(batch.tokens, expected.tokens)
+        np.testing.assert_array_equal(batch.targets, expected.targets)
+    resumed = packer(RepeatedDocuments(documents), section, 0, np.dtype(np.int32))
+    resumed.restore(cut.state())
+    for _ in range(5):
+        assert resumed.next_item().tolist() == cut.next_item().tolist()
+
+
+def test_a_stream_without_answers_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "MAX_SKIPPED", 100)
+    documents = [signed(np.arange(9, dtype=np.uint16), np.zeros(9, np.bool_))]
+    for section in (Packed(length=4, stride=4), Padded(length=4)):
+        with pytest.raises(TextError, match="100 sequences after each other have no token of an answer"):
+            packer(RepeatedDocuments(documents), section, 0, np.dtype(np.int32)).next_item()
 
 
 @given(st.sampled_from([*SECTIONS, *DOCUMENTS]), st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())

@@ -52,7 +52,8 @@ def _samples(data: DataConfig, dataset: TokenizedDataset) -> SequenceDataset:
             f"{dataset.folder} does not have the parts of {describe(data.source)}.",
             hint="It was prepared by an earlier version, or without a mixture; prepare the mixture again.",
         )
-    return SequenceDataset(dataset.train, data.sequences, dataset.tokenizer.eos_id, dataset.parts)
+    eos_id, bos_id = dataset.tokenizer.eos_id, dataset.tokenizer.bos_id
+    return SequenceDataset(dataset.train, data.sequences, eos_id, dataset.parts, bos_id=bos_id)
 
 
 MODE = PretokenizedMode()

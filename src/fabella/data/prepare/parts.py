@@ -1,20 +1,23 @@
 """Parts of a prepared mixture: their counts, and the check that each has a training sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config.data import DataConfig
+from fabella.config.data import DataConfig, Source
+from fabella.data.coverage import format_share
 from fabella.data.dataset import PartRecord, Split
 from fabella.data.mixture_report import describe_parts
 from fabella.data.prepare.tokenize import TokenizedDocuments
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError
+from fabella.storage import number_of
 from fabella.text.mixture import Leaf
 from fabella.text.source import describe
+from fabella.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["PartCounts", "describe_parts", "require_sequences"]
+__all__ = ["PartCounts", "describe_text", "require_sequences"]
 
 
 class PartCounts:
@@ -49,12 +52,23 @@ class PartCounts:
         return records
 
 
+def describe_text(source: Source, parts: Sequence[PartRecord], train: Split) -> Iterator[str]:
+    """Yield sentences about the parts of a mixture, and about what is learned if the training split has a loss mask."""
+    yield from describe_parts(source, parts)
+    if train.loss_mask is not None:
+        share = format_share(train.learned_tokens / train.tokens)
+        yield f"loss on answers: {train.learned_tokens:,} of {train.tokens:,} training tokens ({share}) are learned"
+    if train.without_answer:
+        yield f"{number_of(train.without_answer, 'training document')} without an answer: not learned"
+
+
 def require_sequences(
-    train: Split, validation: Split, data: DataConfig, eos_id: int, parts: Sequence[PartRecord]
+    train: Split, validation: Split, data: DataConfig, tokenizer: Tokenizer, parts: Sequence[PartRecord]
 ) -> None:
     """Raise DataError if a split, or a part of the training split, is too small for one sequence.
 
     The smaller split is reported: what is enough for it is enough for both.
     """
+    eos_id, bos_id = tokenizer.eos_id, tokenizer.bos_id
     for split in sorted((train, validation), key=lambda split: split.tokens):
-        SequenceDataset(split, data.sequences, eos_id, parts if split is train else ())
+        SequenceDataset(split, data.sequences, eos_id, parts if split is train else (), bos_id=bos_id)

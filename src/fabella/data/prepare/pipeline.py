@@ -32,7 +32,7 @@ from fabella.data.dataset import (
 )
 from fabella.data.fingerprint import dataset_fingerprint, file_stats, require_unchanged, text_fingerprint
 from fabella.data.prepare.corpus import Corpus
-from fabella.data.prepare.parts import PartCounts, describe_parts, require_sequences
+from fabella.data.prepare.parts import PartCounts, describe_text, require_sequences
 from fabella.data.prepare.progress import PrepareProgress, Report
 from fabella.data.prepare.round_trip import KINDS as CHANGES
 from fabella.data.prepare.round_trip import Counts, describe_changes, require_few_lost
@@ -122,7 +122,7 @@ def _open_existing(directory: Path, inputs: str, data: DataConfig, tokenizer: To
             hint="Choose another directory, or delete it.",
         )
     prepared = open_dataset(directory)
-    require_sequences(prepared.train, prepared.validation, data, prepared.tokenizer.eos_id, prepared.parts)
+    require_sequences(prepared.train, prepared.validation, data, prepared.tokenizer, prepared.parts)
     return prepared
 
 
@@ -151,7 +151,7 @@ def _write(
         require_few_lost(changes, config.max_lost_characters)
     require_unchanged(before, data)
     train, validation = (Split(directory / name, records[name], tokenizer.vocab_size) for name in SPLITS)
-    require_sequences(train, validation, data, tokenizer.eos_id, parts)
+    require_sequences(train, validation, data, tokenizer, parts)
     manifest = {
         "kind": KIND,
         "format": FORMAT,
@@ -165,7 +165,7 @@ def _write(
             "end": tokenizer.eos_id,
         },
         "dtype": dtype_for(tokenizer.vocab_size).name,
-        "notes": [*corpus.messages(), *remarks, *describe_changes(changes), *describe_parts(data.source, parts)],
+        "notes": [*corpus.messages(), *remarks, *describe_changes(changes), *describe_text(data.source, parts, train)],
         "parts": [part.model_dump(mode="json") for part in parts],
         **{name: record.model_dump(mode="json") for name, record in records.items()},
     }
@@ -196,7 +196,10 @@ def _encode(
     chunks = _chunks(corpus, quality, splits)
     parts = PartCounts(corpus.sources)
     with ExitStack() as stack:
-        train, validation = (stack.enter_context(SplitWriter(directory / name, dtype)) for name in SPLITS)
+        train, validation = (
+            stack.enter_context(SplitWriter(directory / name, dtype, masked=data.loss_on == "answers"))
+            for name in SPLITS
+        )
         for encoded in encode_chunks(
             chunks,
             tokenizer,
@@ -205,6 +208,7 @@ def _encode(
             workers,
             first=CHUNKS_WITHOUT_WORKERS,
             special_tokens_in_text=data.special_tokens_in_text,
+            loss_on=data.loss_on,
         ):
             quality.add_token_counts(encoded.lengths)
             changes += encoded.changes

@@ -1,12 +1,13 @@
 """Tokenize documents: the function that the preparing process and its workers share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fabella.config.data import LossOn
 from fabella.data.dataset import TokenIds
 from fabella.data.prepare.round_trip import KINDS, Counts, RoundTrip
 from fabella.tokenizers.chat.encode import DocumentEncoder
@@ -22,10 +23,21 @@ class TokenizedDocuments:
     sizes: NDArray[np.int64]
     changes: Counts = field(default_factory=lambda: np.zeros(KINDS, np.int64))
     """What the tokenizer changes in them, as ``RoundTrip.count`` counts it; zeros if it was not compared."""
+    loss_mask: NDArray[np.bool_] | None = None
+    """Whether each id is learned, as long as ``ids``; None if all are."""
+    learned_bytes: NDArray[np.int64] | None = None
+    """Bytes of the text that is learned of each document; None if all of it is."""
 
     def select(self, mask: NDArray[np.bool_]) -> "TokenizedDocuments":
         """Return the documents where ``mask``, [documents], is true."""
-        return TokenizedDocuments(self.ids[np.repeat(mask, self.lengths)], self.lengths[mask], self.sizes[mask])
+        of_ids = np.repeat(mask, self.lengths)
+        return TokenizedDocuments(
+            self.ids[of_ids],
+            self.lengths[mask],
+            self.sizes[mask],
+            loss_mask=None if self.loss_mask is None else self.loss_mask[of_ids],
+            learned_bytes=None if self.learned_bytes is None else self.learned_bytes[mask],
+        )
 
 
 def round_trip(tokenizer: Tokenizer) -> RoundTrip | None:
@@ -34,18 +46,31 @@ def round_trip(tokenizer: Tokenizer) -> RoundTrip | None:
 
 
 def encode(
-    encoder: DocumentEncoder, texts: Sequence[str], dtype: "np.dtype[Any]", compare: RoundTrip | None = None
+    encoder: DocumentEncoder,
+    texts: Sequence[str],
+    dtype: "np.dtype[Any]",
+    compare: RoundTrip | None = None,
+    *,
+    loss_on: LossOn = "all",
 ) -> TokenizedDocuments:
     """Encode ``texts``, each followed by the EOS id. Raises TokenizerError with the number of the text, from 0.
 
-    ``compare`` counts what the tokenizer changes.
+    ``compare`` counts what the tokenizer changes. ``loss_on`` answers: with the mask of the ids that are learned.
     """
     documents = encoder.encode(texts)
     parts = [part.astype(dtype) for document in documents for part in document.parts]
     lengths = np.array([sum(map(len, document.parts)) for document in documents], dtype=np.int64)
     sizes = np.array([len(document.text) for document in documents], dtype=np.int64)
     ids = np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+    encoded = TokenizedDocuments(ids, lengths, sizes)
+    if loss_on == "answers":
+        masks = [document.mask for document in documents]
+        encoded = replace(
+            encoded,
+            loss_mask=np.concatenate(masks) if masks else np.empty(0, np.bool_),
+            learned_bytes=np.array([document.answer_bytes for document in documents], dtype=np.int64),
+        )
     if compare is None:
-        return TokenizedDocuments(ids, lengths, sizes)
+        return encoded
     arrays = np.split(ids, np.cumsum(lengths)[:-1]) if documents else []
-    return TokenizedDocuments(ids, lengths, sizes, compare.count([document.text for document in documents], arrays))
+    return replace(encoded, changes=compare.count([document.text for document in documents], arrays))

@@ -66,7 +66,8 @@ def sample_bytes(documents: Iterable[SplitDocument], max_bytes: int = MAX_SAMPLE
 
 def open_corpus(data: DataConfig, config: TokenizerConfig, report: Report | None) -> Corpus:
     """Return the corpus of a config, whose conversations are written with the chat template for the tokenizer."""
-    return Corpus(data, report, ConversationWriter(loading.chat_template_of(data.chat_template, config), marks=True))
+    template = loading.chat_template_of(data.chat_template, config)
+    return Corpus(data, report, ConversationWriter(template, marks=True, mark_answer=data.loss_on == "answers"))
 
 
 def train_tokenizer(corpus: Corpus, config: TokenizerConfig, report: Report | None) -> tuple[Tokenizer, list[str]]:

@@ -15,12 +15,15 @@ from fabella.tokenizers.chat.encode import DocumentEncoder
 def open_handler(request: dict[str, Any]) -> Handler:
     """Load the tokenizer at ``request["tokenizer"]``; the handler maps UTF-8 texts to their tokens."""
     tokenizer, dtype = loading.load(Path(request["tokenizer"])), np.dtype(request["dtype"])
-    compare = round_trip(tokenizer)
+    compare, loss_on = round_trip(tokenizer), request.get("loss_on", "all")
     encoder = DocumentEncoder(tokenizer, special_tokens_in_text=request.get("special_tokens_in_text", False))
 
     def handle(texts: Frame) -> Sequence[memoryview]:
-        encoded = encode(encoder, [text.decode() for text in texts], dtype, compare)
-        return encoded.ids.data, encoded.lengths.data, encoded.sizes.data, encoded.changes.data
+        encoded = encode(encoder, [text.decode() for text in texts], dtype, compare, loss_on=loss_on)
+        arrays = [encoded.ids, encoded.lengths, encoded.sizes, encoded.changes]
+        if encoded.loss_mask is not None and encoded.learned_bytes is not None:
+            arrays += [encoded.loss_mask.view(np.uint8), encoded.learned_bytes]
+        return [array.data for array in arrays]
 
     return handle
 

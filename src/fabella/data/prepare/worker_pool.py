@@ -4,12 +4,14 @@ import queue
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from fabella.config.data import LossOn
 from fabella.data.child_process import ChildExitedError, ChildProcess
 from fabella.data.prepare import worker
 from fabella.data.prepare.tokenize import TokenizedDocuments, encode, round_trip
@@ -38,6 +40,7 @@ class WorkerPool:
         count: int,
         *,
         special_tokens_in_text: bool = False,
+        loss_on: LossOn = "all",
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         self._dtype = dtype
@@ -49,6 +52,7 @@ class WorkerPool:
             "tokenizer": str(tokenizer.absolute()),
             "dtype": dtype.str,
             "special_tokens_in_text": special_tokens_in_text,
+            "loss_on": loss_on,
         }
         try:
             for number in range(1, count + 1):
@@ -90,7 +94,7 @@ class WorkerPool:
         child = self._idle.get()
         chunk.worker = child
         try:
-            ids, lengths, sizes, changes = child.request(*chunk.texts)
+            ids, lengths, sizes, changes, *masks = child.request(*chunk.texts)
         except ChildExitedError as error:
             raise WorkerEndedError(
                 f"{child} exited ({error.status}) while encoding {chunk}.",
@@ -102,8 +106,14 @@ class WorkerPool:
         finally:
             # A worker that has exited goes back, too: its next chunk fails at once instead of waiting.
             self._idle.put(child)
-        counts = (np.frombuffer(values, np.int64) for values in (lengths, sizes, changes))
-        return TokenizedDocuments(np.frombuffer(ids, self._dtype), *counts)
+        documents, sizes, changes = (np.frombuffer(values, np.int64) for values in (lengths, sizes, changes))
+        encoded = TokenizedDocuments(np.frombuffer(ids, self._dtype), documents, sizes, changes)
+        if not masks:
+            return encoded
+        mask, learned_bytes = masks
+        return replace(
+            encoded, loss_mask=np.frombuffer(mask, np.bool_), learned_bytes=np.frombuffer(learned_bytes, np.int64)
+        )
 
     def _result(self, future: "Future[TokenizedDocuments]", chunk: "_Chunk") -> TokenizedDocuments:
         seconds = self._timeout + chunk.bytes / SLOWEST_BYTES_PER_SECOND
@@ -136,6 +146,7 @@ def encode_chunks(
     *,
     first: int,
     special_tokens_in_text: bool = False,
+    loss_on: LossOn = "all",
 ) -> Iterator[TokenizedDocuments]:
     """Yield the encoded chunks in order: the ``first`` ones in this process, the others by ``workers`` processes.
 
@@ -146,10 +157,11 @@ def encode_chunks(
     encoder = DocumentEncoder(tokenizer, special_tokens_in_text=special_tokens_in_text)
     for texts in islice(chunks, None if workers == 1 else first):
         documents += len(texts)
-        yield encode(encoder, texts, dtype, compare)
+        yield encode(encoder, texts, dtype, compare, loss_on=loss_on)
     next_chunk = next(chunks, None)
     if next_chunk is not None:
-        with WorkerPool(directory, dtype, workers, special_tokens_in_text=special_tokens_in_text) as pool:
+        options: dict[str, Any] = {"special_tokens_in_text": special_tokens_in_text, "loss_on": loss_on}
+        with WorkerPool(directory, dtype, workers, **options) as pool:
             yield from pool.encode(chain([next_chunk], chunks), first=documents)
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from fabella.config.data import Bytes, DataConfig, MixtureSource, Packed, Streaming
 from fabella.data.batches import Batch
-from fabella.data.dataset import TokenIds, dtype_for
+from fabella.data.dataset import dtype_for
 from fabella.data.mixture import WeightPhase, weight_phases
 from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.tokenize import encode
-from fabella.data.streaming.packing import packer
+from fabella.data.streaming.packing import SignedIds, packer, signed
 from fabella.data.streaming.shuffle_buffer import ResumableStream, ShuffleBuffer, shuffled, varying_sizes
 from fabella.data.streaming.sources import RepeatedSource, WeightedInterleave
 from fabella.splitmix64 import splitmix64
@@ -44,9 +44,9 @@ class StreamingDataset:
         """Open the stream after ``state`` (``Batch.stream`` of the last batch; empty: beginning). Raises TextError."""
         mode = data.mode
         assert isinstance(mode, Streaming), "data.mode is streaming"
-        self._dtype = dtype_for(tokenizer.vocab_size)
+        self._dtype, self._data = dtype_for(tokenizer.vocab_size), data
         template = tokenizer.chat_template or chat_template_of(data.chat_template, Bytes())
-        writer = ConversationWriter(template, marks=True)
+        writer = ConversationWriter(template, marks=True, mark_answer=data.loss_on == "answers")
         self._encoder = DocumentEncoder(tokenizer, special_tokens_in_text=data.special_tokens_in_text)
         rule = Corpus(data, None, writer).rule
         parts = [
@@ -58,13 +58,19 @@ class StreamingDataset:
             for number, (_, source) in enumerate(flatten_mixture(data.source), start=1)
         ]
         documents = _interleaved(parts, data)
-        self._packer = packer(documents, data.sequences, tokenizer.eos_id, self._dtype)
+        self._packer = packer(
+            documents,
+            data.sequences,
+            tokenizer.eos_id,
+            np.dtype(np.int32) if data.loss_on == "answers" else self._dtype,
+            tokenizer.bos_id,
+        )
         key = splitmix64(splitmix64(seed) + splitmix64(0))
         self._sequences = ShuffleBuffer(self._packer, shuffled(key), varying_sizes(mode.sequence_shuffle_buffer, key))
         if state:
             self._sequences.restore(json.loads(state))
 
-    def _tokenized(self, source: RepeatedSource, buffer: int, key: int) -> ResumableStream[TokenIds]:
+    def _tokenized(self, source: RepeatedSource, buffer: int, key: int) -> ResumableStream[SignedIds]:
         """Return the documents of one source, shuffled by its buffer, as ids."""
         documents = ShuffleBuffer(
             source,
@@ -77,9 +83,10 @@ class StreamingDataset:
             documents, self._encode, lambda _number: TOKENIZE_DOCUMENTS, size_of=len, max_size=TOKENIZE_BYTES
         )
 
-    def _encode(self, texts: list[str], _number: int) -> Sequence[TokenIds]:
-        encoded = encode(self._encoder, texts, self._dtype)
-        return np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])
+    def _encode(self, texts: list[str], _number: int) -> Sequence[SignedIds]:
+        encoded = encode(self._encoder, texts, self._dtype, loss_on=self._data.loss_on)
+        ids = encoded.ids if encoded.loss_mask is None else signed(encoded.ids, encoded.loss_mask)
+        return np.split(ids, np.cumsum(encoded.lengths)[:-1])
 
     def batch(self, size: int) -> Batch:
         """Return the next ``size`` sequences."""
@@ -87,7 +94,7 @@ class StreamingDataset:
         return self._packer.batch(sequences, json.dumps(self._sequences.state(), separators=(",", ":")))
 
 
-def _interleaved(parts: Sequence[ResumableStream[TokenIds]], data: DataConfig) -> WeightedInterleave:
+def _interleaved(parts: Sequence[ResumableStream[SignedIds]], data: DataConfig) -> WeightedInterleave:
     """Return the documents of all sources. A phase ends with the document that completes its last sequence."""
     sequences = data.sequences
     phases = weight_phases(data.source) if isinstance(data.source, MixtureSource) else [WeightPhase(None, (1.0,))]

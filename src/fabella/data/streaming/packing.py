@@ -11,42 +11,90 @@ from fabella.config.data import Packed, Padded
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenIds
 from fabella.data.streaming.shuffle_buffer import ResumableStream, State
+from fabella.errors import TextError
 from fabella.models import IGNORE
 
+SignedIds = NDArray[np.integer[Any]]
+"""Ids as unsigned integers, all learned; or as int32, of which negative ones, all bits inverted, are not learned"""
+MAX_SKIPPED = 100_000
+"""Sequences without a learned target, one after the other, after which the text is refused."""
 
-class SequencePacker(ResumableStream[TokenIds], Protocol):
+
+class SequencePacker(ResumableStream[SignedIds], Protocol):
     """Stream of sequences."""
 
-    def batch(self, sequences: Sequence[TokenIds], stream: str) -> Batch:
+    def batch(self, sequences: Sequence[SignedIds], stream: str) -> Batch:
         """Return the batch of some of its sequences; ``stream`` is the state of the stream after them."""
         ...
 
 
 def packer(
-    documents: ResumableStream[TokenIds], config: Packed | Padded, eos_id: int, dtype: "np.dtype[Any]"
+    documents: ResumableStream[SignedIds],
+    config: Packed | Padded,
+    eos_id: int,
+    dtype: "np.dtype[Any]",
+    bos_id: int | None = None,
 ) -> SequencePacker:
-    """Return the sequences that ``config`` describes; ``eos_id`` also pads."""
+    """Return the sequences that ``config`` describes, those with a learned target; ``eos_id`` also pads.
+
+    ``bos_id``: the id that starts each document.
+    """
     return (
         PackDocuments(documents, config, dtype)
         if isinstance(config, Packed)
-        else PadDocuments(documents, config.length, eos_id)
+        else PadDocuments(documents, config.length, eos_id, bos_id)
     )
+
+
+def signed(ids: TokenIds, loss_mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return ids of which those that are not learned have all bits inverted, so that they are negative."""
+    return np.where(loss_mask, ids.astype(np.int32), ~ids.astype(np.int32))
+
+
+def _ids(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.where(values < 0, ~values, values)
+
+
+class _LearnedFilter:
+    """Count of the sequences without a learned target that follow each other."""
+
+    def __init__(self) -> None:
+        self._skipped = 0
+
+    def keeps(self, targets: SignedIds) -> bool:
+        """Return whether a sequence has a learned target. Raises TextError after many without one."""
+        if targets.dtype.kind == "u" or (targets >= 0).any():
+            self._skipped = 0
+            return True
+        self._skipped += 1
+        if self._skipped >= MAX_SKIPPED:
+            raise TextError(
+                f"{self._skipped:,} sequences after each other have no token of an answer (data.loss_on = answers).",
+                hint="Use text with answers, or data.loss_on=all.",
+            )
+        return False
 
 
 class PackDocuments:
     """Concatenate documents and cut sequences of ``length + 1`` ids, one every ``stride`` ids."""
 
-    def __init__(self, documents: ResumableStream[TokenIds], config: Packed, dtype: "np.dtype[Any]") -> None:
+    def __init__(self, documents: ResumableStream[SignedIds], config: Packed, dtype: "np.dtype[Any]") -> None:
         self._documents, self._length, self._stride = documents, config.length, config.stride
-        self._rest: TokenIds = np.empty(0, dtype=dtype)
+        self._rest: SignedIds = np.empty(0, dtype=dtype)
+        self._learned = _LearnedFilter()
         self._begin()
 
     def _begin(self) -> None:
         """Start with the next document; ``_rest`` is left from earlier ones, too short for a sequence."""
         self._source, self._ids, self._count = self._documents.state(), self._rest, 0
 
-    def next_item(self) -> TokenIds:
-        """Return the next sequence, [length + 1]."""
+    def next_item(self) -> SignedIds:
+        """Return the next sequence with a learned target, [length + 1]."""
+        while not self._learned.keeps((sequence := self._next())[1:]):
+            pass
+        return sequence
+
+    def _next(self) -> SignedIds:
         while (start := self._count * self._stride) + self._length + 1 > len(self._ids):
             self._rest = self._ids[start:].copy()
             self._begin()
@@ -73,25 +121,33 @@ class PackDocuments:
             self._append_document()
             self._count = state["cut"]
 
-    def batch(self, sequences: Sequence[TokenIds], stream: str) -> Batch:
+    def batch(self, sequences: Sequence[SignedIds], stream: str) -> Batch:
         """Return a batch of [B, length]; the targets are shifted by one."""
-        ids = np.stack(sequences).astype(np.int32)
-        return Batch(tokens=ids[:, :-1].copy(), targets=ids[:, 1:].copy(), stream=stream)
+        values = np.stack(sequences).astype(np.int32)
+        targets = values[:, 1:].copy()
+        targets[targets < 0] = IGNORE
+        return Batch(tokens=_ids(values[:, :-1]), targets=targets, stream=stream)
 
 
 class PadDocuments:
     """One document per sequence, cut at ``length``."""
 
-    def __init__(self, documents: ResumableStream[TokenIds], length: int, eos_id: int) -> None:
+    def __init__(
+        self, documents: ResumableStream[SignedIds], length: int, eos_id: int, bos_id: int | None = None
+    ) -> None:
         self._documents, self._length, self._eos_id = documents, length, eos_id
+        # The start token of a document, if there is one, precedes its targets.
+        self._prefix, self._skipped = (eos_id, 0) if bos_id is None else (bos_id, 1)
+        self._learned = _LearnedFilter()
 
-    def next_item(self) -> TokenIds:
-        """Return the next document that has more than its EOS, at most ``length`` ids."""
+    def next_item(self) -> SignedIds:
+        """Return the next document that has more than its EOS and a learned target, at most ``length`` ids."""
         while True:
             document = self._documents.next_item()
             assert document is not None, "the documents never end"
-            if len(document) > 1:
-                return document[: self._length].copy()
+            targets = document[self._skipped :][: self._length]
+            if len(document) > self._skipped + 1 and self._learned.keeps(targets):
+                return targets.copy()
 
     def state(self) -> State:
         """Return the state of the documents."""
@@ -101,16 +157,18 @@ class PadDocuments:
         """Restore the documents."""
         self._documents.restore(state)
 
-    def batch(self, sequences: Sequence[TokenIds], stream: str) -> Batch:
-        """Return a batch of [B, longest]; the first token is the EOS id, which precedes every document."""
-        targets = _padded(sequences, IGNORE)
-        tokens = np.full_like(targets, self._eos_id)
-        tokens[:, 1:] = _padded(sequences, self._eos_id)[:, :-1]
-        tokens[targets == IGNORE] = self._eos_id
+    def batch(self, sequences: Sequence[SignedIds], stream: str) -> Batch:
+        """Return a batch of [B, longest]; the first token is the BOS or EOS id that precedes every document."""
+        values = _padded(sequences, self._eos_id)
+        targets = np.where(values < 0, IGNORE, values)
+        tokens = np.full_like(targets, self._prefix)
+        tokens[:, 1:] = _ids(values[:, :-1])
+        padding = np.arange(values.shape[1]) >= np.array([len(sequence) for sequence in sequences])[:, None]
+        tokens[padding], targets[padding] = self._eos_id, IGNORE
         return Batch(tokens=tokens, targets=targets, stream=stream)
 
 
-def _padded(sequences: Sequence[TokenIds], padding: int) -> NDArray[np.int32]:
+def _padded(sequences: Sequence[SignedIds], padding: int) -> NDArray[np.int32]:
     rows = np.full((len(sequences), max(map(len, sequences))), padding, dtype=np.int32)
     for row, sequence in zip(rows, sequences, strict=True):
         row[: len(sequence)] = sequence

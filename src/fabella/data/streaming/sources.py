@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from fabella.config.data import DataConfig
-from fabella.data.dataset import TokenIds
 from fabella.data.permutation import permute
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SplitRule
+from fabella.data.streaming.packing import SignedIds
 from fabella.data.streaming.shuffle_buffer import ResumableStream, State, changed_error
 from fabella.errors import TextError
 from fabella.splitmix64 import splitmix64
@@ -144,10 +144,10 @@ class WeightedInterleave:
 
     def __init__(
         self,
-        parts: Sequence[ResumableStream[TokenIds]],
+        parts: Sequence[ResumableStream[SignedIds]],
         phases: Sequence[tuple[int | None, Sequence[float]]],
-        units_of: Callable[[TokenIds], int],
-        advance_of: Callable[[TokenIds], int],
+        units_of: Callable[[SignedIds], int],
+        advance_of: Callable[[SignedIds], int],
     ) -> None:
         """``phases``: (position after it, share of each source); ``units_of``: what the shares count of a document.
 
@@ -157,7 +157,7 @@ class WeightedInterleave:
         self._units_of, self._advance_of = units_of, advance_of
         self._balance, self._position = WeightedRoundRobin(len(parts)), 0
 
-    def next_item(self) -> TokenIds:
+    def next_item(self) -> SignedIds:
         """Return the next document of the source that is furthest behind its share."""
         shares = next(shares for end, shares in self._phases if end is None or self._position < end)
         part = self._balance.choose(shares)

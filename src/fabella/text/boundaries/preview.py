@@ -14,28 +14,29 @@ class Preview:
 
     def __init__(self) -> None:
         self._first: list[dict[str, Any]] = []
-        self._last_text, self._last_size = "", 0
+        self._last: tuple[str, int, str | None] = "", 0, None
         self._documents = 0
 
-    def add(self, text: str, size: int) -> None:
-        """Add the next document and its bytes of UTF-8."""
+    def add(self, text: str, size: int, learned: str | None = None) -> None:
+        """Add the next document, its bytes of UTF-8, and the part that is learned; None for all of it."""
         self._documents += 1
         if len(self._first) < 2:
-            self._first.append(_excerpt(text, size, self._documents))
+            self._first.append(_excerpt(text, size, learned, self._documents))
         else:
-            self._last_text, self._last_size = text, size
+            self._last = text, size, learned
 
     def documents(self) -> list[dict[str, Any]]:
         """Return number, bytes, beginning and end of at most three documents."""
         if self._documents <= len(self._first):
             return self._first
-        return [*self._first, _excerpt(self._last_text, self._last_size, self._documents)]
+        return [*self._first, _excerpt(*self._last, self._documents)]
 
 
-def _excerpt(text: str, size: int, number: int) -> dict[str, Any]:
+def _excerpt(text: str, size: int, learned: str | None, number: int) -> dict[str, Any]:
     beginning = text[:BEGINNING]
     end = text[max(len(text) - END, BEGINNING) :] if len(text) > BEGINNING else ""
-    return {"number": number, "bytes": size, "beginning": beginning, "end": end}
+    only = {} if learned is None else {"learned": learned[: 2 * BEGINNING]}
+    return {"number": number, "bytes": size, "beginning": beginning, "end": end, **only}
 
 
 def format_preview(documents: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -44,6 +45,8 @@ def format_preview(documents: list[Mapping[str, Any]]) -> Iterator[str]:
         gap = " … " if document["end"] else ""
         excerpt = f"{_one_line(document['beginning'])}{gap}{_one_line(document['end'])}"
         yield f"  document {document['number']:,} ({format_bytes(document['bytes'])}): {excerpt}"
+        if "learned" in document:
+            yield f"    learned: {_one_line(document['learned'])}"
 
 
 def _one_line(text: str) -> str:

@@ -60,6 +60,13 @@ def plain_text(text: str) -> str:
     return "".join(piece.text for piece in parse(text)) if has_marks(text) else text
 
 
+def learned_text(text: str) -> str | None:
+    """Return the answers of a document without their special tokens; None for a document without marks of answers."""
+    if ANSWER_START not in text and ANSWER_END not in text:
+        return None
+    return "\n".join(piece.text for piece in parse(text) if piece.answer and piece.kind == "text")
+
+
 def text_parts(text: str) -> Iterator[str]:
     """Yield the plain text between the special tokens of a document."""
     if has_marks(text):

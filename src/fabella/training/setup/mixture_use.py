@@ -23,7 +23,9 @@ def part_uses(run: RunConfig, dataset: TokenizedDataset) -> list[PartUse]:
     source, length = run.data.source, run.training.length
     assert isinstance(source, MixtureSource), "resolving keeps the kind of the source"
     assert isinstance(length, MaxSteps), "the length is resolved to steps"
-    samples = SequenceDataset(dataset.train, run.data.sequences, dataset.tokenizer.eos_id, dataset.parts)
+    samples = SequenceDataset(
+        dataset.train, run.data.sequences, dataset.tokenizer.eos_id, dataset.parts, bos_id=dataset.tokenizer.bos_id
+    )
     total = sequences_before(run.training, length.max_steps)
     return training_use(source, [part.source for part in dataset.parts], samples.parts, total)
 
