@@ -51,7 +51,8 @@ def test_show(trained_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["kind", "bpe"]
     assert lines[1].split() == ["vocab_size", "400"]
-    assert [line.split("  ")[-1] for line in lines[4:]] == ["' the'", "' '", "'\\xc3'", "'\\xa9'", "'\\n'"]
+    assert lines[3].split() == ["special_tokens", "<|endoftext|>", "0"]
+    assert [line.split("  ")[-1] for line in lines[5:]] == ["' the'", "' '", "'\\xc3'", "'\\xa9'", "'\\n'"]
 
 
 def test_show_prints_json(trained_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,3 +114,16 @@ def test_an_untrained_tokenizer_cannot_be_shown(capsys: pytest.CaptureFixture[st
 def test_every_command_has_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["tokenizer", *arguments, "--help"]) == 0
     assert "Usage: fabella tokenizer" in capsys.readouterr().out
+
+
+def test_special_tokens_are_added_by_training_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tokenizer", "train", "storybook:50", "--tokenizer", "bpe:300", "--out", str(tmp_path / "out")]
+    assert main.run([*arguments, "--special-token", "<|user|>", "--special-token", "<|end|>"]) == 0
+    tokenizer = loading.load(tmp_path / "out")
+    assert {"<|user|>", "<|end|>"} <= set(tokenizer.special_tokens)
+    assert tokenizer.special_tokens["<|end|>"] not in tokenizer.encode("<|end|>")
+    capsys.readouterr()
+    assert main.run(["tokenizer", "show", str(tmp_path / "out")]) == 0
+    assert f"<|end|> {tokenizer.special_tokens['<|end|>']}" in capsys.readouterr().out
+    assert main.run([*arguments[:-1], str(tmp_path / "other"), "--special-token", " "]) == 2
+    assert "cannot be a special token" in capsys.readouterr().err

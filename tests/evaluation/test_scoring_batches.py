@@ -1,13 +1,17 @@
 """Tests that every id of every document is a target exactly once, with only its own document as context."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.evaluation.scoring_batches import Document, batches, of_texts
+from fabella.config.data import Bytes
+from fabella.data.prepare.pipeline import prepare
+from fabella.evaluation.scoring_batches import Document, batches, held_out, of_texts
 from fabella.models import IGNORE
+from tests.data.samples import chat_file, data
 from tests.generation.tiny_run import tokenizer
 
 EOS = 99
@@ -54,3 +58,13 @@ def test_raw_text_ends_with_eos_as_tokenized_text_does() -> None:
     (document,) = of_texts(["Zoë"], tokenizer())
     assert document.ids.tolist() == [*"Zoë".encode(), tokenizer().eos_id]
     assert document.bytes == 4
+
+
+def test_only_learned_ids_of_a_split_are_scored_and_their_bytes_counted(tmp_path: Path) -> None:
+    config = data(chat_file(tmp_path / "chat.jsonl", 30)).model_copy(update={"loss_on": "answers"})
+    dataset = prepare(config, Bytes(), tmp_path / "out", workers=1)
+    documents = list(held_out(dataset.validation, dataset.tokenizer))
+    assert sum(document.num_scored for document in documents) == dataset.validation.learned_tokens
+    assert sum(document.bytes for document in documents) == dataset.validation.learned_bytes
+    scored = [part.batch.targets for part in batches(documents, context=32, eos_id=255, tokens=100)]
+    assert sum(int((targets != IGNORE).sum()) for targets in scored) == dataset.validation.learned_tokens

@@ -6,7 +6,7 @@ Examples:
   fabella tokenizer compare tokenizers/mine bytes --text my-stories.txt
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from fabella.cli.text_options import (
     SourceArguments,
     expand_options,
 )
+from fabella.config.data import require_special_token
 from fabella.data.prepare import tokenizer_sample
 from fabella.data.prepare.holdout import document_hash
 from fabella.data.prepare.splitting import SplitDocument
@@ -31,6 +32,8 @@ from fabella.tokenizers.stats import TokenizerStats, measure_tokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
 
 HELP = (__doc__ or "").replace("\n\n", "\n\n\b\n")
+MAX_LISTED = 8
+"""Special tokens that ``show`` lists."""
 SAMPLE_BYTES = 2_000_000
 """Text for the statistics: enough for three digits."""
 
@@ -53,6 +56,9 @@ def train(
     tokenizer: Annotated[
         str, typer.Option(help="Kind and vocabulary size: bpe[:SIZE] or sentencepiece[:SIZE].")
     ] = "bpe:4096",
+    special_token: Annotated[
+        list[str] | None, typer.Option(help="Token that no text is encoded to, such as '<|user|>'; repeatable.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a tokenizer on text; more than 100 MB are sampled evenly."""
@@ -65,7 +71,7 @@ def train(
         sample = tokenizer_sample.sample_bytes(
             SplitDocument(text, document_hash(text), held_out=False) for text in _documents(reading, *source)
         )
-        trained = loading.train(config, sample.texts())
+        trained = loading.train(config, sample.texts(), _special_tokens(special_token or ()))
         trained.save(temp)
     print_status(sample.message())
     measured = measure_tokenizer(trained, _first(sample.texts()))
@@ -89,7 +95,14 @@ def show_one(
         print_json({**_info(opened), "ids": ids, "pieces": pieces, "text": opened.decode(ids)})
         return
     for name, value in _info(opened).items():
-        print_result(f"{name:<12} {value}")
+        if name == "special_tokens":
+            listed = [f"{token} {number}" for token, number in opened.special_tokens.items()]
+            more = f", and {len(listed) - MAX_LISTED:,} more" if len(listed) > MAX_LISTED else ""
+            value = f"{', '.join(listed[:MAX_LISTED])}{more}"
+        elif name == "chat_template":
+            value = opened.chat_template.name if opened.chat_template else None
+        if value not in (None, ""):
+            print_result(f"{name:<14} {value}")
     for number in ids:
         print_result(f"{number:>8}  {_piece(opened, number)}")
 
@@ -115,6 +128,13 @@ def _documents(reading: ReadingOptions, *texts: str) -> Iterator[str]:
     return documents(reading.source(*texts), decode_errors=reading.policy(), max_bad_lines=reading.max_bad_lines)
 
 
+def _special_tokens(tokens: Sequence[str]) -> list[str]:
+    try:
+        return [require_special_token(token) for token in tokens]
+    except ValueError as error:
+        raise UsageError(f"{error}.", hint="For example --special-token '<|user|>'.") from error
+
+
 def _first(texts: Iterable[str]) -> Iterator[str]:
     read = 0
     for text in texts:
@@ -129,6 +149,9 @@ def _info(tokenizer: Tokenizer) -> dict[str, Any]:
         "kind": tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,
+        "bos_id": tokenizer.bos_id,
+        "special_tokens": dict(tokenizer.special_tokens),
+        "chat_template": tokenizer.chat_template.source if tokenizer.chat_template else None,
         "fingerprint": tokenizer.fingerprint,
     }
 

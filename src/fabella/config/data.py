@@ -13,7 +13,7 @@ from fabella.config.base import ConfigModel, Positive
 MAX_SPECIAL_TOKEN_CHARACTERS = 100
 
 
-def _require_special_token(token: str) -> str:
+def require_special_token(token: str) -> str:
     """Return ``token`` if it can be a special token. Raises ValueError."""
     if not token.strip() or not token.isprintable() or len(token) > MAX_SPECIAL_TOKEN_CHARACTERS:
         raise ValueError(
@@ -24,7 +24,7 @@ def _require_special_token(token: str) -> str:
 
 
 SpecialTokens = Annotated[
-    tuple[Annotated[str, AfterValidator(_require_special_token)], ...],
+    tuple[Annotated[str, AfterValidator(require_special_token)], ...],
     Field(
         strict=False,
         max_length=1000,

@@ -161,18 +161,23 @@ class _Evaluation:
         generator, config = self.generator, self.config
         if config.text:
             documents = scoring_batches.of_texts(
-                sources.documents(config.text, decode_errors=config.decode_errors, max_bad_lines=config.max_bad_lines),
+                sources.documents(
+                    config.text,
+                    decode_errors=config.decode_errors,
+                    max_bad_lines=config.max_bad_lines,
+                    writer=generator.conversation_writer(),
+                ),
                 generator.tokenizer,
             )
         else:
-            documents = scoring_batches.held_out(self.dataset.validation)
+            documents = scoring_batches.held_out(self.dataset.validation, generator.tokenizer)
         self.report("Scoring the text.")
         return scores.score(
             self.predict,
             documents,
             context=generator.context_length,
             vocab_size=generator.config.vocab_size,
-            eos_id=generator.tokenizer.eos_id,
+            eos_id=generator.prefix_id,
         )
 
     def _real_texts(self) -> list[str]:

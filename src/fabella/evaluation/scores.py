@@ -101,7 +101,7 @@ def score(
 
     def counted() -> Iterable[Document]:
         for document in documents:
-            sizes.append((len(document.ids), document.bytes))
+            sizes.append((document.num_scored, document.bytes))
             yield document
 
     tokens = max(context, min(MAX_BATCH_TOKENS, MAX_LOGITS // vocab_size))

@@ -12,6 +12,7 @@ from fabella.data.batches import Batch
 from fabella.data.dataset import Split
 from fabella.generation.likelihood import sequence_starts
 from fabella.models import IGNORE
+from fabella.tokenizers.chat.encode import DocumentEncoder
 from fabella.tokenizers.tokenizer import Tokenizer
 
 WindowT = TypeVar("WindowT")
@@ -22,10 +23,17 @@ SORTED_DOCUMENTS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Token ids with the final EOS id, [T], and the size of the text in UTF-8 bytes."""
+    """Token ids with the final EOS id and without a BOS id, [T], and the size of the scored text in UTF-8 bytes."""
 
     ids: NDArray[np.int32]
     bytes: int
+    learned: NDArray[np.bool_] | None = None
+    """Which ids are scored; None for all."""
+
+    @property
+    def num_scored(self) -> int:
+        """Number of ids that are scored."""
+        return len(self.ids) if self.learned is None else int(self.learned.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +44,27 @@ class ScoringBatch:
     documents: NDArray[np.int64]
 
 
-def held_out(split: Split) -> Iterator[Document]:
-    """Yield every document of a split, in order."""
+def held_out(split: Split, tokenizer: Tokenizer) -> Iterator[Document]:
+    """Yield every document of a split, in order; with a loss mask, those that have a learned id."""
+    skipped = 0 if tokenizer.bos_id is None else 1
     for number in range(split.documents):
-        start, stop = split.offsets[number : number + 2]
-        yield Document(split.read(int(start), int(stop)).astype(np.int32), int(split.document_bytes[number]))
+        start, stop = (int(offset) for offset in split.offsets[number : number + 2])
+        ids = split.read(start + skipped, stop).astype(np.int32)
+        if split.loss_mask is None:
+            yield Document(ids, int(split.document_bytes[number]))
+            continue
+        learned = split.loss_mask.read(start + skipped, stop).astype(np.bool_)
+        if learned.any():
+            yield Document(ids, sum(len(tokenizer.token_bytes(token)) for token in ids[learned].tolist()), learned)
 
 
 def of_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Document]:
-    """Tokenize texts into documents."""
-    remaining = iter(texts)
+    """Tokenize texts, which may have the marks of a chat template, into documents."""
+    remaining, encoder = iter(texts), DocumentEncoder(tokenizer)
+    skipped = 0 if tokenizer.bos_id is None else 1
     while part := list(islice(remaining, SORTED_DOCUMENTS)):
-        for text, ids in zip(part, tokenizer.encode_many(part), strict=True):
-            yield Document(np.append(ids, tokenizer.eos_id).astype(np.int32), len(text.encode()))
+        for document in encoder.encode(part):
+            yield Document(document.ids[skipped:], len(document.text))
 
 
 def batches(documents: Iterable[Document], *, context: int, eos_id: int, tokens: int) -> Iterator[ScoringBatch]:
@@ -100,7 +116,8 @@ def _batch(
     tokens = np.full((len(windows), width), eos_id, np.int32)
     targets = np.full((len(windows), width), IGNORE, np.int32)
     for row, (size, number, start, done) in enumerate(windows):
-        ids = part[number - first].ids
+        ids, learned = part[number - first].ids, part[number - first].learned
         tokens[row, int(start == 0) : size] = ids[max(start - 1, 0) : start + size - 1]
-        targets[row, done:size] = ids[start + done : start + size]
+        scored = slice(start + done, start + size)
+        targets[row, done:size] = ids[scored] if learned is None else np.where(learned[scored], ids[scored], IGNORE)
     return ScoringBatch(Batch(tokens, targets), np.array([number for _, number, _, _ in windows]))

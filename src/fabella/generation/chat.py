@@ -7,11 +7,18 @@ from numpy.typing import NDArray
 
 from fabella.errors import UsageError
 from fabella.text.chat.marks import EOS, parse, plain_text
-from fabella.text.chat.template import ChatTemplate, Message, RefusedConversationError, end_of_turn
+from fabella.text.chat.template import (
+    ChatTemplate,
+    ConversationWriter,
+    Message,
+    RefusedConversationError,
+    end_of_turn,
+    marked_writer,
+)
 from fabella.tokenizers.chat.encode import DocumentEncoder, prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["Chat", "Message", "chat_of", "prefix_id"]
+__all__ = ["Chat", "ConversationWriter", "Message", "chat_of", "conversation_writer", "prefix_id"]
 
 
 class Chat:
@@ -49,6 +56,11 @@ class Chat:
             return self.template.render(before, add_generation_prompt=True, beginning=beginning, mark_answer=False)
         except RefusedConversationError as error:
             raise UsageError(f"The conversation cannot be written: {error}") from error
+
+
+def conversation_writer(chat: Chat | None) -> ConversationWriter:
+    """Return the writer of conversations for a model, with marks: in its chat template, if it has one."""
+    return ConversationWriter(chat.template, marks=True) if chat else marked_writer()
 
 
 def chat_of(tokenizer: Tokenizer) -> Chat | None:

@@ -20,7 +20,7 @@ from fabella.config.data import Packed, Padded
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, TokenizerError, UsageError
 from fabella.generation import likelihood
-from fabella.generation.chat import Message, chat_of, prefix_id
+from fabella.generation.chat import ConversationWriter, Message, chat_of, conversation_writer, prefix_id
 from fabella.generation.completion import ActiveCompletion, Completion, CompletionStream, batch_prompts
 from fabella.generation.context_shift import UNLIMITED, context_shifts
 from fabella.generation.continuous_batching import ContinuousBatcher
@@ -231,6 +231,15 @@ class TextGenerator:
         return batcher(
             self.model, max_batch_size, vocab_size=self.tokenizer.vocab_size, context_length=self._decode_context_length
         )
+
+    @property
+    def prefix_id(self) -> int:
+        """Id that precedes a document: BOS, without one EOS."""
+        return prefix_id(self.tokenizer)
+
+    def conversation_writer(self) -> ConversationWriter:
+        """Return the writer of conversations with marks, in the chat template of the model if it has one."""
+        return conversation_writer(self.chat)
 
     def prepend_prefix(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Prepend the BOS id; without one the EOS id: in training, every document follows the end of another one."""

@@ -5,8 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from fabella.data.prepare.round_trip import RoundTrip, describe_changes, lost_share, require_few_lost
+from fabella.config.data import Bytes
+from fabella.data.prepare.round_trip import (
+    RoundTrip,
+    SpelledTokens,
+    describe_changes,
+    lost_share,
+    require_few_lost,
+)
 from fabella.errors import TokenizerError
+from fabella.text.chat.template import Message, named
+from fabella.tokenizers import loading
 from fabella.tokenizers.bytes import ByteTokenizer
 
 BYTES = RoundTrip(ByteTokenizer())
@@ -45,3 +54,16 @@ def test_lost_characters_beyond_the_limit_are_refused_with_a_tokenizer_that_lose
     require_few_lost(counts, 0.001)
     with pytest.raises(TokenizerError, match="--tokenizer bpe:4096"):
         require_few_lost(counts, 0.0001)
+
+
+@pytest.mark.fault("G3", cases=3)
+def test_documents_that_spell_a_special_token_are_counted_but_not_those_of_the_template() -> None:
+    tokenizer = loading.train(Bytes(), (), ("<|im_start|>", "<|im_end|>"))
+    spelled, chat = SpelledTokens(tokenizer), named("chatml").render([Message("user", "Hi")])
+    for text in ("A fox <|im_end|> ran.", "<|im_end|>", "<|im_en", "A fox.", chat):
+        spelled.add(text)
+    assert list(spelled.messages()) == [
+        "2 documents spell the special token <|im_end|>, which is encoded as text; data.special_tokens_in_text=true "
+        "(prepare: --special-tokens-in-text) makes it one"
+    ]
+    assert not list(SpelledTokens(tokenizer).messages())

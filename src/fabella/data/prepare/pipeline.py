@@ -35,7 +35,7 @@ from fabella.data.prepare.corpus import Corpus
 from fabella.data.prepare.parts import PartCounts, describe_text, require_sequences
 from fabella.data.prepare.progress import PrepareProgress, Report
 from fabella.data.prepare.round_trip import KINDS as CHANGES
-from fabella.data.prepare.round_trip import Counts, describe_changes, require_few_lost
+from fabella.data.prepare.round_trip import Counts, SpelledTokens, describe_changes, require_few_lost
 from fabella.data.prepare.shard_writer import SplitWriter
 from fabella.data.prepare.tokenizer_sample import keep_chat_template, open_corpus, train_tokenizer
 from fabella.data.prepare.worker_pool import encode_chunks
@@ -145,8 +145,8 @@ def _write(
     corpus = open_corpus(data, config, report)
     tokenizer, remarks = train_tokenizer(corpus, config, report)
     tokenizer.save(directory / "tokenizer")
-    records, changes, parts = _encode(corpus, data, tokenizer, directory, quality, workers)
-    remarks += keep_chat_template(corpus, data, tokenizer, directory / "tokenizer")
+    records, changes, parts, more = _encode(corpus, data, tokenizer, directory, quality, workers)
+    remarks += [*more, *keep_chat_template(corpus, data, tokenizer, directory / "tokenizer")]
     if isinstance(config, Pretrained):
         require_few_lost(changes, config.max_lost_characters)
     require_unchanged(before, data)
@@ -184,6 +184,7 @@ class _Encoded(NamedTuple):
     splits: dict[str, SplitRecord]
     changes: Counts
     parts: list[PartRecord]
+    remarks: list[str]
 
 
 def _encode(
@@ -193,7 +194,8 @@ def _encode(
     changes = np.zeros(CHANGES, np.int64)
     dtype = dtype_for(tokenizer.vocab_size)
     splits: deque[list[tuple[bool, int]]] = deque()
-    chunks = _chunks(corpus, quality, splits)
+    spelled = SpelledTokens(tokenizer)
+    chunks = _chunks(corpus, quality, splits, spelled)
     parts = PartCounts(corpus.sources)
     with ExitStack() as stack:
         train, validation = (
@@ -220,16 +222,20 @@ def _encode(
     for name, split in zip(SPLITS, (train, validation), strict=True):
         if not split.documents:
             raise DataError(f"No {name} document is left.", hint="Use more text, or another validation source.")
-    return _Encoded({"train": train.record(), "validation": validation.record()}, changes, parts.records())
+    remarks = [] if data.special_tokens_in_text else list(spelled.messages())
+    return _Encoded({"train": train.record(), "validation": validation.record()}, changes, parts.records(), remarks)
 
 
-def _chunks(corpus: Corpus, quality: DataQuality, all_splits: deque[list[tuple[bool, int]]]) -> Iterator[list[str]]:
+def _chunks(
+    corpus: Corpus, quality: DataQuality, all_splits: deque[list[tuple[bool, int]]], spelled: SpelledTokens
+) -> Iterator[list[str]]:
     """Yield chunks of about 1 MiB; whether each document is held out, and its part, is appended to ``all_splits``."""
     texts: list[str] = []
     splits: list[tuple[bool, int]] = []
     size = 0
     for document in corpus.split_documents("encoding"):
         quality.add(document.text, document.digest, document.held_out)
+        spelled.add(document.text)
         texts.append(document.text)
         splits.append((document.held_out, document.part))
         size += len(document.text)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fabella.data.dataset import TokenIds
 from fabella.errors import TokenizerError
+from fabella.text.chat.marks import text_parts
 from fabella.tokenizers.tokenizer import Tokenizer
 
 DOCUMENTS, CHARACTERS, LOST, SPACE, WHITE_SPACE, LINE_ENDS, CASE = range(7)
@@ -88,6 +89,31 @@ def describe_changes(counts: Counts) -> Iterator[str]:
             f"The tokenizer loses {int(counts[LOST]):,} of {int(counts[CHARACTERS]):,} characters "
             f"({100 * lost_share(counts):.2g} %): it has no tokens for them."
         )
+
+
+class SpelledTokens:
+    """Count of the documents that spell a special token of the tokenizer, which is encoded as plain text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokens = [token for token in tokenizer.special_tokens if len(token) > 2]
+        # Most tokens begin alike, and most text has none of their beginnings.
+        self._beginnings = {token[:2] for token in self._tokens}
+        self._documents: Counter[str] = Counter()
+
+    def add(self, text: str) -> None:
+        """Count a document."""
+        if any(beginning in text for beginning in self._beginnings):
+            plain = "\0".join(text_parts(text))
+            self._documents.update(token for token in self._tokens if token in plain)
+
+    def messages(self) -> Iterator[str]:
+        """Yield a sentence if there are such documents."""
+        if self._documents:
+            token, count = self._documents.most_common(1)[0]
+            yield (
+                f"{count:,} documents spell the special token {token}, which is encoded as text; "
+                "data.special_tokens_in_text=true (prepare: --special-tokens-in-text) makes it one"
+            )
 
 
 def lost_share(counts: Counts) -> float:
