@@ -73,12 +73,13 @@ def byte_level(folder: Path, alphabet: Sequence[str] = ()) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def llama(folder: Path) -> None:
+def llama(folder: Path, user_defined_symbols: Sequence[str] = ()) -> None:
     """Llama: a SentencePiece model with <s>, </s> and bytes, and its usual config."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=380, model_type="bpe", byte_fallback=True,
         bos_id=1, eos_id=2, unk_id=0, hard_vocab_limit=False, minloglevel=3, num_threads=1,
+        user_defined_symbols=list(user_defined_symbols),
     )  # fmt: skip
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": {"content": "</s>"}}
@@ -188,3 +189,20 @@ def test_an_instruction_file_is_learned_and_the_served_chat_answers_in_the_templ
             response = app.post("/v1/chat/completions", {"messages": messages, "max_tokens": 30, "temperature": 0})
             choice = response.json["choices"][0]
             assert (choice["message"]["content"], choice["finish_reason"]) == (answer, "stop")
+
+
+@pytest.mark.fault("G3", cases=2)
+def test_a_symbol_of_sentencepiece_that_its_files_call_special_is_text_where_text_spells_it(tmp_path: Path) -> None:
+    llama(tmp_path, user_defined_symbols=["<|im_end|>", "<word>"])
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["additional_special_tokens"] = ["<|im_end|>"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = loading.open_any(str(tmp_path))
+    special = tokenizer.special_tokens["<|im_end|>"]
+    assert "<word>" not in tokenizer.special_tokens
+    assert special not in tokenizer.encode("a <|im_end|> b")
+    assert tokenizer.decode(tokenizer.encode("a <|im_end|> b").tolist()).strip() == "a <|im_end|> b"
+    saved = tmp_path / "saved"
+    tokenizer.save(saved)
+    assert loading.load(saved).special_tokens == tokenizer.special_tokens
+    assert loading.load(saved).fingerprint == tokenizer.fingerprint

@@ -47,13 +47,23 @@ class DocumentEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[EncodedDocument]:
         """Encode documents. Raises TokenizerError with the number of the text, from 0."""
-        plans = [self._pieces(text) for text in texts]
+        plain = self._special is None and not any(map(has_marks, texts))
+        plans = [] if plain else [self._pieces(text) for text in texts]
         try:
-            return list(self._encoded(plans))
+            return self._encode_plain(texts) if plain else list(self._encoded(plans))
         except TokenizerError:
-            for number, (text, plan) in enumerate(zip(texts, plans, strict=True)):
-                self._encode_one(text, plan, number)  # one by one, to name the text that failed
+            for number, text in enumerate(texts):
+                self._encode_one(text, self._pieces(text), number)  # one by one, to name the text that failed
             raise
+
+    def _encode_plain(self, texts: Sequence[str]) -> list[EncodedDocument]:
+        """Encode documents without marks, which need no pieces."""
+        start = [self._bos] if len(self._bos) else []
+        in_answer = [False] * (len(start) + 2)
+        return [
+            EncodedDocument([*start, ids, self._eos], in_answer, text.encode(), 0)
+            for text, ids in zip(texts, self._tokenizer.encode_many(texts), strict=True)
+        ]
 
     def encode_prompt(self, text: str) -> NDArray[np.int32]:
         """Return the ids of the beginning of a document, without the tokens that start and end it."""
