@@ -245,6 +245,9 @@ def _models(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
         )  # fmt: skip
         for row, cell in zip(rows, cells, strict=True):
             row.append(cell)
+    learned = [history.run.data.loss_on for history in histories]
+    if "answers" in learned:
+        rows.append(["loss on", *learned])
     environments: list[Mapping[str, Any]] = [history.manifest.get("environment", {}) for history in histories]
     keys = dict.fromkeys(key for environment in environments for key in environment)
     machine = [[key, *(str(environment.get(key, "-")) for environment in environments)] for key in keys]
