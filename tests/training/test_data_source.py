@@ -199,8 +199,10 @@ def test_a_length_in_epochs_is_refused_for_a_stream() -> None:
         resolve_request(TrainRequest(what="tinystories-1m", overrides=[STREAMING]))
 
 
-CHAT = ["data.loss_on=answers", "data.chat_template=chatml", "model.vocab_size=258", "data.validation.fraction=0.2"]
-CHAT += ["model.context_length=96", "training.gradient_accumulation=[[0, 2]]"]
+CHAT = [
+    "data.loss_on=answers", "data.chat_template=chatml", "model.vocab_size=258", "data.validation.fraction=0.2",
+    "model.context_length=96", "training.gradient_accumulation=[[0, 2]]",
+]  # fmt: skip
 
 
 @pytest.mark.fault("A11", cases=8)

@@ -1,5 +1,6 @@
 """Tests that the sequences of a stream equal those of a dataset on disk, also when resumed anywhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ DOCUMENTS = [Padded(length=20), Padded(length=1000)]
 class RepeatedDocuments:
     """Documents repeated without end."""
 
-    def __init__(self, documents: list[SignedIds]) -> None:
+    def __init__(self, documents: Sequence[SignedIds]) -> None:
         self.documents, self.number = documents, 0
 
     def next_item(self) -> SignedIds:

@@ -23,6 +23,10 @@ MAX_SKIPPED = 100_000
 class SequencePacker(ResumableStream[SignedIds], Protocol):
     """Stream of sequences."""
 
+    def next_item(self) -> SignedIds:
+        """Return the next sequence."""
+        ...
+
     def batch(self, sequences: Sequence[SignedIds], stream: str) -> Batch:
         """Return the batch of some of its sequences; ``stream`` is the state of the stream after them."""
         ...
