@@ -105,8 +105,10 @@ def evaluate(path: Path, config: EvalConfig, report: Callable[[str], None] = lam
     run_dir = RunDir.open(path)
     generator = load(path, checkpoint=config.checkpoint, device=config.device, engine=config.engine)
     module = importlib.import_module(f"fabella.evaluation.predictions_{generator.engine}")
-    dataset = open_run_dataset(run_dir, config.data)
-    if config.data is not None:
+    # An imported run has no dataset; the loss on another text needs none.
+    needs_dataset = not config.text or config.num_samples or config.num_cloze or config.data is not None
+    dataset = open_run_dataset(run_dir, config.data) if needs_dataset else None
+    if config.data is not None and dataset is not None:
         remember_if_unlocked(run_dir, dataset, report)
     result = _Evaluation(generator, partial(module.predictions, generator.model), dataset, config, report).run()
     if config.text is None:
@@ -121,7 +123,7 @@ class _Evaluation:
         self,
         generator: TextGenerator,
         predict: Predict,
-        dataset: TokenizedDataset,
+        dataset: TokenizedDataset | None,
         config: EvalConfig,
         report: Callable[[str], None],
     ) -> None:
@@ -170,6 +172,7 @@ class _Evaluation:
                 generator.tokenizer,
             )
         else:
+            assert self.dataset is not None
             documents = scoring_batches.held_out(self.dataset.validation, generator.tokenizer)
         self.report("Scoring the text.")
         return scores.score(
@@ -182,6 +185,7 @@ class _Evaluation:
 
     def _real_texts(self) -> list[str]:
         """Return held-out documents, evenly spaced over the split."""
+        assert self.dataset is not None
         split = self.dataset.validation
         count = min(max(self.config.num_samples, self.config.num_cloze) * 2, split.documents)
         chosen = np.unique(np.linspace(0, split.documents - 1, num=count).astype(np.int64))
@@ -205,6 +209,7 @@ class _Evaluation:
         truncated = [self._truncate(text[len(prompt) :]) for prompt, text in pairs]
         self.report("Searching the training text for copies.")
         texts = [completion.completion for completion in completions] + [text for text, _ in truncated]
+        assert self.dataset is not None
         runs = memorization.find_copied(texts, text_of(self.dataset.train, self.generator.tokenizer))
         return SampleComparison(
             generated=text_metrics.measure(runs[: len(pairs)], [c.finish_reason == "eos" for c in completions]),

@@ -141,6 +141,12 @@ def _missing_paths(source: Source, key: str = "data.source") -> str:
 def _entry(run_dir: RunDir) -> Mapping[str, str]:
     entry = run_dir.manifest.get(DATA, {})
     if not {"folder", "fingerprint"} <= set(entry):
+        if "imported_from" in run_dir.manifest:
+            raise CheckpointError(
+                f"{escaped_path(run_dir.path)} was imported: its training text is not known.",
+                hint=f"Score it on a text with: fabella evaluate {_quoted(run_dir.path)} --text TEXT --num-samples 0 "
+                "--num-cloze 0",
+            )
         raise CheckpointError(f"The manifest of {escaped_path(run_dir.path)} does not name the dataset of the run.")
     return entry
 

@@ -60,7 +60,7 @@ def test_less_precision_is_smaller_and_close(precision: str, share: float, tmp_p
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("mingru", {}, "no architecture that computes this model of family mingru"),
+        ("mingru", {}, "no architecture of GGUF that computes this model of family mingru"),
         ("gpt2", {"activation": "gelu"}, "the tanh form of GELU only"),
         ("qwen", {"qk_norm": False}, "no architecture"),
     ],

@@ -41,9 +41,10 @@ def test_an_export_of_gpt2_keeps_its_activation_and_tying(activation: str, tied:
     assert export(run, to="hf", out=tmp_path / "out").comparison.greedy_equal == 20
 
 
+@pytest.mark.parametrize("family", ["llama", "mingru", "hybrid"])
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_less_precision_changes_bits_per_byte_little(precision: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "llama", bpe())
+def test_less_precision_changes_bits_per_byte_little(precision: str, family: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", family, bpe())
     full = export(run, to="hf", out=tmp_path / "full")
     half = export(run, to="hf", out=tmp_path / "half", precision=precision)
     assert 0 < half.comparison.bits_difference <= 0.005

@@ -15,7 +15,7 @@ HINT = "Use --to hf, or --to safetensors."
 
 
 def architecture_name(config: Any) -> str:
-    """Return llama.cpp's architecture of a model. Raises UsageError if it has none that computes the same."""
+    """Return llama.cpp's architecture of a model. Raises UsageError if there is none that Fabella writes."""
     if isinstance(config, llama.Config):
         return "llama"
     if isinstance(config, gpt2.Config):
@@ -25,7 +25,9 @@ def architecture_name(config: Any) -> str:
     unscaled = isinstance(config, qwen.Config) and isinstance(config.rotary_scaling, qwen.UnscaledRotary)
     if unscaled and not (config.qk_norm and config.qkv_bias):
         return "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
-    raise UsageError(f"llama.cpp has no architecture that computes this model of family {config.family}.", hint=HINT)
+    raise UsageError(
+        f"Fabella writes no architecture of GGUF that computes this model of family {config.family}.", hint=HINT
+    )
 
 
 def sizes(config: Config) -> dict[str, int | float]:

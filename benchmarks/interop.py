@@ -1,0 +1,132 @@
+"""Export a model of every family to every format and write the differences to docs/guide-export.md.
+
+Each export is compared with its run as `fabella export` does; what a format cannot hold is written with its reason. The
+models are small, have random weights and a byte-level BPE of 512 ids. Options add published models as golden cases:
+
+    python benchmarks/interop.py
+    python benchmarks/interop.py --import SmolLM2-135M-Instruct.Q4_1.gguf --import stories260K.bin
+    python benchmarks/interop.py --strings 100000
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the script is run by its path
+
+from fabella.config.data import BPE, SentencePiece
+from fabella.errors import FabellaError
+from fabella.interop.export import export
+from fabella.interop.formats.export_format import export_format, format_names
+from fabella.interop.import_model import import_model
+from fabella.interop.tokenizer_json import tokenizer_json
+from fabella.models.registry import family_names, tiny_config
+from fabella.storage import format_bytes
+from fabella.text.storybook.generator import stories
+from fabella.tokenizers import loading
+from fabella.tokenizers.bytes import ByteTokenizer
+from fabella.tokenizers.tokenizer import Tokenizer
+from tests.interop.test_tokenizer_json import random_strings
+from tests.interop.tiny_exports import make_run
+
+ROOT = Path(__file__).parents[1]
+RESULT, PAGE = ROOT / "benchmarks/results/interop.json", ROOT / "docs/guide-export.md"
+START, END = "<!-- table: python benchmarks/interop.py -->\n", "<!-- end of table -->"
+STORIES = 300
+SIZES = {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_dim": 256, "embedding": 32}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gpt2": {"activation": "gelu_tanh"},
+    "qwen": {"qkv_bias": False, "rotary_scaling": {"kind": "none"}},
+    "minigpt": {"rotary_fraction": 0.5},
+}
+
+
+def tokenizers() -> dict[str, Tokenizer]:
+    """Return a tokenizer of each kind, trained on stories."""
+    texts = [text for _, text in zip(range(STORIES), stories(STORIES, seed=5), strict=False)]
+    return {
+        "bytes": ByteTokenizer(),
+        "bpe": loading.train(BPE(vocab_size=512), texts),
+        "sentencepiece": loading.train(SentencePiece(vocab_size=512), texts),
+    }
+
+
+def settings_of(family: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes that a family's config has, and its settings."""
+    return {key: value for key, value in SIZES.items() if key in config} | SETTINGS.get(family, {})
+
+
+def measure(run: Path, to: str, precision: str, folder: Path) -> dict[str, Any]:
+    """Return one row of the table: the differences, or the reason why there is no such export."""
+    row: dict[str, Any] = {"format": to, "precision": precision}
+    try:
+        result = export(run, to=to, precision=precision, out=folder / f"{run.name}-{to}-{precision}")
+    except FabellaError as error:
+        return {**row, "reason": error.message}
+    return {**row, "bytes": result.bytes, **result.comparison.as_json()}
+
+
+def compare_strings(tokenizer: Tokenizer, count: int) -> dict[str, int]:
+    """Return how many random strings have the same ids, and how many decode to themselves, in tokenizer.json."""
+    library = tokenizer_json(tokenizer)
+    library.encode_special_tokens = True
+    equal = decoded = 0
+    for text in random_strings(count):
+        ids = library.encode(text).ids
+        equal += ids[1:] == tokenizer.encode(text).tolist()
+        decoded += library.decode(ids) == text
+    return {"strings": count, "equal_ids": equal, "decoded": decoded}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| model | format | precision | max. logit difference | greedy equal | bits per byte | size | tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        start = f"| {row['model']} | {row['format']} | {row['precision']} |"
+        if "reason" in row:
+            lines.append(f"{start} {row['reason'].replace('|', '/')} | | | | |")
+            continue
+        lines.append(
+            f"{start} {row['max_logit_difference']:.1e} | {row['greedy_equal']}/{row['prompts']} | "
+            f"{row['bits_difference']:+.3%} | {format_bytes(row['bytes'])} | {row['tokens_per_second']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--import", dest="imports", action="append", default=[], help="a model to import and export")
+    parser.add_argument("--strings", type=int, default=0, help="random strings to compare per tokenizer")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    made = tokenizers()
+    with tempfile.TemporaryDirectory(prefix="fabella-") as directory:
+        folder = Path(directory)
+        runs = {}
+        for family in family_names():
+            kind = "sentencepiece" if family == "llama" else "bpe"
+            config = tiny_config(family).model_dump()
+            runs[family] = make_run(folder / family, family, made[kind], **settings_of(family, config))
+        for path in arguments.imports:
+            runs[Path(path).name] = import_model(path, out=folder / Path(path).stem.lower()).path
+        for name, run in runs.items():
+            for to in format_names():
+                for precision in export_format(to).PRECISIONS:
+                    rows.append({"model": name, **measure(run, to, precision, folder)})
+                    print(json.dumps(rows[-1]), flush=True)
+    strings = {kind: compare_strings(t, arguments.strings) for kind, t in made.items()} if arguments.strings else {}
+    arguments.output.write_text(json.dumps({"exports": rows, "tokenizers": strings}, indent=1) + "\n", encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    before, after = page.split(START)[0], page.split(END)[1]
+    PAGE.write_text(f"{before}{START}{table(rows)}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
