@@ -70,7 +70,7 @@ def test_every_suggested_setting_exists() -> None:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("finetune", "Fabella cannot fine-tune yet."),
+        ("finetune", "fabella train TEXT --init-from RUN"),
         ("infer", "Use: fabella generate RUN PROMPT."),
         ("chat", "fabella generate RUN --interactive"),
         ("eval", "Use: fabella evaluate RUN."),
@@ -100,7 +100,7 @@ def test_a_command_of_another_tool_gets_a_suggestion(
         ("train x.txt --n_layer 6", "write model.layers=VALUE"),
         ("train x.txt --block-size 256", "write data.sequences.length=VALUE"),
         ("train x.txt --optimizer.lr 1e-3", "write optimizer.lr=VALUE"),
-        ("train x.txt --lora", "Fabella cannot fine-tune yet."),
+        ("train x.txt --lora", "Fabella fine-tunes all weights"),
         ("train --model piny-37m", "It is the first argument: fabella train MODEL."),
         ("generate run Once --tokens 30", "Use --max-tokens."),
         ("generate run Once --max_new_tokens 30", "Use --max-tokens."),

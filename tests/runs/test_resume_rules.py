@@ -90,6 +90,7 @@ CHANGES: dict[str, Any] = {
     "validation.every_steps": 5,
     "validation.every_epochs": 0.5,
     "validation.batch_size": 5,
+    "validation.also": ["prepared/other"],
     "validation.num_sequences": 5,
     "validation.early_stopping_patience": 5,
     "checkpoint.every_steps": 5,

@@ -28,6 +28,7 @@ from fabella.engine.engine_torch import TorchEngine
 from fabella.engine.rank import RankInfo, current_rank
 from fabella.errors import DiskFullError
 from fabella.run_config.run import RunConfig
+from fabella.runs.branch import load_initial_weights
 from fabella.tracking.console import print_status
 from fabella.training import distributed_run, fit
 from fabella.training import run as training_run
@@ -102,7 +103,10 @@ def train(values: dict[str, Any]) -> None:
         pytest.MonkeyPatch().setattr(TorchEngine, "step", step_with_model)
 
     def decide() -> distributed_run.LaunchPlan:
-        return distributed_run.start_or_resume(lambda _: run, out, lambda: open_dataset(data), moved=data)
+        initial = load_initial_weights(Path(values["init_from"])) if values.get("init_from") else None
+        return distributed_run.start_or_resume(
+            lambda _: run, out, lambda: open_dataset(data), moved=data, initial=initial
+        )
 
     distributed_run.run_distributed(rank_info, decide, device="cpu")
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fabella.data.dataset import TokenizedDataset
@@ -17,6 +18,8 @@ from fabella.engine.distributed import launcher_torch
 from fabella.engine.distributed.process_group import SingleProcess
 from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError, DistributedError, NumericsError
+from fabella.runs.branch import load_initial_weights
+from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import RunDir
 from fabella.training import distributed_run
 from fabella.training.run import start_run
@@ -75,6 +78,32 @@ def test_two_processes_train_the_same_run_as_one(uninterrupted: Path, data: Toke
     ]
     assert rows[0] == rows[1]
     assert sorted(path.name for path in uninterrupted.iterdir()) == sorted(path.name for path in single.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_fine_tune_like_one_and_resume_to_the_same_bits(
+    kind: str, uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    """With frozen parameters, and a second text that is validated."""
+    settings = (
+        f"training.parallel.kind={kind}", "training.freeze=[embedding.*]", f"validation.also=['{data.folder}']",
+        "model.dropout=0.0",
+    )  # fmt: skip
+    single = start_run(
+        tiny.run(*settings, steps=STEPS), tmp_path / "one", data, initial=load_initial_weights(uninterrupted)
+    ).folder
+    for name, failure in (("straight", None), ("stopped", (3, 1, "SIGTERM"))):
+        values = job(tmp_path / name, data, *settings, failure=failure) | {"init_from": str(uninterrupted)}
+        assert run(2, values) == (130 if failure else 0)
+    assert run(2, job(tmp_path / "stopped", data, *settings)) == 0
+    assert tiny.fingerprint(tmp_path / "stopped") == tiny.fingerprint(tmp_path / "straight")
+    for row_kind in ("train", "validation", "validation_also", "final"):
+        expected = pytest.approx(losses(single, row_kind), rel=LOSS_TOLERANCE)
+        assert losses(tmp_path / "straight", row_kind) == expected
+    states = [load(RunDir.open(tmp_path / name), STEPS).checkpoint.state for name in ("straight", "one")]
+    assert all(name.split(".")[1] != "embedding" for name in states[0].optimizer_state)
+    frozen = [state.weights["embedding.weight"] for state in states]
+    assert np.array_equal(frozen[0], frozen[1])
 
 
 @pytest.mark.fault("C3", cases=3)

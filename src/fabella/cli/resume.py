@@ -21,7 +21,8 @@ from typing import Annotated
 import typer
 
 from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, writable
-from fabella.cli.train import DEVICES, print_train_result, run_on_devices
+from fabella.cli.train import DEVICES, run_on_devices
+from fabella.cli.train_result import print_train_result
 from fabella.engine.rank import current_rank
 from fabella.runs.run_dir import RunDir
 from fabella.training.distributed_run import LaunchPlan, run_distributed

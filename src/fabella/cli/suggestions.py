@@ -10,22 +10,24 @@ from fabella.errors import did_you_mean
 from fabella.run_config.files import known_keys
 from fabella.run_config.synonyms import key_for
 
-NO_EXPORT = "Fabella cannot export to other formats yet. Weights: RUN/checkpoints/STEP/model.safetensors (float32)."
-NO_FINE_TUNING = "Fabella cannot fine-tune yet. It trains from scratch: fabella train my-stories.txt."
+FINE_TUNE = "To fine-tune the weights of a run on a text: fabella train TEXT --init-from RUN."
+ALL_WEIGHTS = (
+    "Fabella fine-tunes all weights, or those that training.freeze leaves, on text: fabella train TEXT --init-from RUN."
+)
 NO_CHAT = "There is no chat model. To write a story in turns: fabella generate RUN --interactive."
 NO_UPLOAD = (
     "Fabella uploads nothing, except to Weights & Biases: fabella train my-stories.txt tracking.wandb.mode=online."
 )
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    NO_EXPORT: ("export", "convert", "convert-to-hf", "to-gguf", "gguf", "onnx", "merge", "save"),
-    NO_FINE_TUNING: (
-        "finetune", "fine-tune", "fine_tune", "tune-model", "sft", "lora", "qlora", "adapt", "dpo", "rlhf", "grpo",
-        "instruct", "distill",
+    "Use: fabella export RUN --to FORMAT.": (
+        "convert", "convert-to-hf", "to-gguf", "gguf", "onnx", "merge", "save",
     ),
+    FINE_TUNE: ("finetune", "fine-tune", "fine_tune", "tune-model", "adapt"),
+    ALL_WEIGHTS: ("sft", "lora", "qlora", "dpo", "rlhf", "grpo", "instruct", "distill"),
     NO_CHAT: ("chat", "talk", "repl", "interactive", "assistant", "converse"),
     NO_UPLOAD: ("push", "push-to-hub", "upload", "publish", "login", "share"),
-    "Fabella cannot import other models' weights yet.": ("import", "import-model", "from-pretrained", "pull"),
+    "Use: fabella import MODEL --out RUN.": ("import-model", "from-pretrained", "pull"),
     "Use: fabella generate RUN PROMPT.": (
         "infer", "inference", "predict", "sample", "complete", "completion", "write", "prompt", "gen", "decode",
     ),
@@ -82,6 +84,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "bs", "bsz", "batch", "train-batch-size", "per-device-train-batch-size", "device-batch-size",
         "micro-batch-size",
     ),
+    "--init-from": (
+        "pretrained-model", "from-pretrained", "init", "init-weights", "initial-weights", "weights", "finetune-from",
+        "load-weights",
+    ),
     "--seed": ("random-seed", "manual-seed", "rng-seed"),
     "--devices": ("gpus", "num-gpus", "n-gpus", "nproc", "nproc-per-node", "num-processes", "gpu-count", "n-gpu"),
     "--device": ("cuda", "gpu", "cpu", "use-cpu", "no-cuda", "accelerator", "mps"),
@@ -119,12 +125,13 @@ WITHOUT_COUNTERPART = {
     "greedy": "Use --temperature 0.",
     "quiet": "Progress goes to standard error: add 2> /dev/null.",
     "verbose": "Add --debug for tracebacks of errors.",
-    "lora": NO_FINE_TUNING,
-    "init-from": NO_FINE_TUNING,
-    "pretrained-model": NO_FINE_TUNING,
+    "lora": ALL_WEIGHTS,
+    "pretrained-model": FINE_TUNE,
     "push-to-hub": NO_UPLOAD,
 }
 """Option of other tools → suggestion, where there is no option and no setting."""
+OF_TRAIN = {"init-from": FINE_TUNE}
+"""Option that only ``fabella train`` has → suggestion for other commands."""
 
 
 def suggest_command(name: str, commands: Collection[str]) -> str:
@@ -150,7 +157,7 @@ def suggest_option(name: str, options: Collection[str], command: str, *, takes_s
     key = name.strip("-") if name.strip("-") in known_keys() else key_for(name)
     if takes_settings and key:
         return f"It is a setting; write {key}=VALUE, without hyphens (fabella presets NAME shows all settings)."
-    if plain in WITHOUT_COUNTERPART:
-        return WITHOUT_COUNTERPART[plain]
+    if suggestion := (OF_TRAIN | WITHOUT_COUNTERPART).get(plain):
+        return suggestion
     nearest = did_you_mean(name, options)
     return nearest if nearest.startswith("Did you mean") else f"fabella {command} --help lists the options."

@@ -5,6 +5,7 @@ Examples:
   fabella train stories/*.txt --encoding cp1252         several files, in an encoding that is not detected
   fabella train storybook-1m --steps 200                a preset on its own data
   fabella train piny-37m --data my-stories.txt --out runs/mine
+  fabella train my-stories.txt --init-from runs/quickstart    fine-tune the weights of a run on a text
   fabella train mine.yaml --lr 3e-4 --seed 7            a config file with two changed settings
   fabella train mine.yaml training.precision=bf16       every other setting, as section.key=value
   fabella train piny-37m --devices auto                 on all GPUs of this machine
@@ -14,25 +15,22 @@ Examples:
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
 from fabella.cli.main import run_with_error_codes
-from fabella.cli.output import print_json, print_result
 from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed, writable
 from fabella.cli.text_options import ChatOptions, ReadingOptions, TokenizerOptions, Words, expand_options, split_words
+from fabella.cli.train_result import print_train_result
 from fabella.engine import engine as engines
 from fabella.engine.rank import current_rank
 from fabella.errors import ConfigError, UsageError
-from fabella.report.plots import plot_loss
 from fabella.training.api import train_request
-from fabella.training.session import TrainResult
+from fabella.training.fine_tuning.request import engine_of_training
 from fabella.training.setup.request import (
     TrainRequest,
     common_settings,
-    engine_of,
 )
 
 DEVICES = "Devices of this machine to train on, one process each: a number, or auto."
@@ -46,6 +44,9 @@ def command(
     what: Annotated[str, typer.Argument(help="Text (file, directory, glob), preset, or .yaml config.")] = "",
     overrides: Words = None,
     data: Annotated[str, typer.Option(help="Text source, or a prepared dataset.")] = "",
+    init_from: Annotated[
+        str, typer.Option(help="Run or checkpoint whose weights the run begins with, to fine-tune them.")
+    ] = "",
     validation: Annotated[str, typer.Option(help="Text source for validation.")] = "",
     out: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.", callback=writable)] = None,
     steps: Annotated[int, typer.Option(help="Training steps; by default the length of the config.", min=0)] = 0,
@@ -62,7 +63,7 @@ def command(
     ),
     as_json: AsJson = False,
 ) -> None:
-    if not what:
+    if not what and not init_from:
         raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
     more, given = split_words(overrides)
     settings = reading.settings() + chat.settings() + tokenizing.settings()
@@ -72,6 +73,7 @@ def command(
         more=more,
         reading=reading.changes(),
         data=data,
+        init_from=init_from,
         validation=validation,
         engine=engine,
         steps=steps,
@@ -81,7 +83,7 @@ def command(
         device=device,
         resume=resume,
     )
-    run_on_devices(devices, engine_of(request), partial(_train, request, as_json=as_json))
+    run_on_devices(devices, engine_of_training(request), partial(_train, request, as_json=as_json))
 
 
 def run_on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
@@ -107,32 +109,3 @@ def _train(request: TrainRequest, *, as_json: bool) -> None:
     result = train_request(request)
     if current_rank().is_main:
         print_train_result(result, as_json=as_json)
-
-
-def print_train_result(result: TrainResult, *, as_json: bool) -> None:
-    """Plot the losses of a finished run and print its result."""
-    plot, loss, best = plot_loss(result.folder), result.score, result.best
-    if as_json:
-        print_json(
-            {
-                "run": str(result.folder),
-                "steps": result.progress.step,
-                "tokens": result.progress.tokens,
-                "loss": loss.loss,
-                "perplexity": loss.perplexity,
-                "bits_per_byte": loss.bits_per_byte,
-                "best_step": best.step if best else None,
-                "best_bits_per_byte": best.bits_per_byte if best else None,
-                "plot": str(plot),
-            }
-        )
-        return
-    print_result(
-        f"On {loss.tokens:,} held-out tokens, after {result.progress.step:,} steps: {loss}. Loss curve: {plot}"
-    )
-    if best and best.step != result.progress.step:
-        print_result(
-            f"The best checkpoint is that of step {best.step:,}, with {best.bits_per_byte:.4f} bits per byte on the "
-            "validation sequences; fabella generate uses it."
-        )
-    print_result(f"Generate text:  fabella generate {quote(str(result.folder))}")

@@ -25,6 +25,10 @@ class ValidationConfig(ConfigModel):
     early_stopping_patience: int = Field(
         default=0, ge=0, description="validations in a row without a new best loss that end the training; 0 disables it"
     )
+    also: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="runs or prepared datasets whose validation text is scored as well, to see what is forgotten",
+    )
 
 
 class CheckpointConfig(ConfigModel):

@@ -191,7 +191,8 @@ class TorchEngine:
         """Return the loss of each target in nats, [B T] float32, without dropout."""
         self.model.eval()
         try:
-            with torch.inference_mode(), self.precision.matmuls():
+            # Not inference_mode: FSDP keeps the buffers of its first pass for training.
+            with torch.no_grad(), self.precision.matmuls():
                 values = self.strategy.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
         finally:
             self.model.train()

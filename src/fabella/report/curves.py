@@ -15,6 +15,8 @@ X = {
     "seconds": Axis("training time", "seconds"),
     "flops": Axis("floating-point operations"),
 }
+OTHER_KEYS = {"loss": "loss", "bits": "bits_per_byte"}
+"""Charts that show the validations on other texts, and the key of their value in a row."""
 MEAN_KEYS = {"loss", "bits", "perplexity"}
 """Charts that show the mean of runs that differ only in the seed."""
 LOG_KEYS = {"loss", "bits", "perplexity", "norm", "scale"}
@@ -87,20 +89,33 @@ def _lines(
     lines: list[Line] = []
     for number, (history, name) in enumerate(zip(histories, names, strict=True)):
         for rows, label, value in series:
-            points = [(x, y) for _, x, y in _points(history, rows, x_axis, value)]
-            prefix = f"{name} " if len(histories) > 1 else ""
+            points = [(x, y) for _, x, y in _points(getattr(history, rows), x_axis, value)]
+            prefix = prefix_of(histories, name)
             background = rows == "training" and key == "loss" and bool(history.validation)
             noisy = rows == "training" and key in NOISY_KEYS
             text = f"{prefix}{label}".strip() or title.lower()
             lines += run_lines(text, points, number, noisy=noisy, background=background)
+        if key in OTHER_KEYS:
+            lines += _other_lines(history, prefix_of(histories, name), x_axis, OTHER_KEYS[key], len(histories) + number)
     return lines
 
 
-def _points(
-    history: RunHistory, rows: str, x_axis: str, value: Callable[[Row], float]
-) -> list[tuple[float, float, float]]:
+def _other_lines(history: RunHistory, prefix: str, x_axis: str, key: str, color: int) -> list[Line]:
+    """Return a line for each other text that a run is validated on."""
+    return [
+        Line(f"{prefix}validation on {name}", [(x, y) for _, x, y in _points(rows, x_axis, _of(key))], color + index)
+        for index, (name, rows) in enumerate(history.other_validation.items())
+    ]
+
+
+def prefix_of(histories: Sequence[RunHistory], name: str) -> str:
+    """Return what the lines of a run begin with: its name, unless it is the only one."""
+    return f"{name} " if len(histories) > 1 else ""
+
+
+def _points(rows: Sequence[Row], x_axis: str, value: Callable[[Row], float]) -> list[tuple[float, float, float]]:
     """Return (step, x, y) of the rows that have a value."""
-    points = [(float(row["step"]), float(row[x_axis]), value(row)) for row in getattr(history, rows)]
+    points = [(float(row["step"]), float(row[x_axis]), value(row)) for row in rows]
     return [point for point in points if not math.isnan(point[2])]
 
 
@@ -109,7 +124,7 @@ def _mean(
 ) -> Line | None:
     """Return the mean of the runs of a group: of the validations, or of the training if there are none."""
     for rows, _, value in reversed(series):
-        runs = [_points(histories[number], rows, x_axis, value) for number in group.numbers]
+        runs = [_points(getattr(histories[number], rows), x_axis, value) for number in group.numbers]
         if mean := mean_line(group.label(names), runs, group.numbers[0]):
             return mean
     return None

@@ -17,7 +17,7 @@ from fabella.report.seeds import mean_scores, scores, seed_groups
 from fabella.run_config.files import to_yaml
 from fabella.runs.branch import parent_of
 from fabella.runs.resume_rules import describe_changes
-from fabella.runs.run_dir import CHANGES
+from fabella.runs.run_dir import CHANGES, INIT_FROM
 from fabella.storage import format_duration, format_exp
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -135,8 +135,11 @@ def _figures(history: RunHistory, name: str) -> str:
         ("bits per byte", _number(score.get("bits_per_byte"), ".4f")),
     ]
     boxes = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in cells)
-    parent = parent_of(history.manifest)
-    origin = f'<p class="soft">This run began with the weights of {escape(parent)}.</p>' if parent else ""
+    origins = {
+        "This run began with the weights of": parent_of(history.manifest, INIT_FROM),
+        "This run is a branch of": parent_of(history.manifest),
+    }
+    origin = "".join(f'<p class="soft">{words} {escape(name)}.</p>' for words, name in origins.items() if name)
     return (f"<h3>{escape(name)}</h3>" if name else "") + f'<dl class="figures">{boxes}</dl>{origin}'
 
 

@@ -16,6 +16,7 @@ from fabella.report.curves import X, curves, run_lines
 from fabella.report.published_curves import matching_curves
 from fabella.report.run_history import METRICS, RunHistory, names
 from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dataset import ALSO
 from fabella.storage import atomic_write, make_dirs, storage_errors
 
 COLORS = ("#1f5fa8", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#be185d", "#0f766e", "#52525b")
@@ -35,6 +36,10 @@ def plot_loss(run_dir: Path) -> Path:
     validation = _losses(rows, "validation")
     training = run_lines("training", _losses(rows, "train"), 0, noisy=True, background=bool(validation))
     lines = [*training, *([Line("validation", validation, 1)] if validation else [])]
+    others = dict.fromkeys(row["name"] for row in rows if row["kind"] == ALSO)
+    for color, name in enumerate(others, start=2):
+        of_text = [row for row in rows if row["kind"] == ALSO and row["name"] == name]
+        lines.append(Line(f"validation on {name}", _losses(of_text, ALSO), color))
     path = run_dir / "loss.png"
     atomic_write(path, plot(run_dir.name, lines, X["step"], Axis("nats per token")))
     return path

@@ -14,6 +14,7 @@ from fabella.errors import CheckpointError
 from fabella.models.flops import flops_per_token
 from fabella.run_config.run import RunConfig
 from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dataset import ALSO
 from fabella.runs.run_dir import RunDir
 
 METRICS, SAMPLES, EVALUATION = "metrics.jsonl", "samples.jsonl", "evaluation.json"
@@ -33,6 +34,8 @@ class RunHistory:
     manifest: Mapping[str, Any]
     training: Sequence[Row]
     validation: Sequence[Row]
+    other_validation: Mapping[str, Sequence[Row]]
+    """Validations on the texts of ``validation.also``, by the name of the text."""
     final: Row | None
     """Score on all validation text; None until the run has ended."""
     samples: Sequence[Row]
@@ -71,6 +74,7 @@ def read(path: Path) -> RunHistory:
         manifest=run_dir.manifest,
         training=[with_x_axes(row) for row in training],
         validation=[with_x_axes(row) for row in rows if row.get("kind") == "validation" and "step" in row],
+        other_validation=_by_name([with_x_axes(row) for row in rows if row.get("kind") == ALSO and "step" in row]),
         final=with_x_axes(finals[-1]) if finals else None,
         samples=[row for row in read_rows(path / SAMPLES) if row.get("kind") == "sample"],
         evaluation=evaluation,
@@ -96,6 +100,11 @@ def _interpolator(training: Sequence[Row], run: RunConfig) -> Callable[[Row], Ro
         return {**row, "tokens": tokens, "seconds": at(step, "seconds"), "flops": tokens * flops}
 
     return with_x_axes
+
+
+def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    names = dict.fromkeys(str(row.get("name")) for row in rows)
+    return {name: [row for row in rows if str(row.get("name")) == name] for name in names}
 
 
 def _evaluation(path: Path) -> tuple[Mapping[str, Any] | None, str]:

@@ -61,6 +61,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "engine": ("backend", "framework"),
 }  # fmt: skip
 """Setting → its names elsewhere, in lower case with underscores."""
+WEIGHTS = {"init_from", "init", "from_pretrained", "pretrained", "initial_weights", "model.weights", "finetune_from"}
+"""Names elsewhere for the option --init-from."""
 _KEYS = {name: key for key, names in SYNONYMS.items() for name in names}
 
 
@@ -71,6 +73,8 @@ def key_for(name: str) -> str:
 
 def setting_hint(name: str, known: Iterable[str]) -> str:
     """Return ``Did you mean 'optimizer.lr'?`` for an unknown setting: by its name elsewhere, else by its spelling."""
+    if name in WEIGHTS:
+        return "It is an option: fabella train TEXT --init-from RUN."
     keys = set(known)
     key = key_for(name)
     return f"Did you mean '{key}'?" if key in keys else did_you_mean(name, keys)

@@ -1,20 +1,137 @@
-"""Branch a run: a new run directory that begins with a checkpoint of another run."""
+"""Begin a run with a checkpoint of another one: continue it as a branch, or start with its weights only."""
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fabella.engine.engine import State
+from fabella.errors import CheckpointError
+from fabella.optim.registry import state_spec
 from fabella.run_config.files import validate_config, with_sections
 from fabella.run_config.run import RunConfig
-from fabella.runs.checkpoint import MODEL, Checkpoint, is_complete, is_marked, load, save, set_best
+from fabella.runs.checkpoint import (
+    MODEL,
+    Checkpoint,
+    is_complete,
+    is_marked,
+    latest_valid_step,
+    load,
+    save,
+    set_best,
+)
 from fabella.runs.metrics_log import truncate_after
-from fabella.runs.run_dir import BRANCH_FILES, CHANGES, PARENT, RunDir, step_name
+from fabella.runs.run_dir import (
+    BRANCH_FILES,
+    CHANGES,
+    CHECKPOINTS,
+    INIT_FROM,
+    PARENT,
+    RunDir,
+    parse_step,
+    step_name,
+)
 from fabella.storage import atomic_write, manifest_entries, read_manifest, storage_errors
+from fabella.storage.messages import escaped_path
 from fabella.tokenizers import loading as tokenizers
+from fabella.tokenizers.tokenizer import Tokenizer
 
 BEST_STATE = {"best_loss", "validations_since_best"}
 LOGS = BRANCH_FILES[2:]
+OTHER_FORMATS = {".gguf", ".bin", ".safetensors"}
+"""Suffixes of models that ``fabella import`` reads."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class InitialWeights:
+    """Weights that a new run begins with, and what belongs to them: config, tokenizer, and where they come from."""
+
+    run_dir: RunDir
+    """The run that they are a checkpoint of"""
+    step: int
+    """Step of this checkpoint"""
+    weights: Mapping[str, NDArray[np.float32]]
+    """By the names of the parameter table"""
+    tokenizer: Tokenizer
+    model_sha256: str
+
+    @property
+    def run(self) -> RunConfig:
+        """Config of the run that has trained or imported the weights."""
+        return self.run_dir.run
+
+    def __str__(self) -> str:
+        return f"{escaped_path(self.run_dir.path)}, step {self.step:,}"
+
+
+def load_initial_weights(path: Path) -> InitialWeights:
+    """Return the weights of a run, or of its checkpoint RUN/checkpoints/step-….
+
+    Of a run: those of the best checkpoint, which ``fabella generate`` uses, too; of a run without validation the
+    latest. A damaged checkpoint is never replaced by another one. Raise CheckpointError if there is no such run or
+    checkpoint, or if it is damaged; UnknownFamilyError for a family that this machine does not know or trust.
+    """
+    step = parse_step(path.name) if path.parent.name == CHECKPOINTS else None
+    inside = path.parent if parse_step(path.parent.name) is not None and path.is_file() else None
+    if inside is not None:
+        raise CheckpointError(
+            f"{escaped_path(path)} is a file of a checkpoint.", hint=f"Give the checkpoint: {escaped_path(inside)}"
+        )
+    _reject_other_format(path)
+    run_dir = RunDir.open(run_path(path))
+    if step is None:
+        step = run_dir.read_pointer("best")
+    if step is None:
+        step = run_dir.read_pointer("latest")
+    if step is None:
+        step = latest_valid_step(run_dir)
+    if step is None:
+        run = escaped_path(run_dir.path)
+        raise CheckpointError(f"{run} has no checkpoint yet.", hint=f"Train it: fabella resume {quote(run)}")
+    weights = load(run_dir, step, weights_only=True).checkpoint.state.weights
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            where = f"{escaped_path(run_dir.path)}, {step_name(step)}"
+            raise CheckpointError(f"{where}: {name} is not finite.", hint="Give another checkpoint of the run.")
+    tokenizer = tokenizers.load(run_dir.path / "tokenizer")
+    return InitialWeights(run_dir, step, weights, tokenizer, model_sha256(run_dir, step))
+
+
+def _reject_other_format(path: Path) -> None:
+    """Raise CheckpointError for the model of another tool, which must be imported."""
+    if (path / "config.json").is_file() or path.suffix.lower() in OTHER_FORMATS:
+        out = quote(f"runs/{path.stem}")
+        raise CheckpointError(
+            f"{escaped_path(path)} is a model of another format, not a run.",
+            hint=f"Import it first: fabella import {quote(escaped_path(path))} --out {out}. Then use --init-from {out}",
+        )
+
+
+def run_path(path: Path) -> Path:
+    """Return the run of a checkpoint RUN/checkpoints/step-…, and any other path as it is."""
+    is_checkpoint = path.parent.name == CHECKPOINTS and parse_step(path.name) is not None
+    return path.parent.parent if is_checkpoint else path
+
+
+def begin_with(initial: InitialWeights, created: RunDir) -> None:
+    """Save the weights as the checkpoint of step 0 of a new run, with an optimizer state of zeros.
+
+    The run then needs neither the other run nor another way to resume. ``RunDir.create`` takes this as ``fill``.
+    """
+    spec = state_spec(created.run.trainable_parameters, created.run.optimizer)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in spec.items()}
+    state = State(initial.weights, zeros, {"step": 0, "updates": 0})
+    save(created, 0, Checkpoint(state, {"step": 0, "sequences": 0, "tokens": 0}), scheduled=True)
+
+
+def init_entry(initial: InitialWeights, out: Path) -> dict[str, Any]:
+    """Return the manifest entry INIT_FROM of a run in ``out``."""
+    return {INIT_FROM: _origin(initial.run_dir, initial.step, out)}
 
 
 def branch(parent: RunDir, step: int, out: Path) -> RunDir:
@@ -64,9 +181,12 @@ def config_at(run_dir: RunDir, step: int) -> RunConfig:
     return validate_config(values)
 
 
-def parent_of(manifest: Mapping[str, Any]) -> str:
-    """Return the parent of a branch as words: ``run-a, step 8,000 (sha256 0123456789ab)``; empty for other runs."""
-    entry = manifest.get(PARENT)
+def parent_of(manifest: Mapping[str, Any], key: str = PARENT) -> str:
+    """Return the parent of a branch as words: ``run-a, step 8,000 (sha256 0123456789ab)``; empty for other runs.
+
+    ``key``: INIT_FROM returns the run and checkpoint whose weights the run began with.
+    """
+    entry = manifest.get(key)
     if not isinstance(entry, dict) or type(entry.get("step")) is not int:
         return ""
     return f"{entry.get('run')}, step {entry.get('step'):,} (sha256 {str(entry.get('model_sha256'))[:12]})"
@@ -85,14 +205,19 @@ def _manifest(parent: RunDir, step: int, out: Path) -> dict[str, Any]:
         manifest["data"] = {**data, "folder": os.path.relpath(folder, out.resolve())}
     if CHANGES in manifest:
         manifest[CHANGES] = [entry for entry in manifest[CHANGES] if entry["step"] <= step]
+    if isinstance(origin := manifest.get(INIT_FROM), dict) and isinstance(origin.get("path"), str):
+        path = (parent.path / origin["path"]).resolve()
+        manifest[INIT_FROM] = {**origin, "path": os.path.relpath(path, out.resolve())}
+    return {**manifest, PARENT: _origin(parent, step, out)}
+
+
+def _origin(run_dir: RunDir, step: int, out: Path) -> dict[str, Any]:
+    """Return a manifest entry that names a checkpoint, for a run in ``out``."""
     return {
-        **manifest,
-        PARENT: {
-            "run": parent.path.resolve().name,
-            "path": os.path.relpath(parent.path.resolve(), out.resolve()),
-            "step": step,
-            "model_sha256": model_sha256(parent, step),
-        },
+        "run": run_dir.path.resolve().name,
+        "path": os.path.relpath(run_dir.path.resolve(), out.resolve()),
+        "step": step,
+        "model_sha256": model_sha256(run_dir, step),
     }
 
 

@@ -19,7 +19,7 @@ from fabella.models.parameters import ParameterTable
 from fabella.optim.registry import Shape, state_spec
 from fabella.run_config.run import RunConfig
 from fabella.runs import checkpoint_validation
-from fabella.runs.run_dir import FORMAT, RunDir, parse_step, step_name
+from fabella.runs.run_dir import FORMAT, INIT_FROM, RunDir, parse_step, step_name
 from fabella.runs.safetensors_io import dump_tensors, load_tensors, size_of
 from fabella.storage import (
     MANIFEST,
@@ -236,6 +236,18 @@ def load(run_dir: RunDir, which: Which, *, weights_only: bool = False) -> Loaded
         if skipped
         else f"Train it: fabella resume {quote(path)}",
     )
+
+
+def require_own_start(run_dir: RunDir) -> None:
+    """Raise CheckpointError for a run without checkpoints that began with the weights of another one."""
+    origin = run_dir.manifest.get(INIT_FROM)
+    if isinstance(origin, dict):
+        path = escaped(str(run_dir.path), 500)
+        raise CheckpointError(
+            f"{path} has no checkpoint, not even that of step 0 with the weights it began with: those of "
+            f"{escaped(str(origin.get('run')))}, step {origin.get('step')}.",
+            hint=f"Start it again: fabella train {quote(f'{path}/config.yaml')} --init-from RUN --out {quote(path)}-2",
+        )
 
 
 def latest_scheduled(run_dir: RunDir) -> Loaded | None:

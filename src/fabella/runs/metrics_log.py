@@ -45,6 +45,15 @@ def truncate_after(path: Path, step: int) -> None:
         atomic_write(path, content)
 
 
+def truncate_logs(run_dir: Path, step: int) -> None:
+    """Drop the rows of steps after ``step`` from metrics and samples of a run; they will be measured again.
+
+    At step 0 so will be the losses before the first step.
+    """
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        truncate_after(run_dir / name, step or -1)
+
+
 def _step_of(row: Mapping[str, Any]) -> float:
     """Return the step of a row; minus infinity without one, so that the row is never dropped."""
     step = row.get("step")

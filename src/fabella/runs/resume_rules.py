@@ -46,6 +46,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "validation.every_epochs": "allow",
     "validation.batch_size": "allow",  # the same losses, summed over other batches
     "validation.early_stopping_patience": "warn",  # decides where the training ends
+    "validation.also": "allow",  # further losses, which decide nothing
     "validation.num_sequences": "warn",  # the best loss was measured on other sequences
     "checkpoint": "allow",
     "samples": "allow",

@@ -3,14 +3,24 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
-from fabella.config.data import DataConfig, FilesSource, MixtureSource, Pretrained, Source
+from fabella.config.data import DataConfig, FilesSource, MixtureSource, Packed, Padded, Pretrained, Source
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.fingerprint import text_fingerprint
 from fabella.data.modes.mode import data_mode
-from fabella.errors import CheckpointError, ConfigError, LockedError, PreparedDataError, TextError
+from fabella.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LockedError,
+    PreparedDataError,
+    StorageError,
+    TextError,
+)
 from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import CONFIG, RunDir
 from fabella.storage import escaped
@@ -20,6 +30,10 @@ from fabella.tokenizers import loading
 
 DATA = "data"
 """Manifest entry of the dataset: ``fingerprint``, and ``folder``, its path relative to the run directory."""
+
+
+ALSO = "validation_also"
+"""Manifest entry of ``validation.also``: path → ``name``, ``sequences``, and ``fingerprint`` and ``folder`` of DATA."""
 
 
 def dataset_entry(dataset: TokenizedDataset, run: Path) -> dict[str, str]:
@@ -67,6 +81,81 @@ def _find_moved(run: Path, name: str, fingerprint: str, *, full: bool) -> Tokeni
         if is_dataset(parent / name) and (dataset := open_dataset(parent / name)).fingerprint == fingerprint:
             return open_dataset(parent / name, full=True) if full else dataset
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationText:
+    """A text of ``validation.also``: a dataset whose validation split is scored, and how it is cut into sequences."""
+
+    name: str
+    """Name of its run or dataset"""
+    dataset: TokenizedDataset
+    sequences: Packed | Padded
+
+
+def open_validation_texts(run: RunConfig, dataset: TokenizedDataset) -> dict[str, ValidationText]:
+    """Return path → text for the runs and datasets of ``validation.also``. The text of a run is cut as that run does.
+
+    Raise CheckpointError or PreparedDataError for one that is missing or damaged, ConfigError for one with another
+    tokenizer than that of ``dataset``.
+    """
+    return {path: _open_validation_text(path, run, dataset) for path in run.validation.also}
+
+
+def _open_validation_text(path: str, run: RunConfig, dataset: TokenizedDataset) -> ValidationText:
+    if (Path(path) / CONFIG).is_file():
+        other = RunDir.open(Path(path))
+        text = ValidationText(other.path.resolve().name, open_run_dataset(other), other.run.data.sequences)
+    else:
+        text = ValidationText(Path(path).resolve().name, open_dataset(Path(path)), run.data.sequences)
+    if text.dataset.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+        raise ConfigError(
+            f"validation.also: {escaped(path)} has another tokenizer than this run, so its token ids mean other text.",
+            hint=f"Prepare its text with the tokenizer of this run: fabella prepare TEXT --tokenizer "
+            f"{quote(escaped_path(dataset.folder))} --out DIRECTORY",
+        )
+    return text
+
+
+def validation_entry(texts: Mapping[str, ValidationText], run: Path) -> dict[str, Any]:
+    """Return the manifest entry ALSO of a run with these texts; empty without any."""
+    entries = {
+        path: {
+            "name": text.name,
+            "sequences": text.sequences.model_dump(mode="json"),
+            **dataset_entry(text.dataset, run),
+        }
+        for path, text in texts.items()
+    }
+    return {ALSO: entries} if entries else {}
+
+
+def find_validation_texts(
+    run_dir: RunDir, run: RunConfig, dataset: TokenizedDataset, report: Callable[[str], None]
+) -> dict[str, ValidationText]:
+    """Return the same for a run that is resumed, from its manifest: the runs that they come from may be gone.
+
+    A dataset that is missing or has changed is reported and left out, because its loss decides nothing.
+    """
+    recorded: Mapping[str, Any] = run_dir.manifest.get(ALSO, {})
+    texts: dict[str, ValidationText] = {}
+    for path in run.validation.also:
+        if path not in recorded:  # added by this command
+            texts[path] = _open_validation_text(path, run, dataset)
+            continue
+        entry = recorded[path]
+        folder = (run_dir.path / entry["folder"]).resolve()
+        try:
+            found = open_dataset(folder if folder.exists() else Path(path))
+        except (DataError, StorageError) as error:
+            report(f"The text of {escaped(path)} is not scored any more: {error.message}")
+            continue
+        if found.fingerprint == entry["fingerprint"]:
+            sequences = DataConfig.model_validate({"sequences": entry["sequences"]}).sequences
+            texts[path] = ValidationText(entry["name"], found, sequences)
+        else:
+            report(f"The text of {escaped(path)} is not scored any more: {escaped_path(found.folder)} has changed.")
+    return texts
 
 
 def remember_dataset(run_dir: RunDir, dataset: TokenizedDataset) -> RunDir:

@@ -47,6 +47,9 @@ BRANCH_FILES = ("latest", "best", "metrics.jsonl", "samples.jsonl")
 PARENT = "parent"
 """Manifest entry of a branch: ``run``, the name of its parent; ``path``, relative to the branch; ``step`` of the
 checkpoint that it begins with; ``model_sha256`` of the weights in it."""
+INIT_FROM = "init_from"
+"""Manifest entry of a run that began with the weights of another: ``run``, ``path`` and ``step`` of their checkpoint,
+as in PARENT, and ``model_sha256``. Its checkpoint of step 0 has these weights."""
 FIRST_SCHEDULE = "schedule"
 """Manifest entry of the learning-rate schedule with which the run was started."""
 CHANGES = "changes"
@@ -101,8 +104,8 @@ class RunDir:
     ) -> "RunDir":
         """Create the directory of a new run. ``manifest`` has versions, hardware and fingerprints as JSON values.
 
-        ``fill`` writes what a branch takes over from its parent; it is called before config.yaml makes the directory a
-        run. Keeps the files of a family outside the package.
+        ``fill`` writes what the run takes over from another one, which ``manifest`` names (PARENT or INIT_FROM); it is
+        called before config.yaml makes the directory a run. Keeps the files of a family outside the package.
 
         Raises StorageError if ``path`` contains a run or other files, LockedError if it is in use, ConfigError if the
         family cannot be loaded from its copy.
@@ -111,7 +114,7 @@ class RunDir:
             make_dirs(path)
         with lock_dir(path, blocking=True):
             if fill is not None:
-                remove_interrupted_branch(path)
+                remove_interrupted_fill(path)
             _refuse_occupied(path)
             digests = keep_family(run.model.family, path)
             kept = {FAMILY: digests} if digests else {}
@@ -224,23 +227,29 @@ def require_empty(path: Path) -> None:
     """
     require_writable(path, "The run directory")
     if path.is_dir():
+        if _has_interrupted_fill(path):
+            with lock_dir(path):
+                remove_interrupted_fill(path)
         _refuse_occupied(path)
     elif os.path.lexists(path):
         raise StorageError(f"{escaped_path(path)} is a file.", hint="Choose a new or an empty directory for --out.")
 
 
-def remove_interrupted_branch(path: Path) -> None:
-    """Remove what a killed process had written of a branch before it became a run."""
-    try:
-        is_branch = not (path / CONFIG).exists() and PARENT in read_manifest(path)
-    except StorageError:
-        return
-    if is_branch:
+def remove_interrupted_fill(path: Path) -> None:
+    """Remove what a killed process had written of a run that begins with another one, before it became a run."""
+    if _has_interrupted_fill(path):
         remove_stale_temps(path)
         for name in BRANCH_FILES:
             (path / name).unlink(missing_ok=True)
         if (path / CHECKPOINTS).is_dir():
             remove_dir(path / CHECKPOINTS)
+
+
+def _has_interrupted_fill(path: Path) -> bool:
+    try:
+        return not (path / CONFIG).exists() and bool({PARENT, INIT_FROM} & set(read_manifest(path)))
+    except StorageError:
+        return False
 
 
 def _refuse_occupied(path: Path) -> None:

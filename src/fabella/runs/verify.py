@@ -11,7 +11,7 @@ from fabella.errors import CheckpointError, DataError, FabellaError, StorageErro
 from fabella.runs.branch import model_sha256, parent_of
 from fabella.runs.checkpoint import is_complete, load
 from fabella.runs.metrics_log import read_rows
-from fabella.runs.run_dir import CONFIG, PARENT, RunDir, step_name
+from fabella.runs.run_dir import CONFIG, INIT_FROM, PARENT, RunDir, step_name
 from fabella.storage import escaped, find_stale_temps, storage_errors, verify_dir
 from fabella.tokenizers import loading
 
@@ -73,14 +73,20 @@ def _tokenizer(run_dir: RunDir) -> Iterator[Finding]:
 
 
 def _parent(run_dir: RunDir) -> Iterator[Finding]:
-    """Compare the weights that a branch began with, where they still exist, with the sha256 in its manifest."""
-    parent = parent_of(run_dir.manifest)
-    if not parent:
-        return
-    step, recorded = run_dir.manifest[PARENT]["step"], run_dir.manifest[PARENT].get("model_sha256")
-    if step in run_dir.steps() and is_complete(run_dir, step) and model_sha256(run_dir, step) != recorded:
-        yield Finding("damaged", step_name(step), f"its weights are not those of the parent: {parent}.")
-    yield Finding("remark", "parent", f"the run began with the weights of {parent}.")
+    """Compare the weights that the run began with, where they still exist, with the sha256 in its manifest."""
+    for key, words in ((INIT_FROM, "the run began with the weights of"), (PARENT, "the run is a branch of")):
+        parent = parent_of(run_dir.manifest, key)
+        if not parent:
+            continue
+        entry = run_dir.manifest[key]
+        step = 0 if key == INIT_FROM else entry["step"]
+        if (
+            step in run_dir.steps()
+            and is_complete(run_dir, step)
+            and model_sha256(run_dir, step) != entry.get("model_sha256")
+        ):
+            yield Finding("damaged", step_name(step), f"its weights are not those of {parent}.")
+        yield Finding("remark", "parent", f"{words} {parent}.")
 
 
 def _checkpoints(run_dir: RunDir) -> Iterator[Finding]:

@@ -72,6 +72,11 @@ class ConsoleTracker:
                 f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {format_exp(row['loss'])}, "
                 f"{row['bits_per_byte']:.4f} bits per byte"
             )
+        elif row["kind"] == "validation_also":
+            self._print(
+                f"step {row['step']:,}: on the text of {row['name']}: loss {row['loss']:.4f}, "
+                f"{row['bits_per_byte']:.4f} bits per byte"
+            )
         elif row["kind"] == "grad_spike":
             self._print_spike(row)
         elif row["kind"] == "divergence":

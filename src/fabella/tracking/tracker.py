@@ -10,7 +10,8 @@ from fabella.errors import DiskFullError
 from fabella.runs.metrics_log import append_row
 
 Row = Mapping[str, Any]
-"""``kind`` (train, validation, sample, grad_spike, divergence, rollback, final or histograms), ``step``, and values."""
+"""``kind`` (train, validation, validation_also, sample, grad_spike, divergence, rollback, final or histograms),
+``step``, and values."""
 
 
 class Tracker(Protocol):
@@ -75,6 +76,10 @@ class TrackerGroup:
 
 
 def scalars(row: Row) -> dict[str, float]:
-    """Return the numbers of a row as ``KIND/NAME`` → value, e.g. ``validation/loss``."""
+    """Return the numbers of a row as ``KIND/NAME`` → value, e.g. ``validation/loss``.
+
+    A row about one of several texts has its name in between: ``validation_also/stories/loss``.
+    """
     values = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
-    return {f"{row['kind']}/{name}": float(value) for name, value in values.items()}
+    prefix = f"{row['kind']}/{row['name']}" if "name" in row else row["kind"]
+    return {f"{prefix}/{name}": float(value) for name, value in values.items()}

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,16 @@ from fabella.errors import (
     StorageError,
     TrainingInterrupted,
 )
-from fabella.runs.family_files import trust_family
 from fabella.runs.run_dir import require_empty
 from fabella.tracking.console import print_status
 from fabella.training import run as training_run
 from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume
 from fabella.training.eval_loss import EvalLoss
+from fabella.training.fine_tuning.request import engine_of_training, resolve_training
 from fabella.training.loop import Progress, UserCallback
 from fabella.training.session import BestCheckpoint, TrainResult
 from fabella.training.setup.prepare_request import fit_request, prepare_request
-from fabella.training.setup.request import TrainRequest, common_settings, engine_of, resolve_request
+from fabella.training.setup.request import TrainRequest, common_settings
 from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
 
 ERRORS = {
@@ -43,6 +43,7 @@ def train(
     what: str | Path,
     *,
     data: str | Path = "",
+    init_from: str | Path = "",
     validation: str | Path = "",
     out: str | Path = "",
     steps: int = 0,
@@ -60,6 +61,7 @@ def train(
 ) -> TrainResult:
     """Train on a text, a preset or a YAML file. The arguments are options of ``fabella train``.
 
+    ``init_from``: run or checkpoint whose weights the run begins with, to fine-tune them on the text ``what``.
     ``steps`` or ``epochs``: length. ``lr``: peak learning rate. ``batch_size``: sequences of one forward pass.
     ``settings``: config key → value, e.g. ``{"optimizer.max_grad_norm": 0.5}``; they win over the other arguments.
     ``resume``: resume the run if it is already in ``out``. ``devices``: new processes on this machine, one per device
@@ -86,6 +88,7 @@ def train(
     request = TrainRequest(
         what=str(what),
         data=str(data),
+        init_from=str(init_from),
         validation=str(validation),
         engine=engine,
         steps=steps,
@@ -159,22 +162,21 @@ def _to_overrides(settings: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 def plan_training(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
     """Resolve the config and prepare the data, on rank 0 only."""
-    resolved = resolve_request(request)
+    may_resume = request.resume or rank.restart_count > 0
+    resolved, initial = resolve_training(replace(request, resume=may_resume))
     require_divisible(resolved.run.training, rank.world_size)
     engines.require_device(resolved.run.engine, request.device, rank)
     out = request.out or Path("runs") / resolved.run.name
-    may_resume = request.resume or rank.restart_count > 0
     if not may_resume:
         require_empty(out)
     for reason in resolved.reasons:
         print_status(reason)
     prepare, fit = partial(prepare_request, resolved, request.prepared), partial(fit_request, resolved)
     if may_resume:
-        trust_family(resolved.run.model.family)  # the user has just named it
         moved = resolved.prepared.folder if resolved.prepared else None
-        return start_or_resume(fit, out, prepare, moved=moved)
+        return start_or_resume(fit, out, prepare, moved=moved, initial=initial, family=resolved.run.model.family)
     dataset = prepare()
-    return LaunchPlan(fit(dataset), out, dataset.folder, resume=False)
+    return LaunchPlan(fit(dataset), out, dataset.folder, resume=False, initial=initial)
 
 
 def train_request(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> TrainResult:
@@ -184,7 +186,7 @@ def train_request(request: TrainRequest, callbacks: Sequence[UserCallback] = ())
         rank,
         partial(plan_training, request, rank),
         device=request.device,
-        engine=engine_of(request),
+        engine=engine_of_training(request),
         user_callbacks=callbacks,
     )
 
@@ -195,7 +197,7 @@ def train_on_devices(devices: str, request: TrainRequest, callbacks: Sequence[Us
     In several processes, callbacks must be functions of a module. An error is printed by its process, and raised here
     with its exit code.
     """
-    engine = engine_of(request)
+    engine = engine_of_training(request)
     launcher = engines.backend(engine, "distributed.launcher") if devices != "1" else None
     count = launcher.parse_devices(devices) if launcher else 1
     if launcher is None or count == 1 or current_rank().world_size > 1:

@@ -36,6 +36,8 @@ class LaunchPlan:
     dataset: Path | None
     """Directory of the dataset; None: the one that the resumed run started with"""
     resume: bool
+    initial: training_run.InitialWeights | None = None
+    """Weights that a new run begins with; on rank 0 only"""
 
 
 def run_distributed(
@@ -78,16 +80,21 @@ def start_or_resume(
     prepare: Callable[[], TokenizedDataset],
     *,
     moved: Path | None = None,
+    initial: training_run.InitialWeights | None = None,
+    family: str = "",
 ) -> LaunchPlan:
     """Plan to resume a run if it is already in ``out``, e.g. after a restart, and to start it otherwise.
 
     ``fit`` returns the config for a dataset. ``prepare`` returns the dataset; it is called for a new run, or if the
-    dataset of the existing one is missing. ``moved``: path of the dataset, if it was given.
+    dataset of the existing one is missing. ``moved``: path of the dataset, if it was given. ``initial``: weights that a
+    new run begins with. ``family``: the one that the user has named, whose files are trusted.
     Raise ConfigError if ``out`` contains another run, or if the text is not that of the run.
     """
     if not (out / CONFIG).is_file():
         dataset = prepare()
-        return LaunchPlan(fit(dataset), out, dataset.folder, resume=False)
+        return LaunchPlan(fit(dataset), out, dataset.folder, resume=False, initial=initial)
+    if family:
+        trust_family(family)
     run_dir = RunDir.open(out)
     found = find_run_dataset(run_dir, moved)
     dataset = prepare() if found is None else found
@@ -134,5 +141,11 @@ def execute(
     assert plan.dataset is not None, "a new run has a dataset"
     dataset = open_dataset(plan.dataset, full=process_group.rank_info.is_main)
     return training_run.start_run(
-        plan.run, plan.out, dataset, device=device, user_callbacks=user_callbacks, process_group=process_group
+        plan.run,
+        plan.out,
+        dataset,
+        device=device,
+        user_callbacks=user_callbacks,
+        process_group=process_group,
+        initial=plan.initial,
     )

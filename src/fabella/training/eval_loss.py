@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.config.data import DataConfig
+from fabella.config.data import Packed, Padded
 from fabella.data.dataset import Split, TokenizedDataset
 from fabella.data.sequences import SequenceDataset
 from fabella.engine.engine import Engine
@@ -59,11 +59,11 @@ def validate(
 class ValidationSplit:
     """The validation split of a dataset, cut into sequences, and the loss of an engine on it."""
 
-    def __init__(self, engine: Engine, dataset: TokenizedDataset, config: DataConfig, batch_size: int) -> None:
+    def __init__(self, engine: Engine, dataset: TokenizedDataset, sequences: Packed | Padded, batch_size: int) -> None:
         """``batch_size``: sequences of one forward pass."""
         self.engine, self.split, self.batch_size = engine, dataset.validation, batch_size
         self.sequences = SequenceDataset(
-            self.split, config.sequences, dataset.tokenizer.eos_id, bos_id=dataset.tokenizer.bos_id
+            self.split, sequences, dataset.tokenizer.eos_id, bos_id=dataset.tokenizer.bos_id
         )
 
     def loss(self, num_sequences: int = 0) -> EvalLoss:

@@ -9,6 +9,7 @@ from typing import Any
 from fabella.tracking.run_log import RunLog, open_run_log
 from fabella.training.callbacks.build import Callbacks
 from fabella.training.callbacks.validation import (
+    Measure,
     best_checkpoint,
     interrupted_before_final_loss,
     measure_final_loss,
@@ -31,7 +32,14 @@ def fit(
     """
     run, dataset = session.run, session.dataset
     batch_size = run.validation.batch_size or run.training.micro_batch_size
-    validation = ValidationSplit(session.engine, dataset, run.data, batch_size)
+    validation = ValidationSplit(session.engine, dataset, run.data.sequences, batch_size)
+    others: dict[str, Measure] = {
+        text.name: partial(
+            ValidationSplit(session.engine, text.dataset, text.sequences, batch_size).loss,
+            run.validation.num_sequences,
+        )
+        for text in session.other_texts
+    }
     with open_run_log(
         session.run_dir,
         step=progress.step,
@@ -45,11 +53,11 @@ def fit(
             for row in initial_rows:
                 log.write(row)
             signals = SyncedSignals(received, session.process_group)
-            progress = _train(session, progress, saved, log, signals, validation)
+            progress = _train(session, progress, saved, log, signals, validation, others=others)
             if signals.stop_requested_anywhere():
                 raise interrupted_before_final_loss(session, progress)
         session.record.commit()  # if there was no step to take
-        final_loss = measure_final_loss(session, progress, validation, log)
+        final_loss = measure_final_loss(session, progress, validation, log, others)
         log.flush()
     return TrainResult(session.run_dir.path, progress, final_loss, best_checkpoint(session.run_dir))
 
@@ -61,11 +69,15 @@ def _train(
     log: RunLog,
     signals: SyncedSignals,
     validation: ValidationSplit,
+    *,
+    others: Mapping[str, Measure],
 ) -> Progress:
     """Run the training loop with all callbacks."""
-    callbacks = Callbacks(session, progress, saved, log, signals, validation)
+    callbacks = Callbacks(session, progress, saved, log, signals, validation, others=others)
     if not callbacks.early_stop.should_stop:  # otherwise a resumed run that had stopped early
         _print_settings(session, progress)
+        if progress.step == 0 and saved:  # a checkpoint of step 0: the weights of another run
+            callbacks.first_validation.measure()
         progress = _run_loop(session, progress, callbacks)
     if callbacks.early_stop.should_stop and progress.step < session.steps:
         session.print(callbacks.early_stop.message(progress.step))

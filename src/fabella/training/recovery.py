@@ -16,9 +16,9 @@ from fabella.models.parameters import initial_weights
 from fabella.optim.registry import state_spec
 from fabella.run_config.run import RunConfig
 from fabella.runs import failed_steps
-from fabella.runs.checkpoint import Loaded, latest_scheduled, load, remove_after
+from fabella.runs.checkpoint import Loaded, latest_scheduled, load, remove_after, require_own_start
 from fabella.runs.failed_steps import FailedStepRecord
-from fabella.runs.metrics_log import truncate_after
+from fabella.runs.metrics_log import truncate_logs
 from fabella.tracking.tracker import Row
 from fabella.training.callbacks.divergence import DivergedError
 from fabella.training.loop import Progress
@@ -122,7 +122,7 @@ def roll_back(
     session.print(failed.message)
     progress, saved = restore(session, "best" if diverged else "scheduled")
     if session.is_main:
-        truncate_logs(session, progress.step)
+        truncate_logs(session.run_dir.path, progress.step)
         if diverged:
             remove_after(session.run_dir, progress.step)
     session.process_group.broadcast("logs truncated")
@@ -159,6 +159,7 @@ def restore(
     loaded = _load(session, which)
     progress, saved = Progress(), dict[str, int | float | str]()
     if loaded is None:
+        require_own_start(session.run_dir)
         session.print("No checkpoint yet: the run starts again at step 0.")
         session.engine.restore(initial_state(session.run))
     else:
@@ -172,17 +173,21 @@ def restore(
     return progress, saved
 
 
+def first_state(session: TrainingSession) -> tuple[Progress, ResumeState]:
+    """Return where a new run starts, and its state. Load the weights that it begins with, if it has a checkpoint."""
+    loaded = _load(session, "latest")
+    if loaded is None:
+        return Progress(), {}
+    session.engine.restore(loaded.checkpoint.state)
+    saved = dict(loaded.checkpoint.progress)
+    return _parse_progress(saved, loaded.step), saved
+
+
 def _reset(state: State, run: RunConfig, step: int) -> State:
     """Return the state of a checkpoint, with an optimizer state of zeros if it is reset after this ``step``."""
     if step not in run.optimizer.reset_after:
         return state
     return State(state.weights, initial_state(run).optimizer_state, {**state.scalars, "updates": 0})
-
-
-def truncate_logs(session: TrainingSession, step: int) -> None:
-    """Drop the rows of steps after ``step`` from metrics and samples; they will be measured again."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        truncate_after(session.run_dir.path / name, step)
 
 
 def _load(session: TrainingSession, which: Literal["latest", "scheduled", "best"]) -> Loaded | None:

@@ -15,17 +15,17 @@ from fabella.data.dataset import TokenizedDataset
 from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
 from fabella.run_config.run import RunConfig
-from fabella.runs.environment import environment
-from fabella.runs.resume_rules import compare_manifests, record_changes
-from fabella.runs.run_dataset import DATA, dataset_entry, open_run_dataset, remember_dataset
-from fabella.runs.run_dir import CHANGES, FIRST_SCHEDULE, RunDir
-from fabella.tracking.factory import require_packages
+from fabella.runs.branch import InitialWeights, begin_with
+from fabella.runs.run_dataset import open_run_dataset
+from fabella.runs.run_dir import RunDir
 from fabella.tracking.tracker import Tracker
+from fabella.training.data_source import texts_of_new_run, texts_of_resumed_run
 from fabella.training.fit import fit
-from fabella.training.loop import Callback, Progress, UserCallback, callback_name
-from fabella.training.recovery import DivergedStepError, FailedStepError, restore, roll_back, truncate_logs
+from fabella.training.loop import Callback, Progress, UserCallback
+from fabella.training.record.run_record import first_manifest, manifest_of, record_resume, warn_of_changes
+from fabella.training.recovery import DivergedStepError, FailedStepError, first_state, restore, roll_back
 from fabella.training.session import Extras, PendingRecord, ResumeState, TrainingSession, TrainResult
-from fabella.training.setup.resolve_config import require_disk_space, resolve_config, resolve_for_resume
+from fabella.training.setup.resolve_config import require_startable, resolve_config, resolve_for_resume
 
 
 def start_run(
@@ -38,9 +38,11 @@ def start_run(
     callbacks: Sequence[Callback] = (),
     user_callbacks: Sequence[UserCallback] = (),
     process_group: ProcessGroup | None = None,
+    initial: InitialWeights | None = None,
 ) -> TrainResult:
     """Train a new run in the directory ``out`` to its last step.
 
+    ``initial``: weights that it begins with; only rank 0 needs them. By default they are drawn from the seed.
     ``trackers``, ``callbacks``, ``user_callbacks``: in addition to those of the config; see ``Extras``.
     In a process group, every rank calls this; rank 0 writes.
 
@@ -50,18 +52,18 @@ def start_run(
     run, process_group = resolve_config(run, dataset), process_group or SingleProcess()
     extras = Extras(trackers, callbacks, user_callbacks)
     is_main = process_group.rank_info.is_main
-    if is_main:
-        require_packages(run.tracking)
     engine = engines.create_engine(run, device=device, group=process_group)
+    texts = texts_of_new_run(run, dataset, process_group)
+    session = TrainingSession(run, RunDir(out, run, {}), dataset, engine, process_group, extras, list(texts.values()))
     if not is_main:
-        session = TrainingSession(run, RunDir(out, run, {}), dataset, engine, process_group, extras)
-        return _fit_with_rollback(session, Progress(), {})
-    require_disk_space(out, run, existing=0)
-    run_dir = RunDir.create(out, run, _first_manifest(run, out, dataset, engine, extras))
+        return _fit_with_rollback(session, *first_state(session))
+    require_startable(out, run)
+    fill = partial(begin_with, initial) if initial else None
+    run_dir = RunDir.create(out, run, first_manifest(session, initial, texts), fill=fill)
     with run_dir.lock():
         run_dir.save_tokenizer(dataset.tokenizer)
-        session = TrainingSession(run, run_dir, dataset, engine, process_group, extras)
-        return _fit_with_rollback(session, Progress(), {})
+        session = replace(session, run_dir=run_dir)
+        return _fit_with_rollback(session, *first_state(session))
 
 
 def resume(
@@ -93,11 +95,12 @@ def resume(
         )
         extras = Extras(trackers, callbacks, user_callbacks)
         run_dir = replace(saved_run, run=requested)
-        session = TrainingSession(requested, run_dir, data, engine, process_group, extras)
-        _warn_of_changes(session, _manifest(path, data, engine))
+        texts = texts_of_resumed_run(run_dir, requested, data, process_group)
+        session = TrainingSession(requested, run_dir, data, engine, process_group, extras, list(texts.values()))
+        warn_of_changes(session, manifest_of(path, data, engine))
         progress, saved = restore(session)
         if is_main:
-            pending = PendingRecord(partial(_record_resume, session, saved_run, progress.step))
+            pending = PendingRecord(partial(record_resume, session, saved_run, progress.step, texts))
             session = replace(session, record=pending)
         return _fit_with_rollback(session, progress, saved)
 
@@ -134,51 +137,3 @@ def _open_as_worker(path: Path, process_group: ProcessGroup) -> Generator[RunDir
     """Wait until rank 0 has repaired the run directory; yield it, to be read only."""
     process_group.broadcast("")
     yield RunDir.open(path)
-
-
-def _record_resume(session: TrainingSession, saved_run: RunDir, step: int) -> None:
-    """Write what a resume after ``step`` changes in the run directory: log rows, tokenizer, manifest, config."""
-    run_dir, dataset = session.run_dir, session.dataset
-    truncate_logs(session, step)
-    if not (run_dir.path / "tokenizer").exists():  # killed after creating the directory
-        run_dir.save_tokenizer(dataset.tokenizer)
-    changes = record_changes(run_dir.manifest.get(CHANGES, []), saved_run.run, session.run, step)
-    entries = {CHANGES: changes} if changes or CHANGES in run_dir.manifest else {}
-    recorded = remember_dataset(run_dir, dataset).with_manifest(**entries)
-    if session.run != saved_run.run or entries:
-        recorded.with_config(session.run)
-
-
-def _warn_of_changes(session: TrainingSession, now: Mapping[str, Any]) -> None:
-    """Print how environment and callbacks differ from the start of the run. Its bits can differ then."""
-    manifest = session.run_dir.manifest
-    for difference in compare_manifests(manifest, now):
-        if difference.verdict == "warn":
-            session.print(f"warning: the environment differs from the one the run started in: {difference}")
-    before, after = manifest.get("callbacks", []), _user_callbacks(session.extras).get("callbacks", [])
-    if before != after:
-        session.print(
-            f"warning: the run started with the callbacks [{', '.join(before)}] and resumes with [{', '.join(after)}]"
-        )
-
-
-def _manifest(out: Path, dataset: TokenizedDataset, engine: engines.Engine) -> dict[str, Any]:
-    return {
-        "environment": environment() | engine.describe(),
-        DATA: dataset_entry(dataset, out),
-        "tokenizer": dataset.tokenizer.fingerprint,
-    }
-
-
-def _first_manifest(
-    run: RunConfig, out: Path, dataset: TokenizedDataset, engine: engines.Engine, extras: Extras
-) -> dict[str, Any]:
-    """Return the manifest of a new run."""
-    schedule = {FIRST_SCHEDULE: [phase.model_dump(mode="json") for phase in run.optimizer.schedule]}
-    return _manifest(out, dataset, engine) | _user_callbacks(extras) | schedule
-
-
-def _user_callbacks(extras: Extras) -> dict[str, list[str]]:
-    """Return the manifest's names of user callbacks, which are not part of the config but can affect the weights."""
-    names = [callback_name(callback) for callback in extras.user_callbacks]
-    return {"callbacks": names} if names else {}

@@ -11,6 +11,7 @@ from fabella.engine.distributed.process_group import ProcessGroup
 from fabella.engine.engine import Engine
 from fabella.run_config.run import RunConfig
 from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dataset import ALSO, ValidationText
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.console import print_status
 from fabella.tracking.tracker import Tracker
@@ -65,6 +66,15 @@ class TrainResult:
         """(step, loss in nats per token) of every validation while training."""
         return self._losses("validation")
 
+    @property
+    def other_validation_losses(self) -> dict[str, list[tuple[int, float]]]:
+        """The same for each text of ``validation.also``, by its name."""
+        losses: dict[str, list[tuple[int, float]]] = {}
+        for row in read_rows(self.folder / "metrics.jsonl"):
+            if row["kind"] == ALSO:
+                losses.setdefault(row["name"], []).append((row["step"], row["loss"]))
+        return losses
+
     def _losses(self, kind: str) -> list[tuple[int, float]]:
         rows = (row for row in read_rows(self.folder / "metrics.jsonl") if row["kind"] == kind)
         return [(row["step"], math.nan if row["loss"] is None else row["loss"]) for row in rows]
@@ -97,6 +107,8 @@ class TrainingSession:
     engine: Engine
     process_group: ProcessGroup
     extras: Extras = Extras()
+    other_texts: Sequence[ValidationText] = ()
+    """Texts of ``validation.also``"""
     record: PendingRecord = field(default_factory=PendingRecord)
     """Committed after the first step of the session: a session that fails before it changes nothing in the run"""
 

@@ -129,7 +129,7 @@ def trained_loss(run: RunConfig, dataset: TokenizedDataset, rate: float, *, step
             train(engine, batches, rate_at, [], progress=Progress(), until=steps)
     except NumericsError:
         return math.inf
-    validation = ValidationSplit(engine, dataset, run.data, run.training.micro_batch_size)
+    validation = ValidationSplit(engine, dataset, run.data.sequences, run.training.micro_batch_size)
     loss = validation.loss(run.validation.num_sequences).loss
     return loss if math.isfinite(loss) else math.inf
 

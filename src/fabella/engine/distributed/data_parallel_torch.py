@@ -97,7 +97,9 @@ class FSDPStrategy(Strategy):
         return self.full_tensor(local_grad_norms(gradients))
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return _gathered_losses(self.model, tokens, targets, self.group)
+        losses = _gathered_losses(self.model, tokens, targets, self.group)
+        self.model.reshard()  # no backward pass does it; full parameters must not be restored or saved as local ones
+        return losses
 
     def eval_model(self) -> nn.Module:
         weights = {name: as_array(self.full_tensor(parameter)) for name, parameter in self.model.named_parameters()}

@@ -73,7 +73,8 @@ class Strategy(Protocol):
 
 def as_array(tensor: Tensor) -> NDArray[np.float32]:
     """Return a float32 copy that later steps do not change."""
-    return tensor.detach().to("cpu", torch.float32).numpy().copy()
+    # Copied before it becomes an array: a storage that an array shares cannot be resized, as FSDP does.
+    return tensor.detach().to("cpu", torch.float32, copy=True).numpy()
 
 
 def local_grad_norms(gradients: list[Tensor]) -> Tensor:

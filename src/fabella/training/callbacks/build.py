@@ -1,6 +1,7 @@
 """Build the callbacks of a session, in the order in which they are called."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 
 from fabella.tracking.run_log import RunLog
@@ -13,7 +14,7 @@ from fabella.training.callbacks.metrics import LogMetrics
 from fabella.training.callbacks.reset_optimizer import ResetOptimizer
 from fabella.training.callbacks.samples import GenerateSamples, make_sampler
 from fabella.training.callbacks.throughput import ThroughputMeter, training_seconds
-from fabella.training.callbacks.validation import EarlyStop, Validate
+from fabella.training.callbacks.validation import EarlyStop, FirstValidation, Measure, Validate
 from fabella.training.eval_loss import ValidationSplit
 from fabella.training.loop import Callback, Progress, UserCallbacks
 from fabella.training.session import ResumeState, TrainingSession
@@ -31,7 +32,10 @@ class Callbacks:
         log: RunLog,
         signals: SyncedSignals,
         validation: ValidationSplit,
+        *,
+        others: Mapping[str, Measure],
     ) -> None:
+        """``others``: the losses on the texts of ``validation.also``."""
         run, engine, config = session.run, session.engine, session.run.validation
         validate_due, samples_due = cadence(session, config), cadence(session, run.samples)
         log_due = every_steps(run.training.log_every_steps)
@@ -53,7 +57,9 @@ class Callbacks:
             log.write,
             due=validate_due,
             best=float(saved.get("best_loss", math.inf)),
+            others=others,
         )
+        self.first_validation = FirstValidation(self.validate, log.write, session)
         self.early_stop = EarlyStop(
             self.validate,
             patience=config.early_stopping_patience,
@@ -64,6 +70,7 @@ class Callbacks:
         self.in_order: list[Callback] = [
             self.throughput,
             CommitRecord(session.record),
+            self.first_validation,
             CheckWorker(log.worker),
             self.spikes,
             *([LogHistograms(engine.histograms, log.write_secondary, due=histograms_due)] if log.has_remote else []),

@@ -2,28 +2,41 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import Any
 
 from fabella.engine.engine import StepResult
 from fabella.errors import TrainingInterrupted
 from fabella.runs.metrics_log import read_rows
+from fabella.runs.run_dataset import ALSO
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.run_log import RunLog
+from fabella.tracking.tracker import Row
 from fabella.training.callbacks.cadence import Due
 from fabella.training.callbacks.metrics import Write
 from fabella.training.eval_loss import EvalLoss, ValidationSplit
 from fabella.training.loop import Progress
 from fabella.training.session import BestCheckpoint, TrainingSession
 
+Measure = Callable[[], EvalLoss]
+
 
 class Validate:
-    """Measure the loss on the fixed validation subset."""
+    """Measure the loss on the fixed validation subset, and on those of the other texts of ``validation.also``."""
 
-    def __init__(self, measure: Callable[[], EvalLoss], write: Write, *, due: Due, best: float = math.inf) -> None:
-        """``best``: lowest loss of earlier sessions."""
+    def __init__(
+        self,
+        measure: Measure,
+        write: Write,
+        *,
+        due: Due,
+        best: float = math.inf,
+        others: Mapping[str, Measure] | None = None,
+    ) -> None:
+        """``best``: lowest loss of earlier sessions. ``others``: by the name of the text; they decide nothing."""
         self.measure, self.write, self.due, self.best = measure, write, due, best
+        self.others = others or {}
         self.measured = False
         """Whether the latest step was validated"""
         self.improved = False
@@ -37,10 +50,40 @@ class Validate:
         self.improved, self.measured = False, self.due(progress)
         if not self.measured:
             return
+        for row in self.measure_rows(progress.step):
+            self.write(row)
+
+    def measure_rows(self, step: int) -> list[Row]:
+        """Return the losses after ``step`` as rows, that of the run's own text first."""
         loss = self.measure()
         self.improved = loss.loss < self.best
         self.best = min(self.best, loss.loss)
-        self.write(loss_row("validation", progress.step, loss))
+        rows: list[Row] = [loss_row("validation", step, loss)]
+        return rows + [{**loss_row(ALSO, step, measure()), "name": name} for name, measure in self.others.items()]
+
+
+class FirstValidation:
+    """The losses of the weights that a run begins with, measured before its first step and written after it.
+
+    Until the first step a resumed run is not changed. Register it after ``CommitRecord``.
+    """
+
+    def __init__(self, validate: Validate, write: Write, session: TrainingSession) -> None:
+        self.validate, self.write, self.session = validate, write, session
+        self._rows: list[Row] = []
+
+    def measure(self) -> None:
+        """Measure the losses at step 0. All ranks must call it."""
+        self._rows = self.validate.measure_rows(0)
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if not self._rows:
+            return
+        for row in self._rows:
+            self.write(row)
+        self._rows = []
+        if self.session.is_main:
+            self.session.run_dir.set_pointer("best", 0)  # until a later one is better
 
 
 class EarlyStop:
@@ -86,14 +129,26 @@ def best_checkpoint(run_dir: RunDir) -> BestCheckpoint | None:
 
 
 def measure_final_loss(
-    session: TrainingSession, progress: Progress, validation: ValidationSplit, log: RunLog
+    session: TrainingSession,
+    progress: Progress,
+    validation: ValidationSplit,
+    log: RunLog,
+    others: Mapping[str, Measure] | None = None,
 ) -> EvalLoss:
-    """Return the loss on the whole validation split, measured once a run and stored in its metrics."""
-    rows = [row for row in read_rows(session.run_dir.path / "metrics.jsonl") if row["kind"] == "final"]
-    if rows and rows[-1]["step"] == progress.step:
-        return EvalLoss(rows[-1]["loss"], rows[-1]["bits_per_byte"], rows[-1]["tokens"])
+    """Return the loss on the whole validation split, measured once a run and stored in its metrics.
+
+    ``others``: measured at the last step as well, unless it was validated.
+    """
+    rows = [row for row in read_rows(session.run_dir.path / "metrics.jsonl") if row["step"] == progress.step]
+    final = [row for row in rows if row["kind"] == "final"]
+    if final:
+        return EvalLoss(final[-1]["loss"], final[-1]["bits_per_byte"], final[-1]["tokens"])
+    known = {row["name"] for row in rows if row["kind"] == ALSO}
     try:
         final_loss = validation.loss()
+        for name, measure in (others or {}).items():
+            if name not in known:
+                log.write_now({**loss_row(ALSO, progress.step, measure()), "name": name})
     except KeyboardInterrupt:
         raise interrupted_before_final_loss(session, progress) from None
     log.write_now(loss_row("final", progress.step, final_loss))

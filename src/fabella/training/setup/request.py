@@ -45,6 +45,8 @@ class TrainRequest:
     """Changed settings of the source, and of the validation source: ``{"column": "story"}``"""
     data: str = ""
     """Text source or dataset directory; empty: the source of the config"""
+    init_from: str = ""
+    """Run or checkpoint whose weights the run begins with; empty: weights drawn from the seed"""
     validation: str = ""
     """Text source for validation; empty: that of the config, or a holdout of ``data``"""
     engine: str = ""
@@ -115,9 +117,7 @@ class ResolvedRequest:
 
 def resolve_request(request: TrainRequest) -> ResolvedRequest:
     """Return the validated config of a request. Raise ConfigError, TextError or PreparedDataError."""
-    _reject_run(request)
-    for source in (request.data, request.validation):
-        _reject_dataset_parent(source)
+    require_text(request)
     prepared = open_dataset(Path(request.data), full=True) if request.data and is_dataset(Path(request.data)) else None
     require_text_for(request.what, request.data, request.more, prepared=prepared is not None)
     changes, given = _changes(request, prepared), sets_vocab_size(request.overrides)
@@ -135,10 +135,35 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
     gpu = engines.backend(request.engine or "torch").has_gpu()
     suggestion = suggest_config(source, name_of(request.what), size_of(source), gpu=gpu)
     changes = {"data.validation": source_settings(source, HOLDOUT)["data.validation"], **changes}
-    values = with_sections(suggestion.run.model_dump(mode="json"), changes)
-    run = with_vocab_size(validate_config(apply_overrides(values, request.overrides)), request.overrides, prepared)
-    _require_settings_of(prepared, run)
+    run = _requested(suggestion.run.model_dump(mode="json"), request, changes, prepared)
     return ResolvedRequest(_resolved(run, prepared), prepared, suggestion.reasons_for(run), vocab_size_given=given)
+
+
+def require_text(request: TrainRequest) -> None:
+    """Raise ConfigError where a run or a directory of datasets is given in place of a text."""
+    _reject_run(request)
+    for source in (request.data, request.validation):
+        _reject_dataset_parent(source)
+
+
+def resolve_values(
+    values: Mapping[str, Any], request: TrainRequest, prepared: TokenizedDataset | None, unsuitable: Unsuitable
+) -> ResolvedRequest:
+    """Return a config of unchecked ``values`` with the options and settings of a request, for its text.
+
+    The size of its vocabulary does not change.
+    """
+    run = _requested(values, request, _changes(request, prepared), prepared)
+    return ResolvedRequest(_resolved(run, prepared), prepared, (), unsuitable, vocab_size_given=True)
+
+
+def _requested(
+    values: Mapping[str, Any], request: TrainRequest, changes: Mapping[str, Any], prepared: TokenizedDataset | None
+) -> RunConfig:
+    run = validate_config(apply_overrides(with_sections(values, changes), request.overrides))
+    run = with_vocab_size(run, request.overrides, prepared)
+    _require_settings_of(prepared, run)
+    return run
 
 
 def _when_unsuitable(request: TrainRequest) -> Unsuitable:
@@ -234,8 +259,9 @@ def _reject_run(request: TrainRequest) -> None:
     out = quote(str(request.out or path.with_name(f"{path.name}-new")))
     raise ConfigError(
         f"{request.what} is a run, not a text, a preset or a config.",
-        hint=f"To train it further on its own text: fabella resume {run}. To train new weights with its settings: "
-        f"fabella train {config}{data} --out {out}",
+        hint=f"To train its weights on another text: fabella train {quote(request.data or 'TEXT')} --init-from {run} "
+        f"--out {out}. To train it further on its own text: fabella resume {run}. To train new weights with its "
+        f"settings: fabella train {config}{data} --out {out}",
     )
 
 

@@ -104,6 +104,12 @@ def require_length(run_dir: RunDir, run: RunConfig) -> None:
         )
 
 
+def require_startable(out: Path, run: RunConfig) -> None:
+    """Raise ConfigError if a package of a tracker is missing, DiskFullError if the checkpoints do not fit on disk."""
+    require_packages(run.tracking)
+    require_disk_space(out, run, existing=0)
+
+
 def require_disk_space(out: Path, run: RunConfig, *, existing: int) -> None:
     """Raise DiskFullError if the checkpoints that can exist at once, beyond ``existing`` ones, do not fit on disk."""
     require_space(out, checkpoint_bytes(run) * max_checkpoints(run, existing))

@@ -13,7 +13,7 @@ from fabella.runs.checkpoint import load, start_step
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dataset import open_run_dataset
-from fabella.runs.run_dir import FIRST_SCHEDULE, RunDir, remove_interrupted_branch, require_empty
+from fabella.runs.run_dir import FIRST_SCHEDULE, RunDir, require_empty
 from fabella.tracking.console import print_status
 from fabella.training.setup.extend import change_schedule, describe_rates, parse_schedule_change
 from fabella.training.setup.resolve_config import is_resolved, resolve_config
@@ -73,7 +73,6 @@ def resolve_resume(request: ResumeRequest) -> tuple[Path, RunConfig]:
 def _require_out(request: ResumeRequest) -> None:
     """Raise UsageError for a checkpoint without a directory for the branch, StorageError if that is not empty."""
     if request.out is not None:
-        remove_interrupted_branch(request.out)
         require_empty(request.out)
     elif request.checkpoint:
         raise UsageError(

@@ -1,0 +1,1 @@
+"""Fine-tuning: requests whose run begins with the weights of another run."""

@@ -1,0 +1,1 @@
+"""What a training records about itself in its run."""
