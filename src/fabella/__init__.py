@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "train": "fabella.training.api",
     "resume": "fabella.training.api",
+    "activations": "fabella.engine.activations",
+    "read_metrics": "fabella.runs.metrics_log",
     "load": "fabella.generation.generator",
     "export": "fabella.interop.export",
     "import_model": "fabella.interop.import_model",
@@ -28,7 +30,7 @@ _MODULES = {
 }
 """Public name → module that defines it; imported at the first use of the name."""
 
-__all__ = ["FabellaError", "SamplingParams", "export", "import_model", "load", "prepare", "resume", "train"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,8 @@ from jax import Array
 from jax import numpy as jnp
 from numpy.typing import NDArray
 
+from fabella.engine.activations import model_output
+from fabella.engine.activations_jax import record
 from fabella.engine.compile.compile_cache_jax import use_compile_cache
 from fabella.engine.device_jax import pick_devices
 from fabella.errors import CheckpointError
@@ -37,6 +39,12 @@ class LoadedModel:
     def network(self) -> Params:
         """Return the parameters that the model's functions take."""
         return Params(self.weights, compute=self.compute)
+
+    def __call__(self, tokens: Any, *, output_hidden_states: bool = False, output_attentions: bool = False) -> Any:
+        """Return logits [B T V] for ids [B T]; with an option, a ModelOutput with what it asks for."""
+        if not output_hidden_states and not output_attentions:
+            return self.model.forward(self.network, jnp.asarray(tokens))
+        return model_output(record(self, tokens), hidden_states=output_hidden_states, attentions=output_attentions)
 
 
 def load_model(config: ModelConfig, weights: Arrays, device: str = "auto") -> LoadedModel:

@@ -73,6 +73,8 @@ def load(
     saved = checkpoints.load(run_dir, _parse_checkpoint(checkpoint), weights_only=True)
     engine = engine or run.engine
     model = engines.backend(engine, "build_model").load_model(run.model, saved.checkpoint.state.weights, device)
+    if engine == "torch":  # the model of JAX takes them by itself
+        engines.backend(engine, "activations").accept_output_options(model)
     warning = _compile_decoder(model, dtype, engine) if compile_decoder else ""
     generator = TextGenerator(model, tokenizer, config=run.model, sequences=run.data.sequences, engine=engine)
     generator.sample_prompts = run.samples.prompts

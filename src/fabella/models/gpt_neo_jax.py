@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from fabella.models.gpt_neo import Config
 from fabella.models.nn.attention_jax import KVCache, KVState, split_heads
 from fabella.models.nn.capacity import require_capacity
+from fabella.models.nn.hooks_jax import report
 from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, layer_norm, linear
 
 
@@ -22,6 +23,7 @@ def attention(
     new, seen = jnp.arange(x.shape[1])[:, None] + length, jnp.arange(key.shape[2])
     scores = jnp.einsum("bhte,bhse->bhts", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(jnp.where((seen <= new) & (seen > new - window), scores, -jnp.inf), axis=-1)
+    report("attention", weights)
     attn_out = jnp.einsum("bhts,bhse->bthe", weights.astype(value.dtype), value)
     return linear(params.scope("output"), attn_out.reshape(*x.shape[:2], -1)), kv_cache
 

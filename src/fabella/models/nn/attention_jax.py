@@ -13,6 +13,8 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
+from fabella.models.nn.hooks_jax import is_observed, report
+
 QUERY_CHUNK = 128
 """Queries per chunk of a sequence; the fastest number on a CPU (docs/log.md)."""
 
@@ -70,6 +72,10 @@ def attend(
     batch, heads, time, head_dim = query.shape
     grouped = query.reshape(batch, key.shape[1], -1, time, head_dim)
     if past is None:
+        if is_observed():
+            visible = jnp.arange(time) <= jnp.arange(time)[:, None]
+            weights = jax.nn.softmax(_scores(grouped, key, visible), axis=-1)
+            report("attention", weights.reshape(batch, heads, time, time))
         attn_out = causal_attention(grouped, key, value)
     else:
         past = past.append(key, value, jnp.asarray(length))

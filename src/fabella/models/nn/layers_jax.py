@@ -15,6 +15,7 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
+from fabella.models.nn.hooks_jax import report
 from fabella.models.nn.loss_jax import linear_cross_entropy, linear_losses
 
 Weights = Mapping[str, Array]
@@ -107,7 +108,9 @@ def linear(params: Params, x: Float[Array, "*b D"]) -> Float[Array, "*b N"]:
     """Return x @ weight.T, plus the bias if there is one."""
     y = multiply(x, params["weight"], params.compute)
     bias = params.weights.get(f"{params.prefix}bias")
-    return y if bias is None else y + bias.astype(y.dtype)
+    y = y if bias is None else y + bias.astype(y.dtype)
+    report(params.prefix.removesuffix("."), y)
+    return y
 
 
 def embed(params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -154,4 +157,7 @@ def dropout(params: Params, site: str, x: Float[Array, "B T D"], rate: float) ->
 def apply_block(params: Params, layer: int, block: Callable[..., Any], *arguments: Any) -> Any:
     """Return ``block(params, *arguments)`` for a layer; with gradient checkpointing, store only its input."""
     run = jax.checkpoint(block) if params.gradient_checkpointing else block
-    return run(params.scope(f"blocks.{layer}"), *arguments)
+    report(f"blocks.{layer}.input", arguments[0])
+    result = run(params.scope(f"blocks.{layer}"), *arguments)
+    report(f"blocks.{layer}.residual", result[0] if isinstance(result, tuple) else result)
+    return result

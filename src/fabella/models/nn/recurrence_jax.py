@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float
 
+from fabella.models.nn.hooks_jax import report
 from fabella.models.nn.layers_jax import Params, linear
 
 
@@ -26,8 +27,12 @@ def mingru(
     if initial is None:
         initial = jnp.zeros((gate.shape[0], gate.shape[2]), jnp.float32)
     hidden = recur(gate, candidate, initial)
-    output = linear(params.scope("output"), hidden) if f"{params.prefix}output.weight" in params.weights else hidden
-    return output, hidden[:, -1]
+    for name, value in (("gate", jax.nn.sigmoid(gate)), ("candidate", candidate_state(candidate)), ("state", hidden)):
+        report(name, value)
+    if f"{params.prefix}output.weight" in params.weights:
+        return linear(params.scope("output"), hidden), hidden[:, -1]
+    report(f"{params.prefix}output", hidden)
+    return hidden, hidden[:, -1]
 
 
 def recur(
@@ -39,10 +44,15 @@ def recur(
     """
     gate, candidate = gate.astype(jnp.float32), candidate.astype(jnp.float32)
     z, keep = jax.nn.sigmoid(gate), jax.nn.sigmoid(-gate)  # σ(−gate): 1 − z loses all digits for z near 1
-    h_tilde = jnp.where(candidate >= 0, candidate + 0.5, jax.nn.sigmoid(candidate))
+    h_tilde = candidate_state(candidate)
     if gate.shape[1] == 1:
         return keep * initial[:, None] + z * h_tilde
     return linear_recurrence(keep, z * h_tilde, initial)
+
+
+def candidate_state(candidate: Float[Array, "B T S"]) -> Float[Array, "B T S"]:
+    """Return h̃ = g(candidate), g(x) = x + 0.5 for x ≥ 0 and σ(x) below."""
+    return jnp.where(candidate >= 0, candidate + 0.5, jax.nn.sigmoid(candidate))
 
 
 @jax.custom_vjp

@@ -46,12 +46,17 @@ def recur(
     return _Recurrence.apply(gate, candidate, initial)
 
 
+def candidate_state(candidate: Float[Tensor, "B T S"]) -> Float[Tensor, "B T S"]:
+    """Return h̃ = g(candidate), g(x) = x + 0.5 for x ≥ 0 and σ(x) below."""
+    return candidate.clamp(max=0).sigmoid_().add_(candidate.clamp(min=0))
+
+
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, candidate: Tensor, initial: Tensor) -> Tensor:
         dtype = torch.promote_types(initial.dtype, torch.float32)
         z = gate.to(dtype).sigmoid()
-        h_tilde = candidate.to(dtype).clamp(max=0).sigmoid_().add_(candidate.clamp(min=0))
+        h_tilde = candidate_state(candidate.to(dtype))
         if use_parallel_scan(gate.device):
             log_keep, add = _log_keep(gate.to(dtype)), z * h_tilde
             add[:, 0].addcmul_(log_keep[:, 0].exp(), initial.to(dtype))
