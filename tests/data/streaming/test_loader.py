@@ -126,7 +126,7 @@ def test_an_error_of_the_reader_is_raised_in_its_place(tmp_path: Path, tokenizer
     source = lines(path, [f'{{"text": "Tale {number}. {words(number, 20)}"}}' for number in range(60)] + ["broken"])
     batches = open_loader(streamed(source, tokenizer_sample_bytes=2000), tokenizer)
     pid = batches.pid
-    with pytest.raises(TextError, match=r"tales\.jsonl, line 61: it is not JSON .*max_bad_lines"):
+    with pytest.raises(TextError, match=r"tales\.jsonl, line 61: it is not JSON .*--max-bad-lines"):
         take(batches, 100)
     assert everything_has_ended(pid)
 

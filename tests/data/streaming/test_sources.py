@@ -119,7 +119,7 @@ def test_broken_lines_of_an_epoch_are_counted_across_a_resume(tmp_path: Path) ->
     resumed = reader(tmp_path, max_bad_lines=3)
     resumed.restore(strict.state())
     for one in (strict, resumed):
-        with pytest.raises(TextError, match="exceeds max_bad_lines = 3"):
+        with pytest.raises(TextError, match="exceeds --max-bad-lines 3"):
             epoch(one)
 
 
