@@ -31,7 +31,7 @@ from fabella.training.setup.prepare_request import fit_request, prepare_request
 from fabella.training.setup.quickstart import PRESET
 from fabella.training.setup.request import TrainRequest, prepare_data
 
-FACTORS = (0.1, 0.3, 1.0)
+FACTORS = (0.1, 0.3, 0.5, 1.0)
 """Shares of the parent's peak learning rate."""
 
 
@@ -99,8 +99,12 @@ def compare(text: Path, parent: Path, directory: Path, steps: int, length: int) 
         "loss_old_before": first["loss"],
         "length": length,
         "rows": rows,
-        "holds": rows[1]["loss_new"] < rows[0]["loss_new"],
+        "holds": all(row["loss_new"] < rows[0]["loss_new"] for row in rows if _is_default(row)),
     }
+
+
+def _is_default(row: dict[str, Any]) -> bool:
+    return row["kind"] == "fine-tuned" and row["factor"] == LR_FACTOR and row["warm_up"]
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

@@ -156,7 +156,7 @@ def test_a_checkpoint_of_a_run_can_be_named(parents: dict[str, Path]) -> None:
     assert all(np.array_equal(initial.weights[name], array) for name, array in weights.items())
 
 
-def test_the_suggested_config_is_that_of_the_parent_with_a_lower_rate(
+def test_the_suggested_config_is_that_of_the_parent_with_a_warm_up(
     parents: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
     parent = RunDir.open(parents["torch"]).run
