@@ -21,6 +21,10 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+PARSERS = {"cli/main.py", "cli/text_options.py"}
+"""Files that parse the command line before the command is called."""
+
+
 @contextmanager
 def traced(is_work: Callable[[FrameType], bool]) -> Iterator[list[list[str]]]:
     """Record the files of Fabella on the stack, outermost first, at each call for which ``is_work`` is true."""
@@ -47,7 +51,7 @@ def own_files(frame: FrameType | None) -> list[str]:
             files.append(path.relative_to(PACKAGE).as_posix())
         frame = frame.f_back
     distinct = list(dict.fromkeys(reversed(files)))
-    return [file for file in distinct if file != "cli/main.py"]
+    return [file for file in distinct if file not in PARSERS]
 
 
 @pytest.fixture(scope="module")

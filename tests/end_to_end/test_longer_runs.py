@@ -323,8 +323,8 @@ def test_verify_and_report_say_what_a_branch_began_with(
     capsys.readouterr()
     digest = RunDir.open(out).manifest["parent"]["model_sha256"][:12]
     assert fabella(["verify", str(out)]) == 0
-    assert f"began with the weights of parent, step 5 (sha256 {digest})." in capsys.readouterr().out
-    assert f"This run began with the weights of parent, step 5 (sha256 {digest})." in page([run_history.read(out)])
+    assert f"the run is a branch of parent, step 5 (sha256 {digest})." in capsys.readouterr().out
+    assert f"This run is a branch of parent, step 5 (sha256 {digest})." in page([run_history.read(out)])
     run_dir = RunDir.open(out)
     run_dir.with_manifest(parent={**run_dir.manifest["parent"], "model_sha256": "0" * 64})
     assert ("damaged", "step-00000005") in [(finding.level, finding.where) for finding in verify(out)]

@@ -12,14 +12,16 @@ import pytest
 from fabella.cli import batch_size, compare_architectures, main, plan, train, tune
 from fabella.config.data import Source
 from fabella.errors import FabellaError
+from fabella.training import api
+from fabella.training.fine_tuning import request as training_request
 from fabella.training.setup.request import resolve_request
 from tests.text.languages import LANGUAGES, encoded
 
 REQUESTS = {
-    "train": train, "plan": plan, "tune": tune, "compare-architectures": compare_architectures,
+    "train": training_request, "plan": plan, "tune": tune, "compare-architectures": compare_architectures,
     "batch-size": batch_size,
 }  # fmt: skip
-"""Commands that resolve a request as ``fabella train`` does, and their modules."""
+"""Commands that resolve a request as ``fabella train`` does, and the modules in which they do."""
 ADVICE = re.compile(r"(--[a-z][a-z-]+) ('[^']*'|[^\s'][^\s]*?)(?=[.,;:)]?(?:\s|$))")
 READING = ("--separator", "--column", "--encoding", "--boilerplate", "--limit", "--decode-errors", "--max-bad-lines")
 PLACEHOLDERS = {"NAME": "text", "FILE": "a.txt"}
@@ -47,7 +49,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> None:
         return plan()
 
     monkeypatch.setattr(train, "run_on_devices", on_devices)
-    monkeypatch.setattr(train, "run_distributed", distributed)
+    monkeypatch.setattr(api, "run_distributed", distributed)
 
 
 def source_of(command: str, *words: str) -> Source:

@@ -196,9 +196,15 @@ def test_no_command_reads_a_pickle(
     assert "Traceback" not in printed.out + printed.err
 
 
+EXCEPTIONS = {"trust_remote": {"hf_torch.py", "model_card.py"}}
+"""Text → files that may have it. ``hf_torch.py`` runs a modelling file only if it equals, byte for byte, the one that
+Fabella would write (tests/interop/formats/test_hf.py); ``model_card.py`` names the option in a text for people."""
+
+
 @pytest.mark.fault("E2", cases=6)
 @pytest.mark.parametrize(
     "words", ["weights_only=False", "allow_pickle=True", "pickle.load", "import pickle", "torch.load(", "trust_remote"]
 )
 def test_no_line_of_fabella_can_unpickle(words: str) -> None:
-    assert [path.name for path in SOURCES if words in path.read_text(encoding="utf-8")] == []
+    files = {path.name for path in SOURCES if words in path.read_text(encoding="utf-8")}
+    assert files == EXCEPTIONS.get(words, set())

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from fabella.cli import main, train
+from fabella.cli import main
 from fabella.data.prepare import pipeline
 from fabella.engine.engine_torch import TorchEngine
 from fabella.runs.run_dir import RunDir
 from fabella.training import eval_loss
 from fabella.training.callbacks import build, checkpointing
+from fabella.training.fine_tuning import request as training_request
 from fabella.training.run import resume
 from tests.training import tiny
 
@@ -64,7 +65,7 @@ def send_in_phase(phase: str, send: Send, patch: pytest.MonkeyPatch) -> None:
     """Call ``send`` in a phase of the next training run."""
     match phase:
         case "start":
-            call_before(patch, train, "resolve_request", once(send))
+            call_before(patch, training_request, "resolve_request", once(send))
         case "data":
             call_before(patch, pipeline, "_encode", once(send))
         case "step":

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -179,10 +179,11 @@ def plan_training(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
     return LaunchPlan(fit(dataset), out, dataset.folder, resume=False, initial=initial)
 
 
-def train_request(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> TrainResult:
-    """Train a request in this process, which may be one of several ranks."""
+def training_call(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> Callable[[], TrainResult]:
+    """Return the call that trains a request in this process, which may be one of several ranks."""
     rank = current_rank()
-    return run_distributed(
+    return partial(
+        run_distributed,
         rank,
         partial(plan_training, request, rank),
         device=request.device,
@@ -201,7 +202,7 @@ def train_on_devices(devices: str, request: TrainRequest, callbacks: Sequence[Us
     launcher = engines.backend(engine, "distributed.launcher") if devices != "1" else None
     count = launcher.parse_devices(devices) if launcher else 1
     if launcher is None or count == 1 or current_rank().world_size > 1:
-        return train_request(request, callbacks)
+        return training_call(request, callbacks)()
     with tempfile.TemporaryDirectory(prefix="fabella-train-") as directory:
         path = Path(directory) / "result.json"
         code = launcher.launch(count, _train_rank, request, tuple(callbacks), str(path))
@@ -213,7 +214,7 @@ def train_on_devices(devices: str, request: TrainRequest, callbacks: Sequence[Us
 def _train_rank(request: TrainRequest, callbacks: Sequence[UserCallback], path: str) -> int:
     """Train as one of several ranks; rank 0 writes the result. Return the exit code."""
     try:
-        result = train_request(request, callbacks)
+        result = training_call(request, callbacks)()
     except FabellaError as error:
         print_status(str(error))
         return error.exit_code
