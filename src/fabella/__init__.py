@@ -20,7 +20,7 @@ _MODULES = {
     "train": "fabella.training.api",
     "resume": "fabella.training.api",
     "activations": "fabella.engine.activations",
-    "read_metrics": "fabella.runs.metrics_log",
+    "read_metrics": "fabella.report.metrics_columns",
     "load": "fabella.generation.generator",
     "export": "fabella.interop.export",
     "import_model": "fabella.interop.import_model",
