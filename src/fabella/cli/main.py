@@ -21,7 +21,6 @@ from typer.core import TyperGroup
 import fabella
 from fabella.cli.help import OVERRIDES, Command
 from fabella.cli.output import print_status
-from fabella.cli.suggestions import suggest_command, suggest_option
 from fabella.errors import FabellaError, StorageError, UsageError
 from fabella.storage import escaped
 
@@ -56,7 +55,9 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] not in command_files() and not args[0].startswith("-"):
-            raise UsageError(f"Unknown command '{args[0]}'.", hint=suggest_command(args[0], command_files()))
+            raise UsageError(
+                f"Unknown command '{args[0]}'.", hint=_suggestions().suggest_command(args[0], command_files())
+            )
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -132,6 +133,11 @@ def run(arguments: Sequence[str], *, debug: bool = False) -> int:
     )
 
 
+def _suggestions() -> Any:
+    """Return the module of suggestions, loaded only after an error: it imports all config sections."""
+    return importlib.import_module("fabella.cli.suggestions")
+
+
 def _explain(error: Any) -> str:
     """Return the message of a wrong command line, with what to do next."""
     context = getattr(error, "ctx", None)
@@ -145,7 +151,8 @@ def _explain(error: Any) -> str:
     ]
     takes_settings = any(param.name == OVERRIDES for param in params)
     command = path.removeprefix("fabella").strip()
-    return f"Unknown option {option}. {suggest_option(option, options, command, takes_settings=takes_settings)}"
+    hint = _suggestions().suggest_option(option, options, command, takes_settings=takes_settings)
+    return f"Unknown option {option}. {hint}"
 
 
 def run_with_error_codes(work: Callable[[], object], *, debug: bool = False) -> int:
