@@ -17,7 +17,7 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device, writable
-from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
+from fabella.cli.text_options import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError
 from fabella.planning.batch_size_finder import BatchSizeResult, find_batch_size, with_micro_batch_size

@@ -19,7 +19,7 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device, writable
-from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
+from fabella.cli.text_options import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.errors import UsageError
 from fabella.report.page import page
 from fabella.report.run_history import read

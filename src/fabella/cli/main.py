@@ -25,7 +25,7 @@ from fabella.errors import FabellaError, StorageError, UsageError
 from fabella.storage import escaped
 
 NOT_COMMANDS = {
-    "__init__", "help", "main", "output", "run_options", "suggestions", "text_options", "text_request", "train_result",
+    "__init__", "help", "main", "output", "run_options", "suggestions", "text_options", "train_result",
 }  # fmt: skip
 HELP = """Train small language models from scratch.
 

@@ -20,7 +20,7 @@ import typer
 from fabella.cli.batch_size import available_memory
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, Device
-from fabella.cli.text_request import (
+from fabella.cli.text_options import (
     ReadingOptions,
     TokenizerOptions,
     Words,

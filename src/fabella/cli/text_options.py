@@ -33,6 +33,7 @@ from fabella.text.decode_policy import DecodeErrors
 from fabella.text.decoding.encoding_names import require_encoding
 from fabella.text.source import parse_sources, with_read_options
 from fabella.tokenizers import loading
+from fabella.training.setup.request import TrainRequest
 
 SOURCE_HELP = "Files, directories or globs; storybook[:N]; hub:OWNER/NAME[:SPLIT]; a .yaml with data.source."
 
@@ -291,3 +292,38 @@ def require_fraction(held_out: float) -> float:
     if not 0 < held_out < 1:
         raise UsageError(f"--held-out must be between 0 and 1, not {held_out:g}.", hint="For example --held-out 0.01.")
     return held_out
+
+
+# ---------------------------------------------------------------- requests
+
+
+def require_defaults(
+    reading: ReadingOptions, tokenizing: TokenizerOptions, words: Sequence[str] | None, run: str
+) -> None:
+    """Raise UsageError for options of a text, which a run has already read."""
+    more, _ = split_words(words)
+    if more or reading != ReadingOptions() or tokenizing != TokenizerOptions():
+        raise UsageError(f"{run} is a run, whose text is prepared.", hint="Leave out the options of a text.")
+
+
+def text_request(
+    what: str,
+    words: Sequence[str] | None,
+    reading: ReadingOptions,
+    tokenizing: TokenizerOptions,
+    *,
+    data: str,
+    engine: str,
+    steps: int = 0,
+) -> TrainRequest:
+    """Return the request for ``what`` and the words after it, with the options of the command."""
+    more, settings = split_words(words)
+    return TrainRequest(
+        what=what,
+        more=more,
+        data=data,
+        engine=engine,
+        steps=steps,
+        reading=reading.changes(),
+        overrides=(*reading.settings(), *tokenizing.settings(), *settings),
+    )

@@ -17,7 +17,7 @@ import typer
 
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, writable
-from fabella.cli.text_request import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
+from fabella.cli.text_options import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
 from fabella.storage import atomic_write, make_dirs, storage_errors

@@ -39,16 +39,16 @@ def create_engine(
 ) -> "TorchEngine":
     """Return a new engine with the run's initial weights and an empty optimizer state."""
     group = group or SingleProcess()
-    weights = initial_weights(run.model.parameters(), run.seed)
+    table = run.model.parameters()
     torch_device = pick_device(device, group.rank_info)
     precision = resolve_precision(
         run.training.precision,
         torch_device,
-        run.model.parameters(),
+        table,
         recorded_matmul=matmul,
         share=lambda compute: group.broadcast(compute() if group.rank_info.is_main else ""),
     )
-    return TorchEngine(run, weights, precision, group)
+    return TorchEngine(run, initial_weights(table, run.seed), precision, group)
 
 
 def require_device(device: str, rank_info: RankInfo) -> None:

@@ -70,7 +70,7 @@ def load(
     run_dir = RunDir.open(Path(path))
     run = run_dir.run
     tokenizer = loading.load(run_dir.path / "tokenizer")
-    saved = checkpoints.load(run_dir, _parse_checkpoint(checkpoint), weights_only=True)
+    saved = checkpoints.load(run_dir, checkpoints.parse_which(checkpoint), weights_only=True)
     engine = engine or run.engine
     model = engines.backend(engine, "build_model").load_model(run.model, saved.checkpoint.state.weights, device)
     if engine == "torch":  # the model of JAX takes them by itself
@@ -89,14 +89,6 @@ def _compile_decoder(model: Any, dtype: WeightDtype, engine: str) -> str:
     if engine != "torch":
         raise ConfigError(f"dtype = {dtype} needs engine torch, but the engine is {engine}.", hint="Use float32.")
     return engine_module("decoder.backends", engine).compile_decoder(model, dtype)
-
-
-def _parse_checkpoint(checkpoint: str | int) -> checkpoints.Which:
-    if checkpoint == "best" or checkpoint == "latest" or isinstance(checkpoint, int):
-        return checkpoint
-    if checkpoint.isdecimal():
-        return int(checkpoint)
-    raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")
 
 
 class TextGenerator:

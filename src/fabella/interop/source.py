@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.errors import TokenizerError, UsageError
+from fabella.errors import TokenizerError
 from fabella.models.model_config import ModelConfig
 from fabella.runs import checkpoint as checkpoints
 from fabella.runs.branch import model_sha256
@@ -49,7 +49,7 @@ def open_source(run: Path, checkpoint: str | int) -> ExportSource:
     Raises StorageError if it is missing or damaged, TokenizerError if the tokenizer has ids that the model lacks.
     """
     run_dir = RunDir.open(run)
-    loaded = checkpoints.load(run_dir, _which(checkpoint), weights_only=True)
+    loaded = checkpoints.load(run_dir, checkpoints.parse_which(checkpoint), weights_only=True)
     tokenizer = loading.load(run_dir.path / "tokenizer")
     if tokenizer.vocab_size > run_dir.run.model.vocab_size:
         raise TokenizerError(
@@ -60,11 +60,3 @@ def open_source(run: Path, checkpoint: str | int) -> ExportSource:
     return ExportSource(
         run_dir=run_dir, step=loaded.step, weights=weights, tokenizer=tokenizer, warnings=list(loaded.warnings)
     )
-
-
-def _which(checkpoint: str | int) -> checkpoints.Which:
-    if checkpoint == "best" or checkpoint == "latest" or isinstance(checkpoint, int):
-        return checkpoint
-    if checkpoint.isdecimal():
-        return int(checkpoint)
-    raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fabella.config.training import MaxSteps, RollBack
 from fabella.engine.engine import State
-from fabella.errors import CheckpointError, DiskFullError, StorageError
+from fabella.errors import CheckpointError, DiskFullError, StorageError, UsageError
 from fabella.models.parameters import ParameterTable
 from fabella.optim.registry import Shape, state_spec
 from fabella.run_config.run import RunConfig
@@ -203,6 +203,15 @@ def check(
 
 
 # ---------------------------------------------------------------- loading
+
+
+def parse_which(checkpoint: str | int) -> Which:
+    """Return ``best``, ``latest`` or a step number. Raises UsageError for anything else."""
+    if checkpoint == "best" or checkpoint == "latest" or isinstance(checkpoint, int):
+        return checkpoint
+    if checkpoint.isdecimal():
+        return int(checkpoint)
+    raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")
 
 
 def load(run_dir: RunDir, which: Which, *, weights_only: bool = False) -> Loaded:

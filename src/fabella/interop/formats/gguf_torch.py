@@ -12,52 +12,38 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from fabella.interop.formats.hf_torch import TransformersModel, quiet_transformers
 from fabella.interop.source import ExportSource
 
 UNREAD = {"n_positions", "n_inner", "head_dim"}
 """Sizes that the GGUF reader of transformers leaves out."""
 
 
-class TransformersGGUFTarget:
+class TransformersGGUFTarget(TransformersModel):
     """The weights of a GGUF file in transformers' class for it; its tokenizer is left to llama.cpp."""
 
     tokenizer_note = "written; compared only where llama-cpp-python is installed"
 
     def __init__(self, directory: Path, file: str, source: ExportSource, sizes: Mapping[str, Any]) -> None:
         """``sizes``: the ``config.json`` of the model, for the sizes that the reader does not take from the header."""
-        import transformers
-
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        transformers = quiet_transformers()
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars have no switch
             options: Any = {"gguf_file": file, "local_files_only": True}
             config: Any = transformers.AutoConfig.from_pretrained(str(directory), **options)
             for key in UNREAD & sizes.keys():
                 setattr(config, key, sizes[key])
-            self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            self._model = transformers.AutoModelForCausalLM.from_pretrained(
                 str(directory), config=config, dtype=torch.float32, **options
             )
         self._model.eval()
         self._size, self._eos = source.tokenizer.vocab_size, source.tokenizer.eos_id
         self.name = f"transformers {transformers.__version__} reading GGUF, {type(self._model).__name__}"
 
-    @torch.inference_mode()
-    def logits(self, ids: Int[NDArray[np.int64], "B T"]) -> Float[NDArray[np.float32], "B T V"]:
-        """Return the next-token logits at every position."""
-        return self._model(torch.from_numpy(ids)).logits.float().numpy()
-
-    @torch.inference_mode()
     def greedy(self, ids: Int[NDArray[np.int64], "B T"], max_tokens: int) -> Int[NDArray[np.int64], "B N"]:
         """Return the greedy continuation by ``generate``, without the ids that the tokenizer lacks."""
-        tokens = torch.from_numpy(ids)
         extra = list(range(self._size, self._model.config.vocab_size)) or None
-        generated = self._model.generate(
-            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=max_tokens,
-            eos_token_id=self._eos, pad_token_id=self._eos, suppress_tokens=extra,
-        )[:, ids.shape[1] :]  # fmt: skip
-        filled = np.full((len(ids), max_tokens), self._eos, dtype=np.int64)
-        filled[:, : generated.shape[1]] = generated.numpy()
-        return filled
+        end: Any = {"eos_token_id": self._eos, "pad_token_id": self._eos, "suppress_tokens": extra}
+        return self.generate(ids, max_tokens, self._eos, **end)
 
     def encode(self, text: str) -> None:
         """Return None: the tokenizer is not compared."""

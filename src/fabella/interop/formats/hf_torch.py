@@ -10,20 +10,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 
-class TransformersTarget:
-    """A folder loaded by AutoModelForCausalLM and AutoTokenizer; no file is downloaded."""
+class TransformersModel:
+    """A causal language model of transformers, in evaluation mode."""
 
-    def __init__(self, directory: Path, *, remote_code: bool) -> None:
-        """``remote_code``: run the modelling file of the folder, which Fabella has just written or was asked to."""
-        import transformers
-
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": remote_code}
-        self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(str(directory), dtype="auto", **options)
-        self._model.eval()
-        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(directory), **options)
-        self.name = f"transformers {transformers.__version__}, {type(self._model).__name__}"
+    _model: Any
 
     @torch.inference_mode()
     def logits(self, ids: Int[NDArray[np.int64], "B T"]) -> Float[NDArray[np.float32], "B T V"]:
@@ -31,15 +21,43 @@ class TransformersTarget:
         return self._model(torch.from_numpy(ids)).logits.float().numpy()
 
     @torch.inference_mode()
-    def greedy(self, ids: Int[NDArray[np.int64], "B T"], max_tokens: int) -> Int[NDArray[np.int64], "B N"]:
-        """Return the greedy continuation by ``generate``; a row that ends early is filled with the end."""
+    def generate(
+        self, ids: Int[NDArray[np.int64], "B T"], max_tokens: int, eos_id: int, **options: Any
+    ) -> Int[NDArray[np.int64], "B N"]:
+        """Return the greedy continuation; a row that ends early is filled with the end. ``options``: of generate."""
         tokens = torch.from_numpy(ids)
         generated = self._model.generate(
-            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=max_tokens
+            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=max_tokens, **options
         )[:, ids.shape[1] :]
-        filled = np.full((len(ids), max_tokens), self._model.config.eos_token_id, dtype=np.int64)
+        filled = np.full((len(ids), max_tokens), eos_id, dtype=np.int64)
         filled[:, : generated.shape[1]] = generated.numpy()
         return filled
+
+
+def quiet_transformers() -> Any:
+    """Return the library, which then prints neither warnings nor progress bars."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+class TransformersTarget(TransformersModel):
+    """A folder loaded by AutoModelForCausalLM and AutoTokenizer; no file is downloaded."""
+
+    def __init__(self, directory: Path, *, remote_code: bool) -> None:
+        """``remote_code``: run the modelling file of the folder, which Fabella has just written or was asked to."""
+        transformers = quiet_transformers()
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": remote_code}
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(str(directory), dtype="auto", **options)
+        self._model.eval()
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(directory), **options)
+        self.name = f"transformers {transformers.__version__}, {type(self._model).__name__}"
+
+    def greedy(self, ids: Int[NDArray[np.int64], "B T"], max_tokens: int) -> Int[NDArray[np.int64], "B N"]:
+        """Return the greedy continuation by ``generate``; a row that ends early is filled with the end."""
+        return self.generate(ids, max_tokens, self._model.config.eos_token_id)
 
     def encode(self, text: str) -> Sequence[int]:
         """Return the ids of a text, with the first id that the tokenizer adds."""

@@ -9,7 +9,7 @@ from fabella.errors import ConfigError, UsageError
 from fabella.run_config.files import apply_overrides, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.branch import branch, config_at
-from fabella.runs.checkpoint import load, start_step
+from fabella.runs.checkpoint import load, parse_which, start_step
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dataset import open_run_dataset
@@ -99,13 +99,8 @@ def _with_schedule(saved: RunConfig, requested: RunConfig, request: ResumeReques
 
 def _first_step(run_dir: RunDir, checkpoint: str) -> int:
     """Return the step of the checkpoint to continue from; 0 without one."""
-    if not checkpoint or checkpoint == "latest":
-        return start_step(run_dir)
-    if checkpoint == "best":
-        return load(run_dir, "best", weights_only=True).step
-    if not checkpoint.isdecimal():
-        raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")
-    return load(run_dir, int(checkpoint), weights_only=True).step
+    which = parse_which(checkpoint or "latest")
+    return start_step(run_dir) if which == "latest" else load(run_dir, which, weights_only=True).step
 
 
 def _requested(run_dir: RunDir, saved: RunConfig, request: ResumeRequest, step: int) -> RunConfig:
