@@ -97,12 +97,12 @@ def run_on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
             )
         work()
         return
-    launcher = engines.backend(engine, "distributed.launcher") if devices != "1" else None
-    count = launcher.parse_devices(devices) if launcher else 1
-    if launcher is None or count == 1:
+    found = engines.find_launcher(engine, devices)
+    if found is None:
         work()
-    else:
-        raise typer.Exit(launcher.launch(count, run_with_error_codes, work))
+        return
+    launcher, count = found
+    raise typer.Exit(launcher.launch(count, run_with_error_codes, work))
 
 
 def _train(request: TrainRequest, *, as_json: bool) -> None:

@@ -158,6 +158,18 @@ def backend(name: str, part: str = "engine") -> Any:
         ) from None
 
 
+def find_launcher(name: str, devices: str) -> tuple[Any, int] | None:
+    """Return the launcher of the engine ``name`` and how many devices it starts; None for one device, here.
+
+    ``devices``: a number, or auto. Raises ConfigError for anything else.
+    """
+    if devices == "1":
+        return None
+    launcher = backend(name, "distributed.launcher")
+    count = launcher.parse_devices(devices)
+    return None if count == 1 else (launcher, count)
+
+
 def require_device(name: str, device: str, rank_info: RankInfo) -> None:
     """Raise ConfigError if the engine ``name`` has no such device for this process."""
     backend(name).require_device(device, rank_info)

@@ -198,11 +198,10 @@ def train_on_devices(devices: str, request: TrainRequest, callbacks: Sequence[Us
     In several processes, callbacks must be functions of a module. An error is printed by its process, and raised here
     with its exit code.
     """
-    engine = engine_of_training(request)
-    launcher = engines.backend(engine, "distributed.launcher") if devices != "1" else None
-    count = launcher.parse_devices(devices) if launcher else 1
-    if launcher is None or count == 1 or current_rank().world_size > 1:
+    found = engines.find_launcher(engine_of_training(request), devices)
+    if found is None or current_rank().world_size > 1:
         return training_call(request, callbacks)()
+    launcher, count = found
     with tempfile.TemporaryDirectory(prefix="fabella-train-") as directory:
         path = Path(directory) / "result.json"
         code = launcher.launch(count, _train_rank, request, tuple(callbacks), str(path))
