@@ -9,6 +9,9 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fabella.config.optimizer import OptimizerConfig
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import ParameterTable
@@ -54,6 +57,11 @@ def parse_optimizer_config(values: Any) -> OptimizerConfig:
 def state_spec(table: ParameterTable, config: OptimizerConfig) -> dict[str, Shape]:
     """Return name → shape of the optimizer's state: ``first.NAME`` for a first moment or momentum, ``second.NAME`` …"""
     return optimizer_module(config.kind).state_spec(table, config)
+
+
+def zero_state(table: ParameterTable, config: OptimizerConfig) -> dict[str, NDArray[np.float32]]:
+    """Return the optimizer's state before the first update: zeros in float32, by the names of ``state_spec``."""
+    return {name: np.zeros(shape, np.float32) for name, shape in state_spec(table, config).items()}
 
 
 def has_same_state(kind: str, other: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError
-from fabella.optim.registry import state_spec
+from fabella.optim.registry import zero_state
 from fabella.run_config.files import validate_config, with_sections
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import (
@@ -123,8 +123,7 @@ def begin_with(initial: InitialWeights, created: RunDir) -> None:
 
     The run then needs neither the other run nor another way to resume. ``RunDir.create`` takes this as ``fill``.
     """
-    spec = state_spec(created.run.trainable_parameters, created.run.optimizer)
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in spec.items()}
+    zeros = zero_state(created.run.trainable_parameters, created.run.optimizer)
     state = State(initial.weights, zeros, {"step": 0, "updates": 0})
     save(created, 0, Checkpoint(state, {"step": 0, "sequences": 0, "tokens": 0}), scheduled=True)
 

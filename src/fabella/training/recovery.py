@@ -6,14 +6,12 @@ from contextlib import contextmanager
 from shlex import quote
 from typing import Literal
 
-import numpy as np
-
 from fabella.config.training import RollBack
 from fabella.data.batches import Batch
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError, NonFiniteStepError, NumericsError, StorageError
 from fabella.models.parameters import initial_weights
-from fabella.optim.registry import state_spec
+from fabella.optim.registry import zero_state
 from fabella.run_config.run import RunConfig
 from fabella.runs import failed_steps
 from fabella.runs.checkpoint import Loaded, latest_scheduled, load, remove_after, require_own_start
@@ -223,7 +221,5 @@ def _parse_progress(saved: Mapping[str, int | float | str], step: int) -> Progre
 def initial_state(run: RunConfig) -> State:
     """Return the state of an engine before its first step."""
     table = run.model.parameters()
-    zeros = {
-        name: np.zeros(shape, np.float32) for name, shape in state_spec(run.trainable_parameters, run.optimizer).items()
-    }
+    zeros = zero_state(run.trainable_parameters, run.optimizer)
     return State(initial_weights(table, run.seed), zeros, {"step": 0, "updates": 0})
