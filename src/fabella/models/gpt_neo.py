@@ -12,7 +12,7 @@ Black et al. 2021, "GPT-Neo: Large Scale Autoregressive Language Modeling with M
 published TinyStories models (Eldan & Li 2023, arXiv 2305.07759) are of this family.
 
 Differences from GPT-2: queries are not divided by √E; query, key and value have no bias; in every second layer, as
-published, a token sees itself and the ``window`` − 1 tokens before it. The fast decoder does not support it.
+published, a token sees itself and the ``window`` − 1 tokens before it.
 """
 
 from typing import Literal

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.models.gpt_neo import Config
-from fabella.models.nn.attention_torch import KVCache, split_heads
+from fabella.models.nn.attention_torch import AttentionSpec, KVCache, split_heads
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_torch import GELUMLP, CausalLM
 
@@ -23,6 +23,10 @@ class Attention(nn.Module):
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim)
+
+    @property
+    def spec(self) -> AttentionSpec:
+        return AttentionSpec(self.heads, self.heads, window=self.window, scale=1.0)
 
     def forward(self, x: Float[Tensor, "B T D"], kv_cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
         query, key, value = (split_heads(layer(x), self.heads) for layer in (self.query, self.key, self.value))

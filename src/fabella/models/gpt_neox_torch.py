@@ -10,7 +10,7 @@ from fabella.models.gpt_neox import Config
 from fabella.models.nn.attention_torch import CausalAttention, KVCache
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_torch import GELUMLP, CausalLM
-from fabella.models.nn.rotary_torch import RotaryTable, apply_rotary, rotary_table
+from fabella.models.nn.rotary_torch import RotaryTable, apply_rotary_partial, rotary_table
 
 
 class State(NamedTuple):
@@ -18,20 +18,16 @@ class State(NamedTuple):
     rotary: RotaryTable
 
 
-def rotate_first_dims(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
-    """Rotate the first 2·P dimensions of each head, i with i + P; the other dimensions stay."""
-    rotary_dims = 2 * rotary.cos.shape[1]
-    rotated, passed = x.split((rotary_dims, x.shape[3] - rotary_dims), dim=3)
-    return torch.cat((apply_rotary(rotated, rotary), passed), dim=3)
-
-
 class Block(nn.Module):
     """Attention and a GELU MLP, both of the block's input behind a norm of their own, added to the residual stream."""
+
+    parallel_residual = True
+    """Read by the decoder: no sum of this block is the input of another one."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.attention = CausalAttention(config.dim, config.heads, bias=True, rotate=rotate_first_dims)
+        self.attention = CausalAttention(config.dim, config.heads, bias=True, rotate=apply_rotary_partial)
         self.feed_forward_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         approximate = "tanh" if config.activation == "gelu_tanh" else "none"
         self.feed_forward = GELUMLP(config.dim, config.ffn_dim, approximate=approximate)

@@ -12,7 +12,7 @@ Differences from Llama: query, key and value have a bias (``qkv_bias``, Qwen 2: 
 queries and keys are normed per head with a learned scale (``qk_norm``, Qwen 3: Yang et al. 2025, arXiv 2505.09388;
 Dehghani et al. 2023, arXiv 2302.05442); the size of a head, ``head_dim``, does not follow from the width; and
 ``rotary_scaling`` lowers the frequencies of the rotary embedding for contexts longer than those of the training
-(Llama 3.1: Dubey et al. 2024, arXiv 2407.21783). The fast decoder does not support it.
+(Llama 3.1: Dubey et al. 2024, arXiv 2407.21783).
 """
 
 import math

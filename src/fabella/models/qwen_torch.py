@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fabella.models.nn.attention_torch import KVCache, attend, split_heads
+from fabella.models.nn.attention_torch import AttentionSpec, KVCache, attend, split_heads
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU
 from fabella.models.nn.rotary_torch import RotaryTable, apply_rotary
@@ -31,6 +31,11 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.output = nn.Linear(config.heads * config.head_dim, config.dim, bias=False)
+
+    @property
+    def spec(self) -> AttentionSpec:
+        query, key = (norm if isinstance(norm, RMSNorm) else None for norm in (self.query_norm, self.key_norm))
+        return AttentionSpec(self.heads, self.kv_heads, apply_rotary, query_norm=query, key_norm=key)
 
     def forward(
         self, x: Float[Tensor, "B T D"], rotary: RotaryTable, kv_cache: KVCache | None = None

@@ -16,6 +16,7 @@ from fabella.generation.decoder.packed_linear_torch import float32_linear
 from fabella.generation.decoder.step_inputs_torch import DecodeInputs, PrefillInputs
 from fabella.models.gpt2 import Config as GPT2Config
 from fabella.models.gpt2_torch import Block as GPT2Block
+from fabella.models.registry import family_module
 from tests.models.conftest import Family
 
 # The same sums in another order, with the scales of norms folded into the matrices.
@@ -126,6 +127,30 @@ def test_known_modules_in_another_order_are_not_supported() -> None:
     for block in model.blocks:
         block.__class__ = Reordered
     with pytest.raises(UnsupportedModelError, match="decode, which is not its blocks in order"):
+        lower(model, float32_linear)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"heads": 1, "kv_heads": 1}, {"window": 6}, {"scale": None}, {"scale": 0.5}],
+    ids=str,
+)
+def test_a_spec_that_is_not_what_the_attention_computes_is_not_supported(wrong: dict[str, Any]) -> None:
+    model = make_model(Family("gpt_neo", family_module("gpt_neo").Config.tiny()))
+    for block in model.blocks:
+        for name in ("query", "key"):  # so large that attention chooses
+            getattr(block.attention, name).weight.mul_(20)
+        right = block.attention.spec
+        block.attention.__class__ = type("Attention", (type(block.attention),), {"spec": right._replace(**wrong)})
+    with pytest.raises(UnsupportedModelError, match="decode, which is not its blocks in order"):
+        lower(model, float32_linear)
+
+
+def test_an_attention_without_a_spec_is_not_supported() -> None:
+    model = make_model(Family("qwen", family_module("qwen").Config.tiny()))
+    for block in model.blocks:
+        block.attention.__class__ = type("OwnAttention", (type(block.attention),), {"spec": None})
+    with pytest.raises(UnsupportedModelError, match=r"^OwnAttention$"):
         lower(model, float32_linear)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Complex64, Float, Int
 from torch import Tensor, nn
@@ -80,8 +81,13 @@ class LinearOp:
         self.norm = norm
         self.weights: list[Tensor] = [getattr(layer, "weight", layer).detach() for layer in layers]
         biases: list[Tensor | None] = [getattr(layer, "bias", None) for layer in layers]
-        self.biases = [bias.detach() for bias in biases if bias is not None]
-        """One per layer, or empty."""
+        self.biases: list[Tensor] = []
+        """One per layer, 0 for a layer without; or empty."""
+        if any(bias is not None for bias in biases):
+            self.biases = [
+                weight.new_zeros(len(weight)) if bias is None else bias.detach()
+                for weight, bias in zip(self.weights, biases, strict=True)
+            ]
         self._factory, self._order = factory, order
 
     @cached_property
@@ -96,6 +102,17 @@ class LinearOp:
 
     def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
         return self._linear(x if self.norm is None else self.norm(x))
+
+
+class HeadNormOp:
+    """RMSNorm of each query head and each key head, with a scale for both kinds."""
+
+    def __init__(self, query_weight: Float[Tensor, " E"], key_weight: Float[Tensor, " E"], eps: float) -> None:
+        self.query_weight, self.key_weight, self.eps = query_weight.detach(), key_weight.detach(), eps
+
+    def weights(self, heads: int, kv_heads: int) -> Float[Tensor, "H+K E"]:
+        """Return the scale of every head."""
+        return torch.cat((self.query_weight.expand(heads, -1), self.key_weight.expand(kv_heads, -1)))
 
 
 class AttentionOp:
@@ -114,21 +131,37 @@ class AttentionOp:
         kv_heads: int,
         rotary: Complex64[Tensor, "S P"] | None = None,
         half_rotation: bool = False,
+        head_norm: HeadNormOp | None = None,
+        window: int | None = None,
+        scale: float | None = None,
     ) -> None:
         """``attention`` has the layers ``query``, ``key``, ``value``, ``output``; ``rotary`` is e^(i·angle) per pair.
 
-        With ``half_rotation``, dimension i of a head is rotated with i + E/2 rather than with its neighbor: the rows
-        of queries and keys are permuted so that such pairs are neighbors, which leaves their dot products unchanged.
+        The first 2·P dimensions of a head are rotated. With ``half_rotation``, dimension i is rotated with i + P rather
+        than with its neighbor: the rows of queries and keys are permuted so that such pairs are neighbors, which leaves
+        their dot products unchanged. A token sees ``window`` tokens, or all; ``scale`` of the products is 1/√E if None.
         """
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, len(attention.key.weight) // kv_heads
         self.rotary, self.half_rotation = rotary, half_rotation
-        order = None
+        self.head_norm, self.window, self.scale = head_norm, window, scale
+        order = within = None
         if half_rotation:
+            assert rotary is not None, "a rotation needs the angles of the positions"
+            within = _pairs_as_neighbors(rotary.shape[1], self.head_dim)
+            order = (torch.arange(heads + 2 * kv_heads).unsqueeze(1) * self.head_dim + within).flatten()
             rotated = (heads + kv_heads) * self.head_dim
-            order = torch.arange(rotated + kv_heads * self.head_dim)
-            order[:rotated] = _pairs_as_neighbors(heads + kv_heads, self.head_dim)
+            order[rotated:] = torch.arange(rotated, len(order))
+        self._norm_weights = None
+        if head_norm is not None:
+            weights = head_norm.weights(heads, kv_heads)
+            self._norm_weights = weights if within is None else weights[:, within]
         self.matrix = LinearOp(factory, norm, attention.query, attention.key, attention.value, order=order)
         self.output = LinearOp(factory, None, attention.output)
+
+    @property
+    def score_scale(self) -> float:
+        """Factor of the products of queries and keys, a float32."""
+        return self.scale if self.scale is not None else float(np.float32(1) / np.sqrt(np.float32(self.head_dim)))
 
     def init_cache(self, rows: int, capacity: int) -> Float[Tensor, "R 2 K S E"]:
         """Allocate keys and values. Zeros, because masked values are multiplied by 0 and must be finite."""
@@ -137,26 +170,24 @@ class AttentionOp:
     def __call__(
         self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R 2 K S E"]
     ) -> Float[Tensor, "N D"]:
-        rows, rotated = len(x), self.heads + self.kv_heads
+        rows = len(x)
         projected = self.matrix(x).view(rows, -1, self.head_dim)
+        rotated = projected.narrow(1, 0, self.heads + self.kv_heads)
+        if self.head_norm is not None:
+            assert self._norm_weights is not None
+            inverse = rotated.square().mean(-1, keepdim=True).add_(self.head_norm.eps).rsqrt_()
+            rotated.mul_(inverse).mul_(self._norm_weights)
         if self.rotary is not None:
-            pairs = projected.narrow(1, 0, rotated).view(rows, rotated, -1, 2)
+            pairs = rotated.narrow(2, 0, 2 * self.rotary.shape[1]).unflatten(2, (-1, 2))
             torch.view_as_complex(pairs).mul_(inputs.at_positions(self.rotary.unsqueeze(1)))
         query = projected.narrow(1, 0, self.heads)
         new = projected.narrow(1, self.heads, 2 * self.kv_heads).view(rows, 2, self.kv_heads, self.head_dim)
-        return self.output(inputs.attend(query, new, cache))
+        return self.output(inputs.attend(query, new, cache, scale=self.scale, window=self.window))
 
 
-def _pairs_as_neighbors(heads: int, head_dim: int) -> Int[Tensor, " R"]:
-    """Return the order 0, E/2, 1, E/2 + 1, … of each head's rows."""
-    within = torch.arange(head_dim).view(2, -1).T.flatten()
-    return (torch.arange(heads).unsqueeze(1) * head_dim + within).flatten()
-
-
-def rotary_complex(cos: Float[Tensor, "S P"], sin: Float[Tensor, "S P"], pairs: int) -> Complex64[Tensor, "S E/2"]:
-    """Return e^(i·angle) of each pair of a head; 1 for pairs beyond the given angles, which are not rotated."""
-    given = torch.complex(cos, sin)
-    return torch.cat((given, torch.ones(len(given), pairs - given.shape[1], device=given.device)), dim=1)
+def _pairs_as_neighbors(pairs: int, head_dim: int) -> Int[Tensor, " E"]:
+    """Return the order 0, P, 1, P + 1, … of a head's dimensions, then those that are not rotated."""
+    return torch.cat((torch.arange(2 * pairs).view(2, -1).T.flatten(), torch.arange(2 * pairs, head_dim)))
 
 
 class RecurrenceOp:
@@ -216,6 +247,26 @@ class EmbeddingAddOp(StatelessOp):
 
     def __call__(self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: None) -> Float[Tensor, "N D"]:
         return functional.embedding(inputs.tokens, self.table)
+
+
+class ParallelOp:
+    """Operations that read the same residual stream; their outputs are added to it. One of them may have a cache."""
+
+    def __init__(self, members: Sequence[ResidualOp]) -> None:
+        self.members = members
+
+    def init_cache(self, rows: int, capacity: int) -> DecodeCache:
+        """Return the cache of the member that has one."""
+        return next((m.init_cache(rows, capacity) for m in self.members if not isinstance(m, StatelessOp)), None)
+
+    def __call__(self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: DecodeCache) -> Float[Tensor, "N D"]:
+        first, *others = (m(x, inputs, None if isinstance(m, StatelessOp) else cache) for m in self.members)
+        return sum(others, first)
+
+
+def flat_ops(ops: Sequence[ResidualOp]) -> list[ResidualOp]:
+    """Return all operations, those inside a ``ParallelOp`` too."""
+    return [member for op in ops for member in (op.members if isinstance(op, ParallelOp) else (op,))]
 
 
 class EmbeddingOp:

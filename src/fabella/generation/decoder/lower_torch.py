@@ -3,13 +3,17 @@
 A model is lowered if it is built like this; everything else raises ``UnsupportedModelError``:
 
     embedding (nn.Embedding) [+ positions (nn.Embedding)] [→ input_projection (nn.Linear)]
-    blocks, each a sequence of: NAME_norm (RMSNorm, nn.LayerNorm) and NAME (CausalAttention, MinGRU, SwiGLU, GELUMLP),
+    blocks, each a sequence of: NAME_norm (RMSNorm, nn.LayerNorm) and NAME (an attention, MinGRU, SwiGLU, GELUMLP),
         added to the residual stream; embedding (nn.Embedding), the token's row, added to the residual stream
     norm [→ output_projection (nn.Linear)] → head_weight
 
 ``dropout`` modules have no effect in decoding. A model may start with the embedding of its first block, and end with
 the ``head_norm`` and ``head`` of its last one (deep supervision). With rotary attention, the model has a method
-``rotary_table(length, device)``. Modules are applied in the order in which they are defined.
+``rotary_table(length, device)``. Modules are applied in the order in which they are defined; those of a block class
+with ``parallel_residual = True`` all read the block's input.
+
+An attention is CausalAttention, or any module with the layers ``query``, ``key``, ``value`` and ``output`` whose
+property ``spec`` is an ``AttentionSpec``: how many heads, which rotation, head norms, window and scale.
 
 A module tree does not prove that ``forward`` applies its modules so. Therefore the result is checked once: the graph
 and ``Model.decode`` must give the same logits for a few tokens, up to rounding.
@@ -28,21 +32,23 @@ from fabella.generation.decoder.graph_torch import (
     EmbeddingAddOp,
     EmbeddingOp,
     GELUOp,
+    HeadNormOp,
     LayerNormOp,
     LinearOp,
     NormOp,
+    ParallelOp,
     RecurrenceOp,
     ResidualOp,
     RMSNormOp,
+    StatelessOp,
     SwiGLUOp,
-    rotary_complex,
 )
 from fabella.generation.decoder.packed_linear_torch import LinearFactory, PackedLinear
 from fabella.generation.decoder.step_inputs_torch import PrefillInputs
-from fabella.models.nn.attention_torch import CausalAttention
+from fabella.models.nn.attention_torch import AttentionSpec
 from fabella.models.nn.layers_torch import GELUMLP, RMSNorm, SwiGLU
 from fabella.models.nn.recurrence_torch import MinGRU
-from fabella.models.nn.rotary_torch import apply_rotary, apply_rotary_interleaved
+from fabella.models.nn.rotary_torch import apply_rotary, apply_rotary_interleaved, apply_rotary_partial
 
 MODEL_CHILDREN = {
     "embedding",
@@ -57,6 +63,8 @@ MODEL_CHILDREN = {
 """Modules that a model may have; other names are unsupported."""
 CHECK_TOKENS = 5
 """Tokens of the comparison with ``Model.decode``; positions 0 to 4 show a wrong rotary embedding or state."""
+MAX_CHECK_TOKENS = 40
+"""Tokens of the comparison if an attention sees fewer, so that a wrong window shows."""
 CHECK_TOLERANCE = 1e-3
 """Largest difference of two logits, relative to the largest logit; rounding reaches about 1e-5."""
 
@@ -86,7 +94,7 @@ def _require_known_modules(model: Any) -> None:
 
 def _start_and_ops(model: Any, factory: LinearFactory) -> tuple[EmbeddingOp, list[ResidualOp]]:
     rotary = _rotary(model)
-    ops = [op for block in model.blocks for op in _lower_block(block, factory, rotary)]
+    ops = [op for block in model.blocks for op in _block_ops(block, factory, rotary)]
     if isinstance(getattr(model, "embedding", None), nn.Embedding):
         positions, projection = getattr(model, "positions", None), getattr(model, "input_projection", None)
         up_proj = None if projection is None else LinearOp(factory, None, projection)
@@ -99,13 +107,19 @@ def _start_and_ops(model: Any, factory: LinearFactory) -> tuple[EmbeddingOp, lis
 def _rotary(model: Any) -> Tensor | None:
     """Return e^(i·angle) of every position and pair of a head, computed once for all layers."""
     for module in model.modules():
-        if isinstance(module, CausalAttention) and module.rotate is not None:
+        spec = _spec(module)
+        if spec is not None and spec.rotate is not None:
             if not hasattr(model, "rotary_table"):
                 raise UnsupportedModelError(f"{type(model).__name__} without rotary_table")
-            weight = module.query.weight
-            cos, sin = model.rotary_table(model.config.context_length, weight.device)
-            return rotary_complex(cos, sin, pairs=len(weight) // module.heads // 2)
+            device = next(module.parameters()).device
+            return torch.complex(*model.rotary_table(model.config.context_length, device))
     return None
+
+
+def _spec(module: nn.Module) -> AttentionSpec | None:
+    """Return what an attention computes; None for another module."""
+    spec = getattr(module, "spec", None)
+    return spec if isinstance(spec, AttentionSpec) else None
 
 
 def _head(model: Any, factory: LinearFactory) -> list[LinearOp]:
@@ -118,6 +132,15 @@ def _head(model: Any, factory: LinearFactory) -> list[LinearOp]:
     if hasattr(model, "output_projection"):
         return [LinearOp(factory, norm, model.output_projection), LinearOp(factory, None, model.head_weight)]
     return [LinearOp(factory, norm, model.head_weight)]
+
+
+def _block_ops(block: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> list[ResidualOp]:
+    ops = list(_lower_block(block, factory, rotary))
+    if not getattr(type(block), "parallel_residual", False):
+        return ops
+    if sum(not isinstance(op, StatelessOp) for op in ops) > 1:
+        raise UnsupportedModelError(f"{type(block).__name__} with two states in parallel")
+    return [ParallelOp(ops)]
 
 
 def _lower_block(block: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> Iterator[ResidualOp]:
@@ -134,13 +157,9 @@ def _lower_block(block: nn.Module, factory: LinearFactory, rotary: Tensor | None
 
 
 def _lower_residual(module: nn.Module, norm: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> ResidualOp:
-    if type(module) is CausalAttention:
-        if module.rotate not in (None, apply_rotary, apply_rotary_interleaved):
-            raise UnsupportedModelError(str(module.rotate))
-        return AttentionOp(
-            module, _lower_norm(norm, module.query.weight), factory, heads=module.heads, kv_heads=module.kv_heads,
-            rotary=rotary if module.rotate else None, half_rotation=module.rotate is apply_rotary,
-        )  # fmt: skip
+    spec = _spec(module)
+    if spec is not None:
+        return _lower_attention(module, spec, norm, factory, rotary)
     if type(module) is MinGRU:
         return RecurrenceOp(module, _lower_norm(norm, module.gate.weight), factory)
     if type(module) is SwiGLU:
@@ -148,6 +167,29 @@ def _lower_residual(module: nn.Module, norm: nn.Module, factory: LinearFactory, 
     if type(module) is GELUMLP:
         return GELUOp(module, _lower_norm(norm, module.up.weight), factory, approximate=module.approximate)
     raise UnsupportedModelError(type(module).__name__)
+
+
+def _lower_attention(
+    module: Any, spec: AttentionSpec, norm: nn.Module, factory: LinearFactory, rotary: Tensor | None
+) -> AttentionOp:
+    if spec.rotate not in (None, apply_rotary, apply_rotary_partial, apply_rotary_interleaved):
+        raise UnsupportedModelError(str(spec.rotate))
+    return AttentionOp(
+        module, _lower_norm(norm, module.query.weight), factory, heads=spec.heads, kv_heads=spec.kv_heads,
+        rotary=rotary if spec.rotate else None, half_rotation=spec.rotate in (apply_rotary, apply_rotary_partial),
+        head_norm=_lower_head_norms(spec, len(module.key.weight) // spec.kv_heads),
+        window=spec.window, scale=spec.scale,
+    )  # fmt: skip
+
+
+def _lower_head_norms(spec: AttentionSpec, head_dim: int) -> HeadNormOp | None:
+    norms = spec.query_norm, spec.key_norm
+    if norms == (None, None):
+        return None
+    same = [norm for norm in norms if type(norm) is RMSNorm and norm.scale and len(norm.weight) == head_dim]
+    if len(same) < len(norms) or same[0].eps != same[1].eps:
+        raise UnsupportedModelError("norms of queries and keys that are not two RMSNorms of a head")
+    return HeadNormOp(same[0].weight, same[1].weight, same[0].eps)
 
 
 def _lower_norm(norm: nn.Module, like: Tensor) -> NormOp:
@@ -163,7 +205,10 @@ def _lower_norm(norm: nn.Module, like: Tensor) -> NormOp:
 def _require_same_logits(model: Any) -> None:
     """Raise UnsupportedModelError if the operations compute something else than ``Model.decode``."""
     device = next(model.parameters()).device
-    tokens = torch.arange(min(CHECK_TOKENS, model.config.context_length), device=device) % model.config.vocab_size
+    windows = [spec.window for module in model.modules() if (spec := _spec(module)) and spec.window is not None]
+    count = max(CHECK_TOKENS, min([window + 2 for window in windows], default=0))
+    count = min(count, MAX_CHECK_TOKENS, model.config.context_length)
+    tokens = torch.arange(count, device=device) % model.config.vocab_size
     expected, _ = model.decode(tokens[None], model.init_state(1, len(tokens)))
     if not expected.isfinite().all():
         return  # weights that are not finite: nothing to compare

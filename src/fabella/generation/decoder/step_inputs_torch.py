@@ -4,7 +4,7 @@ Each sequence has one row in every cache, from its position 0. Sequences of diff
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,20 +32,37 @@ class DecodeInputs:
         return table[self.positions] if self.shared_position < 0 else table.narrow(0, self.shared_position, 1)
 
     def attend(
-        self, query: Float[Tensor, "N H E"], new: Float[Tensor, "N 2 K E"], cache: Float[Tensor, "R 2 K S E"]
+        self,
+        query: Float[Tensor, "N H E"],
+        new: Float[Tensor, "N 2 K E"],
+        cache: Float[Tensor, "R 2 K S E"],
+        *,
+        scale: float | None = None,
+        window: int | None = None,
     ) -> Float[Tensor, "N D"]:
         """Store the new keys and values; each query attends to its own row up to its own position.
 
-        Queries that share a key (grouped-query attention) take the place of the time dimension: all see the same keys.
+        It sees the last ``window`` positions, or all. ``scale`` of the products is 1/√E by default. Queries that share
+        a key (grouped-query attention) take the place of the time dimension: all see the same keys.
         """
         rows = cache.narrow(0, 0, len(query))
         if self.shared_position >= 0:
             rows.select(3, self.shared_position).copy_(new)
         else:
             rows[self._rows, :, :, self.positions] = new
-        keys, values = rows.narrow(3, 0, self._max_length).unbind(1)
+        first, seen = self._visible(window)
+        keys, values = rows.narrow(3, first, self._max_length - first).unbind(1)
         grouped = query.view(len(query), keys.shape[1], -1, query.shape[2])
-        return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._seen).flatten(1)
+        return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=seen, scale=scale).flatten(1)
+
+    def _visible(self, window: int | None) -> tuple[int, Bool[Tensor, "N 1 1 S"] | None]:
+        """Return the first position that any row sees, and a mask from there on; None: every row sees all."""
+        if window is None or self._max_length <= window:
+            return 0, self._seen
+        if self._seen is None:
+            return self._max_length - window, None
+        index = torch.arange(self._max_length, device=self.positions.device)
+        return 0, self._seen & (index > self.positions.unsqueeze(1) - window)[:, None, None]
 
     def recur(self, gate_candidate: Float[Tensor, "N 2S"], cache: Float[Tensor, "R S"]) -> Float[Tensor, "N S"]:
         """Return the next hidden states, which overwrite the previous ones."""
@@ -73,21 +90,34 @@ class PrefillInputs:
         return table[self._start : self._end]
 
     def attend(
-        self, query: Float[Tensor, "T H E"], new: Float[Tensor, "T 2 K E"], cache: Float[Tensor, "R 2 K S E"]
+        self,
+        query: Float[Tensor, "T H E"],
+        new: Float[Tensor, "T 2 K E"],
+        cache: Float[Tensor, "R 2 K S E"],
+        *,
+        scale: float | None = None,
+        window: int | None = None,
     ) -> Float[Tensor, "T D"]:
-        """Store the new keys and values; each query attends to its own position and to those before it."""
+        """Store the new keys and values; each query attends to its own position and to those before it.
+
+        It sees the last ``window`` positions, or all. ``scale`` of the products is 1/√E by default.
+        """
         row = cache[self._row]
         row[:, :, self._start : self._end] = new.permute(1, 2, 0, 3)
         keys, values = row.narrow(2, 0, self._end).unsqueeze(1).unbind(0)
         grouped = query.shape[1] != keys.shape[1]
-        from_start = self._start == 0
+        cut = window is not None and self._end > window
+        from_start = self._start == 0 and not cut
         seen = torch.ones(len(query), self._end, dtype=torch.bool, device=query.device).tril(self._start)
+        if window is not None:
+            seen = seen.triu(self._start - window + 1)
         attn_out = functional.scaled_dot_product_attention(
             query.transpose(0, 1).unsqueeze(0),
             keys,
             values,
             attn_mask=None if from_start else seen,
             is_causal=from_start and len(query) > 1,
+            scale=scale,
             enable_gqa=grouped,
         )
         return attn_out[0].transpose(0, 1).flatten(1)

@@ -89,7 +89,9 @@ class Decoder {
     const matrices = (op.matrices || []).map(({ weight, scales, bias, rows }) =>
       ({ weight: tensor(weight), scales: tensor(scales), bias: tensor(bias), rows }));
     const norm = op.norm && { ...op.norm, weight: tensor(op.norm.weight), bias: tensor(op.norm.bias) };
-    return { ...op, matrices, norm, table: tensor(op.table), scales: tensor(op.scales), positions: tensor(op.positions),
+    const headNorm = op.head_norm &&
+      { eps: op.head_norm.eps, query: tensor(op.head_norm.query), key: tensor(op.head_norm.key) };
+    return { ...op, matrices, norm, headNorm, table: tensor(op.table), scales: tensor(op.scales), positions: tensor(op.positions),
       cos: tensor(op.cos), sin: tensor(op.sin) };
   }
 
@@ -131,7 +133,7 @@ class Decoder {
       const d = f32(x[k] - mean);
       square += d * d;
     }
-    const scale = f32(1 / f32(Math.sqrt(f32(f32(square / width) + eps))));
+    const scale = f32(1 / f32(Math.sqrt(f32(f32(square / width) + f32(eps)))));
     for (let k = 0; k < width; k++) {
       const y = f32(f32(x[k] - mean) * scale);
       normed[k] = bias ? f32(y * weight[k]) + bias[k] : y * weight[k];
@@ -209,9 +211,16 @@ class Decoder {
     }
   }
 
+  #normalizeHead(x, start, dim, weight, eps) {
+    let square = 0;
+    for (let e = 0; e < dim; e++) square += x[start + e] * x[start + e];
+    const scale = f32(1 / f32(Math.sqrt(f32(f32(square / dim) + f32(eps)))));
+    for (let e = 0; e < dim; e++) x[start + e] = f32(x[start + e] * scale) * weight[e];
+  }
+
   #rotate(op, x, start) {
     const { cos, sin, rotary_pairs: pairs } = op, at = this.position * pairs;
-    const stride = op.half_rotation ? 1 : 2, partner = op.half_rotation ? op.head_dim / 2 : 1;
+    const stride = op.half_rotation ? 1 : 2, partner = op.half_rotation ? pairs : 1;
     for (let p = 0; p < pairs; p++) {
       const i = start + p * stride, first = x[i], second = x[i + partner], c = cos[at + p], s = sin[at + p];
       x[i] = f32(first * c) - f32(second * s);
@@ -220,9 +229,15 @@ class Decoder {
   }
 
   #attend(op) {
-    const { heads, kv_heads: kvHeads, head_dim: dim } = op, x = this.buffers[op.source], length = this.position + 1;
+    const { heads, kv_heads: kvHeads, head_dim: dim, headNorm } = op, x = this.buffers[op.source];
+    const length = Math.min(this.position + 1, op.window ?? Infinity), first = (this.position + 1 - length) * dim;
     const target = this.buffers[op.target], cache = this.caches[op.cache], scores = this.scores;
     const group = heads / kvHeads, values = kvHeads * this.capacity * dim;
+    if (headNorm) {
+      for (let h = 0; h < heads + kvHeads; h++) {
+        this.#normalizeHead(x, h * dim, dim, h < heads ? headNorm.query : headNorm.key, headNorm.eps);
+      }
+    }
     if (op.cos) for (let h = 0; h < heads + kvHeads; h++) this.#rotate(op, x, h * dim);
     for (let g = 0; g < kvHeads; g++) {
       const keys = g * this.capacity * dim, slot = keys + this.position * dim, key = (heads + g) * dim;
@@ -231,7 +246,8 @@ class Decoder {
         cache[values + slot + e] = x[key + kvHeads * dim + e];
       }
       for (let h = g * group; h < (g + 1) * group; h++) {
-        attendHead(x, h * dim, cache, keys, values + keys, length, dim, scores, target, this.sums);
+        attendHead(x, h * dim, cache, keys + first, values + keys + first, length, dim, op.score_scale, scores, target,
+          this.sums);
       }
     }
   }
@@ -253,9 +269,8 @@ function headProduct(x, query, cache, key, dim) {
   return sum;
 }
 
-/** Write softmax(q·K/√E) V of one head to `target`, at the place of its query in `x`. */
-function attendHead(x, query, cache, keys, values, length, dim, scores, target, sums) {
-  const scale = f32(1 / f32(Math.sqrt(dim)));
+/** Write softmax(scale · q·K) V of one head to `target`, at the place of its query in `x`. */
+function attendHead(x, query, cache, keys, values, length, dim, scale, scores, target, sums) {
   let top = -Infinity, total = 0;
   for (let s = 0; s < length; s++) {
     scores[s] = headProduct(x, query, cache, keys + s * dim, dim) * scale;

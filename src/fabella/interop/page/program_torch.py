@@ -19,10 +19,13 @@ from fabella.generation.decoder.graph_torch import (
     DecoderGraph,
     EmbeddingAddOp,
     GELUOp,
+    HeadNormOp,
     LayerNormOp,
     LinearOp,
+    ParallelOp,
     RecurrenceOp,
     SwiGLUOp,
+    flat_ops,
 )
 from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
 from fabella.generation.decoder.packed_linear_torch import float32_linear, quantize_rows
@@ -141,24 +144,34 @@ def _add_embedding(program: Program, graph: DecoderGraph) -> None:
 def _add_op(program: Program, op: Any) -> None:
     """Append the operations that add the output of ``op`` to the residual stream."""
     stream = program.stream
+    if isinstance(op, ParallelOp) or (isinstance(op, RecurrenceOp) and op.output is None):
+        program.stream = RESIDUAL_ALT if stream == RESIDUAL else RESIDUAL  # the input must stay until the last op
+    sums = stream
+    for member in flat_ops([op]):
+        _add_member(program, member, stream, sums)
+        sums = program.stream
+
+
+def _add_member(program: Program, op: Any, stream: int, sums: int) -> None:
+    """Append operations that read ``stream``, and add their output to ``sums`` in the new residual stream."""
+    target = program.stream
     if isinstance(op, AttentionOp):
         _linear(program, op.matrix, stream, WIDE)
         _attention(program, op)
-        _linear(program, op.output, MIXED, stream, residual=stream)
+        _linear(program, op.output, MIXED, target, residual=sums)
     elif isinstance(op, RecurrenceOp):
         cache = program.add_cache(len(op.matrix.weights[0]))
         if op.output is None:
-            program.stream = RESIDUAL_ALT if stream == RESIDUAL else RESIDUAL
-            _linear(program, op.matrix, stream, program.stream, residual=stream, epilogue="mingru", cache=cache)
+            _linear(program, op.matrix, stream, target, residual=sums, epilogue="mingru", cache=cache)
         else:
             _linear(program, op.matrix, stream, WIDE, epilogue="mingru", cache=cache)
-            _linear(program, op.output, WIDE, stream, residual=stream)
+            _linear(program, op.output, WIDE, target, residual=sums)
     elif isinstance(op, SwiGLUOp | GELUOp):
         gelu = "gelu_tanh" if isinstance(op, GELUOp) and op.approximate == "tanh" else "gelu"
         _linear(program, op.matrix, stream, WIDE, epilogue="swiglu" if isinstance(op, SwiGLUOp) else gelu)
-        _linear(program, op.down, WIDE, stream, residual=stream)
+        _linear(program, op.down, WIDE, target, residual=sums)
     elif isinstance(op, EmbeddingAddOp):
-        _embed(program, op.table, stream, residual=stream)
+        _embed(program, op.table, target, residual=sums)
     else:
         raise UnsupportedModelError(type(op).__name__)
 
@@ -226,8 +239,15 @@ def _attention(program: Program, op: AttentionOp) -> None:
             cos=cos,
             sin=sin,
             rotary_pairs=0 if op.rotary is None else op.rotary.shape[1],
+            score_scale=op.score_scale,
+            window=op.window,
+            head_norm=None if op.head_norm is None else _head_norm(program, op.head_norm),
         )
     )
+
+
+def _head_norm(program: Program, norm: HeadNormOp) -> dict[str, Any]:
+    return {"eps": norm.eps, "query": program.floats(norm.query_weight), "key": program.floats(norm.key_weight)}
 
 
 def _given(**values: Any) -> dict[str, Any]:

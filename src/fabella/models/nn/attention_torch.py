@@ -1,6 +1,7 @@
 """Causal self-attention for training and for decoding: one formula for sequences, chunks and single tokens."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,27 @@ from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.rotary_torch import RotaryTable
 
 Rotate = Callable[[Float[Tensor, "B H T E"], RotaryTable], Float[Tensor, "B H T E"]]
-"""``apply_rotary`` or ``apply_rotary_interleaved``."""
+"""``apply_rotary``, ``apply_rotary_partial`` or ``apply_rotary_interleaved``."""
+
+
+class AttentionSpec(NamedTuple):
+    """What an attention computes with its layers ``query``, ``key``, ``value`` and ``output``.
+
+    The fast decoder reads it from ``attention.spec``, so that a family may have an attention of its own.
+    """
+
+    heads: int
+    kv_heads: int
+    """Neighboring query heads share one of them."""
+    rotate: Rotate | None = None
+    """Rotates queries and keys by their position."""
+    query_norm: nn.Module | None = None
+    """RMSNorm of each query head before the rotation; ``key_norm`` that of each key head."""
+    key_norm: nn.Module | None = None
+    window: int | None = None
+    """Tokens that a token sees, itself included; None: all before it."""
+    scale: float | None = None
+    """Factor of the products of queries and keys; None: 1/√E."""
 
 
 class KVCache:
@@ -59,6 +80,10 @@ class CausalAttention(nn.Module):
         self.key = nn.Linear(dim, kv_dim, bias=bias)
         self.value = nn.Linear(dim, kv_dim, bias=bias)
         self.output = nn.Linear(dim, dim, bias=bias)
+
+    @property
+    def spec(self) -> AttentionSpec:
+        return AttentionSpec(self.heads, self.kv_heads, rotate=self.rotate)
 
     def forward(
         self, x: Float[Tensor, "B T D"], kv_cache: KVCache | None = None, rotary: RotaryTable | None = None

@@ -37,6 +37,13 @@ def apply_rotary(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tens
     return rotated.type_as(x)
 
 
+def apply_rotary_partial(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
+    """Rotate dimension i with i + P in the first 2·P; the other dimensions stay (partial rotary, GPT-NeoX)."""
+    rotary_dims = 2 * rotary.cos.shape[1]
+    rotated, passed = x.split((rotary_dims, x.shape[3] - rotary_dims), dim=3)
+    return torch.cat((apply_rotary(rotated, rotary), passed), dim=3)
+
+
 def apply_rotary_interleaved(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
     """Rotate neighboring dimensions (0, 1), (2, 3) … of the first 2·P; the other dimensions stay (partial rotary)."""
     rotary_dims = 2 * rotary.cos.shape[1]

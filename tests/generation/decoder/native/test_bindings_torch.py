@@ -21,9 +21,8 @@ from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
-from fabella.models.registry import family_module
+from fabella.models.registry import family_module, family_names
 from tests.generation.test_generate_torch import complete
-from tests.models.conftest import lowered_families
 
 pytestmark = pytest.mark.skipif(build.library().library is None, reason=build.library().warning)
 
@@ -36,6 +35,9 @@ VARIANTS = {
     "narrow hidden states": {"family": "mingru", "expansion": 0.5},
     "wide hidden states": {"family": "mingru", "expansion": 2.0},
     "attention first": {"family": "hybrid", "layer_pattern": "am"},
+    "no biases, no head norms": {"family": "qwen", "qkv_bias": False, "qk_norm": False, "head_dim": 16},
+    "a head rotated in full": {"family": "gpt_neox", "rotary_fraction": 1.0, "tie_embeddings": True},
+    "local attention only": {"family": "gpt_neo", "window": 2, "layer_pattern": "l"},
     "tanh GELU": {"family": "gpt2", "activation": "gelu_tanh", "tie_embeddings": False},
 }
 
@@ -72,7 +74,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=LOGITS_TOLERANCE, rtol=LOGITS_TOLERANCE)
 
 
-@pytest.fixture(params=[*lowered_families(), *VARIANTS])
+@pytest.fixture(params=[*family_names(), *VARIANTS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

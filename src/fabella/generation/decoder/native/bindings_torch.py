@@ -20,10 +20,12 @@ from fabella.generation.decoder.graph_torch import (
     LayerNormOp,
     LinearOp,
     NormOp,
+    ParallelOp,
     RecurrenceOp,
     RMSNormOp,
     SwiGLUOp,
     copy_row,
+    flat_ops,
     reset_row,
 )
 from fabella.generation.decoder.packed_linear_torch import quantize_rows
@@ -40,6 +42,7 @@ DTYPES: dict[WeightDtype, int] = {"float32": 0, "float16": 1, "int8": 2}
 RESIDUAL, RESIDUAL_ALT, WIDE, MIXED = range(4)
 """Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products."""
 LOGITS = -1
+NO_WINDOW = 2**62
 FLOAT16_MAX = 65504.0
 
 _address = ctypes.c_void_p
@@ -60,9 +63,12 @@ class _Operation(ctypes.Structure):
             for name in ("last_only", "matrices", "heads", "kv_heads", "head_dim", "rotary_pairs", "half_rotation")
         ),
         ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
         ("inputs", ctypes.c_int64),
+        ("window", ctypes.c_int64),
         ("matrix", _Matrix * 3),
-        *((name, _address) for name in ("norm_weight", "norm_bias", "table", "position_table", "cos", "sin")),
+        *((name, _address) for name in ("norm_weight", "norm_bias", "key_norm_weight")),
+        *((name, _address) for name in ("table", "position_table", "cos", "sin")),
     ]
 
 
@@ -104,7 +110,7 @@ class NativeProgram:
         self.vocab_size, self.embedding_rows = len(graph.head[-1].weights[0]), len(graph.embedding.table)
         self.max_positions = 2**62 if graph.embedding.positions is None else len(graph.embedding.positions)
         """Number of positions with an entry in the position and rotary tables."""
-        self.attends = any(isinstance(op, AttentionOp) for op in graph.ops)
+        self.attends = any(isinstance(op, AttentionOp) for op in flat_ops(graph.ops))
         self.widths = [0, 0, 0, 0]
         self.widest_input = 0
         self._tensors: list[Tensor] = []
@@ -130,25 +136,34 @@ class NativeProgram:
     def _add_op(self, op: Any, number: int) -> None:
         """Append the operations that add the output of ``op`` to the residual stream."""
         stream = self._residual
+        if isinstance(op, ParallelOp) or (isinstance(op, RecurrenceOp) and op.output is None):
+            self._residual = RESIDUAL_ALT if stream == RESIDUAL else RESIDUAL  # the input must stay until the last op
+        sums = stream
+        for member in flat_ops([op]):
+            self._add_member(member, number, stream, sums)
+            sums = self._residual
+
+    def _add_member(self, op: Any, number: int, stream: int, sums: int) -> None:
+        """Append operations that read ``stream``, and add their output to ``sums`` in the new residual stream."""
+        target = self._residual
         if isinstance(op, AttentionOp):
             self._append_linear(op.matrix, stream, WIDE)
             self._append_attention(op, number)
-            self._append_linear(op.output, MIXED, stream, residual=stream)
+            self._append_linear(op.output, MIXED, target, residual=sums)
         elif isinstance(op, RecurrenceOp) and op.output is None:
-            self._residual = RESIDUAL_ALT if stream == RESIDUAL else RESIDUAL
-            self._append_linear(op.matrix, stream, self._residual, residual=stream, epilogue=MINGRU, cache=number)
+            self._append_linear(op.matrix, stream, target, residual=sums, epilogue=MINGRU, cache=number)
         elif isinstance(op, RecurrenceOp):
             assert op.output is not None
             self._append_linear(op.matrix, stream, WIDE, epilogue=MINGRU, cache=number)
-            self._append_linear(op.output, WIDE, stream, residual=stream)
+            self._append_linear(op.output, WIDE, target, residual=sums)
         elif isinstance(op, SwiGLUOp):
             self._append_linear(op.matrix, stream, WIDE, epilogue=SWIGLU)
-            self._append_linear(op.down, WIDE, stream, residual=stream)
+            self._append_linear(op.down, WIDE, target, residual=sums)
         elif isinstance(op, GELUOp):
             self._append_linear(op.matrix, stream, WIDE, epilogue=GELU_TANH if op.approximate == "tanh" else GELU)
-            self._append_linear(op.down, WIDE, stream, residual=stream)
+            self._append_linear(op.down, WIDE, target, residual=sums)
         elif isinstance(op, EmbeddingAddOp):
-            self._append_embed(op.table, stream, residual=stream)
+            self._append_embed(op.table, target, residual=sums)
         else:
             raise UnsupportedOpError(type(op).__name__)
 
@@ -249,7 +264,13 @@ class NativeProgram:
             kv_heads=op.kv_heads,
             head_dim=op.head_dim,
             half_rotation=op.half_rotation,
+            scale=op.score_scale,
+            window=NO_WINDOW if op.window is None else op.window,
         )
+        if op.head_norm is not None:
+            operation.norm, operation.eps = RMS_NORM, op.head_norm.eps
+            operation.norm_weight = self._pointer(op.head_norm.query_weight)
+            operation.key_norm_weight = self._pointer(op.head_norm.key_weight)
         if op.rotary is not None:
             self.max_positions = min(self.max_positions, len(op.rotary))
             operation.rotary_pairs = op.rotary.shape[1]

@@ -33,9 +33,11 @@ struct Operation {
     int32_t matrices;            // concatenated; for SWIGLU and MINGRU, two that are combined
     int32_t heads, kv_heads, head_dim, rotary_pairs, half_rotation;
     float eps;
+    float scale;                 // ATTEND: factor of the products of queries and keys
     int64_t inputs;
+    int64_t window;              // ATTEND: tokens that a token sees, itself included
     Matrix matrix[3];
-    const float *norm_weight, *norm_bias;
+    const float *norm_weight, *norm_bias, *key_norm_weight;  // ATTEND: norm_weight is that of a query head
     const float *table, *position_table;  // EMBED: rows by token, in int8 matrix[0]; rows by position, or null
     const float *cos, *sin;       // ATTEND: [S rotary_pairs], or null
 };
@@ -267,10 +269,20 @@ void embed(const Operation& op, const Program& program, const Call& call, const 
     });
 }
 
+// RMSNorm of one head, if the attention norms them.
+void normalize_head(const Operation& op, const float* weight, float* head) {
+    if (op.norm == NO_NORM) return;
+    double square = 0;  // as in normalize
+#pragma omp simd reduction(+ : square)
+    for (int64_t e = 0; e < op.head_dim; e++) square += static_cast<double>(head[e]) * head[e];
+    const float scale = 1.0f / std::sqrt(static_cast<float>(square / op.head_dim) + op.eps);
+    for (int64_t e = 0; e < op.head_dim; e++) head[e] = head[e] * scale * weight[e];
+}
+
 void apply_rotary(const Operation& op, float* head, int64_t position) {
     if (!op.cos) return;
     const float *cos = op.cos + position * op.rotary_pairs, *sin = op.sin + position * op.rotary_pairs;
-    const int64_t stride = op.half_rotation ? 1 : 2, partner = op.half_rotation ? op.head_dim / 2 : 1;
+    const int64_t stride = op.half_rotation ? 1 : 2, partner = op.half_rotation ? op.rotary_pairs : 1;
     for (int64_t p = 0; p < op.rotary_pairs; p++) {
         const float first = head[p * stride], second = head[p * stride + partner];
         head[p * stride] = first * cos[p] - second * sin[p];
@@ -294,10 +306,9 @@ inline void weighted_sum(const float* weights, const float* values, int64_t leng
     }
 }
 
-// Compute softmax(q·K/√E) V over the first `length` positions; `scores` [length] is scratch.
-void attend_query(const float* query, const float* keys, const float* values, int64_t length, int64_t dim,
+// Compute softmax(scale · q·K) V over `length` positions; `scores` [length] is scratch.
+void attend_query(const float* query, const float* keys, const float* values, int64_t length, int64_t dim, float scale,
                   float* scores, float* target) {
-    const float scale = 1.0f / std::sqrt(float(dim));
     int64_t s = 0;
     for (; s + 4 <= length; s += 4) dot_products_of_heads<4>(keys + s * dim, dim, query, scores + s);
     for (; s < length; s++) dot_products_of_heads<1>(keys + s * dim, dim, query, scores + s);
@@ -337,16 +348,22 @@ struct Attention {
         float* row = program.buffers[op.source] + i * width;
         float* key = row + (op.heads + g) * dim;
         float* slot = keys(i, g) + call.positions[i] * dim;
+        normalize_head(op, op.key_norm_weight, key);
         apply_rotary(op, key, call.positions[i]);
         std::memcpy(slot, key, dim * sizeof(float));
         std::memcpy(slot + values_offset, key + op.kv_heads * dim, dim * sizeof(float));
-        for (int64_t h = g * group; h < (g + 1) * group; h++) apply_rotary(op, row + h * dim, call.positions[i]);
+        for (int64_t h = g * group; h < (g + 1) * group; h++) {
+            normalize_head(op, op.norm_weight, row + h * dim);
+            apply_rotary(op, row + h * dim, call.positions[i]);
+        }
     }
 
     void attend_heads(int64_t i, int64_t g, float* scores) const {
+        const int64_t seen = call.positions[i] + 1, length = seen < op.window ? seen : op.window;
+        const float* first = keys(i, g) + (seen - length) * dim;
         for (int64_t h = g * group; h < (g + 1) * group; h++)
-            attend_query(program.buffers[op.source] + i * width + h * dim, keys(i, g), keys(i, g) + values_offset,
-                      call.positions[i] + 1, dim, scores, program.buffers[op.target] + (i * op.heads + h) * dim);
+            attend_query(program.buffers[op.source] + i * width + h * dim, first, first + values_offset, length, dim,
+                         op.scale, scores, program.buffers[op.target] + (i * op.heads + h) * dim);
     }
 };
 
