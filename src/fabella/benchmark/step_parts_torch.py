@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fabella.engine.allocator import keep_freed_memory
 from fabella.engine.build_model_torch import build
 from fabella.engine.device_torch import describe_device, pick_device
 from fabella.engine.measure.peak_flops_torch import measure_peak_flops
@@ -29,7 +30,10 @@ def names(config: ModelConfig) -> list[str]:
 
 def create_baseline(name: str, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> "Baseline":
     """Create the baseline ``fabella``, or ``fabella compiled`` for torch.compile of every block."""
-    model, loss = build_fabella(without_dropout(config), pick_device(device))
+    target = pick_device(device)
+    if target.type == "cpu":
+        keep_freed_memory()  # as a training does; in one process, peers profit as well
+    model, loss = build_fabella(without_dropout(config), target)
     baseline = Baseline(name, model, loss, config, (shape, precision, device))
     if name.endswith(" compiled"):
         for block in baseline.model.blocks:  # every block is the same code

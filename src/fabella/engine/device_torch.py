@@ -146,6 +146,12 @@ def _matmul(parameters: ParameterTable, recorded: str, share: Share) -> MatmulCh
     return MatmulChoice(**json.loads(share(lambda: json.dumps(asdict(choose_matmul(parameters))))))
 
 
+def set_tf32(requested: PrecisionConfig, device: torch.device) -> None:
+    """Let float32 products on a CUDA GPU round to 10 bits of mantissa or not, as requested."""
+    if isinstance(requested, Float32) and device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if requested.tf32 else "highest")
+
+
 def _has_bf16() -> bool:
     """Return whether the GPU multiplies bf16 in hardware; emulated, it is slower than float32."""
     return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fabella.config.training import Float32
 from fabella.data.batches import Batch
+from fabella.engine.allocator import keep_freed_memory
 from fabella.engine.build_model_torch import build, require_fit
 from fabella.engine.compile.compile_torch import prepare_blocks
 from fabella.engine.device_torch import (
@@ -21,6 +21,7 @@ from fabella.engine.device_torch import (
     pick_device,
     resolve_precision,
     same_bits,
+    set_tf32,
 )
 from fabella.engine.distributed.parallelize_torch import parallelize
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
@@ -41,6 +42,8 @@ def create_engine(
     group = group or SingleProcess()
     table = run.model.parameters()
     torch_device = pick_device(device, group.rank_info)
+    if torch_device.type == "cpu":
+        keep_freed_memory()
     precision = resolve_precision(
         run.training.precision,
         torch_device,
@@ -96,8 +99,7 @@ class TorchEngine:
         self.requested_precision, self.deterministic = run.training.precision, run.training.deterministic
         self.precision, device = precision, precision.device
         self.device = device
-        if isinstance(self.requested_precision, Float32) and device.type == "cuda":
-            torch.set_float32_matmul_precision("high" if self.requested_precision.tf32 else "highest")
+        set_tf32(self.requested_precision, device)
         self.guard = StepGuard.create(run.training, device, scaled=self.precision.scaled)
         model = build(run.model, weights, device).train()
         trainable = run.trainable_parameters

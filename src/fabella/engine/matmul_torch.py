@@ -20,9 +20,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fabella.engine.processor import processor_features
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import ParameterTable
+from fabella.native.processor import processor_features
 from fabella.storage.atomic_file import atomic_write
 from fabella.storage.cache_dir import cache_dir
 from fabella.storage.temp_files import make_dirs

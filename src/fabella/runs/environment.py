@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 import fabella
-from fabella.engine.processor import processor_name
+from fabella.native.processor import processor_name
 
 PACKAGES = ("torch", "jax", "tokenizers", "sentencepiece", "safetensors", "pydantic")
 
@@ -53,6 +53,6 @@ def _sources(directory: Any, prefix: str = "") -> list[str]:
     for item in directory.iterdir():
         if item.is_dir():
             paths += _sources(item, f"{prefix}{item.name}/")
-        elif item.name.endswith((".py", ".yaml")):
+        elif item.name.endswith((".py", ".yaml", ".cpp", ".h")):
             paths.append(prefix + item.name)
     return paths

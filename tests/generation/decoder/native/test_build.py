@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fabella.generation.decoder.native.build import SOURCES, NativeLibrary, build_library, library
+from fabella.generation.decoder.native.build import SOURCES, build_library, library
+from fabella.native.build import NativeLibrary
 
 
 @pytest.fixture(autouse=True)
