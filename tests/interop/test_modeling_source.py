@@ -14,7 +14,18 @@ def test_the_file_of_every_family_needs_torch_and_transformers_only(family: str)
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     roots = {name.partition(".")[0] for name in imported if name}
-    assert roots <= {"abc", "torch", "transformers", "types", "typing", "collections", "itertools", "math", "difflib"}
+    assert roots <= {
+        "abc",
+        "dataclasses",
+        "torch",
+        "transformers",
+        "types",
+        "typing",
+        "collections",
+        "itertools",
+        "math",
+        "difflib",
+    }
     defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     assert len(defined) == len(set(defined))
     assert "Model" in defined

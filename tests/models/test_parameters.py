@@ -5,6 +5,7 @@ import pytest
 
 from fabella.models.parameters import (
     Constant,
+    HalfLives,
     Normal,
     ParameterSpec,
     Uniform,
@@ -54,6 +55,12 @@ def test_initial_weights_follow_their_distribution() -> None:
     assert weights["even.weight"].std() == pytest.approx(0.5 / 3**0.5, rel=0.05)  # 3,200 draws
     assert (weights["mix.bias"] == 0).all()
     assert (weights["norm.weight"] == 1).all()
+
+
+def test_half_lives_are_those_of_a_state_with_these_gates() -> None:
+    table = {"gate.bias": ParameterSpec(shape=(9,), init=HalfLives(2.0, 512.0), decay=False)}
+    kept = 1 / (1 + np.exp(initial_weights(table, 1)["gate.bias"].astype(np.float64)))  # 1 − σ(bias)
+    assert np.log(0.5) / np.log(kept) == pytest.approx(2.0 ** np.arange(1, 10), rel=1e-4)
 
 
 def test_a_weight_depends_only_on_its_name_and_the_seed() -> None:

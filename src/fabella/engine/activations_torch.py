@@ -147,7 +147,8 @@ def _watch_mingru(stack: ExitStack, recorded: dict[str, Tensor], name: str, modu
     stack.callback(
         module.candidate.register_forward_hook(_store(recorded, f"{name}.candidate", candidate_state)).remove
     )
-    stack.callback(module.output.register_forward_pre_hook(state).remove)
+    reader = getattr(module, "output_norm", module.output)  # what reads the hidden state
+    stack.callback(reader.register_forward_pre_hook(state).remove)
 
 
 def _gate(logits: Tensor) -> Tensor:

@@ -35,7 +35,18 @@ class Constant:
     value: float
 
 
-Initialization = Normal | Uniform | Constant
+@dataclass(frozen=True, slots=True)
+class HalfLives:
+    """Biases b of gates z = σ(b), so that a state h_t = (1 − z)·h_{t−1} + … halves after some number of tokens.
+
+    These half-lives grow from ``shortest`` to ``longest`` in geometric steps over the channels.
+    """
+
+    shortest: float
+    longest: float
+
+
+Initialization = Normal | Uniform | Constant | HalfLives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +88,11 @@ def norm(name: str, dim: int, *, bias: bool = False) -> dict[str, ParameterSpec]
     if bias:
         rows[f"{name}.bias"] = ParameterSpec(shape=(dim,), init=Constant(0.0), decay=False)
     return rows
+
+
+def vector(name: str, size: int, init: Initialization) -> dict[str, ParameterSpec]:
+    """Return the row of a vector [size] that does not decay."""
+    return {name: ParameterSpec(shape=(size,), init=init, decay=False)}
 
 
 def embedding(name: str, rows: int, dim: int, init: Initialization) -> dict[str, ParameterSpec]:
@@ -140,3 +156,7 @@ def _draw(parameter: ParameterSpec, random: np.random.Generator) -> NDArray[np.f
             return (random.random(parameter.shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
         case Constant(value):
             return np.full(parameter.shape, value, dtype=np.float32)
+        case HalfLives(shortest, longest):
+            # A state that keeps the share 1 − z of itself per token has halved after n tokens if (1 − z)ⁿ = ½.
+            forgotten = 1.0 - 0.5 ** (1.0 / np.geomspace(shortest, longest, math.prod(parameter.shape)))
+            return np.log(forgotten / (1.0 - forgotten)).astype(np.float32).reshape(parameter.shape)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from fabella.models.registry import family_module, family_names
-from tests.models.conftest import Family
+from fabella.models.registry import family_module
+from tests.models.conftest import Family, lowered_families
 
 
-@pytest.fixture(params=family_names())
+@pytest.fixture(params=lowered_families())
 def family(request: pytest.FixtureRequest) -> Family:
     return Family(request.param, family_module(request.param).Config.tiny())

@@ -17,7 +17,7 @@ from tests.interop.tiny_exports import TEXTS, bpe, make_run
 
 pytestmark = pytest.mark.needs("transformers")
 STOCK = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
-OWN = ("hybrid", "mingru", "mingru_plain", "minigpt")
+OWN = ("hybrid", "mingru", "mingru_plain", "minigpt", "modern")
 
 
 @pytest.mark.parametrize("family", [*STOCK, *OWN])

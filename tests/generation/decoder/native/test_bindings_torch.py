@@ -21,8 +21,9 @@ from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
-from fabella.models.registry import family_module, family_names
+from fabella.models.registry import family_module
 from tests.generation.test_generate_torch import complete
+from tests.models.conftest import lowered_families
 
 pytestmark = pytest.mark.skipif(build.library().library is None, reason=build.library().warning)
 
@@ -74,7 +75,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=LOGITS_TOLERANCE, rtol=LOGITS_TOLERANCE)
 
 
-@pytest.fixture(params=[*family_names(), *VARIANTS])
+@pytest.fixture(params=[*lowered_families(), *VARIANTS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

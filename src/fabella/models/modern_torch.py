@@ -1,0 +1,212 @@
+"""Modern in PyTorch; modern.py describes the architecture."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fabella.models.modern import NORM_EPS, ROTARY_BASE, Config
+from fabella.models.nn.attention_torch import KVCache, attend, split_heads
+from fabella.models.nn.capacity import require_capacity
+from fabella.models.nn.convolution_torch import ShortConvolution
+from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU
+from fabella.models.nn.recurrence_torch import MinGRU, recur
+from fabella.models.nn.rotary_torch import RotaryTable, apply_rotary, rotary_table
+
+Value = Float[Tensor, "B K T E"]
+
+
+@dataclass(slots=True)
+class LayerState:
+    """What one layer remembers. Replaced or updated in place by each call."""
+
+    memory: Any
+    """KVCache of attention, or hidden state [B S] of a MinGRU; None before the first token."""
+    inputs: Float[Tensor, "B K D"] | None = None
+    """Last inputs of the convolution; None before the first token."""
+
+
+@dataclass(slots=True)
+class State:
+    layers: list[LayerState]
+    rotary: RotaryTable | None
+    """Angles of all positions; None without attention."""
+    length: int = 0
+    """Tokens so far."""
+
+
+class Attention(nn.Module):
+    """Causal attention with normed queries and keys, the first layer's values, and a gate on each head."""
+
+    def __init__(self, config: Config, *, has_first_value: bool) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        kv_dim = config.dim // config.heads * config.kv_heads
+        self.query = nn.Linear(config.dim, config.dim, bias=False)
+        self.key = nn.Linear(config.dim, kv_dim, bias=False)
+        self.value = nn.Linear(config.dim, kv_dim, bias=False)
+        self.mixes_values = "value_residual" in config.features and has_first_value
+        if self.mixes_values:
+            self.value_weights = nn.Parameter(torch.full((2,), 0.5))
+        self.has_output_gate = "attention_gate" in config.features
+        if self.has_output_gate:
+            self.output_gate = nn.Linear(config.dim, config.heads, bias=False)
+        self.output = nn.Linear(config.dim, config.dim, bias=False)
+        self.head_norm = (
+            RMSNorm(config.dim // config.heads, NORM_EPS, scale=False) if "qk_norm" in config.features else None
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        plain: Float[Tensor, "B T D"],
+        rotary: RotaryTable,
+        first_value: Value | None,
+        kv_cache: KVCache | None,
+    ) -> tuple[Float[Tensor, "B T D"], Value]:
+        """Return the output, and this layer's own values. ``plain`` is ``x`` before the convolution."""
+        query = split_heads(self.query(x), self.heads)
+        key = split_heads(self.key(x), self.kv_heads)
+        value = own_value = split_heads(self.value(x), self.kv_heads)
+        if self.head_norm is not None:
+            query, key = self.head_norm(query), self.head_norm(key)
+        if self.mixes_values and first_value is not None:
+            own, first = self.value_weights.to(value.dtype).unbind()
+            value = own * value + first * first_value
+        attended = attend(apply_rotary(query, rotary), apply_rotary(key, rotary), value, kv_cache)
+        if self.has_output_gate:
+            gate = 2 * self.output_gate(plain).sigmoid()
+            attended = (attended.unflatten(2, (self.heads, -1)) * gate.unsqueeze(3)).flatten(2)
+        return self.output(attended), own_value
+
+
+class GatedMinGRU(MinGRU):
+    """MinGRU whose hidden state is normed and gated by the input before its output projection."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.dim, config.state_dim)
+        self.gate = nn.Linear(config.dim, config.state_dim)
+        self.output_norm = RMSNorm(config.state_dim, NORM_EPS)
+        self.output_gate = nn.Linear(config.dim, config.state_dim, bias=False)
+        self.output = nn.Linear(config.state_dim, config.dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        initial: Float[Tensor, "B S"] | None = None,
+        plain: Float[Tensor, "B T D"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
+        """Return the output and the last hidden state. ``plain``: ``x`` before the convolution, if there is one."""
+        gate, candidate = self.gate(x), self.candidate(x)
+        start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
+        hidden = recur(gate, candidate, start)
+        gated = self.output_norm(hidden) * functional.silu(self.output_gate(x if plain is None else plain))
+        return self.output(gated), hidden[:, -1]
+
+
+class Block(nn.Module):
+    """The embedding again, a pre-norm mixer, then a pre-norm MLP, each added to the residual stream."""
+
+    def __init__(self, config: Config, kind: str, *, has_first_value: bool) -> None:
+        super().__init__()
+        if "embedding_residual" in config.features:
+            self.residual_weight = nn.Parameter(torch.ones(1))
+            self.embedding_weight = nn.Parameter(torch.full((1,), 0.1))
+        self.embedding_residual = "embedding_residual" in config.features
+        self.mixer_norm = RMSNorm(config.dim, NORM_EPS)
+        self.convolution = ShortConvolution(config.dim, config.convolution) if config.past_inputs else None
+        self.mixer = Attention(config, has_first_value=has_first_value) if kind == "a" else GatedMinGRU(config)
+        self.feed_forward_norm = RMSNorm(config.dim, NORM_EPS)
+        self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        embedded: Float[Tensor, "B T D"],
+        rotary: RotaryTable | None,
+        first_value: Value | None,
+        state: LayerState | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Value | None]:
+        """Return the residual stream and the values of the first attention layer so far; updates ``state``."""
+        if self.embedding_residual:
+            x = self.residual_weight * x + self.embedding_weight * embedded
+        plain = convolved = self.mixer_norm(x)
+        if self.convolution is not None:
+            convolved, inputs = self.convolution(plain, state.inputs if state else None)
+            if state:
+                state.inputs = inputs
+        memory = state.memory if state else None
+        if isinstance(self.mixer, GatedMinGRU):
+            mixed, memory = self.mixer(convolved, memory, plain)
+            if state:
+                state.memory = memory
+        else:
+            assert rotary is not None, "attention needs the angles of the positions"
+            mixed, value = self.mixer(convolved, plain, rotary, first_value, memory)
+            first_value = value if first_value is None else first_value
+        x = x + self.dropout(mixed)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), first_value
+
+
+class Model(CausalLM):
+    """The embedding, normed, the blocks, a final norm, the output head."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.embedding_norm = RMSNorm(config.dim, NORM_EPS, scale=False)
+        self.dropout = nn.Dropout(config.dropout)
+        kinds = config.kinds
+        self.blocks = nn.ModuleList(
+            Block(config, kind, has_first_value="a" in kinds[:layer]) for layer, kind in enumerate(kinds)
+        )
+        self.norm = RMSNorm(config.dim, NORM_EPS)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        return self.embedding.weight if self.config.tie_embeddings else self.head.weight
+
+    def rotary_table(self, length: int, device: torch.device) -> RotaryTable:
+        """Return the angles of the first ``length`` positions."""
+        return rotary_table(self.config.dim // self.config.heads, ROTARY_BASE, length, device)
+
+    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+        start = state.length if state else 0
+        end = start + tokens.shape[1]
+        self._require_context(end)
+        for layer in state.layers if state else ():  # before any layer is updated: a refused call changes nothing
+            if isinstance(layer.memory, KVCache):
+                layer.memory.require_capacity(tokens.shape[1])
+        rotary = None
+        if not self.config.unlimited_context:
+            rotary = state.rotary if state else self.rotary_table(end, tokens.device)
+            assert rotary is not None, "a state of a model with attention has the angles"
+            rotary = rotary.span(start, end)
+        x = embedded = self.dropout(self.embedding_norm(self.embedding(tokens)))
+        first_value = None
+        for number, block in enumerate(self.blocks):
+            x, first_value = block(x, embedded, rotary, first_value, state.layers[number] if state else None)
+        if state:
+            state.length = end
+        return self.norm(x)
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Allocate a state for ``capacity`` tokens per sequence. Raises UsageError beyond the context length."""
+        self._require_context(capacity)
+        c, like = self.config, self.norm.weight.detach()
+        layers = [
+            LayerState(KVCache(batch_size, c.kv_heads, capacity, c.dim // c.heads, like) if kind == "a" else None)
+            for kind in c.kinds
+        ]
+        return State(layers, None if c.unlimited_context else self.rotary_table(capacity, like.device))
+
+    def _require_context(self, tokens: int) -> None:
+        if not self.config.unlimited_context:
+            require_capacity(tokens, self.config.context_length, "context")
