@@ -25,7 +25,7 @@ from fabella.storage.messages import escaped_path
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    to: Annotated[str, typer.Option(help="Format: hf, html, gguf, llama2c, safetensors.")],
+    to: Annotated[str, typer.Option(help="Format: hf, html, gguf, llama2c, onnx, safetensors.")],
     out: Annotated[
         Path | None, typer.Option(help="New directory of the export; by default exports/RUN-FORMAT.", callback=writable)
     ] = None,

@@ -60,7 +60,7 @@ def export(
     """
     module = export_format(to)
     precision = require_precision(to, module, precision)
-    require_packages(to, module.PACKAGES)
+    require_packages(to, module.PACKAGES, getattr(module, "EXTRA", "export"))
     target = Path(out) if out else Path("exports") / f"{Path(run).resolve().name}-{to}"
     require_writable(target, "--out")
     if target.exists():
@@ -89,7 +89,7 @@ def verify_export(
     record = read_record(directory)
     verify_dir(directory)
     module = export_format(str(record["format"]))
-    require_packages(record["format"], module.PACKAGES)
+    require_packages(record["format"], module.PACKAGES, getattr(module, "EXTRA", "export"))
     source = open_source(Path(against), int(record["step"]))
     if source.sha256 != record["model_sha256"]:
         raise StorageError(

@@ -45,6 +45,29 @@ def tokenizer_json(tokenizer: Tokenizer) -> Library:
     return library
 
 
+def write_tokenizer(tokenizer: Tokenizer, directory: Path, context_length: int) -> None:
+    """Write ``tokenizer.json`` and ``tokenizer_config.json``, which AutoTokenizer loads. Raises TokenizerError."""
+    library, template = tokenizer_json(tokenizer), tokenizer.chat_template
+    eos = library.id_to_token(tokenizer.eos_id)
+    values: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": library.id_to_token(prefix_id(tokenizer)),
+        "eos_token": eos,
+        "pad_token": eos,
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        # A special token in a text is text, as in Fabella, unless a chat template writes special tokens.
+        "split_special_tokens": template is None,
+    }
+    if template is not None:
+        # A conversation is a document: in Fabella, it follows the first id as well.
+        first = "" if "bos_token" in template.source else "{{ bos_token }}"
+        values["chat_template"] = first + template.source
+    for name, content in (("tokenizer.json", to_json(library)), ("tokenizer_config.json", values)):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (directory / name).write_text(text, encoding="utf-8")
+
+
 def _add_special(library: Library, tokenizer: Tokenizer) -> None:
     """Mark the special tokens, those of a chat template among them. Raises TokenizerError if an id differs."""
     by_id = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])

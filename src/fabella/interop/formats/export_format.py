@@ -3,7 +3,7 @@
 A format is a module of ``fabella.interop.formats`` with
 
     PRECISIONS                             storage types of the weights, the default first: ``("float32", "float16")``
-    PACKAGES                               packages of the extra ``export`` that it imports
+    PACKAGES                               packages that it imports, of the extra ``export`` or that named by ``EXTRA``
     write(source, directory, precision)    write the files of the export
     open_target(source, directory)         load them with the target, for the comparison with the run
 
@@ -99,14 +99,14 @@ def require_precision(name: str, module: ExportFormat, precision: str) -> str:
     return precision
 
 
-def require_packages(name: str, packages: Sequence[str]) -> None:
+def require_packages(name: str, packages: Sequence[str], extra: str = "export") -> None:
     """Raise UsageError with the command that installs what is missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(
             f"Format {name} needs {', '.join(package.replace('_', '-') for package in missing)}, "
             f"which {'is' if len(missing) == 1 else 'are'} not installed.",
-            hint=f"Install the extra: {install_command('export')}",
+            hint=f"Install the extra: {install_command(extra)}",
         )
 
 

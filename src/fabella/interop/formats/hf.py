@@ -15,7 +15,7 @@ from fabella.interop.read_folder import read_folder
 from fabella.interop.source import ExportSource
 from fabella.interop.tensor_files_torch import save_tensors
 from fabella.interop.tensor_map import pack
-from fabella.interop.tokenizer_json import to_json, tokenizer_json
+from fabella.interop.tokenizer_json import write_tokenizer
 from fabella.storage.messages import escaped_path
 from fabella.tokenizers.chat.encode import prefix_id
 
@@ -41,7 +41,7 @@ def write(source: ExportSource, directory: Path, precision: str) -> None:
     _write_json(directory / "config.json", {**config, **ids, "dtype": precision, "torch_dtype": precision})
     _write_json(directory / "generation_config.json", {**ids, **_suppressed(source)})
     save_tensors(directory / "model.safetensors", tensors, precision)
-    _write_tokenizer(source, directory)
+    write_tokenizer(source.tokenizer, directory, source.config.context_length)
     write_card(source, directory, precision=precision, remote_code=architecture is None)
 
 
@@ -83,28 +83,6 @@ def _suppressed(source: ExportSource) -> dict[str, Any]:
     """Return the ids that the model has and the tokenizer lacks: Fabella never generates them."""
     extra = list(range(source.tokenizer.vocab_size, source.config.vocab_size))
     return {"suppress_tokens": extra} if 0 < len(extra) <= MAX_SUPPRESSED else {}
-
-
-def _write_tokenizer(source: ExportSource, directory: Path) -> None:
-    tokenizer = source.tokenizer
-    library, template = tokenizer_json(tokenizer), tokenizer.chat_template
-    eos = library.id_to_token(tokenizer.eos_id)
-    values: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": library.id_to_token(prefix_id(tokenizer)),
-        "eos_token": eos,
-        "pad_token": eos,
-        "model_max_length": source.config.context_length,
-        "clean_up_tokenization_spaces": False,
-        # A special token in a text is text, as in Fabella, unless a chat template writes special tokens.
-        "split_special_tokens": template is None,
-    }
-    if template is not None:
-        # A conversation is a document: in Fabella, it follows the first id as well.
-        first = "" if "bos_token" in template.source else "{{ bos_token }}"
-        values["chat_template"] = first + template.source
-    _write_json(directory / "tokenizer.json", to_json(library))
-    _write_json(directory / "tokenizer_config.json", values)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""A decoder graph as an ONNX model."""
