@@ -36,7 +36,7 @@ ENGINES = {"torch": "_torch", "triton": "_torch", "jax": "_jax", "optax": "_jax"
 """Library → suffix of the only files that may import it."""
 OPTIONAL_EXTRAS = {
     "datasets", "huggingface_hub", "pyarrow", "zstandard", "tiktoken", "lm_eval", "bs4", "docx", "gguf", "transformers",
-    "rensa",
+    "onnx", "onnxruntime", "rensa",
 }  # fmt: skip
 """Modules that may be imported inside a function: `pip install fabella` leaves them out."""
 EMPTY_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "misc", "tools", "lib"}

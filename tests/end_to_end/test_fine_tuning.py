@@ -8,21 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fabella
 from fabella.cli.main import run as fabella_command
 from fabella.data.dataset import TokenizedDataset
+from fabella.engine.build_model_torch import load_model
 from fabella.errors import CheckpointError, ConfigError, FabellaError, StorageError, TokenizerError, TrainingInterrupted
+from fabella.models.registry import family_names
 from fabella.report import run_history
 from fabella.report.page import page
 from fabella.runs import branch as branches
-from fabella.runs.branch import InitialWeights, load_initial_weights
+from fabella.runs.branch import InitialWeights, load_initial_weights, with_new_ids
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import INIT_FROM, RunDir
 from fabella.training.fine_tuning.request import LR_FACTOR, resolve_training
 from fabella.training.run import resume, start_run
 from fabella.training.setup.prepare_request import fit_request, prepare_request
 from fabella.training.setup.request import TrainRequest
+from tests.interop.tiny_exports import make_run
 from tests.training import tiny
 
 SETTINGS = (
@@ -136,6 +140,77 @@ def test_fine_tuning_learns_faster_than_from_scratch(parents: dict[str, Path], t
     assert tuned.score.loss < scratch.score.loss
     assert list(tuned.other_validation_losses) == ["torch"]
     assert RunDir.open(scratch.folder).manifest.get(INIT_FROM) is None
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return conversations, which the template chatml writes with two special tokens."""
+    random = np.random.default_rng(6)
+    path = tmp_path_factory.mktemp("text") / "chat.jsonl"
+    pairs = [(" ".join(random.choice(WORDS, 4)), " ".join(random.choice(WORDS, 12))) for _ in range(60)]
+    rows = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("engine", ["torch", "jax"])
+def test_the_vocabulary_grows_with_the_special_tokens_of_a_chat_and_a_resumed_run_has_the_same_bits(
+    engine: str, parents: dict[str, Path], chat: Path, tmp_path: Path
+) -> None:
+    settings = ("data.chat_template=chatml", "data.loss_on=answers", "validation.every_steps=3")
+    fingerprints: list[str] = []
+    for name, stopped in (("straight", False), ("stopped", True)):
+        run, dataset, initial = started(parents[engine], chat, tmp_path, *settings)
+        assert initial is not None
+        assert (run.model.vocab_size, dataset.tokenizer.vocab_size, initial.run.model.vocab_size) == (302, 302, 300)
+        if stopped:
+            with pytest.raises(TrainingInterrupted):
+                start_run(run, tmp_path / name, dataset, initial=initial, callbacks=[StopAt(7)])
+            result = resume(tmp_path / name)
+        else:
+            result = start_run(run, tmp_path / name, dataset, initial=initial)
+        assert list(result.other_validation_losses) == [engine]  # stories, whose tokenizer lacks the two
+        fingerprints.append(_fingerprint(result.folder))
+    assert fingerprints[0] == fingerprints[1]
+    tuned = RunDir.open(tmp_path / "straight")
+    assert tuned.manifest[INIT_FROM]["added_tokens"] == ["<|im_start|>", "<|im_end|>"]
+    before, after = initial.weights, load(tuned, 0).checkpoint.state.weights
+    grown = [key for key, array in after.items() if array.shape != before[key].shape]
+    assert "embedding.weight" in grown
+    for key, array in before.items():
+        assert np.array_equal(after[key][: len(array)], array)
+        if key in grown:
+            assert np.allclose(after[key][300:], array.mean(axis=0), atol=1e-6)
+    again, _, _ = started(tuned.path, chat, tmp_path, "data.loss_on=answers", steps=2)
+    assert again.model.vocab_size == 302
+
+
+def test_a_dataset_with_more_special_tokens_is_taken(parents: dict[str, Path], chat: Path, tmp_path: Path) -> None:
+    _, dataset, _ = started(parents["torch"], chat, tmp_path, "data.chat_template=chatml")
+    request = TrainRequest(what=str(dataset.folder), init_from=str(parents["torch"]), steps=2)
+    resolved, initial = resolve_training(request)
+    run = fit_request(resolved, dataset)
+    assert run.model.vocab_size == 302
+    result = start_run(run, tmp_path / "run", dataset, initial=initial)
+    assert result.progress.step == 2
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_every_parameter_with_a_row_for_each_id_grows(family: str, tmp_path: Path) -> None:
+    parent = make_run(tmp_path / "parent", family)  # three rows more than its tokenizer has ids
+    initial = load_initial_weights(parent)
+    ids = initial.tokenizer.vocab_size
+    for more, rows in ((2, 3), (5, 5)):
+        config = initial.run.model.model_copy(update={"vocab_size": ids + rows})
+        weights = with_new_ids(initial, config, ids + more)
+        assert {name: a.shape for name, a in weights.items()} == {n: p.shape for n, p in config.parameters().items()}
+        model: Any = load_model(config, weights, "cpu")
+        logits = model(torch.arange(ids, ids + more)[None])
+        assert torch.allclose(logits[..., ids : ids + 1], logits[..., ids : ids + more], atol=1e-5)
+        old: Any = load_model(initial.run.model, initial.weights, "cpu")
+        tokens = torch.arange(20)[None]
+        assert torch.allclose(model(tokens)[..., :ids], old(tokens)[..., :ids], atol=1e-5)
+    assert with_new_ids(initial, initial.run.model, ids) is initial.weights
 
 
 def test_a_fine_tuned_run_can_be_fine_tuned_again(parents: dict[str, Path], text: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError
+from fabella.models.model_config import ModelConfig
 from fabella.optim.registry import zero_state
 from fabella.run_config.files import validate_config, with_sections
 from fabella.run_config.run import RunConfig
@@ -39,6 +40,7 @@ from fabella.runs.run_dir import (
 from fabella.storage import atomic_write, manifest_entries, read_manifest, storage_errors
 from fabella.storage.messages import escaped_path
 from fabella.tokenizers import loading as tokenizers
+from fabella.tokenizers.pretrained import added_tokens
 from fabella.tokenizers.tokenizer import Tokenizer
 
 BEST_STATE = {"best_loss", "validations_since_best"}
@@ -118,19 +120,44 @@ def run_path(path: Path) -> Path:
     return path.parent.parent if is_checkpoint else path
 
 
-def begin_with(initial: InitialWeights, created: RunDir) -> None:
+def begin_with(initial: InitialWeights, tokenizer: Tokenizer, created: RunDir) -> None:
     """Save the weights as the checkpoint of step 0 of a new run, with an optimizer state of zeros.
 
-    The run then needs neither the other run nor another way to resume. ``RunDir.create`` takes this as ``fill``.
+    ``tokenizer``: that of the new run, which may have more special tokens. The run then needs neither the other run nor
+    another way to resume. ``RunDir.create`` takes this as ``fill``, with the first two arguments given.
     """
     zeros = zero_state(created.run.trainable_parameters, created.run.optimizer)
-    state = State(initial.weights, zeros, {"step": 0, "updates": 0})
+    weights = with_new_ids(initial, created.run.model, tokenizer.vocab_size)
+    state = State(weights, zeros, {"step": 0, "updates": 0})
     save(created, 0, Checkpoint(state, {"step": 0, "sequences": 0, "tokens": 0}), scheduled=True)
 
 
-def init_entry(initial: InitialWeights, out: Path) -> dict[str, Any]:
-    """Return the manifest entry INIT_FROM of a run in ``out``."""
-    return {INIT_FROM: _origin(initial.run_dir, initial.step, out)}
+def with_new_ids(initial: InitialWeights, model: ModelConfig, ids: int) -> Mapping[str, NDArray[np.float32]]:
+    """Return the weights for ``ids`` ids in a model that may have more rows than the one they are of.
+
+    A new id begins with the mean of the rows of all others, in every parameter that has a row for each id.
+    """
+    used = initial.tokenizer.vocab_size
+    if ids <= used:
+        return initial.weights
+    before, shapes = initial.run.model, model.parameters()
+    taller = before.model_copy(update={"vocab_size": before.vocab_size + 1}).parameters()
+    weights = dict(initial.weights)
+    for name, spec in before.parameters().items():
+        if spec.shape != taller[name].shape:
+            mean = weights[name][:used].mean(axis=0, dtype=np.float64).astype(np.float32)
+            grown = np.broadcast_to(mean, shapes[name].shape).copy()
+            grown[: len(weights[name])] = weights[name]
+            grown[used:ids] = mean
+            weights[name] = grown
+    return weights
+
+
+def init_entry(initial: InitialWeights, tokenizer: Tokenizer, out: Path) -> dict[str, Any]:
+    """Return the manifest entry INIT_FROM of a run in ``out``, with the special tokens new in ``tokenizer``."""
+    added = added_tokens(tokenizer, initial.tokenizer)
+    entry = _origin(initial.run_dir, initial.step, out)
+    return {INIT_FROM: {**entry, **({"added_tokens": list(added)} if added else {})}}
 
 
 def branch(parent: RunDir, step: int, out: Path) -> RunDir:

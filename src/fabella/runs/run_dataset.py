@@ -27,6 +27,7 @@ from fabella.storage import escaped
 from fabella.storage.messages import escaped_path
 from fabella.text.source import source_files
 from fabella.tokenizers import loading
+from fabella.tokenizers.pretrained import added_tokens
 
 DATA = "data"
 """Manifest entry of the dataset: ``fingerprint``, and ``folder``, its path relative to the run directory."""
@@ -97,7 +98,7 @@ def open_validation_texts(run: RunConfig, dataset: TokenizedDataset) -> dict[str
     """Return path → text for the runs and datasets of ``validation.also``. The text of a run is cut as that run does.
 
     Raise CheckpointError or PreparedDataError for one that is missing or damaged, ConfigError for one with another
-    tokenizer than that of ``dataset``.
+    tokenizer than that of ``dataset``, which may have special tokens in addition.
     """
     return {path: _open_validation_text(path, run, dataset) for path in run.validation.also}
 
@@ -108,7 +109,7 @@ def _open_validation_text(path: str, run: RunConfig, dataset: TokenizedDataset) 
         text = ValidationText(other.path.resolve().name, open_run_dataset(other), other.run.data.sequences)
     else:
         text = ValidationText(Path(path).resolve().name, open_dataset(Path(path)), run.data.sequences)
-    if text.dataset.tokenizer.fingerprint != dataset.tokenizer.fingerprint:
+    if added_tokens(dataset.tokenizer, text.dataset.tokenizer) is None:
         raise ConfigError(
             f"validation.also: {escaped(path)} has another tokenizer than this run, so its token ids mean other text.",
             hint=f"Prepare its text with the tokenizer of this run: fabella prepare TEXT --tokenizer "

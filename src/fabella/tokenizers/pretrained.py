@@ -46,10 +46,21 @@ def load(config: Pretrained, special_tokens: Sequence[str] = ()) -> Tokenizer:
             f"Cannot find a tokenizer at {config.source}.",
             hint="Give a tokenizer.json, a .model, a directory with one, or a name on the Hugging Face hub.",
         )
-    return _with_special_tokens(tokenizer, special_tokens, config.source)
+    return with_special_tokens(tokenizer, special_tokens, config.source)
 
 
-def _with_special_tokens(tokenizer: Tokenizer, special_tokens: Sequence[str], name: str) -> Tokenizer:
+def added_tokens(tokenizer: Tokenizer, base: Tokenizer) -> tuple[str, ...] | None:
+    """Return the special tokens that ``tokenizer`` has in addition to ``base``; None if other ids differ as well."""
+    added = tuple(token for token in tokenizer.special_tokens if token not in base.special_tokens)
+    try:
+        grown = with_special_tokens(base, added, "the tokenizer")
+    except TokenizerError:
+        return None
+    return added if grown.fingerprint == tokenizer.fingerprint else None
+
+
+def with_special_tokens(tokenizer: Tokenizer, special_tokens: Sequence[str], name: str) -> Tokenizer:
+    """Return the tokenizer with the special tokens that it lacks. Raises TokenizerError if its kind takes no more."""
     missing = [token for token in special_tokens if token not in tokenizer.special_tokens]
     if not missing:
         return tokenizer

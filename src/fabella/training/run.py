@@ -58,7 +58,7 @@ def start_run(
     if not is_main:
         return _fit_with_rollback(session, *first_state(session))
     require_startable(out, run)
-    fill = partial(begin_with, initial) if initial else None
+    fill = partial(begin_with, initial, dataset.tokenizer) if initial else None
     run_dir = RunDir.create(out, run, first_manifest(session, initial, texts), fill=fill)
     with run_dir.lock():
         run_dir.save_tokenizer(dataset.tokenizer)

@@ -12,6 +12,7 @@ from fabella.runs.branch import InitialWeights
 from fabella.runs.family_files import family_digests
 from fabella.storage.messages import escaped_path
 from fabella.tokenizers import loading
+from fabella.tokenizers.pretrained import added_tokens
 
 FREE = {"dropout", "context_length", "init_std"}
 """Settings of a model that may differ from those of its weights, unless they change the shape of a parameter. All
@@ -19,9 +20,14 @@ others change what the weights mean, even where the shapes stay: heads, for exam
 MAX_NAMED = 3
 
 
-def fit_model(run: RunConfig, initial: InitialWeights) -> RunConfig:
-    """Return the config with the model of the weights. Raise ConfigError if its own model is another one."""
+def fit_model(run: RunConfig, initial: InitialWeights, prepared: TokenizedDataset | None) -> RunConfig:
+    """Return the config with the model of the weights. Raise ConfigError if its own model is another one.
+
+    Only the special tokens that the tokenizer of ``prepared`` has in addition make its vocabulary larger.
+    """
     model, trained = run.model, initial.run.model
+    if prepared is not None and model.vocab_size == prepared.tokenizer.vocab_size > trained.vocab_size:
+        model = model.model_copy(update={"vocab_size": trained.vocab_size})
     if model.family != trained.family:
         if not _same_files(model.family, trained.family):
             raise ConfigError(
@@ -46,7 +52,7 @@ def fit_model(run: RunConfig, initial: InitialWeights) -> RunConfig:
                 f"{list(shapes.get(name, ()))} with {'; '.join(different)}.",
                 hint=_without_model(initial),
             )
-    return run.model_copy(update={"model": model})
+    return run.model_copy(update={"model": model})  # its vocabulary grows with the tokenizer of the dataset
 
 
 def fit_tokenizer(
@@ -54,10 +60,11 @@ def fit_tokenizer(
 ) -> TokenizerConfig:
     """Return the config of the weights' tokenizer. Raise TokenizerError if ``tokenizer`` describes another one.
 
-    ``prepared``: the dataset to train on, if it exists already; its ids must be those of the same tokenizer.
+    ``prepared``: the dataset to train on, if it exists already; its ids must be those of the same tokenizer, which may
+    have special tokens in addition.
     """
     if prepared is not None:
-        if prepared.tokenizer.fingerprint != initial.tokenizer.fingerprint:
+        if added_tokens(prepared.tokenizer, initial.tokenizer) is None:
             raise TokenizerError(
                 f"{escaped_path(prepared.folder)} was prepared with another tokenizer than that of {initial}.",
                 hint="Train on the text instead, or prepare it with that tokenizer: fabella prepare TEXT "
@@ -84,7 +91,7 @@ def fit_tokenizer(
 def tokenizer_of(initial: InitialWeights) -> TokenizerConfig:
     """Return the config of the weights' tokenizer: its files in the directory of their run."""
     if initial.tokenizer.kind == "bytes":
-        return Bytes()
+        return Bytes(special_tokens=tuple(initial.tokenizer.special_tokens))
     return Pretrained(source=str(initial.run_dir.path.resolve() / "tokenizer"))
 
 

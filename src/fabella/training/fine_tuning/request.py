@@ -92,11 +92,11 @@ def _with_text(request: TrainRequest) -> TrainRequest:
 def _resolve_config(request: TrainRequest, initial: InitialWeights) -> ResolvedRequest:
     """Return a preset or a YAML config, whose model and tokenizer must be those of the weights."""
     resolved = resolve_request(request)
-    run = fit_model(resolved.run, initial)
+    run = fit_model(resolved.run, initial, resolved.prepared)
     run = run.model_copy(update={"tokenizer": fit_tokenizer(run.tokenizer, initial, resolved.prepared)})
     lr = f"Learning rate {run.optimizer.lr:g}, that of {request.what}; fine-tuning usually needs a lower one (--lr)."
     reasons = (*resolved.reasons, _describe(initial), lr)
-    return replace(resolved, run=run, reasons=reasons, vocab_size_given=True)
+    return replace(resolved, run=run, reasons=reasons, vocab_size_given=False)
 
 
 def _resolve_text(request: TrainRequest, initial: InitialWeights) -> ResolvedRequest:
@@ -108,9 +108,10 @@ def _resolve_text(request: TrainRequest, initial: InitialWeights) -> ResolvedReq
     chosen = any(item.partition("=")[0].startswith("data.sequences") for item in request.overrides)
     request = _without_source(request, prepared)
     resolved = resolve_values(values, request, prepared, "refuse" if chosen else "pack")
-    run = fit_model(resolved.run, initial)
+    run = fit_model(resolved.run, initial, prepared)
     run = run.model_copy(update={"tokenizer": fit_tokenizer(run.tokenizer, initial, prepared)})
-    return replace(resolved, run=run, reasons=(_describe(initial), *_reasons(run, suggested, initial)))
+    reasons = (_describe(initial), *_reasons(run, suggested, initial))
+    return replace(resolved, run=run, reasons=reasons, vocab_size_given=False)
 
 
 def _resolve_started(request: TrainRequest, started: RunDir) -> ResolvedRequest:

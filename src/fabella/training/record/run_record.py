@@ -62,7 +62,9 @@ def first_manifest(
     """Return the manifest of a new run, which begins with the weights ``initial``."""
     run, out = session.run, session.run_dir.path
     manifest = manifest_of(out, session.dataset, session.engine) | _user_callbacks(session.extras)
-    manifest |= validation_entry(other_texts, out) | (init_entry(initial, out) if initial else {})
+    manifest |= validation_entry(other_texts, out) | (
+        init_entry(initial, session.dataset.tokenizer, out) if initial else {}
+    )
     return manifest | {FIRST_SCHEDULE: [phase.model_dump(mode="json") for phase in run.optimizer.schedule]}
 
 
