@@ -119,7 +119,7 @@ class DataQuality:
         split.digests.append(int.from_bytes(digest[:8], "big"))
         self._characters += len(text)
         if not held_out:
-            self._preview.add(text, len(data), learned_text(marked))
+            self._preview.add(text, len(data), None if text is marked else learned_text(marked))
         self._sizes[len(data)] += 1
         self._empty += not text or text.isspace()
         for sign in mojibake_signs(text, data):

@@ -50,15 +50,14 @@ class DecodePolicy:
         if b"\r" in raw:
             raw, count = plain_line_ends(raw)
             self.notes.carriage_returns += count
-        if len(raw) <= LONGEST_DOCUMENT:
-            yield from self._escaped(self._part(raw, 0, len(raw), locate), written=written)
-            return
-        self.notes.cut += 1
-        for start, end in iter_blocks(raw):
-            yield from self._escaped(self._part(raw, start, end, locate), written=written)
-
-    def _escaped(self, texts: Iterator[str], *, written: bool) -> Iterator[str]:
-        return map(escape_text, texts) if self.writer.marks and not written else texts
+        cuts = ((0, len(raw)),)
+        if len(raw) > LONGEST_DOCUMENT:
+            self.notes.cut += 1
+            cuts = iter_blocks(raw)
+        for start, end in cuts:
+            text = self._part(raw, start, end, locate)
+            if text is not None:
+                yield escape_text(text) if self.writer.marks and not written else text
 
     def decoded_text(self, text: str, locate: Locate) -> Iterator[str]:
         """Apply ``text`` to a string that a parser decoded: it may contain NUL characters and lone surrogates."""
@@ -75,7 +74,7 @@ class DecodePolicy:
         self.notes.bad_lines += 1
         self.notes.add_example(f"{where}: {reason}")
 
-    def _part(self, raw: bytes, start: int, end: int, locate: Locate) -> Iterator[str]:
+    def _part(self, raw: bytes, start: int, end: int, locate: Locate) -> str | None:
         part = raw[start:end]
         try:
             text = part.decode()
@@ -86,12 +85,12 @@ class DecodePolicy:
                 at = part.index(b"\0")
                 text = self._damaged(part, locate(raw, start + at), at)
         if text is None:
-            return
+            return None
         if not text or text.isspace():
             self.notes.empty += 1
-            return
+            return None
         self.notes.documents += 1
-        yield text
+        return text
 
     def _damaged(self, raw: bytes, location: str, at: int) -> str | None:
         problem = f"{location}: {describe_damage(raw, at)}"

@@ -48,9 +48,11 @@ class Corpus:
                 yield SplitDocument(text, document_hash(text), held_out=True)
         for part, texts in enumerate(self._training_parts()):
             for text in meter.watch(texts):
-                pieces = list(self.rule.assign(text, document_hash(text)))
-                self.dropped += not pieces
-                yield from (replace(piece, part=part) for piece in pieces) if part else pieces
+                kept = False
+                for piece in self.rule.assign(text, document_hash(text)):
+                    kept = True
+                    yield replace(piece, part=part) if part else piece
+                self.dropped += not kept
         self._total = CorpusSize(documents=meter.documents)
 
     def messages(self) -> Iterator[str]:
@@ -102,6 +104,8 @@ class Corpus:
     def _training_texts(self) -> Iterator[str]:
         """Yield the same texts, those of the parts of a mixture in turn."""
         parts = self._training_parts()
+        if len(parts) == 1:
+            return parts[0]
         return (text for _, text in interleave(parts, [1.0] * len(parts), lambda text: 1))
 
     def _read(self, source: Source) -> Iterator[str]:

@@ -91,5 +91,8 @@ class ProgressMeter:
     def watch(self, documents: Iterable[str]) -> Iterator[str]:
         """Yield the documents and count them."""
         for text in documents:
-            self.add(1, len(text))
+            self.documents += 1
+            self.bytes += len(text)
+            if self.bytes - self._reported >= REPORT_BYTES:
+                self.report(self._total.share(self.documents, self.bytes))
             yield text

@@ -102,7 +102,7 @@ class SpelledTokens:
 
     def add(self, text: str) -> None:
         """Count a document."""
-        if any(beginning in text for beginning in self._beginnings):
+        if self._beginnings and any(beginning in text for beginning in self._beginnings):
             plain = "\0".join(text_parts(text))
             self._documents.update(token for token in self._tokens if token in plain)
 

@@ -58,10 +58,10 @@ def encode(
     ``compare`` counts what the tokenizer changes. ``loss_on`` answers: with the mask of the ids that are learned.
     """
     documents = encoder.encode(texts)
-    parts = [part.astype(dtype) for document in documents for part in document.parts]
+    parts = [part for document in documents for part in document.parts]
     lengths = np.array([sum(map(len, document.parts)) for document in documents], dtype=np.int64)
     sizes = np.array([len(document.text) for document in documents], dtype=np.int64)
-    ids = np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+    ids = np.concatenate(parts, dtype=dtype, casting="unsafe") if parts else np.empty(0, dtype=dtype)
     encoded = TokenizedDocuments(ids, lengths, sizes)
     if loss_on == "answers":
         masks = [document.mask for document in documents]

@@ -65,8 +65,9 @@ def _pattern(separator: str) -> re.Pattern[bytes] | None:
     return re.compile(b"\n" if separator == "lines" else re.escape(separator.encode()))
 
 
-def _trimmed(line: int, raw: bytes, separator: str) -> Iterator[tuple[int, bytes]]:
+def _trimmed(line: int, raw: bytes, separator: str) -> tuple[tuple[int, bytes]] | tuple[()]:
     start = match.end() if (match := LEADING_BLANK_LINES.match(raw)) else 0
     text = raw[start:].rstrip()
     if text or separator not in WITHOUT_MARKERS:
-        yield line + raw.count(b"\n", 0, start), text
+        return ((line + raw.count(b"\n", 0, start), text),)
+    return ()
