@@ -54,6 +54,13 @@ def test_each_part_has_epochs_of_its_own_in_another_order() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
 
 
+def test_an_epoch_offset_counts_the_epochs_of_each_part() -> None:
+    numbered = MixtureSampler(COUNTS, PHASES, 7, epoch_offset=1000).sequences(0, 5000)
+    assert (numbered % 1000 == ALL).all()
+    of_last = np.flatnonzero(sum(COUNTS[:2]) <= ALL)
+    assert (numbered[of_last] // 1000 == np.arange(len(of_last)) // COUNTS[2]).all()
+
+
 def test_another_seed_gives_another_order() -> None:
     assert (sampler(8).sequences(0, 500) != ALL[:500]).mean() > 0.9
 

@@ -35,6 +35,14 @@ def test_the_documents_do_not_depend_on_block_borders(n: int, seed: int, start: 
     assert order.sequences(start, middle).tolist() + order.sequences(middle, stop).tolist() == whole
 
 
+@given(n=st.integers(1, 60), seed=st.integers(0, 100), start=positions, stop=positions)
+def test_an_epoch_offset_numbers_the_sequences_of_all_epochs(n: int, seed: int, start: int, stop: int) -> None:
+    plain = PermutationSampler(n, seed).sequences(start, stop)
+    numbered = PermutationSampler(n, seed, epoch_offset=n).sequences(start, stop)
+    np.testing.assert_array_equal(numbered % n, plain)
+    np.testing.assert_array_equal(numbered // n, np.arange(start, stop) // n)
+
+
 @pytest.mark.fault("B10", cases=N * EPOCHS * 5)
 def test_resuming_at_every_position_repeats_and_loses_nothing() -> None:
     """Every position of three epochs with every batch size, resumed twice."""

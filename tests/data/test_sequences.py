@@ -1,5 +1,6 @@
 """Tests of the training sequences of a split."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from fabella import models
 from fabella.config.data import Packed, Padded
 from fabella.data.batches import Batch
-from fabella.data.dataset import Split, SplitRecord
-from fabella.data.sequences import SequenceDataset
+from fabella.data.dataset import PartRecord, Split, SplitRecord
+from fabella.data.sequences import ReshuffledSequences, SequenceDataset
 from fabella.errors import DataError
 from fabella.models import IGNORE
 from tests.data.samples import all_ids, all_learned, split
@@ -190,3 +192,83 @@ def test_a_start_token_precedes_the_targets_of_a_padded_document(tmp_path: Path)
     assert batch.tokens[0].tolist() == ids[:-1]
     assert batch.targets[0].tolist() == ids[1:]
     assert len(SequenceDataset(of, Padded(length=100), END, bos_id=bos_id)) == 2, "a document of start and end only"
+
+
+def pieces(stream: list[int]) -> tuple[list[int], list[tuple[int, ...]], list[int]]:
+    """Split ids after each END into the rest of a document, whole documents, and the beginning of one."""
+    documents: list[list[int]] = [[]]
+    for token in stream:
+        documents[-1].append(token)
+        if token == END:
+            documents.append([])
+    return documents[0], [tuple(document) for document in documents[1:-1]], documents[-1]
+
+
+@given(lengths=lengths, length=st.integers(1, 20), epoch=st.integers(0, 3), shard=st.integers(10, 80))
+def test_an_epoch_of_reshuffled_sequences_is_a_cut_of_all_documents_in_some_order(
+    folders: Folders, lengths: list[int], length: int, epoch: int, shard: int
+) -> None:
+    of = split(folders.new(), lengths, shard_tokens=shard)
+    config = Packed(length=length, stride=length, reshuffle=True)
+    if of.tokens <= length:
+        with pytest.raises(DataError):
+            ReshuffledSequences(of, config, (), 1)
+        return
+    dataset = ReshuffledSequences(of, config, (), 1)
+    assert len(dataset) == len(SequenceDataset(of, config, END))
+    batch = dataset.batch(epoch * len(dataset) + np.arange(len(dataset)))
+    np.testing.assert_array_equal(batch.tokens[:, 1:], batch.targets[:, :-1])
+    np.testing.assert_array_equal(batch.tokens[1:, 0], batch.targets[:-1, -1])
+    left = [tuple(of.read(a, b).tolist()) for a, b in pairwise(of.offsets.tolist())]
+    rest, whole, beginning = pieces(batch.tokens.ravel().tolist())
+    for document in whole:
+        left.remove(document)
+    assert not rest or any(document[len(document) - len(rest) :] == tuple(rest) for document in left)
+    assert not beginning or any(document[: len(beginning)] == tuple(beginning) for document in left)
+
+
+def test_reshuffled_sequences_have_other_neighbors_and_cuts_in_each_epoch_and_seed(tmp_path: Path) -> None:
+    of = split(tmp_path / "a", [30] * 12)
+    config = Packed(length=16, stride=16, reshuffle=True)
+    epochs = {
+        tuple(dataset.batch(np.arange(epoch * len(dataset), (epoch + 1) * len(dataset))).tokens.ravel().tolist())
+        for dataset in (ReshuffledSequences(of, config, (), seed) for seed in (1, 2, 3))
+        for epoch in range(4)
+    }
+    assert len(epochs) == 12
+
+
+def test_one_long_document_is_cut_elsewhere_in_each_epoch(tmp_path: Path) -> None:
+    dataset = ReshuffledSequences(split(tmp_path / "a", [500]), Packed(length=16, stride=16, reshuffle=True), (), 1)
+    firsts = {tuple(dataset.batch(np.array([epoch * len(dataset)])).tokens[0].tolist()) for epoch in range(5)}
+    assert len(firsts) == 5
+
+
+def test_a_reshuffled_sequence_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    of, config = split(tmp_path / "a", [11, 40, 8, 30, 4]), Packed(length=9, stride=9, reshuffle=True)
+    indices = np.array([0, 29, 5, 31, 14, 5])  # of several epochs
+    joint = ReshuffledSequences(of, config, (), 1).batch(indices)
+    for row, index in enumerate(indices):
+        single = ReshuffledSequences(of, config, (), 1).batch(np.array([index]))
+        np.testing.assert_array_equal(joint.tokens[row], single.tokens[0])
+
+
+def test_reshuffled_sequences_of_a_mixture_stay_within_their_part(tmp_path: Path) -> None:
+    of = split(tmp_path / "a", [20, 30, 25, 45])
+    parts = [
+        PartRecord(source="", documents=2, tokens=tokens, bytes=2 * tokens, validation_documents=1)
+        for tokens in (50, 70)
+    ]
+    config = Packed(length=8, stride=8, reshuffle=True)
+    dataset = ReshuffledSequences(of, config, parts, 1)
+    assert dataset.parts == SequenceDataset(of, config, END, parts).parts
+    first, second = (set(all_ids(of)[a:b].tolist()) - {END} for a, b in ((0, 50), (50, 120)))
+    numbers = np.arange(3 * len(dataset))
+    of_first = numbers % len(dataset) < dataset.parts[0].sequences
+    assert set(dataset.batch(numbers[of_first]).tokens.ravel().tolist()) - {END} <= first
+    assert set(dataset.batch(numbers[~of_first]).tokens.ravel().tolist()) - {END} <= second
+
+
+def test_reshuffle_needs_sequences_without_overlap() -> None:
+    with pytest.raises(ValidationError, match="reshuffle needs stride = length = 8"):
+        Packed(length=8, stride=4, reshuffle=True)

@@ -235,11 +235,20 @@ class Packed(ConfigModel):
     kind: Literal["packed"] = "packed"
     length: Positive = Field(description="tokens per sequence, at least 1")
     stride: Positive = Field(description="tokens between the starts of two sequences, 1 to length")
+    reshuffle: bool = Field(
+        default=False,
+        exclude_if=lambda reshuffle: not reshuffle,
+        description="in training, put the documents in another order and cut them elsewhere in every epoch",
+    )
 
     @model_validator(mode="after")
     def _no_gaps(self) -> "Packed":
         if self.stride > self.length:
             raise ValueError(f"stride {self.stride} leaves out tokens between sequences of {self.length}")
+        if self.reshuffle and self.stride != self.length:
+            raise ValueError(
+                f"reshuffle needs stride = length = {self.length}, without overlap; stride is {self.stride}"
+            )
         return self
 
 
@@ -325,6 +334,19 @@ class DataConfig(ConfigModel):
     special_tokens_in_text: bool = Field(
         default=False, description="encode the special tokens of the tokenizer where a text spells them out"
     )
+
+    @model_validator(mode="after")
+    def _reshuffle_is_possible(self) -> "DataConfig":
+        if isinstance(self.sequences, Packed) and self.sequences.reshuffle:
+            if self.mode.prepared_bytes:
+                raise ValueError(
+                    "mode.kind = streaming shuffles documents in every epoch by itself; leave out sequences.reshuffle"
+                )
+            if self.loss_on != "all":
+                raise ValueError(
+                    "sequences.reshuffle needs loss_on = all: other sequences have no answers in each epoch"
+                )
+        return self
 
     @model_validator(mode="after")
     def _stream_keeps_duplicates(self) -> "DataConfig":

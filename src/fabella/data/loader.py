@@ -7,14 +7,14 @@ from typing import Any, Self
 
 from fabella.data.batches import Batch
 from fabella.data.sampler import Sampler
-from fabella.data.sequences import SequenceDataset
+from fabella.data.sequences import TrainingSequences
 
 
 class PrefetchLoader(Iterator[Batch]):
     """Iterator over prefetched batches. It can be closed at any time, which ends its thread and the iteration."""
 
     def __init__(
-        self, dataset: SequenceDataset, sampler: Sampler, start: int, sizes: Iterator[int], prefetch: int
+        self, dataset: TrainingSequences, sampler: Sampler, start: int, sizes: Iterator[int], prefetch: int
     ) -> None:
         assert prefetch >= 1, "at least one prefetched batch"
         self._dataset, self._sampler, self._position, self._sizes = dataset, sampler, start, sizes
@@ -67,7 +67,7 @@ PREFETCH_BATCHES = 4
 
 
 def prefetch_loader(
-    dataset: SequenceDataset,
+    dataset: TrainingSequences,
     sampler: Sampler,
     start: int,
     sizes: Iterator[int],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fabella.config.data import PHASE_END, MixtureSource
 from fabella.data.permutation import permute
 from fabella.data.sampler import PermutationSampler
-from fabella.data.sequences import PartSize, SequenceDataset
+from fabella.data.sequences import PartSize, TrainingSequences
 from fabella.splitmix64 import splitmix64
 from fabella.text.mixture import flatten_mixture
 
@@ -62,22 +62,31 @@ def draws_of(
     return draws / draws.sum()
 
 
-def mixture_sampler(source: MixtureSource, samples: SequenceDataset, seed: int) -> "MixtureSampler":
+def mixture_sampler(
+    source: MixtureSource, samples: TrainingSequences, seed: int, epoch_offset: int = 0
+) -> "MixtureSampler":
     """Return the order of the sequences of ``samples``, which has the parts of ``source``."""
     phases = [(phase.end, draws_of(phase.shares, source.by, samples.parts)) for phase in weight_phases(source)]
-    return MixtureSampler([size.sequences for size in samples.parts], phases, seed)
+    return MixtureSampler([size.sequences for size in samples.parts], phases, seed, epoch_offset)
 
 
 class MixtureSampler:
     """Order of the sequences of all parts under ``seed``; those of a part are numbered after those of earlier parts."""
 
     def __init__(
-        self, counts: Sequence[int], phases: Sequence[tuple[int | None, NDArray[np.float64]]], seed: int
+        self,
+        counts: Sequence[int],
+        phases: Sequence[tuple[int | None, NDArray[np.float64]]],
+        seed: int,
+        epoch_offset: int = 0,
     ) -> None:
-        """``counts``: sequences of each part. ``phases``: (first position after it, share of each part)."""
+        """``counts``: sequences of each part. ``phases``: (first position after it, share of each part).
+
+        ``epoch_offset`` is added to the numbers of a part once per epoch of that part.
+        """
         self._firsts = np.cumsum([0, *counts])[:-1]
         self._orders = [
-            PermutationSampler(count, splitmix64(splitmix64(seed) + splitmix64(part)))
+            PermutationSampler(count, splitmix64(splitmix64(seed) + splitmix64(part)), epoch_offset)
             for part, count in enumerate(counts, start=1)
         ]
         self._key = splitmix64(splitmix64(seed) + splitmix64(0))

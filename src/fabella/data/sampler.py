@@ -1,6 +1,6 @@
 """Order of the training sequences: a fixed one for each position of a run, without replacement.
 
-    epoch = p // n     sequence = permutation(seed, epoch) of (p mod n)
+    epoch = p // n     sequence = permutation(seed, epoch) of (p mod n)   [+ epoch · n, for other sequences per epoch]
 
 The order is independent of batch sizes, processes and resumes. Each epoch has every sequence once; the state is the
 position p, one integer.
@@ -26,10 +26,12 @@ class Sampler(Protocol):
 class PermutationSampler:
     """Order of ``n`` sequences under ``seed``."""
 
-    def __init__(self, n: int, seed: int) -> None:
+    def __init__(self, n: int, seed: int, epoch_offset: int = 0) -> None:
+        """``epoch_offset`` is added to the numbers of the second epoch, twice to those of the third, and so on."""
         assert n > 0, "at least one sequence"
         self.n = n
         self.seed = seed
+        self.epoch_offset = epoch_offset
 
     def sequences(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the sequences at positions ``start`` to ``stop - 1``, across epochs."""
@@ -37,7 +39,8 @@ class PermutationSampler:
         while start < stop:
             epoch, first = divmod(start, self.n)
             last = min(stop - epoch * self.n, self.n)
-            parts.append(permute(np.arange(first, last), self.n, self._key(epoch)))
+            order = permute(np.arange(first, last), self.n, self._key(epoch))
+            parts.append(order + epoch * self.epoch_offset)
             start += last - first
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 

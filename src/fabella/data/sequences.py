@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +12,10 @@ from fabella.config.data import Packed, Padded
 from fabella.data.batches import Batch
 from fabella.data.dataset import PartRecord, Split, too_small_error
 from fabella.data.npy import ShardedArray
+from fabella.data.permutation import permute
 from fabella.errors import DataError
 from fabella.models import IGNORE
+from fabella.splitmix64 import splitmix64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,21 @@ class PartSize:
     documents: int
     tokens_per_sequence: float
     """Mean targets of a sequence."""
+
+
+class TrainingSequences(Protocol):
+    """Numbered training sequences."""
+
+    @property
+    def parts(self) -> list[PartSize]:
+        """Sizes of the parts of a mixture; of all of the split if it has none."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the sequences ``indices``, in that order."""
+        ...
 
 
 class SequenceDataset:
@@ -114,6 +132,53 @@ class _PackedSequences:
         if self._split.loss_mask is not None:
             targets[self._split.loss_mask.gather(starts + 1, self._length) == 0] = IGNORE
         return Batch(tokens=ids[:, :-1].copy(), targets=targets)
+
+
+class ReshuffledSequences:
+    """Packed sequences whose neighbors and cuts change with every epoch, for training.
+
+    Sequence i + e·n, with n sequences per epoch, is sequence i of epoch e: the documents of a part, permuted and
+    rotated by a key of (seed, part, epoch), and cut every ``length`` ids. The first document follows the last one.
+    Sequence numbers and sizes of the parts are those of SequenceDataset.
+    """
+
+    def __init__(self, split: Split, config: Packed, parts: Sequence[PartRecord], seed: int) -> None:
+        self._split, self._length, self._seed = split, config.length, seed
+        self.parts = _PackedSequences(split, config.length, config.stride, parts).parts
+        self._firsts = np.cumsum([0, *(size.sequences for size in self.parts)])
+        self._documents = np.cumsum([0, *(size.documents for size in self.parts)])
+        self._order = lru_cache(maxsize=2 * len(self.parts))(self._permuted)  # two epochs: a batch may be in both
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the sequences ``indices``, in that order."""
+        positions = np.empty((len(indices), self._length + 1), np.int64)
+        epochs, sequences = np.divmod(indices, len(self))
+        parts = np.searchsorted(self._firsts, sequences, side="right") - 1
+        for epoch, part in sorted(set(zip(epochs.tolist(), parts.tolist(), strict=True))):
+            rows = np.flatnonzero((epochs == epoch) & (parts == part))
+            positions[rows] = self._positions(part, epoch, sequences[rows] - self._firsts[part])
+        ids = self._split.gather(positions.ravel(), 1).reshape(positions.shape).astype(np.int32)
+        return Batch(tokens=ids[:, :-1].copy(), targets=ids[:, 1:].copy())
+
+    def _positions(self, part: int, epoch: int, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where the ids of some sequences of a part are in the split, [B, length + 1]."""
+        documents, ends, rotation = self._order(part, epoch)
+        places = rotation + sequences[:, None] * self._length + np.arange(self._length + 1)
+        places %= ends[-1]
+        numbers = np.searchsorted(ends, places, side="right")
+        lengths = np.diff(ends, prepend=0)
+        return self._split.offsets[documents[numbers]] + places - (ends - lengths)[numbers]
+
+    def _permuted(self, part: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Return the documents of a part in the order of an epoch, where each of them ends, and the first place."""
+        first, last = self._documents[part : part + 2].tolist()
+        key = splitmix64(splitmix64(splitmix64(self._seed) + splitmix64(part)) + splitmix64(~epoch))
+        documents = first + permute(np.arange(last - first), last - first, key)
+        ends = np.cumsum(self._split.offsets[documents + 1] - self._split.offsets[documents])
+        return documents, ends, splitmix64(key) % int(ends[-1])
 
 
 def _with_learned(size: PartSize, learned: NDArray[np.int64], split: Split) -> PartSize:

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 
-from fabella.config.data import DataConfig, MixtureSource
+from fabella.config.data import DataConfig, MixtureSource, Packed
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.loader import PrefetchLoader, prefetch_loader
 from fabella.data.mixture import draws_of, mixture_sampler, part_shares
 from fabella.data.modes.mode import DataMode
-from fabella.data.sampler import PermutationSampler
-from fabella.data.sequences import SequenceDataset
+from fabella.data.sampler import PermutationSampler, Sampler
+from fabella.data.sequences import ReshuffledSequences, SequenceDataset, TrainingSequences
 from fabella.errors import PreparedDataError
 from fabella.text.mixture import flatten_mixture
 from fabella.text.source import describe
@@ -41,9 +41,15 @@ class PretokenizedMode(DataMode):
         sequences: int = 0,
         stream: str = "",
     ) -> PrefetchLoader:
-        samples = _samples(data, dataset)
-        sampler = mixture_sampler(data.source, samples, seed) if isinstance(data.source, MixtureSource) else None
-        return prefetch_loader(samples, sampler or PermutationSampler(len(samples), seed), sequences, sizes)
+        samples: TrainingSequences = _samples(data, dataset)
+        epoch_offset = 0
+        if isinstance(data.sequences, Packed) and data.sequences.reshuffle:
+            samples = ReshuffledSequences(dataset.train, data.sequences, dataset.parts, seed)
+            epoch_offset = len(samples)
+        sampler: Sampler = PermutationSampler(len(samples), seed, epoch_offset)
+        if isinstance(data.source, MixtureSource):
+            sampler = mixture_sampler(data.source, samples, seed, epoch_offset)
+        return prefetch_loader(samples, sampler, sequences, sizes)
 
 
 def _samples(data: DataConfig, dataset: TokenizedDataset) -> SequenceDataset:
