@@ -106,6 +106,34 @@ def test_two_processes_fine_tune_like_one_and_resume_to_the_same_bits(
     assert np.array_equal(frozen[0], frozen[1])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_learn_answers_like_one_and_resume_to_the_same_bits(kind: str, tmp_path: Path) -> None:
+    """The answers differ in length, so that the two processes learn different numbers of tokens in each step."""
+    file = tmp_path / "chat.jsonl"
+    rows = [[f"Question {n}?", " ".join([f"{n}"] * (1 + n % 23))] for n in range(80)]
+    roles = ("user", "assistant")
+    file.write_text(
+        "".join(
+            json.dumps({"messages": [{"role": r, "content": c} for r, c in zip(roles, row, strict=True)]}) + "\n"
+            for row in rows
+        )
+    )
+    settings = (
+        f"training.parallel.kind={kind}", "data.loss_on=answers", "data.chat_template=chatml", "model.vocab_size=258",
+        "data.validation.fraction=0.2", "model.dropout=0.0", "tokenizer=bytes",
+        f"data.source={{kind: files, paths: ['{file}']}}",
+    )  # fmt: skip
+    chat = tiny.prepared(tmp_path / "prepared", tiny.run(*settings))
+    single = start_run(tiny.run(*settings, steps=STEPS), tmp_path / "one", chat).folder
+    for name, failure in (("straight", None), ("stopped", (3, 1, "SIGTERM"))):
+        assert run(2, job(tmp_path / name, chat, *settings, failure=failure)) == (130 if failure else 0)
+    assert run(2, job(tmp_path / "stopped", chat, *settings)) == 0
+    assert tiny.fingerprint(tmp_path / "stopped") == tiny.fingerprint(tmp_path / "straight")
+    for row_kind in ("train", "validation", "final"):
+        assert losses(tmp_path / "straight", row_kind) == pytest.approx(losses(single, row_kind), rel=LOSS_TOLERANCE)
+
+
 @pytest.mark.fault("C3", cases=3)
 @pytest.mark.parametrize(("rank", "name"), [(1, "SIGTERM"), (0, "SIGINT"), (1, "SIGINT")])
 def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
