@@ -162,7 +162,7 @@ def test_a_resumed_run_computes_as_it_started_and_ends_with_the_same_bits(
     start_run(config, tmp_path / "whole", data, device="cpu")
     with pytest.raises(TrainingInterrupted):
         start_run(config, tmp_path / "half", data, device="cpu", callbacks=[_stop_after_5])
-    assert RunDir.open(tmp_path / "half").recorded_matmul() == way
+    assert RunDir.open(tmp_path / "half").recorded_compute()["matmul"] == way
     monkeypatch.setenv(OVERRIDE, "default")
     start_run(config, tmp_path / "default", data, device="cpu")
     resume(tmp_path / "half", device="cpu")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fabella.engine.allocator import keep_freed_memory
 from fabella.engine.build_model_torch import build
-from fabella.engine.device_torch import describe_device, pick_device
+from fabella.engine.cpu.cpu_training_torch import prepare_cpu_training
+from fabella.engine.device_torch import compute_here, describe_device, pick_device
 from fabella.engine.measure.peak_flops_torch import measure_peak_flops
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import count, initial_weights
@@ -30,10 +30,7 @@ def names(config: ModelConfig) -> list[str]:
 
 def create_baseline(name: str, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> "Baseline":
     """Create the baseline ``fabella``, or ``fabella compiled`` for torch.compile of every block."""
-    target = pick_device(device)
-    if target.type == "cpu":
-        keep_freed_memory()  # as a training does; in one process, peers profit as well
-    model, loss = build_fabella(without_dropout(config), target)
+    model, loss = build_fabella(without_dropout(config), pick_device(device))
     baseline = Baseline(name, model, loss, config, (shape, precision, device))
     if name.endswith(" compiled"):
         for block in baseline.model.blocks:  # every block is the same code
@@ -100,9 +97,11 @@ def build_fabella(config: ModelConfig, device: torch.device) -> tuple[nn.Module,
     """Build Fabella's own model with its first weights, and its loss."""
     torch.manual_seed(1)
     model: Any = build(config, initial_weights(config.parameters(), seed=1), device)
+    cpu = prepare_cpu_training(device, compute_here)  # memory is kept for the peers in this process as well
 
     def loss(tokens: Tensor) -> Tensor:
-        return model.loss(tokens[:, :-1], tokens[:, 1:])
+        with cpu.context():
+            return model.loss(tokens[:, :-1], tokens[:, 1:])
 
     return model, loss
 

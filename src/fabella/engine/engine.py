@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -176,17 +177,21 @@ def require_device(name: str, device: str, rank_info: RankInfo) -> None:
 
 
 def create_engine(
-    run: RunConfig, *, device: str = "auto", group: ProcessGroup | None = None, matmul: str = ""
+    run: RunConfig,
+    *,
+    device: str = "auto",
+    group: ProcessGroup | None = None,
+    recorded: Mapping[str, str] = MappingProxyType({}),
 ) -> Engine:
     """Return a new engine with the run's initial weights and an empty optimizer state.
 
-    ``matmul``: how an interrupted run computed matrix products on a CPU, as in ``describe()``. By default, PyTorch
-    measures what is fastest; JAX has one way.
+    ``recorded``: how an interrupted run computed on a CPU, ``matmul`` and ``kernels`` as in ``describe()``. By default,
+    PyTorch measures which matrix products are fastest, and uses its training kernels; JAX has one way.
 
     With a process group, every rank creates an engine and calls its methods in the same order: ``step`` with the same
     global batch, of which each rank takes its own rows, and ``state``, whose arrays only rank 0 receives.
     """
-    return backend(run.engine).create_engine(run, device, group or SingleProcess(), matmul)
+    return backend(run.engine).create_engine(run, device, group or SingleProcess(), recorded)
 
 
 def init_distributed(name: str, rank_info: RankInfo, *, device: str = "auto") -> AbstractContextManager[ProcessGroup]:

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -49,10 +50,13 @@ PADDED_LENGTHS = 4
 
 
 def create_engine(
-    run: RunConfig, device: str = "auto", group: ProcessGroup | None = None, matmul: str = ""
+    run: RunConfig,
+    device: str = "auto",
+    group: ProcessGroup | None = None,
+    recorded: Mapping[str, str] = MappingProxyType({}),
 ) -> "JaxEngine":
     """Return a new engine with the run's initial weights and an empty optimizer state."""
-    del matmul  # XLA has one way to compute products on a CPU
+    del recorded  # XLA has one way to compute products on a CPU
     weights = initial_weights(run.model.parameters(), run.seed)
     if group is not None and group.rank_info.world_size > 1:
         return JaxEngine(run, weights, devices_of_all(device), is_main=group.rank_info.is_main)

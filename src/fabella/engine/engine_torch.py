@@ -1,8 +1,9 @@
 """The PyTorch engine: builds a family's model, takes optimizer steps, evaluates, saves and restores its state."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fabella.data.batches import Batch
-from fabella.engine.allocator import keep_freed_memory
 from fabella.engine.build_model_torch import build, require_fit
 from fabella.engine.compile.compile_torch import prepare_blocks
+from fabella.engine.cpu.cpu_training_torch import CpuTraining, prepare_cpu_training
 from fabella.engine.device_torch import (
     Precision,
     describe_device,
@@ -36,22 +37,28 @@ from fabella.run_config.run import RunConfig
 
 
 def create_engine(
-    run: RunConfig, device: str = "auto", group: ProcessGroup | None = None, matmul: str = ""
+    run: RunConfig,
+    device: str = "auto",
+    group: ProcessGroup | None = None,
+    recorded: Mapping[str, str] = MappingProxyType({}),
 ) -> "TorchEngine":
     """Return a new engine with the run's initial weights and an empty optimizer state."""
     group = group or SingleProcess()
     table = run.model.parameters()
     torch_device = pick_device(device, group.rank_info)
-    if torch_device.type == "cpu":
-        keep_freed_memory()
+
+    def share(compute: Callable[[], str]) -> str:
+        return group.broadcast(compute() if group.rank_info.is_main else "")
+
     precision = resolve_precision(
         run.training.precision,
         torch_device,
         table,
-        recorded_matmul=matmul,
-        share=lambda compute: group.broadcast(compute() if group.rank_info.is_main else ""),
+        recorded_matmul=recorded.get("matmul", ""),
+        share=share,
     )
-    return TorchEngine(run, initial_weights(table, run.seed), precision, group)
+    cpu = prepare_cpu_training(torch_device, share, recorded.get("kernels", ""))
+    return TorchEngine(run, initial_weights(table, run.seed), precision, group, cpu)
 
 
 def require_device(device: str, rank_info: RankInfo) -> None:
@@ -91,13 +98,18 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, run: RunConfig, weights: Mapping[str, NDArray[np.float32]], precision: Precision, group: ProcessGroup
+        self,
+        run: RunConfig,
+        weights: Mapping[str, NDArray[np.float32]],
+        precision: Precision,
+        group: ProcessGroup,
+        cpu: CpuTraining,
     ) -> None:
         self.config = run.model
         self.seed = run.seed
         self.micro_batch_size = run.training.micro_batch_size
         self.requested_precision, self.deterministic = run.training.precision, run.training.deterministic
-        self.precision, device = precision, precision.device
+        self.precision, self.cpu, device = precision, cpu, precision.device
         self.device = device
         set_tf32(self.requested_precision, device)
         self.guard = StepGuard.create(run.training, device, scaled=self.precision.scaled)
@@ -105,7 +117,7 @@ class TorchEngine:
         trainable = run.trainable_parameters
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trainable)
-        self.compiled, self.compile_cache = prepare_blocks(model, run, device)
+        self.compiled, self.compile_cache = prepare_blocks(model, run, device, kernels=cpu.library is not None)
         self.strategy = parallelize(model, group, run.training.parallel)
         self.model: Any = self.strategy.model
         self.optimizer = Optimizer(self.strategy, trainable, run.optimizer)
@@ -120,23 +132,25 @@ class TorchEngine:
             "threads": torch.get_num_threads(),
             "compiled": "blocks" if self.compiled else "nothing",
             "precision": describe_precision(self.requested_precision, self.precision),
-            **self._describe_matmul(),
+            **self._describe_cpu(),
             "tf32": str(self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"),
             **({"parallel": self.strategy.description} if self.strategy.description else {}),
         }
 
-    def _describe_matmul(self) -> dict[str, str | float]:
+    def _describe_cpu(self) -> dict[str, str | float]:
         if self.device.type != "cpu":
             return {}
         speedup = round(self.precision.matmul_speedup, 1)
-        return {"matmul": self.precision.matmul, **({"matmul_speedup": speedup} if speedup > 1.0 else {})}
+        measured: dict[str, str | float] = {"matmul_speedup": speedup} if speedup > 1.0 else {}
+        warning = {"kernels_warning": self.cpu.warning} if self.cpu.warning else {}
+        return {"matmul": self.precision.matmul, **measured, "kernels": self.cpu.describe(), **warning}
 
     def step(self, batch: Batch, lr: float) -> TorchStepResult:
         """Take one optimizer step. The micro-batches' gradients add up to that of the global batch's mean loss."""
         if batch.num_targets == 0:
             raise ConfigError("A batch has no targets.", hint="Use longer documents, or data.sequences.kind=packed.")
         self.optimizer.zero_grad()  # kept until now for the callbacks of the previous step
-        with self.precision.matmuls(), same_bits(self.device, enabled=self.deterministic):
+        with self.precision.matmuls(), self.cpu.context(), same_bits(self.device, enabled=self.deterministic):
             loss = self._forward_backward(batch)
             self.compile_cache.mark_complete()
             return self._update(self.strategy.mean_loss(loss), lr)

@@ -164,11 +164,11 @@ class RunDir:
             atomic_write(self.path / MANIFEST, dump_manifest(manifest))
         return replace(self, manifest=manifest)
 
-    def recorded_matmul(self) -> str:
-        """Return how the run computed matrix products on a CPU when it started; empty if that is not recorded."""
+    def recorded_compute(self) -> dict[str, str]:
+        """Return how the run computed on a CPU when it started: ``matmul`` and ``kernels``, as far as recorded."""
         environment = self.manifest.get("environment")
-        way = environment.get("matmul") if isinstance(environment, dict) else None
-        return way if isinstance(way, str) else ""
+        entries = environment if isinstance(environment, dict) else {}
+        return {name: entries[name] for name in ("matmul", "kernels") if isinstance(entries.get(name), str)}
 
     def with_kept_family(self, run: RunConfig) -> RunConfig:
         """Return ``run`` with the kept copy of its family. Raises ConfigError if the files differ from the copy."""

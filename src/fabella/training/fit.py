@@ -117,6 +117,8 @@ def _print_settings(session: TrainingSession, progress: Progress) -> None:
     if speedup := settings.get("matmul_speedup"):
         name = {"onednn": "float32 by oneDNN"}.get(str(settings["matmul"]), settings["matmul"])
         session.print(f"Matrix products: {name}, {speedup} times as fast as PyTorch's default on this CPU.")
+    if warning := settings.get("kernels_warning"):
+        session.print(str(warning))
     if (compiled := settings["compiled"]) != "nothing":
         session.print(
             f"Compiling the {compiled}: the first step takes half a minute, or less if the compile cache has them."

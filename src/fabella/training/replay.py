@@ -43,12 +43,12 @@ def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     Raise CheckpointError if ``path`` is not a saved step, or is damaged.
     """
     run_dir = RunDir.open(path.absolute().parent.parent)
-    run, matmul = run_dir.run, run_dir.recorded_matmul()
+    run, recorded = run_dir.run, run_dir.recorded_compute()
     training = run.training.model_copy(update={"compile": "none", "on_nonfinite": Stop()})
     run = run.model_copy(update={"engine": "torch", "training": training})
     table = run.model.parameters()
     failed = failed_steps.read(path.absolute(), table, state_spec(run.trainable_parameters, run.optimizer))
-    engine = engines.create_engine(run, device=device, matmul=matmul)
+    engine = engines.create_engine(run, device=device, recorded=recorded)
     engine.restore(failed.state)
     error = ""
     with engines.backend(run.engine, "nan_finder").trace_nonfinite(engine) as modules:

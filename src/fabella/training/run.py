@@ -91,7 +91,7 @@ def resume(
         if is_main:
             process_group.broadcast("run directory ready")
         engine = engines.create_engine(
-            requested, device=device, group=process_group, matmul=_recorded_matmul(saved_run, requested)
+            requested, device=device, group=process_group, recorded=_recorded_compute(saved_run, requested)
         )
         extras = Extras(trackers, callbacks, user_callbacks)
         run_dir = replace(saved_run, run=requested)
@@ -105,10 +105,10 @@ def resume(
         return _fit_with_rollback(session, progress, saved)
 
 
-def _recorded_matmul(saved_run: RunDir, requested: RunConfig) -> str:
-    """Return how the run computed matrix products on a CPU; empty if unknown, or if another precision is requested."""
+def _recorded_compute(saved_run: RunDir, requested: RunConfig) -> dict[str, str]:
+    """Return how the run computed on a CPU; empty if unknown, or if another precision is requested."""
     same = saved_run.run.training.precision == requested.training.precision
-    return saved_run.recorded_matmul() if same else ""
+    return saved_run.recorded_compute() if same else {}
 
 
 def _fit_with_rollback(session: TrainingSession, progress: Progress, saved: ResumeState) -> TrainResult:

@@ -86,6 +86,8 @@ def test_evaluation_uses_the_eager_blocks() -> None:
 def test_a_long_run_is_compiled_and_a_short_one_is_not() -> None:
     assert is_compiled(run("llama", "auto", "training.length={max_steps: 100000000}"), CPU)
     assert not is_compiled(run("llama", "auto", "training.length={max_steps: 100}"), CPU)
+    assert not is_compiled(run("llama", "auto", "training.length={max_steps: 100000000}"), CPU, kernels=True)
+    assert is_compiled(run("llama", "blocks"), CPU, kernels=True)
     assert not is_compiled(run("llama", "none", "training.length={max_steps: 100000000}"), CPU)
 
 

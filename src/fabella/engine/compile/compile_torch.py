@@ -28,12 +28,14 @@ MIN_OPERATIONS = {"cpu": 5e13, "cuda": 1e16}
 """Operations of a run above which half a minute of compilation pays: ten minutes on two cores, one on a large GPU."""
 
 
-def prepare_blocks(model: nn.Module, run: RunConfig, device: torch.device) -> tuple[bool, CompileCache]:
+def prepare_blocks(
+    model: nn.Module, run: RunConfig, device: torch.device, *, kernels: bool = False
+) -> tuple[bool, CompileCache]:
     """Compile the blocks and set up gradient checkpointing as the config says.
 
     Return whether the blocks are compiled, and the compile cache to mark complete after the first training step.
     """
-    compiled = is_compiled(run, device)
+    compiled = is_compiled(run, device, kernels=kernels)
     cache = use_compile_cache() if compiled else CompileCache()
     if compiled:
         compile_blocks(model, deterministic=run.training.deterministic and device.type == "cuda")
@@ -42,15 +44,16 @@ def prepare_blocks(model: nn.Module, run: RunConfig, device: torch.device) -> tu
     return compiled, cache
 
 
-def is_compiled(run: RunConfig, device: torch.device) -> bool:
+def is_compiled(run: RunConfig, device: torch.device, *, kernels: bool = False) -> bool:
     """Return whether the run's blocks are compiled; a function of config and machine, equal for a resumed run.
 
+    ``kernels``: whether training kernels are in use, which are faster than compiled blocks.
     Raises ConfigError if the config requires compilation and it is impossible.
     """
     obstacle = _obstacle(run, device)
     if run.training.compile == "blocks" and obstacle:
         raise ConfigError(f"training.compile=blocks: {obstacle[0]}", hint=obstacle[1])
-    if run.training.compile != "auto" or obstacle:
+    if run.training.compile != "auto" or obstacle or kernels:
         return run.training.compile == "blocks"
     return _operations(run) >= MIN_OPERATIONS.get(device.type, math.inf)
 

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.models.nn.capacity import require_capacity
+from fabella.models.nn.kernels.fused_attention_torch import fused_attention
+from fabella.models.nn.kernels.tensors_torch import kernels_for
 from fabella.models.nn.rotary_torch import RotaryTable
 
 Rotate = Callable[[Float[Tensor, "B H T E"], RotaryTable], Float[Tensor, "B H T E"]]
@@ -108,11 +110,27 @@ def attend(
     key: Float[Tensor, "B K T E"],
     value: Float[Tensor, "B K T E"],
     kv_cache: KVCache | None,
+    *,
+    documents: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T D"]:
     """Return softmax(QKᵀ/√E) V: each position attends to itself and to all before it, those in ``kv_cache`` included.
 
     Each of the K key/value heads serves H/K neighboring query heads (Ainslie et al. 2023, arXiv 2305.13245).
+    ``documents``: number of each position's document; a position attends to its own document only, that is to the
+    positions since the number last changed. Not with ``kv_cache``.
     """
+    first = None if documents is None else document_starts(documents)
+    kernels = kernels_for(query, key, value) if kv_cache is None else None
+    if kernels is not None:
+        return fused_attention(kernels, query, key, value, scale=query.shape[3] ** -0.5, first=first)
+    if first is not None:
+        assert kv_cache is None, "documents are masked in whole sequences only"
+        positions = torch.arange(query.shape[2], device=query.device)
+        mask = (positions <= positions[:, None]) & (positions >= first[:, None, :, None])
+        attn_out = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        return attn_out.transpose(1, 2).flatten(2)
     if kv_cache is not None:
         key, value = kv_cache.append(key, value)
     new, seen = query.shape[2], key.shape[2]
@@ -125,3 +143,11 @@ def attend(
         query, key, value, attn_mask=mask, is_causal=from_start and new > 1, enable_gqa=query.shape[1] != key.shape[1]
     )
     return attn_out.transpose(1, 2).flatten(2)
+
+
+def document_starts(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Return the position, int32, at which the document of each position starts: where its number last changed."""
+    positions = torch.arange(documents.shape[1], device=documents.device, dtype=torch.int32).expand_as(documents)
+    changed = torch.ones_like(documents, dtype=torch.bool)
+    changed[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return torch.where(changed, positions, 0).cummax(1).values

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fabella.models.nn.kernels.fused_layers_torch import fused_gelu, fused_rms_norm, fused_swiglu
+from fabella.models.nn.kernels.tensors_torch import kernels_for
 from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
 
 
@@ -63,7 +65,14 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: float = 1e-6) -> Float[Tensor, "*b D"]:
-    """Return x / √(mean(x²) + eps) · weight, in float32 or wider (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
+    """Return x / √(mean(x²) + eps) · weight, in float32 or wider (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4).
+
+    With training kernels in mixed precision, the result is rounded to the data type of the linear layer that reads it.
+    """
+    kernels = kernels_for(x, weight)
+    if kernels is not None and x.dtype == torch.float32:
+        mixed = torch.is_autocast_enabled("cpu")
+        return fused_rms_norm(kernels, x, weight, eps, torch.bfloat16 if mixed else torch.float32)
     if x.device.type != "cpu" or x.dtype.itemsize < 4 or torch.compiler.is_compiling():
         return functional.rms_norm(x, (x.shape[-1],), weight, eps)
     if torch.is_grad_enabled():
@@ -108,7 +117,9 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(ffn_dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(functional.silu(self.gate(x)) * self.up(x))
+        gate, up = self.gate(x), self.up(x)
+        kernels = kernels_for(gate, up)
+        return self.down(functional.silu(gate) * up if kernels is None else fused_swiglu(kernels, gate, up))
 
 
 class GELUMLP(nn.Module):
@@ -122,4 +133,8 @@ class GELUMLP(nn.Module):
         self.down = nn.Linear(ffn_dim, dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(functional.gelu(self.up(x), approximate=self.approximate))
+        up = self.up(x)
+        kernels = kernels_for(up)
+        if kernels is None:
+            return self.down(functional.gelu(up, approximate=self.approximate))
+        return self.down(fused_gelu(kernels, up, tanh=self.approximate == "tanh"))

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fabella.models import IGNORE
+from fabella.models.nn.kernels.fused_loss_torch import fused_linear_cross_entropy
+from fabella.models.nn.kernels.tensors_torch import DTYPES, kernels_for
 
 ROWS = 320
 """Minimum rows of logits per chunk: enough for efficient head_weight products; 64 MB for a vocabulary of 50,257."""
@@ -26,10 +28,20 @@ def linear_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy of ``hidden @ weight.T`` in nats, mean over the targets not IGNORE; 0 if all are."""
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        total = _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten())
+        total = _loss_with_gradients(hidden.flatten(0, -2), weight, targets.flatten())
     else:
         total = linear_losses(hidden, weight, targets).sum()
     return total / (targets != IGNORE).sum().clamp(min=1)
+
+
+def _loss_with_gradients(
+    hidden: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], targets: Int[Tensor, " N"]
+) -> Float[Tensor, ""]:
+    """Return the sum of the losses, by the training kernels where they are in use."""
+    dtype, kernels = _compute_dtype(hidden), kernels_for(weight)
+    if kernels is not None and kernels_for(hidden) is not None and dtype in DTYPES:
+        return fused_linear_cross_entropy(kernels, hidden, weight, targets, dtype)
+    return _LinearCrossEntropy.apply(hidden, weight, targets)
 
 
 @torch.no_grad()

@@ -14,6 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fabella.models.nn.kernels.fused_layers_torch import fused_recurrence
+from fabella.models.nn.kernels.tensors_torch import kernels_for
+
 
 class MinGRU(nn.Module):
     """MinGRU layer: gate and candidate depend on the input only (arXiv 2410.01201, section 3.1)."""
@@ -43,6 +46,9 @@ def recur(
 
     Computed in float32 for half-precision inputs.
     """
+    kernels = kernels_for(gate, candidate, initial)
+    if kernels is not None:
+        return fused_recurrence(kernels, gate, candidate, initial)
     return _Recurrence.apply(gate, candidate, initial)
 
 

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fabella.models.nn.kernels.fused_attention_torch import fused_rotary
+from fabella.models.nn.kernels.tensors_torch import kernels_for
+
 
 class RotaryTable(NamedTuple):
     """Cosine and sine of the rotation angle of each pair of dimensions, at each of S positions."""
@@ -32,6 +35,9 @@ def rotary_table(dims: int, base: float, length: int, device: torch.device) -> R
 
 def apply_rotary(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
     """Rotate dimension i with i + E/2, the pairing of Hugging Face's Llama weights."""
+    kernels = kernels_for(x)
+    if kernels is not None:
+        return fused_rotary(kernels, x, rotary.cos, rotary.sin, interleaved=False)
     first, second = x.chunk(2, dim=3)
     rotated = torch.cat((first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin), dim=3)
     return rotated.type_as(x)
@@ -39,6 +45,9 @@ def apply_rotary(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tens
 
 def apply_rotary_partial(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
     """Rotate dimension i with i + P in the first 2·P; the other dimensions stay (partial rotary, GPT-NeoX)."""
+    kernels = kernels_for(x)
+    if kernels is not None:
+        return fused_rotary(kernels, x, rotary.cos, rotary.sin, interleaved=False)
     rotary_dims = 2 * rotary.cos.shape[1]
     rotated, passed = x.split((rotary_dims, x.shape[3] - rotary_dims), dim=3)
     return torch.cat((apply_rotary(rotated, rotary), passed), dim=3)
@@ -46,6 +55,9 @@ def apply_rotary_partial(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Fl
 
 def apply_rotary_interleaved(x: Float[Tensor, "B H T E"], rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
     """Rotate neighboring dimensions (0, 1), (2, 3) … of the first 2·P; the other dimensions stay (partial rotary)."""
+    kernels = kernels_for(x)
+    if kernels is not None:
+        return fused_rotary(kernels, x, rotary.cos, rotary.sin, interleaved=True)
     rotary_dims = 2 * rotary.cos.shape[1]
     rotated, passed = x.split((rotary_dims, x.shape[3] - rotary_dims), dim=3)
     even, odd = rotated[..., 0::2], rotated[..., 1::2]

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from fabella.engine import allocator
+from fabella.engine.cpu import allocator
 
 PAGE_FAULTS = """
 import ctypes, json, resource
-from fabella.engine.allocator import keep_freed_memory
+from fabella.engine.cpu.allocator import keep_freed_memory
 kept = keep_freed_memory()
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

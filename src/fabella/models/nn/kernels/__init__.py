@@ -1,0 +1,1 @@
+"""Training kernels for CPUs in C++, with their autograd functions; used by the engine's training step only."""
