@@ -3,7 +3,6 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +26,7 @@ from fabella.engine.device_jax import (
 from fabella.engine.distributed.process_group import ProcessGroup
 from fabella.engine.engine import Histogram, State, Timer, dropout_seed
 from fabella.engine.measure import step_timer_jax
-from fabella.engine.optimizer_jax import Optimizer, initial_state
+from fabella.engine.optimizer_jax import Optimizer
 from fabella.engine.rank import RankInfo
 from fabella.engine.step_guard import GuardConfig, loss_scaling
 from fabella.engine.step_guard_jax import GuardTensors
@@ -115,8 +114,7 @@ class JaxEngine:
             gradient_checkpointing=run.training.gradient_checkpointing == "blocks",
             dropout=getattr(run.model, "dropout", 0.0) > 0.0,
         )
-        self._initial_optimizer_state = partial(initial_state, table, run.optimizer)
-        zeros = self._initial_optimizer_state()
+        zeros = self.spec.optimizer.initial_state()
         self.state_names = tuple(zeros)
         self.train_state = self._train_state(weights, zeros, 0)
         self.guard_tensors = self._guard_tensors({})
@@ -250,7 +248,7 @@ class JaxEngine:
 
     def reset_optimizer(self) -> None:
         """Return to the optimizer state before the first step."""
-        arrays = self.sharding.place(self._initial_optimizer_state())
+        arrays = self.sharding.place(self.spec.optimizer.initial_state())
         self.train_state = TrainState(self.weights, OptimizerState(arrays, self._scalar(0, np.int32)))
 
     def restore(self, state: State) -> None:

@@ -1,7 +1,8 @@
 """The optimizer of a training with JAX: clipping, skipping of non-finite steps, and the optimizer state."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,13 +13,8 @@ from numpy.typing import NDArray
 
 from fabella.config.optimizer import OptimizerConfig
 from fabella.models.parameters import ParameterTable
-from fabella.optim.registry import engine_module, state_spec
+from fabella.optim.registry import engine_module, zero_state
 from fabella.optim.updates.interface_jax import JaxOptimizer, OptimizerState
-
-
-def initial_state(table: ParameterTable, config: OptimizerConfig) -> dict[str, NDArray[np.float32]]:
-    """Return the optimizer state before the first step: an array of zeros for every name of its spec."""
-    return {name: np.zeros(shape, np.float32) for name, shape in state_spec(table, config).items()}
 
 
 @dataclass(frozen=True)
@@ -27,11 +23,14 @@ class Optimizer:
 
     rule: JaxOptimizer
     max_grad_norm: float
+    initial_state: Callable[[], dict[str, NDArray[np.float32]]] = field(compare=False)
+    """Returns the optimizer state before the first step"""
 
     @classmethod
     def create(cls, table: ParameterTable, config: OptimizerConfig) -> "Optimizer":
         """Raise ConfigError for an optimizer without a JAX implementation."""
-        return cls(engine_module(config.kind, "jax").create_optimizer(table, config), config.max_grad_norm)
+        rule = engine_module(config.kind, "jax").create_optimizer(table, config)
+        return cls(rule, config.max_grad_norm, partial(zero_state, table, config))
 
     def update(
         self,
