@@ -74,10 +74,10 @@ def sample(
     logits: Float[Array, "B V"],
     spec: SamplingSpec,
     params: SamplingArrays,
-    uniform: Float[Array, "B"],
+    uniform: Float[Array, " B"],
     seen: Bool[Array, "B V"],
     counts: Int[Array, "B V"],
-) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Return the next token id and the largest logit of every row; the id is undefined if that logit is not finite.
 
     ``uniform`` is in [0, 1); ``seen`` masks the ids of the repetition penalty; ``counts`` are how often the completion
@@ -138,11 +138,11 @@ def _least_kept(
     return jnp.maximum(kth, nucleus)
 
 
-def count_ids(counts: Int[Array, "B V"], ids: Int[Array, "B"]) -> Int[Array, "B V"]:
+def count_ids(counts: Int[Array, "B V"], ids: Int[Array, " B"]) -> Int[Array, "B V"]:
     """Return ``counts`` with one more of an id in each row."""
     return counts + jax.nn.one_hot(ids, counts.shape[-1], dtype=counts.dtype)
 
 
-def mark_seen(seen: Bool[Array, "B V"], ids: Int[Array, "B"]) -> Bool[Array, "B V"]:
+def mark_seen(seen: Bool[Array, "B V"], ids: Int[Array, " B"]) -> Bool[Array, "B V"]:
     """Return ``seen`` with one more id in each row."""
     return seen | jax.nn.one_hot(ids, seen.shape[-1], dtype=jnp.bool_)

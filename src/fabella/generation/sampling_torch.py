@@ -89,10 +89,10 @@ class _RowState(NamedTuple):
 def sample(
     logits: Float[Tensor, "B V"],
     sampling: SamplingParams,
-    uniform: Float[Tensor, "B"],
+    uniform: Float[Tensor, " B"],
     seen: Bool[Tensor, "B V"] | None = None,
     added: Float[Tensor, "B V"] | None = None,
-) -> Int[Tensor, "B"]:
+) -> Int[Tensor, " B"]:
     """Return the next token id of every row. ``uniform`` is in [0, 1).
 
     ``seen`` masks the ids of the repetition penalty; ``added`` is added to the logits after it.
@@ -114,7 +114,7 @@ def sample(
     return _inverse_cdf(_filter(weights, sampling), uniform.unsqueeze(-1))
 
 
-def _argmax(logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
+def _argmax(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
     """Return the lowest id of the maximum, or that of a NaN. NumPy is ten times as fast on a CPU."""
     if logits.device.type != "cpu":
         return logits.argmax(-1)
@@ -181,7 +181,7 @@ def _descending(weights: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
     return torch.from_numpy(np.sort(weights.numpy())[:, ::-1].copy())
 
 
-def _inverse_cdf(weights: Float[Tensor, "B V"], uniform: Float[Tensor, "B 1"]) -> Int[Tensor, "B"]:
+def _inverse_cdf(weights: Float[Tensor, "B V"], uniform: Float[Tensor, "B 1"]) -> Int[Tensor, " B"]:
     sums = weights.cumsum(-1)
     choice = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
     # Parallel sums may be rounded out of order, and rounding may pass the last sum: never sample a dropped token.

@@ -27,7 +27,7 @@ class DecodeInputs:
             else None
         )
 
-    def at_positions(self, table: Float[Tensor, "S *d"]) -> Float[Tensor, "#N *d"]:
+    def at_positions(self, table: Float[Tensor, " S *d"]) -> Float[Tensor, "#N *d"]:
         """Return the rows of ``table`` at these positions."""
         return table[self.positions] if self.shared_position < 0 else table.narrow(0, self.shared_position, 1)
 
@@ -85,7 +85,7 @@ class PrefillInputs:
         self.tokens, self._row, self._start = tokens, row, start
         self._end = start + len(tokens)
 
-    def at_positions(self, table: Float[Tensor, "S *d"]) -> Float[Tensor, "T *d"]:
+    def at_positions(self, table: Float[Tensor, " S *d"]) -> Float[Tensor, " T *d"]:
         """Return the rows of ``table`` at these positions."""
         return table[self._start : self._end]
 
