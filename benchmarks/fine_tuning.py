@@ -39,7 +39,7 @@ def train_parent(directory: Path, steps: int) -> Path:
     """Train the quickstart's preset for ``steps`` steps."""
     settings = [f"training.length.max_steps={steps}", "name=quickstart"]
     run = validate_config(apply_overrides(preset(PRESET).model_dump(mode="json"), settings))
-    return start_run(run, directory / "quickstart", prepare_data(run, directory / "prepared")).folder
+    return start_run(run, directory / "quickstart", prepare_data(run, directory / "prepared")).path
 
 
 def measure(

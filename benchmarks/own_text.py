@@ -58,9 +58,9 @@ def measure(name: str, paths: Sequence[Path], prompt: str, directory: Path, step
         shutil.copy(path, folder)
     prepared = directory / "prepared"
     result = fabella.train(folder, out=directory / "runs" / name, prepared=prepared, device="cpu", steps=steps)
-    run = load_config(str(result.folder / "config.yaml"))
+    run = load_config(str(result.path / "config.yaml"))
     known = set(WORD.findall("\n".join(path.read_text(encoding="utf-8") for path in paths).lower()))
-    model = fabella.load(result.folder, device="cpu")
+    model = fabella.load(result.path, device="cpu")
     completions = model.generate(prompt, SAMPLING, n=NUM_COMPLETIONS, max_tokens=MAX_TOKENS)
     for number, completion in enumerate(completions, start=1):
         print(f"--- {name} {number}\n{prompt}{completion.completion}\n", flush=True)

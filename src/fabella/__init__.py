@@ -3,7 +3,7 @@
     import fabella
 
     run = fabella.train("my-stories.txt", steps=500)
-    generator = fabella.load(run.folder)
+    generator = fabella.load(run.path)
     for piece in generator.stream("Once upon a time"):
         print(piece, end="")
     generator.model  # an ordinary torch.nn.Module

@@ -39,9 +39,7 @@ def test_plan_measures_the_time_in_real_steps_of_prepared_data(
     of = tiny.run()
     data = prepare(of.data, of.tokenizer, tmp_path / "prepared", workers=1)
     settings = [setting for setting in tiny.SETTINGS if not setting.startswith(("data.", "tokenizer."))]
-    assert (
-        run(["plan", "storybook-1m", *settings, "data.sequences.length=32", "--data", str(data.folder), "--json"]) == 0
-    )
+    assert run(["plan", "storybook-1m", *settings, "data.sequences.length=32", "--data", str(data.path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["trial"] == "fits"
     assert facts["seconds"] > 0
@@ -58,7 +56,7 @@ def test_plan_of_a_started_run_prints_the_remaining_steps(
     def same(run: Any, micro_batch_size: int, *rest: Any) -> ProbeResult:
         return ProbeResult(micro_batch_size=micro_batch_size, seconds=0.5, update_seconds=0.25)
 
-    out = start_run(tiny.run(steps=15), tmp_path / "run", tiny.prepared(tmp_path)).folder
+    out = start_run(tiny.run(steps=15), tmp_path / "run", tiny.prepared(tmp_path)).path
     printed: dict[int, dict[str, Any]] = {}
     for steps in (15, 30, 60):
         assert run(["plan", str(out), "--steps", str(steps), "--json"]) == 0

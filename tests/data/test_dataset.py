@@ -91,7 +91,7 @@ def test_an_id_outside_of_the_vocabulary_is_named_with_its_offset(tmp_path: Path
 
 def test_a_prepared_dataset_can_be_opened(whole: Path) -> None:
     opened = open_dataset(whole, full=True)
-    assert opened.folder == whole
+    assert opened.path == whole
     assert opened.tokenizer.vocab_size == 400
     assert opened.train.name == "train"
     assert opened.train.tokens == opened.manifest["train"]["tokens"] > 6000

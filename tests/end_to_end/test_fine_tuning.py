@@ -53,7 +53,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     for engine in ("torch", "jax"):
         run = tiny.run(*SETTINGS, f"engine={engine}", f"name={engine}", steps=21)
-        runs[engine] = start_run(run, folder / engine, tiny.prepared(folder, run)).folder
+        runs[engine] = start_run(run, folder / engine, tiny.prepared(folder, run)).path
     return runs
 
 
@@ -86,7 +86,7 @@ def test_a_fine_tuned_run_begins_with_the_bits_of_its_parent_and_says_so(
 ) -> None:
     parent = RunDir.open(parents[engine])
     run, dataset, initial = started(parent.path, text, tmp_path, steps=2)
-    out = start_run(run, tmp_path / "run", dataset, initial=initial).folder
+    out = start_run(run, tmp_path / "run", dataset, initial=initial).path
     tuned, best = RunDir.open(out), parent.read_pointer("best")
     assert best is not None
     before, after = (load(*pair).checkpoint.state for pair in ((parent, best), (tuned, 0)))
@@ -116,13 +116,13 @@ def test_killed_and_resumed_without_its_parent_a_fine_tuned_run_ends_with_the_sa
             parents[engine], text, tmp_path, "validation.every_steps=3", "training.freeze=[embedding.*]"
         )
         if not stopped:
-            fingerprints.append(_fingerprint(start_run(run, tmp_path / name, dataset, initial=initial).folder))
+            fingerprints.append(_fingerprint(start_run(run, tmp_path / name, dataset, initial=initial).path))
             continue
         with pytest.raises(TrainingInterrupted):
             start_run(run, tmp_path / name, dataset, initial=initial, callbacks=[StopAt(stop)])
         parents[engine].rename(parents[engine].with_name("moved"))
         try:
-            fingerprints.append(_fingerprint(resume(tmp_path / name).folder))
+            fingerprints.append(_fingerprint(resume(tmp_path / name).path))
         finally:
             parents[engine].with_name("moved").rename(parents[engine])
     assert fingerprints[0] == fingerprints[1]
@@ -139,7 +139,7 @@ def test_fine_tuning_learns_faster_than_from_scratch(parents: dict[str, Path], t
     scratch = start_run(run, tmp_path / "scratch", dataset)
     assert tuned.score.loss < scratch.score.loss
     assert list(tuned.other_validation_losses) == ["torch"]
-    assert RunDir.open(scratch.folder).manifest.get(INIT_FROM) is None
+    assert RunDir.open(scratch.path).manifest.get(INIT_FROM) is None
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_the_vocabulary_grows_with_the_special_tokens_of_a_chat_and_a_resumed_ru
         else:
             result = start_run(run, tmp_path / name, dataset, initial=initial)
         assert list(result.other_validation_losses) == [engine]  # stories, whose tokenizer lacks the two
-        fingerprints.append(_fingerprint(result.folder))
+        fingerprints.append(_fingerprint(result.path))
     assert fingerprints[0] == fingerprints[1]
     tuned = RunDir.open(tmp_path / "straight")
     assert tuned.manifest[INIT_FROM]["added_tokens"] == ["<|im_start|>", "<|im_end|>"]
@@ -187,7 +187,7 @@ def test_the_vocabulary_grows_with_the_special_tokens_of_a_chat_and_a_resumed_ru
 
 def test_a_dataset_with_more_special_tokens_is_taken(parents: dict[str, Path], chat: Path, tmp_path: Path) -> None:
     _, dataset, _ = started(parents["torch"], chat, tmp_path, "data.chat_template=chatml")
-    request = TrainRequest(what=str(dataset.folder), init_from=str(parents["torch"]), steps=2)
+    request = TrainRequest(what=str(dataset.path), init_from=str(parents["torch"]), steps=2)
     resolved, initial = resolve_training(request)
     run = fit_request(resolved, dataset)
     assert run.model.vocab_size == 302
@@ -215,7 +215,7 @@ def test_every_parameter_with_a_row_for_each_id_grows(family: str, tmp_path: Pat
 
 def test_a_fine_tuned_run_can_be_fine_tuned_again(parents: dict[str, Path], text: Path, tmp_path: Path) -> None:
     run, dataset, initial = started(parents["torch"], text, tmp_path, steps=2)
-    first = start_run(run, tmp_path / "first", dataset, initial=initial).folder
+    first = start_run(run, tmp_path / "first", dataset, initial=initial).path
     run, dataset, initial = started(first, text, tmp_path, "optimizer.kind=muon", steps=2)
     assert [Path(path).name for path in run.validation.also] == ["torch", "first"]
     second = start_run(run, tmp_path / "second", dataset, initial=initial)
@@ -297,11 +297,11 @@ def test_a_dataset_of_another_tokenizer_is_refused_and_one_of_the_same_is_taken(
     other = tiny.prepared(
         tmp_path / "other", tiny.run("tokenizer={kind: bpe, vocab_size: 290}", "model.vocab_size=300")
     )
-    for what, data in ((str(other.folder), ""), ("", str(other.folder))):
+    for what, data in ((str(other.path), ""), ("", str(other.path))):
         with pytest.raises(TokenizerError, match="was prepared with another tokenizer"):
             resolve_training(TrainRequest(init_from=str(parents["torch"]), what=what, data=data))
     _, dataset, _ = started(parents["torch"], text, tmp_path)
-    resolved, _ = resolve_training(TrainRequest(what=str(dataset.folder), init_from=str(parents["torch"])))
+    resolved, _ = resolve_training(TrainRequest(what=str(dataset.path), init_from=str(parents["torch"])))
     assert resolved.prepared is not None
     assert resolved.prepared.fingerprint == dataset.fingerprint
 
@@ -348,7 +348,7 @@ def test_a_run_that_lost_all_checkpoints_does_not_start_again_with_other_weights
     parents: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
     run, dataset, initial = started(parents["torch"], text, tmp_path, steps=2)
-    out = start_run(run, tmp_path / "run", dataset, initial=initial).folder
+    out = start_run(run, tmp_path / "run", dataset, initial=initial).path
     shutil.rmtree(out / "checkpoints")
     with pytest.raises(CheckpointError, match="has no checkpoint, not even that of step 0"):
         resume(out)
@@ -375,7 +375,7 @@ def test_an_interrupted_creation_is_made_again(
 def test_without_the_old_text_a_run_resumes_to_the_same_weights_and_reports_it(
     parents: dict[str, Path], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = tiny.prepared(tmp_path / "other", tiny.run(*SETTINGS, "data.source.seed=1")).folder
+    other = tiny.prepared(tmp_path / "other", tiny.run(*SETTINGS, "data.source.seed=1")).path
     weights: list[bytes] = []
     for removed in (False, True):
         also = f"validation.also=['{other}']"
@@ -394,7 +394,7 @@ def test_without_the_old_text_a_run_resumes_to_the_same_weights_and_reports_it(
 def test_another_tokenizer_of_the_old_text_is_refused_before_anything_is_written(
     parents: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
-    other = tiny.prepared(tmp_path / "other", tiny.run()).folder
+    other = tiny.prepared(tmp_path / "other", tiny.run()).path
     run, dataset, initial = started(parents["torch"], text, tmp_path, f"validation.also=['{other}']")
     with pytest.raises(ConfigError, match="has another tokenizer than this run"):
         start_run(run, tmp_path / "run", dataset, initial=initial)

@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 
 @pytest.fixture(scope="module")
 def finished(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).path
 
 
 def final_loss(folder: Path) -> float:
@@ -71,7 +71,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(
 
 
 def test_the_same_run_twice_has_the_same_bits(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    second_run = start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "again", data).folder
+    second_run = start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "again", data).path
     assert tiny.fingerprint(second_run) == tiny.fingerprint(finished)
 
 
@@ -107,7 +107,7 @@ def test_a_run_with_a_non_finite_step_resumes_to_the_same_bits(
 
     monkeypatch.setattr(JaxEngine, "_step_batch", step_batch_with_nan)
     run = tiny.run(*SETTINGS, f"training.on_nonfinite.kind={kind}", steps=STEPS)
-    uninterrupted = start_run(run, tmp_path / "straight", data).folder
+    uninterrupted = start_run(run, tmp_path / "straight", data).path
     with pytest.raises(TrainingInterrupted):
         start_run(run, tmp_path / "run", data, callbacks=[StopAt(9)])
     resume(tmp_path / "run")
@@ -133,7 +133,7 @@ def test_both_engines_generate_the_same_text_and_score_of_a_saved_run(finished: 
 
 
 def test_both_engines_save_the_same_files(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    other = start_run(tiny.run(*SETTINGS, "engine=torch", steps=STEPS), tmp_path / "torch", data).folder
+    other = start_run(tiny.run(*SETTINGS, "engine=torch", steps=STEPS), tmp_path / "torch", data).path
     states = [checkpoint.load(RunDir.open(folder), "latest").checkpoint.state for folder in (finished, other)]
     for part in ("weights", "optimizer_state", "scalars"):
         assert list(getattr(states[0], part)) == list(getattr(states[1], part))

@@ -146,7 +146,7 @@ def free_job_id() -> str:
 def test_a_stopped_job_is_requeued_and_resumes_to_its_end(tmp_path: Path) -> None:
     run = tiny.run("checkpoint.every_steps=5", "model.dropout=0.0", steps=STEPS)
     (tmp_path / "prepared").mkdir()
-    shutil.move(tiny.prepared(tmp_path).folder, tmp_path / "prepared" / "mine")
+    shutil.move(tiny.prepared(tmp_path).path, tmp_path / "prepared" / "mine")
     (tmp_path / "mine.yaml").write_text(to_yaml(run))
     job_id = free_job_id()
     scontrol = SCONTROL.replace("node1", "127.0.0.1")

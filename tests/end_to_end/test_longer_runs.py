@@ -75,7 +75,7 @@ def test_a_run_with_cadences_in_epochs_and_kept_checkpoints_ends_with_the_same_b
     engine: str, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     run = tiny.run(*SHORT, *EPOCHS, f"engine={engine}", steps=STEPS)
-    uninterrupted = start_run(run, tmp_path / "straight", data).folder
+    uninterrupted = start_run(run, tmp_path / "straight", data).path
     with pytest.raises(KilledError):
         start_run(run, tmp_path / "run", data, callbacks=[kill_at(7)])
     with pytest.raises(KilledError):
@@ -92,7 +92,7 @@ def test_a_run_with_cadences_in_epochs_and_kept_checkpoints_ends_with_the_same_b
 def test_validation_with_another_batch_size_gives_the_same_losses(data: TokenizedDataset, tmp_path: Path) -> None:
     losses = []
     for size in (0, 3):
-        out = start_run(tiny.run(*SHORT, f"validation.batch_size={size}", steps=7), tmp_path / str(size), data).folder
+        out = start_run(tiny.run(*SHORT, f"validation.batch_size={size}", steps=7), tmp_path / str(size), data).path
         losses.append([row["loss"] for row in tiny.metrics(out) if row["kind"] in {"validation", "final"}])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert load(RunDir.open(tmp_path / "3"), "best").step == 7
@@ -154,7 +154,7 @@ def test_the_rate_of_a_longer_run_does_not_jump_and_is_printed(
     assert min(after.values()) > 0
     assert f"Learning rate: {after[10]:.3g} at step 10, {after[11]:.3g} at step 11" in printed
     assert "jumps" not in printed
-    straight = start_run(RunDir.open(out).run, tmp_path / "straight", data).folder
+    straight = start_run(RunDir.open(out).run, tmp_path / "straight", data).path
     assert rates(straight) == after, "the saved config trains with the rates of both parts"
 
 
@@ -292,7 +292,7 @@ def test_a_fresh_optimizer_is_recorded_and_resumed_exactly(
     run_dir = RunDir.open(tmp_path / "straight")
     assert run_dir.run.optimizer.reset_after == (10,)
     assert load(run_dir, "latest").checkpoint.state.scalars["updates"] == 10
-    repeated = start_run(run_dir.run, tmp_path / "repeated", data).folder
+    repeated = start_run(run_dir.run, tmp_path / "repeated", data).path
     assert same_weights(repeated, tmp_path / "straight"), "the saved config trains the same"
 
 

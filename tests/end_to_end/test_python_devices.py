@@ -52,7 +52,7 @@ def test_resume_starts_a_run_that_does_not_exist() -> None:
 @pytest.mark.slow
 def test_two_devices_are_two_processes_and_give_the_result_of_the_run() -> None:
     result = train(out="two", devices=2)
-    assert (result.folder, result.progress.step) == (Path("two").absolute(), 6)
+    assert (result.path, result.progress.step) == (Path("two").absolute(), 6)
     assert [step for step, _ in result.losses][-1] == 6
     command(["train", "tiny.yaml", "--steps", "6", "--device", "cpu", "--out", "command", "--devices", "2"])
     assert tiny.fingerprint(Path("two")) == tiny.fingerprint(Path("command"))

@@ -89,7 +89,7 @@ def test_the_states_of_mingru_follow_from_gates_and_candidates(family: str) -> N
 
 def test_a_model_can_be_called_as_in_transformers(tmp_path: Path) -> None:
     run = tiny.run(steps=1)
-    folder = start_run(run, tmp_path / "run", tiny.prepared(tmp_path, run)).folder
+    folder = start_run(run, tmp_path / "run", tiny.prepared(tmp_path, run)).path
     for engine in ("torch", "jax"):
         model = fabella.load(folder, engine=engine).model
         tokens = torch.from_numpy(TOKENS) if engine == "torch" else TOKENS
@@ -138,7 +138,7 @@ def test_patterns_choose_activations_and_an_unknown_one_is_refused() -> None:
 
 def test_metrics_are_columns_of_equal_length(tmp_path: Path) -> None:
     run = tiny.run(steps=12)
-    folder = start_run(run, tmp_path / "run", tiny.prepared(tmp_path, run)).folder
+    folder = start_run(run, tmp_path / "run", tiny.prepared(tmp_path, run)).path
     train, validation = fabella.read_metrics(folder), fabella.read_metrics(folder, "validation")
     assert train["step"].tolist() == [1, 3, 6, 9, 12]
     assert {len(column) for column in train.values()} == {5}

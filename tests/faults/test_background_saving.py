@@ -201,7 +201,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 @pytest.fixture(scope="module")
 def uninterrupted(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train an uninterrupted run that keeps all its checkpoints."""
-    return start_run(tiny.run("checkpoint.keep_last=100"), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run("checkpoint.keep_last=100"), tmp_path_factory.mktemp("runs") / "straight", data).path
 
 
 @pytest.mark.fault("A16", cases=8)
@@ -223,7 +223,7 @@ def test_a_slow_writer_saves_the_state_of_the_step_that_was_due(
         running -= 1
 
     monkeypatch.setattr(checkpointing, "save", slow)
-    out = start_run(tiny.run("checkpoint.keep_last=100"), tmp_path / "run", data, callbacks=[counter]).folder
+    out = start_run(tiny.run("checkpoint.keep_last=100"), tmp_path / "run", data, callbacks=[counter]).path
     assert most_running == 1
     saved = [load(RunDir.open(path), step).checkpoint for path in (out, uninterrupted) for step in range(5, 41, 5)]
     for slow_checkpoint, expected_checkpoint in zip(saved[:8], saved[8:], strict=True):

@@ -30,7 +30,7 @@ class Runs:
         self.processes, self.folder = processes, folder
         self.left_over: list[Any] = []
         self.run = combined.run(folder)
-        self.data = prepare_data(self.run, folder / "prepared", workers=1).folder
+        self.data = prepare_data(self.run, folder / "prepared", workers=1).path
 
     def out(self, name: str) -> Path:
         return self.folder / (name or "nothing")

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train ``of1``, ``of2``, ``of4`` on as many ranks, and ``moved``: started on two, resumed on four, then on one."""
     path = tmp_path_factory.mktemp("streams")
     run = combined.streamed(path, *SETTINGS)
-    data = prepare_data(run, path / "prepared", workers=1).folder
+    data = prepare_data(run, path / "prepared", workers=1).path
 
     def launch(processes: int, *jobs: tuple[str, int]) -> int:
         values = run.model_dump(mode="json")

@@ -21,7 +21,7 @@ COMMAND = ["train", "storybook-1m", *tiny.SETTINGS, "samples.every_steps=2", "--
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    return tiny.prepared(folder, tiny.run()).folder
+    return tiny.prepared(folder, tiny.run()).path
 
 
 def train_command(out: Path, prepared: Path) -> list[str]:

@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 @pytest.fixture(scope="module")
 def without_tracker(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a run without a tracker."""
-    return start_run(tiny.run(steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run(steps=STEPS), tmp_path_factory.mktemp("runs") / "straight", data).path
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def failure(request: pytest.FixtureRequest, hang: threading.Event, monkeypatch: 
 def test_a_failing_tracker_changes_nothing_and_is_reported_once(
     failure: str, without_tracker: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "run", data).folder
+    out = start_run(tiny.run(*SETTINGS, steps=STEPS), tmp_path / "run", data).path
     assert tiny.fingerprint(out) == tiny.fingerprint(without_tracker)
     output = capsys.readouterr().err
     if failure.endswith("no answer"):
@@ -104,7 +104,7 @@ def test_a_full_disk_stops_only_the_tensorboard_file(
     trigger = after(5, raises(DiskFullError("disk full: nothing free.")))
     flush = SummaryWriter.flush
     monkeypatch.setattr(SummaryWriter, "flush", lambda self: (trigger(), flush(self))[1])
-    out = start_run(tiny.run("tracking.tensorboard=true", steps=STEPS), tmp_path / "run", data).folder
+    out = start_run(tiny.run("tracking.tensorboard=true", steps=STEPS), tmp_path / "run", data).path
     assert tiny.fingerprint(out) == tiny.fingerprint(without_tracker)
     assert capsys.readouterr().err.count("TensorBoard failed and is disabled for the rest of the run: disk full") == 1
 
@@ -143,7 +143,7 @@ def test_clock_changes_affect_neither_training_nor_durations(
         "standing still": itertools.repeat(start),
     }
     monkeypatch.setattr(time, "time", lambda: next(jumps[clock]))
-    out = start_run(tiny.run("training.log_every_steps=1", steps=STEPS), tmp_path / "run", data).folder
+    out = start_run(tiny.run("training.log_every_steps=1", steps=STEPS), tmp_path / "run", data).path
     rows = [row for row in _rows(out) if row["kind"] == "train"]
     assert [row["loss"] for row in rows][2::3] == [
         row["loss"] for row in _rows(without_tracker) if row["kind"] == "train"

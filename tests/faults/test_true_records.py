@@ -175,7 +175,7 @@ def require_true_record(path: Path, before: dict[str, bytes], code: int, overrid
     assert saved.manifest.get(CHANGES, []) == record_changes([], RUN, saved.run, STOPPED)
     assert fabella(["resume", str(path), "--device", "cpu"]) == 0
     if all(difference.verdict == "allow" for difference in differences):
-        again = start_run(saved.run, home / f"{path.name}-again", open_dataset(home / "prepared"), device="cpu").folder
+        again = start_run(saved.run, home / f"{path.name}-again", open_dataset(home / "prepared"), device="cpu").path
         trained, retrained = weights(path), weights(again)
         shutil.rmtree(again)
         assert all(np.array_equal(trained[name], retrained[name]) for name in trained)

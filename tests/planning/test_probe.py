@@ -21,7 +21,7 @@ def replace_worker(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 def test_a_micro_batch_that_fits_is_measured(tmp_path: Path) -> None:
     data = tiny.prepared(tmp_path)
-    limits = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu", prepared=str(data.folder))
+    limits = ProbeLimits(limit=10**11, on_gpu=False, seconds=120, device="cpu", prepared=str(data.path))
     trial = probe_batch_size(tiny.run(), 4, limits, (1, 2))
     assert trial.fits
     assert trial.micro_batch_size == 4

@@ -22,7 +22,7 @@ def test_an_unknown_device_is_rejected_before_data_is_prepared(tmp_path: Path, m
 
 
 def test_a_run_cannot_end_before_its_latest_checkpoint(tmp_path: Path) -> None:
-    out = start_run(tiny.run("samples.every_steps=3", steps=6), tmp_path / "run", tiny.prepared(tmp_path)).folder
+    out = start_run(tiny.run("samples.every_steps=3", steps=6), tmp_path / "run", tiny.prepared(tmp_path)).path
     before = tiny.fingerprint(out)
     with pytest.raises(
         ConfigError, match=r"training\.length\.max_steps = 4, but .* has already taken 6 steps\. Use more than 6"
@@ -48,8 +48,8 @@ def test_a_user_callback_reads_the_metrics_of_every_step_and_changes_nothing(
         assert isinstance(step.model, torch.nn.Module)
         seen[step.progress.step] = step.result.read()["loss"]
 
-    out = api.train("storybook-1m", out="with", steps=6, device="cpu", settings=small_run(), callbacks=[record]).folder
-    plain = api.train("storybook-1m", out="without", steps=6, device="cpu", settings=small_run()).folder
+    out = api.train("storybook-1m", out="with", steps=6, device="cpu", settings=small_run(), callbacks=[record]).path
+    plain = api.train("storybook-1m", out="without", steps=6, device="cpu", settings=small_run()).path
     assert {row["step"]: row["loss"] for row in tiny.metrics(out) if row["kind"] == "train"} == seen
     weights = [folder / "checkpoints" / "step-00000006" / "model.safetensors" for folder in (out, plain)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -69,9 +69,9 @@ def test_a_user_callback_can_stop_the_training_which_is_saved_and_can_be_resumed
 
     result = api.train("storybook-1m", steps=6, device="cpu", settings=small_run(), callbacks=[stop_at_three])
     assert result.progress.step == 3
-    assert RunDir.open(result.folder).steps()[-1] == 3
-    assert [row["step"] for row in tiny.metrics(result.folder) if row["kind"] == "final"] == [3]
-    assert api.resume(result.folder, device="cpu").progress.step == 6
+    assert RunDir.open(result.path).steps()[-1] == 3
+    assert [row["step"] for row in tiny.metrics(result.path) if row["kind"] == "final"] == [3]
+    assert api.resume(result.path, device="cpu").progress.step == 6
     assert "warning: the run started with the callbacks [" in capsys.readouterr().err
 
 
@@ -94,7 +94,7 @@ def test_the_arguments_equal_the_settings_and_the_result_has_the_losses(
     result = api.train("storybook-1m", out="run", steps=4, lr=2e-3, batch_size=2, seed=5, device="cpu", settings=small)
     run = RunDir.open(tmp_path / "run").run
     assert (run.optimizer.lr, run.training.micro_batch_size, run.seed) == (2e-3, 2, 5)
-    rows = [row for row in tiny.metrics(result.folder) if row["kind"] == "train"]
+    rows = [row for row in tiny.metrics(result.path) if row["kind"] == "train"]
     assert result.losses == [(row["step"], row["loss"]) for row in rows] != []
     longer = api.resume("run", steps=6, lr=1e-3, batch_size=1)
     run = RunDir.open(tmp_path / "run").run

@@ -56,7 +56,7 @@ def sample_dataset(texts: Path) -> TokenizedDataset:
 @pytest.fixture(scope="module")
 def finished(texts: Path, sample_dataset: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train an uninterrupted run with changing accumulation, dropout, and a mixture over several epochs."""
-    return start_run(run(texts), tmp_path_factory.mktemp("runs") / "straight", sample_dataset).folder
+    return start_run(run(texts), tmp_path_factory.mktemp("runs") / "straight", sample_dataset).path
 
 
 class StopAt:
@@ -174,11 +174,11 @@ def test_a_prepared_text_is_not_streamed(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"Cannot stream .*: it is a pretokenized dataset \(data\.mode\.kind = streaming\)"
     ):
-        resolve_request(TrainRequest(what="storybook-1m", data=str(prepared.folder), overrides=[STREAMING]))
+        resolve_request(TrainRequest(what="storybook-1m", data=str(prepared.path), overrides=[STREAMING]))
 
 
 def test_the_head_of_a_stream_is_streamed_again(texts: Path, sample_dataset: TokenizedDataset) -> None:
-    request = resolve_request(TrainRequest(what="storybook-1m", data=str(sample_dataset.folder)))
+    request = resolve_request(TrainRequest(what="storybook-1m", data=str(sample_dataset.path)))
     assert request.run.data.mode == run(texts).data.mode
 
 
@@ -219,7 +219,7 @@ def test_a_run_that_learns_answers_ends_with_the_same_bits_after_a_kill(
     streaming = [STREAMING] if mode == "streaming" else []
     config = tiny.run(*CHAT, source, cut, *streaming, f"engine={engine}", "model.dropout=0", steps=12)
     dataset = prepare_data(config, tmp_path / "prepared", workers=1)
-    straight = start_run(config, tmp_path / "straight", dataset).folder
+    straight = start_run(config, tmp_path / "straight", dataset).path
     out = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
         start_run(config, out, dataset, trackers=[StopAt(6)])

@@ -42,7 +42,7 @@ def job(
     out: Path, data: TokenizedDataset, *overrides: str, failure: tuple[int, int, str] | None = None
 ) -> dict[str, Any]:
     settings = ["training.parallel.timeout_seconds=20", "model.dropout=0.0", *overrides]
-    return {"out": str(out), "prepared": str(data.folder), "overrides": settings, "steps": STEPS, "failure": failure}
+    return {"out": str(out), "prepared": str(data.path), "overrides": settings, "steps": STEPS, "failure": failure}
 
 
 def run(processes: int, values: dict[str, Any]) -> int:
@@ -70,7 +70,7 @@ def losses(out: Path, kind: str) -> list[float]:
 
 
 def test_two_processes_train_the_same_run_as_one(uninterrupted: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    single = start_run(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).folder
+    single = start_run(tiny.run("model.dropout=0.0", steps=STEPS), tmp_path / "run", data).path
     for kind in ("train", "validation", "final"):
         assert losses(uninterrupted, kind) == pytest.approx(losses(single, kind), rel=LOSS_TOLERANCE)
     rows = [
@@ -86,12 +86,12 @@ def test_two_processes_fine_tune_like_one_and_resume_to_the_same_bits(
 ) -> None:
     """With frozen parameters, and a second text that is validated."""
     settings = (
-        f"training.parallel.kind={kind}", "training.freeze=[embedding.*]", f"validation.also=['{data.folder}']",
+        f"training.parallel.kind={kind}", "training.freeze=[embedding.*]", f"validation.also=['{data.path}']",
         "model.dropout=0.0",
     )  # fmt: skip
     single = start_run(
         tiny.run(*settings, steps=STEPS), tmp_path / "one", data, initial=load_initial_weights(uninterrupted)
-    ).folder
+    ).path
     for name, failure in (("straight", None), ("stopped", (3, 1, "SIGTERM"))):
         values = job(tmp_path / name, data, *settings, failure=failure) | {"init_from": str(uninterrupted)}
         assert run(2, values) == (130 if failure else 0)
@@ -125,7 +125,7 @@ def test_two_processes_learn_answers_like_one_and_resume_to_the_same_bits(kind: 
         f"data.source={{kind: files, paths: ['{file}']}}",
     )  # fmt: skip
     chat = tiny.prepared(tmp_path / "prepared", tiny.run(*settings))
-    single = start_run(tiny.run(*settings, steps=STEPS), tmp_path / "one", chat).folder
+    single = start_run(tiny.run(*settings, steps=STEPS), tmp_path / "one", chat).path
     for name, failure in (("straight", None), ("stopped", (3, 1, "SIGTERM"))):
         assert run(2, job(tmp_path / name, chat, *settings, failure=failure)) == (130 if failure else 0)
     assert run(2, job(tmp_path / "stopped", chat, *settings)) == 0
@@ -382,6 +382,6 @@ def test_a_directory_with_another_run_is_rejected(uninterrupted: Path, data: Tok
 
 
 def test_a_single_process_executes_its_plan(data: TokenizedDataset, tmp_path: Path) -> None:
-    decision = distributed_run.LaunchPlan(tiny.run(steps=2), tmp_path / "run", data.folder, resume=False)
+    decision = distributed_run.LaunchPlan(tiny.run(steps=2), tmp_path / "run", data.path, resume=False)
     assert distributed_run.run_distributed(RankInfo(), lambda: decision).progress.step == 2
     assert SingleProcess().rank_info == RankInfo()

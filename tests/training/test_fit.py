@@ -58,7 +58,7 @@ def test_a_run_without_improvement_stops_early_and_prints_why(
 
 
 def test_an_early_stopped_run_continues_only_with_more_patience(data: TokenizedDataset, tmp_path: Path) -> None:
-    out = start_run(tiny.run(*EARLY_STOPPING), tmp_path / "run", data, device="cpu").folder
+    out = start_run(tiny.run(*EARLY_STOPPING), tmp_path / "run", data, device="cpu").path
     before = tiny.fingerprint(out)
     assert resume(out, device="cpu").progress.step == 24
     assert tiny.fingerprint(out) == before
@@ -70,7 +70,7 @@ def test_an_early_stopped_run_continues_only_with_more_patience(data: TokenizedD
 def test_an_interrupted_run_stops_early_at_the_same_step_with_the_same_bits(
     step: int, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    uninterrupted = start_run(tiny.run(*EARLY_STOPPING), tmp_path / "straight", data, device="cpu").folder
+    uninterrupted = start_run(tiny.run(*EARLY_STOPPING), tmp_path / "straight", data, device="cpu").path
     out = tmp_path / "run"
     with pytest.raises(
         TrainingInterrupted, match=f"Stopped at step {step}" if step < 24 else "Stopped after the last step, 24"

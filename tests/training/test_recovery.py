@@ -118,7 +118,7 @@ def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
 ) -> None:
     break_batches(monkeypatch, {batches[5]})
     settings_of_run = [SKIP, "checkpoint.every_steps=1", "checkpoint.keep_last=9"]
-    folder = RunDir.open(start_run(tiny.run(*settings_of_run, steps=7), tmp_path / "run", data, device="cpu").folder)
+    folder = RunDir.open(start_run(tiny.run(*settings_of_run, steps=7), tmp_path / "run", data, device="cpu").path)
     before, after, later = (load(folder, step).checkpoint.state for step in (5, 6, 7))
     assert all(np.array_equal(before.weights[name], array) for name, array in after.weights.items())
     assert all(np.array_equal(before.optimizer_state[name], array) for name, array in after.optimizer_state.items())
@@ -139,7 +139,7 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[4], batches[9], batches[10]})
-    uninterrupted = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").folder
+    uninterrupted = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").path
     with pytest.raises(TrainingInterrupted):
         start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", callbacks=[stop_after(10)])
     resume(tmp_path / "run", device="cpu")
@@ -192,7 +192,7 @@ def test_a_rolled_back_run_is_resumed_to_the_same_bits(
     stops: tuple[int, ...], data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[8], batches[16]})
-    uninterrupted = train_with_rollback(data, tmp_path / "straight").folder
+    uninterrupted = train_with_rollback(data, tmp_path / "straight").path
     with pytest.raises(TrainingInterrupted):
         train_with_rollback(data, tmp_path / "run", callbacks=[stop_after(stops[0])])
     for stop in stops[1:]:
@@ -207,7 +207,7 @@ def test_a_run_killed_between_rollback_and_save_ends_with_the_same_bits(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[8], batches[9]})
-    uninterrupted = train_with_rollback(data, tmp_path / "straight").folder
+    uninterrupted = train_with_rollback(data, tmp_path / "straight").path
     assert [row["times"] for row in rows(uninterrupted, "rollback")] == [2]  # both rollbacks restored the same step
     pid = os.fork()
     if pid == 0:
@@ -231,7 +231,7 @@ def test_the_rollback_checkpoint_survives_other_saves(data: TokenizedDataset, tm
     settings = ["checkpoint.keep_last=1", "validation.every_steps=100"]
     for policy, steps in (("rollback", [5, 9]), ("stop", [9])):
         run = tiny.run(f"training.on_nonfinite.kind={policy}", *settings, steps=9)
-        assert RunDir.open(start_run(run, tmp_path / policy, data, callbacks=[request_save]).folder).steps() == steps
+        assert RunDir.open(start_run(run, tmp_path / policy, data, callbacks=[request_save]).path).steps() == steps
 
 
 def test_a_damaged_checkpoint_rolls_back_to_the_previous_one(
@@ -358,7 +358,7 @@ def test_a_divergence_returns_to_the_best_checkpoint_and_continues_with_later_se
 def test_a_run_that_is_rolled_back_after_a_divergence_resumes_to_the_same_bits(
     stops: tuple[int, ...], data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    uninterrupted = train_through_divergence(data, tmp_path / "straight").folder
+    uninterrupted = train_through_divergence(data, tmp_path / "straight").path
     with pytest.raises(TrainingInterrupted):
         train_through_divergence(data, tmp_path / "run", callbacks=[stop_after(stops[0])])
     for stop in stops[1:]:

@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 @pytest.fixture(scope="module")
 def finished(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an uninterrupted run."""
-    return start_run(tiny.run(), tmp_path_factory.mktemp("runs") / "straight", data).folder
+    return start_run(tiny.run(), tmp_path_factory.mktemp("runs") / "straight", data).path
 
 
 class StopAt:
@@ -90,14 +90,14 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(finished: Pat
 
 
 def test_the_same_config_and_seed_give_the_same_bits(finished: Path, data: TokenizedDataset, tmp_path: Path) -> None:
-    second_run = start_run(tiny.run(), tmp_path / "again", data).folder
+    second_run = start_run(tiny.run(), tmp_path / "again", data).path
     assert tiny.fingerprint(second_run) == tiny.fingerprint(finished)
 
 
 def test_another_seed_gives_other_weights_and_another_order(
     finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    other = start_run(tiny.run("seed=2"), tmp_path / "other", data).folder
+    other = start_run(tiny.run("seed=2"), tmp_path / "other", data).path
     assert tiny.fingerprint(other) != tiny.fingerprint(finished)
 
 
@@ -115,7 +115,7 @@ def test_with_reshuffled_sequences_a_stopped_run_ends_with_the_same_bits(
     finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
     overrides = ("data.sequences.reshuffle=true",)
-    straight = start_run(tiny.run(*overrides), tmp_path / "straight", data).folder
+    straight = start_run(tiny.run(*overrides), tmp_path / "straight", data).path
     out = stopped_run(tmp_path / "run", data, 3, 12, 24, overrides=overrides)
     resume(out)
     assert tiny.fingerprint(out) == tiny.fingerprint(straight)
@@ -130,7 +130,7 @@ def test_with_reshuffled_sequences_a_stopped_run_ends_with_the_same_bits(
 def test_evaluating_and_saving_more_often_gives_the_same_weights(
     setting: str, finished: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    out = start_run(tiny.run(setting), tmp_path / "run", data).folder
+    out = start_run(tiny.run(setting), tmp_path / "run", data).path
     states = [load(RunDir.open(folder), "latest").checkpoint.state for folder in (out, finished)]
     for name, array in states[0].weights.items():
         assert np.array_equal(array, states[1].weights[name]), name
@@ -195,7 +195,7 @@ def test_a_resume_without_any_part_of_the_state_is_detected(
 
 @pytest.fixture(scope="module")
 def finished_with_muon(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_run(tiny.run("optimizer.kind=muon"), tmp_path_factory.mktemp("runs") / "muon", data).folder
+    return start_run(tiny.run("optimizer.kind=muon"), tmp_path_factory.mktemp("runs") / "muon", data).path
 
 
 def test_with_muon_a_stopped_run_ends_with_the_same_bits(
@@ -242,7 +242,7 @@ def fp16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_it_is_lost(
     lost: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uninterrupted = start_run(tiny.run(*SCALED), tmp_path / "straight", data).folder
+    uninterrupted = start_run(tiny.run(*SCALED), tmp_path / "straight", data).path
     rows = [row for row in tiny.metrics(uninterrupted) if row["kind"] == "train"]
     assert rows[-1]["skipped_steps"] > 2
     assert len({row["loss_scale"] for row in rows}) > 2
@@ -299,7 +299,7 @@ def test_a_second_signal_ends_at_once(data: TokenizedDataset, tmp_path: Path) ->
 
 
 def test_a_run_can_be_trained_longer_than_planned(data: TokenizedDataset, tmp_path: Path) -> None:
-    out = start_run(tiny.run(steps=10), tmp_path / "run", data).folder
+    out = start_run(tiny.run(steps=10), tmp_path / "run", data).path
     outcome = api.resume(out, settings={"training.length.max_steps": 14, "checkpoint.every_steps": 2})
     assert outcome.progress.step == 14
     assert RunDir.open(out).run.training.length == MaxSteps(max_steps=14)

@@ -83,7 +83,7 @@ def command(
         on_gpu=on_gpu,
         seconds=measure_timeout,
         device=device,
-        prepared=str(ids.folder) if ids else "",
+        prepared=str(ids.path) if ids else "",
     )
     parent = existing_parent(out or (started.path if started else Path("runs") / planned.run.name))
     saved = started.steps() if started else []

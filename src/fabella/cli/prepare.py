@@ -93,7 +93,7 @@ def command(
 
 def _to_json(dataset: TokenizedDataset, seconds: float) -> dict[str, Any]:
     return {
-        "folder": str(dataset.folder),
+        "path": str(dataset.path),
         "tokenizer": {"kind": dataset.tokenizer.kind, "vocab_size": dataset.tokenizer.vocab_size},
         "train": _counts(dataset.train),
         "validation": _counts(dataset.validation),
@@ -123,5 +123,5 @@ def _print_table(dataset: TokenizedDataset) -> None:
             f"{split.bytes / split.tokens:>13.2f}"
         )
     tokenizer = dataset.tokenizer
-    print_result(f"Prepared {dataset.folder} with a {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids.")
-    print_result(f"Train on it:  fabella train PRESET --data {quote(str(dataset.folder))}")
+    print_result(f"Prepared {dataset.path} with a {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids.")
+    print_result(f"Train on it:  fabella train PRESET --data {quote(str(dataset.path))}")

@@ -68,7 +68,7 @@ def _train(minutes: float, out: Path, prepared: Path, device: str) -> TrainResul
 def _to_json(result: TrainResult, plot: Path, stories: list[Completion]) -> dict[str, object]:
     score = result.score
     return {
-        "run": str(result.folder),
+        "run": str(result.path),
         "steps": result.progress.step,
         "loss": score.loss,
         "perplexity": score.perplexity,

@@ -10,12 +10,12 @@ from fabella.training.session import TrainResult
 
 def print_train_result(result: TrainResult, *, as_json: bool) -> None:
     """Plot the losses of a finished run and print its result."""
-    plot, loss, best = plot_loss(result.folder), result.score, result.best
+    plot, loss, best = plot_loss(result.path), result.score, result.best
     others = result.other_validation_losses
     if as_json:
         print_json(
             {
-                "run": str(result.folder),
+                "run": str(result.path),
                 "steps": result.progress.step,
                 "tokens": result.progress.tokens,
                 "loss": loss.loss,
@@ -42,7 +42,7 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
             f"The best checkpoint is that of step {best.step:,}, with {best.bits_per_byte:.4f} bits per byte on the "
             "validation sequences; fabella generate uses it."
         )
-    print_result(f"Generate text:  fabella generate {quote(str(result.folder))}")
+    print_result(f"Generate text:  fabella generate {quote(str(result.path))}")
 
 
 def _first_and_last(losses: Sequence[tuple[int, float]]) -> dict[str, dict[str, float]]:

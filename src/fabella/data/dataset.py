@@ -151,7 +151,7 @@ class Split:
 class TokenizedDataset:
     """Open tokenized dataset."""
 
-    folder: Path
+    path: Path
     manifest: dict[str, Any]
     tokenizer: Tokenizer
     train: Split

@@ -39,7 +39,7 @@ ALSO = "validation_also"
 
 def dataset_entry(dataset: TokenizedDataset, run: Path) -> dict[str, str]:
     """Return the manifest entry of the dataset of a run."""
-    return {"fingerprint": dataset.fingerprint, "folder": os.path.relpath(dataset.folder.resolve(), run.resolve())}
+    return {"fingerprint": dataset.fingerprint, "folder": os.path.relpath(dataset.path.resolve(), run.resolve())}
 
 
 def open_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool = False) -> TokenizedDataset:
@@ -70,7 +70,7 @@ def find_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool =
     dataset = open_dataset(moved or recorded, full=full)
     if dataset.fingerprint != entry["fingerprint"]:
         raise PreparedDataError(
-            f"The dataset in {dataset.folder} is not the one that run {run_dir.path} started with "
+            f"The dataset in {dataset.path} is not the one that run {run_dir.path} started with "
             f"(fingerprint {dataset.fingerprint[:12]} instead of {entry['fingerprint'][:12]}).",
             hint=f"Give the original dataset with --data. {_prepare_again(run_dir)}",
         )
@@ -113,7 +113,7 @@ def _open_validation_text(path: str, run: RunConfig, dataset: TokenizedDataset) 
         raise ConfigError(
             f"validation.also: {escaped(path)} has another tokenizer than this run, so its token ids mean other text.",
             hint=f"Prepare its text with the tokenizer of this run: fabella prepare TEXT --tokenizer "
-            f"{quote(escaped_path(dataset.folder))} --out DIRECTORY",
+            f"{quote(escaped_path(dataset.path))} --out DIRECTORY",
         )
     return text
 
@@ -155,7 +155,7 @@ def find_validation_texts(
             sequences = DataConfig.model_validate({"sequences": entry["sequences"]}).sequences
             texts[path] = ValidationText(entry["name"], found, sequences)
         else:
-            report(f"The text of {escaped(path)} is not scored any more: {escaped_path(found.folder)} has changed.")
+            report(f"The text of {escaped(path)} is not scored any more: {escaped_path(found.path)} has changed.")
     return texts
 
 

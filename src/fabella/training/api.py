@@ -173,10 +173,10 @@ def plan_training(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
         print_status(reason)
     prepare, fit = partial(prepare_request, resolved, request.prepared), partial(fit_request, resolved)
     if may_resume:
-        moved = resolved.prepared.folder if resolved.prepared else None
+        moved = resolved.prepared.path if resolved.prepared else None
         return start_or_resume(fit, out, prepare, moved=moved, initial=initial, family=resolved.run.model.family)
     dataset = prepare()
-    return LaunchPlan(fit(dataset), out, dataset.folder, resume=False, initial=initial)
+    return LaunchPlan(fit(dataset), out, dataset.path, resume=False, initial=initial)
 
 
 def training_call(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> Callable[[], TrainResult]:
@@ -218,7 +218,7 @@ def _train_rank(request: TrainRequest, callbacks: Sequence[UserCallback], path: 
         print_status(str(error))
         return error.exit_code
     if current_rank().is_main:
-        Path(path).write_text(json.dumps({**asdict(result), "folder": str(result.folder.absolute())}), encoding="utf-8")
+        Path(path).write_text(json.dumps({**asdict(result), "path": str(result.path.absolute())}), encoding="utf-8")
     return 0
 
 
@@ -231,7 +231,7 @@ def _error_of(code: int, count: int) -> FabellaError:
 def _read_result(path: Path) -> TrainResult:
     values = json.loads(path.read_text(encoding="utf-8"))
     return TrainResult(
-        Path(values["folder"]),
+        Path(values["path"]),
         Progress(**values["progress"]),
         EvalLoss(**values["score"]),
         BestCheckpoint(**values["best"]) if values["best"] else None,

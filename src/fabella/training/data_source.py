@@ -62,5 +62,5 @@ def _share(texts: ValidationTexts, run: RunConfig, group: ProcessGroup) -> Valid
 
 
 def _to_json(text: ValidationText) -> dict[str, object]:
-    folder = str(text.dataset.folder.absolute())
+    folder = str(text.dataset.path.absolute())
     return {"name": text.name, "folder": folder, "sequences": text.sequences.model_dump(mode="json")}

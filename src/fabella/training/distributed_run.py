@@ -92,7 +92,7 @@ def start_or_resume(
     """
     if not (out / CONFIG).is_file():
         dataset = prepare()
-        return LaunchPlan(fit(dataset), out, dataset.folder, resume=False, initial=initial)
+        return LaunchPlan(fit(dataset), out, dataset.path, resume=False, initial=initial)
     if family:
         trust_family(family)
     run_dir = RunDir.open(out)
@@ -101,7 +101,7 @@ def start_or_resume(
     run = resolve_config(run_dir.with_kept_family(fit(dataset)), dataset)
     run = print_changes(run_dir, with_saved_schedule(run_dir, run))
     require_same_data(run_dir, run, dataset, always=moved is None)
-    return LaunchPlan(run, out, dataset.folder, resume=True)
+    return LaunchPlan(run, out, dataset.path, resume=True)
 
 
 def broadcast_plan(process_group: ProcessGroup, plan: Callable[[], LaunchPlan]) -> LaunchPlan:

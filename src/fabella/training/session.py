@@ -48,7 +48,7 @@ class BestCheckpoint:
 class TrainResult:
     """Result of a finished run."""
 
-    folder: Path
+    path: Path
     """The run directory"""
     progress: Progress
     score: EvalLoss
@@ -70,18 +70,18 @@ class TrainResult:
     def other_validation_losses(self) -> dict[str, list[tuple[int, float]]]:
         """The same for each text of ``validation.also``, by its name."""
         losses: dict[str, list[tuple[int, float]]] = {}
-        for row in read_rows(self.folder / "metrics.jsonl"):
+        for row in read_rows(self.path / "metrics.jsonl"):
             if row["kind"] == ALSO:
                 losses.setdefault(row["name"], []).append((row["step"], row["loss"]))
         return losses
 
     def _losses(self, kind: str) -> list[tuple[int, float]]:
-        rows = (row for row in read_rows(self.folder / "metrics.jsonl") if row["kind"] == kind)
+        rows = (row for row in read_rows(self.path / "metrics.jsonl") if row["kind"] == kind)
         return [(row["step"], math.nan if row["loss"] is None else row["loss"]) for row in rows]
 
     def __repr__(self) -> str:
         steps, tokens = self.progress.step, self.progress.tokens
-        return f"TrainResult({str(self.folder)!r}: {steps:,} steps, {tokens:,} tokens; {self.score})"
+        return f"TrainResult({str(self.path)!r}: {steps:,} steps, {tokens:,} tokens; {self.score})"
 
 
 class PendingRecord:

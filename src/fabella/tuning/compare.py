@@ -100,7 +100,7 @@ def compare(
 def _train(run: RunConfig, dataset: TokenizedDataset, path: Path, device: str) -> SeedResult:
     """Train the run in ``path``, or resume it there; a finished run is only read."""
     if (path / CONFIG).is_file():
-        result = session.resume(path, device=device, dataset=dataset.folder)
+        result = session.resume(path, device=device, dataset=dataset.path)
     else:
         result = session.start_run(run, path, dataset, device=device)
     return SeedResult(

@@ -86,7 +86,7 @@ def _task(search: Search, max_trials: int, *, single_process: bool) -> dict[str,
     return {
         "run": search.run.model_dump(mode="json"),
         "space": {name: range_.model_dump(mode="json") for name, range_ in search.space.items()},
-        "prepared": str(search.prepared.folder.absolute()),
+        "prepared": str(search.prepared.path.absolute()),
         "out": str(search.out.absolute()),
         "storage": search.storage,
         "seed": search.seed,

@@ -111,7 +111,7 @@ def test_with_the_policy_stop_the_training_ends_with_an_error(data: TokenizedDat
 def test_the_best_checkpoint_is_advised_if_there_is_one_and_the_command_works(
     data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = start_run(tiny.run("samples.prompts=[]"), tmp_path / "run", data).folder
+    out = start_run(tiny.run("samples.prompts=[]"), tmp_path / "run", data).path
     capsys.readouterr()
     wild = {"optimizer.lr": 10.0, "optimizer.max_grad_norm": 1e9, "optimizer.schedule": []}
     api.resume(out, steps=90, settings=wild)

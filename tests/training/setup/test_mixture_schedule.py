@@ -136,7 +136,7 @@ def test_a_run_on_a_mixture_resumes_with_the_same_bits(mode: str, by: str, tmp_p
     schedule = [{"until": "40%", "weights": [5, 1]}, {"until": "80%", "weights": [1, 1]}]
     config = run(tmp_path, mode, weights=(1, 5), by=by, schedule=schedule)
     dataset = prepared(config, tmp_path)
-    straight = start_run(config, tmp_path / "straight", dataset, device="cpu").folder
+    straight = start_run(config, tmp_path / "straight", dataset, device="cpu").path
     with pytest.raises(TrainingInterrupted):
         start_run(config, tmp_path / "run", dataset, device="cpu", trackers=[stop_at(6)])
     with pytest.raises(TrainingInterrupted):

@@ -18,7 +18,7 @@ def run_on(text: Path) -> RunConfig:
 
 
 def test_a_dataset_in_place_of_a_text_is_rejected_with_the_right_command(tmp_path: Path) -> None:
-    folder = tiny.prepared(tmp_path).folder
+    folder = tiny.prepared(tmp_path).path
     with pytest.raises(
         ConfigError, match=rf"is a prepared dataset, not a text\. .*fabella train PRESET --data {folder}\."
     ):
@@ -27,7 +27,7 @@ def test_a_dataset_in_place_of_a_text_is_rejected_with_the_right_command(tmp_pat
 
 @pytest.mark.parametrize("option", ["what", "data", "validation"])
 def test_a_directory_of_datasets_is_rejected(option: str, tmp_path: Path) -> None:
-    folder = tiny.prepared(tmp_path).folder
+    folder = tiny.prepared(tmp_path).path
     message = rf"{tmp_path} contains prepared datasets, not text\. Use one of them: {folder}\."
     with pytest.raises(ConfigError, match=message):
         resolve_request(TrainRequest(**{"what": "storybook-1m", option: str(tmp_path)}))
@@ -73,6 +73,6 @@ def test_a_text_that_was_only_touched_is_not_prepared_again_and_a_changed_one_is
     text.write_text("\n\n".join(f"Story {number} of a fox and a hen." * 9 for number in range(60)))
     first = prepare_data(run_on(text), tmp_path / "prepared", workers=1)
     os.utime(text, (1, 1))
-    assert prepare_data(run_on(text), tmp_path / "prepared", workers=1).folder == first.folder
+    assert prepare_data(run_on(text), tmp_path / "prepared", workers=1).path == first.path
     text.write_text(text.read_text().replace("hen", "owl"))
-    assert prepare_data(run_on(text), tmp_path / "prepared", workers=1).folder != first.folder
+    assert prepare_data(run_on(text), tmp_path / "prepared", workers=1).path != first.path

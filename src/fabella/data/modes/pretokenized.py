@@ -55,7 +55,7 @@ class PretokenizedMode(DataMode):
 def _samples(data: DataConfig, dataset: TokenizedDataset) -> SequenceDataset:
     if isinstance(data.source, MixtureSource) and len(dataset.parts) != len(flatten_mixture(data.source)):
         raise PreparedDataError(
-            f"{dataset.folder} does not have the parts of {describe(data.source)}.",
+            f"{dataset.path} does not have the parts of {describe(data.source)}.",
             hint="It was prepared by an earlier version, or without a mixture; prepare the mixture again.",
         )
     eos_id, bos_id = dataset.tokenizer.eos_id, dataset.tokenizer.bos_id

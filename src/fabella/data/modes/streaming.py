@@ -22,7 +22,7 @@ class StreamingMode(DataMode):
     def resolve(self, data: DataConfig, dataset: TokenizedDataset | None) -> DataConfig:
         if dataset and "mode" not in dataset.manifest["data"]:
             raise ConfigError(
-                f"Cannot stream {dataset.folder}: it is a pretokenized dataset (data.mode.kind = streaming).",
+                f"Cannot stream {dataset.path}: it is a pretokenized dataset (data.mode.kind = streaming).",
                 hint="Leave out data.mode.kind=streaming, or pass the text itself: --data TEXT.",
             )
         validation = data.validation
@@ -45,7 +45,7 @@ class StreamingMode(DataMode):
     ) -> StreamingLoader:
         if "mode" not in dataset.manifest["data"]:
             raise PreparedDataError(
-                f"Cannot stream {dataset.folder}: it is a pretokenized dataset, not the head of a stream.",
+                f"Cannot stream {dataset.path}: it is a pretokenized dataset, not the head of a stream.",
                 hint="Leave out data.mode.kind=streaming, or pass the text itself: --data TEXT.",
             )
         if dataset.manifest["text"] != text_fingerprint(data):
@@ -55,7 +55,7 @@ class StreamingMode(DataMode):
             )
         if sequences and not stream:
             raise CheckpointError(f"The checkpoint has no stream state, but {sequences:,} sequences were used.")
-        return streaming_loader(data, dataset.folder / "tokenizer", seed, stream, sizes)
+        return streaming_loader(data, dataset.path / "tokenizer", seed, stream, sizes)
 
 
 MODE = StreamingMode()

@@ -66,7 +66,7 @@ def fit_tokenizer(
     if prepared is not None:
         if added_tokens(prepared.tokenizer, initial.tokenizer) is None:
             raise TokenizerError(
-                f"{escaped_path(prepared.folder)} was prepared with another tokenizer than that of {initial}.",
+                f"{escaped_path(prepared.path)} was prepared with another tokenizer than that of {initial}.",
                 hint="Train on the text instead, or prepare it with that tokenizer: fabella prepare TEXT "
                 f"--tokenizer {quote(escaped_path(initial.run_dir.path))} --out DIRECTORY",
             )

@@ -197,7 +197,7 @@ def _require_settings_of(prepared: TokenizedDataset | None, run: RunConfig) -> N
     for key in made:
         if made[key] != now[key]:
             raise ConfigError(
-                f"{key} = {now[key]!r} has no effect: {prepared.folder} was prepared with {made[key]!r}.",
+                f"{key} = {now[key]!r} has no effect: {prepared.path} was prepared with {made[key]!r}.",
                 hint="Leave it out, or train on the text instead: --data TEXT.",
             )
 
