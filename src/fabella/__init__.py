@@ -22,6 +22,7 @@ _MODULES = {
     "activations": "fabella.engine.activations",
     "read_metrics": "fabella.report.metrics_columns",
     "load": "fabella.generation.generator",
+    "compare": "fabella.evaluation.comparison.compare",
     "export": "fabella.interop.export",
     "import_model": "fabella.interop.import_model",
     "prepare": "fabella.data.prepare.pipeline",

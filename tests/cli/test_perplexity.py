@@ -43,7 +43,9 @@ def test_the_table_has_a_row_per_token_and_a_summary(folder: Path, capsys: pytes
     assert lines[7].startswith(f"{mean:.2f}"[:-1])
     assert "nats per token, perplexity" in lines[7]
     assert lines[7].endswith("bits per byte")
-    assert lines[8] == "The EOS token precedes the text, as in training."
+    assert lines[8] == (
+        "Rule story-32: the EOS token precedes the text, as in training; the EOS token after it is not scored."
+    )
 
 
 def test_json_has_every_token_and_consistent_totals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.evaluation.cloze import CHOICES, questions, run_cloze
-from fabella.evaluation.predictions import Predictions
+from fabella.evaluation.scoring.predictions import Predictions
 from fabella.models import IGNORE
 from tests.generation.tiny_run import tokenizer
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fabella.cli.main import run as fabella
+from fabella.evaluation import evaluate
 from fabella.evaluation.evaluate import FILE
 from fabella.training.run import start_run
 from tests.training import tiny
@@ -41,15 +42,17 @@ def test_the_result_is_saved_and_reproducible(run_dir: Path, capsys: pytest.Capt
     assert saved.pop("seconds").keys() == second.pop("seconds").keys() == {"scores", "samples", "cloze"}
     assert second == saved
     assert saved["samples"]["real"]["stories"] == saved["samples"]["generated"]["stories"] == 3
-    assert saved["scores"]["loss"]["low"] < saved["scores"]["loss"]["value"] < saved["scores"]["loss"]["high"]
+    assert [scores["rule"] for scores in saved["scores"]] == ["story-32", "line-32"]
+    for scores in saved["scores"]:
+        assert scores["loss"]["low"] < scores["loss"]["value"] < scores["loss"]["high"]
 
 
 def test_the_text_output_has_the_same_numbers(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = evaluated(capsys, run_dir, *SMALL)
-    saved = json.loads((run_dir / FILE).read_text())["scores"]
     assert code == 0
-    assert f"{saved['loss']['value']:,.4f}  ({saved['loss']['low']:,.4f} to" in out
-    assert f"{saved['documents']:,} documents, {saved['tokens']:,} tokens" in out
+    for saved in json.loads((run_dir / FILE).read_text())["scores"]:
+        assert f"{saved['loss']['value']:,.4f}  ({saved['loss']['low']:,.4f} to" in out
+        assert f"Rule {saved['rule']}: {saved['documents']:,} documents, {saved['tokens']:,} tokens" in out
     assert "3 samples after the first 6 words of real ones (temperature 0.8, top-p 0.95, seed 1" in out
     assert "No cloze test" in err or "by chance it would be 20%" in out
 
@@ -63,9 +66,45 @@ def test_scores_of_another_text_are_not_saved(
     code, out, _ = evaluated(capsys, run_dir, "--text", text, "--num-samples", "0", "--num-cloze", "0", "--json")
     result = json.loads(out)
     assert code == 0
-    assert (result["scores"]["documents"], result["scores"]["bytes"], result["samples"]) == (1, 33, None)
-    assert result["scores"]["loss"]["low"] is None
+    (story, line) = result["scores"]
+    assert (story["rule"], story["documents"], story["bytes"], result["samples"]) == ("story-32", 1, 33, None)
+    assert (line["rule"], line["documents"]) == ("line-32", 1)
+    assert story["loss"]["low"] is None
     assert ((run_dir / FILE).read_bytes() if (run_dir / FILE).exists() else b"") == before
+
+
+def test_the_line_score_is_the_final_score_of_the_training(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (final,) = [row for row in tiny.metrics(run_dir) if row["kind"] == "final"]
+    words = ["--rule", "line", "--num-samples", "0", "--num-cloze", "0", "--checkpoint", "latest", "--json"]
+    code, out, _ = evaluated(capsys, run_dir, *words)
+    (scores,) = json.loads(out)["scores"]
+    assert code == 0
+    assert (scores["rule"], scores["tokens"]) == (final["rule"], final["tokens"])
+    assert scores["bits_per_byte"]["value"] == pytest.approx(final["bits_per_byte"], rel=ENGINES_TOLERANCE)
+
+
+def test_the_length_of_a_rule_is_checked(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--num-samples", "0", "--num-cloze", "0", "--json"]
+    code, out, _ = evaluated(capsys, run_dir, "--length", "16", *small)
+    assert code == 0
+    assert [scores["rule"] for scores in json.loads(out)["scores"]] == ["story-16", "line-16"]
+    code, _, err = evaluated(capsys, run_dir, "--length", "33", *small)
+    assert code == 2
+    assert "--length 33 is not a number of tokens from 1 to 32" in err
+    code, _, err = evaluated(capsys, run_dir, "--rule", "window", *small)
+    assert code == 2
+
+
+def test_a_long_text_is_scored_by_one_rule_unless_it_is_named(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "CHEAP_FLOPS", 1.0)
+    small = ["--num-samples", "0", "--num-cloze", "0", "--json"]
+    _, out, err = evaluated(capsys, run_dir, *small)
+    assert [scores["rule"] for scores in json.loads(out)["scores"]] == ["story-32"]
+    assert "Score it by line-32 with --rule line." in err
+    _, out, _ = evaluated(capsys, run_dir, "--rule", "line", *small)
+    assert [scores["rule"] for scores in json.loads(out)["scores"]] == ["line-32"]
 
 
 def test_a_missing_dataset_checkpoint_or_run_is_an_error(

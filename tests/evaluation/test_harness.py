@@ -15,7 +15,7 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.errors import UsageError
 from fabella.evaluation.harness import FILE, generate_until, score
-from fabella.evaluation.predictions_torch import predictions
+from fabella.evaluation.scoring.predictions_torch import predictions
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
 from tests.generation import tiny_run

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fabella.errors import NumericsError
 from fabella.evaluation.loglikelihood import Likelihood, loglikelihoods
-from fabella.evaluation.predictions import Predictions
+from fabella.evaluation.scoring.predictions import Predictions
 from fabella.models import IGNORE
 from tests.generation.tiny_run import tokenizer
 

@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from fabella.cli.main import run as fabella
+from fabella.config.data import Packed
 from fabella.errors import CheckpointError
 from fabella.evaluation.evaluate import EvalConfig, evaluate
 from fabella.report import published_curves
@@ -74,8 +76,20 @@ def test_the_page_of_a_run_is_self_contained_and_deterministic(trained: tuple[Pa
     assert "url(" not in text
     assert text == page([read(trained[0])])
     assert html.tags.count("figure") >= 7
-    score = json.loads((trained[0] / "evaluation.json").read_text())["scores"]["loss"]["value"]
-    assert f"loss {score:.4f} (" in text
+    scores = json.loads((trained[0] / "evaluation.json").read_text())["scores"]
+    assert len(scores) == 2
+    for score in scores:
+        assert f"Rule {score['rule']}, step" in text
+        assert f"loss {score['loss']['value']:.4f} (" in text
+
+
+def test_a_score_has_its_rule_and_different_rules_are_a_warning(trained: tuple[Path, Path]) -> None:
+    history = read(trained[0])
+    assert f"bits per byte, {history.rule}" in page([history])
+    sequences = Packed(length=8, stride=4)
+    run = history.run.model_copy(update={"data": history.run.data.model_copy(update={"sequences": sequences})})
+    text = page([history, replace(history, run=run)])
+    assert f"scored by different rules ({history.rule}, line-8-by-4)" in text
 
 
 def test_the_rows_of_the_sample_table_are_named_as_evaluate_prints_them(

@@ -29,10 +29,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
 def scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace validation: the losses are LOSSES, by the step of the engine, and the final loss is 9."""
 
-    def validate(engine: Any, held_out: Any, docs: Any, chosen: Any, batch: int) -> EvalLoss:
+    def validate(engine: Any, held_out: Any, docs: Any, chosen: Any, batch: int, rule: Any) -> EvalLoss:
         number = engine.steps // 4 - 1
         loss = LOSSES[number] if len(chosen) == 8 and number < len(LOSSES) else 9.0
-        return EvalLoss(loss, loss, 100)
+        return EvalLoss(loss, loss, 100, rule.name)
 
     monkeypatch.setattr(eval_loss, "validate", validate)
 

@@ -93,3 +93,10 @@ def test_shapes_stay_within_the_parameter_budget(preset: str) -> None:
 def test_a_budget_below_every_shape_is_refused() -> None:
     with pytest.raises(ConfigError, match="Fewer than two shapes of llama"):
         shapes(RUN, 1000)
+
+
+def test_a_space_cannot_change_the_rule_by_which_trials_are_scored(tmp_path: Path) -> None:
+    file = space_file(tmp_path, "data.sequences.length: {kind: choice, of: [64, 128]}")
+    with pytest.raises(ConfigError, match=r"searches data.sequences.length.*\(line-256\)") as error:
+        read_space(file, RUN)
+    assert "fabella compare RUN RUN" in error.value.hint

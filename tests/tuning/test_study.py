@@ -60,7 +60,9 @@ def test_parallel_workers_report_every_trial(data: Any, tmp_path: Path) -> None:
     study = search_in_parallel(parallel, 3, 2, lambda trial: reported.append(trial.number))
     assert sorted(reported) == sorted(trial.number for trial in finished(study))
     assert len(reported) >= 3
-    text = search_page(study, "Tuning <b>", {"optimizer.lr": ("0.0039999", "0.0061234567"), "model.<i>": ("2", "3")})
+    changed = {"optimizer.lr": ("0.0039999", "0.0061234567"), "model.<i>": ("2", "3")}
+    text = search_page(study, "Tuning <b>", changed, rule=parallel.rule)
+    assert "best, bits per byte, line-32" in text
     assert check_html(text).urls == []
     assert "<b>" not in text
     assert ">0.006123<" in text

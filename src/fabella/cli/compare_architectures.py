@@ -114,7 +114,10 @@ def _finish(results: list[FamilyResult], target: SizeTarget, out: Path, rates: s
         return
     print_result("\n".join(text_table(results)))
     print_status(f"{caption} All runs use the same text, tokenizer, sequences, batch size and optimizer settings.")
-    print_status("'gap to best' compares runs of equal seed. Memory is an estimate for training.")
+    print_status(
+        "'gap to best' compares runs of equal seed; 'seeds to decide' is how many a gap of this size needs. Memory is "
+        "an estimate for training."
+    )
     print_result(f"Files: {', '.join(str(out / name) for name in files)}")
 
 
@@ -123,6 +126,7 @@ def _to_json(result: FamilyResult) -> dict[str, Any]:
         "runs": [asdict(run) | {"run_dir": str(run.run_dir)} for run in result.runs],
         "bits_per_byte": asdict(result.bits_per_byte),
         "loss": asdict(result.loss),
+        "rule": result.runs[0].rule,
         "tokens": result.runs[0].tokens,
         "steps": result.runs[0].steps,
     }

@@ -3,13 +3,14 @@
 Examples:
   fabella evaluate runs/quickstart
   fabella evaluate runs/quickstart --num-samples 0 --num-cloze 0    only the loss on held-out text
+  fabella evaluate runs/quickstart --rule line --length 256         in sequences of 256 tokens, as training scores
   fabella evaluate runs/quickstart --text other-stories.txt         on another text
   fabella evaluate runs/quickstart --checkpoint latest --json
 """
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,7 +20,7 @@ from fabella.cli.text_options import ReadingOptions, expand_options
 from fabella.errors import UsageError
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
-from fabella.evaluation.scores import DocumentScore, Scores
+from fabella.evaluation.scoring.scores import DocumentScore, Scores
 from fabella.storage import format_exp
 from fabella.tracking.terminal_escape import escape
 
@@ -32,6 +33,13 @@ def command(
         str | None, typer.Option(help="Text to evaluate on, as for train; by default the held-out text.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="New path of the run's dataset, if it was moved.")] = None,
+    rule: Annotated[
+        Literal["line", "story"] | None,
+        typer.Option(help="Scoring rule: line (packed sequences) or story (each document from its start); or both."),
+    ] = None,
+    length: Annotated[
+        int, typer.Option(min=0, help="Tokens of a sequence and of the context; by default those of the training.")
+    ] = 0,
     num_samples: Annotated[
         int, typer.Option(min=0, help="Number of generated samples to compare with real texts; 0 disables it.")
     ] = 64,
@@ -50,7 +58,7 @@ def command(
     config = EvalConfig(
         checkpoint=checkpoint, device=device, engine=engine, data=data,
         text=reading.source(text) if text else None, decode_errors=reading.policy(),
-        max_bad_lines=reading.max_bad_lines,
+        max_bad_lines=reading.max_bad_lines, rule=rule or "", length=length,
         num_samples=num_samples, max_tokens=max_tokens, num_cloze=num_cloze,
         temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
@@ -60,13 +68,12 @@ def command(
 
 def lines(result: Evaluation) -> list[str]:
     """Format the result as text."""
+    first = result.scores[0]
     text = [
-        *_scores(result.scores, result.text, result.step),
-        "",
-        *_positions(result.scores),
-        "",
-        *_calibration(result),
+        f"Step {result.step:,} on {escape(result.text)}:",
+        *(row for each in result.scores for row in _scores(each)),
     ]
+    text += ["", *_positions(first), "", *_calibration(first)]
     if result.samples:
         text += ["", *_samples(result.samples, result.settings)]
     if result.cloze:
@@ -79,10 +86,10 @@ def lines(result: Evaluation) -> list[str]:
     return text
 
 
-def _scores(scores: Scores, text: str, step: int) -> list[str]:
+def _scores(scores: Scores) -> list[str]:
     return [
-        f"Step {step:,} on {escape(text)}: {scores.documents:,} documents, {scores.tokens:,} tokens, "
-        f"{scores.bytes:,} bytes",
+        "",
+        f"Rule {scores.rule}: {scores.documents:,} documents, {scores.tokens:,} tokens, {scores.bytes:,} bytes",
         "",
         f"  {'loss':<16} {_estimate(scores.loss, 4)} nats per token",
         f"  {'perplexity':<16} {_perplexity(scores.loss)}",
@@ -110,15 +117,15 @@ def _list_documents(documents: tuple[DocumentScore, ...]) -> str:
 
 def _positions(scores: Scores) -> list[str]:
     rows = [f"  {_range(position.first, position.last):<16} {position.loss:>10.4f}" for position in scores.positions]
-    return ["Loss by position in the context:", *rows]
+    return [f"Loss by position in the context ({scores.rule}):", *rows]
 
 
 def _range(first: int, last: int) -> str:
     return f"{first:,}" if first == last else f"{first:,} to {last:,}"
 
 
-def _calibration(result: Evaluation) -> list[str]:
-    calibration = result.scores.calibration
+def _calibration(scores: Scores) -> list[str]:
+    calibration = scores.calibration
     return [
         f"The most likely token is correct {calibration.accuracy:.1%} of the time; its probability is "
         f"{calibration.confidence:.1%} on average (expected calibration error {calibration.error:.2%})."

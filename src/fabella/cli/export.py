@@ -18,6 +18,7 @@ import typer
 
 from fabella.cli.output import print_report, print_status
 from fabella.cli.run_options import AsJson, CheckpointOption, writable
+from fabella.interop.comparison import PROBE_TOKENS
 from fabella.interop.export import ExportResult, export
 from fabella.storage import format_bytes
 from fabella.storage.messages import escaped_path
@@ -54,7 +55,7 @@ def lines(result: ExportResult) -> list[str]:
         f"  greedy text       equal for {measured.greedy_equal} of {measured.prompts} prompts, "
         f"{measured.tokens} tokens each{ties}{reader}",
         f"  bits per byte     {measured.target_bits_per_byte:.4f}, the run {measured.bits_per_byte:.4f} "
-        f"({measured.text})",
+        f"({measured.text}, the same rows of at most {PROBE_TOKENS} tokens)",
         f"  tokenizer         {measured.tokenizer}",
         f"  speed             {measured.tokens_per_second:,.0f} tokens/s, {measured.prompts} prompts in one batch",
     ]

@@ -19,6 +19,7 @@ import typer
 from fabella.cli.output import print_json, print_result, print_status
 from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.cli.text_options import ReadingOptions, expand_options
+from fabella.config.scoring import story
 from fabella.errors import TextError, UsageError
 from fabella.generation.generator import load
 from fabella.generation.likelihood import Perplexity, exp
@@ -57,14 +58,16 @@ def command(
     for warning in generator.warnings:
         print_status(warning)
     results = [generator.perplexity(content) for content in texts]
+    rule = story(generator.context_length).name
     if len(results) > 1:
-        _print_documents(results, generator.step, max_rows, as_json=as_json)
+        _print_documents(results, generator.step, rule, max_rows, as_json=as_json)
         return
     (result,) = results
     if as_json:
-        print_json({"step": generator.step, **_to_json(result), "table": list(result.rows(len(result.ids)))})
+        scored = {**_to_json(result), "rule": rule, "scores_eos": False}
+        print_json({"step": generator.step, **scored, "table": list(result.rows(len(result.ids)))})
     else:
-        print_result(_table(result, max_rows))
+        print_result(_table(result, rule, max_rows))
 
 
 def _read(file: Path, reading: ReadingOptions) -> list[str]:
@@ -101,7 +104,7 @@ def _content(file: Path, reading: ReadingOptions, notes: ReadReport) -> str:
         raise TextError(problem, hint=f"{notes.encoding_hint(name)}{DECODE_ERRORS_HINT}") from None
 
 
-def _print_documents(results: Sequence[Perplexity], step: int, limit: int, *, as_json: bool) -> None:
+def _print_documents(results: Sequence[Perplexity], step: int, rule: str, limit: int, *, as_json: bool) -> None:
     """Print the scores of several documents, and those of all of them."""
     tokens, size = sum(len(result.ids) for result in results), sum(result.bytes for result in results)
     nats = math.fsum(float(result.nats.sum()) for result in results)
@@ -112,6 +115,8 @@ def _print_documents(results: Sequence[Perplexity], step: int, limit: int, *, as
         "nats_per_token": nats / tokens,
         "perplexity": exp(nats / tokens),
         "bits_per_byte": nats / math.log(2) / size,
+        "rule": rule,
+        "scores_eos": False,
     }
     if as_json:
         print_json({"step": step, **total, "table": [_to_json(result) for result in results]})
@@ -130,6 +135,7 @@ def _print_documents(results: Sequence[Perplexity], step: int, limit: int, *, as
         f"{nats / tokens:.4f} nats per token, perplexity {format_exp(nats / tokens)}, "
         f"{total['bits_per_byte']:.4f} bits per byte"
     )
+    lines.append(_rule(rule))
     print_result("\n".join(lines))
 
 
@@ -144,7 +150,7 @@ def _to_json(result: Perplexity) -> dict[str, str | int | float]:
     }
 
 
-def _table(result: Perplexity, limit: int) -> str:
+def _table(result: Perplexity, rule: str, limit: int) -> str:
     lines = [f"{'token':<20} {'id':>7} {'probability':>12} {'nats':>8} {'perplexity':>12}"] if limit else []
     for row in result.rows(limit):
         token, nats = _quoted(str(row["token"])), float(row["nats"])
@@ -152,7 +158,7 @@ def _table(result: Perplexity, limit: int) -> str:
     hidden = len(result.ids) - limit
     if hidden > 0:
         lines.append(f"… and {hidden:,} more tokens (--max-rows {len(result.ids)} shows all)")
-    return "\n".join([*lines, "", *_summary(result)])
+    return "\n".join([*lines, "", *_summary(result, rule)])
 
 
 def _quoted(token: str) -> str:
@@ -161,15 +167,19 @@ def _quoted(token: str) -> str:
     return f"'{printable}'"
 
 
-def _summary(result: Perplexity) -> list[str]:
+def _summary(result: Perplexity, rule: str) -> list[str]:
     lines = [
         f"{len(result.ids):,} tokens, {result.bytes:,} bytes",
         f"{result.loss:.4f} nats per token, perplexity {format_exp(result.loss)}, "
         f"{result.bits_per_byte:.4f} bits per byte",
-        "The EOS token precedes the text, as in training.",
+        _rule(rule),
     ]
     if result.sequences > 1:
         lines.append(
             f"The text exceeds the context: it was scored in {result.sequences:,} sequences that overlap by half."
         )
     return lines
+
+
+def _rule(rule: str) -> str:
+    return f"Rule {rule}: the EOS token precedes the text, as in training; the EOS token after it is not scored."

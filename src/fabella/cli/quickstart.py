@@ -73,6 +73,7 @@ def _to_json(result: TrainResult, plot: Path, stories: list[Completion]) -> dict
         "loss": score.loss,
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
+        "rule": score.rule,
         "plot": str(plot),
         "stories": [{"text": story.text, "finish_reason": story.finish_reason} for story in stories],
     }

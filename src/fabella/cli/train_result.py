@@ -21,6 +21,7 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
                 "loss": loss.loss,
                 "perplexity": loss.perplexity,
                 "bits_per_byte": loss.bits_per_byte,
+                "rule": loss.rule,
                 "best_step": best.step if best else None,
                 "best_bits_per_byte": best.bits_per_byte if best else None,
                 "other_validation": {name: _first_and_last(losses) for name, losses in others.items()},
@@ -39,8 +40,8 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
         )
     if best and best.step != result.progress.step:
         print_result(
-            f"The best checkpoint is that of step {best.step:,}, with {best.bits_per_byte:.4f} bits per byte on the "
-            "validation sequences; fabella generate uses it."
+            f"The best checkpoint is that of step {best.step:,}, with {best.bits_per_byte:.4f} bits per byte "
+            f"({loss.rule}) on the validation sequences; fabella generate uses it."
         )
     print_result(f"Generate text:  fabella generate {quote(str(result.path))}")
 

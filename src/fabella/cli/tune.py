@@ -10,6 +10,7 @@ Examples:
   fabella tune storybook-1m --lr-find --steps 200           find the learning rate by short trainings of 200 steps
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,12 +87,12 @@ def command(
         seeds=seeds,
         device=device,
     )
-    study = search_in_parallel(search, trials, workers, _print_trial)
+    study = search_in_parallel(search, trials, workers, partial(_print_trial, search.rule))
     _finish(search, study, as_json=as_json)
 
 
-def _print_trial(trial: Any) -> None:
-    score = f"{trial.value:.4f} bits per byte" if trial.state.name == "COMPLETE" else "pruned"
+def _print_trial(rule: str, trial: Any) -> None:
+    score = f"{trial.value:.4f} bits per byte ({rule})" if trial.state.name == "COMPLETE" else "pruned"
     print_status(f"trial {trial.number}: {score}")
 
 
@@ -99,12 +100,15 @@ def _finish(search: Search, study: Any, *, as_json: bool) -> None:
     run, trial = best(search, study)
     before, after = settings(search.run), settings(run)
     changed = {name: (before.get(name, ""), after[name]) for name in after if after[name] != before.get(name)}
-    atomic_write(search.out / "tune.html", search_page(study, f"Tuning of {search.run.name}", changed).encode())
+    atomic_write(
+        search.out / "tune.html", search_page(study, f"Tuning of {search.run.name}", changed, rule=search.rule).encode()
+    )
     if as_json:
         print_json(
             {
                 "trial": trial.number,
                 "bits_per_byte": trial.value,
+                "rule": search.rule,
                 "settings": {name: after[name] for name in changed},
                 "importance": importance(study),
                 "config": str(search.out / BEST),
@@ -112,7 +116,8 @@ def _finish(search: Search, study: Any, *, as_json: bool) -> None:
             }
         )
         return
-    print_result(f"Best of {len(finished(study))} trials: number {trial.number}, {trial.value:.4f} bits per byte.")
+    score = f"{trial.value:.4f} bits per byte ({search.rule})"
+    print_result(f"Best of {len(finished(study))} trials: number {trial.number}, {score}.")
     for name, (old, new) in changed.items():
         print_result(f"  {name}: {format_setting(old)} → {format_setting(new)}")
     print_result(f"Train with it:  fabella train {search.out / BEST}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from fabella.evaluation.confidence import ConfidenceInterval, proportion
 from fabella.evaluation.loglikelihood import common_prefix
-from fabella.evaluation.predictions import Predict
+from fabella.evaluation.scoring.predictions import Predict
 from fabella.models import IGNORE
 from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer

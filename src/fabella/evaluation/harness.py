@@ -14,8 +14,8 @@ from typing import Any
 
 from fabella.errors import TextError, UsageError, did_you_mean
 from fabella.evaluation.loglikelihood import loglikelihoods
-from fabella.evaluation.predictions import Predict
-from fabella.evaluation.scores import MAX_BATCH_TOKENS, MAX_LOGITS
+from fabella.evaluation.scoring.predictions import Predict
+from fabella.evaluation.scoring.scores import MAX_BATCH_TOKENS, MAX_LOGITS
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
 from fabella.storage import write_json
@@ -86,7 +86,7 @@ def run_tasks(path: Path, config: HarnessConfig, report: Callable[[str], None] =
     """
     harness = _import_harness()
     generator = load(path, checkpoint=config.checkpoint, device=config.device, engine=config.engine)
-    module = importlib.import_module(f"fabella.evaluation.predictions_{generator.engine}")
+    module = importlib.import_module(f"fabella.evaluation.scoring.predictions_{generator.engine}")
     report("Loading the tasks.")
     tasks = _load_tasks(config)
     for task in tasks["tasks"].values():

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.errors import NumericsError
-from fabella.evaluation.predictions import Predict
-from fabella.evaluation.scoring_batches import group_by_tokens
+from fabella.evaluation.scoring.batches import group_by_tokens
+from fabella.evaluation.scoring.predictions import Predict
 from fabella.generation.likelihood import sequence_starts
 from fabella.models import IGNORE
 from fabella.tokenizers.chat.encode import prefix_id

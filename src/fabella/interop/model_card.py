@@ -95,11 +95,16 @@ def _facts(source: ExportSource) -> list[str]:
 def _results(source: ExportSource, history: RunHistory | None) -> list[str]:
     """Return the last validation result up to the exported step."""
     rows = [row for row in history.validation if row["step"] <= source.step] if history else []
-    if not rows:
+    if history is None or not rows:
         return []
     values = {key: rows[-1].get(key) for key in ("loss", "bits_per_byte")}
     shown = [f"{key.replace('_', ' ')} {value:.4f}" for key, value in values.items() if isinstance(value, float)]
-    return ["## Results", "", f"Held-out text at step {rows[-1]['step']:,}: {', '.join(shown)}.", ""]
+    return [
+        "## Results",
+        "",
+        f"Held-out text at step {rows[-1]['step']:,}: {', '.join(shown)} (scored by {history.rule}).",
+        "",
+    ]
 
 
 def _samples(source: ExportSource, history: RunHistory | None) -> list[str]:

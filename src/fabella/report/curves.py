@@ -157,7 +157,10 @@ def run_lines(
 
 def _bits(histories: Sequence[RunHistory], names: Sequence[str], published: Sequence[PublishedCurve]) -> Curves:
     """Return the bits per byte of the validations, with the published curves of these presets."""
-    chart = _chart("bits", "Bits per byte", "bits", histories, names, [("validation", "", _of("bits_per_byte"))])
+    rules = ", ".join(dict.fromkeys(history.rule for history in histories))
+    chart = _chart(
+        "bits", f"Bits per byte ({rules})", "bits", histories, names, [("validation", "", _of("bits_per_byte"))]
+    )
     for x_axis, lines in chart.lines.items():
         lines[:0] = [
             Line(f"published: {curve.preset}", points, 0, "reference")

@@ -25,7 +25,7 @@ def evaluation_section(history: RunHistory, name: str) -> str:
     if result is None:
         return ""
     title = "Evaluation" + (f": {escape(name)}" if name else "")
-    parts = [_scores(result["scores"], int(result["step"])), _charts(result["scores"])]
+    parts = [*(_scores(scores, int(result["step"])) for scores in result["scores"]), _charts(result["scores"][0])]
     if result.get("samples"):
         parts.append(_samples(result["samples"], result["settings"]))
     if cloze := result.get("cloze"):
@@ -45,8 +45,9 @@ def _scores(scores: Mapping[str, Any], step: int) -> str:
         return f"{value:.{digits}f}{bounds}" if value is not None else "-"
 
     return (
-        f"<p>Step {step:,}, on {scores['documents']:,} validation documents with {scores['tokens']:,} tokens: "
-        f"loss {interval('loss', 4)}, perplexity {_perplexity(scores['loss'])}, {interval('bits_per_byte', 4)} bits "
+        f"<p>Rule {escape(scores['rule'])}, step {step:,}, on {scores['documents']:,} validation documents with "
+        f"{scores['tokens']:,} tokens: loss {interval('loss', 4)}, perplexity {_perplexity(scores['loss'])}, "
+        f"{interval('bits_per_byte', 4)} bits "
         "per byte (95 % confidence intervals over documents).</p>"
     )
 
@@ -62,13 +63,14 @@ def _charts(scores: Mapping[str, Any]) -> str:
     bins = [(part["confidence"], part["accuracy"]) for part in scores["calibration"]["bins"] if part["tokens"]]
     calibration = [Line("model", bins), Line("perfectly calibrated", [(0.0, 0.0), (1.0, 1.0)], 0, "reference")]
     losses = [Line("loss", positions)]
+    rule = escape(scores["rule"])
     position = chart("Loss by position", losses, Axis("earlier tokens"), Axis("nats per token", log=True))
     error = scores["calibration"]["error"]
     return (
         '<div class="charts">'
-        f"<figure><h3>Loss by position in the context</h3>"
+        f"<figure><h3>Loss by position in the context, {rule}</h3>"
         f"{position}{caption(losses)}</figure>"
-        f"<figure><h3>Calibration</h3>"
+        f"<figure><h3>Calibration, {rule}</h3>"
         f"{chart('Calibration', calibration, Axis('probability of the top token'), Axis('accuracy'))}"
         f"{caption(calibration, f'expected calibration error {error:.2%}')}</figure></div>"
     )

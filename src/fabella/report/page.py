@@ -111,6 +111,11 @@ def _warnings(histories: Sequence[RunHistory]) -> str:
         )
     elif len({str(history.manifest.get("tokenizer")) for history in histories}) > 1:
         warnings.append("These runs have different tokenizers. Compare bits per byte, not losses.")
+    if len(rules := dict.fromkeys(history.rule for history in histories)) > 1:
+        warnings.append(
+            f"These runs are scored by different rules ({', '.join(rules)}): their losses, perplexities and bits per "
+            "byte are not comparable. fabella compare scores them by one rule."
+        )
     return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings)
 
 
@@ -132,7 +137,7 @@ def _figures(history: RunHistory, name: str) -> str:
         ("training time", format_duration(last["seconds"])),
         ("final validation loss" if final else "validation loss", _number(score.get("loss"), ".4f")),
         ("perplexity", _perplexity(score)),
-        ("bits per byte", _number(score.get("bits_per_byte"), ".4f")),
+        (f"bits per byte, {history.rule}", _number(score.get("bits_per_byte"), ".4f")),
     ]
     boxes = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in cells)
     origins = {
@@ -167,10 +172,10 @@ def _seeds(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
     for group in seed_groups(histories):
         means = zip(keys, mean_scores(group, histories, [key for key, _ in keys]), strict=True)
         cells = [f"{mean:.{digits}f} ± {by:.{digits}f}" if mean == mean else "-" for (_, digits), (mean, by) in means]
-        rows.append([group.label(labels), *cells])
+        rows.append([group.label(labels), histories[group.numbers[0]].rule, *cells])
     if not rows:
         return ""
-    return f"<h2>Seeds</h2>{table('', ['', 'loss', 'perplexity', 'bits per byte'], rows)}"
+    return f"<h2>Seeds</h2>{table('', ['', 'rule', 'loss', 'perplexity', 'bits per byte'], rows)}"
 
 
 def _charts(histories: Sequence[RunHistory], labels: Sequence[str], published: Sequence[PublishedCurve]) -> str:
@@ -224,11 +229,11 @@ def _scores(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
         [
             (f"{name}, " if several else "") + f"step {row['step']:,}",
             number(row["tokens"]), format_duration(row["seconds"]), _number(row.get("loss"), ".4f"),
-            _perplexity(row), _number(row.get("bits_per_byte"), ".4f"),
+            _perplexity(row), _number(row.get("bits_per_byte"), ".4f"), history.rule,
         ]
         for history, name in zip(histories, labels, strict=True) for row in history.validation
     ]  # fmt: skip
-    head = ["", "tokens", "time", "loss", "perplexity", "bits per byte"]
+    head = ["", "tokens", "time", "loss", "perplexity", "bits per byte", "rule"]
     return f'<details id="scores"><summary>Table of all validations</summary>{table("", head, rows)}</details>'
 
 

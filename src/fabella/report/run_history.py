@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fabella.config.scoring import validation_rule
 from fabella.errors import CheckpointError
 from fabella.models.flops import flops_per_token
 from fabella.run_config.run import RunConfig
@@ -18,6 +19,8 @@ from fabella.runs.run_dataset import ALSO
 from fabella.runs.run_dir import RunDir
 
 METRICS, SAMPLES, EVALUATION = "metrics.jsonl", "samples.jsonl", "evaluation.json"
+EVALUATION_FORMAT = 2
+"""Format of the results of ``fabella evaluate`` that a report can show."""
 X_AXES = ("step", "tokens", "seconds", "flops")
 """X-axes of a curve: training steps, trained tokens, training time in seconds, floating-point operations."""
 
@@ -41,6 +44,11 @@ class RunHistory:
     samples: Sequence[Row]
     evaluation: Mapping[str, Any] | None
     warnings: Sequence[str]
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule by which validations and the final score are computed."""
+        return validation_rule(self.run.data.sequences).name
 
     @property
     def last(self) -> Row:
@@ -115,7 +123,7 @@ def _evaluation(path: Path) -> tuple[Mapping[str, Any] | None, str]:
         result = json.loads(path.read_bytes())
     except ValueError:
         result = None
-    if isinstance(result, dict) and result.get("format") == 1:
+    if isinstance(result, dict) and result.get("format") == EVALUATION_FORMAT:
         return result, ""
     return None, f"{path.name} is damaged or of another version; fabella evaluate writes it again."
 

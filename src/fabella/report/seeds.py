@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fabella.report.charts import Line
 from fabella.report.run_history import Row, RunHistory, settings
+from fabella.run_config.run import RunConfig
 
 OWN_KEYS = {"seed", "name"}
 """Settings in which the runs of a group differ."""
@@ -27,15 +28,19 @@ class SeedGroup:
         return f"mean ± deviation of {len(self.numbers)} seeds ({', '.join(names[number] for number in self.numbers)})"
 
 
+def settings_but_seed(run: RunConfig) -> tuple[tuple[str, str], ...]:
+    """Return the settings that decide what a run learns, without its seed: equal for the seeds of one variant."""
+    values = settings(run).items()
+    return tuple(
+        (name, value) for name, value in values if name not in OWN_KEYS and not name.startswith(UNRELATED_KEYS)
+    )
+
+
 def seed_groups(histories: Sequence[RunHistory]) -> list[SeedGroup]:
     """Return the groups of runs that differ only in their seed."""
     groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for number, history in enumerate(histories):
-        values = settings(history.run).items()
-        same = tuple(
-            (name, value) for name, value in values if name not in OWN_KEYS and not name.startswith(UNRELATED_KEYS)
-        )
-        groups.setdefault(same, []).append(number)
+        groups.setdefault(settings_but_seed(history.run), []).append(number)
     return [SeedGroup(tuple(numbers)) for numbers in groups.values() if len(numbers) > 1]
 
 

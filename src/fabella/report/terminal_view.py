@@ -45,7 +45,7 @@ def render(history: RunHistory) -> Group:
     for label, rows, key, spec in (
         ("training loss", history.training, "loss", ".4f"),
         ("validation loss", history.validation, "loss", ".4f"),
-        ("bits per byte", history.validation, "bits_per_byte", ".4f"),
+        (f"bits per byte, {history.rule}", history.validation, "bits_per_byte", ".4f"),
         *((f"loss on {name}", rows, "loss", ".4f") for name, rows in history.other_validation.items()),
         ("tokens per second", history.training, "tokens_per_second", ",.0f"),
         ("gradient norm", history.training, "grad_norm", ".3f"),

@@ -70,12 +70,12 @@ class ConsoleTracker:
             self._print_spikes()
             self._print(
                 f"step {row['step']:,}: validation loss {row['loss']:.4f}, perplexity {format_exp(row['loss'])}, "
-                f"{row['bits_per_byte']:.4f} bits per byte"
+                f"{row['bits_per_byte']:.4f} bits per byte{_rule(row)}"
             )
         elif row["kind"] == "validation_also":
             self._print(
                 f"step {row['step']:,}: on the text of {row['name']}: loss {row['loss']:.4f}, "
-                f"{row['bits_per_byte']:.4f} bits per byte"
+                f"{row['bits_per_byte']:.4f} bits per byte{_rule(row)}"
             )
         elif row["kind"] == "grad_spike":
             self._print_spike(row)
@@ -151,3 +151,8 @@ def shorten(text: str, length: int = 300) -> str:
     """Return one line of at most ``length`` characters, with control characters replaced by spaces."""
     line = "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _rule(row: Row) -> str:
+    """Return the name of the rule of a score in parentheses."""
+    return f" ({row['rule']})" if "rule" in row else ""

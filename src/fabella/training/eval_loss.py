@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.config.data import Packed, Padded
+from fabella.config.scoring import ScoringRule, validation_rule
 from fabella.data.dataset import Split, TokenizedDataset
 from fabella.data.sequences import SequenceDataset
 from fabella.engine.engine import Engine
@@ -23,6 +24,8 @@ class EvalLoss:
     bits_per_byte: float
     tokens: int
     """Number of predicted targets"""
+    rule: str
+    """Name of the ScoringRule: ``line-256`` for packed sequences of 256 tokens"""
 
     @property
     def perplexity(self) -> float:
@@ -30,7 +33,8 @@ class EvalLoss:
         return exp(self.loss)
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.4f}, perplexity {format_exp(self.loss)}, {self.bits_per_byte:.4f} bits per byte"
+        perplexity = format_exp(self.loss)
+        return f"loss {self.loss:.4f}, perplexity {perplexity}, {self.bits_per_byte:.4f} bits per byte ({self.rule})"
 
 
 def bits_per_nat(split: Split) -> float:
@@ -44,7 +48,13 @@ def fixed_subset(sequences: SequenceDataset, count: int) -> NDArray[np.int64]:
 
 
 def validate(
-    engine: Engine, sequences: SequenceDataset, split: Split, indices: NDArray[np.int64], batch_size: int
+    engine: Engine,
+    sequences: SequenceDataset,
+    split: Split,
+    indices: NDArray[np.int64],
+    batch_size: int,
+    *,
+    rule: ScoringRule,
 ) -> EvalLoss:
     """Return the mean loss on the sequences ``indices``, summed in float64, so that the order hardly matters."""
     nats, tokens = 0.0, 0
@@ -53,7 +63,7 @@ def validate(
         nats += float(engine.losses(batch).sum(dtype=np.float64))
         tokens += batch.num_targets
     loss = nats / max(tokens, 1)
-    return EvalLoss(loss, loss * bits_per_nat(split), tokens)
+    return EvalLoss(loss, loss * bits_per_nat(split), tokens, rule.name)
 
 
 class ValidationSplit:
@@ -62,6 +72,7 @@ class ValidationSplit:
     def __init__(self, engine: Engine, dataset: TokenizedDataset, sequences: Packed | Padded, batch_size: int) -> None:
         """``batch_size``: sequences of one forward pass."""
         self.engine, self.split, self.batch_size = engine, dataset.validation, batch_size
+        self.rule = validation_rule(sequences)
         self.sequences = SequenceDataset(
             self.split, sequences, dataset.tokenizer.eos_id, bos_id=dataset.tokenizer.bos_id
         )
@@ -69,4 +80,4 @@ class ValidationSplit:
     def loss(self, num_sequences: int = 0) -> EvalLoss:
         """Return the loss on a fixed subset of ``num_sequences`` sequences; 0 evaluates all."""
         indices = fixed_subset(self.sequences, num_sequences or len(self.sequences))
-        return validate(self.engine, self.sequences, self.split, indices, self.batch_size)
+        return validate(self.engine, self.sequences, self.split, indices, self.batch_size, rule=self.rule)

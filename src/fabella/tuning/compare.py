@@ -3,7 +3,6 @@
 A comparison is resumed by the same call: finished runs in its directory are read, stopped ones are resumed.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from statistics import fmean
 
 from fabella.data.dataset import TokenizedDataset
 from fabella.errors import ConfigError
+from fabella.evaluation.comparison.paired import seed_difference
 from fabella.evaluation.confidence import ConfidenceInterval, mean
 from fabella.models.flops import flops_per_token
 from fabella.models.parameters import count, count_non_embedding
@@ -36,6 +36,8 @@ class SeedResult:
     seconds: float
     loss: float
     bits_per_byte: float
+    rule: str
+    """Name of the rule of both scores, the same for all runs"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class FamilyResult:
     runs: tuple[SeedResult, ...]
     gap_to_best: ConfidenceInterval
     """Mean difference in bits per byte to the best family, over equal seeds; 0 for the best one"""
+    seeds_to_decide: int | None
+    """Seeds that a gap of this size would need to be shown; None for the best family, and for one seed"""
 
     @property
     def bits_per_byte(self) -> ConfidenceInterval:
@@ -111,6 +115,7 @@ def _train(run: RunConfig, dataset: TokenizedDataset, path: Path, device: str) -
         seconds=float(read(path).last["seconds"]),
         loss=result.score.loss,
         bits_per_byte=result.score.bits_per_byte,
+        rule=result.score.rule,
     )
 
 
@@ -129,7 +134,8 @@ def _require_same_settings(run: RunConfig, path: Path) -> None:
 
 def _family_result(run: RunConfig, results: Mapping[str, Sequence[SeedResult]], best: str, device: str) -> FamilyResult:
     table, own = run.model.parameters(), results[run.name]
-    differences = [a.bits_per_byte - b.bits_per_byte for a, b in zip(own, results[best], strict=True)]
+    by_seed = [{result.seed: result.bits_per_byte for result in of} for of in (own, results[best])]
+    gap = None if run.name == best else seed_difference(*by_seed)
     return FamilyResult(
         family=run.name,
         parameters=count(table),
@@ -138,5 +144,6 @@ def _family_result(run: RunConfig, results: Mapping[str, Sequence[SeedResult]], 
         memory_bytes=sum(estimate_memory(run, device).on_device.values()),
         lr=run.optimizer.lr,
         runs=tuple(own),
-        gap_to_best=ConfidenceInterval(0.0, math.nan, math.nan) if run.name == best else mean(differences),
+        gap_to_best=gap.interval if gap else ConfidenceInterval(0.0),
+        seeds_to_decide=gap.seeds_to_decide if gap else None,
     )

@@ -16,7 +16,7 @@ from fabella.tuning.compare import FamilyResult
 
 CSV_FIELDS = (
     "family", "seed", "parameters", "non_embedding_parameters", "flops_per_token", "memory_bytes", "lr", "steps",
-    "tokens", "seconds", "loss", "bits_per_byte", "run_dir",
+    "tokens", "seconds", "loss", "bits_per_byte", "rule", "run_dir",
 )  # fmt: skip
 
 
@@ -42,8 +42,9 @@ def cells(result: FamilyResult) -> dict[str, str]:
         "tokens": f"{run.tokens:,}",
         "time": format_duration(result.seconds),
         "loss": format_interval(result.loss),
-        "bits per byte": format_interval(result.bits_per_byte),
+        f"bits per byte ({run.rule})": format_interval(result.bits_per_byte),
         "gap to best": "-" if best else format_interval(result.gap_to_best),
+        "seeds to decide": "-" if result.seeds_to_decide is None else f"{result.seeds_to_decide:,}",
     }
 
 
@@ -113,7 +114,7 @@ def draw_curves(results: Sequence[FamilyResult]) -> bytes:
         axes.plot(tokens, [y.value for _, y in points], label=result.family, color=color, linewidth=1.8)
         if len(histories) > 1:
             axes.fill_between(tokens, [y.low for _, y in points], [y.high for _, y in points], color=color, alpha=0.2)
-    axes.set(xlabel="tokens", ylabel="validation bits per byte")
+    axes.set(xlabel="tokens", ylabel=f"validation bits per byte ({results[0].runs[0].rule})")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -21,12 +21,15 @@ MAX_LABEL = 18
 """Characters of a categorical value on the axis of a plot."""
 
 
-def search_page(study: Any, title: str, best: Mapping[str, tuple[str, str]]) -> str:
-    """Return the page. ``best``: settings of the best run that changed → JSON before and after the search."""
+def search_page(study: Any, title: str, best: Mapping[str, tuple[str, str]], *, rule: str) -> str:
+    """Return the page. ``best``: settings of the best run that changed → JSON before and after the search.
+
+    ``rule``: the name of the rule of all scores.
+    """
     trials = finished(study)
     complete = [trial for trial in trials if trial.value is not None and _is_complete(trial)]
     parts = [
-        _summary(trials, complete),
+        _summary(trials, complete, rule),
         "<h2>Best settings</h2>" + table("", ["setting", "baseline", "best"], _changed(best))
         if best
         else "<p>The baseline settings are the best ones.</p>",
@@ -36,7 +39,7 @@ def search_page(study: Any, title: str, best: Mapping[str, tuple[str, str]]) -> 
         *(_figure(name, _slice(complete, name)) for name in _numeric(complete)),
         "</div>",
         f"<h2>Parallel coordinates</h2>{_figure('', parallel_coordinates(complete))}",
-        _table(trials),
+        _table(trials, rule),
     ]
     return document(title, f"<h1>{escape(title)}</h1><main>{''.join(parts)}</main>")
 
@@ -75,13 +78,13 @@ def _is_complete(trial: Any) -> bool:
     return trial.state.name == "COMPLETE"
 
 
-def _summary(trials: Sequence[Any], complete: Sequence[Any]) -> str:
+def _summary(trials: Sequence[Any], complete: Sequence[Any], rule: str) -> str:
     best = min((trial.value for trial in complete), default=math.nan)
     baseline = next((trial.value for trial in complete if trial.user_attrs.get("baseline")), None)
     cells = [
         ("trials", str(len(trials))),
         ("pruned", str(len(trials) - len(complete))),
-        ("best, bits per byte", f"{best:.4f}"),
+        (f"best, bits per byte, {rule}", f"{best:.4f}"),
         ("baseline", "-" if baseline is None else f"{baseline:.4f}"),
     ]
     return '<dl class="figures">' + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in cells) + "</dl>"
@@ -195,10 +198,10 @@ def _plot(draw: Callable[[], Any], alternative: str) -> str:
     return image
 
 
-def _table(trials: Sequence[Any]) -> str:
+def _table(trials: Sequence[Any], rule: str) -> str:
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     rows = [[f"{trial.number}", _outcome(trial), *(_cell(trial, name) for name in names)] for trial in trials]
-    body = table("", ["trial", "bits per byte", *names], rows)
+    body = table("", ["trial", f"bits per byte, {rule}", *names], rows)
     return f'<details id="trials"><summary>Table of all trials</summary>{body}</details>'
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from fabella.config.base import ConfigModel
+from fabella.config.scoring import validation_rule
 from fabella.config.training import MaxSteps
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.parameters import count
@@ -77,6 +78,10 @@ _SPACE: TypeAdapter[dict[str, UniformRange | LogUniformRange | CategoricalRange 
 )
 
 
+SEQUENCES = "data.sequences"
+"""Section whose settings decide by which rule a training is scored."""
+
+
 def read_space(path: Path, run: RunConfig) -> Space:
     """Read a space from a YAML file with one line per range, e.g. ``optimizer.lr: {kind: log, low: 1e-4, high: 1e-2}``.
 
@@ -96,6 +101,12 @@ def read_space(path: Path, run: RunConfig) -> Space:
         for key in [name] if not isinstance(range_, Joint) else [key for group in range_.of for key in group]:
             if key not in known:
                 raise ConfigError(f"Unknown key '{key}' in {path}.", hint=did_you_mean(key, known))
+            if key.startswith(SEQUENCES):
+                raise ConfigError(
+                    f"{path} searches {key}, but the sequences decide the rule by which a trial is scored "
+                    f"({validation_rule(run.data.sequences)}): trials would not be comparable.",
+                    hint=f"Leave out {key}. Train a run with each value, and compare them: fabella compare RUN RUN",
+                )
     return space
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from fabella.config.scoring import validation_rule
 from fabella.data.dataset import TokenizedDataset
 from fabella.errors import ConfigError, LockedError, NumericsError, StorageError
 from fabella.models.parameters import count
@@ -46,6 +47,11 @@ class Search:
     seed: int = 1
     seeds: int = 1
     device: str = "auto"
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule by which all trials are scored: that of the run's validation."""
+        return validation_rule(self.run.data.sequences).name
 
     @property
     def url(self) -> str:
@@ -215,7 +221,7 @@ def _objective(
         report(f"trial {trial.number}: pruned, {reason}")
         raise library.TrialPruned from error
     trial.set_user_attr("scores", scores)
-    report(f"trial {trial.number}: {fmean(scores):.4f} bits per byte")
+    report(f"trial {trial.number}: {fmean(scores):.4f} bits per byte ({search.rule})")
     return fmean(scores)
 
 

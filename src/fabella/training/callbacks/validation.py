@@ -142,7 +142,7 @@ def measure_final_loss(
     rows = [row for row in read_rows(session.run_dir.path / "metrics.jsonl") if row["step"] == progress.step]
     final = [row for row in rows if row["kind"] == "final"]
     if final:
-        return EvalLoss(final[-1]["loss"], final[-1]["bits_per_byte"], final[-1]["tokens"])
+        return EvalLoss(final[-1]["loss"], final[-1]["bits_per_byte"], final[-1]["tokens"], validation.rule.name)
     known = {row["name"] for row in rows if row["kind"] == ALSO}
     try:
         final_loss = validation.loss()

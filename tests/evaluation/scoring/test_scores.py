@@ -1,21 +1,30 @@
 """Tests of the scores of predictors with known results: uniform, perfect, and the same text with other tokens."""
 
 import math
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from fabella.config.data import Packed, Padded
+from fabella.config.scoring import line, story, validation_rule
+from fabella.data.batches import Batch
+from fabella.engine.engine_torch import create_engine
 from fabella.errors import NumericsError, TextError
-from fabella.evaluation.predictions import Predict, Predictions
-from fabella.evaluation.predictions_torch import predictions
-from fabella.evaluation.scores import Scores, score
-from fabella.evaluation.scoring_batches import Document, of_texts
+from fabella.evaluation.scoring.batches import Document, held_out, of_texts
+from fabella.evaluation.scoring.predictions import Predict, Predictions
+from fabella.evaluation.scoring.predictions_torch import predictions
+from fabella.evaluation.scoring.scores import Scores, score
+from fabella.generation.generator import load
 from fabella.generation.likelihood import measure
 from fabella.models import IGNORE
+from fabella.training.eval_loss import ValidationSplit
 from tests.generation.fake_model import Config, Hashing
-from tests.generation.tiny_run import tokenizer
+from tests.generation.tiny_run import make, tokenizer
+from tests.training import tiny
 
 TEXTS = ["Once upon a time there was a dog.", "Zoë saw a 🐉.", "The end."]
 CONTEXT, EOS = 16, 255
@@ -24,7 +33,7 @@ TOLERANCE = 1e-5
 
 
 def scored(predict: Predict, texts: list[str] = TEXTS, *, context: int = CONTEXT) -> Scores:
-    return score(predict, of_texts(texts, tokenizer()), context=context, vocab_size=256, eos_id=EOS)
+    return score(predict, of_texts(texts, tokenizer()), story(context), vocab_size=256, eos_id=EOS)
 
 
 def constant(nats: float, confidence: float = 1.0, *, correct: bool = True) -> Predict:
@@ -68,8 +77,8 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer() -> None:
             nats[row] = [sum(by_bytes["ab" if labels[0] == 3 else "ba"]), ending]
         return Predictions(nats, nats, nats > 0)
 
-    by_byte = score(predict_bytes, singles, context=8, vocab_size=5, eos_id=2)
-    by_pair = score(predict_pairs, pairs, context=8, vocab_size=5, eos_id=2)
+    by_byte = score(predict_bytes, singles, story(8), vocab_size=5, eos_id=2)
+    by_pair = score(predict_pairs, pairs, story(8), vocab_size=5, eos_id=2)
     assert by_byte.bits_per_byte == by_pair.bits_per_byte
     assert by_byte.loss.value != by_pair.loss.value
 
@@ -139,3 +148,65 @@ def test_an_empty_text_and_nan_are_errors() -> None:
         scored(constant(1.0), [])
     with pytest.raises(NumericsError, match="document 2 has no finite probability"):
         scored(constant(math.nan))
+
+
+def test_the_story_rule_is_the_sum_of_decoding_token_by_token(tmp_path: Path) -> None:
+    generator = load(make(tmp_path / "run"), compile_decoder=False)
+    model = generator.model
+
+    def predict(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
+        return predictions(model, tokens, targets)
+
+    result = score(predict, of_texts(TEXTS, tokenizer()), story(64), vocab_size=256, eos_id=EOS)
+    nats = 0.0
+    with torch.inference_mode():
+        for text in TEXTS:
+            ids = [EOS, *text.encode(), EOS]
+            state = model.init_state(1, len(ids))
+            for token, target in pairwise(ids):
+                logits, state = model.decode(torch.tensor([[token]]), state)
+                nats -= float(logits.double().log_softmax(-1)[0, target])
+    assert result.loss.value * result.tokens == pytest.approx(nats, rel=TOLERANCE)
+    assert result.bits_per_byte.value * result.bytes == pytest.approx(nats / math.log(2), rel=TOLERANCE)
+    assert result.rule == "story-64"
+
+
+def test_the_line_rule_scores_what_a_training_scores(tmp_path: Path) -> None:
+    config = tiny.run("data.validation.fraction=0.4", steps=2)
+    dataset = tiny.prepared(tmp_path, config)
+    engine = create_engine(config, "cpu")
+
+    def predict(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Predictions:
+        nats = engine.losses(Batch(tokens, targets)).reshape(targets.shape)
+        return Predictions(nats, np.ones_like(nats), nats > 0)
+
+    for length in (8, 32):
+        documents = held_out(dataset.validation, dataset.tokenizer, packed=True)
+        result = score(predict, documents, line(length), vocab_size=256, eos_id=EOS)
+        expected = ValidationSplit(engine, dataset, Packed(length=length, stride=length), 4).loss()
+        assert (result.rule, result.tokens) == (expected.rule, expected.tokens) == (f"line-{length}", result.tokens)
+        assert result.loss.value == pytest.approx(expected.loss, rel=TOLERANCE)
+        assert result.bits_per_byte.value == pytest.approx(expected.bits_per_byte, rel=TOLERANCE)
+
+
+def test_a_text_shorter_than_a_sequence_has_no_line_score() -> None:
+    with pytest.raises(TextError, match="The text has 8 tokens; line-16 needs 17") as error:
+        score(constant(1.0), of_texts(["The end"], tokenizer(), packed=True), line(16), vocab_size=256, eos_id=EOS)
+    assert "--length 7" in str(error.value)
+    assert score(
+        constant(1.0), of_texts(["The end"], tokenizer(), packed=True), line(7), vocab_size=256, eos_id=EOS
+    ).tokens
+
+
+@pytest.mark.parametrize(
+    ("sequences", "name"),
+    [
+        (Packed(length=256, stride=256), "line-256"),
+        (Packed(length=256, stride=128), "line-256-by-128"),
+        (Padded(length=200), "cut-200"),
+    ],
+)
+def test_a_training_names_its_rule(sequences: Packed | Padded, name: str) -> None:
+    rule = validation_rule(sequences)
+    assert rule.name == str(rule) == name
+    assert str(sequences.length) in rule.describe()

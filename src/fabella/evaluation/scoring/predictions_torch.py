@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fabella.evaluation.predictions import Predictions
+from fabella.evaluation.scoring.predictions import Predictions
 from fabella.models.nn.language_model_torch import LanguageModel
 
 

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from numpy.typing import NDArray
 
 from fabella.engine.build_model_jax import LoadedModel
-from fabella.evaluation.predictions import Predictions
+from fabella.evaluation.scoring.predictions import Predictions
 from fabella.generation.likelihood_jax import pad_to_buckets
 from fabella.models.nn.layers_jax import Params
 

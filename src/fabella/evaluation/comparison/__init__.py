@@ -1,0 +1,1 @@
+"""Paired comparison of finished runs on the same documents, and its statistics."""
