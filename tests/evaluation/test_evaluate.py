@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fabella.cli.main import run as fabella
-from fabella.evaluation import evaluate
 from fabella.evaluation.evaluate import FILE
+from fabella.evaluation.scoring import both_rules
 from fabella.training.run import start_run
 from tests.training import tiny
 
@@ -98,7 +98,7 @@ def test_the_length_of_a_rule_is_checked(run_dir: Path, capsys: pytest.CaptureFi
 def test_a_long_text_is_scored_by_one_rule_unless_it_is_named(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate, "CHEAP_FLOPS", 1.0)
+    monkeypatch.setattr(both_rules, "CHEAP_FLOPS", 1.0)
     small = ["--num-samples", "0", "--num-cloze", "0", "--json"]
     _, out, err = evaluated(capsys, run_dir, *small)
     assert [scores["rule"] for scores in json.loads(out)["scores"]] == ["story-32"]

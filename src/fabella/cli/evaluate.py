@@ -5,21 +5,25 @@ Examples:
   fabella evaluate runs/quickstart --num-samples 0 --num-cloze 0    only the loss on held-out text
   fabella evaluate runs/quickstart --rule line --length 256         in sequences of 256 tokens, as training scores
   fabella evaluate runs/quickstart --text other-stories.txt         on another text
+  fabella evaluate runs/quickstart --suite small                    an exam of stories with known truth
+  fabella evaluate runs/quickstart --suite small --blimp blimp/data --against runs/other
   fabella evaluate runs/quickstart --checkpoint latest --json
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from fabella.cli.output import print_report, print_status
+from fabella.cli.output import print_json, print_report, print_result, print_status
 from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
 from fabella.cli.text_options import ReadingOptions, expand_options
 from fabella.errors import UsageError
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
+from fabella.evaluation.exam.exam import Exam, TaskDifference, compare_exams, hold_exam, read_exam
 from fabella.evaluation.scoring.scores import DocumentScore, Scores
 from fabella.storage import format_exp
 from fabella.tracking.terminal_escape import escape
@@ -40,6 +44,11 @@ def command(
     length: Annotated[
         int, typer.Option(min=0, help="Tokens of a sequence and of the context; by default those of the training.")
     ] = 0,
+    suite: Annotated[
+        Literal["small"] | None, typer.Option(help="Hold this exam instead, which needs no text and no network.")
+    ] = None,
+    blimp: Annotated[Path | None, typer.Option(help="Directory with BLiMP's .jsonl files, for --suite.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Run whose exam is compared, for --suite.")] = None,
     num_samples: Annotated[
         int, typer.Option(min=0, help="Number of generated samples to compare with real texts; 0 disables it.")
     ] = 64,
@@ -55,6 +64,17 @@ def command(
 ) -> None:
     if not text and reading != ReadingOptions():
         raise UsageError("Options for reading are only for --text.", hint="Leave them out, or give --text.")
+    if suite:
+        if text or data or rule or length:
+            raise UsageError("An exam has texts of its own.", hint="Leave out --suite, or --text, --data and --rule.")
+        other = read_exam(against) if against else None
+        exam = hold_exam(
+            run, suite=suite, blimp=blimp, checkpoint=checkpoint, device=device, engine=engine, report=print_status
+        )
+        _print_exam(exam, compare_exams(exam, other) if other else [], as_json=as_json)
+        return
+    if blimp or against:
+        raise UsageError("--blimp and --against are only for --suite.", hint="Add --suite small.")
     config = EvalConfig(
         checkpoint=checkpoint, device=device, engine=engine, data=data,
         text=reading.source(text) if text else None, decode_errors=reading.policy(),
@@ -64,6 +84,46 @@ def command(
     )  # fmt: skip
     result = evaluate(run, config, print_status)
     print_report(result, lines, as_json=as_json)
+
+
+def _print_exam(exam: Exam, differences: list[TaskDifference], *, as_json: bool) -> None:
+    if as_json:
+        print_json({**exam.as_json(), "against": [asdict(difference) for difference in differences]})
+        return
+    for warning in exam.warnings:
+        print_status(warning)
+    print_result("\n".join(exam_lines(exam, differences)))
+
+
+def exam_lines(exam: Exam, differences: list[TaskDifference]) -> list[str]:
+    """Format an exam as text."""
+    text = [
+        f"Exam {exam.suite}, step {exam.step:,}: {exam.seconds:.0f} s",
+        "",
+        f"  {'task':<24} {'questions':>9} {'accuracy':>9}  {'95 %':<16} {'chance':>7} {'separable':>10}",
+    ]
+    for task in exam.tasks:
+        bounds = f"{task.accuracy.low:.1%} to {task.accuracy.high:.1%}"
+        text.append(
+            f"  {task.name:<24} {task.questions:>9,} {task.accuracy.value:>9.1%}  {bounds:<16} {task.chance:>7.0%} "
+            f"{task.separable:>10.1%}"
+        )
+    text += ["", "'separable' is the difference of two runs that so many questions show."]
+    if copies := exam.copies:
+        text += [
+            f"Longest copy of the training text: {_words(copies.generated)} in {copies.samples} samples, "
+            f"{_words(copies.real)} in real text: {escape(copies.longest)[:200]}"
+        ]
+    for each in differences:
+        interval, needed = each.difference, each.questions_to_separate
+        more = "no difference" if needed is None else f"a difference of this size needs {needed:,} questions"
+        text.append(f"  {each.name:<24} {interval.value:+.1%} ({interval.low:+.1%} to {interval.high:+.1%}): {more}")
+    return text
+
+
+def _words(interval: ConfidenceInterval) -> str:
+    bounds = "" if math.isnan(interval.low) else f" ({interval.low:.1f} to {interval.high:.1f})"
+    return f"{interval.value:.1f} words{bounds}"
 
 
 def lines(result: Evaluation) -> list[str]:

@@ -5,7 +5,7 @@ The result is saved as ``evaluation.json`` in the run directory; its keys are th
 
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -15,20 +15,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fabella.config.data import Source
-from fabella.config.scoring import ScoringRule
 from fabella.data.dataset import Split, TokenizedDataset
-from fabella.errors import TextError
 from fabella.evaluation import cloze, memorization, text_metrics
 from fabella.evaluation.cloze import Cloze
-from fabella.evaluation.scoring import batches, scores
+from fabella.evaluation.scoring.both_rules import score_by_rules
 from fabella.evaluation.scoring.predictions import Predict
-from fabella.evaluation.scoring.rules import RULES, require_length, require_rule
 from fabella.evaluation.scoring.scores import Scores
 from fabella.evaluation.text_metrics import TextMetrics
 from fabella.evaluation.word_splitting import text_of
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
-from fabella.models.flops import flops_per_token
 from fabella.runs.run_dataset import open_run_dataset, remember_if_unlocked
 from fabella.runs.run_dir import RunDir
 from fabella.storage import write_json
@@ -39,8 +35,6 @@ T = TypeVar("T")
 
 FILE = "evaluation.json"
 FORMAT = 2
-CHEAP_FLOPS = 4e12
-"""FLOPs of a forward pass over a text up to which it is scored by both rules: about a minute on two cores."""
 PROMPT_WORDS = 6
 """Number of words of a held-out document that are the prompt of a sample."""
 SHOWN_SAMPLES = 5
@@ -148,8 +142,7 @@ class _Evaluation:
         """Measure all parts that the config selects."""
         config = self.config
         fields = ("num_samples", "max_tokens", "temperature", "top_p", "seed")
-        rules = self._rules()
-        held_out_scores = self._timed("scores", lambda: self._scores(rules))
+        held_out_scores = self._timed("scores", self._scores)
         real = self._real_texts() if config.num_samples or config.num_cloze else []
         samples = self._timed("samples", lambda: self._samples(real)) if config.num_samples else None
         cloze_result = self._timed("cloze", lambda: self._cloze(real)) if config.num_cloze else None
@@ -172,54 +165,24 @@ class _Evaluation:
         finally:
             self.seconds[name] = time.perf_counter() - start
 
-    def _rules(self) -> list[ScoringRule]:
-        """Return the rules to score by. Raises UsageError for a length that the model does not have."""
+    def _scores(self) -> tuple[Scores, ...]:
         config, generator = self.config, self.generator
-        length = require_length(generator.config, config.length, generator.context_length)
-        if length > generator.context_length and not generator.config.unlimited_context:
-            self.warnings.append(
-                f"The training used {generator.context_length:,} tokens of context: later positions are not trained."
-            )
-        names = [require_rule(config.rule)] if config.rule else list(RULES)
-        return [RULES[name](length) for name in names]
 
-    def _scores(self, rules: Sequence[ScoringRule]) -> tuple[Scores, ...]:
-        results: list[Scores] = []
-        for rule in rules:
-            if results and self._is_expensive(results[0].tokens, rule):
-                self.warnings.append(
-                    f"The text is long: it was scored by {results[0].rule} only. Score it by {rule} with --rule line."
-                )
-                continue
-            self.report(f"Scoring the text by {rule}: {rule.describe()}.")
-            try:
-                results.append(self._score(rule))
-            except TextError as error:  # a text that is shorter than one sequence has a score by the other rule
-                if not results:
-                    raise
-                self.warnings.append(f"No score by {rule}: {error.message}")
-        return tuple(results)
-
-    def _is_expensive(self, tokens: int, rule: ScoringRule) -> bool:
-        # A forward pass is a third of a training step.
-        return tokens * flops_per_token(self.generator.config, rule.length) / 3 > CHEAP_FLOPS
-
-    def _score(self, rule: ScoringRule) -> Scores:
-        generator, config, packed = self.generator, self.config, rule.kind == "line"
-        if config.text:
-            texts = sources.documents(
+        def texts() -> Iterable[str]:
+            assert config.text
+            return sources.documents(
                 config.text,
                 decode_errors=config.decode_errors,
                 max_bad_lines=config.max_bad_lines,
                 writer=generator.conversation_writer(),
             )
-            documents = batches.of_texts(texts, generator.tokenizer, packed=packed)
-        else:
-            assert self.dataset is not None
-            documents = batches.held_out(self.dataset.validation, generator.tokenizer, packed=packed)
-        return scores.score(
-            self.predict, documents, rule, vocab_size=generator.config.vocab_size, eos_id=generator.prefix_id
+
+        text = self.dataset.validation if self.dataset is not None and not config.text else texts
+        found, warnings = score_by_rules(
+            self.predict, generator, text, config.rule, length=config.length, report=self.report
         )
+        self.warnings += warnings
+        return found
 
     def _real_texts(self) -> list[str]:
         """Return held-out documents, evenly spaced over the split."""

@@ -20,11 +20,14 @@ MEASURES = (
 
 
 def evaluation_section(history: RunHistory, name: str) -> str:
-    """Return scores with intervals, calibration and sample measures; empty if the run was not evaluated."""
-    result = history.evaluation
+    """Return scores with intervals, calibration, sample measures and the exam; empty if the run was not evaluated."""
+    of = f": {escape(name)}" if name else ""
+    return _evaluation(history.evaluation, of) + _exam(history.exam, of)
+
+
+def _evaluation(result: Mapping[str, Any] | None, of: str) -> str:
     if result is None:
         return ""
-    title = "Evaluation" + (f": {escape(name)}" if name else "")
     parts = [*(_scores(scores, int(result["step"])) for scores in result["scores"]), _charts(result["scores"][0])]
     if result.get("samples"):
         parts.append(_samples(result["samples"], result["settings"]))
@@ -35,7 +38,46 @@ def evaluation_section(history: RunHistory, name: str) -> str:
             f"{cloze['choices']} endings per story on {cloze['questions']:,} validation stories; chance is "
             f"{cloze['chance']:.0%}.</p>"
         )
-    return f"<h2>{title}</h2>{''.join(parts)}"
+    return f"<h2>Evaluation{of}</h2>{''.join(parts)}"
+
+
+def _exam(result: Mapping[str, Any] | None, of: str) -> str:
+    """Return the table of an exam: accuracy with its interval, chance, and the difference that its questions show."""
+    if result is None:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(task["name"])}</th>'
+        + "".join(
+            f'<td class="number">{cell}</td>'
+            for cell in (
+                f"{task['questions']:,}",
+                f"{task['accuracy']['value']:.1%}",
+                f"{task['accuracy']['low']:.1%} to {task['accuracy']['high']:.1%}",
+                f"{task['chance']:.0%}",
+                f"{task['separable']:.1%}",
+            )
+        )
+        + "</tr>"
+        for task in result["tasks"]
+    )
+    head = "".join(
+        f'<th scope="col" class="number">{cell}</th>'
+        for cell in ("questions", "accuracy", "95 %", "chance", "separable")
+    )
+    title = f"Suite {escape(result['suite'])}, step {int(result['step']):,}. Separable: difference that two runs show"
+    return (
+        f'<h2>Exam{of}</h2><div class="table"><table><caption>{title}</caption><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{_copies(result.get('copies'))}"
+    )
+
+
+def _copies(copies: Mapping[str, Any] | None) -> str:
+    if not copies:
+        return ""
+    return (
+        f"<p>Longest copy of the training text: {copies['generated']['value']:.1f} words in {copies['samples']} "
+        f"samples, {copies['real']['value']:.1f} in real text.</p>"
+    )
 
 
 def _scores(scores: Mapping[str, Any], step: int) -> str:

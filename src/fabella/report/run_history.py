@@ -18,9 +18,9 @@ from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dataset import ALSO
 from fabella.runs.run_dir import RunDir
 
-METRICS, SAMPLES, EVALUATION = "metrics.jsonl", "samples.jsonl", "evaluation.json"
-EVALUATION_FORMAT = 2
-"""Format of the results of ``fabella evaluate`` that a report can show."""
+METRICS, SAMPLES, EVALUATION, EXAM = "metrics.jsonl", "samples.jsonl", "evaluation.json", "exam.json"
+EVALUATION_FORMAT, EXAM_FORMAT = 2, 1
+"""Formats of the results of ``fabella evaluate`` that a report can show."""
 X_AXES = ("step", "tokens", "seconds", "flops")
 """X-axes of a curve: training steps, trained tokens, training time in seconds, floating-point operations."""
 
@@ -43,6 +43,7 @@ class RunHistory:
     """Score on all validation text; None until the run has ended."""
     samples: Sequence[Row]
     evaluation: Mapping[str, Any] | None
+    exam: Mapping[str, Any] | None
     warnings: Sequence[str]
 
     @property
@@ -69,9 +70,10 @@ def read(path: Path) -> RunHistory:
         )
     with_x_axes = _interpolator(training, run_dir.run)
     finals = [row for row in rows if row.get("kind") == "final"]
-    evaluation, warning = _evaluation(path / EVALUATION)
+    evaluation, warning = _evaluation(path / EVALUATION, EVALUATION_FORMAT)
+    exam, exam_warning = _evaluation(path / EXAM, EXAM_FORMAT)
     broken = sum(not _is_number(row.get("loss")) for row in rows if row.get("kind") in {"train", "validation"})
-    warnings = [warning] if warning else []
+    warnings = [each for each in (warning, exam_warning) if each]
     warnings += [str(row.get("text")) for row in rows if row.get("kind") == "divergence"]
     if broken:
         warnings.append(f"{broken:,} losses are not finite; the curve has gaps there.")
@@ -86,6 +88,7 @@ def read(path: Path) -> RunHistory:
         final=with_x_axes(finals[-1]) if finals else None,
         samples=[row for row in read_rows(path / SAMPLES) if row.get("kind") == "sample"],
         evaluation=evaluation,
+        exam=exam,
         warnings=warnings,
     )
 
@@ -115,17 +118,18 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {name: [row for row in rows if str(row.get("name")) == name] for name in names}
 
 
-def _evaluation(path: Path) -> tuple[Mapping[str, Any] | None, str]:
-    """Return the result of ``fabella evaluate``, or a warning why it cannot be shown."""
+def _evaluation(path: Path, number: int) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the result of ``fabella evaluate`` of format ``number``, or a warning why it cannot be shown."""
     if not path.is_file():
         return None, ""
     try:
         result = json.loads(path.read_bytes())
     except ValueError:
         result = None
-    if isinstance(result, dict) and result.get("format") == EVALUATION_FORMAT:
+    if isinstance(result, dict) and result.get("format") == number:
         return result, ""
-    return None, f"{path.name} is damaged or of another version; fabella evaluate writes it again."
+    how = " with --suite small" if path.name == EXAM else ""
+    return None, f"{path.name} is damaged or of another version; fabella evaluate writes it again{how}."
 
 
 def _is_number(value: Any) -> bool:

@@ -34,6 +34,7 @@ from fabella.evaluation.comparison.paired import RESAMPLES, SeedDifference, boot
 from fabella.evaluation.comparison.variants import Variant, group_by_variant
 from fabella.evaluation.confidence import ConfidenceInterval, mean
 from fabella.evaluation.scoring.rules import RULES, require_length, require_rule
+from fabella.models.parameters import count
 from fabella.storage.messages import escaped_path
 from fabella.text import source as sources
 from fabella.text.decode_policy import DecodeErrors
@@ -295,7 +296,7 @@ class _Comparison:
             variant=next(variant.name for variant in self.variants if number in variant.runs),
             seed=run.run.seed,
             step=self.scored[number].step,
-            parameters=run.parameters,
+            parameters=count(run.run.model.parameters()),
             bits_per_byte=self.interval({number: 1.0}),
         )
 

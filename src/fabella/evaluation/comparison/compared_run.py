@@ -18,7 +18,6 @@ from fabella.evaluation.scoring.scores import DocumentLosses, accumulate
 from fabella.generation.chat import ConversationWriter
 from fabella.generation.generator import load
 from fabella.interop.import_model import import_model
-from fabella.models.parameters import count
 from fabella.runs.checkpoint import latest_valid_step
 from fabella.runs.run_dataset import open_run_dataset
 from fabella.runs.run_dir import CONFIG, RunDir
@@ -47,11 +46,6 @@ class ComparedRun:
     def context(self) -> int:
         """Longest context that the training used."""
         return trained_context(self.run.model, self.run.data.sequences)
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return count(self.run.model.parameters())
 
     def require_finished(self) -> None:
         """Raise UsageError unless the last step of the run has a checkpoint."""

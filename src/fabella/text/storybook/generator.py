@@ -38,6 +38,12 @@ def stories(count: int, *, seed: int, start: int = 0) -> Iterator[str]:
         yield from map(_write_story, drawn.tolist())
 
 
+def stories_with_words(count: int, *, seed: int, start: int = 0) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the same stories, each with the words that were drawn for it, by their names in the plots: Hero, thing."""
+    for draw in draws(seed, start, count).tolist():
+        yield _story_with_words(draw)
+
+
 def draws(seed: int, first: int, count: int) -> NDArray[np.uint32]:
     """Return random numbers, [count, CHOICES], each a function of (seed, story, choice): SplitMix64, twice."""
     gamma = np.uint64(GAMMA)
@@ -132,6 +138,10 @@ def _spaced(block: str) -> tuple[str, ...]:
 
 
 def _write_story(draw: list[int]) -> str:
+    return _story_with_words(draw)[0]
+
+
+def _story_with_words(draw: list[int]) -> tuple[str, dict[str, str]]:
     book = library()
     cast = CASTS[draw[0] % len(CASTS)]
     plots = book.plots[cast]
@@ -141,7 +151,7 @@ def _write_story(draw: list[int]) -> str:
         for slot, template in plot.rows[draw[2] % len(plot.rows)]:
             slots[slot] = template % slots
     choices = zip(plot.beats, draw[CHOICES_OF_WORDS:], strict=False)
-    return "".join([beat[number % len(beat)] for beat, number in choices]) % slots
+    return "".join([beat[number % len(beat)] for beat, number in choices]) % slots, slots
 
 
 def _slots(book: Library, world: World, cast: Cast, draw: list[int]) -> dict[str, str]:
