@@ -68,8 +68,8 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_seeds_to_decide_follow_the_rule_of_16() -> None:
-    """Differences of deviation 0.02·√2, so arms of deviation 0.02, and δ = 0.01: 16 · 4 seeds."""
-    differences = [0.01 + 0.02 * math.sqrt(2) * sign * math.sqrt(3 / 4) for sign in (1, -1, 1, -1)]
+    """Differences of deviation 0.0199·√2, so arms of deviation 0.0199, and δ = 0.01: 16 · 3.96 = 63.4 seeds."""
+    differences = [0.01 + 0.0199 * math.sqrt(2) * sign * math.sqrt(3 / 4) for sign in (1, -1, 1, -1)]
     assert seeds_to_decide(differences) == 64
     assert seeds_to_decide([0.01]) is None
     assert seeds_to_decide([0.01, -0.01]) is None
