@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fabella.config.scoring import validation_rule
 from fabella.errors import ConfigError
 from fabella.models.parameters import count
 from fabella.models.registry import parse_model_config
@@ -97,6 +98,7 @@ def test_a_budget_below_every_shape_is_refused() -> None:
 
 def test_a_space_cannot_change_the_rule_by_which_trials_are_scored(tmp_path: Path) -> None:
     file = space_file(tmp_path, "data.sequences.length: {kind: choice, of: [64, 128]}")
-    with pytest.raises(ConfigError, match=r"searches data.sequences.length.*\(line-256\)") as error:
+    rule = validation_rule(RUN.data.sequences).name
+    with pytest.raises(ConfigError, match=rf"searches data.sequences.length.*\({rule}\)") as error:
         read_space(file, RUN)
     assert "fabella compare RUN RUN" in error.value.hint

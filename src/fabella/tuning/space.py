@@ -78,8 +78,8 @@ _SPACE: TypeAdapter[dict[str, UniformRange | LogUniformRange | CategoricalRange 
 )
 
 
-SEQUENCES = "data.sequences"
-"""Section whose settings decide by which rule a training is scored."""
+RULE_KEYS = ("data.sequences", "data.sequences.kind", "data.sequences.length", "data.sequences.stride")
+"""Settings that decide by which rule a training is scored."""
 
 
 def read_space(path: Path, run: RunConfig) -> Space:
@@ -101,7 +101,7 @@ def read_space(path: Path, run: RunConfig) -> Space:
         for key in [name] if not isinstance(range_, Joint) else [key for group in range_.of for key in group]:
             if key not in known:
                 raise ConfigError(f"Unknown key '{key}' in {path}.", hint=did_you_mean(key, known))
-            if key.startswith(SEQUENCES):
+            if key in RULE_KEYS:
                 raise ConfigError(
                     f"{path} searches {key}, but the sequences decide the rule by which a trial is scored "
                     f"({validation_rule(run.data.sequences)}): trials would not be comparable.",
