@@ -71,8 +71,8 @@ class Config(ModelConfig):
     heads: Heads
     kv_heads: Heads
     ffn_dim: Hidden
-    features: Annotated[frozenset[Feature], Field(strict=False)] = Field(
-        default=frozenset(get_args(Feature)),
+    features: Annotated[tuple[Feature, ...], Field(strict=False)] = Field(
+        default=get_args(Feature),
         description="parts of the network, all by default: qk_norm, attention_gate, value_residual, "
         "embedding_residual, zero_init_outputs",
     )
@@ -99,7 +99,7 @@ class Config(ModelConfig):
             kv_heads=2,
             ffn_dim=40,
             state_expansion=1.5,
-            features=frozenset(get_args(Feature)) - {"zero_init_outputs"},
+            features=tuple(feature for feature in get_args(Feature) if feature != "zero_init_outputs"),
             convolution=4,
             tie_embeddings=False,
             dropout=0.1,

@@ -68,11 +68,9 @@ class Attention(nn.Module):
         kv_cache: KVCache | None,
     ) -> tuple[Float[Tensor, "B T D"], Value]:
         """Return the output, and this layer's own values. ``plain`` is ``x`` before the convolution."""
-        query = split_heads(self.query(x), self.heads)
-        key = split_heads(self.key(x), self.kv_heads)
+        query = self._normed_heads(self.query(x), self.heads)
+        key = self._normed_heads(self.key(x), self.kv_heads)
         value = own_value = split_heads(self.value(x), self.kv_heads)
-        if self.head_norm is not None:
-            query, key = self.head_norm(query), self.head_norm(key)
         if self.mixes_values and first_value is not None:
             own, first = self.value_weights.to(value.dtype).unbind()
             value = own * value + first * first_value
@@ -81,6 +79,13 @@ class Attention(nn.Module):
             gate = 2 * self.output_gate(plain).sigmoid()
             attended = (attended.unflatten(2, (self.heads, -1)) * gate.unsqueeze(3)).flatten(2)
         return self.output(attended), own_value
+
+    def _normed_heads(self, x: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B H T E"]:
+        """Split into heads and norm each of them, in float32 or wider."""
+        if self.head_norm is None:
+            return split_heads(x, heads)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(2, (heads, -1))
+        return self.head_norm(wide).to(x.dtype).transpose(1, 2)
 
 
 class GatedMinGRU(MinGRU):
