@@ -1,14 +1,14 @@
 # Fabella in a container:
 #   docker build -t fabella .                                    CPU only, with the extras of EXTRAS
 #   docker build -t fabella:cuda --build-arg COMPUTE=cuda .      for NVIDIA GPUs (run with --gpus all)
-#   docker build -t fabella --build-arg EXTRAS=serve,track .     other extras of pyproject.toml, or none: EXTRAS=
+#   docker build -t fabella --build-arg EXTRAS=serve,tune .     other extras of pyproject.toml, or none: EXTRAS=
 #   docker build -t fabella --build-arg COMPILER= .              without a C++ compiler: slower decoding, no --compile
 #   docker run --rm -it --user "$(id -u)" -v "$PWD/data:/story/data" -v "$PWD/runs:/story/runs" fabella
 #   docker run --rm -p 8000:8000 -v "$PWD/runs:/story/runs" fabella serve runs/mine --host 0.0.0.0
 FROM python:3.12.11-slim-bookworm
 
 ARG COMPUTE=cpu
-ARG EXTRAS=hub,parquet,serve,zstd
+ARG EXTRAS=hub,parquet,serve,track,zstd
 ARG COMPILER=g++
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /build

@@ -1,4 +1,4 @@
-"""Tests that the Dockerfile follows the rules of hadolint, and that every path it copies exists. It is not built."""
+"""Tests of the Dockerfile by the rules of hadolint, and of the files that use it. It is not built."""
 
 import inspect
 import json
@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from fabella.cli import serve
+from fabella.cli import serve, train
+from fabella.server.middleware import PUBLIC
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -115,7 +117,7 @@ def test_it_starts_with_the_quickstart_and_keeps_data_and_runs() -> None:
     assert json.loads(steps["ENTRYPOINT"]) + json.loads(steps["CMD"]) == ["fabella", "quickstart"]
     assert json.loads(steps["VOLUME"]) == ["/story/data", "/story/runs"]
     arguments = [rest for name, rest in instructions(text) if name == "ARG"]
-    assert arguments == ["COMPUTE=cpu", "EXTRAS=hub,parquet,serve,zstd", "COMPILER=g++"]
+    assert arguments == ["COMPUTE=cpu", "EXTRAS=hub,parquet,serve,track,zstd", "COMPILER=g++"]
 
 
 def test_the_extras_exist() -> None:
@@ -128,3 +130,25 @@ def test_it_exposes_the_port_of_the_server() -> None:
     exposed = dict(instructions((REPOSITORY / "Dockerfile").read_text()))["EXPOSE"]
     parameters = inspect.signature(serve.command).parameters
     assert parameters["port"].default == int(exposed)
+
+
+def test_compose_trains_and_serves_with_options_that_exist() -> None:
+    services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+    serve_options = inspect.signature(serve.command).parameters
+    name, run, *options = services["serve"]["command"]
+    assert (name, run) == ("serve", services["train"]["command"][3]), "it serves what was trained"
+    assert {option.removeprefix("--") for option in options[::2]} <= set(serve_options)
+    assert services["serve"]["ports"] == [f"127.0.0.1:{serve_options['port'].default}:{serve_options['port'].default}"]
+    assert "/healthz" in PUBLIC
+    assert "/healthz" in services["serve"]["healthcheck"]["test"][-1]
+    assert "FABELLA_API_KEY" in services["serve"]["environment"], "other addresses than 127.0.0.1 need a key"
+    options = [word for word in services["train"]["command"] if word.startswith("--")]
+    assert {option.removeprefix("--") for option in options} <= set(inspect.signature(train.command).parameters)
+
+
+def test_the_development_container_prepares_a_target_of_the_makefile() -> None:
+    container = json.loads((REPOSITORY / ".devcontainer" / "devcontainer.json").read_text())
+    program, target = container["postCreateCommand"].split()
+    assert program == "make"
+    assert f"$(VENV)/{target.removeprefix('.venv/')}:" in (REPOSITORY / "Makefile").read_text()
+    assert container["forwardPorts"] == [inspect.signature(serve.command).parameters["port"].default]
