@@ -35,8 +35,8 @@ NOT_RUN = {
 # Shortens training to seconds.
 FASTER = [
     (r"(fabella train my-stories\.txt)$", r"\1 --steps 4"),
-    (r"--steps 300\b", "--steps 4"),
-    (r"--steps 200\b", "--steps 4"),
+    (r"--steps [123]00\b", "--steps 4"),
+    (r"--steps [23]10\b", "--steps 6"),
     (r"--steps 400\b", "--steps 6"),
     (r"--steps 500\b", "--steps 8"),
     (r"--steps 600\b", "--steps 10"),

@@ -87,7 +87,7 @@ def send_in_phase(phase: str, send: Send, patch: pytest.MonkeyPatch) -> None:
             last = once(send, lambda session, progress, state: progress.step == STEPS)
             call_before(patch, checkpointing, "take_snapshot", last)
         case _:
-            call_before(patch, eval_loss, "validate", once(send, lambda *arguments: len(arguments[3]) > 8))
+            call_before(patch, eval_loss, "validate", once(send, lambda *arguments, **named: len(arguments[3]) > 8))
 
 
 def train_in_child(folder: Path, phase: str = "", number: int = 0) -> tuple[int, str]:

@@ -55,7 +55,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "Use: fabella tune PRESET --lr-find.": ("lr-find", "lr_find", "lr-finder", "find-lr", "lrfind"),
     "Use: fabella tune PRESET --trials 20.": ("sweep", "search", "hpo", "optimize", "optimise", "grid-search"),
-    "Use: fabella compare-architectures TEXT.": ("compare", "compare-models", "ablate", "architectures"),
+    "Use: fabella compare-architectures TEXT.": ("compare-models", "ablate", "architectures"),
     "Use: fabella report RUN.": ("plot", "plots", "curves", "dashboard", "tensorboard", "visualize", "logs", "log"),
     "Use: fabella serve RUN.": ("server", "api", "web", "webui", "ui", "gui", "deploy", "host", "openai", "playground"),
     "Use: fabella plan PRESET-OR-RUN.": ("info", "summary", "estimate", "memory", "size", "cost", "count", "params"),
