@@ -1,6 +1,7 @@
 """Generate text with a trained model; it is printed as it is generated.
 
 Examples:
+  fabella generate "Once upon a time"                               with the included model, the storyteller
   fabella generate runs/quickstart "Once upon a time"
   fabella generate runs/quickstart "Once upon a time" "The dragon" --n 2 --max-tokens 300
   fabella generate runs/quickstart "Once" --temperature 0           greedy: always the most likely token
@@ -11,6 +12,8 @@ Examples:
 
 import importlib
 import io
+import os
+import re
 import secrets
 import signal
 import sys
@@ -30,9 +33,13 @@ from fabella.generation.completion import Completion, CompletionStream
 from fabella.generation.decoder.weights import parse_weight_dtype
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
+from fabella.storyteller import NAME
 from fabella.text.chat.template import Message
 from fabella.tracking.terminal_escape import escape
 
+Run = Annotated[
+    Path, typer.Argument(help="Run directory; storyteller, or a prompt in its place, for the included model.")
+]
 Prompts = Annotated[list[str] | None, typer.Argument(help="Prompts; without one, the model starts a new document.")]
 TopP = Annotated[float, typer.Option(help="Top-p: sample from the smallest set with this probability; 1 disables it.")]
 MinP = Annotated[
@@ -63,7 +70,7 @@ Stop = Annotated[list[str] | None, typer.Option(help="Stop sequence, not include
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: Run,
     prompts: Prompts = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt, like the argument; repeatable.")] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of completions for each prompt.")] = 1,
@@ -86,7 +93,7 @@ def command(
     chat: Chat = None,
     as_json: AsJson = False,
 ) -> None:
-    prompts = [*(prompts or []), *(prompt or [])]
+    run, prompts = _run_and_prompts(run, [*(prompts or []), *(prompt or [])])
     if interactive and (as_json or n != 1 or len(prompts) > 1):
         raise UsageError(
             "--interactive generates one story.", hint="Leave out --json and --n, and give at most one prompt."
@@ -121,6 +128,13 @@ def command(
         return
     _print_stream(stream, escaped=escaped)
     _print_summary(stream.completions(), sampling, generator)
+
+
+def _run_and_prompts(run: Path, prompts: list[str]) -> tuple[Path, list[str]]:
+    """Return the included model and one more prompt if a prompt stands in the place of the run."""
+    # A prompt may be longer than any file name: Path.exists would raise for it.
+    is_prompt = re.search(r"\s", str(run)) is not None and not os.path.lexists(run)
+    return (Path(NAME), [str(run), *prompts]) if is_prompt else (run, prompts)
 
 
 def _uses_chat(chat: bool | None, generator: TextGenerator, prompts: list[str], *, interactive: bool) -> bool:

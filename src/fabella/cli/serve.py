@@ -1,6 +1,7 @@
 """Serve models over HTTP: an OpenAI-compatible API and a page to write stories with.
 
 Examples:
+  fabella serve                                                  the included model, the storyteller
   fabella serve runs/quickstart                                  then open http://127.0.0.1:8000
   fabella serve runs/quickstart@200 runs/quickstart@latest       two checkpoints, compared on the page
   fabella serve runs/a runs/b --port 8080
@@ -18,6 +19,7 @@ from fabella.cli.output import print_status
 from fabella.cli.run_options import Device
 from fabella.errors import UsageError
 from fabella.planning.memory import parse_bytes
+from fabella.storyteller import NAME
 
 try:
     from fabella.server.access import LOOPBACK_NAMES, Access, require_origins
@@ -36,7 +38,10 @@ except ModuleNotFoundError as missing:
 _DEFAULTS = Limits()
 _MANY = 1_000_000_000
 
-Runs = Annotated[list[str], typer.Argument(help="Run directories; RUN@STEP or RUN@latest selects a checkpoint.")]
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Run directories; RUN@STEP or RUN@latest selects a checkpoint. By default the included model."),
+]
 Host = Annotated[str, typer.Option(help="Address to listen on; only this machine can reach 127.0.0.1.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")]
 MaxBatchSize = Annotated[
@@ -84,7 +89,7 @@ AllowedOrigin = Annotated[
 
 
 def command(
-    runs: Runs,
+    runs: Runs = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     max_batch_size: MaxBatchSize = _DEFAULTS.max_batch_size,
@@ -129,7 +134,7 @@ def command(
         long_chats=parse_long_chats(long_chats),
     )
     hosts, origins = [*LOOPBACK_NAMES, host, *(allowed_host or [])], require_origins(allowed_origin or [])
-    _serve(runs, limits, device=device, address=(host, port), access=Access(hosts, origins, key))
+    _serve(runs or [NAME], limits, device=device, address=(host, port), access=Access(hosts, origins, key))
 
 
 def _serve(runs: list[str], limits: Limits, *, device: str, address: tuple[str, int], access: Access) -> None:

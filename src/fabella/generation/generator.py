@@ -30,6 +30,7 @@ from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.runs import checkpoint as checkpoints
 from fabella.runs.run_dir import RunDir
+from fabella.storyteller import run_or_included
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -60,6 +61,8 @@ def load(
 ) -> "TextGenerator":
     """Load a checkpoint of the run directory ``path``: ``best``, ``latest``, or a step number.
 
+    ``storyteller`` is the model that comes with the package.
+
     ``dtype`` is the storage type of the weights while decoding; perplexity always uses the float32 weights. ``engine``
     is torch or jax; empty means the engine that trained the run. Without ``compile_decoder`` the native decoder is
     built at the first generation, not while loading.
@@ -67,7 +70,7 @@ def load(
     Raises StorageError if the run or the checkpoint does not exist, TokenizerError if the tokenizer has ids that the
     model does not have, ConfigError if the engine cannot decode with ``dtype``.
     """
-    run_dir = RunDir.open(Path(path))
+    run_dir = RunDir.open(run_or_included(Path(path)))
     run = run_dir.run
     tokenizer = loading.load(run_dir.path / "tokenizer")
     saved = checkpoints.load(run_dir, checkpoints.parse_which(checkpoint), weights_only=True)

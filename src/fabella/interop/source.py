@@ -12,6 +12,7 @@ from fabella.models.model_config import ModelConfig
 from fabella.runs import checkpoint as checkpoints
 from fabella.runs.branch import model_sha256
 from fabella.runs.run_dir import RunDir
+from fabella.storyteller import run_or_included
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -48,7 +49,7 @@ def open_source(run: Path, checkpoint: str | int) -> ExportSource:
 
     Raises StorageError if it is missing or damaged, TokenizerError if the tokenizer has ids that the model lacks.
     """
-    run_dir = RunDir.open(run)
+    run_dir = RunDir.open(run_or_included(run))
     loaded = checkpoints.load(run_dir, checkpoints.parse_which(checkpoint), weights_only=True)
     tokenizer = loading.load(run_dir.path / "tokenizer")
     if tokenizer.vocab_size > run_dir.run.model.vocab_size:

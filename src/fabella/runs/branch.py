@@ -39,6 +39,7 @@ from fabella.runs.run_dir import (
 )
 from fabella.storage import atomic_write, manifest_entries, read_manifest, storage_errors
 from fabella.storage.messages import escaped_path
+from fabella.storyteller import run_or_included
 from fabella.tokenizers import loading as tokenizers
 from fabella.tokenizers.pretrained import added_tokens
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -115,9 +116,9 @@ def _reject_other_format(path: Path) -> None:
 
 
 def run_path(path: Path) -> Path:
-    """Return the run of a checkpoint RUN/checkpoints/step-…, and any other path as it is."""
+    """Return the run of a checkpoint RUN/checkpoints/step-…, that of ``storyteller``, and any other path as it is."""
     is_checkpoint = path.parent.name == CHECKPOINTS and parse_step(path.name) is not None
-    return path.parent.parent if is_checkpoint else path
+    return run_or_included(path.parent.parent if is_checkpoint else path)
 
 
 def begin_with(initial: InitialWeights, tokenizer: Tokenizer, created: RunDir) -> None:

@@ -1,0 +1,14 @@
+"""The model that comes with the package: a small storyteller, in the directory ``run``."""
+
+from pathlib import Path
+
+NAME = "storyteller"
+"""Name of the included model, where a command or ``fabella.load`` takes a run directory to read."""
+
+
+def run_or_included(path: Path) -> Path:
+    """Return the run directory of the included model for ``storyteller``, and any other path as it is.
+
+    A directory of that name comes first.
+    """
+    return Path(__file__).with_name("run") if str(path) == NAME and not path.exists() else path
