@@ -1,4 +1,8 @@
-"""The model that comes with the package: a small storyteller, in the directory ``run``."""
+"""The model that comes with the package: a small storyteller, in the directory ``run``.
+
+It learned TinyStories (Eldan & Li 2023, arXiv 2305.07759; licence CDLA-Sharing-1.0). Its training is described in
+benchmarks/storyteller.yaml.
+"""
 
 from pathlib import Path
 
