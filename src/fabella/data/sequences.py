@@ -165,20 +165,21 @@ class ReshuffledSequences:
 
     def _positions(self, part: int, epoch: int, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where the ids of some sequences of a part are in the split, [B, length + 1]."""
-        documents, ends, rotation = self._order(part, epoch)
+        ends, moves, rotation = self._order(part, epoch)
         places = rotation + sequences[:, None] * self._length + np.arange(self._length + 1)
         places %= ends[-1]
-        numbers = np.searchsorted(ends, places, side="right")
-        lengths = np.diff(ends, prepend=0)
-        return self._split.offsets[documents[numbers]] + places - (ends - lengths)[numbers]
+        return places + moves[np.searchsorted(ends, places, side="right")]
 
     def _permuted(self, part: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """Return the documents of a part in the order of an epoch, where each of them ends, and the first place."""
+        """Return, for each document in the order of an epoch, its end and its move; and the place of the first id.
+
+        The move of a document is its position in the split minus its place in that order.
+        """
         first, last = self._documents[part : part + 2].tolist()
         key = splitmix64(splitmix64(splitmix64(self._seed) + splitmix64(part)) + splitmix64(~epoch))
         documents = first + permute(np.arange(last - first), last - first, key)
         ends = np.cumsum(self._split.offsets[documents + 1] - self._split.offsets[documents])
-        return documents, ends, splitmix64(key) % int(ends[-1])
+        return ends, self._split.offsets[documents + 1] - ends, splitmix64(key) % int(ends[-1])
 
 
 def _with_learned(size: PartSize, learned: NDArray[np.int64], split: Split) -> PartSize:
