@@ -29,6 +29,7 @@ from fabella.evaluation.comparison.compare import (
 )
 from fabella.evaluation.comparison.paired import RESAMPLES
 from fabella.evaluation.confidence import ConfidenceInterval
+from fabella.storage import align_columns
 from fabella.tracking.terminal_escape import escape
 
 MAX_PAIRS = 15
@@ -144,11 +145,4 @@ def _cells(interval: ConfidenceInterval) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if number == 0 else f"{cell:>{width}}"
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]
+    return align_columns([head, *rows])

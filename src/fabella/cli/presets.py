@@ -15,6 +15,7 @@ from fabella.cli.run_options import AsJson
 from fabella.models.parameters import count, count_non_embedding
 from fabella.run_config.files import preset, preset_names, preset_text
 from fabella.run_config.run import RunConfig
+from fabella.storage import align_columns
 
 COLUMNS = ("preset", "parameters", "non-embedding", "context", "tokenizer", "published result")
 
@@ -46,9 +47,7 @@ def _to_json(run: RunConfig) -> dict[str, Any]:
 def table() -> str:
     """Format all presets as a table, smallest first."""
     runs = sorted((preset(name) for name in preset_names()), key=lambda run: count(run.model.parameters()))
-    rows = [COLUMNS, *(_row(run) for run in runs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return "\n".join("  ".join(_cell(row, i, widths[i]) for i in range(len(COLUMNS))).rstrip() for row in rows)
+    return "\n".join(align_columns([COLUMNS, *(_row(run) for run in runs)], left=(0, 4, 5)))
 
 
 def _row(run: RunConfig) -> tuple[str, ...]:
@@ -57,7 +56,3 @@ def _row(run: RunConfig) -> tuple[str, ...]:
     tokenizer = f"{getattr(run.tokenizer, 'source', kind)} {run.model.vocab_size:,}"
     numbers = (f"{count(weights):,}", f"{count_non_embedding(weights):,}", f"{run.data.sequences.length:,}")
     return (run.name, *numbers, tokenizer, run.about.published or "-")
-
-
-def _cell(row: tuple[str, ...], column: int, width: int) -> str:
-    return row[column].rjust(width) if 1 <= column <= 3 else row[column].ljust(width)

@@ -1,6 +1,7 @@
 """Sizes, durations and counts for people."""
 
 import math
+from collections.abc import Collection, Sequence
 
 
 def format_bytes(size: int) -> str:
@@ -44,3 +45,15 @@ def format_exp(exponent: float, decimals: int = 2) -> str:
     if digits == "10.00":
         digits, power = "1.00", power + 1
     return f"{digits}e{power:+03d}"
+
+
+def align_columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Return one line per row, in columns of equal width: those with a number in ``left`` are aligned to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fabella.evaluation.confidence import ConfidenceInterval, mean
 from fabella.report.plots import COLORS, render
 from fabella.report.run_history import Row, read
-from fabella.storage import format_bytes, format_duration
+from fabella.storage import align_columns, format_bytes, format_duration
 from fabella.tuning.compare import FamilyResult
 
 CSV_FIELDS = (
@@ -51,13 +51,7 @@ def cells(result: FamilyResult) -> dict[str, str]:
 def text_table(results: Sequence[FamilyResult]) -> list[str]:
     """Format the results as a table, best first."""
     rows = [cells(result) for result in results]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    head = {name: name for name in widths}
-    return ["  ".join(_aligned(row[name], widths[name], name) for name in widths).rstrip() for row in (head, *rows)]
-
-
-def _aligned(text: str, width: int, name: str) -> str:
-    return f"{text:<{width}}" if name == "family" else f"{text:>{width}}"
+    return align_columns([list(rows[0]), *(list(row.values()) for row in rows)])
 
 
 def to_csv(results: Sequence[FamilyResult]) -> str:
