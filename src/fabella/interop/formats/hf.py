@@ -10,7 +10,7 @@ from fabella.interop.formats import hf_torch
 from fabella.interop.formats.export_format import ExportTarget
 from fabella.interop.imported_model import ImportedModel
 from fabella.interop.model_card import write_card
-from fabella.interop.modeling_source import config_values, modeling_source
+from fabella.interop.modeling.source import config_values, modeling_source
 from fabella.interop.read_folder import read_folder
 from fabella.interop.source import ExportSource
 from fabella.interop.tensor_files_torch import save_tensors

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from fabella.interop.modeling_source import config_values, modeling_source
+from fabella.interop.modeling.source import config_values, modeling_source
 from fabella.models.registry import family_names, tiny_config
 
 

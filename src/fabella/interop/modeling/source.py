@@ -1,8 +1,9 @@
 """One self-contained modelling file for a family without a class in Hugging Face's library.
 
 The file is not written by hand: it consists of the definitions that the family's ``NAME_torch.py`` needs, from this
-file, from ``fabella.models.nn`` and from other files of its directory, without annotations, and of a thin class for the
-library. It needs torch and transformers only, and computes what the run computes, because it is the same code.
+file, from ``fabella.models.nn`` and from other files of its directory, without what only training needs, and of a thin
+class for the library. It needs torch and transformers only, and computes what the run computes, because it is the same
+code.
 """
 
 import ast
@@ -13,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from fabella.errors import UsageError
+from fabella.interop.modeling.training_code import without_training_code
 from fabella.models.model_config import ModelConfig
 from fabella.models.registry import family_label, network_module
 
-TEMPLATE = Path(__file__).with_name("modeling_template.txt")
+TEMPLATE = Path(__file__).with_name("template.txt")
 OWN = "fabella."
-TRAINING_METHODS = {"loss", "token_losses"}
-"""Methods of a Model that only training and evaluation call."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class _Collector:
         node = module.definitions.pop(name)  # popped first: a definition may use itself
         if _is_config(node):
             return
-        bare = ast.fix_missing_locations(_WithoutAnnotations().visit(node))
+        bare = without_training_code(node)
         for used in _used_names(bare):
             self.add(module_name, used)
         self.ordered.append(bare)
@@ -126,6 +126,9 @@ def _parsed(name: str, path: Path) -> _Module:
                 module.definitions[node.name] = node
             case ast.Assign(targets=[ast.Name(id=target)]) | ast.AnnAssign(target=ast.Name(id=target)):
                 module.definitions[target] = node
+            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
+                for target, value in zip(targets, values, strict=True):
+                    module.definitions[ast.unparse(target)] = ast.Assign([target], value)
             case ast.ImportFrom():
                 source = "." * node.level + (node.module or "")
                 module.imports |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
@@ -145,37 +148,3 @@ def _is_config(node: ast.stmt) -> bool:
 
 def _used_names(node: ast.AST) -> list[str]:
     return list(dict.fromkeys(item.id for item in ast.walk(node) if isinstance(item, ast.Name)))
-
-
-class _WithoutAnnotations(ast.NodeTransformer):
-    """Remove annotations, which need other libraries, and the methods of training."""
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        arguments = node.args
-        for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]:
-            argument.annotation = None
-        for argument in (arguments.vararg, arguments.kwarg):
-            if argument is not None:
-                argument.annotation = None
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        fields = any(ast.unparse(base).endswith("NamedTuple") for base in node.bases)
-        fields = fields or any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
-        body: list[ast.stmt] = []
-        for item in node.body:
-            if isinstance(item, ast.FunctionDef) and item.name in TRAINING_METHODS:
-                continue
-            if isinstance(item, ast.AnnAssign) and fields:
-                item.annotation = ast.Name("object", ast.Load())
-                body.append(item)
-            elif (kept := self.visit(item)) is not None:
-                body.append(kept)
-        node.body = body or [ast.Pass()]
-        return node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if node.value is None:
-            return None
-        return ast.Assign([node.target], self.visit(node.value))
