@@ -79,9 +79,9 @@ def half_precision(_requested: Any, device: torch.device, *_others: Any, **_more
     return device_torch.Precision(torch.float16, scaled=True, device=device)
 
 
-def worsening_loss(engine: Any, *others: Any) -> EvalLoss:
+def worsening_loss(engine: Any, *others: Any, **more: Any) -> EvalLoss:
     """Return the validation loss, raised after step BEST_STEP so that it stays the best step."""
-    score = validate(engine, *others)
+    score = validate(engine, *others, **more)
     return dataclasses.replace(score, loss=score.loss + max(engine.steps - BEST_STEP, 0))
 
 
