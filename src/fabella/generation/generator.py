@@ -127,6 +127,13 @@ class TextGenerator:
         self._generate = engine_module("generate", engine).generate
         self._token_losses = engine_module("likelihood", engine).token_losses
 
+    def __repr__(self) -> str:
+        parameters = sum(parameter.size for parameter in self.config.parameters().values())
+        return (
+            f"TextGenerator({self.config.family}, {parameters:,} parameters, step {self.step:,}, "
+            f"{self.tokenizer.vocab_size:,} tokens, {self.engine})"
+        )
+
     def stream_many(
         self,
         prompts: Sequence[str],

@@ -16,6 +16,7 @@ from fabella.errors import NumericsError, TextError
 from fabella.models import IGNORE
 from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
+from fabella.tracking.notebook import html_tokens
 
 TokenLosses = Callable[[Batch], NDArray[np.float32]]
 """Function from a batch to the loss of each target in nats, [B, T]."""
@@ -24,7 +25,7 @@ MAX_LOGITS = 2**26
 """Logits computed at once; as float32 they take 256 MiB."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Perplexity:
     """Scored text. All sums run over ``ids``."""
 
@@ -52,6 +53,18 @@ class Perplexity:
     def bits_per_byte(self) -> float:
         """Total bits divided by the bytes of the text; comparable across tokenizers."""
         return float(self.nats.sum()) / math.log(2) / self.bytes
+
+    def __repr__(self) -> str:
+        return f"Perplexity({self._summary()})"
+
+    def _repr_html_(self) -> str:
+        """Return the text with each token colored by its loss, for a notebook."""
+        tokens = [token_text(self.tokenizer, token) for token in self.ids.tolist()]
+        return html_tokens(tokens, self.nats.tolist()) + f"<p>{self._summary()}</p>"
+
+    def _summary(self) -> str:
+        loss, bits = f"loss {self.loss:.4f}", f"{self.bits_per_byte:.4f} bits per byte"
+        return f"{len(self.ids):,} tokens: {loss}, perplexity {self.perplexity:.2f}, {bits}"
 
     def rows(self, limit: int) -> Iterator[dict[str, str | int | float]]:
         """Yield a dict for each of the first ``limit`` tokens: token, id, probability, nats, perplexity."""

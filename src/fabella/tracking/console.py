@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from fabella.storage import format_duration, format_exp
+from fabella.tracking.notebook import is_notebook
 from fabella.tracking.tracker import Row
 
 
@@ -25,16 +26,16 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 class ProgressLine:
-    """Progress line, rewritten in place on a terminal; elsewhere, a plain line at every tenth update."""
+    """Progress line, rewritten in place on a terminal and in a notebook; elsewhere, a plain line at times."""
 
     def __init__(self, plain_every: int = 10) -> None:
-        self.terminal = is_terminal(sys.stderr)
+        self.terminal = is_terminal(sys.stderr) or is_notebook(sys.stderr)
         self.plain_every = plain_every
         self._calls = 0
         self._width = 0
 
     def update(self, text: str) -> None:
-        """Rewrite the line on a terminal; elsewhere, print the first of each ``plain_every`` updates."""
+        """Rewrite the line on a terminal or in a notebook; elsewhere, print one of ``plain_every`` updates."""
         if self.terminal:
             print_status("\r" + text.ljust(self._width), end="")
             self._width = len(text)

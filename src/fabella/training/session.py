@@ -13,7 +13,9 @@ from fabella.run_config.run import RunConfig
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dataset import ALSO, ValidationText
 from fabella.runs.run_dir import RunDir
+from fabella.storage import format_exp
 from fabella.tracking.console import print_status
+from fabella.tracking.notebook import html_png, html_table
 from fabella.tracking.tracker import Tracker
 from fabella.training.eval_loss import EvalLoss
 from fabella.training.loop import Callback, Progress, UserCallback
@@ -82,6 +84,13 @@ class TrainResult:
     def __repr__(self) -> str:
         steps, tokens = self.progress.step, self.progress.tokens
         return f"TrainResult({str(self.path)!r}: {steps:,} steps, {tokens:,} tokens; {self.score})"
+
+    def _repr_html_(self) -> str:
+        """Return the result and the loss curve, for a notebook."""
+        head = ("run", "steps", "tokens", "held-out loss", "perplexity", f"bits per byte ({self.score.rule})")
+        score = f"{self.score.loss:.4f}", format_exp(self.score.loss), f"{self.score.bits_per_byte:.4f}"
+        row = (str(self.path), f"{self.progress.step:,}", f"{self.progress.tokens:,}", *score)
+        return html_table(head, [row]) + html_png(self.path / "loss.png", "loss by step")
 
 
 class PendingRecord:

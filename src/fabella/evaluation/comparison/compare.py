@@ -7,6 +7,7 @@ Losses are in bits per byte of the same documents, so runs with different tokeni
 their seed are the seeds of one variant.
 """
 
+import html
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ from fabella.models.parameters import count
 from fabella.storage.messages import escaped_path
 from fabella.text import source as sources
 from fabella.text.decode_policy import DecodeErrors
+from fabella.tracking.notebook import html_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,20 @@ class RunComparison:
     def as_json(self) -> dict[str, Any]:
         """Return the values for ``--json``."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """Return the scores and the differences, for a notebook."""
+        scores = [(run.name, f"{run.parameters:,}", _with_interval(run.bits_per_byte)) for run in self.runs]
+        pairs = [(pair.first, pair.second, _with_interval(pair.difference)) for pair in self.pairs]
+        return (
+            html_table(("run", "parameters", f"bits per byte ({self.rule})"), scores)
+            + html_table(("first", "second", "difference in bits per byte"), pairs)
+            + "".join(f"<p>{html.escape(warning)}</p>" for warning in self.warnings)
+        )
+
+
+def _with_interval(value: ConfidenceInterval) -> str:
+    return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
 def compare(
