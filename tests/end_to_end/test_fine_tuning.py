@@ -213,6 +213,15 @@ def test_every_parameter_with_a_row_for_each_id_grows(family: str, tmp_path: Pat
     assert with_new_ids(initial, initial.run.model, ids) is initial.weights
 
 
+@pytest.mark.parametrize("settings", [("data.loss_on=answers",), ("data.mode={kind: streaming}",)])
+def test_the_weights_of_a_reshuffled_run_learn_a_text_of_any_form(settings: tuple[str, ...], chat: Path) -> None:
+    parent = Path("storyteller")
+    assert load_initial_weights(parent).run.data.sequences.reshuffle
+    request = TrainRequest(what=str(chat), init_from=str(parent), overrides=("data.chat_template=plain", *settings))
+    resolved, _ = resolve_training(request)
+    assert not resolved.run.data.sequences.reshuffle
+
+
 def test_a_fine_tuned_run_can_be_fine_tuned_again(parents: dict[str, Path], text: Path, tmp_path: Path) -> None:
     run, dataset, initial = started(parents["torch"], text, tmp_path, steps=2)
     first = start_run(run, tmp_path / "first", dataset, initial=initial).path

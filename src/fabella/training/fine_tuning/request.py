@@ -160,6 +160,7 @@ def _suggest(
     values: dict[str, Any] = run.model_dump(mode="json")
     values["about"] = {"description": f"Fine-tuned from {initial}."}
     values["data"] = DataConfig(sequences=run.data.sequences).model_dump(mode="json")
+    values["data"]["sequences"].pop("reshuffle", None)  # suits only some of the settings that a new text may have
     if source is not None:
         values = with_sections(values, source_settings(source, HOLDOUT))
     values["optimizer"] |= {"lr": float(f"{LR_FACTOR * run.optimizer.lr:.3g}"), "schedule": list(SCHEDULE)}
