@@ -24,6 +24,7 @@ _MODULES = {
     "load": "fabella.generation.generator",
     "compare": "fabella.evaluation.comparison.compare",
     "export": "fabella.interop.export",
+    "export_checkpoints": "fabella.interop.export",
     "import_model": "fabella.interop.import_model",
     "prepare": "fabella.data.prepare.pipeline",
     "SamplingParams": "fabella.generation.sampling",

@@ -1,8 +1,11 @@
 """Tiny runs of every family and every kind of tokenizer, and their exports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fabella.config.data import BPE, SentencePiece
 from fabella.engine.engine import State
@@ -53,9 +56,23 @@ def make_run(
     weights = {
         name: weight * 4 if weight.ndim == 2 else weight + 0.1 for name, weight in initial_weights(table, 7).items()
     }
-    save(run_dir, 10, Checkpoint(State(weights, {}, {"step": 10, "loss_scale": 1.0}), {}))
+    save(run_dir, 10, _checkpoint(weights, 10))
     set_best(run_dir, 10)
     return path
+
+
+def add_checkpoints(run: Path, *steps: int) -> Path:
+    """Save checkpoints with other weights at these steps, marked to be kept."""
+    run_dir = RunDir.open(run)
+    for step in steps:
+        table = run_dir.run.model.parameters()
+        weights = {name: weight * 4 for name, weight in initial_weights(table, step).items()}
+        save(run_dir, step, _checkpoint(weights, step), keep=True)
+    return run
+
+
+def _checkpoint(weights: Mapping[str, NDArray[np.float32]], step: int) -> Checkpoint:
+    return Checkpoint(State(weights, {}, {"step": step, "loss_scale": 1.0}), {})
 
 
 def bpe() -> Tokenizer:

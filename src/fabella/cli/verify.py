@@ -47,8 +47,13 @@ def command(
 
 def _verify_export(path: Path, run: Path, *, as_json: bool) -> None:
     """Compare an export with its run. Imported here, because it loads PyTorch, which checksums do not need."""
-    result = importlib.import_module("fabella.interop.export").verify_export(path, against=run, report=print_status)
-    print_report(result, importlib.import_module("fabella.cli.export").lines, as_json=as_json)
+    interop, command_file = (importlib.import_module(f"fabella.{name}.export") for name in ("interop", "cli"))
+    if interop.has_checkpoints(path):
+        exports = interop.verify_checkpoints(path, against=run, report=print_status)
+        print_report(exports, command_file.checkpoint_lines, as_json=as_json)
+        return
+    result = interop.verify_export(path, against=run, report=print_status)
+    print_report(result, command_file.lines, as_json=as_json)
 
 
 def _print_findings(run: Path, findings: list[Finding], intact: bool) -> None:

@@ -1,5 +1,6 @@
 """Export a run: write, load with the target, compare, and only then move into place."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from fabella.errors import NumericsError, StorageError, UsageError
 from fabella.interop.comparison import Comparison
 from fabella.interop.comparison_torch import compare
 from fabella.interop.formats.export_format import export_format, require_packages, require_precision
-from fabella.interop.source import ExportSource, open_source
+from fabella.interop.source import ExportSource, open_run, open_source
+from fabella.runs.run_dir import step_name
 from fabella.storage import atomic_dir, require_writable, storage_errors, verify_dir, write_chunks
 from fabella.storage.messages import escaped_path
 
+ALL = "all"
+"""Value of ``--checkpoint`` that exports every checkpoint of a run."""
 RECORD = "export.json"
 """File of an export that names its run, checkpoint, format and precision, with the measured differences."""
 MAX_RECORD_BYTES = 2**20
@@ -41,6 +45,30 @@ class ExportResult:
         }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedCheckpoints:
+    """A directory with one export per checkpoint of a run, named ``step-00001000``; each equals its checkpoint."""
+
+    path: Path
+    exports: tuple[ExportResult, ...]
+    """In the order of their steps."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files of the exports."""
+        return sum(result.bytes for result in self.exports)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of all exports."""
+        return tuple(warning for result in self.exports for warning in result.warnings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values for ``--json``."""
+        exports = [result.as_json() for result in self.exports]
+        return {"path": str(self.path), "bytes": self.bytes, "exports": exports, "warnings": list(self.warnings)}
+
+
 def export(
     run: str | Path,
     *,
@@ -58,14 +86,60 @@ def export(
     Raises UsageError if the format cannot hold this model or a package is missing, NumericsError if the export differs
     from the run; then nothing is written.
     """
+    if checkpoint == ALL:
+        raise UsageError("fabella.export exports one checkpoint.", hint="Use fabella.export_checkpoints.")
+    module, precision = _prepared(to, precision)
+    target = _target(run, to, out)
+    return _written(open_source(Path(run), checkpoint), module, to, precision, target, report)
+
+
+def export_checkpoints(
+    run: str | Path,
+    *,
+    to: str,
+    out: str | Path = "",
+    precision: str = "",
+    report: Callable[[str], None] = lambda text: None,
+) -> ExportedCheckpoints:
+    """Export every checkpoint of a run to the new directory ``out``, by default ``exports/RUN-TO-all``.
+
+    Each has its own directory, named as the checkpoint: ``out/step-00001000`` is what ``export`` writes for step 1,000.
+    Raises the errors of ``export``, and StorageError for a damaged checkpoint; then nothing is written.
+    """
+    module, precision = _prepared(to, precision)
+    target = _target(run, f"{to}-{ALL}", out)
+    steps = open_run(Path(run)).steps() or [open_source(Path(run), "latest").step]  # without a checkpoint, its error
+    results: list[ExportResult] = []
+    with atomic_dir(target) as temp:
+        for number, step in enumerate(steps, 1):
+            report(f"Checkpoint {number} of {len(steps)}:")
+            source = open_source(Path(run), step)
+            result = _written(source, module, to, precision, temp / step_name(step), report)
+            results.append(dataclasses.replace(result, path=target / step_name(step)))
+    return ExportedCheckpoints(path=target, exports=tuple(results))
+
+
+def _prepared(to: str, precision: str) -> tuple[Any, str]:
+    """Return the module of a format and the precision to write, after checking the packages that it needs."""
     module = export_format(to)
     precision = require_precision(to, module, precision)
     require_packages(to, module.PACKAGES, getattr(module, "EXTRA", "export"))
-    target = Path(out) if out else Path("exports") / f"{Path(run).resolve().name}-{to}"
+    return module, precision
+
+
+def _target(run: str | Path, suffix: str, out: str | Path) -> Path:
+    """Return the directory to write. Raises StorageError if it exists or cannot be written."""
+    target = Path(out) if out else Path("exports") / f"{Path(run).resolve().name}-{suffix}"
     require_writable(target, "--out")
     if target.exists():
         raise StorageError(f"{escaped_path(target)} exists already.", hint="Remove it, or choose another --out.")
-    source = open_source(Path(run), checkpoint)
+    return target
+
+
+def _written(
+    source: ExportSource, module: Any, to: str, precision: str, target: Path, report: Callable[[str], None]
+) -> ExportResult:
+    """Write one checkpoint to the new directory ``target`` and compare it; nothing is left if it differs."""
     with atomic_dir(target) as temp, storage_errors(target, "writing the export"):
         report(f"Writing step {source.step:,} as {to}, {precision}.")
         module.write(source, temp, precision)
@@ -103,6 +177,27 @@ def verify_export(
         path=directory, format=record["format"], step=source.step, comparison=comparison, bytes=size,
         warnings=tuple(source.warnings),
     )  # fmt: skip
+
+
+def has_checkpoints(path: str | Path) -> bool:
+    """Return whether a directory is one that ``export_checkpoints`` writes."""
+    return not (Path(path) / RECORD).exists() and any(Path(path).glob(f"step-*/{RECORD}"))
+
+
+def verify_checkpoints(
+    path: str | Path, *, against: str | Path, report: Callable[[str], None] = lambda text: None
+) -> ExportedCheckpoints:
+    """Check every export in a directory of ``export_checkpoints``; see ``verify_export``.
+
+    Raises StorageError also if one of them is missing.
+    """
+    directory = Path(path)
+    verify_dir(directory)
+    results = [
+        verify_export(record.parent, against=against, report=report)
+        for record in sorted(directory.glob(f"step-*/{RECORD}"))
+    ]
+    return ExportedCheckpoints(path=directory, exports=tuple(results))
 
 
 def read_record(directory: Path) -> dict[str, Any]:

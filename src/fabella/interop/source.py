@@ -44,12 +44,17 @@ class ExportSource:
         return model_sha256(self.run_dir, self.step)
 
 
+def open_run(run: Path) -> RunDir:
+    """Open the run at a path, or the one that comes with the package. Raises StorageError."""
+    return RunDir.open(run_or_included(run))
+
+
 def open_source(run: Path, checkpoint: str | int) -> ExportSource:
     """Read a checkpoint of a run: ``best``, ``latest`` or a step number.
 
     Raises StorageError if it is missing or damaged, TokenizerError if the tokenizer has ids that the model lacks.
     """
-    run_dir = RunDir.open(run_or_included(run))
+    run_dir = open_run(run)
     loaded = checkpoints.load(run_dir, checkpoints.parse_which(checkpoint), weights_only=True)
     tokenizer = loading.load(run_dir.path / "tokenizer")
     if tokenizer.vocab_size > run_dir.run.model.vocab_size:

@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import fabella
 from fabella.config.data import BPE
 from fabella.errors import FabellaError, NumericsError, StorageError, UsageError
-from fabella.interop.export import export, verify_export
+from fabella.interop.export import export, export_checkpoints, verify_export
 from fabella.interop.formats import hf
 from fabella.storage import MANIFEST, dump_manifest, sha256_of
 from fabella.text.chat.template import Message, named
 from fabella.tokenizers.bpe import train
-from tests.interop.tiny_exports import TEXTS, bpe, make_run
+from tests.interop.tiny_exports import TEXTS, add_checkpoints, bpe, make_run
 
 pytestmark = pytest.mark.needs("transformers")
 STOCK = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
@@ -51,6 +52,23 @@ def test_less_precision_changes_bits_per_byte_little(precision: str, family: str
     weights = "model.safetensors"
     assert (tmp_path / "half" / weights).stat().st_size < 0.6 * (tmp_path / "full" / weights).stat().st_size
     assert full.comparison.bits_difference < half.comparison.bits_difference
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("mingru", marks=pytest.mark.slow)])
+def test_transformers_loads_each_exported_checkpoint_with_its_own_weights(family: str, tmp_path: Path) -> None:
+    run = add_checkpoints(make_run(tmp_path / "run", family), 20)
+    exports = export_checkpoints(run, to="hf", out=tmp_path / "out").exports
+    import transformers
+
+    options = {"trust_remote_code": family == "mingru", "local_files_only": True}
+    ids = torch.arange(12)[None]
+    for result in exports:
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(str(result.path), **options)
+        ours = fabella.load(run, checkpoint=str(result.step)).model
+        with torch.inference_mode():
+            assert torch.allclose(theirs(ids).logits.float(), ours(ids).float(), atol=1e-4)
+        assert f"from step {result.step}" in (result.path / "README.md").read_text()
+    assert [result.step for result in exports] == [10, 20]
 
 
 def test_ids_without_a_token_are_never_generated(tmp_path: Path) -> None:
