@@ -1,13 +1,14 @@
 """Tests that every command and every Python block of README and docs works, in the order of the page.
 
-Each page has its own folder with a `my-stories.txt` and a copy of the package, so that a page may add files to it. The
-table FASTER reduces training to a few steps; the commands are unchanged otherwise.
+Each page has its own directory with a `my-stories.txt`. The table FASTER reduces training to a few steps; the commands
+are unchanged otherwise. Commands of the README run as they are installed; those of the docs run in forks of a process
+that has imported the package, since most of their time would be importing torch.
 """
 
 import itertools
 import os
 import re
-import shutil
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ import pytest
 
 from fabella.cli.presets import table
 from fabella.text.storybook.generator import stories
+from tests.fork_server import fork_server
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES[1:], *REPOSITORY.glob("*.md"), *(REPOSITORY / "benchmarks").glob("*.md")]
 
 # Commands that cannot run in a test → reason.
@@ -46,6 +49,7 @@ FASTER = [
     (r"(fabella train .*)$", r"\1 training.micro_batch_size=2"),
     (r"--minutes \d+", "--minutes 0.05"),
 ]
+INSTALLED = Path(sys.executable).parent
 STORIES = 400
 SECONDS_PER_COMMAND = 300  # timeout for a hanging command; a command takes about five seconds
 
@@ -78,6 +82,12 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(match[1], match[2], text.count("\n", 0, match.start()) + 1)
 
 
+def with_commands() -> list[Path]:
+    """Return the pages of the docs that have a command or a Python block."""
+    runnable = {"console", "sh", "python"}
+    return [page for page in PAGES[1:] if any(block.language in runnable for block in blocks(page))]
+
+
 def faster(command: str) -> str:
     for pattern, replacement in FASTER:
         command = re.sub(pattern, replacement, command)
@@ -86,56 +96,62 @@ def faster(command: str) -> str:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Path:
-    """Create the folder of a reader: the sources, the tests of the families, and a text."""
-    for folder in ("src/fabella", "tests/models"):
-        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
-    for file in ("pyproject.toml", "tests/conftest.py"):
-        shutil.copy(REPOSITORY / file, tmp_path / file)
+    """Create the directory of a reader, with a text."""
     text = "<|endoftext|>\n".join(f"{story}\n" for story in itertools.islice(stories(STORIES, seed=3), STORIES))
     (tmp_path / "my-stories.txt").write_text(text, encoding="utf-8")
     return tmp_path
 
 
-def run(arguments: list[str] | str, folder: Path) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Start the process whose forks run the commands of the docs."""
+    with fork_server(tmp_path_factory.mktemp("fork_server")) as directory:
+        yield directory
+
+
+def run(command: str, reader: Path, programs: Path) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ)
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["PYTHONPATH"] = str(folder / "src")
+    environment["PATH"] = os.pathsep.join([str(programs), str(INSTALLED), environment["PATH"]])
+    environment["PYTHONPATH"] = str(REPOSITORY / "src")
     return subprocess.run(
-        arguments,
-        cwd=folder,
-        env=environment,
-        shell=isinstance(arguments, str),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_PER_COMMAND,
+        command, cwd=reader, env=environment, shell=True, capture_output=True, text=True, timeout=SECONDS_PER_COMMAND
     )
 
 
-def execute(block: Block, folder: Path) -> list[str]:
+def execute(block: Block, reader: Path, programs: Path) -> list[str]:
     """Run the commands of a block, or save it as a file. Return the errors."""
     if block.file:
-        target = folder / block.file
+        target = reader / block.file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(block.text, encoding="utf-8")
         return []
     if block.language == "python":
-        process = run([sys.executable, "-c", faster(block.text)], folder)
+        process = run(shlex.join(["python", "-c", faster(block.text)]), reader, programs)
         return [f"line {block.line}: {process.stderr[-2000:]}"] if process.returncode else []
     if block.language not in {"console", "sh"}:
         return []
     for command in block.commands:
         if not command.startswith(tuple(NOT_RUN)):
-            process = run(faster(command), folder)
+            process = run(faster(command), reader, programs)
             if process.returncode:
                 return [f"line {block.line}: {command}\n{(process.stderr or process.stdout)[-2000:]}"]
     return []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_every_command_of_a_page_works(page: Path, reader: Path) -> None:
+def test_every_command_of_the_readme_works(reader: Path) -> None:
+    check(README, reader, INSTALLED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", with_commands(), ids=lambda page: page.stem)
+def test_every_command_of_a_page_works(page: Path, reader: Path, programs: Path) -> None:
+    check(page, reader, programs)
+
+
+def check(page: Path, reader: Path, programs: Path) -> None:
     for block in blocks(page):
-        problems = execute(block, reader)
+        problems = execute(block, reader, programs)
         assert not problems, f"{page.name}, {problems[0]}"
 
 
