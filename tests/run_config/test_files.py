@@ -82,6 +82,47 @@ def test_one_word_sets_the_kind_of_a_section(section: str, kind: str) -> None:
     assert apply_overrides(values, [f"{section}={kind}"]) == apply_overrides(values, [f"{section}.kind={kind}"])
 
 
+def problem_of(override: str) -> str:
+    """Return the message of a refused override; empty if it is taken."""
+    try:
+        load_config("storybook-1m", [override])
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("key", sorted(known_keys("llama")))
+def test_one_word_for_any_setting_is_taken_or_answered_in_words_of_the_config(key: str) -> None:
+    """For a list, the message shows one that is taken, or that leads to an error about its items."""
+    message = problem_of(f"{key}=word")
+    assert "tuple" not in message
+    assert "dictionary" not in message
+    if "it is a list" in message:
+        assert "it is a list" not in problem_of(message.partition("write '")[2].rpartition("'")[0])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.schedule=cosine", "'optimizer.schedule=[{shape: cosine, start: 1.0, end: 0.1, length: 100%}]'"),
+        ("training.gradient_accumulation=4", "'training.gradient_accumulation=[[0, 1]]'"),
+        ("training.freeze=embedding.*", "'training.freeze=[embedding.*]'"),
+        ("optimizer.betas=0.9", "'optimizer.betas=[0.9, 0.999]'"),
+        ("samples.prompts=Once", "'samples.prompts=[Once]'"),
+    ],
+)
+def test_a_value_in_place_of_a_list_is_answered_with_a_list(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("storybook-1m", [override])
+    assert str(caught.value).endswith(f"it is a list; write {message}.")
+
+
+def test_a_wrong_value_in_one_of_several_alternatives_is_the_only_problem() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("storybook-1m", ["training.length.max_steps=1k"])
+    assert str(caught.value) == "training.length.max_steps = '1k': input should be a valid integer."
+
+
 def test_one_word_sets_the_family_of_the_model() -> None:
     values = preset("storybook-1m").model_dump(mode="json")
     assert apply_overrides(values, ["model=gpt2"]) == apply_overrides(values, ["model.family=gpt2"])

@@ -154,10 +154,15 @@ class MixtureSource(ConfigModel):
     """Several sources, each with its share of the training; a source that ends starts over."""
 
     kind: Literal["mixture"] = "mixture"
-    parts: Annotated[tuple[WeightedSource, ...], Field(strict=False, min_length=1)]
+    parts: Annotated[
+        tuple[WeightedSource, ...],
+        Field(strict=False, min_length=1, examples=["[{source: {kind: files, paths: [a.txt]}, weight: 1.0}]"]),
+    ]
     by: Literal["tokens", "documents"] = Field(default="tokens", description="unit of the weights")
     schedule: Annotated[tuple[MixturePhase, ...], Field(strict=False)] = Field(
-        default=(), description="other weights at the beginning; after the last phase, those of the parts"
+        default=(),
+        description="other weights at the beginning; after the last phase, those of the parts",
+        examples=["[{until: 50%, weights: [0.9, 0.1]}]"],
     )
     until: Literal["first", "all"] = Field(
         default="first",

@@ -41,7 +41,10 @@ class SchedulePhase(ConfigModel):
 
 
 # An empty schedule keeps the peak learning rate.
-Schedule = Annotated[tuple[SchedulePhase, ...], Field(strict=False)]
+Schedule = Annotated[
+    tuple[SchedulePhase, ...],
+    Field(strict=False, examples=["[{shape: cosine, start: 1.0, end: 0.1, length: 100%}]"]),
+]
 
 
 class ParamGroup(ConfigModel):

@@ -4,7 +4,9 @@ YAML is read safely: no tags, no aliases (a few lines of them can expand to giga
 1 MB. ``3e-4`` is a number, unlike in YAML 1.1.
 """
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -243,8 +245,30 @@ def validate_config(values: Mapping[str, Any]) -> RunConfig:
 
 def _problems(error: ValidationError, family: str) -> list[str]:
     """Return one sentence per problem, at most five."""
-    problems = error.errors(include_url=False, include_context=False)
+    problems = _of_likeliest_alternatives(error.errors(include_url=False, include_context=False))
     return list(dict.fromkeys(_sentence(dict(item), family) for item in problems))[:5]
+
+
+def _of_likeliest_alternatives(problems: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the problems without those of a section's alternatives that have more of them than another one.
+
+    A section without ``kind``, as ``training.length``, has the problems of all of its alternatives.
+    """
+    counts = Counter(filter(None, (_alternative(item["loc"]) for item in problems)))
+    fewest: dict[tuple[int | str, ...], int] = {}
+    for alternative, count in counts.items():
+        fewest[alternative[:-1]] = min(count, fewest.get(alternative[:-1], count))
+    return [
+        item
+        for item in problems
+        if not (alternative := _alternative(item["loc"])) or counts[alternative] == fewest[alternative[:-1]]
+    ]
+
+
+def _alternative(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the part of a location up to the class of an alternative; empty without one."""
+    ends = [position for position, part in enumerate(location) if _is_class_name(part)]
+    return location[: ends[0] + 1] if ends else ()
 
 
 def _sentence(item: dict[str, Any], family: str) -> str:
@@ -264,6 +288,8 @@ def _sentence(item: dict[str, Any], family: str) -> str:
     if item["type"] == "value_error":
         return f"{key}: {message}." if key else f"{message}."
     value = repr(item["input"])
+    if item["type"] == "tuple_type" and isinstance(item["input"], str | int | float):
+        return f"{key} = {value[:60]}: it is a list; write '{key}={_list_example(key, item['input'])}'."
     if item["type"] in {"model_attributes_type", "model_type", "dict_type"} and sections_at(key.split(".")):
         return f"{key} = {value if len(value) <= 60 else value[:57] + '…'}: {_settings_of(key)}"
     return f"{key} = {value if len(value) <= 60 else value[:57] + '…'}: {message}."
@@ -277,6 +303,16 @@ def _settings_of(key: str) -> str:
         return f"{key} is a section; set {key}.kind to one of {', '.join(kinds)}."
     names = sorted({f"{key}.{name}" for section in alternatives for name in section.model_fields})
     return f"{key} is a section; its settings are {', '.join(names)}."
+
+
+def _list_example(key: str, value: object) -> str:
+    """Return a list for a setting: its example, its default, or a list of the one value that was given."""
+    path, _, name = key.rpartition(".")
+    fields = [section.model_fields[name] for section in sections_at(path.split(".")) if name in section.model_fields]
+    if examples := [str(example) for field in fields for example in field.examples or ()]:
+        return examples[0]
+    defaults = [field.default for field in fields if isinstance(field.default, tuple) and field.default]
+    return json.dumps(defaults[0]) if defaults and not isinstance(defaults[0][0], str) else f"[{value}]"
 
 
 def _wrong_kind(key: str) -> str:

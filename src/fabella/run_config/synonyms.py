@@ -7,12 +7,15 @@ from fabella.errors import did_you_mean
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "optimizer.lr": ("learning_rate", "lr_max", "max_lr", "peak_lr", "base_lr"),
     "optimizer.weight_decay": ("weight_decay", "wd"),
-    "optimizer.max_grad_norm": ("max_grad_norm", "grad_clip", "clip", "gradient_clip_val", "clip_grad_norm"),
+    "optimizer.max_grad_norm": (
+        "max_grad_norm", "grad_clip", "clip", "gradient_clip_val", "clip_grad_norm", "gradient_clipping", "clip_norm",
+    ),
     "optimizer.betas": ("beta1", "beta2", "adam_beta1", "adam_beta2"),
     "optimizer.kind": ("optimizer", "optim"),
     "optimizer.schedule": (
         "warmup", "warmup_steps", "warmup_iters", "warmup_ratio", "num_warmup_steps", "lr_scheduler",
         "lr_scheduler_type", "scheduler", "decay_lr", "lr_decay_iters", "lr_decay_style", "min_lr",
+        "decay_steps", "lr_decay_steps", "warmup_epochs", "cosine", "wsd",
     ),
     "training.length.max_steps": (
         "steps", "max_steps", "max_iters", "iters", "iterations", "num_iterations", "num_steps", "n_steps",
@@ -43,6 +46,11 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "tracking.wandb.mode": ("wandb", "use_wandb", "wandb_log", "report_to"),
     "tracking.wandb.project": ("wandb_project",),
     "tracking.wandb.entity": ("wandb_entity",),
+    "name": ("run_name", "experiment_name", "exp_name", "wandb_run_name", "wandb_name"),
+    "data.validation.fraction": (
+        "val_split", "validation_split", "test_size", "val_size", "split_ratio", "val_fraction", "eval_split",
+        "holdout", "validation_fraction",
+    ),
     "model.family": ("arch", "architecture", "model_type"),
     "model.layers": ("n_layer", "n_layers", "num_layers", "num_hidden_layers", "depth"),
     "model.heads": ("n_head", "n_heads", "num_heads", "num_attention_heads"),
