@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fabella.server.endpoints.addresses import UNSUPPORTED
+from fabella.server.endpoints.addresses import OTHER_APIS, UNSUPPORTED
 from tests.server.stubs import InProcess, hashing, served_models
 
 
@@ -26,6 +26,16 @@ def test_an_unknown_address_is_answered_with_those_of_the_api(app: InProcess) ->
     message = app.get("/v2/nothing").error["message"]
     assert "POST /v1/completions, POST /v1/chat/completions, GET /v1/models" in message
     assert "Did you mean '/tokenize'?" in app.post("/tokenise", {}).error["message"]
+    assert "Did you mean '/v1/chat/completions'?" in app.post("/v1/chat", {}).error["message"]
+
+
+@pytest.mark.parametrize("path", [*OTHER_APIS, "/v1/", "/graphql", "/page/nothing.js", "/index.php"])
+def test_an_address_of_another_api_is_answered_with_those_of_this_one(app: InProcess, path: str) -> None:
+    message = app.post(path, {}).error["message"]
+    assert OTHER_APIS.get(path.rstrip("/"), "There is nothing at the address") in message
+    assert "Addresses of the API: POST /v1/completions" in message
+    assert "Did you mean" not in message
+    assert "story.js" not in message
 
 
 @pytest.mark.parametrize("path", UNSUPPORTED)

@@ -39,6 +39,17 @@ NEUTRAL: list[dict[str, Any]] = [
     {"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}, {"tfs_z": 1.0}, {"typical_p": 1}, {"grammar": ""},
     {"n_predict": -1}, {"n_predict": 6}, {"dry_multiplier": 0.0}, {"xtc_probability": 0}, {"top_n_sigma": -1},
     {"n_probs": 0}, {"timings_per_token": False}, {"id_slot": -1}, {"truncate_prompt_tokens": None}, {"echo": False},
+    # Whole numbers with a point, and empty objects as PHP writes them.
+    {"n": 1.0}, {"max_tokens": 6.0}, {"seed": 1.0}, {"top_k": 0.0}, {"top_k": -1.0}, {"logit_bias": []},
+    {"truncate_prompt_tokens": 0.0}, {"logprobs": False},
+    # text-generation-webui, OpenRouter, and what belongs to a sampling method that is off.
+    {"dry_multiplier": 0, "dry_base": 1.75, "dry_allowed_length": 2, "dry_sequence_breakers": ["\n"]},
+    {"xtc_probability": 0, "xtc_threshold": 0.1}, {"dynatemp_range": 0, "dynatemp_exponent": 1},
+    {"repeat_last_n": 64}, {"repeat_penalty": 1.0, "repeat_last_n": 64}, {"presence_penalty": 0, "penalty_last_n": 64},
+    {"do_sample": True, "num_beams": 1, "penalty_alpha": 0, "no_repeat_ngram_size": 0}, {"guidance_scale": 1.0},
+    {"smoothing_factor": 0, "epsilon_cutoff": 0.0, "eta_cutoff": 0, "typical": 1}, {"ban_eos_token": False},
+    {"usage": {"include": True}}, {"reasoning": {"effort": "none"}}, {"reasoning": {"enabled": False, "effort": None}},
+    {"response_format": {"type": "text", "json_schema": None}}, {"background": False},
     # Fields that nobody knows, but that ask for nothing.
     {"my_extension": None}, {"my_extension": {}}, {"my_extension": []}, {"my_extension": ""},
 ]  # fmt: skip
@@ -91,7 +102,10 @@ ASKING: list[dict[str, Any]] = [
     {"include_stop_str_in_output": True}, {"chat_template_kwargs": {"enable_thinking": True}},
     {"guided_json": {"type": "object"}}, {"prompt_logprobs": 0}, {"repeat_penalty": 1.1}, {"mirostat": 2},
     {"grammar": "root ::= 'a'"}, {"n_predict": 7}, {"dry_multiplier": 0.8}, {"min_tokens": False}, {"mirostat": False},
-    {"ignore_eos": 0},
+    {"ignore_eos": 0}, {"do_sample": False}, {"num_beams": 2}, {"reasoning": {"effort": "low"}},
+    {"ban_eos_token": True}, {"repeat_last_n": 64, "presence_penalty": 0.5},
+    {"penalty_last_n": 64, "repetition_penalty": 1.1},
+    {"smoothing_factor": 0.2}, {"background": True},
 ]  # fmt: skip
 
 

@@ -24,6 +24,22 @@ UNSUPPORTED = {
     "/v1/vector_stores": "The server stores nothing.",
 }
 """Address of OpenAI's API that is not supported → what to do instead. Includes all addresses below it."""
+OTHER_APIS = {
+    "/v1/messages": "That is an address of Anthropic's API.",
+    "/v1/complete": "That is an address of Anthropic's API.",
+    "/api/generate": "That is an address of Ollama's API.",
+    "/api/chat": "That is an address of Ollama's API.",
+    "/api/tags": "That is an address of Ollama's API.",
+    "/completion": "That is an address of llama.cpp's own API.",
+    "/infill": "That is an address of llama.cpp's own API.",
+    "/props": "That is an address of llama.cpp's own API.",
+    "/generate": "That is an address of Text Generation Inference.",
+    "/generate_stream": "That is an address of Text Generation Inference.",
+    "/v1/rerank": "The models generate text and rank none.",
+    "/v1/score": "The models generate text and compare none.",
+    "/v1": "It is the base URL of a client, which adds the address of a call.",
+}
+"""Address of another server's API → what it is. The answer lists the addresses of this one."""
 
 
 def not_found(path: str, routes: Sequence[Route]) -> ApiError:
@@ -32,15 +48,22 @@ def not_found(path: str, routes: Sequence[Route]) -> ApiError:
     for prefix, advice in UNSUPPORTED.items():
         if any(path == start or path.startswith(f"{start}/") for start in (prefix, prefix.removeprefix("/v1"))):
             return ApiError(f"{message}{prefix}. {advice}", status=404, code="unsupported_endpoint")
-    paths = [route.path for route in routes if "{" not in route.path]
+    paths = [route.path for route in routes if "{" not in route.path and not route.path.startswith("/page")]
+    below = [other for other in paths if path.strip("/") and other.startswith(f"{path.rstrip('/')}/")]
     if f"/v1{path}" in paths:
         advice = f"Did you mean /v1{path}? The base URL of a client ends in /v1."
+    elif known := OTHER_APIS.get(path.rstrip("/")):
+        advice = known
+    elif len(below) == 1:
+        advice = f"Did you mean {quote(below[0])}?"
     else:
-        advice = did_you_mean(path[:100], paths)
+        nearest = did_you_mean(path[:100], [other for other in paths if other != "/"])
+        advice = nearest if nearest.startswith("Did you mean") else ""
     listed = ", ".join(
         f"{_method(route)} {route.path.replace(':path', '')}" for route in routes if route.path.startswith("/v1")
     )
-    message = f"There is nothing at the address {quote(path)}. {advice} Addresses of the API: {listed}."
+    problem = " ".join(filter(None, (f"There is nothing at the address {quote(path)}.", advice)))
+    message = f"{problem} Addresses of the API: {listed}."
     return ApiError(message, status=404, code="unknown_url")
 
 

@@ -1,11 +1,12 @@
 """Fields that Fabella does not support, with the values that ask for nothing: clients send many of them unasked.
 
 A field that asks for something is refused by name instead of being ignored. The names are those of OpenAI's API, and
-of vLLM's and llama.cpp's servers, which the same clients talk to.
+of other servers that the same clients talk to: vLLM, llama.cpp, text-generation-webui, OpenRouter.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class UnsupportedField:
     """True for a field that never changes the answer."""
     accepts_empty: bool = True
     """False if an empty value asks for something."""
+    without: tuple[str, ...] = ()
+    """Fields that this one depends on: without them, or with 0, 1 or null, any value changes nothing."""
     hint: str = ""
     """What to do instead; empty for: leave it out."""
 
@@ -33,7 +36,14 @@ def asks_for_nothing(field: UnsupportedField, name: str, body: Mapping[str, obje
         return True
     if field.same_as and _equal(value, body.get(field.same_as, field.default)):
         return True
+    if field.without and not any(_asks(body.get(name)) for name in field.without):
+        return True
     return field.accepts_empty and is_empty(value)
+
+
+def _asks(value: object) -> bool:
+    """Return whether a penalty has an effect: as an addend 0 has none, as a factor 1."""
+    return not any(_equal(value, neutral) for neutral in (None, 0, 1))
 
 
 def is_empty(value: object) -> bool:
@@ -42,7 +52,9 @@ def is_empty(value: object) -> bool:
 
 
 def _equal(value: object, other: object) -> bool:
-    """Compare JSON values: 0 equals 0.0, but not false."""
+    """Compare JSON values: 0 equals 0.0, but not false; in an object, null is a missing key."""
+    if isinstance(value, dict):
+        value = {name: inner for name, inner in cast("dict[str, object]", value).items() if inner is not None}
     return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
@@ -110,7 +122,28 @@ _LLAMA_CPP = {
     ),
     "n_predict": UnsupportedField(neutral=(-1,), same_as="max_tokens", hint="Use max_tokens."),
 }  # fmt: skip
-_SHARED = {**_OPENAI, **_VLLM, **_LLAMA_CPP}
+_PENALTIES = ("repetition_penalty", "repeat_penalty", "frequency_penalty", "presence_penalty")
+_OTHERS = {
+    # Parameters of a sampling method whose own field must be off, and accounting.
+    **dict.fromkeys(
+        ("dry_base", "dry_allowed_length", "dry_sequence_breakers", "dry_penalty_last_n", "xtc_threshold",
+         "dynatemp_exponent", "smoothing_curve", "sampler_priority", "sampler_order", "use_cache", "add_bos_token",
+         "usage", "route", "provider", "transforms"), _NO_EFFECT,
+    ),
+    **dict.fromkeys(
+        ("smoothing_factor", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "penalty_alpha", "min_length",
+         "truncation_length"), _ZERO,
+    ),
+    **dict.fromkeys(("num_beams", "encoder_repetition_penalty", "guidance_scale", "typical", "tfs"), _ONE),
+    **dict.fromkeys(("ban_eos_token", "temperature_last", "dynamic_temperature", "watermark", "background"), _OFF),
+    **dict.fromkeys(
+        ("repeat_last_n", "penalty_last_n", "repetition_penalty_range", "repetition_context_size"),
+        UnsupportedField(without=_PENALTIES, hint="Penalties count all tokens of the completion; leave it out."),
+    ),
+    "do_sample": UnsupportedField(neutral=(True,), hint="Use a temperature of 0."),
+    "reasoning": UnsupportedField(neutral=({"effort": "none"}, {"enabled": False}, {"exclude": True})),
+}  # fmt: skip
+_SHARED = {**_OPENAI, **_VLLM, **_LLAMA_CPP, **_OTHERS}
 
 UNSUPPORTED_IN_COMPLETIONS: Mapping[str, UnsupportedField] = {
     **_SHARED,

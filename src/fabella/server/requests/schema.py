@@ -53,8 +53,14 @@ def _limited_by(limit: str, low: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-MaxTokens = Annotated[int, _limited_by("max_tokens", 1)]
-NumLogprobs = Annotated[int, _limited_by("log_probabilities", 0)]
+def _whole(value: object) -> object:
+    """Return 3 for 3.0: JSON has one kind of number, and some clients write every number with a point."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+MaxTokens = Annotated[Whole, _limited_by("max_tokens", 1)]
+NumLogprobs = Annotated[Whole, _limited_by("log_probabilities", 0)]
 
 
 class StreamOptions(Body):
@@ -67,7 +73,9 @@ class StreamOptions(Body):
 
 
 def _logit_bias(value: object) -> tuple[tuple[int, float], ...]:
-    """Parse OpenAI's form: an object with token ids as strings."""
+    """Parse OpenAI's form: an object with token ids as strings. PHP writes an empty one as a list."""
+    if value == []:
+        return ()
     if not isinstance(value, dict):
         raise ValueError(f'logit_bias must be an object like {{"50": -100}}, not {quote(value)}.')
     biases = sorted((_token_id(token), bias) for token, bias in cast("dict[str, object]", value).items())
@@ -89,7 +97,7 @@ class GenerationBody(Body):
 
     model: Text = ""
     """Name of the model; empty for the first one."""
-    n: Annotated[int, _limited_by("n", 1)] = 1
+    n: Annotated[Whole, _limited_by("n", 1)] = 1
     """Completions per prompt."""
     max_tokens: MaxTokens | None = None
     stop: Annotated[list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
@@ -98,7 +106,7 @@ class GenerationBody(Body):
     """Stop sequences: one string or a list of them."""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    truncate_prompt_tokens: Annotated[int, _limited_by("prompt_tokens", -1)] = 0
+    truncate_prompt_tokens: Annotated[Whole, _limited_by("prompt_tokens", -1)] = 0
     """Keep the last tokens of a longer prompt: this many, or as many as fit for -1. 0 truncates no prompt."""
     temperature: float = Field(1.0, allow_inf_nan=False)
     top_p: float = Field(1.0, allow_inf_nan=False)
@@ -108,9 +116,9 @@ class GenerationBody(Body):
     presence_penalty: float = Field(0.0, allow_inf_nan=False)
     logit_bias: Annotated[tuple[tuple[int, float], ...], PlainValidator(_logit_bias)] = ()
     """Pairs of a token id and a bias, in the order of the ids."""
-    top_k: Annotated[int, _between(-1, 2**31 - 1)] = 0
+    top_k: Annotated[Whole, _between(-1, 2**31 - 1)] = 0
     """0 and -1 disable it."""
-    seed: Annotated[int, _between(-(2**63), 2**63 - 1)] = Field(default_factory=lambda: secrets.randbelow(2**31))
+    seed: Annotated[Whole, _between(-(2**63), 2**63 - 1)] = Field(default_factory=lambda: secrets.randbelow(2**31))
 
     @field_validator("stop")
     @classmethod
@@ -197,9 +205,10 @@ class CompletionRequest(GenerationBody):
 
     prompts: Annotated[list[Prompt], PlainValidator(_prompts)] = Field([""], alias="prompt")
     """One prompt or a list of prompts; without one, generation starts at the beginning of a document."""
-    max_tokens: Annotated[int, _limited_by("max_tokens", 0)] | None = None
+    max_tokens: Annotated[Whole, _limited_by("max_tokens", 0)] | None = None
     """0 only scores or echoes the prompt."""
-    logprobs: NumLogprobs | None = None
+    logprobs: Annotated[NumLogprobs | None, BeforeValidator(lambda value: None if value is False else value)] = None
+    """Alternatives per token; false, which chats take, is accepted here as well."""
     echo: bool = False
     """Return the prompt before the completion; with ``logprobs``, also the log probabilities of its tokens."""
 
