@@ -96,6 +96,7 @@ ROWS = {
     "D8": "the clock set back during a run",
     "D9": "out of memory during the trial steps: the command survives and reports what fits",
     "D10": "an interrupt at any moment of the training loop: every remaining file is complete",
+    "D11": "SIGKILL at any file operation of a rollback: the same bits, pointers and metrics when resumed",
     "E1": "pickles in place of every file that is read: their code never runs",
     "E2": "calls that could execute file contents, searched in the source",
     "E6": "well-formed configs with absurd sizes: refused before anything is allocated",

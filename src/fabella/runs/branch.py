@@ -17,8 +17,10 @@ from fabella.optim.registry import zero_state
 from fabella.run_config.files import validate_config, with_sections
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import (
+    BEST_STEP,
     MODEL,
     Checkpoint,
+    best_step,
     is_complete,
     is_marked,
     latest_valid_step,
@@ -44,7 +46,7 @@ from fabella.tokenizers import loading as tokenizers
 from fabella.tokenizers.pretrained import added_tokens
 from fabella.tokenizers.tokenizer import Tokenizer
 
-BEST_STATE = {"best_loss", "validations_since_best"}
+BEST_STATE = {"best_loss", BEST_STEP, "validations_since_best"}
 LOGS = BRANCH_FILES[2:]
 OTHER_FORMATS = {".gguf", ".bin", ".safetensors"}
 """Suffixes of models that ``fabella import`` reads."""
@@ -169,7 +171,8 @@ def branch(parent: RunDir, step: int, out: Path) -> RunDir:
     Raise StorageError if ``out`` is not empty, CheckpointError if the checkpoint is damaged.
     """
     checkpoint = load(parent, step).checkpoint
-    best = parent.read_pointer("best")
+    best = best_step(checkpoint.progress)
+    best = parent.read_pointer("best") if best is None else best
     best = best if best is not None and best <= step and is_complete(parent, best) else None
     progress = checkpoint.progress
     if best is None:

@@ -54,6 +54,8 @@ __all__ = [
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 NO_POINTER = "no {} checkpoint is recorded"
+BEST_STEP = "best_step"
+"""Entry of the progress of a checkpoint: the step of the lowest validation loss until then."""
 Which = Literal["latest", "best"] | int
 
 
@@ -118,11 +120,27 @@ def set_best(run_dir: RunDir, step: int) -> None:
     run_dir.set_pointer("best", step)
 
 
+def best_step(progress: Mapping[str, int | float | str]) -> int | None:
+    """Return the step of the lowest validation loss up to a checkpoint with this progress; None if it is not known."""
+    step = progress.get(BEST_STEP)
+    return step if isinstance(step, int) else None
+
+
+def restore_best(run_dir: RunDir, progress: Mapping[str, int | float | str]) -> None:
+    """Point ``best`` to the best checkpoint as of the one with this progress, if it exists.
+
+    A process killed between saving a new best checkpoint and ``set_best`` leaves the pointer to the one before.
+    """
+    step = best_step(progress)
+    if step is not None and step != _pointer_or_none(run_dir, "best") and is_complete(run_dir, step):
+        set_best(run_dir, step)
+
+
 def prune(run_dir: RunDir, keep: int) -> list[int]:
     """Remove all but the last ``keep`` complete checkpoints up to ``latest``; return the removed steps.
 
     Keeps ``latest``, ``best``, checkpoints loaded by this process, all later than ``latest``, and those saved with
-    ``keep``. If ``training.on_nonfinite`` rolls back, also keeps the last scheduled one.
+    ``keep``. If ``training.on_nonfinite`` rolls back, also keeps the last scheduled one and the best one as of then.
     """
     latest, best = _pointer_or_none(run_dir, "latest"), _pointer_or_none(run_dir, "best")
     if latest is None:
@@ -131,8 +149,9 @@ def prune(run_dir: RunDir, keep: int) -> list[int]:
     newest = [step for step in older if is_complete(run_dir, step)][:keep]
     oldest = newest[-1] if len(newest) == keep else 0
     scheduled = next((s for s in reversed(_scheduled(run_dir)) if s <= latest and is_complete(run_dir, s)), None)
-    rollback_target = scheduled if isinstance(run_dir.run.training.on_nonfinite, RollBack) else None
-    protected = {latest, best, rollback_target, *run_dir.in_use}
+    protected = {latest, best, *run_dir.in_use}
+    if scheduled is not None and isinstance(run_dir.run.training.on_nonfinite, RollBack):
+        protected |= {scheduled, _best_as_of(run_dir, scheduled)}
     candidates = [step for step in older if step < oldest and step not in protected]
     pruned = [step for step in candidates if not is_marked(run_dir, step, "keep")]
     for step in pruned:
@@ -140,25 +159,49 @@ def prune(run_dir: RunDir, keep: int) -> list[int]:
     return pruned
 
 
-def remove_after(run_dir: RunDir, step: int) -> None:
-    """Remove all checkpoints after ``step``, the newest first, and point ``latest`` to it; 0 for no checkpoint."""
-    if step:
-        run_dir.set_pointer("latest", step)
-    else:
-        (run_dir.path / "latest").unlink(missing_ok=True)
+def return_to(run_dir: RunDir, step: int, progress: Mapping[str, int | float | str]) -> None:
+    """Make ``step``, with this ``progress``, the latest checkpoint: set both pointers, remove all later checkpoints.
+
+    Without a checkpoint of ``step`` (0) there is no pointer either. The newest is removed first: killed at any point,
+    the run resumes from ``step`` or from a later complete checkpoint.
+    """
+    best = _pointer_or_none(run_dir, "best")
+    known = progress.get(BEST_STEP, best)
+    _point(run_dir, "best", known if isinstance(known, int) and known <= step and is_complete(run_dir, known) else None)
+    _point(run_dir, "latest", step if step in run_dir.steps() else None)
     for later in sorted((later for later in run_dir.steps() if later > step), reverse=True):
         remove_dir(run_dir.checkpoints / step_name(later))
+
+
+def _point(run_dir: RunDir, name: str, step: int | None) -> None:
+    if step is None:
+        (run_dir.path / name).unlink(missing_ok=True)
+    elif step != _pointer_or_none(run_dir, name):
+        run_dir.set_pointer(name, step)
+
+
+def _best_as_of(run_dir: RunDir, step: int) -> int | None:
+    """Return the step of the best checkpoint as of the one of ``step``; None if that is damaged or does not say."""
+    path = run_dir.checkpoints / step_name(step)
+    try:
+        values = checkpoint_validation.parse_state(
+            read_verified(path, read_manifest(path), STATE), step=step, where=f"{path.name}/{STATE}"
+        )
+    except StorageError:
+        return None
+    return best_step(values["progress"])
 
 
 def max_checkpoints(run: RunConfig, existing: int) -> int:
     """Return how many checkpoints a run may still add to the ``existing`` ones at any time, at least 1.
 
-    At most there are the last ones, the best one, the one being written, after a resume the one loaded, and those kept
-    for good.
+    At most there are the last ones, the best one, the one being written, after a resume the one loaded, those kept for
+    good, and those that a rollback needs.
     """
     length = run.training.length
     kept = run.checkpoint.max_kept(length.max_steps) if isinstance(length, MaxSteps) else 0
-    return max(run.checkpoint.keep_last + 3 + kept - existing, 1)
+    rollback = 2 if isinstance(run.training.on_nonfinite, RollBack) else 0
+    return max(run.checkpoint.keep_last + 3 + rollback + kept - existing, 1)
 
 
 def require_space(run: Path, needed: int) -> None:

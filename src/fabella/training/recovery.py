@@ -14,7 +14,7 @@ from fabella.models.parameters import initial_weights
 from fabella.optim.registry import zero_state
 from fabella.run_config.run import RunConfig
 from fabella.runs import failed_steps
-from fabella.runs.checkpoint import Loaded, latest_scheduled, load, remove_after, require_own_start
+from fabella.runs.checkpoint import Loaded, latest_scheduled, load, require_own_start, return_to
 from fabella.runs.failed_steps import FailedStepRecord
 from fabella.runs.metrics_log import truncate_logs
 from fabella.tracking.tracker import Row
@@ -102,9 +102,10 @@ def roll_back(
     """Restore a checkpoint. Return where to continue, its state, and a row for the metrics.
 
     After a non-finite step it is the latest scheduled checkpoint, after a divergence the best one, because later ones
-    may have diverged already; they are removed. The run continues with its weights and the data after the failed step.
-    Checkpoints saved on a signal are not used: a run that was interrupted must come to the same weights as one that was
-    not. Raise the error if the config does not say ``rollback``; NumericsError after ``max_rollbacks``.
+    may have diverged already. The run continues with its weights and the data after the failed step; later checkpoints
+    are removed. Those saved on a signal are not used: a run that was interrupted must come to the same weights as one
+    that was not. Killed at any time, the run fails at the same step again when it is resumed, and is rolled back again.
+    Raise the error if the config does not say ``rollback``; NumericsError after ``max_rollbacks``.
     """
     diverged = isinstance(failed, DivergedStepError)
     policy, position = session.run.training.rollback, failed.after
@@ -120,10 +121,9 @@ def roll_back(
     session.print(failed.message)
     progress, saved = restore(session, "best" if diverged else "scheduled")
     if session.is_main:
+        return_to(session.run_dir, progress.step, saved)
         truncate_logs(session.run_dir.path, progress.step)
-        if diverged:
-            remove_after(session.run_dir, progress.step)
-    session.process_group.broadcast("logs truncated")
+    session.process_group.broadcast("rolled back")
     rollbacks = position.rollbacks + 1
     row = _rollback_row(progress, failed_step=position.step, rollbacks=rollbacks, policy=policy)
     if diverged:

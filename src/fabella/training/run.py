@@ -100,7 +100,7 @@ def resume(
         warn_of_changes(session, manifest_of(path, data, engine))
         progress, saved = restore(session)
         if is_main:
-            pending = PendingRecord(partial(record_resume, session, saved_run, progress.step, texts))
+            pending = PendingRecord(partial(record_resume, session, saved_run, progress.step, saved, texts))
             session = replace(session, record=pending)
         return _fit_with_rollback(session, progress, saved)
 

@@ -1,6 +1,5 @@
 """Build the callbacks of a session, in the order in which they are called."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -52,13 +51,8 @@ class Callbacks:
             rate=rate,
             check_loss=self.divergence.check,
         )
-        self.validate = Validate(
-            partial(validation.loss, config.num_sequences),
-            log.write,
-            due=validate_due,
-            best=float(saved.get("best_loss", math.inf)),
-            others=others,
-        )
+        measure = partial(validation.loss, config.num_sequences)
+        self.validate = Validate(measure, log.write, due=validate_due, saved=saved, others=others)
         self.first_validation = FirstValidation(self.validate, log.write, session)
         self.early_stop = EarlyStop(
             self.validate,

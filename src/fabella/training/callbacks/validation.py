@@ -8,6 +8,7 @@ from typing import Any
 
 from fabella.engine.engine import StepResult
 from fabella.errors import TrainingInterrupted
+from fabella.runs.checkpoint import BEST_STEP, best_step
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dataset import ALSO
 from fabella.runs.run_dir import RunDir
@@ -17,7 +18,7 @@ from fabella.training.callbacks.cadence import Due
 from fabella.training.callbacks.metrics import Write
 from fabella.training.eval_loss import EvalLoss, ValidationSplit
 from fabella.training.loop import Progress
-from fabella.training.session import BestCheckpoint, TrainingSession
+from fabella.training.session import BestCheckpoint, ResumeState, TrainingSession
 
 Measure = Callable[[], EvalLoss]
 
@@ -31,11 +32,15 @@ class Validate:
         write: Write,
         *,
         due: Due,
-        best: float = math.inf,
+        saved: ResumeState | None = None,
         others: Mapping[str, Measure] | None = None,
     ) -> None:
-        """``best``: lowest loss of earlier sessions. ``others``: by the name of the text; they decide nothing."""
-        self.measure, self.write, self.due, self.best = measure, write, due, best
+        """``saved``: ``state`` of an earlier session. ``others``: by the name of the text; they decide nothing."""
+        self.measure, self.write, self.due = measure, write, due
+        self.best = float((saved or {}).get("best_loss", math.inf))
+        """Lowest loss so far"""
+        self.best_step = best_step(saved or {})
+        """Its step; None if it is not known"""
         self.others = others or {}
         self.measured = False
         """Whether the latest step was validated"""
@@ -44,7 +49,9 @@ class Validate:
 
     def state(self) -> dict[str, float]:
         """Return the values for a checkpoint."""
-        return {"best_loss": self.best} if math.isfinite(self.best) else {}
+        if not math.isfinite(self.best):
+            return {}
+        return {"best_loss": self.best, **({} if self.best_step is None else {BEST_STEP: self.best_step})}
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         self.improved, self.measured = False, self.due(progress)
@@ -57,7 +64,8 @@ class Validate:
         """Return the losses after ``step`` as rows, that of the run's own text first."""
         loss = self.measure()
         self.improved = loss.loss < self.best
-        self.best = min(self.best, loss.loss)
+        if self.improved:
+            self.best, self.best_step = loss.loss, step
         rows: list[Row] = [loss_row("validation", step, loss)]
         return rows + [{**loss_row(ALSO, step, measure()), "name": name} for name, measure in self.others.items()]
 

@@ -7,21 +7,30 @@ from typing import Any
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine import Engine
 from fabella.runs.branch import InitialWeights, init_entry
+from fabella.runs.checkpoint import restore_best
 from fabella.runs.environment import environment
 from fabella.runs.metrics_log import truncate_logs
 from fabella.runs.resume_rules import compare_manifests, record_changes
 from fabella.runs.run_dataset import ALSO, DATA, ValidationText, dataset_entry, remember_dataset, validation_entry
 from fabella.runs.run_dir import CHANGES, FIRST_SCHEDULE, RunDir
 from fabella.training.loop import callback_name
-from fabella.training.session import Extras, TrainingSession
+from fabella.training.session import Extras, ResumeState, TrainingSession
 
 
 def record_resume(
-    session: TrainingSession, saved_run: RunDir, step: int, other_texts: Mapping[str, ValidationText]
+    session: TrainingSession,
+    saved_run: RunDir,
+    step: int,
+    saved: ResumeState,
+    other_texts: Mapping[str, ValidationText],
 ) -> None:
-    """Write what a resume after ``step`` changes in the run directory: log rows, tokenizer, manifest, config."""
+    """Write what a resume after ``step`` changes in the run directory: log rows, pointer, tokenizer, manifest, config.
+
+    ``saved``: the progress of the checkpoint of ``step``.
+    """
     run_dir, dataset = session.run_dir, session.dataset
     truncate_logs(run_dir.path, step)
+    restore_best(run_dir, saved)
     if not (run_dir.path / "tokenizer").exists():  # killed after creating the directory
         run_dir.save_tokenizer(dataset.tokenizer)
     changes = record_changes(run_dir.manifest.get(CHANGES, []), saved_run.run, session.run, step)
