@@ -5,12 +5,18 @@ from functools import partial
 
 from fabella.tracking.run_log import RunLog
 from fabella.training.callbacks.cadence import cadence, every_steps
-from fabella.training.callbacks.checkpointing import CallbackState, CheckWorker, CommitRecord, SaveCheckpoint
+from fabella.training.callbacks.checkpointing import (
+    CallbackState,
+    CheckWorker,
+    CommitRecord,
+    ResetOptimizer,
+    SaveCheckpoint,
+)
 from fabella.training.callbacks.divergence import watch_divergence
 from fabella.training.callbacks.grad_spikes import GradNormSpikes
 from fabella.training.callbacks.histograms import LogHistograms
 from fabella.training.callbacks.metrics import LogMetrics
-from fabella.training.callbacks.reset_optimizer import ResetOptimizer
+from fabella.training.callbacks.plots import RedrawLossPlot
 from fabella.training.callbacks.samples import GenerateSamples, make_sampler
 from fabella.training.callbacks.throughput import ThroughputMeter, training_seconds
 from fabella.training.callbacks.validation import EarlyStop, FirstValidation, Measure, Validate
@@ -72,6 +78,7 @@ class Callbacks:
             self.validate,
             self.early_stop,
             GenerateSamples(sampler, log.write, prompts=run.samples.prompts, due=samples_due),
+            RedrawLossPlot(session, log.worker, is_due=lambda: self.validate.measured),
             *session.extras.callbacks,
             user,
             signals,

@@ -1,11 +1,11 @@
-"""Save checkpoints, and end the training where that is requested."""
+"""Save checkpoints, end the training where that is requested, and reset the optimizer."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from shlex import quote
 
-from fabella.engine.engine import StepResult
+from fabella.engine.engine import Engine, StepResult
 from fabella.errors import DiskFullError, TrainingInterrupted
 from fabella.runs.checkpoint import Checkpoint, save, set_best
 from fabella.runs.checkpoint_validation import require_finite
@@ -121,6 +121,20 @@ class SaveCheckpoint:
             self._failed_save = error
             self.signals.retry_save()
             self.session.print(f"Step {step:,} could not be saved; the next step will be: {error}")
+
+
+class ResetOptimizer:
+    """Reset the optimizer state after the steps of ``optimizer.reset_after``.
+
+    Register it after ``SaveCheckpoint``: a checkpoint has the state before the reset, and resuming resets it.
+    """
+
+    def __init__(self, engine: Engine, steps: Collection[int]) -> None:
+        self.engine, self.steps = engine, steps
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if progress.step in self.steps:
+            self.engine.reset_optimizer()
 
 
 def take_snapshot(session: TrainingSession, progress: Progress, callback_state: CallbackState) -> Checkpoint:
