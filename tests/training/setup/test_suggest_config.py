@@ -1,11 +1,14 @@
 """Tests of the config that is suggested for a user's text."""
 
+import re
+
 import pytest
 
 from fabella.config.data import BPE, Bytes, FilesSource
 from fabella.config.training import MaxSteps
 from fabella.run_config.files import apply_overrides, validate_config
-from fabella.training.setup.suggest_config import suggest_config
+from fabella.training.setup.suggest_config import advise, suggest_config
+from tests.source_tree import REPOSITORY
 
 SOURCE = FilesSource(paths=("mine.txt",))
 
@@ -62,3 +65,13 @@ def test_a_setting_of_the_user_has_no_reason(override: str, left: list[str]) -> 
 def test_the_run_is_named_and_reads_the_source() -> None:
     run = suggest_config(SOURCE, "mine", 1_000, gpu=False).run
     assert (run.name, run.data.source) == ("mine", SOURCE)
+
+
+@pytest.mark.parametrize("size", [1_000, 400_000, 10_000_000, 10**9])
+def test_train_check_data_and_the_readme_name_the_same_model_for_a_text(size: int) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    named = re.search(r"your own text starts from `([\w-]+)`", readme)
+    assert named
+    chosen = suggest_config(SOURCE, "mine", size, gpu=False)
+    assert chosen.reasons["model"] == f"CPU: a model with the shape of {named[1]}."
+    assert advise(SOURCE, size)[: len(chosen.reasons)] == list(chosen.reasons.values())

@@ -35,8 +35,8 @@ OTHER_APIS = {
     "/props": "That is an address of llama.cpp's own API.",
     "/generate": "That is an address of Text Generation Inference.",
     "/generate_stream": "That is an address of Text Generation Inference.",
-    "/v1/rerank": "The models generate text and rank none.",
-    "/v1/score": "The models generate text and compare none.",
+    "/v1/rerank": "The models generate text and rank nothing.",
+    "/v1/score": "The models generate text and score no pairs.",
     "/v1": "It is the base URL of a client, which adds the address of a call.",
 }
 """Address of another server's API → what it is. The answer lists the addresses of this one."""

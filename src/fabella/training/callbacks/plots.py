@@ -53,7 +53,7 @@ class RedrawLossPlot:
         start = self.clock()
         try:
             plot_loss(self.session.run_dir.path)
-        except Exception as error:  # noqa: BLE001 - the plot can be drawn again at any time; the training goes on
+        except Exception as error:  # noqa: BLE001 - the plot can be drawn again at any time
             self._failed = True
             self.session.print(
                 f"warning: the loss plot could not be drawn at step {step:,}: {error} "
