@@ -286,6 +286,8 @@ def _require_run(path: Path) -> None:
     if path.name == CONFIG and (path.parent / MANIFEST).is_file():
         run = escaped_path(path.parent)
         raise CheckpointError(f"{shown} is the config of a run, not its directory.", hint=f"Give the run: {run}")
+    if known := recognize(path):
+        raise CheckpointError(f"{shown} is {known.kind}.", hint=known.advice)
     with storage_errors(path, f"reading {escaped(path.name)}"), path.open("rb") as file:
         pickled = is_pickle(file.read(16))
     if pickled:

@@ -12,7 +12,8 @@ from fabella.runs.branch import model_sha256, parent_of
 from fabella.runs.checkpoint import is_complete, load
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import CONFIG, INIT_FROM, PARENT, RunDir, step_name
-from fabella.storage import escaped, find_stale_temps, storage_errors, verify_dir
+from fabella.storage import escaped, find_stale_temps, recognize, storage_errors, verify_dir
+from fabella.storage.recognize import RUN, runs_in
 from fabella.tokenizers import loading
 
 POINTERS = ("latest", "best")
@@ -29,7 +30,10 @@ class Finding:
 
 
 def verify(path: Path) -> list[Finding]:
-    """Return all findings about the run or the dataset in ``path``; an empty list if everything is valid."""
+    """Return all findings about the run or the dataset in ``path``; an empty list if everything is valid.
+
+    Raise CheckpointError for a path that is known to be something else, as a checkpoint or a directory of runs.
+    """
     if (path / "train").is_dir() and not (path / CONFIG).exists():
         return list(_prepared(path))
     try:
@@ -37,6 +41,9 @@ def verify(path: Path) -> list[Finding]:
     except UnknownFamilyError as error:
         return [Finding("unknown", "family", str(error))]
     except FabellaError as error:
+        known = recognize(path)
+        if runs_in(path) or (known and known.kind != RUN):
+            raise  # a wrong path, not a damaged run
         return [Finding("damaged", "run", str(error))]
     return [
         *_tokenizer(run_dir),

@@ -1,5 +1,6 @@
 """Recognize what a path is by the names of files, before anything is read from it."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +9,22 @@ from shlex import quote
 
 from fabella.storage.messages import escaped_path
 
-RUN, CHECKPOINT, FAILED_STEP, DATASET, TOKENIZER, SEARCH = (
+RUN, CHECKPOINT, FAILED_STEP, DATASET, TOKENIZER, SEARCH, EXPORT = (
     "a run",
     "a checkpoint of a run",
     "a failed step of a run",
     "a prepared dataset",
     "a tokenizer",
     "a search of fabella tune",
+    "an export",
 )
+PARTS = {
+    "manifest.json", "metrics.jsonl", "samples.jsonl", "latest", "best", "checkpoints", "tokenizer", "failures",
+    "evaluation.json", "exam.json",
+}  # fmt: skip
+"""Files and directories of a run that no command takes in place of a run or a text; config.yaml is a config, too."""
+MAX_DEPTH = 3
+"""Levels of a file below its run: ``RUN/checkpoints/step-00000100/model.safetensors``."""
 STEP_NAME = re.compile(r"step-[0-9]{8,12}")
 
 _SIGNS: dict[str, Callable[[Path], bool]] = {
@@ -25,24 +34,40 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     DATASET: lambda path: all((path / split / "offsets.npy").is_file() for split in ("train", "validation")),
     TOKENIZER: lambda path: (path / "fabella.json").is_file(),
     SEARCH: lambda path: (path / "study.db").is_file(),
+    EXPORT: lambda path: (path / "export.json").is_file(),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Recognized:
-    """What a directory is, e.g. ``a run``, and what a user can do with it, as sentences."""
+    """What a path is, e.g. ``a run``, and what a user can do with it, as sentences."""
 
     kind: str
     advice: str
 
 
 def recognize(path: Path) -> Recognized | None:
-    """Return what a directory that Fabella has written is; None for any other path."""
+    """Return what a directory that Fabella has written is, or a file in a run; None for any other path."""
     try:
         kind = next((kind for kind, sign in _SIGNS.items() if path.is_dir() and sign(path)), None)
+        run = None if kind else _run_around(path)
     except (OSError, ValueError):  # a name that is too long or has a null byte is nothing that Fabella has written
         return None
+    if run is not None:
+        name = quote(escaped_path(run))
+        return Recognized(f"part of the run {name}", f"Give the run: {name}")
     return Recognized(kind, _advice(kind, path)) if kind else None
+
+
+def _run_around(path: Path) -> Path | None:
+    """Return the run that an existing path is a part of; None for a file of the user's in it."""
+    if not os.path.lexists(path):
+        return None
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links are not followed
+    for levels, parent in enumerate(list(absolute.parents)[:MAX_DEPTH], start=1):
+        if absolute.parts[-levels] in PARTS and _SIGNS[RUN](parent):
+            return parent if path.is_absolute() else Path(os.path.relpath(parent))
+    return None
 
 
 def runs_in(directory: Path) -> list[Path]:
@@ -65,6 +90,7 @@ def _advice(kind: str, path: Path) -> str:
         DATASET: f"Train a preset on it with: fabella train storybook-1m --data {name}",
         TOKENIZER: f"Show it with: fabella tokenizer show {name}",
         SEARCH: f"Train its best config with: fabella train {name}/best.yaml",
+        EXPORT: f"Compare it with its run: fabella verify {name} --against RUN",
     }[kind]
 
 

@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from fabella.errors import TextError, did_you_mean
 from fabella.storage import recognize
+from fabella.storage.recognize import runs_in
 from fabella.text.archives.members import is_archive, member_names
 from fabella.text.folders import left_out_message, select_split, select_text
 from fabella.text.readers.reader import Reader, all_readers, format_suffix
@@ -99,7 +101,9 @@ def _directory_hint(directory: Path, files: list[Path]) -> str:
     archives = [file for file in files if {format_suffix(file), file.suffix.lower()} & ARCHIVES]
     if archives:
         return f"Unpack {archives[0]} first."
-    return FORMATS if files else f"{directory} is empty."
+    if runs := runs_in(directory):
+        return f"It contains runs: {', '.join(quote(str(run)) for run in runs[:5])}."
+    return FORMATS if files else f"{directory} has no files."
 
 
 def _walk(directory: Path) -> Iterator[Path]:
