@@ -39,6 +39,7 @@ STORIES = 300
 SIZES = {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_dim": 256, "embedding": 32}
 SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": {"activation": "gelu_tanh"},
+    "gpt_neox": {"activation": "gelu_tanh"},
     "qwen": {"qkv_bias": False, "rotary_scaling": {"kind": "none"}},
     "minigpt": {"rotary_fraction": 0.5},
 }

@@ -12,6 +12,8 @@ import torch
 import fabella
 from fabella.errors import FabellaError, TokenizerError, UsageError
 from fabella.interop.export import export
+from fabella.interop.gguf_files.layout import rotary_fraction
+from fabella.interop.gguf_files.vocab import read_vocab
 from fabella.interop.import_model import import_model
 from fabella.tokenizers.tokenizer import Tokenizer
 from tests.interop.tiny_exports import TEXTS, bpe, make_run, sentencepiece
@@ -23,6 +25,8 @@ MODELS: dict[str, tuple[str, Callable[[], Tokenizer] | None, dict[str, Any]]] = 
     "llama, bpe": ("llama", bpe, {}),
     "llama, sentencepiece": ("llama", sentencepiece, {"tie_embeddings": True}),
     "gpt2": ("gpt2", bpe, {"activation": "gelu_tanh", "ffn_dim": 96}),
+    "gpt_neox": ("gpt_neox", bpe, {"activation": "gelu_tanh", "norm_eps": 1e-3, "rotary_base": 500.0}),
+    "gpt_neox, tied": ("gpt_neox", bpe, {"activation": "gelu_tanh", "tie_embeddings": True, "rotary_fraction": 0.75}),
     "qwen2": ("qwen", bpe, {**QWEN, "qk_norm": False}),
     "qwen3": ("qwen", bpe, {**QWEN, "qkv_bias": False}),
 }
@@ -62,6 +66,7 @@ def test_less_precision_is_smaller_and_close(precision: str, share: float, tmp_p
     [
         ("mingru", {}, "no architecture of GGUF that computes this model of family mingru"),
         ("gpt2", {"activation": "gelu"}, "the tanh form of GELU only"),
+        ("gpt_neox", {"activation": "gelu"}, "gptneox computes the tanh form of GELU only"),
         ("qwen", {"qk_norm": False}, "no architecture"),
     ],
 )
@@ -76,6 +81,35 @@ def test_a_model_that_llama_cpp_does_not_compute_is_refused(
 def test_a_precision_that_the_library_does_not_write_is_refused_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the gguf library reads it but does not write it"):
         export(tmp_path, to="gguf", precision="q4_k")
+
+
+def test_a_tied_head_of_gpt_neox_is_written_and_read_as_one_matrix(tmp_path: Path) -> None:
+    """Test what llama.cpp needs: its gptneox has no tied head."""
+    import gguf
+
+    run = make_run(tmp_path / "run", "gpt_neox", activation="gelu_tanh", tie_embeddings=True)
+    export(run, to="gguf", out=tmp_path / "out")
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "out/model.gguf").tensors}
+    assert np.array_equal(tensors["output.weight"], tensors["token_embd.weight"])
+    back = fabella.load(import_model(tmp_path / "out", out=tmp_path / "back").path)
+    assert "head.weight" not in dict(back.model.named_parameters())
+
+
+def test_a_file_of_gpt_neox_with_attention_before_the_mlp_is_refused(tmp_path: Path) -> None:
+    export(make_run(tmp_path / "run", "gpt_neox", activation="gelu_tanh"), to="gguf", out=tmp_path / "out")
+    parallel = b"gptneox.use_parallel_residual\x07\x00\x00\x00"
+    change = replace(parallel + b"\x01", parallel + b"\x00")
+    (tmp_path / "other.gguf").write_bytes(change((tmp_path / "out/model.gguf").read_bytes()))
+    with pytest.raises(UsageError, match="use_parallel_residual = False"):
+        import_model(tmp_path / "other.gguf", out=tmp_path / "back")
+
+
+def test_the_rotated_share_of_a_head_gives_exactly_the_dimensions_of_the_file() -> None:
+    for head_dim in range(2, 513):
+        for rotated in range(2, head_dim + 1, 2):
+            share = rotary_fraction(rotated, head_dim)
+            assert 0 < share <= 1
+            assert int(head_dim * share) == rotated
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +160,17 @@ def test_a_damaged_or_hostile_file_gives_one_error_and_no_run(name: str, intact:
     with pytest.raises(FabellaError):
         import_model(tmp_path / "model.gguf", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("pre", ["olmo", "mpt", "jais", "default"])
+def test_pretokenizers_with_the_pattern_of_gpt2_are_read_as_that(pre: str, intact: bytes, tmp_path: Path) -> None:
+    import gguf
+
+    (tmp_path / "model.gguf").write_bytes(intact)
+    values = {name: entry.contents() for name, entry in gguf.GGUFReader(tmp_path / "model.gguf").fields.items()}
+    expected, found = (read_vocab({**values, "tokenizer.ggml.pre": name}, "model.gguf") for name in ("gpt-2", pre))
+    for text in TEXTS[:3]:
+        assert found.encode(text).tolist() == expected.encode(text).tolist()
 
 
 def test_an_unknown_pretokenizer_is_refused(intact: bytes, tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from fabella.interop.architectures.architecture import architecture_of
 from fabella.interop.formats import gguf_torch
 from fabella.interop.formats.export_format import ExportTarget
-from fabella.interop.gguf_files.layout import architecture_name, rows, sizes
+from fabella.interop.gguf_files.layout import architecture_name, sizes, to_tensors
 from fabella.interop.gguf_files.read import is_gguf, read_gguf
 from fabella.interop.gguf_files.vocab import write_vocab
 from fabella.interop.imported_model import ImportedModel
 from fabella.interop.source import ExportSource
-from fabella.interop.tensor_map import pack
 
 PRECISIONS = ("float32", "float16", "bfloat16", "q8_0")
 PACKAGES = ("gguf", "transformers", "accelerate")
@@ -43,12 +42,14 @@ def write(source: ExportSource, directory: Path, precision: str) -> None:
     writer.add_file_type(getattr(gguf.LlamaFileType, FILE_TYPES[precision]))
     writer.add_vocab_size(config.vocab_size)
     for key, value in sizes(config).items():
-        if isinstance(value, int):
+        if isinstance(value, bool):
+            writer.add_bool(f"{name}.{key}", value)
+        elif isinstance(value, int):
             writer.add_uint32(f"{name}.{key}", value)
         else:
             writer.add_float32(f"{name}.{key}", value)
     write_vocab(writer, source.tokenizer, config.vocab_size)
-    for tensor_name, tensor in pack(rows(config), source.weights).items():
+    for tensor_name, tensor in to_tensors(config, source.weights).items():
         _add_tensor(gguf, writer, tensor_name, tensor, precision)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -67,11 +68,16 @@ def _add_tensor(gguf: Any, writer: Any, name: str, tensor: NDArray[np.float32], 
 
 
 def open_target(source: ExportSource, directory: Path) -> ExportTarget:
-    """Load the file with llama.cpp if llama-cpp-python is installed, else with the GGUF reader of transformers."""
+    """Load the file with llama.cpp if llama-cpp-python is installed, else with the GGUF reader of transformers.
+
+    That reader does not know ``gptneox``, whose tensors get the names of transformers by the gguf library's own table.
+    """
     if importlib.util.find_spec("llama_cpp") is not None:
         return gguf_torch.LlamaCppTarget(directory / FILE, source)
+    if architecture_name(source.config) == "gptneox":
+        return gguf_torch.read_gpt_neox(directory / FILE, source)
     values = architecture_of(source.config).to_config(source.config)
-    return gguf_torch.TransformersGGUFTarget(directory, FILE, source, values)
+    return gguf_torch.read_by_transformers(directory, FILE, source, values)
 
 
 def recognizes(path: Path) -> bool:

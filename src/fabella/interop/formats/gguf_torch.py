@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,15 @@ UNREAD = {"n_positions", "n_inner", "head_dim"}
 """Sizes that the GGUF reader of transformers leaves out."""
 
 
-class TransformersGGUFTarget(TransformersModel):
+class GGUFModel(TransformersModel):
     """The weights of a GGUF file in transformers' class for it; its tokenizer is left to llama.cpp."""
 
     tokenizer_note = "written; compared only where llama-cpp-python is installed"
 
-    def __init__(self, directory: Path, file: str, source: ExportSource, sizes: Mapping[str, Any]) -> None:
-        """``sizes``: the ``config.json`` of the model, for the sizes that the reader does not take from the header."""
-        transformers = quiet_transformers()
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars have no switch
-            options: Any = {"gguf_file": file, "local_files_only": True}
-            config: Any = transformers.AutoConfig.from_pretrained(str(directory), **options)
-            for key in UNREAD & sizes.keys():
-                setattr(config, key, sizes[key])
-            self._model = transformers.AutoModelForCausalLM.from_pretrained(
-                str(directory), config=config, dtype=torch.float32, **options
-            )
-        self._model.eval()
+    def __init__(self, model: Any, source: ExportSource, name: str) -> None:
+        self._model = model.eval()
         self._size, self._eos = source.tokenizer.vocab_size, source.tokenizer.eos_id
-        self.name = f"transformers {transformers.__version__} reading GGUF, {type(self._model).__name__}"
+        self.name = f"{name}, {type(model).__name__}"
 
     def greedy(self, ids: Int[NDArray[np.int64], "B T"], max_tokens: int) -> Int[NDArray[np.int64], "B N"]:
         """Return the greedy continuation by ``generate``, without the ids that the tokenizer lacks."""
@@ -51,6 +42,61 @@ class TransformersGGUFTarget(TransformersModel):
     def decode(self, ids: Sequence[int]) -> str:
         """Not called, because ``encode`` returns None."""
         raise NotImplementedError
+
+
+def read_by_transformers(directory: Path, file: str, source: ExportSource, sizes: Mapping[str, Any]) -> GGUFModel:
+    """Load a file with the GGUF reader of transformers.
+
+    ``sizes``: the ``config.json`` of the model, for the sizes that the reader does not take from the header.
+    """
+    transformers = quiet_transformers()
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars have no switch
+        options: Any = {"gguf_file": file, "local_files_only": True}
+        config: Any = transformers.AutoConfig.from_pretrained(str(directory), **options)
+        for key in UNREAD & sizes.keys():
+            setattr(config, key, sizes[key])
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(directory), config=config, dtype=torch.float32, **options
+        )
+    return GGUFModel(model, source, f"transformers {transformers.__version__} reading GGUF")
+
+
+def read_gpt_neox(path: Path, source: ExportSource) -> GGUFModel:
+    """Load a file of architecture ``gptneox`` into transformers' GPTNeoXForCausalLM.
+
+    The GGUF reader of transformers does not know it. Sizes come from the header, names from the gguf library's table
+    of both. llama.cpp keeps queries, keys and values apart (its convert_hf_to_gguf.py); transformers interleaves heads.
+    """
+    transformers, library = quiet_transformers(), importlib.import_module("gguf")
+    reader = library.GGUFReader(path)
+    header = {name.removeprefix("gptneox."): entry.contents() for name, entry in reader.fields.items()}
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    heads, width = header["attention.head_count"], header["embedding_length"]
+    config = transformers.GPTNeoXConfig(
+        vocab_size=int(tensors["token_embd.weight"].shape[1]),
+        max_position_embeddings=header["context_length"],
+        hidden_size=width,
+        intermediate_size=header["feed_forward_length"],
+        num_hidden_layers=header["block_count"],
+        num_attention_heads=heads,
+        hidden_act="gelu_pytorch_tanh",  # what llama.cpp computes
+        rotary_pct=(header["rope.dimension_count"] + 0.5) / (width // heads + 0.5),  # it rounds down
+        rotary_emb_base=header["rope.freq_base"],
+        layer_norm_eps=header["attention.layer_norm_epsilon"],
+        use_parallel_residual=header["use_parallel_residual"],
+        tie_word_embeddings=False,
+    )
+    model = transformers.GPTNeoXForCausalLM(config)
+    names = library.get_tensor_name_map(library.MODEL_ARCH.GPTNEOX, header["block_count"])
+    state = {}
+    for name, weight in model.state_dict().items():
+        tensor = tensors[names.get_name(name, try_suffixes=(".weight", ".bias"))]
+        values = torch.tensor(library.quants.dequantize(tensor.data, tensor.tensor_type), dtype=torch.float32)
+        if ".query_key_value." in name:
+            values = values.reshape(3, heads, width // heads, -1).transpose(0, 1)
+        state[name] = values.reshape(weight.shape)
+    model.load_state_dict(state)
+    return GGUFModel(model, source, f"gguf {version('gguf')} and transformers {transformers.__version__}")
 
 
 class LlamaCppTarget:

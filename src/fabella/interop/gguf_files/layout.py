@@ -1,14 +1,19 @@
 """Architectures of GGUF: sizes in the header, names and layouts of the tensors (llama.cpp's src/models)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from fabella.errors import UsageError
-from fabella.interop.tensor_map import TensorRow, linear_rows, row
-from fabella.models import gpt2, llama, qwen
+import numpy as np
+from numpy.typing import NDArray
 
-Config = llama.Config | qwen.Config | gpt2.Config
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
+from fabella.errors import UsageError
+from fabella.interop.tensor_map import TensorRow, Weights, linear_rows, pack, row, unpack
+from fabella.models import gpt2, gpt_neox, llama, qwen
+
+Config = llama.Config | qwen.Config | gpt2.Config | gpt_neox.Config
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2", "gptneox")
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 LAYER_NORM_EPSILON = 1e-5
 IGNORED = ("rope_freqs.weight",)
 HINT = "Use --to hf, or --to safetensors."
@@ -18,10 +23,15 @@ def architecture_name(config: Any) -> str:
     """Return llama.cpp's architecture of a model. Raises UsageError if there is none that Fabella writes."""
     if isinstance(config, llama.Config):
         return "llama"
-    if isinstance(config, gpt2.Config):
+    if isinstance(config, gpt2.Config | gpt_neox.Config):
+        name = "gpt2" if isinstance(config, gpt2.Config) else "gptneox"
         if config.activation == "gelu_tanh":
-            return "gpt2"
-        raise UsageError("llama.cpp's GPT-2 computes the tanh form of GELU only (model.activation).", hint=HINT)
+            return name
+        raise UsageError(
+            f"llama.cpp's {name} computes the tanh form of GELU only, and this model was trained with "
+            f"model.activation={config.activation}.",
+            hint=f"{HINT} To export GGUF, train with model.activation=gelu_tanh.",
+        )
     unscaled = isinstance(config, qwen.Config) and isinstance(config.rotary_scaling, qwen.UnscaledRotary)
     if unscaled and not (config.qk_norm and config.qkv_bias):
         return "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
@@ -30,9 +40,9 @@ def architecture_name(config: Any) -> str:
     )
 
 
-def sizes(config: Config) -> dict[str, int | float]:
+def sizes(config: Config) -> dict[str, bool | int | float]:
     """Return the sizes in the header, by their keys without the architecture."""
-    values: dict[str, int | float] = {
+    values: dict[str, bool | int | float] = {
         "context_length": config.context_length,
         "embedding_length": config.dim,
         "block_count": config.layers,
@@ -41,6 +51,14 @@ def sizes(config: Config) -> dict[str, int | float]:
     }
     if isinstance(config, gpt2.Config):
         return {**values, "attention.layer_norm_epsilon": LAYER_NORM_EPSILON}
+    if isinstance(config, gpt_neox.Config):
+        return {
+            **values,
+            "use_parallel_residual": True,
+            "rope.dimension_count": config.rotary_dims,
+            "rope.freq_base": config.rotary_base,
+            "attention.layer_norm_epsilon": config.norm_eps,
+        }
     head_dim = config.head_dim if isinstance(config, qwen.Config) else config.dim // config.heads
     return {
         **values,
@@ -76,6 +94,8 @@ def to_config(name: str, values: Mapping[str, Any], vocab_size: int, *, tied: bo
             f"Cannot import a GGUF file with rope.scaling.type = {str(scaling)[:40]}.",
             hint="Import the Hugging Face folder of the model instead.",
         )
+    if name == "gptneox":
+        return _to_gpt_neox(values, common)
     head_dim = int(values.get(f"{name}.attention.key_length", common["dim"] // max(common["heads"], 1)))
     common |= {
         "kv_heads": int(values.get(f"{name}.attention.head_count_kv", common["heads"])),
@@ -85,6 +105,29 @@ def to_config(name: str, values: Mapping[str, Any], vocab_size: int, *, tied: bo
     if name == "llama" and head_dim * common["heads"] == common["dim"]:
         return llama.Config(**common)
     return qwen.Config(**common, head_dim=head_dim, qkv_bias=name == "qwen2", qk_norm=name == "qwen3")
+
+
+def _to_gpt_neox(values: Mapping[str, Any], common: Mapping[str, Any]) -> gpt_neox.Config:
+    parallel = values.get("gptneox.use_parallel_residual")
+    if parallel is not True:
+        raise UsageError(
+            f"Cannot import a GGUF file with gptneox.use_parallel_residual = {str(parallel)[:40]}.",
+            hint="The family gpt_neox computes attention and MLP from the same input.",
+        )
+    rotated, head_dim = _integer(values, "gptneox", "rope.dimension_count"), common["dim"] // max(common["heads"], 1)
+    return gpt_neox.Config(
+        **common,
+        activation="gelu_tanh",
+        rotary_fraction=rotary_fraction(rotated, max(head_dim, 1)),
+        rotary_base=float(values.get("gptneox.rope.freq_base", 10_000.0)),
+        norm_eps=_rounded(float(values.get("gptneox.attention.layer_norm_epsilon", 1e-5))),
+    )
+
+
+def rotary_fraction(rotated: int, head_dim: int) -> float:
+    """Return the share of a head of which ``int(head_dim * share)`` dimensions are rotated: exactly ``rotated``."""
+    share = rotated / head_dim
+    return share if int(head_dim * share) == rotated else math.nextafter(share, 2.0)
 
 
 def _rounded(value: float) -> float:
@@ -102,26 +145,45 @@ def _integer(values: Mapping[str, Any], name: str, key: str) -> int:
 def rows(config: Config) -> list[TensorRow]:
     """Return names and layouts of the tensors. The architecture ``llama`` rotates neighboring dimensions of a head."""
     architecture = architecture_name(config)
-    norm_bias = isinstance(config, gpt2.Config)
-    table = [
-        row("token_embd.weight", "embedding.weight"),
-        *linear_rows("output_norm", "norm", bias=norm_bias),
-    ]
-    table += [row("position_embd.weight", "positions.weight")] if norm_bias else []
+    biases = isinstance(config, gpt2.Config | gpt_neox.Config)
+    table = [row(EMBEDDING, "embedding.weight"), *linear_rows("output_norm", "norm", bias=biases)]
+    table += [row("position_embd.weight", "positions.weight")] if isinstance(config, gpt2.Config) else []
     for layer in range(config.layers):
         theirs, ours = f"blk.{layer}", f"blocks.{layer}"
-        table += linear_rows(f"{theirs}.attn_norm", f"{ours}.attention_norm", bias=norm_bias)
-        table += linear_rows(f"{theirs}.ffn_norm", f"{ours}.feed_forward_norm", bias=norm_bias)
-        if isinstance(config, gpt2.Config):
+        table += linear_rows(f"{theirs}.attn_norm", f"{ours}.attention_norm", bias=biases)
+        table += linear_rows(f"{theirs}.ffn_norm", f"{ours}.feed_forward_norm", bias=biases)
+        if isinstance(config, gpt2.Config | gpt_neox.Config):
             heads = [f"{ours}.attention.{name}" for name in ("query", "key", "value")]
             table += linear_rows(f"{theirs}.attn_qkv", *heads, bias=True)
         else:
             table += _attention_rows(config, architecture, theirs, ours)
             table += linear_rows(f"{theirs}.ffn_gate", f"{ours}.feed_forward.gate")
-        table += linear_rows(f"{theirs}.attn_output", f"{ours}.attention.output", bias=norm_bias)
-        table += linear_rows(f"{theirs}.ffn_up", f"{ours}.feed_forward.up", bias=norm_bias)
-        table += linear_rows(f"{theirs}.ffn_down", f"{ours}.feed_forward.down", bias=norm_bias)
-    return table if config.tie_embeddings else [*table, row("output.weight", "head.weight")]
+        table += linear_rows(f"{theirs}.attn_output", f"{ours}.attention.output", bias=biases)
+        table += linear_rows(f"{theirs}.ffn_up", f"{ours}.feed_forward.up", bias=biases)
+        table += linear_rows(f"{theirs}.ffn_down", f"{ours}.feed_forward.down", bias=biases)
+    return table if config.tie_embeddings else [*table, row(HEAD, "head.weight")]
+
+
+def to_tensors(config: Config, weights: Weights) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors of a file. llama.cpp's ``gptneox`` has no tied head: then the head is written as well."""
+    tensors = pack(rows(config), weights)
+    if isinstance(config, gpt_neox.Config) and config.tie_embeddings:
+        tensors[HEAD] = tensors[EMBEDDING]
+    return tensors
+
+
+def is_tied(name: str, tensors: Weights) -> bool:
+    """Return whether the head is the embedding: it has no tensor or, where it must have one, the same values."""
+    if HEAD not in tensors or EMBEDDING not in tensors:
+        return HEAD not in tensors
+    return name == "gptneox" and np.array_equal(tensors[HEAD], tensors[EMBEDDING])
+
+
+def to_weights(config: Config, tensors: Weights, where: str) -> dict[str, NDArray[np.float32]]:
+    """Return the weights of the parameter table. Raises CheckpointError or NumericsError, see ``unpack``."""
+    if isinstance(config, gpt_neox.Config) and config.tie_embeddings:
+        tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
+    return unpack(rows(config), tensors, config.parameters(), where=where, ignored=IGNORED)
 
 
 def _attention_rows(config: llama.Config | qwen.Config, architecture: str, theirs: str, ours: str) -> list[TensorRow]:

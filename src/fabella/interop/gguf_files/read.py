@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.errors import CheckpointError
-from fabella.interop.gguf_files.layout import IGNORED, rows, to_config
+from fabella.interop.gguf_files.layout import EMBEDDING, is_tied, to_config, to_weights
 from fabella.interop.gguf_files.vocab import KEY, read_vocab
 from fabella.interop.imported_model import ImportedModel
-from fabella.interop.tensor_map import unpack
 from fabella.storage import escaped, storage_errors
 from fabella.storage.messages import escaped_path
 
@@ -47,15 +46,13 @@ def read_gguf(path: Path) -> ImportedModel:
         raise _damaged(where, error) from None
     name = str(values.get("general.architecture", ""))
     tokens = values.get(f"{KEY}tokens")
-    embedding = tensors.get("token_embd.weight")
+    embedding = tensors.get(EMBEDDING)
     vocab_size = len(embedding) if embedding is not None and embedding.ndim == 2 else len(tokens or ())
-    config = to_config(name, values, vocab_size, tied="output.weight" not in tensors)
-    table = config.parameters()
-    weights = unpack(rows(config), tensors, table, where=where, ignored=IGNORED)
+    config = to_config(name, values, vocab_size, tied=is_tied(name, tensors))
     return ImportedModel(
         source=f"GGUF file, architecture {name}",
         config=config,
-        weights=weights,
+        weights=to_weights(config, tensors, where),
         tokenizer=read_vocab(values, where),
         tokenizer_source=str(path),
     )

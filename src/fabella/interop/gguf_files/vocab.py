@@ -28,7 +28,8 @@ SPLITS = {
     "llama-bpe": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{WORDS}|\p{{N}}{{1,3}}|{OTHERS}",
 }
 """Patterns of the pretokenizers that llama.cpp knows by these names (its src/llama-vocab.cpp)."""
-LIKE_GPT2 = ("gpt-2", "default", "")
+LIKE_GPT2 = ("gpt-2", "mpt", "olmo", "jais", "default", "")
+"""Pretokenizers with the pattern of GPT-2; that of GPT-NeoX is called olmo."""
 DIGITS_FIRST = ("smollm", "codeshell", "starcoder")
 """Pretokenizers that split digits, then as GPT-2."""
 
