@@ -5,12 +5,14 @@ exported tokenizer puts this id first (BOS), and a model generates the same text
 """
 
 import json
+import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
 from fabella.config.data import SentencePiece
@@ -20,7 +22,7 @@ from fabella.tokenizers.bpe import END_OF_TEXT
 from fabella.tokenizers.bytes import EOS_ID
 from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
-from fabella.tokenizers.vocab_bytes import LETTERS, SPACE_MARK
+from fabella.tokenizers.vocab_bytes import BYTE_PIECE, LETTERS, SPACE_MARK
 
 UNIGRAM, BPE = 1, 2
 """Values of ``model_type`` in a SentencePiece model."""
@@ -31,6 +33,9 @@ def tokenizer_json(tokenizer: Tokenizer) -> Library:
     files = saved_files(tokenizer)
     if metadata.JSON_FILE in files:
         library: Library = Library.from_str(files[metadata.JSON_FILE].decode())
+        decoder = json.loads(files[metadata.JSON_FILE]).get("decoder") or {}
+        if decoder.get("type") == "WordPiece":  # without "cleanup", which removes spaces before signs
+            library.decoder = decoders.WordPiece(decoder.get("prefix", "##"), cleanup=False)
     elif metadata.MODEL_FILE in files:
         own = tokenizer.kind == SentencePiece().kind
         library = _from_sentencepiece(files[metadata.MODEL_FILE], tokenizer.eos_id, own=own)
@@ -43,6 +48,15 @@ def tokenizer_json(tokenizer: Tokenizer) -> Library:
         single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, first)]
     )
     return library
+
+
+def is_same_text(expected: str, decoded: str) -> bool:
+    """Return whether a decoded text is what Fabella decodes, but for a space before its first or after its last word.
+
+    Fabella decodes a text as the continuation of another one. Decoders of the library take it as a whole and remove
+    this space, for example that of WordPiece.
+    """
+    return decoded in (expected, expected.removeprefix(" "), expected.removesuffix(" "))
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path, context_length: int) -> None:
@@ -121,6 +135,9 @@ def _from_sentencepiece(model: bytes, eos_id: int, *, own: bool) -> Library:
     elif settings["model_type"] == UNIGRAM:
         entries = list(zip(tokens, scores, strict=True))
         library = Library(models.Unigram(entries, unk_id=unknown, byte_fallback=bool(settings["byte_fallback"])))
+        no_text = [token for token, plain in zip(tokens, normal, strict=True) if not plain]
+        if pattern := cut_pattern(no_text, [token for token, plain in zip(tokens, normal, strict=True) if plain]):
+            library.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     else:
         raise TokenizerError(
             "This SentencePiece model is neither BPE nor unigram; tokenizer.json has no such model.",
@@ -139,6 +156,24 @@ def _from_sentencepiece(model: bytes, eos_id: int, *, own: bool) -> Library:
     special = [tokens[n] for n in range(len(tokens)) if processor.is_control(n) or n in (unknown, eos_id)]
     library.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return library
+
+
+def cut_pattern(special: Sequence[str], pieces: Sequence[str]) -> str:
+    """Return a pattern that cuts a text within ``special`` tokens that it spells, where no piece crosses the cut.
+
+    The unigram model of the library takes the text ``</s>`` for the token; SentencePiece reads it as text.
+    """
+    neighbors = {piece[middle - 1 : middle + 1] for piece in pieces for middle in range(1, len(piece))}
+    patterns: dict[str, None] = {}
+    for token in special:
+        middle = next((m for m in range(1, len(token)) if token[m - 1 : m + 1] not in neighbors), 0)
+        if not middle:
+            continue
+        if BYTE_PIECE.fullmatch(token) and middle <= 3:  # one pattern for all bytes
+            patterns[f"(?<={'<0x'[:middle]})(?={'<0x'[middle:]}[0-9A-F]{{2}}>)"] = None
+        else:
+            patterns[f"(?<={re.escape(token[:middle])})(?={re.escape(token[middle:])})"] = None
+    return "|".join(patterns)
 
 
 def sentencepiece_of(tokenizer: Tokenizer) -> list[tuple[bytes, float]] | None:
