@@ -171,6 +171,15 @@ def test_an_unsure_encoding_is_a_hint_with_what_it_reads_as() -> None:
     assert "café noir': --encoding cp1252" in message
 
 
+def test_two_likely_encodings_are_named_with_what_each_reads_as_and_how_to_choose() -> None:
+    notes = ReadReport()
+    read(["Le café noir est là.\n".encode("latin-1")], notes)
+    assert list(notes.messages()) == [
+        "stories.txt is not UTF-8. It may be cp1252, where it reads 'Le café noir est là.': --encoding cp1252, "
+        "or cp1250, where it reads 'Le café noir est lŕ.': --encoding cp1250."
+    ]
+
+
 @pytest.mark.parametrize("encoding", ["cp1251", "koi8-r", "utf-16", "utf-32", "utf-8-sig", "gb18030", "utf-7"])
 @pytest.mark.parametrize("size", [1, 10_000])
 def test_a_given_encoding_is_used_without_detection(encoding: str, size: int) -> None:

@@ -14,7 +14,7 @@ from fabella.errors import TextError
 from fabella.storage import escaped
 from fabella.text.compression import read_blocks
 from fabella.text.decode_policy import ReadOptions, plain_line_ends
-from fabella.text.decoding.detect_encoding import detect_encoding, odd_places
+from fabella.text.decoding.detect_encoding import DetectedEncoding, detect_encoding, odd_places
 from fabella.text.decoding.encoding_names import AUTO, canonical_name
 from fabella.text.read_report import ReadReport
 
@@ -117,11 +117,15 @@ def _from_detected(blocks: Iterator[bytes], name: str, notes: ReadReport) -> Ite
             yield from _transcoded(rest, found.name)
         else:
             if not found.rare:
-                reading = (
-                    f"It may be {found.name}, where it reads {escaped(found.excerpt)!r}: --encoding {found.name}. "
+                other = found.runner_up
+                notes.encoding_hints[name] = (
+                    f"It may be {_reading(found)}" + (f", or {_reading(other)}" if other else "") + ". "
                 )
-                notes.encoding_hints[name] = reading
             yield from rest
+
+
+def _reading(found: DetectedEncoding) -> str:
+    return f"{found.name}, where it reads {escaped(found.excerpt)!r}: --encoding {found.name}"
 
 
 def _is_foreign(block: bytes) -> bool:

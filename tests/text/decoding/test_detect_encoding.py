@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fabella.text.decoding.detect_encoding import detect_encoding
+from fabella.text.decoding.detect_encoding import detect_encoding, odd_places
 from tests.text.languages import LANGUAGES, encoded
 
 CASES = [(language, encoding) for language, (encodings, _) in LANGUAGES.items() for encoding in encodings]
@@ -53,3 +53,37 @@ def test_one_byte_is_too_little_to_be_sure() -> None:
     assert found is not None
     assert (found.name, found.sure) == ("cp1252", False)
     assert "café noir" in found.excerpt
+
+
+SHORT = {
+    "latin-1": ("Le café noir est là.\n", "cp1252", "cp1250", "est lŕ"),
+    "cp1252": ("It\u2019s late — “run”\n", "cp1252", "", ""),
+    "cp1251": ("Лиса\n", "cp1251", "tis-620", "ห่๑เ"),
+    "shift_jis": ("むかし\n", "cp932", "", ""),
+}
+"""Encoding → a short text, the likely encoding, the runner-up and what it reads as."""
+
+
+@pytest.mark.parametrize("encoding", SHORT)
+def test_an_unsure_encoding_of_a_short_text_has_a_runner_up_if_another_reads_as_text(encoding: str) -> None:
+    text, likely, other, reading = SHORT[encoding]
+    found = detect_encoding(text.encode(encoding))
+    assert found is not None
+    assert (found.name, found.sure, found.excerpt) == (likely, False, text.strip()[:40])
+    assert bool(found.runner_up) == bool(other)
+    if found.runner_up:
+        assert found.runner_up.name == other
+        assert reading in found.runner_up.excerpt
+
+
+def test_a_sure_encoding_has_no_runner_up() -> None:
+    found = detect_encoding("Жила была лиса.\n".encode("cp1251"))
+    assert found is not None
+    assert found.sure
+    assert found.runner_up is None
+
+
+def test_a_mark_of_another_script_does_not_stand_on_a_latin_letter() -> None:
+    assert odd_places("caf้") is None
+    assert odd_places("cafe\u0301") == 0
+    assert odd_places("ภาษาไทย") == 0

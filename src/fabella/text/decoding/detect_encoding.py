@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import chardet
 
-from fabella.text.decoding.encoding_names import canonical_name
+from fabella.text.decoding.encoding_names import canonical_name, usual_names
 
 SAMPLE_BYTES = 2**14
 """Bytes inspected at most, of lines with bytes beyond ASCII: enough for every model, and quick for many files."""
@@ -36,7 +36,7 @@ ONE_SCRIPT = 0.97
 MAX_ACCENTED = 0.5
 """Share of accented letters among all Latin ones, 0 to 1; Vietnamese, which has the most, has a third."""
 RARE = re.compile(
-    r"(?:mac|cp(?:037|273|4\d\d|500|7\d\d|8[56]\d|102\d|11\d\d)|hp_roman|kz1048|ptcp|johab|iso8859-1[0146])"
+    r"(?:mac|cp(?:037|273|4\d\d|500|7\d\d|8[56]\d|102\d|11\d\d)|hp_roman|koi8-t|kz1048|ptcp|johab|iso8859-1[0146])"
 )
 """Encodings of old systems, which lose to a usual one that reads as well."""
 SUPERSETS = (
@@ -68,6 +68,8 @@ class DetectedEncoding:
     """Whether there is enough text, and no other encoding reads as well"""
     excerpt: str
     """What a part of the bytes reads as, on one line"""
+    runner_up: "DetectedEncoding | None" = None
+    """The next likely encoding under which the bytes read as other text; None for a sure encoding, or without one"""
 
     @property
     def rare(self) -> bool:
@@ -106,10 +108,18 @@ def detect_encoding(raw: bytes) -> DetectedEncoding | None:
     beyond = sum(not character.isascii() for character in best.text)
     certain = best.confidence >= MIN_CONFIDENCE or _is_unrivaled(best, candidates)
     sure = certain and beyond >= MIN_CHARACTERS and not rivals
-    # The text that follows may have quotation marks, which only the encodings of Windows have.
-    equal = [candidate.name for candidate in candidates if candidate.text == best.text]
-    name = next((wide for wide in SUPERSETS if wide in equal), best.name)
-    return DetectedEncoding(name, sure, _excerpt(best.text))
+    if sure:
+        return DetectedEncoding(_widest(best, candidates), sure, _excerpt(best.text))
+    different = [c for c in candidates if c.text != best.text and c.rare <= best.rare]
+    second = max(different, key=lambda c: (c in rivals, c.name in usual_names(), c.confidence), default=None)
+    runner_up = DetectedEncoding(_widest(second, candidates), False, _excerpt(second.text)) if second else None
+    return DetectedEncoding(_widest(best, candidates), sure, _excerpt(best.text), runner_up)
+
+
+def _widest(chosen: _Candidate, candidates: list[_Candidate]) -> str:
+    """Return the encoding with the most characters that reads the same: quotation marks of Windows may follow."""
+    equal = [candidate.name for candidate in candidates if candidate.text == chosen.text]
+    return next((name for name in (*SUPERSETS, *usual_names()) if name in equal), chosen.name)
 
 
 def _is_unrivaled(best: _Candidate, candidates: list[_Candidate]) -> bool:
@@ -168,6 +178,8 @@ def odd_places(text: str) -> int | None:
         return None
     # A capital after a small letter, where one of them is beyond ASCII.
     odd = len(re.findall("(?=lU|aU|lA)", classes))
+    # A mark of another script, such as a vowel of Thai, on a letter that has capitals.
+    odd += len(re.findall("(?<=[aAlU])v", classes))
     # A sign or a quotation mark between two letters, or a sign that touches a letter.
     odd += len(re.findall("(?<=[aAlU])[qs](?=[aAlU])|(?<=[al])s|s(?=[al])", classes))
     if script not in ("LATIN", "EAST ASIAN", ""):
@@ -188,8 +200,8 @@ def _main_script(letters: Counter[str]) -> tuple[str, float]:
 
 
 class _CharacterClasses(dict[int, str]):
-    """Code point → class: a A small and capital ASCII, l U beyond it, o letters without case, m marks,
-    q punctuation, s signs, x none of text."""
+    """Code point → class: a A small and capital ASCII, l U beyond it, o letters without case, m accents,
+    v marks of other scripts than Latin, q punctuation, s signs, x none of text."""
 
     def __missing__(self, code: int) -> str:
         self[code] = result = _class_of(chr(code))
@@ -213,8 +225,10 @@ def _class_of(character: str) -> str:
         return "'"
     if character.isdecimal():
         return "."
+    if category.startswith("M"):
+        return "m" if unicodedata.name(character, "").startswith("COMBINING") else "v"
     by_category = {"Ll": "l", "Lu": "U", "Lt": "U", "Lo": "o", "Lm": "o", "Zs": " "}
-    return by_category.get(category) or {"M": "m", "P": "q", "N": "s", "S": "s"}.get(category[0], " ")
+    return by_category.get(category) or {"P": "q", "N": "s", "S": "s"}.get(category[0], " ")
 
 
 def _excerpt(text: str) -> str:

@@ -28,6 +28,12 @@ def canonical_name(name: str) -> str:
     return "" if info.name.replace("-", "_") in NO_TEXT else info.name
 
 
+@cache
+def usual_names() -> tuple[str, ...]:
+    """Return the usual encodings as Python spells them."""
+    return tuple(map(canonical_name, USUAL))
+
+
 def require_encoding(name: str) -> str:
     """Return ``auto``, or the name of an encoding as Python spells it. Raises TextError for an unknown one."""
     if name.strip().lower() == AUTO:
