@@ -93,6 +93,46 @@ def test_separator_and_column_are_options(tmp_path: Path, capsys: pytest.Capture
     assert "has no column 'titel'. Did you mean 'title'?" in capsys.readouterr().err
 
 
+ENCODED = {
+    "latin-1": ("Le café noir est là.\n", "It may be cp1252, where it reads", "or cp1250, where it reads"),
+    "cp1252": ("It\u2019s late — “run”\n", "It may be cp1252, where it reads", ""),
+    "cp1251": ("Лиса\n", "It may be cp1251, where it reads 'Лиса'", "or tis-620, where it reads"),
+    "shift_jis": ("むかし\n", "It may be cp932, where it reads 'むかし'", ""),
+}
+"""Encoding → a short text, what is said about its encoding, and about the runner-up."""
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_an_uncertain_encoding_is_shown_with_the_runner_up_and_chosen_by_the_option(
+    encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, likely, other = ENCODED[encoding]
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(encoding))
+    assert main.run(["check-data", str(path)]) == 0
+    printed = capsys.readouterr().err
+    assert f"{path} is not UTF-8. {likely}" in printed
+    assert (other in printed) if other else (", or " not in printed)
+    assert main.run(["check-data", str(path), "--encoding", encoding, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["damage"]["replacement_characters"] == result["reading"]["damaged"] == 0
+
+
+@pytest.mark.fault("I7", cases=1)
+def test_a_call_of_a_tool_that_the_chat_template_leaves_out_is_reported_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = [{"role": "user", "content": "How warm is it?"}, {"role": "assistant", "content": "It is warm."}]
+    call = [chat[0], {**chat[1], "tool_calls": [{"function": {"name": "weather", "arguments": "{}"}}]}]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in (chat, call, chat)))
+    assert main.run(["check-data", str(path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["reading"]["documents"], result["reading"]["bad_lines"]) == (2, 1)
+    reason = "the chat template 'plain' does not write the tool_calls of message 2 (role assistant)."
+    assert any(note.startswith(f"for example {path}, line 2: {reason}") for note in result["notes"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -1,12 +1,13 @@
 """Conversations, instructions, nested columns and templates become text, and what is left out is reported."""
 
+import json
 from typing import Any
 
 import pytest
 
 from fabella.errors import TextError
-from fabella.text.chat.marks import parse
-from fabella.text.chat.template import ChatTemplate, ConversationWriter, marked_writer
+from fabella.text.chat.marks import parse, plain_text
+from fabella.text.chat.template import ChatTemplate, ConversationWriter, marked_writer, named
 from fabella.text.tables.conversation import conversation
 from fabella.text.tables.text_column import NoTextError, find_text
 
@@ -109,3 +110,75 @@ def test_a_conversation_that_the_template_refuses_is_a_bad_row() -> None:
     find = find_text("auto", [OPENAI], "a.jsonl", ConversationWriter(template))
     with pytest.raises(NoTextError, match=r"the chat template refuses it: Only users speak\."):
         find.text(OPENAI)
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo <|end|>"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of a city"}}]
+TOOL_CHAT = [
+    {"role": "user", "content": "How warm is it?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "9 degrees"},
+    {"role": "assistant", "content": "It is 9 degrees."},
+]
+WRITES_TOOLS = (
+    "{% for tool in tools or [] %}[{{ tool.function.name }}: {{ tool.function.description }}] {% endfor %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}{% for call in message.tool_calls or [] %}"
+    "{{ call.function.name }}({{ call.function.arguments | tojson }}){% endfor %}<|end|>{% endfor %}"
+)
+WITHOUT_TOOLS = "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"
+WITHOUT_RESULTS = (
+    "{% for message in messages %}{% if message.role != 'tool' %}{{ message.content }}{{ message.tool_calls }}"
+    "{% endif %}{% endfor %}{{ tools }}"
+)
+
+
+def foreign(source: str) -> ConversationWriter:
+    """Return a writer with a template from elsewhere."""
+    return ConversationWriter(ChatTemplate("foreign", source, ("<|end|>",)), marks=True)
+
+
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS)], ids=["list", "JSON"])
+def test_tools_and_their_calls_are_written_by_a_template_that_has_them(tools: Any) -> None:
+    row = {"messages": TOOL_CHAT, "tools": tools}
+    found = find_text("auto", [row], "a.jsonl", foreign(WRITES_TOOLS))
+    text = found.text(row)
+    assert isinstance(text, str)
+    assert found.columns == ("messages", "tools")
+    assert plain_text(text) == (
+        "[weather: of a city] user: How warm is it?<|end|>"
+        'assistant: weather({"city": "Oslo <|end|>"})<|end|>tool: 9 degrees<|end|>assistant: It is 9 degrees.<|end|>'
+    )
+    assert [piece.text for piece in parse(text) if piece.kind == "special"] == ["<|end|>"] * 4
+
+
+@pytest.mark.fault("I7", cases=6)
+@pytest.mark.parametrize(
+    ("source", "tools", "messages", "left_out"),
+    [
+        (WITHOUT_TOOLS, TOOLS, TOOL_CHAT, "the tools"),
+        (WITHOUT_TOOLS, [], TOOL_CHAT, r"the tool_calls of message 2 \(role assistant\)"),
+        (WITHOUT_TOOLS, None, [{**OPENAI["messages"][1], "function_call": CALL}], r"the function_call of message 1"),
+        (WITHOUT_RESULTS, TOOLS, TOOL_CHAT, r"message 3 \(role tool\)"),
+        (named("chatml").source, [], TOOL_CHAT, r"the tool_calls of message 2 \(role assistant\)"),
+        (named("plain").source, TOOLS, OPENAI["messages"], "the tools"),
+    ],
+)
+def test_what_a_template_leaves_out_of_a_conversation_with_tools_is_refused(
+    source: str, tools: Any, messages: list[dict[str, Any]], left_out: str
+) -> None:
+    row = {"messages": messages, "tools": tools}
+    find = find_text("messages", [row], "a.jsonl", foreign(source))
+    with pytest.raises(NoTextError, match=f"'foreign' does not write {left_out}.*--chat-template PATH"):
+        find.text(row)
+
+
+@pytest.mark.fault("I7", cases=3)
+def test_tools_that_are_no_list_and_parts_that_are_no_text_are_refused() -> None:
+    for tools in ("weather", {"name": "weather"}):
+        row = {"messages": TOOL_CHAT, "tools": tools}
+        with pytest.raises(NoTextError, match="'tools' is not a list"):
+            find_text("messages", [row], "a.jsonl", foreign(WRITES_TOOLS)).text(row)
+    picture = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image_url", "url": "a"}]}
+    row = {"messages": [picture, OPENAI["messages"][1]]}
+    with pytest.raises(NoTextError, match="message 1 has a part of type 'image_url'; only text is read"):
+        find_text("messages", [row], "a.jsonl").text(row)

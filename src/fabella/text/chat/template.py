@@ -5,7 +5,7 @@ the template itself writes them: in a message, ``<|im_end|>`` is plain text.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -37,11 +37,22 @@ DEFAULT_NAME = "plain"
 GENERATION = re.compile(r"\{%-?\s*generation\b")
 
 
+USUAL_ROLES = ("system", "user", "assistant")
+TOOL_FIELDS = ("tool_calls", "function_call", "tools", "functions")
+"""Entries of a message that are text for the model."""
+
+
 class Message(NamedTuple):
     """One message of a conversation; ``role`` is user, assistant, system or another one as it is."""
 
     role: str
     content: str
+    fields: tuple[tuple[str, Any], ...] = ()
+    """Other entries that a template may write, by name: ``tool_calls`` …"""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the message as a template reads it."""
+        return {"role": self.role, "content": self.content, **dict(self.fields)}
 
 
 class RefusedConversationError(ValueError):
@@ -65,27 +76,64 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         beginning: str = "",
         mark_answer: bool = True,
+        tools: Sequence[Any] = (),
     ) -> str:
         """Return a conversation as text with marks (``text.chat.marks``), also around its answers if ``mark_answer``.
 
-        ``beginning``: that of the answer that the generation prompt asks for. Raises RefusedConversationError if the
-        template refuses the messages, TextError if the template cannot be used.
+        ``beginning``: that of the answer that the generation prompt asks for. ``tools``: descriptions of functions, as
+        in OpenAI's API. Raises RefusedConversationError if the template refuses the messages, TextError if the template
+        cannot be used.
         """
-        protected = [Message(self._protect(message.role), self._protect(message.content)) for message in messages]
-        text = self._render(protected, add_generation_prompt=add_generation_prompt)
+        protected, tools = self._protected(messages, tools)
+        text = self._render(protected, tools, add_generation_prompt=add_generation_prompt)
         if mark_answer and not GENERATION.search(self.source):
-            text = self._mark_answer_spans(protected, text)
+            text = self._mark_answer_spans(protected, tools, text)
         return self._with_special_tokens(text + self._protect(beginning))
 
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def require_written(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> None:
+        """Raise RefusedConversationError if the template leaves out tools, calls of them, or messages of other roles.
+
+        Each is tried: the conversation without it must be another text, or none that the template accepts.
+        """
+        others = list(_without_each(messages, tools))
+        text = self._render_or_none(messages, tools) if others else None
+        for what, fewer, fewer_tools in others:
+            if text is not None and self._render_or_none(fewer, fewer_tools) == text:
+                raise RefusedConversationError(
+                    f"the chat template {self.name!r} does not write {what}. Use one that does: --chat-template PATH."
+                )
+
+    def _render_or_none(self, messages: Sequence[Message], tools: Sequence[Any]) -> str | None:
+        try:
+            return self._render(*self._protected(messages, tools), add_generation_prompt=False)
+        except RefusedConversationError:
+            return None
+
+    def _protected(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[list[Message], list[Any]]:
+        """Return messages and tools in which no text is a mark or a special token."""
+        try:
+            return [
+                Message(
+                    self._protect(message.role),
+                    self._protect(message.content),
+                    tuple((name, self._protect_all(value)) for name, value in message.fields),
+                )
+                for message in messages
+            ], self._protect_all(list(tools))
+        except RecursionError:
+            raise RefusedConversationError("the chat template fails: it is nested too deeply.") from None
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[Any], *, add_generation_prompt: bool) -> str:
+        fields = [message.fields for message in messages if message.fields]
+        size = sum(len(message.content) for message in messages) + (len(f"{fields}{tools}") if fields or tools else 0)
         values: dict[str, Any] = {
-            "messages": [message._asdict() for message in messages],
+            "messages": [message.as_json() for message in messages],
             "add_generation_prompt": add_generation_prompt,
             "bos_token": BOS,
             "eos_token": EOS,
-            "tools": None,
+            "tools": tools or None,
             "documents": None,
-            BUDGET_VARIABLE: Budget(sum(len(message.content) for message in messages)),
+            BUDGET_VARIABLE: Budget(size),
         }
         try:
             return self._compiled.render(values)
@@ -114,22 +162,22 @@ class ChatTemplate:
             hint=f"Use one of {', '.join(names())}: data.chat_template=NAME (prepare: --chat-template NAME).",
         )
 
-    def _mark_answer_spans(self, messages: Sequence[Message], text: str) -> str:
+    def _mark_answer_spans(self, messages: Sequence[Message], tools: Sequence[Any], text: str) -> str:
         """Mark what each assistant's message adds to the text, after what asks the model for an answer."""
         result, end = "", 0
         for number, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            start, stop = self._span(messages, number, text)
+            start, stop = self._span(messages, tools, number, text)
             result += f"{text[end:start]}{ANSWER_START}{text[start:stop]}{ANSWER_END}"
             end = stop
         return result + text[end:]
 
-    def _span(self, messages: Sequence[Message], number: int, text: str) -> tuple[int, int]:
-        through = self._render(messages[: number + 1], add_generation_prompt=False)
-        before = self._render(messages[:number], add_generation_prompt=True) if number else ""
+    def _span(self, messages: Sequence[Message], tools: Sequence[Any], number: int, text: str) -> tuple[int, int]:
+        through = self._render(messages[: number + 1], tools, add_generation_prompt=False)
+        before = self._render(messages[:number], tools, add_generation_prompt=True) if number else ""
         if not through.startswith(before):
-            before = self._render(messages[:number], add_generation_prompt=False)
+            before = self._render(messages[:number], tools, add_generation_prompt=False)
         if not (text.startswith(through) and through.startswith(before)):
             raise RefusedConversationError(
                 "the chat template writes earlier messages differently when others follow, so its answers cannot be "
@@ -152,6 +200,14 @@ class ChatTemplate:
         text = escape_text(content)
         return self._special.sub(lambda found: found[0][0] + BREAK + found[0][1:], text) if self._special else text
 
+    def _protect_all(self, value: Any) -> Any:
+        """Return a value of JSON with all its strings protected."""
+        if isinstance(value, str):
+            return self._protect(value)
+        if isinstance(value, Mapping):
+            return {self._protect_all(key): self._protect_all(inner) for key, inner in value.items()}
+        return [self._protect_all(inner) for inner in value] if isinstance(value, list | tuple) else value
+
     def _with_special_tokens(self, text: str) -> str:
         if not self._special:
             return text
@@ -170,9 +226,13 @@ class ConversationWriter:
     written: int = field(default=0, compare=False)
     """Conversations written so far"""
 
-    def write(self, messages: Sequence[Message]) -> str:
-        """Return a conversation as the text of a document. Raises RefusedConversationError."""
-        text = self.template.render(messages, mark_answer=self.mark_answer)
+    def write(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """Return a conversation as the text of a document. Raises RefusedConversationError.
+
+        What the template would leave out of tools, their calls and their results is refused, too.
+        """
+        self.template.require_written(messages, tools)
+        text = self.template.render(messages, mark_answer=self.mark_answer, tools=tools)
         self.written += 1
         return text if self.marks else plain_text(text)
 
@@ -200,6 +260,22 @@ def marked_writer(*, mark_answer: bool = False) -> ConversationWriter:
 def names() -> tuple[str, ...]:
     """Return the names of the built-in templates."""
     return tuple(sorted(path.stem for path in DIRECTORY.glob("*.yaml")))
+
+
+def _without_each(
+    messages: Sequence[Message], tools: Sequence[Any]
+) -> Iterator[tuple[str, Sequence[Message], Sequence[Any]]]:
+    """Yield what a template may leave out, and the conversation without it."""
+    if tools:
+        yield "the tools", messages, ()
+    for number, message in enumerate(messages):
+        where = f"message {number + 1} (role {message.role[:40]})"
+        before, after = messages[:number], messages[number + 1 :]
+        for name in (name for name, value in message.fields if name in TOOL_FIELDS and value):
+            rest = tuple(field for field in message.fields if field[0] != name)
+            yield f"the {name} of {where}", [*before, message._replace(fields=rest), *after], tools
+        if message.role not in USUAL_ROLES and message.content:
+            yield where, [*before, message._replace(content=f"{message.content}x"), *after], tools
 
 
 @cache

@@ -4,13 +4,17 @@ A conversation is a list of messages, in the form of OpenAI (``role``, ``content
 ``value``). Pairs of columns such as Alpaca's ``instruction``, ``input`` and ``output`` are conversations of one turn.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fabella.text.chat.template import Message
+from fabella.text.chat.template import TOOL_FIELDS, Message
 
 ROLE_KEYS = ("role", "from", "speaker", "author")
 CONTENT_KEYS = ("content", "value", "text", "message")
+READ_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS))
+TOOLS = "tools"
+"""Column with the descriptions of the tools of a conversation."""
 ROLES = {
     "human": "user", "prompter": "user", "instruction": "user", "question": "user",
     "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "ai": "assistant",
@@ -38,10 +42,33 @@ def conversation(value: object) -> list[Message]:
             return []
         role = next((str(item[key]) for key in ROLE_KEYS if isinstance(item.get(key), str)), None)
         content = next((text for key in CONTENT_KEYS if (text := _content(item.get(key))) is not None), None)
+        if content is None and any(item.get(key) for key in TOOL_FIELDS):
+            content = ""  # a call of a tool has no other content
         if role is None or content is None:
             return []
-        messages.append(Message(ROLES.get(role.lower(), role.lower()), content))
+        fields = tuple((str(key), entry) for key, entry in item.items() if key not in READ_KEYS and entry is not None)
+        messages.append(Message(ROLES.get(role.lower(), role.lower()), content, fields))
     return messages
+
+
+def part_without_text(value: Sequence[Any]) -> str:
+    """Return where a conversation has a part that is not text, such as an image; empty if there is none."""
+    for number, item in enumerate(value, 1):
+        parts = next((item[key] for key in CONTENT_KEYS if isinstance(item.get(key), list)), [])
+        for part in parts:
+            if not isinstance(part.get("text"), str):
+                return f"message {number} has a part of type {str(part.get('type'))[:40]!r}"
+    return ""
+
+
+def tools_of(value: object) -> list[Any] | None:
+    """Return the descriptions of tools in a cell, a list or its JSON; None for anything else, [] for an empty cell."""
+    if isinstance(value, str | bytes):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except (ValueError, RecursionError):
+            return None
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else None
 
 
 def _content(value: object) -> str | None:

@@ -7,6 +7,7 @@ messages                   a conversation, written with a chat template
 auto                       detected from the names of the columns and the first rows
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,15 @@ from typing import Any, TypeVar
 
 from fabella.errors import TextError, did_you_mean
 from fabella.text.chat.template import ConversationWriter, Message, RefusedConversationError, default_writer
-from fabella.text.tables.conversation import ANSWER_COLUMNS, conversation, messages_of_pair, pair_of
+from fabella.text.tables.conversation import (
+    ANSWER_COLUMNS,
+    TOOLS,
+    conversation,
+    messages_of_pair,
+    pair_of,
+    part_without_text,
+    tools_of,
+)
 
 LIKELY = ("text", "story", "content", "document", "body", "article", "completion", "sentence")
 """Usual names of text columns in lower case, the most likely first."""
@@ -100,7 +109,7 @@ def find_text(
     if wanted == "auto":
         return _detect(columns, rows, name, writer)
     if wanted in columns:
-        return TextColumn(wanted, (wanted,), lambda row: _as_text(_required(row, wanted), wanted, writer))
+        return _cell_of(wanted, wanted, columns, rows, writer)
     if fields := FIELD.findall(wanted):
         for field in fields:
             _require_column(field.partition(".")[0] if field not in columns else field, columns, name)
@@ -125,6 +134,21 @@ def find_text(
 def _require_column(wanted: str, columns: Sequence[str], name: str) -> None:
     if wanted not in columns:
         raise TextError(f"{name} has no column {wanted!r}.", hint=did_you_mean(wanted, columns))
+
+
+def _cell_of(
+    column: str, description: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], writer: ConversationWriter
+) -> TextColumn:
+    """Return the text of one column; with that of the tools, if the column has conversations."""
+    with_tools = column != TOOLS in columns and any(conversation(row.get(column)) for row in rows)
+
+    def text(row: Mapping[str, Any]) -> Cell:
+        tools = tools_of(row.get(TOOLS)) if with_tools else []
+        if tools is None:
+            raise NoTextError(f"{TOOLS!r} is not a list.")
+        return _as_text(_required(row, column), column, writer, tools)
+
+    return TextColumn(description, (column, TOOLS) if with_tools else (column,), text)
 
 
 def _required(row: Mapping[str, Any], column: str) -> Any:
@@ -195,14 +219,16 @@ def _paths(value: Any, prefix: str) -> Iterator[str]:
             yield from _paths(inner, prefix)
 
 
-def _as_text(value: Any, where: str, writer: ConversationWriter) -> Cell:
-    """Return a cell as text: a string, a conversation, or the lines of a list of strings."""
+def _as_text(value: Any, where: str, writer: ConversationWriter, tools: Sequence[Any] = ()) -> Cell:
+    """Return a cell as text: a string, a conversation with its tools, or the lines of a list of strings."""
     if value is None:
         return None
     if is_text(value):
         return writer.escaped(value)
     if messages := conversation(value):
-        return _written(messages, writer)
+        if other := part_without_text(value):
+            raise NoTextError(f"{other}; only text is read.")
+        return _written(messages, writer, tools)
     if isinstance(value, list | tuple) and all(is_text(item) for item in value):
         return _joined(list(value), where, writer)
     paths = sorted(set(_paths(value, where)))
@@ -210,9 +236,9 @@ def _as_text(value: Any, where: str, writer: ConversationWriter) -> Cell:
     raise NoTextError(f"{where!r} is a {type(value).__name__}, not text.{ways}")
 
 
-def _written(messages: Sequence[Message], writer: ConversationWriter) -> str:
+def _written(messages: Sequence[Message], writer: ConversationWriter, tools: Sequence[Any] = ()) -> str:
     try:
-        return writer.write(messages)
+        return writer.write(messages, tools)
     except RefusedConversationError as error:
         raise NoTextError(str(error)) from error
 
@@ -231,12 +257,8 @@ def _detect(
     if chats and max(chats.values()) > prose.get(named, 0):
         column = max(chats, key=lambda key: chats[key])
         others = tuple(other for other in prose if prose[other] >= WORTH_NAMING * chats[column])
-        return TextColumn(
-            f"{column}, a conversation written with the chat template {writer.template.name!r}",
-            (column,),
-            lambda row: _as_text(_required(row, column), column, writer),
-            others,
-        )
+        description = f"{column}, a conversation written with the chat template {writer.template.name!r}"
+        return dataclasses.replace(_cell_of(column, description, columns, rows, writer), left_out=others)
     pair = pair_of(columns)
     if pair and named.lower() not in LIKELY[:6] and any(messages_of_pair(row, pair) for row in rows):
         return TextColumn(
