@@ -3,8 +3,8 @@
     fabella train benchmarks/storyteller.yaml --out runs/storyteller
     python -m benchmarks.storyteller runs/storyteller
 
-The run keeps its config, tokenizer, metrics and the weights of its best checkpoint. The optimizer state is left out, so
-that it can be fine-tuned (``--init-from storyteller``) but not resumed.
+The run keeps its config, tokenizer, samples, a part of its metrics, and the weights of its best checkpoint. The
+optimizer state is left out, so that it can be fine-tuned (``--init-from storyteller``) but not resumed.
 """
 
 import argparse
@@ -13,11 +13,15 @@ import shutil
 from pathlib import Path
 
 from fabella.runs.checkpoint import MODEL, STATE
+from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import CONFIG, RunDir, step_name
 from fabella.storage import MANIFEST, atomic_write, dump_manifest, read_manifest
 
 TARGET = Path(__file__).parents[1] / "src" / "fabella" / "storyteller" / "run"
-COPIED = (CONFIG, MANIFEST, "metrics.jsonl", "samples.jsonl", "tokenizer")
+COPIED = (CONFIG, MANIFEST, "samples.jsonl", "tokenizer")
+METRICS = "metrics.jsonl"
+TRAIN_ROWS_EVERY = 100
+"""Steps between the rows of the training loss that are kept."""
 
 
 def include(run: Path, target: Path = TARGET) -> None:
@@ -32,6 +36,8 @@ def include(run: Path, target: Path = TARGET) -> None:
     for name in COPIED:
         copy = shutil.copytree if (run / name).is_dir() else shutil.copy
         copy(run / name, target / name)
+    rows = [row for row in read_rows(run / METRICS) if row["kind"] != "train" or row["step"] % TRAIN_ROWS_EVERY == 0]
+    (target / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for name in (MODEL, STATE):
         shutil.copy(run / checkpoint / name, target / checkpoint / name)
     manifest = read_manifest(run / checkpoint)

@@ -39,7 +39,13 @@ def test_it_knows_stories_better_than_other_text() -> None:
     story = "One day, a little girl named Lily went to the park with her mom. She saw a big dog and was very happy."
     other = "The committee approves amendments whenever quorum requirements under section four have been satisfied."
     scores = [generator.perplexity(text).bits_per_byte for text in (story, other)]
-    assert scores[0] < 1.2 < 2.0 < scores[1]
+    assert scores[0] < 0.9 < 2.0 < scores[1]
+
+
+def test_its_family_is_decoded_natively() -> None:
+    generator = fabella.load(NAME)
+    assert not [warning for warning in generator.warnings if generator.config.family in warning]
+    assert RunDir.open(run_or_included(Path(NAME))).run.model.family == "hybrid"
 
 
 def test_generate_takes_a_prompt_in_the_place_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:

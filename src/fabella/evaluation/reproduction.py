@@ -80,7 +80,7 @@ def published_presets() -> list[str]:
 
 
 def require_published(name: str) -> None:
-    """Raise UsageError for a preset without a published result, and for what is no preset."""
+    """Raise UsageError for a preset without a published result, and for any other name."""
     if name not in published_presets():
         raise UsageError(
             f"'{name}' is not a preset with a published result.", hint=f"Use one of {', '.join(published_presets())}."
