@@ -238,6 +238,14 @@ def test_a_directory_that_is_not_a_saved_step_is_rejected(data: TokenizedDataset
     RunDir.create(tmp_path / "run", tiny.run(), {})
     with pytest.raises(CheckpointError, match=r"is not a failed step\. Give RUN/failures/"):
         replay(tmp_path / "run" / "checkpoints" / "step-00000001")
+    with pytest.raises(
+        CheckpointError, match=r"run is not a failed step\. It has no failed steps\. Give RUN/failures/"
+    ):
+        replay(tmp_path / "run")
+    (tmp_path / "run" / "failures" / "step-00000007").mkdir(parents=True)
+    for path in (tmp_path / "run", tmp_path / "run" / "failures"):
+        with pytest.raises(CheckpointError, match=r"Replay it with: fabella replay-step .*run/failures/step-00000007$"):
+            replay(path)
 
 
 def test_the_command_prints_the_report(

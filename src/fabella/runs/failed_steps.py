@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from fabella.data.batches import Batch
 from fabella.engine.engine import State
@@ -17,7 +18,16 @@ from fabella.runs import checkpoint_validation
 from fabella.runs.checkpoint import MODEL, OPTIMIZER, STATE
 from fabella.runs.run_dir import FORMAT, RunDir, parse_step, step_name
 from fabella.runs.safetensors_io import dump_tensors, load_tensors
-from fabella.storage import MANIFEST, atomic_dir, escaped, read_manifest, read_verified, remove_dir, write_chunks
+from fabella.storage import (
+    MANIFEST,
+    atomic_dir,
+    escaped,
+    read_manifest,
+    read_verified,
+    recognize,
+    remove_dir,
+    write_chunks,
+)
 
 FAILURES, BATCH = "failures", "batch.safetensors"
 KEEP_LAST = 3
@@ -65,13 +75,22 @@ def save(run_dir: RunDir, failure: FailedStepRecord) -> Path:
     return target
 
 
+def require_failed_step(path: Path) -> None:
+    """Raise CheckpointError for any path but RUN/failures/step-…; the hint names those of a run."""
+    if parse_step(path.name) is not None and path.absolute().parent.name == FAILURES:
+        return
+    run = path.parent if path.name == FAILURES else path
+    steps = sorted(step for step in (run / FAILURES).glob("step-*") if parse_step(step.name) is not None)
+    given = quote(escaped(str(steps[-1]), 500)) if steps else f"RUN/{FAILURES}/{step_name(1234)}"
+    hint = f"Replay it with: fabella replay-step {given}" if steps else f"Give {given}."
+    none = " It has no failed steps." if not steps and recognize(run) else ""
+    raise CheckpointError(f"{escaped(str(path), 500)} is not a failed step.{none}", hint=hint)
+
+
 def read(path: Path, table: ParameterTable, spec: Mapping[str, Shape]) -> FailedStepRecord:
     """Return the record in ``path`` after checking every byte. Raises CheckpointError if it is invalid or damaged."""
-    step = parse_step(path.name)
-    if step is None or path.parent.name != FAILURES:
-        raise CheckpointError(
-            f"{escaped(str(path), 500)} is not a failed step.", hint=f"Give RUN/{FAILURES}/{step_name(1234)}."
-        )
+    require_failed_step(path)
+    step = int(path.name.removeprefix("step-"))
     manifest = read_manifest(path)
     values = checkpoint_validation.parse_state(
         read_verified(path, manifest, STATE), step=step, where=f"{path.name}/{STATE}"

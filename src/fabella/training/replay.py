@@ -42,6 +42,7 @@ def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     PyTorch repeats it, whichever engine took it, without compiling, so that the output of each module can be checked.
     Raise CheckpointError if ``path`` is not a saved step, or is damaged.
     """
+    failed_steps.require_failed_step(path)
     run_dir = RunDir.open(path.absolute().parent.parent)
     run, recorded = run_dir.run, run_dir.recorded_compute()
     training = run.training.model_copy(update={"compile": "none", "on_nonfinite": Stop()})
