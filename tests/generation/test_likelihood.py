@@ -1,5 +1,6 @@
 """Tests that perplexity scores every token of a text from the tokens before it."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -137,6 +138,8 @@ def test_a_byte_of_an_incomplete_character_is_escaped() -> None:
 def test_a_perplexity_above_the_float_range_is_infinite() -> None:
     assert exp(1000.0) == math.inf
     assert exp(1.0) == pytest.approx(math.e)
+    diverged = dataclasses.replace(measured("abc"), nats=np.full(3, 400.0))
+    assert "perplexity 5.22e+173," in repr(diverged)
 
 
 def test_a_text_without_a_token_to_predict_is_refused() -> None:

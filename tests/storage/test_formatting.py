@@ -1,12 +1,14 @@
 """Tests that perplexities and probabilities of any size are printed in few characters and never as 0."""
 
+import ast
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.storage import format_exp
+from fabella.storage import format_exp, format_number
+from tests.source_tree import FILES, TREES, location
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,22 @@ def test_a_power_of_e_has_at_most_14_characters_and_is_never_0(exponent: float) 
     text = format_exp(exponent, 6)
     assert len(text) <= 14
     assert any(digit in text.partition("e")[0] for digit in "123456789")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234.5, "1,234.50"), (0.004, "0.00"), (1e300, "1.00e+300"), (-3e6, "-3.00e+06")]
+)
+def test_a_number_is_plain_below_a_million(value: float, text: str) -> None:
+    assert format_number(value, 2) == text
+
+
+def test_no_perplexity_is_printed_with_all_of_its_digits() -> None:
+    """The perplexity of a diverged training has hundreds of them."""
+    fixed = [
+        location(file, node)
+        for file in FILES
+        for node in ast.walk(TREES[file])
+        if isinstance(node, ast.FormattedValue) and node.format_spec is not None
+        if "perplexity" in ast.unparse(node.value) and ast.unparse(node.format_spec).rstrip("'\"").endswith("f")
+    ]
+    assert fixed == []

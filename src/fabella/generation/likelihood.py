@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fabella.data.batches import Batch
 from fabella.errors import NumericsError, TextError
 from fabella.models import IGNORE
+from fabella.storage import format_exp
 from fabella.tokenizers.chat.encode import prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 from fabella.tracking.notebook import html_tokens
@@ -64,7 +65,7 @@ class Perplexity:
 
     def _summary(self) -> str:
         loss, bits = f"loss {self.loss:.4f}", f"{self.bits_per_byte:.4f} bits per byte"
-        return f"{len(self.ids):,} tokens: {loss}, perplexity {self.perplexity:.2f}, {bits}"
+        return f"{len(self.ids):,} tokens: {loss}, perplexity {format_exp(self.loss)}, {bits}"
 
     def rows(self, limit: int) -> Iterator[dict[str, str | int | float]]:
         """Yield a dict for each of the first ``limit`` tokens: token, id, probability, nats, perplexity."""

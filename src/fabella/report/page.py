@@ -18,7 +18,7 @@ from fabella.run_config.files import to_yaml
 from fabella.runs.branch import parent_of
 from fabella.runs.resume_rules import describe_changes
 from fabella.runs.run_dir import CHANGES, INIT_FROM
-from fabella.storage import format_duration, format_exp
+from fabella.storage import format_duration, format_exp, format_number
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 X_AXIS_LABELS = {"step": "steps", "tokens": "tokens", "seconds": "time", "flops": "FLOPs"}
@@ -171,7 +171,10 @@ def _seeds(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
     rows: list[list[str]] = []
     for group in seed_groups(histories):
         means = zip(keys, mean_scores(group, histories, [key for key, _ in keys]), strict=True)
-        cells = [f"{mean:.{digits}f} ± {by:.{digits}f}" if mean == mean else "-" for (_, digits), (mean, by) in means]
+        cells = [
+            f"{format_number(mean, digits)} ± {format_number(by, digits)}" if mean == mean else "-"
+            for (_, digits), (mean, by) in means
+        ]
         rows.append([group.label(labels), histories[group.numbers[0]].rule, *cells])
     if not rows:
         return ""

@@ -12,7 +12,14 @@ of them lock anything, and filelock and psutil take 60 ms to import.
 from fabella.storage.atomic_dir import atomic_dir, remove_dir
 from fabella.storage.atomic_file import atomic_write, sha256_of, write_chunks
 from fabella.storage.cache_dir import cache_dir
-from fabella.storage.formatting import align_columns, format_bytes, format_duration, format_exp, number_of
+from fabella.storage.formatting import (
+    align_columns,
+    format_bytes,
+    format_duration,
+    format_exp,
+    format_number,
+    number_of,
+)
 from fabella.storage.json_safe import json_safe, write_json
 from fabella.storage.manifest import (
     MANIFEST,
@@ -40,6 +47,7 @@ __all__ = [
     "format_bytes",
     "format_duration",
     "format_exp",
+    "format_number",
     "free_bytes",
     "json_safe",
     "make_dirs",

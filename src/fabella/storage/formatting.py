@@ -30,6 +30,11 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def format_number(value: float, decimals: int) -> str:
+    """Return a number with ``decimals``, from a million on in scientific notation: ``1,234.50``, ``7.86e+182``."""
+    return f"{value:,.{decimals}f}" if abs(value) < 1e6 else f"{value:.2e}"
+
+
 def format_exp(exponent: float, decimals: int = 2) -> str:
     """Return e to the power of ``exponent``, e.g. a perplexity or a probability: ``1,234.50``, ``7.86e+182``.
 
