@@ -61,7 +61,7 @@ bench: $(VENV)/.dev ## measure Fabella; results in benchmarks/results
 	$(BIN)/fabella bench --output benchmarks/results/training_speed_alone.json
 
 bench-peers: $(PEERS)/.peers ## measure Fabella and its peers in an environment of their own (LLAMA2C=DIR adds llama2.c)
-	$(PEERS)/bin/python -m benchmarks.peers.training --compile
+	$(PEERS)/bin/python -m benchmarks.peers.training --compile --bf16
 	$(PEERS)/bin/python -m benchmarks.peers.decoding $(if $(LLAMA2C),--llama2c $(LLAMA2C))
 
 pins: $(VENV)/.dev ## list the installed packages in the form of constraints.txt

@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=7, help="measured steps of each baseline (default: 7)")
     parser.add_argument("--compile", action="store_true", help="also measure with torch.compile")
+    parser.add_argument("--bf16", action="store_true", help="also measure in bf16; ratios are those to Fabella's bf16")
     parser.add_argument("--only", default="", help="baselines to measure, separated by commas")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
@@ -35,6 +36,7 @@ def main() -> None:
         rounds=arguments.rounds,
         device=arguments.device,
         precision=arguments.precision,
+        bf16=arguments.bf16,
         threads=arguments.threads,
         compile=arguments.compile,
         memory=not arguments.no_memory,

@@ -1,10 +1,15 @@
 """Tests that training speed is measured in rounds and summarized by medians."""
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from fabella.benchmark import step_parts_torch
 from fabella.benchmark import training as benching
-from fabella.benchmark.step_parts_torch import PARTS, create_baseline
+from fabella.benchmark.step_parts_torch import PARTS, create_baseline, split_precision
 from fabella.benchmark.training import BenchOptions, bench, peak_memory, shape_of, summarize
 from fabella.errors import ConfigError, FabellaError
 from fabella.models.flops import flops_per_token
@@ -50,6 +55,46 @@ def test_a_step_changes_the_weights() -> None:
     before = [parameter.detach().clone() for parameter in baseline.model.parameters()]
     baseline.step()
     assert any((old != new).any() for old, new in zip(before, baseline.model.parameters(), strict=True))
+
+
+def test_both_precisions_are_measured_and_bf16_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_parts_torch, "measure_peak_flops", lambda device, dtype: 1e12)
+    result = bench(["storybook-1m"], dataclasses.replace(QUICK, bf16=True))["shapes"]["storybook-1m"]
+    assert list(result["baselines"]) == ["fabella bf16", "fabella"]
+    assert (result["reference"], result["peak_precision"]) == ("fabella bf16", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fabella", ("fabella", "float32")),
+        ("litgpt bf16", ("litgpt", "bf16")),
+        ("litgpt bf16 compiled", ("litgpt", "bf16")),
+        ("litgpt compiled", ("litgpt", "float32")),
+    ],
+)
+def test_the_name_of_a_baseline_says_its_precision(name: str, expected: tuple[str, str]) -> None:
+    assert split_precision(name, "float32") == expected
+
+
+def test_forward_and_backward_run_in_the_context_of_a_training() -> None:
+    inside: list[bool] = []
+    baseline = create_baseline("fabella bf16", preset("storybook-1m").model, (2, 16), "float32", "cpu")
+    assert baseline.precision == torch.bfloat16
+    own = baseline.context
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        inside.append(True)
+        with own():
+            yield
+        inside.append(False)
+
+    baseline.context = context
+    weight = next(baseline.model.parameters())
+    weight.register_hook(lambda gradient: inside.append(gradient is not None))
+    baseline.step()
+    assert inside == [True, True, False]
 
 
 def test_memory_is_measured_in_a_child_process() -> None:

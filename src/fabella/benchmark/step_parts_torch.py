@@ -1,7 +1,8 @@
 """Timed parts of a training step in PyTorch: data, forward pass, backward pass and optimizer, always on one batch."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from fabella.engine.build_model_torch import build
 from fabella.engine.cpu.cpu_training_torch import prepare_cpu_training
 from fabella.engine.device_torch import compute_here, describe_device, pick_device
+from fabella.engine.matmul_torch import choose_matmul, matmul_context
 from fabella.engine.measure.peak_flops_torch import measure_peak_flops
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import count, initial_weights
 
 PARTS = ("data", "forward", "backward", "optimizer")
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+COMPILED, BF16 = " compiled", " bf16"
+"""Ends of the name of a baseline that is compiled, and of one that computes in bf16 whatever the precision."""
 
 Loss = Callable[[Tensor], Tensor]
 """Mean loss of predicting each token from those before it, from token ids [B, T + 1]."""
@@ -29,14 +33,22 @@ def names(config: ModelConfig) -> list[str]:
 
 
 def create_baseline(name: str, config: ModelConfig, shape: tuple[int, int], precision: str, device: str) -> "Baseline":
-    """Create the baseline ``fabella``, or ``fabella compiled`` for torch.compile of every block."""
+    """Create the baseline ``fabella``, with `` bf16`` and `` compiled`` (torch.compile of every block) in its name."""
+    _, precision = split_precision(name, precision)
     model, loss = build_fabella(without_dropout(config), pick_device(device))
     baseline = Baseline(name, model, loss, config, (shape, precision, device))
-    if name.endswith(" compiled"):
+    baseline.context = fabella_context(config, baseline.device, precision)
+    if name.endswith(COMPILED):
         for block in baseline.model.blocks:  # every block is the same code
             block.compile()
     assert baseline.parameters == count(config.parameters()), "the model differs from its parameter table"
     return baseline
+
+
+def split_precision(name: str, precision: str) -> tuple[str, str]:
+    """Return the name of a baseline without its variants, and its precision: ``precision`` unless the name has one."""
+    base = name.removesuffix(COMPILED)
+    return base.removesuffix(BF16), "bf16" if base.endswith(BF16) else precision
 
 
 class Baseline:
@@ -60,6 +72,8 @@ class Baseline:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         random = np.random.default_rng(1)
         self.ids = random.integers(0, config.vocab_size, 64 * self.shape[0] * self.shape[1]).astype(np.uint16)
+        self.context: Callable[[], AbstractContextManager[object]] = nullcontext
+        """What forward and backward pass run in."""
         self.starts = random.integers(0, len(self.ids) - self.shape[1] - 1, (64, self.shape[0]))
         self.steps = 0
 
@@ -70,10 +84,11 @@ class Baseline:
         rows = sequences[self.starts[self.steps % len(self.starts)]].astype(np.int64)
         tokens = torch.from_numpy(rows).to(self.device)
         clock.append(self._now())
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            loss = self.loss(tokens)
-        clock.append(self._now())
-        loss.backward()
+        with self.context():
+            with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+                loss = self.loss(tokens)
+            clock.append(self._now())
+            loss.backward()
         clock.append(self._now())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -97,13 +112,27 @@ def build_fabella(config: ModelConfig, device: torch.device) -> tuple[nn.Module,
     """Build Fabella's own model with its first weights, and its loss."""
     torch.manual_seed(1)
     model: Any = build(config, initial_weights(config.parameters(), seed=1), device)
-    cpu = prepare_cpu_training(device, compute_here)  # memory is kept for the peers in this process as well
 
     def loss(tokens: Tensor) -> Tensor:
-        with cpu.context():
-            return model.loss(tokens[:, :-1], tokens[:, 1:])
+        return model.loss(tokens[:, :-1], tokens[:, 1:])
 
     return model, loss
+
+
+def fabella_context(
+    config: ModelConfig, device: torch.device, precision: str
+) -> Callable[[], AbstractContextManager[object]]:
+    """Return what a training has on this device: on a CPU, kernels and the fastest float32 products."""
+    cpu = prepare_cpu_training(device, compute_here)  # memory is kept for the peers in this process as well
+    exact = device.type == "cpu" and precision == "float32"
+    way = choose_matmul(config.parameters()).float32 if exact else "default"
+
+    @contextmanager
+    def context() -> Generator[None]:
+        with matmul_context(way), cpu.context():
+            yield
+
+    return context
 
 
 def peak(device: str, precision: str) -> float:

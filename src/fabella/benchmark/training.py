@@ -36,6 +36,7 @@ CHILD_MODULE = "fabella.benchmark.training"
 class BenchOptions:
     """Settings of a training benchmark.
 
+    ``bf16``: measure every baseline in bf16 as well, Fabella's first, with which the others are compared.
     ``compile``: measure every baseline eagerly and with torch.compile. ``only``: names of the baselines to measure;
     empty for all. ``package``: where the modules ``step_parts_torch`` and ``step_parts_jax`` with the baselines are.
     """
@@ -45,6 +46,7 @@ class BenchOptions:
     device: str = "auto"
     precision: str = "float32"
     threads: int = 0
+    bf16: bool = False
     compile: bool = False
     memory: bool = True
     only: tuple[str, ...] = ()
@@ -83,12 +85,15 @@ def bench(
 def _measure(name: str, options: BenchOptions, parts: Any) -> dict[str, Any]:
     config, shape = preset(name).model, shape_of(name)
     names: list[str] = parts.names(config)
+    if options.bf16:
+        names = [variant for base in names for variant in (f"{base} bf16", base)]
     if options.compile:
         names = [variant for base in names for variant in (base, f"{base} compiled")]
     if options.only:
         names = _select(names, options.only)
     baselines = [_create(each, options.engine, options.package, config, (shape, options)) for each in names]
-    peaks = [parts.peak(options.device, options.precision)]
+    peak_precision = "bf16" if options.bf16 else options.precision
+    peaks = [parts.peak(options.device, peak_precision)]
     first: dict[str, float] = {}
     for baseline in baselines:
         first[baseline.name] = sum(baseline.step().values())
@@ -97,9 +102,10 @@ def _measure(name: str, options: BenchOptions, parts: Any) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, float]]] = {each: [] for each in names}
     for baseline in alternate(baselines, options.rounds):
         rounds[baseline.name].append(baseline.step())
-    peaks.append(parts.peak(options.device, options.precision))
+    peaks.append(parts.peak(options.device, peak_precision))
     flops, fastest = flops_per_token(config, shape[1]) * shape[0] * shape[1], max(peaks)
     result: dict[str, Any] = {"batch": shape[0], "time": shape[1], "peak_flops_per_second": fastest}
+    result["peak_precision"] = peak_precision
     result["reference"] = names[0]
     result["baselines"] = {
         baseline.name: {
