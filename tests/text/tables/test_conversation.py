@@ -151,6 +151,17 @@ def test_tools_and_their_calls_are_written_by_a_template_that_has_them(tools: An
     assert [piece.text for piece in parse(text) if piece.kind == "special"] == ["<|end|>"] * 4
 
 
+def test_a_column_of_text_named_tools_is_no_description_of_tools() -> None:
+    row = {**OPENAI, "tools": "hammer, nails"}
+    found = find_text("messages", [row], "a.jsonl")
+    assert (found.columns, found.text(row)) == (("messages",), EXPECTED)
+
+
+def test_a_column_of_tools_that_is_empty_at_first_is_read() -> None:
+    found = find_text("messages", [{**OPENAI, "tools": None}], "a.jsonl", foreign(WRITES_TOOLS))
+    assert "weather: of a city" in str(found.text({**OPENAI, "tools": TOOLS}))
+
+
 @pytest.mark.fault("I7", cases=6)
 @pytest.mark.parametrize(
     ("source", "tools", "messages", "left_out"),
@@ -174,7 +185,7 @@ def test_what_a_template_leaves_out_of_a_conversation_with_tools_is_refused(
 
 @pytest.mark.fault("I7", cases=3)
 def test_tools_that_are_no_list_and_parts_that_are_no_text_are_refused() -> None:
-    for tools in ("weather", {"name": "weather"}):
+    for tools in ('{"name": "weather"}', {"name": "weather"}):
         row = {"messages": TOOL_CHAT, "tools": tools}
         with pytest.raises(NoTextError, match="'tools' is not a list"):
             find_text("messages", [row], "a.jsonl", foreign(WRITES_TOOLS)).text(row)

@@ -61,6 +61,13 @@ def part_without_text(value: Sequence[Any]) -> str:
     return ""
 
 
+def has_tools(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether rows have a column of tools: one with that name, unless it is plain text."""
+    cells = [row[TOOLS] for row in rows if row.get(TOOLS)]
+    plain = [isinstance(cell, str) and not cell.lstrip().startswith(("[", "{")) for cell in cells]
+    return any(TOOLS in row for row in rows) and not (plain and all(plain))
+
+
 def tools_of(value: object) -> list[Any] | None:
     """Return the descriptions of tools in a cell, a list or its JSON; None for anything else, [] for an empty cell."""
     if isinstance(value, str | bytes):

@@ -20,6 +20,7 @@ from fabella.text.tables.conversation import (
     ANSWER_COLUMNS,
     TOOLS,
     conversation,
+    has_tools,
     messages_of_pair,
     pair_of,
     part_without_text,
@@ -109,7 +110,7 @@ def find_text(
     if wanted == "auto":
         return _detect(columns, rows, name, writer)
     if wanted in columns:
-        return _cell_of(wanted, wanted, columns, rows, writer)
+        return _cell_of(wanted, wanted, rows, writer)
     if fields := FIELD.findall(wanted):
         for field in fields:
             _require_column(field.partition(".")[0] if field not in columns else field, columns, name)
@@ -137,10 +138,10 @@ def _require_column(wanted: str, columns: Sequence[str], name: str) -> None:
 
 
 def _cell_of(
-    column: str, description: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], writer: ConversationWriter
+    column: str, description: str, rows: Sequence[Mapping[str, Any]], writer: ConversationWriter
 ) -> TextColumn:
     """Return the text of one column; with that of the tools, if the column has conversations."""
-    with_tools = column != TOOLS in columns and any(conversation(row.get(column)) for row in rows)
+    with_tools = column != TOOLS and has_tools(rows) and any(conversation(row.get(column)) for row in rows)
 
     def text(row: Mapping[str, Any]) -> Cell:
         tools = tools_of(row.get(TOOLS)) if with_tools else []
@@ -258,7 +259,7 @@ def _detect(
         column = max(chats, key=lambda key: chats[key])
         others = tuple(other for other in prose if prose[other] >= WORTH_NAMING * chats[column])
         description = f"{column}, a conversation written with the chat template {writer.template.name!r}"
-        return dataclasses.replace(_cell_of(column, description, columns, rows, writer), left_out=others)
+        return dataclasses.replace(_cell_of(column, description, rows, writer), left_out=others)
     pair = pair_of(columns)
     if pair and named.lower() not in LIKELY[:6] and any(messages_of_pair(row, pair) for row in rows):
         return TextColumn(
