@@ -170,9 +170,9 @@ def test_the_encoding_that_is_named_reads_the_text(tmp_path: Path, capsys: pytes
     text.write_bytes(encoded("czech", "iso8859-2") * 3)
     command = ["tokenizer", "train", str(text), "--tokenizer", "bpe:260", "--out"]
     assert main.run([*command, str(tmp_path / "a")]) == 3
-    advice = dict(advice_of(capsys.readouterr().err))
-    assert advice["--encoding"] == "iso8859-2"
-    assert main.run([*command, str(tmp_path / "b"), "--encoding", advice["--encoding"]]) == 0
+    likely, runner_up = (value for option, value in advice_of(capsys.readouterr().err) if option == "--encoding")
+    assert (likely, runner_up) == ("iso8859-2", "cp1250")
+    assert main.run([*command, str(tmp_path / "b"), "--encoding", likely]) == 0
     capsys.readouterr()
     assert main.run(["check-data", str(text), "--encoding", "iso8859-2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["preview"][0]["beginning"] == LANGUAGES["czech"][1][:60]
