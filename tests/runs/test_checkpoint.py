@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from fabella.errors import CheckpointError, DiskFullError
-from fabella.runs.checkpoint import Checkpoint, latest_valid_step, load, prune, require_space, save, set_best
+from fabella.runs.checkpoint import (
+    Checkpoint,
+    latest_valid_step,
+    load,
+    prune,
+    require_space,
+    restore_best,
+    return_to,
+    save,
+    set_best,
+)
 from fabella.runs.run_dir import RunDir
 from tests.runs import stub
 
@@ -184,3 +194,43 @@ def test_too_little_disk_space_is_an_error_before_the_first_step(
         f"disk full: the checkpoints of this run need 48 MB, 3 MB are free at {tmp_path}. "
         "Free some space there, choose another --out, or lower checkpoint.keep_last."
     )
+
+
+# ---------------------------------------------------------------- returning
+
+
+@pytest.mark.parametrize(
+    ("step", "progress", "left", "pointers"),
+    [
+        (20, {"best_step": 10}, [0, 10, 20], (20, 10)),  # the best one as of step 20
+        (20, {"best_step": 20}, [0, 10, 20], (20, 20)),
+        (20, {"best_step": 15}, [0, 10, 20], (20, None)),  # it is gone
+        (20, {}, [0, 10, 20], (20, None)),  # not known, and the pointer names a later one
+        (40, {}, [0, 10, 20, 30, 40], (40, 30)),  # not known, but the pointer names one that stays
+        (0, {}, [0], (0, None)),  # the weights that the run began with
+    ],
+)
+def test_returning_to_a_checkpoint_sets_both_pointers_and_removes_later_ones(
+    step: int, progress: dict[str, int], left: list[int], pointers: tuple[int, int | None], tmp_path: Path
+) -> None:
+    folder = stub.folder(tmp_path, [0, 10, 20, 30, 40, 50], run=stub.keeping(9))
+    set_best(folder, 30)
+    return_to(folder, step, progress)
+    assert folder.steps() == left
+    assert (folder.read_pointer("latest"), folder.read_pointer("best")) == pointers
+
+
+def test_returning_to_the_start_without_a_checkpoint_leaves_none(tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [10, 20])
+    set_best(folder, 20)
+    return_to(folder, 0, {})
+    assert (folder.steps(), folder.read_pointer("latest"), folder.read_pointer("best")) == ([], None, None)
+
+
+@pytest.mark.parametrize(("best_step", "pointer"), [(10, 10), (20, 20), (15, 20)])
+def test_the_best_pointer_is_restored_if_its_checkpoint_exists(best_step: int, pointer: int, tmp_path: Path) -> None:
+    folder = stub.folder(tmp_path, [10, 20])
+    set_best(folder, 20)
+    restore_best(folder, {"best_step": best_step})
+    restore_best(folder, {})
+    assert folder.read_pointer("best") == pointer
