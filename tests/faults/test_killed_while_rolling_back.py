@@ -30,6 +30,8 @@ from tests.training.test_recovery import break_batches, token_checksum
 
 POINTS = 15
 """Minimum number of file operations of a rollback."""
+EVERY = 5
+"""Every fifth is tried in every run of the suite, all of them at night."""
 ROW_CALLS = 2
 """File operations after the rollback: those of its row in the metrics."""
 
@@ -148,26 +150,39 @@ def record(out: Path) -> tuple[Any, ...]:
     return tiny.fingerprint(out), RunDir.open(out).read_pointer("best"), failures
 
 
-@pytest.mark.slow
-@pytest.mark.fault("D11", cases=3 * POINTS)
-def test_killed_at_any_file_operation_a_rolled_back_run_ends_with_the_same_bits(
-    situation: Situation, data: TokenizedDataset, tmp_path: Path
-) -> None:
-    uninterrupted = record(start_run(config(situation), tmp_path / "straight", data, device="cpu").path)
-    start = stopped(situation, tmp_path / "stopped", data)
-    whole = Path(shutil.copytree(start, tmp_path / "whole"))
+def check_kills(situation: Situation, data: TokenizedDataset, path: Path, *, every: int) -> None:
+    """Kill a run at every ``every``-th file operation of its rollback; resumed, it must have the same record."""
+    uninterrupted = record(start_run(config(situation), path / "straight", data, device="cpu").path)
+    start = stopped(situation, path / "stopped", data)
+    whole = Path(shutil.copytree(start, path / "whole"))
     with watch_disk_calls(no_action) as watched:
         first, after = roll_back_watched(whole, watched)
     assert record(whole) == uninterrupted
+    assert command(["verify", str(whole)]) == 0
     points = range(first, after + ROW_CALLS)
     assert len(points) >= POINTS
-    for point in points:
-        killed = Path(shutil.copytree(start, tmp_path / "killed"))
+    for point in points[::every]:
+        killed = Path(shutil.copytree(start, path / "killed"))
         assert run_in_child(lambda: resume_and_die(killed, point)) == DIED  # noqa: B023 - run at once
         resume(killed, device="cpu")
         assert record(killed) == uninterrupted, watched.calls[point]
         shutil.rmtree(killed)
-    assert command(["verify", str(whole)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("D11", cases=3 * POINTS // EVERY)
+def test_killed_while_rolling_back_a_run_ends_with_the_same_bits(
+    situation: Situation, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    check_kills(situation, data, tmp_path, every=EVERY)
+
+
+@pytest.mark.faults
+@pytest.mark.fault("D11", cases=3 * POINTS)
+def test_killed_at_any_file_operation_of_a_rollback_a_run_ends_with_the_same_bits(
+    situation: Situation, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    check_kills(situation, data, tmp_path, every=1)
 
 
 def resume_and_die(out: Path, point: int) -> None:
