@@ -85,7 +85,7 @@ def test_the_page_of_a_run_is_self_contained_and_deterministic(trained: tuple[Pa
 
 def test_a_score_has_its_rule_and_different_rules_are_a_warning(trained: tuple[Path, Path]) -> None:
     history = read(trained[0])
-    assert f"bits per byte, {history.rule}" in page([history])
+    assert f"bits/byte, {history.rule}" in page([history])
     sequences = Packed(length=8, stride=4)
     run = history.run.model_copy(update={"data": history.run.data.model_copy(update={"sequences": sequences})})
     text = page([history, replace(history, run=run)])

@@ -137,7 +137,7 @@ def _figures(history: RunHistory, name: str) -> str:
         ("training time", format_duration(last["seconds"])),
         ("final validation loss" if final else "validation loss", _number(score.get("loss"), ".4f")),
         ("perplexity", _perplexity(score)),
-        (f"bits per byte, {history.rule}", _number(score.get("bits_per_byte"), ".4f")),
+        (f"bits/byte, {history.rule}", _number(score.get("bits_per_byte"), ".4f")),
     ]
     boxes = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in cells)
     origins = {
