@@ -137,6 +137,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--prompt": ("text", "input-text", "start", "prefix"),
     "--stop": ("stop-sequence", "stop-sequences", "stop-string", "eos", "stop-token"),
     "--dtype": ("quantize", "quantization", "int8", "load-in-8bit", "weight-dtype"),
+    "--to": ("format", "target", "to-format", "export-format"),
+    "--precision": ("quantize", "quantization", "bits", "outtype", "dtype", "weight-dtype", "int8"),
     "--interactive": ("chat", "repl"),
     "--checkpoint": ("ckpt", "step"),
     "--max-batch-size": ("max-num-seqs", "parallel", "np"),

@@ -85,7 +85,7 @@ def _advice(kind: str, path: Path) -> str:
     run = quote(escaped_path(path.parent.parent))
     return {
         RUN: f"Train it further with: fabella resume {name}. Generate text with: fabella generate {name}",
-        CHECKPOINT: f"Generate text with: fabella generate {run} --checkpoint {_number(path)}",
+        CHECKPOINT: f"Give its run and its step, as in: fabella generate {run} --checkpoint {_number(path)}",
         FAILED_STEP: f"Replay it with: fabella replay-step {name}",
         DATASET: f"Train a preset on it with: fabella train storybook-1m --data {name}",
         TOKENIZER: f"Show it with: fabella tokenizer show {name}",
