@@ -11,7 +11,7 @@ PINS := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help story test test-fast test-light test-faults test-clients check format docs faults text-zoo bench bench-peers fingerprints pins clean
+.PHONY: help story test test-fast test-light test-faults test-clients check format docs faults text-zoo bench bench-peers gpu-check fingerprints pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: $(VENV)/.dev ## measure Fabella; results in benchmarks/results
 bench-peers: $(PEERS)/.peers ## measure Fabella and its peers in an environment of their own (LLAMA2C=DIR adds llama2.c)
 	$(PEERS)/bin/python -m benchmarks.peers.training --compile --bf16
 	$(PEERS)/bin/python -m benchmarks.peers.decoding $(if $(LLAMA2C),--llama2c $(LLAMA2C))
+
+gpu-check: $(VENV)/.test ## examine and measure Fabella on an NVIDIA GPU (ARGS="--only syncs,kill" to select)
+	$(BIN)/python -m benchmarks.gpu_check --output benchmarks/results/gpu_check.json $(ARGS)
 
 pins: $(VENV)/.dev ## list the installed packages in the form of constraints.txt
 	$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check
