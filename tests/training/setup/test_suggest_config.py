@@ -67,6 +67,12 @@ def test_the_run_is_named_and_reads_the_source() -> None:
     assert (run.name, run.data.source) == ("mine", SOURCE)
 
 
+def test_a_text_that_is_read_in_part_is_not_read_zero_times() -> None:
+    reasons = {size: suggest_config(SOURCE, "mine", size, gpu=False).reasons["training"] for size in (10**8, 10**9)}
+    assert reasons[10**9] == "6,000 steps of 2,304 tokens: about 5.3 % of the text."
+    assert reasons[10**8].endswith("about 52.5 % of the text.")
+
+
 @pytest.mark.parametrize("size", [1_000, 400_000, 10_000_000, 10**9])
 def test_train_check_data_and_the_readme_name_the_same_model_for_a_text(size: int) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ from typing import Any
 
 from fabella.config.data import BPE, Bytes, Source, TokenizerConfig
 from fabella.config.training import MaxSteps
+from fabella.data.coverage import format_share
 from fabella.run_config.files import preset, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.training.schedule import batch_size_at
@@ -65,7 +66,7 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     reasons = {
         "tokenizer": f"{text_bytes / 1e6:,.1f} MB of text: {_format_tokenizer(tokenizer)}.",
         "model": f"{'GPU' if gpu else 'CPU'}: a model with the shape of {template.name}.",
-        "training": f"{steps:,} steps of {batch_tokens:,} tokens: about {epochs:.0f} epochs.",
+        "training": f"{steps:,} steps of {batch_tokens:,} tokens: {_format_epochs(epochs)}.",
     }
     return SuggestedConfig(validate_config(values), reasons)
 
@@ -92,6 +93,10 @@ def bytes_per_token(tokenizer: TokenizerConfig) -> float:
     """Return the mean bytes per token, measured on English stories with our own BPE; used for estimates only."""
     vocab_size = 256 if isinstance(tokenizer, Bytes) else getattr(tokenizer, "vocab_size", 0)
     return {256: 1.0, 1024: 2.9, 2048: 3.4, 4096: 3.8}.get(vocab_size, 4.2)
+
+
+def _format_epochs(epochs: float) -> str:
+    return f"about {epochs:.0f} epochs" if epochs >= 1.5 else f"about {format_share(min(epochs, 1.0))} of the text"
 
 
 def _format_tokenizer(tokenizer: TokenizerConfig) -> str:
