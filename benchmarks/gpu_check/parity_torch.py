@@ -73,4 +73,4 @@ def loss_and_gradients(
     with torch.autocast(device.type, dtype=half) if half else nullcontext():
         loss = model.loss(tokens, targets)
     loss.backward()
-    return float(loss), {name: parameter.grad.float().cpu() for name, parameter in model.named_parameters()}
+    return float(loss.detach()), {name: parameter.grad.float().cpu() for name, parameter in model.named_parameters()}

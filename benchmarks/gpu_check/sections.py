@@ -60,7 +60,7 @@ SECTIONS = (
     Section("syncs", "steps_torch", "does a step ever wait for the device?", 90),
     Section("parity", "parity_torch", "are loss and gradients those of a CPU?", 120),
     Section("determinism", "steps_torch", "do the same steps give the same bits, and at what cost?", 240),
-    Section("kill", "kill", "is a killed and resumed run the uninterrupted one, bit for bit?", 180),
+    Section("kill", "kill", "is a killed and resumed run the uninterrupted one, bit for bit?", 300),
     Section("commands", "commands", "do the commands that use the device work?", 240),
     Section("tests", "commands", "do the tests marked gpu pass?", 240),
     Section("throughput", "throughput_torch", "tokens per second, MFU and memory, and those of a plain step", 420),
