@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {}
     end, code = time.monotonic() + 60 * options.minutes, 0
     options.output.parent.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the running section as Ctrl-C does
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
         for section in sections:
             try:

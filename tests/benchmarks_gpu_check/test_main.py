@@ -1,7 +1,9 @@
 """Tests of the command of the GPU check: refusals, exit codes, time limits, and the file of results."""
 
 import json
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +103,25 @@ def test_without_time_sections_are_left_out(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.count("left out") == len(NAMES)
 
 
-def test_after_ctrl_c_the_finished_sections_are_in_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Restore the signal handlers of the test runner."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_ctrl_c_or_sigterm_the_finished_sections_are_in_the_file(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupted(section: Any, *_: Any) -> dict[str, Any]:
         if section.name == "syncs":
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return {"status": "passed"}
 
     monkeypatch.setattr(gpu_check, "examine", interrupted)
