@@ -48,7 +48,7 @@ FASTER = [
     (r"(--lr-find)$", r"\1 --steps 3"),
     (r"--checkpoint 100\b", "--checkpoint 2"),
     (r"\bsteps=500\b", "steps=4"),
-    (r"(fabella train .*)$", r"\1 training.micro_batch_size=2"),
+    (r"(fabella (?:train|reproduce) .*)$", r"\1 training.micro_batch_size=2"),
     (r"--minutes \d+", "--minutes 0.05"),
 ]
 QUICKSTART = "fabella quickstart --minutes 0.05"
