@@ -19,6 +19,7 @@ CODES = {
     errors.NumericsError: 5,
     errors.NonFiniteStepError: 5,
     errors.DistributedError: 6,
+    errors.OutOfMemoryError: 7,
     errors.TrainingInterrupted: 130,
 }
 

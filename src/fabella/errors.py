@@ -15,6 +15,7 @@
     ├── NumericsError          5    loss, gradient or weight is NaN or infinite
     │   └── NonFiniteStepError 5    training step with a NaN or infinite loss or gradient; it was not applied
     ├── DistributedError       6    another process of the training has exited
+    ├── OutOfMemoryError       7    memory of the device is too small for a training step
     └── TrainingInterrupted  130    Ctrl-C or a termination signal, after everything was saved
 
 A message names the value and the rule it breaks; the hint names the nearest fix. ``assert`` is for bugs in Fabella.
@@ -93,6 +94,12 @@ class NonFiniteStepError(NumericsError):
     def __init__(self, message: str, *, hint: str = "", step: int = 0) -> None:
         super().__init__(message, hint=hint)
         self.step = step
+
+
+class OutOfMemoryError(FabellaError):
+    """A training step does not fit into the memory of the device."""
+
+    exit_code = 7
 
 
 class DistributedError(FabellaError):

@@ -17,6 +17,7 @@ from fabella.errors import (
     DistributedError,
     FabellaError,
     NumericsError,
+    OutOfMemoryError,
     StorageError,
     TrainingInterrupted,
 )
@@ -34,7 +35,15 @@ from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
 
 ERRORS = {
     error.exit_code: error
-    for error in (ConfigError, DataError, StorageError, NumericsError, DistributedError, TrainingInterrupted)
+    for error in (
+        ConfigError,
+        DataError,
+        StorageError,
+        NumericsError,
+        OutOfMemoryError,
+        DistributedError,
+        TrainingInterrupted,
+    )
 }
 """Exit code → error that a process with it has printed."""
 

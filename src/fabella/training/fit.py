@@ -18,6 +18,7 @@ from fabella.training.callbacks.watchdog import TIMEOUT_SHARE, Watchdog
 from fabella.training.data_source import batches_from
 from fabella.training.eval_loss import ValidationSplit, bits_per_nat
 from fabella.training.loop import Progress, train
+from fabella.training.record.out_of_memory import explain_out_of_memory
 from fabella.training.recovery import FailedStepRecorder
 from fabella.training.session import ResumeState, TrainingSession, TrainResult
 from fabella.training.signals import SyncedSignals, handle_signals
@@ -96,7 +97,7 @@ def _run_loop(session: TrainingSession, progress: Progress, callbacks: Callbacks
         closing(batches_from(session.run, session.dataset, progress)) as batches,
     ):
         watched = callbacks.throughput.timed(recorder.watch(batches))
-        with recorder.recording():
+        with recorder.recording(), explain_out_of_memory(session):
             return train(
                 session.engine,
                 watched,
