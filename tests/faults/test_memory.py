@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from fabella.data.dataset import TokenizedDataset
+from fabella.report.plots import plot_loss
 from fabella.training.loop import Progress
 from fabella.training.run import start_run
 from tests.training import tiny
@@ -59,8 +60,12 @@ class MemoryCallback:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TokenizedDataset:
+    """Return a dataset, after a plot: the first one loads fonts, and a training that takes 30 seconds draws one."""
     pytest.importorskip("tensorboard")
-    return tiny.prepared(tmp_path_factory.mktemp("data"))
+    folder = tmp_path_factory.mktemp("data")
+    prepared = tiny.prepared(folder)
+    plot_loss(start_run(tiny.run(steps=2), folder / "run", prepared).path)
+    return prepared
 
 
 def memory_growth(data: TokenizedDataset, out: Path, steps: int, leak: int = 0) -> float:
