@@ -213,6 +213,7 @@ def settings(options: BenchOptions, parts: Any) -> dict[str, Any]:
         **{key: machine[key] for key in ("fabella", "python", "torch", "processor", "cores", "memory_bytes")},
         **parts.settings(options.device),
         "precision": options.precision,
+        "bf16": options.bf16,
         "rounds": options.rounds,
         "warm_up_steps": WARM_UP_STEPS,
         "load_before": os.getloadavg()[0],
