@@ -321,7 +321,7 @@ def test_a_dataset_of_another_tokenizer_is_refused_and_one_of_the_same_is_taken(
         ("nowhere", "No run directory at"),
         ("checkpoints/step-00000099", "has no step-00000099"),
         ("checkpoints/step-00000005/model.safetensors", "is a file of a checkpoint"),
-        ("checkpoints", "is not a run directory"),
+        ("checkpoints", "not a run directory"),
         ("tokenizer", "is a tokenizer, not a run directory"),
         ("config.yaml", "is the config of a run, not its directory"),
     ],
