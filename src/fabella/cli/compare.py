@@ -10,7 +10,6 @@ Runs that differ only in their seed are the seeds of one variant.
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,17 +72,16 @@ def command(
 
 def lines(result: RunComparison) -> list[str]:
     """Format the result as text."""
+    head = ["run", "seed", "step", "parameters", "bits per byte", "95 % over documents"]
+    scores = [
+        [escape(run.name), str(run.seed), f"{run.step:,}", f"{run.parameters:,}", *_cells(run.bits_per_byte)]
+        for run in result.runs
+    ]
     text = [
         f"Rule {result.rule} on {escape(result.text)}: {result.documents:,} documents, {result.bytes:,} bytes. "
         "Lower is better.",
         "",
-        *_table(
-            ["run", "seed", "step", "parameters", "bits per byte", "95 % over documents"],
-            [
-                [escape(run.name), str(run.seed), f"{run.step:,}", f"{run.parameters:,}", *_cells(run.bits_per_byte)]
-                for run in result.runs
-            ],
-        ),
+        *align_columns([head, *scores]),
         "",
         *_pairs(result),
     ]
@@ -104,14 +102,14 @@ def _pairs(result: RunComparison) -> list[str]:
     rows = [[f"{escape(pair.first)} minus {escape(pair.second)}", *_cells(pair.difference)] for pair in shown]
     hidden = len(result.pairs) - len(shown)
     more = [f"… and {hidden:,} more pairs (--json has all)"] if hidden else []
-    return [*_table(["difference of runs", "bits per byte", "95 % over documents"], rows), *more]
+    return [*align_columns([["difference of runs", "bits per byte", "95 % over documents"], *rows]), *more]
 
 
 def _variants(result: RunComparison) -> list[str]:
     rows = [
         [escape(variant.name), str(len(variant.runs)), *_cells(variant.bits_per_byte)] for variant in result.variants
     ]
-    return _table(["variant", "seeds", "bits per byte", "95 % over seeds"], rows)
+    return align_columns([["variant", "seeds", "bits per byte", "95 % over seeds"], *rows])
 
 
 def _verdict(pair: VariantPair) -> list[str]:
@@ -142,7 +140,3 @@ def _cells(interval: ConfidenceInterval) -> list[str]:
     signed = "+" if interval.low < 0 or interval.value <= 0 else ""
     bounds = "-" if math.isnan(interval.low) else f"{interval.low:{signed}.4f} to {interval.high:{signed}.4f}"
     return [f"{interval.value:{signed}.4f}", bounds]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return align_columns([head, *rows])

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from fabella.data.batches import Batch
 from fabella.engine import engine as engines
 from fabella.errors import UsageError
 from fabella.models.flops import flops_per_token
@@ -23,8 +20,8 @@ from fabella.runs.checkpoint import MODEL
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import RunDir, step_name
 from fabella.storage import manifest_entries, read_manifest
-from fabella.training.schedule import batch_size_at
 from fabella.training.session import TrainResult
+from fabella.training.setup.quickstart import seconds_of_step
 
 RECEIPT = "reproduction.json"
 FORMAT = 1
@@ -96,15 +93,11 @@ def steps_in(minutes: float, name: str, overrides: tuple[str, ...], *, device: s
         raise UsageError(f"Cannot train for --minutes {minutes:g}.", hint="Use more than 0.")
     run = load_config(name, overrides)
     engine = engines.create_engine(run, device=device)
-    shape = (batch_size_at(run.training, 0), run.data.sequences.length)
-    ids = np.random.default_rng(0).integers(0, run.model.vocab_size, shape).astype(np.int32)
     fastest = float("inf")
     limit = 60 * minutes / 10
     begun = time.perf_counter()
     for _ in range(TIMED_STEPS):
-        start = time.perf_counter()
-        engine.step(Batch(ids, ids), 0.0).read()
-        fastest = min(fastest, time.perf_counter() - start)
+        fastest = min(fastest, seconds_of_step(engine, run))
         if time.perf_counter() - begun > limit:
             break
     return max(int(60 * minutes * TRAINING_SHARE / fastest), 1)

@@ -41,11 +41,12 @@ class MachineSpeed:
 def measure_speed(run: RunConfig, *, device: str = "auto") -> MachineSpeed:
     """Measure the fastest of a few steps on random token ids, with an engine of its own."""
     engine = engines.create_engine(run, device=device)
-    return MachineSpeed(min(_seconds_of_step(engine, run) for _ in range(TIMED_STEPS)))
+    return MachineSpeed(min(seconds_of_step(engine, run, MEAN_LENGTH_SHARE) for _ in range(TIMED_STEPS)))
 
 
-def _seconds_of_step(engine: Engine, run: RunConfig) -> float:
-    shape = (batch_size_at(run.training, 0), round(run.data.sequences.length * MEAN_LENGTH_SHARE))
+def seconds_of_step(engine: Engine, run: RunConfig, length_share: float = 1.0) -> float:
+    """Time a training step on random token ids, in sequences of ``length_share`` of the length of the config."""
+    shape = (batch_size_at(run.training, 0), round(run.data.sequences.length * length_share))
     ids = np.random.default_rng(0).integers(0, run.model.vocab_size, shape).astype(np.int32)
     start = time.perf_counter()
     engine.step(Batch(ids, ids), 0.0).read()
