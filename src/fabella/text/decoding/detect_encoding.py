@@ -9,7 +9,7 @@ import codecs
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import chardet
 
@@ -108,12 +108,13 @@ def detect_encoding(raw: bytes) -> DetectedEncoding | None:
     beyond = sum(not character.isascii() for character in best.text)
     certain = best.confidence >= MIN_CONFIDENCE or _is_unrivaled(best, candidates)
     sure = certain and beyond >= MIN_CHARACTERS and not rivals
+    found = DetectedEncoding(_widest(best, candidates), sure, _excerpt(best.text))
     if sure:
-        return DetectedEncoding(_widest(best, candidates), sure, _excerpt(best.text))
+        return found
     different = [c for c in candidates if c.text != best.text and c.rare <= best.rare]
     second = max(different, key=lambda c: (c in rivals, c.name in usual_names(), c.confidence), default=None)
     runner_up = DetectedEncoding(_widest(second, candidates), False, _excerpt(second.text)) if second else None
-    return DetectedEncoding(_widest(best, candidates), sure, _excerpt(best.text), runner_up)
+    return replace(found, runner_up=runner_up)
 
 
 def _widest(chosen: _Candidate, candidates: list[_Candidate]) -> str:
