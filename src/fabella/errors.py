@@ -15,7 +15,7 @@
     ├── NumericsError          5    loss, gradient or weight is NaN or infinite
     │   └── NonFiniteStepError 5    training step with a NaN or infinite loss or gradient; it was not applied
     ├── DistributedError       6    another process of the training has exited
-    ├── OutOfMemoryError       7    memory of the device is too small for a training step
+    ├── OutOfMemoryError       7    memory of the device is too small for a model or a training step
     └── TrainingInterrupted  130    Ctrl-C or a termination signal, after everything was saved
 
 A message names the value and the rule it breaks; the hint names the nearest fix. ``assert`` is for bugs in Fabella.
@@ -97,7 +97,7 @@ class NonFiniteStepError(NumericsError):
 
 
 class OutOfMemoryError(FabellaError):
-    """A training step does not fit into the memory of the device."""
+    """A model or a training step does not fit into the memory of the device."""
 
     exit_code = 7
 

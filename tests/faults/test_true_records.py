@@ -22,7 +22,7 @@ from fabella.cli.main import run as fabella
 from fabella.config.base import ConfigModel
 from fabella.config.optimizer import SchedulePhase
 from fabella.data.dataset import open_dataset
-from fabella.errors import TrainingInterrupted
+from fabella.errors import OutOfMemoryError, TrainingInterrupted
 from fabella.run_config.files import apply_overrides, known_keys, sections_at, to_yaml, validate_config
 from fabella.runs.checkpoint import load
 from fabella.runs.resume_rules import compare_for_resume, record_changes
@@ -266,8 +266,8 @@ def test_a_resume_that_fails_before_its_first_step_changes_nothing(
     }
     monkeypatch.setattr(places[when], fail)
     before = contents(copy)
-    with pytest.raises(MemoryError):
-        fabella(["resume", str(copy), "--device", "cpu", "training.micro_batch_size=8", "tracking.tensorboard=true"])
+    words = ["resume", str(copy), "--device", "cpu", "training.micro_batch_size=8", "tracking.tensorboard=true"]
+    assert fabella(words) == OutOfMemoryError.exit_code
     assert contents(copy) == before
     monkeypatch.undo()
     assert fabella(["resume", str(copy), "--device", "cpu"]) == 0

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fabella.data.dataset import TokenizedDataset
-from fabella.engine import engine as engines
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
 from fabella.run_config.run import RunConfig
 from fabella.runs.branch import InitialWeights, begin_with
@@ -22,6 +21,7 @@ from fabella.tracking.tracker import Tracker
 from fabella.training.data_source import texts_of_new_run, texts_of_resumed_run
 from fabella.training.fit import fit
 from fabella.training.loop import Callback, Progress, UserCallback
+from fabella.training.record.out_of_memory import create_engine_for_training, explain_model_too_large
 from fabella.training.record.run_record import first_manifest, manifest_of, record_resume, warn_of_changes
 from fabella.training.recovery import DivergedStepError, FailedStepError, first_state, restore, roll_back
 from fabella.training.session import Extras, PendingRecord, ResumeState, TrainingSession, TrainResult
@@ -52,7 +52,7 @@ def start_run(
     run, process_group = resolve_config(run, dataset), process_group or SingleProcess()
     extras = Extras(trackers, callbacks, user_callbacks)
     is_main = process_group.rank_info.is_main
-    engine = engines.create_engine(run, device=device, group=process_group)
+    engine = create_engine_for_training(run, device, process_group)
     texts = texts_of_new_run(run, dataset, process_group)
     session = TrainingSession(run, RunDir(out, run, {}), dataset, engine, process_group, extras, list(texts.values()))
     if not is_main:
@@ -90,15 +90,15 @@ def resume(
         requested = resolve_for_resume(saved_run, run or saved_run.run, data)
         if is_main:
             process_group.broadcast("run directory ready")
-        engine = engines.create_engine(
-            requested, device=device, group=process_group, recorded=_recorded_compute(saved_run, requested)
-        )
+        recorded = _recorded_compute(saved_run, requested)
+        engine = create_engine_for_training(requested, device, process_group, recorded)
         extras = Extras(trackers, callbacks, user_callbacks)
         run_dir = replace(saved_run, run=requested)
         texts = texts_of_resumed_run(run_dir, requested, data, process_group)
         session = TrainingSession(requested, run_dir, data, engine, process_group, extras, list(texts.values()))
         warn_of_changes(session, manifest_of(path, data, engine))
-        progress, saved = restore(session)
+        with explain_model_too_large(requested):
+            progress, saved = restore(session)
         if is_main:
             pending = PendingRecord(partial(record_resume, session, saved_run, progress.step, saved, texts))
             session = replace(session, record=pending)

@@ -11,8 +11,10 @@ from fabella.cli.main import run as command
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import OutOfMemoryError
+from fabella.models.parameters import count
 from fabella.runs.run_dir import RunDir
 from fabella.training.run import start_run
+from fabella.training.setup.resolve_config import resolve_config
 from tests.training import tiny
 
 STEPS = 6
@@ -70,6 +72,20 @@ def test_a_single_sequence_is_computed_with_checkpointing(
     with pytest.raises(OutOfMemoryError) as caught:
         start_run(run, tmp_path / "run", data, device="cpu")
     assert caught.value.hint.endswith("training.gradient_checkpointing=blocks")
+
+
+def test_a_model_that_does_not_fit_is_named_with_its_size_before_anything_is_written(
+    data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("fabella.engine.engine.create_engine", fail)
+    run = tiny.run(steps=STEPS)
+    parameters = count(resolve_config(run, data).model.parameters())
+    with pytest.raises(OutOfMemoryError, match=f"model with {parameters:,} parameters"):
+        start_run(run, tmp_path / "run", data, device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_error_stays_what_it_is(

@@ -1,12 +1,41 @@
-"""What to do when the memory of a device is too small for a step."""
+"""What to do when the memory of a device is too small for a model or for a step."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from shlex import quote
+from types import MappingProxyType
 
 from fabella.engine import engine as engines
+from fabella.engine.distributed.process_group import ProcessGroup
 from fabella.errors import FabellaError, OutOfMemoryError
+from fabella.models.parameters import count
+from fabella.run_config.run import RunConfig
 from fabella.training.session import TrainingSession
+
+
+def create_engine_for_training(
+    run: RunConfig, device: str, group: ProcessGroup, recorded: Mapping[str, str] = MappingProxyType({})
+) -> engines.Engine:
+    """Return a new engine as ``create_engine`` does. Raises OutOfMemoryError if its model does not fit."""
+    with explain_model_too_large(run):
+        return engines.create_engine(run, device=device, group=group, recorded=recorded)
+
+
+@contextmanager
+def explain_model_too_large(run: RunConfig) -> Generator[None]:
+    """Raise OutOfMemoryError with the size of the model, if memory runs out while it is built or loaded."""
+    try:
+        yield
+    except FabellaError:
+        raise
+    except Exception as error:
+        if not _is_out_of_memory(run, error):
+            raise
+        raise OutOfMemoryError(
+            f"A model with {count(run.model.parameters()):,} parameters and its optimizer state do not fit into the "
+            "memory of the device.",
+            hint="Train a smaller model, or use more memory: --device cpu uses that of the machine.",
+        ) from error
 
 
 @contextmanager
@@ -17,7 +46,7 @@ def explain_out_of_memory(session: TrainingSession) -> Generator[None]:
     except FabellaError:
         raise
     except Exception as error:
-        if not engines.backend(session.run.engine, "measure.memory").is_out_of_memory(error):
+        if not _is_out_of_memory(session.run, error):
             raise
         micro = session.run.training.micro_batch_size
         length = session.run.data.sequences.length
@@ -25,6 +54,10 @@ def explain_out_of_memory(session: TrainingSession) -> Generator[None]:
             f"A forward pass of {micro} sequences with {length} tokens does not fit into the memory of the device.",
             hint=f"Continue with the same global batch in smaller parts: {_smaller_steps(session)}",
         ) from error
+
+
+def _is_out_of_memory(run: RunConfig, error: Exception) -> bool:
+    return engines.backend(run.engine, "measure.memory").is_out_of_memory(error)
 
 
 def _smaller_steps(session: TrainingSession) -> str:
