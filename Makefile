@@ -5,13 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 CLIENTS := .venv-clients
+LOCK := .venv-lock
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PINS := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help story test test-fast test-light test-faults test-clients check format docs faults text-zoo bench bench-peers gpu-check fingerprints pins clean
+.PHONY: help story test test-fast test-light test-faults test-clients check format docs faults text-zoo bench bench-peers gpu-check fingerprints pins lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,8 +71,12 @@ gpu-check: $(VENV)/.test ## examine and measure Fabella on an NVIDIA GPU (ARGS="
 pins: $(VENV)/.dev ## list the installed packages in the form of constraints.txt
 	$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check
 
+lock: $(LOCK)/bin/uv ## write requirements.lock: every package with all extras, with the hashes of its files
+	$(LOCK)/bin/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11.5 \
+		--constraints constraints.txt --generate-hashes --no-annotate --no-header --output-file requirements.lock
+
 clean: ## remove the environments; runs and datasets stay
-	rm -rf $(VENV) $(PEERS) $(CLIENTS)
+	rm -rf $(VENV) $(PEERS) $(CLIENTS) $(LOCK)
 
 # The environments. A stamp is renewed when a pin changes, so that a second run installs nothing.
 $(VENV)/bin/python:
@@ -104,4 +109,9 @@ $(CLIENTS)/.clients: $(PINS) constraints-clients.txt
 	$(CLIENTS)/bin/python $(PIP_INSTALL) -c constraints-clients.txt -e '.[serve]' 'lm-eval[api]' langchain-openai litellm llm openai \
 		pytest hypothesis
 	npm install --silent --no-save --prefix $(CLIENTS)/node "openai@$$(sed -n 's/^# npm: openai@//p' constraints-clients.txt)"
+	@touch $@
+
+$(LOCK)/bin/uv: constraints.txt
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/python $(PIP_INSTALL) -c constraints.txt uv
 	@touch $@
