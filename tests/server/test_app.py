@@ -124,7 +124,7 @@ def test_log_probabilities_of_a_chat_contain_the_bytes_of_tokens(client: OpenAI)
 
 def test_errors_have_the_format_of_openai(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="max_tokens must be at least 0") as caught:
-        client.completions.create(model="a", prompt="Once", max_tokens=-1)
+        client.completions.create(model="a", prompt="Once", max_tokens=-2)
     assert caught.value.param == "max_tokens"
     assert caught.value.type == "invalid_request_error"
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -80,6 +80,12 @@ class ServedModel:
             return last[1]
 
         return score
+
+    def context_left(self, ids: Sized) -> int | None:
+        """Return how many new tokens fit into the context after a prompt, at least 1; None without a limit."""
+        if self.generator.config.unlimited_context:
+            return None
+        return max(1, self.generator.context_length - len(ids))
 
     def reloaded(self) -> "ServedModel":
         """Return this model with its newest checkpoint, without a scheduler.

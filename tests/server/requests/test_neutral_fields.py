@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fabella.server.requests.neutral_fields import UNSUPPORTED_IN_CHATS, UNSUPPORTED_IN_COMPLETIONS
-from tests.server.stubs import SMALL, InProcess, hashing, served_models
+from tests.server.stubs import CONTEXT, SMALL, InProcess, hashing, served_models
 
 TEXT_BODY = {"prompt": "Once", "max_tokens": 6, "seed": 1}
 CHAT_BODY = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 6, "seed": 1}
@@ -28,8 +29,8 @@ NEUTRAL: list[dict[str, Any]] = [
     {"functions": []}, {"function_call": "none"}, {"function_call": "auto"}, {"parallel_tool_calls": True},
     {"parallel_tool_calls": False}, {"response_format": {"type": "text"}}, {"response_format": None},
     {"modalities": ["text"]}, {"audio": None}, {"prediction": None}, {"reasoning_effort": "none"},
-    {"verbosity": "medium"}, {"web_search_options": None}, {"user": "me"}, {"metadata": {"a": "b"}}, {"store": True},
-    {"service_tier": "auto"}, {"safety_identifier": "x"}, {"prompt_cache_key": "x"},
+    {"verbosity": "medium"}, {"web_search_options": None}, {"user": "me"}, {"metadata": {"a": "b"}}, {"store": False},
+    {"service_tier": "auto"}, {"service_tier": "default"}, {"safety_identifier": "x"}, {"prompt_cache_key": "x"},
     {"prompt_cache_retention": "24h"},
     {"ignore_eos": False}, {"min_tokens": 0}, {"min_tokens": 0.0}, {"stop_token_ids": []}, {"length_penalty": 1.0},
     {"skip_special_tokens": True}, {"include_stop_str_in_output": False}, {"use_beam_search": False},
@@ -50,6 +51,12 @@ NEUTRAL: list[dict[str, Any]] = [
     {"smoothing_factor": 0, "epsilon_cutoff": 0.0, "eta_cutoff": 0, "typical": 1}, {"ban_eos_token": False},
     {"usage": {"include": True}}, {"reasoning": {"effort": "none"}}, {"reasoning": {"enabled": False, "effort": None}},
     {"response_format": {"type": "text", "json_schema": None}}, {"background": False},
+    # Other names of supported fields, as text-generation-webui, KoboldCpp and Ollama have them.
+    *({name: value} for name in ("n_predict", "num_predict", "max_new_tokens", "max_length") for value in (-1, 6)),
+    {"stopping_strings": []}, {"stop": ["@@"], "stopping_strings": ["@@"]}, {"sampler_seed": -1}, {"sampler_seed": 1},
+    {"rep_pen": 1, "rep_pen_range": 320, "rep_pen_slope": 0.7}, {"mirostat_mode": 0, "mirostat_tau": 5}, {"skew": 0},
+    {"nsigma": 0}, {"top_n_sigma": 0}, {"t_max_predict_ms": -1}, {"n_indent": 0}, {"add_bos_token": True},
+    {"dynamic_temperature": False, "dynatemp_low": 1, "dynatemp_high": 1}, {"priority": 0}, {"ttl": 300},
     # Fields that nobody knows, but that ask for nothing.
     {"my_extension": None}, {"my_extension": {}}, {"my_extension": []}, {"my_extension": ""},
 ]  # fmt: skip
@@ -105,7 +112,9 @@ ASKING: list[dict[str, Any]] = [
     {"ignore_eos": 0}, {"do_sample": False}, {"num_beams": 2}, {"reasoning": {"effort": "low"}},
     {"ban_eos_token": True}, {"repeat_last_n": 64, "presence_penalty": 0.5},
     {"penalty_last_n": 64, "repetition_penalty": 1.1},
-    {"smoothing_factor": 0.2}, {"background": True},
+    {"smoothing_factor": 0.2}, {"background": True}, {"store": True}, {"service_tier": "flex"}, {"priority": 1},
+    {"max_new_tokens": 7}, {"stopping_strings": ["a"]}, {"sampler_seed": 2}, {"rep_pen": 1.1}, {"mirostat_mode": 2},
+    {"top_n_sigma": 1}, {"t_max_predict_ms": 5}, {"add_bos_token": False},
 ]  # fmt: skip
 
 
@@ -117,6 +126,54 @@ def test_a_value_that_changes_the_answer_is_refused_by_name(app: InProcess) -> N
             assert response.status == 400, (path, more, response.body)
             assert (response.error["param"], response.error["code"]) == (name, "unsupported_parameter")
             assert response.error["message"].startswith(f"{name} is not supported. ")
+
+
+def test_special_tokens_start_every_prompt(app: InProcess) -> None:
+    """In a chat the template writes them, and clients of vLLM then send false."""
+    response = app.post("/v1/completions", {**TEXT_BODY, "add_special_tokens": False})
+    assert (response.status, response.error["param"]) == (400, "add_special_tokens")
+    assert app.post("/v1/chat/completions", {**CHAT_BODY, "add_special_tokens": False}).status == 200
+
+
+NO_MAXIMUM = [
+    ("/v1/completions", "max_tokens"), ("/v1/chat/completions", "max_tokens"),
+    ("/v1/chat/completions", "max_completion_tokens"), ("/v1/completions", "n_predict"),
+    ("/v1/chat/completions", "max_new_tokens"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "name"), NO_MAXIMUM)
+@pytest.mark.parametrize("value", [-1, -1.0])
+def test_a_maximum_of_minus_1_fills_the_context_or_reaches_the_limit_of_the_server(
+    path: str, name: str, value: float
+) -> None:
+    limits = replace(SMALL, max_tokens=300)
+    body = {**PATHS[path], name: value}
+    if name != "max_tokens":
+        body.pop("max_tokens")
+    with InProcess(served_models(hashing(), hashing(endless=False), limits=limits), limits) as app:
+        unlimited = app.post(path, body).json
+        assert unlimited["usage"]["completion_tokens"] == 300
+        filled = app.post(path, {**body, "model": "b"}).json
+        assert filled["usage"]["completion_tokens"] == CONTEXT - len("Once") - 1, "1: the token before the document"
+        assert {choice["finish_reason"] for choice in unlimited["choices"] + filled["choices"]} == {"length"}
+
+
+def test_a_full_prompt_without_a_maximum_gets_one_token() -> None:
+    with InProcess(served_models(hashing(endless=False))) as app:
+        response = app.post("/v1/completions", {"prompt": "a" * (CONTEXT - 1), "max_tokens": -1})
+        assert response.json["usage"]["completion_tokens"] == 1
+
+
+def test_a_maximum_of_minus_1_and_a_number_contradict_each_other(app: InProcess) -> None:
+    response = app.post("/v1/chat/completions", {**CHAT_BODY, "max_tokens": -1, "max_completion_tokens": 5})
+    assert "max_tokens and max_completion_tokens differ" in response.error["message"]
+
+
+def test_a_seed_of_minus_1_draws_one_each_time(app: InProcess) -> None:
+    for path, body in PATHS.items():
+        answers = {json.dumps(app.post(path, {**body, "seed": -1}).json["choices"]) for _ in range(4)}
+        assert len(answers) > 1, path
 
 
 @pytest.mark.parametrize(

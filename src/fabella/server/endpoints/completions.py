@@ -161,9 +161,10 @@ class CompletionEndpoint:
                 ids=prompt.encoded.ids, sampling=request.sampling, row=index % request.n, num_prefix_tokens=1,
                 log_probabilities=request.num_logprobs is not None, alternatives=request.num_logprobs or 0,
             )  # fmt: skip
+            new_tokens = request.new_tokens(self._limits, model.context_left(prompt.encoded.ids))
             completion = ServedCompletion(
-                model.generator.tokenizer, stops=stops, max_tokens=request.new_tokens(self._limits),
-                prompt_characters=prompt.characters, stop_ids=stop_ids,
+                model.generator.tokenizer, stops=stops, max_tokens=new_tokens, prompt_characters=prompt.characters,
+                stop_ids=stop_ids,
             )  # fmt: skip
             return Job(sequence, completion, lambda event: events.put_nowait((index, event)), prompt.echo)
 

@@ -63,14 +63,21 @@ _EMPTY = UnsupportedField()
 _OFF = UnsupportedField(neutral=(False,))
 _ZERO = UnsupportedField(neutral=(0,))
 _ONE = UnsupportedField(neutral=(1,))
+OTHER_MAXIMA = ("n_predict", "num_predict", "max_new_tokens", "max_length")
+"""Names of max_tokens in the APIs of llama.cpp, Ollama, text-generation-webui and KoboldCpp."""
+_MAX_TOKENS = UnsupportedField(neutral=(-1,), same_as="max_tokens", hint="Use max_tokens.")
+_REPETITION_PENALTY = UnsupportedField(neutral=(1,), same_as="repetition_penalty", hint="Use repetition_penalty.")
 _TEXT_ONLY = "The models write plain text."
+_STARTS = "Every prompt starts a document; leave it out."
 
 _OPENAI = {
-    # Accounting and caching: no effect on the answer.
+    # Labels, caching, and a rule for tools, of which there are none: no effect on the answer.
     **dict.fromkeys(
-        ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-         "prompt_cache_retention", "prompt_cache_options", "parallel_tool_calls", "prediction"), _NO_EFFECT,
+        ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+         "prompt_cache_options", "parallel_tool_calls", "prediction"), _NO_EFFECT,
     ),
+    "store": UnsupportedField(neutral=(False,), hint="The server stores no answers; leave it out."),
+    "service_tier": UnsupportedField(neutral=("auto", "default")),
     "tools": UnsupportedField(hint="The models cannot call tools; leave it out."),
     "tool_choice": UnsupportedField(neutral=("none", "auto"), hint="The models cannot call tools; leave it out."),
     "functions": UnsupportedField(hint="The models cannot call functions; leave it out."),
@@ -84,8 +91,7 @@ _OPENAI = {
 }  # fmt: skip
 _VLLM = {
     **dict.fromkeys(
-        ("add_special_tokens", "spaces_between_special_tokens", "continue_final_message", "priority", "request_id",
-         "cache_salt"), _NO_EFFECT,
+        ("spaces_between_special_tokens", "continue_final_message", "request_id", "cache_salt"), _NO_EFFECT,
     ),
     **dict.fromkeys(
         ("ignore_eos", "use_beam_search", "early_stopping", "include_stop_str_in_output", "return_token_ids",
@@ -96,7 +102,7 @@ _VLLM = {
          "guided_choice", "guided_grammar", "structured_outputs", "chat_template", "documents", "prompt_logprobs"),
         _EMPTY,
     ),
-    "min_tokens": _ZERO,
+    **dict.fromkeys(("min_tokens", "priority"), _ZERO),
     "length_penalty": _ONE,
     "skip_special_tokens": UnsupportedField(neutral=(True,)),
     "detokenize": UnsupportedField(neutral=(True,)),
@@ -111,42 +117,46 @@ _LLAMA_CPP = {
         ("penalize_nl", "timings_per_token", "return_progress", "return_tokens", "post_sampling_probs"), _OFF
     ),
     **dict.fromkeys(
-        ("mirostat", "dynatemp_range", "xtc_probability", "dry_multiplier", "top_a", "n_keep", "n_probs", "min_keep"),
-        _ZERO,
+        ("mirostat", "dynatemp_range", "xtc_probability", "dry_multiplier", "top_a", "n_keep", "n_probs", "min_keep",
+         "n_indent"), _ZERO,
     ),
     **dict.fromkeys(("typical_p", "tfs_z"), _ONE),
+    **dict.fromkeys(("top_n_sigma", "nsigma"), UnsupportedField(neutral=(-1, 0))),
+    "t_max_predict_ms": UnsupportedField(neutral=(-1, 0)),
     **dict.fromkeys(("grammar", "json_schema", "samplers"), _EMPTY),
-    "top_n_sigma": UnsupportedField(neutral=(-1,)),
-    "repeat_penalty": UnsupportedField(
-        neutral=(1,), same_as="repetition_penalty", hint="Use repetition_penalty."
-    ),
-    "n_predict": UnsupportedField(neutral=(-1,), same_as="max_tokens", hint="Use max_tokens."),
+    **dict.fromkeys(("repeat_penalty", "rep_pen"), _REPETITION_PENALTY),
 }  # fmt: skip
-_PENALTIES = ("repetition_penalty", "repeat_penalty", "frequency_penalty", "presence_penalty")
+_PENALTIES = ("repetition_penalty", "repeat_penalty", "rep_pen", "frequency_penalty", "presence_penalty")
 _OTHERS = {
     # Parameters of a sampling method whose own field must be off, and accounting.
     **dict.fromkeys(
         ("dry_base", "dry_allowed_length", "dry_sequence_breakers", "dry_penalty_last_n", "xtc_threshold",
-         "dynatemp_exponent", "smoothing_curve", "sampler_priority", "sampler_order", "use_cache", "add_bos_token",
-         "usage", "route", "provider", "transforms"), _NO_EFFECT,
+         "dynatemp_exponent", "dynatemp_low", "dynatemp_high", "smoothing_curve", "sampler_priority", "sampler_order",
+         "use_cache", "usage", "route", "provider", "transforms", "ttl"), _NO_EFFECT,
     ),
     **dict.fromkeys(
         ("smoothing_factor", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "penalty_alpha", "min_length",
-         "truncation_length"), _ZERO,
+         "truncation_length", "mirostat_mode", "skew", "repetition_decay", "max_tokens_second"), _ZERO,
     ),
     **dict.fromkeys(("num_beams", "encoder_repetition_penalty", "guidance_scale", "typical", "tfs"), _ONE),
     **dict.fromkeys(("ban_eos_token", "temperature_last", "dynamic_temperature", "watermark", "background"), _OFF),
     **dict.fromkeys(
-        ("repeat_last_n", "penalty_last_n", "repetition_penalty_range", "repetition_context_size"),
+        ("repeat_last_n", "penalty_last_n", "repetition_penalty_range", "repetition_context_size", "rep_pen_range",
+         "rep_pen_slope"),
         UnsupportedField(without=_PENALTIES, hint="Penalties count all tokens of the completion; leave it out."),
     ),
+    **dict.fromkeys(OTHER_MAXIMA, _MAX_TOKENS),
+    "stopping_strings": UnsupportedField(same_as="stop", hint="Use stop."),
+    "sampler_seed": UnsupportedField(neutral=(-1,), same_as="seed", hint="Use seed."),
+    "add_bos_token": UnsupportedField(neutral=(True,), hint=_STARTS),
     "do_sample": UnsupportedField(neutral=(True,), hint="Use a temperature of 0."),
     "reasoning": UnsupportedField(neutral=({"effort": "none"}, {"enabled": False}, {"exclude": True})),
 }  # fmt: skip
-_SHARED = {**_OPENAI, **_VLLM, **_LLAMA_CPP, **_OTHERS}
+_SHARED: Mapping[str, UnsupportedField] = {**_OPENAI, **_VLLM, **_LLAMA_CPP, **_OTHERS}
 
 UNSUPPORTED_IN_COMPLETIONS: Mapping[str, UnsupportedField] = {
     **_SHARED,
+    "add_special_tokens": UnsupportedField(neutral=(True,), hint=_STARTS),
     "suffix": UnsupportedField(hint="The models continue a prompt; leave it out."),
     "best_of": UnsupportedField(neutral=(1,), same_as="n", default=1, hint="Use n, and choose by the logprobs."),
     "max_completion_tokens": UnsupportedField(same_as="max_tokens", hint="Use max_tokens."),
@@ -155,6 +165,7 @@ UNSUPPORTED_IN_COMPLETIONS: Mapping[str, UnsupportedField] = {
 }
 UNSUPPORTED_IN_CHATS: Mapping[str, UnsupportedField] = {
     **_SHARED,
+    "add_special_tokens": _NO_EFFECT,  # the chat template writes them
     "echo": UnsupportedField(neutral=(False,), hint="Use /v1/completions."),
     "suffix": UnsupportedField(hint="The models continue the messages; leave it out."),
     "best_of": UnsupportedField(neutral=(1,), same_as="n", default=1, hint="Use n, and choose by the logprobs."),

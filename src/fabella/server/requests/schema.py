@@ -22,11 +22,20 @@ from fabella.server.api_error import quote
 from fabella.server.limits import Limits, set_by
 from fabella.server.requests.chat_history import MESSAGE_SEPARATOR, AnyMessage, select_messages, texts_fit
 from fabella.server.requests.json_body import Body, Text, require_encodable
-from fabella.server.requests.neutral_fields import UNSUPPORTED_IN_CHATS, UNSUPPORTED_IN_COMPLETIONS, UnsupportedField
+from fabella.server.requests.neutral_fields import (
+    OTHER_MAXIMA,
+    UNSUPPORTED_IN_CHATS,
+    UNSUPPORTED_IN_COMPLETIONS,
+    UnsupportedField,
+)
 from fabella.server.requests.prompts import EncodedPrompt, Prompt, PromptEncoder
 from fabella.text.chat.template import Message
 
 DEFAULT_MAX_TOKENS = 200
+NO_MAXIMUM = -1
+"""Value of ``max_tokens`` by which clients of LM Studio and llama.cpp ask for text until the context is full."""
+RANDOM_SEED = -1
+"""Value of ``seed`` by which clients of LM Studio, llama.cpp and vLLM ask for another text each time."""
 
 
 def _limits(info: ValidationInfo) -> Limits:
@@ -58,8 +67,24 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
 
 
+def _max_new_tokens(low: int) -> AfterValidator:
+    """Require ``NO_MAXIMUM``, or an integer from ``low`` to the limit of the server."""
+
+    def check(value: int, info: ValidationInfo) -> int:
+        if value == NO_MAXIMUM:
+            return value
+        most = _limits(info).max_tokens
+        if not low <= value <= most:
+            allowed = f"at least {low:,} and at most {most:,}, or -1 for no limit"
+            rule = f"{info.field_name} must be {allowed}, not {quote(value)}."
+            raise ValueError(f"{rule} {set_by('max_tokens')}" if value > most else rule)
+        return value
+
+    return AfterValidator(check)
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
-MaxTokens = Annotated[Whole, _limited_by("max_tokens", 1)]
+MaxTokens = Annotated[Whole, _max_new_tokens(1)]
 NumLogprobs = Annotated[Whole, _limited_by("log_probabilities", 0)]
 
 
@@ -92,6 +117,14 @@ def _token_id(text: str) -> int:
     return int(text)
 
 
+def _random_seed() -> int:
+    return secrets.randbelow(2**31)
+
+
+def _random_if_unset(seed: int) -> int:
+    return _random_seed() if seed == RANDOM_SEED else seed
+
+
 class GenerationBody(Body):
     """Fields that completions and chat completions share."""
 
@@ -100,6 +133,7 @@ class GenerationBody(Body):
     n: Annotated[Whole, _limited_by("n", 1)] = 1
     """Completions per prompt."""
     max_tokens: MaxTokens | None = None
+    """New tokens per completion; -1: until the context is full, at most as many as the server allows."""
     stop: Annotated[list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
         default_factory=list[Text]
     )
@@ -118,7 +152,21 @@ class GenerationBody(Body):
     """Pairs of a token id and a bias, in the order of the ids."""
     top_k: Annotated[Whole, _between(-1, 2**31 - 1)] = 0
     """0 and -1 disable it."""
-    seed: Annotated[Whole, _between(-(2**63), 2**63 - 1)] = Field(default_factory=lambda: secrets.randbelow(2**31))
+    seed: Annotated[Whole, _between(-(2**63), 2**63 - 1), AfterValidator(_random_if_unset)] = Field(
+        default_factory=_random_seed
+    )
+    """-1 draws one, as leaving it out does."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_no_maximum(cls, body: object) -> object:
+        """Read -1 under another name as max_tokens, unless a maximum is given."""
+        if not isinstance(body, dict):
+            return body
+        values = cast("dict[str, object]", body)
+        given = any(values.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
+        unlimited = any(values.get(name) == NO_MAXIMUM for name in OTHER_MAXIMA)
+        return {**values, "max_tokens": NO_MAXIMUM} if unlimited and not given else values
 
     @field_validator("stop")
     @classmethod
@@ -166,9 +214,21 @@ class GenerationBody(Body):
             seed=self.seed % 2**63,
         )
 
-    def new_tokens(self, limits: Limits) -> int:
-        """Return the maximum number of new tokens per completion."""
-        return min(DEFAULT_MAX_TOKENS, limits.max_tokens) if self.max_tokens is None else self.max_tokens
+    @property
+    def maximum(self) -> int | None:
+        """The requested maximum number of new tokens, as the client sent it."""
+        return self.max_tokens
+
+    def new_tokens(self, limits: Limits, context_left: int | None = None) -> int:
+        """Return the maximum number of new tokens per completion.
+
+        ``context_left``: as many as fit into the context after the prompt; None if the context has no limit.
+        """
+        if self.maximum is None:
+            return min(DEFAULT_MAX_TOKENS, limits.max_tokens)
+        if self.maximum == NO_MAXIMUM:
+            return limits.max_tokens if context_left is None else min(limits.max_tokens, context_left)
+        return self.maximum
 
 
 def _is_ids(value: object) -> bool:
@@ -205,7 +265,7 @@ class CompletionRequest(GenerationBody):
 
     prompts: Annotated[list[Prompt], PlainValidator(_prompts)] = Field([""], alias="prompt")
     """One prompt or a list of prompts; without one, generation starts at the beginning of a document."""
-    max_tokens: Annotated[Whole, _limited_by("max_tokens", 0)] | None = None
+    max_tokens: Annotated[Whole, _max_new_tokens(0)] | None = None
     """0 only scores or echoes the prompt."""
     logprobs: Annotated[NumLogprobs | None, BeforeValidator(lambda value: None if value is False else value)] = None
     """Alternatives per token; false, which chats take, is accepted here as well."""
@@ -336,5 +396,7 @@ class ChatRequest(GenerationBody):
         new_tokens = self.new_tokens(limits)
         return select_messages(messages, encoder, new_tokens=new_tokens, policy=limits.long_chats, fits=fits)
 
-    def new_tokens(self, limits: Limits) -> int:
-        return super().new_tokens(limits) if self.max_completion_tokens is None else self.max_completion_tokens
+    @property
+    def maximum(self) -> int | None:
+        """The requested maximum number of new tokens, as the client sent it."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
