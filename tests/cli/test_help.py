@@ -36,6 +36,13 @@ def test_help_shows_no_python_types_no_ranges_and_no_defaults_that_mean_nothing(
         assert not re.search(r"<\w+|x[<>]=|default: (0|0\.0|None)\]", out), out
 
 
+def test_every_command_names_the_same_devices() -> None:
+    helps = {param.help for name in COMMANDS for command in commands_of(name) for param in command.params
+             if param.name == "device"}  # fmt: skip
+    (text,) = helps
+    assert all(device in text for device in ["auto", "cpu", "cuda", "cuda:N", "mps"])
+
+
 def test_types_become_placeholders() -> None:
     assert readable_name("--steps <int range>") == "--steps N"
     assert readable_name("--lr <float>") == "--lr NUMBER"

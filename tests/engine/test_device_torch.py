@@ -74,6 +74,14 @@ def test_a_gpu_that_does_not_exist_is_refused(two_gpus: list[int], name: str) ->
     assert two_gpus == []
 
 
+def test_only_a_gpu_has_a_number(two_gpus: list[int]) -> None:
+    assert [pick_device(name).type for name in ("cpu", "cpu:0")] == ["cpu", "cpu"]
+    for name in ("cpu:1", "cpu:", "cpu:first", "cpu:0:0", "auto:0", "cuda2", "CPU", "", "meta"):
+        with pytest.raises(ConfigError, match=rf"Unknown device '{name}'\. Choose from: auto, cuda, cuda:N, cpu\."):
+            pick_device(name)
+    assert two_gpus == []
+
+
 # ---------------------------------------------------------------- the same bits
 
 

@@ -20,7 +20,7 @@ from fabella.benchmark import decoding
 from fabella.benchmark.decoding import MAX_TOKENS, DecodeBenchOptions
 from fabella.benchmark.training import SHAPES, BenchOptions, bench
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, writable
+from fabella.cli.run_options import AsJson, Device, writable
 from fabella.errors import UsageError
 from fabella.storage import format_bytes, write_json
 
@@ -37,7 +37,7 @@ def command(
     ] = True,
     precision: Annotated[str, typer.Option(help="Compute precision: float32 or bf16.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 keeps PyTorch's default.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch, or jax to measure both.")] = "torch",
     decode: Annotated[bool, typer.Option("--decode", help="Measure decoding instead of training.")] = False,
     max_tokens: Annotated[

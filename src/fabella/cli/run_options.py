@@ -20,7 +20,9 @@ def writable(ctx: typer.Context, param: typer.CallbackParam, value: Path | None)
 
 
 CheckpointOption = Annotated[str, typer.Option(help="Checkpoint: best, latest, or a step number.")]
-Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
+Device = Annotated[
+    str, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:N (GPU number N, from 0) or mps.")
+]
 RunEngine = Annotated[str, typer.Option(help="Engine: torch or jax; by default the one that trained the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 

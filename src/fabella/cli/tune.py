@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, writable
+from fabella.cli.run_options import AsJson, Device, writable
 from fabella.cli.text_options import ReadingOptions, TokenizerOptions, Words, expand_options, text_request
 from fabella.data.dataset import TokenizedDataset
 from fabella.report.run_history import settings
@@ -58,7 +58,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 1,
     seeds: Annotated[int, typer.Option(help="Training runs per trial, each with its own seed.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="Search directory; default: tuned/NAME.", callback=writable)] = None,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     engine: Annotated[str, typer.Option(help="Engine: torch or jax; by default that of the config.")] = "",
     prepared: Annotated[Path, typer.Option(help="Directory for prepared data.", callback=writable)] = Path("prepared"),
     lr_find: Annotated[

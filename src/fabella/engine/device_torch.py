@@ -51,9 +51,11 @@ def pick_device(name: str, rank_info: RankInfo = SINGLE) -> torch.device:
                 "process only its own GPU (SLURM: --gpus-per-task=1), set LOCAL_RANK=0.",
             )
         return _current_gpu(rank_info.local_rank)
-    if name.split(":")[0] not in available:
-        raise ConfigError(f"Unknown device {name!r}.", hint=f"Choose from: auto, {', '.join(available)}.")
-    return _parse_gpu(name) if name.startswith("cuda") else torch.device(name)
+    kind, colon, index = name.partition(":")
+    if kind not in available or (kind != "cuda" and colon and index != "0"):
+        names = [item for kind in available for item in ((kind, f"{kind}:N") if kind == "cuda" else (kind,))]
+        raise ConfigError(f"Unknown device {name!r}.", hint=f"Choose from: auto, {', '.join(names)}.")
+    return _parse_gpu(name) if kind == "cuda" else torch.device(name)
 
 
 def _parse_gpu(name: str) -> torch.device:
