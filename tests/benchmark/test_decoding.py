@@ -42,7 +42,11 @@ def test_a_step_reads_all_weights_except_embedding_rows() -> None:
 def test_fabella_is_measured_with_every_supported_weight_type() -> None:
     baselines = available_baselines(DecodeTask(preset("storybook-1m").model, 2, 3, 4))
     assert baselines[0].name == "fabella"
-    assert {baseline.name for baseline in baselines[1:]} <= {"fabella float16", "fabella int8"}
+    assert {baseline.name for baseline in baselines[1:]} <= {
+        "fabella float16",
+        "fabella bfloat16",
+        "fabella int8",
+    }
     assert all(baseline.decode() > 0 for baseline in baselines)
 
 

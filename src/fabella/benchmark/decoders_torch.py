@@ -18,10 +18,10 @@ BANDWIDTH_BYTES = 2**28
 
 
 def available_baselines(task: DecodeTask) -> list[DecodeBaseline]:
-    """Return Fabella with float32 weights, then with float16 and int8 weights where the processor supports them."""
+    """Return Fabella with float32 weights, and with all other types of weights where the processor supports them."""
     baselines = [fabella(task)]
     if pick_device(task.device).type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines:
-        baselines += [fabella(task, "float16"), fabella(task, "int8")]
+        baselines += [fabella(task, "float16"), fabella(task, "bfloat16"), fabella(task, "int8")]
     return baselines
 
 

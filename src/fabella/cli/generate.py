@@ -53,7 +53,7 @@ PresencePenalty = Annotated[
     float, typer.Option(help="Subtract this from the logit of a token that was generated; 0 disables it.")
 ]
 DecodeDtype = Annotated[
-    str, typer.Option(help="Storage type of the weights while decoding: float32, float16 or int8 (CPU).")
+    str, typer.Option(help="Storage type of the weights while decoding: float32, float16, bfloat16 or int8 (CPU).")
 ]
 Chat = Annotated[
     bool | None,

@@ -15,7 +15,13 @@ from fabella.generation.decoder.graph_torch import DecoderGraph, copy_row, reset
 from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
 from fabella.generation.decoder.native import build
 from fabella.generation.decoder.native.bindings_torch import NativeBackend, NativeProgram, UnsupportedOpError
-from fabella.generation.decoder.packed_linear_torch import LinearFactory, float16_linear, float32_linear, int8_linear
+from fabella.generation.decoder.packed_linear_torch import (
+    LinearFactory,
+    bfloat16_linear,
+    float16_linear,
+    float32_linear,
+    int8_linear,
+)
 from fabella.generation.decoder.step_inputs_torch import DecodeInputs, PrefillInputs
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 from fabella.models.nn.language_model_torch import LanguageModel
@@ -45,6 +51,7 @@ class DecodeBackend(Protocol):
 _FACTORIES: dict[WeightDtype, LinearFactory] = {
     "float32": float32_linear,
     "float16": float16_linear,
+    "bfloat16": bfloat16_linear,
     "int8": int8_linear,
 }
 _compiled: WeakKeyDictionary[nn.Module, DecoderGraph | NativeProgram | None] = WeakKeyDictionary()

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int8, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +19,8 @@ PackedLinear = Callable[[Float[Tensor, "N I"]], Float[Tensor, "N O"]]
 LinearFactory = Callable[[Float[Tensor, "O I"], Tensor | None], PackedLinear]
 """Packs a weight and an optional bias; later changes of the weight have no effect."""
 
+PANEL_ROWS, PANEL_DEPTH_BYTES = 16, 64
+"""As in panels.h: rows of a panel; a row is padded to a multiple of these bytes."""
 ROWS = 16
 """Rows of x that a weight is packed for; with one row it is as fast as any other packing."""
 MIN_PACKED_SIZE = 2**19
@@ -79,6 +81,22 @@ def _require_fbgemm(weight: Tensor, kind: str) -> None:
         raise ConfigError(f"dtype = {kind} needs an x86 CPU.", hint="Use --dtype float32.")
 
 
+def bfloat16_linear(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> PackedLinear:
+    """Return a linear with the weight in bfloat16, half of the memory traffic; x is rounded, too; sums are float32.
+
+    A small weight stays float32.
+    """
+    if weight.numel() < MIN_PACKED_SIZE:
+        return float32_linear(weight, bias)
+    rounded, bias = weight.detach().bfloat16(), None if bias is None else bias.detach()
+
+    def multiply(x: Tensor) -> Tensor:
+        result = functional.linear(x.bfloat16(), rounded).to(x.dtype)
+        return result if bias is None else result.add_(bias)
+
+    return multiply
+
+
 def int8_linear(weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> PackedLinear:
     """Return a linear with the weight in int8, a quarter of the memory traffic; a small weight stays float32.
 
@@ -95,6 +113,18 @@ def quantize_rows(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Fl
     """Return a weight in int8 and the scale of each row, whose largest magnitude becomes 127."""
     scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
     return (weight / scales).round().to(torch.int8), scales.flatten()
+
+
+def pack_panels(weight: Shaped[Tensor, "O I"]) -> Shaped[Tensor, "P D 16 G"]:
+    """Return a weight in panels of 16 rows, as panels.h of the native decoder reads them, padded with zeros.
+
+    G neighbors of a row have 32 bits, or 16 in float16; a row is padded to 64 bytes, which are D groups.
+    """
+    size = weight.element_size()
+    rows, inputs = weight.shape
+    padded = functional.pad(weight, (0, -inputs % (PANEL_DEPTH_BYTES // size), 0, -rows % PANEL_ROWS))
+    group = 1 if weight.dtype == torch.float16 else 4 // size
+    return padded.view(len(padded) // PANEL_ROWS, PANEL_ROWS, -1, group).transpose(1, 2).contiguous()
 
 
 class _Int8Linear:

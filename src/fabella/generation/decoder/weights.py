@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple, get_args
 
 from fabella.errors import UsageError
 
-WeightDtype = Literal["float32", "float16", "int8"]
-"""float16 and int8 store the matrices in half or a quarter of the memory; int8 rounds the token embeddings too.
+WeightDtype = Literal["float32", "float16", "bfloat16", "int8"]
+"""float16 and bfloat16 store the matrices in half the memory, int8 in a quarter; int8 rounds the token embeddings, too.
 Decoding reads all matrices for every token."""
 
 

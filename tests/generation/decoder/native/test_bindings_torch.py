@@ -159,7 +159,7 @@ def test_completions_equal_those_of_the_pytorch_backend(name: str) -> None:
     assert complete(model, prompts, SamplingParams(temperature=0), max_tokens=60) == compiled
 
 
-@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("weights", ["float32", "float16", "bfloat16", "int8"])
 def test_the_number_of_threads_does_not_change_the_bits(name: str, weights: WeightDtype, threads: None) -> None:
     model, logits = make_model(name, weights), list[Tensor]()
     tokens = make_tokens(model)
@@ -189,7 +189,7 @@ def test_decode_reuses_the_memory_of_the_logits(name: str) -> None:
     assert len(logits) == 1
 
 
-@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("weights", ["float32", "float16", "bfloat16", "int8"])
 def test_nan_weights_give_nan_logits(name: str, weights: WeightDtype) -> None:
     config = make_config(name)
     table = initial_weights(config.parameters(), seed=5)

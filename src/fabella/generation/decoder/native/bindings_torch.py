@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from fabella.generation.decoder.graph_torch import (
     AttentionOp,
@@ -28,17 +29,17 @@ from fabella.generation.decoder.graph_torch import (
     flat_ops,
     reset_row,
 )
-from fabella.generation.decoder.packed_linear_torch import quantize_rows
+from fabella.generation.decoder.packed_linear_torch import PANEL_ROWS, pack_panels, quantize_rows
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 
 PREFILL_CHUNK = 128
 """Prompt tokens per call: enough for efficient matrix products, few enough to stay in the CPU's cache."""
-BLOCK, MAX_TILE_ROWS, STAGE_BYTES = 256, 6, 64
-"""As in decode.cpp. ``MAX_TILE_ROWS`` is the maximum ROWS of any ``Tile`` of matmul.h; it sizes the scratch memory."""
+BLOCK, MAX_ROWS_AT_ONCE, MAX_X_ROWS_AT_ONCE, STAGE_BYTES = 256, 32, 16, 64
+"""As in decode.cpp. ``MAX_ROWS_AT_ONCE`` is the maximum ROWS of a product; it sizes the scratch memory."""
 EMBED, PROJECT, ATTEND = range(3)
 NO_NORM, RMS_NORM, LAYER_NORM = range(3)
 STORE, GELU, GELU_TANH, SWIGLU, MINGRU = range(5)
-DTYPES: dict[WeightDtype, int] = {"float32": 0, "float16": 1, "int8": 2}
+DTYPES: dict[WeightDtype, int] = {"float32": 0, "float16": 1, "int8": 2, "bfloat16": 3}
 RESIDUAL, RESIDUAL_ALT, WIDE, MIXED = range(4)
 """Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products."""
 LOGITS = -1
@@ -49,7 +50,13 @@ _address = ctypes.c_void_p
 
 
 class _Matrix(ctypes.Structure):
-    _fields_ = [("weight", _address), ("scales", _address), ("bias", _address), ("rows", ctypes.c_int64)]
+    _fields_ = [
+        ("weight", _address),
+        ("scales", _address),
+        ("row_sums", _address),
+        ("bias", _address),
+        ("rows", ctypes.c_int64),
+    ]
 
 
 class _Operation(ctypes.Structure):
@@ -182,7 +189,7 @@ class NativeProgram:
         if self._dtype == DTYPES["int8"]:
             rows, scales = quantize_rows(table)
             operation.dtype = self._dtype
-            operation.matrix[0] = _Matrix(self._pointer(rows), self._pointer(scales), None, len(rows))
+            operation.matrix[0] = _Matrix(weight=self._pointer(rows), scales=self._pointer(scales), rows=len(rows))
         else:
             operation.table = self._pointer(table)
         self._operations.append(operation)
@@ -200,9 +207,9 @@ class NativeProgram:
     ) -> None:
         kind, norm_weight, norm_bias, eps = self._norm_params(matrix.norm)
         inputs = matrix.weights[0].shape[1]
-        rows = [len(weight) for weight in matrix.weights]
+        matrices = self._matrices(matrix, paired=epilogue in (SWIGLU, MINGRU))
         if target != LOGITS:
-            self._reserve(target, rows[0] if epilogue in (SWIGLU, MINGRU) else sum(rows))
+            self._reserve(target, matrices[0].rows if epilogue in (SWIGLU, MINGRU) else sum(m.rows for m in matrices))
         self._reserve(source, inputs)
         self.widest_input = max(self.widest_input, inputs)
         self._operations.append(
@@ -216,27 +223,39 @@ class NativeProgram:
                 residual=residual,
                 cache=cache,
                 last_only=last_only,
-                matrices=len(rows),
+                matrices=len(matrices),
                 eps=eps,
                 inputs=inputs,
-                matrix=tuple(self._matrix(matrix, number) for number in range(len(rows))),
+                matrix=matrices,
                 norm_weight=norm_weight,
                 norm_bias=norm_bias,
             )
         )
 
-    def _matrix(self, matrix: LinearOp, number: int) -> _Matrix:
-        weight, scales = self._quantize(matrix.weights[number])
-        bias = self._pointer(matrix.biases[number]) if matrix.biases else None
-        return _Matrix(self._pointer(weight), None if scales is None else self._pointer(scales), bias, len(weight))
+    def _matrices(self, matrix: LinearOp, *, paired: bool) -> tuple[_Matrix, ...]:
+        """Return the matrices of an operation; those in panels as one, unless they are combined in pairs."""
+        weights, biases = matrix.weights, matrix.biases or [None] * len(matrix.weights)
+        if self._dtype != DTYPES["float32"] and not paired:
+            weights = [torch.cat(weights)]
+            biases = [torch.cat(matrix.biases) if matrix.biases else None]
+        return tuple(self._matrix(weight, bias) for weight, bias in zip(weights, biases, strict=True))
 
-    def _quantize(self, weight: Float[Tensor, "O I"]) -> tuple[Tensor, Tensor | None]:
-        """Return the weight in the storage dtype, and for int8 the scale of each output row."""
+    def _matrix(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None) -> _Matrix:
+        """Return a matrix in the storage dtype."""
+        result = _Matrix(rows=len(weight), bias=None if bias is None else self._pointer(bias))
+        if self._dtype == DTYPES["float32"]:
+            result.weight = self._pointer(weight)
+            return result
         if self._dtype == DTYPES["float16"]:
-            return weight.clamp(-FLOAT16_MAX, FLOAT16_MAX).half(), None
-        if self._dtype == DTYPES["int8"]:
-            return quantize_rows(weight)
-        return weight, None
+            weight = weight.clamp(-FLOAT16_MAX, FLOAT16_MAX).half()
+        elif self._dtype == DTYPES["bfloat16"]:
+            weight = weight.bfloat16()
+        else:
+            weight, scales = quantize_rows(weight)
+            sums = functional.pad(weight.sum(1, dtype=torch.int32), (0, -len(weight) % PANEL_ROWS))
+            result.scales, result.row_sums = self._pointer(scales), self._pointer(sums)
+        result.weight = self._pointer(pack_panels(weight))
+        return result
 
     def _norm_params(self, norm: NormOp | None) -> tuple[int, int | None, int | None, float]:
         if norm is None:
@@ -301,10 +320,9 @@ class NativeBackend:
         self._threads = torch.get_num_threads()
         self._buffer_tensors = [torch.empty(max(1, max_rows * width)) for width in program.widths]
         self._logits = torch.empty(rows, program.vocab_size)
-        # Per thread: two blocks of sums, scales, normed and quantized inputs; or the attention scores of a sequence.
-        floats = (
-            2 * BLOCK + max_rows * (2 * MAX_TILE_ROWS + 1 + program.widest_input + program.widest_input // 4 + 1) + 16
-        )
+        # Per thread: two blocks of sums, scales, normed and converted inputs; or the attention scores of a sequence.
+        x_rows = -(-max_rows // MAX_X_ROWS_AT_ONCE) * MAX_X_ROWS_AT_ONCE
+        floats = 2 * BLOCK + x_rows * (2 * MAX_ROWS_AT_ONCE + 1 + 2 * program.widest_input + 16) + 16
         scratch_bytes = (4 * max(floats, self._capacity if program.attends else 0) + 8191) // 4096 * 4096
         self._scratch = torch.empty(scratch_bytes * self._threads, dtype=torch.uint8)
         self._stages = torch.empty(2 * len(program.operations) * STAGE_BYTES, dtype=torch.uint8)

@@ -11,7 +11,7 @@ from fabella.native.build import build_library as build_native_library
 from fabella.tracking.console import print_status
 
 SOURCE = Path(__file__).with_name("decode.cpp")
-SOURCES = (SOURCE, SOURCE.with_name("sample.h"), SOURCE.with_name("matmul.h"))
+SOURCES = (SOURCE, *map(SOURCE.with_name, ("sample.h", "panels.h", "matmul.h")))
 # Without contraction a sum has the same bits in every loop; matmul.h fuses explicitly where it pays.
 CODE = NativeCode("the native decoder", SOURCES, "Generation is slower", ("-ffp-contract=off",))
 

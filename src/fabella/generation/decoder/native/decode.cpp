@@ -9,19 +9,20 @@
 #include <sched.h>
 
 #include "sample.h"
-#include "matmul.h"
+#include "panels.h"
 
 namespace {
 
 enum Kind : int32_t { EMBED, PROJECT, ATTEND };
 enum Norm : int32_t { NO_NORM, RMS_NORM, LAYER_NORM };
 enum Epilogue : int32_t { STORE, GELU, GELU_TANH, SWIGLU, MINGRU };
-enum Dtype : int32_t { FLOAT32, FLOAT16, INT8 };
+enum Dtype : int32_t { FLOAT32, FLOAT16, INT8, BFLOAT16 };
 
 struct Matrix {
-    const void* weight;    // [rows inputs], contiguous
-    const float* scales;   // [rows]: of an int8 weight
-    const float* bias;     // [rows], or null
+    const void* weight;       // [rows inputs], contiguous; in panels unless it is float32
+    const float* scales;      // [rows]: of an int8 weight
+    const int32_t* row_sums;  // of an int8 weight, 16 for each panel
+    const float* bias;        // [rows], or null
     int64_t rows;
 };
 
@@ -70,39 +71,81 @@ constexpr int64_t CHUNK_BYTES = 65536;    // weight bytes that a thread claims a
 constexpr int64_t SPINS_BEFORE_YIELD = 4096;  // polls of the other threads before the core is released
 constexpr int64_t BLOCK = 256;      // minimum number of sums that are finished together
 
-// Multiply R rows of a weight by all n rows of x: products[r * n + i].
-template <int R, class Weight, class X>
-inline void multiply_rows(const Weight* weight, int64_t inputs, const X* x, int64_t n, float* products) {
-    constexpr int COLUMNS = Tile<Weight>::COLUMNS;
+// Multiply R rows of a float32 weight by all n rows of x: products[i * stride + r].
+template <int R>
+inline void multiply_rows(const float* weight, int64_t inputs, const float* x, int64_t n, float* products,
+                          int64_t stride) {
     int64_t i = 0;
-    for (; i + COLUMNS <= n; i += COLUMNS) {
-        float result[R][COLUMNS];
-        dot_products<R, COLUMNS>(weight, inputs, x + i * inputs, result);
-        for (int r = 0; r < R; r++)
-            for (int c = 0; c < COLUMNS; c++) products[r * n + i + c] = result[r][c];
+    for (; i + TILE_COLUMNS <= n; i += TILE_COLUMNS) {
+        float result[R][TILE_COLUMNS];
+        dot_products<R, TILE_COLUMNS>(weight, inputs, x + i * inputs, result);
+        for (int c = 0; c < TILE_COLUMNS; c++)
+            for (int r = 0; r < R; r++) products[(i + c) * stride + r] = result[r][c];
     }
     for (; i < n; i++) {
         float result[R][1];
         dot_products<R, 1>(weight, inputs, x + i * inputs, result);
-        for (int r = 0; r < R; r++) products[r * n + i] = result[r][0];
+        for (int r = 0; r < R; r++) products[i * stride + r] = result[r][0];
     }
 }
 
-// Multiply rows row..row+count of a matrix by x, with scales and bias.
-template <class Weight, class X>
-inline void multiply_block(const Matrix& m, int64_t row, int64_t count, int64_t inputs, const X* x,
-                           const float* x_scales, int64_t n, float* products) {
-    const Weight* weight = static_cast<const Weight*>(m.weight) + row * inputs;
-    constexpr int ROWS = Tile<Weight>::ROWS;
-    int64_t r = 0;
-    for (; r + ROWS <= count; r += ROWS) multiply_rows<ROWS>(weight + r * inputs, inputs, x, n, products + r * n);
-    for (; r < count; r++) multiply_rows<1>(weight + r * inputs, inputs, x, n, products + r * n);
-    if (x_scales)
-        for (int64_t r = 0; r < count; r++)
-            for (int64_t i = 0; i < n; i++) products[r * n + i] *= m.scales[row + r] * x_scales[i];
-    if (m.bias)
-        for (int64_t r = 0; r < count; r++)
-            for (int64_t i = 0; i < n; i++) products[r * n + i] += m.bias[row + r];
+// ---------------------------------------------------------------- products, a class for each weight dtype
+
+// x, converted once per operation and thread, and products of rows row..row+count of a matrix.
+struct Float32Product {
+    typedef float X;
+    static constexpr int ROWS = TILE_ROWS, ALIGNMENT = 1;  // rows at once; the stride is a multiple of ALIGNMENT
+    static int64_t depth(int64_t inputs) { return inputs; }
+    static void multiply(const Matrix& m, int64_t row, int64_t count, int64_t depth, const X* x, int64_t n,
+                         float* products, int64_t stride) {
+        const float* weight = static_cast<const float*>(m.weight) + row * depth;
+        int64_t r = 0;
+        for (; r + ROWS <= count; r += ROWS) multiply_rows<ROWS>(weight + r * depth, depth, x, n, products + r, stride);
+        for (; r < count; r++) multiply_rows<1>(weight + r * depth, depth, x, n, products + r, stride);
+    }
+};
+
+// Products of panels with vectors.
+template <class Path>
+struct PanelProduct {
+    typedef typename Path::X X;
+    typedef typename Path::Weight Weight;
+    static constexpr int ROWS = PANEL_ROWS, ALIGNMENT = PANEL;
+    static int64_t depth(int64_t inputs) { return round_up(inputs, DEPTH_BYTES / sizeof(Weight)); }
+    static void multiply(const Matrix& m, int64_t row, int64_t count, int64_t depth, const X* x, int64_t n,
+                         float* products, int64_t stride) {
+        const Weight* panels = static_cast<const Weight*>(m.weight) + row * depth;
+        multiply_vectors<Path>(panels, m.row_sums + row, depth, count, x, n, products, stride);
+    }
+};
+
+#if defined(FABELLA_TILES)
+template <class Path>
+struct TileProduct {
+    typedef typename Path::X X;
+    typedef typename Path::Weight Weight;
+    static constexpr int ROWS = PANEL_ROWS, ALIGNMENT = PANEL;
+    static int64_t depth(int64_t inputs) { return round_up(inputs, DEPTH_BYTES / sizeof(Weight)); }
+    static void multiply(const Matrix& m, int64_t row, int64_t count, int64_t depth, const X* x, int64_t n,
+                         float* products, int64_t stride) {
+        multiply_by_tiles<Path>(static_cast<const Weight*>(m.weight) + row * depth, depth, count, x, n, products, stride);
+    }
+};
+#endif
+
+// Call `run` with the class that multiplies by weights of a dtype.
+template <class Run>
+void with_product(int32_t dtype, const Run& run) {
+#if defined(FABELLA_TILES)
+    if (has_tiles && dtype == BFLOAT16) return run(TileProduct<BFloat16Tiles>{});
+    if (has_tiles && dtype == INT8) return run(TileProduct<Int8Tiles>{});
+#endif
+    if (dtype == INT8) return run(PanelProduct<Int8>{});
+    if (dtype == BFLOAT16) return run(PanelProduct<BFloat16>{});
+#if defined(__F16C__)
+    if (dtype == FLOAT16) return run(PanelProduct<Float16>{});
+#endif
+    run(Float32Product{});
 }
 
 // ---------------------------------------------------------------- operations, as run by each thread
@@ -129,15 +172,10 @@ struct Team {
     }
 };
 
-int64_t tile_rows(const Operation& op) {
-    return op.dtype == FLOAT32 ? Tile<float>::ROWS : op.dtype == FLOAT16 ? Tile<uint16_t>::ROWS : Tile<int8_t>::ROWS;
-}
-
 // Return the number of weight rows to finish together: enough to fill vectors, few enough to stay in the L1 cache.
-int64_t block_rows(const Operation& op, int64_t n) {
-    const int64_t rows = tile_rows(op);
-    return n * rows >= BLOCK ? rows : BLOCK / n / rows * rows;
-}
+int64_t block_rows(int64_t unit, int64_t n) { return n * unit >= BLOCK ? unit : BLOCK / n / unit * unit; }
+
+int64_t weight_bytes(int32_t dtype) { return dtype == FLOAT32 ? 4 : dtype == INT8 ? 1 : 2; }
 
 bool is_paired(const Operation& op) { return op.epilogue == SWIGLU || op.epilogue == MINGRU; }
 
@@ -165,58 +203,105 @@ void normalize(const Operation& op, const float* x, int64_t n, float* result) {
     }
 }
 
-// Apply the epilogue and the residual to `products` [count n]; `other` is the product of the second matrix.
-void apply_epilogue(const Operation& op, const Call& call, const float* residual, float* target, int64_t width,
-                    int64_t row, int64_t count, int64_t n, float* products, const float* other) {
-    float* cache = op.cache >= 0 ? call.caches[op.cache] : nullptr;
-    if (op.epilogue == GELU)
+// One PROJECT in one step.
+struct Projection {
+    const Operation& op;
+    const Call& call;
+    int64_t n, width;  // rows, outputs
+    const float* residual;
+    float* target;
+};
+
+// Apply the epilogue and the residual to `products` [n stride]; `other` is the product of the second matrix.
+void apply_epilogue(const Projection& p, int64_t row, int64_t count, int64_t stride, float* products,
+                    const float* other) {
+    const int64_t n = p.n, epilogue = p.op.epilogue;
+    if (epilogue == GELU)
 #pragma omp simd
-        for (int64_t k = 0; k < count * n; k++) products[k] = gelu(products[k]);
-    else if (op.epilogue == GELU_TANH)
+        for (int64_t k = 0; k < n * stride; k++) products[k] = gelu(products[k]);
+    else if (epilogue == GELU_TANH)
 #pragma omp simd
-        for (int64_t k = 0; k < count * n; k++) products[k] = gelu_tanh(products[k]);
-    else if (op.epilogue == SWIGLU)
+        for (int64_t k = 0; k < n * stride; k++) products[k] = gelu_tanh(products[k]);
+    else if (epilogue == SWIGLU)
 #pragma omp simd
-        for (int64_t k = 0; k < count * n; k++) products[k] = products[k] * sigmoid(products[k]) * other[k];
-    else if (op.epilogue == MINGRU)  // h += z · (g(candidate) − h), in time order
-        for (int64_t r = 0; r < count; r++)
-            for (int64_t i = 0; i < n; i++) {
-                float& hidden = cache[call.rows[i] * width + row + r];
-                const float z = sigmoid(products[r * n + i]), candidate = other[r * n + i];
+        for (int64_t k = 0; k < n * stride; k++) products[k] = products[k] * sigmoid(products[k]) * other[k];
+    else if (epilogue == MINGRU)  // h += z · (g(candidate) − h), in time order
+        for (int64_t i = 0; i < n; i++) {
+            float* hidden = p.call.caches[p.op.cache] + p.call.rows[i] * p.width + row;
+#pragma omp simd
+            for (int64_t r = 0; r < count; r++) {
+                const float z = sigmoid(products[i * stride + r]), candidate = other[i * stride + r];
                 const float h_tilde = candidate >= 0 ? candidate + 0.5f : sigmoid(candidate);
-                products[r * n + i] = hidden = hidden + z * (h_tilde - hidden);
+                products[i * stride + r] = hidden[r] = hidden[r] + z * (h_tilde - hidden[r]);
             }
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t r = 0; r < count; r++)
-            target[i * width + row + r] = products[r * n + i] + (residual ? residual[i * width + row + r] : 0.0f);
+        }
+    for (int64_t i = 0; i < n; i++) {
+        const float* residual = p.residual ? p.residual + i * p.width + row : nullptr;
+        float* target = p.target + i * p.width + row;
+        for (int64_t r = 0; r < count; r++) target[r] = products[i * stride + r] + (residual ? residual[r] : 0.0f);
+    }
+}
+
+// Multiply rows row..row+count of a matrix by x, with scales and bias: products [n stride].
+template <class Product>
+void multiply_block(const Matrix& m, int64_t row, int64_t count, int64_t depth, const typename Product::X* x,
+                    const float* x_scales, int64_t n, float* products, int64_t stride) {
+    Product::multiply(m, row, count, depth, x, n, products, stride);
+    for (int64_t i = 0; i < n; i++, products += stride) {
+        if (m.scales)
+            for (int64_t r = 0; r < count; r++) products[r] *= m.scales[row + r] * x_scales[i];
+        if (m.bias)
+            for (int64_t r = 0; r < count; r++) products[r] += m.bias[row + r];
+    }
 }
 
 // Compute the outputs from `begin` to `end`.
-template <class Weight, class X>
-void project_rows(const Operation& op, const Call& call, int64_t begin, int64_t end, const X* x, const float* x_scales,
-                  int64_t n, const float* residual, float* target, int64_t width, float* products) {
-    const bool paired = is_paired(op);
-    const int64_t block = block_rows(op, n);
+template <class Product>
+void project_rows(const Projection& p, int64_t begin, int64_t end, const typename Product::X* x, const float* x_scales,
+                  float* products) {
+    const Operation& op = p.op;
+    const int64_t block = block_rows(Product::ROWS, p.n), depth = Product::depth(op.inputs);
+    float* other = products + block * p.n;
     int64_t offset = 0;
-    for (int m = 0; m < (paired ? 1 : op.matrices); offset += op.matrix[m++].rows) {
+    for (int m = 0; m < (is_paired(op) ? 1 : op.matrices); offset += op.matrix[m++].rows) {
         const int64_t first = begin > offset ? begin : offset, matrix_end = offset + op.matrix[m].rows;
         const int64_t stop = end < matrix_end ? end : matrix_end;
         for (int64_t row = first; row < stop; row += block) {
             const int64_t count = stop - row < block ? stop - row : block;
-            float* other = products + block * n;
-            multiply_block<Weight>(op.matrix[m], row - offset, count, op.inputs, x, x_scales, n, products);
-            if (paired) multiply_block<Weight>(op.matrix[1], row, count, op.inputs, x, x_scales, n, other);
-            apply_epilogue(op, call, residual, target, width, row, count, n, products, other);
+            const int64_t stride = round_up(count, Product::ALIGNMENT);
+            multiply_block<Product>(op.matrix[m], row - offset, count, depth, x, x_scales, p.n, products, stride);
+            if (is_paired(op))
+                multiply_block<Product>(op.matrix[1], row, count, depth, x, x_scales, p.n, other, stride);
+            apply_epilogue(p, row, count, stride, products, other);
         }
     }
 }
 
-int64_t chunk_rows(const Operation& op, int64_t width, int64_t threads) {
-    const int64_t size = op.dtype == FLOAT32 ? 4 : op.dtype == FLOAT16 ? 2 : 1;
-    const int64_t fitting = CHUNK_BYTES / (op.inputs * size * (is_paired(op) ? 2 : 1));
-    const int64_t even = (width + threads - 1) / threads;
-    const int64_t rows = fitting < even ? fitting : even, unit = tile_rows(op);
-    return rows <= unit ? unit : (rows + unit - 1) / unit * unit;
+int64_t chunk_rows(int64_t row_bytes, int64_t unit, int64_t width, int64_t threads) {
+    const int64_t fitting = CHUNK_BYTES / row_bytes, even = (width + threads - 1) / threads;
+    const int64_t rows = fitting < even ? fitting : even;
+    return rows <= unit ? unit : round_up(rows, unit);
+}
+
+template <class Product>
+void project_with(const Projection& p, const float* x, const Team& team, int64_t stage) {
+    typedef typename Product::X X;
+    const Operation& op = p.op;
+    const int64_t n = p.n, depth = Product::depth(op.inputs);
+    float* products = reinterpret_cast<float*>(team.scratch);
+    float* scales = products + 2 * block_rows(Product::ROWS, n) * n;
+    float* normed = scales + round_up(n, PANEL);
+    X* converted = reinterpret_cast<X*>(normed + (op.norm == NO_NORM ? 0 : round_up(n * op.inputs, PANEL)));
+    const X* x_converted = nullptr;
+    const int64_t row_bytes = op.inputs * weight_bytes(op.dtype) * (is_paired(op) ? 2 : 1);
+    const int64_t chunk = chunk_rows(row_bytes, Product::ROWS, p.width, team.size);
+    team.parallel_for(stage, p.width, chunk, [&](int64_t begin, int64_t end) {
+        if (!x_converted) {  // once per thread: cheaper than waiting for another one
+            if (op.norm != NO_NORM) normalize(op, x, n, normed);
+            x_converted = convert(op.norm == NO_NORM ? x : normed, n, op.inputs, depth, converted, scales);
+        }
+        project_rows<Product>(p, begin, end, x_converted, scales, products);
+    });
 }
 
 void project(const Operation& op, const Program& program, const Call& call, const Team& team, int64_t stage) {
@@ -224,31 +309,11 @@ void project(const Operation& op, const Program& program, const Call& call, cons
     if (!n) return;
     int64_t width = op.matrix[0].rows;
     for (int m = 1; m < op.matrices && !is_paired(op); m++) width += op.matrix[m].rows;
-    const float* x = program.buffers[op.source] + skip * op.inputs;
-    const float* residual = op.residual < 0 ? nullptr : program.buffers[op.residual];
+    const float* residual = op.residual < 0 ? nullptr : program.buffers[op.residual] + skip * width;
     float* target = op.target < 0 ? call.logits : program.buffers[op.target] + skip * width;
-    float* products = reinterpret_cast<float*>(team.scratch);
-    float* scales = products + 2 * block_rows(op, n) * n;
-    float* normed = scales + (n + 15) / 16 * 16;
-    int8_t* quantized = reinterpret_cast<int8_t*>(normed + (op.norm == NO_NORM ? 0 : n * op.inputs));
-    bool ready = false;
-    team.parallel_for(stage, width, chunk_rows(op, width, team.size), [&](int64_t begin, int64_t end) {
-        if (!ready) {  // once per thread: cheaper than waiting for another one
-            if (op.norm != NO_NORM) {
-                normalize(op, x, n, normed);
-                x = normed;
-            }
-            if (op.dtype == INT8) quantize(x, n, op.inputs, quantized, scales);
-            ready = true;
-        }
-        if (op.dtype == INT8)
-            project_rows<int8_t>(op, call, begin, end, quantized, scales, n, residual, target, width, products);
-        else if (op.dtype == FLOAT32)
-            project_rows<float>(op, call, begin, end, x, nullptr, n, residual, target, width, products);
-#if defined(__F16C__)
-        else
-            project_rows<uint16_t>(op, call, begin, end, x, nullptr, n, residual, target, width, products);
-#endif
+    const Projection p = {op, call, n, width, residual, target};
+    with_product(op.dtype, [&](auto product) {
+        project_with<decltype(product)>(p, program.buffers[op.source] + skip * op.inputs, team, stage);
     });
 }
 
@@ -388,10 +453,9 @@ extern "C" {
 // Return whether this build supports a weight dtype.
 int32_t fabella_supports_dtype(int32_t dtype) {
 #if defined(__F16C__)
-    return dtype == FLOAT32 || dtype == FLOAT16 || dtype == INT8;
-#else
-    return dtype == FLOAT32 || dtype == INT8;
+    if (dtype == FLOAT16) return 1;
 #endif
+    return dtype == FLOAT32 || dtype == INT8 || dtype == BFLOAT16;
 }
 
 // Run one step. Returns 1, without computing anything, if a token id is out of range.
@@ -401,6 +465,7 @@ int32_t fabella_decode(const Program* program, const Call* call) {
     std::memset(program->stages, 0, 2 * program->count * sizeof(Stage));
 #pragma omp parallel num_threads(program->threads)
     {
+        const Tiles tiles;
         const Team team = {program->stages, omp_get_num_threads(),
                            program->scratch + omp_get_thread_num() * program->scratch_bytes};
         for (int64_t k = 0; k < program->count; k++) {

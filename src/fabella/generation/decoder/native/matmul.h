@@ -142,9 +142,11 @@ inline float error_function(float x) {  // rational approximation of Eigen, with
 inline float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678f)); }
 inline float gelu_tanh(float x) { return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x)); }
 
-// Quantize each row to int8, its largest magnitude to 127. A NaN or inf makes the scale of the row NaN.
-inline void quantize(const float* x, int64_t n, int64_t width, int8_t* result, float* scales) {
-    for (int64_t i = 0; i < n; i++, x += width, result += width) {
+// Quantize each row to int8, its largest magnitude to 127, add OFFSET, and fill up to `depth` numbers with it. A NaN or
+// inf makes the scale of the row NaN.
+template <int OFFSET, class Byte>
+inline void quantize(const float* x, int64_t n, int64_t width, int64_t depth, Byte* result, float* scales) {
+    for (int64_t i = 0; i < n; i++, x += width, result += depth) {
         float largest = 1e-30f, not_finite = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : not_finite)
         for (int64_t k = 0; k < width; k++) {
@@ -154,41 +156,31 @@ inline void quantize(const float* x, int64_t n, int64_t width, int8_t* result, f
         }
         const float factor = 127.0f / largest;
         for (int64_t k = 0; k < width; k++)
-            result[k] = static_cast<int8_t>(static_cast<int32_t>(x[k] * factor + 12582912.0f - 12582912.0f));
+            result[k] = static_cast<Byte>(static_cast<int32_t>(x[k] * factor + 12582912.0f - 12582912.0f) + OFFSET);
+        for (int64_t k = width; k < depth; k++) result[k] = OFFSET;
         scales[i] = largest / 127.0f + not_finite;
     }
 }
 
 // ---------------------------------------------------------------- products
 
-inline float widen(float x) { return x; }
-inline Vector widen(const float* p) { return load(p); }
-#if defined(__F16C__)
-inline float widen(uint16_t half) { return _cvtsh_ss(half); }
-#if defined(__AVX512F__)
-inline Vector widen(const uint16_t* p) { return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
-#else
-inline Vector widen(const uint16_t* p) { return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
-#endif
-#endif
-
 // Compute the dot products of R weight rows and C rows of x: result[r][c]. R and C do not change the order of a sum.
-template <int R, int C, class Weight>
-inline void dot_products(const Weight* weight, int64_t inputs, const float* x, float result[R][C]) {
+template <int R, int C>
+inline void dot_products(const float* weight, int64_t inputs, const float* x, float result[R][C]) {
     Vector sums[R][C] = {};
     int64_t i = 0;
     for (; i + WIDTH <= inputs; i += WIDTH) {
         Vector x_vectors[C];
         for (int c = 0; c < C; c++) x_vectors[c] = load(x + c * inputs + i);
         for (int r = 0; r < R; r++) {
-            const Vector w = widen(weight + r * inputs + i);
+            const Vector w = load(weight + r * inputs + i);
             for (int c = 0; c < C; c++) sums[r][c] = multiply_add(w, x_vectors[c], sums[r][c]);
         }
     }
     reduce<R, C>(sums, result);
     for (; i < inputs; i++)
         for (int r = 0; r < R; r++)
-            for (int c = 0; c < C; c++) result[r][c] += widen(weight[r * inputs + i]) * x[c * inputs + i];
+            for (int c = 0; c < C; c++) result[r][c] += weight[r * inputs + i] * x[c * inputs + i];
 }
 
 // Compute the dot products of R keys [R dim] and a query. The sum has the same order on every CPU: 16 partial sums, the
@@ -217,52 +209,13 @@ inline void dot_products_of_heads(const float* keys, int64_t dim, const float* q
         for (int r = 0; r < R; r++) result[r] += keys[r * dim + i] * query[i];
 }
 
-// int8 by int8, exact: neighbors are added in 16 bits first, which hold 127 · 127 · 2.
-template <int R, int C>
-inline void dot_products(const int8_t* weight, int64_t inputs, const int8_t* x, float result[R][C]) {
-    int64_t i = 0;
-    int32_t totals[R][C] = {};
-#if defined(__AVX2__)
-    __m256i sums[R][C] = {};
-    const __m256i ones = _mm256_set1_epi16(1);
-    for (; i + 32 <= inputs; i += 32) {
-        __m256i x_vectors[C];
-        for (int c = 0; c < C; c++) x_vectors[c] = _mm256_loadu_si256((const __m256i*)(x + c * inputs + i));
-        for (int r = 0; r < R; r++) {
-            const __m256i w = _mm256_loadu_si256((const __m256i*)(weight + r * inputs + i));
-            const __m256i magnitude = _mm256_abs_epi8(w);
-            for (int c = 0; c < C; c++) {
-                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x_vectors[c], w));
-                sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(pairs, ones));
-            }
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int c = 0; c < C; c++) {
-            const __m256i eight = sums[r][c];
-            const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-            const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-            totals[r][c] = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
-        }
-#endif
-    for (int r = 0; r < R; r++)
-        for (int c = 0; c < C; c++) {
-            for (int64_t k = i; k < inputs; k++) totals[r][c] += int32_t(weight[r * inputs + k]) * x[c * inputs + k];
-            result[r][c] = float(totals[r][c]);
-        }
-}
-
-// Weight rows and rows of x of one register tile: as many sums as the registers hold next to the operands. ROWS is at
-// most MAX_TILE_ROWS of bindings_torch.py, which sizes the scratch memory.
-template <class Weight>
-struct Tile {
+// Weight rows and rows of x of one register tile: as many sums as the registers hold next to the operands.
 #if defined(__AVX512F__)
-    static constexpr int ROWS = 4, COLUMNS = 4;
+constexpr int TILE_ROWS = 4, TILE_COLUMNS = 4;
 #elif defined(__AVX2__)
-    static constexpr int ROWS = sizeof(Weight) == 1 ? 4 : 6, COLUMNS = 2;
+constexpr int TILE_ROWS = 6, TILE_COLUMNS = 2;
 #else
-    static constexpr int ROWS = 4, COLUMNS = 3;
+constexpr int TILE_ROWS = 4, TILE_COLUMNS = 3;
 #endif
-};
 
 }  // namespace
