@@ -14,6 +14,7 @@ from fabella.text.chat.template import (
     RefusedConversationError,
     end_of_turn,
     marked_writer,
+    tool_fields,
 )
 from fabella.tokenizers.chat.encode import DocumentEncoder, prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -37,6 +38,17 @@ class Chat:
         elif ending.kind == "text" and ending.text.strip():
             self.stop = (ending.text.rstrip(),)
 
+    def require_written(self, messages: Sequence[Message]) -> None:
+        """Raise UsageError if the template leaves out calls of tools or messages of other roles.
+
+        It is the rule of training data (``ChatTemplate.require_written``).
+        """
+        if what := self.template.left_out(messages):
+            raise UsageError(
+                f"The model's chat template does not write {what}.",
+                hint="Leave it out, or use a model that was trained with a template that writes it.",
+            )
+
     def text(self, messages: Sequence[Message]) -> str:
         """Return the prompt that asks for the next answer, as a reader sees it. Raises UsageError."""
         return plain_text(self._prompt(messages))
@@ -44,13 +56,14 @@ class Chat:
     def encode(self, messages: Sequence[Message]) -> NDArray[np.int32]:
         """Return the ids of the prompt that asks for the next answer; they follow the start of a document.
 
-        If the last message is the assistant's, the answer continues it. Raises UsageError for a conversation that the
-        template refuses.
+        If the last message is the assistant's, the answer continues it, unless it calls tools. Raises UsageError for a
+        conversation that the template refuses.
         """
         return self._encoder.encode_prompt(self._prompt(messages))
 
     def _prompt(self, messages: Sequence[Message]) -> str:
-        beginning = messages[-1].content if messages and messages[-1].role == "assistant" else ""
+        last = messages[-1] if messages else None
+        beginning = last.content if last and last.role == "assistant" and not tool_fields(last) else ""
         before = messages[:-1] if beginning else messages
         try:
             return self.template.render(before, add_generation_prompt=True, beginning=beginning, mark_answer=False)

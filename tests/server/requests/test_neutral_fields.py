@@ -197,32 +197,6 @@ def test_every_hint_is_a_sentence() -> None:
             assert not field.hint or (field.hint[0].isupper() and field.hint.endswith(".")), name
 
 
-def test_messages_of_an_earlier_answer_can_be_sent_back(app: InProcess) -> None:
-    """An answer of this server, of another one with tool calls, and of a client that adds fields of its own."""
-    answer = app.post("/v1/chat/completions", CHAT_BODY).json["choices"][0]["message"]
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    history = [
-        {"role": "user", "content": "Once"},
-        answer,
-        {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None, "annotations": []},
-        {"role": "tool", "content": "42", "tool_call_id": "1", "name": "f"},
-        {"role": "function", "content": "43", "name": "f"},
-        {"role": "assistant", "content": "a", "reasoning_content": "b", "provider_specific_fields": {"refusal": None}},
-        {"role": "user", "content": [{"type": "text", "text": "and then", "cache_control": {"type": "ephemeral"}}]},
-    ]
-    given = app.post("/v1/chat/completions", {**CHAT_BODY, "messages": history})
-    joined = "\n\n".join(["Once", answer["content"], "42", "43", "a", "and then"])
-    assert given.status == 200, given.body
-    expected = app.post("/v1/completions", {**TEXT_BODY, "prompt": joined}).json
-    assert given.json["choices"][0]["message"]["content"] == expected["choices"][0]["text"]
-
-
-def test_only_an_assistant_may_say_nothing(app: InProcess) -> None:
-    for role in ("user", "system", "tool"):
-        response = app.post("/v1/chat/completions", {**CHAT_BODY, "messages": [{"role": role, "content": None}]})
-        assert (response.status, "is missing" in response.error["message"]) == (400, True)
-
-
 RECORDED = Path(__file__).with_name("client_requests.json")
 CLIENT_REQUESTS: list[dict[str, Any]] = json.loads(RECORDED.read_text(encoding="utf-8"))
 

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -21,15 +21,14 @@ from fabella.generation.sampling import SamplingParams
 from fabella.server.api_error import quote
 from fabella.server.limits import Limits, set_by
 from fabella.server.requests.chat_history import MESSAGE_SEPARATOR, AnyMessage, select_messages, texts_fit
+from fabella.server.requests.chat_message import ChatMessage, require_no_tool_calls, require_written
 from fabella.server.requests.json_body import Body, Text, require_encodable
 from fabella.server.requests.neutral_fields import (
     OTHER_MAXIMA,
     UNSUPPORTED_IN_CHATS,
     UNSUPPORTED_IN_COMPLETIONS,
-    UnsupportedField,
 )
 from fabella.server.requests.prompts import EncodedPrompt, Prompt, PromptEncoder
-from fabella.text.chat.template import Message
 
 DEFAULT_MAX_TOKENS = 200
 NO_MAXIMUM = -1
@@ -282,46 +281,6 @@ class CompletionRequest(GenerationBody):
         return [encoder.encode(prompt, self.truncate_prompt_tokens) for prompt in self.prompts]
 
 
-def _content(value: object) -> object:
-    """Join content parts into one string."""
-    if not isinstance(value, list):
-        return value
-    if not value:
-        raise ValueError("content is an empty list; give at least one part.")
-    return "".join(_part(part) for part in cast("list[object]", value))
-
-
-def _part(part: object) -> str:
-    fields = cast("dict[str, object]", part) if isinstance(part, dict) else {}
-    text = fields.get("text")
-    if fields.get("type") != "text" or not isinstance(text, str):
-        raise ValueError(f'A content part must have the form {{"type": "text", "text": "…"}}, not {quote(part)}.')
-    return text
-
-
-_NO_EFFECT_IN_MESSAGES = UnsupportedField(any_value=True)
-
-
-class ChatMessage(Body):
-    """A message. Its content is a string or a list of text parts; that of an assistant's message may be missing."""
-
-    UNSUPPORTED: ClassVar = dict.fromkeys(
-        # Fields of an answer that is sent back, of this server or of another one.
-        ("refusal", "annotations", "audio", "tool_calls", "function_call", "tool_call_id", "id", "reasoning",
-         "reasoning_content", "thinking_blocks", "provider_specific_fields", "images"), _NO_EFFECT_IN_MESSAGES,
-    )  # fmt: skip
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[Text, BeforeValidator(_content)] | None = None
-    name: Text = ""
-
-    @model_validator(mode="after")
-    def _require_content(self) -> Self:
-        if self.content is None and self.role != "assistant":
-            raise ValueError(f"The content of a message with the role {self.role} is missing.")
-        return self
-
-
 class ChatRequest(GenerationBody):
     """Body of ``/v1/chat/completions``.
 
@@ -368,17 +327,16 @@ class ChatRequest(GenerationBody):
     def encode(self, encoder: PromptEncoder, limits: Limits) -> list[EncodedPrompt]:
         """Return the ids of the only prompt: the messages that fit, see ``select_messages``.
 
-        Raises ApiError if the last message alone is too long, and for any longer chat with the policy ``refuse``.
+        Raises ApiError if the last message alone is too long, for any longer chat with the policy ``refuse``, and for
+        calls of tools and their results that the model would not read.
         """
-        given = [
-            Message("system" if message.role == "developer" else message.role, message.content)
-            for message in self.messages
-            if message.content is not None
-        ]
+        given = [message for sent in self.messages if (message := sent.as_message())]
         if encoder.chat:
+            require_written(given, encoder.chat)
             kept = self._select(given, encoder, limits, partial(encoder.fits_chat, encoder.chat))
             prompt = encoder.encode_chat(encoder.chat, kept, self.truncate_prompt_tokens)
         else:
+            require_no_tool_calls(given)
             texts = [message.content for message in given]
             kept = self._select(texts, encoder, limits, partial(texts_fit, encoder))
             prompt = encoder.encode(MESSAGE_SEPARATOR.join(kept), self.truncate_prompt_tokens)

@@ -95,13 +95,27 @@ class ChatTemplate:
 
         Each is tried: the conversation without it must be another text, or none that the template accepts.
         """
-        others = list(_without_each(messages, tools))
-        text = self._render_or_none(messages, tools) if others else None
-        for what, fewer, fewer_tools in others:
-            if text is not None and self._render_or_none(fewer, fewer_tools) == text:
-                raise RefusedConversationError(
-                    f"the chat template {self.name!r} does not write {what}. Use one that does: --chat-template PATH."
-                )
+        if what := self.left_out(messages, tools):
+            raise RefusedConversationError(
+                f"the chat template {self.name!r} does not write {what}. Use one that does: --chat-template PATH."
+            )
+
+    def left_out(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """Return the first of tools, calls of them, or messages of other roles that the template leaves out, or ''."""
+        if not tools and not any(_optional_parts(message) for message in messages):
+            return ""
+        text = self._render_or_none(messages, tools)
+        if text is None:
+            return ""
+        # One rendering shows most of what is written; trying each takes the square of its time.
+        try:
+            marked = self._render_or_none([_marked(*pair) for pair in enumerate(messages)], tools) or ""
+        except RecursionError:  # nested so deeply that it can only just be written
+            marked = ""
+        for what, mark, fewer, fewer_tools in _without_each(messages, tools):
+            if (mark not in marked or mark in text) and self._render_or_none(fewer, fewer_tools) == text:
+                return what
+        return ""
 
     def _render_or_none(self, messages: Sequence[Message], tools: Sequence[Any]) -> str | None:
         try:
@@ -262,20 +276,62 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in DIRECTORY.glob("*.yaml")))
 
 
+def tool_fields(message: Message) -> list[str]:
+    """Return the names of the entries of a message that are calls of tools."""
+    return [name for name, value in message.fields if name in TOOL_FIELDS and value]
+
+
+def place_of(number: int, message: Message) -> str:
+    """Return how an error names the message with this number, from 0."""
+    return f"message {number + 1} (role {message.role[:40]})"
+
+
+def _optional_parts(message: Message) -> list[str]:
+    """Return what of a message a template may leave out: entries that call tools, and the content of other roles."""
+    other_role = message.role not in USUAL_ROLES and message.content
+    return [*tool_fields(message), *(["content"] if other_role else [])]
+
+
+def _mark(number: int, part: str) -> str:
+    return f"[{part} {number}]"
+
+
+def _marked(number: int, message: Message) -> Message:
+    """Return a message with a mark in each part that a template may leave out."""
+    parts = _optional_parts(message)
+    fields = tuple(
+        (name, _with_suffix(value, _mark(number, name)) if name in parts else value) for name, value in message.fields
+    )
+    return message._replace(
+        content=message.content + (_mark(number, "content") if "content" in parts else ""), fields=fields
+    )
+
+
+def _with_suffix(value: Any, suffix: str, key: object = None) -> Any:
+    """Return a value of JSON with a suffix on its strings; a type, which templates compare, has none."""
+    if isinstance(value, str):
+        return value if key == "type" else value + suffix
+    if isinstance(value, Mapping):
+        return {name: _with_suffix(inner, suffix, name) for name, inner in value.items()}
+    return [_with_suffix(inner, suffix) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _without_each(
     messages: Sequence[Message], tools: Sequence[Any]
-) -> Iterator[tuple[str, Sequence[Message], Sequence[Any]]]:
-    """Yield what a template may leave out, and the conversation without it."""
+) -> Iterator[tuple[str, str, Sequence[Message], Sequence[Any]]]:
+    """Yield what a template may leave out, its mark, and the conversation without it."""
     if tools:
-        yield "the tools", messages, ()
+        yield "the tools", _mark(-1, "tools"), messages, ()
     for number, message in enumerate(messages):
-        where = f"message {number + 1} (role {message.role[:40]})"
+        where = place_of(number, message)
         before, after = messages[:number], messages[number + 1 :]
-        for name in (name for name, value in message.fields if name in TOOL_FIELDS and value):
+        for name in tool_fields(message):
             rest = tuple(field for field in message.fields if field[0] != name)
-            yield f"the {name} of {where}", [*before, message._replace(fields=rest), *after], tools
-        if message.role not in USUAL_ROLES and message.content:
-            yield where, [*before, message._replace(content=f"{message.content}x"), *after], tools
+            fewer = [*before, message._replace(fields=rest), *after]
+            yield f"the {name} of {where}", _mark(number, name), fewer, tools
+        if "content" in _optional_parts(message):
+            other = message._replace(content=f"{message.content}x")
+            yield where, _mark(number, "content"), [*before, other, *after], tools
 
 
 @cache

@@ -46,9 +46,13 @@ def conversation(value: object) -> list[Message]:
             content = ""  # a call of a tool has no other content
         if role is None or content is None:
             return []
-        fields = tuple((str(key), entry) for key, entry in item.items() if key not in READ_KEYS and entry is not None)
-        messages.append(Message(ROLES.get(role.lower(), role.lower()), content, fields))
+        messages.append(Message(ROLES.get(role.lower(), role.lower()), content, fields_of(item)))
     return messages
+
+
+def fields_of(item: Mapping[Any, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the entries of a message that a template may write besides its role and content."""
+    return tuple((str(key), entry) for key, entry in item.items() if key not in READ_KEYS and entry is not None)
 
 
 def part_without_text(value: Sequence[Any]) -> str:
