@@ -16,7 +16,7 @@ from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Library
 
 from fabella.errors import CheckpointError, TokenizerError
-from fabella.interop.tokenizer_json import merges_by_score, sentencepiece_of
+from fabella.interop.tokenizer_json import merges_by_score, plain_added_tokens, sentencepiece_of
 from fabella.storage import storage_errors
 from fabella.storage.messages import escaped_path
 from fabella.tokenizers import pretrained
@@ -145,6 +145,9 @@ def write_tokenizer(path: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
             f"{tokenizer.kind}.",
             hint="Train with tokenizer.kind=sentencepiece, or use --to gguf.",
         )
+    plain = plain_added_tokens(tokenizer)
+    if plain:
+        raise TokenizerError(f"run.c does not know the added token {plain[0]['content']!r}.", hint="Use --to gguf.")
     scored += [(b"", -1e9)] * (vocab_size - len(scored))
     with path.open("wb") as file:
         file.write(struct.pack("<i", max(len(text) for text, _ in scored)))

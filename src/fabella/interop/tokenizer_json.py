@@ -101,6 +101,12 @@ def saved_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in Path(directory).iterdir()}
 
 
+def plain_added_tokens(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Return the added tokens of ``tokenizer.json`` that are not special: a text that spells one has its id."""
+    values = json.loads(saved_files(tokenizer).get(metadata.JSON_FILE, b"{}"))
+    return [token for token in values.get("added_tokens") or [] if not token["special"]]
+
+
 def _from_bytes() -> Library:
     """Return the byte tokenizer as a BPE without merges: the letter of each byte has the byte's value as its id."""
     vocab = {letter: value for letter, value in LETTERS.items() if value != EOS_ID} | {END_OF_TEXT: EOS_ID}
@@ -196,8 +202,10 @@ def sentencepiece_of(tokenizer: Tokenizer) -> list[tuple[bytes, float]] | None:
     ranks: dict[str, float] = {}
     for rank, merge in enumerate(model["merges"]):
         ranks.setdefault("".join(merge), -float(rank))
-    texts = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    return [(text.encode(), ranks.get(text, 0.0)) for text in texts]
+    texts = {number: text for text, number in model["vocab"].items()}
+    texts |= {token["id"]: token["content"] for token in values.get("added_tokens") or []}
+    numbers = range(max(texts) + 1)
+    return [(texts.get(number, "").encode(), ranks.get(texts.get(number, ""), 0.0)) for number in numbers]
 
 
 def merges_by_score(scores: dict[str, float]) -> list[tuple[str, str]]:

@@ -40,6 +40,7 @@ class HuggingFaceTokenizer(Tokenizer):
         """``values`` is the parsed ``text``, if the caller has it. ``special_tokens`` that are missing are added."""
         self.kind = kind
         self._library = _configured(text, [eos_token, *([bos_token] if bos_token else []), *special_tokens])
+        _require_different_tokens(self._library)
         # The library has made the EOS token special; this text is saved, and decides the ids.
         self._text = self._library.to_str()
         self._eos_token, self._bos_token = eos_token, bos_token
@@ -138,6 +139,26 @@ def _configured(text: str, special_tokens: Sequence[str]) -> Library:
     return library
 
 
+def _require_different_tokens(library: Library) -> None:
+    """Raise TokenizerError if normalization makes two added tokens equal.
+
+    The library then takes one of them by chance, another one in each process.
+    """
+    normalizer = library.normalizer
+    tokens = [token for token in library.get_added_tokens_decoder().values() if token.normalized]
+    if normalizer is None or all(token.special for token in tokens):
+        return
+    seen: dict[str, AddedToken] = {}
+    for token in tokens:
+        other = seen.setdefault(normalizer.normalize_str(token.content), token)
+        if other is not token and not (other.special and token.special):
+            raise TokenizerError(
+                f"The added tokens {other.content!r} and {token.content!r} are equal after normalization, so that the "
+                "tokenizers library encodes one of them by chance.",
+                hint='Remove one of them from "added_tokens" in tokenizer.json, or set its "normalized" to false.',
+            )
+
+
 def _id_of(library: Library, token: str) -> int:
     number = library.token_to_id(token)
     assert number is not None, "adding a special token gives it an id"
@@ -156,11 +177,15 @@ def _to_tokenizer_error(error: BaseException) -> BaseException:
 
 def splits_like_gpt2(values: dict[str, Any]) -> bool:
     """Return True if a ``tokenizer.json`` splits text into pretokens by the GPT-2 pattern only."""
+    return pretokenizes_like_gpt2(values) and all(token["special"] for token in values.get("added_tokens") or [])
+
+
+def pretokenizes_like_gpt2(values: dict[str, Any]) -> bool:
+    """Return True if a ``tokenizer.json`` splits the text between its added tokens by the GPT-2 pattern only."""
     pre_tokenizer = values.get("pre_tokenizer") or {}
     return (
         values.get("normalizer") is None
         and pre_tokenizer.get("type") == "ByteLevel"
         and pre_tokenizer.get("add_prefix_space") is False
         and pre_tokenizer.get("use_regex", True) is True
-        and all(token["special"] for token in values.get("added_tokens") or [])
     )

@@ -1,20 +1,29 @@
 """Tests of GGUF files: exported, read by another library, imported with the same weights and tokenizer; damage."""
 
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, normalizers
+from tokenizers import Tokenizer as Library
 
 import fabella
 from fabella.errors import FabellaError, TokenizerError, UsageError
 from fabella.interop.export import export
 from fabella.interop.gguf_files.layout import rotary_fraction
-from fabella.interop.gguf_files.vocab import read_vocab
+from fabella.interop.gguf_files.vocab import CONTROL, UNUSED, USER_DEFINED, overlapping, read_vocab, vocab_of
 from fabella.interop.import_model import import_model
+from fabella.interop.llama2c_tokenizer import write_tokenizer as write_llama2c_tokenizer
+from fabella.interop.tokenizer_json import saved_files
+from fabella.tokenizers import pretrained
 from fabella.tokenizers.tokenizer import Tokenizer
 from tests.interop.tiny_exports import TEXTS, bpe, make_run, sentencepiece
 
@@ -171,6 +180,96 @@ def test_pretokenizers_with_the_pattern_of_gpt2_are_read_as_that(pre: str, intac
     expected, found = (read_vocab({**values, "tokenizer.ggml.pre": name}, "model.gguf") for name in ("gpt-2", pre))
     for text in TEXTS[:3]:
         assert found.encode(text).tolist() == expected.encode(text).tolist()
+
+
+def with_added(texts: Sequence[str], options: dict[str, bool] | None = None, normalizer: Any = None) -> Tokenizer:
+    """Return a byte-level BPE with added tokens that are not special."""
+    library = Library.from_str(saved_files(bpe())["tokenizer.json"].decode())
+    library.normalizer = normalizer
+    library.add_tokens([AddedToken(text, special=False, **(options or {})) for text in texts])
+    return pretrained.from_json(library.to_str().encode(), "<|endoftext|>", "tokenizer.json")
+
+
+SPACES = [*(" " * number for number in range(24, 1, -1)), "\t", "<tool>"]
+SPACED = ["a" + " " * 30 + "b", "\n\t  x", "   ", "<tool>  <|endoftext|>", " a\t\tb ", " " * 47 + "\n" + " " * 24]
+
+
+def test_added_tokens_leave_and_come_back_as_user_defined(tmp_path: Path) -> None:
+    import gguf
+
+    tokenizer = with_added(SPACES)
+    run = make_run(tmp_path / "run", "gpt2", tokenizer, activation="gelu_tanh", ffn_dim=96)
+    export(run, to="gguf", out=tmp_path / "out")
+    fields = gguf.GGUFReader(tmp_path / "out" / "model.gguf").fields
+    texts, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    assert [text for text, kind in zip(texts, types, strict=True) if kind == USER_DEFINED] == SPACES
+    back = fabella.load(import_model(tmp_path / "out" / "model.gguf", out=tmp_path / "back").path).tokenizer
+    assert dict(back.special_tokens).keys() >= dict(tokenizer.special_tokens).keys()
+    for text in (*SPACED, *TEXTS[:3]):
+        ids = tokenizer.encode(text).tolist()
+        assert back.encode(text).tolist() == ids
+        assert back.decode(ids) == tokenizer.decode(ids) == text
+    assert len(back.encode("a" + " " * 24)) == 2
+    again = export(tmp_path / "back", to="gguf", out=tmp_path / "again")
+    assert again.comparison.greedy_equal == 20
+
+
+def test_added_tokens_after_the_pieces_of_a_scored_vocabulary_are_kept(tmp_path: Path) -> None:
+    export(make_run(tmp_path / "run", "llama", sentencepiece()), to="gguf", out=tmp_path / "out")
+    plain = fabella.load(import_model(tmp_path / "out", out=tmp_path / "back").path).tokenizer
+    library = Library.from_str(saved_files(plain)["tokenizer.json"].decode())
+    library.add_tokens([AddedToken("   ", special=False, normalized=False)])
+    library.add_special_tokens([AddedToken("<|im_end|>", special=True, normalized=False)])
+    tokenizer = pretrained.from_json(library.to_str().encode(), "</s>", "tokenizer.json")
+    vocab = vocab_of(tokenizer, tokenizer.vocab_size + 1)
+    assert vocab.texts[-3:] == ["   ", "<|im_end|>", f"[PAD{tokenizer.vocab_size}]"]
+    assert vocab.types[-3:] == [USER_DEFINED, CONTROL, UNUSED]
+    with pytest.raises(TokenizerError, match=r"run\.c does not know the added token '   '"):
+        write_llama2c_tokenizer(tmp_path / "tokenizer.bin", tokenizer, tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (partial(with_added, ["<a>"], {"lstrip": True}), "the rule lstrip of the added token '<a>'"),
+        (partial(with_added, ["<a>"], {"single_word": True}), "the rule single_word of the added token '<a>'"),
+        (partial(with_added, ["ab", "bcd"]), "the order of the added tokens 'ab' and 'bcd', which can overlap"),
+        (partial(with_added, ["  "], None, normalizers.NFC()), "the normalizer NFC of this tokenizer"),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(
+    tokenizer: Callable[[], Tokenizer], message: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", "gpt2", tokenizer(), activation="gelu_tanh", ffn_dim=96)
+    with pytest.raises(TokenizerError, match=f"llama.cpp does not know {message}"):
+        export(run, to="gguf", out=tmp_path / "out")
+
+
+@given(st.lists(st.text("ab ", min_size=1, max_size=4), max_size=4, unique=True), st.text("ab ", max_size=12))
+def test_texts_that_do_not_overlap_are_found_alike_from_the_left_and_from_the_longest(
+    texts: list[str], text: str
+) -> None:
+    if overlapping(texts) is None:
+        assert from_the_left(texts, text) == from_the_longest(texts, text)
+
+
+def from_the_left(texts: list[str], text: str) -> list[str]:
+    """Split a text as the tokenizers library does: at the leftmost of the texts, there at the longest."""
+    pattern = "|".join(re.escape(item) for item in sorted(texts, key=len, reverse=True))
+    return [part for part in re.split(f"({pattern})", text) if part] if texts else [text] if text else []
+
+
+def from_the_longest(texts: list[str], text: str) -> list[str]:
+    """Split a text as llama.cpp does: at the longest of the texts, then what is left at the next one."""
+    parts = [(text, False)]
+    for item in sorted(texts, key=len, reverse=True):
+        parts = [
+            (piece, found or piece == item)
+            for part, found in parts
+            for piece in ([part] if found else re.split(f"({re.escape(item)})", part))
+            if piece
+        ]
+    return [part for part, _ in parts if part]
 
 
 def test_an_unknown_pretokenizer_is_refused(intact: bytes, tmp_path: Path) -> None:

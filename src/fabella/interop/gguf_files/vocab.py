@@ -1,7 +1,7 @@
 """Vocabulary of a GGUF file: byte-level BPE (``gpt2``) and BPE with scores (``llama``), in both directions."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +9,18 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Library
 
 from fabella.errors import TokenizerError
-from fabella.interop.tokenizer_json import merges_by_score, saved_files, sentencepiece_of, tokenizer_json
+from fabella.interop.tokenizer_json import (
+    merges_by_score,
+    plain_added_tokens,
+    saved_files,
+    sentencepiece_of,
+    tokenizer_json,
+)
 from fabella.text.chat.template import ChatTemplate
 from fabella.tokenizers import metadata, pretrained
 from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.chat.encode import prefix_id
-from fabella.tokenizers.huggingface import splits_like_gpt2
+from fabella.tokenizers.huggingface import pretokenizes_like_gpt2
 from fabella.tokenizers.tokenizer import Tokenizer
 from fabella.tokenizers.vocab_bytes import BYTE_PIECE, SPACE_MARK
 
@@ -50,15 +56,22 @@ class Vocab:
 
 def vocab_of(tokenizer: Tokenizer, rows: int) -> Vocab:
     """Return the vocabulary of a tokenizer for a model of so many rows. Raises TokenizerError if GGUF has no such."""
+    added = added_texts(tokenizer)
     scored = sentencepiece_of(tokenizer)
     if scored is not None:
-        texts = [text.decode().replace(" ", SPACE_MARK) for text, _ in scored]
+        # The text of an added token is written as it is, that of a piece with the mark for its spaces.
+        texts = [added.get(number, text.decode().replace(" ", SPACE_MARK)) for number, (text, _) in enumerate(scored)]
         special = {0, tokenizer.eos_id, prefix_id(tokenizer), *tokenizer.special_tokens.values()}
-        types = [_type_of(text, number, special) for number, text in enumerate(texts)]
+        types = [
+            USER_DEFINED if number in added else _type_of(text, number, special) for number, text in enumerate(texts)
+        ]
         adds = tokenizer.decode(tokenizer.encode("a").tolist()).startswith(" ")
+        if adds and added:
+            text = next(iter(added.values()))
+            raise _no_such_token(f"the added token {text!r} in a tokenizer that puts a space before a text")
         vocab = Vocab("llama", "default", texts, types, [score for _, score in scored], add_space=adds)
     else:
-        vocab = _byte_level(tokenizer)
+        vocab = _byte_level(tokenizer, added)
     for number in range(len(vocab.texts), rows):
         vocab.texts.append(f"[PAD{number}]")
         vocab.types.append(UNUSED)
@@ -73,9 +86,51 @@ def _type_of(text: str, number: int, special: set[int]) -> int:
     return UNKNOWN if number == 0 else CONTROL if number in special else NORMAL
 
 
-def _byte_level(tokenizer: Tokenizer) -> Vocab:
+def added_texts(tokenizer: Tokenizer) -> dict[int, str]:
+    """Return id → text of the added tokens that are not special, which GGUF calls user-defined.
+
+    Raises TokenizerError for those that llama.cpp would not find in a text as the tokenizers library does: it takes the
+    longest first, wherever it is, and knows no rule for their neighbors.
+    """
+    added = plain_added_tokens(tokenizer)
+    for token in added:
+        rule = next((name for name in ("lstrip", "rstrip", "single_word") if token.get(name)), "")
+        if rule:
+            raise _no_such_token(f"the rule {rule} of the added token {token['content']!r}")
+    if pair := overlapping([token["content"] for token in added]):
+        raise _no_such_token(f"the order of the added tokens {pair[0]!r} and {pair[1]!r}, which can overlap")
+    return {token["id"]: token["content"] for token in added}
+
+
+def overlapping(texts: Sequence[str]) -> tuple[str, str] | None:
+    """Return two texts such that the second, which is no shorter, can begin within the first; None without such.
+
+    In ``abcd``, the first of ``ab`` and ``bcd`` is found from the left, and the second as the longest. Runs of one
+    character are found alike.
+    """
+    by_prefix: dict[str, list[str]] = {}
+    for text in texts:
+        for length in range(1, len(text)):
+            by_prefix.setdefault(text[:length], []).append(text)
+    for first in texts:
+        for start in range(1, len(first)):
+            for second in by_prefix.get(first[start:], []):
+                same_run = len(set(first + second)) == 1
+                if second != first and len(second.encode()) >= len(first.encode()) and not same_run:
+                    return first, second
+    return None
+
+
+def _no_such_token(what: str) -> TokenizerError:
+    return TokenizerError(f"llama.cpp does not know {what}.", hint="Use --to hf, or --to safetensors.")
+
+
+def _byte_level(tokenizer: Tokenizer, user_defined: Container[int]) -> Vocab:
     values = json.loads(tokenizer_json(tokenizer).to_str())
     model = values["model"]
+    if values.get("normalizer") is not None:
+        kind = values["normalizer"].get("type")
+        raise _no_such_token(f"the normalizer {kind} of this tokenizer")
     known = isinstance(tokenizer, ByteTokenizer) or _is_like_gpt2(tokenizer)
     if model["type"] != "BPE" or not known:
         raise TokenizerError(
@@ -84,13 +139,16 @@ def _byte_level(tokenizer: Tokenizer) -> Vocab:
     added = {token["id"]: token["content"] for token in values["added_tokens"]}
     texts_by_id = {number: text for text, number in model["vocab"].items()} | added
     texts = [texts_by_id.get(number, f"[PAD{number}]") for number in range(max(texts_by_id) + 1)]
-    types = [CONTROL if n in added else NORMAL if n in texts_by_id else UNUSED for n in range(len(texts))]
+    types = [
+        USER_DEFINED if n in user_defined else CONTROL if n in added else NORMAL if n in texts_by_id else UNUSED
+        for n in range(len(texts))
+    ]
     return Vocab("gpt2", "gpt-2", texts, types, merges=[" ".join(pair) for pair in model["merges"]])
 
 
 def _is_like_gpt2(tokenizer: Tokenizer) -> bool:
     files = saved_files(tokenizer)
-    return metadata.JSON_FILE in files and splits_like_gpt2(json.loads(files[metadata.JSON_FILE]))
+    return metadata.JSON_FILE in files and pretokenizes_like_gpt2(json.loads(files[metadata.JSON_FILE]))
 
 
 def write_vocab(writer: Any, tokenizer: Tokenizer, rows: int) -> None:
@@ -122,7 +180,8 @@ def read_vocab(values: Mapping[str, Any], where: str) -> Tokenizer:
     if not isinstance(types, list) or len(types) != len(texts):
         types = [NORMAL] * len(texts)
     model, scores = values.get(f"{KEY}model"), values.get(f"{KEY}scores")
-    special = [text for text, kind in zip(texts, types, strict=True) if kind in (CONTROL, USER_DEFINED, UNKNOWN)]
+    special = [text for text, kind in zip(texts, types, strict=True) if kind in (CONTROL, UNKNOWN)]
+    user_defined = [text for text, kind in zip(texts, types, strict=True) if kind == USER_DEFINED]
     eos, bos = (_token(values, texts, f"{KEY}{name}_token_id") for name in ("eos", "bos"))
     if model == "gpt2":
         library = _gpt2_library(values, texts, where)
@@ -134,6 +193,7 @@ def read_vocab(values: Mapping[str, Any], where: str) -> Tokenizer:
             f"{where} has a tokenizer of model {str(model)[:40]!r}.", hint="Supported: gpt2, and llama with scores."
         )
     library.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    library.add_tokens([AddedToken(text, special=False, normalized=False) for text in user_defined])
     adds_bos = values.get(f"{KEY}add_bos_token", model == "llama") is True
     tokenizer = pretrained.from_json(library.to_str().encode(), eos, where, bos_token=bos if adds_bos else "")
     template = values.get("tokenizer.chat_template")
