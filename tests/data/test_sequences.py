@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fabella import models
 from fabella.config.data import Packed, Padded
-from fabella.data.batches import Batch
+from fabella.data.batches import Batch, document_starts
 from fabella.data.dataset import PartRecord, Split, SplitRecord
 from fabella.data.sequences import ReshuffledSequences, SequenceDataset
 from fabella.errors import DataError
@@ -267,6 +267,50 @@ def test_reshuffled_sequences_of_a_mixture_stay_within_their_part(tmp_path: Path
     of_first = numbers % len(dataset) < dataset.parts[0].sequences
     assert set(dataset.batch(numbers[of_first]).tokens.ravel().tolist()) - {END} <= first
     assert set(dataset.batch(numbers[~of_first]).tokens.ravel().tolist()) - {END} <= second
+
+
+# ---------------------------------------------------------------- masks
+
+
+@given(lengths=lengths, stride=st.integers(1, 90), reshuffle=st.booleans())
+def test_a_masked_document_of_a_packed_sequence_is_its_padded_sequence(
+    folders: Folders, lengths: list[int], stride: int, reshuffle: bool
+) -> None:
+    """From the EOS id before it, which predicts its first id, to its last id, which predicts its EOS id."""
+    of, stride = split(folders.new(), [1, *lengths, 90]), 90 if reshuffle else stride
+    config = Packed(length=90, stride=stride, reshuffle=reshuffle, mask_documents=True)
+    dataset = ReshuffledSequences(of, config, (), 1, first_id=END) if reshuffle else SequenceDataset(of, config, END)
+    bounds = pairwise(of.offsets.tolist())
+    documents = {(END, *of.read(a, b).tolist()) for a, b in bounds}
+    for tokens, targets, starts in zip(*dataset.batch(np.arange(len(dataset))).arrays().values(), strict=True):
+        borders = [0, *np.flatnonzero(tokens == END).tolist(), len(tokens)]
+        assert starts.tolist() == [start for start, end in pairwise(borders) for _ in range(start, end)]
+        for start, end in pairwise(borders[1:-1]):
+            assert (*tokens[start:end].tolist(), targets[end - 1].item()) in documents
+
+
+def test_the_bos_id_starts_a_masked_document_where_the_tokenizer_has_one(tmp_path: Path) -> None:
+    of = split(tmp_path / "a", [5, 4, 6])
+    bos_id = int(of.read(7, 8)[0])
+    config = Packed(length=14, stride=14, mask_documents=True)
+    batch = SequenceDataset(of, config, END, bos_id=bos_id).batch(np.array([0]))
+    expected = np.maximum.accumulate(np.where(batch.tokens == bos_id, np.arange(14), 0), axis=1)
+    assert batch.document_starts is not None
+    np.testing.assert_array_equal(batch.document_starts, expected)
+    assert expected[0, 7] == 7
+
+
+def test_without_masks_a_batch_has_no_document_starts(tmp_path: Path) -> None:
+    of = split(tmp_path / "a", [20, 30])
+    for config in (Packed(length=14, stride=14), Padded(length=14)):
+        assert SequenceDataset(of, config, END).batch(np.array([0])).document_starts is None
+
+
+def test_padding_has_document_starts() -> None:
+    ids = np.array([[3, 0, 2]], np.int32)
+    batch = Batch(ids, ids, document_starts(ids, END)).padded(2, 5)
+    assert batch.document_starts is not None
+    assert batch.document_starts.tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]
 
 
 def test_reshuffle_needs_sequences_without_overlap() -> None:

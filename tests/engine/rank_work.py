@@ -19,12 +19,13 @@ from fabella.runs.safetensors_io import dump_tensors, load_tensors
 
 
 def batch(number: int, num_sequences: int) -> Batch:
-    """Return sequences of 32 ids; every third one is padded, so that ranks have different numbers of targets."""
+    """Return sequences of 32 ids in documents of 7; every third one is padded, for other numbers of targets."""
     generator = np.random.default_rng(number)
     ids = generator.integers(0, 256, (num_sequences, 33), dtype=np.int32)
     targets = ids[:, 1:].copy()
     targets[::3, 20:] = IGNORE
-    return Batch(ids[:, :-1], targets)
+    starts = np.broadcast_to(np.arange(32, dtype=np.int32) // 7 * 7, targets.shape).copy()
+    return Batch(ids[:, :-1], targets, starts)
 
 
 def train(engine: Engine, first: int, last: int, num_sequences: int) -> list[dict[str, float]]:

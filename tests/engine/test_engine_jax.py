@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from fabella.data.batches import Batch
+from fabella.data.batches import Batch, document_starts
 from fabella.engine.build_model_jax import load_model
 from fabella.engine.device_jax import Sharding, pick_devices
 from fabella.engine.engine import Engine, State, create_engine
@@ -44,6 +44,11 @@ def batch(seed: int = 0, num_sequences: int = 8, ignored: float = 0.0, vocab_siz
     ids = random.integers(0, vocab_size, (num_sequences, 13)).astype(np.int32)
     targets = np.where(random.random((num_sequences, 12)) < ignored, IGNORE, ids[:, 1:]).astype(np.int32)
     return Batch(ids[:, :-1].copy(), targets)
+
+
+def masked(plain: Batch) -> Batch:
+    """Return the batch with documents of other lengths in each row."""
+    return Batch(plain.tokens, plain.targets, document_starts(plain.tokens % 5, 0))
 
 
 def equal_states(first: State, second: State) -> bool:
@@ -125,6 +130,30 @@ def test_a_restored_engine_continues_bit_for_bit(overrides: tuple[str, ...]) -> 
     assert equal_states(train(resumed, 2, 3).state(), uninterrupted.state())
 
 
+def test_with_masked_documents_a_restored_engine_continues_bit_for_bit() -> None:
+    uninterrupted, resumed = create_engine(run()), create_engine(run())
+    for seed in range(4):
+        uninterrupted.step(masked(batch(seed)), 1e-2)
+        if seed == 1:
+            resumed.restore(uninterrupted.state())
+    for seed in (2, 3):
+        resumed.step(masked(batch(seed)), 1e-2)
+    assert equal_states(resumed.state(), uninterrupted.state())
+    assert (resumed.losses(masked(batch(9))) != resumed.losses(batch(9))).any()
+
+
+def test_micro_batches_of_masked_documents_are_the_step_of_the_whole_batch() -> None:
+    whole, parts = (create_engine(run(f"training.micro_batch_size={size}")) for size in (8, 3))
+    losses = [engine.step(masked(batch(1, num_sequences=8)), 1e-2).read() for engine in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0]["loss"] == pytest.approx(whole_loss(), rel=1e-4)
+
+
+def whole_loss() -> float:
+    """Return the loss of that step, before it."""
+    return float(create_engine(run()).losses(masked(batch(1, num_sequences=8))).mean())
+
+
 def test_a_snapshot_is_not_changed_by_later_steps() -> None:
     engine = train(create_engine(run()), 0)
     saved = engine.state()
@@ -192,7 +221,7 @@ def test_documents_are_padded_to_few_shapes_without_changing_the_losses() -> Non
     engine = create_engine(run("data.sequences={kind: padded, length: 48}"))
     assert isinstance(engine, JaxEngine)
     full = batch(2)
-    shapes = {engine._padded(Batch(full.tokens[:, :n], full.targets[:, :n]), 8)[0].shape for n in range(1, 13)}  # pyright: ignore[reportPrivateUsage]
+    shapes = {engine._padded(Batch(full.tokens[:, :n], full.targets[:, :n]), 8).tokens.shape for n in range(1, 13)}  # pyright: ignore[reportPrivateUsage]
     assert shapes == {(8, 12)}
     packed = create_engine(run())
     np.testing.assert_allclose(

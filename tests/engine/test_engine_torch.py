@@ -1,6 +1,7 @@
 """Tests that the PyTorch engine implements the contract of engine.py."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabella.data.batches import Batch
+from fabella.data.batches import Batch, document_starts
 from fabella.engine.build_model_torch import load_model
 from fabella.engine.engine import Engine, State, create_engine
 from fabella.engine.engine_torch import TorchEngine
@@ -37,6 +38,11 @@ def batch(seed: int = 0, num_sequences: int = 4, ignored: float = 0.0) -> Batch:
     ids = random.integers(0, 64, (num_sequences, 13)).astype(np.int32)
     targets = np.where(random.random((num_sequences, 12)) < ignored, IGNORE, ids[:, 1:]).astype(np.int32)
     return Batch(ids[:, :-1].copy(), targets)
+
+
+def masked(plain: Batch) -> Batch:
+    """Return the batch with documents of other lengths in each row."""
+    return Batch(plain.tokens, plain.targets, document_starts(plain.tokens % 5, 0))
 
 
 def equal_states(first: State, second: State) -> bool:
@@ -76,6 +82,46 @@ def test_a_restored_engine_continues_bit_for_bit(overrides: tuple[str, ...]) -> 
     resumed = create_engine(run(*overrides))
     resumed.restore(saved)
     assert equal_states(train(resumed, 2, 3).state(), uninterrupted.state())
+
+
+def test_with_masked_documents_a_restored_engine_continues_bit_for_bit() -> None:
+    uninterrupted, resumed = create_engine(run()), create_engine(run())
+    for seed in range(4):
+        uninterrupted.step(masked(batch(seed)), 1e-2)
+        if seed == 1:
+            resumed.restore(uninterrupted.state())
+    for seed in (2, 3):
+        resumed.step(masked(batch(seed)), 1e-2)
+    assert equal_states(resumed.state(), uninterrupted.state())
+    assert (resumed.losses(masked(batch(9))) != resumed.losses(batch(9))).any()
+
+
+def test_micro_batches_of_masked_documents_are_the_step_of_the_whole_batch() -> None:
+    whole, parts = (create_engine(run(f"training.micro_batch_size={size}")) for size in (8, 3))
+    losses = [engine.step(masked(batch(1, num_sequences=8)), 1e-2).read() for engine in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0]["loss"] == pytest.approx(whole_loss(), rel=1e-4)
+
+
+def whole_loss() -> float:
+    """Return the loss of that step, before it."""
+    return float(create_engine(run()).losses(masked(batch(1, num_sequences=8))).mean())
+
+
+def test_a_family_without_masks_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    names = "from fabella.models.llama import Config\nfrom fabella.models.llama_torch import Model as Llama\n"
+    (tmp_path / "own_torch.py").write_text(f"{names}class Model(Llama):\n    masks_documents = False\n")
+    config = run().model.model_copy(update={"family": str(tmp_path / "own_torch.py")})
+    plain, packed = (
+        run().model_copy(update={"model": config}),
+        run("data.sequences={kind: packed, length: 8, stride: 8}"),
+    )
+    create_engine(plain)
+    sequences = packed.data.sequences.model_copy(update={"mask_documents": True})
+    data = packed.data.model_copy(update={"sequences": sequences})
+    with pytest.raises(ConfigError, match="own_torch does not mask documents") as refused:
+        create_engine(plain.model_copy(update={"data": data}))
+    assert "data.sequences.mask_documents=false" in str(refused.value)
 
 
 def test_a_snapshot_is_not_changed_by_later_steps() -> None:

@@ -58,6 +58,10 @@ def returns_non_finite_logits(network: Any) -> Mutant:
     return Mutant(network, forward=lambda tokens: network(tokens) / 0.0)
 
 
+def ignores_documents(network: Any) -> Mutant:
+    return Mutant(network, token_losses=lambda tokens, targets, _starts=None: network.token_losses(tokens, targets))
+
+
 def has_a_constant_loss(network: Any) -> Mutant:
     parameter = next(network.parameters())
     return Mutant(network, loss=lambda tokens, targets: (parameter * 0).sum() + 1)
@@ -71,6 +75,7 @@ def has_a_constant_loss(network: Any) -> Mutant:
         (mixes_rows, "rows of a batch are independent"),
         (ignores_the_state, "decode equals forward, whole, in chunks and token by token"),
         (includes_padding_in_the_loss, "padding has no loss"),
+        (ignores_documents, "masked documents are independent"),
         (has_a_constant_loss, "every parameter gets a gradient"),
         (has_a_constant_loss, "the loss of one repeated batch falls"),
     ],

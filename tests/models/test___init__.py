@@ -1,5 +1,6 @@
 """Tests of the contract in ``fabella/models/__init__.py``, run for every family."""
 
+import ctypes
 import subprocess
 import sys
 from itertools import pairwise
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from fabella.errors import UsageError
 from fabella.models import IGNORE
+from fabella.models.nn.kernels.library import kernel_library, use_kernels
 from fabella.models.registry import family_names
 
 # Sums of a few dozen float32 products in another order.
@@ -242,6 +244,84 @@ def test_half_precision_is_close(family: Any) -> None:
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
+# ---------------------------------------------------------------- documents of packed sequences
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "without"])
+def kernels(request: pytest.FixtureRequest) -> ctypes.CDLL | None:
+    """Return the training kernels, and None."""
+    built = kernel_library()
+    if request.param and built.library is None:
+        pytest.skip(built.warning or "switched off")
+    return built.library if request.param else None
+
+
+def distinct_model(family: Any) -> Any:
+    """Return a model whose weights are all far from 0, those of a convolution as well."""
+    model, random = family.model(), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=random))
+    return model
+
+
+def gradients_of(model: Any, tokens: Tensor, document_starts: Tensor | None = None, share: float = 1.0) -> None:
+    (model.loss(tokens[:, :-1], tokens[:, 1:], document_starts) * share).backward()
+
+
+def at_position(model: Any, position: int) -> None:
+    """Let a sequence begin at this learned position, where a model has learned positions."""
+    if hasattr(model, "positions"):
+        with torch.no_grad():
+            model.positions.weight.copy_(model.positions.weight.roll(-position, 0))
+
+
+def test_a_masked_row_has_loss_and_gradients_of_its_documents_by_themselves(
+    family: Any, kernels: ctypes.CDLL | None
+) -> None:
+    """At the positions that they have in the row: learned positions continue."""
+    tokens, borders = family.tokens(1, 30), (0, 1, 2, 9, 17, 29)
+    starts = torch.tensor([[start for start, end in pairwise(borders) for _ in range(start, end)]], dtype=torch.int32)
+    masked, single = distinct_model(family), distinct_model(family)
+    with use_kernels(kernels):
+        gradients_of(masked, tokens, starts)
+        for start, end in pairwise(borders):
+            at_position(single, start)
+            gradients_of(single, tokens[:, start : end + 1], share=(end - start) / 29)
+            at_position(single, -start)
+    for (name, parameter), other in zip(masked.named_parameters(), single.parameters(), strict=True):
+        if name != "positions.weight":  # that of another row in each document
+            torch.testing.assert_close(parameter.grad, other.grad, atol=1e-4, rtol=1e-3, msg=name)
+    losses = masked.token_losses(tokens[:, :-1], tokens[:, 1:], starts)
+    for start, end in pairwise(borders):
+        at_position(single, start)
+        expected = single.token_losses(tokens[:, start:end], tokens[:, start + 1 : end + 1])
+        torch.testing.assert_close(losses[:, start:end], expected, atol=1e-4, rtol=1e-4)
+        at_position(single, -start)
+    assert (losses - masked.token_losses(tokens[:, :-1], tokens[:, 1:])).abs().max() > 0.01
+
+
+def test_a_token_has_no_influence_beyond_its_document(family: Any, kernels: ctypes.CDLL | None) -> None:
+    tokens = family.tokens(2, 24)
+    changed = tokens.clone()
+    changed[0, 11] = (tokens[0, 11] + 1) % family.config.vocab_size  # the last token of a document
+    starts = torch.tensor([[0] * 5 + [5] * 7 + [12] * 12, [0] * 24], dtype=torch.int32)
+    model = distinct_model(family)
+    with use_kernels(kernels):
+        first, second = (model.hidden_states(each, document_starts=starts) for each in (tokens, changed))
+    for before, after in zip(first, second, strict=True) if isinstance(first, list) else [(first, second)]:
+        differs = (before != after).any(-1)
+        assert differs.nonzero().tolist() == [[0, 11]]
+
+
+def test_one_document_in_a_row_is_an_unmasked_row(family: Any) -> None:
+    tokens = family.tokens(BATCH, TIME)
+    starts, model = torch.zeros_like(tokens, dtype=torch.int32), family.model()
+    torch.testing.assert_close(
+        model.token_losses(tokens, tokens, starts), model.token_losses(tokens, tokens), atol=1e-6, rtol=1e-6
+    )
+
+
 # ---------------------------------------------------------------- shapes
 
 
@@ -265,6 +345,7 @@ for name, network in networks.items():
         tokens = torch.randint(config.vocab_size, (batch, 7))
         model.loss(tokens, tokens).backward()
         model.token_losses(tokens, tokens)
+        model.token_losses(tokens, tokens, torch.zeros_like(tokens, dtype=torch.int32))
         assert model(tokens).shape == (batch, 7, config.vocab_size)
         state = model.init_state(batch, 7)
         for start, end in pairwise((0, 4, 5, 7)):

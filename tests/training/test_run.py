@@ -122,6 +122,17 @@ def test_with_reshuffled_sequences_a_stopped_run_ends_with_the_same_bits(
     assert tiny.fingerprint(out) != tiny.fingerprint(finished)
 
 
+def test_with_masked_documents_a_stopped_run_ends_with_the_same_bits(
+    finished: Path, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    overrides = ("data.sequences.mask_documents=true",)
+    straight = start_run(tiny.run(*overrides), tmp_path / "straight", data).path
+    out = stopped_run(tmp_path / "run", data, 3, 12, 24, overrides=overrides)
+    resume(out)
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+    assert tiny.fingerprint(out) != tiny.fingerprint(finished)
+
+
 @pytest.mark.fault("A25", cases=4)
 @pytest.mark.parametrize(
     "setting",

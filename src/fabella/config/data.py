@@ -246,6 +246,12 @@ class Packed(ConfigModel):
         description="in training, put the documents in another order and cut them elsewhere in every epoch",
     )
 
+    mask_documents: bool = Field(
+        default=False,
+        exclude_if=lambda mask_documents: not mask_documents,
+        description="predict a token from its own document only: attention and states begin again with each document",
+    )
+
     @model_validator(mode="after")
     def _no_gaps(self) -> "Packed":
         if self.stride > self.length:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.config.data import Packed, Padded
-from fabella.data.batches import Batch
+from fabella.data.batches import Batch, document_starts
 from fabella.data.dataset import PartRecord, Split, too_small_error
 from fabella.data.npy import ShardedArray
 from fabella.data.permutation import permute
@@ -54,6 +54,7 @@ class SequenceDataset:
     ``parts`` of a mixture follow each other; no sequence has tokens of two parts.
     With a loss mask, targets that are not learned are IGNORE, and sequences without a learned target are left out.
     ``bos_id``: the id that starts each document, which precedes a padded one in place of the EOS id.
+    Batches of ``Packed`` with ``mask_documents`` have ``document_starts``.
     Raises DataError if the split, or one of its parts, is too small for one sequence.
     """
 
@@ -67,7 +68,9 @@ class SequenceDataset:
         bos_id: int | None = None,
     ) -> None:
         if isinstance(config, Packed):
-            self._sequences: _Sequences = _PackedSequences(split, config.length, config.stride, parts)
+            self._sequences: _Sequences = _PackedSequences(
+                split, config.length, config.stride, parts, first_id=first_id(config, eos_id, bos_id)
+            )
         else:
             self._sequences = _PaddedSequences(split, config.length, eos_id, parts, bos_id)
 
@@ -93,7 +96,10 @@ class _Sequences(Protocol):
 
 
 class _PackedSequences:
-    def __init__(self, split: Split, length: int, stride: int, parts: Sequence[PartRecord]) -> None:
+    def __init__(
+        self, split: Split, length: int, stride: int, parts: Sequence[PartRecord], *, first_id: int | None = None
+    ) -> None:
+        """``first_id``: the id at which documents start; None leaves them unmasked."""
         sizes = [(part.tokens, part.documents) for part in parts] or [(split.tokens, split.documents)]
         for number, (tokens, _) in enumerate(sizes):
             if tokens < length + 1:
@@ -101,7 +107,7 @@ class _PackedSequences:
         counts = [(tokens - length - 1) // stride + 1 for tokens, _ in sizes]
         self._firsts = np.cumsum([0, *counts])[:-1]
         self._starts = np.cumsum([0, *(tokens for tokens, _ in sizes)])[:-1]
-        self._split, self._length, self._stride = split, length, stride
+        self._split, self._length, self._stride, self._first_id = split, length, stride, first_id
         self.parts = [
             PartSize(count, tokens, documents, length) for count, (tokens, documents) in zip(counts, sizes, strict=True)
         ]
@@ -131,7 +137,7 @@ class _PackedSequences:
         targets = ids[:, 1:].copy()
         if self._split.loss_mask is not None:
             targets[self._split.loss_mask.gather(starts + 1, self._length) == 0] = IGNORE
-        return Batch(tokens=ids[:, :-1].copy(), targets=targets)
+        return packed_batch(ids[:, :-1].copy(), targets, self._first_id)
 
 
 class ReshuffledSequences:
@@ -139,11 +145,14 @@ class ReshuffledSequences:
 
     Sequence i + e·n, with n sequences per epoch, is sequence i of epoch e: the documents of a part, permuted and
     rotated by a key of (seed, part, epoch), and cut every ``length`` ids. The first document follows the last one.
-    Sequence numbers and sizes of the parts are those of SequenceDataset.
+    Sequence numbers and sizes of the parts are those of SequenceDataset. ``first_id``: the id at which documents start;
+    None leaves them unmasked.
     """
 
-    def __init__(self, split: Split, config: Packed, parts: Sequence[PartRecord], seed: int) -> None:
-        self._split, self._length, self._seed = split, config.length, seed
+    def __init__(
+        self, split: Split, config: Packed, parts: Sequence[PartRecord], seed: int, *, first_id: int | None = None
+    ) -> None:
+        self._split, self._length, self._seed, self._first_id = split, config.length, seed, first_id
         self.parts = _PackedSequences(split, config.length, config.stride, parts).parts
         self._firsts = np.cumsum([0, *(size.sequences for size in self.parts)])
         self._documents = np.cumsum([0, *(size.documents for size in self.parts)])
@@ -161,7 +170,7 @@ class ReshuffledSequences:
             rows = np.flatnonzero((epochs == epoch) & (parts == part))
             positions[rows] = self._positions(part, epoch, sequences[rows] - self._firsts[part])
         ids = self._split.gather(positions.ravel(), 1).reshape(positions.shape).astype(np.int32)
-        return Batch(tokens=ids[:, :-1].copy(), targets=ids[:, 1:].copy())
+        return packed_batch(ids[:, :-1].copy(), ids[:, 1:].copy(), self._first_id)
 
     def _positions(self, part: int, epoch: int, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where the ids of some sequences of a part are in the split, [B, length + 1]."""
@@ -180,6 +189,21 @@ class ReshuffledSequences:
         documents = first + permute(np.arange(last - first), last - first, key)
         ends = np.cumsum(self._split.offsets[documents + 1] - self._split.offsets[documents])
         return ends, self._split.offsets[documents + 1] - ends, splitmix64(key) % int(ends[-1])
+
+
+def first_id(config: Packed | Padded, eos_id: int, bos_id: int | None) -> int | None:
+    """Return the id at which the documents of packed sequences start; None if ``config`` does not mask them."""
+    if not isinstance(config, Packed) or not config.mask_documents:
+        return None
+    return eos_id if bos_id is None else bos_id
+
+
+def packed_batch(
+    tokens: NDArray[np.int32], targets: NDArray[np.int32], first_id: int | None, stream: str = ""
+) -> Batch:
+    """Return a batch of packed sequences, with ``document_starts`` unless ``first_id`` is None."""
+    starts = None if first_id is None else document_starts(tokens, first_id)
+    return Batch(tokens, targets, starts, stream)
 
 
 def _with_learned(size: PartSize, learned: NDArray[np.int64], split: Split) -> PartSize:

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fabella.config.data import Packed
 from fabella.data.batches import Batch
 from fabella.engine.distributed.process_group import ProcessGroup, SingleProcess
 from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
+from fabella.models.registry import family_label, network_module
 from fabella.run_config.run import RunConfig
 
 ENGINES = ("torch", "jax")
@@ -191,7 +193,21 @@ def create_engine(
     With a process group, every rank creates an engine and calls its methods in the same order: ``step`` with the same
     global batch, of which each rank takes its own rows, and ``state``, whose arrays only rank 0 receives.
     """
+    require_masks(run)
     return backend(run.engine).create_engine(run, device, group or SingleProcess(), recorded)
+
+
+def require_masks(run: RunConfig) -> None:
+    """Raise ConfigError if the run masks documents and its family has no such masks."""
+    sequences, family = run.data.sequences, family_label(run.model.family)
+    if not isinstance(sequences, Packed) or not sequences.mask_documents:
+        return
+    if not getattr(network_module(run.model, run.engine).Model, "masks_documents", False):
+        raise ConfigError(
+            f"model.family = {family} does not mask documents with engine={run.engine}: its Model does not have "
+            "masks_documents = True.",
+            hint="Set data.sequences.mask_documents=false, or write masks: fabella.models describes document_starts.",
+        )
 
 
 def init_distributed(name: str, rank_info: RankInfo, *, device: str = "auto") -> AbstractContextManager[ProcessGroup]:

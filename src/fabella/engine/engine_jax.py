@@ -173,18 +173,21 @@ class JaxEngine:
         size = self.sharding.size
         rows = -(-min(len(batch.tokens), self.micro_batch_size * size) // size) * size
         count = -(-len(batch.tokens) // rows)
-        tokens, targets = self._padded(batch, count * rows)
+        padded = self._padded(batch, count * rows)
         seeds = np.array([dropout_seed(self.seed, self.steps, row) for row in range(count * rows)], np.uint64)
         by_rows = self.sharding.rows(1)
         return StepBatch(
-            tokens=self.sharding.put(tokens.reshape(count, rows, -1), by_rows),
-            targets=self.sharding.put(targets.reshape(count, rows, -1), by_rows),
+            tokens=self.sharding.put(padded.tokens.reshape(count, rows, -1), by_rows),
+            targets=self.sharding.put(padded.targets.reshape(count, rows, -1), by_rows),
+            document_starts=None
+            if padded.document_starts is None
+            else self.sharding.put(padded.document_starts.reshape(count, rows, -1), by_rows),
             keys=self.sharding.put(seeds.view(np.uint32).reshape(count, rows, 2), by_rows),
             num_targets=self._scalar(batch.num_targets),
             step=self._scalar(self.steps + 1, np.int32),
         )
 
-    def _padded(self, batch: Batch, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def _padded(self, batch: Batch, rows: int) -> Batch:
         """Pad to ``rows`` rows and to one of PADDED_LENGTHS lengths. Padding has no targets; nothing attends to it."""
         time = batch.tokens.shape[1]
         if self.sequences.kind != "packed":
@@ -195,8 +198,12 @@ class JaxEngine:
     def losses(self, batch: Batch) -> NDArray[np.float32]:
         """Return the loss of each target in nats, [B T] float32, without dropout."""
         rows = -(-len(batch.tokens) // self.sharding.size) * self.sharding.size
-        tokens, targets = (self.sharding.put(array, self.sharding.rows(0)) for array in self._padded(batch, rows))
-        losses = eval_losses(self.spec.model, self.spec.compute, self.weights, tokens, targets)
+        padded = self._padded(batch, rows)
+        tokens, targets, starts = (
+            None if array is None else self.sharding.put(array, self.sharding.rows(0))
+            for array in (padded.tokens, padded.targets, padded.document_starts)
+        )
+        losses = eval_losses(self.spec.model, self.spec.compute, self.weights, tokens, targets, starts)
         return self.sharding.gather(losses)[: len(batch.tokens), : batch.tokens.shape[1]]
 
     @contextmanager

@@ -161,16 +161,23 @@ class TorchEngine:
         rows = self.strategy.local_rows(len(batch.tokens))
         for start in rows[:: self.micro_batch_size]:
             micro_batch = slice(start, min(start + self.micro_batch_size, rows.stop))
-            tokens, targets = self._to_device(batch.tokens[micro_batch]), self._to_device(batch.targets[micro_batch])
+            inputs = self._inputs(batch, micro_batch)
             # Gradients are averaged over the ranks; times their number, the sum is the global batch's mean.
             share = int((batch.targets[micro_batch] >= 0).sum()) / batch.num_targets * self.strategy.size
             torch.manual_seed(dropout_seed(self.seed, self.steps, start))
             with self.strategy.no_sync(last=micro_batch.stop == rows.stop):
                 with self.precision.autocast():
-                    loss = self.strategy.loss(tokens, targets) * share
+                    loss = self.strategy.loss(*inputs) * share
                 (loss * self.guard.tensors.loss_scale if self.precision.scaled else loss).backward()
             total += loss.detach()
         return total
+
+    def _inputs(self, batch: Batch, rows: slice) -> tuple[Tensor, ...]:
+        """Return tokens, targets and, if documents are masked, document starts of some rows on the device."""
+        inputs = self._to_device(batch.tokens[rows]), self._to_device(batch.targets[rows])
+        if batch.document_starts is None:
+            return inputs
+        return *inputs, self._to_device(batch.document_starts[rows]).int()
 
     def _to_device(self, array: NDArray[np.int32]) -> Tensor:
         """Return int64 ids on the device. Pinned memory lets a CUDA GPU copy them while it computes.
@@ -209,7 +216,7 @@ class TorchEngine:
         try:
             # Not inference_mode: FSDP keeps the buffers of its first pass for training.
             with torch.no_grad(), self.precision.matmuls():
-                values = self.strategy.losses(self._to_device(batch.tokens), self._to_device(batch.targets))
+                values = self.strategy.losses(*self._inputs(batch, slice(None)))
         finally:
             self.model.train()
         return values.float().cpu().numpy()

@@ -20,6 +20,8 @@ SEED = 0
 ROWS, LENGTH = 2, 12
 TOLERANCE = 1e-4
 """Largest difference of two logits that should be equal; float32 sums in another order differ by about 1e-6."""
+ROUNDING = 1e-6
+"""Largest difference of two losses that nothing changed but the rounding."""
 OVERFIT_STEPS = 150
 OVERFIT_SHARE = 0.5
 """The loss on one repeated batch must fall below this share of its first value."""
@@ -122,6 +124,25 @@ def check_losses(config: ModelConfig) -> None:
     _require(float(model.loss(tokens, ignored).detach()) == 0.0, "a batch of padding has a loss")
 
 
+@torch.no_grad()
+def check_document_masks(config: ModelConfig) -> None:
+    """With ``masks_documents``, no loss depends on an earlier document, and one document is a row without masks."""
+    model: Any = build(config)
+    if not getattr(model, "masks_documents", False):
+        return
+    tokens, targets, half = _tokens(config), _tokens(config, length=LENGTH + 1)[:, 1:], LENGTH // 2
+    starts = torch.zeros(ROWS, LENGTH, dtype=torch.int32)
+    _require_close(
+        model.token_losses(tokens, targets, starts), model.token_losses(tokens, targets), "one document has masks"
+    )
+    starts[:, half:] = half
+    changed = tokens.clone()
+    changed[:, :half] = (changed[:, :half] + 1) % config.vocab_size
+    before, after = (model.token_losses(each, targets, starts)[:, half:] for each in (tokens, changed))
+    difference = float((before - after).abs().max())
+    _require(difference <= ROUNDING, f"losses depend on an earlier document (by {difference:.2g})")
+
+
 def check_gradients(config: ModelConfig) -> None:
     """Every parameter gets a gradient."""
     model: Any = build(config)
@@ -163,6 +184,7 @@ CHECKS: dict[str, Callable[[ModelConfig], None]] = {
     "rows of a batch are independent": check_rows_are_independent,
     "decode equals forward, whole, in chunks and token by token": check_decoding,
     "padding has no loss": check_losses,
+    "masked documents are independent": check_document_masks,
     "every parameter gets a gradient": check_gradients,
     "the loss of one repeated batch falls": check_overfitting,
 }

@@ -30,11 +30,15 @@ class StepSpec:
     gradient_checkpointing: bool
     dropout: bool
 
-    def network(self, weights: dict[str, Array], keys: Array) -> Params:
+    def network(self, weights: dict[str, Array], keys: Array, document_starts: Array | None) -> Params:
         """Return the parameters that the model takes; ``keys`` [R 2]: random keys of its dropout."""
         dropout_keys = jax.random.wrap_key_data(keys) if self.dropout else None
         return Params(
-            weights, compute=self.compute, keys=dropout_keys, gradient_checkpointing=self.gradient_checkpointing
+            weights,
+            compute=self.compute,
+            keys=dropout_keys,
+            document_starts=document_starts,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
 
 
@@ -47,6 +51,8 @@ class StepBatch(NamedTuple):
     """[A R T]"""
     keys: Array
     """[A R 2], random key of each row's dropout"""
+    document_starts: Array | None
+    """[A R T], position at which the document of each token starts; None: documents are not masked"""
     num_targets: Array
     """[], number of targets that are not IGNORE"""
     step: Array
@@ -77,18 +83,20 @@ def gradients_of(
 
     trained = {name: weights[name] for name in spec.names}
 
-    def loss_of(trained: dict[str, Array], tokens: Array, targets: Array, keys: Array) -> Array:
-        network = spec.network({**weights, **trained}, keys)
+    def loss_of(
+        trained: dict[str, Array], tokens: Array, targets: Array, keys: Array, document_starts: Array | None
+    ) -> Array:
+        network = spec.network({**weights, **trained}, keys, document_starts)
         return spec.model.loss_sum(network, tokens, targets) * (scale / batch.num_targets)
 
-    def micro_batch(total: Any, part: tuple[Array, Array, Array]) -> tuple[Any, None]:
-        rows = [lax.with_sharding_constraint(array, spec.sharding.rows(0)) for array in part]
+    def micro_batch(total: Any, part: tuple[Array | None, ...]) -> tuple[Any, None]:
+        rows = [None if array is None else lax.with_sharding_constraint(array, spec.sharding.rows(0)) for array in part]
         result = jax.value_and_grad(loss_of)(trained, *rows)
         return jax.tree.map(jnp.add, total, result), None
 
-    parts = batch.tokens, batch.targets, batch.keys
+    parts = batch.tokens, batch.targets, batch.keys, batch.document_starts
     if len(batch.tokens) == 1:
-        return jax.value_and_grad(loss_of)(trained, *(array[0] for array in parts))
+        return jax.value_and_grad(loss_of)(trained, *(None if array is None else array[0] for array in parts))
     zeros = jnp.zeros((), jnp.float32), {name: jnp.zeros_like(weight) for name, weight in trained.items()}
     return lax.scan(micro_batch, zeros, parts)[0]
 
@@ -130,6 +138,14 @@ def take_gradients(spec: StepSpec, weights: dict[str, Array], batch: StepBatch, 
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def eval_losses(model: Network, compute: Any, weights: dict[str, Array], tokens: Array, targets: Array) -> Array:
+def eval_losses(
+    model: Network,
+    compute: Any,
+    weights: dict[str, Array],
+    tokens: Array,
+    targets: Array,
+    document_starts: Array | None = None,
+) -> Array:
     """Return the loss of each target in nats, [B T], without dropout."""
-    return model.token_losses(Params(weights, compute=compute), tokens, targets)  # pyright: ignore[reportAttributeAccessIssue]
+    params = Params(weights, compute=compute, document_starts=document_starts)
+    return model.token_losses(params, tokens, targets)  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,6 +11,9 @@ smallest, one ``NAME_torch.py`` with both. Every PyTorch ``Model`` keeps this co
     .init_state(batch_size, capacity)
                             → state          opaque: KV cache or hidden state for ``capacity`` tokens per sequence
     .decode(tokens, state)  → ([B V], state) logits of the last position after [B T] more tokens, T ≥ 1
+    .masks_documents                         optional: True if ``loss`` and ``token_losses`` take a third argument,
+                                             ``document_starts`` [B T]: the position at which the document of each
+                                             token starts, before which nothing may have an influence; None: no mask
 
 ``decode`` over any split of a sequence gives the logits that ``forward`` gives: whole = chunked = token by token.
 
@@ -18,6 +21,8 @@ A JAX ``Model`` keeps the contract in plain functions: every method takes the pa
 of nn/layers_jax.py), nothing is stored between two calls, and the state is a value. In place of ``loss`` there is
 
     .loss_sum(params, tokens, targets) → []  sum of the token losses, so that the sums of micro-batches can be added
+
+and ``document_starts`` is a field of ``params``.
 
 A family imports no other family. Blocks that two or more families use are in ``nn/``.
 """

@@ -15,7 +15,7 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """Causal multi-head self-attention."""
     query, key, value = (split_heads(linear(params.scope(name), x), config.heads) for name in ("query", "key", "value"))
-    attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+    attn_out, kv_cache = attend(query, key, value, kv_cache, length, params.document_starts)
     return linear(params.scope("output"), attn_out), kv_cache
 
 
@@ -29,6 +29,7 @@ class Model(CausalLM):
     """Token and position embeddings, the blocks, a final norm, the output head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]

@@ -23,13 +23,20 @@ class Block(nn.Module):
         self.feed_forward = GELUMLP(config.dim, config.ffn_dim, approximate=approximate)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "B T D"], kv_cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), kv_cache))
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        kv_cache: KVCache | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        x = x + self.dropout(self.attention(self.attention_norm(x), kv_cache, document_starts=document_starts))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class Model(CausalLM):
     """Token and position embeddings, the blocks, a final norm, the output head."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -46,13 +53,15 @@ class Model(CausalLM):
     def head_weight(self) -> Float[Tensor, "V D"]:
         return self.embedding.weight if self.config.tie_embeddings else self.head.weight
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         start = state[0].length if state else 0
         end = start + tokens.shape[1]
         require_capacity(end, self.config.context_length, "context")
         x = self.dropout(self.embedding(tokens) + self.positions.weight[start:end])
         for layer, block in enumerate(self.blocks):
-            x = block(x, state[layer] if state else None)
+            x = block(x, state[layer] if state else None, document_starts)
         return self.norm(x)
 
     def init_state(self, batch_size: int, capacity: int) -> State:

@@ -6,7 +6,7 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.gpt_neo import Config
-from fabella.models.nn.attention_jax import KVCache, KVState, split_heads
+from fabella.models.nn.attention_jax import KVCache, KVState, document_mask, split_heads
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.hooks_jax import report
 from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, layer_norm, linear
@@ -22,7 +22,11 @@ def attention(
         key, value = kv_cache.keys.astype(query.dtype), kv_cache.values.astype(query.dtype)
     new, seen = jnp.arange(x.shape[1])[:, None] + length, jnp.arange(key.shape[2])
     scores = jnp.einsum("bhte,bhse->bhts", query, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where((seen <= new) & (seen > new - window), scores, -jnp.inf), axis=-1)
+    visible = (seen <= new) & (seen > new - window)
+    if params.document_starts is not None:
+        assert kv_cache is None, "documents are masked in whole sequences only"
+        visible = visible & document_mask(params.document_starts, key.shape[2])[:, 0]
+    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
     report("attention", weights)
     attn_out = jnp.einsum("bhts,bhse->bthe", weights.astype(value.dtype), value)
     return linear(params.scope("output"), attn_out.reshape(*x.shape[:2], -1)), kv_cache
@@ -32,6 +36,7 @@ class Model(CausalLM):
     """Token and position embeddings, the blocks, a final norm, the output head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]

@@ -22,6 +22,7 @@ class Model(CausalLM):
     """The embedding, the blocks, a final norm, the output head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]
@@ -34,7 +35,7 @@ class Model(CausalLM):
         heads = self.config.heads
         query, key, value = (split_heads(linear(params.scope(name), x), heads) for name in ("query", "key", "value"))
         query, key = rotate_first_dims(query, rotary), rotate_first_dims(key, rotary)
-        attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+        attn_out, kv_cache = attend(query, key, value, kv_cache, length, params.document_starts)
         return linear(params.scope("output"), attn_out), kv_cache
 
     def block(

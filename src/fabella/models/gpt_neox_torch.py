@@ -34,14 +34,20 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], rotary: RotaryTable, kv_cache: KVCache | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: RotaryTable,
+        kv_cache: KVCache | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        attn_out = self.dropout(self.attention(self.attention_norm(x), kv_cache, rotary))
+        attn_out = self.dropout(self.attention(self.attention_norm(x), kv_cache, rotary, document_starts))
         return x + attn_out + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class Model(CausalLM):
     """The embedding, the blocks, a final norm, the output head."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -61,7 +67,9 @@ class Model(CausalLM):
         """Return the angles of the first ``length`` positions, for the rotated dimensions of a head."""
         return rotary_table(self.config.rotary_dims, self.config.rotary_base, length, device)
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         start = state.layers[0].length if state else 0
         end = start + tokens.shape[1]
         require_capacity(end, self.config.context_length, "context")
@@ -69,7 +77,7 @@ class Model(CausalLM):
         rotary = table.span(start, end)
         x = self.dropout(self.embedding(tokens))
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, state.layers[layer] if state else None)
+            x = block(x, rotary, state.layers[layer] if state else None, document_starts)
         return self.norm(x)
 
     def init_state(self, batch_size: int, capacity: int) -> State:

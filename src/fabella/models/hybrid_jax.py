@@ -25,7 +25,7 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """Attention without positions, in the form of a mixer: it takes and gives back what it has read."""
     query, key, value = (split_heads(linear(part.scope(name), x), heads) for name in ("query", "key", "value"))
-    attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+    attn_out, kv_cache = attend(query, key, value, kv_cache, length, part.document_starts)
     return linear(part.scope("output"), attn_out), kv_cache
 
 
@@ -33,6 +33,7 @@ class Model(CausalLM):
     """The embedding, the blocks, a last norm, the embedding again."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight"]

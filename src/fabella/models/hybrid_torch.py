@@ -25,19 +25,23 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
 
-    def forward(self, x: Float[Tensor, "B T D"], state: Any = None) -> tuple[Float[Tensor, "B T D"], Any]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: Any = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Any]:
         """Return the residual stream and the layer's new state."""
         normed = self.mixer_norm(x)
         if isinstance(self.mixer, MinGRU):
-            mixed, state = self.mixer(normed, state)
+            mixed, state = self.mixer(normed, state, document_starts)
         else:
-            mixed = self.mixer(normed, state)  # a KVCache is updated in place
+            mixed = self.mixer(normed, state, document_starts=document_starts)  # a KVCache is updated in place
         x = x + mixed
         return x + self.feed_forward(self.feed_forward_norm(x)), state
 
 
 class Model(CausalLM):
     """The embedding, the blocks, a final norm, the tied embedding as head."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -50,7 +54,9 @@ class Model(CausalLM):
     def head_weight(self) -> Float[Tensor, "V D"]:
         return self.embedding.weight
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         if state is None:
             self._require_context(tokens.shape[1])
         layers = [None] * len(self.blocks) if state is None else state
@@ -59,7 +65,7 @@ class Model(CausalLM):
                 layer.require_capacity(tokens.shape[1])
         x = self.embedding(tokens)
         for number, block in enumerate(self.blocks):
-            x, layers[number] = block(x, layers[number])
+            x, layers[number] = block(x, layers[number], document_starts)
         return self.norm(x)
 
     def init_state(self, batch_size: int, capacity: int) -> State:

@@ -22,7 +22,7 @@ def attention(
     query = apply_rotary(split_heads(linear(params.scope("query"), x), config.heads), rotary)
     key = apply_rotary(split_heads(linear(params.scope("key"), x), config.kv_heads), rotary)
     value = split_heads(linear(params.scope("value"), x), config.kv_heads)
-    attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+    attn_out, kv_cache = attend(query, key, value, kv_cache, length, params.document_starts)
     return linear(params.scope("output"), attn_out), kv_cache
 
 
@@ -30,6 +30,7 @@ class Model(CausalLM):
     """The embedding, the blocks, a final norm, the output head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]

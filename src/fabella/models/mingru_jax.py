@@ -34,6 +34,7 @@ class Model(Network):
     """The blocks, one after another. Training listens to every block's head, generation to the last one's."""
 
     config: Config
+    masks_documents = True
 
     def hidden_states(
         self, params: Params, tokens: Int[Array, "B T"], state: State | None = None

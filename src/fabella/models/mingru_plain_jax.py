@@ -16,6 +16,7 @@ class Model(CausalLM):
     """The embedding, the blocks, a final norm, the output head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]

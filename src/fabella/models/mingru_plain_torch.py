@@ -23,16 +23,21 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state: Float[Tensor, "B S"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        state: Float[Tensor, "B S"] | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
         """Return the residual stream and the block's last hidden state."""
-        mixed, new_state = self.mixer(self.mixer_norm(x), state)
+        mixed, new_state = self.mixer(self.mixer_norm(x), state, document_starts)
         x = x + self.dropout(mixed)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), new_state
 
 
 class Model(CausalLM):
     """The embedding, the blocks, a final norm, the output head."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -48,11 +53,13 @@ class Model(CausalLM):
     def head_weight(self) -> Float[Tensor, "V D"]:
         return self.embedding.weight if self.config.tie_embeddings else self.head.weight
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         layers = state if state is not None else self.init_state(len(tokens), capacity=0)
         x = self.dropout(self.embedding(tokens))
         for number, block in enumerate(self.blocks):
-            x, layers[number] = block(x, layers[number])
+            x, layers[number] = block(x, layers[number], document_starts)
         return self.norm(x)
 
     def init_state(self, batch_size: int, capacity: int) -> State:

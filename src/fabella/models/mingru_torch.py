@@ -29,17 +29,23 @@ class Block(nn.Module):
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], tokens: Int[Tensor, "B T"], state: Float[Tensor, "B S"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        tokens: Int[Tensor, "B T"],
+        state: Float[Tensor, "B S"] | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
         """Return the residual stream and the block's last hidden state."""
         x = x + self.embedding(tokens)
-        mixed, new_state = self.mixer(self.mixer_norm(x), state)
+        mixed, new_state = self.mixer(self.mixer_norm(x), state, document_starts)
         x = x + mixed
         return x + self.feed_forward(self.feed_forward_norm(x)), new_state
 
 
 class Model(nn.Module):
     """A stack of blocks, each with an output head: training averages the losses of all heads, logits are the last's."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -51,13 +57,15 @@ class Model(nn.Module):
         """``blocks``, with their type."""
         return [cast(Block, block) for block in self.blocks]
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> list[Float[Tensor, "B T D"]]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> list[Float[Tensor, "B T D"]]:
         """Return the output of every block, normed for its head; with ``state``, continue from it and update it."""
         layers = state if state is not None else self.init_state(len(tokens), capacity=0)
         x = self.stack[0].head_norm.weight.new_zeros(*tokens.shape, self.config.dim)
         outputs: list[Tensor] = []
         for number, block in enumerate(self.stack):
-            x, layers[number] = block(x, tokens, layers[number])
+            x, layers[number] = block(x, tokens, layers[number], document_starts)
             outputs.append(block.head_norm(x))
         return outputs
 
@@ -65,15 +73,23 @@ class Model(nn.Module):
         """Return next-token logits of the last head at every position."""
         return self.stack[-1].head(self.hidden_states(tokens)[-1])
 
-    def loss(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-        """Return the mean of all heads' losses in nats, each the mean over the targets that are not IGNORE."""
-        heads = zip(self.hidden_states(tokens), self.stack, strict=True)
+    def loss(
+        self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Return the mean of all heads' losses in nats, each the mean over the targets that are not IGNORE.
+
+        ``document_starts``: position at which the document of each token starts; nothing before it has an influence.
+        """
+        heads = zip(self.hidden_states(tokens, document_starts=document_starts), self.stack, strict=True)
         return torch.stack([linear_cross_entropy(x, block.head.weight, targets) for x, block in heads]).mean()
 
     @torch.no_grad()
-    def token_losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    def token_losses(
+        self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T"]:
         """Return the negative log-likelihood of each target in nats under the last head; 0 where IGNORE."""
-        return linear_losses(self.hidden_states(tokens)[-1], self.stack[-1].head.weight, targets)
+        hidden = self.hidden_states(tokens, document_starts=document_starts)[-1]
+        return linear_losses(hidden, self.stack[-1].head.weight, targets)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """Return an empty state. It fits any batch size and any length, so both arguments are ignored."""

@@ -21,7 +21,7 @@ def attention(
     """Causal multi-head self-attention; the rotary embedding covers a part of each head."""
     query, key, value = (split_heads(linear(params.scope(name), x), config.heads) for name in ("query", "key", "value"))
     query, key = apply_rotary_interleaved(query, rotary), apply_rotary_interleaved(key, rotary)
-    attn_out, kv_cache = attend(query, key, value, kv_cache, length)
+    attn_out, kv_cache = attend(query, key, value, kv_cache, length, params.document_starts)
     return linear(params.scope("output"), attn_out), kv_cache
 
 
@@ -29,6 +29,7 @@ class Model(CausalLM):
     """A factorized embedding projected up to the model's width, the blocks, and the same embedding as head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight"]

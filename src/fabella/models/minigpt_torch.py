@@ -29,14 +29,20 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], rotary: RotaryTable, kv_cache: KVCache | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: RotaryTable,
+        kv_cache: KVCache | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), kv_cache, rotary)
+        x = x + self.attention(self.attention_norm(x), kv_cache, rotary, document_starts)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class Model(CausalLM):
     """A factorized embedding projected up to the model's width, the blocks, and the same embedding as head."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -55,7 +61,9 @@ class Model(CausalLM):
         """Return the angles of the first ``length`` positions, for the rotated dimensions of a head."""
         return rotary_table(self.config.rotary_dims, self.config.rotary_base, length, device)
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         """Return [B T embedding]: projected down to the width of the embedding, which is the head."""
         start = state.layers[0].length if state else 0
         end = start + tokens.shape[1]
@@ -64,7 +72,7 @@ class Model(CausalLM):
         rotary = table.span(start, end)
         x = self.input_projection(self.embedding(tokens))
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, state.layers[layer] if state else None)
+            x = block(x, rotary, state.layers[layer] if state else None, document_starts)
         return self.output_projection(self.norm(x))
 
     def init_state(self, batch_size: int, capacity: int) -> State:

@@ -57,7 +57,7 @@ def attention(
         own, first = params["value_weights"].astype(value.dtype)
         value = own * value + first * first_value
     query, key = apply_rotary(query, context.rotary), apply_rotary(key, context.rotary)
-    attended, past = attend(query, key, value, past, context.length)
+    attended, past = attend(query, key, value, past, context.length, params.document_starts)
     if "attention_gate" in config.features:
         gate = 2 * jax.nn.sigmoid(linear(params.scope("output_gate"), plain))
         by_head = attended.reshape(*attended.shape[:2], config.heads, -1) * gate[..., None].astype(attended.dtype)
@@ -73,7 +73,7 @@ def gated_mingru(
     gate, candidate = linear(params.scope("gate"), x), linear(params.scope("candidate"), x)
     if initial is None:
         initial = jnp.zeros((gate.shape[0], gate.shape[2]), jnp.float32)
-    hidden = recur(gate, candidate, initial)
+    hidden = recur(gate, candidate, initial, params.document_starts)
     for name, value in (("gate", jax.nn.sigmoid(gate)), ("candidate", candidate_state(candidate)), ("state", hidden)):
         report(name, value)
     normed = rms_norm(hidden, params["output_norm.weight"], NORM_EPS)
@@ -85,6 +85,7 @@ class Model(CausalLM):
     """The embedding, normed, the blocks, a final norm, the output head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]

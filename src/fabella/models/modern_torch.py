@@ -66,6 +66,7 @@ class Attention(nn.Module):
         rotary: RotaryTable,
         first_value: Value | None,
         kv_cache: KVCache | None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Value]:
         """Return the output, and this layer's own values. ``plain`` is ``x`` before the convolution."""
         query = self._normed_heads(self.query(x), self.heads)
@@ -74,7 +75,8 @@ class Attention(nn.Module):
         if self.mixes_values and first_value is not None:
             own, first = self.value_weights.to(value.dtype).unbind()
             value = own * value + first * first_value
-        attended = attend(apply_rotary(query, rotary), apply_rotary(key, rotary), value, kv_cache)
+        rotated = apply_rotary(query, rotary), apply_rotary(key, rotary)
+        attended = attend(*rotated, value, kv_cache, document_starts)
         if self.has_output_gate:
             gate = 2 * self.output_gate(plain).sigmoid()
             attended = (attended.unflatten(2, (self.heads, -1)) * gate.unsqueeze(3)).flatten(2)
@@ -102,12 +104,13 @@ class GatedMinGRU(MinGRU):
         self,
         x: Float[Tensor, "B T D"],
         initial: Float[Tensor, "B S"] | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
         plain: Float[Tensor, "B T D"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
         """Return the output and the last hidden state. ``plain``: ``x`` before the convolution, if there is one."""
         gate, candidate = self.gate(x), self.candidate(x)
         start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
-        hidden = recur(gate, candidate, start)
+        hidden = recur(gate, candidate, start, document_starts)
         gated = self.output_norm(hidden) * functional.silu(self.output_gate(x if plain is None else plain))
         return self.output(gated), hidden[:, -1]
 
@@ -135,23 +138,24 @@ class Block(nn.Module):
         rotary: RotaryTable | None,
         first_value: Value | None,
         state: LayerState | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Value | None]:
         """Return the residual stream and the values of the first attention layer so far; updates ``state``."""
         if self.embedding_residual:
             x = self.residual_weight * x + self.embedding_weight * embedded
         plain = convolved = self.mixer_norm(x)
         if self.convolution is not None:
-            convolved, inputs = self.convolution(plain, state.inputs if state else None)
+            convolved, inputs = self.convolution(plain, state.inputs if state else None, document_starts)
             if state:
                 state.inputs = inputs
         memory = state.memory if state else None
         if isinstance(self.mixer, GatedMinGRU):
-            mixed, memory = self.mixer(convolved, memory, plain)
+            mixed, memory = self.mixer(convolved, memory, document_starts, plain)
             if state:
                 state.memory = memory
         else:
             assert rotary is not None, "attention needs the angles of the positions"
-            mixed, value = self.mixer(convolved, plain, rotary, first_value, memory)
+            mixed, value = self.mixer(convolved, plain, rotary, first_value, memory, document_starts)
             first_value = value if first_value is None else first_value
         x = x + self.dropout(mixed)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), first_value
@@ -159,6 +163,8 @@ class Block(nn.Module):
 
 class Model(CausalLM):
     """The embedding, normed, the blocks, a final norm, the output head."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -182,7 +188,9 @@ class Model(CausalLM):
         """Return the angles of the first ``length`` positions."""
         return rotary_table(self.config.dim // self.config.heads, ROTARY_BASE, length, device)
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         start = state.length if state else 0
         end = start + tokens.shape[1]
         self._require_context(end)
@@ -197,7 +205,8 @@ class Model(CausalLM):
         x = embedded = self.dropout(self.embedding_norm(self.embedding(tokens)))
         first_value = None
         for number, block in enumerate(self.blocks):
-            x, first_value = block(x, embedded, rotary, first_value, state.layers[number] if state else None)
+            layer = state.layers[number] if state else None
+            x, first_value = block(x, embedded, rotary, first_value, layer, document_starts)
         if state:
             state.length = end
         return self.norm(x)

@@ -15,6 +15,7 @@ class Model(CausalLM):
     """The embedding, the blocks, a final norm, the output head."""
 
     config: Config
+    masks_documents = True
 
     def head_weight(self, params: Params) -> Float[Array, "V D"]:
         return params["embedding.weight" if self.config.tie_embeddings else "head.weight"]
@@ -38,7 +39,7 @@ class Model(CausalLM):
             query = rms_norm(query, params["query_norm.weight"], c.norm_eps)
             key = rms_norm(key, params["key_norm.weight"], c.norm_eps)
         rotated = apply_rotary(query, rotary).astype(value.dtype), apply_rotary(key, rotary).astype(value.dtype)
-        attn_out, kv_cache = attend(*rotated, value, kv_cache, length)
+        attn_out, kv_cache = attend(*rotated, value, kv_cache, length, params.document_starts)
         return linear(params.scope("output"), attn_out), kv_cache
 
     def block(

@@ -38,12 +38,16 @@ class Attention(nn.Module):
         return AttentionSpec(self.heads, self.kv_heads, apply_rotary, query_norm=query, key_norm=key)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], rotary: RotaryTable, kv_cache: KVCache | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: RotaryTable,
+        kv_cache: KVCache | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         query = head_norm(self.query_norm, split_heads(self.query(x), self.heads))
         key = head_norm(self.key_norm, split_heads(self.key(x), self.kv_heads))
         value = split_heads(self.value(x), self.kv_heads)
-        attn_out = attend(apply_rotary(query, rotary), apply_rotary(key, rotary), value, kv_cache)
+        attn_out = attend(apply_rotary(query, rotary), apply_rotary(key, rotary), value, kv_cache, document_starts)
         return self.output(attn_out)
 
 
@@ -63,14 +67,20 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], rotary: RotaryTable, kv_cache: KVCache | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: RotaryTable,
+        kv_cache: KVCache | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), rotary, kv_cache)
+        x = x + self.attention(self.attention_norm(x), rotary, kv_cache, document_starts)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class Model(CausalLM):
     """The embedding, the blocks, a final norm, the output head."""
+
+    masks_documents = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -91,7 +101,9 @@ class Model(CausalLM):
         angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)
         return RotaryTable(angles.cos(), angles.sin())
 
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: State | None = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         start = state.layers[0].length if state else 0
         end = start + tokens.shape[1]
         require_capacity(end, self.config.context_length, "context")
@@ -99,7 +111,7 @@ class Model(CausalLM):
         rotary = table.span(start, end)
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, state.layers[layer] if state else None)
+            x = block(x, rotary, state.layers[layer] if state else None, document_starts)
         return self.norm(x)
 
     def init_state(self, batch_size: int, capacity: int) -> State:

@@ -15,7 +15,7 @@ from fabella.data.batches import Batch
 from fabella.data.child_process import Frame, Handler, serve
 from fabella.data.dataset import open_dataset
 from fabella.data.sampler import PermutationSampler
-from fabella.data.sequences import SequenceDataset
+from fabella.data.sequences import SequenceDataset, first_id, packed_batch
 from fabella.engine import engine as engines
 from fabella.models import IGNORE
 from fabella.run_config.files import validate_config
@@ -84,7 +84,7 @@ def _batches(run: RunConfig, prepared: str) -> Iterator[Batch]:
     random = np.random.default_rng(0)
     while True:
         ids = random.integers(0, run.model.vocab_size, (size, run.data.sequences.length + 1)).astype(np.int32)
-        yield Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
+        yield packed_batch(ids[:, :-1].copy(), ids[:, 1:].copy(), first_id(run.data.sequences, 0, None))
 
 
 def _concatenate(batches: list[Batch]) -> Batch:
@@ -94,10 +94,11 @@ def _concatenate(batches: list[Batch]) -> Batch:
     def padded(array: Any, value: int) -> Any:
         return np.pad(array, ((0, 0), (0, length - array.shape[1])), constant_values=value)
 
-    return Batch(
-        np.concatenate([padded(batch.tokens, 0) for batch in batches]),
-        np.concatenate([padded(batch.targets, IGNORE) for batch in batches]),
-    )
+    arrays = [
+        {name: padded(array, IGNORE if name == "targets" else 0) for name, array in batch.arrays().items()}
+        for batch in batches
+    ]
+    return Batch.of({name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 def peak_rss() -> int:

@@ -66,7 +66,7 @@ def save(run_dir: RunDir, failure: FailedStepRecord) -> Path:
     with atomic_dir(target, replace=True) as temp:
         write_chunks(temp / MODEL, dump_tensors(failure.state.weights))
         write_chunks(temp / OPTIMIZER, dump_tensors(failure.state.optimizer_state))
-        write_chunks(temp / BATCH, dump_tensors({"tokens": failure.batch.tokens, "targets": failure.batch.targets}))
+        write_chunks(temp / BATCH, dump_tensors(failure.batch.arrays()))
         write_chunks(temp / STATE, [json.dumps(state, indent=1, allow_nan=False).encode()])
         write_chunks(temp / MANIFEST, [json.dumps({"format": FORMAT, "step": failure.step}).encode()])
     others = sorted(path for path in target.parent.iterdir() if parse_step(path.name) not in {None, failure.step})
@@ -99,7 +99,8 @@ def read(path: Path, table: ParameterTable, spec: Mapping[str, Shape]) -> Failed
     moments = load_tensors(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
     arrays = load_tensors(read_verified(path, manifest, BATCH), where=f"{path.name}/{BATCH}")
     lr, error = values["progress"].get("lr"), values["progress"].get("error")
-    if set(arrays) != {"tokens", "targets"} or not isinstance(lr, float) or not isinstance(error, str):
+    known = set(arrays) - {"document_starts"} == {"tokens", "targets"}
+    if not known or not isinstance(lr, float) or not isinstance(error, str):
         raise CheckpointError(f"{path.name}: damaged: tokens, targets, lr or error is missing or of another type.")
     state = State(
         checkpoint_validation.checked_weights(weights, table, where=f"{path.name}/{MODEL}"),
@@ -108,4 +109,4 @@ def read(path: Path, table: ParameterTable, spec: Mapping[str, Shape]) -> Failed
         ),
         values["scalars"],
     )
-    return FailedStepRecord(step, state, Batch(arrays["tokens"], arrays["targets"]), lr, error)
+    return FailedStepRecord(step, state, Batch.of(arrays), lr, error)

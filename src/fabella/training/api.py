@@ -175,6 +175,7 @@ def plan_training(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
     resolved, initial = resolve_training(replace(request, resume=may_resume))
     require_divisible(resolved.run.training, rank.world_size)
     engines.require_device(resolved.run.engine, request.device, rank)
+    engines.require_masks(resolved.run)
     out = request.out or Path("runs") / resolved.run.name
     if not may_resume:
         require_empty(out)

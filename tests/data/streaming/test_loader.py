@@ -56,8 +56,11 @@ def everything_has_ended(pid: int) -> bool:
     return has_ended(pid) and not running
 
 
-def test_batches_equal_the_dataset_from_any_batch_on(tokenizer: Path) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_batches_equal_the_dataset_from_any_batch_on(tokenizer: Path, masked: bool) -> None:
     data, sizes = streamed(), [3, 1, 7, 40, 2]
+    sequences = SEQUENCES.model_copy(update={"mask_documents": masked})
+    data = data.model_copy(update={"sequences": sequences})
     stream = StreamingDataset(data, ByteTokenizer(), 1)
     expected = [stream.batch(size) for size in sizes]
     for start_number in (0, 3):
@@ -68,6 +71,8 @@ def test_batches_equal_the_dataset_from_any_batch_on(tokenizer: Path) -> None:
         for batch, other in zip(actual, expected[start_number:], strict=True):
             np.testing.assert_array_equal(batch.tokens, other.tokens)
             np.testing.assert_array_equal(batch.targets, other.targets)
+            assert (batch.document_starts is not None) == masked
+            np.testing.assert_array_equal(batch.arrays().get("document_starts"), other.arrays().get("document_starts"))
             assert batch.stream == other.stream
         assert everything_has_ended(pid)
 

@@ -18,6 +18,7 @@ from tests.data.samples import all_ids, all_learned, split
 
 LENGTHS = [40, 3, 1, 1, 90, 12, 7, 1, 33]
 SECTIONS = [Packed(length=10, stride=5), Packed(length=8, stride=8), Packed(length=30, stride=1)]
+SECTIONS += [Packed(length=30, stride=30, mask_documents=True)]
 DOCUMENTS = [Padded(length=20), Padded(length=1000)]
 
 
@@ -54,6 +55,8 @@ def test_sequences_and_batches_equal_those_of_a_dataset_on_disk(section: Packed 
         np.testing.assert_array_equal(batch.tokens, expected.tokens)
         np.testing.assert_array_equal(batch.targets, expected.targets)
         assert (batch.tokens.dtype, batch.targets.dtype, batch.stream) == (np.int32, np.int32, "here")
+        assert batch.arrays().keys() == expected.arrays().keys()
+        np.testing.assert_array_equal(batch.arrays().get("document_starts"), expected.arrays().get("document_starts"))
 
 
 @pytest.mark.parametrize("section", [*SECTIONS, *DOCUMENTS], ids=str)

@@ -203,6 +203,7 @@ def test_a_text_shorter_than_a_sequence_has_no_line_score() -> None:
     [
         (Packed(length=256, stride=256), "line-256"),
         (Packed(length=256, stride=128), "line-256-by-128"),
+        (Packed(length=256, stride=256, mask_documents=True), "line-256-masked"),
         (Padded(length=200), "cut-200"),
     ],
 )

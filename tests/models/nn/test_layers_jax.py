@@ -130,6 +130,33 @@ def test_jax_and_torch_agree_for_every_preset(name: str) -> None:
     assert_close(differences(Twins(reduced(preset(name).model))))
 
 
+def test_jax_and_torch_mask_documents_alike(twins: Twins) -> None:
+    """With weights far from 0, so that a token of another document would change the losses."""
+    random, (tokens, targets) = np.random.default_rng(3), text(twins.config)
+    table = initial_weights(twins.config.parameters(), 1)
+    arrays = {name: array + 0.3 * random.standard_normal(array.shape, np.float32) for name, array in table.items()}
+    starts = np.array([[0] * 3 + [3] + [4] * 12, [0] * 15 + [15], [0] * 16], np.int32)
+    model = twins.torch
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    inputs = [torch.from_numpy(array).long() for array in (tokens, targets)]
+    model.loss(*inputs, torch.from_numpy(starts)).backward()
+    weights = {name: jnp.asarray(array) for name, array in arrays.items()}
+
+    def results(weights: dict[str, Array], starts: Array) -> Any:
+        def loss_sum(weights: dict[str, Array]) -> Array:
+            return twins.jax.loss_sum(Params(weights, document_starts=starts), tokens, targets)
+
+        params = Params(weights, document_starts=starts)
+        return twins.jax.token_losses(params, tokens, targets), jax.grad(loss_sum)(weights)
+
+    losses, gradients = jax.jit(results)(weights, starts)
+    assert relative_difference(losses, model.token_losses(*inputs, torch.from_numpy(starts))) < 1e-4
+    assert relative_difference(losses, model.token_losses(*inputs)) > 1e-3
+    for name, parameter in model.named_parameters():
+        expected = parameter.grad * int((targets != IGNORE).sum())
+        np.testing.assert_allclose(gradients[name], expected, atol=2e-3, rtol=2e-3, err_msg=name)
+
+
 # ---------------------------------------------------------------- one network
 
 

@@ -9,7 +9,7 @@ from fabella.data.loader import PrefetchLoader, prefetch_loader
 from fabella.data.mixture import draws_of, mixture_sampler, part_shares
 from fabella.data.modes.mode import DataMode
 from fabella.data.sampler import PermutationSampler, Sampler
-from fabella.data.sequences import ReshuffledSequences, SequenceDataset, TrainingSequences
+from fabella.data.sequences import ReshuffledSequences, SequenceDataset, TrainingSequences, first_id
 from fabella.errors import PreparedDataError
 from fabella.text.mixture import flatten_mixture
 from fabella.text.source import describe
@@ -44,7 +44,8 @@ class PretokenizedMode(DataMode):
         samples: TrainingSequences = _samples(data, dataset)
         epoch_offset = 0
         if isinstance(data.sequences, Packed) and data.sequences.reshuffle:
-            samples = ReshuffledSequences(dataset.train, data.sequences, dataset.parts, seed)
+            first = first_id(data.sequences, dataset.tokenizer.eos_id, dataset.tokenizer.bos_id)
+            samples = ReshuffledSequences(dataset.train, data.sequences, dataset.parts, seed, first_id=first)
             epoch_offset = len(samples)
         sampler: Sampler = PermutationSampler(len(samples), seed, epoch_offset)
         if isinstance(data.source, MixtureSource):

@@ -118,11 +118,15 @@ def _start_reader(data: DataConfig, tokenizer: Path, seed: int, state: str) -> C
 
 def _read_batch(reader: ChildProcess, size: int, sequences: str) -> Batch:
     try:
-        shape, tokens, targets, stream = reader.request(str(size).encode())
+        shape, *arrays, stream = reader.request(str(size).encode())
     except ChildExitedError as error:
         raise ReaderEndedError(
             f"{reader} exited ({error.status}) while reading {sequences}.",
             hint="If memory ran out, lower data.mode.document_shuffle_buffer; then: fabella resume RUN.",
         ) from error
-    arrays = (np.frombuffer(ids, np.int32).reshape(json.loads(shape)).copy() for ids in (tokens, targets))
-    return Batch(*arrays, stream=stream.decode())
+    tokens, targets, starts = (
+        np.frombuffer(ids, np.int32).reshape(json.loads(shape)).copy() if ids else None for ids in arrays
+    )
+    assert tokens is not None, "a batch has tokens"
+    assert targets is not None, "a batch has targets"
+    return Batch(tokens, targets, starts, stream.decode())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fabella.config.data import Packed, Padded
 from fabella.data.batches import Batch
 from fabella.data.dataset import TokenIds
+from fabella.data.sequences import first_id, packed_batch
 from fabella.data.streaming.shuffle_buffer import ResumableStream, State
 from fabella.errors import TextError
 from fabella.models import IGNORE
@@ -44,7 +45,7 @@ def packer(
     ``bos_id``: the id that starts each document.
     """
     return (
-        PackDocuments(documents, config, dtype)
+        PackDocuments(documents, config, dtype, first_id(config, eos_id, bos_id))
         if isinstance(config, Packed)
         else PadDocuments(documents, config.length, eos_id, bos_id)
     )
@@ -80,10 +81,20 @@ class _LearnedFilter:
 
 
 class PackDocuments:
-    """Concatenate documents and cut sequences of ``length + 1`` ids, one every ``stride`` ids."""
+    """Concatenate documents and cut sequences of ``length + 1`` ids, one every ``stride`` ids.
 
-    def __init__(self, documents: ResumableStream[SignedIds], config: Packed, dtype: "np.dtype[Any]") -> None:
+    ``first_id``: the id at which documents start; None leaves them unmasked.
+    """
+
+    def __init__(
+        self,
+        documents: ResumableStream[SignedIds],
+        config: Packed,
+        dtype: "np.dtype[Any]",
+        first_id: int | None = None,
+    ) -> None:
         self._documents, self._length, self._stride = documents, config.length, config.stride
+        self._first_id = first_id
         self._rest: SignedIds = np.empty(0, dtype=dtype)
         self._learned = _LearnedFilter()
         self._begin()
@@ -130,7 +141,7 @@ class PackDocuments:
         values = np.stack(sequences).astype(np.int32)
         targets = values[:, 1:].copy()
         targets[targets < 0] = IGNORE
-        return Batch(tokens=_ids(values[:, :-1]), targets=targets, stream=stream)
+        return packed_batch(_ids(values[:, :-1]), targets, self._first_id, stream)
 
 
 class PadDocuments:

@@ -1,6 +1,7 @@
 """Process that reads a stream ahead of training: ``python -m fabella.data.streaming.reader_process``.
 
-Started by loader.py. A request is the size of a batch; the response is its shape, tokens, targets and stream state.
+Started by loader.py. A request is the size of a batch; the response is its shape, tokens, targets, document starts
+(empty without masks) and stream state.
 """
 
 import json
@@ -23,7 +24,8 @@ def open_handler(request: dict[str, Any]) -> Handler:
     def handle(parts: Frame) -> Sequence[bytes | memoryview]:
         batch = dataset.batch(int(parts[0]))
         shape = json.dumps(batch.tokens.shape).encode()
-        return shape, batch.tokens.data, batch.targets.data, batch.stream.encode()
+        starts = b"" if batch.document_starts is None else batch.document_starts.data
+        return shape, batch.tokens.data, batch.targets.data, starts, batch.stream.encode()
 
     return handle
 

@@ -47,8 +47,8 @@ class DDPStrategy(ReplicatedStrategy):
     def local_rows(self, count: int) -> range:
         return _local_rows(count, self.group)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.replica(tokens, targets)
+    def loss(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        return self.replica(tokens, targets, *document_starts)
 
     def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self.replica.no_sync()
@@ -56,8 +56,8 @@ class DDPStrategy(ReplicatedStrategy):
     def mean_loss(self, loss: Tensor) -> Tensor:
         return self.group.sum(loss) / self.size
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return _gathered_losses(self.model, tokens, targets, self.group)
+    def losses(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        return _gathered_losses(self.model, self.group, tokens, targets, *document_starts)
 
     def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
         return {name: as_array(tensor) for name, tensor in tensors.items()} if self.group.rank_info.is_main else {}
@@ -83,8 +83,8 @@ class FSDPStrategy(Strategy):
     def local_rows(self, count: int) -> range:
         return _local_rows(count, self.group)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.model.loss(tokens, targets)
+    def loss(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        return self.model.loss(tokens, targets, *document_starts)
 
     def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         self.model.set_requires_gradient_sync(last)
@@ -96,8 +96,8 @@ class FSDPStrategy(Strategy):
     def grad_norms(self, gradients: list[Tensor]) -> Tensor:
         return self.full_tensor(local_grad_norms(gradients))
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        losses = _gathered_losses(self.model, tokens, targets, self.group)
+    def losses(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        losses = _gathered_losses(self.model, self.group, tokens, targets, *document_starts)
         self.model.reshard()  # no backward pass does it; full parameters must not be restored or saved as local ones
         return losses
 
@@ -132,8 +132,8 @@ class _LossModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.model.loss(tokens, targets)
+    def forward(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        return self.model.loss(tokens, targets, *document_starts)
 
 
 def _local_rows(count: int, group: TorchProcessGroup) -> range:
@@ -141,8 +141,8 @@ def _local_rows(count: int, group: TorchProcessGroup) -> range:
     return range(group.rank_info.rank * share, (group.rank_info.rank + 1) * share)
 
 
-def _gathered_losses(model: Any, tokens: Tensor, targets: Tensor, group: TorchProcessGroup) -> Tensor:
-    count = len(tokens)
+def _gathered_losses(model: Any, group: TorchProcessGroup, *inputs: Tensor) -> Tensor:
+    count = len(inputs[0])
     share = -(-count // group.rank_info.world_size)  # the last rank's missing rows are filled up with the first rows
-    rows = (torch.arange(share, device=tokens.device) + group.rank_info.rank * share) % count
-    return group.gathered(model.token_losses(tokens[rows], targets[rows]))[:count]
+    rows = (torch.arange(share, device=inputs[0].device) + group.rank_info.rank * share) % count
+    return group.gathered(model.token_losses(*(tensor[rows] for tensor in inputs)))[:count]

@@ -22,8 +22,8 @@ class SingleDeviceStrategy(ReplicatedStrategy):
     def local_rows(self, count: int) -> range:
         return range(count)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.model.loss(tokens, targets)
+    def loss(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        return self.model.loss(tokens, targets, *document_starts)
 
     def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -31,8 +31,8 @@ class SingleDeviceStrategy(ReplicatedStrategy):
     def mean_loss(self, loss: Tensor) -> Tensor:
         return loss
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.model.token_losses(tokens, targets)
+    def losses(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        return self.model.token_losses(tokens, targets, *document_starts)
 
     def to_numpy(self, tensors: Mapping[str, Tensor]) -> Arrays:
         return {name: as_array(tensor) for name, tensor in tensors.items()}

@@ -30,8 +30,11 @@ class Strategy(Protocol):
         """Return this rank's rows of a global batch of ``count`` rows."""
         ...
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the model's loss [] in a form whose gradients are averaged over the ranks."""
+    def loss(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
+        """Return the model's loss [] in a form whose gradients are averaged over the ranks.
+
+        ``document_starts``: one tensor [B, T] if documents are masked, else none; as the model takes it.
+        """
         ...
 
     def no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -46,7 +49,7 @@ class Strategy(Protocol):
         """Return the norm of each full gradient, [N]."""
         ...
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, tokens: Tensor, targets: Tensor, *document_starts: Tensor) -> Tensor:
         """Return ``model.token_losses`` of all rows, [B T]; each row is computed by one rank."""
         ...
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fabella.models.nn.hooks_jax import is_observed, report
 
@@ -64,20 +64,24 @@ def attend(
     value: Float[Array, "B K T E"],
     past: KVCache | None,
     length: Int[Array, ""] | int = 0,
+    document_starts: Int[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], KVCache | None]:
     """Return softmax(QKᵀ/√E) V, causal, over the ``length`` tokens of ``past`` and the time ones, and the time cache.
 
     Each of the K key-value heads serves H/K consecutive query heads (Ainslie et al. 2023, arXiv 2305.13245).
+    ``document_starts``: position at which the document of each position starts, below which it attends to nothing;
+    None: 0. Not with ``past``.
     """
     batch, heads, time, head_dim = query.shape
     grouped = query.reshape(batch, key.shape[1], -1, time, head_dim)
     if past is None:
         if is_observed():
-            visible = jnp.arange(time) <= jnp.arange(time)[:, None]
+            visible = _visible(0, time, document_starts)
             weights = jax.nn.softmax(_scores(grouped, key, visible), axis=-1)
             report("attention", weights.reshape(batch, heads, time, time))
-        attn_out = causal_attention(grouped, key, value)
+        attn_out = causal_attention(grouped, key, value, document_starts)
     else:
+        assert document_starts is None, "documents are masked in whole sequences only"
         past = past.append(key, value, jnp.asarray(length))
         key, value = past.keys.astype(query.dtype), past.values.astype(query.dtype)
         # New position i sees the first length + i + 1 keys; later slots of the cache are unwritten.
@@ -88,26 +92,30 @@ def attend(
 
 @jax.custom_vjp
 def causal_attention(
-    query: Float[Array, "B K G T E"], key: Float[Array, "B K T E"], value: Float[Array, "B K T E"]
+    query: Float[Array, "B K G T E"],
+    key: Float[Array, "B K T E"],
+    value: Float[Array, "B K T E"],
+    document_starts: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B K G T E"]:
     """Return causal attention over a whole sequence, for G queries that share a key and a value."""
-    return _forward(query, key, value)[0]
+    return _forward(query, key, value, document_starts)[0]
 
 
-def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
-    chunks = [_weighted_values(scores, value[:, :, :end]) for _, end, scores in _query_chunks(query, key)]
+def _forward(query: Array, key: Array, value: Array, document_starts: Array | None) -> tuple[Array, tuple[Any, ...]]:
+    scored = _query_chunks(query, key, document_starts)
+    chunks = [_weighted_values(scores, value[:, :, :end]) for _, end, scores in scored]
     attn_out, totals = (jnp.concatenate(parts, 3) for parts in zip(*chunks, strict=True))
-    return attn_out, (query, key, value, attn_out, totals)
+    return attn_out, (query, key, value, document_starts, attn_out, totals)
 
 
-def _backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    query, key, value, attn_out, totals = saved
+def _backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array, Array, Array, None]:
+    query, key, value, document_starts, attn_out, totals = saved
     float32: Any = {"preferred_element_type": jnp.float32}
     # The gradient of a softmax is weight · (weight gradient − the weighted mean of all weight gradients).
     mean = jnp.sum(gradient.astype(jnp.float32) * attn_out.astype(jnp.float32), -1, keepdims=True)
     query_gradients: list[Array] = []
     key_gradient, value_gradient = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
-    for start, end, scores in _query_chunks(query, key):
+    for start, end, scores in _query_chunks(query, key, document_starts):
         chunk_gradient = gradient[..., start:end, :]
         weights = jnp.exp(scores - totals[..., start:end, :])
         weights_gradient = jnp.einsum("bkgte,bkse->bkgts", chunk_gradient, value[:, :, :end], **float32)
@@ -119,18 +127,30 @@ def _backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, 
         key_gradient = key_gradient.at[:, :, :end].add(chunk_sum)
         chunk_sum = jnp.einsum("bkgts,bkgte->bkse", weights.astype(value.dtype), chunk_gradient, **float32)
         value_gradient = value_gradient.at[:, :, :end].add(chunk_sum)
-    return jnp.concatenate(query_gradients, 3), key_gradient.astype(key.dtype), value_gradient.astype(value.dtype)
+    gradients = jnp.concatenate(query_gradients, 3), key_gradient.astype(key.dtype), value_gradient.astype(value.dtype)
+    return *gradients, None
 
 
 causal_attention.defvjp(_forward, _backward)
 
 
-def _query_chunks(query: Array, key: Array) -> Iterator[tuple[int, int, Array]]:
+def _query_chunks(query: Array, key: Array, document_starts: Array | None) -> Iterator[tuple[int, int, Array]]:
     """Yield start and end of each chunk of queries, and its scores against all keys before the end."""
     for start in range(0, query.shape[3], QUERY_CHUNK):
         end = min(start + QUERY_CHUNK, query.shape[3])
-        visible = jnp.arange(end) <= jnp.arange(start, end)[:, None]
+        visible = _visible(start, end, document_starts)
         yield start, end, _scores(query[..., start:end, :], key[:, :, :end], visible)
+
+
+def _visible(start: int, end: int, document_starts: Array | None) -> Array:
+    """Return which of the first ``end`` keys each query from ``start`` on attends to, [t end] or [B 1 1 t end]."""
+    visible = jnp.arange(end) <= jnp.arange(start, end)[:, None]
+    return visible if document_starts is None else visible & document_mask(document_starts[:, start:end], end)
+
+
+def document_mask(document_starts: Int[Array, "B T"], keys: int) -> Bool[Array, "B 1 1 T S"]:
+    """Return which of S keys are not before the start of each query's document."""
+    return jnp.arange(keys) >= document_starts[:, None, None, :, None]
 
 
 def _scores(query: Array, key: Array, visible: Array) -> Array:

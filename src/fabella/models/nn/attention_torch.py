@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -88,16 +88,23 @@ class CausalAttention(nn.Module):
         return AttentionSpec(self.heads, self.kv_heads, rotate=self.rotate)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], kv_cache: KVCache | None = None, rotary: RotaryTable | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        kv_cache: KVCache | None = None,
+        rotary: RotaryTable | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Attend to the T positions and to those in ``kv_cache``, which is extended; ``rotary`` has T rows."""
+        """Attend to the T positions and to those in ``kv_cache``, which is extended; ``rotary`` has T rows.
+
+        ``document_starts``: as in ``attend``.
+        """
         query = split_heads(self.query(x), self.heads)
         key = split_heads(self.key(x), self.kv_heads)
         value = split_heads(self.value(x), self.kv_heads)
         if self.rotate is not None:
             assert rotary is not None, "attention with a rotary embedding needs the angles of the positions"
             query, key = self.rotate(query, rotary), self.rotate(key, rotary)
-        return self.output(attend(query, key, value, kv_cache))
+        return self.output(attend(query, key, value, kv_cache, document_starts))
 
 
 def split_heads(x: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B H T E"]:
@@ -110,25 +117,21 @@ def attend(
     key: Float[Tensor, "B K T E"],
     value: Float[Tensor, "B K T E"],
     kv_cache: KVCache | None,
-    *,
-    documents: Int[Tensor, "B T"] | None = None,
+    document_starts: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T D"]:
     """Return softmax(QKᵀ/√E) V: each position attends to itself and to all before it, those in ``kv_cache`` included.
 
     Each of the K key/value heads serves H/K neighboring query heads (Ainslie et al. 2023, arXiv 2305.13245).
-    ``documents``: number of each position's document; a position attends to its own document only, that is to the
-    positions since the number last changed. Not with ``kv_cache``.
+    ``document_starts``: int32, the position at which the document of each position starts, below which it attends to
+    nothing; None: 0. It rises with the position. Not with ``kv_cache``.
     """
-    first = None if documents is None else document_starts(documents)
     kernels = kernels_for(query, key, value) if kv_cache is None else None
     if kernels is not None:
-        return fused_attention(kernels, query, key, value, scale=query.shape[3] ** -0.5, first=first)
-    if first is not None:
+        return fused_attention(kernels, query, key, value, scale=query.shape[3] ** -0.5, first=document_starts)
+    if document_starts is not None:
         assert kv_cache is None, "documents are masked in whole sequences only"
-        positions = torch.arange(query.shape[2], device=query.device)
-        mask = (positions <= positions[:, None]) & (positions >= first[:, None, :, None])
         attn_out = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
+            query, key, value, attn_mask=document_mask(document_starts), enable_gqa=query.shape[1] != key.shape[1]
         )
         return attn_out.transpose(1, 2).flatten(2)
     if kv_cache is not None:
@@ -145,9 +148,7 @@ def attend(
     return attn_out.transpose(1, 2).flatten(2)
 
 
-def document_starts(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Return the position, int32, at which the document of each position starts: where its number last changed."""
-    positions = torch.arange(documents.shape[1], device=documents.device, dtype=torch.int32).expand_as(documents)
-    changed = torch.ones_like(documents, dtype=torch.bool)
-    changed[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    return torch.where(changed, positions, 0).cummax(1).values
+def document_mask(document_starts: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
+    """Return which keys each query attends to: those of its document up to itself."""
+    positions = torch.arange(document_starts.shape[1], device=document_starts.device)
+    return (positions <= positions[:, None]) & (positions >= document_starts[:, None, :, None])

@@ -33,6 +33,8 @@ class Params:
     """Dtype of matrix products; weights, norms and sums are float32."""
     keys: Array | None = None
     """Random keys of dropout, one per row of the batch; None disables dropout."""
+    document_starts: Int[Array, "B T"] | None = None
+    """Position at which the document of each token starts; nothing before it has an influence. None: no mask."""
     gradient_checkpointing: bool = False
     """Whether the backward pass recomputes the activations of each block instead of storing them."""
 
@@ -46,7 +48,9 @@ class Params:
 
 # A pytree of the weights and keys, so that ``jax.checkpoint`` and ``jax.grad`` accept it like an array.
 jax.tree_util.register_dataclass(
-    Params, data_fields=["weights", "keys"], meta_fields=["prefix", "compute", "gradient_checkpointing"]
+    Params,
+    data_fields=["weights", "keys", "document_starts"],
+    meta_fields=["prefix", "compute", "gradient_checkpointing"],
 )
 
 

@@ -25,21 +25,41 @@ class CausalLM(nn.Module):
         """Weight of the output head: a parameter of its own, or the tied embedding."""
 
     @abstractmethod
-    def hidden_states(self, tokens: Int[Tensor, "B T"], state: Any = None) -> Float[Tensor, "B T D"]:
-        """Return the output of the last block, ready for the head; with ``state``, continue from it and update it."""
+    def hidden_states(
+        self, tokens: Int[Tensor, "B T"], state: Any = None, document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Return the output of the last block, ready for the head; with ``state``, continue from it and update it.
+
+        ``document_starts``: as in ``loss``; not with ``state``.
+        """
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return next-token logits at every position."""
         return functional.linear(self.hidden_states(tokens), self.head_weight)
 
-    def loss(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-        """Return the training loss in nats, mean over the targets that are not IGNORE."""
-        return linear_cross_entropy(self.hidden_states(tokens), self.head_weight, targets)
+    def loss(
+        self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Return the training loss in nats, mean over the targets that are not IGNORE.
+
+        ``document_starts``: position at which the document of each token starts; nothing before it has an influence.
+        """
+        hidden = self._masked_hidden_states(tokens, document_starts)
+        return linear_cross_entropy(hidden, self.head_weight, targets)
 
     @torch.no_grad()
-    def token_losses(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    def token_losses(
+        self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], document_starts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T"]:
         """Return the negative log-likelihood of each target in nats; 0 where IGNORE. Without gradients."""
-        return linear_losses(self.hidden_states(tokens), self.head_weight, targets)
+        hidden = self._masked_hidden_states(tokens, document_starts)
+        return linear_losses(hidden, self.head_weight, targets)
+
+    def _masked_hidden_states(self, tokens: Tensor, document_starts: Tensor | None) -> Tensor:
+        # A family that does not mask documents has a ``hidden_states`` of two arguments.
+        return (
+            self.hidden_states(tokens) if document_starts is None else self.hidden_states(tokens, None, document_starts)
+        )
 
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:

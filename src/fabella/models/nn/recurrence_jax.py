@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fabella.models.nn.hooks_jax import report
 from fabella.models.nn.layers_jax import Params, linear
@@ -26,7 +26,7 @@ def mingru(
     gate, candidate = linear(params.scope("gate"), x), linear(params.scope("candidate"), x)
     if initial is None:
         initial = jnp.zeros((gate.shape[0], gate.shape[2]), jnp.float32)
-    hidden = recur(gate, candidate, initial)
+    hidden = recur(gate, candidate, initial, params.document_starts)
     for name, value in (("gate", jax.nn.sigmoid(gate)), ("candidate", candidate_state(candidate)), ("state", hidden)):
         report(name, value)
     if f"{params.prefix}output.weight" in params.weights:
@@ -36,14 +36,20 @@ def mingru(
 
 
 def recur(
-    gate: Float[Array, "B T S"], candidate: Float[Array, "B T S"], initial: Float[Array, "B S"]
+    gate: Float[Array, "B T S"],
+    candidate: Float[Array, "B T S"],
+    initial: Float[Array, "B S"],
+    document_starts: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T S"]:
     """Return all h_t for z = σ(gate), h̃ = g(candidate), g(x) = x + 0.5 for x ≥ 0 and σ(x) below; h_{−1} = ``initial``.
 
-    Computed in float32 for any input dtype.
+    Computed in float32 for any input dtype. ``document_starts``: position at which the document of each position
+    starts; there, h_{t−1} is 0.
     """
     gate, candidate = gate.astype(jnp.float32), candidate.astype(jnp.float32)
     z, keep = jax.nn.sigmoid(gate), jax.nn.sigmoid(-gate)  # σ(−gate): 1 − z loses all digits for z near 1
+    if document_starts is not None:
+        keep = jnp.where((document_starts == jnp.arange(keep.shape[1]))[..., None], 0.0, keep)
     h_tilde = candidate_state(candidate)
     if gate.shape[1] == 1:
         return keep * initial[:, None] + z * h_tilde

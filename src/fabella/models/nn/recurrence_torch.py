@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,28 +28,36 @@ class MinGRU(nn.Module):
         self.output = nn.Linear(state_dim, dim, bias=False) if state_dim != dim else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "B T D"], initial: Float[Tensor, "B S"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        initial: Float[Tensor, "B S"] | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
-        """Return the output at every position and the last hidden state; continues from ``initial`` (None: 0)."""
+        """Return the output at every position and the last hidden state; continues from ``initial`` (None: 0).
+
+        ``document_starts``: as in ``recur``.
+        """
         gate, candidate = self.gate(x), self.candidate(x)
-        if initial is None:
-            hidden = recur(gate, candidate, gate.new_zeros(gate.shape[0], gate.shape[2]))
-        else:
-            hidden = recur(gate, candidate, initial)
+        start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
+        hidden = recur(gate, candidate, start, document_starts)
         return self.output(hidden), hidden[:, -1]
 
 
 def recur(
-    gate: Float[Tensor, "B T S"], candidate: Float[Tensor, "B T S"], initial: Float[Tensor, "B S"]
+    gate: Float[Tensor, "B T S"],
+    candidate: Float[Tensor, "B T S"],
+    initial: Float[Tensor, "B S"],
+    document_starts: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T S"]:
     """Return all h_t for z = σ(gate), h̃ = g(candidate), g(x) = x + 0.5 for x ≥ 0 and σ(x) below; h_{−1} = ``initial``.
 
-    Computed in float32 for half-precision inputs.
+    Computed in float32 for half-precision inputs. ``document_starts``: position, int32, at which the document of each
+    position starts; there, h_{t−1} is 0.
     """
     kernels = kernels_for(gate, candidate, initial)
     if kernels is not None:
-        return fused_recurrence(kernels, gate, candidate, initial)
-    return _Recurrence.apply(gate, candidate, initial)
+        return fused_recurrence(kernels, gate, candidate, initial, document_starts)
+    return _Recurrence.apply(gate, candidate, initial, document_starts)
 
 
 def candidate_state(candidate: Float[Tensor, "B T S"]) -> Float[Tensor, "B T S"]:
@@ -59,17 +67,17 @@ def candidate_state(candidate: Float[Tensor, "B T S"]) -> Float[Tensor, "B T S"]
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, candidate: Tensor, initial: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, candidate: Tensor, initial: Tensor, document_starts: Tensor | None) -> Tensor:
         dtype = torch.promote_types(initial.dtype, torch.float32)
         z = gate.to(dtype).sigmoid()
         h_tilde = candidate_state(candidate.to(dtype))
         if use_parallel_scan(gate.device):
-            log_keep, add = _log_keep(gate.to(dtype)), z * h_tilde
+            log_keep, add = _log_keep(gate.to(dtype), document_starts), z * h_tilde
             add[:, 0].addcmul_(log_keep[:, 0].exp(), initial.to(dtype))
             hidden = _parallel_scan(log_keep, add)
         else:
-            hidden = _sequential_scan(z, h_tilde, initial.to(dtype))
-        ctx.save_for_backward(gate, h_tilde, hidden, initial)
+            hidden = _sequential_scan(z, h_tilde, initial.to(dtype), document_starts)
+        ctx.save_for_backward(gate, h_tilde, hidden, initial, document_starts)
         ctx.dtype = gate.dtype
         return hidden
 
@@ -77,12 +85,14 @@ class _Recurrence(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        gate, h_tilde, hidden, initial = ctx.saved_tensors
-        z, keep = gate.to(hidden.dtype).sigmoid(), gate.to(hidden.dtype).neg().sigmoid_()  # σ(−gate), not 1 − z
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        gate, h_tilde, hidden, initial, document_starts = ctx.saved_tensors
+        z, rest = gate.to(hidden.dtype).sigmoid(), gate.to(hidden.dtype).neg().sigmoid_()  # σ(−gate), not 1 − z
+        keep = rest if document_starts is None else rest.masked_fill(_is_start(document_starts), 0.0)
         # The gradient of h_t over all later steps is total_t = gradient_t + keep_{t+1} · total_{t+1}.
         if use_parallel_scan(gate.device):
-            later = _log_keep(gate.to(hidden.dtype)).roll(-1, 1).flip(1)  # the value that wraps around is not used
+            log_keep = _log_keep(gate.to(hidden.dtype), document_starts)
+            later = log_keep.roll(-1, 1).flip(1)  # the value that wraps around is not used
             total = _parallel_scan(later, gradients[0].flip(1)).flip(1)
         else:
             total = gradients[0].clone(memory_format=torch.contiguous_format)
@@ -96,8 +106,10 @@ class _Recurrence(torch.autograd.Function):
         step = torch.empty_like(h_tilde)  # h̃_t − h_{t−1}
         torch.sub(h_tilde[:, 1:], hidden[:, :-1], out=step[:, 1:])
         torch.sub(h_tilde[:, 0], initial, out=step[:, 0])
-        gate_gradient = step.mul_(h_tilde_gradient).mul_(keep)
-        return gate_gradient.to(ctx.dtype), candidate_gradient.to(ctx.dtype), initial_gradient
+        if document_starts is not None:
+            step = torch.where(_is_start(document_starts), h_tilde, step)
+        gate_gradient = step.mul_(h_tilde_gradient).mul_(rest)
+        return gate_gradient.to(ctx.dtype), candidate_gradient.to(ctx.dtype), initial_gradient, None
 
 
 def use_parallel_scan(device: torch.device) -> bool:
@@ -105,18 +117,29 @@ def use_parallel_scan(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _sequential_scan(z: Tensor, h_tilde: Tensor, initial: Tensor) -> Tensor:
-    """Return h_t = h_{t−1} + z_t·(h̃_t − h_{t−1}), [B T S], in time order."""
+def _is_start(document_starts: Int[Tensor, "B T"]) -> Bool[Tensor, "B T 1"]:
+    """Return which positions are the first of a document."""
+    return (document_starts == torch.arange(document_starts.shape[1], device=document_starts.device)).unsqueeze(2)
+
+
+def _sequential_scan(z: Tensor, h_tilde: Tensor, initial: Tensor, document_starts: Tensor | None) -> Tensor:
+    """Return h_t = h_{t−1} + z_t·(h̃_t − h_{t−1}), [B T S], in time order; h_{t−1} is 0 at the start of a document."""
     hidden = torch.empty_like(h_tilde)
-    last = initial
-    for h, h_new, z_t in zip(hidden.unbind(1), h_tilde.unbind(1), z.unbind(1), strict=True):
-        last = torch.lerp(last, h_new, z_t, out=h)
+    last, steps = initial, (hidden.unbind(1), h_tilde.unbind(1), z.unbind(1))
+    starts = [None] * len(steps[0]) if document_starts is None else _is_start(document_starts).unbind(1)
+    for h, h_new, z_t, start in zip(*steps, starts, strict=True):
+        before = last if start is None else last.masked_fill(start, 0.0)
+        last = torch.lerp(before, h_new, z_t, out=h)
     return hidden
 
 
-def _log_keep(gate: Tensor) -> Tensor:
-    """Return log(1 − z_t): adding logarithms multiplies thousands of factors near 1 without losing digits."""
-    return functional.logsigmoid(gate.neg())
+def _log_keep(gate: Tensor, document_starts: Tensor | None) -> Tensor:
+    """Return log(1 − z_t): adding logarithms multiplies thousands of factors near 1 without losing digits.
+
+    It is −∞ at the start of a document.
+    """
+    log_keep = functional.logsigmoid(gate.neg())
+    return log_keep if document_starts is None else log_keep.masked_fill(_is_start(document_starts), -torch.inf)
 
 
 def _parallel_scan(log_keep: Tensor, add: Tensor) -> Tensor:

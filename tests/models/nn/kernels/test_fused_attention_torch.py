@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fabella.models.nn.attention_torch import Rotate, attend, document_starts
+from fabella.models.nn.attention_torch import Rotate, attend
 from fabella.models.nn.kernels.fused_attention_torch import fused_attention
 from fabella.models.nn.kernels.library import kernel_library, use_kernels
 from fabella.models.nn.rotary_torch import apply_rotary, apply_rotary_interleaved, apply_rotary_partial, rotary_table
@@ -64,8 +64,7 @@ def test_attention_and_its_gradients_equal_those_in_float64(
     library: ctypes.CDLL, shape: tuple[int, int, int, int, int], dtype: torch.dtype, masked: bool
 ) -> None:
     *inputs, gradient = random_heads(shape, dtype)
-    documents = (torch.arange(shape[3]) // 13).expand(shape[0], -1)
-    first = document_starts(documents) if masked else None
+    first = (torch.arange(shape[3], dtype=torch.int32) // 13 * 13).expand(shape[0], -1) if masked else None
     exact = [tensor.double().requires_grad_() for tensor in inputs]
     expected = by_definition(*exact, 0.3, first)
     expected.backward(gradient.double())
@@ -98,10 +97,10 @@ def test_any_number_of_threads_gives_the_same_bits(library: ctypes.CDLL, dtype: 
 
 def test_a_position_attends_to_its_own_document_with_and_without_kernels(library: ctypes.CDLL) -> None:
     query, key, value, _ = random_heads((2, 4, 2, 40, 8), torch.float32)
-    documents = torch.tensor([[0] * 7 + [1] * 20 + [2] * 13, [5] * 39 + [6]], dtype=torch.int32)
-    without = attend(query, key, value, None, documents=documents)
+    starts = torch.tensor([[0] * 7 + [7] * 20 + [27] * 13, [0] * 39 + [39]], dtype=torch.int32)
+    without = attend(query, key, value, None, starts)
     with use_kernels(library):
-        fused = attend(query.requires_grad_(), key, value, None, documents=documents)
+        fused = attend(query.requires_grad_(), key, value, None, starts)
     torch.testing.assert_close(fused, without, atol=1e-6, rtol=1e-5)
     alone = attend(query[:1, :, 7:27], key[:1, :, 7:27], value[:1, :, 7:27], None)
     torch.testing.assert_close(without[:1, 7:27], alone, atol=1e-6, rtol=1e-5)

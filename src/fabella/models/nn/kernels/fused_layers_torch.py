@@ -4,7 +4,7 @@ import ctypes
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fabella.models.nn.kernels.tensors_torch import address, dtype_number, int64_array
@@ -115,23 +115,35 @@ def fused_recurrence(
     gate: Float[Tensor, "B T S"],
     candidate: Float[Tensor, "B T S"],
     initial: Float[Tensor, "B S"],
+    document_starts: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T S"]:
-    """Return MinGRU's hidden states in float32, computed in time order."""
-    return _Recurrence.apply(gate, candidate, initial, library)
+    """Return MinGRU's hidden states in float32, computed in time order.
+
+    ``document_starts``: position at which the document of each position starts; there, the state before it is 0.
+    """
+    return _Recurrence.apply(gate, candidate, initial, document_starts, library)
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, candidate: Tensor, initial: Tensor, library: ctypes.CDLL) -> Tensor:
+    def forward(
+        ctx: Any,
+        gate: Tensor,
+        candidate: Tensor,
+        initial: Tensor,
+        document_starts: Tensor | None,
+        library: ctypes.CDLL,
+    ) -> Tensor:
         gate, candidate, initial = gate.contiguous(), candidate.contiguous(), initial.contiguous()
+        starts = None if document_starts is None else document_starts.to(torch.int32).contiguous()
         hidden = torch.empty_like(gate, dtype=torch.float32)
         library.fabella_recurrence(
             dtype_number(gate.dtype),
-            *map(address, (gate, candidate, initial)),
+            *map(address, (gate, candidate, initial, starts)),
             int64_array(gate.shape),
             address(hidden),
         )
-        ctx.save_for_backward(gate, candidate, initial, hidden)
+        ctx.save_for_backward(gate, candidate, initial, hidden, starts)
         ctx.library = library
         return hidden
 
@@ -140,12 +152,12 @@ class _Recurrence(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        gate, candidate, initial, hidden = ctx.saved_tensors
+        gate, candidate, initial, hidden, starts = ctx.saved_tensors
         outputs = torch.empty_like(gate), torch.empty_like(candidate), torch.empty_like(initial)
         ctx.library.fabella_recurrence_backward(
             dtype_number(gate.dtype),
-            *map(address, (gate, candidate, initial, hidden, gradients[0].contiguous())),
+            *map(address, (gate, candidate, initial, starts, hidden, gradients[0].contiguous())),
             int64_array(gate.shape),
             *map(address, outputs),
         )
-        return (*outputs, None)
+        return (*outputs, None, None)

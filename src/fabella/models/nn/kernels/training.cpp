@@ -137,19 +137,20 @@ void fabella_rms_norm_backward(int dtype, const float* x, const float* weight, c
     });
 }
 
-// sizes: batch, time, channels. dtype: of gate, candidate, initial and their gradients.
-void fabella_recurrence(int dtype, const void* gate, const void* candidate, const void* initial, const int64_t* sizes,
-                        float* hidden) {
+// sizes: batch, time, channels. dtype: of gate, candidate, initial and their gradients. starts: null, or [batch time].
+void fabella_recurrence(int dtype, const void* gate, const void* candidate, const void* initial, const int32_t* starts,
+                        const int64_t* sizes, float* hidden) {
     with_type(dtype, [&](auto* type) {
-        recurrence(in(type, gate), in(type, candidate), in(type, initial), sizes, hidden);
+        recurrence(in(type, gate), in(type, candidate), in(type, initial), starts, sizes, hidden);
     });
 }
 
 void fabella_recurrence_backward(int dtype, const void* gate, const void* candidate, const void* initial,
-                                 const float* hidden, const float* gradient, const int64_t* sizes, void* gate_gradient,
-                                 void* candidate_gradient, void* initial_gradient) {
+                                 const int32_t* starts, const float* hidden, const float* gradient,
+                                 const int64_t* sizes, void* gate_gradient, void* candidate_gradient,
+                                 void* initial_gradient) {
     with_type(dtype, [&](auto* type) {
-        recurrence_backward(in(type, gate), in(type, candidate), in(type, initial), hidden, gradient, sizes,
+        recurrence_backward(in(type, gate), in(type, candidate), in(type, initial), starts, hidden, gradient, sizes,
                             out(type, gate_gradient), out(type, candidate_gradient), out(type, initial_gradient));
     });
 }
