@@ -24,6 +24,9 @@ LOSS_TOLERANCE = 1e-6
 
 BATCH, TIME = 3, 24
 
+WITHOUT_DROPOUT = {"qwen"}
+"""Families whose published models are trained without it, and that have no setting for it."""
+
 
 def targets_for(tokens: Tensor) -> Tensor:
     return tokens.roll(-1, dims=1)
@@ -229,7 +232,7 @@ def test_dropout_applies_in_training_only(family: Any) -> None:
     model, tokens = family.model(), family.tokens(BATCH, TIME)
     assert torch.equal(model(tokens), model(tokens))
     first, second = (model.train().loss(tokens, targets_for(tokens)).item() for _ in range(2))
-    assert (first == second) == (getattr(family.config, "dropout", 0.0) == 0.0)
+    assert (first == second) == (family.name in WITHOUT_DROPOUT)
 
 
 def test_half_precision_is_close(family: Any) -> None:

@@ -13,14 +13,24 @@ few attend to every token, which a fixed state cannot replace (De et al. 2024, a
 has no position encoding: the recurrent layers below it encode the order, and even a causal mask alone would suffice
 (Kazemnejad et al. 2023, arXiv 2305.19466). RMSNorm, SwiGLU and a tied head as in Llama; no biases. No results of this
 stack are published. With alternating layers ("ma"), a small model learns to reuse the names in a text from far fewer
-examples than Llama; it is the model of the quickstart (docs/log.md has the figures).
+examples than Llama; it is the model of the quickstart (docs/log.md has the figures). Dropout, off by default, applies
+to the embedding and to the outputs of mixer and MLP.
 """
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fabella.models.field_types import Dim, Heads, Hidden, InitStd, Layers, require_max_parameters, require_multiple
+from fabella.models.field_types import (
+    Dim,
+    Dropout,
+    Heads,
+    Hidden,
+    InitStd,
+    Layers,
+    require_max_parameters,
+    require_multiple,
+)
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import Normal, ParameterSpec, embedding, linear, norm, prefixed
 
@@ -37,12 +47,15 @@ class Config(ModelConfig):
     )
     heads: Heads
     ffn_dim: Hidden
+    dropout: Dropout = 0.0
     init_std: InitStd = 0.02
 
     @classmethod
     def tiny(cls) -> "Config":
         """Return a small config for tests that uses every feature."""
-        return cls(vocab_size=61, context_length=48, dim=24, layers=3, layer_pattern="ma", heads=3, ffn_dim=40)
+        return cls(
+            vocab_size=61, context_length=48, dim=24, layers=3, layer_pattern="ma", heads=3, ffn_dim=40, dropout=0.1
+        )
 
     @property
     def kinds(self) -> str:

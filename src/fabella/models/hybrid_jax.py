@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from fabella.models.hybrid import Config
 from fabella.models.nn.attention_jax import KVCache, attend, split_heads
 from fabella.models.nn.capacity import require_capacity
-from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, embed, linear, rms_norm, swiglu
+from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, linear, rms_norm, swiglu
 from fabella.models.nn.recurrence_jax import mingru
 
 
@@ -47,8 +47,9 @@ class Model(CausalLM):
             attn_out, memory = mingru(mixer, normed, memory)
         else:
             attn_out, memory = attention(mixer, self.config.heads, normed, memory, length)
-        x = x + attn_out
-        return x + swiglu(part.scope("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"])), memory
+        x = x + dropout(part, "mixer", attn_out, self.config.dropout)
+        ffn_out = swiglu(part.scope("feed_forward"), rms_norm(x, part["feed_forward_norm.weight"]))
+        return x + dropout(part, "feed_forward", ffn_out, self.config.dropout), memory
 
     def hidden_states(
         self, params: Params, tokens: Int[Array, "B T"], state: State | None = None
@@ -56,7 +57,7 @@ class Model(CausalLM):
         length, time = (state.length if state else 0), tokens.shape[1]
         if state is None:
             self._require_context(time)
-        x = embed(params.scope("embedding"), tokens)
+        x = dropout(params, "embedding", embed(params.scope("embedding"), tokens), self.config.dropout)
         layers: list[Any] = []
         for layer in range(self.config.layers):
             x, memory = apply_block(params, layer, self.block, x, state.layers[layer] if state else None, length)

@@ -24,6 +24,7 @@ class Block(nn.Module):
         self.mixer = MinGRU(config.dim, config.dim) if kind == "m" else CausalAttention(config.dim, config.heads)
         self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: Any = None, document_starts: Int[Tensor, "B T"] | None = None
@@ -34,8 +35,8 @@ class Block(nn.Module):
             mixed, state = self.mixer(normed, state, document_starts)
         else:
             mixed = self.mixer(normed, state, document_starts=document_starts)  # a KVCache is updated in place
-        x = x + mixed
-        return x + self.feed_forward(self.feed_forward_norm(x)), state
+        x = x + self.dropout(mixed)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state
 
 
 class Model(CausalLM):
@@ -47,6 +48,7 @@ class Model(CausalLM):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, kind) for kind in config.kinds)
         self.norm = RMSNorm(config.dim)
 
@@ -63,7 +65,7 @@ class Model(CausalLM):
         for layer in layers:  # checked before any layer is updated: a refused call leaves the state as it was
             if isinstance(layer, KVCache):
                 layer.require_capacity(tokens.shape[1])
-        x = self.embedding(tokens)
+        x = self.dropout(self.embedding(tokens))
         for number, block in enumerate(self.blocks):
             x, layers[number] = block(x, layers[number], document_starts)
         return self.norm(x)

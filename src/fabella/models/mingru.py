@@ -23,7 +23,7 @@ passed the arg-max token of a layer to the next one, which blocks the gradient; 
 each layer adds its embedding to it. The norm before the MLP has no scale: ``up`` learns it.
 
 Matrices are initialized from U(±1/√fan-in) (LeCun et al. 1998, the default of PyTorch), biases with 0, embeddings from
-N(0, 1).
+N(0, 1). Dropout, off by default, applies to the embedding of each layer and to the outputs of MinGRU and MLP.
 
 | preset     | parameters | in the blocks | published    |
 |------------|------------|---------------|--------------|
@@ -34,7 +34,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fabella.models.field_types import Dim, Hidden, Layers, require_max_parameters
+from fabella.models.field_types import Dim, Dropout, Hidden, Layers, require_max_parameters
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import Normal, ParameterSpec, Uniform, embedding, linear, norm, prefixed
 
@@ -45,11 +45,12 @@ class Config(ModelConfig):
     layers: Layers
     expansion: float = Field(default=1.0, gt=0.0, le=8.0, description="size of the hidden state, as a multiple of dim")
     ffn_dim: Hidden
+    dropout: Dropout = 0.0
 
     @classmethod
     def tiny(cls) -> "Config":
         """Return a small config for tests that uses every feature."""
-        return cls(vocab_size=61, context_length=48, dim=24, layers=2, expansion=1.5, ffn_dim=40)
+        return cls(vocab_size=61, context_length=48, dim=24, layers=2, expansion=1.5, ffn_dim=40, dropout=0.1)
 
     @property
     def unlimited_context(self) -> bool:

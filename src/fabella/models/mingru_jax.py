@@ -1,12 +1,14 @@
 """MinGRU in JAX; what it is stands in mingru.py."""
 
+from functools import partial
+
 import jax
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from fabella.models.mingru import Config
-from fabella.models.nn.layers_jax import Network, Params, apply_block, embed, linear, multiply, rms_norm
+from fabella.models.nn.layers_jax import Network, Params, apply_block, dropout, embed, linear, multiply, rms_norm
 from fabella.models.nn.loss_jax import linear_cross_entropy, linear_losses
 from fabella.models.nn.recurrence_jax import mingru
 
@@ -21,13 +23,13 @@ def feed_forward(part: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D"
 
 
 def block(
-    part: Params, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], before: Float[Array, "B S"]
+    rate: float, part: Params, x: Float[Array, "B T D"], tokens: Int[Array, "B T"], before: Float[Array, "B S"]
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B S"]]:
-    """The stream with what this block adds to it, and the block's last hidden state."""
-    x = x + embed(part.scope("embedding"), tokens)
+    """The stream with what this block adds to it, and the block's last hidden state. ``rate``: that of the dropout."""
+    x = x + dropout(part, "embedding", embed(part.scope("embedding"), tokens), rate)
     mixed, last = mingru(part.scope("mixer"), rms_norm(x, part["mixer_norm.weight"]), before)
-    x = x + mixed
-    return x + feed_forward(part.scope("feed_forward"), x), last
+    x = x + dropout(part, "mixer", mixed, rate)
+    return x + dropout(part, "feed_forward", feed_forward(part.scope("feed_forward"), x), rate), last
 
 
 class Model(Network):
@@ -44,8 +46,9 @@ class Model(Network):
         x = jnp.zeros((*tokens.shape, self.config.dim), jnp.float32)
         streams: list[Array] = []
         lasts: list[Array] = []
+        step = partial(block, self.config.dropout)
         for layer, before in enumerate(memory):
-            x, last = apply_block(params, layer, block, x, tokens, before)
+            x, last = apply_block(params, layer, step, x, tokens, before)
             streams.append(rms_norm(x, params[f"blocks.{layer}.head_norm.weight"]))
             lasts.append(last)
         return streams, lasts

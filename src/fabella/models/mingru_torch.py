@@ -27,6 +27,7 @@ class Block(nn.Module):
         self.feed_forward = GELUMLP(config.dim, config.ffn_dim)
         self.head_norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
@@ -36,10 +37,10 @@ class Block(nn.Module):
         document_starts: Int[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
         """Return the residual stream and the block's last hidden state."""
-        x = x + self.embedding(tokens)
+        x = x + self.dropout(self.embedding(tokens))
         mixed, new_state = self.mixer(self.mixer_norm(x), state, document_starts)
-        x = x + mixed
-        return x + self.feed_forward(self.feed_forward_norm(x)), new_state
+        x = x + self.dropout(mixed)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), new_state
 
 
 class Model(nn.Module):

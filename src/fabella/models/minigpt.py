@@ -16,7 +16,8 @@ up and down (Lan et al. 2020, arXiv 1909.11942, section 3.1). The design follows
 
 Initialization: N(0, 1/fan-in), smaller for the embedding and the output matrices of attention, MLP and model:
 N(0, ``init_scale``/fan-in). The fan-in of the embedding is its width, because it is also the head. The normal
-distribution is not truncated.
+distribution is not truncated. Dropout, off by default, applies to the projected embedding and to the outputs of
+attention and MLP.
 
 | preset       | parameters  | in the blocks | published                                              |
 |--------------|-------------|---------------|--------------------------------------------------------|
@@ -29,6 +30,7 @@ from pydantic import Field, model_validator
 
 from fabella.models.field_types import (
     Dim,
+    Dropout,
     Heads,
     Hidden,
     InitStd,
@@ -51,13 +53,22 @@ class Config(ModelConfig):
     ffn_dim: Hidden
     rotary_fraction: float = Field(default=0.5, gt=0.0, le=1.0, description="rotated share of each head")
     rotary_base: RotaryBase = 10_000.0
+    dropout: Dropout = 0.0
     init_scale: InitStd = 0.01
 
     @classmethod
     def tiny(cls) -> "Config":
         """Return a small config for tests that uses every feature."""
         return cls(
-            vocab_size=61, context_length=48, embedding=16, dim=24, layers=2, heads=2, ffn_dim=40, rotary_fraction=1 / 3
+            vocab_size=61,
+            context_length=48,
+            embedding=16,
+            dim=24,
+            layers=2,
+            heads=2,
+            ffn_dim=40,
+            rotary_fraction=1 / 3,
+            dropout=0.1,
         )
 
     @property

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from fabella.models.minigpt import Config
 from fabella.models.nn.attention_jax import KVCache, KVState, attend, split_heads
 from fabella.models.nn.capacity import require_capacity
-from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, embed, layer_norm, linear, swiglu
+from fabella.models.nn.layers_jax import CausalLM, Params, apply_block, dropout, embed, layer_norm, linear, swiglu
 from fabella.models.nn.rotary_jax import RotaryTable, apply_rotary_interleaved, rotary_table
 
 
@@ -41,8 +41,9 @@ class Model(CausalLM):
         """Pre-norm attention, then pre-norm SwiGLU, each added to the residual stream."""
         normed = layer_norm(params.scope("attention_norm"), x)
         attn_out, kv_cache = attention(params.scope("attention"), self.config, normed, rotary, kv_cache, length)
-        x = x + attn_out
-        return x + swiglu(params.scope("feed_forward"), layer_norm(params.scope("feed_forward_norm"), x)), kv_cache
+        x = x + dropout(params, "attention", attn_out, self.config.dropout)
+        ffn_out = swiglu(params.scope("feed_forward"), layer_norm(params.scope("feed_forward_norm"), x))
+        return x + dropout(params, "feed_forward", ffn_out, self.config.dropout), kv_cache
 
     def hidden_states(
         self, params: Params, tokens: Int[Array, "B T"], state: KVState | None = None
@@ -52,6 +53,7 @@ class Model(CausalLM):
         require_capacity(time, self.config.context_length, "context")
         rotary = rotary_table(self.config.rotary_dims, self.config.rotary_base, length, time)
         x = linear(params.scope("input_projection"), embed(params.scope("embedding"), tokens))
+        x = dropout(params, "embedding", x, self.config.dropout)
         layers: list[KVCache] = []
         for layer in range(self.config.layers):
             cache = state.layers[layer] if state else None

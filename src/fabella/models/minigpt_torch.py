@@ -27,6 +27,7 @@ class Block(nn.Module):
         self.attention = CausalAttention(config.dim, config.heads, rotate=apply_rotary_interleaved)
         self.feed_forward_norm = nn.LayerNorm(config.dim, bias=False)
         self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
@@ -35,8 +36,8 @@ class Block(nn.Module):
         kv_cache: KVCache | None = None,
         document_starts: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), kv_cache, rotary, document_starts)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        x = x + self.dropout(self.attention(self.attention_norm(x), kv_cache, rotary, document_starts))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class Model(CausalLM):
@@ -49,6 +50,7 @@ class Model(CausalLM):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embedding)
         self.input_projection = nn.Linear(config.embedding, config.dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, bias=False)
         self.output_projection = nn.Linear(config.dim, config.embedding, bias=False)
@@ -70,7 +72,7 @@ class Model(CausalLM):
         require_capacity(end, self.config.context_length, "context")
         table = state.rotary if state else self.rotary_table(end, tokens.device)
         rotary = table.span(start, end)
-        x = self.input_projection(self.embedding(tokens))
+        x = self.dropout(self.input_projection(self.embedding(tokens)))
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, state.layers[layer] if state else None, document_starts)
         return self.output_projection(self.norm(x))
