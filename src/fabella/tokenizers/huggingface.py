@@ -177,15 +177,15 @@ def _to_tokenizer_error(error: BaseException) -> BaseException:
 
 def splits_like_gpt2(values: dict[str, Any]) -> bool:
     """Return True if a ``tokenizer.json`` splits text into pretokens by the GPT-2 pattern only."""
-    return pretokenizes_like_gpt2(values) and all(token["special"] for token in values.get("added_tokens") or [])
+    special = all(token["special"] for token in values.get("added_tokens") or [])
+    return special and values.get("normalizer") is None and pretokenizes_like_gpt2(values)
 
 
 def pretokenizes_like_gpt2(values: dict[str, Any]) -> bool:
-    """Return True if a ``tokenizer.json`` splits the text between its added tokens by the GPT-2 pattern only."""
+    """Return True if a ``tokenizer.json`` splits normalized text between its added tokens by the GPT-2 pattern only."""
     pre_tokenizer = values.get("pre_tokenizer") or {}
     return (
-        values.get("normalizer") is None
-        and pre_tokenizer.get("type") == "ByteLevel"
+        pre_tokenizer.get("type") == "ByteLevel"
         and pre_tokenizer.get("add_prefix_space") is False
         and pre_tokenizer.get("use_regex", True) is True
     )

@@ -194,12 +194,14 @@ SPACES = [*(" " * number for number in range(24, 1, -1)), "\t", "<tool>"]
 SPACED = ["a" + " " * 30 + "b", "\n\t  x", "   ", "<tool>  <|endoftext|>", " a\t\tb ", " " * 47 + "\n" + " " * 24]
 
 
-def test_added_tokens_leave_and_come_back_as_user_defined(tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFC()], ids=["GPT-2", "GPT-NeoX"])
+def test_added_tokens_leave_and_come_back_as_user_defined(normalizer: Any, tmp_path: Path) -> None:
     import gguf
 
-    tokenizer = with_added(SPACES)
+    tokenizer = with_added(SPACES, {"normalized": True}, normalizer)
     run = make_run(tmp_path / "run", "gpt2", tokenizer, activation="gelu_tanh", ffn_dim=96)
-    export(run, to="gguf", out=tmp_path / "out")
+    warnings = export(run, to="gguf", out=tmp_path / "out").warnings
+    assert ["does not compose characters" in warning for warning in warnings] == ([True] if normalizer else [])
     fields = gguf.GGUFReader(tmp_path / "out" / "model.gguf").fields
     texts, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
     assert [text for text, kind in zip(texts, types, strict=True) if kind == USER_DEFINED] == SPACES
@@ -234,7 +236,7 @@ def test_added_tokens_after_the_pieces_of_a_scored_vocabulary_are_kept(tmp_path:
         (partial(with_added, ["<a>"], {"lstrip": True}), "the rule lstrip of the added token '<a>'"),
         (partial(with_added, ["<a>"], {"single_word": True}), "the rule single_word of the added token '<a>'"),
         (partial(with_added, ["ab", "bcd"]), "the order of the added tokens 'ab' and 'bcd', which can overlap"),
-        (partial(with_added, ["  "], None, normalizers.NFC()), "the normalizer NFC of this tokenizer"),
+        (partial(with_added, ["  "], None, normalizers.NFKC()), "the normalizer NFKC of this tokenizer"),
     ],
 )
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(

@@ -13,7 +13,7 @@ from fabella.interop.formats import gguf_torch
 from fabella.interop.formats.export_format import ExportTarget
 from fabella.interop.gguf_files.layout import architecture_name, sizes, to_tensors
 from fabella.interop.gguf_files.read import is_gguf, read_gguf
-from fabella.interop.gguf_files.vocab import write_vocab
+from fabella.interop.gguf_files.vocab import warnings_of, write_vocab
 from fabella.interop.imported_model import ImportedModel
 from fabella.interop.source import ExportSource
 
@@ -49,6 +49,7 @@ def write(source: ExportSource, directory: Path, precision: str) -> None:
         else:
             writer.add_float32(f"{name}.{key}", value)
     write_vocab(writer, source.tokenizer, config.vocab_size)
+    source.warnings.extend(warnings_of(source.tokenizer))
     for tensor_name, tensor in to_tensors(config, source.weights).items():
         _add_tensor(gguf, writer, tensor_name, tensor, precision)
     writer.write_header_to_file()

@@ -29,6 +29,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 KEY = "tokenizer.ggml."
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+COMPOSES = "NFC"
+"""Normalizer of GPT-NeoX and Qwen, which changes no text that is composed already, as almost all is."""
 SPLITS = {
     "qwen2": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{WORDS}|\p{{N}}|{OTHERS}",
     "llama-bpe": rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{WORDS}|\p{{N}}{{1,3}}|{OTHERS}",
@@ -121,6 +123,22 @@ def overlapping(texts: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
+def normalizer_of(values: Mapping[str, Any]) -> str:
+    """Return the type of the normalizer of a ``tokenizer.json``; empty without one."""
+    return str((values.get("normalizer") or {}).get("type", ""))
+
+
+def warnings_of(tokenizer: Tokenizer) -> list[str]:
+    """Return what llama.cpp does not do as this tokenizer, for texts that few people have."""
+    values = json.loads(saved_files(tokenizer).get(metadata.JSON_FILE, b"{}"))
+    if normalizer_of(values) != COMPOSES:
+        return []
+    return [
+        "llama.cpp does not compose characters, as this tokenizer does (NFC): it reads a letter and a combining accent "
+        "as two characters. Other text has the same tokens."
+    ]
+
+
 def _no_such_token(what: str) -> TokenizerError:
     return TokenizerError(f"llama.cpp does not know {what}.", hint="Use --to hf, or --to safetensors.")
 
@@ -128,9 +146,8 @@ def _no_such_token(what: str) -> TokenizerError:
 def _byte_level(tokenizer: Tokenizer, user_defined: Container[int]) -> Vocab:
     values = json.loads(tokenizer_json(tokenizer).to_str())
     model = values["model"]
-    if values.get("normalizer") is not None:
-        kind = values["normalizer"].get("type")
-        raise _no_such_token(f"the normalizer {kind} of this tokenizer")
+    if normalizer_of(values) not in ("", COMPOSES):
+        raise _no_such_token(f"the normalizer {normalizer_of(values)} of this tokenizer")
     known = isinstance(tokenizer, ByteTokenizer) or _is_like_gpt2(tokenizer)
     if model["type"] != "BPE" or not known:
         raise TokenizerError(
