@@ -127,6 +127,11 @@ class Shell:
     programs: Path
     trained: Path
 
+    @property
+    def printed(self) -> Path:
+        """File with what `fabella quickstart` printed."""
+        return self.trained.with_suffix(".txt")
+
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command; `fabella quickstart` once for all pages, which begin with copies of its files."""
         if command != QUICKSTART:
@@ -136,6 +141,7 @@ class Shell:
             if not self.trained.exists():
                 self.trained.mkdir()
                 process = run(command, self.trained, self.programs)
+                self.printed.write_text(process.stderr + process.stdout, encoding="utf-8")  # stdout comes at the end
         if process.returncode == 0:
             shutil.copytree(self.trained, self.reader, dirs_exist_ok=True)
         return process
@@ -196,6 +202,60 @@ def test_every_exception_is_documented() -> None:
     commands = [command for page in PAGES for block in blocks(page) for command in block.commands]
     for start in NOT_RUN:
         assert any(command.startswith(start) for command in commands), f"nothing begins with {start!r} any more"
+
+
+PASTED = re.compile(r"<!-- quickstart output: begin -->\n```text\n(.*?)```\n<!-- quickstart output: end -->", re.DOTALL)
+# What differs between two machines or two runs → what stands for it.
+MASKS = [
+    (r"^(step [\d,]+ sample: ).*", r"\1TEXT"),
+    (r"^  (?! ?\d+ %|fabella ).*", "TEXT"),  # a story
+    (r"^Training on .*", "Training on DEVICE."),
+    (r"\d+(?:[.,:]\d+)*", "0"),
+    (r" +", " "),
+]
+# Lines that a machine prints or not.
+OPTIONAL = re.compile(
+    r"^(inspecting|sampling|training the tokenizer|encoding) .* documents |^Matrix products: |gradient norm spike"
+    r"|^Training is slower without the training kernels"
+)
+
+
+def kinds_of_lines(output: str) -> list[str]:
+    """Return the different lines of an output, masked, in the order of their first occurrence."""
+    lines = [line.rstrip() for line in output.splitlines() if line.strip() not in {"", "…"}]
+    lines = [line for line in lines if not OPTIONAL.search(line)]
+    for pattern, replacement in MASKS:
+        lines = [re.sub(pattern, replacement, line) for line in lines]
+    return list(dict.fromkeys(line.strip() for line in lines))
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_the_quickstart_prints(reader: Path, programs: Path, trained: Path) -> None:
+    """Every kind of line that is printed is shown, and none that is not; numbers and texts may differ.
+
+    The lines of steps are in an order that depends on the speed of the machine.
+    """
+    shell = Shell(reader, programs, trained)
+    process = shell.run(QUICKSTART)
+    assert process.returncode == 0, process.stderr
+    pasted = PASTED.search(README.read_text(encoding="utf-8"))
+    assert pasted
+    shown, printed = kinds_of_lines(pasted[1]), kinds_of_lines(shell.printed.read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(printed)
+    assert [line for line in shown if "step 0" not in line] == [line for line in printed if "step 0" not in line]
+
+
+def test_another_label_or_command_is_another_kind_of_line() -> None:
+    output = (
+        "step 50: validation loss 3.3, perplexity 28.05\n  Once\n 50 %  step 1/2\nTry next:\n  fabella train a.txt\n"
+    )
+    shown = kinds_of_lines(output)
+    assert shown == [
+        "step 0: validation loss 0, perplexity 0", "TEXT", "0 % step 0/0", "Try next:", "fabella train a.txt"
+    ]  # fmt: skip
+    for old, new in (("perplexity", "ppl"), ("train", "fit"), ("Try next", "Next"), ("Once", "Twice"), ("28.05", "7")):
+        changed = kinds_of_lines(output.replace(old, new))
+        assert (changed == shown) == (old in {"Once", "28.05"}), old
 
 
 def test_readme_shows_the_real_presets() -> None:
