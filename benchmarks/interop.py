@@ -6,6 +6,10 @@ models are small, have random weights and a byte-level BPE of 512 ids. Options a
     python benchmarks/interop.py
     python benchmarks/interop.py --import SmolLM2-135M-Instruct.Q4_1.gguf --import stories260K.bin
     python benchmarks/interop.py --strings 100000
+
+``--model`` and ``--format`` measure a part of the table again and keep its other rows:
+
+    python benchmarks/interop.py --format onnx --format html
 """
 
 import argparse
@@ -100,9 +104,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def merged(kept: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of an earlier measurement with those of this one, by model, format and precision."""
+    rows = {(row["model"], row["format"], row["precision"]): row for row in [*kept, *new]}
+    families = family_names()
+    order = {
+        (to, precision): number
+        for number, (to, precision) in enumerate((to, p) for to in format_names() for p in export_format(to).PRECISIONS)
+    }
+    return [rows[key] for key in sorted(rows, key=lambda key: (key[0] not in families, key[0], order[key[1:]]))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--import", dest="imports", action="append", default=[], help="a model to import and export")
+    parser.add_argument("--model", dest="models", action="append", choices=family_names(), help="measure only this one")
+    parser.add_argument("--format", dest="formats", action="append", choices=format_names(), help="only this format")
     parser.add_argument("--strings", type=int, default=0, help="random strings to compare per tokenizer")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -111,18 +128,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fabella-") as directory:
         folder = Path(directory)
         runs = {}
-        for family in family_names():
+        for family in arguments.models or family_names():
             kind = "sentencepiece" if family == "llama" else "bpe"
             config = tiny_config(family).model_dump()
             runs[family] = make_run(folder / family, family, made[kind], **settings_of(family, config))
         for path in arguments.imports:
             runs[Path(path).name] = import_model(path, out=folder / Path(path).stem.lower()).path
         for name, run in runs.items():
-            for to in format_names():
+            for to in arguments.formats or format_names():
                 for precision in export_format(to).PRECISIONS:
                     rows.append({"model": name, **measure(run, to, precision, folder)})
                     print(json.dumps(rows[-1]), flush=True)
     strings = {kind: compare_strings(t, arguments.strings) for kind, t in made.items()} if arguments.strings else {}
+    if arguments.models or arguments.formats:
+        earlier = json.loads(RESULT.read_text(encoding="utf-8"))
+        rows, strings = merged(earlier["exports"], rows), strings or earlier["tokenizers"]
     arguments.output.write_text(json.dumps({"exports": rows, "tokenizers": strings}, indent=1) + "\n", encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
     before, after = page.split(START)[0], page.split(END)[1]
