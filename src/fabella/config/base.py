@@ -45,4 +45,4 @@ FileName = Annotated[str, Field(min_length=1), AfterValidator(_require_file_name
 class ConfigModel(BaseModel):
     """Frozen config section with strict types; it refuses unknown keys, NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
