@@ -136,6 +136,10 @@ def run(arguments: list[str]) -> None:
             os.execv(sys.executable, [sys.executable, *arguments[1:]])
 
 
+QUICKSTART_STEPS = 20
+"""Least steps of a quickstart in a fork: nobody reads its stories."""
+
+
 def import_everything() -> None:
     """Import the package except what needs JAX, and what torch imports at the first training step."""
     import pkgutil
@@ -148,6 +152,7 @@ def import_everything() -> None:
         if not module.name.endswith(("_jax", ".__main__")):
             with contextlib.suppress(ImportError):  # an optional package is missing
                 importlib.import_module(module.name)
+    sys.modules["fabella.training.setup.quickstart"].__dict__["MIN_STEPS"] = QUICKSTART_STEPS
 
 
 if __name__ == "__main__":

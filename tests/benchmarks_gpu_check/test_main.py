@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,9 @@ def test_a_killed_section_takes_the_processes_that_it_started_with_it() -> None:
     assert is_running(child)
     gpu_check.kill_group(process)
     assert process.stdout.read() == b""  # returns when no process holds the pipe any more
+    end = time.monotonic() + 10
+    while is_running(child) and time.monotonic() < end:  # it closes its files before it has exited
+        time.sleep(0.01)
     assert not is_running(child)
     gpu_check.kill_group(process)
     process.stdout.close()

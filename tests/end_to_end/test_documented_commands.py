@@ -48,13 +48,16 @@ FASTER = [
     (r"(--lr-find)$", r"\1 --steps 3"),
     (r"--checkpoint 100\b", "--checkpoint 2"),
     (r"\bsteps=500\b", "steps=4"),
-    (r"(fabella (?:train|reproduce) .*)$", r"\1 training.micro_batch_size=2"),
+    (r"(fabella (?:train|reproduce|tune|compare-architectures) .*)$", r"\1 training.micro_batch_size=2"),
+    (r"(fabella (?:train|tune) my-stories\.txt (?!.*--init-from).*)$", r"\1 model.layers=1"),
+    (r"(fabella reproduce .*)$", r"\1 model.layers=1"),
+    (r"--trials 3\b", "--trials 2"),
     (r"--minutes \d+", "--minutes 0.05"),
 ]
 QUICKSTART = "fabella quickstart --minutes 0.05"
 """What the pages run, after FASTER."""
 INSTALLED = Path(sys.executable).parent
-STORIES = 400
+STORIES = 150
 SECONDS_PER_COMMAND = 300  # timeout for a hanging command; a command takes about five seconds
 
 
