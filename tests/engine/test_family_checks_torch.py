@@ -75,7 +75,7 @@ def has_a_constant_loss(network: Any) -> Mutant:
         (mixes_rows, "rows of a batch are independent"),
         (ignores_the_state, "decode equals forward, whole, in chunks and token by token"),
         (includes_padding_in_the_loss, "padding has no loss"),
-        (ignores_documents, "masked documents are independent"),
+        (ignores_documents, "documents are independent where they are masked"),
         (has_a_constant_loss, "every parameter gets a gradient"),
         (has_a_constant_loss, "the loss of one repeated batch falls"),
     ],

@@ -184,7 +184,7 @@ CHECKS: dict[str, Callable[[ModelConfig], None]] = {
     "rows of a batch are independent": check_rows_are_independent,
     "decode equals forward, whole, in chunks and token by token": check_decoding,
     "padding has no loss": check_losses,
-    "masked documents are independent": check_document_masks,
+    "documents are independent where they are masked": check_document_masks,
     "every parameter gets a gradient": check_gradients,
     "the loss of one repeated batch falls": check_overfitting,
 }
