@@ -118,8 +118,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory that all workers share, for what `fabella quickstart` makes."""
-    return tmp_path_factory.getbasetemp().parent / "quickstart"
+    """Return a directory that all workers of this session share, for what `fabella quickstart` makes."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "quickstart"
 
 
 @dataclass(frozen=True)
