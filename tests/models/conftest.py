@@ -39,11 +39,11 @@ class Family:
 
 
 WITHOUT_DECODER = {"modern"}
-"""Families that the fast decoder does not support: ``Model.decode`` decodes them."""
+"""Families whose tiny config the fast decoder does not support (a convolution): ``Model.decode`` decodes them."""
 
 
 def lowered_families() -> list[str]:
-    """Return the families that the fast decoder runs."""
+    """Return the families that the fast decoder runs and exports know."""
     return [name for name in family_names() if name not in WITHOUT_DECODER]
 
 

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fabella.models.modern import NORM_EPS, ROTARY_BASE, Config
-from fabella.models.nn.attention_torch import KVCache, attend, split_heads
+from fabella.models.nn.attention_torch import AttentionSpec, KVCache, attend, split_heads
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.convolution_torch import ShortConvolution
 from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU
-from fabella.models.nn.recurrence_torch import MinGRU, recur
+from fabella.models.nn.recurrence_torch import GatedMinGRU
 from fabella.models.nn.rotary_torch import RotaryTable, apply_rotary, rotary_table
 
 Value = Float[Tensor, "B K T E"]
@@ -59,6 +58,14 @@ class Attention(nn.Module):
             RMSNorm(config.dim // config.heads, NORM_EPS, scale=False) if "qk_norm" in config.features else None
         )
 
+    @property
+    def spec(self) -> AttentionSpec:
+        weights = self.value_weights if self.mixes_values else None
+        norm, gate = self.head_norm, self.has_output_gate
+        return AttentionSpec(
+            self.heads, self.kv_heads, apply_rotary, norm, norm, value_weights=weights, output_gate=gate
+        )
+
     def forward(
         self,
         x: Float[Tensor, "B T D"],
@@ -90,31 +97,6 @@ class Attention(nn.Module):
         return self.head_norm(wide).to(x.dtype).transpose(1, 2)
 
 
-class GatedMinGRU(MinGRU):
-    """MinGRU whose hidden state is normed and gated by the input before its output projection."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.dim, config.state_dim)
-        self.gate = nn.Linear(config.dim, config.state_dim)
-        self.output_norm = RMSNorm(config.state_dim, NORM_EPS)
-        self.output_gate = nn.Linear(config.dim, config.state_dim, bias=False)
-        self.output = nn.Linear(config.state_dim, config.dim, bias=False)
-
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        initial: Float[Tensor, "B S"] | None = None,
-        document_starts: Int[Tensor, "B T"] | None = None,
-        plain: Float[Tensor, "B T D"] | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
-        """Return the output and the last hidden state. ``plain``: ``x`` before the convolution, if there is one."""
-        gate, candidate = self.gate(x), self.candidate(x)
-        start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
-        hidden = recur(gate, candidate, start, document_starts)
-        gated = self.output_norm(hidden) * functional.silu(self.output_gate(x if plain is None else plain))
-        return self.output(gated), hidden[:, -1]
-
-
 class Block(nn.Module):
     """The embedding again, a pre-norm mixer, then a pre-norm MLP, each added to the residual stream."""
 
@@ -126,7 +108,11 @@ class Block(nn.Module):
         self.embedding_residual = "embedding_residual" in config.features
         self.mixer_norm = RMSNorm(config.dim, NORM_EPS)
         self.convolution = ShortConvolution(config.dim, config.convolution) if config.past_inputs else None
-        self.mixer = Attention(config, has_first_value=has_first_value) if kind == "a" else GatedMinGRU(config)
+        self.mixer = (
+            Attention(config, has_first_value=has_first_value)
+            if kind == "a"
+            else GatedMinGRU(config.dim, config.state_dim, NORM_EPS)
+        )
         self.feed_forward_norm = RMSNorm(config.dim, NORM_EPS)
         self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
         self.dropout = nn.Dropout(config.dropout)

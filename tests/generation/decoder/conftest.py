@@ -6,6 +6,8 @@ from fabella.models.registry import family_module
 from tests.models.conftest import Family, lowered_families
 
 
-@pytest.fixture(params=lowered_families())
+@pytest.fixture(params=[*lowered_families(), "modern"])
 def family(request: pytest.FixtureRequest) -> Family:
-    return Family(request.param, family_module(request.param).Config.tiny())
+    tiny = family_module(request.param).Config.tiny()
+    changes = {"convolution": 0} if request.param == "modern" else {}
+    return Family(request.param, type(tiny).model_validate({**tiny.model_dump(), **changes}))

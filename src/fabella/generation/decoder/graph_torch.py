@@ -53,6 +53,10 @@ class RMSNormOp:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x / torch.hypot(length, self._min_length)
 
+    def scaled(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Return the whole RMSNorm, where no matrix follows that the scale could be multiplied into."""
+        return self(x) * (self.weight * len(self.weight) ** 0.5)
+
 
 class LayerNormOp:
     """PyTorch's LayerNorm in one kernel, scale and offset included."""
@@ -134,16 +138,24 @@ class AttentionOp:
         head_norm: HeadNormOp | None = None,
         window: int | None = None,
         scale: float | None = None,
+        value_weights: Float[Tensor, " 2"] | None = None,
     ) -> None:
         """``attention`` has the layers ``query``, ``key``, ``value``, ``output``; ``rotary`` is e^(i·angle) per pair.
 
         The first 2·P dimensions of a head are rotated. With ``half_rotation``, dimension i is rotated with i + P rather
         than with its neighbor: the rows of queries and keys are permuted so that such pairs are neighbors, which leaves
         their dot products unchanged. A token sees ``window`` tokens, or all; ``scale`` of the products is 1/√E if None.
+        ``value_weights``: factors of its own values and of those of the first attention. A layer ``output_gate`` has a
+        row per head, whose 2·σ multiplies the head's output.
         """
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, len(attention.key.weight) // kv_heads
         self.rotary, self.half_rotation = rotary, half_rotation
         self.head_norm, self.window, self.scale = head_norm, window, scale
+        self.value_weights = None if value_weights is None else value_weights.detach()
+        self.keeps_values = False
+        """Whether later layers read this layer's values."""
+        gates = [attention.output_gate] if hasattr(attention, "output_gate") else []
+        self.output_gate = bool(gates)
         order = within = None
         if half_rotation:
             assert rotary is not None, "a rotation needs the angles of the positions"
@@ -151,11 +163,13 @@ class AttentionOp:
             order = (torch.arange(heads + 2 * kv_heads).unsqueeze(1) * self.head_dim + within).flatten()
             rotated = (heads + kv_heads) * self.head_dim
             order[rotated:] = torch.arange(rotated, len(order))
+            order = torch.cat((order, torch.arange(len(order), len(order) + heads * len(gates))))
         self._norm_weights = None
         if head_norm is not None:
             weights = head_norm.weights(heads, kv_heads)
             self._norm_weights = weights if within is None else weights[:, within]
-        self.matrix = LinearOp(factory, norm, attention.query, attention.key, attention.value, order=order)
+        layers = [attention.query, attention.key, attention.value, *gates]
+        self.matrix = LinearOp(factory, norm, *layers, order=order)
         self.output = LinearOp(factory, None, attention.output)
 
     @property
@@ -171,7 +185,11 @@ class AttentionOp:
         self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R 2 K S E"]
     ) -> Float[Tensor, "N D"]:
         rows = len(x)
-        projected = self.matrix(x).view(rows, -1, self.head_dim)
+        projected, gates = self.matrix(x), None
+        if self.output_gate:
+            gates = projected[:, -self.heads :]
+            projected = projected[:, : -self.heads].contiguous()
+        projected = projected.view(rows, -1, self.head_dim)
         rotated = projected.narrow(1, 0, self.heads + self.kv_heads)
         if self.head_norm is not None:
             assert self._norm_weights is not None
@@ -182,7 +200,20 @@ class AttentionOp:
             torch.view_as_complex(pairs).mul_(inputs.at_positions(self.rotary.unsqueeze(1)))
         query = projected.narrow(1, 0, self.heads)
         new = projected.narrow(1, self.heads, 2 * self.kv_heads).view(rows, 2, self.kv_heads, self.head_dim)
-        return self.output(inputs.attend(query, new, cache, scale=self.scale, window=self.window))
+        self._mix_values(new.select(1, 1), inputs)
+        attended = inputs.attend(query, new, cache, scale=self.scale, window=self.window)
+        if gates is not None:
+            attended = (attended.view(rows, self.heads, -1) * (2 * gates.sigmoid()).unsqueeze(2)).flatten(1)
+        return self.output(attended)
+
+    def _mix_values(self, values: Float[Tensor, "N K E"], inputs: StepInputs) -> None:
+        """Mix ``values`` with those of the first attention, or keep them if this is the first one."""
+        if self.keeps_values:
+            inputs.first_values = values.clone()
+        if self.value_weights is not None:
+            assert inputs.first_values is not None, "an attention before this one keeps its values"
+            own, first = self.value_weights.unbind()
+            values.mul_(own).addcmul_(inputs.first_values, first)
 
 
 def _pairs_as_neighbors(pairs: int, head_dim: int) -> Int[Tensor, " E"]:
@@ -208,6 +239,28 @@ class RecurrenceOp:
     ) -> Float[Tensor, "N D"]:
         hidden = inputs.recur(self.matrix(x), cache)
         return hidden if self.output is None else self.output(hidden)
+
+
+class GatedRecurrenceOp:
+    """MinGRU whose hidden state is normed and multiplied by silu(output_gate x) before the output projection."""
+
+    def __init__(self, mixer: Any, norm: NormOp, factory: LinearFactory) -> None:
+        """``mixer`` is a GatedMinGRU."""
+        self.matrix = LinearOp(factory, norm, mixer.gate, mixer.candidate)
+        self.output_gate = LinearOp(factory, norm, mixer.output_gate)
+        self.norm = RMSNormOp(mixer.output_norm.weight, mixer.output_norm.eps)
+        self.output = LinearOp(factory, None, mixer.output)
+
+    def init_cache(self, rows: int, capacity: int) -> Float[Tensor, "R S"]:
+        """Allocate hidden states, initialized to 0."""
+        gate = self.matrix.weights[0]
+        return gate.new_zeros(rows, len(gate))
+
+    def __call__(
+        self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R S"]
+    ) -> Float[Tensor, "N D"]:
+        hidden = inputs.recur(self.matrix(x), cache)
+        return self.output(self.norm.scaled(hidden) * functional.silu(self.output_gate(x)))
 
 
 class StatelessOp:
@@ -249,6 +302,17 @@ class EmbeddingAddOp(StatelessOp):
         return functional.embedding(inputs.tokens, self.table)
 
 
+class EmbeddingMixOp(StatelessOp):
+    """own_weight · x + embedding_weight · (the embeddings that started the residual stream), which replaces x."""
+
+    def __init__(self, own_weight: Float[Tensor, " 1"], embedding_weight: Float[Tensor, " 1"]) -> None:
+        self.own_weight, self.embedding_weight = own_weight.detach(), embedding_weight.detach()
+
+    def __call__(self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: None) -> Float[Tensor, "N D"]:
+        assert inputs.embedded is not None, "EmbeddingOp sets the embeddings"
+        return (self.own_weight - 1) * x + self.embedding_weight * inputs.embedded
+
+
 class ParallelOp:
     """Operations that read the same residual stream; their outputs are added to it. One of them may have a cache."""
 
@@ -270,17 +334,30 @@ def flat_ops(ops: Sequence[ResidualOp]) -> list[ResidualOp]:
 
 
 class EmbeddingOp:
-    """Start of the residual stream: token embedding, plus position embedding, then an up-projection if it is narrow."""
+    """Start of the residual stream: token embedding, plus position embedding, normed, then up-projected if narrow."""
 
-    def __init__(self, table: Tensor, positions: Tensor | None = None, up_proj: LinearOp | None = None) -> None:
+    def __init__(
+        self,
+        table: Tensor,
+        positions: Tensor | None = None,
+        up_proj: LinearOp | None = None,
+        norm: RMSNormOp | None = None,
+    ) -> None:
         self.table, self.positions = table.detach(), None if positions is None else positions.detach()
-        self.up_proj = up_proj
+        self.up_proj, self.norm = up_proj, norm
+        self.is_kept = False
+        """Whether later operations read the embeddings again."""
 
     def __call__(self, inputs: StepInputs) -> Float[Tensor, "N D"]:
         x = functional.embedding(inputs.tokens, self.table)
         if self.positions is not None:
             x.add_(inputs.at_positions(self.positions))
-        return x if self.up_proj is None else self.up_proj(x)
+        if self.norm is not None:
+            x = self.norm.scaled(x)
+        x = x if self.up_proj is None else self.up_proj(x)
+        if self.is_kept:
+            inputs.embedded = x.clone()
+        return x
 
 
 class DecoderGraph:

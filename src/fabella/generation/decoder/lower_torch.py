@@ -2,9 +2,11 @@
 
 A model is lowered if it is built like this; everything else raises ``UnsupportedModelError``:
 
-    embedding (nn.Embedding) [+ positions (nn.Embedding)] [→ input_projection (nn.Linear)]
-    blocks, each a sequence of: NAME_norm (RMSNorm, nn.LayerNorm) and NAME (an attention, MinGRU, SwiGLU, GELUMLP),
-        added to the residual stream; embedding (nn.Embedding), the token's row, added to the residual stream
+    embedding (nn.Embedding) [+ positions (nn.Embedding)] [→ embedding_norm (RMSNorm)]
+        [→ input_projection (nn.Linear)]
+    blocks, each a sequence of: NAME_norm (RMSNorm, nn.LayerNorm) and NAME (an attention, MinGRU, GatedMinGRU, SwiGLU,
+        GELUMLP), added to the residual stream; embedding (nn.Embedding), the token's row, added to the residual stream;
+        first of all residual_weight · x + embedding_weight · (start of the residual stream), if it has these parameters
     norm [→ output_projection (nn.Linear)] → head_weight
 
 ``dropout`` modules have no effect in decoding. A model may start with the embedding of its first block, and end with
@@ -30,7 +32,9 @@ from fabella.generation.decoder.graph_torch import (
     AttentionOp,
     DecoderGraph,
     EmbeddingAddOp,
+    EmbeddingMixOp,
     EmbeddingOp,
+    GatedRecurrenceOp,
     GELUOp,
     HeadNormOp,
     LayerNormOp,
@@ -42,16 +46,18 @@ from fabella.generation.decoder.graph_torch import (
     RMSNormOp,
     StatelessOp,
     SwiGLUOp,
+    flat_ops,
 )
 from fabella.generation.decoder.packed_linear_torch import LinearFactory, PackedLinear
 from fabella.generation.decoder.step_inputs_torch import PrefillInputs
 from fabella.models.nn.attention_torch import AttentionSpec
 from fabella.models.nn.layers_torch import GELUMLP, RMSNorm, SwiGLU
-from fabella.models.nn.recurrence_torch import MinGRU
+from fabella.models.nn.recurrence_torch import GatedMinGRU, MinGRU
 from fabella.models.nn.rotary_torch import apply_rotary, apply_rotary_interleaved, apply_rotary_partial
 
 MODEL_CHILDREN = {
     "embedding",
+    "embedding_norm",
     "positions",
     "dropout",
     "input_projection",
@@ -83,6 +89,20 @@ def lower(model: Any, factory: LinearFactory) -> DecoderGraph:
     return DecoderGraph(*_start_and_ops(model, factory), _head(model, factory))
 
 
+def lower_basic(model: Any, factory: LinearFactory) -> DecoderGraph:
+    """Return the graph of ``model`` for an export, which has neither gates nor anything that later layers read again.
+
+    Raises UnsupportedModelError.
+    """
+    graph = lower(model, factory)
+    attentions = [op for op in flat_ops(graph.ops) if isinstance(op, AttentionOp)]
+    if graph.embedding.norm is not None:
+        raise UnsupportedModelError("a norm of the embeddings")
+    if any(op.output_gate or op.keeps_values or op.value_weights is not None for op in attentions):
+        raise UnsupportedModelError("attention with gates or a value residual")
+    return graph
+
+
 def _require_known_modules(model: Any) -> None:
     if not isinstance(getattr(model, "blocks", None), nn.ModuleList) or not len(model.blocks):
         raise UnsupportedModelError(f"{type(model).__name__} without blocks")
@@ -95,13 +115,35 @@ def _require_known_modules(model: Any) -> None:
 def _start_and_ops(model: Any, factory: LinearFactory) -> tuple[EmbeddingOp, list[ResidualOp]]:
     rotary = _rotary(model)
     ops = [op for block in model.blocks for op in _block_ops(block, factory, rotary)]
+    _keep_first_values(ops)
     if isinstance(getattr(model, "embedding", None), nn.Embedding):
-        positions, projection = getattr(model, "positions", None), getattr(model, "input_projection", None)
-        up_proj = None if projection is None else LinearOp(factory, None, projection)
-        return EmbeddingOp(model.embedding.weight, getattr(positions, "weight", None), up_proj), ops
-    if ops and isinstance(ops[0], EmbeddingAddOp):
-        return EmbeddingOp(ops[0].table), ops[1:]
-    raise UnsupportedModelError(f"{type(model).__name__} without embedding")
+        start = _embedding(model, factory)
+    elif ops and isinstance(ops[0], EmbeddingAddOp):
+        start, ops = EmbeddingOp(ops[0].table), ops[1:]
+    else:
+        raise UnsupportedModelError(f"{type(model).__name__} without embedding")
+    start.is_kept = any(isinstance(op, EmbeddingMixOp) for op in ops)
+    return start, ops
+
+
+def _embedding(model: Any, factory: LinearFactory) -> EmbeddingOp:
+    positions, projection = getattr(model, "positions", None), getattr(model, "input_projection", None)
+    up_proj = None if projection is None else LinearOp(factory, None, projection)
+    norm = None
+    if hasattr(model, "embedding_norm"):
+        norm = _lower_norm(model.embedding_norm, model.embedding.weight)
+        if not isinstance(norm, RMSNormOp):
+            raise UnsupportedModelError("an embedding_norm that is no RMSNorm")
+    return EmbeddingOp(model.embedding.weight, getattr(positions, "weight", None), up_proj, norm)
+
+
+def _keep_first_values(ops: list[ResidualOp]) -> None:
+    """Let the first attention keep its values, if a later one reads them."""
+    attentions = [op for op in flat_ops(ops) if isinstance(op, AttentionOp)]
+    if any(op.value_weights is not None for op in attentions):
+        if attentions[0].value_weights is not None:
+            raise UnsupportedModelError("a first attention that reads the values of an earlier one")
+        attentions[0].keeps_values = True
 
 
 def _rotary(model: Any) -> Tensor | None:
@@ -145,8 +187,11 @@ def _block_ops(block: nn.Module, factory: LinearFactory, rotary: Tensor | None) 
 
 def _lower_block(block: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> Iterator[ResidualOp]:
     children = dict(block.named_children())
-    for name, _ in block.named_parameters(recurse=False):
-        raise UnsupportedModelError(f"{type(block).__name__}.{name}")
+    own = dict(block.named_parameters(recurse=False))
+    if own.keys() == {"residual_weight", "embedding_weight"} and all(weight.numel() == 1 for weight in own.values()):
+        yield EmbeddingMixOp(own["residual_weight"], own["embedding_weight"])
+    elif own:
+        raise UnsupportedModelError(f"{type(block).__name__}.{next(iter(own))}")
     for name, module in children.items():
         if isinstance(module, nn.Embedding):
             yield EmbeddingAddOp(module)
@@ -162,6 +207,8 @@ def _lower_residual(module: nn.Module, norm: nn.Module, factory: LinearFactory, 
         return _lower_attention(module, spec, norm, factory, rotary)
     if type(module) is MinGRU:
         return RecurrenceOp(module, _lower_norm(norm, module.gate.weight), factory)
+    if type(module) is GatedMinGRU:
+        return GatedRecurrenceOp(module, _lower_norm(norm, module.gate.weight), factory)
     if type(module) is SwiGLU:
         return SwiGLUOp(module, _lower_norm(norm, module.up.weight), factory)
     if type(module) is GELUMLP:
@@ -174,22 +221,25 @@ def _lower_attention(
 ) -> AttentionOp:
     if spec.rotate not in (None, apply_rotary, apply_rotary_partial, apply_rotary_interleaved):
         raise UnsupportedModelError(str(spec.rotate))
+    if hasattr(module, "output_gate") != spec.output_gate:
+        raise UnsupportedModelError(f"{type(module).__name__}.output_gate, of which its spec says otherwise")
     return AttentionOp(
         module, _lower_norm(norm, module.query.weight), factory, heads=spec.heads, kv_heads=spec.kv_heads,
         rotary=rotary if spec.rotate else None, half_rotation=spec.rotate in (apply_rotary, apply_rotary_partial),
-        head_norm=_lower_head_norms(spec, len(module.key.weight) // spec.kv_heads),
-        window=spec.window, scale=spec.scale,
+        head_norm=_lower_head_norms(spec, len(module.key.weight) // spec.kv_heads, module.key.weight),
+        window=spec.window, scale=spec.scale, value_weights=spec.value_weights,
     )  # fmt: skip
 
 
-def _lower_head_norms(spec: AttentionSpec, head_dim: int) -> HeadNormOp | None:
+def _lower_head_norms(spec: AttentionSpec, head_dim: int, like: Tensor) -> HeadNormOp | None:
     norms = spec.query_norm, spec.key_norm
     if norms == (None, None):
         return None
-    same = [norm for norm in norms if type(norm) is RMSNorm and norm.scale and len(norm.weight) == head_dim]
+    same = [norm for norm in norms if type(norm) is RMSNorm and not (norm.scale and len(norm.weight) != head_dim)]
     if len(same) < len(norms) or same[0].eps != same[1].eps:
         raise UnsupportedModelError("norms of queries and keys that are not two RMSNorms of a head")
-    return HeadNormOp(same[0].weight, same[1].weight, same[0].eps)
+    query, key = (norm.weight if norm.scale else like.new_ones(head_dim) for norm in same)
+    return HeadNormOp(query, key, same[0].eps)
 
 
 def _lower_norm(norm: nn.Module, like: Tensor) -> NormOp:

@@ -11,7 +11,16 @@ from torch.nn import functional
 from fabella.models.nn.recurrence_torch import recur
 
 
-class DecodeInputs:
+class KeptTensors:
+    """What later operations of a step read again."""
+
+    embedded: Float[Tensor, "N D"] | None = None
+    """Start of the residual stream."""
+    first_values: Float[Tensor, "N K E"] | None = None
+    """Values of the first attention, if later ones read them."""
+
+
+class DecodeInputs(KeptTensors):
     """One more token in each of the first N rows, at ``positions`` that may differ (decode)."""
 
     def __init__(
@@ -78,7 +87,7 @@ class DecodeInputs:
         return x
 
 
-class PrefillInputs:
+class PrefillInputs(KeptTensors):
     """Several more tokens of the sequence in one row, from position ``start`` (prefill)."""
 
     def __init__(self, tokens: Int[Tensor, " T"], row: int, start: int) -> None:

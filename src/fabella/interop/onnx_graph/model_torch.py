@@ -25,7 +25,7 @@ from fabella.generation.decoder.graph_torch import (
     RecurrenceOp,
     SwiGLUOp,
 )
-from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
+from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower_basic
 from fabella.generation.decoder.packed_linear_torch import float32_linear
 from fabella.interop.onnx_graph.builder import FLOAT, INT64, GraphBuilder
 from fabella.models.model_config import ModelConfig
@@ -37,7 +37,7 @@ IDS, LOGITS = "input_ids", "logits"
 @torch.inference_mode()
 def model_of(onnx: Any, config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], *, half: bool) -> Any:
     """Return the ``ModelProto`` of a model; ``half``: matrices in float16. Raises UnsupportedModel."""
-    graph = lower(load_model(config, weights, "cpu"), float32_linear)
+    graph = lower_basic(load_model(config, weights, "cpu"), float32_linear)
     return _Writer(GraphBuilder(onnx, half), config.context_length).write(graph, config.vocab_size)
 
 

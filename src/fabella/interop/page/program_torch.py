@@ -27,7 +27,7 @@ from fabella.generation.decoder.graph_torch import (
     SwiGLUOp,
     flat_ops,
 )
-from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
+from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower_basic
 from fabella.generation.decoder.packed_linear_torch import float32_linear, quantize_rows
 from fabella.models.model_config import ModelConfig
 
@@ -120,7 +120,7 @@ class Program:
 @torch.inference_mode()
 def program_of(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], capacity: int) -> Program:
     """Return the program of a model whose KV caches hold ``capacity`` tokens. Raises UnsupportedModel."""
-    graph = lower(load_model(config, weights, "cpu"), float32_linear)
+    graph = lower_basic(load_model(config, weights, "cpu"), float32_linear)
     program = Program(capacity=capacity)
     _add_embedding(program, graph)
     for op in graph.ops:

@@ -35,6 +35,10 @@ class AttentionSpec(NamedTuple):
     """Tokens that a token sees, itself included; None: all before it."""
     scale: float | None = None
     """Factor of the products of queries and keys; None: 1/√E."""
+    value_weights: Float[Tensor, " 2"] | None = None
+    """Factors of the values and of those of the model's first attention; None: values are not mixed."""
+    output_gate: bool = False
+    """Whether 2 · sigmoid of the layer ``output_gate``, a row per head, multiplies the output of each head."""
 
 
 class KVCache:

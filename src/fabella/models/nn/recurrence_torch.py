@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fabella.models.nn.kernels.fused_layers_torch import fused_recurrence
 from fabella.models.nn.kernels.tensors_torch import kernels_for
+from fabella.models.nn.layers_torch import RMSNorm
 
 
 class MinGRU(nn.Module):
@@ -41,6 +42,35 @@ class MinGRU(nn.Module):
         start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
         hidden = recur(gate, candidate, start, document_starts)
         return self.output(hidden), hidden[:, -1]
+
+
+class GatedMinGRU(nn.Module):
+    """MinGRU whose hidden state is normed and gated by the input before its output projection; its gate has a bias."""
+
+    def __init__(self, dim: int, state_dim: int, norm_eps: float) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, state_dim)
+        self.candidate = nn.Linear(dim, state_dim, bias=False)
+        self.output = nn.Linear(state_dim, dim, bias=False)
+        self.output_norm = RMSNorm(state_dim, norm_eps)
+        self.output_gate = nn.Linear(dim, state_dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        initial: Float[Tensor, "B S"] | None = None,
+        document_starts: Int[Tensor, "B T"] | None = None,
+        plain: Float[Tensor, "B T D"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S"]]:
+        """Return the output and the last hidden state. ``plain``: ``x`` before a convolution, if there is one.
+
+        ``document_starts``: as in ``recur``.
+        """
+        gate, candidate = self.gate(x), self.candidate(x)
+        start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
+        hidden = recur(gate, candidate, start, document_starts)
+        gated = self.output_norm(hidden) * functional.silu(self.output_gate(x if plain is None else plain))
+        return self.output(gated), hidden[:, -1]
 
 
 def recur(

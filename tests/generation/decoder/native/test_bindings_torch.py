@@ -39,6 +39,10 @@ VARIANTS = {
     "no biases, no head norms": {"family": "qwen", "qkv_bias": False, "qk_norm": False, "head_dim": 16},
     "a head rotated in full": {"family": "gpt_neox", "rotary_fraction": 1.0, "tie_embeddings": True},
     "local attention only": {"family": "gpt_neo", "window": 2, "layer_pattern": "l"},
+    "gates and residuals": {"family": "modern", "convolution": 0},
+    "attention with gates": {"family": "modern", "convolution": 0, "layer_pattern": "a", "heads": 3, "kv_heads": 3},
+    "gated MinGRU only": {"family": "modern", "convolution": 0, "layer_pattern": "m", "tie_embeddings": True},
+    "a norm of the embeddings only": {"family": "modern", "convolution": 0, "features": ()},
     "tanh GELU": {"family": "gpt2", "activation": "gelu_tanh", "tie_embeddings": False},
 }
 

@@ -108,7 +108,7 @@ def test_int8_products_have_the_same_bits_with_all_instruction_sets(library: Any
     assert torch.equal(products(library, dtype, x, weight, None, 20), products(reference, dtype, x, weight, None, 20))
 
 
-@pytest.mark.parametrize("name", ["llama", "hybrid", "gpt2", "qwen"])
+@pytest.mark.parametrize("name", ["llama", "hybrid", "gpt2", "qwen", "gates and residuals"])
 def test_a_sequence_has_the_same_bits_in_chunks_and_in_a_batch(library: Any, dtype: WeightDtype, name: str) -> None:
     model = make_model(name)
     tokens, exact = make_tokens(model), model(make_tokens(model))[:, -1]

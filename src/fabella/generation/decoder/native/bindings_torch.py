@@ -17,6 +17,8 @@ from fabella.generation.decoder.graph_torch import (
     AttentionOp,
     DecoderGraph,
     EmbeddingAddOp,
+    EmbeddingMixOp,
+    GatedRecurrenceOp,
     GELUOp,
     LayerNormOp,
     LinearOp,
@@ -36,12 +38,14 @@ PREFILL_CHUNK = 128
 """Prompt tokens per call: enough for efficient matrix products, few enough to stay in the CPU's cache."""
 BLOCK, MAX_ROWS_AT_ONCE, MAX_X_ROWS_AT_ONCE, STAGE_BYTES = 256, 32, 16, 64
 """As in decode.cpp. ``MAX_ROWS_AT_ONCE`` is the maximum ROWS of a product; it sizes the scratch memory."""
-EMBED, PROJECT, ATTEND = range(3)
+EMBED, PROJECT, ATTEND, MIX = range(4)
 NO_NORM, RMS_NORM, LAYER_NORM = range(3)
 STORE, GELU, GELU_TANH, SWIGLU, MINGRU = range(5)
+OWN_VALUES, FIRST_VALUES, MIXED_VALUES = range(3)
 DTYPES: dict[WeightDtype, int] = {"float32": 0, "float16": 1, "int8": 2, "bfloat16": 3}
-RESIDUAL, RESIDUAL_ALT, WIDE, MIXED = range(4)
-"""Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products."""
+RESIDUAL, RESIDUAL_ALT, WIDE, MIXED, EMBEDDED, VALUES = range(6)
+"""Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products;
+the embeddings and the values of the first attention, where later layers read them."""
 LOGITS = -1
 NO_WINDOW = 2**62
 FLOAT16_MAX = 65504.0
@@ -69,11 +73,14 @@ class _Operation(ctypes.Structure):
             (name, ctypes.c_int32)
             for name in ("last_only", "matrices", "heads", "kv_heads", "head_dim", "rotary_pairs", "half_rotation")
         ),
+        *((name, ctypes.c_int32) for name in ("kept", "values", "gate")),
+        ("own_weight", ctypes.c_float),
+        ("kept_weight", ctypes.c_float),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
         ("inputs", ctypes.c_int64),
         ("window", ctypes.c_int64),
-        ("matrix", _Matrix * 3),
+        ("matrix", _Matrix * 4),
         *((name, _address) for name in ("norm_weight", "norm_bias", "key_norm_weight")),
         *((name, _address) for name in ("table", "position_table", "cos", "sin")),
     ]
@@ -118,7 +125,7 @@ class NativeProgram:
         self.max_positions = 2**62 if graph.embedding.positions is None else len(graph.embedding.positions)
         """Number of positions with an entry in the position and rotary tables."""
         self.attends = any(isinstance(op, AttentionOp) for op in flat_ops(graph.ops))
-        self.widths = [0, 0, 0, 0]
+        self.widths = [0] * 6
         self.widest_input = 0
         self._tensors: list[Tensor] = []
         self._residual = RESIDUAL
@@ -135,7 +142,10 @@ class NativeProgram:
     def _add_embedding(self, graph: DecoderGraph) -> None:
         embedding = graph.embedding
         self._append_embed(
-            embedding.table, RESIDUAL if embedding.up_proj is None else WIDE, positions=embedding.positions
+            embedding.table,
+            RESIDUAL if embedding.up_proj is None else WIDE,
+            positions=embedding.positions,
+            norm=embedding.norm,
         )
         if embedding.up_proj is not None:
             self._append_linear(embedding.up_proj, WIDE, RESIDUAL)
@@ -157,6 +167,12 @@ class NativeProgram:
             self._append_linear(op.matrix, stream, WIDE)
             self._append_attention(op, number)
             self._append_linear(op.output, MIXED, target, residual=sums)
+        elif isinstance(op, EmbeddingMixOp):
+            self._append_mix(op, target)
+        elif isinstance(op, GatedRecurrenceOp):
+            self._append_linear(op.matrix, stream, WIDE, epilogue=MINGRU, cache=number)
+            self._append_linear(op.output_gate, stream, MIXED)
+            self._append_linear(op.output, WIDE, target, residual=sums, norm=op.norm, gate=MIXED)
         elif isinstance(op, RecurrenceOp) and op.output is None:
             self._append_linear(op.matrix, stream, target, residual=sums, epilogue=MINGRU, cache=number)
         elif isinstance(op, RecurrenceOp):
@@ -174,9 +190,28 @@ class NativeProgram:
         else:
             raise UnsupportedOpError(type(op).__name__)
 
-    def _append_embed(self, table: Tensor, target: int, *, positions: Tensor | None = None, residual: int = -1) -> None:
+    def _append_mix(self, op: EmbeddingMixOp, target: int) -> None:
+        if self.graph.embedding.up_proj is not None:
+            raise UnsupportedOpError("projected embeddings that later layers read again")
+        width = self.widths[target]
+        self._reserve(EMBEDDED, width)
+        self._operations[0].kept = EMBEDDED
+        own, kept = float(op.own_weight), float(op.embedding_weight)
+        operation = _Operation(kind=MIX, target=target, kept=EMBEDDED, own_weight=own, kept_weight=kept, inputs=width)
+        self._operations.append(operation)
+
+    def _append_embed(
+        self,
+        table: Tensor,
+        target: int,
+        *,
+        positions: Tensor | None = None,
+        residual: int = -1,
+        norm: NormOp | None = None,
+    ) -> None:
         width = table.shape[1]
         self._reserve(target, width)
+        kind, norm_weight, norm_bias, eps = self._norm_params(norm)
         operation = _Operation(
             kind=EMBED,
             dtype=DTYPES["float32"],
@@ -185,6 +220,11 @@ class NativeProgram:
             cache=-1,
             inputs=width,
             position_table=None if positions is None else self._pointer(positions),
+            norm=kind,
+            norm_weight=norm_weight,
+            norm_bias=norm_bias,
+            eps=eps,
+            kept=-1,
         )
         if self._dtype == DTYPES["int8"]:
             rows, scales = quantize_rows(table)
@@ -204,8 +244,11 @@ class NativeProgram:
         epilogue: int = STORE,
         cache: int = -1,
         last_only: bool = False,
+        norm: NormOp | None = None,
+        gate: int = -1,
     ) -> None:
-        kind, norm_weight, norm_bias, eps = self._norm_params(matrix.norm)
+        """``gate``: buffer whose silu multiplies the rows after ``norm``, that of the matrix by default."""
+        kind, norm_weight, norm_bias, eps = self._norm_params(norm or matrix.norm)
         inputs = matrix.weights[0].shape[1]
         matrices = self._matrices(matrix, paired=epilogue in (SWIGLU, MINGRU))
         if target != LOGITS:
@@ -229,6 +272,7 @@ class NativeProgram:
                 matrix=matrices,
                 norm_weight=norm_weight,
                 norm_bias=norm_bias,
+                gate=gate,
             )
         )
 
@@ -286,6 +330,8 @@ class NativeProgram:
             scale=op.score_scale,
             window=NO_WINDOW if op.window is None else op.window,
         )
+        operation.gate = int(op.output_gate)
+        self._set_values(op, operation)
         if op.head_norm is not None:
             operation.norm, operation.eps = RMS_NORM, op.head_norm.eps
             operation.norm_weight = self._pointer(op.head_norm.query_weight)
@@ -295,6 +341,16 @@ class NativeProgram:
             operation.rotary_pairs = op.rotary.shape[1]
             operation.cos, operation.sin = self._pointer(op.rotary.real), self._pointer(op.rotary.imag)
         self._operations.append(operation)
+
+    def _set_values(self, op: AttentionOp, operation: _Operation) -> None:
+        """Set whose values a token's value is made of."""
+        operation.values, operation.kept = OWN_VALUES, -1
+        if op.keeps_values or op.value_weights is not None:
+            self._reserve(VALUES, op.kv_heads * op.head_dim)
+            operation.values, operation.kept = FIRST_VALUES, VALUES
+        if op.value_weights is not None:
+            operation.values = MIXED_VALUES
+            operation.own_weight, operation.kept_weight = op.value_weights.tolist()
 
     def _reserve(self, buffer: int, width: int) -> None:
         """Make ``buffer`` at least ``width`` numbers wide."""
@@ -330,7 +386,7 @@ class NativeBackend:
         self._position_ids = (ctypes.c_int64 * max_rows)()
         self._token_rows = (ctypes.c_int64 * max_rows)()
         self._tokens = (ctypes.c_int64 * max_rows)()
-        self._buffers = (_address * 4)(*(buffer.data_ptr() for buffer in self._buffer_tensors))
+        self._buffers = (_address * len(program.widths))(*(buffer.data_ptr() for buffer in self._buffer_tensors))
         self._cache_pointers = (_address * len(self._cache))(
             *(None if cache is None else cache.data_ptr() for cache in self._cache)
         )

@@ -13,9 +13,10 @@
 
 namespace {
 
-enum Kind : int32_t { EMBED, PROJECT, ATTEND };
+enum Kind : int32_t { EMBED, PROJECT, ATTEND, MIX };
 enum Norm : int32_t { NO_NORM, RMS_NORM, LAYER_NORM };
 enum Epilogue : int32_t { STORE, GELU, GELU_TANH, SWIGLU, MINGRU };
+enum Values : int32_t { OWN_VALUES, FIRST_VALUES, MIXED_VALUES };
 enum Dtype : int32_t { FLOAT32, FLOAT16, INT8, BFLOAT16 };
 
 struct Matrix {
@@ -33,11 +34,15 @@ struct Operation {
     int32_t last_only;                // whether only rows with logits are computed
     int32_t matrices;            // concatenated; for SWIGLU and MINGRU, two that are combined
     int32_t heads, kv_heads, head_dim, rotary_pairs, half_rotation;
+    int32_t kept;    // buffer, or -1: EMBED copies its rows to it, MIX adds it; ATTEND: values of the first layer
+    int32_t values;  // ATTEND: its own, which are kept in FIRST_VALUES and mixed with these in MIXED_VALUES
+    int32_t gate;    // PROJECT: buffer whose silu multiplies the normed rows, or -1; ATTEND: 1 if heads have gates
+    float own_weight, kept_weight;  // MIX, MIXED_VALUES: factors
     float eps;
     float scale;                 // ATTEND: factor of the products of queries and keys
     int64_t inputs;
     int64_t window;              // ATTEND: tokens that a token sees, itself included
-    Matrix matrix[3];
+    Matrix matrix[4];
     const float *norm_weight, *norm_bias, *key_norm_weight;  // ATTEND: norm_weight is that of a query head
     const float *table, *position_table;  // EMBED: rows by token, in int8 matrix[0]; rows by position, or null
     const float *cos, *sin;       // ATTEND: [S rotary_pairs], or null
@@ -208,9 +213,14 @@ struct Projection {
     const Operation& op;
     const Call& call;
     int64_t n, width;  // rows, outputs
-    const float* residual;
+    const float *residual, *gates;
     float* target;
 };
+
+void apply_gates(const float* gates, int64_t count, float* x) {
+#pragma omp simd
+    for (int64_t k = 0; k < count; k++) x[k] *= gates[k] * sigmoid(gates[k]);
+}
 
 // Apply the epilogue and the residual to `products` [n stride]; `other` is the product of the second matrix.
 void apply_epilogue(const Projection& p, int64_t row, int64_t count, int64_t stride, float* products,
@@ -298,6 +308,7 @@ void project_with(const Projection& p, const float* x, const Team& team, int64_t
     team.parallel_for(stage, p.width, chunk, [&](int64_t begin, int64_t end) {
         if (!x_converted) {  // once per thread: cheaper than waiting for another one
             if (op.norm != NO_NORM) normalize(op, x, n, normed);
+            if (p.gates) apply_gates(p.gates, n * op.inputs, normed);
             x_converted = convert(op.norm == NO_NORM ? x : normed, n, op.inputs, depth, converted, scales);
         }
         project_rows<Product>(p, begin, end, x_converted, scales, products);
@@ -311,7 +322,8 @@ void project(const Operation& op, const Program& program, const Call& call, cons
     for (int m = 1; m < op.matrices && !is_paired(op); m++) width += op.matrix[m].rows;
     const float* residual = op.residual < 0 ? nullptr : program.buffers[op.residual] + skip * width;
     float* target = op.target < 0 ? call.logits : program.buffers[op.target] + skip * width;
-    const Projection p = {op, call, n, width, residual, target};
+    const float* gates = op.gate < 0 ? nullptr : program.buffers[op.gate] + skip * op.inputs;
+    const Projection p = {op, call, n, width, residual, gates, target};
     with_product(op.dtype, [&](auto product) {
         project_with<decltype(product)>(p, program.buffers[op.source] + skip * op.inputs, team, stage);
     });
@@ -330,7 +342,19 @@ void embed(const Operation& op, const Program& program, const Call& call, const 
             for (int64_t k = 0; k < width; k++)
                 target[k] = (op.dtype == INT8 ? quantized[k] * scale : row[k]) + (position ? position[k] : 0.0f) +
                             (residual ? residual[k] : 0.0f);
+            if (op.norm != NO_NORM) normalize(op, target, 1, target);
+            if (op.kept >= 0) std::memcpy(program.buffers[op.kept] + i * width, target, width * sizeof(float));
         }
+    });
+}
+
+// Mix the residual stream with the embeddings.
+void mix(const Operation& op, const Program& program, const Call& call, const Team& team, int64_t stage) {
+    float* target = program.buffers[op.target];
+    const float* kept = program.buffers[op.kept];
+    team.parallel_for(stage, call.n, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t k = begin * op.inputs; k < end * op.inputs; k++)
+            target[k] = op.own_weight * target[k] + op.kept_weight * kept[k];
     });
 }
 
@@ -402,11 +426,21 @@ struct Attention {
     const Operation& op;
     const Program& program;
     const Call& call;
-    const int64_t dim = op.head_dim, group = op.heads / op.kv_heads, width = (op.heads + 2 * op.kv_heads) * dim;
+    const int64_t dim = op.head_dim, group = op.heads / op.kv_heads, gates = (op.heads + 2 * op.kv_heads) * dim;
+    const int64_t width = gates + (op.gate == 1 ? op.heads : 0);
     const int64_t head_size = call.capacity * dim, values_offset = op.kv_heads * head_size;
 
     float* keys(int64_t i, int64_t g) const {
         return call.caches[op.cache] + call.rows[i] * 2 * values_offset + g * head_size;
+    }
+
+    void store_value(int64_t i, int64_t g, const float* value, float* slot) const {
+        float* first = op.values == OWN_VALUES ? nullptr : program.buffers[op.kept] + (i * op.kv_heads + g) * dim;
+        if (op.values == FIRST_VALUES) std::memcpy(first, value, dim * sizeof(float));
+        if (op.values == MIXED_VALUES)
+            for (int64_t e = 0; e < dim; e++) slot[e] = op.own_weight * value[e] + op.kept_weight * first[e];
+        else
+            std::memcpy(slot, value, dim * sizeof(float));
     }
 
     void store_key_value(int64_t i, int64_t g) const {
@@ -416,7 +450,7 @@ struct Attention {
         normalize_head(op, op.key_norm_weight, key);
         apply_rotary(op, key, call.positions[i]);
         std::memcpy(slot, key, dim * sizeof(float));
-        std::memcpy(slot + values_offset, key + op.kv_heads * dim, dim * sizeof(float));
+        store_value(i, g, key + op.kv_heads * dim, slot + values_offset);
         for (int64_t h = g * group; h < (g + 1) * group; h++) {
             normalize_head(op, op.norm_weight, row + h * dim);
             apply_rotary(op, row + h * dim, call.positions[i]);
@@ -426,9 +460,14 @@ struct Attention {
     void attend_heads(int64_t i, int64_t g, float* scores) const {
         const int64_t seen = call.positions[i] + 1, length = seen < op.window ? seen : op.window;
         const float* first = keys(i, g) + (seen - length) * dim;
-        for (int64_t h = g * group; h < (g + 1) * group; h++)
-            attend_query(program.buffers[op.source] + i * width + h * dim, first, first + values_offset, length, dim,
-                         op.scale, scores, program.buffers[op.target] + (i * op.heads + h) * dim);
+        const float* row = program.buffers[op.source] + i * width;
+        for (int64_t h = g * group; h < (g + 1) * group; h++) {
+            float* target = program.buffers[op.target] + (i * op.heads + h) * dim;
+            attend_query(row + h * dim, first, first + values_offset, length, dim, op.scale, scores, target);
+            if (op.gate != 1) continue;
+            const float gate = 2.0f * sigmoid(row[gates + h]);
+            for (int64_t e = 0; e < dim; e++) target[e] *= gate;
+        }
     }
 };
 
@@ -474,6 +513,8 @@ int32_t fabella_decode(const Program* program, const Call* call) {
                 embed(op, *program, *call, team, 2 * k);
             else if (op.kind == PROJECT)
                 project(op, *program, *call, team, 2 * k);
+            else if (op.kind == MIX)
+                mix(op, *program, *call, team, 2 * k);
             else
                 attend(op, *program, *call, team, 2 * k);
         }
