@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fabella
 from fabella.generation.decoder.graph_torch import DecoderGraph, EmbeddingOp, LinearOp
 from fabella.generation.decoder.lower_torch import lower
 from fabella.generation.decoder.native import build
@@ -139,3 +140,31 @@ def test_a_panel_has_sixteen_rows_side_by_side(dtype: torch.dtype) -> None:
     for row, column in ((0, 0), (3, 7), (15, 39), (16, 1), (19, 38)):
         assert panels[row // 16, column // group, row % 16, column % group] == weight[row, column]
     assert panels.count_nonzero() == weight.count_nonzero()
+
+
+STORY = """Once upon a time, there was a little girl named Lily. She had a red ball that she liked to throw high up.
+One day the ball landed in a tree. Lily was sad and called her dog. The dog could not climb, but a small bird sat on the
+branch. The bird pushed the ball until it fell down. Lily laughed and gave the bird some bread. From that day on, they
+played together every morning, and Lily was never sad again."""
+
+
+@cache
+def included_model() -> tuple[Any, list[int]]:
+    generator = fabella.load("storyteller", device="cpu", compile_decoder=False)
+    ids = generator.tokenizer.encode(STORY)
+    return generator.model.requires_grad_(False), [int(token) for token in ids]
+
+
+def nats_per_token(library: Any, dtype: WeightDtype) -> float:
+    model, ids = included_model()
+    backend = NativeBackend(NativeProgram(lower(model, float32_linear), library, dtype), 1, len(ids))
+    backend.reset(0)
+    logits = torch.cat([backend.decode([token], [position]).clone() for position, token in enumerate(ids[:-1])])
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:])))
+
+
+def test_smaller_weights_change_the_score_of_a_text_by_less_than_half_a_percent(
+    library: Any, dtype: WeightDtype
+) -> None:
+    exact = nats_per_token(library, "float32")
+    assert abs(nats_per_token(library, dtype) / exact - 1) < 0.005

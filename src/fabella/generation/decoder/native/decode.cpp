@@ -83,13 +83,14 @@ inline void multiply_rows(const float* weight, int64_t inputs, const float* x, i
     int64_t i = 0;
     for (; i + TILE_COLUMNS <= n; i += TILE_COLUMNS) {
         float result[R][TILE_COLUMNS];
-        dot_products<R, TILE_COLUMNS>(weight, inputs, x + i * inputs, result);
+        const float* next = weight + (R + i / TILE_COLUMNS % R) * inputs;  // one of the next R rows
+        dot_products<R, TILE_COLUMNS>(weight, inputs, x + i * inputs, next, result);
         for (int c = 0; c < TILE_COLUMNS; c++)
             for (int r = 0; r < R; r++) products[(i + c) * stride + r] = result[r][c];
     }
     for (; i < n; i++) {
         float result[R][1];
-        dot_products<R, 1>(weight, inputs, x + i * inputs, result);
+        dot_products<R, 1>(weight, inputs, x + i * inputs, weight, result);
         for (int r = 0; r < R; r++) products[i * stride + r] = result[r][0];
     }
 }
@@ -138,12 +139,12 @@ struct TileProduct {
 };
 #endif
 
-// Call `run` with the class that multiplies by weights of a dtype.
+// Call `run` with the class that multiplies n rows by weights of a dtype. Only int8 sums, which are exact, may depend on n.
 template <class Run>
-void with_product(int32_t dtype, const Run& run) {
+void with_product(int32_t dtype, int64_t n, const Run& run) {
 #if defined(FABELLA_TILES)
     if (has_tiles && dtype == BFLOAT16) return run(TileProduct<BFloat16Tiles>{});
-    if (has_tiles && dtype == INT8) return run(TileProduct<Int8Tiles>{});
+    if (has_tiles && dtype == INT8 && n >= MIN_TILE_ROWS) return run(TileProduct<Int8Tiles>{});
 #endif
     if (dtype == INT8) return run(PanelProduct<Int8>{});
     if (dtype == BFLOAT16) return run(PanelProduct<BFloat16>{});
@@ -324,7 +325,7 @@ void project(const Operation& op, const Program& program, const Call& call, cons
     float* target = op.target < 0 ? call.logits : program.buffers[op.target] + skip * width;
     const float* gates = op.gate < 0 ? nullptr : program.buffers[op.gate] + skip * op.inputs;
     const Projection p = {op, call, n, width, residual, gates, target};
-    with_product(op.dtype, [&](auto product) {
+    with_product(op.dtype, n, [&](auto product) {
         project_with<decltype(product)>(p, program.buffers[op.source] + skip * op.inputs, team, stage);
     });
 }

@@ -147,12 +147,25 @@ inline float gelu_tanh(float x) { return x * sigmoid(1.59576912f * (x + 0.044715
 template <int OFFSET, class Byte>
 inline void quantize(const float* x, int64_t n, int64_t width, int64_t depth, Byte* result, float* scales) {
     for (int64_t i = 0; i < n; i++, x += width, result += depth) {
-        float largest = 1e-30f, not_finite = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : not_finite)
-        for (int64_t k = 0; k < width; k++) {
+        constexpr int LANES = 64;  // several vectors, so that none waits for the one before
+        float largest_lanes[LANES] = {}, not_finite_lanes[LANES] = {};
+        int64_t start = 0;
+        for (; start + LANES <= width; start += LANES)
+#pragma omp simd
+            for (int lane = 0; lane < LANES; lane++) {
+                const float magnitude = std::fabs(x[start + lane]);
+                largest_lanes[lane] = magnitude > largest_lanes[lane] ? magnitude : largest_lanes[lane];
+                not_finite_lanes[lane] += x[start + lane] * 0.0f;
+            }
+        for (int64_t k = start; k < width; k++) {
             const float magnitude = std::fabs(x[k]);
-            largest = magnitude > largest ? magnitude : largest;
-            not_finite += x[k] * 0.0f;
+            largest_lanes[0] = magnitude > largest_lanes[0] ? magnitude : largest_lanes[0];
+            not_finite_lanes[0] += x[k] * 0.0f;
+        }
+        float largest = 1e-30f, not_finite = 0;
+        for (int lane = 0; lane < LANES; lane++) {
+            largest = largest_lanes[lane] > largest ? largest_lanes[lane] : largest;
+            not_finite += not_finite_lanes[lane];
         }
         const float factor = 127.0f / largest;
         for (int64_t k = 0; k < width; k++)
@@ -165,12 +178,14 @@ inline void quantize(const float* x, int64_t n, int64_t width, int64_t depth, By
 // ---------------------------------------------------------------- products
 
 // Compute the dot products of R weight rows and C rows of x: result[r][c]. R and C do not change the order of a sum.
+// With several rows of x, `next` [inputs] is fetched from memory meanwhile.
 template <int R, int C>
-inline void dot_products(const float* weight, int64_t inputs, const float* x, float result[R][C]) {
+inline void dot_products(const float* weight, int64_t inputs, const float* x, const float* next, float result[R][C]) {
     Vector sums[R][C] = {};
     int64_t i = 0;
     for (; i + WIDTH <= inputs; i += WIDTH) {
         Vector x_vectors[C];
+        if (C > 1) __builtin_prefetch(next + i, 0, 2);  // into the L2 cache
         for (int c = 0; c < C; c++) x_vectors[c] = load(x + c * inputs + i);
         for (int r = 0; r < R; r++) {
             const Vector w = load(weight + r * inputs + i);

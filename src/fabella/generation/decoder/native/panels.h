@@ -21,6 +21,7 @@ namespace {
 
 constexpr int64_t PANEL = 16, DEPTH_BYTES = 64;
 constexpr int PANEL_ROWS = 2 * PANEL;  // of a weight, computed at once
+constexpr int64_t MIN_TILE_ROWS = 4;   // of x, from which a tile is faster than VNNI
 constexpr int PARTS = PANEL / WIDTH;  // vectors side by side
 
 typedef int32_t Integers __attribute__((vector_size(WIDTH * 4)));
