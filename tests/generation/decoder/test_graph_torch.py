@@ -110,7 +110,7 @@ def test_the_cache_of_a_recurrence_does_not_grow_with_the_length(family: Any) ->
 class Reordered(GPT2Block):
     """Has the modules of a known block, but applies them in parallel."""
 
-    def forward(self, x: Tensor, kv_cache: Any = None) -> Tensor:
+    def forward(self, x: Tensor, kv_cache: Any = None, document_starts: Any = None) -> Tensor:
         return x + self.attention(self.attention_norm(x), kv_cache) + self.feed_forward(self.feed_forward_norm(x))
 
 
