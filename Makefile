@@ -9,10 +9,12 @@ LOCK := .venv-lock
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PINS := pyproject.toml constraints.txt
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# One more than the cores: many tests wait for a process, a timeout or a disk.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help story test test-fast test-light test-faults test-clients check format docs faults text-zoo bench bench-peers gpu-check fingerprints pins lock clean
+.PHONY: help story test test-fast test-light test-faults test-clients test-install check format docs faults text-zoo bench bench-peers gpu-check fingerprints pins lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +53,9 @@ text-zoo: $(VENV)/.test ## read every kind of file of the text zoo and write doc
 
 test-clients: $(CLIENTS)/.clients ## talk to a server with the official clients; writes docs/clients.md
 	$(CLIENTS)/bin/python -m benchmarks.clients.check
+
+test-install: $(VENV)/.dev ## install the wheel with each extra into clean environments, measure and use it
+	$(BIN)/python -m benchmarks.installation
 
 docs: $(VENV)/.dev ## build the documentation site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -132,6 +132,11 @@ def test_a_missing_path_is_an_error_with_the_nearest_name(folder: Path, path: st
         names(folder, path)
 
 
+def test_a_name_of_the_hub_leads_to_its_source() -> None:
+    with pytest.raises(TextError, match=r"There is no file .*: hub:roneneldan/TinyStories$"):
+        expand_paths(("roneneldan/TinyStories",))
+
+
 def test_a_directory_without_text_is_an_error_with_the_formats(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"")
     with pytest.raises(TextError, match=r"There is no text in the directory .*\. Fabella reads \.txt"):

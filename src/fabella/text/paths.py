@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from fabella.text.readers.reader import Reader, all_readers, format_suffix
 
 ARCHIVES = {".7z", ".rar"}
 """Archives that cannot be read."""
+HUB_NAME = re.compile(r"[\w-]+/[\w.-]+")
+"""OWNER/NAME, as the hub shows it."""
 FORMATS = (
     "Fabella reads .txt, .md, .jsonl, .csv and .parquet, .gz, .xz, .bz2 and .zst of these, .zip and .tar archives, "
     ".html, .epub, .docx, subtitles and source code."
@@ -136,7 +139,9 @@ def _nearest(path: Path) -> str:
         return "The pattern matches no file; quote it, and try it with ls."
     parent = path.parent
     if not parent.is_dir():
-        return f"The directory {parent} does not exist, either."
+        hint = f"The directory {parent} does not exist, either."
+        name = str(path)
+        return f"{hint} For a dataset of the Hugging Face hub: hub:{name}" if HUB_NAME.fullmatch(name) else hint
     names = [entry.name for entry in sorted(parent.iterdir()) if not _hidden(entry.name)]
     nearest = did_you_mean(path.name, names)
     return nearest if nearest.startswith("Did you mean") else FORMATS
