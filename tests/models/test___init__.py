@@ -205,14 +205,13 @@ def test_gradients_match_finite_differences(family: Any) -> None:
 
 
 def test_overfits_one_batch(family: Any) -> None:
-    model, tokens = family.model().train(), family.tokens(2, 16)
-    torch.manual_seed(1)  # dropout
+    model, tokens = family.model().eval(), family.tokens(2, 16)  # without dropout, which other tests examine
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(150):
         optimizer.zero_grad()
         model.loss(tokens, targets_for(tokens)).backward()
         optimizer.step()
-    assert model.eval().token_losses(tokens, targets_for(tokens)).mean() < 0.1
+    assert model.token_losses(tokens, targets_for(tokens)).mean() < 0.1
 
 
 def test_training_is_deterministic(family: Any) -> None:
