@@ -136,8 +136,8 @@ def run(arguments: list[str]) -> None:
             os.execv(sys.executable, [sys.executable, *arguments[1:]])
 
 
-QUICKSTART_STEPS = 20
-"""Least steps of a quickstart in a fork: nobody reads its stories."""
+QUICKSTART_STEPS = 100
+"""Least steps of a quickstart in a fork: the first that print a speed. Nobody reads the stories."""
 
 
 def import_everything() -> None:
