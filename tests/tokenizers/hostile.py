@@ -15,7 +15,7 @@ from fabella.tokenizers import pretrained
 from tests.tokenizers.samples import foreign_values
 
 CASES = 500
-MAX_SECONDS = 2
+MAX_SECONDS = 5  # of computing; one case took 2.1 on a busy machine
 HANGS_AFTER_SECONDS = 120
 TEXTS = ("", "once upon", "a" * 2000, " " * 2000, "\n" * 500, "1" * 500, "'" * 500, "漢" * 300, "ab" * 500 + "!")
 HOSTILE_PATTERNS = [
