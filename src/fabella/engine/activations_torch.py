@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fabella.engine.activations import ModelOutput, model_output
-from fabella.models.nn.recurrence_torch import GatedMinGRU, MinGRU, candidate_state
+from fabella.models.nn.recurrence_torch import MinGRU, candidate_state
 
 MIXERS = ("attention", "mixer")
 MLP = "feed_forward"
@@ -42,7 +42,7 @@ def recording(model: Any) -> Generator[dict[str, Tensor]]:
                 elif child_name == MLP:
                     stack.callback(child.register_forward_hook(_store(recorded, f"{name}.mlp")).remove)
             for module in block.modules():
-                if isinstance(module, MinGRU | GatedMinGRU):
+                if isinstance(module, MinGRU):
                     _watch_mingru(stack, recorded, name, module)
             stack.callback(block.register_forward_hook(_store(recorded, f"{name}.residual")).remove)
         yield recorded
@@ -139,7 +139,7 @@ def _enter_block(recorded: dict[str, Tensor], weights: _AttentionWeights, name: 
     return hook
 
 
-def _watch_mingru(stack: ExitStack, recorded: dict[str, Tensor], name: str, module: MinGRU | GatedMinGRU) -> None:
+def _watch_mingru(stack: ExitStack, recorded: dict[str, Tensor], name: str, module: MinGRU) -> None:
     def state(output: nn.Module, arguments: Any) -> None:
         recorded[f"{name}.state"] = arguments[0]
 

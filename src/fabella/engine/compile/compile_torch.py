@@ -21,7 +21,7 @@ from fabella.engine.compile.compile_cache_torch import CompileCache, use_compile
 from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
 from fabella.errors import ConfigError
 from fabella.models.flops import flops_per_token
-from fabella.models.nn.recurrence_torch import GatedMinGRU, MinGRU
+from fabella.models.nn.recurrence_torch import MinGRU
 from fabella.run_config.run import RunConfig
 
 MIN_OPERATIONS = {"cpu": 5e13, "cuda": 1e16}
@@ -86,7 +86,7 @@ def compile_blocks(model: Any, *, deterministic: bool = False) -> None:
     """
     options: Any = {"deterministic": True} if deterministic else None
     for module in model.modules():
-        if isinstance(module, MinGRU | GatedMinGRU):  # a loop over time: unrolled, it would take minutes to compile
+        if isinstance(module, MinGRU):  # a loop over time: unrolled, it would take minutes to compile
             eager: Any = torch.compiler.disable(module.forward)
             module.forward = eager
     for block in model.blocks:

@@ -38,19 +38,27 @@ class MinGRU(nn.Module):
 
         ``document_starts``: as in ``recur``.
         """
-        gate, candidate = self.gate(x), self.candidate(x)
-        start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
-        hidden = recur(gate, candidate, start, document_starts)
+        hidden = self.hidden_states(x, initial, document_starts)
         return self.output(hidden), hidden[:, -1]
 
+    def hidden_states(
+        self,
+        x: Float[Tensor, "B T D"],
+        initial: Float[Tensor, "B S"] | None,
+        document_starts: Int[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B T S"]:
+        """Return the hidden state at every position, before the output projection."""
+        gate, candidate = self.gate(x), self.candidate(x)
+        start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
+        return recur(gate, candidate, start, document_starts)
 
-class GatedMinGRU(nn.Module):
+
+class GatedMinGRU(MinGRU):
     """MinGRU whose hidden state is normed and gated by the input before its output projection; its gate has a bias."""
 
     def __init__(self, dim: int, state_dim: int, norm_eps: float) -> None:
-        super().__init__()
+        super().__init__(dim, state_dim)
         self.gate = nn.Linear(dim, state_dim)
-        self.candidate = nn.Linear(dim, state_dim, bias=False)
         self.output = nn.Linear(state_dim, dim, bias=False)
         self.output_norm = RMSNorm(state_dim, norm_eps)
         self.output_gate = nn.Linear(dim, state_dim, bias=False)
@@ -66,9 +74,7 @@ class GatedMinGRU(nn.Module):
 
         ``document_starts``: as in ``recur``.
         """
-        gate, candidate = self.gate(x), self.candidate(x)
-        start = gate.new_zeros(gate.shape[0], gate.shape[2]) if initial is None else initial
-        hidden = recur(gate, candidate, start, document_starts)
+        hidden = self.hidden_states(x, initial, document_starts)
         gated = self.output_norm(hidden) * functional.silu(self.output_gate(x if plain is None else plain))
         return self.output(gated), hidden[:, -1]
 
