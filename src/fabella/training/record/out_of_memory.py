@@ -1,7 +1,7 @@
 """What to do when the memory of a device is too small for a model or for a step."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from shlex import quote
 from types import MappingProxyType
 
@@ -21,43 +21,44 @@ def create_engine_for_training(
         return engines.create_engine(run, device=device, group=group, recorded=recorded)
 
 
-@contextmanager
-def explain_model_too_large(run: RunConfig) -> Generator[None]:
+def explain_model_too_large(run: RunConfig) -> AbstractContextManager[None]:
     """Raise OutOfMemoryError with the size of the model, if memory runs out while it is built or loaded."""
-    try:
-        yield
-    except FabellaError:
-        raise
-    except Exception as error:
-        if not _is_out_of_memory(run, error):
-            raise
-        raise OutOfMemoryError(
+
+    def explain() -> OutOfMemoryError:
+        return OutOfMemoryError(
             f"A model with {count(run.model.parameters()):,} parameters and its optimizer state do not fit into the "
             "memory of the device.",
             hint="Train a smaller model, or use more memory: --device cpu uses that of the machine.",
-        ) from error
+        )
+
+    return _replace_out_of_memory(run, explain)
+
+
+def explain_out_of_memory(session: TrainingSession) -> AbstractContextManager[None]:
+    """Raise OutOfMemoryError with a command that continues the run, if memory runs out in the block."""
+
+    def explain() -> OutOfMemoryError:
+        micro = session.run.training.micro_batch_size
+        length = session.run.data.sequences.length
+        return OutOfMemoryError(
+            f"A forward pass of {micro} sequences with {length} tokens does not fit into the memory of the device.",
+            hint=f"Continue with the same global batch in smaller parts: {_smaller_steps(session)}",
+        )
+
+    return _replace_out_of_memory(session.run, explain)
 
 
 @contextmanager
-def explain_out_of_memory(session: TrainingSession) -> Generator[None]:
-    """Raise OutOfMemoryError with a command that continues the run, if memory runs out in the block."""
+def _replace_out_of_memory(run: RunConfig, explain: Callable[[], OutOfMemoryError]) -> Generator[None]:
+    """Raise the error of ``explain`` in place of the engine's own error, if memory runs out in the block."""
     try:
         yield
     except FabellaError:
         raise
     except Exception as error:
-        if not _is_out_of_memory(session.run, error):
+        if not engines.backend(run.engine, "measure.memory").is_out_of_memory(error):
             raise
-        micro = session.run.training.micro_batch_size
-        length = session.run.data.sequences.length
-        raise OutOfMemoryError(
-            f"A forward pass of {micro} sequences with {length} tokens does not fit into the memory of the device.",
-            hint=f"Continue with the same global batch in smaller parts: {_smaller_steps(session)}",
-        ) from error
-
-
-def _is_out_of_memory(run: RunConfig, error: Exception) -> bool:
-    return engines.backend(run.engine, "measure.memory").is_out_of_memory(error)
+        raise explain() from error
 
 
 def _smaller_steps(session: TrainingSession) -> str:
