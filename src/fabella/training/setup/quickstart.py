@@ -46,11 +46,17 @@ def measure_speed(run: RunConfig, *, device: str = "auto") -> MachineSpeed:
 
 def seconds_of_step(engine: Engine, run: RunConfig, length_share: float = 1.0) -> float:
     """Time a training step on random token ids, in sequences of ``length_share`` of the length of the config."""
+    batch = random_batch(run, length_share)
+    start = time.perf_counter()
+    engine.step(batch, 0.0).read()
+    return time.perf_counter() - start
+
+
+def random_batch(run: RunConfig, length_share: float = 1.0) -> Batch:
+    """Return a global batch of random token ids, in sequences of ``length_share`` of the length of the config."""
     shape = (batch_size_at(run.training, 0), round(run.data.sequences.length * length_share))
     ids = np.random.default_rng(0).integers(0, run.model.vocab_size, shape).astype(np.int32)
-    start = time.perf_counter()
-    engine.step(Batch(ids, ids), 0.0).read()
-    return time.perf_counter() - start
+    return Batch(ids, ids)
 
 
 def quickstart_run(minutes: float, *, device: str = "auto") -> RunConfig:
