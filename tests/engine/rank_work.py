@@ -17,6 +17,8 @@ from fabella.models import IGNORE
 from fabella.run_config.files import validate_config
 from fabella.runs.safetensors_io import dump_tensors, load_tensors
 
+FILES = ("weights", "moments", "average")
+
 
 def batch(number: int, num_sequences: int) -> Batch:
     """Return sequences of 32 ids in documents of 7; every third one is padded, for other numbers of targets."""
@@ -34,14 +36,14 @@ def train(engine: Engine, first: int, last: int, num_sequences: int) -> list[dic
 
 def write(folder: Path, state: State) -> None:
     folder.mkdir(parents=True)
-    for name, tensors in (("weights", state.weights), ("moments", state.optimizer_state)):
+    for name, tensors in zip(FILES, (state.weights, state.optimizer_state, state.average), strict=True):
         (folder / name).write_bytes(b"".join(bytes(part) for part in dump_tensors(tensors)))
     (folder / "numbers").write_text(json.dumps(dict(state.scalars)))
 
 
 def read(folder: Path) -> State:
-    tensors = [load_tensors((folder / name).read_bytes(), where=name) for name in ("weights", "moments")]
-    return State(tensors[0], tensors[1], json.loads((folder / "numbers").read_text()))
+    weights, moments, average = (load_tensors((folder / name).read_bytes(), where=name) for name in FILES)
+    return State(weights, moments, json.loads((folder / "numbers").read_text()), average)
 
 
 def run_jobs(jobs: list[dict[str, Any]], folder: str) -> int:
@@ -66,6 +68,8 @@ def run_job(job: dict[str, Any], folder: Path, group: ProcessGroup) -> None:
         engine.restore(read(folder / job["before"]))
     metrics = train(engine, job["first"], job["last"], job["num_sequences"])
     losses = engine.losses(batch(99, 5))
+    with engine.using_average():
+        average_losses = engine.losses(batch(99, 5))
     with engine.evaluating() as model:
         logits = model(torch.from_numpy(batch(99, 1).tokens.astype(np.int64)))
     state = engine.state()
@@ -76,5 +80,6 @@ def run_job(job: dict[str, Any], folder: Path, group: ProcessGroup) -> None:
     if rank_info.rank == 0:
         write(folder / job["out"], state)
         results = {"steps": metrics, "losses": losses.tolist(), "logits": logits[0, -1].tolist()}
+        results["average_losses"] = average_losses.tolist()
         (folder / job["out"] / "measured").write_text(json.dumps(results | {"votes": votes, "received": received}))
     group.broadcast("written")

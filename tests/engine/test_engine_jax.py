@@ -53,7 +53,11 @@ def masked(plain: Batch) -> Batch:
 
 def equal_states(first: State, second: State) -> bool:
     """Return whether two states are equal bit for bit."""
-    pairs = [(first.weights, second.weights), (first.optimizer_state, second.optimizer_state)]
+    pairs = [
+        (first.weights, second.weights),
+        (first.optimizer_state, second.optimizer_state),
+        (first.average, second.average),
+    ]
     return dict(first.scalars) == dict(second.scalars) and all(
         a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a) for a, b in pairs
     )
@@ -343,26 +347,29 @@ from tests.engine.test_engine_jax import batch, run, equal_states, train
 from fabella.engine.device_jax import DEVICES
 from fabella.engine.engine import create_engine
 
+ALL = "model.dropout=0.2", "training.micro_batch_size=1", "optimizer.average.kind=ema"
 results = {}
 for name, count, kind in (("one", 1, "ddp"), ("eight", 8, "ddp"), ("again", 8, "ddp"), ("shards", 8, "fsdp")):
     DEVICES.set(count)
-    engine = create_engine(run("model.dropout=0.2", "training.micro_batch_size=1", f"training.parallel.kind={kind}"))
+    engine = create_engine(run(*ALL, f"training.parallel.kind={kind}"))
     train(engine, 0, 1, 2)
     results[name] = engine.state()
     print(name, engine.describe().get("parallel", ""), engine.losses(batch(5, num_sequences=3)).shape)
 DEVICES.set(8)
-engine = create_engine(run("model.dropout=0.2", "training.micro_batch_size=1", "training.parallel.kind=fsdp"))
+engine = create_engine(run(*ALL, "training.parallel.kind=fsdp"))
 query = "blocks.0.attention.query.weight"
 print("whole", engine.weights[query].size, "shard", engine.weights[query].addressable_shards[0].data.size)
 train(engine, 0)
 saved = engine.state()
-engine = create_engine(run("model.dropout=0.2", "training.micro_batch_size=1", "training.parallel.kind=fsdp"))
+engine = create_engine(run(*ALL, "training.parallel.kind=fsdp"))
 engine.restore(saved)
 train(engine, 1, 2)
 print("resumed", equal_states(engine.state(), results["shards"]))
 print("repeated", equal_states(results["eight"], results["again"]))
 for name in ("eight", "shards"):
     difference = max(np.abs(results[name].weights[n] - w).max() for n, w in results["one"].weights.items())
+    averages = results[name].average, results["one"].average
+    difference = max(difference, *(np.abs(averages[0][n] - a).max() for n, a in averages[1].items()))
     print(name, "near" if difference < 2e-3 else difference)
 """
 

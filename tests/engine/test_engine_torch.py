@@ -47,7 +47,11 @@ def masked(plain: Batch) -> Batch:
 
 def equal_states(first: State, second: State) -> bool:
     """Return whether two states are equal bit for bit."""
-    pairs = [(first.weights, second.weights), (first.optimizer_state, second.optimizer_state)]
+    pairs = [
+        (first.weights, second.weights),
+        (first.optimizer_state, second.optimizer_state),
+        (first.average, second.average),
+    ]
     return dict(first.scalars) == dict(second.scalars) and all(
         a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a) for a, b in pairs
     )

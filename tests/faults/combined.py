@@ -1,7 +1,8 @@
 """A run that uses most features at once, on one rank or several, and functions that remove parts of its saved state.
 
 The run changes its gradient accumulation, streams a mixture, trains in half precision with a loss scale that overflows
-and grows, and has dropout, Muon next to AdamW, a learning-rate schedule, clipping, validation, samples and checkpoints.
+and grows, and has dropout, Muon next to AdamW, an average of the weights, a learning-rate schedule, clipping,
+validation, samples and checkpoints.
 """
 
 import dataclasses
@@ -53,7 +54,7 @@ SETTINGS = [
     "training.on_nonfinite.kind=skip",
     "training.parallel.timeout_seconds=30",
     "optimizer={kind: muon, lr: 0.02, schedule: [{shape: linear, start: 0.1, end: 1.0, length: 60%},"
-    " {shape: cosine, start: 1.0, end: 0.1, length: 40%}]}",
+    " {shape: cosine, start: 1.0, end: 0.1, length: 40%}], average: {kind: mean, start: 3}}",
     "checkpoint.every_steps=3", "checkpoint.keep_last=100", "validation.every_steps=2",
     "validation.early_stopping_patience=50", "samples.every_steps=5",
 ]  # fmt: skip
@@ -164,7 +165,7 @@ def parts(path: Path) -> list[str]:
     """Return the name of each part of the saved state, read from the checkpoint so that new parts are included."""
     saved = load(RunDir.open(path), DAMAGED_STEP).checkpoint
     kinds = sorted({name.partition(".")[0] for name in saved.state.optimizer_state})
-    return ["weights", *kinds, *(f"numbers.{name}" for name in saved.state.scalars), *(
+    return ["weights", "average", *kinds, *(f"numbers.{name}" for name in saved.state.scalars), *(
         f"progress.{name}" for name in saved.progress
     )]  # fmt: skip
 
@@ -177,6 +178,12 @@ def remove_part(path: Path, part: str) -> None:
     kind, _, name = part.partition(".")
     if part == "weights":
         state = dataclasses.replace(state, weights=initial_weights(run_folder.run.model.parameters(), 1))
+    elif part == "average":
+        zeros = {key: np.zeros_like(array) for key, array in state.average.items()}
+        state = dataclasses.replace(state, average=zeros)
+    elif part == "numbers.averaged":  # an average of no weights is not saved
+        kept = {key: n for key, n in state.scalars.items() if key != name}
+        state = dataclasses.replace(state, scalars=kept, average={})
     elif kind == "numbers":
         state = dataclasses.replace(state, scalars={key: n for key, n in state.scalars.items() if key != name})
     elif kind == "progress":

@@ -20,7 +20,7 @@ from tests.training import tiny
 IRRELEVANT_PARTS = {"numbers.consecutive_skips"}
 """Parts whose loss does not change the result: the count of consecutive skipped steps is 0 after a finite step and only
 decides when a run fails. tests/training/test_recovery.py tests that failure."""
-PARTS_ON_TWO_RANKS = ["second", "numbers.loss_scale", "progress.stream"]
+PARTS_ON_TWO_RANKS = ["second", "average", "numbers.loss_scale", "progress.stream"]
 
 
 class Runs:
@@ -118,10 +118,10 @@ def test_after_a_kill_no_other_process_and_no_reader_survives(runs: Runs) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.fault("A12", cases=13)
+@pytest.mark.fault("A12", cases=16)
 def test_without_any_part_of_the_saved_state_the_bits_differ(one_process: Runs) -> None:
     parts = set(combined.parts(one_process.out("")))
-    assert len(parts) >= 13
+    assert len(parts) >= 16
     assert {"weights", "first", "numbers.step", "progress.step", *PARTS_ON_TWO_RANKS} <= parts
     without_effect = {
         part for part in parts if one_process.fingerprint_or_error(part) == one_process.fingerprint_or_error("straight")

@@ -63,6 +63,18 @@ def test_the_memory_of_weights_and_moments_is_exact() -> None:
     assert memory["optimizer"] == pytest.approx(2 * weights, rel=1e-3)
 
 
+def test_an_average_adds_four_bytes_for_each_trained_parameter() -> None:
+    settings = ["training.freeze=[embedding.*]"]
+    plain, averaged = (
+        load_config("storybook-1m", [*settings, *more]) for more in ((), ("optimizer.average.kind=ema",))
+    )
+    size = 4 * count(averaged.trainable_parameters)
+    before, after = (estimate(run, None, AMPLE, 10**12, None) for run in (plain, averaged))
+    assert after.memory.on_device == {**before.memory.on_device, "average": size}
+    assert after.memory.host["checkpoint snapshot"] == before.memory.host["checkpoint snapshot"] + size
+    assert after.disk.checkpoint == before.disk.checkpoint + size
+
+
 def test_activations_grow_with_the_micro_batch_and_shrink_with_gradient_checkpointing() -> None:
     def activations(*overrides: str) -> int:
         return estimate_memory(load_config("storybook-1m", overrides), "cpu").on_device["activations"]

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fabella.errors import CheckpointError, DiskFullError
+from fabella.config.optimizer import MeanAverage
+from fabella.engine.engine import State
+from fabella.errors import CheckpointError, DiskFullError, StorageError, UsageError
 from fabella.runs.checkpoint import (
     Checkpoint,
     latest_valid_step,
     load,
+    load_weights,
     prune,
     require_space,
     restore_best,
@@ -22,6 +25,7 @@ from fabella.runs.checkpoint import (
     set_best,
 )
 from fabella.runs.run_dir import RunDir
+from fabella.runs.verify import verify
 from tests.runs import stub
 
 
@@ -51,6 +55,96 @@ def test_weights_can_be_loaded_without_the_optimizer_state(tmp_path: Path) -> No
     assert list(loaded.checkpoint.state.weights) == list(stub.TABLE)
     with pytest.raises(CheckpointError, match=r"step-00000120/optimizer.safetensors: missing\."):
         load(folder, 120)
+
+
+def averaged(step: int, count: int = 5) -> Checkpoint:
+    """Return a checkpoint with an average of ``count`` weights; of all but the embedding, as if that was frozen."""
+    plain = stub.checkpoint(step)
+    average = {name: array + 1 for name, array in plain.state.weights.items() if name in FROZEN.trainable_parameters}
+    moments = {
+        name: array for name, array in plain.state.optimizer_state.items() if not name.endswith("embedding.weight")
+    }
+    scalars = {**plain.state.scalars, "averaged": count}
+    return Checkpoint(State(plain.state.weights, moments, scalars, average), plain.progress)
+
+
+FROZEN = stub.RUN.model_copy(
+    update={
+        "training": stub.RUN.training.model_copy(update={"freeze": ("embedding.*",)}),
+        "optimizer": stub.RUN.optimizer.model_copy(update={"average": MeanAverage(start=115)}),
+    }
+)
+
+
+def with_average(path: Path) -> RunDir:
+    """Return a run with an average of the weights at its last checkpoint, of step 120, but not at the one before."""
+    folder = stub.folder(path, run=FROZEN)
+    before = averaged(110).state
+    state = dataclasses.replace(before, average={}, scalars={**before.scalars, "averaged": 0})
+    save(folder, 110, Checkpoint(state, stub.checkpoint(110).progress))
+    save(folder, 120, averaged(120))
+    return folder
+
+
+def test_an_average_is_restored_bit_for_bit(tmp_path: Path) -> None:
+    folder = with_average(tmp_path)
+    expected, loaded = averaged(120), load(folder, "latest").checkpoint
+    assert stub.same(loaded, expected)
+    assert list(loaded.state.average) == list(FROZEN.trainable_parameters)
+    for name, array in expected.state.average.items():
+        assert np.array_equal(loaded.state.average[name], array)
+    assert load(folder, 110).checkpoint.state.average == {}
+    assert verify(tmp_path)[0].where == "tokenizer"  # the only file that is missing
+    assert not any("step-" in finding.where for finding in verify(tmp_path))
+
+
+def test_the_average_is_loaded_as_the_weights_and_frozen_parameters_as_they_are(tmp_path: Path) -> None:
+    folder = with_average(tmp_path)
+    trained, loaded = load_weights(folder, 120), load_weights(folder, "latest", "average")
+    assert (loaded.step, loaded.checkpoint.state.optimizer_state) == (120, {})
+    assert stub.same(trained.checkpoint, load(folder, 120, weights_only=True).checkpoint)
+    for name, array in trained.checkpoint.state.weights.items():
+        shift = 0 if name == "embedding.weight" else 1
+        assert np.array_equal(loaded.checkpoint.state.weights[name], array + np.float32(shift)), name
+
+
+def test_without_an_average_the_error_names_the_setting(tmp_path: Path) -> None:
+    folder = with_average(tmp_path / "mean")
+    with pytest.raises(
+        CheckpointError, match=r"step-00000110 of .* after step 115 \(optimizer.average.start\)"
+    ) as early:
+        load_weights(folder, 110, "average")
+    assert "(optimizer.average.start). Use --checkpoint latest" in str(early.value)
+    plain = stub.folder(tmp_path / "none", [120])
+    with pytest.raises(CheckpointError, match=r"no average of its weights: optimizer.average.kind = none\.") as never:
+        load_weights(plain, "latest", "average")
+    assert "optimizer.average.kind=ema" in str(never.value)
+    with pytest.raises(UsageError, match=r"Unknown weights 'ema'\. Use trained or average"):
+        load_weights(plain, "latest", "ema")
+
+
+@pytest.mark.fault("A9", cases=1)
+def test_a_damaged_or_missing_average_is_noticed(tmp_path: Path) -> None:
+    folder = with_average(tmp_path)
+    file = folder.checkpoints / "step-00000120" / "average.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 4
+    file.write_bytes(data)
+    with pytest.raises(StorageError, match="damaged: its sha256 differs"):
+        load_weights(folder, 120, "average")
+    assert [finding.where for finding in verify(tmp_path) if "step-" in finding.where] == ["step-00000120"]
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"average.safetensors: missing\."):
+        load(folder, 120)
+
+
+@pytest.mark.parametrize(("count", "named"), [(0, "an average of 0 weights"), (7, "no average of 7 weights")])
+def test_an_average_that_does_not_fit_its_count_is_not_saved(count: int, named: str, tmp_path: Path) -> None:
+    wrong = averaged(120, count)
+    if count:
+        wrong = dataclasses.replace(wrong, state=dataclasses.replace(wrong.state, average={}))
+    with pytest.raises(CheckpointError, match=named):
+        save(stub.folder(tmp_path, run=FROZEN), 120, wrong)
 
 
 def test_an_explicit_step_is_never_replaced_by_another(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ CHANGES: dict[str, Any] = {
     "optimizer.max_grad_norm": 0.5,
     "optimizer.schedule": [{"shape": "linear", "start": 0.0, "end": 1.0, "length": 5}],
     "optimizer.reset_after": [5],
+    "optimizer.average.kind": "ema",
     "optimizer.groups.embeddings.lr_factor": 0.5,
     "optimizer.groups.embeddings.decay_factor": 0.5,
     "optimizer.groups.matrices.lr_factor": 0.5,

@@ -84,10 +84,10 @@ def test_two_processes_train_the_same_run_as_one(uninterrupted: Path, data: Toke
 def test_two_processes_fine_tune_like_one_and_resume_to_the_same_bits(
     kind: str, uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:
-    """With frozen parameters, and a second text that is validated."""
+    """With frozen parameters, an average of the weights, and a second text that is validated."""
     settings = (
         f"training.parallel.kind={kind}", "training.freeze=[embedding.*]", f"validation.also=['{data.path}']",
-        "model.dropout=0.0",
+        "model.dropout=0.0", "optimizer.average.kind=ema",
     )  # fmt: skip
     single = start_run(
         tiny.run(*settings, steps=STEPS), tmp_path / "one", data, initial=load_initial_weights(uninterrupted)
@@ -97,9 +97,10 @@ def test_two_processes_fine_tune_like_one_and_resume_to_the_same_bits(
         assert run(2, values) == (130 if failure else 0)
     assert run(2, job(tmp_path / "stopped", data, *settings)) == 0
     assert tiny.fingerprint(tmp_path / "stopped") == tiny.fingerprint(tmp_path / "straight")
-    for row_kind in ("train", "validation", "validation_also", "final"):
+    for row_kind in ("train", "validation", "validation_also", "final", "final_average"):
         expected = pytest.approx(losses(single, row_kind), rel=LOSS_TOLERANCE)
         assert losses(tmp_path / "straight", row_kind) == expected
+    assert len(losses(single, "final_average")) == 1
     states = [load(RunDir.open(tmp_path / name), STEPS).checkpoint.state for name in ("straight", "one")]
     assert all(name.split(".")[1] != "embedding" for name in states[0].optimizer_state)
     frozen = [state.weights["embedding.weight"] for state in states]

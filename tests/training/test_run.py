@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fabella.config.optimizer import ExponentialAverage, MeanAverage
 from fabella.config.training import MaxSteps
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine import device_torch, engine_torch
+from fabella.engine.engine import State
 from fabella.engine.engine_torch import TorchEngine
 from fabella.errors import (
     CheckpointError,
@@ -25,6 +27,7 @@ from fabella.errors import (
 )
 from fabella.optim.muon_torch import MuonWithAdamW
 from fabella.runs import checkpoint
+from fabella.runs.branch import config_at
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import RunDir
 from fabella.training import api
@@ -232,6 +235,108 @@ def test_a_resume_without_the_state_of_muon_or_its_adamw_is_detected(
     monkeypatch.setattr(TorchEngine, "restore", mutant)
     resume(out)
     assert tiny.fingerprint(out) != tiny.fingerprint(finished_with_muon)
+
+
+AVERAGES = {"ema": "{kind: ema, decay: 0.9}", "mean": "{kind: mean, start: 50%}"}
+
+
+@pytest.fixture(scope="module", params=AVERAGES)
+def averaged(
+    request: pytest.FixtureRequest, data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """Return the setting of an average of the weights and an uninterrupted run with it."""
+    setting = f"optimizer.average={AVERAGES[request.param]}"
+    return setting, start_run(tiny.run(setting), tmp_path_factory.mktemp("averaged") / "run", data).path
+
+
+@pytest.mark.parametrize("steps", [(3, 12), (24,), (21, 30)], ids=str)
+def test_with_an_average_a_stopped_run_ends_with_the_same_bits(
+    steps: tuple[int, ...], averaged: tuple[str, Path], data: TokenizedDataset, tmp_path: Path
+) -> None:
+    setting, straight = averaged
+    out = stopped_run(tmp_path / "run", data, *steps, overrides=(setting,))
+    resume(out)
+    assert (out / "checkpoints" / "step-00000040" / "average.safetensors").exists()
+    assert tiny.fingerprint(out) == tiny.fingerprint(straight)
+
+
+def test_an_average_changes_neither_the_weights_nor_the_best_checkpoint(
+    averaged: tuple[str, Path], finished: Path
+) -> None:
+    runs = [RunDir.open(path) for path in (averaged[1], finished)]
+    first, second = (load(run, "latest").checkpoint.state for run in runs)
+    assert all(np.array_equal(array, second.weights[name]) for name, array in first.weights.items())
+    assert runs[0].read_pointer("best") == runs[1].read_pointer("best")
+    rows = [[row for row in tiny.metrics(run.path) if row["kind"] != "final_average"] for run in runs]
+    assert rows[0] == rows[1]
+
+
+def test_at_the_end_the_loss_of_the_average_is_measured_once(averaged: tuple[str, Path]) -> None:
+    outcome = resume(averaged[1])
+    rows = [row for row in tiny.metrics(averaged[1]) if row["kind"] in {"final", "final_average"}]
+    assert [row["kind"] for row in rows] == ["final", "final_average"]
+    assert outcome.average_score is not None
+    assert (outcome.average_score.loss, outcome.score.loss) == (rows[1]["loss"], rows[0]["loss"])
+    assert rows[0]["loss"] != rows[1]["loss"]
+
+
+def test_a_percentage_is_saved_in_steps_and_stays_in_a_longer_run(data: TokenizedDataset, tmp_path: Path) -> None:
+    run = tiny.run("optimizer.average={kind: mean, start: 50%}", steps=6)
+    out = start_run(run, tmp_path / "run", data).path
+    assert RunDir.open(out).run.optimizer.average == MeanAverage(start=3)
+    api.resume(out, steps=9)
+    assert RunDir.open(out).run.optimizer.average == MeanAverage(start=3)
+    assert load(RunDir.open(out), "latest").checkpoint.state.scalars["averaged"] == 6
+
+
+def test_a_mean_that_begins_at_the_end_of_the_run_is_refused(data: TokenizedDataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the run has only 40 steps") as refused:
+        start_run(tiny.run("optimizer.average={kind: mean, start: 40}"), tmp_path / "run", data)
+    assert "optimizer.average.start=70%" in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_with_another_average_from_a_step_on_the_config_and_the_manifest_say_so(
+    data: TokenizedDataset, tmp_path: Path
+) -> None:
+    mean = "optimizer.average={kind: mean, start: 2}"
+    out = start_run(tiny.run(mean, "checkpoint.keep_last=9", steps=6), tmp_path / "run", data).path
+    api.resume(out, steps=9, settings={"optimizer.average": {"kind": "ema"}})
+    run_dir = RunDir.open(out)
+    assert run_dir.run.optimizer.average == ExponentialAverage()
+    assert run_dir.manifest["changes"][-1]["settings"]["optimizer.average.kind"] == ["mean", "ema"]
+    assert config_at(run_dir, 5).optimizer.average == MeanAverage(start=2)
+    assert load(run_dir, "latest").checkpoint.state.scalars["averaged"] == 3
+    api.resume(out, checkpoint=5, out=tmp_path / "branch", steps=9)
+    straight = start_run(tiny.run(mean, steps=9), tmp_path / "straight", data).path
+    averages = [load(RunDir.open(path), 9).checkpoint.state for path in (tmp_path / "branch", straight)]
+    assert averages[0].scalars == averages[1].scalars
+
+
+def _forget_average(state: State) -> State:
+    return dataclasses.replace(state, average={name: np.zeros_like(array) for name, array in state.average.items()})
+
+
+def _forget_count(state: State) -> State:
+    return dataclasses.replace(state, scalars={**state.scalars, "averaged": 1})
+
+
+def _forget_all(state: State) -> State:
+    kept = {name: value for name, value in state.scalars.items() if name != "averaged"}
+    return dataclasses.replace(state, average={}, scalars=kept)
+
+
+@pytest.mark.fault("A12", cases=6)
+@pytest.mark.parametrize("forget", [_forget_average, _forget_count, _forget_all])
+def test_a_resume_without_a_part_of_the_average_is_detected(
+    forget: Any, averaged: tuple[str, Path], data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, straight = averaged
+    out = stopped_run(tmp_path / "run", data, 24, overrides=(setting,))
+    restore = TorchEngine.restore
+    monkeypatch.setattr(TorchEngine, "restore", lambda engine, state: restore(engine, forget(state)))
+    resume(out)
+    assert tiny.fingerprint(out) != tiny.fingerprint(straight)
 
 
 SCALED = ("training.precision={kind: fp16, initial_loss_scale: 1048576, loss_scale_growth_interval: 4}",)

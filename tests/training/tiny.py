@@ -40,11 +40,12 @@ def prepared(folder: Path, of: RunConfig | None = None) -> TokenizedDataset:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the sha256 of weights, optimizer state, scalars, metrics (without timings) and samples of a run."""
+    """Return the sha256 of weights, average, optimizer state, scalars, metrics (without timings) and samples."""
     digest = hashlib.sha256()
     checkpoint = folder / "checkpoints" / (folder / "latest").read_text().strip()
-    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
-        digest.update((checkpoint / name).read_bytes())
+    for name in ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"):
+        if name != "average.safetensors" or (checkpoint / name).exists():
+            digest.update((checkpoint / name).read_bytes())
     digest.update(json.dumps(metrics(folder)).encode())
     digest.update((folder / "samples.jsonl").read_bytes())
     return digest.hexdigest()

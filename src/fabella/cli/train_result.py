@@ -10,7 +10,7 @@ from fabella.training.session import TrainResult
 
 def print_train_result(result: TrainResult, *, as_json: bool) -> None:
     """Plot the losses of a finished run and print its result."""
-    plot, loss, best = plot_loss(result.path), result.score, result.best
+    plot, loss, best, average = plot_loss(result.path), result.score, result.best, result.average_score
     others = result.other_validation_losses
     if as_json:
         print_json(
@@ -22,6 +22,8 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
                 "perplexity": loss.perplexity,
                 "bits_per_byte": loss.bits_per_byte,
                 "rule": loss.rule,
+                "average_loss": average.loss if average else None,
+                "average_bits_per_byte": average.bits_per_byte if average else None,
                 "best_step": best.step if best else None,
                 "best_bits_per_byte": best.bits_per_byte if best else None,
                 "other_validation": {name: _first_and_last(losses) for name, losses in others.items()},
@@ -32,6 +34,8 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
     print_result(
         f"On {loss.tokens:,} held-out tokens, after {result.progress.step:,} steps: {loss}. Loss curve: {plot}"
     )
+    if average:
+        print_result(f"The average of the weights (--weights average) on the same tokens: {average}.")
     for name, losses in others.items():
         first, last = losses[0], losses[-1]
         print_result(

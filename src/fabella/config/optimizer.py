@@ -7,6 +7,21 @@ from pydantic import Field, model_validator
 from fabella.config.base import ConfigModel, Positive
 
 
+def parse_steps(name: str, value: str | int, total: int) -> float:
+    """Return a number of steps, or a percentage of a run of ``total`` steps, in steps; not rounded.
+
+    Raise ValueError, which calls it ``name``.
+    """
+    text = str(value)
+    try:
+        steps = total * float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except (ValueError, OverflowError):
+        steps = -1
+    if not 0 <= steps < 2**31 or (text.endswith("%") and steps > total):
+        raise ValueError(f"{name} {value!r} is neither a number of steps (50) nor a share of the run (10%)")
+    return steps
+
+
 class SchedulePhase(ConfigModel):
     """One phase of the learning-rate schedule, from ``start`` to ``end`` times the peak rate.
 
@@ -30,14 +45,7 @@ class SchedulePhase(ConfigModel):
 
     def steps(self, total: int) -> float:
         """Return the length in training steps of a run of ``total`` steps; a percentage is not rounded."""
-        text = str(self.length)
-        try:
-            steps = total * float(text[:-1]) / 100 if text.endswith("%") else int(text)
-        except (ValueError, OverflowError):
-            steps = -1
-        if not 0 <= steps < 2**31 or (text.endswith("%") and steps > total):
-            raise ValueError(f"length {self.length!r} is neither a number of steps (50) nor a share of the run (10%)")
-        return steps
+        return parse_steps("length", self.length, total)
 
 
 # An empty schedule keeps the peak learning rate.
@@ -77,6 +85,50 @@ class ParamGroups(ConfigModel):
     vectors: ParamGroupWithDecay = ParamGroupWithDecay(decay_factor=0.0)
 
 
+class NoAverage(ConfigModel):
+    """Keep the trained weights only."""
+
+    kind: Literal["none"] = "none"
+
+
+class ExponentialAverage(ConfigModel):
+    """Exponential moving average (EMA) of the weights after each training step; later weights count more.
+
+    The average of n weights is multiplied by min(decay, n / (n + 9)) before the next weights are added. A constant
+    decay of 0.999 would still have 74 % of the first weights in it after 300 steps.
+    """
+
+    kind: Literal["ema"] = "ema"
+    decay: float = Field(
+        default=0.999, ge=0.0, lt=1.0, description="factor on the average at each step, once it has enough weights"
+    )
+
+
+class MeanAverage(ConfigModel):
+    """Mean of the weights after each training step of the last part of the run; all of them count the same.
+
+    Stochastic weight averaging, Izmailov et al. 2018 (arXiv 1803.05407).
+    """
+
+    kind: Literal["mean"] = "mean"
+    start: str | int = Field(
+        default="70%",
+        description="training steps (700), or a percentage of the run (70%), after which the average begins; a run "
+        "saves it in steps",
+    )
+
+    @model_validator(mode="after")
+    def _start(self) -> "MeanAverage":
+        self.start_step(100)
+        return self
+
+    def start_step(self, total: int) -> int:
+        """Return the number of steps after which the average begins in a run of ``total`` steps."""
+        return round(parse_steps("start", self.start, total))
+
+
+AverageConfig = Annotated[NoAverage | ExponentialAverage | MeanAverage, Field(discriminator="kind")]
+
 Betas = Annotated[tuple[float, float], Field(strict=False)]
 
 
@@ -94,3 +146,4 @@ class OptimizerConfig(ConfigModel):
         description="training steps after which the optimizer state starts again from zero; "
         "fabella resume --reset-optimizer adds one",
     )
+    average: AverageConfig = NoAverage()

@@ -8,7 +8,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -36,7 +36,9 @@ class State:
     optimizer_state: Mapping[str, NDArray[np.float32]]
     """By the names of the optimizer's ``state_spec``: ``first.NAME``, ``second.NAME`` …"""
     scalars: Mapping[str, int | float]
-    """``step``, ``updates``, and the counters of the step guard."""
+    """``step``, ``updates``, the counters of the step guard, and the number of averaged weights."""
+    average: Mapping[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]])
+    """Average of the trained weights (``optimizer.average``); empty before it begins"""
 
 
 class StepResult(Protocol):
@@ -99,6 +101,14 @@ class Engine(Protocol):
 
     def evaluating(self) -> AbstractContextManager[Any]:
         """Provide the model without dropout, in the form that ``generation`` takes. Training is not affected."""
+        ...
+
+    def has_average(self) -> bool:
+        """Return whether weights have been averaged. Waits for the device."""
+        ...
+
+    def using_average(self) -> AbstractContextManager[None]:
+        """Evaluate the average of the weights during the block, in which no step may be taken."""
         ...
 
     def histograms(self) -> Mapping[str, Histogram]:

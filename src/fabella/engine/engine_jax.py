@@ -117,6 +117,7 @@ class JaxEngine:
         zeros = self.spec.optimizer.initial_state()
         self.state_names = tuple(zeros)
         self.train_state = self._train_state(weights, zeros, 0)
+        self.average = self.spec.optimizer.create_average(self.sharding)
         self.guard_tensors = self._guard_tensors({})
         self.steps = 0
         self._last: StepBatch | None = None
@@ -158,6 +159,7 @@ class JaxEngine:
             self.spec, self.train_state, self.guard_tensors, step_batch, self._scalar(lr)
         )
         self.steps += 1
+        self.average.update(self.steps, self.weights, metrics.applied)
         result = JaxStepResult(self.spec, metrics, self.guard_tensors)
         if not self._waits:
             result.read()
@@ -217,6 +219,20 @@ class JaxEngine:
             }
         yield LoadedModel(self.spec.model, weights, self.spec.compute)
 
+    def has_average(self) -> bool:
+        """Return whether weights have been averaged. Waits for the device."""
+        return self.average.count > 0
+
+    @contextmanager
+    def using_average(self) -> Generator[None]:
+        """Take the average in place of the weights during the block."""
+        trained = self.train_state
+        self.train_state = trained._replace(weights={**trained.weights, **self.average.after.arrays})
+        try:
+            yield
+        finally:
+            self.train_state = trained
+
     def histograms(self) -> dict[str, Histogram]:
         """Return histograms of the weights, and of the gradients of the last step's batch at these weights."""
         arrays = {f"weights/{name}": array for name, array in self.weights.items()}
@@ -245,10 +261,11 @@ class JaxEngine:
         """Return a snapshot. Dropout has no state: its seed is a function of (seed, step, row)."""
         weights, optimizer_state = self.train_state
         scalars: dict[str, int | float] = {"step": self.steps, "updates": int(optimizer_state.updates)}
-        scalars |= self.guard_tensors.state().scalars(self.spec.guard)
+        scalars |= self.guard_tensors.state().scalars(self.spec.guard) | self.average.scalars()
         weights = self._gathered(weights)
         arrays = self._gathered({name: optimizer_state.arrays[name] for name in self.state_names})
-        return State(weights, arrays, scalars) if self.is_main else State({}, {}, scalars)
+        average = self.average.state()
+        return State(weights, arrays, scalars, average) if self.is_main else State({}, {}, scalars)
 
     def _gathered(self, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         return {name: self.sharding.gather(array) for name, array in arrays.items()}
@@ -274,4 +291,5 @@ class JaxEngine:
             {name: state.optimizer_state[name] for name in self.state_names},
             int(state.scalars.get("updates", self.steps)),
         )
+        self.average.restore(state.average, state.scalars)
         self.guard_tensors = self._guard_tensors(state.scalars)

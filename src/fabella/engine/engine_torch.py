@@ -205,6 +205,7 @@ class TorchEngine:
         if self.device.type == "cuda" or bool(apply_update):
             self.optimizer.clip(norm)
             self.optimizer.rule.step(lr, apply_update)
+            self.optimizer.average.update(self.steps, apply_update)
         result = TorchStepResult(loss, norm, self.guard.tensors, self.guard)
         if not waits(self.device):
             result.read()
@@ -229,6 +230,19 @@ class TorchEngine:
         finally:
             self.model.train()
 
+    def has_average(self) -> bool:
+        """Return whether weights have been averaged. Waits for the device."""
+        return int(self.optimizer.average.count) > 0
+
+    @contextmanager
+    def using_average(self) -> Generator[None]:
+        """Exchange the weights and their average during the block."""
+        self.optimizer.average.swap()
+        try:
+            yield
+        finally:
+            self.optimizer.average.swap()
+
     def histograms(self) -> dict[str, Histogram]:
         """Return histograms of the weights and of the last step's gradients."""
         return step_timer_torch.histograms(self.model)
@@ -250,7 +264,9 @@ class TorchEngine:
         """Return a snapshot. Dropout has no state: its seed is a function of (seed, step, row)."""
         weights = self.strategy.to_numpy(dict(self.model.named_parameters()))
         scalars: dict[str, int | float] = {"step": self.steps, "updates": self.optimizer.updates()}
-        return State(weights, self.optimizer.state(), scalars | self.guard.scalars())
+        average = self.optimizer.average
+        scalars |= self.guard.scalars() | average.scalars()
+        return State(weights, self.optimizer.state(), scalars, average.state())
 
     def reset_optimizer(self) -> None:
         """Return to the optimizer state before the first step."""
@@ -268,6 +284,7 @@ class TorchEngine:
         self._load_weights(state.weights)
         self.steps = int(state.scalars["step"])
         self.optimizer.restore(state.optimizer_state, int(state.scalars.get("updates", self.steps)))
+        self.optimizer.average.restore(state.average, state.scalars)
         self.guard.restore(state.scalars)
 
     @torch.no_grad()

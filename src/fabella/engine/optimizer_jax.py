@@ -12,6 +12,8 @@ from jax import numpy as jnp
 from numpy.typing import NDArray
 
 from fabella.config.optimizer import OptimizerConfig
+from fabella.engine.device_jax import Sharding
+from fabella.engine.weight_average_jax import WeightAverage
 from fabella.models.parameters import ParameterTable
 from fabella.optim.registry import engine_module, zero_state
 from fabella.optim.updates.interface_jax import JaxOptimizer, OptimizerState
@@ -25,12 +27,18 @@ class Optimizer:
     max_grad_norm: float
     initial_state: Callable[[], dict[str, NDArray[np.float32]]] = field(compare=False)
     """Returns the optimizer state before the first step"""
+    create_average: Callable[[Sharding], WeightAverage] = field(compare=False)
+    """Returns the average of the weights before the first step"""
 
     @classmethod
     def create(cls, table: ParameterTable, config: OptimizerConfig) -> "Optimizer":
         """Raise ConfigError for an optimizer without a JAX implementation."""
         rule = engine_module(config.kind, "jax").create_optimizer(table, config)
-        return cls(rule, config.max_grad_norm, partial(zero_state, table, config))
+
+        def create_average(sharding: Sharding) -> WeightAverage:
+            return WeightAverage(sharding, table, config.average)
+
+        return cls(rule, config.max_grad_norm, partial(zero_state, table, config), create_average)
 
     def update(
         self,

@@ -1,4 +1,4 @@
-"""The optimizer of a training with PyTorch: gradient clipping, and the state as numpy arrays."""
+"""The optimizer of a training with PyTorch: gradient clipping, the average of the weights, the state as arrays."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from fabella.config.optimizer import OptimizerConfig
 from fabella.engine.distributed.strategy_torch import Strategy
+from fabella.engine.weight_average_torch import WeightAverage
 from fabella.models.parameters import ParameterTable
 from fabella.optim.registry import engine_module, state_spec
 from fabella.optim.updates.interface_torch import TensorLayout, TorchOptimizer
 
 
 class Optimizer:
-    """The config's optimizer as ``rule``, with gradient clipping and its state as numpy arrays."""
+    """The config's optimizer as ``rule``, with gradient clipping, the weights' average, and its state as arrays."""
 
     def __init__(self, strategy: Strategy, table: ParameterTable, config: OptimizerConfig) -> None:
         """``table``: the parameters to update; all others are frozen."""
@@ -28,6 +29,7 @@ class Optimizer:
         layout = TensorLayout(strategy.full_tensor, strategy.distribute)
         create = engine_module(config.kind, "torch").create_optimizer
         self.rule: TorchOptimizer = create(self.parameters, table, config, layout)
+        self.average = WeightAverage(strategy, self.parameters, config.average)
 
     def clip(self, norm: Tensor) -> None:
         """Scale the gradients, whose global norm is ``norm`` [], so that it is at most ``max_grad_norm``."""

@@ -67,10 +67,11 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Mean loss and global gradient norm before clipping, each []."""
+    """Mean loss, global gradient norm before clipping, and whether the step was applied, each []."""
 
     loss: Array
     norm: Array
+    applied: Array
 
 
 def gradients_of(
@@ -128,7 +129,7 @@ def train_step(
             for arrays in (weights, optimizer.arrays)
         )
         optimizer = OptimizerState(arrays, optimizer.updates)
-    return TrainState(weights, optimizer), guard, StepMetrics(loss, norm)
+    return TrainState(weights, optimizer), guard, StepMetrics(loss, norm, apply_update)
 
 
 @partial(jax.jit, static_argnums=0)

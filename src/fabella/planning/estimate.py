@@ -17,7 +17,7 @@ from fabella.planning.probe import ProbeLimits, ProbeResult, probe_batch_size
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import max_checkpoints
 from fabella.training.schedule import batch_size_at, sequences_before, steps_for_sequences
-from fabella.training.setup.resolve_config import checkpoint_bytes
+from fabella.training.setup.resolve_config import average_bytes, checkpoint_bytes
 
 FLOAT_BYTES = 4
 PROGRAM_BYTES = 350_000_000
@@ -141,7 +141,8 @@ def estimate_memory(run: RunConfig, device: str) -> MemoryEstimate:
     """Return the memory of a run, from its parameter table and one pass through the network without data."""
     table, training, engine = run.model.parameters(), run.training, engines.backend(run.engine, "measure.memory")
     weights = FLOAT_BYTES * count(table)
-    moments = checkpoint_bytes(run) - weights  # a checkpoint holds weights and moments
+    average = average_bytes(run)
+    moments = checkpoint_bytes(run) - weights - average  # a checkpoint holds weights, moments and average
     heads = sum(table[name].size for name in output_head_params(table, run.model.vocab_size))
     sequence_bytes = 2 * FLOAT_BYTES * run.data.sequences.length  # ids and targets
     global_batch = max(batch_size_at(training, first) for first, _ in training.gradient_accumulation)
@@ -150,6 +151,7 @@ def estimate_memory(run: RunConfig, device: str) -> MemoryEstimate:
             "weights": weights,
             "gradients": weights,
             "optimizer": moments,
+            **({"average": average} if average else {}),
             "activations": engine.activation_bytes(run, training.micro_batch_size, device),
             "head gradient": FLOAT_BYTES * heads,  # computed with the loss, then added to the gradients
             "logits": engine.loss_bytes(run, training.micro_batch_size, device),
@@ -157,7 +159,7 @@ def estimate_memory(run: RunConfig, device: str) -> MemoryEstimate:
         host={
             "program": PROGRAM_BYTES,
             "prefetched batches": (PREFETCH_BATCHES + 1) * global_batch * sequence_bytes,
-            "checkpoint snapshot": weights + moments,
+            "checkpoint snapshot": weights + moments + average,
         },
     )
 

@@ -7,11 +7,12 @@ load   ``latest``, or the last valid one by step, never by time; an explicit ste
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from fabella.config.optimizer import MeanAverage, NoAverage
 from fabella.config.training import MaxSteps, RollBack
 from fabella.engine.engine import State
 from fabella.errors import CheckpointError, DiskFullError, StorageError, UsageError
@@ -53,10 +54,14 @@ __all__ = [
 ]  # fmt: skip
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+AVERAGE = "average.safetensors"
+"""File of a checkpoint with the average of the trained weights; there is none before the average begins."""
 NO_POINTER = "no {} checkpoint is recorded"
 BEST_STEP = "best_step"
 """Entry of the progress of a checkpoint: the step of the lowest validation loss until then."""
 Which = Literal["latest", "best"] | int
+Weights = Literal["trained", "average"]
+"""Weights of a checkpoint: those of the training, or their average (``optimizer.average``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,11 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint, *, scheduled: bool 
     ``scheduled``: the config demands it, so that every repetition of the run saves it. ``keep``: never prune it.
     Raises DiskFullError or StorageError; then no partial files are left and every older checkpoint is unchanged.
     """
-    table = run_dir.run.model.parameters()
-    check(checkpoint, table, state_spec(run_dir.run.trainable_parameters, run_dir.run.optimizer), where=step_name(step))
+    table, trained = run_dir.run.model.parameters(), run_dir.run.trainable_parameters
+    check(checkpoint, table, state_spec(trained, run_dir.run.optimizer), where=step_name(step))
+    average = checkpoint_validation.checked_average(
+        checkpoint.state.average, trained, checkpoint.state.scalars, where=f"{step_name(step)}/{AVERAGE}"
+    )
     kinds = checkpoint_validation.moment_kinds(checkpoint.state.optimizer_state)
     values = {**_state_values(step, checkpoint, kinds), "optimizer": run_dir.run.optimizer.kind}
     state = json.dumps(values, indent=1, allow_nan=False).encode()
@@ -96,7 +104,7 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint, *, scheduled: bool 
     weights = {name: checkpoint.state.weights[name] for name in table}
     moments = checkpoint.state.optimizer_state
     marks = {"format": FORMAT, "step": step, "scheduled": scheduled, "keep": keep}
-    needed = size_of(weights) + size_of(moments) + len(state)
+    needed = size_of(weights) + size_of(moments) + size_of(average) + len(state)
     target = run_dir.checkpoints / step_name(step)
     try:
         if run_dir.checkpoints.is_dir():
@@ -107,6 +115,8 @@ def save(run_dir: RunDir, step: int, checkpoint: Checkpoint, *, scheduled: bool 
         ):
             write_chunks(temp / MODEL, dump_tensors(weights))
             write_chunks(temp / OPTIMIZER, dump_tensors(moments))
+            if average:
+                write_chunks(temp / AVERAGE, dump_tensors(average))
             write_chunks(temp / STATE, [state])
             write_chunks(temp / MANIFEST, [json.dumps(marks).encode()])
         run_dir.set_pointer("latest", step)
@@ -257,12 +267,53 @@ def parse_which(checkpoint: str | int) -> Which:
     raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")
 
 
+def of_average(weights: str) -> str:
+    """Return what follows the step of a checkpoint in a text: nothing for the trained weights."""
+    return ", average of the weights" if weights == "average" else ""
+
+
+def load_weights(run_dir: RunDir, checkpoint: str | int, weights: str = "trained") -> Loaded:
+    """Return a checkpoint without its optimizer state, with its trained ``weights`` or their ``average`` as weights.
+
+    ``checkpoint``: best, latest or a step. Raises UsageError for another value of either, CheckpointError if the
+    checkpoint has no average, and the errors of ``load``.
+    """
+    if weights not in get_args(Weights):
+        raise UsageError(f"Unknown weights {weights!r}.", hint="Use trained or average.")
+    loaded = load(run_dir, parse_which(checkpoint), weights_only=True)
+    if weights == "trained":
+        return loaded
+    state, path = loaded.checkpoint.state, run_dir.checkpoints / step_name(loaded.step)
+    average = _read_average(run_dir, path, read_manifest(path), state.scalars)
+    if not average:
+        raise _no_average(run_dir, loaded.step)
+    averaged = replace(state, weights={**state.weights, **average})
+    return replace(loaded, checkpoint=replace(loaded.checkpoint, state=averaged))
+
+
+def _no_average(run_dir: RunDir, step: int) -> CheckpointError:
+    """Return the error for a checkpoint without an average of the weights."""
+    path, average = escaped(str(run_dir.path), 500), run_dir.run.optimizer.average
+    if isinstance(average, NoAverage):
+        return CheckpointError(
+            f"{path} has no average of its weights: optimizer.average.kind = none.",
+            hint="Use --weights trained, or train with optimizer.average.kind=ema.",
+        )
+    begins = ""
+    if isinstance(average, MeanAverage):
+        begins = f" It begins after step {average.start} (optimizer.average.start)."
+    return CheckpointError(
+        f"{step_name(step)} of {path} has no average of the weights.{begins}",
+        hint="Use --checkpoint latest, or --weights trained.",
+    )
+
+
 def load(run_dir: RunDir, which: Which, *, weights_only: bool = False) -> Loaded:
     """Return a checkpoint after checking sizes and sha256, then names, shapes and dtypes of its arrays.
 
     The optimizer state of another optimizer than that of the config is left out.
     ``latest`` and ``best`` fall back to the last valid checkpoint by step, with a warning; an explicit step gives that
-    step or a CheckpointError. ``weights_only`` skips the optimizer state and leaves it empty.
+    step or a CheckpointError. ``weights_only`` skips optimizer state and average and leaves them empty.
     """
     if isinstance(which, int):
         run_dir.in_use.add(which)
@@ -407,13 +458,25 @@ def _read(run_dir: RunDir, step: int, weights_only: bool) -> Checkpoint:
     weights = load_tensors(read_verified(path, manifest, MODEL), where=f"{path.name}/{MODEL}")
     weights = checkpoint_validation.checked_weights(weights, table, where=f"{path.name}/{MODEL}")
     moments: Mapping[str, Any] = {}
+    average: Mapping[str, Any] = {}
     if not weights_only:
         for name in manifest_entries(path, manifest):
             require_size(path, manifest, name)
+        average = _read_average(run_dir, path, manifest, values["scalars"])
         moments = load_tensors(read_verified(path, manifest, OPTIMIZER), where=f"{path.name}/{OPTIMIZER}")
         spec, kinds = state_spec(run_dir.run.trainable_parameters, run_dir.run.optimizer), values["optimizer_state"]
         if values.get("optimizer", run_dir.run.optimizer.kind) != run_dir.run.optimizer.kind:
             moments = moments if set(moments) == set(spec) else {}  # of the optimizer before a change
             kinds = checkpoint_validation.moment_kinds(moments)
         moments = checkpoint_validation.checked_moments(moments, spec, where=f"{path.name}/{OPTIMIZER}", kinds=kinds)
-    return Checkpoint(State(weights, moments, values["scalars"]), values["progress"])
+    return Checkpoint(State(weights, moments, values["scalars"], average), values["progress"])
+
+
+def _read_average(
+    run_dir: RunDir, path: Path, manifest: Mapping[str, Any], scalars: Mapping[str, int | float]
+) -> Mapping[str, Any]:
+    """Return the average of a checkpoint; empty if it has none. Raises CheckpointError if state.json differs."""
+    where, average = f"{path.name}/{AVERAGE}", dict[str, Any]()
+    if AVERAGE in manifest_entries(path, manifest):
+        average = load_tensors(read_verified(path, manifest, AVERAGE), where=where)
+    return checkpoint_validation.checked_average(average, run_dir.run.trainable_parameters, scalars, where=where)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fabella.engine.weight_average import AVERAGED
 from fabella.errors import CheckpointError, NumericsError
 from fabella.models.parameters import ParameterTable
 from fabella.runs.run_dir import require_format
@@ -36,6 +37,20 @@ def checked_moments(
     required = moment_kinds(moments) if kinds is None else kinds
     expected = {name: shape for name, shape in spec.items() if name.partition(".")[0] in required}
     return _check_against(moments, expected, where)
+
+
+def checked_average(
+    average: Arrays, table: ParameterTable, scalars: Mapping[str, int | float], *, where: str
+) -> Arrays:
+    """Return the average of the trained weights, which ``table`` describes, in its order; empty if there is none.
+
+    ``scalars``: those of the state, which say how many weights were averaged. Raises CheckpointError if they count
+    weights and there is no average, or the other way round, and naming the first five arrays that differ.
+    """
+    count = scalars.get(AVERAGED, 0)
+    if bool(average) != (count > 0):
+        raise CheckpointError(f"{where}: {'an' if average else 'no'} average of {count:,} weights.")
+    return checked_weights(average, table, where=where) if average else {}
 
 
 def moment_kinds(moments: Arrays) -> list[str]:

@@ -1,6 +1,7 @@
 """Records of failed steps: the batch, the learning rate and the engine state before the step.
 
 ``RUN/failures/step-00001234/``: model.safetensors, optimizer.safetensors, batch.safetensors, state.json, manifest.json.
+An average of the weights is not saved: the step does not depend on it.
 """
 
 import json

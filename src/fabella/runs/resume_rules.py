@@ -28,7 +28,7 @@ CONFIG_RULES: dict[str, Verdict] = {
     "data.validation.source.paths": "allow",
     "data.mode.prefetch_batches": "allow",
     "data.mode.timeout_seconds": "allow",
-    "optimizer": "warn",
+    "optimizer": "warn",  # an average of the weights begins again with another kind or start
     "training.length": "warn",  # a schedule in shares of the run changes with it
     "training.micro_batch_size": "warn",
     "training.gradient_accumulation": "warn",

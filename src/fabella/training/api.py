@@ -245,4 +245,5 @@ def _read_result(path: Path) -> TrainResult:
         Progress(**values["progress"]),
         EvalLoss(**values["score"]),
         BestCheckpoint(**values["best"]) if values["best"] else None,
+        EvalLoss(**values["average_score"]) if values["average_score"] else None,
     )

@@ -12,6 +12,7 @@ from fabella.training.callbacks.validation import (
     Measure,
     best_checkpoint,
     interrupted_before_final_loss,
+    measure_final_average,
     measure_final_loss,
 )
 from fabella.training.callbacks.watchdog import TIMEOUT_SHARE, Watchdog
@@ -59,8 +60,9 @@ def fit(
                 raise interrupted_before_final_loss(session, progress)
         session.record.commit()  # if there was no step to take
         final_loss = measure_final_loss(session, progress, validation, log, others)
+        average_loss = measure_final_average(session, progress, validation, log)
         log.flush()
-    return TrainResult(session.run_dir.path, progress, final_loss, best_checkpoint(session.run_dir))
+    return TrainResult(session.run_dir.path, progress, final_loss, best_checkpoint(session.run_dir), average_loss)
 
 
 def _train(

@@ -185,7 +185,8 @@ def _reset(state: State, run: RunConfig, step: int) -> State:
     """Return the state of a checkpoint, with an optimizer state of zeros if it is reset after this ``step``."""
     if step not in run.optimizer.reset_after:
         return state
-    return State(state.weights, initial_state(run).optimizer_state, {**state.scalars, "updates": 0})
+    zeros = initial_state(run).optimizer_state
+    return dataclasses.replace(state, optimizer_state=zeros, scalars={**state.scalars, "updates": 0})
 
 
 def _load(session: TrainingSession, which: Literal["latest", "scheduled", "best"]) -> Loaded | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fabella.config.optimizer import NoAverage
 from fabella.config.training import Stop
 from fabella.engine import engine as engines
 from fabella.errors import NonFiniteStepError
@@ -46,7 +47,8 @@ def replay(path: Path, *, device: str = "auto") -> ReplayReport:
     run_dir = RunDir.open(path.absolute().parent.parent)
     run, recorded = run_dir.run, run_dir.recorded_compute()
     training = run.training.model_copy(update={"compile": "none", "on_nonfinite": Stop()})
-    run = run.model_copy(update={"engine": "torch", "training": training})
+    optimizer = run.optimizer.model_copy(update={"average": NoAverage()})
+    run = run.model_copy(update={"engine": "torch", "training": training, "optimizer": optimizer})
     table = run.model.parameters()
     failed = failed_steps.read(path.absolute(), table, state_spec(run.trainable_parameters, run.optimizer))
     engine = engines.create_engine(run, device=device, recorded=recorded)

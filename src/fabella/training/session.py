@@ -57,6 +57,8 @@ class TrainResult:
     """Loss on the whole validation split"""
     best: BestCheckpoint | None = None
     """Best checkpoint, which generating loads; None if no step was validated"""
+    average_score: EvalLoss | None = None
+    """Loss of the average of the weights on the whole validation split; None without ``optimizer.average``"""
 
     @property
     def losses(self) -> list[tuple[int, float]]:

@@ -25,6 +25,7 @@ def job(out: str, kind: str, *overrides: str, first: int = 0, last: int = STEPS,
         "training.gradient_accumulation=[[0, 4]]",
         "training.micro_batch_size=4",
         f"training.parallel.kind={kind}",
+        "optimizer.average={kind: mean, start: 1}",
         *overrides,
     ]
     run = tiny.run(*settings)
@@ -87,12 +88,15 @@ def assert_close(out: Path, single: Path) -> None:
     for name in ("loss", "grad_norm"):
         series = [[step[name] for step in result["steps"]] for result in (actual, expected)]
         np.testing.assert_allclose(series[0], series[1][-len(series[0]) :], rtol=LOSS_TOLERANCE)
-    for name in ("losses", "logits"):
+    for name in ("losses", "average_losses", "logits"):
         np.testing.assert_allclose(actual[name], expected[name], atol=OUTPUT_TOLERANCE)
-    weights = [rank_work.read(folder).weights for folder in (out, single)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, array in weights[0].items():
-        np.testing.assert_allclose(array, weights[1][name], atol=WEIGHT_TOLERANCE, err_msg=name)
+    states = [rank_work.read(folder) for folder in (out, single)]
+    assert states[0].scalars["averaged"] == states[1].scalars["averaged"] == STEPS - 1
+    for part in ("weights", "average"):
+        first, second = (getattr(state, part) for state in states)
+        assert first.keys() == second.keys()
+        for name, array in first.items():
+            np.testing.assert_allclose(array, second[name], atol=WEIGHT_TOLERANCE, err_msg=name)
 
 
 @pytest.mark.fault("C10", cases=4)
@@ -118,7 +122,7 @@ def test_a_resumed_run_on_the_same_number_of_processes_has_the_same_bits(
 ) -> None:
     """With four processes, rounding depends on the order in which their gradients are summed."""
     uninterrupted, resumed = (results[processes] / f"{kind}-{how}" for how in ("straight", "resumed"))
-    for name in ("weights", "moments", "numbers"):
+    for name in (*rank_work.FILES, "numbers"):
         assert (uninterrupted / name).read_bytes() == (resumed / name).read_bytes(), name
 
 

@@ -28,16 +28,19 @@ with engines.init_distributed("jax", rank_info, device="cpu") as group:
     hello = group.broadcast(f"hello from {rank_info.rank}")
     lines.append(f"{hello} {[group.poll_max(vote) for vote in (rank_info.rank, 0, 2 * rank_info.rank, 0, 0)]}")
     for kind in ("ddp", "fsdp"):
-        config = run("model.dropout=0.2", "training.micro_batch_size=1", f"training.parallel.kind={kind}")
+        settings = "model.dropout=0.2", "training.micro_batch_size=1", "optimizer.average.kind=ema"
+        config = run(*settings, f"training.parallel.kind={kind}")
         uninterrupted = train(engines.create_engine(config, device="cpu", group=group), 0, 1)
         saved = uninterrupted.state()
         if rank_info.is_main:
-            np.savez("saved.npz", **saved.weights, **saved.optimizer_state)
+            averages = {f"average.{name}": array for name, array in saved.average.items()}
+            np.savez("saved.npz", **saved.weights, **saved.optimizer_state, **averages)
         group.broadcast("saved")
         arrays = dict(np.load("saved.npz"))
         moments = {name: arrays.pop(name) for name in list(arrays) if name.startswith(("first.", "second."))}
         resumed = engines.create_engine(config, device="cpu", group=group)
-        resumed.restore(State(arrays, moments, saved.scalars))
+        average = {name: arrays.pop(f"average.{name}") for name in config.model.parameters()}
+        resumed.restore(State(arrays, moments, saved.scalars, average))
         for engine in (uninterrupted, resumed):
             train(engine, 2, 3)
         with uninterrupted.evaluating() as evaluated:
@@ -47,6 +50,7 @@ with engines.init_distributed("jax", rank_info, device="cpu") as group:
         actual, restored, expected = uninterrupted.state(), resumed.state(), single.state()
         if rank_info.is_main:
             difference = max(np.abs(actual.weights[name] - array).max() for name, array in expected.weights.items())
+            difference = max(difference, *(np.abs(actual.average[n] - a).max() for n, a in expected.average.items()))
             difference = max(difference, np.abs(losses - single.losses(batch(5, num_sequences=3))).max())
             result = "near" if difference < ACCUMULATION_TOLERANCE else difference
             lines.append(f"{uninterrupted.describe()['parallel']} {equal_states(actual, restored)} {result}")

@@ -116,6 +116,9 @@ class FSDPStrategy(Strategy):
     def full_tensor(self, tensor: Tensor) -> Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
+    def local_tensor(self, tensor: Tensor) -> Tensor:
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
     def distribute(self, full: Tensor, like: Tensor) -> Tensor:
         if not isinstance(like, DTensor):
             return full

@@ -65,6 +65,10 @@ class Strategy(Protocol):
         """Gather a tensor that is distributed like a parameter. Return a complete tensor as it is."""
         ...
 
+    def local_tensor(self, tensor: Tensor) -> Tensor:
+        """Return this rank's part of a tensor that is distributed like a parameter; both share their memory."""
+        ...
+
     def distribute(self, full: Tensor, like: Tensor) -> Tensor:
         """Distribute ``full``, equal on every rank, over the devices as ``like`` is."""
         ...
@@ -95,6 +99,9 @@ class ReplicatedStrategy(Strategy):
         return self.model.eval()
 
     def full_tensor(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def local_tensor(self, tensor: Tensor) -> Tensor:
         return tensor
 
     def distribute(self, full: Tensor, like: Tensor) -> Tensor:

@@ -109,7 +109,9 @@ class SaveCheckpoint:
 
     def _write(self, step: int, snapshot: Checkpoint, write: Callable[[], None], *, best: bool) -> None:
         run_dir = self.session.run_dir
-        require_finite({**snapshot.state.weights, **snapshot.state.optimizer_state}, where=step_name(step))
+        state, where = snapshot.state, step_name(step)
+        require_finite({**state.weights, **state.optimizer_state}, where=where)
+        require_finite(state.average, where=f"{where}, average")
         try:
             self.flush_metrics()
             write()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -21,6 +21,8 @@ from fabella.training.loop import Progress
 from fabella.training.session import BestCheckpoint, ResumeState, TrainingSession
 
 Measure = Callable[[], EvalLoss]
+FINAL_AVERAGE = "final_average"
+"""Kind of the row with the loss of the average of the weights at the end of a run."""
 
 
 class Validate:
@@ -148,9 +150,9 @@ def measure_final_loss(
     ``others``: measured at the last step as well, unless it was validated.
     """
     rows = [row for row in read_rows(session.run_dir.path / "metrics.jsonl") if row["step"] == progress.step]
-    final = [row for row in rows if row["kind"] == "final"]
+    final = _measured(rows, "final", validation)
     if final:
-        return EvalLoss(final[-1]["loss"], final[-1]["bits_per_byte"], final[-1]["tokens"], validation.rule.name)
+        return final
     known = {row["name"] for row in rows if row["kind"] == ALSO}
     try:
         final_loss = validation.loss()
@@ -161,6 +163,32 @@ def measure_final_loss(
         raise interrupted_before_final_loss(session, progress) from None
     log.write_now(loss_row("final", progress.step, final_loss))
     return final_loss
+
+
+def measure_final_average(
+    session: TrainingSession, progress: Progress, validation: ValidationSplit, log: RunLog
+) -> EvalLoss | None:
+    """Return the loss of the average of the weights, measured as the final loss; None for a run without an average."""
+    if not session.engine.has_average():
+        return None
+    rows = [row for row in read_rows(session.run_dir.path / "metrics.jsonl") if row["step"] == progress.step]
+    loss = _measured(rows, FINAL_AVERAGE, validation)
+    if loss is None:
+        try:
+            with session.engine.using_average():
+                loss = validation.loss()
+        except KeyboardInterrupt:
+            raise interrupted_before_final_loss(session, progress) from None
+        log.write_now(loss_row(FINAL_AVERAGE, progress.step, loss))
+    return loss
+
+
+def _measured(rows: Sequence[Row], kind: str, validation: ValidationSplit) -> EvalLoss | None:
+    """Return the loss in the last row of a kind; None without one."""
+    for row in reversed(rows):
+        if row["kind"] == kind:
+            return EvalLoss(row["loss"], row["bits_per_byte"], row["tokens"], validation.rule.name)
+    return None
 
 
 def interrupted_before_final_loss(session: TrainingSession, progress: Progress) -> TrainingInterrupted:

@@ -164,7 +164,7 @@ def _suggest(
     if source is not None:
         values = with_sections(values, source_settings(source, HOLDOUT))
     values["optimizer"] |= {"lr": float(f"{LR_FACTOR * run.optimizer.lr:.3g}"), "schedule": list(SCHEDULE)}
-    values["optimizer"] |= {"reset_after": []}
+    values["optimizer"] |= {"reset_after": [], "average": {"kind": "none"}}  # its start suits a longer run
     values["training"] |= {"length": MaxSteps(max_steps=steps).model_dump(), "freeze": []}
     values["training"] |= {"gradient_accumulation": [[0, accumulation]]}
     values["validation"] |= {"every_steps": every, "every_epochs": 0.0, "also": _old_texts(initial)}

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from fabella.config.optimizer import MeanAverage, NoAverage, OptimizerConfig
 from fabella.config.tracking import DOUBLING, parse_milestone
 from fabella.config.training import Epochs, MaxSteps, MaxTokens
 from fabella.data.dataset import TokenizedDataset
@@ -23,7 +24,7 @@ WORD_SAMPLE_TOKENS = 1_000_000
 
 
 def resolve_config(run: RunConfig, dataset: TokenizedDataset) -> RunConfig:
-    """Return the config with its length and its milestones in steps, and the phases of a mixture in sequences.
+    """Return the config with its length, milestones and start of an average in steps, and mixture phases in sequences.
 
     Raise TokenizerError if the vocabulary exceeds the embedding.
     """
@@ -34,19 +35,45 @@ def resolve_config(run: RunConfig, dataset: TokenizedDataset) -> RunConfig:
             "(model.vocab_size).",
             hint=f"Set model.vocab_size={token_ids}, or prepare the data with a smaller tokenizer.",
         )
-    training = run.training.model_copy(update={"length": MaxSteps(max_steps=_length(run, dataset))})
+    steps_of_run = _length(run, dataset)
+    training = run.training.model_copy(update={"length": MaxSteps(max_steps=steps_of_run)})
     milestones = {_milestone(run, dataset, milestone) for milestone in run.checkpoint.milestones}
     steps = sorted(step for step in milestones if isinstance(step, int))
     checkpoint = run.checkpoint.model_copy(
         update={"milestones": (*steps, *([DOUBLING] if DOUBLING in milestones else []))}
     )
-    return resolve_mixture(run.model_copy(update={"training": training, "checkpoint": checkpoint}))
+    optimizer = _with_average_start(run.optimizer, steps_of_run)
+    return resolve_mixture(
+        run.model_copy(update={"training": training, "checkpoint": checkpoint, "optimizer": optimizer})
+    )
 
 
 def is_resolved(run: RunConfig) -> bool:
     """Return whether ``resolve_config`` would return the same config."""
     words = [milestone for milestone in run.checkpoint.milestones if isinstance(milestone, str)]
-    return isinstance(run.training.length, MaxSteps) and set(words) <= {DOUBLING} and is_mixture_resolved(run)
+    average = run.optimizer.average
+    in_steps = isinstance(run.training.length, MaxSteps) and not (
+        isinstance(average, MeanAverage) and isinstance(average.start, str)
+    )
+    return in_steps and set(words) <= {DOUBLING} and is_mixture_resolved(run)
+
+
+def _with_average_start(optimizer: OptimizerConfig, steps: int) -> OptimizerConfig:
+    """Return the config with the start of a mean of the weights in steps, for a run of ``steps`` steps.
+
+    Raise ConfigError if it begins after the end of the run.
+    """
+    average = optimizer.average
+    if not isinstance(average, MeanAverage):
+        return optimizer
+    start = average.start_step(steps)
+    if start >= steps:
+        raise ConfigError(
+            f"optimizer.average.start = {average.start}, but the run has only {steps:,} steps, so there are no weights "
+            "to average.",
+            hint="Set optimizer.average.start=70%.",
+        )
+    return optimizer.model_copy(update={"average": MeanAverage(start=start)})
 
 
 def _length(run: RunConfig, dataset: TokenizedDataset) -> int:
@@ -116,7 +143,12 @@ def require_disk_space(out: Path, run: RunConfig, *, existing: int) -> None:
 
 
 def checkpoint_bytes(run: RunConfig) -> int:
-    """Return the size of a checkpoint in bytes: weights and moments in float32, and a margin for the rest."""
+    """Return the size of a checkpoint in bytes: weights, moments and average in float32, and a margin for the rest."""
     table = run.model.parameters()
     moments = sum(math.prod(shape) for shape in state_spec(run.trainable_parameters, run.optimizer).values())
-    return (count(table) + moments) * 4 + 100_000
+    return (count(table) + moments) * 4 + average_bytes(run) + 100_000
+
+
+def average_bytes(run: RunConfig) -> int:
+    """Return the size in bytes of the average of the weights; 0 without one."""
+    return 0 if isinstance(run.optimizer.average, NoAverage) else 4 * count(run.trainable_parameters)
