@@ -17,7 +17,8 @@ from tests.training import tiny
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("evaluated")
-    config = tiny.run("data.source.stories=60", "data.validation.fraction=0.4", steps=8)
+    settings = ("data.source.stories=60", "data.validation.fraction=0.4", "optimizer.average.kind=ema")
+    config = tiny.run(*settings, steps=8)
     start_run(config, directory / "run", tiny.prepared(directory, config))
     return directory / "run"
 
@@ -73,12 +74,17 @@ def test_scores_of_another_text_are_not_saved(
     assert ((run_dir / FILE).read_bytes() if (run_dir / FILE).exists() else b"") == before
 
 
-def test_the_line_score_is_the_final_score_of_the_training(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (final,) = [row for row in tiny.metrics(run_dir) if row["kind"] == "final"]
+@pytest.mark.parametrize("weights", ["trained", "average"])
+def test_the_line_score_is_the_final_score_of_the_training(
+    weights: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = {"trained": "final", "average": "final_average"}[weights]
+    (final,) = [row for row in tiny.metrics(run_dir) if row["kind"] == kind]
     words = ["--rule", "line", "--num-samples", "0", "--num-cloze", "0", "--checkpoint", "latest", "--json"]
-    code, out, _ = evaluated(capsys, run_dir, *words)
-    (scores,) = json.loads(out)["scores"]
-    assert code == 0
+    code, out, _ = evaluated(capsys, run_dir, *words, "--weights", weights)
+    result = json.loads(out)
+    (scores,) = result["scores"]
+    assert (code, result["settings"]["weights"]) == (0, weights)
     assert (scores["rule"], scores["tokens"]) == (final["rule"], final["tokens"])
     assert scores["bits_per_byte"]["value"] == pytest.approx(final["bits_per_byte"], rel=ENGINES_TOLERANCE)
 

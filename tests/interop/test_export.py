@@ -10,9 +10,12 @@ import pytest
 
 import fabella
 from fabella.cli.main import run as fabella_command
+from fabella.engine.engine import State
 from fabella.errors import NumericsError, StorageError, UsageError
 from fabella.interop.export import export, export_checkpoints, read_record, verify_checkpoints, verify_export
 from fabella.interop.formats import export_format, safetensors
+from fabella.runs.checkpoint import Checkpoint, load_weights, save
+from fabella.runs.run_dir import RunDir
 from tests.interop.tiny_exports import add_checkpoints, make_run
 
 
@@ -72,6 +75,26 @@ def test_a_damaged_record_of_an_export_is_refused(record: bytes, tmp_path: Path)
 def test_a_directory_that_is_no_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="is not an export"):
         verify_export(tmp_path, against=tmp_path)
+
+
+def test_the_average_of_the_weights_is_exported_and_compared(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "llama")
+    state = load_weights(RunDir.open(run), 10).checkpoint.state
+    average = {name: array * 2 for name, array in state.weights.items()}
+    averaged = State(state.weights, {}, {**state.scalars, "averaged": 3}, average)
+    save(RunDir.open(run), 10, Checkpoint(averaged, {}))
+    trained, exported = (
+        export(run, to="safetensors", precision="float32", out=tmp_path / weights, weights=weights).path
+        for weights in ("trained", "average")
+    )
+    records = [read_record(path) for path in (trained, exported)]
+    assert [record["weights"] for record in records] == ["trained", "average"]
+    assert records[0]["model_sha256"] != records[1]["model_sha256"]
+    assert (exported / "model.safetensors").read_bytes() != (trained / "model.safetensors").read_bytes()
+    assert verify_export(exported, against=run).weights == "average"
+    save(RunDir.open(run), 10, Checkpoint(State(state.weights, {}, state.scalars), {}))
+    with pytest.raises(StorageError, match="no average of its weights"):
+        verify_export(exported, against=run)
 
 
 STEPS = (10, 1000)

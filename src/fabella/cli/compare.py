@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from fabella.cli.output import print_report, print_status
-from fabella.cli.run_options import AsJson, Device, RunEngine
+from fabella.cli.run_options import AsJson, Device, RunEngine, WeightsOption
 from fabella.cli.text_options import ReadingOptions, expand_options
 from fabella.errors import UsageError
 from fabella.evaluation.comparison.compare import (
@@ -28,6 +28,7 @@ from fabella.evaluation.comparison.compare import (
 )
 from fabella.evaluation.comparison.paired import RESAMPLES
 from fabella.evaluation.confidence import ConfidenceInterval
+from fabella.runs.checkpoint import of_average
 from fabella.storage import align_columns
 from fabella.tracking.terminal_escape import escape
 
@@ -54,6 +55,7 @@ def command(
     checkpoint: Annotated[
         str, typer.Option(help="Checkpoint: best, latest, or a step number; by default the last one of finished runs.")
     ] = "",
+    weights: WeightsOption = "trained",
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of the bootstrap.")] = RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the bootstrap.")] = 1,
     device: Device = "auto",
@@ -64,8 +66,8 @@ def command(
         raise UsageError("Options for reading are only for --data.", hint="Leave them out, or give --data.")
     config = CompareConfig(
         rule=rule, length=length, data=text_or_dataset(data, reading.source) if data else None,
-        decode_errors=reading.policy(), max_bad_lines=reading.max_bad_lines, checkpoint=checkpoint, device=device,
-        engine=engine, resamples=resamples, seed=seed,
+        decode_errors=reading.policy(), max_bad_lines=reading.max_bad_lines, checkpoint=checkpoint, weights=weights,
+        device=device, engine=engine, resamples=resamples, seed=seed,
     )  # fmt: skip
     print_report(compare_runs(runs, config, print_status), lines, as_json=as_json)
 
@@ -78,8 +80,8 @@ def lines(result: RunComparison) -> list[str]:
         for run in result.runs
     ]
     text = [
-        f"Rule {result.rule} on {escape(result.text)}: {result.documents:,} documents, {result.bytes:,} bytes. "
-        "Lower is better.",
+        f"Rule {result.rule} on {escape(result.text)}: {result.documents:,} documents, {result.bytes:,} bytes"
+        f"{of_average(result.weights)}. Lower is better.",
         "",
         *align_columns([head, *scores]),
         "",

@@ -18,13 +18,14 @@ from typing import Annotated, Literal
 import typer
 
 from fabella.cli.output import print_json, print_report, print_result, print_status
-from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine, WeightsOption
 from fabella.cli.text_options import ReadingOptions, expand_options
 from fabella.errors import UsageError
 from fabella.evaluation.confidence import ConfidenceInterval
 from fabella.evaluation.evaluate import EvalConfig, Evaluation, SampleComparison, evaluate
 from fabella.evaluation.exam.exam import Exam, TaskDifference, compare_exams, hold_exam, read_exam
 from fabella.evaluation.scoring.scores import DocumentScore, Scores
+from fabella.runs.checkpoint import of_average
 from fabella.storage import format_exp
 from fabella.tracking.terminal_escape import escape
 
@@ -58,6 +59,7 @@ def command(
     top_p: Annotated[float, typer.Option(help="Top-p; 1 disables it.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 1,
     checkpoint: CheckpointOption = "best",
+    weights: WeightsOption = "trained",
     device: Device = "auto",
     engine: RunEngine = "",
     as_json: AsJson = False,
@@ -69,14 +71,15 @@ def command(
             raise UsageError("An exam has texts of its own.", hint="Leave out --suite, or --text, --data and --rule.")
         other = read_exam(against) if against else None
         exam = hold_exam(
-            run, suite=suite, blimp=blimp, checkpoint=checkpoint, device=device, engine=engine, report=print_status
-        )
+            run, suite=suite, blimp=blimp, checkpoint=checkpoint, weights=weights, device=device, engine=engine,
+            report=print_status,
+        )  # fmt: skip
         _print_exam(exam, compare_exams(exam, other) if other else [], as_json=as_json)
         return
     if blimp or against:
         raise UsageError("--blimp and --against are only for --suite.", hint="Add --suite small.")
     config = EvalConfig(
-        checkpoint=checkpoint, device=device, engine=engine, data=data,
+        checkpoint=checkpoint, weights=weights, device=device, engine=engine, data=data,
         text=reading.source(text) if text else None, decode_errors=reading.policy(),
         max_bad_lines=reading.max_bad_lines, rule=rule or "", length=length,
         num_samples=num_samples, max_tokens=max_tokens, num_cloze=num_cloze,
@@ -98,7 +101,7 @@ def _print_exam(exam: Exam, differences: list[TaskDifference], *, as_json: bool)
 def exam_lines(exam: Exam, differences: list[TaskDifference]) -> list[str]:
     """Format an exam as text."""
     text = [
-        f"Exam {exam.suite}, step {exam.step:,}: {exam.seconds:.0f} s",
+        f"Exam {exam.suite}, step {exam.step:,}{of_average(exam.weights)}: {exam.seconds:.0f} s",
         "",
         f"  {'task':<24} {'questions':>9} {'accuracy':>9}  {'95 %':<16} {'chance':>7} {'separable':>10}",
     ]
@@ -130,7 +133,7 @@ def lines(result: Evaluation) -> list[str]:
     """Format the result as text."""
     first = result.scores[0]
     text = [
-        f"Step {result.step:,} on {escape(result.text)}:",
+        f"Step {result.step:,}{of_average(result.settings['weights'])} on {escape(result.text)}:",
         *(row for each in result.scores for row in _scores(each)),
     ]
     text += ["", *_positions(first), "", *_calibration(first)]

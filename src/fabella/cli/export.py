@@ -19,9 +19,10 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
-from fabella.cli.run_options import AsJson, writable
+from fabella.cli.run_options import AsJson, WeightsOption, writable
 from fabella.interop.comparison import PROBE_TOKENS
 from fabella.interop.export import ALL, ExportedCheckpoints, ExportResult, export, export_checkpoints
+from fabella.runs.checkpoint import of_average
 from fabella.storage import align_columns, format_bytes, number_of
 from fabella.storage.messages import escaped_path
 
@@ -41,13 +42,18 @@ def command(
     checkpoint: Annotated[
         str, typer.Option(help="Checkpoint: best, latest, a step number, or all (a directory for each).")
     ] = "best",
+    weights: WeightsOption = "trained",
     as_json: AsJson = False,
 ) -> None:
     if checkpoint == ALL:
-        exports = export_checkpoints(run, to=to, out=out or "", precision=precision, report=print_status)
+        exports = export_checkpoints(
+            run, to=to, out=out or "", precision=precision, weights=weights, report=print_status
+        )
         print_report(exports, checkpoint_lines, as_json=as_json)
         return
-    result = export(run, to=to, out=out or "", precision=precision, checkpoint=checkpoint, report=print_status)
+    result = export(
+        run, to=to, out=out or "", precision=precision, checkpoint=checkpoint, weights=weights, report=print_status
+    )
     print_report(result, lines, as_json=as_json)
 
 
@@ -57,7 +63,8 @@ def lines(result: ExportResult) -> list[str]:
     reader = "" if measured.decoder == "float32" else f", as Fabella's {measured.decoder} decoder"
     ties = f" ({measured.greedy_ties} up to a tie of two tokens)" if measured.greedy_ties else ""
     return [
-        f"{escaped_path(result.path)} equals step {result.step:,} ({format_bytes(result.bytes)}, {precision}).",
+        f"{escaped_path(result.path)} equals step {result.step:,}{of_average(result.weights)} "
+        f"({format_bytes(result.bytes)}, {precision}).",
         f"  loaded by         {measured.target}",
         f"  logits            differ by at most {measured.max_logit_difference:.2g}",
         f"  greedy text       equal for {measured.greedy_equal} of {measured.prompts} prompts, "

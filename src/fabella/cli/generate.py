@@ -27,7 +27,7 @@ import typer
 from fabella.cli.interactive.repl import SEPARATOR, Repl, ReplIO
 from fabella.cli.interactive.story_session import StorySession
 from fabella.cli.output import is_terminal, print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine, WeightsOption
 from fabella.errors import TrainingInterrupted, UsageError
 from fabella.generation.completion import Completion, CompletionStream
 from fabella.generation.decoder.weights import parse_weight_dtype
@@ -84,6 +84,7 @@ def command(
     presence_penalty: PresencePenalty = 0.0,
     seed: Annotated[int | None, typer.Option(help="Random seed; by default a new one each time.")] = None,
     checkpoint: CheckpointOption = "best",
+    weights: WeightsOption = "trained",
     dtype: DecodeDtype = "float32",
     stop: Stop = None,
     device: Device = "auto",
@@ -108,7 +109,9 @@ def command(
         min_p=min_p,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    generator = load(run, checkpoint=checkpoint, device=device, dtype=parse_weight_dtype(dtype), engine=engine)
+    generator = load(
+        run, checkpoint=checkpoint, weights=weights, device=device, dtype=parse_weight_dtype(dtype), engine=engine
+    )
     for warning in generator.warnings:
         print_status(warning)
     escaped = is_terminal(sys.stdout) and not no_escape
@@ -118,13 +121,11 @@ def command(
         _run_session(session, prompts, escaped)
         return
     options: dict[str, Any] = {"n": n, "max_tokens": max_tokens, "stop": stop or []}
-    if chat:
-        stream = generator.stream_chat([Message("user", prompts[0])], sampling, **options)
-    else:
-        stream = generator.stream_many(prompts or [""], sampling, **options)
+    stream = _stream(generator, prompts, sampling, options, chat=chat)
     if as_json:
         completions = [_to_json(completion) for completion in stream.completions()]
-        print_json({"step": generator.step, "sampling": asdict(sampling), "completions": completions})
+        of = {"step": generator.step, "weights": weights, "sampling": asdict(sampling)}
+        print_json({**of, "completions": completions})
         return
     _print_stream(stream, escaped=escaped)
     _print_summary(stream.completions(), sampling, generator)
@@ -144,6 +145,15 @@ def _uses_chat(chat: bool | None, generator: TextGenerator, prompts: list[str], 
     if chat and not interactive and len(prompts) != 1:
         raise UsageError("--chat takes one message.", hint="Give one prompt, or use --interactive.")
     return interactive and generator.chat is not None if chat is None else chat
+
+
+def _stream(
+    generator: TextGenerator, prompts: list[str], sampling: SamplingParams, options: dict[str, Any], *, chat: bool
+) -> CompletionStream:
+    """Return the stream of the completions of the prompts, or of the answers to one message."""
+    if chat:
+        return generator.stream_chat([Message("user", prompts[0])], sampling, **options)
+    return generator.stream_many(prompts or [""], sampling, **options)
 
 
 def _run_session(session: StorySession, prompts: list[str] | None, escaped: bool) -> None:

@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
-from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine, WeightsOption
 from fabella.evaluation.harness import HarnessConfig, Results, run_tasks
+from fabella.runs.checkpoint import of_average
 from fabella.tracking.terminal_escape import escape
 
 
@@ -28,13 +29,14 @@ def command(
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Maximum number of questions per task; 0 takes all.")] = 0,
     checkpoint: CheckpointOption = "best",
+    weights: WeightsOption = "trained",
     device: Device = "auto",
     engine: RunEngine = "",
     as_json: AsJson = False,
 ) -> None:
     config = HarnessConfig(
         tasks=tuple(dict.fromkeys(tasks)), include_path=tuple(include_path or ()), num_fewshot=num_fewshot, limit=limit,
-        checkpoint=checkpoint, device=device, engine=engine,
+        checkpoint=checkpoint, weights=weights, device=device, engine=engine,
     )  # fmt: skip
     result = run_tasks(run, config, print_status)
     print_report(result, lines, as_json=as_json)
@@ -42,7 +44,7 @@ def command(
 
 def lines(result: Results) -> list[str]:
     """Format the result as a table."""
-    shown = [f"Step {result.step:,}, by lm-evaluation-harness {result.harness}:", ""]
+    shown = [f"Step {result.step:,}{of_average(result.weights)}, by lm-evaluation-harness {result.harness}:", ""]
     shown.append(f"  {'task':<32} {'metric':<20} {'value':>10} {'± error':>9} {'questions':>9} {'shots':>5}")
     for metric in result.metrics:
         error = f"{metric.stderr:.4f}" if metric.stderr == metric.stderr else "-"

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_json, print_result, print_status
-from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine
+from fabella.cli.run_options import AsJson, CheckpointOption, Device, RunEngine, WeightsOption
 from fabella.cli.text_options import ReadingOptions, expand_options
 from fabella.config.scoring import story
 from fabella.errors import TextError, UsageError
@@ -45,6 +45,7 @@ def command(
     ] = None,
     max_rows: Annotated[int, typer.Option(min=0, help="Maximum number of rows of the table; --json has all.")] = 100,
     checkpoint: CheckpointOption = "best",
+    weights: WeightsOption = "trained",
     device: Device = "auto",
     engine: RunEngine = "",
     as_json: AsJson = False,
@@ -54,7 +55,7 @@ def command(
     if text is not None and reading != ReadingOptions():
         raise UsageError("Options for reading are only for --file.", hint="Leave them out, or give --file.")
     texts = [text] if text is not None else _read(file or STANDARD_INPUT, reading)
-    generator = load(run, checkpoint=checkpoint, device=device, engine=engine, compile_decoder=False)
+    generator = load(run, checkpoint=checkpoint, weights=weights, device=device, engine=engine, compile_decoder=False)
     for warning in generator.warnings:
         print_status(warning)
     results = [generator.perplexity(content) for content in texts]

@@ -1,7 +1,7 @@
 """Options that commands on a run or a model have in common."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ def writable(ctx: typer.Context, param: typer.CallbackParam, value: Path | None)
 
 
 CheckpointOption = Annotated[str, typer.Option(help="Checkpoint: best, latest, or a step number.")]
+WeightsOption = Annotated[
+    Literal["trained", "average"],
+    typer.Option("--weights", help="Weights of the checkpoint: trained, or their average (optimizer.average)."),
+]
 Device = Annotated[
     str, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:N (GPU number N, from 0) or mps.")
 ]

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from fabella.cli.output import print_report, print_status
-from fabella.cli.run_options import AsJson, Device, RunEngine
+from fabella.cli.run_options import AsJson, Device, RunEngine, WeightsOption
 from fabella.evaluation.samples import Sample, SamplePrompts, SampleTable, collect_samples, training_prompts
 from fabella.runs.run_dir import RunDir
 from fabella.tracking.terminal_escape import escape
@@ -31,6 +31,7 @@ def command(
     ] = None,
     top_p: Annotated[float | None, typer.Option(help="Top-p; 1 disables it; by default as in the config.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed; by default as in the config.")] = None,
+    weights: WeightsOption = "trained",
     device: Device = "auto",
     engine: RunEngine = "",
     as_json: AsJson = False,
@@ -41,7 +42,7 @@ def command(
     ask = SamplePrompts(
         tuple(dict.fromkeys(prompts or own.prompts)), own.max_tokens if max_tokens is None else max_tokens, sampling
     )
-    result = collect_samples(run, ask, device=device, engine=engine, report=print_status)
+    result = collect_samples(run, ask, weights=weights, device=device, engine=engine, report=print_status)
     print_report(result, lines, as_json=as_json)
 
 

@@ -10,13 +10,15 @@ Examples:
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fabella.cli.output import print_status
-from fabella.cli.run_options import Device
+from fabella.cli.run_options import Device, WeightsOption
 from fabella.errors import UsageError
 from fabella.planning.memory import parse_bytes
 from fabella.storyteller import NAME
@@ -26,7 +28,7 @@ try:
     from fabella.server.app import application
     from fabella.server.http_server import bind, require_key, serve
     from fabella.server.limits import Limits, parse_long_chats
-    from fabella.server.served_models import load
+    from fabella.server.served_models import ServedModels, load
 except ModuleNotFoundError as missing:
     if missing.name not in {"starlette", "uvicorn", "h11", "prometheus_client"}:
         raise
@@ -111,6 +113,7 @@ def command(
     api_key_file: ApiKeyFile = None,
     allowed_host: AllowedHost = None,
     allowed_origin: AllowedOrigin = None,
+    weights: WeightsOption = "trained",
     device: Device = "auto",
 ) -> None:
     key = _read_key(api_key_file)
@@ -134,13 +137,16 @@ def command(
         long_chats=parse_long_chats(long_chats),
     )
     hosts, origins = [*LOOPBACK_NAMES, host, *(allowed_host or [])], require_origins(allowed_origin or [])
-    _serve(runs or [NAME], limits, device=device, address=(host, port), access=Access(hosts, origins, key))
+    load_served = partial(load, runs or [NAME], device=device, limits=limits, weights=weights)
+    _serve(load_served, limits, address=(host, port), access=Access(hosts, origins, key))
 
 
-def _serve(runs: list[str], limits: Limits, *, device: str, address: tuple[str, int], access: Access) -> None:
+def _serve(
+    load_served: Callable[[], ServedModels], limits: Limits, *, address: tuple[str, int], access: Access
+) -> None:
     host, port = address
     listener = bind(host, port)  # before loading, so that a used port is reported at once
-    served = load(runs, device=device, limits=limits)
+    served = load_served()
     for model in served.models.values():
         for warning in model.generator.warnings:
             print_status(warning)

@@ -33,8 +33,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "Use: fabella generate RUN PROMPT --dtype int8, or fabella export RUN --to gguf.": (
         "quantize", "quantise", "quantization", "int8", "gptq", "awq",
     ),
-    "There is no averaging of checkpoints. To compare them: fabella evaluate RUN --checkpoint STEP.": (
-        "merge-checkpoints", "average", "ema", "soup", "average-checkpoints",
+    "Weights are averaged while training: fabella train TEXT optimizer.average.kind=ema, or mean.": (
+        "merge-checkpoints", "average", "ema", "swa", "soup", "average-checkpoints",
     ),
     "A run is a directory: remove it as one. checkpoint.keep_last says how many checkpoints a run keeps.": (
         "rm", "delete", "remove", "prune",
@@ -179,7 +179,6 @@ WITHOUT_COUNTERPART = {
     "dry-run": "To estimate memory and time without training: fabella plan PRESET --data TEXT.",
     "shuffle": "Training sequences are always shuffled, by the seed.",
     "deepspeed": "Weights are sharded with training.parallel.kind=fsdp.",
-    "ema": "There is no average of weights; the best checkpoint is kept.",
 }
 """Option of other tools → suggestion, where there is no option and no setting."""
 OF_SOME = {

@@ -46,6 +46,8 @@ class EvalConfig:
     """Settings of an evaluation."""
 
     checkpoint: str = "best"
+    weights: str = "trained"
+    """trained, or average for their average."""
     device: str = "auto"
     engine: str = ""
     """torch or jax; empty for the engine of the run."""
@@ -109,7 +111,9 @@ def evaluate(path: Path, config: EvalConfig, report: Callable[[str], None] = lam
     run's dataset is missing or has changed.
     """
     run_dir = RunDir.open(path)
-    generator = load(path, checkpoint=config.checkpoint, device=config.device, engine=config.engine)
+    generator = load(
+        path, checkpoint=config.checkpoint, weights=config.weights, device=config.device, engine=config.engine
+    )
     module = importlib.import_module(f"fabella.evaluation.scoring.predictions_{generator.engine}")
     # An imported run has no dataset; the loss on another text needs none.
     needs_dataset = not config.text or config.num_samples or config.num_cloze or config.data is not None
@@ -141,7 +145,7 @@ class _Evaluation:
     def run(self) -> Evaluation:
         """Measure all parts that the config selects."""
         config = self.config
-        fields = ("num_samples", "max_tokens", "temperature", "top_p", "seed")
+        fields = ("weights", "num_samples", "max_tokens", "temperature", "top_p", "seed")
         held_out_scores = self._timed("scores", self._scores)
         real = self._real_texts() if config.num_samples or config.num_cloze else []
         samples = self._timed("samples", lambda: self._samples(real)) if config.num_samples else None

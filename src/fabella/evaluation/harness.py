@@ -54,6 +54,7 @@ class Results:
     limit: int
     metrics: tuple[TaskMetric, ...]
     warnings: tuple[str, ...]
+    weights: str = "trained"
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``tasks.json``."""
@@ -73,6 +74,8 @@ class HarnessConfig:
     limit: int = 0
     """Maximum number of samples per task; 0 for all."""
     checkpoint: str = "best"
+    weights: str = "trained"
+    """trained, or average for their average."""
     device: str = "auto"
     engine: str = ""
     """torch or jax; empty for the engine of the run."""
@@ -85,7 +88,9 @@ def run_tasks(path: Path, config: HarnessConfig, report: Callable[[str], None] =
     StorageError without a run or checkpoint.
     """
     harness = _import_harness()
-    generator = load(path, checkpoint=config.checkpoint, device=config.device, engine=config.engine)
+    generator = load(
+        path, checkpoint=config.checkpoint, weights=config.weights, device=config.device, engine=config.engine
+    )
     module = importlib.import_module(f"fabella.evaluation.scoring.predictions_{generator.engine}")
     report("Loading the tasks.")
     tasks = _load_tasks(config)
@@ -105,7 +110,7 @@ def run_tasks(path: Path, config: HarnessConfig, report: Callable[[str], None] =
         log_samples=False,
     )
     metrics, warnings = tuple(_metrics(result)), tuple(generator.warnings)
-    results = Results(generator.step, harness.__version__, config.limit, metrics, warnings)
+    results = Results(generator.step, harness.__version__, config.limit, metrics, warnings, generator.weights)
     write_json(path / FILE, results.as_json())
     return results
 

@@ -13,6 +13,7 @@ from fabella.errors import CheckpointError, StorageError, UsageError
 from fabella.generation.generator import TextGenerator, load
 from fabella.generation.sampling import SamplingParams
 from fabella.run_config.run import RunConfig
+from fabella.runs.checkpoint import load_weights
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import RunDir, step_name
 
@@ -70,19 +71,24 @@ def collect_samples(
     path: Path,
     config: SamplePrompts,
     *,
+    weights: str = "trained",
     device: str = "auto",
     engine: str = "",
     report: Callable[[str], None] = lambda text: None,
 ) -> SampleTable:
     """Return samples of every checkpoint of the run in ``path``; those logged in training are not generated again.
 
-    ``engine``: torch or jax; empty for the engine of the run. ``report`` is called with status messages. Raises
-    CheckpointError if there is neither a checkpoint nor a logged sample, and for a damaged line of the logs.
+    ``weights``: trained, or average for their average; checkpoints without one are skipped. ``engine``: torch or jax;
+    empty for the engine of the run. ``report`` is called with status messages. Raises CheckpointError if there is
+    neither a checkpoint nor a logged sample, and for a damaged line of the logs.
     """
     run_dir = RunDir.open(path)
     validated = (row for row in read_rows(path / "metrics.jsonl") if row.get("kind") == "validation")
     losses = {row["step"]: row.get("loss") for row in validated if "step" in row}
     as_in_training = config == training_prompts(run_dir.run) and engine in ("", run_dir.run.engine)
+    if weights != "trained":
+        load_weights(run_dir, "latest", weights)  # the error for a run without an average
+        as_in_training, losses = False, {}
     samples = _logged(path, config, losses) if as_in_training else []
     known = {(sample.step, sample.prompt) for sample in samples}
     warnings: list[str] = []
@@ -92,7 +98,8 @@ def collect_samples(
             continue
         report(f"Generating samples of {step_name(step)}.")
         try:
-            texts = _generate(load(path, checkpoint=step, device=device, engine=engine), prompts, config)
+            generator = load(path, checkpoint=step, weights=weights, device=device, engine=engine)
+            texts = _generate(generator, prompts, config)
         except StorageError as error:
             warnings.append(f"Skipped {step_name(step)}: {error.message}")
             continue

@@ -54,6 +54,7 @@ def load(
     path: str | Path,
     *,
     checkpoint: str | int = "best",
+    weights: str = "trained",
     device: str = "auto",
     dtype: WeightDtype = "float32",
     engine: str = "",
@@ -61,6 +62,7 @@ def load(
 ) -> "TextGenerator":
     """Load a checkpoint of the run directory ``path``: ``best``, ``latest``, or a step number.
 
+    ``weights``: ``trained``, or ``average`` for their average, of a run with ``optimizer.average``.
     ``storyteller`` is the model that comes with the package.
 
     ``dtype`` is the storage type of the weights while decoding; perplexity always uses the float32 weights. ``engine``
@@ -73,7 +75,7 @@ def load(
     run_dir = RunDir.open(run_or_included(Path(path)))
     run = run_dir.run
     tokenizer = loading.load(run_dir.path / "tokenizer")
-    saved = checkpoints.load(run_dir, checkpoints.parse_which(checkpoint), weights_only=True)
+    saved = checkpoints.load_weights(run_dir, checkpoint, weights)
     engine = engine or run.engine
     model = engines.backend(engine, "build_model").load_model(run.model, saved.checkpoint.state.weights, device)
     if engine == "torch":  # the model of JAX takes them by itself
@@ -81,7 +83,8 @@ def load(
     warning = _compile_decoder(model, dtype, engine) if compile_decoder else ""
     generator = TextGenerator(model, tokenizer, config=run.model, sequences=run.data.sequences, engine=engine)
     generator.sample_prompts = run.samples.prompts
-    generator.step, generator.warnings = saved.step, [*saved.warnings, *([warning] if warning else [])]
+    generator.step, generator.weights = saved.step, weights
+    generator.warnings = [*saved.warnings, *([warning] if warning else [])]
     return generator
 
 
@@ -118,6 +121,8 @@ class TextGenerator:
         """The chat template that the model was trained with; None for a base model."""
         self.step = 0
         """Training steps of the loaded checkpoint."""
+        self.weights = "trained"
+        """The loaded weights: ``trained``, or ``average`` for their average."""
         self.sample_prompts: Sequence[str] = ()
         """Prompts of the samples of the training: beginnings that fit the text."""
         self.warnings: list[str] = []

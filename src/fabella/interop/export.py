@@ -14,6 +14,7 @@ from fabella.interop.comparison import Comparison
 from fabella.interop.comparison_torch import compare
 from fabella.interop.formats.export_format import export_format, require_packages, require_precision
 from fabella.interop.source import ExportSource, open_run, open_source
+from fabella.runs.checkpoint import of_average
 from fabella.runs.run_dir import step_name
 from fabella.storage import atomic_dir, require_writable, storage_errors, verify_dir, write_chunks
 from fabella.storage.messages import escaped_path
@@ -35,12 +36,15 @@ class ExportResult:
     comparison: Comparison
     bytes: int
     """Size of all files."""
+    weights: str = "trained"
+    """trained, or average for their average."""
     warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the values for ``--json``."""
         return {
-            "path": str(self.path), "format": self.format, "step": self.step, "bytes": self.bytes,
+            "path": str(self.path), "format": self.format, "step": self.step, "weights": self.weights,
+            "bytes": self.bytes,
             "comparison": self.comparison.as_json(), "warnings": list(self.warnings),
         }  # fmt: skip
 
@@ -76,12 +80,13 @@ def export(
     out: str | Path = "",
     precision: str = "",
     checkpoint: str | int = "best",
+    weights: str = "trained",
     report: Callable[[str], None] = lambda text: None,
 ) -> ExportResult:
     """Export a checkpoint of the run directory ``run`` to the new directory ``out``, by default ``exports/RUN-TO``.
 
     ``to`` is the format: ``hf``, ``gguf`` … ``precision``: storage type of the weights; empty for the format's default.
-    ``report`` gets one sentence per phase.
+    ``weights``: trained, or average for their average. ``report`` gets one sentence per phase.
 
     Raises UsageError if the format cannot hold this model or a package is missing, NumericsError if the export differs
     from the run; then nothing is written.
@@ -90,7 +95,7 @@ def export(
         raise UsageError("fabella.export exports one checkpoint.", hint="Use fabella.export_checkpoints.")
     module, precision = _prepared(to, precision)
     target = _target(run, to, out)
-    return _written(open_source(Path(run), checkpoint), module, to, precision, target, report)
+    return _written(open_source(Path(run), checkpoint, weights), module, to, precision, target, report)
 
 
 def export_checkpoints(
@@ -99,6 +104,7 @@ def export_checkpoints(
     to: str,
     out: str | Path = "",
     precision: str = "",
+    weights: str = "trained",
     report: Callable[[str], None] = lambda text: None,
 ) -> ExportedCheckpoints:
     """Export every checkpoint of a run to the new directory ``out``, by default ``exports/RUN-TO-all``.
@@ -113,7 +119,7 @@ def export_checkpoints(
     with atomic_dir(target) as temp:
         for number, step in enumerate(steps, 1):
             report(f"Checkpoint {number} of {len(steps)}:")
-            source = open_source(Path(run), step)
+            source = open_source(Path(run), step, weights)
             result = _written(source, module, to, precision, temp / step_name(step), report)
             results.append(dataclasses.replace(result, path=target / step_name(step)))
     return ExportedCheckpoints(path=target, exports=tuple(results))
@@ -141,15 +147,16 @@ def _written(
 ) -> ExportResult:
     """Write one checkpoint to the new directory ``target`` and compare it; nothing is left if it differs."""
     with atomic_dir(target) as temp, storage_errors(target, "writing the export"):
-        report(f"Writing step {source.step:,} as {to}, {precision}.")
+        report(f"Writing step {source.step:,}{of_average(source.weights_kind)} as {to}, {precision}.")
         module.write(source, temp, precision)
         comparison = _compared(source, module, temp, precision, report)
         record = _record(source, to, precision, comparison)
         write_chunks(temp / RECORD, [json.dumps(record, indent=1, allow_nan=False).encode() + b"\n"])
         size = sum(file.stat().st_size for file in temp.rglob("*") if file.is_file())
     return ExportResult(
-        path=target, format=to, step=source.step, comparison=comparison, bytes=size, warnings=tuple(source.warnings)
-    )
+        path=target, format=to, step=source.step, comparison=comparison, bytes=size, weights=source.weights_kind,
+        warnings=tuple(source.warnings),
+    )  # fmt: skip
 
 
 def verify_export(
@@ -164,7 +171,7 @@ def verify_export(
     verify_dir(directory)
     module = export_format(str(record["format"]))
     require_packages(record["format"], module.PACKAGES, getattr(module, "EXTRA", "export"))
-    source = open_source(Path(against), int(record["step"]))
+    source = open_source(Path(against), int(record["step"]), record.get("weights", "trained"))
     if source.sha256 != record["model_sha256"]:
         raise StorageError(
             f"{escaped_path(directory)} was not exported from step {source.step:,} of {escaped_path(Path(against))}: "
@@ -175,7 +182,7 @@ def verify_export(
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     return ExportResult(
         path=directory, format=record["format"], step=source.step, comparison=comparison, bytes=size,
-        warnings=tuple(source.warnings),
+        weights=source.weights_kind, warnings=tuple(source.warnings),
     )  # fmt: skip
 
 
@@ -249,6 +256,7 @@ def _record(source: ExportSource, to: str, precision: str, comparison: Compariso
         "precision": precision,
         "run": source.run_dir.path.resolve().name,
         "step": source.step,
+        "weights": source.weights_kind,
         "model_sha256": source.sha256,
         "fabella": fabella.__version__,
         "comparison": comparison.as_json(),

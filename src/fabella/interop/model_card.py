@@ -33,7 +33,7 @@ def write_card(source: ExportSource, directory: Path, *, precision: str, remote_
         "",
         f"A small language model of family `{_plain(run.model.family)}` with {count(table):,} parameters, "
         f"{count_non_embedding(table):,} of them outside embeddings. Exported from step {source.step:,} of a run of "
-        f"Fabella, in {precision}.",
+        f"Fabella, in {precision}{_of_average(source)}.",
         "",
         *_usage(remote_code),
         "",
@@ -46,6 +46,13 @@ def write_card(source: ExportSource, directory: Path, *, precision: str, remote_
         *_samples(source, history),
     ]
     (directory / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _of_average(source: ExportSource) -> str:
+    """Return which average of the weights is exported; empty for the trained weights."""
+    average = source.run_dir.run.optimizer.average.model_dump()
+    settings = ", ".join(f"{key} {value}" for key, value in average.items() if key != "kind")
+    return f"; the average of its weights ({average['kind']}, {settings})" if source.weights_kind == "average" else ""
 
 
 def _usage(remote_code: bool) -> list[str]:

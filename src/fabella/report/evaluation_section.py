@@ -6,6 +6,7 @@ from typing import Any
 
 from fabella.report.charts import Axis, Line, caption, chart
 from fabella.report.run_history import RunHistory
+from fabella.runs.checkpoint import of_average
 from fabella.storage import format_exp
 
 # Field of TextMetrics, label, format. The labels are those of ``fabella evaluate``.
@@ -28,7 +29,8 @@ def evaluation_section(history: RunHistory, name: str) -> str:
 def _evaluation(result: Mapping[str, Any] | None, of: str) -> str:
     if result is None:
         return ""
-    parts = [*(_scores(scores, int(result["step"])) for scores in result["scores"]), _charts(result["scores"][0])]
+    step = f"{int(result['step']):,}{of_average(result['settings'].get('weights', ''))}"
+    parts = [*(_scores(scores, step) for scores in result["scores"]), _charts(result["scores"][0])]
     if result.get("samples"):
         parts.append(_samples(result["samples"], result["settings"]))
     if cloze := result.get("cloze"):
@@ -64,7 +66,8 @@ def _exam(result: Mapping[str, Any] | None, of: str) -> str:
         f'<th scope="col" class="number">{cell}</th>'
         for cell in ("questions", "accuracy", "95 %", "chance", "separable")
     )
-    title = f"Suite {escape(result['suite'])}, step {int(result['step']):,}. Separable: difference that two runs show"
+    step = f"{int(result['step']):,}{of_average(result.get('weights', ''))}"
+    title = f"Suite {escape(result['suite'])}, step {step}. Separable: difference that two runs show"
     return (
         f'<h2>Exam{of}</h2><div class="table"><table><caption>{title}</caption><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{_copies(result.get('copies'))}"
@@ -80,14 +83,14 @@ def _copies(copies: Mapping[str, Any] | None) -> str:
     )
 
 
-def _scores(scores: Mapping[str, Any], step: int) -> str:
+def _scores(scores: Mapping[str, Any], step: str) -> str:
     def interval(key: str, digits: int) -> str:
         value, low, high = (scores[key][part] for part in ("value", "low", "high"))
         bounds = f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else ""
         return f"{value:.{digits}f}{bounds}" if value is not None else "-"
 
     return (
-        f"<p>Rule {escape(scores['rule'])}, step {step:,}, on {scores['documents']:,} validation documents with "
+        f"<p>Rule {escape(scores['rule'])}, step {step}, on {scores['documents']:,} validation documents with "
         f"{scores['tokens']:,} tokens: loss {interval('loss', 4)}, perplexity {_perplexity(scores['loss'])}, "
         f"{interval('bits_per_byte', 4)} bits "
         "per byte (95 % confidence intervals over documents).</p>"

@@ -12,6 +12,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     ),
     "optimizer.betas": ("beta1", "beta2", "adam_beta1", "adam_beta2"),
     "optimizer.kind": ("optimizer", "optim"),
+    "optimizer.average.kind": ("ema", "use_ema", "swa", "model_ema", "weight_averaging", "weight_average"),
+    "optimizer.average.decay": ("ema_decay", "ema_rate"),
+    "optimizer.average.start": ("swa_start", "swa_epoch_start"),
     "optimizer.schedule": (
         "warmup", "warmup_steps", "warmup_iters", "warmup_ratio", "num_warmup_steps", "lr_scheduler",
         "lr_scheduler_type", "scheduler", "decay_lr", "lr_decay_iters", "lr_decay_style", "min_lr",

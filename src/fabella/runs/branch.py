@@ -222,10 +222,13 @@ def parent_of(manifest: Mapping[str, Any], key: str = PARENT) -> str:
     return f"{entry.get('run')}, step {entry.get('step'):,} (sha256 {str(entry.get('model_sha256'))[:12]})"
 
 
-def model_sha256(run_dir: RunDir, step: int) -> str:
-    """Return the recorded sha256 of the weights of a checkpoint. Raise StorageError without a valid manifest."""
+def model_sha256(run_dir: RunDir, step: int, file: str = MODEL) -> str:
+    """Return the recorded sha256 of the weights of a checkpoint. Raise StorageError without a valid manifest.
+
+    ``file``: AVERAGE for their average, which the checkpoint must have.
+    """
     path = run_dir.checkpoints / step_name(step)
-    return str(manifest_entries(path, read_manifest(path))[MODEL]["sha256"])
+    return str(manifest_entries(path, read_manifest(path))[file]["sha256"])
 
 
 def _manifest(parent: RunDir, step: int, out: Path) -> dict[str, Any]:

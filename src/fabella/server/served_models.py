@@ -100,6 +100,7 @@ class ServedModel:
         """Return the entry of ``/v1/models``; the key ``fabella`` has what the story page shows."""
         details = {
             "step": self.generator.step,
+            "weights": self.generator.weights,
             "parameters": count(self.generator.config.parameters()),
             "family": family_label(self.generator.config.family),
             "prompt_tokens": self.encoder.max_tokens,
@@ -168,8 +169,11 @@ class ServedModels:
         return all(model.scheduler.alive for model in self.models.values())
 
 
-def load(runs: Sequence[str], *, device: str, limits: Limits) -> ServedModels:
-    """Load all runs. Raises UsageError if two would have the same name, and the errors of ``generator.load``."""
+def load(runs: Sequence[str], *, device: str, limits: Limits, weights: str = "trained") -> ServedModels:
+    """Load all runs. ``weights``: trained, or average for their average.
+
+    Raises UsageError if two would have the same name, and the errors of ``generator.load``.
+    """
     if not runs:
         raise UsageError("No run to serve.", hint="Give at least one run directory.")
     refs = [ModelRef.parse(text) for text in runs]
@@ -178,7 +182,14 @@ def load(runs: Sequence[str], *, device: str, limits: Limits) -> ServedModels:
             _load(
                 name,
                 limits,
-                partial(generator.load, ref.path, checkpoint=ref.checkpoint, device=device, engine="torch"),
+                partial(
+                    generator.load,
+                    ref.path,
+                    checkpoint=ref.checkpoint,
+                    weights=weights,
+                    device=device,
+                    engine="torch",
+                ),
             )
             for name, ref in zip(_names(refs), refs, strict=True)
         ]

@@ -55,6 +55,8 @@ class CompareConfig:
     max_bad_lines: int = 0
     checkpoint: str = ""
     """best, latest or a step; empty for the last one of finished runs."""
+    weights: str = "trained"
+    """trained, or average for the average of the weights of each run."""
     device: str = "auto"
     engine: str = ""
     """torch or jax; empty for the engine of each run."""
@@ -121,6 +123,8 @@ class RunComparison:
     variants: tuple[VariantScore, ...]
     variant_pairs: tuple[VariantPair, ...]
     warnings: tuple[str, ...]
+    weights: str = "trained"
+    """trained, or average for their average."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the values for ``--json``."""
@@ -148,6 +152,7 @@ def compare(
     rule: str = "story",
     length: int = 0,
     checkpoint: str | int = "",
+    weights: str = "trained",
     device: str = "auto",
     engine: str = "",
     resamples: int = RESAMPLES,
@@ -157,8 +162,9 @@ def compare(
 
     ``data``: a text, or the directory of a prepared dataset, whose validation split is scored; by default the held-out
     documents of the runs. ``rule``: ``story`` or ``line``, of ``length`` tokens, by default the shortest context of the
-    trainings. ``checkpoint``: ``best``, ``latest`` or a step; by default the last one of finished runs. ``engine``:
-    torch or jax; empty for the engine of each run. ``seed``: of the bootstrap, with ``resamples`` resamples.
+    trainings. ``checkpoint``: ``best``, ``latest`` or a step; by default the last one of finished runs. ``weights``:
+    trained, or average for their average. ``engine``: torch or jax; empty for the engine of each run. ``seed``: of the
+    bootstrap, with ``resamples`` resamples.
 
     Raises UsageError for fewer than two runs, a run that is not finished, or runs without a common text; the errors of
     loading and scoring a run.
@@ -168,6 +174,7 @@ def compare(
         length=length,
         data=text_or_dataset(data) if data is not None else None,
         checkpoint=str(checkpoint),
+        weights=weights,
         device=device,
         engine=engine,
         resamples=resamples,
@@ -202,8 +209,8 @@ def compare_runs(
         for run in opened:
             report(f"Scoring {escaped_path(run.path)} by {rule}.")
             own = texts if config.data is not None or run.imported else None
-            checkpoint = config.checkpoint or "latest"
-            scored.append(score_run(run, rule, own, checkpoint=checkpoint, device=config.device, engine=config.engine))
+            which = {"checkpoint": config.checkpoint or "latest", "weights": config.weights}
+            scored.append(score_run(run, rule, own, **which, device=config.device, engine=config.engine))
     return _Comparison(opened, scored, config).result(rule, text)
 
 
@@ -302,6 +309,7 @@ class _Comparison:
             variants=tuple(self._variant_score(variant) for variant in self.variants),
             variant_pairs=tuple(self._variant_pair(a, b) for a, b in combinations(self.variants, 2)),
             warnings=tuple(warnings),
+            weights=self.config.weights,
         )
 
     def _run_score(self, number: int) -> RunScore:

@@ -94,11 +94,11 @@ def held_out_texts(split: Split, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def score_run(
-    run: ComparedRun, rule: ScoringRule, texts: Texts | None, *, checkpoint: str, device: str, engine: str
+    run: ComparedRun, rule: ScoringRule, texts: Texts | None, *, checkpoint: str, weights: str, device: str, engine: str
 ) -> RunLosses:
     """Score the run on ``texts``, or without them on its own held-out documents."""
     path = run.run_dir.path
-    generator = load(path, checkpoint=checkpoint, device=device, engine=engine, compile_decoder=False)
+    generator = load(path, checkpoint=checkpoint, weights=weights, device=device, engine=engine, compile_decoder=False)
     module: Any = importlib.import_module(f"fabella.evaluation.scoring.predictions_{generator.engine}")
     packed = rule.kind == "line"
     if texts is not None:

@@ -79,6 +79,7 @@ class Exam:
     copies: Copies | None
     seconds: float
     warnings: tuple[str, ...]
+    weights: str = "trained"
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``exam.json``."""
@@ -102,6 +103,7 @@ def hold_exam(
     suite: str = "small",
     blimp: Path | None = None,
     checkpoint: str = "best",
+    weights: str = "trained",
     device: str = "auto",
     engine: str = "",
     report: Callable[[str], None] = lambda text: None,
@@ -117,7 +119,7 @@ def hold_exam(
     items = {name: make(count) for name, (make, count) in QUESTIONS.items()}
     if blimp:
         items |= {f"BLiMP {field}": of for field, of in blimp_items(blimp).items()}
-    generator = load(path, checkpoint=checkpoint, device=device, engine=engine)
+    generator = load(path, checkpoint=checkpoint, weights=weights, device=device, engine=engine)
     module = importlib.import_module(f"fabella.evaluation.scoring.predictions_{generator.engine}")
     predict = partial(module.predictions, generator.model)
     tasks: list[ExamTask] = []
@@ -127,7 +129,7 @@ def hold_exam(
     warnings = list(generator.warnings)
     copies = _copies(RunDir.open(path), generator, report, warnings)
     seconds = time.perf_counter() - start
-    exam = Exam(generator.step, suite, SEED, tuple(tasks), copies, seconds, tuple(warnings))
+    exam = Exam(generator.step, suite, SEED, tuple(tasks), copies, seconds, tuple(warnings), weights)
     write_json(path / FILE, exam.as_json())
     return exam
 
