@@ -8,7 +8,7 @@ import torch
 
 from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
 from fabella.engine import device_torch
-from fabella.engine.device_torch import describe_precision, pick_device, resolve_precision, same_bits
+from fabella.engine.device_torch import describe_precision, pick_device, resolve_precision, same_bits, seed_random
 from fabella.engine.rank import RankInfo
 from fabella.errors import ConfigError
 
@@ -96,3 +96,11 @@ def test_kernels_are_deterministic_during_a_step_on_a_cuda_gpu_only(device: str,
         raise ZeroDivisionError
     assert during == expected
     assert (torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory) == before
+
+
+def test_seeding_gives_the_numbers_of_torch_manual_seed() -> None:
+    numbers = []
+    for seed in (torch.manual_seed, lambda number: seed_random(number, torch.device("cpu"))):
+        seed(2**63 + 5)
+        numbers.append(torch.rand(8))
+    assert torch.equal(*numbers)

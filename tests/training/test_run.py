@@ -230,7 +230,7 @@ def test_a_resume_without_the_state_of_muon_or_its_adamw_is_detected(
     def mutant(engine: TorchEngine, state: Any) -> None:
         restore(engine, state)
         assert isinstance(engine.optimizer.rule, MuonWithAdamW)
-        (engine.optimizer.rule.muon.momenta if of_muon else engine.optimizer.rule.adamw.adamw.state).clear()
+        (engine.optimizer.rule.muon.momenta if of_muon else engine.optimizer.rule.adamw.moments).clear()
 
     monkeypatch.setattr(TorchEngine, "restore", mutant)
     resume(out)

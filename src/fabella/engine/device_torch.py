@@ -159,6 +159,19 @@ def _has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def seed_random(seed: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of ``device``, from which dropout draws.
+
+    ``torch.manual_seed`` gives the same numbers, but its first call imports PyTorch's compiler, which takes a second or
+    more, and each call seeds the devices of all kinds.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 @contextmanager
 def same_bits(device: torch.device, *, enabled: bool) -> Generator[None]:
     """Choose kernels whose result is the same in every repetition, for the duration of the block, on a CUDA GPU.

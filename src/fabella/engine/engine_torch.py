@@ -22,6 +22,7 @@ from fabella.engine.device_torch import (
     pick_device,
     resolve_precision,
     same_bits,
+    seed_random,
     set_tf32,
 )
 from fabella.engine.distributed.parallelize_torch import parallelize
@@ -164,7 +165,7 @@ class TorchEngine:
             inputs = self._inputs(batch, micro_batch)
             # Gradients are averaged over the ranks; times their number, the sum is the global batch's mean.
             share = int((batch.targets[micro_batch] >= 0).sum()) / batch.num_targets * self.strategy.size
-            torch.manual_seed(dropout_seed(self.seed, self.steps, start))
+            seed_random(dropout_seed(self.seed, self.steps, start), self.device)
             with self.strategy.no_sync(last=micro_batch.stop == rows.stop):
                 with self.precision.autocast():
                     loss = self.strategy.loss(*inputs) * share

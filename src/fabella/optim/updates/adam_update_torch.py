@@ -1,18 +1,32 @@
-"""Adam's update with decoupled weight decay, by PyTorch's fused AdamW."""
+"""Adam's update with decoupled weight decay, by PyTorch's fused AdamW.
+
+The class ``torch.optim.AdamW`` calls the same function, but its first use imports PyTorch's compiler, which takes every
+training a second or more.
+"""
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from fabella.optim.param_groups import ParamSettings
 from fabella.optim.updates.interface_torch import TorchOptimizer
 
-# Name of a moment in the state → its name in torch.optim.AdamW.
-MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
-LR_FACTOR = "lr_factor"
-"""Key in a parameter group of torch.optim: the factor on the step's learning rate."""
+
+class Moments(NamedTuple):
+    """What AdamW keeps of one parameter: both moments, shaped like it, and the number of updates ([], float32)."""
+
+    first: Tensor
+    second: Tensor
+    updates: Tensor
+
+    @classmethod
+    def zeros(cls, parameter: Tensor) -> "Moments":
+        """Return the state before the first update."""
+        updates = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        return cls(torch.zeros_like(parameter), torch.zeros_like(parameter), updates)
 
 
 @final
@@ -29,44 +43,51 @@ class AdamUpdate(TorchOptimizer):
     ) -> None:
         """``settings``: of every name in ``parameters``; other names are ignored."""
         self.parameters = dict(parameters)
-        groups: list[dict[str, Any]] = [
-            {
-                "params": [parameter for name, parameter in parameters.items() if settings[name] == shared],
-                "weight_decay": shared.weight_decay,
-                LR_FACTOR: shared.lr_factor,
-            }
+        self.betas, self.eps = betas, eps
+        self.groups = {
+            shared: [name for name in parameters if settings[name] == shared]
             for shared in dict.fromkeys(settings[name] for name in parameters)
-        ]
-        # The learning rate is set at every step. Muon may leave no parameters to AdamW.
-        self.adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True) if groups else None
+        }
+        self.moments: dict[str, Moments] = {}
 
+    @torch.no_grad()
     def step(self, lr: float, apply_update: Tensor) -> None:
-        if self.adamw is None:
-            return
-        for group in self.adamw.param_groups:
-            group["lr"] = lr * group[LR_FACTOR]
         # The fused kernel reads ``found_inf`` on the device and skips the update: no wait, no copy.
-        self.adamw.found_inf = (~apply_update).float()  # pyright: ignore[reportAttributeAccessIssue]
-        self.adamw.step()
+        found_inf = (~apply_update).float()
+        for settings, names in self.groups.items():
+            gradients = {name: grad for name in names if (grad := self.parameters[name].grad) is not None}
+            moments = [self.moments.setdefault(name, self._moments_of(name)) for name in gradients]
+            adam(
+                [self.parameters[name] for name in gradients],
+                list(gradients.values()),
+                [of.first for of in moments],
+                [of.second for of in moments],
+                [],
+                [of.updates for of in moments],
+                fused=True,
+                found_inf=found_inf,
+                decoupled_weight_decay=True,
+                amsgrad=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                lr=lr * settings.lr_factor,
+                weight_decay=settings.weight_decay,
+                eps=self.eps,
+                maximize=False,
+            )
 
-    @property
-    def _states(self) -> dict[Tensor, dict[str, Any]]:
-        return self.adamw.state if self.adamw else {}
+    def _moments_of(self, name: str) -> Moments:
+        return self.moments.get(name) or Moments.zeros(self.parameters[name])
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            f"{moment}.{name}": self._states.get(parameter, {}).get(theirs, torch.zeros_like(parameter))
-            for moment, theirs in MOMENTS.items()
-            for name, parameter in self.parameters.items()
-        }
+        moments = {name: self._moments_of(name) for name in self.parameters}
+        first = {f"first.{name}": of.first for name, of in moments.items()}
+        return first | {f"second.{name}": of.second for name, of in moments.items()}
 
     def load_state(self, state: Mapping[str, Tensor], updates: int) -> None:
         for name, parameter in self.parameters.items():
-            self._states[parameter] = {
-                "step": torch.tensor(float(updates), device=parameter.device),
-                **{theirs: state[f"{moment}.{name}"] for moment, theirs in MOMENTS.items()},
-            }
+            count = torch.tensor(float(updates), device=parameter.device)
+            self.moments[name] = Moments(state[f"first.{name}"], state[f"second.{name}"], count)
 
     def updates(self) -> int:
-        counts = [int(state["step"]) for state in self._states.values() if "step" in state]
-        return max(counts, default=0)
+        return max((int(of.updates) for of in self.moments.values()), default=0)
