@@ -149,7 +149,7 @@ def lines(race: Race, receipt: RaceReceipt) -> list[str]:
     ]
     if receipt.artifact:
         rows.insert(3, ("artifact", _artifact(receipt.artifact)))
-    changes = [("setting", "recipe", "here"), *((key, *values) for key, values in receipt.main_changes.items())]
+    changes = [("setting", "recipe", "here"), *((key, *values) for key, values in receipt.recipe_changes.items())]
     table = ["", *align_columns(changes, left=(0, 1, 2))] if len(changes) > 1 else []
     return [*align_columns(rows, left=(0, 1)), *table, "", f"Receipt: {receipt.run}/{RECEIPT}"]
 
@@ -172,12 +172,12 @@ def record_lines(race: Race, found: list[RaceRecord]) -> list[str]:
     if not found:
         return [f"No receipt of the race {race.name} there."]
     text = [f"{race.name}: good {race.targets.good:g}, goal {race.targets.goal:g} bits per byte ({race.rule})"]
-    head = ("recipe", "seeds", "bits per byte", "95 %", "clock", "parameters", "tokens", "machine", "")
+    head = ("recipe", "seeds", "bits per byte", "95 %", "clock", "parameters", "tokens", "machine", "code", "")
     for held_out in dict.fromkeys(record.held_out for record in found):
         rows = [_row(record) for record in found if record.held_out == held_out]
         size = next(record.held_out_bytes for record in found if record.held_out == held_out)
         text += ["", f"Held-out text of {size:,} bytes, sha256 {held_out[:12]}:"]
-        text += align_columns([head, *rows], left=(0, 7, 8))
+        text += align_columns([head, *rows], left=(0, 7, 8, 9))
     return text
 
 
@@ -188,5 +188,6 @@ def _row(record: RaceRecord) -> tuple[str, ...]:
     return (
         escape(recipe), f"{len(record.seeds):,}", f"{bits.value:.4f}", bounds, format_duration(record.clock_seconds),
         f"{record.parameters:,}", f"{record.tokens:,}", f"{record.processor}, {record.device}",
+        ", ".join(record.versions),
         record.problem,
     )  # fmt: skip

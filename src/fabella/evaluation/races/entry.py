@@ -46,7 +46,9 @@ def enter(race: Race, entry: EntryRequest, report: Callable[[str], None] = lambd
     try:
         dataset = prepare_request(resolved, prepared)
         clock.end("prepare")
-        steps = entry.steps or _planned_steps(clock, run, engine, startup, report)
+        step_seconds, steps = 0.0, entry.steps
+        if not steps:
+            step_seconds, steps = _planned_steps(clock, run, engine, startup, report)
         run = _with_length(run, engine, steps)
         del engine  # its memory
         clock.end("measure")
@@ -62,7 +64,7 @@ def enter(race: Race, entry: EntryRequest, report: Callable[[str], None] = lambd
         values = score_artifact(race, race.artifact, result.path, run.data, device=device, report=report)
     tuned_on = entry.tuned_on or ("not stated" if entry.recipe or entry.overrides else race.tuned_on)
     receipt = race_receipt(
-        race, recipe, result, dataset, clock, tuned_on=tuned_on, steps_given=bool(entry.steps), **values
+        race, recipe, result, dataset, clock, tuned_on=tuned_on, measured_step_seconds=step_seconds, **values
     )
     write_json(result.path / RECEIPT, receipt.as_json())
     return receipt
@@ -70,14 +72,14 @@ def enter(race: Race, entry: EntryRequest, report: Callable[[str], None] = lambd
 
 def _planned_steps(
     clock: RaceClock, run: RunConfig, engine: Engine, startup: float, report: Callable[[str], None]
-) -> int:
-    """Measure steps, and return how many fit into the rest of the clock."""
+) -> tuple[float, int]:
+    """Measure steps. Return the seconds of one, and how many fit into the rest of the clock."""
     report("Measuring this machine …")
     measured = time_steps(engine, run, seconds=MEASURING_SHARE * clock.limit, most=MEASURED_STEPS)
     steps = steps_within(clock.left, run, measured, startup)
     left = format_duration(max(clock.left, 0.0))
     report(f"{1000 * measured.later:,.0f} ms per step: {steps:,} steps in the {left} that are left.")
-    return steps
+    return measured.later, steps
 
 
 def _with_length(run: RunConfig, engine: Engine, steps: int) -> RunConfig:

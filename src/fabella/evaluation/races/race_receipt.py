@@ -9,13 +9,24 @@ from fabella.data.modes.mode import data_mode
 from fabella.evaluation.races.clock import RaceClock
 from fabella.evaluation.races.entry_rules import held_out_source, text_id
 from fabella.evaluation.races.race import Race
-from fabella.evaluation.receipt import Receipt, describe_training
+from fabella.evaluation.receipt import CADENCE, Receipt, describe_training
 from fabella.models.parameters import count
 from fabella.run_config.run import RunConfig
 from fabella.runs.run_dir import RunDir
 from fabella.training.session import TrainResult
 
 RECEIPT = "race.json"
+OF_EVERY_ENTRY = (
+    "seed",
+    "name",
+    "about.",
+    "training.length",
+    "training.compile",
+    "data.source",
+    "data.validation",
+    *CADENCE,
+)
+"""Settings that no recipe decides: the seed, the length that fits into the clock, the text, and the cadence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +41,8 @@ class RaceReceipt(Receipt):
     """Part → its seconds: prepare, measure, train; preparing includes the tokenizer, training includes compiling"""
     clock_seconds: float
     in_time: bool
-    steps_given: bool
-    """Whether the number of steps was given, and not measured"""
+    measured_step_seconds: float
+    """Time of a step from which their number was planned; 0 if the number was given"""
     tuned_on: str
     parameters: int
     epochs: float
@@ -40,6 +51,16 @@ class RaceReceipt(Receipt):
     """sha256 of the contents of the files of the training text and of the held-out text"""
     artifact: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """File that was scored: its name, bytes, allowed bytes and sha256; empty if it was the last checkpoint"""
+
+    @property
+    def recipe_changes(self) -> dict[str, tuple[str, str]]:
+        """Settings that differ from the recipe by choice of the entry: setting → its value there and here."""
+        return chosen_changes(self.changes)
+
+
+def chosen_changes(changes: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Return the changes of a receipt without those that every entry has."""
+    return {key: values for key, values in changes.items() if not key.startswith(OF_EVERY_ENTRY)}
 
 
 def problem_of(receipt: Mapping[str, Any]) -> str:

@@ -9,23 +9,9 @@ from typing import Any
 from fabella.errors import StorageError, UsageError
 from fabella.evaluation.confidence import ConfidenceInterval, mean
 from fabella.evaluation.races.race import Race
-from fabella.evaluation.races.race_receipt import RECEIPT, RaceReceipt, problem_of
-from fabella.evaluation.receipt import CADENCE
+from fabella.evaluation.races.race_receipt import OF_EVERY_ENTRY, RECEIPT, RaceReceipt, chosen_changes, problem_of
 from fabella.storage import storage_errors
 from fabella.storage.messages import escaped_path
-
-OF_AN_ENTRY = (
-    "seed",
-    "name",
-    "about.",
-    "training.length",
-    "training.compile",
-    "data.source",
-    "data.validation",
-    *CADENCE,
-)
-"""Settings in which the entries of one row may differ: the seed, the measured length, and the paths of the text, which
-is compared by its contents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _key(receipt: Mapping[str, Any]) -> str:
     """Return what the entries of one row have in common."""
-    config = {key: value for key, value in _flat(receipt["config"]) if not key.startswith(OF_AN_ENTRY)}
+    config = {key: value for key, value in _flat(receipt["config"]) if not key.startswith(OF_EVERY_ENTRY)}
     hardware = receipt["hardware"]
     common = [receipt["recipe"], receipt["texts"]["held_out"], receipt["texts"]["training"], problem_of(receipt)]
     return json.dumps([*common, hardware["processor"], hardware["device"], config], sort_keys=True)
@@ -114,7 +100,6 @@ def _key(receipt: Mapping[str, Any]) -> str:
 
 def _record(receipts: Sequence[Mapping[str, Any]]) -> RaceRecord:
     first = receipts[0]
-    changed = {key: after for key, (_, after) in first["changes"].items() if not key.startswith(OF_AN_ENTRY)}
 
     def average(key: str) -> float:
         return sum(float(receipt[key]) for receipt in receipts) / len(receipts)
@@ -122,7 +107,7 @@ def _record(receipts: Sequence[Mapping[str, Any]]) -> RaceRecord:
     versions = {f"{item['hardware']['fabella']} {item['hardware']['code'][:8]}" for item in receipts}
     return RaceRecord(
         recipe=str(first["recipe"]),
-        changes=changed,
+        changes={key: after for key, (_, after) in chosen_changes(first["changes"]).items()},
         seeds=tuple(sorted(int(receipt["seed"]) for receipt in receipts)),
         bits_per_byte=mean([float(receipt["score"]["bits_per_byte"]) for receipt in receipts]),
         problem=problem_of(first),
