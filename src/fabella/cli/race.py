@@ -136,12 +136,13 @@ def lines(race: Race, receipt: RaceReceipt) -> list[str]:
     bits = f"{score['bits_per_byte']:.4f} bits per byte ({score['rule']}) on {receipt.held_out_bytes:,} held-out bytes"
     parts = ", ".join(f"{part} {format_duration(seconds)}" for part, seconds in receipt.clock.items())
     kept = "in time" if receipt.in_time else f"over the {race.minutes:g} minutes: no valid entry"
+    average = ", average of the weights" if receipt.scored_weights == "average" else ""
     compute = f"{receipt.steps:,} steps, {receipt.tokens:,} tokens, {receipt.epochs:.2f} epochs"
     rows = [
         ("score", bits),
         ("targets", f"good {race.targets.good:g}, goal {race.targets.goal:g}"),
         ("clock", f"{format_duration(receipt.clock_seconds)}, {kept} ({parts})"),
-        ("model", f"{receipt.recipe}, {receipt.parameters:,} parameters"),
+        ("model", f"{receipt.recipe}, {receipt.parameters:,} parameters{average}"),
         ("compute", compute),
         ("hardware", ", ".join(str(hardware[key]) for key in ("processor", "device", "precision") if key in hardware)),
         ("tuned on", escape(receipt.tuned_on)),

@@ -11,6 +11,7 @@ from fabella.runs.checkpoint import MODEL
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.run_dir import RunDir, step_name
 from fabella.storage import manifest_entries, read_manifest
+from fabella.training.eval_loss import EvalLoss
 from fabella.training.session import TrainResult
 
 NOT_A_CHANGE = ("name", "about.")
@@ -63,7 +64,7 @@ def describe_training(recipe: RunConfig, result: TrainResult) -> dict[str, Any]:
     checkpoint = run_dir.checkpoints / step_name(result.progress.step)
     return {
         "run": str(result.path),
-        "score": {**asdict(result.score), "perplexity": result.score.perplexity},
+        "score": score_values(result.score),
         "changes": changes(recipe, run),
         "seed": run.seed,
         "steps": result.progress.step,
@@ -75,6 +76,11 @@ def describe_training(recipe: RunConfig, result: TrainResult) -> dict[str, Any]:
         "weights_sha256": manifest_entries(checkpoint, read_manifest(checkpoint))[MODEL]["sha256"],
         "config": run.model_dump(mode="json"),
     }
+
+
+def score_values(score: EvalLoss) -> dict[str, float | int | str]:
+    """Return the values of a score in a receipt."""
+    return {**asdict(score), "perplexity": score.perplexity}
 
 
 def changes(recipe: RunConfig, run: RunConfig) -> dict[str, tuple[str, str]]:

@@ -80,6 +80,14 @@ def test_the_receipt_has_size_and_sha256_of_the_file(entered: Path) -> None:
     assert artifact["sha256"] == sha256_of(file)
 
 
+def test_the_file_has_the_average_of_the_weights_if_the_recipe_has_one(entered: Path, tmp_path: Path) -> None:
+    assert enter(tmp_path, 40_000, "optimizer.average={kind: mean, start: 50%}") == 0
+    record = json.loads((tmp_path / "run" / "artifact" / "export.json").read_text())
+    assert record["weights"] == "average"
+    assert receipt_of(tmp_path / "run")["artifact"]["sha256"] != receipt_of(entered)["artifact"]["sha256"]
+    assert receipt_of(tmp_path / "run")["weights_sha256"] == receipt_of(entered)["weights_sha256"]
+
+
 def test_a_file_over_the_size_is_no_valid_entry(
     entered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_receipt_names_score_model_text_and_machine(entered: Path, folder: P
     receipt = receipt_of(entered)
     assert (receipt["race"], receipt["recipe"], receipt["seed"], receipt["tuned_on"]) == ("tiny", "tiny", 1, "nothing")
     assert receipt["score"]["rule"] == "line-32"
+    assert receipt["scored_weights"] == "trained"
     assert receipt["held_out_bytes"] > 900
     assert receipt["hardware"]["processor"]
     assert receipt["hardware"]["code"]
@@ -127,6 +128,16 @@ def test_a_recipe_of_the_user_is_entered_with_its_changes(
     shown = capsys.readouterr().out
     assert "optimizer.lr" in shown
     assert "data.source" not in shown
+
+
+def test_the_average_of_the_weights_is_scored_if_the_recipe_has_one(folder: Path, tmp_path: Path) -> None:
+    assert enter(folder, tmp_path / "averaged", "--steps", "20", "optimizer.average={kind: mean, start: 50%}") == 0
+    receipt = receipt_of(tmp_path / "averaged")
+    rows = read_rows(tmp_path / "averaged" / "metrics.jsonl")
+    losses = {row["kind"]: row["bits_per_byte"] for row in rows if row["kind"].startswith("final")}
+    assert receipt["scored_weights"] == "average"
+    assert receipt["score"]["bits_per_byte"] == losses["final_average"] != losses["final"]
+    assert receipt["config"]["optimizer"]["average"]["start"] == 10
 
 
 def test_changed_settings_without_a_statement_are_not_called_untuned(folder: Path, tmp_path: Path) -> None:

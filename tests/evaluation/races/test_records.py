@@ -21,7 +21,8 @@ RECEIPT: dict[str, Any] = {
     "hardware": {"processor": "A CPU", "device": "cpu, 2 threads", "fabella": "0.1.0", "code": "c" * 64},
     "config": {"seed": 1, "model": {"dim": 192}, "training": {"length": {"max_steps": 3700}}},
     "clock": {"prepare": 10.0, "measure": 20.0, "train": 1150.0}, "clock_seconds": 1180.0, "in_time": True,
-    "measured_step_seconds": 0.3, "parameters": 3_000_000, "epochs": 3.5, "held_out_bytes": 4_000_000,
+    "measured_step_seconds": 0.3, "scored_weights": "trained", "parameters": 3_000_000, "epochs": 3.5,
+    "held_out_bytes": 4_000_000,
     "texts": {"training": "t" * 64, "held_out": "h" * 64}, "artifact": {},
 }  # fmt: skip
 
@@ -54,6 +55,13 @@ def test_three_seeds_are_one_row_with_a_t_interval(runs: Path) -> None:
     assert (record.clock_seconds, record.tokens, record.processor) == (1180.0, 15_000_000, "A CPU")
     assert record.changes == {}
     assert record.versions == ("0.1.0 cccccccc",)
+
+
+def test_an_average_that_begins_at_one_share_of_the_run_is_one_recipe(tmp_path: Path) -> None:
+    for seed, (start, steps) in enumerate([(700, 1000), (770, 1100), (100, 1000)], 1):
+        optimizer = {"average": {"kind": "mean", "start": start}}
+        write(tmp_path, f"a{seed}", seed, 0.8, config={"optimizer": optimizer}, steps=steps)
+    assert sorted(record.seeds for record in records(read_receipts([tmp_path], CPU))) == [(1, 2), (3,)]
 
 
 def test_other_settings_processors_and_texts_are_other_rows(runs: Path) -> None:

@@ -16,6 +16,7 @@ from fabella.interop.gguf_files.layout import architecture_name
 from fabella.interop.import_model import import_model
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import count
+from fabella.runs.checkpoint import Weights
 from fabella.storage import sha256_of
 
 DIRECTORY = "artifact"
@@ -39,14 +40,29 @@ def require_artifact(artifact: RaceArtifact, model: ModelConfig) -> None:
 
 
 def score_artifact(
-    race: Race, artifact: RaceArtifact, run: Path, data: DataConfig, *, device: str, report: Callable[[str], None]
+    race: Race,
+    artifact: RaceArtifact,
+    run: Path,
+    data: DataConfig,
+    *,
+    weights: Weights,
+    device: str,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write the artifact of the last checkpoint of a run, import it again, and return ``score`` and ``artifact``.
+    """Write the artifact of the last checkpoint's ``weights``, import it again, and return ``score`` and ``artifact``.
 
     Held-out text is read as in ``data``; weights and tokenizer are those of the imported file.
     """
     directory = run / DIRECTORY
-    export(run, to=artifact.format, out=directory, precision=artifact.precision, checkpoint="latest", report=report)
+    export(
+        run,
+        to=artifact.format,
+        out=directory,
+        precision=artifact.precision,
+        checkpoint="latest",
+        weights=weights,
+        report=report,
+    )
     file = directory / export_format(artifact.format).FILE
     with tempfile.TemporaryDirectory(prefix="fabella-race-") as temp:
         imported = import_model(file, out=Path(temp) / "imported", report=report)

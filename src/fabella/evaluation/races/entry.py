@@ -12,7 +12,7 @@ from fabella.evaluation.races.artifact import require_artifact, score_artifact
 from fabella.evaluation.races.clock import MEASURED_STEPS, MEASURING_SHARE, LastStep, RaceClock, steps_within
 from fabella.evaluation.races.entry_rules import EntryRequest, device_of, require_threads, resolve_entry
 from fabella.evaluation.races.race import Race
-from fabella.evaluation.races.race_receipt import RECEIPT, RaceReceipt, race_receipt
+from fabella.evaluation.races.race_receipt import RECEIPT, RaceReceipt, race_receipt, scored_weights
 from fabella.evaluation.step_time import time_steps
 from fabella.run_config.files import apply_overrides, validate_config
 from fabella.run_config.run import RunConfig
@@ -61,7 +61,15 @@ def enter(race: Race, entry: EntryRequest, report: Callable[[str], None] = lambd
         raise
     values: dict[str, Any] = {}
     if race.artifact:
-        values = score_artifact(race, race.artifact, result.path, run.data, device=device, report=report)
+        values = score_artifact(
+            race,
+            race.artifact,
+            result.path,
+            run.data,
+            weights=scored_weights(result),
+            device=device,
+            report=report,
+        )
     tuned_on = entry.tuned_on or ("not stated" if entry.recipe or entry.overrides else race.tuned_on)
     receipt = race_receipt(
         race, recipe, result, dataset, clock, tuned_on=tuned_on, measured_step_seconds=step_seconds, **values

@@ -9,9 +9,10 @@ from fabella.data.modes.mode import data_mode
 from fabella.evaluation.races.clock import RaceClock
 from fabella.evaluation.races.entry_rules import held_out_source, text_id
 from fabella.evaluation.races.race import Race
-from fabella.evaluation.receipt import CADENCE, Receipt, describe_training
+from fabella.evaluation.receipt import CADENCE, Receipt, describe_training, score_values
 from fabella.models.parameters import count
 from fabella.run_config.run import RunConfig
+from fabella.runs.checkpoint import Weights
 from fabella.runs.run_dir import RunDir
 from fabella.training.session import TrainResult
 
@@ -44,6 +45,8 @@ class RaceReceipt(Receipt):
     measured_step_seconds: float
     """Time of a step from which their number was planned; 0 if the number was given"""
     tuned_on: str
+    scored_weights: str
+    """Weights that were scored: trained, or average if the recipe averages them (``optimizer.average``)"""
     parameters: int
     epochs: float
     held_out_bytes: int
@@ -71,6 +74,11 @@ def problem_of(receipt: Mapping[str, Any]) -> str:
     return "artifact too large" if artifact and artifact["bytes"] > artifact["max_bytes"] else ""
 
 
+def scored_weights(result: TrainResult) -> Weights:
+    """Return which weights of the last checkpoint are scored. The recipe decides it, and never a score."""
+    return "average" if result.average_score else "trained"
+
+
 def race_receipt(
     race: Race, recipe: RunConfig, result: TrainResult, dataset: TokenizedDataset, clock: RaceClock, **values: Any
 ) -> RaceReceipt:
@@ -79,6 +87,8 @@ def race_receipt(
     sequences = data_mode(run.data.mode.kind).count_sequences(run.data, dataset)
     fields: dict[str, Any] = {
         **describe_training(recipe, result),
+        "score": score_values(result.average_score or result.score),
+        "scored_weights": scored_weights(result),
         "race": race.name,
         "recipe": recipe.name,
         "minutes": race.minutes,

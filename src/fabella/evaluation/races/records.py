@@ -13,6 +13,8 @@ from fabella.evaluation.races.race_receipt import OF_EVERY_ENTRY, RECEIPT, RaceR
 from fabella.storage import storage_errors
 from fabella.storage.messages import escaped_path
 
+AVERAGE_START = "optimizer.average.start"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaceRecord:
@@ -93,6 +95,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _key(receipt: Mapping[str, Any]) -> str:
     """Return what the entries of one row have in common."""
     config = {key: value for key, value in _flat(receipt["config"]) if not key.startswith(OF_EVERY_ENTRY)}
+    if isinstance(start := config.get(AVERAGE_START), int):
+        config[AVERAGE_START] = f"{start / receipt['steps']:.0%}"  # saved in steps, whose number differs
     hardware = receipt["hardware"]
     common = [receipt["recipe"], receipt["texts"]["held_out"], receipt["texts"]["training"], problem_of(receipt)]
     return json.dumps([*common, hardware["processor"], hardware["device"], config], sort_keys=True)
