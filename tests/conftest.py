@@ -1,6 +1,7 @@
 """Shared setup of all tests: one thread each, repeatable examples, no network, skips for missing optional packages."""
 
 import ast
+import gc
 import importlib.util
 import os
 import signal
@@ -87,6 +88,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if on_gpu and not has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch finds none here"))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the thousands of collected tests from garbage collections, of which they take most of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def needed_packages(item: pytest.Item) -> set[str]:
