@@ -16,7 +16,7 @@ from fabella.storage.atomic_file import sha256_of
 
 RACE = """
 description: A race of a test.
-minutes: 0.1
+minutes: 0.05
 device: cpu
 threads: 2
 rule: line-32
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with two races, a training text and a held-out text."""
     folder = tmp_path_factory.mktemp("race")
     (folder / "tiny.yaml").write_text(RACE)
-    (folder / "short.yaml").write_text(RACE.replace("minutes: 0.1", "minutes: 0.00001"))
+    (folder / "short.yaml").write_text(RACE.replace("minutes: 0.05", "minutes: 0.00001"))
     for name, numbers in (("train", range(80)), ("held-out", range(80, 110))):
         stories = [f"Story {number} is about a fox and {number % 7} birds." for number in numbers]
         (folder / f"{name}.txt").write_text("\n<|endoftext|>\n".join(stories))
@@ -65,15 +65,14 @@ def entered(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_as_many_steps_are_trained_as_the_clock_allows(entered: Path) -> None:
+def test_the_length_is_planned_from_a_measured_step(entered: Path) -> None:
     receipt = receipt_of(entered)
-    assert receipt["steps"] > 10
-    assert 0 < receipt["measured_step_seconds"] < 6
-    assert receipt["in_time"] == (receipt["clock_seconds"] <= 6)
+    assert receipt["measured_step_seconds"] > 0
+    assert receipt["in_time"] == (receipt["clock_seconds"] <= 3)
     assert list(receipt["clock"]) == ["prepare", "measure", "train"]
     assert sum(receipt["clock"].values()) == pytest.approx(receipt["clock_seconds"])
     assert receipt["config"]["training"]["length"] == {"max_steps": receipt["steps"]}
-    assert receipt["epochs"] > 1
+    assert receipt["epochs"] > 0
 
 
 def test_the_receipt_names_score_model_text_and_machine(entered: Path, folder: Path) -> None:
@@ -151,6 +150,7 @@ REFUSED = [
     (["data.sequences={kind: packed, length: 16, stride: 16}"], "scored by line-32"),
     (["training.length.max_steps=5"], "decided by the race"),
     (["validation.every_steps=5"], "decided by the race"),
+    (["tokenizer={kind: pretrained, source: storyteller}"], "was trained before the race"),
     (["stories.txt"], "not a setting"),
 ]
 
@@ -161,6 +161,15 @@ def test_an_entry_that_breaks_a_rule_leaves_nothing(
 ) -> None:
     assert enter(folder, tmp_path / "refused", *arguments) == 2
     assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_race_of_gpus_is_not_entered_on_a_cpu(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "gpu.yaml").write_text(RACE.replace("device: cpu", "device: gpu"))
+    assert enter(folder, tmp_path / "a", "--device", "cpu", race="gpu.yaml") == 2
+    assert "runs on a GPU" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fabella.config.data import DataConfig, Source, ValidationSource
+from fabella.config.data import DataConfig, Pretrained, Source, TokenizerConfig, ValidationSource
 from fabella.data.dataset import is_dataset
 from fabella.data.fingerprint import full_hashes
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, UsageError
 from fabella.evaluation.races.race import Race, require_rule_of
-from fabella.run_config.files import load_config
+from fabella.run_config.files import apply_overrides, load_config, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.text.source import source_files
 from fabella.training.setup.request import ResolvedRequest, TrainRequest, common_settings, require_text, resolve_values
@@ -57,6 +57,8 @@ def resolve_entry(race: Race, entry: EntryRequest) -> tuple[ResolvedRequest, Run
                 hint="Leave it out.",
             )
     recipe = load_config(entry.recipe) if entry.recipe else race.recipe
+    values = recipe.model_dump(mode="json")
+    _require_own_tokenizer(validate_config(apply_overrides(values, entry.overrides)).tokenizer)
     request = TrainRequest(
         what=entry.recipe or race.name,
         data=entry.data,
@@ -64,7 +66,7 @@ def resolve_entry(race: Race, entry: EntryRequest) -> tuple[ResolvedRequest, Run
         overrides=(*race_settings(OPEN_END), *common_settings(seed=entry.seed), *entry.overrides),
     )
     require_text(request)
-    resolved = resolve_values(recipe.model_dump(mode="json"), request, None, "keep")
+    resolved = resolve_values(values, request, None, "keep")
     require_rule_of(race, resolved.run)
     _require_other_text(resolved.run.data)
     return resolved, recipe
@@ -133,6 +135,14 @@ def _require_texts(race: Race, entry: EntryRequest) -> None:
                 f"{option} {value} is a prepared dataset; preparing the text is on the clock of a race.",
                 hint=f"Give the text itself: {option} TEXT.",
             )
+
+
+def _require_own_tokenizer(tokenizer: TokenizerConfig) -> None:
+    if isinstance(tokenizer, Pretrained):
+        raise UsageError(
+            f"The tokenizer {tokenizer.source} was trained before the race, and its training is on the clock.",
+            hint="Set tokenizer.kind=bpe, sentencepiece or bytes.",
+        )
 
 
 def _require_other_text(data: DataConfig) -> None:
