@@ -24,6 +24,7 @@ from fabella.training.run import resume, start_run
 from tests.training import tiny
 
 STEPS = 24
+AVERAGE = "optimizer.average.kind=ema"
 SKIP, ROLLBACK = "training.on_nonfinite.kind=skip", "training.on_nonfinite.kind=rollback"
 # Checksums of the batches whose loss is NaN, so that a batch is broken whenever it is repeated.
 Broken = set[int]
@@ -113,14 +114,16 @@ def test_skipped_steps_are_counted_and_printed(
     assert (state.scalars["step"], state.scalars["updates"]) == (STEPS, STEPS - 3)
 
 
-def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
+def test_a_skipped_step_leaves_weights_average_and_moments_as_they_were(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[5]})
-    settings_of_run = [SKIP, "checkpoint.every_steps=1", "checkpoint.keep_last=9"]
+    settings_of_run = [SKIP, AVERAGE, "checkpoint.every_steps=1", "checkpoint.keep_last=9"]
     folder = RunDir.open(start_run(tiny.run(*settings_of_run, steps=7), tmp_path / "run", data, device="cpu").path)
     before, after, later = (load(folder, step).checkpoint.state for step in (5, 6, 7))
     assert all(np.array_equal(before.weights[name], array) for name, array in after.weights.items())
+    assert all(np.array_equal(before.average[name], array) for name, array in after.average.items())
+    assert (before.scalars["averaged"], after.scalars["averaged"], later.scalars["averaged"]) == (5, 5, 6)
     assert all(np.array_equal(before.optimizer_state[name], array) for name, array in after.optimizer_state.items())
     assert not all(np.array_equal(before.weights[name], array) for name, array in later.weights.items())
 
@@ -139,9 +142,10 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
     data: TokenizedDataset, batches: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_batches(monkeypatch, {batches[4], batches[9], batches[10]})
-    uninterrupted = start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "straight", data, device="cpu").path
+    run = tiny.run(SKIP, AVERAGE, steps=STEPS)
+    uninterrupted = start_run(run, tmp_path / "straight", data, device="cpu").path
     with pytest.raises(TrainingInterrupted):
-        start_run(tiny.run(SKIP, steps=STEPS), tmp_path / "run", data, device="cpu", callbacks=[stop_after(10)])
+        start_run(run, tmp_path / "run", data, device="cpu", callbacks=[stop_after(10)])
     resume(tmp_path / "run", device="cpu")
     assert tiny.fingerprint(tmp_path / "run") == tiny.fingerprint(uninterrupted)
 
@@ -150,7 +154,7 @@ def test_a_run_with_skipped_steps_is_resumed_to_the_same_bits(
 
 
 def train_with_rollback(data: TokenizedDataset, out: Path, *overrides: str, callbacks: Any = ()) -> Any:
-    return start_run(tiny.run(ROLLBACK, *overrides, steps=STEPS), out, data, device="cpu", callbacks=callbacks)
+    return start_run(tiny.run(ROLLBACK, AVERAGE, *overrides, steps=STEPS), out, data, device="cpu", callbacks=callbacks)
 
 
 @pytest.mark.fault("D1", cases=1)
