@@ -8,7 +8,9 @@ which forks, runs the command in the fork as the interpreter would, and returns 
                                         ◀──── exit code ───────
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -18,8 +20,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 PROGRAMS = ("fabella", "python")
 
@@ -136,6 +141,34 @@ def run(arguments: list[str]) -> None:
             os.execv(sys.executable, [sys.executable, *arguments[1:]])
 
 
+def run_and_exit(arguments: list[str]) -> NoReturn:
+    """Run a command and end this process with its exit code.
+
+    Like the interpreter, it waits for threads, calls exit functions and flushes. It leaves out the destruction of all
+    objects: that copies the pages of the whole package, which fork and server share, and takes longer than most
+    commands.
+    """
+    code = 0
+    try:
+        run(arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - reported as the interpreter does
+        traceback.print_exc()
+        code = 1
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # what the interpreter reports with this code
+            code = code or 120
+    os._exit(code)
+
+
 QUICKSTART_STEPS = 100
 """Least steps of a quickstart in a fork: the first that print a speed. Nobody reads the stories."""
 
@@ -159,5 +192,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "client":
         sys.exit(run_in_fork(sys.argv[2], sys.argv[3:]))
     import_everything()
+    gc.freeze()  # a collection in a fork would copy the pages of all objects
     serve(socket.socket(fileno=int(sys.argv[2])))
-    run(sys.argv)
+    run_and_exit(sys.argv)
