@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]
     command += ["--prepared", str(folder / "prepared"), *SETTINGS]
 
     def is_optimizer_step(frame: FrameType) -> bool:
-        return frame.f_code.co_name == "step" and "torch/optim/adam" in frame.f_code.co_filename
+        return frame.f_code.co_name == "adam" and "torch/optim/adam" in frame.f_code.co_filename
 
     with traced(is_optimizer_step) as stacks:
         assert main.run(command) == 0

@@ -20,7 +20,7 @@ import torch
 
 from fabella.cli.main import run as fabella
 from fabella.config.base import ConfigModel
-from fabella.config.optimizer import SchedulePhase
+from fabella.config.optimizer import MeanAverage, SchedulePhase
 from fabella.data.dataset import open_dataset
 from fabella.errors import OutOfMemoryError, TrainingInterrupted
 from fabella.run_config.files import apply_overrides, known_keys, sections_at, to_yaml, validate_config
@@ -170,6 +170,10 @@ def require_true_record(path: Path, before: dict[str, bytes], code: int, overrid
     if requested.training.length != RUN.training.length:  # the schedule is changed so that the rate does not jump
         schedule = {"schedule": saved.run.optimizer.schedule}
         requested = requested.model_copy(update={"optimizer": requested.optimizer.model_copy(update=schedule)})
+    if isinstance(requested.optimizer.average, MeanAverage):  # a run saves its start in steps
+        start = requested.optimizer.average.start_step(saved.run.training.length.max_steps)
+        average = {"average": MeanAverage(start=start)}
+        requested = requested.model_copy(update={"optimizer": requested.optimizer.model_copy(update=average)})
     if isinstance(requested.training.length, type(RUN.training.length)):
         assert saved.run == requested
     assert saved.manifest.get(CHANGES, []) == record_changes([], RUN, saved.run, STOPPED)

@@ -50,8 +50,8 @@ def test_a_step_of_a_matrix_is_nearly_orthogonal_and_as_large_as_adams() -> None
 
 
 def test_the_adamw_part_has_its_own_learning_rate() -> None:
-    without_decay = "optimizer.adamw_weight_decay=0.0"
-    full_lr, tenth_lr = states_of_steps(without_decay), states_of_steps(without_decay, "optimizer.adamw_lr_factor=0.1")
+    without_decay = "optimizer.adamw.weight_decay=0.0"
+    full_lr, tenth_lr = states_of_steps(without_decay), states_of_steps(without_decay, "optimizer.adamw.lr_factor=0.1")
     assert np.array_equal(change(full_lr, MATRIX), change(tenth_lr, MATRIX))
     np.testing.assert_allclose(
         change(tenth_lr, "embedding.weight"), change(full_lr, "embedding.weight") / 10, atol=1e-7
@@ -59,10 +59,10 @@ def test_the_adamw_part_has_its_own_learning_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "name"), [("weight_decay", MATRIX), ("adamw_weight_decay", "embedding.weight")], ids=str
+    ("setting", "name"), [("weight_decay", MATRIX), ("adamw.weight_decay", "embedding.weight")], ids=str
 )
 def test_each_part_has_its_own_weight_decay(setting: str, name: str) -> None:
-    no_decay = ("optimizer.weight_decay=0.0", "optimizer.adamw_weight_decay=0.0")
+    no_decay = ("optimizer.weight_decay=0.0", "optimizer.adamw.weight_decay=0.0")
     without_decay, with_decay = states_of_steps(*no_decay), states_of_steps(*no_decay, f"optimizer.{setting}=5.0")
     for other in run().model.parameters():
         decays = other == name or (name == MATRIX and other in block_matrices(run().model.parameters()))

@@ -52,7 +52,7 @@ def test_without_groups_matrices_decay_and_vectors_do_not() -> None:
 @pytest.mark.parametrize("group", MEMBERS)
 def test_an_lr_factor_applies_to_its_group_only(group: str, kind: str) -> None:
     without_decay = [f"optimizer.kind={kind}", *(["optimizer.weight_decay=0"] if kind != "adam" else [])]
-    without_decay += ["optimizer.adamw_weight_decay=0"] if kind == "muon" else []
+    without_decay += ["optimizer.adamw.weight_decay=0"] if kind == "muon" else []
     for other, name in MEMBERS.items():
         plain = change_of(name, *without_decay)
         changed = change_of(name, *without_decay, f"optimizer.groups.{group}.lr_factor=0.25")
@@ -78,7 +78,7 @@ def test_a_decay_factor_applies_to_its_group(group: str) -> None:
 def test_group_factors_multiply_the_adamw_factors_of_muon() -> None:
     table = run().model.parameters()
     config = run(
-        "optimizer={kind: muon, lr: 0.01, weight_decay: 0.1, adamw_lr_factor: 0.5, adamw_weight_decay: 0.02, "
+        "optimizer={kind: muon, lr: 0.01, weight_decay: 0.1, adamw: {lr_factor: 0.5, weight_decay: 0.02}, "
         "groups: {embeddings: {lr_factor: 4, decay_factor: 0.5}, matrices: {lr_factor: 3, decay_factor: 2}}}"
     ).optimizer
     assert isinstance(config, muon.Config)
