@@ -2,11 +2,13 @@
 
 A test that injects faults has a marker: `@pytest.mark.fault("A9", cases=500)`. `cases` is the number of faults over all
 parameters of the test: ten sets of parameters with `cases=10` are one case each. A fault is held if its test passes.
-Options: `--nightly` adds the long tests of `make test-faults`; other arguments go to pytest (`-k checkpoint`).
+Options: `--nightly` adds the long tests of `make test-faults`; `--all` runs the tests without a marker as well, so that
+one run is that of `make test`, too; other arguments go to pytest (`-k checkpoint`).
 """
 
 import datetime
 import math
+import os
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -238,10 +240,10 @@ def _table(group: str, rows: dict[str, Tally]) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Run the marked tests and return pytest's exit code; write the page unless arguments select only some tests."""
     nightly = "--nightly" in arguments
-    marker = "fault or faults" if nightly else "fault"
+    marker = "" if "--all" in arguments else "fault or faults" if nightly else "fault"
     scoreboard = Scoreboard()
-    others = [argument for argument in arguments if argument != "--nightly"]
-    parallel = ["--numprocesses", "auto", "--dist", "worksteal"]
+    others = [argument for argument in arguments if argument not in {"--nightly", "--all"}]
+    parallel = ["--numprocesses", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal"]  # as in the Makefile
     code = pytest.main(["-m", marker, *parallel, *others], plugins=[scoreboard])
     if unknown := sorted(set(scoreboard.rows) - set(ROWS)):
         print(f"Add to ROWS of benchmarks/faults.py: {', '.join(unknown)}")
