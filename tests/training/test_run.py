@@ -292,7 +292,7 @@ def test_a_percentage_is_saved_in_steps_and_stays_in_a_longer_run(data: Tokenize
 def test_a_mean_that_begins_at_the_end_of_the_run_is_refused(data: TokenizedDataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the run has only 40 steps") as refused:
         start_run(tiny.run("optimizer.average={kind: mean, start: 40}"), tmp_path / "run", data)
-    assert "optimizer.average.start=70%" in str(refused.value)
+    assert "optimizer.average.start=80%" in str(refused.value)
     assert not (tmp_path / "run").exists()
 
 

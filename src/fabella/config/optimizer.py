@@ -112,8 +112,8 @@ class MeanAverage(ConfigModel):
 
     kind: Literal["mean"] = "mean"
     start: str | int = Field(
-        default="70%",
-        description="training steps (700), or a percentage of the run (70%), after which the average begins; a run "
+        default="80%",
+        description="training steps (800), or a percentage of the run (80%), after which the average begins; a run "
         "saves it in steps",
     )
 

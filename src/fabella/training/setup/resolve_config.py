@@ -71,7 +71,7 @@ def _with_average_start(optimizer: OptimizerConfig, steps: int) -> OptimizerConf
         raise ConfigError(
             f"optimizer.average.start = {average.start}, but the run has only {steps:,} steps, so there are no weights "
             "to average.",
-            hint="Set optimizer.average.start=70%.",
+            hint="Set optimizer.average.start=80%.",
         )
     return optimizer.model_copy(update={"average": MeanAverage(start=start)})
 
