@@ -243,7 +243,7 @@ def main(arguments: list[str]) -> int:
     marker = "" if "--all" in arguments else "fault or faults" if nightly else "fault"
     scoreboard = Scoreboard()
     others = [argument for argument in arguments if argument not in {"--nightly", "--all"}]
-    parallel = ["--numprocesses", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal"]  # as in the Makefile
+    parallel = ["--numprocesses", str(2 + (os.cpu_count() or 1)), "--dist", "worksteal"]  # as in the Makefile
     code = pytest.main(["-m", marker, *parallel, *others], plugins=[scoreboard])
     if unknown := sorted(set(scoreboard.rows) - set(ROWS)):
         print(f"Add to ROWS of benchmarks/faults.py: {', '.join(unknown)}")

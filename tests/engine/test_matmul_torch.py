@@ -18,6 +18,7 @@ from fabella.engine.matmul_torch import (
     OVERRIDE,
     MatmulChoice,
     MatmulSpeed,
+    ProcessorUsage,
     choose_matmul,
     fastest,
     is_available,
@@ -58,7 +59,7 @@ def test_the_fastest_way_that_is_exact_enough_is_chosen(found: Any, float32: str
 
 
 def test_the_measured_error_is_that_of_float32_or_of_rounded_inputs() -> None:
-    found = measure([(64, 96)])
+    found = measure([(64, 96)], ProcessorUsage())
     assert found["default"].error < 1e-5
     assert all(0 < speed.seconds < 60 and speed.error < 2e-2 for speed in found.values())
     assert found["onednn"].error < 1e-5 or found["onednn"].error > 1e-4
@@ -72,12 +73,35 @@ def test_the_shapes_with_most_products_are_measured() -> None:
     assert main_shapes(table) == [(16, MAX_OUTPUTS), (16, 32)]
 
 
+def test_the_share_of_the_processor_is_one_on_an_idle_machine_and_half_next_to_another_program() -> None:
+    threads = torch.get_num_threads()
+    assert ProcessorUsage(seconds=2.0, processor_seconds=2.0 * threads).share == 1.0
+    assert ProcessorUsage(seconds=2.0, processor_seconds=1.0 * threads).share == 0.5
+    usage = ProcessorUsage()
+    measure([(64, 96)], usage)
+    assert usage.seconds > 0
+    assert usage.processor_seconds >= 0
+
+
+@pytest.mark.parametrize(("share", "cached"), [(1.0, True), (0.8, True), (0.5, False)])
+def test_what_a_busy_machine_measured_is_not_cached(
+    share: float, cached: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(shapes: Any, usage: ProcessorUsage) -> Any:
+        usage.seconds, usage.processor_seconds = 1.0, share * torch.get_num_threads()
+        return measured(1.0, 0.25, EXACT)
+
+    monkeypatch.setattr(matmul_torch, "measure", busy)
+    assert choose_matmul({"weight": WEIGHT}).float32 == "onednn"
+    assert any(cache.rglob("*.json")) == cached
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty cache directory, in a process that measures."""
     monkeypatch.delenv(OVERRIDE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(matmul_torch, "measure", lambda shapes: measured(1.0, 0.25, EXACT))
+    monkeypatch.setattr(matmul_torch, "measure", lambda shapes, usage: measured(1.0, 0.25, EXACT))
     return tmp_path / "cache" / "fabella" / "matmul"
 
 
@@ -85,7 +109,7 @@ def test_a_choice_is_measured_once_per_shapes(cache: Path, monkeypatch: pytest.M
     chosen = choose_matmul({"weight": WEIGHT})
     assert (chosen.float32, chosen.float32_speedup) == ("onednn", 4.0)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(matmul_torch, "measure", lambda shapes: measured(1.0, 2.0, EXACT))
+    monkeypatch.setattr(matmul_torch, "measure", lambda shapes, usage: measured(1.0, 2.0, EXACT))
     assert choose_matmul({"weight": WEIGHT}) == chosen
     other = ParameterSpec(shape=(48, 16), init=Normal(0.02), decay=True)
     assert choose_matmul({"weight": other}).float32 == "default"

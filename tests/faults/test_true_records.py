@@ -4,6 +4,7 @@ Rows I1 and I2 of the fault matrix. The settings are enumerated from the classes
 covered without a change here.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
@@ -23,6 +24,7 @@ from fabella.config.base import ConfigModel
 from fabella.config.optimizer import MeanAverage, SchedulePhase
 from fabella.data.dataset import open_dataset
 from fabella.errors import OutOfMemoryError, TrainingInterrupted
+from fabella.report import plots
 from fabella.run_config.files import apply_overrides, known_keys, sections_at, to_yaml, validate_config
 from fabella.runs.checkpoint import load
 from fabella.runs.resume_rules import compare_for_resume, record_changes
@@ -135,10 +137,17 @@ def not_compiled(block: Any, **_: Any) -> Any:
     return block
 
 
+def no_plot(*_: Any) -> bytes:
+    return b"a plot"
+
+
 @pytest.fixture
 def copy(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(stopped)
     monkeypatch.setattr(torch, "compile", not_compiled)  # compiling takes half a minute
+    monkeypatch.setattr(plots, "plot", no_plot)  # drawing takes as long as all the rest
+    hub: Any = importlib.import_module("huggingface_hub.utils._http")
+    monkeypatch.setattr(hub, "time", SimpleNamespace(sleep=lambda seconds: None))  # between retries
     monkeypatch.setitem(sys.modules, "wandb", None)
     path = stopped / tmp_path.name
     shutil.copytree(stopped / "stopped", path)

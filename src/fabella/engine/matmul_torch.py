@@ -40,6 +40,8 @@ COMPARED_ROWS, TRIALS, MAX_SLOWDOWN = 8, 5, 2.0
 """Rows compared with float64; trials of each way; a way slower than the best by this factor is not tried again."""
 MAX_ERROR = 1e-5
 """Largest error of a float32 product, as a share of its largest element. Float32 has 1e-6, rounded inputs 4e-3."""
+MIN_SHARE = 0.75
+"""Share of the processor, 0 to 1, that measured products need to be cached. Other programs leave half or less."""
 MIN_SPEEDUP = 1.15
 """A way that is faster by less than this is not worth other bits."""
 
@@ -70,6 +72,8 @@ class MatmulChoice:
 def choose_matmul(parameters: ParameterTable) -> MatmulChoice:
     """Return the fastest ways on this CPU for a model with these weights: cached, or measured now.
 
+    What was measured while other programs used the processor is not cached: it can be wrong.
+
     Raise ConfigError if the environment variable FABELLA_MATMUL has an unknown value.
     """
     if name := os.environ.get(OVERRIDE):
@@ -78,7 +82,10 @@ def choose_matmul(parameters: ParameterTable) -> MatmulChoice:
     file = cache_dir("matmul") / f"{_cache_key(shapes)}.json"
     with suppress(OSError, ValueError, TypeError):  # missing or damaged: measure again
         return MatmulChoice(**json.loads(file.read_text(encoding="utf-8")))
-    chosen = fastest(measure(shapes))
+    usage = ProcessorUsage()
+    chosen = fastest(measure(shapes, usage))
+    if usage.share < MIN_SHARE:
+        return chosen
     text = json.dumps(asdict(chosen))
     with suppress(OSError):  # a cache that cannot be written costs time only
         make_dirs(file.parent)
@@ -137,8 +144,21 @@ def _faster(candidate: Matmul, current: Matmul, measured: Measured) -> Matmul:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(shapes: Sequence[Shape]) -> Measured:
-    """Measure the products of linear layers, forward and backward, in every way that this CPU has."""
+@dataclass(slots=True)
+class ProcessorUsage:
+    """Time of measured products, in seconds, and the processor time that all threads spent in it."""
+
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Share of its threads' time, 0 to 1, in which this process had the processor: 1 on an idle machine."""
+        return self.processor_seconds / (self.seconds * torch.get_num_threads()) if self.seconds else 1.0
+
+
+def measure(shapes: Sequence[Shape], usage: ProcessorUsage) -> Measured:
+    """Measure the products of linear layers, forward and backward, in every way that this CPU has; add to ``usage``."""
     ways: list[Matmul] = [way for way in get_args(Matmul) if is_available(way)]
     seconds, errors = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     random = torch.Generator().manual_seed(1)
@@ -146,13 +166,13 @@ def measure(shapes: Sequence[Shape]) -> Measured:
         sizes = ((ROWS, inputs), (outputs, inputs), (ROWS, outputs))
         x, weight, gradient = (torch.randn(*size, generator=random) for size in sizes)
         for a, b in ((x, weight.T), (gradient, weight), (gradient.T, x)):
-            for way, speed in _measure_product(a, b, ways).items():
+            for way, speed in _measure_product(a, b, ways, usage).items():
                 seconds[way] += speed.seconds
                 errors[way] = max(errors[way], speed.error)
     return {way: MatmulSpeed(seconds[way], errors[way]) for way in ways}
 
 
-def _measure_product(a: Tensor, b: Tensor, ways: Sequence[Matmul]) -> Measured:
+def _measure_product(a: Tensor, b: Tensor, ways: Sequence[Matmul], usage: ProcessorUsage) -> Measured:
     """Measure ``a @ b`` in every way by turns, so that a busy moment of the machine affects all of them."""
     exact = a[:COMPARED_ROWS].double() @ b.double()
     half = a.bfloat16(), b.bfloat16()
@@ -163,11 +183,13 @@ def _measure_product(a: Tensor, b: Tensor, ways: Sequence[Matmul]) -> Measured:
                 continue
             left, right = half if way == "bf16" else (a, b)
             with matmul_context(way):
-                start = time.perf_counter()
+                start, processor_start = time.perf_counter(), time.process_time()
                 product = left @ right
-                elapsed = time.perf_counter() - start
+                elapsed, processor_time = time.perf_counter() - start, time.process_time() - processor_start
             if trial:
                 best[way] = min(best[way], elapsed)
+                usage.seconds += elapsed
+                usage.processor_seconds += processor_time
             else:
                 errors[way] = ((product[:COMPARED_ROWS] - exact).abs().max() / exact.abs().max()).item()
     return {way: MatmulSpeed(best[way], errors[way]) for way in ways}
