@@ -21,6 +21,7 @@ from fingerprint_cases import (
     EVALUATE,
     GENERATED,
     KILLED_AFTER,
+    NEW_STATE,
     PROMPTS,
     SEEDS,
     STEPS,
@@ -198,7 +199,11 @@ def run_fingerprints(run: Path) -> Parts:
     return {
         "weights": tensor_fingerprint(last / "model.safetensors"),
         "moments": tensor_fingerprint(last / "optimizer.safetensors"),
-        "state": {key: json.dumps(value) for key, value in (state["numbers"] | state["progress"]).items()},
+        "state": {
+            key: json.dumps(value)
+            for key, value in (state["numbers"] | state["progress"]).items()
+            if key not in NEW_STATE
+        },
         "metrics": metrics_fingerprint(run / "metrics.jsonl"),
         "samples": {str(n): row["text"] for n, row in enumerate(read_rows(run / "samples.jsonl"))},
     }

@@ -35,6 +35,7 @@ from fingerprint_cases import (
     EVALUATE,
     GENERATED,
     KILLED_AFTER,
+    PARTS_CHANGED_ON_PURPOSE,
     PROMPTS,
     SEEDS,
     STEPS,
@@ -138,7 +139,8 @@ class Comparison:
     @property
     def reason(self) -> str:
         """The reason for a change on purpose; empty if the results are, or should be, equal."""
-        return "" if self.equal else CHANGED_ON_PURPOSE.get(self.name.partition(":")[0], "")
+        case, _, part = self.name.partition(": ")
+        return "" if self.equal else CHANGED_ON_PURPOSE.get(case, PARTS_CHANGED_ON_PURPOSE.get(part, ""))
 
     def __str__(self) -> str:
         hashes = self.before if self.equal else f"{self.before} {self.now}"
