@@ -158,9 +158,8 @@ def run_and_exit(arguments: list[str]) -> NoReturn:
     except BaseException:  # noqa: BLE001 - reported as the interpreter does
         traceback.print_exc()
         code = 1
-    with contextlib.suppress(BaseException):
-        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
-        atexit._run_exitfuncs()
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -132,7 +132,7 @@ def _targets(race: Race) -> str:
 
 def lines(race: Race, receipt: RaceReceipt) -> list[str]:
     """Return the receipt of an entry as text."""
-    score, hardware = receipt.score, receipt.hardware
+    score = receipt.score
     bits = f"{score['bits_per_byte']:.4f} bits per byte ({score['rule']}) on {receipt.held_out_bytes:,} held-out bytes"
     parts = ", ".join(f"{part} {format_duration(seconds)}" for part, seconds in receipt.clock.items())
     kept = "in time" if receipt.in_time else f"over the {race.minutes:g} minutes: no valid entry"
@@ -144,7 +144,7 @@ def lines(race: Race, receipt: RaceReceipt) -> list[str]:
         ("clock", f"{format_duration(receipt.clock_seconds)}, {kept} ({parts})"),
         ("model", f"{receipt.recipe}, {receipt.parameters:,} parameters{average}"),
         ("compute", compute),
-        ("hardware", ", ".join(str(hardware[key]) for key in ("processor", "device", "precision") if key in hardware)),
+        ("hardware", receipt.machine),
         ("tuned on", escape(receipt.tuned_on)),
         ("weights", f"sha256 {receipt.weights_sha256}"),
     ]

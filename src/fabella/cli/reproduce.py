@@ -84,13 +84,13 @@ def command(
 
 def lines(receipt: Reproduction) -> list[str]:
     """Return the table of a receipt and the settings that differ from the preset."""
-    score, hardware = receipt.score, receipt.hardware
+    score = receipt.score
     loss, bits = f"loss {score['loss']:.4f}", f"{score['bits_per_byte']:.4f} bits per byte"
     rows = [
         ("published", receipt.published),
         ("obtained", f"{loss}, {bits} ({score['rule']}) on {score['tokens']:,} held-out tokens"),
         ("compute", _compute(receipt)),
-        ("hardware", ", ".join(str(hardware[key]) for key in ("processor", "device", "precision") if key in hardware)),
+        ("hardware", receipt.machine),
         ("weights", f"sha256 {receipt.weights_sha256}"),
     ]
     text = align_columns(rows, left=(0, 1))

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 from fabella.models.flops import flops_per_token
 from fabella.report.run_history import settings
 from fabella.run_config.run import RunConfig
-from fabella.runs.checkpoint import MODEL
+from fabella.runs.branch import model_sha256
 from fabella.runs.metrics_log import read_rows
-from fabella.runs.run_dir import RunDir, step_name
-from fabella.storage import manifest_entries, read_manifest
+from fabella.runs.run_dir import RunDir
 from fabella.training.eval_loss import EvalLoss
 from fabella.training.session import TrainResult
 
@@ -51,6 +50,13 @@ class Receipt:
             if key.startswith(NAMED) or not (key.startswith(CADENCE) or "-" in values)
         }
 
+    @property
+    def machine(self) -> str:
+        """Processor, device and precision, for people."""
+        return ", ".join(
+            str(self.hardware[key]) for key in ("processor", "device", "precision") if key in self.hardware
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return the values of the receipt."""
         return {"format": self.FORMAT, **asdict(self)}
@@ -61,7 +67,6 @@ def describe_training(recipe: RunConfig, result: TrainResult) -> dict[str, Any]:
     run_dir = RunDir.open(result.path)
     run, manifest = run_dir.run, run_dir.manifest
     rows = [row for row in read_rows(result.path / "metrics.jsonl") if row["kind"] == "train"]
-    checkpoint = run_dir.checkpoints / step_name(result.progress.step)
     return {
         "run": str(result.path),
         "score": score_values(result.score),
@@ -73,7 +78,7 @@ def describe_training(recipe: RunConfig, result: TrainResult) -> dict[str, Any]:
         "flops": float(flops_per_token(run.model, run.data.sequences.length)) * result.progress.tokens,
         "hardware": manifest["environment"],
         "data_fingerprint": manifest["data"]["fingerprint"],
-        "weights_sha256": manifest_entries(checkpoint, read_manifest(checkpoint))[MODEL]["sha256"],
+        "weights_sha256": model_sha256(run_dir, result.progress.step),
         "config": run.model_dump(mode="json"),
     }
 

@@ -125,7 +125,7 @@ def record_changes(
     for a setting that the other config does not have. Only settings that are warned of are recorded: with all others,
     the saved config trains the same weights. Changes after which no step was saved are merged with the new ones.
     """
-    before, after = _flatten(saved.model_dump(mode="json")), _flatten(requested.model_dump(mode="json"))
+    before, after = flatten_settings(saved.model_dump(mode="json")), flatten_settings(requested.model_dump(mode="json"))
     kept = [dict(entry) for entry in changes if entry["step"] < step]
     for entry in reversed(changes[len(kept) :]):
         before |= {key: values[0] for key, values in entry["settings"].items()}
@@ -147,7 +147,7 @@ def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _apply_rules(saved: Any, requested: Any, rules: Mapping[str, Verdict]) -> list[ConfigChange]:
-    before, after = _flatten(saved), _flatten(requested)
+    before, after = flatten_settings(saved), flatten_settings(requested)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     changes = [ConfigChange(key, before.get(key), after.get(key), rule_for(key, rules)) for key in keys]
     refused = [str(change) for change in changes if change.verdict == "refuse"]
@@ -157,13 +157,13 @@ def _apply_rules(saved: Any, requested: Any, rules: Mapping[str, Verdict]) -> li
     return changes
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_settings(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested sections as dotted keys; lists are values, except the parts of a mixture."""
     if prefix.endswith(".parts"):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
         return {prefix: value}
-    inner = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+    inner = [flatten_settings(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
     return {key: leaf for part in inner for key, leaf in part.items()}
 
 

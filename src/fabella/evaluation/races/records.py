@@ -10,6 +10,7 @@ from fabella.errors import StorageError, UsageError
 from fabella.evaluation.confidence import ConfidenceInterval, mean
 from fabella.evaluation.races.race import Race
 from fabella.evaluation.races.race_receipt import OF_EVERY_ENTRY, RECEIPT, RaceReceipt, chosen_changes, problem_of
+from fabella.runs.resume_rules import flatten_settings
 from fabella.storage import storage_errors
 from fabella.storage.messages import escaped_path
 
@@ -94,7 +95,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _key(receipt: Mapping[str, Any]) -> str:
     """Return what the entries of one row have in common."""
-    config = {key: value for key, value in _flat(receipt["config"]) if not key.startswith(OF_EVERY_ENTRY)}
+    config = {
+        key: value for key, value in flatten_settings(receipt["config"]).items() if not key.startswith(OF_EVERY_ENTRY)
+    }
     if isinstance(start := config.get(AVERAGE_START), int):
         config[AVERAGE_START] = f"{start / receipt['steps']:.0%}"  # saved in steps, whose number differs
     hardware = receipt["hardware"]
@@ -127,11 +130,3 @@ def _record(receipts: Sequence[Mapping[str, Any]]) -> RaceRecord:
         held_out_bytes=int(first["held_out_bytes"]),
         artifact_bytes=max(int(receipt["artifact"].get("bytes", 0)) for receipt in receipts),
     )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -56,7 +56,7 @@ class AdamUpdate(TorchOptimizer):
         found_inf = (~apply_update).float()
         for settings, names in self.groups.items():
             gradients = {name: grad for name in names if (grad := self.parameters[name].grad) is not None}
-            moments = [self.moments.setdefault(name, self._moments_of(name)) for name in gradients]
+            moments = [self._moments_of(name) for name in gradients]
             adam(
                 [self.parameters[name] for name in gradients],
                 list(gradients.values()),
@@ -77,7 +77,10 @@ class AdamUpdate(TorchOptimizer):
             )
 
     def _moments_of(self, name: str) -> Moments:
-        return self.moments.get(name) or Moments.zeros(self.parameters[name])
+        """Return the moments of a parameter; before its first update they are zeros."""
+        if name not in self.moments:
+            self.moments[name] = Moments.zeros(self.parameters[name])
+        return self.moments[name]
 
     def state(self) -> dict[str, Tensor]:
         moments = {name: self._moments_of(name) for name in self.parameters}

@@ -15,8 +15,8 @@ MIN_STEPS, MAX_STEPS_CPU, MAX_STEPS_GPU = 400, 6_000, 40_000
 """On two cores storybook-1m runs about six steps per second: 6,000 take a quarter of an hour."""
 
 DROPOUT, MANY_EPOCHS = 0.2, 12.0
-"""Dropout of a model that reads its text so often. Alice in Wonderland, read 18 times: 3.14 bits per byte without, 2.13
-with it; at ten epochs it does not matter yet (docs/log.md)."""
+"""Dropout of a model that reads its text MANY_EPOCHS times or more. Alice in Wonderland, read 18 times: 3.14 bits per
+byte without, 2.13 with it; at ten epochs it does not matter yet (docs/log.md)."""
 
 HOLDOUT = 0.05
 """Share of the documents of a text that is held out for validation."""
