@@ -46,15 +46,20 @@ largest=0
 for task in "${tasks[@]}"; do wait "$task"; code=$?; (( code > largest )) && largest=$code; done
 exit "$largest"
 """
-# Starts two processes with their ranks, and exits with 1 if one of them failed, as torchrun does.
+# Starts two processes with their ranks, again if one of them failed (ATTEMPTS in all), and exits with 1 if one failed
+# in the last attempt, as torchrun does.
 FAKE_TORCHRUN = """#!/bin/bash
 until [ "$1" = --no-python ]; do shift; done
 shift
-RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 "$@" & first=$!
-RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 "$@" & second=$!
-failed=0
-wait "$first" || failed=1
-wait "$second" || failed=1
+for (( attempt = 0; attempt < ${ATTEMPTS:-1}; attempt++ )); do
+  export TORCHELASTIC_RESTART_COUNT=$attempt
+  RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 "$@" & first=$!
+  RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 "$@" & second=$!
+  failed=0
+  wait "$first" || failed=1
+  wait "$second" || failed=1
+  [ "$failed" = 0 ] && break
+done
 exit "$failed"
 """
 FAKE_FABELLA = """#!/bin/bash
@@ -114,10 +119,21 @@ def test_a_script_keeps_the_code_of_a_killed_process(name: str, tmp_path: Path) 
     assert (process.returncode, requeued(tmp_path)) == (137, [])
 
 
-@pytest.mark.fault("I9", cases=1)
-def test_the_code_of_the_process_that_failed_first_is_kept_by_the_torchrun_script(tmp_path: Path) -> None:
-    fabella = '#!/bin/bash\n[ "$RANK" = 1 ] && exit 5\nuntil [ -s "$EXIT_CODES" ]; do sleep 0.01; done\nexit 6\n'
-    environment = cluster(tmp_path, torchrun=FAKE_TORCHRUN, fabella=fabella)
+@pytest.mark.fault("I9", cases=4)
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("attempts", [1, 12])
+def test_the_torchrun_script_keeps_the_code_of_the_first_failure_of_the_last_attempt(
+    first: int, attempts: int, tmp_path: Path
+) -> None:
+    # The rank that fails first starts alone: the other one waits for its code before it does anything.
+    fabella = f"""#!/bin/bash
+codes="$EXIT_CODES/$((1000 + TORCHELASTIC_RESTART_COUNT))"
+last=$(( TORCHELASTIC_RESTART_COUNT == {attempts - 1} ))
+[ "$RANK" = {first} ] && exit $(( last ? 5 : 3 ))
+until [ -s "$codes" ]; do sleep 0.01; done
+exit $(( last ? 6 : 4 ))
+"""
+    environment = cluster(tmp_path, torchrun=FAKE_TORCHRUN, fabella=fabella) | {"ATTEMPTS": str(attempts)}
     assert run_job(BY_NAME[TORCHRUN], tmp_path, environment).returncode == 5
 
 
