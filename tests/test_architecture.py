@@ -265,8 +265,12 @@ def test_a_family_is_found_by_its_file_name(tmp_path: Path, monkeypatch: pytest.
 # ---------------------------------------------------------------- tests
 
 
-TESTS_OF_A_WHOLE_PACKAGE = {"tests/models/test_torch_tools.py", "tests/text/readers/test_document_files.py"}
-"""Every family with tools of PyTorch, every reader of the extra documents: no single file of the package."""
+TESTS_OF_A_WHOLE_PACKAGE = {
+    "tests/models/test_torch_tools.py",
+    "tests/text/readers/test_document_files.py",
+    "tests/server/page/test_states.py",
+}
+"""Every family with tools of PyTorch, every reader of the extra documents, every state of the page: no single file."""
 
 
 def test_tests_mirror_the_source() -> None:

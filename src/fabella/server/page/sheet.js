@@ -59,7 +59,7 @@ export class Sheet {
     const version = this.current;
     this.units = [];
     this.story.replaceChildren();
-    if (!version) this.story.append(element("span", "placeholder", "The story appears here. The stronger the color of a word, the less the model expected it."));
+    if (!version) this.story.append(element("span", "placeholder", "The story appears here. The stronger a word is colored or underlined, the less the model expected it."));
     else for (const range of words(version, this.byToken)) this.#addUnit(range);
     const many = this.versions.length > 1 ? this.versions : [];
     this.list.replaceChildren(...many.map((version) => this.#versionButton(version)));
@@ -106,7 +106,9 @@ export class Sheet {
     span.tabIndex = -1;
     span.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") this.on.show({ sheet: this, index, held: false }); });
     for (const kind of ["click", "focus"]) span.addEventListener(kind, () => this.on.show({ sheet: this, index, held: true }));
-    this.story.append(...(rest ? [before, span] : [span]));
+    // A space before the first word would stand between its first letter, which is a capital of two lines, and the others.
+    const space = before && !this.story.textContent.trim() ? element("span", "lead", before) : before;
+    this.story.append(...(rest ? [space, span] : [span]));
   }
 }
 

@@ -1,7 +1,7 @@
 // Story page: plain DOM on top of the public API. Generated text is only ever inserted as text.
 import { RequestError, events, json, request } from "/page/api.js";
 import { Sheet, parts } from "/page/sheet.js";
-import { EOS, alternatives, beginningPieces, branchOf, join, newStory, pack, packVersion, percent, piece, quoted, scored, unpack, unpackVersion } from "/page/words.js";
+import { EOS, alternatives, beginningPieces, branchOf, join, newStory, pack, packVersion, percent, piece, quoted, scored, shortened, unpack, unpackVersion } from "/page/words.js";
 
 const $ = (id) => document.getElementById(id);
 const ALTERNATIVES = 5;
@@ -43,7 +43,7 @@ function showWord(at) {
   const others = alternatives(first);
   const likely = pieces.length > 1 ? `: ${parts(pieces)}` : first.likely === null ? "" : `: ${percent(first.likely)}`;
   $("word").classList.toggle("held", at.held);
-  $("word-likely").textContent = quoted(join(pieces), before) + likely;
+  $("word-likely").textContent = quoted(shortened(join(pieces)), before) + likely;
   if (first.others.length) $("word-likely").append(insteadOf(others, pieces));
   $("word-others").replaceChildren(...others.map((other) => instead(at, first, other, before)));
   unit.span.classList.add("chosen");
@@ -66,7 +66,10 @@ function instead(at, piece, [text, likely], before) {
   small.textContent = percent(likely);
   button.type = "button";
   const isPart = text.startsWith("bytes:");
-  button.append(text === EOS ? "end of text" : isPart ? "part of a character" : quoted(text, before), " ", small);
+  const words = document.createElement("span");
+  words.textContent = text === EOS ? "end of text" : isPart ? "part of a character" : quoted(text, before);
+  button.title = words.textContent;
+  button.append(words, " ", small);
   button.disabled = isPart;
   button.style.setProperty("--share", `${100 * likely}%`);
   button.addEventListener("click", () => (text === EOS ? endHere(at) : branch(at, { text, likely, others: piece.others })));
@@ -140,7 +143,7 @@ async function generate(which, versionOf, newSeed) {
   showWord(null);
   showStatus("Generating …");
   const runs = which.map((sheet, i) => generateOne(sheet, versions[i], control.signal, (count) => { counts.set(sheet, count); progress(); }));
-  which[0].box.scrollIntoView({ block: "nearest" });
+  showEnd(which[0]);
   const results = await Promise.allSettled(runs);
   generating = null;
   $("progress").textContent = "";
@@ -150,6 +153,18 @@ async function generate(which, versionOf, newSeed) {
   report(which, results);
 }
 
+// Scroll to the place where new text appears.
+function showEnd({ box, story }) {
+  box.scrollIntoView({ block: "nearest" });
+  const end = [...(story.lastElementChild?.getClientRects() ?? [])].at(-1)?.bottom ?? 0;
+  if (end > innerHeight || end < 0) scrollBy(0, end - innerHeight / 2);
+}
+
+// What to do after an error that does not say it.
+function next({ kept, code }) {
+  return kept ? " The text so far is kept: press Continue." : code === "connection_lost" ? " Try again." : "";
+}
+
 // Say how each sheet ended.
 function report(which, results) {
   const stopped = results.every(({ reason }) => reason?.name === "AbortError");
@@ -157,7 +172,7 @@ function report(which, results) {
   const failed = results.some(({ reason }) => reason && reason.name !== "AbortError");
   const said = results.map(({ value, reason }, i) => {
     const name = results.length > 1 ? `${which[i].select.value}: ` : "";
-    return name + (value ?? (reason.name === "AbortError" ? "stopped" : reason.message + (reason.kept ? " The text so far is kept: press Continue." : "")));
+    return name + (value ?? (reason.name === "AbortError" ? "stopped" : reason.message + next(reason)));
   });
   const seed = failed ? "" : ` Seed ${$("seed").value}.`;
   showStatus(said.join(results.length > 1 ? " · " : "") + (/[.!?]$/.test(said.at(-1)) ? "" : ".") + seed, failed);
@@ -187,7 +202,7 @@ async function generateOne(sheet, version, signal, count) {
 }
 
 function summary(tokens, seconds, reason) {
-  if (reason === "stop") return tokens ? `${counted(tokens)}, ${speed(tokens, seconds)}, complete` : "the model ended the text at once: press Generate for another seed, or change the beginning";
+  if (reason === "stop") return tokens ? `${counted(tokens)}, ${speed(tokens, seconds)}, complete` : "The model ended the text at once: press Generate for another seed, or change the beginning";
   const limit = tokens < Number($("length").value) ? "time limit of the server" : "token limit";
   return `${counted(tokens)}, ${speed(tokens, seconds)}, ${limit} reached: press Continue`;
 }
@@ -240,7 +255,7 @@ async function scoreBeginning(sheet, version, signal) {
     if (sheet.current === version) sheet.draw();
     return "";
   } catch (error) {
-    return ["unsupported_parameter", "connection_lost"].includes(error.code) || error.name === "AbortError" ? "" : `the beginning is not colored (${error.message})`;
+    return ["unsupported_parameter", "connection_lost"].includes(error.code) || error.name === "AbortError" ? "" : `the beginning is not colored (${error.message.replace(/\.$/, "")})`;
   }
 }
 
@@ -259,6 +274,7 @@ function enable() {
 function showStatus(text, failed = false) {
   $("status").textContent = text;
   $("status").classList.toggle("failed", failed);
+  if (failed) $("bar").scrollIntoView({ block: "nearest" });
 }
 
 // ---------------------------------------------------------------- sharing

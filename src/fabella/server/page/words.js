@@ -53,6 +53,12 @@ export function quoted(text, before) {
   return `“${joins(before, text) ? "…" : ""}${visible}”`;
 }
 
+// A long word keeps its start and its end.
+export function shortened(text) {
+  const characters = Array.from(text);
+  return characters.length <= 48 ? text : `${characters.slice(0, 24).join("")}…${characters.slice(-12).join("")}`;
+}
+
 // Return pieces from the logprobs of a response, whose tokens are [logprob, top logprobs] of the pieces of a text.
 export function piece(text, tokens) {
   const others = Object.entries(tokens[0]?.[1] ?? {}).map(([other, value]) => [other, Math.exp(value)]).sort((a, b) => b[1] - a[1]);
