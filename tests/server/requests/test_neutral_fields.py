@@ -57,6 +57,10 @@ NEUTRAL: list[dict[str, Any]] = [
     {"rep_pen": 1, "rep_pen_range": 320, "rep_pen_slope": 0.7}, {"mirostat_mode": 0, "mirostat_tau": 5}, {"skew": 0},
     {"nsigma": 0}, {"top_n_sigma": 0}, {"t_max_predict_ms": -1}, {"n_indent": 0}, {"add_bos_token": True},
     {"dynamic_temperature": False, "dynatemp_low": 1, "dynatemp_high": 1}, {"priority": 0}, {"ttl": 300},
+    # The order of the server, with methods that are off; any order if nothing depends on it.
+    {"sampler_order": [6, 5, 0, 1, 3, 4, 2], "top_k": 0}, {"sampler_order": [6, 0, 1, 3, 4, 2, 5]},
+    {"sampler_priority": ["dry", "temperature", "top_k"]}, {"sampler_priority": "top_k\ntemperature"},
+    {"continue_final_message": False},
     # Fields that nobody knows, but that ask for nothing.
     {"my_extension": None}, {"my_extension": {}}, {"my_extension": []}, {"my_extension": ""},
 ]  # fmt: skip
@@ -114,8 +118,24 @@ ASKING: list[dict[str, Any]] = [
     {"penalty_last_n": 64, "repetition_penalty": 1.1},
     {"smoothing_factor": 0.2}, {"background": True}, {"store": True}, {"service_tier": "flex"}, {"priority": 1},
     {"max_new_tokens": 7}, {"stopping_strings": ["a"]}, {"sampler_seed": 2}, {"rep_pen": 1.1}, {"mirostat_mode": 2},
+    {"sampler_order": [6, 0, 1, 3, 4, 2, 5], "top_k": 40}, {"sampler_order": [6, 5, 2, 0], "top_p": 0.9},
+    {"sampler_order": 6, "min_p": 0.1}, {"sampler_order": [True, 5], "min_p": 0.1},
+    {"sampler_order": [[6]], "top_k": 9},
+    {"sampler_priority": ["temperature", "presence_penalty"], "presence_penalty": 0.5},
+    {"sampler_priority": "top_k\ntemperature", "top_k": 40}, {"continue_final_message": True},
     {"top_n_sigma": 1}, {"t_max_predict_ms": 5}, {"add_bos_token": False},
 ]  # fmt: skip
+
+
+def test_the_own_order_of_sampling_is_accepted_where_it_matters(app: InProcess) -> None:
+    more: dict[str, Any] = {"top_k": 40, "top_p": 0.9, "frequency_penalty": 0.5}
+    plain = app.post("/v1/completions", {**TEXT_BODY, **more}).json["choices"]
+    for name, order in (
+        ("sampler_order", [6, 5, 0, 1, 3, 4, 2]),
+        ("sampler_priority", ["repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_p"]),
+        ("sampler_priority", "presence_penalty\nfrequency_penalty\ndry\ntemperature\ntop_k\ntop_p\nmin_p"),
+    ):
+        assert app.post("/v1/completions", {**TEXT_BODY, **more, name: order}).json["choices"] == plain
 
 
 @pytest.mark.fault("I8", cases=2 * len(ASKING))

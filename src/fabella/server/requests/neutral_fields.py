@@ -5,7 +5,7 @@ of other servers that the same clients talk to: vLLM, llama.cpp, text-generation
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 
@@ -25,25 +25,41 @@ class UnsupportedField:
     """False if an empty value asks for something."""
     without: tuple[str, ...] = ()
     """Fields that this one depends on: without them, or with 0, 1 or null, any value changes nothing."""
+    order: Mapping[object, int] = field(default_factory=dict[object, int])
+    """Sampling method → its place among those of the server: a list of methods in this order changes nothing."""
     hint: str = ""
     """What to do instead; empty for: leave it out."""
 
 
-def asks_for_nothing(field: UnsupportedField, name: str, body: Mapping[str, object]) -> bool:
+def asks_for_nothing(unsupported: UnsupportedField, name: str, body: Mapping[str, object]) -> bool:
     """Return whether the value of the field ``name`` leaves the answer unchanged."""
     value = body[name]
-    if field.any_value or any(_equal(value, neutral) for neutral in field.neutral):
+    if unsupported.any_value or any(_equal(value, neutral) for neutral in unsupported.neutral):
         return True
-    if field.same_as and _equal(value, body.get(field.same_as, field.default)):
+    if unsupported.same_as and _equal(value, body.get(unsupported.same_as, unsupported.default)):
         return True
-    if field.without and not any(_asks(body.get(name)) for name in field.without):
+    if unsupported.without and not any(_asks(body.get(name)) for name in unsupported.without):
         return True
-    return field.accepts_empty and is_empty(value)
+    if unsupported.order and _in_order(value, unsupported.order):
+        return True
+    return unsupported.accepts_empty and is_empty(value)
 
 
 def _asks(value: object) -> bool:
-    """Return whether a penalty has an effect: as an addend 0 has none, as a factor 1."""
+    """Return whether a penalty or a filter has an effect: as an addend 0 has none, as a factor or a share 1."""
     return not any(_equal(value, neutral) for neutral in (None, 0, 1))
+
+
+def _in_order(value: object, order: Mapping[object, int]) -> bool:
+    """Return whether a list, or lines, of sampling methods names those of the server in its order; others are off."""
+    methods = value.split() if isinstance(value, str) else value
+    if not isinstance(methods, list):
+        return False
+    methods = cast("list[object]", methods)
+    if any(isinstance(method, bool) or not isinstance(method, str | int) for method in methods):
+        return False
+    places = [order[method] for method in methods if method in order]
+    return bool(places) and places == sorted(places)
 
 
 def is_empty(value: object) -> bool:
@@ -91,11 +107,11 @@ _OPENAI = {
 }  # fmt: skip
 _VLLM = {
     **dict.fromkeys(
-        ("spaces_between_special_tokens", "continue_final_message", "request_id", "cache_salt"), _NO_EFFECT,
+        ("spaces_between_special_tokens", "request_id", "cache_salt"), _NO_EFFECT,
     ),
     **dict.fromkeys(
         ("ignore_eos", "use_beam_search", "early_stopping", "include_stop_str_in_output", "return_token_ids",
-         "return_tokens_as_token_ids", "include_reasoning"), _OFF,
+         "return_tokens_as_token_ids", "include_reasoning", "continue_final_message"), _OFF,
     ),
     **dict.fromkeys(
         ("stop_token_ids", "allowed_token_ids", "bad_words", "logits_processors", "guided_json", "guided_regex",
@@ -126,13 +142,22 @@ _LLAMA_CPP = {
     **dict.fromkeys(("grammar", "json_schema", "samplers"), _EMPTY),
     **dict.fromkeys(("repeat_penalty", "rep_pen"), _REPETITION_PENALTY),
 }  # fmt: skip
+# The order in docs/guide-serve.md, with the names of text-generation-webui and the numbers of KoboldCpp. It matters to
+# requests that cut, or that add to logits.
+_PRIORITY: Mapping[object, int] = {
+    "repetition_penalty": 0, "frequency_penalty": 1, "presence_penalty": 1, "temperature": 2, "top_k": 3, "top_p": 4,
+    "min_p": 5,
+}  # fmt: skip
+_NUMBERS: Mapping[object, int] = {6: 0, 5: 2, 0: 3, 2: 4}
+_ORDER_MATTERS = ("top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty")
+_ORDER_HINT = "The order is fixed: penalties, temperature, top_k, top_p, min_p; leave it out."
 _PENALTIES = ("repetition_penalty", "repeat_penalty", "rep_pen", "frequency_penalty", "presence_penalty")
 _OTHERS = {
     # Parameters of a sampling method whose own field must be off, and accounting.
     **dict.fromkeys(
         ("dry_base", "dry_allowed_length", "dry_sequence_breakers", "dry_penalty_last_n", "xtc_threshold",
-         "dynatemp_exponent", "dynatemp_low", "dynatemp_high", "smoothing_curve", "sampler_priority", "sampler_order",
-         "use_cache", "usage", "route", "provider", "transforms", "ttl"), _NO_EFFECT,
+         "dynatemp_exponent", "dynatemp_low", "dynatemp_high", "smoothing_curve", "use_cache",
+         "usage", "route", "provider", "transforms", "ttl"), _NO_EFFECT,
     ),
     **dict.fromkeys(
         ("smoothing_factor", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "penalty_alpha", "min_length",
@@ -145,6 +170,8 @@ _OTHERS = {
          "rep_pen_slope"),
         UnsupportedField(without=_PENALTIES, hint="Penalties count all tokens of the completion; leave it out."),
     ),
+    "sampler_priority": UnsupportedField(order=_PRIORITY, without=_ORDER_MATTERS, hint=_ORDER_HINT),
+    "sampler_order": UnsupportedField(order=_NUMBERS, without=_ORDER_MATTERS, hint=_ORDER_HINT),
     **dict.fromkeys(OTHER_MAXIMA, _MAX_TOKENS),
     "stopping_strings": UnsupportedField(same_as="stop", hint="Use stop."),
     "sampler_seed": UnsupportedField(neutral=(-1,), same_as="seed", hint="Use seed."),
