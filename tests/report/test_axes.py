@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.report.axes import bounds, log_ticks, number, second_ticks, ticks
+from fabella.report.axes import bounds, log_ticks, number, numbers, second_ticks, ticks
 from fabella.storage import format_duration
 
 LENGTH = st.floats(1e-3, 1e12)
@@ -36,6 +36,8 @@ def test_logarithmic_ticks_are_within_the_axis_and_few(low: float, factor: float
 
 def test_ticks_are_round_numbers() -> None:
     assert ticks(0, 760) == [0, 200, 400, 600]
+    assert ticks(0, 3, whole=True) == [0, 1, 2, 3]
+    assert ticks(0, 0.5, whole=True) == [0]
     assert second_ticks(0, 109) == [0, 30, 60, 90]
     assert log_ticks(0.2, 9) == [0.2, 0.5, 1, 2, 5]
 
@@ -50,7 +52,15 @@ def test_numbers_are_short() -> None:
         "2.5P",
     ]
     assert number(0.00001234) == "1.2e-05"
+    assert number(1e32) == "1e+32"
     assert [format_duration(v) for v in (42, 750, 11100, 187200)] == ["0:42", "12:30", "3:05:00", "2 d 4 h"]
+
+
+@given(low=st.floats(0, 1e9), length=st.floats(1e-2, 1e12))
+def test_different_ticks_of_an_axis_have_different_texts(low: float, length: float) -> None:
+    made = ticks(low, low + length)
+    assert len(set(numbers(made))) == len(set(made))
+    assert numbers([345.2e6, 345.4e6, 346e6]) == ["345.2M", "345.4M", "346M"]
 
 
 def test_bounds_ignore_non_finite_values_and_are_never_equal() -> None:

@@ -1,5 +1,6 @@
 """Tests that report pages are valid HTML, self-contained and deterministic, with everything from a run escaped."""
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fabella.cli.main import run as fabella
 from fabella.config.data import Packed
@@ -20,6 +22,8 @@ from fabella.report.evaluation_section import MEASURES
 from fabella.report.page import page
 from fabella.report.published_curves import PublishedCurve, published_curve, to_published_curve
 from fabella.report.run_history import differing, read, settings
+from fabella.report.terminal_view import render
+from fabella.runs.metrics_log import append_row
 from fabella.runs.run_dir import CHANGES, RunDir
 from fabella.training.run import start_run
 from tests.server.chromium import Browser, find, started
@@ -214,6 +218,25 @@ def without_validations(run: Path, tmp_path: Path) -> Path:
     kept = [json.dumps(row) for row in rows if row["kind"] not in {"validation", "final"}]
     (copy / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     return copy
+
+
+def test_the_score_of_averaged_weights_is_shown_until_the_run_is_extended(tmp_path: Path) -> None:
+    run = tmp_path / "averaged"
+    start_run(tiny.run("optimizer.average.kind=ema", steps=12), run, tiny.prepared(tmp_path))
+    rows = {row["kind"]: row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())}
+    assert rows["final"]["loss"] != rows["final_average"]["loss"]
+    text = page([read(run)])
+    assert f"<dt>final loss, averaged weights</dt><dd>{rows['final_average']['loss']:.4f}</dd>" in text
+    assert f"<dt>final validation loss</dt><dd>{rows['final']['loss']:.4f}</dd>" in text
+    for words in ("step 12, all text</th>", "step 12, all text, averaged weights</th>"):
+        assert words in text
+    output = io.StringIO()
+    Console(file=output, width=100).print(render(read(run)))
+    assert f"final loss of averaged weights  {rows['final_average']['loss']:.4f}" in output.getvalue()
+    append_row(run / "metrics.jsonl", {**rows["train"], "step": 13})
+    history = read(run)
+    assert (history.final, history.final_average) == (None, None), "the scores of step 12 are not those of step 13"
+    assert "averaged weights" not in page([history])
 
 
 def test_the_only_curve_of_a_run_is_bold(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
 """Line charts as SVG in a page, readable without JavaScript, on paper and by screen readers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-from fabella.report.axes import bounds, log_ticks, number, second_ticks, ticks
+from fabella.report.axes import bounds, log_ticks, number, numbers, second_ticks, ticks
 from fabella.storage import format_duration
 
-WIDTH, HEIGHT = 460, 270
+WIDTH, HEIGHT = 460, 280
 """Size of a chart in its own units; a page scales it. So few that its texts stay readable on a phone."""
-LEFT, RIGHT, TOP, BOTTOM = 66, 12, 28, 46
+LEFT, RIGHT, TOP, BOTTOM = 66, 12, 32, 52
 BUCKETS = 300
 """Columns of a chart; of the points in one column only the lowest and the highest are drawn."""
 LOG_FROM = 8.0
@@ -34,8 +34,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Axis with a label. ``kind``: number or seconds. ``log``: logarithmic if all values are positive and the largest
-    is more than ``log_from`` times the smallest.
+    """Axis with a label. ``kind``: number, count (its ticks are whole numbers) or seconds. ``log``: logarithmic if all
+    values are positive and the largest is more than ``log_from`` times the smallest.
     """
 
     label: str
@@ -47,10 +47,19 @@ class Axis:
         """Return whether the axis is logarithmic for values from ``low`` to ``high``."""
         return self.log and low > 0 and high / low > self.log_from
 
-    @property
-    def format(self) -> Callable[[float], str]:
-        """Function that formats a value of the axis."""
-        return format_duration if self.kind == "seconds" else number
+    def text(self, value: float) -> str:
+        """Return a value as it is written."""
+        return format_duration(value) if self.kind == "seconds" else number(value)
+
+    def ticks(self, scale: "Scale") -> list[tuple[float, str]]:
+        """Return the ticks of the axis with their texts."""
+        if self.kind == "seconds":
+            return [(value, format_duration(value)) for value in second_ticks(scale.low, scale.high)]
+        if scale.log:
+            values = log_ticks(scale.low, scale.high)
+        else:
+            values = ticks(scale.low, scale.high, whole=self.kind == "count")
+        return list(zip(values, numbers(values), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +154,15 @@ def _edges(line: Line) -> list[float]:
 
 def _frame(across: Scale, up: Scale, x: Axis, y: Axis) -> str:
     """Return the grid, the ticks and the labels of the axes."""
-    x_ticks = second_ticks(across.low, across.high) if x.kind == "seconds" else _ticks(across)
     marks = [
         f'<path class="grid" d="M{LEFT} {up(tick):.1f}H{WIDTH - RIGHT}"/>'
-        f'<text x="{LEFT - 8}" y="{up(tick) + 4:.1f}" text-anchor="end">{y.format(tick)}</text>'
-        for tick in _ticks(up)
+        f'<text x="{LEFT - 8}" y="{up(tick) + 4:.1f}" text-anchor="end">{text}</text>'
+        for tick, text in y.ticks(up)
     ]
     marks += [
         f'<path class="tick" d="M{across(tick):.1f} {HEIGHT - BOTTOM}v5"/>'
-        f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x.format(tick)}</text>'
-        for tick in x_ticks
+        f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{text}</text>'
+        for tick, text in x.ticks(across)
     ]
     labels = (
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
@@ -162,10 +170,6 @@ def _frame(across: Scale, up: Scale, x: Axis, y: Axis) -> str:
         f'<text class="axis" x="2" y="14">{escape(_label(y, up))}</text>'
     )
     return "".join(marks) + labels + f'<path class="base" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
-
-
-def _ticks(scale: Scale) -> list[float]:
-    return log_ticks(scale.low, scale.high) if scale.log else ticks(scale.low, scale.high)
 
 
 def _label(axis: Axis, scale: Scale) -> str:
@@ -207,6 +211,6 @@ def thin(points: Points) -> list[tuple[float, float]]:
 
 def _description(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     """Describe the chart in words for screen readers."""
-    ranges = [f"{line.name} from {y.format(line.points[0][1])} to {y.format(line.points[-1][1])}" for line in lines]
-    end = x.format(max(line.points[-1][0] for line in lines))
+    ranges = [f"{line.name} from {y.text(line.points[0][1])} to {y.text(line.points[-1][1])}" for line in lines]
+    end = x.text(max(line.points[-1][0] for line in lines))
     return f"{title} against {x.label}, up to {end}: {'; '.join(ranges)}. Arrow keys move the cursor."

@@ -10,7 +10,7 @@ from fabella.report.run_history import Row, RunHistory
 from fabella.report.seeds import SeedGroup, mean_line, seed_groups
 
 X = {
-    "step": Axis("training steps"),
+    "step": Axis("training steps", "count"),
     "tokens": Axis("tokens"),
     "seconds": Axis("training time", "seconds"),
     "flops": Axis("floating-point operations"),

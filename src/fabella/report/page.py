@@ -1,5 +1,6 @@
 """Report of one or several runs as one self-contained HTML file that loads nothing from the network."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -127,7 +128,7 @@ def _changes(history: RunHistory, name: str) -> str:
 
 
 def _figures(history: RunHistory, name: str) -> str:
-    """Return six key figures of a run."""
+    """Return six key figures of a run, and two of the average of its weights."""
     last, final, score = history.last, history.final, scores(history)
     max_steps = getattr(history.run.training.length, "max_steps", 0)
     steps = f"{last['step']:,}" + (f" of {max_steps:,}" if max_steps and max_steps != last["step"] else "")
@@ -139,6 +140,11 @@ def _figures(history: RunHistory, name: str) -> str:
         ("perplexity", _perplexity(score)),
         (f"bits/byte, {history.rule}", _number(score.get("bits_per_byte"), ".4f")),
     ]
+    if average := history.final_average:
+        cells += [
+            ("final loss, averaged weights", _number(average.get("loss"), ".4f")),
+            ("bits/byte, averaged weights", _number(average.get("bits_per_byte"), ".4f")),
+        ]
     boxes = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in cells)
     origins = {
         "This run began with the weights of": parent_of(history.manifest, INIT_FROM),
@@ -226,15 +232,17 @@ def _samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
 
 
 def _scores(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
-    """Return a table of all validations, the accessible form of the curves."""
+    """Return a table of all validations and final scores, the accessible form of the curves."""
     several = len(histories) > 1
+    ends = {"final": ", all text", "final_average": ", all text, averaged weights"}
     rows = [
         [
-            (f"{name}, " if several else "") + f"step {row['step']:,}",
+            (f"{name}, " if several else "") + f"step {row['step']:,}{ends.get(row['kind'], '')}",
             number(row["tokens"]), format_duration(row["seconds"]), _number(row.get("loss"), ".4f"),
             _perplexity(row), _number(row.get("bits_per_byte"), ".4f"), history.rule,
         ]
-        for history, name in zip(histories, labels, strict=True) for row in history.validation
+        for history, name in zip(histories, labels, strict=True)
+        for row in (*history.validation, history.final, history.final_average) if row
     ]  # fmt: skip
     head = ["", "tokens", "time", "loss", "perplexity", "bits per byte", "rule"]
     return f'<details id="scores"><summary>Table of all validations</summary>{table("", head, rows)}</details>'
@@ -261,11 +269,17 @@ def _models(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:
         rows.append(["loss on", *learned])
     environments: list[Mapping[str, Any]] = [history.manifest.get("environment", {}) for history in histories]
     keys = dict.fromkeys(key for environment in environments for key in environment)
-    machine = [[key, *(str(environment.get(key, "-")) for environment in environments)] for key in keys]
+    machine = [[key, *(_value(environment.get(key, "-")) for environment in environments)] for key in keys]
     return (
         f'<div class="pair"><section><h2>Model</h2>{table("", ["", *labels], rows)}</section>'
         f'<section class="environment"><h2>Environment</h2>{table("", ["", *labels], machine)}</section></div>'
     )
+
+
+def _value(value: object) -> str:
+    """Return a value of the environment; of a hash its start."""
+    text = str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{40,}", text) else text
 
 
 def _configs(histories: Sequence[RunHistory], labels: Sequence[str]) -> str:

@@ -40,7 +40,9 @@ class RunHistory:
     other_validation: Mapping[str, Sequence[Row]]
     """Validations on the texts of ``validation.also``, by the name of the text."""
     final: Row | None
-    """Score on all validation text; None until the run has ended."""
+    """Score on all validation text; None until the run has ended, again after it was extended."""
+    final_average: Row | None
+    """The same, of the average of the weights; None for a run without one."""
     samples: Sequence[Row]
     evaluation: Mapping[str, Any] | None
     exam: Mapping[str, Any] | None
@@ -69,7 +71,8 @@ def read(path: Path) -> RunHistory:
             hint="Wait for the first logged step, or use another run directory.",
         )
     with_x_axes = _interpolator(training, run_dir.run)
-    finals = [row for row in rows if row.get("kind") == "final"]
+    latest = max(row["step"] for row in rows if row.get("kind") in {"train", "validation"} and "step" in row)
+    ends = {str(row.get("kind")): with_x_axes(row) for row in rows if row.get("step", -1) >= latest}
     evaluation, warning = _evaluation(path / EVALUATION, EVALUATION_FORMAT)
     exam, exam_warning = _evaluation(path / EXAM, EXAM_FORMAT)
     broken = sum(not _is_number(row.get("loss")) for row in rows if row.get("kind") in {"train", "validation"})
@@ -85,7 +88,8 @@ def read(path: Path) -> RunHistory:
         training=[with_x_axes(row) for row in training],
         validation=[with_x_axes(row) for row in rows if row.get("kind") == "validation" and "step" in row],
         other_validation=_by_name([with_x_axes(row) for row in rows if row.get("kind") == ALSO and "step" in row]),
-        final=with_x_axes(finals[-1]) if finals else None,
+        final=ends.get("final"),
+        final_average=ends.get("final_average"),
         samples=[row for row in read_rows(path / SAMPLES) if row.get("kind") == "sample"],
         evaluation=evaluation,
         exam=exam,

@@ -41,11 +41,13 @@ def render(history: RunHistory) -> Group:
     last = history.last
     max_steps = getattr(history.run.training.length, "max_steps", 0)
     head = f"{history.name}: step {last['step']:,} of {max_steps:,}" + (", ended" if history.final else "")
+    ends = {"": history.final, " of averaged weights": history.final_average}
     table = Table.grid(padding=(0, 2))
     for label, rows, key, spec in (
         ("training loss", history.training, "loss", ".4f"),
         ("validation loss", history.validation, "loss", ".4f"),
         (f"bits per byte, {history.rule}", history.validation, "bits_per_byte", ".4f"),
+        *((f"final loss{of}", [row], "loss", ".4f") for of, row in ends.items() if row),
         *((f"loss on {name}", rows, "loss", ".4f") for name, rows in history.other_validation.items()),
         ("tokens per second", history.training, "tokens_per_second", ",.0f"),
         ("gradient norm", history.training, "grad_norm", ".3f"),
