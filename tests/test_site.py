@@ -64,6 +64,26 @@ def test_every_command_family_preset_and_function_is_in_the_reference(pages: Any
     assert [(page, text) for page, text in expected if text not in pages[page]] == []
 
 
+def test_every_setting_and_every_field_of_a_request_has_a_meaning(pages: Any) -> None:
+    rows = [row for page in ("reference/config.md", "reference/http-api.md") for row in pages[page].splitlines()]
+    rows = [row for row in rows if row.startswith("| `") and row.count(" | ") == 3]
+    assert len(rows) > 300
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_no_heading_of_the_settings_occurs_twice(pages: Any) -> None:
+    headings = [line for line in pages["reference/config.md"].splitlines() if line.startswith("#")]
+    assert sorted(headings) == sorted(set(headings))
+
+
+def test_every_error_without_advice_is_in_a_class_with_general_advice(pages: Any) -> None:
+    sections = pages["reference/errors.md"].split("\n## ")[1:]
+    assert len(sections) > 10
+    assert [
+        text.split()[0] for text in sections if "|  |\n" in text and "Where nothing else is named" not in text
+    ] == []
+
+
 def test_a_message_and_its_advice_are_in_the_reference(pages: Any) -> None:
     assert "| Unknown command '…'. |" in pages["reference/errors.md"]
     assert "Resume from another checkpoint, or with a fresh optimizer" in pages["reference/errors.md"]

@@ -6,18 +6,17 @@
 import ast
 import importlib
 import inspect
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 import typer
+from http_reference import http_page
+from markdown_reference import attribute_docs, default_text, escape, first_paragraph, markdown, table_lines, type_name
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 import fabella
 from fabella import errors
@@ -28,9 +27,45 @@ from fabella.config.base import ConfigModel
 from fabella.models.registry import family_config, family_names
 from fabella.run_config.files import preset_names, preset_text, sections_at
 from fabella.run_config.run import RunConfig
-from fabella.server.requests.schema import ChatRequest, CompletionRequest
 
 SOURCE = Path(fabella.__file__).parent
+Owners = dict[type[ConfigModel], list[str]]
+RESULTS = (
+    ("training.session", "TrainResult"),
+    ("training.eval_loss", "EvalLoss"),
+    ("training.loop", "TrainingStep"),
+    ("training.loop", "Progress"),
+    ("training.loop", "StopTraining"),
+    ("generation.generator", "TextGenerator"),
+    ("generation.completion", "Completion"),
+    ("generation.completion", "CompletionStream"),
+    ("generation.likelihood", "Perplexity"),
+    ("text.chat.template", "Message"),
+    ("evaluation.comparison.compare", "RunComparison"),
+    ("evaluation.comparison.compare", "RunScore"),
+    ("evaluation.comparison.compare", "RunPair"),
+    ("evaluation.comparison.compare", "VariantScore"),
+    ("evaluation.comparison.compare", "VariantPair"),
+    ("interop.export", "ExportResult"),
+    ("interop.export", "ExportedCheckpoints"),
+    ("interop.import_model", "ImportResult"),
+)
+"""Module and name of each class that a public function takes or returns."""
+_COPY = "get the file again, or restore it from a copy."
+GENERAL_ADVICE = {
+    "CheckpointError": "`fabella verify RUN` lists what is damaged. Use another checkpoint (`--checkpoint STEP`), or "
+    + _COPY,
+    "ConfigError": "[Settings](config.md) has the type and range of every setting.",
+    "DistributedError": "the reason of the first process that failed is above it; "
+    "[Clusters](../guide-clusters.md) describes the launchers.",
+    "FabellaError": "add `--debug` for the traceback.",
+    "StorageError": f"{_COPY} A prepared dataset can be prepared again.",
+    "TextError": "look at the place that the message names; [Your own text](../guide-own-text.md) says what can be "
+    "read.",
+    "TokenizerError": f"{_COPY} `fabella tokenizer train` makes a new tokenizer.",
+    "UsageError": "`fabella COMMAND --help` shows what the command takes.",
+}
+"""What to do about an error whose message is all there is."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -78,8 +113,8 @@ def _command(command: Any, path: str, level: int) -> Iterator[str]:
         records = [p.get_help_record(context) for p in command.get_params(context) if p.param_type_name == kind]
         rows = [(readable_name(name), readable_help(text)) for name, text in filter(None, records)]
         if rows:
-            yield from _table(
-                (title, "Meaning"), ((f"`{name}`", _escape(" ".join(text.split()))) for name, text in rows)
+            yield from table_lines(
+                (title, "Meaning"), ((f"`{name}`", escape(" ".join(text.split()))) for name, text in rows)
             )
     for name, inner in getattr(command, "commands", {}).items():
         yield from _command(inner, f"{path} {name}", level + 1)
@@ -97,11 +132,12 @@ def config_page() -> str:
     ]  # fmt: skip
     lines += _section([RunConfig], "", 2, {})
     for family in family_names():
-        lines += [f"### model.family={family}", "", _first_paragraph(family_config(family)), ""]
+        lines += [f"### model.family={family}", "", first_paragraph(family_config(family)), ""]
         lines += _fields(family_config(family), "model.")
         for name, field in family_config(family).model_fields.items():
             for section in _classes(field.annotation):
-                lines += [f"#### model.{name} of {family}", "", _first_paragraph(section), ""]
+                kind = f".kind={_kind(section)}" if _kind(section) else ""
+                lines += [f"#### model.{name}{kind} of {family}", "", first_paragraph(section), ""]
                 lines += _fields(section, f"model.{name}.")
     return "\n".join(lines)
 
@@ -113,67 +149,88 @@ def _classes(annotation: Any) -> list[type[ConfigModel]]:
     return [section for argument in get_args(annotation) for section in _classes(argument)]
 
 
-def _section(sections: list[type[ConfigModel]], path: str, level: int, seen: dict[Any, str]) -> Iterator[str]:
+def _section(
+    sections: list[type[ConfigModel]], path: str, level: int, seen: dict[Any, str], owners: Owners | None = None
+) -> Iterator[str]:
     """Yield a table per alternative of the section at ``path``, and then its inner sections.
 
-    ``seen``: sections with a table already, and their paths.
+    ``seen``: sections with a table already, and their paths. ``owners``: the kinds of the section around it to which
+    an alternative belongs.
     """
+    mark = "#" * min(level, 4)
     if (first := seen.setdefault(tuple(sections), path)) != path:
-        yield from (f"{'#' * min(level, 4)} {path}", "", f"The same settings as `{first}`.", "")
+        yield from (f"{mark} {path}", "", f"The same settings as `{first}`.", "")
         return
     inner: dict[str, None] = {}
+    labels = {section: [_kind(section)] if _kind(section) else (owners or {}).get(section, []) for section in sections}
     for section in sections:
-        kind = section.model_fields["kind"].default if "kind" in section.model_fields else ""
-        title = f"{path}.kind={kind}" if kind else path or "Top level"
-        yield from (f"{'#' * min(level, 4)} {title}", "", _first_paragraph(section), "")
+        title = _title(section, path, labels[section] if len(sections) > 1 else [])
+        yield from (f"{mark} {title}", "", first_paragraph(section), "")
         yield from _fields(section, f"{path}." if path else "")
+        yield from _items(section, path, mark, seen)
         inner |= dict.fromkeys(name for name in section.model_fields if _inner(path, name))
     for name in inner:
         key = f"{path}.{name}" if path else name
         if key.count(".") < 3:
-            yield from _section(_inner(path, name), key, level + 1, seen)
+            yield from _section(_inner(path, name), key, level + 1, seen, _owners(labels, name))
+
+
+def _kind(section: type[ConfigModel]) -> str:
+    return str(section.model_fields["kind"].default) if "kind" in section.model_fields else ""
+
+
+def _title(section: type[ConfigModel], path: str, labels: list[str]) -> str:
+    """Return a heading that no other alternative has."""
+    if kind := _kind(section):
+        return f"{path}.kind={kind}"
+    if len(section.model_fields) == 1 and not labels:
+        return f"{path} with {next(iter(section.model_fields))}"
+    return (path or "Top level") + (f" of {', '.join(labels)}" if labels else "")
+
+
+def _owners(labels: Owners, name: str) -> Owners:
+    """Return, for each class of the field ``name``, the labels of the sections that have it."""
+    owners: Owners = {}
+    for section, own in labels.items():
+        for inner in _classes(section.model_fields[name].annotation) if name in section.model_fields else []:
+            owners[inner] = [*owners.get(inner, []), *own]
+    return owners
+
+
+def _items(section: type[ConfigModel], path: str, mark: str, seen: dict[Any, str]) -> Iterator[str]:
+    """Yield a table for each list of sections, such as the phases of a schedule."""
+    for name, field in section.model_fields.items():
+        for item in [] if _inner(path, name) or (path, name) == ("", "model") else _classes(field.annotation):
+            if item not in seen:
+                seen[item] = f"{path}.{name}"
+                yield from (f"{mark}# Items of {path}.{name}", "", first_paragraph(item), "")
+                yield from _fields(item, "")
 
 
 def _inner(path: str, name: str) -> list[type[ConfigModel]]:
     """Return the section classes of a field; none for ``model``, which has a table per family, and plain settings."""
     if (path, name) == ("", "model"):
         return []
-    return sections_at([*filter(None, path.split(".")), name])
+    return list(dict.fromkeys(sections_at([*filter(None, path.split(".")), name])))
 
 
 def _fields(section: type[ConfigModel], prefix: str) -> Iterator[str]:
     rows = [
-        (f"`{prefix}{name}`", _escape(type_name(field.annotation)), _default(field), _escape(field.description or ""))
+        (f"`{prefix}{name}`", escape(type_name(field.annotation)), default_text(field), escape(_meaning(name, field)))
         for name, field in section.model_fields.items()
     ]
-    return _table(("Setting", "Type", "Default", "Meaning"), rows)
+    return table_lines(("Setting", "Type", "Default", "Meaning"), rows)
 
 
-def _default(field: Any) -> str:
-    if field.default is PydanticUndefined:
-        return "required" if field.default_factory is None else "`" + _escape(repr(field.default_factory())) + "`"
-    if isinstance(field.default, BaseModel):
-        return f"`{getattr(field.default, 'kind', 'its defaults')}`"
-    return "`" + _escape(json.dumps(field.default, ensure_ascii=False, default=str)) + "`"
-
-
-def type_name(annotation: Any) -> str:
-    """Return the type of a setting in words: ``integer``, ``one of none, blocks``, ``section``, ``list of text``."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return type_name(arguments[0])
-    if origin is Literal:
-        return "one of " + ", ".join(f"`{value}`" for value in arguments)
-    if origin in {tuple, list, frozenset}:
-        return "list of " + type_name(arguments[0])
-    if origin is dict:
-        return "map to " + type_name(arguments[1])
-    if origin is Union or (origin is not None and "Union" in str(origin)):
-        return " or ".join(dict.fromkeys(type_name(argument) for argument in arguments))
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return "section"
-    names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+def _meaning(name: str, field: Any) -> str:
+    """Return the description of a setting; for a section, what it is, or its kinds."""
+    if field.description:
+        return str(field.description)
+    if name in {"kind", "family"}:
+        return "chooses these settings"
+    classes = _classes(field.annotation)
+    kinds = [kind for kind in map(_kind, classes) if kind]
+    return f"one of {', '.join(dict.fromkeys(kinds))}" if kinds else first_paragraph(classes[0]) if classes else ""
 
 
 # ---------------------------------------------------------------- families, presets, Python, errors, HTTP
@@ -202,20 +259,41 @@ def python_page() -> str:
     for name in sorted(fabella.__all__):
         value = getattr(fabella, name)
         lines += [f"## fabella.{name}", "", "```python", _signature(name, value), "```", ""]
-        lines += [_docstring(value), ""]
+        lines += [markdown(value), ""]
         if inspect.isclass(value):
             lines += _methods(value)
-    generator = importlib.import_module("fabella.generation.generator").TextGenerator
-    lines += ["## Generator", "", "The result of `fabella.load`.", "", _docstring(generator), "", *_methods(generator)]
+    lines += ["## Results and arguments", "", "What the functions above return, and what they take.", ""]
+    for module, name in RESULTS:
+        value = getattr(importlib.import_module(f"fabella.{module}"), name)
+        lines += [f"### {name}", "", f"`from fabella.{module} import {name}`", "", markdown(value), ""]
+        lines += [*_attributes(value), *_methods(value, level=4)]
     return "\n".join(lines)
 
 
-def _methods(value: type[Any]) -> Iterator[str]:
+def _attributes(value: type[Any]) -> Iterator[str]:
+    """Yield the table of the fields and properties of a class."""
+    docs = attribute_docs(value)
+    types = {name: text for name, text in getattr(value, "__annotations__", {}).items() if not name.startswith("_")}
+    rows = [(f"`{name}`", escape(_type_text(text)), escape(docs.get(name, ""))) for name, text in types.items()]
+    for name, member in vars(value).items():
+        if isinstance(member, property) and not name.startswith("_"):
+            text = inspect.signature(member.fget).return_annotation if member.fget else ""
+            rows.append((f"`{name}`", escape(_type_text(text)), escape(markdown(member).partition("\n\n")[0])))
+    if rows:
+        yield from table_lines(("Attribute", "Type", "Meaning"), rows)
+
+
+def _type_text(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return _short(text)
+
+
+def _methods(value: type[Any], level: int = 3) -> Iterator[str]:
     for name, method in vars(value).items():
         if name.startswith("_") or not inspect.isfunction(method) or not method.__doc__:
             continue
-        yield from (f"### {value.__name__}.{name}", "", "```python", _signature(name, method), "```", "")
-        yield from (_docstring(method), "")
+        yield from (f"{'#' * level} {value.__name__}.{name}", "", "```python", _signature(name, method), "```", "")
+        yield from (markdown(method), "")
 
 
 def _signature(name: str, value: Any) -> str:
@@ -223,13 +301,16 @@ def _signature(name: str, value: Any) -> str:
         text = f"{name}{inspect.signature(value)}"
     except (TypeError, ValueError):
         return name
-    text = re.sub(r"<function [^>]*>", "…", text)
-    return re.sub(r"(?:[a-z_]+\.)+([A-Z])", r"\1", text)
+    return _short(text)
 
 
-def _docstring(value: Any) -> str:
-    """Return a docstring as Markdown: ``code`` as `code`, indented blocks as they are."""
-    return inspect.cleandoc(value.__doc__ or "").replace("``", "`")
+def _short(text: str) -> str:
+    """Return a type or a signature without addresses, module names and pydantic's metadata."""
+    text = re.sub(r"<function .*? at 0x[0-9a-f]+>", "…", text)
+    text = re.sub(r"(?:[A-Za-z_]+\.)+(?=[A-Za-z])", "", text)
+    text = re.sub(r"Annotated\[([^\[\]]*?), FieldInfo\([^()]*\)\]", r"\1", text)
+    text = re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]", r"NDArray[\1]", text)
+    return re.sub(r"= SamplingParams\([^()]*(?:\(\))?[^()]*\)", "= SamplingParams()", text)
 
 
 def errors_page() -> str:
@@ -241,7 +322,10 @@ def errors_page() -> str:
         "```text", inspect.cleandoc(errors.__doc__ or "").partition("\n\n")[2].partition("\n\nA message")[0], "```", "",
     ]  # fmt: skip
     for name, found in sorted(_messages().items()):
-        lines += [f"## {name}", "", *_table(("Message", "What to do"), sorted(found))]
+        lines += [f"## {name}", ""]
+        if name in GENERAL_ADVICE:
+            lines += [f"Where nothing else is named: {GENERAL_ADVICE[name]}", ""]
+        lines += table_lines(("Message", "What to do"), sorted(found))
     return "\n".join(lines)
 
 
@@ -256,7 +340,8 @@ def _messages() -> dict[str, set[tuple[str, str]]]:
             message = _template(node.args[0]) if node.args else ""
             hint = next((_template(k.value) for k in node.keywords if k.arg == "hint"), "")
             if len(message.replace("…", "").strip(" .:")) > 5:
-                found.setdefault(node.func.id, set()).add((_escape(message), _escape(hint)))
+                advice = "The message names it." if hint and not hint.strip("… ") else escape(hint)
+                found.setdefault(node.func.id, set()).add((escape(message), advice))
     return found
 
 
@@ -269,46 +354,3 @@ def _template(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _template(node.left) + _template(node.right)
     return "…"
-
-
-def http_page() -> str:
-    """Return the endpoints and the fields of their requests."""
-    lines = [
-        "# HTTP API",
-        "",
-        "`fabella serve RUN` speaks OpenAI's API. [The guide](../guide-serve.md) has examples.",
-        "",
-    ]
-    for path, request in (("/v1/completions", CompletionRequest), ("/v1/chat/completions", ChatRequest)):
-        lines += [f"## POST {path}", "", _docstring(request), ""]
-        rows = [
-            (f"`{name}`", _escape(type_name(field.annotation)), _default(field), _escape(field.description or ""))
-            for name, field in request.model_fields.items()
-        ]
-        lines += _table(("Field", "Type", "Default", "Meaning"), rows)
-    lines += ["## OpenAPI schemas of the requests", "", "```json", _schemas(), "```", ""]
-    return "\n".join(lines)
-
-
-def _schemas() -> str:
-    requests = {model.__name__: model.model_json_schema() for model in (CompletionRequest, ChatRequest)}
-    return json.dumps({"components": {"schemas": requests}}, indent=1, default=str)
-
-
-# ---------------------------------------------------------------- Markdown
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    yield from ("| " + " | ".join(row) + " |" for row in rows)
-    yield ""
-
-
-def _escape(text: str) -> str:
-    """Return text that stays in its cell of a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _first_paragraph(section: type[ConfigModel]) -> str:
-    return _docstring(section).split("\n\n")[0]

@@ -79,7 +79,9 @@ class FilesSource(ConfigModel):
     """Files, directories and globs: .txt, .md, .jsonl, .csv, .parquet, .html, .epub and others, and .gz, .zst, .xz."""
 
     kind: Literal["files"] = "files"
-    paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+        description="files, directories and globs, in this order"
+    )
     separator: str = Field(
         default="auto",
         description="document separator of .txt: auto, file, blank-lines, lines, or the separator itself",
@@ -126,7 +128,7 @@ class WeightedSource(ConfigModel):
     """One source of a mixture and its weight."""
 
     weight: float = Field(gt=0.0, description="share of the training, relative to the other weights; above 0")
-    source: "Source"
+    source: "Source" = Field(description="a source of any kind")
 
 
 PHASE_END = re.compile(r"([0-9]+(?:\.[0-9]+)?)(?: ?(%)|([kMB]?) (tokens|sequences))")

@@ -29,10 +29,11 @@ class SchedulePhase(ConfigModel):
     no step is wasted at a rate of 0.
     """
 
-    shape: Literal["linear", "cosine", "sqrt"]
-    """sqrt: fast at first, the 1-sqrt decay of Hägele et al. 2024 (arXiv 2405.18392)."""
-    start: float = Field(ge=0.0, le=1.0)
-    end: float = Field(ge=0.0, le=1.0)
+    shape: Literal["linear", "cosine", "sqrt"] = Field(
+        description="sqrt: fast at first, the 1-sqrt decay of Hägele et al. 2024 (arXiv 2405.18392)"
+    )
+    start: float = Field(ge=0.0, le=1.0, description="factor on the peak rate at the beginning, 0 to 1")
+    end: float = Field(ge=0.0, le=1.0, description="factor on the peak rate at the end, 0 to 1")
     length: str | int = Field(description="training steps (50), or a percentage of the run (10%)")
     cut_after: int = Field(
         default=0, ge=0, description="training steps after which the next phase begins; 0: the whole length"
@@ -51,7 +52,11 @@ class SchedulePhase(ConfigModel):
 # An empty schedule keeps the peak learning rate.
 Schedule = Annotated[
     tuple[SchedulePhase, ...],
-    Field(strict=False, examples=["[{shape: cosine, start: 1.0, end: 0.1, length: 100%}]"]),
+    Field(
+        strict=False,
+        examples=["[{shape: cosine, start: 1.0, end: 0.1, length: 100%}]"],
+        description="phases of the learning rate, one after the other; empty: the peak rate for the whole run",
+    ),
 ]
 
 
@@ -129,7 +134,10 @@ class MeanAverage(ConfigModel):
 
 AverageConfig = Annotated[NoAverage | ExponentialAverage | MeanAverage, Field(discriminator="kind")]
 
-Betas = Annotated[tuple[float, float], Field(strict=False)]
+Betas = Annotated[
+    tuple[float, float],
+    Field(strict=False, description="decay of the first and of the second moment, each from 0 to below 1"),
+]
 
 
 class OptimizerConfig(ConfigModel):

@@ -110,7 +110,9 @@ class SamplesConfig(ConfigModel):
 class WeightsAndBiases(ConfigModel):
     """Weights & Biases (wandb.ai or self-hosted). ``offline`` writes to the run directory and needs no account."""
 
-    mode: Literal["disabled", "offline", "online"] = "disabled"
+    mode: Literal["disabled", "offline", "online"] = Field(
+        default="disabled", description="offline: keep the data on the disk, for wandb sync; online: send it"
+    )
     project: str = Field(default="fabella", min_length=1, description="name of the project")
     entity: str = Field(default="", description="user or team; empty for the default of the account")
     artifact: bool = Field(default=True, description="upload the trained model as an artifact")

@@ -30,12 +30,14 @@ from typing import Literal
 from pydantic import model_validator
 
 from fabella.models.field_types import (
+    Activation,
     Dim,
     Dropout,
     Heads,
     Hidden,
     InitStd,
     Layers,
+    TieEmbeddings,
     require_max_parameters,
     require_multiple,
 )
@@ -49,8 +51,8 @@ class Config(ModelConfig):
     layers: Layers
     heads: Heads
     ffn_dim: Hidden
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
-    tie_embeddings: bool = True
+    activation: Activation = "gelu"
+    tie_embeddings: TieEmbeddings = True
     dropout: Dropout = 0.0
     init_std: InitStd = 0.02
 

@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from fabella.models.field_types import (
+    Activation,
     Dim,
     Dropout,
     Epsilon,
@@ -27,6 +28,7 @@ from fabella.models.field_types import (
     Hidden,
     InitStd,
     Layers,
+    TieEmbeddings,
     require_max_parameters,
     require_multiple,
 )
@@ -47,9 +49,9 @@ class Config(ModelConfig):
         description="g (all tokens) and l (the last ones), repeated to fill the layers",
     )
     window: int = Field(default=256, ge=1, le=2**20, description="tokens that a layer l sees, itself included")
-    activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh"
+    activation: Activation = "gelu_tanh"
     norm_eps: Epsilon = 1e-5
-    tie_embeddings: bool = True
+    tie_embeddings: TieEmbeddings = True
     dropout: Dropout = 0.0
     init_std: InitStd = 0.02
 

@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from fabella.models.field_types import (
+    Activation,
     Dim,
     Dropout,
     Epsilon,
@@ -28,6 +29,7 @@ from fabella.models.field_types import (
     InitStd,
     Layers,
     RotaryBase,
+    TieEmbeddings,
     require_even,
     require_max_parameters,
     require_multiple,
@@ -44,9 +46,9 @@ class Config(ModelConfig):
     ffn_dim: Hidden
     rotary_fraction: float = Field(default=0.25, gt=0.0, le=1.0, description="rotated share of each head")
     rotary_base: RotaryBase = 10_000.0
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    activation: Activation = "gelu"
     norm_eps: Epsilon = 1e-5
-    tie_embeddings: bool = False
+    tie_embeddings: TieEmbeddings = False
     dropout: Dropout = 0.0
     init_std: InitStd = 0.02
 

@@ -32,8 +32,10 @@ from fabella.models.field_types import (
     Heads,
     Hidden,
     InitStd,
+    KVHeads,
     Layers,
     RotaryBase,
+    TieEmbeddings,
     require_even,
     require_max_parameters,
     require_multiple,
@@ -47,11 +49,11 @@ class Config(ModelConfig):
     dim: Dim
     layers: Layers
     heads: Heads
-    kv_heads: Heads
+    kv_heads: KVHeads
     ffn_dim: Hidden
     rotary_base: RotaryBase = 10_000.0
     norm_eps: Epsilon = 1e-5
-    tie_embeddings: bool = True
+    tie_embeddings: TieEmbeddings = True
     dropout: Dropout = 0.0
     init_std: InitStd = 0.02
 

@@ -25,7 +25,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fabella.models.field_types import Dim, Dropout, Epsilon, Hidden, InitStd, Layers, require_max_parameters
+from fabella.models.field_types import (
+    Dim,
+    Dropout,
+    Epsilon,
+    Hidden,
+    InitStd,
+    Layers,
+    TieEmbeddings,
+    require_max_parameters,
+)
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import Normal, ParameterSpec, embedding, linear, norm, prefixed
 
@@ -37,7 +46,7 @@ class Config(ModelConfig):
     expansion: float = Field(default=1.0, gt=0.0, le=8.0, description="size of the hidden state, as a multiple of dim")
     ffn_dim: Hidden
     norm_eps: Epsilon = 1e-5
-    tie_embeddings: bool = True
+    tie_embeddings: TieEmbeddings = True
     dropout: Dropout = 0.0
     init_std: InitStd = 0.02
 

@@ -54,7 +54,7 @@ class Config(ModelConfig):
     rotary_fraction: float = Field(default=0.5, gt=0.0, le=1.0, description="rotated share of each head")
     rotary_base: RotaryBase = 10_000.0
     dropout: Dropout = 0.0
-    init_scale: InitStd = 0.01
+    init_scale: InitStd = Field(default=0.01, description="variance of a matrix times its inputs, above 0 to 10")
 
     @classmethod
     def tiny(cls) -> "Config":

@@ -34,7 +34,9 @@ from fabella.models.field_types import (
     Heads,
     Hidden,
     InitStd,
+    KVHeads,
     Layers,
+    TieEmbeddings,
     require_even,
     require_max_parameters,
     require_multiple,
@@ -69,7 +71,7 @@ class Config(ModelConfig):
         description="m (MinGRU) and a (attention), repeated to fill the layers",
     )
     heads: Heads
-    kv_heads: Heads
+    kv_heads: KVHeads
     ffn_dim: Hidden
     features: Annotated[tuple[Feature, ...], Field(strict=False)] = Field(
         default=get_args(Feature),
@@ -82,7 +84,7 @@ class Config(ModelConfig):
     state_expansion: float = Field(
         default=1.0, gt=0.0, le=8.0, description="size of the MinGRU's hidden state, as a multiple of dim"
     )
-    tie_embeddings: bool = True
+    tie_embeddings: TieEmbeddings = True
     dropout: Dropout = 0.0
     init_std: InitStd = 0.02
 

@@ -25,10 +25,13 @@ from fabella.config.base import ConfigModel
 from fabella.models.field_types import (
     Dim,
     Epsilon,
+    HeadDim,
     Heads,
     Hidden,
+    KVHeads,
     Layers,
     RotaryBase,
+    TieEmbeddings,
     require_even,
     require_max_parameters,
     require_multiple,
@@ -58,9 +61,21 @@ class Llama3Rotary(ConfigModel):
 
     kind: Literal["llama3"] = "llama3"
     factor: Factor
-    low_frequency_factor: float = Field(default=1.0, gt=0.0, le=1e6)
-    high_frequency_factor: float = Field(default=4.0, gt=0.0, le=1e6)
-    original_context_length: int = Field(default=8192, ge=1, le=2**20)
+    low_frequency_factor: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1e6,
+        description="rotations within original_context_length below which a frequency is divided by factor",
+    )
+    high_frequency_factor: float = Field(
+        default=4.0,
+        gt=0.0,
+        le=1e6,
+        description="rotations within original_context_length above which a frequency does not change",
+    )
+    original_context_length: int = Field(
+        default=8192, ge=1, le=2**20, description="tokens of a training sequence before the context was made longer"
+    )
 
     @model_validator(mode="after")
     def _factors_differ(self) -> "Llama3Rotary":
@@ -80,15 +95,15 @@ class Config(ModelConfig):
     dim: Dim
     layers: Layers
     heads: Heads
-    kv_heads: Heads
-    head_dim: Dim
+    kv_heads: KVHeads
+    head_dim: HeadDim
     ffn_dim: Hidden
     rotary_base: RotaryBase = 1_000_000.0
     rotary_scaling: RotaryScaling = UnscaledRotary()
     norm_eps: Epsilon = 1e-6
-    tie_embeddings: bool = True
-    qkv_bias: bool = False
-    qk_norm: bool = True
+    tie_embeddings: TieEmbeddings = True
+    qkv_bias: bool = Field(default=False, description="biases of queries, keys and values")
+    qk_norm: bool = Field(default=True, description="RMSNorm of queries and keys, per head")
 
     @classmethod
     def tiny(cls) -> "Config":

@@ -17,7 +17,7 @@ class Config(OptimizerConfig):
 
     kind: Literal["adam"] = "adam"  # pyright: ignore[reportIncompatibleVariableOverride]
     betas: Betas = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
+    eps: float = Field(default=1e-8, gt=0.0, description="number added to the root of the second moment, above 0")
     groups: ParamGroupsNoDecay = ParamGroupsNoDecay()
 
 

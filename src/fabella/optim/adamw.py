@@ -14,8 +14,10 @@ class Config(OptimizerConfig):
 
     kind: Literal["adamw"] = "adamw"  # pyright: ignore[reportIncompatibleVariableOverride]
     betas: Betas = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
-    weight_decay: float = Field(default=0.01, ge=0.0)
+    eps: float = Field(default=1e-8, gt=0.0, description="number added to the root of the second moment, above 0")
+    weight_decay: float = Field(
+        default=0.01, ge=0.0, description="decoupled weight decay, from 0; the learning rate multiplies it"
+    )
     groups: ParamGroups = ParamGroups()
 
 

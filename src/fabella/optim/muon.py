@@ -30,7 +30,7 @@ class Config(OptimizerConfig):
     weight_decay: float = Field(default=0.1, ge=0.0, description="weight decay of those matrices")
     adamw: AdamWParameters = AdamWParameters()
     betas: Betas = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0.0)
+    eps: float = Field(default=1e-8, gt=0.0, description="number added to the root of the second moment, above 0")
     groups: ParamGroups = Field(
         default=ParamGroups(), description="factors on top of the values above; Muon updates the blocks' matrices"
     )

@@ -24,6 +24,7 @@ class TokenizeRequest(Body):
     model: Text = ""
     """Name of the model; empty for the first one."""
     prompt: Text
+    """The text."""
     add_special_tokens: bool = True
     """Accepted without effect: the EOS id that precedes every prompt is never part of the answer."""
     return_token_strs: bool = False
@@ -36,6 +37,7 @@ class DetokenizeRequest(Body):
     model: Text = ""
     """Name of the model; empty for the first one."""
     tokens: list[Annotated[int, Field(ge=0)]]
+    """The token ids."""
 
 
 class TokenizeEndpoint:

@@ -132,29 +132,37 @@ class GenerationBody(Body):
     n: Annotated[Whole, _limited_by("n", 1)] = 1
     """Completions per prompt."""
     max_tokens: MaxTokens | None = None
-    """New tokens per completion; -1: until the context is full, at most as many as the server allows."""
+    """New tokens per completion, 200 by default; -1: until the context is full, as far as the server allows."""
     stop: Annotated[list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
         default_factory=list[Text]
     )
     """Stop sequences: one string or a list of them."""
     stream: bool = False
+    """Send the text in chunks while it is generated."""
     stream_options: StreamOptions = StreamOptions()
+    """``{"include_usage": true}``: end the stream with the number of tokens."""
     truncate_prompt_tokens: Annotated[Whole, _limited_by("prompt_tokens", -1)] = 0
     """Keep the last tokens of a longer prompt: this many, or as many as fit for -1. 0 truncates no prompt."""
     temperature: float = Field(1.0, allow_inf_nan=False)
+    """Divisor of the logits; 0 always takes the most likely token."""
     top_p: float = Field(1.0, allow_inf_nan=False)
+    """Keep the most likely tokens with this probability in sum, above 0; 1 keeps all."""
     min_p: float = Field(0.0, allow_inf_nan=False)
+    """Drop tokens below this fraction of the top probability; 0 keeps all."""
     repetition_penalty: float = Field(1.0, allow_inf_nan=False)
+    """Divide the logits of tokens of prompt and completion by it, or multiply negative ones; 1 disables it."""
     frequency_penalty: float = Field(0.0, allow_inf_nan=False)
+    """Subtract it from a logit for each occurrence of the token in the completion."""
     presence_penalty: float = Field(0.0, allow_inf_nan=False)
+    """Subtract it once from the logit of a token that the completion has."""
     logit_bias: Annotated[tuple[tuple[int, float], ...], PlainValidator(_logit_bias)] = ()
-    """Pairs of a token id and a bias, in the order of the ids."""
+    """Numbers that are added to logits: an object with token ids, as text, as its keys."""
     top_k: Annotated[Whole, _between(-1, 2**31 - 1)] = 0
-    """0 and -1 disable it."""
+    """Keep this many of the most likely tokens; 0 and -1 disable it."""
     seed: Annotated[Whole, _between(-(2**63), 2**63 - 1), AfterValidator(_random_if_unset)] = Field(
         default_factory=_random_seed
     )
-    """-1 draws one, as leaving it out does."""
+    """The same seed and prompt give the same text; -1 draws one, as leaving it out does."""
 
     @model_validator(mode="before")
     @classmethod
@@ -265,7 +273,7 @@ class CompletionRequest(GenerationBody):
     prompts: Annotated[list[Prompt], PlainValidator(_prompts)] = Field([""], alias="prompt")
     """One prompt or a list of prompts; without one, generation starts at the beginning of a document."""
     max_tokens: Annotated[Whole, _max_new_tokens(0)] | None = None
-    """0 only scores or echoes the prompt."""
+    """New tokens per completion, 200 by default; 0 only scores or echoes the prompt, -1: until the context is full."""
     logprobs: Annotated[NumLogprobs | None, BeforeValidator(lambda value: None if value is False else value)] = None
     """Alternatives per token; false, which chats take, is accepted here as well."""
     echo: bool = False
@@ -291,9 +299,13 @@ class ChatRequest(GenerationBody):
     UNSUPPORTED: ClassVar = UNSUPPORTED_IN_CHATS
 
     messages: list[ChatMessage]
+    """The conversation: objects with ``role`` and ``content``, the newest message last."""
     max_completion_tokens: MaxTokens | None = None
+    """Another name of ``max_tokens``."""
     logprobs: bool = False
+    """Return the log probability of each token of the answer."""
     top_logprobs: NumLogprobs = 0
+    """Alternatives per token; needs ``logprobs``."""
 
     @field_validator("messages", mode="before")
     @classmethod
