@@ -12,7 +12,7 @@ from tests.server.stubs import InProcess, hashing, served_models
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: make test installs it")
 pytestmark = pytest.mark.needs("mkdocs")
 
-HOOKS = Path(__file__).parents[2] / "docs" / "hooks"
+HOOKS = Path(__file__).parents[1] / "docs" / "hooks"
 CHAT = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 4}
 
 
