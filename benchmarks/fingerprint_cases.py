@@ -71,12 +71,19 @@ FORMER_RESULTS = {
 }
 # Kinds of rows in metrics.jsonl, present → former.
 FORMER_KINDS = {"grad_spike": "spike", "rollback": "rewind"}
+MIXED = "the next source is the one furthest behind its share of tokens, not drawn at random"
 # Cases whose results changed on purpose → why. A difference in them is reported, but is no failure.
-CHANGED_ON_PURPOSE = {"muon": "Newton-Schulz runs in float32 on CPUs instead of bfloat16"}
+CHANGED_ON_PURPOSE = {
+    "muon": "Newton-Schulz runs in float32 on CPUs instead of bfloat16",
+    "falling-rate": "a falling learning rate reaches its end after the last step instead of at it",
+    "streamed-mixture": MIXED,
+    "killed-mixture": MIXED,
+}
 # The same for one part of every case.
 PARTS_CHANGED_ON_PURPOSE = {"text int8": "int8 weights of the decoder include the token embeddings"}
-# Entries of state.json that the baseline does not have.
-NEW_STATE = {"best_step", "latest_losses"}
+# Entries of state.json that the baseline does not have, or has in another form (the position in a stream, for which
+# the killed runs stand).
+NEW_STATE = {"best_step", "latest_losses", "stream"}
 # Parameter names in checkpoints: regular expression of a present name → the former one, as re.sub takes them.
 # Names of moments have the parameter's name within.
 FORMER_PARAMETERS: dict[str, str] = {}
@@ -170,8 +177,9 @@ STORIES = {"kind": "storybook", "stories": 300}
 SHAPE = {"vocab_size": 320, "context_length": 64, "dim": 32, "layers": 2, "ffn_dim": 64}
 SCHEDULE = [
     {"shape": "linear", "start": 0.1, "end": 1.0, "length": "20%"},
-    {"shape": "cosine", "start": 1.0, "end": 0.1, "length": "80%"},
+    {"shape": "cosine", "start": 1.0, "end": 1.0, "length": "80%"},
 ]
+FALLING = [SCHEDULE[0], {**SCHEDULE[1], "end": 0.1}]
 BASE: dict[str, Any] = {
     "name": "fingerprint",
     "seed": 3,
@@ -213,13 +221,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 STREAMED = {
-    "source": {
-        "kind": "mixture",
-        "parts": [
-            {"weight": 3.0, "source": {"kind": "storybook", "stories": 90, "seed": 1}},
-            {"weight": 1.0, "source": {"kind": "files", "paths": ["stories.txt"], "separator": "lines"}},
-        ],
-    },
+    "source": {"kind": "files", "paths": ["stories.txt"], "separator": "lines"},
     "validation": HOLDOUT,
     "sequences": PACKED,
     "mode": {
@@ -229,6 +231,13 @@ STREAMED = {
         "tokenizer_sample_bytes": 40_000,
         "prefetch_batches": 3,
     },
+}
+MIXTURE = {
+    "kind": "mixture",
+    "parts": [
+        {"weight": 3.0, "source": {"kind": "storybook", "stories": 90, "seed": 1}},
+        {"weight": 1.0, "source": STREAMED["source"]},
+    ],
 }
 
 
@@ -241,6 +250,7 @@ def settings(family: str, engine: str = "torch", **sections: Any) -> dict[str, A
 def cases() -> list[Case]:
     """Return all cases, slow ones first, so that parallel jobs end at about the same time."""
     muon = {"kind": "muon", "lr": 5e-3, "max_grad_norm": 0.7, "schedule": SCHEDULE}
+    mixed = settings("llama", data={**STREAMED, "source": MIXTURE})
     two_devices = {"XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=2"}
     return [
         *(Case(name=f"{f}-torch", config=settings(f), texts=True, evaluated=f == "llama") for f in FAMILIES),
@@ -255,6 +265,9 @@ def cases() -> list[Case]:
         Case(name="streamed-torch", config=settings("llama", data=STREAMED)),
         Case(name="streamed-jax", config=settings("llama", "jax", data=STREAMED)),
         Case(name="muon", config=settings("hybrid", optimizer=muon)),
+        Case(name="streamed-mixture", config=mixed),
+        Case(name="killed-mixture", config=mixed, killed=True, same_as="streamed-mixture"),
+        Case(name="falling-rate", config=settings("llama", optimizer={**BASE["optimizer"], "schedule": FALLING})),
     ]
 
 

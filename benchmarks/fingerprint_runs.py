@@ -231,8 +231,13 @@ def metrics_fingerprint(path: Path) -> Items:
 
 
 def evaluation_fingerprint(result: Mapping[str, Any]) -> Items:
-    """Return how often each number occurs in an evaluation under any name, without times and settings."""
+    """Return how often each number occurs in an evaluation under any name, without times and settings.
+
+    The baseline scores each document from its first token. Of several scoring rules, only this one (the first) counts.
+    """
     measured = {key: value for key, value in result.items() if key not in {"seconds", "settings", "format", "remarks"}}
+    if isinstance(measured["scores"], list):
+        measured["scores"] = measured["scores"][0]
     numbers = [json.dumps(value) for value in leaves(measured) if isinstance(value, int | float)]
     return {number: str(times) for number, times in sorted(Counter(numbers).items())}
 

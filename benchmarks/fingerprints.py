@@ -186,7 +186,7 @@ def compare_all(all_cases: Sequence[Case], baseline: Side, present: Side) -> Ite
         if case.same_as and {case.name, case.same_as} <= set(present.found):
             for part in ("weights", "moments"):
                 uninterrupted, resumed = present.found[case.same_as][part], present.found[case.name][part]
-                yield compare_fingerprints(f"{case.name}: {part} as {case.same_as}", uninterrupted, resumed)
+                yield compare_fingerprints(f"{case.name} = {case.same_as}: {part}", uninterrupted, resumed)
 
 
 def compute(options: argparse.Namespace, all_cases: Sequence[Case], folder: Path) -> tuple[Side, Side]:
