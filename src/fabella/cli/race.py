@@ -67,6 +67,11 @@ def command(
     if words:
         raise UsageError(f"'{words[0]}' is not a setting.", hint="Give a text with --data TEXT.")
     if not (data or validation):
+        if settings or recipe or seed is not None or out or steps or tuned_on:
+            raise UsageError(
+                f"An entry of the race {race.name} needs a training text and a held-out text.",
+                hint="Add --data TEXT --validation TEXT.",
+            )
         _print_rules(race, name, as_json=as_json)
         return
     entry = EntryRequest(

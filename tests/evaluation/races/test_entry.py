@@ -207,6 +207,25 @@ def test_more_threads_than_allowed_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_more_cores_than_allowed_are_refused_with_jax(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabella.evaluation.races.entry.cores", lambda: 3)
+    assert enter(folder, tmp_path / "entry", "engine=jax") == 2
+    printed = capsys.readouterr().err
+    assert "engine=jax uses 3" in printed
+    assert "taskset -c 0,1" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [["optimizer.lr=1e-3"], ["--seed", "2"], ["--steps", "5"], ["--recipe", "llama"]])
+def test_an_entry_without_texts_is_refused_instead_of_ignored(
+    given: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["race", str(folder / "tiny.yaml"), *given]) == 2
+    assert "--data TEXT --validation TEXT" in capsys.readouterr().err
+
+
 def test_a_failed_entry_removes_its_prepared_text(folder: Path, tmp_path: Path) -> None:
     assert enter(folder, tmp_path / "a", "model.vocab_size=300", "--steps", "1") != 0
     assert not (tmp_path / "prepared" / "a").exists()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fabella.data.prepare.pipeline import cores
 from fabella.engine import engine as engines
 from fabella.engine.engine import Engine
 from fabella.errors import StorageError
@@ -42,7 +43,7 @@ def enter(race: Race, entry: EntryRequest, report: Callable[[str], None] = lambd
     before = clock.left
     engine = engines.create_engine(run, device=device)
     startup = before - clock.left
-    require_threads(race, int(engine.describe().get("threads", 0)))
+    require_threads(race, run.engine, int(engine.describe().get("threads", cores())))
     try:
         dataset = prepare_request(resolved, prepared)
         clock.end("prepare")

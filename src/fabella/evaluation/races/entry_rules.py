@@ -99,13 +99,14 @@ def device_of(race: Race, entry: EntryRequest, run: RunConfig) -> str:
     return entry.device
 
 
-def require_threads(race: Race, threads: int) -> None:
-    """Raise UsageError for more threads than the race allows."""
+def require_threads(race: Race, engine: str, threads: int) -> None:
+    """Raise UsageError if the engine uses more threads than the race allows. JAX uses one per core of this process."""
     if race.threads and threads > race.threads:
         cores = ",".join(str(number) for number in range(race.threads))
+        other = f", or OMP_NUM_THREADS={race.threads} where there is none" if engine == "torch" else ""
         raise UsageError(
-            f"The race {race.name} allows {race.threads} threads; PyTorch uses {threads} here.",
-            hint=f"Put 'taskset -c {cores}' before the command, or OMP_NUM_THREADS={race.threads} where there is none.",
+            f"The race {race.name} allows {race.threads} threads; engine={engine} uses {threads} here.",
+            hint=f"Put 'taskset -c {cores}' before the command{other}.",
         )
 
 
