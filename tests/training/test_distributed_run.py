@@ -80,6 +80,7 @@ def test_two_processes_train_the_same_run_as_one(uninterrupted: Path, data: Toke
     assert sorted(path.name for path in uninterrupted.iterdir()) == sorted(path.name for path in single.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_fine_tune_like_one_and_resume_to_the_same_bits(
     kind: str, uninterrupted: Path, data: TokenizedDataset, tmp_path: Path
@@ -147,6 +148,7 @@ def test_a_signal_to_any_process_stops_all_at_one_step_with_everything_saved(
     assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C3", cases=18)
 @pytest.mark.parametrize(("rank", "name"), [(0, "SIGTERM"), (1, "SIGINT"), (1, "SIGTERM")])
 def test_a_run_stopped_by_many_signals_ends_with_the_same_bits(
@@ -196,6 +198,7 @@ def test_a_process_killed_at_any_step_ends_all_and_nothing_is_lost(
         assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C5", cases=1)
 def test_a_process_that_hangs_is_an_error_after_the_timeout(data: TokenizedDataset, tmp_path: Path) -> None:
     values = job(tmp_path / "run", data, failure=(8, 1, "SIGSTOP"))  # the timeout also covers the first rendezvous
@@ -234,6 +237,7 @@ def check_failure(what: str, rank: int, step: int, out: Path, data: TokenizedDat
     assert all(saved <= step for saved in RunDir.open(out).steps()), "the failed step is not saved"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C5", cases=4)
 @pytest.mark.parametrize(("what", "rank"), [("bug", 1), ("batches end", 0), ("no batch comes", 1), ("NaN", 0)])
 def test_a_failure_of_one_process_ends_all(what: str, rank: int, data: TokenizedDataset, tmp_path: Path) -> None:
@@ -359,6 +363,7 @@ def kill_launcher(out: Path, data: TokenizedDataset, step: int, rank: int) -> No
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent process")
 
 
+@pytest.mark.slow
 @needs_linux
 @pytest.mark.fault("C8", cases=1)
 def test_processes_of_a_killed_launcher_save_and_exit(data: TokenizedDataset, tmp_path: Path) -> None:
