@@ -22,7 +22,7 @@ NEUTRAL: list[dict[str, Any]] = [
     *({"top_p": value} for value in (1, 1.0, None)), *({"min_p": value} for value in (0, 0.0)),
     *({"top_k": value} for value in (0, -1)), *({"temperature": value} for value in (1, 1.0, None)),
     *({"logit_bias": value} for value in ({}, None, {"5": 0}, {"5": 0.0})),
-    *({"stop": value} for value in ([], None)), *({"n": value} for value in (1, None)),
+    *({"stop": value} for value in ([], None, "", [""])), *({"n": value} for value in (1, None)),
     *({"stream_options": value} for value in ({}, None, {"include_usage": False})),
     *({"best_of": value} for value in (1, 1.0, None)), {"suffix": None}, {"suffix": ""},
     *({"tools": value} for value in ([], None)), *({"tool_choice": value} for value in ("auto", "none", None)),

@@ -183,12 +183,10 @@ class GenerationBody(Body):
             rule = f"stop has {len(stops):,} strings; at most {limits.stops} are allowed."
             raise ValueError(f"{rule} {set_by('stops')}")
         for stop in stops:
-            if not stop:
-                raise ValueError("A stop string is empty, and would end every text at once. Leave it out.")
             if len(stop) > limits.stop_characters:
                 rule = f"A stop string has {len(stop):,} characters; at most {limits.stop_characters} are allowed."
                 raise ValueError(f"{rule} {set_by('stop_characters')}")
-        return stops
+        return [stop for stop in stops if stop]  # clients send the text of an empty form field
 
     @field_validator("stream_options")
     @classmethod
