@@ -78,6 +78,7 @@ def test_every_suggested_setting_exists() -> None:
         ("finetune", "fabella train TEXT --init-from RUN"),
         ("infer", "Use: fabella generate RUN PROMPT."),
         ("chat", "fabella generate RUN --interactive"),
+        ("play", "fabella generate RUN --interactive"),
         ("eval", "Use: fabella evaluate RUN."),
         ("tokenize", "fabella prepare TEXT --out DIRECTORY"),
         ("Sample", "Use: fabella generate RUN PROMPT."),
@@ -109,6 +110,8 @@ def test_a_command_of_another_tool_gets_a_suggestion(
     [
         ("train x.txt --learning-rate 1e-3", "Use --lr."),
         ("train x.txt --max_steps 10", "Use --steps."),
+        ("train x.txt --pretrained runs/a", "Use --init-from."),
+        ("train x.txt --num-workers 2", "leave it out"),
         ("train x.txt --batch_size 8", "Use --batch-size."),
         ("train x.txt --num-train-epochs 3", "Use --epochs."),
         ("train x.txt --output-dir out", "Use --out."),

@@ -53,6 +53,8 @@ MISTAKES = {
     "optimizer=adamv": "Unknown optimizer.kind 'adamv'. Did you mean 'adam'?",
     "training.length=300": "training.length = 300: training.length is a section; its settings are "
     "training.length.epochs, training.length.max_steps, training.length.max_tokens.",
+    "optimizer.schedule=[{shape: cosine, start: 1, ends: 0, length: 5}]": "optimizer.schedule.end is missing. "
+    "Unknown setting 'optimizer.schedule.ends'. Did you mean 'optimizer.schedule.end'?",
     "training.precision=16": "training.precision = 16: training.precision is a section; set training.precision.kind "
     "to one of auto, float32, bf16, fp16.",
 }

@@ -15,7 +15,7 @@ FINE_TUNE = "To fine-tune the weights of a run on a text: fabella train TEXT --i
 ALL_WEIGHTS = (
     "Fabella fine-tunes all weights, or those that training.freeze leaves, on text: fabella train TEXT --init-from RUN."
 )
-NO_CHAT = "There is no chat model. To write a story in turns: fabella generate RUN --interactive."
+CHAT = "To talk to a run that learned chats, or to write a story in turns: fabella generate RUN --interactive."
 NO_UPLOAD = (
     "Fabella uploads nothing, except to Weights & Biases: fabella train my-stories.txt tracking.wandb.mode=online."
 )
@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "finetune", "fine-tune", "fine_tune", "tune-model", "adapt", "finetuning", "fine-tuning", "transfer",
     ),
     ALL_WEIGHTS: ("sft", "lora", "qlora", "dpo", "rlhf", "grpo", "instruct", "distill"),
-    NO_CHAT: ("chat", "talk", "repl", "interactive", "assistant", "converse"),
+    CHAT: ("chat", "talk", "repl", "interactive", "assistant", "converse", "play"),
     NO_UPLOAD: ("push", "push-to-hub", "upload", "publish", "login", "share"),
     "Use: fabella import MODEL --out RUN.": ("import-model", "from-pretrained", "pull"),
     "Use: fabella generate RUN PROMPT.": (
@@ -118,7 +118,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "--init-from": (
         "pretrained-model", "from-pretrained", "init", "init-weights", "initial-weights", "weights", "finetune-from",
-        "load-weights",
+        "load-weights", "pretrained",
     ),
     "--seed": ("random-seed", "manual-seed", "rng-seed"),
     "--devices": ("gpus", "num-gpus", "n-gpus", "nproc", "nproc-per-node", "num-processes", "gpu-count", "n-gpu"),
@@ -178,6 +178,7 @@ WITHOUT_COUNTERPART = {
     "force": NEVER_OVERWRITTEN,
     "dry-run": "To estimate memory and time without training: fabella plan PRESET --data TEXT.",
     "shuffle": "Training sequences are always shuffled, by the seed.",
+    "num-workers": "Sequences are read ahead in the background without further processes; leave it out.",
     "deepspeed": "Weights are sharded with training.parallel.kind=fsdp.",
 }
 """Option of other tools → suggestion, where there is no option and no setting."""

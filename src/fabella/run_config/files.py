@@ -276,7 +276,7 @@ def _sentence(item: dict[str, Any], family: str) -> str:
     if item["type"] == "extra_forbidden" and key in known_keys(family):
         return _wrong_kind(key)
     if item["type"] == "extra_forbidden":
-        return f"Unknown setting '{key}'. {setting_hint(key, known_keys(family))}"
+        return f"Unknown setting '{key}'. {setting_hint(key, known_keys(family) | _keys_of_items(key))}"
     if item["type"] == "missing":
         return f"{key} is missing."
     if item["type"] == "union_tag_invalid":
@@ -349,6 +349,14 @@ def known_keys(family: str = "") -> frozenset[str]:
     return frozenset(keys)
 
 
+def _keys_of_items(key: str) -> set[str]:
+    """Return the keys next to ``key`` if it is one of an item of a list, such as a phase of a schedule; else none."""
+    *path, name = key.split(".")[:-1] or [""]
+    fields = [section.model_fields[name] for section in sections_at(path) if name in section.model_fields]
+    items = [each for field in fields for each in _sections_in(field.annotation, of_lists=True)]
+    return {f"{key.rpartition('.')[0]}.{inner}" for item in items for inner in item.model_fields}
+
+
 def _family_of(values: Mapping[str, Any]) -> str:
     """Return ``model.family`` of unchecked values; empty if there is none."""
     model = values.get("model")
@@ -371,14 +379,17 @@ def _keys_of(section: type[ConfigModel], prefix: str) -> Iterable[str]:
                 yield from _keys_of(inner, f"{prefix}{name}.")
 
 
-def _sections_in(annotation: Any) -> list[type[ConfigModel]]:
-    """Return the section classes in the type of a field: the class itself, or the members of its union."""
+def _sections_in(annotation: Any, *, of_lists: bool = False) -> list[type[ConfigModel]]:
+    """Return the section classes in the type of a field: the class itself, or the members of its union.
+
+    ``of_lists``: those of the items of a list as well.
+    """
     if annotation is OptimizerConfig:
         return [optimizer_module(name).Config for name in optimizer_names()]
     if isinstance(annotation, type) and issubclass(annotation, ConfigModel):
         return [annotation]
     if get_origin(annotation) is Annotated:
-        return _sections_in(get_args(annotation)[0])
-    if get_origin(annotation) in {tuple, list}:
+        return _sections_in(get_args(annotation)[0], of_lists=of_lists)
+    if get_origin(annotation) in {tuple, list} and not of_lists:
         return []
-    return [section for argument in get_args(annotation) for section in _sections_in(argument)]
+    return [section for argument in get_args(annotation) for section in _sections_in(argument, of_lists=of_lists)]
