@@ -33,6 +33,8 @@ from pyarrow import parquet, table
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "installation.json"
+PAGE = REPOSITORY / "docs" / "install.md"
+MARKS = ("<!-- installation: written by `make test-install` -->\n", "<!-- end of installation -->")
 STORIES = [f"Once upon a time, fox number {number} lived near the pond. It found a ball." for number in range(300)]
 TIMEOUT_SECONDS = 600
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -245,6 +247,34 @@ def main() -> None:
         except InstallationError as error:
             sys.exit(str(error))
     arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if arguments.output == RESULTS:
+        before, after = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+        PAGE.write_text(before + MARKS[0] + page_part(results) + MARKS[1] + after.split(MARKS[1])[1], encoding="utf-8")
+
+
+def page_part(results: dict[str, Any]) -> str:
+    """Return what docs/install.md says of the measurements."""
+    machine, installed = results["machine"], results["installed"]
+    core = installed["core"]
+    lines = [
+        f"Measured on {machine['date']} with {machine['cores']} cores and Python {machine['python']},",
+        "packages from a local index and PyTorch's CPU build. Other programs ran at the same time (load average",
+        f"{machine['load_average']}), so compare the CPU time. From `pip install` to the first story of",
+        f"`fabella generate`, which compiles the native decoder, it took {core['first_story_seconds']:.0f} s, of which",
+        f"{core['first_story_cpu_seconds']:.0f} s were CPU time.",
+        "",
+        "| installed | time | CPU time | size on the disk |",
+        "|---|--:|--:|--:|",
+        row("Fabella and PyTorch", core),
+        *(row(f"`[{extra}]`, in addition", values) for extra, values in installed.items() if extra != "core"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def row(name: str, values: dict[str, float]) -> str:
+    """Return a row of the table."""
+    times = f"{values['seconds']:.0f} s | {values['cpu_seconds']:.0f} s"
+    return f"| {name} | {times} | {values['megabytes']:,} MB |"
 
 
 def measure(directory: Path, extras: Sequence[str], *, cuda: bool) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Tests that the wheel has every file that the package reads."""
 
+import json
 import tomllib
+
+import pytest
 
 from tests.source_tree import PACKAGE, REPOSITORY
 
@@ -16,3 +19,12 @@ def test_package_data_has_every_file_that_is_not_python() -> None:
     }
     assert len(needed) > 30, "templates, presets, pages and C++ sources"
     assert sorted(needed - packaged) == []
+
+
+def test_the_page_shows_the_measured_installation() -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow: make test installs it")
+    from benchmarks import installation
+
+    measured = json.loads(installation.RESULTS.read_text(encoding="utf-8"))
+    assert set(measured["installed"]) == {"core", "all", *installation.USES}
+    assert installation.page_part(measured) in installation.PAGE.read_text(encoding="utf-8")

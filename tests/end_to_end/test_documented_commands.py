@@ -271,6 +271,6 @@ def test_readme_shows_the_real_presets() -> None:
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=[str(page.relative_to(REPOSITORY)) for page in ALL_PAGES])
 def test_every_link_of_a_page_resolves(page: Path) -> None:
-    """The site generates the pages in `reference/`; its strict build, in tests/test_site.py, checks links to them."""
-    for target in re.findall(r"\]\((?!https?:|reference/)([^)#]+)", page.read_text(encoding="utf-8")):
+    """The site generates `reference/` and `notebooks/`; its strict build (tests/test_site.py) checks links to them."""
+    for target in re.findall(r"\]\((?!https?:|reference/|notebooks/)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import fabella
+
 nbclient = pytest.importorskip("nbclient", reason="needs ipykernel and nbclient: make test installs them")
 import nbformat  # noqa: E402 - comes with nbclient
 
@@ -22,6 +24,13 @@ def test_there_are_notebooks() -> None:
 def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert all(cell["outputs"] == [] for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_code_of_a_notebook_installs_the_wheel_of_this_version(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first = "".join(next(cell["source"] for cell in cells if cell["cell_type"] == "code"))
+    assert f"%pip install --quiet fabella-{fabella.__version__}-py3-none-any.whl" in first
 
 
 @pytest.mark.slow

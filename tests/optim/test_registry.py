@@ -1,14 +1,17 @@
 """Tests that optimizers are found by the names of their files."""
 
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import fabella.optim
 from fabella.engine.engine import create_engine
 from fabella.errors import ConfigError
+from fabella.optim.param_groups import ParamSettings
 from fabella.optim.registry import engine_module, optimizer_module, optimizer_names, state_spec
 from fabella.run_config.files import load_config, validate_config
 from fabella.run_config.run import RunConfig
@@ -89,6 +92,33 @@ def test_an_optimizer_in_a_single_file_trains_and_resumes(sign_sgd: RunConfig) -
     for each in (engine, resumed):
         each.step(batch(1), 1e-3)
     assert all(np.array_equal(resumed.state().weights[name], array) for name, array in engine.state().weights.items())
+
+
+def test_the_optimizer_of_the_guide_trains_resumes_and_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide-extend.md").read_text(encoding="utf-8")
+    code = next(code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "lion_torch.py" in code)
+    monkeypatch.setattr(fabella.optim, "__path__", [*fabella.optim.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "fabella.optim.lion_torch", raising=False)
+    (tmp_path / "lion_torch.py").write_text(code)
+    values = load_config("storybook-1m", [*TINY, "training.micro_batch_size=4"]).model_dump(mode="json")
+    run = validate_config({**values, "optimizer": {"kind": "lion", "lr": 1e-3}})
+    engine = create_engine(run)
+    losses = [engine.step(batch(), 1e-3).read()["loss"] for _ in range(20)]
+    assert losses[-1] < losses[0] - 0.1
+    state = engine.state()
+    assert list(state.optimizer_state) == list(state_spec(run.model.parameters(), run.optimizer))
+    resumed = create_engine(run)
+    resumed.restore(state)
+    for each in (engine, resumed):
+        each.step(batch(1), 1e-3)
+    assert all(np.array_equal(resumed.state().weights[name], array) for name, array in engine.state().weights.items())
+    optimizer = optimizer_module("lion")
+    parameter = torch.nn.Parameter(torch.ones(3, 2))
+    parameter.grad = torch.ones(3, 2)
+    lion = optimizer.Lion({"a": parameter}, {"a": ParamSettings(1.0, 0.1)}, (0.9, 0.99))
+    lion.step(1e-3, torch.tensor(False))
+    assert torch.equal(parameter, torch.ones(3, 2))
+    assert torch.equal(lion.state()["first.a"], torch.zeros(3, 2))
 
 
 def test_an_optimizer_without_a_file_for_an_engine_is_refused(sign_sgd: RunConfig) -> None:

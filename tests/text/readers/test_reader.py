@@ -1,5 +1,7 @@
 """Tests that readers are found by the suffixes of their files."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,18 @@ def test_a_reader_is_found_by_its_file_alone(tmp_path: Path, monkeypatch: pytest
     assert expand_paths((str(poems),)) == [poems / "a.verse", poems / "b.txt"]
     source = FilesSource(paths=(str(poems),))
     assert list(documents(source, DecodePolicy())) == ["One fox.", "Two foxes.", "Three foxes."]
+
+
+def test_the_reader_of_the_guide_reads_lyrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guide-extend.md").read_text(encoding="utf-8")
+    (tmp_path / "package").mkdir()
+    code = next(code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "# lrc.py" in code)
+    (tmp_path / "package" / "lrc.py").write_text(code)
+    monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path / "package")])
+    monkeypatch.delitem(sys.modules, "fabella.text.readers.lrc", raising=False)
+    song = tmp_path / "song.lrc"
+    song.write_text("[ti:Fox]\n[00:12.00]A fox <00:13.00>sings\n[00:15.00]to the moon\n")
+    assert list(documents(FilesSource(paths=(str(song),)), DecodePolicy())) == ["A fox sings\nto the moon"]
 
 
 def test_a_file_of_an_unknown_suffix_is_plain_text() -> None:
