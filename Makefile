@@ -11,7 +11,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PINS := pyproject.toml constraints.txt
 # Two more than the cores: many tests wait for a process, a timeout or a disk.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 + (os.cpu_count() or 1))')
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+# Bytecode of the package and of the tests, written once and not by each process that starts.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help story test test-fast test-light test-faults test-clients test-install check format docs faults text-zoo bench bench-peers gpu-check fingerprints pins lock clean

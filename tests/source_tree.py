@@ -1,7 +1,7 @@
 """Files, syntax trees and imports of the repository, for the tests that check its structure."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +10,28 @@ PACKAGE = REPOSITORY / "src" / "fabella"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 BENCHMARKS = sorted((REPOSITORY / "benchmarks").rglob("*.py"))
-TREES = {file: ast.parse(file.read_text(encoding="utf-8"), filename=str(file)) for file in FILES + TESTS + BENCHMARKS}
+
+
+class SyntaxTrees(Mapping[Path, ast.Module]):
+    """Syntax trees of files, each parsed at its first use: all workers collect all tests, and few tests need one."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._files = dict.fromkeys(files)
+        self._trees: dict[Path, ast.Module] = {}
+
+    def __getitem__(self, file: Path) -> ast.Module:
+        if file not in self._trees and file in self._files:
+            self._trees[file] = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+        return self._trees[file]
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+TREES = SyntaxTrees([*FILES, *TESTS, *BENCHMARKS])
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

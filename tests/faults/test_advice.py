@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-import fabella as package
 from fabella.cli.main import command_files
 from fabella.cli.main import run as fabella
 from fabella.errors import StorageError
 from tests.faults.test_moved_runs import stopped_run
+from tests.source_tree import FILES, TREES, location
 
 ADVICE = re.compile(r"fabella ((?:[a-z][a-z-]*)(?: (?:'[^']*'|[^\s',;()]+))*)")
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z-]{2,}\b|…|<[a-z]+>")
@@ -111,13 +111,15 @@ def test_the_commands_that_an_error_advises_work_or_fail_later(
 def texts() -> dict[str, str]:
     """Return file:line → text of every string of the package with placeholders for its values."""
     found: dict[str, str] = {}
-    for path in Path(package.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path in FILES:
+        if not commands_in(path.read_text(encoding="utf-8")):
+            continue
+        for node in ast.walk(TREES[path]):
             if isinstance(node, ast.JoinedStr):
                 parts = [str(part.value) if isinstance(part, ast.Constant) else "VALUE" for part in node.values]
-                found[f"{path.name}:{node.lineno}"] = "".join(parts)
+                found[location(path, node)] = "".join(parts)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.setdefault(f"{path.name}:{node.lineno}", node.value)
+                found.setdefault(location(path, node), node.value)
     return {place: text for place, text in found.items() if commands_in(text)}
 
 
