@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -342,27 +343,36 @@ def test_a_resume_without_a_part_of_the_average_is_detected(
 SCALED = ("training.precision={kind: fp16, initial_loss_scale: 1048576, loss_scale_growth_interval: 4}",)
 
 
-@pytest.fixture
-def fp16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_fp16(patch: pytest.MonkeyPatch) -> None:
     """Use fp16 on a CPU. Gradients overflow at first, and again whenever the loss scale has grown too much."""
 
     def half_precision(_requested: Any, device: torch.device, *_others: Any, **_more: Any) -> device_torch.Precision:
         return device_torch.Precision(torch.float16, scaled=True, device=device)
 
-    monkeypatch.setattr(engine_torch, "resolve_precision", half_precision)
+    patch.setattr(engine_torch, "resolve_precision", half_precision)
+
+
+@pytest.fixture(scope="module")
+def scaled(data: TokenizedDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return an uninterrupted run in fp16 with a loss scale, and the same run stopped at step 24."""
+    folder = tmp_path_factory.mktemp("scaled")
+    with pytest.MonkeyPatch.context() as patch:
+        use_fp16(patch)
+        uninterrupted = start_run(tiny.run(*SCALED), folder / "straight", data).path
+        return uninterrupted, stopped_run(folder / "stopped", data, 24, overrides=SCALED)
 
 
 @pytest.mark.fault("D4", cases=5)
 @pytest.mark.parametrize("lost", ["", "loss_scale", "good_steps", "skipped_steps", "updates"])
-@pytest.mark.usefixtures("fp16_on_cpu")
 def test_with_a_loss_scale_a_stopped_run_ends_with_the_same_bits_unless_part_of_it_is_lost(
-    lost: str, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: str, scaled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uninterrupted = start_run(tiny.run(*SCALED), tmp_path / "straight", data).path
+    use_fp16(monkeypatch)
+    uninterrupted, stopped = scaled
     rows = [row for row in tiny.metrics(uninterrupted) if row["kind"] == "train"]
     assert rows[-1]["skipped_steps"] > 2
     assert len({row["loss_scale"] for row in rows}) > 2
-    out = stopped_run(tmp_path / "run", data, 24, overrides=SCALED)
+    out = Path(shutil.copytree(stopped, tmp_path / "run", symlinks=True))
     restore = TorchEngine.restore
 
     def mutant(engine: TorchEngine, state: Any) -> None:
