@@ -7,7 +7,7 @@ from fabella.run_config.run import RunConfig
 from fabella.training.loop import TrainingStep
 from fabella.training.schedule import batch_size_at, steps_for_sequences
 
-MARGIN = 0.03
+MARGIN = 0.05
 """Share of the time for the steps that is not planned: measured steps are a little faster than those of a training,
 which also reads the text and writes metrics."""
 MEASURING_SHARE = 0.015
