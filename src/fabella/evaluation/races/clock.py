@@ -8,8 +8,8 @@ from fabella.training.loop import TrainingStep
 from fabella.training.schedule import batch_size_at, steps_for_sequences
 
 MARGIN = 0.12
-"""Share of the time for the steps that is not planned: the steps of a training of 20 minutes took up to 12 % longer than
-the steps measured before (two threads of an AMD EPYC)."""
+"""Share of the time for the steps that is not planned: the steps of a training of 20 minutes took up to 12 % longer
+than the steps measured before (two threads of an AMD EPYC)."""
 MEASURING_SHARE = 0.015
 """Share of the clock in which steps are measured."""
 MEASURED_STEPS = 400

@@ -53,6 +53,7 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     batch_tokens = batch_size_at(template.training, 0) * template.data.sequences.length
     steps = int(min(max(10 * tokens / batch_tokens, MIN_STEPS), MAX_STEPS_GPU if gpu else MAX_STEPS_CPU))
     every = max(50, steps // 10)
+    steps = steps // every * every  # the last step is validated, too: its weights may be the best
     values: dict[str, Any] = template.model_dump(mode="json") | {
         "name": name,
         "about": {"description": f"Chosen for {name}."},
