@@ -168,6 +168,7 @@ def test_all_processes_save_when_one_receives_the_signal(data: TokenizedDataset,
     assert RunDir.open(tmp_path / "run").steps() == [9, STEPS]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C4", cases=2)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_all_and_nothing_is_lost(
@@ -261,6 +262,7 @@ def test_a_failure_of_any_process_at_any_step_ends_all_and_nothing_is_lost(
         assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C6", cases=10)
 @pytest.mark.parametrize("step", [1, 5, 8, 13, STEPS])
 @pytest.mark.parametrize("rank", [0, 1])
