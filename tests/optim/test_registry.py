@@ -79,29 +79,8 @@ def test_the_optimizers_of_the_package_are_found_by_their_file_names() -> None:
         assert optimizer_module(name).Config(lr=1e-3).kind == name
 
 
-def test_an_optimizer_in_a_single_file_trains_and_resumes(sign_sgd: RunConfig) -> None:
-    assert "sign_sgd" in optimizer_names()
-    assert sign_sgd.model_dump()["optimizer"]["momentum"] == 0.9
-    engine = create_engine(sign_sgd)
-    losses = [engine.step(batch(), 1e-3).read()["loss"] for _ in range(20)]
-    assert losses[-1] < losses[0] - 0.1
-    state = engine.state()
-    assert list(state.optimizer_state) == list(state_spec(sign_sgd.model.parameters(), sign_sgd.optimizer))
-    resumed = create_engine(sign_sgd)
-    resumed.restore(state)
-    for each in (engine, resumed):
-        each.step(batch(1), 1e-3)
-    assert all(np.array_equal(resumed.state().weights[name], array) for name, array in engine.state().weights.items())
-
-
-def test_the_optimizer_of_the_guide_trains_resumes_and_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "guide-extend.md").read_text(encoding="utf-8")
-    code = next(code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "lion_torch.py" in code)
-    monkeypatch.setattr(fabella.optim, "__path__", [*fabella.optim.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "fabella.optim.lion_torch", raising=False)
-    (tmp_path / "lion_torch.py").write_text(code)
-    values = load_config("storybook-1m", [*TINY, "training.micro_batch_size=4"]).model_dump(mode="json")
-    run = validate_config({**values, "optimizer": {"kind": "lion", "lr": 1e-3}})
+def assert_trains_and_resumes(run: RunConfig) -> None:
+    """Require that the loss falls, and that a restored engine takes the same next step."""
     engine = create_engine(run)
     losses = [engine.step(batch(), 1e-3).read()["loss"] for _ in range(20)]
     assert losses[-1] < losses[0] - 0.1
@@ -112,6 +91,23 @@ def test_the_optimizer_of_the_guide_trains_resumes_and_skips(tmp_path: Path, mon
     for each in (engine, resumed):
         each.step(batch(1), 1e-3)
     assert all(np.array_equal(resumed.state().weights[name], array) for name, array in engine.state().weights.items())
+
+
+def test_an_optimizer_in_a_single_file_trains_and_resumes(sign_sgd: RunConfig) -> None:
+    assert "sign_sgd" in optimizer_names()
+    assert sign_sgd.model_dump()["optimizer"]["momentum"] == 0.9
+    assert_trains_and_resumes(sign_sgd)
+
+
+def test_the_optimizer_of_the_guide_trains_resumes_and_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide-extend.md").read_text(encoding="utf-8")
+    code = next(code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "lion_torch.py" in code)
+    monkeypatch.setattr(fabella.optim, "__path__", [*fabella.optim.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "fabella.optim.lion_torch", raising=False)
+    (tmp_path / "lion_torch.py").write_text(code)
+    values = load_config("storybook-1m", [*TINY, "training.micro_batch_size=4"]).model_dump(mode="json")
+    run = validate_config({**values, "optimizer": {"kind": "lion", "lr": 1e-3}})
+    assert_trains_and_resumes(run)
     optimizer = optimizer_module("lion")
     parameter = torch.nn.Parameter(torch.ones(3, 2))
     parameter.grad = torch.ones(3, 2)

@@ -66,12 +66,7 @@ def command(
         return
     if words:
         raise UsageError(f"'{words[0]}' is not a setting.", hint="Give a text with --data TEXT.")
-    if not (data or validation):
-        if settings or recipe or seed is not None or out or steps or tuned_on:
-            raise UsageError(
-                f"An entry of the race {race.name} needs a training text and a held-out text.",
-                hint="Add --data TEXT --validation TEXT.",
-            )
+    if not any((data, validation, settings, recipe, seed is not None, out, steps, tuned_on)):
         _print_rules(race, name, as_json=as_json)
         return
     entry = EntryRequest(

@@ -65,11 +65,12 @@ def completes(server: ScriptedServer, *answers: Answer) -> None:
     server.answers[COMPLETIONS] = answer
 
 
-def press(page: Page, button: str = "#generate") -> None:
-    """Press a button and wait until the page is idle."""
+def generate(page: Page, button: str = "#generate") -> str:
+    """Press a button, wait until the page is idle, and return its status."""
     page.run("document.querySelector('#status').textContent = 'unchanged'")
-    page.run(f"document.querySelector('{button}').click()")
+    page.click(button)
     page.wait(f"{IDLE} && !/^(unchanged|Generating)/.test(document.querySelector('#status').textContent)")
+    return page.text("#status")
 
 
 def write(page: Page, beginning: str) -> None:
@@ -95,44 +96,44 @@ def _generating(page: Page, server: ScriptedServer) -> None:
 
 
 def _limit(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
 
 
 def _word(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
     choose(page, 7)
 
 
 def _tokens(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
     page.run("document.querySelector('#tokens').click()")
     choose(page, 8)
 
 
 def _without_colors(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
     page.run("document.querySelector('#colors').click()")
 
 
 def _branches(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
     for word in (6, 9, 3):
         completes(server, streamed(*TOKENS[word:], *TOKENS[:word]))
         choose(page, word)
-        press(page, "#regenerate")
+        generate(page, "#regenerate")
     write(page, "A cat")
-    press(page)
+    generate(page)
     page.run("document.querySelectorAll('.versions button')[1].focus()")
 
 
 def _ended(page: Page, server: ScriptedServer) -> None:
     completes(server, streamed(*TOKENS, reason="stop"))
-    press(page)
+    generate(page)
 
 
 def _ended_at_once(page: Page, server: ScriptedServer) -> None:
     completes(server, streamed(reason="stop"))
-    press(page)
+    generate(page)
 
 
 def _invalid_setting(page: Page, server: ScriptedServer) -> None:
@@ -141,14 +142,14 @@ def _invalid_setting(page: Page, server: ScriptedServer) -> None:
 
 
 def _proxy_error(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
     completes(server, html(502))
-    press(page)
+    generate(page)
 
 
 def _busy(page: Page, server: ScriptedServer) -> None:
     completes(server, refused("The queue is full. Try again later.", 429, **{"Retry-After": "3"}))
-    press(page)
+    generate(page)
 
 
 def _lost_stream(page: Page, server: ScriptedServer) -> None:
@@ -162,43 +163,43 @@ def _lost_stream(page: Page, server: ScriptedServer) -> None:
 def _lost_at_once(page: Page, server: ScriptedServer) -> None:
     completes(server, Answer(events=('{"choices": []}',), end=False))
     server.lost.set()
-    press(page)
+    generate(page)
 
 
 def _lost_server(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
     server.shutdown()
     server.server_close()
-    press(page)
+    generate(page)
 
 
 def _empty_prompt(page: Page, server: ScriptedServer) -> None:
     write(page, "")
-    press(page)
+    generate(page)
 
 
 def _long_prompt(page: Page, server: ScriptedServer) -> None:
     answers = server.answers[COMPLETIONS]
     server.answers[COMPLETIONS] = lambda body: answers(body) if "truncate_prompt_tokens" in body else CONTEXT
     write(page, "many words and then some " * 400)
-    press(page)
+    generate(page)
 
 
 def _long_word(page: Page, server: ScriptedServer) -> None:
     completes(server, streamed(LONG_WORD, LONG_WORD, reason="stop"))
     write(page, LONG_WORD.strip())
-    press(page)
-    press(page)
+    generate(page)
+    generate(page)
     choose(page, 1)
 
 
 def _compared(page: Page, server: ScriptedServer) -> None:
     page.run("document.querySelector('#compare').click()")
-    press(page)
+    generate(page)
 
 
 def _shared(page: Page, server: ScriptedServer) -> None:
-    press(page)
+    generate(page)
     _copied(page, server)
     page.run("document.querySelector('#manual').close()")
     link = page.run("document.querySelector('#manual-text').value")
@@ -214,7 +215,7 @@ def _damaged_link(page: Page, server: ScriptedServer) -> None:
 
 def _copied(page: Page, server: ScriptedServer) -> None:
     """Copying where the browser does not allow it."""
-    press(page)
+    generate(page)
     page.run("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
     page.run("document.querySelector('#share').click()")
     page.wait("document.querySelector('#manual').open")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.chromium import Browser, Page, find, started
+from tests.server.chromium import Browser, Page, find
 from tests.server.page.scripted_server import (
     COMPLETIONS,
     MODEL,
@@ -19,11 +19,11 @@ from tests.server.page.scripted_server import (
     scripted,
     tokens,
 )
+from tests.server.page.states import generate
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find(), reason="needs Chromium or Chrome")]
 
 FAILED = "document.querySelector('#status.failed')"
-IDLE = "document.querySelector('#stop').disabled && !document.querySelector('#generate').disabled"
 DOGS = tokens(" dog", " ran", " and", " sat", reason="length")
 ANY_STATUS = [300, 400, 403, 404, 405, 408, 413, 422, 429, 500, 501, 502, 503, 504, 520]
 BODIES = {
@@ -38,12 +38,6 @@ BODIES = {
 }
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(find(), tmp_path_factory.mktemp("profile")) as started_browser:
-        yield started_browser
-
-
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     with scripted() as running:
@@ -56,14 +50,6 @@ def page(browser: Browser, server: ScriptedServer) -> Iterator[Page]:
     page = browser.open(server.url)
     yield page
     assert not any("Uncaught" in complaint or "exceptionThrown" in complaint for complaint in page.complaints)
-
-
-def generate(page: Page, button: str = "#generate") -> str:
-    """Press a button, wait until the page is idle, and return its status."""
-    page.run("document.querySelector('#status').textContent = 'unchanged'")
-    page.click(button)
-    page.wait(f"{IDLE} && !/^(unchanged|Generating)/.test(document.querySelector('#status').textContent)")
-    return page.text("#status")
 
 
 def story(page: Page) -> str:

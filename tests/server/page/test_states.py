@@ -1,10 +1,8 @@
 """Tests that every state of the story page can be read and left on a phone, in light, dark and forced colors."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.server.chromium import Browser, find, started
+from tests.server.chromium import Browser, find
 from tests.server.page.states import STATES, UNREADY, shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find(), reason="needs Chromium or Chrome")]
@@ -58,12 +56,6 @@ WITHOUT_RING = """[...document.querySelectorAll("button, select, summary, textar
   .filter((one) => one.checkVisibility() && !one.disabled && !document.querySelector("dialog[open]"))
   .filter((one) => { one.focus(); return parseFloat(getComputedStyle(one).outlineWidth) < 2; })
   .map((one) => one.id || one.className)"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(find(), tmp_path_factory.mktemp("profile")) as started_browser:
-        yield started_browser
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -8,7 +8,7 @@ import pytest
 
 from fabella.server.limits import Limits
 from fabella.server.served_models import ServedModel, ServedModels
-from tests.server.chromium import CONTROL, SHIFT, Browser, Page, find, started
+from tests.server.chromium import CONTROL, SHIFT, Browser, Page, find
 from tests.server.stubs import Gated, listening, saying, served_models, spelling
 
 pytestmark = [
@@ -43,12 +43,6 @@ PAYLOADS = [
     "<form id=word><input name=hidden>",
     "<template shadowrootmode=open><script>hacked=1</script></template>", "data: [DONE]\n\ndata: {}",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(find(), tmp_path_factory.mktemp("profile")) as started_browser:
-        yield started_browser
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.chromium import Browser, Page, find, started
+from tests.server.chromium import Browser, Page, find
 from tests.server.page.scripted_server import (
     COMPLETIONS,
     MODEL,
@@ -23,12 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find(), reason="needs Chr
 
 LIKELIHOODS = (0.01, 0.1, 0.3, 0.6, 0.95)
 DONE = "document.querySelector('#stop').disabled && /per second/.test(document.querySelector('#status').textContent)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(find(), tmp_path_factory.mktemp("profile")) as started_browser:
-        yield started_browser
 
 
 @pytest.fixture

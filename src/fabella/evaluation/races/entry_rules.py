@@ -124,13 +124,13 @@ def held_out_source(data: DataConfig) -> Source:
 
 
 def _require_texts(race: Race, entry: EntryRequest) -> None:
-    for option, value in (("--data", entry.data), ("--validation", entry.validation)):
-        if not value:
-            missing = "held-out text" if option == "--validation" else "training text"
-            raise UsageError(
-                f"The race {race.name} needs a {missing}.",
-                hint=f"Add {option} TEXT.",
-            )
+    texts = {"--data": ("training text", entry.data), "--validation": ("held-out text", entry.validation)}
+    if missing := {option: name for option, (name, value) in texts.items() if not value}:
+        raise UsageError(
+            f"The race {race.name} needs a {' and a '.join(missing.values())}.",
+            hint=f"Add {' '.join(f'{option} TEXT' for option in missing)}.",
+        )
+    for option, (_, value) in texts.items():
         if is_dataset(Path(value)):
             raise ConfigError(
                 f"{option} {value} is a prepared dataset; preparing the text is on the clock of a race.",
