@@ -175,6 +175,7 @@ PACKED = {"kind": "packed", "length": 64, "stride": 64}
 HOLDOUT = {"kind": "holdout", "fraction": 0.1}
 STORIES = {"kind": "storybook", "stories": 300}
 SHAPE = {"vocab_size": 320, "context_length": 64, "dim": 32, "layers": 2, "ffn_dim": 64}
+# The rate is constant after its rise: a falling one changed on purpose, and would hide other differences.
 SCHEDULE = [
     {"shape": "linear", "start": 0.1, "end": 1.0, "length": "20%"},
     {"shape": "cosine", "start": 1.0, "end": 1.0, "length": "80%"},

@@ -258,8 +258,8 @@ def page_part(results: dict[str, Any]) -> str:
     core = installed["core"]
     lines = [
         f"Measured on {machine['date']} with {machine['cores']} cores and Python {machine['python']},",
-        "packages from a local index and PyTorch's CPU build. Other programs ran at the same time (load average",
-        f"{machine['load_average']}), so compare the CPU time. From `pip install` to the first story of",
+        f"with a load average of {machine['load_average']}. Above the number of cores, other programs ran at the same",
+        "time: compare the CPU time then. From `pip install` to the first story of",
         f"`fabella generate`, which compiles the native decoder, it took {core['first_story_seconds']:.0f} s, of which",
         f"{core['first_story_cpu_seconds']:.0f} s were CPU time.",
         "",
@@ -297,7 +297,7 @@ def measure(directory: Path, extras: Sequence[str], *, cuda: bool) -> dict[str, 
     machine = {
         "date": str(datetime.date.today()),
         "python": platform.python_version(),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[2], 1),
     }

@@ -209,7 +209,8 @@ def _request_schemas() -> dict[str, Any]:
     ids = listed(INTEGER)
     prompt = schemas["CompletionRequest"]["properties"]["prompt"]
     prompt |= {"anyOf": [TEXT, ids, listed({"anyOf": [TEXT, ids]})], "default": ""}
-    prompt.pop("type", None), prompt.pop("items", None)
+    for key in ("type", "items"):
+        prompt.pop(key, None)
     for name in ("CompletionRequest", "ChatRequest"):
         properties = schemas[name]["properties"]
         bias = {"type": "object", "additionalProperties": NUMBER, "default": {}}
