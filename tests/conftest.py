@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.fault_cases import record_fault_cases
+from tests.slow_first import slow_first
 
 # Before numpy or torch is imported: tests run in parallel, and more threads than cores slow each other down.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -78,8 +79,13 @@ def imported_packages(file: Path) -> set[str]:
     return {"jax" if name.endswith("_jax") else name.split(".")[0] for name in names}
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has grouped the tests by their fixtures
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the long fault tests unless requested; skip tests that need a GPU or a package that is missing."""
+    """Select, skip and order the tests.
+
+    Deselect the long fault tests unless requested; skip tests that need a GPU or a package that is missing; give each
+    parallel worker a part that begins with slow tests.
+    """
     record_fault_cases(items)
     if "faults" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("faults")])
@@ -93,12 +99,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if on_gpu and not has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch finds none here"))
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+        items[:] = slow_first(
+            items, workers, lambda item: item.path, lambda item: bool(item.get_closest_marker("slow"))
+        )
 
 
 def pytest_collection_finish() -> None:
     """Exempt the thousands of collected tests from garbage collections, of which they take most of the time."""
     gc.collect()
     gc.freeze()
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Return whether a test is marked as slow."""
+    return item.get_closest_marker("slow") is not None
 
 
 def needed_packages(item: pytest.Item) -> set[str]:
