@@ -407,11 +407,11 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 
 def test_the_message_of_a_stop_has_the_resume_command(data: TokenizedDataset, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+    out, handler = tmp_path / "run", signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingInterrupted) as caught:
         start_run(tiny.run(), out, data, callbacks=[StopAt(6, signal.SIGTERM)])
     assert str(caught.value) == f"Stopped at step 6 of 40; everything is saved. Resume with: fabella resume {out}"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_a_second_signal_ends_at_once(data: TokenizedDataset, tmp_path: Path) -> None:

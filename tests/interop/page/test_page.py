@@ -14,6 +14,8 @@ from tests.server.chromium import CONTROL, Browser, Page, find, started
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find(), reason="needs Chromium or Chrome")]
 
 HOSTILE = "</script><img src=x onerror=hacked=1> & <b>Lily</b>"
+NO_END = "Math.random = () => 0.5"
+"""With random numbers, this model may end a story before the page shows that it can be stopped."""
 IDLE = "document.querySelector('#stop').disabled && /per second/.test(document.querySelector('#status').textContent)"
 
 
@@ -42,18 +44,18 @@ def test_a_page_generates_continues_and_stops_without_a_request(
     browser: Browser, file: Path, width: int, phone: bool, dark: bool
 ) -> None:
     page = browser.open(file.as_uri(), width=width, phone=phone, dark=dark)
+    page.run(NO_END)
     act = page.tap if phone else page.click
     act("#generate")
     page.wait(IDLE)
     assert page.text("#beginning") == "Once upon a time"
     first = page.run("document.querySelector('#completion').textContent")
     page.run("document.querySelector('#length').value = 5000")
-    if not page.run("document.querySelector('#continue').disabled"):
-        act("#continue")
-        page.wait("!document.querySelector('#stop').disabled")
-        act("#stop")
-        page.wait(IDLE)
-        assert page.run("document.querySelector('#completion').textContent").startswith(first)
+    act("#continue")
+    page.wait("!document.querySelector('#stop').disabled")
+    act("#stop")
+    page.wait(IDLE)
+    assert page.run("document.querySelector('#completion').textContent").startswith(first)
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
     assert_self_contained(page, file)
 
@@ -74,6 +76,7 @@ def test_temperature_0_gives_the_same_text_each_time(browser: Browser, file: Pat
 @pytest.mark.fault("E19", cases=1)
 def test_markup_in_a_prompt_is_shown_as_text(browser: Browser, file: Path) -> None:
     page = browser.open(file.as_uri())
+    page.run(NO_END)
     page.click("#examples button", 1)
     page.press("Enter", CONTROL)
     page.wait("!document.querySelector('#stop').disabled")
