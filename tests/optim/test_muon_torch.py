@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from fabella.engine.device_torch import Precision
 from fabella.engine.engine import State
 from fabella.engine.engine_torch import TorchEngine, create_engine
 from fabella.errors import CheckpointError
@@ -148,15 +149,18 @@ def test_matrices_of_one_shape_are_updated_as_in_batches_of_one(monkeypatch: pyt
         torch.testing.assert_close(parameter, single.parameters[name])
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, BFLOAT16_TOLERANCE)])
 @pytest.mark.parametrize("shape", [(3, 4, 6), (3, 6, 4)])
-def test_orthogonalized_matrices_keep_their_singular_vectors(shape: tuple[int, int, int]) -> None:
+def test_orthogonalized_matrices_keep_their_singular_vectors(
+    shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float
+) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    values = left.mT @ orthogonalize(matrices) @ right.mT
+    values = left.mT @ orthogonalize(matrices, dtype).float() @ right.mT
     diagonal = torch.diagonal(values, dim1=-2, dim2=-1)
     assert diagonal.min() > 0.5
     assert diagonal.max() < 1.3
-    torch.testing.assert_close(values, torch.diag_embed(diagonal), rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(values, torch.diag_embed(diagonal), rtol=0.0, atol=tolerance)
 
 
 def test_gradients_are_clipped_to_the_norm_of_all_weights() -> None:
@@ -189,3 +193,18 @@ def test_on_a_gpu_a_non_finite_step_changes_nothing() -> None:
     after = engine.state()
     assert all(np.array_equal(after.weights[n], a, equal_nan=True) for n, a in with_nan.items())
     assert all(np.array_equal(after.optimizer_state[n], a) for n, a in state.optimizer_state.items())
+
+
+@pytest.mark.parametrize(
+    ("device", "compute", "expected"),
+    [
+        ("cpu", torch.float32, torch.float32),
+        ("cpu", torch.bfloat16, torch.bfloat16),
+        ("cuda", torch.float32, torch.bfloat16),
+        ("mps", torch.float16, torch.float32),
+    ],
+)
+def test_products_are_bfloat16_where_the_device_is_fast_with_it(
+    device: str, compute: torch.dtype, expected: torch.dtype
+) -> None:
+    assert Precision(compute, scaled=False, device=torch.device(device)).optimizer_dtype == expected

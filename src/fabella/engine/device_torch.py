@@ -95,6 +95,15 @@ class Precision:
     matmul_speedup: float = 1.0
     """Measured speed of that, relative to PyTorch's default."""
 
+    @property
+    def optimizer_dtype(self) -> torch.dtype:
+        """Data type of an optimizer's products that need few digits: bfloat16 on CUDA, and on a CPU that trains in it.
+
+        A CPU without instructions for bfloat16 emulates them.
+        """
+        is_fast = self.device.type == "cuda" or (self.device.type == "cpu" and self.compute == torch.bfloat16)
+        return torch.bfloat16 if is_fast else torch.float32
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context of the forward pass."""
         if self.compute == torch.float32:

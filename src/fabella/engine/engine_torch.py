@@ -121,7 +121,7 @@ class TorchEngine:
         self.compiled, self.compile_cache = prepare_blocks(model, run, device, kernels=cpu.library is not None)
         self.strategy = parallelize(model, group, run.training.parallel)
         self.model: Any = self.strategy.model
-        self.optimizer = Optimizer(self.strategy, trainable, run.optimizer)
+        self.optimizer = Optimizer(self.strategy, trainable, run.optimizer, self.precision.optimizer_dtype)
         self.steps = 0
 
     def describe(self) -> dict[str, str | int | float]:

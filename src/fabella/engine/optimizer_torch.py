@@ -18,15 +18,17 @@ from fabella.optim.updates.interface_torch import TensorLayout, TorchOptimizer
 class Optimizer:
     """The config's optimizer as ``rule``, with gradient clipping, the weights' average, and its state as arrays."""
 
-    def __init__(self, strategy: Strategy, table: ParameterTable, config: OptimizerConfig) -> None:
-        """``table``: the parameters to update; all others are frozen."""
+    def __init__(
+        self, strategy: Strategy, table: ParameterTable, config: OptimizerConfig, matmul_dtype: torch.dtype
+    ) -> None:
+        """``table``: the parameters to update; all others are frozen. ``matmul_dtype``: as in TensorLayout."""
         self.strategy = strategy
         parameters: dict[str, nn.Parameter] = dict(strategy.model.named_parameters())
         self.parameters = {name: parameter for name, parameter in parameters.items() if name in table}
         self.max_grad_norm = config.max_grad_norm
         self.state_spec = state_spec(table, config)
         self.state_names = tuple(self.state_spec)
-        layout = TensorLayout(strategy.full_tensor, strategy.distribute)
+        layout = TensorLayout(strategy.full_tensor, strategy.distribute, matmul_dtype)
         create = engine_module(config.kind, "torch").create_optimizer
         self.rule: TorchOptimizer = create(self.parameters, table, config, layout)
         self.average = WeightAverage(strategy, self.parameters, config.average)

@@ -80,8 +80,11 @@ class MuonUpdate:
         """Update all matrices, those of equal shape in one batch, where ``apply_update`` ([], bool) is True."""
         for names in self._batches():
             updates = [self.layout.full_tensor(self._direction(name, apply_update)) for name in names]
-            for name, update in zip(names, orthogonalize(torch.stack(updates)), strict=True):
+            for name, update in zip(names, self._orthogonalize(updates), strict=True):
                 self._apply(name, update.float(), lr, apply_update)
+
+    def _orthogonalize(self, updates: list[Tensor]) -> Tensor:
+        return orthogonalize(torch.stack(updates), self.layout.matmul_dtype)
 
     def _batches(self) -> Iterator[list[str]]:
         """Yield the names of matrices of the same shape, as many at a time as MAX_BATCH_VALUES allows."""

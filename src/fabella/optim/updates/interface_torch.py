@@ -3,16 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
 class TensorLayout(NamedTuple):
-    """How parameters are distributed over the devices of a training; the identity on a single device."""
+    """How parameters are distributed over the devices of a training (the identity on a single device)."""
 
     full_tensor: Callable[[Tensor], Tensor]
     """Gather a tensor that is distributed like a parameter. A collective: all ranks call it in the same order."""
     distribute: Callable[[Tensor, Tensor], Tensor]
     """``distribute(full, like)``: distribute a full tensor, equal on every rank, as ``like`` is."""
+    matmul_dtype: torch.dtype = torch.float32
+    """Data type for products of full tensors that need few digits: bfloat16 where these devices are faster with it."""
 
 
 class TorchOptimizer(Protocol):
