@@ -11,11 +11,13 @@ from fabella.models.modern import NORM_EPS, ROTARY_BASE, Config
 from fabella.models.nn.attention_torch import AttentionSpec, KVCache, attend, split_heads
 from fabella.models.nn.capacity import require_capacity
 from fabella.models.nn.convolution_torch import ShortConvolution
-from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU
+from fabella.models.nn.kernels.fused_heads_torch import fused_head_gate, fused_rotary
+from fabella.models.nn.kernels.tensors_torch import has_hooks, kernels_for
+from fabella.models.nn.layers_torch import CausalLM, RMSNorm, SwiGLU, scaled_sum, sum_and_norm
 from fabella.models.nn.recurrence_torch import GatedMinGRU
 from fabella.models.nn.rotary_torch import RotaryTable, apply_rotary, rotary_table
 
-Value = Float[Tensor, "B K T E"]
+Value = Float[Tensor, "B T V"]  # V: dimensions of all key/value heads
 
 
 @dataclass(slots=True)
@@ -76,25 +78,34 @@ class Attention(nn.Module):
         document_starts: Int[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Value]:
         """Return the output, and this layer's own values. ``plain`` is ``x`` before the convolution."""
-        query = self._normed_heads(self.query(x), self.heads)
-        key = self._normed_heads(self.key(x), self.kv_heads)
-        value = own_value = split_heads(self.value(x), self.kv_heads)
+        query = self._rotated_heads(self.query(x), self.heads, rotary)
+        key = self._rotated_heads(self.key(x), self.kv_heads, rotary)
+        value = own_value = self.value(x)
         if self.mixes_values and first_value is not None:
-            own, first = self.value_weights.to(value.dtype).unbind()
-            value = own * value + first * first_value
-        rotated = apply_rotary(query, rotary), apply_rotary(key, rotary)
-        attended = attend(*rotated, value, kv_cache, document_starts)
+            value = scaled_sum(own_value, first_value, self.value_weights)
+        attended = attend(query, key, split_heads(value, self.kv_heads), kv_cache, document_starts)
         if self.has_output_gate:
-            gate = 2 * self.output_gate(plain).sigmoid()
-            attended = (attended.unflatten(2, (self.heads, -1)) * gate.unsqueeze(3)).flatten(2)
+            attended = gate_heads(attended, self.output_gate(plain))
         return self.output(attended), own_value
 
-    def _normed_heads(self, x: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B H T E"]:
-        """Split into heads and norm each of them, in float32 or wider."""
+    def _rotated_heads(self, x: Float[Tensor, "B T D"], heads: int, rotary: RotaryTable) -> Float[Tensor, "B H T E"]:
+        """Split into heads, norm each of them in float32 or wider, and rotate them by their position."""
+        split = split_heads(x, heads)
         if self.head_norm is None:
-            return split_heads(x, heads)
+            return apply_rotary(split, rotary)
+        kernels = kernels_for(split)
+        if kernels is not None and not has_hooks(self.head_norm):
+            return fused_rotary(kernels, split, *rotary, interleaved=False, norm_eps=self.head_norm.eps)
         wide = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(2, (heads, -1))
-        return self.head_norm(wide).to(x.dtype).transpose(1, 2)
+        return apply_rotary(self.head_norm(wide).to(x.dtype).transpose(1, 2), rotary)
+
+
+def gate_heads(x: Float[Tensor, "B T D"], gate: Float[Tensor, "B T H"]) -> Float[Tensor, "B T D"]:
+    """Return each of the H heads of ``x`` times 2·σ(gate)."""
+    kernels = kernels_for(x, gate)
+    if kernels is not None:
+        return fused_head_gate(kernels, x, gate)
+    return (x.unflatten(2, (gate.shape[2], -1)) * (2 * gate.sigmoid()).unsqueeze(3)).flatten(2)
 
 
 class Block(nn.Module):
@@ -128,8 +139,11 @@ class Block(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Value | None]:
         """Return the residual stream and the values of the first attention layer so far; updates ``state``."""
         if self.embedding_residual:
-            x = self.residual_weight * x + self.embedding_weight * embedded
-        plain = convolved = self.mixer_norm(x)
+            factors = torch.cat((self.residual_weight, self.embedding_weight))
+            x, plain = sum_and_norm(x, embedded, self.mixer_norm, factors)
+        else:
+            plain = self.mixer_norm(x)
+        convolved = plain
         if self.convolution is not None:
             convolved, inputs = self.convolution(plain, state.inputs if state else None, document_starts)
             if state:
@@ -143,8 +157,8 @@ class Block(nn.Module):
             assert rotary is not None, "attention needs the angles of the positions"
             mixed, value = self.mixer(convolved, plain, rotary, first_value, memory, document_starts)
             first_value = value if first_value is None else first_value
-        x = x + self.dropout(mixed)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), first_value
+        x, normed = sum_and_norm(x, self.dropout(mixed), self.feed_forward_norm)
+        return x + self.dropout(self.feed_forward(normed)), first_value
 
 
 class Model(CausalLM):
@@ -188,7 +202,8 @@ class Model(CausalLM):
             rotary = state.rotary if state else self.rotary_table(end, tokens.device)
             assert rotary is not None, "a state of a model with attention has the angles"
             rotary = rotary.span(start, end)
-        x = embedded = self.dropout(self.embedding_norm(self.embedding(tokens)))
+        embedded = self.dropout(self.embedding_norm(self.embedding(tokens)))
+        x = embedded = embedded.type_as(self.embedding.weight)  # training kernels round the result of a norm
         first_value = None
         for number, block in enumerate(self.blocks):
             layer = state.layers[number] if state else None

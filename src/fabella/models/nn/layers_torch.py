@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fabella.models.nn.kernels.fused_layers_torch import fused_gelu, fused_rms_norm, fused_swiglu
-from fabella.models.nn.kernels.tensors_torch import kernels_for
+from fabella.models.nn.kernels.fused_residual_torch import fused_scaled_sum, fused_sum_norm
+from fabella.models.nn.kernels.tensors_torch import DTYPES, has_hooks, kernels_for
 from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
 
 
@@ -81,7 +82,11 @@ class RMSNorm(nn.Module):
         self.register_parameter("weight", nn.Parameter(torch.ones(dim)) if scale else None)
 
     def forward(self, x: Float[Tensor, "*b D"]) -> Float[Tensor, "*b D"]:
-        return rms_norm(x, self.weight if self.scale else x.new_ones(x.shape[-1]), self.eps)
+        return rms_norm(x, self.scale_weight(x), self.eps)
+
+    def scale_weight(self, x: Float[Tensor, "*b D"]) -> Float[Tensor, " D"]:
+        """Return the learned scale, or ones on the device and in the dtype of ``x``."""
+        return self.weight if self.scale else x.new_ones(x.shape[-1])
 
 
 def rms_norm(x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: float = 1e-6) -> Float[Tensor, "*b D"]:
@@ -91,13 +96,43 @@ def rms_norm(x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: float =
     """
     kernels = kernels_for(x, weight)
     if kernels is not None and x.dtype == torch.float32:
-        mixed = torch.is_autocast_enabled("cpu")
-        return fused_rms_norm(kernels, x, weight, eps, torch.bfloat16 if mixed else torch.float32)
+        return fused_rms_norm(kernels, x, weight, eps, _linear_dtype())
     if x.device.type != "cpu" or x.dtype.itemsize < 4 or torch.compiler.is_compiling():
         return functional.rms_norm(x, (x.shape[-1],), weight, eps)
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)
     return (x * _inverse_rms(x, eps)).mul_(weight)
+
+
+def sum_and_norm(
+    x: Float[Tensor, "*b D"], z: Float[Tensor, "*b D"], norm: RMSNorm, factors: Float[Tensor, " 2"] | None = None
+) -> tuple[Float[Tensor, "*b D"], Float[Tensor, "*b D"]]:
+    """Return y = x + z, or factors[0]·x + factors[1]·z, and norm(y).
+
+    In training on a CPU, in one pass over memory, unless ``norm`` has hooks, which need its call.
+    """
+    weight = norm.scale_weight(x)
+    kernels = kernels_for(x, weight, *(() if factors is None else (factors,)))
+    if kernels is not None and x.dtype == torch.float32 and z.dtype in DTYPES and not has_hooks(norm):
+        return fused_sum_norm(kernels, x, z, factors, weight, (norm.eps, _linear_dtype()))
+    y = x + z if factors is None else scaled_sum(x, z, factors)
+    return y, norm(y)
+
+
+def scaled_sum(
+    x: Float[Tensor, "*b D"], z: Float[Tensor, "*b D"], factors: Float[Tensor, " 2"]
+) -> Float[Tensor, "*b D"]:
+    """Return factors[0]·x + factors[1]·z in the dtype of ``x`` and ``z``."""
+    kernels = kernels_for(x, z)
+    if kernels is not None and factors.dtype == torch.float32:
+        return fused_scaled_sum(kernels, x, z, factors)
+    first, second = factors.to(x.dtype).unbind()
+    return first * x + second * z
+
+
+def _linear_dtype() -> torch.dtype:
+    """Return the dtype in which the next linear layer reads its input in training on a CPU."""
+    return torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def _inverse_rms(x: Float[Tensor, "*b D"], eps: float) -> Float[Tensor, "*b 1"]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fabella.models.nn.kernels.fused_attention_torch import fused_rotary
+from fabella.models.nn.kernels.fused_heads_torch import fused_rotary
 from fabella.models.nn.kernels.tensors_torch import kernels_for
 
 

@@ -1,4 +1,4 @@
-"""Tests that fused attention and rotary embedding equal float64, at any length, with shared keys, masks and threads."""
+"""Tests that fused attention equals float64, at any length, with shared keys, masks and threads."""
 
 import ctypes
 
@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fabella.models.nn.attention_torch import Rotate, attend
+from fabella.models.nn.attention_torch import attend
 from fabella.models.nn.kernels.fused_attention_torch import fused_attention
-from fabella.models.nn.kernels.library import kernel_library, use_kernels
-from fabella.models.nn.rotary_torch import apply_rotary, apply_rotary_interleaved, apply_rotary_partial, rotary_table
+from fabella.models.nn.kernels.library import use_kernels
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
 """Norm of the error as a share of the norm, or of 1 for a gradient that vanishes; bf16 has 8 bits."""
@@ -22,14 +21,6 @@ SHAPES = [
     (1, 2, 1, 530, 8),
 ]
 """Batch, heads, key/value heads, time, head dimension: tails of every block."""
-
-
-@pytest.fixture
-def library() -> ctypes.CDLL:
-    built = kernel_library()
-    if built.library is None:
-        pytest.skip(built.warning or "switched off")
-    return built.library
 
 
 def random_heads(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> list[Tensor]:
@@ -114,25 +105,3 @@ def test_a_value_that_is_not_finite_reaches_the_result_and_the_gradients(library
     result.backward(gradient)
     assert result.isnan().any()
     assert all(tensor.grad is not None and tensor.grad.isnan().any() for tensor in inputs)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("rotate", "dims"), [(apply_rotary, 10), (apply_rotary_partial, 4), (apply_rotary_interleaved, 6)]
-)
-def test_fused_rotary_embedding_equals_the_operations(
-    library: ctypes.CDLL, dtype: torch.dtype, rotate: Rotate, dims: int
-) -> None:
-    x, _, _, _ = random_heads((2, 3, 3, 11, 10), dtype)
-    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-    table = rotary_table(dims, 10_000.0, 11, torch.device("cpu"))
-    results = []
-    for kernels in (None, library):
-        leaf = x.detach().clone().requires_grad_()
-        with use_kernels(kernels):
-            rotated = rotate(leaf, table)
-        rotated.backward(gradient)
-        results.append((rotated, leaf.grad))
-    tolerance = {"atol": 1e-6, "rtol": 1e-6} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 1e-2}
-    for with_operations, fused in zip(*results, strict=True):
-        torch.testing.assert_close(fused, with_operations, **tolerance)

@@ -1,47 +1,14 @@
 """Tests that fused RMSNorm, SwiGLU, GELU and the recurrence equal the operations in float64, with their gradients."""
 
 import ctypes
-from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from fabella.models.nn.kernels.fused_layers_torch import fused_gelu, fused_recurrence, fused_rms_norm, fused_swiglu
-from fabella.models.nn.kernels.library import kernel_library
 from fabella.models.nn.recurrence_torch import recur
-
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
-DTYPES = list(TOLERANCE)
-
-
-@pytest.fixture
-def library() -> ctypes.CDLL:
-    built = kernel_library()
-    if built.library is None:
-        pytest.skip(built.warning or "switched off")
-    return built.library
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
-    return (2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
-
-
-def assert_same(fused: Callable[..., Tensor], exact: Callable[..., Tensor], inputs: list[Tensor]) -> None:
-    """Compare value and gradients; each is near in relation to its norm, or to 1 if it vanishes."""
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    doubles = [x.double().requires_grad_() for x in inputs]
-    result, expected = fused(*leaves), exact(*doubles)
-    gradient = random(*result.shape, dtype=result.dtype, seed=9)
-    result.backward(gradient)
-    expected.backward(gradient.double())
-    tolerance = TOLERANCE[result.dtype if result.dtype == torch.bfloat16 else inputs[0].dtype]
-    pairs = [(result, expected), *((a.grad, b.grad) for a, b in zip(leaves, doubles, strict=True))]
-    for actual, other in pairs:
-        assert actual is not None
-        assert other is not None
-        assert (actual.double() - other).norm() <= tolerance * max(other.norm().item(), 1.0)
+from tests.models.nn.kernels.comparison import DTYPES, assert_same, random
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

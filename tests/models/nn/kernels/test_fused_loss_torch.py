@@ -10,18 +10,10 @@ from torch.nn import functional
 from fabella.models import IGNORE
 from fabella.models.nn.kernels import fused_loss_torch
 from fabella.models.nn.kernels.fused_loss_torch import fused_linear_cross_entropy
-from fabella.models.nn.kernels.library import kernel_library, use_kernels
+from fabella.models.nn.kernels.library import use_kernels
 from fabella.models.nn.loss_torch import linear_cross_entropy
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
-
-
-@pytest.fixture
-def library() -> ctypes.CDLL:
-    built = kernel_library()
-    if built.library is None:
-        pytest.skip(built.warning or "switched off")
-    return built.library
 
 
 def random_inputs(rows: int, dim: int, vocab_size: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,9 +8,8 @@
 
 #pragma once
 
-#include <cstdlib>
-
 #include "products.h"
+#include "scratch.h"
 
 namespace {
 
@@ -40,25 +39,6 @@ struct AttentionShape {
     int64_t padded_dim() const { return round_up(head_dim, DIM_MULTIPLE); }
     int64_t first_key(int64_t b, int64_t query) const {
         return first && query < time ? first[b * time + query] : 0;
-    }
-};
-
-// Memory of one task, handed out in pieces of whole cache lines.
-class Scratch {
-    char *start, *next;
-
-   public:
-    explicit Scratch(size_t bytes) : start(static_cast<char*>(std::aligned_alloc(64, round_up(bytes, 64)))) {
-        if (!start) std::abort();  // out of memory
-        next = start;
-    }
-    ~Scratch() { std::free(start); }
-    Scratch(const Scratch&) = delete;
-    template <class Value>
-    Value* take(int64_t count) {
-        Value* piece = reinterpret_cast<Value*>(next);
-        next += round_up(count * sizeof(Value), 64);
-        return piece;
     }
 };
 

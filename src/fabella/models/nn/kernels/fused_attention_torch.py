@@ -1,4 +1,4 @@
-"""Causal attention and rotary embedding by the training kernels."""
+"""Causal attention by the training kernels."""
 
 import ctypes
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fabella.models.nn.kernels.tensors_torch import address, dense_rows, dtype_number, int64_array
+from fabella.models.nn.kernels.tensors_torch import address, dense_rows, dtype_number, int64_array, like_rows
 
 
 def fused_attention(
@@ -67,7 +67,7 @@ class _Attention(torch.autograd.Function):
         query, key, value, result, log_sums, first = ctx.saved_tensors
         heads = query.shape[1]
         gradient = dense_rows(gradients[0].to(query.dtype)).unflatten(2, (heads, -1)).transpose(1, 2)
-        outputs = tuple(_like(tensor) for tensor in (query, key, value))
+        outputs = tuple(like_rows(tensor) for tensor in (query, key, value))
         ctx.library.fabella_attention_backward(
             dtype_number(query.dtype),
             _sizes(query, key),
@@ -77,55 +77,3 @@ class _Attention(torch.autograd.Function):
             address(log_sums),
         )
         return (*outputs, None, None)
-
-
-def _like(tensor: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:
-    """Return an empty gradient, in memory [B T H E], as the linear layers before it need it."""
-    batch, heads, time, head_dim = tensor.shape
-    return tensor.new_empty(batch, time, heads, head_dim).transpose(1, 2)
-
-
-def fused_rotary(
-    library: ctypes.CDLL,
-    x: Float[Tensor, "B H T E"],
-    cos: Float[Tensor, "T P"],
-    sin: Float[Tensor, "T P"],
-    *,
-    interleaved: bool,
-) -> Float[Tensor, "B H T E"]:
-    """Rotate the first 2·P dimensions: i with i + P, or neighbors if ``interleaved``; in the dtype of ``x``."""
-    return _Rotary.apply(x, cos.contiguous(), sin.contiguous(), library, interleaved)
-
-
-class _Rotary(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, library: ctypes.CDLL, interleaved: bool) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        ctx.library, ctx.interleaved = library, interleaved
-        return _rotate(library, x, cos, sin, interleaved, 1.0)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        cos, sin = ctx.saved_tensors
-        return _rotate(ctx.library, gradients[0], cos, sin, ctx.interleaved, -1.0), None, None, None, None
-
-
-def _rotate(library: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, sign: float) -> Tensor:
-    x = dense_rows(x)
-    result = _like(x)
-    library.fabella_rotate(
-        dtype_number(x.dtype),
-        address(x),
-        int64_array(x.stride()[:3]),
-        int64_array(x.shape),
-        ctypes.c_int64(cos.shape[1]),
-        int(interleaved),
-        address(cos),
-        address(sin),
-        ctypes.c_float(sign),
-        address(result),
-    )
-    return result

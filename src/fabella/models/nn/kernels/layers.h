@@ -1,45 +1,10 @@
-// Elementwise layers of a block, each in one pass over memory: rotary embedding, SwiGLU, GELU, RMSNorm.
+// Elementwise layers of a block, each in one pass over memory: SwiGLU, GELU, RMSNorm.
 
 #pragma once
 
 #include "vectors.h"
 
 namespace {
-
-// ---------------------------------------------------------------- rotary embedding
-
-// Rotate the first 2·pairs dimensions of x [batch time heads head_dim] by the angles of each position; the others stay.
-// ``interleaved``: pairs (0, 1), (2, 3) …; else (i, i + pairs). ``sign`` −1 rotates back, which is the gradient.
-template <class Value>
-void rotate(const Value* x, const int64_t* strides, const int64_t* sizes, int64_t pairs, bool interleaved,
-            const float* cos, const float* sin, float sign, Value* result) {
-    const int64_t batch = sizes[0], heads = sizes[1], time = sizes[2], dim = sizes[3];
-#pragma omp parallel for schedule(static) collapse(2)
-    for (int64_t b = 0; b < batch; b++)
-        for (int64_t t = 0; t < time; t++) {
-            const float *c = cos + t * pairs, *s = sin + t * pairs;
-            for (int64_t h = 0; h < heads; h++) {
-                const Value* from = x + b * strides[0] + h * strides[1] + t * strides[2];
-                Value* to = result + ((b * time + t) * heads + h) * dim;
-                if (interleaved) {
-                    for (int64_t p = 0; p < pairs; p++) {
-                        const float even = to_float(from[2 * p]), odd = to_float(from[2 * p + 1]);
-                        store_one(to + 2 * p, even * c[p] - sign * odd * s[p]);
-                        store_one(to + 2 * p + 1, odd * c[p] + sign * even * s[p]);
-                    }
-                } else {
-                    for (int64_t p = 0; p < pairs; p += WIDTH) {
-                        const int64_t n = pairs - p;
-                        const Vector first = load(from + p, n), second = load(from + pairs + p, n);
-                        const Vector cosine = load(c + p, n), sine = load(s + p, n) * sign;
-                        store(to + p, first * cosine - second * sine, n);
-                        store(to + pairs + p, second * cosine + first * sine, n);
-                    }
-                }
-                if (dim > 2 * pairs) std::memcpy(to + 2 * pairs, from + 2 * pairs, (dim - 2 * pairs) * sizeof(Value));
-            }
-        }
-}
 
 // ---------------------------------------------------------------- SwiGLU and GELU
 

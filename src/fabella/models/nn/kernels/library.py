@@ -19,7 +19,17 @@ from fabella.native.build import NativeCode, NativeLibrary, build_library
 SWITCH = "FABELLA_KERNELS"
 """Environment variable: ``off`` trains with PyTorch's operations; ``auto`` or nothing uses the kernels."""
 SOURCE = Path(__file__).with_name("training.cpp")
-HEADERS = ("vectors.h", "products.h", "attention.h", "layers.h", "loss.h", "recurrence.h")
+HEADERS = (
+    "vectors.h",
+    "scratch.h",
+    "products.h",
+    "attention.h",
+    "heads.h",
+    "layers.h",
+    "loss.h",
+    "recurrence.h",
+    "residual.h",
+)
 CODE = NativeCode(
     "the training kernels",
     (SOURCE, *(SOURCE.with_name(name) for name in HEADERS)),
@@ -47,7 +57,8 @@ def kernel_library() -> NativeLibrary:
 def _library() -> NativeLibrary:
     built = build_library(CODE, _report)
     if built.library is not None:
-        built.library.fabella_rms_norm_parts.restype = ctypes.c_int64
+        for name in ("fabella_rms_norm_parts", "fabella_sum_parts"):
+            getattr(built.library, name).restype = ctypes.c_int64
     return built
 
 

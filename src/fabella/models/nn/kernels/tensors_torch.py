@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fabella.models.nn.kernels.library import active_library
@@ -30,6 +31,12 @@ def kernels_for(*tensors: Tensor) -> ctypes.CDLL | None:
     return library if suitable else None
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether hooks of the user expect a call of the module."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)  # pyright: ignore[reportPrivateUsage]
+    return any(hooks)
+
+
 def dtype_number(dtype: torch.dtype) -> int:
     """Return the number by which the library knows the data type."""
     return DTYPES.index(dtype)
@@ -48,3 +55,9 @@ def int64_array(values: Sequence[int]) -> "ctypes.Array[ctypes.c_int64]":
 def dense_rows(tensor: Tensor) -> Tensor:
     """Return the tensor with a contiguous last dimension; itself if it has one."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def like_rows(tensor: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:
+    """Return an empty tensor of this shape, in memory [B T H E], as the linear layers around an attention need it."""
+    batch, heads, time, head_dim = tensor.shape
+    return tensor.new_empty(batch, time, heads, head_dim).transpose(1, 2)

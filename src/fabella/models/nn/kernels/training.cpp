@@ -3,9 +3,11 @@
 #include <type_traits>
 
 #include "attention.h"
+#include "heads.h"
 #include "layers.h"
 #include "loss.h"
 #include "recurrence.h"
+#include "residual.h"
 
 namespace {
 
@@ -91,11 +93,73 @@ void fabella_attention_backward(int dtype, const int64_t* sizes, float scale, co
     });
 }
 
-// x [batch heads time head_dim] (sizes) with strides of batch, head and time; result [batch time heads head_dim].
-void fabella_rotate(int dtype, const void* x, const int64_t* strides, const int64_t* sizes, int64_t pairs,
-                    int interleaved, const float* cos, const float* sin, float sign, void* result) {
+// sizes: batch, heads, time, head_dim, pairs. strides: of batch, head and time. The result is [batch time heads head_dim].
+// With ``inverse`` [batch time heads], which receives a factor of each head, heads are normed before the rotation.
+void fabella_norm_rotate(int dtype, const void* x, const int64_t* strides, const int64_t* sizes, int interleaved,
+                         const float* cos, const float* sin, float sign, float eps, float* inverse, void* result) {
+    const Rotation r{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], interleaved != 0, cos, sin};
     with_type(dtype, [&](auto* type) {
-        rotate(in(type, x), strides, sizes, pairs, interleaved, cos, sin, sign, out(type, result));
+        norm_rotate(r, in(type, x), strides, sign, eps, inverse, out(type, result));
+    });
+}
+
+// strides: of x, then of the gradient of the result.
+void fabella_norm_rotate_backward(int dtype, const void* x, const void* gradient, const int64_t* strides,
+                                  const int64_t* sizes, int interleaved, const float* cos, const float* sin,
+                                  const float* inverse, void* x_gradient) {
+    const Rotation r{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], interleaved != 0, cos, sin};
+    with_type(dtype, [&](auto* type) {
+        norm_rotate_backward(r, in(type, x), strides, inverse, in(type, gradient), strides + 3, out(type, x_gradient));
+    });
+}
+
+void fabella_gate_heads(int dtype, const void* x, const void* gate, int64_t rows, int64_t dim, void* result) {
+    with_type(dtype, [&](auto* type) { gate_heads(in(type, x), in(type, gate), rows, dim, out(type, result)); });
+}
+
+void fabella_gate_heads_backward(int dtype, const void* x, const void* gate, const void* gradient, int64_t rows,
+                                 int64_t dim, void* x_gradient, void* gate_gradient) {
+    with_type(dtype, [&](auto* type) {
+        gate_heads_backward(in(type, x), in(type, gate), in(type, gradient), rows, dim, out(type, x_gradient),
+                            out(type, gate_gradient));
+    });
+}
+
+// Rows of the parts of a parameter's gradient for so many rows of a sum.
+int64_t fabella_sum_parts(int64_t rows) { return sum_blocks(rows); }
+
+void fabella_scaled_sum(int dtype, const void* x, const void* z, const float* factors, int64_t rows, int64_t dim,
+                        void* result) {
+    with_type(dtype, [&](auto* type) { scaled_sum(in(type, x), in(type, z), factors, rows, dim, out(type, result)); });
+}
+
+void fabella_scaled_sum_backward(int dtype, const void* x, const void* z, const float* factors, const void* gradient,
+                                 int64_t rows, int64_t dim, void* x_gradient, void* z_gradient, float* partial) {
+    with_type(dtype, [&](auto* type) {
+        scaled_sum_backward(in(type, x), in(type, z), factors, in(type, gradient), rows, dim, out(type, x_gradient),
+                            out(type, z_gradient), partial);
+    });
+}
+
+// dtypes: of z and its gradient, and of normed and its gradient; all else is float32. factors: null, or [2].
+void fabella_sum_norm(int z_dtype, int dtype, const float* x, const void* z, const float* factors, const float* weight,
+                      int64_t rows, int64_t dim, float eps, float* y, void* normed, float* inverse) {
+    with_type(z_dtype, [&](auto* z_type) {
+        with_type(dtype, [&](auto* type) {
+            sum_norm(x, in(z_type, z), factors, weight, rows, dim, eps, y, out(type, normed), inverse);
+        });
+    });
+}
+
+void fabella_sum_norm_backward(int z_dtype, int dtype, const float* x, const void* z, const float* factors,
+                               const float* weight, const float* y, const float* inverse, const float* y_gradient,
+                               const void* normed_gradient, int64_t rows, int64_t dim, float* x_gradient,
+                               void* z_gradient, float* partial_weight, float* partial_factors) {
+    with_type(z_dtype, [&](auto* z_type) {
+        with_type(dtype, [&](auto* type) {
+            sum_norm_backward(x, in(z_type, z), factors, weight, y, inverse, y_gradient, in(type, normed_gradient),
+                              rows, dim, x_gradient, out(z_type, z_gradient), partial_weight, partial_factors);
+        });
     });
 }
 

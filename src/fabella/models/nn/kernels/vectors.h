@@ -64,6 +64,13 @@ inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) =
 inline void store(BFloat16* p, Vector v) { *reinterpret_cast<UnalignedHalves*>(p) = to_halves(v); }
 
 // The first n lanes; the others are 0.
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+inline __mmask16 lanes(int64_t n) { return static_cast<__mmask16>(n < WIDTH ? (1u << n) - 1 : 0xFFFFu); }
+inline Vector load(const float* p, int64_t n) { return (Vector)_mm512_maskz_loadu_ps(lanes(n), p); }
+inline Vector load(const BFloat16* p, int64_t n) { return from_halves((Halves)_mm256_maskz_loadu_epi16(lanes(n), p)); }
+inline void store(float* p, Vector v, int64_t n) { _mm512_mask_storeu_ps(p, lanes(n), (__m512)v); }
+inline void store(BFloat16* p, Vector v, int64_t n) { _mm256_mask_storeu_epi16(p, lanes(n), (__m256i)to_halves(v)); }
+#else
 template <class Value>
 inline Vector load(const Value* p, int64_t n) {
     if (n >= WIDTH) return load(p);
@@ -79,6 +86,7 @@ inline void store(Value* p, Vector v, int64_t n) {
     store(lanes, v);
     std::memcpy(p, lanes, n * sizeof(Value));
 }
+#endif
 
 inline void store_one(float* p, float x) { *p = x; }
 
