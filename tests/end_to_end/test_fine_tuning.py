@@ -458,7 +458,7 @@ def test_other_ways_to_ask_for_it_lead_to_the_command(words: list[str], capsys: 
 def test_in_python(parents: dict[str, Path], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = fabella.train(text, init_from=parents["torch"], steps=2, out="tuned")
-    assert [step for step, _ in run.validation_losses] == [0]
+    assert [step for step, _ in run.validation_losses] == [0, 2]
     assert RunDir.open(tmp_path / "tuned").manifest[INIT_FROM]["run"] == "torch"
     assert fabella.load("tuned").generate("the sea", max_tokens=3)
 

@@ -12,7 +12,7 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.config.training import MaxSteps
 from fabella.data.dataset import TokenizedDataset
-from fabella.errors import CheckpointError, ConfigError, UsageError
+from fabella.errors import CheckpointError, ConfigError, TrainingInterrupted, UsageError
 from fabella.report import run_history
 from fabella.report.page import page
 from fabella.runs import branch as branching
@@ -24,6 +24,7 @@ from fabella.training.distributed_run import start_or_resume
 from fabella.training.run import resume, start_run
 from tests.runs import stub
 from tests.training import tiny
+from tests.training.test_run import StopAt
 
 ENGINES = ("torch", "jax")
 STEPS = 16
@@ -331,11 +332,13 @@ def test_verify_and_report_say_what_a_branch_began_with(
 
 
 def test_the_last_line_names_the_best_checkpoint_if_it_is_another(
-    begun: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = run_of(begun, "torch", "cosine", data, tmp_path / "run")
+    out = tmp_path / "run"
+    with pytest.raises(TrainingInterrupted):
+        start_run(tiny.run(*SHORT, steps=10), out, data, callbacks=[StopAt(8)])
     loss = next(row["bits_per_byte"] for row in tiny.metrics(out) if row["kind"] == "validation" and row["step"] == 7)
-    assert fabella(["resume", str(out)]) == 0
+    assert fabella(["resume", str(out), "validation.every_steps=0"]) == 0
     assert f"The best checkpoint is that of step 7, with {loss:.4f} bits per byte" in capsys.readouterr().out
     assert fabella(["resume", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

@@ -80,6 +80,18 @@ def test_an_interrupted_run_stops_early_at_the_same_step_with_the_same_bits(
     assert tiny.fingerprint(out) == tiny.fingerprint(uninterrupted)
 
 
+def test_the_validation_of_the_last_step_does_not_count_for_a_longer_run(
+    data: TokenizedDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = start_run(tiny.run(*EARLY_STOPPING, steps=22), tmp_path / "run", data, device="cpu").path
+    assert [row["step"] for row in tiny.metrics(out) if row["kind"] == "validation"] == [4, 8, 12, 16, 20, 22]
+    assert "Stopped at step" not in capfd.readouterr().err
+    before = tiny.fingerprint(out)
+    assert resume(out, device="cpu").progress.step == 22
+    assert tiny.fingerprint(out) == before
+    assert resume(out, device="cpu", run=tiny.run(*EARLY_STOPPING)).progress.step == 24
+
+
 def test_without_patience_a_run_trains_to_its_last_step(data: TokenizedDataset, tmp_path: Path) -> None:
     assert (
         start_run(tiny.run(*EARLY_STOPPING[:1], EARLY_STOPPING[2]), tmp_path / "run", data, device="cpu").progress.step

@@ -10,6 +10,7 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.errors import ConfigError, LockedError, StorageError, TrainingInterrupted
 from fabella.run_config.files import load_config
+from fabella.runs.metrics_log import read_rows
 from fabella.storage.lock import lock_dir
 from fabella.tuning import study as studies
 from fabella.tuning import trials, workers
@@ -107,6 +108,21 @@ def test_poor_trials_end_early(data: Any, tmp_path: Path) -> None:
     with pytest.raises(trials.PrunedError):
         trials.train(run, tmp_path / "run", data, should_prune, device="cpu")
     assert seen == [2]
+
+
+def test_the_last_validation_of_a_trial_prunes_nothing(data: Any, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def should_prune(step: int, score: float) -> bool:
+        seen.append(step)
+        return step == 13
+
+    run = trials.as_trial(tiny.run(steps=13), checks=3)
+    score = trials.train(run, tmp_path / "run", data, should_prune, device="cpu")
+    assert score > 0
+    assert seen == [5, 10]
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == [5, 10, 13]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fabella.config.base import ConfigModel, Positive
 
@@ -16,7 +16,13 @@ FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 class ValidationConfig(ConfigModel):
     """Validation while training, on a fixed set of held-out sequences."""
 
-    every_steps: Positive = Field(default=200, description="training steps between two validations")
+    every_steps: int = Field(
+        default=200,
+        ge=0,
+        le=2**31 - 1,
+        description="training steps between two validations; the last step of a run is validated in any case; 0, with "
+        "every_epochs=0, disables validation while training",
+    )
     every_epochs: NumEpochs = Field(default=0.0, description="epochs between two validations; 0: every_steps decides")
     num_sequences: Positive = Field(default=256, description="sequences of the fixed validation set")
     batch_size: int = Field(
@@ -29,6 +35,20 @@ class ValidationConfig(ConfigModel):
         default=(),
         description="runs or prepared datasets whose validation text is scored as well, to see what is forgotten",
     )
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether a run validates while it trains."""
+        return self.every_steps > 0 or self.every_epochs > 0
+
+    @model_validator(mode="after")
+    def _early_stopping_validates(self) -> "ValidationConfig":
+        if self.early_stopping_patience and not self.is_enabled:
+            raise ValueError(
+                f"early_stopping_patience = {self.early_stopping_patience} counts validations, and every_steps = 0 "
+                "disables them; set validation.early_stopping_patience=0 or validation.every_steps=200"
+            )
+        return self
 
 
 class CheckpointConfig(ConfigModel):

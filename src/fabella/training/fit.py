@@ -79,7 +79,8 @@ def _train(
     callbacks = Callbacks(session, progress, saved, log, signals, validation, others=others)
     if not callbacks.early_stop.should_stop:  # otherwise a resumed run that had stopped early
         _print_settings(session, progress)
-        if progress.step == 0 and saved:  # a checkpoint of step 0: the weights of another run
+        begins_with_weights = progress.step == 0 and saved  # a checkpoint of step 0: the weights of another run
+        if begins_with_weights and session.run.validation.is_enabled:
             callbacks.first_validation.measure()
         progress = _run_loop(session, progress, callbacks)
     if callbacks.early_stop.should_stop and progress.step < session.steps:

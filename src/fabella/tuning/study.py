@@ -23,7 +23,7 @@ from fabella.tuning.space import Space, apply_overrides, baseline_params, max_st
 
 BEST = "best.yaml"
 PRUNING_CHECKS = 8
-"""Validations of a trial; it may be pruned at each of them."""
+"""Validations of a trial; it may be pruned at each of them but the last."""
 STARTUP_TRIALS = 8
 """Random trials before the sampler learns from earlier ones and before any trial is pruned."""
 PRUNE_PERCENTILE, PRUNE_FROM_PERCENT = 75.0, 20

@@ -23,15 +23,18 @@ class PrunedError(Exception):
 class PrunableTrial:
     """Tracker and callback that ends a trial once a validation shows that it is poor.
 
-    Rows arrive on the background thread of the trackers; the training ends after the next step.
+    Rows arrive on the background thread of the trackers; the training ends after the next step. The last of its
+    ``steps`` steps prunes nothing: the trial is trained, and its score counts.
     """
 
-    def __init__(self, should_prune: Callable[[int, float], bool], abandoned: Callable[[], bool]) -> None:
-        self._should_prune, self._abandoned, self._pruned = should_prune, abandoned, False
+    def __init__(
+        self, should_prune: Callable[[int, float], bool], abandoned: Callable[[], bool], *, steps: int
+    ) -> None:
+        self._should_prune, self._abandoned, self._steps, self._pruned = should_prune, abandoned, steps, False
 
     def __call__(self, row: Row) -> None:
         """Decide on a validation row; rows of other kinds are ignored."""
-        if row["kind"] == "validation" and not self._pruned:
+        if row["kind"] == "validation" and row["step"] < self._steps and not self._pruned:
             score = float(row.get("bits_per_byte") or math.inf)
             self._pruned = not math.isfinite(score) or self._should_prune(int(row["step"]), score)
 
@@ -50,7 +53,7 @@ def as_trial(run: RunConfig, checks: int) -> RunConfig:
     """Return the run as a trial: ``checks`` validations, one checkpoint at the end, no samples before it."""
     steps = max_steps(run)
     overrides = [
-        f"validation.every_steps={max(1, steps // checks)}",
+        f"validation.every_steps={math.ceil(steps / checks)}",
         f"checkpoint.every_steps={steps}",
         "checkpoint.keep_last=1",
         "checkpoint.keep_every_steps=0",
@@ -79,6 +82,8 @@ def train(
 
     ``should_prune(step, bits_per_byte)`` is called at each validation. Raises PrunedError, and the errors of training.
     """
-    trial = PrunableTrial(should_prune, abandoned)
+    trial = PrunableTrial(should_prune, abandoned, steps=max_steps(run))
     result = session.start_run(run, out, dataset, device=device, trackers=[trial], callbacks=[trial.after_step])
+    if not math.isfinite(result.score.bits_per_byte):
+        raise PrunedError
     return result.score.bits_per_byte

@@ -42,7 +42,7 @@ def test_the_plot_is_current_after_each_validation_each_epoch_and_the_last_step(
     monkeypatch.setattr(plots, "every_epochs", lambda *_: epochs)
     monkeypatch.setattr(plots, "plot_loss", count_rows)
     train(data, tmp_path / "run", monkeypatch, seconds=0.0)
-    assert drawn == [4, 4, 8, 9, 12, 12]  # after steps 4, 5 (an epoch), 8, 10 (an epoch), 12, 13; rows every 3 steps
+    assert drawn == [4, 4, 8, 9, 12, 13]  # after steps 4, 5 (an epoch), 8, 10 (an epoch), 12, 13; rows every 3 steps
 
 
 def test_a_short_training_draws_nothing_and_a_pause_is_kept(

@@ -42,23 +42,22 @@ class Callbacks:
     ) -> None:
         """``others``: the losses on the texts of ``validation.also``."""
         run, engine, config = session.run, session.engine, session.run.validation
-        validate_due, samples_due = cadence(session, config), cadence(session, run.samples)
+        samples_due = cadence(session, run.samples)
         log_due = every_steps(run.training.log_every_steps)
         histograms_due = every_steps(run.tracking.histogram_every_steps)
         seconds = training_seconds(session.run_dir.path, progress.step)
         self.throughput = ThroughputMeter(engine, run.data.sequences.length, seconds)
         rate = partial(session.rate, rollbacks=progress.rollbacks)
+        self.validate = _validate(session, saved, log, validation, others)
         self.divergence = watch_divergence(session, log.write, saved, lambda: self.validate.best)
         self.spikes = GradNormSpikes(
             log.write,
             factor=run.tracking.grad_spike_factor,
-            rows_due=[log_due, histograms_due, validate_due, samples_due],
+            rows_due=[log_due, histograms_due, self.validate.is_due, samples_due],
             norms=str(saved.get("gradient_norms", "")),
             rate=rate,
             check_loss=self.divergence.check,
         )
-        measure = partial(validation.loss, config.num_sequences)
-        self.validate = Validate(measure, log.write, due=validate_due, saved=saved, others=others)
         self.first_validation = FirstValidation(self.validate, log.write, session)
         self.early_stop = EarlyStop(
             self.validate,
@@ -104,3 +103,21 @@ class Callbacks:
         """Return the values of all callbacks for a checkpoint. Spikes are first: they read the losses of all steps."""
         spikes = self.spikes.state()
         return {**spikes, **self.divergence.state(), **self.validate.state(), **self.early_stop.state()}
+
+
+def _validate(
+    session: TrainingSession,
+    saved: ResumeState,
+    log: RunLog,
+    validation: ValidationSplit,
+    others: Mapping[str, Measure],
+) -> Validate:
+    config = session.run.validation
+    return Validate(
+        partial(validation.loss, config.num_sequences),
+        log.write,
+        due=cadence(session, config),
+        last_step=session.steps if config.is_enabled else 0,
+        saved=saved,
+        others=others,
+    )

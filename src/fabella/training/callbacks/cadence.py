@@ -41,8 +41,8 @@ def cadence(session: TrainingSession, config: CadenceConfig) -> Due:
 
 
 def every_steps(steps: int) -> Due:
-    """Return the cadence of every ``steps`` steps."""
-    return lambda progress: progress.step % steps == 0
+    """Return the cadence of every ``steps`` steps; 0 is never."""
+    return lambda progress: steps > 0 and progress.step % steps == 0
 
 
 def every_epochs(epochs: float, epoch_sequences: int, training: TrainingConfig) -> Due:

@@ -26,7 +26,10 @@ FINAL_AVERAGE = "final_average"
 
 
 class Validate:
-    """Measure the loss on the fixed validation subset, and on those of the other texts of ``validation.also``."""
+    """Measure the loss on the fixed validation subset, and on those of the other texts of ``validation.also``.
+
+    The last step of a run is validated as well, so that its weights can be the best ones.
+    """
 
     def __init__(
         self,
@@ -34,11 +37,15 @@ class Validate:
         write: Write,
         *,
         due: Due,
+        last_step: int = 0,
         saved: ResumeState | None = None,
         others: Mapping[str, Measure] | None = None,
     ) -> None:
-        """``saved``: ``state`` of an earlier session. ``others``: by the name of the text; they decide nothing."""
-        self.measure, self.write, self.due = measure, write, due
+        """``last_step``: of the run; 0 if validation is disabled. ``saved``: ``state`` of an earlier session.
+
+        ``others``: by the name of the text; they decide nothing.
+        """
+        self.measure, self.write, self.due, self.last_step = measure, write, due, last_step
         self.best = float((saved or {}).get("best_loss", math.inf))
         """Lowest loss so far"""
         self.best_step = best_step(saved or {})
@@ -46,6 +53,8 @@ class Validate:
         self.others = others or {}
         self.measured = False
         """Whether the latest step was validated"""
+        self.scheduled = False
+        """Whether the latest step was validated because of the cadence, and not only as the last one"""
         self.improved = False
         """Whether the latest step was validated and is the best so far; ``SaveCheckpoint`` saves it then"""
 
@@ -55,8 +64,13 @@ class Validate:
             return {}
         return {"best_loss": self.best, **({} if self.best_step is None else {BEST_STEP: self.best_step})}
 
+    def is_due(self, progress: Progress) -> bool:
+        """Return whether the step that led to ``progress`` is validated."""
+        return self.due(progress) or progress.step == self.last_step
+
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        self.improved, self.measured = False, self.due(progress)
+        self.scheduled, self.measured = self.due(progress), self.is_due(progress)
+        self.improved = False
         if not self.measured:
             return
         for row in self.measure_rows(progress.step):
@@ -97,7 +111,10 @@ class FirstValidation:
 
 
 class EarlyStop:
-    """Request the end of the training after ``patience`` validations without a new best loss; 0 disables it."""
+    """Request the end of the training after ``patience`` validations without a new best loss; 0 disables it.
+
+    A validation that is due only because the run ends does not count, so that a longer run stops at the same step.
+    """
 
     def __init__(self, validate: Validate, *, patience: int, since_best: int = 0) -> None:
         """``since_best``: validations after the best one, in earlier sessions. Register it after ``validate``."""
@@ -121,8 +138,10 @@ class EarlyStop:
         )
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
-        if self.validate.measured:
-            self.since_best = 0 if self.validate.improved else self.since_best + 1
+        if self.validate.improved:
+            self.since_best = 0
+        elif self.validate.scheduled:
+            self.since_best += 1
 
 
 def loss_row(kind: str, step: int, loss: EvalLoss) -> dict[str, Any]:

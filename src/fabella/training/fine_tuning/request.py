@@ -4,6 +4,7 @@ The new run has the model, the tokenizer and the batch of the other one. Its tex
 zero, and its length suits a model that has learned something already.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +157,7 @@ def _suggest(
     if not steps:
         tokens = prepared.train.tokens if prepared else _estimate_tokens(source, initial)
         steps = int(min(max(EPOCHS * tokens / batch_tokens, MIN_STEPS), MAX_STEPS))
-    every = max(10, steps // 10)
+    every = max(10, math.ceil(steps / 10))
     values: dict[str, Any] = run.model_dump(mode="json")
     values["about"] = {"description": f"Fine-tuned from {initial}."}
     values["data"] = DataConfig(sequences=run.data.sequences).model_dump(mode="json")

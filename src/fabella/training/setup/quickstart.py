@@ -1,5 +1,6 @@
 """Config of the quickstart: a small story model, trained for a given number of minutes."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def quickstart_run(minutes: float, *, device: str = "auto") -> RunConfig:
     print_status(
         f"{1000 * speed.seconds:,.0f} ms per step: {steps:,} steps, about {format_duration(steps * speed.seconds)}."
     )
-    every = max(10, steps // 8)
+    every = max(10, math.ceil(steps / 8))  # eight validations, the last one after the last step
     overrides = [
         f"training.length.max_steps={steps}",
         f"validation.every_steps={every}",

@@ -1,5 +1,6 @@
 """Suggest tokenizer, model and training length for a text and a machine: ``fabella train my-stories.txt``."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +53,7 @@ def suggest_config(source: Source, name: str, text_bytes: int, *, gpu: bool) -> 
     tokens = text_bytes / bytes_per_token(tokenizer)
     batch_tokens = batch_size_at(template.training, 0) * template.data.sequences.length
     steps = int(min(max(10 * tokens / batch_tokens, MIN_STEPS), MAX_STEPS_GPU if gpu else MAX_STEPS_CPU))
-    every = max(50, steps // 10)
-    steps = steps // every * every  # the last step is validated, too: its weights may be the best
+    every = max(50, math.ceil(steps / 10))  # ten validations, the last one after the last step
     values: dict[str, Any] = template.model_dump(mode="json") | {
         "name": name,
         "about": {"description": f"Chosen for {name}."},
