@@ -124,7 +124,7 @@ def test_token_facts_relate_tokens_to_bytes_context_and_parameters() -> None:
         (
             {"model_parameters": 1_000_000},
             "The text has only 0.0036 tokens for each of the 1,000,000 parameters: later epochs memorize it. "
-            "The best checkpoint is kept and used; more text helps.",
+            "More text or a smaller model helps.",
         ),
         ({"tokens_to_train": 40_000}, "Training runs for 11.0 epochs; after 4, each repeat helps less."),
         ({"tokens_to_train": 400_000}, "Training runs for 110 epochs; after 16, repeating the text hardly helps."),

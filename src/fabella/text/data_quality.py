@@ -254,7 +254,7 @@ def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     if 0 < per_parameter < 1:
         yield (
             f"The text has only {per_parameter:.2g} tokens for each of the {facts['model_parameters']:,} parameters: "
-            "later epochs memorize it. The best checkpoint is kept and used; more text helps."
+            "later epochs memorize it. More text or a smaller model helps."
         )
     epochs = facts.get("epochs", 0)
     if epochs > REPEATS_THAT_END:
