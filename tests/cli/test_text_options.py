@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fabella.cli import main
-from fabella.cli.text_options import ReadingOptions, split_words
+from fabella.cli.text_options import ReadingOptions, split_first, split_words
 from fabella.config.data import FilesSource, HubSource, MixtureSource, StorybookSource
 from fabella.errors import TextError, UsageError
 
@@ -97,6 +97,34 @@ def test_a_yaml_without_a_source_is_refused(content: str, problem: str, tmp_path
 def test_words_with_an_equals_sign_are_settings() -> None:
     assert split_words(["b.txt", "optimizer.lr=1e-3", "c.txt"]) == (("b.txt", "c.txt"), ("optimizer.lr=1e-3",))
     assert split_words(None) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("words", "split"),
+    [
+        (["a.txt", "b.txt", "seed=2"], ("a.txt", ("b.txt",), ("seed=2",))),
+        (["seed=2", "a.txt", "b.txt"], ("a.txt", ("b.txt",), ("seed=2",))),
+        (["optimizer.lr=1e-3", "seed=2"], ("", (), ("optimizer.lr=1e-3", "seed=2"))),
+        (["hub:a/b", "optimizer.lr=1e-3"], ("hub:a/b", (), ("optimizer.lr=1e-3",))),
+        (["x=y.txt"], ("x=y.txt", (), ())),
+        ([""], ("", (), ())),
+    ],
+)
+def test_a_setting_is_a_setting_also_as_the_first_word(
+    words: list[str], split: tuple[str, tuple[str, ...], tuple[str, ...]], tmp_path: Path
+) -> None:
+    assert split_first(words[0], words[1:]) == split
+    named = tmp_path / "model.dim=3"
+    named.write_text("a text")
+    assert split_first(str(named), []) == (str(named), (), ())
+
+
+def test_a_command_with_settings_only_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("plan", "batch-size", "tune", "compare-architectures"):
+        assert main.run([command, "optimizer.lr=1e-3"]) == 2
+        assert "optimizer.lr=1e-3 is a setting; what it changes is missing." in capsys.readouterr().err
+    assert main.run(["train", "--data", "a.txt", "optimizer.lr=1e-3"]) == 2
+    assert "Name it first: fabella train a.txt" in capsys.readouterr().err
 
 
 def test_options_that_no_source_has_become_settings_of_the_config() -> None:

@@ -249,6 +249,30 @@ def test_a_branch_with_another_rate_and_length(begun: Path, data: TokenizedDatas
     assert rates(out)[6] < 2e-3
 
 
+@pytest.mark.parametrize(
+    "refused", [["--steps", "4"], ["--device", "cuda:99"], ["--data", "nowhere"], ["tracking.wandb.project="]], ids=str
+)
+def test_a_refused_branch_leaves_no_directory(
+    refused: list[str], begun: Path, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    out = run_of(begun, "torch", "cosine", data, tmp_path / "run")
+    before = tiny.fingerprint(out)
+    branch = tmp_path / "branch"
+    assert fabella(["resume", str(out), "--checkpoint", "5", "--out", str(branch), *refused]) in (2, 3)
+    assert not branch.exists()
+    assert tiny.fingerprint(out) == before
+
+
+def test_a_branch_that_exists_is_kept_when_its_resume_is_refused(
+    begun: Path, data: TokenizedDataset, tmp_path: Path
+) -> None:
+    out, branch = run_of(begun, "torch", "cosine", data, tmp_path / "run"), tmp_path / "branch"
+    branching.branch(RunDir.open(out), 5, branch)
+    assert fabella(["resume", str(branch), "--device", "cuda:99"]) == 2
+    assert fabella(["resume", str(out), "--checkpoint", "5", "--out", str(branch)]) == 4
+    assert RunDir.open(branch).steps() == [5]
+
+
 @pytest.mark.parametrize("leftover", [True, False])
 def test_a_branch_that_was_interrupted_is_made_again(
     leftover: bool, begun: Path, data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

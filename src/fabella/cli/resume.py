@@ -14,6 +14,7 @@ Examples:
   fabella resume runs/my-stories --engine jax           with the other engine, its optimizer state and data position
 """
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ from fabella.engine.rank import current_rank
 from fabella.runs.run_dir import RunDir
 from fabella.training.distributed_run import LaunchPlan, run_distributed
 from fabella.training.setup.request import common_settings
-from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
+from fabella.training.setup.resume_request import ResumeRequest, removing_unused_branch, resolve_resume
 
 
 def command(
@@ -78,7 +79,8 @@ def command(
 
 def _resume(request: ResumeRequest, device: str, engine: str, as_json: bool) -> None:
     rank = current_rank()
-    result = run_distributed(rank, partial(_plan, request), device=device, engine=engine)
+    with removing_unused_branch(request) if rank.is_main else nullcontext():
+        result = run_distributed(rank, partial(_plan, request), device=device, engine=engine)
     if rank.is_main:
         print_train_result(result, as_json=as_json)
 

@@ -8,6 +8,8 @@ A command declares them all by one argument and the decorator:
 
 import inspect
 import json
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -29,6 +31,7 @@ from fabella.config.data import (
 )
 from fabella.data.prepare.corpus import default_validation
 from fabella.errors import UsageError
+from fabella.run_config.run import RunConfig
 from fabella.text.decode_policy import DecodeErrors
 from fabella.text.decoding.encoding_names import require_encoding
 from fabella.text.source import parse_sources, with_read_options
@@ -268,6 +271,19 @@ def split_words(words: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str
     return tuple(word for word in words or () if "=" not in word), settings
 
 
+def split_first(what: str, words: Sequence[str] | None) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return (text, further texts, settings) of all words of a command, whose first word may be a setting.
+
+    The text is empty if there are only settings.
+    """
+    texts, settings = split_words(words)
+    key, equals, _ = what.partition("=")
+    is_setting = equals and ("." in key or key in RunConfig.model_fields) and not os.path.lexists(what)
+    if not is_setting:
+        return what, texts, settings
+    return "".join(texts[:1]), texts[1:], (what, *settings)
+
+
 def tokenizer_of(text: str, end_token: str = "", max_lost_characters: float = 0.0001) -> TokenizerConfig:
     """Parse ``--tokenizer`` with its options. Raises UsageError for options that only imported tokenizers have."""
     config = loading.parse(text)
@@ -317,7 +333,12 @@ def text_request(
     steps: int = 0,
 ) -> TrainRequest:
     """Return the request for ``what`` and the words after it, with the options of the command."""
-    more, settings = split_words(words)
+    what, more, settings = split_first(what, words)
+    if not what:
+        raise UsageError(
+            f"{settings[0]} is a setting; what it changes is missing.",
+            hint=f"Give a text, a preset or a .yaml config before it: TEXT {shlex.quote(settings[0])}",
+        )
     return TrainRequest(
         what=what,
         more=more,

@@ -12,6 +12,7 @@ Examples:
   torchrun --nproc-per-node 8 -m fabella train piny-37m as one of many processes; see docs/guide-clusters.md
 """
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import typer
 
 from fabella.cli.main import run_with_error_codes
 from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningRate, Seed, writable
-from fabella.cli.text_options import ChatOptions, ReadingOptions, TokenizerOptions, Words, expand_options, split_words
+from fabella.cli.text_options import ChatOptions, ReadingOptions, TokenizerOptions, Words, expand_options, split_first
 from fabella.cli.train_result import print_train_result
 from fabella.engine import engine as engines
 from fabella.engine.rank import current_rank
@@ -63,9 +64,12 @@ def command(
     ),
     as_json: AsJson = False,
 ) -> None:
+    what, more, given = split_first(what, overrides)
     if not what and not init_from:
-        raise UsageError("Nothing to train on was given.", hint="Give a text, a preset or a .yaml config.")
-    more, given = split_words(overrides)
+        hint = (
+            f"Name it first: fabella train {shlex.quote(data)}" if data else "Give a text, a preset or a .yaml config."
+        )
+        raise UsageError("Nothing to train on was given.", hint=hint)
     settings = reading.settings() + chat.settings() + tokenizing.settings()
     settings += common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(

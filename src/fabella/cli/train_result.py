@@ -38,10 +38,8 @@ def print_train_result(result: TrainResult, *, as_json: bool) -> None:
         print_result(f"The average of the weights (--weights average) on the same tokens: {average}.")
     for name, losses in others.items():
         first, last = losses[0], losses[-1]
-        print_result(
-            f"On the validation text of {name}: loss {last[1]:.4f} after step {last[0]:,}, {first[1]:.4f} after step "
-            f"{first[0]:,}."
-        )
+        began = f", {first[1]:.4f} after step {first[0]:,}" if first[0] != last[0] else ""
+        print_result(f"On the validation text of {name}: loss {last[1]:.4f} after step {last[0]:,}{began}.")
     if best and best.step != result.progress.step:
         print_result(
             f"The best checkpoint is that of step {best.step:,}, with {best.bits_per_byte:.4f} bits per byte "

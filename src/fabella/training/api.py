@@ -31,7 +31,7 @@ from fabella.training.loop import Progress, UserCallback
 from fabella.training.session import BestCheckpoint, TrainResult
 from fabella.training.setup.prepare_request import fit_request, prepare_request
 from fabella.training.setup.request import TrainRequest, common_settings
-from fabella.training.setup.resume_request import ResumeRequest, resolve_resume
+from fabella.training.setup.resume_request import ResumeRequest, removing_unused_branch, resolve_resume
 
 ERRORS = {
     error.exit_code: error
@@ -160,8 +160,9 @@ def resume(
         out=Path(out) if out else None,
         data=dataset,
     )
-    path, config = resolve_resume(request)
-    return training_run.resume(path, device=device, dataset=dataset, run=config, user_callbacks=callbacks)
+    with removing_unused_branch(request):
+        path, config = resolve_resume(request)
+        return training_run.resume(path, device=device, dataset=dataset, run=config, user_callbacks=callbacks)
 
 
 def _to_overrides(settings: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Resolve a request to resume a run, train it longer, or branch it, for the command line and ``fabella.resume``."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from fabella.run_config.files import apply_overrides, validate_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.branch import branch, config_at
 from fabella.runs.checkpoint import load, parse_which, start_step
+from fabella.runs.failed_steps import FAILURES
 from fabella.runs.metrics_log import read_rows
 from fabella.runs.resume_rules import compare_for_resume
 from fabella.runs.run_dataset import open_run_dataset
-from fabella.runs.run_dir import FIRST_SCHEDULE, RunDir, require_empty
+from fabella.runs.run_dir import CONFIG, FIRST_SCHEDULE, RunDir, require_empty
+from fabella.storage import remove_dir
 from fabella.tracking.console import print_status
 from fabella.training.setup.extend import change_schedule, describe_rates, parse_schedule_change
 from fabella.training.setup.resolve_config import is_resolved, resolve_config
@@ -68,6 +71,30 @@ def resolve_resume(request: ResumeRequest) -> tuple[Path, RunConfig]:
     branch(run_dir, step, request.out)
     print_status(f"{request.out} begins with step {step:,} of {request.run}.")
     return request.out, requested
+
+
+@contextmanager
+def removing_unused_branch(request: ResumeRequest) -> Generator[None]:
+    """Remove the branch of a request whose training fails in the block before it has saved anything of its own.
+
+    Use it on rank 0 around ``resolve_resume`` and the training: a refused branch leaves no directory.
+    """
+    out = request.out
+    is_new = out is not None and not (out / CONFIG).exists()
+    try:
+        yield
+    except BaseException:
+        if out is not None and is_new and (out / CONFIG).exists() and _is_unused(RunDir.open(out)):
+            remove_dir(out)
+        raise
+
+
+def _is_unused(branched: RunDir) -> bool:
+    """Return whether a branch has nothing but what it began with."""
+    began = branched.manifest["parent"]["step"]
+    rows = read_rows(branched.path / "metrics.jsonl")
+    later = any(step > began for step in (*branched.steps(), *(row["step"] for row in rows)))
+    return not later and not (branched.path / FAILURES).exists()
 
 
 def _require_out(request: ResumeRequest) -> None:
