@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,25 @@ def test_the_list_of_commands_has_a_line_for_each(capsys: pytest.CaptureFixture[
         code, out, _ = run_command(words, capsys)
         assert code == 0
         assert all(f"\n  {verb} " in out for verb in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "storybook-1m", "--steps", "three"],
+        ["train", "storybook-1m", "--steps", "-1"],
+        ["serve", "run", "--port", "99999"],
+        ["generate", "run", "--seed"],
+        ["resume"],
+        ["plan", "storybook-1m", "--json=yes"],
+    ],
+    ids=" ".join,
+)
+def test_the_way_to_the_help_is_a_sentence_of_its_own(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run_command(words, capsys)
+    assert code == 2
+    assert re.search(r"[\w')]\. fabella [a-z ]*--help shows how to use it\.$", err.strip()), err
+    assert ": Input" not in err
 
 
 MISTAKES = {

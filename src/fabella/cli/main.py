@@ -144,7 +144,8 @@ def _explain(error: Any) -> str:
     path = context.command_path if context else "fabella"
     option = getattr(error, "option_name", "")
     if not option or not context:
-        return f"{error.format_message()} {path} --help shows how to use it."
+        problem = error.format_message().rstrip(". ").replace(": Input should", ": input should")
+        return f"{problem}. {path} --help shows how to use it."
     params = context.command.params
     options = [
         name for param in params if param.param_type_name == "option" for name in (*param.opts, *param.secondary_opts)
