@@ -143,7 +143,7 @@ def test_metrics_are_columns_of_equal_length(tmp_path: Path) -> None:
     assert train["step"].tolist() == [1, 3, 6, 9, 12]
     assert {len(column) for column in train.values()} == {5}
     assert np.isnan(train["tokens_per_second"][0])
-    assert validation["step"].tolist() == [7]
+    assert validation["step"].tolist() == [7, 12]
     assert fabella.read_metrics(folder, "sample")["text"].dtype == object
     with pytest.raises(UsageError, match="no rows of kind 'valid'"):
         fabella.read_metrics(folder, "valid")
