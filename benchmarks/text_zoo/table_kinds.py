@@ -175,6 +175,29 @@ JSON = [
         "a.jsonl",
     ),
     Kind(
+        "prompt and completion as messages",
+        {
+            "a.jsonl": jsonl(
+                {"prompt": [{"role": "user", "content": q}], "completion": [{"role": "assistant", "content": a}]}
+                for q, a in zip(QUESTIONS, LINES, strict=True)
+            )
+        },
+        CHATS,
+        "a.jsonl",
+        notes=["prompt, completion, a conversation"],
+    ),
+    Kind(
+        "preferences",
+        {
+            "a.jsonl": jsonl(
+                {"prompt": q, "chosen": a, "rejected": f"{a} {a}"} for q, a in zip(QUESTIONS, LINES, strict=True)
+            )
+        },
+        CHATS,
+        "a.jsonl",
+        notes=["prompt, chosen, a conversation"],
+    ),
+    Kind(
         "only ids",
         {"a.jsonl": jsonl({"id": f"a{n}b", "hash": "0f" * 16} for n in range(30))},
         source="a.jsonl",
@@ -287,6 +310,23 @@ CSV = [
         "a.csv",
     ),
     Kind(
+        "conversations in the cells of a CSV",
+        {
+            "a.csv": table(
+                [
+                    ("id", "messages"),
+                    *(
+                        (n, [{"role": "user", "content": q}, {"role": "assistant", "content": a}])
+                        for n, (q, a) in enumerate(zip(QUESTIONS, LINES, strict=True))
+                    ),
+                ]
+            )
+        },
+        CHATS,
+        "a.csv",
+        notes=["conversation"],
+    ),
+    Kind(
         "cells over several lines",
         {"a.csv": table([("text", "n"), *((story, n) for n, story in enumerate(STORIES))])},
         STORIES,
@@ -359,6 +399,12 @@ FORMATS = [
         ["\n".join(f"Жила-была девочка, и было у неё {n} медведя" for n in range(1, 9))],
         "a.srt",
         notes=["cp1251 (detected)"],
+    ),
+    Kind(
+        "a Jupyter notebook",
+        {"a.ipynb": json.dumps({"cells": [{"source": [SENTENCES[0]]}, {"source": CODE, "outputs": [1]}]}).encode()},
+        [f"{SENTENCES[0]}\n\n{CODE}"],
+        "a.ipynb",
     ),
     Kind("source code", {"a.py": CODE.encode()}, [CODE], "a.py"),
     Kind("a LaTeX paper", {"a.tex": ("\\section{A}\n\n" + NOVEL).encode()}, ["\\section{A}\n\n" + NOVEL], "a.tex"),

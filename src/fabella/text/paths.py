@@ -21,7 +21,7 @@ HUB_NAME = re.compile(r"[\w-]+/[\w.-]+")
 """OWNER/NAME, as the hub shows it."""
 FORMATS = (
     "Fabella reads .txt, .md, .jsonl, .csv and .parquet, .gz, .xz, .bz2 and .zst of these, .zip and .tar archives, "
-    ".html, .epub, .docx, subtitles and source code."
+    ".html, .epub, .docx, subtitles, notebooks and source code."
 )
 
 

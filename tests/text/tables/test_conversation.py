@@ -12,15 +12,37 @@ from fabella.text.tables.conversation import conversation
 from fabella.text.tables.text_column import NoTextError, find_text
 
 STORY = "Once upon a time a fox ran home, and it was late."
-OPENAI = {"id": "c0", "messages": [{"role": "user", "content": "A story!"}, {"role": "assistant", "content": STORY}]}
+OPENAI: dict[str, Any] = {
+    "id": "c0",
+    "messages": [{"role": "user", "content": "A story!"}, {"role": "assistant", "content": STORY}],
+}
 SHAREGPT = {"id": "c0", "conversations": [{"from": "human", "value": "A story!"}, {"from": "gpt", "value": STORY}]}
 PARTS = {"messages": [{"role": "user", "content": [{"type": "text", "text": "A story!"}]}, OPENAI["messages"][1]]}
 ALPACA = {"instruction": "A story!", "input": "", "output": STORY}
 PAIR = {"prompt": "A story!", "response": STORY, "n": 1}
+PROBLEM = {"problem": "A story!", "solution": STORY, "answer": "42"}
+SPLIT = {"prompt": OPENAI["messages"][:1], "completion": OPENAI["messages"][1:]}
+HALF = {"prompt": OPENAI["messages"][:1], "response": STORY}
+AS_JSON = {"id": "c0", "messages": json.dumps(OPENAI["messages"])}
+AS_PYTHON = {"id": "c0", "messages": repr(OPENAI["messages"]).encode()}
+BAD = f"{STORY} {STORY}"
+PREFERENCE = {"prompt": "A story!", "chosen": STORY, "rejected": BAD}
+PREFERENCES = {
+    "prompt": "A story!",
+    "chosen": OPENAI["messages"],
+    "rejected": [OPENAI["messages"][0], {"role": "assistant", "content": BAD}],
+}
+SPLIT_PREFERENCES = {"prompt": SPLIT["prompt"], "chosen": SPLIT["completion"], "rejected": BAD}
 EXPECTED = f"User: A story!\n\nAssistant: {STORY}"
 
 
-@pytest.mark.parametrize("row", [OPENAI, SHAREGPT, PARTS, ALPACA, PAIR])
+@pytest.mark.parametrize(
+    "row",
+    [
+        OPENAI, SHAREGPT, PARTS, ALPACA, PAIR, PROBLEM, SPLIT, HALF, AS_JSON, AS_PYTHON,
+        PREFERENCE, PREFERENCES, SPLIT_PREFERENCES,
+    ],
+)  # fmt: skip
 def test_conversations_and_instructions_are_recognized(row: dict[str, Any]) -> None:
     found = find_text("auto", [row] * 3, "a.jsonl")
     assert found.text(row) == EXPECTED
@@ -42,6 +64,31 @@ def test_conversations_and_instructions_are_recognized(row: dict[str, Any]) -> N
 )
 def test_templates_paths_and_lists_are_read(wanted: str, row: dict[str, Any], expected: str) -> None:
     assert find_text(wanted, [row], "a.jsonl").text(row) == expected
+
+
+def test_of_preferences_in_one_text_the_chosen_one_is_read() -> None:
+    rows = [{"rejected": f"User: A story!\n\n{BAD} {n}", "chosen": f"User: A story!\n\n{STORY} {n}"} for n in range(9)]
+    found = find_text("auto", rows, "a.jsonl")
+    assert (found.columns, found.left_out) == (("chosen",), ())
+    rejected_alone = [{"rejected": row["rejected"]} for row in rows]
+    assert find_text("auto", rejected_alone, "a.jsonl").columns == ("rejected",)
+
+
+def test_the_first_messages_and_the_system_of_a_pair_are_kept() -> None:
+    row = {
+        "system": "Be brief.",
+        "prompt": [*OPENAI["messages"], {"role": "user", "content": "More!"}],
+        "response": "No.",
+    }
+    assert find_text("auto", [row], "a.jsonl").text(row) == (
+        f"System: Be brief.\n\nUser: A story!\n\nAssistant: {STORY}\n\nUser: More!\n\nAssistant: No."
+    )
+
+
+def test_a_text_that_begins_like_a_list_stays_text() -> None:
+    for text in ("[{'a': 1}]", "[{broken", "[" * 5000 + "{" + "]" * 5000, "[{'role': open('a')}]", "[Applause] {x}]"):
+        assert conversation(text) == []
+        assert find_text("text", [{"text": text}], "a.jsonl").text({"text": text}) == text
 
 
 def test_a_column_is_text_because_it_reads_as_text_not_because_it_is_long() -> None:
@@ -87,7 +134,7 @@ def test_columns_with_commas_are_joined_by_the_template_of_the_hint() -> None:
 
 
 def test_what_is_no_conversation_is_none() -> None:
-    for value in ("text", [], [1], [{"role": "user"}], [{"content": "a"}], None):
+    for value in ("text", "[]", [], [1], [{"role": "user"}], [{"content": "a"}, {}], None, {}):
         assert conversation(value) == []
 
 
@@ -183,7 +230,7 @@ def test_what_a_template_leaves_out_of_a_conversation_with_tools_is_refused(
         find.text(row)
 
 
-@pytest.mark.fault("I7", cases=3)
+@pytest.mark.fault("I7", cases=5)
 def test_tools_that_are_no_list_and_parts_that_are_no_text_are_refused() -> None:
     for tools in ('{"name": "weather"}', {"name": "weather"}):
         row = {"messages": TOOL_CHAT, "tools": tools}
@@ -191,5 +238,16 @@ def test_tools_that_are_no_list_and_parts_that_are_no_text_are_refused() -> None
             find_text("messages", [row], "a.jsonl", foreign(WRITES_TOOLS)).text(row)
     picture = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image_url", "url": "a"}]}
     row = {"messages": [picture, OPENAI["messages"][1]]}
-    with pytest.raises(NoTextError, match="message 1 has a part of type 'image_url'; only text is read"):
-        find_text("messages", [row], "a.jsonl").text(row)
+    for value in (row, {"messages": json.dumps(row["messages"])}):
+        with pytest.raises(NoTextError, match="message 1 has a part of type 'image_url'; only text is read"):
+            find_text("messages", [value], "a.jsonl").text(value)
+    pair = {"prompt": [picture], "response": STORY}
+    with pytest.raises(NoTextError, match="message 1 has a part of type 'image_url' in 'prompt'; only text is read"):
+        find_text("auto", [pair], "a.jsonl").text(pair)
+
+
+def test_the_tools_of_a_pair_are_written() -> None:
+    row = {"prompt": TOOL_CHAT[:1], "completion": TOOL_CHAT[1:], "tools": TOOLS}
+    found = find_text("auto", [row], "a.jsonl", foreign(WRITES_TOOLS))
+    assert found.columns == ("prompt", "completion", "tools")
+    assert plain_text(str(found.text(row))).startswith("[weather: of a city] user: How warm is it?<|end|>")

@@ -1,11 +1,14 @@
 """Conversations and instructions in the rows of a table.
 
 A conversation is a list of messages, in the form of OpenAI (``role``, ``content``) or of ShareGPT (``from``,
-``value``). Pairs of columns such as Alpaca's ``instruction``, ``input`` and ``output`` are conversations of one turn.
+``value``), or the text of such a list. Pairs of columns such as Alpaca's ``instruction``, ``input`` and ``output`` are
+conversations of one turn.
 """
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from fabella.text.chat.template import TOOL_FIELDS, Message
@@ -21,25 +24,27 @@ ROLES = {
     "answer": "assistant", "response": "assistant",
 }  # fmt: skip
 """Other names of the roles user and assistant."""
+REQUEST_NAMES = ("instruction", "prompt", "question", "query", "problem")
+ANSWER_NAMES = ("output", "response", "completion", "solution", "answer", "chosen")
 PAIRS = (
-    ("instruction", "input", "output"), ("instruction", "context", "response"), ("instruction", "output"),
-    ("instruction", "response"), ("prompt", "response"), ("prompt", "completion"), ("question", "answer"),
-    ("query", "response"), ("input", "output"), ("user", "assistant"),
+    *product(("instruction",), ("input", "context"), ANSWER_NAMES),
+    *product(REQUEST_NAMES, ANSWER_NAMES), ("input", "output"), ("user", "assistant"),
 )  # fmt: skip
 """Columns of instruction data: the request, more of it, and last the answer."""
-ANSWER_COLUMNS = frozenset({"output", "response", "completion", "answer", "assistant"})
+ANSWER_COLUMNS = frozenset((*ANSWER_NAMES, "assistant"))
 """Columns of a template such as ``{prompt}\\n{response}`` that hold the answer, in lower case."""
+CHOSEN, REJECTED = "chosen", "rejected"
+"""Columns of preferences; only the first is what a model should say."""
 SYSTEM = "system"
 
 
 def conversation(value: object) -> list[Message]:
-    """Return the messages of a list of objects with a role and a content; empty for anything else."""
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-        return []
+    """Return the messages of a list of objects with a role and a content; empty for anything else.
+
+    ``value`` may be the text of such a list, as tables of text have it.
+    """
     messages: list[Message] = []
-    for item in value:
-        if not isinstance(item, Mapping):
-            return []
+    for item in objects_of(value):
         role = next((str(item[key]) for key in ROLE_KEYS if isinstance(item.get(key), str)), None)
         content = next((text for key in CONTENT_KEYS if (text := _content(item.get(key))) is not None), None)
         if content is None and any(item.get(key) for key in TOOL_FIELDS):
@@ -48,6 +53,26 @@ def conversation(value: object) -> list[Message]:
             return []
         messages.append(Message(ROLES.get(role.lower(), role.lower()), content, fields_of(item)))
     return messages
+
+
+def objects_of(value: object) -> Sequence[Mapping[Any, Any]]:
+    """Return a list of objects, or the one that a cell has as JSON or as Python prints it; else empty."""
+    if isinstance(value, str | bytes):
+        value = _list_of_text(_string(value).strip())
+    if isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value):
+        return value
+    return ()
+
+
+def _list_of_text(text: str) -> object:
+    if not (text.startswith("[") and text.endswith("]") and "{" in text[:100]):
+        return None
+    for read in (json.loads, ast.literal_eval):  # literal_eval computes nothing
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # MemoryError: nested too deeply
+            continue
+    return None
 
 
 def fields_of(item: Mapping[Any, Any]) -> tuple[tuple[str, Any], ...]:
@@ -107,11 +132,31 @@ def pair_of(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def messages_of_pair(row: Mapping[str, Any], columns: Sequence[str]) -> list[Message]:
-    """Return a row of instruction data as a conversation; an empty input is left out. Empty without an answer."""
+    """Return a row of instruction data as a conversation. Empty without a request or without an answer.
+
+    An empty input is left out. A cell may hold messages; an answer that begins with a message of the user or the system
+    is the whole conversation.
+    """
     *request, answer = columns
-    texts = {column: _string(row[column]).strip() for column in columns if row.get(column) is not None}
-    system = [Message(SYSTEM, texts[column]) for column in request if column.lower() == SYSTEM and texts.get(column)]
-    request_text = "\n\n".join(texts[column] for column in request if column.lower() != SYSTEM and texts.get(column))
-    if not texts.get(answer) or not request_text:
-        return []
-    return [*system, Message("user", request_text), Message("assistant", texts[answer])]
+    response = _messages_in(row.get(answer), "assistant")
+    if response and response[0].role != "assistant":
+        return response
+    system = [
+        Message(SYSTEM, text) for column in request if column.lower() == SYSTEM and (text := _text(row.get(column)))
+    ]
+    cells = [row.get(column) for column in request if column.lower() != SYSTEM]
+    request_messages = [message for cell in cells for message in _messages_in(cell, "user")]
+    if not any(conversation(cell) for cell in cells) and request_messages:
+        request_messages = [Message("user", "\n\n".join(message.content for message in request_messages))]
+    return [*system, *request_messages, *response] if request_messages and response else []
+
+
+def _messages_in(cell: object, role: str) -> list[Message]:
+    """Return the messages in a cell, or its text as one message of ``role``; empty for an empty cell."""
+    if messages := conversation(cell):
+        return messages
+    return [Message(role, text)] if (text := _text(cell)) else []
+
+
+def _text(cell: object) -> str:
+    return "" if cell is None else _string(cell).strip()

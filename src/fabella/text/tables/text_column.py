@@ -18,10 +18,13 @@ from fabella.errors import TextError, did_you_mean
 from fabella.text.chat.template import ConversationWriter, Message, RefusedConversationError, default_writer
 from fabella.text.tables.conversation import (
     ANSWER_COLUMNS,
+    CHOSEN,
+    REJECTED,
     TOOLS,
     conversation,
     has_tools,
     messages_of_pair,
+    objects_of,
     pair_of,
     part_without_text,
     tools_of,
@@ -144,12 +147,17 @@ def _cell_of(
     with_tools = column != TOOLS and has_tools(rows) and any(conversation(row.get(column)) for row in rows)
 
     def text(row: Mapping[str, Any]) -> Cell:
-        tools = tools_of(row.get(TOOLS)) if with_tools else []
-        if tools is None:
-            raise NoTextError(f"{TOOLS!r} is not a list.")
+        tools = _tools(row) if with_tools else ()
         return _as_text(_required(row, column), column, writer, tools)
 
     return TextColumn(description, (column, TOOLS) if with_tools else (column,), text)
+
+
+def _tools(row: Mapping[str, Any]) -> Sequence[Any]:
+    tools = tools_of(row.get(TOOLS))
+    if tools is None:
+        raise NoTextError(f"{TOOLS!r} is not a list.")
+    return tools
 
 
 def _required(row: Mapping[str, Any], column: str) -> Any:
@@ -224,12 +232,12 @@ def _as_text(value: Any, where: str, writer: ConversationWriter, tools: Sequence
     """Return a cell as text: a string, a conversation with its tools, or the lines of a list of strings."""
     if value is None:
         return None
-    if is_text(value):
-        return writer.escaped(value)
     if messages := conversation(value):
-        if other := part_without_text(value):
+        if other := part_without_text(objects_of(value)):
             raise NoTextError(f"{other}; only text is read.")
         return _written(messages, writer, tools)
+    if is_text(value):
+        return writer.escaped(value)
     if isinstance(value, list | tuple) and all(is_text(item) for item in value):
         return _joined(list(value), where, writer)
     paths = sorted(set(_paths(value, where)))
@@ -250,24 +258,19 @@ def _written(messages: Sequence[Message], writer: ConversationWriter, tools: Seq
 def _detect(
     columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str, writer: ConversationWriter
 ) -> TextColumn:
-    prose = {column: _characters(rows, column) for column in columns if _reads_as_text(rows, column)}
+    columns = [column for column in columns if column.lower() != REJECTED or CHOSEN not in map(str.lower, columns)]
     chats = {column: size for column in columns if (size := _conversation_characters(rows, column))}
-    named = next(
-        (column for likely in LIKELY for column in columns if column.lower() == likely and _has_text(rows, column)), ""
-    )
+    prose = {c: _characters(rows, c) for c in columns if c not in chats and _reads_as_text(rows, c)}
+    named = next((c for likely in LIKELY for c in columns if c.lower() == likely and _has_text(rows, c)), "")
+    pair = pair_of(columns)
+    is_pair = pair and named.lower() not in LIKELY[:6] and any(messages_of_pair(row, pair) for row in rows)
+    if is_pair and (not chats or chats.keys() & set(pair)):
+        return _pair(pair, rows, prose, writer)
     if chats and max(chats.values()) > prose.get(named, 0):
         column = max(chats, key=lambda key: chats[key])
         others = tuple(other for other in prose if prose[other] >= WORTH_NAMING * chats[column])
         description = f"{column}, a conversation written with the chat template {writer.template.name!r}"
         return dataclasses.replace(_cell_of(column, description, rows, writer), left_out=others)
-    pair = pair_of(columns)
-    if pair and named.lower() not in LIKELY[:6] and any(messages_of_pair(row, pair) for row in rows):
-        return TextColumn(
-            f"{', '.join(pair)}, a conversation written with the chat template {writer.template.name!r}",
-            pair,
-            lambda row: _pair_text(row, pair, writer),
-            tuple(c for c in prose if c not in pair and prose[c] >= WORTH_NAMING * sum(prose.get(p, 0) for p in pair)),
-        )
     column = named or (max(prose, key=lambda key: prose[key]) if prose else _by_name_only(columns, rows))
     if not column:
         raise _no_text_column(columns, rows, name)
@@ -282,9 +285,26 @@ def _by_name_only(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
     return next((column for column in named if any(is_text(row.get(column)) for row in rows)), "")
 
 
-def _pair_text(row: Mapping[str, Any], pair: Sequence[str], writer: ConversationWriter) -> Cell:
-    messages = messages_of_pair(row, pair)
-    return _written(messages, writer) if messages else None
+def _pair(
+    columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]], prose: Mapping[str, int], writer: ConversationWriter
+) -> TextColumn:
+    """Return the text of a request and its answer in columns of their own."""
+    with_tools = has_tools(rows)
+
+    def text(row: Mapping[str, Any]) -> Cell:
+        messages = messages_of_pair(row, columns)
+        for column in columns:
+            if other := part_without_text(objects_of(row.get(column))):
+                raise NoTextError(f"{other} in {column!r}; only text is read.")
+        return _written(messages, writer, _tools(row) if with_tools else ()) if messages else None
+
+    size = sum(prose.get(column, 0) for column in columns)
+    return TextColumn(
+        f"{', '.join(columns)}, a conversation written with the chat template {writer.template.name!r}",
+        (*columns, TOOLS) if with_tools else columns,
+        text,
+        tuple(column for column in prose if column not in columns and prose[column] >= WORTH_NAMING * size),
+    )
 
 
 def _strings(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
