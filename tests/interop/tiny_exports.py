@@ -17,6 +17,7 @@ from fabella.runs.run_dir import RunDir
 from fabella.tokenizers import loading
 from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
+from tests.models.conftest import lowered_families
 
 LENGTH = 40
 TEXTS = [
@@ -24,6 +25,17 @@ TEXTS = [
     "The dog said: \"I am Max!\" Then they ran, and ran, and ran.\n\nThe end — été, 你好, 🙂.",
     "def f(x):\n\treturn  x[0] + 1  # two  spaces\r\n",
 ] * 20  # fmt: skip
+
+PARTS = ["qk_norm", "attention_gate", "value_residual", "embedding_residual"]
+MODELS: list[tuple[str, dict[str, Any]]] = [
+    *((family, {}) for family in lowered_families()),
+    *(
+        ("modern", {"convolution": 0, "layer_pattern": pattern, "features": features, "init_std": 0.05})
+        for pattern in ("a", "m", "ma")
+        for features in ([], *([part] for part in PARTS), PARTS)
+    ),
+]
+"""Every family and every part of ``modern``: the models that exports hold."""
 
 
 def make_run(
@@ -52,9 +64,13 @@ def make_run(
     run_dir = RunDir.create(path, config, {"seed": 1})
     run_dir.save_tokenizer(tokenizer)
     table = config.model.parameters()
-    # Larger than initial weights, so that the logits differ and the completion depends on the prompt.
+    # Larger than initial weights, so that the logits differ and the completion depends on the prompt; vectors have
+    # different numbers, so that their order shows.
     weights = {
-        name: weight * 4 if weight.ndim == 2 else weight + 0.1 for name, weight in initial_weights(table, 7).items()
+        name: weight * 4
+        if weight.ndim == 2
+        else weight + np.linspace(0.05, 0.15, weight.size, dtype=np.float32).reshape(weight.shape)
+        for name, weight in initial_weights(table, 7).items()
     }
     save(run_dir, 10, _checkpoint(weights, 10))
     set_best(run_dir, 10)

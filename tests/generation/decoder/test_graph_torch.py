@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fabella.generation.decoder import lower_torch
 from fabella.generation.decoder.backends_torch import ModelBackend, compile_decoder, decode_backend
 from fabella.generation.decoder.graph_torch import copy_row, reset_row
-from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower, lower_basic
+from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
 from fabella.generation.decoder.packed_linear_torch import float32_linear
 from fabella.generation.decoder.step_inputs_torch import DecodeInputs, PrefillInputs
 from fabella.models.gpt2 import Config as GPT2Config
@@ -179,13 +178,8 @@ def modern(**changes: Any) -> Family:
     "features", [(), ("qk_norm",), ("value_residual",), ("attention_gate",), ("embedding_residual",)]
 )
 @pytest.mark.parametrize("pattern", ["a", "ma"])
-def test_every_part_of_modern_is_lowered_and_no_export_takes_it_for_a_plain_model(
-    features: tuple[str, ...], pattern: str
-) -> None:
-    family = modern(features=features, layer_pattern=pattern, layers=4)
-    test_one_step_after_another_equals_whole(family)
-    with pytest.raises(UnsupportedModelError, match="a norm of the embeddings"):
-        lower_basic(make_model(family), float32_linear)
+def test_every_part_of_modern_is_lowered(features: tuple[str, ...], pattern: str) -> None:
+    test_one_step_after_another_equals_whole(modern(features=features, layer_pattern=pattern, layers=4))
 
 
 def test_one_step_after_another_equals_whole(family: Any) -> None:
@@ -194,16 +188,6 @@ def test_one_step_after_another_equals_whole(family: Any) -> None:
     cache = decoder.init_cache(2, 9)
     for position in range(9):
         assert_close(decoder(decode_inputs(tokens[:, position], [position] * 2), cache), expected[:, position])
-
-
-def test_gates_and_a_value_residual_are_refused_by_exports(monkeypatch: pytest.MonkeyPatch) -> None:
-    for feature in ("value_residual", "attention_gate"):
-        model = make_model(modern(features=(feature,), layer_pattern="a"))
-        graph = lower(model, float32_linear)
-        graph.embedding.norm = None
-        monkeypatch.setattr(lower_torch, "lower", lambda *_, graph=graph: graph)
-        with pytest.raises(UnsupportedModelError, match="attention with gates or a value residual"):
-            lower_basic(model, float32_linear)
 
 
 def test_a_convolution_is_decoded_by_the_model() -> None:

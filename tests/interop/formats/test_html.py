@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,18 +26,17 @@ from fabella.interop.source import open_source
 from fabella.models import gpt2_torch
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
-from tests.interop.tiny_exports import LENGTH, bpe, make_run, sentencepiece
-
-FAMILIES = ["gpt2", "gpt_neo", "gpt_neox", "hybrid", "llama", "mingru", "mingru_plain", "minigpt", "qwen"]
-
+from tests.interop.tiny_exports import LENGTH, MODELS, bpe, make_run, sentencepiece
 
 needs_node = pytest.mark.skipif(not node_command(), reason="needs Node.js")
 
 
 @needs_node
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_page_has_the_logits_and_the_text_of_the_int8_decoder(family: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", family)
+@pytest.mark.parametrize(("family", "changes"), MODELS, ids=str)
+def test_a_page_has_the_logits_and_the_text_of_the_int8_decoder(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", family, **changes)
     result = export(run, to="html", out=tmp_path / "out")
     measured = result.comparison
     assert {file.name for file in result.path.iterdir()} == {"story.html", "export.json", "manifest.json"}

@@ -14,8 +14,7 @@ from fabella.interop.export import export, verify_export
 from fabella.interop.formats import onnx as onnx_format
 from fabella.interop.source import open_source
 from fabella.models import gpt2_torch
-from tests.interop.tiny_exports import LENGTH, make_run, sentencepiece
-from tests.models.conftest import lowered_families
+from tests.interop.tiny_exports import LENGTH, MODELS, make_run, sentencepiece
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(package) is None for package in onnx_format.PACKAGES), reason="needs the extra onnx"
@@ -24,9 +23,9 @@ TOLERANCE = 1e-4
 
 
 @needs_onnx
-@pytest.mark.parametrize("family", lowered_families())
-def test_whole_equals_chunked_for_any_batch_and_length(family: str, tmp_path: Path) -> None:
-    source = open_source(make_run(tmp_path / "run", family), "best")
+@pytest.mark.parametrize(("family", "changes"), MODELS, ids=str)
+def test_whole_equals_chunked_for_any_batch_and_length(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    source = open_source(make_run(tmp_path / "run", family, **changes), "best")
     onnx_format.write(source, tmp_path, "float32")
     model: Any = load_model(source.config, source.weights, "cpu")
     target: Any = onnx_format.open_target(source, tmp_path)

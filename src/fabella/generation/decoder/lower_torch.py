@@ -89,20 +89,6 @@ def lower(model: Any, factory: LinearFactory) -> DecoderGraph:
     return DecoderGraph(*_start_and_ops(model, factory), _head(model, factory))
 
 
-def lower_basic(model: Any, factory: LinearFactory) -> DecoderGraph:
-    """Return the graph of ``model`` for an export, which has neither gates nor anything that later layers read again.
-
-    Raises UnsupportedModelError.
-    """
-    graph = lower(model, factory)
-    attentions = [op for op in flat_ops(graph.ops) if isinstance(op, AttentionOp)]
-    if graph.embedding.norm is not None:
-        raise UnsupportedModelError("a norm of the embeddings")
-    if any(op.output_gate or op.keeps_values or op.value_weights is not None for op in attentions):
-        raise UnsupportedModelError("attention with gates or a value residual")
-    return graph
-
-
 def _require_known_modules(model: Any) -> None:
     if not isinstance(getattr(model, "blocks", None), nn.ModuleList) or not len(model.blocks):
         raise UnsupportedModelError(f"{type(model).__name__} without blocks")

@@ -18,6 +18,8 @@ from fabella.generation.decoder.graph_torch import (
     AttentionOp,
     DecoderGraph,
     EmbeddingAddOp,
+    EmbeddingMixOp,
+    GatedRecurrenceOp,
     GELUOp,
     LayerNormOp,
     LinearOp,
@@ -25,7 +27,7 @@ from fabella.generation.decoder.graph_torch import (
     RecurrenceOp,
     SwiGLUOp,
 )
-from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower_basic
+from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
 from fabella.generation.decoder.packed_linear_torch import float32_linear
 from fabella.interop.onnx_graph.builder import FLOAT, INT64, GraphBuilder
 from fabella.models.model_config import ModelConfig
@@ -37,7 +39,7 @@ IDS, LOGITS = "input_ids", "logits"
 @torch.inference_mode()
 def model_of(onnx: Any, config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], *, half: bool) -> Any:
     """Return the ``ModelProto`` of a model; ``half``: matrices in float16. Raises UnsupportedModel."""
-    graph = lower_basic(load_model(config, weights, "cpu"), float32_linear)
+    graph = lower(load_model(config, weights, "cpu"), float32_linear)
     return _Writer(GraphBuilder(onnx, half), config.context_length).write(graph, config.vocab_size)
 
 
@@ -53,6 +55,8 @@ class _Writer:
         self._states = 0
         self._start = self._end = ""
         """First position of the ids, and the one after the last, as vectors of one number; empty without attention."""
+        self._embedded = self._first_values = ""
+        """Start of the residual stream, and the values of the first attention where later ones read them."""
 
     def write(self, graph: DecoderGraph, vocab_size: int) -> Any:
         build = self._builder
@@ -61,10 +65,16 @@ class _Writer:
         caches = [self._add_inputs(op) for op in graph.ops]
         if graph.embedding.positions is not None:
             x = build.node("Add", x, self._rows(graph.embedding.positions))
+        if graph.embedding.norm is not None:
+            x = self._norm(graph.embedding.norm, x)
         if graph.embedding.up_proj is not None:
             x = self._linear(graph.embedding.up_proj, x)[0]
+        self._embedded = x
         for op, cache in zip(graph.ops, caches, strict=True):
-            x = build.node("Add", x, self._op(op, x, cache))
+            if isinstance(op, EmbeddingMixOp):
+                x = self._weighted_sum(x, self._embedded, float(op.own_weight), float(op.embedding_weight))
+            else:
+                x = build.node("Add", x, self._op(op, x, cache))
         for matrix in graph.head:
             (x,) = self._linear(matrix, x)
         build.outputs.insert(0, build.onnx.helper.make_tensor_value_info(
@@ -87,7 +97,7 @@ class _Writer:
                 self._start = build.dimension(names[0], 2)
                 self._end = build.node("Add", self._start, build.dimension(self._ids, 1))
             return names
-        if isinstance(op, RecurrenceOp):
+        if isinstance(op, RecurrenceOp | GatedRecurrenceOp):
             self._states += 1
             shape = ["batch", len(op.matrix.weights[0])]
             return (build.add_input(f"past_hidden.{number}", FLOAT, shape),)
@@ -101,11 +111,15 @@ class _Writer:
         if isinstance(op, AttentionOp):
             return self._attention(op, x, cache)
         if isinstance(op, RecurrenceOp):
-            return self._recurrence(op, x, cache[0])
+            hidden = self._hidden_states(op, x, cache[0])
+            return hidden if op.output is None else self._linear(op.output, hidden)[0]
+        if isinstance(op, GatedRecurrenceOp):
+            hidden = self._norm(op.norm, self._hidden_states(op, x, cache[0]))
+            (gate,) = self._linear(op.output_gate, x)
+            return self._linear(op.output, build.node("Mul", hidden, self._silu(gate)))[0]
         if isinstance(op, SwiGLUOp):
             gate, up = self._linear(op.matrix, x)
-            silu = build.node("Mul", gate, build.node("Sigmoid", gate))
-            return self._linear(op.down, build.node("Mul", silu, up))[0]
+            return self._linear(op.down, build.node("Mul", self._silu(gate), up))[0]
         if isinstance(op, GELUOp):
             (up,) = self._linear(op.matrix, x)
             return self._linear(op.down, build.node("Gelu", up, approximate=op.approximate))[0]
@@ -139,6 +153,14 @@ class _Writer:
                 self._matrices[key] = self._builder.constant(_array(weight), "weight")
         return self._matrices[key]
 
+    def _weighted_sum(self, x: str, other: str, weight: float, other_weight: float) -> str:
+        build = self._builder
+        terms = (build.node("Mul", y, build.number(w)) for y, w in ((x, weight), (other, other_weight)))
+        return build.node("Add", *terms)
+
+    def _silu(self, x: str) -> str:
+        return self._builder.node("Mul", x, self._builder.node("Sigmoid", x))
+
     def _norm(self, norm: Any, x: str) -> str:
         build = self._builder
         weight = build.constant(_array(norm.weight))
@@ -165,11 +187,11 @@ class _Writer:
         build, group = self._builder, op.heads // op.kv_heads
         order = _halves(op)
         orders = tuple(None if order is None else _of_heads(order, heads) for heads in (op.heads, op.kv_heads))
+        *projected, gates = self._linear(op.matrix, x, (*orders, None, None))
+        projected = projected if op.output_gate else [*projected, gates]
         query, key, value = (
             self._heads(y, heads, op.head_dim)
-            for y, heads in zip(
-                self._linear(op.matrix, x, (*orders, None)), (op.heads, op.kv_heads, op.kv_heads), strict=True
-            )
+            for y, heads in zip(projected, (op.heads, op.kv_heads, op.kv_heads), strict=True)
         )
         if op.head_norm is not None:
             weights = (op.head_norm.query_weight, op.head_norm.key_weight)
@@ -180,6 +202,7 @@ class _Writer:
         if op.rotary is not None:
             cos, sin = self._rows(op.rotary.real), self._rows(op.rotary.imag)
             query, key = (self._rotated(y, cos, sin, op) for y in (query, key))
+        value = self._mixed_values(op, value)
         number = cache[0].split(".")[1]
         key, value = (build.node("Concat", past, new, axis=2) for past, new in zip(cache, (key, value), strict=True))
         for name, present in (("key", key), ("value", value)):
@@ -191,7 +214,25 @@ class _Writer:
         scores = build.node("Mul", scores, build.number(op.score_scale))
         weights = build.node("Softmax", build.node("Add", scores, self._mask(op.window)), axis=-1)
         sums = build.node("Transpose", build.node("MatMul", weights, values), perm=[0, 3, 1, 2, 4])
+        if op.output_gate:
+            sums = self._gated(op, sums, gates)
         return self._linear(op.output, build.reshaped(sums, 0, 0, op.heads * op.head_dim))[0]
+
+    def _gated(self, op: AttentionOp, sums: str, gates: str) -> str:
+        """Return the output of each head times 2·σ of its gate."""
+        build = self._builder
+        factors = build.node("Mul", build.node("Sigmoid", gates), build.number(2.0))
+        heads = build.reshaped(sums, 0, 0, op.heads, op.head_dim)
+        return build.node("Mul", heads, build.node("Unsqueeze", factors, build.integers(3)))
+
+    def _mixed_values(self, op: AttentionOp, value: str) -> str:
+        """Return the values mixed with those of the first attention, if the attention mixes them."""
+        if op.keeps_values:
+            self._first_values = value
+        if op.value_weights is None:
+            return value
+        own, first = op.value_weights.tolist()
+        return self._weighted_sum(value, self._first_values, own, first)
 
     def _heads(self, x: str, heads: int, head_dim: int) -> str:
         """Return [batch, heads, length, E] from [batch, length, heads · E]."""
@@ -225,7 +266,8 @@ class _Writer:
     def _scalar(self, value: int) -> str:
         return self._builder.constant(np.array(value, dtype=np.int64))
 
-    def _recurrence(self, op: RecurrenceOp, x: str, past: str) -> str:
+    def _hidden_states(self, op: RecurrenceOp | GatedRecurrenceOp, x: str, past: str) -> str:
+        """Return the hidden state at every position, and add the last one as an output."""
         build = self._builder
         gate, candidate = self._linear(op.matrix, x)
         number = past.split(".")[1]
@@ -238,7 +280,7 @@ class _Writer:
             body=_recurrence_step(build.onnx, number, len(op.matrix.weights[0])),
         )  # fmt: skip
         build.add_output(last, past.replace("past", "present"), ["batch", len(op.matrix.weights[0])])
-        return hidden if op.output is None else self._linear(op.output, hidden)[0]
+        return hidden
 
 
 def _recurrence_step(onnx: Any, number: str, width: int) -> Any:

@@ -46,6 +46,11 @@ function sigmoid(x) {
   return f32(1 / f32(1 + exponential(-x)));
 }
 
+/** Multiply the first `width` numbers of `x` by silu of those of `gates`. */
+function multiplyBySilu(x, gates, width) {
+  for (let k = 0; k < width; k++) x[k] *= f32(gates[k] * sigmoid(gates[k]));
+}
+
 const ERF_ABOVE = Float32Array.of(-2.72614225801306e-10, 2.77068142495902e-8, -2.10102402082508e-6,
   -5.69250639462346e-5, -7.34990630326855e-4, -2.95459980854025e-3, -1.60960333262415e-2);
 const ERF_BELOW = Float32Array.of(-1.45660718464996e-5, -2.13374055278905e-4, -1.68282697438203e-3,
@@ -106,6 +111,7 @@ class Decoder {
     for (const op of this.operations) {
       if (op.last_only && !wanted) continue;
       if (op.kind === "embed") this.#embed(op, token);
+      else if (op.kind === "mix") this.#mix(op);
       else if (op.kind === "attend") this.#attend(op);
       else this.#project(op);
     }
@@ -120,10 +126,18 @@ class Decoder {
       if (op.positions) x = f32(x + op.positions[this.position * width + k]);
       target[k] = op.residual === undefined ? x : x + this.buffers[op.residual][k];
     }
+    if (op.norm) this.#normalize(op, target, target);
+    if (op.kept !== undefined) this.buffers[op.kept].set(target.subarray(0, width));
   }
 
-  #normalize(op, x) {
-    const { kind, eps, weight, bias } = op.norm, width = op.inputs, normed = this.normed;
+  /** Mix the residual stream with the embeddings. */
+  #mix(op) {
+    const target = this.buffers[op.target], kept = this.buffers[op.kept];
+    for (let k = 0; k < op.inputs; k++) target[k] = f32(op.own_weight * target[k]) + f32(op.kept_weight * kept[k]);
+  }
+
+  #normalize(op, x, normed = this.normed) {
+    const { kind, eps, weight, bias } = op.norm, width = op.inputs;
     let mean = 0, square = 0;
     if (kind === "layer") {
       for (let k = 0; k < width; k++) mean += x[k];
@@ -179,6 +193,7 @@ class Decoder {
 
   #project(op) {
     const x = op.norm ? this.#normalize(op, this.buffers[op.source]) : this.buffers[op.source];
+    if (op.gate !== undefined) multiplyBySilu(x, this.buffers[op.gate], op.inputs);
     const scale = this.#quantize(x, op.inputs);
     const target = op.target < 0 ? this.logits : this.buffers[op.target];
     const residual = op.residual === undefined ? null : this.buffers[op.residual];
@@ -228,6 +243,17 @@ class Decoder {
     }
   }
 
+  /** Store the value of a key-value head: its own, or mixed with that of the first attention, which keeps its own. */
+  #storeValue(op, x, value, cache, slot, head) {
+    const dim = op.head_dim, first = op.first_values === undefined ? null : this.buffers[op.first_values], at = head * dim;
+    for (let e = 0; e < dim; e++) {
+      const own = x[value + e];
+      if (op.keeps_values) first[at + e] = own;
+      cache[slot + e] = op.own_weight === undefined ? own
+        : f32(op.own_weight * own) + f32(op.kept_weight * first[at + e]);
+    }
+  }
+
   #attend(op) {
     const { heads, kv_heads: kvHeads, head_dim: dim, headNorm } = op, x = this.buffers[op.source];
     const length = Math.min(this.position + 1, op.window ?? Infinity), first = (this.position + 1 - length) * dim;
@@ -241,13 +267,14 @@ class Decoder {
     if (op.cos) for (let h = 0; h < heads + kvHeads; h++) this.#rotate(op, x, h * dim);
     for (let g = 0; g < kvHeads; g++) {
       const keys = g * this.capacity * dim, slot = keys + this.position * dim, key = (heads + g) * dim;
-      for (let e = 0; e < dim; e++) {
-        cache[slot + e] = x[key + e];
-        cache[values + slot + e] = x[key + kvHeads * dim + e];
-      }
+      for (let e = 0; e < dim; e++) cache[slot + e] = x[key + e];
+      this.#storeValue(op, x, key + kvHeads * dim, cache, values + slot, g);
       for (let h = g * group; h < (g + 1) * group; h++) {
         attendHead(x, h * dim, cache, keys + first, values + keys + first, length, dim, op.score_scale, scores, target,
           this.sums);
+        if (!op.gates) continue;
+        const gate = f32(2 * sigmoid(x[(heads + 2 * kvHeads) * dim + h]));
+        for (let e = h * dim; e < (h + 1) * dim; e++) target[e] *= gate;
       }
     }
   }

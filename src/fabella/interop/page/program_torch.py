@@ -18,6 +18,8 @@ from fabella.generation.decoder.graph_torch import (
     AttentionOp,
     DecoderGraph,
     EmbeddingAddOp,
+    EmbeddingMixOp,
+    GatedRecurrenceOp,
     GELUOp,
     HeadNormOp,
     LayerNormOp,
@@ -27,12 +29,13 @@ from fabella.generation.decoder.graph_torch import (
     SwiGLUOp,
     flat_ops,
 )
-from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower_basic
+from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
 from fabella.generation.decoder.packed_linear_torch import float32_linear, quantize_rows
 from fabella.models.model_config import ModelConfig
 
-RESIDUAL, RESIDUAL_ALT, WIDE, MIXED = range(4)
-"""Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products."""
+RESIDUAL, RESIDUAL_ALT, WIDE, MIXED, EMBEDDED, VALUES = range(6)
+"""Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products;
+the embeddings and the values of the first attention, where later layers read them."""
 LOGITS = -1
 ALIGNMENT = 4
 """Bytes: JavaScript reads a float32 array at multiples of 4 only."""
@@ -47,7 +50,7 @@ class Program:
     capacity: int
     """Positions of the KV caches."""
     operations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    widths: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    widths: list[int] = field(default_factory=lambda: [0] * 6)
     caches: list[int] = field(default_factory=list[int])
     """Numbers in each cache."""
     vocab_size: int = 0
@@ -120,7 +123,7 @@ class Program:
 @torch.inference_mode()
 def program_of(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], capacity: int) -> Program:
     """Return the program of a model whose KV caches hold ``capacity`` tokens. Raises UnsupportedModel."""
-    graph = lower_basic(load_model(config, weights, "cpu"), float32_linear)
+    graph = lower(load_model(config, weights, "cpu"), float32_linear)
     program = Program(capacity=capacity)
     _add_embedding(program, graph)
     for op in graph.ops:
@@ -136,7 +139,13 @@ def program_of(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], 
 def _add_embedding(program: Program, graph: DecoderGraph) -> None:
     embedding = graph.embedding
     positions = None if embedding.positions is None else embedding.positions[: program.capacity]
-    _embed(program, embedding.table, RESIDUAL if embedding.up_proj is None else WIDE, positions=positions)
+    _embed(
+        program,
+        embedding.table,
+        RESIDUAL if embedding.up_proj is None else WIDE,
+        positions=program.floats(positions),
+        norm=_norm(program, embedding.norm),
+    )
     if embedding.up_proj is not None:
         _linear(program, embedding.up_proj, WIDE, RESIDUAL)
 
@@ -159,6 +168,13 @@ def _add_member(program: Program, op: Any, stream: int, sums: int) -> None:
         _linear(program, op.matrix, stream, WIDE)
         _attention(program, op)
         _linear(program, op.output, MIXED, target, residual=sums)
+    elif isinstance(op, EmbeddingMixOp):
+        _mix(program, op, target)
+    elif isinstance(op, GatedRecurrenceOp):
+        cache = program.add_cache(len(op.matrix.weights[0]))
+        _linear(program, op.matrix, stream, WIDE, epilogue="mingru", cache=cache)
+        _linear(program, op.output_gate, stream, MIXED)
+        _linear(program, op.output, WIDE, target, residual=sums, norm=_norm(program, op.norm), gate=MIXED)
     elif isinstance(op, RecurrenceOp):
         cache = program.add_cache(len(op.matrix.weights[0]))
         if op.output is None:
@@ -176,38 +192,49 @@ def _add_member(program: Program, op: Any, stream: int, sums: int) -> None:
         raise UnsupportedModelError(type(op).__name__)
 
 
-def _embed(
-    program: Program, table: Tensor, target: int, *, positions: Tensor | None = None, residual: int | None = None
-) -> None:
+def _mix(program: Program, op: EmbeddingMixOp, target: int) -> None:
+    """Append the sum of the residual stream and the embeddings, which the first operation keeps."""
+    start, width = program.operations[0], program.widths[target]
+    if start["target"] != RESIDUAL:
+        raise UnsupportedModelError("projected embeddings that later layers read again")
+    start["kept"] = EMBEDDED
+    program.reserve(EMBEDDED, width)
+    own, kept = float(op.own_weight), float(op.embedding_weight)
+    program.operations.append(
+        {"kind": "mix", "target": target, "kept": EMBEDDED, "inputs": width, "own_weight": own, "kept_weight": kept}
+    )
+
+
+def _embed(program: Program, table: Tensor, target: int, **more: Any) -> None:
     program.reserve(target, table.shape[1])
     rows = program.matrix(table)
     program.operations.append(
         _given(
             kind="embed",
             target=target,
-            residual=residual,
             inputs=table.shape[1],
             table=rows["weight"],
             scales=rows["scales"],
-            positions=program.floats(positions),
+            **more,
         )
     )
 
 
 def _linear(program: Program, linear: LinearOp, source: int, target: int, **more: Any) -> None:
+    """``more``: fields of the operation, such as a ``norm`` other than that of ``linear``."""
     epilogue = more.setdefault("epilogue", "store")
     rows, inputs = [len(weight) for weight in linear.weights], linear.weights[0].shape[1]
     program.reserve(source, inputs)
     program.reserve(target, rows[0] if epilogue in ("swiglu", "mingru") else sum(rows))
     biases = linear.biases or [None] * len(rows)
     matrices = [program.matrix(weight, bias) for weight, bias in zip(linear.weights, biases, strict=True)]
+    more.setdefault("norm", _norm(program, linear.norm))
     program.operations.append(
         _given(
             kind="project",
             source=source,
             target=target,
             inputs=inputs,
-            norm=_norm(program, linear.norm),
             matrices=matrices,
             **more,
         )
@@ -226,6 +253,9 @@ def _attention(program: Program, op: AttentionOp) -> None:
     program.reserve(MIXED, op.heads * op.head_dim)
     cache = program.add_cache(2 * op.kv_heads * program.capacity * op.head_dim)
     cos, sin = (None, None) if op.rotary is None else program.angles(op.rotary)
+    own, first = (None, None) if op.value_weights is None else op.value_weights.tolist()
+    if op.keeps_values or op.value_weights is not None:
+        program.reserve(VALUES, op.kv_heads * op.head_dim)
     program.operations.append(
         _given(
             kind="attend",
@@ -242,6 +272,11 @@ def _attention(program: Program, op: AttentionOp) -> None:
             score_scale=op.score_scale,
             window=op.window,
             head_norm=None if op.head_norm is None else _head_norm(program, op.head_norm),
+            gates=op.output_gate or None,
+            keeps_values=op.keeps_values or None,
+            first_values=VALUES if op.keeps_values or op.value_weights is not None else None,
+            own_weight=own,
+            kept_weight=first,
         )
     )
 
